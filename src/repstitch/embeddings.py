@@ -1,0 +1,603 @@
+"""Vectors with ids and a space: read them, write them, pair them, split them.
+
+On disk: Parquet with `id: string` and `vector: fixed_size_list<float16 | float32>[dim]`, the Space as JSON in the
+schema's metadata. Also read: Arrow IPC, `.npy` (ids in a file of their own) and `.npz` (as `file.npz:key`).
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+
+from repstitch.errors import InputError
+from repstitch.names import FORMATS
+from repstitch.spaces import Space
+
+log = logging.getLogger(__name__)
+
+SPACE_KEY = b"repstitch.space"
+MIN_PAIRS = 20
+BATCH_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Rows from one encoder: `vectors` (n, dim) float16 or float32, their `space`, and optionally `ids` and `groups`.
+
+    `declared` says whether somebody stated the space (a card in the file, a flag) or it is only the file's name.
+    """
+
+    vectors: np.ndarray
+    space: Space
+    ids: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    declared: bool = True
+
+    def __post_init__(self):
+        if self.vectors.ndim != 2 or self.vectors.shape[1] != self.space.dim:
+            raise InputError(
+                f"`vectors` of space {self.space.name!r} must be (n, {self.space.dim}); got {self.vectors.shape}."
+            )
+        for name in ("ids", "groups"):
+            column = getattr(self, name)
+            if column is not None and len(column) != len(self.vectors):
+                raise InputError(f"`{name}` must have one entry a row ({len(self.vectors)}); got {len(column)}.")
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def take(self, rows) -> "Embeddings":
+        """The rows at these positions, in that order (or where a mask is true)."""
+        pick = lambda column: None if column is None else column[rows]  # noqa: E731
+        return replace(self, vectors=self.vectors[rows], ids=pick(self.ids), groups=pick(self.groups))
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A file of embeddings that has been opened, not read: what is in it, and its rows batch by batch."""
+
+    path: str
+    n_rows: int
+    space: Space
+    declared: bool
+    has_ids: bool
+    _rows: Callable[[int, int], Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]] = field(repr=False)
+
+    def batches(self, rows: int = BATCH_ROWS, start: int = 0) -> Iterator[Embeddings]:
+        """The rows from `start` on, in file order, at most `rows` at a time."""
+        for vectors, ids, groups in self._rows(rows, start):
+            if vectors.shape[1:] != (self.space.dim,):
+                raise InputError(f"{self.path} must hold rows of {self.space.dim} numbers throughout; it does not.")
+            yield Embeddings(vectors, self.space, ids, groups, self.declared)
+
+    def read(self) -> Embeddings:
+        """All rows at once."""
+        parts = list(self.batches())
+        if not parts:
+            raise InputError(f"{self.path} holds no rows.")
+
+        def join(name: str) -> np.ndarray | None:
+            columns = [getattr(part, name) for part in parts]
+            return None if columns[0] is None else np.concatenate(columns)
+
+        vectors = parts[0].vectors if len(parts) == 1 else np.concatenate([p.vectors for p in parts])
+        return Embeddings(vectors, self.space, join("ids"), join("groups"), self.declared)
+
+
+def scan(
+    path: str | os.PathLike,
+    *,
+    space: str | Space | None = None,
+    ids: str | os.PathLike | None = None,
+    group: str | os.PathLike | None = None,
+) -> Scan:
+    """Open embeddings by their extension without reading the rows.
+
+    `path` is a Parquet or Arrow file, a folder of them, an `s3://` or `gs://` address, a `.npy`, or `file.npz:key`
+    (`file.parquet:column` picks another vector column). `space` states the space: a name, or a whole card. `ids` is a
+    file with one id a row, `group` a column of the file or a file with one group a row. Raises InputError on anything
+    that cannot be read as rows of numbers.
+    """
+    location, key = _split_key(str(path))
+    suffix = Path(location).suffix
+    if "://" not in location and not Path(location).exists():
+        raise InputError(f"There is no file {location}; give the path of embeddings ({', '.join(FORMATS)}).")
+    try:
+        if suffix == ".npy":
+            opened = _scan_array(location, _load_array(location, None), None)
+        elif suffix == ".npz":
+            opened = _scan_npz(location, key)
+        elif suffix in (".parquet", ".arrow") or "://" in location or Path(location).is_dir():
+            opened = _scan_arrow(location, key or "vector", group)
+        else:
+            raise InputError(f"{location} must be one of {', '.join(FORMATS)} or a folder of Parquet files.")
+    except (OSError, pa.ArrowException, ValueError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{location} cannot be read as embeddings: {_one_line(error)}") from None
+    return _label(opened, space, ids, group)
+
+
+def read(path, *, space: str | Space | None = None, ids=None, group=None) -> Embeddings:
+    """Read embeddings whole; see `scan` for what can be read. An `Embeddings` or an array (n, dim) passes through."""
+    if isinstance(path, Embeddings):
+        return path
+    if isinstance(path, str | os.PathLike):
+        return scan(path, space=space, ids=ids, group=group).read()
+    array = np.asarray(path)
+    opened = _scan_array("array", _as_rows("array", array), None)
+    return _label(opened, space, ids, group).read()
+
+
+def write(out: str | os.PathLike, embeddings: Embeddings) -> None:
+    """Write one Parquet file; it appears whole or not at all, and an existing file is never overwritten."""
+    n = len(embeddings)
+    ids = row_numbers(0, n) if embeddings.ids is None else embeddings.ids
+    produce = lambda start: iter([(ids[start:], embeddings.vectors[start:])])  # noqa: E731
+    write_stream(out, embeddings.space, produce, job={}, resume=False, dtype=embeddings.vectors.dtype.name)
+
+
+def row_numbers(start: int, stop: int) -> np.ndarray:
+    """The ids of rows that came without any: their positions, as text."""
+    return np.arange(start, stop).astype(str).astype(object)
+
+
+def check_out(out: str | os.PathLike) -> Path:
+    """The path of a Parquet file that may be written: right extension, not there yet, in a folder that exists."""
+    target = Path(out)
+    if target.suffix != ".parquet":
+        raise InputError(f"`out` must end in .parquet, the format embeddings are written in; got {target.name!r}.")
+    if target.exists():
+        raise InputError(f"`out` {target} exists and is never overwritten; give another name or remove it first.")
+    if not target.parent.is_dir():
+        raise InputError(f"`out` must lie in a folder that exists; there is no {target.parent}.")
+    return target
+
+
+def write_stream(
+    out: str | os.PathLike,
+    space: Space,
+    produce: Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]],
+    job: dict,
+    resume: bool = True,
+    dtype: str = "float32",
+    metadata: dict[str, str] | None = None,
+) -> int:
+    """Write a stream of (ids, vectors) batches to one Parquet file and return the number of rows.
+
+    `produce(start)` yields the rows from `start` on. Every batch is kept in `OUT.partial/` as it is done; when the
+    process is stopped, the same call goes on after the last whole batch, provided `job`, what the rows are made from,
+    is the same. The file itself appears by rename when all rows are there.
+    """
+    target = check_out(out)
+    partial = target.with_name(target.name + ".partial")
+    done = _open_partial(partial, job, resume)
+    value = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
+    meta = {SPACE_KEY: space.to_json().encode()} | {k.encode(): v.encode() for k, v in (metadata or {}).items()}
+    schema = pa.schema(
+        [("id", pa.string()), ("vector", pa.list_(value, space.dim))],
+        metadata=meta,
+    )
+    part = len(list(partial.glob("part-*.parquet")))
+    for ids, vectors in produce(done):
+        if not len(vectors):
+            continue
+        flat = pa.array(np.ascontiguousarray(vectors, dtype=dtype).reshape(-1), type=value)
+        columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(flat, space.dim)]
+        whole = partial / f"part-{part:06d}.parquet"
+        pa.parquet.write_table(pa.Table.from_arrays(columns, schema=schema), whole.with_suffix(".tmp"))
+        os.replace(whole.with_suffix(".tmp"), whole)
+        part, done = part + 1, done + len(vectors)
+    _join_parts(partial, target, schema)
+    return done
+
+
+def _open_partial(partial: Path, job: dict, resume: bool) -> int:
+    """Make ready the folder of finished parts and return how many rows it holds."""
+    wanted = json.dumps(job, sort_keys=True)
+    if partial.exists():
+        note = partial / "job.json"
+        if not resume or not note.exists() or note.read_text() != wanted:
+            raise InputError(
+                f"{partial} holds the unfinished rows of another job; remove it, or run that job again to its end."
+            )
+        for leftover in partial.glob("*.tmp"):
+            leftover.unlink()
+        done = sum(pa.parquet.read_metadata(p).num_rows for p in partial.glob("part-*.parquet"))
+        if done:
+            log.info("%s: going on after the %d rows already done.", partial.name, done)
+        return done
+    partial.mkdir()
+    (partial / "job.json").write_text(wanted)
+    return 0
+
+
+def _join_parts(partial: Path, target: Path, schema: pa.Schema) -> None:
+    parts = sorted(partial.glob("part-*.parquet"))
+    if not parts:
+        shutil.rmtree(partial)
+        raise InputError(f"There are no rows to write to {target}.")
+    whole = partial / "whole.tmp"
+    with pa.parquet.ParquetWriter(whole, schema) as writer:
+        for part in parts:
+            writer.write_table(pa.parquet.read_table(part).cast(schema))
+    if target.exists():
+        raise InputError(f"`out` {target} appeared meanwhile and is not overwritten; the rows are kept in {partial}.")
+    os.rename(whole, target)
+    shutil.rmtree(partial)
+
+
+# --- pairing and splitting --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Matched rows: `X` (n, d_source) and `Y` (n, d_target) float32, one id (and perhaps one group) a pair.
+
+    `by` is "id" where both files carried ids, else "position". `dropped` counts what was left out, by reason.
+    """
+
+    X: np.ndarray
+    Y: np.ndarray
+    source: Space
+    target: Space
+    ids: np.ndarray
+    by: str
+    groups: np.ndarray | None
+    dropped: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def take(self, rows) -> "Pairs":
+        groups = None if self.groups is None else self.groups[rows]
+        return replace(self, X=self.X[rows], Y=self.Y[rows], ids=self.ids[rows], groups=groups)
+
+
+def pair(source: Embeddings, target: Embeddings, drop_invalid: bool = False) -> Pairs:
+    """Match the rows of two sets of embeddings: by id where both have ids, else by position.
+
+    Rows with NaN, Inf or only zeros are refused, or left out and counted with `drop_invalid`, which also leaves out
+    repeats of an identical pair. Raises InputError on duplicate ids, lengths that differ, or fewer than 20 pairs.
+    """
+    dropped: dict[str, int] = {}
+    if source.ids is not None and target.ids is not None:
+        by = "id"
+        left, right = _match(source.ids, target.ids)
+        dropped["source only"] = len(source) - len(left)
+        dropped["target only"] = len(target) - len(right)
+        if not len(left):
+            raise InputError(
+                f"No id is in both files (source has e.g. {source.ids[0]!r}, target {target.ids[0]!r}); "
+                "give files of the same items."
+            )
+    else:
+        by = "position"
+        if len(source) != len(target):
+            raise InputError(
+                f"Rows without ids pair by position, so both files must have as many; got {len(source)} and "
+                f"{len(target)}. Give ids for both."
+            )
+        left = right = np.arange(len(source))
+        if (source.ids is None) != (target.ids is None):
+            log.warning("Only one side carries ids; the rows are paired by position.")
+    X = np.asarray(source.vectors[left], dtype=np.float32)
+    Y = np.asarray(target.vectors[right], dtype=np.float32)
+    ids = _pair_ids(source, target, left, right, X, Y)
+    groups = next((s.groups[r] for s, r in ((source, left), (target, right)) if s.groups is not None), None)
+    pairs = Pairs(X, Y, source.space, target.space, ids, by, groups, dropped)
+    pairs = _drop_invalid(pairs, drop_invalid)
+    if len(pairs) < MIN_PAIRS:
+        raise InputError(
+            f"At least {MIN_PAIRS} pairs are needed; got {len(pairs)}. Embed more items with both encoders."
+        )
+    return pairs
+
+
+def invalid_rows(X: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks (n,) of the rows that cannot be used, by what is wrong with them."""
+    finite = np.isfinite(X).all(axis=1)
+    return {"NaN or Inf": ~finite, "all zeros": finite & ~X.any(axis=1)}
+
+
+def _drop_invalid(pairs: Pairs, drop: bool) -> Pairs:
+    keep = np.ones(len(pairs), dtype=bool)
+    counts: dict[str, int] = {}
+    for side, X in (("source", pairs.X), ("target", pairs.Y)):
+        for what, mask in invalid_rows(X).items():
+            if mask.any():
+                counts[f"{side} {what}"] = int(mask.sum())
+                keep &= ~mask
+    if counts and not drop:
+        found = ", ".join(f"{n} with {what}" for what, n in counts.items())
+        first = pairs.ids[int(np.argmin(keep))]
+        raise InputError(
+            f"The pairs hold rows that cannot be used: {found} (first: id {first!r}). Leave them out with --drop-invalid."
+        )
+    if drop:
+        repeats = repeated_pairs(pairs) & keep
+        if repeats.any():
+            counts["repeats of an identical pair"] = int(repeats.sum())
+            keep &= ~repeats
+    if counts:
+        log.warning("Left out: %s.", ", ".join(f"{n} {what}" for what, n in counts.items()))
+        pairs = replace(pairs.take(keep), dropped=pairs.dropped | counts)
+    return pairs
+
+
+def repeated_pairs(pairs: Pairs) -> np.ndarray:
+    """A mask (n,) of the pairs whose (x, y) already occurred further up, byte for byte."""
+    first: set[bytes] = set()
+    repeats = np.zeros(len(pairs), dtype=bool)
+    for i, digest in enumerate(_digests(pairs.X, pairs.Y)):
+        repeats[i] = digest in first
+        first.add(digest)
+    return repeats
+
+
+def _digests(*arrays: np.ndarray) -> Iterator[bytes]:
+    for rows in zip(*arrays, strict=True):
+        yield hashlib.blake2b(b"".join(row.tobytes() for row in rows), digest_size=16).digest()
+
+
+def _pair_ids(source, target, left, right, X, Y) -> np.ndarray:
+    if source.ids is not None:
+        return source.ids[left]
+    if target.ids is not None:
+        return target.ids[right]
+    return np.array([digest.hex() for digest in _digests(X, Y)], dtype=object)
+
+
+def _match(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    for side, ids in (("source", a), ("target", b)):
+        check_unique(ids, side)
+    where = {key: i for i, key in enumerate(b)}
+    left = [i for i, key in enumerate(a) if key in where]
+    return np.array(left, dtype=int), np.array([where[a[i]] for i in left], dtype=int)
+
+
+def check_unique(ids: np.ndarray, side: str) -> None:
+    """Refuse ids that occur twice."""
+    if len(set(ids)) < len(ids):
+        seen: set = set()
+        twice = next(key for key in ids if key in seen or seen.add(key))
+        raise InputError(
+            f"Ids must be unique; the {side} has {len(ids) - len(set(ids))} repeated (first: {twice!r}). Remove the repeats."
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row positions of the four parts; validation is `select` and `calibrate` together."""
+
+    train: np.ndarray
+    select: np.ndarray
+    calibrate: np.ndarray
+    test: np.ndarray
+
+    @property
+    def validation(self) -> np.ndarray:
+        return np.sort(np.concatenate([self.select, self.calibrate]))
+
+
+def split(pairs: Pairs, fractions: Sequence[float] = (0.6, 0.15, 0.25), seed: int = 0) -> Split:
+    """Divide pairs into train, validation (halved) and test by a hash of each id, or of its group.
+
+    The same id falls on the same side in every run, for every model and whatever other rows are there. Fractions must
+    be three numbers that sum to 1; test may be 0. Raises InputError when a part that is needed comes out empty.
+    """
+    parts = tuple(fractions)
+    if len(parts) != 3 or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6 or parts[0] <= 0 or parts[1] <= 0:
+        raise InputError(
+            f"`split` must be train,validation,test, three shares that sum to 1, only test may be 0; got {parts}."
+        )
+    keys = pairs.ids if pairs.groups is None else pairs.groups
+    hashes = np.array([_hash(seed, key) for key in keys], dtype=np.uint64).reshape(-1, 2)
+    place = hashes[:, 0] / 2.0**64
+    half = hashes[:, 1] % 2 == 0
+    train = place < parts[0]
+    test = (place >= parts[0] + parts[1]) & (parts[2] > 0)
+    validation = ~train & ~test
+    result = Split(*(np.flatnonzero(m) for m in (train, validation & half, validation & ~half, test)))
+    if min(len(result.select), len(result.calibrate)) < 2:
+        # Too few to halve: both uses share what there is, and the scorecard prints how many that was.
+        result = replace(result, select=result.validation, calibrate=result.validation)
+    for name, rows, needed in (
+        ("train", train, 2),
+        ("validation", validation, 2),
+        ("test", test, 2 if parts[2] else 0),
+    ):
+        if rows.sum() < needed:
+            raise InputError(
+                f"Only {int(rows.sum())} pairs fell into {name}; give more pairs (or groups), or another `split` or `split_seed`."
+            )
+    return result
+
+
+def _hash(seed: int, key) -> tuple[int, int]:
+    digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+
+
+def fingerprints(pairs: Pairs) -> np.ndarray:
+    """One int64 a pair, from its id: what a stitcher keeps to know the rows it was trained on."""
+    return np.array([_hash(-1, key)[0] for key in pairs.ids], dtype=np.uint64).view(np.int64)
+
+
+# --- the formats ------------------------------------------------------------------------------------------------------
+
+
+def _split_key(path: str) -> tuple[str, str | None]:
+    head, colon, tail = path.rpartition(":")
+    if colon and Path(head).suffix in FORMATS:
+        return head, tail
+    return path, None
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _load_array(path: str, key: str | None) -> np.ndarray:
+    loaded = np.load(path, mmap_mode="r" if key is None else None, allow_pickle=False)
+    return _as_rows(path, loaded if key is None else loaded[key])
+
+
+def _as_rows(what: str, array: np.ndarray) -> np.ndarray:
+    if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
+        raise InputError(f"{what} must be a table of floats, (n, dim); got {array.dtype} of shape {array.shape}.")
+    return array
+
+
+def _scan_npz(path: str, key: str | None) -> Scan:
+    with np.load(path, allow_pickle=False) as archive:
+        names = archive.files
+        ids = np.asarray(archive["ids"]).astype(str).astype(object) if "ids" in names and key != "ids" else None
+        if key is None:
+            if len(set(names) - {"ids"}) != 1:
+                raise InputError(f"{path} holds several arrays; name one as {path}:KEY out of {', '.join(names)}.")
+            key = next(name for name in names if name != "ids")
+        if key not in names:
+            raise InputError(f"{path} has no array {key!r}; it holds {', '.join(names)}.")
+        opened = _scan_array(path, _as_rows(f"{path}:{key}", archive[key]), ids)
+    return replace(opened, space=replace(opened.space, name=key))
+
+
+def _scan_array(path: str, array: np.ndarray, ids: np.ndarray | None) -> Scan:
+    narrow = array.dtype if array.dtype in (np.float16, np.float32) else np.dtype(np.float32)
+
+    def rows(size: int, start: int):
+        for at in range(start, len(array), size):
+            chunk = np.ascontiguousarray(array[at : at + size], dtype=narrow)
+            yield chunk, None if ids is None else ids[at : at + size], None
+
+    space = Space(Path(path).stem, int(array.shape[1]))
+    return Scan(path, len(array), space, False, ids is not None, rows)
+
+
+def _scan_arrow(path: str, column: str, group) -> Scan:
+    form = "ipc" if Path(path).suffix == ".arrow" else "parquet"
+    try:
+        data = pyarrow.dataset.dataset(path, format=form)
+        schema, n_rows = data.schema, data.count_rows()
+    except pa.ArrowInvalid:
+        if form != "ipc":
+            raise
+        table = pa.ipc.open_stream(pa.memory_map(path)).read_all()  # the other of Arrow's two layouts
+        data, schema, n_rows = pyarrow.dataset.dataset(table), table.schema, table.num_rows
+    if column not in schema.names:
+        raise InputError(
+            f"{path} has no column {column!r}; it holds {', '.join(schema.names)}. Name one as {path}:COLUMN."
+        )
+    kind = schema.field(column).type
+    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)) or not (
+        pa.types.is_floating(kind.value_type)
+    ):
+        raise InputError(f"Column {column!r} of {path} must hold lists of floats; it holds {kind}.")
+    card = (schema.metadata or {}).get(SPACE_KEY)
+    first = data.head(1, columns=[column])
+    if not first.num_rows:
+        raise InputError(f"{path} holds no rows.")
+    dim = kind.list_size if pa.types.is_fixed_size_list(kind) else len(first[column][0].as_py() or [])
+    if not dim:
+        raise InputError(f"Column {column!r} of {path} holds empty lists.")
+    space = Space.from_json(card) if card and column == "vector" else Space(Path(path).stem, dim)
+    if space.dim != dim:
+        raise InputError(f"The card of {path} says {space.dim} dimensions but its vectors have {dim}.")
+    by_column = str(group) if group is not None and str(group) in schema.names else None
+    wanted = [column] + [name for name in ("id", by_column) if name and name in schema.names]
+    narrow = np.float16 if kind.value_type == pa.float16() else np.float32
+
+    def rows(size: int, start: int):
+        skip = start
+        for batch in data.to_batches(columns=wanted, batch_size=size, batch_readahead=2, fragment_readahead=1):
+            if skip >= batch.num_rows:
+                skip -= batch.num_rows
+                continue
+            batch, skip = batch.slice(skip), 0
+            if not batch.num_rows:
+                continue
+            text = lambda name: batch.column(name).cast(pa.string()).to_numpy(zero_copy_only=False)  # noqa: B023, E731
+            yield (
+                _matrix(batch.column(column), dim, narrow, path),
+                text("id") if "id" in wanted else None,
+                text(by_column) if by_column else None,
+            )
+
+    return Scan(path, n_rows, space, bool(card), "id" in wanted, rows)
+
+
+def _matrix(column: pa.Array, dim: int, dtype, path: str) -> np.ndarray:
+    if column.null_count:
+        raise InputError(f"{path} holds {column.null_count} rows without a vector; remove them.")
+    values = column.flatten()
+    if values.null_count or len(values) != len(column) * dim:
+        raise InputError(f"{path} must hold rows of {dim} numbers throughout; some are shorter, longer or null.")
+    return values.to_numpy(zero_copy_only=False).reshape(len(column), dim).astype(dtype, copy=False)
+
+
+def _label(opened: Scan, space: str | Space | None, ids, group) -> Scan:
+    """Put on a scan what the caller stated beside the file: its space, its ids, its groups."""
+    if isinstance(space, Space):
+        if space.dim != opened.space.dim:
+            raise InputError(
+                f"`space` {space.name!r} has {space.dim} dimensions, {opened.path} has {opened.space.dim}."
+            )
+        opened = replace(opened, space=space, declared=True)
+    elif space is not None:
+        opened = replace(opened, space=replace(opened.space, name=space), declared=True)
+    columns = {
+        "ids": None if ids is None else _read_column(ids, opened.n_rows, "ids"),
+        "groups": _read_column(group, opened.n_rows, "group") if _is_file(group) else None,
+    }
+    if all(column is None for column in columns.values()):
+        return opened
+    inner = opened._rows
+
+    def rows(size: int, start: int):
+        at = start
+        for vectors, own_ids, own_groups in inner(size, start):
+            here = slice(at, at + len(vectors))
+            at += len(vectors)
+            given_ids, given_groups = columns["ids"], columns["groups"]
+            yield (
+                vectors,
+                own_ids if given_ids is None else given_ids[here],
+                own_groups if given_groups is None else given_groups[here],
+            )
+
+    return replace(opened, has_ids=opened.has_ids or ids is not None, _rows=rows)
+
+
+def _is_file(group) -> bool:
+    return group is not None and (not isinstance(group, str) or Path(_split_key(group)[0]).is_file())
+
+
+def _read_column(path, n_rows: int, what: str) -> np.ndarray:
+    """One entry a row, from an array, a text file with one a line, a `.npy` or `file.npz:key`."""
+    if isinstance(path, str | os.PathLike):
+        location, key = _split_key(str(path))
+        if not Path(location).is_file():
+            raise InputError(f"`{what}`: there is no file {location}; give a file with one entry a row.")
+        try:
+            if Path(location).suffix in (".npy", ".npz"):
+                loaded = np.load(location, allow_pickle=False)
+                values = loaded[key] if key else loaded
+            else:
+                values = np.array(Path(location).read_text(encoding="utf-8").splitlines(), dtype=object)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"`{what}`: {location} cannot be read: {_one_line(error)}") from None
+    else:
+        values = np.asarray(path)
+    if values.shape != (n_rows,):
+        raise InputError(f"`{what}` must have one entry a row ({n_rows}); got {values.shape}.")
+    return values.astype(str).astype(object)

@@ -1,0 +1,13 @@
+"""The two errors a caller can mend. Every message names the argument, what it must be, what came and what to do."""
+
+
+class InputError(ValueError):
+    """Something the caller gave cannot be used as it is. The command line exits with 2, the service answers 4xx."""
+
+
+class NotFoundError(InputError):
+    """A name or a pair of spaces that nothing here answers to. The service answers 404."""
+
+
+class ConflictError(InputError):
+    """Several things answer to what was asked, so a choice is needed first. The service answers 409."""

@@ -1,0 +1,137 @@
+"""The learned functions: an affine map, and an affine map with a residual MLP. The only two forms on disk."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repstitch.errors import InputError
+
+
+@dataclass(frozen=True)
+class Map:
+    """What both forms share: tensors as fields, applied to rows of width `d_source`, giving rows of `d_target`."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __post_init__(self):
+        if self.weight.ndim != 2 or self.bias.shape != (self.weight.shape[1],):
+            raise InputError(
+                f"`weight` must be (d_source, d_target) and `bias` (d_target,); "
+                f"got {tuple(self.weight.shape)} and {tuple(self.bias.shape)}."
+            )
+        for name, tensor in self.tensors().items():
+            if not torch.isfinite(tensor).all():
+                raise InputError(f"`{name}` of a map must be finite; it holds NaN or Inf, so the fit went wrong.")
+
+    @property
+    def d_source(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def d_target(self) -> int:
+        return self.weight.shape[1]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by name, as they are stored."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def to(self, device=None, dtype=None):
+        """The same map with its tensors on another device or in another dtype."""
+        return replace(self, **{k: v.to(device=device, dtype=dtype) for k, v in self.tensors().items()})
+
+    def __call__(self, x):
+        """Map rows (n, d_source) or one vector (d_source,); NumPy in, NumPy float32 out; torch in, torch out."""
+        if isinstance(x, np.ndarray):
+            rows = torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32)).to(self.weight.device)
+            return self(rows.to(self.weight.dtype)).float().cpu().numpy()
+        if x.ndim not in (1, 2) or x.shape[-1] != self.d_source:
+            raise InputError(f"`x` must be (n, {self.d_source}) or ({self.d_source},); got {tuple(x.shape)}.")
+        return self.apply(x)
+
+    def apply(self, x: Tensor) -> Tensor:
+        raise TypeError("Map is a base; use AffineMap or ResidualMLP.")
+
+
+@dataclass(frozen=True)
+class AffineMap(Map):
+    """x @ weight + bias."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+    def then(self, other: Map) -> Map:
+        """The map `x -> other(self(x))`, as one map of `other`'s form."""
+        _check_chain(self, other)
+        if isinstance(other, ResidualMLP):
+            return ResidualMLP(
+                self.weight @ other.weight,
+                self.bias @ other.weight + other.bias,
+                self.weight @ other.hidden_weight,
+                self.bias @ other.hidden_weight + other.hidden_bias,
+                other.out_weight,
+            )
+        return AffineMap(self.weight @ other.weight, self.bias @ other.weight + other.bias)
+
+
+@dataclass(frozen=True)
+class ResidualMLP(Map):
+    """x @ weight + bias + gelu(x @ hidden_weight + hidden_bias) @ out_weight."""
+
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    out_weight: Tensor
+
+    def __post_init__(self):
+        super().__post_init__()
+        width = self.hidden_weight.shape[1]
+        if (
+            self.hidden_weight.shape[0] != self.d_source
+            or self.hidden_bias.shape != (width,)
+            or self.out_weight.shape != (width, self.d_target)
+        ):
+            raise InputError("The residual's tensors must fit d_source -> width -> d_target; their shapes do not.")
+
+    def apply(self, x: Tensor) -> Tensor:
+        hidden = torch.nn.functional.gelu(x @ self.hidden_weight + self.hidden_bias)
+        return x @ self.weight + self.bias + hidden @ self.out_weight
+
+    def then(self, other: Map) -> Map:
+        """The map `x -> other(self(x))`; only an affine map can follow and keep the form."""
+        _check_chain(self, other)
+        if not isinstance(other, AffineMap):
+            raise InputError("`other` must be affine to follow an MLP in one map; apply the two one after the other.")
+        return replace(
+            self,
+            weight=self.weight @ other.weight,
+            bias=self.bias @ other.weight + other.bias,
+            out_weight=self.out_weight @ other.weight,
+        )
+
+
+def _check_chain(first: Map, second: Map) -> None:
+    if first.d_target != second.d_source:
+        raise InputError(
+            f"`other` must take {first.d_target} dimensions, what the first map gives; it takes {second.d_source}."
+        )
+
+
+def from_tensors(form: str, tensors: Mapping[str, Tensor]) -> Map:
+    """Rebuild a map from its form's name and its tensors; float32 on the CPU."""
+    if form not in FORMS:
+        raise InputError(f"`form` of a map must be one of {', '.join(FORMS)}; got {form!r}.")
+    names = {f.name for f in fields(FORMS[form])}
+    if set(tensors) != names:
+        raise InputError(f"A map of form {form!r} holds {sorted(names)}; got {sorted(tensors)}.")
+    return FORMS[form](**{k: v.float() for k, v in tensors.items()})
+
+
+def form_of(map: Map) -> str:
+    """The name a map's form is stored under."""
+    return next(name for name, cls in FORMS.items() if type(map) is cls)
+
+
+FORMS: dict[str, type[Map]] = {"affine": AffineMap, "residual_mlp": ResidualMLP}

@@ -1,0 +1,161 @@
+"""A folder of stitchers: list them, promote one, find the one that serves a pair of spaces, follow changes."""
+
+import difflib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from repstitch.errors import ConflictError, InputError, NotFoundError
+from repstitch.stitcher import Stitcher, load
+
+log = logging.getLogger(__name__)
+
+DEFAULT_FOLDER = "models/stitchers"
+PROMOTED = "promoted.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """What the folder held when it was last read; replaced whole, so that readers need no lock."""
+
+    stitchers: Mapping[str, Stitcher] = field(default_factory=dict)
+    promoted: Mapping[str, str] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    stamps: Mapping[str, tuple] = field(default_factory=dict)
+
+
+def default_folder() -> Path:
+    """The folder that serving reads when none is named: `REPSTITCH_STITCHERS`, else `models/stitchers`."""
+    return Path(os.environ.get("REPSTITCH_STITCHERS") or DEFAULT_FOLDER)
+
+
+def pair_key(source: str, target: str) -> str:
+    return f"{source}->{target}"
+
+
+class Registry:
+    """The stitchers of one folder, by name. Reading never blocks: `refresh` builds a new State and swaps it in."""
+
+    def __init__(self, folder: str | os.PathLike | None = None, device: str = "cpu"):
+        self.folder = default_folder() if folder is None else Path(folder)
+        self.device = device
+        self.state = State()
+
+    def refresh(self) -> dict[str, str]:
+        """Read what changed in the folder; returns what happened, by name: loaded, removed or the problem.
+
+        A stitcher that cannot be read is reported and left out; one that was served before goes on being served. When
+        the whole folder is gone, everything stays as it was.
+        """
+        old, report = self.state, {}
+        if not self.folder.is_dir():
+            if not old.stitchers and self.folder not in old.problems:
+                log.warning("There is no folder %s yet; nothing is served until it holds a stitcher.", self.folder)
+            return report
+        stitchers, problems, stamps = {}, {}, {}
+        for path in sorted(p for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+            name, stamp = path.name, _stamp(path)
+            stamps[name] = stamp
+            if old.stamps.get(name) == stamp:
+                if name in old.stitchers:
+                    stitchers[name] = old.stitchers[name]
+                if name in old.problems:
+                    problems[name] = old.problems[name]
+                continue
+            try:
+                stitchers[name] = load(path).to(self.device)
+                report[name] = "loaded"
+            except InputError as error:
+                problems[name] = report[name] = str(error)
+                if name in old.stitchers:
+                    stitchers[name] = old.stitchers[name]
+                log.error("Not served: %s", error)
+        for name in old.stitchers:
+            if name not in stitchers:
+                report[name] = "removed"
+        try:
+            promoted = _read_promoted(self.folder)
+        except InputError as error:
+            log.error("%s", error)
+            promoted, problems[PROMOTED] = old.promoted, str(error)
+        self.state = State(stitchers, promoted, problems, stamps)
+        return report
+
+    def get(self, name: str) -> Stitcher:
+        """The stitcher of that name; NotFoundError lists the nearest names."""
+        found = self.state.stitchers.get(name)
+        if found is None:
+            raise NotFoundError(f"There is no stitcher {name!r}.{_nearest(name, self.state.stitchers)}")
+        return found
+
+    def resolve(self, source: str, target: str, name: str | None = None) -> tuple[str, Stitcher]:
+        """The name and stitcher that serve `source` to `target`: the named one, the only one, or the promoted one.
+
+        NotFoundError when no stitcher does, ConflictError when several do and none is promoted.
+        """
+        state = self.state
+        if name is not None:
+            stitcher = self.get(name)
+            if (stitcher.source.name, stitcher.target.name) != (source, target):
+                raise ConflictError(
+                    f"Stitcher {name!r} goes {stitcher.source.name} -> {stitcher.target.name}, not {source} -> {target}."
+                )
+            return name, stitcher
+        fits = [n for n, s in state.stitchers.items() if (s.source.name, s.target.name) == (source, target)]
+        if len(fits) == 1:
+            return fits[0], state.stitchers[fits[0]]
+        promoted = state.promoted.get(pair_key(source, target))
+        if promoted in fits:
+            return promoted, state.stitchers[promoted]
+        if fits:
+            raise ConflictError(
+                f"Several stitchers go {source} -> {target} ({', '.join(sorted(fits))}) and none is promoted; "
+                "name one, or run `repstitch promote NAME`."
+            )
+        spaces = {x for s in state.stitchers.values() for x in (s.source.name, s.target.name)}
+        for side, space in (("source", source), ("target", target)):
+            if space not in spaces:
+                raise NotFoundError(f"There is no space {space!r} (`{side}`).{_nearest(space, spaces)}")
+        pairs = [pair_key(s.source.name, s.target.name) for s in state.stitchers.values()]
+        raise NotFoundError(f"No stitcher goes {source} -> {target}.{_nearest(pair_key(source, target), pairs)}")
+
+    def promote(self, name: str) -> str:
+        """Make `name` the stitcher that serves its pair, atomically, and return the pair; promoting another undoes it."""
+        stitcher = self.get(name)
+        pair = pair_key(stitcher.source.name, stitcher.target.name)
+        promoted = dict(_read_promoted(self.folder)) | {pair: name}
+        temporary = self.folder / f".{PROMOTED}.{uuid.uuid4().hex[:8]}"
+        temporary.write_text(json.dumps(promoted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(temporary, self.folder / PROMOTED)
+        self.refresh()
+        return pair
+
+
+def _read_promoted(folder: Path) -> dict[str, str]:
+    path = folder / PROMOTED
+    if not path.exists():
+        return {}
+    try:
+        promoted = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}. Remove it and promote again.") from None
+    if not isinstance(promoted, dict) or not all(isinstance(v, str) for v in promoted.values()):
+        raise InputError(f"{path} must map pairs to names. Remove it and promote again.")
+    return promoted
+
+
+def _stamp(path: Path) -> tuple:
+    """What changes when a folder's content does, without reading it."""
+    stats = [(f.name, f.stat()) for f in sorted(path.iterdir()) if f.is_file()]
+    return tuple((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats)
+
+
+def _nearest(name: str, known) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.3)
+    if near:
+        return f" Nearest: {', '.join(near)}."
+    return f" Known: {', '.join(sorted(known)[:5])}." if known else " The folder holds no stitchers."

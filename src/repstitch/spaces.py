@@ -1,0 +1,129 @@
+"""The identity card of an embedding space, and the rules that keep two spaces from being mistaken for one another."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+
+from repstitch.errors import InputError
+from repstitch.names import MODALITIES, ROLES
+
+log = logging.getLogger(__name__)
+
+IDENTITY = ("encoder", "revision", "dim", "pooling", "layer", "normalised")
+
+
+@dataclass(frozen=True)
+class Space:
+    """The geometry that one encoder's vectors live in.
+
+    `name` is what people and requests call it; `encoder` (library and checkpoint), `revision`, `dim`, `pooling`,
+    `layer` and `normalised` are its identity. `None` means "not stated", which conflicts with nothing. The rest is
+    recorded and reported: modality, role and prompt, and the lineage that studies of convergence control for.
+    """
+
+    name: str
+    dim: int
+    encoder: str | None = None
+    revision: str | None = None
+    pooling: str | None = None
+    layer: int | None = None
+    normalised: bool | None = None
+    modality: str = "other"
+    role: str = "none"
+    prompt: str | None = None
+    family: str | None = None
+    architecture: str | None = None
+    objective: str | None = None
+    training_data: str | None = None
+    parameters: int | None = None
+
+    def __post_init__(self):
+        if not self.name or any(c in self.name for c in "/\\\n\r\0") or self.name.startswith("."):
+            raise InputError(f"`name` of a space must be a plain word without slashes; got {self.name!r}.")
+        if not isinstance(self.dim, int) or self.dim < 1:
+            raise InputError(f"`dim` of space {self.name!r} must be a positive whole number; got {self.dim!r}.")
+        if self.modality not in MODALITIES:
+            raise InputError(f"`modality` must be one of {', '.join(MODALITIES)}; got {self.modality!r}.")
+        if self.role not in ROLES:
+            raise InputError(f"`role` must be one of {', '.join(ROLES)}; got {self.role!r}.")
+
+    def to_dict(self) -> dict:
+        """The card as plain JSON types, unstated fields left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, card: Mapping) -> "Space":
+        """Read a card; unknown fields are refused, so that a newer card is never half understood."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(card) - known)
+        if unknown:
+            raise InputError(
+                f"A space card holds the unknown field `{unknown[0]}`; known are {', '.join(sorted(known))}."
+            )
+        if "name" not in card or "dim" not in card:
+            raise InputError("A space card must state at least `name` and `dim`.")
+        return cls(**card)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Space":
+        try:
+            card = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"The space card is not JSON: {error}.") from None
+        if not isinstance(card, dict):
+            raise InputError(f"The space card must be a JSON object; got {type(card).__name__}.")
+        return cls.from_dict(card)
+
+    def conflict(self, other: "Space") -> str | None:
+        """The first stated field in which the two identities differ, in words; None when they can be the same."""
+        if (self.encoder is None or other.encoder is None) and self.name != other.name:
+            return f"name {self.name!r} against {other.name!r}"
+        for field in IDENTITY:
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if mine is not None and theirs is not None and mine != theirs:
+                return f"{field} {mine!r} against {theirs!r}"
+        return None
+
+
+def adopt(found: Space, declared: bool, expected: Space, what: str, opposite: Space | None = None) -> Space:
+    """The space that rows are taken to live in: `expected`, or an error that says why they cannot.
+
+    `found` is the card that came with the rows; `declared` says whether somebody stated it (a card in the file, a
+    flag) or it was only guessed from the file's name. A guess adopts the expected space if the dimension fits, with a
+    warning; a stated card must agree. `opposite` is the other side of the stitcher, so that backwards use is named.
+    """
+    backwards = ""
+    if opposite is not None:
+        dim_says_so = not declared and found.dim != expected.dim and found.dim == opposite.dim
+        card_says_so = declared and found.conflict(expected) and not found.conflict(opposite)
+        if dim_says_so or card_says_so:
+            backwards = (
+                f" These look like rows of {opposite.name!r}, the other side: a stitcher works one way only, "
+                "so train one for the other direction."
+            )
+    if found.dim != expected.dim:
+        raise InputError(
+            f"{what} must have {expected.dim} dimensions, those of space {expected.name!r}; got {found.dim}."
+            + (backwards or " Embed the rows with that space's encoder.")
+        )
+    if declared:
+        difference = found.conflict(expected)
+        if difference:
+            raise InputError(
+                f"{what} must be in space {expected.name!r}, but its card says another identity ({difference})."
+                + (backwards or " Use a stitcher trained for that space, or correct the card.")
+            )
+        if found.role != expected.role:
+            log.warning("%s has role %s where the stitcher was trained on %s rows.", what, found.role, expected.role)
+    else:
+        log.warning("%s carries no space card; taken to be in %s because the dimension fits.", what, expected.name)
+    return expected
+
+
+def rename(space: Space, name: str | None) -> Space:
+    """The same space under another name, or as it is when `name` is None."""
+    return space if name is None else replace(space, name=name)

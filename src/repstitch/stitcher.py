@@ -1,0 +1,243 @@
+"""A map with its two spaces, its normalisation and its proof: translate with it, save it, load it."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+from repstitch import maps
+from repstitch.errors import InputError
+from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
+from repstitch.scorecard import model_card
+from repstitch.spaces import Space
+
+FORMAT_VERSION = 1
+FILES = ("config.json", "model.safetensors", "scorecard.json", "README.md")
+
+
+@dataclass(frozen=True)
+class Stitcher:
+    """Translates rows of `source` into `target`: input normalisation, the map, output normalisation.
+
+    `settings`, `split` and `provenance` say how it was made, `scorecard` how good it is. `source_mean` and
+    `target_mean` are the means of the normalised training rows; `seen` holds one int64 fingerprint for every pair
+    that training or selection used, so that scoring can leave them out.
+    """
+
+    map: maps.Map
+    source: Space
+    target: Space
+    method: str
+    objective: str
+    input_norm: str
+    output_norm: str
+    source_mean: np.ndarray
+    target_mean: np.ndarray
+    seen: np.ndarray = field(repr=False)
+    settings: dict = field(default_factory=dict)
+    split: dict = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict)
+    scorecard: dict = field(default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        if (self.map.d_source, self.map.d_target) != (self.source.dim, self.target.dim):
+            raise InputError(
+                f"The map takes {self.map.d_source} dimensions to {self.map.d_target}, "
+                f"but the spaces have {self.source.dim} and {self.target.dim}."
+            )
+        if self.source_mean.shape != (self.source.dim,) or self.target_mean.shape != (self.target.dim,):
+            raise InputError("`source_mean` and `target_mean` must have the dimensions of their spaces.")
+        _check_choice("method", self.method, METHODS)
+        _check_choice("objective", self.objective, OBJECTIVES)
+        _check_choice("input_norm", self.input_norm, NORMALISATIONS)
+        _check_choice("output_norm", self.output_norm, NORMALISATIONS)
+
+    def to(self, device) -> "Stitcher":
+        """The same stitcher with its weights on `device`."""
+        return replace(self, map=self.map.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        return self.map.weight.device
+
+    def translate(self, X):
+        """Rows (n, d_source) or one vector (d_source,) into the target space, same kind out: NumPy float32 or torch.
+
+        Raises InputError on the wrong width, and on rows with NaN, Inf or (where a direction is needed) only zeros.
+        """
+        if isinstance(X, torch.Tensor):
+            return self._translate(X)
+        X = np.asarray(X)
+        if X.dtype.kind != "f":
+            raise InputError(f"`X` must hold floats; got {X.dtype}.")
+        rows = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
+        return self._translate(rows.to(self.device)).cpu().numpy()
+
+    @torch.inference_mode()
+    def _translate(self, rows: torch.Tensor) -> torch.Tensor:
+        if rows.ndim not in (1, 2) or rows.shape[-1] != self.source.dim:
+            raise InputError(
+                f"`X` must be (n, {self.source.dim}) or ({self.source.dim},), the dimensions of space "
+                f"{self.source.name!r}; got {tuple(rows.shape)}."
+            )
+        return normalise(self.map(normalise(rows, self.input_norm, "X")), self.output_norm, "the translation")
+
+    @cached_property
+    def version(self) -> str:
+        """A hash of the content: twelve hex digits, the same for the same weights, settings and scores."""
+        digest = hashlib.sha256(json.dumps(self._config(), sort_keys=True).encode())
+        digest.update(json.dumps(self.scorecard, sort_keys=True).encode())
+        for name, tensor in sorted(self._tensors().items()):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def _config(self) -> dict:
+        return {
+            "format_version": FORMAT_VERSION,
+            "form": maps.form_of(self.map),
+            "source": self.source.to_dict(),
+            "target": self.target.to_dict(),
+            "input_norm": self.input_norm,
+            "output_norm": self.output_norm,
+            "method": self.method,
+            "objective": self.objective,
+            "settings": self.settings,
+            "split": self.split,
+            "provenance": self.provenance,
+        }
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {f"map.{name}": tensor.cpu() for name, tensor in self.map.tensors().items()}
+        tensors["source_mean"] = torch.from_numpy(self.source_mean)
+        tensors["target_mean"] = torch.from_numpy(self.target_mean)
+        tensors["seen"] = torch.from_numpy(self.seen)
+        return tensors
+
+    def save(self, out: str | os.PathLike) -> Path:
+        """Write the stitcher's folder; it appears whole or not at all, and an existing one is never overwritten."""
+        target = check_out(out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            temporary.mkdir()
+            config = json.dumps(self._config(), indent=2, sort_keys=True)
+            (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
+            scores = json.dumps(self.scorecard, indent=2, sort_keys=True)
+            (temporary / "scorecard.json").write_text(scores + "\n", encoding="utf-8")
+            (temporary / "README.md").write_text(model_card(self._config(), self.scorecard), encoding="utf-8")
+            save_file({k: v.contiguous() for k, v in self._tensors().items()}, temporary / "model.safetensors")
+            os.rename(temporary, check_out(out))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return target
+
+    def push_to_hub(self, repo_id: str, token: str | None = None) -> str:
+        """Upload the stitcher's folder as a model of the Hugging Face Hub and return its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder) / "stitcher")
+            api.create_repo(repo_id, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "stitcher"))
+
+
+def normalise(rows: torch.Tensor, how: str, what: str = "rows") -> torch.Tensor:
+    """Rows at unit length ("unit") or as they are ("none"); NaN, Inf and zero rows are refused, never passed on."""
+    norms = torch.linalg.vector_norm(rows.float(), dim=-1, keepdim=True)
+    # One pass in the common case: a finite, positive norm proves that its row is sound.
+    if not bool((torch.isfinite(norms) & (norms > 0)).all()):
+        finite = torch.isfinite(rows).all(dim=-1, keepdim=True)
+        if not bool(finite.all()):
+            raise InputError(f"{what} must be finite; {_rows_where(~finite)} hold NaN or Inf.")
+        largest = rows.abs().amax(dim=-1, keepdim=True)
+        if how == "unit" and bool((largest == 0).any()):
+            raise InputError(f"{what} must have a direction; {_rows_where(largest == 0)} hold only zeros.")
+        if how == "unit":  # finite, but too large or small to square in float32
+            rows = rows / largest
+            norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows / norms if how == "unit" else rows
+
+
+def _rows_where(mask: torch.Tensor) -> str:
+    at = torch.nonzero(mask.reshape(-1)).reshape(-1).tolist()
+    return f"{len(at)} of {mask.numel()} rows (first: row {at[0]})"
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")
+
+
+def check_out(out: str | os.PathLike) -> Path:
+    """The path of a stitcher's folder that may be written: a plain name that is not there yet."""
+    target = Path(out)
+    if target.name in ("", ".", "..") or target.name.startswith("."):
+        raise InputError(f"`out` must name a folder to create; got {str(out)!r}.")
+    if target.exists():
+        raise InputError(f"`out` {target} exists and a stitcher is never overwritten; give another name.")
+    return target
+
+
+def load(path: str | os.PathLike) -> Stitcher:
+    """Read a stitcher's folder, or `hf://owner/name` from the Hugging Face Hub.
+
+    Raises InputError when the folder is not a whole stitcher of a known format version.
+    """
+    folder = _from_hub(str(path)) if str(path).startswith("hf://") else Path(path)
+    if not folder.is_dir():
+        raise InputError(f"There is no stitcher {folder}; give the folder that `repstitch train --out` wrote.")
+    config = _read_json(folder / "config.json")
+    version = config.get("format_version")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{folder} has format_version {version!r}; this release reads {FORMAT_VERSION}. Upgrade repstitch, or retrain."
+        )
+    try:
+        tensors = load_file(folder / "model.safetensors")
+        form = {k.removeprefix("map."): v for k, v in tensors.items() if k.startswith("map.")}
+        return Stitcher(
+            map=maps.from_tensors(config["form"], form),
+            source=Space.from_dict(config["source"]),
+            target=Space.from_dict(config["target"]),
+            source_mean=tensors["source_mean"].numpy(),
+            target_mean=tensors["target_mean"].numpy(),
+            seen=tensors["seen"].numpy(),
+            scorecard=_read_json(folder / "scorecard.json"),
+            **{
+                key: config[key]
+                for key in ("method", "objective", "input_norm", "output_norm", "settings", "split", "provenance")
+            },
+        )
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder} is not a whole stitcher: {str(error) or type(error).__name__}") from None
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path.parent} is not a whole stitcher: {path.name}: {error}") from None
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path.parent} is not a whole stitcher: {path.name} must be a JSON object.")
+    return loaded
+
+
+def _from_hub(address: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(address.removeprefix("hf://"), allow_patterns=list(FILES)))
+    except Exception as error:
+        raise InputError(f"{address} could not be fetched from the Hub: {error}") from None
