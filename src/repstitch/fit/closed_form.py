@@ -1,0 +1,187 @@
+"""Moments in, affine map out: ridge, procrustes and canonical, each solved exactly in float64.
+
+`decompose` does the work that every solution shares (one eigendecomposition a side), so a whole grid of penalties,
+shrinkages and powers costs little more than one of them.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from repstitch.errors import InputError
+from repstitch.maps import AffineMap
+from repstitch.moments import Moments
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """Eigendecompositions of both covariances, and the cross-covariance between their eigenvectors.
+
+    `x_values` (d_source,) ascending with `x_vectors` in columns, the same for y; `cross` (d_source, d_target).
+    """
+
+    moments: Moments
+    x_values: Tensor
+    x_vectors: Tensor
+    y_values: Tensor
+    y_vectors: Tensor
+
+    @cached_property
+    def cross(self) -> Tensor:
+        return self.x_vectors.T @ self.moments.cov_xy @ self.y_vectors
+
+
+def decompose(moments: Moments) -> Decomposition:
+    """One eigendecomposition a side. Raises InputError when either side does not vary."""
+    x_values, x_vectors = _eigen(moments.cov_xx, "source")
+    y_values, y_vectors = _eigen(moments.cov_yy, "target")
+    return Decomposition(moments, x_values, x_vectors, y_values, y_vectors)
+
+
+def _eigen(covariance: Tensor, side: str) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(covariance)
+    if values[-1] <= 0:
+        raise InputError(f"The {side} rows must differ from one another; they are all the same.")
+    return values.clamp(min=0), vectors
+
+
+def fit_ridge(moments: Moments, penalty: float = 1e-3, match_variance: bool = False) -> AffineMap:
+    """Affine least squares with a penalty relative to the mean eigenvalue of the source covariance.
+
+    The map minimises ‖Xc W − Yc‖²/n + penalty · tr(Cx)/d_source · ‖W‖². As the penalty grows the map tends to the
+    constant mean; at 0 it is least squares (the shortest of them where the source is rank-deficient). With
+    `match_variance` the centred prediction is scaled to the target's variance. Hoerl and Kennard 1970, "Ridge
+    Regression: Biased Estimation for Nonorthogonal Problems". Raises InputError on a negative penalty.
+    """
+    values, vectors = _eigen(moments.cov_xx, "source")
+    weight = (vectors * _inverse(values, penalty)) @ (vectors.T @ moments.cov_xy)
+    return _affine(moments, weight, match_variance)
+
+
+def ridge_path(decomposition: Decomposition, penalties, match_variance: bool = False) -> list[AffineMap]:
+    """`fit_ridge` for each penalty, from one eigendecomposition."""
+    d = decomposition
+    projected = d.x_vectors.T @ d.moments.cov_xy
+    return [
+        _affine(d.moments, (d.x_vectors * _inverse(d.x_values, p)) @ projected, match_variance) for p in penalties
+    ]
+
+
+def _inverse(values: Tensor, penalty: float) -> Tensor:
+    """1 / (λ + penalty · mean λ), and 0 where both are (numerically) zero."""
+    if penalty < 0:
+        raise InputError(f"`penalty` must not be negative; got {penalty}.")
+    shifted = values + penalty * values.mean()
+    floor = values.max() * len(values) * torch.finfo(torch.float32).eps * 1e-3
+    return torch.where(shifted > floor, 1 / shifted.clamp(min=floor), torch.zeros_like(shifted))
+
+
+def fit_procrustes(
+    moments: Moments, centred: bool = True, scaled: bool = True, match_variance: bool = False
+) -> AffineMap:
+    """The (semi-)orthogonal map nearest to the pairs: W = s · U Vᵀ with U S Vᵀ the SVD of the cross-covariance.
+
+    Distances are kept up to the scale s, so neighbours are; from larger to smaller d it maximises the inner product
+    with the target, which is then not the least-squares solution. `centred` rotates about the means and moves the
+    mean; otherwise it rotates about the origin. `scaled` gives the least-squares s, else s = 1. Schönemann 1966, "A
+    Generalized Solution of the Orthogonal Procrustes Problem".
+    """
+    centre = moments if centred else moments.about(torch.zeros_like(moments.x_origin), torch.zeros_like(moments.y_origin))
+    cross = moments.cov_xy if centred else centre.xy / moments.n
+    spread = moments.cov_xx if centred else centre.xx / moments.n
+    U, S, Vh = torch.linalg.svd(cross, full_matrices=False)
+    rotation = U @ Vh
+    if scaled:
+        rotation = rotation * (S.sum() / torch.einsum("ij,ik,kj->", rotation, spread, rotation))
+    if centred:
+        return _affine(moments, rotation, match_variance)
+    return AffineMap(rotation.float(), torch.zeros(rotation.shape[1], device=rotation.device))
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """The whitened cross-covariance of a decomposition at one pair of shrinkages, as U diag(s) Vᵀ.
+
+    `correlations` s are the (shrunk) canonical correlations, descending; `null_edge` is the largest value that
+    unrelated spaces of these spectra and this many pairs are expected to show.
+    """
+
+    decomposition: Decomposition
+    shrink_x: float
+    shrink_y: float
+    U: Tensor
+    correlations: Tensor
+    Vh: Tensor
+    null_edge: float
+
+    @property
+    def rank(self) -> int:
+        """How many directions correlate more than chance would: at least 1."""
+        return max(1, int((self.correlations > self.null_edge).sum()))
+
+
+def canonical(decomposition: Decomposition, shrink_x: float = 1e-2, shrink_y: float = 1e-2) -> Canonical:
+    """Whiten both sides, each shrunk towards its mean eigenvalue, and take the SVD of what they share.
+
+    Hotelling 1936, "Relations Between Two Sets of Variates"; shrinkage as in Vinod 1976, "Canonical Ridge". The null
+    edge is Chevet's bound for the norm of Dx Z Dy with Z Gaussian and D² = λ / (λ + ε).
+    """
+    d = decomposition
+    x_keep, y_keep = _inverse(d.x_values, shrink_x), _inverse(d.y_values, shrink_y)
+    U, s, Vh = torch.linalg.svd(x_keep.sqrt()[:, None] * d.cross * y_keep.sqrt(), full_matrices=False)
+    x_gain, y_gain = d.x_values * x_keep, d.y_values * y_keep
+    edge = (x_gain.max() * y_gain.sum()).sqrt() + (y_gain.max() * x_gain.sum()).sqrt()
+    return Canonical(d, shrink_x, shrink_y, U, s.clamp(max=1.0), Vh, min(1.0, float(edge) / d.moments.n**0.5))
+
+
+def canonical_map(
+    shared: Canonical, power: float = 0.5, cut: bool = True, match_variance: bool = True
+) -> AffineMap:
+    """W = Cx^-½ U sᵖ Vᵀ Cy^½ · g: the shared directions, each with its correlation to the power p.
+
+    At power 1 without cut or variance match this is ridge (with both shrinkages, reduced along the target's weak
+    directions); at 0 every kept direction gets its full variance back. `cut` keeps only the directions that beat the
+    null. `match_variance` chooses g so that the prediction varies as much as the target.
+    """
+    if not 0 <= power <= 1:
+        raise InputError(f"`power` must lie in [0, 1]; got {power}.")
+    d = shared.decomposition
+    kept = shared.rank if cut else int((shared.correlations > 1e-9).sum())
+    strength = shared.correlations[:kept] ** power
+    whiten = d.x_vectors * _inverse(d.x_values, shared.shrink_x).sqrt()
+    y_keep = _inverse(d.y_values, shared.shrink_y)
+    colour = torch.where(y_keep > 0, y_keep.clamp(min=1e-300).rsqrt(), torch.zeros_like(y_keep))[:, None] * d.y_vectors.T
+    weight = (whiten @ shared.U[:, :kept] * strength) @ (shared.Vh[:kept] @ colour)
+    return _affine(d.moments, weight, match_variance)
+
+
+def fit_canonical(
+    moments: Moments,
+    shrink_x: float = 1e-2,
+    shrink_y: float = 1e-2,
+    power: float = 0.5,
+    cut: bool = True,
+    match_variance: bool = True,
+) -> AffineMap:
+    """`canonical_map` straight from moments; see there and `canonical`."""
+    return canonical_map(canonical(decompose(moments), shrink_x, shrink_y), power, cut, match_variance)
+
+
+def variance_gain(moments: Moments, weight: Tensor) -> float:
+    """√(tr Cy / tr(Wᵀ Cx W)): what to scale a centred prediction by so that it varies as much as the target."""
+    predicted = torch.einsum("ij,ik,kj->", weight, moments.cov_xx, weight)
+    if predicted <= 0:
+        raise InputError("The map gives the same output for every row, so its variance cannot be matched.")
+    return float((moments.cov_yy.trace() / predicted).sqrt())
+
+
+def _affine(moments: Moments, weight: Tensor, match_variance: bool) -> AffineMap:
+    """The affine map with this weight that sends the source mean to the target mean; float32."""
+    if match_variance:
+        weight = weight * variance_gain(moments, weight)
+    return AffineMap(weight.float(), (moments.y_mean - moments.x_mean @ weight).float())
+
+
+FITS = {"ridge": fit_ridge, "procrustes": fit_procrustes, "canonical": fit_canonical}

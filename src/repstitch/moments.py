@@ -1,0 +1,176 @@
+"""Moments of paired rows: the sums from which everything closed-form is solved.
+
+Sums of a batch are taken in float32 about the first batch's mean, so that nothing large cancels; they are added up in
+float64. Moments of parts add up to the moments of the whole, so fitting streams, runs in O(d²) memory whatever the
+number of rows, and distributes as a sum.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repstitch.errors import InputError
+
+BATCH_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over n pairs (x, y), about the fixed points `x_origin` (d_source,) and `y_origin` (d_target,).
+
+    With u = x - x_origin and v = y - y_origin: `x_sum` = Σu, `y_sum` = Σv, `xx` = Σuᵀu, `xy` = Σuᵀv and, unless it was
+    left out, `yy` = Σvᵀv. All float64.
+    """
+
+    n: int
+    x_origin: Tensor
+    y_origin: Tensor
+    x_sum: Tensor
+    y_sum: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor | None
+
+    @property
+    def x_mean(self) -> Tensor:
+        """Mean source row (d_source,)."""
+        return self.x_origin + self.x_sum / self.n
+
+    @property
+    def y_mean(self) -> Tensor:
+        """Mean target row (d_target,)."""
+        return self.y_origin + self.y_sum / self.n
+
+    @property
+    def cov_xx(self) -> Tensor:
+        """Covariance of the source rows (d_source, d_source), divided by n."""
+        return self.xx / self.n - torch.outer(self.x_sum, self.x_sum) / self.n**2
+
+    @property
+    def cov_xy(self) -> Tensor:
+        """Cross-covariance (d_source, d_target), divided by n."""
+        return self.xy / self.n - torch.outer(self.x_sum, self.y_sum) / self.n**2
+
+    @property
+    def cov_yy(self) -> Tensor:
+        """Covariance of the target rows (d_target, d_target), divided by n; InputError when it was left out."""
+        if self.yy is None:
+            raise InputError("These moments were taken without `yy`; take them again with `yy=True`.")
+        return self.yy / self.n - torch.outer(self.y_sum, self.y_sum) / self.n**2
+
+    def about(self, x_origin: Tensor, y_origin: Tensor) -> "Moments":
+        """The same moments, their sums taken about other points."""
+        a, b = self.x_origin - x_origin, self.y_origin - y_origin
+        return Moments(
+            self.n,
+            x_origin,
+            y_origin,
+            self.x_sum + self.n * a,
+            self.y_sum + self.n * b,
+            _moved(self.xx, self.x_sum, self.x_sum, a, a, self.n),
+            _moved(self.xy, self.x_sum, self.y_sum, a, b, self.n),
+            None if self.yy is None else _moved(self.yy, self.y_sum, self.y_sum, b, b, self.n),
+        )
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """The moments of both sets of pairs together."""
+        if self.xy.shape != other.xy.shape or (self.yy is None) != (other.yy is None):
+            raise InputError(
+                f"Moments add up when both are of the same two spaces; got {tuple(self.xy.shape)} and "
+                f"{tuple(other.xy.shape)}{'' if (self.yy is None) == (other.yy is None) else ', one without `yy`'}."
+            )
+        other = other.about(self.x_origin, self.y_origin)
+        return Moments(
+            self.n + other.n,
+            self.x_origin,
+            self.y_origin,
+            self.x_sum + other.x_sum,
+            self.y_sum + other.y_sum,
+            self.xx + other.xx,
+            self.xy + other.xy,
+            None if self.yy is None or other.yy is None else self.yy + other.yy,
+        )
+
+
+def _moved(products: Tensor, left: Tensor, right: Tensor, a: Tensor, b: Tensor, n: int) -> Tensor:
+    """Σ(u + a)ᵀ(v + b) from Σuᵀv, Σu and Σv."""
+    return products + torch.outer(left, b) + torch.outer(a, right) + n * torch.outer(a, b)
+
+
+def moments(batches: Iterable[tuple] | tuple, yy: bool = True) -> Moments:
+    """Moments of pairs (X, Y), one tuple of matrices or a stream of them: (n, d_source) and (n, d_target) each.
+
+    NumPy or torch, any float type, on any device. Reads the stream once; holds one batch of at most 16,384 rows and the
+    sums. Raises InputError when the rows do not match, hold NaN or Inf, or there are none.
+    """
+    total: _Sums | None = None
+    for X, Y in [batches] if isinstance(batches, tuple) else batches:
+        if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
+            raise InputError(f"`X` and `Y` must be matrices of as many rows; got {tuple(X.shape)} and {tuple(Y.shape)}.")
+        for at in range(0, len(X), BATCH_ROWS):
+            x, y = (_rows(side[at : at + BATCH_ROWS]) for side in (X, Y))
+            if total is None:
+                total = _Sums(x, y, yy)
+            total.add(x, y)
+    if total is None:
+        raise InputError("There are no pairs to take moments of.")
+    return total.result()
+
+
+class _Sums:
+    """The running sums, updated in place so that a batch costs its products and little else."""
+
+    def __init__(self, x: Tensor, y: Tensor, yy: bool):
+        self.x_origin, self.y_origin = x.mean(0), y.mean(0)
+        self.n = 0
+        zeros = lambda *shape: torch.zeros(shape, dtype=torch.float64, device=x.device)  # noqa: E731
+        d, e = x.shape[1], y.shape[1]
+        self.x_sum, self.y_sum, self.xx, self.xy = zeros(d), zeros(e), zeros(d, d), zeros(d, e)
+        self.yy = zeros(e, e) if yy else None
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        if (x.shape[1], y.shape[1]) != tuple(self.xy.shape):
+            raise InputError(
+                f"Batches must keep their widths {tuple(self.xy.shape)}; got {(x.shape[1], y.shape[1])}."
+            )
+        u, v = x - self.x_origin, y - self.y_origin
+        self.n += len(u)
+        self.x_sum += u.sum(0)
+        self.y_sum += v.sum(0)
+        _add_gram(self.xx, u)
+        self.xy += u.T @ v
+        if self.yy is not None:
+            _add_gram(self.yy, v)
+
+    def result(self) -> Moments:
+        # A NaN or Inf anywhere reaches the sums, so one look at the end replaces one at every row.
+        if not (torch.isfinite(self.x_sum).all() and torch.isfinite(self.y_sum).all()):
+            raise InputError("The pairs must be finite; they hold NaN or Inf. Leave those rows out first.")
+        mirror = lambda m: torch.triu(m) + torch.triu(m, 1).T  # noqa: E731
+        return Moments(
+            self.n,
+            self.x_origin.double(),
+            self.y_origin.double(),
+            self.x_sum,
+            self.y_sum,
+            mirror(self.xx),
+            self.xy,
+            None if self.yy is None else mirror(self.yy),
+        )
+
+
+def _add_gram(total: Tensor, rows: Tensor) -> None:
+    """Add rowsᵀrows to the upper triangle of `total`, by blocks of columns: the lower half is never computed."""
+    width = rows.shape[1]
+    step = max(256, -(-width // 4))
+    for at in range(0, width, step):
+        total[at : at + step, at:] += rows[:, at : at + step].T @ rows[:, at:]
+
+
+def _rows(batch) -> Tensor:
+    if isinstance(batch, np.ndarray):
+        batch = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
+    return batch.float()
