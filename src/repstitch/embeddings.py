@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
-from repstitch.errors import InputError
+from repstitch.errors import InputError, one_line
 from repstitch.names import FORMATS
 from repstitch.spaces import Space
 
@@ -123,7 +123,7 @@ def scan(
     except (OSError, pa.ArrowException, ValueError, EOFError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{location} cannot be read as embeddings: {_one_line(error)}") from None
+        raise InputError(f"{location} cannot be read as embeddings: {one_line(error)}") from None
     return _label(opened, space, ids, group)
 
 
@@ -443,10 +443,6 @@ def _split_key(path: str) -> tuple[str, str | None]:
     return path, None
 
 
-def _one_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 def _load_array(path: str, key: str | None) -> np.ndarray:
     loaded = np.load(path, mmap_mode="r" if key is None else None, allow_pickle=False)
     return _as_rows(path, loaded if key is None else loaded[key])
@@ -595,7 +591,7 @@ def _read_column(path, n_rows: int, what: str) -> np.ndarray:
             else:
                 values = np.array(Path(location).read_text(encoding="utf-8").splitlines(), dtype=object)
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"`{what}`: {location} cannot be read: {_one_line(error)}") from None
+            raise InputError(f"`{what}`: {location} cannot be read: {one_line(error)}") from None
     else:
         values = np.asarray(path)
     if values.shape != (n_rows,):

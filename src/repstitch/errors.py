@@ -1,4 +1,4 @@
-"""The two errors a caller can mend. Every message names the argument, what it must be, what came and what to do."""
+"""The errors a caller can mend. Every message names the argument, what it must be, what came and what to do."""
 
 
 class InputError(ValueError):
@@ -11,3 +11,9 @@ class NotFoundError(InputError):
 
 class ConflictError(InputError):
     """Several things answer to what was asked, so a choice is needed first. The service answers 409."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of another library's message, or the error's name where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -109,7 +109,9 @@ def moments(batches: Iterable[tuple] | tuple, yy: bool = True) -> Moments:
     total: _Sums | None = None
     for X, Y in [batches] if isinstance(batches, tuple) else batches:
         if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
-            raise InputError(f"`X` and `Y` must be matrices of as many rows; got {tuple(X.shape)} and {tuple(Y.shape)}.")
+            raise InputError(
+                f"`X` and `Y` must be matrices of as many rows; got {tuple(X.shape)} and {tuple(Y.shape)}."
+            )
         for at in range(0, len(X), BATCH_ROWS):
             x, y = (_rows(side[at : at + BATCH_ROWS]) for side in (X, Y))
             if total is None:
@@ -133,9 +135,7 @@ class _Sums:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         if (x.shape[1], y.shape[1]) != tuple(self.xy.shape):
-            raise InputError(
-                f"Batches must keep their widths {tuple(self.xy.shape)}; got {(x.shape[1], y.shape[1])}."
-            )
+            raise InputError(f"Batches must keep their widths {tuple(self.xy.shape)}; got {(x.shape[1], y.shape[1])}.")
         u, v = x - self.x_origin, y - self.y_origin
         self.n += len(u)
         self.x_sum += u.sum(0)

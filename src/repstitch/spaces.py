@@ -98,7 +98,8 @@ def adopt(found: Space, declared: bool, expected: Space, what: str, opposite: Sp
     """
     backwards = ""
     if opposite is not None:
-        dim_says_so = not declared and found.dim != expected.dim and found.dim == opposite.dim
+        named_so = found.name == opposite.name != expected.name
+        dim_says_so = not declared and found.dim == opposite.dim and (found.dim != expected.dim or named_so)
         card_says_so = declared and found.conflict(expected) and not found.conflict(opposite)
         if dim_says_so or card_says_so:
             backwards = (
@@ -119,7 +120,9 @@ def adopt(found: Space, declared: bool, expected: Space, what: str, opposite: Sp
             )
         if found.role != expected.role:
             log.warning("%s has role %s where the stitcher was trained on %s rows.", what, found.role, expected.role)
-    else:
+    elif backwards:
+        raise InputError(f"{what} must be in space {expected.name!r}; it is called {found.name!r}." + backwards)
+    elif found.name != expected.name:
         log.warning("%s carries no space card; taken to be in %s because the dimension fits.", what, expected.name)
     return expected
 

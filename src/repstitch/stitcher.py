@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -156,8 +157,8 @@ class Stitcher:
 def normalise(rows: torch.Tensor, how: str, what: str = "rows") -> torch.Tensor:
     """Rows at unit length ("unit") or as they are ("none"); NaN, Inf and zero rows are refused, never passed on."""
     norms = torch.linalg.vector_norm(rows.float(), dim=-1, keepdim=True)
-    # One pass in the common case: a finite, positive norm proves that its row is sound.
-    if not bool((torch.isfinite(norms) & (norms > 0)).all()):
+    # One pass in the common case: a finite, positive norm proves that its row is sound (aminmax hands NaN on).
+    if norms.numel() and not all(0 < float(norm) < math.inf for norm in torch.aminmax(norms)):
         finite = torch.isfinite(rows).all(dim=-1, keepdim=True)
         if not bool(finite.all()):
             raise InputError(f"{what} must be finite; {_rows_where(~finite)} hold NaN or Inf.")

@@ -64,9 +64,7 @@ def ridge_path(decomposition: Decomposition, penalties, match_variance: bool = F
     """`fit_ridge` for each penalty, from one eigendecomposition."""
     d = decomposition
     projected = d.x_vectors.T @ d.moments.cov_xy
-    return [
-        _affine(d.moments, (d.x_vectors * _inverse(d.x_values, p)) @ projected, match_variance) for p in penalties
-    ]
+    return [_affine(d.moments, (d.x_vectors * _inverse(d.x_values, p)) @ projected, match_variance) for p in penalties]
 
 
 def _inverse(values: Tensor, penalty: float) -> Tensor:
@@ -88,7 +86,9 @@ def fit_procrustes(
     mean; otherwise it rotates about the origin. `scaled` gives the least-squares s, else s = 1. Schönemann 1966, "A
     Generalized Solution of the Orthogonal Procrustes Problem".
     """
-    centre = moments if centred else moments.about(torch.zeros_like(moments.x_origin), torch.zeros_like(moments.y_origin))
+    centre = (
+        moments if centred else moments.about(torch.zeros_like(moments.x_origin), torch.zeros_like(moments.y_origin))
+    )
     cross = moments.cov_xy if centred else centre.xy / moments.n
     spread = moments.cov_xx if centred else centre.xx / moments.n
     U, S, Vh = torch.linalg.svd(cross, full_matrices=False)
@@ -136,9 +136,7 @@ def canonical(decomposition: Decomposition, shrink_x: float = 1e-2, shrink_y: fl
     return Canonical(d, shrink_x, shrink_y, U, s.clamp(max=1.0), Vh, min(1.0, float(edge) / d.moments.n**0.5))
 
 
-def canonical_map(
-    shared: Canonical, power: float = 0.5, cut: bool = True, match_variance: bool = True
-) -> AffineMap:
+def canonical_map(shared: Canonical, power: float = 0.5, cut: bool = True, match_variance: bool = True) -> AffineMap:
     """W = Cx^-½ U sᵖ Vᵀ Cy^½ · g: the shared directions, each with its correlation to the power p.
 
     At power 1 without cut or variance match this is ridge (with both shrinkages, reduced along the target's weak
@@ -152,7 +150,9 @@ def canonical_map(
     strength = shared.correlations[:kept] ** power
     whiten = d.x_vectors * _inverse(d.x_values, shared.shrink_x).sqrt()
     y_keep = _inverse(d.y_values, shared.shrink_y)
-    colour = torch.where(y_keep > 0, y_keep.clamp(min=1e-300).rsqrt(), torch.zeros_like(y_keep))[:, None] * d.y_vectors.T
+    colour = (
+        torch.where(y_keep > 0, y_keep.clamp(min=1e-300).rsqrt(), torch.zeros_like(y_keep))[:, None] * d.y_vectors.T
+    )
     weight = (whiten @ shared.U[:, :kept] * strength) @ (shared.Vh[:kept] @ colour)
     return _affine(d.moments, weight, match_variance)
 

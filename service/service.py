@@ -1,0 +1,39 @@
+"""The BentoML service: the application of `repstitch.server.http`, mounted whole. It adds no route of its own."""
+
+import os
+
+import bentoml
+from bentoml._internal.utils.analytics import usage_stats
+
+from repstitch.server.guards import Settings, open_registry
+from repstitch.server.http import create_app
+
+# BentoML reports usage unless told not to, and has asked once before it imports a service.
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+usage_stats.do_not_track.cache_clear()
+
+settings = Settings.from_env()
+registry = open_registry(settings)
+app = create_app(registry, settings)
+
+
+@bentoml.asgi_app(app, path="/")
+@bentoml.service(
+    name="repstitch",
+    workers=settings.workers,
+    # Above the application's own limits, which answer in its form; BentoML's answer in another.
+    traffic={
+        "timeout": settings.timeout_s + 30,
+        "max_concurrency": 4 * settings.workers * settings.max_concurrency,
+    },
+    logging={"access": {"enabled": False}},
+    metrics={"enabled": False},
+    tracing={"excluded_urls": "v1/"},
+    # The container installs packages before it copies the rest, and UV_CONSTRAINT must be there by then.
+    image=bentoml.images.Image(python_version="3.11", lock_python_packages=False).build_include("constraints.txt"),
+)
+class Translator:
+    """Translates embeddings between the spaces of a folder of stitchers."""
+
+    async def __is_ready__(self) -> bool:
+        return bool(registry.state.stitchers)

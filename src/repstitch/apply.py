@@ -1,0 +1,115 @@
+"""A stitcher applied to files: translate rows into a new file, score it on pairs it was not trained on."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from repstitch.embeddings import fingerprints, invalid_rows, pair, read, row_numbers, scan, write_stream
+from repstitch.errors import InputError
+from repstitch.names import USES
+from repstitch.scorecard import scorecard
+from repstitch.spaces import Space, adopt
+from repstitch.stitcher import Stitcher, normalise
+
+log = logging.getLogger(__name__)
+
+
+def translate_file(
+    stitcher: Stitcher,
+    path: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    source_space: str | Space | None = None,
+    ids=None,
+    dtype: str = "float32",
+    batch_rows: int = 16_384,
+) -> int:
+    """Translate embeddings into a new Parquet file and return the number of rows.
+
+    Streams: memory does not grow with the file. A stopped run goes on where it was when called again; the file appears
+    only when whole. Rows without ids get their positions as ids. Raises InputError on another space, on rows that
+    cannot be translated (naming the first), and when `out` exists.
+    """
+    opened = scan(path, space=source_space, ids=ids)
+    adopt(opened.space, opened.declared, stitcher.source, str(path), opposite=stitcher.target)
+    place = Path(opened.path)
+    stamp = [place.stat().st_size, place.stat().st_mtime_ns] if place.is_file() else None
+    job = {"stitcher": stitcher.version, "source": str(path), "rows": opened.n_rows, "stamp": stamp, "dtype": dtype}
+
+    def produce(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        at = start
+        with tqdm(total=opened.n_rows, initial=start, unit="row", delay=1, desc="translate", leave=False) as bar:
+            for batch in opened.batches(batch_rows, start):
+                _refuse_invalid(batch.vectors, batch.ids, at, str(path))
+                keys = row_numbers(at, at + len(batch)) if batch.ids is None else batch.ids
+                yield keys, stitcher.translate(batch.vectors)
+                at += len(batch)
+                bar.update(len(batch))
+
+    written_by = {"repstitch.translated_by": stitcher.version}
+    return write_stream(out, stitcher.target, produce, job, dtype=dtype, metadata=written_by)
+
+
+def _refuse_invalid(vectors: np.ndarray, ids: np.ndarray | None, start: int, path: str) -> None:
+    for what, mask in invalid_rows(vectors).items():
+        if mask.any():
+            row = int(np.argmax(mask))
+            name = f"row {start + row}" if ids is None else f"id {ids[row]!r}"
+            raise InputError(f"{path} holds rows that cannot be translated: {name} is {what}. Remove such rows first.")
+
+
+def score(
+    stitcher: Stitcher,
+    source,
+    target,
+    *,
+    uses: tuple[str, ...] = USES,
+    source_space: str | Space | None = None,
+    target_space: str | Space | None = None,
+    source_ids=None,
+    target_ids=None,
+    drop_invalid: bool = False,
+) -> dict:
+    """The scorecard of a stitcher on pairs, without those it was trained on or chosen by.
+
+    `source` and `target` as in `train`. The card's `left_out` says how many pairs were left out as seen. Raises
+    InputError on another space, backwards use, or when no unseen pair is left.
+    """
+    a = read(source, space=source_space, ids=source_ids)
+    b = read(target, space=target_space, ids=target_ids)
+    adopt(a.space, a.declared, stitcher.source, "`source`", opposite=stitcher.target)
+    adopt(b.space, b.declared, stitcher.target, "`target`", opposite=stitcher.source)
+    pairs = pair(a, b, drop_invalid)
+    new = ~np.isin(fingerprints(pairs), stitcher.seen)
+    if not new.any():
+        raise InputError(f"All {len(pairs)} pairs were used to train this stitcher; give pairs it has not seen.")
+    left_out, pairs = int((~new).sum()), pairs.take(new)
+    _refuse_backwards(stitcher, pairs.X, a.declared)
+    X = normalise(torch.from_numpy(pairs.X), stitcher.input_norm, "source rows")
+    Y = normalise(torch.from_numpy(pairs.Y), stitcher.output_norm, "target rows")
+    with torch.inference_mode():
+        bare = stitcher.map(X.to(stitcher.device)).cpu()
+    translated = normalise(bare, stitcher.output_norm, "the translation")
+    card = scorecard(X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), stitcher.target_mean, uses)
+    return card | {"left_out": left_out, "held_out": "unseen pairs", "dropped": pairs.dropped}
+
+
+def _refuse_backwards(stitcher: Stitcher, X: np.ndarray, declared: bool) -> None:
+    """Where both sides have one dimension and no card, the mean direction tells the two spaces apart."""
+    if declared or stitcher.source.dim != stitcher.target.dim:
+        return
+    mean = X.mean(0)
+    to = [
+        float(mean @ m / (np.linalg.norm(mean) * np.linalg.norm(m) + 1e-12))
+        for m in (stitcher.source_mean, stitcher.target_mean)
+    ]
+    if to[1] > 0.5 and to[1] - to[0] > 0.3:
+        raise InputError(
+            f"`source` looks like rows of {stitcher.target.name!r}, the other side (cosine of the means {to[1]:.2f} "
+            f"against {to[0]:.2f}); swap the files, or state --source-space {stitcher.source.name}."
+        )

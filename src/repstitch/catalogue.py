@@ -1,0 +1,325 @@
+"""The catalogue: TOML cards that say how to load an encoder and what space its vectors live in.
+
+What an `encoder` that somebody names may be, tried in this order: a `CARD.toml` (or `CARD.toml:NAME`); a name of the
+catalogue; `timm:MODEL`, `torchvision:MODEL` or `transformers:MODEL`, where MODEL may be a path; a folder (timm's or
+transformers', its config.json says which); a file of weights, with `architecture`; `timm/...` or `hf-hub:...`, a timm
+model of the Hub; any other `owner/name`, a transformers model of the Hub.
+"""
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from repstitch.errors import InputError, NotFoundError
+from repstitch.names import MODALITIES, POOLINGS, ROLES
+
+
+@dataclass(frozen=True)
+class Card:
+    """One encoder as a `[[space]]` table states it; what is `None` is left to the checkpoint's own settings.
+
+    `encoder` is `library:model` (`timm`, `torchvision`, `transformers`), `checkpoint` a local file or folder with the
+    weights, relative to the card or to `REPSTITCH_WEIGHTS`; without one the weights come from the Hub. `model_args`
+    go to the model's constructor.
+
+    Images: resized and cropped to `input_size` (channels, height, width) by timm's `crop_mode` and `crop_pct`, put in
+    the order `channels`, scaled to 0 .. `scale`, then minus `mean`, divided by `std` (both in that channel order).
+    Texts: cut at `max_length` tokens after the prompt that `prompts` holds for `role`; `skip_first` leaves the first
+    token out of a mean. `layer` counts blocks (stages of a convolutional network) from 1; 0 is what enters the first.
+
+    The other fields are those of `Space`.
+    """
+
+    name: str
+    encoder: str
+    revision: str | None = None
+    checkpoint: str | None = None
+    model_args: dict = field(default_factory=dict)
+    dim: int | None = None
+    modality: str | None = None
+    pooling: str | None = None
+    layer: int | None = None
+    skip_first: bool = False
+    normalised: bool | None = None
+    input_size: tuple | None = None
+    interpolation: str | None = None
+    crop_pct: float | int | None = None
+    crop_mode: str | None = None
+    channels: str = "RGB"
+    scale: float | int = 1.0
+    mean: tuple | None = None
+    std: tuple | None = None
+    max_length: int | None = None
+    role: str = "none"
+    prompts: dict = field(default_factory=dict)
+    family: str | None = None
+    architecture: str | None = None
+    objective: str | None = None
+    training_data: str | None = None
+    parameters: int | None = None
+
+    def __post_init__(self):
+        for key, kind in get_type_hints(type(self)).items():
+            if not isinstance(getattr(self, key), kind):
+                wanted = getattr(kind, "__name__", None) or str(kind)
+                raise InputError(f"`{key}` of card {self.name!r} must be {wanted}; got {getattr(self, key)!r}.")
+        for key, allowed in CHOICES.items():
+            value = getattr(self, key)
+            if value is not None and value not in allowed:
+                raise InputError(
+                    f"`{key}` of card {self.name!r} must be one of {', '.join(map(str, allowed))}; got {value!r}."
+                )
+        unknown = set(self.prompts) - set(ROLES)
+        if unknown:
+            raise InputError(f"`prompts` of card {self.name!r} must be by role ({', '.join(ROLES)}); got {unknown}.")
+        if self.input_size is not None and (
+            len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size)
+        ):
+            raise InputError(
+                f"`input_size` of card {self.name!r} must be [channels, height, width]; got {list(self.input_size)}."
+            )
+
+    @property
+    def prompt(self) -> str | None:
+        """What is put before every text in the card's role."""
+        return self.prompts.get(self.role)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that say something, as plain TOML types."""
+        stated = {f.name: getattr(self, f.name) for f in fields(self)}
+        default = {f.name: f.default for f in fields(self)}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in stated.items()
+            if value is not None and value != {} and value != default[key]
+        }
+
+
+def from_dict(table: dict[str, Any], where: str = "A card") -> Card:
+    """A card from one `[[space]]` table; `architecture` alone stands for the timm model of that name.
+
+    Raises InputError on an unknown field, a wrong type, or a value outside its closed set.
+    """
+    known = [f.name for f in fields(Card)]
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise InputError(f"{where} holds the unknown field `{unknown[0]}`; known are {', '.join(known)}.")
+    if "encoder" not in table and isinstance(table.get("architecture"), str):
+        table = table | {"encoder": f"timm:{table['architecture']}"}
+    if "name" not in table or "encoder" not in table:
+        raise InputError(f"{where} must state `name` and `encoder` (library:model) or `architecture` (a timm model).")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    return Card(**values)
+
+
+def read(path: str | os.PathLike) -> dict[str, Card]:
+    """The cards of one TOML file by name; a relative `checkpoint` that lies beside the file is found there."""
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"The card {path} cannot be read: {error}") from None
+    spaces = tables.get("space")
+    if set(tables) != {"space"} or not isinstance(spaces, list):
+        raise InputError(f"The card {path} must hold [[space]] tables and nothing else; got {', '.join(tables)}.")
+    cards: dict[str, Card] = {}
+    for table in spaces:
+        card = from_dict(_beside(table, path.parent), where=f"The card {path}")
+        if card.name in cards:
+            raise InputError(f"The card {path} states {card.name!r} twice; give each space a name of its own.")
+        cards[card.name] = card
+    return cards
+
+
+def _beside(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    checkpoint = table.get("checkpoint")
+    if isinstance(checkpoint, str) and (folder / checkpoint).exists():
+        return table | {"checkpoint": str(folder / checkpoint)}
+    return table
+
+
+def write(path: str | os.PathLike, cards: Iterable[Card]) -> None:
+    """Write cards as TOML that `read` gives back unchanged; an existing file is never overwritten."""
+    text = "\n".join(
+        "[[space]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in card.to_dict().items()) for card in cards
+    )
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InputError(f"The card {path} cannot be written: {error}") from None
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are written alike in both
+
+
+def cards() -> dict[str, Card]:
+    """Every card that comes with the package, by name."""
+    found: dict[str, Card] = {}
+    for path in sorted(folder().glob("*.toml")):
+        for name, card in read(path).items():
+            if name in found:
+                raise InputError(f"The catalogue states {name!r} twice, once in {path}; names must be unique.")
+            found[name] = card
+    return found
+
+
+def folder() -> Path:
+    """Where the cards lie: inside an installed package, or in `models/spaces` of a checkout."""
+    inside = Path(__file__).parent / "cards"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "models" / "spaces"
+
+
+def find(name: str) -> Card:
+    """The card of that name; NotFoundError names the nearest."""
+    known = cards()
+    if name not in known:
+        raise NotFoundError(f"There is no card {name!r} in the catalogue. Nearest: {_nearest(name, known)}.")
+    return known[name]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    return ", ".join(difflib.get_close_matches(name, list(known), n=3, cutoff=0.3) or sorted(known)[:5])
+
+
+def weights(card: Card) -> Path:
+    """The file or folder that the card's `checkpoint` names; InputError says where it was looked for."""
+    checkpoint = Path(card.checkpoint or "")
+    extra = os.environ.get("REPSTITCH_WEIGHTS")
+    for path in [checkpoint] + ([Path(extra) / checkpoint] if extra else []):
+        if card.checkpoint and path.exists():
+            return path
+    raise InputError(
+        f"`checkpoint` of {card.name!r} must be a file or folder that is here; there is no {card.checkpoint}"
+        + (f", nor in {extra}" if extra else "")
+        + ". Give its path as `checkpoint`, or its folder in REPSTITCH_WEIGHTS."
+    )
+
+
+def resolve(
+    encoder: str,
+    *,
+    checkpoint: str | os.PathLike | None = None,
+    architecture: str | None = None,
+    prompt: str | None = None,
+    normalise: bool | None = None,
+    input_size: int | None = None,
+    **settings: Any,
+) -> Card:
+    """The card that `encoder` stands for (the module says what that may be), with what was set put over it.
+
+    `checkpoint` replaces the weights, `architecture` names the timm model that a file of weights belongs to, `prompt`
+    replaces the prompt of the role, `input_size` is the side of a square image in pixels. `settings` are fields of
+    `Card`: name, pooling, layer, role, skip_first, max_length, model_args.
+    """
+    card = _find_card(str(encoder), architecture)
+    if architecture is not None and card.encoder != f"timm:{architecture}":
+        raise InputError(
+            f"`architecture` is for an `encoder` that is a file of weights; {encoder} is {card.encoder}. Leave it out."
+        )
+    changes = {key: value for key, value in settings.items() if value is not None}
+    unknown = set(changes) - SETTINGS
+    if unknown:
+        raise InputError(f"`{min(unknown)}` is no setting of an encoder; those are {', '.join(sorted(SETTINGS))}.")
+    if normalise is not None:
+        changes["normalised"] = normalise
+    if checkpoint is not None:
+        changes |= {"checkpoint": str(checkpoint), "revision": None}
+    if input_size is not None:
+        changes["input_size"] = (card.input_size[0] if card.input_size else 3, input_size, input_size)
+    if prompt is not None:
+        changes["prompts"] = {changes.get("role", card.role): prompt}
+    return replace(card, **changes)
+
+
+def _find_card(encoder: str, architecture: str | None) -> Card:
+    head, colon, tail = encoder.rpartition(":")
+    for path, name in ((encoder, None), (head, tail)):
+        if path.endswith(".toml"):
+            return _card_of_file(path, name)
+    known = cards()
+    if encoder in known:
+        return known[encoder]
+    library, colon, model = encoder.partition(":")
+    if colon and library in LIBRARIES:
+        if not Path(model).exists():
+            return Card(_plain_name(model), encoder)
+        return Card(_plain_name(model), f"{library}:{_plain_name(model)}", checkpoint=model)
+    path = Path(encoder)
+    if path.is_dir():
+        return Card(_plain_name(encoder), f"{_library_of(path)}:{_plain_name(encoder)}", checkpoint=encoder)
+    if path.is_file():
+        if not architecture:
+            raise InputError(
+                f"`encoder` {encoder} is a file of weights, so `architecture` must name the timm model it belongs to; "
+                "got none. Give it, or a card."
+            )
+        return Card(path.name.split(".")[0], f"timm:{architecture}", checkpoint=encoder)
+    if encoder.startswith(("timm/", "hf-hub:")):
+        return Card(_plain_name(encoder), f"timm:{encoder.removeprefix('hf-hub:')}")
+    if encoder.count("/") == 1 and path.suffix not in WEIGHTS and encoder[0] not in "./~":
+        return Card(_plain_name(encoder), f"transformers:{encoder}")
+    near = _nearest(encoder, known)
+    raise InputError(
+        f"`encoder` must be a card, a local folder or file of weights, a name of the catalogue, timm:MODEL, "
+        f"transformers:MODEL or an owner/name of the Hub; got {encoder!r}, which is none of them. Nearest: {near}."
+    )
+
+
+def _card_of_file(path: str, name: str | None) -> Card:
+    found = read(path)
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name not in found:
+        raise InputError(
+            f"`encoder` must name one card of {path} as {path}:NAME out of {', '.join(found)}; got {name}."
+        )
+    return found[name]
+
+
+def _plain_name(model: str) -> str:
+    """A name for the space: the last part of a path or id."""
+    return Path(model.rstrip("/")).resolve().name if Path(model).exists() else model.rpartition("/")[2]
+
+
+def _library_of(folder: Path) -> str:
+    """Whose folder it is, by its config.json."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"`encoder` {folder} must be a model's folder with a config.json: {error}") from None
+    if "architecture" in config:
+        return "timm"
+    if "model_type" in config:
+        return "transformers"
+    raise InputError(
+        f"`encoder` {folder}: its config.json must name `architecture` (timm) or `model_type` (transformers)."
+    )
+
+
+def modality(card: Card) -> str:
+    """What the encoder of a card reads: image or text."""
+    return card.modality or ("text" if card.encoder.startswith("transformers:") else "image")
+
+
+LIBRARIES = ("timm", "torchvision", "transformers")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+SETTINGS = {"name", "pooling", "layer", "role", "skip_first", "max_length", "model_args"}
+CHOICES = {
+    "pooling": POOLINGS,
+    "modality": MODALITIES,
+    "role": ROLES,
+    "channels": ("RGB", "BGR"),
+    "crop_mode": ("center", "squash", "border"),
+    "interpolation": ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
+}

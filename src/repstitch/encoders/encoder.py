@@ -1,0 +1,252 @@
+"""An encoder, loaded: items in, vectors out; and from a file of items to embeddings on disk."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from repstitch import catalogue
+from repstitch.catalogue import Card, modality, resolve
+from repstitch.embeddings import check_out, write_stream
+from repstitch.encoders.items import one_line, read_items
+from repstitch.encoders.loading import LIBRARIES, digest
+from repstitch.encoders.vectors import image_steps, text_steps
+from repstitch.errors import InputError
+from repstitch.spaces import Space
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+TEXT_PART = 16  # texts are sorted by length among this many batches, so that little padding is computed
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded model with its preprocessing, and the `space` its vectors live in.
+
+    `card` is what it was loaded by with everything resolved. `load` makes one item ready (safe in threads), `run`
+    turns a batch of those into an (n, dim) tensor.
+    """
+
+    card: Card
+    space: Space
+    model: Any = field(repr=False)
+    precision: str
+    load: Callable[[Any], Any] = field(repr=False)
+    run: Callable[[list], "Tensor"] = field(repr=False)
+
+    def encode(self, items: Sequence, batch_size: int = 64) -> np.ndarray:
+        """Vectors (n, dim) float32 of texts, or of images: paths, bytes, PIL images or uint8 arrays (h, w, 3)."""
+        return self.encode_loaded([self.load(item) for item in items], batch_size)
+
+    def encode_loaded(self, items: Sequence, batch_size: int = 64) -> np.ndarray:
+        """Vectors (n, dim) float32 of what `load` made; InputError when the model gives NaN or Inf."""
+        order = np.arange(len(items))
+        if self.space.modality == "text":
+            order = np.argsort([len(text) for text in items], kind="stable")
+        rows = np.empty((len(items), self.space.dim), dtype=np.float32)
+        for at in range(0, len(items), batch_size):
+            these = order[at : at + batch_size]
+            rows[these] = self.run([items[i] for i in these]).cpu().numpy()
+        bad = ~np.isfinite(rows).all(axis=1)
+        if bad.any():
+            raise InputError(
+                f"`encoder` {self.space.name!r} gave NaN or Inf for {int(bad.sum())} of {len(items)} items (first: "
+                f"{int(bad.argmax())}) in {self.precision}; check the checkpoint, or set `precision` to float32."
+            )
+        return rows
+
+
+def embed(
+    encoder: str | Encoder,
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    batch_size: int = 64,
+    device: str = "auto",
+    precision: str = "auto",
+    dtype: str = "float32",
+    **settings: Any,
+) -> int:
+    """Embed every item of `data` into the Parquet file `out`, and return the number of rows.
+
+    `data` is a folder or a .zip of images (ids: paths inside it), a .txt of one text a line (ids: line numbers from
+    0), or `table.parquet:column` (.csv, .tsv) of texts or of image bytes or paths (ids: the column `id`, else row
+    numbers). `settings` are those of `catalogue.resolve`, such as `pooling` and `role`; `dtype` is how vectors
+    are stored, float32 or float16. Stopped half way, the same call goes on where it stopped; the file appears when it
+    is whole.
+    """
+    check_out(out)
+    _check_choice("dtype", dtype, DTYPES)
+    _check_choice("precision", precision, PRECISIONS)
+    if batch_size < 1:
+        raise InputError(f"`batch_size` must be at least 1; got {batch_size}.")
+    if isinstance(encoder, Encoder):
+        model, items = encoder, read_items(data, encoder.space.modality)
+    else:
+        card = resolve(encoder, **settings)
+        items = read_items(data, modality(card))  # before the model: what is wrong here shows at once
+        model = load_encoder(card, device=device, precision=precision)
+    part = batch_size * (TEXT_PART if model.space.modality == "text" else 1)
+
+    def produce(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        from tqdm import tqdm
+
+        with tqdm(total=len(items.ids), initial=start, delay=1, unit="row", desc=model.space.name) as progress:
+            for loaded in _ahead(items.values[start:], model.load, part):
+                ids = np.array(items.ids[start : start + len(loaded)], dtype=object)
+                yield ids, model.encode_loaded(loaded, batch_size)
+                start += len(loaded)
+                progress.update(len(loaded))
+
+    job = {"space": model.space.to_dict(), "card": asdict(replace(model.card, checkpoint=None))}
+    job |= {"weights": model.card.revision or _fingerprint(model.model), "precision": model.precision}
+    job |= {"dtype": dtype, "data": items.stamp}
+    return write_stream(out, model.space, produce, job, dtype=dtype)
+
+
+def _ahead(items: Sequence, load: Callable, size: int) -> Iterator[list]:
+    """Loaded items, `size` at a time, the next ones being read in threads while the caller works on these."""
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        waiting = None
+        for at in range(0, len(items), size):
+            ready, waiting = waiting, [pool.submit(load, item) for item in items[at : at + size]]
+            if ready:
+                yield [future.result() for future in ready]
+        if waiting:
+            yield [future.result() for future in waiting]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def load_encoder(encoder: str | Card, *, device: str = "auto", precision: str = "auto", **settings: Any) -> Encoder:
+    """Load an encoder by what it is called (see `catalogue`) or by its card; `settings` as in `catalogue.resolve`.
+
+    `device` is auto (a GPU where there is one), or torch's name of one. `precision` is auto (bfloat16 on a CUDA GPU,
+    else float32), float32, bfloat16 or float16; weights stay float32, arithmetic is autocast. Raises InputError when it
+    cannot be loaded.
+    """
+    card = encoder if isinstance(encoder, Card) else resolve(encoder, **settings)
+    library = card.encoder.partition(":")[0]
+    if library not in LIBRARIES:
+        raise InputError(
+            f"`encoder` of card {card.name!r} must begin with one of {', '.join(LIBRARIES)}, then a colon."
+        )
+    try:
+        model, card, tokenizer = LIBRARIES[library](card)
+        return from_module(model, card, tokenizer, device=device, precision=precision)
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(
+            f"`encoder` {card.encoder} needs {error.name}; install it with `pip install 'repstitch[encoders]'`."
+        ) from error
+    except Exception as error:  # the libraries raise nearly everything, from AssertionError to their own
+        raise InputError(
+            f"`encoder` {card.encoder} cannot be loaded: {one_line(error)} Check the name and its settings, or give a "
+            "local folder or checkpoint where the Hub is out of reach."
+        ) from error
+
+
+def from_module(
+    model: "nn.Module", card: Card, tokenizer: Any = None, *, device: str = "auto", precision: str = "auto"
+) -> Encoder:
+    """An encoder of a model that is already built: a timm or torchvision one, or transformers' with its tokenizer.
+
+    What the card leaves open is taken from the model. The model is put in eval mode and on the device. One item is run
+    through, so that a mistake shows here and `dim` is known; InputError where the card says another.
+    """
+    import torch
+
+    _check_choice("precision", precision, PRECISIONS)
+    place = _device(device)
+    precision = ("bfloat16" if place.type == "cuda" else "float32") if precision == "auto" else precision
+    model = model.eval().to(place)
+    steps: Any = text_steps if tokenizer is not None else image_steps
+    card, sample, load, forward = steps(model, card, tokenizer, place)
+
+    @torch.inference_mode()
+    def run(batch: list) -> "Tensor":
+        with torch.autocast(place.type, getattr(torch, precision), enabled=precision != "float32"):
+            vectors = forward(batch).float()
+        return torch.nn.functional.normalize(vectors, dim=-1) if card.normalised else vectors
+
+    shape = tuple(run([load(sample)]).shape[1:])
+    if len(shape) != 1 or card.dim not in (None, shape[0]):
+        raise InputError(f"`encoder` {card.name!r} must give vectors of `dim` {card.dim or 'n'}; it gives {shape}.")
+    card = replace(card, dim=shape[0])
+    return Encoder(card, _space(card, model), model, precision, load, run)
+
+
+def save(encoder: Encoder, folder: str | os.PathLike) -> Path:
+    """Write an image encoder as `NAME.safetensors` and the card `NAME.toml` beside it; returns the card's path."""
+    from safetensors.torch import save_file
+
+    card, folder = encoder.card, Path(folder)
+    if encoder.space.modality != "image":
+        raise InputError(f"`encoder` {card.name!r} must be an image encoder; save a text model with its own library.")
+    weights = folder / f"{card.name}.safetensors"
+    if weights.exists() or not folder.is_dir():
+        raise InputError(
+            f"`folder` must be there and hold no {weights.name}, which is never overwritten; got {folder}."
+        )
+    save_file({name: value.detach().cpu().contiguous() for name, value in encoder.model.state_dict().items()}, weights)
+    catalogue.write(folder / f"{card.name}.toml", [replace(card, checkpoint=weights.name, revision=digest(weights))])
+    return folder / f"{card.name}.toml"
+
+
+def _space(card: Card, model: "nn.Module") -> Space:
+    return Space(
+        name=card.name,
+        dim=card.dim or 0,
+        encoder=card.encoder,
+        revision=card.revision,
+        pooling=f"{card.pooling}, first token left out" if card.skip_first else card.pooling,
+        layer=card.layer,
+        normalised=bool(card.normalised),
+        modality=modality(card),
+        role=card.role,
+        prompt=card.prompt,
+        family=card.family,
+        architecture=card.architecture or card.encoder.partition(":")[2],
+        objective=card.objective,
+        training_data=card.training_data,
+        parameters=card.parameters or sum(p.numel() for p in model.parameters()),
+    )
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"`device` must be auto, cpu, cuda or mps, and be here; got {name!r}: {one_line(error)}"
+        ) from None
+
+
+def _fingerprint(model: "nn.Module") -> str:
+    """What identifies weights that come from no file."""
+    total = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        total.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")
+
+
+DTYPES = ("float32", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")

@@ -1,0 +1,190 @@
+"""What is embedded: images in a folder or a zip, lines of text, a column of a table, each with an id."""
+
+import hashlib
+import io
+import itertools
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repstitch.embeddings import check_unique
+from repstitch.errors import InputError, one_line
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+TABLES = (".parquet", ".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class Items:
+    """What is to be embedded: `ids`, and `values` that an encoder loads; `stamp` changes when the content does."""
+
+    ids: list[str]
+    values: list
+    stamp: str
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that is read when it is needed, and what to call it in a message."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+def open_image(item: Any) -> Any:
+    """A PIL image of a path, bytes, an ImageFile or a uint8 array (h, w, 3); InputError names what cannot be read."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(item, Image.Image):
+        return item
+    if isinstance(item, np.ndarray):
+        return Image.fromarray(item)
+    if isinstance(item, str | os.PathLike):
+        item = ImageFile(str(item), Path(item).read_bytes)
+    elif isinstance(item, bytes):
+        item = ImageFile(f"an image of {len(item)} bytes", partial(bytes, item))
+    try:
+        image = Image.open(io.BytesIO(item.read()))
+        image.load()
+    except Exception as error:  # the readers of formats and archives raise nearly everything
+        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        raise InputError(
+            f"`data`: {item.name} must be an image that can be read; {reason}. Mend or remove it."
+        ) from None
+    return image
+
+
+def read_items(data: str | os.PathLike, modality: str) -> Items:
+    """List the items of `data` for an encoder of that modality; see `embed` for what it may be.
+
+    A table's column is named after a colon; a whole number counts columns from 0 in a file without a header. Raises
+    InputError on duplicate ids and on empty texts.
+    """
+    location, column = str(data), None
+    head, colon, tail = location.rpartition(":")
+    if colon and head.endswith(TABLES):
+        location, column = head, tail
+    path = Path(location)
+    if not path.exists():
+        raise InputError(f"`data` must be a folder, .zip, .txt or table that is here; there is no {location}.")
+    kind = "folder" if path.is_dir() else path.suffix.lower()
+    if kind not in READERS:
+        raise InputError(f"`data` must be a folder or a file of {', '.join(list(READERS)[1:])}; got {path.name}.")
+    if kind in {"text": ("folder", ".zip"), "image": (".txt",)}.get(modality, ()):
+        raise InputError(f"`data` {path.name} must hold {modality}s, which the encoder reads; a {kind} holds others.")
+    try:
+        ids, values, stamps = READERS[kind](path, column, modality)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # Arrow's errors are among these
+        raise InputError(f"`data` {location} cannot be read: {one_line(error)}") from None
+    if not ids:
+        raise InputError(f"`data` {location} must hold at least one item; it holds none ({', '.join(IMAGES)} or text).")
+    check_unique(np.array(ids, dtype=object), "data")
+    total = hashlib.sha256()
+    for entry in itertools.chain(ids, stamps):
+        total.update(entry.encode() + b"\0")
+    return Items(ids, values, total.hexdigest())
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGES and not path.name.startswith(".")
+
+
+def _read_folder(path: Path, column: str | None, modality: str):
+    files = sorted((p for p in path.rglob("*") if _is_image(p)), key=lambda p: p.relative_to(path).as_posix())
+    ids = [p.relative_to(path).as_posix() for p in files]
+    stats = [p.stat() for p in files]
+    return ids, [ImageFile(str(p), p.read_bytes) for p in files], [f"{s.st_size} {s.st_mtime_ns}" for s in stats]
+
+
+def _read_zip(path: Path, column: str | None, modality: str):
+    archive = zipfile.ZipFile(path)
+    members = sorted((m for m in archive.infolist() if _is_image(Path(m.filename))), key=lambda m: m.filename)
+    images = [ImageFile(f"{path.name}/{m.filename}", partial(archive.read, m)) for m in members]
+    return [m.filename for m in members], images, [f"{m.file_size} {m.CRC}" for m in members]
+
+
+def _read_lines(path: Path, column: str | None, modality: str):
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    ids = [str(i) for i in range(len(lines))]
+    _check_texts(lines, lambda i: f"line {i + 1} of {path.name}")
+    return ids, lines, lines
+
+
+def _read_table(path: Path, column: str | None, modality: str):
+    table = _open_table(path, column)
+    name = f"f{column}" if column and column.isdigit() and column not in table.column_names else column
+    if name not in table.column_names:
+        raise InputError(
+            f"`data` must name a column of {path.name} as {path.name}:COLUMN, out of {', '.join(table.column_names)}; "
+            f"got {column}."
+        )
+    values = table.column(name).to_pylist()
+    ids = [str(i) for i in range(len(values))]
+    if "id" in table.column_names and name != "id":
+        ids = [str(value) for value in table.column("id").to_pylist()]
+    where = lambda i: f"row {i} of {path.name}:{column}"  # noqa: E731
+    if modality == "text":
+        _check_texts(values, where)
+        return ids, values, values
+    images = [_table_image(value, path.parent, where(i)) for i, value in enumerate(values)]
+    return ids, images, [hashlib.sha256(repr(value).encode()).hexdigest() for value in values]
+
+
+def _open_table(path: Path, column: str | None):
+    """A table with its text columns as text: ids such as 007 and items such as 1e3 stay what they are."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    if path.suffix.lower() == ".parquet":
+        wanted = {column, "id"} & set(pyarrow.parquet.read_schema(path).names)
+        return pyarrow.parquet.read_table(path, columns=sorted(n for n in wanted if n) if column in wanted else None)
+    bare = column is not None and column.isdigit()
+    tabs = path.suffix.lower() == ".tsv"
+    names = ("id", f"f{column}" if bare else str(column))
+    return pyarrow.csv.read_csv(
+        path,
+        pyarrow.csv.ReadOptions(autogenerate_column_names=bare),
+        pyarrow.csv.ParseOptions(
+            delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
+        ),
+        pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in names}),
+    )
+
+
+def _check_texts(texts: list, where: Callable[[int], str]) -> None:
+    for i, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"`data` must be texts with something in them; {where(i)} is {text!r}. Remove or fill it.")
+
+
+def _table_image(value: Any, folder: Path, name: str) -> ImageFile:
+    if isinstance(value, dict) and "bytes" in value:  # how Hugging Face datasets store an image
+        value = value["bytes"] or value.get("path")
+    if isinstance(value, bytes):
+        return ImageFile(name, partial(bytes, value))
+    if isinstance(value, str):
+        return ImageFile(f"{folder / value} ({name})", (folder / value).read_bytes)
+    raise InputError(f"`data` must hold image bytes or paths for this encoder; {name} is {type(value).__name__}.")
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+READERS = {
+    "folder": _read_folder,
+    ".zip": _read_zip,
+    ".txt": _read_lines,
+    ".parquet": _read_table,
+    ".csv": _read_table,
+    ".tsv": _read_table,
+}

@@ -1,0 +1,165 @@
+"""From a card to a model: out of a local checkpoint or folder, or from the Hub."""
+
+import hashlib
+import json
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repstitch import catalogue
+from repstitch.catalogue import Card
+from repstitch.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+def digest(path: Path) -> str:
+    """Sixteen hex digits of the SHA-256 of a file of weights, or of all such files in a folder."""
+    files = (
+        [path] if path.is_file() else next(filter(None, (sorted(path.glob(f"*{s}")) for s in catalogue.WEIGHTS)), [])
+    )
+    total = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                total.update(chunk)
+    return total.hexdigest()[:16]
+
+
+def _local(card: Card) -> tuple[Path, Card]:
+    """Where a card's local weights are, and the card with what identifies them; another revision is refused."""
+    path = catalogue.weights(card)
+    found = digest(path)
+    if card.revision is not None and found != card.revision[:16]:
+        raise InputError(
+            f"`checkpoint` {path.name} must be revision {card.revision}, which the card names; it is {found}. Give "
+            "the right file, or correct the card."
+        )
+    return path, replace(card, revision=found)
+
+
+def _from_hub(repo: str, card: Card) -> tuple[Path, Card]:
+    """The folder a Hub repository was downloaded to, and the card with the commit."""
+    from huggingface_hub import snapshot_download
+
+    known = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+    folder = Path(snapshot_download(repo, revision=card.revision, allow_patterns=known))
+    if not any(folder.glob("model*.safetensors")):
+        folder = Path(snapshot_download(repo, revision=card.revision, allow_patterns=[*known, "pytorch_model*.bin"]))
+    return folder, replace(card, revision=folder.name)
+
+
+def _load_weights(model: "nn.Module", path: Path) -> None:
+    """Put a checkpoint into a model: all of it but a classifier that the model was built without."""
+    from timm.models import load_state_dict
+
+    state = load_state_dict(str(path), weights_only=True)
+    found = model.load_state_dict(state, strict=False)
+    heads = getattr(model, "default_cfg", {}).get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else heads
+    spare = [key for key in found.unexpected_keys if not key.startswith(tuple(f"{head}." for head in heads))]
+    missing = [key for key in found.missing_keys if not key.endswith("num_batches_tracked")]
+    if missing or spare:
+        raise InputError(
+            f"`checkpoint` {path.name} must fit its architecture; missing are {len(missing)} tensors {missing[:1]}, "
+            f"not known {len(spare)} {spare[:1]}. Check the architecture and `model_args`."
+        )
+
+
+def _open_timm(card: Card) -> tuple["nn.Module", Card, None]:
+    import timm
+
+    name = card.encoder.partition(":")[2]
+    channels = {"in_chans": card.input_size[0]} if card.input_size and card.input_size[0] != 3 else {}
+    args: dict[str, Any] = {"num_classes": 0} | channels | card.model_args
+    if card.checkpoint:
+        path, card = _local(card)
+        if path.is_file():
+            model = BUILDERS.get(name, partial(timm.create_model, name))(**args)
+            _load_weights(model, path)
+            return model, card, None
+    elif "/" in name:
+        path, card = _from_hub(name, card)
+    else:
+        return _open_timm_by_name(name, card, args)
+    model: Any = timm.create_model(f"local-dir:{path}", pretrained=True, **args)
+    return model, replace(card, architecture=card.architecture or model.pretrained_cfg.get("architecture")), None
+
+
+def _open_timm_by_name(name: str, card: Card, args: dict[str, Any]) -> tuple["nn.Module", Card, None]:
+    import timm
+
+    pretrained = timm.get_pretrained_cfg(name)
+    if pretrained is None or not pretrained.hf_hub_id:
+        raise InputError(f"`encoder` {card.encoder} must be a model that timm has weights for; give a `checkpoint`.")
+    folder, card = _from_hub(pretrained.hf_hub_id, card)
+    # The file goes into the architecture that was named: OpenAI's CLIP shares its repository between two.
+    file = next(folder.glob("model*.safetensors"), None) or next(folder.glob("pytorch_model*.bin"))
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **args)
+    return model, replace(card, encoder=f"timm:{pretrained.architecture}.{pretrained.tag}"), None
+
+
+def _mobilenetv1_025(**args: Any) -> "nn.Module":
+    from timm.models.efficientnet import _gen_mobilenet_v1  # the only way to its width; timm names 1.0 and 1.25
+
+    return _gen_mobilenet_v1("mobilenetv1_100", 0.25, **args)
+
+
+def _open_torchvision(card: Card) -> tuple["nn.Module", Card, None]:
+    import torchvision
+
+    if not card.checkpoint:
+        raise InputError(f"`checkpoint` of {card.encoder} must name a local file; torchvision's own are pickles.")
+    path, card = _local(card)
+    model = torchvision.models.get_model(card.encoder.partition(":")[2], weights=None, **card.model_args)
+    if not hasattr(model, "features"):
+        raise InputError(f"`encoder` {card.encoder} has no `features` to pool; use timm's model of that name.")
+    _load_weights(model, path)
+    return model, replace(card, pooling=card.pooling or "gap"), None
+
+
+def _open_transformers(card: Card) -> tuple["nn.Module", Card, Any]:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder, card = _local(card) if card.checkpoint else _from_hub(card.encoder.partition(":")[2], card)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model, report = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    # Sentence encoders leave out a pooler or decoder that is not used; anything else would stay random.
+    missing = [key for key in report["missing_keys"] if not key.startswith(("pooler.", "decoder."))]
+    if missing:
+        raise InputError(f"`checkpoint` {folder.name} must hold all weights of its model; {missing[0]} is not there.")
+    model = model.get_encoder() if model.config.is_encoder_decoder else model
+    card = replace(card, architecture=card.architecture or model.config.model_type)
+    return model, _sentence_settings(folder, card), tokenizer
+
+
+def _sentence_settings(folder: Path, card: Card) -> Card:
+    """Put under a card what a Sentence Transformers folder says of pooling, length and normalisation."""
+
+    def config(name: str) -> Any:
+        path = folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    steps = {step["type"].rpartition(".")[2]: step["path"] for step in config("modules.json") or []}
+    odd = sorted(set(steps) - {"Transformer", "Pooling", "Normalize"})
+    if odd:
+        log.warning("%s also has a step %s, which is left out: these are the vectors before it.", card.name, odd[0])
+    modes = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
+    pooling = config(f"{steps.get('Pooling', '1_Pooling')}/config.json")
+    chosen = [mine for theirs, mine in modes.items() if pooling.get(f"pooling_mode_{theirs}")]
+    found = {
+        "pooling": chosen[0] if chosen else "mean",
+        "normalised": "Normalize" in steps,
+        "max_length": config("sentence_bert_config.json").get("max_seq_length"),
+    }
+    return replace(card, **{key: value for key, value in found.items() if getattr(card, key) is None})
+
+
+LIBRARIES = {"timm": _open_timm, "torchvision": _open_torchvision, "transformers": _open_transformers}
+BUILDERS = {"mobilenetv1_025": _mobilenetv1_025}

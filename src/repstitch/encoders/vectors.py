@@ -1,0 +1,161 @@
+"""From prepared items to vectors: how images and texts are made ready, run through a model and pooled."""
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from repstitch.catalogue import Card
+from repstitch.encoders.items import open_image
+from repstitch.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+def image_steps(model: "nn.Module", card: Card, _: None, device: "torch.device"):
+    """The card with the model's own preprocessing put under it, a blank image, and how to load and run images."""
+    import torch
+    from PIL import Image
+    from timm.data.config import resolve_data_config
+    from timm.data.transforms_factory import create_transform
+
+    own = resolve_data_config(
+        {}, pretrained_cfg=getattr(model, "pretrained_cfg", None) or {"input_size": (3, 224, 224)}
+    )
+    own = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
+    card = replace(card, **{key: value for key, value in own.items() if getattr(card, key) is None})
+    card = replace(
+        card, pooling=card.pooling or ("none" if card.layer is None else "cls" if _has_class(model) else "gap")
+    )
+    card = replace(card, layer=_layer(card, len(getattr(model, "feature_info", ())), first=1))
+    size: Any = card.input_size
+    mean, std = (torch.tensor(value, dtype=torch.float32)[:, None, None] for value in (card.mean, card.std))
+    if size[0] not in MODES or not len(mean) == len(std) == size[0]:
+        raise InputError(
+            f"`input_size` of {card.name!r} must have 1 or 3 channels, and `mean` and `std` as many; got {size[0]}, "
+            f"{len(mean)} and {len(std)}."
+        )
+    fit: Any = create_transform(
+        size, interpolation=card.interpolation or "", crop_pct=card.crop_pct, crop_mode=card.crop_mode, normalize=False
+    )
+
+    def load(item: Any) -> "Tensor":
+        pixels = fit(open_image(item).convert(MODES[size[0]]))
+        pixels = pixels.flip(0) if card.channels == "BGR" else pixels
+        return (pixels.float() * (card.scale / 255) - mean) / std
+
+    def forward(batch: list) -> "Tensor":
+        x = torch.stack(batch).to(device)
+        return model(x) if card.pooling == "none" else _pool_image(model, x, card)
+
+    return card, Image.new("RGB", (64, 64)), load, forward
+
+
+def _pool_image(model: "nn.Module", x: "Tensor", card: Card) -> "Tensor":
+    import torch
+
+    tokens, n_prefix = image_tokens(model, x, card.layer)
+    if card.pooling == "gap":
+        return tokens[:, n_prefix:].float().mean(1)
+    if card.pooling == "cls" and not _has_class(model):
+        raise InputError(f"`pooling` of {card.name!r} must be gap, mean or none, for it has no class token; got cls.")
+    return pool(tokens, torch.ones(tokens.shape[:2], device=x.device), card.pooling or "mean", card.skip_first)
+
+
+def _has_class(model: "nn.Module") -> bool:
+    return bool(getattr(model, "has_class_token", getattr(model, "num_prefix_tokens", 0)))
+
+
+def image_tokens(model: "nn.Module", x: "Tensor", layer: int | None = None) -> tuple["Tensor", int]:
+    """The positions (n, t, d) of a batch of images at the end or after block `layer`, and how many are not patches.
+
+    A map of a convolutional network counts as h · w tokens. After a block means before any norm that follows it.
+    """
+    import torch
+
+    net: Any = model
+    n_prefix = getattr(model, "num_prefix_tokens", 0)
+    if layer is None:
+        tokens = net.forward_features(x) if hasattr(model, "forward_features") else net.features(x)
+        last = str(getattr(model, "output_fmt", "")).endswith("NHWC")
+    elif n_prefix:
+        [(patches, prefix)] = net.forward_intermediates(
+            x, indices=[layer - 1], intermediates_only=True, return_prefix_tokens=True, output_fmt="NLC"
+        )
+        tokens, last = torch.cat([prefix, patches], 1), False
+    else:
+        [tokens] = net.forward_intermediates(x, indices=[layer - 1], intermediates_only=True)
+        last = False
+    if tokens.ndim == 4:
+        tokens = tokens.flatten(1, 2) if last else tokens.flatten(2).transpose(1, 2)
+    return tokens, n_prefix
+
+
+def _layer(card: Card, n_layers: int, first: int) -> int | None:
+    """The layer counted from the start, whichever end the card counts from."""
+    if card.layer is None:
+        return None
+    layer = card.layer + (n_layers + 1 if card.layer < 0 else 0)
+    if not first <= layer <= n_layers or card.pooling == "none":
+        raise InputError(
+            f"`layer` of {card.name!r} must be from {first} to {n_layers}, with a `pooling` other than none; got "
+            f"{card.layer} with {card.pooling}."
+        )
+    return layer
+
+
+def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.device"):
+    """The card with the model's own limits put under it, a short text, and how to load and run texts."""
+    net: Any = model
+    card = replace(card, pooling=card.pooling or "mean", layer=_layer(card, net.config.num_hidden_layers, first=0))
+    if card.pooling not in POOLS:
+        raise InputError(f"`pooling` of a text encoder must be one of {', '.join(POOLS)}; got {card.pooling!r}.")
+    lengths = (card.max_length, tokenizer.model_max_length, getattr(net.config, "max_position_embeddings", None))
+    limit = min((n for n in lengths if n), default=None)
+    card = replace(card, max_length=limit)
+    tokenizer.padding_side = "right"  # so that position 0 is the first token, and a causal model never sees padding
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked, so any token will do
+
+    def forward(texts: list) -> "Tensor":
+        batch = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(device)
+        mask = batch["attention_mask"]
+        given = net(input_ids=batch["input_ids"], attention_mask=mask, output_hidden_states=card.layer is not None)
+        tokens = given.last_hidden_state if card.layer is None else given.hidden_states[card.layer]
+        return pool(tokens, mask, card.pooling or "mean", card.skip_first)
+
+    return card, "a", partial(_with_prompt, card.prompt or ""), forward
+
+
+def _with_prompt(prompt: str, text: str) -> str:
+    return prompt + text
+
+
+def pool(tokens: "Tensor", mask: "Tensor", pooling: str, skip_first: bool = False) -> "Tensor":
+    """One vector (n, d) a row out of `tokens` (n, t, d), where `mask` (n, t) is 1 on tokens and 0 on padding.
+
+    `cls` is the first token, `last` the last that is not padding, `mean` the average of those that are not padding,
+    with `skip_first` without the first.
+    """
+    return POOLS[pooling](tokens.float(), mask, skip_first)
+
+
+def _pool_cls(tokens, mask, skip_first):
+    return tokens[:, 0]
+
+
+def _pool_mean(tokens, mask, skip_first):
+    weight = mask.to(tokens.dtype)
+    if skip_first:
+        weight = weight.clone()
+        weight[:, 0] = 0
+    return (tokens * weight[:, :, None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1)
+
+
+def _pool_last(tokens, mask, skip_first):
+    return tokens[range(len(tokens)), mask.sum(1).long() - 1]
+
+
+POOLS = {"cls": _pool_cls, "mean": _pool_mean, "last": _pool_last}
+MODES = {1: "L", 3: "RGB"}

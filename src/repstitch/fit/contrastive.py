@@ -1,0 +1,330 @@
+"""Maps refined by gradient: start from the closed form, then learn to tell each counterpart from all other targets.
+
+The weights are learned in the source's whitened coordinates, where every direction moves at the same rate, and folded
+back into a plain map at the end.
+"""
+
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from repstitch.errors import InputError
+from repstitch.fit.closed_form import Decomposition
+from repstitch.fit.judge import Judge
+from repstitch.maps import AffineMap, Map, ResidualMLP
+
+MONITOR = "val_score"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a map is refined. `width` is the residual MLP's hidden width, 0 for a linear map.
+
+    `temperatures` are tried as multiples of the one that fits the start best on validation rows, and the best run is
+    kept: a softer start pays where the closed form has learned its training rows by heart. `gallery` bounds the
+    targets each row is told apart from; up to that many pairs, it is all of them. `devices`, `strategy` and
+    `accelerator` go to the Lightning Trainer as they are. With `checkpoints`, a folder, a stopped run goes on from its
+    last epoch.
+    """
+
+    width: int = 0
+    dropout: float = 0.3
+    epochs: int = 25
+    stop_after: int | None = None
+    patience: int = 5
+    batch_size: int = 512
+    gallery: int = 4096
+    learning_rate: float = 1e-3
+    whitening: float = 1.0
+    cosine_weight: float = 0.1
+    clip: float = 1.0
+    temperatures: tuple[float, ...] = (1.0, 2.5)
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int | str = 1
+    strategy: str = "auto"
+    checkpoints: str | None = None
+
+    def __post_init__(self):
+        for name in ("epochs", "patience", "batch_size", "gallery"):
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if not self.temperatures or min(self.temperatures) <= 0:
+            raise InputError(f"`temperatures` must be positive multiples; got {self.temperatures}.")
+
+
+class Refiner(nn.Module):
+    """An affine map, and perhaps a residual MLP with a zero output layer, on whitened source rows."""
+
+    mean: Tensor
+    whiten: Tensor
+
+    def __init__(self, start: AffineMap, decomposition: Decomposition, recipe: Recipe):
+        super().__init__()
+        d = decomposition
+        scale = (d.x_values + recipe.whitening * d.x_values.mean()).sqrt()
+        mean = d.moments.x_mean
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("whiten", (d.x_vectors / scale).float())
+        self.weight = nn.Parameter(((d.x_vectors * scale).T @ start.weight.double()).float())
+        self.bias = nn.Parameter((mean @ start.weight.double() + start.bias.double()).float())
+        self.hidden = nn.Linear(start.d_source, recipe.width) if recipe.width else None
+        self.drop = nn.Dropout(recipe.dropout)
+        if recipe.width:
+            self.out = nn.Parameter(torch.zeros(recipe.width, start.d_target))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = (x - self.mean) @ self.whiten
+        y = z @ self.weight + self.bias
+        return y if self.hidden is None else y + self.drop(F.gelu(self.hidden(z))) @ self.out
+
+    @torch.no_grad()
+    def map(self) -> Map:
+        """The same function of unwhitened rows, as one map."""
+        whiten, mean = self.whiten.double(), self.mean.double()
+
+        def unfold(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+            plain = whiten @ weight.double()
+            return plain.float(), (bias.double() - mean @ plain).float()
+
+        weight, bias = unfold(self.weight, self.bias)
+        if self.hidden is None:
+            return AffineMap(weight, bias)
+        hidden_weight, hidden_bias = unfold(self.hidden.weight.T, self.hidden.bias)
+        return ResidualMLP(weight, bias, hidden_weight, hidden_bias, self.out.detach().clone())
+
+
+class Batches:
+    """Row numbers in an order of their own each epoch, one rank's share of them, a batch at a time."""
+
+    def __init__(self, n: int, module: "PairsModule"):
+        self.n, self.module = n, module
+
+    def __len__(self) -> int:
+        return max(1, (self.n // self.world) // self.size)
+
+    @property
+    def world(self) -> int:
+        return self.module.trainer.world_size if self.module.trainer else 1
+
+    @property
+    def size(self) -> int:
+        return min(self.module.recipe.batch_size, self.n // self.world)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        trainer = self.module.trainer
+        epoch, rank = (trainer.current_epoch, trainer.global_rank) if trainer else (0, 0)
+        random = torch.Generator().manual_seed(self.module.recipe.seed * 100_003 + epoch)
+        order = torch.randperm(self.n, generator=random)[rank :: self.world]
+        for at in range(0, len(self) * self.size, self.size):
+            yield order[at : at + self.size]
+
+
+class PairsModule(L.LightningDataModule):
+    """The pairs, held as two tensors that batches are sliced from by row number."""
+
+    def __init__(self, n: int, recipe: Recipe):
+        super().__init__()
+        self.n, self.recipe = n, recipe
+
+    def train_dataloader(self) -> Batches:
+        return Batches(self.n, self)
+
+    def val_dataloader(self) -> list[Tensor]:
+        return [torch.zeros(1)]  # one step: the judge holds its own rows
+
+
+class ContrastiveModule(L.LightningModule):
+    """Symmetric InfoNCE with a learned temperature, plus a cosine term.
+
+    Each translated row is told apart from all targets (or `gallery` of them), each target from the translated rows of
+    the batch, gathered over ranks. Targets identical to the counterpart are no negatives. van den Oord et al. 2018,
+    "Representation Learning with Contrastive Predictive Coding"; Radford et al. 2021 (CLIP).
+    """
+
+    def __init__(self, refiner: Refiner, X: Tensor, Y: Tensor, judge: Judge, temperature: float, recipe: Recipe):
+        super().__init__()
+        self.refiner, self.judge, self.recipe = refiner, judge, recipe
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        # Plain attributes, not buffers: DDP would broadcast buffers at every step, checkpoints would hold the data.
+        self.X, self.Y = X, F.normalize(Y, dim=1)
+        copies = torch.unique(Y, dim=0, return_inverse=True)[1]
+        self.copies = copies
+        self.unique_targets = len(torch.unique(copies)) == len(copies)
+
+    def on_fit_start(self) -> None:
+        self.X, self.Y, self.copies = (t.to(self.device) for t in (self.X, self.Y, self.copies))
+        self.judge = self.judge.to(self.device)
+
+    def training_step(self, rows: Tensor) -> Tensor:
+        rows = rows.to(self.device)
+        predicted = F.normalize(self.refiner(self.X[rows]), dim=1)
+        if self.trainer.world_size > 1:
+            # Every rank takes the loss of the whole batch; gradients flow back through the gathering.
+            predicted = self.all_gather(predicted, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
+            rows = self.all_gather(rows).flatten()  # type: ignore[union-attr]
+        return self.loss(predicted, rows)
+
+    def loss(self, predicted: Tensor, rows: Tensor) -> Tensor:
+        """The loss of unit rows (b, d_target) whose counterparts are these row numbers (b,)."""
+        every = len(self.Y) <= self.recipe.gallery
+        here = torch.arange(len(rows), device=rows.device)
+        if every:
+            columns, own, gallery = None, rows, self.Y
+        else:
+            extra = torch.randint(len(self.Y), (max(0, self.recipe.gallery - len(rows)),), device=rows.device)
+            columns, own = torch.cat([rows, extra]), here
+            gallery = self.Y[columns]
+        logits = predicted @ gallery.T * self.log_scale.exp().clamp(max=1000.0)
+        if not every or not self.unique_targets:
+            alike = self.copies[rows, None] == (self.copies if columns is None else self.copies[columns])
+            alike[here, own] = False
+            logits = logits.masked_fill(alike, -torch.inf)
+        backward = logits[:, own].T
+        contrast = (F.cross_entropy(logits, own) + F.cross_entropy(backward, here)) / 2
+        cosine = (predicted * self.Y[rows]).sum(1).mean()
+        return contrast + self.recipe.cosine_weight * (1 - cosine)
+
+    def validation_step(self, _batch: Tensor) -> None:
+        self.log(MONITOR, self.judge.score(self.refiner.map()), batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self):
+        recipe = self.recipe
+        optimizer = torch.optim.AdamW(self.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
+        steps = recipe.epochs * len(Batches(len(self.Y), self.trainer.datamodule))  # type: ignore[attr-defined]
+        warm = min(10, steps)
+
+        def pace(step: int) -> float:
+            return min(1.0, (step + 1) / warm) * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, pace)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Progress(Callback):
+    """One bar on stderr over the epochs, for runs that take longer than a second."""
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        hide = None if trainer.is_global_zero else True
+        self.bar = tqdm(total=trainer.max_epochs, desc=self.what, unit="epoch", delay=1, disable=hide, leave=False)
+        self.bar.update(trainer.current_epoch)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if not trainer.sanity_checking:
+            self.bar.set_postfix(val=f"{float(trainer.callback_metrics[MONITOR]):.3f}")
+            self.bar.update(1)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        self.bar.close()
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A refined map, its validation score, and the epoch and temperature it was found at (epoch 0: the start)."""
+
+    map: Map
+    score: float
+    epoch: int
+    temperature: float
+
+
+def refine(
+    X: Tensor, Y: Tensor, start: AffineMap, decomposition: Decomposition, judge: Judge, recipe: Recipe
+) -> Refined:
+    """Refine `start` on pairs X (n, d_source), Y (n, d_target) and return the best epoch by the judge.
+
+    Never worse than the start on the judge's rows: an epoch that beats nothing is not kept. With `stop_after` the map
+    after that many epochs is returned whatever its score, for refits. The same seed gives the same map on one machine.
+    """
+    base = judge.temperature(start)
+    best = Refined(start, judge.score(start), 0, base)
+    for multiple in recipe.temperatures:
+        run = _run(X, Y, start, decomposition, judge, base * multiple, recipe)
+        if recipe.stop_after is not None or run.score > best.score:
+            best = run
+    return best
+
+
+def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe) -> Refined:
+    with ExitStack() as stack:
+        stack.enter_context(_quiet())
+        folder = recipe.checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
+        kind = "mlp" if recipe.width else "linear"
+        folder = Path(folder) / f"{kind}-{temperature:.5f}"
+        stack.enter_context(torch.random.fork_rng())
+        torch.manual_seed(recipe.seed)
+        module = ContrastiveModule(Refiner(start, decomposition, recipe), X, Y, judge, temperature, recipe)
+        keep = ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", save_last=True)
+        stop = EarlyStopping(MONITOR, mode="max", patience=recipe.patience)
+        trainer = L.Trainer(
+            max_epochs=recipe.stop_after or recipe.epochs,
+            accelerator=recipe.accelerator,
+            devices=recipe.devices,
+            strategy=recipe.strategy,
+            gradient_clip_val=recipe.clip,
+            callbacks=[keep, Progress(kind), *([] if recipe.stop_after else [stop])],
+            logger=False,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        last = folder / "last.ckpt"
+        trainer.fit(
+            module,
+            datamodule=PairsModule(len(X), recipe),
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if trainer.global_rank:
+            raise SystemExit(0)  # launched by rank 0 to share the fit; what follows it is rank 0's alone
+        chosen = last if recipe.stop_after else Path(keep.best_model_path)
+        state = torch.load(chosen, map_location="cpu", weights_only=True)
+        refiner = Refiner(start, decomposition, recipe)
+        refiner.load_state_dict(
+            {k.removeprefix("refiner."): v for k, v in state["state_dict"].items() if k.startswith("refiner.")}
+        )
+        map = refiner.eval().map()
+        return Refined(map, judge.score(map), int(state["epoch"]) + 1, temperature)
+
+
+@contextmanager
+def _quiet():
+    """Keep the Trainer's advice about loggers, loaders and devices away from the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def recipe_for(method: str, width: int = 512, **settings) -> Recipe:
+    """The recipe of `linear` or `mlp`, with any of its settings replaced."""
+    known = set(asdict(Recipe()))
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise InputError(f"`{unknown[0]}` is not a setting of a contrastive fit; known are {', '.join(sorted(known))}.")
+    return replace(Recipe(**settings), width=width if method == "mlp" else 0)

@@ -1,0 +1,73 @@
+"""Centred kernel alignment, from d × d products rather than n × n kernels."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repstitch.errors import InputError
+from repstitch.metrics.null import permute_rows
+
+
+def cka(X: Tensor, Y: Tensor) -> float:
+    """Linear CKA: ‖Xcᵀ Yc‖² / (‖Xcᵀ Xc‖ ‖Ycᵀ Yc‖).
+
+    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Biased: unrelated spaces score far
+    above 0 when d is not much below n (use `cka_unbiased`). Rotation, scale and translation do not matter. O(n d²)
+    time, O(d²) memory. Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
+    """
+    X, Y = _centred(X, "X"), _centred(Y, "Y")
+    _check_rows(X, Y, 2)
+    return float((X.T @ Y).square().sum() / ((X.T @ X).norm() * (Y.T @ Y).norm()))
+
+
+def cka_unbiased(X: Tensor, Y: Tensor) -> float:
+    """Linear CKA with the unbiased estimate of HSIC in all three places.
+
+    X is (n, d_x), Y is (n, d_y), rows matched, n ≥ 4. At most 1, higher is more aligned, 0 on average for unrelated
+    spaces, whatever d and n. Rotation, scale and translation do not matter. O(n d²) time, O(n d) memory. Song et al.
+    2012, "Feature Selection via Dependence Maximization"; Nguyen et al. 2021, "Do Wide and Deep Networks Learn the
+    Same Things?".
+    """
+    X, Y = _centred(X, "X"), _centred(Y, "Y")
+    _check_rows(X, Y, 4)
+    between, x, y = _hsic(X, Y), _hsic(X, X), _hsic(Y, Y)
+    if x <= 0 or y <= 0:
+        raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
+    return float(between / (x * y).sqrt())
+
+
+def cka_unbiased_null(X: Tensor, Y: Tensor, draws: int, seed: int = 0) -> np.ndarray:
+    """`cka_unbiased(X, Y[order])` for `draws` random orders; only the term between the spaces changes with the order."""
+    X, Y = _centred(X, "X"), _centred(Y, "Y")
+    _check_rows(X, Y, 4)
+    scale = (_hsic(X, X) * _hsic(Y, Y)).sqrt()
+    x, y = X.float(), Y.float()  # chance needs no more digits than that, and has draws to average over
+    return permute_rows(lambda order: float(_hsic(x, y[order]) / scale), len(X), draws, seed)
+
+
+def _hsic(X: Tensor, Y: Tensor) -> Tensor:
+    """Song's unbiased HSIC of the linear kernels, times n(n − 3), without forming either kernel.
+
+    With K̃ the kernel XXᵀ with its diagonal set to zero, tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1. The rows are
+    centred first, which leaves the value as it is and keeps the terms small.
+    """
+    n = len(X)
+    k, m = X.square().sum(1), Y.square().sum(1)  # the diagonals
+    trace = (X.T @ Y).square().sum() - (k * m).sum()
+    x_rows, y_rows = X @ X.sum(0) - k, Y @ Y.sum(0) - m  # row sums of the kernels without diagonal
+    return trace + x_rows.sum() * y_rows.sum() / ((n - 1) * (n - 2)) - 2 * (x_rows * y_rows).sum() / (n - 2)
+
+
+def _centred(X: Tensor, name: str) -> Tensor:
+    X = X.double()
+    X = X - X.mean(0)
+    if not bool(torch.isfinite(X).all()):
+        raise InputError(f"`{name}` must be finite; it holds NaN or Inf.")
+    if not bool(X.any()):
+        raise InputError(f"`{name}` must vary; all its rows are the same.")
+    return X
+
+
+def _check_rows(X: Tensor, Y: Tensor, least: int) -> None:
+    if len(X) != len(Y) or len(X) < least:
+        raise InputError(f"`X` and `Y` must have as many rows, at least {least}; got {len(X)} and {len(Y)}.")

@@ -1,0 +1,156 @@
+"""The whole of the job in one call: pairs in, a stitcher with its proof out."""
+
+import logging
+import platform
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+import repstitch
+from repstitch.checks import check
+from repstitch.embeddings import Pairs, fingerprints, pair, read, split
+from repstitch.errors import InputError
+from repstitch.fit.closed_form import canonical, canonical_map, decompose
+from repstitch.fit.contrastive import recipe_for
+from repstitch.fit.judge import Judge
+from repstitch.fit.select import Candidate, Problem, refit, select
+from repstitch.maps import Map
+from repstitch.moments import moments
+from repstitch.names import METHODS, OBJECTIVES
+from repstitch.scorecard import scorecard
+from repstitch.spaces import Space
+from repstitch.stitcher import Stitcher, normalise
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    source,
+    target,
+    *,
+    method: str = "auto",
+    objective: str = "match",
+    split_shares: Sequence[float] = (0.6, 0.15, 0.25),
+    split_seed: int = 0,
+    seed: int = 0,
+    group=None,
+    drop_invalid: bool = False,
+    refit_on_all: bool = False,
+    source_space: str | Space | None = None,
+    target_space: str | Space | None = None,
+    source_ids=None,
+    target_ids=None,
+    output_norm: str | None = None,
+    device: str = "auto",
+    **recipe,
+) -> Stitcher:
+    """Learn a stitcher from paired embeddings and prove it on pairs it never saw.
+
+    `source` and `target` are files (see `embeddings.scan`), `Embeddings`, or arrays (n, d). They pair by id, else by
+    position, and are split by hashed id or `group` into train, validation and test. `method` is one of `ridge`,
+    `procrustes`, `canonical`, `linear`, `mlp` or `auto`, which tries them all and lets the simpler win within one
+    standard error; every choice is made on validation rows for the `objective` (`match`: find the counterpart,
+    `neighbours`: keep the neighbours, `reconstruction`: least error). The scorecard is taken on test rows. With
+    `refit_on_all` the chosen map is then fitted once more on all pairs, and the card says so.
+
+    Rows are translated at unit length; `output_norm` "unit" or "none" says what comes out, by default what the target's
+    card says ("none" only where it states that rows are not normalised). Further keywords are settings of
+    `fit.contrastive.Recipe` (`epochs`, `width`, `devices`, `strategy`, `checkpoints` …).
+
+    Raises InputError on rows, pairs, splits or settings that cannot be used; see `embeddings.pair` and `checks.check`.
+    """
+    if method not in (*METHODS, "auto"):
+        raise InputError(f"`method` must be one of {', '.join(METHODS)} or auto; got {method!r}.")
+    if objective not in OBJECTIVES:
+        raise InputError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {objective!r}.")
+    on = pick_device(device)
+    settings = recipe_for("mlp", **({"accelerator": "gpu" if on == "cuda" else "cpu", "seed": seed} | recipe))
+    a = read(source, space=source_space, ids=source_ids, group=group)
+    b = read(target, space=target_space, ids=target_ids, group=group if isinstance(group, str) else None)
+    if a.space.name == b.space.name and not a.declared and not b.declared:
+        raise InputError(
+            f"Both files would be called {a.space.name!r}; name them with --source-space and --target-space."
+        )
+    pairs = pair(a, b, drop_invalid)
+    parts = split(pairs, split_shares, split_seed)
+    notes = check(pairs, parts)
+    output_norm = output_norm or ("none" if b.space.normalised is False else "unit")
+    X = normalise(torch.from_numpy(pairs.X), "unit", "source rows").to(on)
+    Y = normalise(torch.from_numpy(pairs.Y), output_norm, "target rows").to(on)
+    judge = Judge(objective, X[parts.select], Y[parts.select], Y[parts.train])
+    problem = Problem(X[parts.train], Y[parts.train], judge, settings)
+    chosen, tried = select(problem, method)
+    held, held_name = (parts.test, "test pairs") if len(parts.test) else (parts.calibrate, "validation pairs")
+    map = chosen.map.to("cpu")
+    card = _proof(map, X[held].cpu(), Y[held].cpu(), Y[parts.train].cpu(), output_norm)
+    card |= {
+        "held_out": held_name,
+        "control_fit": _control(problem, chosen, X[held], Y[held], seed),
+        "candidates": [
+            {"method": c.method, "settings": c.settings, "validation": c.score, "chosen": c is chosen} for c in tried
+        ],
+        "notes": notes,
+    }
+    used = np.concatenate([parts.train, parts.validation])
+    if refit_on_all:
+        map = refit(chosen, X, Y, problem).to("cpu")
+        card["refit"] = True
+        used = np.arange(len(pairs))
+    return Stitcher(
+        map=map,
+        source=pairs.source,
+        target=pairs.target,
+        method=chosen.method,
+        objective=objective,
+        input_norm="unit",
+        output_norm=output_norm,
+        source_mean=X[parts.train].mean(0).cpu().numpy(),
+        target_mean=Y[parts.train].mean(0).cpu().numpy(),
+        seen=np.unique(fingerprints(pairs.take(used))),
+        settings=chosen.settings | {"seed": seed},
+        split={"shares": list(split_shares), "seed": split_seed, "group": group if isinstance(group, str) else None},
+        provenance=_provenance(pairs, parts),
+        scorecard=card,
+    )
+
+
+def pick_device(device: str = "auto") -> str:
+    """`cpu` or `cuda`; `auto` takes CUDA where there is one."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"`device` must be auto, cpu or cuda; got {device!r}.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("`device` is cuda but PyTorch sees no CUDA device; use cpu, or install a CUDA build of torch.")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _proof(map: Map, X: torch.Tensor, Y: torch.Tensor, train_targets: torch.Tensor, output_norm: str) -> dict:
+    with torch.inference_mode():
+        bare = map(X)
+        translated = normalise(bare, output_norm, "the translation")
+    return scorecard(X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), train_targets.mean(0).numpy())
+
+
+def _control(problem: Problem, chosen: Candidate, X: torch.Tensor, Y: torch.Tensor, seed: int) -> dict:
+    """Recall of a closed form fitted to shuffled training pairs: what the method finds where there is nothing."""
+    order = torch.randperm(len(problem.X), generator=torch.Generator().manual_seed(seed))
+    closed = chosen.settings.get("start", chosen.settings)
+    shrink = closed.get("shrink_x", 1.0), closed.get("shrink_y", 1.0)
+    broken = decompose(moments((problem.X, problem.Y[order])))
+    map = canonical_map(canonical(broken, *shrink), closed.get("power", 1.0), cut=False)
+    from repstitch.metrics.retrieval import ranks, recall
+
+    found = ranks(map(X), Y)
+    return {"method": "canonical", "recall@1": recall(found, 1), "recall@10": recall(found, 10)}
+
+
+def _provenance(pairs: Pairs, parts) -> dict:
+    counts = {"train": parts.train, "select": parts.select, "calibrate": parts.calibrate, "test": parts.test}
+    return {
+        "repstitch": repstitch.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "paired_by": pairs.by,
+        "pairs": {name: len(rows) for name, rows in counts.items()},
+        "dropped": pairs.dropped,
+    }

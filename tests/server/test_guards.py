@@ -1,0 +1,93 @@
+import asyncio
+
+import pytest
+
+from repstitch.errors import InputError
+from repstitch.server.guards import Refusal, Settings, check_rows, choose_device, read_body
+
+
+def test_an_empty_environment_gives_the_defaults():
+    settings = Settings.from_env({"REPSTITCH_MAX_ROWS": "", "PATH": "/bin"})
+    assert settings == Settings(stitchers=Settings().stitchers.absolute())
+
+
+def test_settings_survive_the_environment(tmp_path):
+    settings = Settings(tmp_path, "cpu", 2, 1000, 10, 5, 1.5, 0.25)
+    assert Settings.from_env(settings.to_env()) == settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("REPSTITCH_DEVICE", "tpu", r"`device` \(REPSTITCH_DEVICE\) must be one of auto, cpu, cuda; got 'tpu'"),
+        ("REPSTITCH_MAX_ROWS", "many", r"`max_rows` \(REPSTITCH_MAX_ROWS\) must be a whole number; got 'many'"),
+        ("REPSTITCH_MAX_BODY_BYTES", "1.5", r"REPSTITCH_MAX_BODY_BYTES\) must be a whole number; got '1.5'"),
+        ("REPSTITCH_MAX_CONCURRENCY", "0", r"REPSTITCH_MAX_CONCURRENCY\) must be a whole number of at least 1; got 0"),
+        ("REPSTITCH_WORKERS", "-1", r"REPSTITCH_WORKERS\) must be a whole number of at least 1; got -1"),
+        ("REPSTITCH_TIMEOUT_S", "0", r"REPSTITCH_TIMEOUT_S\) must be a number of seconds above 0; got 0.0"),
+        ("REPSTITCH_TIMEOUT_S", "nan", r"REPSTITCH_TIMEOUT_S\) must be a number of seconds above 0; got nan"),
+        ("REPSTITCH_RELOAD_S", "soon", r"REPSTITCH_RELOAD_S\) must be a number; got 'soon'"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(variable, value, message):
+    with pytest.raises(InputError, match=message):
+        Settings.from_env({variable: value})
+
+
+def test_the_device_is_what_the_machine_has(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_device(Settings(device="auto")) == choose_device(Settings(device="cpu")) == "cpu"
+    with pytest.raises(InputError, match="is cuda, but torch finds no CUDA device; use auto or cpu"):
+        choose_device(Settings(device="cuda"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose_device(Settings(device="auto")) == choose_device(Settings(device="cuda")) == "cuda"
+    assert choose_device(Settings(device="cpu", workers=4)) == "cpu"
+    with pytest.raises(InputError, match="must be 1 on CUDA, where one process keeps the device busy; got 4"):
+        choose_device(Settings(device="auto", workers=4))
+
+
+def read(messages, length, limit):
+    async def receive():
+        return messages.pop(0)
+
+    return asyncio.run(read_body(receive, length, limit))
+
+
+def chunk(body, more=False):
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def test_a_body_is_put_together_from_its_chunks():
+    assert read([chunk(b"ab", True), chunk(b"", True), chunk(b"c")], None, 3) == b"abc"
+
+
+def test_a_stated_length_over_the_limit_is_refused_unread():
+    unread = [chunk(b"abcd")]
+    with pytest.raises(Refusal, match="at most 3 bytes; got 4") as caught:
+        read(unread, b"4", 3)
+    assert caught.value.status == 413
+    assert unread
+
+
+def test_a_body_longer_than_it_said_is_refused_at_the_limit():
+    unread = [chunk(b"ab", True), chunk(b"cd", True), chunk(b"ef")]
+    with pytest.raises(Refusal, match="at most 3 bytes; got more"):
+        read(unread, b"2", 3)
+    assert len(unread) == 1
+
+
+@pytest.mark.parametrize("length", [b"x", b"-1", b"9" * 5000])
+def test_a_stated_length_that_is_none_is_refused(length):
+    with pytest.raises(Refusal, match="at most 3 bytes"):
+        read([chunk(b"")], length, 3)
+
+
+def test_a_client_that_leaves_ends_the_reading():
+    with pytest.raises(ConnectionError):
+        read([chunk(b"a", True), {"type": "http.disconnect"}], None, 3)
+
+
+def test_rows_over_the_limit_are_refused():
+    check_rows(3, 3)
+    with pytest.raises(Refusal, match="at most 3 rows; got 4"):
+        check_rows(4, 3)

@@ -1,0 +1,17 @@
+import os
+from pathlib import Path
+
+import pytest
+from serving import make_stitcher
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def stitchers(tmp_path_factory):
+    """A folder with one stitcher, as REPSTITCH_STITCHERS names it to every service of the session."""
+    folder = tmp_path_factory.mktemp("stitchers")
+    make_stitcher().save(folder / "old-to-new")
+    os.environ["REPSTITCH_STITCHERS"] = str(folder)
+    yield folder
+    del os.environ["REPSTITCH_STITCHERS"]

@@ -1,0 +1,109 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from conftest import ROOT
+from serving import free_port, make_rows, make_stitcher, running
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of what the bento is built from, with a trained stitcher where the project keeps them."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("src", "service", "models"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("bentofile.yaml", "README.md", "constraints.txt"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder / name)
+    shutil.rmtree(folder / "models" / "stitchers")
+    make_stitcher().save(folder / "models" / "stitchers" / "old-to-new")
+    (folder / "models" / "stitchers" / ".half.1234.tmp").mkdir()
+    (folder / "models" / "stitchers" / ".half.1234.tmp" / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("bentoml")
+
+
+@pytest.fixture(scope="module")
+def bento(checkout, home):
+    """The folder of a bento built from the checkout, with no index to ask."""
+    environ = os.environ | {"BENTOML_HOME": str(home), "UV_OFFLINE": "1", "PIP_NO_INDEX": "1"}
+    environ.pop("BENTOML_DO_NOT_TRACK", None)
+    command = [sys.executable, "-m", "bentoml", "build", "--do-not-track", "--output", "tag"]
+    built = subprocess.run(command, cwd=checkout, env=environ, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stdout + built.stderr
+    name, version = built.stdout.strip().splitlines()[-1].removeprefix("__tag__:").split(":")
+    return home / "bentos" / name / version
+
+
+def test_the_bento_holds_the_package_the_service_and_the_stitchers(bento):
+    for path in ("repstitch/server/http.py", "service/service.py", "models/stitchers/old-to-new/model.safetensors"):
+        assert (bento / "src" / path).is_file()
+    assert not list((bento / "src").rglob("*.tmp"))
+    assert not list((bento / "src").rglob("tests"))
+
+
+def test_its_dockerfile_runs_without_root_and_without_telemetry(bento):
+    text = (bento / "env" / "docker" / "Dockerfile").read_text()
+    assert text.startswith("\n") or text.startswith("#")
+    assert "FROM python:3.11-slim" in text
+    assert text.index("USER bentoml") < text.index("ENTRYPOINT")
+    assert text.rindex("USER") == text.index("USER bentoml")
+    assert "ENV BENTOML_DO_NOT_TRACK=$BENTOML_DO_NOT_TRACK" in text
+    assert "ARG BENTOML_DO_NOT_TRACK=True" in text
+
+
+def test_its_dockerfile_pins_what_it_installs(bento):
+    text = (bento / "env" / "docker" / "Dockerfile").read_text()
+    assert "ARG UV_CONSTRAINT=/home/bentoml/bento/src/constraints.txt" in text
+    assert text.index("COPY --chown=bentoml:bentoml ./src/constraints.txt") < text.index("pip install -r")
+    requirements = (bento / "env" / "python" / "requirements.txt").read_text().split()
+    assert {"torch", "starlette", "uvloop", "httptools"} <= set(requirements)
+    assert not [line for line in requirements if "://" in line or line.startswith("-")]
+
+
+@pytest.mark.parametrize("served", ["its src folder", "the bento"])
+def test_the_bento_serves_from_its_own_folder(bento, home, tmp_path, served):
+    port, log, rows = free_port(), tmp_path / "log", make_rows(3)
+    own = served == "its src folder"
+    cwd, target = (bento / "src", ".") if own else (tmp_path, str(bento))
+    command = [sys.executable, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
+    environ = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "", "__BENTOML_DEBUG_USAGE": "True"}
+    if own:
+        other = tmp_path / "stitchers"
+        make_stitcher(seed=7).save(other / "seventh")
+        environ["REPSTITCH_STITCHERS"] = str(other)
+    else:
+        environ["REPSTITCH_STITCHERS"] = ""  # then it serves those that it carries
+    expected = make_stitcher(seed=7 if own else 0).translate(rows)
+    url = f"http://127.0.0.1:{port}/v1/translate?source=old&target=new"
+    with running(command, port, log, cwd=cwd, **environ) as process:
+        response = httpx.post(url, content=rows.tobytes(), headers={"content-type": "application/octet-stream"})
+        assert response.headers["x-stitcher"] == ("seventh" if own else "old-to-new")
+        assert np.allclose(np.frombuffer(response.content, "<f4").reshape(-1, 4), expected, atol=1e-6)
+        answer = httpx.post(url, json={"embedding": rows[0].tolist()}).json()
+        assert np.allclose(answer["embedding"], expected[0], atol=1e-6)
+        pickled = httpx.post(url, content=b"x", headers={"content-type": "application/vnd.bentoml+pickle"})
+        assert pickled.status_code == 415
+        assert all(Path(path).is_relative_to(bento) for path in modules_of_workers(process.pid))
+    assert process.returncode == 0
+    assert "Tracking Payload" not in log.read_text()
+
+
+def modules_of_workers(pid: int) -> list[str]:
+    """Where the worker processes run; the package is imported from there before anywhere else."""
+    import psutil
+
+    workers = [p for p in psutil.Process(pid).children(recursive=True) if "_bentoml_impl.worker.service" in p.cmdline()]
+    assert workers
+    return [worker.cwd() for worker in workers]

@@ -1,0 +1,136 @@
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from serving import make_rows, make_stitcher
+from starlette.testclient import TestClient
+
+URL = "/v1/translate?source=old&target=new"
+HEADERS = {"content-type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="session")
+def service(stitchers, tmp_path_factory):
+    from _bentoml_impl.loader import load
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("BENTOML_DO_NOT_TRACK", raising=False)
+        yield load("service.service:Translator", working_dir=str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def client(service):
+    # Once a session: BentoML registers its metrics in the process when it builds the application.
+    with TestClient(service.to_asgi(), raise_server_exceptions=False) as client:
+        while client.get("/readyz").status_code != 200:
+            pass
+        yield client
+
+
+def test_the_mounted_application_translates(client):
+    rows = make_rows(3)
+    response = client.post(URL, content=rows.tobytes(), headers=HEADERS)
+    assert np.allclose(
+        np.frombuffer(response.content, "<f4").reshape(-1, 4), make_stitcher().translate(rows), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/docs.json", 404),
+        ("GET", "/metrics", 404),
+        ("GET", "/nothing/here", 404),
+        ("GET", "/v1/translate", 405),
+        ("POST", "/livez", 405),
+        ("POST", URL, 415),
+    ],
+)
+def test_bentoml_answers_nothing_in_a_form_of_its_own(client, method, path, status):
+    response = client.request(method, path)
+    assert response.status_code == status
+    assert set(response.json()["error"]) == {"code", "message", "param"}
+
+
+def test_a_pickle_is_refused_and_not_loaded(client):
+    response = client.post(URL, content=b"cos\nsystem\n.", headers={"content-type": "application/vnd.bentoml+pickle"})
+    assert response.status_code == 415
+
+
+@pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz"])
+def test_health_is_answered(client, path):
+    assert client.get(path).status_code == 200
+
+
+def test_a_service_with_nothing_loaded_is_not_ready(client, service, monkeypatch):
+    from repstitch.registry import State
+
+    registry = sys.modules["service.service"].registry
+    monkeypatch.setattr(registry, "state", State())
+    assert client.get("/readyz").status_code == 503
+
+
+def test_bentoml_does_not_report_usage(service):
+    from bentoml._internal.utils.analytics import usage_stats
+
+    assert usage_stats.do_not_track()
+
+
+def test_its_own_limits_lie_above_ours(service):
+    settings = sys.modules["service.service"].settings
+    assert service.config["traffic"]["timeout"] > settings.timeout_s
+    assert service.config["traffic"]["max_concurrency"] > settings.max_concurrency
+
+
+# --- what the bento is built from -------------------------------------------------------------------------------------
+
+
+def bentofile() -> dict:
+    return yaml.safe_load((ROOT / "bentofile.yaml").read_text())
+
+
+def test_the_bento_installs_all_that_serving_imports(service):
+    """Import names and package names are the same for all of these, but for what is installed with another."""
+    needed = set()
+    for name, module in sys.modules.items():
+        if name.split(".")[0] in ("repstitch", "service") and getattr(module, "__file__", None):
+            needed |= {root for root in imported(Path(str(module.__file__))) if root not in sys.stdlib_module_names}
+    needed -= {"repstitch", "bentoml"}  # the bento carries the one and adds the other
+    assert {"torch", "starlette", "orjson"} <= needed
+    assert needed <= set(bentofile()["python"]["packages"])
+
+
+def imported(path: Path) -> set[str]:
+    """The roots of what a file imports when it is imported itself, and orjson and the like that wire imports late."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if path.name in ("wire.py", "guards.py", "http.py") else tree.body
+    roots = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            roots.add(node.module.split(".")[0])
+    return roots
+
+
+def test_the_bento_names_no_package_that_the_project_does_not():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["serve"]]
+    names = {requirement.split(">")[0].split(";")[0].strip() for requirement in declared}
+    assert set(bentofile()["python"]["packages"]) <= names
+
+
+def test_every_package_of_the_bento_is_pinned_once_constraints_are_there():
+    constraints = ROOT / "constraints.txt"
+    if not constraints.exists():
+        pytest.skip("there is no constraints.txt yet")
+    pinned = {
+        line.split("==")[0].lower().replace("-", "_") for line in constraints.read_text().splitlines() if "==" in line
+    }
+    assert {name.lower().replace("-", "_") for name in [*bentofile()["python"]["packages"], "bentoml"]} <= pinned

@@ -1,0 +1,92 @@
+"""Stitchers to serve, and a service in a process of its own, for the tests of the server and of the deployment."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+
+from repstitch.maps import AffineMap
+from repstitch.spaces import Space
+from repstitch.stitcher import Stitcher
+
+
+def make_stitcher(source="old", target="new", d_source=6, d_target=4, seed=0, input_norm="unit", output_norm="unit"):
+    """A stitcher with a random affine map; nothing about it is trained."""
+    generator = torch.Generator().manual_seed(seed)
+    return Stitcher(
+        map=AffineMap(
+            torch.randn(d_source, d_target, generator=generator) / d_source**0.5,
+            torch.randn(d_target, generator=generator) / 10,
+        ),
+        source=Space(source, d_source),
+        target=Space(target, d_target),
+        method="ridge",
+        objective="match",
+        input_norm=input_norm,
+        output_norm=output_norm,
+        source_mean=np.zeros(d_source, np.float32),
+        target_mean=np.zeros(d_target, np.float32),
+        seen=np.arange(3),
+        scorecard={"headline": {"R@1": 0.5}},
+    )
+
+
+def make_rows(n=3, dim=6, seed=1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def running(command: list[str], port: int, log: Path, patience_s: float = 60, cwd: Path | None = None, **env: str):
+    """A service in a process of its own, ready to be called; ended by SIGTERM when the block is left."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=os.environ | env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        wait_until_ready(process, port, log, patience_s)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def wait_until_ready(process: subprocess.Popen, port: int, log: Path, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the service ended with {process.returncode}:\n{log.read_text()}"
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"the service was not ready after {patience_s} s:\n{log.read_text()}")
+
+
+def serve_command(folder: Path, port: int, **settings) -> list[str]:
+    """What starts the service from Python, as `repstitch serve` does."""
+    code = (
+        "from pathlib import Path\n"
+        "from repstitch.server.guards import Settings\n"
+        "from repstitch.server.run import serve\n"
+        f"if __name__ == '__main__': serve(Settings(stitchers=Path({str(folder)!r}), **{settings!r}), port={port})"
+    )
+    return [sys.executable, "-c", code]

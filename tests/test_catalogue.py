@@ -1,0 +1,199 @@
+import subprocess
+import sys
+
+import pytest
+
+from repstitch import catalogue
+from repstitch.catalogue import Card
+from repstitch.errors import InputError, NotFoundError
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_importing_encoders_and_the_catalogue_imports_no_model_library():
+    code = (
+        "import sys, repstitch.encoders, repstitch.catalogue; repstitch.catalogue.cards();"
+        "sys.exit(' '.join({'torch', 'torchvision', 'timm', 'transformers', 'PIL'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_card_is_read_and_says_which_library_dim_and_lineage():
+    cards = catalogue.cards()
+    assert {"mobilenetv2_slim_imagenet", "all-MiniLM-L6-v2", "dinov2_base"} <= set(cards)
+    for name, card in cards.items():
+        assert card.name == name
+        assert card.encoder.partition(":")[0] in catalogue.LIBRARIES
+        assert card.dim
+        assert card.pooling
+        assert card.family
+        assert card.objective
+
+
+def test_a_card_with_a_checkpoint_says_which_one_it_means():
+    for card in catalogue.cards().values():
+        assert (card.checkpoint is None) == (card.revision is None), card.name
+
+
+def test_an_e5_card_prompts_by_role():
+    card = catalogue.find("e5-base-v2")
+    assert card.prompts == {"query": "query: ", "document": "passage: "}
+    assert card.prompt == "passage: "
+    assert catalogue.resolve("e5-base-v2", role="query").prompt == "query: "
+
+
+def test_cards_survive_writing_and_reading(tmp_path):
+    cards = [
+        *catalogue.cards().values(),
+        Card("odd", "timm:test_resnet", model_args={"a": [1, 2.5], "b": True}, prompts={"query": 'say "ä"\n'}),
+    ]
+    catalogue.write(tmp_path / "all.toml", cards)
+    assert list(catalogue.read(tmp_path / "all.toml").values()) == cards
+
+
+def test_a_written_card_is_never_overwritten(tmp_path):
+    catalogue.write(tmp_path / "a.toml", [])
+    with pytest.raises(InputError, match="cannot be written"):
+        catalogue.write(tmp_path / "a.toml", [])
+
+
+def test_an_architecture_alone_stands_for_a_timm_model(tmp_path):
+    path = write(tmp_path / "a.toml", '[[space]]\nname = "a"\narchitecture = "test_resnet"\n')
+    assert catalogue.read(path)["a"].encoder == "timm:test_resnet"
+
+
+def test_a_checkpoint_is_found_beside_its_card_or_in_the_folder_of_weights(tmp_path, monkeypatch):
+    monkeypatch.delenv("REPSTITCH_WEIGHTS", raising=False)
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "weights").mkdir()
+    path = write(
+        tmp_path / "cards" / "a.toml",
+        '[[space]]\nname = "a"\nencoder = "timm:test_resnet"\ncheckpoint = "a.safetensors"\n',
+    )
+    with pytest.raises(
+        InputError, match=r"`checkpoint` of 'a' must be a file or folder that is here.*REPSTITCH_WEIGHTS"
+    ):
+        catalogue.weights(catalogue.read(path)["a"])
+
+    elsewhere = tmp_path / "weights" / "a.safetensors"
+    elsewhere.touch()
+    monkeypatch.setenv("REPSTITCH_WEIGHTS", str(tmp_path / "weights"))
+    assert catalogue.weights(catalogue.read(path)["a"]) == elsewhere
+
+    beside = tmp_path / "cards" / "a.safetensors"
+    beside.touch()
+    assert catalogue.weights(catalogue.read(path)["a"]) == beside
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '[[space]]\nname = "a"\nencoder = "timm:x"\npoling = "cls"\n',
+            "unknown field `poling`; known are name, encoder",
+        ),
+        ('[[space]]\nname = "a"\n', "must state `name` and `encoder`"),
+        ('[[space]]\nname = "a"\nencoder = "timm:x"\ndim = "wide"\n', "`dim` of card 'a' must be int"),
+        (
+            '[[space]]\nname = "a"\nencoder = "timm:x"\npooling = "max"\n',
+            "`pooling` of card 'a' must be one of cls, mean",
+        ),
+        (
+            '[[space]]\nname = "a"\nencoder = "timm:x"\nchannels = "GBR"\n',
+            "`channels` of card 'a' must be one of RGB, BGR",
+        ),
+        ('[[space]]\nname = "a"\nencoder = "timm:x"\ninput_size = [32, 32]\n', "must be \\[channels, height, width\\]"),
+        ('[[space]]\nname = "a"\nencoder = "timm:x"\nprompts = { answer = "a: " }\n', "`prompts` .* must be by role"),
+        ('[[space]]\nname = "a"\nencoder = "timm:x"\n' * 2, "states 'a' twice"),
+        ('[spaces]\nname = "a"\n', "must hold \\[\\[space\\]\\] tables"),
+        ("not toml", "cannot be read"),
+    ],
+)
+def test_a_card_that_says_nothing_known_is_refused(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        catalogue.read(write(tmp_path / "a.toml", text))
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    with pytest.raises(NotFoundError, match="e5-base-v2"):
+        catalogue.find("e5-base")
+    with pytest.raises(InputError, match=r"`encoder` must be a card.*got 'e5-bse-v2'.*Nearest: e5-base-v2"):
+        catalogue.resolve("e5-bse-v2")
+
+
+@pytest.mark.parametrize(
+    ("given", "encoder", "name"),
+    [
+        ("timm:resnet50", "timm:resnet50", "resnet50"),
+        ("timm/resnet18.a1_in1k", "timm:timm/resnet18.a1_in1k", "resnet18.a1_in1k"),
+        ("hf-hub:timm/resnet18.a1_in1k", "timm:timm/resnet18.a1_in1k", "resnet18.a1_in1k"),
+        ("transformers:gpt2", "transformers:gpt2", "gpt2"),
+        ("owner/model", "transformers:owner/model", "model"),
+        ("gte-base", "transformers:thenlper/gte-base", "gte-base"),
+    ],
+)
+def test_what_an_encoder_is_called_says_where_it_comes_from(given, encoder, name):
+    card = catalogue.resolve(given)
+    assert (card.encoder, card.name) == (encoder, name)
+
+
+def test_what_is_set_goes_over_the_card():
+    card = catalogue.resolve(
+        "bge-small-en-v1.5",
+        name="mine",
+        pooling="mean",
+        layer=3,
+        role="query",
+        prompt="Q: ",
+        normalise=False,
+        max_length=8,
+    )
+    found = (card.name, card.pooling, card.layer, card.role, card.prompt)
+    assert found == ("mine", "mean", 3, "query", "Q: ")
+    assert card.normalised is False
+    assert card.max_length == 8
+
+
+def test_another_checkpoint_leaves_the_revision_behind():
+    assert catalogue.resolve("mobilenetv2_slim_imagenet", checkpoint="mine.safetensors").revision is None
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(InputError, match="`poling` is no setting of an encoder"):
+        catalogue.resolve("gte-base", poling="cls")
+
+
+def test_one_card_of_several_is_named_after_a_colon(tmp_path):
+    path = tmp_path / "two.toml"
+    catalogue.write(path, [Card("a", "timm:x"), Card("b", "timm:y")])
+    assert catalogue.resolve(f"{path}:b").encoder == "timm:y"
+    with pytest.raises(InputError, match=r"must name one card of .*two.toml:NAME out of a, b"):
+        catalogue.resolve(str(path))
+
+
+def test_a_file_of_weights_needs_its_architecture(tmp_path):
+    (tmp_path / "w.safetensors").touch()
+    with pytest.raises(InputError, match="`architecture` must name the timm model"):
+        catalogue.resolve(str(tmp_path / "w.safetensors"))
+    assert catalogue.resolve(str(tmp_path / "w.safetensors"), architecture="test_vit").encoder == "timm:test_vit"
+
+
+def test_an_architecture_beside_anything_but_a_file_is_refused():
+    with pytest.raises(InputError, match="`architecture` is for an `encoder` that is a file of weights; gte-base is"):
+        catalogue.resolve("gte-base", architecture="test_vit")
+
+
+def test_a_folder_is_known_by_its_config(tmp_path):
+    with pytest.raises(InputError, match=r"must be a model's folder with a config.json"):
+        catalogue.resolve(str(tmp_path))
+    write(tmp_path / "config.json", "{}")
+    with pytest.raises(InputError, match="must name `architecture` \\(timm\\) or `model_type`"):
+        catalogue.resolve(str(tmp_path))
+    write(tmp_path / "config.json", '{"model_type": "bert"}')
+    assert catalogue.resolve(str(tmp_path)).encoder == f"transformers:{tmp_path.name}"
+    write(tmp_path / "config.json", '{"architecture": "test_vit"}')
+    assert catalogue.resolve(str(tmp_path)).encoder == f"timm:{tmp_path.name}"

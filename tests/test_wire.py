@@ -1,0 +1,156 @@
+import base64
+import re
+
+import numpy as np
+import orjson
+import pytest
+
+from repstitch import wire
+from repstitch.wire import MalformedError, UnusableError
+
+DIM = 3
+ROWS = np.array([[1, 2, 3], [-0.1, 1e-20, 3e38]], dtype=np.float32)
+
+
+def b64(array) -> str:
+    return base64.b64encode(np.asarray(array, dtype="<f4").tobytes()).decode()
+
+
+def test_bytes_come_back_as_the_rows_they_were():
+    assert np.array_equal(wire.rows_from_bytes(bytearray(wire.rows_to_bytes(ROWS)), DIM), ROWS)
+
+
+def test_bytes_are_little_endian_float32():
+    assert wire.rows_to_bytes(np.array([[1.0]], dtype=">f4")) == b"\x00\x00\x80\x3f"
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "kind", "message"),
+    [
+        (0, MalformedError, "must hold at least one row of 3 float32 numbers; it is empty"),
+        (13, MalformedError, "a multiple of 4 bytes long; got 13"),
+        (16, UnusableError, "whole rows of 3 float32 numbers, a multiple of 12 bytes; got 16"),
+    ],
+)
+def test_bytes_that_do_not_fill_whole_rows_are_refused(n_bytes, kind, message):
+    with pytest.raises(kind, match=message):
+        wire.rows_from_bytes(bytearray(n_bytes), DIM)
+
+
+@pytest.mark.parametrize("encoding", list(wire.ENCODINGS))
+@pytest.mark.parametrize("n", [1, 2])
+def test_what_is_written_is_read_back_exactly(encoding, n):
+    text = wire.write_json({"embedding": wire.write_embedding(ROWS[:n], False, encoding)})
+    rows, _ = wire.read_embedding(orjson.loads(text)["embedding"], DIM)
+    assert np.array_equal(rows, ROWS[:n])
+
+
+def test_one_vector_in_is_one_vector_out():
+    rows, single = wire.read_embedding([1, 2.5, 3], DIM)
+    assert single
+    assert rows.shape == (1, DIM)
+    assert orjson.loads(wire.write_json(wire.write_embedding(rows, single, "float"))) == [1, 2.5, 3]
+
+
+def test_a_list_with_one_vector_stays_a_list():
+    rows, single = wire.read_embedding([[1, 2, 3]], DIM)
+    assert not single
+    assert orjson.loads(wire.write_json(wire.write_embedding(rows, single, "float"))) == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("embedding", "message"),
+    [
+        ([], "must hold at least one row of 3 numbers; it is empty"),
+        ([[]], "Row 0 of `embedding` must hold numbers; got an empty list"),
+        ([1, "2", 3], "list of numbers or a list of rows of numbers; at position 1 came text"),
+        (["1", "2", "3"], "at position 0 came text"),
+        ([1, None, 3], "at position 1 came null"),
+        ([1, True, 3], "at position 1 came true or false"),
+        ([1, [2], 3], "at position 1 came a list"),
+        ([{}, 1, 2], "at position 0 came an object"),
+        ([[1, 2, 3], [1, None, 3]], "Row 1 of `embedding` must be a list of numbers; at position 1 came null"),
+        ([[1, 2, 3], 4], "Row 1 of `embedding` must be a list like the rows before it; got a number"),
+        ([[1, 2, 3], [1, 2]], "must all have 3 numbers; row 0 has 3, row 1 has 2"),
+        ([[[1, 2, 3]]], "Row 0 of `embedding` must be a list of numbers; at position 0 came a list"),
+        (7, "must be a list of numbers, a list of such lists, or base64; got a number"),
+        (None, "or base64; got null"),
+        ({"0": 1}, "or base64; got an object"),
+        ("", "in base64 must hold at least one row of 3 float32 numbers; it is empty"),
+        ("AAA", "must be standard base64 of float32 bytes; Incorrect padding"),
+        ("AAAA\nAAAA", "must be standard base64 of float32 bytes; Only base64 data is allowed"),
+        ("AAA-_AAA", "must be standard base64 of float32 bytes; Only base64 data is allowed"),
+        ("é", "must be standard base64 of float32 bytes"),
+        ("AAAA", "a multiple of 4 bytes long; got 3 bytes"),
+    ],
+)
+def test_an_embedding_that_cannot_be_read_is_refused(embedding, message):
+    with pytest.raises(MalformedError, match=re.escape(message)) as caught:
+        wire.read_embedding(embedding, DIM)
+    assert caught.value.param == "embedding"
+
+
+@pytest.mark.parametrize(
+    ("embedding", "message"),
+    [
+        ([1, 2], "`embedding` must have 3 numbers; got 2"),
+        ([[1, 2], [3, 4]], "The rows of `embedding` must have 3 numbers; got 2"),
+        ([[1, 2, 3, 4, 5, 6]], "must have 3 numbers; got 6"),
+        (b64([1, 2]), "whole rows of 3 float32 numbers, a multiple of 12 bytes; got 8"),
+    ],
+)
+def test_rows_of_another_dimension_are_never_reshaped(embedding, message):
+    with pytest.raises(UnusableError, match=message):
+        wire.read_embedding(embedding, DIM)
+
+
+def test_numbers_beyond_float32_become_inf_and_are_named_as_such():
+    rows, _ = wire.read_embedding([[1, 2, 3], [1e39, 2**64, 3]], DIM)
+    assert wire.faults(rows) == (
+        "`embedding` must be finite float32 numbers; 1 of 2 rows (first: row 1) hold NaN or Inf."
+    )
+
+
+def test_faults_name_the_first_row_of_zeros():
+    rows = np.array([[1, 2, 3], [0, 0, 0], [0, 0, 0]], dtype=np.float32)
+    assert wire.faults(rows) == "`embedding` must have a direction; 2 of 3 rows (first: row 1) hold only zeros."
+    assert wire.faults(rows[:1]) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "The body must be JSON"),
+        (b"{", "The body must be JSON; unexpected end of data"),
+        (b'{"embedding": [NaN, 1, 2]}', "The body must be JSON"),
+        (b'{"embedding": [1e400, 1, 2]}', "The body must be JSON; number is infinity"),
+        (b"\xff\xfe", "The body must be JSON"),
+        (b"[" * 5000, "The body must be JSON"),
+        (b"[1, 2, 3]", 'must be a JSON object {"embedding": ...}; got a list'),
+        (b'"text"', "got text"),
+        (b"null", "got null"),
+        (b"{}", "`embedding` is missing"),
+        (b'{"embeddings": [1, 2, 3]}', "`embedding` is missing"),
+        (b'{"embedding": [1], "sticher": "x"}', "`sticher` is not a field; known are embedding, source"),
+        (b'{"embedding": [1], "source": 7}', "`source` must be a name; got a number"),
+        (b'{"embedding": [1], "stitcher": null}', "`stitcher` must be a name; got null"),
+        (b'{"embedding": [1], "target": ""}', "`target` must have 1 to 256 characters; got 0"),
+        (b'{"embedding": [1], "encoding_format": "hex"}', "`encoding_format` must be one of float, base64; got 'hex'"),
+        (b'{"embedding": [1], "encoding_format": []}', "must be one of float, base64; got a list"),
+    ],
+)
+def test_a_body_that_is_no_request_is_refused(body, message):
+    with pytest.raises(MalformedError, match=re.escape(message)):
+        wire.read_json(bytearray(body))
+
+
+def test_a_name_too_long_to_compare_is_refused():
+    with pytest.raises(MalformedError, match="`source` must have 1 to 256 characters; got 1000000"):
+        wire.check_name("source", "x" * 1_000_000)
+
+
+def test_no_message_quotes_the_numbers_of_a_vector():
+    for body in (b'{"embedding": [0.123456, "0.654321", 1]}', b'{"embedding": [0.123456, 1'):
+        with pytest.raises(MalformedError) as caught:
+            wire.read_embedding(wire.read_json(bytearray(body))["embedding"], DIM)
+        assert not re.search("123456|654321", str(caught.value))
