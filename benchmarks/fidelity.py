@@ -70,13 +70,11 @@ def report(measured: dict[str, list[dict]]) -> str:
         error = (score * (1 - score) / pool) ** 0.5
         spread = float(np.std([run[best]["recall@1"] for run in runs]))
         met = score >= 0.97 * reference or score >= reference - 2 * error
-        verdicts.append(
-            [name, best, f"{score:.3f} ± {spread:.3f}", f"{error:.3f}", f"{reference:.3f}", f"{score / reference:.2f}",
-             "yes" if met else "**no**"]
-        )  # fmt: skip
+        shown = f"{score:.3f} ± {spread:.3f}", f"{error:.3f}", f"{reference:.3f}", f"{score / reference:.2f}"
+        verdicts.append([name, best, *shown, "yes" if met else "**no**"])
     return (
-        f"\nMeans over {len(next(iter(measured.values())))} split seeds: R@1 / R@10 / overlap@10 / cosine; mean pool in "
-        "brackets. Every setting is chosen on validation rows.\n\n"
+        f"\nMeans over {len(next(iter(measured.values())))} split seeds: R@1 / R@10 / overlap@10 / cosine; mean pool "
+        "in brackets. Every setting is chosen on validation rows.\n\n"
         + markdown(["pair (pool)", *METHODS], rows)
         + "\nThe better of `linear` and `mlp` against the reference (± is the spread over seeds; s.e. is that of one "
         "split's R@1). The bar is 0.97 of the reference, or within two standard errors of it.\n\n"

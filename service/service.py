@@ -9,7 +9,7 @@ from repstitch.server.guards import Settings, open_registry
 from repstitch.server.http import create_app
 
 # BentoML reports usage unless told not to, and has asked once before it imports a service.
-os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "True"
 usage_stats.do_not_track.cache_clear()
 
 settings = Settings.from_env()

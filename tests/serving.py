@@ -18,7 +18,9 @@ from repstitch.spaces import Space
 from repstitch.stitcher import Stitcher
 
 
-def make_stitcher(source="old", target="new", d_source=6, d_target=4, seed=0, input_norm="unit", output_norm="unit"):
+def make_stitcher(
+    source="old", target="new", d_source=6, d_target=4, seed=0, input_norm="unit", scorecard: dict | None = None
+) -> Stitcher:
     """A stitcher with a random affine map; nothing about it is trained."""
     generator = torch.Generator().manual_seed(seed)
     return Stitcher(
@@ -31,11 +33,11 @@ def make_stitcher(source="old", target="new", d_source=6, d_target=4, seed=0, in
         method="ridge",
         objective="match",
         input_norm=input_norm,
-        output_norm=output_norm,
+        output_norm="unit",
         source_mean=np.zeros(d_source, np.float32),
         target_mean=np.zeros(d_target, np.float32),
         seen=np.arange(3),
-        scorecard={"headline": {"R@1": 0.5}},
+        scorecard=scorecard or {},
     )
 
 
@@ -49,14 +51,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], port: int, log: Path, patience_s: float = 60, cwd: Path | None = None, **env: str):
+def running(command: list[str], port: int, log: Path, cwd: Path | None = None, env: dict[str, str] | None = None):
     """A service in a process of its own, ready to be called; ended by SIGTERM when the block is left."""
+    environ = os.environ | (env or {})
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, cwd=cwd, env=os.environ | env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=cwd, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        wait_until_ready(process, port, log, patience_s)
+        wait_until_ready(process, port, log)
         yield process
     finally:
         if process.poll() is None:
@@ -68,7 +71,7 @@ def running(command: list[str], port: int, log: Path, patience_s: float = 60, cw
             raise
 
 
-def wait_until_ready(process: subprocess.Popen, port: int, log: Path, patience_s: float) -> None:
+def wait_until_ready(process: subprocess.Popen, port: int, log: Path, patience_s: float = 60) -> None:
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the service ended with {process.returncode}:\n{log.read_text()}"
@@ -81,12 +84,7 @@ def wait_until_ready(process: subprocess.Popen, port: int, log: Path, patience_s
     raise AssertionError(f"the service was not ready after {patience_s} s:\n{log.read_text()}")
 
 
-def serve_command(folder: Path, port: int, **settings) -> list[str]:
+def serve_command(folder: Path, port: int, workers: int = 1) -> list[str]:
     """What starts the service from Python, as `repstitch serve` does."""
-    code = (
-        "from pathlib import Path\n"
-        "from repstitch.server.guards import Settings\n"
-        "from repstitch.server.run import serve\n"
-        f"if __name__ == '__main__': serve(Settings(stitchers=Path({str(folder)!r}), **{settings!r}), port={port})"
-    )
-    return [sys.executable, "-c", code]
+    call = f"serve({str(folder)!r}, port={port}, workers={workers})"
+    return [sys.executable, "-c", f"from repstitch.server.run import serve\nif __name__ == '__main__': {call}"]

@@ -321,7 +321,8 @@ def _drop_invalid(pairs: Pairs, drop: bool) -> Pairs:
         found = ", ".join(f"{n} with {what}" for what, n in counts.items())
         first = pairs.ids[int(np.argmin(keep))]
         raise InputError(
-            f"The pairs hold rows that cannot be used: {found} (first: id {first!r}). Leave them out with --drop-invalid."
+            f"The pairs hold rows that cannot be used: {found} (first: id {first!r}). "
+            "Leave them out with --drop-invalid."
         )
     if drop:
         repeats = repeated_pairs(pairs) & keep
@@ -371,7 +372,8 @@ def check_unique(ids: np.ndarray, side: str) -> None:
         seen: set = set()
         twice = next(key for key in ids if key in seen or seen.add(key))
         raise InputError(
-            f"Ids must be unique; the {side} has {len(ids) - len(set(ids))} repeated (first: {twice!r}). Remove the repeats."
+            f"Ids must be unique; the {side} has {len(ids) - len(set(ids))} repeated (first: {twice!r}). "
+            "Remove the repeats."
         )
 
 
@@ -418,7 +420,8 @@ def split(pairs: Pairs, fractions: Sequence[float] = (0.6, 0.15, 0.25), seed: in
     ):
         if rows.sum() < needed:
             raise InputError(
-                f"Only {int(rows.sum())} pairs fell into {name}; give more pairs (or groups), or another `split` or `split_seed`."
+                f"Only {int(rows.sum())} pairs fell into {name}; give more pairs (or groups), or another `split` or "
+                "`split_seed`."
             )
     return result
 

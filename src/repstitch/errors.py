@@ -1,4 +1,4 @@
-"""The errors a caller can mend. Every message names the argument, what it must be, what came and what to do."""
+"""The errors a caller can mend: every message names the argument, what it must be, what came and what to do."""
 
 
 class InputError(ValueError):
@@ -14,6 +14,5 @@ class ConflictError(InputError):
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of another library's message, or the error's name where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """Another library's message as one line of at most 300 characters, or the error's name where it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

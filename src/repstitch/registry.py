@@ -102,7 +102,8 @@ class Registry:
             stitcher = self.get(name)
             if (stitcher.source.name, stitcher.target.name) != (source, target):
                 raise ConflictError(
-                    f"Stitcher {name!r} goes {stitcher.source.name} -> {stitcher.target.name}, not {source} -> {target}."
+                    f"Stitcher {name!r} goes "
+                    f"{stitcher.source.name} -> {stitcher.target.name}, not {source} -> {target}."
                 )
             return name, stitcher
         fits = [n for n, s in state.stitchers.items() if (s.source.name, s.target.name) == (source, target)]
@@ -124,7 +125,7 @@ class Registry:
         raise NotFoundError(f"No stitcher goes {source} -> {target}.{_nearest(pair_key(source, target), pairs)}")
 
     def promote(self, name: str) -> str:
-        """Make `name` the stitcher that serves its pair, atomically, and return the pair; promoting another undoes it."""
+        """Make `name` the stitcher that serves its pair, atomically, and return the pair."""
         stitcher = self.get(name)
         pair = pair_key(stitcher.source.name, stitcher.target.name)
         promoted = dict(_read_promoted(self.folder)) | {pair: name}

@@ -80,7 +80,7 @@ class Stitcher:
         X = np.asarray(X)
         if X.dtype.kind != "f":
             raise InputError(f"`X` must hold floats; got {X.dtype}.")
-        rows = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
+        rows = torch.from_numpy(np.require(X, np.float32, ("C", "W")))  # copied only when it must be
         return self._translate(rows.to(self.device)).cpu().numpy()
 
     @torch.inference_mode()
@@ -203,7 +203,8 @@ def load(path: str | os.PathLike) -> Stitcher:
     version = config.get("format_version")
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{folder} has format_version {version!r}; this release reads {FORMAT_VERSION}. Upgrade repstitch, or retrain."
+            f"{folder} has format_version {version!r}; this release reads {FORMAT_VERSION}. "
+            "Upgrade repstitch, or retrain."
         )
     try:
         tensors = load_file(folder / "model.safetensors")

@@ -12,6 +12,7 @@ from serving import make_rows, make_stitcher
 from starlette.testclient import TestClient
 
 from repstitch.registry import Registry
+from repstitch.scorecard import scorecard
 from repstitch.server import http
 from repstitch.server.guards import Settings
 from repstitch.server.http import CODES, INLINE_ROWS, JSON, OCTETS, create_app, reply_format
@@ -460,7 +461,7 @@ def test_stitchers_are_listed_with_what_they_do(client):
                 "method": "ridge",
                 "objective": "match",
                 "serves": True,
-                "scores": {"R@1": 0.5},
+                "scores": {},
             }
         ]
     }
@@ -474,9 +475,21 @@ def test_a_pair_is_served_by_the_promoted_stitcher(folder, registry, client):
     assert [s["serves"] for s in client.get("/v1/stitchers").json()["stitchers"]] == [False, True]
 
 
+def test_the_list_shows_scores_beside_chance_and_one_stitcher_its_whole_scorecard(folder, registry, client):
+    X, Y = make_rows(40), make_rows(40, 4)
+    translated = make_stitcher().translate(X)
+    card = scorecard(X, Y, translated, translated, Y.mean(axis=0), permutations=5)
+    make_stitcher("old", "scored", scorecard=card).save(folder / "scored")
+    registry.refresh()
+    listed = client.get("/v1/stitchers").json()["stitchers"][1]["scores"]
+    assert set(listed) == {"query", "corpus", "chance"}
+    assert listed["query"] == {name: card["query"][name] for name in ("recall@1", "recall@10")}
+    assert client.get("/v1/stitchers/scored").json()["scorecard"] == card
+
+
 def test_one_stitcher_is_shown_whole(client):
     shown = client.get("/v1/stitchers/old-to-new").json()
-    assert shown["scorecard"] == {"headline": {"R@1": 0.5}}
+    assert shown["scorecard"] == {}
     assert shown["source"] == make_stitcher().source.to_dict()
     assert {"settings", "split", "version"} <= set(shown)
     refused(client.get("/v1/stitchers/old-to-ne"), 404, "There is no stitcher 'old-to-ne'. Nearest: old-to-new", "name")

@@ -11,7 +11,6 @@ from serving import free_port, make_rows, make_stitcher, running, serve_command
 
 from repstitch.errors import InputError
 from repstitch.registry import Registry
-from repstitch.server.guards import Settings
 from repstitch.server.run import announce, listen, serve
 
 HEADERS = {"content-type": "application/octet-stream"}
@@ -78,8 +77,10 @@ def test_an_address_that_makes_no_sense_is_refused(folder):
         listen("127.0.0.1", 70000)
     with pytest.raises(InputError, match="on no such host cannot be had"):
         listen("no such host", 0)
+    with pytest.raises(InputError, match="`workers` .REPSTITCH_WORKERS. must be a whole number of at least 1; got 0"):
+        serve(workers=0)
     with pytest.raises(InputError, match="`engine` must be one of uvicorn, bentoml; got 'flask'"):
-        serve(Settings(), engine="flask")
+        serve(engine="flask")
 
 
 def test_the_announcement_names_a_few_and_counts_the_rest(tmp_path):

@@ -130,7 +130,10 @@ def test_every_package_of_the_bento_is_pinned_once_constraints_are_there():
     constraints = ROOT / "constraints.txt"
     if not constraints.exists():
         pytest.skip("there is no constraints.txt yet")
-    pinned = {
-        line.split("==")[0].lower().replace("-", "_") for line in constraints.read_text().splitlines() if "==" in line
-    }
-    assert {name.lower().replace("-", "_") for name in [*bentofile()["python"]["packages"], "bentoml"]} <= pinned
+    lines = constraints.read_text().splitlines()
+    pinned = {plain(line.split("==")[0]) for line in lines if "==" in line}
+    assert {plain(name) for name in [*bentofile()["python"]["packages"], "bentoml"]} <= pinned
+
+
+def plain(package: str) -> str:
+    return package.strip().lower().replace("-", "_")

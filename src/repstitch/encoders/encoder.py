@@ -13,10 +13,10 @@ import numpy as np
 from repstitch import catalogue
 from repstitch.catalogue import Card, modality, resolve
 from repstitch.embeddings import check_out, write_stream
-from repstitch.encoders.items import one_line, read_items
+from repstitch.encoders.items import read_items
 from repstitch.encoders.loading import LIBRARIES, digest
 from repstitch.encoders.vectors import image_steps, text_steps
-from repstitch.errors import InputError
+from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
 
 if TYPE_CHECKING:

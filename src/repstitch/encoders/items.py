@@ -176,10 +176,6 @@ def _table_image(value: Any, folder: Path, name: str) -> ImageFile:
     raise InputError(f"`data` must hold image bytes or paths for this encoder; {name} is {type(value).__name__}.")
 
 
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 READERS = {
     "folder": _read_folder,
     ".zip": _read_zip,

@@ -37,7 +37,7 @@ def cka_unbiased(X: Tensor, Y: Tensor) -> float:
 
 
 def cka_unbiased_null(X: Tensor, Y: Tensor, draws: int, seed: int = 0) -> np.ndarray:
-    """`cka_unbiased(X, Y[order])` for `draws` random orders; only the term between the spaces changes with the order."""
+    """`cka_unbiased(X, Y[order])` for `draws` random orders of the rows."""
     X, Y = _centred(X, "X"), _centred(Y, "Y")
     _check_rows(X, Y, 4)
     scale = (_hsic(X, X) * _hsic(Y, Y)).sqrt()

@@ -63,7 +63,7 @@ def mutual_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
 
 
 def check_spread(X: Tensor, k: int, name: str) -> None:
-    """Refuse a space in which most rows are copies: its neighbour lists say nothing and would look perfectly aligned."""
+    """Refuse a space in which most rows are copies: its neighbour lists say nothing but would look aligned."""
     distinct = len(torch.unique(X, dim=0))
     if distinct <= max(k, len(X) // 2):
         raise InputError(

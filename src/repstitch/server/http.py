@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from repstitch import wire
 from repstitch.errors import ConflictError, InputError, NotFoundError
+from repstitch.names import USES
 from repstitch.registry import Registry, State, pair_key
 from repstitch.server.guards import Refusal, Settings, check_rows, read_body
 from repstitch.stitcher import Stitcher
@@ -395,8 +396,14 @@ def summary(name: str, state: State) -> dict:
         "method": stitcher.method,
         "objective": stitcher.objective,
         "serves": rivals == [name] or state.promoted.get(pair_key(source.name, target.name)) == name,
-        "scores": stitcher.scorecard.get("headline", {}),
+        "scores": headline(stitcher.scorecard),
     }
+
+
+def headline(card: dict) -> dict:
+    """The few scores of a scorecard that a list shows, each use beside chance; empty where nothing was scored."""
+    parts = {part: card[part] for part in (*USES, "chance") if part in card}
+    return {part: {score: found[score] for score in HEADLINE if score in found} for part, found in parts.items()}
 
 
 async def live(request: Request) -> Response:
@@ -448,6 +455,7 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 FORMATS = (OCTETS, JSON)
+HEADLINE = ("recall@1", "recall@10")
 FAILED = "The request failed in the service, not because of what was sent; its log says where."
 STATUSES = {wire.MalformedError: 400, NotFoundError: 404, ConflictError: 409, InputError: 422}
 MESSAGES = {404: "There is no such route; see /v1/stitchers.", 405: "This route does not take that method."}

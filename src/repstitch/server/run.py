@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from repstitch.errors import InputError
@@ -19,10 +20,17 @@ SHOWN = 5
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 
-def serve(settings: Settings, host: str = "127.0.0.1", port: int = 3000, engine: str = "uvicorn") -> None:
+def serve(
+    stitchers: str | os.PathLike | None = None,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    workers: int | None = None,
+    engine: str = "uvicorn",
+) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight and leave with exit status 0.
 
-    Says on stderr, in one line, where it listens, what it serves and how to call it. `port` 0 takes a free one.
+    The environment gives all settings (see `Settings`); `stitchers` and `workers`, where given, win over it. Says on
+    stderr, in one line, where it listens, what it serves and how to call it. `port` 0 takes a free one.
     `engine` "bentoml" replaces this process by `bentoml serve` on the working folder if it is a bento or a checkout,
     else on the checkout this package lies in. Raises InputError when the address cannot be had.
     """
@@ -32,6 +40,11 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 3000, engine:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    settings = Settings.from_env()
+    if stitchers is not None:
+        settings = replace(settings, stitchers=Path(stitchers).absolute())
+    if workers is not None:
+        settings = replace(settings, workers=workers)
     registry = open_registry(settings)
     registry.refresh()
     listener = listen(host, port)

@@ -1,0 +1,44 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else; each sets up .venv by itself, once.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.ready
+
+.PHONY: demo test test-all bento-test bento check format bench clean
+
+demo: $(SETUP)
+	$(BIN)/repstitch demo --out demo
+
+test: $(SETUP)
+	$(BIN)/pytest -q
+
+test-all: $(SETUP)
+	$(BIN)/pytest -q -m "not gpu and not network"
+
+bento: $(SETUP)
+	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build .
+
+bento-test: $(SETUP)
+	$(BIN)/pytest -q -m slow tests/service
+
+check: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(SETUP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(SETUP)
+	$(BIN)/python benchmarks/fit.py
+	$(BIN)/python benchmarks/fidelity.py
+
+$(SETUP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "repstitch needs Python 3.11 or newer; run: make PYTHON=python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing the pinned dependencies into .venv (about 6 GB, some minutes, once)."
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(SETUP)
+
+clean:
+	rm -rf .venv demo build dist .pytest_cache .ruff_cache

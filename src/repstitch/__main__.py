@@ -1,0 +1,8 @@
+"""`python -m repstitch` is the command line."""
+
+import sys
+
+from repstitch.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
