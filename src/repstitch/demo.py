@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,14 +69,19 @@ def demo(out: Path, seed: int = 0) -> None:
     translate_file(stitcher, source, out / "translated.parquet")
 
     held = _test_rows(rows, "untrained"), _test_rows(rows, "trained")
-    before, trained = (mutual_knn(*(torch.from_numpy(side) for side in pair)) for pair in held)
+    before, trained = (mutual_knn(torch.from_numpy(x), torch.from_numpy(y)) for x, y in held)
     after = stitcher.scorecard["alignment"]["mutual_knn"]["after"]
     among = stitcher.scorecard["query"]["overlap@10"]
-    stages = {"untrained": before, "trained": trained, "translated": after["score"], "translated,\namong natives": among}
+    stages = {
+        "untrained": before,
+        "trained": trained,
+        "translated": after["score"],
+        "translated,\namong natives": among,
+    }
     say(
-        f"Neighbours that both sides agree on (mutual_knn): {before:.2f} before the encoders were trained, {trained:.2f} "
-        f"after, {after['score']:.2f} after translation, {among:.2f} when a translated row searches the native ones; "
-        f"unrelated spaces {after['null']:.2f}."
+        f"Neighbours that both sides agree on (mutual_knn): {before:.2f} before the encoders were trained, "
+        f"{trained:.2f} after, {after['score']:.2f} after translation, {among:.2f} when a translated row searches the "
+        f"native ones; unrelated spaces {after['null']:.2f}."
     )
     picture = _draw(out / "demo.png", stages, after["null"], stitcher.scorecard)
 
@@ -107,12 +113,12 @@ def _write_images(folder: Path) -> np.ndarray:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    images, labels = load_digits(return_X_y=True)
     folder.mkdir()
-    for i, image in enumerate(digits.images):
+    for i, image in enumerate(np.asarray(images).reshape(-1, 8, 8)):
         pixels = np.clip(image * 16, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).resize((SIDE, SIDE)).convert("RGB").save(folder / f"{i:04d}.png")
-    return digits.target
+    return np.asarray(labels)
 
 
 def _make_encoder(name, folder, images, labels, rows, seed, epochs) -> Path:
@@ -120,7 +126,7 @@ def _make_encoder(name, folder, images, labels, rows, seed, epochs) -> Path:
     import timm
 
     torch.manual_seed(seed + ENCODERS.index(name))
-    model = timm.create_model(name, num_classes=10)
+    model: Any = timm.create_model(name, num_classes=10)
     mean = (0.5, 0.5, 0.5)
     card = Card(
         f"{name}-{'trained' if epochs else 'untrained'}",

@@ -9,14 +9,17 @@ import json
 import logging
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset
-import pyarrow.parquet
+import pyarrow.parquet as pq
 
 from repstitch.errors import InputError, one_line
 from repstitch.names import FORMATS
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 SPACE_KEY = b"repstitch.space"
 MIN_PAIRS = 20
 BATCH_ROWS = 16_384
+UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,15 @@ class Embeddings:
             raise InputError(
                 f"`vectors` of space {self.space.name!r} must be (n, {self.space.dim}); got {self.vectors.shape}."
             )
+        if self.vectors.dtype.kind != "f":
+            raise InputError(f"`vectors` of space {self.space.name!r} must be floats; got {self.vectors.dtype}.")
         for name in ("ids", "groups"):
-            column = getattr(self, name)
-            if column is not None and len(column) != len(self.vectors):
-                raise InputError(f"`{name}` must have one entry a row ({len(self.vectors)}); got {len(column)}.")
+            if getattr(self, name) is not None:
+                column = np.asarray(getattr(self, name))
+                if column.shape != (len(self.vectors),):
+                    raise InputError(f"`{name}` must have one entry a row ({len(self.vectors)}); got {column.shape}.")
+                text = column if column.dtype.kind in "OU" else column.astype(str).astype(object)
+                object.__setattr__(self, name, text)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -74,9 +83,14 @@ class Scan:
 
     def batches(self, rows: int = BATCH_ROWS, start: int = 0) -> Iterator[Embeddings]:
         """The rows from `start` on, in file order, at most `rows` at a time."""
-        for vectors, ids, groups in self._rows(rows, start):
-            if vectors.shape[1:] != (self.space.dim,):
-                raise InputError(f"{self.path} must hold rows of {self.space.dim} numbers throughout; it does not.")
+        stream = self._rows(rows, start)
+        while True:
+            try:
+                vectors, ids, groups = next(stream)
+            except StopIteration:
+                return
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{self.path} cannot be read to its end: {one_line(error)}") from None
             yield Embeddings(vectors, self.space, ids, groups, self.declared)
 
     def read(self) -> Embeddings:
@@ -120,7 +134,7 @@ def scan(
             opened = _scan_arrow(location, key or "vector", group)
         else:
             raise InputError(f"{location} must be one of {', '.join(FORMATS)} or a folder of Parquet files.")
-    except (OSError, pa.ArrowException, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{location} cannot be read as embeddings: {one_line(error)}") from None
@@ -128,9 +142,20 @@ def scan(
 
 
 def read(path, *, space: str | Space | None = None, ids=None, group=None) -> Embeddings:
-    """Read embeddings whole; see `scan` for what can be read. An `Embeddings` or an array (n, dim) passes through."""
+    """Read embeddings whole; see `scan` for what can be read, besides an `Embeddings` or an array (n, dim)."""
     if isinstance(path, Embeddings):
-        return path
+        held = path
+        if space is None and ids is None and group is None:
+            return held
+        part = lambda column, rows: None if column is None else column[rows]  # noqa: E731
+
+        def rows(size: int, start: int):
+            for at in range(start, len(held), size):
+                here = slice(at, at + size)
+                yield held.vectors[here], part(held.ids, here), part(held.groups, here)
+
+        opened = Scan("embeddings", len(held), held.space, held.declared, held.ids is not None, rows)
+        return _label(opened, space, ids, group).read()
     if isinstance(path, str | os.PathLike):
         return scan(path, space=space, ids=ids, group=group).read()
     array = np.asarray(path)
@@ -143,7 +168,8 @@ def write(out: str | os.PathLike, embeddings: Embeddings) -> None:
     n = len(embeddings)
     ids = row_numbers(0, n) if embeddings.ids is None else embeddings.ids
     produce = lambda start: iter([(ids[start:], embeddings.vectors[start:])])  # noqa: E731
-    write_stream(out, embeddings.space, produce, job={}, resume=False, dtype=embeddings.vectors.dtype.name)
+    dtype = "float16" if embeddings.vectors.dtype == np.float16 else "float32"
+    write_stream(out, embeddings.space, produce, job={}, resume=False, dtype=dtype)
 
 
 def row_numbers(start: int, stop: int) -> np.ndarray:
@@ -194,7 +220,7 @@ def write_stream(
         flat = pa.array(np.ascontiguousarray(vectors, dtype=dtype).reshape(-1), type=value)
         columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(flat, space.dim)]
         whole = partial / f"part-{part:06d}.parquet"
-        pa.parquet.write_table(pa.Table.from_arrays(columns, schema=schema), whole.with_suffix(".tmp"))
+        pq.write_table(pa.Table.from_arrays(columns, schema=schema), whole.with_suffix(".tmp"))
         os.replace(whole.with_suffix(".tmp"), whole)
         part, done = part + 1, done + len(vectors)
     _join_parts(partial, target, schema)
@@ -212,7 +238,7 @@ def _open_partial(partial: Path, job: dict, resume: bool) -> int:
             )
         for leftover in partial.glob("*.tmp"):
             leftover.unlink()
-        done = sum(pa.parquet.read_metadata(p).num_rows for p in partial.glob("part-*.parquet"))
+        done = sum(pq.read_metadata(p).num_rows for p in partial.glob("part-*.parquet"))
         if done:
             log.info("%s: going on after the %d rows already done.", partial.name, done)
         return done
@@ -227,9 +253,9 @@ def _join_parts(partial: Path, target: Path, schema: pa.Schema) -> None:
         shutil.rmtree(partial)
         raise InputError(f"There are no rows to write to {target}.")
     whole = partial / "whole.tmp"
-    with pa.parquet.ParquetWriter(whole, schema) as writer:
+    with pq.ParquetWriter(whole, schema) as writer:
         for part in parts:
-            writer.write_table(pa.parquet.read_table(part).cast(schema))
+            writer.write_table(pq.read_table(part).cast(schema))
     if target.exists():
         raise InputError(f"`out` {target} appeared meanwhile and is not overwritten; the rows are kept in {partial}.")
     os.rename(whole, target)
@@ -269,6 +295,9 @@ def pair(source: Embeddings, target: Embeddings, drop_invalid: bool = False) -> 
     Rows with NaN, Inf or only zeros are refused, or left out and counted with `drop_invalid`, which also leaves out
     repeats of an identical pair. Raises InputError on duplicate ids, lengths that differ, or fewer than 20 pairs.
     """
+    for side, rows in (("source", source), ("target", target)):
+        if not len(rows):
+            raise InputError(f"The {side} has no rows; at least {MIN_PAIRS} pairs are needed.")
     dropped: dict[str, int] = {}
     if source.ids is not None and target.ids is not None:
         by = "id"
@@ -305,8 +334,8 @@ def pair(source: Embeddings, target: Embeddings, drop_invalid: bool = False) -> 
 
 def invalid_rows(X: np.ndarray) -> dict[str, np.ndarray]:
     """Masks (n,) of the rows that cannot be used, by what is wrong with them."""
-    finite = np.isfinite(X).all(axis=1)
-    return {"NaN or Inf": ~finite, "all zeros": finite & ~X.any(axis=1)}
+    finite = np.asarray(np.isfinite(X).all(axis=1))
+    return {"NaN or Inf": ~finite, "all zeros": finite & ~np.asarray(X.any(axis=1))}
 
 
 def _drop_invalid(pairs: Pairs, drop: bool) -> Pairs:
@@ -398,7 +427,7 @@ def split(pairs: Pairs, fractions: Sequence[float] = (0.6, 0.15, 0.25), seed: in
     be three numbers that sum to 1; test may be 0. Raises InputError when a part that is needed comes out empty.
     """
     parts = tuple(fractions)
-    if len(parts) != 3 or min(parts) < 0 or abs(sum(parts) - 1) > 1e-6 or parts[0] <= 0 or parts[1] <= 0:
+    if len(parts) != 3 or min(parts) < 0 or not abs(sum(parts) - 1) <= 1e-6 or parts[0] <= 0 or parts[1] <= 0:
         raise InputError(
             f"`split` must be train,validation,test, three shares that sum to 1, only test may be 0; got {parts}."
         )
@@ -467,7 +496,10 @@ def _scan_npz(path: str, key: str | None) -> Scan:
             key = next(name for name in names if name != "ids")
         if key not in names:
             raise InputError(f"{path} has no array {key!r}; it holds {', '.join(names)}.")
-        opened = _scan_array(path, _as_rows(f"{path}:{key}", archive[key]), ids)
+        array = _as_rows(f"{path}:{key}", archive[key])
+    if ids is not None and ids.shape != (len(array),):
+        raise InputError(f"`ids` of {path} must have one entry a row ({len(array)}); got {ids.shape}.")
+    opened = _scan_array(path, array, ids)
     return replace(opened, space=replace(opened.space, name=key))
 
 
@@ -484,7 +516,7 @@ def _scan_array(path: str, array: np.ndarray, ids: np.ndarray | None) -> Scan:
 
 
 def _scan_arrow(path: str, column: str, group) -> Scan:
-    form = "ipc" if Path(path).suffix == ".arrow" else "parquet"
+    form = "ipc" if Path(path).suffix == ".arrow" or any(Path(path).glob("*.arrow")) else "parquet"
     try:
         data = pyarrow.dataset.dataset(path, format=form)
         schema, n_rows = data.schema, data.count_rows()
@@ -493,6 +525,8 @@ def _scan_arrow(path: str, column: str, group) -> Scan:
             raise
         table = pa.ipc.open_stream(pa.memory_map(path)).read_all()  # the other of Arrow's two layouts
         data, schema, n_rows = pyarrow.dataset.dataset(table), table.schema, table.num_rows
+    if not schema.names:
+        raise InputError(f"{path} holds no rows.")
     if column not in schema.names:
         raise InputError(
             f"{path} has no column {column!r}; it holds {', '.join(schema.names)}. Name one as {path}:COLUMN."
@@ -509,11 +543,16 @@ def _scan_arrow(path: str, column: str, group) -> Scan:
     dim = kind.list_size if pa.types.is_fixed_size_list(kind) else len(first[column][0].as_py() or [])
     if not dim:
         raise InputError(f"Column {column!r} of {path} holds empty lists.")
-    space = Space.from_json(card) if card and column == "vector" else Space(Path(path).stem, dim)
+    card = card if column == "vector" else None  # the card is that of the column we write
+    if card and isinstance(data, pyarrow.dataset.FileSystemDataset):
+        for part in data.get_fragments():
+            if (part.physical_schema.metadata or {}).get(SPACE_KEY) != card:
+                raise InputError(f"{path} holds files of several spaces ({part.path} differs); read each on its own.")
+    space = Space.from_json(card) if card else Space(Path(path).stem, dim)
     if space.dim != dim:
         raise InputError(f"The card of {path} says {space.dim} dimensions but its vectors have {dim}.")
     by_column = str(group) if group is not None and str(group) in schema.names else None
-    wanted = [column] + [name for name in ("id", by_column) if name and name in schema.names]
+    wanted = list(dict.fromkeys([column] + [name for name in ("id", by_column) if name and name in schema.names]))
     narrow = np.float16 if kind.value_type == pa.float16() else np.float32
 
     def rows(size: int, start: int):
@@ -525,21 +564,28 @@ def _scan_arrow(path: str, column: str, group) -> Scan:
             batch, skip = batch.slice(skip), 0
             if not batch.num_rows:
                 continue
-            text = lambda name: batch.column(name).cast(pa.string()).to_numpy(zero_copy_only=False)  # noqa: B023, E731
             yield (
                 _matrix(batch.column(column), dim, narrow, path),
-                text("id") if "id" in wanted else None,
-                text(by_column) if by_column else None,
+                _text(batch, "id", path) if "id" in wanted else None,
+                _text(batch, by_column, path) if by_column else None,
             )
 
     return Scan(path, n_rows, space, bool(card), "id" in wanted, rows)
+
+
+def _text(batch: pa.RecordBatch, name: str, path: str) -> np.ndarray:
+    column = batch.column(name)
+    if column.null_count:
+        raise InputError(f"{path} holds {column.null_count} rows without an entry in column {name!r}; give each one.")
+    return column.cast(pa.string()).to_numpy(zero_copy_only=False)
 
 
 def _matrix(column: pa.Array, dim: int, dtype, path: str) -> np.ndarray:
     if column.null_count:
         raise InputError(f"{path} holds {column.null_count} rows without a vector; remove them.")
     values = column.flatten()
-    if values.null_count or len(values) != len(column) * dim:
+    ragged = pc.any(pc.not_equal(pc.list_value_length(column), dim)).as_py()
+    if values.null_count or ragged:
         raise InputError(f"{path} must hold rows of {dim} numbers throughout; some are shorter, longer or null.")
     return values.to_numpy(zero_copy_only=False).reshape(len(column), dim).astype(dtype, copy=False)
 
@@ -590,10 +636,15 @@ def _read_column(path, n_rows: int, what: str) -> np.ndarray:
         try:
             if Path(location).suffix in (".npy", ".npz"):
                 loaded = np.load(location, allow_pickle=False)
-                values = loaded[key] if key else loaded
+                if isinstance(loaded, np.ndarray):
+                    values = loaded
+                elif key is None and len(loaded.files) != 1:
+                    raise KeyError(f"name one array as {location}:KEY out of {', '.join(loaded.files)}")
+                else:
+                    values = loaded[key or loaded.files[0]]
             else:
                 values = np.array(Path(location).read_text(encoding="utf-8").splitlines(), dtype=object)
-        except (OSError, ValueError, KeyError) as error:
+        except UNREADABLE as error:
             raise InputError(f"`{what}`: {location} cannot be read: {one_line(error)}") from None
     else:
         values = np.asarray(path)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import overload
 
 import numpy as np
 import torch
@@ -43,14 +44,18 @@ class Map:
         """The same map with its tensors on another device or in another dtype."""
         return replace(self, **{k: v.to(device=device, dtype=dtype) for k, v in self.tensors().items()})
 
+    @overload
+    def __call__(self, x: np.ndarray) -> np.ndarray: ...
+    @overload
+    def __call__(self, x: Tensor) -> Tensor: ...
     def __call__(self, x):
         """Map rows (n, d_source) or one vector (d_source,); NumPy in, NumPy float32 out; torch in, torch out."""
-        if isinstance(x, np.ndarray):
+        if not isinstance(x, Tensor):
             rows = torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32)).to(self.weight.device)
             return self(rows.to(self.weight.dtype)).float().cpu().numpy()
         if x.ndim not in (1, 2) or x.shape[-1] != self.d_source:
             raise InputError(f"`x` must be (n, {self.d_source}) or ({self.d_source},); got {tuple(x.shape)}.")
-        return self.apply(x)
+        return self.apply(x.to(self.weight.dtype))
 
     def apply(self, x: Tensor) -> Tensor:
         raise TypeError("Map is a base; use AffineMap or ResidualMLP.")
@@ -87,9 +92,9 @@ class ResidualMLP(Map):
 
     def __post_init__(self):
         super().__post_init__()
-        width = self.hidden_weight.shape[1]
+        width = self.hidden_weight.shape[-1] if self.hidden_weight.ndim else 0
         if (
-            self.hidden_weight.shape[0] != self.d_source
+            self.hidden_weight.shape != (self.d_source, width)
             or self.hidden_bias.shape != (width,)
             or self.out_weight.shape != (width, self.d_target)
         ):

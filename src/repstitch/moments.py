@@ -7,6 +7,7 @@ number of rows, and distributes as a sum.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -100,14 +101,15 @@ def _moved(products: Tensor, left: Tensor, right: Tensor, a: Tensor, b: Tensor, 
     return products + torch.outer(left, b) + torch.outer(a, right) + n * torch.outer(a, b)
 
 
-def moments(batches: Iterable[tuple] | tuple, yy: bool = True) -> Moments:
+def moments(batches: Iterable[tuple[Any, Any]] | tuple[Any, Any], yy: bool = True) -> Moments:
     """Moments of pairs (X, Y), one tuple of matrices or a stream of them: (n, d_source) and (n, d_target) each.
 
     NumPy or torch, any float type, on any device. Reads the stream once; holds one batch of at most 16,384 rows and the
     sums. Raises InputError when the rows do not match, hold NaN or Inf, or there are none.
     """
     total: _Sums | None = None
-    for X, Y in [batches] if isinstance(batches, tuple) else batches:
+    stream = cast(Iterable[tuple[Any, Any]], [batches] if isinstance(batches, tuple) else batches)
+    for X, Y in stream:
         if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
             raise InputError(
                 f"`X` and `Y` must be matrices of as many rows; got {tuple(X.shape)} and {tuple(Y.shape)}."
@@ -128,6 +130,7 @@ class _Sums:
     def __init__(self, x: Tensor, y: Tensor, yy: bool):
         self.x_origin, self.y_origin = x.mean(0), y.mean(0)
         self.n = 0
+        self.buffers: list[Tensor | None] = [None, None]
         zeros = lambda *shape: torch.zeros(shape, dtype=torch.float64, device=x.device)  # noqa: E731
         d, e = x.shape[1], y.shape[1]
         self.x_sum, self.y_sum, self.xx, self.xy = zeros(d), zeros(e), zeros(d, d), zeros(d, e)
@@ -136,7 +139,7 @@ class _Sums:
     def add(self, x: Tensor, y: Tensor) -> None:
         if (x.shape[1], y.shape[1]) != tuple(self.xy.shape):
             raise InputError(f"Batches must keep their widths {tuple(self.xy.shape)}; got {(x.shape[1], y.shape[1])}.")
-        u, v = x - self.x_origin, y - self.y_origin
+        u, v = self._centred(x, self.x_origin, 0), self._centred(y, self.y_origin, 1)
         self.n += len(u)
         self.x_sum += u.sum(0)
         self.y_sum += v.sum(0)
@@ -145,10 +148,19 @@ class _Sums:
         if self.yy is not None:
             _add_gram(self.yy, v)
 
+    def _centred(self, rows: Tensor, origin: Tensor, side: int) -> Tensor:
+        """Rows about the origin, in memory that is kept from batch to batch: fresh pages cost as much as the maths."""
+        held = self.buffers[side]
+        if held is None or len(held) < len(rows):
+            held = self.buffers[side] = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        return torch.sub(rows, origin, out=held[: len(rows)])
+
     def result(self) -> Moments:
         # A NaN or Inf anywhere reaches the sums, so one look at the end replaces one at every row.
         if not (torch.isfinite(self.x_sum).all() and torch.isfinite(self.y_sum).all()):
             raise InputError("The pairs must be finite; they hold NaN or Inf. Leave those rows out first.")
+        if not all(torch.isfinite(m.diagonal()).all() for m in (self.xx, self.yy) if m is not None):
+            raise InputError("The pairs must be small enough to square in float32; they are not. Scale the rows down.")
         mirror = lambda m: torch.triu(m) + torch.triu(m, 1).T  # noqa: E731
         return Moments(
             self.n,

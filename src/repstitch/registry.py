@@ -58,8 +58,8 @@ class Registry:
             return report
         stitchers, problems, stamps = {}, {}, {}
         for path in sorted(p for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-            name, stamp = path.name, _stamp(path)
-            stamps[name] = stamp
+            name = path.name
+            stamps[name] = stamp = _stamp(path)
             if old.stamps.get(name) == stamp:
                 if name in old.stitchers:
                     stitchers[name] = old.stitchers[name]
@@ -150,8 +150,11 @@ def _read_promoted(folder: Path) -> dict[str, str]:
 
 
 def _stamp(path: Path) -> tuple:
-    """What changes when a folder's content does, without reading it."""
-    stats = [(f.name, f.stat()) for f in sorted(path.iterdir()) if f.is_file()]
+    """What changes when a folder's content does, without reading it; empty when it is gone or changing just now."""
+    try:
+        stats = [(f.name, f.stat()) for f in sorted(path.iterdir()) if f.is_file()]
+    except OSError:
+        return ()
     return tuple((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats)
 
 

@@ -32,6 +32,8 @@ def scorecard(
     normalises. Retrieval is among these n rows ("pool"); of more than 10,000 a fixed random 10,000 are used. Each use
     also gets its shuffled control: the same scores with the pairs broken, which must be at chance.
     """
+    if not set(uses) <= set(USES):
+        raise InputError(f"`uses` must be among {', '.join(USES)}; got {', '.join(map(repr, uses))}.")
     n = len(X)
     if n < 2:
         raise InputError(f"At least 2 held-out pairs are needed to score; got {n}.")
@@ -39,6 +41,8 @@ def scorecard(
         keep = np.sort(np.random.default_rng(seed).permutation(n)[:MAX_POOL])
         X, Y, translated, bare = X[keep], Y[keep], translated[keep], bare[keep]
     x, y, t, b = (torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in (X, Y, translated, bare))
+    if not bool((y != y[0]).any()):
+        raise InputError(f"The {len(y)} held-out target rows are all the same, so nothing can be scored.")
     k = min(10, len(x) - 1)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)))
     card: dict = {"n": n, "pool": len(x), "k": k, "chance": {f"recall@{r}": min(1.0, r / len(x)) for r in RECALLS}}
@@ -55,8 +59,8 @@ def scorecard(
     card["reconstruction"] = _reconstruction(y, t, b, torch.from_numpy(np.asarray(floor, dtype=np.float32)))
     card["alignment"] = {
         "mutual_knn": {
-            "before": _mutual_knn(x, y, native, k, permutations, seed),
-            "after": _mutual_knn(t, y, native, k, permutations, seed),
+            "before": _mutual_knn(x, "source", y, native, k, permutations, seed),
+            "after": _mutual_knn(t, "translated", y, native, k, permutations, seed),
         },
         "cka_unbiased": {
             "before": _cka(x, y, permutations, seed),
@@ -86,9 +90,9 @@ def _reconstruction(y: Tensor, t: Tensor, bare: Tensor, floor: Tensor) -> dict:
     }
 
 
-def _mutual_knn(a: Tensor, y: Tensor, native: Tensor, k: int, permutations: int, seed: int) -> dict:
+def _mutual_knn(a: Tensor, name: str, y: Tensor, native: Tensor, k: int, permutations: int, seed: int) -> dict:
     try:
-        check_spread(a, k, "translated")
+        check_spread(a, k, name)
         check_spread(y, k, "target")
     except InputError as error:
         return {"refused": str(error)}

@@ -39,9 +39,14 @@ class Space:
     parameters: int | None = None
 
     def __post_init__(self):
-        if not self.name or any(c in self.name for c in "/\\\n\r\0") or self.name.startswith("."):
+        if (
+            not isinstance(self.name, str)
+            or not self.name
+            or any(c in self.name for c in "/\\\n\r\0")
+            or self.name.startswith(".")
+        ):
             raise InputError(f"`name` of a space must be a plain word without slashes; got {self.name!r}.")
-        if not isinstance(self.dim, int) or self.dim < 1:
+        if type(self.dim) is not int or self.dim < 1:
             raise InputError(f"`dim` of space {self.name!r} must be a positive whole number; got {self.dim!r}.")
         if self.modality not in MODALITIES:
             raise InputError(f"`modality` must be one of {', '.join(MODALITIES)}; got {self.modality!r}.")

@@ -9,6 +9,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import safetensors
@@ -16,12 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from repstitch import maps
-from repstitch.errors import InputError
+from repstitch.errors import InputError, one_line
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
-from repstitch.scorecard import model_card
+from repstitch.scorecard import model_card, table
 from repstitch.spaces import Space
 
 FORMAT_VERSION = 1
+SMALLEST_NORM = 1e-15  # below it the squares lose their digits in float32
 FILES = ("config.json", "model.safetensors", "scorecard.json", "README.md")
 
 
@@ -57,6 +59,13 @@ class Stitcher:
             )
         if self.source_mean.shape != (self.source.dim,) or self.target_mean.shape != (self.target.dim,):
             raise InputError("`source_mean` and `target_mean` must have the dimensions of their spaces.")
+        if not (np.isfinite(self.source_mean).all() and np.isfinite(self.target_mean).all()):
+            raise InputError("`source_mean` and `target_mean` must be finite.")
+        if self.seen.ndim != 1 or self.seen.dtype != np.int64:
+            raise InputError(f"`seen` must be a list of int64; got {self.seen.dtype} of shape {self.seen.shape}.")
+        for name in ("settings", "split", "provenance", "scorecard"):
+            if not isinstance(getattr(self, name), dict):
+                raise InputError(f"`{name}` must be a dict; got {type(getattr(self, name)).__name__}.")
         _check_choice("method", self.method, METHODS)
         _check_choice("objective", self.objective, OBJECTIVES)
         _check_choice("input_norm", self.input_norm, NORMALISATIONS)
@@ -70,27 +79,40 @@ class Stitcher:
     def device(self) -> torch.device:
         return self.map.weight.device
 
+    @overload
+    def translate(self, X: np.ndarray) -> np.ndarray: ...
+    @overload
+    def translate(self, X: torch.Tensor) -> torch.Tensor: ...
     def translate(self, X):
         """Rows (n, d_source) or one vector (d_source,) into the target space, same kind out: NumPy float32 or torch.
 
         Raises InputError on the wrong width, and on rows with NaN, Inf or (where a direction is needed) only zeros.
         """
         if isinstance(X, torch.Tensor):
-            return self._translate(X)
-        X = np.asarray(X)
+            if not X.is_floating_point():
+                raise InputError(f"`X` must hold floats; got {X.dtype}.")
+            return self._translate(X.to(self.device)).to(X.device)
+        try:
+            X = np.asarray(X)
+        except ValueError:
+            raise InputError("`X` must be one vector or rows of one length; its rows have different lengths.") from None
         if X.dtype.kind != "f":
             raise InputError(f"`X` must hold floats; got {X.dtype}.")
-        rows = torch.from_numpy(np.require(X, np.float32, ("C", "W")))  # copied only when it must be
+        width = (
+            np.float64 if X.dtype.itemsize > 4 else np.float32
+        )  # float32 cannot hold them all
+        rows = torch.from_numpy(np.require(X, width, ("C", "W")))  # copied only when it must be
         return self._translate(rows.to(self.device)).cpu().numpy()
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode, whose tensors a caller could not train a probe on
     def _translate(self, rows: torch.Tensor) -> torch.Tensor:
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.source.dim:
             raise InputError(
                 f"`X` must be (n, {self.source.dim}) or ({self.source.dim},), the dimensions of space "
                 f"{self.source.name!r}; got {tuple(rows.shape)}."
             )
-        return normalise(self.map(normalise(rows, self.input_norm, "X")), self.output_norm, "the translation")
+        known = normalise(rows, self.input_norm, "X").to(self.map.weight.dtype)
+        return normalise(self.map(known), self.output_norm, "the translation")
 
     @cached_property
     def version(self) -> str:
@@ -126,17 +148,19 @@ class Stitcher:
     def save(self, out: str | os.PathLike) -> Path:
         """Write the stitcher's folder; it appears whole or not at all, and an existing one is never overwritten."""
         target = check_out(out)
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            temporary.mkdir()
+            temporary.mkdir(parents=True)
             config = json.dumps(self._config(), indent=2, sort_keys=True)
             (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
             scores = json.dumps(self.scorecard, indent=2, sort_keys=True)
             (temporary / "scorecard.json").write_text(scores + "\n", encoding="utf-8")
             (temporary / "README.md").write_text(model_card(self._config(), self.scorecard), encoding="utf-8")
-            save_file({k: v.contiguous() for k, v in self._tensors().items()}, temporary / "model.safetensors")
+            tensors = {k: v.clone(memory_format=torch.contiguous_format) for k, v in self._tensors().items()}
+            save_file(tensors, temporary / "model.safetensors")
             os.rename(temporary, check_out(out))
+        except OSError as error:
+            raise InputError(f"`out` {target} cannot be written: {one_line(error)}") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return target
@@ -157,8 +181,8 @@ class Stitcher:
 def normalise(rows: torch.Tensor, how: str, what: str = "rows") -> torch.Tensor:
     """Rows at unit length ("unit") or as they are ("none"); NaN, Inf and zero rows are refused, never passed on."""
     norms = torch.linalg.vector_norm(rows.float(), dim=-1, keepdim=True)
-    # One pass in the common case: a finite, positive norm proves that its row is sound (aminmax hands NaN on).
-    if norms.numel() and not all(0 < float(norm) < math.inf for norm in torch.aminmax(norms)):
+    # One pass in the common case: a norm in range proves that its row is sound (aminmax hands NaN on).
+    if norms.numel() and not all(SMALLEST_NORM < float(norm) < math.inf for norm in torch.aminmax(norms)):
         finite = torch.isfinite(rows).all(dim=-1, keepdim=True)
         if not bool(finite.all()):
             raise InputError(f"{what} must be finite; {_rows_where(~finite)} hold NaN or Inf.")
@@ -182,12 +206,18 @@ def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def check_out(out: str | os.PathLike) -> Path:
-    """The path of a stitcher's folder that may be written: a plain name that is not there yet."""
+    """The path of a stitcher's folder that may be written: a plain name that is not there yet, in a writable place."""
     target = Path(out)
     if target.name in ("", ".", "..") or target.name.startswith("."):
         raise InputError(f"`out` must name a folder to create; got {str(out)!r}.")
-    if target.exists():
-        raise InputError(f"`out` {target} exists and a stitcher is never overwritten; give another name.")
+    try:
+        if target.exists() or target.is_symlink():
+            raise InputError(f"`out` {target} exists and a stitcher is never overwritten; give another name.")
+        above = next(folder for folder in target.absolute().parents if folder.exists())
+    except OSError as error:
+        raise InputError(f"`out` cannot be created: {one_line(error)}") from None
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise InputError(f"`out` {target} cannot be created: {above} is not a folder that can be written to.")
     return target
 
 
@@ -206,7 +236,10 @@ def load(path: str | os.PathLike) -> Stitcher:
             f"{folder} has format_version {version!r}; this release reads {FORMAT_VERSION}. "
             "Upgrade repstitch, or retrain."
         )
+    scores = _read_json(folder / "scorecard.json")
     try:
+        if scores:
+            table(scores)  # what cannot be shown is no scorecard
         tensors = load_file(folder / "model.safetensors")
         form = {k.removeprefix("map."): v for k, v in tensors.items() if k.startswith("map.")}
         return Stitcher(
@@ -216,21 +249,23 @@ def load(path: str | os.PathLike) -> Stitcher:
             source_mean=tensors["source_mean"].numpy(),
             target_mean=tensors["target_mean"].numpy(),
             seen=tensors["seen"].numpy(),
-            scorecard=_read_json(folder / "scorecard.json"),
+            scorecard=scores,
             **{
                 key: config[key]
                 for key in ("method", "objective", "input_norm", "output_norm", "settings", "split", "provenance")
             },
         )
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder} is not a whole stitcher: {str(error) or type(error).__name__}") from None
+    except KeyError as error:
+        raise InputError(f"{folder} is not a whole stitcher: {error} is missing.") from None
+    except (OSError, safetensors.SafetensorError, AttributeError, IndexError, TypeError, ValueError) as error:
+        raise InputError(f"{folder} is not a whole stitcher: {one_line(error)}") from None
 
 
 def _read_json(path: Path) -> dict:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path.parent} is not a whole stitcher: {path.name}: {error}") from None
+    except (OSError, RecursionError, ValueError) as error:
+        raise InputError(f"{path.parent} is not a whole stitcher: {path.name}: {one_line(error)}") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{path.parent} is not a whole stitcher: {path.name} must be a JSON object.")
     return loaded
@@ -242,4 +277,4 @@ def _from_hub(address: str) -> Path:
     try:
         return Path(snapshot_download(address.removeprefix("hf://"), allow_patterns=list(FILES)))
     except Exception as error:
-        raise InputError(f"{address} could not be fetched from the Hub: {error}") from None
+        raise InputError(f"{address} could not be fetched from the Hub: {one_line(error)}") from None

@@ -477,7 +477,7 @@ def test_a_pair_is_served_by_the_promoted_stitcher(folder, registry, client):
 
 def test_the_list_shows_scores_beside_chance_and_one_stitcher_its_whole_scorecard(folder, registry, client):
     X, Y = make_rows(40), make_rows(40, 4)
-    translated = make_stitcher().translate(X)
+    translated = np.asarray(make_stitcher().translate(X))
     card = scorecard(X, Y, translated, translated, Y.mean(axis=0), permutations=5)
     make_stitcher("old", "scored", scorecard=card).save(folder / "scored")
     registry.refresh()

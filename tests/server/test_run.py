@@ -77,7 +77,7 @@ def test_an_address_that_makes_no_sense_is_refused(folder):
         listen("127.0.0.1", 70000)
     with pytest.raises(InputError, match="on no such host cannot be had"):
         listen("no such host", 0)
-    with pytest.raises(InputError, match="`workers` .REPSTITCH_WORKERS. must be a whole number of at least 1; got 0"):
+    with pytest.raises(InputError, match=r"\(REPSTITCH_WORKERS\) must be a whole number of at least 1; got 0"):
         serve(workers=0)
     with pytest.raises(InputError, match="`engine` must be one of uvicorn, bentoml; got 'flask'"):
         serve(engine="flask")

@@ -56,7 +56,7 @@ def test_the_bento_holds_the_package_the_service_and_the_stitchers(bento):
 def test_its_dockerfile_runs_without_root_and_without_telemetry(bento):
     text = (bento / "env" / "docker" / "Dockerfile").read_text()
     assert "FROM python:3.11-slim" in text
-    assert text.index("USER bentoml") < text.index("ENTRYPOINT")
+    assert text.index("USER bentoml") < text.index("ENTRYPOINT [")
     assert text.rindex("USER") == text.index("USER bentoml")
     assert "ENV BENTOML_DO_NOT_TRACK=$BENTOML_DO_NOT_TRACK" in text
     assert "ARG BENTOML_DO_NOT_TRACK=True" in text
@@ -97,6 +97,20 @@ def test_the_bento_serves_from_its_own_folder(bento, home, tmp_path, served):
         assert package_of_workers(process.pid) == {bento / "src" / "repstitch"}
     assert process.returncode == 0
     assert "Tracking Payload" not in log.read_text()
+
+
+def test_repstitch_serve_starts_the_same_service_under_bentoml(checkout, tmp_path):
+    port, rows = free_port(), make_rows(2)
+    call = f"serve('models/stitchers', port={port}, engine='bentoml')"
+    command = [sys.executable, "-c", f"from repstitch.server.run import serve; {call}"]
+    log = tmp_path / "log"
+    with running(command, port, log, cwd=checkout) as process:
+        url = f"http://127.0.0.1:{port}/v1/translate?source=old&target=new"
+        response = httpx.post(url, content=rows.tobytes(), headers={"content-type": "application/octet-stream"})
+        translated = np.frombuffer(response.content, "<f4").reshape(-1, 4)
+        assert np.allclose(translated, make_stitcher().translate(rows), atol=1e-6)
+    assert process.returncode == 0
+    assert f"repstitch: http://127.0.0.1:{port} serves old-to-new (old -> new)" in log.read_text()
 
 
 def package_of_workers(pid: int) -> set[Path]:

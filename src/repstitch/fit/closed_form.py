@@ -15,6 +15,9 @@ from repstitch.maps import AffineMap
 from repstitch.moments import Moments
 
 
+SAFE_PENALTY = 1e-6
+
+
 @dataclass(frozen=True)
 class Decomposition:
     """Eigendecompositions of both covariances, and the cross-covariance between their eigenvectors.
@@ -35,16 +38,21 @@ class Decomposition:
 
 def decompose(moments: Moments) -> Decomposition:
     """One eigendecomposition a side. Raises InputError when either side does not vary."""
-    x_values, x_vectors = _eigen(moments.cov_xx, "source")
-    y_values, y_vectors = _eigen(moments.cov_yy, "target")
+    x_values, x_vectors = _eigen(moments.cov_xx, moments.x_mean, "source")
+    y_values, y_vectors = _eigen(moments.cov_yy, moments.y_mean, "target")
     return Decomposition(moments, x_values, x_vectors, y_values, y_vectors)
 
 
-def _eigen(covariance: Tensor, side: str) -> tuple[Tensor, Tensor]:
+def _eigen(covariance: Tensor, mean: Tensor, side: str) -> tuple[Tensor, Tensor]:
+    _check_varies(covariance, mean, side)
     values, vectors = torch.linalg.eigh(covariance)
-    if values[-1] <= 0:
-        raise InputError(f"The {side} rows must differ from one another; they are all the same.")
     return values.clamp(min=0), vectors
+
+
+def _check_varies(covariance: Tensor, mean: Tensor, side: str) -> None:
+    # Equal rows leave the variance that rounding their float32 mean gives them, far below that of any real spread.
+    if covariance.diagonal().max() <= 1e-15 * mean.square().max():
+        raise InputError(f"The {side} rows must differ from one another; they are all the same.")
 
 
 def fit_ridge(moments: Moments, penalty: float = 1e-3, match_variance: bool = False) -> AffineMap:
@@ -55,8 +63,14 @@ def fit_ridge(moments: Moments, penalty: float = 1e-3, match_variance: bool = Fa
     `match_variance` the centred prediction is scaled to the target's variance. Hoerl and Kennard 1970, "Ridge
     Regression: Biased Estimation for Nonorthogonal Problems". Raises InputError on a negative penalty.
     """
-    values, vectors = _eigen(moments.cov_xx, "source")
-    weight = (vectors * _inverse(values, penalty)) @ (vectors.T @ moments.cov_xy)
+    cov = moments.cov_xx
+    _check_varies(cov, moments.x_mean, "source")
+    factor, failed = torch.linalg.cholesky_ex(cov + penalty * cov.diagonal().mean() * torch.eye(len(cov)).to(cov))
+    if penalty >= SAFE_PENALTY and not failed:
+        weight = torch.cholesky_solve(moments.cov_xy, factor)
+    else:  # too little penalty to be sure that the system is well conditioned
+        values, vectors = _eigen(cov, moments.x_mean, "source")
+        weight = (vectors * _inverse(values, penalty)) @ (vectors.T @ moments.cov_xy)
     return _affine(moments, weight, match_variance)
 
 
@@ -86,6 +100,10 @@ def fit_procrustes(
     mean; otherwise it rotates about the origin. `scaled` gives the least-squares s, else s = 1. Schönemann 1966, "A
     Generalized Solution of the Orthogonal Procrustes Problem".
     """
+    if centred:
+        _check_varies(moments.cov_xx, moments.x_mean, "source")
+        if moments.yy is not None:
+            _check_varies(moments.cov_yy, moments.y_mean, "target")
     centre = (
         moments if centred else moments.about(torch.zeros_like(moments.x_origin), torch.zeros_like(moments.y_origin))
     )
@@ -139,8 +157,7 @@ def canonical(decomposition: Decomposition, shrink_x: float = 1e-2, shrink_y: fl
 def canonical_map(shared: Canonical, power: float = 0.5, cut: bool = True, match_variance: bool = True) -> AffineMap:
     """W = Cx^-½ U sᵖ Vᵀ Cy^½ · g: the shared directions, each with its correlation to the power p.
 
-    At power 1 without cut or variance match this is ridge (with both shrinkages, reduced along the target's weak
-    directions); at 0 every kept direction gets its full variance back. `cut` keeps only the directions that beat the
+    At power 1 without cut or variance match this is ridge with the penalty `shrink_x`, whatever `shrink_y`; at 0 every kept direction gets its full variance back. `cut` keeps only the directions that beat the
     null. `match_variance` chooses g so that the prediction varies as much as the target.
     """
     if not 0 <= power <= 1:

@@ -123,6 +123,8 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
     `auto` tries every method; a simpler one wins unless a later one beats it by more than one standard error of their
     paired difference.
     """
+    if method not in (*METHODS, "auto"):
+        raise InputError(f"`method` must be one of {', '.join(METHODS)} or auto; got {method!r}.")
     tried = [fit(problem) for name, fit in METHODS.items() if method in (name, "auto")]
     best = max(tried, key=lambda c: c.score)
     for candidate in tried:

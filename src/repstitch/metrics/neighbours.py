@@ -64,9 +64,9 @@ def mutual_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
 
 def check_spread(X: Tensor, k: int, name: str) -> None:
     """Refuse a space in which most rows are copies: its neighbour lists say nothing but would look aligned."""
-    distinct = len(torch.unique(X, dim=0))
+    distinct = len(torch.unique(unit(X), dim=0))
     if distinct <= max(k, len(X) // 2):
         raise InputError(
-            f"`{name}` has only {distinct} different rows out of {len(X)}, so its nearest neighbours are arbitrary; "
+            f"`{name}` has only {distinct} different directions in {len(X)} rows, so its nearest neighbours are arbitrary; "
             "remove the repeats."
         )

@@ -21,14 +21,13 @@ def ranks(queries: Tensor, gallery: Tensor, copies: Tensor | None = None) -> Ten
             f"against {tuple(gallery.shape)}."
         )
     Q, G = unit(queries), unit(gallery)
-    if copies is None:
-        copies = torch.unique(gallery, dim=0, return_inverse=True)[1]
+    same = torch.unique(gallery, dim=0, return_inverse=True)[1] if copies is None else copies
     result = torch.empty(len(Q), dtype=torch.long, device=Q.device)
     for at in range(0, len(Q), TILE_ROWS):
         similar = Q[at : at + TILE_ROWS] @ G.T
         own = torch.arange(at, at + len(similar), device=Q.device)
         ahead = similar >= similar.gather(1, own[:, None])
-        result[own] = 1 + (ahead & (copies != copies[own, None])).sum(1)
+        result[own] = 1 + (ahead & (same != same[own, None])).sum(1)
     return result
 
 

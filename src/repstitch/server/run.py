@@ -36,15 +36,15 @@ def serve(
     """
     if engine not in ENGINES:
         raise InputError(f"`engine` must be one of {', '.join(ENGINES)}; got {engine!r}.")
-    # Also for a signal that comes before uvicorn listens to them, and for the one it raises again when it is done.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     settings = Settings.from_env()
     if stitchers is not None:
         settings = replace(settings, stitchers=Path(stitchers).absolute())
     if workers is not None:
         settings = replace(settings, workers=workers)
+    # Also for a signal that comes before uvicorn listens to them, and for the one it raises again when it is done.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     registry = open_registry(settings)
     registry.refresh()
     listener = listen(host, port)
