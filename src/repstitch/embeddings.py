@@ -144,18 +144,9 @@ def scan(
 def read(path, *, space: str | Space | None = None, ids=None, group=None) -> Embeddings:
     """Read embeddings whole; see `scan` for what can be read, besides an `Embeddings` or an array (n, dim)."""
     if isinstance(path, Embeddings):
-        held = path
         if space is None and ids is None and group is None:
-            return held
-        part = lambda column, rows: None if column is None else column[rows]  # noqa: E731
-
-        def rows(size: int, start: int):
-            for at in range(start, len(held), size):
-                here = slice(at, at + size)
-                yield held.vectors[here], part(held.ids, here), part(held.groups, here)
-
-        opened = Scan("embeddings", len(held), held.space, held.declared, held.ids is not None, rows)
-        return _label(opened, space, ids, group).read()
+            return path
+        return _label(_scan_embeddings(path), space, ids, group).read()
     if isinstance(path, str | os.PathLike):
         return scan(path, space=space, ids=ids, group=group).read()
     array = np.asarray(path)
@@ -486,6 +477,15 @@ def _as_rows(what: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
+def _scan_embeddings(held: Embeddings) -> Scan:
+    def rows(size: int, start: int):
+        for at in range(start, len(held), size):
+            part = held.take(slice(at, at + size))
+            yield part.vectors, part.ids, part.groups
+
+    return Scan("embeddings", len(held), held.space, held.declared, held.ids is not None, rows)
+
+
 def _scan_npz(path: str, key: str | None) -> Scan:
     with np.load(path, allow_pickle=False) as archive:
         names = archive.files
@@ -543,11 +543,11 @@ def _scan_arrow(path: str, column: str, group) -> Scan:
     dim = kind.list_size if pa.types.is_fixed_size_list(kind) else len(first[column][0].as_py() or [])
     if not dim:
         raise InputError(f"Column {column!r} of {path} holds empty lists.")
-    card = card if column == "vector" else None  # the card is that of the column we write
-    if card and isinstance(data, pyarrow.dataset.FileSystemDataset):
+    if isinstance(data, pyarrow.dataset.FileSystemDataset):
         for part in data.get_fragments():
             if (part.physical_schema.metadata or {}).get(SPACE_KEY) != card:
                 raise InputError(f"{path} holds files of several spaces ({part.path} differs); read each on its own.")
+    card = card if column == "vector" else None  # it speaks of no other column
     space = Space.from_json(card) if card else Space(Path(path).stem, dim)
     if space.dim != dim:
         raise InputError(f"The card of {path} says {space.dim} dimensions but its vectors have {dim}.")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repstitch.errors import ConflictError, InputError, NotFoundError
+from repstitch.errors import ConflictError, InputError, NotFoundError, one_line
 from repstitch.stitcher import Stitcher, load
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,10 @@ class Registry:
         """
         old, report = self.state, {}
         if not self.folder.is_dir():
-            if not old.stitchers and self.folder not in old.problems:
-                log.warning("There is no folder %s yet; nothing is served until it holds a stitcher.", self.folder)
+            missing = {str(self.folder): f"There is no folder {self.folder} yet; nothing is served until there is."}
+            if not old.stitchers and old.problems != missing:  # said once, not at every refresh
+                log.warning("%s", missing[str(self.folder)])
+                self.state = State(problems=missing)
             return report
         stitchers, problems, stamps = {}, {}, {}
         for path in sorted(p for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
@@ -130,8 +132,13 @@ class Registry:
         pair = pair_key(stitcher.source.name, stitcher.target.name)
         promoted = dict(_read_promoted(self.folder)) | {pair: name}
         temporary = self.folder / f".{PROMOTED}.{uuid.uuid4().hex[:8]}"
-        temporary.write_text(json.dumps(promoted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(temporary, self.folder / PROMOTED)
+        try:
+            temporary.write_text(json.dumps(promoted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            os.replace(temporary, self.folder / PROMOTED)
+        except OSError as error:
+            raise InputError(f"{self.folder / PROMOTED} cannot be written: {one_line(error)}") from None
+        finally:
+            temporary.unlink(missing_ok=True)
         self.refresh()
         return pair
 
@@ -143,7 +150,7 @@ def _read_promoted(folder: Path) -> dict[str, str]:
     try:
         promoted = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}. Remove it and promote again.") from None
+        raise InputError(f"{path} cannot be read: {one_line(error)}. Remove it and promote again.") from None
     if not isinstance(promoted, dict) or not all(isinstance(v, str) for v in promoted.values()):
         raise InputError(f"{path} must map pairs to names. Remove it and promote again.")
     return promoted

@@ -98,9 +98,7 @@ class Stitcher:
             raise InputError("`X` must be one vector or rows of one length; its rows have different lengths.") from None
         if X.dtype.kind != "f":
             raise InputError(f"`X` must hold floats; got {X.dtype}.")
-        width = (
-            np.float64 if X.dtype.itemsize > 4 else np.float32
-        )  # float32 cannot hold them all
+        width = np.float64 if X.dtype.itemsize > 4 else np.float32  # float32 cannot hold them all
         rows = torch.from_numpy(np.require(X, width, ("C", "W")))  # copied only when it must be
         return self._translate(rows.to(self.device)).cpu().numpy()
 

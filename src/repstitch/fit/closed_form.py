@@ -157,8 +157,9 @@ def canonical(decomposition: Decomposition, shrink_x: float = 1e-2, shrink_y: fl
 def canonical_map(shared: Canonical, power: float = 0.5, cut: bool = True, match_variance: bool = True) -> AffineMap:
     """W = Cx^-½ U sᵖ Vᵀ Cy^½ · g: the shared directions, each with its correlation to the power p.
 
-    At power 1 without cut or variance match this is ridge with the penalty `shrink_x`, whatever `shrink_y`; at 0 every kept direction gets its full variance back. `cut` keeps only the directions that beat the
-    null. `match_variance` chooses g so that the prediction varies as much as the target.
+    At power 1 without cut or variance match this is ridge with the penalty `shrink_x`, whatever `shrink_y`; at 0 every
+    kept direction gets its full variance back. `cut` keeps only the directions that beat the null. `match_variance`
+    chooses g so that the prediction varies as much as the target.
     """
     if not 0 <= power <= 1:
         raise InputError(f"`power` must lie in [0, 1]; got {power}.")

@@ -67,6 +67,6 @@ def check_spread(X: Tensor, k: int, name: str) -> None:
     distinct = len(torch.unique(unit(X), dim=0))
     if distinct <= max(k, len(X) // 2):
         raise InputError(
-            f"`{name}` has only {distinct} different directions in {len(X)} rows, so its nearest neighbours are arbitrary; "
-            "remove the repeats."
+            f"`{name}` has only {distinct} different directions in {len(X)} rows, so its nearest neighbours are "
+            "arbitrary; remove the repeats."
         )

@@ -20,8 +20,8 @@ def align(X: np.ndarray, Y: np.ndarray, metric: str, k: int = 10, permutations: 
     if metric not in METRICS:
         raise InputError(f"`metric` must be one of {', '.join(METRICS)}; got {metric!r}.")
     x, y = (torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in (X, Y))
-    if len(x) != len(y):
-        raise InputError(f"`X` and `Y` must have as many rows; got {len(x)} and {len(y)}.")
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise InputError(f"`X` and `Y` must be matrices of as many rows; got {tuple(x.shape)} and {tuple(y.shape)}.")
     if metric == "mutual_knn":
         check_spread(x, k, "X")
         check_spread(y, k, "Y")

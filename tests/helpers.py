@@ -1,0 +1,96 @@
+"""Pairs of spaces whose right answer is known, and small embeddings to read, write and pair."""
+
+from pathlib import Path
+
+import numpy as np
+
+from repstitch.embeddings import Embeddings, Pairs, Split
+from repstitch.spaces import Space
+
+
+def gaussian(n: int, d: int, seed: int = 0) -> np.ndarray:
+    """Rows (n, d) of independent standard normal numbers, float32."""
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def rotation(d: int, seed: int = 0) -> np.ndarray:
+    """An orthogonal matrix (d, d), float64."""
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))[0]
+
+
+def rotated(n: int = 300, d: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """X, its rotated copy Y = X R, and R."""
+    X, R = gaussian(n, d, seed), rotation(d, seed + 1)
+    return X, (X @ R).astype(np.float32), R
+
+
+def affine_image(
+    n: int = 400, d_source: int = 8, d_target: int = 5, noise: float = 0.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """X, Y = X W + b + noise, W and b."""
+    random = np.random.default_rng(seed)
+    X = gaussian(n, d_source, seed + 1)
+    W, b = random.standard_normal((d_source, d_target)), random.standard_normal(d_target)
+    return X, (X @ W + b + noise * random.standard_normal((n, d_target))).astype(np.float32), W, b
+
+
+def unrelated(n: int = 300, d_source: int = 8, d_target: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two spaces that have nothing to do with one another."""
+    return gaussian(n, d_source, 2 * seed), gaussian(n, d_target, 2 * seed + 1)
+
+
+def cone(n: int = 300, d: int = 16, spread: float = 0.1, seed: int = 0) -> np.ndarray:
+    """Unit rows in a narrow cone: their mean cosine is about 1 / (1 + spread²)."""
+    rows = np.random.default_rng(seed).standard_normal((n, d)) * spread / np.sqrt(d) + np.eye(1, d)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def shared_latent(
+    n: int = 400, rank: int = 3, d_source: int = 12, d_target: int = 10, noise: float = 0.5, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two noisy views of the same `rank` numbers a row."""
+    random = np.random.default_rng(seed)
+    Z = random.standard_normal((n, rank))
+    X, Y = (
+        Z @ random.standard_normal((rank, d)) + noise * random.standard_normal((n, d)) for d in (d_source, d_target)
+    )
+    return X.astype(np.float32), Y.astype(np.float32)
+
+
+def card(name: str = "old", dim: int = 4, **stated) -> Space:
+    """A space with an encoder, so that it has an identity."""
+    return Space(name, dim, **({"encoder": f"timm:{name}", "revision": "abc", "pooling": "cls"} | stated))
+
+
+def names(n: int, prefix: str = "item") -> np.ndarray:
+    """Ids (n,) as text."""
+    return np.array([f"{prefix}{i}" for i in range(n)], dtype=object)
+
+
+def embeddings(n: int = 40, dim: int = 4, name: str = "old", seed: int = 0, dtype: str = "float32", **given):
+    """Embeddings of `n` random rows with ids item0, item1, …; any field of `Embeddings` can be given."""
+    fields = {"vectors": gaussian(n, dim, seed).astype(dtype), "space": card(name, dim), "ids": names(n)} | given
+    return Embeddings(**fields)
+
+
+def pairs_of(X: np.ndarray, Y: np.ndarray, ids=None, groups=None) -> Pairs:
+    """Pairs of these rows as they are, without any of the checks of `pair`."""
+    ids = names(len(X)) if ids is None else np.asarray(ids, dtype=object)
+    return Pairs(X, Y, card("old", X.shape[1]), card("new", Y.shape[1]), ids, "id", groups, {})
+
+
+def split_at(n: int, train: int, validation: int) -> Split:
+    """The first rows train, the next validate (halved), the rest test."""
+    middle = train + validation // 2
+    edges = np.split(np.arange(n), [train, middle, train + validation])
+    return Split(*edges)
+
+
+def folder_of(path: Path, parts: list[Embeddings]) -> Path:
+    """A folder of Parquet files, one for each of the parts."""
+    from repstitch.embeddings import write
+
+    path.mkdir()
+    for i, part in enumerate(parts):
+        write(path / f"{i:03d}.parquet", part)
+    return path

@@ -1,0 +1,139 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repstitch import names
+
+PACKAGE = Path(names.__file__).parent
+# A module imports only from rows above its own; inside a package only from files listed before it.
+ROWS = (
+    ("errors", "names"),
+    ("spaces", "maps"),
+    ("embeddings", "catalogue", "moments"),
+    ("metrics",),
+    ("fit.judge", "fit.closed_form", "fit.contrastive", "checks", "confidence", "transfer"),
+    ("fit.select",),
+    ("scorecard",),
+    ("stitcher",),
+    ("train", "apply", "registry"),
+    ("encoders", "atlas"),
+    ("plots", "wire"),
+    ("server", "client"),
+    ("demo",),
+    ("cli",),
+    ("__main__",),
+)
+INSIDE = {
+    "metrics": ("neighbours", "retrieval", "null", "kernels", "subspaces", "table"),
+    "fit": ("judge", "closed_form", "contrastive", "select"),
+    "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
+    "server": ("guards", "observe", "http", "run"),
+}
+HEAVY = ("torch", "numpy", "pyarrow", "lightning", "transformers", "timm", "bentoml")
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its dotted name below the package; a package answers to its own name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return {name: path for name, path in found.items() if name}
+
+
+def imports(path: Path, known: set[str]) -> set[str]:
+    """The modules of the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name} imports relatively"
+            whole = [node.module or ""] + [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            whole = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.removeprefix("repstitch.") for name in whole if name.startswith("repstitch.")}
+    return found & known
+
+
+def row_of(module: str) -> int:
+    for row, members in enumerate(ROWS):
+        if module in members or module.partition(".")[0] in members:
+            return row
+    raise AssertionError(f"{module} has no row in the layers; place it in ROWS")
+
+
+def place_in(package: str, module: str) -> int:
+    name = module.partition(".")[2] or "__init__"
+    assert name in INSIDE[package], f"{module} has no place in the order of {package}/"
+    return INSIDE[package].index(name)
+
+
+MODULES = modules()
+
+
+def test_the_walk_finds_the_modules_and_their_imports():
+    assert {"errors", "metrics.null", "fit.select", "encoders", "cli"} <= set(MODULES)
+    assert imports(MODULES["fit.select"], set(MODULES)) >= {"errors", "fit.judge", "maps", "moments"}
+    assert "demo" in imports(MODULES["cli"], set(MODULES))  # imported inside a function
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in ("fit", "metrics", "server")])
+def test_a_module_imports_only_from_rows_above_its_own(module):
+    package = module.partition(".")[0]
+    for imported in imports(MODULES[module], set(MODULES)):
+        if package in INSIDE and imported.partition(".")[0] == package:
+            assert place_in(package, imported) < place_in(package, module), f"{module} imports {imported}"
+        else:
+            assert row_of(imported) < row_of(module), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("package", ["fit", "metrics", "server"])
+def test_a_package_without_a_door_of_its_own_imports_nothing(package):
+    assert not imports(MODULES[package], set(MODULES))
+
+
+def loaded_after(code: str) -> set[str]:
+    """Which heavy packages are loaded after running `code` in a fresh interpreter."""
+    ending = f"\nprint('loaded:', *(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", "import sys\n" + code + ending], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].removeprefix("loaded:").split())
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    assert loaded_after("import repstitch, repstitch.names, repstitch.errors, repstitch.spaces") == set()
+
+
+def test_help_imports_nothing_heavy():
+    code = "from repstitch.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
+    assert loaded_after(code) == set()
+
+
+def test_the_names_are_those_of_the_dicts_they_stand_for():
+    from repstitch.encoders.vectors import POOLS
+    from repstitch.fit.closed_form import FITS
+    from repstitch.fit.judge import OBJECTIVES
+    from repstitch.fit.select import METHODS
+    from repstitch.metrics.table import METRICS
+
+    assert names.METHODS == tuple(METHODS)
+    assert names.METHODS[: len(FITS)] == tuple(FITS)
+    assert names.OBJECTIVES == tuple(OBJECTIVES)
+    assert names.METRICS == tuple(METRICS)
+    assert set(POOLS) <= set(names.POOLINGS)
+
+
+def test_every_named_normalisation_is_one_that_rows_can_be_brought_to():
+    import torch
+
+    from repstitch.stitcher import normalise
+
+    rows = torch.tensor([[3.0, 4.0]])
+    assert {how: normalise(rows, how).tolist() for how in names.NORMALISATIONS} == {
+        "unit": [[pytest.approx(0.6), pytest.approx(0.8)]],
+        "none": [[3.0, 4.0]],
+    }
