@@ -40,7 +40,9 @@ def test_a_residual_mlp_is_its_affine_part_plus_the_residual():
     torch.testing.assert_close(map(x), x @ map.weight + map.bias + gelu @ map.out_weight)
 
 
-@pytest.mark.parametrize(("first", "second"), [("affine", "affine"), ("affine", "residual_mlp"), ("residual_mlp", "affine")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("affine", "affine"), ("affine", "residual_mlp"), ("residual_mlp", "affine")]
+)
 def test_one_map_then_another_is_one_after_the_other(first, second):
     a = MAKE[first](5, 4, seed=1, dtype=torch.float64)
     b = MAKE[second](4, 3, seed=2, dtype=torch.float64)

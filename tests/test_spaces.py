@@ -40,10 +40,9 @@ def test_a_card_survives_json():
 
 
 def test_unstated_fields_are_left_out_of_a_card_but_false_and_zero_are_kept():
-    assert Space("a", 4).to_dict() == {"name": "a", "dim": 4, "modality": "other", "role": "none"}
-    assert Space("a", 4, normalised=False, layer=0).to_dict() | {"normalised": False, "layer": 0} == Space(
-        "a", 4, normalised=False, layer=0
-    ).to_dict()
+    plain = {"name": "a", "dim": 4, "modality": "other", "role": "none"}
+    assert Space("a", 4).to_dict() == plain
+    assert Space("a", 4, normalised=False, layer=0).to_dict() == plain | {"normalised": False, "layer": 0}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,24 +36,54 @@ def translate_file(
     only when whole. Rows without ids get their positions as ids. Raises InputError on another space, on rows that
     cannot be translated (naming the first), and when `out` exists.
     """
+    if dtype not in ("float32", "float16"):
+        raise InputError(f"`dtype` must be float32 or float16; got {dtype!r}.")
     opened = scan(path, space=source_space, ids=ids)
     adopt(opened.space, opened.declared, stitcher.source, str(path), opposite=stitcher.target)
     place = Path(opened.path)
     stamp = [place.stat().st_size, place.stat().st_mtime_ns] if place.is_file() else None
-    job = {"stitcher": stitcher.version, "source": str(path), "rows": opened.n_rows, "stamp": stamp, "dtype": dtype}
+    job = {
+        "stitcher": stitcher.version,
+        "source": str(path),
+        "rows": opened.n_rows,
+        "stamp": stamp,
+        "dtype": dtype,
+        "ids": str(ids) if isinstance(ids, str | os.PathLike) else ids is not None,
+    }
+
+    refused: list[InputError] = []
 
     def produce(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         at = start
         with tqdm(total=opened.n_rows, initial=start, unit="row", delay=1, desc="translate", leave=False) as bar:
             for batch in opened.batches(batch_rows, start):
-                _refuse_invalid(batch.vectors, batch.ids, at, str(path))
                 keys = row_numbers(at, at + len(batch)) if batch.ids is None else batch.ids
-                yield keys, stitcher.translate(batch.vectors)
+                try:
+                    _refuse_invalid(batch.vectors, batch.ids, at, str(path))
+                    translated = stitcher.translate(batch.vectors)
+                    _refuse_overflow(translated, keys, dtype)
+                except InputError as error:
+                    refused.append(error)
+                    raise
+                yield keys, translated
                 at += len(batch)
                 bar.update(len(batch))
 
     written_by = {"repstitch.translated_by": stitcher.version}
-    return write_stream(out, stitcher.target, produce, job, dtype=dtype, metadata=written_by)
+    try:
+        return write_stream(out, stitcher.target, produce, job, dtype=dtype, metadata=written_by)
+    except InputError:
+        if refused:  # once the rows are mended it is another job, which the finished parts are of no use to
+            shutil.rmtree(f"{os.fspath(out)}.partial", ignore_errors=True)
+        raise
+
+
+def _refuse_overflow(translated: np.ndarray, ids: np.ndarray, dtype: str) -> None:
+    over = np.abs(translated).max(axis=1) > np.finfo(dtype).max
+    if over.any():
+        raise InputError(
+            f"`dtype` {dtype} cannot hold the translation of id {ids[int(np.argmax(over))]!r}; use float32."
+        )
 
 
 def _refuse_invalid(vectors: np.ndarray, ids: np.ndarray | None, start: int, path: str) -> None:
@@ -80,6 +111,8 @@ def score(
     `source` and `target` as in `train`. The card's `left_out` says how many pairs were left out as seen. Raises
     InputError on another space, backwards use, or when no unseen pair is left.
     """
+    if isinstance(uses, str) or not uses or not set(uses) <= set(USES):
+        raise InputError(f"`uses` must be a tuple of {' and '.join(USES)}; got {uses!r}.")
     a = read(source, space=source_space, ids=source_ids)
     b = read(target, space=target_space, ids=target_ids)
     adopt(a.space, a.declared, stitcher.source, "`source`", opposite=stitcher.target)

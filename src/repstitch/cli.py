@@ -3,12 +3,14 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 
 from repstitch import __version__
-from repstitch.errors import InputError
+from repstitch.errors import InputError, one_line
 from repstitch.names import METHODS, METRICS, NORMALISATIONS, OBJECTIVES, POOLINGS, ROLES, USES
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -417,10 +419,20 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("repstitch").setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "²" gets "?", not a traceback
     try:
         args.run(args)
+        sys.stdout.flush()
     except InputError as error:
         print(f"repstitch {args.command}: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a full disk, a folder that is not the caller's
+        print(f"repstitch {args.command}: {one_line(error)}", file=sys.stderr)
         return EXIT_INPUT
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])

@@ -408,7 +408,7 @@ class Split:
 
     @property
     def validation(self) -> np.ndarray:
-        return np.sort(np.concatenate([self.select, self.calibrate]))
+        return np.union1d(self.select, self.calibrate)
 
 
 def split(pairs: Pairs, fractions: Sequence[float] = (0.6, 0.15, 0.25), seed: int = 0) -> Split:

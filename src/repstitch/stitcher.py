@@ -238,7 +238,8 @@ def load(path: str | os.PathLike) -> Stitcher:
     try:
         if scores:
             table(scores)  # what cannot be shown is no scorecard
-        tensors = load_file(folder / "model.safetensors")
+        # Copied, for what is mapped from the file would change, or end the process, when the file is written over.
+        tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
         form = {k.removeprefix("map."): v for k, v in tensors.items() if k.startswith("map.")}
         return Stitcher(
             map=maps.from_tensors(config["form"], form),

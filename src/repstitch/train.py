@@ -1,8 +1,10 @@
 """The whole of the job in one call: pairs in, a stitcher with its proof out."""
 
 import logging
+import os
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from repstitch.checks import check
 from repstitch.embeddings import Pairs, fingerprints, pair, read, split
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import canonical, canonical_map, decompose
-from repstitch.fit.contrastive import recipe_for
+from repstitch.fit.contrastive import leave_to_first_rank, recipe_for
 from repstitch.fit.judge import Judge
 from repstitch.fit.select import Candidate, Problem, refit, select
 from repstitch.maps import Map
@@ -67,10 +69,15 @@ def train(
     on = pick_device(device)
     settings = recipe_for("mlp", **({"accelerator": "gpu" if on == "cuda" else "cpu", "seed": seed} | recipe))
     a = read(source, space=source_space, ids=source_ids, group=group)
-    b = read(target, space=target_space, ids=target_ids, group=group if isinstance(group, str) else None)
+    b = read(target, space=target_space, ids=target_ids, group=group if a.groups is None else None)
+    if group is not None and a.groups is None and b.groups is None:
+        raise InputError(
+            f"`group` must be a column of either side, or a file or array with one group a row; got {group!r}."
+        )
     if a.space.name == b.space.name and not a.declared and not b.declared:
         raise InputError(
-            f"Both files would be called {a.space.name!r}; name them with --source-space and --target-space."
+            f"Both sides would be called {a.space.name!r}; name them with `source_space` and `target_space` "
+            "(--source-space and --target-space)."
         )
     pairs = pair(a, b, drop_invalid)
     parts = split(pairs, split_shares, split_seed)
@@ -81,6 +88,8 @@ def train(
     judge = Judge(objective, X[parts.select], Y[parts.select], Y[parts.train])
     problem = Problem(X[parts.train], Y[parts.train], judge, settings)
     chosen, tried = select(problem, method)
+    refitted = refit(chosen, X, Y, problem).to("cpu") if refit_on_all else None
+    leave_to_first_rank()
     held, held_name = (parts.test, "test pairs") if len(parts.test) else (parts.calibrate, "validation pairs")
     map = chosen.map.to("cpu")
     card = _proof(map, X[held].cpu(), Y[held].cpu(), Y[parts.train].cpu(), output_norm)
@@ -93,8 +102,8 @@ def train(
         "notes": notes,
     }
     used = np.concatenate([parts.train, parts.validation])
-    if refit_on_all:
-        map = refit(chosen, X, Y, problem).to("cpu")
+    if refitted is not None:
+        map = refitted
         card["refit"] = True
         used = np.arange(len(pairs))
     return Stitcher(
@@ -109,7 +118,7 @@ def train(
         target_mean=Y[parts.train].mean(0).cpu().numpy(),
         seen=np.unique(fingerprints(pairs.take(used))),
         settings=chosen.settings | {"seed": seed},
-        split={"shares": list(split_shares), "seed": split_seed, "group": group if isinstance(group, str) else None},
+        split={"shares": list(split_shares), "seed": split_seed, "group": _group_name(group)},
         provenance=_provenance(pairs, parts),
         scorecard=card,
     )
@@ -122,6 +131,12 @@ def pick_device(device: str = "auto") -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("`device` is cuda but PyTorch sees no CUDA device; use cpu, or install a CUDA build of torch.")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _group_name(group) -> str | None:
+    if group is None:
+        return None
+    return Path(group).name if isinstance(group, str | os.PathLike) else "array"
 
 
 def _proof(map: Map, X: torch.Tensor, Y: torch.Tensor, train_targets: torch.Tensor, output_norm: str) -> dict:

@@ -4,6 +4,7 @@ The weights are learned in the source's whitened coordinates, where every direct
 back into a plain map at the end.
 """
 
+import hashlib
 import logging
 import math
 import tempfile
@@ -15,17 +16,21 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from repstitch.errors import InputError
+from repstitch.errors import InputError, one_line
 from repstitch.fit.closed_form import Decomposition
 from repstitch.fit.judge import Judge
 from repstitch.maps import AffineMap, Map, ResidualMLP
 
+log = logging.getLogger(__name__)
+
 MONITOR = "val_score"
+LOG_SCALE_RATE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,10 @@ class Recipe:
 
     `temperatures` are tried as multiples of the one that fits the start best on validation rows, and the best run is
     kept: a softer start pays where the closed form has learned its training rows by heart. `gallery` bounds the
-    targets each row is told apart from; up to that many pairs, it is all of them. `devices`, `strategy` and
+    targets each row is told apart from; up to that many pairs, it is all of them. `learning_rate` is relative to the
+    size (root mean square) that each tensor has at the start, so that it suits any space. `devices`, `strategy` and
     `accelerator` go to the Lightning Trainer as they are. With `checkpoints`, a folder, a stopped run goes on from its
-    last epoch.
+    last epoch and ends where it would have ended; a run on other pairs or with other settings starts anew.
     """
 
     width: int = 0
@@ -46,7 +52,7 @@ class Recipe:
     patience: int = 5
     batch_size: int = 512
     gallery: int = 4096
-    learning_rate: float = 1e-3
+    learning_rate: float = 0.1
     whitening: float = 1.0
     cosine_weight: float = 0.1
     clip: float = 1.0
@@ -59,8 +65,21 @@ class Recipe:
 
     def __post_init__(self):
         for name in ("epochs", "patience", "batch_size", "gallery"):
-            if getattr(self, name) < 1:
-                raise InputError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise InputError(f"`{name}` must be a whole number, at least 1; got {getattr(self, name)!r}.")
+        for name, most in (("width", 2**31), ("seed", 2**32 - 1)):
+            if type(getattr(self, name)) is not int or not 0 <= getattr(self, name) <= most:
+                raise InputError(f"`{name}` must be a whole number from 0 to {most}; got {getattr(self, name)!r}.")
+        for name in ("learning_rate", "whitening"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"`{name}` must be a positive number; got {getattr(self, name)}.")
+        for name in ("clip", "cosine_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"`dropout` must lie in [0, 1); got {self.dropout}.")
+        if self.stop_after is not None and self.stop_after < 1:
+            raise InputError(f"`stop_after` must be at least 1; got {self.stop_after}.")
         if not self.temperatures or min(self.temperatures) <= 0:
             raise InputError(f"`temperatures` must be positive multiples; got {self.temperatures}.")
 
@@ -168,6 +187,10 @@ class ContrastiveModule(L.LightningModule):
         self.X, self.Y, self.copies = (t.to(self.device) for t in (self.X, self.Y, self.copies))
         self.judge = self.judge.to(self.device)
 
+    def on_train_epoch_start(self) -> None:
+        # Each epoch drops out by a seed of its own, so that a stopped run goes on as it would have.
+        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch + (self.global_rank << 52))
+
     def training_step(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.device)
         predicted = F.normalize(self.refiner(self.X[rows]), dim=1)
@@ -184,8 +207,10 @@ class ContrastiveModule(L.LightningModule):
         if every:
             columns, own, gallery = None, rows, self.Y
         else:
-            extra = torch.randint(len(self.Y), (max(0, self.recipe.gallery - len(rows)),), device=rows.device)
-            columns, own = torch.cat([rows, extra]), here
+            # Drawn alike on every rank, for they all take the same loss.
+            random = torch.Generator().manual_seed(self.recipe.seed * 100_003 + self.global_step)
+            extra = torch.randint(len(self.Y), (max(0, self.recipe.gallery - len(rows)),), generator=random)
+            columns, own = torch.cat([rows, extra.to(rows.device)]), here
             gallery = self.Y[columns]
         logits = predicted @ gallery.T * self.log_scale.exp().clamp(max=1000.0)
         if not every or not self.unique_targets:
@@ -198,11 +223,20 @@ class ContrastiveModule(L.LightningModule):
         return contrast + self.recipe.cosine_weight * (1 - cosine)
 
     def validation_step(self, _batch: Tensor) -> None:
-        self.log(MONITOR, self.judge.score(self.refiner.map()), batch_size=1, sync_dist=True)
+        try:
+            score = self.judge.score(self.refiner.map())
+        except InputError:  # it diverged; the best epoch so far is kept
+            score = -math.inf
+        self.log(MONITOR, score, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self):
         recipe = self.recipe
-        optimizer = torch.optim.AdamW(self.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
+        size = {name: float(p.detach().square().mean().sqrt()) for name, p in self.refiner.named_parameters()}
+        size |= {"bias": size["weight"], "out": size["weight"]}  # they add to what the weight gives, and may be zero
+        groups = [
+            {"params": [p], "lr": recipe.learning_rate * size[name]} for name, p in self.refiner.named_parameters()
+        ]
+        optimizer = torch.optim.AdamW([*groups, {"params": [self.log_scale], "lr": LOG_SCALE_RATE}], weight_decay=0.0)
         steps = recipe.epochs * len(Batches(len(self.Y), self.trainer.datamodule))  # type: ignore[attr-defined]
         warm = min(10, steps)
 
@@ -263,15 +297,57 @@ def refine(
 def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe) -> Refined:
     with ExitStack() as stack:
         stack.enter_context(_quiet())
-        folder = recipe.checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
-        kind = "mlp" if recipe.width else "linear"
-        folder = Path(folder) / f"{kind}-{temperature:.5f}"
         stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(recipe.seed)
-        module = ContrastiveModule(Refiner(start, decomposition, recipe), X, Y, judge, temperature, recipe)
-        keep = ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", save_last=True)
-        stop = EarlyStopping(MONITOR, mode="max", patience=recipe.patience)
-        trainer = L.Trainer(
+        kind = "mlp" if recipe.width else "linear"
+        place = recipe.checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
+        folder = Path(place) / f"{kind}-{_job(X, Y, judge, temperature, recipe)}"
+        last, done = folder / "last.ckpt", folder / "done"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"`checkpoints` must be a folder that can be written to: {one_line(error)}") from None
+        if not done.exists():
+            module = ContrastiveModule(Refiner(start, decomposition, recipe), X, Y, judge, temperature, recipe)
+            trainer = _trainer(folder, kind, recipe)
+            try:
+                trainer.fit(
+                    module,
+                    datamodule=PairsModule(len(X), recipe),
+                    ckpt_path=last if last.exists() else None,
+                    weights_only=True,
+                )
+            except SystemExit:
+                if trainer.interrupted:  # the Trainer turns Ctrl-C into an exit
+                    raise KeyboardInterrupt from None
+                raise
+        state: dict = {}
+        if not _rank():
+            kept = torch.load(
+                last if recipe.stop_after else folder / "best.ckpt", map_location="cpu", weights_only=True
+            )
+            state = {"epoch": int(kept["epoch"]) + 1, "weights": kept["state_dict"]}
+            done.touch()
+        state = from_first_rank(state)
+        refiner = Refiner(start, decomposition, recipe)
+        refiner.load_state_dict(
+            {k.removeprefix("refiner."): v for k, v in state["weights"].items() if k.startswith("refiner.")}
+        )
+        try:
+            map = refiner.eval().map()
+            return Refined(map, judge.score(map), state["epoch"], temperature)
+        except InputError:
+            log.warning("The %s fit diverged and is left out; lower `learning_rate`.", kind)
+            return Refined(start, judge.score(start), 0, temperature)
+
+
+def _trainer(folder: Path, kind: str, recipe: Recipe) -> L.Trainer:
+    keep = ModelCheckpoint(
+        folder, filename="best", monitor=MONITOR, mode="max", save_last=True, enable_version_counter=False
+    )
+    stop = EarlyStopping(MONITOR, mode="max", patience=recipe.patience)
+    try:
+        return L.Trainer(
             max_epochs=recipe.stop_after or recipe.epochs,
             accelerator=recipe.accelerator,
             devices=recipe.devices,
@@ -283,25 +359,39 @@ def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe) 
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        last = folder / "last.ckpt"
-        trainer.fit(
-            module,
-            datamodule=PairsModule(len(X), recipe),
-            ckpt_path=last if last.exists() else None,
-            weights_only=True,
-        )
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        if trainer.global_rank:
-            raise SystemExit(0)  # launched by rank 0 to share the fit; what follows it is rank 0's alone
-        chosen = last if recipe.stop_after else Path(keep.best_model_path)
-        state = torch.load(chosen, map_location="cpu", weights_only=True)
-        refiner = Refiner(start, decomposition, recipe)
-        refiner.load_state_dict(
-            {k.removeprefix("refiner."): v for k, v in state["state_dict"].items() if k.startswith("refiner.")}
-        )
-        map = refiner.eval().map()
-        return Refined(map, judge.score(map), int(state["epoch"]) + 1, temperature)
+    except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+        raise InputError(
+            "`accelerator`, `devices` and `strategy` must suit the Lightning Trainer and this machine; "
+            f"it says: {one_line(error)}"
+        ) from None
+
+
+def _job(X: Tensor, Y: Tensor, judge: Judge, temperature: float, recipe: Recipe) -> str:
+    """What a run is made from, as a short hash: the recipe, the objective and (a sample of) the rows."""
+    said = (f"{temperature:.5f}", judge.objective, replace(recipe, checkpoints=None), X.shape, Y.shape)
+    digest = hashlib.blake2b(repr(said).encode(), digest_size=6)
+    for rows in (X, Y, judge.X, judge.Y):
+        digest.update(rows[:: 1 + len(rows) // 4096].contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def from_first_rank(value):
+    """Rank 0's value on every rank of a fit that several processes share; the value itself in any other."""
+    if not torch.distributed.is_initialized():
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def leave_to_first_rank() -> None:
+    """End the processes that rank 0 launched to share a fit: what follows the fit is rank 0's alone."""
+    if _rank():
+        raise SystemExit(0)
 
 
 @contextmanager
@@ -327,4 +417,6 @@ def recipe_for(method: str, width: int = 512, **settings) -> Recipe:
     unknown = sorted(set(settings) - known)
     if unknown:
         raise InputError(f"`{unknown[0]}` is not a setting of a contrastive fit; known are {', '.join(sorted(known))}.")
+    if method == "mlp" and not width:
+        raise InputError("`width` of an mlp must be at least 1; without a hidden layer it is the method linear.")
     return replace(Recipe(**settings), width=width if method == "mlp" else 0)

@@ -18,7 +18,7 @@ from repstitch.fit.closed_form import (
     fit_procrustes,
     ridge_path,
 )
-from repstitch.fit.contrastive import Recipe, recipe_for, refine
+from repstitch.fit.contrastive import Recipe, from_first_rank, recipe_for, refine
 from repstitch.fit.judge import Judge
 from repstitch.maps import AffineMap, Map
 from repstitch.moments import moments
@@ -106,7 +106,8 @@ def tune_canonical(problem: Problem) -> Candidate:
 def tune_contrastive(problem: Problem, method: str) -> Candidate:
     """The canonical map refined by gradient, as a linear map or with a residual MLP."""
     start = problem.start
-    recipe = recipe_for(method, **{k: v for k, v in asdict(problem.recipe).items() if k != "width"})
+    # A recipe without a width leaves it to the method.
+    recipe = recipe_for(method, **{k: v for k, v in asdict(problem.recipe).items() if k != "width" or v})
     refined = refine(problem.X, problem.Y, cast(AffineMap, start.map), problem.decomposition, problem.judge, recipe)
     settings = {
         "start": start.settings,
@@ -137,14 +138,14 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
 def refit(chosen: Candidate, X: Tensor, Y: Tensor, problem: Problem) -> Map:
     """The chosen candidate's settings once more, on these pairs instead; nothing is selected anew."""
     whole = replace(problem, X=X, Y=Y)
-    d, s = whole.decomposition, chosen.settings
-    if chosen.method == "ridge":
+    d, (method, s) = whole.decomposition, from_first_rank((chosen.method, chosen.settings))
+    if method == "ridge":
         return ridge_path(d, [s["penalty"]], s["match_variance"])[0]
-    if chosen.method == "procrustes":
+    if method == "procrustes":
         return fit_procrustes(d.moments, **s)
     closed = s.get("start", s)
     start = canonical_map(canonical(d, closed["shrink_x"], closed["shrink_y"]), closed["power"], closed["cut"])
-    if chosen.method == "canonical" or not s["epoch"]:
+    if method == "canonical" or not s["epoch"]:
         return start
     recipe = replace(
         problem.recipe,

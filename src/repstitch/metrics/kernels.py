@@ -31,7 +31,7 @@ def cka_unbiased(X: Tensor, Y: Tensor) -> float:
     X, Y = _centred(X, "X"), _centred(Y, "Y")
     _check_rows(X, Y, 4)
     between, x, y = _hsic(X, Y), _hsic(X, X), _hsic(Y, Y)
-    if x <= 0 or y <= 0:
+    if x <= 1e-12 * X.square().sum() ** 2 or y <= 1e-12 * Y.square().sum() ** 2:
         raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
     return float(between / (x * y).sqrt())
 

@@ -1,0 +1,292 @@
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from repstitch import registry as module
+from repstitch.errors import ConflictError, InputError, NotFoundError
+from repstitch.maps import AffineMap
+from repstitch.registry import Registry, default_folder
+from repstitch.spaces import Space
+from repstitch.stitcher import Stitcher
+
+
+def stitcher(source: str = "old", target: str = "new", seed: int = 0) -> Stitcher:
+    weight = torch.randn(3, 2, generator=torch.Generator().manual_seed(seed))
+    return Stitcher(
+        map=AffineMap(weight, torch.zeros(2)),
+        source=Space(source, 3),
+        target=Space(target, 2),
+        method="ridge",
+        objective="match",
+        input_norm="unit",
+        output_norm="unit",
+        source_mean=np.zeros(3, np.float32),
+        target_mean=np.zeros(2, np.float32),
+        seen=np.arange(2),
+    )
+
+
+def registry_of(folder: Path, **made: Stitcher) -> Registry:
+    """A registry that has read a folder of these stitchers, by name."""
+    for name, one in made.items():
+        one.save(folder / name)
+    registry = Registry(folder)
+    registry.refresh()
+    return registry
+
+
+def put(one: Stitcher, folder: Path, name: str) -> None:
+    """Put a stitcher in the place of another, as a deployment does: write beside it, then swap by rename."""
+    one.save(folder.parent / "new" / name)
+    os.rename(folder / name, folder.parent / f"{name}.gone")
+    os.rename(folder.parent / "new" / name, folder / name)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    made = tmp_path / "stitchers"
+    made.mkdir()
+    return made
+
+
+# --- which one serves -------------------------------------------------------------------------------------------------
+
+
+def test_the_only_stitcher_of_a_pair_serves_it(folder):
+    registry = registry_of(folder, one=stitcher(), back=stitcher("new", "old"))
+    name, found = registry.resolve("old", "new")
+    assert name == "one"
+    assert found.version == stitcher().version
+    assert registry.resolve("new", "old")[0] == "back"
+
+
+def test_several_stitchers_of_a_pair_are_a_conflict_that_lists_them(folder):
+    registry = registry_of(folder, b=stitcher(seed=1), a=stitcher(seed=2), other=stitcher("x", "y"))
+    with pytest.raises(ConflictError, match=r"Several stitchers go old -> new \(a, b\) and none is promoted"):
+        registry.resolve("old", "new")
+
+
+def test_promoting_chooses_and_promoting_the_older_rolls_back(folder):
+    registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2))
+    assert registry.promote("b") == "old->new"
+    assert registry.resolve("old", "new")[1].version == stitcher(seed=2).version
+    registry.promote("a")
+    assert registry.resolve("old", "new")[1].version == stitcher(seed=1).version
+    assert [p.name for p in folder.iterdir() if p.is_file()] == ["promoted.json"]
+
+
+def test_promoting_for_one_pair_leaves_the_others(folder):
+    made = {"a": stitcher(seed=1), "b": stitcher(seed=2), "c": stitcher("x", "y", 3), "d": stitcher("x", "y", 4)}
+    registry = registry_of(folder, **made)
+    registry.promote("a")
+    registry.promote("d")
+    assert (registry.resolve("old", "new")[0], registry.resolve("x", "y")[0]) == ("a", "d")
+    assert json.loads((folder / "promoted.json").read_text()) == {"old->new": "a", "x->y": "d"}
+
+
+def test_another_process_sees_the_promotion_when_it_refreshes(folder):
+    registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2))
+    other = registry_of(folder)
+    registry.promote("b")
+    other.refresh()
+    assert other.resolve("old", "new")[0] == "b"
+
+
+def test_a_promotion_of_a_stitcher_that_is_gone_counts_for_nothing(folder):
+    registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2), c=stitcher(seed=3))
+    registry.promote("c")
+    shutil.rmtree(folder / "c")
+    registry.refresh()
+    with pytest.raises(ConflictError, match=r"\(a, b\) and none is promoted"):
+        registry.resolve("old", "new")
+    shutil.rmtree(folder / "b")
+    registry.refresh()
+    assert registry.resolve("old", "new")[0] == "a"
+
+
+def test_a_named_stitcher_serves_its_pair_whatever_is_promoted(folder):
+    registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2))
+    registry.promote("b")
+    assert registry.resolve("old", "new", "a")[1].version == stitcher(seed=1).version
+
+
+def test_a_named_stitcher_of_another_pair_is_a_conflict(folder):
+    registry = registry_of(folder, a=stitcher(), b=stitcher("new", "old"))
+    with pytest.raises(ConflictError, match="Stitcher 'b' goes new -> old, not old -> new"):
+        registry.resolve("old", "new", "b")
+
+
+def test_unknown_names_and_spaces_are_answered_with_the_nearest(folder):
+    registry = registry_of(folder, clip_to_bert=stitcher("clip", "bert"), siglip_to_dino=stitcher("siglip", "dino"))
+    with pytest.raises(NotFoundError, match=r"There is no stitcher 'clip_to_brt'\. Nearest: clip_to_bert"):
+        registry.get("clip_to_brt")
+    with pytest.raises(NotFoundError, match=r"There is no space 'clib' \(`source`\)\. Nearest: clip"):
+        registry.resolve("clib", "bert")
+    with pytest.raises(NotFoundError, match=r"There is no space 'brt' \(`target`\)\. Nearest: bert"):
+        registry.resolve("clip", "brt")
+    with pytest.raises(NotFoundError, match="No stitcher goes bert -> clip"):
+        registry.resolve("bert", "clip")
+    with pytest.raises(NotFoundError, match="There is no stitcher 'x'"):
+        registry.promote("x")
+
+
+def test_an_empty_folder_says_that_it_holds_nothing(folder):
+    registry = registry_of(folder)
+    with pytest.raises(NotFoundError, match="The folder holds no stitchers"):
+        registry.get("a")
+    with pytest.raises(NotFoundError, match="There is no space 'old'"):
+        registry.resolve("old", "new")
+
+
+# --- following the folder ---------------------------------------------------------------------------------------------
+
+
+def test_refresh_picks_up_what_is_new_and_drops_what_is_gone(folder):
+    registry = registry_of(folder, a=stitcher(seed=1))
+    stitcher("x", "y").save(folder / "b")
+    assert registry.refresh() == {"b": "loaded"}
+    assert registry.resolve("x", "y")[0] == "b"
+    shutil.rmtree(folder / "a")
+    assert registry.refresh() == {"a": "removed"}
+    assert set(registry.state.stitchers) == {"b"}
+
+
+def test_what_has_not_changed_is_not_read_again(folder, monkeypatch):
+    registry = registry_of(folder, a=stitcher(seed=1))
+    before = registry.state.stitchers["a"]
+    monkeypatch.setattr(module, "load", lambda path: pytest.fail(f"read {path}"))
+    assert registry.refresh() == {}
+    assert registry.state.stitchers["a"] is before
+
+
+def test_a_stitcher_replaced_by_rename_is_read_again(folder):
+    registry = registry_of(folder, a=stitcher(seed=1))
+    put(stitcher(seed=2), folder, "a")
+    assert registry.refresh() == {"a": "loaded"}
+    assert registry.get("a").version == stitcher(seed=2).version
+
+
+def test_a_stitcher_replaced_by_a_corrupt_one_is_reported_and_served_as_it_was(folder, caplog):
+    registry = registry_of(folder, a=stitcher(seed=1))
+    (folder / "a" / "model.safetensors").write_bytes(b"torn")
+    with caplog.at_level(logging.ERROR):
+        report = registry.refresh()
+    assert "is not a whole stitcher" in report["a"]
+    assert "is not a whole stitcher" in registry.state.problems["a"]
+    assert "Not served" in caplog.text
+    assert registry.get("a").version == stitcher(seed=1).version
+    assert registry.refresh() == {}  # said once, and still served
+    assert registry.get("a").version == stitcher(seed=1).version
+    assert "a" in registry.state.problems
+    put(stitcher(seed=2), folder, "a")
+    assert registry.refresh() == {"a": "loaded"}
+    assert registry.state.problems == {}
+
+
+def test_a_corrupt_stitcher_keeps_the_others_from_nothing(folder):
+    registry = registry_of(folder, a=stitcher(seed=1))
+    stitcher("x", "y").save(folder / "b")
+    (folder / "torn").mkdir()
+    (folder / "torn" / "config.json").write_text("{")
+    report = registry.refresh()
+    assert report["b"] == "loaded"
+    assert set(registry.state.stitchers) == {"a", "b"}
+    assert set(registry.state.problems) == {"torn"}
+    shutil.rmtree(folder / "torn")
+    registry.refresh()
+    assert registry.state.problems == {}
+
+
+def test_when_the_whole_folder_is_gone_everything_stays(folder):
+    registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2))
+    registry.promote("b")
+    before = registry.state
+    os.rename(folder, folder.parent / "away")
+    assert registry.refresh() == {}
+    assert registry.state is before
+    assert registry.resolve("old", "new")[0] == "b"
+    os.rename(folder.parent / "away", folder)
+    assert registry.refresh() == {}
+    assert registry.resolve("old", "new")[0] == "b"
+
+
+def test_a_folder_that_is_not_there_yet_is_said_once_and_read_when_it_comes(folder, caplog):
+    registry = Registry(folder / "later")
+    registry.refresh()
+    registry.refresh()
+    assert [record.message for record in caplog.records if "There is no folder" in record.message] == [
+        f"There is no folder {folder / 'later'} yet; nothing is served until there is."
+    ]
+    stitcher().save(folder / "later" / "a")
+    assert registry.refresh() == {"a": "loaded"}
+    assert registry.state.problems == {}
+
+
+def test_hidden_and_half_written_folders_and_files_are_left_alone(folder):
+    stitcher().save(folder / "a")
+    shutil.copytree(folder / "a", folder / ".b.1234abcd.tmp")
+    shutil.copytree(folder / "a", folder / ".git")
+    (folder / "notes.txt").write_text("mine")
+    registry = registry_of(folder)
+    assert set(registry.state.stitchers) == {"a"}
+    assert registry.state.problems == {}
+
+
+def test_a_folder_that_goes_while_it_is_read_is_a_problem_and_not_a_crash(folder, monkeypatch):
+    registry = registry_of(folder, a=stitcher(seed=1))
+    stitcher("x", "y").save(folder / "b")
+    whole = Path.iterdir
+
+    def racing(self):
+        if self.name == "b":
+            shutil.rmtree(self)
+        return whole(self)
+
+    monkeypatch.setattr(Path, "iterdir", racing)
+    assert "There is no stitcher" in registry.refresh()["b"]
+    assert registry.get("a").version == stitcher(seed=1).version
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"old->new": 3}', "\x00"])
+def test_a_corrupt_promoted_file_is_reported_and_the_last_choice_stays(folder, content):
+    registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2))
+    registry.promote("b")
+    (folder / "promoted.json").write_text(content)
+    registry.refresh()
+    assert "Remove it and promote again" in registry.state.problems["promoted.json"]
+    assert registry.resolve("old", "new")[0] == "b"
+    with pytest.raises(InputError, match="Remove it and promote again"):
+        registry.promote("a")
+    assert (folder / "promoted.json").read_text() == content
+    (folder / "promoted.json").unlink()
+    registry.promote("a")
+    assert registry.resolve("old", "new")[0] == "a"
+
+
+def test_a_promotion_that_cannot_be_written_changes_nothing(folder, monkeypatch):
+    registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2))
+    registry.promote("a")
+
+    def refuse(*_args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(InputError, match=r"promoted\.json cannot be written: .*Permission denied"):
+        registry.promote("b")
+    assert sorted(p.name for p in folder.iterdir()) == ["a", "b", "promoted.json"]
+    registry.refresh()
+    assert registry.resolve("old", "new")[0] == "a"
+
+
+def test_the_folder_is_the_named_one_else_that_of_the_environment_else_the_default(tmp_path, monkeypatch):
+    monkeypatch.delenv("REPSTITCH_STITCHERS", raising=False)
+    assert default_folder() == Path("models/stitchers")
+    monkeypatch.setenv("REPSTITCH_STITCHERS", str(tmp_path / "env"))
+    assert Registry().folder == tmp_path / "env"
+    assert Registry(tmp_path / "named").folder == tmp_path / "named"

@@ -1,0 +1,244 @@
+import json
+
+import numpy as np
+import pytest
+from helpers import gaussian, rotated, shared_latent, unrelated
+
+from repstitch import scorecard as module
+from repstitch.errors import InputError
+from repstitch.names import USES
+from repstitch.scorecard import model_card, scorecard, table
+
+
+def unit_rows(X: np.ndarray) -> np.ndarray:
+    return X / np.linalg.norm(X, axis=1, keepdims=True)
+
+
+def score(X, Y, translated, bare=None, floor=None, **given) -> dict:
+    bare = translated if bare is None else bare
+    floor = Y.mean(0) if floor is None else floor
+    return scorecard(X, Y, translated, bare, floor, **({"permutations": 20} | given))
+
+
+def exact(n: int = 200) -> dict:
+    """The card of a translation that is the target to the last digit."""
+    X, Y, R = rotated(n)
+    X, Y = unit_rows(X), unit_rows(Y)
+    return score(X, Y, X @ R)
+
+
+def test_an_exact_translation_is_perfect_for_both_uses():
+    card = exact()
+    for use in USES:
+        found = card[use]
+        assert [found["recall@1"], found["recall@10"], found["mrr"], found["median_rank"]] == [1, 1, 1, 1]
+        assert found["overlap@10"] == pytest.approx(1, abs=1e-3)
+    rec = card["reconstruction"]
+    assert [rec["cosine"], rec["r2"], rec["norm_ratio"]] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert card["alignment"]["mutual_knn"]["after"]["score"] == pytest.approx(1, abs=1e-3)
+    assert card["alignment"]["cka_unbiased"]["after"]["score"] == pytest.approx(1, abs=1e-6)
+    for metric in card["alignment"].values():
+        assert metric["after"]["p"] == pytest.approx(1 / 21)
+
+
+def test_broken_pairs_score_at_chance():
+    n, draws = 100, 20
+    for use in USES:
+        found = {r: [] for r in (1, 5, 10)}
+        for seed in range(draws):
+            X, Y, R = rotated(n, seed=seed)
+            card = score(X, Y, X @ R, permutations=1, seed=seed)
+            for r in found:
+                found[r].append(card[use]["shuffled"][f"recall@{r}"])
+        for r, values in found.items():
+            assert abs(np.mean(values) - r / n) < 4 * np.sqrt(r / n * (1 - r / n) / (n * draws))
+
+
+def test_an_unrelated_translation_scores_at_chance_in_everything():
+    X, _ = unrelated(400, 8, 8)
+    Y, T = unrelated(400, 8, 8, seed=5)
+    card = score(X, Y, T, permutations=99)
+    for use in USES:
+        assert card[use]["recall@10"] < 10 / 400 + 4 * np.sqrt(10 / 400 / 400)
+        assert abs(card[use]["overlap@10"] - 10 / 399) < 0.02
+    for metric in card["alignment"].values():
+        assert metric["after"]["p"] > 0.02
+        assert metric["after"]["calibrated"] < 0.05
+
+
+def test_a_constant_translation_has_the_cosine_of_the_floor_and_explains_nothing():
+    X, Y = shared_latent(300)
+    floor = Y.mean(0)
+    constant = np.broadcast_to(floor, Y.shape)
+    card = score(X, Y, constant, floor=floor)
+    rec = card["reconstruction"]
+    assert rec["cosine"] == pytest.approx(rec["cosine_floor"], abs=1e-6)
+    assert rec["r2"] == pytest.approx(0, abs=1e-5)
+    assert rec["norm_ratio"] == pytest.approx(0, abs=1e-5)
+    for use in USES:
+        assert card[use]["recall@10"] <= 10 / 300 + 0.02
+    assert "`translated` has only 1 different directions" in card["alignment"]["mutual_knn"]["after"]["refused"]
+    assert "must vary" in card["alignment"]["cka_unbiased"]["after"]["refused"]
+    said = table(card)
+    assert "mutual_knn not scored: `translated` has only 1" in said
+    assert "cka_unbiased not scored: `X` must vary" in said
+
+
+def test_source_rows_that_repeat_are_named_as_those_of_the_source():
+    X, Y = shared_latent(60)
+    card = score(np.ones_like(X), Y, Y)
+    assert "`source` has only 1 different directions" in card["alignment"]["mutual_knn"]["before"]["refused"]
+    assert card["alignment"]["mutual_knn"]["after"]["score"] == 1
+
+
+def test_the_uses_swap_queries_and_gallery():
+    X, Y, T = gaussian(150, 6), gaussian(150, 5, 1), gaussian(150, 5, 2)
+    T = Y + 0.7 * T
+    there, back = score(X, Y, T), score(X, T, Y)
+    for key in ("recall@1", "recall@5", "mrr", "median_rank"):
+        assert there["query"][key] == pytest.approx(back["corpus"][key])
+        assert there["corpus"][key] == pytest.approx(back["query"][key])
+
+
+def test_the_bare_map_is_judged_by_r2_and_the_translation_by_cosine():
+    X, Y, R = rotated(200)
+    card = score(X, Y, unit_rows(Y), bare=0.5 * Y)
+    assert card["reconstruction"]["cosine"] == pytest.approx(1, abs=1e-6)
+    assert card["reconstruction"]["norm_ratio"] == pytest.approx(0.5, abs=1e-6)
+    assert card["reconstruction"]["r2"] == pytest.approx(1 - 0.25 * np.square(Y).sum() / np.square(Y - Y.mean(0)).sum())
+
+
+def test_the_card_is_plain_json_with_the_keys_it_promises():
+    card = exact()
+    assert json.loads(json.dumps(card, allow_nan=False)) == card
+    assert set(card) == {"n", "pool", "k", "chance", "query", "corpus", "reconstruction", "alignment"}
+    assert (card["n"], card["pool"], card["k"]) == (200, 200, 10)
+    assert card["chance"] == {"recall@1": 1 / 200, "recall@5": 5 / 200, "recall@10": 10 / 200}
+    keys = {"recall@1", "recall@5", "recall@10", "mrr", "median_rank", "overlap@10", "hubness_skew", "shuffled"}
+    assert set(card["query"]) == set(card["corpus"]) == keys
+    assert set(card["reconstruction"]) == {"cosine", "cosine_floor", "r2", "norm_ratio"}
+    assert set(card["alignment"]["cka_unbiased"]["before"]) == {"score", "null", "p", "calibrated"}
+
+
+def test_the_same_seed_gives_the_same_card():
+    X, Y = shared_latent(100, d_target=12)
+    assert score(X, Y, Y + 0.1 * X) == score(X, Y, Y + 0.1 * X)
+
+
+@pytest.mark.parametrize("uses", [("query",), ("corpus",), ("corpus", "query"), ()])
+def test_only_the_asked_uses_are_scored(uses):
+    X, Y = shared_latent(100)
+    card = score(X, Y, Y, uses=uses)
+    assert {use for use in USES if use in card} == set(uses)
+    header = table(card).splitlines()[0]
+    assert [word for word in header.split() if word in USES] == [use for use in USES if use in uses]
+
+
+def test_an_unknown_use_is_refused():
+    X, Y = shared_latent(100)
+    with pytest.raises(InputError, match="`uses` must be among query, corpus; got 'query', 'both'"):
+        score(X, Y, Y, uses=("query", "both"))
+
+
+def test_the_pool_is_capped_at_random_rows_of_a_fixed_seed(monkeypatch):
+    X, Y, R = rotated(200)
+    Y[:100] = gaussian(100, 8, 9)  # a translation that is right for the second half only
+    monkeypatch.setattr(module, "MAX_POOL", 50)
+    card = score(X, Y, X @ R)
+    assert (card["n"], card["pool"], card["chance"]["recall@1"]) == (200, 50, 1 / 50)
+    assert 0.2 < card["query"]["recall@1"] < 0.8
+    assert card == score(X, Y, X @ R)
+    assert card["query"] != score(X, Y, X @ R, seed=1)["query"]
+    assert "200 held-out pairs, pool of 50" in table(card)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 11, 12])
+def test_tiny_test_sets_are_scored_as_far_as_they_can_be(n):
+    X, Y, R = rotated(n)
+    card = score(X, Y, X @ R)
+    json.dumps(card, allow_nan=False)
+    assert card["k"] == min(10, n - 1)
+    assert card["chance"]["recall@10"] == min(1.0, 10 / n)
+    assert card["query"]["recall@1"] == 1
+    assert f"{n} held-out pairs, pool of {n}" in table(card)
+    if n < 4:
+        assert "at least 4" in card["alignment"]["cka_unbiased"]["after"]["refused"]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_fewer_than_two_pairs_are_refused(n):
+    X, Y = shared_latent(20)
+    with pytest.raises(InputError, match=f"At least 2 held-out pairs are needed to score; got {n}"):
+        score(X[:n], Y[:n], Y[:n], floor=Y.mean(0))
+
+
+def test_target_rows_that_are_all_the_same_are_refused():
+    X, Y = shared_latent(20)
+    with pytest.raises(InputError, match="The 20 held-out target rows are all the same, so nothing can be scored"):
+        score(X, np.ones_like(Y), Y)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
+def test_a_translation_without_directions_is_refused(bad):
+    X, Y = shared_latent(40)
+    T = Y.copy()
+    T[3] = bad
+    with pytest.raises(InputError, match="Rows must be finite and not all zeros"):
+        score(X, Y, T)
+
+
+def test_the_table_shows_pool_floor_chance_and_control_beside_the_scores():
+    X, Y = shared_latent(120)
+    card = score(X, Y, Y + 0.5 * gaussian(120, 10, 7))
+    said = table(card | {"held_out": "test pairs"})
+    floor = f"(a constant would score {card['reconstruction']['cosine_floor']:.3f})"
+    for part in ("120 test pairs, pool of 120", "query", "corpus", "chance", floor, "shuffled pairs, recall@10"):
+        assert part in said
+    for use in USES:
+        assert f"{card[use]['recall@1']:.3f}" in said
+    assert f"{card['alignment']['mutual_knn']['after']['null']:.3f}" in said
+    assert "≤ 0.048" in said  # p of 20 permutations
+
+
+CONFIG = {
+    "source": {"name": "old", "dim": 12},
+    "target": {"name": "new", "dim": 10},
+    "method": "ridge",
+    "objective": "match",
+    "input_norm": "unit",
+    "output_norm": "none",
+}
+
+
+def test_the_model_card_holds_the_table_and_says_what_it_was_measured_on():
+    X, Y = shared_latent(120)
+    card = score(X, Y, Y) | {"held_out": "test pairs"}
+    said = model_card(CONFIG, card)
+    assert said.startswith("---\nlibrary_name: repstitch\n")
+    for part in ("# old → new", "(12 dimensions)", "Method `ridge`", "`match`", "output `none`", table(card)):
+        assert part in said
+    assert "Measured on test pairs only" in said
+    assert "fitted once more" not in said
+    assert "fitted once more on all pairs after these scores were taken" in model_card(CONFIG, card | {"refit": True})
+
+
+def test_a_model_card_without_scores_claims_none():
+    said = model_card(CONFIG, {})
+    assert "## Scores" not in said
+    assert "It works one way only" in said
+
+
+def test_a_translation_that_maps_all_rows_to_one_finds_nothing_in_either_use():
+    X, Y = shared_latent(100)
+    card = score(X, Y, np.ones_like(Y))
+    for use in USES:
+        assert card[use]["recall@1"] <= 0.01
+        assert card[use]["shuffled"]["recall@1"] <= 0.01
+
+
+def test_identical_target_rows_are_hits_for_one_another_in_both_uses():
+    X, Y, R = rotated(100)
+    X[50:], Y[50:] = X[:50], Y[:50]
+    card = score(X, Y, X @ R + 1e-3 * gaussian(100, 8, 5))
+    for use in USES:
+        assert card[use]["recall@1"] == 1
