@@ -1,6 +1,7 @@
 """Pairs of spaces whose right answer is known, and small embeddings to read, write and pair."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,8 @@ def shared_latent(
 
 def card(name: str = "old", dim: int = 4, **stated) -> Space:
     """A space with an encoder, so that it has an identity."""
-    return Space(name, dim, **({"encoder": f"timm:{name}", "revision": "abc", "pooling": "cls"} | stated))
+    fields: dict[str, Any] = {"encoder": f"timm:{name}", "revision": "abc", "pooling": "cls"} | stated
+    return Space(name, dim, **fields)
 
 
 def names(n: int, prefix: str = "item") -> np.ndarray:
@@ -69,7 +71,11 @@ def names(n: int, prefix: str = "item") -> np.ndarray:
 
 def embeddings(n: int = 40, dim: int = 4, name: str = "old", seed: int = 0, dtype: str = "float32", **given):
     """Embeddings of `n` random rows with ids item0, item1, …; any field of `Embeddings` can be given."""
-    fields = {"vectors": gaussian(n, dim, seed).astype(dtype), "space": card(name, dim), "ids": names(n)} | given
+    fields: dict[str, Any] = {
+        "vectors": gaussian(n, dim, seed).astype(dtype),
+        "space": card(name, dim),
+        "ids": names(n),
+    } | given
     return Embeddings(**fields)
 
 

@@ -100,9 +100,9 @@ def test_ridge_needs_no_target_moments_unless_variance_is_matched():
 
 def test_a_negative_penalty_is_refused():
     d = decompose(moments(shared_latent()))
-    with pytest.raises(InputError, match="`penalty` must not be negative; got -0.1"):
+    with pytest.raises(InputError, match=r"`penalty` must not be negative; got -0.1"):
         fit_ridge(d.moments, -0.1)
-    with pytest.raises(InputError, match="`penalty` must not be negative; got -0.1"):
+    with pytest.raises(InputError, match=r"`penalty` must not be negative; got -0.1"):
         ridge_path(d, [0.1, -0.1])
 
 
@@ -126,7 +126,7 @@ def test_centred_procrustes_recovers_rotation_translation_and_scale():
 
 
 def test_procrustes_about_the_origin_has_no_bias_whatever_the_means():
-    X, Y, R = rotated()
+    X, _, R = rotated()
     map = fit_procrustes(moments((X + 1, 3 * (X + 1) @ R)), centred=False)
     assert not map.bias.any()
     assert_map(map, 3 * R, np.zeros(8), 1e-4)
@@ -279,7 +279,7 @@ def test_a_power_outside_zero_and_one_is_refused(power):
 def test_a_negative_shrinkage_is_refused():
     d = decompose(moments(shared_latent()))
     for shrinks in ((-1e-3, 0.1), (0.1, -1e-3)):
-        with pytest.raises(InputError, match="`penalty` must not be negative; got -0.001"):
+        with pytest.raises(InputError, match=r"`penalty` must not be negative; got -0.001"):
             canonical(d, *shrinks)
 
 

@@ -120,10 +120,10 @@ def test_the_names_are_those_of_the_dicts_they_stand_for():
     from repstitch.fit.select import METHODS
     from repstitch.metrics.table import METRICS
 
-    assert names.METHODS == tuple(METHODS)
-    assert names.METHODS[: len(FITS)] == tuple(FITS)
-    assert names.OBJECTIVES == tuple(OBJECTIVES)
-    assert names.METRICS == tuple(METRICS)
+    assert tuple(METHODS) == names.METHODS
+    assert tuple(FITS) == names.METHODS[: len(FITS)]
+    assert tuple(OBJECTIVES) == names.OBJECTIVES
+    assert tuple(METRICS) == names.METRICS
     assert set(POOLS) <= set(names.POOLINGS)
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from repstitch.metrics.retrieval import hubness, mrr, ranks, recall
 from repstitch.metrics.table import METRICS, align
 
 
-def tensors(*sides) -> tuple[torch.Tensor, ...]:
+def tensors(*sides) -> Any:
     return tuple(torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in sides)
 
 
@@ -32,7 +34,7 @@ def plain_knn(queries, gallery, k: int, own: bool) -> np.ndarray:
 @pytest.mark.parametrize("k", [1, 5, 39])
 def test_knn_is_what_sorting_every_similarity_gives(own, k):
     X, Y = gaussian(40, 6), gaussian(40, 6, 1)
-    np.testing.assert_array_equal(knn(*tensors(X, Y), k, own), plain_knn(X, Y, k, own))
+    np.testing.assert_array_equal(knn(*tensors(X, Y), k=k, own=own), plain_knn(X, Y, k, own))
 
 
 @pytest.mark.parametrize("tile", [1, 7, 40, 100])
@@ -87,7 +89,7 @@ def test_overlap_is_the_share_of_common_neighbours_whatever_their_order():
 
 
 def test_overlap_is_what_sets_give():
-    a, b = (knn(*tensors(X, X), 7, own=True) for X in unrelated(50, 3, 4))
+    a, b = (knn(*tensors(X, X), k=7, own=True) for X in unrelated(50, 3, 4))
     expected = [len(set(x) & set(y)) / 7 for x, y in zip(a.tolist(), b.tolist(), strict=True)]
     np.testing.assert_allclose(overlap(a, b), expected)
 
@@ -96,7 +98,7 @@ def test_mutual_knn_is_its_definition():
     X, Y = shared_latent(80)
     a, b = (plain_knn(side, side, 10, own=True) for side in (X, Y))
     expected = np.mean([len(set(x) & set(y)) / 10 for x, y in zip(a, b, strict=True)])
-    assert mutual_knn(*tensors(X, Y), 10) == pytest.approx(expected, abs=1e-6)
+    assert mutual_knn(*tensors(X, Y), k=10) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_space_is_wholly_aligned_with_itself_its_rotation_and_any_scale_of_its_rows():
@@ -121,7 +123,7 @@ def test_centring_does_matter_to_mutual_knn():
 
 @pytest.mark.parametrize(("n", "k"), [(40, 5), (100, 10), (60, 1)])
 def test_unrelated_spaces_agree_on_k_of_all_other_rows(n, k):
-    scores = [mutual_knn(*tensors(*unrelated(n, 5, 7, seed)), k) for seed in range(60)]
+    scores = [mutual_knn(*tensors(*unrelated(n, 5, 7, seed)), k=k) for seed in range(60)]
     error = np.std(scores) / np.sqrt(len(scores))
     assert abs(np.mean(scores) - k / (n - 1)) < 4 * error
 
@@ -150,7 +152,7 @@ def test_spaces_whose_rows_repeat_one_another_are_refused(degenerate):
 
 
 def test_a_few_repeats_are_no_reason_to_refuse():
-    check_spread(*tensors(np.r_[gaussian(90, 6), gaussian(10, 6)]), 10, "X")
+    check_spread(*tensors(np.r_[gaussian(90, 6), gaussian(10, 6)]), k=10, name="X")
 
 
 def test_mutual_knn_needs_as_many_rows_on_both_sides():
@@ -265,7 +267,7 @@ def test_cka_refuses_a_space_that_does_not_vary(metric, n, value):
 @pytest.mark.parametrize("metric", [cka, cka_unbiased])
 def test_cka_refuses_rows_that_are_not_finite_or_do_not_match(metric):
     X, Y = shared_latent(40)
-    with pytest.raises(InputError, match="must have as many rows, at least .; got 40 and 39"):
+    with pytest.raises(InputError, match=r"must have as many rows, at least .; got 40 and 39"):
         metric(*tensors(X, Y[1:]))
     Y[3, 3] = np.nan
     with pytest.raises(InputError, match="`Y` must be finite; it holds NaN or Inf"):
@@ -369,7 +371,7 @@ def test_even_lists_have_no_hubs_and_one_hub_shows():
 
 
 def test_high_dimensions_have_more_hubs_than_low_ones():
-    low, high = (knn(*tensors(X, X), 10, own=True) for X in (gaussian(500, 3), gaussian(500, 300)))
+    low, high = (knn(*tensors(X, X), k=10, own=True) for X in (gaussian(500, 3), gaussian(500, 300)))
     assert hubness(high, 500) > hubness(low, 500) + 0.2
 
 

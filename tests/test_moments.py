@@ -1,3 +1,4 @@
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,10 +69,21 @@ def test_a_mean_far_from_zero_does_not_cancel_the_covariance():
 def test_streamed_is_whole(sizes, offset):
     X, Y = data(offset=offset)
     edges = np.cumsum((0, *sizes))
-    stream = ((X[a:b], Y[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    stream = ((X[a:b], Y[a:b]) for a, b in pairwise(edges))
     streamed = moments(stream)
     assert streamed.n == 500
     assert_equal(streamed, expected(X, Y), 1e-5)
+
+
+def test_a_first_batch_far_from_all_others_costs_no_digits():
+    X, Y = data(2000, offset=1e4)
+    X[0], Y[0] = 0, 0
+    assert_equal(moments([(X[:1], Y[:1]), (X[1:], Y[1:])]), expected(X, Y), 1e-6)
+
+
+def test_batches_of_falling_size_do_not_see_the_rows_of_the_batch_before():
+    X, Y = data(300)
+    assert_equal(moments([(X[:200], Y[:200]), (X[200:210], Y[200:210]), (X[210:], Y[210:])]), expected(X, Y))
 
 
 def test_a_batch_larger_than_the_tile_is_cut(monkeypatch):
@@ -85,7 +97,7 @@ def test_a_batch_larger_than_the_tile_is_cut(monkeypatch):
 def test_merged_is_whole_in_any_order_and_partition(sizes, random):
     X, Y = data(sum(sizes), offset=100.0)
     edges = np.cumsum((0, *sizes))
-    parts = [moments((X[a:b], Y[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [moments((X[a:b], Y[a:b])) for a, b in pairwise(edges)]
     random.shuffle(parts)
     while len(parts) > 1:
         parts.append(parts.pop(random.randrange(len(parts))) + parts.pop(random.randrange(len(parts))))
@@ -153,9 +165,9 @@ def test_without_yy_everything_else_is_the_same():
 def test_moments_of_other_spaces_do_not_add():
     m = moments(data())
     with pytest.raises(InputError, match=r"both are of the same two spaces; got \(6, 4\) and \(5, 4\)"):
-        m + moments(data(d_source=5))
+        _ = m + moments(data(d_source=5))
     with pytest.raises(InputError, match="one without `yy`"):
-        m + moments(data(), yy=False)
+        _ = m + moments(data(), yy=False)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

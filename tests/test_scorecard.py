@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ def unit_rows(X: np.ndarray) -> np.ndarray:
 def score(X, Y, translated, bare=None, floor=None, **given) -> dict:
     bare = translated if bare is None else bare
     floor = Y.mean(0) if floor is None else floor
-    return scorecard(X, Y, translated, bare, floor, **({"permutations": 20} | given))
+    settings: dict[str, Any] = {"permutations": 20} | given
+    return scorecard(X, Y, translated, bare, floor, **settings)
 
 
 def exact(n: int = 200) -> dict:
@@ -101,7 +103,7 @@ def test_the_uses_swap_queries_and_gallery():
 
 
 def test_the_bare_map_is_judged_by_r2_and_the_translation_by_cosine():
-    X, Y, R = rotated(200)
+    X, Y, _ = rotated(200)
     card = score(X, Y, unit_rows(Y), bare=0.5 * Y)
     assert card["reconstruction"]["cosine"] == pytest.approx(1, abs=1e-6)
     assert card["reconstruction"]["norm_ratio"] == pytest.approx(0.5, abs=1e-6)

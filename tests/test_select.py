@@ -41,7 +41,8 @@ def problem_of(X, Y, objective: str = "match", n_train: int = 200, **recipe) -> 
     """The first rows train, the others are judged on."""
     X, Y = unit_tensors(X, Y)
     judge = Judge(objective, X[n_train:], Y[n_train:], Y[:n_train])
-    return Problem(X[:n_train], Y[:n_train], judge, Recipe(**({"accelerator": "cpu"} | recipe)))
+    settings: dict[str, Any] = {"accelerator": "cpu"} | recipe
+    return Problem(X[:n_train], Y[:n_train], judge, Recipe(**settings))
 
 
 def shared_problem(objective: str = "match", **recipe) -> Problem:
@@ -173,7 +174,7 @@ def test_reconstruction_does_not_ask_for_the_variance_back_where_noise_is_all_th
 
 
 def test_retrieval_prefers_the_variance_back_where_least_squares_shrinks_to_the_mean():
-    X, Y = shared_latent(600, rank=20, d_source=40, d_target=40, noise=1.0)
+    X, Y = shared_latent(600, rank=20, d_source=40, d_target=40, noise=3.0)
     problem = problem_of(X, Y, "match", n_train=300)
     assert tune_canonical(problem).settings["power"] < 1
     assert tune_canonical(problem).score > tune_ridge(problem).score

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import pytest
 from helpers import card
@@ -69,7 +70,7 @@ def test_a_space_does_not_conflict_with_itself():
 @pytest.mark.parametrize("field", IDENTITY)
 def test_every_field_of_the_identity_conflicts_when_both_state_it(field):
     other = {"encoder": "x", "revision": "x", "dim": 5, "pooling": "mean", "layer": 3, "normalised": False}[field]
-    changed = Space(**(OLD.to_dict() | {field: other}))
+    changed = Space.from_dict(OLD.to_dict() | {field: other})
     for a, b in ((OLD, changed), (changed, OLD)):
         said = a.conflict(b)
         assert said is not None
@@ -78,7 +79,7 @@ def test_every_field_of_the_identity_conflicts_when_both_state_it(field):
 
 @pytest.mark.parametrize("field", sorted(set(IDENTITY) - {"dim", "encoder"}))
 def test_what_one_side_does_not_state_conflicts_with_nothing(field):
-    silent = Space(**{k: v for k, v in OLD.to_dict().items() if k != field})
+    silent = Space.from_dict({k: v for k, v in OLD.to_dict().items() if k != field})
     assert OLD.conflict(silent) is None
     assert silent.conflict(OLD) is None
 
@@ -91,12 +92,12 @@ def test_the_name_is_part_of_the_identity_only_where_an_encoder_is_not_stated():
 
 
 def test_role_prompt_and_lineage_are_no_part_of_the_identity():
-    other = Space(**(OLD.to_dict() | {"role": "query", "prompt": "q: ", "family": "f", "modality": "text"}))
+    other = replace(OLD, role="query", prompt="q: ", family="f", modality="text")
     assert OLD.conflict(other) is None
 
 
 def test_rename_changes_the_name_only_and_none_changes_nothing():
-    assert rename(OLD, "other") == Space(**(OLD.to_dict() | {"name": "other"}))
+    assert rename(OLD, "other") == replace(OLD, name="other")
     assert rename(OLD, None) is OLD
 
 
@@ -134,18 +135,18 @@ def test_a_name_that_was_only_declared_by_flag_must_be_that_of_the_space():
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_backwards_use_is_named_by_the_dimension(declared):
-    with pytest.raises(InputError, match="must have 4 dimensions.*look like rows of 'new', the other side"):
+    with pytest.raises(InputError, match=r"must have 4 dimensions.*look like rows of 'new', the other side"):
         adopt(NEW if declared else Space("file", 6), declared, OLD, "X", NEW)
 
 
 def test_backwards_use_is_named_by_the_card_where_the_dimensions_agree():
     same = card("new", 4)
-    with pytest.raises(InputError, match="another identity.*look like rows of 'new', the other side"):
+    with pytest.raises(InputError, match=r"another identity.*look like rows of 'new', the other side"):
         adopt(same, True, OLD, "X", same)
 
 
 def test_backwards_use_is_named_by_the_file_name_where_the_dimensions_agree():
-    with pytest.raises(InputError, match="must be in space 'old'; it is called 'new'.*one way only"):
+    with pytest.raises(InputError, match=r"must be in space 'old'; it is called 'new'.*one way only"):
         adopt(Space("new", 4), False, OLD, "X", card("new", 4))
 
 

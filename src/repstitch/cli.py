@@ -344,7 +344,7 @@ def parser() -> argparse.ArgumentParser:
     _folder_argument(c)
     c.add_argument("--host", default="127.0.0.1")
     c.add_argument("--port", type=int, default=3000)
-    c.add_argument("--workers", type=int, default=1)
+    c.add_argument("--workers", type=int, help="processes; default: REPSTITCH_WORKERS, else 1")
     c.add_argument("--engine", choices=("uvicorn", "bentoml"), default="uvicorn")
 
     c = command("demo", run_demo, "run the whole job on small real data", "repstitch demo --out demo", json_flag=False)

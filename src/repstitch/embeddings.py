@@ -584,8 +584,8 @@ def _matrix(column: pa.Array, dim: int, dtype, path: str) -> np.ndarray:
     if column.null_count:
         raise InputError(f"{path} holds {column.null_count} rows without a vector; remove them.")
     values = column.flatten()
-    ragged = pc.any(pc.not_equal(pc.list_value_length(column), dim)).as_py()
-    if values.null_count or ragged:
+    lengths = pc.call_function("list_value_length", [column]).to_numpy(zero_copy_only=False)
+    if values.null_count or (lengths != dim).any():
         raise InputError(f"{path} must hold rows of {dim} numbers throughout; some are shorter, longer or null.")
     return values.to_numpy(zero_copy_only=False).reshape(len(column), dim).astype(dtype, copy=False)
 

@@ -66,7 +66,7 @@ class AffineMap(Map):
     """x @ weight + bias."""
 
     def apply(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.bias
+        return _affine(x, self.weight, self.bias)
 
     def then(self, other: Map) -> Map:
         """The map `x -> other(self(x))`, as one map of `other`'s form."""
@@ -101,8 +101,8 @@ class ResidualMLP(Map):
             raise InputError("The residual's tensors must fit d_source -> width -> d_target; their shapes do not.")
 
     def apply(self, x: Tensor) -> Tensor:
-        hidden = torch.nn.functional.gelu(x @ self.hidden_weight + self.hidden_bias)
-        return x @ self.weight + self.bias + hidden @ self.out_weight
+        hidden = torch.nn.functional.gelu(_affine(x, self.hidden_weight, self.hidden_bias))
+        return _affine(x, self.weight, self.bias) + hidden @ self.out_weight
 
     def then(self, other: Map) -> Map:
         """The map `x -> other(self(x))`; only an affine map can follow and keep the form."""
@@ -115,6 +115,11 @@ class ResidualMLP(Map):
             bias=self.bias @ other.weight + other.bias,
             out_weight=self.out_weight @ other.weight,
         )
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x @ weight + bias for rows or one vector, in one call: for a vector the addition costs as much as the product."""
+    return torch.addmm(bias, x, weight) if x.ndim == 2 else torch.addmv(bias, weight.T, x)
 
 
 def _check_chain(first: Map, second: Map) -> None:

@@ -1,8 +1,8 @@
 """Moments of paired rows: the sums from which everything closed-form is solved.
 
-Sums of a batch are taken in float32 about the first batch's mean, so that nothing large cancels; they are added up in
-float64. Moments of parts add up to the moments of the whole, so fitting streams, runs in O(d²) memory whatever the
-number of rows, and distributes as a sum.
+Sums of a batch are taken in float32 about its own mean, so that nothing large cancels; they are added up in float64.
+Moments of parts add up to the moments of the whole, so fitting streams, runs in O(d²) memory whatever the number of
+rows, and distributes as a sum.
 """
 
 from collections.abc import Iterable
@@ -139,21 +139,30 @@ class _Sums:
     def add(self, x: Tensor, y: Tensor) -> None:
         if (x.shape[1], y.shape[1]) != tuple(self.xy.shape):
             raise InputError(f"Batches must keep their widths {tuple(self.xy.shape)}; got {(x.shape[1], y.shape[1])}.")
-        u, v = self._centred(x, self.x_origin, 0), self._centred(y, self.y_origin, 1)
-        self.n += len(u)
-        self.x_sum += u.sum(0)
-        self.y_sum += v.sum(0)
+        x_mean, y_mean = x.mean(0), y.mean(0)
+        u, v = self._centred(x, x_mean, 0), self._centred(y, y_mean, 1)
         _add_gram(self.xx, u)
         self.xy += u.T @ v
         if self.yy is not None:
             _add_gram(self.yy, v)
+        # From about the batch's mean to about the origin: Σ(u + a)ᵀ(v + b) = Σuᵀv + (Σu + n a)ᵀb + aᵀΣv.
+        a, b = x_mean.double() - self.x_origin.double(), y_mean.double() - self.y_origin.double()
+        s, t = u.sum(0).double(), v.sum(0).double()
+        x_sum, y_sum = s + len(u) * a, t + len(v) * b
+        self.xx.addr_(x_sum, a).addr_(a, s)
+        self.xy.addr_(x_sum, b).addr_(a, t)
+        if self.yy is not None:
+            self.yy.addr_(y_sum, b).addr_(b, t)
+        self.n += len(u)
+        self.x_sum += x_sum
+        self.y_sum += y_sum
 
-    def _centred(self, rows: Tensor, origin: Tensor, side: int) -> Tensor:
-        """Rows about the origin, in memory that is kept from batch to batch: fresh pages cost as much as the maths."""
+    def _centred(self, rows: Tensor, mean: Tensor, side: int) -> Tensor:
+        """Rows about their mean, in memory that is kept from batch to batch: fresh pages cost as much as the maths."""
         held = self.buffers[side]
         if held is None or len(held) < len(rows):
             held = self.buffers[side] = torch.empty_like(rows, memory_format=torch.contiguous_format)
-        return torch.sub(rows, origin, out=held[: len(rows)])
+        return torch.sub(rows, mean, out=held[: len(rows)])
 
     def result(self) -> Moments:
         # A NaN or Inf anywhere reaches the sums, so one look at the end replaces one at every row.

@@ -342,9 +342,9 @@ def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe) 
 
 
 def _trainer(folder: Path, kind: str, recipe: Recipe) -> L.Trainer:
-    keep = ModelCheckpoint(
-        folder, filename="best", monitor=MONITOR, mode="max", save_last=True, enable_version_counter=False
-    )
+    best = ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False)
+    # Of its own, for `save_last` skips the epochs that are not the best; after `best`, so that it holds its state.
+    last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
     stop = EarlyStopping(MONITOR, mode="max", patience=recipe.patience)
     try:
         return L.Trainer(
@@ -353,7 +353,7 @@ def _trainer(folder: Path, kind: str, recipe: Recipe) -> L.Trainer:
             devices=recipe.devices,
             strategy=recipe.strategy,
             gradient_clip_val=recipe.clip,
-            callbacks=[keep, Progress(kind), *([] if recipe.stop_after else [stop])],
+            callbacks=[best, last, Progress(kind), *([] if recipe.stop_after else [stop])],
             logger=False,
             num_sanity_val_steps=0,
             enable_progress_bar=False,

@@ -1,0 +1,32 @@
+"""The demo is the main job itself, so it is run whole."""
+
+import numpy as np
+import pytest
+
+from repstitch.cli import main
+from repstitch.embeddings import read
+from repstitch.stitcher import load
+
+
+@pytest.mark.slow
+def test_the_demo_goes_from_images_to_an_answer_and_a_picture(tmp_path, capfd):
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out)]) == 0
+    said = capfd.readouterr().out
+    assert "POST http://127.0.0.1" in said
+    assert "repstitch train --source" in said
+    assert (out / "demo.png").stat().st_size > 10_000
+    stitcher = load(out / "stitchers" / "test_resnet-to-test_convnext")
+    card = stitcher.scorecard
+    assert card["query"]["recall@10"] > 10 * card["query"]["shuffled"]["recall@10"]
+    rows = read(out / "test_resnet.trained.parquet").vectors[:5]
+    written = read(out / "translated.parquet")
+    assert written.space == stitcher.target
+    np.testing.assert_allclose(written.vectors[:5], stitcher.translate(rows), atol=1e-5)
+
+
+def test_the_demo_keeps_away_from_a_folder_that_is_not_its_own(tmp_path, capsys):
+    (tmp_path / "photo.jpg").touch()
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "is not a demo's folder" in capsys.readouterr().err
+    assert (tmp_path / "photo.jpg").exists()

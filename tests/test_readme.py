@@ -1,0 +1,45 @@
+"""What the documents tell people to type must be commands that exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from repstitch.cli import parser
+from repstitch.demo import NEXT
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands(text: str) -> list[list[str]]:
+    joined = text.replace("\\\n", " ")
+    lines = re.findall(r"^\s*(repstitch [a-z][^\n`]*)$", joined, flags=re.MULTILINE)
+    return [shlex.split(line.rstrip(" &"), comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("words", commands((ROOT / "README.md").read_text(encoding="utf-8")), ids=" ".join)
+def test_every_command_in_the_readme_parses(words):
+    assert parser().parse_args(words).run
+
+
+@pytest.mark.parametrize("words", commands(NEXT.format(out="demo")), ids=" ".join)
+def test_every_command_that_the_demo_prints_parses(words):
+    assert parser().parse_args(words).run
+
+
+def test_the_readme_names_every_command():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    choices = next(a for a in parser()._actions if a.dest == "command").choices or ()
+    assert [name for name in choices if name not in readme] == []
+
+
+def test_every_link_in_the_readme_leads_to_a_file():
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+
+
+def test_constraints_hold_versions_and_nothing_else():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not re.fullmatch(r"#.*|[A-Za-z0-9_.\-]+==[A-Za-z0-9_.+!\-]+", line)] == []
