@@ -449,15 +449,16 @@ def test_two_processes_share_the_rows_and_take_the_gradient_of_the_whole_batch(p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
-def test_the_command_line_trains_on_two_processes_as_well_as_on_one(tmp_path, strategy):
+@pytest.mark.parametrize(("strategy", "more"), [("ddp", ["--refit"]), ("ddp_spawn", [])], ids=["ddp", "ddp_spawn"])
+def test_the_command_line_trains_on_two_processes_as_well_as_on_one(tmp_path, strategy, more):
+    """Two halves of a batch are the batch that one process takes, so that only what dropout draws is different."""
     X, Y = bent(700, noise=0.3)
     np.save(tmp_path / "x.npy", X.numpy())
     np.save(tmp_path / "y.npy", Y.numpy())
 
-    def run(out: str, *more: str) -> dict:
+    def run(out: str, *settings: str) -> dict:
         command = [sys.executable, "-m", "repstitch", "train", "--source", "x.npy", "--target", "y.npy", "--out", out]
-        command += ["--method", "mlp", "--width", "32", "--epochs", "8", "--device", "cpu", "--refit", "--json", *more]
+        command += ["--method", "mlp", "--width", "32", "--epochs", "8", "--device", "cpu", "--json", *more, *settings]
         environ = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
@@ -466,13 +467,12 @@ def test_the_command_line_trains_on_two_processes_as_well_as_on_one(tmp_path, st
 
     one = run("one", "--batch-size", "64")
     two = run("two", "--batch-size", "32", "--devices", "2", "--strategy", strategy)
-    assert two["scorecard"]["query"]["mrr"] == pytest.approx(one["scorecard"]["query"]["mrr"], abs=0.02)
+    assert two["scorecard"]["query"]["mrr"] == pytest.approx(one["scorecard"]["query"]["mrr"], abs=0.06)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two", "x.npy", "y.npy"]
     stitcher = load(tmp_path / "two")
     assert stitcher.version == two["version"]
-    assert len(stitcher.seen) == 700
-    if stitcher.settings["epoch"]:
-        assert isinstance(stitcher.map, ResidualMLP)
+    assert isinstance(stitcher.map, ResidualMLP)
+    assert (len(stitcher.seen) == 700) == bool(more)
 
 
 def test_outside_a_shared_fit_the_first_rank_is_alone():

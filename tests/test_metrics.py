@@ -255,9 +255,10 @@ def test_the_null_of_unbiased_cka_is_the_score_of_shuffled_rows():
 
 @pytest.mark.parametrize("value", [0.1, 1e4 / 3, 0.0, -1e-6])
 @pytest.mark.parametrize("n", [7, 97, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("metric", [cka, cka_unbiased])
-def test_cka_refuses_a_space_that_does_not_vary(metric, n, value):
-    X, Y = tensors(np.full((n, 5), value), gaussian(n, 3))
+def test_cka_refuses_a_space_that_does_not_vary(metric, dtype, n, value):
+    X, Y = torch.full((n, 5), value, dtype=dtype), torch.from_numpy(gaussian(n, 3))
     with pytest.raises(InputError, match="`X` must vary; all its rows are the same"):
         metric(X, Y)
     with pytest.raises(InputError, match="`Y` must vary; all its rows are the same"):

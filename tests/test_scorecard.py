@@ -3,10 +3,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers import gaussian, rotated, shared_latent, unrelated
 
 from repstitch import scorecard as module
 from repstitch.errors import InputError
+from repstitch.metrics.neighbours import knn, overlap
+from repstitch.metrics.retrieval import hubness, mrr, ranks
 from repstitch.names import USES
 from repstitch.scorecard import model_card, scorecard, table
 
@@ -100,6 +103,18 @@ def test_the_uses_swap_queries_and_gallery():
     for key in ("recall@1", "recall@5", "mrr", "median_rank"):
         assert there["query"][key] == pytest.approx(back["corpus"][key])
         assert there["corpus"][key] == pytest.approx(back["query"][key])
+
+
+def test_a_query_is_translated_and_searches_native_rows_and_a_corpus_the_other_way_round():
+    X, Y = shared_latent(150)
+    y, t = (torch.from_numpy(side) for side in (Y, Y + 3 * gaussian(150, 10, 2)))
+    card = score(X, Y, t.numpy())
+    for use, (queries, gallery) in {"query": (t, y), "corpus": (y, t)}.items():
+        assert card[use]["mrr"] == pytest.approx(mrr(ranks(queries, gallery)))
+        found, native = knn(queries, gallery, 10, own=True), knn(y, y, 10, own=True)
+        assert card[use]["overlap@10"] == pytest.approx(float(overlap(found, native).mean()))
+        assert card[use]["hubness_skew"] == pytest.approx(hubness(found, 150))
+    assert card["query"]["mrr"] != card["corpus"]["mrr"]
 
 
 def test_the_bare_map_is_judged_by_r2_and_the_translation_by_cosine():
