@@ -15,12 +15,12 @@ import torch
 from machine import header, markdown
 from real_pairs import PAIRS, load
 
-from repstitch.embeddings import Pairs, split
 from repstitch.fit.contrastive import Recipe
 from repstitch.fit.judge import Judge
 from repstitch.fit.select import METHODS, Problem
 from repstitch.metrics.neighbours import knn, overlap
 from repstitch.metrics.retrieval import ranks, recall
+from repstitch.pairs import Pairs, split
 from repstitch.stitcher import normalise
 
 RESULTS = Path(__file__).parent / "results"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from repstitch.embeddings import Embeddings, Pairs, pair, read
+from repstitch.embeddings import Embeddings, read
 from repstitch.errors import InputError
+from repstitch.pairs import Pairs, pair
 
 DATA = Path(os.environ.get("REPSTITCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
 

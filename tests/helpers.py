@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.embeddings import Embeddings, Pairs, Split
+from repstitch.embeddings import Embeddings
+from repstitch.pairs import Pairs, Split
 from repstitch.spaces import Space
 
 

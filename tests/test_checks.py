@@ -3,8 +3,8 @@ import pytest
 from helpers import embeddings, gaussian, names, pairs_of, split_at
 
 from repstitch.checks import check, refuse_leaks
-from repstitch.embeddings import pair, repeated_pairs, split
 from repstitch.errors import InputError
+from repstitch.pairs import pair, repeated_pairs, split
 
 
 def sound(n: int = 200):

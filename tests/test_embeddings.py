@@ -10,18 +10,9 @@ from helpers import card, embeddings, folder_of, gaussian, names, pairs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repstitch.embeddings import (
-    SPACE_KEY,
-    Embeddings,
-    fingerprints,
-    pair,
-    read,
-    scan,
-    split,
-    write,
-    write_stream,
-)
+from repstitch.embeddings import SPACE_KEY, Embeddings, read, scan, write, write_stream
 from repstitch.errors import InputError
+from repstitch.pairs import fingerprints, pair, split
 from repstitch.spaces import Space, rename
 
 DTYPES = ("float16", "float32")

@@ -13,24 +13,25 @@ ROWS = (
     ("errors", "names"),
     ("spaces", "maps"),
     ("embeddings", "catalogue", "moments"),
+    ("pairs",),
     ("metrics",),
-    ("fit.judge", "fit.closed_form", "fit.contrastive", "checks", "confidence", "transfer"),
+    ("fit.judge", "fit.closed_form", "fit.contrastive", "checks"),
     ("fit.select",),
     ("scorecard",),
     ("stitcher",),
     ("train", "apply", "registry"),
-    ("encoders", "atlas"),
+    ("encoders",),
     ("plots", "wire"),
-    ("server", "client"),
+    ("server",),
     ("demo",),
     ("cli",),
     ("__main__",),
 )
 INSIDE = {
-    "metrics": ("neighbours", "retrieval", "null", "kernels", "subspaces", "table"),
+    "metrics": ("neighbours", "retrieval", "null", "kernels", "table"),
     "fit": ("judge", "closed_form", "contrastive", "select"),
     "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
-    "server": ("guards", "observe", "http", "run"),
+    "server": ("guards", "http", "run"),
 }
 HEAVY = ("torch", "numpy", "pyarrow", "lightning", "transformers", "timm", "bentoml")
 

@@ -308,7 +308,7 @@ def test_an_identical_pair_on_both_sides_of_the_split_is_refused():
 
 def group_sides(stitcher, groups: np.ndarray, source: Embeddings, target: Embeddings) -> list[set[str]]:
     """For each group, on which sides of the seen-or-test line its pairs lie."""
-    from repstitch.embeddings import fingerprints, pair
+    from repstitch.pairs import fingerprints, pair
 
     seen = np.isin(fingerprints(pair(source, target)), stitcher.seen)
     return [set(np.where(seen[groups == g], "seen", "test")) for g in np.unique(groups)]

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from repstitch.embeddings import fingerprints, invalid_rows, pair, read, row_numbers, scan, write_stream
+from repstitch.embeddings import invalid_rows, read, row_numbers, scan, write_stream
 from repstitch.errors import InputError
 from repstitch.names import USES
+from repstitch.pairs import fingerprints, pair
 from repstitch.scorecard import scorecard
 from repstitch.spaces import Space, adopt
 from repstitch.stitcher import Stitcher, normalise

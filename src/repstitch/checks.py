@@ -4,8 +4,8 @@ import logging
 
 import numpy as np
 
-from repstitch.embeddings import Pairs, Split, repeated_pairs
 from repstitch.errors import InputError
+from repstitch.pairs import Pairs, Split, repeated_pairs
 
 log = logging.getLogger(__name__)
 

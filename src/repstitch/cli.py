@@ -120,8 +120,9 @@ def run_align(args) -> None:
 
     import numpy as np
 
-    from repstitch.embeddings import pair, read
+    from repstitch.embeddings import read
     from repstitch.metrics.table import align
+    from repstitch.pairs import pair
 
     metrics = args.metric.split(",")
     unknown = [m for m in metrics if m not in METRICS]

@@ -17,10 +17,11 @@ import torch
 
 from repstitch.apply import translate_file
 from repstitch.catalogue import Card
-from repstitch.embeddings import pair, read, split
+from repstitch.embeddings import read
 from repstitch.encoders import embed, from_module, load_encoder, save
 from repstitch.errors import InputError
 from repstitch.metrics.neighbours import mutual_knn
+from repstitch.pairs import pair, split
 from repstitch.plots import BLUE, GREEN, GREY, ORANGE, figure, plot_alignment, plot_retrieval
 from repstitch.plots import save as save_picture
 from repstitch.scorecard import table

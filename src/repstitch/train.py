@@ -11,7 +11,7 @@ import torch
 
 import repstitch
 from repstitch.checks import check
-from repstitch.embeddings import Pairs, fingerprints, pair, read, split
+from repstitch.embeddings import read
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import canonical, canonical_map, decompose
 from repstitch.fit.contrastive import leave_to_first_rank, recipe_for
@@ -20,6 +20,7 @@ from repstitch.fit.select import Candidate, Problem, refit, select
 from repstitch.maps import Map
 from repstitch.moments import moments
 from repstitch.names import METHODS, OBJECTIVES
+from repstitch.pairs import Pairs, fingerprints, pair, split
 from repstitch.scorecard import scorecard
 from repstitch.spaces import Space
 from repstitch.stitcher import Stitcher, normalise
@@ -60,7 +61,7 @@ def train(
     card says ("none" only where it states that rows are not normalised). Further keywords are settings of
     `fit.contrastive.Recipe` (`epochs`, `width`, `devices`, `strategy`, `checkpoints` …).
 
-    Raises InputError on rows, pairs, splits or settings that cannot be used; see `embeddings.pair` and `checks.check`.
+    Raises InputError on rows, pairs, splits or settings that cannot be used; see `pairs.pair` and `checks.check`.
     """
     if method not in (*METHODS, "auto"):
         raise InputError(f"`method` must be one of {', '.join(METHODS)} or auto; got {method!r}.")

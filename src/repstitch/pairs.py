@@ -1,0 +1,202 @@
+"""Matched rows of two spaces: pair them, leave out what cannot be used, split them.
+
+The same id falls on the same side of a split in every run and for every model, so held-out rows stay held out.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from repstitch.embeddings import Embeddings, check_unique, invalid_rows
+from repstitch.errors import InputError
+from repstitch.spaces import Space
+
+log = logging.getLogger(__name__)
+
+MIN_PAIRS = 20
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Matched rows: `X` (n, d_source) and `Y` (n, d_target) float32, one id (and perhaps one group) a pair.
+
+    `by` is "id" where both files carried ids, else "position". `dropped` counts what was left out, by reason.
+    """
+
+    X: np.ndarray
+    Y: np.ndarray
+    source: Space
+    target: Space
+    ids: np.ndarray
+    by: str
+    groups: np.ndarray | None
+    dropped: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def take(self, rows) -> "Pairs":
+        groups = None if self.groups is None else self.groups[rows]
+        return replace(self, X=self.X[rows], Y=self.Y[rows], ids=self.ids[rows], groups=groups)
+
+
+def pair(source: Embeddings, target: Embeddings, drop_invalid: bool = False) -> Pairs:
+    """Match the rows of two sets of embeddings: by id where both have ids, else by position.
+
+    Rows with NaN, Inf or only zeros are refused, or left out and counted with `drop_invalid`, which also leaves out
+    repeats of an identical pair. Raises InputError on duplicate ids, lengths that differ, or fewer than 20 pairs.
+    """
+    for side, rows in (("source", source), ("target", target)):
+        if not len(rows):
+            raise InputError(f"The {side} has no rows; at least {MIN_PAIRS} pairs are needed.")
+    dropped: dict[str, int] = {}
+    if source.ids is not None and target.ids is not None:
+        by = "id"
+        left, right = _match(source.ids, target.ids)
+        dropped["source only"] = len(source) - len(left)
+        dropped["target only"] = len(target) - len(right)
+        if not len(left):
+            raise InputError(
+                f"No id is in both files (source has e.g. {source.ids[0]!r}, target {target.ids[0]!r}); "
+                "give files of the same items."
+            )
+    else:
+        by = "position"
+        if len(source) != len(target):
+            raise InputError(
+                f"Rows without ids pair by position, so both files must have as many; got {len(source)} and "
+                f"{len(target)}. Give ids for both."
+            )
+        left = right = np.arange(len(source))
+        if (source.ids is None) != (target.ids is None):
+            log.warning("Only one side carries ids; the rows are paired by position.")
+    X = np.asarray(source.vectors[left], dtype=np.float32)
+    Y = np.asarray(target.vectors[right], dtype=np.float32)
+    ids = _pair_ids(source, target, left, right, X, Y)
+    groups = next((s.groups[r] for s, r in ((source, left), (target, right)) if s.groups is not None), None)
+    pairs = Pairs(X, Y, source.space, target.space, ids, by, groups, dropped)
+    pairs = _drop_invalid(pairs, drop_invalid)
+    if len(pairs) < MIN_PAIRS:
+        raise InputError(
+            f"At least {MIN_PAIRS} pairs are needed; got {len(pairs)}. Embed more items with both encoders."
+        )
+    return pairs
+
+
+def _drop_invalid(pairs: Pairs, drop: bool) -> Pairs:
+    keep = np.ones(len(pairs), dtype=bool)
+    counts: dict[str, int] = {}
+    for side, X in (("source", pairs.X), ("target", pairs.Y)):
+        for what, mask in invalid_rows(X).items():
+            if mask.any():
+                counts[f"{side} {what}"] = int(mask.sum())
+                keep &= ~mask
+    if counts and not drop:
+        found = ", ".join(f"{n} with {what}" for what, n in counts.items())
+        first = pairs.ids[int(np.argmin(keep))]
+        raise InputError(
+            f"The pairs hold rows that cannot be used: {found} (first: id {first!r}). "
+            "Leave them out with --drop-invalid."
+        )
+    if drop:
+        repeats = repeated_pairs(pairs) & keep
+        if repeats.any():
+            counts["repeats of an identical pair"] = int(repeats.sum())
+            keep &= ~repeats
+    if counts:
+        log.warning("Left out: %s.", ", ".join(f"{n} {what}" for what, n in counts.items()))
+        pairs = replace(pairs.take(keep), dropped=pairs.dropped | counts)
+    return pairs
+
+
+def repeated_pairs(pairs: Pairs) -> np.ndarray:
+    """A mask (n,) of the pairs whose (x, y) already occurred further up, byte for byte."""
+    first: set[bytes] = set()
+    repeats = np.zeros(len(pairs), dtype=bool)
+    for i, digest in enumerate(_digests(pairs.X, pairs.Y)):
+        repeats[i] = digest in first
+        first.add(digest)
+    return repeats
+
+
+def _digests(*arrays: np.ndarray) -> Iterator[bytes]:
+    for rows in zip(*arrays, strict=True):
+        yield hashlib.blake2b(b"".join(row.tobytes() for row in rows), digest_size=16).digest()
+
+
+def _pair_ids(source, target, left, right, X, Y) -> np.ndarray:
+    if source.ids is not None:
+        return source.ids[left]
+    if target.ids is not None:
+        return target.ids[right]
+    return np.array([digest.hex() for digest in _digests(X, Y)], dtype=object)
+
+
+def _match(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    for side, ids in (("source", a), ("target", b)):
+        check_unique(ids, side)
+    where = {key: i for i, key in enumerate(b)}
+    left = [i for i, key in enumerate(a) if key in where]
+    return np.array(left, dtype=int), np.array([where[a[i]] for i in left], dtype=int)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row positions of the four parts; validation is `select` and `calibrate` together."""
+
+    train: np.ndarray
+    select: np.ndarray
+    calibrate: np.ndarray
+    test: np.ndarray
+
+    @property
+    def validation(self) -> np.ndarray:
+        return np.union1d(self.select, self.calibrate)
+
+
+def split(pairs: Pairs, fractions: Sequence[float] = (0.6, 0.15, 0.25), seed: int = 0) -> Split:
+    """Divide pairs into train, validation (halved) and test by a hash of each id, or of its group.
+
+    The same id falls on the same side in every run, for every model and whatever other rows are there. Fractions must
+    be three numbers that sum to 1; test may be 0. Raises InputError when a part that is needed comes out empty.
+    """
+    parts = tuple(fractions)
+    if len(parts) != 3 or min(parts) < 0 or not abs(sum(parts) - 1) <= 1e-6 or parts[0] <= 0 or parts[1] <= 0:
+        raise InputError(
+            f"`split` must be train,validation,test, three shares that sum to 1, only test may be 0; got {parts}."
+        )
+    keys = pairs.ids if pairs.groups is None else pairs.groups
+    hashes = np.array([_hash(seed, key) for key in keys], dtype=np.uint64).reshape(-1, 2)
+    place = hashes[:, 0] / 2.0**64
+    half = hashes[:, 1] % 2 == 0
+    train = place < parts[0]
+    test = (place >= parts[0] + parts[1]) & (parts[2] > 0)
+    validation = ~train & ~test
+    result = Split(*(np.flatnonzero(m) for m in (train, validation & half, validation & ~half, test)))
+    if min(len(result.select), len(result.calibrate)) < 2:
+        # Too few to halve: both uses share what there is, and the scorecard prints how many that was.
+        result = replace(result, select=result.validation, calibrate=result.validation)
+    for name, rows, needed in (
+        ("train", train, 2),
+        ("validation", validation, 2),
+        ("test", test, 2 if parts[2] else 0),
+    ):
+        if rows.sum() < needed:
+            raise InputError(
+                f"Only {int(rows.sum())} pairs fell into {name}; give more pairs (or groups), or another `split` or "
+                "`split_seed`."
+            )
+    return result
+
+
+def _hash(seed: int, key) -> tuple[int, int]:
+    digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+
+
+def fingerprints(pairs: Pairs) -> np.ndarray:
+    """One int64 a pair, from its id: what a stitcher keeps to know the rows it was trained on."""
+    return np.array([_hash(-1, key)[0] for key in pairs.ids], dtype=np.uint64).view(np.int64)
