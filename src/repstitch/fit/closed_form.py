@@ -98,6 +98,8 @@ def fit_procrustes(
     mean; otherwise it rotates about the origin. `scaled` gives the least-squares s, else s = 1. Schönemann 1966, "A
     Generalized Solution of the Orthogonal Procrustes Problem".
     """
+    if match_variance and not centred:
+        raise InputError("`match_variance` needs `centred`: about the origin there is no centred prediction to scale.")
     if centred:
         _check_varies(moments.cov_xx, "source")
         if moments.yy is not None:

@@ -45,7 +45,7 @@ class Judge:
     @cached_property
     def native(self) -> Tensor:
         k = min(10, len(self.gallery) - 1)
-        return knn(self.gallery, self.gallery, k, own=True)[: len(self.Y)]
+        return knn(self.Y, self.gallery, k, own=True)
 
     @torch.inference_mode()
     def rows(self, map) -> Tensor:
@@ -74,8 +74,7 @@ def _match(judge: Judge, predicted: Tensor) -> Tensor:
 
 def _neighbours(judge: Judge, predicted: Tensor) -> Tensor:
     """Share of the ten neighbours that the native row would have had, the counterpart itself left out."""
-    full = torch.cat([predicted, judge.gallery[len(predicted) :]])
-    return overlap(knn(full, judge.gallery, judge.native.shape[1], own=True)[: len(predicted)], judge.native)
+    return overlap(knn(predicted, judge.gallery, judge.native.shape[1], own=True), judge.native)
 
 
 def _reconstruction(judge: Judge, predicted: Tensor) -> Tensor:

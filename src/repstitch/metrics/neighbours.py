@@ -26,8 +26,10 @@ def knn(queries: Tensor, gallery: Tensor, k: int = 10, own: bool = False) -> Ten
     rows = len(gallery) - int(own)
     if not 1 <= k <= rows:
         raise InputError(f"`k` must be at least 1 and at most the number of other rows ({rows}); got {k}.")
-    if own and len(queries) != len(gallery):
-        raise InputError(f"With `own`, both sides need as many rows; got {len(queries)} and {len(gallery)}.")
+    if own and len(queries) > len(gallery):
+        raise InputError(
+            f"With `own`, every query needs its own gallery row; got {len(queries)} queries and {len(gallery)} rows."
+        )
     Q, G = unit(queries), unit(gallery)
     found = torch.empty(len(Q), k, dtype=torch.long, device=Q.device)
     for at in range(0, len(Q), TILE_ROWS):
