@@ -163,6 +163,15 @@ def test_align_scores_every_pair_of_files_by_every_metric(capsys, tmp_path, shel
     assert "null" in printed
 
 
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_align_does_not_mind_the_length_of_rows(capsys, tmp_path, shelf, scale):
+    np.save(tmp_path / "scaled.npy", (np.load(shelf / "old.npy").astype(np.float64) * scale).astype(np.float32))
+    found = result(capsys, "align", tmp_path / "scaled.npy", shelf / "new.npy", "--permutations", 0)
+    plain = result(capsys, "align", shelf / "old.npy", shelf / "new.npy", "--permutations", 0)
+    for one, other in zip(found["pairs"], plain["pairs"], strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+
+
 def test_align_without_permutations_gives_the_bare_scores(capsys, shelf):
     found = result(capsys, "align", shelf / "old.parquet", shelf / "new.parquet", "--permutations", 0)
     assert all("p" not in r for r in found["pairs"])

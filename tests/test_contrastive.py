@@ -370,6 +370,20 @@ def test_a_finished_fit_is_not_done_again(problem, tmp_path, monkeypatch):
     assert steps == []
 
 
+def test_a_torn_checkpoint_is_left_aside_with_a_warning(problem, tmp_path, monkeypatch, caplog):
+    whole = fit(problem)
+    with monkeypatch.context() as patch:
+        interrupt_at(9, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(problem, checkpoints=str(tmp_path))
+    for checkpoint in tmp_path.rglob("last.ckpt"):
+        checkpoint.write_bytes(checkpoint.read_bytes()[:99])
+    with caplog.at_level(logging.WARNING):
+        again = fit(problem, checkpoints=str(tmp_path))
+    assert "last.ckpt cannot be read and is left aside" in caplog.text
+    assert same(again.map, whole.map)
+
+
 @pytest.mark.parametrize(
     "other",
     [{"learning_rate": 0.2}, {"epochs": 4}, {"seed": 9}, {"width": 8}, {"pairs": 1}, {"objective": 1}],

@@ -118,11 +118,12 @@ def run_translate(args) -> None:
 def run_align(args) -> None:
     from itertools import combinations
 
-    import numpy as np
+    import torch
 
     from repstitch.embeddings import read
     from repstitch.metrics.table import align
     from repstitch.pairs import pair
+    from repstitch.stitcher import normalise
 
     metrics = args.metric.split(",")
     unknown = [m for m in metrics if m not in METRICS]
@@ -136,7 +137,7 @@ def run_align(args) -> None:
     results, n = [], []
     for a, b in combinations(spaces, 2):
         pairs = pair(a, b, args.drop_invalid)
-        X, Y = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (pairs.X, pairs.Y))
+        X, Y = (normalise(torch.from_numpy(side), "unit").numpy() for side in (pairs.X, pairs.Y))
         n.append(len(pairs))
         for metric in metrics:
             scored = align(X, Y, metric, args.k, args.permutations)

@@ -314,7 +314,7 @@ def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe) 
                 trainer.fit(
                     module,
                     datamodule=PairsModule(len(X), recipe),
-                    ckpt_path=last if last.exists() else None,
+                    ckpt_path=last if _is_whole(last) else None,
                     weights_only=True,
                 )
             except SystemExit:
@@ -364,6 +364,18 @@ def _trainer(folder: Path, kind: str, recipe: Recipe) -> L.Trainer:
             "`accelerator`, `devices` and `strategy` must suit the Lightning Trainer and this machine; "
             f"it says: {one_line(error)}"
         ) from None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether there is a checkpoint to go on from; one that was torn as it was written is not."""
+    if not checkpoint.exists():
+        return False
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:
+        log.warning("%s cannot be read and is left aside: %s", checkpoint, one_line(error))
+        return False
+    return True
 
 
 def _job(X: Tensor, Y: Tensor, judge: Judge, temperature: float, recipe: Recipe) -> str:
