@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from repstitch.errors import InputError
 from repstitch.names import USES
+from repstitch.scorecard import ALIGNMENTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,7 @@ def plot_alignment(axes: Axes, stages: Mapping[str, float], null: float, title: 
 
 def plot_scorecard(card: Mapping, title: str) -> Figure:
     """A stitcher's scorecard in one picture: retrieval per use, alignment before and after."""
-    aligned = {name: sides for name, sides in card["alignment"].items() if "score" in sides["after"]}
+    aligned = {name: card["alignment"][name] for name in ALIGNMENTS if "score" in card["alignment"][name]["after"]}
     made, axes = figure(1 + len(aligned))
     plot_retrieval(axes[0], card)
     for place, (name, sides) in zip(axes[1:], aligned.items(), strict=True):

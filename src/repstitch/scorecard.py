@@ -13,6 +13,7 @@ from repstitch.names import USES
 
 MAX_POOL = 10_000
 RECALLS = (1, 5, 10)
+ALIGNMENTS = ("mutual_knn", "cka_unbiased")
 
 
 def scorecard(
@@ -133,7 +134,8 @@ def table(card: dict) -> str:
         f"norm ratio {rec['norm_ratio']:.2f}"
     )
     align = [("alignment with the target space", "before", "after", "null", "p")]
-    for name, sides in card["alignment"].items():
+    for name in ALIGNMENTS:
+        sides = card["alignment"][name]
         before, after = sides["before"], sides["after"]
         refused = [side for side in (before, after) if "refused" in side]
         if refused:
@@ -145,7 +147,7 @@ def table(card: dict) -> str:
 
 
 def _num(value: float) -> str:
-    return f"{value:.3f}"
+    return f"{round(value, 3) + 0.0:.3f}"  # no minus before a zero
 
 
 def _columns(rows: list[tuple]) -> str:

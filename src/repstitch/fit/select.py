@@ -26,6 +26,7 @@ from repstitch.moments import moments
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 SHRINK_X = (1e-3, 1e-2, 1e-1, 1.0)
 SHRINK_Y = (1e-1, 1.0, 10.0)
+NOT_OF_THE_FIT = ("width", "stop_after", "seed", "accelerator", "devices", "strategy", "checkpoints")
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -114,6 +115,7 @@ def tune_contrastive(problem: Problem, method: str) -> Candidate:
         "width": recipe.width,
         "epoch": refined.epoch,
         "temperature": refined.temperature,
+        "recipe": {name: value for name, value in asdict(recipe).items() if name not in NOT_OF_THE_FIT},
     }
     return problem.candidate(method, settings, refined.map)
 
