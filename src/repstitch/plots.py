@@ -65,7 +65,7 @@ def plot_alignment(axes: Axes, stages: Mapping[str, float], null: float, title: 
     """One alignment score a stage, with the null as a line."""
     bars = axes.bar(range(len(stages)), list(stages.values()), color=list(colours))
     axes.bar_label(bars, fmt="%.2f", fontsize=9, padding=1)
-    axes.axhline(null, color="black", lw=1.5, label=f"unrelated spaces: {null:.3f}")
+    axes.axhline(null, color="black", lw=1.5, label=f"unrelated spaces: {round(null, 3) + 0.0:.3f}")
     axes.set_xticks(range(len(stages)), list(stages))
     axes.set_ylim(0, max(*stages.values(), 0.1) * 1.25)
     axes.set_title(title, fontsize=10)

@@ -132,11 +132,8 @@ def test_the_bento_names_no_package_that_the_project_does_not():
     assert set(bentofile()["python"]["packages"]) <= names
 
 
-def test_every_package_of_the_bento_is_pinned_once_constraints_are_there():
-    constraints = ROOT / "constraints.txt"
-    if not constraints.exists():
-        pytest.skip("there is no constraints.txt yet")
-    lines = constraints.read_text().splitlines()
+def test_every_package_of_the_bento_is_pinned():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {plain(line.split("==")[0]) for line in lines if "==" in line}
     assert {plain(name) for name in [*bentofile()["python"]["packages"], "bentoml"]} <= pinned
 
