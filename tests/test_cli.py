@@ -538,7 +538,7 @@ def test_control_c_exits_130_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr(cli, "run_train", stopped)
     status, out, err = run(capsys, "train", "--source", "x", "--target", "y", "--out", "z")
     assert (status, out) == (130, "")
-    assert err == ["repstitch train: stopped; nothing half-written is left in the output."]
+    assert err == ["repstitch train: stopped; the output is not there yet. Run it again to go on."]
 
 
 def test_control_c_during_a_fit_exits_130_and_leaves_nothing(capsys, tmp_path, files, monkeypatch):

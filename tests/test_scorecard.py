@@ -214,7 +214,7 @@ def test_the_table_shows_pool_floor_chance_and_control_beside_the_scores():
     for use in USES:
         assert f"{card[use]['recall@1']:.3f}" in said
     assert f"{card['alignment']['mutual_knn']['after']['null']:.3f}" in said
-    assert "≤ 0.048" in said  # p of 20 permutations
+    assert "  0.048" in said  # p of 20 permutations
 
 
 CONFIG = {

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from repstitch.embeddings import invalid_rows, read, row_numbers, scan, write_stream
 from repstitch.errors import InputError
 from repstitch.names import USES
-from repstitch.pairs import fingerprints, pair
+from repstitch.pairs import contents, fingerprints, pair
 from repstitch.scorecard import scorecard
 from repstitch.spaces import Space, adopt
 from repstitch.stitcher import Stitcher, normalise
@@ -41,15 +41,13 @@ def translate_file(
         raise InputError(f"`dtype` must be float32 or float16; got {dtype!r}.")
     opened = scan(path, space=source_space, ids=ids)
     adopt(opened.space, opened.declared, stitcher.source, str(path), opposite=stitcher.target)
-    place = Path(opened.path)
-    stamp = [place.stat().st_size, place.stat().st_mtime_ns] if place.is_file() else None
     job = {
         "stitcher": stitcher.version,
         "source": str(path),
         "rows": opened.n_rows,
-        "stamp": stamp,
+        "stamp": _stamp(Path(opened.path)),
         "dtype": dtype,
-        "ids": str(ids) if isinstance(ids, str | os.PathLike) else ids is not None,
+        "ids": [str(ids), _stamp(Path(ids))] if isinstance(ids, str | os.PathLike) else ids is not None,
     }
 
     refused: list[InputError] = []
@@ -77,6 +75,12 @@ def translate_file(
         if refused:  # once the rows are mended it is another job, which the finished parts are of no use to
             shutil.rmtree(f"{os.fspath(out)}.partial", ignore_errors=True)
         raise
+
+
+def _stamp(place: Path) -> list:
+    """What changes when a file, or any file of a folder, does."""
+    files = sorted(f for f in place.rglob("*") if f.is_file()) if place.is_dir() else [place] if place.is_file() else []
+    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 
 def _refuse_overflow(translated: np.ndarray, ids: np.ndarray, dtype: str) -> None:
@@ -119,7 +123,7 @@ def score(
     adopt(a.space, a.declared, stitcher.source, "`source`", opposite=stitcher.target)
     adopt(b.space, b.declared, stitcher.target, "`target`", opposite=stitcher.source)
     pairs = pair(a, b, drop_invalid)
-    new = ~np.isin(fingerprints(pairs), stitcher.seen)
+    new = ~(np.isin(fingerprints(pairs), stitcher.seen) | np.isin(contents(pairs), stitcher.seen))
     if not new.any():
         raise InputError(f"All {len(pairs)} pairs were used to train this stitcher; give pairs it has not seen.")
     left_out, pairs = int((~new).sum()), pairs.take(new)

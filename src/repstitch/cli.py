@@ -147,6 +147,8 @@ def run_align(args) -> None:
 
 
 def run_list(args) -> None:
+    from repstitch.registry import pair_key
+
     registry = _registry(args.stitchers)
     state = registry.state
     rows = [
@@ -157,7 +159,7 @@ def run_list(args) -> None:
             "dims": [s.source.dim, s.target.dim],
             "method": s.method,
             "version": s.version,
-            "promoted": name in state.promoted.values(),
+            "promoted": state.promoted.get(pair_key(s.source.name, s.target.name)) == name,
             "recall@1": s.scorecard.get("query", {}).get("recall@1"),
         }
         for name, s in state.stitchers.items()
@@ -165,7 +167,8 @@ def run_list(args) -> None:
     lines = [
         f"{r['name']}{' *' if r['promoted'] else ''}: "
         f"{r['source']} ({r['dims'][0]}) -> {r['target']} ({r['dims'][1]}), "
-        f"{r['method']}, version {r['version']}" + (f", recall@1 {r['recall@1']:.3f}" if r["recall@1"] else "")
+        f"{r['method']}, version {r['version']}"
+        + (f", recall@1 {r['recall@1']:.3f}" if r["recall@1"] is not None else "")
         for r in rows
     ]
     for problem in state.problems.values():
@@ -444,7 +447,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"repstitch {args.command}: {need}; install it with: pip install 'repstitch[{extra}]'", file=sys.stderr)
         return EXIT_INPUT
     except KeyboardInterrupt:
-        print(f"repstitch {args.command}: stopped; nothing half-written is left in the output.", file=sys.stderr)
+        print(
+            f"repstitch {args.command}: stopped; the output is not there yet. Run it again to go on.", file=sys.stderr
+        )
         return EXIT_INTERRUPTED
     return 0
 

@@ -4,6 +4,7 @@ On disk: Parquet with `id: string` and `vector: fixed_size_list<float16 | float3
 schema's metadata. Also read: Arrow IPC, `.npy` (ids in a file of their own) and `.npz` (as `file.npz:key`).
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -195,9 +197,14 @@ def write_stream(
     """
     target = check_out(out)
     partial = target.with_name(target.name + ".partial")
+    with _sole_writer(partial):
+        return _write_parts(target, partial, space, produce, job, resume, dtype, metadata or {})
+
+
+def _write_parts(target: Path, partial: Path, space: Space, produce, job, resume, dtype, metadata) -> int:
     done = _open_partial(partial, job, resume)
     value = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
-    meta = {SPACE_KEY: space.to_json().encode()} | {k.encode(): v.encode() for k, v in (metadata or {}).items()}
+    meta = {SPACE_KEY: space.to_json().encode()} | {k.encode(): v.encode() for k, v in metadata.items()}
     schema = pa.schema(
         [("id", pa.string()), ("vector", pa.list_(value, space.dim))],
         metadata=meta,
@@ -214,6 +221,21 @@ def write_stream(
         part, done = part + 1, done + len(vectors)
     _join_parts(partial, target, schema)
     return done
+
+
+@contextmanager
+def _sole_writer(partial: Path):
+    """Hold the folder of parts against a second run; the lock goes with the process, however it ends."""
+    lock = partial.with_name(f".{partial.name}.lock")
+    with open(lock, "w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"Another run is writing to {partial}; wait for it, or give another `out`.") from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _open_partial(partial: Path, job: dict, resume: bool) -> int:

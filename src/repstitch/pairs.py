@@ -197,6 +197,12 @@ def _hash(seed: int, key) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
+def contents(pairs: Pairs) -> np.ndarray:
+    """One int64 a pair, from its vectors: knows a row again whose id is another, or missing."""
+    digests = [int.from_bytes(digest[:8], "little") for digest in _digests(pairs.X, pairs.Y)]
+    return np.array(digests, dtype=np.uint64).view(np.int64)
+
+
 def fingerprints(pairs: Pairs) -> np.ndarray:
     """One int64 a pair, from its id: what a stitcher keeps to know the rows it was trained on."""
     return np.array([_hash(-1, key)[0] for key in pairs.ids], dtype=np.uint64).view(np.int64)

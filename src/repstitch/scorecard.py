@@ -128,12 +128,14 @@ def table(card: dict) -> str:
     rows.append(("hubness skew", *(f"{card[u]['hubness_skew']:.1f}" for u in uses), ""))
     rows.append(("shuffled pairs, recall@10", *(_num(card[u]["shuffled"]["recall@10"]) for u in uses), ""))
     lines = [_columns(rows)]
+    if "control_fit" in card:
+        lines.append(f"a map fitted to shuffled pairs: recall@10 {_num(card['control_fit']['recall@10'])} (query)")
     rec = card["reconstruction"]
     lines.append(
         f"cosine {_num(rec['cosine'])} (a constant would score {_num(rec['cosine_floor'])}), R² {_num(rec['r2'])}, "
         f"norm ratio {rec['norm_ratio']:.2f}"
     )
-    align = [("alignment with the target space", "before", "after", "null", "p")]
+    align: list[tuple] = [("alignment with the target space", "before", "after", "null", "p")]
     for name in ALIGNMENTS:
         sides = card["alignment"][name]
         before, after = sides["before"], sides["after"]
@@ -141,8 +143,7 @@ def table(card: dict) -> str:
         if refused:
             lines.append(f"{name} not scored: {refused[0]['refused']}")
             continue
-        p = f"≤ {after['p']:.3f}"
-        align.append((name, _num(before["score"]), _num(after["score"]), _num(after["null"]), p))
+        align.append((name, *(_num(v) for v in (before["score"], after["score"], after["null"], after["p"]))))
     return "\n".join([*lines, _columns(align)])
 
 

@@ -44,6 +44,7 @@ class Space:
             or not self.name
             or any(c in self.name for c in "/\\\n\r\0")
             or self.name.startswith(".")
+            or "->" in self.name  # what pairs are written with
         ):
             raise InputError(f"`name` of a space must be a plain word without slashes; got {self.name!r}.")
         if type(self.dim) is not int or self.dim < 1:

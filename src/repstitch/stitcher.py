@@ -32,8 +32,8 @@ class Stitcher:
     """Translates rows of `source` into `target`: input normalisation, the map, output normalisation.
 
     `settings`, `split` and `provenance` say how it was made, `scorecard` how good it is. `source_mean` and
-    `target_mean` are the means of the normalised training rows; `seen` holds one int64 fingerprint for every pair
-    that training or selection used, so that scoring can leave them out.
+    `target_mean` are the means of the normalised training rows; `seen` holds int64 fingerprints, of the id
+    and of the vectors, for every pair that training or selection used, so that scoring can leave them out.
     """
 
     map: maps.Map

@@ -1,6 +1,7 @@
 """The whole of the job in one call: pairs in, a stitcher with its proof out."""
 
 import logging
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ from repstitch.fit.contrastive import leave_to_first_rank, recipe_for
 from repstitch.fit.judge import Judge
 from repstitch.fit.select import Candidate, Problem, refit, select
 from repstitch.maps import Map
+from repstitch.metrics.retrieval import ranks, recall
 from repstitch.moments import moments
 from repstitch.names import METHODS, OBJECTIVES
-from repstitch.pairs import Pairs, fingerprints, pair, split
-from repstitch.scorecard import scorecard
+from repstitch.pairs import Pairs, contents, fingerprints, pair, split
+from repstitch.scorecard import MAX_POOL, scorecard
 from repstitch.spaces import Space
 from repstitch.stitcher import Stitcher, normalise
 
@@ -94,11 +96,19 @@ def train(
     held, held_name = (parts.test, "test pairs") if len(parts.test) else (parts.calibrate, "validation pairs")
     map = chosen.map.to("cpu")
     card = _proof(map, X[held].cpu(), Y[held].cpu(), Y[parts.train].cpu(), output_norm)
+    if not len(parts.test) and np.isin(held, parts.select).any():
+        held_name = "validation pairs that also chose the map"
     card |= {
         "held_out": held_name,
         "control_fit": _control(problem, chosen, X[held], Y[held], seed),
         "candidates": [
-            {"method": c.method, "settings": c.settings, "validation": c.score, "chosen": c is chosen} for c in tried
+            {
+                "method": c.method,
+                "settings": c.settings,
+                "validation": c.score if math.isfinite(c.score) else None,
+                "chosen": c is chosen,
+            }
+            for c in tried
         ],
         "notes": notes,
     }
@@ -117,7 +127,7 @@ def train(
         output_norm=output_norm,
         source_mean=X[parts.train].mean(0).cpu().numpy(),
         target_mean=Y[parts.train].mean(0).cpu().numpy(),
-        seen=np.unique(fingerprints(pairs.take(used))),
+        seen=np.unique(np.concatenate([key(pairs.take(used)) for key in (fingerprints, contents)])),
         settings=chosen.settings | {"seed": seed},
         split={"shares": list(split_shares), "seed": split_seed, "group": _group_name(group)},
         provenance=_provenance(pairs, parts),
@@ -154,9 +164,7 @@ def _control(problem: Problem, chosen: Candidate, X: torch.Tensor, Y: torch.Tens
     shrink = closed.get("shrink_x", 1.0), closed.get("shrink_y", 1.0)
     broken = decompose(moments((problem.X, problem.Y[order])))
     map = canonical_map(canonical(broken, *shrink), closed.get("power", 1.0), cut=False)
-    from repstitch.metrics.retrieval import ranks, recall
-
-    found = ranks(map(X), Y)
+    found = ranks(map(X[:MAX_POOL]), Y[:MAX_POOL])
     return {"method": "canonical", "recall@1": recall(found, 1), "recall@10": recall(found, 10)}
 
 

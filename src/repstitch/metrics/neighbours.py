@@ -66,6 +66,8 @@ def mutual_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
 
 def check_spread(X: Tensor, k: int, name: str) -> None:
     """Refuse a space in which most rows are copies: its neighbour lists say nothing but would look aligned."""
+    if not 1 <= k < len(X):
+        raise InputError(f"`k` must be at least 1 and below the number of rows ({len(X)}); got {k}.")
     distinct = len(torch.unique(unit(X), dim=0))
     if distinct <= max(k, len(X) // 2):
         raise InputError(
