@@ -114,12 +114,12 @@ def test_train_passes_every_flag_on(capsys, tmp_path, shelf):
     assert stitcher.settings["seed"] == 4
     assert stitcher.provenance["paired_by"] == "id"
     assert stitcher.scorecard["refit"]
-    assert len(stitcher.seen) == N
+    assert len(stitcher.seen) == 2 * N
 
 
 @pytest.mark.parametrize("use", ["query", "corpus", "both"])
 def test_score_leaves_out_the_seen_pairs_and_says_so(capsys, files, stitcher, use):
-    seen = len(load(stitcher).seen)
+    seen = len(load(stitcher).seen) // 2
     status, printed, _ = run(capsys, "score", stitcher, *files, "--use", use)
     assert status == 0
     assert printed.startswith(f"{seen} pairs left out: the stitcher was trained on them.\n\n{N - seen} unseen pairs")

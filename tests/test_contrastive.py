@@ -492,3 +492,17 @@ def test_the_command_line_trains_on_two_processes_as_well_as_on_one(tmp_path, st
 def test_outside_a_shared_fit_the_first_rank_is_alone():
     assert contrastive.from_first_rank({"a": 1}) == {"a": 1}
     contrastive.leave_to_first_rank()
+
+
+def test_every_row_tells_one_job_from_another():
+    from repstitch.fit.contrastive import _job
+    from repstitch.fit.judge import Judge
+
+    X, Y = torch.randn(9000, 4), torch.randn(9000, 3)
+    judge = Judge("match", X[:50], Y[:50], Y)
+    jobs = {_job(X, Y, judge, 0.1, Recipe())}
+    for row in (1, 4097, 8998):
+        other = Y.clone()
+        other[row] += 1
+        jobs.add(_job(X, other, judge, 0.1, Recipe()))
+    assert len(jobs) == 4

@@ -160,3 +160,8 @@ def test_another_role_warns(caplog):
     document = card("e5", 4, role="document")
     assert adopt(card("e5", 4, role="query"), True, document, "X") == document
     assert "X has role query where the stitcher was trained on document rows" in caplog.text
+
+
+def test_a_name_that_reads_like_a_pair_is_refused():
+    with pytest.raises(InputError, match="`name` of a space must be a plain word"):
+        Space("a->b", 4)

@@ -244,7 +244,7 @@ def test_the_scores_are_those_of_the_pairs_that_were_not_seen():
     stitcher = learn(source, target)
     again = score(stitcher, source, target)
     counts = stitcher.provenance["pairs"]
-    assert again["left_out"] == counts["train"] + counts["select"] + counts["calibrate"] == len(stitcher.seen)
+    assert again["left_out"] == counts["train"] + counts["select"] + counts["calibrate"] == len(stitcher.seen) // 2
     assert again["n"] == stitcher.scorecard["n"] == counts["test"]
     for use in ("query", "corpus"):
         assert again[use].pop("shuffled") == stitcher.scorecard[use]["shuffled"]
@@ -259,7 +259,7 @@ def test_without_a_test_share_the_scores_are_of_validation_pairs_and_say_so():
     assert counts["test"] == 0
     assert stitcher.scorecard["held_out"] == "validation pairs"
     assert stitcher.scorecard["n"] == counts["calibrate"]
-    assert len(stitcher.seen) == len(X)
+    assert len(stitcher.seen) == 2 * len(X)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
@@ -269,7 +269,7 @@ def test_a_refit_uses_all_pairs_and_keeps_the_earlier_scores(method):
     assert refitted.scorecard == held.scorecard | {"refit": True}
     assert (refitted.method, refitted.settings) == (held.method, held.settings)
     assert not torch.equal(refitted.map.weight, held.map.weight)
-    assert len(refitted.seen) == 200
+    assert len(refitted.seen) == 400
     with pytest.raises(InputError, match="All 200 pairs were used to train this stitcher"):
         score(refitted, source, target)
 
