@@ -1,5 +1,6 @@
 import logging
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from repstitch.embeddings import SPACE_KEY, Embeddings, read, scan, write, write_stream
 from repstitch.errors import InputError
 from repstitch.pairs import fingerprints, pair, split
-from repstitch.spaces import Space, rename
+from repstitch.spaces import Space
 
 DTYPES = ("float16", "float32")
 
@@ -232,7 +233,7 @@ def test_a_stated_name_declares_the_space(tmp_path):
 
 def test_a_stated_name_keeps_the_identity_of_the_card(tmp_path):
     write(tmp_path / "x.parquet", embeddings(30, 4))
-    assert read(tmp_path / "x.parquet", space="mine").space == rename(card("old", 4), "mine")
+    assert read(tmp_path / "x.parquet", space="mine").space == replace(card("old", 4), name="mine")
 
 
 @pytest.mark.parametrize("kind", ["txt", "npy", "npz", "npz:key", "array", "list"])

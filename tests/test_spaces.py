@@ -5,7 +5,7 @@ import pytest
 from helpers import card
 
 from repstitch.errors import InputError
-from repstitch.spaces import IDENTITY, Space, adopt, rename
+from repstitch.spaces import IDENTITY, Space, adopt
 
 OLD = card("old", 4, revision="1", layer=-1, normalised=True)
 NEW = card("new", 6)
@@ -85,7 +85,7 @@ def test_what_one_side_does_not_state_conflicts_with_nothing(field):
 
 
 def test_the_name_is_part_of_the_identity_only_where_an_encoder_is_not_stated():
-    assert OLD.conflict(rename(OLD, "nickname")) is None
+    assert OLD.conflict(replace(OLD, name="nickname")) is None
     assert Space("a", 4).conflict(Space("b", 4)) == "name 'a' against 'b'"
     assert Space("a", 4).conflict(OLD) == "name 'a' against 'old'"
     assert Space("old", 4).conflict(OLD) is None
@@ -94,11 +94,6 @@ def test_the_name_is_part_of_the_identity_only_where_an_encoder_is_not_stated():
 def test_role_prompt_and_lineage_are_no_part_of_the_identity():
     other = replace(OLD, role="query", prompt="q: ", family="f", modality="text")
     assert OLD.conflict(other) is None
-
-
-def test_rename_changes_the_name_only_and_none_changes_nothing():
-    assert rename(OLD, "other") == replace(OLD, name="other")
-    assert rename(OLD, None) is OLD
 
 
 def test_an_undeclared_space_is_adopted_with_a_warning_when_the_dimension_fits(caplog):
@@ -113,7 +108,7 @@ def test_an_undeclared_space_of_the_expected_name_is_adopted_in_silence(caplog):
 
 
 def test_a_declared_space_that_agrees_is_taken_in_silence(caplog):
-    assert adopt(rename(OLD, "nickname"), True, OLD, "X") == OLD
+    assert adopt(replace(OLD, name="nickname"), True, OLD, "X") == OLD
     assert not caplog.records
 
 

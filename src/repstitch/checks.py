@@ -5,7 +5,7 @@ import logging
 import numpy as np
 
 from repstitch.errors import InputError
-from repstitch.pairs import Pairs, Split, repeated_pairs
+from repstitch.pairs import Pairs, Split, contents, repeated_pairs
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,9 @@ def refuse_leaks(pairs: Pairs, split: Split) -> None:
         return
     side = np.full(len(pairs), "train", dtype=object)
     side[split.validation], side[split.test] = "validation", "test"
-    where: dict[bytes, set] = {}
-    for x, y, part in zip(pairs.X, pairs.Y, side, strict=True):
-        where.setdefault(x.tobytes() + y.tobytes(), set()).add(part)
+    where: dict[int, set] = {}
+    for content, part in zip(contents(pairs), side, strict=True):
+        where.setdefault(int(content), set()).add(part)
     leaks = sum(len(parts) > 1 for parts in where.values())
     if leaks:
         raise InputError(

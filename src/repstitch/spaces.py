@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 
 from repstitch.errors import InputError
 from repstitch.names import MODALITIES, ROLES
@@ -131,8 +131,3 @@ def adopt(found: Space, declared: bool, expected: Space, what: str, opposite: Sp
     elif found.name != expected.name:
         log.warning("%s carries no space card; taken to be in %s because the dimension fits.", what, expected.name)
     return expected
-
-
-def rename(space: Space, name: str | None) -> Space:
-    """The same space under another name, or as it is when `name` is None."""
-    return space if name is None else replace(space, name=name)
