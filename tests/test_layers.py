@@ -15,7 +15,7 @@ ROWS = (
     ("embeddings", "catalogue", "moments"),
     ("pairs",),
     ("metrics",),
-    ("fit.judge", "fit.closed_form", "fit.contrastive", "checks"),
+    ("fit.judge", "fit.closed_form", "fit.losses", "fit.contrastive", "checks"),
     ("fit.select",),
     ("scorecard",),
     ("stitcher",),
@@ -29,7 +29,7 @@ ROWS = (
 )
 INSIDE = {
     "metrics": ("neighbours", "retrieval", "null", "kernels", "table"),
-    "fit": ("judge", "closed_form", "contrastive", "select"),
+    "fit": ("judge", "closed_form", "losses", "contrastive", "select"),
     "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
     "server": ("guards", "http", "run"),
 }

@@ -14,10 +14,10 @@ import repstitch
 from repstitch.checks import check
 from repstitch.embeddings import read
 from repstitch.errors import InputError
-from repstitch.fit.closed_form import canonical, canonical_map, decompose
+from repstitch.fit.closed_form import decompose
 from repstitch.fit.contrastive import leave_to_first_rank, recipe_for
 from repstitch.fit.judge import Judge
-from repstitch.fit.select import Candidate, Problem, refit, select
+from repstitch.fit.select import Candidate, Problem, fit_closed, refit, select
 from repstitch.maps import Map
 from repstitch.metrics.retrieval import ranks, recall
 from repstitch.moments import moments
@@ -104,11 +104,12 @@ def train(
         "candidates": [
             {
                 "method": c.method,
-                "settings": c.settings,
-                "validation": c.score if math.isfinite(c.score) else None,
-                "chosen": c is chosen,
+                "settings": settings,
+                "validation": score if math.isfinite(score) else None,
+                "chosen": c is chosen and settings == chosen.settings,
             }
             for c in tried
+            for settings, score in c.tried
         ],
         "notes": notes,
     }
@@ -161,11 +162,10 @@ def _control(problem: Problem, chosen: Candidate, X: torch.Tensor, Y: torch.Tens
     """Recall of a closed form fitted to shuffled training pairs: what the method finds where there is nothing."""
     order = torch.randperm(len(problem.X), generator=torch.Generator().manual_seed(seed))
     closed = chosen.settings.get("start", chosen.settings)
-    shrink = closed.get("shrink_x", 1.0), closed.get("shrink_y", 1.0)
-    broken = decompose(moments((problem.X, problem.Y[order])))
-    map = canonical_map(canonical(broken, *shrink), closed.get("power", 1.0), cut=False)
+    method = closed.get("method", chosen.method)
+    map = fit_closed(decompose(moments((problem.X, problem.Y[order]))), method, closed)
     found = ranks(map(X[:MAX_POOL]), Y[:MAX_POOL])
-    return {"method": "canonical", "recall@1": recall(found, 1), "recall@10": recall(found, 10)}
+    return {"method": method, "recall@1": recall(found, 1), "recall@10": recall(found, 10)}
 
 
 def _provenance(pairs: Pairs, parts) -> dict:

@@ -33,8 +33,13 @@ class Decomposition:
     y_vectors: Tensor
 
     @cached_property
+    def projected(self) -> Tensor:
+        """The cross-covariance with its source side along the eigenvectors."""
+        return self.x_vectors.T @ self.moments.cov_xy
+
+    @cached_property
     def cross(self) -> Tensor:
-        return self.x_vectors.T @ self.moments.cov_xy @ self.y_vectors
+        return self.projected @ self.y_vectors
 
 
 def decompose(moments: Moments) -> Decomposition:
@@ -55,13 +60,13 @@ def _check_varies(covariance: Tensor, side: str) -> None:
         raise InputError(f"The {side} rows must differ from one another; they are all the same.")
 
 
-def fit_ridge(moments: Moments, penalty: float = 1e-3, match_variance: bool = False) -> AffineMap:
+def fit_ridge(moments: Moments, penalty: float = 1e-3, gain: float | None = None) -> AffineMap:
     """Affine least squares with a penalty relative to the mean eigenvalue of the source covariance.
 
     The map minimises ‖Xc W − Yc‖²/n + penalty · tr(Cx)/d_source · ‖W‖². As the penalty grows the map tends to the
-    constant mean; at 0 it is least squares (the shortest of them where the source is rank-deficient). With
-    `match_variance` the centred prediction is scaled to the target's variance. Hoerl and Kennard 1970, "Ridge
-    Regression: Biased Estimation for Nonorthogonal Problems". Raises InputError on a negative penalty.
+    constant mean; at 0 it is least squares (the shortest of them where the source is rank-deficient). With a `gain` the
+    centred prediction is scaled to that multiple of the target's spread. Hoerl and Kennard 1970, "Ridge Regression:
+    Biased Estimation for Nonorthogonal Problems". Raises InputError on a negative penalty.
     """
     cov = moments.cov_xx
     _check_varies(cov, "source")
@@ -71,14 +76,13 @@ def fit_ridge(moments: Moments, penalty: float = 1e-3, match_variance: bool = Fa
     else:  # too little penalty to be sure that the system is well conditioned
         values, vectors = _eigen(cov, "source")
         weight = (vectors * _inverse(values, penalty)) @ (vectors.T @ moments.cov_xy)
-    return _affine(moments, weight, match_variance)
+    return affine(moments, weight, gain)
 
 
-def ridge_path(decomposition: Decomposition, penalties, match_variance: bool = False) -> list[AffineMap]:
-    """`fit_ridge` for each penalty, from one eigendecomposition."""
+def ridge_weight(decomposition: Decomposition, penalty: float) -> Tensor:
+    """The weights of `fit_ridge` (d_source, d_target), from an eigendecomposition that every penalty shares."""
     d = decomposition
-    projected = d.x_vectors.T @ d.moments.cov_xy
-    return [_affine(d.moments, (d.x_vectors * _inverse(d.x_values, p)) @ projected, match_variance) for p in penalties]
+    return (d.x_vectors * _inverse(d.x_values, penalty)) @ d.projected
 
 
 def _inverse(values: Tensor, penalty: float) -> Tensor:
@@ -88,18 +92,16 @@ def _inverse(values: Tensor, penalty: float) -> Tensor:
     return torch.where(values > 0, 1 / (values + penalty * values.mean()), torch.zeros_like(values))
 
 
-def fit_procrustes(
-    moments: Moments, centred: bool = True, scaled: bool = True, match_variance: bool = False
-) -> AffineMap:
+def fit_procrustes(moments: Moments, centred: bool = True, scaled: bool = True, gain: float | None = None) -> AffineMap:
     """The (semi-)orthogonal map nearest to the pairs: W = s · U Vᵀ with U S Vᵀ the SVD of the cross-covariance.
 
     Distances are kept up to the scale s, so neighbours are; from larger to smaller d it maximises the inner product
     with the target, which is then not the least-squares solution. `centred` rotates about the means and moves the
-    mean; otherwise it rotates about the origin. `scaled` gives the least-squares s, else s = 1. Schönemann 1966, "A
-    Generalized Solution of the Orthogonal Procrustes Problem".
+    mean; otherwise it rotates about the origin. `scaled` gives the least-squares s, else s = 1; a `gain` overrules
+    both, see `affine`. Schönemann 1966, "A Generalized Solution of the Orthogonal Procrustes Problem".
     """
-    if match_variance and not centred:
-        raise InputError("`match_variance` needs `centred`: about the origin there is no centred prediction to scale.")
+    if gain is not None and not centred:
+        raise InputError("`gain` needs `centred`: about the origin there is no centred prediction to scale.")
     if centred:
         _check_varies(moments.cov_xx, "source")
         if moments.yy is not None:
@@ -114,7 +116,7 @@ def fit_procrustes(
     if scaled:
         rotation = rotation * (S.sum() / torch.einsum("ij,ik,kj->", rotation, spread, rotation))
     if centred:
-        return _affine(moments, rotation, match_variance)
+        return affine(moments, rotation, gain)
     return AffineMap(rotation.float(), torch.zeros(rotation.shape[1], device=rotation.device))
 
 
@@ -122,13 +124,14 @@ def fit_procrustes(
 class Canonical:
     """The whitened cross-covariance of a decomposition at one pair of shrinkages, as U diag(s) Vᵀ.
 
-    `correlations` s are the (shrunk) canonical correlations, descending; `null_edge` is a value that
-    unrelated spaces of these spectra and this many pairs rarely exceed.
+    `correlations` s are the (shrunk) canonical correlations, descending; where the target is not whitened
+    (`shrink_y` None) they are in units of the target's own spread. `null_edge` is a value that unrelated spaces of
+    these spectra and this many pairs rarely exceed.
     """
 
     decomposition: Decomposition
     shrink_x: float
-    shrink_y: float
+    shrink_y: float | None
     U: Tensor
     correlations: Tensor
     Vh: Tensor
@@ -139,69 +142,80 @@ class Canonical:
         """How many directions correlate more than chance would: at least 1."""
         return max(1, int((self.correlations > self.null_edge).sum()))
 
+    def weight(self, power: float = 0.5, cut: bool = False) -> Tensor:
+        """Cx^-½ U sᵖ Vᵀ Cy^½, (d_source, d_target): the shared directions, each with its correlation to the power p.
 
-def canonical(decomposition: Decomposition, shrink_x: float = 1e-2, shrink_y: float = 1e-2) -> Canonical:
+        At power 1 without cut this is ridge with the penalty `shrink_x`, whatever `shrink_y`; at 0 every kept direction
+        gets its full variance back. Where the target is not whitened there is nothing to colour: then power 1 is ridge
+        still, and at 0 the whitened source is rotated. `cut` keeps only the directions that beat the null.
+        """
+        if not 0 <= power <= 1:
+            raise InputError(f"`power` must lie in [0, 1]; got {power}.")
+        d, s = self.decomposition, self.correlations
+        kept = self.rank if cut else int((s > 1e-9 * s[0]).sum())
+        whiten = d.x_vectors * _inverse(d.x_values, self.shrink_x).sqrt()
+        left = whiten @ self.U[:, :kept] * s[:kept] ** power
+        if self.shrink_y is None:
+            return left @ self.Vh[:kept]
+        y_keep = _inverse(d.y_values, self.shrink_y)
+        colour = torch.where(y_keep > 0, y_keep.clamp(min=1e-300).rsqrt(), torch.zeros_like(y_keep))
+        return left @ (self.Vh[:kept] * colour @ d.y_vectors.T)
+
+
+def canonical(decomposition: Decomposition, shrink_x: float = 1e-2, shrink_y: float | None = 1e-2) -> Canonical:
     """Whiten both sides, each shrunk towards its mean eigenvalue, and take the SVD of what they share.
 
+    With `shrink_y` None only the source is whitened: the limit of ever more shrinkage of the target, but for a scale.
     Hotelling 1936, "Relations Between Two Sets of Variates"; shrinkage as in Vinod 1976, "Canonical Ridge". The null
     edge is Chevet's bound for the expected norm of Dx Z Dy / √n with Z Gaussian and D² = λ / (λ + ε), and above it half
     of the most that this norm can deviate (one standard deviation), which 95 of 100 unrelated spaces stay below.
     """
     d = decomposition
-    x_keep, y_keep = _inverse(d.x_values, shrink_x), _inverse(d.y_values, shrink_y)
-    U, s, Vh = torch.linalg.svd(x_keep.sqrt()[:, None] * d.cross * y_keep.sqrt(), full_matrices=False)
-    x_gain, y_gain = d.x_values * x_keep, d.y_values * y_keep
+    x_keep = _inverse(d.x_values, shrink_x)
+    if shrink_y is None:
+        cross, y_gain = d.projected, d.y_values
+    else:
+        y_keep = _inverse(d.y_values, shrink_y)
+        cross, y_gain = d.cross * y_keep.sqrt(), d.y_values * y_keep
+    U, s, Vh = torch.linalg.svd(x_keep.sqrt()[:, None] * cross, full_matrices=False)
+    x_gain = d.x_values * x_keep
     expected = (x_gain.max() * y_gain.sum()).sqrt() + (y_gain.max() * x_gain.sum()).sqrt()
-    edge = expected + (x_gain.max() * y_gain.max()).sqrt() / 2
-    return Canonical(d, shrink_x, shrink_y, U, s.clamp(max=1.0), Vh, min(1.0, float(edge) / d.moments.n**0.5))
-
-
-def canonical_map(shared: Canonical, power: float = 0.5, cut: bool = True, match_variance: bool = True) -> AffineMap:
-    """W = Cx^-½ U sᵖ Vᵀ Cy^½ · g: the shared directions, each with its correlation to the power p.
-
-    At power 1 without cut or variance match this is ridge with the penalty `shrink_x`, whatever `shrink_y`; at 0 every
-    kept direction gets its full variance back. `cut` keeps only the directions that beat the null. `match_variance`
-    chooses g so that the prediction varies as much as the target.
-    """
-    if not 0 <= power <= 1:
-        raise InputError(f"`power` must lie in [0, 1]; got {power}.")
-    d = shared.decomposition
-    kept = shared.rank if cut else int((shared.correlations > 1e-9).sum())
-    strength = shared.correlations[:kept] ** power
-    whiten = d.x_vectors * _inverse(d.x_values, shared.shrink_x).sqrt()
-    y_keep = _inverse(d.y_values, shared.shrink_y)
-    colour = (
-        torch.where(y_keep > 0, y_keep.clamp(min=1e-300).rsqrt(), torch.zeros_like(y_keep))[:, None] * d.y_vectors.T
-    )
-    weight = (whiten @ shared.U[:, :kept] * strength) @ (shared.Vh[:kept] @ colour)
-    return _affine(d.moments, weight, match_variance)
+    edge = float(expected + (x_gain.max() * y_gain.max()).sqrt() / 2) / d.moments.n**0.5
+    if shrink_y is not None:
+        s, edge = s.clamp(max=1.0), min(1.0, edge)
+    return Canonical(d, shrink_x, shrink_y, U, s, Vh, edge)
 
 
 def fit_canonical(
     moments: Moments,
     shrink_x: float = 1e-2,
-    shrink_y: float = 1e-2,
+    shrink_y: float | None = 1e-2,
     power: float = 0.5,
     cut: bool = True,
-    match_variance: bool = True,
+    gain: float | None = 1.0,
 ) -> AffineMap:
-    """`canonical_map` straight from moments; see there and `canonical`."""
-    return canonical_map(canonical(decompose(moments), shrink_x, shrink_y), power, cut, match_variance)
+    """The canonical map straight from moments; see `canonical`, `Canonical.weight` and `affine`."""
+    return affine(moments, canonical(decompose(moments), shrink_x, shrink_y).weight(power, cut), gain)
 
 
-def variance_gain(moments: Moments, weight: Tensor) -> float:
-    """√(tr Cy / tr(Wᵀ Cx W)): what to scale a centred prediction by so that it varies as much as the target."""
-    predicted = torch.einsum("ij,ik,kj->", weight, moments.cov_xx, weight)
+def affine(moments: Moments, weight: Tensor, gain: float | None = None) -> AffineMap:
+    """The affine map with this weight (d_source, d_target) that sends the source mean to the target mean; float32.
+
+    With a `gain` the weight is scaled so that the centred prediction spreads that many times as far as the target: 1
+    gives back the variance that least squares shrinks away, more leans on what tells rows apart rather than on the mean
+    that all share.
+    """
+    if gain is not None:
+        weight = weight * (gain * _variance_ratio(moments, weight))
+    return AffineMap(weight.float(), (moments.y_mean - moments.x_mean @ weight).float())
+
+
+def _variance_ratio(moments: Moments, weight: Tensor) -> float:
+    """√(tr Cy / tr(Wᵀ Cx W))."""
+    predicted = (weight * (moments.cov_xx @ weight)).sum()
     if predicted <= 0:
         raise InputError("The map gives the same output for every row, so its variance cannot be matched.")
     return float((moments.cov_yy.trace() / predicted).sqrt())
-
-
-def _affine(moments: Moments, weight: Tensor, match_variance: bool) -> AffineMap:
-    """The affine map with this weight that sends the source mean to the target mean; float32."""
-    if match_variance:
-        weight = weight * variance_gain(moments, weight)
-    return AffineMap(weight.float(), (moments.y_mean - moments.x_mean @ weight).float())
 
 
 FITS = {"ridge": fit_ridge, "procrustes": fit_procrustes, "canonical": fit_canonical}

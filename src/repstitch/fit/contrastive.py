@@ -1,4 +1,4 @@
-"""Maps refined by gradient: start from the closed form, then learn to tell each counterpart from all other targets.
+"""Maps refined by gradient: start from the closed form, then minimise the loss of the objective.
 
 The weights are learned in the source's whitened coordinates, where every direction moves at the same rate, and folded
 back into a plain map at the end.
@@ -25,24 +25,28 @@ from tqdm import tqdm
 from repstitch.errors import InputError, one_line
 from repstitch.fit.closed_form import Decomposition
 from repstitch.fit.judge import Judge
+from repstitch.fit.losses import LOSSES, Batch, native_scale
 from repstitch.maps import AffineMap, Map, ResidualMLP
 
 log = logging.getLogger(__name__)
 
 MONITOR = "val_score"
 LOG_SCALE_RATE = 3e-3
+RATES = {"match": 0.1, "neighbours": 0.03, "reconstruction": 0.03}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a map is refined. `width` is the residual MLP's hidden width, 0 for a linear map.
 
-    `temperatures` are tried as multiples of the one that fits the start best on validation rows, and the best run is
-    kept: a softer start pays where the closed form has learned its training rows by heart. `gallery` bounds the
-    targets each row is told apart from; up to that many pairs, it is all of them. `learning_rate` is relative to the
-    size (root mean square) that each tensor has at the start, so that it suits any space. `devices`, `strategy` and
-    `accelerator` go to the Lightning Trainer as they are. With `checkpoints`, a folder, a stopped run goes on from its
-    last epoch and ends where it would have ended; a run on other pairs or with other settings starts anew.
+    For the objective `match`, `temperatures` are tried as multiples of the one that fits the start best on validation
+    rows, and the best run is kept: a softer start pays where the closed form has learned its training rows by heart.
+    `gallery` bounds the targets each row is compared with; up to that many pairs, it is all of them. `learning_rate` is
+    relative to the size (root mean square) that each tensor has at the start, so that it suits any space; None takes
+    the objective's own: where the closed form is nearly the best there is, larger steps only lose it. `devices`,
+    `strategy` and `accelerator` go to the Lightning Trainer as they are. With `checkpoints`, a folder, a stopped run
+    goes on from its last epoch and ends where it would have ended; a run on other pairs or with other settings starts
+    anew.
     """
 
     width: int = 0
@@ -52,9 +56,8 @@ class Recipe:
     patience: int = 5
     batch_size: int = 512
     gallery: int = 4096
-    learning_rate: float = 0.1
+    learning_rate: float | None = None
     whitening: float = 1.0
-    cosine_weight: float = 0.1
     clip: float = 1.0
     temperatures: tuple[float, ...] = (1.0, 2.5)
     seed: int = 0
@@ -71,11 +74,11 @@ class Recipe:
             if type(getattr(self, name)) is not int or not 0 <= getattr(self, name) <= most:
                 raise InputError(f"`{name}` must be a whole number from 0 to {most}; got {getattr(self, name)!r}.")
         for name in ("learning_rate", "whitening"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"`{name}` must be a positive number; got {getattr(self, name)}.")
-        for name in ("clip", "cosine_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"`{name}` must be a positive number; got {value}.")
+        if not 0 <= self.clip < math.inf:
+            raise InputError(f"`clip` must not be negative; got {self.clip}.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"`dropout` must lie in [0, 1); got {self.dropout}.")
         if self.stop_after is not None and self.stop_after < 1:
@@ -165,26 +168,28 @@ class PairsModule(L.LightningDataModule):
         return [torch.zeros(1)]  # one step: the judge holds its own rows
 
 
-class ContrastiveModule(L.LightningModule):
-    """Symmetric InfoNCE with a learned temperature, plus a cosine term.
+class RefineModule(L.LightningModule):
+    """The loss of a refiner on batches of pairs, gathered over ranks, and its score by the judge after each epoch.
 
-    Each translated row is told apart from all targets (or `gallery` of them), each target from the translated rows of
-    the batch, gathered over ranks. Targets identical to the counterpart are no negatives. van den Oord et al. 2018,
-    "Representation Learning with Contrastive Predictive Coding"; Radford et al. 2021 (CLIP).
+    Each row is compared with all targets or, where there are more than the recipe's `gallery`, with those of the batch
+    and a random draw of the others.
     """
 
     def __init__(self, refiner: Refiner, X: Tensor, Y: Tensor, judge: Judge, temperature: float, recipe: Recipe):
         super().__init__()
         self.refiner, self.judge, self.recipe = refiner, judge, recipe
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        # Squared error has no temperature, and DDP waits for the gradient of every parameter that could have one.
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), judge.objective != "reconstruction")
         # Plain attributes, not buffers: DDP would broadcast buffers at every step, checkpoints would hold the data.
-        self.X, self.Y = X, F.normalize(Y, dim=1)
-        copies = torch.unique(Y, dim=0, return_inverse=True)[1]
-        self.copies = copies
-        self.unique_targets = len(torch.unique(copies)) == len(copies)
+        self.X, self.Y, self.gallery = X, Y, F.normalize(Y, dim=1)
+        self.copies = torch.unique(Y, dim=0, return_inverse=True)[1]
+        self.unique_targets = len(torch.unique(self.copies)) == len(self.copies)
+        self.native = native_scale(self.gallery) if judge.objective == "neighbours" else 1.0
 
     def on_fit_start(self) -> None:
-        self.X, self.Y, self.copies = (t.to(self.device) for t in (self.X, self.Y, self.copies))
+        self.X, self.Y, self.gallery, self.copies = (
+            t.to(self.device) for t in (self.X, self.Y, self.gallery, self.copies)
+        )
         self.judge = self.judge.to(self.device)
 
     def on_train_epoch_start(self) -> None:
@@ -193,7 +198,7 @@ class ContrastiveModule(L.LightningModule):
 
     def training_step(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.device)
-        predicted = F.normalize(self.refiner(self.X[rows]), dim=1)
+        predicted = self.refiner(self.X[rows])
         if self.trainer.world_size > 1:
             # Every rank takes the loss of the whole batch; gradients flow back through the gathering.
             predicted = self.all_gather(predicted, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
@@ -201,26 +206,22 @@ class ContrastiveModule(L.LightningModule):
         return self.loss(predicted, rows)
 
     def loss(self, predicted: Tensor, rows: Tensor) -> Tensor:
-        """The loss of unit rows (b, d_target) whose counterparts are these row numbers (b,)."""
-        every = len(self.Y) <= self.recipe.gallery
+        """The loss of translated rows (b, d_target) whose counterparts are these row numbers (b,)."""
         here = torch.arange(len(rows), device=rows.device)
-        if every:
-            columns, own, gallery = None, rows, self.Y
+        if len(self.Y) <= self.recipe.gallery:
+            columns, own, gallery, copies = None, rows, self.gallery, self.copies
         else:
             # Drawn alike on every rank, for they all take the same loss.
             random = torch.Generator().manual_seed(self.recipe.seed * 100_003 + self.global_step)
             extra = torch.randint(len(self.Y), (max(0, self.recipe.gallery - len(rows)),), generator=random)
             columns, own = torch.cat([rows, extra.to(rows.device)]), here
-            gallery = self.Y[columns]
-        logits = predicted @ gallery.T * self.log_scale.exp().clamp(max=1000.0)
-        if not every or not self.unique_targets:
-            alike = self.copies[rows, None] == (self.copies if columns is None else self.copies[columns])
+            gallery, copies = self.gallery[columns], self.copies[columns]
+        alike = None
+        if columns is not None or not self.unique_targets:
+            alike = self.copies[rows, None] == copies
             alike[here, own] = False
-            logits = logits.masked_fill(alike, -torch.inf)
-        backward = logits[:, own].T
-        contrast = (F.cross_entropy(logits, own) + F.cross_entropy(backward, here)) / 2
-        cosine = (predicted * self.Y[rows]).sum(1).mean()
-        return contrast + self.recipe.cosine_weight * (1 - cosine)
+        scale = self.log_scale.exp().clamp(max=1000.0)
+        return LOSSES[self.judge.objective](Batch(predicted, self.Y[rows], gallery, own, alike, scale, self.native))
 
     def validation_step(self, _batch: Tensor) -> None:
         try:
@@ -233,9 +234,8 @@ class ContrastiveModule(L.LightningModule):
         recipe = self.recipe
         size = {name: float(p.detach().square().mean().sqrt()) for name, p in self.refiner.named_parameters()}
         size |= {"bias": size["weight"], "out": size["weight"]}  # they add to what the weight gives, and may be zero
-        groups = [
-            {"params": [p], "lr": recipe.learning_rate * size[name]} for name, p in self.refiner.named_parameters()
-        ]
+        rate = recipe.learning_rate or RATES[self.judge.objective]
+        groups = [{"params": [p], "lr": rate * size[name]} for name, p in self.refiner.named_parameters()]
         optimizer = torch.optim.AdamW([*groups, {"params": [self.log_scale], "lr": LOG_SCALE_RATE}], weight_decay=0.0)
         steps = recipe.epochs * len(Batches(len(self.Y), self.trainer.datamodule))  # type: ignore[attr-defined]
         warm = min(10, steps)
@@ -285,9 +285,11 @@ def refine(
     Never worse than the start on the judge's rows: an epoch that beats nothing is not kept. With `stop_after` the map
     after that many epochs is returned whatever its score, for refits. The same seed gives the same map on one machine.
     """
-    base = judge.temperature(start)
+    base, multiples = judge.temperature(start), recipe.temperatures
+    if judge.objective != "match":  # the native rows say how sharp, or nothing needs to be
+        base, multiples = 1 / native_scale(F.normalize(Y, dim=1)), (1.0,)
     best = Refined(start, judge.score(start), 0, base)
-    for multiple in recipe.temperatures:
+    for multiple in multiples:
         run = _run(X, Y, start, decomposition, judge, base * multiple, recipe)
         if recipe.stop_after is not None or run.score > best.score:
             best = run
@@ -308,7 +310,7 @@ def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe) 
         except OSError as error:
             raise InputError(f"`checkpoints` must be a folder that can be written to: {one_line(error)}") from None
         if not done.exists():
-            module = ContrastiveModule(Refiner(start, decomposition, recipe), X, Y, judge, temperature, recipe)
+            module = RefineModule(Refiner(start, decomposition, recipe), X, Y, judge, temperature, recipe)
             trainer = _trainer(folder, kind, recipe)
             try:
                 trainer.fit(

@@ -1,8 +1,8 @@
 """Each method at its best, and the best of the methods, by one objective on the same validation rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from typing import cast
 
@@ -12,32 +12,44 @@ from repstitch.errors import InputError
 from repstitch.fit.closed_form import (
     Canonical,
     Decomposition,
+    affine,
     canonical,
-    canonical_map,
     decompose,
     fit_procrustes,
-    ridge_path,
+    ridge_weight,
 )
 from repstitch.fit.contrastive import Recipe, from_first_rank, recipe_for, refine
 from repstitch.fit.judge import Judge
 from repstitch.maps import AffineMap, Map
 from repstitch.moments import moments
 
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-SHRINK_X = (1e-3, 1e-2, 1e-1, 1.0)
-SHRINK_Y = (1e-1, 1.0, 10.0)
+# None leaves a map's own scale; 1 matches the target's variance.
+GAINS = (None, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 8.0)
+SHRINKAGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+RIDGE = {"penalty": SHRINKAGES, "gain": GAINS}
+PROCRUSTES = {"gain": GAINS}
+CANONICAL = {
+    "shrink_x": SHRINKAGES,
+    "shrink_y": (1.0, 10.0, 100.0, None),
+    "power": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "gain": GAINS,
+    "cut": (False, True),
+}
 NOT_OF_THE_FIT = ("width", "stop_after", "seed", "accelerator", "devices", "strategy", "checkpoints")
-POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted map, how it was made, and its score on every validation row (n,)."""
+    """A fitted map, how it was made, and its score on every validation row (n,).
+
+    `tried` holds the settings and score of each map of this method that it was the best of.
+    """
 
     method: str
     settings: dict
     map: Map
     rows: Tensor
+    tried: tuple[tuple[dict, float], ...] = ()
 
     @property
     def score(self) -> float:
@@ -59,65 +71,98 @@ class Problem:
 
     @cached_property
     def start(self) -> Candidate:
-        """The canonical map that refinement starts from."""
-        return tune_canonical(self)
+        """The closed form that refinement starts from: the best there is."""
+        return max((tune_canonical(self), tune_procrustes(self)), key=lambda c: c.score)
 
     def candidate(self, method: str, settings: dict, map: Map) -> Candidate:
         return Candidate(method, settings, map, self.judge.rows(map))
 
 
+def climb(axes: dict[str, tuple], starts: Iterable[dict], fit: Callable[[dict], Candidate]) -> Candidate:
+    """The best of a grid without trying all of it: from the best of the starts, a step along one axis at a time.
+
+    Each move goes to the best neighbour; it ends where no neighbour is better. Nothing is fitted twice.
+    """
+    known: dict[tuple, Candidate] = {}
+
+    def at(settings: dict) -> Candidate:
+        key = tuple(settings[name] for name in axes)
+        if key not in known:
+            known[key] = fit(settings)
+        return known[key]
+
+    best = max(map(at, starts), key=lambda c: c.score)
+    while True:
+        around = []
+        for name, values in axes.items():
+            here = values.index(best.settings[name])
+            around += [best.settings | {name: v} for v in values[max(0, here - 1) : here + 2] if v != values[here]]
+        step = max(map(at, around), key=lambda c: c.score)
+        if step.score <= best.score:
+            break
+        best = step
+    return replace(best, tried=tuple((c.settings, c.score) for c in known.values()))
+
+
 def tune_ridge(problem: Problem) -> Candidate:
-    """Ridge at its best penalty, with or without variance match."""
-    tried = []
-    for match_variance in (False, True):
-        for penalty, map in zip(PENALTIES, ridge_path(problem.decomposition, PENALTIES, match_variance), strict=True):
-            settings = {"penalty": penalty, "match_variance": match_variance}
-            tried.append(problem.candidate("ridge", settings, map))
-    return max(tried, key=lambda c: c.score)
+    """Ridge at its best penalty and gain."""
+    weight = cache(lambda penalty: ridge_weight(problem.decomposition, penalty))
+
+    def fit(s: dict) -> Candidate:
+        map = affine(problem.decomposition.moments, weight(s["penalty"]), s["gain"])
+        return problem.candidate("ridge", s, map)
+
+    starts = [{"penalty": p, "gain": g} for p, g in product((1e-3, 1e-1, 10.0), (None, 1.0))]
+    return climb(RIDGE, starts, fit)
 
 
 def tune_procrustes(problem: Problem) -> Candidate:
-    """Procrustes, centred or about the origin."""
-    tried = []
-    for centred in (True, False):
-        settings = {"centred": centred, "scaled": True}
-        map = fit_procrustes(problem.decomposition.moments, **settings)
-        tried.append(problem.candidate("procrustes", settings, map))
-    return max(tried, key=lambda c: c.score)
+    """Procrustes about the origin, or centred at its best gain."""
+    whole = problem.decomposition.moments
+    rotation = fit_procrustes(whole, scaled=False).weight.double()
+
+    def fit(s: dict) -> Candidate:
+        map = fit_procrustes(whole) if s["gain"] is None else affine(whole, rotation, s["gain"])
+        return problem.candidate("procrustes", {"centred": True} | s, map)
+
+    best = climb(PROCRUSTES, [{"gain": None}, {"gain": 1.0}], fit)
+    settings = {"centred": False, "gain": None}
+    plain = problem.candidate("procrustes", settings, fit_procrustes(whole, centred=False))
+    tried = (*best.tried, (settings, plain.score))
+    return replace(max(best, plain, key=lambda c: c.score), tried=tried)
 
 
 def tune_canonical(problem: Problem) -> Candidate:
-    """Canonical over shrinkage on either side and power, then with and without the cut at the null's rank."""
-    best: tuple[Candidate, Canonical] | None = None
-    for shrink_x, shrink_y in product(SHRINK_X, SHRINK_Y):
-        found = canonical(problem.decomposition, shrink_x, shrink_y)
-        for power in POWERS:
-            settings = {"shrink_x": shrink_x, "shrink_y": shrink_y, "power": power, "cut": False}
-            tried = problem.candidate("canonical", settings, canonical_map(found, power, cut=False))
-            if best is None or tried.score > best[0].score:
-                best = tried, found
-    if best is None:
-        raise InputError("The grid of shrinkages and powers is empty.")
-    whole, shared = best
-    settings = whole.settings | {"cut": True}
-    cut = problem.candidate("canonical", settings, canonical_map(shared, settings["power"], cut=True))
-    return cut if cut.score >= whole.score else whole
+    """Canonical over shrinkage on either side, power, gain, and the cut at the null's rank."""
+    shared: Callable[[float, float | None], Canonical] = cache(lambda x, y: canonical(problem.decomposition, x, y))
+    weight = cache(lambda x, y, power, cut: shared(x, y).weight(power, cut))
+
+    def fit(s: dict) -> Candidate:
+        w = weight(s["shrink_x"], s["shrink_y"], s["power"], s["cut"])
+        return problem.candidate("canonical", s, affine(problem.decomposition.moments, w, s["gain"]))
+
+    starts = [
+        {"shrink_x": x, "shrink_y": None, "power": p, "gain": g, "cut": False}
+        for x, (p, g) in product((1e-2, 1.0), ((0.25, 1.4), (0.5, 1.0), (1.0, None)))
+    ]
+    return climb(CANONICAL, starts, fit)
 
 
 def tune_contrastive(problem: Problem, method: str) -> Candidate:
-    """The canonical map refined by gradient, as a linear map or with a residual MLP."""
+    """The best closed form refined by gradient, as a linear map or with a residual MLP."""
     start = problem.start
     # A recipe without a width leaves it to the method.
     recipe = recipe_for(method, **{k: v for k, v in asdict(problem.recipe).items() if k != "width" or v})
     refined = refine(problem.X, problem.Y, cast(AffineMap, start.map), problem.decomposition, problem.judge, recipe)
     settings = {
-        "start": start.settings,
+        "start": {"method": start.method} | start.settings,
         "width": recipe.width,
         "epoch": refined.epoch,
         "temperature": refined.temperature,
         "recipe": {name: value for name, value in asdict(recipe).items() if name not in NOT_OF_THE_FIT},
     }
-    return problem.candidate(method, settings, refined.map)
+    found = problem.candidate(method, settings, refined.map)
+    return replace(found, tried=((settings, found.score),))
 
 
 def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Candidate]]:
@@ -137,17 +182,25 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
     return best, tried
 
 
+def fit_closed(decomposition: Decomposition, method: str, s: dict) -> AffineMap:
+    """The map of a closed-form method at settings that its tuning found."""
+    whole = decomposition.moments
+    if method == "ridge":
+        return affine(whole, ridge_weight(decomposition, s["penalty"]), s["gain"])
+    if method == "procrustes":
+        return fit_procrustes(whole, s["centred"], gain=s["gain"])
+    weight = canonical(decomposition, s["shrink_x"], s["shrink_y"]).weight(s["power"], s["cut"])
+    return affine(whole, weight, s["gain"])
+
+
 def refit(chosen: Candidate, X: Tensor, Y: Tensor, problem: Problem) -> Map:
     """The chosen candidate's settings once more, on these pairs instead; nothing is selected anew."""
     whole = replace(problem, X=X, Y=Y)
     d, (method, s) = whole.decomposition, from_first_rank((chosen.method, chosen.settings))
-    if method == "ridge":
-        return ridge_path(d, [s["penalty"]], s["match_variance"])[0]
-    if method == "procrustes":
-        return fit_procrustes(d.moments, **s)
-    closed = s.get("start", s)
-    start = canonical_map(canonical(d, closed["shrink_x"], closed["shrink_y"]), closed["power"], closed["cut"])
-    if method == "canonical" or not s["epoch"]:
+    if "start" not in s:
+        return fit_closed(d, method, s)
+    start = fit_closed(d, s["start"]["method"], s["start"])
+    if not s["epoch"]:
         return start
     recipe = replace(
         problem.recipe,
