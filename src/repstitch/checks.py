@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 LAGS = (-3, -2, -1, 0, 1, 2, 3)
 BLOCKS, BLOCK_ROWS, LEAST_ROWS, FAR_SHIFTS = 4, 512, 40, 40
 CLEAR, SEEN = 6.0, 4.0  # deviations of the null at which a lag is believed, and at which any relation is
-NEAR_GAP, NEAR_SHARE, NEAR_FLOOR = 0.01, 0.05, 1e-5
+NEAR_GAP, NEAR_SHARE, NEAR_FLOOR = 0.01, 0.02, 1e-5
 ROUNDING = 1e-6
 PROJECTED, TILE_ROWS, SAMPLE_ROWS = 64, 2048, 2048
 
@@ -245,7 +245,7 @@ def near_duplicates(pairs: Pairs, split: Split) -> np.ndarray:
     """A mask (n,) of the pairs held out of training that nearly repeat one and the same training pair in both spaces.
 
     Rows are compared by the cosine of their unit rows about the training mean, so that a cone does not make all rows
-    alike. Near is a gap (one minus that cosine) of at most a twentieth of the typical gap to the tenth nearest training
+    alike. Near is a gap (one minus that cosine) of at most a fiftieth of the typical gap to the tenth nearest training
     row, so that crowded spaces do not make neighbours into duplicates, and at most 0.01; what lies within 0.00001 is
     near in any space. Exact and tiled: O(tile²) memory beside the rows. Projections on the 64 main directions of
     either side, which only bring rows nearer, leave out nearly all pairs at a sixteenth of the full products' cost for
