@@ -22,9 +22,9 @@ def draw_curve(problem: Problem, method: str = "canonical", keys=None, seed: int
     `keys` (n,) int64 are hashes of the pairs' ids or groups: subsets are nested, depend on these alone, and keep equal
     keys together. Every fit is tuned anew for the problem's objective and scored on its validation rows against one
     gallery, so points compare. The curve s(n) = a − b·n^−c is fitted to the mean at each size (Hestness et al. 2017,
-    "Deep Learning Scaling is Predictable, Empirically"); intervals are 90 % percentiles over refits to resampled
-    validation rows and draws, and know nothing of a curve that bends elsewhere. Returns plain JSON types: `sizes`,
-    `scores` (each objective and recall@1, one list of draws a size), `curve` (a, b, c), `doubled`, `verdict`.
+    "Deep Learning Scaling is Predictable, Empirically"). Intervals are 90 % percentiles over refits to resampled
+    validation rows and draws, widened by how far the smaller sizes alone miss the largest. Returns plain JSON types:
+    `sizes`, `scores` (each objective and recall@1, one list of draws a size), `curve` (a, b, c), `doubled`, `verdict`.
 
     Raises InputError on fewer than 80 training pairs.
     """
@@ -79,45 +79,55 @@ def nested_order(keys: np.ndarray, draw: int) -> np.ndarray:
 def extrapolate(sizes: list[int], rows: list[list[np.ndarray]], seed: int = 0) -> tuple[dict, dict]:
     """The curve through the mean scores, and the expected score at twice the last size with its intervals.
 
-    `rows` holds, for each size, one array (m,) of validation rows' scores a draw.
+    `rows` holds, for each size, one array (m,) of validation rows' scores a draw. The expected score is the last one
+    and the curve's gain from there; `missed` is the last score less what the smaller sizes alone foretold.
     """
     random = np.random.default_rng(seed)
+    at = np.array(sizes, dtype=float)
     means = np.array([np.mean([draw.mean() for draw in draws]) for draws in rows])
-    at = np.array([*sizes, 2 * sizes[-1]], dtype=float)
-    a, b, c = fit_power(at[:-1], means)
-    ends = []
+    missed = float(means[-1] - means[-2] - _gain(at[:-1], means[:-1]))
+    resampled = []
     for _ in range(RESAMPLES):
         drawn = random.integers(len(rows[0][0]), size=len(rows[0][0]))
         points = [
             np.mean([draws[i][drawn].mean() for i in random.integers(len(draws), size=len(draws))]) for draws in rows
         ]
-        a_, b_, c_ = fit_power(at[:-1], np.array(points))
-        ends.append(a_ - b_ * at[-2:] ** -c_)
-    last, twice = (float(v) for v in a - b * at[-2:] ** -c)
-    ends = np.array(ends)
-    low, high = np.quantile(ends[:, 1], (0.05, 0.95))
-    least, most = np.quantile(ends[:, 1] - ends[:, 0], (0.05, 0.95))
+        resampled.append((points[-1], _gain(at, np.array(points))))
+    last, gains = np.array(resampled).T
+    low, high = np.quantile(last + gains, (0.05, 0.95))
+    least, most = np.quantile(gains, (0.05, 0.95))
     doubled = {
-        "pairs": int(at[-1]),
-        "now": last,
-        "expected": twice,
-        "interval": [float(low), float(high)],
-        "gain_interval": [float(least), float(most)],
+        "pairs": 2 * sizes[-1],
+        "now": float(means[-1]),
+        "expected": min(1.0, float(means[-1] + _gain(at, means))),
+        "interval": [float(low) - abs(missed), min(1.0, float(high) + abs(missed))],
+        "gain_interval": [max(0.0, float(least) - abs(missed)), float(most) + abs(missed)],
+        "missed": missed,
     }
-    return {"a": float(a), "b": float(b), "c": float(c)}, doubled
+    return dict(zip("abc", fit_power(at, means), strict=True)), doubled
+
+
+def _gain(sizes: np.ndarray, scores: np.ndarray) -> float:
+    """What the curve through these scores gains from the last size to twice that."""
+    _, b, c = fit_power(sizes, scores)
+    return b * float(sizes[-1]) ** -c * (1 - 2**-c)
 
 
 def fit_power(sizes: np.ndarray, scores: np.ndarray) -> tuple[float, float, float]:
-    """a, b ≥ 0 and c of the curve a − b·n^−c with a ≤ 1 that is nearest to these scores, by least squares."""
+    """a ≤ 1, b ≥ 0 and c of the curve a − b·n^−c nearest to these scores, by least squares.
+
+    A size weighs as much as it has pairs: few pairs say little of how the curve ends.
+    """
+    w = sizes / sizes.sum()
     x = sizes[None, :] ** -RATES[:, None]
-    centred = x - x.mean(1, keepdims=True)
-    b = np.maximum(-(centred * (scores - scores.mean())).sum(1) / (centred**2).sum(1), 0)
-    a = scores.mean() + b * x.mean(1)
+    x_mean, mean = x @ w, float(scores @ w)
+    centred = x - x_mean[:, None]
+    b = np.maximum(-(centred * (scores - mean)) @ w / (centred**2 @ w), 0)
+    a = mean + b * x_mean
     over = a > 1  # no score is above 1: through that ceiling instead
-    b = np.where(over, (x * (1 - scores)).sum(1) / (x**2).sum(1), b)
+    b = np.where(over, (x * (1 - scores)) @ w / (x**2 @ w), b)
     a = np.where(over, 1.0, a)
-    errors = ((a[:, None] - b[:, None] * x - scores) ** 2).sum(1)
-    best = int(errors.argmin())
+    best = int((((a[:, None] - b[:, None] * x - scores) ** 2) @ w).argmin())
     return float(a[best]), float(b[best]), float(RATES[best])
 
 
