@@ -216,7 +216,10 @@ def test_rows_near_to_two_different_training_pairs_are_no_near_duplicates():
 
 def test_near_duplicates_are_found_where_most_held_out_rows_have_one():
     X, Y = gaussian(100, 32), gaussian(100, 24, 1)
-    four = [np.concatenate([side + np.float32(0.02) * gaussian(*side.shape, s) for s in range(4)]) for side in (X, Y)]
+    four = [
+        np.concatenate([side + np.float32(0.02) * gaussian(len(side), side.shape[1], s) for s in range(4)])
+        for side in (X, Y)
+    ]
     assert near_duplicates(pairs_of(*four), split_at(400, 240, 60))[240:].all()
 
 

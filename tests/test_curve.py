@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,15 +44,14 @@ def test_the_score_at_twice_the_pairs_is_foretold(a, b, c):
 
 def test_no_score_above_one_is_foretold():
     _, doubled = extrapolate(SIZES, rows_of([0.2, 0.4, 0.6, 0.8, 0.99]))
-    assert doubled["expected"] <= 1 and doubled["interval"][1] <= 1
+    assert doubled["expected"] <= 1
+    assert doubled["interval"][1] <= 1
 
 
 def test_a_curve_that_bends_widens_its_interval():
     smooth = 0.9 - 3 * np.array(SIZES, dtype=float) ** -0.5
     bent = smooth - np.array([0, 0, 0, 0, 0.05])
-    widths = [
-        np.diff(extrapolate(SIZES, rows_of(means, noise=0.01))[1]["interval"])[0] for means in (smooth, bent)
-    ]
+    widths = [np.diff(extrapolate(SIZES, rows_of(means, noise=0.01))[1]["interval"])[0] for means in (smooth, bent)]
     assert widths[1] > widths[0] + 0.05
 
 
@@ -130,7 +130,13 @@ def test_training_puts_the_curve_on_the_card(grouped):
 
     X, Y = shared_latent(300)
     group = names(300)[np.arange(300) // 3] if grouped else None
-    given = {"method": "ridge", "source_space": "old", "target_space": "new", "device": "cpu", "group": group}
+    given: dict[str, Any] = {
+        "method": "ridge",
+        "source_space": "old",
+        "target_space": "new",
+        "device": "cpu",
+        "group": group,
+    }
     plain, drawn = train(X, Y, **given), train(X, Y, learning_curve=True, **given)
     assert "learning_curve" not in plain.scorecard
     assert drawn.scorecard["learning_curve"]["sizes"][-1] == drawn.provenance["pairs"]["train"]

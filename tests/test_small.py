@@ -152,8 +152,8 @@ def test_a_nearly_constant_column_gives_a_sane_map_and_is_told(side, method):
 def test_narrow_cones_give_a_sane_map(method):
     X, Y = shared_latent(200, rank=6, d_source=24, d_target=20, noise=0.3)
     narrow = [cone(200, rows.shape[1], 0.0)[:1] + np.float32(0.01) * rows for rows in (X, Y)]
-    stitcher = learn(*narrow, method)
-    assert_sane(stitcher, *narrow)
+    stitcher = learn(narrow[0], narrow[1], method)
+    assert_sane(stitcher, narrow[0], narrow[1])
     assert_found(stitcher, 5)
 
 

@@ -164,25 +164,24 @@ def refuse_shift(pairs: Pairs) -> bool:
 
     Looks at up to four blocks of 512 neighbouring rows, in the order of the source. In each, a score of (X[i],
     Y[i + lag]) is taken for the lags −3 … 3 and for far shifts, which show what unrelated rows would score. A shift is
-    refused when it stands six deviations above those, clear of the farthest of them, and at least twice as high as lag
-    0, in one block or in all together, so that a row missing halfway down is seen as well. Scores are of the differences between neighbouring
-    rows: where rows are sorted (frames of a film, captions of one photo), the rows themselves agree at every small lag.
-    With fewer than 40 rows nothing can be seen, and True is returned.
+    refused when it stands six deviations above those, clear of the farthest of them, and at least twice as high as
+    lag 0, in one block or in all together, so that a row missing halfway down is seen as well. Scores are of the
+    differences between neighbouring rows: where rows are sorted (frames of a film, captions of one photo), the rows
+    themselves agree at every small lag. With fewer than 40 rows nothing can be seen, and True is returned.
     """
     n = len(pairs)
     if n < LEAST_ROWS:
         return True
     rows = min(n, BLOCK_ROWS)
     starts = np.unique(np.linspace(0, n - rows, min(BLOCKS, -(-n // rows))).astype(int))
-    found = {"differences": [], "rows": []}
+    whole, differences = [], []
     for at in starts:
         x, y = (torch.from_numpy(directions(X[at : at + rows])) for X in (pairs.X, pairs.Y))
-        found["rows"].append(lag_scores(x, y))
-        found["differences"].append(lag_scores(x.diff(dim=0), y.diff(dim=0)))
+        whole.append(lag_scores(x, y))
+        differences.append(lag_scores(x.diff(dim=0), y.diff(dim=0)))
+    together = torch.stack(differences).sum(0)
     blocks = [f"in rows {at} to {at + rows - 1}" for at in starts]
-    for where, scores in zip(
-        ("throughout", *blocks), (sum(found["differences"]), *found["differences"]), strict=True
-    ):
+    for where, scores in zip(("throughout", *blocks), (together, *differences), strict=True):
         lag = _winning_lag(scores)
         if lag:
             paired = "ids of both files name" if pairs.by == "id" else "files hold"
@@ -191,14 +190,15 @@ def refuse_shift(pairs: Pairs) -> bool:
                 f"{abs(lag)} and not row i. Check that the {paired} the same items in the same order (a header line, "
                 "or a row missing from one file)."
             )
-    return any(bool((_deviations(sum(scores)) >= SEEN).any()) for scores in found.values())
+    return any(bool((_deviations(scores) >= SEEN).any()) for scores in (together, torch.stack(whole).sum(0)))
 
 
 def lag_scores(X: Tensor, Y: Tensor) -> Tensor:
-    """How related (X[i], Y[i + lag]) are, for each of LAGS and then for 40 far shifts: (7 + 40,), 0 on average by chance.
+    """How related (X[i], Y[i + lag]) are, for each of LAGS and then for up to 40 far shifts.
 
-    X (n, d_source) and Y (n, d_target), rows matched; shifts go round. The unbiased HSIC (Song et al. 2012) of both
-    sides whitened, shrunk by the mean eigenvalue. O(n² (d + n)) time, O(n²) memory.
+    X (n, d_source) and Y (n, d_target), rows matched; shifts go round. Higher is more related, about 0 by chance. The
+    unbiased HSIC (Song et al. 2012) of both sides whitened, shrunk by the mean eigenvalue. O(n² (d + n)) time, O(n²)
+    memory.
     """
     K, L = _whitened_kernel(X), _whitened_kernel(Y)
     n = len(K)
@@ -247,8 +247,8 @@ def near_duplicates(pairs: Pairs, split: Split) -> np.ndarray:
     Rows are compared by the cosine of their unit rows about the training mean, so that a cone does not make all rows
     alike. Near is a gap (one minus that cosine) of at most a fiftieth of the typical gap to the tenth nearest training
     row, so that crowded spaces do not make neighbours into duplicates, and at most 0.01; what lies within 0.00001 is
-    near in any space. Exact and tiled: O(tile²) memory beside the rows. Projections on the 64 main directions of
-    either side, which only bring rows nearer, leave out nearly all pairs at a sixteenth of the full products' cost for
+    near in any space. Exact and tiled: O(tile²) memory beside the rows. Projections on 64 main directions of either
+    side, which only bring rows nearer, leave out nearly all pairs at a sixteenth of the full products' cost for
     1,024 dimensions; only rows that are left are compared in full.
     """
     near = np.zeros(len(pairs), dtype=bool)
@@ -287,8 +287,9 @@ class _Side:
         mean = np.mean([directions(X[part]).mean(0) for part in np.array_split(train, -(-len(train) // TILE_ROWS))], 0)
         sample = cls(X, mean.astype(np.float32), torch.zeros(0), torch.zeros(0), 0.0)
         some = sample.centred(train[np.linspace(0, len(train) - 1, min(len(train), SAMPLE_ROWS)).astype(int)])
-        _, _, Vh = torch.linalg.svd(some, full_matrices=False)
-        basis = Vh[:PROJECTED].T
+        # Any orthonormal basis is exact; one near the main directions leaves most pairs out (Halko et al. 2011).
+        guess = torch.randn(some.shape[1], min(PROJECTED, *some.shape), generator=torch.Generator().manual_seed(0))
+        basis = torch.linalg.qr(some.T @ (some @ guess)).Q
         parts = np.array_split(train, -(-len(train) // TILE_ROWS))
         projected = torch.cat([sample.centred(part) @ basis for part in parts])
         asked = sample.centred(held[np.linspace(0, len(held) - 1, min(len(held), 256)).astype(int)])

@@ -69,7 +69,7 @@ def check_enough(n: int) -> None:
 
 
 def nested_order(keys: np.ndarray, draw: int) -> np.ndarray:
-    """An order (n,) of the pairs whose beginnings are nested random subsets: by their hashed keys, equal keys together."""
+    """An order (n,) of the pairs whose beginnings are nested random subsets: by hashed key, equal keys together."""
     odd = np.random.default_rng(draw).integers(0, 2**63, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     mixed = keys.astype(np.int64).view(np.uint64) * odd
     mixed ^= mixed >> np.uint64(32)

@@ -101,6 +101,7 @@ def train(
     leave_to_first_rank()
     held, held_name = (parts.test, "test pairs") if len(parts.test) else (parts.calibrate, "validation pairs")
     map = chosen.map.to("cpu")
+    near = found.near[held]  # for the scores without them
     card = _proof(map, X[held].cpu(), Y[held].cpu(), Y[parts.train].cpu(), output_norm)
     if not len(parts.test) and np.isin(held, parts.select).any():
         held_name = "validation pairs that also chose the map"
@@ -117,7 +118,7 @@ def train(
             for c in tried
         ],
         "notes": found.notes,
-        "near_duplicates": int(found.near[held].sum()),
+        "near_duplicates": int(near.sum()),
     }
     if learning_curve:
         by = pairs if pairs.groups is None else replace(pairs, ids=pairs.groups)
