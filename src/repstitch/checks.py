@@ -247,8 +247,8 @@ def near_duplicates(pairs: Pairs, split: Split) -> np.ndarray:
     Rows are compared by the cosine of their unit rows about the training mean, so that a cone does not make all rows
     alike. Near is a gap (one minus that cosine) of at most a fiftieth of the typical gap to the tenth nearest training
     row, so that crowded spaces do not make neighbours into duplicates, and at most 0.01; what lies within 0.00001 is
-    near in any space. Exact and tiled: O(tile² + 64 n) memory beside the rows. Projections on 64 main directions of either
-    side, which only bring rows nearer, leave out nearly all pairs at a sixteenth of the full products' cost for
+    near in any space. Exact and tiled: O(tile² + 64 n) memory beside the rows. Projections on 64 main directions of
+    either side, which only bring rows nearer, leave out nearly all pairs at a sixteenth of the full products' cost for
     1,024 dimensions; only rows that are left are compared in full.
     """
     near = np.zeros(len(pairs), dtype=bool)
