@@ -17,7 +17,7 @@ ROWS = (
     ("metrics",),
     ("fit.judge", "fit.closed_form", "fit.losses", "fit.contrastive", "checks"),
     ("fit.select",),
-    ("scorecard",),
+    ("scorecard", "curve"),
     ("stitcher",),
     ("train", "apply", "registry"),
     ("encoders",),

@@ -40,6 +40,10 @@ def run_train(args) -> None:
 
     check_out(args.out)
     shares = _shares(args.split)
+    if args.learning_curve:
+        from repstitch.plots import check_picture
+
+        check_picture(args.learning_curve)
     from repstitch.scorecard import table
     from repstitch.train import train
 
@@ -67,9 +71,15 @@ def run_train(args) -> None:
         target_ids=args.target_ids,
         output_norm=args.output_norm,
         device=args.device,
+        learning_curve=args.learning_curve is not None,
         **recipe,
     )
     stitcher.save(args.out)
+    curve = stitcher.scorecard.get("learning_curve")
+    if curve:
+        from repstitch.plots import plot_curve, save
+
+        save(plot_curve(curve), args.learning_curve)
     result = {
         "out": args.out,
         "version": stitcher.version,
@@ -80,7 +90,8 @@ def run_train(args) -> None:
         "scorecard": stitcher.scorecard,
     }
     title = f"{stitcher.source.name} -> {stitcher.target.name}, {stitcher.method}, in {args.out}"
-    _emit(result, f"{title}\n\n{table(stitcher.scorecard)}", args.json)
+    told = f"\n\nlearning curve, in {args.learning_curve}: {curve['verdict']}" if curve else ""
+    _emit(result, f"{title}\n\n{table(stitcher.scorecard)}{told}", args.json)
 
 
 def run_score(args) -> None:
@@ -284,6 +295,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--group", metavar="COLUMN|FILE", help="pairs of one group stay on one side of the split")
     c.add_argument("--refit", action="store_true", help="fit the chosen map once more on all pairs, after scoring")
     c.add_argument("--output-norm", choices=NORMALISATIONS, help="unit rows out, or the target's own lengths")
+    c.add_argument("--learning-curve", metavar="FILE.png", help="draw score against number of training pairs (or .svg)")
     c.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     c.add_argument("--epochs", type=int, help="of the contrastive fits")
     c.add_argument("--width", type=int, help="hidden width of the mlp")

@@ -116,13 +116,14 @@ def repeated_pairs(pairs: Pairs) -> np.ndarray:
     """A mask (n,) of the pairs whose (x, y) already occurred further up, byte for byte."""
     first: set[bytes] = set()
     repeats = np.zeros(len(pairs), dtype=bool)
-    for i, digest in enumerate(_digests(pairs.X, pairs.Y)):
+    for i, digest in enumerate(digests(pairs.X, pairs.Y)):
         repeats[i] = digest in first
         first.add(digest)
     return repeats
 
 
-def _digests(*arrays: np.ndarray) -> Iterator[bytes]:
+def digests(*arrays: np.ndarray) -> Iterator[bytes]:
+    """Sixteen bytes for each row of these arrays together, the same where their bytes are."""
     for rows in zip(*arrays, strict=True):
         yield hashlib.blake2b(b"".join(row.tobytes() for row in rows), digest_size=16).digest()
 
@@ -132,7 +133,7 @@ def _pair_ids(source, target, left, right, X, Y) -> np.ndarray:
         return source.ids[left]
     if target.ids is not None:
         return target.ids[right]
-    return np.array([digest.hex() for digest in _digests(X, Y)], dtype=object)
+    return np.array([digest.hex() for digest in digests(X, Y)], dtype=object)
 
 
 def _match(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -199,8 +200,8 @@ def _hash(seed: int, key) -> tuple[int, int]:
 
 def contents(pairs: Pairs) -> np.ndarray:
     """One int64 a pair, from its vectors: knows a row again whose id is another, or missing."""
-    digests = [int.from_bytes(digest[:8], "little") for digest in _digests(pairs.X, pairs.Y)]
-    return np.array(digests, dtype=np.uint64).view(np.int64)
+    found = [int.from_bytes(digest[:8], "little") for digest in digests(pairs.X, pairs.Y)]
+    return np.array(found, dtype=np.uint64).view(np.int64)
 
 
 def fingerprints(pairs: Pairs) -> np.ndarray:

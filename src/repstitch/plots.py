@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +32,18 @@ def figure(columns: int, width: float = 4.6, height: float = 3.6) -> tuple[Figur
 
 def save(figure: Figure, path: str | os.PathLike) -> Path:
     """Write the picture as .png, .svg or .pdf; InputError on another ending or a folder that is not there."""
+    target = check_picture(path)
+    figure.savefig(target, dpi=150)
+    return target
+
+
+def check_picture(path: str | os.PathLike) -> Path:
+    """The path of a picture that can be written: a known ending, in a folder that exists."""
     target = Path(path)
     if target.suffix not in (".png", ".svg", ".pdf"):
         raise InputError(f"`plot` must end in .png, .svg or .pdf; got {target.name!r}.")
     if not target.parent.is_dir():
         raise InputError(f"`plot` must lie in a folder that exists; there is no {target.parent}.")
-    figure.savefig(target, dpi=150)
     return target
 
 
@@ -82,4 +89,30 @@ def plot_scorecard(card: Mapping, title: str) -> Figure:
         stages = {side: sides[side].get("score", 0.0) for side in ("before", "after")}
         plot_alignment(place, stages, sides["after"]["null"], f"{name} with the target", (GREY, GREEN))
     made.suptitle(title, fontsize=11)
+    return made
+
+
+def plot_curve(found: Mapping) -> Figure:
+    """A learning curve: every draw's scores against training pairs, the fitted curve carried on to twice as many."""
+    made, (axes,) = figure(1, width=6.4, height=4.2)
+    objective, sizes, doubled = found["objective"], found["sizes"], found["doubled"]
+    lines = {objective: BLUE} | ({"recall@1": ORANGE} if objective == "match" else {"match": ORANGE})
+    for name, colour in lines.items():
+        draws = found["scores"][name]
+        axes.plot(sizes, [sum(d) / len(d) for d in draws], "o", ms=6, color=colour, label=name)
+        spread = [(n, score) for n, d in zip(sizes, draws, strict=True) for score in d]
+        axes.plot(*zip(*spread, strict=True), "o", ms=3, color=colour, alpha=0.45)
+    a, b, c = (found["curve"][key] for key in "abc")
+    at = [sizes[0] * (doubled["pairs"] / sizes[0]) ** (i / 60) for i in range(61)]
+    axes.plot(at, [a - b * n**-c for n in at], "--", lw=1.2, color="black", label=f"fitted to {objective}")
+    low, high = doubled["interval"]
+    ends = [[max(doubled["expected"] - low, 0)], [max(high - doubled["expected"], 0)]]
+    axes.errorbar([doubled["pairs"]], [doubled["expected"]], yerr=ends, fmt="D", ms=5, color="black", capsize=4)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([*sizes, doubled["pairs"]], [f"{n:,}" for n in (*sizes, doubled["pairs"])])
+    axes.minorticks_off()
+    axes.set_xlabel("training pairs")
+    axes.set_ylabel(f"score on {found['validation_rows']} validation pairs")
+    axes.set_title("\n".join(textwrap.wrap(found["verdict"], 78)), fontsize=9)
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
     return made

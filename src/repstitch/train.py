@@ -5,6 +5,7 @@ import math
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 
 import repstitch
 from repstitch.checks import check
+from repstitch.curve import check_enough, draw_curve
 from repstitch.embeddings import read
 from repstitch.errors import InputError
-from repstitch.fit.closed_form import decompose
+from repstitch.fit.closed_form import FITS, decompose
 from repstitch.fit.contrastive import leave_to_first_rank, recipe_for
 from repstitch.fit.judge import Judge
 from repstitch.fit.select import Candidate, Problem, fit_closed, refit, select
@@ -48,6 +50,7 @@ def train(
     target_ids=None,
     output_norm: str | None = None,
     device: str = "auto",
+    learning_curve: bool = False,
     **recipe,
 ) -> Stitcher:
     """Learn a stitcher from paired embeddings and prove it on pairs it never saw.
@@ -57,7 +60,8 @@ def train(
     `procrustes`, `canonical`, `linear`, `mlp` or `auto`, which tries them all and lets the simpler win within one
     standard error; every choice is made on validation rows for the `objective` (`match`: find the counterpart,
     `neighbours`: keep the neighbours, `reconstruction`: least error). The scorecard is taken on test rows. With
-    `refit_on_all` the chosen map is then fitted once more on all pairs, and the card says so.
+    `refit_on_all` the chosen map is then fitted once more on all pairs, and the card says so. With `learning_curve` the
+    card also tells how scores grow with the number of training pairs, and whether more would pay.
 
     Rows are translated at unit length; `output_norm` "unit" or "none" says what comes out, by default what the target's
     card says ("none" only where it states that rows are not normalised). Further keywords are settings of
@@ -84,8 +88,10 @@ def train(
         )
     pairs = pair(a, b, drop_invalid)
     parts = split(pairs, split_shares, split_seed)
-    notes = check(pairs, parts)
     output_norm = output_norm or ("none" if b.space.normalised is False else "unit")
+    found = check(pairs, parts, output_norm)
+    if learning_curve:
+        check_enough(len(parts.train))
     X = normalise(torch.from_numpy(pairs.X), "unit", "source rows").to(on)
     Y = normalise(torch.from_numpy(pairs.Y), output_norm, "target rows").to(on)
     judge = Judge(objective, X[parts.select], Y[parts.select], Y[parts.train])
@@ -95,6 +101,7 @@ def train(
     leave_to_first_rank()
     held, held_name = (parts.test, "test pairs") if len(parts.test) else (parts.calibrate, "validation pairs")
     map = chosen.map.to("cpu")
+    near = found.near[held]  # for the scores without them
     card = _proof(map, X[held].cpu(), Y[held].cpu(), Y[parts.train].cpu(), output_norm)
     if not len(parts.test) and np.isin(held, parts.select).any():
         held_name = "validation pairs that also chose the map"
@@ -111,8 +118,14 @@ def train(
             for c in tried
             for settings, score in c.tried
         ],
-        "notes": notes,
+        "notes": found.notes,
+        "near_duplicates": int(near.sum()),
     }
+    if learning_curve:
+        by = pairs if pairs.groups is None else replace(pairs, ids=pairs.groups)
+        method = chosen.method if chosen.method in FITS else "canonical"
+        card["learning_curve"] = draw_curve(problem, method, fingerprints(by.take(parts.train)), seed)
+        log.info("%s", card["learning_curve"]["verdict"])
     used = np.concatenate([parts.train, parts.validation])
     if refitted is not None:
         map = refitted
