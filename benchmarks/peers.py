@@ -162,18 +162,18 @@ def sklearn_components(name: str, components: tuple[int, ...]) -> Callable:
 
 @contextmanager
 def capped(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in what runs longer."""
+    """Raise TimeoutError in what takes more processor time, so that a busy machine cuts nobody short."""
 
     def stop(*_):
         raise TimeoutError(f"over {seconds:.0f} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def score(use: Use, x: Tensor, y: Tensor, extra: Tensor | None = None) -> dict[str, Tensor]:
@@ -402,9 +402,9 @@ def report(runs: Runs) -> str:
             f"\nMeans over {runs.seeds} split seeds; the best of each pair is bold. A dash: no map, see the notes.\n",
             *(table(runs, [*peers, *ours], what) for what in ("R@1", "R@10", "overlap@10")),
             "## Bars\n\nDifferences are paired row by row. A row's differences are averaged over the seeds that test "
-            "it, and the standard error is taken over distinct rows (over photos, for captions), so that rows which seeds "
-            "share count once; brackets are 95 % intervals. How the training rows fell is in them only as far as five seeds "
-            "show it.\n",
+            "it, and the standard error is taken over distinct rows (over photos, for captions), so that a row counts "
+            "once however many seeds test it; brackets are 95 % intervals. How the training rows fell is in them only "
+            "as far as five seeds show it.\n",
             bars(runs, peers),
             f"## Cost of one fit, {COST_PAIR}\n\nEach in a process of its own: seconds, and the growth of resident "
             "memory in the fit. For `auto` that is all methods and their validation.\n",
@@ -516,7 +516,7 @@ CONTENDERS = {
     ),
     "sklearn cca": Contender(
         sklearn_components("CCA", (8, 16, 32, 64)),
-        f"8, 16, 32 or 64 components by validation, stopped after {CAP} s a fit.",
+        f"8, 16, 32 or 64 components by validation, stopped after {CAP} s of processor time a fit.",
     ),
 }
 
