@@ -30,8 +30,10 @@ format: $(SETUP)
 	$(BIN)/ruff format .
 
 bench: $(SETUP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/fidelity.py
+	$(BIN)/python benchmarks/peers.py
 
 $(SETUP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "repstitch needs Python 3.11 or newer; run: make PYTHON=python3.11" >&2; exit 2; }

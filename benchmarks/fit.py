@@ -1,27 +1,35 @@
-"""How fast and how small fitting is: `python benchmarks/fit.py`. Prints the table and keeps it in results/.
+"""How fast and how small fitting is: `python benchmarks/fit.py`. Prints the tables and keeps them in results/.
 
 Ratios are of times taken side by side in this one run, each the best of several; memory is the peak of a process of
-its own that streams its rows.
+its own that streams its rows. The second table, of choosing a map, needs the extra `bench`.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from machine import header, markdown
+from machine import header, markdown, peak_mb
 
-from repstitch.fit.closed_form import fit_ridge
+from repstitch.fit.closed_form import fit_canonical, fit_procrustes, fit_ridge
+from repstitch.fit.judge import Judge
+from repstitch.fit.select import METHODS, Problem, select
+from repstitch.metrics.retrieval import ranks, recall
 from repstitch.moments import moments
 
 RESULTS = Path(__file__).parent / "results"
 D_SOURCE, D_TARGET, BATCH = 768, 1024, 16_384
+PAIRS, HELD_OUT = 7_000, 875
+FACTORS, NOISE = 128, 0.95
+CLOSED_FORMS = ("ridge", "procrustes", "canonical")
 
 
 def rows(n: int, seed: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -67,25 +75,89 @@ def sklearn_ridge(X: np.ndarray, Y: np.ndarray) -> None:
     Ridge(alpha=1e-3).fit(X, Y)
 
 
-def peak_mb(n: int) -> float:
-    """Peak resident memory of a process that fits ridge to n streamed rows."""
-    command = [sys.executable, __file__, "--stream", str(n)]
+def streamed_mb(what: str, n: int) -> float:
+    """Peak resident memory of a process that fits ridge, or every closed form, to n streamed rows."""
+    command = [sys.executable, __file__, "--stream", what, str(n)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["peak_mb"]
 
 
-def stream(n: int) -> None:
-    fit_ridge(moments(rows(n), yy=False))
-    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+def stream(what: str, n: int) -> None:
+    sums = moments(rows(n), yy=what != "ridge")
+    fits = (fit_ridge,) if what == "ridge" else (fit_ridge, fit_procrustes, fit_canonical)
+    for fit in fits:
+        fit(sums)
+    print(json.dumps({"peak_mb": peak_mb()}))
+
+
+def hard_pairs(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit rows, 1,024 → 1,280: two bent views of the same factors, each disturbed; ridge finds about half."""
+    random = torch.Generator().manual_seed(seed)
+    spread = torch.linspace(1, 0.05, FACTORS)
+    factors = torch.randn(n, FACTORS, generator=random)
+    sides = []
+    for width in (1024, 1280):
+        seen = (factors + NOISE * torch.randn(n, FACTORS, generator=random)) * spread
+        bent = torch.tanh(seen @ torch.randn(FACTORS, 2 * FACTORS, generator=random) / 8)
+        rows = bent @ torch.randn(2 * FACTORS, width, generator=random)
+        rows = rows + rows.std() * (0.1 * torch.randn(n, width, generator=random) + 0.5)
+        sides.append(torch.nn.functional.normalize(rows, dim=1))
+    return sides[0], sides[1]
+
+
+def choosing(repeats: int) -> str:
+    """Seconds of the closed-form grid, of `auto`, and of one fit of isotrieve's ridge, on the same training rows."""
+    X, Y = hard_pairs(PAIRS + 2 * HELD_OUT)
+    train, held, test = slice(PAIRS), slice(PAIRS, PAIRS + HELD_OUT), slice(PAIRS + HELD_OUT, None)
+    x, y = X[train].numpy(), Y[train].numpy()
+
+    def problem() -> Problem:
+        return Problem(X[train], Y[train], Judge("match", X[held], Y[held], Y[train]))
+
+    def grid() -> None:
+        shared = problem()
+        for method in CLOSED_FORMS:
+            METHODS[method](shared)
+
+    def auto() -> None:
+        results["auto"] = select(problem(), "auto")[0]
+
+    def peer() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results["peer"] = import_module("isotrieve.mapping").RidgeMapping().fit(x, y)
+
+    results: dict[str, Any] = {}
+    spent = times({"grid": grid, "auto": auto, "peer": peer}, repeats)
+    chosen, fitted = results["auto"], results["peer"]
+    with torch.inference_mode():
+        reached = recall(ranks(chosen.map(X[test]), Y[test]), 1)
+    other = recall(ranks(torch.from_numpy(fitted.transform(X[test].numpy())), Y[test]), 1)
+    against = f"isotrieve RidgeMapping, one fit, {spent['peer']:.1f} s"
+    return (
+        f"\n## Choosing a map, {PAIRS:,} pairs, 1024 → 1280\n\n`auto` chose {chosen.method}: R@1 {reached:.3f} among "
+        f"{HELD_OUT} test rows, where isotrieve's ridge has {other:.3f}.\n\n"
+        + markdown(
+            ["what", "time", "against", "ratio", "bar"],
+            [
+                ["ridge, procrustes and canonical, every setting, with validation", f"{spent['grid']:.1f} s", against,
+                 f"{spent['grid'] / spent['peer']:.2f}x", "≤ 1x"],
+                ["all of `auto`", f"{spent['auto']:.1f} s", against, f"{spent['auto'] / spent['peer']:.2f}x", "≤ 4x"],
+            ],
+        )
+    )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--stream", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--choosing-only", action="store_true", help="only the second table, printed and not kept")
+    parser.add_argument("--stream", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.stream:
-        return stream(args.stream)
+        return stream(args.stream[0], int(args.stream[1]))
+    if args.choosing_only:
+        return print(choosing(max(1, args.repeats // 2)))
     X, Y = (torch.cat(side) for side in zip(*rows(args.rows), strict=True))
     x, y = X.numpy(), Y.numpy()
     sums = times({"bare": lambda: bare_products(X, Y), "moments": lambda: moments((X, Y), yy=False)}, args.repeats)
@@ -97,7 +169,7 @@ def main() -> None:
         },
         max(2, args.repeats // 2),
     )
-    small, large = peak_mb(args.rows), peak_mb(10 * args.rows)
+    peaks = [(what, *(streamed_mb(what, n) for n in (args.rows, 10 * args.rows))) for what in ("ridge", "closed forms")]
     table = markdown(
         ["what", "time or memory", "against", "ratio", "bar"],
         [
@@ -107,12 +179,17 @@ def main() -> None:
              f"{fits['lstsq'] / fits['ridge']:.1f}x faster", "≥ 3x"],
             ["whole ridge fit", f"{fits['ridge']:.2f} s", f"scikit-learn Ridge, {fits['sklearn']:.2f} s",
              f"{fits['sklearn'] / fits['ridge']:.1f}x faster", "≥ 2x"],
-            [f"peak memory, {10 * args.rows:,} streamed rows", f"{large:.0f} MB", f"{args.rows:,} rows, {small:.0f} MB",
-             f"{large / small:.2f}x", "within 10 %"],
+            *(
+                [f"peak memory of {what}, {10 * args.rows:,} streamed rows", f"{large:.0f} MB",
+                 f"{args.rows:,} rows, {small:.0f} MB", f"{large / small:.2f}x", "within 10 %"]
+                for what, small, large in peaks
+            ),
         ],
     )  # fmt: skip
     title = f"Fitting {args.rows:,} pairs, {D_SOURCE} → {D_TARGET}"
-    text = header(title, "python benchmarks/fit.py") + "\n" + table
+    text = (
+        header(title, "python benchmarks/fit.py", ("isotrieve",)) + "\n" + table + choosing(max(1, args.repeats // 2))
+    )
     if args.rows == 100_000:
         (RESULTS / "fit.md").write_text(text, encoding="utf-8")
     print(text)

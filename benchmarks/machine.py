@@ -1,18 +1,22 @@
-"""The header of every table: what it was measured on."""
+"""What every table needs: the machine it was measured on, the Markdown, and the memory of a process."""
 
+import gc
 import os
 import platform
+import resource
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 PACKAGES = ("repstitch", "torch", "numpy", "scikit-learn", "lightning", "bentoml")
 
 
-def header(title: str, command: str) -> str:
+def header(title: str, command: str, packages: tuple[str, ...] = ()) -> str:
     """A Markdown title with the command, the machine and the versions."""
     import torch
 
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {version(name)}" for name in (*PACKAGES, *packages))
     return (
         f"# {title}\n\n`{command}`\n\n{platform.machine()}, {os.cpu_count()} cores, {where}, "
         f"Python {platform.python_version()}, {versions}\n"
@@ -22,3 +26,30 @@ def header(title: str, command: str) -> str:
 def markdown(columns: list[str], rows: list[list]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in lines) + "\n"
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process.
+
+    Where Linux tells, that of this program alone: `ru_maxrss` begins at the size of the process that started this one.
+    """
+    try:
+        return _status("VmHWM")
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def growth_mb() -> Callable[[], float]:
+    """A function that tells how far the peak has risen above the memory held now."""
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew, at what is held now
+        held = _status("VmRSS")
+    except (OSError, StopIteration):
+        held = peak_mb()
+    return lambda: peak_mb() - held
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
