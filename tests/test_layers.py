@@ -15,9 +15,9 @@ ROWS = (
     ("embeddings", "catalogue", "moments"),
     ("pairs",),
     ("metrics",),
-    ("fit.judge", "fit.closed_form", "fit.contrastive", "checks"),
+    ("fit.judge", "fit.closed_form", "fit.spectrum", "fit.contrastive", "checks", "verdict"),
     ("fit.select",),
-    ("scorecard",),
+    ("scorecard", "relevance"),
     ("stitcher",),
     ("train", "apply", "registry"),
     ("encoders",),
@@ -28,8 +28,8 @@ ROWS = (
     ("__main__",),
 )
 INSIDE = {
-    "metrics": ("neighbours", "retrieval", "null", "kernels", "table"),
-    "fit": ("judge", "closed_form", "contrastive", "select"),
+    "metrics": ("neighbours", "retrieval", "resample", "null", "kernels", "table"),
+    "fit": ("judge", "closed_form", "spectrum", "contrastive", "select"),
     "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
     "server": ("guards", "http", "run"),
 }

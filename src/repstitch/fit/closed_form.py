@@ -139,6 +139,14 @@ class Canonical:
         """How many directions correlate more than chance would: at least 1."""
         return max(1, int((self.correlations > self.null_edge).sum()))
 
+    @property
+    def axes(self) -> tuple[Tensor, Tensor]:
+        """Columns (d_source, r) and (d_target, r) that take centred rows to their canonical variates."""
+        d = self.decomposition
+        sides = (d.x_values, d.x_vectors, self.shrink_x, self.U), (d.y_values, d.y_vectors, self.shrink_y, self.Vh.T)
+        x, y = ((vectors * _inverse(values, shrink).sqrt()) @ turn for values, vectors, shrink, turn in sides)
+        return x, y
+
 
 def canonical(decomposition: Decomposition, shrink_x: float = 1e-2, shrink_y: float = 1e-2) -> Canonical:
     """Whiten both sides, each shrunk towards its mean eigenvalue, and take the SVD of what they share.
