@@ -128,7 +128,13 @@ def _searches(use: str, x: Tensor, y: Tensor, t: Tensor, mean: Tensor, depth: in
 
 
 def _worth(
-    use: str, found: dict[str, Any], own: dict[str, Tensor], k: int, doubt: str | None, thresholds: Thresholds, seed: int
+    use: str,
+    found: dict[str, Any],
+    own: dict[str, Tensor],
+    k: int,
+    doubt: str | None,
+    thresholds: Thresholds,
+    seed: int,
 ) -> dict:
     """The `references` of one use and its `verdict`.
 
@@ -150,7 +156,9 @@ def _worth(
     for measure, reach in ((f"overlap@{k}", k), (short, depth)):
         worth[measure] = standing(
             {
-                name: np.full(pool, chance[measure]) if seen is None else held(own[truth][:, :k], seen[:, :reach]).numpy()
+                name: np.full(pool, chance[measure])
+                if seen is None
+                else held(own[truth][:, :k], seen[:, :reach]).numpy()
                 for name, seen in lists.items()
             },
             seed,
@@ -214,7 +222,9 @@ def table(card: dict) -> str:
     k, held_out = card["k"], card.get("held_out", "held-out pairs")
     rows = [(f"{card['n']} {held_out}, pool of {card['pool']}", *uses, "chance")]
     for r in RECALLS:
-        rows.append((f"recall@{r}", *(_scored(card[u], f"recall@{r}") for u in uses), _num(card["chance"][f"recall@{r}"])))
+        rows.append(
+            (f"recall@{r}", *(_scored(card[u], f"recall@{r}") for u in uses), _num(card["chance"][f"recall@{r}"]))
+        )
     chance_overlap = _num(k / max(1, card["pool"] - 1))
     rows.append(("mean reciprocal rank", *(_scored(card[u], "mrr") for u in uses), ""))
     rows.append(("median rank", *(f"{card[u]['median_rank']:.0f}" for u in uses), f"{card['pool'] / 2:.0f}"))
@@ -259,8 +269,8 @@ def table(card: dict) -> str:
 def spectrum_line(spectrum: dict) -> str:
     """How many directions the two spaces share, in one sentence."""
     return (
-        f"{spectrum['above']} of {spectrum['directions']} canonical directions correlate on held-out pairs more than any "
-        f"of shuffled pairs ({_num(spectrum['null'])})"
+        f"{spectrum['above']} of {spectrum['directions']} canonical directions correlate on held-out pairs more than "
+        f"any do when the pairs are shuffled ({_num(spectrum['null'])})"
     )
 
 

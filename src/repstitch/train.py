@@ -65,7 +65,8 @@ def train(
 
     Rows are translated at unit length; `output_norm` "unit" or "none" says what comes out, by default what the target's
     card says ("none" only where it states that rows are not normalised). `retention` and `first_stage` are the
-    thresholds of the card's verdicts (`verdict.Thresholds`). Further keywords are settings of `fit.contrastive.Recipe` (`epochs`, `width`, `devices`, `strategy`, `checkpoints` …).
+    thresholds of the card's verdicts (`verdict.Thresholds`). Further keywords are settings of
+    `fit.contrastive.Recipe` (`epochs`, `width`, `devices`, `strategy`, `checkpoints` …).
 
     Raises InputError on rows, pairs, splits or settings that cannot be used; see `pairs.pair` and `checks.check`.
     """

@@ -29,7 +29,7 @@ class Thresholds:
 
 
 def standing(rows: Mapping[str, np.ndarray], seed: int = 0) -> dict:
-    """Scores with 95 % intervals, from per-query values (n,) of `translated`, `keep_old`, `ceiling` and other references.
+    """Scores with 95 % intervals, from values (n,) a query of `translated`, `keep_old`, `ceiling` and more references.
 
     Returns {"score", "interval"} for each, and for `over_keep_old` (translated less keep_old) and `retention`
     (translated over ceiling; None where the ceiling is 0). All intervals are of the same resampled queries.

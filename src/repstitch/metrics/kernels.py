@@ -47,8 +47,9 @@ def cka_unbiased_null(X: Tensor, Y: Tensor, draws: int, seed: int = 0) -> np.nda
     """
     X, Y = _centred(X, "X"), _centred(Y, "Y")
     _check_rows(X, Y, 4)
+    X, Y = _leading(X), _leading(Y)
     scale = (_hsic(X, X) * _hsic(Y, Y)).sqrt()
-    x, y = _leading(X.float()), _leading(Y.float())  # chance needs no more digits, and has draws to average over
+    x, y = X.float(), Y.float()  # chance needs no more digits than that, and has draws to average over
     return permute_rows(lambda order: float(_hsic(x, y[order]) / scale), len(X), draws, seed)
 
 
@@ -69,9 +70,9 @@ def _leading(X: Tensor, left_out: float = 1e-3) -> Tensor:
     """Wide rows in their leading principal directions: all but `left_out` of the squared norm of X Xᵀ is kept."""
     if X.shape[1] <= WIDE:
         return X
-    values, vectors = torch.linalg.eigh(X.T @ X)
+    values, vectors = torch.linalg.eigh(X.float().T @ X.float())
     squares = values.clamp(min=0).square().cumsum(0)  # ascending, so the sum is over the smallest
-    return X @ vectors[:, squares > left_out * squares[-1]]
+    return X @ vectors[:, squares > left_out * squares[-1]].double()
 
 
 def _centred(X: Tensor, name: str) -> Tensor:
