@@ -145,7 +145,7 @@ def score(
     _refuse_backwards(stitcher, pairs.X, a.declared)
     X, Y, bare, translated = _rows(stitcher, pairs)
     card = scorecard(
-        *(rows.numpy() for rows in (X, Y, translated, bare)), stitcher.target_mean, uses, thresholds=thresholds
+        X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), stitcher.target_mean, uses, thresholds=thresholds
     )
     card |= {"left_out": int(seen.sum()), "held_out": "unseen pairs", "dropped": pairs.dropped}
     if qrels is None:

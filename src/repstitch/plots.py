@@ -63,7 +63,7 @@ def plot_retrieval(axes: Axes, card: Mapping) -> Axes:
         level = max(card[uses[0]]["shuffled"][r], card["chance"][r])
         axes.plot([j - 0.4, j + 0.4], [level, level], color="black", lw=1.5, label=None if j else "chance")
     axes.set_xticks(range(len(ranks)), ranks)
-    axes.set_ylim(0, 1.19)
+    axes.set_ylim(0, 1.5)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.set_ylabel("share of counterparts found")
     axes.set_title(f"Retrieval among {card['pool']} {card.get('held_out', 'held-out pairs')}", fontsize=10)
@@ -114,8 +114,8 @@ def plot_references(axes: Axes, card: Mapping) -> Axes:
     axes.set_yticks(range(len(shown)), [REFERENCES[name] for name in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(-0.03, 1.06)
-    whose = "relevant" if "relevance" in card else "neighbours that re-embedding would give"
-    axes.set_title(f"{first}: {whose}", fontsize=10)
+    axes.set_title("Relevant found" if "relevance" in card else "Neighbours of re-embedding kept", fontsize=10)
+    axes.set_xlabel(first, fontsize=9)
     axes.legend(fontsize=8, frameon=True, framealpha=0.9, loc="lower right", title="verdict", title_fontsize=8)
     return axes
 
@@ -168,7 +168,8 @@ def plot_hubness(axes: Axes, card: Mapping) -> Axes:
     axes.axhline(0, color="black", lw=0.8)
     axes.set_xticks(range(len(values)), names, fontsize=9)
     axes.set_ylim(min(0, *values) * 1.25, max(*values, 0.1) * 1.25)
-    axes.set_title("Hubness (skew): do a few rows turn up everywhere?", fontsize=10)
+    axes.set_ylabel("skew of neighbour counts")
+    axes.set_title("Hubness: are a few rows found everywhere?", fontsize=10)
     return axes
 
 
@@ -189,7 +190,7 @@ def plot_scorecard(card: Mapping, title: str) -> Figure:
         panels.append((plot_hubness, card))
     else:
         panels += [
-            (lambda axes, named: plot_alignment(axes, *named, (GREY, GREEN)), _stages(name, card["alignment"][name]))
+            (_plot_stages, (name, card["alignment"][name]))
             for name in ALIGNMENTS
             if "score" in card["alignment"][name]["after"]
         ]
@@ -200,9 +201,10 @@ def plot_scorecard(card: Mapping, title: str) -> Figure:
     return made
 
 
-def _stages(name: str, sides: Mapping) -> tuple[dict[str, float], float, str]:
+def _plot_stages(axes: Axes, named: tuple[str, Mapping]) -> Axes:
+    name, sides = named
     stages = {side: sides[side].get("score", 0.0) for side in ("before", "after")}
-    return stages, sides["after"]["null"], f"{name} with the target"
+    return plot_alignment(axes, stages, sides["after"]["null"], f"{name} with the target", (GREY, GREEN))
 
 
 COMPARED = ("over_keep_old", "retention")

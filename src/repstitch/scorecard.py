@@ -258,6 +258,14 @@ def table(card: dict) -> str:
     if card.get("spectrum"):
         lines.append(spectrum_line(card["spectrum"]))
     lines += _standings(card, uses)
+    if "relevance" in card:
+        found = card["relevance"]
+        lines.append(
+            f"judged among {found['documents']} documents ({found['documents_seen_in_training']} seen in training); left "
+            f"out: {found['queries_seen_in_training']} queries seen in training, {found['queries_without_relevant']} "
+            f"without a relevant document; not in the files: {found['unknown_queries']} queries, "
+            f"{found['unknown_documents']} documents"
+        )
     judged = [(use, card[use]["verdict"]) for use in uses if "verdict" in card[use]]
     if judged:
         lines += ["", *(f"{use}: {said['verdict'].upper()}. {said['why']}" for use, said in judged)]

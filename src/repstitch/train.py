@@ -163,8 +163,8 @@ def _proof(
     with torch.inference_mode():
         bare = map(X)
         translated = normalise(bare, output_norm, "the translation")
-    sides = (side.numpy() for side in (X, Y, translated, bare, train_targets.mean(0)))
-    return scorecard(*sides, thresholds=thresholds)
+    floor = train_targets.mean(0).numpy()
+    return scorecard(X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), floor, thresholds=thresholds)
 
 
 def _control(problem: Problem, chosen: Candidate, X: torch.Tensor, Y: torch.Tensor, seed: int) -> dict:

@@ -87,19 +87,18 @@ def verdict(
         f"(difference {low:+.3f} to {high:+.3f})"
     )
     retains = f"it keeps {_percent(kept)} of full re-embedding"
-    counted = short is not None and chance < thresholds.first_stage
-    fetched = (
-        f"its shortlist ({shortlist_measure}) {_percent(short)}"
-        if counted
-        else f"the pool is too small to judge its shortlist ({shortlist_measure})"
-    )
+    fetched = f"the pool is too small to judge its shortlist ({shortlist_measure})"
+    enough = False
+    if short is not None and chance < thresholds.first_stage:
+        enough = short >= thresholds.first_stage
+        fetched = f"its shortlist ({shortlist_measure}) {_percent(short)}"
     if high < 0:
         word, why = "keep the old model", f"{against}: it loses to changing nothing."
     elif not low > 0:
         word, why = "undecided", f"{against}: the interval holds 0; score more queries."
     elif kept >= thresholds.retention:
         word, why = "use", f"{against}, and {retains} (needed: {_percent(thresholds.retention)})."
-    elif counted and short >= thresholds.first_stage:
+    elif enough:
         word = "use as first stage"
         why = f"{against}; {retains} (to use it alone: {_percent(thresholds.retention)}), but {fetched}."
     else:
