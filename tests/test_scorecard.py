@@ -294,7 +294,8 @@ def test_a_query_is_worth_the_source_s_own_neighbours_and_a_corpus_the_target_s(
         shown = card[use]["references"]["overlap@10"]["translated"]["score"]
         assert shown == pytest.approx(float(overlap(found, truth).mean()), abs=1e-6)
     assert card["query"]["references"]["truth"] == "source"
-    assert card["corpus"]["references"]["overlap@10"]["translated"]["score"] == card["corpus"]["overlap@10"]
+    shown = card["corpus"]["references"]["overlap@10"]["translated"]["score"]
+    assert shown == pytest.approx(card["corpus"]["overlap@10"], abs=1e-6)
 
 
 def test_a_naive_swap_is_scored_only_where_the_dimensions_agree():
@@ -318,7 +319,7 @@ def test_a_constant_finds_what_chance_finds_and_never_the_counterpart_in_a_corpu
     card = score(X, Y, Y, floor=floor)
     assert card["corpus"]["constant"]["recall@10"] == 0
     assert card["corpus"]["references"]["overlap@10"]["constant"]["score"] == pytest.approx(10 / 199)
-    assert card["query"]["constant"]["recall@10"] <= 10 / 200
+    assert card["query"]["constant"]["recall@10"] == pytest.approx(10 / 200)
     assert card["query"]["references"]["overlap@10"]["constant"]["score"] < 0.2
 
 
@@ -358,7 +359,7 @@ def test_each_verdict_is_reached():
     X, Y = shared_latent(400, noise=1.0)
     noise = gaussian(400, 10, 4)
     said = {}
-    for name, amount in {"use": 0.02, "first": 0.5, "re-embed": 1.2, "lost": 20.0}.items():
+    for name, amount in {"use": 0.02, "first": 0.5, "re-embed": 2.0, "lost": 20.0}.items():
         said[name] = score(X, Y, Y + amount * noise, permutations=1)["corpus"]["verdict"]["verdict"]
     assert said == {"use": "use", "first": "use as first stage", "re-embed": "re-embed", "lost": "keep the old model"}
 
@@ -431,9 +432,7 @@ def test_the_table_shows_references_verdicts_and_the_best_of_each_method():
     X, Y = shared_latent(120)
     card = score(X, Y, Y + 0.5 * gaussian(120, 10, 7))
     tried = [("ridge", 0.5, False), ("ridge", 0.25, False), ("mlp", None, False), ("linear", 0.75, True)]
-    card["candidates"] = [
-        {"method": m, "settings": {}, "validation": v, "chosen": chosen} for m, v, chosen in tried
-    ]
+    card["candidates"] = [{"method": m, "settings": {}, "validation": v, "chosen": chosen} for m, v, chosen in tried]
     said = table(card)
     for part in ("keep the old model", "full re-embedding", "corpus: the target's own", "query: the source's own"):
         assert part in said
