@@ -48,7 +48,7 @@ def test_judgements_that_cannot_be_read_are_refused(tmp_path, text, said):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(InputError, match="`qrels` .* cannot be read"):
+    with pytest.raises(InputError, match=r"`qrels` .* cannot be read"):
         read_qrels(tmp_path / "none.tsv")
 
 

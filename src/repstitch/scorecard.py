@@ -261,8 +261,8 @@ def table(card: dict) -> str:
     if "relevance" in card:
         found = card["relevance"]
         lines.append(
-            f"judged among {found['documents']} documents ({found['documents_seen_in_training']} seen in training); left "
-            f"out: {found['queries_seen_in_training']} queries seen in training, {found['queries_without_relevant']} "
+            f"judged among {found['documents']} documents ({found['documents_seen_in_training']} seen in training); "
+            f"left out: {found['queries_seen_in_training']} queries seen in training, {found['queries_without_relevant']} "
             f"without a relevant document; not in the files: {found['unknown_queries']} queries, "
             f"{found['unknown_documents']} documents"
         )
