@@ -56,14 +56,13 @@ def cka_unbiased_null(X: Tensor, Y: Tensor, draws: int, seed: int = 0) -> np.nda
 def _hsic(X: Tensor, Y: Tensor) -> Tensor:
     """Song's unbiased HSIC of the linear kernels, times n(n − 3), without forming either kernel.
 
-    With K̃ the kernel XXᵀ with its diagonal set to zero, tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1. The rows are
-    centred first, which leaves the value as it is and keeps the terms small.
+    With K̃ the kernel XXᵀ with its diagonal set to zero, tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1. Rows must
+    be centred, which leaves the value as it is and keeps the terms small: a row of K̃ then sums to minus its diagonal.
     """
     n = len(X)
     k, m = X.square().sum(1), Y.square().sum(1)  # the diagonals
-    trace = (X.T @ Y).square().sum() - (k * m).sum()
-    x_rows, y_rows = X @ X.sum(0) - k, Y @ Y.sum(0) - m  # row sums of the kernels without diagonal
-    return trace + x_rows.sum() * y_rows.sum() / ((n - 1) * (n - 2)) - 2 * (x_rows * y_rows).sum() / (n - 2)
+    both = (k * m).sum()
+    return (X.T @ Y).square().sum() - both + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * both / (n - 2)
 
 
 def _leading(X: Tensor, left_out: float = 1e-3) -> Tensor:
