@@ -52,7 +52,9 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         read_qrels(tmp_path / "none.tsv")
 
 
-def sides(n_queries: int = 40, n_documents: int = 200, worse: float = 2.0, lost: float = 0.3, d_old: int = 8):
+def sides(
+    n_queries: int = 40, n_documents: int = 200, worse: float = 2.0, lost: float = 0.3, d_old: int = 8
+) -> tuple[Sides, Sides]:
     """The new space holds the truth, the old one a noisy view of it; the translation loses `lost`.
 
     Corpus use is old → new: `x` old, `y` new. Document i is relevant to query i, being nearly the same item.
@@ -66,7 +68,7 @@ def sides(n_queries: int = 40, n_documents: int = 200, worse: float = 2.0, lost:
         x = (rows + worse * gaussian(n, 8, 10 + at)) @ turn
         t = rows + lost * gaussian(n, 8, 20 + at)
         made.append(Sides(names(n, kind), *(torch.from_numpy(side) for side in (x, rows, t))))
-    return made
+    return made[0], made[1]
 
 
 QRELS = {f"q{i}": {f"d{i}": 1.0} for i in range(40)}

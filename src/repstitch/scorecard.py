@@ -263,8 +263,8 @@ def table(card: dict) -> str:
         lines.append(
             f"judged among {found['documents']} documents ({found['documents_seen_in_training']} seen in training); "
             f"left out: {found['queries_seen_in_training']} queries seen in training, "
-            f"{found['queries_without_relevant']} without a relevant document; not in the files: {found['unknown_queries']} queries, "
-            f"{found['unknown_documents']} documents"
+            f"{found['queries_without_relevant']} without a relevant document; "
+            f"not in the files: {found['unknown_queries']} queries, {found['unknown_documents']} documents"
         )
     judged = [(use, card[use]["verdict"]) for use in uses if "verdict" in card[use]]
     if judged:
