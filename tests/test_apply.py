@@ -13,6 +13,7 @@ from repstitch.embeddings import Embeddings, read, write, write_stream
 from repstitch.errors import InputError
 from repstitch.maps import AffineMap
 from repstitch.names import USES
+from repstitch.scorecard import table
 from repstitch.spaces import Space
 from repstitch.stitcher import Stitcher
 from repstitch.train import train
@@ -405,3 +406,67 @@ def test_a_second_run_to_one_output_is_refused_while_the_first_writes(tmp_path):
 
     assert write_stream(out, space, second, job={}) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+
+
+# --- by relevance judgements ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory) -> dict[str, Any]:
+    """Documents that training partly saw, queries near the last 60 of them, and who is relevant to whom."""
+    X, Y, _, _ = affine_image(200, D_SOURCE, D_TARGET, noise=0.3)
+    ids = names(60, "q")
+    queries = X[140:] + 0.05 * gaussian(60, D_SOURCE, 7), Y[140:] + 0.05 * gaussian(60, D_TARGET, 8)
+    qrels = tmp_path_factory.mktemp("judged") / "rel.tsv"
+    lines = [f"q{i}\titem{140 + i}\t2" for i in range(60)]
+    qrels.write_text("\n".join(["query\tdocument\tgrade", *lines, "stranger\titem1\t1"]), encoding="utf-8")
+    return {
+        "source_queries": Embeddings(queries[0], card("old", D_SOURCE), ids),
+        "target_queries": Embeddings(queries[1], card("new", D_TARGET), ids),
+        "qrels": qrels,
+    }
+
+
+def test_relevance_is_scored_over_all_documents_and_decides_the_verdicts(sides, stitcher, judged):
+    card = score(stitcher, *sides, **judged)
+    found = card["relevance"]
+    assert found["documents"] == 200
+    assert found["documents_seen_in_training"] == card["left_out"] > 0
+    assert (found["unknown_queries"], found["queries_seen_in_training"]) == (1, 0)
+    y = sides[1].vectors / np.linalg.norm(sides[1].vectors, axis=1, keepdims=True)
+    similar = stitcher.translate(judged["source_queries"].vectors) @ y.T
+    place = (similar > similar[np.arange(60), 140 + np.arange(60)][:, None]).sum(1)
+    by_hand = np.where(place < 10, 1 / np.log2(place + 2), 0).mean()
+    assert found["query"]["ndcg@10"]["translated"]["score"] == pytest.approx(by_hand, abs=1e-3)
+    for use in USES:
+        assert card[use]["verdict"] == found[use]["verdict"]
+        assert card[use]["verdict"]["measure"] == "ndcg@10"
+    assert "60 queries" in table(card)
+    assert f"judged among 200 documents ({card['left_out']} seen in training)" in table(card)
+
+
+def test_queries_seen_in_training_do_not_judge(sides, stitcher, judged, tmp_path):
+    qrels = tmp_path / "rel.tsv"
+    qrels.write_text("\n".join(f"item{i}\titem{i}\t1" for i in range(200)), encoding="utf-8")
+    queries = {"source_queries": sides[0], "target_queries": sides[1], "qrels": qrels}
+    found = score(stitcher, *sides, **queries)["relevance"]
+    assert found["queries_seen_in_training"] == len(stitcher.seen) // 2
+    assert found["query"]["queries"] == 200 - len(stitcher.seen) // 2
+
+
+@pytest.mark.parametrize("left_out", ["source_queries", "target_queries", "qrels"])
+def test_queries_and_judgements_belong_together(sides, stitcher, judged, left_out):
+    with pytest.raises(InputError, match="`source_queries`, `target_queries` and `qrels` belong together"):
+        score(stitcher, *sides, **(judged | {left_out: None}))
+
+
+@pytest.mark.parametrize("side", ["source_queries", "target_queries"])
+def test_relevance_needs_ids(sides, stitcher, judged, side):
+    with pytest.raises(InputError, match="With `qrels` all four files must have ids"):
+        score(stitcher, *sides, **(judged | {side: replace(judged[side], ids=None)}))
+
+
+def test_queries_of_the_other_space_are_refused(sides, stitcher, judged):
+    swapped = judged | {"source_queries": judged["target_queries"], "target_queries": judged["source_queries"]}
+    with pytest.raises(InputError, match="the other side"):
+        score(stitcher, *sides, **swapped)

@@ -613,3 +613,29 @@ def test_a_terminal_without_the_signs_gets_the_scores_all_the_same(stitcher):
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "recall@1" in done.stdout
+
+
+def test_score_hands_on_judgements_and_thresholds(capsys, tmp_path, files, stitcher):
+    X, Y, _, _ = affine_image(N, D_SOURCE, D_TARGET, noise=0.2)
+    flags = []
+    for side, rows in (("source", X), ("target", Y)):
+        np.save(tmp_path / f"{side}.npy", rows[-40:] + 0.01)
+        flags += [f"--{side}-queries", tmp_path / f"{side}.npy", f"--{side}-query-ids", tmp_path / "ids.txt"]
+    (tmp_path / "ids.txt").write_text("\n".join(f"q{i}" for i in range(40)))
+    (tmp_path / "rel.tsv").write_text("\n".join(f"q{i} 0 item{N - 40 + i} 1" for i in range(40)))
+    flags += ["--qrels", tmp_path / "rel.tsv", "--retention", 0.8, "--first-stage", 0.85]
+    found = result(capsys, "score", stitcher, *files, *flags)
+    assert found["relevance"]["query"]["queries"] == 40
+    assert found["query"]["verdict"]["thresholds"] == {"retention": 0.8, "first_stage": 0.85}
+    status, _, said = run(capsys, "score", stitcher, *files, "--qrels", tmp_path / "rel.tsv")
+    assert status == 2
+    assert "belong together" in said[-1]
+
+
+def test_train_states_its_thresholds(capsys, tmp_path, files):
+    card = result(capsys, "train", *files, "--out", tmp_path / "s", *FAST, "--retention", 0.5)["scorecard"]
+    assert card["query"]["verdict"]["thresholds"] == {"retention": 0.5, "first_stage": 0.95}
+    assert 1 <= card["spectrum"]["above"] <= card["spectrum"]["directions"] == D_TARGET
+    status, _, said = run(capsys, "train", *files, "--out", tmp_path / "t", *FAST, "--retention", 2)
+    assert status == 2
+    assert "`retention` must lie above 0" in said[-1]

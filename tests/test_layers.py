@@ -15,9 +15,9 @@ ROWS = (
     ("embeddings", "catalogue", "moments"),
     ("pairs",),
     ("metrics",),
-    ("fit.judge", "fit.closed_form", "fit.losses", "fit.contrastive", "checks"),
+    ("fit.judge", "fit.closed_form", "fit.losses", "fit.spectrum", "fit.contrastive", "checks", "verdict"),
     ("fit.select",),
-    ("scorecard", "curve"),
+    ("scorecard", "relevance", "curve"),
     ("stitcher",),
     ("train", "apply", "registry"),
     ("encoders",),
@@ -28,8 +28,9 @@ ROWS = (
     ("__main__",),
 )
 INSIDE = {
-    "metrics": ("neighbours", "retrieval", "null", "kernels", "table"),
-    "fit": ("judge", "closed_form", "losses", "contrastive", "select"),
+    ("fit.judge", "fit.closed_form", "fit.losses", "fit.spectrum", "fit.contrastive", "checks", "verdict"),
+    ("fit.select",),
+    ("scorecard", "relevance", "curve"),
     "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
     "server": ("guards", "http", "run"),
 }

@@ -10,7 +10,7 @@ from repstitch.metrics import neighbours, retrieval
 from repstitch.metrics.kernels import cka, cka_unbiased, cka_unbiased_null
 from repstitch.metrics.neighbours import check_spread, knn, mutual_knn, overlap, unit
 from repstitch.metrics.null import calibrate, permute_neighbours, permute_rows
-from repstitch.metrics.retrieval import hubness, mrr, ranks, recall
+from repstitch.metrics.retrieval import hubness, mrr, ndcg, ranks, recall, relevant_found, search
 from repstitch.metrics.table import METRICS, align
 
 
@@ -457,3 +457,49 @@ def test_a_null_that_reaches_a_perfect_score_calibrates_to_zero():
     assert (placed.calibrated, placed.p) == (0.0, 1.0)
     with pytest.raises(InputError, match="`draws` must hold at least one permutation"):
         calibrate(0.5, np.array([]))
+
+
+# --- graded relevance, and searching once -----------------------------------------------------------------------------
+
+
+def test_ndcg_is_what_its_formula_gives_by_hand():
+    found = torch.tensor([[3, 0, 1], [2, 1, 0]])
+    grades = [{0: 2.0, 1: 1.0, 3: 0.0, 9: 1.0}, {2: 1.0}]
+    log3 = np.log2(3)
+    by_hand = (2 / log3 + 1 / 2) / (2 + 1 / log3 + 1 / 2)
+    np.testing.assert_allclose(ndcg(found, grades, 3).numpy(), [by_hand, 1.0])
+    assert float(ndcg(found, grades, 1)[0]) == 0
+
+
+def test_the_best_order_of_grades_has_an_ndcg_of_one_and_no_relevant_document_of_zero():
+    grades = [{5: 3.0, 6: 2.0, 7: 1.0}]
+    assert float(ndcg(torch.tensor([[5, 6, 7, 8]]), grades)[0]) == pytest.approx(1)
+    assert float(ndcg(torch.tensor([[7, 6, 5, 8]]), grades)[0]) < 1
+    assert float(ndcg(torch.tensor([[1, 2, 3, 4]]), grades)[0]) == 0
+
+
+def test_relevant_documents_found_are_a_share_of_those_judged_relevant():
+    grades = [{0: 2.0, 1: 1.0, 2: 0.0, 9: 1.0}]
+    assert relevant_found(torch.tensor([[2, 0, 1]]), grades).tolist() == pytest.approx([2 / 3])
+
+
+@pytest.mark.parametrize("tile", [7, 2048])
+def test_one_search_gives_the_ranks_and_the_neighbours(monkeypatch, tile):
+    queries, gallery = tensors(gaussian(60, 5), gaussian(60, 5, 1))
+    gallery[10] = gallery[20]
+    copies = torch.unique(gallery, dim=0, return_inverse=True)[1]
+    expected = ranks(queries, gallery, copies), knn(queries, gallery, 9, own=True)
+    alone = ranks(queries[:1].repeat(60, 1), gallery, copies), knn(queries[:1].repeat(60, 1), gallery, 9, own=True)
+    monkeypatch.setattr("repstitch.metrics.retrieval.TILE_ROWS", tile)
+    for rows, (placed, lists) in ((queries, expected), (queries[:1], alone)):
+        found = search(rows, gallery, 9, copies)
+        assert torch.equal(found[0], placed)
+        assert torch.equal(found[1].sort(1).values, lists.sort(1).values)
+
+
+def test_the_null_of_wide_spaces_has_the_spread_of_the_exact_one():
+    scale = np.arange(1, 161) ** -0.7
+    X, Y = (torch.from_numpy((gaussian(300, 160, seed) * scale).astype(np.float32)) for seed in (0, 1))
+    quick, exact = cka_unbiased_null(X, Y, 60), permute_rows(lambda order: cka_unbiased(X, Y[order]), 300, 60)
+    assert np.corrcoef(quick, exact)[0, 1] > 0.99
+    assert quick.std() == pytest.approx(exact.std(), rel=0.05)

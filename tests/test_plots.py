@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from helpers import gaussian, shared_latent
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from repstitch.errors import InputError
 from repstitch.plots import GREY, figure, plot_alignment, plot_scorecard, save
+from repstitch.scorecard import scorecard
 
 CARD = {
     "pool": 50,
@@ -35,6 +37,54 @@ def test_a_scorecard_is_drawn_with_its_own_numbers_and_without_what_was_refused(
     assert len(axes) == 2
     assert heights(axes[0]) == [0.5, 0.75, 0.875]
     assert heights(axes[1]) == [0.25, 0.5]
+
+
+def full(n: int = 60) -> dict:
+    """A card with everything that is drawn."""
+    X, Y = shared_latent(n)
+    T = Y + gaussian(n, 10, 3)
+    card = scorecard(X, Y, T, T, Y.mean(0), permutations=2)
+    card["spectrum"] = {
+        "direction": [1, 2, 4],
+        "correlation": [0.9, 0.5, 0.1],
+        "null": 0.2,
+        "above": 2,
+        "directions": 4,
+    }
+    bins = [{"predicted": 0.2, "observed": 0.25, "count": 5}, {"predicted": 0.5, "observed": 0.0, "count": 0}]
+    return card | {"confidence": {"ece": 0.05, "bins": bins}}
+
+
+def test_a_whole_card_has_five_panels_with_its_own_numbers():
+    card = full()
+    retrieval, references, spectrum, confidence, hubness = plot_scorecard(card, "a → b").axes
+    assert heights(retrieval)[:3] == [card["query"][f"recall@{r}"] for r in (1, 5, 10)]
+    told = [text.get_text() for text in references.texts]
+    for use in ("query", "corpus"):
+        for name in ("translated", "keep_old", "constant", "shuffled"):
+            assert f"{card[use]['references']['overlap@10'][name]['score']:.2f}" in told
+        assert f"{use}: {card[use]['verdict']['verdict']}" in references.get_legend_handles_labels()[1]
+    assert np.asarray(spectrum.lines[0].get_ydata()).tolist() == [0.9, 0.5, 0.1]
+    assert levels(spectrum)[1] == 0.2
+    assert np.asarray(confidence.collections[0].get_offsets()).tolist() == [[0.2, 0.25]]
+    assert heights(hubness) == [card["hubness_native"], card["query"]["hubness_skew"], card["corpus"]["hubness_skew"]]
+
+
+def test_what_a_card_does_not_hold_is_not_drawn():
+    card = full()
+    assert len(plot_scorecard({k: v for k, v in card.items() if k != "confidence"}, "a → b").axes) == 4
+    assert len(plot_scorecard(card | {"spectrum": None, "confidence": None}, "a → b").axes) == 3
+
+
+def test_relevance_is_drawn_in_place_of_overlap_where_it_was_judged():
+    card = full()
+    block = {
+        name: {"score": at, "interval": [at - 0.01, at + 0.01]}
+        for name, at in {"translated": 0.31, "keep_old": 0.22, "ceiling": 0.43}.items()
+    }
+    card["relevance"] = {"documents": 60, "query": {"queries": 30, "ndcg@10": block, "recall@100": block}}
+    told = [text.get_text() for text in plot_scorecard(card, "a → b").axes[1].texts]
+    assert told == ["0.31", "0.22", "0.43"]
 
 
 def test_the_black_line_is_chance_or_the_shuffled_pairs_whichever_is_more():

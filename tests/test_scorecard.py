@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from repstitch.metrics.neighbours import knn, overlap
 from repstitch.metrics.retrieval import hubness, mrr, ranks
 from repstitch.names import USES
 from repstitch.scorecard import model_card, scorecard, table
+from repstitch.verdict import Thresholds
 
 
 def unit_rows(X: np.ndarray) -> np.ndarray:
@@ -128,10 +130,12 @@ def test_the_bare_map_is_judged_by_r2_and_the_translation_by_cosine():
 def test_the_card_is_plain_json_with_the_keys_it_promises():
     card = exact()
     assert json.loads(json.dumps(card, allow_nan=False)) == card
-    assert set(card) == {"n", "pool", "k", "chance", "query", "corpus", "reconstruction", "alignment"}
+    named = {"n", "pool", "k", "chance", "hubness_native", "query", "corpus", "reconstruction", "alignment"}
+    assert set(card) == named
     assert (card["n"], card["pool"], card["k"]) == (200, 200, 10)
     assert card["chance"] == {"recall@1": 1 / 200, "recall@5": 5 / 200, "recall@10": 10 / 200}
     keys = {"recall@1", "recall@5", "recall@10", "mrr", "median_rank", "overlap@10", "hubness_skew", "shuffled"}
+    keys |= {"intervals", "constant", "naive", "references", "verdict"}
     assert set(card["query"]) == set(card["corpus"]) == keys
     assert set(card["reconstruction"]) == {"cosine", "cosine_floor", "r2", "norm_ratio"}
     assert set(card["alignment"]["cka_unbiased"]["before"]) == {"score", "null", "p", "calibrated"}
@@ -259,3 +263,189 @@ def test_identical_target_rows_are_hits_for_one_another_in_both_uses():
     card = score(X, Y, X @ R + 1e-3 * gaussian(100, 8, 5))
     for use in USES:
         assert card[use]["recall@1"] == 1
+
+
+# --- references, intervals, verdicts ----------------------------------------------------------------------------------
+
+
+def neighbours(X: np.ndarray) -> torch.Tensor:
+    rows = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
+    return knn(rows, rows, 10, own=True)
+
+
+def test_keeping_the_old_model_scores_mutual_knn_and_re_embedding_one_in_both_uses():
+    X, Y = shared_latent(150)
+    card = score(X, Y, Y + gaussian(150, 10, 2))
+    for use in USES:
+        found = card[use]["references"]["overlap@10"]
+        assert found["keep_old"]["score"] == pytest.approx(card["alignment"]["mutual_knn"]["before"]["score"], abs=1e-6)
+        assert found["ceiling"] == {"score": 1.0, "interval": [1.0, 1.0]}
+
+
+def test_a_query_is_worth_the_source_s_own_neighbours_and_a_corpus_the_target_s():
+    X, Y = shared_latent(150)
+    T = Y + 2 * gaussian(150, 10, 2)
+    card = score(X, Y, T)
+    y, t = torch.from_numpy(Y), torch.from_numpy(T)
+    for use, truth, found in (
+        ("query", neighbours(X), knn(t, y, 10, own=True)),
+        ("corpus", neighbours(Y), knn(y, t, 10, own=True)),
+    ):
+        shown = card[use]["references"]["overlap@10"]["translated"]["score"]
+        assert shown == pytest.approx(float(overlap(found, truth).mean()), abs=1e-6)
+    assert card["query"]["references"]["truth"] == "source"
+    shown = card["corpus"]["references"]["overlap@10"]["translated"]["score"]
+    assert shown == pytest.approx(card["corpus"]["overlap@10"], abs=1e-6)
+
+
+def test_a_naive_swap_is_scored_only_where_the_dimensions_agree():
+    X, Y, _ = rotated(100)
+    card = score(X, Y, Y)
+    same = score(Y, Y, Y + 0.1 * gaussian(100, 8, 3))
+    for use in USES:
+        assert same[use]["naive"]["recall@1"] == 1
+        assert same[use]["references"]["overlap@10"]["naive"]["score"] == pytest.approx(1)
+        assert card[use]["naive"]["recall@1"] < 0.2
+    X, Y = shared_latent(100)
+    for use in USES:
+        narrow = score(X, Y, Y)[use]
+        assert "naive" not in narrow
+        assert "naive" not in narrow["references"]["overlap@10"]
+
+
+@pytest.mark.parametrize("floor", [np.zeros(10), None], ids=["without direction", "the mean"])
+def test_a_constant_finds_what_chance_finds_and_never_the_counterpart_in_a_corpus(floor):
+    X, Y = shared_latent(200)
+    card = score(X, Y, Y, floor=floor)
+    assert card["corpus"]["constant"]["recall@10"] == 0
+    assert card["corpus"]["references"]["overlap@10"]["constant"]["score"] == pytest.approx(10 / 199)
+    assert card["query"]["constant"]["recall@10"] == pytest.approx(0 if floor is not None else 10 / 200)
+    assert card["query"]["references"]["overlap@10"]["constant"]["score"] < 0.2
+
+
+def test_a_constant_query_searches_as_any_other_query_would():
+    X, Y = shared_latent(120)
+    floor = np.arange(1, 11, dtype=np.float32)
+    y, t = torch.from_numpy(Y), torch.from_numpy(np.tile(floor, (120, 1)))
+    found = score(X, Y, Y, floor=floor)["query"]
+    assert found["constant"]["recall@10"] == pytest.approx(float((ranks(t, y) <= 10).float().mean()))
+    native = overlap(knn(t, y, 10, own=True), neighbours(X)).mean()
+    assert found["references"]["overlap@10"]["constant"]["score"] == pytest.approx(float(native), abs=1e-6)
+
+
+def test_the_shortlist_holds_the_ten_true_neighbours_of_an_exact_translation():
+    card = exact(300)
+    for use in USES:
+        part = card[use]["references"]
+        assert part["top10_in_100"]["translated"]["score"] == pytest.approx(1)
+        assert part["chance"] == {"overlap@10": pytest.approx(10 / 299), "top10_in_100": pytest.approx(100 / 299)}
+        assert part["top10_in_100"]["shuffled"]["score"] == pytest.approx(100 / 299, abs=0.06)
+
+
+def test_an_interval_holds_its_score_and_narrows_with_more_queries():
+    widths = []
+    for n in (60, 600):
+        X, Y = shared_latent(n)
+        card = score(X, Y, Y + 2 * gaussian(n, 10, 2), permutations=2)
+        for use in USES:
+            for name, (low, high) in card[use]["intervals"].items():
+                assert low <= card[use][name] <= high
+        low, high = card["query"]["intervals"]["overlap@10"]
+        widths.append(high - low)
+    assert 2 < widths[0] / widths[1] < 5
+
+
+def test_each_verdict_is_reached():
+    X, Y = shared_latent(400, noise=1.0)
+    noise = gaussian(400, 10, 4)
+    said = {}
+    for name, amount in {"use": 0.02, "first": 0.5, "re-embed": 2.0, "lost": 20.0}.items():
+        said[name] = score(X, Y, Y + amount * noise, permutations=1)["corpus"]["verdict"]["verdict"]
+    assert said == {"use": "use", "first": "use as first stage", "re-embed": "re-embed", "lost": "keep the old model"}
+
+
+def test_nothing_to_gain_is_undecided():
+    assert exact()["query"]["verdict"]["verdict"] == "undecided"
+
+
+def test_thresholds_move_the_verdict_and_are_stated_with_it():
+    X, Y = shared_latent(300, noise=1.0)
+    T = Y + 0.5 * gaussian(300, 10, 4)
+    strict, lax = score(X, Y, T), score(X, Y, T, thresholds=Thresholds(0.5, 0.9))
+    assert strict["corpus"]["verdict"]["verdict"] != "use"
+    assert lax["corpus"]["verdict"]["verdict"] == "use"
+    assert lax["corpus"]["verdict"]["thresholds"] == {"retention": 0.5, "first_stage": 0.9}
+
+
+@pytest.mark.parametrize("bad", [0, 1.5, float("nan")])
+def test_thresholds_outside_their_range_are_refused(bad):
+    with pytest.raises(InputError, match="`retention` must lie above 0 and at most at 1"):
+        Thresholds(retention=bad)
+
+
+def test_a_use_that_cannot_be_judged_says_why():
+    X, Y = shared_latent(60)
+    repeated = score(np.ones_like(X), Y, Y)["query"]
+    assert repeated["verdict"]["verdict"] == "not judged"
+    assert "`source` has only 1 different directions" in repeated["verdict"]["why"]
+    assert "references" not in repeated
+    few = score(X[:12], Y[:12], Y[:12])["query"]["verdict"]
+    assert few["why"] == "12 queries are too few to judge by; at least 20 are needed."
+
+
+def test_a_shortlist_as_long_as_the_pool_is_no_evidence():
+    X, Y = shared_latent(80, noise=1.0)
+    said = score(X, Y, Y + 0.5 * gaussian(80, 10, 4))["corpus"]["verdict"]
+    assert said["numbers"]["first_stage"] == 1
+    assert said["verdict"] == "re-embed"
+    assert "too small to judge its shortlist (top10_in_79)" in said["why"]
+
+
+def test_near_duplicates_are_left_out_of_the_queries_only():
+    X, Y = shared_latent(100)
+    T = Y.copy()
+    T[:40] = gaussian(40, 10, 7)
+    near = np.arange(100) < 40
+    card = score(X, Y, T, near=near)
+    without = card["without_near_duplicates"]
+    assert without["left_out"] == 40
+    assert card["query"]["recall@1"] < 0.8
+    assert without["query"]["recall@1"] == 1
+    assert set(without["corpus"]) == {"recall@1", "recall@10", "overlap@10"}
+    assert "without the 40 near duplicates of training rows: query recall@1 1.000" in table(card)
+    every = score(X, Y, T, near=np.ones(100, dtype=bool))
+    assert every["without_near_duplicates"] == {"left_out": 100}
+    assert "no query is left" in table(every)
+
+
+def test_the_mask_of_near_duplicates_is_cut_with_the_pool_and_refused_where_it_does_not_fit(monkeypatch):
+    X, Y = shared_latent(100)
+    monkeypatch.setattr(module, "MAX_POOL", 40)
+    near = np.arange(100) < 50
+    kept = np.sort(np.random.default_rng(0).permutation(100)[:40])
+    assert score(X, Y, Y, near=near)["without_near_duplicates"]["left_out"] == near[kept].sum()
+    with pytest.raises(InputError, match=r"`near` must hold one bool a row \(100\); got bool of shape \(3,\)"):
+        score(X, Y, Y, near=near[:3])
+
+
+def test_the_table_shows_references_verdicts_and_the_best_of_each_method():
+    X, Y = shared_latent(120)
+    card = score(X, Y, Y + 0.5 * gaussian(120, 10, 7))
+    tried = [("ridge", 0.5, False), ("ridge", 0.25, False), ("mlp", None, False), ("linear", 0.75, True)]
+    card["candidates"] = [{"method": m, "settings": {}, "validation": v, "chosen": chosen} for m, v, chosen in tried]
+    said = table(card)
+    for part in ("keep the old model", "full re-embedding", "corpus: the target's own", "query: the source's own"):
+        assert part in said
+    for use in USES:
+        assert f"{use}: {card[use]['verdict']['verdict'].upper()}. {card[use]['verdict']['why']}" in said
+        low, high = card[use]["intervals"]["overlap@10"]
+        assert f"[{low:.3f}, {high:.3f}]" in said
+    rows = [line.split() for line in said.splitlines()[-3:]]
+    assert rows == [["ridge", "0.500"], ["mlp", "broke"], ["linear", "0.750", "chosen"]]
+
+
+@pytest.mark.parametrize("name", ["format-1-affine", "format-1-residual_mlp"])
+def test_a_card_of_an_earlier_release_is_shown_with_what_it_holds(name):
+    card = json.loads((Path(__file__).parent / "golden" / name / "scorecard.json").read_text(encoding="utf-8"))
+    assert f"{card['query']['recall@1']:.3f}" in table(card)
+    assert "keep the old model" not in table(card)

@@ -13,10 +13,12 @@ from tqdm import tqdm
 from repstitch.embeddings import invalid_rows, read, row_numbers, scan, write_stream
 from repstitch.errors import InputError
 from repstitch.names import USES
-from repstitch.pairs import contents, fingerprints, pair
+from repstitch.pairs import Pairs, contents, fingerprints, pair
+from repstitch.relevance import Sides, read_qrels, relevance
 from repstitch.scorecard import scorecard
 from repstitch.spaces import Space, adopt
 from repstitch.stitcher import Stitcher, normalise
+from repstitch.verdict import Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -110,31 +112,91 @@ def score(
     source_ids=None,
     target_ids=None,
     drop_invalid: bool = False,
+    source_queries=None,
+    target_queries=None,
+    qrels=None,
+    source_query_ids=None,
+    target_query_ids=None,
+    retention: float = 0.9,
+    first_stage: float = 0.95,
 ) -> dict:
     """The scorecard of a stitcher on pairs, without those it was trained on or chosen by.
 
-    `source` and `target` as in `train`. The card's `left_out` says how many pairs were left out as seen. Raises
-    InputError on another space, backwards use, or when no unseen pair is left.
+    `source` and `target` as in `train`. The card's `left_out` says how many pairs were left out as seen. With relevance
+    judgements (`qrels`, see `relevance.read_qrels`) `source` and `target` are the documents, `source_queries` and
+    `target_queries` the queries in either space, all with ids; the card then has `relevance`, which decides the
+    verdicts. There all documents are in the gallery, those seen in training too (`documents_seen_in_training`), and the
+    unseen queries judge. `retention` and `first_stage` are the thresholds of `verdict.Thresholds`.
+
+    Raises InputError on another space, backwards use, when no unseen pair or no judged query is left.
     """
+    thresholds = Thresholds(retention, first_stage)
+    given = [side is not None for side in (source_queries, target_queries, qrels)]
+    if any(given) and not all(given):
+        raise InputError("`source_queries`, `target_queries` and `qrels` belong together; give all three, or none.")
     if isinstance(uses, str) or not uses or not set(uses) <= set(USES):
         raise InputError(f"`uses` must be a tuple of {' and '.join(USES)}; got {uses!r}.")
+    a, b = _sides(stitcher, source, target, source_space, target_space, source_ids, target_ids)
+    documents = pair(a, b, drop_invalid)
+    seen = _seen(stitcher, documents)
+    if seen.all():
+        raise InputError(f"All {len(documents)} pairs were used to train this stitcher; give pairs it has not seen.")
+    pairs = documents.take(~seen)
+    _refuse_backwards(stitcher, pairs.X, a.declared)
+    X, Y, bare, translated = _rows(stitcher, pairs)
+    card = scorecard(
+        X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), stitcher.target_mean, uses, thresholds=thresholds
+    )
+    card |= {"left_out": int(seen.sum()), "held_out": "unseen pairs", "dropped": pairs.dropped}
+    if qrels is None:
+        return card
+    judgements = read_qrels(qrels)
+    q = _sides(stitcher, source_queries, target_queries, source_space, target_space, source_query_ids, target_query_ids)
+    if any(side.ids is None for side in (a, b, *q)):
+        raise InputError(
+            "With `qrels` all four files must have ids, those that it names; give --source-ids, --target-ids, "
+            "--source-query-ids and --target-query-ids for files without."
+        )
+    queries = pair(*q, drop_invalid, least=1)
+    found = relevance(
+        _relevance_side(stitcher, queries),
+        _relevance_side(stitcher, documents),
+        judgements,
+        _seen(stitcher, queries),
+        uses,
+        thresholds,
+    )
+    for use in uses:
+        card[use]["verdict"] = found[use]["verdict"]
+    return card | {"relevance": found | {"documents_seen_in_training": int(seen.sum())}}
+
+
+def _sides(stitcher: Stitcher, source, target, source_space, target_space, source_ids, target_ids):
+    """Both files, read and found to be in the stitcher's spaces."""
     a = read(source, space=source_space, ids=source_ids)
     b = read(target, space=target_space, ids=target_ids)
     adopt(a.space, a.declared, stitcher.source, "`source`", opposite=stitcher.target)
     adopt(b.space, b.declared, stitcher.target, "`target`", opposite=stitcher.source)
-    pairs = pair(a, b, drop_invalid)
-    new = ~(np.isin(fingerprints(pairs), stitcher.seen) | np.isin(contents(pairs), stitcher.seen))
-    if not new.any():
-        raise InputError(f"All {len(pairs)} pairs were used to train this stitcher; give pairs it has not seen.")
-    left_out, pairs = int((~new).sum()), pairs.take(new)
-    _refuse_backwards(stitcher, pairs.X, a.declared)
+    return a, b
+
+
+def _seen(stitcher: Stitcher, pairs: Pairs) -> np.ndarray:
+    """A mask (n,) of the pairs that training or choosing used, known by id or by content."""
+    return np.isin(fingerprints(pairs), stitcher.seen) | np.isin(contents(pairs), stitcher.seen)
+
+
+def _rows(stitcher: Stitcher, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Normalised source and target rows, what the map gives, and that normalised."""
     X = normalise(torch.from_numpy(pairs.X), stitcher.input_norm, "source rows")
     Y = normalise(torch.from_numpy(pairs.Y), stitcher.output_norm, "target rows")
     with torch.inference_mode():
         bare = stitcher.map(X.to(stitcher.device)).cpu()
-    translated = normalise(bare, stitcher.output_norm, "the translation")
-    card = scorecard(X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), stitcher.target_mean, uses)
-    return card | {"left_out": left_out, "held_out": "unseen pairs", "dropped": pairs.dropped}
+    return X, Y, bare, normalise(bare, stitcher.output_norm, "the translation")
+
+
+def _relevance_side(stitcher: Stitcher, pairs: Pairs) -> Sides:
+    X, Y, _, translated = _rows(stitcher, pairs)
+    return Sides(pairs.ids, X, Y, translated)
 
 
 def _refuse_backwards(stitcher: Stitcher, X: np.ndarray, declared: bool) -> None:

@@ -72,6 +72,8 @@ def run_train(args) -> None:
         output_norm=args.output_norm,
         device=args.device,
         learning_curve=args.learning_curve is not None,
+        retention=args.retention,
+        first_stage=args.first_stage,
         **recipe,
     )
     stitcher.save(args.out)
@@ -109,6 +111,13 @@ def run_score(args) -> None:
         source_ids=args.source_ids,
         target_ids=args.target_ids,
         drop_invalid=args.drop_invalid,
+        source_queries=args.source_queries,
+        target_queries=args.target_queries,
+        qrels=args.qrels,
+        source_query_ids=args.source_query_ids,
+        target_query_ids=args.target_query_ids,
+        retention=args.retention,
+        first_stage=args.first_stage,
     )
     note = f"{card['left_out']} pairs left out: the stitcher was trained on them.\n\n" if card["left_out"] else ""
     _emit(card, note + table(card), args.json)
@@ -304,6 +313,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--devices", help="passed to the Lightning Trainer")
     c.add_argument("--strategy", help="passed to the Lightning Trainer, e.g. ddp")
     c.add_argument("--checkpoints", metavar="DIR", help="keep checkpoints here, and go on from them when run again")
+    _threshold_arguments(c)
 
     c = command(
         "score",
@@ -314,6 +324,12 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("stitcher", metavar="STITCHER")
     _pair_arguments(c)
     c.add_argument("--use", choices=(*USES, "both"), default="both")
+    c.add_argument("--qrels", metavar="FILE", help="relevance judgements: query, document, grade, between tabs")
+    c.add_argument("--source-queries", metavar="X", help="with --qrels, where --source and --target are the documents")
+    c.add_argument("--target-queries", metavar="Y")
+    c.add_argument("--source-query-ids", metavar="FILE", help="one id a row, for a file without ids")
+    c.add_argument("--target-query-ids", metavar="FILE")
+    _threshold_arguments(c)
 
     c = command(
         "translate",
@@ -378,6 +394,11 @@ def _pair_arguments(c: argparse.ArgumentParser) -> None:
     c.add_argument("--source-ids", metavar="FILE", help="one id a row, for a file without ids")
     c.add_argument("--target-ids", metavar="FILE")
     c.add_argument("--drop-invalid", action="store_true", help="leave out rows that cannot be used, and say how many")
+
+
+def _threshold_arguments(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--retention", type=float, default=0.9, help="share of re-embedding's score for the verdict `use`")
+    c.add_argument("--first-stage", type=float, default=0.95, help="the same of its shortlist, `use as first stage`")
 
 
 def _folder_argument(c: argparse.ArgumentParser) -> None:

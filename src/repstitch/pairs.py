@@ -43,15 +43,15 @@ class Pairs:
         return replace(self, X=self.X[rows], Y=self.Y[rows], ids=self.ids[rows], groups=groups)
 
 
-def pair(source: Embeddings, target: Embeddings, drop_invalid: bool = False) -> Pairs:
+def pair(source: Embeddings, target: Embeddings, drop_invalid: bool = False, least: int = MIN_PAIRS) -> Pairs:
     """Match the rows of two sets of embeddings: by id where both have ids, else by position.
 
     Rows with NaN, Inf or only zeros are refused, or left out and counted with `drop_invalid`, which also leaves out
-    repeats of an identical pair. Raises InputError on duplicate ids, lengths that differ, or fewer than 20 pairs.
+    repeats of an identical pair. Raises InputError on duplicate ids, lengths that differ, or fewer than `least` pairs.
     """
     for side, rows in (("source", source), ("target", target)):
         if not len(rows):
-            raise InputError(f"The {side} has no rows; at least {MIN_PAIRS} pairs are needed.")
+            raise InputError(f"The {side} has no rows; at least {least} pairs are needed.")
     dropped: dict[str, int] = {}
     if source.ids is not None and target.ids is not None:
         by = "id"
@@ -79,10 +79,8 @@ def pair(source: Embeddings, target: Embeddings, drop_invalid: bool = False) -> 
     groups = next((s.groups[r] for s, r in ((source, left), (target, right)) if s.groups is not None), None)
     pairs = Pairs(X, Y, source.space, target.space, ids, by, groups, dropped)
     pairs = _drop_invalid(pairs, drop_invalid)
-    if len(pairs) < MIN_PAIRS:
-        raise InputError(
-            f"At least {MIN_PAIRS} pairs are needed; got {len(pairs)}. Embed more items with both encoders."
-        )
+    if len(pairs) < least:
+        raise InputError(f"At least {least} pairs are needed; got {len(pairs)}. Embed more items with both encoders.")
     return pairs
 
 

@@ -20,6 +20,7 @@ from repstitch.fit.closed_form import FITS, decompose
 from repstitch.fit.contrastive import leave_to_first_rank, recipe_for
 from repstitch.fit.judge import Judge
 from repstitch.fit.select import Candidate, Problem, fit_closed, refit, select
+from repstitch.fit.spectrum import shared_spectrum
 from repstitch.maps import Map
 from repstitch.metrics.retrieval import ranks, recall
 from repstitch.moments import moments
@@ -28,6 +29,7 @@ from repstitch.pairs import Pairs, contents, fingerprints, pair, split
 from repstitch.scorecard import MAX_POOL, scorecard
 from repstitch.spaces import Space
 from repstitch.stitcher import Stitcher, normalise
+from repstitch.verdict import Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ def train(
     output_norm: str | None = None,
     device: str = "auto",
     learning_curve: bool = False,
+    retention: float = 0.9,
+    first_stage: float = 0.95,
     **recipe,
 ) -> Stitcher:
     """Learn a stitcher from paired embeddings and prove it on pairs it never saw.
@@ -64,7 +68,8 @@ def train(
     card also tells how scores grow with the number of training pairs, and whether more would pay.
 
     Rows are translated at unit length; `output_norm` "unit" or "none" says what comes out, by default what the target's
-    card says ("none" only where it states that rows are not normalised). Further keywords are settings of
+    card says ("none" only where it states that rows are not normalised). `retention` and `first_stage` are the
+    thresholds of the card's verdicts (`verdict.Thresholds`). Further keywords are settings of
     `fit.contrastive.Recipe` (`epochs`, `width`, `devices`, `strategy`, `checkpoints` …).
 
     Raises InputError on rows, pairs, splits or settings that cannot be used; see `pairs.pair` and `checks.check`.
@@ -73,6 +78,7 @@ def train(
         raise InputError(f"`method` must be one of {', '.join(METHODS)} or auto; got {method!r}.")
     if objective not in OBJECTIVES:
         raise InputError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {objective!r}.")
+    thresholds = Thresholds(retention, first_stage)
     on = pick_device(device)
     settings = recipe_for("mlp", **({"accelerator": "gpu" if on == "cuda" else "cpu", "seed": seed} | recipe))
     a = read(source, space=source_space, ids=source_ids, group=group)
@@ -101,12 +107,13 @@ def train(
     leave_to_first_rank()
     held, held_name = (parts.test, "test pairs") if len(parts.test) else (parts.calibrate, "validation pairs")
     map = chosen.map.to("cpu")
-    near = found.near[held]  # for the scores without them
-    card = _proof(map, X[held].cpu(), Y[held].cpu(), Y[parts.train].cpu(), output_norm)
+    near = found.near[held]
+    card = _proof(map, X[held].cpu(), Y[held].cpu(), Y[parts.train].cpu(), output_norm, thresholds, near)
     if not len(parts.test) and np.isin(held, parts.select).any():
         held_name = "validation pairs that also chose the map"
     card |= {
         "held_out": held_name,
+        "spectrum": shared_spectrum(problem.decomposition, X[held], Y[held], seed=seed) if len(held) >= 4 else None,
         "control_fit": _control(problem, chosen, X[held], Y[held], seed),
         "candidates": [
             {
@@ -164,11 +171,23 @@ def _group_name(group) -> str | None:
     return Path(group).name if isinstance(group, str | os.PathLike) else "array"
 
 
-def _proof(map: Map, X: torch.Tensor, Y: torch.Tensor, train_targets: torch.Tensor, output_norm: str) -> dict:
+def _proof(
+    map: Map,
+    X: torch.Tensor,
+    Y: torch.Tensor,
+    train_targets: torch.Tensor,
+    output_norm: str,
+    thresholds: Thresholds,
+    near: np.ndarray,
+) -> dict:
     with torch.inference_mode():
         bare = map(X)
         translated = normalise(bare, output_norm, "the translation")
-    return scorecard(X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), train_targets.mean(0).numpy())
+    floor = train_targets.mean(0).numpy()
+    near_rows = near if near.any() else None
+    return scorecard(
+        X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), floor, thresholds=thresholds, near=near_rows
+    )
 
 
 def _control(problem: Problem, chosen: Candidate, X: torch.Tensor, Y: torch.Tensor, seed: int) -> dict:

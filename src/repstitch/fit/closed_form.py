@@ -142,6 +142,16 @@ class Canonical:
         """How many directions correlate more than chance would: at least 1."""
         return max(1, int((self.correlations > self.null_edge).sum()))
 
+    @property
+    def axes(self) -> tuple[Tensor, Tensor]:
+        """Columns (d_source, r) and (d_target, r) that take centred rows to their canonical variates."""
+        d = self.decomposition
+        if self.shrink_y is None:
+            raise InputError("`axes` need a whitened target; give a number as `shrink_y`.")
+        sides = (d.x_values, d.x_vectors, self.shrink_x, self.U), (d.y_values, d.y_vectors, self.shrink_y, self.Vh.T)
+        x, y = ((vectors * _inverse(values, shrink).sqrt()) @ turn for values, vectors, shrink, turn in sides)
+        return x, y
+
     def weight(self, power: float = 0.5, cut: bool = False) -> Tensor:
         """Cx^-½ U sᵖ Vᵀ Cy^½, (d_source, d_target): the shared directions, each with its correlation to the power p.
 

@@ -7,6 +7,8 @@ from torch import Tensor
 from repstitch.errors import InputError
 from repstitch.metrics.null import permute_rows
 
+WIDE = 128
+
 
 def cka(X: Tensor, Y: Tensor) -> float:
     """Linear CKA: ‖Xcᵀ Yc‖² / (‖Xcᵀ Xc‖ ‖Ycᵀ Yc‖).
@@ -37,9 +39,15 @@ def cka_unbiased(X: Tensor, Y: Tensor) -> float:
 
 
 def cka_unbiased_null(X: Tensor, Y: Tensor, draws: int, seed: int = 0) -> np.ndarray:
-    """`cka_unbiased(X, Y[order])` for `draws` random orders of the rows."""
+    """`cka_unbiased(X, Y[order])` for `draws` random orders of the rows.
+
+    Of spaces wider than 128 dimensions each draw keeps the principal directions that make up all but a thousandth of
+    the kernel's squared norm, to which the null's variance is proportional: its spread is right to a thousandth, in a
+    fraction of the time.
+    """
     X, Y = _centred(X, "X"), _centred(Y, "Y")
     _check_rows(X, Y, 4)
+    X, Y = _leading(X), _leading(Y)
     scale = (_hsic(X, X) * _hsic(Y, Y)).sqrt()
     x, y = X.float(), Y.float()  # chance needs no more digits than that, and has draws to average over
     return permute_rows(lambda order: float(_hsic(x, y[order]) / scale), len(X), draws, seed)
@@ -48,14 +56,22 @@ def cka_unbiased_null(X: Tensor, Y: Tensor, draws: int, seed: int = 0) -> np.nda
 def _hsic(X: Tensor, Y: Tensor) -> Tensor:
     """Song's unbiased HSIC of the linear kernels, times n(n − 3), without forming either kernel.
 
-    With K̃ the kernel XXᵀ with its diagonal set to zero, tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1. The rows are
-    centred first, which leaves the value as it is and keeps the terms small.
+    With K̃ the kernel XXᵀ with its diagonal set to zero, tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1. Rows must
+    be centred, which leaves the value as it is and keeps the terms small: a row of K̃ then sums to minus its diagonal.
     """
     n = len(X)
     k, m = X.square().sum(1), Y.square().sum(1)  # the diagonals
-    trace = (X.T @ Y).square().sum() - (k * m).sum()
-    x_rows, y_rows = X @ X.sum(0) - k, Y @ Y.sum(0) - m  # row sums of the kernels without diagonal
-    return trace + x_rows.sum() * y_rows.sum() / ((n - 1) * (n - 2)) - 2 * (x_rows * y_rows).sum() / (n - 2)
+    both = (k * m).sum()
+    return (X.T @ Y).square().sum() - both + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * both / (n - 2)
+
+
+def _leading(X: Tensor, left_out: float = 1e-3) -> Tensor:
+    """Wide rows in their leading principal directions: all but `left_out` of the squared norm of X Xᵀ is kept."""
+    if X.shape[1] <= WIDE:
+        return X
+    values, vectors = torch.linalg.eigh(X.float().T @ X.float())
+    squares = values.clamp(min=0).square().cumsum(0)  # ascending, so the sum is over the smallest
+    return X @ vectors[:, squares > left_out * squares[-1]].double()
 
 
 def _centred(X: Tensor, name: str) -> Tensor:

@@ -45,6 +45,11 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
     """Share (n,) of each row's neighbours that both lists (n, k) hold, whatever their order."""
     if a.shape != b.shape:
         raise InputError(f"Both lists must have one shape (n, k); got {tuple(a.shape)} and {tuple(b.shape)}.")
+    return held(a, b)
+
+
+def held(a: Tensor, b: Tensor) -> Tensor:
+    """Share (n,) of the entries of each row of `a` (n, k) that the same row of `b` (n, m) holds too."""
     both = torch.cat([a, b], dim=1).sort(dim=1).values
     return (both[:, 1:] == both[:, :-1]).sum(dim=1) / a.shape[1]
 

@@ -1,5 +1,7 @@
 """How well translated rows find their counterparts."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,9 +28,32 @@ def ranks(queries: Tensor, gallery: Tensor, copies: Tensor | None = None) -> Ten
     for at in range(0, len(Q), TILE_ROWS):
         similar = Q[at : at + TILE_ROWS] @ G.T
         own = torch.arange(at, at + len(similar), device=Q.device)
-        ahead = similar >= similar.gather(1, own[:, None])
-        result[own] = 1 + (ahead & (same != same[own, None])).sum(1)
+        result[own] = _places(similar, own, same)
     return result
+
+
+def _places(similar: Tensor, own: Tensor, same: Tensor) -> Tensor:
+    ahead = similar >= similar.gather(1, own[:, None])
+    return 1 + (ahead & (same != same[own, None])).sum(1)
+
+
+def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Tensor, Tensor]:
+    """`ranks(queries, gallery, copies)` and `knn(queries, gallery, k, own=True)` from one pass over the similarities.
+
+    `gallery` is (n, d), `queries` (n, d), or (1, d) for one query that is asked in place of each row's own.
+    """
+    Q, G = unit(queries), unit(gallery)
+    n = len(G)
+    once = Q @ G.T if len(Q) == 1 else None
+    placed = torch.empty(n, dtype=torch.long)
+    found = torch.empty(n, k, dtype=torch.long)
+    for at in range(0, n, TILE_ROWS):
+        own = torch.arange(at, min(at + TILE_ROWS, n))
+        similar = Q[own] @ G.T if once is None else once.repeat(len(own), 1)
+        placed[own] = _places(similar, own, copies)
+        similar[own - at, own] = -torch.inf
+        found[own] = similar.topk(k, dim=1).indices
+    return placed, found
 
 
 def recall(ranks: Tensor, k: int) -> float:
@@ -39,6 +64,35 @@ def recall(ranks: Tensor, k: int) -> float:
 def mrr(ranks: Tensor) -> float:
     """Mean reciprocal rank: in (0, 1], about ln(m) / m by chance. Voorhees 1999, "The TREC-8 QA Track Report"."""
     return float((1.0 / ranks).mean())
+
+
+def gains(found: Tensor, grades: Sequence[Mapping[int, float]]) -> Tensor:
+    """The grade (n, k) of each document in the lists `found` (n, k); `grades[i]` holds those judged for query i."""
+    rows = [[judged.get(at, 0.0) for at in row] for judged, row in zip(grades, found.tolist(), strict=True)]
+    return torch.tensor(rows, dtype=torch.float64).reshape(found.shape)
+
+
+def ndcg(found: Tensor, grades: Sequence[Mapping[int, float]], k: int = 10) -> Tensor:
+    """Normalised discounted cumulated gain (n,) of the first `k` of the lists `found` (n, at least k if there are so
+    many documents), judged by `grades`: one mapping a query from document to grade, at least one of them above 0.
+
+    The gain is the grade itself (not 2^grade − 1), as trec_eval and BEIR count, the discount 1 / log2(rank + 1), the
+    ideal the best order of all judged documents. In [0, 1]. A document that was not judged gains nothing. Järvelin and
+    Kekäläinen 2002, "Cumulated Gain-Based Evaluation of IR Techniques".
+    """
+    discount = 1 / torch.log2(torch.arange(k, dtype=torch.float64) + 2)
+    gained = gains(found[:, :k], grades)
+    ideal = torch.zeros(len(grades), k, dtype=torch.float64)
+    for i, judged in enumerate(grades):
+        best = torch.tensor(sorted(judged.values(), reverse=True)[:k], dtype=torch.float64)
+        ideal[i, : len(best)] = best
+    return gained @ discount[: gained.shape[1]] / (ideal @ discount)
+
+
+def relevant_found(found: Tensor, grades: Sequence[Mapping[int, float]]) -> Tensor:
+    """Share (n,) of each query's relevant documents (grade above 0) that its list `found` (n, k) holds: in [0, 1]."""
+    relevant = torch.tensor([sum(grade > 0 for grade in judged.values()) for judged in grades])
+    return (gains(found, grades) > 0).sum(1) / relevant.double()
 
 
 def hubness(neighbours: Tensor, gallery_size: int) -> float:

@@ -1,0 +1,34 @@
+"""How far a mean over queries could lie from what it is, from the queries themselves."""
+
+import numpy as np
+
+DRAWS = 1000
+LEVEL = 0.95
+CELLS = 2_000_000  # of the counts held at once
+
+
+def resampled_means(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """Means (draws, m) of `values` (n, m) over queries drawn again with replacement.
+
+    All columns see the same queries in one draw, so differences and ratios of columns are paired. Only the scores of
+    queries are drawn again, never rows of a space: rows drawn twice would be each other's neighbours, and unrelated
+    spaces would look alike. O(draws · n · m) time, memory bounded. Efron and Tibshirani 1993, "An Introduction to the
+    Bootstrap".
+    """
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
+    random = np.random.default_rng(seed)
+    means = np.empty((draws, values.shape[1]))
+    at_once = max(1, CELLS // n)
+    for start in range(0, draws, at_once):
+        rows = min(at_once, draws - start)
+        drawn = random.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+        means[start : start + rows] = counts @ values / n
+    return means
+
+
+def interval(draws: np.ndarray, level: float = LEVEL) -> list[float]:
+    """The middle `level` of the draws (K,), as [low, high]; draws that are not a number are left out."""
+    edge = (1 - level) / 2
+    return [float(v) for v in np.nanquantile(draws, (edge, 1 - edge))]
