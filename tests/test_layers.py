@@ -15,7 +15,7 @@ ROWS = (
     ("embeddings", "catalogue", "moments"),
     ("pairs",),
     ("metrics",),
-    ("fit.judge", "fit.closed_form", "fit.contrastive", "checks"),
+    ("fit.judge", "fit.closed_form", "fit.contrastive", "checks", "confidence"),
     ("fit.select",),
     ("scorecard",),
     ("stitcher",),

@@ -12,6 +12,7 @@ import torch
 
 import repstitch
 from repstitch.checks import check
+from repstitch.confidence import LEAST_ROWS, calibrate, evaluate
 from repstitch.embeddings import read
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import canonical, canonical_map, decompose
@@ -57,7 +58,8 @@ def train(
     `procrustes`, `canonical`, `linear`, `mlp` or `auto`, which tries them all and lets the simpler win within one
     standard error; every choice is made on validation rows for the `objective` (`match`: find the counterpart,
     `neighbours`: keep the neighbours, `reconstruction`: least error). The scorecard is taken on test rows. With
-    `refit_on_all` the chosen map is then fitted once more on all pairs, and the card says so.
+    `refit_on_all` the chosen map is then fitted once more on all pairs, and the card says so; the calibration of its
+    confidence stays the one taken before.
 
     Rows are translated at unit length; `output_norm` "unit" or "none" says what comes out, by default what the target's
     card says ("none" only where it states that rows are not normalised). Further keywords are settings of
@@ -98,6 +100,14 @@ def train(
     card = _proof(map, X[held].cpu(), Y[held].cpu(), Y[parts.train].cpu(), output_norm)
     if not len(parts.test) and np.isin(held, parts.select).any():
         held_name = "validation pairs that also chose the map"
+    chose, unseen = ((X[rows], Y[rows]) for rows in (parts.select, parts.calibrate))
+    measures = calibrate(chosen.map, problem.decomposition, chose, unseen, Y[parts.train])
+    if measures is None:
+        notes.append(f"Fewer than {LEAST_ROWS} validation pairs in either half, so confidence is not calibrated.")
+        log.warning("%s", notes[-1])
+    elif len(parts.test):
+        others = (chose[1], unseen[1], Y[parts.train])
+        card["confidence"] = evaluate(measures, chosen.map, X[parts.test], Y[parts.test], others)
     card |= {
         "held_out": held_name,
         "control_fit": _control(problem, chosen, X[held], Y[held], seed),
@@ -132,6 +142,7 @@ def train(
         split={"shares": list(split_shares), "seed": split_seed, "group": _group_name(group)},
         provenance=_provenance(pairs, parts),
         scorecard=card,
+        calibration=None if measures is None else measures.to("cpu"),
     )
 
 
