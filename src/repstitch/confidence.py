@@ -26,6 +26,7 @@ LEAST_ROWS = 20
 MAX_ROWS = 10_000
 BINS = 10
 CURVE = 20
+NEWTON_STEPS = 20
 SHRINK = 0.1  # towards the mean eigenvalue: unseen rows differ most where training rows hardly varied
 READINGS = 4  # log of: bare length, shared share, Mahalanobis distance, distance to the mean
 FOR_MATCH, FOR_TYPICAL = slice(0, 3), slice(2, 4)
@@ -262,26 +263,26 @@ def _ridge(readings: Tensor, values: Tensor) -> Tensor:
 def _logistic(readings: Tensor, chances: Tensor) -> Tensor:
     """Weights (k + 1,), constant last, of logistic regression on probabilities, each weight normal a priori.
 
-    The chances are drawn to one half by half a row's worth, so that all hits is no certainty: Platt 1999,
+    Newton's method with halved steps. The chances are drawn to one half by half a row's worth, so that all hits is no certainty: Platt 1999,
     "Probabilistic Outputs for Support Vector Machines".
     """
     A, penalty = _design(readings)
     wanted = (chances.to(A) * len(A) + 0.5) / (len(A) + 1)
     weights = torch.zeros(A.shape[1], dtype=A.dtype, device=A.device)
     weights[-1] = torch.logit(wanted.mean())
-    weights.requires_grad_()
-    solver = torch.optim.LBFGS([weights], max_iter=500, tolerance_change=1e-12, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
-        solver.zero_grad()
+    def loss(weights: Tensor) -> float:
         misfit = torch.nn.functional.binary_cross_entropy_with_logits(A @ weights, wanted, reduction="sum")
-        value = misfit + weights @ penalty @ weights / 2
-        value.backward()
-        return value
+        return float(misfit + weights @ penalty @ weights / 2)
 
-    with torch.enable_grad():
-        solver.step(loss)  # type: ignore[arg-type]
-    return weights.detach().float()
+    for _ in range(NEWTON_STEPS):
+        p = torch.sigmoid(A @ weights)
+        slope = A.T @ (p - wanted) + penalty @ weights
+        step = torch.linalg.solve((A.T * (p * (1 - p))) @ A + penalty, slope)
+        while loss(weights - step) > loss(weights) and step.abs().max() > TINY:
+            step = step / 2
+        weights = weights - step
+    return weights.float()
 
 
 def _design(readings: Tensor) -> tuple[Tensor, Tensor]:
