@@ -263,8 +263,8 @@ def _ridge(readings: Tensor, values: Tensor) -> Tensor:
 def _logistic(readings: Tensor, chances: Tensor) -> Tensor:
     """Weights (k + 1,), constant last, of logistic regression on probabilities, each weight normal a priori.
 
-    Newton's method with halved steps. The chances are drawn to one half by half a row's worth, so that all hits is no certainty: Platt 1999,
-    "Probabilistic Outputs for Support Vector Machines".
+    Newton's method with halved steps. The chances are drawn to one half by half a row's worth, so that hits only are no
+    certainty: Platt 1999, "Probabilistic Outputs for Support Vector Machines".
     """
     A, penalty = _design(readings)
     wanted = (chances.to(A) * len(A) + 0.5) / (len(A) + 1)
