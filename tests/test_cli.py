@@ -136,6 +136,18 @@ def test_translate_writes_the_translated_rows(capsys, tmp_path, shelf, stitcher)
     np.testing.assert_allclose(read(out).vectors, expected, atol=1e-6)
 
 
+def test_translate_adds_confidence_when_asked(capsys, tmp_path, shelf, stitcher):
+    import pyarrow.parquet as pq
+
+    out = tmp_path / "y.parquet"
+    result(capsys, "translate", stitcher, shelf / "old.parquet", "--out", out, "--confidence", "--device", "cpu")
+    expected = load(stitcher).confidence(read(shelf / "old.parquet").vectors)
+    table = pq.read_table(out)
+    assert table.column_names == ["id", "vector", *expected]
+    for name, values in expected.items():
+        np.testing.assert_allclose(table[name].to_numpy(), values, rtol=1e-3)
+
+
 def test_translate_says_what_it_did(capsys, tmp_path, shelf, stitcher):
     out = tmp_path / "y.parquet"
     flags = ("--source-space", "old", "--dtype", "float16")

@@ -155,7 +155,7 @@ def _confidence(found: dict) -> str:
     calibrated = "" if found["calibrated"] else ", not calibrated"
     return (
         f"confidence (n = {found['n']}): p_match in a pool of {found['pool']}{calibrated}: calibration error "
-        f"{_num(found['ece'])}{ranked}; {found['covered']:.1%} of cosines above their bound ({found['level']:.0%} meant)"
+        f"{_num(found['ece'])}{ranked}; {found['covered']:.1%} of cosines above the bound ({found['level']:.0%} meant)"
     )
 
 
