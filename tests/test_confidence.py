@@ -145,7 +145,7 @@ def test_hits_only_give_a_high_probability_but_no_certainty():
     map = fit_ridge(moments((TRAIN[0], Y)), 1e-6)
     turn = torch.from_numpy(rotation(D_SOURCE, 5)).float()
     sides = [(X, X @ turn) for X, _ in (SELECT, HELD)]
-    made = calibrate(map, decompose(moments((TRAIN[0], Y))), *sides, Y, pool=POOL)
+    made = calibrate(map, decompose(moments((TRAIN[0], Y))), sides[0], sides[1], Y, pool=POOL)
     assert made is not None
     said = made.measure(TEST[0], map(TEST[0]))[f"p_match@{POOL}"]
     assert 0.97 < float(said.min()) <= float(said.max()) < 1

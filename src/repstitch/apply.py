@@ -42,7 +42,9 @@ def translate_file(
     if dtype not in ("float32", "float16"):
         raise InputError(f"`dtype` must be float32 or float16; got {dtype!r}.")
     if confidence and stitcher.calibration is None:
-        raise InputError("`confidence` needs a stitcher with a calibration; this one has none. Train it again.")
+        raise InputError(
+            "`confidence` needs a stitcher with a calibration; this one has none. Train it again on more pairs."
+        )
     measures = stitcher.calibration.names if confidence and stitcher.calibration else ()
     opened = scan(path, space=source_space, ids=ids)
     adopt(opened.space, opened.declared, stitcher.source, str(path), opposite=stitcher.target)
