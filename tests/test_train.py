@@ -388,7 +388,7 @@ def test_bad_rows_are_refused_by_id_or_left_out_and_counted(side, value, what, c
 
 
 def test_rows_repeated_on_one_side_are_noted_and_trained_on(caplog):
-    X, Y, _, _ = turned(100)
+    X, Y, _, _ = turned(500)
     Y[10:15] = Y[10]
     notes = learn(X, Y, **NAMED).scorecard["notes"]
     assert notes == ["4 of 100 target rows repeat another one."]
@@ -476,14 +476,13 @@ def test_the_card_says_how_true_the_confidence_was_on_test_pairs(tmp_path):
     assert "confidence (n = " in (tmp_path / "s" / "README.md").read_text(encoding="utf-8")
 
 
-def test_few_pairs_are_not_calibrated_and_the_card_says_so(caplog):
+def test_few_pairs_are_not_calibrated_and_the_card_says_so():
     X, Y, _, _ = turned(100)
     stitcher = learn(*carried(X, Y))
     assert stitcher.calibration is None
     assert "confidence" not in stitcher.scorecard
     note = "Fewer than 20 validation pairs in either half, so confidence is not calibrated."
-    assert note in stitcher.scorecard["notes"]
-    assert note in caplog.text
+    assert stitcher.scorecard["notes"][-1] == note
 
 
 def test_without_test_pairs_confidence_is_calibrated_but_not_scored():

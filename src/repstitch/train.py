@@ -104,7 +104,6 @@ def train(
     measures = calibrate(chosen.map, problem.decomposition, chose, unseen, Y[parts.train])
     if measures is None:
         notes.append(f"Fewer than {LEAST_ROWS} validation pairs in either half, so confidence is not calibrated.")
-        log.warning("%s", notes[-1])
     elif len(parts.test):
         others = (chose[1], unseen[1], Y[parts.train])
         card["confidence"] = evaluate(measures, chosen.map, X[parts.test], Y[parts.test], others)
