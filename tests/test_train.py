@@ -391,7 +391,7 @@ def test_rows_repeated_on_one_side_are_noted_and_trained_on(caplog):
     X, Y, _, _ = turned(500)
     Y[10:15] = Y[10]
     notes = learn(X, Y, **NAMED).scorecard["notes"]
-    assert notes == ["4 of 100 target rows repeat another one."]
+    assert notes == ["4 of 500 target rows repeat another one."]
     assert notes[0] in caplog.text
 
 
