@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from repstitch.confidence import Confidence
 from repstitch.embeddings import Embeddings
 from repstitch.pairs import Pairs, Split
 from repstitch.spaces import Space
@@ -101,3 +103,24 @@ def folder_of(path: Path, parts: list[Embeddings]) -> Path:
     for i, part in enumerate(parts):
         write(path / f"{i:03d}.parquet", part)
     return path
+
+
+def confidence(d_source: int, pool: int = 1000, seed: int = 0) -> Confidence:
+    """A confidence of random numbers; nothing about it is calibrated."""
+    random = torch.Generator().manual_seed(seed)
+    number = lambda *shape: torch.rand(shape, generator=random)  # noqa: E731
+    return Confidence(
+        pool=pool,
+        level=0.9,
+        mean=number(d_source) / 10,
+        project=number(d_source, d_source),
+        shared=number(d_source),
+        centre=number(4) / 10,
+        scale=number(4) + 0.5,
+        low=-number(3) - 2,
+        high=number(3) + 2,
+        match=number(4),
+        cosine=number(4) / 10,
+        precision=torch.eye(2),
+        atypical=number(30).sort().values * 5,
+    )

@@ -13,13 +13,21 @@ import httpx
 import numpy as np
 import torch
 
+from repstitch.confidence import Confidence
 from repstitch.maps import AffineMap
 from repstitch.spaces import Space
 from repstitch.stitcher import Stitcher
 
 
 def make_stitcher(
-    source="old", target="new", d_source=6, d_target=4, seed=0, input_norm="unit", scorecard: dict | None = None
+    source="old",
+    target="new",
+    d_source=6,
+    d_target=4,
+    seed=0,
+    input_norm="unit",
+    scorecard: dict | None = None,
+    calibration: Confidence | None = None,
 ) -> Stitcher:
     """A stitcher with a random affine map; nothing about it is trained."""
     generator = torch.Generator().manual_seed(seed)
@@ -38,6 +46,7 @@ def make_stitcher(
         target_mean=np.zeros(d_target, np.float32),
         seen=np.arange(3),
         scorecard=scorecard or {},
+        calibration=calibration,
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import affine_image, card, folder_of, gaussian, names
+from helpers import affine_image, card, confidence, folder_of, gaussian, names
 
 from repstitch.apply import score, translate_file
 from repstitch.embeddings import Embeddings, read, write, write_stream
@@ -296,6 +296,57 @@ def test_a_file_without_a_card_is_taken_to_be_of_the_space_with_a_warning(tmp_pa
     caplog.clear()
     translate_file(stitcher, tmp_path / "x.npy", tmp_path / "z.parquet", source_space=card("old", D_SOURCE))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_confidence_is_a_float32_column_for_each_measure(tmp_path, stitcher, dtype):
+    sure, rows = replace(stitcher, calibration=confidence(D_SOURCE, pool=500)), rows_of()
+    path = saved(tmp_path / "x.parquet", rows)
+    translate_file(sure, path, tmp_path / "y.parquet", batch_rows=20, dtype=dtype, confidence=True)
+    table = pq.read_table(tmp_path / "y.parquet")
+    measures = ["p_match@500", "cosine_lower", "p_typical", "shared", "distance"]
+    assert table.column_names == ["id", "vector", *measures]
+    for name, values in sure.confidence(rows.vectors).items():
+        assert str(table.schema.field(name).type) == "float"
+        np.testing.assert_allclose(table[name].to_numpy(), values, rtol=1e-3)
+    found = read(tmp_path / "y.parquet")
+    assert found.space == sure.target
+    np.testing.assert_allclose(found.vectors, sure.translate(rows.vectors), atol=1e-6 if dtype == "float32" else 1e-3)
+    assert list(found.ids) == list(rows.ids)  # type: ignore[arg-type]
+
+
+def test_without_confidence_no_column_is_added(tmp_path, stitcher):
+    sure = replace(stitcher, calibration=confidence(D_SOURCE))
+    translate_file(sure, saved(tmp_path / "x.parquet", rows_of()), tmp_path / "y.parquet")
+    assert pq.read_table(tmp_path / "y.parquet").column_names == ["id", "vector"]
+
+
+def test_a_stopped_translation_goes_on_with_its_confidence_and_not_without(tmp_path, stitcher, monkeypatch):
+    sure = replace(stitcher, calibration=confidence(D_SOURCE))
+    path, whole, calls = saved(tmp_path / "x.parquet", rows_of(35)), Stitcher.translate_with_confidence, []
+
+    def stopping(self, X):
+        calls.append(len(X))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(self, X)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stitcher, "translate_with_confidence", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            translate_file(sure, path, tmp_path / "y.parquet", batch_rows=10, confidence=True)
+    with pytest.raises(InputError, match="holds the unfinished rows of another job"):
+        translate_file(sure, path, tmp_path / "y.parquet", batch_rows=10)
+    assert translate_file(sure, path, tmp_path / "y.parquet", batch_rows=10, confidence=True) == 35
+    found = pq.read_table(tmp_path / "y.parquet")["p_typical"].to_numpy()
+    np.testing.assert_allclose(found, sure.confidence(rows_of(35).vectors)["p_typical"], rtol=1e-3)
+
+
+def test_confidence_of_a_stitcher_without_calibration_is_refused(tmp_path, stitcher):
+    path = saved(tmp_path / "x.parquet", rows_of())
+    with pytest.raises(InputError, match="`confidence` needs a stitcher with a calibration; this one has none"):
+        translate_file(replace(stitcher, calibration=None), path, tmp_path / "y.parquet", confidence=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
 
 
 # --- score ------------------------------------------------------------------------------------------------------------

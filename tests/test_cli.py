@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from helpers import affine_image, card, gaussian, names
 
@@ -134,6 +135,31 @@ def test_translate_writes_the_translated_rows(capsys, tmp_path, shelf, stitcher)
     assert found == {"out": str(out), "rows": N, "stitcher": load(stitcher).version}
     expected = load(stitcher).translate(read(shelf / "old.parquet").vectors)
     np.testing.assert_allclose(read(out).vectors, expected, atol=1e-6)
+
+
+def test_translate_adds_confidence_when_asked(capsys, tmp_path):
+    X, Y, _, _ = affine_image(400, D_SOURCE, D_TARGET, noise=0.2)
+    for name, rows, dim in (("old", X, D_SOURCE), ("new", Y, D_TARGET)):
+        write(tmp_path / f"{name}.parquet", Embeddings(rows, card(name, dim), names(400)))
+    old, made, out = tmp_path / "old.parquet", tmp_path / "old-new", tmp_path / "y.parquet"
+    result(capsys, "train", "--source", old, "--target", tmp_path / "new.parquet", "--out", made, *FAST)
+    result(capsys, "translate", made, old, "--out", out, "--confidence", "--device", "cpu")
+    expected = load(made).confidence(X)
+    table = pq.read_table(out)
+    assert table.column_names == ["id", "vector", *expected]
+    for name, values in expected.items():
+        np.testing.assert_allclose(table[name].to_numpy(), values, rtol=1e-3)
+
+
+def test_translate_refuses_confidence_of_a_stitcher_without_calibration(capsys, tmp_path, shelf, stitcher):
+    flags = ("--out", tmp_path / "y.parquet", "--confidence", "--device", "cpu")
+    status, _, err = run(capsys, "translate", stitcher, shelf / "old.parquet", *flags)
+    assert status == 2
+    assert err == [
+        "repstitch translate: `confidence` needs a stitcher with a calibration; this one has none. "
+        "Train it again on more pairs."
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_translate_says_what_it_did(capsys, tmp_path, shelf, stitcher):

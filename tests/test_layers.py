@@ -16,7 +16,7 @@ ROWS = (
     ("pairs",),
     ("metrics",),
     ("fit.judge", "fit.closed_form", "fit.losses", "fit.spectrum", "fit.contrastive", "checks", "verdict"),
-    ("fit.select",),
+    ("fit.select", "confidence"),
     ("scorecard", "relevance", "curve"),
     ("stitcher",),
     ("train", "apply", "registry"),
@@ -28,9 +28,8 @@ ROWS = (
     ("__main__",),
 )
 INSIDE = {
-    ("fit.judge", "fit.closed_form", "fit.losses", "fit.spectrum", "fit.contrastive", "checks", "verdict"),
-    ("fit.select",),
-    ("scorecard", "relevance", "curve"),
+    "metrics": ("neighbours", "retrieval", "resample", "null", "kernels", "table"),
+    "fit": ("judge", "closed_form", "losses", "spectrum", "contrastive", "select"),
     "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
     "server": ("guards", "http", "run"),
 }

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import card, gaussian
+from helpers import card, confidence, gaussian
 from safetensors.torch import load_file, save_file
 
 from repstitch import stitcher as module
+from repstitch.confidence import Confidence
 from repstitch.errors import InputError
 from repstitch.maps import AffineMap, ResidualMLP
 from repstitch.spaces import Space
@@ -75,6 +76,32 @@ def test_what_is_saved_is_what_is_loaded_value_by_value(tmp_path, map):
         np.testing.assert_array_equal(getattr(found, name), getattr(saved, name))
     rows = gaussian(9, D_SOURCE, 4)
     np.testing.assert_array_equal(found.translate(rows), saved.translate(rows))
+
+
+def test_a_calibration_survives_saving_bit_for_bit(tmp_path):
+    saved = make(calibration=confidence(D_SOURCE, pool=972))
+    found = load(saved.save(tmp_path / "s"))
+    assert found.calibration is not None
+    assert (found.calibration.pool, found.calibration.level) == (972, 0.9)
+    for name, tensor in saved.calibration.tensors().items():  # type: ignore[union-attr]
+        assert torch.equal(getattr(found.calibration, name), tensor)
+    rows = gaussian(9, D_SOURCE, 4)
+    for name, values in saved.confidence(rows).items():
+        np.testing.assert_array_equal(found.confidence(rows)[name], values)
+    assert json.loads((tmp_path / "s" / "config.json").read_text())["confidence"] == {"level": 0.9, "pool": 972}
+
+
+def test_the_version_differs_with_the_calibration(tmp_path):
+    plain, one, other = (make(calibration=c) for c in (None, confidence(D_SOURCE), confidence(D_SOURCE, seed=1)))
+    assert len({plain.version, one.version, other.version}) == 3
+    assert load(one.save(tmp_path / "s")).version == one.version
+
+
+def test_a_stitcher_without_calibration_is_written_as_before(tmp_path):
+    folder = make().save(tmp_path / "s")
+    assert "confidence" not in json.loads((folder / "config.json").read_text())
+    assert not [name for name in load_file(folder / "model.safetensors") if name.startswith("confidence")]
+    assert load(folder).calibration is None
 
 
 @pytest.mark.parametrize("map", [affine(), mlp()], ids=["affine", "residual_mlp"])
@@ -268,12 +295,30 @@ TAMPERED = {
     "no seen": (edit_tensors(seen=lambda t: None), "'seen' is missing"),
     "seen of floats": (edit_tensors(seen=lambda t: t.float()), "`seen` must be a list of int64"),
     "short mean": (edit_tensors(source_mean=lambda t: t[:-1].clone()), "must have the dimensions"),
+    "NaN in a confidence": (edit_tensors(confidence__project=poison), "`project` of a confidence must be finite"),
+    "flat confidence": (edit_tensors(confidence__project=lambda t: t[0].clone()), "`project` of a confidence must be"),
+    "confidence of nothing": (edit_tensors(confidence__mean=lambda t: torch.tensor(1.0)), "not a whole stitcher"),
+    "part of a confidence": (edit_tensors(confidence__match=lambda t: None), "missing .* 'match'"),
+    "more of a confidence": (edit_tensors(confidence__more=lambda t: torch.ones(1)), "'more'"),
+    "wide confidence": (
+        edit_tensors(
+            **{
+                f"confidence__{k}": lambda t: torch.eye(7) if t.ndim > 1 else torch.ones(7)
+                for k in ("mean", "project", "shared")
+            }
+        ),
+        "`calibration` must have",
+    ),
+    "confidence without its settings": (edit_config(confidence=DROP), "disagree on whether it has a confidence"),
+    "confidence of a word": (edit_config(confidence="x"), "not a whole stitcher"),
+    "confidence without a pool": (edit_config(confidence={"level": 0.9}), "'pool'"),
+    "confidence in a pool of none": (edit_config(confidence={"pool": 0, "level": 0.9}), "`pool` of a confidence"),
 }
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return make(mlp(), method="mlp").save(tmp_path_factory.mktemp("whole") / "s")
+    return make(mlp(), method="mlp", calibration=confidence(D_SOURCE)).save(tmp_path_factory.mktemp("whole") / "s")
 
 
 @pytest.mark.parametrize("name", TAMPERED)
@@ -315,6 +360,7 @@ def test_a_stitcher_of_format_1_translates_as_it_did_when_it_was_written(form):
     np.testing.assert_allclose(stitcher.translate(expected["rows"]), expected[form], atol=1e-6)
     assert stitcher.version == {"affine": "5f152536d74a", "residual_mlp": "7bdd14308422"}[form]
     assert (stitcher.source.name, stitcher.source.prompt, stitcher.target.name) == ("old", "query: ", "new")
+    assert stitcher.calibration is None
     assert len(stitcher.seen) == sum(stitcher.provenance["pairs"][part] for part in ("train", "select", "calibrate"))
     assert 0 < stitcher.scorecard["query"]["recall@1"] <= 1
 
@@ -339,6 +385,7 @@ def test_a_stitcher_of_format_1_is_written_again_as_it_was(tmp_path, form):
         ({"objective": "cosine"}, "`objective` must be one of"),
         ({"output_norm": "l1"}, "`output_norm` must be one of unit, none; got 'l1'"),
         ({"seen": np.zeros((1, 2), np.int64)}, "`seen` must be a list of int64"),
+        ({"calibration": confidence(5)}, "`calibration` must have the source's 6 dimensions; it has 5"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(given, says):
@@ -522,3 +569,41 @@ def test_a_stitcher_pushed_to_the_hub_is_the_one_that_is_loaded_from_there(tmp_p
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_args, **_kwargs: os.fspath(tmp_path / "hub"))
     assert make().push_to_hub("o/n") == "address"
     assert load("hf://o/n").version == make().version
+
+
+# --- confidence -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("map", [affine(), mlp()], ids=["affine", "residual_mlp"])
+def test_confidence_is_of_the_normalised_rows_and_what_the_bare_map_gave(map):
+    stitcher, rows = make(map, calibration=confidence(D_SOURCE)), gaussian(9, D_SOURCE, 4) * 7
+    unit = torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    expected = stitcher.calibration.measure(unit, map(unit))  # type: ignore[union-attr]
+    translated, found = stitcher.translate_with_confidence(rows)
+    np.testing.assert_array_equal(translated, stitcher.translate(rows))
+    assert list(found) == list(expected)
+    for name, values in found.items():
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, expected[name].numpy(), rtol=1e-4)
+        np.testing.assert_array_equal(stitcher.confidence(rows)[name], values)
+
+
+def test_one_vector_has_one_number_for_each_measure():
+    stitcher, rows = make(calibration=confidence(D_SOURCE)), gaussian(2, D_SOURCE, 4)
+    for name, value in stitcher.confidence(rows[0]).items():
+        assert value.shape == ()
+        assert value == pytest.approx(stitcher.confidence(rows)[name][0], rel=1e-4)
+
+
+def test_a_stitcher_moved_to_a_device_takes_its_calibration_along(monkeypatch):
+    stitcher, moved = make(calibration=confidence(D_SOURCE)), []
+    monkeypatch.setattr(Confidence, "to", lambda self, device: moved.append((self, device)) or self)
+    assert stitcher.to("cpu").calibration is stitcher.calibration
+    assert moved == [(stitcher.calibration, "cpu")]
+
+
+def test_confidence_is_refused_without_a_calibration_and_for_bad_rows():
+    with pytest.raises(InputError, match="has no calibration, so it cannot tell confidence; train it again"):
+        make().confidence(gaussian(2, D_SOURCE))
+    with pytest.raises(InputError, match="X must be finite"):
+        make(calibration=confidence(D_SOURCE)).confidence(np.full((1, D_SOURCE), np.nan, np.float32))

@@ -389,10 +389,10 @@ def test_bad_rows_are_refused_by_id_or_left_out_and_counted(side, value, what, c
 
 
 def test_rows_repeated_on_one_side_are_noted_and_trained_on(caplog):
-    X, Y, _, _ = turned(100)
+    X, Y, _, _ = turned(500)
     Y[10:15] = Y[10]
     notes = learn(X, Y, **NAMED).scorecard["notes"]
-    assert notes == ["4 of 100 target rows repeat another one."]
+    assert notes == ["4 of 500 target rows repeat another one."]
     assert notes[0] in caplog.text
 
 
@@ -456,3 +456,48 @@ def test_the_card_is_plain_json_and_says_how_it_came_about(tmp_path):
     assert stitcher.settings["width"] == FAST["width"]
     assert set(stitcher.provenance) == {"repstitch", "torch", "python", "paired_by", "pairs", "dropped"}
     assert sum(stitcher.provenance["pairs"].values()) == 200
+
+
+# --- confidence -------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_says_how_true_the_confidence_was_on_test_pairs(tmp_path):
+    X, Y = shared_latent(800, rank=4, noise=0.3)
+    stitcher = learn(*carried(X, Y), method="canonical")
+    said, pairs = stitcher.scorecard["confidence"], stitcher.provenance["pairs"]
+    assert stitcher.calibration is not None
+    assert (said["n"], said["calibration_rows"]) == (pairs["test"], pairs["calibrate"])
+    assert said["pool"] == stitcher.calibration.pool == pairs["calibrate"] + pairs["select"] + pairs["train"]
+    assert said["calibrated"]
+    assert abs(said["covered"] - 0.9) <= 3 * (0.09 / pairs["test"] + 0.09 / pairs["calibrate"]) ** 0.5
+    loaded = load(stitcher.save(tmp_path / "s"))
+    assert loaded.scorecard == stitcher.scorecard
+    for name, values in stitcher.confidence(X[:5]).items():
+        np.testing.assert_array_equal(loaded.confidence(X[:5])[name], values)
+    assert "confidence (n = " in (tmp_path / "s" / "README.md").read_text(encoding="utf-8")
+
+
+def test_few_pairs_are_not_calibrated_and_the_card_says_so():
+    X, Y, _, _ = turned(100)
+    stitcher = learn(*carried(X, Y))
+    assert stitcher.calibration is None
+    assert "confidence" not in stitcher.scorecard
+    note = "Fewer than 20 validation pairs in either half, so confidence is not calibrated."
+    assert stitcher.scorecard["notes"][-1] == note
+
+
+def test_without_test_pairs_confidence_is_calibrated_but_not_scored():
+    X, Y, _, _ = turned(400)
+    stitcher = learn(*carried(X, Y), split_shares=(0.7, 0.3, 0))
+    assert stitcher.calibration is not None
+    assert "confidence" not in stitcher.scorecard
+
+
+def test_a_refit_keeps_the_calibration_that_was_taken_before():
+    X, Y = shared_latent(800, rank=4, noise=0.3)
+    before, after = (learn(*carried(X, Y), refit_on_all=refit) for refit in (False, True))
+    assert before.calibration is not None
+    assert not torch.equal(before.map.weight, after.map.weight)
+    for name, tensor in before.calibration.tensors().items():
+        assert torch.equal(getattr(after.calibration, name), tensor)
+    assert after.scorecard["confidence"] == before.scorecard["confidence"]

@@ -32,15 +32,22 @@ def translate_file(
     ids=None,
     dtype: str = "float32",
     batch_rows: int = 16_384,
+    confidence: bool = False,
 ) -> int:
     """Translate embeddings into a new Parquet file and return the number of rows.
 
     Streams: memory does not grow with the file. A stopped run goes on where it was when called again; the file appears
-    only when whole. Rows without ids get their positions as ids. Raises InputError on another space, on rows that
-    cannot be translated (naming the first), and when `out` exists.
+    only when whole. Rows without ids get their positions as ids. With `confidence` each of the stitcher's measures is a
+    float32 column of its name. Raises InputError on another space, on rows that cannot be translated (naming the
+    first), on a stitcher without calibration where it is needed, and when `out` exists.
     """
     if dtype not in ("float32", "float16"):
         raise InputError(f"`dtype` must be float32 or float16; got {dtype!r}.")
+    if confidence and stitcher.calibration is None:
+        raise InputError(
+            "`confidence` needs a stitcher with a calibration; this one has none. Train it again on more pairs."
+        )
+    measures = stitcher.calibration.names if confidence and stitcher.calibration else ()
     opened = scan(path, space=source_space, ids=ids)
     adopt(opened.space, opened.declared, stitcher.source, str(path), opposite=stitcher.target)
     job = {
@@ -51,28 +58,33 @@ def translate_file(
         "dtype": dtype,
         "ids": [str(ids), _stamp(Path(ids))] if isinstance(ids, str | os.PathLike) else ids is not None,
     }
+    if confidence:
+        job["confidence"] = True
 
     refused: list[InputError] = []
 
-    def produce(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def produce(start: int) -> Iterator[tuple]:
         at = start
         with tqdm(total=opened.n_rows, initial=start, unit="row", delay=1, desc="translate", leave=False) as bar:
             for batch in opened.batches(batch_rows, start):
                 keys = row_numbers(at, at + len(batch)) if batch.ids is None else batch.ids
                 try:
                     _refuse_invalid(batch.vectors, batch.ids, at, str(path))
-                    translated = stitcher.translate(batch.vectors)
+                    if confidence:
+                        translated, measured = stitcher.translate_with_confidence(batch.vectors)
+                    else:
+                        translated, measured = stitcher.translate(batch.vectors), {}
                     _refuse_overflow(translated, keys, dtype)
                 except InputError as error:
                     refused.append(error)
                     raise
-                yield keys, translated
+                yield keys, translated, measured
                 at += len(batch)
                 bar.update(len(batch))
 
     written_by = {"repstitch.translated_by": stitcher.version}
     try:
-        return write_stream(out, stitcher.target, produce, job, dtype=dtype, metadata=written_by)
+        return write_stream(out, stitcher.target, produce, job, dtype=dtype, metadata=written_by, measures=measures)
     except InputError:
         if refused:  # once the rows are mended it is another job, which the finished parts are of no use to
             shutil.rmtree(f"{os.fspath(out)}.partial", ignore_errors=True)

@@ -129,7 +129,13 @@ def run_translate(args) -> None:
 
     stitcher = load(args.stitcher).to(_device(args.device))
     rows = translate_file(
-        stitcher, args.embeddings, args.out, source_space=args.source_space, ids=args.ids, dtype=args.dtype
+        stitcher,
+        args.embeddings,
+        args.out,
+        source_space=args.source_space,
+        ids=args.ids,
+        dtype=args.dtype,
+        confidence=args.confidence,
     )
     said = f"{rows} rows of {stitcher.source.name} translated to {stitcher.target.name} in {args.out}"
     _emit({"out": args.out, "rows": rows, "stitcher": stitcher.version}, said, args.json)
@@ -343,6 +349,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--source-space", metavar="NAME", help="state the space of a file without a card")
     c.add_argument("--ids", metavar="FILE", help="one id a row, for a file without ids")
     c.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    c.add_argument("--confidence", action="store_true", help="add a column for each measure of how far to trust a row")
     c.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
     c = command(

@@ -183,38 +183,41 @@ def check_out(out: str | os.PathLike) -> Path:
 def write_stream(
     out: str | os.PathLike,
     space: Space,
-    produce: Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]],
+    produce: Callable[[int], Iterator[tuple]],
     job: dict,
     resume: bool = True,
     dtype: str = "float32",
     metadata: dict[str, str] | None = None,
+    measures: tuple[str, ...] = (),
 ) -> int:
     """Write a stream of (ids, vectors) batches to one Parquet file and return the number of rows.
 
     `produce(start)` yields the rows from `start` on. Every batch is kept in `OUT.partial/` as it is done; when the
     process is stopped, the same call goes on after the last whole batch, provided `job`, what the rows are made from,
-    is the same. The file itself appears by rename when all rows are there.
+    is the same. The file itself appears by rename when all rows are there. `measures` names float32 columns beside the
+    vectors; each batch then ends in a dict that holds them.
     """
     target = check_out(out)
     partial = target.with_name(target.name + ".partial")
     with _sole_writer(partial):
-        return _write_parts(target, partial, space, produce, job, resume, dtype, metadata or {})
+        return _write_parts(target, partial, space, produce, job, resume, dtype, metadata or {}, measures)
 
 
-def _write_parts(target: Path, partial: Path, space: Space, produce, job, resume, dtype, metadata) -> int:
+def _write_parts(target: Path, partial: Path, space: Space, produce, job, resume, dtype, metadata, measures) -> int:
     done = _open_partial(partial, job, resume)
     value = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
     meta = {SPACE_KEY: space.to_json().encode()} | {k.encode(): v.encode() for k, v in metadata.items()}
     schema = pa.schema(
-        [("id", pa.string()), ("vector", pa.list_(value, space.dim))],
+        [("id", pa.string()), ("vector", pa.list_(value, space.dim)), *((name, pa.float32()) for name in measures)],
         metadata=meta,
     )
     part = len(list(partial.glob("part-*.parquet")))
-    for ids, vectors in produce(done):
+    for ids, vectors, *measured in produce(done):
         if not len(vectors):
             continue
         flat = pa.array(np.ascontiguousarray(vectors, dtype=dtype).reshape(-1), type=value)
         columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(flat, space.dim)]
+        columns += [pa.array(measured[0][name], pa.float32()) for name in measures]
         whole = partial / f"part-{part:06d}.parquet"
         pq.write_table(pa.Table.from_arrays(columns, schema=schema), whole.with_suffix(".tmp"))
         os.replace(whole.with_suffix(".tmp"), whole)

@@ -245,6 +245,8 @@ def table(card: dict) -> str:
         f"cosine {_num(rec['cosine'])} (a constant would score {_num(rec['cosine_floor'])}), R² {_num(rec['r2'])}, "
         f"norm ratio {rec['norm_ratio']:.2f}"
     )
+    if "confidence" in card:
+        lines.append(_confidence(card["confidence"]))
     align: list[tuple] = [("alignment with the target space", "before", "after", "null", "p")]
     for name in ALIGNMENTS:
         sides = card["alignment"][name]
@@ -338,6 +340,16 @@ def _scored(scores: dict, name: str) -> str:
 def _with(found: dict) -> str:
     low, high = found["interval"]
     return f"{_num(found['score'])} [{_num(low)}, {_num(high)}]"
+
+
+def _confidence(found: dict) -> str:
+    """How true what the stitcher says of single rows was on the held-out ones."""
+    ranked = "" if found["auroc"] is None else f", AUROC {_num(found['auroc'])}"
+    calibrated = "" if found["calibrated"] else ", not calibrated"
+    return (
+        f"confidence (n = {found['n']}): p_match in a pool of {found['pool']}{calibrated}: calibration error "
+        f"{_num(found['ece'])}{ranked}; {found['covered']:.1%} of cosines above the bound ({found['level']:.0%} meant)"
+    )
 
 
 def _num(value: float) -> str:

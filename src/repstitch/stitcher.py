@@ -16,7 +16,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from repstitch import maps
+from repstitch import confidence, maps
 from repstitch.errors import InputError, one_line
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
 from repstitch.scorecard import model_card, table
@@ -34,6 +34,7 @@ class Stitcher:
     `settings`, `split` and `provenance` say how it was made, `scorecard` how good it is. `source_mean` and
     `target_mean` are the means of the normalised training rows; `seen` holds int64 fingerprints, of the id
     and of the vectors, for every pair that training or selection used, so that scoring can leave them out.
+    `calibration` tells how far to trust one translation, where there were enough pairs to learn it.
     """
 
     map: maps.Map
@@ -50,6 +51,7 @@ class Stitcher:
     split: dict = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)
     scorecard: dict = field(default_factory=dict, repr=False)
+    calibration: confidence.Confidence | None = field(default=None, repr=False)
 
     def __post_init__(self):
         if (self.map.d_source, self.map.d_target) != (self.source.dim, self.target.dim):
@@ -66,6 +68,9 @@ class Stitcher:
         for name in ("settings", "split", "provenance", "scorecard"):
             if not isinstance(getattr(self, name), dict):
                 raise InputError(f"`{name}` must be a dict; got {type(getattr(self, name)).__name__}.")
+        if self.calibration is not None and len(self.calibration.mean) != self.source.dim:
+            found = len(self.calibration.mean)
+            raise InputError(f"`calibration` must have the source's {self.source.dim} dimensions; it has {found}.")
         _check_choice("method", self.method, METHODS)
         _check_choice("objective", self.objective, OBJECTIVES)
         _check_choice("input_norm", self.input_norm, NORMALISATIONS)
@@ -73,7 +78,8 @@ class Stitcher:
 
     def to(self, device) -> "Stitcher":
         """The same stitcher with its weights on `device`."""
-        return replace(self, map=self.map.to(device))
+        calibration = None if self.calibration is None else self.calibration.to(device)
+        return replace(self, map=self.map.to(device), calibration=calibration)
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +97,28 @@ class Stitcher:
         if isinstance(X, torch.Tensor):
             if not X.is_floating_point():
                 raise InputError(f"`X` must hold floats; got {X.dtype}.")
-            return self._translate(X.to(self.device)).to(X.device)
+            return self._translate(X.to(self.device))[0].to(X.device)
+        return self._translate(self._rows(X))[0].cpu().numpy()
+
+    def confidence(self, X: np.ndarray) -> dict[str, np.ndarray]:
+        """How far to trust the translation of each row: float32 (n,) by name, see `Confidence.measure`.
+
+        Raises InputError as `translate` does, and where the stitcher was never calibrated.
+        """
+        return self.translate_with_confidence(X)[1]
+
+    def translate_with_confidence(self, X: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """What `translate` and `confidence` give of rows (n, d_source) or one vector, the map applied once."""
+        if self.calibration is None:
+            raise InputError(
+                "This stitcher has no calibration, so it cannot tell confidence; train it again on more pairs."
+            )
+        translated, known, bare = self._translate(self._rows(X))
+        measured = self.calibration.measure(torch.atleast_2d(known), torch.atleast_2d(bare))
+        shape = known.shape[:-1]
+        return translated.cpu().numpy(), {k: v.reshape(shape).cpu().numpy() for k, v in measured.items()}
+
+    def _rows(self, X) -> torch.Tensor:
         try:
             X = np.asarray(X)
         except ValueError:
@@ -100,17 +127,19 @@ class Stitcher:
             raise InputError(f"`X` must hold floats; got {X.dtype}.")
         width = np.float64 if X.dtype.itemsize > 4 else np.float32  # float32 cannot hold them all
         rows = torch.from_numpy(np.require(X, width, ("C", "W")))  # copied only when it must be
-        return self._translate(rows.to(self.device)).cpu().numpy()
+        return rows.to(self.device)
 
     @torch.no_grad()  # not inference mode, whose tensors a caller could not train a probe on
-    def _translate(self, rows: torch.Tensor) -> torch.Tensor:
+    def _translate(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The translation, the normalised rows it is of, and what the map gave before output normalisation."""
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.source.dim:
             raise InputError(
                 f"`X` must be (n, {self.source.dim}) or ({self.source.dim},), the dimensions of space "
                 f"{self.source.name!r}; got {tuple(rows.shape)}."
             )
         known = normalise(rows, self.input_norm, "X").to(self.map.weight.dtype)
-        return normalise(self.map(known), self.output_norm, "the translation")
+        bare = self.map(known)
+        return normalise(bare, self.output_norm, "the translation"), known, bare
 
     @cached_property
     def version(self) -> str:
@@ -122,7 +151,7 @@ class Stitcher:
         return digest.hexdigest()[:12]
 
     def _config(self) -> dict:
-        return {
+        config = {
             "format_version": FORMAT_VERSION,
             "form": maps.form_of(self.map),
             "source": self.source.to_dict(),
@@ -135,9 +164,14 @@ class Stitcher:
             "split": self.split,
             "provenance": self.provenance,
         }
+        if self.calibration is not None:
+            config["confidence"] = {"pool": self.calibration.pool, "level": self.calibration.level}
+        return config
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"map.{name}": tensor.cpu() for name, tensor in self.map.tensors().items()}
+        if self.calibration is not None:
+            tensors |= {f"confidence.{name}": tensor.cpu() for name, tensor in self.calibration.tensors().items()}
         tensors["source_mean"] = torch.from_numpy(self.source_mean)
         tensors["target_mean"] = torch.from_numpy(self.target_mean)
         tensors["seen"] = torch.from_numpy(self.seen)
@@ -240,15 +274,19 @@ def load(path: str | os.PathLike) -> Stitcher:
             table(scores)  # what cannot be shown is no scorecard
         # Copied, for what is mapped from the file would change, or end the process, when the file is written over.
         tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
-        form = {k.removeprefix("map."): v for k, v in tensors.items() if k.startswith("map.")}
+        part = lambda of: {k.removeprefix(of): v for k, v in tensors.items() if k.startswith(of)}  # noqa: E731
+        measures = part("confidence.")
+        if bool(measures) != ("confidence" in config):
+            raise InputError("its config and its tensors disagree on whether it has a confidence.")
         return Stitcher(
-            map=maps.from_tensors(config["form"], form),
+            map=maps.from_tensors(config["form"], part("map.")),
             source=Space.from_dict(config["source"]),
             target=Space.from_dict(config["target"]),
             source_mean=tensors["source_mean"].numpy(),
             target_mean=tensors["target_mean"].numpy(),
             seen=tensors["seen"].numpy(),
             scorecard=scores,
+            calibration=confidence.from_tensors(config["confidence"], measures) if measures else None,
             **{
                 key: config[key]
                 for key in ("method", "objective", "input_norm", "output_norm", "settings", "split", "provenance")

@@ -13,6 +13,7 @@ import torch
 
 import repstitch
 from repstitch.checks import check
+from repstitch.confidence import LEAST_ROWS, calibrate, evaluate
 from repstitch.curve import check_enough, draw_curve
 from repstitch.embeddings import read
 from repstitch.errors import InputError
@@ -64,8 +65,9 @@ def train(
     `procrustes`, `canonical`, `linear`, `mlp` or `auto`, which tries them all and lets the simpler win within one
     standard error; every choice is made on validation rows for the `objective` (`match`: find the counterpart,
     `neighbours`: keep the neighbours, `reconstruction`: least error). The scorecard is taken on test rows. With
-    `refit_on_all` the chosen map is then fitted once more on all pairs, and the card says so. With `learning_curve` the
-    card also tells how scores grow with the number of training pairs, and whether more would pay.
+    `refit_on_all` the chosen map is then fitted once more on all pairs, and the card says so; the calibration of its
+    confidence stays the one taken before. With `learning_curve` the card also tells how scores grow with the number of
+    training pairs, and whether more would pay.
 
     Rows are translated at unit length; `output_norm` "unit" or "none" says what comes out, by default what the target's
     card says ("none" only where it states that rows are not normalised). `retention` and `first_stage` are the
@@ -111,6 +113,13 @@ def train(
     card = _proof(map, X[held].cpu(), Y[held].cpu(), Y[parts.train].cpu(), output_norm, thresholds, near)
     if not len(parts.test) and np.isin(held, parts.select).any():
         held_name = "validation pairs that also chose the map"
+    chose, unseen = ((X[rows], Y[rows]) for rows in (parts.select, parts.calibrate))
+    measures = calibrate(chosen.map, problem.decomposition, chose, unseen, Y[parts.train])
+    if measures is None:
+        found.notes.append(f"Fewer than {LEAST_ROWS} validation pairs in either half, so confidence is not calibrated.")
+    elif len(parts.test):
+        others = (chose[1], unseen[1], Y[parts.train])
+        card["confidence"] = evaluate(measures, chosen.map, X[parts.test], Y[parts.test], others)
     card |= {
         "held_out": held_name,
         "spectrum": shared_spectrum(problem.decomposition, X[held], Y[held], seed=seed) if len(held) >= 4 else None,
@@ -153,6 +162,7 @@ def train(
         split={"shares": list(split_shares), "seed": split_seed, "group": _group_name(group)},
         provenance=_provenance(pairs, parts),
         scorecard=card,
+        calibration=None if measures is None else measures.to("cpu"),
     )
 
 

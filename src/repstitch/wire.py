@@ -69,6 +69,8 @@ def read_json(body: bytes | bytearray) -> dict[str, Any]:
             raise MalformedError(f"`{name[:NAME_LENGTH]}` is not a field; known are {', '.join(FIELDS)}.", None)
         if name in NAMES:
             check_name(name, value)
+        if name in FLAGS and not isinstance(value, bool):
+            raise MalformedError(f"`{name}` must be true or false; got {_kind(value)}.", name)
     encoding = fields.get("encoding_format", "float")
     if not isinstance(encoding, str) or encoding not in ENCODINGS:
         shown = repr(encoding[:NAME_LENGTH]) if isinstance(encoding, str) else _kind(encoding)
@@ -83,6 +85,13 @@ def check_name(param: str, value: Any) -> None:
         raise MalformedError(f"`{param}` must be a name; got {_kind(value)}.", param)
     if not value or len(value) > NAME_LENGTH:
         raise MalformedError(f"`{param}` must have 1 to {NAME_LENGTH} characters; got {len(value)}.", param)
+
+
+def read_flag(param: str, value: str) -> bool:
+    """The value of a flag in a query string."""
+    if value not in SAID:
+        raise MalformedError(f"`{param}` must be true or false; got {value[:NAME_LENGTH]!r}.", param)
+    return SAID[value]
 
 
 def read_embedding(embedding: Any, dim: int) -> tuple[np.ndarray, bool]:
@@ -180,7 +189,9 @@ def _to_base64(rows: np.ndarray) -> str:
 
 
 NAMES = ("source", "target", "stitcher")
-FIELDS = ("embedding", *NAMES, "encoding_format")
+FLAGS = ("confidence",)
+FIELDS = ("embedding", *NAMES, *FLAGS, "encoding_format")
+SAID = {"true": True, "false": False}
 NUMBERS = {int, float}
 KINDS = {
     dict: "an object",

@@ -8,6 +8,7 @@ import time
 import httpx
 import numpy as np
 import pytest
+from helpers import confidence
 from serving import make_rows, make_stitcher
 from starlette.testclient import TestClient
 
@@ -167,6 +168,97 @@ def test_translating_leaves_torch_nothing_to_warn_about(client, recwarn):
     post_rows(client, make_rows(1))
     client.post(URL, json={"embedding": b64(make_rows(1))})
     assert not [warning for warning in recwarn if "writable" in str(warning.message)]
+
+
+# --- confidence -------------------------------------------------------------------------------------------------------
+
+SURE = "/v1/translate?source=sure&target=new"
+MEASURES = ["p_match@500", "cosine_lower", "p_typical", "shared", "distance"]
+
+
+@pytest.fixture
+def sure(folder) -> tuple[TestClient, Stitcher]:
+    stitcher = make_stitcher("sure", calibration=confidence(6, pool=500))
+    stitcher.save(folder / "sure-to-new")
+    registry = Registry(folder)
+    registry.refresh()
+    return client_of(registry), stitcher
+
+
+@pytest.mark.parametrize("n", [1, INLINE_ROWS + 1, 2500])
+def test_confidence_comes_as_columns_behind_each_row(sure, n):
+    client, stitcher = sure
+    rows = make_rows(n)
+    response = post_rows(client, rows, SURE + "&confidence=true")
+    found = read_rows(response, 4 + len(MEASURES))
+    assert np.allclose(found[:, :4], stitcher.translate(rows), atol=1e-6)
+    assert np.allclose(found[:, 4:].T, list(stitcher.confidence(rows).values()), rtol=1e-3)
+    assert response.headers["x-confidence"].split(",") == MEASURES
+    assert (response.headers["x-dim"], response.headers["x-rows"]) == ("4", str(n))
+
+
+@pytest.mark.parametrize("where", ["query", "body", "both"])
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_confidence_comes_as_lists_in_json(sure, where, encoding):
+    client, stitcher = sure
+    rows = make_rows(3)
+    body = {"embedding": rows.tolist(), "encoding_format": encoding}
+    body |= {} if where == "query" else {"confidence": True}
+    answer = client.post(SURE + ("" if where == "body" else "&confidence=true"), json=body).json()
+    assert list(answer["confidence"]) == MEASURES
+    for name, values in stitcher.confidence(rows).items():
+        assert np.allclose(answer["confidence"][name], values, rtol=1e-3)
+    found = answer["embedding"]
+    vectors = np.frombuffer(base64.b64decode(found), "<f4").reshape(3, 4) if encoding == "base64" else found
+    assert np.allclose(vectors, stitcher.translate(rows), atol=1e-6)
+    assert answer["dim"] == 4
+
+
+def test_confidence_of_one_vector_is_one_number_a_measure(sure):
+    client, stitcher = sure
+    rows = make_rows(1)
+    answer = client.post(SURE, json={"embedding": rows[0].tolist(), "confidence": True}).json()
+    expected = {name: pytest.approx(float(values[0]), rel=1e-3) for name, values in stitcher.confidence(rows).items()}
+    assert answer["confidence"] == expected
+    assert len(answer["embedding"]) == 4
+
+
+@pytest.mark.parametrize("asked", ["", "&confidence=false"])
+def test_confidence_is_left_out_unless_it_is_asked_for(sure, asked):
+    client, _ = sure
+    response = post_rows(client, make_rows(3), SURE + asked)
+    assert read_rows(response).shape == (3, 4)
+    assert "x-confidence" not in response.headers
+    assert "confidence" not in client.post(SURE + asked, json={"embedding": [1.0] * 6}).json()
+
+
+def test_confidence_of_a_stitcher_without_calibration_is_409(client):
+    message = "The stitcher 'old-to-new' has no calibration, so it cannot tell confidence; ask without it"
+    refused(post_rows(client, make_rows(1), URL + "&confidence=true"), 409, message, "confidence")
+    refused(client.post(URL, json={"embedding": [1.0] * 6, "confidence": True}), 409, message, "confidence")
+    assert post_rows(client, make_rows(1), URL + "&confidence=false").status_code == 200
+
+
+@pytest.mark.parametrize("value", ["1", "True", "", "yes", "true%20"])
+def test_a_confidence_that_is_neither_true_nor_false_is_400(sure, value):
+    response = post_rows(sure[0], make_rows(1), f"{SURE}&confidence={value}")
+    refused(response, 400, "`confidence` must be true or false; got", "confidence")
+
+
+@pytest.mark.parametrize("value", [1, "true", None, [True]])
+def test_a_confidence_in_json_that_is_no_boolean_is_400(sure, value):
+    response = sure[0].post(SURE, json={"embedding": [1.0] * 6, "confidence": value})
+    refused(response, 400, "`confidence` must be true or false; got", "confidence")
+
+
+def test_confidence_asked_for_in_the_query_and_not_in_the_body_is_refused(sure):
+    response = sure[0].post(SURE + "&confidence=true", json={"embedding": [1.0] * 6, "confidence": False})
+    refused(response, 400, "`confidence` is True in the query and False in the body; give it once", "confidence")
+
+
+def test_rows_that_cannot_be_translated_have_no_confidence_either(sure):
+    response = post_rows(sure[0], np.zeros((2, 6)), SURE + "&confidence=true")
+    refused(response, 422, "must have a direction; 2 of 2 rows", "embedding")
 
 
 # --- refusing what cannot be read or used -----------------------------------------------------------------------------

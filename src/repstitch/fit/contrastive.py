@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 MONITOR = "val_score"
 LOG_SCALE_RATE = 3e-3
-RATES = {"match": 0.1, "neighbours": 0.03, "reconstruction": 0.03}
+RATES = {"match": 0.2, "neighbours": 0.03, "reconstruction": 0.03}
 
 
 @dataclass(frozen=True)

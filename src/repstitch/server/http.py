@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
@@ -92,12 +92,14 @@ def refresh(registry: Registry) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A stitcher as requests meet it: its name and version, and the headers that every reply of it carries."""
+    """A stitcher as requests meet it: its name and version, the headers that every reply of it carries, and what
+    its confidence measures (nothing, where it was not calibrated)."""
 
     name: str
     stitcher: Stitcher
     version: str
     headers: tuple[tuple[bytes, bytes], ...]
+    measures: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,20 +159,24 @@ class Translate:
         query = read_query(scope["query_string"])
         if ask.body == OCTETS:
             served = self._resolve(query)  # before the body, so that a misspelt name costs no upload
+            measures = wanted(served, query)
             body = await read_body(receive, ask.length, self.settings.max_body_bytes)
             rows, single, encoding = wire.rows_from_bytes(body, served.stitcher.source.dim), False, "float"
         else:
             body = await read_body(receive, ask.length, self.settings.max_body_bytes)
             inline = len(body) <= INLINE_JSON_BYTES
             fields = await self._run(inline, wire.read_json, body)
-            served = self._resolve(merge(query, fields))
+            names = merge(query, fields)
+            served = self._resolve(names)
+            measures = wanted(served, names)
             embedding = fields["embedding"]
             encoding = fields.get("encoding_format") or ("base64" if isinstance(embedding, str) else "float")
             rows, single = await self._run(inline, wire.read_embedding, embedding, served.stitcher.source.dim)
         check_rows(len(rows), self.settings.max_rows)
         stop = threading.Event()
         try:
-            return await self._run(len(rows) <= INLINE_ROWS, reply, served, rows, single, encoding, ask.reply, stop)
+            asked = (served, rows, measures, single, encoding, ask.reply, stop)
+            return await self._run(len(rows) <= INLINE_ROWS, reply, *asked)
         finally:
             stop.set()
 
@@ -179,7 +185,7 @@ class Translate:
             return work(*args)
         return await asyncio.get_running_loop().run_in_executor(self.thread, work, *args)
 
-    def _resolve(self, names: dict[str, str]) -> Served:
+    def _resolve(self, names: dict[str, Any]) -> Served:
         """The stitcher for these names; remembered until the registry changes."""
         if self.registry.state is not self._state:
             self._state = self.registry.state
@@ -209,29 +215,50 @@ def resolve(registry: Registry, source: str | None, target: str | None, name: st
         (b"x-stitcher", quote(name).encode()),
         (b"x-stitcher-version", stitcher.version.encode()),
     )
-    return Served(name, stitcher, stitcher.version, headers)
+    measures = () if stitcher.calibration is None else stitcher.calibration.names
+    return Served(name, stitcher, stitcher.version, headers, measures)
+
+
+def wanted(served: Served, names: dict[str, Any]) -> tuple[str, ...]:
+    """The measures of confidence to give; 409 when they are asked of a stitcher that was not calibrated."""
+    if not names.get("confidence"):
+        return ()
+    if not served.measures:
+        message = f"The stitcher {served.name!r} has no calibration, so it cannot tell confidence; ask without it."
+        raise Refusal(409, message, "confidence")
+    return served.measures
 
 
 def reply(
-    served: Served, rows: np.ndarray, single: bool, encoding: str, form: str, stop: threading.Event
+    served: Served,
+    rows: np.ndarray,
+    measures: tuple[str, ...],
+    single: bool,
+    encoding: str,
+    form: str,
+    stop: threading.Event,
 ) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Translate rows and write them down: the headers and the body of the answer."""
     try:
-        translated = translate(served.stitcher, rows, stop)
+        translated = translate(served.stitcher, rows, measures, stop)
     except InputError as error:
         raise wire.UnusableError(wire.faults(rows) or str(error)) from None
     if form == OCTETS:
         body = wire.rows_to_bytes(translated)
     else:
+        dim = served.stitcher.target.dim
         answer = {
-            "embedding": wire.write_embedding(translated, single, encoding),
+            "embedding": wire.write_embedding(translated[:, :dim], single, encoding),
             "source": served.stitcher.source.name,
             "target": served.stitcher.target.name,
             "stitcher": served.name,
             "version": served.version,
             "rows": len(rows),
-            "dim": served.stitcher.target.dim,
+            "dim": dim,
         }
+        if measures:
+            columns = dict(zip(measures, translated.T[dim:], strict=True))
+            answer["confidence"] = {k: v[0] if single else np.ascontiguousarray(v) for k, v in columns.items()}
         body = wire.write_json(answer)
     headers = [
         (b"content-type", form.encode()),
@@ -239,20 +266,32 @@ def reply(
         (b"x-rows", b"%d" % len(rows)),
         *served.headers,
     ]
+    if measures and form == OCTETS:
+        headers.append((b"x-confidence", ",".join(measures).encode()))
     return headers, body
 
 
-def translate(stitcher: Stitcher, rows: np.ndarray, stop: threading.Event) -> np.ndarray:
-    """Rows through a stitcher, in chunks; between two of them, one that nobody waits for any more is given up."""
+def translate(stitcher: Stitcher, rows: np.ndarray, measures: tuple[str, ...], stop: threading.Event) -> np.ndarray:
+    """Rows through a stitcher, a column for each measure behind them, in chunks.
+
+    Between two chunks, a request that nobody waits for any more is given up.
+    """
+    work = partial(measured, stitcher) if measures else stitcher.translate
     if len(rows) <= CHUNK_ROWS:
-        return np.asarray(stitcher.translate(rows))
-    translated = np.empty((len(rows), stitcher.target.dim), dtype=np.float32)
+        return np.asarray(work(rows))
+    translated = np.empty((len(rows), stitcher.target.dim + len(measures)), dtype=np.float32)
     for start in range(0, len(rows), CHUNK_ROWS):
         if stop.is_set():
             break
         here = slice(start, start + CHUNK_ROWS)
-        translated[here] = stitcher.translate(rows[here])
+        translated[here] = work(rows[here])
     return translated
+
+
+def measured(stitcher: Stitcher, rows: np.ndarray) -> np.ndarray:
+    """Translated rows with their confidence: one float32 column a measure, behind the vectors."""
+    translated, confidence = stitcher.translate_with_confidence(rows)
+    return np.column_stack([translated, *confidence.values()])
 
 
 # --- what a request says ----------------------------------------------------------------------------------------------
@@ -313,29 +352,32 @@ def _quality(form: str, wanted: dict[str, float]) -> float:
 
 
 @lru_cache(maxsize=1024)
-def read_query(query: bytes) -> dict[str, str]:
-    """The names in a query string, which must not be changed; 400 on what is unknown, repeated or no name."""
+def read_query(query: bytes) -> dict[str, Any]:
+    """The names and flags in a query string, not to be changed; 400 on what is unknown, repeated or of no sense."""
     if len(query) > QUERY_BYTES:
         raise wire.MalformedError(f"The query may have at most {QUERY_BYTES} bytes; got {len(query)}.")
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:
         raise wire.MalformedError("The query must be percent-encoded UTF-8.") from None
-    names: dict[str, str] = {}
+    names: dict[str, Any] = {}
     for param, value in pairs:
-        if param not in wire.NAMES:
-            raise wire.MalformedError(f"`{param}` is not a parameter; known are {', '.join(wire.NAMES)}.")
+        if param not in PARAMS:
+            raise wire.MalformedError(f"`{param}` is not a parameter; known are {', '.join(PARAMS)}.")
         if param in names:
             raise wire.MalformedError(f"`{param}` must be given once.", param)
-        wire.check_name(param, value)
-        names[param] = value
+        if param in wire.FLAGS:
+            names[param] = wire.read_flag(param, value)
+        else:
+            wire.check_name(param, value)
+            names[param] = value
     return names
 
 
-def merge(query: dict[str, str], fields: dict[str, Any]) -> dict[str, str]:
-    """The names of a JSON request, given in its body or its query; 400 when the two disagree."""
+def merge(query: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """The names and flags of a JSON request, given in its body or its query; 400 when the two disagree."""
     names = dict(query)
-    for param in wire.NAMES:
+    for param in PARAMS:
         if param in fields and names.setdefault(param, fields[param]) != fields[param]:
             raise wire.MalformedError(
                 f"`{param}` is {names[param]!r} in the query and {fields[param]!r} in the body; give it once.", param
@@ -455,6 +497,7 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 FORMATS = (OCTETS, JSON)
+PARAMS = (*wire.NAMES, *wire.FLAGS)
 HEADLINE = ("recall@1", "recall@10")
 FAILED = "The request failed in the service, not because of what was sent; its log says where."
 STATUSES = {wire.MalformedError: 400, NotFoundError: 404, ConflictError: 409, InputError: 422}
