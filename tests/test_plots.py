@@ -51,8 +51,8 @@ def full(n: int = 60) -> dict:
         "above": 2,
         "directions": 4,
     }
-    bins = [{"predicted": 0.2, "observed": 0.25, "count": 5}, {"predicted": 0.5, "observed": 0.0, "count": 0}]
-    return card | {"confidence": {"ece": 0.05, "bins": bins}}
+    bins = [{"predicted": 0.2, "observed": 0.25, "n": 5}, {"predicted": 0.5, "observed": 0.4, "n": 5}]
+    return card | {"confidence": {"ece": 0.05, "bins": bins, "n": 10, "pool": 1000}}
 
 
 def test_a_whole_card_has_five_panels_with_its_own_numbers():
@@ -66,7 +66,7 @@ def test_a_whole_card_has_five_panels_with_its_own_numbers():
         assert f"{use}: {card[use]['verdict']['verdict']}" in references.get_legend_handles_labels()[1]
     assert np.asarray(spectrum.lines[0].get_ydata()).tolist() == [0.9, 0.5, 0.1]
     assert levels(spectrum)[1] == 0.2
-    assert np.asarray(confidence.collections[0].get_offsets()).tolist() == [[0.2, 0.25]]
+    assert np.asarray(confidence.collections[0].get_offsets()).tolist() == [[0.2, 0.25], [0.5, 0.4]]
     assert heights(hubness) == [card["hubness_native"], card["query"]["hubness_skew"], card["corpus"]["hubness_skew"]]
 
 

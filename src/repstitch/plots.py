@@ -142,22 +142,21 @@ def plot_spectrum(axes: Axes, spectrum: Mapping) -> Axes:
 
 
 def plot_confidence(axes: Axes, confidence: Mapping) -> Axes:
-    """How often a confidence comes true: predicted against observed, a dot a bin, larger where it holds more rows."""
-    bins = [b for b in confidence["bins"] if b["count"]]
-    most = max((b["count"] for b in bins), default=1)
+    """How often a match comes true: predicted against observed, a dot for each bin of equally many held-out rows."""
+    bins = confidence["bins"]
     axes.plot([0, 1], [0, 1], color="black", lw=1, ls="--", label="as often as said")
     axes.scatter(
         [b["predicted"] for b in bins],
         [b["observed"] for b in bins],
-        [15 + 85 * b["count"] / most for b in bins],
+        45,
         color=GREEN,
         zorder=3,
-        label="held-out rows",
+        label=f"a tenth of {confidence['n']} held-out rows",
     )
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("confidence", fontsize=9)
-    axes.set_ylabel("share that came true")
+    axes.set_xlabel(f"p_match@{confidence['pool']}", fontsize=9)
+    axes.set_ylabel("share found in the first ten")
     axes.set_title(f"Confidence: calibration error {confidence['ece']:.3f}", fontsize=10)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
     return axes

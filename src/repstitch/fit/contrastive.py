@@ -25,14 +25,13 @@ from tqdm import tqdm
 from repstitch.errors import InputError, one_line
 from repstitch.fit.closed_form import Decomposition
 from repstitch.fit.judge import Judge
-from repstitch.fit.losses import LOSSES, Batch, native_scale
+from repstitch.fit.losses import LOSSES, Batch, Loss, native_scale
 from repstitch.maps import AffineMap, Map, ResidualMLP
 
 log = logging.getLogger(__name__)
 
 MONITOR = "val_score"
 LOG_SCALE_RATE = 3e-3
-RATES = {"match": 0.2, "neighbours": 0.03, "reconstruction": 0.03}
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Recipe:
     rows, and the best run is kept: a softer start pays where the closed form has learned its training rows by heart.
     `gallery` bounds the targets each row is compared with; up to that many pairs, it is all of them. `learning_rate` is
     relative to the size (root mean square) that each tensor has at the start, so that it suits any space; None takes
-    the objective's own: where the closed form is nearly the best there is, larger steps only lose it. `devices`,
+    the loss's own: where the closed form is nearly the best there is, larger steps only lose it. `devices`,
     `strategy` and `accelerator` go to the Lightning Trainer as they are. With `checkpoints`, a folder, a stopped run
     goes on from its last epoch and ends where it would have ended; a run on other pairs or with other settings starts
     anew.
@@ -175,16 +174,18 @@ class RefineModule(L.LightningModule):
     and a random draw of the others.
     """
 
-    def __init__(self, refiner: Refiner, X: Tensor, Y: Tensor, judge: Judge, temperature: float, recipe: Recipe):
+    def __init__(
+        self, refiner: Refiner, X: Tensor, Y: Tensor, judge: Judge, temperature: float, recipe: Recipe, loss: Loss
+    ):
         super().__init__()
-        self.refiner, self.judge, self.recipe = refiner, judge, recipe
+        self.refiner, self.judge, self.recipe, self.minimised = refiner, judge, recipe, loss
         # Squared error has no temperature, and DDP waits for the gradient of every parameter that could have one.
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), judge.objective != "reconstruction")
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), loss.temperature != "none")
         # Plain attributes, not buffers: DDP would broadcast buffers at every step, checkpoints would hold the data.
         self.X, self.Y, self.gallery = X, Y, F.normalize(Y, dim=1)
         self.copies = torch.unique(Y, dim=0, return_inverse=True)[1]
         self.unique_targets = len(torch.unique(self.copies)) == len(self.copies)
-        self.native = native_scale(self.gallery) if judge.objective == "neighbours" else 1.0
+        self.native = native_scale(self.gallery) if loss.temperature == "native" else 1.0
 
     def on_fit_start(self) -> None:
         self.X, self.Y, self.gallery, self.copies = (
@@ -221,7 +222,7 @@ class RefineModule(L.LightningModule):
             alike = self.copies[rows, None] == copies
             alike[here, own] = False
         scale = self.log_scale.exp().clamp(max=1000.0)
-        return LOSSES[self.judge.objective](Batch(predicted, self.Y[rows], gallery, own, alike, scale, self.native))
+        return self.minimised.of(Batch(predicted, self.Y[rows], gallery, own, alike, scale, self.native))
 
     def validation_step(self, _batch: Tensor) -> None:
         try:
@@ -234,7 +235,7 @@ class RefineModule(L.LightningModule):
         recipe = self.recipe
         size = {name: float(p.detach().square().mean().sqrt()) for name, p in self.refiner.named_parameters()}
         size |= {"bias": size["weight"], "out": size["weight"]}  # they add to what the weight gives, and may be zero
-        rate = recipe.learning_rate or RATES[self.judge.objective]
+        rate = recipe.learning_rate or self.minimised.rate
         groups = [{"params": [p], "lr": rate * size[name]} for name, p in self.refiner.named_parameters()]
         optimizer = torch.optim.AdamW([*groups, {"params": [self.log_scale], "lr": LOG_SCALE_RATE}], weight_decay=0.0)
         steps = recipe.epochs * len(Batches(len(self.Y), self.trainer.datamodule))  # type: ignore[attr-defined]
@@ -278,39 +279,48 @@ class Refined:
 
 
 def refine(
-    X: Tensor, Y: Tensor, start: AffineMap, decomposition: Decomposition, judge: Judge, recipe: Recipe
+    X: Tensor,
+    Y: Tensor,
+    start: AffineMap,
+    decomposition: Decomposition,
+    judge: Judge,
+    recipe: Recipe,
+    loss: Loss | None = None,
 ) -> Refined:
     """Refine `start` on pairs X (n, d_source), Y (n, d_target) and return the best epoch by the judge.
+
+    `loss` is what is minimised, by default what suits the judge's objective.
 
     Never worse than the start on the judge's rows: an epoch that beats nothing is not kept. With `stop_after` the map
     after that many epochs is returned whatever its score, for refits. The same seed gives the same map on one machine.
     """
+    loss = loss or LOSSES[judge.objective]
     base, multiples = judge.temperature(start), recipe.temperatures
-    if judge.objective != "match":  # the native rows say how sharp, or nothing needs to be
+    if loss.temperature != "held out":
         base, multiples = 1 / native_scale(F.normalize(Y, dim=1)), (1.0,)
     best = Refined(start, judge.score(start), 0, base)
     for multiple in multiples:
-        run = _run(X, Y, start, decomposition, judge, base * multiple, recipe)
+        run = _run(X, Y, start, decomposition, judge, base * multiple, recipe, loss)
         if recipe.stop_after is not None or run.score > best.score:
             best = run
     return best
 
 
-def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe) -> Refined:
+def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe, loss: Loss) -> Refined:
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(recipe.seed)
         kind = "mlp" if recipe.width else "linear"
         place = recipe.checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
-        folder = Path(place) / f"{kind}-{_job(X, Y, judge, temperature, recipe)}"
+        folder = Path(place) / f"{kind}-{_job(X, Y, judge, temperature, recipe, loss)}"
         last, done = folder / "last.ckpt", folder / "done"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"`checkpoints` must be a folder that can be written to: {one_line(error)}") from None
         if not done.exists():
-            module = RefineModule(Refiner(start, decomposition, recipe), X, Y, judge, temperature, recipe)
+            module = RefineModule(Refiner(start, decomposition, recipe), X, Y, judge, temperature, recipe, loss)
             trainer = _trainer(folder, kind, recipe)
             try:
                 trainer.fit(
@@ -380,9 +390,17 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def _job(X: Tensor, Y: Tensor, judge: Judge, temperature: float, recipe: Recipe) -> str:
-    """What a run is made from, as a short hash: the recipe, the objective and the rows."""
-    said = (f"{temperature:.5f}", judge.objective, replace(recipe, checkpoints=None), X.shape, Y.shape)
+def _job(X: Tensor, Y: Tensor, judge: Judge, temperature: float, recipe: Recipe, loss: Loss) -> str:
+    """What a run is made from, as a short hash: the recipe, the objective, the loss and the rows."""
+    said = (
+        f"{temperature:.5f}",
+        judge.objective,
+        loss.of.__name__,
+        loss.rate,
+        replace(recipe, checkpoints=None),
+        X.shape,
+        Y.shape,
+    )
     digest = hashlib.blake2b(repr(said).encode(), digest_size=6)
     for rows in (X, Y, judge.X, judge.Y):
         digest.update(rows.contiguous().cpu().numpy().tobytes())

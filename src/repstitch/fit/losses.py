@@ -88,4 +88,22 @@ def native_scale(gallery: Tensor) -> float:
     return scale
 
 
-LOSSES: dict[str, Callable[[Batch], Tensor]] = {"match": contrast, "neighbours": distil, "reconstruction": squared}
+@dataclass(frozen=True)
+class Loss:
+    """A loss of batches, the learning rate that suits it (see `contrastive.Recipe`), and its temperature.
+
+    `temperature` says where that starts: "held out", where the start predicts held-out counterparts best; "native",
+    where the native similarities spread over a few neighbours; "none" for a loss without one.
+    """
+
+    of: Callable[[Batch], Tensor]
+    rate: float
+    temperature: str
+
+
+# What won for each objective, from one start on real pairs: benchmarks/results/losses.md.
+LOSSES = {
+    "match": Loss(contrast, 0.2, "held out"),
+    "neighbours": Loss(distil, 0.03, "native"),
+    "reconstruction": Loss(squared, 0.03, "none"),
+}

@@ -1,0 +1,198 @@
+"""What refinement should minimise: `python benchmarks/losses.py`. Prints the table and keeps it in results/.
+
+Every loss refines the same closed form (canonical: source whitened, power a half, the target's variance) as a linear
+map on the same training rows, ten epochs, at two learning rates. After each epoch the map is judged on the selecting
+rows by each objective; the best epoch and rate by an objective is what the loss reaches for it, and is scored on test
+rows. So no loss is at a disadvantage from a rate, a temperature or a stopping point that suits another.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import header, markdown
+from real_pairs import PAIRS, load
+from torch import Tensor
+from torch.nn import functional as F
+
+from repstitch.fit.closed_form import affine, canonical
+from repstitch.fit.contrastive import Recipe, refine
+from repstitch.fit.judge import OBJECTIVES, Judge
+from repstitch.fit.losses import Batch, Loss, contrast, distil, squared
+from repstitch.fit.select import Problem
+from repstitch.metrics.neighbours import knn, overlap
+from repstitch.metrics.retrieval import ranks, recall
+from repstitch.pairs import Pairs, split
+from repstitch.stitcher import normalise
+
+RESULTS = Path(__file__).parent / "results"
+RATES = (0.03, 0.2)
+EPOCHS = 10
+SHOWN = {"match": "recall@1", "neighbours": "overlap@10", "reconstruction": "r2"}
+
+
+def _similarities(batch: Batch) -> Tensor:
+    similar = F.normalize(batch.bare, dim=1) @ batch.gallery.T * batch.scale
+    return similar if batch.alike is None else similar.masked_fill(batch.alike, -torch.inf)
+
+
+def one_way(batch: Batch) -> Tensor:
+    """InfoNCE from the translated row to the targets only."""
+    return F.cross_entropy(_similarities(batch), batch.own)
+
+
+def in_batch(batch: Batch) -> Tensor:
+    """Symmetric InfoNCE among the counterparts of the batch, as CLIP is trained."""
+    logits = _similarities(batch)[:, batch.own]
+    return (F.cross_entropy(logits, batch.here) + F.cross_entropy(logits.T, batch.here)) / 2
+
+
+def hard_negatives(batch: Batch) -> Tensor:
+    """InfoNCE against the 64 most similar wrong targets alone."""
+    logits = _similarities(batch)
+    own = logits.gather(1, batch.own[:, None])
+    wrong = logits.scatter(1, batch.own[:, None], -torch.inf)
+    hardest = wrong.topk(min(64, logits.shape[1] - 1), dim=1).values
+    return F.cross_entropy(torch.cat([own, hardest], dim=1), torch.zeros_like(batch.own))
+
+
+def queue(batch: Batch) -> Tensor:
+    """InfoNCE against a random memory of 1,024 targets: the targets do not move, so no older copies are needed."""
+    keep = torch.randperm(len(batch.gallery), device=batch.own.device)[:1024]
+    logits = _similarities(batch)
+    own = logits.gather(1, batch.own[:, None])
+    others = logits.scatter(1, batch.own[:, None], -torch.inf)[:, keep]
+    return F.cross_entropy(torch.cat([own, others], dim=1), torch.zeros_like(batch.own))
+
+
+def cosine(batch: Batch) -> Tensor:
+    """One minus the cosine to the counterpart."""
+    return 1 - F.cosine_similarity(batch.bare, batch.targets).mean()
+
+
+def both(batch: Batch) -> Tensor:
+    """InfoNCE and listwise distillation, as much of each."""
+    return contrast(batch) + distil(batch)
+
+
+LOSSES = {
+    "InfoNCE, both ways, all targets": (contrast, "held out", (1.0,)),
+    "the same, 2.5 times as soft": (contrast, "held out", (2.5,)),
+    "InfoNCE, one way": (one_way, "held out", (1.0,)),
+    "InfoNCE in the batch (512)": (in_batch, "held out", (1.0,)),
+    "InfoNCE, 64 hardest negatives": (hard_negatives, "held out", (1.0,)),
+    "InfoNCE, memory of 1,024": (queue, "held out", (1.0,)),
+    "listwise distillation": (distil, "native", (1.0,)),
+    "InfoNCE + distillation": (both, "native", (1.0,)),
+    "cosine": (cosine, "none", (1.0,)),
+    "squared error": (squared, "none", (1.0,)),
+}
+
+
+@dataclass(frozen=True)
+class Jury(Judge):
+    """Judges each map by every objective and keeps the best by each; early stopping never comes into it."""
+
+    best: dict = field(default_factory=dict)
+
+    def score(self, map) -> float:
+        for objective in OBJECTIVES:
+            score = float(replace(self, objective=objective).rows(map).mean())
+            if objective not in self.best or score > self.best[objective][0]:
+                self.best[objective] = score, map
+        return float(len(self.best))
+
+
+def test_scores(map, X: Tensor, Y: Tensor) -> dict:
+    with torch.inference_mode():
+        translated = map(X)
+    native = knn(Y, Y, 10, own=True)
+    return {
+        "recall@1": recall(ranks(translated, Y), 1),
+        "overlap@10": float(overlap(knn(translated, Y, 10, own=True), native).mean()),
+        "r2": float(1 - (translated - Y).square().sum() / (Y - Y.mean(0)).square().sum()),
+    }
+
+
+def measure(pairs: Pairs, seed: int) -> dict:
+    """Test scores by loss and objective, and of the start."""
+    X, Y = (normalise(torch.from_numpy(side), "unit") for side in (pairs.X, pairs.Y))
+    parts = split(pairs, seed=seed)
+    judge = Judge("match", X[parts.select], Y[parts.select], Y[parts.train])
+    problem = Problem(X[parts.train], Y[parts.train], judge)
+    d = problem.decomposition
+    start = affine(d.moments, canonical(d, 0.1, None).weight(0.5), 1.0)
+    found = {"the closed form": dict.fromkeys(OBJECTIVES, test_scores(start, X[parts.test], Y[parts.test]))}
+    for name, (of, temperature, multiples) in LOSSES.items():
+        best: dict = {}
+        for rate in RATES:
+            jury = Jury("match", judge.X, judge.Y, judge.distractors)
+            recipe = Recipe(epochs=EPOCHS, patience=EPOCHS, temperatures=multiples, seed=seed, accelerator="cpu")
+            refine(problem.X, problem.Y, start, d, jury, recipe, Loss(of, rate, temperature))
+            for objective, (score, map) in jury.best.items():
+                if objective not in best or score > best[objective][0]:
+                    best[objective] = score, map
+        found[name] = {o: test_scores(map, X[parts.test], Y[parts.test]) for o, (_, map) in best.items()}
+    return found
+
+
+def report(measured: dict[str, dict], seeds: int) -> str:
+    """A table for each objective: loss by pair, and the mean over pairs; the best of a column is bold."""
+    text = (
+        f"\nTest scores of a linear map (split seeds: {seeds}); epoch and learning rate chosen on validation rows by "
+        "the objective of the table.\n"
+    )
+    pairs = list(measured)
+    for objective, shown in SHOWN.items():
+        values = {name: [measured[p][name][objective][shown] for p in pairs] for name in ("the closed form", *LOSSES)}
+        columns = np.array(list(values.values()))
+        columns = np.column_stack([columns, columns.mean(1)])
+        top = columns.max(0)
+        rows = [
+            [name, *(f"**{v:.3f}**" if v >= t - 5e-4 else f"{v:.3f}" for v, t in zip(line, top, strict=True))]
+            for name, line in zip(values, columns, strict=True)
+        ]
+        text += f"\n## `{objective}`: {shown}\n\n" + markdown(["loss", *pairs, "mean"], rows)
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--pairs", nargs="*", default=list(PAIRS), choices=list(PAIRS))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--raw", type=Path, help="also keep every run's numbers, and take up what it already holds")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    kept = json.loads(args.raw.read_text()) if args.raw and args.raw.exists() else {}
+    runs: dict[str, list[dict]] = {}
+    for name in args.pairs:
+        pairs = load(PAIRS[name])
+        for seed in range(args.seeds):
+            key = f"{name}/{seed}"
+            if key not in kept:
+                kept[key] = measure(pairs, seed)
+                if args.raw:
+                    args.raw.write_text(json.dumps(kept))
+            runs.setdefault(name, []).append(kept[key])
+            print(key, file=sys.stderr, flush=True)
+    measured = {name: _mean(found) for name, found in runs.items()}
+    text = header("Losses, from one start", "python benchmarks/losses.py") + report(measured, args.seeds)
+    if args.pairs == list(PAIRS):
+        (RESULTS / "losses.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _mean(runs: list[dict]) -> dict:
+    return {
+        loss: {o: {s: float(np.mean([r[loss][o][s] for r in runs])) for s in SHOWN.values()} for o in OBJECTIVES}
+        for loss in runs[0]
+    }
+
+
+if __name__ == "__main__":
+    main()
