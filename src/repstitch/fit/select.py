@@ -98,7 +98,7 @@ def climb(axes: dict[str, tuple], starts: Iterable[dict], fit: Callable[[dict], 
             here = values.index(best.settings[name])
             around += [best.settings | {name: v} for v in values[max(0, here - 1) : here + 2] if v != values[here]]
         step = max(map(at, around), key=lambda c: c.score)
-        if step.score <= best.score:
+        if not step.score > best.score:  # nor where there is no score to compare
             break
         best = step
     return replace(best, tried=tuple((c.settings, c.score) for c in known.values()))
