@@ -70,9 +70,17 @@ class Problem:
         return decompose(moments((self.X, self.Y)))
 
     @cached_property
+    def procrustes(self) -> Candidate:
+        return tune_procrustes(self)
+
+    @cached_property
+    def canonical(self) -> Candidate:
+        return tune_canonical(self)
+
+    @property
     def start(self) -> Candidate:
-        """The closed form that refinement starts from: the best there is."""
-        return max((tune_canonical(self), tune_procrustes(self)), key=lambda c: c.score)
+        """The closed form that refinement starts from: the better one (ridge is canonical at power 1)."""
+        return max(self.canonical, self.procrustes, key=lambda c: c.score)
 
     def candidate(self, method: str, settings: dict, map: Map) -> Candidate:
         return Candidate(method, settings, map, self.judge.rows(map))
@@ -214,8 +222,8 @@ def refit(chosen: Candidate, X: Tensor, Y: Tensor, problem: Problem) -> Map:
 
 METHODS: dict[str, Callable[[Problem], Candidate]] = {
     "ridge": tune_ridge,
-    "procrustes": tune_procrustes,
-    "canonical": tune_canonical,
+    "procrustes": lambda problem: problem.procrustes,
+    "canonical": lambda problem: problem.canonical,
     "linear": lambda problem: tune_contrastive(problem, "linear"),
     "mlp": lambda problem: tune_contrastive(problem, "mlp"),
 }
