@@ -8,6 +8,7 @@ with OMP_NUM_THREADS=1 and `--threads 1`.
 
 import argparse
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -422,7 +423,7 @@ def failures(runs: Runs, name: str) -> str:
     for pair in runs.pairs:
         found = [runs.kept.get(f"{pair}/{seed}/{name}", {}) for seed in range(runs.seeds)]
         for message in {m for run in found for m in (*run.get("warnings", ()), run.get("failed")) if m}:
-            message = "".join("#" if c.isdigit() else c for c in message)
+            message = re.sub(r"\d[\d,.]*", "#", message)
             if pair not in said.setdefault(" ".join(message.split())[:100], []):
                 said[" ".join(message.split())[:100]].append(pair)
     return "".join(f' It said "{message}" on: {", ".join(pairs)}.' for message, pairs in said.items())
