@@ -32,7 +32,6 @@ format: $(SETUP)
 bench: $(SETUP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/fit.py
-	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/peers.py
 
 $(SETUP): pyproject.toml constraints.txt

@@ -47,7 +47,7 @@ def fitted(pairs: Pairs, seed: int, method: str) -> tuple[Map, Confidence, torch
 
 def unlike(source: str, target: str, ids: str | None, others: str, method: str) -> dict[str, float | None]:
     """AUROC of a low p_typical for rows unlike the training data against test rows, by kind."""
-    map, measures, X, _, _ = fitted(load(RealPair(source, target, None, ids)), 0, method)
+    map, measures, X, _, _ = fitted(load(RealPair(source, target, ids)), 0, method)
     random = torch.Generator().manual_seed(0)
     real = np.unique(read(DATA / others).vectors.astype(np.float32), axis=0)
     real = real[np.isfinite(real).all(1) & real.any(1)]

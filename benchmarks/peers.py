@@ -32,6 +32,7 @@ from repstitch.fit.judge import Judge
 from repstitch.fit.select import Problem, select
 from repstitch.metrics.neighbours import knn, overlap
 from repstitch.metrics.retrieval import ranks
+from repstitch.names import METHODS
 from repstitch.pairs import Pairs, split
 from repstitch.stitcher import normalise
 
@@ -391,6 +392,7 @@ def yes(met: bool) -> str:
 def report(runs: Runs) -> str:
     peers = [name for name in CONTENDERS if any(runs.of(pair, name) for pair in runs.pairs)]
     ours = [name for name in OURS if any(runs.of(pair, name) for pair in runs.pairs)]
+    each = [f"{name}: {method}" for name in ours for method in METHODS]
     costs = {name: runs.kept.get(f"cost/{name}", {}) for name in [*CONTENDERS, *OURS]}
     cost = [
         [name, f"{c['seconds']:.1f}", f"{c['mb']:.0f}"] if "mb" in c else [name, c["failed"], "–"]
@@ -400,8 +402,9 @@ def report(runs: Runs) -> str:
     notes = [f"- {name}: {contender.how}" + failures(runs, name) for name, contender in CONTENDERS.items()]
     return "\n".join(
         [
-            f"\nMeans over {runs.seeds} split seeds; the best of each pair is bold. A dash: no map, see the notes.\n",
-            *(table(runs, [*peers, *ours], what) for what in ("R@1", "R@10", "overlap@10")),
+            f"\nMeans over {runs.seeds} split seeds; the best of each pair is bold. `auto` chose from the methods "
+            "below it, each tuned for the same objective. A dash: no map, see the notes.\n",
+            *(table(runs, [*peers, *ours, *each], what) for what in ("R@1", "R@10", "overlap@10")),
             "## Bars\n\nDifferences are paired row by row. A row's differences are averaged over the seeds that test "
             "it, and the standard error is taken over distinct rows (over photos, for captions), so that a row counts "
             "once however many seeds test it; brackets are 95 % intervals. How the training rows fell is in them only "
