@@ -542,12 +542,12 @@ def test_control_c_exits_130_in_one_line(capsys, monkeypatch):
 
 
 def test_control_c_during_a_fit_exits_130_and_leaves_nothing(capsys, tmp_path, files, monkeypatch):
-    from repstitch.fit.contrastive import ContrastiveModule
+    from repstitch.fit.contrastive import RefineModule
 
     def stopped(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ContrastiveModule, "training_step", stopped)
+    monkeypatch.setattr(RefineModule, "training_step", stopped)
     out = tmp_path / "s"
     status, printed, err = run(capsys, "train", *files, "--out", out, "--method", "linear", "--device", "cpu")
     assert (status, printed, len(err)) == (130, "", 1)
