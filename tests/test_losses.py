@@ -14,7 +14,7 @@ from repstitch.names import OBJECTIVES
 
 
 def batch_of(bare, targets, rows=None, alike=None, scale: float = 20.0, native: float = 20.0) -> Batch:
-    """These translated rows against all targets; `rows` are the positions of their counterparts, by default the first."""
+    """These translated rows against all targets; `rows` are the positions of their counterparts (the first)."""
     bare, targets = (torch.as_tensor(np.asarray(side), dtype=torch.float32) for side in (bare, targets))
     own = torch.arange(len(bare)) if rows is None else torch.as_tensor(rows)
     return Batch(bare, targets[own], F.normalize(targets, dim=1), own, alike, torch.tensor(scale), native)

@@ -15,7 +15,6 @@ from repstitch.fit.contrastive import Recipe
 from repstitch.fit.judge import OBJECTIVES, TEMPERATURES, Judge
 from repstitch.fit.select import (
     CANONICAL,
-    GAINS,
     METHODS,
     PROCRUSTES,
     RIDGE,
