@@ -97,9 +97,7 @@ def climb(axes: dict[str, tuple], starts: Iterable[dict], fit: Callable[[dict], 
         for name, values in axes.items():
             here = values.index(best.settings[name])
             around += [best.settings | {name: v} for v in values[max(0, here - 1) : here + 2] if v != values[here]]
-        step = max(
-            [best, *map(at, around)], key=lambda c: c.score
-        )  # the first of equals: it stays where none is better
+        step = max([best, *map(at, around)], key=lambda c: c.score)  # of equals the first, so it stays
         if step is best:
             break
         best = step
