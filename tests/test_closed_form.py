@@ -8,14 +8,13 @@ from helpers import affine_image, gaussian, rotated, rotation, shared_latent, un
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import (
     FITS,
+    affine,
     canonical,
-    canonical_map,
     decompose,
     fit_canonical,
     fit_procrustes,
     fit_ridge,
-    ridge_path,
-    variance_gain,
+    ridge_weight,
 )
 from repstitch.moments import moments
 
@@ -77,25 +76,25 @@ def test_ridge_tends_to_the_constant_mean_as_the_penalty_grows():
 
 def test_ridge_predicts_less_and_less_variance_as_the_penalty_grows():
     X, Y, _, _ = affine_image(noise=0.5)
-    spread = [trace_of_prediction(map, X) for map in ridge_path(decompose(moments((X, Y))), [0, 1e-2, 0.1, 1, 10])]
+    m = moments((X, Y))
+    spread = [trace_of_prediction(fit_ridge(m, penalty), X) for penalty in (0, 1e-2, 0.1, 1, 10)]
     assert spread == sorted(spread, reverse=True)
 
 
-@pytest.mark.parametrize("match_variance", [False, True])
-def test_a_ridge_path_is_ridge_at_each_penalty(match_variance):
-    X, Y = shared_latent()
-    m, penalties = moments((X, Y)), [0.0, 1e-8, 1e-5, 1e-3, 0.1, 10.0]
-    for penalty, map in zip(penalties, ridge_path(decompose(m), penalties, match_variance), strict=True):
-        alone = fit_ridge(m, penalty, match_variance)
-        assert_map(map, alone.weight, alone.bias, 1e-5)
+@pytest.mark.parametrize("gain", [None, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("penalty", [0.0, 1e-8, 1e-5, 1e-3, 0.1, 10.0])
+def test_ridge_weights_from_a_shared_decomposition_are_those_of_ridge_alone(gain, penalty):
+    m = moments(shared_latent())
+    alone = fit_ridge(m, penalty, gain)
+    assert_map(affine(m, ridge_weight(decompose(m), penalty), gain), alone.weight, alone.bias, 1e-5)
 
 
-def test_ridge_needs_no_target_moments_unless_variance_is_matched():
+def test_ridge_needs_no_target_moments_unless_there_is_a_gain():
     X, Y = shared_latent()
     without = fit_ridge(moments((X, Y), yy=False), 0.1)
     assert_map(without, *normal_equations(X, Y, 0.1))
     with pytest.raises(InputError, match="taken without `yy`"):
-        fit_ridge(moments((X, Y), yy=False), 0.1, match_variance=True)
+        fit_ridge(moments((X, Y), yy=False), 0.1, gain=1.0)
 
 
 def test_a_negative_penalty_is_refused():
@@ -103,7 +102,7 @@ def test_a_negative_penalty_is_refused():
     with pytest.raises(InputError, match=r"`penalty` must not be negative; got -0.1"):
         fit_ridge(d.moments, -0.1)
     with pytest.raises(InputError, match=r"`penalty` must not be negative; got -0.1"):
-        ridge_path(d, [0.1, -0.1])
+        ridge_weight(d, -0.1)
 
 
 # --- procrustes -------------------------------------------------------------------------------------------------------
@@ -177,18 +176,18 @@ def test_no_rotation_fits_better_than_procrustes():
 
 
 @pytest.mark.parametrize("shrink_x", [0.0, 1e-3, 0.1, 1.0])
-@pytest.mark.parametrize("shrink_y", [0.0, 1e-3, 10.0])
+@pytest.mark.parametrize("shrink_y", [0.0, 1e-3, 10.0, None])
 def test_canonical_at_power_one_is_ridge_whatever_the_shrinkage_of_the_target(shrink_x, shrink_y):
     m = moments(shared_latent(d_source=12, d_target=7))
     ridge = fit_ridge(m, shrink_x)
-    map = fit_canonical(m, shrink_x, shrink_y, power=1.0, cut=False, match_variance=False)
+    map = fit_canonical(m, shrink_x, shrink_y, power=1.0, cut=False, gain=None)
     assert_map(map, ridge.weight, ridge.bias, 1e-5)
 
 
 @pytest.mark.parametrize(("d_source", "d_target"), [(9, 6), (6, 6)])
 def test_canonical_at_power_zero_gives_every_direction_its_full_variance_back(d_source, d_target):
     X, Y = shared_latent(d_source=d_source, d_target=d_target, noise=1.0)
-    map = fit_canonical(moments((X, Y)), 0.0, 0.0, power=0.0, cut=False, match_variance=False)
+    map = fit_canonical(moments((X, Y)), 0.0, 0.0, power=0.0, cut=False, gain=None)
     np.testing.assert_allclose(np.cov(map(X).T), np.cov(Y.T), atol=1e-4)
 
 
@@ -196,7 +195,7 @@ def test_canonical_at_power_zero_gives_the_kept_directions_all_their_variance_an
     X, Y = shared_latent(2000, rank=2, d_source=8, d_target=6, noise=0.3)
     shared = canonical(decompose(moments((X, Y))), 0.0, 0.0)
     assert shared.rank == 2
-    map = canonical_map(shared, power=0.0, cut=True, match_variance=False)
+    map = affine(shared.decomposition.moments, shared.weight(power=0.0, cut=True))
     d = shared.decomposition
     whiten = d.y_vectors / d.y_values.sqrt()
     seen = whiten.T @ torch.from_numpy(np.cov(map(X).T.astype(np.float64), bias=True)) @ whiten
@@ -206,18 +205,61 @@ def test_canonical_at_power_zero_gives_the_kept_directions_all_their_variance_an
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("cut", [False, True])
-def test_variance_match_makes_the_traces_equal(power, cut):
+@pytest.mark.parametrize("shrink_y", [0.5, 3.0])
+def test_a_target_that_is_not_whitened_is_the_limit_of_one_ever_more_shrunk(power, cut, shrink_y):
+    m = moments(shared_latent(d_source=9, d_target=6))
+    limit = fit_canonical(m, 0.1, None, power, cut, gain=1.0)
+    near, nearer = (fit_canonical(m, 0.1, shrink_y * size, power, cut, gain=1.0) for size in (1e2, 1e5))
+    assert_map(nearer, limit.weight, limit.bias)
+    far = (near.weight - limit.weight).norm()
+    assert (nearer.weight - limit.weight).norm() <= 0.01 * far + 1e-5
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_target_that_is_not_whitened_at_power_zero_turns_the_whitened_source(cut):
+    X, Y = shared_latent(2000, rank=2, d_source=6, d_target=9, noise=0.3)
+    shared = canonical(decompose(moments((X, Y))), 0.0, None)
+    predicted = (X - X.mean(0)).astype(np.float64) @ shared.weight(0.0, cut).numpy()
+    values = np.linalg.eigvalsh(np.cov(predicted.T, bias=True))
+    np.testing.assert_allclose(values[::-1], [1] * (2 if cut else 6) + [0] * (7 if cut else 3), atol=1e-4)
+
+
+@pytest.mark.parametrize("gain", [0.25, 1.0, 3.0])
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("shrink_y", [1.0, None])
+def test_a_gain_makes_the_prediction_spread_that_many_times_as_far_as_the_target(gain, power, cut, shrink_y):
     X, Y = shared_latent()
-    map = fit_canonical(moments((X, Y)), 0.1, 1.0, power, cut)
-    assert trace_of_prediction(map, X) == pytest.approx(np.trace(np.cov(Y.T, bias=True)), rel=1e-4)
+    map = fit_canonical(moments((X, Y)), 0.1, shrink_y, power, cut, gain)
+    assert trace_of_prediction(map, X) == pytest.approx(gain**2 * np.trace(np.cov(Y.T, bias=True)), rel=1e-4)
     np.testing.assert_allclose(map(X).mean(0), Y.mean(0), atol=1e-4)
 
 
-def test_variance_match_scales_ridge_and_procrustes_too():
+@pytest.mark.parametrize("gain", [0.25, 1.0, 3.0])
+def test_a_gain_scales_ridge_and_procrustes_too(gain):
     X, Y = shared_latent()
     m = moments((X, Y))
-    for map in (fit_ridge(m, 0.5, match_variance=True), fit_procrustes(m, match_variance=True)):
-        assert trace_of_prediction(map, X) == pytest.approx(np.trace(np.cov(Y.T, bias=True)), rel=1e-4)
+    for map in (fit_ridge(m, 0.5, gain), *(fit_procrustes(m, scaled=scaled, gain=gain) for scaled in (True, False))):
+        assert trace_of_prediction(map, X) == pytest.approx(gain**2 * np.trace(np.cov(Y.T, bias=True)), rel=1e-4)
+        np.testing.assert_allclose(map(X).mean(0), Y.mean(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("fit", [fit_ridge, fit_procrustes, fit_canonical])
+def test_a_gain_changes_nothing_but_the_scale_of_the_weights(fit):
+    m = moments(shared_latent())
+    own, doubled = fit(m, gain=None).weight, fit(m, gain=2.0).weight
+    torch.testing.assert_close(doubled / doubled.norm(), own / own.norm())
+
+
+@pytest.mark.parametrize("gain", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_gain_that_is_not_positive_is_refused(gain):
+    with pytest.raises(InputError, match="`gain` must be a positive number, or None for the map's own scale; got "):
+        fit_ridge(moments(shared_latent()), gain=gain)
+
+
+def test_a_gain_about_the_origin_is_refused():
+    with pytest.raises(InputError, match="`gain` needs `centred`"):
+        fit_procrustes(moments(shared_latent()), centred=False, gain=1.0)
 
 
 def test_the_correlations_are_those_of_whitened_spaces():
@@ -244,7 +286,7 @@ def spaces_with_spectrum(n, d_source, d_target, decay: float, seed: int):
 @pytest.mark.parametrize(
     ("n", "d_source", "d_target"), [(200, 8, 6), (60, 5, 5), (300, 2, 30), (500, 4, 60), (300, 40, 20), (60, 100, 20)]
 )
-@pytest.mark.parametrize("shrinks", [(0.0, 0.0), (1e-3, 0.1), (0.1, 1.0)])
+@pytest.mark.parametrize("shrinks", [(0.0, 0.0), (1e-3, 0.1), (0.1, 1.0), (0.1, None)])
 def test_unrelated_spaces_stay_below_the_null_edge_in_95_of_100_draws(n, d_source, d_target, shrinks):
     below = 0
     for draw in range(60):
@@ -254,7 +296,7 @@ def test_unrelated_spaces_stay_below_the_null_edge_in_95_of_100_draws(n, d_sourc
     assert below >= 0.95 * 60
 
 
-@pytest.mark.parametrize("shrinks", [(0.0, 0.0), (1e-3, 0.1), (0.1, 1.0), (1.0, 10.0)])
+@pytest.mark.parametrize("shrinks", [(0.0, 0.0), (1e-3, 0.1), (0.1, 1.0), (1.0, 10.0), (0.1, None)])
 @pytest.mark.parametrize("rank", [1, 3])
 def test_planted_directions_are_above_the_null_edge_and_no_others(shrinks, rank):
     found = [
@@ -267,7 +309,7 @@ def test_planted_directions_are_above_the_null_edge_and_no_others(shrinks, rank)
 def test_the_rank_is_at_least_one_even_where_nothing_is_shared():
     shared = canonical(decompose(moments(unrelated(100, 60, 50))), 0.01, 0.01)
     assert (shared.rank, shared.null_edge) == (1, 1.0)
-    assert torch.isfinite(canonical_map(shared, 0.5).weight).all()
+    assert torch.isfinite(shared.weight(0.5)).all()
 
 
 @pytest.mark.parametrize("power", [-0.1, 1.1, float("nan")])
@@ -322,10 +364,11 @@ def test_every_closed_form_is_finite_on_hard_spaces(name):
     X, Y = HARD[name]()
     d = decompose(moments((X, Y)))
     m = d.moments
-    maps = [fit_ridge(m, p, v) for p, v in product((0.0, 1e-5, 1.0), (False, True))]
+    maps = [fit_ridge(m, p, v) for p, v in product((0.0, 1e-5, 1.0), (None, 1.0))]
     maps += [fit_procrustes(m, c, s) for c, s in product((False, True), repeat=2)]
-    for shrinks in ((0.0, 0.0), (1e-3, 0.1), (1.0, 10.0)):
-        maps += [canonical_map(canonical(d, *shrinks), p, c) for p, c in product((0.0, 0.5, 1.0), (False, True))]
+    for shrinks in ((0.0, 0.0), (1e-3, 0.1), (1.0, 10.0), (1e-3, None)):
+        shared = canonical(d, *shrinks)
+        maps += [affine(m, shared.weight(p, c), 1.0) for p, c in product((0.0, 0.5, 1.0), (False, True))]
     size = np.abs(Y.astype(np.float64)).max()
     for map in maps:
         out = map(np.asarray(X, dtype=np.float32))
@@ -357,7 +400,7 @@ def test_sides_whose_rows_are_all_the_same_are_refused(value, n):
 
 def test_a_weight_that_ignores_its_input_has_no_variance_to_match():
     with pytest.raises(InputError, match="gives the same output for every row, so its variance cannot be matched"):
-        variance_gain(moments(shared_latent()), torch.zeros(12, 10, dtype=torch.float64))
+        affine(moments(shared_latent()), torch.zeros(12, 10, dtype=torch.float64), gain=1.0)
 
 
 @pytest.mark.parametrize("method", FITS)

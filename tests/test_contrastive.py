@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from repstitch.errors import InputError
 from repstitch.fit import contrastive
-from repstitch.fit.contrastive import Batches, ContrastiveModule, PairsModule, Recipe, Refiner, recipe_for, refine
-from repstitch.fit.judge import Judge
+from repstitch.fit.contrastive import RATES, Batches, PairsModule, Recipe, RefineModule, Refiner, recipe_for, refine
+from repstitch.fit.judge import OBJECTIVES, Judge
+from repstitch.fit.losses import LOSSES, Batch, native_scale
 from repstitch.fit.select import Problem
 from repstitch.maps import AffineMap, ResidualMLP
 from repstitch.metrics.retrieval import mrr, ranks
@@ -42,6 +43,10 @@ def bent(n: int, noise: float = 0.1, seed: int = 0) -> tuple[torch.Tensor, torch
 def problem_of(n: int = 300, judged: int = 80, **space) -> Problem:
     X, Y = bent(n + judged, **space)
     return Problem(X[judged:], Y[judged:], Judge("match", X[:judged], Y[:judged], Y[judged:]))
+
+
+def judged_by(problem: Problem, objective: str) -> Problem:
+    return replace(problem, judge=replace(problem.judge, objective=objective))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +71,7 @@ def fit(problem: Problem, method: str = "mlp", start: AffineMap | None = None, *
 def module_of(problem: Problem, Y: torch.Tensor | None = None, temperature: float = 0.05, **settings):
     recipe = recipe_for("mlp", **(SMALL | settings))
     refiner = Refiner(start_of(problem), problem.decomposition, recipe)
-    return ContrastiveModule(refiner, problem.X, problem.Y if Y is None else Y, problem.judge, temperature, recipe)
+    return RefineModule(refiner, problem.X, problem.Y if Y is None else Y, problem.judge, temperature, recipe)
 
 
 def same(a, b) -> bool:
@@ -105,59 +110,87 @@ def test_the_map_is_the_function_that_was_trained(problem):
 # --- the loss ---------------------------------------------------------------------------------------------------------
 
 
-def plain_loss(predicted, targets, rows, columns, scale: float, cosine_weight: float) -> float:
-    """The loss, written out row by row: symmetric cross entropy, copies of the counterpart left out, plus cosine."""
-    targets = targets / np.linalg.norm(targets, axis=1, keepdims=True)
-    similar = scale * predicted @ targets.T
-
-    def entropy(scores, truth, others):
-        kept = np.array([s for s, other in zip(scores, others, strict=True) if other] + [scores[truth]])
-        return np.log(np.exp(kept - kept.max()).sum()) + kept.max() - scores[truth]
-
-    copies = (targets[:, None] == targets[None]).all(-1)
-    forward = [entropy(similar[i][columns], columns.index(row), ~copies[row][columns]) for i, row in enumerate(rows)]
-    backward = [entropy(similar[:, row], i, ~copies[row][rows]) for i, row in enumerate(rows)]
-    cosine = np.mean([predicted[i] @ targets[row] for i, row in enumerate(rows)])
-    return float((np.mean(forward) + np.mean(backward)) / 2 + cosine_weight * (1 - cosine))
+def rows_of(n: int, most: int) -> list[int]:
+    return torch.randperm(most, generator=torch.Generator().manual_seed(1))[:n].tolist()
 
 
-def predicted_for(module, rows: list[int]) -> torch.Tensor:
+def translated(module, rows: list[int]) -> torch.Tensor:
     with torch.no_grad():
-        return F.normalize(module.refiner.eval()(module.X[rows]), dim=1)
+        return module.refiner.eval()(module.X[rows])
 
 
-@pytest.mark.parametrize("repeats", [False, True], ids=["all targets differ", "targets repeat"])
-@pytest.mark.parametrize("gallery", [4096, 30], ids=["all targets", "the batch's targets"])
-def test_the_loss_is_the_one_written_out_by_hand(problem, repeats, gallery):
+def handed(module, rows: list[int], monkeypatch) -> Batch:
+    """The batch that the module hands to the loss of its objective for these rows."""
+    seen: list[Batch] = []
+    monkeypatch.setitem(LOSSES, module.judge.objective, lambda batch: seen.append(batch) or torch.tensor(0.0))
+    module.loss(translated(module, rows), torch.tensor(rows))
+    return seen[0]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("gallery", [4096, 60, 30], ids=["all targets", "a draw", "the batch's targets"])
+def test_a_loss_gets_the_rows_their_targets_and_a_gallery_that_holds_these(problem, objective, gallery, monkeypatch):
+    rows = rows_of(30, len(problem.Y))
+    module = module_of(judged_by(problem, objective), gallery=gallery)
+    batch = handed(module, rows, monkeypatch)
+    torch.testing.assert_close(batch.bare, translated(module, rows))
+    assert torch.equal(batch.targets, problem.Y[rows])
+    torch.testing.assert_close(batch.gallery[batch.own], F.normalize(problem.Y[rows], dim=1))
+    torch.testing.assert_close(batch.gallery.norm(dim=1), torch.ones(len(batch.gallery)))
+    assert len(batch.gallery) == len(problem.Y) if gallery == 4096 else 30 <= len(batch.gallery) <= gallery
+    assert float(batch.scale.detach()) == pytest.approx(20)
+    assert batch.native == (native_scale(module.gallery) if objective == "neighbours" else 1)
+
+
+@pytest.mark.parametrize("gallery", [4096, 60], ids=["all targets", "a draw"])
+def test_further_copies_of_a_counterpart_are_marked_and_it_itself_is_not(problem, gallery, monkeypatch):
     Y = problem.Y.clone()
-    rows = torch.randperm(len(Y), generator=torch.Generator().manual_seed(1))[:30].tolist()
-    if repeats:
-        Y[rows[5:9]] = Y[rows[4]].clone()
-        Y[100:110] = Y[rows[0]].clone()
-    module = module_of(problem, Y, gallery=gallery, cosine_weight=0.3)
-    predicted = predicted_for(module, rows)
-    columns = rows if gallery == 30 else list(range(len(Y)))
-    expected = plain_loss(predicted.double().numpy(), Y.double().numpy(), rows, columns, 20.0, 0.3)
-    assert module.loss(predicted, torch.tensor(rows)).item() == pytest.approx(expected, rel=1e-4)
+    rows = rows_of(30, len(Y))
+    Y[rows[5:9]] = Y[rows[4]].clone()
+    Y[100:110] = Y[rows[0]].clone()
+    batch = handed(module_of(problem, Y, gallery=gallery), rows, monkeypatch)
+    assert batch.alike is not None
+    expected = (batch.gallery[batch.own][:, None] == batch.gallery[None]).all(-1)
+    expected[batch.here, batch.own] = False
+    assert torch.equal(batch.alike, expected)
+    assert batch.alike[4].sum() >= 4
 
 
-def test_targets_identical_to_the_counterpart_are_no_negatives(problem):
-    """Where every other target is a copy, there is nothing to tell apart and the contrast is zero."""
-    rows = list(range(20))
-    copied = module_of(problem, problem.Y[:1].expand(len(problem.Y), -1).clone(), cosine_weight=0.0)
-    apart = module_of(problem, cosine_weight=0.0)
-    predicted = predicted_for(apart, rows)
-    assert copied.loss(predicted, torch.tensor(rows)).item() == pytest.approx(0.0, abs=1e-6)
-    assert apart.loss(predicted, torch.tensor(rows)).item() > 0.5
+def test_nothing_is_marked_where_all_targets_differ(problem, monkeypatch):
+    assert handed(module_of(problem), rows_of(30, len(problem.Y)), monkeypatch).alike is None
+
+
+def test_a_draw_never_holds_a_row_of_the_batch_a_second_time(problem, monkeypatch):
+    """Or it would be its own nearest neighbour."""
+    rows = rows_of(100, len(problem.Y))
+    for step in range(5):
+        monkeypatch.setattr(RefineModule, "global_step", step)
+        batch = handed(module_of(judged_by(problem, "neighbours"), gallery=200), rows, monkeypatch)
+        assert ((batch.gallery @ batch.gallery[:100].T) > 1 - 1e-6).sum() == 100
+        assert batch.alike is not None
+        assert not batch.alike.any()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_only_losses_with_a_temperature_learn_one(problem, objective):
+    """Squared error has none, and several processes would wait for its gradient."""
+    module = module_of(judged_by(problem, objective))
+    assert module.log_scale.requires_grad is (objective != "reconstruction")
+    with torch.no_grad():
+        module.refiner.out.normal_(generator=torch.Generator().manual_seed(1))
+    rows = torch.arange(40)
+    module.loss(module.refiner(module.X[rows]), rows).backward()
+    waiting = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    assert waiting == []
 
 
 def test_a_sampled_gallery_holds_the_batch_and_draws_the_rest_anew_at_each_step(problem, monkeypatch):
     rows = torch.arange(20)
     whole, sampled = module_of(problem), module_of(problem, gallery=60)
-    predicted = predicted_for(whole, rows.tolist())
+    predicted = translated(whole, rows.tolist())
     losses = []
     for step in (0, 0, 1):
-        monkeypatch.setattr(ContrastiveModule, "global_step", step)
+        monkeypatch.setattr(RefineModule, "global_step", step)
         losses.append(sampled.loss(predicted, rows).item())
     batch = module_of(problem, gallery=20).loss(predicted, rows).item()
     assert losses[0] == losses[1] != losses[2]
@@ -215,13 +248,36 @@ def test_a_fit_finds_more_of_the_rows_it_never_saw(method, learning_rate, least)
     assert refined.score > problem.judge.score(closed)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", ["linear", "mlp"])
-@pytest.mark.parametrize("learning_rate", [0.1, 10.0, 1e4])
-def test_a_fit_is_never_worse_than_its_start_on_the_judges_rows(problem, method, learning_rate):
+@pytest.mark.parametrize("learning_rate", [None, 0.1, 10.0, 1e4])
+def test_a_fit_is_never_worse_than_its_start_on_the_judges_rows(problem, objective, method, learning_rate):
+    problem = judged_by(problem, objective)
     refined = fit(problem, method, learning_rate=learning_rate, patience=2)
     start = problem.judge.score(start_of(problem))
     assert refined.score == problem.judge.score(refined.map) >= start
     assert (refined.epoch == 0) == same(refined.map, start_of(problem))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("method", ["linear", "mlp"])
+def test_a_fit_gains_by_the_objective_it_is_for(problem, objective, method):
+    problem = judged_by(problem, objective)
+    assert fit(problem, method, learning_rate=0.05).score > problem.judge.score(start_of(problem)) + 0.01
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_recipe_without_a_learning_rate_takes_the_objectives_own(problem, objective):
+    problem = judged_by(problem, objective)
+    assert same(fit(problem).map, fit(problem, learning_rate=RATES[objective]).map)
+
+
+@pytest.mark.parametrize("objective", ["neighbours", "reconstruction"])
+def test_temperatures_are_tried_for_match_alone(problem, objective):
+    problem = judged_by(problem, objective)
+    one, many = fit(problem), fit(problem, temperatures=(2.5, 0.5))
+    assert same(one.map, many.map)
+    assert one.temperature == many.temperature == pytest.approx(1 / native_scale(F.normalize(problem.Y, dim=1)))
 
 
 def test_a_fit_that_diverges_is_left_out_and_said(problem, caplog):
@@ -285,9 +341,9 @@ def test_gradients_are_clipped(problem):
 
 def test_patience_ends_a_fit_that_gains_nothing(problem, monkeypatch):
     epochs, scores = [], iter([0.5, 0.6, 0.6, 0.1, 0.7])
-    monkeypatch.setattr(ContrastiveModule, "on_train_epoch_end", lambda self: epochs.append(self.current_epoch))
+    monkeypatch.setattr(RefineModule, "on_train_epoch_end", lambda self: epochs.append(self.current_epoch))
     monkeypatch.setattr(
-        ContrastiveModule, "validation_step", lambda self, _batch: self.log("val_score", next(scores), batch_size=1)
+        RefineModule, "validation_step", lambda self, _batch: self.log("val_score", next(scores), batch_size=1)
     )
     assert fit(problem, epochs=20, patience=2).epoch in (0, 2)
     assert epochs == [0, 1, 2, 3]
@@ -319,7 +375,7 @@ def test_a_setting_that_there_is_not_is_refused():
 def interrupt_at(step: int, monkeypatch, how=None) -> list[int]:
     """Have training stopped in its `step`-th step, as by Ctrl-C; returns the list that counts the steps."""
     steps: list[int] = []
-    whole = ContrastiveModule.training_step
+    whole = RefineModule.training_step
 
     def training_step(self, rows):
         steps.append(len(steps))
@@ -327,7 +383,7 @@ def interrupt_at(step: int, monkeypatch, how=None) -> list[int]:
             (how or _interrupt)()
         return whole(self, rows)
 
-    monkeypatch.setattr(ContrastiveModule, "training_step", training_step)
+    monkeypatch.setattr(RefineModule, "training_step", training_step)
     return steps
 
 
@@ -415,7 +471,7 @@ class Spy(Callback):
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         if trainer.global_step == 0:
-            named = {name: p.grad.clone() for name, p in pl_module.named_parameters()}  # type: ignore[union-attr]
+            named = {name: p.grad.clone() for name, p in pl_module.named_parameters() if p.requires_grad}  # type: ignore[union-attr]
             torch.save(named, self.folder / f"gradients-{trainer.global_rank}.pt")
 
     def on_train_end(self, trainer, pl_module) -> None:
@@ -424,7 +480,9 @@ class Spy(Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gallery", [4096, 100], ids=["all targets", "sampled gallery"])
-def test_two_processes_share_the_rows_and_take_the_gradient_of_the_whole_batch(problem, tmp_path, gallery):
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_processes_share_the_rows_and_take_the_gradient_of_the_whole_batch(problem, tmp_path, gallery, objective):
+    problem = judged_by(problem, objective)
     settings = {"batch_size": 32, "dropout": 0.0, "gallery": gallery}
     torch.manual_seed(0)
     module = module_of(problem, **settings)
@@ -453,10 +511,12 @@ def test_two_processes_share_the_rows_and_take_the_gradient_of_the_whole_batch(p
     alone = module_of(problem, **settings)
     alone.load_state_dict(initial, strict=False)
     batch = torch.tensor(rows[0][0][1] + rows[1][0][1])
-    alone.loss(F.normalize(alone.refiner.train()(alone.X[batch]), dim=1), batch).backward()
+    alone.loss(alone.refiner.train()(alone.X[batch]), batch).backward()
     for rank in (0, 1):
         gradients = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
         for name, parameter in alone.named_parameters():
+            if not parameter.requires_grad:
+                continue
             assert parameter.grad is not None
             assert parameter.grad.abs().max() > 0
             torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-3)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from typing import Any, cast
@@ -9,17 +10,18 @@ from helpers import gaussian, rotated, shared_latent
 
 from repstitch.errors import InputError
 from repstitch.fit import select as module
-from repstitch.fit.closed_form import canonical, canonical_map, fit_procrustes, ridge_path
+from repstitch.fit.closed_form import fit_procrustes
 from repstitch.fit.contrastive import Recipe
 from repstitch.fit.judge import OBJECTIVES, TEMPERATURES, Judge
 from repstitch.fit.select import (
+    CANONICAL,
     METHODS,
-    PENALTIES,
-    POWERS,
-    SHRINK_X,
-    SHRINK_Y,
+    PROCRUSTES,
+    RIDGE,
     Candidate,
     Problem,
+    climb,
+    fit_closed,
     refit,
     select,
     tune_canonical,
@@ -49,7 +51,7 @@ def shared_problem(objective: str = "match", **recipe) -> Problem:
     return problem_of(*shared_latent(300, rank=6, d_source=12, d_target=10, noise=0.5), objective, **recipe)
 
 
-def affine(weight, bias=None) -> AffineMap:
+def linear(weight, bias=None) -> AffineMap:
     weight = torch.as_tensor(np.asarray(weight), dtype=torch.float32)
     return AffineMap(weight, torch.zeros(weight.shape[1]) if bias is None else torch.as_tensor(bias).float())
 
@@ -61,8 +63,8 @@ def affine(weight, bias=None) -> AffineMap:
 def test_every_objective_prefers_the_true_map_to_a_wrong_one(objective):
     X, Y, R = rotated(300)
     judge = problem_of(X, Y, objective).judge
-    true, noisy = affine(R), affine(R + 0.3 * gaussian(8, 8, 3))
-    wrong = affine(gaussian(8, 8, 4))
+    true, noisy = linear(R), linear(R + 0.3 * gaussian(8, 8, 3))
+    wrong = linear(gaussian(8, 8, 4))
     assert judge.score(true) == pytest.approx(1, abs=1e-3)
     assert judge.score(true) > judge.score(noisy) > judge.score(wrong)
 
@@ -70,10 +72,10 @@ def test_every_objective_prefers_the_true_map_to_a_wrong_one(objective):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_judge_scores_every_row_and_their_mean(objective):
     judge = shared_problem(objective).judge
-    rows = judge.rows(affine(gaussian(12, 10)))
+    rows = judge.rows(linear(gaussian(12, 10)))
     assert rows.shape == (100,)
     assert rows.dtype == torch.float32
-    assert judge.score(affine(gaussian(12, 10))) == pytest.approx(float(rows.mean()))
+    assert judge.score(linear(gaussian(12, 10))) == pytest.approx(float(rows.mean()))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -92,7 +94,7 @@ def test_a_map_that_broke_scores_minus_infinity(objective, bad):
 
 def test_match_is_the_reciprocal_rank_among_targets_and_distractors():
     problem = shared_problem("match")
-    map = affine(gaussian(12, 10))
+    map = linear(gaussian(12, 10))
     judge = problem.judge
     gallery = torch.cat([judge.Y, judge.distractors])
     assert len(gallery) == 300
@@ -109,18 +111,18 @@ def test_neighbours_is_one_for_the_native_rows_and_chance_for_unrelated_ones():
 
 def test_reconstruction_averages_to_r2():
     judge = shared_problem("reconstruction").judge
-    map = affine(0.1 * gaussian(12, 10))
+    map = linear(0.1 * gaussian(12, 10))
     residual = (map(judge.X) - judge.Y).square().sum()
     total = (judge.Y - judge.Y.mean(0)).square().sum()
     assert judge.score(map) == pytest.approx(float(1 - residual / total), rel=1e-4)
-    assert judge.score(affine(np.zeros((12, 10)), judge.Y.mean(0).numpy())) == pytest.approx(0, abs=1e-5)
+    assert judge.score(linear(np.zeros((12, 10)), judge.Y.mean(0).numpy())) == pytest.approx(0, abs=1e-5)
 
 
 def test_a_sharper_map_has_a_lower_temperature():
     X, Y, R = rotated(300, d=32)
     judge = problem_of(X, Y).judge
-    sharp, blunt = affine(R), affine(R + 0.3 * gaussian(32, 32, 3))
-    assert judge.temperature(sharp) < judge.temperature(blunt) < judge.temperature(affine(gaussian(32, 32, 4)))
+    sharp, blunt = linear(R), linear(R + 0.3 * gaussian(32, 32, 3))
+    assert judge.temperature(sharp) < judge.temperature(blunt) < judge.temperature(linear(gaussian(32, 32, 4)))
     assert judge.temperature(sharp) in TEMPERATURES
 
 
@@ -133,44 +135,156 @@ def test_an_unknown_objective_is_refused():
 # --- the best of each method ------------------------------------------------------------------------------------------
 
 
+LATTICE: dict[str, tuple] = {"a": (0, 1, 2, 3, 4, 5), "b": (None, 0.5, 2.0), "c": (False, True)}
+SOMEWHERE = {"a": 2, "b": 0.5, "c": False}
+
+
+def climbed(height: Callable[..., float], starts=(SOMEWHERE,), axes=LATTICE) -> tuple[Candidate, list[tuple]]:
+    """Where a climb over `height` of the places along each axis ends, and the places it asked for in order."""
+    asked = []
+
+    def fit(settings: dict) -> Candidate:
+        place = tuple(values.index(settings[name]) for name, values in axes.items())
+        asked.append(place)
+        return Candidate("fake", settings, cast(Map, None), torch.tensor([float(height(*place))]))
+
+    return climb(axes, starts, fit), asked
+
+
+PEAKS = list(product(range(6), range(3), range(2)))
+
+
+@pytest.mark.parametrize("start", [{"a": 0, "b": None, "c": True}, SOMEWHERE, {"a": 5, "b": 2.0, "c": False}], ids=str)
+def test_a_climb_ends_on_the_only_peak_wherever_it_starts_and_fits_nothing_twice(start):
+    for peak in PEAKS:
+        best, asked = climbed(lambda *at, peak=peak: -sum(abs(i - j) for i, j in zip(at, peak, strict=True)), [start])
+        assert tuple(LATTICE[name].index(best.settings[name]) for name in LATTICE) == peak
+        assert len(set(asked)) == len(asked)
+
+
+@pytest.mark.parametrize(("sign", "corner"), [(1, (5, 2.0, True)), (-1, (0, None, False))])
+def test_a_climb_stops_at_the_edges(sign, corner):
+    best, _ = climbed(lambda a, b, c: sign * (a + b + c))
+    assert tuple(best.settings.values()) == corner
+
+
+def test_a_climb_fits_a_small_part_of_a_large_grid():
+    axes = {name: tuple(range(20)) for name in "abcd"}
+    best, asked = climbed(lambda *at: -sum((i - 12) ** 2 for i in at), [dict.fromkeys("abcd", 10)], axes)
+    assert best.settings == dict.fromkeys("abcd", 12)
+    assert len(asked) < 100
+
+
+def test_a_climb_is_never_worse_than_its_best_start_and_no_neighbour_beats_its_end():
+    for seed in range(20):
+        heights = np.random.default_rng(seed).random((6, 3, 2))
+        starts = [{"a": a, "b": b, "c": False} for a, b in ((0, None), (3, 0.5), (5, 2.0))]
+        best, _ = climbed(lambda *at, h=heights: h[at], starts)
+        assert best.score >= max(heights[0, 0, 0], heights[3, 1, 0], heights[5, 2, 0]) - 1e-6
+        a, b, c = (LATTICE[name].index(best.settings[name]) for name in LATTICE)
+        around = [*heights[max(0, a - 1) : a + 2, b, c], *heights[a, max(0, b - 1) : b + 2, c], *heights[a, b]]
+        assert best.score == pytest.approx(max(around))
+
+
+def test_a_climb_lists_every_place_it_fitted_with_its_score_the_winner_among_them():
+    best, asked = climbed(lambda a, b, c: a - 2 * b + c)
+    assert [tuple(LATTICE[name].index(s[name]) for name in LATTICE) for s, _ in best.tried] == asked
+    assert (best.settings, best.score) in best.tried
+    assert best.score == max(score for _, score in best.tried)
+
+
+def test_a_climb_stays_at_the_first_start_where_all_are_equal_broken_or_beyond_numbers():
+    starts = [{"a": 4, "b": 0.5, "c": True}, SOMEWHERE]
+    for flat in (1.0, -np.inf, np.nan):
+        assert climbed(lambda *_, flat=flat: flat, starts)[0].settings == starts[0]
+
+
+def test_a_climb_along_axes_of_one_value_is_its_start():
+    best, asked = climbed(lambda *_: 1.0, [{"a": 1}], {"a": (1,)})
+    assert (best.settings, asked) == ({"a": 1}, [(0,)])
+
+
+TUNED = {
+    "ridge": (tune_ridge, RIDGE),
+    "procrustes": (tune_procrustes, PROCRUSTES),
+    "canonical": (tune_canonical, CANONICAL),
+}
+
+
+def neighbours_of(settings: dict, axes: dict[str, tuple]) -> list[dict]:
+    """These settings with one of them a step further along its axis."""
+    steps = ((name, axes[name].index(settings[name]) + step) for name in axes for step in (-1, 1))
+    return [settings | {name: axes[name][at]} for name, at in steps if 0 <= at < len(axes[name])]
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_ridge_is_tuned_to_the_best_of_its_grid(objective):
+@pytest.mark.parametrize("method", TUNED)
+def test_a_closed_form_is_tuned_until_no_step_along_its_grid_is_better(method, objective):
     problem = shared_problem(objective)
-    every = [
-        problem.judge.score(map)
-        for match_variance in (False, True)
-        for map in ridge_path(problem.decomposition, PENALTIES, match_variance)
-    ]
-    best = tune_ridge(problem)
-    assert best.score == pytest.approx(max(every))
+    tune, axes = TUNED[method]
+    best = tune(problem)
+    score = lambda s: problem.judge.score(fit_closed(problem.decomposition, method, s))  # noqa: E731
+    around = [] if best.settings.get("centred") is False else neighbours_of(best.settings, axes)
+    assert best.score >= max([score(s) for s in around], default=0) - 1e-6
     assert problem.judge.score(best.map) == pytest.approx(best.score)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_procrustes_is_tuned_to_the_best_of_its_grid(objective):
-    problem = shared_problem(objective)
-    every = [problem.judge.score(fit_procrustes(problem.decomposition.moments, centred)) for centred in (True, False)]
-    assert tune_procrustes(problem).score == pytest.approx(max(every))
+@pytest.mark.parametrize("method", TUNED)
+def test_what_was_tried_holds_the_winner_and_nothing_better(method, objective):
+    best = TUNED[method][0](shared_problem(objective))
+    assert (best.settings, best.score) in best.tried
+    assert best.score == max(score for _, score in best.tried)
+    assert len({str(settings) for settings, _ in best.tried}) == len(best.tried) > 1
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_canonical_is_tuned_to_the_best_of_its_grid_and_cut_only_where_that_costs_nothing(objective):
+@pytest.mark.parametrize("method", TUNED)
+def test_the_settings_of_a_tuned_closed_form_give_its_map_again(method, objective):
     problem = shared_problem(objective)
-    every = {
-        (shrinks, power): problem.judge.score(
-            canonical_map(canonical(problem.decomposition, *shrinks), power, cut=False)
+    best = TUNED[method][0](problem)
+    again = fit_closed(problem.decomposition, method, best.settings)
+    for name, tensor in best.map.tensors().items():
+        torch.testing.assert_close(again.tensors()[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", TUNED)
+def test_every_setting_that_was_tried_gives_the_map_that_was_scored(method):
+    problem = shared_problem("reconstruction")
+    for settings, score in TUNED[method][0](problem).tried:
+        assert problem.judge.score(fit_closed(problem.decomposition, method, settings)) == pytest.approx(
+            score, rel=1e-5
         )
-        for shrinks, power in product(product(SHRINK_X, SHRINK_Y), POWERS)
-    }
-    best = tune_canonical(problem)
-    assert best.score >= max(every.values()) - 1e-6
-    s = best.settings
-    assert every[(s["shrink_x"], s["shrink_y"]), s["power"]] == pytest.approx(max(every.values()))
 
 
-def test_reconstruction_does_not_ask_for_the_variance_back_where_noise_is_all_there_is_to_add():
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_procrustes_is_tried_about_the_origin_too(objective):
+    problem = shared_problem(objective)
+    whole = problem.decomposition.moments
+    every = [problem.judge.score(fit_procrustes(whole, centred)) for centred in (True, False)]
+    assert tune_procrustes(problem).score >= max(every) - 1e-6
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_refinement_starts_from_the_better_of_canonical_and_procrustes(objective):
+    for sides in (shared_latent(300, rank=6, noise=0.5), rotated(40, d=24)[:2]):
+        problem = problem_of(*sides, objective, n_train=len(sides[0]) * 2 // 3)
+        closed = tune_canonical(problem), tune_procrustes(problem)
+        assert problem.start.score == max(c.score for c in closed)
+        assert problem.start.method in ("canonical", "procrustes")
+
+
+def test_least_squares_error_asks_for_no_more_spread_than_the_target_has():
     problem = problem_of(*shared_latent(300, rank=3, noise=2.0), "reconstruction")
-    assert tune_ridge(problem).settings["match_variance"] is False
+    gain = tune_ridge(problem).settings["gain"]
+    assert gain is None or gain < 1
+
+
+@pytest.mark.parametrize("method", CLOSED)
+def test_where_all_settings_tell_all_rows_apart_the_map_is_still_the_true_one(method):
+    X, Y, R = rotated(300)
+    weight = select(problem_of(X, Y), method)[0].map.weight
+    torch.testing.assert_close(weight, torch.from_numpy(R).float(), atol=0.05, rtol=0)
 
 
 def test_retrieval_prefers_the_variance_back_where_least_squares_shrinks_to_the_mean():
@@ -259,7 +373,7 @@ def test_refitting_on_the_same_rows_gives_the_same_closed_form(method, objective
     chosen, _ = select(problem, method)
     again = refit(chosen, problem.X, problem.Y, problem)
     for name, tensor in chosen.map.tensors().items():
-        assert torch.equal(again.tensors()[name], tensor)
+        torch.testing.assert_close(again.tensors()[name], tensor, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", CLOSED)
@@ -273,13 +387,25 @@ def test_refitting_on_more_rows_is_fitting_them_with_the_same_settings(method):
     assert torch.equal(refit(chosen, X, Y, on_all).weight, again.weight)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", ["linear", "mlp"])
-def test_a_refined_map_is_never_worse_than_its_start_and_refits_from_its_settings(method):
-    problem = shared_problem(epochs=2, temperatures=(1.0,), batch_size=64)
-    start = tune_canonical(problem)
+def test_a_refined_map_is_never_worse_than_its_start_and_refits_from_its_settings(method, objective):
+    problem = shared_problem(objective, epochs=2, temperatures=(1.5,), batch_size=64, learning_rate=0.02)
+    start = problem.start
     refined, _ = select(problem, method)
     assert refined.score >= start.score
-    assert refined.settings["start"] == start.settings
+    assert refined.settings["start"] == {"method": start.method} | start.settings
+    assert refined.tried == ((refined.settings, refined.score),)
     again = refit(refined, problem.X, problem.Y, problem)
-    assert (again.d_source, again.d_target) == (12, 10)
-    assert torch.isfinite(again(problem.X)).all()
+    for name, tensor in refined.map.tensors().items():
+        torch.testing.assert_close(again.tensors()[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_a_refined_map_starts_from_procrustes_again_where_it_did():
+    problem = shared_problem(epochs=1, learning_rate=0.02, batch_size=64)
+    turned = tune_procrustes(problem)
+    problem.__dict__["start"] = turned
+    refined, _ = select(problem, "linear")
+    held = replace(refined, settings=refined.settings | {"epoch": 0})
+    again = refit(held, problem.X, problem.Y, problem)
+    torch.testing.assert_close(again.weight, turned.map.weight, rtol=1e-6, atol=1e-7)

@@ -179,7 +179,8 @@ def test_auto_tries_every_method_and_lets_the_simpler_win_where_all_are_perfect(
     X, Y, _, _ = turned()
     stitcher = learn(X, Y, "auto", output_norm="none", **NAMED)
     tried = stitcher.scorecard["candidates"]
-    assert [candidate["method"] for candidate in tried] == list(METHODS)
+    assert list(dict.fromkeys(candidate["method"] for candidate in tried)) == list(METHODS)
+    assert len({str((candidate["method"], candidate["settings"])) for candidate in tried}) == len(tried) > len(METHODS)
     assert [candidate["method"] for candidate in tried if candidate["chosen"]] == [stitcher.method] == ["ridge"]
 
 

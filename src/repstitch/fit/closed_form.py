@@ -4,6 +4,7 @@
 shrinkages and powers costs little more than one of them.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -213,9 +214,11 @@ def affine(moments: Moments, weight: Tensor, gain: float | None = None) -> Affin
 
     With a `gain` the weight is scaled so that the centred prediction spreads that many times as far as the target: 1
     gives back the variance that least squares shrinks away, more leans on what tells rows apart rather than on the mean
-    that all share.
+    that all share. Raises InputError unless it is positive.
     """
     if gain is not None:
+        if not 0 < gain < math.inf:
+            raise InputError(f"`gain` must be a positive number, or None for the map's own scale; got {gain}.")
         weight = weight * (gain * _variance_ratio(moments, weight))
     return AffineMap(weight.float(), (moments.y_mean - moments.x_mean @ weight).float())
 

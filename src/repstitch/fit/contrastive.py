@@ -215,7 +215,9 @@ class RefineModule(L.LightningModule):
             # Drawn alike on every rank, for they all take the same loss.
             random = torch.Generator().manual_seed(self.recipe.seed * 100_003 + self.global_step)
             extra = torch.randint(len(self.Y), (max(0, self.recipe.gallery - len(rows)),), generator=random)
-            columns, own = torch.cat([rows, extra.to(rows.device)]), here
+            extra = extra.to(rows.device)
+            # A counterpart drawn once more would be its own nearest neighbour.
+            columns, own = torch.cat([rows, extra[~torch.isin(extra, rows)]]), here
             gallery, copies = self.gallery[columns], self.copies[columns]
         alike = None
         if columns is not None or not self.unique_targets:

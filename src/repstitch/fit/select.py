@@ -105,8 +105,8 @@ def climb(axes: dict[str, tuple], starts: Iterable[dict], fit: Callable[[dict], 
         for name, values in axes.items():
             here = values.index(best.settings[name])
             around += [best.settings | {name: v} for v in values[max(0, here - 1) : here + 2] if v != values[here]]
-        step = max(map(at, around), key=lambda c: c.score)
-        if not step.score > best.score:  # nor where there is no score to compare
+        step = max([best, *map(at, around)], key=lambda c: c.score)  # of equals the first, so it stays
+        if step is best:
             break
         best = step
     return replace(best, tried=tuple((c.settings, c.score) for c in known.values()))
@@ -149,9 +149,10 @@ def tune_canonical(problem: Problem) -> Candidate:
         w = weight(s["shrink_x"], s["shrink_y"], s["power"], s["cut"])
         return problem.candidate("canonical", s, affine(problem.decomposition.moments, w, s["gain"]))
 
+    # The first of equals wins: where any map tells all rows apart, that is least squares.
     starts = [
         {"shrink_x": x, "shrink_y": None, "power": p, "gain": g, "cut": False}
-        for x, (p, g) in product((1e-2, 1.0), ((0.25, 1.4), (0.5, 1.0), (1.0, None)))
+        for x, (p, g) in product((1e-2, 1.0), ((1.0, None), (0.5, 1.0), (0.25, 1.4)))
     ]
     return climb(CANONICAL, starts, fit)
 
