@@ -77,7 +77,7 @@ class Problem:
     def canonical(self) -> Candidate:
         return tune_canonical(self)
 
-    @property
+    @cached_property
     def start(self) -> Candidate:
         """The closed form that refinement starts from: the better one (ridge is canonical at power 1)."""
         return max(self.canonical, self.procrustes, key=lambda c: c.score)
