@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from repstitch.errors import InputError
 from repstitch.fit import contrastive
-from repstitch.fit.contrastive import RATES, Batches, PairsModule, Recipe, RefineModule, Refiner, recipe_for, refine
+from repstitch.fit.contrastive import Batches, PairsModule, Recipe, RefineModule, Refiner, recipe_for, refine
 from repstitch.fit.judge import OBJECTIVES, Judge
 from repstitch.fit.losses import LOSSES, Batch, native_scale
 from repstitch.fit.select import Problem
@@ -71,7 +71,8 @@ def fit(problem: Problem, method: str = "mlp", start: AffineMap | None = None, *
 def module_of(problem: Problem, Y: torch.Tensor | None = None, temperature: float = 0.05, **settings):
     recipe = recipe_for("mlp", **(SMALL | settings))
     refiner = Refiner(start_of(problem), problem.decomposition, recipe)
-    return RefineModule(refiner, problem.X, problem.Y if Y is None else Y, problem.judge, temperature, recipe)
+    loss = LOSSES[problem.judge.objective]
+    return RefineModule(refiner, problem.X, problem.Y if Y is None else Y, problem.judge, temperature, recipe, loss)
 
 
 def same(a, b) -> bool:
@@ -122,7 +123,8 @@ def translated(module, rows: list[int]) -> torch.Tensor:
 def handed(module, rows: list[int], monkeypatch) -> Batch:
     """The batch that the module hands to the loss of its objective for these rows."""
     seen: list[Batch] = []
-    monkeypatch.setitem(LOSSES, module.judge.objective, lambda batch: seen.append(batch) or torch.tensor(0.0))
+    noted = replace(module.minimised, of=lambda batch: seen.append(batch) or torch.tensor(0.0))
+    monkeypatch.setattr(module, "minimised", noted)
     module.loss(translated(module, rows), torch.tensor(rows))
     return seen[0]
 
@@ -269,7 +271,7 @@ def test_a_fit_gains_by_the_objective_it_is_for(problem, objective, method):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_recipe_without_a_learning_rate_takes_the_objectives_own(problem, objective):
     problem = judged_by(problem, objective)
-    assert same(fit(problem).map, fit(problem, learning_rate=RATES[objective]).map)
+    assert same(fit(problem).map, fit(problem, learning_rate=LOSSES[objective].rate).map)
 
 
 @pytest.mark.parametrize("objective", ["neighbours", "reconstruction"])
@@ -560,9 +562,11 @@ def test_every_row_tells_one_job_from_another():
 
     X, Y = torch.randn(9000, 4), torch.randn(9000, 3)
     judge = Judge("match", X[:50], Y[:50], Y)
-    jobs = {_job(X, Y, judge, 0.1, Recipe())}
+    loss = LOSSES["match"]
+    jobs = {_job(X, Y, judge, 0.1, Recipe(), loss)}
     for row in (1, 4097, 8998):
         other = Y.clone()
         other[row] += 1
-        jobs.add(_job(X, other, judge, 0.1, Recipe()))
-    assert len(jobs) == 4
+        jobs.add(_job(X, other, judge, 0.1, Recipe(), loss))
+    jobs.add(_job(X, Y, judge, 0.1, Recipe(), LOSSES["neighbours"]))
+    assert len(jobs) == 5

@@ -33,7 +33,7 @@ def test_every_objective_has_a_loss():
 @pytest.mark.parametrize("objective", LOSSES)
 def test_a_loss_is_least_at_the_true_map_and_grows_with_the_noise(objective):
     for seed in range(5, 10):
-        found = [float(LOSSES[objective](noisy_batch(noise, seed=seed))) for noise in (0.0, 0.1, 0.3, 1.0)]
+        found = [float(LOSSES[objective].of(noisy_batch(noise, seed=seed))) for noise in (0.0, 0.1, 0.3, 1.0)]
         assert found == sorted(found)
         assert found[0] < found[1] - 1e-4
 
@@ -42,10 +42,10 @@ def test_a_loss_is_least_at_the_true_map_and_grows_with_the_noise(objective):
 def test_a_step_against_the_gradient_lessens_the_loss(objective):
     batch = noisy_batch(0.3)
     bare = batch.bare.clone().requires_grad_()
-    before = LOSSES[objective](replace(batch, bare=bare))
+    before = LOSSES[objective].of(replace(batch, bare=bare))
     before.backward()
     assert bare.grad is not None
-    after = LOSSES[objective](replace(batch, bare=(bare - 1e-2 * bare.grad).detach()))
+    after = LOSSES[objective].of(replace(batch, bare=(bare - 1e-2 * bare.grad).detach()))
     assert float(after) < float(before.detach())
 
 
@@ -53,7 +53,7 @@ def test_a_step_against_the_gradient_lessens_the_loss(objective):
 def test_losses_of_direction_do_not_see_the_length_of_the_rows(objective):
     batch = noisy_batch(0.3)
     longer = replace(batch, bare=batch.bare * torch.linspace(0.5, 9, len(batch.bare))[:, None])
-    torch.testing.assert_close(LOSSES[objective](longer), LOSSES[objective](batch))
+    torch.testing.assert_close(LOSSES[objective].of(longer), LOSSES[objective].of(batch))
 
 
 @pytest.mark.parametrize("objective", LOSSES)
@@ -68,7 +68,7 @@ def test_a_loss_does_not_depend_on_the_order_of_batch_and_gallery(objective):
         gallery=batch.gallery[columns],
         own=columns.argsort()[batch.own[rows]],
     )
-    torch.testing.assert_close(LOSSES[objective](moved), LOSSES[objective](batch))
+    torch.testing.assert_close(LOSSES[objective].of(moved), LOSSES[objective].of(batch))
 
 
 # --- contrast ---------------------------------------------------------------------------------------------------------
