@@ -313,8 +313,8 @@ def choose(monkeypatch, method: str = "auto", **rows) -> tuple[str, list[str]]:
 
 
 def test_auto_takes_the_best_where_it_leads_clearly(monkeypatch):
-    assert choose(monkeypatch, simple=[0.1] * 50, middle=[0.5] * 50, last=[0.9] * 50)[0] == "last"
-    assert choose(monkeypatch, simple=[0.9] * 50, middle=[0.5] * 50, last=[0.1] * 50)[0] == "simple"
+    assert choose(monkeypatch, canonical=[0.1] * 50, linear=[0.5] * 50, mlp=[0.9] * 50)[0] == "mlp"
+    assert choose(monkeypatch, canonical=[0.9] * 50, linear=[0.5] * 50, mlp=[0.1] * 50)[0] == "canonical"
 
 
 def test_auto_takes_the_simpler_within_one_standard_error_of_the_paired_difference(monkeypatch):
@@ -322,31 +322,39 @@ def test_auto_takes_the_simpler_within_one_standard_error_of_the_paired_differen
     base = random.random(100)
     gain = random.standard_normal(100)
     gain = (gain - gain.mean()) / gain.std(ddof=1)  # mean 0, standard error 0.1
-    assert choose(monkeypatch, simple=base, last=base + gain + 0.09)[0] == "simple"
-    assert choose(monkeypatch, simple=base, last=base + gain + 0.11)[0] == "last"
+    assert choose(monkeypatch, canonical=base, mlp=base + gain + 0.09)[0] == "canonical"
+    assert choose(monkeypatch, canonical=base, mlp=base + gain + 0.11)[0] == "mlp"
 
 
 def test_auto_pairs_the_rows_so_a_small_but_steady_lead_wins(monkeypatch):
     base = np.random.default_rng(0).random(100)
-    assert choose(monkeypatch, simple=base, last=base + 0.01)[0] == "last"
+    assert choose(monkeypatch, canonical=base, mlp=base + 0.01)[0] == "mlp"
 
 
 def test_auto_takes_the_first_of_equals_and_of_all_that_are_close_enough(monkeypatch):
     base = np.random.default_rng(0).random(100)
-    assert choose(monkeypatch, simple=base, middle=base, last=base)[0] == "simple"
-    assert choose(monkeypatch, simple=base - 0.5, middle=base, last=base)[0] == "middle"
+    assert choose(monkeypatch, canonical=base, linear=base, mlp=base)[0] == "canonical"
+    assert choose(monkeypatch, canonical=base - 0.5, linear=base, mlp=base)[0] == "linear"
+
+
+def test_auto_takes_the_best_of_the_closed_forms_however_close_for_none_is_simpler(monkeypatch):
+    base = np.random.default_rng(0).random(100)
+    better = base.copy()
+    better[0] += 0.1
+    assert choose(monkeypatch, ridge=base, procrustes=base, canonical=better)[0] == "canonical"
+    assert choose(monkeypatch, ridge=better, canonical=base, linear=base + 1e-3 * base)[0] == "ridge"
 
 
 def test_auto_never_takes_a_map_that_broke(monkeypatch):
     broken = [-np.inf] * 50
     good = np.random.default_rng(0).random(50)
-    assert choose(monkeypatch, simple=broken, last=good)[0] == "last"
-    assert choose(monkeypatch, simple=good, last=broken)[0] == "simple"
+    assert choose(monkeypatch, canonical=broken, mlp=good)[0] == "mlp"
+    assert choose(monkeypatch, canonical=good, mlp=broken)[0] == "canonical"
 
 
 def test_a_named_method_is_the_only_one_tried(monkeypatch):
-    assert choose(monkeypatch, "middle", simple=[1.0] * 9, middle=[0.1] * 9) == ("middle", ["middle"])
-    assert choose(monkeypatch, "auto", simple=[1.0] * 9, middle=[0.1] * 9) == ("simple", ["simple", "middle"])
+    assert choose(monkeypatch, "linear", canonical=[1.0] * 9, linear=[0.1] * 9) == ("linear", ["linear"])
+    assert choose(monkeypatch, "auto", canonical=[1.0] * 9, linear=[0.1] * 9) == ("canonical", ["canonical", "linear"])
 
 
 def test_an_unknown_method_is_refused():

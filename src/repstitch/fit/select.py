@@ -35,6 +35,7 @@ CANONICAL = {
     "gain": GAINS,
     "cut": (False, True),
 }
+REFINED = ("linear", "mlp")  # in order of simplicity, after all closed forms
 NOT_OF_THE_FIT = ("width", "stop_after", "seed", "accelerator", "devices", "strategy", "checkpoints")
 
 
@@ -175,16 +176,19 @@ def tune_contrastive(problem: Problem, method: str) -> Candidate:
 
 
 def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Candidate]]:
-    """The candidate to use and all that were tried, in order of simplicity.
+    """The candidate to use and the best of every method that was tried.
 
-    `auto` tries every method; a simpler one wins unless a later one beats it by more than one standard error of their
-    paired difference.
+    `auto` tries every method. Closed forms are as simple as one another, so the best of them stands for all; it is used
+    unless `linear` is better by more than one standard error of their paired difference, and that unless `mlp` is.
     """
     if method not in (*METHODS, "auto"):
         raise InputError(f"`method` must be one of {', '.join(METHODS)} or auto; got {method!r}.")
     tried = [fit(problem) for name, fit in METHODS.items() if method in (name, "auto")]
-    best = max(tried, key=lambda c: c.score)
-    for candidate in tried:
+    closed = [c for c in tried if c.method not in REFINED]
+    ladder = [max(closed, key=lambda c: c.score)] if closed else []
+    ladder += [c for c in tried if c.method in REFINED]
+    best = max(ladder, key=lambda c: c.score)
+    for candidate in ladder:
         lead = best.rows - candidate.rows
         if float(lead.mean()) <= float(lead.std()) / len(lead) ** 0.5:
             return candidate, tried
