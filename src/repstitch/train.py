@@ -62,12 +62,12 @@ def train(
 
     `source` and `target` are files (see `embeddings.scan`), `Embeddings`, or arrays (n, d). They pair by id, else by
     position, and are split by hashed id or `group` into train, validation and test. `method` is one of `ridge`,
-    `procrustes`, `canonical`, `linear`, `mlp` or `auto`, which tries them all and lets the simpler win within one
-    standard error (`fit.select`); every choice is made on validation rows for the `objective` (`match`: find the counterpart,
-    `neighbours`: keep the neighbours, `reconstruction`: least error). The scorecard is taken on test rows. With
-    `refit_on_all` the chosen map is then fitted once more on all pairs, and the card says so; the calibration of its
-    confidence stays the one taken before. With `learning_curve` the card also tells how scores grow with the number of
-    training pairs, and whether more would pay.
+    `procrustes`, `canonical`, `linear`, `mlp` or `auto`, which tries them all (see `fit.select.select`); every choice
+    is made on validation rows for the `objective` (`match`: find the counterpart, `neighbours`: keep the neighbours,
+    `reconstruction`: least error). The scorecard is taken on test rows. With `refit_on_all` the chosen map is then
+    fitted once more on all pairs, and the card says so; the calibration of its confidence stays the one taken before.
+    With `learning_curve` the card also tells how scores grow with the number of training pairs, and whether more would
+    pay.
 
     Rows are translated at unit length; `output_norm` "unit" or "none" says what comes out, by default what the target's
     card says ("none" only where it states that rows are not normalised). `retention` and `first_stage` are the
