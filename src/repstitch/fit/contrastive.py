@@ -105,6 +105,7 @@ class Refiner(nn.Module):
         self.drop = nn.Dropout(recipe.dropout)
         if recipe.width:
             self.out = nn.Parameter(torch.zeros(recipe.width, start.d_target))
+        self.to(start.weight.device)  # the hidden layer is drawn on the CPU, alike on every machine
 
     def forward(self, x: Tensor) -> Tensor:
         z = (x - self.mean) @ self.whiten
