@@ -183,8 +183,10 @@ def plot_scorecard(card: Mapping, title: str) -> Figure:
     """A stitcher's scorecard in one picture: retrieval, the references, what is shared, confidence, hubness.
 
     What the card does not hold is left out; a card of an earlier release shows retrieval, and alignment before and
-    after.
+    after. Raises InputError on an empty one.
     """
+    if not card:
+        raise InputError("`plot` needs a scorecard, and this stitcher has none; train it again.")
     panels: list = [(plot_retrieval, card)] if any(use in card for use in USES) else []
     if any("references" in card.get(use, {}) for use in USES) or "relevance" in card:
         panels.append((plot_references, card))
