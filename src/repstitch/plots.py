@@ -39,13 +39,15 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     return target
 
 
-def check_picture(path: str | os.PathLike) -> Path:
-    """The path of a picture that can be written: a known ending, in a folder that exists."""
+def check_picture(path: str | os.PathLike, name: str = "plot") -> Path:
+    """The path of a picture that can be written: a known ending, in a folder that exists. `name` is the argument's."""
     target = Path(path)
     if target.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"`plot` must end in .png, .svg or .pdf; got {target.name!r}.")
+        raise InputError(f"`{name}` must end in .png, .svg or .pdf; got {target.name!r}.")
     if not target.parent.is_dir():
-        raise InputError(f"`plot` must lie in a folder that exists; there is no {target.parent}.")
+        raise InputError(f"`{name}` must lie in a folder that exists; there is no {target.parent}.")
+    if target.is_dir():
+        raise InputError(f"`{name}` must be a file; {target} is a folder.")
     return target
 
 
