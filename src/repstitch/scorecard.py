@@ -44,7 +44,7 @@ def scorecard(
 
     Each use holds how well counterparts are found and the target's own neighbours are kept, with 95 % `intervals` over
     queries; recall of the controls (`shuffled` pairs, the `constant` floor, a `naive` swap of untranslated rows where
-    the dimensions agree); what it is worth beside its `references`, see `_references`; and the `verdict`.
+    the dimensions agree); what it is worth beside its `references`, see `_worth`; and the `verdict`.
     """
     if not set(uses) <= set(USES):
         raise InputError(f"`uses` must be among {', '.join(USES)}; got {', '.join(map(repr, uses))}.")
