@@ -442,6 +442,10 @@ def test_the_table_shows_references_verdicts_and_the_best_of_each_method():
         assert f"[{low:.3f}, {high:.3f}]" in said
     rows = [line.split() for line in said.splitlines()[-3:]]
     assert rows == [["ridge", "0.500"], ["mlp", "broke"], ["linear", "0.750", "chosen"]]
+    card["candidates"] = [
+        {"method": "ridge", "settings": {}, "validation": v, "chosen": False} for v in (None, 0.0, -0.5)
+    ]  # no better than the mean, by R²
+    assert table(card).splitlines()[-1].split() == ["ridge", "0.000"]
 
 
 @pytest.mark.parametrize("name", ["format-1-affine", "format-1-residual_mlp"])
