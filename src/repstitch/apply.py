@@ -192,7 +192,7 @@ def _sides(stitcher: Stitcher, source, target, source_space, target_space, sourc
     return a, b
 
 
-def _seen(stitcher: Stitcher, pairs: Pairs, others: Sequence = ()) -> np.ndarray:
+def _seen(stitcher: Stitcher, pairs: Pairs, others: Sequence | np.ndarray = ()) -> np.ndarray:
     """A mask (n,) of the pairs that training or choosing used, known by id or by content.
 
     An id that is also one of `others` tells nothing: where queries and documents are both numbered from 0, it was the
