@@ -401,6 +401,15 @@ def test_a_shortlist_as_long_as_the_pool_is_no_evidence():
     assert "too small to judge its shortlist (top10_in_79)" in said["why"]
 
 
+@pytest.mark.parametrize("n", [110, 115])
+def test_a_poor_map_is_no_first_stage_in_a_pool_little_larger_than_the_shortlist(n):
+    shared = gaussian(n, 6)
+    X, Y = np.hstack([shared, gaussian(n, 10, 1)]), np.hstack([shared, 1.5 * gaussian(n, 10, 2)])
+    said = score(X, Y, np.hstack([shared, np.zeros((n, 10), dtype=np.float32)]))["corpus"]["verdict"]
+    assert said["numbers"]["retention"] < 0.3
+    assert said["verdict"] in ("re-embed", "undecided")
+
+
 def test_near_duplicates_are_left_out_of_the_queries_only():
     X, Y = shared_latent(100)
     T = Y.copy()
