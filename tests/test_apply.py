@@ -505,6 +505,15 @@ def test_queries_seen_in_training_do_not_judge(sides, stitcher, judged, tmp_path
     assert found["query"]["queries"] == 200 - len(stitcher.seen) // 2
 
 
+def test_queries_that_share_their_ids_with_other_documents_judge(sides, stitcher, judged, tmp_path):
+    qrels = tmp_path / "rel.tsv"
+    qrels.write_text("\n".join(f"item{i}\titem{140 + i}\t1" for i in range(60)), encoding="utf-8")
+    numbered = {side: replace(judged[side], ids=names(60)) for side in ("source_queries", "target_queries")}
+    found = score(stitcher, *sides, **numbered, qrels=qrels)["relevance"]
+    assert found["queries_seen_in_training"] == 0
+    assert found["query"]["queries"] == 60
+
+
 @pytest.mark.parametrize("left_out", ["source_queries", "target_queries", "qrels"])
 def test_queries_and_judgements_belong_together(sides, stitcher, judged, left_out):
     with pytest.raises(InputError, match="`source_queries`, `target_queries` and `qrels` belong together"):

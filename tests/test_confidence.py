@@ -253,3 +253,14 @@ def test_parts_that_make_no_confidence_are_refused(found, how):
     given, says = BROKEN[how]
     with pytest.raises(InputError, match=says):
         replace(found, **given)
+
+
+def test_the_bound_of_99_rows_is_their_tenth_smallest_margin():
+    held = HELD[0][:99], HELD[1][:99]
+    found = calibrate(MAP, DECOMPOSED, SELECT, held, TRAIN[1], POOL)
+    assert found is not None
+    with torch.no_grad():
+        bare = MAP(held[0])
+    lower = found.measure(held[0], bare)["cosine_lower"]
+    cosine = torch.nn.functional.cosine_similarity(bare, held[1])
+    assert int((cosine < lower - 1e-5).sum()) == 9

@@ -163,5 +163,8 @@ def test_the_command_line_draws_the_curve(tmp_path, capsys):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert "doubling the" in capsys.readouterr().out
     assert main([*given, "--out", f"{tmp_path}/t", "--learning-curve", f"{tmp_path}/curve.jpg"]) == 2
-    assert "must end in .png" in capsys.readouterr().err
+    assert "`learning_curve` must end in .png" in capsys.readouterr().err
+    (tmp_path / "folder.png").mkdir()
+    assert main([*given, "--out", f"{tmp_path}/t", "--learning-curve", f"{tmp_path}/folder.png"]) == 2
+    assert "`learning_curve` must be a file" in capsys.readouterr().err
     assert not (tmp_path / "t").exists()

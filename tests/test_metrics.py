@@ -503,3 +503,10 @@ def test_the_null_of_wide_spaces_has_the_spread_of_the_exact_one():
     quick, exact = cka_unbiased_null(X, Y, 60), permute_rows(lambda order: cka_unbiased(X, Y[order]), 300, 60)
     assert np.corrcoef(quick, exact)[0, 1] > 0.99
     assert quick.std() == pytest.approx(exact.std(), rel=0.05)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e12])
+def test_the_null_of_unbiased_cka_does_not_depend_on_the_size_of_the_rows(size):
+    X, Y = (torch.from_numpy(gaussian(100, 8, seed)) for seed in (0, 1))
+    expected = cka_unbiased_null(X, Y, 20)
+    np.testing.assert_allclose(cka_unbiased_null(X * size, Y * size, 20), expected, rtol=1e-3, atol=1e-5)

@@ -109,3 +109,8 @@ def test_other_endings_and_missing_folders_are_refused(tmp_path):
         save(plot_scorecard(CARD, "a → b"), tmp_path / "card.bmp")
     with pytest.raises(InputError, match="`plot` must lie in a folder that exists"):
         save(plot_scorecard(CARD, "a → b"), tmp_path / "none" / "card.png")
+
+
+def test_a_stitcher_without_a_scorecard_has_nothing_to_draw():
+    with pytest.raises(InputError, match="`plot` needs a scorecard, and this stitcher has none"):
+        plot_scorecard({}, "a → b")

@@ -401,6 +401,15 @@ def test_a_shortlist_as_long_as_the_pool_is_no_evidence():
     assert "too small to judge its shortlist (top10_in_79)" in said["why"]
 
 
+@pytest.mark.parametrize("n", [110, 115])
+def test_a_poor_map_is_no_first_stage_in_a_pool_little_larger_than_the_shortlist(n):
+    shared = gaussian(n, 6)
+    X, Y = np.hstack([shared, gaussian(n, 10, 1)]), np.hstack([shared, 1.5 * gaussian(n, 10, 2)])
+    said = score(X, Y, np.hstack([shared, np.zeros((n, 10), dtype=np.float32)]))["corpus"]["verdict"]
+    assert said["numbers"]["retention"] < 0.3
+    assert said["verdict"] in ("re-embed", "undecided")
+
+
 def test_near_duplicates_are_left_out_of_the_queries_only():
     X, Y = shared_latent(100)
     T = Y.copy()
@@ -442,6 +451,10 @@ def test_the_table_shows_references_verdicts_and_the_best_of_each_method():
         assert f"[{low:.3f}, {high:.3f}]" in said
     rows = [line.split() for line in said.splitlines()[-3:]]
     assert rows == [["ridge", "0.500"], ["mlp", "broke"], ["linear", "0.750", "chosen"]]
+    card["candidates"] = [
+        {"method": "ridge", "settings": {}, "validation": v, "chosen": False} for v in (None, 0.0, -0.5)
+    ]  # no better than the mean, by R²
+    assert table(card).splitlines()[-1].split() == ["ridge", "0.000"]
 
 
 @pytest.mark.parametrize("name", ["format-1-affine", "format-1-residual_mlp"])

@@ -487,6 +487,16 @@ def test_few_pairs_are_not_calibrated_and_the_card_says_so():
     assert stitcher.scorecard["notes"][-1] == note
 
 
+def test_confidence_is_not_calibrated_on_the_pairs_that_chose_the_map():
+    X, Y = shared_latent(600, rank=4, noise=0.3)
+    group = np.array([f"g{i % 6}" for i in range(600)])
+    stitcher = learn(*carried(X, Y), group=group, split_seed=1)  # one of the six groups is all of validation
+    counts = stitcher.provenance["pairs"]
+    assert counts["select"] == counts["calibrate"] == 100
+    assert stitcher.calibration is None
+    assert stitcher.scorecard["notes"][-1].startswith("Validation could not be halved")
+
+
 def test_without_test_pairs_confidence_is_calibrated_but_not_scored():
     X, Y, _, _ = turned(400)
     stitcher = learn(*carried(X, Y), split_shares=(0.7, 0.3, 0))

@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +174,7 @@ def score(
         _relevance_side(stitcher, queries),
         _relevance_side(stitcher, documents),
         judgements,
-        _seen(stitcher, queries),
+        _seen(stitcher, queries, documents.ids),
         uses,
         thresholds,
     )
@@ -192,9 +192,14 @@ def _sides(stitcher: Stitcher, source, target, source_space, target_space, sourc
     return a, b
 
 
-def _seen(stitcher: Stitcher, pairs: Pairs) -> np.ndarray:
-    """A mask (n,) of the pairs that training or choosing used, known by id or by content."""
-    return np.isin(fingerprints(pairs), stitcher.seen) | np.isin(contents(pairs), stitcher.seen)
+def _seen(stitcher: Stitcher, pairs: Pairs, others: Sequence | np.ndarray = ()) -> np.ndarray:
+    """A mask (n,) of the pairs that training or choosing used, known by id or by content.
+
+    An id that is also one of `others` tells nothing: where queries and documents are both numbered from 0, it was the
+    document of that number that training used.
+    """
+    by_id = np.isin(fingerprints(pairs), stitcher.seen) & ~np.isin(pairs.ids, others)
+    return by_id | np.isin(contents(pairs), stitcher.seen)
 
 
 def _rows(stitcher: Stitcher, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -43,7 +43,7 @@ def run_train(args) -> None:
     if args.learning_curve:
         from repstitch.plots import check_picture
 
-        check_picture(args.learning_curve)
+        check_picture(args.learning_curve, "learning_curve")
     from repstitch.scorecard import table
     from repstitch.train import train
 

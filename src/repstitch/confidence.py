@@ -190,7 +190,8 @@ def calibrate(
     after = read(x, bare_held, mean, project, shared)
     cosine = _ridge(within(before), _cosine(bare, Y))
     margins = _cosine(bare_held, y) - _weigh(within(after), cosine)
-    cosine[-1] += margins.sort().values[int((1 - LEVEL) * (len(margins) + 1)) - 1]
+    beyond = int((1 - LEVEL) * (len(margins) + 1) + 1e-9)  # 1 − 0.9 is a little less than a tenth
+    cosine[-1] += margins.sort().values[beyond - 1]
     precision = _precision(standard(before)[:, FOR_TYPICAL])
     return Confidence(
         pool=pool,

@@ -39,13 +39,15 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     return target
 
 
-def check_picture(path: str | os.PathLike) -> Path:
-    """The path of a picture that can be written: a known ending, in a folder that exists."""
+def check_picture(path: str | os.PathLike, name: str = "plot") -> Path:
+    """The path of a picture that can be written: a known ending, in a folder that exists. `name` is the argument's."""
     target = Path(path)
     if target.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"`plot` must end in .png, .svg or .pdf; got {target.name!r}.")
+        raise InputError(f"`{name}` must end in .png, .svg or .pdf; got {target.name!r}.")
     if not target.parent.is_dir():
-        raise InputError(f"`plot` must lie in a folder that exists; there is no {target.parent}.")
+        raise InputError(f"`{name}` must lie in a folder that exists; there is no {target.parent}.")
+    if target.is_dir():
+        raise InputError(f"`{name}` must be a file; {target} is a folder.")
     return target
 
 
@@ -183,8 +185,10 @@ def plot_scorecard(card: Mapping, title: str) -> Figure:
     """A stitcher's scorecard in one picture: retrieval, the references, what is shared, confidence, hubness.
 
     What the card does not hold is left out; a card of an earlier release shows retrieval, and alignment before and
-    after.
+    after. Raises InputError on an empty one.
     """
+    if not card:
+        raise InputError("`plot` needs a scorecard, and this stitcher has none; train it again.")
     panels: list = [(plot_retrieval, card)] if any(use in card for use in USES) else []
     if any("references" in card.get(use, {}) for use in USES) or "relevance" in card:
         panels.append((plot_references, card))

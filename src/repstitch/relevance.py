@@ -106,7 +106,7 @@ def relevance(
     if not len(judged):
         raise InputError(
             f"`qrels` must judge a document of the gallery relevant to one of the {len(known)} queries at least; none "
-            f"is left ({int((relevant & seen).sum())} were used in training). Are its ids are those of the files?"
+            f"is left ({int((relevant & seen).sum())} were used in training). Are its ids those of the files?"
         )
     asked, grades = queries.take(judged), [known[i] for i in judged]
     depth = min(SHORTLIST, len(row))

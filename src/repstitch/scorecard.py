@@ -44,7 +44,7 @@ def scorecard(
 
     Each use holds how well counterparts are found and the target's own neighbours are kept, with 95 % `intervals` over
     queries; recall of the controls (`shuffled` pairs, the `constant` floor, a `naive` swap of untranslated rows where
-    the dimensions agree); what it is worth beside its `references`, see `_references`; and the `verdict`.
+    the dimensions agree); what it is worth beside its `references`, see `_worth`; and the `verdict`.
     """
     if not set(uses) <= set(USES):
         raise InputError(f"`uses` must be among {', '.join(USES)}; got {', '.join(map(repr, uses))}.")
@@ -319,15 +319,15 @@ def _without_near(without: dict, uses: list[str]) -> str:
 def _candidates(candidates: list[dict]) -> list[tuple]:
     """The best of each method by its validation score, the chosen one marked."""
     best: dict[str, dict] = {}
+    score = lambda one: -math.inf if one["validation"] is None else one["validation"]  # noqa: E731
     for one in candidates:
-        score = -math.inf if one["validation"] is None else one["validation"]
         held = best.get(one["method"])
-        if one["chosen"] or held is None or (not held["chosen"] and score > (held["validation"] or -math.inf)):
+        if one["chosen"] or held is None or (not held["chosen"] and score(one) > score(held)):
             best[one["method"]] = one
     rows: list[tuple] = [("method, at its best on validation", "score", "")]
     for method, one in best.items():
-        score = "broke" if one["validation"] is None else _num(one["validation"])
-        rows.append((method, score, "chosen" if one["chosen"] else ""))
+        said = "broke" if one["validation"] is None else _num(one["validation"])
+        rows.append((method, said, "chosen" if one["chosen"] else ""))
     return rows
 
 

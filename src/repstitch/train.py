@@ -111,11 +111,14 @@ def train(
     map = chosen.map.to("cpu")
     near = found.near[held]
     card = _proof(map, X[held].cpu(), Y[held].cpu(), Y[parts.train].cpu(), output_norm, thresholds, near)
-    if not len(parts.test) and np.isin(held, parts.select).any():
+    halved = not np.isin(parts.calibrate, parts.select).any()
+    if not len(parts.test) and not halved:
         held_name = "validation pairs that also chose the map"
     chose, unseen = ((X[rows], Y[rows]) for rows in (parts.select, parts.calibrate))
-    measures = calibrate(chosen.map, problem.decomposition, chose, unseen, Y[parts.train])
-    if measures is None:
+    measures = calibrate(chosen.map, problem.decomposition, chose, unseen, Y[parts.train]) if halved else None
+    if not halved:
+        found.notes.append("Validation could not be halved (too few pairs or groups), so confidence is not calibrated.")
+    elif measures is None:
         found.notes.append(f"Fewer than {LEAST_ROWS} validation pairs in either half, so confidence is not calibrated.")
     elif len(parts.test):
         others = (chose[1], unseen[1], Y[parts.train])

@@ -9,6 +9,7 @@ from repstitch.errors import InputError
 from repstitch.metrics.resample import interval, resampled_means
 
 MIN_QUERIES = 20
+MOST_CHANCE = 0.5  # of a shortlist; beyond it, a poor map fills it nearly as well as a good one
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def verdict(
     - above 0: `use` where retention reaches its threshold, else `use as first stage` where the shortlist's retention
       reaches its own, else `re-embed`.
 
-    A shortlist that random search would fill well enough (`chance`) is no evidence, so it is not counted.
+    A shortlist of which random search would find more than half (`chance`) is no evidence, so it is not counted.
     """
     low, high = deciding["over_keep_old"]["interval"]
     kept, short = (part["retention"] and part["retention"]["score"] for part in (deciding, shortlist))
@@ -89,7 +90,7 @@ def verdict(
     retains = f"it keeps {_percent(kept)} of full re-embedding"
     fetched = f"the pool is too small to judge its shortlist ({shortlist_measure})"
     enough = False
-    if short is not None and chance < thresholds.first_stage:
+    if short is not None and chance <= MOST_CHANCE:
         enough = short >= thresholds.first_stage
         fetched = f"its shortlist ({shortlist_measure}) {_percent(short)}"
     if high < 0:

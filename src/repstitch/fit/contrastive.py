@@ -105,6 +105,7 @@ class Refiner(nn.Module):
         self.drop = nn.Dropout(recipe.dropout)
         if recipe.width:
             self.out = nn.Parameter(torch.zeros(recipe.width, start.d_target))
+        self.to(start.weight.device)  # the hidden layer is drawn on the CPU, alike on every machine
 
     def forward(self, x: Tensor) -> Tensor:
         z = (x - self.mean) @ self.whiten
@@ -171,7 +172,7 @@ class RefineModule(L.LightningModule):
     """The loss of a refiner on batches of pairs, gathered over ranks, and its score by the judge after each epoch.
 
     Each row is compared with all targets or, where there are more than the recipe's `gallery`, with those of the batch
-    and a random draw of the others.
+    and a random draw of all, which may hold a row's own counterpart once more.
     """
 
     def __init__(

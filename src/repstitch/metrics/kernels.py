@@ -48,6 +48,7 @@ def cka_unbiased_null(X: Tensor, Y: Tensor, draws: int, seed: int = 0) -> np.nda
     X, Y = _centred(X, "X"), _centred(Y, "Y")
     _check_rows(X, Y, 4)
     X, Y = _leading(X), _leading(Y)
+    X, Y = X / X.norm(), Y / Y.norm()  # fourth powers of the rows' size must fit float32
     scale = (_hsic(X, X) * _hsic(Y, Y)).sqrt()
     x, y = X.float(), Y.float()  # chance needs no more digits than that, and has draws to average over
     return permute_rows(lambda order: float(_hsic(x, y[order]) / scale), len(X), draws, seed)
