@@ -294,6 +294,29 @@ def test_retrieval_prefers_the_variance_back_where_least_squares_shrinks_to_the_
     assert tune_canonical(problem).score > tune_ridge(problem).score
 
 
+def test_a_climb_passes_by_settings_that_give_no_map_and_says_why_where_none_does():
+    def fit(settings: dict) -> Candidate:
+        if settings["a"] in refused:
+            raise InputError(f"no map at {settings['a']}")
+        return Candidate("ridge", settings, cast(Map, None), torch.tensor([float(settings["a"])]))
+
+    refused = {2}
+    best = climb({"a": (0, 1, 2, 3)}, [{"a": 2}, {"a": 0}], fit)
+    assert best.settings == {"a": 1}
+    assert [s["a"] for s, _ in best.tried] == [0, 1]
+    refused = {0, 1, 2, 3}
+    with pytest.raises(InputError, match="no map at 3"):
+        climb({"a": (0, 1, 2, 3)}, [{"a": 3}], fit)
+
+
+@pytest.mark.parametrize("method", CLOSED)
+def test_where_translations_keep_their_lengths_no_gain_carries_them_beyond_the_target(method):
+    problem = shared_problem("match")
+    assert any((s["gain"] or 0) > 1 for s, _ in METHODS[method](problem).tried)
+    kept = METHODS[method](replace(problem, lengths=True))
+    assert all((s["gain"] or 0) <= 1 for s, _ in kept.tried)
+
+
 # --- auto -------------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +373,11 @@ def test_auto_never_takes_a_map_that_broke(monkeypatch):
     good = np.random.default_rng(0).random(50)
     assert choose(monkeypatch, canonical=broken, mlp=good)[0] == "mlp"
     assert choose(monkeypatch, canonical=good, mlp=broken)[0] == "canonical"
+
+
+def test_where_every_map_broke_nothing_is_chosen(monkeypatch):
+    with pytest.raises(InputError, match="No method gives a map that can translate the validation rows"):
+        choose(monkeypatch, ridge=[-np.inf] * 50, linear=[-np.inf] * 50)
 
 
 def test_a_named_method_is_the_only_one_tried(monkeypatch):

@@ -150,6 +150,17 @@ def score(
         raise InputError(f"`uses` must be a tuple of {' and '.join(USES)}; got {uses!r}.")
     a, b = _sides(stitcher, source, target, source_space, target_space, source_ids, target_ids)
     documents = pair(a, b, drop_invalid)
+    people = None
+    if qrels is not None:
+        q = _sides(
+            stitcher, source_queries, target_queries, source_space, target_space, source_query_ids, target_query_ids
+        )
+        if any(side.ids is None for side in (a, b, *q)):
+            raise InputError(
+                "With `qrels` all four files must have ids, those that it names; give --source-ids, --target-ids, "
+                "--source-query-ids and --target-query-ids for files without."
+            )
+        people = read_qrels(qrels), pair(*q, drop_invalid, least=1)
     seen = _seen(stitcher, documents)
     if seen.all():
         raise InputError(f"All {len(documents)} pairs were used to train this stitcher; give pairs it has not seen.")
@@ -160,16 +171,9 @@ def score(
         X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), stitcher.target_mean, uses, thresholds=thresholds
     )
     card |= {"left_out": int(seen.sum()), "held_out": "unseen pairs", "dropped": pairs.dropped}
-    if qrels is None:
+    if people is None:
         return card
-    judgements = read_qrels(qrels)
-    q = _sides(stitcher, source_queries, target_queries, source_space, target_space, source_query_ids, target_query_ids)
-    if any(side.ids is None for side in (a, b, *q)):
-        raise InputError(
-            "With `qrels` all four files must have ids, those that it names; give --source-ids, --target-ids, "
-            "--source-query-ids and --target-query-ids for files without."
-        )
-    queries = pair(*q, drop_invalid, least=1)
+    judgements, queries = people
     found = relevance(
         _relevance_side(stitcher, queries),
         _relevance_side(stitcher, documents),

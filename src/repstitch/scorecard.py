@@ -110,12 +110,9 @@ def scorecard(
     return card
 
 
-# The rank (n,) of each query's counterpart, and its nearest others (n, depth): None where all are equally near.
-Found = tuple[Tensor, Tensor | None]
-
-
 def _searches(use: str, x: Tensor, y: Tensor, t: Tensor, mean: Tensor, depth: int, seed: int) -> dict[str, Any]:
-    """What a use finds (`Found`) with the translation, and with each control in its place."""
+    """What a use finds with the translation, and with each control in its place: the rank (n,) of each query's
+    counterpart, and its nearest others (n, depth), None where all are equally near."""
     same = torch.unique(y, dim=0, return_inverse=True)[1]  # alike by the native rows: equal translations are no copies
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))
     stand_ins = {"translated": t, "shuffled": t[order]} | ({"naive": x} if x.shape[1] == y.shape[1] else {})
@@ -166,7 +163,8 @@ def _worth(
     if pool < MIN_QUERIES:
         said = not_judged(f"{pool} queries are too few to judge by; at least {MIN_QUERIES} are needed.", thresholds)
     else:
-        said = verdict(f"overlap@{k}", worth[f"overlap@{k}"], short, worth[short], thresholds, chance[short])
+        deciding, neighbours = worth[f"overlap@{k}"], f" with the {truth}'s own neighbours"
+        said = verdict(f"overlap@{k}", deciding, short, worth[short], thresholds, chance[short], neighbours)
     return {"references": worth, "verdict": said}
 
 

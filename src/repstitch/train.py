@@ -103,7 +103,7 @@ def train(
     X = normalise(torch.from_numpy(pairs.X), "unit", "source rows").to(on)
     Y = normalise(torch.from_numpy(pairs.Y), output_norm, "target rows").to(on)
     judge = Judge(objective, X[parts.select], Y[parts.select], Y[parts.train])
-    problem = Problem(X[parts.train], Y[parts.train], judge, settings)
+    problem = Problem(X[parts.train], Y[parts.train], judge, settings, lengths=output_norm == "none")
     chosen, tried = select(problem, method)
     refitted = refit(chosen, X, Y, problem).to("cpu") if refit_on_all else None
     leave_to_first_rank()

@@ -55,7 +55,13 @@ def standing(rows: Mapping[str, np.ndarray], seed: int = 0) -> dict:
 
 
 def verdict(
-    measure: str, deciding: Mapping, shortlist_measure: str, shortlist: Mapping, thresholds: Thresholds, chance: float
+    measure: str,
+    deciding: Mapping,
+    shortlist_measure: str,
+    shortlist: Mapping,
+    thresholds: Thresholds,
+    chance: float,
+    against_what: str = "",
 ) -> dict:
     """The verdict on one use: {"verdict", "why", "measure", "numbers", "thresholds"}.
 
@@ -68,6 +74,7 @@ def verdict(
       reaches its own, else `re-embed`.
 
     A shortlist of which random search would find more than half (`chance`) is no evidence, so it is not counted.
+    `against_what` says in the sentence what the measure compares with.
     """
     low, high = deciding["over_keep_old"]["interval"]
     kept, short = (part["retention"] and part["retention"]["score"] for part in (deciding, shortlist))
@@ -84,8 +91,8 @@ def verdict(
     if kept is None:
         return not_judged(f"full re-embedding itself scores 0 by {measure}, so there is nothing to keep.", thresholds)
     against = (
-        f"{measure} {_num(numbers['score'])} against {_num(numbers['keep_old'])} for keeping the old model "
-        f"(difference {low:+.3f} to {high:+.3f})"
+        f"{measure}{against_what} {_num(numbers['score'])} against {_num(numbers['keep_old'])} for keeping the old "
+        f"model (difference {low:+.3f} to {high:+.3f})"
     )
     retains = f"it keeps {_percent(kept)} of full re-embedding"
     fetched = f"the pool is too small to judge its shortlist ({shortlist_measure})"

@@ -1,5 +1,6 @@
 """Each method at its best, and the best of the methods, by one objective on the same validation rows."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
@@ -59,12 +60,21 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Problem:
-    """Normalised training pairs X (n, d_source) and Y (n, d_target), and the judge of what is fitted to them."""
+    """Normalised training pairs X (n, d_source) and Y (n, d_target), and the judge of what is fitted to them.
+
+    `lengths` says that translations keep their own lengths; then no gain carries them beyond the target's.
+    """
 
     X: Tensor
     Y: Tensor
     judge: Judge
     recipe: Recipe = field(default_factory=Recipe)
+    lengths: bool = False
+
+    def allowed(self, axes: dict[str, tuple]) -> dict[str, tuple]:
+        """The axes of a grid without the gains that `lengths` rules out."""
+        gains = tuple(g for g in axes["gain"] if not self.lengths or g is None or g <= 1)
+        return axes | {"gain": gains}
 
     @cached_property
     def decomposition(self) -> Decomposition:
@@ -90,27 +100,36 @@ class Problem:
 def climb(axes: dict[str, tuple], starts: Iterable[dict], fit: Callable[[dict], Candidate]) -> Candidate:
     """The best of a grid without trying all of it: from the best of the starts, a step along one axis at a time.
 
-    Each move goes to the best neighbour; it ends where no neighbour is better. Nothing is fitted twice.
+    Each move goes to the best neighbour; it ends where no neighbour is better. Nothing is fitted twice. Settings that
+    give no map are passed by; where no start gives one, InputError says why.
     """
-    known: dict[tuple, Candidate] = {}
+    known: dict[tuple, Candidate | InputError] = {}
 
-    def at(settings: dict) -> Candidate:
-        key = tuple(settings[name] for name in axes)
-        if key not in known:
-            known[key] = fit(settings)
-        return known[key]
+    def at(places: Iterable[dict]) -> list[Candidate]:
+        found = []
+        for settings in places:
+            key = tuple(settings[name] for name in axes)
+            if key not in known:
+                try:
+                    known[key] = fit(settings)
+                except InputError as error:
+                    known[key] = error
+            found.append(known[key])
+        return [c for c in found if isinstance(c, Candidate)]
 
-    best = max(map(at, starts), key=lambda c: c.score)
+    best = max(at(starts), key=lambda c: c.score, default=None)
+    if best is None:
+        raise next(error for error in known.values() if isinstance(error, InputError))
     while True:
         around = []
         for name, values in axes.items():
             here = values.index(best.settings[name])
             around += [best.settings | {name: v} for v in values[max(0, here - 1) : here + 2] if v != values[here]]
-        step = max([best, *map(at, around)], key=lambda c: c.score)  # of equals the first, so it stays
+        step = max([best, *at(around)], key=lambda c: c.score)  # of equals the first, so it stays
         if step is best:
             break
         best = step
-    return replace(best, tried=tuple((c.settings, c.score) for c in known.values()))
+    return replace(best, tried=tuple((c.settings, c.score) for c in known.values() if isinstance(c, Candidate)))
 
 
 def tune_ridge(problem: Problem) -> Candidate:
@@ -122,7 +141,7 @@ def tune_ridge(problem: Problem) -> Candidate:
         return problem.candidate("ridge", s, map)
 
     starts = [{"penalty": p, "gain": g} for p, g in product((1e-3, 1e-1, 10.0), (None, 1.0))]
-    return climb(RIDGE, starts, fit)
+    return climb(problem.allowed(RIDGE), starts, fit)
 
 
 def tune_procrustes(problem: Problem) -> Candidate:
@@ -134,7 +153,7 @@ def tune_procrustes(problem: Problem) -> Candidate:
         map = fit_procrustes(whole) if s["gain"] is None else affine(whole, rotation, s["gain"])
         return problem.candidate("procrustes", {"centred": True} | s, map)
 
-    best = climb(PROCRUSTES, [{"gain": None}, {"gain": 1.0}], fit)
+    best = climb(problem.allowed(PROCRUSTES), [{"gain": None}, {"gain": 1.0}], fit)
     settings = {"centred": False, "gain": None}
     plain = problem.candidate("procrustes", settings, fit_procrustes(whole, centred=False))
     tried = (*best.tried, (settings, plain.score))
@@ -153,9 +172,9 @@ def tune_canonical(problem: Problem) -> Candidate:
     # The first of equals wins: where any map tells all rows apart, that is least squares.
     starts = [
         {"shrink_x": x, "shrink_y": None, "power": p, "gain": g, "cut": False}
-        for x, (p, g) in product((1e-2, 1.0), ((1.0, None), (0.5, 1.0), (0.25, 1.4)))
+        for x, (p, g) in product((1e-2, 1.0), ((1.0, None), (0.5, 1.0), (0.25, 1.0 if problem.lengths else 1.4)))
     ]
-    return climb(CANONICAL, starts, fit)
+    return climb(problem.allowed(CANONICAL), starts, fit)
 
 
 def tune_contrastive(problem: Problem, method: str) -> Candidate:
@@ -188,6 +207,8 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
     ladder = [max(closed, key=lambda c: c.score)] if closed else []
     ladder += [c for c in tried if c.method in REFINED]
     best = max(ladder, key=lambda c: c.score)
+    if not best.score > -math.inf:
+        raise InputError("No method gives a map that can translate the validation rows; the pairs hold no relation.")
     for candidate in ladder:
         lead = best.rows - candidate.rows
         if float(lead.mean()) <= float(lead.std()) / len(lead) ** 0.5:
