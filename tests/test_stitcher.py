@@ -365,7 +365,19 @@ def test_a_stitcher_of_format_1_translates_as_it_did_when_it_was_written(form):
     assert 0 < stitcher.scorecard["query"]["recall@1"] <= 1
 
 
-@pytest.mark.parametrize("form", ["affine", "residual_mlp"])
+def test_a_stitcher_of_format_1_keeps_its_confidence():
+    stitcher = load(GOLDEN / "format-1-confidence")
+    with np.load(GOLDEN / "format-1-confidence.npz") as held:
+        expected = dict(held)
+    rows = expected.pop("rows")
+    np.testing.assert_allclose(stitcher.translate(rows), expected.pop("translated"), atol=1e-6)
+    measured = stitcher.confidence(rows)
+    assert set(measured) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(measured[name], values, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("form", ["affine", "residual_mlp", "confidence"])
 def test_a_stitcher_of_format_1_is_written_again_as_it_was(tmp_path, form):
     old = GOLDEN / f"format-1-{form}"
     new = load(old).save(tmp_path / "s")
