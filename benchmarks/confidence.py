@@ -5,8 +5,6 @@ of validation that selection never saw; every number is of test rows, at the poo
 that are unlike the training data: real ones (another data set through the same encoder), noise, shuffled dimensions.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import header, markdown
-from real_pairs import DATA, PAIRS, RealPair, load
+from real_pairs import DATA, PAIRS, RealPair, arguments, every_split, load
 
 from repstitch.confidence import Confidence, auroc, calibrate, evaluate
 from repstitch.embeddings import read
@@ -131,27 +129,16 @@ def _met(bar: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = arguments(__doc__, seeds=3)
     parser.add_argument("--method", choices=(*METHODS, "auto"), default="canonical")
-    parser.add_argument("--pairs", nargs="*", default=list(PAIRS), choices=list(PAIRS))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--raw", type=Path, help="also keep every run's numbers, and take up what it already holds")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    kept = json.loads(args.raw.read_text()) if args.raw and args.raw.exists() else {}
-    measured: dict[str, list[dict]] = {}
-    for name in args.pairs:
-        pairs = load(PAIRS[name])
-        for seed in range(args.seeds):
-            key = f"{args.method}/{name}/{seed}"
-            if key not in kept:
-                map, measures, X, Y, others = fitted(pairs, seed, args.method)
-                kept[key] = evaluate(measures, map, X, Y, others)
-                if args.raw:
-                    args.raw.write_text(json.dumps(kept))
-            measured.setdefault(name, []).append(kept[key])
-            print(f"{key}: ECE {kept[key]['ece']:.3f}, covered {kept[key]['covered']:.3f}", file=sys.stderr, flush=True)
+
+    def measure(pairs: Pairs, seed: int) -> dict:
+        map, measures, X, Y, others = fitted(pairs, seed, args.method)
+        return evaluate(measures, map, X, Y, others)
+
+    measured = every_split(args, measure, f"{args.method}/")
     command = f"python benchmarks/confidence.py --method {args.method} --seeds {args.seeds}"
     text = (
         header("Confidence on real pairs", command)

@@ -6,16 +6,13 @@ rows by each objective; the best epoch and rate by an objective is what the loss
 rows. So no loss is at a disadvantage from a rate, a temperature or a stopping point that suits another.
 """
 
-import argparse
-import json
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from machine import header, markdown
-from real_pairs import PAIRS, load
+from real_pairs import PAIRS, arguments, every_split
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -161,25 +158,9 @@ def report(measured: dict[str, dict], seeds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--pairs", nargs="*", default=list(PAIRS), choices=list(PAIRS))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--raw", type=Path, help="also keep every run's numbers, and take up what it already holds")
-    args = parser.parse_args()
+    args = arguments(__doc__, seeds=1).parse_args()
     torch.set_num_threads(args.threads)
-    kept = json.loads(args.raw.read_text()) if args.raw and args.raw.exists() else {}
-    runs: dict[str, list[dict]] = {}
-    for name in args.pairs:
-        pairs = load(PAIRS[name])
-        for seed in range(args.seeds):
-            key = f"{name}/{seed}"
-            if key not in kept:
-                kept[key] = measure(pairs, seed)
-                if args.raw:
-                    args.raw.write_text(json.dumps(kept))
-            runs.setdefault(name, []).append(kept[key])
-            print(key, file=sys.stderr, flush=True)
+    runs = every_split(args, measure)
     measured = {name: _mean(found) for name, found in runs.items()}
     text = header("Losses, from one start", "python benchmarks/losses.py") + report(measured, args.seeds)
     if args.pairs == list(PAIRS):

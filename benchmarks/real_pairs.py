@@ -1,9 +1,14 @@
 """The real paired embeddings that benchmarks run on: read through REPSTITCH_DATA, never part of the project."""
 
+import argparse
 import csv
+import json
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +44,33 @@ def _read(path: str, ids: str | None, group) -> Embeddings:
 def _photos() -> np.ndarray:
     with open(DATA / "captions" / "captions.tsv", newline="", encoding="utf-8") as file:
         return np.array([row[0] for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)], dtype=object)
+
+
+def arguments(about: str | None, seeds: int) -> argparse.ArgumentParser:
+    """What every benchmark on the pairs can be told."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--pairs", nargs="*", default=list(PAIRS), choices=list(PAIRS))
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--raw", type=Path, help="also keep every run's numbers, and take up what it already holds")
+    return parser
+
+
+def every_split(args, measure: Callable[[Pairs, int], Any], what: str = "") -> dict[str, list]:
+    """`measure(pairs, seed)` for every pair and split seed, by pair; `what` tells runs apart in one raw file."""
+    kept = json.loads(args.raw.read_text()) if args.raw and args.raw.exists() else {}
+    found: dict[str, list] = {}
+    for name in args.pairs:
+        pairs = load(PAIRS[name])
+        for seed in range(args.seeds):
+            key = f"{what}{name}/{seed}"
+            if key not in kept:
+                kept[key] = measure(pairs, seed)
+                if args.raw:
+                    args.raw.write_text(json.dumps(kept))
+            found.setdefault(name, []).append(kept[key])
+            print(key, file=sys.stderr, flush=True)
+    return found
 
 
 FASHION, EMOJI, CLIP = "fashion/ids.txt", "emoji/emoji_minilm_emoji2vec.npz", "clip_text/union_rn50_vitb32.npz"
