@@ -33,6 +33,8 @@ bench: $(SETUP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/confidence.py --method auto
 
 $(SETUP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "repstitch needs Python 3.11 or newer; run: make PYTHON=python3.11" >&2; exit 2; }
