@@ -563,10 +563,12 @@ def test_every_row_tells_one_job_from_another():
     X, Y = torch.randn(9000, 4), torch.randn(9000, 3)
     judge = Judge("match", X[:50], Y[:50], Y)
     loss = LOSSES["match"]
-    jobs = {_job(X, Y, judge, 0.1, Recipe(), loss)}
+    start = AffineMap(torch.zeros(4, 3), torch.zeros(3))
+    jobs = {_job(X, Y, start, judge, 0.1, Recipe(), loss)}
     for row in (1, 4097, 8998):
         other = Y.clone()
         other[row] += 1
-        jobs.add(_job(X, other, judge, 0.1, Recipe(), loss))
-    jobs.add(_job(X, Y, judge, 0.1, Recipe(), LOSSES["neighbours"]))
-    assert len(jobs) == 5
+        jobs.add(_job(X, other, start, judge, 0.1, Recipe(), loss))
+    jobs.add(_job(X, Y, start, judge, 0.1, Recipe(), LOSSES["neighbours"]))
+    jobs.add(_job(X, Y, AffineMap(torch.ones(4, 3), torch.zeros(3)), judge, 0.1, Recipe(), loss))
+    assert len(jobs) == 6

@@ -316,7 +316,7 @@ def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe, 
         torch.manual_seed(recipe.seed)
         kind = "mlp" if recipe.width else "linear"
         place = recipe.checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
-        folder = Path(place) / f"{kind}-{_job(X, Y, judge, temperature, recipe, loss)}"
+        folder = Path(place) / f"{kind}-{_job(X, Y, start, judge, temperature, recipe, loss)}"
         last, done = folder / "last.ckpt", folder / "done"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -393,8 +393,8 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def _job(X: Tensor, Y: Tensor, judge: Judge, temperature: float, recipe: Recipe, loss: Loss) -> str:
-    """What a run is made from, as a short hash: the recipe, the objective, the loss and the rows."""
+def _job(X: Tensor, Y: Tensor, start: AffineMap, judge: Judge, temperature: float, recipe: Recipe, loss: Loss) -> str:
+    """What a run is made from, as a short hash: the recipe, the objective, the loss, the start and the rows."""
     said = (
         f"{temperature:.5f}",
         judge.objective,
@@ -405,7 +405,7 @@ def _job(X: Tensor, Y: Tensor, judge: Judge, temperature: float, recipe: Recipe,
         Y.shape,
     )
     digest = hashlib.blake2b(repr(said).encode(), digest_size=6)
-    for rows in (X, Y, judge.X, judge.Y):
+    for rows in (X, Y, judge.X, judge.Y, start.weight, start.bias):
         digest.update(rows.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
 
