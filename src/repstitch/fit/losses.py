@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-COSINE_WEIGHT = 0.1
 NEIGHBOURS = 30  # how many rows the native distribution of neighbours spreads over
 SAMPLE = 1024
 
@@ -36,19 +35,16 @@ class Batch:
 
 
 def contrast(batch: Batch) -> Tensor:
-    """Symmetric InfoNCE and a cosine term: tell each row's counterpart from all other targets.
+    """InfoNCE: tell each translated row's counterpart from all other targets in the gallery.
 
-    Each translated row is told apart from the gallery, each target from the translated rows of the batch; copies of the
-    counterpart are no negatives. van den Oord et al. 2018, "Representation Learning with Contrastive Predictive
-    Coding"; Radford et al. 2021 (CLIP).
+    Copies of the counterpart are no negatives. van den Oord et al. 2018, "Representation Learning with Contrastive
+    Predictive Coding". One way only: that each target also finds its own among the batch's translations, as CLIP is
+    trained, costs retrieval (benchmarks/results/losses.md), for in use there is but one side that is searched.
     """
-    predicted = F.normalize(batch.bare, dim=1)
-    logits = predicted @ batch.gallery.T * batch.scale
+    logits = F.normalize(batch.bare, dim=1) @ batch.gallery.T * batch.scale
     if batch.alike is not None:
         logits = logits.masked_fill(batch.alike, -torch.inf)
-    both = F.cross_entropy(logits, batch.own) + F.cross_entropy(logits[:, batch.own].T, batch.here)
-    cosine = (predicted * F.normalize(batch.targets, dim=1)).sum(1).mean()
-    return both / 2 + COSINE_WEIGHT * (1 - cosine)
+    return F.cross_entropy(logits, batch.own)
 
 
 def distil(batch: Batch) -> Tensor:
