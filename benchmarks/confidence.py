@@ -142,7 +142,7 @@ def main() -> None:
     command = f"python benchmarks/confidence.py --method {args.method} --seeds {args.seeds}"
     text = (
         header("Confidence on real pairs", command)
-        + f"\nMethod `{args.method}`, {args.seeds} split seeds. `p_match` against what happened in one random pool of "
+        + f"\nMethod `{args.method}`, split seeds: {args.seeds}. `p_match` against what happened in one random pool of "
         "the calibrated size a row; the expected calibration error (ECE) is over ten bins of equally many rows. The "
         "draw alone gives a perfect probability an ECE of 0.01 to 0.04 on so few rows where it is far from 0 and 1.\n\n"
         + calibration(measured)
