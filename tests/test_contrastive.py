@@ -394,12 +394,15 @@ def _interrupt() -> None:
 
 
 def test_control_c_ends_a_fit_at_once_as_an_interruption(problem, monkeypatch):
-    handler = signal.getsignal(signal.SIGINT)
-    steps = interrupt_at(6, monkeypatch, how=lambda: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        fit(problem)
-    assert len(steps) == 6
-    assert signal.getsignal(signal.SIGINT) is handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        steps = interrupt_at(6, monkeypatch, how=lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            fit(problem)
+        assert len(steps) == 6
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("settings", [{}, {"gallery": 100}, {"temperatures": (1.0, 2.0)}], ids=str)
