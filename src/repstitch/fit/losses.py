@@ -97,7 +97,7 @@ class Loss:
     temperature: str
 
 
-# What won for each objective, from one start on real pairs: benchmarks/results/losses.md.
+# Chosen among ten from one start on real pairs: benchmarks/results/losses.md, ARCHITECTURE.md.
 LOSSES = {
     "match": Loss(contrast, 0.2, "held out"),
     "neighbours": Loss(distil, 0.03, "native"),
