@@ -309,7 +309,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--seed", type=int, default=0, help="seed of the contrastive fits")
     c.add_argument("--group", metavar="COLUMN|FILE", help="pairs of one group stay on one side of the split")
     c.add_argument("--refit", action="store_true", help="fit the chosen map once more on all pairs, after scoring")
-    c.add_argument("--output-norm", choices=NORMALISATIONS, help="unit rows out, or the target's own lengths")
+    c.add_argument("--output-norm", choices=NORMALISATIONS, help="unit rows out, or lengths as the map gives them")
     c.add_argument("--learning-curve", metavar="FILE.png", help="draw score against number of training pairs (or .svg)")
     c.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     c.add_argument("--epochs", type=int, help="of the contrastive fits")
