@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import affine_image, card, gaussian, names
 
-from repstitch import __version__, cli
+from repstitch import __version__, cli, commands
 from repstitch.apply import score
 from repstitch.cli import main
 from repstitch.embeddings import Embeddings, read, write
@@ -533,7 +533,7 @@ def test_what_is_not_installed_is_named_with_the_extra_that_installs_it(capsys, 
     def missing(_args):
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr(cli, f"run_{argv[0]}", missing)
+    monkeypatch.setattr(commands, f"run_{argv[0]}", missing)
     status, out, err = run(capsys, *argv)
     said = f"`{argv[0]}` needs {module}; install it with: pip install 'repstitch[{extra}]'"
     assert (status, out, err) == (2, "", [f"repstitch {argv[0]}: {said}"])
@@ -552,7 +552,7 @@ def test_a_module_of_our_own_that_is_missing_is_not_hidden(monkeypatch):
     def missing(_args):
         raise ModuleNotFoundError("No module named 'repstitch.gone'", name="repstitch.gone")
 
-    monkeypatch.setattr(cli, "run_list", missing)
+    monkeypatch.setattr(commands, "run_list", missing)
     with pytest.raises(ModuleNotFoundError, match=r"repstitch\.gone"):
         main(["list"])
 
@@ -561,7 +561,7 @@ def test_control_c_exits_130_in_one_line(capsys, monkeypatch):
     def stopped(_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_train", stopped)
+    monkeypatch.setattr(commands, "run_train", stopped)
     status, out, err = run(capsys, "train", "--source", "x", "--target", "y", "--out", "z")
     assert (status, out) == (130, "")
     assert err == ["repstitch train: stopped; the output is not there yet. Run it again to go on."]

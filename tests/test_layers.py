@@ -24,6 +24,7 @@ ROWS = (
     ("plots", "wire"),
     ("server",),
     ("demo",),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )

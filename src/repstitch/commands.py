@@ -1,0 +1,300 @@
+"""What each command does: one function a command, results on stdout."""
+
+import json
+import sys
+from pathlib import Path
+
+from repstitch.errors import InputError
+from repstitch.names import METRICS, USES
+
+
+def run_embed(args) -> None:
+    from repstitch.encoders import embed
+
+    settings = {name: getattr(args, name) for name in CARD_SETTINGS if getattr(args, name) is not None}
+    if args.model_args is not None:
+        settings["model_args"] = _json_object(args.model_args, "--model-args")
+    rows = embed(
+        args.encoder,
+        args.data,
+        args.out,
+        batch_size=args.batch_size,
+        device=args.device,
+        precision=args.precision,
+        dtype=args.dtype,
+        **settings,
+    )
+    _emit({"out": args.out, "rows": rows}, f"{rows} rows in {args.out}", args.json)
+
+
+def run_train(args) -> None:
+    from repstitch.stitcher import check_out
+
+    check_out(args.out)
+    shares = _shares(args.split)
+    if args.learning_curve:
+        from repstitch.plots import check_picture
+
+        check_picture(args.learning_curve, "learning_curve")
+    from repstitch.scorecard import table
+    from repstitch.train import train
+
+    recipe = {
+        name: getattr(args, name)
+        for name in ("epochs", "width", "batch_size", "learning_rate", "strategy", "checkpoints")
+        if getattr(args, name) is not None
+    }
+    if args.devices is not None:
+        recipe["devices"] = int(args.devices) if args.devices.isdecimal() else args.devices
+    stitcher = train(
+        args.source,
+        args.target,
+        method=args.method,
+        objective=args.objective,
+        split_shares=shares,
+        split_seed=args.split_seed,
+        seed=args.seed,
+        group=args.group,
+        drop_invalid=args.drop_invalid,
+        refit_on_all=args.refit,
+        source_space=args.source_space,
+        target_space=args.target_space,
+        source_ids=args.source_ids,
+        target_ids=args.target_ids,
+        output_norm=args.output_norm,
+        device=args.device,
+        learning_curve=args.learning_curve is not None,
+        retention=args.retention,
+        first_stage=args.first_stage,
+        **recipe,
+    )
+    stitcher.save(args.out)
+    curve = stitcher.scorecard.get("learning_curve")
+    if curve:
+        from repstitch.plots import plot_curve, save
+
+        save(plot_curve(curve), args.learning_curve)
+    result = {
+        "out": args.out,
+        "version": stitcher.version,
+        "source": stitcher.source.name,
+        "target": stitcher.target.name,
+        "method": stitcher.method,
+        "objective": stitcher.objective,
+        "scorecard": stitcher.scorecard,
+    }
+    title = f"{stitcher.source.name} -> {stitcher.target.name}, {stitcher.method}, in {args.out}"
+    told = f"\n\nlearning curve, in {args.learning_curve}: {curve['verdict']}" if curve else ""
+    _emit(result, f"{title}\n\n{table(stitcher.scorecard)}{told}", args.json)
+
+
+def run_score(args) -> None:
+    from repstitch.apply import score
+    from repstitch.scorecard import table
+    from repstitch.stitcher import load
+
+    card = score(
+        load(args.stitcher),
+        args.source,
+        args.target,
+        uses=USES if args.use == "both" else (args.use,),
+        source_space=args.source_space,
+        target_space=args.target_space,
+        source_ids=args.source_ids,
+        target_ids=args.target_ids,
+        drop_invalid=args.drop_invalid,
+        source_queries=args.source_queries,
+        target_queries=args.target_queries,
+        qrels=args.qrels,
+        source_query_ids=args.source_query_ids,
+        target_query_ids=args.target_query_ids,
+        retention=args.retention,
+        first_stage=args.first_stage,
+    )
+    note = f"{card['left_out']} pairs left out: the stitcher was trained on them.\n\n" if card["left_out"] else ""
+    _emit(card, note + table(card), args.json)
+
+
+def run_translate(args) -> None:
+    from repstitch.apply import translate_file
+    from repstitch.stitcher import load
+
+    stitcher = load(args.stitcher).to(_device(args.device))
+    rows = translate_file(
+        stitcher,
+        args.embeddings,
+        args.out,
+        source_space=args.source_space,
+        ids=args.ids,
+        dtype=args.dtype,
+        confidence=args.confidence,
+    )
+    said = f"{rows} rows of {stitcher.source.name} translated to {stitcher.target.name} in {args.out}"
+    _emit({"out": args.out, "rows": rows, "stitcher": stitcher.version}, said, args.json)
+
+
+def run_align(args) -> None:
+    from itertools import combinations
+
+    import torch
+
+    from repstitch.embeddings import read
+    from repstitch.metrics.table import align
+    from repstitch.pairs import pair
+    from repstitch.stitcher import normalise
+
+    metrics = args.metric.split(",")
+    unknown = [m for m in metrics if m not in METRICS]
+    if unknown:
+        raise InputError(f"`--metric` must be among {', '.join(METRICS)}; got {unknown[0]!r}.")
+    if args.permutations < 0:
+        raise InputError(f"`--permutations` must not be negative; got {args.permutations}.")
+    if len(args.embeddings) < 2:
+        raise InputError("Give at least two files of embeddings to align.")
+    spaces = [read(path) for path in args.embeddings]
+    results, n = [], []
+    for a, b in combinations(spaces, 2):
+        pairs = pair(a, b, args.drop_invalid)
+        X, Y = (normalise(torch.from_numpy(side), "unit").numpy() for side in (pairs.X, pairs.Y))
+        n.append(len(pairs))
+        for metric in metrics:
+            scored = align(X, Y, metric, args.k, args.permutations)
+            results.append({"source": a.space.name, "target": b.space.name, "n": len(pairs)} | scored)
+    lines = [f"{r['source']} - {r['target']}, n = {r['n']}: {_alignment(r, args.k)}" for r in results]
+    _emit({"n": n[0] if len(set(n)) == 1 else n, "k": args.k, "pairs": results}, "\n".join(lines), args.json)
+
+
+def run_list(args) -> None:
+    from repstitch.registry import pair_key
+
+    registry = _registry(args.stitchers)
+    state = registry.state
+    rows = [
+        {
+            "name": name,
+            "source": s.source.name,
+            "target": s.target.name,
+            "dims": [s.source.dim, s.target.dim],
+            "method": s.method,
+            "version": s.version,
+            "promoted": state.promoted.get(pair_key(s.source.name, s.target.name)) == name,
+            "recall@1": s.scorecard.get("query", {}).get("recall@1"),
+        }
+        for name, s in state.stitchers.items()
+    ]
+    lines = [
+        f"{r['name']}{' *' if r['promoted'] else ''}: "
+        f"{r['source']} ({r['dims'][0]}) -> {r['target']} ({r['dims'][1]}), "
+        f"{r['method']}, version {r['version']}"
+        + (f", recall@1 {r['recall@1']:.3f}" if r["recall@1"] is not None else "")
+        for r in rows
+    ]
+    for problem in state.problems.values():
+        print(problem, file=sys.stderr)
+    text = "\n".join(lines) or f"No stitchers in {registry.folder}."
+    _emit({"folder": str(registry.folder), "stitchers": rows, "problems": dict(state.problems)}, text, args.json)
+
+
+def run_promote(args) -> None:
+    pair = _registry(args.stitchers).promote(args.name)
+    _emit({"pair": pair, "promoted": args.name}, f"{pair} is now served by {args.name}", args.json)
+
+
+def run_show(args) -> None:
+    from repstitch.scorecard import table
+    from repstitch.stitcher import load
+
+    path = Path(args.stitcher)
+    stitcher = load(path) if path.is_dir() else _registry(args.stitchers).get(args.stitcher)
+    if args.plot:
+        from repstitch.plots import plot_scorecard, save
+
+        save(plot_scorecard(stitcher.scorecard, f"{stitcher.source.name} → {stitcher.target.name}"), args.plot)
+    title = f"{stitcher.source.name} ({stitcher.source.dim}) -> {stitcher.target.name} ({stitcher.target.dim})"
+    made = f"{stitcher.method} for {stitcher.objective}, version {stitcher.version}"
+    result = {
+        "source": stitcher.source.to_dict(),
+        "target": stitcher.target.to_dict(),
+        "method": stitcher.method,
+        "objective": stitcher.objective,
+        "settings": stitcher.settings,
+        "version": stitcher.version,
+        "provenance": stitcher.provenance,
+        "scorecard": stitcher.scorecard,
+    }
+    scores = table(stitcher.scorecard) if stitcher.scorecard else "no scorecard"
+    _emit(result, f"{title}\n{made}\n\n{scores}", args.json)
+
+
+def run_serve(args) -> None:
+    from repstitch.server.run import serve
+
+    serve(args.stitchers, args.host, args.port, args.workers, args.engine)
+
+
+def run_demo(args) -> None:
+    from repstitch.demo import demo
+
+    demo(Path(args.out), seed=args.seed)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(share) for share in text.split(","))
+    except ValueError:
+        raise InputError(f"`--split` must be three shares like 0.6,0.15,0.25; got {text!r}.") from None
+
+
+def _json_object(text: str, flag: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"`{flag}` must be a JSON object; got {text!r}.")
+    return value
+
+
+def _alignment(result: dict, k: int) -> str:
+    name = f"{result['metric']}@{k}" if result["metric"] == "mutual_knn" else result["metric"]
+    if "p" not in result:
+        return f"{name} {result['score']:.3f}"
+    return (
+        f"{name} {result['score']:.3f} (null {result['null']:.3f}, p = {result['p']:.3f}, "
+        f"calibrated {result['calibrated']:.3f})"
+    )
+
+
+def _device(name: str) -> str:
+    from repstitch.train import pick_device
+
+    return pick_device(name)
+
+
+def _registry(folder: str | None):
+    from repstitch.registry import Registry
+
+    registry = Registry(folder)
+    if not registry.folder.is_dir():
+        raise InputError(f"There is no folder {registry.folder}; give the stitchers' folder with --stitchers.")
+    registry.refresh()
+    return registry
+
+
+def _emit(result: dict, text: str, as_json: bool) -> None:
+    print(json.dumps(result, ensure_ascii=False) if as_json else text)
+
+
+CARD_SETTINGS = (
+    "name",
+    "pooling",
+    "layer",
+    "role",
+    "prompt",
+    "normalise",
+    "skip_first",
+    "max_length",
+    "input_size",
+    "checkpoint",
+    "architecture",
+)
