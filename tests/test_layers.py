@@ -80,7 +80,7 @@ MODULES = modules()
 def test_the_walk_finds_the_modules_and_their_imports():
     assert {"errors", "metrics.null", "fit.select", "encoders", "cli"} <= set(MODULES)
     assert imports(MODULES["fit.select"], set(MODULES)) >= {"errors", "fit.judge", "maps", "moments"}
-    assert "demo" in imports(MODULES["cli"], set(MODULES))  # imported inside a function
+    assert "demo" in imports(MODULES["commands"], set(MODULES))  # imported inside a function
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m not in ("fit", "metrics", "server")])
