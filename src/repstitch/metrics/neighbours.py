@@ -1,11 +1,100 @@
-"""Nearest neighbours by cosine, exact and tiled, and how much two lists of them agree."""
+"""Nearest neighbours by cosine, exact and tiled, and how much the lists of two spaces agree.
+
+Nearest first, ties to the lower row; in float32 whatever the global settings say, for coarser arithmetic changes one
+neighbour set in fifteen where rows lie in a cone.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
 
-TILE_ROWS = 2048
+TILE_ROWS = 1024
+BLOCK = 32  # similarities of a row whose largest is looked at first
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nearest neighbours of every row of one space, itself left out.
+
+    `neighbours` (n, k) are positions, nearest first; `similarities` (n, k) their cosines; `mean` (n,) each row's mean
+    cosine to all n rows, itself among them; `repeats` counts rows that are copies, in direction, of an earlier one.
+    """
+
+    neighbours: Tensor
+    similarities: Tensor
+    mean: Tensor
+    repeats: int
+
+    @property
+    def k(self) -> int:
+        return self.neighbours.shape[1]
+
+
+def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
+    """The neighbour graph of rows X (n, d): computed once, it serves every metric, pair and permutation.
+
+    Only tiles on and above the diagonal of U Uᵀ are computed, and each serves the rows of both its sides. Exact; about
+    half of n² d products, O(n k + tile²) memory besides the rows. Raises InputError unless 1 ≤ k < n, on rows without a
+    direction, and where so many rows repeat one another that neighbours are arbitrary; `name` is what it calls X.
+    """
+    if not 1 <= k < len(X):
+        raise InputError(f"`k` must be at least 1 and below the number of rows ({len(X)}); got {k}.")
+    U = unit(X)
+    repeats = _check_spread(U, k, name)
+    n, mean = len(U), U @ U.mean(0)
+    U = _whole_blocks(U)
+    keys = U.new_full((len(U), k), EMPTY, dtype=torch.long)
+    tiles = _tiles(len(U))
+    with exact_products():
+        # The diagonal first: then every row has a k-th best to hold the other tiles against.
+        for here, there in ((a, b) for far in range(len(tiles)) for a, b in zip(tiles, tiles[far:], strict=False)):
+            similar = U[here] @ U[there].T
+            similar[:, max(0, n - there.start) :] = -torch.inf
+            if here == there:
+                similar.fill_diagonal_(-torch.inf)
+            _absorb(keys[here], similar, there.start)
+            if here != there:
+                _absorb(keys[there], similar.T, here.start)
+    return Graph(*_decode(keys[:n]), mean=mean, repeats=repeats)
+
+
+def knn(queries: Tensor, gallery: Tensor, k: int = 10, own: bool = False) -> Tensor:
+    """Positions (n, k) of each query's `k` nearest gallery rows by cosine, nearest first, ties to the lower position.
+
+    `queries` is (n, d), `gallery` (m, d). With `own`, row i of the queries belongs to row i of the gallery and is left
+    out of its own list. Exact; O(n m d) time, O(n k + tile²) memory. Raises InputError unless 1 ≤ k ≤ rows left.
+    """
+    rows = len(gallery) - int(own)
+    if not 1 <= k <= rows:
+        raise InputError(f"`k` must be at least 1 and at most the number of other rows ({rows}); got {k}.")
+    if own and len(queries) > len(gallery):
+        raise InputError(
+            f"With `own`, every query needs its own gallery row; got {len(queries)} queries and {len(gallery)} rows."
+        )
+    Q, G = unit(queries), _whole_blocks(unit(gallery))
+    keys = Q.new_full((len(Q), k), EMPTY, dtype=torch.long)
+    with exact_products():
+        for here in _tiles(len(Q)):
+            for there in _tiles(len(G)):
+                similar = Q[here] @ G[there].T
+                similar[:, max(0, len(gallery) - there.start) :] = -torch.inf
+                if own:
+                    similar.diagonal(here.start - there.start).fill_(-torch.inf)
+                _absorb(keys[here], similar, there.start)
+    return _decode(keys)[0]
+
+
+def nearest(similar: Tensor, k: int) -> Tensor:
+    """Positions (n, k) of the largest of each row of `similar` (n, m), largest first, ties to the lower position."""
+    keys = similar.new_full((len(similar), k), EMPTY, dtype=torch.long)
+    padded = torch.nn.functional.pad(similar, (0, -similar.shape[1] % BLOCK), value=-torch.inf)
+    _absorb(keys, padded, 0)
+    return _decode(keys)[0]
 
 
 def unit(X: Tensor) -> Tensor:
@@ -17,28 +106,15 @@ def unit(X: Tensor) -> Tensor:
     return X / norms
 
 
-def knn(queries: Tensor, gallery: Tensor, k: int = 10, own: bool = False) -> Tensor:
-    """Positions (n, k) of each query's `k` nearest gallery rows by cosine, nearest first.
-
-    `queries` is (n, d), `gallery` (m, d). With `own`, row i of the queries belongs to row i of the gallery and is left
-    out of its own list. Exact; O(n m d) time, O(n k + tile · m) memory. Raises InputError unless 1 ≤ k ≤ rows left.
-    """
-    rows = len(gallery) - int(own)
-    if not 1 <= k <= rows:
-        raise InputError(f"`k` must be at least 1 and at most the number of other rows ({rows}); got {k}.")
-    if own and len(queries) > len(gallery):
-        raise InputError(
-            f"With `own`, every query needs its own gallery row; got {len(queries)} queries and {len(gallery)} rows."
-        )
-    Q, G = unit(queries), unit(gallery)
-    found = torch.empty(len(Q), k, dtype=torch.long, device=Q.device)
-    for at in range(0, len(Q), TILE_ROWS):
-        similar = Q[at : at + TILE_ROWS] @ G.T
-        if own:
-            here = torch.arange(len(similar), device=Q.device)
-            similar[here, here + at] = -torch.inf
-        found[at : at + TILE_ROWS] = similar.topk(k, dim=1).indices
-    return found
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Products in full float32 inside, whatever was set for the rest of the program."""
+    was = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(was)
 
 
 def overlap(a: Tensor, b: Tensor) -> Tensor:
@@ -54,28 +130,175 @@ def held(a: Tensor, b: Tensor) -> Tensor:
     return (both[:, 1:] == both[:, :-1]).sum(dim=1) / a.shape[1]
 
 
+def found_back(a: Tensor, b: Tensor) -> Tensor:
+    """1 for each row (n,) that is among the neighbours `a` (n, k) of one of its own neighbours `b` (n, k), else 0."""
+    rows = torch.arange(len(a), device=a.device)[:, None, None]
+    return torch.cat([(a[b[part]] == rows[part]).any(2).any(1) for part in _tiles(len(b))]).float()
+
+
+def common_sequence(a: Tensor, b: Tensor) -> Tensor:
+    """Length (n,) of the longest common subsequence of each row's two lists (n, k), as a share of k."""
+    n, k = a.shape
+    lengths = a.new_zeros(k + 1, n, dtype=torch.int16)  # lengths[j]: of what was seen of a, and the first j of b
+    columns = b.T.contiguous()
+    for one in a.T:
+        before = lengths.clone()
+        for j in range(k):
+            step = before[j] + (one == columns[j])
+            lengths[j + 1] = torch.maximum(torch.maximum(before[j + 1], lengths[j]), step)
+    return lengths[k] / k
+
+
+def edits_saved(a: Tensor, b: Tensor) -> Tensor:
+    """1 less the edit distance (n,) of each row's two lists (n, k) as a share of k: 1 where they are the same."""
+    n, k = a.shape
+    edits = torch.arange(k + 1, dtype=torch.int16, device=a.device)[:, None].repeat(1, n)
+    columns = b.T.contiguous()
+    for i, one in enumerate(a.T, start=1):
+        before = edits.clone()
+        edits[0] = i
+        for j in range(k):
+            changed = before[j] + (one != columns[j])
+            edits[j + 1] = torch.minimum(torch.minimum(before[j + 1], edits[j]) + 1, changed)
+    return 1 - edits[k] / k
+
+
 def mutual_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
-    """Mean share of each row's `k` nearest neighbours that both spaces agree on.
+    """Mean share of each row's `k` nearest neighbours that both spaces agree on: mean |N_x ∩ N_y| / k.
 
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; unrelated spaces score k / (n − 1)
     on average, so scores of different n do not compare. Neighbours are by cosine: rotation and row scale do not
     matter, centring does. Spaces whose rows repeat one another are refused, for their neighbours are arbitrary.
     Exact, O(n² d) time, O(n k) memory. Huh et al. 2024, "The Platonic Representation Hypothesis".
     """
-    if len(X) != len(Y):
-        raise InputError(f"`X` and `Y` must have as many rows; got {len(X)} and {len(Y)}.")
-    for name, rows in (("X", X), ("Y", Y)):
-        check_spread(rows, k, name)
-    return float(overlap(knn(X, X, k, own=True), knn(Y, Y, k, own=True)).mean())
+    return _score(overlap, X, Y, k)
+
+
+def cycle_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
+    """Share of rows that are found again by going to a neighbour in Y and from there to a neighbour in X.
+
+    Mean over i of 1[i ∈ N_x(j) for some j ∈ N_y(i)]. X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is
+    more aligned, and not symmetric. Unrelated spaces score about 1 − (1 − 1/(n − 1))^k², which is far above
+    `mutual_knn`'s level; even a space with itself may score below 1, for a neighbour need not be mutual. By cosine:
+    rotation and row scale do not matter, centring does. O(n² d) time. Huh et al. 2024, "The Platonic Representation
+    Hypothesis".
+    """
+    return _score(found_back, X, Y, k)
+
+
+def lcs_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
+    """Mean length of the longest common subsequence of the two ordered neighbour lists, divided by k.
+
+    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned, at most `mutual_knn`, which it equals
+    where common neighbours come in one order; unrelated spaces score just below k / (n − 1). By cosine: rotation and
+    row scale do not matter, centring does. O(n² d + n k²) time. Huh et al. 2024 (their code does not divide by k).
+    """
+    return _score(common_sequence, X, Y, k)
+
+
+def edit_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
+    """1 less the mean edit distance (insert, delete, replace: Levenshtein 1966) of the ordered lists divided by k.
+
+    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; unrelated spaces score well below
+    k / (n − 1), about 1 / (n − 1) where lists rarely share two rows. By cosine: rotation and row scale do not matter,
+    centring does. O(n² d + n k²) time. Huh et al. 2024, "The Platonic Representation Hypothesis".
+    """
+    return _score(edits_saved, X, Y, k)
 
 
 def check_spread(X: Tensor, k: int, name: str) -> None:
     """Refuse a space in which most rows are copies: its neighbour lists say nothing but would look aligned."""
     if not 1 <= k < len(X):
         raise InputError(f"`k` must be at least 1 and below the number of rows ({len(X)}); got {k}.")
-    distinct = len(torch.unique(unit(X), dim=0))
-    if distinct <= max(k, len(X) // 2):
+    _check_spread(unit(X), k, name)
+
+
+def distinct(U: Tensor, few: int = 16) -> int:
+    """How many of the rows (n, d), float32, differ bit by bit; most often the first `few` columns show that all do."""
+    first = len(torch.unique(_hash(U[:, :few])))
+    return first if first == len(U) else len(torch.unique(_hash(U)))
+
+
+def _hash(U: Tensor) -> Tensor:
+    """A whole number (n,) for each row, the same for rows with the same bits, and else another."""
+    random = torch.Generator().manual_seed(0)
+    odd = torch.randint(-(2**62), 2**62, (U.shape[1],), generator=random).to(U.device) * 2 + 1
+    parts = (U[at : at + TILE_ROWS] + 0.0 for at in range(0, len(U), TILE_ROWS))  # adding 0 makes −0 and 0 one
+    return torch.cat([(part.view(torch.int32) * odd).sum(1) for part in parts])
+
+
+def _check_spread(U: Tensor, k: int, name: str) -> int:
+    found = distinct(U)
+    if found <= max(k, len(U) // 2):
         raise InputError(
-            f"`{name}` has only {distinct} different directions in {len(X)} rows, so its nearest neighbours are "
+            f"`{name}` has only {found} different directions in {len(U)} rows, so its nearest neighbours are "
             "arbitrary; remove the repeats."
         )
+    return len(U) - found
+
+
+def _score(compare: Callable[[Tensor, Tensor], Tensor], X: Tensor, Y: Tensor, k: int) -> float:
+    if len(X) != len(Y):
+        raise InputError(f"`X` and `Y` must have as many rows; got {len(X)} and {len(Y)}.")
+    return float(compare(graph(X, k, "X").neighbours, graph(Y, k, "Y").neighbours).mean())
+
+
+# A candidate is one whole number, its similarity above and its position below, so that the larger of two numbers is the
+# nearer row, and of rows as near the lower one.
+
+
+def _encode(values: Tensor, positions: Tensor) -> Tensor:
+    bits = (values + 0.0).view(torch.int32).long()  # adding 0 makes −0 and 0 one
+    return (torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) << 32) + (LAST - positions)
+
+
+def _decode(keys: Tensor) -> tuple[Tensor, Tensor]:
+    bits = (keys >> 32).int()
+    values = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).view(torch.float32)
+    return LAST - (keys & LAST), values
+
+
+def _absorb(keys: Tensor, similar: Tensor, start: int) -> None:
+    """Bring what is nearest in `similar` (n, m), at positions from `start` on, into the best so far, `keys` (n, k).
+
+    The largest of each block of columns shows where to look at all: after a few tiles nearly nowhere, and never in more
+    than k blocks a row, but for ties.
+    """
+    k = keys.shape[1]
+    best = (
+        similar.unflatten(1, (-1, BLOCK)).amax(2)
+        if similar.is_contiguous()
+        else similar.T.unflatten(0, (-1, BLOCK)).amax(1).T
+    )
+    floor = _decode(keys[:, -1:])[1]
+    if best.shape[1] > k:
+        floor = torch.maximum(floor, best.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True))
+    blocks = similar.unflatten(1, (-1, BLOCK))
+    hits = (best >= floor) & (best > -torch.inf)
+    at, block = hits.nonzero(as_tuple=True)
+    inside = blocks[at, block]
+    which, place = ((inside >= floor[at]) & (inside > -torch.inf)).nonzero(as_tuple=True)
+    rows = at[which]
+    if not len(rows):
+        return
+    counts = torch.bincount(rows, minlength=len(keys))
+    slot = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    found = keys.new_full((len(keys), int(counts.max())), EMPTY)
+    found[rows, slot] = _encode(inside[which, place], block[which] * BLOCK + place + start)
+    keys.copy_(torch.cat([keys, found], 1).topk(k, dim=1).values)
+
+
+def _whole_blocks(U: Tensor) -> Tensor:
+    """Rows of zeros added until there are whole blocks of them."""
+    return torch.nn.functional.pad(U, (0, 0, 0, -len(U) % BLOCK))
+
+
+def _tiles(n: int) -> list[slice]:
+    """Slices of about equal length, none above the tile's, each of whole blocks where n is."""
+    count = -(-n // TILE_ROWS)
+    edges = [n * i // count // BLOCK * BLOCK for i in range(count)] + [n]
+    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+
+
+LAST = 2**32 - 1
+EMPTY = (-8388608 ^ 0x7FFFFFFF) << 32  # no row yet: −∞, after every position

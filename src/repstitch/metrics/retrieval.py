@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.neighbours import TILE_ROWS, unit
+from repstitch.metrics.neighbours import TILE_ROWS, nearest, unit
 
 
 def ranks(queries: Tensor, gallery: Tensor, copies: Tensor | None = None) -> Tensor:
@@ -52,7 +52,7 @@ def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Te
         similar = Q[own] @ G.T if once is None else once.repeat(len(own), 1)
         placed[own] = _places(similar, own, copies)
         similar[own - at, own] = -torch.inf
-        found[own] = similar.topk(k, dim=1).indices
+        found[own] = nearest(similar, k)
     return placed, found
 
 
