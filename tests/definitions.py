@@ -2,7 +2,8 @@
 
 Nothing here is fast and nothing is shared with the library, so that the two can be held against one another.
 Every function takes matched rows X (n, d_x) and Y (n, d_y) and the number of neighbours `k`, which only the
-neighbour metrics read, and returns one number, 1 for a space against itself. "Chance" is the score of unrelated spaces.
+neighbour metrics read, and returns one number: 1 for a space against itself, in all but `cycle_knn`. "Chance" is the
+mean score of unrelated spaces.
 """
 
 from collections.abc import Callable
@@ -54,7 +55,9 @@ def mutual_knn(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 def cycle_knn(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
     """Share of rows i with i ∈ N_x(j) for at least one j ∈ N_y(i): out along Y, back along X.
 
-    Not symmetric in X and Y. Chance about 1 - (1 - 1 / (n - 1))^(k²), and below that where X has hubs. In [0, 1].
+    Not symmetric in X and Y. In [0, 1], yet X against itself scores only the share of rows that are a neighbour of one
+    of their own neighbours, so 1 is not a perfect score but a full one. Chance about 1 - (1 - 1 / (n - 1))^(k²);
+    exactly 1 - mean_i C(n - 1 - c_i, k) / C(n - 1, k), c_i the number of lists of X that hold i: less where X has hubs.
     Huh et al. 2024, the code released with the paper.
     """
     near_x, near_y = neighbour_lists(X, k), neighbour_lists(Y, k)
@@ -110,7 +113,7 @@ def biased_hsic(K: np.ndarray, L: np.ndarray) -> float:
 def unbiased_hsic(K: np.ndarray, L: np.ndarray) -> float:
     """[tr(K̃L̃) + 1ᵀK̃1 · 1ᵀL̃1 / ((n-1)(n-2)) - 2 · 1ᵀK̃L̃1 / (n-2)] / (n(n-3)), K̃ = K with a zero diagonal.
 
-    Song, Smola, Gretton, Bedo, Borgwardt 2012, "Feature Selection via Dependence Maximization", equation 5. Needs n > 3.
+    Song, Smola, Gretton, Bedo, Borgwardt 2012, "Feature Selection via Dependence Maximization", eq. 5. Needs n > 3.
     """
     n = len(K)
     K, L = K * (1 - np.eye(n)), L * (1 - np.eye(n))
@@ -192,8 +195,9 @@ def cknna_released(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
     """What the code released with the paper computes for CKNNA at its default, `unbiased=True`, less its 1e-6.
 
     HSIC(M∘K, M∘L) / sqrt(HSIC(M_x∘K, M_x∘K) HSIC(M_y∘L, M_y∘L)), HSIC as in Song et al. 2012, M = M_x∘M_y,
-    M_x and M_y the neighbour masks, K and L the *uncentred* inner products of unit rows. The masks are not symmetric, so
-    tr(K̃L̃) counts only neighbours in both directions. The code adds 1e-6 to the denominator, which is left out here.
+    M_x and M_y the neighbour masks, K and L the *uncentred* inner products of unit rows. The code adds 1e-6 to the
+    denominator, which is left out here. The masks are not symmetric, so tr(K̃L̃) counts only neighbours in both
+    directions, and 1ᵀK̃L̃1 is not 1ᵀL̃K̃1: X against Y and Y against X differ a little (.0015 at n = 80, .00001 at 1,000).
     Chance about k / (n - 1), somewhat less. Not bounded by a theorem. Huh et al. 2024, its repository.
     """
     K, L = unit(X) @ unit(X).T, unit(Y) @ unit(Y).T
