@@ -22,7 +22,7 @@ def score(name: str, X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 
 def noisy(X: np.ndarray, noise: float, seed: int = 9) -> np.ndarray:
     """The rows with Gaussian noise of this share of their spread."""
-    return (X + noise * X.std(axis=0).mean() * gaussian(*X.shape, seed)).astype(np.float32)
+    return (X + noise * X.std(axis=0).mean() * gaussian(len(X), X.shape[1], seed)).astype(np.float32)
 
 
 SPACES = {
