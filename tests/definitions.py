@@ -259,8 +259,9 @@ def svcca(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 def pwcca(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
     """Σ_i α_i ρ_i / Σ_i α_i, α_i = Σ_j |⟨h_i, x̄_j⟩|: h_i the canonical variates of X at length 1, x̄_j X's columns.
 
-    i runs over the min(r_x, r_y) correlations. Not symmetric: only X's variation gives weight. The sum of absolute
-    values depends on X's axes, so X must not be rotated. Chance as in `cca`. In [0, 1].
+    i runs over the min(r_x, r_y) correlations. Not symmetric: only X's variation gives weight (the authors' code takes
+    whichever side has fewer dimensions). The sum of absolute values depends on X's axes, so rotating X moves the score;
+    where some but not all correlations tie, their h_i are not unique and nor is it. Chance as in `cca`. In [0, 1].
     Morcos, Raghu, Bengio 2018, "Insights on Representational Similarity in Neural Networks with CCA", section 2.
     """
     Q = basis(X)
