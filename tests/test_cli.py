@@ -486,7 +486,7 @@ def test_a_folder_of_stitchers_that_is_not_there_is_one_line(capsys, tmp_path, c
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--metric", "magic"], "`--metric` must be among mutual_knn, cka, cka_unbiased; got 'magic'"),
+        (["--metric", "magic"], "`--metric` must be among mutual_knn, cycle_knn"),
         (["--permutations", "-1"], "`--permutations` must not be negative"),
         (["--k", "0"], "`k` must be at least 1"),
     ],
