@@ -113,19 +113,15 @@ def principal(X: Tensor, k: int = 10, name: str = "X") -> Principal:
 
 
 def compare_cca(a: Principal, b: Principal) -> float:
-    _check_room(a, b, "cca")
-    return cca_of(a.basis.T @ b.basis)
+    return cca_of(_cosines(a, b, "cca"))
 
 
 def compare_svcca(a: Principal, b: Principal) -> float:
-    a, b = a.leading(), b.leading()
-    _check_room(a, b, "svcca")
-    return cca_of(a.basis.T @ b.basis)
+    return cca_of(_cosines(a.leading(), b.leading(), "svcca"))
 
 
 def compare_pwcca(a: Principal, b: Principal) -> float:
-    _check_room(a, b, "pwcca")
-    return pwcca_of(a.basis.T @ b.basis, a.axes)
+    return pwcca_of(_cosines(a, b, "pwcca"), a.axes)
 
 
 def compare_procrustes(a: Principal, b: Principal) -> float:
@@ -175,19 +171,19 @@ def check_predictor(n: int, rank: int) -> None:
         )
 
 
-def influence_cca(a: Principal, b: Principal) -> Tensor:
-    left, strengths, right = torch.linalg.svd(a.basis.T @ b.basis, full_matrices=False)
+def influence_cca(a: Principal, b: Principal, metric: str = "cca") -> Tensor:
+    left, strengths, right = torch.linalg.svd(_cosines(a, b, metric), full_matrices=False)
     return _influence_of_mean(a, b, left, strengths, right, torch.full_like(strengths, 1 / len(strengths)))
 
 
 def influence_svcca(a: Principal, b: Principal) -> Tensor:
-    return influence_cca(a.leading(), b.leading())
+    return influence_cca(a.leading(), b.leading(), "svcca")
 
 
 def influence_pwcca(a: Principal, b: Principal) -> Tensor:
     """By the chain rule through the cosines and the weights: a row's weight changes Q_xᵀQ_x, Q_xᵀQ_y and Q_yᵀQ_y, which
     are I, the cosines and I, and to first order the root of I + D is I + D/2."""
-    cosines = a.basis.T @ b.basis
+    cosines = _cosines(a, b, "pwcca")
     r, s = cosines.shape
     shapes = ((r, r), (r, s), (s, s))
     changes = [torch.zeros(shape, dtype=cosines.dtype, device=cosines.device, requires_grad=True) for shape in shapes]
@@ -229,6 +225,7 @@ def influence_angular(a: Principal, b: Principal) -> Tensor:
 
 
 def influence_linear_r2(a: Principal, b: Principal) -> Tensor:
+    check_predictor(len(a), len(a.values))
     predicted = a.basis @ ((a.basis.T @ b.basis) * b.values)
     missed = (b.basis * b.values - predicted).square().sum(1)
     total = b.squares.sum()
@@ -245,9 +242,11 @@ def _weights(axes: Tensor, left: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
-def _check_room(a: Principal, b: Principal, metric: str) -> None:
+def _cosines(a: Principal, b: Principal, metric: str) -> Tensor:
+    """Q_xᵀ Q_y (r_x, r_y), where the correlations in it say anything."""
     check_rows(len(a), len(b), 3)
     check_room(len(a), len(a.values), len(b.values), metric)
+    return a.basis.T @ b.basis
 
 
 def check_room(n: int, r: int, s: int, metric: str) -> None:

@@ -16,7 +16,9 @@ from repstitch.metrics.kernels import check_rows
 from repstitch.metrics.neighbours import Graph, graph
 from repstitch.metrics.null import calibrate_all, random_orders, relabel, shared_weight
 
+Pairs = Sequence[tuple[int, int]]
 ROWS = 2**16  # of permuted lists that are compared at once
+CELLS = 2**24  # of a dense adjacency matrix
 
 
 @dataclass(frozen=True)
@@ -25,24 +27,33 @@ class Metric:
 
     `prepare(X, k, name)` takes rows (n, d); several metrics share one of these. `compare(a, b)` is the score of two
     prepared spaces; `influence(a, b)` (n,) averages to it, with a spread that is √n times its standard error, what the
-    other rows are held fixed; `permute(b, order)` is what the rows of `b` in that order would have given; `shared`,
-    where there is one, is a way to all draws of all pairs that is quicker than permuting and comparing. `symmetric`
-    metrics do not depend on which space comes first.
+    other rows are held fixed; `permute(b, order)` is what the rows of `b` in that order would have given. `together`
+    and `shared`, where there are any, are ways to the scores and errors, and to the draws, of all pairs that are
+    quicker than going from pair to pair. `symmetric` metrics do not depend on which space comes first.
     """
 
     prepare: Callable[..., Any]
     compare: Callable[[Any, Any], float]
     influence: Callable[[Any, Any], Tensor]
     permute: Callable[[Any, Tensor], Any]
-    shared: Callable[[Sequence, Sequence[tuple[int, int]], Tensor], np.ndarray] | None = None
+    shared: Callable[[Sequence, Pairs, Tensor], np.ndarray] | None = None
     symmetric: bool = True
+    together: Callable[[Sequence, Pairs], tuple[np.ndarray, np.ndarray]] | None = None
 
     def __call__(self, X: Tensor, Y: Tensor, k: int = 10) -> float:
         """The score of matched rows X (n, d_x), Y (n, d_y); `k` matters to metrics of neighbours only."""
         check_rows(len(X), len(Y), 3)
         return self.compare(self.prepare(X, k, "X"), self.prepare(Y, k, "Y"))
 
-    def draws(self, spaces: Sequence, pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
+    def scores(self, spaces: Sequence, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and standard errors (pairs,) of prepared spaces."""
+        if self.together is not None:
+            return self.together(spaces, pairs)
+        rows = (self.influence(spaces[i], spaces[j]).double() for i, j in pairs)
+        found = np.array([(float(r.mean()), float(r.std()) / len(r) ** 0.5) for r in rows]).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
+
+    def draws(self, spaces: Sequence, pairs: Pairs, orders: Tensor) -> np.ndarray:
         """Scores (pairs, K) of prepared spaces, the second's rows in each of the `orders` (K, n)."""
         if self.shared is not None:
             return self.shared(spaces, pairs, orders)
@@ -74,9 +85,7 @@ class Measured:
         return {name: float(values[at]) for name, values in found.items() if values is not None}
 
 
-def measure(
-    metric: str, spaces: Sequence, pairs: Sequence[tuple[int, int]], draws: int = 200, seed: int = 0
-) -> Measured:
+def measure(metric: str, spaces: Sequence, pairs: Pairs, draws: int = 200, seed: int = 0) -> Measured:
     """Score pairs (i, j) of spaces that `METRICS[metric].prepare` gave, beside their permutation null.
 
     The second space's rows are permuted, by the same `draws` orders in all pairs, so that the maximum over pairs has
@@ -85,9 +94,7 @@ def measure(
     """
     known = METRICS[metric]
     check_draws(draws)
-    score = np.array([known.compare(spaces[i], spaces[j]) for i, j in pairs])
-    rows = (known.influence(spaces[i], spaces[j]).double() for i, j in pairs)
-    se = np.array([float(r.std() / len(r) ** 0.5) for r in rows])
+    score, se = known.scores(spaces, pairs)
     if not draws or not len(pairs):
         return Measured(score, se)
     drawn = known.draws(spaces, pairs, random_orders(len(spaces[0]), draws, seed))
@@ -124,7 +131,10 @@ def check_draws(draws: int) -> None:
 
 
 def _of_lists(
-    rows: Callable[[Tensor, Tensor], Tensor], symmetric: bool = True, draws: Callable | None = None
+    rows: Callable[[Tensor, Tensor], Tensor],
+    symmetric: bool = True,
+    draws: Callable | None = None,
+    together: Callable | None = None,
 ) -> Metric:
     """A metric that is the mean over rows of a comparison of their two neighbour lists."""
 
@@ -132,10 +142,32 @@ def _of_lists(
         check_rows(len(a.neighbours), len(b.neighbours), 3)
         return rows(a.neighbours, b.neighbours)
 
-    return _of_graphs(lambda a, b: float(compare(a, b).mean()), compare, draws, symmetric)
+    return _of_graphs(lambda a, b: float(compare(a, b).mean()), compare, draws, symmetric, together)
 
 
-def _draws_mutual(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
+def _overlaps(spaces: Sequence[Graph], pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Mean overlap and its standard error of each pair: where an edge of many spaces is one of the first's is looked up
+    in the rows of its adjacency matrix."""
+    n, k = spaces[0].neighbours.shape
+    total, squares = np.zeros(len(pairs)), np.zeros(len(pairs))
+    mine: dict[int, list[int]] = {}
+    for at, (i, _) in enumerate(pairs):
+        check_rows(n, min(len(spaces[i]), len(spaces[pairs[at][1]])), 3)
+        mine.setdefault(i, []).append(at)
+    for i, at in mine.items():
+        others = torch.stack([spaces[pairs[row][1]].neighbours for row in at], 1)  # (n, pairs, k)
+        for start in range(0, n, max(1, CELLS // n)):
+            here = slice(start, start + max(1, CELLS // n))
+            own = spaces[i].neighbours[here]
+            adjacent = torch.zeros(len(own), n, dtype=torch.bool, device=own.device).scatter_(1, own, True)
+            counts = adjacent.gather(1, others[here].flatten(1)).unflatten(1, (-1, k)).sum(2).double()
+            total[at] += counts.sum(0).cpu().numpy()
+            squares[at] += counts.square().sum(0).cpu().numpy()
+    variance = np.maximum(squares / n - (total / n) ** 2, 0) * n / (n - 1)
+    return total / n / k, np.sqrt(variance / n) / k
+
+
+def _draws_mutual(spaces: Sequence[Graph], pairs: Pairs, orders: Tensor) -> np.ndarray:
     lists = [space.neighbours for space in spaces]
     return shared_weight(lists, pairs, orders) / lists[0].numel()
 
@@ -143,7 +175,7 @@ def _draws_mutual(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], ord
 def _draws_in_rows(rows: Callable[[Tensor, Tensor], Tensor]) -> Callable:
     """The draws of a comparison of single rows: many orders stand below one another in one call."""
 
-    def draws(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
+    def draws(spaces: Sequence[Graph], pairs: Pairs, orders: Tensor) -> np.ndarray:
         n = len(spaces[0])
         made = np.empty((len(pairs), len(orders)))
         for at, part in enumerate(orders.split(max(1, ROWS // n))):
@@ -158,8 +190,8 @@ def _draws_in_rows(rows: Callable[[Tensor, Tensor], Tensor]) -> Callable:
     return draws
 
 
-def _of_graphs(compare, influence, draws=None, symmetric=True) -> Metric:
-    return Metric(graph, compare, influence, kernels.permute_graph, draws, symmetric)
+def _of_graphs(compare, influence, draws=None, symmetric=True, together=None) -> Metric:
+    return Metric(graph, compare, influence, kernels.permute_graph, draws, symmetric, together)
 
 
 def _of_rows(compare, influence, draws) -> Metric:
@@ -175,7 +207,7 @@ def _of_subspaces(compare, influence, symmetric=True) -> Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "mutual_knn": _of_lists(neighbours.overlap, draws=_draws_mutual),
+    "mutual_knn": _of_lists(neighbours.overlap, draws=_draws_mutual, together=_overlaps),
     "cycle_knn": _of_lists(neighbours.found_back, symmetric=False),
     "lcs_knn": _of_lists(neighbours.common_sequence, draws=_draws_in_rows(neighbours.common_sequence)),
     "edit_knn": _of_lists(neighbours.edits_saved, draws=_draws_in_rows(neighbours.edits_saved)),
