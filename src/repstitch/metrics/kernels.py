@@ -42,8 +42,12 @@ class Centred:
         return ((self.rows @ (self.rows.T @ self.rows)) * self.rows).sum(1)
 
     @cached_property
-    def own_unbiased(self) -> float:
-        return float((self.own + _diagonal(self, self)).sum())
+    def own_unbiased(self) -> Tensor:
+        """Each row's part (n,) of Song's unbiased HSIC of the space with itself, times n(n − 3)."""
+        found = self.own + _diagonal(self, self)
+        if float(found.sum()) <= 1e-12 * float(self.squares.sum()) ** 2:
+            raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
+        return found
 
     @cached_property
     def leading(self) -> Tensor:
@@ -94,12 +98,9 @@ def compare_cka(a: Centred, b: Centred) -> float:
 
 
 def compare_cka_unbiased(a: Centred, b: Centred) -> float:
-    check_rows(len(a.rows), len(b.rows), 4)
-    for side in (a, b):
-        if side.own_unbiased <= 1e-12 * float(side.squares.sum()) ** 2:
-            raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
+    check_rows(len(a), len(b), 4)
     both = float((a.rows.T @ b.rows).square().sum() + _diagonal(a, b).sum())
-    return both / (a.own_unbiased * b.own_unbiased) ** 0.5
+    return both / (a.own_unbiased.sum() * b.own_unbiased.sum()).sqrt().item()
 
 
 def permute_centred(b: Centred, order: Tensor) -> Centred:
@@ -111,9 +112,8 @@ def influence_cka(a: Centred, b: Centred) -> Tensor:
 
 
 def influence_cka_unbiased(a: Centred, b: Centred) -> Tensor:
-    both, left, right = (parts + _diagonal(*sides) for parts, sides in
-                         ((_cross(a, b), (a, b)), (a.own, (a, a)), (b.own, (b, b))))  # fmt: skip
-    return influence_of_ratio(both, left, right, 2)
+    check_rows(len(a), len(b), 4)
+    return influence_of_ratio(_cross(a, b) + _diagonal(a, b), a.own_unbiased, b.own_unbiased, 2)
 
 
 def draws_cka(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
