@@ -7,15 +7,23 @@ from helpers import cone, gaussian, rotated, rotation, shared_latent, unrelated
 
 from repstitch.errors import InputError
 from repstitch.metrics import neighbours, retrieval
-from repstitch.metrics.kernels import cka, cka_unbiased, cka_unbiased_null
+from repstitch.metrics.kernels import cka, cka_unbiased
 from repstitch.metrics.neighbours import check_spread, knn, mutual_knn, overlap, unit
-from repstitch.metrics.null import calibrate, permute_neighbours, permute_rows
+from repstitch.metrics.null import calibrate, random_orders, relabel, shared_weight
 from repstitch.metrics.retrieval import hubness, mrr, ndcg, ranks, recall, relevant_found, search
-from repstitch.metrics.table import METRICS, align
+from repstitch.metrics.table import METRICS, align, measure
 
 
 def tensors(*sides) -> Any:
     return tuple(torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in sides)
+
+
+def drawn(metric: str, X, Y, draws: int, k: int = 10) -> np.ndarray:
+    """The draws (K,) of the null of one pair."""
+    prepare = METRICS[metric].prepare
+    found = measure(metric, [prepare(X, k, "X"), prepare(Y, k, "Y")], [(0, 1)], draws).draws
+    assert found is not None
+    return found[0]
 
 
 def plain_knn(queries, gallery, k: int, own: bool) -> np.ndarray:
@@ -248,8 +256,8 @@ def test_unbiased_cka_of_unrelated_cones_is_zero_on_average():
 
 def test_the_null_of_unbiased_cka_is_the_score_of_shuffled_rows():
     X, Y = tensors(*shared_latent(50))
-    draws = cka_unbiased_null(X, Y, 20, seed=3)
-    again = permute_rows(lambda order: cka_unbiased(X, Y[order]), 50, 20, seed=3)
+    draws = drawn("cka_unbiased", X, Y, 20)
+    again = [cka_unbiased(X, Y[order]) for order in random_orders(50, 20)]
     np.testing.assert_allclose(draws, again, atol=1e-5)
 
 
@@ -409,31 +417,33 @@ def test_the_same_seed_draws_the_same_null(metric):
 @pytest.mark.parametrize("metric", METRICS)
 def test_without_permutations_only_the_score_is_given(metric):
     X, Y = shared_latent(60)
-    assert align(X, Y, metric, permutations=0) == {"metric": metric, "score": METRICS[metric](*tensors(X, Y))}
+    found = align(X, Y, metric, permutations=0)
+    assert list(found) == ["metric", "score", "se"]
+    assert found["score"] == METRICS[metric](*tensors(X, Y))
 
 
 def test_an_unknown_metric_and_rows_that_do_not_match_are_refused():
     X, Y = shared_latent(60)
-    with pytest.raises(InputError, match="`metric` must be one of mutual_knn, cka, cka_unbiased; got 'svcca'"):
-        align(X, Y, "svcca")
+    with pytest.raises(InputError, match=r"`metric` must be among mutual_knn, cycle_knn, .*linear_r2; got 'magic'"):
+        align(X, Y, "magic")
     with pytest.raises(InputError, match=r"matrices of as many rows; got \(60, 12\) and \(59, 10\)"):
         align(X, Y[1:], "cka")
     with pytest.raises(InputError, match=r"matrices of as many rows; got \(60,\) and \(60,\)"):
         align(X[:, 0], Y[:, 0], "mutual_knn")
 
 
-def test_permuted_neighbours_are_the_neighbours_of_permuted_rows():
-    X, Y = tensors(*shared_latent(40))
-    a, b = knn(X, X, 5, own=True), knn(Y, Y, 5, own=True)
-    again = permute_rows(lambda order: mutual_knn(X, Y[order], 5), 40, 10, seed=7)
-    np.testing.assert_allclose(permute_neighbours(a, b, 10, seed=7), again, atol=1e-6)
+def test_relabelled_neighbours_are_the_neighbours_of_permuted_rows():
+    Y = tensors(gaussian(40, 6))[0]
+    order = random_orders(40, 1)[0]
+    assert torch.equal(relabel(knn(Y, Y, 5, own=True), order), knn(Y[order], Y[order], 5, own=True))
 
 
 def test_permuting_the_lists_without_relabelling_is_another_null():
     X, Y = tensors(*shared_latent(40))
     a, b = knn(X, X, 5, own=True), knn(Y, Y, 5, own=True)
-    naive = permute_rows(lambda order: float(overlap(a, b[order]).mean()), 40, 10, seed=7)
-    assert not np.allclose(permute_neighbours(a, b, 10, seed=7), naive)
+    orders = random_orders(40, 10, seed=7)
+    naive = [float(overlap(a, b[order]).mean()) for order in orders]
+    assert not np.allclose(shared_weight([a, b], [(0, 1)], orders)[0] / 200, naive)
 
 
 def test_a_score_is_placed_between_the_95_percent_point_of_the_null_and_one():
@@ -500,7 +510,8 @@ def test_one_search_gives_the_ranks_and_the_neighbours(monkeypatch, tile):
 def test_the_null_of_wide_spaces_has_the_spread_of_the_exact_one():
     scale = np.arange(1, 161) ** -0.7
     X, Y = (torch.from_numpy((gaussian(300, 160, seed) * scale).astype(np.float32)) for seed in (0, 1))
-    quick, exact = cka_unbiased_null(X, Y, 60), permute_rows(lambda order: cka_unbiased(X, Y[order]), 300, 60)
+    quick = drawn("cka_unbiased", X, Y, 60)
+    exact = np.array([cka_unbiased(X, Y[order]) for order in random_orders(300, 60)])
     assert np.corrcoef(quick, exact)[0, 1] > 0.99
     assert quick.std() == pytest.approx(exact.std(), rel=0.05)
 
@@ -508,5 +519,5 @@ def test_the_null_of_wide_spaces_has_the_spread_of_the_exact_one():
 @pytest.mark.parametrize("size", [1e-12, 1e12])
 def test_the_null_of_unbiased_cka_does_not_depend_on_the_size_of_the_rows(size):
     X, Y = (torch.from_numpy(gaussian(100, 8, seed)) for seed in (0, 1))
-    expected = cka_unbiased_null(X, Y, 20)
-    np.testing.assert_allclose(cka_unbiased_null(X * size, Y * size, 20), expected, rtol=1e-3, atol=1e-5)
+    expected = drawn("cka_unbiased", X, Y, 20)
+    np.testing.assert_allclose(drawn("cka_unbiased", X * size, Y * size, 20), expected, rtol=1e-3, atol=1e-5)

@@ -1,6 +1,7 @@
 """Score one translation on held-out pairs: what it finds, what it keeps, and what chance would give, per use."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,12 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.kernels import cka_unbiased, cka_unbiased_null
+from repstitch.metrics.kernels import centred
 from repstitch.metrics.neighbours import check_spread, held, knn, overlap
-from repstitch.metrics.null import calibrate, permute_neighbours
+from repstitch.metrics.null import calibrate, random_orders, shared_weight
 from repstitch.metrics.resample import interval, resampled_means
 from repstitch.metrics.retrieval import hubness, recall, search
+from repstitch.metrics.table import measure
 from repstitch.names import USES
 from repstitch.verdict import MIN_QUERIES, Thresholds, not_judged, standing, verdict
 
@@ -150,12 +152,10 @@ def _worth(
     chance = {f"overlap@{k}": k / (pool - 1), short: depth / (pool - 1)}
     lists = {name: searched[1] for name, searched in found.items()} | {"keep_old": own[old], "ceiling": own[truth]}
     worth: dict = {"truth": truth, "chance": chance}
-    for measure, reach in ((f"overlap@{k}", k), (short, depth)):
-        worth[measure] = standing(
+    for shown, reach in ((f"overlap@{k}", k), (short, depth)):
+        worth[shown] = standing(
             {
-                name: np.full(pool, chance[measure])
-                if seen is None
-                else held(own[truth][:, :k], seen[:, :reach]).numpy()
+                name: np.full(pool, chance[shown]) if seen is None else held(own[truth][:, :k], seen[:, :reach]).numpy()
                 for name, seen in lists.items()
             },
             seed,
@@ -199,16 +199,16 @@ def _mutual_knn(
         check_spread(y, k, "target")
     except InputError as error:
         return {"refused": str(error)}
-    placed = calibrate(float(overlap(own, native).mean()), permute_neighbours(own, native, permutations, seed))
-    return {"score": placed.score, "null": placed.null, "p": placed.p, "calibrated": placed.calibrated}
+    draws = shared_weight([own, native], [(0, 1)], random_orders(len(own), permutations, seed))[0] / own.numel()
+    return asdict(calibrate(float(overlap(own, native).mean()), draws))
 
 
 def _cka(a: Tensor, y: Tensor, permutations: int, seed: int) -> dict:
     try:
-        placed = calibrate(cka_unbiased(a, y), cka_unbiased_null(a, y, permutations, seed))
+        found = measure("cka_unbiased", [centred(a), centred(y, name="Y")], [(0, 1)], permutations, seed).pair(0)
     except InputError as error:
         return {"refused": str(error)}
-    return {"score": placed.score, "null": placed.null, "p": placed.p, "calibrated": placed.calibrated}
+    return {name: value for name, value in found.items() if name != "se"}
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
@@ -295,11 +295,11 @@ def _standings(card: dict, uses: list[str]) -> list[str]:
         over = [f"the {part['truth']}'s own" if "truth" in part else f"{part['queries']} queries" for part in parts]
         names = judged if "truth" in parts[0] else uses
         rows: list[tuple] = [(title, *(f"{u}: {o}" for u, o in zip(names, over, strict=True)))]
-        for measure in [m for m in parts[0] if isinstance(parts[0][m], dict) and "translated" in parts[0][m]]:
+        for shown in [m for m in parts[0] if isinstance(parts[0][m], dict) and "translated" in parts[0][m]]:
             for name, words in REFERENCES.items():
-                if all(part[measure].get(name) for part in parts):
-                    label = f"{measure}, translated" if name == "translated" else f"  {words}"
-                    rows.append((label, *(_with(part[measure][name]) for part in parts)))
+                if all(part[shown].get(name) for part in parts):
+                    label = f"{shown}, translated" if name == "translated" else f"  {words}"
+                    rows.append((label, *(_with(part[shown][name]) for part in parts)))
         lines += ["", _columns(rows)]
     return lines
 

@@ -1,13 +1,59 @@
-"""Centred kernel alignment, from d × d products rather than n × n kernels."""
+"""Metrics of the two n × n similarity matrices: linear ones from d × d products, sparse ones from neighbour graphs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.null import permute_rows
+from repstitch.metrics.neighbours import Graph, exact_products, graph, unit
+from repstitch.metrics.null import relabel, shared_weight
 
 WIDE = 128
+DENSE_ROWS = 30_000  # above this a kernel would take more than 3.6 GB
+CELLS = 2**24
+
+# --- linear kernels ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Centred:
+    """Rows (n, d) of one space about their mean, float64: what linear CKA needs of it."""
+
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """‖x‖² of each row (n,): the diagonal of the kernel."""
+        return self.rows.square().sum(1)
+
+    @cached_property
+    def own(self) -> Tensor:
+        """Each row's part (n,) of ‖X Xᵀ‖²."""
+        n, d = self.rows.shape
+        if n < d:
+            return (self.rows @ self.rows.T).square().sum(1)
+        return ((self.rows @ (self.rows.T @ self.rows)) * self.rows).sum(1)
+
+    @cached_property
+    def own_unbiased(self) -> float:
+        return float(_without_diagonal(self.own, self, self).sum())
+
+    @cached_property
+    def leading(self) -> Tensor:
+        """Rows (n, r), float32, in the principal directions that make up all but a thousandth of ‖X Xᵀ‖²."""
+        X = self.rows / self.rows.norm()  # fourth powers of the rows' size must fit float32
+        if X.shape[1] > WIDE:
+            values, vectors = torch.linalg.eigh((X.T @ X).float())
+            squares = values.clamp(min=0).square().cumsum(0)  # ascending, so the sum is over the smallest
+            X = X @ vectors[:, squares > 1e-3 * squares[-1]].double()
+        return X.float()
 
 
 def cka(X: Tensor, Y: Tensor) -> float:
@@ -15,11 +61,9 @@ def cka(X: Tensor, Y: Tensor) -> float:
 
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Biased: unrelated spaces score far
     above 0 when d is not much below n (use `cka_unbiased`). Rotation, scale and translation do not matter. O(n d²)
-    time, O(d²) memory. Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
+    time, O(n d) memory. Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
     """
-    X, Y = _centred(X, "X"), _centred(Y, "Y")
-    _check_rows(X, Y, 2)
-    return float((X.T @ Y).square().sum() / ((X.T @ X).norm() * (Y.T @ Y).norm()))
+    return compare_cka(*_both(X, Y, 2))
 
 
 def cka_unbiased(X: Tensor, Y: Tensor) -> float:
@@ -30,52 +74,11 @@ def cka_unbiased(X: Tensor, Y: Tensor) -> float:
     2012, "Feature Selection via Dependence Maximization"; Nguyen et al. 2021, "Do Wide and Deep Networks Learn the
     Same Things?".
     """
-    X, Y = _centred(X, "X"), _centred(Y, "Y")
-    _check_rows(X, Y, 4)
-    between, x, y = _hsic(X, Y), _hsic(X, X), _hsic(Y, Y)
-    if x <= 1e-12 * X.square().sum() ** 2 or y <= 1e-12 * Y.square().sum() ** 2:
-        raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
-    return float(between / (x * y).sqrt())
+    return compare_cka_unbiased(*_both(X, Y, 4))
 
 
-def cka_unbiased_null(X: Tensor, Y: Tensor, draws: int, seed: int = 0) -> np.ndarray:
-    """`cka_unbiased(X, Y[order])` for `draws` random orders of the rows.
-
-    Of spaces wider than 128 dimensions each draw keeps the principal directions that make up all but a thousandth of
-    the kernel's squared norm, to which the null's variance is proportional: its spread is right to a thousandth, in a
-    fraction of the time.
-    """
-    X, Y = _centred(X, "X"), _centred(Y, "Y")
-    _check_rows(X, Y, 4)
-    X, Y = _leading(X), _leading(Y)
-    X, Y = X / X.norm(), Y / Y.norm()  # fourth powers of the rows' size must fit float32
-    scale = (_hsic(X, X) * _hsic(Y, Y)).sqrt()
-    x, y = X.float(), Y.float()  # chance needs no more digits than that, and has draws to average over
-    return permute_rows(lambda order: float(_hsic(x, y[order]) / scale), len(X), draws, seed)
-
-
-def _hsic(X: Tensor, Y: Tensor) -> Tensor:
-    """Song's unbiased HSIC of the linear kernels, times n(n − 3), without forming either kernel.
-
-    With K̃ the kernel XXᵀ with its diagonal set to zero, tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1. Rows must
-    be centred, which leaves the value as it is and keeps the terms small: a row of K̃ then sums to minus its diagonal.
-    """
-    n = len(X)
-    k, m = X.square().sum(1), Y.square().sum(1)  # the diagonals
-    both = (k * m).sum()
-    return (X.T @ Y).square().sum() - both + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * both / (n - 2)
-
-
-def _leading(X: Tensor, left_out: float = 1e-3) -> Tensor:
-    """Wide rows in their leading principal directions: all but `left_out` of the squared norm of X Xᵀ is kept."""
-    if X.shape[1] <= WIDE:
-        return X
-    values, vectors = torch.linalg.eigh(X.float().T @ X.float())
-    squares = values.clamp(min=0).square().cumsum(0)  # ascending, so the sum is over the smallest
-    return X @ vectors[:, squares > left_out * squares[-1]].double()
-
-
-def _centred(X: Tensor, name: str) -> Tensor:
+def centred(X: Tensor, k: int = 10, name: str = "X") -> Centred:
+    """Prepare rows (n, d) for `cka` and `cka_unbiased`; InputError where they are not finite or do not vary."""
     X = X.double()
     largest = X.abs().max() if X.numel() else 0.0
     X = X - X.mean(0)
@@ -83,9 +86,322 @@ def _centred(X: Tensor, name: str) -> Tensor:
         raise InputError(f"`{name}` must be finite; it holds NaN or Inf.")
     if not bool((X.abs() > 1e-12 * largest).any()):  # equal rows may differ from their mean in the last digit
         raise InputError(f"`{name}` must vary; all its rows are the same.")
-    return X
+    return Centred(X)
 
 
-def _check_rows(X: Tensor, Y: Tensor, least: int) -> None:
-    if len(X) != len(Y) or len(X) < least:
-        raise InputError(f"`X` and `Y` must have as many rows, at least {least}; got {len(X)} and {len(Y)}.")
+def compare_cka(a: Centred, b: Centred) -> float:
+    return float((a.rows.T @ b.rows).square().sum() / (a.own.sum() * b.own.sum()).sqrt())
+
+
+def compare_cka_unbiased(a: Centred, b: Centred) -> float:
+    check_rows(len(a.rows), len(b.rows), 4)
+    for side in (a, b):
+        if side.own_unbiased <= 1e-12 * float(side.squares.sum()) ** 2:
+            raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
+    both = float((a.rows.T @ b.rows).square().sum() + _diagonal(a, b).sum())
+    return both / (a.own_unbiased * b.own_unbiased) ** 0.5
+
+
+def permute_centred(b: Centred, order: Tensor) -> Centred:
+    return Centred(b.rows[order])
+
+
+def influence_cka(a: Centred, b: Centred) -> Tensor:
+    return influence_of_ratio(_cross(a, b), a.own, b.own, 2)
+
+
+def influence_cka_unbiased(a: Centred, b: Centred) -> Tensor:
+    return influence_of_ratio(*(_without_diagonal(parts, *sides) for parts, *sides in
+                       ((_cross(a, b), a, b), (a.own, a, a), (b.own, b, b))), 2)  # fmt: skip
+
+
+def draws_cka(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
+    """`cka` of each pair with the second's rows in each order: (pairs, K).
+
+    Of spaces wider than 128 dimensions each draw keeps the principal directions that make up all but a thousandth of
+    the kernel's squared norm, to which the null's variance is proportional: its spread is right to a thousandth, in a
+    fraction of the time. What the other directions add is known exactly on average: tr K tr L / (n − 1).
+    """
+    made = []
+    for i, j in pairs:
+        a, b = spaces[i], spaces[j]
+        n, norm = len(a.rows), float((a.own.sum() * b.own.sum()).sqrt())
+        kept = float(a.leading.square().sum()) * float(b.leading.square().sum())
+        scale = float(a.squares.sum() * b.squares.sum())  # the leading rows are in units of the whole
+        made.append((_drawn(a, b, orders) + (1 - kept) / (n - 1)) * scale / norm)
+    return np.stack(made)
+
+
+def draws_cka_unbiased(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
+    """`cka_unbiased` of each pair with the second's rows in each order: (pairs, K), in the same leading directions."""
+    made = []
+    for i, j in pairs:
+        a, b = spaces[i], spaces[j]
+        k, m = a.leading.square().sum(1), b.leading.square().sum(1)
+        n = len(k)
+        both = (m[orders] @ k).cpu().numpy().astype(np.float64)
+        drawn = _drawn(a, b, orders) - both * n / (n - 2) + float(k.sum() * m.sum()) / ((n - 1) * (n - 2))
+        own = [_hsic_of(side.leading) for side in (a, b)]
+        made.append(drawn / (own[0] * own[1]) ** 0.5)
+    return np.stack(made)
+
+
+def _drawn(a: Centred, b: Centred, orders: Tensor) -> np.ndarray:
+    """‖Xᵀ Y[order]‖² in the leading directions, for each order: (K,)."""
+    x, y = a.leading.T, b.leading
+    at_once = max(1, CELLS // y.numel())
+    with exact_products():
+        parts = [(x @ y[part]).square().sum((1, 2)) for part in orders.split(at_once)]
+    return torch.cat(parts).cpu().numpy().astype(np.float64)
+
+
+def _hsic_of(X: Tensor) -> float:
+    X = X.double()
+    squares = X.square().sum(1)
+    return float((X.T @ X).square().sum() + _diagonal_of(squares, squares).sum())
+
+
+def _cross(a: Centred, b: Centred) -> Tensor:
+    """Each row's part (n,) of ‖Xᵀ Y‖²."""
+    return ((a.rows @ (a.rows.T @ b.rows)) * b.rows).sum(1)
+
+
+def _without_diagonal(parts: Tensor, a: Centred, b: Centred) -> Tensor:
+    return parts + _diagonal(a, b)
+
+
+def _diagonal(a: Centred, b: Centred) -> Tensor:
+    return _diagonal_of(a.squares, b.squares)
+
+
+def _diagonal_of(k: Tensor, m: Tensor) -> Tensor:
+    """What turns each row's part of ‖XᵀY‖² into its part of Song's unbiased HSIC, times n(n − 3): (n,).
+
+    With K̃ the kernel XXᵀ with its diagonal set to zero, that is tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1.
+    Rows are centred, which leaves the value as it is and keeps the terms small: a row of K̃ then sums to minus its
+    diagonal, so only the diagonals `k` and `m` (n,) are needed.
+    """
+    n = len(k)
+    return k * m.sum() / ((n - 1) * (n - 2)) - k * m * n / (n - 2)
+
+
+# --- dense kernels ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A symmetric matrix (n, n), float32, centred and at norm one: the score of two spaces is its inner product."""
+
+    matrix: Tensor
+
+    def __len__(self) -> int:
+        return len(self.matrix)
+
+
+def cka_rbf(X: Tensor, Y: Tensor) -> float:
+    """CKA of Gaussian kernels exp(−‖x_i − x_j‖² / 2σ²), σ the median distance between two different rows.
+
+    Score ⟨HKH, HLH⟩ / (‖HKH‖ ‖HLH‖), with H the centring matrix. X is (n, d_x), Y is (n, d_y), rows matched. In
+    [0, 1], higher is more aligned. Biased as `cka` is: unrelated wide spaces score far above 0. Rotation, scale and
+    translation do not matter. O(n² d) time, O(n²) memory, so at most 30,000 rows. Kornblith et al. 2019, "Similarity of
+    Neural Network Representations Revisited".
+    """
+    return compare_kernels(gaussian_kernel(X, name="X"), gaussian_kernel(Y, name="Y"))
+
+
+def rsa(X: Tensor, Y: Tensor) -> float:
+    """Spearman's rank correlation of the two spaces' cosine similarities over all pairs of rows.
+
+    X is (n, d_x), Y is (n, d_y), rows matched; ties have their mean rank. In [−1, 1], higher is more aligned, 0 on
+    average for unrelated spaces. By cosine: rotation and row scale do not matter, centring does. O(n² (d + log n))
+    time, O(n²) memory, so at most 30,000 rows. Kriegeskorte et al. 2008, "Representational Similarity Analysis".
+    """
+    return compare_kernels(similarity_ranks(X, name="X"), similarity_ranks(Y, name="Y"))
+
+
+def gaussian_kernel(X: Tensor, k: int = 10, name: str = "X") -> Kernel:
+    """Prepare rows (n, d) for `cka_rbf`."""
+    check_dense(len(X), name)
+    rows = centred(X, name=name).rows
+    n = len(rows)
+    squares = rows.square().sum(1)
+    apart = (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=0)
+    apart.fill_diagonal_(torch.inf)  # sorted to the end, so that the middle is that of the others
+    pairs = n * (n - 1)
+    middle = np.partition(apart.cpu().numpy().ravel(), [pairs // 2 - 1, pairs // 2])[pairs // 2 - 1 : pairs // 2 + 1]
+    width = float(np.sqrt(middle).mean())
+    if width == 0:
+        raise InputError(f"`{name}` must vary; the median distance between two of its rows is 0.")
+    matrix = torch.exp(apart / (-2 * width**2))
+    matrix.fill_diagonal_(1)
+    matrix = matrix - matrix.mean(0) - matrix.mean(1, keepdim=True) + matrix.mean()
+    return Kernel((matrix / matrix.norm()).float())
+
+
+def similarity_ranks(X: Tensor, k: int = 10, name: str = "X") -> Kernel:
+    """Prepare rows (n, d) for `rsa`."""
+    check_dense(len(X), name)
+    U = unit(X)
+    upper = torch.triu_indices(len(U), len(U), 1, device=U.device).unbind()
+    with exact_products():
+        similar = (U @ U.T)[upper]
+    _, kind, count = torch.unique(similar, return_inverse=True, return_counts=True)
+    if len(count) == 1:
+        raise InputError(f"`{name}` must vary; all its rows are as similar to one another.")
+    last = count.cumsum(0).double()
+    ranks = (last - (count - 1) / 2)[kind]
+    ranks = ranks - ranks.mean()
+    matrix = U.new_zeros(len(U), len(U))
+    matrix[upper] = (ranks / ranks.norm() / 2**0.5).float()  # both triangles together have norm one
+    return Kernel(matrix + matrix.T)
+
+
+def compare_kernels(a: Kernel, b: Kernel) -> float:
+    return float((a.matrix * b.matrix).sum(dtype=torch.float64))
+
+
+def influence_kernels(a: Kernel, b: Kernel) -> Tensor:
+    parts = ((a.matrix, b.matrix), (a.matrix, a.matrix), (b.matrix, b.matrix))
+    return influence_of_ratio(*((left * right).sum(1, dtype=torch.float64) for left, right in parts), 2)
+
+
+def permute_kernel(b: Kernel, order: Tensor) -> Kernel:
+    return Kernel(b.matrix[order][:, order])
+
+
+# --- kernels on neighbours --------------------------------------------------------------------------------------------
+
+
+def cknna(X: Tensor, Y: Tensor, k: int = 10) -> float:
+    """Centred kernel nearest-neighbour alignment: CKA on the pairs of rows that are neighbours in both spaces.
+
+    With K the cosine kernel less its row means, K_ij = ⟨x_i, x_j⟩ − mean_l ⟨x_i, x_l⟩, and L likewise: the sum of
+    K_ij L_ij over j ∈ N_x(i) ∩ N_y(i), over the root of the same sums of K² over N_x and of L² over N_y. X is
+    (n, d_x), Y is (n, d_y), rows matched. In [0, 1] in practice, higher is more aligned; unrelated spaces score about
+    k / (n − 1). By cosine: rotation and row scale do not matter, centring does. O(n² d) time, O(n k) memory. Huh et al.
+    2024, "The Platonic Representation Hypothesis", appendix.
+    """
+    return compare_cknna(*_graphs(X, Y, k))
+
+
+def cknna_released(X: Tensor, Y: Tensor, k: int = 10) -> float:
+    """CKNNA as the paper's released code computes it: kernels that are masked but not centred.
+
+    Song's unbiased HSIC of the cosine kernels masked by N_x(i) ∩ N_y(i), over the root of the same of each space with
+    its own lists. Kept to compare with published figures; `cknna` is what the paper defines. X is (n, d_x), Y is
+    (n, d_y), rows matched, n ≥ 4. At most 1, higher is more aligned; about 0 for unrelated spaces. By cosine: rotation
+    and row scale do not matter, centring does. O(n² d) time, O(n k) memory. Huh et al. 2024, "The Platonic
+    Representation Hypothesis", code; without its 1e-6 in the denominator.
+    """
+    return compare_cknna_released(*_graphs(X, Y, k))
+
+
+def compare_cknna(a: Graph, b: Graph) -> float:
+    return float(influence_cknna(a, b).mean())
+
+
+def influence_cknna(a: Graph, b: Graph) -> Tensor:
+    v, w = _centred_weights(a), _centred_weights(b)
+    rows, left, right = _shared(a, b)
+    both = torch.zeros(len(v), dtype=torch.float64).index_add_(0, rows, v[rows, left] * w[rows, right])
+    return influence_of_ratio(both, v.square().sum(1), w.square().sum(1), 1)
+
+
+def draws_cknna(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
+    """`cknna` of each pair with the second's rows in each order: (pairs, K)."""
+    weights = [_centred_weights(space) for space in spaces]
+    norms = [float(w.square().sum().sqrt()) for w in weights]
+    drawn = shared_weight([space.neighbours for space in spaces], pairs, orders, weights)
+    return drawn / np.array([[norms[i] * norms[j]] for i, j in pairs])
+
+
+def compare_cknna_released(a: Graph, b: Graph) -> float:
+    return float(influence_cknna_released(a, b).mean())
+
+
+def influence_cknna_released(a: Graph, b: Graph) -> Tensor:
+    check_rows(len(a.neighbours), len(b.neighbours), 4)
+    return influence_of_ratio(*(_masked_hsic(x, y) for x, y in ((a, b), (a, a), (b, b))), 1)
+
+
+def permute_graph(b: Graph, order: Tensor) -> Graph:
+    return Graph(relabel(b.neighbours, order), b.similarities[order], b.mean[order], b.repeats)
+
+
+def _masked_hsic(a: Graph, b: Graph) -> Tensor:
+    """Each row's part (n,) of Song's HSIC, times n(n − 3), of two kernels that are zero but on shared neighbours."""
+    n = len(a.neighbours)
+    rows, left, right = _shared(a, b)
+    columns = a.neighbours[rows, left]
+    v, w = a.similarities[rows, left].double(), b.similarities[rows, right].double()
+
+    def total(at: Tensor, values: Tensor) -> Tensor:
+        return torch.zeros(n, dtype=torch.float64, device=at.device).index_add_(0, at, values)
+
+    v_rows, w_rows = total(rows, v), total(rows, w)
+    key, back = rows * n + columns, columns * n + rows
+    key, sorting = key.sort()
+    place = torch.searchsorted(key, back).clamp(max=max(len(key) - 1, 0))
+    mutual = key[place] == back if len(key) else torch.zeros(0, dtype=torch.bool)
+    trace = total(rows[mutual], v[mutual] * w[sorting[place[mutual]]])
+    sums = (v_rows * w.sum() + w_rows * v.sum()) / 2 / ((n - 1) * (n - 2))
+    return trace + sums - 2 * total(rows, v * w_rows[columns]) / (n - 2)
+
+
+def _centred_weights(a: Graph) -> Tensor:
+    return a.similarities.double() - a.mean.double()[:, None]
+
+
+def _shared(a: Graph, b: Graph) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, and places in the lists of both, of the neighbours that both hold."""
+    if a.neighbours.shape != b.neighbours.shape:
+        shapes = f"{tuple(a.neighbours.shape)} and {tuple(b.neighbours.shape)}"
+        raise InputError(f"Both spaces must have as many rows and neighbours; got {shapes}.")
+    parts, size = [], max(1, CELLS // a.k**2)
+    for at in range(0, len(a.neighbours), size):
+        here = slice(at, at + size)
+        row, left, right = (a.neighbours[here, :, None] == b.neighbours[here, None, :]).nonzero(as_tuple=True)
+        parts.append((row + at, left, right))
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+# --- what all of them need --------------------------------------------------------------------------------------------
+
+
+def influence_of_ratio(both: Tensor, left: Tensor, right: Tensor, degree: int) -> Tensor:
+    """Of the score Σ both / √(Σ left Σ right): values (n,) whose mean is the score and whose spread is its standard
+    error, times √n.
+
+    Each row's value is the score and n times the score's derivative with respect to that row's weight; `degree` is how
+    often a row enters each sum: twice as one of a pair of rows, once where the other row is a fixed neighbour. Huber
+    1981, "Robust Statistics" (the infinitesimal jackknife).
+    """
+    norm = (left.sum() * right.sum()).sqrt()
+    score = both.sum() / norm
+    slope = both / norm - score / 2 * (left / left.sum() + right / right.sum())
+    return score + degree * len(both) * (slope - slope.mean())
+
+
+def check_rows(n: int, m: int, least: int) -> None:
+    """Refuse rows that do not match or are too few."""
+    if n != m or n < least:
+        raise InputError(f"`X` and `Y` must have as many rows, at least {least}; got {n} and {m}.")
+
+
+def check_dense(n: int, name: str) -> None:
+    """Refuse rows whose n × n matrix would not fit."""
+    if n > DENSE_ROWS:
+        raise InputError(
+            f"`{name}` must have at most {DENSE_ROWS:,} rows for a metric of all pairs of rows; got {n:,}."
+        )
+
+
+def _both(X: Tensor, Y: Tensor, least: int) -> tuple[Centred, Centred]:
+    a, b = centred(X, name="X"), centred(Y, name="Y")
+    check_rows(len(X), len(Y), least)
+    return a, b
+
+
+def _graphs(X: Tensor, Y: Tensor, k: int) -> tuple[Graph, Graph]:
+    check_rows(len(X), len(Y), 4)
+    return graph(X, k, "X"), graph(Y, k, "Y")

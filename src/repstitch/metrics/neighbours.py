@@ -4,6 +4,7 @@ Nearest first, ties to the lower row; in float32 whatever the global settings sa
 neighbour set in fifteen where rows lie in a cone.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ class Graph:
     similarities: Tensor
     mean: Tensor
     repeats: int
+
+    def __len__(self) -> int:
+        return len(self.neighbours)
 
     @property
     def k(self) -> int:
@@ -127,13 +131,13 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
 def held(a: Tensor, b: Tensor) -> Tensor:
     """Share (n,) of the entries of each row of `a` (n, k) that the same row of `b` (n, m) holds too."""
     both = torch.cat([a, b], dim=1).sort(dim=1).values
-    return (both[:, 1:] == both[:, :-1]).sum(dim=1) / a.shape[1]
+    return (both[:, 1:] == both[:, :-1]).sum(dim=1).double() / a.shape[1]
 
 
 def found_back(a: Tensor, b: Tensor) -> Tensor:
     """1 for each row (n,) that is among the neighbours `a` (n, k) of one of its own neighbours `b` (n, k), else 0."""
     rows = torch.arange(len(a), device=a.device)[:, None, None]
-    return torch.cat([(a[b[part]] == rows[part]).any(2).any(1) for part in _tiles(len(b))]).float()
+    return torch.cat([(a[b[part]] == rows[part]).any(2).any(1) for part in _tiles(len(b))]).double()
 
 
 def common_sequence(a: Tensor, b: Tensor) -> Tensor:
@@ -146,7 +150,7 @@ def common_sequence(a: Tensor, b: Tensor) -> Tensor:
         for j in range(k):
             step = before[j] + (one == columns[j])
             lengths[j + 1] = torch.maximum(torch.maximum(before[j + 1], lengths[j]), step)
-    return lengths[k] / k
+    return lengths[k].double() / k
 
 
 def edits_saved(a: Tensor, b: Tensor) -> Tensor:
@@ -160,7 +164,7 @@ def edits_saved(a: Tensor, b: Tensor) -> Tensor:
         for j in range(k):
             changed = before[j] + (one != columns[j])
             edits[j + 1] = torch.minimum(torch.minimum(before[j + 1], edits[j]) + 1, changed)
-    return 1 - edits[k] / k
+    return 1 - edits[k].double() / k
 
 
 def mutual_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
@@ -297,7 +301,7 @@ def _tiles(n: int) -> list[slice]:
     """Slices of about equal length, none above the tile's, each of whole blocks where n is."""
     count = -(-n // TILE_ROWS)
     edges = [n * i // count // BLOCK * BLOCK for i in range(count)] + [n]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
 
 
 LAST = 2**32 - 1

@@ -1,6 +1,6 @@
 """What a score would be if the two spaces had nothing to do with one another."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.neighbours import overlap
+
+CELLS = 2**24  # of one dense row of pointers, from edges to spaces
 
 
 @dataclass(frozen=True)
@@ -27,30 +28,83 @@ class Null:
 def calibrate(score: float, draws: np.ndarray, level: float = 0.05) -> Null:
     """Place a score of at most 1 in the null's draws (K,); Phipson and Smyth 2010, "Permutation P-values Should Never
     Be Zero"."""
-    K = len(draws)
+    return Null(*(float(v[0]) for v in (np.array([score]), *calibrate_all(np.array([score]), draws[None], level))))
+
+
+def calibrate_all(scores: np.ndarray, draws: np.ndarray, level: float = 0.05) -> tuple[np.ndarray, ...]:
+    """The null's mean, p and the calibrated score, each (m,), of scores (m,) with their draws (m, K)."""
+    K = draws.shape[1]
     if not K:
         raise InputError("`draws` must hold at least one permutation.")
-    p = (1 + int((draws >= score).sum())) / (K + 1)
-    edge = float(np.sort(draws)[min(K, int(np.ceil((1 - level) * (K + 1)))) - 1])
-    calibrated = 0.0 if edge >= 1 else float(np.clip((score - edge) / (1 - edge), 0, 1))
-    return Null(score, float(draws.mean()), p, calibrated)
+    # A draw that equals the score but for rounding is as large; both are sums of the same terms in another order.
+    p = (1 + (draws >= scores[:, None] - 1e-9).sum(1)) / (K + 1)
+    edge = np.sort(draws, axis=1)[:, min(K, int(np.ceil((1 - level) * (K + 1)))) - 1].astype(np.float64)
+    room = np.where(edge < 1, 1 - edge, 1)
+    calibrated = np.where(edge < 1, np.clip((scores - edge) / room, 0, 1), 0.0)
+    return draws.mean(1, dtype=np.float64), p, calibrated
 
 
-def permute_rows(compare: Callable[[Tensor], float], n: int, draws: int, seed: int = 0) -> np.ndarray:
-    """`compare(order)` for `draws` random orders of the n rows: the null of any score of matched rows."""
+def adjust(p: np.ndarray) -> np.ndarray:
+    """p-values (m,) of many tests to q-values: declaring those with q ≤ α keeps the share of false ones below α.
+
+    Benjamini and Hochberg 1995, "Controlling the False Discovery Rate".
+    """
+    from scipy.stats import false_discovery_control
+
+    return false_discovery_control(p) if len(p) else np.asarray(p, dtype=float)
+
+
+def random_orders(n: int, draws: int, seed: int = 0) -> Tensor:
+    """`draws` random orders (draws, n) of n rows: one set of them serves every pair, so that maxima can be placed."""
     random = torch.Generator().manual_seed(seed)
-    return np.array([compare(torch.randperm(n, generator=random)) for _ in range(draws)])
+    return torch.stack([torch.randperm(n, generator=random) for _ in range(draws)])
 
 
-def permute_neighbours(a: Tensor, b: Tensor, draws: int, seed: int = 0) -> np.ndarray:
-    """The null of mutual_knn from two neighbour graphs (n, k): rows permuted *and* the positions in them relabelled.
+def relabel(neighbours: Tensor, order: Tensor) -> Tensor:
+    """Neighbour lists (n, k) of the rows in another order: the lists permuted *and* the positions in them relabelled.
 
     Permuting the lists alone would leave a graph that no space has, and a test that rejects too often.
     """
+    new = torch.empty_like(order)
+    new[order] = torch.arange(len(order), device=order.device)
+    return new[neighbours[order]]
 
-    def compare(order: Tensor) -> float:
-        new = torch.empty_like(order)
-        new[order] = torch.arange(len(order))
-        return float(overlap(a, new[b[order]]).mean())
 
-    return permute_rows(compare, len(a), draws, seed)
+def shared_weight(
+    lists: Sequence[Tensor],
+    pairs: Sequence[tuple[int, int]],
+    orders: Tensor,
+    weights: Sequence[Tensor] | None = None,
+) -> np.ndarray:
+    """For each pair (i, j) and order, the sum over edges that `lists[i]` and the permuted `lists[j]` share: (pairs, K).
+
+    `lists` are neighbour lists (n, k), one a space; an edge counts 1, or the product of its two `weights` (n, k). All
+    edges of all spaces are one sparse matrix of edge by space, and every permuted space is a sparse row: their product
+    holds all pairs, and touches each permuted edge once however many spaces there are. O(K N n k) time.
+    """
+    from scipy.sparse import csr_array
+
+    firsts, seconds = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
+    n, k = lists[firsts[0]].shape
+    kind = np.int32 if weights is None else np.float64
+    edges = {i: lists[i].cpu().numpy().astype(np.int32) for i in {*firsts, *seconds}}
+    values = {i: np.ones((n, k), kind) if weights is None else weights[i].cpu().numpy().astype(kind) for i in edges}
+    order = orders.cpu().numpy()
+    inverse = np.argsort(order, axis=1).astype(np.int32)
+    totals = np.zeros((len(seconds), len(order), len(firsts)), kind)
+    rows = max(1, CELLS // n)
+    for start in range(0, n, rows):
+        stop = min(n, start + rows)
+        base = (np.arange(stop - start, dtype=np.int32) * n)[:, None]
+        where = np.concatenate([(edges[i][start:stop] + base).ravel() for i in firsts])
+        space = np.repeat(np.arange(len(firsts), dtype=np.int32), (stop - start) * k)
+        held = np.concatenate([values[i][start:stop].ravel() for i in firsts])
+        known = csr_array((held, (where, space)), shape=((stop - start) * n, len(firsts)))
+        for at, j in enumerate(seconds):
+            took = order[:, start:stop]
+            moved = np.stack([new[edges[j][from_]] for new, from_ in zip(inverse, took, strict=True)]) + base
+            ends = np.arange(len(order) + 1) * (stop - start) * k
+            drawn = csr_array((values[j][took].ravel(), moved.ravel(), ends), shape=(len(order), (stop - start) * n))
+            totals[at] += np.asarray((drawn @ known).todense())
+    row, column = {j: at for at, j in enumerate(seconds)}, {i: at for at, i in enumerate(firsts)}
+    return np.stack([totals[row[j], :, column[i]] for i, j in pairs])

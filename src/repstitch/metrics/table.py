@@ -1,42 +1,172 @@
-"""Every alignment metric by its name."""
+"""Every alignment metric by its name, and how a score is measured: beside its null and with its standard error."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.kernels import cka, cka_unbiased, cka_unbiased_null
-from repstitch.metrics.neighbours import check_spread, knn, mutual_knn, overlap
-from repstitch.metrics.null import Null, calibrate, permute_neighbours, permute_rows
+from repstitch.metrics import kernels, neighbours, subspaces
+from repstitch.metrics.kernels import check_rows
+from repstitch.metrics.neighbours import Graph, graph
+from repstitch.metrics.null import calibrate_all, random_orders, shared_weight
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One alignment metric in the form for many pairs: each space is prepared once, then any two are compared.
+
+    `prepare(X, k, name)` takes rows (n, d); several metrics share one of these. `compare(a, b)` is the score of two
+    prepared spaces; `influence(a, b)` (n,) averages to it, with a spread that is √n times its standard error, what the
+    other rows are held fixed; `permute(b, order)` is what the rows of `b` in that order would have given; `shared`,
+    where there is one, is a way to all draws of all pairs that is quicker than permuting and comparing. `symmetric`
+    metrics do not depend on which space comes first.
+    """
+
+    prepare: Callable[..., Any]
+    compare: Callable[[Any, Any], float]
+    influence: Callable[[Any, Any], Tensor]
+    permute: Callable[[Any, Tensor], Any]
+    shared: Callable[[Sequence, Sequence[tuple[int, int]], Tensor], np.ndarray] | None = None
+    symmetric: bool = True
+
+    def __call__(self, X: Tensor, Y: Tensor, k: int = 10) -> float:
+        """The score of matched rows X (n, d_x), Y (n, d_y); `k` matters to metrics of neighbours only."""
+        check_rows(len(X), len(Y), 3)
+        return self.compare(self.prepare(X, k, "X"), self.prepare(Y, k, "Y"))
+
+    def draws(self, spaces: Sequence, pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
+        """Scores (pairs, K) of prepared spaces, the second's rows in each of the `orders` (K, n)."""
+        if self.shared is not None:
+            return self.shared(spaces, pairs, orders)
+        drawn = np.empty((len(pairs), len(orders)))
+        for j in {j for _, j in pairs}:
+            mine = [(at, i) for at, (i, second) in enumerate(pairs) if second == j]
+            for column, order in enumerate(orders):
+                permuted = self.permute(spaces[j], order)
+                for at, i in mine:
+                    drawn[at, column] = self.compare(spaces[i], permuted)
+        return drawn
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores of m pairs of spaces: `score` and standard error `se` (m,); and, where there is a null, its mean `null`,
+    the add-one p-value `p`, the `calibrated` score (m,) and the `draws` (m, K), from the same orders for all pairs."""
+
+    score: np.ndarray
+    se: np.ndarray
+    null: np.ndarray | None = None
+    p: np.ndarray | None = None
+    calibrated: np.ndarray | None = None
+    draws: np.ndarray | None = None
+
+    def pair(self, at: int) -> dict[str, float]:
+        """One pair's numbers by name, without the draws."""
+        found = {"score": self.score, "null": self.null, "p": self.p, "calibrated": self.calibrated, "se": self.se}
+        return {name: float(values[at]) for name, values in found.items() if values is not None}
+
+
+def measure(
+    metric: str, spaces: Sequence, pairs: Sequence[tuple[int, int]], draws: int = 200, seed: int = 0
+) -> Measured:
+    """Score pairs (i, j) of spaces that `METRICS[metric].prepare` gave, beside their permutation null.
+
+    The second space's rows are permuted, by the same `draws` orders in all pairs, so that the maximum over pairs has
+    the null of that maximum in the draws. 0 leaves the null out. O(pairs · draws) comparisons; `mutual_knn` and
+    `cknna` share them between pairs, and `cka` and `cka_unbiased` draw in leading directions.
+    """
+    known = METRICS[metric]
+    check_draws(draws)
+    score = np.array([known.compare(spaces[i], spaces[j]) for i, j in pairs])
+    rows = (known.influence(spaces[i], spaces[j]).double() for i, j in pairs)
+    se = np.array([float(r.std() / len(r) ** 0.5) for r in rows])
+    if not draws or not len(pairs):
+        return Measured(score, se)
+    drawn = known.draws(spaces, pairs, random_orders(len(spaces[0]), draws, seed))
+    null, p, calibrated = calibrate_all(score, drawn)
+    return Measured(score, se, null, p, calibrated, drawn.astype(np.float32))
 
 
 def align(X: np.ndarray, Y: np.ndarray, metric: str, k: int = 10, permutations: int = 200, seed: int = 0) -> dict:
     """One alignment metric of matched rows beside its permutation null.
 
-    X is (n, d_x), Y is (n, d_y). Returns `metric`, `score` and, unless `permutations` is 0, `null`, `p` and
+    X is (n, d_x), Y is (n, d_y). Returns `metric`, `score`, `se` and, unless `permutations` is 0, `null`, `p` and
     `calibrated` (see `Null`). Raises InputError on a metric that is not known.
     """
-    if metric not in METRICS:
-        raise InputError(f"`metric` must be one of {', '.join(METRICS)}; got {metric!r}.")
+    check_metrics([metric], "metric")
     x, y = (torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in (X, Y))
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise InputError(f"`X` and `Y` must be matrices of as many rows; got {tuple(x.shape)} and {tuple(y.shape)}.")
-    if metric == "mutual_knn":
-        check_spread(x, k, "X")
-        check_spread(y, k, "Y")
-        a, b = knn(x, x, k, own=True), knn(y, y, k, own=True)
-        score = float(overlap(a, b).mean())
-        draws = permute_neighbours(a, b, permutations, seed)
-    else:
-        score = METRICS[metric](x, y)
-        if metric == "cka_unbiased":
-            draws = cka_unbiased_null(x, y, permutations, seed)
-        else:
-            draws = permute_rows(lambda order: METRICS[metric](x, y[order]), len(x), permutations, seed)
-    placed = calibrate(score, draws) if permutations else Null(score, *(float("nan"),) * 3)
-    result = {"metric": metric, "score": score, "null": placed.null, "p": placed.p, "calibrated": placed.calibrated}
-    return result if permutations else {"metric": metric, "score": score}
+    prepare = METRICS[metric].prepare
+    return {"metric": metric} | measure(
+        metric, [prepare(x, k, "X"), prepare(y, k, "Y")], [(0, 1)], permutations, seed
+    ).pair(0)
 
 
-METRICS: dict[str, Callable[..., float]] = {"mutual_knn": mutual_knn, "cka": cka, "cka_unbiased": cka_unbiased}
+def check_metrics(metrics: Sequence[str], name: str) -> None:
+    """InputError on a metric that is not known; `name` is the argument's."""
+    for metric in metrics:
+        if metric not in METRICS:
+            raise InputError(f"`{name}` must be among {', '.join(METRICS)}; got {metric!r}.")
+
+
+def check_draws(draws: int) -> None:
+    if draws < 0:
+        raise InputError(f"`permutations` must not be negative; got {draws}.")
+
+
+def _of_lists(
+    rows: Callable[[Tensor, Tensor], Tensor], symmetric: bool = True, draws: Callable | None = None
+) -> Metric:
+    """A metric that is the mean over rows of a comparison of their two neighbour lists."""
+
+    def compare(a: Graph, b: Graph) -> Tensor:
+        check_rows(len(a.neighbours), len(b.neighbours), 3)
+        return rows(a.neighbours, b.neighbours)
+
+    return _of_graphs(lambda a, b: float(compare(a, b).mean()), compare, draws, symmetric)
+
+
+def _draws_mutual(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
+    lists = [space.neighbours for space in spaces]
+    return shared_weight(lists, pairs, orders) / lists[0].numel()
+
+
+def _of_graphs(compare, influence, draws=None, symmetric=True) -> Metric:
+    return Metric(graph, compare, influence, kernels.permute_graph, draws, symmetric)
+
+
+def _of_rows(compare, influence, draws) -> Metric:
+    return Metric(kernels.centred, compare, influence, kernels.permute_centred, draws)
+
+
+def _of_kernels(prepare) -> Metric:
+    return Metric(prepare, kernels.compare_kernels, kernels.influence_kernels, kernels.permute_kernel)
+
+
+def _of_subspaces(compare, influence, symmetric=True) -> Metric:
+    return Metric(subspaces.principal, compare, influence, subspaces.permute_principal, None, symmetric)
+
+
+METRICS: dict[str, Metric] = {
+    "mutual_knn": _of_lists(neighbours.overlap, draws=_draws_mutual),
+    "cycle_knn": _of_lists(neighbours.found_back, symmetric=False),
+    "lcs_knn": _of_lists(neighbours.common_sequence),
+    "edit_knn": _of_lists(neighbours.edits_saved),
+    "cka": _of_rows(kernels.compare_cka, kernels.influence_cka, kernels.draws_cka),
+    "cka_unbiased": _of_rows(kernels.compare_cka_unbiased, kernels.influence_cka_unbiased, kernels.draws_cka_unbiased),
+    "cka_rbf": _of_kernels(kernels.gaussian_kernel),
+    "cknna": _of_graphs(kernels.compare_cknna, kernels.influence_cknna, kernels.draws_cknna),
+    "cknna_released": _of_graphs(kernels.compare_cknna_released, kernels.influence_cknna_released, symmetric=False),
+    "rsa": _of_kernels(kernels.similarity_ranks),
+    "svcca": _of_subspaces(subspaces.compare_svcca, subspaces.influence_svcca),
+    "pwcca": _of_subspaces(subspaces.compare_pwcca, subspaces.influence_pwcca, symmetric=False),
+    "cca": _of_subspaces(subspaces.compare_cca, subspaces.influence_cca),
+    "procrustes": _of_subspaces(subspaces.compare_procrustes, subspaces.influence_procrustes),
+    "angular": _of_subspaces(subspaces.compare_angular, subspaces.influence_angular),
+    "linear_r2": _of_subspaces(subspaces.compare_linear_r2, subspaces.influence_linear_r2, symmetric=False),
+}

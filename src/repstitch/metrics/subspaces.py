@@ -1,0 +1,223 @@
+"""Metrics of the subspaces that two spaces span: canonical correlations, Procrustes, linear prediction."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from repstitch.errors import InputError
+from repstitch.metrics.kernels import centred, check_rows
+
+KEPT = 0.99  # of the variance, by svcca
+ROUNDING = 1.2e-7  # of float32, in which rows come
+
+
+@dataclass(frozen=True)
+class Principal:
+    """The centred rows of one space as Q · axes: `basis` Q (n, r) orthonormal, `axes` (r, d) at right angles.
+
+    `values` (r,) are the lengths of the axes, the singular values, largest first. r is the rank; all float64.
+    """
+
+    basis: Tensor
+    values: Tensor
+    axes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.basis)
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """‖x‖² of each centred row (n,)."""
+        return (self.basis * self.values).square().sum(1)
+
+    def leading(self) -> "Principal":
+        """The fewest directions that hold 99 % of the variance."""
+        held = self.values.square().cumsum(0)
+        r = int((held < KEPT * held[-1]).sum()) + 1
+        return Principal(self.basis[:, :r], self.values[:r], self.axes[:r])
+
+
+def cca(X: Tensor, Y: Tensor) -> float:
+    """Mean canonical correlation: mean of the singular values of Q_xᵀ Q_y, with Q an orthonormal basis of centred rows.
+
+    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; unrelated spaces score about
+    .85 √(d / n) for equal d well below n, and where d_x + d_y > n some correlations are 1 for any data: always read it
+    beside its null. Any invertible linear map and translation of either side does not matter. Refused where one side
+    has rank n − 1, for it is then 1 whatever the rows. O(n d²) time. Hotelling 1936, "Relations Between Two Sets of
+    Variates".
+    """
+    return compare_cca(*_both(X, Y))
+
+
+def svcca(X: Tensor, Y: Tensor) -> float:
+    """`cca` of the fewest principal directions of each side that hold 99 % of its variance.
+
+    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Rotation, scale and translation do
+    not matter. Refused as `cca` is. O(n d²) time. Raghu et al. 2017, "SVCCA: Singular Vector Canonical Correlation
+    Analysis".
+    """
+    return compare_svcca(*_both(X, Y))
+
+
+def pwcca(X: Tensor, Y: Tensor) -> float:
+    """Canonical correlations weighted by how much of X each canonical variate accounts for: Σ α_i ρ_i / Σ α_i.
+
+    α_i = Σ_j |⟨h_i, x_j⟩| with h_i the i-th variate of X and x_j its centred columns. X is (n, d_x), Y is (n, d_y),
+    rows matched. In [0, 1], higher is more aligned, and not symmetric. Scale and translation of X and any invertible
+    linear map of Y do not matter; a rotation of X does, for the weights sum over its columns. Refused as `cca` is.
+    O(n d²) time. Morcos et al. 2018, "Insights on Representational Similarity in Neural Networks with Canonical
+    Correlation".
+    """
+    return compare_pwcca(*_both(X, Y))
+
+
+def procrustes(X: Tensor, Y: Tensor) -> float:
+    """How far a rotation brings one space onto the other: ‖X̄ᵀ Ȳ‖* / (‖X̄‖ ‖Ȳ‖), the nuclear norm over the two norms.
+
+    X is (n, d_x), Y is (n, d_y), rows matched, X̄ and Ȳ centred. In [0, 1], higher is more aligned; unrelated spaces
+    score well above 0 unless n is far above d. Rotation, scale and translation do not matter. O(n d² + d³) time.
+    Schönemann 1966, "A Generalized Solution of the Orthogonal Procrustes Problem".
+    """
+    return compare_procrustes(*_both(X, Y))
+
+
+def angular(X: Tensor, Y: Tensor) -> float:
+    """`procrustes` as an angle: 1 − 2 arccos(procrustes) / π, one less a metric distance between shapes.
+
+    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; chance and invariances as
+    `procrustes`. O(n d² + d³) time. Williams et al. 2021, "Generalized Shape Metrics on Neural Representations".
+    """
+    return compare_angular(*_both(X, Y))
+
+
+def linear_r2(X: Tensor, Y: Tensor) -> float:
+    """Share of Y's variance that least squares predicts from X: ‖Q_xᵀ Ȳ‖² / ‖Ȳ‖².
+
+    X is (n, d_x), Y is (n, d_y), rows matched, the same rows to fit and to score. In [0, 1], higher is more of Y, and
+    not symmetric. Unrelated spaces score d_x / (n − 1) on average. Any invertible linear map of X, rotation and scale
+    of Y and translations do not matter. Refused where X has rank n − 1: it then predicts anything. O(n d²) time.
+    Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
+    """
+    return compare_linear_r2(*_both(X, Y))
+
+
+def principal(X: Tensor, k: int = 10, name: str = "X") -> Principal:
+    """Prepare rows (n, d) for every metric here; InputError where they are not finite or do not vary."""
+    rows = centred(X, name=name).rows
+    basis, values, axes = torch.linalg.svd(rows, full_matrices=False)
+    r = int((values > values[0] * ROUNDING * max(rows.shape) ** 0.5).sum())
+    return Principal(basis[:, :r], values[:r], values[:r, None] * axes[:r])
+
+
+def compare_cca(a: Principal, b: Principal) -> float:
+    _check_room(a, b, "cca")
+    return float(torch.linalg.svdvals(a.basis.T @ b.basis).clamp(max=1).mean())
+
+
+def compare_svcca(a: Principal, b: Principal) -> float:
+    a, b = a.leading(), b.leading()
+    _check_room(a, b, "svcca")
+    return compare_cca(a, b)
+
+
+def compare_pwcca(a: Principal, b: Principal) -> float:
+    _check_room(a, b, "pwcca")
+    left, strengths, _ = torch.linalg.svd(a.basis.T @ b.basis, full_matrices=False)
+    return float(_weights(a, left) @ strengths.clamp(max=1))
+
+
+def compare_procrustes(a: Principal, b: Principal) -> float:
+    _same_rows(a, b)
+    strengths = torch.linalg.svdvals((a.basis * a.values).T @ (b.basis * b.values))
+    return float((strengths.sum() / (a.values.norm() * b.values.norm())).clamp(max=1))
+
+
+def compare_angular(a: Principal, b: Principal) -> float:
+    return 1 - 2 / torch.pi * float(torch.arccos(torch.tensor(compare_procrustes(a, b), dtype=torch.float64)))
+
+
+def compare_linear_r2(a: Principal, b: Principal) -> float:
+    _same_rows(a, b)
+    n, r = a.basis.shape
+    if r >= n - 1:
+        raise InputError(
+            f"`linear_r2` needs more rows than dimensions: from rank {r} anything is predicted on {n} rows; give more."
+        )
+    return float(((a.basis.T @ b.basis) * b.values).square().sum() / b.values.square().sum())
+
+
+def influence_cca(a: Principal, b: Principal) -> Tensor:
+    left, strengths, right = torch.linalg.svd(a.basis.T @ b.basis, full_matrices=False)
+    return _correlations(a, b, left, strengths, right, torch.full_like(strengths, 1 / len(strengths)))
+
+
+def influence_svcca(a: Principal, b: Principal) -> Tensor:
+    return influence_cca(a.leading(), b.leading())
+
+
+def influence_pwcca(a: Principal, b: Principal) -> Tensor:
+    left, strengths, right = torch.linalg.svd(a.basis.T @ b.basis, full_matrices=False)
+    return _correlations(a, b, left, strengths, right, _weights(a, left))
+
+
+def influence_procrustes(a: Principal, b: Principal) -> Tensor:
+    left, strengths, right = torch.linalg.svd((a.basis * a.values).T @ (b.basis * b.values), full_matrices=False)
+    norm = a.values.norm() * b.values.norm()
+    score = strengths.sum() / norm
+    both = (((a.basis * a.values) @ left) * ((b.basis * b.values) @ right.T)).sum(1) / norm
+    sides = a.squares / a.squares.sum() + b.squares / b.squares.sum()
+    return score + len(both) * (both - score / 2 * sides)
+
+
+def influence_angular(a: Principal, b: Principal) -> Tensor:
+    rows = influence_procrustes(a, b)
+    score = rows.mean()
+    slope = 2 / torch.pi / (1 - score**2).clamp(min=1e-12).sqrt()
+    return 1 - 2 / torch.pi * torch.arccos(score.clamp(max=1)) + slope * (rows - score)
+
+
+def influence_linear_r2(a: Principal, b: Principal) -> Tensor:
+    predicted = a.basis @ ((a.basis.T @ b.basis) * b.values)
+    missed = (b.basis * b.values - predicted).square().sum(1)
+    total = b.squares.sum()
+    score = 1 - missed.sum() / total
+    return score + len(missed) * ((1 - score) * b.squares - missed) / total
+
+
+def permute_principal(b: Principal, order: Tensor) -> Principal:
+    return Principal(b.basis[order], b.values, b.axes)
+
+
+def _correlations(
+    a: Principal, b: Principal, left: Tensor, strengths: Tensor, right: Tensor, weights: Tensor
+) -> Tensor:
+    """As `kernels.influence_of_ratio` of the score Σ weights · strengths, the weights held fixed: (n,)."""
+    u, v = a.basis @ left, b.basis @ right.T
+    slope = (u * v - strengths / 2 * (u.square() + v.square())) @ weights
+    return strengths @ weights + len(slope) * slope
+
+
+def _weights(a: Principal, left: Tensor) -> Tensor:
+    weights = (left.T @ a.axes).abs().sum(1)
+    return weights / weights.sum()
+
+
+def _check_room(a: Principal, b: Principal, metric: str) -> None:
+    _same_rows(a, b)
+    n, r, s = len(a.basis), a.basis.shape[1], b.basis.shape[1]
+    if max(r, s) >= n - 1:
+        raise InputError(
+            f"`{metric}` needs more rows than dimensions: with ranks {r} and {s} on {n} rows it is 1 for any data; "
+            "give more rows."
+        )
+
+
+def _same_rows(a: Principal, b: Principal) -> None:
+    check_rows(len(a.basis), len(b.basis), 3)
+
+
+def _both(X: Tensor, Y: Tensor) -> tuple[Principal, Principal]:
+    check_rows(len(X), len(Y), 3)
+    return principal(X, name="X"), principal(Y, name="Y")
