@@ -20,7 +20,7 @@ ROWS = (
     ("scorecard", "relevance", "curve"),
     ("stitcher",),
     ("train", "apply", "registry"),
-    ("encoders",),
+    ("encoders", "convergence"),
     ("plots", "wire"),
     ("server",),
     ("demo",),
