@@ -21,7 +21,7 @@ ROWS = (
     ("scorecard", "relevance", "curve"),
     ("stitcher",),
     ("train", "apply", "registry"),
-    ("encoders", "atlas"),
+    ("encoders", "atlas", "convergence"),
     ("atlas_files",),
     ("plots", "wire"),
     ("server",),
