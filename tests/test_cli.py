@@ -335,12 +335,31 @@ def test_train_refuses_files_that_cannot_be_paired_in_one_line(capsys, tmp_path,
 
 
 @pytest.mark.parametrize("what", ["NaN", "Inf", "zero", "other ids", "few pairs", "torn file"])
-def test_score_and_align_refuse_the_same_files(capsys, tmp_path, shelf, stitcher, what):
+def test_score_refuses_the_same_files(capsys, tmp_path, shelf, stitcher, what):
     x, y = bad_files(tmp_path, shelf, what)
-    for argv in (["score", stitcher, "--source", x, "--target", y], ["align", x, y]):
-        status, out, err = run(capsys, *argv)
-        assert (status, out, len(err)) == (2, "", 1)
-        assert TRAIN_REFUSALS[what].removesuffix(" Leave them out with --drop-invalid.") in err[0]
+    status, out, err = run(capsys, "score", stitcher, "--source", x, "--target", y)
+    assert (status, out, len(err)) == (2, "", 1)
+    assert TRAIN_REFUSALS[what].removesuffix(" Leave them out with --drop-invalid.") in err[0]
+
+
+ALIGN_REFUSALS = {
+    "NaN": "old holds rows that cannot be used: 1 with NaN or Inf (first: id 'item5'). Leave them out with",
+    "Inf": "old holds rows that cannot be used: 1 with NaN or Inf (first: id 'item5')",
+    "zero": "old holds rows that cannot be used: 1 with all zeros (first: id 'item5')",
+    "other ids": "No id is in every file (old has e.g. 'other0', new has e.g. 'item0')",
+    "twice the id": "Ids must be unique; the old has 1 repeated (first: 'item0')",
+    "few pairs": "At least 20 items must be in every space; got 12",
+    "no file": "There is no file",
+    "torn file": "cannot be read as embeddings",
+    "text file": "cannot be read as embeddings",
+}
+
+
+@pytest.mark.parametrize("what", ALIGN_REFUSALS)
+def test_align_refuses_files_that_cannot_be_matched_in_one_line(capsys, tmp_path, shelf, what):
+    status, out, err = run(capsys, "align", *bad_files(tmp_path, shelf, what))
+    assert (status, out, len(err)) == (2, "", 1)
+    assert ALIGN_REFUSALS[what] in err[0]
 
 
 @pytest.mark.parametrize("what", ["NaN", "Inf", "zero"])
@@ -486,7 +505,7 @@ def test_a_folder_of_stitchers_that_is_not_there_is_one_line(capsys, tmp_path, c
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--metric", "magic"], "`--metric` must be among mutual_knn, cka, cka_unbiased; got 'magic'"),
+        (["--metric", "magic"], "`--metric` must be all or among mutual_knn, cycle_knn, lcs_knn"),
         (["--permutations", "-1"], "`--permutations` must not be negative"),
         (["--k", "0"], "`k` must be at least 1"),
     ],
@@ -589,10 +608,11 @@ def test_help_ends_with_a_command_that_parses(capsys, command):
         main([command, "--help"])
     lines = capsys.readouterr().out.strip().splitlines()
     assert left.value.code == 0
-    assert lines[-2] == "example:"
-    words = lines[-1].split()
-    assert words[:2] == ["repstitch", command]
-    assert cli.parser().parse_args(words[1:]).command == command
+    examples = lines[lines.index("example:") + 1 :]
+    assert examples
+    for words in map(str.split, examples):
+        assert words[:2] == ["repstitch", command]
+        assert cli.parser().parse_args(words[1:]).command == command
 
 
 def test_help_names_every_command_and_version_is_the_packages(capsys):

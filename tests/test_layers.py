@@ -14,7 +14,7 @@ ROWS = (
     ("spaces", "maps"),
     ("embeddings", "catalogue", "moments"),
     ("pairs",),
-    ("matched",),
+    ("matched", "lineage"),
     ("metrics",),
     ("fit.judge", "fit.closed_form", "fit.losses", "fit.spectrum", "fit.contrastive", "checks", "verdict"),
     ("fit.select", "confidence"),

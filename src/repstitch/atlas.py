@@ -75,7 +75,7 @@ def atlas(
     Where a metric is not symmetric, order and map use the mean of both directions. `cache` is a folder that keeps
     neighbour graphs, `device` (auto, cpu, cuda) is where they are computed.
 
-    O(N n² d) for the graphs and O(N² K n k) for the null of mutual_knn. Raises InputError as `match` does, on an unknown
+    O(N n² d) for the graphs, O(N² K n k) for the null of mutual_knn. Raises InputError as `match` does, on an unknown
     metric or size, and where a metric refuses a space, which it names. Huh et al. 2024, "The Platonic Representation
     Hypothesis".
     """
@@ -88,9 +88,9 @@ def atlas(
         raise InputError(f"`k` must be at least 1 and below the number of rows ({len(held)}); got {k}.")
     wanted_sizes = _sizes(sizes, len(held), k)
     _chosen(size_pairs, held.names)
-    rows = [normalise(torch.from_numpy(X), "unit", space.name) for X, space in zip(held.rows, held.spaces, strict=True)]
-    encoders = _encoders(held.spaces)
-    groups = list(encoders.values())
+    rows = unit_rows(held)
+    of_encoder = _encoders(held.spaces)
+    groups = list(of_encoder.values())
     # Layers of one encoder lie together, so that of two encoders the null always permutes the same one.
     pairs = {metric: _pairs(list(chain.from_iterable(groups)), METRICS[metric].symmetric) for metric in names}
     prepare = partial(_prepared, k=k, device=where, cache=cache)
@@ -98,7 +98,7 @@ def atlas(
     for metric, measured in _score_all(names, rows, held.names, pairs, prepare, permutations, seed, metrics == "all"):
         results[metric] = _matrices(measured, pairs[metric], len(rows), METRICS[metric].symmetric)
         if len(groups) < len(rows):
-            layers += _best_layers(metric, measured, pairs[metric], held.spaces, encoders)
+            layers += _best_layers(metric, measured, pairs[metric], held.spaces, of_encoder)
     results = {metric: results[metric] for metric in names if metric in results}
     scores = {metric: np.array(result["score"], dtype=float) for metric, result in results.items()}
     apart = {metric: _distances(S) for metric, S in scores.items()}
@@ -127,6 +127,14 @@ def atlas(
     return found
 
 
+def unit_rows(held: Matched) -> list[Tensor]:
+    """Each space's rows at unit length, (n, d) float32."""
+    return [
+        normalise(torch.from_numpy(np.require(X, requirements=("C", "W"))), "unit", name)
+        for X, name in zip(held.rows, held.names, strict=True)
+    ]
+
+
 def best_pairs(found: Mapping, metric: str | None = None, count: int = BEST_PAIRS) -> list[tuple[str, str]]:
     """The pairs of names of different encoders that score highest in an atlas, best first."""
     spaces = [Space.from_dict(card) for card in found["spaces"]]
@@ -135,18 +143,21 @@ def best_pairs(found: Mapping, metric: str | None = None, count: int = BEST_PAIR
     return [(spaces[i].name, spaces[j].name) for i, j in best]
 
 
-def by_encoder(found: Mapping, metric: str) -> tuple[list[Space], dict[str, np.ndarray]]:
-    """N spaces, one an encoder, and the matrices (N, N) of an atlas by measure, NaN where there is no number.
+def encoders(spaces: Sequence[Space]) -> list[Space]:
+    """One card an encoder: that of its first layer under the encoder's name, where spaces are layers of one."""
+    return [replace(spaces[own[0]], name=name) for name, own in _encoders(spaces).items()]
 
-    Where spaces are layers, the score of two encoders is that of their best layers, and the card is that of the first
-    layer under the encoder's name; else these are the atlas's own matrices.
+
+def by_encoder(found: Mapping, metric: str) -> dict[str, np.ndarray]:
+    """The matrices of an atlas by measure, (N, N) for the N `encoders` of its spaces, NaN where there is no number.
+
+    Where spaces are layers, the score of two encoders is that of their best layers.
     """
-    spaces = [Space.from_dict(card) for card in found["spaces"]]
+    result = found["metrics"][metric]
     if "layers" not in found:
-        matrices = found["metrics"][metric]
-        return spaces, {m: np.array(matrices[m], dtype=float) for m in MEASURES if m in matrices}
-    encoders = _encoders(spaces)
-    place = {name: i for i, name in enumerate(encoders)}
+        return {m: np.array(result[m], dtype=float) for m in MEASURES if m in result}
+    names = [space.name for space in encoders([Space.from_dict(card) for card in found["spaces"]])]
+    place = {name: i for i, name in enumerate(names)}
     lines = [line for line in found["layers"] if line["metric"] == metric]
     matrices = {m: np.full((len(place), len(place)), np.nan) for m in MEASURES if any(m in line for line in lines)}
     np.fill_diagonal(matrices["score"], 1.0)
@@ -154,9 +165,9 @@ def by_encoder(found: Mapping, metric: str) -> tuple[list[Space], dict[str, np.n
         i, j = place[line["source"]], place[line["target"]]
         for m, matrix in matrices.items():
             matrix[i, j] = line[m]
-            if found["metrics"][metric]["symmetric"]:
+            if result["symmetric"]:
                 matrix[j, i] = line[m]
-    return [replace(spaces[own[0]], name=name) for name, own in encoders.items()], matrices
+    return matrices
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -166,7 +177,9 @@ def _metrics(metrics: Sequence[str] | str) -> list[str]:
     names = list(METRICS) if metrics == "all" else [metrics] if isinstance(metrics, str) else list(metrics)
     unknown = [name for name in names if name not in METRICS]
     if unknown or not names:
-        raise InputError(f"`metrics` must be all or among {', '.join(METRICS)}; got {unknown[0] if unknown else 'none'!r}.")
+        raise InputError(
+            f"`metrics` must be all or among {', '.join(METRICS)}; got {unknown[0] if unknown else 'none'!r}."
+        )
     return list(dict.fromkeys(names))
 
 
@@ -207,9 +220,8 @@ def _stem(name: str) -> str:
 
 def _pairs(order: list[int], symmetric: bool) -> list[tuple[int, int]]:
     """Every two spaces, once where the metric is symmetric; the second, whose rows the null permutes, changes last."""
-    return [
-        (a, b) for at, b in enumerate(order) for there, a in enumerate(order) if there < at or there > at and not symmetric
-    ]
+    firsts = (order[:at] if symmetric else order[:at] + order[at + 1 :] for at in range(len(order)))
+    return [(a, b) for b, others in zip(order, firsts, strict=True) for a in others]
 
 
 def _score_all(
@@ -355,9 +367,9 @@ def _nearest(S: np.ndarray, names: list[str], encoders: list[list[int]]) -> dict
     }
 
 
-def _best(scores: list[list[float]], encoders: list[list[int]], count: int = BEST_PAIRS) -> list[tuple[int, int]]:
+def _best(S: np.ndarray, encoders: list[list[int]], count: int = BEST_PAIRS) -> list[tuple[int, int]]:
     """The best pairs (i, j), i < j, of spaces of different encoders; of the same where there is but one encoder."""
-    S, own = np.array(scores), {i: at for at, part in enumerate(encoders) for i in part}
+    own = {i: at for at, part in enumerate(encoders) for i in part}
     pairs = list(combinations(range(len(S)), 2))
     pairs = [(i, j) for i, j in pairs if own[i] != own[j]] or pairs
     return sorted(pairs, key=lambda pair: -(S[pair] + S[pair[::-1]]))[:count]
@@ -367,7 +379,11 @@ def _best(scores: list[list[float]], encoders: list[list[int]], count: int = BES
 
 
 def _best_layers(
-    metric: str, measured: Measured, pairs: list[tuple[int, int]], spaces: Sequence[Space], encoders: dict[str, list[int]]
+    metric: str,
+    measured: Measured,
+    pairs: list[tuple[int, int]],
+    spaces: Sequence[Space],
+    encoders: dict[str, list[int]],
 ) -> list[dict]:
     """For every two encoders their best pair of layers, beside the null of the best."""
     owner = {i: name for name, own in encoders.items() for i in own}
@@ -402,7 +418,7 @@ def _sizes(sizes: Sequence[int] | str | None, n: int, k: int) -> list[int]:
     if sizes == "auto":
         powers = [2**power for power in range(5, n.bit_length()) if 2**power > 2 * k]
         return sorted({*powers, n})
-    wanted = sorted(set(sizes)) if not isinstance(sizes, str) else [sizes]
+    wanted: list = [sizes] if isinstance(sizes, str) else sorted(set(sizes))
     least = max(MIN_PAIRS, k + 1)
     wrong = [size for size in wanted if not isinstance(size, int) or not least <= size <= n]
     if wrong or not wanted:
@@ -450,9 +466,8 @@ def _over_sizes(
                 found[metric].append(measured)
         return found
 
-    curves = [
-        {"source": names[i], "target": names[j], "metric": metric}
-        | {measure: [] for measure in ("score", "null", "se") if measure in result}
+    curves: list[dict[str, Any]] = [
+        {"source": names[i], "target": names[j], "metric": metric} | {what: [] for what in AVERAGED if what in result}
         for metric, result in results.items()
         for i, j in pairs
     ]
@@ -467,13 +482,20 @@ def _over_sizes(
             continue
         kept.append(size)
         for at, curve in enumerate(curves):
-            metric, (i, j) = curve["metric"], pairs[at % len(pairs)]
-            for measure in ("score", "null", "se"):
-                if measure not in curve:
-                    continue
+            metric, pair = curve["metric"], at % len(pairs)
+            i, j = pairs[pair]
+            for what in AVERAGED.keys() & curve.keys():
                 if found is None:
-                    curve[measure].append(results[metric][measure][i][j])
-                    continue
-                values = np.array([getattr(one, measure)[at % len(pairs)] for one in found[metric]])
-                curve[measure].append(float(np.sqrt((values**2).mean()) if measure == "se" else values.mean()))
+                    curve[what].append(results[metric][what][i][j])
+                else:
+                    values = np.array([getattr(one, what)[pair] for one in found[metric]])
+                    curve[what].append(float(AVERAGED[what](values)))
     return {"sizes": kept, "draws": [1 if size == n else SIZE_DRAWS for size in kept], "curves": curves}
+
+
+# Over draws of rows: the mean, and the standard error that one draw has.
+AVERAGED: dict[str, Callable[[np.ndarray], Any]] = {
+    "score": np.mean,
+    "null": np.mean,
+    "se": lambda values: np.sqrt(np.mean(values**2)),
+}

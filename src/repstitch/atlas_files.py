@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
 from repstitch.errors import InputError, one_line
 from repstitch.stitcher import check_out
 
@@ -19,25 +23,21 @@ COLUMNS = ("source", "target", "metric", "score", "null", "p", "q", "calibrated"
 
 
 def write(found: Mapping, out: str | os.PathLike, pictures: Mapping[str, Any] | None = None) -> Path:
-    """Write an atlas's folder: `atlas.json`, whole, and its pairs as `pairs.csv` and `pairs.parquet`, a row a pair and metric.
+    """Write an atlas's folder: `atlas.json`, whole, and `pairs.csv` and `pairs.parquet`, a row a pair and metric.
 
     `pictures` are figures by name, written beside them as `NAME.png`. The folder appears by rename, whole or not at
     all; one that exists is refused with InputError.
     """
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
-
     target = check_out(out, "an atlas")
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     columns = {name: [pair[name] for pair in found["pairs"]] for name in COLUMNS if name in found["pairs"][0]}
-    table = pa.table(columns)
+    rows = pa.table(columns)
     try:
         temporary.mkdir(parents=True)
         text = json.dumps(found, ensure_ascii=False, allow_nan=False)
         (temporary / "atlas.json").write_text(text + "\n", encoding="utf-8")
-        pyarrow.csv.write_csv(table, temporary / "pairs.csv")
-        pyarrow.parquet.write_table(table, temporary / "pairs.parquet")
+        pacsv.write_csv(rows, temporary / "pairs.csv")
+        pq.write_table(rows, temporary / "pairs.parquet")
         for name, picture in (pictures or {}).items():
             picture.savefig(temporary / f"{name}.png", dpi=150)
         os.rename(temporary, check_out(out, "an atlas"))
@@ -116,17 +116,19 @@ def _legend(result: Mapping) -> list[str]:
 def _pairs(found: Mapping, metric: str) -> str:
     pairs = sorted((p for p in found["pairs"] if p["metric"] == metric), key=lambda p: -p["score"])
     measures = [name for name in COLUMNS[3:] if name in pairs[0]]
-    rows = [(_called(metric, found["k"]), "", *measures, "")]
+    rows: list[tuple] = [(_called(metric, found["k"]), "", *measures, "")]
     for pair in pairs[:LINES]:
         star = _star(pair["q"]) if "q" in pair else ""
         rows.append((pair["source"], pair["target"], *(_num(pair[m]) for m in measures), star))
-    lines = [_columns(rows, text=2)]
-    if len(pairs) > LINES:
-        lines.append(f"and {len(pairs) - LINES} pairs that score less (all with --json or --out)")
+    lines = [_columns(rows, text=2), *_more(pairs)]
     if "q" in pairs[0]:
         significant = sum(pair["q"] <= LEVEL for pair in pairs)
         lines.append(f"{significant} of {len(pairs)} pairs beyond chance (* where q ≤ {LEVEL})")
     return "\n".join(lines)
+
+
+def _more(pairs: list) -> list[str]:
+    return [f"and {len(pairs) - LINES} pairs that score less (all with --json or --out)"] if len(pairs) > LINES else []
 
 
 def _nearest(found: Mapping, metric: str) -> str:
@@ -139,12 +141,12 @@ def _nearest(found: Mapping, metric: str) -> str:
 
 def _layers(found: Mapping, metric: str) -> str:
     lines = sorted((line for line in found["layers"] if line["metric"] == metric), key=lambda line: -line["score"])
-    rows = [(f"best layers, {_called(metric, found['k'])}", "", "score", *(("null", "p", "q", "calibrated") if "p" in lines[0] else ()), "")]
+    measures = [name for name in COLUMNS if name in lines[0]][3:]
+    rows: list[tuple] = [(f"best layers, {_called(metric, found['k'])}", "", *measures, "")]
     for line in lines[:LINES]:
-        numbers = [_num(line[m]) for m in rows[0][2:-1]]
-        rows.append((*(_at_layer(line, side) for side in ("source", "target")), *numbers, _star(line["q"]) if "q" in line else ""))
-    more = [f"and {len(lines) - LINES} pairs that score less (all with --json or --out)"] if len(lines) > LINES else []
-    return "\n".join([_columns(rows, text=2), *more])
+        star = _star(line["q"]) if "q" in line else ""
+        rows.append((_at_layer(line, "source"), _at_layer(line, "target"), *(_num(line[m]) for m in measures), star))
+    return "\n".join([_columns(rows, text=2), *_more(lines)])
 
 
 def _at_layer(line: Mapping, side: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from repstitch.errors import InputError
@@ -134,34 +135,129 @@ def run_translate(args) -> None:
 
 
 def run_align(args) -> None:
-    from itertools import combinations
-
-    import torch
-
-    from repstitch.embeddings import read
-    from repstitch.metrics.table import align
-    from repstitch.pairs import pair
-    from repstitch.stitcher import normalise
-
-    metrics = args.metric.split(",")
-    unknown = [m for m in metrics if m not in METRICS]
-    if unknown:
-        raise InputError(f"`--metric` must be among {', '.join(METRICS)}; got {unknown[0]!r}.")
+    metrics = _metrics(args.metric)
     if args.permutations < 0:
         raise InputError(f"`--permutations` must not be negative; got {args.permutations}.")
     if len(args.embeddings) < 2:
         raise InputError("Give at least two files of embeddings to align.")
-    spaces = [read(path) for path in args.embeddings]
-    results, n = [], []
-    for a, b in combinations(spaces, 2):
-        pairs = pair(a, b, args.drop_invalid)
-        X, Y = (normalise(torch.from_numpy(side), "unit").numpy() for side in (pairs.X, pairs.Y))
-        n.append(len(pairs))
-        for metric in metrics:
-            scored = align(X, Y, metric, args.k, args.permutations)
-            results.append({"source": a.space.name, "target": b.space.name, "n": len(pairs)} | scored)
-    lines = [f"{r['source']} - {r['target']}, n = {r['n']}: {_alignment(r, args.k)}" for r in results]
-    _emit({"n": n[0] if len(set(n)) == 1 else n, "k": args.k, "pairs": results}, "\n".join(lines), args.json)
+    if args.out:
+        from repstitch.stitcher import check_out
+
+        check_out(args.out, "an atlas")
+    if args.plot and Path(args.plot).suffix:
+        from repstitch.plots import check_picture
+
+        check_picture(args.plot)
+    from repstitch import atlas_files
+    from repstitch.atlas import atlas
+    from repstitch.embeddings import read
+    from repstitch.matched import match
+
+    rows = match([read(path) for path in args.embeddings], args.drop_invalid)
+    answer = _questions(rows, args)
+    found = atlas(
+        rows,
+        metrics,
+        args.k,
+        args.permutations,
+        args.seed,
+        sizes=_sizes(args.sizes),
+        cache=args.cache,
+        device=args.device,
+    )
+    found |= answer(found)
+    if args.out or args.plot:
+        _draw_and_write(found, args)
+    _emit(found, atlas_files.table(found), args.json)
+
+
+def _questions(rows, args) -> Callable[[dict], dict]:
+    """What `--trend`, `--control` and `--asymmetry` ask of an atlas; what they need is looked up before it is made."""
+    from repstitch import convergence, lineage
+    from repstitch.atlas import best_pairs, by_encoder, encoders, unit_rows
+
+    if not (args.trend or args.control or args.asymmetry):
+        return lambda found: {}
+    table = lineage.read_table(args.table) if args.table else None
+    models = encoders(rows.spaces)
+    names = [space.name for space in models]
+    values = lineage.numbers(models, args.trend, table) if args.trend else []
+    known = sum(value is not None for value in values)
+    if args.trend and known < convergence.LEAST_MODELS:
+        raise InputError(
+            f"`--trend` needs {args.trend} of at least {convergence.LEAST_MODELS} models; {known} of {len(models)} have "
+            "it. Give it in their cards, or in a --table."
+        )
+    against = args.against.split(",") if args.against else None
+    unknown = [name for name in against or () if name not in names]
+    if unknown:
+        raise InputError(f"`--against` must be among {', '.join(names)}; got {unknown[0]!r}.")
+    columns = args.control.split(",") if args.control else []
+    factors = {column: lineage.labels(models, column, table) for column in columns}
+
+    def answer(found: dict) -> dict:
+        metric = next(iter(found["metrics"]))
+        numbers = by_encoder(found, metric)
+        said: dict = {}
+        if args.trend:
+            families = lineage.labels(models, "family", table)
+            said["trend"] = convergence.trend(
+                numbers["score"],
+                values,
+                names,
+                column=args.trend,
+                metric=metric,
+                families=families,
+                against=against,
+                seed=args.seed,
+            )
+        if factors:
+            said["control"] = convergence.control(
+                numbers["score"],
+                factors,
+                names,
+                metric=metric,
+                null=numbers.get("null"),
+                q=numbers.get("q"),
+                seed=args.seed,
+            )
+        if args.asymmetry:
+            X = dict(zip(rows.names, unit_rows(rows), strict=True))
+            said["asymmetry"] = [
+                {"source": a, "target": b} | convergence.asymmetry(X[a], X[b], source=a, target=b, seed=args.seed)
+                for a, b in best_pairs(found)
+            ]
+        return said
+
+    return answer
+
+
+def _draw_and_write(found: dict, args) -> None:
+    from repstitch import atlas_files
+
+    if args.plot:
+        raise NotImplementedError
+    if args.out:
+        atlas_files.write(found, args.out)
+
+
+def _metrics(text: str) -> list[str] | str:
+    if text == "all":
+        return text
+    metrics = text.split(",")
+    unknown = [m for m in metrics if m not in METRICS]
+    if unknown:
+        raise InputError(f"`--metric` must be all or among {', '.join(METRICS)}; got {unknown[0]!r}.")
+    return metrics
+
+
+def _sizes(text: str | None) -> list[int] | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        return [int(size) for size in text.split(",")]
+    except ValueError:
+        raise InputError(f"`--sizes` must be auto or numbers of rows like 64,256,1024; got {text!r}.") from None
 
 
 def run_list(args) -> None:
@@ -253,16 +349,6 @@ def _json_object(text: str, flag: str) -> dict:
     if not isinstance(value, dict):
         raise InputError(f"`{flag}` must be a JSON object; got {text!r}.")
     return value
-
-
-def _alignment(result: dict, k: int) -> str:
-    name = f"{result['metric']}@{k}" if result["metric"] == "mutual_knn" else result["metric"]
-    if "p" not in result:
-        return f"{name} {result['score']:.3f}"
-    return (
-        f"{name} {result['score']:.3f} (null {result['null']:.3f}, p = {result['p']:.3f}, "
-        f"calibrated {result['calibrated']:.3f})"
-    )
 
 
 def _device(name: str) -> str:

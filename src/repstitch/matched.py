@@ -69,13 +69,13 @@ def match(embeddings: Sequence[Embeddings], drop_invalid: bool = False, least: i
     if not keep.all():
         rows = tuple(X[keep] for X in rows)
         ids = None if ids is None else ids[keep]
-    for name, reasons in left_out.items():
-        if reasons:
-            log.warning("Left out of %s: %s.", name, ", ".join(f"{n} {what}" for what, n in reasons.items()))
     if len(rows[0]) < least:
         raise InputError(
             f"At least {least} items must be in every space; got {len(rows[0])}. Embed more items with all encoders."
         )
+    for name, reasons in left_out.items():
+        if reasons:
+            log.warning("Left out of %s: %s.", name, ", ".join(f"{n} {what}" for what, n in reasons.items()))
     return Matched(tuple(e.space for e in embeddings), rows, ids, left_out)
 
 

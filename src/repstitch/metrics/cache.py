@@ -1,4 +1,4 @@
-"""Neighbour graphs kept on disk, by what the rows are, so that a space is searched once however often it is compared."""
+"""Neighbour graphs kept on disk by the content of their rows, so that no space is searched twice."""
 
 import hashlib
 import logging
@@ -64,7 +64,9 @@ def _size(path: Path) -> int:
 
 def _read(path: Path, n: int, size: int, k: int, device: torch.device) -> Graph:
     with np.load(path, allow_pickle=False) as held:  # each array has its own checksum
-        neighbours, similarities, mean, repeats = (held[key] for key in ("neighbours", "similarities", "mean", "repeats"))
+        neighbours, similarities, mean, repeats = (
+            held[key] for key in ("neighbours", "similarities", "mean", "repeats")
+        )
     if neighbours.shape != (n, size) or similarities.shape != (n, size) or mean.shape != (n,):
         raise ValueError("it holds another graph")
     near, similar, mean = (
