@@ -185,8 +185,8 @@ def _questions(rows, args) -> Callable[[dict], dict]:
     known = sum(value is not None for value in values)
     if args.trend and known < convergence.LEAST_MODELS:
         raise InputError(
-            f"`--trend` needs {args.trend} of at least {convergence.LEAST_MODELS} models; {known} of {len(models)} have "
-            "it. Give it in their cards, or in a --table."
+            f"`--trend` needs {args.trend} of at least {convergence.LEAST_MODELS} models; {known} of {len(models)} "
+            "have it. Give it in their cards, or in a --table."
         )
     against = args.against.split(",") if args.against else None
     unknown = [name for name in against or () if name not in names]

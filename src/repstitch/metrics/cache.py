@@ -63,7 +63,7 @@ def _size(path: Path) -> int:
 
 
 def _read(path: Path, n: int, size: int, k: int, device: torch.device) -> Graph:
-    with np.load(path, allow_pickle=False) as held:  # each array has its own checksum
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:  # each array has its own checksum
         neighbours, similarities, mean, repeats = (
             held[key] for key in ("neighbours", "similarities", "mean", "repeats")
         )
