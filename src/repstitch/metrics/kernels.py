@@ -43,7 +43,7 @@ class Centred:
 
     @cached_property
     def own_unbiased(self) -> float:
-        return float(_without_diagonal(self.own, self, self).sum())
+        return float((self.own + _diagonal(self, self)).sum())
 
     @cached_property
     def leading(self) -> Tensor:
@@ -111,8 +111,9 @@ def influence_cka(a: Centred, b: Centred) -> Tensor:
 
 
 def influence_cka_unbiased(a: Centred, b: Centred) -> Tensor:
-    return influence_of_ratio(*(_without_diagonal(parts, *sides) for parts, *sides in
-                       ((_cross(a, b), a, b), (a.own, a, a), (b.own, b, b))), 2)  # fmt: skip
+    both, left, right = (parts + _diagonal(*sides) for parts, sides in
+                         ((_cross(a, b), (a, b)), (a.own, (a, a)), (b.own, (b, b))))  # fmt: skip
+    return influence_of_ratio(both, left, right, 2)
 
 
 def draws_cka(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
@@ -164,10 +165,6 @@ def _hsic_of(X: Tensor) -> float:
 def _cross(a: Centred, b: Centred) -> Tensor:
     """Each row's part (n,) of ‖Xᵀ Y‖²."""
     return ((a.rows @ (a.rows.T @ b.rows)) * b.rows).sum(1)
-
-
-def _without_diagonal(parts: Tensor, a: Centred, b: Centred) -> Tensor:
-    return parts + _diagonal(a, b)
 
 
 def _diagonal(a: Centred, b: Centred) -> Tensor:
@@ -261,8 +258,8 @@ def compare_kernels(a: Kernel, b: Kernel) -> float:
 
 
 def influence_kernels(a: Kernel, b: Kernel) -> Tensor:
-    parts = ((a.matrix, b.matrix), (a.matrix, a.matrix), (b.matrix, b.matrix))
-    return influence_of_ratio(*((left * right).sum(1, dtype=torch.float64) for left, right in parts), 2)
+    both, left, right = ((x.matrix * y.matrix).sum(1, dtype=torch.float64) for x, y in ((a, b), (a, a), (b, b)))
+    return influence_of_ratio(both, left, right, 2)
 
 
 def permute_kernel(b: Kernel, order: Tensor) -> Kernel:
@@ -320,8 +317,20 @@ def compare_cknna_released(a: Graph, b: Graph) -> float:
 
 
 def influence_cknna_released(a: Graph, b: Graph) -> Tensor:
-    check_rows(len(a.neighbours), len(b.neighbours), 4)
-    return influence_of_ratio(*(_masked_hsic(x, y) for x, y in ((a, b), (a, a), (b, b))), 1)
+    check_rows(len(a), len(b), 4)
+    both, left, right = (_masked_hsic(x, y) for x, y in ((a, b), (a, a), (b, b)))
+    return influence_of_ratio(both, left, right, 1)
+
+
+def draws_cknna_released(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
+    """`cknna_released` of each pair with the second's rows in each order: (pairs, K)."""
+    own = {i: float(_masked_hsic(spaces[i], spaces[i]).sum()) for pair in pairs for i in pair}
+    made = np.empty((len(pairs), len(orders)))
+    for column, order in enumerate(orders):
+        permuted = {j: permute_graph(spaces[j], order) for _, j in pairs}
+        for row, (i, j) in enumerate(pairs):
+            made[row, column] = float(_masked_hsic(spaces[i], permuted[j]).sum()) / (own[i] * own[j]) ** 0.5
+    return made
 
 
 def permute_graph(b: Graph, order: Tensor) -> Graph:

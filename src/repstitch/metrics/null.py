@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,6 +106,7 @@ def shared_weight(
             moved = np.stack([new[edges[j][from_]] for new, from_ in zip(inverse, took, strict=True)]) + base
             ends = np.arange(len(order) + 1) * (stop - start) * k
             drawn = csr_array((values[j][took].ravel(), moved.ravel(), ends), shape=(len(order), (stop - start) * n))
-            totals[at] += np.asarray((drawn @ known).todense())
+            both: Any = drawn @ known
+            totals[at] += both.toarray()
     row, column = {j: at for at, j in enumerate(seconds)}, {i: at for at, i in enumerate(firsts)}
     return np.stack([totals[row[j], :, column[i]] for i, j in pairs])

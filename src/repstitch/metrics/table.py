@@ -8,11 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import repstitch.metrics.kernels as kernels
+import repstitch.metrics.neighbours as neighbours
+import repstitch.metrics.subspaces as subspaces
 from repstitch.errors import InputError
-from repstitch.metrics import kernels, neighbours, subspaces
 from repstitch.metrics.kernels import check_rows
 from repstitch.metrics.neighbours import Graph, graph
-from repstitch.metrics.null import calibrate_all, random_orders, shared_weight
+from repstitch.metrics.null import calibrate_all, random_orders, relabel, shared_weight
+
+ROWS = 2**16  # of permuted lists that are compared at once
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,24 @@ def _draws_mutual(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], ord
     return shared_weight(lists, pairs, orders) / lists[0].numel()
 
 
+def _draws_in_rows(rows: Callable[[Tensor, Tensor], Tensor]) -> Callable:
+    """The draws of a comparison of single rows: many orders stand below one another in one call."""
+
+    def draws(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
+        n = len(spaces[0])
+        made = np.empty((len(pairs), len(orders)))
+        for at, part in enumerate(orders.split(max(1, ROWS // n))):
+            for j in {j for _, j in pairs}:
+                permuted = torch.cat([relabel(spaces[j].neighbours, order) for order in part])
+                for row in (row for row, pair in enumerate(pairs) if pair[1] == j):
+                    same = rows(spaces[pairs[row][0]].neighbours.repeat(len(part), 1), permuted)
+                    start = at * max(1, ROWS // n)
+                    made[row, start : start + len(part)] = same.reshape(len(part), n).mean(1).cpu().numpy()
+        return made
+
+    return draws
+
+
 def _of_graphs(compare, influence, draws=None, symmetric=True) -> Metric:
     return Metric(graph, compare, influence, kernels.permute_graph, draws, symmetric)
 
@@ -155,13 +177,15 @@ def _of_subspaces(compare, influence, symmetric=True) -> Metric:
 METRICS: dict[str, Metric] = {
     "mutual_knn": _of_lists(neighbours.overlap, draws=_draws_mutual),
     "cycle_knn": _of_lists(neighbours.found_back, symmetric=False),
-    "lcs_knn": _of_lists(neighbours.common_sequence),
-    "edit_knn": _of_lists(neighbours.edits_saved),
+    "lcs_knn": _of_lists(neighbours.common_sequence, draws=_draws_in_rows(neighbours.common_sequence)),
+    "edit_knn": _of_lists(neighbours.edits_saved, draws=_draws_in_rows(neighbours.edits_saved)),
     "cka": _of_rows(kernels.compare_cka, kernels.influence_cka, kernels.draws_cka),
     "cka_unbiased": _of_rows(kernels.compare_cka_unbiased, kernels.influence_cka_unbiased, kernels.draws_cka_unbiased),
     "cka_rbf": _of_kernels(kernels.gaussian_kernel),
     "cknna": _of_graphs(kernels.compare_cknna, kernels.influence_cknna, kernels.draws_cknna),
-    "cknna_released": _of_graphs(kernels.compare_cknna_released, kernels.influence_cknna_released, symmetric=False),
+    "cknna_released": _of_graphs(
+        kernels.compare_cknna_released, kernels.influence_cknna_released, kernels.draws_cknna_released, False
+    ),
     "rsa": _of_kernels(kernels.similarity_ranks),
     "svcca": _of_subspaces(subspaces.compare_svcca, subspaces.influence_svcca),
     "pwcca": _of_subspaces(subspaces.compare_pwcca, subspaces.influence_pwcca, symmetric=False),
