@@ -1,16 +1,15 @@
 """Do models converge? Whether alignment rises with size, whether lineage explains it, and what one space lacks.
 
-Three questions about the Platonic Representation Hypothesis (Huh et al. 2024), each answered with its null beside it, as
-plain JSON types with a `verdict` of one sentence. "No convergence found" is an answer as good as any.
+Three questions about the Platonic Representation Hypothesis (Huh et al. 2024), each answered with its null beside it,
+as plain JSON types with a `verdict` of one sentence. "No convergence found" is an answer as good as any.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import cast
 
 import numpy as np
 import torch
@@ -19,10 +18,10 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.fit.closed_form import Decomposition, affine, decompose, ridge_weight
+from repstitch.fit.closed_form import Decomposition, decompose
 from repstitch.fit.spectrum import shared_spectrum
 from repstitch.metrics.resample import DRAWS, interval, resampled_means
-from repstitch.moments import Moments, moments
+from repstitch.moments import moments
 
 LEVEL = 0.05
 LEAST_MODELS = 5  # for a trend: four points have 24 orders, so that even a perfect one is hardly evidence
@@ -31,7 +30,7 @@ LEAST_ROWS, LEAST_FOLD = 20, 4
 GRID = 50
 CELLS = 4_000_000  # of the permuted scores held at once
 PENALTIES = np.logspace(-6, 4, 41)
-MOST_FITTED = 0.95  # of the degrees of freedom: beyond it, what is left to judge a penalty by is rounding
+LEAST_LEFT = 0.05  # of the degrees of freedom: with fewer, what is left to judge a penalty by is rounding
 PRINCIPAL = 0.95
 DIRECTION_DRAWS = 100
 ROUNDING = 1e-9
@@ -53,8 +52,8 @@ def trend(
     """Does alignment rise with a size or capability `column`? Spearman's rank correlation over models.
 
     `scores` is (N, N), NaN where not measured; the two directions are averaged where both are there, the diagonal is
-    ignored. A model's alignment is its mean score with the others, or with the models named in `against`, which are then
-    no points themselves. Models without a value are no points either, though others are still scored with them;
+    ignored. A model's alignment is its mean score with the others, or with the models named in `against`, which are
+    then no points themselves. Models without a value are no points either, though others are still scored with them;
     `left_out` counts them. `p` is two-sided, from values permuted over models (add-one, so never below
     1 / (permutations + 1)); `interval` resamples models. `null_band` holds, on a grid of values, the middle 95 % of
     straight lines through permuted values, and `line`, the one through the values themselves; in log value where all
@@ -84,7 +83,7 @@ def trend(
     x, y = numbers[points], alignment[points]
     for what, array in ((f"`values` of {column}", x), ("The alignments that `scores` give", y)):
         if np.ptp(array) <= ROUNDING * np.abs(array).max():
-            raise InputError(f"{what} must differ between models to show a trend; all {len(x)} are {array[0]:g}.")
+            raise InputError(f"{what} must differ between models to show a trend; all are {array.max():g}.")
     random = np.random.default_rng(seed)
     ranks = rankdata(x), rankdata(y)
     rho = float(_correlations(*ranks))
@@ -102,7 +101,7 @@ def trend(
         "metric": metric,
         "models": [
             {"name": names[i], "family": lineage[i], "value": float(numbers[i]), "alignment": float(alignment[i])}
-            for i in points
+            for i in points.tolist()
         ],
         "rank_correlation": rho,
         "interval": interval(resampled),
@@ -188,14 +187,16 @@ def control(
     permuted, add-one. PERMANOVA also answers to groups of unequal spread where their sizes differ.
 
     Models with unknown labels are left out of that factor (`unknown`). Where scores are missing, models are left out of
-    everything, those that miss most first, until each has a score with each (`left_out`). A factor that cannot be judged (one group, each model its own,
-    fewer than 4 models) stands in `cannot_be_judged` with the reason; InputError when that is all of them.
+    everything, those that miss most first, until each has a score with each (`left_out`). A factor that cannot be
+    judged (one group, each model its own, fewer than 4 models) stands in `cannot_be_judged` with the reason; InputError
+    when that is all of them.
 
     `between_above_null` asks whether models that share no known label in any judged factor still agree beyond chance:
     their mean score less the mean of `null` (N, N) with a 95 % interval over models, and the share of their pairs with
     `q` (N, N) at most .05; `above` where the interval lies above 0 and more than a twentieth of the pairs pass, as far
     as each was given. None where neither was given, or no such pair exists. The verdict takes a factor to explain
-    agreement where PERMANOVA's p, times the number of factors, is at most .05 and scores are higher within.
+    agreement where PERMANOVA's p is at most .05 (not corrected for the number of factors, which often overlap) and
+    scores are higher within than between.
     """
     S = _pair_scores(scores, names, "scores")
     if not factors:
@@ -228,7 +229,7 @@ def control(
     across = None
     if null is not None or q is not None:
         chance = None if null is None else _pair_scores(null, names, "null")[np.ix_(kept, kept)]
-        rates = None if q is None else _pair_scores(q, names, "q", np.fmax)[np.ix_(kept, kept)]
+        rates = None if q is None else _pair_scores(q, names, "q", np.max)[np.ix_(kept, kept)]
         across = _between_above_null(S, apart, chance, rates, seed)
     result = {
         "metric": metric,
@@ -372,17 +373,11 @@ def _between_above_null(S, apart, null: np.ndarray | None, q: np.ndarray | None,
 
 def _control_verdict(result: dict, some_apart: bool) -> str:
     factors, across = result["factors"], result["between_above_null"]
-    passes = lambda f, key="p": f["permanova"][key] * len(factors) <= LEVEL  # noqa: E731
-    explain = [name for name, f in factors.items() if passes(f) and f["difference"] > 0]
-    told = explain or list(factors)
-    figures = "; ".join(
-        f"{name} {factors[name]['within']:.3f} within against {factors[name]['between']:.3f} between, "
-        f"R² = {factors[name]['permanova']['r2']:.2f}, p = {factors[name]['permanova']['p']:.2g}"
-        for name in told
-    )
+    explain = [name for name, f in factors.items() if f["permanova"]["p"] <= LEVEL and f["difference"] > 0]
+    figures = "; ".join(_factor_figures(name, factors[name]) for name in explain or factors)
     shared = "shared " + " and ".join(explain)
     nothing = "no effect of shared lineage on agreement was found"
-    if not explain and not any(passes(f, "least_p") for f in factors.values()):
+    if not explain and all(f["permanova"]["least_p"] > LEVEL for f in factors.values()):
         nothing = f"{result['n_models']} models are too few to tell whether shared lineage explains agreement"
     if across is None:
         end = (
@@ -407,6 +402,13 @@ def _control_verdict(result: dict, some_apart: bool) -> str:
     return f"no convergence found: {apart}, and {nothing} ({figures})."
 
 
+def _factor_figures(name: str, factor: dict) -> str:
+    permanova, partial = factor["permanova"], factor["partial_mantel"]
+    told = f"{name} {factor['within']:.3f} within against {factor['between']:.3f} between, R² = {permanova['r2']:.2f}, "
+    told += f"p = {permanova['p']:.2g}"
+    return told + (f", given the rest r = {partial['r']:.2f}, p = {partial['p']:.2g}" if partial else "")
+
+
 def asymmetry(X, Y, *, source: str, target: str, folds: int = 5, permutations: int = 20, seed: int = 0) -> dict:
     """How much of each space the other predicts linearly, and what is left over.
 
@@ -415,17 +417,17 @@ def asymmetry(X, Y, *, source: str, target: str, folds: int = 5, permutations: i
     mean of the rows that map was fitted to; `r2_backward` of X from Y. At most 1; about 0 for unrelated spaces, below 0
     where the map does harm. Rotation, translation and scale do not matter; directions count as much as they vary. The
     penalty is chosen on the training folds by generalised cross-validation (Golub, Heath and Wahba 1979). Intervals
-    resample rows with predictions fixed, differences paired. The nulls repeat all but the eigendecompositions, which do
-    not change, with rows shuffled inside folds; `high` is their 95 % point.
+    resample rows with predictions fixed, differences paired. The nulls do it all again, penalty included, with
+    the rows to be predicted shuffled inside folds; `high` is their 95 % point.
 
     `left_over` is what the other side lacks: `variance`, the share 1 − R² (at most 1) of the space's variance that a
     linear map of the other does not give at this number of rows; `directions`, how many principal directions hold 95 %
     of the variance, and `predicted`, how many of them are predicted with an R² above 0 and above the largest that
     shuffled rows give any of them in 19 of 20 draws. `shared` is `fit.spectrum.shared_spectrum` on the first fold.
     Where a space has as many dimensions as there are training rows, the R² of the map from it is a lower bound, and the
-    verdict says so. O(folds · (d³ + permutations · d²)) beside the products of the rows.
+    verdict says so. O(folds · (d³ + permutations · n d²)) time.
 
-    Raises InputError on rows that do not match, fewer than 20 rows or 4 a fold, NaN or Inf, or a space that is constant.
+    Raises InputError on rows that do not match, fewer than 20 rows or 4 a fold, NaN or Inf, or a constant space.
     """
     x, y = _rows(X), _rows(Y)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
@@ -438,15 +440,19 @@ def asymmetry(X, Y, *, source: str, target: str, folds: int = 5, permutations: i
     _check_draws(permutations=permutations)
     random = torch.Generator().manual_seed(seed)
     parts = list(torch.randperm(n, generator=random).tensor_split(folds))
-    forward = [decompose(m) for m in _training(x, y, parts, parts)]
-    backward = [_reversed(d) for d in forward]
-    truths, guesses = zip(_out_of_fold(x, y, forward, parts), _out_of_fold(y, x, backward, parts), strict=True)
-    rows = np.column_stack([v for A, B in zip(truths, guesses, strict=True) for v in _errors(A, B)])
-    ahead, back = (_r2(rows.sum(0)[None, at : at + 2])[0] for at in (0, 2))
-    resampled = resampled_means(rows, seed=seed)
-    ahead_draws, back_draws = _r2(resampled[:, :2]), _r2(resampled[:, 2:])
-    shuffled = np.array([_shuffled_r2(x, y, forward, parts, random) for _ in range(permutations)])
-    sides = {"target": (y, ahead, truths[0], guesses[0]), "source": (x, back, truths[1], guesses[1])}
+    fitted = _training(x, y, parts)
+    x_folds = [_fold(x, rows, d.moments.x_mean, d.x_values, d.x_vectors) for rows, d in zip(parts, fitted, strict=True)]
+    y_folds = [_fold(y, rows, d.moments.y_mean, d.y_values, d.y_vectors) for rows, d in zip(parts, fitted, strict=True)]
+    forward, backward = _out_of_fold(x_folds, y), _out_of_fold(y_folds, x)
+    errors = np.column_stack([*_errors(*forward), *_errors(*backward)])
+    ahead, back = _r2(errors.sum(0))
+    ahead_draws, back_draws = _r2(resampled_means(errors, seed=seed))
+    shuffled = []
+    for _ in range(permutations):
+        order = _shuffled(parts, random)
+        draws = _errors(*_out_of_fold(x_folds, y[order])) + _errors(*_out_of_fold(y_folds, x[order]))
+        shuffled.append(_r2(np.column_stack(draws).sum(0)))
+    null_ahead, null_back = np.transpose(shuffled)
     test = parts[0]
     found = {
         "n": n,
@@ -456,58 +462,70 @@ def asymmetry(X, Y, *, source: str, target: str, folds: int = 5, permutations: i
         "r2_backward_interval": interval(back_draws),
         "difference": float(ahead - back),
         "difference_interval": interval(ahead_draws - back_draws),
-        "null_forward": _null_of(shuffled[:, 0]),
-        "null_backward": _null_of(shuffled[:, 1]),
-        "shared": shared_spectrum(forward[0], x[test], y[test], seed=seed),
+        "null_forward": _null_of(null_ahead),
+        "null_backward": _null_of(null_back),
+        "shared": shared_spectrum(fitted[0], x[test], y[test], seed=seed),
         "left_over": {
-            side: {"variance": float(np.clip(1 - r2, 0, 1))} | _directions(rows_, A, B, parts, random)
-            for side, (rows_, r2, A, B) in sides.items()
+            "target": _left_over(ahead, y, *forward, parts, random),
+            "source": _left_over(back, x, *backward, parts, random),
         },
     }
     fewest = n - max(map(len, parts))
-    wide = [f"{name} has {d}" for name, d in ((source, x.shape[1]), (target, y.shape[1])) if d >= fewest]
+    wide = [name for name, side in ((source, x), (target, y)) if side.shape[1] >= fewest]
     return found | {"verdict": _asymmetry_verdict(found, source, target, fewest, wide)}
 
 
-def _training(x: Tensor, y: Tensor, parts: list[Tensor], counterparts: list[Tensor]) -> list[Moments]:
-    """For each fold, the moments of all the others; row i of a part is paired with row i of its counterpart."""
-    each = [moments((x[a], y[b])) for a, b in zip(parts, counterparts, strict=True)]
-    return [reduce(add, each[:i] + each[i + 1 :]) for i in range(len(each))]
+@dataclass(frozen=True)
+class Fold:
+    """One space in one fold: all rows, less the mean of the training rows, along their covariance's eigenvectors.
 
-
-def _reversed(d: Decomposition) -> Decomposition:
-    """The same pairs with source and target changed about."""
-    m = d.moments
-    swapped = Moments(m.n, m.y_origin, m.x_origin, m.y_sum, m.x_sum, cast(Tensor, m.yy), m.xy.T, m.xx)
-    return Decomposition(swapped, d.y_values, d.y_vectors, d.x_values, d.x_vectors)
-
-
-def _penalty(d: Decomposition) -> float:
-    """The penalty of least generalised cross-validation error on the training rows.
-
-    Along the source's eigenvectors the residual is tr Cy − Σ qᵢ(2wᵢ − λᵢwᵢ²) with w = 1 / (λ + penalty), so each
-    penalty costs no more than a sum.
+    `held` and `rest` number the rows that are predicted and those that a map is fitted to.
     """
-    values, strength = d.x_values.numpy(), d.projected.square().sum(1).numpy()
-    penalties = PENALTIES[:, None] * values.mean()
-    w = 1 / (values + penalties)
-    fitted = (1 + (values * w).sum(1)) / d.moments.n
-    residual = float(d.moments.cov_yy.trace()) - ((2 * w - values * w**2) * strength).sum(1)
-    error = np.maximum(residual, 0) / np.maximum(1 - fitted, ROUNDING) ** 2
-    error[:-1][fitted[:-1] > MOST_FITTED] = np.inf
-    return float(PENALTIES[error.argmin()])
+
+    held: Tensor
+    rest: Tensor
+    along: Tensor
+    values: Tensor
 
 
-def _out_of_fold(
-    x: Tensor, y: Tensor, decompositions: list[Decomposition], parts: list[Tensor], counterparts=None
-) -> tuple[Tensor, Tensor]:
-    """Rows of y (n, d) and their predictions, each less the mean of the rows its map was fitted to."""
+def _fold(rows: Tensor, held: Tensor, mean: Tensor, values: Tensor, vectors: Tensor) -> Fold:
+    kept = torch.ones(len(rows), dtype=torch.bool)
+    kept[held] = False
+    return Fold(held, kept.nonzero()[:, 0], (rows - mean.float()) @ vectors.float(), values)
+
+
+def _training(x: Tensor, y: Tensor, parts: list[Tensor]) -> list[Decomposition]:
+    """For each fold, the decomposition of all the others."""
+    each = [moments((x[rows], y[rows])) for rows in parts]
+    return [decompose(reduce(add, each[:i] + each[i + 1 :])) for i in range(len(each))]
+
+
+def _out_of_fold(folds: list[Fold], y: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of y (n, d) and their predictions by ridge, each less the mean of the rows its map was fitted to."""
     truth, guess = torch.empty_like(y), torch.empty_like(y)
-    for d, a, b in zip(decompositions, parts, counterparts or parts, strict=True):
-        mean = d.moments.y_mean.float()
-        truth[b] = y[b] - mean
-        guess[b] = affine(d.moments, ridge_weight(d, _penalty(d)))(x[a]) - mean
+    for fold in folds:
+        centred = y - y[fold.rest].mean(0)
+        known = centred[fold.rest]
+        cross = fold.along[fold.rest].T @ known / len(known)
+        weights = _ridge_weights(fold.values, cross, float(known.square().sum()) / len(known), len(known))
+        guess[fold.held] = (fold.along[fold.held] * weights) @ cross
+        truth[fold.held] = centred[fold.held]
     return truth, guess
+
+
+def _ridge_weights(values: Tensor, cross: Tensor, spread: float, n: int) -> Tensor:
+    """1 / (λ + penalty) for each eigenvalue λ, at the penalty of least generalised cross-validation error.
+
+    With qᵢ the squared length of row i of `cross`, the mean squared residual is spread − Σ qᵢ (2wᵢ − λᵢ wᵢ²), so each
+    penalty costs no more than a sum; there are 1 + Σ λᵢ wᵢ degrees of freedom in the fit.
+    """
+    strength = cross.double().square().sum(1)
+    penalties = torch.from_numpy(PENALTIES)[:, None] * values.mean()
+    weights = torch.where(values > 0, 1 / (values + penalties), 0.0)  # nothing varies there, so nothing to weigh
+    left = 1 - (1 + (values * weights).sum(1)) / n
+    residual = spread - ((2 * weights - values * weights**2) * strength).sum(1)
+    error = torch.where(left >= LEAST_LEFT, residual.clamp(min=0) / left**2, torch.inf)
+    return weights[int(error.argmin())].float()
 
 
 def _errors(truth: Tensor, guess: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -515,18 +533,17 @@ def _errors(truth: Tensor, guess: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return (truth - guess).square().sum(1).double().numpy(), truth.square().sum(1).double().numpy()
 
 
-def _r2(sums: np.ndarray) -> np.ndarray:
-    """1 − error / spread, of rows (m, 2)."""
-    return 1 - sums[:, 0] / sums[:, 1]
+def _r2(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """1 − error / spread both ways, of the four sums in the last axis."""
+    return 1 - sums[..., 0] / sums[..., 1], 1 - sums[..., 2] / sums[..., 3]
 
 
-def _shuffled_r2(x, y, forward: list[Decomposition], parts: list[Tensor], random) -> list[float]:
-    """R² both ways with rows shuffled inside folds, so that each side's own covariances stay as they are."""
-    others = [part[torch.randperm(len(part), generator=random)] for part in parts]
-    fitted = [replace(d, moments=m) for d, m in zip(forward, _training(x, y, parts, others), strict=True)]
-    ahead = _errors(*_out_of_fold(x, y, fitted, parts, others))
-    back = _errors(*_out_of_fold(y, x, [_reversed(d) for d in fitted], others, parts))
-    return [float(1 - error.sum() / spread.sum()) for error, spread in (ahead, back)]
+def _shuffled(parts: list[Tensor], random: torch.Generator) -> Tensor:
+    """A random order (n,) that leaves each row in its part: so each side's means and covariances stay as they are."""
+    order = torch.empty(sum(map(len, parts)), dtype=torch.long)
+    for part in parts:
+        order[part] = part[torch.randperm(len(part), generator=random)]
+    return order
 
 
 def _null_of(draws: np.ndarray) -> dict:
@@ -538,22 +555,21 @@ def _edge(draws: np.ndarray) -> float:
     return float(np.sort(draws)[min(len(draws), math.ceil((1 - LEVEL) * (len(draws) + 1))) - 1])
 
 
-def _directions(rows: Tensor, truth: Tensor, guess: Tensor, parts: list[Tensor], random) -> dict:
-    """How many of the principal directions that hold 95 % of the rows' variance are predicted."""
+def _left_over(r2, rows: Tensor, truth: Tensor, guess: Tensor, parts: list[Tensor], random) -> dict:
+    """The variance that was not predicted, and how many of the principal directions were."""
     values, vectors = torch.linalg.eigh(torch.cov(rows.T, correction=0).reshape(rows.shape[1], -1).double())
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     kept = 1 + int((values.cumsum(0) < PRINCIPAL * values.sum()).sum())
     A, B = (side @ vectors[:, :kept].float() for side in (truth, guess))
     spread, size = A.square().sum(0), B.square().sum(0)
     # With predictions fixed, rows that are shuffled inside folds are what a direction that is not predicted looks like.
-    largest = []
-    for _ in range(DIRECTION_DRAWS):
-        shuffled = torch.empty_like(A)
-        for part in parts:
-            shuffled[part] = A[part[torch.randperm(len(part), generator=random)]]
-        largest.append(float(((2 * (shuffled * B).sum(0) - size) / spread).max()))
-    r2 = (2 * (A * B).sum(0) - size) / spread
-    return {"directions": kept, "predicted": int((r2 > max(0.0, _edge(np.array(largest)))).sum())}
+    r2_of = lambda A: (2 * (A * B).sum(0) - size) / spread  # noqa: E731
+    largest = np.array([float(r2_of(A[_shuffled(parts, random)]).max()) for _ in range(DIRECTION_DRAWS)])
+    return {
+        "variance": float(np.clip(1 - r2, 0, 1)),
+        "directions": kept,
+        "predicted": int((r2_of(A) > max(0.0, _edge(largest))).sum()),
+    }
 
 
 def _asymmetry_verdict(found: dict, source: str, target: str, rows: int, wide: list[str]) -> str:
@@ -563,11 +579,14 @@ def _asymmetry_verdict(found: dict, source: str, target: str, rows: int, wide: l
         found[f"r2_{way}"] > found[f"null_{way}"]["high"] and found[f"r2_{way}_interval"][0] > 0
         for way in ("forward", "backward")
     ]
-    note = f" ({' and '.join(wide)} dimensions for {rows} rows, so what it predicts is a lower bound)" if wide else ""
-    if not any(beats):
-        return (
-            f"neither predicts the other: R² {source} → {target} is {ahead:.3f}, back {back:.3f}, as by chance{note}."
+    r2 = f"R² {source} → {target} is {ahead:.3f} and back {back:.3f}"
+    note = ""
+    if wide:
+        note = (
+            f" (fitted to {rows} rows, no more than dimensions, so what {' and '.join(wide)} predicts is a lower bound)"
         )
+    if not any(beats):
+        return f"neither predicts the other: {r2}, as by chance{note}."
     if low > 0 or high < 0:
         more, less = (source, target) if low > 0 else (target, source)
         left = found["left_over"]["source" if low > 0 else "target"]["variance"]
@@ -579,11 +598,11 @@ def _asymmetry_verdict(found: dict, source: str, target: str, rows: int, wide: l
     if not all(beats):
         more, less = (source, target) if beats[0] else (target, source)
         return (
-            f"only {more} predicts {less} beyond chance: R² {source} → {target} is {ahead:.3f} and back {back:.3f}, but the "
-            f"difference could be chance (95 % interval [{low:.3f}, {high:.3f}]){note}."
+            f"only {more} predicts {less} beyond chance: {r2}, but the difference could be chance "
+            f"(95 % interval [{low:.3f}, {high:.3f}]){note}."
         )
     return (
-        f"each predicts the other about equally: R² {source} → {target} is {ahead:.3f} and back {back:.3f} "
+        f"each predicts the other about equally: {r2} "
         f"(difference {ahead - back:.3f}, 95 % interval [{low:.3f}, {high:.3f}]){note}."
     )
 
@@ -592,7 +611,7 @@ def _rows(rows) -> Tensor:
     return rows.float() if isinstance(rows, Tensor) else torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
 
 
-def _pair_scores(scores, names: Sequence[str], argument: str, both=np.add) -> np.ndarray:
+def _pair_scores(scores, names: Sequence[str], argument: str, both=np.mean) -> np.ndarray:
     """A symmetric (N, N) float64 matrix with NaN on the diagonal: the two directions as one."""
     S = np.array(scores, dtype=np.float64)
     N = len(names)
@@ -606,7 +625,7 @@ def _pair_scores(scores, names: Sequence[str], argument: str, both=np.add) -> np
     np.fill_diagonal(S, np.nan)
     other = np.where(np.isnan(S.T), S, S.T)
     own = np.where(np.isnan(S), S.T, S)
-    return both(own, other) / 2 if both is np.add else both(own, other)
+    return both([own, other], axis=0)
 
 
 def _row_means(S: np.ndarray) -> np.ndarray:
@@ -650,7 +669,7 @@ def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(-1) / np.where(size > 0, size, np.nan)
 
 
-def _share_as_large(draws: np.ndarray, observed: float) -> float:
+def _share_as_large(draws: np.ndarray, observed) -> float:
     """The add-one p-value; draws that differ from what was observed by rounding are as large."""
     return (1 + int((draws >= observed - ROUNDING * np.abs(draws).max()).sum())) / (len(draws) + 1)
 
