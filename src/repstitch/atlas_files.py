@@ -6,7 +6,6 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -22,11 +21,10 @@ NEAREST = 3
 COLUMNS = ("source", "target", "metric", "score", "null", "p", "q", "calibrated", "se")
 
 
-def write(found: Mapping, out: str | os.PathLike, pictures: Mapping[str, Any] | None = None) -> Path:
+def write(found: Mapping, out: str | os.PathLike) -> Path:
     """Write an atlas's folder: `atlas.json`, whole, and `pairs.csv` and `pairs.parquet`, a row a pair and metric.
 
-    `pictures` are figures by name, written beside them as `NAME.png`. The folder appears by rename, whole or not at
-    all; one that exists is refused with InputError.
+    The folder appears by rename, whole or not at all; one that exists is refused with InputError.
     """
     target = check_out(out, "an atlas")
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -38,8 +36,6 @@ def write(found: Mapping, out: str | os.PathLike, pictures: Mapping[str, Any] | 
         (temporary / "atlas.json").write_text(text + "\n", encoding="utf-8")
         pacsv.write_csv(rows, temporary / "pairs.csv")
         pq.write_table(rows, temporary / "pairs.parquet")
-        for name, picture in (pictures or {}).items():
-            picture.savefig(temporary / f"{name}.png", dpi=150)
         os.rename(temporary, check_out(out, "an atlas"))
     except OSError as error:
         raise InputError(f"`out` {target} cannot be written: {one_line(error)}") from None

@@ -135,19 +135,20 @@ def run_translate(args) -> None:
 
 
 def run_align(args) -> None:
-    metrics = _metrics(args.metric)
+    metrics, sizes = _metrics(args.metric), _sizes(args.sizes)
     if args.permutations < 0:
         raise InputError(f"`--permutations` must not be negative; got {args.permutations}.")
     if len(args.embeddings) < 2:
         raise InputError("Give at least two files of embeddings to align.")
+    for flag, needs, ok in (("against", "--trend", args.trend), ("table", "--trend or --control", args.trend or args.control)):
+        if getattr(args, flag) and not ok:
+            raise InputError(f"`--{flag}` is of use with {needs} only; give that too.")
     if args.out:
         from repstitch.stitcher import check_out
 
         check_out(args.out, "an atlas")
-    if args.plot and Path(args.plot).suffix:
-        from repstitch.plots import check_picture
-
-        check_picture(args.plot)
+    if args.plot:
+        _check_plot(args.plot)
     from repstitch import atlas_files
     from repstitch.atlas import atlas
     from repstitch.embeddings import read
@@ -155,90 +156,81 @@ def run_align(args) -> None:
 
     rows = match([read(path) for path in args.embeddings], args.drop_invalid)
     answer = _questions(rows, args)
-    found = atlas(
-        rows,
-        metrics,
-        args.k,
-        args.permutations,
-        args.seed,
-        sizes=_sizes(args.sizes),
-        cache=args.cache,
-        device=args.device,
-    )
+    found = atlas(rows, metrics, args.k, args.permutations, args.seed, sizes=sizes, cache=args.cache, device=args.device)
     found |= answer(found)
-    if args.out or args.plot:
-        _draw_and_write(found, args)
-    _emit(found, atlas_files.table(found), args.json)
+    text = atlas_files.table(found)
+    if args.out:
+        atlas_files.write(found, args.out)
+        text += f"\n\natlas.json, pairs.csv and pairs.parquet in {args.out}"
+    if args.plot:
+        _draw(found, args.plot)
+    _emit(found, text, args.json)
 
 
 def _questions(rows, args) -> Callable[[dict], dict]:
-    """What `--trend`, `--control` and `--asymmetry` ask of an atlas; what they need is looked up before it is made."""
+    """What `--trend`, `--control` and `--asymmetry` ask of an atlas, as a function that adds the answers."""
+    if not (args.trend or args.control or args.asymmetry):
+        return lambda found: {}
+    from functools import partial
+
+    import numpy as np
+    from tqdm import tqdm
+
     from repstitch import convergence, lineage
     from repstitch.atlas import best_pairs, by_encoder, encoders, unit_rows
 
-    if not (args.trend or args.control or args.asymmetry):
-        return lambda found: {}
     table = lineage.read_table(args.table) if args.table else None
     models = encoders(rows.spaces)
     names = [space.name for space in models]
-    values = lineage.numbers(models, args.trend, table) if args.trend else []
-    known = sum(value is not None for value in values)
-    if args.trend and known < convergence.LEAST_MODELS:
-        raise InputError(
-            f"`--trend` needs {args.trend} of at least {convergence.LEAST_MODELS} models; {known} of {len(models)} "
-            "have it. Give it in their cards, or in a --table."
+    asked: dict[str, Callable] = {}
+    if args.trend:
+        asked["trend"] = partial(
+            convergence.trend,
+            values=lineage.numbers(models, args.trend, table),
+            names=names,
+            column=args.trend,
+            families=lineage.labels(models, "family", table),
+            against=args.against.split(",") if args.against else None,
+            seed=args.seed,
         )
-    against = args.against.split(",") if args.against else None
-    unknown = [name for name in against or () if name not in names]
-    if unknown:
-        raise InputError(f"`--against` must be among {', '.join(names)}; got {unknown[0]!r}.")
-    columns = args.control.split(",") if args.control else []
-    factors = {column: lineage.labels(models, column, table) for column in columns}
+    if args.control:
+        factors = {column: lineage.labels(models, column, table) for column in args.control.split(",")}
+        asked["control"] = partial(convergence.control, factors=factors, names=names, seed=args.seed)
+    made_up = np.random.default_rng(0).random((len(names), len(names)))
+    for ask in asked.values():
+        ask(made_up, metric="", permutations=1)  # what the labels do not allow is refused before anything is computed
 
     def answer(found: dict) -> dict:
         metric = next(iter(found["metrics"]))
         numbers = by_encoder(found, metric)
-        said: dict = {}
-        if args.trend:
-            families = lineage.labels(models, "family", table)
-            said["trend"] = convergence.trend(
-                numbers["score"],
-                values,
-                names,
-                column=args.trend,
-                metric=metric,
-                families=families,
-                against=against,
-                seed=args.seed,
-            )
-        if factors:
-            said["control"] = convergence.control(
-                numbers["score"],
-                factors,
-                names,
-                metric=metric,
-                null=numbers.get("null"),
-                q=numbers.get("q"),
-                seed=args.seed,
+        said = {name: ask(numbers["score"], metric=metric) for name, ask in asked.items() if name != "control"}
+        if "control" in asked:
+            said["control"] = asked["control"](
+                numbers["score"], metric=metric, null=numbers.get("null"), q=numbers.get("q")
             )
         if args.asymmetry:
             X = dict(zip(rows.names, unit_rows(rows), strict=True))
             said["asymmetry"] = [
                 {"source": a, "target": b} | convergence.asymmetry(X[a], X[b], source=a, target=b, seed=args.seed)
-                for a, b in best_pairs(found)
+                for a, b in tqdm(best_pairs(found), desc="asymmetry", unit="pair", delay=1, leave=False)
             ]
         return said
 
     return answer
 
 
-def _draw_and_write(found: dict, args) -> None:
-    from repstitch import atlas_files
+def _check_plot(plot: str) -> None:
+    from repstitch.plots import check_picture
 
-    if args.plot:
-        raise NotImplementedError
-    if args.out:
-        atlas_files.write(found, args.out)
+    if Path(plot).suffix:
+        check_picture(plot)
+    elif Path(plot).is_file() or not Path(plot).parent.is_dir():
+        raise InputError(f"`--plot` must be a picture's name or a folder, in a folder that exists; got {plot!r}.")
+
+
+def _draw(found: dict, plot: str) -> None:
+    """The first picture to a file, or all to a folder."""
+    raise NotImplementedError
 
 
 def _metrics(text: str) -> list[str] | str:
