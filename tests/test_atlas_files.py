@@ -65,7 +65,8 @@ def test_what_is_stopped_while_writing_leaves_nothing(tmp_path, found, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [(None, "cannot be read"), ("{", "cannot be read"), ("[1]", "holds something else"), ("{}", "else")]
+    ("text", "says"),
+    [(None, "cannot be read"), ("{", "cannot be read"), ("[1]", "holds something else"), ("{}", "else")],
 )
 def test_refuses_a_folder_that_holds_no_atlas(tmp_path, text, says):
     if text is not None:

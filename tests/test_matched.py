@@ -86,7 +86,10 @@ def with_value(value: float, ids=None) -> Embeddings:
         ([embeddings()], "`embeddings` must hold at least two spaces; got 1"),
         ([embeddings(), embeddings()], "must have names of their own; 'old' is there twice. Rename"),
         ([embeddings(), embeddings(0, name="b")], "b has no rows; at least 20 are needed"),
-        ([embeddings(30), embeddings(30, name="b", ids=names(30, "x"))], "No id is in every file .*'item0', b has.*'x0'"),
+        (
+            [embeddings(30), embeddings(30, name="b", ids=names(30, "x"))],
+            "No id is in every file .*'item0', b has.*'x0'",
+        ),
         ([embeddings(30), embeddings(30, name="b", ids=["z"] * 30)], "Ids must be unique; the b has 29 repeated"),
         ([embeddings(30), embeddings(19, name="b")], "At least 20 items must be in every space; got 19. Embed more"),
         ([bare(30, "a"), bare(31, "b")], "match by position, so all files must have as many; got a 30, b 31. Give ids"),

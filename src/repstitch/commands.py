@@ -140,7 +140,10 @@ def run_align(args) -> None:
         raise InputError(f"`--permutations` must not be negative; got {args.permutations}.")
     if len(args.embeddings) < 2:
         raise InputError("Give at least two files of embeddings to align.")
-    for flag, needs, ok in (("against", "--trend", args.trend), ("table", "--trend or --control", args.trend or args.control)):
+    for flag, needs, ok in (
+        ("against", "--trend", args.trend),
+        ("table", "--trend or --control", args.trend or args.control),
+    ):
         if getattr(args, flag) and not ok:
             raise InputError(f"`--{flag}` is of use with {needs} only; give that too.")
     if args.out:
@@ -156,7 +159,9 @@ def run_align(args) -> None:
 
     rows = match([read(path) for path in args.embeddings], args.drop_invalid)
     answer = _questions(rows, args)
-    found = atlas(rows, metrics, args.k, args.permutations, args.seed, sizes=sizes, cache=args.cache, device=args.device)
+    found = atlas(
+        rows, metrics, args.k, args.permutations, args.seed, sizes=sizes, cache=args.cache, device=args.device
+    )
     found |= answer(found)
     text = atlas_files.table(found)
     if args.out:
