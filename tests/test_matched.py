@@ -48,7 +48,7 @@ def test_rows_that_cannot_be_used_are_left_out_of_every_space(caplog):
     assert caplog.messages == ["Left out of b: 1 NaN or Inf, 1 all zeros."]
 
 
-def test_an_item_is_a_repeat_only_where_it_is_the_same_in_every_space():
+def test_an_item_is_a_repeat_only_where_it_is_the_same_in_every_space(caplog):
     one, other = gaussian(40, 4, 1), gaussian(40, 4, 2)
     one[5], other[5] = one[4], other[4]
     one[6] = one[4]
@@ -56,7 +56,8 @@ def test_an_item_is_a_repeat_only_where_it_is_the_same_in_every_space():
     held = match(spaces, drop_invalid=True)
     assert held.ids is not None
     assert set(names(40)) - set(held.ids) == {"item5"}
-    assert held.left_out["a"] == {"repeats of an identical item": 1}
+    assert held.left_out == {name: {"repeats of an identical item": 1} for name in "ab"}
+    assert caplog.messages == ["Left out of every space: 1 repeats of an identical item."]
     assert len(match(spaces)) == 40
 
 

@@ -14,6 +14,8 @@ from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)
 
+REPEATS = "repeats of an identical item"
+
 
 @dataclass(frozen=True)
 class Matched:
@@ -74,8 +76,11 @@ def match(embeddings: Sequence[Embeddings], drop_invalid: bool = False, least: i
             f"At least {least} items must be in every space; got {len(rows[0])}. Embed more items with all encoders."
         )
     for name, reasons in left_out.items():
-        if reasons:
-            log.warning("Left out of %s: %s.", name, ", ".join(f"{n} {what}" for what, n in reasons.items()))
+        own = [f"{n} {what}" for what, n in reasons.items() if what != REPEATS]
+        if own:
+            log.warning("Left out of %s: %s.", name, ", ".join(own))
+    if REPEATS in left_out[names[0]]:
+        log.warning("Left out of every space: %d %s.", left_out[names[0]][REPEATS], REPEATS)
     return Matched(tuple(e.space for e in embeddings), rows, ids, left_out)
 
 
@@ -141,6 +146,6 @@ def _usable(names, rows, ids, left_out: dict[str, dict[str, int]], drop: bool) -
             seen.add(digest)
         if repeats.any():
             for reasons in left_out.values():
-                reasons["repeats of an identical item"] = int(repeats.sum())
+                reasons[REPEATS] = int(repeats.sum())
             keep &= ~repeats
     return keep
