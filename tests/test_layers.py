@@ -31,7 +31,7 @@ ROWS = (
     ("__main__",),
 )
 INSIDE = {
-    "metrics": ("neighbours", "cache", "retrieval", "resample", "null", "kernels", "subspaces", "table"),
+    "metrics": ("neighbours", "cache", "retrieval", "resample", "null", "kernels", "subspaces", "streams", "table"),
     "fit": ("judge", "closed_form", "losses", "spectrum", "contrastive", "select"),
     "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
     "server": ("guards", "http", "run"),

@@ -1,5 +1,6 @@
 """Metrics of the subspaces that two spaces span: canonical correlations, Procrustes, linear prediction."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -113,44 +114,70 @@ def principal(X: Tensor, k: int = 10, name: str = "X") -> Principal:
 
 def compare_cca(a: Principal, b: Principal) -> float:
     _check_room(a, b, "cca")
-    return float(torch.linalg.svdvals(a.basis.T @ b.basis).clamp(max=1).mean())
+    return cca_of(a.basis.T @ b.basis)
 
 
 def compare_svcca(a: Principal, b: Principal) -> float:
     a, b = a.leading(), b.leading()
     _check_room(a, b, "svcca")
-    return compare_cca(a, b)
+    return cca_of(a.basis.T @ b.basis)
 
 
 def compare_pwcca(a: Principal, b: Principal) -> float:
     _check_room(a, b, "pwcca")
-    left, strengths, _ = torch.linalg.svd(a.basis.T @ b.basis, full_matrices=False)
-    return float(_weights(a, left) @ strengths.clamp(max=1))
+    return pwcca_of(a.basis.T @ b.basis, a.axes)
 
 
 def compare_procrustes(a: Principal, b: Principal) -> float:
-    _same_rows(a, b)
-    strengths = torch.linalg.svdvals((a.basis * a.values).T @ (b.basis * b.values))
-    return float((strengths.sum() / (a.values.norm() * b.values.norm())).clamp(max=1))
+    check_rows(len(a), len(b), 3)
+    return procrustes_of(a.basis.T @ b.basis, a.values, b.values)
 
 
 def compare_angular(a: Principal, b: Principal) -> float:
-    return 1 - 2 / torch.pi * float(torch.arccos(torch.tensor(compare_procrustes(a, b), dtype=torch.float64)))
+    return angle(compare_procrustes(a, b))
 
 
 def compare_linear_r2(a: Principal, b: Principal) -> float:
-    _same_rows(a, b)
-    n, r = a.basis.shape
-    if r >= n - 1:
+    check_rows(len(a), len(b), 3)
+    check_predictor(len(a), len(a.values))
+    return linear_r2_of(a.basis.T @ b.basis, b.values)
+
+
+# From the cosines (r_x, r_y) between two bases, and the lengths of the axes: what rows in memory and sums share.
+
+
+def cca_of(cosines: Tensor) -> float:
+    return float(torch.linalg.svdvals(cosines).clamp(max=1).mean())
+
+
+def pwcca_of(cosines: Tensor, axes: Tensor) -> float:
+    left, strengths, _ = torch.linalg.svd(cosines, full_matrices=False)
+    return float(_weights(axes, left) @ strengths.clamp(max=1))
+
+
+def procrustes_of(cosines: Tensor, left: Tensor, right: Tensor) -> float:
+    strengths = torch.linalg.svdvals(left[:, None] * cosines * right)
+    return float((strengths.sum() / (left.norm() * right.norm())).clamp(max=1))
+
+
+def angle(procrustes: float) -> float:
+    return 1 - 2 / math.pi * math.acos(procrustes)
+
+
+def linear_r2_of(cosines: Tensor, right: Tensor) -> float:
+    return float((cosines * right).square().sum() / right.square().sum())
+
+
+def check_predictor(n: int, rank: int) -> None:
+    if rank >= n - 1:
         raise InputError(
-            f"`linear_r2` needs more rows than dimensions: from rank {r} anything is predicted on {n} rows; give more."
+            f"`linear_r2` needs more rows than dimensions: on {n} rows rank {rank} predicts anything; give more."
         )
-    return float(((a.basis.T @ b.basis) * b.values).square().sum() / b.values.square().sum())
 
 
 def influence_cca(a: Principal, b: Principal) -> Tensor:
     left, strengths, right = torch.linalg.svd(a.basis.T @ b.basis, full_matrices=False)
-    return _correlations(a, b, left, strengths, right, torch.full_like(strengths, 1 / len(strengths)))
+    return _influence_of_mean(a, b, left, strengths, right, torch.full_like(strengths, 1 / len(strengths)))
 
 
 def influence_svcca(a: Principal, b: Principal) -> Tensor:
@@ -158,8 +185,31 @@ def influence_svcca(a: Principal, b: Principal) -> Tensor:
 
 
 def influence_pwcca(a: Principal, b: Principal) -> Tensor:
-    left, strengths, right = torch.linalg.svd(a.basis.T @ b.basis, full_matrices=False)
-    return _correlations(a, b, left, strengths, right, _weights(a, left))
+    """By the chain rule through the cosines and the weights: a row's weight changes Q_xᵀQ_x, Q_xᵀQ_y and Q_yᵀQ_y, which
+    are I, the cosines and I, and to first order the root of I + D is I + D/2."""
+    cosines = a.basis.T @ b.basis
+    r, s = cosines.shape
+    shapes = ((r, r), (r, s), (s, s))
+    changes = [torch.zeros(shape, dtype=cosines.dtype, device=cosines.device, requires_grad=True) for shape in shapes]
+    left, both, right = changes
+    whitened = cosines + both - left @ cosines / 2 - cosines @ right / 2
+    turned, strengths, other = torch.linalg.svd(whitened, full_matrices=False)
+    weights = _weights(a.axes + left @ a.axes / 2, turned)
+    by_left, by_both, by_right = torch.autograd.grad(weights @ strengths, changes)
+    slope = ((a.basis @ by_left) * a.basis).sum(1) + ((a.basis @ by_both) * b.basis).sum(1)
+    slope = slope + ((b.basis @ by_right) * b.basis).sum(1)
+    if not bool(torch.isfinite(slope).all()):  # where correlations tie, the weights have no slope
+        return _influence_of_mean(a, b, turned.detach(), strengths.detach(), other.detach(), weights.detach())
+    return (weights @ strengths).detach() + len(a) * (slope - slope.mean())
+
+
+def _influence_of_mean(
+    a: Principal, b: Principal, left: Tensor, strengths: Tensor, right: Tensor, weights: Tensor
+) -> Tensor:
+    """As `kernels.influence_of_ratio`, of a mean of canonical correlations whose weights are held fixed: (n,)."""
+    u, v = a.basis @ left, b.basis @ right.T
+    slope = (u * v - strengths / 2 * (u.square() + v.square())) @ weights
+    return strengths @ weights + len(a) * slope
 
 
 def influence_procrustes(a: Principal, b: Principal) -> Tensor:
@@ -190,32 +240,23 @@ def permute_principal(b: Principal, order: Tensor) -> Principal:
     return Principal(b.basis[order], b.values, b.axes)
 
 
-def _correlations(
-    a: Principal, b: Principal, left: Tensor, strengths: Tensor, right: Tensor, weights: Tensor
-) -> Tensor:
-    """As `kernels.influence_of_ratio` of the score Σ weights · strengths, the weights held fixed: (n,)."""
-    u, v = a.basis @ left, b.basis @ right.T
-    slope = (u * v - strengths / 2 * (u.square() + v.square())) @ weights
-    return strengths @ weights + len(slope) * slope
-
-
-def _weights(a: Principal, left: Tensor) -> Tensor:
-    weights = (left.T @ a.axes).abs().sum(1)
+def _weights(axes: Tensor, left: Tensor) -> Tensor:
+    weights = (left.T @ axes).abs().sum(1)
     return weights / weights.sum()
 
 
 def _check_room(a: Principal, b: Principal, metric: str) -> None:
-    _same_rows(a, b)
-    n, r, s = len(a.basis), a.basis.shape[1], b.basis.shape[1]
+    check_rows(len(a), len(b), 3)
+    check_room(len(a), len(a.values), len(b.values), metric)
+
+
+def check_room(n: int, r: int, s: int, metric: str) -> None:
+    """Refuse ranks so high that the score is 1 for any data."""
     if max(r, s) >= n - 1:
         raise InputError(
             f"`{metric}` needs more rows than dimensions: with ranks {r} and {s} on {n} rows it is 1 for any data; "
             "give more rows."
         )
-
-
-def _same_rows(a: Principal, b: Principal) -> None:
-    check_rows(len(a.basis), len(b.basis), 3)
 
 
 def _both(X: Tensor, Y: Tensor) -> tuple[Principal, Principal]:

@@ -1,0 +1,165 @@
+"""Alignment from one pass over batches of matched rows, in memory that does not grow with their number."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repstitch.errors import InputError
+from repstitch.metrics.kernels import check_rows
+from repstitch.metrics.subspaces import (
+    KEPT,
+    angle,
+    cca_of,
+    check_predictor,
+    check_room,
+    linear_r2_of,
+    procrustes_of,
+    pwcca_of,
+)
+from repstitch.moments import Moments, moments
+
+FLOOR = 1e-6  # of the largest variance; products in float32 say nothing of directions below
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over n pairs of rows from which every metric of `STREAMED` follows.
+
+    Beside the moments, with u and v the rows about the points `x_origin` and `y_origin`: `squares` holds Σ‖u‖²‖v‖²,
+    Σ‖u‖⁴, Σ‖v‖⁴; `x_weighted` (2, d_x) holds Σ‖u‖² u and Σ‖v‖² u, `y_weighted` (2, d_y) the same of v. All float64.
+    """
+
+    moments: Moments
+    x_origin: Tensor
+    y_origin: Tensor
+    squares: Tensor
+    x_weighted: Tensor
+    y_weighted: Tensor
+
+
+def sums(batches: Iterable[tuple[Any, Any]]) -> Sums:
+    """One pass over batches (X (m, d_x), Y (m, d_y)) of matched rows; O(n d²) time, O(d²) memory.
+
+    Raises InputError as `moments.moments` does.
+    """
+    held: dict[str, Any] = {}
+
+    def watched() -> Iterator[tuple[Tensor, Tensor]]:
+        for X, Y in batches:
+            x, y = (torch.as_tensor(side).double() for side in (X, Y))
+            if not held:
+                held.update(x=x.mean(0), y=y.mean(0), squares=0, x_weighted=0, y_weighted=0)
+            u, v = x - held["x"], y - held["y"]
+            k, m = u.square().sum(1), v.square().sum(1)
+            weights = torch.stack([k, m])
+            held["squares"] = held["squares"] + torch.stack([k @ m, k @ k, m @ m])
+            held["x_weighted"] = held["x_weighted"] + weights @ u
+            held["y_weighted"] = held["y_weighted"] + weights @ v
+            yield X, Y
+
+    found = moments(watched())
+    return Sums(found, held["x"], held["y"], held["squares"], held["x_weighted"], held["y_weighted"])
+
+
+def _cka(sums: Sums) -> float:
+    m = sums.moments
+    return float(m.cov_xy.square().sum() / (_spread(m.cov_xx, "X").norm() * _spread(m.cov_yy, "Y").norm()))
+
+
+def _cka_unbiased(sums: Sums) -> float:
+    m = sums.moments
+    n = m.n
+    check_rows(n, n, 4)
+    about = m.about(sums.x_origin, sums.y_origin)
+    a, b = about.x_sum / n, about.y_sum / n  # the means of u and v
+    assert about.yy is not None
+    kk, km = about.xx.trace(), about.yy.trace()  # Σ‖u‖², Σ‖v‖²
+    both, xs, ys = sums.squares
+    (u_x, v_x), (u_y, v_y) = sums.x_weighted, sums.y_weighted
+
+    def centred(fourth, one, other, sum_one, sum_other, mean_one, mean_other, products) -> Tensor:
+        """Σ‖u − a‖²‖v − b‖², from Σ‖u‖²‖v‖², Σ‖v‖² u, Σ‖u‖² v, Σ‖u‖², Σ‖v‖², a, b and Σ u vᵀ."""
+        p, q = mean_one @ mean_one, mean_other @ mean_other
+        return (
+            fourth - 2 * mean_one @ one - 2 * mean_other @ other + 4 * mean_one @ products @ mean_other
+            + q * sum_one + p * sum_other - 3 * n * p * q
+        )  # fmt: skip
+
+    between = centred(both, v_x, u_y, kk, km, a, b, about.xy)
+    x_own = centred(xs, u_x, u_x, kk, kk, a, a, about.xx)
+    y_own = centred(ys, v_y, v_y, km, km, b, b, about.yy)
+    x_trace, y_trace = kk - n * a @ a, km - n * b @ b
+
+    def hsic(product: Tensor, diagonal: Tensor, left: Tensor, right: Tensor) -> float:
+        return float((n * product).square().sum() - diagonal * n / (n - 2) + left * right / ((n - 1) * (n - 2)))
+
+    x = hsic(_spread(m.cov_xx, "X"), x_own, x_trace, x_trace)
+    y = hsic(_spread(m.cov_yy, "Y"), y_own, y_trace, y_trace)
+    if x <= 1e-12 * float(x_trace) ** 2 or y <= 1e-12 * float(y_trace) ** 2:
+        raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
+    return hsic(m.cov_xy, between, x_trace, y_trace) / (x * y) ** 0.5
+
+
+def _cca(sums: Sums) -> float:
+    cosines, left, right = _cosines(sums.moments)
+    check_room(sums.moments.n, len(left), len(right), "cca")
+    return cca_of(cosines)
+
+
+def _svcca(sums: Sums) -> float:
+    cosines, left, right = _cosines(sums.moments)
+    r, s = (int((axes.square().sum(1).cumsum(0) < KEPT * axes.square().sum()).sum()) + 1 for axes in (left, right))
+    check_room(sums.moments.n, r, s, "svcca")
+    return cca_of(cosines[:r, :s])
+
+
+def _pwcca(sums: Sums) -> float:
+    cosines, left, right = _cosines(sums.moments)
+    check_room(sums.moments.n, len(left), len(right), "pwcca")
+    return pwcca_of(cosines, left)
+
+
+def _procrustes(sums: Sums) -> float:
+    cosines, left, right = _cosines(sums.moments)
+    return procrustes_of(cosines, left.norm(dim=1), right.norm(dim=1))
+
+
+def _linear_r2(sums: Sums) -> float:
+    cosines, left, right = _cosines(sums.moments)
+    check_predictor(sums.moments.n, len(left))
+    return linear_r2_of(cosines, right.norm(dim=1))
+
+
+def _cosines(m: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    """The cosines (r_x, r_y) between principal bases of the two sides, and their axes (r, d), the strongest first."""
+    x_scale, x_axes = _principal(m.cov_xx, "X")
+    y_scale, y_axes = _principal(m.cov_yy, "Y")
+    cosines = (x_axes @ m.cov_xy @ y_axes.T) / x_scale[:, None] / y_scale
+    return cosines, x_axes * x_scale[:, None], y_axes * y_scale[:, None]
+
+
+def _principal(covariance: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(_spread(covariance, name))
+    kept = values > FLOOR * values[-1]
+    return values[kept].flip(0).sqrt(), vectors[:, kept].flip(1).T
+
+
+def _spread(covariance: Tensor, name: str) -> Tensor:
+    if not float(covariance.trace()) > 0:
+        raise InputError(f"`{name}` must vary; all its rows are the same.")
+    return covariance
+
+
+STREAMED: dict[str, Callable[[Sums], float]] = {
+    "cka": _cka,
+    "cka_unbiased": _cka_unbiased,
+    "svcca": _svcca,
+    "pwcca": _pwcca,
+    "cca": _cca,
+    "procrustes": _procrustes,
+    "angular": lambda sums: angle(_procrustes(sums)),
+    "linear_r2": _linear_r2,
+}
