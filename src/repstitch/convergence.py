@@ -522,8 +522,8 @@ def _ridge_weights(values: Tensor, cross: Tensor, known: Tensor) -> Tensor:
     """1 / (λ + penalty) for each eigenvalue λ, at the penalty of least generalised cross-validation error.
 
     `cross` is the covariance of the eigenvectors' coordinates with the centred training rows `known`. With qᵢ the
-    squared length of its row i, the mean squared residual is spread − Σ qᵢ (2wᵢ − λᵢ wᵢ²), so each
-    penalty costs no more than a sum; there are 1 + Σ λᵢ wᵢ degrees of freedom in the fit.
+    squared length of its row i, the mean squared residual is spread − Σ qᵢ (2wᵢ − λᵢ wᵢ²), so each penalty costs no
+    more than a sum; there are 1 + Σ λᵢ wᵢ degrees of freedom in the fit.
     """
     n, spread, strength = len(known), float(known.square().sum()) / len(known), cross.double().square().sum(1)
     penalties = torch.from_numpy(PENALTIES)[:, None] * values.mean()
@@ -591,9 +591,8 @@ def _asymmetry_verdict(found: dict, source: str, target: str, rows: int, wide: l
     r2 = f"R² {source} → {target} is {ahead:.3f} and back {back:.3f}"
     note = ""
     if wide:
-        note = (
-            f" (fitted to {rows} rows, no more than dimensions, so what {' and '.join(wide)} predicts is a lower bound)"
-        )
+        few = f"fitted to {rows} rows, no more than dimensions"
+        note = f" ({few}, so what {' and '.join(wide)} predicts is a lower bound)"
     if not any(beats):
         return f"neither predicts the other: {r2}, as by chance{note}."
     if low > 0 or high < 0:
@@ -617,7 +616,9 @@ def _asymmetry_verdict(found: dict, source: str, target: str, rows: int, wide: l
 
 
 def _rows(rows) -> Tensor:
-    return rows.float() if isinstance(rows, Tensor) else torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
+    if isinstance(rows, Tensor):
+        return rows.float().cpu()
+    return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
 
 
 def _pair_scores(scores, names: Sequence[str], argument: str, both=np.mean) -> np.ndarray:
