@@ -374,7 +374,7 @@ def _control_verdict(result: dict, some_apart: bool) -> str:
     factors, across = result["factors"], result["between_above_null"]
     explain = [name for name, f in factors.items() if f["permanova"]["p"] <= LEVEL and f["difference"] > 0]
     figures = "; ".join(_factor_figures(name, factors[name]) for name in explain or factors)
-    shared = "shared " + " and ".join(explain)
+    shared, verb = "shared " + " and ".join(explain), "explains" if len(explain) == 1 else "explain"
     nothing = "no effect of shared lineage on agreement was found"
     if not explain and all(f["permanova"]["least_p"] > LEVEL for f in factors.values()):
         nothing = f"{result['n_models']} models are too few to tell whether shared lineage explains agreement"
@@ -384,7 +384,7 @@ def _control_verdict(result: dict, some_apart: bool) -> str:
             if some_apart
             else "no two models are known to differ in every factor, so agreement across lineages cannot be judged"
         )
-        start = f"{shared} explains part of the agreement" if explain else nothing
+        start = f"{shared} {verb} part of the agreement" if explain else nothing
         return f"{start} ({figures}); {end}."
     chance = f"mean score {across['score']:.3f}"
     if "null" in across:
@@ -392,12 +392,12 @@ def _control_verdict(result: dict, some_apart: bool) -> str:
     if "share" in across:
         chance += f", {across['share']:.0%} of {across['pairs']} pairs significant"
     if across["above"]:
-        start = f"{shared} explains part of the agreement" if explain else nothing
+        start = f"{shared} {verb} part of the agreement" if explain else nothing
         but = "but models of different lineage still" if explain else "and models of different lineage"
         return f"{start} ({figures}), {but} agree beyond chance ({chance})."
     apart = f"models of different lineage do not agree beyond chance ({chance})"
     if explain:
-        return f"monoculture: {shared} goes with agreement ({figures}), and {apart}."
+        return f"monoculture: {shared} {'goes' if len(explain) == 1 else 'go'} with agreement ({figures}), and {apart}."
     return f"no convergence found: {apart}, and {nothing} ({figures})."
 
 
