@@ -260,7 +260,7 @@ def test_a_planted_monoculture_is_called_one():
     assert found["factors"]["family"]["mantel"]["p"] <= 0.01
     assert found["between_above_null"]["share"] == 0
     assert found["between_above_null"]["above"] is False
-    assert found["verdict"].startswith("monoculture: shared family goes with agreement")
+    assert found["verdict"].startswith("monoculture: shared family explains what agreement there is")
 
 
 def test_models_of_different_lineage_that_agree_beyond_chance_are_no_monoculture():

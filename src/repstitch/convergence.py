@@ -397,7 +397,7 @@ def _control_verdict(result: dict, some_apart: bool) -> str:
         return f"{start} ({figures}), {but} agree beyond chance ({chance})."
     apart = f"models of different lineage do not agree beyond chance ({chance})"
     if explain:
-        return f"monoculture: {shared} {'goes' if len(explain) == 1 else 'go'} with agreement ({figures}), and {apart}."
+        return f"monoculture: {shared} {verb} what agreement there is ({figures}), and {apart}."
     return f"no convergence found: {apart}, and {nothing} ({figures})."
 
 
