@@ -32,7 +32,6 @@ CELLS = 4_000_000  # of the permuted scores held at once
 PENALTIES = np.logspace(-6, 4, 41)
 LEAST_LEFT = 0.05  # of the degrees of freedom: with fewer, what is left to judge a penalty by is rounding
 PRINCIPAL = 0.95
-DIRECTION_DRAWS = 100
 ROUNDING = 1e-9
 
 
@@ -375,7 +374,7 @@ def _control_verdict(result: dict, some_apart: bool) -> str:
     factors, across = result["factors"], result["between_above_null"]
     explain = [name for name, f in factors.items() if f["permanova"]["p"] <= LEVEL and f["difference"] > 0]
     figures = "; ".join(_factor_figures(name, factors[name]) for name in explain or factors)
-    shared = "shared " + " and ".join(explain)
+    shared, verb = "shared " + " and ".join(explain), "explains" if len(explain) == 1 else "explain"
     nothing = "no effect of shared lineage on agreement was found"
     if not explain and all(f["permanova"]["least_p"] > LEVEL for f in factors.values()):
         nothing = f"{result['n_models']} models are too few to tell whether shared lineage explains agreement"
@@ -385,7 +384,7 @@ def _control_verdict(result: dict, some_apart: bool) -> str:
             if some_apart
             else "no two models are known to differ in every factor, so agreement across lineages cannot be judged"
         )
-        start = f"{shared} explains part of the agreement" if explain else nothing
+        start = f"{shared} {verb} part of the agreement" if explain else nothing
         return f"{start} ({figures}); {end}."
     chance = f"mean score {across['score']:.3f}"
     if "null" in across:
@@ -393,12 +392,12 @@ def _control_verdict(result: dict, some_apart: bool) -> str:
     if "share" in across:
         chance += f", {across['share']:.0%} of {across['pairs']} pairs significant"
     if across["above"]:
-        start = f"{shared} explains part of the agreement" if explain else nothing
+        start = f"{shared} {verb} part of the agreement" if explain else nothing
         but = "but models of different lineage still" if explain else "and models of different lineage"
         return f"{start} ({figures}), {but} agree beyond chance ({chance})."
     apart = f"models of different lineage do not agree beyond chance ({chance})"
     if explain:
-        return f"monoculture: {shared} goes with agreement ({figures}), and {apart}."
+        return f"monoculture: {shared} {verb} what agreement there is ({figures}), and {apart}."
     return f"no convergence found: {apart}, and {nothing} ({figures})."
 
 
@@ -423,9 +422,9 @@ def asymmetry(X, Y, *, source: str, target: str, folds: int = 5, permutations: i
     `left_over` is what the other side lacks: `variance`, the share 1 − R² (at most 1) of the space's variance that a
     linear map of the other does not give at this number of rows; `directions`, how many principal directions hold 95 %
     of the variance, and `predicted`, how many of them are predicted with an R² above 0 and above the largest that
-    shuffled rows give any of them in 19 of 20 draws. `shared` is `fit.spectrum.shared_spectrum` on the first fold.
-    Where a space has as many dimensions as there are training rows, the R² of the map from it is a lower bound, and the
-    verdict says so. O(folds · (d³ + permutations · n d²)) time.
+    shuffled rows give any of them, at the same penalties, in 19 of 20 draws. `shared` is
+    `fit.spectrum.shared_spectrum` on the first fold. Where a space has as many dimensions as there are training rows,
+    the R² of the map from it is a lower bound, and the verdict says so. O(folds · (d³ + permutations · n d²)) time.
 
     Raises InputError on rows that do not match, fewer than 20 rows or 4 a fold, NaN or Inf, or a constant space.
     """
@@ -443,14 +442,15 @@ def asymmetry(X, Y, *, source: str, target: str, folds: int = 5, permutations: i
     fitted = _training(x, y, parts)
     x_folds = [_fold(x, rows, d.moments.x_mean, d.x_values, d.x_vectors) for rows, d in zip(parts, fitted, strict=True)]
     y_folds = [_fold(y, rows, d.moments.y_mean, d.y_values, d.y_vectors) for rows, d in zip(parts, fitted, strict=True)]
-    forward, backward = _out_of_fold(x_folds, y), _out_of_fold(y_folds, x)
+    *forward, x_weights = _out_of_fold(x_folds, y)
+    *backward, y_weights = _out_of_fold(y_folds, x)
     errors = np.column_stack([*_errors(*forward), *_errors(*backward)])
     ahead, back = _r2(errors.sum(0))
     ahead_draws, back_draws = _r2(resampled_means(errors, seed=seed))
     shuffled = []
     for _ in range(permutations):
-        order = _shuffled(parts, random)
-        draws = _errors(*_out_of_fold(x_folds, y[order])) + _errors(*_out_of_fold(y_folds, x[order]))
+        order = _shuffled(x_folds, random)
+        draws = _errors(*_out_of_fold(x_folds, y[order])[:2]) + _errors(*_out_of_fold(y_folds, x[order])[:2])
         shuffled.append(_r2(np.column_stack(draws).sum(0)))
     null_ahead, null_back = np.transpose(shuffled)
     test = parts[0]
@@ -466,8 +466,8 @@ def asymmetry(X, Y, *, source: str, target: str, folds: int = 5, permutations: i
         "null_backward": _null_of(null_back),
         "shared": shared_spectrum(fitted[0], x[test], y[test], seed=seed),
         "left_over": {
-            "target": _left_over(ahead, y, *forward, parts, random),
-            "source": _left_over(back, x, *backward, parts, random),
+            "target": _left_over(ahead, x_folds, x_weights, y, permutations, random),
+            "source": _left_over(back, y_folds, y_weights, x, permutations, random),
         },
     }
     fewest = n - max(map(len, parts))
@@ -500,26 +500,32 @@ def _training(x: Tensor, y: Tensor, parts: list[Tensor]) -> list[Decomposition]:
     return [decompose(reduce(add, each[:i] + each[i + 1 :])) for i in range(len(each))]
 
 
-def _out_of_fold(folds: list[Fold], y: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of y (n, d) and their predictions by ridge, each less the mean of the rows its map was fitted to."""
-    truth, guess = torch.empty_like(y), torch.empty_like(y)
-    for fold in folds:
+def _out_of_fold(
+    folds: list[Fold], y: Tensor, weights: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Rows of y (n, d) and their predictions by ridge, each less the mean of the rows its map was fitted to.
+
+    Third come the `weights` of each fold's eigenvectors, which are chosen where they are not given.
+    """
+    truth, guess, used = torch.empty_like(y), torch.empty_like(y), []
+    for i, fold in enumerate(folds):
         centred = y - y[fold.rest].mean(0)
         known = centred[fold.rest]
         cross = fold.along[fold.rest].T @ known / len(known)
-        weights = _ridge_weights(fold.values, cross, float(known.square().sum()) / len(known), len(known))
-        guess[fold.held] = (fold.along[fold.held] * weights) @ cross
+        used.append(_ridge_weights(fold.values, cross, known) if weights is None else weights[i])
+        guess[fold.held] = (fold.along[fold.held] * used[-1]) @ cross
         truth[fold.held] = centred[fold.held]
-    return truth, guess
+    return truth, guess, used
 
 
-def _ridge_weights(values: Tensor, cross: Tensor, spread: float, n: int) -> Tensor:
+def _ridge_weights(values: Tensor, cross: Tensor, known: Tensor) -> Tensor:
     """1 / (λ + penalty) for each eigenvalue λ, at the penalty of least generalised cross-validation error.
 
-    With qᵢ the squared length of row i of `cross`, the mean squared residual is spread − Σ qᵢ (2wᵢ − λᵢ wᵢ²), so each
-    penalty costs no more than a sum; there are 1 + Σ λᵢ wᵢ degrees of freedom in the fit.
+    `cross` is the covariance of the eigenvectors' coordinates with the centred training rows `known`. With qᵢ the
+    squared length of its row i, the mean squared residual is spread − Σ qᵢ (2wᵢ − λᵢ wᵢ²), so each penalty costs no
+    more than a sum; there are 1 + Σ λᵢ wᵢ degrees of freedom in the fit.
     """
-    strength = cross.double().square().sum(1)
+    n, spread, strength = len(known), float(known.square().sum()) / len(known), cross.double().square().sum(1)
     penalties = torch.from_numpy(PENALTIES)[:, None] * values.mean()
     weights = torch.where(values > 0, 1 / (values + penalties), 0.0)  # nothing varies there, so nothing to weigh
     left = 1 - (1 + (values * weights).sum(1)) / n
@@ -538,11 +544,11 @@ def _r2(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 1 - sums[..., 0] / sums[..., 1], 1 - sums[..., 2] / sums[..., 3]
 
 
-def _shuffled(parts: list[Tensor], random: torch.Generator) -> Tensor:
-    """A random order (n,) that leaves each row in its part: so each side's means and covariances stay as they are."""
-    order = torch.empty(sum(map(len, parts)), dtype=torch.long)
-    for part in parts:
-        order[part] = part[torch.randperm(len(part), generator=random)]
+def _shuffled(folds: list[Fold], random: torch.Generator) -> Tensor:
+    """A random order (n,) that leaves each row in its fold: so each side's means and covariances stay as they are."""
+    order = torch.empty(sum(len(fold.held) for fold in folds), dtype=torch.long)
+    for fold in folds:
+        order[fold.held] = fold.held[torch.randperm(len(fold.held), generator=random)]
     return order
 
 
@@ -555,20 +561,23 @@ def _edge(draws: np.ndarray) -> float:
     return float(np.sort(draws)[min(len(draws), math.ceil((1 - LEVEL) * (len(draws) + 1))) - 1])
 
 
-def _left_over(r2, rows: Tensor, truth: Tensor, guess: Tensor, parts: list[Tensor], random) -> dict:
-    """The variance that was not predicted, and how many of the principal directions were."""
+def _left_over(r2, folds: list[Fold], weights: list[Tensor], rows: Tensor, permutations: int, random) -> dict:
+    """The variance of `rows` (n, d) that was not predicted, and how many of their principal directions were."""
     values, vectors = torch.linalg.eigh(torch.cov(rows.T, correction=0).reshape(rows.shape[1], -1).double())
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     kept = 1 + int((values.cumsum(0) < PRINCIPAL * values.sum()).sum())
-    A, B = (side @ vectors[:, :kept].float() for side in (truth, guess))
-    spread, size = A.square().sum(0), B.square().sum(0)
-    # With predictions fixed, rows that are shuffled inside folds are what a direction that is not predicted looks like.
-    r2_of = lambda A: (2 * (A * B).sum(0) - size) / spread  # noqa: E731
-    largest = np.array([float(r2_of(A[_shuffled(parts, random)]).max()) for _ in range(DIRECTION_DRAWS)])
+    along = rows @ vectors[:, :kept].float()
+
+    def direction_r2(along: Tensor) -> Tensor:
+        truth, guess, _ = _out_of_fold(folds, along, weights)
+        return 1 - (truth - guess).square().sum(0) / truth.square().sum(0)
+
+    # At the penalties that were chosen: what a direction that is not predicted looks like beside others that are.
+    largest = np.array([float(direction_r2(along[_shuffled(folds, random)]).max()) for _ in range(permutations)])
     return {
         "variance": float(np.clip(1 - r2, 0, 1)),
         "directions": kept,
-        "predicted": int((r2_of(A) > max(0.0, _edge(largest))).sum()),
+        "predicted": int((direction_r2(along) > max(0.0, _edge(largest))).sum()),
     }
 
 
@@ -582,9 +591,8 @@ def _asymmetry_verdict(found: dict, source: str, target: str, rows: int, wide: l
     r2 = f"R² {source} → {target} is {ahead:.3f} and back {back:.3f}"
     note = ""
     if wide:
-        note = (
-            f" (fitted to {rows} rows, no more than dimensions, so what {' and '.join(wide)} predicts is a lower bound)"
-        )
+        few = f"fitted to {rows} rows, no more than dimensions"
+        note = f" ({few}, so what {' and '.join(wide)} predicts is a lower bound)"
     if not any(beats):
         return f"neither predicts the other: {r2}, as by chance{note}."
     if low > 0 or high < 0:
@@ -608,7 +616,9 @@ def _asymmetry_verdict(found: dict, source: str, target: str, rows: int, wide: l
 
 
 def _rows(rows) -> Tensor:
-    return rows.float() if isinstance(rows, Tensor) else torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
+    if isinstance(rows, Tensor):
+        return rows.float().cpu()
+    return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
 
 
 def _pair_scores(scores, names: Sequence[str], argument: str, both=np.mean) -> np.ndarray:
