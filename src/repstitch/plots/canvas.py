@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,5 +56,32 @@ def check_picture(path: str | os.PathLike, name: str = "plot") -> Path:
     return target
 
 
+@dataclass(frozen=True)
+class Look:
+    """How one kind of thing is drawn: as points (marker, line) or as areas (hatch), in its colour."""
+
+    colour: str
+    marker: str = "o"
+    line: str = "-"
+    hatch: str = ""
+
+
+def looks(kinds: Iterable[str | None]) -> dict[str | None, Look]:
+    """A look for each kind, in order of their names; after eight, colours come again with another marker and hatch.
+
+    None, the kind that is not known, is grey and last.
+    """
+    kinds = set(kinds)
+    known = sorted(kind for kind in kinds if kind is not None)
+    found: dict[str | None, Look] = {}
+    for i, kind in enumerate(known):
+        turn = i // len(COLOURS) % len(MARKERS)
+        found[kind] = Look(COLOURS[i % len(COLOURS)], MARKERS[turn], LINES[turn % len(LINES)], HATCHES[turn])
+    return found | ({None: Look(GREY)} if None in kinds else {})
+
+
+MARKERS = ("o", "s", "^", "D", "v")
+LINES = ("-", "-.", ":")
+HATCHES = ("", "////", "....", "xxxx", "----")
 # What each format is told to leave out, so that files do not differ by the time they were written.
 DATELESS = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}

@@ -1,0 +1,118 @@
+"""Room for names: long ones shortened, and names beside points set where they hide neither points nor one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+POINT = 4.0  # half the side of the square that a point is taken to cover, in points of 1/72 inch
+NEAR = 6.0  # from where a name needs a line to its point
+DISTANCES = (0.0, 4.0, 10.0, 18.0, 28.0, 40.0)
+ROUNDS = 4
+
+
+def shorten(name: str, longest: int = 30) -> str:
+    """The name, its middle left out where it is longer; the end stays, for it often tells layers apart."""
+    if len(name) <= longest:
+        return name
+    end = (longest - 1) // 2
+    return f"{name[: longest - 1 - end]}…{name[-end:]}"
+
+
+def points_across(axes: Axes) -> tuple[float, float]:
+    """Width and height of the axes in points of 1/72 inch, as they lie before the layout makes room for what is around."""
+    box = axes.get_window_extent()
+    return box.width * 72 / axes.figure.dpi, box.height * 72 / axes.figure.dpi
+
+
+def name_points(
+    axes: Axes,
+    names: Sequence[str],
+    places: Sequence[Sequence[float]],
+    taken: Sequence[Sequence[float]] | None = None,
+    size: float = 8,
+    thin: bool = False,
+    **style,
+) -> list[str]:
+    """Write each name near its place (x, y), with a line to it where it had to move away; returns those written.
+
+    `taken` are points that names must not hide, the places themselves unless given. With `thin`, a name that finds no
+    free room is left out. The axes' limits and all that takes room around them must be set before; names that are
+    written do not change the layout.
+    """
+    if not names:
+        return []
+    axes.figure.draw_without_rendering()  # so that the layout is done and the axes are as large as they will be
+    to_points = 72 / axes.figure.dpi
+    at = axes.transData.transform(np.array(places, dtype=float)) * to_points
+    dots = axes.transData.transform(np.array(places if taken is None else taken, dtype=float)) * to_points
+    frame = axes.get_window_extent()
+    inside = np.array([frame.x0, frame.y0, frame.x1, frame.y1]) * to_points
+    sizes = np.array([[0.58 * size * len(name) + 2, 1.2 * size] for name in names])
+    offsets, written = _settled(at, sizes, np.hstack([dots - POINT, dots + POINT]), inside, thin)
+    for i in np.flatnonzero(written):
+        gap = np.maximum(np.abs(offsets[i]) - sizes[i] / 2, 0)
+        text = axes.annotate(
+            names[i],
+            places[i],
+            offsets[i],
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=size,
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "#666666", "shrinkA": 0, "shrinkB": 3}
+            if np.hypot(*gap) > NEAR
+            else None,
+            zorder=4,
+            **style,
+        )
+        text.set_in_layout(False)
+    return [names[i] for i in np.flatnonzero(written)]
+
+
+def _settled(at, sizes, dots, inside, thin: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (N, 2) from each place to the middle of its name, and which names are written.
+
+    Each name in turn, the most crowded first, takes the cheapest of its candidate places, given where the others are;
+    a few rounds, since what comes first does not know yet where the rest will be.
+    """
+    N = len(at)
+    crowd = (1 / (1 + np.linalg.norm(at[:, None] - at[None], axis=2))).sum(1)
+    offsets, placed = np.zeros((N, 2)), np.zeros(N, dtype=bool)
+    boxes = np.zeros((N, 4))
+    for last in [False] * (ROUNDS - 1) + [True]:
+        for i in np.argsort(-crowd, kind="stable"):
+            placed[i] = False
+            found, dislike = _candidates(sizes[i])
+            corners = np.hstack([at[i] + found - sizes[i] / 2, at[i] + found + sizes[i] / 2])
+            hidden = _overlap(corners, boxes[placed]).sum(1)
+            outside = sizes[i].prod() - _overlap(corners, inside[None])[:, 0]
+            bad = hidden + outside + 0.5 * _overlap(corners, dots).sum(1)
+            best = int((bad + dislike).argmin())
+            if thin and last and hidden[best] + outside[best] > 1:
+                continue
+            offsets[i], boxes[i], placed[i] = found[best], corners[best], True
+    return offsets, placed
+
+
+def _candidates(size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (K, 2) all around and further away, and how much each is disliked: the right and the near are liked."""
+    angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    way = np.column_stack([np.cos(angles), np.sin(angles)])
+    reach = np.array(DISTANCES)[:, None, None] + size / 2 + POINT
+    # A corner of the name, not its middle, points to the place unless it lies straight above, below or beside it.
+    found = way * reach * np.where(np.abs(way).min(1, keepdims=True) < 0.1, 1, 1.15)
+    dislike = np.array(DISTANCES)[:, None] * 1.5 + 3 * (1 - way[:, 0])
+    return found.reshape(-1, 2), dislike.ravel()
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Areas (A, B) that boxes (x0, y0, x1, y1) have in common."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    return (high - low).clip(min=0).prod(2)
