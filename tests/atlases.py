@@ -60,7 +60,7 @@ def with_sizes(atlas: dict, pairs: int = 4) -> dict:
         i, j = at % len(names), (at + 1 + at // len(names)) % len(names)
         top = result["score"][i][j]
         curve = {"source": names[i], "target": names[j], "metric": metric}
-        curve |= {"score": [top + 3 / n for n in sizes], "se": [0.3 / n**0.5 for n in sizes]}
+        curve |= {"score": [top + 3 / n for n in sizes], "se": [0.15 / n**0.5 for n in sizes]}
         curves.append(curve | ({"null": [10 / (n - 1) for n in sizes]} if "null" in result else {}))
     return atlas | {"sizes": {"k": 10, "sizes": sizes, "draws": [5] * 6 + [1], "curves": curves}}
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from repstitch.errors import InputError
 from repstitch.plots.canvas import BLUE, GREY, Look, figure, looks, save
-from repstitch.plots.labels import name_points, points_across, shorten
+from repstitch.plots.labels import beside, name_points, points_across, shorten
 from repstitch.plots.stitchers import plot_spectrum
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ NAMED = 30  # models: with more, the map names families
 NAMED_POINTS = 16  # models of a trend, beside the line and the band
 LAYER_PANELS = 6
 UNKNOWN = "family not known"
+POINTS: Any = {"edgecolor": "black", "lw": 0.5, "zorder": 3}
 
 
 def plot_atlas(atlas: Mapping) -> dict[str, Figure]:
@@ -35,12 +36,12 @@ def plot_atlas(atlas: Mapping) -> dict[str, Figure]:
     trend, asymmetry_SOURCE_TARGET.
     """
     found: dict[str, Figure] = {}
-    cell = _cell(len(atlas["spaces"]))
-    names = 0.09 * max(len(shorten(space["name"])) for space in atlas["spaces"])
+    side = _side(len(atlas["spaces"]))
     for metric in atlas["metrics"]:
-        side = max(2.2, cell * len(atlas["spaces"]))
-        found[f"heatmap_{metric}"], (axes,) = figure(1, width=side + names + 3, height=side + names + 0.5)
+        made, (axes,) = figure(1, width=side / 0.775, height=side / 0.77)  # of which the axes have `side` at first
         plot_heatmap(axes, atlas, metric)
+        _grow(made, axes, side)
+        found[f"heatmap_{metric}"] = made
         found[f"map_{metric}"], (axes,) = figure(1, width=8.6, height=6)
         plot_map(axes, atlas, metric)
     if atlas.get("trend"):
@@ -58,6 +59,7 @@ def plot_atlas(atlas: Mapping) -> dict[str, Figure]:
         lines = [line for line in atlas["layers"] if line["metric"] == metric]
         best = sorted(lines, key=lambda line: -line["score"])[:LAYER_PANELS]
         found[f"layers_{metric}"], panels = figure(len(best), width=4.4, height=4)
+        found[f"layers_{metric}"].get_layout_engine().set(w_pad=0.12, h_pad=0.12)
         for axes, line in zip(panels, best, strict=True):
             plot_layers(axes, atlas, line)
     return found
@@ -92,17 +94,16 @@ def plot_heatmap(axes: Axes, atlas: Mapping, metric: str) -> Axes:
         missing = axes.fill_between([], [], facecolor="white", edgecolor=GREY, hatch="////", label="not measured")
         axes.add_collection(_squares(np.argwhere(np.isnan(scores) & off)[:, ::-1], "white", GREY, "////"))
         handles.append(missing)
-    numbers = pitch > 17
+    numbers = pitch > 21
     if "q" in matrices:
         rows, columns = np.nonzero(matrices["q"] > LEVEL)
-        shift = 0.36 if numbers else 0.0
         dots = axes.scatter(
-            columns + shift,
-            rows - shift,
-            s=(0.14 if numbers else 0.36) ** 2 * pitch**2,
+            columns,
+            rows + (0.33 if numbers else 0),  # below the number, for above it would be read as a degree
+            s=min(5.0, 0.28 * pitch) ** 2,
             color="white",
             edgecolor="black",
-            lw=0.08 * min(pitch, 10),
+            lw=0.5,
             label=f"not above chance\n(q > {LEVEL:.2f})".replace("0.", "."),
         )
         handles.append(dots)
@@ -111,7 +112,7 @@ def plot_heatmap(axes: Axes, atlas: Mapping, metric: str) -> Axes:
             ink = _ink(image, scores[i, j])
             axes.text(j, i, f"{scores[i, j]:.2f}", ha="center", va="center", color=ink, fontsize=min(9, 0.32 * pitch))
     _name_sides(axes, order, size, result["symmetric"])
-    strip = _family_strip(axes, atlas, order)
+    strip = _family_strip(axes, atlas, order, 10 / pitch)
     axes.set_title(_about(atlas, metric), fontsize=10, loc="left")
     handles += _colour_bar(axes, image, metric, matrices.get("null"))
     _legend_beside(axes, handles, strip)
@@ -121,43 +122,36 @@ def plot_heatmap(axes: Axes, atlas: Mapping, metric: str) -> Axes:
 def plot_map(axes: Axes, atlas: Mapping, metric: str) -> Axes:
     """Models as points, nearer where more alike; colour and marker tell the family, area the number of parameters.
 
-    Up to 30 models are named; of more, each family, at its middle.
+    Up to 30 models are named; of more, each family, at the model nearest to its middle.
     """
     result = _result(atlas, metric)
     spaces = atlas["spaces"]
     names = [space["name"] for space in spaces]
     families = [space.get("family") for space in spaces]
     places = np.array([atlas["map"][metric][name] for name in names], dtype=float)
-    areas = _areas([space.get("parameters") for space in spaces])
+    parameters = [space.get("parameters") for space in spaces]
+    areas = _areas(parameters) * (1 if len(names) <= NAMED else 0.5)
     drawn = looks(families)
     for family, look in drawn.items():
         own = [i for i, other in enumerate(families) if other == family]
-        axes.scatter(
-            *places[own].T, areas[own], color=look.colour, marker=look.marker, edgecolor="white", lw=0.8, zorder=3
-        )
-    axes.set_aspect("equal")
-    middle = (places.max(0) + places.min(0)) / 2
-    half = np.ptp(places, axis=0) / 2
-    half = np.maximum(half, max(0.6 * half.max(), 1e-6)) * 1.18
-    axes.set_xlim(middle[0] - half[0], middle[0] + half[0])
-    axes.set_ylim(middle[1] - half[1], middle[1] + half[1])
+        axes.scatter(*places[own].T, areas[own], color=look.colour, marker=look.marker, **POINTS)
+    axes.margins(0.1)
+    axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel(_what_distance_means(places, np.array(result["score"], dtype=float), metric), fontsize=9)
     axes.set_title(_about(atlas, metric), fontsize=10, loc="left")
     known = set(drawn) != {None}
-    _legend_beside(axes, _size_handles([s.get("parameters") for s in spaces]), drawn if known else {}, bar=False)
+    _legend_beside(axes, _size_handles(parameters), drawn if known else {}, bar=False)
+    radii = areas**0.5 / 2
     if len(names) <= NAMED:
-        name_points(axes, [shorten(name) for name in names], places.tolist())
+        name_points(axes, [shorten(name) for name in names], places.tolist(), radii)
     elif known:
-        middles = {
-            family: places[[i for i, f in enumerate(families) if f == family]].mean(0).tolist()
-            for family in drawn
-            if family is not None
-        }
-        name_points(axes, list(middles), list(middles.values()), places.tolist(), weight="bold")
+        middles = {family: _most_central(places, families, family) for family in drawn if family is not None}
+        at = list(middles.values())
+        name_points(axes, list(middles), places[at].tolist(), radii[at], places.tolist(), weight="bold")
     else:
-        name_points(axes, [shorten(name) for name in names], places.tolist(), size=7, thin=True)
+        name_points(axes, [shorten(name) for name in names], places.tolist(), radii, size=7, thin=True)
     return axes
 
 
@@ -185,16 +179,7 @@ def plot_trend(axes: Axes, trend: Mapping) -> Axes:
     drawn = looks(model["family"] for model in models)
     for family, look in drawn.items():
         own = [i for i, model in enumerate(models) if model["family"] == family]
-        axes.scatter(
-            values[own],
-            [alignment[i] for i in own],
-            46,
-            color=look.colour,
-            marker=look.marker,
-            edgecolor="white",
-            lw=0.8,
-            zorder=3,
-        )
+        axes.scatter(values[own], [alignment[i] for i in own], 46, color=look.colour, marker=look.marker, **POINTS)
     if log:
         axes.set_xscale("log")
         axes.margins(x=0.08)
@@ -207,7 +192,8 @@ def plot_trend(axes: Axes, trend: Mapping) -> Axes:
     _legend_beside(axes, handles, drawn if known else {}, bar=False)
     if len(models) <= NAMED_POINTS:
         places = list(zip(values.tolist(), alignment, strict=True))
-        name_points(axes, [shorten(model["name"], 24) for model in models], places, size=7)
+        line = list(zip(band["value"], band.get("line", ()), strict=False))
+        name_points(axes, [shorten(model["name"], 24) for model in models], places, taken=line, size=7)
     return axes
 
 
@@ -225,7 +211,7 @@ def plot_sizes(axes: Axes, atlas: Mapping, metric: str | None = None) -> Axes:
         raise InputError(f"`metric` must be one that sizes were measured for, {', '.join(measured)}; got {metric!r}.")
     way = "–" if atlas["metrics"][metric]["symmetric"] else "→"
     curves = [curve for curve in sizes["curves"] if curve["metric"] == metric]
-    names = [f"{shorten(c['source'], 20)} {way} {shorten(c['target'], 20)}" for c in curves]
+    names = [f"{shorten(c['source'], 24)} {way} {shorten(c['target'], 24)}" for c in curves]
     drawn = looks(names)
     handles: list = []
     for name, curve in zip(names, curves, strict=True):
@@ -233,13 +219,13 @@ def plot_sizes(axes: Axes, atlas: Mapping, metric: str | None = None) -> Axes:
         handles += axes.plot(
             sizes["sizes"], score, look.line, color=look.colour, marker=look.marker, ms=4, lw=1.6, label=name
         )
-        axes.fill_between(sizes["sizes"], score - 2 * se, score + 2 * se, color=look.colour, alpha=0.15, lw=0)
+        axes.fill_between(sizes["sizes"], score - 2 * se, score + 2 * se, color=look.colour, alpha=0.15 if len(curves) < 5 else 0.08, lw=0)
         if "null" in curve:
-            axes.plot(sizes["sizes"], curve["null"], "--", color=look.colour, lw=1)
+            axes.plot(sizes["sizes"], curve["null"], "--", color="black", lw=1)
     handles.sort(key=lambda handle: -handle.get_ydata()[-1])
     handles.append(axes.fill_between([], [], color=GREY, alpha=0.3, label="± 2 standard errors"))
     if any("null" in curve for curve in curves):
-        handles += axes.plot([], [], "--", color="black", lw=1, label="null of the same pair")
+        handles += axes.plot([], [], "--", color="black", lw=1, label="null of each pair")
     axes.set_xscale("log", base=2)
     kept = [n for n, after in zip(sizes["sizes"], [*sizes["sizes"][1:], np.inf], strict=True) if after / n > 1.3]
     axes.set_xticks(kept, [f"{n:,}" for n in kept])
@@ -270,7 +256,7 @@ def plot_asymmetry(axes: Axes, asymmetry: Mapping) -> Axes:
     axes.set_xticks(
         [0, 1],
         [
-            f"{one}\n→ {other}\nleaves {left[side]['variance']:.0%} of the variance"
+            f"{one}\n→ {other}\n{left[side]['variance']:.0%} of the variance left over"
             for one, other, side in ((source, target, "target"), (target, source, "source"))
         ],
         fontsize=9,
@@ -298,7 +284,6 @@ def plot_layers(axes: Axes, atlas: Mapping, line: Mapping) -> Axes:
     scores = np.array(result["score"], dtype=float)[at]
     null = np.array(result["null"], dtype=float)[at] if "null" in result else None
     image = _coloured(axes, scores, null)
-    axes.set_aspect("auto")
     axes.invert_yaxis()
     for axis, spaces, name in ((axes.yaxis, rows, line["source"]), (axes.xaxis, columns, line["target"])):
         every = -(-len(spaces) // 12)
@@ -309,9 +294,9 @@ def plot_layers(axes: Axes, atlas: Mapping, line: Mapping) -> Axes:
     j = [space["name"] for space in columns].index(line["target_space"])
     axes.add_collection(_squares([(j, i)], "none", "white", lw=4))
     axes.add_collection(_squares([(j, i)], "none", "black", lw=1.6))
-    found = f"best {_layer_name(rows[i])} with {_layer_name(columns[j])}: {line['score']:.2f}"
+    found = f"best: layers {_layer_name(rows[i])} and {_layer_name(columns[j])}, {line['score']:.2f}"
     if line.get("q") is not None:
-        found += f", {'not above chance' if line['q'] > LEVEL else 'above chance'} (q = {line['q']:.2g})"
+        found += f" (q = {line['q']:.2g}{', not above chance' if line['q'] > LEVEL else ''})"
     axes.set_title(found, fontsize=9, loc="left")
     _colour_bar(axes, image, line["metric"], null)
     return axes
@@ -327,9 +312,20 @@ def _about(atlas: Mapping, metric: str) -> str:
     return f"{metric} of {len(atlas['spaces'])} models on {atlas['n']:,} items"
 
 
-def _cell(N: int) -> float:
-    """Inches for one of N models in a heat map."""
-    return 0.55 if N <= 12 else 0.32 if N <= 30 else 0.2 if N <= 50 else 0.15
+def _side(N: int) -> float:
+    """Inches for N models in a heat map."""
+    return max(1.8, N * (0.55 if N <= 12 else 0.33 if N <= 30 else 0.2 if N <= 50 else 0.15))
+
+
+def _grow(made: Figure, axes: Axes, side: float) -> None:
+    """Give the figure the size at which the axes have `side` inches both ways, with whatever is written around them.
+
+    The axes' aspect cannot be fixed instead: then the layout leaves too little room for names.
+    """
+    made.set_size_inches(made.get_size_inches() + 8)  # so that there is room for what is around, to measure it
+    made.draw_without_rendering()
+    box = axes.get_window_extent()
+    made.set_size_inches(made.get_size_inches() + side - [box.width / made.dpi, box.height / made.dpi])
 
 
 def _wrap(axes: Axes, size: float) -> int:
@@ -345,7 +341,9 @@ def _coloured(axes: Axes, scores: np.ndarray, null: np.ndarray | None) -> Any:
     levels = scores if null is None else np.concatenate([scores.ravel(), null.ravel()])
     known = levels[np.isfinite(levels)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-    image = axes.imshow(scores, cmap=COLOUR_MAP, vmin=low, vmax=max(high, low + 0.01), interpolation="nearest")
+    high = max(high, low + 0.01)
+    low -= 0.04 * (high - low)  # so that chance is a level on the bar, not its end
+    image = axes.imshow(scores, cmap=COLOUR_MAP, vmin=low, vmax=high, interpolation="nearest", aspect="auto")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return image
@@ -353,19 +351,19 @@ def _coloured(axes: Axes, scores: np.ndarray, null: np.ndarray | None) -> Any:
 
 def _colour_bar(axes: Axes, image: Any, metric: str, null: np.ndarray | None) -> list:
     """A colour bar in the axes' own room, so that all of one figure keep theirs; returns what the legend must explain."""
-    wide, _ = points_across(axes)
-    inset = axes.inset_axes((1 + 14 / wide, 0, 10 / wide, 1))
+    inset = axes.inset_axes((14, 0, 10, 1), transform=beside(axes))
     bar = axes.figure.colorbar(image, cax=inset)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    bar.set_label(metric, fontsize=9)
     if null is None or not np.isfinite(null).any():
+        bar.set_label(metric, fontsize=9)
         return []
+    bar.set_label(f"{metric} (▶ chance)", fontsize=9)
     middle = float(np.nanmedian(null))
     known = null[np.isfinite(null)]
     inset.plot([-0.45, -0.45], [known.min(), known.max()], color="black", lw=1.5, clip_on=False)
     return inset.plot(
-        [-0.45], [middle], ">", color="black", ms=6, lw=0, clip_on=False, label=f"chance (median {middle:.2g})"
+        [-0.45], [middle], ">", color="black", ms=6, lw=0, clip_on=False, label=f"chance, median {middle:.2g}"
     )
 
 
@@ -394,15 +392,14 @@ def _name_sides(axes: Axes, order: Sequence[str], size: float, symmetric: bool) 
         axes.set_xlabel("target")
 
 
-def _family_strip(axes: Axes, atlas: Mapping, order: Sequence[str]) -> Mapping[str | None, Look]:
-    """Colour each row's family at its left; returns the looks of the families, none where no family is known."""
+def _family_strip(axes: Axes, atlas: Mapping, order: Sequence[str], wide: float) -> Mapping[str | None, Look]:
+    """Colour each row's family at its left, `wide` cells wide; returns the looks of the families, none where no family is known."""
     from matplotlib.patches import Rectangle
 
     family = {space["name"]: space.get("family") for space in atlas["spaces"]}
     if not any(family.values()):
         return {}
     drawn = looks(family.values())
-    wide = max(0.25, 0.02 * len(order))
     for i, name in enumerate(order):
         look = drawn[family[name]]
         left = -0.5 - 1.4 * wide
@@ -426,14 +423,15 @@ def _legend_beside(axes: Axes, handles: Sequence, families: Mapping[str | None, 
         else Line2D([], [], color=look.colour, marker=look.marker, lw=0, label=family or UNKNOWN)
         for family, look in families.items()
     ]
-    wide, _ = points_across(axes)
     axes.legend(
         handles=[*handles, *every],
         loc="upper left",
-        bbox_to_anchor=(1 + (78 if bar else 6) / wide, 1.0),
+        bbox_to_anchor=(76 if bar else 6, 1),
+        bbox_transform=beside(axes),
         borderaxespad=0,
         fontsize=8,
         frameon=False,
+        handleheight=1,
     )
 
 
@@ -444,7 +442,7 @@ def _areas(parameters: Sequence[int | None]) -> np.ndarray:
     """Marker areas (N,) in square points: by the logarithm of the number of parameters, from a million to 100 billion."""
     known = np.array([np.nan if count is None else count for count in parameters], dtype=float)
     reach = np.clip((np.log10(known) - 6) / 5, 0, 1)
-    return np.where(np.isnan(known), 60, 20 + 240 * reach)
+    return np.where(np.isnan(known), 50, 20 + 180 * reach)
 
 
 def _size_handles(parameters: Sequence[int | None]) -> list:
@@ -466,6 +464,11 @@ def _short_count(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {letter}"
     return f"{count:g}"
+
+
+def _most_central(places: np.ndarray, families: Sequence[str | None], family: str) -> int:
+    own = [i for i, other in enumerate(families) if other == family]
+    return own[int(np.linalg.norm(places[own] - places[own].mean(0), axis=1).argmin())]
 
 
 def _what_distance_means(places: np.ndarray, scores: np.ndarray, metric: str) -> str:
