@@ -34,7 +34,7 @@ def run_train(args) -> None:
     check_out(args.out)
     shares = _shares(args.split)
     if args.learning_curve:
-        from repstitch.plots import check_picture
+        from repstitch.plots.canvas import check_picture
 
         check_picture(args.learning_curve, "learning_curve")
     from repstitch.scorecard import table
@@ -72,7 +72,8 @@ def run_train(args) -> None:
     stitcher.save(args.out)
     curve = stitcher.scorecard.get("learning_curve")
     if curve:
-        from repstitch.plots import plot_curve, save
+        from repstitch.plots.canvas import save
+        from repstitch.plots.stitchers import plot_curve
 
         save(plot_curve(curve), args.learning_curve)
     result = {
@@ -300,7 +301,8 @@ def run_show(args) -> None:
     path = Path(args.stitcher)
     stitcher = load(path) if path.is_dir() else _registry(args.stitchers).get(args.stitcher)
     if args.plot:
-        from repstitch.plots import plot_scorecard, save
+        from repstitch.plots.canvas import save
+        from repstitch.plots.stitchers import plot_scorecard
 
         save(plot_scorecard(stitcher.scorecard, f"{stitcher.source.name} → {stitcher.target.name}"), args.plot)
     title = f"{stitcher.source.name} ({stitcher.source.dim}) -> {stitcher.target.name} ({stitcher.target.dim})"
