@@ -353,7 +353,7 @@ def test_a_size_that_a_metric_refuses_is_left_out_of_the_automatic_ones(caplog):
     assert found["sizes"]["sizes"] == [64, 90]
     assert len(caplog.messages) == 1
     assert "The size of 32 rows is left out: cca refuses a with b" in caplog.messages[0]
-    with pytest.raises(InputError, match="`sizes`: 32 rows are too few. cca refuses a with b"):
+    with pytest.raises(InputError, match=r"`sizes`: 32 rows are too few. cca refuses a with b"):
         atlas(spaces, ("mutual_knn", "cca"), permutations=0, sizes=[32])
 
 
@@ -415,7 +415,7 @@ def test_a_space_that_a_metric_refuses_is_named():
 
 def test_a_pair_that_a_metric_refuses_is_named():
     spaces = [space(gaussian(40, d, d), name) for d, name in ((3, "a"), (4, "b"), (45, "c"))]
-    with pytest.raises(InputError, match="cca refuses a with c: .*cca. needs more rows than dimensions"):
+    with pytest.raises(InputError, match=r"cca refuses a with c: .*cca. needs more rows than dimensions"):
         atlas(spaces, "cca")
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.csv as pacsv
@@ -118,6 +119,22 @@ def test_many_spaces_are_the_best_pairs_first():
     np.testing.assert_allclose([float(line.split()[2]) for line in lines[3:23]], best[:20], atol=5e-4)
     assert lines[23] == "and 16 pairs that score less (all with --json or --out)"
     assert lines[24] == "0 of 36 pairs beyond chance (* where q ≤ 0.05)"
+    assert lines[25] == "(with 9 permutations a single pair among 36 cannot have q ≤ 0.05; 719 would do)"
+
+
+def test_long_names_make_no_matrix(found):
+    long = [one.space.name + "-of-a-long-name" for one in known()]
+    spaces = [replace(one, space=replace(one.space, name=name)) for one, name in zip(known(), long, strict=True)]
+    lines = atlas_files.table(atlas(spaces, "cka", permutations=0)).splitlines()
+    assert lines[2].split() == ["cka", "score", "se"]
+
+
+def test_as_many_permutations_as_are_asked_for_let_one_pair_pass(found):
+    said = atlas_files.table(found)
+    assert "(with 99 permutations a single pair among 10 cannot have q ≤ 0.05; 199 would do)" in said
+    assert "(with 99 permutations a single pair among 20 cannot have q ≤ 0.05; 399 would do)" in said
+    enough = atlas(known(), "mutual_knn", permutations=199)
+    assert "cannot have" not in atlas_files.table(enough)
 
 
 def test_sizes_layers_and_verdicts_are_said(found):
@@ -127,11 +144,12 @@ def test_sizes_layers_and_verdicts_are_said(found):
     with_layers = atlas([*layered("a", 2, 40, 1), *layered("b", 3, 40, 2)], "mutual_knn", permutations=9)
     (line,) = with_layers["layers"]
     answers = {"trend": {"verdict": "it rises."}, "control": {"verdict": "monoculture."}}
-    answers["asymmetry"] = [{"source": "a", "target": "b", "verdict": "a predicts b."}]  # type: ignore[assignment]
+    answers["asymmetry"] = [{"verdict": "a predicts b."}, {"verdict": "b predicts c."}]  # type: ignore[assignment]
     lines = [" ".join(line.split()) for line in atlas_files.table(with_layers | answers).splitlines()]
     layers = f"a, layer {line['source_layer']} b, layer {line['target_layer']} {line['score']:.3f} {line['null']:.3f}"
     assert any(said.startswith(layers) for said in lines)
-    assert lines[-6:] == ["trend: it rises.", "", "control: monoculture.", "", "asymmetry", "a - b: a predicts b."]
+    said = ["trend: it rises.", "", "control: monoculture.", "", "asymmetry: a predicts b.", "asymmetry: b predicts c."]
+    assert lines[-6:] == said
 
 
 def test_json_is_what_the_file_holds(tmp_path, found):

@@ -280,6 +280,25 @@ def test_align_takes_columns_of_a_table_and_models_to_compare_with(capsys, tmp_p
     assert found["control"]["factors"]["maker"]["groups"] == {"a": 3, "b": 3}
 
 
+def test_align_draws_all_to_a_folder_and_what_was_asked_for_to_a_file(capsys, tmp_path, models, monkeypatch):
+    pytest.importorskip("matplotlib")
+    import repstitch.plots.atlases
+
+    flags = ["--metric", "cka", "--permutations", 19]
+    status, _, err = run(capsys, "align", *models, *flags, "--plot", tmp_path / "all", "--out", tmp_path / "atlas")
+    assert (status, err) == (0, [])
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {"heatmap_cka.png", "map_cka.png"}
+    drawn = {}
+    plot = repstitch.plots.atlases.plot_atlas
+    monkeypatch.setattr(repstitch.plots.atlases, "plot_atlas", lambda found: drawn.update(plot(found)) or drawn)
+    monkeypatch.setattr("repstitch.plots.canvas.save", lambda made, path: drawn.setdefault(str(path), made))
+    for name, asked in (("heatmap_cka", []), ("trend", ["--trend", "parameters", "--sizes", "30"])):
+        path = tmp_path / f"{name}.svg"
+        assert run(capsys, "align", *models, *flags, *asked, "--plot", path)[0] == 0
+        assert drawn[str(path)] is drawn[name]
+        drawn.clear()
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

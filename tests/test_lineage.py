@@ -36,9 +36,9 @@ def test_numbers_are_read_from_text_too():
 
 def test_refuses_a_column_that_nobody_has_and_what_is_no_number():
     spaces = [card("a", 4, family="bert")]
-    with pytest.raises(InputError, match="There is no column 'size'; a card has .*parameters.*Give a table"):
+    with pytest.raises(InputError, match=r"There is no column 'size'; a card has .*parameters.*Give a table"):
         labels(spaces, "size")
-    with pytest.raises(InputError, match="There is no column 'size'; a card has .*, the table score"):
+    with pytest.raises(InputError, match=r"There is no column 'size'; a card has .*, the table score"):
         labels(spaces, "size", {"a": {"score": 1}})
     with pytest.raises(InputError, match="Column 'family' must hold numbers; a has 'bert'"):
         numbers(spaces, "family")

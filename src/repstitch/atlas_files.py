@@ -1,6 +1,7 @@
 """An atlas as text for people and as files for programs."""
 
 import json
+import math
 import os
 import shutil
 import uuid
@@ -16,6 +17,7 @@ from repstitch.stitcher import check_out
 
 LEVEL = 0.05
 NAMES_IN_MATRIX = 8
+WIDEST = 80  # characters of all names in the head of a matrix
 LINES = 20
 NEAREST = 3
 COLUMNS = ("source", "target", "metric", "score", "null", "p", "q", "calibrated", "se")
@@ -64,8 +66,8 @@ def table(found: Mapping) -> str:
     else:
         drawn = f", {found['permutations']} permutations" if found["permutations"] else ""
         parts = [f"{len(names)} spaces, n = {found['n']}{drawn}"]
-        for metric in found["metrics"]:
-            parts.append(_matrix(found, metric, names) if len(names) <= NAMES_IN_MATRIX else _pairs(found, metric))
+        show = _matrix if len(names) <= NAMES_IN_MATRIX and sum(map(len, names)) <= WIDEST else _pairs
+        parts += [show(found, metric) for metric in found["metrics"]]
         if len(names) <= LINES:
             parts.append(_nearest(found, next(iter(found["metrics"]))))
     if "layers" in found:
@@ -74,8 +76,7 @@ def table(found: Mapping) -> str:
         parts += [_sizes(found["sizes"], metric, found["k"]) for metric in found["metrics"]]
     parts += [f"{key}: {found[key]['verdict']}" for key in ("trend", "control") if key in found]
     if "asymmetry" in found:
-        lines = [f"{a['source']} - {a['target']}: {a['verdict']}" for a in found["asymmetry"]]
-        parts.append("\n".join(["asymmetry", *lines]))
+        parts.append("\n".join(f"asymmetry: {pair['verdict']}" for pair in found["asymmetry"]))
     return "\n\n".join(parts)
 
 
@@ -88,8 +89,9 @@ def _chance(numbers: Mapping) -> str:
     return f"null {_num(numbers['null'])}, p = {numbers['p']:.3f}, calibrated {_num(numbers['calibrated'])}"
 
 
-def _matrix(found: Mapping, metric: str, names: list[str]) -> str:
+def _matrix(found: Mapping, metric: str) -> str:
     result = found["metrics"][metric]
+    names = [space["name"] for space in found["spaces"]]
     called = _called(metric, found["k"])
     rows = [(called if result["symmetric"] else f"{called}, from row to column", *names)]
     for i, name in enumerate(names):
@@ -98,15 +100,24 @@ def _matrix(found: Mapping, metric: str, names: list[str]) -> str:
             for j, score in enumerate(result["score"][i])
         )
         rows.append((name, *cells))
-    return "\n".join([_columns(rows), *_legend(result)])
+    return "\n".join([_columns(rows), *_legend(result, found["permutations"])])
 
 
-def _legend(result: Mapping) -> list[str]:
+def _legend(result: Mapping, draws: int) -> list[str]:
     if "null" not in result:
         return []
     null = [v for row in result["null"] for v in row if v is not None]
     low, high = _num(min(null)), _num(max(null))
-    return [f"by chance {low if low == high else f'{low} to {high}'}; * where q ≤ {LEVEL}"]
+    tests = len(null) // (1 + result["symmetric"])
+    return [f"by chance {low if low == high else f'{low} to {high}'}; * where q ≤ {LEVEL}", *_too_few(tests, draws)]
+
+
+def _too_few(tests: int, draws: int) -> list[str]:
+    """A word where not even a perfect pair could pass by itself: p is at least 1 / (draws + 1), q that times tests."""
+    needed = math.ceil(tests / LEVEL) - 1
+    if draws >= needed:
+        return []
+    return [f"(with {draws} permutations a single pair among {tests} cannot have q ≤ {LEVEL}; {needed} would do)"]
 
 
 def _pairs(found: Mapping, metric: str) -> str:
@@ -120,6 +131,7 @@ def _pairs(found: Mapping, metric: str) -> str:
     if "q" in pairs[0]:
         significant = sum(pair["q"] <= LEVEL for pair in pairs)
         lines.append(f"{significant} of {len(pairs)} pairs beyond chance (* where q ≤ {LEVEL})")
+        lines += _too_few(len(pairs), found["permutations"])
     return "\n".join(lines)
 
 

@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
         "measure how alike spaces are, with the permutation null beside each score",
         "repstitch align a.parquet b.parquet --metric mutual_knn,cka_unbiased\n"
         "  repstitch align *.parquet --sizes auto --cache graphs --out atlas\n"
-        "  repstitch align *.parquet --trend parameters --control family,objective --plot atlas.png",
+        "  repstitch align *.parquet --trend parameters --control family,objective --plot trend.png",
     )
     c.add_argument("embeddings", nargs="+", metavar="X", help="two or more: .parquet, .arrow, .npy or .npz:key")
     c.add_argument("--metric", default="mutual_knn,cka_unbiased", help=f"all, or of {', '.join(METRICS)}")
@@ -141,12 +141,10 @@ def parser() -> argparse.ArgumentParser:
         "--table", metavar="FILE", help=".csv, .tsv or .parquet with a column name, for --trend and --control"
     )
     c.add_argument(
-        "--asymmetry", action="store_true", help="which of the ten best pairs' two spaces predicts the other"
+        "--asymmetry", action="store_true", help="of the ten best pairs, which side predicts the other (slow)"
     )
     c.add_argument("--out", metavar="DIR", help="write atlas.json, pairs.csv and pairs.parquet to a new folder")
-    c.add_argument(
-        "--plot", metavar="FILE|DIR", help="draw the matrix as .png, .svg or .pdf, or everything to a folder"
-    )
+    c.add_argument("--plot", metavar="FILE|DIR", help="a folder for all pictures, or .png, .svg or .pdf for one")
     c.add_argument("--cache", metavar="DIR", help="keep neighbour graphs here for the next run")
     c.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 

@@ -226,7 +226,7 @@ def _questions(rows, args) -> Callable[[dict], dict]:
 
 
 def _check_plot(plot: str) -> None:
-    from repstitch.plots import check_picture
+    from repstitch.plots.canvas import check_picture
 
     if Path(plot).suffix:
         check_picture(plot)
@@ -235,8 +235,17 @@ def _check_plot(plot: str) -> None:
 
 
 def _draw(found: dict, plot: str) -> None:
-    """The first picture to a file, or all to a folder."""
-    raise NotImplementedError
+    """All pictures to a folder; to a file the one of what was asked for, else the matrix of scores."""
+    from repstitch.plots.atlases import draw_atlas, plot_atlas
+    from repstitch.plots.canvas import save
+
+    if not Path(plot).suffix:
+        Path(plot).mkdir(exist_ok=True)
+        draw_atlas(found, plot)
+        return
+    pictures = plot_atlas(found)
+    asked = [name for kind in ("trend", "sizes", "asymmetry", "layers") for name in pictures if name.startswith(kind)]
+    save(pictures[(asked or list(pictures))[0]], plot)
 
 
 def _metrics(text: str) -> list[str] | str:
