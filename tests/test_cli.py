@@ -15,7 +15,7 @@ from repstitch import __version__, cli, commands
 from repstitch.apply import score
 from repstitch.cli import main
 from repstitch.embeddings import Embeddings, read, write
-from repstitch.metrics.table import align
+from repstitch.metrics.table import METRICS, align
 from repstitch.registry import Registry
 from repstitch.scorecard import table
 from repstitch.stitcher import load
@@ -203,6 +203,148 @@ def test_align_without_permutations_gives_the_bare_scores(capsys, shelf):
     assert all("p" not in r for r in found["pairs"])
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[str]:
+    """Six files: four models of one origin, the larger the nearer to it, and two with nothing in common."""
+    folder = tmp_path_factory.mktemp("models")
+    Z, random = gaussian(60, 6, 1), np.random.default_rng(2)
+    for i in range(6):
+        rows = Z @ random.standard_normal((6, 8)) + (2 - 0.5 * i) * random.standard_normal((60, 8))
+        if i > 3:
+            rows = random.standard_normal((60, 8))
+        space = card(f"m{i}", 8, parameters=10**i, family="f" if i < 4 else "g")
+        write(folder / f"m{i}.parquet", Embeddings(rows.astype(np.float32), space, names(60)))
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def test_align_prints_the_atlas_it_writes(capsys, tmp_path, models):
+    from repstitch import atlas_files
+
+    flags = ["--metric", "mutual_knn", "--permutations", 19, "--sizes", "30,60", "--cache", tmp_path / "graphs"]
+    found = result(capsys, "align", *models, *flags, "--out", tmp_path / "atlas")
+    assert found == atlas_files.read(tmp_path / "atlas")
+    assert found["sizes"]["sizes"] == [30, 60]
+    assert len(found["pairs"]) == 15
+    assert set(found["pairs"][0]) == {"source", "target", "metric", "score", "null", "p", "q", "calibrated", "se"}
+    assert len(list((tmp_path / "graphs").iterdir())) == 6
+    assert not {"trend", "control", "asymmetry", "layers"} & set(found)
+    status, printed, err = run(capsys, "align", *models, *flags, "--out", tmp_path / "again")
+    assert (status, err) == (0, [])
+    assert printed == f"{atlas_files.table(found)}\n\natlas.json, pairs.csv and pairs.parquet in {tmp_path / 'again'}\n"
+
+
+def test_align_by_all_metrics_gives_a_line_each(capsys, shelf):
+    status, printed, err = run(
+        capsys, "align", shelf / "old.parquet", shelf / "new.parquet", "--metric", "all", "--permutations", 2
+    )
+    assert (status, err) == (0, [])
+    named = [line.partition(": ")[2].replace("@", " ").split()[0] for line in printed.splitlines()]
+    assert list(dict.fromkeys(named)) == list(METRICS)
+
+
+def test_align_asks_for_trend_lineage_and_asymmetry(capsys, models):
+    from repstitch import convergence
+    from repstitch.atlas import by_encoder, unit_rows
+    from repstitch.matched import match
+
+    flags = ["--metric", "mutual_knn", "--permutations", 19, "--seed", 4]
+    found = result(capsys, "align", *models, *flags, "--trend", "parameters", "--control", "family", "--asymmetry")
+    numbers = by_encoder(found, "mutual_knn")
+    labels = [[space.get(field) for space in found["spaces"]] for field in ("parameters", "family")]
+    called = [space["name"] for space in found["spaces"]]
+    asked = {"metric": "mutual_knn", "seed": 4}
+    assert found["trend"] == convergence.trend(
+        numbers["score"], labels[0], called, column="parameters", families=labels[1], **asked
+    )
+    assert found["control"] == convergence.control(
+        numbers["score"], {"family": labels[1]}, called, null=numbers["null"], q=numbers["q"], **asked
+    )
+    assert len(found["asymmetry"]) == 10
+    first = found["asymmetry"][0]
+    X = dict(zip(called, unit_rows(match([read(path) for path in models])), strict=True))
+    a, b = first.pop("source"), first.pop("target")
+    assert first == convergence.asymmetry(X[a], X[b], source=a, target=b, seed=4)
+    status, printed, _ = run(capsys, "align", *models, *flags, "--trend", "parameters", "--control", "family")
+    assert status == 0
+    assert printed.endswith(f"\n\ntrend: {found['trend']['verdict']}\n\ncontrol: {found['control']['verdict']}\n")
+
+
+def test_align_takes_columns_of_a_table_and_models_to_compare_with(capsys, tmp_path, models):
+    rows = [f"m{i}\t{i * i}\t{'ab'[i % 2]}" for i in range(6)]
+    (tmp_path / "t.tsv").write_text("\n".join(["name\tleaderboard\tmaker", *rows]))
+    flags = ["--metric", "cka", "--permutations", 0, "--table", tmp_path / "t.tsv"]
+    asked = ["--trend", "leaderboard", "--control", "maker", "--against", "m5"]
+    found = result(capsys, "align", *models, *flags, *asked)
+    assert [model["value"] for model in found["trend"]["models"]] == [0, 1, 4, 9, 16]
+    assert found["trend"]["against"] == ["m5"]
+    assert found["control"]["factors"]["maker"]["groups"] == {"a": 3, "b": 3}
+
+
+def test_align_draws_all_to_a_folder_and_what_was_asked_for_to_a_file(capsys, tmp_path, models, monkeypatch):
+    pytest.importorskip("matplotlib")
+    import repstitch.plots.atlases
+
+    flags = ["--metric", "cka", "--permutations", 19]
+    status, _, err = run(capsys, "align", *models, *flags, "--plot", tmp_path / "all", "--out", tmp_path / "atlas")
+    assert (status, err) == (0, [])
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {"heatmap_cka.png", "map_cka.png"}
+    drawn = {}
+    plot = repstitch.plots.atlases.plot_atlas
+    monkeypatch.setattr(repstitch.plots.atlases, "plot_atlas", lambda found: drawn.update(plot(found)) or drawn)
+    monkeypatch.setattr("repstitch.plots.canvas.save", lambda made, path: drawn.setdefault(str(path), made))
+    for name, asked in (("heatmap_cka", []), ("trend", ["--trend", "parameters", "--sizes", "30"])):
+        path = tmp_path / f"{name}.svg"
+        assert run(capsys, "align", *models, *flags, *asked, "--plot", path)[0] == 0
+        assert drawn[str(path)] is drawn[name]
+        drawn.clear()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--trend", "beauty"], "There is no column 'beauty'; a card has"),
+        (["--trend", "family"], "Column 'family' must hold numbers; m0 has 'f'"),
+        (["--trend", "layer"], "`values` must be known for at least 5 models"),
+        (["--trend", "parameters", "--against", "m9"], "`against` must name some of `names`; got 'm9'"),
+        (["--control", "modality"], "modality: all models are of one group"),
+        (["--against", "m0"], "`--against` is of use with --trend only"),
+        (["--table", "t.csv"], "`--table` is of use with --trend or --control only"),
+        (["--trend", "parameters", "--table", "gone.csv"], "`table` gone.csv cannot be read"),
+        (["--sizes", "64;128"], "`--sizes` must be auto or numbers of rows like 64,256,1024; got '64;128'"),
+        (["--sizes", "61"], "`sizes` must be auto or numbers of rows from 20 to 60; got 61"),
+        (["--plot", "gone/atlas.png"], "`plot` must lie in a folder that exists"),
+        (["--plot", "atlas.jpg"], "`plot` must end in .png, .svg or .pdf"),
+        (["--plot", "gone/atlas"], "`--plot` must be a picture's name or a folder, in a folder that exists"),
+        (["--out", ".atlas"], "`out` must name a folder to create"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else "",
+)
+def test_align_refuses_what_it_is_asked_before_anything_is_computed(capsys, tmp_path, models, monkeypatch, flags, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("repstitch.atlas._score_all", None)
+    status, out, err = run(capsys, "align", *models, *flags)
+    assert (status, out, len(err)) == (2, "", 1)
+    assert says in err[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_align_that_is_stopped_leaves_nothing(capsys, tmp_path, models, monkeypatch):
+    def stopped(*_given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("repstitch.atlas_files.pq.write_table", stopped)
+    status, out, err = run(capsys, "align", *models, "--permutations", 0, "--out", tmp_path / "atlas")
+    assert (status, out, len(err)) == (130, "", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_align_says_how_many_rows_were_left_out(capsys, tmp_path, shelf):
+    x, y = bad_files(tmp_path, shelf, "NaN")
+    status, printed, err = run(capsys, "align", x, y, "--drop-invalid", "--permutations", 0)
+    assert (status, err) == (0, ["WARNING: Left out of old: 1 NaN or Inf."])
+    assert f"n = {N - 1}" in printed
+
+
 def test_list_promote_and_show_speak_of_one_folder(capsys, tmp_path, files, monkeypatch):
     for name in ("a", "b"):
         main(["train", *files, "--out", str(tmp_path / name), "--split-seed", str(ord(name)), *FAST])
@@ -335,12 +477,31 @@ def test_train_refuses_files_that_cannot_be_paired_in_one_line(capsys, tmp_path,
 
 
 @pytest.mark.parametrize("what", ["NaN", "Inf", "zero", "other ids", "few pairs", "torn file"])
-def test_score_and_align_refuse_the_same_files(capsys, tmp_path, shelf, stitcher, what):
+def test_score_refuses_the_same_files(capsys, tmp_path, shelf, stitcher, what):
     x, y = bad_files(tmp_path, shelf, what)
-    for argv in (["score", stitcher, "--source", x, "--target", y], ["align", x, y]):
-        status, out, err = run(capsys, *argv)
-        assert (status, out, len(err)) == (2, "", 1)
-        assert TRAIN_REFUSALS[what].removesuffix(" Leave them out with --drop-invalid.") in err[0]
+    status, out, err = run(capsys, "score", stitcher, "--source", x, "--target", y)
+    assert (status, out, len(err)) == (2, "", 1)
+    assert TRAIN_REFUSALS[what].removesuffix(" Leave them out with --drop-invalid.") in err[0]
+
+
+ALIGN_REFUSALS = {
+    "NaN": "old holds rows that cannot be used: 1 with NaN or Inf (first: id 'item5'). Leave them out with",
+    "Inf": "old holds rows that cannot be used: 1 with NaN or Inf (first: id 'item5')",
+    "zero": "old holds rows that cannot be used: 1 with all zeros (first: id 'item5')",
+    "other ids": "No id is in every file (old has e.g. 'other0', new has e.g. 'item0')",
+    "twice the id": "Ids must be unique; the old has 1 repeated (first: 'item0')",
+    "few pairs": "At least 20 items must be in every space; got 12",
+    "no file": "There is no file",
+    "torn file": "cannot be read as embeddings",
+    "text file": "cannot be read as embeddings",
+}
+
+
+@pytest.mark.parametrize("what", ALIGN_REFUSALS)
+def test_align_refuses_files_that_cannot_be_matched_in_one_line(capsys, tmp_path, shelf, what):
+    status, out, err = run(capsys, "align", *bad_files(tmp_path, shelf, what))
+    assert (status, out, len(err)) == (2, "", 1)
+    assert ALIGN_REFUSALS[what] in err[0]
 
 
 @pytest.mark.parametrize("what", ["NaN", "Inf", "zero"])
@@ -486,7 +647,7 @@ def test_a_folder_of_stitchers_that_is_not_there_is_one_line(capsys, tmp_path, c
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--metric", "magic"], "`--metric` must be among mutual_knn, cycle_knn"),
+        (["--metric", "magic"], "`--metric` must be all or among mutual_knn, cycle_knn, lcs_knn"),
         (["--permutations", "-1"], "`--permutations` must not be negative"),
         (["--k", "0"], "`k` must be at least 1"),
     ],
@@ -589,10 +750,11 @@ def test_help_ends_with_a_command_that_parses(capsys, command):
         main([command, "--help"])
     lines = capsys.readouterr().out.strip().splitlines()
     assert left.value.code == 0
-    assert lines[-2] == "example:"
-    words = lines[-1].split()
-    assert words[:2] == ["repstitch", command]
-    assert cli.parser().parse_args(words[1:]).command == command
+    examples = lines[lines.index("example:") + 1 :]
+    assert examples
+    for words in map(str.split, examples):
+        assert words[:2] == ["repstitch", command]
+        assert cli.parser().parse_args(words[1:]).command == command
 
 
 def test_help_names_every_command_and_version_is_the_packages(capsys):

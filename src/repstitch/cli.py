@@ -121,13 +121,32 @@ def parser() -> argparse.ArgumentParser:
         "align",
         commands.run_align,
         "measure how alike spaces are, with the permutation null beside each score",
-        "repstitch align a.parquet b.parquet --metric mutual_knn,cka_unbiased",
+        "repstitch align a.parquet b.parquet --metric mutual_knn,cka_unbiased\n"
+        "  repstitch align *.parquet --sizes auto --cache graphs --out atlas\n"
+        "  repstitch align *.parquet --trend parameters --control family,objective --plot trend.png",
     )
-    c.add_argument("embeddings", nargs="+", metavar="X")
-    c.add_argument("--metric", default="mutual_knn,cka_unbiased", help=f"of {', '.join(METRICS)}")
-    c.add_argument("--k", type=int, default=10)
+    c.add_argument("embeddings", nargs="+", metavar="X", help="two or more: .parquet, .arrow, .npy or .npz:key")
+    c.add_argument("--metric", default="mutual_knn,cka_unbiased", help=f"all, or of {', '.join(METRICS)}")
+    c.add_argument("--k", type=int, default=10, help="neighbours of each row, for the metrics of neighbours")
     c.add_argument("--permutations", type=int, default=200, help="draws of the null; 0 leaves it out")
+    c.add_argument("--seed", type=int, default=0, help="seed of the null and of the subsets of rows")
     c.add_argument("--drop-invalid", action="store_true", help="leave out rows that cannot be used, and say how many")
+    c.add_argument("--sizes", metavar="auto|N,…", help="how the ten best pairs' scores depend on the number of rows")
+    c.add_argument("--trend", metavar="COLUMN", help="does alignment rise with this number of each model's card?")
+    c.add_argument("--against", metavar="NAME,…", help="with --trend: alignment with these models, not with all")
+    c.add_argument(
+        "--control", metavar="COLUMN,…", help="do models of one family, objective or training_data agree more?"
+    )
+    c.add_argument(
+        "--table", metavar="FILE", help=".csv, .tsv or .parquet with a column name, for --trend and --control"
+    )
+    c.add_argument(
+        "--asymmetry", action="store_true", help="of the ten best pairs, which side predicts the other (slow)"
+    )
+    c.add_argument("--out", metavar="DIR", help="write atlas.json, pairs.csv and pairs.parquet to a new folder")
+    c.add_argument("--plot", metavar="FILE|DIR", help="a folder for all pictures, or .png, .svg or .pdf for one")
+    c.add_argument("--cache", metavar="DIR", help="keep neighbour graphs here for the next run")
+    c.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
     c = command(
         "list", commands.run_list, "list the stitchers of a folder", "repstitch list --stitchers models/stitchers"

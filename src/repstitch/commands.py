@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from repstitch.errors import InputError
@@ -33,7 +34,7 @@ def run_train(args) -> None:
     check_out(args.out)
     shares = _shares(args.split)
     if args.learning_curve:
-        from repstitch.plots import check_picture
+        from repstitch.plots.canvas import check_picture
 
         check_picture(args.learning_curve, "learning_curve")
     from repstitch.scorecard import table
@@ -71,7 +72,8 @@ def run_train(args) -> None:
     stitcher.save(args.out)
     curve = stitcher.scorecard.get("learning_curve")
     if curve:
-        from repstitch.plots import plot_curve, save
+        from repstitch.plots.canvas import save
+        from repstitch.plots.stitchers import plot_curve
 
         save(plot_curve(curve), args.learning_curve)
     result = {
@@ -134,34 +136,135 @@ def run_translate(args) -> None:
 
 
 def run_align(args) -> None:
-    from itertools import combinations
-
-    import torch
-
-    from repstitch.embeddings import read
-    from repstitch.metrics.table import align
-    from repstitch.pairs import pair
-    from repstitch.stitcher import normalise
-
-    metrics = args.metric.split(",")
-    unknown = [m for m in metrics if m not in METRICS]
-    if unknown:
-        raise InputError(f"`--metric` must be among {', '.join(METRICS)}; got {unknown[0]!r}.")
+    metrics, sizes = _metrics(args.metric), _sizes(args.sizes)
     if args.permutations < 0:
         raise InputError(f"`--permutations` must not be negative; got {args.permutations}.")
     if len(args.embeddings) < 2:
         raise InputError("Give at least two files of embeddings to align.")
-    spaces = [read(path) for path in args.embeddings]
-    results, n = [], []
-    for a, b in combinations(spaces, 2):
-        pairs = pair(a, b, args.drop_invalid)
-        X, Y = (normalise(torch.from_numpy(side), "unit").numpy() for side in (pairs.X, pairs.Y))
-        n.append(len(pairs))
-        for metric in metrics:
-            scored = align(X, Y, metric, args.k, args.permutations)
-            results.append({"source": a.space.name, "target": b.space.name, "n": len(pairs)} | scored)
-    lines = [f"{r['source']} - {r['target']}, n = {r['n']}: {_alignment(r, args.k)}" for r in results]
-    _emit({"n": n[0] if len(set(n)) == 1 else n, "k": args.k, "pairs": results}, "\n".join(lines), args.json)
+    for flag, needs, ok in (
+        ("against", "--trend", args.trend),
+        ("table", "--trend or --control", args.trend or args.control),
+    ):
+        if getattr(args, flag) and not ok:
+            raise InputError(f"`--{flag}` is of use with {needs} only; give that too.")
+    if args.out:
+        from repstitch.stitcher import check_out
+
+        check_out(args.out, "an atlas")
+    if args.plot:
+        _check_plot(args.plot)
+    from repstitch import atlas_files
+    from repstitch.atlas import atlas
+    from repstitch.embeddings import read
+    from repstitch.matched import match
+
+    rows = match([read(path) for path in args.embeddings], args.drop_invalid)
+    answer = _questions(rows, args)
+    found = atlas(
+        rows, metrics, args.k, args.permutations, args.seed, sizes=sizes, cache=args.cache, device=args.device
+    )
+    found |= answer(found)
+    text = atlas_files.table(found)
+    if args.out:
+        atlas_files.write(found, args.out)
+        text += f"\n\natlas.json, pairs.csv and pairs.parquet in {args.out}"
+    if args.plot:
+        _draw(found, args.plot)
+    _emit(found, text, args.json)
+
+
+def _questions(rows, args) -> Callable[[dict], dict]:
+    """What `--trend`, `--control` and `--asymmetry` ask of an atlas, as a function that adds the answers."""
+    if not (args.trend or args.control or args.asymmetry):
+        return lambda found: {}
+    from functools import partial
+
+    import numpy as np
+    from tqdm import tqdm
+
+    from repstitch import convergence, lineage
+    from repstitch.atlas import best_pairs, by_encoder, encoders, unit_rows
+
+    table = lineage.read_table(args.table) if args.table else None
+    models = encoders(rows.spaces)
+    names = [space.name for space in models]
+    asked: dict[str, Callable] = {}
+    if args.trend:
+        asked["trend"] = partial(
+            convergence.trend,
+            values=lineage.numbers(models, args.trend, table),
+            names=names,
+            column=args.trend,
+            families=lineage.labels(models, "family", table),
+            against=args.against.split(",") if args.against else None,
+            seed=args.seed,
+        )
+    if args.control:
+        factors = {column: lineage.labels(models, column, table) for column in args.control.split(",")}
+        asked["control"] = partial(convergence.control, factors=factors, names=names, seed=args.seed)
+    made_up = np.random.default_rng(0).random((len(names), len(names)))
+    for ask in asked.values():
+        ask(made_up, metric="", permutations=1)  # what the labels do not allow is refused before anything is computed
+
+    def answer(found: dict) -> dict:
+        metric = next(iter(found["metrics"]))
+        numbers = by_encoder(found, metric)
+        said = {name: ask(numbers["score"], metric=metric) for name, ask in asked.items() if name != "control"}
+        if "control" in asked:
+            said["control"] = asked["control"](
+                numbers["score"], metric=metric, null=numbers.get("null"), q=numbers.get("q")
+            )
+        if args.asymmetry:
+            X = dict(zip(rows.names, unit_rows(rows), strict=True))
+            said["asymmetry"] = [
+                {"source": a, "target": b} | convergence.asymmetry(X[a], X[b], source=a, target=b, seed=args.seed)
+                for a, b in tqdm(best_pairs(found), desc="asymmetry", unit="pair", delay=1, leave=False)
+            ]
+        return said
+
+    return answer
+
+
+def _check_plot(plot: str) -> None:
+    from repstitch.plots.canvas import check_picture
+
+    if Path(plot).suffix:
+        check_picture(plot)
+    elif Path(plot).is_file() or not Path(plot).parent.is_dir():
+        raise InputError(f"`--plot` must be a picture's name or a folder, in a folder that exists; got {plot!r}.")
+
+
+def _draw(found: dict, plot: str) -> None:
+    """All pictures to a folder; to a file the one of what was asked for, else the matrix of scores."""
+    from repstitch.plots.atlases import draw_atlas, plot_atlas
+    from repstitch.plots.canvas import save
+
+    if not Path(plot).suffix:
+        Path(plot).mkdir(exist_ok=True)
+        draw_atlas(found, plot)
+        return
+    pictures = plot_atlas(found)
+    asked = [name for kind in ("trend", "sizes", "asymmetry", "layers") for name in pictures if name.startswith(kind)]
+    save(pictures[(asked or list(pictures))[0]], plot)
+
+
+def _metrics(text: str) -> list[str] | str:
+    if text == "all":
+        return text
+    metrics = text.split(",")
+    unknown = [m for m in metrics if m not in METRICS]
+    if unknown:
+        raise InputError(f"`--metric` must be all or among {', '.join(METRICS)}; got {unknown[0]!r}.")
+    return metrics
+
+
+def _sizes(text: str | None) -> list[int] | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        return [int(size) for size in text.split(",")]
+    except ValueError:
+        raise InputError(f"`--sizes` must be auto or numbers of rows like 64,256,1024; got {text!r}.") from None
 
 
 def run_list(args) -> None:
@@ -207,7 +310,8 @@ def run_show(args) -> None:
     path = Path(args.stitcher)
     stitcher = load(path) if path.is_dir() else _registry(args.stitchers).get(args.stitcher)
     if args.plot:
-        from repstitch.plots import plot_scorecard, save
+        from repstitch.plots.canvas import save
+        from repstitch.plots.stitchers import plot_scorecard
 
         save(plot_scorecard(stitcher.scorecard, f"{stitcher.source.name} → {stitcher.target.name}"), args.plot)
     title = f"{stitcher.source.name} ({stitcher.source.dim}) -> {stitcher.target.name} ({stitcher.target.dim})"
@@ -253,16 +357,6 @@ def _json_object(text: str, flag: str) -> dict:
     if not isinstance(value, dict):
         raise InputError(f"`{flag}` must be a JSON object; got {text!r}.")
     return value
-
-
-def _alignment(result: dict, k: int) -> str:
-    name = f"{result['metric']}@{k}" if result["metric"] == "mutual_knn" else result["metric"]
-    if "p" not in result:
-        return f"{name} {result['score']:.3f}"
-    return (
-        f"{name} {result['score']:.3f} (null {result['null']:.3f}, p = {result['p']:.3f}, "
-        f"calibrated {result['calibrated']:.3f})"
-    )
 
 
 def _device(name: str) -> str:

@@ -22,8 +22,9 @@ from repstitch.encoders import embed, from_module, load_encoder, save
 from repstitch.errors import InputError
 from repstitch.metrics.neighbours import mutual_knn
 from repstitch.pairs import pair, split
-from repstitch.plots import BLUE, GREEN, GREY, ORANGE, figure, plot_alignment, plot_retrieval
-from repstitch.plots import save as save_picture
+from repstitch.plots.canvas import BLUE, GREEN, GREY, ORANGE, figure
+from repstitch.plots.canvas import save as save_picture
+from repstitch.plots.stitchers import plot_alignment, plot_retrieval
 from repstitch.scorecard import table
 from repstitch.train import train
 

@@ -237,14 +237,14 @@ def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise InputError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")
 
 
-def check_out(out: str | os.PathLike) -> Path:
-    """The path of a stitcher's folder that may be written: a plain name that is not there yet, in a writable place."""
+def check_out(out: str | os.PathLike, what: str = "a stitcher") -> Path:
+    """The path of a new folder that may be written: a plain name that is not there yet, in a writable place."""
     target = Path(out)
     if target.name in ("", ".", "..") or target.name.startswith("."):
         raise InputError(f"`out` must name a folder to create; got {str(out)!r}.")
     try:
         if target.exists() or target.is_symlink():
-            raise InputError(f"`out` {target} exists and a stitcher is never overwritten; give another name.")
+            raise InputError(f"`out` {target} exists and {what} is never overwritten; give another name.")
         above = next(folder for folder in target.absolute().parents if folder.exists())
     except OSError as error:
         raise InputError(f"`out` cannot be created: {one_line(error)}") from None

@@ -5,7 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from repstitch.errors import InputError
-from repstitch.plots import GREY, figure, plot_alignment, plot_scorecard, save
+from repstitch.plots.canvas import GREY, figure
+from repstitch.plots.stitchers import plot_alignment, plot_scorecard
 from repstitch.scorecard import scorecard
 
 CARD = {
@@ -96,19 +97,6 @@ def test_an_alignment_is_drawn_beside_its_null():
     plot_alignment(axes, {"before": 0.3, "after": 0.6}, 0.1, "title", (GREY, GREY))
     assert levels(axes) == [0.1]
     assert axes.get_legend_handles_labels()[1] == ["unrelated spaces: 0.100"]
-
-
-@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
-def test_a_picture_is_written_in_the_format_of_its_ending(tmp_path, ending):
-    path = save(plot_scorecard(CARD, "a → b"), tmp_path / f"card{ending}")
-    assert path.read_bytes()[:4] in (b"\x89PNG", b"<?xm", b"%PDF")
-
-
-def test_other_endings_and_missing_folders_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"`plot` must end in .png, .svg or .pdf; got 'card.bmp'"):
-        save(plot_scorecard(CARD, "a → b"), tmp_path / "card.bmp")
-    with pytest.raises(InputError, match="`plot` must lie in a folder that exists"):
-        save(plot_scorecard(CARD, "a → b"), tmp_path / "none" / "card.png")
 
 
 def test_a_stitcher_without_a_scorecard_has_nothing_to_draw():

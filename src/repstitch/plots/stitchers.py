@@ -1,54 +1,21 @@
-"""Pictures: a result in, a matplotlib Figure out. Colours are told apart by the colour-blind (Okabe and Ito 2008)."""
+"""Pictures of a stitcher: its scorecard, and the learning curve of its training."""
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repstitch.errors import InputError
 from repstitch.names import USES
+from repstitch.plots.canvas import BLUE, GREEN, GREY, ORANGE, figure
 from repstitch.scorecard import ALIGNMENTS, REFERENCES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 USE_WORDS = {"query": "new queries, old index", "corpus": "old vectors, new queries"}
-
-
-def figure(panels: int, width: float = 4.6, height: float = 3.6, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
-    """Axes for so many panels, at most `columns` a row, on a figure of its own, drawn without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    across = min(panels, columns)
-    down = -(-panels // across)
-    made = Figure(figsize=(width * across, height * down), layout="constrained")
-    FigureCanvasAgg(made)
-    return made, [made.add_subplot(down, across, i + 1) for i in range(panels)]
-
-
-def save(figure: Figure, path: str | os.PathLike) -> Path:
-    """Write the picture as .png, .svg or .pdf; InputError on another ending or a folder that is not there."""
-    target = check_picture(path)
-    figure.savefig(target, dpi=150)
-    return target
-
-
-def check_picture(path: str | os.PathLike, name: str = "plot") -> Path:
-    """The path of a picture that can be written: a known ending, in a folder that exists. `name` is the argument's."""
-    target = Path(path)
-    if target.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"`{name}` must end in .png, .svg or .pdf; got {target.name!r}.")
-    if not target.parent.is_dir():
-        raise InputError(f"`{name}` must lie in a folder that exists; there is no {target.parent}.")
-    if target.is_dir():
-        raise InputError(f"`{name}` must be a file; {target} is a folder.")
-    return target
 
 
 def plot_retrieval(axes: Axes, card: Mapping) -> Axes:

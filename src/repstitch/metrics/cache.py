@@ -1,0 +1,94 @@
+"""Neighbour graphs kept on disk by the content of their rows, so that no space is searched twice."""
+
+import hashlib
+import logging
+import os
+import uuid
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repstitch.errors import InputError, one_line
+from repstitch.metrics.neighbours import Graph, graph
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # of the files, and of what a graph is: a change of either must not read the older ones
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def kept_graph(X: Tensor, k: int, name: str, folder: str | os.PathLike) -> Graph:
+    """`graph(X, k, name)`, from `folder` if it was computed there before, for this `k` or a larger one.
+
+    A file is named by a hash of the rows' bytes and shape, so rows that change are other rows. It appears by rename.
+    One that cannot be read is computed again, with a warning. Raises InputError as `graph` does, and where the folder
+    cannot be written.
+    """
+    if not 1 <= k < len(X):
+        return graph(X, k, name)  # which refuses it
+    folder = _folder(folder)
+    rows = _content(X)
+    for size, path in sorted((_size(path), path) for path in folder.glob(f"{rows}.k*.npz")):
+        if size >= k:
+            try:
+                return _read(path, len(X), size, k, X.device)
+            except UNREADABLE as error:
+                log.warning("%s cannot be read (%s); the graph of %s is computed again.", path, one_line(error), name)
+    found = graph(X, k, name)
+    _write(folder / f"{rows}.k{k}.npz", found)
+    return found
+
+
+def _folder(folder: str | os.PathLike) -> Path:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"`cache` {folder} must be a folder that can be written: {one_line(error)}") from None
+    return Path(folder)
+
+
+def _content(X: Tensor) -> str:
+    rows = np.ascontiguousarray(X.float().cpu().numpy())
+    digest = hashlib.blake2b(repr((FORMAT, rows.shape)).encode(), digest_size=16)
+    digest.update(rows.data)
+    return digest.hexdigest()
+
+
+def _size(path: Path) -> int:
+    digits = path.suffixes[-2].removeprefix(".k")
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _read(path: Path, n: int, size: int, k: int, device: torch.device) -> Graph:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:  # each array has its own checksum
+        neighbours, similarities, mean, repeats = (
+            held[key] for key in ("neighbours", "similarities", "mean", "repeats")
+        )
+    if neighbours.shape != (n, size) or similarities.shape != (n, size) or mean.shape != (n,):
+        raise ValueError("it holds another graph")
+    near, similar, mean = (
+        torch.from_numpy(np.ascontiguousarray(part)).to(device)
+        for part in (neighbours[:, :k], similarities[:, :k], mean)
+    )
+    return Graph(near.long(), similar, mean, int(repeats))
+
+
+def _write(path: Path, found: Graph) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    parts = {
+        "neighbours": found.neighbours.cpu().numpy().astype(np.int32),
+        "similarities": found.similarities.cpu().numpy(),
+        "mean": found.mean.cpu().numpy(),
+        "repeats": np.int64(found.repeats),
+    }
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **parts)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"`cache` {path.parent} must be a folder that can be written: {one_line(error)}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""What every picture is drawn on and with: figures without a display, files, colours that the colour-blind tell apart."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repstitch.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito 2008, "Color Universal Design". Grey is none of theirs: it says "not known".
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
+
+
+def figure(panels: int, width: float = 4.6, height: float = 3.6, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
+    """Axes for so many panels, at most `columns` a row, on a figure of its own, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = min(panels, columns)
+    down = -(-panels // across)
+    made = Figure(figsize=(width * across, height * down), layout="constrained")
+    FigureCanvasAgg(made)
+    return made, [made.add_subplot(down, across, i + 1) for i in range(panels)]
+
+
+def save(figure: Figure, path: str | os.PathLike) -> Path:
+    """Write the picture as .png, .svg or .pdf; InputError on another ending or a folder that is not there.
+
+    The same picture gives the same bytes, and the text of an .svg stays text, to be searched and edited.
+    """
+    from matplotlib import rc_context
+
+    target = check_picture(path)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "repstitch"}):
+        figure.savefig(target, dpi=150, metadata=DATELESS[target.suffix])
+    return target
+
+
+def check_picture(path: str | os.PathLike, name: str = "plot") -> Path:
+    """The path of a picture that can be written: a known ending, in a folder that exists. `name` is the argument's."""
+    target = Path(path)
+    if target.suffix not in DATELESS:
+        raise InputError(f"`{name}` must end in .png, .svg or .pdf; got {target.name!r}.")
+    if not target.parent.is_dir():
+        raise InputError(f"`{name}` must lie in a folder that exists; there is no {target.parent}.")
+    if target.is_dir():
+        raise InputError(f"`{name}` must be a file; {target} is a folder.")
+    return target
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one kind of thing is drawn: as points (marker, line) or as areas (hatch), in its colour."""
+
+    colour: str
+    marker: str = "o"
+    line: str = "-"
+    hatch: str = ""
+
+
+def looks(kinds: Iterable[str | None]) -> dict[str | None, Look]:
+    """A look for each kind, in order of their names; after eight, colours come again with another marker and hatch.
+
+    None, the kind that is not known, is grey and last.
+    """
+    kinds = set(kinds)
+    known = sorted(kind for kind in kinds if kind is not None)
+    found: dict[str | None, Look] = {}
+    for i, kind in enumerate(known):
+        turn = i // len(COLOURS) % len(MARKERS)
+        found[kind] = Look(COLOURS[i % len(COLOURS)], MARKERS[turn], LINES[turn % len(LINES)], HATCHES[turn])
+    return found | ({None: Look(GREY)} if None in kinds else {})
+
+
+MARKERS = ("o", "s", "^", "D", "v")
+LINES = ("-", "-.", ":")
+HATCHES = ("", "////", "....", "xxxx", "----")
+# What each format is told to leave out, so that files do not differ by the time they were written.
+DATELESS = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}

@@ -1,0 +1,136 @@
+"""Room for names: long ones shortened, and names beside points set where they hide neither points nor one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NEAR = 6.0  # points of 1/72 inch, from where a name needs a line to its point
+DISTANCES = (0.0, 4.0, 10.0, 18.0, 28.0, 40.0)
+ROUNDS = 4
+
+
+def shorten(name: str, longest: int = 30) -> str:
+    """The name, its middle left out where it is longer; the end stays, for it often tells layers apart."""
+    if len(name) <= longest:
+        return name
+    end = (longest - 1) // 2
+    return f"{name[: longest - 1 - end]}…{name[-end:]}"
+
+
+def points_across(axes: Axes) -> tuple[float, float]:
+    """Width and height of the axes in points of 1/72 inch, as they lie before the layout makes room for what is around."""
+    box = axes.get_window_extent()
+    return box.width * 72 / axes.figure.dpi, box.height * 72 / axes.figure.dpi
+
+
+def beside(axes: Axes) -> Any:
+    """Coordinates at the right of the axes: x in points of 1/72 inch from their edge, y from 0 at the bottom to 1."""
+    from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform_factory
+
+    points = Affine2D().scale(1 / 72) + axes.figure.dpi_scale_trans
+    return blended_transform_factory(points + ScaledTranslation(1, 0, axes.transAxes), axes.transAxes)
+
+
+def name_points(
+    axes: Axes,
+    names: Sequence[str],
+    places: Sequence[Sequence[float]],
+    radii: Sequence[float] | float = 4.0,
+    taken: Sequence[Sequence[float]] = (),
+    size: float = 8,
+    thin: bool = False,
+    **style,
+) -> list[str]:
+    """Write each name near its place (x, y), with a line to it where it had to move away; returns those written.
+
+    Names hide neither the points at the places, `radii` large (in points of 1/72 inch), nor the places that are `taken`
+    besides, if it can be helped. With `thin`, a name that finds no free room is left out. The axes' limits and all that
+    takes room around them must be set before; names that are written do not change the layout.
+    """
+    if not names:
+        return []
+    axes.figure.draw_without_rendering()  # so that the layout is done and the axes are as large as they will be
+    to_points = 72 / axes.figure.dpi
+    at = axes.transData.transform(np.array(places, dtype=float)) * to_points
+    reach = np.broadcast_to(np.asarray(radii, dtype=float), len(at))[:, None]
+    others = axes.transData.transform(np.array(taken, dtype=float).reshape(-1, 2)) * to_points
+    dots = np.vstack([np.hstack([at - reach, at + reach]), np.hstack([others - 2, others + 2])])
+    frame = axes.get_window_extent()
+    inside = np.array([frame.x0, frame.y0, frame.x1, frame.y1]) * to_points
+    sizes = np.array([_text_size(axes, name, fontsize=size, **style) for name in names]) * to_points + 1
+    offsets, written = _settled(at, reach, sizes, dots, inside, thin)
+    for i in np.flatnonzero(written):
+        gap = np.maximum(np.abs(offsets[i]) - sizes[i] / 2, 0) - reach[i]
+        text = axes.annotate(
+            names[i],
+            places[i],
+            offsets[i],
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=size,
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "#666666", "shrinkA": 0, "shrinkB": reach[i, 0]}
+            if gap.max() > NEAR
+            else None,
+            zorder=4,
+            **style,
+        )
+        text.set_in_layout(False)
+    return [names[i] for i in np.flatnonzero(written)]
+
+
+def _text_size(axes: Axes, text: str, **style) -> tuple[float, float]:
+    """Width and height in pixels."""
+    written = axes.text(0, 0, text, **style)
+    box = written.get_window_extent()
+    written.remove()
+    return box.width, box.height
+
+
+def _settled(at, reach, sizes, dots, inside, thin: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (N, 2) from each place to the middle of its name, and which names are written.
+
+    Each name in turn, the most crowded first, takes the cheapest of its candidate places, given where the others are;
+    a few rounds, since what comes first does not know yet where the rest will be.
+    """
+    N = len(at)
+    crowd = (1 / (1 + np.linalg.norm(at[:, None] - at[None], axis=2))).sum(1)
+    offsets, placed = np.zeros((N, 2)), np.zeros(N, dtype=bool)
+    boxes = np.zeros((N, 4))
+    for last in [False] * (ROUNDS - 1) + [True]:
+        for i in np.argsort(-crowd, kind="stable"):
+            placed[i] = False
+            found, dislike = _candidates(sizes[i], reach[i, 0])
+            corners = np.hstack([at[i] + found - sizes[i] / 2, at[i] + found + sizes[i] / 2])
+            hidden = _overlap(corners, boxes[placed]).sum(1)
+            outside = sizes[i].prod() - _overlap(corners, inside[None])[:, 0]
+            bad = hidden + outside + 0.5 * _overlap(corners, dots).sum(1)
+            best = int((bad + dislike).argmin())
+            if thin and last and hidden[best] + outside[best] > 1:
+                continue
+            offsets[i], boxes[i], placed[i] = found[best], corners[best], True
+    return offsets, placed
+
+
+def _candidates(size: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (K, 2) all around and further away, and how much each is disliked: the right and the near are liked."""
+    angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    way = np.column_stack([np.cos(angles), np.sin(angles)])
+    away = np.array(DISTANCES)[:, None, None] + size / 2 + radius + 1
+    # A corner of the name, not its middle, points to the place unless it lies straight above, below or beside it.
+    found = way * away * np.where(np.abs(way).min(1, keepdims=True) < 0.1, 1, 1.15)
+    dislike = np.array(DISTANCES)[:, None] * 1.5 + 3 * (1 - way[:, 0])
+    return found.reshape(-1, 2), dislike.ravel()
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Areas (A, B) that boxes (x0, y0, x1, y1) have in common."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    return (high - low).clip(min=0).prod(2)
