@@ -23,9 +23,9 @@ from repstitch.names import MODALITIES, POOLINGS, ROLES
 class Card:
     """One encoder as a `[[space]]` table states it; what is `None` is left to the checkpoint's own settings.
 
-    `encoder` is `library:model` (`timm`, `torchvision`, `transformers`), `checkpoint` a local file or folder with the
-    weights, relative to the card or to `REPSTITCH_WEIGHTS`; without one the weights come from the Hub. `model_args`
-    go to the model's constructor.
+    `encoder` is `library:model` (`timm`, `torchvision`, `transformers`; `api` for a model that only its provider runs,
+    whose vectors are read from files), `checkpoint` a local file or folder with the weights, relative to the card or to
+    `REPSTITCH_WEIGHTS`; without one the weights come from the Hub. `model_args` go to the model's constructor.
 
     Images: resized and cropped to `input_size` (channels, height, width) by timm's `crop_mode` and `crop_pct`, put in
     the order `channels`, scaled to 0 .. `scale`, then minus `mean`, divided by `std` (both in that channel order).
@@ -309,10 +309,10 @@ def _library_of(folder: Path) -> str:
 
 def modality(card: Card) -> str:
     """What the encoder of a card reads: image or text."""
-    return card.modality or ("text" if card.encoder.startswith("transformers:") else "image")
+    return card.modality or ("text" if card.encoder.startswith(("transformers:", "api:")) else "image")
 
 
-LIBRARIES = ("timm", "torchvision", "transformers")
+LIBRARIES = ("timm", "torchvision", "transformers", "api")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 SETTINGS = {"name", "pooling", "layer", "role", "skip_first", "max_length", "model_args"}
 CHOICES = {

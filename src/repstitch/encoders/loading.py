@@ -161,5 +161,17 @@ def _sentence_settings(folder: Path, card: Card) -> Card:
     return replace(card, **{key: value for key, value in found.items() if getattr(card, key) is None})
 
 
-LIBRARIES = {"timm": _open_timm, "torchvision": _open_torchvision, "transformers": _open_transformers}
+def _open_api(card: Card) -> tuple["nn.Module", Card, Any]:
+    raise InputError(
+        f"`encoder` {card.name!r} must be a model that can be loaded; it is an API model, whose vectors are read from "
+        "files: embed with its provider, and give the file."
+    )
+
+
+LIBRARIES = {
+    "timm": _open_timm,
+    "torchvision": _open_torchvision,
+    "transformers": _open_transformers,
+    "api": _open_api,
+}
 BUILDERS = {"mobilenetv1_025": _mobilenetv1_025}
