@@ -22,6 +22,7 @@ def run_embed(args) -> None:
         device=args.device,
         precision=args.precision,
         dtype=args.dtype,
+        layers=_layers(args.layers),
         **settings,
     )
     _emit({"out": args.out, "rows": rows}, f"{rows} rows in {args.out}", args.json)
@@ -243,6 +244,15 @@ def _shares(text: str) -> tuple[float, ...]:
         return tuple(float(share) for share in text.split(","))
     except ValueError:
         raise InputError(f"`--split` must be three shares like 0.6,0.15,0.25; got {text!r}.") from None
+
+
+def _layers(text: str | None) -> str | list[int] | None:
+    if text is None or text == "all":
+        return text
+    try:
+        return [int(layer) for layer in text.split(",")]
+    except ValueError:
+        raise InputError(f"`--layers` must be all, or numbers like 1,6,12; got {text!r}.") from None
 
 
 def _json_object(text: str, flag: str) -> dict:
