@@ -91,7 +91,7 @@ def read_items(data: str | os.PathLike, modality: str, limit: int | None = None)
     check_unique(np.array(ids, dtype=object), "data")
     if limit is not None and limit < len(ids):
         picked = [i * len(ids) // limit for i in range(limit)]
-        ids, values, stamps = ([column[i] for i in picked] for column in (ids, values, stamps))
+        ids, values, stamps = [ids[i] for i in picked], [values[i] for i in picked], [stamps[i] for i in picked]
     total = hashlib.sha256()
     for entry in itertools.chain(ids, stamps):
         total.update(entry.encode() + b"\0")
