@@ -23,7 +23,7 @@ ROWS = (
     ("encoders",),
     ("plots", "wire"),
     ("server",),
-    ("demo",),
+    ("demo", "study"),
     ("commands",),
     ("cli",),
     ("__main__",),

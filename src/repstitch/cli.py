@@ -131,6 +131,20 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--drop-invalid", action="store_true", help="leave out rows that cannot be used, and say how many")
 
     c = command(
+        "study",
+        commands.run_study,
+        "embed many encoders, align them all and report whether they converge",
+        "repstitch study prh --data pictures-and-captions --out results --skip-missing",
+    )
+    c.add_argument("study", metavar="FILE", help="a study's .toml, or the name of one that comes along: prh, local")
+    c.add_argument("--out", required=True, metavar="DIR", help="results, a folder an experiment; run again to go on")
+    c.add_argument("--data", metavar="DIR", help="what the study's paths are relative to; default: REPSTITCH_DATA")
+    c.add_argument("--only", metavar="NAME", help="one experiment of the study")
+    c.add_argument("--skip-missing", action="store_true", help="go on without encoders that cannot be loaded")
+    c.add_argument("--batch-size", type=int, default=64)
+    c.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
+
+    c = command(
         "list", commands.run_list, "list the stitchers of a folder", "repstitch list --stitchers models/stitchers"
     )
     _folder_argument(c)

@@ -239,6 +239,21 @@ def run_demo(args) -> None:
     demo(Path(args.out), seed=args.seed)
 
 
+def run_study(args) -> None:
+    from repstitch.study import run, summary
+
+    results = run(
+        args.study,
+        args.out,
+        data=args.data,
+        only=args.only,
+        skip_missing=args.skip_missing,
+        batch_size=args.batch_size,
+        device=args.device,
+    )
+    _emit(results, summary(results), args.json)
+
+
 def _shares(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(share) for share in text.split(","))
