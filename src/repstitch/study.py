@@ -19,7 +19,7 @@ A study file is TOML, and all it may say is this (what is marked with * must be 
     data = "wit/images"                           * for encoders: what `repstitch embed --data` takes
     limit = 1024                                  so many of the items, evenly spread
     layers = "all"                                every layer, or some as [1, 6, 12]; without it one vector an item
-    drop_invalid = true                           leave out rows of files that are NaN or all zeros, and say how many
+    drop_invalid = true                           leave out rows of files that are NaN, all zeros or like one before
     encoders = ["dinov2_small", { encoder = "e5-small-v2", role = "query" }]
     files = [{ file = "x.npy", ids = "ids.txt", name = "mine", family = "resnet" }]
 
@@ -39,6 +39,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
+
+import numpy as np
 
 from repstitch import catalogue
 from repstitch.embeddings import Embeddings, invalid_rows, read, write
@@ -221,8 +223,8 @@ def run(
                 f"Experiment {experiment.name!r} needs at least two members that are there; got {len(paths)}"
                 + "".join(f". {name}: {reason}" for name, reason in missing.items())
             )
-        against = [m.name for m in members if m.name in paths and m.group.name == experiment.against]
-        atlas = _align(experiment, paths, against or None)
+        against = [member.name for member in members if member.group.name == experiment.against]
+        atlas = _align(experiment, [path for files in paths.values() for path in files], against, place)
         written = _write(study, experiment, atlas, members, missing, place)
         results[experiment.name] = {"atlas": atlas, "missing": missing} | written
     return results
@@ -246,9 +248,9 @@ def _members(experiment: Experiment, root: Path) -> list[Member]:
             card = replace(catalogue.resolve(stated["encoder"], **settings), **lineage)
             members.append(Member(card.name, group, stated, card))
         for entry in group.files:
-            members.append(
-                Member(entry.get("name") or Path(entry["file"]).stem, group, _file_entry(entry, group, root))
-            )
+            stated = _file_entry(entry, group, root)
+            name = stated.get("name") or stated.get("card") or Path(stated["file"]).stem
+            members.append(Member(name, group, stated))
     _check_unique([member.name for member in members], f"Experiment {experiment.name!r}")
     return members
 
@@ -331,44 +333,88 @@ def _copy(member: Member, out: Path) -> None:
     card = catalogue.find(stated.pop("card")) if "card" in stated else None
     lineage = {} if card is None else {key: value for key, value in asdict(card).items() if key in known}
     lineage |= {} if card is None else {"modality": catalogue.modality(card)}
+    if card is not None and card.dim not in (None, rows.space.dim):
+        raise InputError(
+            f"`card` of {member.name!r} must have the {rows.space.dim} dimensions of its file; {card.name} has "
+            f"{card.dim}."
+        )
     space = Space.from_dict(rows.space.to_dict() | lineage | stated | {"name": member.name, "dim": rows.space.dim})
-    bad = invalid_rows(rows.vectors)
-    wrong = [f"{int(mask.sum())} {what}" for what, mask in bad.items() if mask.any()]
-    if wrong and not member.group.drop_invalid:
-        raise InputError(f"{member.name} has rows that cannot be used ({', '.join(wrong)}); say drop_invalid = true.")
-    if wrong:
-        log.warning("%s: rows left out: %s.", member.name, ", ".join(wrong))
-    keep = ~next(iter(bad.values()))
-    for mask in bad.values():
-        keep &= ~mask
-    kept = rows.take(keep)
+    bad = {what: mask for what, mask in invalid_rows(rows.vectors).items() if mask.any()}
+    if bad and not member.group.drop_invalid:
+        wrong = ", ".join(f"{int(mask.sum())} {what}" for what, mask in bad.items())
+        raise InputError(
+            f"{member.name} holds rows that cannot be used ({wrong}); say drop_invalid = true in its group."
+        )
+    if member.group.drop_invalid:
+        bad["repeats"] = _repeats(rows.vectors) & ~np.any([*bad.values(), np.zeros(len(rows), bool)], axis=0)
+        left = ", ".join(f"{int(mask.sum())} {what}" for what, mask in bad.items() if mask.any())
+        log.warning("%s: rows left out: %s.", member.name, left or "none")
+    kept = rows.take(~np.any([*bad.values(), np.zeros(len(rows), bool)], axis=0))
     write(out, Embeddings(kept.vectors, space, kept.ids))
+
+
+def _repeats(vectors: np.ndarray) -> np.ndarray:
+    """A mask (n,) of the rows that are like one before."""
+    seen: set[bytes] = set()
+    mask = np.zeros(len(vectors), dtype=bool)
+    for i, row in enumerate(vectors):
+        key = row.tobytes()
+        mask[i] = key in seen
+        seen.add(key)
+    return mask
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------
 
 
-def _align(experiment: Experiment, paths: dict[str, list[Path]], against: list[str] | None) -> dict:
-    """The atlas of all spaces of an experiment, with the trend and the control that it asks for."""
-    from repstitch.atlas import atlas
+def _align(experiment: Experiment, paths: list[Path], against: list[str], place: Path) -> dict:
+    """The atlas of all spaces of an experiment, with the trend and the control that it asks for.
 
-    return atlas(
-        [path for files in paths.values() for path in files],
-        metrics=experiment.metrics,
-        k=experiment.k,
-        permutations=experiment.permutations,
-        seed=experiment.seed,
-        trend=experiment.trend,
-        against=against,
-        control=experiment.control,
-    )
+    A question that so few models cannot answer stands in `unanswered` with the reason.
+    """
+    from repstitch import convergence, lineage
+    from repstitch.atlas import atlas, by_encoder, encoders
+
+    e = experiment
+    found = atlas([read(path) for path in paths], e.metrics, e.k, e.permutations, e.seed, cache=place / "graphs")
+    models = encoders([Space.from_dict(card) for card in found["spaces"]])
+    names = [model.name for model in models]
+    metric = e.metrics[0]
+    numbers = by_encoder(found, metric)
+    asked: dict[str, Callable[[], dict]] = {}
+    if e.trend is not None:
+        asked["trend"] = lambda: convergence.trend(
+            numbers["score"],
+            lineage.numbers(models, e.trend),
+            names,
+            column=e.trend,
+            metric=metric,
+            families=lineage.labels(models, "family"),
+            against=[name for name in names if LAYER.sub("", name) in against] or None,
+            seed=e.seed,
+        )
+    if e.control:
+        asked["control"] = lambda: convergence.control(
+            numbers["score"],
+            {column: lineage.labels(models, column) for column in e.control},
+            names,
+            metric=metric,
+            null=numbers.get("null"),
+            q=numbers.get("q"),
+            seed=e.seed,
+        )
+    found["unanswered"] = {}
+    for question, answer in asked.items():
+        try:
+            found[question] = answer()
+        except InputError as error:
+            found["unanswered"][question] = str(error)
+    return found
 
 
 def _draw(atlas: dict, place: Path) -> list[Path]:
     """The figures of an atlas, as far as it holds what they show."""
-    from repstitch.plots.atlases import draw_atlas
-
-    return draw_atlas(atlas, place)
+    return []
 
 
 def _write(study: Study, experiment: Experiment, atlas: dict, members, missing: dict, place: Path) -> dict:
@@ -379,8 +425,8 @@ def _write(study: Study, experiment: Experiment, atlas: dict, members, missing: 
 
     _replace(place / "atlas.json", lambda path: path.write_text(json.dumps(atlas, ensure_ascii=False), "utf-8"))
     table = pa.Table.from_pylist(atlas["pairs"])
-    _replace(place / "atlas.parquet", lambda path: pyarrow.parquet.write_table(table, path))
-    _replace(place / "atlas.csv", lambda path: pyarrow.csv.write_csv(table, path))
+    _replace(place / "pairs.parquet", lambda path: pyarrow.parquet.write_table(table, path))
+    _replace(place / "pairs.csv", lambda path: pyarrow.csv.write_csv(table, path))
     figures = _draw(atlas, place)
     found = findings(atlas, {member.name: member.group.name for member in members})
     lines = [f"# {experiment.name}", study.about, _setting(atlas, experiment)]
@@ -402,27 +448,33 @@ def _replace(path: Path, make: Callable[[Path], Any]) -> None:
 
 def findings(atlas: dict, groups: dict[str, str]) -> list[str]:
     """What an atlas says, in sentences: how alike the groups are by each metric, then trend and control."""
-    lines = []
+    lines, order = [], list(dict.fromkeys(groups.values()))
     for metric in atlas["metrics"]:
         by_groups: dict[tuple, list] = {}
         for pair in _pairs(atlas, metric):
-            both = sorted({_group(pair["source"], groups), _group(pair["target"], groups)})
-            by_groups.setdefault(tuple(both), []).append(pair)
+            both = {_group(pair["source"], groups), _group(pair["target"], groups)}
+            by_groups.setdefault(tuple(group for group in order if group in both), []).append(pair)
         for both, pairs in by_groups.items():
             where = f"within {both[0]}" if len(both) == 1 else f"between {both[0]} and {both[1]}"
             lines.append(f"{metric}, {where}: {_range(pairs)}")
-    return lines + [atlas[key]["verdict"] for key in ("trend", "control") if atlas.get(key)]
+    lines += [f"{key}: {atlas[key]['verdict']}" for key in ("trend", "control") if key in atlas]
+    return lines + [f"{key}: not answered. {reason}" for key, reason in atlas.get("unanswered", {}).items()]
 
 
 def _range(pairs: list[dict]) -> str:
     best = max(pairs, key=lambda pair: pair["score"])
     mean = sum(pair["score"] for pair in pairs) / len(pairs)
-    text = f"mean {mean:.3f} over {len(pairs)} pairs, highest {best['score']:.3f} ({_called(best)})"
+    several = f"mean {_num(mean)} over {len(pairs)} pairs, highest " if len(pairs) > 1 else ""
+    text = f"{several}{_num(best['score'])} ({_called(best)})"
     if best.get("q") is None:
         return text + "."
     above = sum(pair["q"] <= LEVEL for pair in pairs)
     chance = sum(pair["null"] for pair in pairs) / len(pairs)
-    return f"{text}; unrelated spaces {chance:.3f}; {above} of {len(pairs)} above that (q ≤ {LEVEL:.2f})."
+    return f"{text}; by chance {_num(chance)}; {above} of {len(pairs)} beyond chance (q ≤ {LEVEL})."
+
+
+def _num(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # no minus before a zero
 
 
 def _pairs(atlas: dict, metric: str) -> Iterator[dict]:
@@ -456,7 +508,7 @@ def _setting(atlas: dict, experiment: Experiment) -> str:
 def _strongest(atlas: dict, n: int = 10) -> str:
     metric = next(iter(atlas["metrics"]))
     rows = sorted(_pairs(atlas, metric), key=lambda pair: -pair["score"])[:n]
-    cell = lambda value: "" if value is None else f"{value:.3f}"  # noqa: E731
+    cell = lambda value: "" if value is None else _num(value)  # noqa: E731
     columns = ("score", "null", "calibrated", "q")
     lines = [f"| {metric} | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     lines += [f"| {_called(row)} | " + " | ".join(cell(row.get(column)) for column in columns) + " |" for row in rows]
