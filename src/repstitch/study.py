@@ -244,7 +244,11 @@ def _members(experiment: Experiment, root: Path) -> list[Member]:
             lineage = {key: value for key, value in stated.items() if key in LINEAGE}
             settings = {key: value for key, value in stated.items() if key not in ("encoder", *LINEAGE)}
             if group.layers is not None:
-                settings |= {"layer": -1}
+                if "layer" in settings:
+                    raise InputError(
+                        f"`layer` of {stated['encoder']!r} and `layers` of its group cannot both be stated."
+                    )
+                settings["layer"] = -1
             card = replace(catalogue.resolve(stated["encoder"], **settings), **lineage)
             members.append(Member(card.name, group, stated, card))
         for entry in group.files:
@@ -257,11 +261,10 @@ def _members(experiment: Experiment, root: Path) -> list[Member]:
 
 def _file_entry(entry: dict, group: Group, root: Path) -> dict:
     known = {"file", "ids", "card"} | {f.name for f in fields(Space)} - {"dim"}
-    unknown = sorted(set(entry) - known)
-    if unknown or "file" not in entry:
+    if not isinstance(entry, dict) or "file" not in entry or set(entry) - known:
         raise InputError(
-            f"`files` of group {group.name!r} must each state `file`, and may state {', '.join(sorted(known))}; got "
-            f"{', '.join(entry)}."
+            f"`files` of group {group.name!r} must each be a table with `file`, that may also state "
+            f"{', '.join(sorted(known - {'file'}))}; got {entry!r}."
         )
     return entry | {key: str(root / entry[key]) for key in ("file", "ids") if key in entry}
 
@@ -290,12 +293,12 @@ def _take(member: Member, place: Path, root: Path, batch_size: int, device: str)
     """The member's embeddings, made now if they are not there as they are wanted."""
     group, card = member.group, member.card
     if card is None:
-        note: dict[str, Any] = {"stated": member.stated, "stamp": _stamp(member.stated), "drop": group.drop_invalid}
+        note: dict[str, Any] = member.stated | {"drop_invalid": group.drop_invalid} | _stamps(member.stated)
         make: Callable[[Path], Any] = lambda out: _copy(member, out)  # noqa: E731
     else:
         data = str(root / (group.data or ""))
         stamp = read_items(data, catalogue.modality(card), group.limit).stamp
-        note = {"card": asdict(card), "data": stamp, "layers": group.layers}
+        note = {"card": asdict(replace(card, checkpoint=None)), "data": stamp, "layers": group.layers}
         make = lambda out: _embed(member, data, out, batch_size, device)  # noqa: E731
     out = place / (member.name if card is not None and group.layers is not None else f"{member.name}.parquet")
     beside = place / f"{member.name}.json"
@@ -318,9 +321,14 @@ def _embed(member: Member, data: str, out: Path, batch_size: int, device: str) -
     embed(encoder, data, out, batch_size=batch_size, layers=group.layers, limit=group.limit)
 
 
-def _stamp(stated: dict) -> list:
-    found = [Path(re.sub(r"(\.\w+):[^/]*$", r"\1", stated[key])) for key in ("file", "ids") if key in stated]
-    return [[path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else None for path in found]
+def _stamps(stated: dict) -> dict:
+    """What changes when a file or its ids do, in the place of their paths."""
+    stamps = {}
+    for key in ("file", "ids"):
+        path = Path(re.sub(r"(\.\w+):[^/]*$", r"\1", stated.get(key, "")))
+        if key in stated and path.exists():
+            stamps[key] = [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+    return stamps
 
 
 def _copy(member: Member, out: Path) -> None:
