@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.csv
@@ -13,14 +14,17 @@ import timm
 import torch
 from PIL import Image
 
-from repstitch import catalogue, encoders, study
+from repstitch import catalogue, embeddings, encoders, study
 from repstitch.catalogue import Card
 from repstitch.cli import main
-from repstitch.embeddings import read
 from repstitch.errors import InputError, NotFoundError
 
 DATA = Path(os.environ.get("REPSTITCH_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")
 N = 24
+
+
+def read(path) -> Any:
+    return embeddings.read(path)
 
 
 def fake_atlas(experiment, paths, against, place):

@@ -241,8 +241,8 @@ def _members(experiment: Experiment, root: Path) -> list[Member]:
             for key in ("encoder", "checkpoint"):
                 if key in stated and (root / stated[key]).exists():
                     stated[key] = str(root / stated[key])
-            lineage = {key: value for key, value in stated.items() if key in LINEAGE}
-            settings = {key: value for key, value in stated.items() if key not in ("encoder", *LINEAGE)}
+            lineage: dict[str, Any] = {key: value for key, value in stated.items() if key in LINEAGE}
+            settings: dict[str, Any] = {k: v for k, v in stated.items() if k not in ("encoder", *LINEAGE)}
             if group.layers is not None:
                 if "layer" in settings:
                     raise InputError(
