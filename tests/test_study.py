@@ -96,6 +96,7 @@ def write(tmp_path, text=STUDY):
 @pytest.fixture
 def faked(monkeypatch):
     monkeypatch.setattr(study, "_align", fake_atlas)
+    monkeypatch.setattr(study, "_draw", lambda atlas, place: [place / "map.png"])
 
 
 def run(tmp_path, data, text=STUDY, **given):
@@ -205,6 +206,7 @@ def test_a_run_leaves_embeddings_an_atlas_and_a_report(tmp_path, data, faked):
     report = (place / "REPORT.md").read_text()
     for line in ("# first", "Are they alike?", f"{2 * depth + 1} spaces over {N} items", *found["findings"]):
         assert line in report
+    assert "![map](map.png)" in report
     assert "Left out" not in report
 
 
@@ -357,8 +359,15 @@ def test_the_command_prints_the_findings_and_ends_with_2_on_what_is_missing(tmp_
     assert line.endswith("say --skip-missing.")
 
 
+def test_a_study_without_anything_to_draw_with_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(study, "find_spec", lambda name: None)
+    assert study._draw({}, tmp_path) == []
+    assert "Figures are left out" in caplog.text
+
+
 def test_an_experiment_is_answered_by_the_atlas(tmp_path, data):
     pytest.importorskip("repstitch.atlas")
+    pytest.importorskip("repstitch.plots.atlases")
     found = run(tmp_path, data)["first"]
     place = tmp_path / "out" / "first"
     atlas = json.loads((place / "atlas.json").read_text())
@@ -369,6 +378,8 @@ def test_an_experiment_is_answered_by_the_atlas(tmp_path, data):
     }
     assert "at least 5 models" in atlas["unanswered"]["trend"]
     assert len(found["findings"]) == 4
+    assert (place / "heatmap_mutual_knn.png").is_file()
+    assert "![heatmap_mutual_knn](heatmap_mutual_knn.png)" in (place / "REPORT.md").read_text()
     assert run(tmp_path, data)["first"]["findings"] == found["findings"]
 
 
@@ -376,6 +387,7 @@ def test_an_experiment_is_answered_by_the_atlas(tmp_path, data):
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data; set REPSTITCH_DATA to its folder")
 def test_the_local_study_finds_lineage_and_agreement_beyond_it(tmp_path, monkeypatch):
     pytest.importorskip("repstitch.atlas")
+    pytest.importorskip("repstitch.plots.atlases")
     monkeypatch.setenv("REPSTITCH_WEIGHTS", str(DATA / "vision_weights"))
     found = study.run("local", tmp_path, data=DATA)
     vision, both = found["vision"]["atlas"], found["vision-language"]["atlas"]

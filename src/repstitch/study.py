@@ -37,6 +37,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -421,8 +422,13 @@ def _align(experiment: Experiment, paths: list[Path], against: list[str], place:
 
 
 def _draw(atlas: dict, place: Path) -> list[Path]:
-    """The figures of an atlas, as far as it holds what they show."""
-    return []
+    """The figures of an atlas; none, with a warning, where there is nothing to draw with."""
+    if find_spec("matplotlib") is None:
+        log.warning("Figures are left out; to have them, install repstitch[plot] and run the study again.")
+        return []
+    from repstitch.plots.atlases import draw_atlas
+
+    return draw_atlas(atlas, place)
 
 
 def _write(study: Study, experiment: Experiment, atlas: dict, members, missing: dict, place: Path) -> dict:
