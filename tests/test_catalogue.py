@@ -240,6 +240,13 @@ def test_what_is_set_goes_over_the_card():
     assert card.max_length == 8
 
 
+def test_the_width_of_a_card_is_that_of_its_own_vectors_only():
+    assert catalogue.resolve("clip_vit_b32_openai_image", name="mine").dim == 512
+    assert catalogue.resolve("clip_vit_b32_openai_image", pooling="cls", layer=3).dim is None
+    assert catalogue.resolve("mobilenetv2_slim_imagenet", pooling="gap").dim == 1280
+    assert catalogue.resolve("mobilenetv2_slim_imagenet", layer=-1).dim is None
+
+
 def test_another_checkpoint_leaves_the_revision_behind():
     assert catalogue.resolve("mobilenetv2_slim_imagenet", checkpoint="mine.safetensors").revision is None
 

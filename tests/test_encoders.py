@@ -696,6 +696,16 @@ def test_layers_that_cannot_be_taken_are_refused(tmp_path, bert, given, message)
         encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / "x", **given)
 
 
+def test_stages_may_be_wider_or_narrower_than_their_card_says_of_the_end(tmp_path, photos):
+    torch.manual_seed(0)
+    made = encoders.from_module(build("test_resnet", num_classes=0), card(pooling="gap"))
+    assert made.card.dim == 96
+    path = encoders.save(made, tmp_path)
+    encoders.embed(str(path), photos, tmp_path / "x", layers="all")
+    widths = [read(file).space.dim for file in sorted(tmp_path.glob("x/*"))]
+    assert widths == [info["num_chs"] for info in made.model.feature_info]
+
+
 def test_layers_need_a_folder_that_is_not_there(tmp_path, photos):
     encoder, _ = vit(layer=-1)
     with pytest.raises(InputError, match=r"`out` must be a folder, for it gets a file a layer; got 'x\.parquet'"):

@@ -273,7 +273,7 @@ def test_an_encoder_out_of_reach_is_named_and_left_out_only_if_asked(
     assert f"- {name}: `encoder`" in (tmp_path / "out" / "first" / "REPORT.md").read_text()
     assert f"left out: {name}: `encoder`" in study.summary({"first": found})
     alone = '[[experiment]]\nname = "alone"\n' + text[text.rindex("[[experiment.group]]") :]
-    with pytest.raises(InputError, match=f"'alone' needs at least two members that are there; got 0. {name}: "):
+    with pytest.raises(InputError, match=f"'alone' needs at least two .*; got 0; not reached: {name}. `encoder`"):
         run(tmp_path, data, alone, skip_missing=True)
 
 
@@ -303,6 +303,14 @@ def test_rows_of_files_that_cannot_be_used_are_refused_or_left_out(tmp_path, dat
 def test_a_file_without_ids_is_refused(tmp_path, data, faked):
     with pytest.raises(InputError, match="`files` entry 'mine' must have ids, which rows are matched by"):
         run(tmp_path, data, STUDY.replace('ids = "vectors/ids.txt", ', ""))
+
+
+def test_an_experiment_out_of_reach_does_not_keep_the_others_back(tmp_path, data, faked, caplog):
+    far = '[[experiment]]\nname = "far"\n[[experiment.group]]\nname = "api"\ndata = "t.txt"\nencoders = ["api:a/b"]\n'
+    (data / "t.txt").write_text("a\n")
+    text = STUDY.replace("[[experiment]]", far + "[[experiment]]", 1)
+    assert list(run(tmp_path, data, text, skip_missing=True)) == ["first"]
+    assert "Experiment 'far' needs at least two members that are there; got 0; not reached: b." in caplog.text
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------

@@ -239,6 +239,8 @@ def resolve(
         changes["input_size"] = (card.input_size[0] if card.input_size else 3, input_size, input_size)
     if prompt is not None:
         changes["prompts"] = {changes.get("role", card.role): prompt}
+    if any(changes.get(key, getattr(card, key)) != getattr(card, key) for key in SHAPING):
+        changes["dim"] = None  # the card speaks of its own vectors
     return replace(card, **changes)
 
 
@@ -315,6 +317,7 @@ def modality(card: Card) -> str:
 LIBRARIES = ("timm", "torchvision", "transformers", "api")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 SETTINGS = {"name", "pooling", "layer", "role", "skip_first", "max_length", "model_args"}
+SHAPING = ("pooling", "layer", "model_args")
 CHOICES = {
     "pooling": POOLINGS,
     "modality": MODALITIES,

@@ -202,8 +202,8 @@ def run(
 
     What was embedded before, with the same settings on the same items, is taken as it is, so a stopped study goes on.
     `data` is the folder that paths in the study are relative to, REPSTITCH_DATA by default. `only` runs the experiment
-    of that name. Encoders that cannot be loaded are left out and reported with `skip_missing`; without it the first is
-    an InputError, as is an experiment with fewer than two members left.
+    of that name. Encoders that cannot be loaded are left out and reported with `skip_missing`, as are experiments with
+    fewer than two members left; without it, or where nothing is left, they are an InputError.
     """
     study, out = read_study(file), Path(out)
     root = Path(data if data is not None else os.environ.get("REPSTITCH_DATA") or ".")
@@ -220,10 +220,12 @@ def run(
         (place / "embeddings").mkdir(parents=True, exist_ok=True)
         paths, missing = _gather(members, place / "embeddings", root, skip_missing, batch_size, device)
         if len(paths) < 2:
-            raise InputError(
-                f"Experiment {experiment.name!r} needs at least two members that are there; got {len(paths)}"
-                + "".join(f". {name}: {reason}" for name, reason in missing.items())
-            )
+            why = f"; not reached: {', '.join(missing)}. {next(iter(missing.values()))}" if missing else "."
+            message = f"Experiment {experiment.name!r} needs at least two members that are there; got {len(paths)}{why}"
+            if not skip_missing or (experiment is planned[-1][0] and not results):
+                raise InputError(message)
+            log.warning("%s", message)
+            continue
         against = [member.name for member in members if member.group.name == experiment.against]
         atlas = _align(experiment, [path for files in paths.values() for path in files], against, place)
         written = _write(study, experiment, atlas, members, missing, place)
