@@ -92,6 +92,16 @@ def test_the_catalogue_holds_the_models_of_the_platonic_study():
         assert all((card.family, card.architecture, card.objective, card.training_data, card.parameters))
 
 
+def test_the_towers_of_one_clip_share_a_width():
+    cards = catalogue.cards()
+    images = [name for name in cards if name.startswith("clip_vit_") and name.endswith("_image")]
+    assert len(images) == 7
+    for name in images:
+        image, text = cards[name], cards[name.replace("_image", "_text")]
+        assert (image.dim, image.training_data) == (text.dim, text.training_data)
+        assert (catalogue.modality(image), catalogue.modality(text)) == ("image", "text")
+
+
 @pytest.mark.parametrize("name", [name for name, card in catalogue.cards().items() if card.encoder[:5] == "timm:"])
 def test_a_timm_card_states_the_width_and_the_parameters_of_its_model(name):
     import timm

@@ -91,6 +91,29 @@ def bert(tmp_path):
     return folder
 
 
+@pytest.fixture
+def clip(tmp_path):
+    """A folder with a small CLIP of random weights, both towers, and a tokenizer of a dozen words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+    words = ["[UNK]", *"abcdefg", "the", "cat", "dog", "sat", "on", "mat", "with", "<start>", "<end>"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    start, end = len(words) - 2, len(words) - 1
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", start), ("<end>", end)]
+    )
+    folder = tmp_path / "tiny-clip"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<end>").save_pretrained(folder)
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    small["projection_dim"] = 8
+    text = small | {"vocab_size": len(words), "max_position_embeddings": 12, "bos_token_id": start, "eos_token_id": end}
+    vision = small | {"image_size": 32, "patch_size": 16}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    return folder
+
+
 def hidden_states(folder, text):
     from transformers import AutoModel, AutoTokenizer
 
@@ -255,6 +278,23 @@ def test_a_layer_of_a_text_encoder_is_that_hidden_state(bert, layer):
     expected = [hidden_states(bert, text)[layer][0] for text in TEXTS]
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
     assert encoder.space.layer == layer
+
+
+def test_the_text_tower_of_clip_gives_the_vector_that_it_compares_with_images(tmp_path, clip):
+    from transformers import AutoTokenizer, CLIPModel
+
+    encoder = encoders.load_encoder(str(clip))
+    whole, tokenizer = CLIPModel.from_pretrained(clip).eval(), AutoTokenizer.from_pretrained(clip)
+    with torch.inference_mode():
+        batches = [tokenizer(text, return_tensors="pt") for text in TEXTS]
+        rows = [whole.text_projection(whole.text_model(**batch).pooler_output)[0].numpy() for batch in batches]
+
+    np.testing.assert_allclose(encoder.encode(TEXTS), rows, atol=1e-6)
+    assert (encoder.space.dim, encoder.space.pooling, encoder.space.modality) == (8, "none", "text")
+
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS))
+    encoders.embed(str(clip), tmp_path / "t.txt", tmp_path / "x", layers="all", pooling="last")
+    assert [read(path).vectors.shape for path in sorted(tmp_path.glob("x/*"))] == [(5, 16)] * 3
 
 
 def test_a_prompt_is_put_before_every_text(bert):

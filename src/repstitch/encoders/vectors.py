@@ -127,8 +127,11 @@ def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.de
     there = range(net.config.num_hidden_layers + 1)
     card = replace(card, pooling=card.pooling or "mean")
     card = replace(card, layer=_layer(card, there))
-    if card.pooling not in POOLS:
-        raise InputError(f"`pooling` of a text encoder must be one of {', '.join(POOLS)}; got {card.pooling!r}.")
+    own = ("none",) if hasattr(net, "text_projection") else ()  # the one vector that CLIP compares with images
+    if card.pooling not in (*POOLS, *own):
+        raise InputError(
+            f"`pooling` of a text encoder must be one of {', '.join((*POOLS, *own))}; got {card.pooling!r}."
+        )
     lengths = (card.max_length, tokenizer.model_max_length, getattr(net.config, "max_position_embeddings", None))
     limit = min((n for n in lengths if n), default=None)
     card = replace(card, max_length=limit)
@@ -140,6 +143,8 @@ def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.de
         batch = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(device)
         mask = batch["attention_mask"]
         given = net(input_ids=batch["input_ids"], attention_mask=mask, output_hidden_states=layers != (None,))
+        if card.pooling == "none":
+            return [given.text_embeds]
         states = [given.last_hidden_state if layer is None else given.hidden_states[layer] for layer in layers]
         return [pool(tokens, mask, card.pooling or "mean", card.skip_first) for tokens in states]
 
