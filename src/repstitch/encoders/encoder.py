@@ -117,8 +117,9 @@ def embed(
     goes on where it stopped; the file appears when it is whole.
 
     With `layers` ("all", or numbers of blocks) `out` is a folder, and gets a file for each of them, such as
-    NAME.layer07.parquet, from one forward pass a batch. What block 7 gives is what `layer=7` gives; layer 0 of a text
-    encoder is what enters its first block.
+    NAME.layer07.parquet, from one forward pass a batch. What block 7 gives is what `layer=7` gives: of an image encoder
+    before any norm that follows; of a text encoder the hidden states of transformers, of which 0 is what enters the
+    first block and the last comes after the final norm, where the model has one.
     """
     check_out(out) if layers is None else check_out_folder(out)
     _check_choice("dtype", dtype, DTYPES)

@@ -130,7 +130,7 @@ def _open_transformers(card: Card) -> tuple["nn.Module", Card, Any]:
     class TextTower(CLIPTextModelWithProjection):
         """Of CLIP's two towers the one that reads texts; timm has the other."""
 
-        _keys_to_ignore_on_load_unexpected = ("^vision_model", "^visual_projection", "^logit_scale")
+        _keys_to_ignore_on_load_unexpected = ["^vision_model", "^visual_projection", "^logit_scale"]  # noqa: RUF012
 
     folder, card = _local(card) if card.checkpoint else _from_hub(card.encoder.partition(":")[2], card)
     tokenizer = AutoTokenizer.from_pretrained(folder)
