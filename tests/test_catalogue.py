@@ -1,16 +1,55 @@
 import subprocess
 import sys
+import tomllib
+from functools import partial
+from typing import Any
 
 import pytest
 
 from repstitch import catalogue
 from repstitch.catalogue import Card
+from repstitch.encoders import load_encoder
 from repstitch.errors import InputError, NotFoundError
+
+# The models of Huh et al. 2024, by the names of their checkpoints: 17 that see, 12 that read, and 8 that came later.
+VISION = (
+    "vit_tiny_patch16_224.augreg_in21k",
+    "vit_small_patch16_224.augreg_in21k",
+    "vit_base_patch16_224.augreg_in21k",
+    "vit_large_patch16_224.augreg_in21k",
+    "vit_base_patch16_224.mae",
+    "vit_large_patch16_224.mae",
+    "vit_huge_patch14_224.mae",
+    "vit_small_patch14_dinov2.lvd142m",
+    "vit_base_patch14_dinov2.lvd142m",
+    "vit_large_patch14_dinov2.lvd142m",
+    "vit_giant_patch14_dinov2.lvd142m",
+    "vit_base_patch16_clip_224.laion2b",
+    "vit_large_patch14_clip_224.laion2b",
+    "vit_huge_patch14_clip_224.laion2b",
+    "vit_base_patch16_clip_224.laion2b_ft_in12k",
+    "vit_large_patch14_clip_224.laion2b_ft_in12k",
+    "vit_huge_patch14_clip_224.laion2b_ft_in12k",
+)
+LANGUAGE = (
+    *(f"bigscience/bloomz-{size}" for size in ("560m", "1b1", "1b7", "3b", "7b1")),
+    *(f"openlm-research/open_llama_{size}" for size in ("3b", "7b", "13b")),
+    *(f"huggyllama/llama-{size}" for size in ("7b", "13b", "30b", "65b")),
+)
+LATER = (
+    *("allenai/OLMo-1B-hf", "allenai/OLMo-7B-hf", "google/gemma-2b", "google/gemma-7b"),
+    *("mistralai/Mistral-7B-v0.1", "mistralai/Mixtral-8x7B-v0.1"),
+    *("NousResearch/Meta-Llama-3-8B", "NousResearch/Meta-Llama-3-70B"),
+)
 
 
 def write(path, text):
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def tables(path):
+    return tomllib.loads(path.read_text(encoding="utf-8"))["space"]
 
 
 def test_importing_encoders_and_the_catalogue_imports_no_model_library():
@@ -32,6 +71,59 @@ def test_every_card_is_read_and_says_which_library_dim_and_lineage():
         assert card.pooling
         assert card.family
         assert card.objective
+
+
+def test_every_encoder_has_one_card():
+    names = [table["name"] for path in catalogue.folder().glob("*.toml") for table in tables(path)]
+    encoders = [card.encoder for card in catalogue.cards().values() if card.checkpoint is None and not card.model_args]
+    assert len(set(names)) == len(names)
+    assert len(set(encoders)) == len(encoders)
+
+
+def test_the_catalogue_holds_the_models_of_the_platonic_study():
+    cards = {card.encoder: card for card in catalogue.cards().values()}
+    assert (len(VISION), len(LANGUAGE), len(LATER)) == (17, 12, 8)
+    for encoder, pooling in (
+        *((f"timm:{name}", "cls") for name in VISION),
+        *((f"transformers:{name}", "mean") for name in LANGUAGE + LATER),
+    ):
+        card = cards[encoder]
+        assert (card.pooling, card.role, card.layer, card.skip_first) == (pooling, "none", None, False)
+        assert all((card.family, card.architecture, card.objective, card.training_data, card.parameters))
+
+
+def test_the_towers_of_one_clip_share_a_width():
+    cards = catalogue.cards()
+    images = [name for name in cards if name.startswith("clip_vit_") and name.endswith("_image")]
+    assert len(images) == 7
+    for name in images:
+        image, text = cards[name], cards[name.replace("_image", "_text")]
+        assert (image.dim, image.training_data) == (text.dim, text.training_data)
+        assert (catalogue.modality(image), catalogue.modality(text)) == ("image", "text")
+
+
+@pytest.mark.parametrize("name", [name for name, card in catalogue.cards().items() if card.encoder[:5] == "timm:"])
+def test_a_timm_card_states_the_width_and_the_parameters_of_its_model(name):
+    import timm
+    import torch
+
+    from repstitch.encoders.loading import BUILDERS
+
+    card = catalogue.find(name)
+    architecture = card.encoder.partition(":")[2].partition(".")[0]
+    with torch.device("meta"):
+        make = BUILDERS.get(architecture, partial(timm.create_model, architecture))
+        model: Any = make(**{"num_classes": 0} | card.model_args)
+    assert card.dim == (model.num_classes or model.num_features)
+    assert card.parameters == sum(weight.numel() for weight in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "dim"), [("text-embedding-3-large", 3072), ("embed-english-v3.0", 1024)])
+def test_a_model_behind_an_api_has_a_card_and_says_that_it_cannot_be_loaded(name, dim):
+    card = catalogue.find(name)
+    assert (card.dim, catalogue.modality(card)) == (dim, "text")
+    with pytest.raises(InputError, match=f"`encoder` '{name}' must be a model that can be loaded; it is an API model"):
+        load_encoder(name)
 
 
 def test_a_card_with_a_checkpoint_says_which_one_it_means():
@@ -156,6 +248,13 @@ def test_what_is_set_goes_over_the_card():
     assert found == ("mine", "mean", 3, "query", "Q: ")
     assert card.normalised is False
     assert card.max_length == 8
+
+
+def test_the_width_of_a_card_is_that_of_its_own_vectors_only():
+    assert catalogue.resolve("clip_vit_b32_openai_image", name="mine").dim == 512
+    assert catalogue.resolve("clip_vit_b32_openai_image", pooling="cls", layer=3).dim is None
+    assert catalogue.resolve("mobilenetv2_slim_imagenet", pooling="gap").dim == 1280
+    assert catalogue.resolve("mobilenetv2_slim_imagenet", layer=-1).dim is None
 
 
 def test_another_checkpoint_leaves_the_revision_behind():

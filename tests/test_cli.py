@@ -405,6 +405,7 @@ def test_embed_hands_its_flags_to_the_encoder(capsys, monkeypatch):
                 "device": "auto",
                 "precision": "auto",
                 "dtype": "float32",
+                "layers": None,
                 "pooling": "mean",
                 "layer": -2,
                 "role": "query",
@@ -415,6 +416,11 @@ def test_embed_hands_its_flags_to_the_encoder(capsys, monkeypatch):
     ]
     status, _, err = run(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X", "--model-args", "[1]")
     assert (status, err) == (2, ["repstitch embed: `--model-args` must be a JSON object; got '[1]'."])
+    for layers, handed in (("all", "all"), ("1,6,-1", [1, 6, -1])):
+        result(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X", "--layers", layers)
+        assert calls[-1][1]["layers"] == handed
+    status, _, err = run(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X", "--layers", "first")
+    assert (status, err) == (2, ["repstitch embed: `--layers` must be all, or numbers like 1,6,12; got 'first'."])
 
 
 def test_serve_and_demo_hand_their_flags_on(capsys, monkeypatch):

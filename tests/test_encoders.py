@@ -91,6 +91,29 @@ def bert(tmp_path):
     return folder
 
 
+@pytest.fixture
+def clip(tmp_path):
+    """A folder with a small CLIP of random weights, both towers, and a tokenizer of a dozen words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+    words = ["[UNK]", *"abcdefg", "the", "cat", "dog", "sat", "on", "mat", "with", "<start>", "<end>"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    start, end = len(words) - 2, len(words) - 1
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", start), ("<end>", end)]
+    )
+    folder = tmp_path / "tiny-clip"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<end>").save_pretrained(folder)
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    small["projection_dim"] = 8
+    text = small | {"vocab_size": len(words), "max_position_embeddings": 12, "bos_token_id": start, "eos_token_id": end}
+    vision = small | {"image_size": 32, "patch_size": 16}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    return folder
+
+
 def hidden_states(folder, text):
     from transformers import AutoModel, AutoTokenizer
 
@@ -255,6 +278,23 @@ def test_a_layer_of_a_text_encoder_is_that_hidden_state(bert, layer):
     expected = [hidden_states(bert, text)[layer][0] for text in TEXTS]
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
     assert encoder.space.layer == layer
+
+
+def test_the_text_tower_of_clip_gives_the_vector_that_it_compares_with_images(tmp_path, clip):
+    from transformers import AutoTokenizer, CLIPModel
+
+    encoder = encoders.load_encoder(str(clip))
+    whole, tokenizer = CLIPModel.from_pretrained(clip).eval(), AutoTokenizer.from_pretrained(clip)
+    with torch.inference_mode():
+        batches = [tokenizer(text, return_tensors="pt") for text in TEXTS]
+        rows = [whole.text_projection(whole.text_model(**batch).pooler_output)[0].numpy() for batch in batches]
+
+    np.testing.assert_allclose(encoder.encode(TEXTS), rows, atol=1e-6)
+    assert (encoder.space.dim, encoder.space.pooling, encoder.space.modality) == (8, "none", "text")
+
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS))
+    encoders.embed(str(clip), tmp_path / "t.txt", tmp_path / "x", layers="all", pooling="last")
+    assert [read(path).vectors.shape for path in sorted(tmp_path.glob("x/*"))] == [(5, 16)] * 3
 
 
 def test_a_prompt_is_put_before_every_text(bert):
@@ -596,6 +636,143 @@ def test_bytes_that_are_no_image_are_refused():
         items.open_image(b"no jpeg")
 
 
+# --- every layer in one pass ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["test_vit", "test_resnet", "test_convnext"])
+def test_every_layer_of_an_image_encoder_equals_a_run_for_that_layer(tmp_path, photos, architecture):
+    args = {"img_size": 32} if architecture == "test_vit" else {}
+    model = build(architecture, num_classes=0, **args)
+    encoder = encoders.from_module(model, card(architecture, layer=-1), device="cpu")
+    layers = range(1, len(model.feature_info) + 1)
+
+    assert encoders.embed(encoder, photos, tmp_path / "x", batch_size=4, layers="all") == 6
+
+    assert sorted(p.name for p in tmp_path.glob("x/*")) == [f"tiny.layer{layer:02d}.parquet" for layer in layers]
+    assert not list(tmp_path.glob("*.partial"))
+    for layer in layers:
+        alone = encoders.from_module(model, card(architecture, layer=layer), device="cpu")
+        encoders.embed(alone, photos, tmp_path / f"{layer}.parquet", batch_size=4)
+        together, single = read(tmp_path / "x" / f"tiny.layer{layer:02d}.parquet"), read(tmp_path / f"{layer}.parquet")
+        np.testing.assert_array_equal(together.vectors, single.vectors)
+        assert list(together.ids) == list(single.ids)
+        assert together.space == replace(single.space, name=f"tiny.layer{layer:02d}")
+
+
+def test_every_layer_of_a_text_encoder_equals_a_run_for_that_layer(tmp_path, bert):
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS * 9))
+    encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / "x", batch_size=2, layers="all", skip_first=True)
+    assert len(list(tmp_path.glob("x/*"))) == 3
+    for layer in range(3):
+        out = tmp_path / f"{layer}.parquet"
+        encoders.embed(str(bert), tmp_path / "t.txt", out, batch_size=2, layer=layer, skip_first=True)
+        together, single = read(tmp_path / "x" / f"tiny-bert.layer{layer:02d}.parquet"), read(out)
+        np.testing.assert_array_equal(together.vectors, single.vectors)
+        assert together.space == replace(single.space, name=f"tiny-bert.layer{layer:02d}")
+
+
+def test_layer_0_of_a_text_encoder_is_what_enters_its_first_block(tmp_path, bert):
+    encoder = encoders.load_encoder(str(bert))
+    entered = []
+    encoder.model.encoder.layer[0].register_forward_hook(lambda block, inputs, output: entered.append(inputs[0]))
+    [space] = encoder.layer_spaces([0])
+    [rows] = encoder.encode_layers([TEXTS[1]], [space])
+    np.testing.assert_allclose(rows[0], entered[-1][0].mean(0).numpy(), atol=1e-6)
+
+
+def test_some_layers_are_counted_from_either_end_and_written_once(tmp_path, photos):
+    encoder, model = vit(layer=-1, normalised=True)
+    encoders.embed(encoder, photos, tmp_path / "x", layers=[-1, 2, len(model.blocks)], dtype="float16")
+    files = sorted(tmp_path.glob("x/*"))
+    assert [read(path).space.layer for path in files] == [2, len(model.blocks)]
+    np.testing.assert_allclose(np.linalg.norm(read(files[0]).vectors.astype(np.float32), axis=1), 1, atol=1e-3)
+    assert read(files[0]).vectors.dtype == np.float16
+
+
+def test_layers_that_were_interrupted_go_on_to_the_same_files(tmp_path, photos):
+    encoder, _ = vit(layer=-1)
+    with pytest.raises(KeyboardInterrupt):
+        encoders.embed(interrupted(encoder, 3), photos, tmp_path / "x", batch_size=2, layers="all")
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(InputError, match="unfinished rows of another job"):
+        encoders.embed(encoder, photos, tmp_path / "x", batch_size=2, layers=[1])
+
+    assert encoders.embed(interrupted(encoder, 2), photos, tmp_path / "x", batch_size=2, layers="all") == 6
+
+    encoders.embed(encoder, photos, tmp_path / "y", batch_size=2, layers="all")
+    files = sorted(tmp_path.glob("x/*"))
+    assert [p.name for p in files] == sorted(p.name for p in tmp_path.glob("y/*"))
+    for path in files:
+        x, y = read(path), read(tmp_path / "y" / path.name)
+        np.testing.assert_array_equal(x.vectors, y.vectors)
+        assert (list(x.ids), x.space) == (list(y.ids), y.space)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "x", "y"]
+
+
+def test_layers_that_were_stopped_while_published_are_published_again(tmp_path, photos, monkeypatch):
+    encoder, _ = vit(layer=-1)
+    with monkeypatch.context() as patch:
+        patch.setattr(embeddings.os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            encoders.embed(encoder, photos, tmp_path / "x", layers=[1, 2])
+    assert not (tmp_path / "x").exists()
+    encoders.embed(interrupted(encoder, 1), photos, tmp_path / "x", layers=[1, 2])
+    assert [read(path).space.layer for path in sorted(tmp_path.glob("x/*"))] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"layers": [9]}, "`layer` of 'tiny-bert' must be from 0 to 2, .* got 9"),
+        ({"layers": []}, r"`layers` must be all, or numbers of layers; got \[\]"),
+        ({"layers": "last"}, "`layers` must be all, or numbers of layers; got 'last'"),
+        ({"layers": "all", "layer": 1}, "`layer` and `layers` cannot both be given"),
+        ({"layers": "all", "limit": 0}, "`limit` must be at least 1; got 0"),
+    ],
+)
+def test_layers_that_cannot_be_taken_are_refused(tmp_path, bert, given, message):
+    (tmp_path / "t.txt").write_text("a\n")
+    with pytest.raises(InputError, match=message):
+        encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / "x", **given)
+
+
+def test_stages_may_be_wider_or_narrower_than_their_card_says_of_the_end(tmp_path, photos):
+    torch.manual_seed(0)
+    made = encoders.from_module(build("test_resnet", num_classes=0), card(pooling="gap"))
+    assert made.card.dim == 96
+    path = encoders.save(made, tmp_path)
+    encoders.embed(str(path), photos, tmp_path / "x", layers="all")
+    widths = [read(file).space.dim for file in sorted(tmp_path.glob("x/*"))]
+    assert widths == [info["num_chs"] for info in made.model.feature_info]
+
+
+def test_layers_need_a_folder_that_is_not_there(tmp_path, photos):
+    encoder, _ = vit(layer=-1)
+    with pytest.raises(InputError, match=r"`out` must be a folder, for it gets a file a layer; got 'x\.parquet'"):
+        encoders.embed(encoder, photos, tmp_path / "x.parquet", layers="all")
+    with pytest.raises(InputError, match=r"`out` .* exists and is never overwritten"):
+        encoders.embed(encoder, photos, photos, layers="all")
+
+
+def test_layers_of_a_pooled_vector_or_an_unknown_network_are_refused(tmp_path, photos):
+    pooled, _ = vit(pooling="none")
+    with pytest.raises(InputError, match="with a `pooling` other than none"):
+        encoders.embed(pooled, photos, tmp_path / "x", layers="all")
+    flat = encoders.from_module(torch.nn.Flatten(), card())
+    with pytest.raises(InputError, match="`layer` of 'tiny' must be left out: which blocks its model has is not known"):
+        encoders.embed(flat, photos, tmp_path / "x", layers="all")
+
+
+def test_a_limit_takes_items_evenly_spread(tmp_path, photos):
+    encoder, _ = vit(pooling="cls")
+    encoders.embed(encoder, photos, tmp_path / "all.parquet")
+    encoders.embed(encoder, photos, tmp_path / "some.parquet", limit=3)
+    whole, some = read(tmp_path / "all.parquet"), read(tmp_path / "some.parquet")
+    assert list(some.ids) == [whole.ids[i] for i in (0, 2, 4)]
+    np.testing.assert_allclose(some.vectors, whole.vectors[[0, 2, 4]], atol=1e-5)
+    assert items.read_items(photos, "image", 99).ids == list(whole.ids)
+
+
 # --- stopping and going on --------------------------------------------------------------------------------------------
 
 
@@ -603,12 +780,15 @@ def interrupted(encoder, after):
     """The same encoder, with a hand on Ctrl-C after so many batches."""
     left = iter(range(after))
 
-    def run(batch):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return encoder.run(batch)
+    def stoppable(run):
+        def stop_or_run(*given):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return run(*given)
 
-    return replace(encoder, run=run)
+        return stop_or_run
+
+    return replace(encoder, run=stoppable(encoder.run), run_layers=stoppable(encoder.run_layers))
 
 
 def test_an_embed_that_was_interrupted_goes_on_to_the_same_file(tmp_path, photos):

@@ -25,7 +25,7 @@ ROWS = (
     ("atlas_files",),
     ("plots", "wire"),
     ("server",),
-    ("demo",),
+    ("demo", "study"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -23,9 +23,9 @@ from repstitch.names import MODALITIES, POOLINGS, ROLES
 class Card:
     """One encoder as a `[[space]]` table states it; what is `None` is left to the checkpoint's own settings.
 
-    `encoder` is `library:model` (`timm`, `torchvision`, `transformers`), `checkpoint` a local file or folder with the
-    weights, relative to the card or to `REPSTITCH_WEIGHTS`; without one the weights come from the Hub. `model_args`
-    go to the model's constructor.
+    `encoder` is `library:model` (`timm`, `torchvision`, `transformers`; `api` for a model that only its provider runs,
+    whose vectors are read from files), `checkpoint` a local file or folder with the weights, relative to the card or to
+    `REPSTITCH_WEIGHTS`; without one the weights come from the Hub. `model_args` go to the model's constructor.
 
     Images: resized and cropped to `input_size` (channels, height, width) by timm's `crop_mode` and `crop_pct`, put in
     the order `channels`, scaled to 0 .. `scale`, then minus `mean`, divided by `std` (both in that channel order).
@@ -239,6 +239,8 @@ def resolve(
         changes["input_size"] = (card.input_size[0] if card.input_size else 3, input_size, input_size)
     if prompt is not None:
         changes["prompts"] = {changes.get("role", card.role): prompt}
+    if any(changes.get(key, getattr(card, key)) != getattr(card, key) for key in SHAPING):
+        changes["dim"] = None  # the card speaks of its own vectors
     return replace(card, **changes)
 
 
@@ -309,12 +311,13 @@ def _library_of(folder: Path) -> str:
 
 def modality(card: Card) -> str:
     """What the encoder of a card reads: image or text."""
-    return card.modality or ("text" if card.encoder.startswith("transformers:") else "image")
+    return card.modality or ("text" if card.encoder.startswith(("transformers:", "api:")) else "image")
 
 
-LIBRARIES = ("timm", "torchvision", "transformers")
+LIBRARIES = ("timm", "torchvision", "transformers", "api")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 SETTINGS = {"name", "pooling", "layer", "role", "skip_first", "max_length", "model_args"}
+SHAPING = ("pooling", "layer", "model_args")
 CHOICES = {
     "pooling": POOLINGS,
     "modality": MODALITIES,

@@ -41,10 +41,11 @@ def parser() -> argparse.ArgumentParser:
     )
     c.add_argument("--encoder", required=True, metavar="ID|PATH|CARD.toml", help="a card, Hub id, folder or checkpoint")
     c.add_argument("--data", required=True, metavar="PATH[:COLUMN]", help="a folder or zip of images, .txt, or a table")
-    c.add_argument("--out", required=True, metavar="X.parquet")
+    c.add_argument("--out", required=True, metavar="X.parquet", help="with --layers a folder")
     c.add_argument("--name", help="what to call the space")
     c.add_argument("--pooling", choices=POOLINGS)
     c.add_argument("--layer", type=int, help="block whose output is taken, from 1; negative from the end")
+    c.add_argument("--layers", metavar="all|1,6,12", help="one file a layer, from one pass; --out is then a folder")
     c.add_argument("--role", choices=ROLES, help="which of the card's prompts to put before each text")
     c.add_argument("--prompt", help="text to put before each item")
     c.add_argument("--normalise", action=argparse.BooleanOptionalAction, default=None, help="rows to unit length")
@@ -147,6 +148,20 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--plot", metavar="FILE|DIR", help="a folder for all pictures, or .png, .svg or .pdf for one")
     c.add_argument("--cache", metavar="DIR", help="keep neighbour graphs here for the next run")
     c.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+    c = command(
+        "study",
+        commands.run_study,
+        "embed many encoders, align them all and report whether they converge",
+        "repstitch study prh --data pictures-and-captions --out results --skip-missing",
+    )
+    c.add_argument("study", metavar="FILE", help="a study's .toml, or the name of one that comes along: prh, local")
+    c.add_argument("--out", required=True, metavar="DIR", help="results, a folder an experiment; run again to go on")
+    c.add_argument("--data", metavar="DIR", help="what the study's paths are relative to; default: REPSTITCH_DATA")
+    c.add_argument("--only", metavar="NAME", help="one experiment of the study")
+    c.add_argument("--skip-missing", action="store_true", help="go on without encoders that cannot be loaded")
+    c.add_argument("--batch-size", type=int, default=64)
+    c.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
 
     c = command(
         "list", commands.run_list, "list the stitchers of a folder", "repstitch list --stitchers models/stitchers"

@@ -23,6 +23,7 @@ def run_embed(args) -> None:
         device=args.device,
         precision=args.precision,
         dtype=args.dtype,
+        layers=_layers(args.layers),
         **settings,
     )
     _emit({"out": args.out, "rows": rows}, f"{rows} rows in {args.out}", args.json)
@@ -342,11 +343,35 @@ def run_demo(args) -> None:
     demo(Path(args.out), seed=args.seed)
 
 
+def run_study(args) -> None:
+    from repstitch.study import run, summary
+
+    results = run(
+        args.study,
+        args.out,
+        data=args.data,
+        only=args.only,
+        skip_missing=args.skip_missing,
+        batch_size=args.batch_size,
+        device=args.device,
+    )
+    _emit(results, summary(results), args.json)
+
+
 def _shares(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(share) for share in text.split(","))
     except ValueError:
         raise InputError(f"`--split` must be three shares like 0.6,0.15,0.25; got {text!r}.") from None
+
+
+def _layers(text: str | None) -> str | list[int] | None:
+    if text is None or text == "all":
+        return text
+    try:
+        return [int(layer) for layer in text.split(",")]
+    except ValueError:
+        raise InputError(f"`--layers` must be all, or numbers like 1,6,12; got {text!r}.") from None
 
 
 def _json_object(text: str, flag: str) -> dict:

@@ -11,7 +11,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,9 +170,20 @@ def row_numbers(start: int, stop: int) -> np.ndarray:
 
 def check_out(out: str | os.PathLike) -> Path:
     """The path of a Parquet file that may be written: right extension, not there yet, in a folder that exists."""
+    if Path(out).suffix != ".parquet":
+        raise InputError(f"`out` must end in .parquet, the format embeddings are written in; got {Path(out).name!r}.")
+    return _check_new(out)
+
+
+def check_out_folder(out: str | os.PathLike) -> Path:
+    """The path of a folder that may be made: no file's name, not there yet, in a folder that exists."""
+    if Path(out).suffix in FORMATS:
+        raise InputError(f"`out` must be a folder, for it gets a file a layer; got {Path(out).name!r}.")
+    return _check_new(out)
+
+
+def _check_new(out: str | os.PathLike) -> Path:
     target = Path(out)
-    if target.suffix != ".parquet":
-        raise InputError(f"`out` must end in .parquet, the format embeddings are written in; got {target.name!r}.")
     if target.exists():
         raise InputError(f"`out` {target} exists and is never overwritten; give another name or remove it first.")
     if not target.parent.is_dir():
@@ -198,32 +209,86 @@ def write_stream(
     vectors; each batch then ends in a dict that holds them.
     """
     target = check_out(out)
+    schema = _schema(space, dtype, metadata or {}, measures)
+
+    def tables(start: int) -> Iterator[pa.Table]:
+        for ids, vectors, *measured in produce(start):
+            columns = [pa.array(ids, pa.string()), _lists(vectors, schema)]
+            columns += [pa.array(measured[0][name], pa.float32()) for name in measures]
+            yield pa.Table.from_arrays(columns, schema=schema)
+
+    def join(parts: list[Path], whole: Path) -> None:
+        with pq.ParquetWriter(whole, schema) as writer:
+            for part in parts:
+                writer.write_table(pq.read_table(part).cast(schema))
+
+    return _write_parts(target, tables, join, job, resume)
+
+
+def write_layers(
+    out: str | os.PathLike,
+    spaces: Sequence[Space],
+    produce: Callable[[int], Iterator[tuple]],
+    job: dict,
+    dtype: str = "float32",
+) -> int:
+    """Write a stream of (ids, one array of vectors for each space) batches to a folder, and return the number of rows.
+
+    Each space gets the file `OUT/NAME.parquet`. Until all rows are there, a batch lies in `OUT.partial/` with all its
+    spaces in one file, so what `write_stream` says of stopping and going on holds for all of them at once, and the
+    folder appears whole.
+    """
+    target = check_out_folder(out)
+    schemas = [_schema(space, dtype, {}, ()) for space in spaces]
+    names = [space.name for space in spaces]
+    wide = pa.schema({"id": pa.string()} | {n: s.field("vector").type for n, s in zip(names, schemas, strict=True)})
+
+    def tables(start: int) -> Iterator[pa.Table]:
+        for ids, layers in produce(start):
+            columns = [_lists(vectors, schema) for vectors, schema in zip(layers, schemas, strict=True)]
+            yield pa.Table.from_arrays([pa.array(ids, pa.string()), *columns], schema=wide)
+
+    def join(parts: list[Path], whole: Path) -> None:
+        whole.mkdir(exist_ok=True)
+        for name, schema in zip(names, schemas, strict=True):
+            with pq.ParquetWriter(whole / f"{name}.parquet", schema) as writer:
+                for part in parts:
+                    table = pq.read_table(part, columns=["id", name])
+                    writer.write_table(table.rename_columns(["id", "vector"]).cast(schema))
+
+    return _write_parts(target, tables, join, job, resume=True)
+
+
+def _schema(space: Space, dtype: str, metadata: dict[str, str], measures: Sequence[str]) -> pa.Schema:
+    value = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
+    return pa.schema(
+        [("id", pa.string()), ("vector", pa.list_(value, space.dim)), *((name, pa.float32()) for name in measures)],
+        metadata={SPACE_KEY: space.to_json().encode()} | {k.encode(): v.encode() for k, v in metadata.items()},
+    )
+
+
+def _lists(vectors: np.ndarray, schema: pa.Schema) -> pa.Array:
+    """The rows of an array as a column of the schema's vectors."""
+    kind = schema.field("vector").type
+    flat = np.ascontiguousarray(vectors, dtype=kind.value_type.to_pandas_dtype()).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat, type=kind.value_type), kind.list_size)
+
+
+def _write_parts(target: Path, tables, join, job: dict, resume: bool) -> int:
+    """Keep each of the tables from the first that is not yet there, `join` them in order, publish; how many rows."""
     partial = target.with_name(target.name + ".partial")
     with _sole_writer(partial):
-        return _write_parts(target, partial, space, produce, job, resume, dtype, metadata or {}, measures)
-
-
-def _write_parts(target: Path, partial: Path, space: Space, produce, job, resume, dtype, metadata, measures) -> int:
-    done = _open_partial(partial, job, resume)
-    value = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
-    meta = {SPACE_KEY: space.to_json().encode()} | {k.encode(): v.encode() for k, v in metadata.items()}
-    schema = pa.schema(
-        [("id", pa.string()), ("vector", pa.list_(value, space.dim)), *((name, pa.float32()) for name in measures)],
-        metadata=meta,
-    )
-    part = len(list(partial.glob("part-*.parquet")))
-    for ids, vectors, *measured in produce(done):
-        if not len(vectors):
-            continue
-        flat = pa.array(np.ascontiguousarray(vectors, dtype=dtype).reshape(-1), type=value)
-        columns = [pa.array(ids, pa.string()), pa.FixedSizeListArray.from_arrays(flat, space.dim)]
-        columns += [pa.array(measured[0][name], pa.float32()) for name in measures]
-        whole = partial / f"part-{part:06d}.parquet"
-        pq.write_table(pa.Table.from_arrays(columns, schema=schema), whole.with_suffix(".tmp"))
-        os.replace(whole.with_suffix(".tmp"), whole)
-        part, done = part + 1, done + len(vectors)
-    _join_parts(partial, target, schema)
-    return done
+        done = _open_partial(partial, job, resume)
+        part = len(list(partial.glob("part-*.parquet")))
+        for table in tables(done):
+            if not table.num_rows:
+                continue
+            whole = partial / f"part-{part:06d}.parquet"
+            pq.write_table(table, whole.with_suffix(".tmp"))
+            os.replace(whole.with_suffix(".tmp"), whole)
+            part, done = part + 1, done + table.num_rows
+        _publish(partial, target, join)
+        return done
 
 
 @contextmanager
@@ -251,7 +316,7 @@ def _open_partial(partial: Path, job: dict, resume: bool) -> int:
                 f"{partial} holds the unfinished rows of another job; remove it, or run that job again to its end."
             )
         for leftover in partial.glob("*.tmp"):
-            leftover.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         done = sum(pq.read_metadata(p).num_rows for p in partial.glob("part-*.parquet"))
         if done:
             log.info("%s: going on after the %d rows already done.", partial.name, done)
@@ -261,15 +326,13 @@ def _open_partial(partial: Path, job: dict, resume: bool) -> int:
     return 0
 
 
-def _join_parts(partial: Path, target: Path, schema: pa.Schema) -> None:
+def _publish(partial: Path, target: Path, join: Callable[[list[Path], Path], None]) -> None:
     parts = sorted(partial.glob("part-*.parquet"))
     if not parts:
         shutil.rmtree(partial)
         raise InputError(f"There are no rows to write to {target}.")
     whole = partial / "whole.tmp"
-    with pq.ParquetWriter(whole, schema) as writer:
-        for part in parts:
-            writer.write_table(pq.read_table(part).cast(schema))
+    join(parts, whole)
     if target.exists():
         raise InputError(f"`out` {target} appeared meanwhile and is not overwritten; the rows are kept in {partial}.")
     os.rename(whole, target)

@@ -12,10 +12,10 @@ import numpy as np
 
 from repstitch import catalogue
 from repstitch.catalogue import Card, modality, resolve
-from repstitch.embeddings import check_out, write_stream
+from repstitch.embeddings import check_out, check_out_folder, write_layers, write_stream
 from repstitch.encoders.items import read_items
 from repstitch.encoders.loading import LIBRARIES, digest
-from repstitch.encoders.vectors import image_steps, text_steps
+from repstitch.encoders.vectors import image_steps, pick_layers, text_steps
 from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
 
@@ -30,16 +30,20 @@ TEXT_PART = 16  # texts are sorted by length among this many batches, so that li
 class Encoder:
     """A loaded model with its preprocessing, and the `space` its vectors live in.
 
-    `card` is what it was loaded by with everything resolved. `load` makes one item ready (safe in threads), `run`
-    turns a batch of those into an (n, dim) tensor.
+    `card` is what it was loaded by with everything resolved, `layers` are the blocks it has. `load` makes one item
+    ready (safe in threads), as `sample` is. `run` turns a batch of those into an (n, dim) tensor, `run_layers` into one
+    for each of some layers, in a single forward pass.
     """
 
     card: Card
     space: Space
     model: Any = field(repr=False)
     precision: str
+    layers: range
+    sample: Any = field(repr=False)
     load: Callable[[Any], Any] = field(repr=False)
     run: Callable[[list], "Tensor"] = field(repr=False)
+    run_layers: Callable[[list, Sequence[int]], list["Tensor"]] = field(repr=False)
 
     def encode(self, items: Sequence, batch_size: int = 64) -> np.ndarray:
         """Vectors (n, dim) float32 of texts, or of images: paths, bytes, PIL images or uint8 arrays (h, w, 3)."""
@@ -47,20 +51,48 @@ class Encoder:
 
     def encode_loaded(self, items: Sequence, batch_size: int = 64) -> np.ndarray:
         """Vectors (n, dim) float32 of what `load` made; InputError when the model gives NaN or Inf."""
-        order = np.arange(len(items))
-        if self.space.modality == "text":
-            order = np.argsort([len(text) for text in items], kind="stable")
-        rows = np.empty((len(items), self.space.dim), dtype=np.float32)
-        for at in range(0, len(items), batch_size):
-            these = order[at : at + batch_size]
-            rows[these] = self.run([items[i] for i in these]).cpu().numpy()
-        bad = ~np.isfinite(rows).all(axis=1)
+        [rows] = _encode(self, lambda batch: [self.run(batch)], [self.space], items, batch_size)
+        return rows
+
+    def encode_layers(self, items: Sequence, spaces: Sequence[Space], batch_size: int = 64) -> list[np.ndarray]:
+        """The same of what `load` made, for each of the `spaces` that `layer_spaces` gave."""
+        layers = tuple(space.layer for space in spaces if space.layer is not None)
+        return _encode(self, lambda batch: self.run_layers(batch, layers), spaces, items, batch_size)
+
+    def layer_spaces(self, layers: str | Sequence[int] = "all") -> list[Space]:
+        """The spaces of all layers or of some, from the first block on; negative layers are counted from the end.
+
+        The space of layer 7 is the encoder's own but for its `layer`, its `dim` and its name, NAME.layer07. InputError
+        when a layer is not there.
+        """
+        wanted = self.layers if layers == "all" else () if isinstance(layers, str) else layers
+        picked = sorted(set(pick_layers(self.card, wanted, self.layers)))
+        if not picked:
+            raise InputError(f"`layers` must be all, or numbers of layers; got {layers!r}.")
+        rows = self.run_layers([self.sample], picked)
+        named = zip(picked, rows, strict=True)
+        name = self.space.name
+        return [replace(self.space, name=f"{name}.layer{n:02d}", layer=n, dim=row.shape[1]) for n, row in named]
+
+
+def _encode(encoder: Encoder, run, spaces: Sequence[Space], items: Sequence, batch_size: int) -> list[np.ndarray]:
+    """One array (n, dim) float32 a space; InputError when the model gives NaN or Inf."""
+    order = np.arange(len(items))
+    if encoder.space.modality == "text":
+        order = np.argsort([len(text) for text in items], kind="stable")
+    rows = [np.empty((len(items), space.dim), dtype=np.float32) for space in spaces]
+    for at in range(0, len(items), batch_size):
+        these = order[at : at + batch_size]
+        for whole, vectors in zip(rows, run([items[i] for i in these]), strict=True):
+            whole[these] = vectors.cpu().numpy()
+    for whole, space in zip(rows, spaces, strict=True):
+        bad = ~np.isfinite(whole).all(axis=1)
         if bad.any():
             raise InputError(
-                f"`encoder` {self.space.name!r} gave NaN or Inf for {int(bad.sum())} of {len(items)} items (first: "
-                f"{int(bad.argmax())}) in {self.precision}; check the checkpoint, or set `precision` to float32."
+                f"`encoder` {space.name!r} gave NaN or Inf for {int(bad.sum())} of {len(items)} items (first: "
+                f"{int(bad.argmax())}) in {encoder.precision}; check the checkpoint, or set `precision` to float32."
             )
-        return rows
+    return rows
 
 
 def embed(
@@ -72,6 +104,8 @@ def embed(
     device: str = "auto",
     precision: str = "auto",
     dtype: str = "float32",
+    layers: str | Sequence[int] | None = None,
+    limit: int | None = None,
     **settings: Any,
 ) -> int:
     """Embed every item of `data` into the Parquet file `out`, and return the number of rows.
@@ -79,36 +113,52 @@ def embed(
     `data` is a folder or a .zip of images (ids: paths inside it), a .txt of one text a line (ids: line numbers from
     0), or `table.parquet:column` (.csv, .tsv) of texts or of image bytes or paths (ids: the column `id`, else row
     numbers). `settings` are those of `catalogue.resolve`, such as `pooling` and `role`; `dtype` is how vectors
-    are stored, float32 or float16. Stopped half way, the same call goes on where it stopped; the file appears when it
-    is whole.
+    are stored, float32 or float16. `limit` takes so many of the items, evenly spread. Stopped half way, the same call
+    goes on where it stopped; the file appears when it is whole.
+
+    With `layers` ("all", or numbers of blocks) `out` is a folder, and gets a file for each of them, such as
+    NAME.layer07.parquet, from one forward pass a batch. What block 7 gives is what `layer=7` gives: of an image encoder
+    before any norm that follows; of a text encoder the hidden states of transformers, of which 0 is what enters the
+    first block and the last comes after the final norm, where the model has one.
     """
-    check_out(out)
+    check_out(out) if layers is None else check_out_folder(out)
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("precision", precision, PRECISIONS)
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1; got {batch_size}.")
+    if layers is not None:
+        if settings.get("layer") is not None:
+            raise InputError("`layer` and `layers` cannot both be given; leave one out.")
+        settings["layer"] = -1  # so that what is said of one layer, pooling above all, holds for each
     if isinstance(encoder, Encoder):
-        model, items = encoder, read_items(data, encoder.space.modality)
+        model, items = encoder, read_items(data, encoder.space.modality, limit)
     else:
         card = resolve(encoder, **settings)
-        items = read_items(data, modality(card))  # before the model: what is wrong here shows at once
+        items = read_items(data, modality(card), limit)  # before the model: what is wrong here shows at once
         model = load_encoder(card, device=device, precision=precision)
+    spaces = None if layers is None else model.layer_spaces(layers)
     part = batch_size * (TEXT_PART if model.space.modality == "text" else 1)
 
-    def produce(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def produce(start: int) -> Iterator[tuple[np.ndarray, Any]]:
         from tqdm import tqdm
 
         with tqdm(total=len(items.ids), initial=start, delay=1, unit="row", desc=model.space.name) as progress:
             for loaded in _ahead(items.values[start:], model.load, part):
                 ids = np.array(items.ids[start : start + len(loaded)], dtype=object)
-                yield ids, model.encode_loaded(loaded, batch_size)
+                if spaces is None:
+                    yield ids, model.encode_loaded(loaded, batch_size)
+                else:
+                    yield ids, model.encode_layers(loaded, spaces, batch_size)
                 start += len(loaded)
                 progress.update(len(loaded))
 
     job = {"space": model.space.to_dict(), "card": asdict(replace(model.card, checkpoint=None))}
     job |= {"weights": model.card.revision or _fingerprint(model.model), "precision": model.precision}
     job |= {"dtype": dtype, "data": items.stamp}
-    return write_stream(out, model.space, produce, job, dtype=dtype)
+    if spaces is None:
+        return write_stream(out, model.space, produce, job, dtype=dtype)
+    job |= {"layers": [space.layer for space in spaces]}
+    return write_layers(out, spaces, produce, job, dtype=dtype)
 
 
 def _ahead(items: Sequence, load: Callable, size: int) -> Iterator[list]:
@@ -170,19 +220,23 @@ def from_module(
     precision = ("bfloat16" if place.type == "cuda" else "float32") if precision == "auto" else precision
     model = model.eval().to(place)
     steps: Any = text_steps if tokenizer is not None else image_steps
-    card, sample, load, forward = steps(model, card, tokenizer, place)
+    card, layers, sample, load, forward = steps(model, card, tokenizer, place)
 
     @torch.inference_mode()
-    def run(batch: list) -> "Tensor":
+    def run_layers(batch: list, layers: Sequence[int | None]) -> list["Tensor"]:
         with torch.autocast(place.type, getattr(torch, precision), enabled=precision != "float32"):
-            vectors = forward(batch).float()
-        return torch.nn.functional.normalize(vectors, dim=-1) if card.normalised else vectors
+            rows = [vectors.float() for vectors in forward(batch, tuple(layers))]
+        return [torch.nn.functional.normalize(vectors, dim=-1) if card.normalised else vectors for vectors in rows]
 
-    shape = tuple(run([load(sample)]).shape[1:])
+    def run(batch: list) -> "Tensor":
+        return run_layers(batch, (card.layer,))[0]
+
+    sample = load(sample)
+    shape = tuple(run([sample]).shape[1:])
     if len(shape) != 1 or card.dim not in (None, shape[0]):
         raise InputError(f"`encoder` {card.name!r} must give vectors of `dim` {card.dim or 'n'}; it gives {shape}.")
     card = replace(card, dim=shape[0])
-    return Encoder(card, _space(card, model), model, precision, load, run)
+    return Encoder(card, _space(card, model), model, precision, layers, sample, load, run, run_layers)
 
 
 def save(encoder: Encoder, folder: str | os.PathLike) -> Path:

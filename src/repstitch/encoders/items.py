@@ -60,12 +60,14 @@ def open_image(item: Any) -> Any:
     return image
 
 
-def read_items(data: str | os.PathLike, modality: str) -> Items:
+def read_items(data: str | os.PathLike, modality: str, limit: int | None = None) -> Items:
     """List the items of `data` for an encoder of that modality; see `embed` for what it may be.
 
-    A table's column is named after a colon; a whole number counts columns from 0 in a file without a header. Raises
-    InputError on duplicate ids and on empty texts.
+    A table's column is named after a colon; a whole number counts columns from 0 in a file without a header. `limit`
+    takes so many of them, evenly spread. Raises InputError on duplicate ids and on empty texts.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"`limit` must be at least 1; got {limit}.")
     location, column = str(data), None
     head, colon, tail = location.rpartition(":")
     if colon and head.endswith(TABLES):
@@ -87,6 +89,9 @@ def read_items(data: str | os.PathLike, modality: str) -> Items:
     if not ids:
         raise InputError(f"`data` {location} must hold at least one item; it holds none ({', '.join(IMAGES)} or text).")
     check_unique(np.array(ids, dtype=object), "data")
+    if limit is not None and limit < len(ids):
+        picked = [i * len(ids) // limit for i in range(limit)]
+        ids, values, stamps = [ids[i] for i in picked], [values[i] for i in picked], [stamps[i] for i in picked]
     total = hashlib.sha256()
     for entry in itertools.chain(ids, stamps):
         total.update(entry.encode() + b"\0")

@@ -125,17 +125,25 @@ def _open_torchvision(card: Card) -> tuple["nn.Module", Card, None]:
 
 def _open_transformers(card: Card) -> tuple["nn.Module", Card, Any]:
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModelWithProjection
+
+    class TextTower(CLIPTextModelWithProjection):
+        """Of CLIP's two towers the one that reads texts; timm has the other."""
+
+        _keys_to_ignore_on_load_unexpected = ["^vision_model", "^visual_projection", "^logit_scale"]  # noqa: RUF012
 
     folder, card = _local(card) if card.checkpoint else _from_hub(card.encoder.partition(":")[2], card)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model, report = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    clip = AutoConfig.from_pretrained(folder).model_type == "clip"
+    kind: Any = TextTower if clip else AutoModel
+    model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     # Sentence encoders leave out a pooler or decoder that is not used; anything else would stay random.
     missing = [key for key in report["missing_keys"] if not key.startswith(("pooler.", "decoder."))]
     if missing:
         raise InputError(f"`checkpoint` {folder.name} must hold all weights of its model; {missing[0]} is not there.")
     model = model.get_encoder() if model.config.is_encoder_decoder else model
     card = replace(card, architecture=card.architecture or model.config.model_type)
+    card = replace(card, pooling=card.pooling or ("none" if clip and card.layer is None else None))
     return model, _sentence_settings(folder, card), tokenizer
 
 
@@ -161,5 +169,17 @@ def _sentence_settings(folder: Path, card: Card) -> Card:
     return replace(card, **{key: value for key, value in found.items() if getattr(card, key) is None})
 
 
-LIBRARIES = {"timm": _open_timm, "torchvision": _open_torchvision, "transformers": _open_transformers}
+def _open_api(card: Card) -> tuple["nn.Module", Card, Any]:
+    raise InputError(
+        f"`encoder` {card.name!r} must be a model that can be loaded; it is an API model, whose vectors are read from "
+        "files: embed with its provider, and give the file."
+    )
+
+
+LIBRARIES = {
+    "timm": _open_timm,
+    "torchvision": _open_torchvision,
+    "transformers": _open_transformers,
+    "api": _open_api,
+}
 BUILDERS = {"mobilenetv1_025": _mobilenetv1_025}

@@ -1,0 +1,548 @@
+"""A study: many encoders embedded on the same items, every pair of them aligned, and the report of it, from one file.
+
+A study file is TOML, and all it may say is this (what is marked with * must be said):
+
+    about = "what is asked"                       one sentence, the report's first
+
+    [[experiment]]                                * one or more; each answers for itself
+    name = "vision-language"                      * its folder in the results
+    metrics = ["mutual_knn"]                      names of alignment metrics, this by default
+    k = 10                                        neighbours
+    permutations = 200                            draws of the null; 0 leaves it out
+    seed = 0
+    trend = "parameters"                          does alignment rise with it over models? a number each space states
+    against = "vision"                            the trend is of all other models, by their alignment with this group
+    control = ["family", "objective"]             does shared lineage explain the agreement? words each space states
+
+    [[experiment.group]]                          * one or more; encoders that read the same items
+    name = "vision"                               *
+    data = "wit/images"                           * for encoders: what `repstitch embed --data` takes
+    limit = 1024                                  so many of the items, evenly spread
+    layers = "all"                                every layer, or some as [1, 6, 12]; without it one vector an item
+    drop_invalid = true                           leave out rows of files that are NaN, all zeros or like one before
+    encoders = ["dinov2_small", { encoder = "e5-small-v2", role = "query" }]
+    files = [{ file = "x.npy", ids = "ids.txt", name = "mine", family = "resnet" }]
+
+An entry of `encoders` is what `repstitch embed --encoder` takes, alone or with its settings (name, pooling, role,
+input_size, checkpoint …) and its lineage (family, objective, training_data, parameters). An entry of `files` holds
+vectors that are there already: the file, its ids where it has none, and the fields of a space card; `card` takes those
+of a card of the catalogue. `data`, `file`, `ids`, `checkpoint` and an encoder that is a path are relative to the data
+folder. Rows of all groups are matched by id.
+"""
+
+import json
+import logging
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+
+from repstitch import catalogue
+from repstitch.embeddings import Embeddings, invalid_rows, read, write
+from repstitch.encoders import embed, load_encoder
+from repstitch.encoders.items import read_items
+from repstitch.errors import InputError, NotFoundError
+from repstitch.names import METRICS
+from repstitch.spaces import Space
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Encoders that read the same items, and vectors of those items that are there already."""
+
+    name: str
+    data: str | None = None
+    limit: int | None = None
+    layers: str | list | None = None
+    drop_invalid: bool = False
+    encoders: list = field(default_factory=list)
+    files: list = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One question: which groups are aligned, by which metrics, and what is asked of the alignments."""
+
+    name: str
+    group: list
+    metrics: list = field(default_factory=lambda: ["mutual_knn"])
+    k: int = 10
+    permutations: int = 200
+    seed: int = 0
+    trend: str | None = None
+    against: str | None = None
+    control: list = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, read and checked."""
+
+    name: str
+    about: str
+    experiments: list[Experiment]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One encoder or file of an experiment: what it is called, the group it is in, and what the study says of it."""
+
+    name: str
+    group: Group
+    stated: dict
+    card: catalogue.Card | None = None
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def folder() -> Path:
+    """Where the studies that come with the package lie."""
+    inside = Path(__file__).parent / "studies"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "models" / "studies"
+
+
+def read_study(file: str | os.PathLike) -> Study:
+    """A study by its path, or by the name of one that comes with the package.
+
+    Raises InputError on anything the format does not know, NotFoundError on a name that is not there.
+    """
+    path = Path(file)
+    if not path.is_file():
+        path = folder() / f"{file}.toml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in folder().glob("*.toml")))
+            raise NotFoundError(f"There is no study {str(file)!r}; give a .toml file, or one of {known}.")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"The study {path} cannot be read: {error}") from None
+    unknown = sorted(set(table) - {"about", "experiment"})
+    if unknown or not isinstance(table.get("experiment"), list):
+        raise InputError(
+            f"The study {path.name} must hold `about` and [[experiment]] tables; got {', '.join(table) or 'nothing'}."
+        )
+    experiments = [_experiment(entry, f"The study {path.name}") for entry in table["experiment"]]
+    _check_unique([experiment.name for experiment in experiments], f"The study {path.name}")
+    return Study(path.stem, str(table.get("about", "")), experiments)
+
+
+def _experiment(table: dict, where: str) -> Experiment:
+    experiment = _build(Experiment, table, where)
+    where = f"{where}, experiment {experiment.name!r},"
+    groups = [_build(Group, entry, where) for entry in experiment.group]
+    names = [group.name for group in groups]
+    _check_unique(names, where)
+    for group in groups:
+        if not group.encoders and not group.files:
+            raise InputError(f"{where} group {group.name!r} must name `encoders` or `files`; it names neither.")
+        if group.encoders and group.data is None:
+            raise InputError(f"{where} group {group.name!r} must say what `data` its encoders read.")
+        if isinstance(group.layers, str) and group.layers != "all":
+            raise InputError(f"{where} `layers` must be all, or a list like [1, 6, 12]; got {group.layers!r}.")
+    for what, given, known in (
+        ("metrics", experiment.metrics, METRICS),
+        ("against", [experiment.against] if experiment.against else [], names),
+        ("trend", [experiment.trend] if experiment.trend else [], NUMBERS),
+        ("control", experiment.control, WORDS),
+    ):
+        wrong = [value for value in given if value not in known]
+        if wrong:
+            raise InputError(f"{where} `{what}` must be among {', '.join(known)}; got {wrong[0]!r}.")
+    return replace(experiment, group=groups)
+
+
+def _build(kind: type, table: Any, where: str) -> Any:
+    """One of the dataclasses above from its table: unknown keys and wrong types are refused."""
+    known = get_type_hints(kind)
+    if not isinstance(table, dict):
+        raise InputError(f"{where} must hold tables; got {table!r}.")
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise InputError(f"{where} holds the unknown key `{unknown[0]}`; known are {', '.join(known)}.")
+    for key in (f.name for f in fields(kind)):
+        if key in ("name", "group") and not table.get(key):
+            raise InputError(f"{where} must state `{key}` of each {kind.__name__.lower()}.")
+        if key in table and not isinstance(table[key], known[key]):
+            wanted = getattr(known[key], "__name__", None) or str(known[key])
+            raise InputError(f"{where} `{key}` must be {wanted}; got {table[key]!r}.")
+    return kind(**table)
+
+
+def _check_unique(names: list[str], where: str) -> None:
+    for name in names:
+        if "/" in name or name.startswith("."):
+            raise InputError(f"{where} must give plain names, without slashes, for they name folders; got {name!r}.")
+        if names.count(name) > 1:
+            raise InputError(f"{where} has the name {name!r} twice; give each a `name` of its own.")
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def run(
+    file: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    data: str | os.PathLike | None = None,
+    only: str | None = None,
+    skip_missing: bool = False,
+    batch_size: int = 64,
+    device: str = "auto",
+) -> dict:
+    """Run a study and return, by experiment, its `atlas`, the `missing` encoders with why, and its `report`'s path.
+
+    What was embedded before, with the same settings on the same items, is taken as it is, so a stopped study goes on.
+    `data` is the folder that paths in the study are relative to, REPSTITCH_DATA by default. `only` runs the experiment
+    of that name. Encoders that cannot be loaded are left out and reported with `skip_missing`, as are experiments with
+    fewer than two members left; without it, or where nothing is left, they are an InputError.
+    """
+    study, out = read_study(file), Path(out)
+    root = Path(data if data is not None else os.environ.get("REPSTITCH_DATA") or ".")
+    if not root.is_dir():
+        raise InputError(f"`data` must be the folder that the study's paths are relative to; there is no {root}.")
+    chosen = [experiment for experiment in study.experiments if only in (None, experiment.name)]
+    if not chosen:
+        names = ", ".join(experiment.name for experiment in study.experiments)
+        raise InputError(f"`only` must be an experiment of {study.name}, {names}; got {only!r}.")
+    planned = [(experiment, _members(experiment, root)) for experiment in chosen]  # all of it, before any of it runs
+    results = {}
+    for experiment, members in planned:
+        place = out / experiment.name
+        (place / "embeddings").mkdir(parents=True, exist_ok=True)
+        paths, missing = _gather(members, place / "embeddings", root, skip_missing, batch_size, device)
+        if len(paths) < 2:
+            why = f"; not reached: {', '.join(missing)}. {next(iter(missing.values()))}" if missing else "."
+            message = f"Experiment {experiment.name!r} needs at least two members that are there; got {len(paths)}{why}"
+            if not skip_missing or (experiment is planned[-1][0] and not results):
+                raise InputError(message)
+            log.warning("%s", message)
+            continue
+        against = [member.name for member in members if member.group.name == experiment.against]
+        atlas = _align(experiment, [path for files in paths.values() for path in files], against, place)
+        written = _write(study, experiment, atlas, members, missing, place)
+        results[experiment.name] = {"atlas": atlas, "missing": missing} | written
+    return results
+
+
+def _members(experiment: Experiment, root: Path) -> list[Member]:
+    """All encoders and files of an experiment, their entries checked and their paths found."""
+    members = []
+    for group in experiment.group:
+        for entry in group.encoders:
+            stated = {"encoder": entry} if isinstance(entry, str) else dict(entry)
+            if not isinstance(stated.get("encoder"), str):
+                raise InputError(f"`encoders` of group {group.name!r} must each name an `encoder`; got {entry!r}.")
+            for key in ("encoder", "checkpoint"):
+                if key in stated and (root / stated[key]).exists():
+                    stated[key] = str(root / stated[key])
+            lineage: dict[str, Any] = {key: value for key, value in stated.items() if key in LINEAGE}
+            settings: dict[str, Any] = {k: v for k, v in stated.items() if k not in ("encoder", *LINEAGE)}
+            if group.layers is not None:
+                if "layer" in settings:
+                    raise InputError(
+                        f"`layer` of {stated['encoder']!r} and `layers` of its group cannot both be stated."
+                    )
+                settings["layer"] = -1
+            card = replace(catalogue.resolve(stated["encoder"], **settings), **lineage)
+            members.append(Member(card.name, group, stated, card))
+        for entry in group.files:
+            stated = _file_entry(entry, group, root)
+            name = stated.get("name") or stated.get("card") or Path(stated["file"]).stem
+            members.append(Member(name, group, stated))
+    _check_unique([member.name for member in members], f"Experiment {experiment.name!r}")
+    return members
+
+
+def _file_entry(entry: dict, group: Group, root: Path) -> dict:
+    known = {"file", "ids", "card"} | {f.name for f in fields(Space)} - {"dim"}
+    if not isinstance(entry, dict) or "file" not in entry or set(entry) - known:
+        raise InputError(
+            f"`files` of group {group.name!r} must each be a table with `file`, that may also state "
+            f"{', '.join(sorted(known - {'file'}))}; got {entry!r}."
+        )
+    return entry | {key: str(root / entry[key]) for key in ("file", "ids") if key in entry}
+
+
+def _gather(members, place: Path, root: Path, skip_missing: bool, batch_size: int, device: str):
+    """Embed or copy every member into `place`; the files of each by its name, and why others are missing."""
+    paths: dict[str, list[Path]] = {}
+    missing: dict[str, str] = {}
+    for member in members:
+        log.info("%s (%d of %d)", member.name, len(paths) + len(missing) + 1, len(members))
+        try:
+            paths[member.name] = _take(member, place, root, batch_size, device)
+        except Unreachable as error:
+            if not skip_missing:
+                raise InputError(f"{error} To go on without it, say --skip-missing.") from None
+            log.warning("%s is left out: %s", member.name, error)
+            missing[member.name] = str(error)
+    return paths, missing
+
+
+class Unreachable(InputError):
+    """An encoder that could not be loaded, as opposed to one that was and then failed."""
+
+
+def _take(member: Member, place: Path, root: Path, batch_size: int, device: str) -> list[Path]:
+    """The member's embeddings, made now if they are not there as they are wanted."""
+    group, card = member.group, member.card
+    if card is None:
+        note: dict[str, Any] = member.stated | {"drop_invalid": group.drop_invalid} | _stamps(member.stated)
+        make: Callable[[Path], Any] = lambda out: _copy(member, out)  # noqa: E731
+    else:
+        data = str(root / (group.data or ""))
+        stamp = read_items(data, catalogue.modality(card), group.limit).stamp
+        note = {"card": asdict(replace(card, checkpoint=None)), "data": stamp, "layers": group.layers}
+        make = lambda out: _embed(member, data, out, batch_size, device)  # noqa: E731
+    out = place / (member.name if card is not None and group.layers is not None else f"{member.name}.parquet")
+    beside = place / f"{member.name}.json"
+    wanted = json.dumps(note, sort_keys=True, default=list)
+    if not out.exists():
+        beside.write_text(wanted, encoding="utf-8")
+        make(out)
+    elif not beside.exists() or beside.read_text(encoding="utf-8") != wanted:
+        raise InputError(f"{out} was made with other settings or from other items; remove it, or give another `out`.")
+    return sorted(out.glob("*.parquet")) if out.is_dir() else [out]
+
+
+def _embed(member: Member, data: str, out: Path, batch_size: int, device: str) -> None:
+    assert member.card is not None
+    try:
+        encoder = load_encoder(member.card, device=device)
+    except InputError as error:
+        raise Unreachable(str(error)) from None
+    group = member.group
+    embed(encoder, data, out, batch_size=batch_size, layers=group.layers, limit=group.limit)
+
+
+def _stamps(stated: dict) -> dict:
+    """What changes when a file or its ids do, in the place of their paths."""
+    stamps = {}
+    for key in ("file", "ids"):
+        path = Path(re.sub(r"(\.\w+):[^/]*$", r"\1", stated.get(key, "")))
+        if key in stated and path.exists():
+            stamps[key] = [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+    return stamps
+
+
+def _copy(member: Member, out: Path) -> None:
+    """Vectors that are there already, with the space that the study states, as a file like the others."""
+    stated = dict(member.stated)
+    rows = read(stated.pop("file"), ids=stated.pop("ids", None))
+    if rows.ids is None:
+        raise InputError(f"`files` entry {member.name!r} must have ids, which rows are matched by; give `ids`.")
+    known = {f.name for f in fields(Space)}
+    card = catalogue.find(stated.pop("card")) if "card" in stated else None
+    lineage = {} if card is None else {key: value for key, value in asdict(card).items() if key in known}
+    lineage |= {} if card is None else {"modality": catalogue.modality(card)}
+    if card is not None and card.dim not in (None, rows.space.dim):
+        raise InputError(
+            f"`card` of {member.name!r} must have the {rows.space.dim} dimensions of its file; {card.name} has "
+            f"{card.dim}."
+        )
+    space = Space.from_dict(rows.space.to_dict() | lineage | stated | {"name": member.name, "dim": rows.space.dim})
+    bad = {what: mask for what, mask in invalid_rows(rows.vectors).items() if mask.any()}
+    if bad and not member.group.drop_invalid:
+        wrong = ", ".join(f"{int(mask.sum())} {what}" for what, mask in bad.items())
+        raise InputError(
+            f"{member.name} holds rows that cannot be used ({wrong}); say drop_invalid = true in its group."
+        )
+    if member.group.drop_invalid:
+        bad["repeats"] = _repeats(rows.vectors) & ~np.any([*bad.values(), np.zeros(len(rows), bool)], axis=0)
+        left = ", ".join(f"{int(mask.sum())} {what}" for what, mask in bad.items() if mask.any())
+        log.warning("%s: rows left out: %s.", member.name, left or "none")
+    kept = rows.take(~np.any([*bad.values(), np.zeros(len(rows), bool)], axis=0))
+    write(out, Embeddings(kept.vectors, space, kept.ids))
+
+
+def _repeats(vectors: np.ndarray) -> np.ndarray:
+    """A mask (n,) of the rows that are like one before."""
+    seen: set[bytes] = set()
+    mask = np.zeros(len(vectors), dtype=bool)
+    for i, row in enumerate(vectors):
+        key = row.tobytes()
+        mask[i] = key in seen
+        seen.add(key)
+    return mask
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def _align(experiment: Experiment, paths: list[Path], against: list[str], place: Path) -> dict:
+    """The atlas of all spaces of an experiment, with the trend and the control that it asks for.
+
+    A question that so few models cannot answer stands in `unanswered` with the reason.
+    """
+    from repstitch import convergence, lineage
+    from repstitch.atlas import atlas, by_encoder, encoders
+
+    e = experiment
+    found = atlas([read(path) for path in paths], e.metrics, e.k, e.permutations, e.seed, cache=place / "graphs")
+    models = encoders([Space.from_dict(card) for card in found["spaces"]])
+    names = [model.name for model in models]
+    metric = e.metrics[0]
+    numbers = by_encoder(found, metric)
+    asked: dict[str, Callable[[], dict]] = {}
+    if e.trend is not None:
+        asked["trend"] = lambda: convergence.trend(
+            numbers["score"],
+            lineage.numbers(models, e.trend),
+            names,
+            column=e.trend,
+            metric=metric,
+            families=lineage.labels(models, "family"),
+            against=[name for name in names if LAYER.sub("", name) in against] or None,
+            seed=e.seed,
+        )
+    if e.control:
+        asked["control"] = lambda: convergence.control(
+            numbers["score"],
+            {column: lineage.labels(models, column) for column in e.control},
+            names,
+            metric=metric,
+            null=numbers.get("null"),
+            q=numbers.get("q"),
+            seed=e.seed,
+        )
+    found["unanswered"] = {}
+    for question, answer in asked.items():
+        try:
+            found[question] = answer()
+        except InputError as error:
+            found["unanswered"][question] = str(error)
+    return found
+
+
+def _draw(atlas: dict, place: Path) -> list[Path]:
+    """The figures of an atlas; none, with a warning, where there is nothing to draw with."""
+    if find_spec("matplotlib") is None:
+        log.warning("Figures are left out; to have them, install repstitch[plot] and run the study again.")
+        return []
+    from repstitch.plots.atlases import draw_atlas
+
+    return draw_atlas(atlas, place)
+
+
+def _write(study: Study, experiment: Experiment, atlas: dict, members, missing: dict, place: Path) -> dict:
+    """Put the atlas, its table of pairs, its figures and the report into an experiment's folder."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    _replace(place / "atlas.json", lambda path: path.write_text(json.dumps(atlas, ensure_ascii=False), "utf-8"))
+    table = pa.Table.from_pylist(atlas["pairs"])
+    _replace(place / "pairs.parquet", lambda path: pyarrow.parquet.write_table(table, path))
+    _replace(place / "pairs.csv", lambda path: pyarrow.csv.write_csv(table, path))
+    figures = _draw(atlas, place)
+    found = findings(atlas, {member.name: member.group.name for member in members})
+    lines = [f"# {experiment.name}", study.about, _setting(atlas, experiment)]
+    lines += ["## What was found", "\n".join(f"- {line}" for line in found)]
+    lines += ["## The most alike", _strongest(atlas)]
+    if missing:
+        lines += ["## Left out", "\n".join(f"- {name}: {reason}" for name, reason in missing.items())]
+    lines += [f"![{path.stem}]({path.name})" for path in figures if path.suffix in (".png", ".svg")]
+    report = "\n\n".join(line for line in lines if line) + "\n"
+    _replace(place / "REPORT.md", lambda path: path.write_text(report, "utf-8"))
+    return {"findings": found, "report": str(place / "REPORT.md")}
+
+
+def _replace(path: Path, make: Callable[[Path], Any]) -> None:
+    """Write a file beside its place and put it there whole."""
+    make(path.with_name(path.name + ".tmp"))
+    os.replace(path.with_name(path.name + ".tmp"), path)
+
+
+def findings(atlas: dict, groups: dict[str, str]) -> list[str]:
+    """What an atlas says, in sentences: how alike the groups are by each metric, then trend and control."""
+    lines, order = [], list(dict.fromkeys(groups.values()))
+    for metric in atlas["metrics"]:
+        by_groups: dict[tuple, list] = {}
+        for pair in _pairs(atlas, metric):
+            both = {_group(pair["source"], groups), _group(pair["target"], groups)}
+            by_groups.setdefault(tuple(group for group in order if group in both), []).append(pair)
+        for both, pairs in by_groups.items():
+            where = f"within {both[0]}" if len(both) == 1 else f"between {both[0]} and {both[1]}"
+            lines.append(f"{metric}, {where}: {_range(pairs)}")
+    lines += [f"{key}: {atlas[key]['verdict']}" for key in ("trend", "control") if key in atlas]
+    return lines + [f"{key}: not answered. {reason}" for key, reason in atlas.get("unanswered", {}).items()]
+
+
+def _range(pairs: list[dict]) -> str:
+    best = max(pairs, key=lambda pair: pair["score"])
+    mean = sum(pair["score"] for pair in pairs) / len(pairs)
+    several = f"mean {_num(mean)} over {len(pairs)} pairs, highest " if len(pairs) > 1 else ""
+    text = f"{several}{_num(best['score'])} ({_called(best)})"
+    if best.get("q") is None:
+        return text + "."
+    above = sum(pair["q"] <= LEVEL for pair in pairs)
+    chance = sum(pair["null"] for pair in pairs) / len(pairs)
+    return f"{text}; by chance {_num(chance)}; {above} of {len(pairs)} beyond chance (q ≤ {LEVEL})."
+
+
+def _num(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # no minus before a zero
+
+
+def _pairs(atlas: dict, metric: str) -> Iterator[dict]:
+    """The pairs of encoders by a metric, each once where it is symmetric: over layers the best, where there are any."""
+    seen = set()
+    for pair in atlas.get("layers") or atlas["pairs"]:
+        both = (pair["source"], pair["target"])
+        key = frozenset(both) if atlas["metrics"][metric]["symmetric"] else both
+        if pair["metric"] == metric and pair["score"] is not None and both[0] != both[1] and key not in seen:
+            seen.add(key)
+            yield pair
+
+
+def _group(name: str, groups: dict[str, str]) -> str:
+    return groups[name] if name in groups else groups[LAYER.sub("", name)]
+
+
+def _called(pair: dict) -> str:
+    sides = []
+    for side in ("source", "target"):
+        layer = pair.get(f"{side}_layer")
+        sides.append(pair[side] + ("" if layer is None else f" layer {layer}"))
+    return " – ".join(sides)
+
+
+def _setting(atlas: dict, experiment: Experiment) -> str:
+    null = f"beside the null of {experiment.permutations} permutations" if experiment.permutations else "without a null"
+    return f"{len(atlas['spaces'])} spaces over {atlas['n']:,} items that all of them have, k = {atlas['k']}, {null}."
+
+
+def _strongest(atlas: dict, n: int = 10) -> str:
+    metric = next(iter(atlas["metrics"]))
+    rows = sorted(_pairs(atlas, metric), key=lambda pair: -pair["score"])[:n]
+    cell = lambda value: "" if value is None else _num(value)  # noqa: E731
+    columns = ("score", "null", "calibrated", "q")
+    lines = [f"| {metric} | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    lines += [f"| {_called(row)} | " + " | ".join(cell(row.get(column)) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def summary(results: dict) -> str:
+    """The results of `run` as text: each experiment, what was found, what is missing, where the report lies."""
+    parts = []
+    for name, result in results.items():
+        lines = [name, *(f"  {line}" for line in result["findings"])]
+        lines += [f"  left out: {encoder}: {reason}" for encoder, reason in result["missing"].items()]
+        parts.append("\n".join([*lines, f"  report: {result['report']}"]))
+    return "\n\n".join(parts)
+
+
+LEVEL = 0.05
+LAYER = re.compile(r"\.layer\d+$")
+NUMBERS = ("parameters",)
+WORDS = ("family", "architecture", "objective", "training_data", "modality")
+LINEAGE = ("family", "objective", "training_data", "parameters")
