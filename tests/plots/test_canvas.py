@@ -2,7 +2,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from repstitch.errors import InputError
-from repstitch.plots.canvas import figure, save
+from repstitch.plots.canvas import COLOURS, GREY, figure, looks, save
 
 
 def picture() -> Figure:
@@ -46,3 +46,18 @@ def test_other_endings_and_places_that_are_no_file_are_refused(tmp_path):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(InputError, match=r"`plot` must be a file; .*folder.png is a folder"):
         save(picture(), tmp_path / "folder.png")
+
+
+def test_kinds_are_told_apart_by_more_than_colour_once_colours_come_again():
+    drawn = looks([f"kind {i:02d}" for i in range(40)])
+    assert len({(look.colour, look.marker) for look in drawn.values()}) == 40
+    assert len({(look.colour, look.hatch) for look in drawn.values()}) == 40
+    assert {look.colour for look in drawn.values()} == set(COLOURS)
+
+
+def test_a_kind_keeps_its_look_in_whatever_order_kinds_come_and_the_unknown_is_grey_and_last():
+    drawn = looks([None, "b", "a", "b"])
+    assert list(drawn) == ["a", "b", None]
+    assert drawn == looks(["a", "b", None])
+    assert drawn[None].colour == GREY
+    assert GREY not in COLOURS

@@ -298,7 +298,7 @@ def plot_layers(axes: Axes, atlas: Mapping, line: Mapping) -> Axes:
     if line.get("q") is not None:
         found += f" (q = {line['q']:.2g}{', not above chance' if line['q'] > LEVEL else ''})"
     axes.set_title(found, fontsize=9, loc="left")
-    _colour_bar(axes, image, line["metric"], null)
+    _colour_bar(axes, image, line["metric"] if null is None else f"{line['metric']} (triangle: chance)", null)
     return axes
 
 
@@ -318,14 +318,15 @@ def _side(N: int) -> float:
 
 
 def _grow(made: Figure, axes: Axes, side: float) -> None:
-    """Give the figure the size at which the axes have `side` inches both ways, with whatever is written around them.
+    """Give the figure the size at which the axes are `side` inches high, cells are square, and all around them has room.
 
     The axes' aspect cannot be fixed instead: then the layout leaves too little room for names.
     """
     made.set_size_inches(made.get_size_inches() + 8)  # so that there is room for what is around, to measure it
     made.draw_without_rendering()
     box = axes.get_window_extent()
-    made.set_size_inches(made.get_size_inches() + side - [box.width / made.dpi, box.height / made.dpi])
+    wide = side * np.ptp(axes.get_xlim()) / np.ptp(axes.get_ylim())
+    made.set_size_inches(made.get_size_inches() + [wide - box.width / made.dpi, side - box.height / made.dpi])
 
 
 def _wrap(axes: Axes, size: float) -> int:
@@ -349,16 +350,15 @@ def _coloured(axes: Axes, scores: np.ndarray, null: np.ndarray | None) -> Any:
     return image
 
 
-def _colour_bar(axes: Axes, image: Any, metric: str, null: np.ndarray | None) -> list:
-    """A colour bar in the axes' own room, so that all of one figure keep theirs; returns what the legend must explain."""
+def _colour_bar(axes: Axes, image: Any, label: str, null: np.ndarray | None) -> list:
+    """A colour bar beside the axes, a triangle where chance lies; returns what the legend must explain."""
     inset = axes.inset_axes((14, 0, 10, 1), transform=beside(axes))
     bar = axes.figure.colorbar(image, cax=inset)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
+    bar.set_label(label, fontsize=9)
     if null is None or not np.isfinite(null).any():
-        bar.set_label(metric, fontsize=9)
         return []
-    bar.set_label(f"{metric} (▶ chance)", fontsize=9)
     middle = float(np.nanmedian(null))
     known = null[np.isfinite(null)]
     inset.plot([-0.45, -0.45], [known.min(), known.max()], color="black", lw=1.5, clip_on=False)

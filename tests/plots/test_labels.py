@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from repstitch.plots.canvas import figure
+from repstitch.plots.labels import name_points, shorten
+
+
+def boxes(axes) -> np.ndarray:
+    """Corners (N, 4) of what is written in the axes, in pixels."""
+    return np.array([text.get_window_extent().extents for text in axes.texts])
+
+
+def overlaps(found: np.ndarray) -> int:
+    low = np.maximum(found[:, None, :2], found[None, :, :2])
+    high = np.minimum(found[:, None, 2:], found[None, :, 2:])
+    return int(np.triu((high - low).clip(min=0).prod(2) > 1, 1).sum())
+
+
+def scattered(N: int, seed: int = 0):
+    """Axes with N points, and where they are."""
+    axes = figure(1, width=6, height=5)[1][0]
+    places = np.random.default_rng(seed).random((N, 2))
+    axes.scatter(*places.T, 20)
+    return axes, places.tolist()
+
+
+@pytest.mark.parametrize("N", [1, 2, 10, 30])
+def test_names_beside_points_overlap_neither_each_other_nor_the_points(N):
+    axes, places = scattered(N)
+    names = [f"a_model_{i}" for i in range(N)]
+    assert name_points(axes, names, places) == names
+    assert [text.get_text() for text in axes.texts] == names
+    found = boxes(axes)
+    assert not overlaps(found)
+    dots = axes.transData.transform(places)
+    hidden = (dots[:, None] > found[None, :, :2]).all(2) & (dots[:, None] < found[None, :, 2:]).all(2)
+    assert not hidden.any()
+
+
+def test_a_name_stays_inside_the_axes_where_its_point_lies_at_their_edge():
+    axes = figure(1, width=4, height=3)[1][0]
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    name_points(axes, ["at the right", "at the left", "at the top"], [[1, 0.5], [0, 0.5], [0.5, 1]])
+    frame = axes.get_window_extent().extents
+    found = boxes(axes)
+    assert (found[:, :2] > frame[:2] - 1).all()
+    assert (found[:, 2:] < frame[2:] + 1).all()
+
+
+def test_a_name_avoids_places_that_are_taken():
+    axes = figure(1, width=4, height=3)[1][0]
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    right = [[x, 0.5] for x in np.linspace(0.5, 0.9, 30)]
+    name_points(axes, ["a model"], [[0.5, 0.5]], taken=right)
+    (box,) = boxes(axes)
+    across = axes.transData.transform(right)
+    assert not ((across > box[:2]) & (across < box[2:])).all(1).any()
+
+
+def test_names_without_free_room_are_left_out_when_thinned():
+    axes = figure(1, width=4, height=3)[1][0]
+    crowd = (0.5 + 0.01 * np.random.default_rng(0).random((60, 2))).tolist()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    names = [f"a_model_{i}" for i in range(60)]
+    written = name_points(axes, names, crowd, thin=True)
+    assert 0 < len(written) < 60
+    assert [text.get_text() for text in axes.texts] == written
+    assert not overlaps(boxes(axes))
+
+
+def test_no_names_write_nothing():
+    axes, _ = scattered(3)
+    assert name_points(axes, [], []) == []
+
+
+def test_a_name_far_from_its_point_has_a_line_to_it_and_a_near_one_has_none():
+    axes = figure(1, width=4, height=3)[1][0]
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    name_points(axes, ["alone"], [[0.5, 0.5]])
+    assert axes.texts[0].arrow_patch is None
+    crowd = (0.5 + 0.02 * np.random.default_rng(0).random((12, 2))).tolist()
+    name_points(axes, [f"model_{i}" for i in range(12)], crowd)
+    assert any(text.arrow_patch is not None for text in axes.texts)
+
+
+def test_a_long_name_keeps_both_ends_and_a_short_one_everything():
+    assert shorten("dinov2_small") == "dinov2_small"
+    short = shorten("vit_large_patch14_clip_336.openai_ft_in12k.layer07", 30)
+    assert len(short) == 30
+    assert short.startswith("vit_large")
+    assert short.endswith(".layer07")
