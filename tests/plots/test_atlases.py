@@ -460,7 +460,14 @@ def test_the_best_six_pairs_of_encoders_show_their_layers_best_first():
     for i, line in enumerate(atlas["layers"]):
         line["score"] = i / 20
     axes = plot_atlas(atlas)[f"layers_{METRIC}"].axes
-    assert [panel.get_title("left").split(", ")[1][:4] for panel in axes] == ["0.45", "0.40", "0.35", "0.30", "0.25", "0.20"]
+    assert [panel.get_title("left").split(", ")[1][:4] for panel in axes] == [
+        "0.45",
+        "0.40",
+        "0.35",
+        "0.30",
+        "0.25",
+        "0.20",
+    ]
 
 
 @pytest.mark.parametrize("N", [2, 5, 20])

@@ -219,7 +219,14 @@ def plot_sizes(axes: Axes, atlas: Mapping, metric: str | None = None) -> Axes:
         handles += axes.plot(
             sizes["sizes"], score, look.line, color=look.colour, marker=look.marker, ms=4, lw=1.6, label=name
         )
-        axes.fill_between(sizes["sizes"], score - 2 * se, score + 2 * se, color=look.colour, alpha=0.15 if len(curves) < 5 else 0.08, lw=0)
+        axes.fill_between(
+            sizes["sizes"],
+            score - 2 * se,
+            score + 2 * se,
+            color=look.colour,
+            alpha=0.15 if len(curves) < 5 else 0.08,
+            lw=0,
+        )
         if "null" in curve:
             axes.plot(sizes["sizes"], curve["null"], "--", color="black", lw=1)
     handles.sort(key=lambda handle: -handle.get_ydata()[-1])
