@@ -32,6 +32,7 @@ format: $(SETUP)
 bench: $(SETUP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/fit.py
+	$(BIN)/python benchmarks/align.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/confidence.py --method auto

@@ -8,16 +8,15 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from machine import header, markdown, peak_mb
+from machine import header, markdown, peak_mb, times
 
 from repstitch.fit.closed_form import fit_canonical, fit_procrustes, fit_ridge
 from repstitch.fit.judge import Judge
@@ -42,17 +41,6 @@ def rows(n: int, seed: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         x = torch.randn(size, D_SOURCE, generator=random) * spread + 0.1
         x = torch.nn.functional.normalize(x, dim=1)
         yield x, x @ mixing + 0.01 * torch.randn(size, D_TARGET, generator=random)
-
-
-def times(contenders: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """The best wall time of each, taken in turn so that a busy spell of the machine falls on all of them."""
-    best = dict.fromkeys(contenders, float("inf"))
-    for _ in range(repeats):
-        for name, run in contenders.items():
-            began = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - began)
-    return best
 
 
 def bare_products(X: torch.Tensor, Y: torch.Tensor) -> None:

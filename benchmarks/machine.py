@@ -1,9 +1,10 @@
-"""What every table needs: the machine it was measured on, the Markdown, and the memory of a process."""
+"""What every table needs: the machine it was measured on, the Markdown, times in turn, and memory."""
 
 import gc
 import os
 import platform
 import resource
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,17 @@ def header(title: str, command: str, packages: tuple[str, ...] = ()) -> str:
 def markdown(columns: list[str], rows: list[list]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in lines) + "\n"
+
+
+def times(contenders: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """The best wall time of each, taken in turn so that a busy spell of the machine falls on all of them."""
+    best = dict.fromkeys(contenders, float("inf"))
+    for _ in range(repeats):
+        for name, run in contenders.items():
+            began = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - began)
+    return best
 
 
 def peak_mb() -> float:

@@ -189,8 +189,26 @@ def listed(matrix: np.ndarray) -> list[list[float | None]]:
     return [[None if np.isnan(v) else float(v) for v in row] for row in matrix]
 
 
-FAMILIES = (
-    "dinov2 clip bge e5 gte mae vit llama gemma mistral olmo bloomz jina nomic cohere openai resnet squeezenet mobilenet "
-    "swin"
-).split()
+FAMILIES = [
+    "dinov2",
+    "clip",
+    "bge",
+    "e5",
+    "gte",
+    "mae",
+    "vit",
+    "llama",
+    "gemma",
+    "mistral",
+    "olmo",
+    "bloomz",
+    "jina",
+    "nomic",
+    "cohere",
+    "openai",
+    "resnet",
+    "squeezenet",
+    "mobilenet",
+    "swin",
+]
 SIZES = ("small", "base", "large", "huge", "giant_patch14")

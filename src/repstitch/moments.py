@@ -141,10 +141,10 @@ class _Sums:
             raise InputError(f"Batches must keep their widths {tuple(self.xy.shape)}; got {(x.shape[1], y.shape[1])}.")
         x_mean, y_mean = x.mean(0), y.mean(0)
         u, v = self._centred(x, x_mean, 0), self._centred(y, y_mean, 1)
-        _add_gram(self.xx, u)
+        add_gram(self.xx, u)
         self.xy += u.T @ v
         if self.yy is not None:
-            _add_gram(self.yy, v)
+            add_gram(self.yy, v)
         # From about the batch's mean to about the origin: Σ(u + a)ᵀ(v + b) = Σuᵀv + (Σu + n a)ᵀb + aᵀΣv.
         a, b = x_mean.double() - self.x_origin.double(), y_mean.double() - self.y_origin.double()
         s, t = u.sum(0).double(), v.sum(0).double()
@@ -183,7 +183,7 @@ class _Sums:
         )
 
 
-def _add_gram(total: Tensor, rows: Tensor) -> None:
+def add_gram(total: Tensor, rows: Tensor) -> None:
     """Add rowsᵀrows to the upper triangle of `total`, by blocks of columns: the lower half is never computed."""
     width = rows.shape[1]
     step = max(256, -(-width // 4))

@@ -11,8 +11,10 @@ from torch import Tensor
 from repstitch.errors import InputError
 from repstitch.metrics.neighbours import Graph, exact_products, graph, unit
 from repstitch.metrics.null import relabel, shared_weight
+from repstitch.moments import BATCH_ROWS, add_gram
 
 WIDE = 128
+FEW_PRODUCTS = 2**30  # that a processor takes in float64 without being noticed
 DENSE_ROWS = 30_000  # above this a kernel would take more than 3.6 GB
 CELLS = 2**24
 
@@ -21,7 +23,10 @@ CELLS = 2**24
 
 @dataclass(frozen=True)
 class Centred:
-    """Rows (n, d) of one space about their mean, float64: what linear CKA needs of it."""
+    """Rows (n, d) of one space about their mean, of mean square length one: what linear CKA needs of it.
+
+    float64 where there are few products to take, else float32, of which the rows came; sums are float64 in both.
+    """
 
     rows: Tensor
 
@@ -31,33 +36,47 @@ class Centred:
     @cached_property
     def squares(self) -> Tensor:
         """‖x‖² of each row (n,): the diagonal of the kernel."""
-        return self.rows.square().sum(1)
+        return self.rows.double().square().sum(1)
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """Xᵀ X (d, d), float64."""
+        if self.rows.dtype == torch.float64:
+            return self.rows.T @ self.rows
+        d = self.rows.shape[1]
+        total = torch.zeros(d, d, dtype=torch.float64, device=self.rows.device)
+        with exact_products():
+            for part in self.rows.split(BATCH_ROWS):
+                add_gram(total, part)
+        return total.triu() + total.triu(1).T
+
+    @cached_property
+    def norm(self) -> float:
+        """‖X Xᵀ‖ = ‖Xᵀ X‖."""
+        return float(self.gram.norm())
 
     @cached_property
     def own(self) -> Tensor:
         """Each row's part (n,) of ‖X Xᵀ‖²."""
-        n, d = self.rows.shape
-        if n < d:
-            return (self.rows @ self.rows.T).square().sum(1)
-        return ((self.rows @ (self.rows.T @ self.rows)) * self.rows).sum(1)
+        return _parts(self.rows, self.gram, self.rows)
 
     @cached_property
-    def own_unbiased(self) -> Tensor:
-        """Each row's part (n,) of Song's unbiased HSIC of the space with itself, times n(n − 3)."""
-        found = self.own + _diagonal(self, self)
-        if float(found.sum()) <= 1e-12 * float(self.squares.sum()) ** 2:
+    def own_unbiased(self) -> float:
+        """Song's unbiased HSIC of the space with itself, times n(n − 3); InputError where it is not above 0."""
+        found = self.norm**2 + float(_diagonal(self, self).sum())
+        if found <= 1e-12 * float(self.squares.sum()) ** 2:
             raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
         return found
 
     @cached_property
     def leading(self) -> Tensor:
-        """Rows (n, r), float32, in the principal directions that make up all but a thousandth of ‖X Xᵀ‖²."""
-        X = self.rows / self.rows.norm()  # fourth powers of the rows' size must fit float32
+        """Rows (n, r), float32, in the principal directions that make up all but a thousandth of ‖X Xᵀ‖²; ‖X‖ = 1."""
+        X = self.rows.float() / len(self.rows) ** 0.5  # fourth powers of the rows' size must fit float32
         if X.shape[1] > WIDE:
-            values, vectors = torch.linalg.eigh((X.T @ X).float())
+            values, vectors = torch.linalg.eigh(self.gram.float())
             squares = values.clamp(min=0).square().cumsum(0)  # ascending, so the sum is over the smallest
-            X = X @ vectors[:, squares > 1e-3 * squares[-1]].double()
-        return X.float()
+            X = X @ vectors[:, squares > 1e-3 * squares[-1]]
+        return X
 
 
 def cka(X: Tensor, Y: Tensor) -> float:
@@ -83,24 +102,25 @@ def cka_unbiased(X: Tensor, Y: Tensor) -> float:
 
 def centred(X: Tensor, k: int = 10, name: str = "X") -> Centred:
     """Prepare rows (n, d) for `cka` and `cka_unbiased`; InputError where they are not finite or do not vary."""
-    X = X.double()
-    largest = X.abs().max() if X.numel() else 0.0
-    X = X - X.mean(0)
-    if not bool(torch.isfinite(X).all()):
+    X = X.double() if X.numel() * X.shape[1] <= FEW_PRODUCTS else X.float()
+    size = torch.linalg.vector_norm(X, torch.inf) if X.numel() else 0.0
+    X = X - X.mean(0, dtype=torch.float64).to(X)
+    spread = torch.linalg.vector_norm(X, dtype=torch.float64) / len(X) ** 0.5
+    if not bool(torch.isfinite(spread)):
         raise InputError(f"`{name}` must be finite; it holds NaN or Inf.")
-    if not bool((X.abs() > 1e-12 * largest).any()):  # equal rows may differ from their mean in the last digit
+    if not bool(spread > 1e-12 * size):  # equal rows may differ from their mean in the last digit
         raise InputError(f"`{name}` must vary; all its rows are the same.")
-    return Centred(X)
+    return Centred(X / spread.to(X))
 
 
 def compare_cka(a: Centred, b: Centred) -> float:
-    return float((a.rows.T @ b.rows).square().sum() / (a.own.sum() * b.own.sum()).sqrt())
+    return float(_product(a, b).square().sum()) / (a.norm * b.norm)
 
 
 def compare_cka_unbiased(a: Centred, b: Centred) -> float:
     check_rows(len(a), len(b), 4)
-    both = float((a.rows.T @ b.rows).square().sum() + _diagonal(a, b).sum())
-    return both / (a.own_unbiased.sum() * b.own_unbiased.sum()).sqrt().item()
+    both = float(_product(a, b).square().sum() + _diagonal(a, b).sum())
+    return both / (a.own_unbiased * b.own_unbiased) ** 0.5
 
 
 def permute_centred(b: Centred, order: Tensor) -> Centred:
@@ -113,7 +133,9 @@ def influence_cka(a: Centred, b: Centred) -> Tensor:
 
 def influence_cka_unbiased(a: Centred, b: Centred) -> Tensor:
     check_rows(len(a), len(b), 4)
-    return influence_of_ratio(_cross(a, b) + _diagonal(a, b), a.own_unbiased, b.own_unbiased, 2)
+    assert a.own_unbiased > 0 < b.own_unbiased  # else it was refused
+    left, right = (side.own + _diagonal(side, side) for side in (a, b))
+    return influence_of_ratio(_cross(a, b) + _diagonal(a, b), left, right, 2)
 
 
 def draws_cka(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
@@ -126,10 +148,9 @@ def draws_cka(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], order
     made = []
     for i, j in pairs:
         a, b = spaces[i], spaces[j]
-        n, norm = len(a.rows), float((a.own.sum() * b.own.sum()).sqrt())
+        n = len(a)
         kept = float(a.leading.square().sum()) * float(b.leading.square().sum())
-        scale = float(a.squares.sum() * b.squares.sum())  # the leading rows are in units of the whole
-        made.append((_drawn(a, b, orders) + (1 - kept) / (n - 1)) * scale / norm)
+        made.append((_drawn(a, b, orders) + (1 - kept) / (n - 1)) * n**2 / (a.norm * b.norm))
     return np.stack(made)
 
 
@@ -162,9 +183,26 @@ def _hsic_of(X: Tensor) -> float:
     return float((X.T @ X).square().sum() + _diagonal_of(squares, squares).sum())
 
 
+def _product(a: Centred, b: Centred) -> Tensor:
+    """Xᵀ Y (d_x, d_y), float64."""
+    x, y = a.rows, b.rows
+    if x.dtype == y.dtype == torch.float64:
+        return x.T @ y
+    x, y = x.float(), y.float()
+    with exact_products():
+        parts = zip(x.split(BATCH_ROWS), y.split(BATCH_ROWS), strict=True)
+        return sum((left.T @ right).double() for left, right in parts)  # type: ignore[return-value]
+
+
 def _cross(a: Centred, b: Centred) -> Tensor:
     """Each row's part (n,) of ‖Xᵀ Y‖²."""
-    return ((a.rows @ (a.rows.T @ b.rows)) * b.rows).sum(1)
+    return _parts(a.rows, _product(a, b), b.rows)
+
+
+def _parts(x: Tensor, between: Tensor, y: Tensor) -> Tensor:
+    """xᵢ · between · yᵢ for each row (n,)."""
+    with exact_products():
+        return ((x @ between.to(x)) * y).sum(1, dtype=torch.float64)
 
 
 def _diagonal(a: Centred, b: Centred) -> Tensor:
@@ -219,7 +257,7 @@ def rsa(X: Tensor, Y: Tensor) -> float:
 def gaussian_kernel(X: Tensor, k: int = 10, name: str = "X") -> Kernel:
     """Prepare rows (n, d) for `cka_rbf`."""
     check_dense(len(X), name)
-    rows = centred(X, name=name).rows
+    rows = centred(X, name=name).rows.double()
     n = len(rows)
     squares = rows.square().sum(1)
     apart = (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=0)

@@ -106,7 +106,7 @@ def linear_r2(X: Tensor, Y: Tensor) -> float:
 
 def principal(X: Tensor, k: int = 10, name: str = "X") -> Principal:
     """Prepare rows (n, d) for every metric here; InputError where they are not finite or do not vary."""
-    rows = centred(X, name=name).rows
+    rows = centred(X, name=name).rows.double()
     basis, values, axes = torch.linalg.svd(rows, full_matrices=False)
     r = int((values > values[0] * ROUNDING * max(rows.shape) ** 0.5).sum())
     return Principal(basis[:, :r], values[:r], values[:r, None] * axes[:r])
