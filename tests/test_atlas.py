@@ -438,3 +438,11 @@ def test_rows_that_cannot_be_used_are_refused_or_left_out():
     with pytest.raises(InputError, match="rot1 holds rows that cannot be used: 1 with all zeros"):
         atlas(spaces)
     assert atlas(spaces, "cka", permutations=0, drop_invalid=True)["n"] == 119
+
+
+def test_rows_that_repeat_are_counted_and_warned_of(caplog):
+    X = gaussian(60, 5)
+    X[50:] = 2 * X[:10]
+    found = atlas([space(X, "copies"), space(gaussian(60, 4, 1), "plain")], "mutual_knn", k=5, permutations=0)
+    assert found["repeats"] == {"copies": 10, "plain": 0}
+    assert "Of 60 rows, some repeat an earlier one: 10 of copies." in caplog.text

@@ -19,7 +19,7 @@ from repstitch.embeddings import Embeddings
 from repstitch.errors import InputError
 from repstitch.matched import Matched, match
 from repstitch.metrics.cache import kept_graph
-from repstitch.metrics.neighbours import Graph, graph
+from repstitch.metrics.neighbours import Graph, distinct, graph
 from repstitch.metrics.null import adjust, calibrate
 from repstitch.metrics.table import METRICS, Measured, measure
 from repstitch.pairs import MIN_PAIRS
@@ -56,7 +56,8 @@ def atlas(
     are names of `METRICS`, or "all" of them that the spaces allow. All pairs see the same `permutations` orders of the
     rows. Returns plain JSON types:
 
-    - `n`, `k`, `permutations`, `seed`, `spaces` (N cards), `left_out` (rows by space and reason);
+    - `n`, `k`, `permutations`, `seed`, `spaces` (N cards), `left_out` (rows by space and reason),
+      `repeats` (rows of each space that are copies, in direction, of an earlier one);
     - `metrics`: by name, `symmetric` and the N × N matrices `score`, `null`, `p`, `q`, `calibrated`, `se`, rows the
       source, columns the target. The diagonal of `score` is 1, that of the others None. q is Benjamini and Hochberg's
       over all pairs. Without permutations there are only `score` and `se`;
@@ -89,6 +90,15 @@ def atlas(
     wanted_sizes = _sizes(sizes, len(held), k)
     _chosen(size_pairs, held.names)
     rows = unit_rows(held)
+    repeats = {name: len(X) - distinct(X) for name, X in zip(held.names, rows, strict=True)}
+    if any(repeats.values()):
+        said = ", ".join(f"{count} of {name}" for name, count in repeats.items() if count)
+        log.warning(
+            "Of %d rows, some repeat an earlier one: %s. Where two spaces repeat the same ones, chance is higher than "
+            "the null says.",
+            len(held),
+            said,
+        )
     of_encoder = _encoders(held.spaces)
     groups = list(of_encoder.values())
     # Layers of one encoder lie together, so that of two encoders the null always permutes the same one.
@@ -110,6 +120,7 @@ def atlas(
         "seed": seed,
         "spaces": [space.to_dict() for space in held.spaces],
         "left_out": held.left_out,
+        "repeats": repeats,
         "metrics": results,
         "pairs": _listed(held.names, results),
         "order": {metric: [label(i) for i in _clustered(D)] for metric, D in apart.items()},

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repstitch.errors import InputError
 
-TILE_ROWS = 1024
+TILE_ROWS = 1440
 BLOCK = 32  # similarities of a row whose largest is looked at first
 
 
