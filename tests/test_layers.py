@@ -22,7 +22,7 @@ ROWS = (
     ("stitcher",),
     ("train", "apply", "registry"),
     ("encoders", "atlas", "convergence"),
-    ("atlas_files",),
+    ("atlas_files", "questions"),
     ("plots", "wire"),
     ("server",),
     ("demo", "study"),

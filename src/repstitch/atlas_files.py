@@ -5,8 +5,9 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -24,26 +25,38 @@ COLUMNS = ("source", "target", "metric", "score", "null", "p", "q", "calibrated"
 
 
 def write(found: Mapping, out: str | os.PathLike) -> Path:
-    """Write an atlas's folder: `atlas.json`, whole, and `pairs.csv` and `pairs.parquet`, a row a pair and metric.
+    """Write an atlas's folder, as `put` fills it.
 
     The folder appears by rename, whole or not at all; one that exists is refused with InputError.
     """
     target = check_out(out, "an atlas")
     temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-    columns = {name: [pair[name] for pair in found["pairs"]] for name in COLUMNS if name in found["pairs"][0]}
-    rows = pa.table(columns)
     try:
         temporary.mkdir(parents=True)
-        text = json.dumps(found, ensure_ascii=False, allow_nan=False)
-        (temporary / "atlas.json").write_text(text + "\n", encoding="utf-8")
-        pacsv.write_csv(rows, temporary / "pairs.csv")
-        pq.write_table(rows, temporary / "pairs.parquet")
+        put(found, temporary)
         os.rename(temporary, check_out(out, "an atlas"))
     except OSError as error:
         raise InputError(f"`out` {target} cannot be written: {one_line(error)}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def put(found: Mapping, folder: Path) -> None:
+    """Put `atlas.json`, whole, and `pairs.csv` and `pairs.parquet`, a row a pair and metric, into a folder, each by
+    rename in place of an older one."""
+    rows = pa.table({name: [pair[name] for pair in found["pairs"]] for name in COLUMNS if name in found["pairs"][0]})
+    text = json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n"
+    replace(folder / "atlas.json", lambda path: path.write_text(text, encoding="utf-8"))
+    replace(folder / "pairs.csv", lambda path: pacsv.write_csv(rows, path))
+    replace(folder / "pairs.parquet", lambda path: pq.write_table(rows, path))
+
+
+def replace(path: Path, make: Callable[[Path], Any]) -> None:
+    """Have a file made beside its place and put it there whole."""
+    beside = path.with_name(path.name + ".tmp")
+    make(beside)
+    os.replace(beside, path)
 
 
 def read(folder: str | os.PathLike) -> dict:

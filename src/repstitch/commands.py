@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from repstitch.errors import InputError
@@ -154,17 +153,26 @@ def run_align(args) -> None:
         check_out(args.out, "an atlas")
     if args.plot:
         _check_plot(args.plot)
-    from repstitch import atlas_files
+    from repstitch import atlas_files, questions
     from repstitch.atlas import atlas
     from repstitch.embeddings import read
+    from repstitch.lineage import read_table
     from repstitch.matched import match
 
     rows = match([read(path) for path in args.embeddings], args.drop_invalid)
-    answer = _questions(rows, args)
+    asked = questions.Questions(
+        args.trend,
+        args.against.split(",") if args.against else None,
+        args.control.split(",") if args.control else (),
+        args.asymmetry,
+        read_table(args.table) if args.table else None,
+        args.seed,
+    )
+    questions.check(rows.spaces, asked)
     found = atlas(
         rows, metrics, args.k, args.permutations, args.seed, sizes=sizes, cache=args.cache, device=args.device
     )
-    found |= answer(found)
+    found |= questions.answer(found, asked, rows)
     text = atlas_files.table(found)
     if args.out:
         atlas_files.write(found, args.out)
@@ -172,58 +180,6 @@ def run_align(args) -> None:
     if args.plot:
         _draw(found, args.plot)
     _emit(found, text, args.json)
-
-
-def _questions(rows, args) -> Callable[[dict], dict]:
-    """What `--trend`, `--control` and `--asymmetry` ask of an atlas, as a function that adds the answers."""
-    if not (args.trend or args.control or args.asymmetry):
-        return lambda found: {}
-    from functools import partial
-
-    import numpy as np
-    from tqdm import tqdm
-
-    from repstitch import convergence, lineage
-    from repstitch.atlas import best_pairs, by_encoder, encoders, unit_rows
-
-    table = lineage.read_table(args.table) if args.table else None
-    models = encoders(rows.spaces)
-    names = [space.name for space in models]
-    asked: dict[str, Callable] = {}
-    if args.trend:
-        asked["trend"] = partial(
-            convergence.trend,
-            values=lineage.numbers(models, args.trend, table),
-            names=names,
-            column=args.trend,
-            families=lineage.labels(models, "family", table),
-            against=args.against.split(",") if args.against else None,
-            seed=args.seed,
-        )
-    if args.control:
-        factors = {column: lineage.labels(models, column, table) for column in args.control.split(",")}
-        asked["control"] = partial(convergence.control, factors=factors, names=names, seed=args.seed)
-    made_up = np.random.default_rng(0).random((len(names), len(names)))
-    for ask in asked.values():
-        ask(made_up, metric="", permutations=1)  # what the labels do not allow is refused before anything is computed
-
-    def answer(found: dict) -> dict:
-        metric = next(iter(found["metrics"]))
-        numbers = by_encoder(found, metric)
-        said = {name: ask(numbers["score"], metric=metric) for name, ask in asked.items() if name != "control"}
-        if "control" in asked:
-            said["control"] = asked["control"](
-                numbers["score"], metric=metric, null=numbers.get("null"), q=numbers.get("q")
-            )
-        if args.asymmetry:
-            X = dict(zip(rows.names, unit_rows(rows), strict=True))
-            said["asymmetry"] = [
-                {"source": a, "target": b} | convergence.asymmetry(X[a], X[b], source=a, target=b, seed=args.seed)
-                for a, b in tqdm(best_pairs(found), desc="asymmetry", unit="pair", delay=1, leave=False)
-            ]
-        return said
-
-    return answer
 
 
 def _check_plot(plot: str) -> None:

@@ -383,44 +383,14 @@ def _align(experiment: Experiment, paths: list[Path], against: list[str], place:
 
     A question that so few models cannot answer stands in `unanswered` with the reason.
     """
-    from repstitch import convergence, lineage
-    from repstitch.atlas import atlas, by_encoder, encoders
+    from repstitch.atlas import atlas, encoders
+    from repstitch.questions import Questions, answer
 
     e = experiment
     found = atlas([read(path) for path in paths], e.metrics, e.k, e.permutations, e.seed, cache=place / "graphs")
-    models = encoders([Space.from_dict(card) for card in found["spaces"]])
-    names = [model.name for model in models]
-    metric = e.metrics[0]
-    numbers = by_encoder(found, metric)
-    asked: dict[str, Callable[[], dict]] = {}
-    if e.trend is not None:
-        asked["trend"] = lambda: convergence.trend(
-            numbers["score"],
-            lineage.numbers(models, e.trend),
-            names,
-            column=e.trend,
-            metric=metric,
-            families=lineage.labels(models, "family"),
-            against=[name for name in names if LAYER.sub("", name) in against] or None,
-            seed=e.seed,
-        )
-    if e.control:
-        asked["control"] = lambda: convergence.control(
-            numbers["score"],
-            {column: lineage.labels(models, column) for column in e.control},
-            names,
-            metric=metric,
-            null=numbers.get("null"),
-            q=numbers.get("q"),
-            seed=e.seed,
-        )
-    found["unanswered"] = {}
-    for question, answer in asked.items():
-        try:
-            found[question] = answer()
-        except InputError as error:
-            found["unanswered"][question] = str(error)
-    return found
+    names = [model.name for model in encoders([Space.from_dict(card) for card in found["spaces"]])]
+    compared = [name for name in names if LAYER.sub("", name) in against] or None
+    return found | answer(found, Questions(e.trend, compared, e.control, seed=e.seed), skip=True)
 
 
 def _draw(atlas: dict, place: Path) -> list[Path]:
@@ -435,14 +405,9 @@ def _draw(atlas: dict, place: Path) -> list[Path]:
 
 def _write(study: Study, experiment: Experiment, atlas: dict, members, missing: dict, place: Path) -> dict:
     """Put the atlas, its table of pairs, its figures and the report into an experiment's folder."""
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
+    from repstitch import atlas_files
 
-    _replace(place / "atlas.json", lambda path: path.write_text(json.dumps(atlas, ensure_ascii=False), "utf-8"))
-    table = pa.Table.from_pylist(atlas["pairs"])
-    _replace(place / "pairs.parquet", lambda path: pyarrow.parquet.write_table(table, path))
-    _replace(place / "pairs.csv", lambda path: pyarrow.csv.write_csv(table, path))
+    atlas_files.put(atlas, place)
     figures = _draw(atlas, place)
     found = findings(atlas, {member.name: member.group.name for member in members})
     lines = [f"# {experiment.name}", study.about, _setting(atlas, experiment)]
@@ -452,14 +417,8 @@ def _write(study: Study, experiment: Experiment, atlas: dict, members, missing: 
         lines += ["## Left out", "\n".join(f"- {name}: {reason}" for name, reason in missing.items())]
     lines += [f"![{path.stem}]({path.name})" for path in figures if path.suffix in (".png", ".svg")]
     report = "\n\n".join(line for line in lines if line) + "\n"
-    _replace(place / "REPORT.md", lambda path: path.write_text(report, "utf-8"))
+    atlas_files.replace(place / "REPORT.md", lambda path: path.write_text(report, "utf-8"))
     return {"findings": found, "report": str(place / "REPORT.md")}
-
-
-def _replace(path: Path, make: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and put it there whole."""
-    make(path.with_name(path.name + ".tmp"))
-    os.replace(path.with_name(path.name + ".tmp"), path)
 
 
 def findings(atlas: dict, groups: dict[str, str]) -> list[str]:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from atlases import layered_atlas, made_asymmetry, made_atlas, made_trend, with_sizes
@@ -24,7 +26,7 @@ DOT = "not above chance\n(q > .05)"
 COUNTS = [2, 5, 20, 78]
 
 
-def drawn(draw, *args):
+def drawn(draw, *args) -> Any:
     """What `draw` makes on axes of its own."""
     axes = figure(1, width=9, height=8)[1][0]
     draw(axes, *args)
@@ -50,7 +52,7 @@ def in_order(atlas: dict, measure: str) -> np.ndarray:
 def marks(axes) -> set[tuple[int, int]]:
     """The cells (row, column) that have a dot."""
     found = [c for c in axes.collections if c.get_label() == DOT]
-    return {(int(np.floor(y + 0.5)), int(round(x))) for c in found for x, y in c.get_offsets().tolist()}
+    return {(int(np.floor(y + 0.5)), round(x)) for c in found for x, y in c.get_offsets().tolist()}
 
 
 # Heat maps.

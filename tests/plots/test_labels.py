@@ -1,13 +1,16 @@
+from typing import Any
+
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from repstitch.plots.canvas import figure
 from repstitch.plots.labels import name_points, shorten
 
 
 def boxes(axes) -> np.ndarray:
-    """Corners (N, 4) of what is written in the axes, in pixels."""
-    return np.array([text.get_window_extent().extents for text in axes.texts])
+    """Corners (N, 4) of what is written in the axes, in pixels, without the lines that lead to points."""
+    return np.array([Text.get_window_extent(text).extents for text in axes.texts])
 
 
 def overlaps(found: np.ndarray) -> int:
@@ -18,9 +21,9 @@ def overlaps(found: np.ndarray) -> int:
 
 def scattered(N: int, seed: int = 0):
     """Axes with N points, and where they are."""
-    axes = figure(1, width=6, height=5)[1][0]
+    axes: Any = figure(1, width=6, height=5)[1][0]
     places = np.random.default_rng(seed).random((N, 2))
-    axes.scatter(*places.T, 20)
+    axes.scatter(places[:, 0], places[:, 1], 20)
     return axes, places.tolist()
 
 
@@ -38,18 +41,18 @@ def test_names_beside_points_overlap_neither_each_other_nor_the_points(N):
 
 
 def test_a_name_stays_inside_the_axes_where_its_point_lies_at_their_edge():
-    axes = figure(1, width=4, height=3)[1][0]
+    axes: Any = figure(1, width=4, height=3)[1][0]
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     name_points(axes, ["at the right", "at the left", "at the top"], [[1, 0.5], [0, 0.5], [0.5, 1]])
-    frame = axes.get_window_extent().extents
+    frame = np.asarray(axes.get_window_extent().extents)
     found = boxes(axes)
     assert (found[:, :2] > frame[:2] - 1).all()
     assert (found[:, 2:] < frame[2:] + 1).all()
 
 
 def test_a_name_avoids_places_that_are_taken():
-    axes = figure(1, width=4, height=3)[1][0]
+    axes: Any = figure(1, width=4, height=3)[1][0]
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     right = [[x, 0.5] for x in np.linspace(0.5, 0.9, 30)]
@@ -60,7 +63,7 @@ def test_a_name_avoids_places_that_are_taken():
 
 
 def test_names_without_free_room_are_left_out_when_thinned():
-    axes = figure(1, width=4, height=3)[1][0]
+    axes: Any = figure(1, width=4, height=3)[1][0]
     crowd = (0.5 + 0.01 * np.random.default_rng(0).random((60, 2))).tolist()
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -77,7 +80,7 @@ def test_no_names_write_nothing():
 
 
 def test_a_name_far_from_its_point_has_a_line_to_it_and_a_near_one_has_none():
-    axes = figure(1, width=4, height=3)[1][0]
+    axes: Any = figure(1, width=4, height=3)[1][0]
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     name_points(axes, ["alone"], [[0.5, 0.5]])

@@ -1,4 +1,4 @@
-"""Pictures of an atlas: who is like whom, a map of models, and what was asked of them: trend, sizes, asymmetry, layers."""
+"""Pictures of an atlas: who is like whom, a map of models, and its trend, sizes, asymmetry and layers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def plot_atlas(atlas: Mapping) -> dict[str, Figure]:
         lines = [line for line in atlas["layers"] if line["metric"] == metric]
         best = sorted(lines, key=lambda line: -line["score"])[:LAYER_PANELS]
         found[f"layers_{metric}"], panels = figure(len(best), width=4.4, height=4)
-        found[f"layers_{metric}"].get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+        layout: Any = found[f"layers_{metric}"].get_layout_engine()
+        layout.set(w_pad=0.12, h_pad=0.12)
         for axes, line in zip(panels, best, strict=True):
             plot_layers(axes, atlas, line)
     return found
@@ -92,7 +93,7 @@ def plot_heatmap(axes: Axes, atlas: Mapping, metric: str) -> Axes:
     off = ~np.eye(N, dtype=bool)
     if np.isnan(scores[off]).any():
         missing = axes.fill_between([], [], facecolor="white", edgecolor=GREY, hatch="////", label="not measured")
-        axes.add_collection(_squares(np.argwhere(np.isnan(scores) & off)[:, ::-1], "white", GREY, "////"))
+        axes.add_collection(_squares(np.argwhere(np.isnan(scores) & off)[:, ::-1].tolist(), "white", GREY, "////"))
         handles.append(missing)
     numbers = pitch > 21
     if "q" in matrices:
@@ -109,7 +110,7 @@ def plot_heatmap(axes: Axes, atlas: Mapping, metric: str) -> Axes:
         handles.append(dots)
     if numbers:
         for i, j in np.argwhere(~np.isnan(scores)):
-            ink = _ink(image, scores[i, j])
+            ink = _ink(image, float(scores[i, j]))
             axes.text(j, i, f"{scores[i, j]:.2f}", ha="center", va="center", color=ink, fontsize=min(9, 0.32 * pitch))
     _name_sides(axes, order, size, result["symmetric"])
     strip = _family_strip(axes, atlas, order, 10 / pitch)
@@ -134,7 +135,7 @@ def plot_map(axes: Axes, atlas: Mapping, metric: str) -> Axes:
     drawn = looks(families)
     for family, look in drawn.items():
         own = [i for i, other in enumerate(families) if other == family]
-        axes.scatter(*places[own].T, areas[own], color=look.colour, marker=look.marker, **POINTS)
+        axes.scatter(places[own, 0], places[own, 1], areas[own], color=look.colour, marker=look.marker, **POINTS)
     axes.margins(0.1)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
@@ -145,13 +146,13 @@ def plot_map(axes: Axes, atlas: Mapping, metric: str) -> Axes:
     _legend_beside(axes, _size_handles(parameters), drawn if known else {}, bar=False)
     radii = areas**0.5 / 2
     if len(names) <= NAMED:
-        name_points(axes, [shorten(name) for name in names], places.tolist(), radii)
+        name_points(axes, [shorten(name) for name in names], places.tolist(), radii.tolist())
     elif known:
         middles = {family: _most_central(places, families, family) for family in drawn if family is not None}
         at = list(middles.values())
-        name_points(axes, list(middles), places[at].tolist(), radii[at], places.tolist(), weight="bold")
+        name_points(axes, list(middles), places[at].tolist(), radii[at].tolist(), places.tolist(), weight="bold")
     else:
-        name_points(axes, [shorten(name) for name in names], places.tolist(), radii, size=7, thin=True)
+        name_points(axes, [shorten(name) for name in names], places.tolist(), radii.tolist(), size=7, thin=True)
     return axes
 
 
@@ -325,15 +326,16 @@ def _side(N: int) -> float:
 
 
 def _grow(made: Figure, axes: Axes, side: float) -> None:
-    """Give the figure the size at which the axes are `side` inches high, cells are square, and all around them has room.
+    """Give the figure the size at which the axes are `side` inches high, cells are square, and names have room.
 
     The axes' aspect cannot be fixed instead: then the layout leaves too little room for names.
     """
-    made.set_size_inches(made.get_size_inches() + 8)  # so that there is room for what is around, to measure it
+    made.set_size_inches(*(made.get_size_inches() + 8))  # so that there is room for what is around, to measure it
     made.draw_without_rendering()
     box = axes.get_window_extent()
     wide = side * np.ptp(axes.get_xlim()) / np.ptp(axes.get_ylim())
-    made.set_size_inches(made.get_size_inches() + [wide - box.width / made.dpi, side - box.height / made.dpi])
+    across, down = made.get_size_inches()
+    made.set_size_inches(across + wide - box.width / made.dpi, down + side - box.height / made.dpi)
 
 
 def _wrap(axes: Axes, size: float) -> int:
@@ -392,7 +394,7 @@ def _ink(image: Any, value: float) -> str:
 def _name_sides(axes: Axes, order: Sequence[str], size: float, symmetric: bool) -> None:
     names = [shorten(name) for name in order]
     axes.set_yticks(range(len(names)), names, fontsize=size)
-    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) <= 20 else {"rotation": 90}
+    slanted: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) <= 20 else {"rotation": 90}
     axes.set_xticks(range(len(names)), names, fontsize=size, **slanted)
     if not symmetric:
         axes.set_ylabel("source")
@@ -400,7 +402,7 @@ def _name_sides(axes: Axes, order: Sequence[str], size: float, symmetric: bool) 
 
 
 def _family_strip(axes: Axes, atlas: Mapping, order: Sequence[str], wide: float) -> Mapping[str | None, Look]:
-    """Colour each row's family at its left, `wide` cells wide; returns the looks of the families, none where no family is known."""
+    """Colour each row's family at its left, `wide` cells wide; returns the looks of the families that are known."""
     from matplotlib.patches import Rectangle
 
     family = {space["name"]: space.get("family") for space in atlas["spaces"]}
@@ -446,7 +448,7 @@ def _legend_beside(axes: Axes, handles: Sequence, families: Mapping[str | None, 
 
 
 def _areas(parameters: Sequence[int | None]) -> np.ndarray:
-    """Marker areas (N,) in square points: by the logarithm of the number of parameters, from a million to 100 billion."""
+    """Marker areas (N,) in square points, by the logarithm of the number of parameters, from a million on."""
     known = np.array([np.nan if count is None else count for count in parameters], dtype=float)
     reach = np.clip((np.log10(known) - 6) / 5, 0, 1)
     return np.where(np.isnan(known), 50, 20 + 180 * reach)

@@ -1,4 +1,4 @@
-"""What every picture is drawn on and with: figures without a display, files, colours that the colour-blind tell apart."""
+"""What every picture is drawn on and with: figures without a display, files, colours all can tell apart."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def shorten(name: str, longest: int = 30) -> str:
 
 
 def points_across(axes: Axes) -> tuple[float, float]:
-    """Width and height of the axes in points of 1/72 inch, as they lie before the layout makes room for what is around."""
+    """Width and height of the axes in points of 1/72 inch, as they lie before the layout makes room."""
     box = axes.get_window_extent()
     return box.width * 72 / axes.figure.dpi, box.height * 72 / axes.figure.dpi
 
@@ -33,8 +33,10 @@ def beside(axes: Axes) -> Any:
     """Coordinates at the right of the axes: x in points of 1/72 inch from their edge, y from 0 at the bottom to 1."""
     from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform_factory
 
-    points = Affine2D().scale(1 / 72) + axes.figure.dpi_scale_trans
-    return blended_transform_factory(points + ScaledTranslation(1, 0, axes.transAxes), axes.transAxes)
+    inches: Any = axes.figure.dpi_scale_trans
+    right: Any = axes.transAxes
+    points = Affine2D().scale(1 / 72) + inches
+    return blended_transform_factory(points + ScaledTranslation(1, 0, right), axes.transAxes)
 
 
 def name_points(
@@ -55,7 +57,8 @@ def name_points(
     """
     if not names:
         return []
-    axes.figure.draw_without_rendering()  # so that the layout is done and the axes are as large as they will be
+    figure: Any = axes.figure
+    figure.draw_without_rendering()  # so that the layout is done and the axes are as large as they will be
     to_points = 72 / axes.figure.dpi
     at = axes.transData.transform(np.array(places, dtype=float)) * to_points
     reach = np.broadcast_to(np.asarray(radii, dtype=float), len(at))[:, None]
@@ -65,11 +68,11 @@ def name_points(
     inside = np.array([frame.x0, frame.y0, frame.x1, frame.y1]) * to_points
     sizes = np.array([_text_size(axes, name, fontsize=size, **style) for name in names]) * to_points + 1
     offsets, written = _settled(at, reach, sizes, dots, inside, thin)
-    for i in np.flatnonzero(written):
+    for i in np.flatnonzero(written).tolist():
         gap = np.maximum(np.abs(offsets[i]) - sizes[i] / 2, 0) - reach[i]
         text = axes.annotate(
             names[i],
-            places[i],
+            (places[i][0], places[i][1]),
             offsets[i],
             textcoords="offset points",
             ha="center",
@@ -82,7 +85,7 @@ def name_points(
             **style,
         )
         text.set_in_layout(False)
-    return [names[i] for i in np.flatnonzero(written)]
+    return [names[i] for i in np.flatnonzero(written).tolist()]
 
 
 def _text_size(axes: Axes, text: str, **style) -> tuple[float, float]:
