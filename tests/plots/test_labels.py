@@ -10,6 +10,8 @@ from repstitch.plots.labels import name_points, shorten
 
 def boxes(axes) -> np.ndarray:
     """Corners (N, 4) of what is written in the axes, in pixels, without the lines that lead to points."""
+    for text in axes.texts:
+        text.get_window_extent()  # puts the text where its point is
     return np.array([Text.get_window_extent(text).extents for text in axes.texts])
 
 
