@@ -243,8 +243,10 @@ def test_align_by_all_metrics_gives_a_line_each(capsys, shelf):
 
 
 def test_align_asks_for_trend_lineage_and_asymmetry(capsys, models):
-    from repstitch import convergence
     from repstitch.atlas import by_encoder, unit_rows
+    from repstitch.convergence.asymmetry import asymmetry
+    from repstitch.convergence.control import control
+    from repstitch.convergence.trend import trend
     from repstitch.matched import match
 
     flags = ["--metric", "mutual_knn", "--permutations", 19, "--seed", 4]
@@ -253,17 +255,17 @@ def test_align_asks_for_trend_lineage_and_asymmetry(capsys, models):
     labels = [[space.get(field) for space in found["spaces"]] for field in ("parameters", "family")]
     called = [space["name"] for space in found["spaces"]]
     asked = {"metric": "mutual_knn", "seed": 4}
-    assert found["trend"] == convergence.trend(
+    assert found["trend"] == trend(
         numbers["score"], labels[0], called, column="parameters", families=labels[1], **asked
     )
-    assert found["control"] == convergence.control(
+    assert found["control"] == control(
         numbers["score"], {"family": labels[1]}, called, null=numbers["null"], q=numbers["q"], **asked
     )
     assert len(found["asymmetry"]) == 10
     first = found["asymmetry"][0]
     X = dict(zip(called, unit_rows(match([read(path) for path in models])), strict=True))
     a, b = first.pop("source"), first.pop("target")
-    assert first == convergence.asymmetry(X[a], X[b], source=a, target=b, seed=4)
+    assert first == asymmetry(X[a], X[b], source=a, target=b, seed=4)
     status, printed, _ = run(capsys, "align", *models, *flags, "--trend", "parameters", "--control", "family")
     assert status == 0
     assert printed.endswith(f"\n\ntrend: {found['trend']['verdict']}\n\ncontrol: {found['control']['verdict']}\n")
