@@ -1,5 +1,6 @@
 """Encoders against by-hand computation, on models with random weights; and on real ones where there is data."""
 
+import json
 import os
 import re
 import zipfile
@@ -325,6 +326,45 @@ def test_a_folder_of_sentence_transformers_says_how_to_pool(bert):
 
     assert (encoder.space.pooling, encoder.space.normalised, encoder.card.max_length) == ("cls", True, 7)
     assert encoders.load_encoder(str(bert), pooling="mean", normalise=False).space.normalised is False
+
+
+def with_dense(
+    folder: Path, activation: str = "torch.nn.modules.activation.Tanh", bias: bool = True
+) -> torch.nn.Linear:
+    """Put a linear step after the mean, as GTR and LaBSE have one."""
+    (folder / "modules.json").write_text(
+        '[{"type": "sentence_transformers.models.Transformer", "path": ""},'
+        '{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},'
+        '{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]'
+    )
+    (folder / "2_Dense").mkdir()
+    linear = torch.nn.Linear(16, 6, bias=bias)
+    said = {"in_features": 16, "out_features": 6, "bias": bias, "activation_function": activation}
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(said))
+    save_file({f"linear.{k}": v for k, v in linear.state_dict().items()}, folder / "2_Dense" / "model.safetensors")
+    return linear
+
+
+def test_the_linear_step_of_a_sentence_encoder_follows_the_mean_but_not_a_layers(bert, tmp_path):
+    plain = encoders.load_encoder(str(bert)).encode(TEXTS)
+    layer = encoders.load_encoder(str(bert), layer=1).encode(TEXTS)
+    linear = with_dense(bert)
+    encoder = encoders.load_encoder(str(bert))
+    with torch.inference_mode():
+        expected = torch.tanh(linear(torch.from_numpy(plain))).numpy()
+    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-6)
+    assert encoder.space.dim == 6
+    np.testing.assert_allclose(encoders.load_encoder(str(bert), layer=1).encode(TEXTS), layer, atol=1e-6)
+
+
+def test_a_linear_step_that_is_not_whole_or_not_known_is_refused(bert):
+    with_dense(bert, activation="torch.nn.GELU", bias=False)
+    with pytest.raises(InputError, match="step 2_Dense must end in Identity or Tanh; it has GELU"):
+        encoders.load_encoder(str(bert))
+    (bert / "2_Dense" / "config.json").write_text('{"in_features": 16, "out_features": 6, "bias": false}')
+    (bert / "2_Dense" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"step 2_Dense must hold its weights; there is no model\.safetensors"):
+        encoders.load_encoder(str(bert))
 
 
 def test_a_text_folder_is_identified_by_its_weights_and_not_by_its_place(bert):

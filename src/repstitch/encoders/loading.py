@@ -47,7 +47,7 @@ def _from_hub(repo: str, card: Card) -> tuple[Path, Card]:
     """The folder a Hub repository was downloaded to, and the card with the commit."""
     from huggingface_hub import snapshot_download
 
-    known = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+    known = ["*.json", "*.txt", "*.model", "model*.safetensors", "*_Dense/*"]
     folder = Path(snapshot_download(repo, revision=card.revision, allow_patterns=known))
     if not any(folder.glob("model*.safetensors")):
         folder = Path(snapshot_download(repo, revision=card.revision, allow_patterns=[*known, "pytorch_model*.bin"]))
@@ -144,27 +144,49 @@ def _open_transformers(card: Card) -> tuple["nn.Module", Card, Any]:
     model = model.get_encoder() if model.config.is_encoder_decoder else model
     card = replace(card, architecture=card.architecture or model.config.model_type)
     card = replace(card, pooling=card.pooling or ("none" if clip and card.layer is None else None))
-    return model, _sentence_settings(folder, card), tokenizer
+    steps = [(step["type"].rpartition(".")[2], folder / step["path"]) for step in _json(folder / "modules.json") or []]
+    dense = [_dense(path) for kind, path in steps if kind == "Dense"]
+    if dense:
+        model.sentence_head = torch.nn.Sequential(*dense)  # so that it moves with the model
+    return model, _sentence_settings(folder, dict(steps), card), tokenizer
 
 
-def _sentence_settings(folder: Path, card: Card) -> Card:
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _dense(folder: Path) -> "nn.Module":
+    """A step of a Sentence Transformers folder between pooling and normalising: a linear layer and what follows it."""
+    import torch
+    from timm.models import load_state_dict
+
+    said = _json(folder / "config.json")
+    activation = str(said.get("activation_function", "Identity")).rpartition(".")[2]
+    if activation not in ACTIVATIONS:
+        raise InputError(
+            f"`checkpoint` step {folder.name} must end in {' or '.join(ACTIVATIONS)}; it has {activation}."
+        )
+    linear = torch.nn.Linear(said["in_features"], said["out_features"], bias=said.get("bias", True))
+    file = next((f for f in (folder / "model.safetensors", folder / "pytorch_model.bin") if f.is_file()), None)
+    if file is None:
+        raise InputError(f"`checkpoint` step {folder.name} must hold its weights; there is no model.safetensors.")
+    state = load_state_dict(str(file), weights_only=True)
+    linear.load_state_dict({key.removeprefix("linear."): value.float() for key, value in state.items()})
+    return torch.nn.Sequential(linear, getattr(torch.nn, activation)())
+
+
+def _sentence_settings(folder: Path, steps: dict[str, Path], card: Card) -> Card:
     """Put under a card what a Sentence Transformers folder says of pooling, length and normalisation."""
-
-    def config(name: str) -> Any:
-        path = folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-    steps = {step["type"].rpartition(".")[2]: step["path"] for step in config("modules.json") or []}
-    odd = sorted(set(steps) - {"Transformer", "Pooling", "Normalize"})
+    odd = sorted(set(steps) - {"Transformer", "Pooling", "Dense", "Normalize"})
     if odd:
         log.warning("%s also has a step %s, which is left out: these are the vectors before it.", card.name, odd[0])
     modes = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
-    pooling = config(f"{steps.get('Pooling', '1_Pooling')}/config.json")
+    pooling = _json(steps.get("Pooling", folder / "1_Pooling") / "config.json")
     chosen = [mine for theirs, mine in modes.items() if pooling.get(f"pooling_mode_{theirs}")]
     found = {
         "pooling": chosen[0] if chosen else "mean",
         "normalised": "Normalize" in steps,
-        "max_length": config("sentence_bert_config.json").get("max_seq_length"),
+        "max_length": _json(folder / "sentence_bert_config.json").get("max_seq_length"),
     }
     return replace(card, **{key: value for key, value in found.items() if getattr(card, key) is None})
 
@@ -183,3 +205,4 @@ LIBRARIES = {
     "api": _open_api,
 }
 BUILDERS = {"mobilenetv1_025": _mobilenetv1_025}
+ACTIVATIONS = ("Identity", "Tanh")

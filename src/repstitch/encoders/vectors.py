@@ -123,6 +123,8 @@ def pick_layers(card: Card, layers: Sequence[int], there: range) -> list[int]:
 def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.device"):
     """The card with the model's own limits put under it, the layers there are, a short text, and how to load and run
     texts."""
+    import torch
+
     net: Any = model
     there = range(net.config.num_hidden_layers + 1)
     card = replace(card, pooling=card.pooling or "mean")
@@ -139,6 +141,9 @@ def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.de
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked, so any token will do
 
+    # What a sentence encoder has after pooling belongs to its last vectors, not to a layer's.
+    head = getattr(net, "sentence_head", torch.nn.Identity())
+
     def forward(texts: list, layers: Sequence[int | None]) -> list["Tensor"]:
         batch = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(device)
         mask = batch["attention_mask"]
@@ -146,7 +151,8 @@ def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.de
         if card.pooling == "none":
             return [given.text_embeds]
         states = [given.last_hidden_state if layer is None else given.hidden_states[layer] for layer in layers]
-        return [pool(tokens, mask, card.pooling or "mean", card.skip_first) for tokens in states]
+        rows = [pool(tokens, mask, card.pooling or "mean", card.skip_first) for tokens in states]
+        return [head(row) if layer is None else row for row, layer in zip(rows, layers, strict=True)]
 
     return card, there, "a", partial(_with_prompt, card.prompt or ""), forward
 
