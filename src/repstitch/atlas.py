@@ -99,7 +99,7 @@ def atlas(
             len(held),
             said,
         )
-    of_encoder = _encoders(held.spaces)
+    of_encoder = layers_by_encoder(held.spaces)
     groups = list(of_encoder.values())
     # Layers of one encoder lie together, so that of two encoders the null always permutes the same one.
     pairs = {metric: _pairs(list(chain.from_iterable(groups)), METRICS[metric].symmetric) for metric in names}
@@ -150,13 +150,36 @@ def best_pairs(found: Mapping, metric: str | None = None, count: int = BEST_PAIR
     """The pairs of names of different encoders that score highest in an atlas, best first."""
     spaces = [Space.from_dict(card) for card in found["spaces"]]
     scores = np.array(found["metrics"][metric or next(iter(found["metrics"]))]["score"], dtype=float)
-    best = _best(scores, list(_encoders(spaces).values()), count)
+    best = _best(scores, list(layers_by_encoder(spaces).values()), count)
     return [(spaces[i].name, spaces[j].name) for i, j in best]
 
 
 def encoders(spaces: Sequence[Space]) -> list[Space]:
     """One card an encoder: that of its first layer under the encoder's name, where spaces are layers of one."""
-    return [replace(spaces[own[0]], name=name) for name, own in _encoders(spaces).items()]
+    return [replace(spaces[own[0]], name=name) for name, own in layers_by_encoder(spaces).items()]
+
+
+def layers_by_encoder(spaces: Sequence[Space]) -> dict[str, list[int]]:
+    """The positions of each encoder's spaces, by the encoder's name; several where they are its layers."""
+    families: dict[Any, list[int]] = {}
+    for i, space in enumerate(spaces):
+        families.setdefault(_identity(space) or i, []).append(i)
+    groups = []
+    for own in families.values():
+        # Where an encoder is there twice, pooled in two ways for example, names tell whose layer is whose.
+        stems: dict[str, list[int]] = {}
+        for i in own:
+            stems.setdefault("" if _layers_differ(spaces, own) else _stem(spaces[i].name), []).append(i)
+        for part in stems.values():
+            groups += [part] if _layers_differ(spaces, part) else [[i] for i in part]
+    named: dict[str, list[int]] = {}
+    for part in sorted(groups):
+        first = spaces[part[0]]
+        stem = _stem(first.name)
+        shared = len(part) > 1 and all(_stem(spaces[i].name) == stem for i in part)
+        name = stem if shared else first.name if len(part) == 1 else str(first.encoder)
+        named[first.name if name in named else name] = part
+    return named
 
 
 def by_encoder(found: Mapping, metric: str) -> dict[str, np.ndarray]:
@@ -192,29 +215,6 @@ def _metrics(metrics: Sequence[str] | str) -> list[str]:
             f"`metrics` must be all or among {', '.join(METRICS)}; got {unknown[0] if unknown else 'none'!r}."
         )
     return list(dict.fromkeys(names))
-
-
-def _encoders(spaces: Sequence[Space]) -> dict[str, list[int]]:
-    """The positions of each encoder's spaces, by the encoder's name; several where they are its layers."""
-    families: dict[Any, list[int]] = {}
-    for i, space in enumerate(spaces):
-        families.setdefault(_identity(space) or i, []).append(i)
-    groups = []
-    for own in families.values():
-        # Where an encoder is there twice, pooled in two ways for example, names tell whose layer is whose.
-        stems: dict[str, list[int]] = {}
-        for i in own:
-            stems.setdefault("" if _layers_differ(spaces, own) else _stem(spaces[i].name), []).append(i)
-        for part in stems.values():
-            groups += [part] if _layers_differ(spaces, part) else [[i] for i in part]
-    named: dict[str, list[int]] = {}
-    for part in sorted(groups):
-        first = spaces[part[0]]
-        stem = _stem(first.name)
-        shared = len(part) > 1 and all(_stem(spaces[i].name) == stem for i in part)
-        name = stem if shared else first.name if len(part) == 1 else str(first.encoder)
-        named[first.name if name in named else name] = part
-    return named
 
 
 def _identity(space: Space) -> tuple | None:

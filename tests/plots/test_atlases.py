@@ -233,6 +233,14 @@ def test_a_models_area_on_the_map_grows_with_its_parameters_and_the_ends_are_in_
     assert not legend(drawn(plot_map, made_atlas(5, families=None, parameters=False), METRIC))
 
 
+@pytest.mark.parametrize("N", [20, 78])
+def test_points_in_the_legend_of_parameters_are_as_large_as_on_the_map(N):
+    axes = drawn(plot_map, made_atlas(N), METRIC)
+    areas = np.concatenate([points.get_sizes() for points in axes.collections])
+    sizes = [handle.get_markersize() for handle in axes.get_legend().legend_handles[:2]]
+    np.testing.assert_allclose(np.square(sizes), [areas.min(), areas.max()])
+
+
 def test_a_map_says_what_distance_means_and_how_well_it_holds():
     atlas = made_atlas(5)
     atlas["map"][METRIC] = {space["name"]: [float(i), 0.0] for i, space in enumerate(atlas["spaces"])}
@@ -361,7 +369,7 @@ def test_an_asymmetry_shows_both_ways_with_intervals_above_the_null():
     asymmetry = made_asymmetry()
     axes = drawn(plot_asymmetry, asymmetry)
     assert [bar.get_height() for bar in axes.patches] == [0.62, 0.41]
-    intervals = [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()]
+    intervals = [segment[:, 1].tolist() for lines in axes.collections for segment in lines.get_segments()]
     assert intervals == [[0.6, 0.64], [0.38, 0.44]]
     assert [float(np.asarray(line.get_ydata())[0]) for line in axes.lines[:2]] == [0.001, 0.002]
     assert [t.get_text() for t in axes.get_xticklabels()] == [
@@ -377,6 +385,12 @@ def test_a_map_that_does_harm_is_drawn_below_zero():
     assert axes.get_ylim()[0] < -0.3
 
 
+def test_the_null_of_an_asymmetry_lies_clear_of_the_lower_edge():
+    axes = drawn(plot_asymmetry, made_asymmetry())
+    low, high = axes.get_ylim()
+    assert low < -0.02 * high
+
+
 def test_shared_directions_are_drawn_as_in_a_scorecard():
     shared = made_asymmetry()["shared"]
     axes = drawn(plot_shared, made_asymmetry())
@@ -390,7 +404,7 @@ def test_shared_directions_are_drawn_as_in_a_scorecard():
 
 def framed(axes) -> list[float]:
     """Column and row of the cell that has a frame."""
-    return (axes.collections[-1].get_paths()[0].get_extents().min + 0.5).tolist()
+    return [corner + 0.5 for corner in axes.patches[-1].get_xy()]
 
 
 def test_the_best_pair_of_layers_is_framed_among_all_of_two_encoders():

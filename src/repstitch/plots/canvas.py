@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 # Okabe and Ito 2008, "Color Universal Design". Grey is none of theirs: it says "not known".
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
+DPI = 150
+PAD = 0.08  # inches around each panel
 
 
 def figure(panels: int, width: float = 4.6, height: float = 3.6, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
     """Axes for so many panels, at most `columns` a row, on a figure of its own, drawn without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     across = min(panels, columns)
     down = -(-panels // across)
-    made = Figure(figsize=(width * across, height * down), layout="constrained")
+    size, layout = (width * across, height * down), ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
+    made = Figure(figsize=size, layout=layout, dpi=DPI)  # as saved: the widths of letters depend on it a little
     FigureCanvasAgg(made)
     return made, [made.add_subplot(down, across, i + 1) for i in range(panels)]
 
@@ -40,7 +44,7 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
 
     target = check_picture(path)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "repstitch"}):
-        figure.savefig(target, dpi=150, metadata=DATELESS[target.suffix])
+        figure.savefig(target, dpi=DPI, metadata=DATELESS[target.suffix])
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
 
+GAP, TAKEN = 2.0, 3.0  # points of 1/72 inch between a point and its name, and that a place reaches which is taken
 NEAR = 6.0  # points of 1/72 inch, from where a name needs a line to its point
 DISTANCES = (0.0, 4.0, 10.0, 18.0, 28.0, 40.0)
 ROUNDS = 4
@@ -29,6 +32,11 @@ def points_across(axes: Axes) -> tuple[float, float]:
     return box.width * 72 / axes.figure.dpi, box.height * 72 / axes.figure.dpi
 
 
+def wrapped(axes: Axes, text: str, size: float) -> str:
+    """The text in lines about as long as the axes are wide, in letters of `size` points."""
+    return "\n".join(textwrap.wrap(text, max(20, int(points_across(axes)[0] / (0.5 * size)))))
+
+
 def beside(axes: Axes) -> Any:
     """Coordinates at the right of the axes: x in points of 1/72 inch from their edge, y from 0 at the bottom to 1."""
     from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform_factory
@@ -42,9 +50,9 @@ def beside(axes: Axes) -> Any:
 def name_points(
     axes: Axes,
     names: Sequence[str],
-    places: Sequence[Sequence[float]],
-    radii: Sequence[float] | float = 4.0,
-    taken: Sequence[Sequence[float]] = (),
+    places: ArrayLike,
+    radii: ArrayLike = 4.0,
+    taken: ArrayLike = (),
     size: float = 8,
     thin: bool = False,
     **style,
@@ -60,10 +68,11 @@ def name_points(
     figure: Any = axes.figure
     figure.draw_without_rendering()  # so that the layout is done and the axes are as large as they will be
     to_points = 72 / axes.figure.dpi
-    at = axes.transData.transform(np.array(places, dtype=float)) * to_points
+    places = np.array(places, dtype=float)
+    at = axes.transData.transform(places) * to_points
     reach = np.broadcast_to(np.asarray(radii, dtype=float), len(at))[:, None]
     others = axes.transData.transform(np.array(taken, dtype=float).reshape(-1, 2)) * to_points
-    dots = np.vstack([np.hstack([at - reach, at + reach]), np.hstack([others - 2, others + 2])])
+    dots = np.vstack([np.hstack([at - reach, at + reach]), np.hstack([others - TAKEN, others + TAKEN])])
     frame = axes.get_window_extent()
     inside = np.array([frame.x0, frame.y0, frame.x1, frame.y1]) * to_points
     sizes = np.array([_text_size(axes, name, fontsize=size, **style) for name in names]) * to_points + 1
@@ -72,7 +81,7 @@ def name_points(
         gap = np.maximum(np.abs(offsets[i]) - sizes[i] / 2, 0) - reach[i]
         text = axes.annotate(
             names[i],
-            (places[i][0], places[i][1]),
+            tuple(places[i]),
             offsets[i],
             textcoords="offset points",
             ha="center",
@@ -125,7 +134,7 @@ def _candidates(size: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray
     """Offsets (K, 2) all around and further away, and how much each is disliked: the right and the near are liked."""
     angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     way = np.column_stack([np.cos(angles), np.sin(angles)])
-    away = np.array(DISTANCES)[:, None, None] + size / 2 + radius + 1
+    away = np.array(DISTANCES)[:, None, None] + size / 2 + radius + GAP
     # A corner of the name, not its middle, points to the place unless it lies straight above, below or beside it.
     found = way * away * np.where(np.abs(way).min(1, keepdims=True) < 0.1, 1, 1.15)
     dislike = np.array(DISTANCES)[:, None] * 1.5 + 3 * (1 - way[:, 0])
