@@ -3,10 +3,13 @@ from typing import Any
 import numpy as np
 import pytest
 from atlases import layered_atlas, made_asymmetry, made_atlas, made_trend, with_sizes
+from helpers import card, gaussian
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from test_labels import boxes, overlaps
 
+from repstitch.atlas import atlas as measured_atlas
+from repstitch.embeddings import Embeddings
 from repstitch.errors import InputError
 from repstitch.plots.atlases import (
     draw_atlas,
@@ -448,6 +451,22 @@ def test_layers_of_an_encoder_that_is_there_twice_are_told_apart_by_name():
     names = [space["name"] for space in atlas["spaces"]]
     corner = atlas["metrics"][METRIC]["score"][names.index("vit_mean.layer01")][names.index("bert_small.layer01")]
     assert axes.images[0].get_array()[0, 0] == corner
+
+
+def test_layers_of_a_measured_atlas_are_drawn_in_order_whatever_the_order_of_its_spaces():
+    Z, ids = gaussian(40, 4, 1), np.array([str(i) for i in range(40)], dtype=object)
+    spaces = []
+    for seed, (name, layer) in enumerate([("a", 3), ("b", 1), ("a", 1), ("b", 2), ("a", 2)]):
+        rows = Z if (name, layer) in (("a", 2), ("b", 1)) else gaussian(40, 4, 10 + seed)
+        spaces.append(Embeddings(rows, card(f"{name}.layer0{layer}", 4, encoder=f"timm:{name}", layer=layer), ids))
+    found = measured_atlas(spaces, METRIC, k=5, permutations=19)
+    (line,) = found["layers"]
+    axes = drawn(plot_layers, found, line)
+    assert axes.get_title("left").startswith("best: layers 2 and 1, 1.00")
+    assert framed(axes) == [0, 1]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["1", "2", "3"]
+    shown = axes.images[0].get_array()
+    assert np.unravel_index(shown.argmax(), shown.shape) == (1, 0)
 
 
 # Whole atlases.

@@ -74,6 +74,7 @@ def test_names_without_free_room_are_left_out_when_thinned():
     assert 0 < len(written) < 60
     assert [text.get_text() for text in axes.texts] == written
     assert not overlaps(boxes(axes))
+    assert all(text.arrow_patch is None for text in axes.texts)
 
 
 def test_no_names_write_nothing():

@@ -403,7 +403,7 @@ def _size_handles(parameters: Sequence[int | None], scale: float) -> list[Artist
 
     known = [count for count in parameters if count is not None]
     ends = [min(known), max(known)] if len(set(known)) > 1 else []
-    style: Any = {"marker": "o", "color": GREY, "lw": 0}
+    style: Any = {"marker": "o", "color": "white", "mec": "black", "mew": 0.8, "lw": 0}
     return [
         Line2D([], [], ms=float(scale * area) ** 0.5, label=f"{_short_count(count)} parameters", **style)
         for count, area in zip(ends, _areas(ends), strict=True)

@@ -60,8 +60,8 @@ def name_points(
     """Write each name near its place (x, y), with a line to it where it had to move away; returns those written.
 
     Names hide neither the points at the places, `radii` large (in points of 1/72 inch), nor the places that are `taken`
-    besides, if it can be helped. With `thin`, a name that finds no free room is left out. The axes' limits and all that
-    takes room around them must be set before; names that are written do not change the layout.
+    besides, if it can be helped. With `thin`, a name that finds no free room beside its point is left out. The axes'
+    limits and all that takes room around them must be set before; names that are written do not change the layout.
     """
     if not names:
         return []
@@ -88,7 +88,7 @@ def name_points(
             va="center",
             fontsize=size,
             arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "#666666", "shrinkA": 0, "shrinkB": reach[i, 0]}
-            if gap.max() > NEAR
+            if gap.max() > NEAR and not thin
             else None,
             zorder=4,
             **style,
@@ -118,26 +118,26 @@ def _settled(at, reach, sizes, dots, inside, thin: bool) -> tuple[np.ndarray, np
     for last in [False] * (ROUNDS - 1) + [True]:
         for i in np.argsort(-crowd, kind="stable"):
             placed[i] = False
-            found, dislike = _candidates(sizes[i], reach[i, 0])
+            found, dislike = _candidates(sizes[i], reach[i, 0], DISTANCES[:2] if thin else DISTANCES)
             corners = np.hstack([at[i] + found - sizes[i] / 2, at[i] + found + sizes[i] / 2])
             hidden = _overlap(corners, boxes[placed]).sum(1)
             outside = sizes[i].prod() - _overlap(corners, inside[None])[:, 0]
             bad = hidden + outside + 0.5 * _overlap(corners, dots).sum(1)
             best = int((bad + dislike).argmin())
-            if thin and last and hidden[best] + outside[best] > 1:
+            if thin and last and bad[best] > 1:
                 continue
             offsets[i], boxes[i], placed[i] = found[best], corners[best], True
     return offsets, placed
 
 
-def _candidates(size: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(size: np.ndarray, radius: float, distances: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Offsets (K, 2) all around and further away, and how much each is disliked: the right and the near are liked."""
     angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     way = np.column_stack([np.cos(angles), np.sin(angles)])
-    away = np.array(DISTANCES)[:, None, None] + size / 2 + radius + GAP
+    away = np.array(distances)[:, None, None] + size / 2 + radius + GAP
     # A corner of the name, not its middle, points to the place unless it lies straight above, below or beside it.
     found = way * away * np.where(np.abs(way).min(1, keepdims=True) < 0.1, 1, 1.15)
-    dislike = np.array(DISTANCES)[:, None] * 1.5 + 3 * (1 - way[:, 0])
+    dislike = np.array(distances)[:, None] * 1.5 + 3 * (1 - way[:, 0])
     return found.reshape(-1, 2), dislike.ravel()
 
 
