@@ -1,6 +1,8 @@
 """How much of each of two spaces the other predicts, and what is left over."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -53,21 +55,30 @@ def asymmetry(X, Y, *, source: str, target: str, folds: int = 5, permutations: i
     check_draws(permutations=permutations)
     random = torch.Generator().manual_seed(seed)
     parts = list(torch.randperm(n, generator=random).tensor_split(folds))
-    fitted = _training(x, y, parts)
-    x_folds = [_fold(x, rows, d.moments.x_mean, d.x_values, d.x_vectors) for rows, d in zip(parts, fitted, strict=True)]
-    y_folds = [_fold(y, rows, d.moments.y_mean, d.y_values, d.y_vectors) for rows, d in zip(parts, fitted, strict=True)]
-    *forward, x_weights = _out_of_fold(x_folds, y)
-    *backward, y_weights = _out_of_fold(y_folds, x)
-    errors = np.column_stack([*_errors(*forward), *_errors(*backward)])
+    with _one_thread():
+        fitted = _training(x, y, parts)
+        shared = shared_spectrum(fitted[0], x[parts[0]], y[parts[0]], seed=seed)
+    order = torch.cat(parts)  # fold after fold, so that each is a slice
+    x, y = (side[order] - side.mean(0) for side in (x, y))
+    held = [slice(int(rows[0]), int(rows[-1]) + 1) for rows in torch.arange(n).tensor_split(folds)]
+    x_folds = [_fold(x, rows, d.x_values, d.x_vectors) for rows, d in zip(held, fitted, strict=True)]
+    y_folds = [_fold(y, rows, d.y_values, d.y_vectors) for rows, d in zip(held, fitted, strict=True)]
+    products = _products(x, y, held)
+    *forward, x_weights = _out_of_fold(x_folds, y, products)
+    *backward, y_weights = _out_of_fold(y_folds, x, [product.T for product in products])
+    errors = np.empty((n, 4))
+    errors[order.numpy()] = np.column_stack([*_errors(*forward), *_errors(*backward)])
     ahead, back = _r2(errors.sum(0))
     ahead_draws, back_draws = _r2(resampled_means(errors, seed=seed))
     shuffled = []
     for _ in range(permutations):
-        order = _shuffled(x_folds, random)
-        draws = _errors(*_out_of_fold(x_folds, y[order])[:2]) + _errors(*_out_of_fold(y_folds, x[order])[:2])
+        moved = _shuffled(held, random)
+        y_moved, x_moved = y[moved], x[moved.argsort()]  # the same pairs, in the order of x and in that of y
+        products = _products(x, y_moved, held)
+        draws = _errors(*_out_of_fold(x_folds, y_moved, products)[:2])
+        draws += _errors(*_out_of_fold(y_folds, x_moved, [product.T for product in products])[:2])
         shuffled.append(_r2(np.column_stack(draws).sum(0)))
     null_ahead, null_back = np.transpose(shuffled)
-    test = parts[0]
     found = {
         "n": n,
         "r2_forward": float(ahead),
@@ -78,10 +89,10 @@ def asymmetry(X, Y, *, source: str, target: str, folds: int = 5, permutations: i
         "difference_interval": interval(ahead_draws - back_draws),
         "null_forward": _null_of(null_ahead),
         "null_backward": _null_of(null_back),
-        "shared": shared_spectrum(fitted[0], x[test], y[test], seed=seed),
+        "shared": shared,
         "left_over": {
-            "target": _left_over(ahead, x_folds, x_weights, y, permutations, random),
-            "source": _left_over(back, y_folds, y_weights, x, permutations, random),
+            "target": _left_over(ahead, x, x_folds, x_weights, y, permutations, random),
+            "source": _left_over(back, y, y_folds, y_weights, x, permutations, random),
         },
     }
     fewest = n - max(map(len, parts))
@@ -91,21 +102,40 @@ def asymmetry(X, Y, *, source: str, target: str, folds: int = 5, permutations: i
 
 @dataclass(frozen=True)
 class Fold:
-    """One space in one fold: all rows, less the mean of the training rows, along their covariance's eigenvectors.
+    """One space in one fold: its `held` rows `along` the eigenvectors of the covariance of all the others.
 
-    `held` and `rest` number the rows that are predicted and those that a map is fitted to.
+    `rest` is how many others there are, `mean` (d,) their mean, `values` (d,) and `vectors` (d, d) the eigenvectors.
     """
 
-    held: Tensor
-    rest: Tensor
-    along: Tensor
+    held: slice
+    rest: int
+    mean: Tensor
     values: Tensor
+    vectors: Tensor
+    along: Tensor
 
 
-def _fold(rows: Tensor, held: Tensor, mean: Tensor, values: Tensor, vectors: Tensor) -> Fold:
-    kept = torch.ones(len(rows), dtype=torch.bool)
-    kept[held] = False
-    return Fold(held, kept.nonzero()[:, 0], (rows - mean.float()) @ vectors.float(), values)
+def _fold(rows: Tensor, held: slice, values: Tensor, vectors: Tensor) -> Fold:
+    rest, mean = _others(rows, held)
+    vectors = vectors.float()
+    return Fold(held, rest, mean, values, vectors, (rows[held] - mean) @ vectors)
+
+
+def _others(rows: Tensor, held: slice) -> tuple[int, Tensor]:
+    """How many rows are not held, and their mean; all `rows` together are centred."""
+    rest = len(rows) - (held.stop - held.start)
+    return rest, -rows[held].sum(0) / rest
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For eigenvectors: with more threads, each waits for all at every step, for seconds where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _training(x: Tensor, y: Tensor, parts: list[Tensor]) -> list[Decomposition]:
@@ -114,32 +144,45 @@ def _training(x: Tensor, y: Tensor, parts: list[Tensor]) -> list[Decomposition]:
     return [decompose(reduce(add, each[:i] + each[i + 1 :])) for i in range(len(each))]
 
 
+def _products(x: Tensor, y: Tensor, held: list[slice]) -> list[Tensor]:
+    """Σ xᵀy (d, e) over the rows of each fold."""
+    return [x[rows].T @ y[rows] for rows in held]
+
+
 def _out_of_fold(
-    folds: list[Fold], y: Tensor, weights: list[Tensor] | None = None
+    folds: list[Fold], y: Tensor, products: list[Tensor], weights: list[Tensor] | None = None
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Rows of y (n, d) and their predictions by ridge, each less the mean of the rows its map was fitted to.
+    """Rows of y (n, d), each less the mean of the rows its map was fitted to, and what ridge leaves of them.
 
-    Third come the `weights` of each fold's eigenvectors, which are chosen where they are not given.
+    `products` are those of the source with y, fold by fold: all less one fold's are its training rows'. Third come the
+    `weights` of each fold's eigenvectors, which are chosen where they are not given.
     """
-    truth, guess, used = torch.empty_like(y), torch.empty_like(y), []
+    truth, left, used = torch.empty_like(y), torch.empty_like(y), []
+    whole, spread = reduce(add, products), y.square().sum()
     for i, fold in enumerate(folds):
-        centred = y - y[fold.rest].mean(0)
-        known = centred[fold.rest]
-        cross = fold.along[fold.rest].T @ known / len(known)
-        used.append(_ridge_weights(fold.values, cross, known) if weights is None else weights[i])
-        guess[fold.held] = (fold.along[fold.held] * used[-1]) @ cross
-        truth[fold.held] = centred[fold.held]
-    return truth, guess, used
+        rows = y[fold.held]
+        rest, mean = _others(y, fold.held)
+        known = ((whole - products[i]) / rest).addr_(fold.mean, mean, alpha=-1)
+        cross = fold.vectors.T @ known
+        if weights is None:
+            about = float((spread - rows.square().sum()) / rest - mean.square().sum())
+            used.append(_ridge_weights(fold.values, cross, rest, about))
+        else:
+            used.append(weights[i])
+        torch.sub(rows, mean, out=truth[fold.held])
+        torch.addmm(truth[fold.held], fold.along * used[-1], cross, alpha=-1, out=left[fold.held])
+    return truth, left, used
 
 
-def _ridge_weights(values: Tensor, cross: Tensor, known: Tensor) -> Tensor:
+def _ridge_weights(values: Tensor, cross: Tensor, n: int, spread: float) -> Tensor:
     """1 / (λ + penalty) for each eigenvalue λ, at the penalty of least generalised cross-validation error.
 
-    `cross` is the covariance of the eigenvectors' coordinates with the centred training rows `known`. With qᵢ the
-    squared length of its row i, the mean squared residual is spread − Σ qᵢ (2wᵢ − λᵢ wᵢ²), so each penalty costs no
-    more than a sum; there are 1 + Σ λᵢ wᵢ degrees of freedom in the fit.
+    `cross` is the covariance of the eigenvectors' coordinates with the n training rows, whose mean squared distance
+    from their mean is `spread`. With qᵢ the squared length of its row i, the mean squared residual is
+    spread − Σ qᵢ (2wᵢ − λᵢ wᵢ²), so each penalty costs no more than a sum; there are 1 + Σ λᵢ wᵢ degrees of freedom in
+    the fit.
     """
-    n, spread, strength = len(known), float(known.square().sum()) / len(known), cross.double().square().sum(1)
+    strength = torch.linalg.vector_norm(cross, dim=1).double().square()
     penalties = torch.from_numpy(PENALTIES)[:, None] * values.mean()
     weights = torch.where(values > 0, 1 / (values + penalties), 0.0)  # nothing varies there, so nothing to weigh
     left = 1 - (1 + (values * weights).sum(1)) / n
@@ -148,9 +191,10 @@ def _ridge_weights(values: Tensor, cross: Tensor, known: Tensor) -> Tensor:
     return weights[int(error.argmin())].float()
 
 
-def _errors(truth: Tensor, guess: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _errors(truth: Tensor, left: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Squared error (n,) and squared distance from the mean (n,) of each row."""
-    return (truth - guess).square().sum(1).double().numpy(), truth.square().sum(1).double().numpy()
+    error, spread = (torch.linalg.vector_norm(rows, dim=1).double().square().numpy() for rows in (left, truth))
+    return error, spread
 
 
 def _r2(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,12 +202,9 @@ def _r2(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 1 - sums[..., 0] / sums[..., 1], 1 - sums[..., 2] / sums[..., 3]
 
 
-def _shuffled(folds: list[Fold], random: torch.Generator) -> Tensor:
+def _shuffled(held: list[slice], random: torch.Generator) -> Tensor:
     """A random order (n,) that leaves each row in its fold: so each side's means and covariances stay as they are."""
-    order = torch.empty(sum(len(fold.held) for fold in folds), dtype=torch.long)
-    for fold in folds:
-        order[fold.held] = fold.held[torch.randperm(len(fold.held), generator=random)]
-    return order
+    return torch.cat([rows.start + torch.randperm(rows.stop - rows.start, generator=random) for rows in held])
 
 
 def _null_of(draws: np.ndarray) -> dict:
@@ -175,19 +216,22 @@ def _edge(draws: np.ndarray) -> float:
     return float(np.sort(draws)[min(len(draws), math.ceil((1 - LEVEL) * (len(draws) + 1))) - 1])
 
 
-def _left_over(r2, folds: list[Fold], weights: list[Tensor], rows: Tensor, permutations: int, random) -> dict:
-    """The variance of `rows` (n, d) that was not predicted, and how many of their principal directions were."""
-    values, vectors = torch.linalg.eigh(torch.cov(rows.T, correction=0).reshape(rows.shape[1], -1).double())
+def _left_over(
+    r2, source: Tensor, folds: list[Fold], weights: list[Tensor], rows: Tensor, permutations: int, random
+) -> dict:
+    """The variance of `rows` (n, d) that `source` left, and how many of their principal directions it predicted."""
+    with _one_thread():
+        values, vectors = torch.linalg.eigh(torch.cov(rows.T, correction=0).reshape(rows.shape[1], -1).double())
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     kept = 1 + int((values.cumsum(0) < PRINCIPAL * values.sum()).sum())
-    along = rows @ vectors[:, :kept].float()
+    along, held = rows @ vectors[:, :kept].float(), [fold.held for fold in folds]
 
     def direction_r2(along: Tensor) -> Tensor:
-        truth, guess, _ = _out_of_fold(folds, along, weights)
-        return 1 - (truth - guess).square().sum(0) / truth.square().sum(0)
+        truth, left, _ = _out_of_fold(folds, along, _products(source, along, held), weights)
+        return 1 - left.square().sum(0) / truth.square().sum(0)
 
     # At the penalties that were chosen: what a direction that is not predicted looks like beside others that are.
-    largest = np.array([float(direction_r2(along[_shuffled(folds, random)]).max()) for _ in range(permutations)])
+    largest = np.array([float(direction_r2(along[_shuffled(held, random)]).max()) for _ in range(permutations)])
     return {
         "variance": float(np.clip(1 - r2, 0, 1)),
         "directions": kept,
