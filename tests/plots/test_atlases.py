@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import numpy as np
@@ -303,6 +304,21 @@ def test_the_band_of_chance_reaches_from_low_to_high():
 def test_values_over_decades_lie_on_a_logarithmic_axis_and_others_do_not():
     assert drawn(plot_trend, made_trend(14)).get_xscale() == "log"
     assert drawn(plot_trend, made_trend(14, log=False)).get_xscale() == "linear"
+
+
+@pytest.mark.parametrize("most", [3e6, 9e7, 5e11])
+def test_counts_on_a_logarithmic_axis_are_short_and_apart(most):
+    trend = made_trend(14)
+    values = np.geomspace(2e5, most, 14)
+    trend["models"] = [model | {"value": value} for model, value in zip(trend["models"], values, strict=True)]
+    trend["null_band"]["value"] = np.geomspace(2e5, most, 50).tolist()
+    axes = drawn(plot_trend, trend)
+    low, high = axes.get_xlim()
+    ticks = axes.get_xticklabels() + axes.get_xticklabels(minor=True)
+    shown = [tick for tick in ticks if tick.get_text() and low <= tick.get_position()[0] <= high]
+    assert "1 M" in {tick.get_text() for tick in shown}
+    boxes = sorted((tick.get_window_extent() for tick in shown), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_many_models_of_a_trend_are_not_named():

@@ -167,6 +167,8 @@ def plot_trend(axes: Axes, trend: Mapping) -> Axes:
         own = [i for i, model in enumerate(models) if model["family"] == family]
         axes.scatter(places[own, 0], places[own, 1], 46, color=look.colour, marker=look.marker, **POINTS)
     axes.set_xscale(band["scale"])
+    if band["scale"] == "log":
+        _count_ticks(axes, band["value"][-1] / band["value"][0])
     axes.margins(x=0.08, y=0.1)
     axes.set_xlabel(column.replace("_", " "))
     against = f"the {len(trend['against'])} others chosen" if trend.get("against") else "the others"
@@ -415,6 +417,15 @@ def _short_count(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {letter}"
     return f"{count:g}"
+
+
+def _count_ticks(axes: Axes, reach: float) -> None:
+    """Ticks as short counts on a logarithmic x axis, on which the largest value is `reach` times the smallest."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if reach < 1000 else (1,)))
+    axes.xaxis.set_major_formatter(lambda value, _: _short_count(value))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _most_central(places: np.ndarray, own: list[int]) -> int:
