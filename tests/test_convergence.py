@@ -509,6 +509,16 @@ def test_r2_is_what_ridge_gives_out_of_fold_at_its_best_penalty():
     assert compared(X, Y, folds=4, seed=7)["r2_forward"] == pytest.approx(best, abs=0.01)
 
 
+def test_asymmetry_leaves_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        compared(gaussian(40, 5), gaussian(40, 4, seed=1), permutations=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_same_seed_gives_the_same_numbers():
     X, Y = shared_latent(200)
     assert compared(X, Y, seed=3) == compared(torch.from_numpy(X), torch.from_numpy(Y), seed=3)

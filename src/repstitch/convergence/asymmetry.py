@@ -40,7 +40,7 @@ def asymmetry(X, Y, *, source: str, target: str, folds: int = 5, permutations: i
     of the variance, and `predicted`, how many of them are predicted with an R² above 0 and above the largest that
     shuffled rows give any of them, at the same penalties, in 19 of 20 draws. `shared` is
     `fit.spectrum.shared_spectrum` on the first fold. Where a space has as many dimensions as there are training rows,
-    the R² of the map from it is a lower bound, and the verdict says so. O(folds · (d³ + permutations · n d²)) time.
+    the R² of the map from it is a lower bound, and the verdict says so. O(permutations · (n d² + folds · d³)) time.
 
     Raises InputError on rows that do not match, fewer than 20 rows or 4 a fold, NaN or Inf, or a constant space.
     """

@@ -122,7 +122,7 @@ def _settled(at, reach, sizes, dots, inside, thin: bool) -> tuple[np.ndarray, np
             corners = np.hstack([at[i] + found - sizes[i] / 2, at[i] + found + sizes[i] / 2])
             hidden = _overlap(corners, boxes[placed]).sum(1)
             outside = sizes[i].prod() - _overlap(corners, inside[None])[:, 0]
-            bad = hidden + outside + 0.5 * _overlap(corners, dots).sum(1)
+            bad = hidden + outside + 2 * _overlap(corners, dots).sum(1)
             best = int((bad + dislike).argmin())
             if thin and last and bad[best] > 1:
                 continue
