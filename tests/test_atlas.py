@@ -445,4 +445,12 @@ def test_rows_that_repeat_are_counted_and_warned_of(caplog):
     X[50:] = 2 * X[:10]
     found = atlas([space(X, "copies"), space(gaussian(60, 4, 1), "plain")], "mutual_knn", k=5, permutations=0)
     assert found["repeats"] == {"copies": 10, "plain": 0}
-    assert "Of 60 rows, some repeat an earlier one: 10 of copies." in caplog.text
+    assert "Of 60 rows, some repeat another: 10 of copies." in caplog.text
+
+
+def test_ties_at_the_last_neighbour_are_counted_and_many_are_warned_of(caplog):
+    spaces = [space(np.eye(60), "all tied"), space(gaussian(60, 4, 1), "plain")]
+    assert atlas(spaces, "mutual_knn", k=5, permutations=0)["tied"] == {"all tied": 60, "plain": 0}
+    assert "Of 60 rows, some have others as near as their neighbour number 5" in caplog.text
+    assert "which one counts: 60 of all tied." in caplog.text
+    assert "tied" not in atlas(spaces, "cka", permutations=0)

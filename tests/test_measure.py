@@ -9,7 +9,7 @@ from helpers import gaussian, shared_latent, unrelated
 
 from repstitch.errors import InputError
 from repstitch.metrics import null
-from repstitch.metrics.null import adjust, calibrate_all, random_orders, relabel, shared_weight
+from repstitch.metrics.null import adjust, calibrate, calibrate_all, random_orders, relabel, shared_weight
 from repstitch.metrics.table import METRICS, align, measure
 
 GRAPHS = ("mutual_knn", "cycle_knn", "lcs_knn", "edit_knn", "cknna", "cknna_released")
@@ -34,6 +34,15 @@ def test_many_pairs_are_scored_and_drawn_as_each_alone(metric):
         assert alone.draws is not None
         np.testing.assert_allclose(found.draws[at], alone.draws[0], atol=1e-6)
         assert found.pair(at) == pytest.approx(alone.pair(0))
+
+
+def test_the_best_of_many_pairs_counts_the_draws_that_equal_it():
+    for seed in range(20):
+        prepared = [METRICS["mutual_knn"].prepare(torch.from_numpy(gaussian(24, 3, 9 * seed + i)), 1) for i in range(4)]
+        found = measure("mutual_knn", prepared, [(0, 2), (0, 3), (1, 2), (1, 3)], draws=99, seed=seed)
+        assert found.draws is not None
+        best, drawn = round(24 * found.score.max()), np.round(24 * found.draws.max(0))
+        assert calibrate(found.score.max(), found.draws.max(0)).p == (1 + (drawn >= best).sum()) / 100
 
 
 @pytest.mark.parametrize("metric", METRICS)

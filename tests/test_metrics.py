@@ -1,3 +1,4 @@
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from helpers import cone, gaussian, rotated, rotation, shared_latent, unrelated
 from repstitch.errors import InputError
 from repstitch.metrics import neighbours, retrieval
 from repstitch.metrics.kernels import cka, cka_unbiased
-from repstitch.metrics.neighbours import check_spread, knn, mutual_knn, overlap, unit
+from repstitch.metrics.neighbours import check_spread, graph, knn, mutual_knn, overlap, unit
 from repstitch.metrics.null import calibrate, random_orders, relabel, shared_weight
 from repstitch.metrics.retrieval import hubness, mrr, ndcg, ranks, recall, relevant_found, search
 from repstitch.metrics.table import METRICS, align, measure
@@ -292,6 +293,13 @@ def test_unbiased_cka_needs_four_rows_and_some_spread():
         cka_unbiased(*tensors(lone, gaussian(5, 2)))
 
 
+def test_released_cknna_refuses_a_space_whose_own_term_is_nothing():
+    with pytest.raises(InputError, match="neighbours have no similarity in common"):
+        METRICS["cknna_released"](*tensors(np.eye(50), gaussian(50, 4)))
+    with pytest.raises(InputError, match="neighbours have no similarity in common"):
+        align(gaussian(50, 4), np.eye(50), "cknna_released")
+
+
 # --- retrieval --------------------------------------------------------------------------------------------------------
 
 
@@ -387,12 +395,39 @@ def test_high_dimensions_have_more_hubs_than_low_ones():
 # --- the null ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_p_values_of_unrelated_spaces_are_not_too_small_too_often(metric):
+def several_hot(n: int, d: int, seed: int) -> np.ndarray:
+    """Rows of d zeros and a few ones: many are at right angles, so that neighbours are mostly a matter of ties."""
+    return (np.random.default_rng(seed).random((n, d)).argsort(1) < 3).astype(np.float32)
+
+
+def signs(n: int, d: int, seed: int) -> np.ndarray:
+    return np.sign(gaussian(n, d, seed))
+
+
+def with_copies(n: int, d: int, seed: int) -> np.ndarray:
+    """Rows of which a third, anywhere, have one direction."""
+    X, rows = gaussian(n, d, seed), np.random.default_rng(seed).permutation(n)[: n // 3]
+    X[rows] = X[rows[0]]
+    return X
+
+
+UNRELATED = {
+    "continuous": lambda i: unrelated(16, 3, 4, 1000 + i),
+    "several hot": lambda i: (several_hot(24, 12, 2 * i), several_hot(24, 10, 2 * i + 1)),
+    "signs": lambda i: (signs(24, 8, 2 * i), signs(24, 9, 2 * i + 1)),
+    "copies": lambda i: (with_copies(24, 3, 2 * i), with_copies(24, 4, 2 * i + 1)),
+}
+
+
+LISTS = [name for name, metric in METRICS.items() if metric.prepare is graph]
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind"), [(name, "continuous") for name in METRICS] + list(product(LISTS, list(UNRELATED)[1:]))
+)
+def test_p_values_of_unrelated_spaces_are_not_too_small_too_often(metric, kind):
     n_draws = 400
-    p = np.array(
-        [align(*unrelated(16, 3, 4, 1000 + i), metric, k=3, permutations=99, seed=i)["p"] for i in range(n_draws)]
-    )
+    p = np.array([align(*UNRELATED[kind](i), metric, k=3, permutations=99, seed=i)["p"] for i in range(n_draws)])
     for alpha in (0.01, 0.05, 0.1):
         assert np.mean(p <= alpha) <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / n_draws)
     assert np.mean(p <= 0.5) > 0.3  # nor is the test asleep

@@ -1,4 +1,4 @@
-"""Neighbour graphs: exact from half the products, ties to the lower row, whatever the tiles."""
+"""Neighbour graphs: exact from half the products, ties by what the rows are, whatever the tiles."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,19 @@ from helpers import cone, gaussian, shared_latent
 
 from repstitch.errors import InputError
 from repstitch.metrics import neighbours
-from repstitch.metrics.neighbours import common_sequence, distinct, edits_saved, exact_products, graph, knn, nearest
+from repstitch.metrics.neighbours import (
+    common_sequence,
+    count_repeats,
+    edits_saved,
+    exact_products,
+    graph,
+    knn,
+    nearest,
+    tie_order,
+    unit,
+)
+from repstitch.metrics.null import relabel
+from repstitch.metrics.retrieval import search
 
 
 def rows(X) -> torch.Tensor:
@@ -49,25 +61,73 @@ def test_the_graph_is_knn_of_the_rows_among_themselves(k):
 
 @pytest.mark.parametrize("tile", [32, 64, 1024])
 @pytest.mark.parametrize("seed", range(4))
-def test_ties_go_to_the_lower_row_everywhere(monkeypatch, tile, seed):
+def test_ties_are_broken_in_one_order_everywhere(monkeypatch, tile, seed):
     X = on_a_grid(150, seed=seed)
-    X = X[torch.from_numpy(np.sort(np.unique(X.numpy(), axis=0, return_index=True)[1]))]
-    gallery = on_a_grid(150, seed=seed + 10)
+    gallery = on_a_grid(150, d=4, seed=seed + 10)[:, :4]
     monkeypatch.setattr(neighbours, "TILE_ROWS", tile)
     # Cosines of such rows are sums of few exact terms, so that equal ones are equal bit by bit.
-    unit = lambda Z: Z / Z.norm(dim=1, keepdim=True)  # noqa: E731
     similar = unit(X) @ unit(gallery).T
-    expected = by_sorting(similar.numpy(), 20)
-    np.testing.assert_array_equal(knn(X, gallery, 20), expected)
-    np.testing.assert_array_equal(nearest(similar, 20), expected)
+    order = tie_order(unit(gallery))
+    expected = order[by_sorting(similar[:, order].numpy(), 20)]
+    assert torch.equal(knn(X, gallery, 20), expected)
+    assert torch.equal(search(X, gallery, 20, torch.arange(150))[1], knn(X, gallery, 20, own=True))
+    np.testing.assert_array_equal(nearest(similar, 20), by_sorting(similar.numpy(), 20))
+    distinct = on_a_grid(150, d=9, seed=seed)
+    assert torch.equal(graph(distinct, 20).neighbours, knn(distinct, distinct, 20, own=True))
 
 
-def test_copies_are_listed_from_the_lowest_row_on():
+@pytest.mark.parametrize("make", [on_a_grid, gaussian, lambda n, d: np.eye(n, d)])
+def test_the_graph_of_rows_in_another_order_is_the_same_graph(make):
+    X = rows(make(80, 90))
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(graph(X[order], 10).neighbours, relabel(graph(X, 10).neighbours, order))
+
+
+@pytest.mark.parametrize(("make", "scale"), [(on_a_grid, 4), (lambda n, d: np.eye(n, d), 3)])
+def test_ties_do_not_depend_on_the_length_of_the_rows(make, scale):
+    X = rows(make(80, 90))
+    lengths = torch.linspace(0.3, 90, 80)[:, None]
+    assert torch.equal(graph(X, 10).neighbours, graph(X * scale, 10).neighbours)
+    assert torch.equal(tie_order(unit(X)), tie_order(unit(X * lengths)))
+
+
+def test_no_row_is_preferred_for_where_it_stands():
+    counts = np.zeros(60)
+    for seed in range(200):
+        X = (np.random.default_rng(seed).random((60, 12)) < 0.3).astype(np.float32)
+        X[:, 0] = 1  # no row of zeros, many ties
+        counts += np.bincount(graph(rows(X), 5).neighbours.ravel(), minlength=60)
+    first, last = counts[:30].mean(), counts[30:].mean()
+    assert abs(first - last) < 4 * counts.std() / 15**0.5
+    assert counts.std() < 0.15 * counts.mean()
+
+
+def test_copies_are_listed_first_in_the_lot_that_their_space_draws():
     X = gaussian(300, 5)
     X[[7, 100, 200, 299]] = X[3]
     found = graph(rows(X), 6).neighbours
-    assert found[3, :4].tolist() == [7, 100, 200, 299]
-    assert found[200, :4].tolist() == [3, 7, 100, 299]
+    copies = [3, 7, 100, 200, 299]
+    order = [at for at in tie_order(unit(rows(X))).tolist() if at in copies]
+    for at in copies:
+        assert found[at, :4].tolist() == [other for other in order if other != at]
+    assert torch.equal(found, graph(rows(X * 3), 6).neighbours)
+    lots = set()
+    for seed in range(20):
+        Y = gaussian(300, 5, seed + 1)
+        Y[copies] = Y[3]
+        lots.add(tuple(at for at in tie_order(unit(rows(Y))).tolist() if at in copies))
+    assert len(lots) > 10
+
+
+def test_a_graph_counts_the_rows_whose_last_neighbour_is_no_nearer_than_the_next():
+    assert graph(rows(gaussian(100, 5)), 5).tied == 0
+    found = graph(rows(np.eye(40)), 39)
+    assert found.tied == 0  # there is no next
+    assert found.first(7).tied == graph(rows(np.eye(40)), 7).tied == 40
+    X = np.eye(40)
+    X[:8, 30] = X[20:28, 31] = 1
+    assert graph(rows(X), 8).tied == 40 - 2 * 9  # each of two groups is its own eight nearest, and no more
+    assert torch.equal(found.first(7).neighbours, graph(rows(np.eye(40)), 7).neighbours)
 
 
 def test_rows_that_come_sorted_by_what_they_are_have_the_same_neighbours():
@@ -79,20 +139,32 @@ def test_rows_that_come_sorted_by_what_they_are_have_the_same_neighbours():
     assert torch.equal(found.neighbours[order].sort(1).values, order[shuffled.neighbours].sort(1).values)
 
 
-def test_a_graph_counts_the_rows_that_repeat_others():
+@pytest.mark.parametrize("noise", [0, 1e-7, 1e-5])
+def test_a_graph_counts_the_rows_that_are_copies_but_for_length_and_rounding(noise):
     X = gaussian(100, 5)
-    X[90:] = 2 * X[:10]  # copies in direction
-    assert graph(rows(X), 5).repeats == 10
+    X[90:] = np.linspace(0.01, 90, 10)[:, None] * X[:10]
+    X[80:85] = X[10]
+    X *= 1 + noise * gaussian(100, 5, 1)
+    assert graph(rows(X), 5).repeats == 15
     assert graph(rows(gaussian(100, 5)), 5).repeats == 0
 
 
+@pytest.mark.parametrize("d", [6, 64])
+@pytest.mark.parametrize("copies", [2, 8, 500])
+def test_copies_are_found_among_many_rows(copies, d):
+    X = unit(rows(gaussian(4000, d)))
+    assert count_repeats(X) == 0
+    again = X[torch.arange(4000) % (4000 // copies)][torch.randperm(4000, generator=torch.Generator().manual_seed(0))]
+    assert count_repeats(unit(again + 1e-6 * rows(gaussian(4000, d, 1)))) == 4000 - 4000 // copies
+
+
 @pytest.mark.parametrize("column", [0, 30])
-def test_rows_that_differ_in_one_place_only_are_distinct(column):
-    X = np.zeros((50, 31), dtype=np.float32)
+def test_rows_that_differ_in_one_place_only_are_different(column):
+    X = np.ones((50, 31), dtype=np.float32)
     X[:, column] = np.arange(50) / 64
-    assert distinct(rows(X)) == 50
-    assert distinct(rows(np.r_[X, X])) == 50
-    assert distinct(rows(np.where(X == 0, -X, X))) == 50  # −0 and 0 are one number
+    assert count_repeats(unit(rows(X))) == 0
+    assert count_repeats(unit(rows(np.r_[X, X]))) == 50
+    assert count_repeats(unit(rows(np.where(X == 0, -X, X)))) == 0  # −0 and 0 are one number
 
 
 @pytest.mark.parametrize("k", [0, 30, -1])

@@ -49,3 +49,36 @@ def test_too_few_rows_are_refused_as_they_are_in_memory(metric):
 def test_unbiased_cka_needs_four_rows():
     with pytest.raises(InputError, match="at least 4; got 3"):
         STREAMED["cka_unbiased"](streamed(*unrelated(3, 4, 4)))
+
+
+@pytest.mark.parametrize("metric", STREAMED)
+def test_batches_without_rows_add_nothing(metric):
+    X, Y = shared_latent(60)
+    empty = (X[:0], Y[:0])
+    assert STREAMED[metric](sums([empty, (X[:40], Y[:40]), empty, (X[40:], Y[40:])])) == pytest.approx(
+        STREAMED[metric](streamed(X, Y, 40)), abs=1e-9
+    )
+    with pytest.raises(InputError, match="no pairs"):
+        sums([empty])
+
+
+@pytest.mark.parametrize(
+    ("batches", "says"),
+    [
+        ([(np.ones((5, 3)), np.ones((4, 2)))], "must be matrices of as many rows"),
+        ([(np.ones((5, 3)), np.ones((5, 2))), (np.ones((5, 4)), np.ones((5, 2)))], "Batches must keep their widths"),
+        ([(np.ones((5, 3)), np.full((5, 2), np.nan))], "NaN"),
+    ],
+)
+def test_batches_that_do_not_match_are_refused(batches, says):
+    with pytest.raises(InputError, match=says):
+        sums(batches)
+
+
+def test_directions_of_less_than_a_millionth_of_the_variance_are_left_out():
+    X, Y = unrelated(400, 6, 6)
+    X[:, 3:] = Y[:, 3:] * 1e-4  # shared, and too small to be seen in float32 sums
+    whole = METRICS["cca"](*(torch.from_numpy(np.ascontiguousarray(side)) for side in (X, Y)))
+    kept = METRICS["cca"](*(torch.from_numpy(np.ascontiguousarray(side)) for side in (X[:, :3], Y)))
+    assert STREAMED["cca"](streamed(X, Y)) == pytest.approx(kept, abs=1e-4)
+    assert whole > kept + 0.3

@@ -9,6 +9,8 @@ from definitions import neighbour_mask, unbiased_hsic, unit
 from helpers import cone, gaussian, shared_latent, unrelated
 
 from repstitch.errors import InputError
+from repstitch.metrics.neighbours import overlap
+from repstitch.metrics.null import random_orders, relabel
 from repstitch.metrics.table import METRICS
 
 
@@ -84,6 +86,53 @@ def test_repeated_rows_make_unrelated_spaces_look_aligned_unless_they_are_refuse
     assert 0.68 < naive_mutual_knn(X, Y) < 0.8
     with pytest.raises(InputError, match="different directions"):
         score("mutual_knn", X, Y)
+
+
+@pytest.mark.parametrize("noise", [0, 1e-6, 1e-4])
+def test_repeated_rows_are_found_whatever_their_length_and_noise(noise):
+    X, Y = (
+        side[np.arange(512) % 64] * np.random.default_rng(0).uniform(0.1, 9, (512, 1)) * (1 + noise * gaussian(512, d, 7))
+        for side, d in zip(unrelated(64, 32, 24), (32, 24), strict=True)
+    )
+    assert naive_mutual_knn(X, Y) > 0.6
+    with pytest.raises(InputError, match="different directions"):
+        score("mutual_knn", X, Y)
+
+
+def test_collapsed_rows_are_refused_whatever_their_length():
+    X, Y = (np.random.default_rng(d).uniform(0.1, 9, (200, 1)) * np.ones((1, d)) for d in (16, 12))
+    with pytest.raises(InputError, match="only 1 different directions"):
+        score("mutual_knn", X, Y)
+    flat = X / np.linalg.norm(X, axis=1, keepdims=True)
+    with pytest.raises(InputError, match="all its rows are the same, but for rounding"):
+        score("cka_unbiased", flat, Y)
+
+
+def several_hot(n: int, d: int, seed: int) -> np.ndarray:
+    """Rows of zeros and a few ones, of which very many are equally near to one another."""
+    random = np.random.default_rng(seed)
+    X = np.zeros((n, d))
+    for row in X:
+        row[random.choice(d, random.integers(3, 11), replace=False)] = 1
+    return X
+
+
+def test_ties_to_the_lower_row_make_unrelated_spaces_look_aligned():
+    X, Y = several_hot(200, 800, 1), several_hot(200, 800, 2)
+    lists = [torch.from_numpy(np.argsort(-similar_of(side), axis=1, kind="stable")[:, :10]) for side in (X, Y)]
+    orders = random_orders(200, 99)
+    naive = float(overlap(*lists).mean())
+    draws = [float(overlap(lists[0], relabel(lists[1], order)).mean()) for order in orders]
+    assert p_value(naive, np.array(draws)) == 0.01  # the rows are unrelated
+    observed, drawn = null("mutual_knn", [X, Y], [(0, 1)])
+    assert p_value(observed, drawn) > 0.05
+    assert naive > observed[0] + 0.05
+
+
+def similar_of(X) -> np.ndarray:
+    similar = unit(X) @ unit(X).T
+    np.fill_diagonal(similar, -1)
+    return np.round(similar, 6)
 
 
 def test_unrelated_spaces_are_often_on_a_cycle():

@@ -19,7 +19,7 @@ from repstitch.embeddings import Embeddings
 from repstitch.errors import InputError
 from repstitch.matched import Matched, match
 from repstitch.metrics.cache import kept_graph
-from repstitch.metrics.neighbours import Graph, distinct, graph
+from repstitch.metrics.neighbours import Graph, count_repeats, graph
 from repstitch.metrics.null import adjust, calibrate
 from repstitch.metrics.table import METRICS, Measured, measure
 from repstitch.pairs import MIN_PAIRS
@@ -34,6 +34,7 @@ NEAREST = 10
 BEST_PAIRS = 10  # that are followed over sizes unless the caller names some
 SIZE_DRAWS = 5
 SIZE_PERMUTATIONS = 20  # a draw of rows: only the null's mean is asked for, and the draws add up
+TIED = 0.1  # share of rows from which on ties are worth a word
 SECONDS = 5  # of one move of the progress bar, about
 
 
@@ -57,7 +58,8 @@ def atlas(
     rows. Returns plain JSON types:
 
     - `n`, `k`, `permutations`, `seed`, `spaces` (N cards), `left_out` (rows by space and reason),
-      `repeats` (rows of each space that are copies, in direction, of an earlier one);
+      `repeats` (rows of each space that are copies, in direction and to float32, of another) and, where neighbours
+      were looked for, `tied` (rows whose k-th neighbour is no nearer than the next);
     - `metrics`: by name, `symmetric` and the N × N matrices `score`, `null`, `p`, `q`, `calibrated`, `se`, rows the
       source, columns the target. The diagonal of `score` is 1, that of the others None. q is Benjamini and Hochberg's
       over all pairs. Without permutations there are only `score` and `se`;
@@ -90,11 +92,11 @@ def atlas(
     wanted_sizes = _sizes(sizes, len(held), k)
     _chosen(size_pairs, held.names)
     rows = unit_rows(held)
-    repeats = {name: len(X) - distinct(X) for name, X in zip(held.names, rows, strict=True)}
+    repeats = {name: count_repeats(X) for name, X in zip(held.names, rows, strict=True)}
     if any(repeats.values()):
         said = ", ".join(f"{count} of {name}" for name, count in repeats.items() if count)
         log.warning(
-            "Of %d rows, some repeat an earlier one: %s. Where two spaces repeat the same ones, chance is higher than "
+            "Of %d rows, some repeat another: %s. Where two spaces repeat the same ones, chance is higher than "
             "the null says.",
             len(held),
             said,
@@ -103,12 +105,22 @@ def atlas(
     groups = list(of_encoder.values())
     # Layers of one encoder lie together, so that of two encoders the null always permutes the same one.
     pairs = {metric: _pairs(list(chain.from_iterable(groups)), METRICS[metric].symmetric) for metric in names}
-    prepare = partial(_prepared, k=k, device=where, cache=cache)
+    tied: dict[str, int] = {}
+    prepare = partial(_prepared, k=k, device=where, cache=cache, tied=tied)
     results, layers = {}, []
     for metric, measured in _score_all(names, rows, held.names, pairs, prepare, permutations, seed, metrics == "all"):
         results[metric] = _matrices(measured, pairs[metric], len(rows), METRICS[metric].symmetric)
         if len(groups) < len(rows):
             layers += _best_layers(metric, measured, pairs[metric], held.spaces, of_encoder)
+    if any(count > TIED * len(held) for count in tied.values()):
+        said = ", ".join(f"{count} of {name}" for name, count in tied.items() if count > TIED * len(held))
+        log.warning(
+            "Of %d rows, some have others as near as their neighbour number %d, so that it is a matter of chance which "
+            "one counts: %s.",
+            len(held),
+            k,
+            said,
+        )
     results = {metric: results[metric] for metric in names if metric in results}
     scores = {metric: np.array(result["score"], dtype=float) for metric, result in results.items()}
     apart = {metric: _distances(S) for metric, S in scores.items()}
@@ -121,6 +133,7 @@ def atlas(
         "spaces": [space.to_dict() for space in held.spaces],
         "left_out": held.left_out,
         "repeats": repeats,
+        **({"tied": tied} if tied else {}),
         "metrics": results,
         "pairs": _listed(held.names, results),
         "order": {metric: [label(i) for i in _clustered(D)] for metric, D in apart.items()},
@@ -268,13 +281,15 @@ def _score_all(
             yield metric, measured
 
 
-def _prepared(form: Callable, rows: Sequence[Tensor], names: Sequence[str], k: int, device: str, cache) -> list:
+def _prepared(form: Callable, rows: Sequence[Tensor], names: Sequence[str], k: int, device: str, cache, tied=None) -> list:
     found = []
     for X, name in zip(tqdm(rows, desc="prepare", unit="space", delay=1, leave=False), names, strict=True):
         X = X.to(device)
         made = kept_graph(X, k, name, cache) if cache is not None and form is graph else form(X, k, name)
         if isinstance(made, Graph):  # made where products are fast; compared by the processor
-            made = Graph(made.neighbours.cpu(), made.similarities.cpu(), made.mean.cpu(), made.repeats)
+            made = made.to("cpu")
+            if tied is not None:
+                tied[name] = made.tied
         found.append(made)
     return found
 

@@ -16,7 +16,7 @@ from repstitch.metrics.neighbours import Graph, graph
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the files, and of what a graph is: a change of either must not read the older ones
+FORMAT = 2  # of the files, and of what a graph is: a change of either must not read the older ones
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -64,16 +64,11 @@ def _size(path: Path) -> int:
 
 def _read(path: Path, n: int, size: int, k: int, device: torch.device) -> Graph:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:  # each array has its own checksum
-        neighbours, similarities, mean, repeats = (
-            held[key] for key in ("neighbours", "similarities", "mean", "repeats")
-        )
-    if neighbours.shape != (n, size) or similarities.shape != (n, size) or mean.shape != (n,):
+        parts = {key: held[key] for key in ("neighbours", "similarities", "mean", "repeats", "tied")}
+    if parts["neighbours"].shape != (n, size) or parts["similarities"].shape != (n, size) or parts["mean"].shape != (n,):
         raise ValueError("it holds another graph")
-    near, similar, mean = (
-        torch.from_numpy(np.ascontiguousarray(part)).to(device)
-        for part in (neighbours[:, :k], similarities[:, :k], mean)
-    )
-    return Graph(near.long(), similar, mean, int(repeats))
+    near, similar, mean = (torch.from_numpy(parts[key]) for key in ("neighbours", "similarities", "mean"))
+    return Graph(near.long(), similar, mean, int(parts["repeats"]), int(parts["tied"])).first(k).to(device)
 
 
 def _write(path: Path, found: Graph) -> None:
@@ -83,6 +78,7 @@ def _write(path: Path, found: Graph) -> None:
         "similarities": found.similarities.cpu().numpy(),
         "mean": found.mean.cpu().numpy(),
         "repeats": np.int64(found.repeats),
+        "tied": np.int64(found.tied),
     }
     try:
         with open(temporary, "wb") as file:

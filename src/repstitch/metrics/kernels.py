@@ -1,7 +1,7 @@
 """Metrics of the two n × n similarity matrices: linear ones from d × d products, sparse ones from neighbour graphs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -63,10 +63,7 @@ class Centred:
     @cached_property
     def own_unbiased(self) -> float:
         """Song's unbiased HSIC of the space with itself, times n(n − 3); InputError where it is not above 0."""
-        found = self.norm**2 + float(_diagonal(self, self).sum())
-        if found <= 1e-12 * float(self.squares.sum()) ** 2:
-            raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
-        return found
+        return checked_own(self.norm**2 + float(_diagonal(self, self).sum()), float(self.squares.sum()))
 
     @cached_property
     def leading(self) -> Tensor:
@@ -102,14 +99,14 @@ def cka_unbiased(X: Tensor, Y: Tensor) -> float:
 
 def centred(X: Tensor, k: int = 10, name: str = "X") -> Centred:
     """Prepare rows (n, d) for `cka` and `cka_unbiased`; InputError where they are not finite or do not vary."""
+    rounding = torch.finfo(torch.promote_types(X.dtype, torch.float32)).eps
     X = X.double() if X.numel() * X.shape[1] <= FEW_PRODUCTS else X.float()
-    size = torch.linalg.vector_norm(X, torch.inf) if X.numel() else 0.0
+    size = float(torch.linalg.vector_norm(X, dim=1, dtype=torch.float64).max()) if X.numel() else 0.0
     X = X - X.mean(0, dtype=torch.float64).to(X)
     spread = torch.linalg.vector_norm(X, dtype=torch.float64) / len(X) ** 0.5
     if not bool(torch.isfinite(spread)):
         raise InputError(f"`{name}` must be finite; it holds NaN or Inf.")
-    if not bool(spread > 1e-12 * size):  # equal rows may differ from their mean in the last digit
-        raise InputError(f"`{name}` must vary; all its rows are the same.")
+    check_vary(float(spread), size, max(rounding, 1e-12), name)
     return Centred(X / spread.to(X))
 
 
@@ -133,8 +130,9 @@ def influence_cka(a: Centred, b: Centred) -> Tensor:
 
 def influence_cka_unbiased(a: Centred, b: Centred) -> Tensor:
     check_rows(len(a), len(b), 4)
-    assert a.own_unbiased > 0 < b.own_unbiased  # else it was refused
     left, right = (side.own + _diagonal(side, side) for side in (a, b))
+    for side, own in ((a, left), (b, right)):
+        checked_own(float(own.sum()), float(side.squares.sum()))
     return influence_of_ratio(_cross(a, b) + _diagonal(a, b), left, right, 2)
 
 
@@ -324,9 +322,10 @@ def cknna_released(X: Tensor, Y: Tensor, k: int = 10) -> float:
 
     Song's unbiased HSIC of the cosine kernels masked by N_x(i) ∩ N_y(i), over the root of the same of each space with
     its own lists. Kept to compare with published figures; `cknna` is what the paper defines. X is (n, d_x), Y is
-    (n, d_y), rows matched, n ≥ 4. At most 1, higher is more aligned; about 0 for unrelated spaces. By cosine: rotation
-    and row scale do not matter, centring does. O(n² d) time, O(n k) memory. Huh et al. 2024, "The Platonic
-    Representation Hypothesis", code; without its 1e-6 in the denominator.
+    (n, d_y), rows matched, n ≥ 4. Higher is more aligned, 1 for a space with itself; about k / (n − 1) for unrelated
+    spaces, but no bound holds it: with a few dozen rows it can exceed 1. A space whose own term is not above 0 is
+    refused. By cosine: rotation and row scale do not matter, centring does. O(n² d) time, O(n k) memory. Huh et al.
+    2024, "The Platonic Representation Hypothesis", code; without its 1e-6 in the denominator.
     """
     return compare_cknna_released(*_graphs(X, Y, k))
 
@@ -356,13 +355,12 @@ def compare_cknna_released(a: Graph, b: Graph) -> float:
 
 def influence_cknna_released(a: Graph, b: Graph) -> Tensor:
     check_rows(len(a), len(b), 4)
-    both, left, right = (_masked_hsic(x, y) for x, y in ((a, b), (a, a), (b, b)))
-    return influence_of_ratio(both, left, right, 1)
+    return influence_of_ratio(_masked_hsic(a, b), _own_masked(a), _own_masked(b), 1)
 
 
 def draws_cknna_released(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
     """`cknna_released` of each pair with the second's rows in each order: (pairs, K)."""
-    own = {i: float(_masked_hsic(spaces[i], spaces[i]).sum()) for pair in pairs for i in pair}
+    own = {i: float(_own_masked(spaces[i]).sum()) for i in {i for pair in pairs for i in pair}}
     made = np.empty((len(pairs), len(orders)))
     for column, order in enumerate(orders):
         permuted = {j: permute_graph(spaces[j], order) for _, j in pairs}
@@ -372,7 +370,9 @@ def draws_cknna_released(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int
 
 
 def permute_graph(b: Graph, order: Tensor) -> Graph:
-    return Graph(relabel(b.neighbours, order), b.similarities[order], b.mean[order], b.repeats)
+    return replace(
+        b, neighbours=relabel(b.neighbours, order), similarities=b.similarities[order], mean=b.mean[order]
+    )
 
 
 def _masked_hsic(a: Graph, b: Graph) -> Tensor:
@@ -393,6 +393,14 @@ def _masked_hsic(a: Graph, b: Graph) -> Tensor:
     trace = total(rows[mutual], v[mutual] * w[sorting[place[mutual]]])
     sums = (v_rows * w.sum() + w_rows * v.sum()) / 2 / ((n - 1) * (n - 2))
     return trace + sums - 2 * total(rows, v * w_rows[columns]) / (n - 2)
+
+
+def _own_masked(a: Graph) -> Tensor:
+    """Each row's part (n,) of the space's HSIC with itself; InputError where that is not above 0."""
+    parts = _masked_hsic(a, a)
+    if float(parts.sum()) <= 1e-12 * float(a.similarities.double().square().sum()):
+        raise InputError("Released CKNNA is not defined for a space whose neighbours have no similarity in common.")
+    return parts
 
 
 def _centred_weights(a: Graph) -> Tensor:
@@ -427,6 +435,19 @@ def influence_of_ratio(both: Tensor, left: Tensor, right: Tensor, degree: int) -
     score = both.sum() / norm
     slope = both / norm - score / 2 * (left / left.sum() + right / right.sum())
     return score + degree * len(both) * (slope - slope.mean())
+
+
+def checked_own(found: float, trace: float) -> float:
+    """A space's unbiased HSIC with itself, times n(n − 3); InputError where it is not above 0 beside its `trace`²."""
+    if found <= 1e-12 * trace**2:
+        raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
+    return found
+
+
+def check_vary(spread: float, size: float, rounding: float, name: str) -> None:
+    """Refuse rows of length up to `size` whose distance from their mean, `spread`, is no more than their rounding."""
+    if not spread > 4 * rounding * size:
+        raise InputError(f"`{name}` must vary; all its rows are the same, but for rounding.")
 
 
 def check_rows(n: int, m: int, least: int) -> None:

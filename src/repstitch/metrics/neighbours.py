@@ -1,13 +1,14 @@
 """Nearest neighbours by cosine, exact and tiled, and how much the lists of two spaces agree.
 
-Nearest first, ties to the lower row; in float32 whatever the global settings say, for coarser arithmetic changes one
-neighbour set in fifteen where rows lie in a cone.
+In float32 whatever the global settings say, for coarser arithmetic changes one neighbour set in fifteen where rows lie
+in a cone. Nearest first; ties in an order that comes of what the rows are, not of where they stand (`tie_order`): were
+they to go to the lower row, that row would be a hub in two unrelated spaces, and permuted rows would not show it.
 """
 
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ from repstitch.errors import InputError
 
 TILE_ROWS = 1440
 BLOCK = 32  # similarities of a row whose largest is looked at first
+STEP = 2.0**-23  # of float32 near 1
+SAME = (2 * STEP) ** 0.5  # unit rows no farther apart have a cosine of 1, to float32
+SKETCH = 16  # random directions that stand for all when copies are looked for
+WINDOW = 64  # rows beside a row, along the first of them, among which its copies are looked for
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,15 @@ class Graph:
     """The nearest neighbours of every row of one space, itself left out.
 
     `neighbours` (n, k) are positions, nearest first; `similarities` (n, k) their cosines; `mean` (n,) each row's mean
-    cosine to all n rows, itself among them; `repeats` counts rows that are copies, in direction, of an earlier one.
+    cosine to all n rows, itself among them. `repeats` counts rows that are copies, in direction, of another that
+    stays; `tied` rows whose k-th neighbour is no nearer, to float32, than the next, so that it was chosen by `tie_order`.
     """
 
     neighbours: Tensor
     similarities: Tensor
     mean: Tensor
     repeats: int
+    tied: int
 
     def __len__(self) -> int:
         return len(self.neighbours)
@@ -37,6 +44,19 @@ class Graph:
     @property
     def k(self) -> int:
         return self.neighbours.shape[1]
+
+    def first(self, k: int) -> "Graph":
+        """The graph of the first k ≤ `self.k` neighbours."""
+        if k == self.k:
+            return self
+        near, similar = self.neighbours[:, :k].contiguous(), self.similarities[:, :k].contiguous()
+        tied = int((similar[:, -1] - self.similarities[:, k] <= STEP).sum())
+        return replace(self, neighbours=near, similarities=similar, tied=tied)
+
+    def to(self, device: torch.device | str) -> "Graph":
+        """The same on another device."""
+        near, similar, mean = (part.to(device) for part in (self.neighbours, self.similarities, self.mean))
+        return replace(self, neighbours=near, similarities=similar, mean=mean)
 
 
 def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
@@ -49,10 +69,10 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
     if not 1 <= k < len(X):
         raise InputError(f"`k` must be at least 1 and below the number of rows ({len(X)}); got {k}.")
     U = unit(X)
-    repeats = _check_spread(U, k, name)
-    n, mean = len(U), U @ U.mean(0)
-    U = _whole_blocks(U)
-    keys = U.new_full((len(U), k), EMPTY, dtype=torch.long)
+    found = _check_spread(U, k, name)
+    n, mean, order = len(U), U @ U.mean(0), tie_order(U)
+    U = _whole_blocks(U[order])
+    keys = U.new_full((len(U), min(k + 1, n - 1)), EMPTY, dtype=torch.long)  # one more shows whether the k-th is tied
     tiles = _tiles(len(U))
     with exact_products():
         # The diagonal first: then every row has a k-th best to hold the other tiles against.
@@ -64,11 +84,12 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
             _absorb(keys[here], similar, there.start)
             if here != there:
                 _absorb(keys[there], similar.T, here.start)
-    return Graph(*_decode(keys[:n]), mean=mean, repeats=repeats)
+    places, similarities = (part[order.argsort()] for part in _decode(keys[:n]))
+    return Graph(order[places], similarities, mean=mean, repeats=found, tied=0).first(k)
 
 
 def knn(queries: Tensor, gallery: Tensor, k: int = 10, own: bool = False) -> Tensor:
-    """Positions (n, k) of each query's `k` nearest gallery rows by cosine, nearest first, ties to the lower position.
+    """Positions (n, k) of each query's `k` nearest gallery rows by cosine, nearest first, ties by `tie_order`.
 
     `queries` is (n, d), `gallery` (m, d). With `own`, row i of the queries belongs to row i of the gallery and is left
     out of its own list. Exact; O(n m d) time, O(n k + tile²) memory. Raises InputError unless 1 ≤ k ≤ rows left.
@@ -80,7 +101,9 @@ def knn(queries: Tensor, gallery: Tensor, k: int = 10, own: bool = False) -> Ten
         raise InputError(
             f"With `own`, every query needs its own gallery row; got {len(queries)} queries and {len(gallery)} rows."
         )
-    Q, G = unit(queries), _whole_blocks(unit(gallery))
+    Q, G = unit(queries), unit(gallery)
+    order = tie_order(G)
+    G, place = _whole_blocks(G[order]), order.argsort()
     keys = Q.new_full((len(Q), k), EMPTY, dtype=torch.long)
     with exact_products():
         for here in _tiles(len(Q)):
@@ -88,9 +111,11 @@ def knn(queries: Tensor, gallery: Tensor, k: int = 10, own: bool = False) -> Ten
                 similar = Q[here] @ G[there].T
                 similar[:, max(0, len(gallery) - there.start) :] = -torch.inf
                 if own:
-                    similar.diagonal(here.start - there.start).fill_(-torch.inf)
+                    mine = place[here] - there.start
+                    inside = ((mine >= 0) & (mine < similar.shape[1])).nonzero()[:, 0]
+                    similar[inside, mine[inside]] = -torch.inf
                 _absorb(keys[here], similar, there.start)
-    return _decode(keys)[0]
+    return order[_decode(keys)[0]]
 
 
 def nearest(similar: Tensor, k: int) -> Tensor:
@@ -217,28 +242,52 @@ def check_spread(X: Tensor, k: int, name: str) -> None:
     _check_spread(unit(X), k, name)
 
 
-def distinct(U: Tensor, few: int = 16) -> int:
-    """How many of the rows (n, d), float32, differ bit by bit; most often the first `few` columns show that all do."""
-    first = len(torch.unique(_hash(U[:, :few])))
-    return first if first == len(U) else len(torch.unique(_hash(U)))
+def tie_order(U: Tensor) -> Tensor:
+    """An order (n,) of unit rows (n, d), to break ties between them: the same for the same rows whatever their length.
+
+    Along one random direction, so by what a row is; copies by a lot that the space itself draws. So the graph of
+    permuted rows is the permuted graph, which is what makes a permutation test exact.
+    """
+    along = _sketch(U, 1)[:, 0].double()
+    lot = torch.Generator().manual_seed(round(float(along.abs().mean()) * 2**16))  # coarse: lengths change the last digit
+    return (along + 1e-6 * torch.randn(len(U), generator=lot).to(along)).argsort()
 
 
-def _hash(U: Tensor) -> Tensor:
-    """A whole number (n,) for each row, the same for rows with the same bits, and else another."""
-    random = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(2**62), 2**62, (U.shape[1],), generator=random).to(U.device) * 2 + 1
-    parts = (U[at : at + TILE_ROWS] + 0.0 for at in range(0, len(U), TILE_ROWS))  # adding 0 makes −0 and 0 one
-    return torch.cat([(part.view(torch.int32) * odd).sum(1) for part in parts])
+def count_repeats(U: Tensor) -> int:
+    """How many of the unit rows (n, d) are copies, to float32, of another that stays: n less the different directions.
+
+    Copies lie together along any direction, so each row is held against its neighbours along one, in a few random
+    directions that stand for all. O(n d) time.
+    """
+    sketch = _sketch(U, SKETCH)
+    sketch = sketch[sketch[:, 0].argsort()]
+    found, left = 0, torch.arange(len(U), device=U.device)
+    for back in range(1, WINDOW + 1):
+        left = left[left >= back]
+        gap = sketch[left] - sketch[left - back]
+        same = gap.square().mean(1) <= SAME**2
+        found += int(same.sum())
+        left = left[~same & (gap[:, 0] <= 4 * SAME)]
+        if not len(left):
+            break
+    return found
+
+
+def _sketch(U: Tensor, width: int) -> Tensor:
+    """Rows (n, width) in random directions: as far apart there as in all, on average."""
+    directions = torch.randn(width, U.shape[1], generator=torch.Generator().manual_seed(0))
+    with exact_products():
+        return U @ directions.to(U).T
 
 
 def _check_spread(U: Tensor, k: int, name: str) -> int:
-    found = distinct(U)
-    if found <= max(k, len(U) // 2):
+    found = count_repeats(U)
+    if len(U) - found <= max(k, len(U) // 2):
         raise InputError(
-            f"`{name}` has only {found} different directions in {len(U)} rows, so its nearest neighbours are "
-            "arbitrary; remove the repeats."
+            f"`{name}` has only {len(U) - found} different directions in {len(U)} rows, so its nearest neighbours are "
+            "arbitrary; remove the repeats, or centre rows that hardly differ from their mean."
         )
-    return len(U) - found
+    return found
 
 
 def _score(compare: Callable[[Tensor, Tensor], Tensor], X: Tensor, Y: Tensor, k: int) -> float:

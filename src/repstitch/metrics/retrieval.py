@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.neighbours import TILE_ROWS, nearest, unit
+from repstitch.metrics.neighbours import TILE_ROWS, nearest, tie_order, unit
 
 
 def ranks(queries: Tensor, gallery: Tensor, copies: Tensor | None = None) -> Tensor:
@@ -43,16 +43,17 @@ def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Te
     `gallery` is (n, d), `queries` (n, d), or (1, d) for one query that is asked in place of each row's own.
     """
     Q, G = unit(queries), unit(gallery)
-    n = len(G)
+    n, order = len(G), tie_order(G)
+    G, copies, place = G[order], copies[order], order.argsort()
     once = Q @ G.T if len(Q) == 1 else None
     placed = torch.empty(n, dtype=torch.long)
     found = torch.empty(n, k, dtype=torch.long)
     for at in range(0, n, TILE_ROWS):
-        own = torch.arange(at, min(at + TILE_ROWS, n))
-        similar = Q[own] @ G.T if once is None else once.repeat(len(own), 1)
-        placed[own] = _places(similar, own, copies)
-        similar[own - at, own] = -torch.inf
-        found[own] = nearest(similar, k)
+        rows = torch.arange(at, min(at + TILE_ROWS, n))
+        similar = Q[rows] @ G.T if once is None else once.repeat(len(rows), 1)
+        placed[rows] = _places(similar, place[rows], copies)
+        similar[rows - at, place[rows]] = -torch.inf
+        found[rows] = order[nearest(similar, k)]
     return placed, found
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.kernels import check_rows
+from repstitch.metrics.kernels import check_rows, check_vary, checked_own
 from repstitch.metrics.subspaces import (
     KEPT,
     angle,
@@ -43,12 +43,17 @@ class Sums:
 def sums(batches: Iterable[tuple[Any, Any]]) -> Sums:
     """One pass over batches (X (m, d_x), Y (m, d_y)) of matched rows; O(n d²) time, O(d²) memory.
 
-    Raises InputError as `moments.moments` does.
+    Products are in float32, so the metrics of canonical correlations leave out directions with less than a millionth
+    of the largest one's variance, which the same metrics in memory still see: they differ where the variance falls off
+    that far. Raises InputError as `moments.moments` does.
     """
     held: dict[str, Any] = {}
 
     def watched() -> Iterator[tuple[Tensor, Tensor]]:
         for X, Y in batches:
+            yield X, Y  # first, for it is there that they are checked
+            if not len(X):
+                continue
             x, y = (torch.as_tensor(side).double() for side in (X, Y))
             if not held:
                 held.update(x=x.mean(0), y=y.mean(0), squares=0, x_weighted=0, y_weighted=0)
@@ -58,7 +63,6 @@ def sums(batches: Iterable[tuple[Any, Any]]) -> Sums:
             held["squares"] = held["squares"] + torch.stack([k @ m, k @ k, m @ m])
             held["x_weighted"] = held["x_weighted"] + weights @ u
             held["y_weighted"] = held["y_weighted"] + weights @ v
-            yield X, Y
 
     found = moments(watched())
     return Sums(found, held["x"], held["y"], held["squares"], held["x_weighted"], held["y_weighted"])
@@ -66,7 +70,8 @@ def sums(batches: Iterable[tuple[Any, Any]]) -> Sums:
 
 def _cka(sums: Sums) -> float:
     m = sums.moments
-    return float(m.cov_xy.square().sum() / (_spread(m.cov_xx, "X").norm() * _spread(m.cov_yy, "Y").norm()))
+    x, y = _covariances(m)
+    return float(m.cov_xy.square().sum() / (x.norm() * y.norm()))
 
 
 def _cka_unbiased(sums: Sums) -> float:
@@ -96,10 +101,9 @@ def _cka_unbiased(sums: Sums) -> float:
     def hsic(product: Tensor, diagonal: Tensor, left: Tensor, right: Tensor) -> float:
         return float((n * product).square().sum() - diagonal * n / (n - 2) + left * right / ((n - 1) * (n - 2)))
 
-    x = hsic(_spread(m.cov_xx, "X"), x_own, x_trace, x_trace)
-    y = hsic(_spread(m.cov_yy, "Y"), y_own, y_trace, y_trace)
-    if x <= 1e-12 * float(x_trace) ** 2 or y <= 1e-12 * float(y_trace) ** 2:
-        raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
+    x_covariance, y_covariance = _covariances(m)
+    x = checked_own(hsic(x_covariance, x_own, x_trace, x_trace), float(x_trace))
+    y = checked_own(hsic(y_covariance, y_own, y_trace, y_trace), float(y_trace))
     return hsic(m.cov_xy, between, x_trace, y_trace) / (x * y) ** 0.5
 
 
@@ -135,22 +139,21 @@ def _linear_r2(sums: Sums) -> float:
 
 def _cosines(m: Moments) -> tuple[Tensor, Tensor, Tensor]:
     """The cosines (r_x, r_y) between principal bases of the two sides, and their axes (r, d), the strongest first."""
-    x_scale, x_axes = _principal(m.cov_xx, "X")
-    y_scale, y_axes = _principal(m.cov_yy, "Y")
+    (x_scale, x_axes), (y_scale, y_axes) = (_principal(covariance) for covariance in _covariances(m))
     cosines = (x_axes @ m.cov_xy @ y_axes.T) / x_scale[:, None] / y_scale
     return cosines, x_axes * x_scale[:, None], y_axes * y_scale[:, None]
 
 
-def _principal(covariance: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(_spread(covariance, name))
+def _principal(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(covariance)
     kept = values > FLOOR * values[-1]
     return values[kept].flip(0).sqrt(), vectors[:, kept].flip(1).T
 
 
-def _spread(covariance: Tensor, name: str) -> Tensor:
-    if not float(covariance.trace()) > 0:
-        raise InputError(f"`{name}` must vary; all its rows are the same.")
-    return covariance
+def _covariances(m: Moments) -> tuple[Tensor, Tensor]:
+    for name, covariance, mean in (("X", m.cov_xx, m.x_mean), ("Y", m.cov_yy, m.y_mean)):
+        check_vary(float(covariance.trace()) ** 0.5, float(mean.norm()), torch.finfo(torch.float32).eps, name)
+    return m.cov_xx, m.cov_yy
 
 
 STREAMED: dict[str, Callable[[Sums], float]] = {

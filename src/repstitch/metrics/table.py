@@ -99,7 +99,7 @@ def measure(metric: str, spaces: Sequence, pairs: Pairs, draws: int = 200, seed:
         return Measured(score, se)
     drawn = known.draws(spaces, pairs, random_orders(len(spaces[0]), draws, seed))
     null, p, calibrated = calibrate_all(score, drawn)
-    return Measured(score, se, null, p, calibrated, drawn.astype(np.float32))
+    return Measured(score, se, null, p, calibrated, drawn)
 
 
 def align(X: np.ndarray, Y: np.ndarray, metric: str, k: int = 10, permutations: int = 200, seed: int = 0) -> dict:
