@@ -26,7 +26,7 @@ def centred(X: np.ndarray) -> np.ndarray:
 
 
 def neighbour_lists(X: np.ndarray, k: int) -> list[list[int]]:
-    """Of every row its `k` nearest others by cosine, nearest first; what ties do is not defined here, so no rows may tie."""
+    """Of every row its `k` nearest others by cosine, nearest first. Which of several ties come first is not defined."""
     similar = unit(X) @ unit(X).T
     lists = []
     for i, row in enumerate(similar):

@@ -90,10 +90,9 @@ def test_repeated_rows_make_unrelated_spaces_look_aligned_unless_they_are_refuse
 
 @pytest.mark.parametrize("noise", [0, 1e-6, 1e-4])
 def test_repeated_rows_are_found_whatever_their_length_and_noise(noise):
-    X, Y = (
-        side[np.arange(512) % 64] * np.random.default_rng(0).uniform(0.1, 9, (512, 1)) * (1 + noise * gaussian(512, d, 7))
-        for side, d in zip(unrelated(64, 32, 24), (32, 24), strict=True)
-    )
+    lengths = np.random.default_rng(0).uniform(0.1, 9, (512, 1))
+    X, Y = (side[np.arange(512) % 64] * lengths for side in unrelated(64, 32, 24))
+    X, Y = (side * (1 + noise * gaussian(*side.shape, 7)) for side in (X, Y))
     assert naive_mutual_knn(X, Y) > 0.6
     with pytest.raises(InputError, match="different directions"):
         score("mutual_knn", X, Y)

@@ -281,7 +281,9 @@ def _score_all(
             yield metric, measured
 
 
-def _prepared(form: Callable, rows: Sequence[Tensor], names: Sequence[str], k: int, device: str, cache, tied=None) -> list:
+def _prepared(
+    form: Callable, rows: Sequence[Tensor], names: Sequence[str], k: int, device: str, cache, tied=None
+) -> list:
     found = []
     for X, name in zip(tqdm(rows, desc="prepare", unit="space", delay=1, leave=False), names, strict=True):
         X = X.to(device)

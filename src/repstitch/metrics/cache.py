@@ -65,9 +65,10 @@ def _size(path: Path) -> int:
 def _read(path: Path, n: int, size: int, k: int, device: torch.device) -> Graph:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:  # each array has its own checksum
         parts = {key: held[key] for key in ("neighbours", "similarities", "mean", "repeats", "tied")}
-    if parts["neighbours"].shape != (n, size) or parts["similarities"].shape != (n, size) or parts["mean"].shape != (n,):
+    shapes = {"neighbours": (n, size), "similarities": (n, size), "mean": (n,)}
+    if any(parts[key].shape != shape for key, shape in shapes.items()):
         raise ValueError("it holds another graph")
-    near, similar, mean = (torch.from_numpy(parts[key]) for key in ("neighbours", "similarities", "mean"))
+    near, similar, mean = (torch.from_numpy(parts[key]) for key in shapes)
     return Graph(near.long(), similar, mean, int(parts["repeats"]), int(parts["tied"])).first(k).to(device)
 
 

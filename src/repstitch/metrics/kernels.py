@@ -370,9 +370,7 @@ def draws_cknna_released(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int
 
 
 def permute_graph(b: Graph, order: Tensor) -> Graph:
-    return replace(
-        b, neighbours=relabel(b.neighbours, order), similarities=b.similarities[order], mean=b.mean[order]
-    )
+    return replace(b, neighbours=relabel(b.neighbours, order), similarities=b.similarities[order], mean=b.mean[order])
 
 
 def _masked_hsic(a: Graph, b: Graph) -> Tensor:

@@ -29,7 +29,7 @@ class Graph:
 
     `neighbours` (n, k) are positions, nearest first; `similarities` (n, k) their cosines; `mean` (n,) each row's mean
     cosine to all n rows, itself among them. `repeats` counts rows that are copies, in direction, of another that
-    stays; `tied` rows whose k-th neighbour is no nearer, to float32, than the next, so that it was chosen by `tie_order`.
+    stays; `tied` rows whose k-th neighbour is no nearer, to float32, than the next, so that `tie_order` chose.
     """
 
     neighbours: Tensor
@@ -249,7 +249,8 @@ def tie_order(U: Tensor) -> Tensor:
     permuted rows is the permuted graph, which is what makes a permutation test exact.
     """
     along = _sketch(U, 1)[:, 0].double()
-    lot = torch.Generator().manual_seed(round(float(along.abs().mean()) * 2**16))  # coarse: lengths change the last digit
+    seed = round(float(along.abs().mean()) * 2**16)  # coarse, for the rows' lengths change the last digits
+    lot = torch.Generator().manual_seed(seed)
     return (along + 1e-6 * torch.randn(len(U), generator=lot).to(along)).argsort()
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repstitch.errors import InputError
 from repstitch.metrics.kernels import check_rows, check_vary, checked_own
 from repstitch.metrics.subspaces import (
     KEPT,
