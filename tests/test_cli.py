@@ -658,6 +658,11 @@ def test_a_folder_of_stitchers_that_is_not_there_is_one_line(capsys, tmp_path, c
         (["--metric", "magic"], "`--metric` must be all or among mutual_knn, cycle_knn, lcs_knn"),
         (["--permutations", "-1"], "`--permutations` must not be negative"),
         (["--k", "0"], "`k` must be at least 1"),
+        (["--seed", "99999999999999999999"], "`--seed` must be a whole number from 0 to 4294967295"),
+        (["--seed", "-1"], "`--seed` must be a whole number from 0"),
+        (["--control", ","], "`--control` must be names with commas between them; got ','"),
+        (["--trend", "parameters", "--against", ""], "`--against` must be names with commas between them; got ''"),
+        (["--metric", "cka,"], "`--metric` must be names with commas between them"),
     ],
 )
 def test_align_refuses_settings_in_one_line(capsys, shelf, flags, says):

@@ -293,6 +293,30 @@ def test_agreement_of_nobody_is_no_convergence():
     assert "no effect of shared lineage on agreement was found" in found["verdict"]
 
 
+@pytest.mark.parametrize("labels", ["aabb", "aabbc", "aabbccd"])
+@pytest.mark.parametrize("strength", [0, 2], ids=["noise of pairs", "noise of models"])
+def test_the_interval_over_few_models_lies_above_chance_no_more_often_than_it_says(labels, strength):
+    N, runs, above = len(labels), 400, []
+    for seed in range(runs):
+        random = np.random.default_rng(seed)
+        of_model = strength * random.standard_normal(N)
+        noise = np.triu(random.standard_normal((N, N)), 1)
+        S = 0.3 + 0.01 * (noise + noise.T + of_model[:, None] + of_model)
+        found = judged(S, {"family": list(labels)}, permutations=1, null=np.full((N, N), 0.3))
+        above.append(found["between_above_null"]["interval"][0] > 0)
+    assert np.mean(above) <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / runs) + 0.01  # Student's t is an approximation here
+
+
+def test_pairs_that_all_share_one_model_have_no_interval_over_models():
+    S = 0.4 + 0.1 * symmetric(5, seed=2)
+    chance = {"null": np.full((5, 5), 0.01)}
+    assert judged(S, {"family": list("aaaab")}, **chance)["between_above_null"] is None
+    found = judged(S, {"family": list("aaaab")}, **chance, q=np.full((5, 5), 0.01))["between_above_null"]
+    assert found["interval"] is None
+    assert found["above"] is True
+    assert found["pairs"] == 4
+
+
 def test_without_a_null_the_verdict_says_that_chance_was_not_tested():
     found = judged(blocks(FAMILY, strengths=[0.3]), {"family": FAMILY})
     assert found["between_above_null"] is None

@@ -139,6 +139,14 @@ def test_the_studies_that_come_along_name_encoders_of_the_catalogue():
         ('name = "files"', 'name = "vision"', "has the name 'vision' twice"),
         ('name = "files"\nfiles', 'name = "files"\nfile', "holds the unknown key `file`"),
         ("[[experiment.group]]", "[[experiment.group]", "cannot be read"),
+        ("k = 3", "k = true", "`k` must be int; got True"),
+        ("k = 3", "k = -3", "`k` must be at least 1; got -3"),
+        ("k = 3", "permutations = -1", "`permutations` must be at least 0; got -1"),
+        ("k = 3", "seed = 99999999999", "`seed` must be a whole number from 0 to 4294967295; got 99999999999"),
+        ('["mutual_knn"]', "[]", "`metrics` must name at least one of mutual_knn"),
+        ('layers = "all"', "layers = []", r"`layers` must be all, or a list like \[1, 6, 12\]; got \[\]"),
+        ('layers = "all"', "layers = [true]", "`layers` must be all, or a list"),
+        ('name = "files"\nfiles', 'name = "files"\nlimit = -5\nfiles', "`limit` must be at least 1; got -5"),
     ],
 )
 def test_a_study_that_says_something_unknown_is_refused(tmp_path, old, new, message):
@@ -164,6 +172,12 @@ def test_a_study_is_found_by_its_name_or_not_at_all(tmp_path):
         ('name = "big"', "layer = 1", "`layer` of .* and `layers` of its group cannot both be stated"),
         ('name = "big"', 'poling = "cls"', "`poling` is no setting of an encoder"),
         ('encoder = "cards/large.toml", ', "", "`encoders` of group 'vision' must each name an `encoder`"),
+        ('file = "vectors/mine.npy"', "file = 3", "`file` in `files` of group 'files' must be str; got 3"),
+        (
+            'file = "vectors/mine.npy"',
+            'file = "vectors/mine.npy", parameters = true',
+            "`parameters` in `files` .* got True",
+        ),
         ('file = "vectors/mine.npy"', 'path = "x"', "`files` of group 'files' must each be a table with `file`"),
     ],
 )

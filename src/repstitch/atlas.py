@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from repstitch.embeddings import Embeddings
-from repstitch.errors import InputError
+from repstitch.errors import InputError, check_seed
 from repstitch.matched import Matched, match
 from repstitch.metrics.cache import kept_graph
 from repstitch.metrics.neighbours import Graph, count_repeats, graph
@@ -85,6 +85,7 @@ def atlas(
     names = _metrics(metrics)
     if permutations < 0:
         raise InputError(f"`permutations` must not be negative; got {permutations}.")
+    check_seed(seed)
     where = pick_device(device)
     held = embeddings if isinstance(embeddings, Matched) else match(embeddings, drop_invalid)
     if not 1 <= k < len(held):

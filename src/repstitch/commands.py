@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from repstitch.errors import InputError
+from repstitch.errors import InputError, check_seed
 from repstitch.names import METRICS, USES
 
 
@@ -139,11 +139,14 @@ def run_align(args) -> None:
     metrics, sizes = _metrics(args.metric), _sizes(args.sizes)
     if args.permutations < 0:
         raise InputError(f"`--permutations` must not be negative; got {args.permutations}.")
+    check_seed(args.seed, "`--seed`")
+    against = None if args.against is None else _names(args.against, "against")
+    control = [] if args.control is None else _names(args.control, "control")
     if len(args.embeddings) < 2:
         raise InputError("Give at least two files of embeddings to align.")
     for flag, needs, ok in (
         ("against", "--trend", args.trend),
-        ("table", "--trend or --control", args.trend or args.control),
+        ("table", "--trend or --control", args.trend or control),
     ):
         if getattr(args, flag) and not ok:
             raise InputError(f"`--{flag}` is of use with {needs} only; give that too.")
@@ -162,8 +165,8 @@ def run_align(args) -> None:
     rows = match([read(path) for path in args.embeddings], args.drop_invalid)
     asked = questions.Questions(
         args.trend,
-        args.against.split(",") if args.against else None,
-        args.control.split(",") if args.control else (),
+        against,
+        control,
         args.asymmetry,
         read_table(args.table) if args.table else None,
         args.seed,
@@ -205,10 +208,17 @@ def _draw(found: dict, plot: str) -> None:
     save(pictures[(asked or list(pictures))[0]], plot)
 
 
+def _names(text: str, flag: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InputError(f"`--{flag}` must be names with commas between them; got {text!r}.")
+    return names
+
+
 def _metrics(text: str) -> list[str] | str:
     if text == "all":
         return text
-    metrics = text.split(",")
+    metrics = _names(text, "metric")
     unknown = [m for m in metrics if m not in METRICS]
     if unknown:
         raise InputError(f"`--metric` must be all or among {', '.join(METRICS)}; got {unknown[0]!r}.")

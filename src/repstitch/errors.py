@@ -13,6 +13,12 @@ class ConflictError(InputError):
     """Several things answer to what was asked, so a choice is needed first. The service answers 409."""
 
 
+def check_seed(seed: int, what: str = "`seed`") -> None:
+    """Refuse what not every generator of random numbers in use takes."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"{what} must be a whole number from 0 to 4294967295; got {seed}.")
+
+
 def one_line(error: BaseException) -> str:
     """Another library's message as one line of at most 300 characters, or the error's name where it has none."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -39,7 +39,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
@@ -47,7 +47,7 @@ from repstitch import catalogue
 from repstitch.embeddings import Embeddings, invalid_rows, read, write
 from repstitch.encoders import embed, load_encoder
 from repstitch.encoders.items import read_items
-from repstitch.errors import InputError, NotFoundError
+from repstitch.errors import InputError, NotFoundError, check_seed
 from repstitch.names import METRICS
 from repstitch.spaces import Space
 
@@ -126,7 +126,7 @@ def read_study(file: str | os.PathLike) -> Study:
     except (OSError, ValueError) as error:
         raise InputError(f"The study {path} cannot be read: {error}") from None
     unknown = sorted(set(table) - {"about", "experiment"})
-    if unknown or not isinstance(table.get("experiment"), list):
+    if unknown or not isinstance(table.get("experiment"), list) or not table["experiment"]:
         raise InputError(
             f"The study {path.name} must hold `about` and [[experiment]] tables; got {', '.join(table) or 'nothing'}."
         )
@@ -146,8 +146,15 @@ def _experiment(table: dict, where: str) -> Experiment:
             raise InputError(f"{where} group {group.name!r} must name `encoders` or `files`; it names neither.")
         if group.encoders and group.data is None:
             raise InputError(f"{where} group {group.name!r} must say what `data` its encoders read.")
-        if isinstance(group.layers, str) and group.layers != "all":
-            raise InputError(f"{where} `layers` must be all, or a list like [1, 6, 12]; got {group.layers!r}.")
+        layers = group.layers
+        some = isinstance(layers, list) and layers and all(type(at) is int for at in layers)
+        if layers not in (None, "all") and not some:
+            raise InputError(f"{where} `layers` must be all, or a list like [1, 6, 12]; got {layers!r}.")
+        _check_least(where, limit=(group.limit, 1))
+    _check_least(where, k=(experiment.k, 1), permutations=(experiment.permutations, 0))
+    check_seed(experiment.seed, f"{where} `seed`")
+    if not experiment.metrics:
+        raise InputError(f"{where} `metrics` must name at least one of {', '.join(METRICS)}.")
     for what, given, known in (
         ("metrics", experiment.metrics, METRICS),
         ("against", [experiment.against] if experiment.against else [], names),
@@ -171,10 +178,20 @@ def _build(kind: type, table: Any, where: str) -> Any:
     for key in (f.name for f in fields(kind)):
         if key in ("name", "group") and not table.get(key):
             raise InputError(f"{where} must state `{key}` of each {kind.__name__.lower()}.")
-        if key in table and not isinstance(table[key], known[key]):
-            wanted = getattr(known[key], "__name__", None) or str(known[key])
-            raise InputError(f"{where} `{key}` must be {wanted}; got {table[key]!r}.")
+        if key in table:
+            _check_type(table[key], known[key], f"{where} `{key}`")
     return kind(**table)
+
+
+def _check_type(value: Any, kind: Any, what: str) -> None:
+    if not isinstance(value, kind) or (isinstance(value, bool) and bool not in (kind, *get_args(kind))):
+        raise InputError(f"{what} must be {getattr(kind, '__name__', None) or kind}; got {value!r}.")
+
+
+def _check_least(where: str, **given: tuple[int | None, int]) -> None:
+    for key, (value, least) in given.items():
+        if value is not None and value < least:
+            raise InputError(f"{where} `{key}` must be at least {least}; got {value}.")
 
 
 def _check_unique(names: list[str], where: str) -> None:
@@ -269,6 +286,9 @@ def _file_entry(entry: dict, group: Group, root: Path) -> dict:
             f"`files` of group {group.name!r} must each be a table with `file`, that may also state "
             f"{', '.join(sorted(known - {'file'}))}; got {entry!r}."
         )
+    kinds = get_type_hints(Space) | {"file": str, "ids": str, "card": str}
+    for key, value in entry.items():
+        _check_type(value, kinds[key], f"`{key}` in `files` of group {group.name!r}")
     return entry | {key: str(root / entry[key]) for key in ("file", "ids") if key in entry}
 
 

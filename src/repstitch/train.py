@@ -16,7 +16,7 @@ from repstitch.checks import check
 from repstitch.confidence import LEAST_ROWS, calibrate, evaluate
 from repstitch.curve import check_enough, draw_curve
 from repstitch.embeddings import read
-from repstitch.errors import InputError
+from repstitch.errors import InputError, check_seed
 from repstitch.fit.closed_form import FITS, decompose
 from repstitch.fit.contrastive import leave_to_first_rank, recipe_for
 from repstitch.fit.judge import Judge
@@ -80,6 +80,7 @@ def train(
         raise InputError(f"`method` must be one of {', '.join(METHODS)} or auto; got {method!r}.")
     if objective not in OBJECTIVES:
         raise InputError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {objective!r}.")
+    check_seed(seed)
     thresholds = Thresholds(retention, first_stage)
     on = pick_device(device)
     settings = recipe_for("mlp", **({"accelerator": "gpu" if on == "cuda" else "cpu", "seed": seed} | recipe))

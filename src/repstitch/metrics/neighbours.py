@@ -298,7 +298,7 @@ def _score(compare: Callable[[Tensor, Tensor], Tensor], X: Tensor, Y: Tensor, k:
 
 
 # A candidate is one whole number, its similarity above and its position below, so that the larger of two numbers is the
-# nearer row, and of rows as near the lower one.
+# nearer row, and of rows as near the one whose position is lower.
 
 
 def _encode(values: Tensor, positions: Tensor) -> Tensor:
