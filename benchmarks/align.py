@@ -23,8 +23,10 @@ import torch
 from machine import growth_mb, header, markdown, peak_mb, times
 from torch import Tensor
 
-from repstitch.metrics.kernels import cka, cknna
-from repstitch.metrics.neighbours import graph, mutual_knn, overlap, unit
+from repstitch.metrics.cknna import cknna
+from repstitch.metrics.kernels import cka
+from repstitch.metrics.lists import mutual_knn, overlap
+from repstitch.metrics.neighbours import graph, unit
 from repstitch.metrics.null import random_orders, relabel
 from repstitch.metrics.table import measure
 

@@ -21,7 +21,8 @@ from repstitch.fit.contrastive import Recipe, refine
 from repstitch.fit.judge import OBJECTIVES, Judge
 from repstitch.fit.losses import Batch, Loss, contrast, distil, squared
 from repstitch.fit.select import Problem
-from repstitch.metrics.neighbours import knn, overlap
+from repstitch.metrics.lists import overlap
+from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks, recall
 from repstitch.pairs import Pairs, split
 from repstitch.stitcher import normalise

@@ -30,7 +30,8 @@ from torch import Tensor
 from repstitch.fit.contrastive import Recipe
 from repstitch.fit.judge import Judge
 from repstitch.fit.select import Problem, select
-from repstitch.metrics.neighbours import knn, overlap
+from repstitch.metrics.lists import overlap
+from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks
 from repstitch.names import METHODS
 from repstitch.pairs import Pairs, split

@@ -32,7 +32,19 @@ ROWS = (
 )
 INSIDE = {
     "convergence": ("models", "trend", "control", "asymmetry"),
-    "metrics": ("neighbours", "cache", "retrieval", "resample", "null", "kernels", "subspaces", "streams", "table"),
+    "metrics": (
+        "neighbours",
+        "lists",
+        "cache",
+        "retrieval",
+        "resample",
+        "null",
+        "kernels",
+        "cknna",
+        "subspaces",
+        "streams",
+        "table",
+    ),
     "fit": ("judge", "closed_form", "losses", "spectrum", "contrastive", "select"),
     "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
     "plots": ("canvas", "labels", "stitchers", "atlases"),

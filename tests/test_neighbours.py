@@ -7,10 +7,9 @@ from helpers import cone, gaussian, shared_latent
 
 from repstitch.errors import InputError
 from repstitch.metrics import neighbours
+from repstitch.metrics.lists import common_sequence, edits_saved
 from repstitch.metrics.neighbours import (
-    common_sequence,
     count_repeats,
-    edits_saved,
     exact_products,
     graph,
     knn,

@@ -9,7 +9,8 @@ from helpers import gaussian, rotated, shared_latent, unrelated
 
 from repstitch import scorecard as module
 from repstitch.errors import InputError
-from repstitch.metrics.neighbours import knn, overlap
+from repstitch.metrics.lists import overlap
+from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import hubness, mrr, ranks
 from repstitch.names import USES
 from repstitch.scorecard import model_card, scorecard, table

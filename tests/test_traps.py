@@ -9,7 +9,7 @@ from definitions import neighbour_mask, unbiased_hsic, unit
 from helpers import cone, gaussian, shared_latent, unrelated
 
 from repstitch.errors import InputError
-from repstitch.metrics.neighbours import overlap
+from repstitch.metrics.lists import overlap
 from repstitch.metrics.null import random_orders, relabel
 from repstitch.metrics.table import METRICS
 

@@ -21,7 +21,7 @@ from repstitch.matched import Matched, match
 from repstitch.metrics.cache import kept_graph
 from repstitch.metrics.neighbours import Graph, count_repeats, graph
 from repstitch.metrics.null import adjust, calibrate
-from repstitch.metrics.table import METRICS, Measured, measure
+from repstitch.metrics.table import METRICS, Measured, check_metrics, measure
 from repstitch.pairs import MIN_PAIRS
 from repstitch.spaces import Space
 from repstitch.stitcher import normalise
@@ -223,11 +223,9 @@ def by_encoder(found: Mapping, metric: str) -> dict[str, np.ndarray]:
 
 def _metrics(metrics: Sequence[str] | str) -> list[str]:
     names = list(METRICS) if metrics == "all" else [metrics] if isinstance(metrics, str) else list(metrics)
-    unknown = [name for name in names if name not in METRICS]
-    if unknown or not names:
-        raise InputError(
-            f"`metrics` must be all or among {', '.join(METRICS)}; got {unknown[0] if unknown else 'none'!r}."
-        )
+    if not names:
+        raise InputError(f"`metrics` must name at least one of {', '.join(METRICS)}.")
+    check_metrics(names, "metrics")
     return list(dict.fromkeys(names))
 
 

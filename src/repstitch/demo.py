@@ -20,7 +20,7 @@ from repstitch.catalogue import Card
 from repstitch.embeddings import read
 from repstitch.encoders import embed, from_module, load_encoder, save
 from repstitch.errors import InputError
-from repstitch.metrics.neighbours import mutual_knn
+from repstitch.metrics.lists import mutual_knn
 from repstitch.pairs import pair, split
 from repstitch.plots.canvas import BLUE, GREEN, GREY, ORANGE, figure
 from repstitch.plots.canvas import save as save_picture

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from repstitch.errors import InputError
 from repstitch.metrics.kernels import centred
-from repstitch.metrics.neighbours import check_spread, held, knn, overlap
+from repstitch.metrics.lists import held, overlap
+from repstitch.metrics.neighbours import check_spread, knn
 from repstitch.metrics.null import calibrate, random_orders, shared_weight
 from repstitch.metrics.resample import interval, resampled_means
 from repstitch.metrics.retrieval import hubness, recall, search

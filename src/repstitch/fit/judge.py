@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.neighbours import knn, overlap, unit
+from repstitch.metrics.lists import overlap
+from repstitch.metrics.neighbours import knn, unit
 from repstitch.metrics.retrieval import ranks
 
 MAX_DISTRACTORS = 8192

@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine, exact and tiled, and how much the lists of two spaces agree.
+"""Nearest neighbours by cosine, exact and tiled.
 
 In float32 whatever the global settings say, for coarser arithmetic changes one neighbour set in fifteen where rows lie
 in a cone. Nearest first; ties in an order that comes of what the rows are, not of where they stand (`tie_order`): were
@@ -6,7 +6,7 @@ they to go to the lower row, that row would be a hub in two unrelated spaces, an
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -73,10 +73,10 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
     n, mean, order = len(U), U @ U.mean(0), tie_order(U)
     U = _whole_blocks(U[order])
     keys = U.new_full((len(U), min(k + 1, n - 1)), EMPTY, dtype=torch.long)  # one more shows whether the k-th is tied
-    tiles = _tiles(len(U))
+    parts = tiles(len(U))
     with exact_products():
         # The diagonal first: then every row has a k-th best to hold the other tiles against.
-        for here, there in ((a, b) for far in range(len(tiles)) for a, b in zip(tiles, tiles[far:], strict=False)):
+        for here, there in ((a, b) for far in range(len(parts)) for a, b in zip(parts, parts[far:], strict=False)):
             similar = U[here] @ U[there].T
             similar[:, max(0, n - there.start) :] = -torch.inf
             if here == there:
@@ -106,8 +106,8 @@ def knn(queries: Tensor, gallery: Tensor, k: int = 10, own: bool = False) -> Ten
     G, place = _whole_blocks(G[order]), order.argsort()
     keys = Q.new_full((len(Q), k), EMPTY, dtype=torch.long)
     with exact_products():
-        for here in _tiles(len(Q)):
-            for there in _tiles(len(G)):
+        for here in tiles(len(Q)):
+            for there in tiles(len(G)):
                 similar = Q[here] @ G[there].T
                 similar[:, max(0, len(gallery) - there.start) :] = -torch.inf
                 if own:
@@ -144,95 +144,6 @@ def exact_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(was)
-
-
-def overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Share (n,) of each row's neighbours that both lists (n, k) hold, whatever their order."""
-    if a.shape != b.shape:
-        raise InputError(f"Both lists must have one shape (n, k); got {tuple(a.shape)} and {tuple(b.shape)}.")
-    return held(a, b)
-
-
-def held(a: Tensor, b: Tensor) -> Tensor:
-    """Share (n,) of the entries of each row of `a` (n, k) that the same row of `b` (n, m) holds too."""
-    both = torch.cat([a, b], dim=1).sort(dim=1).values
-    return (both[:, 1:] == both[:, :-1]).sum(dim=1).double() / a.shape[1]
-
-
-def found_back(a: Tensor, b: Tensor) -> Tensor:
-    """1 for each row (n,) that is among the neighbours `a` (n, k) of one of its own neighbours `b` (n, k), else 0."""
-    rows = torch.arange(len(a), device=a.device)[:, None, None]
-    return torch.cat([(a[b[part]] == rows[part]).any(2).any(1) for part in _tiles(len(b))]).double()
-
-
-def common_sequence(a: Tensor, b: Tensor) -> Tensor:
-    """Length (n,) of the longest common subsequence of each row's two lists (n, k), as a share of k."""
-    n, k = a.shape
-    lengths = a.new_zeros(k + 1, n, dtype=torch.int16)  # lengths[j]: of what was seen of a, and the first j of b
-    columns = b.T.contiguous()
-    for one in a.T:
-        before = lengths.clone()
-        for j in range(k):
-            step = before[j] + (one == columns[j])
-            lengths[j + 1] = torch.maximum(torch.maximum(before[j + 1], lengths[j]), step)
-    return lengths[k].double() / k
-
-
-def edits_saved(a: Tensor, b: Tensor) -> Tensor:
-    """1 less the edit distance (n,) of each row's two lists (n, k) as a share of k: 1 where they are the same."""
-    n, k = a.shape
-    edits = torch.arange(k + 1, dtype=torch.int16, device=a.device)[:, None].repeat(1, n)
-    columns = b.T.contiguous()
-    for i, one in enumerate(a.T, start=1):
-        before = edits.clone()
-        edits[0] = i
-        for j in range(k):
-            changed = before[j] + (one != columns[j])
-            edits[j + 1] = torch.minimum(torch.minimum(before[j + 1], edits[j]) + 1, changed)
-    return 1 - edits[k].double() / k
-
-
-def mutual_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
-    """Mean share of each row's `k` nearest neighbours that both spaces agree on: mean |N_x ∩ N_y| / k.
-
-    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; unrelated spaces score k / (n − 1)
-    on average, so scores of different n do not compare. Neighbours are by cosine: rotation and row scale do not
-    matter, centring does. Spaces whose rows repeat one another are refused, for their neighbours are arbitrary.
-    Exact, O(n² d) time, O(n k) memory. Huh et al. 2024, "The Platonic Representation Hypothesis".
-    """
-    return _score(overlap, X, Y, k)
-
-
-def cycle_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
-    """Share of rows that are found again by going to a neighbour in Y and from there to a neighbour in X.
-
-    Mean over i of 1[i ∈ N_x(j) for some j ∈ N_y(i)]. X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is
-    more aligned, and not symmetric. Unrelated spaces score about 1 − (1 − 1/(n − 1))^k², which is far above
-    `mutual_knn`'s level; even a space with itself may score below 1, for a neighbour need not be mutual. By cosine:
-    rotation and row scale do not matter, centring does. O(n² d) time. Huh et al. 2024, "The Platonic Representation
-    Hypothesis".
-    """
-    return _score(found_back, X, Y, k)
-
-
-def lcs_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
-    """Mean length of the longest common subsequence of the two ordered neighbour lists, divided by k.
-
-    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned, at most `mutual_knn`, which it equals
-    where common neighbours come in one order; unrelated spaces score just below k / (n − 1). By cosine: rotation and
-    row scale do not matter, centring does. O(n² d + n k²) time. Huh et al. 2024 (their code does not divide by k).
-    """
-    return _score(common_sequence, X, Y, k)
-
-
-def edit_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
-    """1 less the mean edit distance (insert, delete, replace: Levenshtein 1966) of the ordered lists divided by k.
-
-    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; unrelated spaces score well below
-    k / (n − 1), about 1 / (n − 1) where lists rarely share two rows. By cosine: rotation and row scale do not matter,
-    centring does. O(n² d + n k²) time. Huh et al. 2024, "The Platonic Representation Hypothesis".
-    """
-    return _score(edits_saved, X, Y, k)
 
 
 def check_spread(X: Tensor, k: int, name: str) -> None:
@@ -291,12 +202,6 @@ def _check_spread(U: Tensor, k: int, name: str) -> int:
     return found
 
 
-def _score(compare: Callable[[Tensor, Tensor], Tensor], X: Tensor, Y: Tensor, k: int) -> float:
-    if len(X) != len(Y):
-        raise InputError(f"`X` and `Y` must have as many rows; got {len(X)} and {len(Y)}.")
-    return float(compare(graph(X, k, "X").neighbours, graph(Y, k, "Y").neighbours).mean())
-
-
 # A candidate is one whole number, its similarity above and its position below, so that the larger of two numbers is the
 # nearer row, and of rows as near the one whose position is lower.
 
@@ -347,7 +252,7 @@ def _whole_blocks(U: Tensor) -> Tensor:
     return torch.nn.functional.pad(U, (0, 0, 0, -len(U) % BLOCK))
 
 
-def _tiles(n: int) -> list[slice]:
+def tiles(n: int) -> list[slice]:
     """Slices of about equal length, none above the tile's, each of whole blocks where n is."""
     count = -(-n // TILE_ROWS)
     edges = [n * i // count // BLOCK * BLOCK for i in range(count)] + [n]

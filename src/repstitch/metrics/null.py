@@ -1,7 +1,7 @@
 """What a score would be if the two spaces had nothing to do with one another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
+from repstitch.metrics.neighbours import Graph
 
 CELLS = 2**24  # of one dense row of pointers, from edges to spaces
 
@@ -69,6 +70,11 @@ def relabel(neighbours: Tensor, order: Tensor) -> Tensor:
     new = torch.empty_like(order)
     new[order] = torch.arange(len(order), device=order.device)
     return new[neighbours[order]]
+
+
+def permute_graph(b: Graph, order: Tensor) -> Graph:
+    """The neighbour graph of the rows in another order."""
+    return replace(b, neighbours=relabel(b.neighbours, order), similarities=b.similarities[order], mean=b.mean[order])
 
 
 def shared_weight(

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import repstitch.metrics.cknna as cknna
 import repstitch.metrics.kernels as kernels
-import repstitch.metrics.neighbours as neighbours
+import repstitch.metrics.lists as lists
 import repstitch.metrics.subspaces as subspaces
 from repstitch.errors import InputError
 from repstitch.metrics.kernels import check_rows
 from repstitch.metrics.neighbours import Graph, graph
-from repstitch.metrics.null import calibrate_all, random_orders, relabel, shared_weight
+from repstitch.metrics.null import calibrate_all, permute_graph, random_orders, relabel, shared_weight
 
 Pairs = Sequence[tuple[int, int]]
 ROWS = 2**16  # of permuted lists that are compared at once
@@ -191,7 +192,7 @@ def _draws_in_rows(rows: Callable[[Tensor, Tensor], Tensor]) -> Callable:
 
 
 def _of_graphs(compare, influence, draws=None, symmetric=True, together=None) -> Metric:
-    return Metric(graph, compare, influence, kernels.permute_graph, draws, symmetric, together)
+    return Metric(graph, compare, influence, permute_graph, draws, symmetric, together)
 
 
 def _of_rows(compare, influence, draws) -> Metric:
@@ -207,16 +208,16 @@ def _of_subspaces(compare, influence, symmetric=True) -> Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "mutual_knn": _of_lists(neighbours.overlap, draws=_draws_mutual, together=_overlaps),
-    "cycle_knn": _of_lists(neighbours.found_back, symmetric=False),
-    "lcs_knn": _of_lists(neighbours.common_sequence, draws=_draws_in_rows(neighbours.common_sequence)),
-    "edit_knn": _of_lists(neighbours.edits_saved, draws=_draws_in_rows(neighbours.edits_saved)),
+    "mutual_knn": _of_lists(lists.overlap, draws=_draws_mutual, together=_overlaps),
+    "cycle_knn": _of_lists(lists.found_back, symmetric=False),
+    "lcs_knn": _of_lists(lists.common_sequence, draws=_draws_in_rows(lists.common_sequence)),
+    "edit_knn": _of_lists(lists.edits_saved, draws=_draws_in_rows(lists.edits_saved)),
     "cka": _of_rows(kernels.compare_cka, kernels.influence_cka, kernels.draws_cka),
     "cka_unbiased": _of_rows(kernels.compare_cka_unbiased, kernels.influence_cka_unbiased, kernels.draws_cka_unbiased),
     "cka_rbf": _of_kernels(kernels.gaussian_kernel),
-    "cknna": _of_graphs(kernels.compare_cknna, kernels.influence_cknna, kernels.draws_cknna),
+    "cknna": _of_graphs(cknna.compare_cknna, cknna.influence_cknna, cknna.draws_cknna),
     "cknna_released": _of_graphs(
-        kernels.compare_cknna_released, kernels.influence_cknna_released, kernels.draws_cknna_released, False
+        cknna.compare_cknna_released, cknna.influence_cknna_released, cknna.draws_cknna_released, False
     ),
     "rsa": _of_kernels(kernels.similarity_ranks),
     "svcca": _of_subspaces(subspaces.compare_svcca, subspaces.influence_svcca),
