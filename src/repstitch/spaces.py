@@ -49,9 +49,9 @@ class Space:
             raise InputError(f"`name` of a space must be a plain word without slashes; got {self.name!r}.")
         if type(self.dim) is not int or self.dim < 1:
             raise InputError(f"`dim` of space {self.name!r} must be a positive whole number; got {self.dim!r}.")
-        if self.parameters is not None and (type(self.parameters) is not int or self.parameters < 1):
+        if self.parameters is not None and (type(self.parameters) is not int or self.parameters < 0):
             raise InputError(
-                f"`parameters` of space {self.name!r} must be a positive whole number; got {self.parameters!r}."
+                f"`parameters` of space {self.name!r} must be a whole number, not negative; got {self.parameters!r}."
             )
         if self.modality not in MODALITIES:
             raise InputError(f"`modality` must be one of {', '.join(MODALITIES)}; got {self.modality!r}.")

@@ -395,7 +395,7 @@ def _legend_beside(axes: Axes, handles: Sequence[Artist], away: float = 6) -> No
 def _areas(parameters: Sequence[int | None]) -> np.ndarray:
     """Marker areas (N,) in square points, by the logarithm of the number of parameters, from a million on."""
     known = np.array([np.nan if count is None else count for count in parameters], dtype=float)
-    reach = np.clip((np.log10(known) - 6) / 5, 0, 1)
+    reach = np.clip((np.log10(np.maximum(known, 1)) - 6) / 5, 0, 1)
     return np.where(np.isnan(known), 50, 20 + 180 * reach)
 
 
