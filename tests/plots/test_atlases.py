@@ -448,6 +448,12 @@ def test_a_best_pair_of_layers_that_is_not_above_chance_is_said_to_be_so():
     assert "q =" not in drawn(plot_layers, atlas, bare).get_title("left")
 
 
+def test_the_title_tells_layers_from_models():
+    atlas = layered_atlas()
+    for draw in (plot_heatmap, plot_map):
+        assert f"{METRIC} of 20 layers of 2 models on" in drawn(draw, atlas, METRIC).get_title("left")
+
+
 def test_an_encoder_with_one_vector_an_item_is_one_row_beside_layers():
     atlas = layered_atlas({"vit_base": 1, "bert_small": 8})
     del atlas["spaces"][0]["layer"]

@@ -301,7 +301,11 @@ def _cells(result: Mapping, measure: str, rows: list[int], columns: list[int]) -
 
 
 def _about(atlas: Mapping, metric: str) -> str:
-    return f"{metric} of {len(atlas['spaces'])} models on {atlas['n']:,} items"
+    what = f"{len(atlas['spaces'])} models"
+    if atlas.get("layers"):
+        encoders = layers_by_encoder([Space.from_dict(card) for card in atlas["spaces"]])
+        what = f"{len(atlas['spaces'])} layers of {len(encoders)} models"
+    return f"{metric} of {what} on {atlas['n']:,} items"
 
 
 def _square_cells(atlas: Mapping, metric: str) -> Figure:
