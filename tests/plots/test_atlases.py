@@ -451,7 +451,7 @@ def test_a_best_pair_of_layers_that_is_not_above_chance_is_said_to_be_so():
 def test_the_title_tells_layers_from_models():
     atlas = layered_atlas()
     for draw in (plot_heatmap, plot_map):
-        assert f"{METRIC} of 20 layers of 2 models on" in drawn(draw, atlas, METRIC).get_title("left")
+        assert f"{METRIC} of 25 layers of 3 models on" in drawn(draw, atlas, METRIC).get_title("left")
 
 
 def test_an_encoder_with_one_vector_an_item_is_one_row_beside_layers():
