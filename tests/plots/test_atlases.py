@@ -203,6 +203,12 @@ def test_a_map_has_each_model_at_its_place_in_the_colour_of_its_family(N):
         assert to_hex(points.get_facecolor()[0]).upper() == look[family].colour
 
 
+def test_encoders_that_both_have_one_vector_an_item_have_no_picture_of_layers():
+    atlas = layered_atlas({"vit_a": 1, "vit_b": 1, "bert_small": 8})
+    axes = plot_atlas(atlas)[f"layers_{METRIC}"].axes
+    assert {panel.get_xlabel() for panel in axes if panel.images} == {"layer of bert_small"}
+
+
 @pytest.mark.parametrize("N", [2, 5, 20])
 def test_a_map_of_few_names_each_model_without_overlap(N):
     atlas = made_atlas(N)
@@ -448,10 +454,10 @@ def test_a_best_pair_of_layers_that_is_not_above_chance_is_said_to_be_so():
     assert "q =" not in drawn(plot_layers, atlas, bare).get_title("left")
 
 
-def test_the_title_tells_layers_from_models():
+def test_the_title_tells_spaces_from_models():
     atlas = layered_atlas()
     for draw in (plot_heatmap, plot_map):
-        assert f"{METRIC} of 25 layers of 3 models on" in drawn(draw, atlas, METRIC).get_title("left")
+        assert f"{METRIC} of 25 spaces of 3 models on" in drawn(draw, atlas, METRIC).get_title("left")
 
 
 def test_an_encoder_with_one_vector_an_item_is_one_row_beside_layers():

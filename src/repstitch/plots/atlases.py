@@ -34,8 +34,8 @@ MISSING: Any = {"facecolor": "white", "edgecolor": GREY, "hatch": "////"}
 def plot_atlas(atlas: Mapping) -> dict[str, Figure]:
     """All figures of an atlas by name: a heat map and a map a metric, and one for each thing more that it holds.
 
-    Names can be file names: heatmap_METRIC, map_METRIC, sizes_METRIC, layers_METRIC (the six best pairs of encoders),
-    trend, asymmetry_SOURCE_TARGET.
+    Names can be file names: heatmap_METRIC, map_METRIC, sizes_METRIC, layers_METRIC (the six best pairs of encoders of
+    which one has layers), trend, asymmetry_SOURCE_TARGET.
     """
     found: dict[str, Figure] = {}
     for metric in atlas["metrics"]:
@@ -52,8 +52,12 @@ def plot_atlas(atlas: Mapping) -> dict[str, Figure]:
         found[f"asymmetry_{pair['source']}_{pair['target']}"], (left, right) = figure(2, width=5, height=4)
         plot_asymmetry(left, pair)
         plot_shared(right, pair)
+    own = layers_by_encoder([Space.from_dict(card) for card in atlas["spaces"]])
+    layered = {name for name, layers in own.items() if len(layers) > 1}
     for metric in _metrics(atlas.get("layers", ())):
-        lines = [line for line in atlas["layers"] if line["metric"] == metric]
+        lines = [
+            line for line in atlas["layers"] if line["metric"] == metric and layered & {line["source"], line["target"]}
+        ]
         best = sorted(lines, key=lambda line: -line["score"])[:LAYER_PANELS]
         found[f"layers_{metric}"], panels = figure(len(best), width=4.4, height=4)
         for axes, line in zip(panels, best, strict=True):
@@ -304,7 +308,7 @@ def _about(atlas: Mapping, metric: str) -> str:
     what = f"{len(atlas['spaces'])} models"
     if atlas.get("layers"):
         encoders = layers_by_encoder([Space.from_dict(card) for card in atlas["spaces"]])
-        what = f"{len(atlas['spaces'])} layers of {len(encoders)} models"
+        what = f"{len(atlas['spaces'])} spaces of {len(encoders)} models"
     return f"{metric} of {what} on {atlas['n']:,} items"
 
 
