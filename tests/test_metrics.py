@@ -412,11 +412,16 @@ def with_copies(n: int, d: int, seed: int) -> np.ndarray:
     return X
 
 
+def shuffled(X: np.ndarray, seed: int) -> np.ndarray:
+    return np.random.default_rng(1000 + seed).permutation(X)
+
+
 UNRELATED = {
     "continuous": lambda i: unrelated(16, 3, 4, 1000 + i),
     "several hot": lambda i: (several_hot(24, 12, 2 * i), several_hot(24, 10, 2 * i + 1)),
     "signs": lambda i: (signs(24, 8, 2 * i), signs(24, 9, 2 * i + 1)),
     "copies": lambda i: (with_copies(24, 3, 2 * i), with_copies(24, 4, 2 * i + 1)),
+    "one space shuffled": lambda i: (with_copies(24, 3, i), shuffled(with_copies(24, 3, i), i)),
 }
 
 

@@ -157,6 +157,21 @@ def test_copies_are_found_among_many_rows(copies, d):
     assert count_repeats(unit(again + 1e-6 * rows(gaussian(4000, d, 1)))) == 4000 - 4000 // copies
 
 
+@pytest.mark.parametrize("spread", [0.03, 0.003])
+@pytest.mark.parametrize("apart", [0, 1e-5, 1e-4])
+def test_copies_are_found_in_a_narrow_cone_and_nothing_else(spread, apart):
+    X = rows(cone(4000, 64, spread))
+    assert count_repeats(X) == 0
+    X[1000:] = X[np.random.default_rng(0).integers(0, 1000, 3000)]
+    assert count_repeats(unit(X + apart * rows(gaussian(4000, 64, 1)) / 8)) == 3000
+
+
+def test_copies_are_found_after_half_precision():
+    X = rows(gaussian(4000, 64))
+    X[1000:] = X[np.random.default_rng(0).integers(0, 1000, 3000)] * torch.linspace(0.1, 9, 3000)[:, None]
+    assert count_repeats(unit(X.half())) == 3000
+
+
 @pytest.mark.parametrize("column", [0, 30])
 def test_rows_that_differ_in_one_place_only_are_different(column):
     X = np.ones((50, 31), dtype=np.float32)

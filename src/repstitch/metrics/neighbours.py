@@ -3,6 +3,8 @@
 In float32 whatever the global settings say, for coarser arithmetic changes one neighbour set in fifteen where rows lie
 in a cone. Nearest first; ties in an order that comes of what the rows are, not of where they stand (`tie_order`): were
 they to go to the lower row, that row would be a hub in two unrelated spaces, and permuted rows would not show it.
+Cosines that are equal by arithmetic but not in float32 are no ties here: which of them is larger is then rounding, and
+may change with the length of the rows.
 """
 
 import itertools
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +22,7 @@ TILE_ROWS = 1440
 BLOCK = 32  # similarities of a row whose largest is looked at first
 STEP = 2.0**-23  # of float32 near 1
 SAME = (2 * STEP) ** 0.5  # unit rows no farther apart have a cosine of 1, to float32
-SKETCH = 16  # random directions that stand for all when copies are looked for
-WINDOW = 64  # rows beside a row, along the first of them, among which its copies are looked for
+SKETCH = 8  # random directions that stand for all when copies are looked for
 
 
 @dataclass(frozen=True)
@@ -156,33 +158,42 @@ def check_spread(X: Tensor, k: int, name: str) -> None:
 def tie_order(U: Tensor) -> Tensor:
     """An order (n,) of unit rows (n, d), to break ties between them: the same for the same rows whatever their length.
 
-    Along one random direction, so by what a row is; copies by a lot that the space itself draws. So the graph of
-    permuted rows is the permuted graph, which is what makes a permutation test exact.
+    Along one random direction, so by what a row is; copies by a lot that the space draws, from what stands in which
+    row. So the graph of permuted rows is the permuted graph, which is what makes a permutation test exact.
     """
-    along = _sketch(U, 1)[:, 0].double()
-    seed = round(float(along.abs().mean()) * 2**16)  # coarse, for the rows' lengths change the last digits
-    lot = torch.Generator().manual_seed(seed)
-    return (along + 1e-6 * torch.randn(len(U), generator=lot).to(along)).argsort()
+    along = _sketch(U, 1)[:, 0].double().cpu()
+    weights = torch.randn(len(U), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    drawn = float(along.abs() @ weights) / len(U) ** 0.5  # coarse below, for the rows' lengths change the last digits
+    lot = torch.Generator().manual_seed(abs(round(drawn * 2**16)))
+    return (along + 1e-6 * torch.randn(len(U), generator=lot, dtype=torch.float64)).argsort().to(U.device)
 
 
 def count_repeats(U: Tensor) -> int:
     """How many of the unit rows (n, d) are copies, to float32, of another that stays: n less the different directions.
 
-    Copies lie together along any direction, so each row is held against its neighbours along one, in a few random
-    directions that stand for all. O(n d) time.
+    Copies are near one another in any few directions: each row is held against its nearest in a sketch, again and
+    again, and of those that prove to be copies one stays, until none is left. O(n (d + log n)) time.
     """
-    sketch = _sketch(U, SKETCH)
-    sketch = sketch[sketch[:, 0].argsort()]
-    found, left = 0, torch.arange(len(U), device=U.device)
-    for back in range(1, WINDOW + 1):
-        left = left[left >= back]
-        gap = sketch[left] - sketch[left - back]
-        same = gap.square().mean(1) <= SAME**2
-        found += int(same.sum())
-        left = left[~same & (gap[:, 0] <= 4 * SAME)]
-        if not len(left):
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import KDTree
+
+    sketch = (_sketch(U, SKETCH) / SKETCH**0.5).cpu().double().numpy()
+    # What is the same to a fiftieth goes first, for a tree of equal points is none.
+    cells = (sketch / (SAME / 50)).round() @ np.random.default_rng(0).standard_normal(SKETCH)
+    kept = np.unique(cells, return_index=True)[1]
+    while len(kept) > 1:
+        found = KDTree(sketch[kept]).query(sketch[kept], k=2, distance_upper_bound=2 * SAME)
+        apart, other = (np.asarray(part)[:, 1] for part in found)  # the nearest is the row itself
+        row = np.flatnonzero(np.isfinite(apart))
+        other = other[row]
+        gap = torch.linalg.vector_norm(U[kept[row]] - U[kept[other]], dim=1).cpu().numpy()
+        row, other = row[gap <= SAME], other[gap <= SAME]
+        if not len(row):
             break
-    return found
+        copies = csr_array((np.ones(len(row)), (row, other)), shape=(len(kept), len(kept)))
+        kept = kept[np.unique(connected_components(copies)[1], return_index=True)[1]]
+    return len(U) - len(kept)
 
 
 def _sketch(U: Tensor, width: int) -> Tensor:

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.neighbours import TILE_ROWS, nearest, tie_order, unit
+from repstitch.metrics.neighbours import TILE_ROWS, exact_products, nearest, tie_order, unit
 
 
 def ranks(queries: Tensor, gallery: Tensor, copies: Tensor | None = None) -> Tensor:
     """Rank (n,) of each query's counterpart among the gallery rows by cosine, from 1.
 
     `queries` is (n, d); row i's counterpart is row i of `gallery` (m, d), m ≥ n. A gallery row that is identical to the
-    counterpart is as good as it; any other tie counts against the query. `copies` (m,) numbers identical gallery rows
-    alike, if that is known already. Exact, O(n m d) time, O(tile · m) memory.
+    counterpart is as good as it; any other tie, in float32, counts against the query. `copies` (m,) numbers identical
+    gallery rows alike, if that is known already. Exact, O(n m d) time, O(tile · m) memory.
     """
     if queries.shape[1] != gallery.shape[1] or len(gallery) < len(queries):
         raise InputError(
@@ -26,7 +26,8 @@ def ranks(queries: Tensor, gallery: Tensor, copies: Tensor | None = None) -> Ten
     same = torch.unique(gallery, dim=0, return_inverse=True)[1] if copies is None else copies
     result = torch.empty(len(Q), dtype=torch.long, device=Q.device)
     for at in range(0, len(Q), TILE_ROWS):
-        similar = Q[at : at + TILE_ROWS] @ G.T
+        with exact_products():
+            similar = Q[at : at + TILE_ROWS] @ G.T
         own = torch.arange(at, at + len(similar), device=Q.device)
         result[own] = _places(similar, own, same)
     return result
@@ -45,12 +46,14 @@ def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Te
     Q, G = unit(queries), unit(gallery)
     n, order = len(G), tie_order(G)
     G, copies, place = G[order], copies[order], order.argsort()
-    once = Q @ G.T if len(Q) == 1 else None
+    with exact_products():
+        once = Q @ G.T if len(Q) == 1 else None
     placed = torch.empty(n, dtype=torch.long)
     found = torch.empty(n, k, dtype=torch.long)
     for at in range(0, n, TILE_ROWS):
         rows = torch.arange(at, min(at + TILE_ROWS, n))
-        similar = Q[rows] @ G.T if once is None else once.repeat(len(rows), 1)
+        with exact_products():
+            similar = Q[rows] @ G.T if once is None else once.repeat(len(rows), 1)
         placed[rows] = _places(similar, place[rows], copies)
         similar[rows - at, place[rows]] = -torch.inf
         found[rows] = order[nearest(similar, k)]

@@ -42,9 +42,9 @@ class Sums:
 def sums(batches: Iterable[tuple[Any, Any]]) -> Sums:
     """One pass over batches (X (m, d_x), Y (m, d_y)) of matched rows; O(n d²) time, O(d²) memory.
 
-    Products are in float32, so the metrics of canonical correlations leave out directions with less than a millionth
-    of the largest one's variance, which the same metrics in memory still see: they differ where the variance falls off
-    that far. Raises InputError as `moments.moments` does.
+    Rows are taken as float32, and so are their products about the mean. So the metrics of canonical correlations leave
+    out directions with less than a millionth of the largest one's variance, which the same metrics in memory still see:
+    they differ where the variance falls off that far. Raises InputError as `moments.moments` does.
     """
     held: dict[str, Any] = {}
 
