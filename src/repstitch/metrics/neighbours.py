@@ -73,8 +73,9 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
     U = unit(X)
     found = _check_spread(U, k, name)
     n, mean, order = len(U), U @ U.mean(0), tie_order(U)
-    U = _whole_blocks(U[order])
+    U = _whole_blocks(U, order)
     keys = U.new_full((len(U), min(k + 1, n - 1)), EMPTY, dtype=torch.long)  # one more shows whether the k-th is tied
+    keys[n:] = _encode(U.new_tensor(torch.inf), torch.tensor(0))  # what fills the last block looks for nothing
     parts = tiles(len(U))
     with exact_products():
         # The diagonal first: then every row has a k-th best to hold the other tiles against.
@@ -105,7 +106,7 @@ def knn(queries: Tensor, gallery: Tensor, k: int = 10, own: bool = False) -> Ten
         )
     Q, G = unit(queries), unit(gallery)
     order = tie_order(G)
-    G, place = _whole_blocks(G[order]), order.argsort()
+    G, place = _whole_blocks(G, order), order.argsort()
     keys = Q.new_full((len(Q), k), EMPTY, dtype=torch.long)
     with exact_products():
         for here in tiles(len(Q)):
@@ -231,8 +232,8 @@ def _decode(keys: Tensor) -> tuple[Tensor, Tensor]:
 def _absorb(keys: Tensor, similar: Tensor, start: int) -> None:
     """Bring what is nearest in `similar` (n, m), at positions from `start` on, into the best so far, `keys` (n, k).
 
-    The largest of each block of columns shows where to look at all: after a few tiles nearly nowhere, and never in more
-    than k blocks a row, but for ties.
+    The largest of each block of columns shows where to look at all: in k blocks a row of the first tile, but for ties,
+    and after a few tiles nearly nowhere.
     """
     k = keys.shape[1]
     best = (
@@ -241,7 +242,7 @@ def _absorb(keys: Tensor, similar: Tensor, start: int) -> None:
         else similar.T.unflatten(0, (-1, BLOCK)).amax(1).T
     )
     floor = _decode(keys[:, -1:])[1]
-    if best.shape[1] > k:
+    if best.shape[1] > k and bool((floor == -torch.inf).any()):
         floor = torch.maximum(floor, best.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True))
     blocks = similar.unflatten(1, (-1, BLOCK))
     hits = (best >= floor) & (best > -torch.inf)
@@ -258,9 +259,11 @@ def _absorb(keys: Tensor, similar: Tensor, start: int) -> None:
     keys.copy_(torch.cat([keys, found], 1).topk(k, dim=1).values)
 
 
-def _whole_blocks(U: Tensor) -> Tensor:
-    """Rows of zeros added until there are whole blocks of them."""
-    return torch.nn.functional.pad(U, (0, 0, 0, -len(U) % BLOCK))
+def _whole_blocks(U: Tensor, order: Tensor) -> Tensor:
+    """Rows in this order, and rows of zeros after them until there are whole blocks."""
+    rows = U.new_zeros(len(U) + -len(U) % BLOCK, U.shape[1])
+    torch.index_select(U, 0, order, out=rows[: len(U)])
+    return rows
 
 
 def tiles(n: int) -> list[slice]:
