@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,9 +7,10 @@ import torch
 from helpers import affine_image, card, embeddings, gaussian, names, rotation, shared_latent
 
 from repstitch import atlas as module
-from repstitch.atlas import atlas, best_pairs, by_encoder, encoders, unit_rows
+from repstitch.atlas import atlas, best_pairs, by_encoder, unit_rows
 from repstitch.embeddings import Embeddings
 from repstitch.errors import InputError
+from repstitch.lineage import encoders
 from repstitch.matched import match
 from repstitch.metrics.neighbours import graph
 from repstitch.metrics.null import adjust, calibrate
@@ -135,8 +137,6 @@ def test_spaces_meet_on_the_ids_that_all_of_them_have():
 
 
 def test_a_form_is_prepared_once_for_each_space(monkeypatch):
-    from dataclasses import replace
-
     prepared = []
 
     def counted(X, k, name):
@@ -318,7 +318,7 @@ def test_the_subsets_of_rows_are_nested_and_the_score_is_their_mean(monkeypatch)
     monkeypatch.setitem(
         METRICS,
         "mutual_knn",
-        module.replace(METRICS["mutual_knn"], prepare=lambda X, k, name: (seen.append(X), graph(X, k, name))[1]),
+        replace(METRICS["mutual_knn"], prepare=lambda X, k, name: (seen.append(X), graph(X, k, name))[1]),
     )
     X, Y, _, _ = affine_image(60)
     found = atlas([space(X, "a"), space(Y, "b")], "mutual_knn", k=3, permutations=0, sizes=[20, 40])

@@ -2,10 +2,9 @@
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from itertools import chain, combinations, groupby
 from typing import Any
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from repstitch.embeddings import Embeddings
 from repstitch.errors import InputError, check_seed
+from repstitch.lineage import encoders, layers_by_encoder, same_encoder
 from repstitch.matched import Matched, match
 from repstitch.metrics.cache import kept_graph
 from repstitch.metrics.neighbours import Graph, count_repeats, graph
@@ -168,34 +168,6 @@ def best_pairs(found: Mapping, metric: str | None = None, count: int = BEST_PAIR
     return [(spaces[i].name, spaces[j].name) for i, j in best]
 
 
-def encoders(spaces: Sequence[Space]) -> list[Space]:
-    """One card an encoder: that of its first layer under the encoder's name, where spaces are layers of one."""
-    return [replace(spaces[own[0]], name=name) for name, own in layers_by_encoder(spaces).items()]
-
-
-def layers_by_encoder(spaces: Sequence[Space]) -> dict[str, list[int]]:
-    """The positions of each encoder's spaces, by the encoder's name; several where they are its layers."""
-    families: dict[Any, list[int]] = {}
-    for i, space in enumerate(spaces):
-        families.setdefault(_identity(space) or i, []).append(i)
-    groups = []
-    for own in families.values():
-        # Where an encoder is there twice, pooled in two ways for example, names tell whose layer is whose.
-        stems: dict[str, list[int]] = {}
-        for i in own:
-            stems.setdefault("" if _layers_differ(spaces, own) else _stem(spaces[i].name), []).append(i)
-        for part in stems.values():
-            groups += [part] if _layers_differ(spaces, part) else [[i] for i in part]
-    named: dict[str, list[int]] = {}
-    for part in sorted(groups):
-        first = spaces[part[0]]
-        stem = _stem(first.name)
-        shared = len(part) > 1 and all(_stem(spaces[i].name) == stem for i in part)
-        name = stem if shared else first.name if len(part) == 1 else str(first.encoder)
-        named[first.name if name in named else name] = part
-    return named
-
-
 def by_encoder(found: Mapping, metric: str) -> dict[str, np.ndarray]:
     """The matrices of an atlas by measure, (N, N) for the N `encoders` of its spaces, NaN where there is no number.
 
@@ -227,18 +199,6 @@ def _metrics(metrics: Sequence[str] | str) -> list[str]:
         raise InputError(f"`metrics` must name at least one of {', '.join(METRICS)}.")
     check_metrics(names, "metrics")
     return list(dict.fromkeys(names))
-
-
-def _identity(space: Space) -> tuple | None:
-    return None if space.encoder is None else (space.encoder, space.revision)
-
-
-def _layers_differ(spaces: Sequence[Space], own: list[int]) -> bool:
-    return len({spaces[i].layer for i in own}) == len(own)
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"\.layer-?\d+$", "", name)
 
 
 def _pairs(order: list[int], symmetric: bool) -> list[tuple[int, int]]:
@@ -416,8 +376,7 @@ def _best_layers(
     owner = {i: name for name, own in encoders.items() for i in own}
     groups: dict[tuple[str, str], list[int]] = {}
     for at, (i, j) in enumerate(pairs):
-        alike = _identity(spaces[i]) is not None and _identity(spaces[i]) == _identity(spaces[j])
-        if owner[i] != owner[j] and not alike:
+        if owner[i] != owner[j] and not same_encoder(spaces[i], spaces[j]):
             groups.setdefault((owner[i], owner[j]), []).append(at)
     found = []
     for (source, target), at in groups.items():

@@ -1,8 +1,10 @@
-"""What is known of models beside their vectors: fields of their cards, of the catalogue's cards, columns of a table."""
+"""What is known of models beside their vectors: fields of their cards, of the catalogue's cards, columns of a table;
+and which spaces are layers of one encoder."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +76,48 @@ def numbers(spaces: Sequence[Space], column: str, table: Table | None = None) ->
         except (TypeError, ValueError):
             raise InputError(f"Column {column!r} must hold numbers; {space.name} has {label!r}.") from None
     return found
+
+
+def encoders(spaces: Sequence[Space]) -> list[Space]:
+    """One card an encoder: that of its first layer under the encoder's name, where spaces are layers of one."""
+    return [replace(spaces[own[0]], name=name) for name, own in layers_by_encoder(spaces).items()]
+
+
+def layers_by_encoder(spaces: Sequence[Space]) -> dict[str, list[int]]:
+    """The positions of each encoder's spaces, by the encoder's name; several where they are its layers."""
+    families: dict[Any, list[int]] = {}
+    for i, space in enumerate(spaces):
+        families.setdefault(_identity(space) or i, []).append(i)
+    groups = []
+    for own in families.values():
+        # Where an encoder is there twice, pooled in two ways for example, names tell whose layer is whose.
+        stems: dict[str, list[int]] = {}
+        for i in own:
+            stems.setdefault("" if _layers_differ(spaces, own) else _stem(spaces[i].name), []).append(i)
+        for part in stems.values():
+            groups += [part] if _layers_differ(spaces, part) else [[i] for i in part]
+    named: dict[str, list[int]] = {}
+    for part in sorted(groups):
+        first = spaces[part[0]]
+        stem = _stem(first.name)
+        shared = len(part) > 1 and all(_stem(spaces[i].name) == stem for i in part)
+        name = stem if shared else first.name if len(part) == 1 else str(first.encoder)
+        named[first.name if name in named else name] = part
+    return named
+
+
+def same_encoder(a: Space, b: Space) -> bool:
+    """Whether both are known to come from one revision of one encoder, by whatever layer or pooling."""
+    return _identity(a) is not None and _identity(a) == _identity(b)
+
+
+def _identity(space: Space) -> tuple | None:
+    return None if space.encoder is None else (space.encoder, space.revision)
+
+
+def _layers_differ(spaces: Sequence[Space], own: list[int]) -> bool:
+    return len({spaces[i].layer for i in own}) == len(own)
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\.layer-?\d+$", "", name)

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from repstitch.atlas import best_pairs, by_encoder, encoders, unit_rows
+from repstitch.atlas import best_pairs, by_encoder, unit_rows
 from repstitch.convergence.asymmetry import asymmetry
 from repstitch.convergence.control import control
 from repstitch.convergence.trend import trend
 from repstitch.errors import InputError
-from repstitch.lineage import Table, labels, numbers
+from repstitch.lineage import Table, encoders, labels, numbers
 from repstitch.matched import Matched
 from repstitch.spaces import Space
 

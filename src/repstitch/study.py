@@ -403,7 +403,8 @@ def _align(experiment: Experiment, paths: list[Path], against: list[str], place:
 
     A question that so few models cannot answer stands in `unanswered` with the reason.
     """
-    from repstitch.atlas import atlas, encoders
+    from repstitch.atlas import atlas
+    from repstitch.lineage import encoders
     from repstitch.questions import Questions, answer
 
     e = experiment

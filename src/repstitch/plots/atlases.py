@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repstitch.atlas import layers_by_encoder
 from repstitch.errors import InputError
+from repstitch.lineage import layers_by_encoder
 from repstitch.plots.canvas import BLUE, GREY, ORANGE, Look, figure, looks, save
 from repstitch.plots.labels import beside, name_points, points_across, shorten, wrapped
 from repstitch.plots.stitchers import plot_spectrum
