@@ -656,7 +656,7 @@ def test_a_folder_of_stitchers_that_is_not_there_is_one_line(capsys, tmp_path, c
     ("flags", "says"),
     [
         (["--metric", "magic"], "`--metric` must be all or among mutual_knn, cycle_knn, lcs_knn"),
-        (["--permutations", "-1"], "`--permutations` must not be negative"),
+        (["--permutations", "-1"], "`--permutations` must be from 0 to 100,000"),
         (["--k", "0"], "`k` must be at least 1"),
         (["--seed", "99999999999999999999"], "`--seed` must be a whole number from 0 to 4294967295"),
         (["--seed", "-1"], "`--seed` must be a whole number from 0"),

@@ -293,7 +293,7 @@ def test_agreement_of_nobody_is_no_convergence():
     assert "no effect of shared lineage on agreement was found" in found["verdict"]
 
 
-@pytest.mark.parametrize("labels", ["aabb", "aabbc", "aabbccd"])
+@pytest.mark.parametrize("labels", ["aabb", "aabbc", "aabbccd", "aaaaaaaaaabb"])
 @pytest.mark.parametrize("strength", [0, 2], ids=["noise of pairs", "noise of models"])
 def test_the_interval_over_few_models_lies_above_chance_no_more_often_than_it_says(labels, strength):
     N, runs, above = len(labels), 400, []

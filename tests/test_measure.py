@@ -170,5 +170,5 @@ def test_metrics_of_all_pairs_of_rows_say_when_there_are_too_many(metric):
 
 
 def test_negative_draws_are_refused():
-    with pytest.raises(InputError, match="`permutations` must not be negative; got -1"):
+    with pytest.raises(InputError, match="`permutations` must be from 0 to 100,000; got -1"):
         measure("cka", [], [], -1)

@@ -32,6 +32,11 @@ def on_a_grid(n: int, d: int = 3, seed: int = 0) -> torch.Tensor:
     return rows(np.c_[X, gaussian(n, 1, seed)[:, :1] * 0])
 
 
+def ring(n: int, d: int) -> np.ndarray:
+    """Rows with two neighbours each, and at right angles to all others."""
+    return np.eye(n, d) + np.eye(n, d)[np.roll(np.arange(n), 1)]
+
+
 def by_sorting(similar: np.ndarray, k: int) -> np.ndarray:
     """The largest first, ties to the lower position."""
     return np.argsort(-similar, axis=1, kind="stable")[:, :k]
@@ -75,14 +80,14 @@ def test_ties_are_broken_in_one_order_everywhere(monkeypatch, tile, seed):
     assert torch.equal(graph(distinct, 20).neighbours, knn(distinct, distinct, 20, own=True))
 
 
-@pytest.mark.parametrize("make", [on_a_grid, gaussian, lambda n, d: np.eye(n, d)])
+@pytest.mark.parametrize("make", [on_a_grid, gaussian, ring])
 def test_the_graph_of_rows_in_another_order_is_the_same_graph(make):
     X = rows(make(80, 90))
     order = torch.randperm(80, generator=torch.Generator().manual_seed(0))
     assert torch.equal(graph(X[order], 10).neighbours, relabel(graph(X, 10).neighbours, order))
 
 
-@pytest.mark.parametrize(("make", "scale"), [(on_a_grid, 4), (lambda n, d: np.eye(n, d), 3)])
+@pytest.mark.parametrize(("make", "scale"), [(on_a_grid, 4), (ring, 3)])
 def test_ties_do_not_depend_on_the_length_of_the_rows(make, scale):
     X = rows(make(80, 90))
     lengths = torch.linspace(0.3, 90, 80)[:, None]
@@ -120,13 +125,12 @@ def test_copies_are_listed_first_in_the_lot_that_their_space_draws():
 
 def test_a_graph_counts_the_rows_whose_last_neighbour_is_no_nearer_than_the_next():
     assert graph(rows(gaussian(100, 5)), 5).tied == 0
-    found = graph(rows(np.eye(40)), 39)
+    found = graph(rows(ring(40, 40)), 39)
     assert found.tied == 0  # there is no next
-    assert found.first(7).tied == graph(rows(np.eye(40)), 7).tied == 40
-    X = np.eye(40)
-    X[:8, 30] = X[20:28, 31] = 1
-    assert graph(rows(X), 8).tied == 40 - 2 * 9  # each of two groups is its own eight nearest, and no more
-    assert torch.equal(found.first(7).neighbours, graph(rows(np.eye(40)), 7).neighbours)
+    assert found.first(7).tied == graph(rows(ring(40, 40)), 7).tied == 40
+    assert torch.equal(found.first(7).neighbours, graph(rows(ring(40, 40)), 7).neighbours)
+    groups = np.repeat(np.eye(3), [10, 10, 20], axis=0)  # two of ten rows, each with the nine others its nearest
+    assert graph(rows(np.c_[np.eye(40), groups]), 9).tied == 20
 
 
 def test_rows_that_come_sorted_by_what_they_are_have_the_same_neighbours():
@@ -179,6 +183,17 @@ def test_rows_that_differ_in_one_place_only_are_different(column):
     assert count_repeats(unit(rows(X))) == 0
     assert count_repeats(unit(rows(np.r_[X, X]))) == 50
     assert count_repeats(unit(rows(np.where(X == 0, -X, X)))) == 0  # −0 and 0 are one number
+
+
+@pytest.mark.parametrize("make", [lambda: np.eye(60), lambda: cone(300, 30, 0.001), lambda: 30 + gaussian(300, 1) * 0])
+def test_rows_that_are_all_as_near_as_float32_can_tell_are_refused(make):
+    with pytest.raises(InputError, match="its nearest neighbours are arbitrary"):
+        graph(rows(make()), 5)
+
+
+def test_two_rows_and_a_cone_that_float32_can_tell_apart_have_neighbours():
+    assert graph(rows(np.eye(2)), 1).neighbours.tolist() == [[1], [0]]
+    assert graph(rows(cone(300, 30, 0.01)), 5).k == 5
 
 
 @pytest.mark.parametrize("k", [0, 30, -1])

@@ -88,6 +88,9 @@ files = [{ file = "vectors/mine.npy", ids = "vectors/ids.txt", name = "mine", fa
 """
 
 
+MINE, BIG = 'file = "vectors/mine.npy"', 'encoder = "cards/large.toml"'
+
+
 def write(tmp_path, text=STUDY):
     (tmp_path / "s.toml").write_text(text, encoding="utf-8")
     return tmp_path / "s.toml"
@@ -141,8 +144,11 @@ def test_the_studies_that_come_along_name_encoders_of_the_catalogue():
         ("[[experiment.group]]", "[[experiment.group]", "cannot be read"),
         ("k = 3", "k = true", "`k` must be int; got True"),
         ("k = 3", "k = -3", "`k` must be at least 1; got -3"),
-        ("k = 3", "permutations = -1", "`permutations` must be at least 0; got -1"),
+        ("k = 3", "permutations = -1", "`permutations` must be from 0 to 100,000; got -1"),
         ("k = 3", "seed = 99999999999", "`seed` must be a whole number from 0 to 4294967295; got 99999999999"),
+        ("k = 3", "permutations = 1000000000000", "`permutations` must be from 0 to 100,000; got 1000000000000"),
+        ('"parameters"', '""', "`trend` must be among parameters; got ''"),
+        ('name = "first"', 'name = "a\\u0000b"', "must give plain names"),
         ('["mutual_knn"]', "[]", "`metrics` must name at least one of mutual_knn"),
         ('layers = "all"', "layers = []", r"`layers` must be all, or a list like \[1, 6, 12\]; got \[\]"),
         ('layers = "all"', "layers = [true]", "`layers` must be all, or a list"),
@@ -172,13 +178,15 @@ def test_a_study_is_found_by_its_name_or_not_at_all(tmp_path):
         ('name = "big"', "layer = 1", "`layer` of .* and `layers` of its group cannot both be stated"),
         ('name = "big"', 'poling = "cls"', "`poling` is no setting of an encoder"),
         ('encoder = "cards/large.toml", ', "", "`encoders` of group 'vision' must each name an `encoder`"),
-        ('file = "vectors/mine.npy"', "file = 3", "`file` in `files` of group 'files' must be str; got 3"),
-        (
-            'file = "vectors/mine.npy"',
-            'file = "vectors/mine.npy", parameters = true',
-            "`parameters` in `files` .* got True",
-        ),
-        ('file = "vectors/mine.npy"', 'path = "x"', "`files` of group 'files' must each be a table with `file`"),
+        (MINE, "file = 3", "`file` in `files` of group 'files' must be str; got 3"),
+        (MINE, 'file = "vectors/no.npy"', "`file` in `files` of group 'files' must be a file"),
+        (MINE, MINE + ', card = "nope"', "There is no card 'nope'"),
+        (MINE, MINE + ", parameters = true", "`parameters` in `files` .* got True"),
+        (MINE, MINE + ", parameters = -1", "`parameters` in .* must not be negative"),
+        (MINE, 'path = "x"', "`files` of group 'files' must each be a table with `file`"),
+        (BIG, BIG + ", parameters = true", "`parameters` in `encoders` .* got True"),
+        (BIG, BIG + ", checkpoint = 1", "`checkpoint` in `encoders` .* got 1"),
+        ("encoders = [", "encoders = [1, ", "must each name an `encoder`; got 1"),
     ],
 )
 def test_a_member_that_cannot_be_understood_is_refused_before_anything_runs(tmp_path, data, old, new, message):

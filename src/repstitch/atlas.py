@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from repstitch.embeddings import Embeddings
-from repstitch.errors import InputError, check_seed
+from repstitch.errors import InputError, check_draws, check_seed
 from repstitch.lineage import encoders, layers_by_encoder, same_encoder
 from repstitch.matched import Matched, match
 from repstitch.metrics.cache import kept_graph
@@ -83,8 +83,7 @@ def atlas(
     Hypothesis".
     """
     names = _metrics(metrics)
-    if permutations < 0:
-        raise InputError(f"`permutations` must not be negative; got {permutations}.")
+    check_draws(permutations)
     check_seed(seed)
     where = pick_device(device)
     held = embeddings if isinstance(embeddings, Matched) else match(embeddings, drop_invalid)

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from repstitch.errors import InputError, check_seed
+from repstitch.errors import InputError, check_draws, check_seed
 from repstitch.names import METRICS, USES
 
 
@@ -137,8 +137,7 @@ def run_translate(args) -> None:
 
 def run_align(args) -> None:
     metrics, sizes = _metrics(args.metric), _sizes(args.sizes)
-    if args.permutations < 0:
-        raise InputError(f"`--permutations` must not be negative; got {args.permutations}.")
+    check_draws(args.permutations, "`--permutations`")
     check_seed(args.seed, "`--seed`")
     against = None if args.against is None else _names(args.against, "against")
     control = [] if args.control is None else _names(args.control, "control")

@@ -47,7 +47,7 @@ from repstitch import catalogue
 from repstitch.embeddings import Embeddings, invalid_rows, read, write
 from repstitch.encoders import embed, load_encoder
 from repstitch.encoders.items import read_items
-from repstitch.errors import InputError, NotFoundError, check_seed
+from repstitch.errors import InputError, NotFoundError, check_draws, check_seed
 from repstitch.names import METRICS
 from repstitch.spaces import Space
 
@@ -151,14 +151,15 @@ def _experiment(table: dict, where: str) -> Experiment:
         if layers not in (None, "all") and not some:
             raise InputError(f"{where} `layers` must be all, or a list like [1, 6, 12]; got {layers!r}.")
         _check_least(where, limit=(group.limit, 1))
-    _check_least(where, k=(experiment.k, 1), permutations=(experiment.permutations, 0))
+    _check_least(where, k=(experiment.k, 1))
+    check_draws(experiment.permutations, f"{where} `permutations`")
     check_seed(experiment.seed, f"{where} `seed`")
     if not experiment.metrics:
         raise InputError(f"{where} `metrics` must name at least one of {', '.join(METRICS)}.")
     for what, given, known in (
         ("metrics", experiment.metrics, METRICS),
-        ("against", [experiment.against] if experiment.against else [], names),
-        ("trend", [experiment.trend] if experiment.trend else [], NUMBERS),
+        ("against", [] if experiment.against is None else [experiment.against], names),
+        ("trend", [] if experiment.trend is None else [experiment.trend], NUMBERS),
         ("control", experiment.control, WORDS),
     ):
         wrong = [value for value in given if value not in known]
@@ -196,7 +197,7 @@ def _check_least(where: str, **given: tuple[int | None, int]) -> None:
 
 def _check_unique(names: list[str], where: str) -> None:
     for name in names:
-        if "/" in name or name.startswith("."):
+        if "/" in name or name.startswith(".") or not name.isprintable():
             raise InputError(f"{where} must give plain names, without slashes, for they name folders; got {name!r}.")
         if names.count(name) > 1:
             raise InputError(f"{where} has the name {name!r} twice; give each a `name` of its own.")
@@ -255,9 +256,10 @@ def _members(experiment: Experiment, root: Path) -> list[Member]:
     members = []
     for group in experiment.group:
         for entry in group.encoders:
-            stated = {"encoder": entry} if isinstance(entry, str) else dict(entry)
+            stated = {"encoder": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, dict) else {}
             if not isinstance(stated.get("encoder"), str):
                 raise InputError(f"`encoders` of group {group.name!r} must each name an `encoder`; got {entry!r}.")
+            _check_entry(stated, OF_ENCODERS, f"`encoders` of group {group.name!r}")
             for key in ("encoder", "checkpoint"):
                 if key in stated and (root / stated[key]).exists():
                     stated[key] = str(root / stated[key])
@@ -287,9 +289,28 @@ def _file_entry(entry: dict, group: Group, root: Path) -> dict:
             f"{', '.join(sorted(known - {'file'}))}; got {entry!r}."
         )
     kinds = get_type_hints(Space) | {"file": str, "ids": str, "card": str}
+    _check_entry(entry, kinds, f"`files` of group {group.name!r}")
+    if "card" in entry:
+        catalogue.find(entry["card"])
+    placed = entry | {key: str(root / entry[key]) for key in ("file", "ids") if key in entry}
+    for key in placed.keys() & {"file", "ids"}:
+        if not _bare(placed[key]).is_file():
+            raise InputError(f"`{key}` in `files` of group {group.name!r} must be a file; there is no {placed[key]}.")
+    return placed
+
+
+def _check_entry(entry: dict, kinds: dict, where: str) -> None:
+    """Refuse values of the wrong type; what keys there may be is checked elsewhere."""
     for key, value in entry.items():
-        _check_type(value, kinds[key], f"`{key}` in `files` of group {group.name!r}")
-    return entry | {key: str(root / entry[key]) for key in ("file", "ids") if key in entry}
+        if key in kinds:
+            _check_type(value, kinds[key], f"`{key}` in {where}")
+    if entry.get("parameters") is not None and entry["parameters"] < 0:
+        raise InputError(f"`parameters` in {where} must not be negative; got {entry['parameters']}.")
+
+
+def _bare(path: str) -> Path:
+    """The path without the column or key that may stand behind it."""
+    return Path(re.sub(r"(\.\w+):[^/]*$", r"\1", path))
 
 
 def _gather(members, place: Path, root: Path, skip_missing: bool, batch_size: int, device: str):
@@ -348,7 +369,7 @@ def _stamps(stated: dict) -> dict:
     """What changes when a file or its ids do, in the place of their paths."""
     stamps = {}
     for key in ("file", "ids"):
-        path = Path(re.sub(r"(\.\w+):[^/]*$", r"\1", stated.get(key, "")))
+        path = _bare(stated.get(key, ""))
         if key in stated and path.exists():
             stamps[key] = [path.name, path.stat().st_size, path.stat().st_mtime_ns]
     return stamps
@@ -525,4 +546,10 @@ LEVEL = 0.05
 LAYER = re.compile(r"\.layer\d+$")
 NUMBERS = ("parameters",)
 WORDS = ("family", "architecture", "objective", "training_data", "modality")
+OF_ENCODERS: dict = {
+    "encoder": str,
+    "checkpoint": str,
+    "name": str,
+    "parameters": int,
+}  # others are the card's to check
 LINEAGE = ("family", "objective", "training_data", "parameters")

@@ -241,7 +241,10 @@ def _over_models(values: np.ndarray, counted: np.ndarray) -> list[float] | None:
     if not rest.all():
         return None
     mean, without = values.sum() / pairs, (values.sum() - 2 * values.sum(1)) / rest
-    half = float(t.ppf(1 - LEVEL / 2, n - 1) * np.sqrt((n - 1) * without.var()))
+    # Where a few models are in most pairs the spread is theirs, and known no better than from so few (Satterthwaite).
+    weight = counted.sum(1, dtype=float) ** 2
+    freedom = min(n - 1, weight.sum() ** 2 / (weight**2).sum())
+    half = float(t.ppf(1 - LEVEL / 2, freedom) * np.sqrt((n - 1) * without.var()))
     return [float(mean) - half, float(mean) + half]
 
 

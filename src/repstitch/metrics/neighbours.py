@@ -23,6 +23,7 @@ BLOCK = 32  # similarities of a row whose largest is looked at first
 STEP = 2.0**-23  # of float32 near 1
 SAME = (2 * STEP) ** 0.5  # unit rows no farther apart have a cosine of 1, to float32
 SKETCH = 8  # random directions that stand for all when copies are looked for
+NEAR = 4  # rows in the sketch, the row itself among them, that may be its copies
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
 
     Only tiles on and above the diagonal of U Uᵀ are computed, and each serves the rows of both its sides. Exact; about
     half of n² d products, O(n k + tile²) memory besides the rows. Raises InputError unless 1 ≤ k < n, on rows without a
-    direction, and where so many rows repeat one another that neighbours are arbitrary; `name` is what it calls X.
+    direction, and where neighbours are arbitrary, for so many rows repeat one another or all are as near to one
+    another; `name` is what it calls X.
     """
     if not 1 <= k < len(X):
         raise InputError(f"`k` must be at least 1 and below the number of rows ({len(X)}); got {k}.")
@@ -88,6 +90,7 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
             if here != there:
                 _absorb(keys[there], similar.T, here.start)
     places, similarities = (part[order.argsort()] for part in _decode(keys[:n]))
+    _check_lead(similarities[:, 0], mean, name)
     return Graph(order[places], similarities, mean=mean, repeats=found, tied=0).first(k)
 
 
@@ -156,6 +159,17 @@ def check_spread(X: Tensor, k: int, name: str) -> None:
     _check_spread(unit(X), k, name)
 
 
+def _check_lead(nearest: Tensor, mean: Tensor, name: str) -> None:
+    """Refuse a space whose rows are all as near to one another as float32 can tell."""
+    n = len(mean)
+    others = (mean * n - 1) / (n - 1)
+    if n > 2 and float((nearest - others).median()) <= 16 * STEP:
+        raise InputError(
+            f"`{name}` has rows that are all as near to one another, to float32's precision, so its nearest neighbours "
+            "are arbitrary; centre the rows if they hardly differ from their mean, or leave the space out."
+        )
+
+
 def tie_order(U: Tensor) -> Tensor:
     """An order (n,) of unit rows (n, d), to break ties between them: the same for the same rows whatever their length.
 
@@ -165,15 +179,16 @@ def tie_order(U: Tensor) -> Tensor:
     along = _sketch(U, 1)[:, 0].double().cpu()
     weights = torch.randn(len(U), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     drawn = float(along.abs() @ weights) / len(U) ** 0.5  # coarse below, for the rows' lengths change the last digits
-    lot = torch.Generator().manual_seed(abs(round(drawn * 2**16)))
-    return (along + 1e-6 * torch.randn(len(U), generator=lot, dtype=torch.float64)).argsort().to(U.device)
+    lot = torch.Generator().manual_seed(abs(round(drawn * 2**12)))
+    return (along + 1e-4 * torch.randn(len(U), generator=lot, dtype=torch.float64)).argsort().to(U.device)
 
 
 def count_repeats(U: Tensor) -> int:
     """How many of the unit rows (n, d) are copies, to float32, of another that stays: n less the different directions.
 
-    Copies are near one another in any few directions: each row is held against its nearest in a sketch, again and
-    again, and of those that prove to be copies one stays, until none is left. O(n (d + log n)) time.
+    Copies are near one another in any few directions: each row is held against its nearest in a sketch, and of those
+    that prove to be copies one stays, again and again until none is found. O(n (d + log n)) time. All copies are found
+    but where other rows lie as near as they do, where many are missed.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
@@ -184,12 +199,14 @@ def count_repeats(U: Tensor) -> int:
     cells = (sketch / (SAME / 50)).round() @ np.random.default_rng(0).standard_normal(SKETCH)
     kept = np.unique(cells, return_index=True)[1]
     while len(kept) > 1:
-        found = KDTree(sketch[kept]).query(sketch[kept], k=2, distance_upper_bound=2 * SAME)
-        apart, other = (np.asarray(part)[:, 1] for part in found)  # the nearest is the row itself
-        row = np.flatnonzero(np.isfinite(apart))
-        other = other[row]
-        gap = torch.linalg.vector_norm(U[kept[row]] - U[kept[other]], dim=1).cpu().numpy()
-        row, other = row[gap <= SAME], other[gap <= SAME]
+        found = KDTree(sketch[kept]).query(sketch[kept], k=min(NEAR, len(kept)), distance_upper_bound=2 * SAME)
+        apart, other = (np.asarray(part)[:, 1:] for part in found)  # the nearest is the row itself
+        row, rank = np.isfinite(apart).nonzero()
+        other = other[row, rank]
+        pairs = torch.from_numpy(kept[np.stack([row, other])]).to(U.device).split(TILE_ROWS, dim=1)
+        gap = [torch.linalg.vector_norm(U[a] - U[b], dim=1).cpu() for a, b in pairs]
+        same = torch.cat(gap).numpy() <= SAME if gap else np.zeros(0, dtype=bool)
+        row, other = row[same], other[same]
         if not len(row):
             break
         copies = csr_array((np.ones(len(row)), (row, other)), shape=(len(kept), len(kept)))

@@ -12,7 +12,7 @@ import repstitch.metrics.cknna as cknna
 import repstitch.metrics.kernels as kernels
 import repstitch.metrics.lists as lists
 import repstitch.metrics.subspaces as subspaces
-from repstitch.errors import InputError
+from repstitch.errors import InputError, check_draws
 from repstitch.metrics.kernels import check_rows
 from repstitch.metrics.neighbours import Graph, graph
 from repstitch.metrics.null import calibrate_all, permute_graph, random_orders, relabel, shared_weight
@@ -111,8 +111,9 @@ def align(X: np.ndarray, Y: np.ndarray, metric: str, k: int = 10, permutations: 
     """
     check_metrics([metric], "metric")
     x, y = (torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in (X, Y))
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+    if x.ndim != 2 or y.ndim != 2:
         raise InputError(f"`X` and `Y` must be matrices of as many rows; got {tuple(x.shape)} and {tuple(y.shape)}.")
+    check_rows(len(x), len(y), 3)
     prepare = METRICS[metric].prepare
     return {"metric": metric} | measure(
         metric, [prepare(x, k, "X"), prepare(y, k, "Y")], [(0, 1)], permutations, seed
@@ -124,11 +125,6 @@ def check_metrics(metrics: Sequence[str], name: str) -> None:
     for metric in metrics:
         if metric not in METRICS:
             raise InputError(f"`{name}` must be among {', '.join(METRICS)}; got {metric!r}.")
-
-
-def check_draws(draws: int) -> None:
-    if draws < 0:
-        raise InputError(f"`permutations` must not be negative; got {draws}.")
 
 
 def _of_lists(
