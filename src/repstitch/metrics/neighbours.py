@@ -136,16 +136,9 @@ def unit(X: Tensor) -> Tensor:
     """Rows (n, d) at length one, float32; InputError on rows without a direction."""
     X = X.float()
     norms = torch.linalg.vector_norm(X, dim=1, keepdim=True)
-    if not _usable(norms):  # or their squares do not fit float32
-        X = X.double()
-        norms = torch.linalg.vector_norm(X, dim=1, keepdim=True)
-        if not _usable(norms):
-            raise InputError("Rows must be finite and not all zeros to have neighbours; leave such rows out first.")
-    return (X / norms).float()
-
-
-def _usable(norms: Tensor) -> bool:
-    return bool((torch.isfinite(norms) & (norms > 0)).all())
+    if not bool((torch.isfinite(norms) & (norms > 0)).all()):
+        raise InputError("Rows must be finite and not all zeros to have neighbours; leave such rows out first.")
+    return X / norms
 
 
 @contextmanager
