@@ -143,13 +143,13 @@ def test_rows_that_come_sorted_by_what_they_are_have_the_same_neighbours():
 
 
 @pytest.mark.parametrize("noise", [0, 1e-7, 1e-5])
-def test_a_graph_counts_the_rows_that_are_copies_but_for_length_and_rounding(noise):
+def test_rows_that_are_the_same_but_for_length_and_rounding_are_copies(noise):
     X = gaussian(100, 5)
     X[90:] = np.linspace(0.01, 90, 10)[:, None] * X[:10]
     X[80:85] = X[10]
     X *= 1 + noise * gaussian(100, 5, 1)
-    assert graph(rows(X), 5).repeats == 15
-    assert graph(rows(gaussian(100, 5)), 5).repeats == 0
+    assert count_repeats(unit(rows(X))) == 15
+    assert count_repeats(unit(rows(gaussian(100, 5)))) == 0
 
 
 @pytest.mark.parametrize("d", [6, 64])

@@ -64,12 +64,12 @@ def _size(path: Path) -> int:
 
 def _read(path: Path, n: int, size: int, k: int, device: torch.device) -> Graph:
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:  # each array has its own checksum
-        parts = {key: held[key] for key in ("neighbours", "similarities", "mean", "repeats", "tied")}
+        parts = {key: held[key] for key in ("neighbours", "similarities", "mean", "tied")}
     shapes = {"neighbours": (n, size), "similarities": (n, size), "mean": (n,)}
     if any(parts[key].shape != shape for key, shape in shapes.items()):
         raise ValueError("it holds another graph")
     near, similar, mean = (torch.from_numpy(parts[key]) for key in shapes)
-    return Graph(near.long(), similar, mean, int(parts["repeats"]), int(parts["tied"])).first(k).to(device)
+    return Graph(near.long(), similar, mean, int(parts["tied"])).first(k).to(device)
 
 
 def _write(path: Path, found: Graph) -> None:
@@ -78,7 +78,6 @@ def _write(path: Path, found: Graph) -> None:
         "neighbours": found.neighbours.cpu().numpy().astype(np.int32),
         "similarities": found.similarities.cpu().numpy(),
         "mean": found.mean.cpu().numpy(),
-        "repeats": np.int64(found.repeats),
         "tied": np.int64(found.tied),
     }
     try:

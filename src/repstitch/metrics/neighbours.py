@@ -31,14 +31,13 @@ class Graph:
     """The nearest neighbours of every row of one space, itself left out.
 
     `neighbours` (n, k) are positions, nearest first; `similarities` (n, k) their cosines; `mean` (n,) each row's mean
-    cosine to all n rows, itself among them. `repeats` counts rows that are copies, in direction, of another that
-    stays; `tied` rows whose k-th neighbour is no nearer, to float32, than the next, so that `tie_order` chose.
+    cosine to all n rows, itself among them; `tied` counts rows whose k-th neighbour is no nearer, to float32, than the
+    next, so that `tie_order` chose.
     """
 
     neighbours: Tensor
     similarities: Tensor
     mean: Tensor
-    repeats: int
     tied: int
 
     def __len__(self) -> int:
@@ -73,7 +72,7 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
     if not 1 <= k < len(X):
         raise InputError(f"`k` must be at least 1 and below the number of rows ({len(X)}); got {k}.")
     U = unit(X)
-    found = _check_spread(U, k, name)
+    _check_spread(U, k, name)
     n, mean, order = len(U), U @ U.mean(0), tie_order(U)
     U = _whole_blocks(U, order)
     keys = U.new_full((len(U), min(k + 1, n - 1)), EMPTY, dtype=torch.long)  # one more shows whether the k-th is tied
@@ -91,7 +90,7 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
                 _absorb(keys[there], similar.T, here.start)
     places, similarities = (part[order.argsort()] for part in _decode(keys[:n]))
     _check_lead(similarities[:, 0], mean, name)
-    return Graph(order[places], similarities, mean=mean, repeats=found, tied=0).first(k)
+    return Graph(order[places], similarities, mean, tied=0).first(k)
 
 
 def knn(queries: Tensor, gallery: Tensor, k: int = 10, own: bool = False) -> Tensor:
@@ -221,14 +220,13 @@ def _sketch(U: Tensor, width: int) -> Tensor:
         return U @ directions.to(U).T
 
 
-def _check_spread(U: Tensor, k: int, name: str) -> int:
-    found = count_repeats(U)
-    if len(U) - found <= max(k, len(U) // 2):
+def _check_spread(U: Tensor, k: int, name: str) -> None:
+    different = len(U) - count_repeats(U)
+    if different <= max(k, len(U) // 2):
         raise InputError(
-            f"`{name}` has only {len(U) - found} different directions in {len(U)} rows, so its nearest neighbours are "
+            f"`{name}` has only {different} different directions in {len(U)} rows, so its nearest neighbours are "
             "arbitrary; remove the repeats, or centre rows that hardly differ from their mean."
         )
-    return found
 
 
 # A candidate is one whole number, its similarity above and its position below, so that the larger of two numbers is the
