@@ -14,6 +14,7 @@ import torch
 from machine import header, markdown
 from real_pairs import DATA, PAIRS, RealPair, arguments, every_split, load
 
+from repstitch.chain import normalise
 from repstitch.confidence import Confidence, auroc, calibrate, evaluate
 from repstitch.embeddings import read
 from repstitch.fit.contrastive import Recipe
@@ -21,7 +22,6 @@ from repstitch.fit.judge import Judge
 from repstitch.fit.select import METHODS, Problem, select
 from repstitch.maps import Map
 from repstitch.pairs import Pairs, split
-from repstitch.stitcher import normalise
 
 RESULTS = Path(__file__).parent / "results"
 MANY_ROWS = 900

@@ -16,6 +16,7 @@ from real_pairs import PAIRS, arguments, every_split
 from torch import Tensor
 from torch.nn import functional as F
 
+from repstitch.chain import normalise
 from repstitch.fit.closed_form import affine, canonical
 from repstitch.fit.contrastive import Recipe, refine
 from repstitch.fit.judge import OBJECTIVES, Judge
@@ -25,7 +26,6 @@ from repstitch.metrics.lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks, recall
 from repstitch.pairs import Pairs, split
-from repstitch.stitcher import normalise
 
 RESULTS = Path(__file__).parent / "results"
 RATES = (0.03, 0.2)

@@ -27,6 +27,7 @@ from machine import growth_mb, header, markdown
 from real_pairs import PAIRS, load
 from torch import Tensor
 
+from repstitch.chain import normalise
 from repstitch.fit.contrastive import Recipe
 from repstitch.fit.judge import Judge
 from repstitch.fit.select import Problem, select
@@ -35,7 +36,6 @@ from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks
 from repstitch.names import METHODS
 from repstitch.pairs import Pairs, split
-from repstitch.stitcher import normalise
 
 RESULTS = Path(__file__).parent / "results"
 OBJECTIVES = ("match", "neighbours")

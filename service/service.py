@@ -5,15 +5,16 @@ import os
 import bentoml
 from bentoml._internal.utils.analytics import usage_stats
 
-from repstitch.server.guards import Settings, open_registry
+from repstitch.registry import Registry
 from repstitch.server.http import create_app
+from repstitch.server.settings import Settings
 
 # BentoML reports usage unless told not to, and has asked once before it imports a service.
 os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "True"
 usage_stats.do_not_track.cache_clear()
 
 settings = Settings.from_env()
-registry = open_registry(settings)
+registry = Registry(settings.stitchers)
 app = create_app(registry, settings)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import gaussian, rotation
 
+from repstitch.chain import normalise
 from repstitch.confidence import (
     LEAST_ROWS,
     Confidence,
@@ -17,7 +18,6 @@ from repstitch.confidence import (
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import decompose, fit_ridge
 from repstitch.moments import moments
-from repstitch.stitcher import normalise
 
 D_SOURCE, D_TARGET, SHARED = 12, 10, 5
 POOL = 200

@@ -12,7 +12,7 @@ PACKAGE = Path(names.__file__).parent
 ROWS = (
     ("errors", "names"),
     ("spaces", "maps"),
-    ("embeddings", "catalogue", "moments"),
+    ("embeddings", "catalogue", "moments", "chain"),
     ("pairs",),
     ("matched", "lineage"),
     ("metrics",),
@@ -48,9 +48,24 @@ INSIDE = {
     "fit": ("judge", "closed_form", "losses", "spectrum", "contrastive", "select"),
     "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
     "plots": ("canvas", "labels", "stitchers", "atlases"),
-    "server": ("guards", "http", "run"),
+    "wire": ("rows", "fields", "arrow"),
+    "server": (
+        "settings",
+        "replies",
+        "guards",
+        "asks",
+        "observe",
+        "compute",
+        "service",
+        "translate",
+        "openai",
+        "listing",
+        "openapi",
+        "http",
+        "run",
+    ),
 }
-WITHOUT_A_DOOR = ("convergence", "fit", "metrics", "plots", "server")
+WITHOUT_A_DOOR = ("convergence", "fit", "metrics", "plots", "server", "wire")
 HEAVY = ("torch", "numpy", "pyarrow", "lightning", "transformers", "timm", "bentoml")
 
 
@@ -149,7 +164,7 @@ def test_the_names_are_those_of_the_dicts_they_stand_for():
 def test_every_named_normalisation_is_one_that_rows_can_be_brought_to():
     import torch
 
-    from repstitch.stitcher import normalise
+    from repstitch.chain import normalise
 
     rows = torch.tensor([[3.0, 4.0]])
     assert {how: normalise(rows, how).tolist() for how in names.NORMALISATIONS} == {

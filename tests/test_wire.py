@@ -5,8 +5,9 @@ import numpy as np
 import orjson
 import pytest
 
-from repstitch import wire
-from repstitch.wire import MalformedError, UnusableError
+from repstitch.wire import fields
+from repstitch.wire import rows as bytes_
+from repstitch.wire.rows import MalformedError, UnusableError
 
 DIM = 3
 ROWS = np.array([[1, 2, 3], [-0.1, 1e-20, 3e38]], dtype=np.float32)
@@ -17,11 +18,11 @@ def b64(array) -> str:
 
 
 def test_bytes_come_back_as_the_rows_they_were():
-    assert np.array_equal(wire.rows_from_bytes(bytearray(wire.rows_to_bytes(ROWS)), DIM), ROWS)
+    assert np.array_equal(bytes_.rows_from_bytes(bytearray(bytes_.rows_to_bytes(ROWS)), DIM), ROWS)
 
 
 def test_bytes_are_little_endian_float32():
-    assert wire.rows_to_bytes(np.array([[1.0]], dtype=">f4")) == b"\x00\x00\x80\x3f"
+    assert bytes_.rows_to_bytes(np.array([[1.0]], dtype=">f4")) == b"\x00\x00\x80\x3f"
 
 
 @pytest.mark.parametrize(
@@ -34,28 +35,28 @@ def test_bytes_are_little_endian_float32():
 )
 def test_bytes_that_do_not_fill_whole_rows_are_refused(n_bytes, kind, message):
     with pytest.raises(kind, match=message):
-        wire.rows_from_bytes(bytearray(n_bytes), DIM)
+        bytes_.rows_from_bytes(bytearray(n_bytes), DIM)
 
 
-@pytest.mark.parametrize("encoding", list(wire.ENCODINGS))
+@pytest.mark.parametrize("encoding", fields.ENCODINGS)
 @pytest.mark.parametrize("n", [1, 2])
 def test_what_is_written_is_read_back_exactly(encoding, n):
-    text = wire.write_json({"embedding": wire.write_embedding(ROWS[:n], False, encoding)})
-    rows, _ = wire.read_embedding(orjson.loads(text)["embedding"], DIM)
+    text = fields.write_json({"embedding": fields.write_embedding(ROWS[:n], False, encoding)})
+    rows, _ = fields.read_embedding(orjson.loads(text)["embedding"], DIM)
     assert np.array_equal(rows, ROWS[:n])
 
 
 def test_one_vector_in_is_one_vector_out():
-    rows, single = wire.read_embedding([1, 2.5, 3], DIM)
+    rows, single = fields.read_embedding([1, 2.5, 3], DIM)
     assert single
     assert rows.shape == (1, DIM)
-    assert orjson.loads(wire.write_json(wire.write_embedding(rows, single, "float"))) == [1, 2.5, 3]
+    assert orjson.loads(fields.write_json(fields.write_embedding(rows, single, "float"))) == [1, 2.5, 3]
 
 
 def test_a_list_with_one_vector_stays_a_list():
-    rows, single = wire.read_embedding([[1, 2, 3]], DIM)
+    rows, single = fields.read_embedding([[1, 2, 3]], DIM)
     assert not single
-    assert orjson.loads(wire.write_json(wire.write_embedding(rows, single, "float"))) == [[1, 2, 3]]
+    assert orjson.loads(fields.write_json(fields.write_embedding(rows, single, "float"))) == [[1, 2, 3]]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_a_list_with_one_vector_stays_a_list():
 )
 def test_an_embedding_that_cannot_be_read_is_refused(embedding, message):
     with pytest.raises(MalformedError, match=re.escape(message)) as caught:
-        wire.read_embedding(embedding, DIM)
+        fields.read_embedding(embedding, DIM)
     assert caught.value.param == "embedding"
 
 
@@ -101,20 +102,20 @@ def test_an_embedding_that_cannot_be_read_is_refused(embedding, message):
 )
 def test_rows_of_another_dimension_are_never_reshaped(embedding, message):
     with pytest.raises(UnusableError, match=message):
-        wire.read_embedding(embedding, DIM)
+        fields.read_embedding(embedding, DIM)
 
 
 def test_numbers_beyond_float32_become_inf_and_are_named_as_such():
-    rows, _ = wire.read_embedding([[1, 2, 3], [1e39, 2**64, 3]], DIM)
-    assert wire.faults(rows) == (
+    rows, _ = fields.read_embedding([[1, 2, 3], [1e39, 2**64, 3]], DIM)
+    assert bytes_.faults(rows) == (
         "`embedding` must be finite float32 numbers; 1 of 2 rows (first: row 1) hold NaN or Inf."
     )
 
 
 def test_faults_name_the_first_row_of_zeros():
     rows = np.array([[1, 2, 3], [0, 0, 0], [0, 0, 0]], dtype=np.float32)
-    assert wire.faults(rows) == "`embedding` must have a direction; 2 of 3 rows (first: row 1) hold only zeros."
-    assert wire.faults(rows[:1]) is None
+    assert bytes_.faults(rows) == "`embedding` must have a direction; 2 of 3 rows (first: row 1) hold only zeros."
+    assert bytes_.faults(rows[:1]) is None
 
 
 @pytest.mark.parametrize(
@@ -141,16 +142,16 @@ def test_faults_name_the_first_row_of_zeros():
 )
 def test_a_body_that_is_no_request_is_refused(body, message):
     with pytest.raises(MalformedError, match=re.escape(message)):
-        wire.read_json(bytearray(body))
+        fields.read_json(bytearray(body), "embedding", fields.TRANSLATE)
 
 
 def test_a_name_too_long_to_compare_is_refused():
     with pytest.raises(MalformedError, match="`source` must have 1 to 256 characters; got 1000000"):
-        wire.check_name("source", "x" * 1_000_000)
+        fields.check_name("source", "x" * 1_000_000)
 
 
 def test_no_message_quotes_the_numbers_of_a_vector():
     for body in (b'{"embedding": [0.123456, "0.654321", 1]}', b'{"embedding": [0.123456, 1'):
         with pytest.raises(MalformedError) as caught:
-            wire.read_embedding(wire.read_json(bytearray(body))["embedding"], DIM)
+            fields.read_embedding(fields.read_json(bytearray(body), "embedding", fields.TRANSLATE)["embedding"], DIM)
         assert not re.search("123456|654321", str(caught.value))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from repstitch.chain import normalise
 from repstitch.embeddings import invalid_rows, read, row_numbers, scan, write_stream
 from repstitch.errors import InputError
 from repstitch.names import USES
@@ -17,7 +18,7 @@ from repstitch.pairs import Pairs, contents, fingerprints, pair
 from repstitch.relevance import Sides, read_qrels, relevance
 from repstitch.scorecard import scorecard
 from repstitch.spaces import Space, adopt
-from repstitch.stitcher import Stitcher, normalise
+from repstitch.stitcher import Stitcher
 from repstitch.verdict import Thresholds
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from repstitch.chain import normalise
 from repstitch.embeddings import Embeddings
 from repstitch.errors import InputError, check_draws, check_seed
 from repstitch.lineage import encoders, layers_by_encoder, same_encoder
@@ -24,7 +25,6 @@ from repstitch.metrics.null import adjust, calibrate
 from repstitch.metrics.table import METRICS, Measured, check_metrics, measure
 from repstitch.pairs import MIN_PAIRS
 from repstitch.spaces import Space
-from repstitch.stitcher import normalise
 from repstitch.train import pick_device
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import uuid
@@ -17,13 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from repstitch import confidence, maps
+from repstitch.chain import Chain, Passed
 from repstitch.errors import InputError, one_line
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
 from repstitch.scorecard import model_card, table
 from repstitch.spaces import Space
 
 FORMAT_VERSION = 1
-SMALLEST_NORM = 1e-15  # below it the squares lose their digits in float32
 FILES = ("config.json", "model.safetensors", "scorecard.json", "README.md")
 
 
@@ -97,8 +96,8 @@ class Stitcher:
         if isinstance(X, torch.Tensor):
             if not X.is_floating_point():
                 raise InputError(f"`X` must hold floats; got {X.dtype}.")
-            return self._translate(X.to(self.device))[0].to(X.device)
-        return self._translate(self._rows(X))[0].cpu().numpy()
+            return self._pass(X.to(self.device)).translated.to(X.device)
+        return self._pass(self._rows(X)).translated.cpu().numpy()
 
     def confidence(self, X: np.ndarray) -> dict[str, np.ndarray]:
         """How far to trust the translation of each row: float32 (n,) by name, see `Confidence.measure`.
@@ -113,7 +112,7 @@ class Stitcher:
             raise InputError(
                 "This stitcher has no calibration, so it cannot tell confidence; train it again on more pairs."
             )
-        translated, known, bare = self._translate(self._rows(X))
+        translated, known, bare, _ = self._pass(self._rows(X))
         measured = self.calibration.measure(torch.atleast_2d(known), torch.atleast_2d(bare))
         shape = known.shape[:-1]
         return translated.cpu().numpy(), {k: v.reshape(shape).cpu().numpy() for k, v in measured.items()}
@@ -129,17 +128,18 @@ class Stitcher:
         rows = torch.from_numpy(np.require(X, width, ("C", "W")))  # copied only when it must be
         return rows.to(self.device)
 
-    @torch.no_grad()  # not inference mode, whose tensors a caller could not train a probe on
-    def _translate(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The translation, the normalised rows it is of, and what the map gave before output normalisation."""
+    def _pass(self, rows: torch.Tensor) -> Passed:
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.source.dim:
             raise InputError(
                 f"`X` must be (n, {self.source.dim}) or ({self.source.dim},), the dimensions of space "
                 f"{self.source.name!r}; got {tuple(rows.shape)}."
             )
-        known = normalise(rows, self.input_norm, "X").to(self.map.weight.dtype)
-        bare = self.map(known)
-        return normalise(bare, self.output_norm, "the translation"), known, bare
+        return self.chain(rows)
+
+    @cached_property
+    def chain(self) -> Chain:
+        """What translating computes, to be joined with that of another stitcher."""
+        return Chain((self.input_norm, self.output_norm), (self.map,))
 
     @cached_property
     def version(self) -> str:
@@ -208,28 +208,6 @@ class Stitcher:
             self.save(Path(folder) / "stitcher")
             api.create_repo(repo_id, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "stitcher"))
-
-
-def normalise(rows: torch.Tensor, how: str, what: str = "rows") -> torch.Tensor:
-    """Rows at unit length ("unit") or as they are ("none"); NaN, Inf and zero rows are refused, never passed on."""
-    norms = torch.linalg.vector_norm(rows.float(), dim=-1, keepdim=True)
-    # One pass in the common case: a norm in range proves that its row is sound (aminmax hands NaN on).
-    if norms.numel() and not all(SMALLEST_NORM < float(norm) < math.inf for norm in torch.aminmax(norms)):
-        finite = torch.isfinite(rows).all(dim=-1, keepdim=True)
-        if not bool(finite.all()):
-            raise InputError(f"{what} must be finite; {_rows_where(~finite)} hold NaN or Inf.")
-        largest = rows.abs().amax(dim=-1, keepdim=True)
-        if how == "unit" and bool((largest == 0).any()):
-            raise InputError(f"{what} must have a direction; {_rows_where(largest == 0)} hold only zeros.")
-        if how == "unit":  # finite, but too large or small to square in float32
-            rows = rows / largest
-            norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    return rows / norms if how == "unit" else rows
-
-
-def _rows_where(mask: torch.Tensor) -> str:
-    at = torch.nonzero(mask.reshape(-1)).reshape(-1).tolist()
-    return f"{len(at)} of {mask.numel()} rows (first: row {at[0]})"
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import repstitch
+from repstitch.chain import normalise
 from repstitch.checks import check
 from repstitch.confidence import LEAST_ROWS, calibrate, evaluate
 from repstitch.curve import check_enough, draw_curve
@@ -29,7 +30,7 @@ from repstitch.names import METHODS, OBJECTIVES
 from repstitch.pairs import Pairs, contents, fingerprints, pair, split
 from repstitch.scorecard import MAX_POOL, scorecard
 from repstitch.spaces import Space
-from repstitch.stitcher import Stitcher, normalise
+from repstitch.stitcher import Stitcher
 from repstitch.verdict import Thresholds
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,9 @@ import asyncio
 import pytest
 
 from repstitch.errors import InputError
-from repstitch.server.guards import Refusal, Settings, check_rows, choose_device, read_body
+from repstitch.server.guards import Gate, Held, check_rows, read_body
+from repstitch.server.replies import Refusal
+from repstitch.server.settings import Settings, choose_device
 
 
 def test_an_empty_environment_gives_the_defaults():
@@ -12,7 +14,9 @@ def test_an_empty_environment_gives_the_defaults():
 
 
 def test_settings_survive_the_environment(tmp_path):
-    settings = Settings(tmp_path, "cpu", 2, 1000, 10, 5, 1.5, 0.25)
+    settings = Settings(
+        tmp_path, "cpu", "bfloat16", 2, 1000, 10, 5, 5000, 1.5, 0.25, ("one", "two"), True, ("https://a.b",), ("s=x",)
+    )
     assert Settings.from_env(settings.to_env()) == settings
 
 
@@ -50,7 +54,7 @@ def read(messages, length, limit):
     async def receive():
         return messages.pop(0)
 
-    return asyncio.run(read_body(receive, length, limit))
+    return asyncio.run(read_body(receive, length, limit, Held(Gate(Settings()))))
 
 
 def chunk(body, more=False):

@@ -1,97 +1,118 @@
-"""What the service lets in: its settings, and the limits on bytes, rows, requests at once and time."""
+"""What the service lets in: keys, and the limits on bytes, rows and requests at once."""
 
-import math
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+import hashlib
+import hmac
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from starlette.types import Receive
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from repstitch.errors import InputError
-from repstitch.registry import DEFAULT_FOLDER, Registry
+from repstitch.server.replies import Refusal, error_reply
+from repstitch.server.settings import Settings, is_loopback
 
-DEVICES = ("auto", "cpu", "cuda")
-
-
-class Refusal(Exception):
-    """A request that is answered with an error: its HTTP status, one line, and the parameter at fault."""
-
-    def __init__(self, status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None):
-        super().__init__(message)
-        self.status, self.message, self.param, self.headers = status, message, param, dict(headers or {})
+OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/docs", "/openapi.json"})
+RETRY = {"Retry-After": "1"}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How one service runs; each field is read from `REPSTITCH_` and its name in capitals.
+class Keys:
+    """The door before all routes: 401 for a request without one of the keys, or from elsewhere where there are none.
 
-    `stitchers` is the folder served from; `device` is where maps run ("auto" takes CUDA when there is one); limits are
-    for one process: the bytes and rows of a request, the translations at once, and the seconds one may take. The
-    folder is looked at every `reload_s` seconds.
+    Health and the description of the service stay open, and so does OPTIONS, by which browsers ask before they send.
     """
 
-    stitchers: Path = Path(DEFAULT_FOLDER)
-    device: str = "auto"
-    workers: int = 1
-    max_body_bytes: int = 64 * 2**20
-    max_rows: int = 16_384
-    max_concurrency: int = 128
-    timeout_s: float = 30.0
-    reload_s: float = 2.0
+    def __init__(self, app: ASGIApp, settings: Settings):
+        self.app, self.open = app, settings.open and not settings.api_keys
+        self.digests = [_digest(key.encode()) for key in settings.api_keys]
 
-    def __post_init__(self):
-        if self.device not in DEVICES:
-            raise InputError(f"{_called('device')} must be one of {', '.join(DEVICES)}; got {self.device!r}.")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and (type(value) is not int or value < 1):
-                raise InputError(f"{_called(field.name)} must be a whole number of at least 1; got {value!r}.")
-            if field.type is float and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{_called(field.name)} must be a number of seconds above 0; got {value!r}.")
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self.open or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
+            return await self.app(scope, receive, send)
+        refusal = self._check_key(scope) if self.digests else _check_local(scope)
+        if refusal is None:
+            return await self.app(scope, receive, send)
+        return await error_reply(refusal)(scope, receive, send)
 
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """The settings that the environment states; what it leaves out, or leaves empty, keeps its default."""
-        stated: dict[str, Any] = {}
-        for field in fields(cls):
-            text = environ.get(_variable(field.name), "").strip()
-            if text:
-                stated[field.name] = _parse(field.name, field.type, text)
-        # Absolute, because BentoML changes the working folder between importing a service and running it.
-        stated["stitchers"] = stated.get("stitchers", Path(DEFAULT_FOLDER)).absolute()
-        return cls(**stated)
-
-    def to_env(self) -> dict[str, str]:
-        """The variables that `from_env` reads these settings back from."""
-        return {_variable(field.name): str(getattr(self, field.name)) for field in fields(self)}
+    def _check_key(self, scope: Scope) -> Refusal | None:
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, key = given.partition(b" ")
+        digest = _digest(key.strip())
+        # Digests have one length, and all are compared: the time tells nothing of a key, nor of which one it was.
+        known = sum([hmac.compare_digest(digest, other) for other in self.digests])
+        if known and scheme.lower() == b"bearer":
+            return None
+        message = "This service asks for a key: send `Authorization: Bearer KEY` with one of REPSTITCH_API_KEYS."
+        return Refusal(401, message, "Authorization", {"WWW-Authenticate": "Bearer"})
 
 
-def open_registry(settings: Settings) -> Registry:
-    """The registry of the settings' folder, not yet read, on the device that "auto" stands for here."""
-    return Registry(settings.stitchers, device=choose_device(settings))
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
 
 
-def choose_device(settings: Settings) -> str:
-    """Where maps run: "cpu" or "cuda"; InputError when CUDA is asked for and not there, or shared by workers."""
-    import torch
-
-    there = settings.device != "cpu" and torch.cuda.is_available()
-    if settings.device == "cuda" and not there:
-        raise InputError(f"{_called('device')} is cuda, but torch finds no CUDA device; use auto or cpu.")
-    if there and settings.workers > 1:
-        raise InputError(
-            f"{_called('workers')} must be 1 on CUDA, where one process keeps the device busy; got {settings.workers}. "
-            f"Set it to 1, or {_called('device')} to cpu."
-        )
-    return "cuda" if there else "cpu"
+def _check_local(scope: Scope) -> Refusal | None:
+    host = (scope.get("server") or ("localhost",))[0]  # a socket file is of this machine
+    if host.startswith("/") or is_loopback(host):
+        return None
+    message = (
+        "This service has no keys, so it answers on loopback addresses only: set REPSTITCH_API_KEYS, or "
+        "REPSTITCH_OPEN=true where something before it keeps strangers out."
+    )
+    return Refusal(401, message, "Authorization", {"WWW-Authenticate": "Bearer"})
 
 
-async def read_body(receive: Receive, length: bytes | None, limit: int) -> bytearray:
+class Gate:
+    """How much is under way: the requests being answered, and the bytes of bodies and replies that are held.
+
+    A request counts once its body is there, so that clients that send slowly hold their bytes and nothing else.
+    """
+
+    def __init__(self, settings: Settings):
+        self.max_requests, self.max_bytes = settings.max_concurrency, settings.max_held_bytes
+        self.requests = self.bytes = 0
+
+    def check(self) -> None:
+        """429 while as many requests are being answered as are taken at once."""
+        if self.requests >= self.max_requests:
+            message = f"{self.requests} requests are under way, as many as are taken at once; try again."
+            raise Refusal(429, message, headers=RETRY)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """One request more for as long as the block runs."""
+        self.check()
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+
+
+class Held:
+    """The bytes that one request holds of what all may hold together; given back when the block is left."""
+
+    __slots__ = ("bytes", "gate")
+
+    def __init__(self, gate: Gate):
+        self.gate, self.bytes = gate, 0
+
+    def take(self, n_bytes: int) -> None:
+        """Hold more; 429 when all requests together would hold too much. One that is alone has the other limits."""
+        if self.gate.bytes + n_bytes > self.gate.max_bytes and self.gate.bytes > self.bytes:
+            message = f"Requests under way hold {self.gate.bytes} bytes and this needs {n_bytes} more; try again."
+            raise Refusal(429, message, headers=RETRY)
+        self.gate.bytes += n_bytes
+        self.bytes += n_bytes
+
+    def __enter__(self) -> "Held":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.gate.bytes -= self.bytes
+
+
+async def read_body(receive: Receive, length: bytes | None, limit: int, held: Held) -> bytearray:
     """The whole body, refused with 413 as soon as its stated or its actual length is over `limit` bytes.
 
-    Raises ConnectionError when the client goes away first.
+    Its bytes are held as they come, not as they are promised. Raises ConnectionError when the client goes away first.
     """
     if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > limit):
         raise _too_large(length.decode("latin-1"), limit)
@@ -100,9 +121,11 @@ async def read_body(receive: Receive, length: bytes | None, limit: int) -> bytea
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ConnectionError
-        body += message.get("body", b"")
-        if len(body) > limit:
+        chunk = message.get("body", b"")
+        if len(body) + len(chunk) > limit:
             raise _too_large("more", limit)
+        held.take(len(chunk))
+        body += chunk
         if not message.get("more_body", False):
             return body
 
@@ -115,19 +138,3 @@ def check_rows(n_rows: int, limit: int) -> None:
 
 def _too_large(got: str, limit: int) -> Refusal:
     return Refusal(413, f"A body may have at most {limit} bytes; got {got}. Send the rows in parts.")
-
-
-def _parse(name: str, kind: Any, text: str) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise InputError(f"{_called(name)} must be {what}; got {text!r}.") from None
-
-
-def _variable(name: str) -> str:
-    return f"REPSTITCH_{name.upper()}"
-
-
-def _called(name: str) -> str:
-    return f"`{name}` ({_variable(name)})"

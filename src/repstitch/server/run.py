@@ -11,8 +11,9 @@ from pathlib import Path
 
 from repstitch.errors import InputError
 from repstitch.registry import Registry
-from repstitch.server.guards import Settings, open_registry
 from repstitch.server.http import create_app
+from repstitch.server.observe import shared_by_workers
+from repstitch.server.settings import Settings, choose_device
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 65  # longer than the idle time of common load balancers, so that they close first
@@ -41,11 +42,13 @@ def serve(
         settings = replace(settings, stitchers=Path(stitchers).absolute())
     if workers is not None:
         settings = replace(settings, workers=workers)
+    settings.check_exposure(host)
+    choose_device(settings)
     # Also for a signal that comes before uvicorn listens to them, and for the one it raises again when it is done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    registry = open_registry(settings)
+    registry = Registry(settings.stitchers)
     registry.refresh()
     listener = listen(host, port)
     print(announce(registry, listener), file=sys.stderr, flush=True)
@@ -89,7 +92,7 @@ def app_from_env():
     """The application as the environment describes it: what each worker process builds for itself."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     settings = Settings.from_env()
-    return create_app(open_registry(settings), settings)
+    return create_app(Registry(settings.stitchers), settings)
 
 
 def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket) -> None:
@@ -115,7 +118,8 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
     )
     with contextlib.suppress(KeyboardInterrupt):
         if several:
-            Multiprocess(config, [listener]).run()
+            with shared_by_workers():
+                Multiprocess(config, [listener]).run()
         else:
             uvicorn.Server(config).run([listener])
 

@@ -1,0 +1,94 @@
+"""The routes that are only read: what is served, health, metrics."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from repstitch.errors import NotFoundError
+from repstitch.names import USES
+from repstitch.registry import State, pair_key
+from repstitch.server.observe import CONTENT_TYPE
+from repstitch.server.replies import Refusal, json_reply
+from repstitch.server.service import Service
+from repstitch.wire.fields import check_name
+
+HEADLINE = ("recall@1", "recall@10")
+
+
+async def list_stitchers(request: Request) -> Response:
+    state = _service(request).state()
+    return json_reply({"stitchers": [summary(name, state) for name in sorted(state.stitchers)]})
+
+
+async def show_stitcher(request: Request) -> Response:
+    service = _service(request)
+    state = service.state()
+    name = request.path_params["name"]
+    check_name("name", name)
+    try:
+        stitcher = service.registry.get(name)
+    except NotFoundError as error:
+        raise Refusal(404, str(error), "name") from None
+    whole = {
+        "settings": stitcher.settings,
+        "split": stitcher.split,
+        "scorecard": stitcher.scorecard,
+        "source": stitcher.source.to_dict(),
+        "target": stitcher.target.to_dict(),
+    }
+    return json_reply(summary(name, state) | whole)
+
+
+async def list_spaces(request: Request) -> Response:
+    service = _service(request)
+    spaces: dict[str, dict] = {}
+    for stitcher in service.state().stitchers.values():
+        source, target = stitcher.source, stitcher.target
+        for space in (source, target):
+            texts = space.name in service.encoders
+            spaces.setdefault(space.name, {**space.to_dict(), "to": set(), "from": set(), "takes_texts": texts})
+        spaces[source.name]["to"].add(target.name)
+        spaces[target.name]["from"].add(source.name)
+    listed = [{**card, "to": sorted(card["to"]), "from": sorted(card["from"])} for _, card in sorted(spaces.items())]
+    return json_reply({"spaces": listed})
+
+
+def summary(name: str, state: State) -> dict:
+    """One line of the list: what a stitcher translates, how it was made, and whether its pair is served by it."""
+    stitcher = state.stitchers[name]
+    source, target = stitcher.source, stitcher.target
+    rivals = [n for n, s in state.stitchers.items() if (s.source.name, s.target.name) == (source.name, target.name)]
+    return {
+        "name": name,
+        "source": source.name,
+        "target": target.name,
+        "source_dim": source.dim,
+        "target_dim": target.dim,
+        "version": stitcher.version,
+        "method": stitcher.method,
+        "objective": stitcher.objective,
+        "confidence": [] if stitcher.calibration is None else list(stitcher.calibration.names),
+        "serves": rivals == [name] or state.promoted.get(pair_key(source.name, target.name)) == name,
+        "scores": headline(stitcher.scorecard),
+    }
+
+
+def headline(card: dict) -> dict:
+    """The few scores of a scorecard that a list shows, each use beside chance; empty where nothing was scored."""
+    parts = {part: card[part] for part in (*USES, "chance") if part in card}
+    return {part: {score: found[score] for score in HEADLINE if score in found} for part, found in parts.items()}
+
+
+async def live(request: Request) -> Response:
+    return json_reply({"status": "ok"})
+
+
+async def ready(request: Request) -> Response:
+    return json_reply({"status": "ready", "stitchers": len(_service(request).state().stitchers)})
+
+
+async def show_metrics(request: Request) -> Response:
+    return Response(_service(request).metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _service(request: Request) -> Service:
+    return request.app.state.service

@@ -1,0 +1,324 @@
+"""The routes that are sent rows: `POST /v1/translate` and `/v1/score`, and the frame that they share."""
+
+import asyncio
+import logging
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.types import Receive, Scope, Send
+
+from repstitch.apply import score
+from repstitch.errors import InputError
+from repstitch.server.asks import ARROW, OCTETS, Ask, Form, merge, read_headers, read_query
+from repstitch.server.compute import Stopped
+from repstitch.server.guards import Held, check_rows, read_body
+from repstitch.server.replies import FAILED, JSON, Refusal, status_of
+from repstitch.server.service import Served, Service
+from repstitch.wire import fields
+from repstitch.wire.arrow import read_arrow, write_arrow
+from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_json
+from repstitch.wire.rows import DTYPES, MalformedError, UnusableError, faults, rows_from_bytes, rows_to_bytes
+
+log = logging.getLogger(__name__)
+
+INLINE_ROWS = 64  # up to here a thread costs more than it frees
+INLINE_BYTES = 2**18
+PART_BYTES = 2**18  # a reply is sent in parts of this size, so that a client that does not fetch it is noticed
+JSON_WEIGHT = 4  # what parsed numbers take in memory, as a multiple of their text
+MAX_SCORED = 2_000
+
+Headers = list[tuple[bytes, bytes]]
+Body = bytes | memoryview
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is known of a request so far, for the metrics."""
+
+    pair: str | None = None
+    encoding: str = "none"
+
+
+class Endpoint:
+    """A route as a bare ASGI endpoint, because per request a map is cheaper than a Request object.
+
+    Keeps the limits: requests at once, bytes held, and the time that a request may take to be answered and fetched.
+    """
+
+    route = ""
+
+    def __init__(self, service: Service):
+        self.service, self.settings = service, service.settings
+
+    async def answer(self, scope: Scope, receive: Receive, held: Held, seen: Seen) -> tuple[Headers, Body]:
+        raise NotImplementedError
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen, status = Seen(), 200
+        try:
+            self.service.gate.check()
+            with Held(self.service.gate) as held:
+                try:
+                    async with asyncio.timeout(self.settings.timeout_s):
+                        headers, body = await self.answer(scope, receive, held, seen)
+                except TimeoutError:
+                    # What is left of the body would be read as the next request, so the connection goes too.
+                    close = {"Connection": "close"}
+                    message = f"Not done within {self.settings.timeout_s:g} s; send less."
+                    raise Refusal(504, message, headers=close) from None
+                await send_reply(send, headers, body, self.settings.timeout_s)
+        except ConnectionError:
+            status = 499  # the client left
+        except (Refusal, InputError) as error:
+            status = status_of(error)
+            raise
+        except Exception as error:
+            # The message is left out: it may quote the numbers of a vector.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log.error("%s failed with %s:\n%s", scope["path"], type(error).__name__, frames)
+            status = 500
+            raise Refusal(500, FAILED) from None
+        finally:
+            self.service.metrics.request(self.route, seen.pair, seen.encoding, status)
+
+
+async def send_reply(send: Send, headers: Headers, body: Body, timeout_s: float) -> None:
+    """Send a whole reply; one that is not fetched in time ends with its connection, half sent."""
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if len(body) <= PART_BYTES:
+        await send({"type": "http.response.body", "body": body})
+        return
+    view, last = memoryview(body), len(body) - PART_BYTES
+    try:
+        async with asyncio.timeout(timeout_s):
+            for start in range(0, len(body), PART_BYTES):
+                part = view[start : start + PART_BYTES]
+                await send({"type": "http.response.body", "body": part, "more_body": start < last})
+    except TimeoutError:
+        raise ConnectionError from None
+
+
+@dataclass(slots=True)
+class Asked:
+    """One translation, read: who serves it, its rows, and how the answer is to be written."""
+
+    served: Served
+    rows: np.ndarray
+    reply: Form
+    measured: bool = False
+    single: bool = False
+    encoding: str = "float"
+    ids: Any = None
+    stop: threading.Event | None = None
+
+
+class Translate(Endpoint):
+    """`POST /v1/translate`: small requests are answered in the event loop, larger ones in one thread, in turn."""
+
+    route = "translate"
+
+    async def answer(self, scope: Scope, receive: Receive, held: Held, seen: Seen) -> tuple[Headers, Body]:
+        self.service.state()
+        ask = read_headers(scope["headers"])
+        seen.encoding = ENCODINGS[ask.body.kind, ask.body.dtype or "float32"]
+        query = read_query(scope["query_string"])
+        served = None
+        if ask.body.kind != JSON or ("source" in query and "target" in query):
+            served = self._resolve(query, seen)  # before the body, so that a misspelt name costs no upload
+        limit = self.settings.max_body_bytes
+        if served is not None and ask.body.kind == OCTETS:
+            check_stated_rows(ask, served.source.dim, self.settings.max_rows)
+        body = await read_body(receive, ask.length, limit, held)
+        await asyncio.sleep(0)  # all that came with this one is counted before any of it is answered
+        with self.service.gate.entered():
+            began = time.perf_counter()
+            asked = await self._read(ask, query, served, body, held, seen)
+            del body
+            check_rows(len(asked.rows), self.settings.max_rows)
+            held.take(len(asked.rows) * asked.served.target.dim * 4)
+            asked.stop = stop = threading.Event()
+            decoded = time.perf_counter() - began
+            placed = asked.served.placed
+            inline = len(asked.rows) <= (INLINE_ROWS if placed.stage is None else min(INLINE_ROWS, placed.small))
+            try:
+                return await self.service.run(inline, self._reply, asked, decoded)
+            finally:
+                stop.set()
+
+    async def _read(
+        self, ask: Ask, query: dict[str, Any], served: Served | None, body: bytearray, held: Held, seen: Seen
+    ) -> Asked:
+        run, inline = self.service.run, len(body) <= INLINE_BYTES
+        kind = ask.body.kind
+        if kind == OCTETS:
+            assert served is not None
+            dtype = ask.body.dtype or "float32"
+            rows = rows_from_bytes(body, served.source.dim, dtype)
+            return Asked(served, rows, reply_as(ask, dtype), measured(served, query))
+        if kind == ARROW:
+            assert served is not None
+            found = await run(inline, read_arrow, body, served.source.dim)
+            check_space(found.space, served)
+            return Asked(served, found.rows, reply_as(ask, found.dtype), measured(served, query), ids=found.ids)
+        held.take(JSON_WEIGHT * len(body))
+        stated = await run(inline, read_json, body, "embedding", fields.TRANSLATE)
+        names = merge(query, stated)
+        served = self._resolve(names, seen)
+        embedding, dtype = stated["embedding"], stated.get("dtype", "float32")
+        if isinstance(embedding, str):
+            seen.encoding = "base64"
+        encoding = stated.get("encoding_format") or ("base64" if isinstance(embedding, str) else "float")
+        rows, single = await run(inline, read_embedding, embedding, served.source.dim, dtype)
+        reply = ask.reply or Form(JSON, dtype)
+        return Asked(served, rows, Form(reply.kind, reply.dtype or (dtype if reply.kind == JSON else None)),
+                     measured(served, names), single, encoding)  # fmt: skip
+
+    def _resolve(self, names: dict[str, Any], seen: Seen) -> Served:
+        served = self.service.resolve(names)
+        seen.pair = served.pair
+        return served
+
+    def _reply(self, asked: Asked, decoded: float) -> tuple[Headers, Body]:
+        """Translate rows and write them down: the headers and the body of the answer."""
+        began = time.perf_counter()
+        served, rows = asked.served, asked.rows
+        try:
+            vectors, measures = self.service.translate(served, rows, asked.measured, asked.stop)
+        except Stopped:
+            raise ConnectionError from None  # it was timed out, or the client left
+        except InputError as error:
+            raise UnusableError(faults(rows) or str(error)) from None
+        computed = time.perf_counter()
+        headers, body = write(asked, vectors, measures)
+        done = time.perf_counter()
+        self.service.metrics.translated(served.pair, len(rows), decoded, computed - began, done - computed)
+        return headers, body
+
+
+def write(asked: Asked, vectors: np.ndarray, measures: np.ndarray | None) -> tuple[Headers, Body]:
+    """An answer in the form that was asked for."""
+    served, form = asked.served, asked.reply
+    dtype = form.dtype or "float32"
+    names = served.placed.measures if measures is not None else ()
+    content_type = CONTENT_TYPES[form.kind, dtype]
+    if form.kind == OCTETS:
+        body: Body = rows_to_bytes(vectors if measures is None else np.column_stack([vectors, measures]), dtype)
+    else:
+        columns = {} if measures is None else dict(zip(names, measures.T, strict=True))
+        if form.kind == ARROW:
+            body = write_arrow(vectors, asked.ids, columns, served.target, dtype)
+        else:
+            answer = {
+                "embedding": write_embedding(vectors, asked.single, asked.encoding, dtype),
+                **served.described,
+                "rows": len(vectors),
+                "dim": served.target.dim,
+            }
+            if measures is not None:
+                answer["confidence"] = {k: v[0] if asked.single else np.array(v) for k, v in columns.items()}
+            body = write_json(answer)
+    headers = [
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-rows", b"%d" % len(vectors)),
+        *served.headers,
+    ]
+    if names and form.kind == OCTETS:
+        headers.append((b"x-confidence", ",".join(names).encode()))
+    return headers, body
+
+
+def reply_as(ask: Ask, dtype: str) -> Form:
+    """The reply's form: what Accept names, the body's own where it leaves that open."""
+    if ask.reply is None or (ask.reply.kind == ask.body.kind and ask.reply.dtype is None):
+        return Form(ask.body.kind, dtype)
+    return ask.reply
+
+
+def measured(served: Served, names: dict[str, Any]) -> bool:
+    """Whether confidence is to be given; 409 when it is asked of what was not calibrated."""
+    if not names.get("confidence"):
+        return False
+    if not served.placed.measures:
+        several = len(served.route.names) > 1
+        why = (
+            "leads over other spaces, and confidence is calibrated for single stitchers"
+            if several
+            else ("has no calibration, so it cannot tell confidence")
+        )
+        who = f"The route {'->'.join(served.route.spaces)}" if several else f"The stitcher {served.route.names[0]!r}"
+        raise Refusal(409, f"{who} {why}; ask without it.", "confidence")
+    return True
+
+
+def check_space(stated: Any, served: Served) -> None:
+    """Refuse rows whose card says that they live in another space."""
+    difference = None if stated is None else stated.conflict(served.source)
+    if difference:
+        raise UnusableError(
+            f"The rows must be in space {served.source.name!r}, but their card says another identity ({difference})."
+        )
+
+
+def check_stated_rows(ask: Ask, dim: int, limit: int) -> None:
+    """Refuse, before it is sent, a body whose stated length is that of too many rows."""
+    if ask.length is not None and ask.length.isdigit() and len(ask.length) <= 18:
+        check_rows(int(ask.length) // (DTYPES[ask.body.dtype or "float32"].itemsize * dim), limit)
+
+
+class Score(Endpoint):
+    """`POST /v1/score`: the scorecard of a stitcher on pairs that are sent, without those it was trained on."""
+
+    route = "score"
+
+    async def answer(self, scope: Scope, receive: Receive, held: Held, seen: Seen) -> tuple[Headers, Body]:
+        self.service.state()
+        ask = read_headers(scope["headers"], (JSON,))
+        query = read_query(scope["query_string"])
+        for param in set(query) & {"confidence", "route"}:
+            raise MalformedError(f"`{param}` is not a parameter of this route.", param)
+        body = await read_body(receive, ask.length, self.settings.max_body_bytes, held)
+        seen.encoding = "json"
+        with self.service.gate.entered():
+            held.take(JSON_WEIGHT * len(body))
+            stated = await self.service.run(False, read_json, body, "embedding", fields.SCORE)
+            names = merge(query, stated)
+            served = self.service.resolve(names)
+            seen.pair = served.pair
+            if "counterpart" not in stated:
+                raise MalformedError("`counterpart` is missing; give the target row of each source row.", "counterpart")
+            return await self.service.run(False, self._score, served, stated)
+
+    def _score(self, served: Served, stated: dict[str, Any]) -> tuple[Headers, Body]:
+        dtype = stated.get("dtype", "float32")
+        sides = {"embedding": served.source.dim, "counterpart": served.target.dim}
+        rows = {side: read_embedding(stated[side], dim, dtype, side)[0] for side, dim in sides.items()}
+        X, Y = rows["embedding"], rows["counterpart"]
+        check_rows(len(X), MAX_SCORED)
+        if len(X) != len(Y):
+            raise UnusableError(
+                f"`counterpart` must have the {len(X)} rows of `embedding`; got {len(Y)}.", "counterpart"
+            )
+        for side, found in rows.items():
+            if what := faults(found, side):
+                raise UnusableError(what, side)
+        card = score(served.route.stitchers[0], X, Y)
+        body = write_json({**served.described, "rows": len(X), "scorecard": card})
+        return [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body)), *served.headers], body
+
+
+ENCODINGS = {
+    (OCTETS, "float32"): "f32",
+    (OCTETS, "float16"): "f16",
+    (JSON, "float32"): "json",
+    (ARROW, "float32"): "arrow",
+}
+CONTENT_TYPES = {(kind, "float32"): kind.encode() for kind in (OCTETS, JSON, ARROW)} | {
+    (OCTETS, "float16"): f"{OCTETS}; dtype=float16".encode(),
+    (JSON, "float16"): JSON.encode(),
+    (ARROW, "float16"): ARROW.encode(),
+}

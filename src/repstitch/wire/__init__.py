@@ -1,0 +1,1 @@
+"""Bodies to rows and back, strictly: nothing is coerced, padded or reshaped to make it fit."""

@@ -1,0 +1,167 @@
+"""JSON requests to fields and rows, and replies to JSON."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from repstitch.wire.rows import DTYPES, MalformedError, UnusableError, rows_from_base64, rows_to_base64
+
+NAME_LENGTH = 256
+
+
+def read_json(body: bytes | bytearray, required: str, known: Mapping[str, Callable | None]) -> dict[str, Any]:
+    """The fields of a JSON request, each checked by its function in `known`; `required` must be there.
+
+    Raises MalformedError on anything but an object with these fields.
+    """
+    import orjson
+
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedError(f"The body must be JSON; {error}.") from None
+    if not isinstance(fields, dict):
+        raise MalformedError(f'The body must be a JSON object {{"{required}": ...}}; got {_kind(fields)}.')
+    if required not in fields:
+        raise MalformedError(f"`{required}` is missing; known are {', '.join(known)}.", required)
+    for name, value in fields.items():
+        if name not in known:
+            raise MalformedError(f"`{name[:NAME_LENGTH]}` is not a field; known are {', '.join(known)}.", None)
+        check = known[name]
+        if check is not None:
+            check(name, value)
+    return fields
+
+
+def check_name(param: str, value: Any) -> None:
+    """Refuse what cannot be a name; long ones because an unknown name is compared with every known one."""
+    if not isinstance(value, str):
+        raise MalformedError(f"`{param}` must be a name; got {_kind(value)}.", param)
+    if not value or len(value) > NAME_LENGTH:
+        raise MalformedError(f"`{param}` must have 1 to {NAME_LENGTH} characters; got {len(value)}.", param)
+
+
+def check_flag(param: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise MalformedError(f"`{param}` must be true or false; got {_kind(value)}.", param)
+
+
+def check_choice(choices: tuple[str, ...], param: str, value: Any) -> None:
+    """Refuse what is none of a few words."""
+    if not isinstance(value, str) or value not in choices:
+        shown = repr(value[:NAME_LENGTH]) if isinstance(value, str) else _kind(value)
+        raise MalformedError(f"`{param}` must be one of {', '.join(choices)}; got {shown}.", param)
+
+
+def check_size(param: str, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise MalformedError(f"`{param}` must be a whole number of at least 1; got {_kind(value)}.", param)
+
+
+def check_text(param: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise MalformedError(f"`{param}` must be text; got {_kind(value)}.", param)
+
+
+def read_flag(param: str, value: str) -> bool:
+    """The value of a flag in a query string."""
+    if value not in SAID:
+        raise MalformedError(f"`{param}` must be true or false; got {value[:NAME_LENGTH]!r}.", param)
+    return SAID[value]
+
+
+def read_embedding(
+    embedding: Any, dim: int, dtype: str = "float32", param: str = "embedding"
+) -> tuple[np.ndarray, bool]:
+    """The value of a field of rows as float32 (n, dim), and whether it was one vector rather than a list of them.
+
+    One vector `[...]`, several `[[...], ...]`, or base64 of little-endian numbers of `dtype`. Raises MalformedError on
+    anything that is not numbers in one of those shapes, UnusableError on another dimension than `dim`.
+    """
+    if isinstance(embedding, str):
+        rows = rows_from_base64(embedding, dim, dtype, param)
+        return rows, len(rows) == 1
+    if not isinstance(embedding, list):
+        raise MalformedError(
+            f"`{param}` must be a list of numbers, a list of such lists, or base64; got {_kind(embedding)}.", param
+        )
+    if not embedding:
+        raise MalformedError(f"`{param}` must hold at least one row of {dim} numbers; it is empty.", param)
+    single = type(embedding[0]) is not list
+    rows = [embedding] if single else embedding
+    for i, row in enumerate(rows):
+        if type(row) is not list or not row or not NUMBERS.issuperset(map(type, row)):
+            raise _not_numbers(row, f"`{param}`" if single else f"Row {i} of `{param}`", single, param)
+    widths = set(map(len, rows))
+    if len(widths) > 1:
+        at = next(i for i, row in enumerate(rows) if len(row) != len(rows[0]))
+        raise MalformedError(
+            f"The rows of `{param}` must all have {dim} numbers; row 0 has {len(rows[0])}, row {at} has "
+            f"{len(rows[at])}.",
+            param,
+        )
+    if widths != {dim}:
+        what = f"`{param}`" if single else f"The rows of `{param}`"
+        raise UnusableError(f"{what} must have {dim} numbers; got {widths.pop()}.", param)
+    with np.errstate(over="ignore"):  # beyond float32 becomes Inf, which is refused as such
+        return np.array(rows, dtype=np.float32), single
+
+
+def write_embedding(rows: np.ndarray, single: bool, encoding: str, dtype: str = "float32") -> Any:
+    """Rows as the value of `embedding` in a reply: an array for `write_json`, or base64 of `dtype`."""
+    kept = rows[0] if single else rows
+    return rows_to_base64(kept, dtype) if encoding == "base64" else np.ascontiguousarray(kept)
+
+
+def write_json(reply: Any) -> bytes:
+    """A reply as JSON; float32 arrays are written with the fewest digits that read back the same."""
+    import orjson
+
+    return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _not_numbers(row: Any, what: str, single: bool, param: str) -> MalformedError:
+    if type(row) is not list:
+        return MalformedError(f"{what} must be a list like the rows before it; got {_kind(row)}.", param)
+    if not row:
+        return MalformedError(f"{what} must hold numbers; got an empty list.", param)
+    at = next(i for i, value in enumerate(row) if type(value) not in NUMBERS)
+    depth = " or a list of rows of numbers" if single else ""
+    return MalformedError(f"{what} must be a list of numbers{depth}; at position {at} came {_kind(row[at])}.", param)
+
+
+def _kind(value: Any) -> str:
+    return KINDS.get(type(value), type(value).__name__)
+
+
+ENCODINGS = ("float", "base64")
+ROUTES = ("direct", "auto")
+SAID = {"true": True, "false": False}
+NUMBERS = {int, float}
+KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+    int: "a number",
+    float: "a number",
+}
+PAIR = {"source": check_name, "target": check_name, "stitcher": check_name}
+CHOSEN = {"confidence": check_flag, "route": partial(check_choice, ROUTES)}
+WRITTEN = {
+    "encoding_format": partial(check_choice, ENCODINGS),
+    "dtype": partial(check_choice, tuple(DTYPES)),
+}
+# The fields of each JSON request: what checks them; None where rows are read once their dimension is known.
+TRANSLATE = {"embedding": None, **PAIR, **CHOSEN, **WRITTEN}
+SCORE = {"embedding": None, "counterpart": None, **PAIR, "dtype": WRITTEN["dtype"]}
+EMBEDDINGS = {
+    "model": check_name,
+    "input": None,
+    "encoding_format": WRITTEN["encoding_format"],
+    "dimensions": check_size,
+    "user": check_text,
+}

@@ -1,0 +1,103 @@
+"""Little-endian numbers to rows and back: raw, or as base64."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from repstitch.errors import InputError
+
+# What rows may be written in; inside, all are float32.
+DTYPES: Mapping[str, np.dtype] = MappingProxyType({"float32": np.dtype("<f4"), "float16": np.dtype("<f2")})
+
+
+class MalformedError(InputError):
+    """A body, or the `param` of it, that cannot be read at all."""
+
+    def __init__(self, message: str, param: str | None = None):
+        super().__init__(message)
+        self.param = param
+
+
+class UnusableError(InputError):
+    """Rows that were read and cannot be translated: another dimension, NaN, Inf, zeros."""
+
+    def __init__(self, message: str, param: str | None = "embedding"):
+        super().__init__(message)
+        self.param = param
+
+
+def rows_from_bytes(
+    body: bytes | bytearray, dim: int, dtype: str = "float32", what: str = "The body", param: str = "embedding"
+) -> np.ndarray:
+    """Little-endian numbers, one row after the other, as float32 rows (n, dim); float32 shares the body's memory.
+
+    Raises MalformedError when that is not what the bytes are, UnusableError when they do not fill whole rows.
+    """
+    kind = DTYPES[dtype]
+    if not body:
+        raise MalformedError(f"{what} must hold at least one row of {dim} {dtype} numbers; it is empty.", param)
+    if len(body) % kind.itemsize:
+        raise MalformedError(
+            f"{what} must be little-endian {dtype}, so a multiple of {kind.itemsize} bytes long; "
+            f"got {len(body)} bytes.",
+            param,
+        )
+    if len(body) % (kind.itemsize * dim):
+        raise UnusableError(
+            f"{what} must hold whole rows of {dim} {dtype} numbers, a multiple of {kind.itemsize * dim} bytes; "
+            f"got {len(body)}.",
+            param,
+        )
+    return np.frombuffer(body, kind).reshape(-1, dim).astype(np.float32, copy=False)
+
+
+def rows_to_bytes(rows: np.ndarray, dtype: str = "float32") -> memoryview:
+    """Float32 rows as little-endian numbers, one row after the other; float32 rows share their memory.
+
+    Raises UnusableError where float16 cannot hold them.
+    """
+    return cast(rows, dtype).data.cast("B")
+
+
+def cast(rows: np.ndarray, dtype: str) -> np.ndarray:
+    """Float32 rows in one piece and in `dtype`, UnusableError where they are beyond it."""
+    if dtype == "float32":
+        return np.ascontiguousarray(rows, DTYPES[dtype])
+    with np.errstate(over="ignore"):  # said below
+        narrow = np.ascontiguousarray(rows.astype(DTYPES[dtype]))
+    beyond = ~np.isfinite(narrow)
+    if beyond.any():
+        row = int(np.argmax(beyond.reshape(len(rows), -1).any(axis=1)))
+        raise UnusableError(f"{dtype} cannot hold the translation of row {row}; ask for float32.", None)
+    return narrow
+
+
+def rows_from_base64(text: str, dim: int, dtype: str, param: str = "embedding") -> np.ndarray:
+    """Rows (n, dim) from standard base64 of what `rows_from_bytes` takes."""
+    try:
+        # A bytearray, because torch warns about memory that it may not write to.
+        body = bytearray(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise MalformedError(f"`{param}` must be standard base64 of {dtype} bytes; {error}.", param) from None
+    return rows_from_bytes(body, dim, dtype, f"`{param}` in base64", param)
+
+
+def rows_to_base64(rows: np.ndarray, dtype: str) -> str:
+    """Standard base64 of what `rows_to_bytes` gives."""
+    return base64.b64encode(rows_to_bytes(rows, dtype)).decode()
+
+
+def faults(rows: np.ndarray, param: str = "embedding") -> str | None:
+    """What is wrong with rows that were refused, with the first row that shows it; None when nothing is to be seen."""
+    finite = np.isfinite(rows).all(axis=1)
+    for bad, rule, held in (
+        (~finite, "must be finite float32 numbers", "NaN or Inf"),
+        (~rows.any(axis=1), "must have a direction", "only zeros"),
+    ):
+        if bad.any():
+            first = int(np.argmax(bad))
+            return f"`{param}` {rule}; {int(bad.sum())} of {len(rows)} rows (first: row {first}) hold {held}."
+    return None
