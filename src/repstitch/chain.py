@@ -57,7 +57,6 @@ class Chain:
         passed = self.run(rows)
         return passed if sound(passed.lengths) else self.run_carefully(rows)
 
-    @torch.no_grad()  # not inference mode, whose tensors a caller could not train a probe on
     def run(self, rows: Tensor) -> Passed:
         """The same without a look at any number, so that no GPU is waited for; trust it where the lengths are sound."""
         lengths, known = [], rows
@@ -72,7 +71,6 @@ class Chain:
         lengths.append(norms)
         return Passed(rows / norms if self.norms[-1] == "unit" else rows, known, rows, tuple(lengths))
 
-    @torch.no_grad()
     def run_carefully(self, rows: Tensor) -> Passed:
         """The same for rows whose lengths float32 can hardly square, or that cannot be translated, which it says."""
         known, what, lengths = rows, "X", (_norms(rows),)

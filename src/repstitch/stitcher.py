@@ -128,6 +128,7 @@ class Stitcher:
         rows = torch.from_numpy(np.require(X, width, ("C", "W")))  # copied only when it must be
         return rows.to(self.device)
 
+    @torch.no_grad()  # not inference mode, whose tensors a caller could not train a probe on
     def _pass(self, rows: torch.Tensor) -> Passed:
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.source.dim:
             raise InputError(

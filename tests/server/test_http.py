@@ -20,8 +20,8 @@ from repstitch.server import compute, listing
 from repstitch.server.asks import OCTETS, Form, reply_form
 from repstitch.server.http import create_app
 from repstitch.server.replies import CODES, JSON
+from repstitch.server.service import INLINE_ROWS
 from repstitch.server.settings import Settings
-from repstitch.server.translate import INLINE_ROWS
 from repstitch.stitcher import Stitcher
 
 URL = "/v1/translate?source=old&target=new"

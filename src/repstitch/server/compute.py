@@ -1,5 +1,6 @@
 """Routes placed on a device, and rows put through them in chunks."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -38,6 +39,11 @@ class Placed:
         if device != "cpu" or staged:
             self.stage = Stage(self, device)
             self.small = _crossover(self, SMALL) if device != "cpu" else 0
+
+    @property
+    def inline_rows(self) -> float:
+        """How many rows are answered by the CPU, so that no thread is needed to wait for a device."""
+        return math.inf if self.stage is None else self.small
 
     @property
     def measures(self) -> tuple[str, ...]:

@@ -1,9 +1,8 @@
 """What the service lets in: keys, and the limits on bytes, rows and requests at once."""
 
+import asyncio
 import hashlib
 import hmac
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -60,7 +59,7 @@ def _check_local(scope: Scope) -> Refusal | None:
 
 
 class Gate:
-    """How much is under way: the requests being answered, and the bytes of bodies and replies that are held.
+    """How much is under way: the requests being answered (`with gate:`), and the bytes that all of them hold.
 
     A request counts once its body is there, so that clients that send slowly hold their bytes and nothing else.
     """
@@ -75,15 +74,12 @@ class Gate:
             message = f"{self.requests} requests are under way, as many as are taken at once; try again."
             raise Refusal(429, message, headers=RETRY)
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """One request more for as long as the block runs."""
+    def __enter__(self) -> None:
         self.check()
         self.requests += 1
-        try:
-            yield
-        finally:
-            self.requests -= 1
+
+    def __exit__(self, *_) -> None:
+        self.requests -= 1
 
 
 class Held:
@@ -107,6 +103,45 @@ class Held:
 
     def __exit__(self, *_) -> None:
         self.gate.bytes -= self.bytes
+
+
+class Clock:
+    """How long requests may take: `late` ones are cancelled, at most an eighth of the time after their end.
+
+    One timer looks after all of them, since one of its own would cost a small request more than its copy into torch.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.late: set[asyncio.Task] = set()
+        self._ends: dict[asyncio.Task, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> asyncio.Task:
+        """Begin the time of the task that calls this; it must end it with `stop`."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._ends[task] = loop.time() + self.seconds
+        if self._timer is None:
+            self._timer = loop.call_later(self.seconds / 8, self._look, loop)
+        return task
+
+    def stop(self, task: asyncio.Task) -> bool:
+        """End the time of a task; whether it was too late, and cancelled for that."""
+        self._ends.pop(task, None)
+        if task not in self.late:
+            return False
+        self.late.remove(task)
+        task.uncancel()
+        return True
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for task in [task for task, end in self._ends.items() if end <= now]:
+            del self._ends[task]
+            self.late.add(task)
+            task.cancel()
+        self._timer = loop.call_later(self.seconds / 8, self._look, loop) if self._ends else None
 
 
 async def read_body(receive: Receive, length: bytes | None, limit: int, held: Held) -> bytearray:

@@ -12,8 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from repstitch.errors import InputError
 from repstitch.registry import Registry
-from repstitch.server import listing, openai
 from repstitch.server.guards import Keys
+from repstitch.server.listing import list_spaces, list_stitchers, live, ready, show_metrics, show_stitcher
+from repstitch.server.openai import Embeddings, list_models
 from repstitch.server.openapi import show_docs, show_openapi
 from repstitch.server.replies import Refusal, on_error
 from repstitch.server.service import Service
@@ -33,16 +34,16 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/translate", Translate(service), methods=["POST"]),
-            Route("/v1/embeddings", openai.Embeddings(service), methods=["POST"]),
+            Route("/v1/embeddings", Embeddings(service), methods=["POST"]),
             Route("/v1/score", Score(service), methods=["POST"]),
-            Route("/v1/stitchers", listing.list_stitchers),
-            Route("/v1/stitchers/{name}", listing.show_stitcher),
-            Route("/v1/spaces", listing.list_spaces),
-            Route("/v1/models", openai.list_models),
-            Route("/metrics", listing.show_metrics),
-            Route("/healthz", listing.live),
-            Route("/livez", listing.live),
-            Route("/readyz", listing.ready),
+            Route("/v1/stitchers", list_stitchers),
+            Route("/v1/stitchers/{name}", show_stitcher),
+            Route("/v1/spaces", list_spaces),
+            Route("/v1/models", list_models),
+            Route("/metrics", show_metrics),
+            Route("/healthz", live),
+            Route("/livez", live),
+            Route("/readyz", ready),
             Route("/openapi.json", show_openapi),
             Route("/docs", show_docs),
             # Without it a server that this application is mounted in would answer in a form of its own.

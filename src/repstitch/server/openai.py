@@ -1,6 +1,5 @@
 """`POST /v1/embeddings` and `GET /v1/models`, in the shape that OpenAI's clients speak: a new address will do."""
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from repstitch.server.asks import read_headers
 from repstitch.server.guards import Held, check_rows, read_body
 from repstitch.server.replies import JSON, Refusal, json_reply
 from repstitch.server.service import Served, Service
-from repstitch.server.translate import INLINE_BYTES, INLINE_ROWS, JSON_WEIGHT, Body, Endpoint, Headers, Seen
+from repstitch.server.translate import INLINE_BYTES, INLINE_NUMBERS, JSON_WEIGHT, Body, Endpoint, Headers, Seen
 from repstitch.wire import fields
 from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_json
 from repstitch.wire.rows import MalformedError, UnusableError, faults
@@ -36,8 +35,7 @@ class Embeddings(Endpoint):
             raise MalformedError("This route takes no query; all is in its body.")
         body = await read_body(receive, ask.length, self.settings.max_body_bytes, held)
         seen.encoding = "json"
-        await asyncio.sleep(0)
-        with self.service.gate.entered():
+        with self.service.gate:
             held.take(JSON_WEIGHT * len(body))
             inline = len(body) <= INLINE_BYTES
             stated = await self.service.run(inline, read_json, body, "input", fields.EMBEDDINGS)
@@ -53,8 +51,11 @@ class Embeddings(Endpoint):
                 rows, _ = await self.service.run(inline, read_embedding, given, served.source.dim, "float32", "input")
             check_rows(len(rows), self.settings.max_rows)
             held.take(len(rows) * served.target.dim * 4)
-            small = len(rows) <= INLINE_ROWS and served.placed.stage is None
-            return await self.service.run(small, self._reply, served, rows, stated)
+            try:
+                vectors, _, _ = await self.service.translate(served, rows, False)
+            except InputError as error:
+                raise UnusableError(faults(rows, "input") or str(error), "input") from None
+            return await self.service.run(vectors.size <= INLINE_NUMBERS, write, served, vectors, stated)
 
     def _encode(self, served: Served, texts: list) -> np.ndarray:
         encoder = encoder_of(self.service, served)
@@ -66,21 +67,18 @@ class Embeddings(Endpoint):
                 raise MalformedError(f"`input` must hold texts; at position {i} came {what}.", "input")
         return encoder.encode(texts, TEXT_BATCH)
 
-    def _reply(self, served: Served, rows: np.ndarray, stated: dict[str, Any]) -> tuple[Headers, Body]:
-        try:
-            vectors, _ = self.service.translate(served, rows, False)
-        except InputError as error:
-            raise UnusableError(faults(rows, "input") or str(error), "input") from None
-        encoding = stated.get("encoding_format", "float")
-        data = [
-            {"object": "embedding", "index": i, "embedding": write_embedding(vector[None], True, encoding)}
-            for i, vector in enumerate(vectors)
-        ]
-        # Nothing is counted in tokens here; the field must be there.
-        usage = {"prompt_tokens": 0, "total_tokens": 0}
-        body = write_json({"object": "list", "data": data, "model": stated["model"], "usage": usage})
-        headers = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body))]
-        return [*headers, (b"x-rows", b"%d" % len(rows)), *served.headers], body
+
+def write(served: Served, vectors: np.ndarray, stated: dict[str, Any]) -> tuple[Headers, Body]:
+    encoding = stated.get("encoding_format", "float")
+    data = [
+        {"object": "embedding", "index": i, "embedding": write_embedding(vector[None], True, encoding)}
+        for i, vector in enumerate(vectors)
+    ]
+    # Nothing is counted in tokens here; the field must be there.
+    usage = {"prompt_tokens": 0, "total_tokens": 0}
+    body = write_json({"object": "list", "data": data, "model": stated["model"], "usage": usage})
+    headers = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body))]
+    return [*headers, (b"x-rows", b"%d" % len(vectors)), *served.headers], body
 
 
 def resolve_model(service: Service, stated: dict[str, Any]) -> Served:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from repstitch.errors import ConflictError, InputError, NotFoundError, one_line
 from repstitch.registry import Registry, Route, State, pair_key
 from repstitch.server.compute import Placed
-from repstitch.server.guards import RETRY, Gate
+from repstitch.server.guards import RETRY, Clock, Gate
 from repstitch.server.observe import UNUSUAL, Metrics
 from repstitch.server.replies import Refusal
 from repstitch.server.settings import Settings, choose_device
@@ -24,6 +24,8 @@ from repstitch.wire.rows import MalformedError
 
 log = logging.getLogger(__name__)
 
+INLINE_ROWS = 64  # up to here a thread costs more than it frees
+TOGETHER_ROWS = 256
 LOOK_EVERY_S = 1.0  # how often rows of one pair are looked at for drift, and how many of them
 LOOK_AT = 16
 
@@ -48,23 +50,35 @@ class Served:
         return self.route.stitchers[-1].target
 
 
+class Translated(NamedTuple):
+    """Translated rows (n, d), their measures (n, m) where asked for, and the seconds that took."""
+
+    vectors: np.ndarray
+    measures: np.ndarray | None
+    seconds: float
+
+
+Waiting = list[tuple[np.ndarray, "asyncio.Future[Translated]"]]
+
+
 class Service:
     """One process's share of the service. Routes read it in the event loop; `refresh` runs in a thread."""
 
     def __init__(self, registry: Registry, settings: Settings):
         self.registry, self.settings = registry, settings
-        self.gate, self.metrics = Gate(settings), Metrics()
+        self.gate, self.clock, self.metrics = Gate(settings), Clock(settings.timeout_s), Metrics()
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="translate")
         self.encoders: dict[str, Any] = {}
         self._placed: dict[tuple, Placed] = {}
         self._served: dict[tuple, Served] = {}
+        self._waiting: dict[tuple[int, bool], Waiting] = {}
         self._state: State | None = None
         self._device: str | None = None
 
     # --- the registry ---
 
-    def refresh(self) -> None:
-        """Read what changed, hash and place what is new here, where no request waits for it."""
+    def refresh(self) -> list[str]:
+        """Read what changed, hash and place what is new, where no request waits for it; returns what happened."""
         report = self.registry.refresh()
         stitchers = self.registry.state.stitchers
         for name, event in report.items():
@@ -73,14 +87,14 @@ class Service:
         self._placed = {key: placed for key, placed in self._placed.items() if set(key) <= kept}
         for name, stitcher in stitchers.items():
             self._place(Route((name,), (stitcher,)))
-        known = ("loaded", "removed")
-        self.metrics.reloaded((e if e in known else "refused" for e in report.values()), len(stitchers))
+        return [event if event in ("loaded", "removed") else "refused" for event in report.values()]
 
     async def follow(self) -> None:
         """Read the registry's folder now and every few seconds, in a thread; whatever fails, what was served stays."""
         while True:
             try:
-                await asyncio.to_thread(self.refresh)
+                results = await asyncio.to_thread(self.refresh)
+                self.metrics.reloaded(results, len(self.registry.state.stitchers))
             except Exception:
                 log.exception("The folder %s could not be read; what was served before stays.", self.registry.folder)
             await asyncio.sleep(self.settings.reload_s)
@@ -144,17 +158,77 @@ class Service:
             return work(*args)
         return await asyncio.get_running_loop().run_in_executor(self.thread, work, *args)
 
-    def translate(
+    async def translate(self, served: Served, rows: np.ndarray, measured: bool) -> Translated:
+        """Rows through a route: few of them here, together with those of other requests that came with them.
+
+        More go through the one thread, in turn, in chunks that leave room for small requests.
+        """
+        if len(rows) <= min(INLINE_ROWS, served.placed.inline_rows):
+            answer = await self._together(served, rows, measured)
+        else:
+            stop = threading.Event()
+            try:
+                answer = await self.run(False, self._translate, served, rows, measured, stop)
+            finally:
+                stop.set()
+        self.metrics.translated(served.pair, len(rows), answer.seconds)
+        return answer
+
+    def _translate(
         self, served: Served, rows: np.ndarray, measured: bool, stop: threading.Event | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> Translated:
         """Rows through a route, and now and then a look at how usual they are."""
-        answer = served.placed.translate(rows, measured, stop)
-        now = time.monotonic()
-        if served.placed.calibration is not None and now >= served.look_at:
-            served.look_at = now + LOOK_EVERY_S
+        began = time.perf_counter()
+        vectors, measures = served.placed.translate(rows, measured, stop)
+        seconds = time.perf_counter() - began
+        if served.placed.calibration is not None and began >= served.look_at:
+            served.look_at = began + LOOK_EVERY_S
             seen = np.ascontiguousarray(rows[:: -(-len(rows) // LOOK_AT)])
             self.metrics.drift(served.pair, len(seen), int((served.placed.p_typical(seen) < UNUSUAL).sum()))
-        return answer
+        return Translated(vectors, measures, seconds)
+
+    async def _together(self, served: Served, rows: np.ndarray, measured: bool) -> Translated:
+        """Rows through a route in one product with all that came in the same turn of the event loop.
+
+        Nothing waits for more to come; but of what is there already the weights are read once.
+        """
+        loop = asyncio.get_running_loop()
+        key = (id(served), measured)
+        if key not in self._waiting:
+            self._waiting[key] = []
+            loop.call_soon(self._answer_together, key, served, measured)
+        answer: asyncio.Future[Translated] = loop.create_future()
+        self._waiting[key].append((rows, answer))
+        return await answer
+
+    def _answer_together(self, key: tuple[int, bool], served: Served, measured: bool) -> None:
+        waiting = [(rows, answer) for rows, answer in self._waiting.pop(key) if not answer.done()]
+        while waiting:
+            n_rows, count = 0, 0
+            while count < len(waiting) and (count == 0 or n_rows + len(waiting[count][0]) <= TOGETHER_ROWS):
+                n_rows += len(waiting[count][0])
+                count += 1
+            part, waiting = waiting[:count], waiting[count:]
+            if count == 1 or not self._answer_at_once(served, part, measured):
+                for rows, answer in part:
+                    try:
+                        answer.set_result(self._translate(served, rows, measured))
+                    except Exception as error:
+                        answer.set_exception(error)
+
+    def _answer_at_once(self, served: Served, part: Waiting, measured: bool) -> bool:
+        """Answer several in one product; False where one of them cannot be answered, so that it alone is refused."""
+        try:
+            whole = self._translate(served, np.concatenate([rows for rows, _ in part]), measured)
+        except Exception:
+            return False
+        start = 0
+        for rows, answer in part:
+            here = slice(start, start + len(rows))
+            start += len(rows)
+            measures = None if whole.measures is None else whole.measures[here]
+            answer.set_result(Translated(whole.vectors[here], measures, whole.seconds / len(part)))
+        return True
 
     def load_encoders(self) -> None:
         """Load the text encoders that the settings name; one that cannot be is said in the log and left out."""

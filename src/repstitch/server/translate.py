@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import threading
 import time
 import traceback
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 from repstitch.apply import score
 from repstitch.errors import InputError
 from repstitch.server.asks import ARROW, OCTETS, Ask, Form, merge, read_headers, read_query
-from repstitch.server.compute import Stopped
 from repstitch.server.guards import Held, check_rows, read_body
 from repstitch.server.replies import FAILED, JSON, Refusal, status_of
 from repstitch.server.service import Served, Service
@@ -25,11 +23,12 @@ from repstitch.wire.rows import DTYPES, MalformedError, UnusableError, faults, r
 
 log = logging.getLogger(__name__)
 
-INLINE_ROWS = 64  # up to here a thread costs more than it frees
-INLINE_BYTES = 2**18
+INLINE_BYTES = 2**18  # up to here a thread costs more than it frees
+INLINE_NUMBERS = 2**16
 PART_BYTES = 2**18  # a reply is sent in parts of this size, so that a client that does not fetch it is noticed
 JSON_WEIGHT = 4  # what parsed numbers take in memory, as a multiple of their text
 MAX_SCORED = 2_000
+CLIENT_LEFT = 499  # nobody is answered so; metrics tell by it that somebody did not wait
 
 Headers = list[tuple[bytes, bytes]]
 Body = bytes | memoryview
@@ -58,21 +57,21 @@ class Endpoint:
         raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        seen, status = Seen(), 200
+        service, seen, status = self.service, Seen(), 200
+        began = time.perf_counter()
         try:
-            self.service.gate.check()
-            with Held(self.service.gate) as held:
+            service.gate.check()
+            with Held(service.gate) as held:
+                task = service.clock.start()
                 try:
-                    async with asyncio.timeout(self.settings.timeout_s):
-                        headers, body = await self.answer(scope, receive, held, seen)
-                except TimeoutError:
-                    # What is left of the body would be read as the next request, so the connection goes too.
-                    close = {"Connection": "close"}
-                    message = f"Not done within {self.settings.timeout_s:g} s; send less."
-                    raise Refusal(504, message, headers=close) from None
+                    headers, body = await self.answer(scope, receive, held, seen)
+                finally:
+                    late = service.clock.stop(task)
+                    if late:
+                        raise too_late(self.settings.timeout_s) from None
                 await send_reply(send, headers, body, self.settings.timeout_s)
         except ConnectionError:
-            status = 499  # the client left
+            status = CLIENT_LEFT
         except (Refusal, InputError) as error:
             status = status_of(error)
             raise
@@ -83,7 +82,12 @@ class Endpoint:
             status = 500
             raise Refusal(500, FAILED) from None
         finally:
-            self.service.metrics.request(self.route, seen.pair, seen.encoding, status)
+            service.metrics.request(self.route, seen.pair, seen.encoding, status, time.perf_counter() - began)
+
+
+def too_late(seconds: float) -> Refusal:
+    # What is left of the body would be read as the next request, so the connection goes too.
+    return Refusal(504, f"Not done within {seconds:g} s; send less.", headers={"Connection": "close"})
 
 
 async def send_reply(send: Send, headers: Headers, body: Body, timeout_s: float) -> None:
@@ -113,57 +117,55 @@ class Asked:
     single: bool = False
     encoding: str = "float"
     ids: Any = None
-    stop: threading.Event | None = None
 
 
 class Translate(Endpoint):
-    """`POST /v1/translate`: small requests are answered in the event loop, larger ones in one thread, in turn."""
+    """`POST /v1/translate`: rows of one space in, rows of another out, in any of the forms."""
 
     route = "translate"
 
     async def answer(self, scope: Scope, receive: Receive, held: Held, seen: Seen) -> tuple[Headers, Body]:
-        self.service.state()
+        service, settings = self.service, self.settings
+        service.state()
         ask = read_headers(scope["headers"])
         seen.encoding = ENCODINGS[ask.body.kind, ask.body.dtype or "float32"]
         query = read_query(scope["query_string"])
         served = None
         if ask.body.kind != JSON or ("source" in query and "target" in query):
             served = self._resolve(query, seen)  # before the body, so that a misspelt name costs no upload
-        limit = self.settings.max_body_bytes
         if served is not None and ask.body.kind == OCTETS:
-            check_stated_rows(ask, served.source.dim, self.settings.max_rows)
-        body = await read_body(receive, ask.length, limit, held)
-        await asyncio.sleep(0)  # all that came with this one is counted before any of it is answered
-        with self.service.gate.entered():
+            check_stated_rows(ask, served.source.dim, settings.max_rows)
+        body = await read_body(receive, ask.length, settings.max_body_bytes, held)
+        with service.gate:
             began = time.perf_counter()
             asked = await self._read(ask, query, served, body, held, seen)
-            del body
-            check_rows(len(asked.rows), self.settings.max_rows)
+            check_rows(len(asked.rows), settings.max_rows)
             held.take(len(asked.rows) * asked.served.target.dim * 4)
-            asked.stop = stop = threading.Event()
-            decoded = time.perf_counter() - began
-            placed = asked.served.placed
-            inline = len(asked.rows) <= (INLINE_ROWS if placed.stage is None else min(INLINE_ROWS, placed.small))
+            service.metrics.spent("decode", time.perf_counter() - began)
             try:
-                return await self.service.run(inline, self._reply, asked, decoded)
-            finally:
-                stop.set()
+                vectors, measures, _ = await service.translate(asked.served, asked.rows, asked.measured)
+            except InputError as error:
+                raise UnusableError(faults(asked.rows) or str(error)) from None
+            began = time.perf_counter()
+            answer = await service.run(vectors.size <= INLINE_NUMBERS, write, asked, vectors, measures)
+            service.metrics.spent("encode", time.perf_counter() - began)
+            return answer
 
     async def _read(
         self, ask: Ask, query: dict[str, Any], served: Served | None, body: bytearray, held: Held, seen: Seen
     ) -> Asked:
-        run, inline = self.service.run, len(body) <= INLINE_BYTES
         kind = ask.body.kind
         if kind == OCTETS:
             assert served is not None
             dtype = ask.body.dtype or "float32"
             rows = rows_from_bytes(body, served.source.dim, dtype)
-            return Asked(served, rows, reply_as(ask, dtype), measured(served, query))
+            return Asked(served, rows, reply_as(ask, dtype), is_measured(served, query))
+        run, inline = self.service.run, len(body) <= INLINE_BYTES
         if kind == ARROW:
             assert served is not None
             found = await run(inline, read_arrow, body, served.source.dim)
             check_space(found.space, served)
-            return Asked(served, found.rows, reply_as(ask, found.dtype), measured(served, query), ids=found.ids)
+            return Asked(served, found.rows, reply_as(ask, found.dtype), is_measured(served, query), ids=found.ids)
         held.take(JSON_WEIGHT * len(body))
         stated = await run(inline, read_json, body, "embedding", fields.TRANSLATE)
         names = merge(query, stated)
@@ -173,38 +175,21 @@ class Translate(Endpoint):
             seen.encoding = "base64"
         encoding = stated.get("encoding_format") or ("base64" if isinstance(embedding, str) else "float")
         rows, single = await run(inline, read_embedding, embedding, served.source.dim, dtype)
-        reply = ask.reply or Form(JSON, dtype)
-        return Asked(served, rows, Form(reply.kind, reply.dtype or (dtype if reply.kind == JSON else None)),
-                     measured(served, names), single, encoding)  # fmt: skip
+        # In JSON the dtype is that of base64, and no word of Accept's.
+        reply = Form(JSON, dtype) if ask.reply is None or ask.reply.kind == JSON else ask.reply
+        return Asked(served, rows, reply, is_measured(served, names), single, encoding)
 
     def _resolve(self, names: dict[str, Any], seen: Seen) -> Served:
         served = self.service.resolve(names)
         seen.pair = served.pair
         return served
 
-    def _reply(self, asked: Asked, decoded: float) -> tuple[Headers, Body]:
-        """Translate rows and write them down: the headers and the body of the answer."""
-        began = time.perf_counter()
-        served, rows = asked.served, asked.rows
-        try:
-            vectors, measures = self.service.translate(served, rows, asked.measured, asked.stop)
-        except Stopped:
-            raise ConnectionError from None  # it was timed out, or the client left
-        except InputError as error:
-            raise UnusableError(faults(rows) or str(error)) from None
-        computed = time.perf_counter()
-        headers, body = write(asked, vectors, measures)
-        done = time.perf_counter()
-        self.service.metrics.translated(served.pair, len(rows), decoded, computed - began, done - computed)
-        return headers, body
-
 
 def write(asked: Asked, vectors: np.ndarray, measures: np.ndarray | None) -> tuple[Headers, Body]:
-    """An answer in the form that was asked for."""
+    """An answer in the form that was asked for: its headers and its body."""
     served, form = asked.served, asked.reply
     dtype = form.dtype or "float32"
-    names = served.placed.measures if measures is not None else ()
-    content_type = CONTENT_TYPES[form.kind, dtype]
+    names = () if measures is None else served.placed.measures
     if form.kind == OCTETS:
         body: Body = rows_to_bytes(vectors if measures is None else np.column_stack([vectors, measures]), dtype)
     else:
@@ -222,7 +207,7 @@ def write(asked: Asked, vectors: np.ndarray, measures: np.ndarray | None) -> tup
                 answer["confidence"] = {k: v[0] if asked.single else np.array(v) for k, v in columns.items()}
             body = write_json(answer)
     headers = [
-        (b"content-type", content_type),
+        (b"content-type", CONTENT_TYPES[form.kind, dtype]),
         (b"content-length", b"%d" % len(body)),
         (b"x-rows", b"%d" % len(vectors)),
         *served.headers,
@@ -239,7 +224,7 @@ def reply_as(ask: Ask, dtype: str) -> Form:
     return ask.reply
 
 
-def measured(served: Served, names: dict[str, Any]) -> bool:
+def is_measured(served: Served, names: dict[str, Any]) -> bool:
     """Whether confidence is to be given; 409 when it is asked of what was not calibrated."""
     if not names.get("confidence"):
         return False
@@ -283,7 +268,7 @@ class Score(Endpoint):
             raise MalformedError(f"`{param}` is not a parameter of this route.", param)
         body = await read_body(receive, ask.length, self.settings.max_body_bytes, held)
         seen.encoding = "json"
-        with self.service.gate.entered():
+        with self.service.gate:
             held.take(JSON_WEIGHT * len(body))
             stated = await self.service.run(False, read_json, body, "embedding", fields.SCORE)
             names = merge(query, stated)
