@@ -61,6 +61,7 @@ INSIDE = {
         "openai",
         "listing",
         "openapi",
+        "docs",
         "http",
         "run",
     ),

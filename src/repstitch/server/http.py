@@ -12,10 +12,11 @@ from starlette.types import Receive, Scope, Send
 
 from repstitch.errors import InputError
 from repstitch.registry import Registry
+from repstitch.server.docs import show_docs
 from repstitch.server.guards import Keys
 from repstitch.server.listing import list_spaces, list_stitchers, live, ready, show_metrics, show_stitcher
 from repstitch.server.openai import Embeddings, list_models
-from repstitch.server.openapi import show_docs, show_openapi
+from repstitch.server.openapi import show_openapi
 from repstitch.server.replies import Refusal, on_error
 from repstitch.server.service import Service
 from repstitch.server.settings import Settings
