@@ -157,7 +157,7 @@ def _embeddings() -> dict[str, Any]:
         "embeddings",
         "The same in the shape of OpenAI's embeddings",
         "`input` is one vector of floats, a list of them, or texts where a text encoder of the model's source space is "
-        f"loaded (at most {MAX_TEXTS}). Lists of whole numbers are refused: they are tokens in this shape. `usage` is 0.",
+        f"loaded (at most {MAX_TEXTS}). Lists of whole numbers are refused: these are tokens. `usage` is 0.",
         "Embeddings",
         reply,
     )
