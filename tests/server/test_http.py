@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from helpers import confidence
+from server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
 from serving import make_rows, make_stitcher
 from starlette.testclient import TestClient
 
@@ -19,59 +20,10 @@ from repstitch.scorecard import scorecard
 from repstitch.server import compute, listing
 from repstitch.server.asks import OCTETS, Form, reply_form
 from repstitch.server.http import create_app
-from repstitch.server.replies import CODES, JSON
+from repstitch.server.replies import JSON
 from repstitch.server.service import INLINE_ROWS
 from repstitch.server.settings import Settings
 from repstitch.stitcher import Stitcher
-
-URL = "/v1/translate?source=old&target=new"
-LOCAL = "http://127.0.0.1"  # without keys, only what arrives on a loopback address is answered
-
-
-@pytest.fixture
-def folder(tmp_path):
-    make_stitcher().save(tmp_path / "old-to-new")
-    return tmp_path
-
-
-@pytest.fixture
-def registry(folder):
-    registry = Registry(folder)
-    registry.refresh()
-    return registry
-
-
-@pytest.fixture
-def client(registry):
-    return client_of(registry)
-
-
-def client_of(registry, **settings) -> TestClient:
-    return TestClient(create_app(registry, Settings(**settings)), LOCAL, raise_server_exceptions=False)
-
-
-def refused(response, status, message, param=None) -> dict:
-    """The error object of a response that must be a refusal with this status, message and parameter."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == JSON
-    assert set(response.json()) == {"error"}
-    error = response.json()["error"]
-    assert set(error) == {"code", "message", "param"}
-    assert error["code"] == CODES[status]
-    assert message in error["message"]
-    assert "\n" not in error["message"]
-    assert error["param"] == param
-    return error
-
-
-def post_rows(client, rows, url=URL, **headers):
-    headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return client.post(url, content=np.asarray(rows, "<f4").tobytes(), headers={"content-type": OCTETS} | headers)
-
-
-def read_rows(response, dim=4) -> np.ndarray:
-    assert response.status_code == 200, response.text
-    return np.frombuffer(response.content, "<f4").reshape(-1, dim)
 
 
 def b64(rows) -> str:

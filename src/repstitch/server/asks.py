@@ -11,6 +11,7 @@ from repstitch.wire.rows import DTYPES, MalformedError
 
 OCTETS = "application/octet-stream"
 ARROW = "application/vnd.apache.arrow.stream"
+OCTETS16 = f"{OCTETS}; dtype=float16"
 FORMATS = (OCTETS, JSON, ARROW)
 PARAMS = (*PAIR, *CHOSEN)
 QUERY_BYTES = 4096

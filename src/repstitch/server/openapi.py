@@ -7,14 +7,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from repstitch import __version__
-from repstitch.server.asks import ARROW, OCTETS
+from repstitch.server.asks import ARROW, OCTETS, OCTETS16
 from repstitch.server.openai import MAX_TEXTS
 from repstitch.server.replies import CODES, JSON, json_reply
 from repstitch.server.translate import MAX_SCORED
 from repstitch.wire.fields import ENCODINGS, NAME_LENGTH, ROUTES
 from repstitch.wire.rows import DTYPES
 
-OCTETS16 = f"{OCTETS}; dtype=float16"
 NAME = {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH}
 NUMBER = {"type": "number"}
 VECTOR = {"type": "array", "items": NUMBER, "minItems": 1}

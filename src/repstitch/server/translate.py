@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from repstitch.apply import score
 from repstitch.errors import InputError
-from repstitch.server.asks import ARROW, OCTETS, Ask, Form, merge, read_headers, read_query
+from repstitch.server.asks import ARROW, OCTETS, OCTETS16, Ask, Form, merge, read_headers, read_query
 from repstitch.server.guards import Held, check_rows, read_body
 from repstitch.server.replies import FAILED, JSON, Refusal, status_of
 from repstitch.server.service import Served, Service
@@ -303,7 +303,7 @@ ENCODINGS = {
     (ARROW, "float32"): "arrow",
 }
 CONTENT_TYPES = {(kind, "float32"): kind.encode() for kind in (OCTETS, JSON, ARROW)} | {
-    (OCTETS, "float16"): f"{OCTETS}; dtype=float16".encode(),
+    (OCTETS, "float16"): OCTETS16.encode(),
     (JSON, "float16"): JSON.encode(),
     (ARROW, "float16"): ARROW.encode(),
 }

@@ -1,0 +1,40 @@
+"""Calls of the application in process, and what their answers must be."""
+
+import numpy as np
+from starlette.testclient import TestClient
+
+from repstitch.server.asks import OCTETS
+from repstitch.server.http import create_app
+from repstitch.server.replies import CODES, JSON
+from repstitch.server.settings import Settings
+
+URL = "/v1/translate?source=old&target=new"
+LOCAL = "http://127.0.0.1"  # without keys, only what arrives on a loopback address is answered
+
+
+def client_of(registry, **settings) -> TestClient:
+    return TestClient(create_app(registry, Settings(**settings)), LOCAL, raise_server_exceptions=False)
+
+
+def refused(response, status, message, param=None) -> dict:
+    """The error object of a response that must be a refusal with this status, message and parameter."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == JSON
+    assert set(response.json()) == {"error"}
+    error = response.json()["error"]
+    assert set(error) == {"code", "message", "param"}
+    assert error["code"] == CODES[status]
+    assert message in error["message"]
+    assert "\n" not in error["message"]
+    assert error["param"] == param
+    return error
+
+
+def post_rows(client, rows, url=URL, **headers):
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return client.post(url, content=np.asarray(rows, "<f4").tobytes(), headers={"content-type": OCTETS} | headers)
+
+
+def read_rows(response, dim=4) -> np.ndarray:
+    assert response.status_code == 200, response.text
+    return np.frombuffer(response.content, "<f4").reshape(-1, dim)
