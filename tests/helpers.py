@@ -124,3 +124,22 @@ def confidence(d_source: int, pool: int = 1000, seed: int = 0) -> Confidence:
         precision=torch.eye(2),
         atypical=number(30).sort().values * 5,
     )
+
+
+def tiny_bert(folder: Path) -> Path:
+    """A folder with a two-layer BERT of random weights and a tokenizer of a dozen words; 16 dimensions."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *"abcdefg:", "the", "cat", "dog", "sat", "on", "mat", "with", "query"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder

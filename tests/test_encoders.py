@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from helpers import tiny_bert
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -74,22 +75,7 @@ def vit(**fields):
 @pytest.fixture
 def bert(tmp_path):
     """A folder with a two-layer BERT of random weights and a tokenizer of a dozen words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *"abcdefg:", "the", "cat", "dog", "sat", "on", "mat", "with", "query"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    folder = tmp_path / "tiny-bert"
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return tiny_bert(tmp_path / "tiny-bert")
 
 
 @pytest.fixture

@@ -1,20 +1,26 @@
 """Every form of body, each way."""
 
+import asyncio
 import base64
 import io
 import itertools
+from dataclasses import replace
 
+import httpx
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 from helpers import confidence
-from server_calls import URL, client_of, read_rows, refused
+from server_calls import LOCAL, URL, client_of, read_rows, refused
 from serving import make_rows, make_stitcher
 
 from repstitch.embeddings import SPACE_KEY
 from repstitch.registry import Registry
 from repstitch.server.asks import ARROW, OCTETS, OCTETS16, Form, body_form, reply_form
+from repstitch.server.http import create_app
 from repstitch.server.replies import JSON, Refusal
+from repstitch.server.settings import Settings
 from repstitch.spaces import Space
 
 EXPECTED = make_stitcher().translate
@@ -54,7 +60,7 @@ def sent(form: str, rows: np.ndarray, dtype: str):
     if form == "arrow":
         return ARROW, stream(rows, list(range(len(rows))), dtype)
     body = {"embedding": rows.tolist() if form == "json" else base64.b64encode(raw).decode(), "dtype": dtype}
-    return JSON, __import__("orjson").dumps(body)
+    return JSON, orjson.dumps(body)
 
 
 def answered(response, dtype: str) -> np.ndarray:
@@ -72,7 +78,7 @@ def answered(response, dtype: str) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("form", "dtype", "accept"),
-    itertools.product(("octets", "json", "base64", "arrow"), ("float32", "float16"), (None, OCTETS, JSON, ARROW)),
+    list(itertools.product(("octets", "json", "base64", "arrow"), ("float32", "float16"), (None, OCTETS, JSON, ARROW))),
 )
 @pytest.mark.parametrize("n", [2, 200])
 def test_every_form_can_be_sent_and_every_form_can_be_answered(client, form, dtype, accept, n):
@@ -121,8 +127,6 @@ def test_a_dtype_that_is_not_spoken_is_415(client, content_type):
 
 
 def test_a_translation_that_float16_cannot_hold_is_refused(folder):
-    from dataclasses import replace
-
     big = make_stitcher("raw", "big")
     big = replace(big, map=replace(big.map, weight=big.map.weight * 1e6), output_norm="none")
     big.save(folder / "big")
@@ -251,10 +255,15 @@ def test_a_header_is_read_once_and_strictly():
 
 
 def test_a_body_too_long_for_its_rows_is_refused_before_it_is_sent(registry):
-    def never():
+    async def never():
         raise AssertionError("the body was read")
         yield b""
 
-    headers = {"content-type": OCTETS, "content-length": str(24 * 4)}
-    response = client_of(registry, max_rows=3).build_request("POST", URL, content=never(), headers=headers)
-    assert response.headers["content-length"] == "96"
+    async def scenario():
+        app = create_app(registry, Settings(max_rows=3))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
+            headers = {"content-type": OCTETS, "content-length": str(24 * 4)}
+            return await client.post(URL, content=never(), headers=headers)
+
+    message = "A request may hold at most 3 rows; got 4. Send them in parts"
+    refused(asyncio.run(scenario()), 413, message, "embedding")

@@ -1,0 +1,194 @@
+"""The shape that OpenAI's clients speak, by their own Python client and by hand."""
+
+import base64
+from dataclasses import replace
+
+import numpy as np
+import openai
+import pytest
+from helpers import tiny_bert
+from server_calls import LOCAL, client_of, refused
+from serving import free_port, make_rows, make_stitcher, running, serve_command
+
+from repstitch.encoders.encoder import load_encoder
+from repstitch.registry import Registry
+from repstitch.server import service as module
+from repstitch.server.asks import OCTETS
+
+EXPECTED = make_stitcher().translate
+
+
+def post(client, **body):
+    return client.post("/v1/embeddings", json=body)
+
+
+@pytest.mark.parametrize("model", ["old-to-new", "old->new"])
+def test_the_real_client_translates_vectors(folder, tmp_path, model):
+    port, rows = free_port(), make_rows(70)
+    with running(serve_command(folder, port), port, tmp_path / "log"):
+        client = openai.OpenAI(base_url=f"{LOCAL}:{port}/v1", api_key="any", max_retries=0)
+        for encoding in ("float", "base64", None):  # left open, it asks for base64 and decodes it
+            asked = {} if encoding is None else {"encoding_format": encoding}
+            answer = client.embeddings.create(model=model, input=rows.tolist(), **asked)
+            found = [
+                np.frombuffer(base64.b64decode(each.embedding), "<f4") if encoding == "base64" else each.embedding
+                for each in answer.data
+            ]
+            assert np.allclose(found, EXPECTED(rows), atol=1e-6)
+            assert [each.index for each in answer.data] == list(range(70))
+            assert answer.model == model
+        single = client.embeddings.create(model=model, input=rows[0].tolist(), dimensions=4)
+        assert np.allclose(single.data[0].embedding, EXPECTED(rows[0]), atol=1e-6)
+        assert [each.id for each in client.models.list()] == ["old-to-new", "old->new"]
+        with pytest.raises(openai.NotFoundError, match="There is no stitcher 'old-to-nwe'"):
+            client.embeddings.create(model="old-to-nwe", input=rows.tolist())
+        with pytest.raises(openai.BadRequestError, match="whole numbers are tokens") as caught:
+            client.embeddings.create(model=model, input=[1, 2, 3, 4, 5, 6])
+        assert caught.value.param == "input"
+        with pytest.raises(openai.UnprocessableEntityError, match="must have 6 numbers; got 5"):
+            client.embeddings.create(model=model, input=rows[:, :5].tolist())
+        with pytest.raises(openai.ConflictError, match="no text encoder of space 'old' is loaded"):
+            client.embeddings.create(model=model, input="a text")
+
+
+def test_the_answer_has_openais_shape_and_our_headers(client):
+    rows = make_rows(2)
+    response = post(client, model="old->new", input=rows.tolist())
+    answer = response.json()
+    assert {key: answer[key] for key in ("object", "model", "usage")} == {
+        "object": "list",
+        "model": "old->new",
+        "usage": {"prompt_tokens": 0, "total_tokens": 0},
+    }
+    assert [(each["object"], each["index"]) for each in answer["data"]] == [("embedding", 0), ("embedding", 1)]
+    assert np.allclose([each["embedding"] for each in answer["data"]], EXPECTED(rows), atol=1e-6)
+    assert response.headers["x-stitcher-version"] == make_stitcher().version
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message", "param"),
+    [
+        ({"input": [1.5] * 6}, 400, "`model` is missing; name a stitcher or source->target", "model"),
+        ({"model": "old->new"}, 400, "`input` is missing", "input"),
+        ({"model": "old->new", "input": []}, 400, "must hold at least one row of 6 numbers", "input"),
+        ({"model": "old->new", "input": [1, 2, 3, 4, 5, 6]}, 400, "whole numbers are tokens", "input"),
+        ({"model": "old->new", "input": [[1.5] * 6, [1] * 6]}, 400, "whole numbers are tokens", "input"),
+        ({"model": "old->new", "input": [[0.0] * 6]}, 422, "`input` must have a direction", "input"),
+        ({"model": "old->new", "input": [["0.1"] * 6]}, 400, "at position 0 came text", "input"),
+        ({"model": "old->new", "input": None}, 400, "must be a list of numbers", "input"),
+        ({"model": "old->nwe", "input": [1.5] * 6}, 404, "There is no space 'nwe' (`target`). Nearest: new", "model"),
+        ({"model": "new->old", "input": [1.5] * 6}, 404, "No stitcher goes new -> old", "model"),
+        ({"model": "gpt", "input": [1.5] * 6}, 404, "There is no stitcher 'gpt'", "model"),
+        ({"model": "old->new", "input": [1.5] * 6, "dimensions": 5}, 422, "`dimensions` must be 4", "dimensions"),
+        ({"model": "old->new", "input": [1.5] * 6, "dimensions": 0}, 400, "at least 1", "dimensions"),
+        ({"model": "old->new", "input": [1.5] * 6, "encoding_format": "hex"}, 400, "float, base64", "encoding_format"),
+        ({"model": "old->new", "input": [1.5] * 6, "source": "old"}, 400, "`source` is not a field", None),
+        ({"model": "old->new", "input": [1.5] * 6, "user": 7}, 400, "`user` must be text", "user"),
+        ({"model": "old->new", "input": "words"}, 409, "no text encoder of space 'old' is loaded here", "input"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(client, body, status, message, param):
+    refused(post(client, **body), status, message, param)
+
+
+def test_one_integer_among_floats_is_a_number(client):
+    row = [1, 0.5, 0, -2, 0.25, 3]
+    found = post(client, model="old->new", input=row).json()["data"][0]["embedding"]
+    assert np.allclose(found, EXPECTED(np.array(row, np.float32)), atol=1e-6)
+
+
+def test_only_json_is_spoken_and_no_query(client):
+    response = client.post("/v1/embeddings", content=bytes(24), headers={"content-type": OCTETS})
+    refused(response, 415, "`Content-Type` must be application/json; got application/octet-stream", "Content-Type")
+    refused(client.post("/v1/embeddings?model=x", json={}), 400, "This route takes no query")
+
+
+def test_several_stitchers_of_a_pair_need_a_name_or_a_promotion(folder, registry, client):
+    make_stitcher(seed=7).save(folder / "second")
+    registry.refresh()
+    body = {"input": make_rows(1).tolist()}
+    refused(post(client, model="old->new", **body), 409, "none is promoted", "model")
+    found = post(client, model="second", **body).json()["data"][0]["embedding"]
+    assert np.allclose(found, make_stitcher(seed=7).translate(make_rows(1))[0], atol=1e-6)
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+TEXTS = ["the cat sat on the mat", "a dog", "b"]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return tiny_bert(tmp_path_factory.mktemp("bert") / "tiny-bert")
+
+
+@pytest.fixture
+def texts(bert, tmp_path):
+    """A client of a service that has the encoder of the source space, that encoder, and the stitcher."""
+    encoder = load_encoder(str(bert), device="cpu")
+    stitcher = replace(make_stitcher("words", "new", 16), source=replace(encoder.space, name="words"))
+    stitcher.save(tmp_path / "words-to-new")
+    registry = Registry(tmp_path)
+    registry.refresh()
+    client = client_of(registry, encoders=(f"words={bert}",), device="cpu")
+    client.app.state.service.load_encoders()
+    return client, encoder, stitcher
+
+
+def test_texts_are_embedded_and_translated(texts):
+    client, encoder, stitcher = texts
+    expected = stitcher.translate(encoder.encode(TEXTS))
+    answer = post(client, model="words->new", input=TEXTS).json()
+    assert np.allclose([each["embedding"] for each in answer["data"]], expected, atol=1e-5)
+    single = post(client, model="words->new", input=TEXTS[0]).json()
+    assert np.allclose(single["data"][0]["embedding"], expected[0], atol=1e-5)
+    vectors = post(client, model="words->new", input=encoder.encode(TEXTS).tolist()).json()
+    assert np.allclose([each["embedding"] for each in vectors["data"]], expected, atol=1e-5)
+    assert {s["name"]: s["takes_texts"] for s in client.get("/v1/spaces").json()["spaces"]} == {
+        "words": True,
+        "new": False,
+    }
+
+
+@pytest.mark.parametrize("given", ["", ["a", ""], ["a", 7], ["a", None], "  "])
+def test_texts_that_say_nothing_are_refused(texts, given):
+    refused(post(texts[0], model="words->new", input=given), 400, "`input` must hold texts; at position", "input")
+
+
+def test_too_many_texts_are_refused(texts):
+    refused(post(texts[0], model="words->new", input=["a"] * 2049), 413, "at most 2048 texts; got 2049", "input")
+
+
+def test_an_encoder_of_another_space_is_not_taken_for_the_stitchers(texts):
+    client, encoder, _ = texts
+    service = client.app.state.service
+    service.encoders = {"words": replace(encoder, space=replace(encoder.space, revision="another"))}
+    refused(
+        post(client, model="words->new", input="a"),
+        409,
+        "the encoder that is loaded for space 'words' is not the one its stitcher was trained for (revision",
+        "input",
+    )
+
+
+def test_an_encoder_that_cannot_be_loaded_is_said_and_left_out(registry, caplog, tmp_path):
+    service = client_of(registry, encoders=(f"old={tmp_path}/none",), device="cpu").app.state.service
+    service.load_encoders()
+    assert service.encoders == {}
+    assert "Texts cannot be sent for space old" in caplog.text
+    assert isinstance(service, module.Service)
+
+
+def test_a_running_service_loads_its_encoder(bert, texts, tmp_path):
+    import httpx
+
+    _, encoder, stitcher = texts
+    port = free_port()
+    env = {"REPSTITCH_ENCODERS": f"words={bert}", "REPSTITCH_DEVICE": "cpu"}
+    with running(serve_command(tmp_path, port), port, tmp_path / "log", env=env):
+        client = openai.OpenAI(base_url=f"{LOCAL}:{port}/v1", api_key="any")
+        while not httpx.get(f"{LOCAL}:{port}/v1/spaces").json()["spaces"][-1]["takes_texts"]:
+            pass
+        answer = client.embeddings.create(model="words->new", input=TEXTS)
+        expected = stitcher.translate(encoder.encode(TEXTS))
+        assert np.allclose([each.embedding for each in answer.data], expected, atol=1e-5)
