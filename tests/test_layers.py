@@ -24,7 +24,7 @@ ROWS = (
     ("encoders", "atlas", "convergence"),
     ("atlas_files", "questions"),
     ("plots", "wire"),
-    ("server",),
+    ("server", "client"),
     ("demo", "study"),
     ("commands",),
     ("cli",),
