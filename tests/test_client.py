@@ -35,8 +35,8 @@ from repstitch.client import (
 )
 from repstitch.errors import ConflictError, InputError, NotFoundError
 from repstitch.registry import Registry
-from repstitch.server.guards import Settings
 from repstitch.server.http import create_app
+from repstitch.server.settings import Settings
 
 ADDRESS = "http://127.0.0.1:3000"
 KEY = "sesame-0123"

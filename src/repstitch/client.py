@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from repstitch.errors import ConflictError, InputError, NotFoundError, one_line
-from repstitch.wire import check_name
+from repstitch.wire.fields import ROUTES, check_name
+from repstitch.wire.rows import DTYPES
 
 if TYPE_CHECKING:
     import httpx
@@ -388,7 +389,7 @@ class _Core:
         dtype: str,
     ) -> Steps[Translation]:
         """One array, in as many requests as it takes; see `Client.translate`."""
-        _check_choice("dtype", dtype, WIRE)
+        _check_choice("dtype", dtype, DTYPES)
         _check_choice("route", route, ROUTES)
         _check_choice("confidence", confidence, (False, True))
         params = _names(source, target, stitcher)
@@ -398,7 +399,7 @@ class _Core:
             params["confidence"] = "true"
         given = _as_floats("X", X)
         rows = given.reshape(1, -1) if given.ndim == 1 else given
-        step = max(1, self.batch_bytes // (rows.shape[1] * WIRE[dtype].itemsize))
+        step = max(1, self.batch_bytes // (rows.shape[1] * DTYPES[dtype].itemsize))
         starts = range(0, len(rows), step)
         for start in starts:  # before anything is sent
             _check_finite("X", rows[start : start + step], dtype, start)
@@ -589,7 +590,7 @@ def _check_finite(param: str, rows: np.ndarray, dtype: str, start: int) -> None:
 
 def _cast(rows: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # what is too large becomes Inf, which is refused as such
-        return rows.astype(WIRE[dtype], copy=False)
+        return rows.astype(DTYPES[dtype], copy=False)
 
 
 def _to_bytes(rows: np.ndarray, dtype: str) -> bytes:
@@ -623,10 +624,10 @@ def _read_translation(reply: "httpx.Response", n: int, route: str, confidence: b
     if bool(measures) != confidence:
         raise _unfit(reply, f"X-Confidence must{'' if confidence else ' not'} name measures; got {_shown(measures)}")
     d, columns = int(dim), int(dim) + len(measures)
-    expected = n * columns * WIRE[dtype].itemsize
+    expected = n * columns * DTYPES[dtype].itemsize
     if len(reply.content) != expected:
         raise _unfit(reply, f"{n} rows of {columns} {dtype} numbers are {expected} bytes; got {len(reply.content)}")
-    rows = np.frombuffer(reply.content, WIRE[dtype]).reshape(n, columns)
+    rows = np.frombuffer(reply.content, DTYPES[dtype]).reshape(n, columns)
     return Translation(
         rows[:, :d],
         {unquote(name): rows[:, d + i] for i, name in enumerate(measures)},
@@ -738,8 +739,6 @@ def _times(n: int) -> str:
     return "one try" if n == 1 else f"{n} tries"
 
 
-WIRE = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
-ROUTES = ("direct", "auto")
 BUSY = (429, 503)
 STATUSES: dict[int, type[ClientError]] = {
     401: UnauthorisedError,

@@ -1,5 +1,6 @@
 """Routes placed on a device, and rows put through them in chunks."""
 
+import logging
 import math
 import threading
 import time
@@ -10,9 +11,12 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from repstitch.chain import sound
+from repstitch.chain import Chain, sound
 from repstitch.confidence import Confidence
+from repstitch.errors import InputError
 from repstitch.registry import Route
+
+log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 1024  # between two chunks, the requests beside a large one get their turn
 SMALL = (1, 4, 16, 64, 256)  # sizes at which a device is compared with the CPU
@@ -33,7 +37,7 @@ class Placed:
         self.exact = route.chain
         self.d_source, self.d_target = route.stitchers[0].source.dim, route.stitchers[-1].target.dim
         self.calibration: Confidence | None = route.stitchers[0].calibration if len(route.stitchers) == 1 else None
-        self.chain = self.exact.to(device, getattr(torch, precision))
+        self.chain = _place(self.exact, device, precision, route)
         self.stage: Stage | None = None
         self.small = 0
         if device != "cpu" or staged:
@@ -79,7 +83,7 @@ class Placed:
         passed = self.exact(torch.from_numpy(rows))
         return self.calibration.measure(passed.known, passed.bare)["p_typical"].numpy()
 
-    def _here(self, chain, rows: np.ndarray, measured: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    def _here(self, chain: Chain, rows: np.ndarray, measured: bool) -> tuple[np.ndarray, np.ndarray | None]:
         sent = torch.from_numpy(rows)
         passed = chain.run(sent)
         if not sound(passed.lengths):
@@ -88,6 +92,15 @@ class Placed:
         if measured and self.calibration is not None:
             found = torch.stack(list(self.calibration.measure(passed.known, passed.bare).values()), 1).numpy()
         return passed.translated.float().numpy(), found
+
+
+def _place(chain: Chain, device: str, precision: str, route: Route) -> Chain:
+    """The chain on a device; weights that `precision` cannot hold stay in float32."""
+    try:
+        return chain.to(device, getattr(torch, precision))
+    except InputError:
+        log.warning("%s cannot hold the weights of %s; they stay in float32.", precision, ", ".join(route.names))
+        return chain.to(device)
 
 
 class Stage:

@@ -1,0 +1,158 @@
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import confidence
+from serving import make_rows, make_stitcher
+
+from repstitch.chain import Chain
+from repstitch.errors import InputError
+from repstitch.maps import AffineMap
+from repstitch.registry import Route
+from repstitch.server.compute import CHUNK_ROWS, SMALL, Placed, Stopped, _crossover
+
+SURE = make_stitcher(calibration=confidence(6, pool=500))
+SIZES = (1, 64, CHUNK_ROWS, CHUNK_ROWS + 1, 3 * CHUNK_ROWS + 7)
+
+
+def placed(*stitchers, **settings) -> Placed:
+    return Placed(Route(tuple(str(i) for i in range(len(stitchers))), stitchers), **settings)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("n", SIZES)
+def test_rows_in_chunks_are_the_rows_at_once_with_and_without_a_stage(n, staged):
+    rows = make_rows(n)
+    vectors, measures = placed(SURE, staged=staged).translate(rows, measured=True)
+    assert vectors.dtype == np.float32
+    assert np.allclose(vectors, SURE.translate(rows), atol=1e-6)
+    expected = np.column_stack(list(SURE.confidence(rows).values()))
+    assert measures is not None
+    assert np.allclose(measures, expected, rtol=1e-3)
+    assert placed(SURE, staged=staged).translate(rows)[1] is None
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_buffers_are_used_again_without_a_trace_of_what_they_held(staged):
+    one = placed(make_stitcher(), staged=staged)
+    for n in (2500, 3, 1700, 1):
+        rows = make_rows(n, seed=n)
+        assert np.allclose(one.translate(rows)[0], make_stitcher().translate(rows), atol=1e-6)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("at", [0, CHUNK_ROWS, 2 * CHUNK_ROWS + 5])
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_a_row_that_cannot_be_translated_is_refused_wherever_it_stands(staged, at, value):
+    rows, one = make_rows(3 * CHUNK_ROWS), placed(make_stitcher(), staged=staged)
+    rows[at] = value
+    with pytest.raises(InputError):
+        one.translate(rows)
+    rows[at] = 1.0  # and the next request is answered as if nothing had been
+    assert np.allclose(one.translate(rows)[0], make_stitcher().translate(rows), atol=1e-6)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_rows_of_tiny_length_are_answered_exactly(staged):
+    rows = make_rows(5) * np.float32(1e-25)
+    vectors, _ = placed(make_stitcher(), staged=staged).translate(rows)
+    assert np.allclose(vectors, make_stitcher().translate(make_rows(5)), atol=1e-5)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_what_nobody_waits_for_is_given_up(staged):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        placed(make_stitcher(), staged=staged).translate(make_rows(2 * CHUNK_ROWS), stop=stop)
+
+
+def test_several_stitchers_are_translated_in_turn_and_have_no_measures():
+    second = make_stitcher("new", "newest", 4, 5)
+    one = placed(SURE, second)
+    assert one.measures == ()
+    assert np.allclose(one.translate(make_rows(9))[0], second.translate(SURE.translate(make_rows(9))), atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("staged", [False, True])
+def test_weights_of_less_precision_answer_nearly_the_same(precision, staged):
+    wide = make_stitcher(d_source=96, d_target=80)
+    rows = make_rows(200, 96)
+    vectors, _ = placed(wide, precision=precision, staged=staged).translate(rows)
+    assert vectors.dtype == np.float32
+    assert (vectors * wide.translate(rows)).sum(1).min() > 0.9995
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_sums_that_float16_cannot_hold_are_answered_by_the_exact_map(staged):
+    big = make_stitcher()
+    big = replace(big, map=AffineMap(torch.full((6, 4), 6e4) * big.map.weight.sign(), torch.zeros(4)))
+    rows = np.vstack([big.map.weight.T.numpy(), make_rows(3)])
+    assert not torch.isfinite(big.chain.to(dtype=torch.float16).run(torch.from_numpy(rows)).bare).all()
+    vectors, _ = placed(big, precision="float16", staged=staged).translate(rows)
+    assert np.allclose(vectors, big.translate(rows), atol=1e-5)
+
+
+def test_weights_that_float16_cannot_hold_stay_as_they_are(caplog):
+    big = make_stitcher()
+    big = replace(big, map=replace(big.map, weight=big.map.weight * 1e6))
+    assert placed(big, precision="float16").chain.maps[0].weight.dtype == torch.float32
+    assert "float16 cannot hold the weights of 0; they stay in float32" in caplog.text
+
+
+def test_placing_on_the_cpu_copies_no_weights():
+    stitcher = make_stitcher()
+    assert placed(stitcher).chain.maps[0].weight is stitcher.map.weight
+
+
+def test_the_cpu_answers_as_many_rows_as_it_is_sooner_for(monkeypatch):
+    one = placed(make_stitcher(), staged=True)
+    times = [3.0, 1.0, 3.0, 2.0, 3.0, 4.0]  # device, cpu, device, cpu …
+    calls = iter(times)
+    monkeypatch.setattr("repstitch.server.compute._best_time", lambda work: next(calls))
+    assert _crossover(one, SMALL) == SMALL[1]
+    never = iter([1.0, 2.0])
+    monkeypatch.setattr("repstitch.server.compute._best_time", lambda work: next(never))
+    assert _crossover(one, SMALL) == 0
+
+
+def test_small_requests_of_a_staged_route_are_answered_without_the_stage(monkeypatch):
+    one = placed(make_stitcher(), staged=True)
+    one.small = 4
+    assert one.stage is not None
+    monkeypatch.setattr(type(one.stage), "translate", lambda *_: 1 / 0)
+    assert np.allclose(one.translate(make_rows(4))[0], make_stitcher().translate(make_rows(4)), atol=1e-6)
+    with pytest.raises(ZeroDivisionError):
+        one.translate(make_rows(5))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_gpu_answers_as_the_cpu_does(precision):
+    wide = make_stitcher(d_source=96, d_target=80, calibration=confidence(96, pool=500))
+    one = placed(wide, device="cuda", precision=precision)
+    for n in SIZES:
+        rows = make_rows(n, 96)
+        vectors, measures = one.translate(rows, measured=True)
+        assert (vectors * wide.translate(rows)).sum(1).min() > (0.99999 if precision == "float32" else 0.9995)
+        assert measures is not None
+        assert measures.shape == (n, 5)
+    bad = make_rows(3000, 96)
+    bad[2000] = np.nan
+    with pytest.raises(InputError, match="must be finite"):
+        one.translate(bad)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_waits_before_the_copy_back(monkeypatch):
+    wide = make_stitcher(d_source=96, d_target=80)
+    chain: Chain = wide.chain.to("cuda")
+    rows = torch.randn(100, 96, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        chain.run(rows)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
