@@ -1,11 +1,14 @@
 """Calls of the application in process, and what their answers must be."""
 
+from typing import Any
+
 import numpy as np
 from starlette.testclient import TestClient
 
 from repstitch.server.asks import OCTETS
 from repstitch.server.http import create_app
 from repstitch.server.replies import CODES, JSON
+from repstitch.server.service import Service
 from repstitch.server.settings import Settings
 
 URL = "/v1/translate?source=old&target=new"
@@ -38,3 +41,9 @@ def post_rows(client, rows, url=URL, **headers):
 def read_rows(response, dim=4) -> np.ndarray:
     assert response.status_code == 200, response.text
     return np.frombuffer(response.content, "<f4").reshape(-1, dim)
+
+
+def service_of(client: TestClient) -> Service:
+    """The service behind a client."""
+    app: Any = client.app
+    return app.state.service

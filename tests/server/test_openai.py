@@ -7,7 +7,7 @@ import numpy as np
 import openai
 import pytest
 from helpers import tiny_bert
-from server_calls import LOCAL, client_of, refused
+from server_calls import LOCAL, client_of, refused, service_of
 from serving import free_port, make_rows, make_stitcher, running, serve_command
 
 from repstitch.encoders.encoder import load_encoder
@@ -131,7 +131,7 @@ def texts(bert, tmp_path):
     registry = Registry(tmp_path)
     registry.refresh()
     client = client_of(registry, encoders=(f"words={bert}",), device="cpu")
-    client.app.state.service.load_encoders()
+    service_of(client).load_encoders()
     return client, encoder, stitcher
 
 
@@ -161,7 +161,7 @@ def test_too_many_texts_are_refused(texts):
 
 def test_an_encoder_of_another_space_is_not_taken_for_the_stitchers(texts):
     client, encoder, _ = texts
-    service = client.app.state.service
+    service = service_of(client)
     service.encoders = {"words": replace(encoder, space=replace(encoder.space, revision="another"))}
     refused(
         post(client, model="words->new", input="a"),
@@ -172,7 +172,7 @@ def test_an_encoder_of_another_space_is_not_taken_for_the_stitchers(texts):
 
 
 def test_an_encoder_that_cannot_be_loaded_is_said_and_left_out(registry, caplog, tmp_path):
-    service = client_of(registry, encoders=(f"old={tmp_path}/none",), device="cpu").app.state.service
+    service = service_of(client_of(registry, encoders=(f"old={tmp_path}/none",), device="cpu"))
     service.load_encoders()
     assert service.encoders == {}
     assert "Texts cannot be sent for space old" in caplog.text
