@@ -2,6 +2,7 @@
 
 import base64
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import openai
@@ -28,12 +29,11 @@ def test_the_real_client_translates_vectors(folder, tmp_path, model):
     with running(serve_command(folder, port), port, tmp_path / "log"):
         client = openai.OpenAI(base_url=f"{LOCAL}:{port}/v1", api_key="any", max_retries=0)
         for encoding in ("float", "base64", None):  # left open, it asks for base64 and decodes it
-            asked = {} if encoding is None else {"encoding_format": encoding}
+            asked: dict[str, Any] = {} if encoding is None else {"encoding_format": encoding}
             answer = client.embeddings.create(model=model, input=rows.tolist(), **asked)
-            found = [
-                np.frombuffer(base64.b64decode(each.embedding), "<f4") if encoding == "base64" else each.embedding
-                for each in answer.data
-            ]
+            given: list[Any] = [each.embedding for each in answer.data]
+            found = np.array([np.frombuffer(base64.b64decode(v), "<f4") if isinstance(v, str) else v for v in given])
+            assert isinstance(given[0], str) == (encoding == "base64")
             assert np.allclose(found, EXPECTED(rows), atol=1e-6)
             assert [each.index for each in answer.data] == list(range(70))
             assert answer.model == model

@@ -259,9 +259,18 @@ def find(registry: Registry, source: str | None, target: str | None, name: str |
     except NotFoundError as error:
         spaces = {s.source.name for s in registry.state.stitchers.values()}
         param = "stitcher" if name is not None else "target" if source in spaces else "source"
-        raise Refusal(404, str(error), param) from None
+        raise Refusal(404, f"{error}{_hint(registry, source, target) if name is None else ''}", param) from None
     except ConflictError as error:
         raise Refusal(409, str(error), "stitcher") from None
+
+
+def _hint(registry: Registry, source: str, target: str) -> str:
+    """What to ask for where no stitcher leads straight, but a detour does."""
+    try:
+        route = registry.route(source, target)
+    except InputError:
+        return ""
+    return f" With route=auto it goes over {', '.join(route.spaces[1:-1])}."
 
 
 def _version(stitcher: Stitcher | None) -> str:
