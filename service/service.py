@@ -1,5 +1,6 @@
 """The BentoML service: the application of `repstitch.server.http`, mounted whole. It adds no route of its own."""
 
+import logging
 import os
 
 import bentoml
@@ -16,6 +17,10 @@ usage_stats.do_not_track.cache_clear()
 settings = Settings.from_env()
 registry = Registry(settings.stitchers)
 app = create_app(registry, settings)
+if not (settings.api_keys or settings.open):
+    logging.getLogger(__name__).warning(
+        "No keys are set (REPSTITCH_API_KEYS), so only requests to a loopback address will be answered."
+    )
 
 
 @bentoml.asgi_app(app, path="/")

@@ -60,12 +60,13 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
 
 @asynccontextmanager
 async def lifespan(app: Starlette):
-    """Follow the registry's folder for as long as the application runs."""
+    """Read the registry's folder before the first request is taken, and follow it while the application runs."""
     service: Service = app.state.service
     if service.settings.workers > 1:
         import torch
 
         torch.set_num_threads(1)  # the workers are the parallelism
+    await service.look()
     tasks = [asyncio.create_task(service.follow())]
     if service.settings.encoders:
         tasks.append(asyncio.create_task(asyncio.to_thread(service.load_encoders)))

@@ -89,15 +89,20 @@ class Service:
             self._place(Route((name,), (stitcher,)))
         return [event if event in ("loaded", "removed") else "refused" for event in report.values()]
 
+    async def look(self) -> None:
+        """Read the registry's folder, in a thread; whatever fails, what was served stays."""
+        try:
+            results = await asyncio.to_thread(self.refresh)
+        except Exception:
+            log.exception("The folder %s could not be read; what was served before stays.", self.registry.folder)
+        else:
+            self.metrics.reloaded(results, len(self.registry.state.stitchers))
+
     async def follow(self) -> None:
-        """Read the registry's folder now and every few seconds, in a thread; whatever fails, what was served stays."""
+        """Look again every few seconds."""
         while True:
-            try:
-                results = await asyncio.to_thread(self.refresh)
-                self.metrics.reloaded(results, len(self.registry.state.stitchers))
-            except Exception:
-                log.exception("The folder %s could not be read; what was served before stays.", self.registry.folder)
             await asyncio.sleep(self.settings.reload_s)
+            await self.look()
 
     def state(self) -> State:
         """What is served; 503 while that is nothing."""

@@ -1,0 +1,403 @@
+"""The service as a process of its own: clients that dawdle, more than it can take, and what happens to it."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from server_calls import LOCAL, URL
+from serving import free_port, make_rows, make_stitcher, running, serve_command
+
+from repstitch.server.asks import OCTETS
+from repstitch.stitcher import Stitcher
+
+HEADERS = {"content-type": OCTETS}
+WIDE = 768
+
+
+@pytest.fixture
+def wide(tmp_path) -> Path:
+    """A folder with one stitcher of ordinary size."""
+    make_stitcher(d_source=WIDE, d_target=1024).save(tmp_path / "stitchers" / "old-to-new")
+    return tmp_path / "stitchers"
+
+
+def right(response: httpx.Response, rows: np.ndarray, stitcher: Stitcher) -> bool:
+    """Whether a reply is what a stitcher gives."""
+    found = np.frombuffer(response.content, "<f4").reshape(-1, stitcher.target.dim)
+    return found.shape[0] == len(rows) and np.allclose(found, stitcher.translate(rows), atol=1e-5)
+
+
+def head(n_bytes: int, path: str = URL) -> bytes:
+    lines = (f"POST {path} HTTP/1.1", "Host: x", f"Content-Type: {OCTETS}", f"Content-Length: {n_bytes}", "", "")
+    return "\r\n".join(lines).encode()
+
+
+def memory_mb(pid: int, field: str = "VmRSS") -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+
+# --- clients that dawdle ----------------------------------------------------------------------------------------------
+
+
+def test_clients_that_send_slowly_hold_nobody_up_and_are_ended(folder, tmp_path):
+    port, log, rows = free_port(), tmp_path / "log", make_rows(2)
+    env = {"REPSTITCH_TIMEOUT_S": "2", "REPSTITCH_MAX_CONCURRENCY": "4"}
+    with running(serve_command(folder, port), port, log, env=env):
+        slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        for i, each in enumerate(slow):
+            each.sendall(head(48) + rows.tobytes()[: 24 * (i % 2)])  # headers, and half of the body or none
+        for _ in range(10):
+            response = httpx.post(f"{LOCAL}:{port}{URL}", content=rows.tobytes(), headers=HEADERS)
+            assert right(response, rows, make_stitcher())
+        for each in slow:
+            each.settimeout(10)
+            answer = b""
+            while part := each.recv(4096):  # until the service closes the connection
+                answer += part
+            assert answer.startswith(b"HTTP/1.1 504")
+            assert b"Not done within 2 s" in answer
+            each.close()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_clients_that_do_not_fetch_hold_nobody_up_and_are_ended(wide, tmp_path):
+    port, log, rows = free_port(), tmp_path / "log", make_rows(4000, WIDE)
+    stitcher = make_stitcher(d_source=WIDE, d_target=1024)
+    env = {"REPSTITCH_TIMEOUT_S": "2", "OMP_NUM_THREADS": "1"}
+    with running(serve_command(wide, port), port, log, env=env) as process:
+        lazy = []
+        for _ in range(8):
+            each = socket.socket()
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            each.connect(("127.0.0.1", port))
+            each.sendall(head(rows.nbytes) + rows.tobytes())
+            lazy.append(each)
+        for _ in range(5):
+            small = make_rows(1, WIDE)
+            response = httpx.post(f"{LOCAL}:{port}{URL}", content=small.tobytes(), headers=HEADERS, timeout=10)
+            assert right(response, small, stitcher)
+        before = memory_mb(process.pid)
+        time.sleep(5)
+        assert memory_mb(process.pid) < before  # what was not fetched is let go
+        for each in lazy:
+            each.settimeout(10)
+            received = 0
+            while part := each.recv(2**20):
+                received += len(part)
+            assert received < 4000 * 1024 * 4  # cut off
+            each.close()
+    assert "Traceback" not in log.read_text()
+
+
+# --- more than it can take --------------------------------------------------------------------------------------------
+
+
+def test_what_is_too_much_is_shed_and_what_is_taken_is_right(wide, tmp_path):
+    port, rows = free_port(), make_rows(500, WIDE)
+    stitcher = make_stitcher(d_source=WIDE, d_target=1024)
+    expected = stitcher.translate(rows)
+    env = {"REPSTITCH_MAX_CONCURRENCY": "4", "OMP_NUM_THREADS": "1"}
+
+    async def scenario():
+        limits = httpx.Limits(max_connections=40)
+        async with httpx.AsyncClient(limits=limits, timeout=60) as client:
+            post = lambda: client.post(f"{LOCAL}:{port}{URL}", content=rows.tobytes(), headers=HEADERS)  # noqa: E731
+            return await asyncio.gather(*(post() for _ in range(120)))
+
+    with running(serve_command(wide, port), port, tmp_path / "log", env=env):
+        answers = asyncio.run(scenario())
+        codes = [answer.status_code for answer in answers]
+        assert set(codes) == {200, 429}
+        for answer in answers:
+            if answer.status_code == 200:
+                assert np.allclose(np.frombuffer(answer.content, "<f4").reshape(-1, 1024), expected, atol=1e-5)
+            else:
+                assert answer.headers["retry-after"] == "1"
+                assert answer.json()["error"]["code"] == "too_many_requests"
+        calm = httpx.post(f"{LOCAL}:{port}{URL}", content=rows.tobytes(), headers=HEADERS)
+        assert calm.status_code == 200
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_requests(wide, tmp_path):
+    port, rows = free_port(), make_rows(10_000, WIDE)
+    with (
+        running(serve_command(wide, port), port, tmp_path / "log", env={"OMP_NUM_THREADS": "1"}) as process,
+        httpx.Client(timeout=60) as client,
+    ):
+        body = rows.tobytes()
+        for i in range(60):
+            assert client.post(f"{LOCAL}:{port}{URL}", content=body, headers=HEADERS).status_code == 200
+            if i == 9:
+                before = memory_mb(process.pid)
+        assert memory_mb(process.pid) - before < 100
+
+
+def test_a_body_without_end_is_refused_at_the_limit(folder, tmp_path):
+    port, log = free_port(), tmp_path / "log"
+    sent = 0
+    with running(serve_command(folder, port), port, log, env={"REPSTITCH_MAX_BODY_BYTES": "100000"}) as process:
+        with socket.create_connection(("127.0.0.1", port)) as endless:
+            endless.sendall(head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
+            endless.settimeout(10)
+            before = memory_mb(process.pid)
+            try:
+                while sent < 50 * 2**20:
+                    endless.sendall(b"10000\r\n" + bytes(2**16) + b"\r\n")
+                    sent += 2**16
+            except OSError:
+                pass  # the service has closed the connection
+            assert memory_mb(process.pid) - before < 20
+        assert httpx.get(f"{LOCAL}:{port}/livez").status_code == 200
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X-Long: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"POST " + URL.encode() + b" HTTP/1.1\r\nContent-Length: 10\r\nContent-Length: 20\r\n\r\n",
+        b"POST " + URL.encode() + b" HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST " + URL.encode() + b" HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # the beginning of TLS
+        b"\x00" * 1000,
+    ],
+    ids=["url", "header", "lengths", "length", "chunk", "tls", "zeros"],
+)
+def test_what_is_no_http_ends_its_connection_and_nothing_else(service, sent):
+    port, log = service
+    with socket.create_connection(("127.0.0.1", port)) as strange:
+        strange.sendall(sent)
+        strange.settimeout(3)
+        try:
+            answer = strange.recv(4096)
+        except (TimeoutError, ConnectionResetError):
+            answer = b""
+        assert not answer.startswith((b"HTTP/1.1 2", b"HTTP/1.1 5"))
+    assert httpx.get(f"{LOCAL}:{port}/livez").status_code == 200
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """A running service: its port and its log."""
+    folder = tmp_path_factory.mktemp("service")
+    make_stitcher().save(folder / "stitchers" / "old-to-new")
+    port, log = free_port(), folder / "log"
+    with running(serve_command(folder / "stitchers", port), port, log):
+        yield port, log
+
+
+# --- what happens to it -----------------------------------------------------------------------------------------------
+
+
+class Load(threading.Thread):
+    """Requests one after the other on a connection each, until stopped; what came of each."""
+
+    def __init__(self, port: int, stitchers: list[Stitcher], seed: int):
+        super().__init__(daemon=True)
+        self.port, self.stitchers, self.rows = port, stitchers, make_rows(3, seed=seed)
+        self.counts = {"right": 0, "wrong": 0, "refused": 0, "unanswered": 0}
+        self.stopped = threading.Event()
+
+    def run(self):
+        by_version = {stitcher.version: stitcher for stitcher in self.stitchers}
+        url, body = f"{LOCAL}:{self.port}{URL}", self.rows.tobytes()
+        while not self.stopped.is_set():
+            try:
+                response = httpx.post(url, content=body, headers=HEADERS, timeout=10)
+            except httpx.TransportError:
+                self.counts["unanswered"] += 1
+                continue
+            if response.status_code != 200:
+                self.counts["refused"] += 1
+                continue
+            stitcher = by_version.get(response.headers["x-stitcher-version"])
+            fits = stitcher is not None and right(response, self.rows, stitcher)
+            self.counts["right" if fits else "wrong"] += 1
+
+
+class Loads:
+    """Several of them while the block runs."""
+
+    def __init__(self, port: int, *stitchers: Stitcher, n: int = 3):
+        self.loads = [Load(port, list(stitchers), seed) for seed in range(n)]
+
+    def __enter__(self):
+        for load in self.loads:
+            load.start()
+        return self
+
+    def __exit__(self, *_):
+        for load in self.loads:
+            load.stopped.set()
+        for load in self.loads:
+            load.join(20)
+
+    def __getitem__(self, what: str) -> int:
+        return sum(load.counts[what] for load in self.loads)
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more right answers have come."""
+        goal, deadline = self["right"] + more, time.monotonic() + 30
+        while self["right"] < goal:
+            assert time.monotonic() < deadline, {what: self[what] for what in self.loads[0].counts}
+            time.sleep(0.02)
+
+
+def eventually(check, patience_s=20):
+    deadline = time.monotonic() + patience_s
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def workers_of(pid: int) -> list[int]:
+    """The process ids of the workers of a service."""
+    import psutil
+
+    alive = [p for p in psutil.Process(pid).children() if p.status() != psutil.STATUS_ZOMBIE]
+    return [p.pid for p in alive if "resource_tracker" not in " ".join(p.cmdline())]
+
+
+def publish(stitcher: Stitcher, folder: Path, name: str = "old-to-new") -> None:
+    """Put a stitcher in the place of another, by rename."""
+    stitcher.save(folder.parent / "beside")
+    if (folder / name).exists():
+        os.rename(folder / name, folder.parent / f"gone-{time.monotonic_ns()}")
+    os.rename(folder.parent / "beside", folder / name)
+
+
+@pytest.fixture
+def stitchers(tmp_path) -> Path:
+    make_stitcher().save(tmp_path / "stitchers" / "old-to-new")
+    return tmp_path / "stitchers"
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_replaced_and_nothing_wrong_is_served(stitchers, tmp_path):
+    port, log = free_port(), tmp_path / "log"
+    with (
+        running(serve_command(stitchers, port, workers=2), port, log) as process,
+        Loads(port, make_stitcher()) as loads,
+    ):
+        loads.wait_for(20)
+        for _ in range(2):
+            before = workers_of(process.pid)
+            os.kill(before[0], signal.SIGKILL)
+            eventually(lambda gone=before[0]: len(workers_of(process.pid)) == 2 and gone not in workers_of(process.pid))
+            loads.wait_for(20)
+        text = httpx.get(f"{LOCAL}:{port}/metrics").text
+    assert loads["wrong"] == loads["refused"] == 0
+    assert loads["unanswered"] <= 2 * 3 * 3  # those that the killed worker held, or that waited for it
+    assert "repstitch_requests_total" in text
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_what_is_published_is_served_whole_and_what_is_corrupt_is_not(stitchers, tmp_path):
+    port, log, old, new = free_port(), tmp_path / "log", make_stitcher(), make_stitcher(seed=7)
+    env = {"REPSTITCH_RELOAD_S": "0.1"}
+    with (
+        running(serve_command(stitchers, port, workers=2), port, log, env=env),
+        Loads(port, old, new) as loads,
+    ):
+        loads.wait_for(20)
+        served = lambda: {  # noqa: E731
+            httpx.get(f"{LOCAL}:{port}/v1/stitchers").json()["stitchers"][0]["version"] for _ in range(10)
+        }
+        for stitcher in (new, old, new):
+            publish(stitcher, stitchers)
+            eventually(lambda stitcher=stitcher: served() == {stitcher.version})
+            loads.wait_for(20)
+        weights = stitchers / "old-to-new" / "model.safetensors"
+        whole = weights.read_bytes()
+        for broken in (b"", b"not weights", whole[: len(whole) // 2], bytes(len(whole))):
+            weights.write_bytes(broken)  # written over in place, the worst way
+            time.sleep(0.4)
+            loads.wait_for(20)
+            assert served() == {new.version}
+        shutil.rmtree(stitchers)  # the whole folder goes, as a volume does that is unmounted
+        time.sleep(0.4)
+        loads.wait_for(20)
+        publish_folder(stitchers, old)
+        eventually(lambda: served() == {old.version})
+        loads.wait_for(20)
+    assert loads["wrong"] == loads["refused"] == loads["unanswered"] == 0
+    assert "Not served" in log.read_text()
+
+
+def publish_folder(folder: Path, stitcher: Stitcher) -> None:
+    """Bring back a whole folder that went, by rename."""
+    stitcher.save(folder.parent / "restored" / "old-to-new")
+    os.rename(folder.parent / "restored", folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_under_load_loses_nothing_that_was_accepted(stitchers, tmp_path, workers):
+    port, log = free_port(), tmp_path / "log"
+    rows, answers = make_rows(2), []
+
+    def half_sent():
+        yield rows[:1].tobytes()
+        time.sleep(1.5)
+        yield rows[1:].tobytes()
+
+    def post():
+        answers.append(httpx.post(f"{LOCAL}:{port}{URL}", content=half_sent(), headers=HEADERS, timeout=20))
+
+    with running(serve_command(stitchers, port, workers), port, log) as process, Loads(port, make_stitcher()) as loads:
+        loads.wait_for(20)
+        accepted = [threading.Thread(target=post) for _ in range(5)]
+        for thread in accepted:
+            thread.start()
+        time.sleep(0.7)
+        process.send_signal(signal.SIGTERM)
+        for thread in accepted:
+            thread.join()
+        assert process.wait(30) == 0
+    assert [right(answer, rows, make_stitcher()) for answer in answers] == [True] * 5
+    assert loads["wrong"] == loads["refused"] == 0
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_full_disk_while_training_leaves_nothing_half_written_and_the_service_as_it_was(stitchers, tmp_path):
+    """The disk is a limit on the size of files, which fails writing in the same place with the same kind of error."""
+    port, log = free_port(), tmp_path / "log"
+    X = make_rows(400, 64)
+    Y = X @ make_rows(64, 48, seed=2)
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "Y.npy", Y)
+    command = [sys.executable, "-m", "repstitch", "train", "--source", str(tmp_path / "X.npy"), "--target"]
+    command += [str(tmp_path / "Y.npy"), "--out", str(stitchers / "trained"), "--method", "ridge"]
+    with running(serve_command(stitchers, port), port, log, env={"REPSTITCH_RELOAD_S": "0.1"}):
+        limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)); {IGNORE}; {RUN}"
+        short = [sys.executable, "-c", limited, *command[3:]]
+        full = subprocess.run(short, capture_output=True, text=True, timeout=120)
+        assert full.returncode == 2, full.stderr
+        assert "cannot be written" in full.stderr.strip().splitlines()[-1]
+        assert "Traceback" not in full.stderr
+        assert os.listdir(stitchers) == ["old-to-new"]
+        assert len(httpx.get(f"{LOCAL}:{port}/v1/stitchers").json()["stitchers"]) == 1
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        eventually(lambda: len(httpx.get(f"{LOCAL}:{port}/v1/stitchers").json()["stitchers"]) == 2)
+    assert "Traceback" not in log.read_text()
+
+
+IGNORE = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
+RUN = "from repstitch.cli import main; sys.exit(main(sys.argv[1:]))"
