@@ -126,7 +126,8 @@ def imported(path: Path) -> set[str]:
 
 def test_the_bento_names_no_package_that_the_project_does_not():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["serve"]]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["serve"], *extras["encoders"]]
     names = {requirement.split(">")[0].split(";")[0].strip() for requirement in declared}
     assert set(bentofile()["python"]["packages"]) <= names
 
