@@ -18,7 +18,7 @@ from repstitch.scorecard import scorecard
 from repstitch.server.asks import OCTETS
 from repstitch.server.guards import Clock
 from repstitch.server.http import create_app
-from repstitch.server.service import TOGETHER_ROWS
+from repstitch.server.service import LOOK_AROUND, TOGETHER_ROWS
 from repstitch.server.settings import Settings
 
 
@@ -64,6 +64,7 @@ def test_requests_that_come_together_are_one_product_and_keep_their_rows(registr
     for rows, answer in zip(sent, answers, strict=True):
         assert np.allclose(read_rows(answer), make_stitcher().translate(rows), atol=1e-6)
     assert max(products[:-20]) > 3  # the last twenty are those of the assertion above
+    assert len(products[:-20]) < 12
 
 
 def test_one_that_cannot_be_answered_is_refused_alone(registry):
@@ -101,8 +102,23 @@ def test_requests_of_different_pairs_and_measures_never_meet(tmp_path):
 def test_no_product_grows_beyond_what_keeps_the_others_waiting(registry, products):
     answers = at_once(registry, [(URL, make_rows(40, seed=i).tobytes()) for i in range(30)])
     assert all(answer.status_code == 200 for answer in answers)
-    assert max(products) <= TOGETHER_ROWS
+    assert 40 < max(products) <= TOGETHER_ROWS
     assert sum(products) == 30 * 40
+
+
+def test_requests_that_come_one_by_one_wait_for_nobody(registry, products):
+    async def scenario():
+        app = create_app(registry, Settings())
+        service, loop = app.state.service, asyncio.get_running_loop()
+        served, turns = service.resolve({"source": "old", "target": "new"}), []
+        monitor = loop.call_soon
+        loop.call_soon = lambda *args, **more: turns.append(args[0]) or monitor(*args, **more)
+        for _ in range(LOOK_AROUND * 3):
+            await service.translate(served, make_rows(1), False)
+        return sum(getattr(turn, "__name__", "") == "_answer_together" for turn in turns)
+
+    assert asyncio.run(scenario()) == 3  # one in eight looks around
+    assert products == [1] * LOOK_AROUND * 3
 
 
 def test_an_error_of_the_service_reaches_all_that_waited(registry, monkeypatch):

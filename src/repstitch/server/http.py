@@ -1,6 +1,7 @@
 """The HTTP door: one Starlette application with all routes. No maths in it."""
 
 import asyncio
+import gc
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -67,6 +68,9 @@ async def lifespan(app: Starlette):
 
         torch.set_num_threads(1)  # the workers are the parallelism
     await service.look()
+    # What is there by now stays; searching it for garbage holds all requests up, for a tenth of a second under BentoML.
+    gc.collect()
+    gc.freeze()
     tasks = [asyncio.create_task(service.follow())]
     if service.settings.encoders:
         tasks.append(asyncio.create_task(asyncio.to_thread(service.load_encoders)))

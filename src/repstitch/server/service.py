@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 INLINE_ROWS = 64  # up to here a thread costs more than it frees
 TOGETHER_ROWS = 256
+LOOK_AROUND = 8
 LOOK_EVERY_S = 1.0  # how often rows of one pair are looked at for drift, and how many of them
 LOOK_AT = 16
 
@@ -72,6 +73,7 @@ class Service:
         self._placed: dict[tuple, Placed] = {}
         self._served: dict[tuple, Served] = {}
         self._waiting: dict[tuple[int, bool], Waiting] = {}
+        self._alone, self._turn = True, 0
         self._state: State | None = None
         self._device: str | None = None
 
@@ -195,8 +197,12 @@ class Service:
     async def _together(self, served: Served, rows: np.ndarray, measured: bool) -> Translated:
         """Rows through a route in one product with all that came in the same turn of the event loop.
 
-        Nothing waits for more to come; but of what is there already the weights are read once.
+        Nothing waits for more to come; but of what is there already the weights are read once. Where requests have come
+        one by one, only now and then one is kept back for a turn of the loop, to see whether others are there by now.
         """
+        self._turn = (self._turn + 1) % LOOK_AROUND
+        if self._alone and self._turn and not self._waiting:
+            return self._translate(served, rows, measured)
         loop = asyncio.get_running_loop()
         key = (id(served), measured)
         if key not in self._waiting:
@@ -208,6 +214,7 @@ class Service:
 
     def _answer_together(self, key: tuple[int, bool], served: Served, measured: bool) -> None:
         waiting = [(rows, answer) for rows, answer in self._waiting.pop(key) if not answer.done()]
+        self._alone = len(waiting) < 2
         while waiting:
             n_rows, count = 0, 0
             while count < len(waiting) and (count == 0 or n_rows + len(waiting[count][0]) <= TOGETHER_ROWS):
