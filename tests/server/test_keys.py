@@ -146,3 +146,76 @@ def test_a_running_service_asks_for_a_key_and_never_logs_it(folder, tmp_path, wo
             assert httpx.post(url, content=body, headers=headers | with_key(key)).status_code == 200
         assert httpx.get(f"{LOCAL}:{port}/metrics").status_code == 401
     assert not any(key in log.read_text() for key in (*KEYS, "third-key"))
+
+
+# --- names, logs, pickles ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..%2F..%2Fetc%2Fpasswd",
+        "..",
+        "%2E%2E%2Fold-to-new",
+        ".%2Fold-to-new",
+        "old-to-new%00",
+        "%2Fetc",
+        "old-to-new%2Fconfig.json",
+    ],
+)
+def test_a_name_is_looked_up_and_never_a_path(client, folder, name):
+    (folder.parent / "secret").write_text("secret")
+    response = client.get(f"/v1/stitchers/{name}")
+    assert response.status_code in (400, 404)
+    assert "secret" not in response.text
+    for query in (f"stitcher={name}&source=old&target=new", f"source={name}&target=new"):
+        assert post_rows(client, make_rows(1), f"/v1/translate?{query}").status_code in (400, 404)
+
+
+PICKLES = ("application/vnd.bentoml+pickle", "application/x-pickle", "application/python-pickle", "application/pickle")
+
+
+@pytest.mark.parametrize("content_type", PICKLES)
+@pytest.mark.parametrize("path", ["/v1/translate?source=old&target=new", "/v1/embeddings", "/v1/score"])
+def test_a_pickle_is_415_on_every_route_and_never_loaded(client, path, content_type, tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "loaded"), "w"))
+
+    response = client.post(path, content=pickle.dumps(Evil()), headers={"content-type": content_type})
+    refused(response, 415, "`Content-Type` must be", "Content-Type")
+    assert not (tmp_path / "loaded").exists()
+
+
+def test_nothing_in_the_package_can_load_a_pickle():
+    import ast
+    from pathlib import Path
+
+    import repstitch
+
+    for path in Path(repstitch.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                assert not names & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, path
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("np.load"):
+                assert any(k.arg == "allow_pickle" and ast.unparse(k.value) == "False" for k in node.keywords), path
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
+
+
+def test_no_log_line_of_a_running_service_holds_a_number_of_a_vector(folder, tmp_path):
+    port, log = free_port(), tmp_path / "log"
+    with running(serve_command(folder, port), port, log):
+        url, number = f"{LOCAL}:{port}{URL}", 0.123456
+        bad = [number] * 5 + ["x"]
+        httpx.post(url, json={"embedding": [number] * 6})
+        httpx.post(url, json={"embedding": bad})
+        httpx.post(url, json={"embedding": [number] * 5})
+        httpx.post(url, content=f'{{"embedding": [{number}, '.encode(), headers={"content-type": "application/json"})
+        httpx.post(f"{LOCAL}:{port}/v1/embeddings", json={"model": "old->new", "input": [number] * 6})
+        httpx.post(f"{LOCAL}:{port}/v1/score", json={"embedding": [[number] * 6], "counterpart": [[number] * 4]})
+        assert "123456" not in httpx.post(url, json={"embedding": bad}).text
+    assert "123456" not in log.read_text()

@@ -83,6 +83,14 @@ def test_an_address_that_makes_no_sense_is_refused(folder):
         serve(engine="flask")
 
 
+def test_an_address_that_others_reach_is_not_served_without_keys(folder, monkeypatch):
+    with pytest.raises(InputError, match=r"`host` 0\.0\.0\.0 can be reached from elsewhere, and no key is asked for"):
+        serve(folder, host="0.0.0.0")
+    monkeypatch.setenv("REPSTITCH_API_KEYS", "a b")
+    with pytest.raises(InputError, match=r"\(REPSTITCH_API_KEYS\) must be plain words with commas between"):
+        serve(folder)
+
+
 def test_the_announcement_names_a_few_and_counts_the_rest(tmp_path):
     registry = Registry(tmp_path)
     with listen("127.0.0.1", 0) as listener:
