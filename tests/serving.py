@@ -18,6 +18,8 @@ from repstitch.maps import AffineMap
 from repstitch.spaces import Space
 from repstitch.stitcher import Stitcher
 
+ROOT = Path(__file__).parents[1]
+
 
 def make_stitcher(
     source="old",

@@ -1,10 +1,7 @@
 import os
-from pathlib import Path
 
 import pytest
 from serving import make_stitcher
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")

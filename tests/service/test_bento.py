@@ -7,8 +7,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT
-from serving import free_port, make_rows, make_stitcher, running
+from serving import ROOT, free_port, make_rows, make_stitcher, running
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
-from serving import make_rows, make_stitcher
+from serving import ROOT, make_rows, make_stitcher
 from starlette.testclient import TestClient
 
 URL = "/v1/translate?source=old&target=new"
