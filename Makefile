@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test test-all bento-test bento check format bench clean
+.PHONY: demo test test-all bento-test bento image check format bench clean
 
 demo: $(SETUP)
 	$(BIN)/repstitch demo --out demo
@@ -16,6 +16,11 @@ test-all: $(SETUP)
 
 bento: $(SETUP)
 	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build .
+
+# Needs Docker. The bento's own image, and on top of it the health check.
+image: bento
+	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml containerize repstitch:latest --backend docker -t repstitch-bento:latest
+	docker build --build-arg BENTO=repstitch-bento:latest -t repstitch:latest - < service/deploy/Dockerfile
 
 bento-test: $(SETUP)
 	$(BIN)/pytest -q -m slow tests/service

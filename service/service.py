@@ -35,8 +35,11 @@ if not (settings.api_keys or settings.open):
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},
     tracing={"excluded_urls": "v1/"},
-    # The container installs packages before it copies the rest, and UV_CONSTRAINT must be there by then.
-    image=bentoml.images.Image(python_version="3.11", lock_python_packages=False).build_include("constraints.txt"),
+    # The container installs packages before it copies the rest, and UV_CONSTRAINT must be there by then. A distro that
+    # BentoML does not know keeps apt out, with its lists, a compiler and git: all that is installed comes as a wheel.
+    image=bentoml.images.Image(
+        "python:3.11-slim", distro="none", python_version="3.11", lock_python_packages=False
+    ).build_include("constraints.txt"),
 )
 class Translator:
     """Translates embeddings between the spaces of a folder of stitchers."""

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
+import yaml
 from serving import ROOT, free_port, make_rows, make_stitcher, running
+from test_deploy import compose_check, image_check, run_check
 
 pytestmark = pytest.mark.slow
 
@@ -18,9 +21,9 @@ def checkout(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("src", "service", "models"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("bentofile.yaml", "README.md", "constraints.txt"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, folder / name)
+    for name in ("bentofile.yaml", "README.md", "constraints.txt", "Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "service" / "deploy" / "metrics.key").write_text("a key that must not be carried along")
     shutil.rmtree(folder / "models" / "stitchers")
     make_stitcher().save(folder / "models" / "stitchers" / "old-to-new")
     (folder / "models" / "stitchers" / ".half.1234.tmp").mkdir()
@@ -50,11 +53,14 @@ def test_the_bento_holds_the_package_the_service_and_the_stitchers(bento):
         assert (bento / "src" / path).is_file()
     assert not list((bento / "src").rglob("*.tmp"))
     assert not list((bento / "src").rglob("tests"))
+    assert not list(bento.rglob("*.key"))
+    assert not (bento / "src" / "service" / "deploy").exists()
 
 
 def test_its_dockerfile_runs_without_root_and_without_telemetry(bento):
     text = (bento / "env" / "docker" / "Dockerfile").read_text()
     assert "FROM python:3.11-slim" in text
+    assert "ARG BENTO_USER_UID=1034" in text  # kubernetes.yaml names it
     assert text.index("USER bentoml") < text.index("ENTRYPOINT [")
     assert text.rindex("USER") == text.index("USER bentoml")
     assert "ENV BENTOML_DO_NOT_TRACK=$BENTOML_DO_NOT_TRACK" in text
@@ -68,6 +74,86 @@ def test_its_dockerfile_pins_what_it_installs(bento):
     requirements = (bento / "env" / "python" / "requirements.txt").read_text().split()
     assert {"torch", "starlette", "uvloop", "httptools"} <= set(requirements)
     assert not [line for line in requirements if "://" in line or line.startswith("-")]
+
+
+def test_its_dockerfile_leaves_no_cache_and_no_compiler(bento):
+    text = (bento / "env" / "docker" / "Dockerfile").read_text()
+    assert text.index("ENV PIP_NO_CACHE_DIR=$PIP_NO_CACHE_DIR") < text.index("pip install")
+    assert "ARG PIP_NO_CACHE_DIR=1" in text
+    for tool in ("apt-get", "build-essential", "git"):
+        assert tool not in text
+
+
+ENGINE = """#!/bin/sh
+echo "$*" >> "$CALLS/calls"
+case "$1 $*" in
+    version*) echo '"27.0.0"' ;;
+    *" -") cat > "$CALLS/second" ;;
+    *) cp "$5" "$CALLS/first" ;;
+esac
+"""
+
+
+def test_make_image_has_the_engine_build_the_bento_and_then_the_health_check(checkout, home, tmp_path):
+    """As far as it goes without an engine: what `docker` would be told, and the Dockerfile that BentoML writes anew."""
+    (tmp_path / "docker").write_text(ENGINE)
+    (tmp_path / "docker").chmod(0o755)
+    environ = {"BENTOML_HOME": str(home), "UV_OFFLINE": "1", "CALLS": str(tmp_path)}
+    environ["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    command = ["make", "image", "SETUP=", f"BIN={Path(sys.executable).parent}"]
+    made = subprocess.run(command, cwd=checkout, env=os.environ | environ, capture_output=True, text=True, timeout=300)
+    assert made.returncode == 0, made.stdout + made.stderr
+    calls = [line for line in (tmp_path / "calls").read_text().splitlines() if not line.startswith("version")]
+    assert calls[0].startswith("build --tag repstitch-bento:latest --file ")
+    assert calls[1:] == ["build --build-arg BENTO=repstitch-bento:latest -t repstitch:latest -"]
+    first = (tmp_path / "first").read_text()
+    assert "HEALTHCHECK" not in first  # once BentoML can hold one, the second file is not needed
+    assert "--mount=type=cache,sharing=locked,target=/root/.cache/" in first
+    assert "ARG PIP_NO_CACHE_DIR=1" in first
+    assert "apt-get" not in first
+    assert (tmp_path / "second").read_text() == (ROOT / "service" / "deploy" / "Dockerfile").read_text()
+
+
+@pytest.fixture
+def as_deployed(bento, tmp_path):
+    """What starts the bento as its container does, told what compose.yaml tells it; home, and where it may write."""
+    folder, user, free = tmp_path / "models", tmp_path / "home", tmp_path / "tmp"
+    make_stitcher().save(folder / "old-to-new")
+    user.mkdir()
+    free.mkdir()
+    environ = yaml.safe_load((ROOT / "service" / "deploy" / "compose.yaml").read_text())["services"]["repstitch"][
+        "environment"
+    ]
+    environ |= {"REPSTITCH_API_KEYS": "key", "REPSTITCH_STITCHERS": str(folder), "BENTOML_HOME": f"{free}/bentoml"}
+    environ |= {"HOME": str(user), "TMPDIR": str(free), "BENTOML_CONTAINERIZED": "true", "BENTO_PATH": str(bento)}
+    environ |= {"PYTHONDONTWRITEBYTECODE": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return ["bash", str(bento / "env" / "docker" / "entrypoint.sh")], environ, user, free
+
+
+def test_a_container_writes_to_its_tmp_and_nowhere_else(bento, as_deployed, tmp_path):
+    command, environ, user, free = as_deployed
+    port, before = free_port(), set(bento.rglob("*"))
+    with running(command, port, tmp_path / "log", cwd=bento, env=environ | {"PORT": str(port)}) as process:
+        url, key = f"http://127.0.0.1:{port}", {"authorization": "Bearer key"}
+        body = {"embedding": make_rows(1)[0].tolist(), "source": "old", "target": "new"}
+        assert httpx.post(f"{url}/v1/translate", json=body).status_code == 401
+        assert httpx.post(f"{url}/v1/translate", json=body, headers=key).status_code == 200
+        assert "repstitch_stitchers_loaded" in httpx.get(f"{url}/metrics", headers=key).text
+        assert run_check(image_check(), port)
+        assert run_check(compose_check(), port)
+        assert list((free / "bentoml" / "prometheus_multiproc_dir").iterdir())
+    assert process.returncode == 0
+    assert list(user.iterdir()) == []
+    assert set(bento.rglob("*")) == before
+
+
+def test_a_container_whose_worker_dies_ends_so_that_it_is_started_again(bento, as_deployed, tmp_path):
+    command, environ, _, _ = as_deployed
+    port = free_port()
+    with running(command, port, tmp_path / "log", cwd=bento, env=environ | {"PORT": str(port)}) as process:
+        for worker in workers_of(process.pid):
+            worker.kill()
+        assert process.wait(30) != 0
 
 
 @pytest.mark.parametrize("served", ["its src folder", "the bento"])
@@ -114,10 +200,11 @@ def test_repstitch_serve_starts_the_same_service_under_bentoml(checkout, tmp_pat
 
 def package_of_workers(pid: int) -> set[Path]:
     """Where the worker processes find the package: in their working folder, before anything that is installed."""
-    import psutil
+    return {find_package(Path(worker.cwd())) for worker in workers_of(pid)}
 
-    workers = [p for p in psutil.Process(pid).children(recursive=True) if "_bentoml_impl.worker.service" in p.cmdline()]
-    return {find_package(Path(worker.cwd())) for worker in workers}
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    return [p for p in psutil.Process(pid).children(recursive=True) if "_bentoml_impl.worker.service" in p.cmdline()]
 
 
 def find_package(cwd: Path) -> Path:
