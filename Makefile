@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test test-all bento-test bento image check format bench clean
+.PHONY: demo test test-all bento-test bento image audit check format bench clean
 
 demo: $(SETUP)
 	$(BIN)/repstitch demo --out demo
@@ -24,6 +24,11 @@ image: bento
 
 bento-test: $(SETUP)
 	$(BIN)/pytest -q -m slow tests/service
+
+# Asks a database of known vulnerabilities about every pinned version; says so where none can be reached.
+audit: $(SETUP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt pip-audit
+	$(BIN)/python .ci/audit
 
 check: $(SETUP)
 	$(BIN)/ruff check .

@@ -75,6 +75,7 @@ async def lifespan(app: Starlette):
     if service.settings.encoders:
         tasks.append(asyncio.create_task(asyncio.to_thread(service.load_encoders)))
     yield
+    gc.unfreeze()
     for task in tasks:
         task.cancel()
 
