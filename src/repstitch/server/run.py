@@ -114,7 +114,7 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(settings.timeout_s) + 1,
+        timeout_graceful_shutdown=int(2 * settings.timeout_s) + 1,  # to be answered, and to be fetched
     )
     with contextlib.suppress(KeyboardInterrupt):
         if several:
