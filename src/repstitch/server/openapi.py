@@ -27,6 +27,22 @@ FREE = {"type": "object"}
 TEXT = {"type": "string"}
 TEXTS = {"type": "array", "items": TEXT, "minItems": 1}
 COUNT = {"type": "integer", "minimum": 0}
+SPACE = {"type": "object", "properties": {"name": NAME, "dim": COUNT}, "required": ["name", "dim"]}
+NAMES = {"type": "array", "items": NAME}
+SEEN = {"to": NAMES, "from": NAMES, "takes_texts": {"type": "boolean"}}
+LINE = {
+    "name": NAME,
+    "source": NAME,
+    "target": NAME,
+    "source_dim": COUNT,
+    "target_dim": COUNT,
+    "version": TEXT,
+    "method": TEXT,
+    "objective": TEXT,
+    "confidence": {"type": "array", "items": TEXT},
+    "serves": {"type": "boolean"},
+    "scores": FREE,
+}
 
 ERRORS = {
     400: "The request cannot be read: it is malformed, or names something twice, or leaves out what is needed.",
@@ -217,8 +233,8 @@ def _read(name: str, summary: str, schema: str) -> dict[str, Any]:
 
 
 def _stitcher() -> dict[str, Any]:
-    more = {"settings": FREE, "split": FREE, "scorecard": FREE, "source": FREE, "target": FREE}
-    whole = {"allOf": [_object(dict.fromkeys(("name", "version", "method", "objective"), TEXT) | more)]}
+    more = {"settings": FREE, "split": FREE, "scorecard": FREE, "source": SPACE, "target": SPACE}
+    whole = _object(LINE | more)
     return {
         "operationId": "show_stitcher",
         "summary": "One stitcher with its whole scorecard",
@@ -272,17 +288,12 @@ def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) ->
 
 def _schemas() -> dict[str, Any]:
     pair = {"source": NAME, "target": NAME, "stitcher": NAME}
-    headline = _object(
-        {"name": NAME, "source": NAME, "target": NAME, "source_dim": COUNT, "target_dim": COUNT, "version": TEXT,
-         "method": TEXT, "objective": TEXT, "confidence": {"type": "array", "items": TEXT},
-         "serves": {"type": "boolean"}, "scores": FREE},
-    )  # fmt: skip
-    space = {"type": "object", "properties": {"name": NAME, "dim": COUNT}, "required": ["name", "dim", "to", "from"]}
+    space = SPACE | {"properties": SPACE["properties"] | SEEN, "required": [*SPACE["required"], *SEEN]}
     model = _object({"id": TEXT, "object": {"const": "model"}, "created": COUNT, "owned_by": TEXT})
     error = _object(
         {"code": {"enum": sorted({*CODES.values(), "error"})}, "message": TEXT, "param": {"type": ["string", "null"]}}
     )
-    lists = {"Stitchers": ("stitchers", headline), "Spaces": ("spaces", space)}
+    lists = {"Stitchers": ("stitchers", _object(LINE)), "Spaces": ("spaces", space)}
     return {
         "Error": _object({"error": error}),
         "Translate": _object(

@@ -56,7 +56,8 @@ def check_choice(choices: tuple[str, ...], param: str, value: Any) -> None:
 
 
 def check_size(param: str, value: Any) -> None:
-    if type(value) is not int or value < 1:
+    whole = type(value) is int or (type(value) is float and value.is_integer())  # in JSON 4.0 is whole too
+    if not whole or value < 1:
         raise MalformedError(f"`{param}` must be a whole number of at least 1; got {_kind(value)}.", param)
 
 
