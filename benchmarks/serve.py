@@ -1,0 +1,560 @@
+"""How fast and how steady the service is: `python benchmarks/serve.py` (Linux, needs wrk). Prints and keeps the tables.
+
+Everything is held against a bare Starlette application that checks nothing (bare.py) and against BentoML's own ndarray
+API (ndarray_api.py), in this one run: every server is up, on one core and one BLAS thread, and is asked in turn while
+the others are idle, in several rounds. A ratio is of two loads of the same round, and the median over the rounds, so
+that a busy spell of the machine falls on both. The client has the other cores, where there are any. Any reply but the
+one asked for ends the run. `--only` prints the tables named and keeps nothing.
+"""
+
+import argparse
+import base64
+import http.client
+import json
+import os
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import torch
+from load import Connection, Failed, Load, Paced, Request, in_turn, storm, wrk
+from machine import header, markdown
+from servers import Server, cores, running
+
+from repstitch.maps import AffineMap
+from repstitch.spaces import Space
+from repstitch.stitcher import Stitcher
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+D_SOURCE, D_TARGET = 768, 1024
+CONNECTIONS = (1, 16, 64)
+BULK = {100: 2, 1_000: 2, 10_000: 1}  # vectors a request: connections
+SMALL_RATE = 100  # requests of one vector a second, beside the large ones
+TAKEN, ASKING, PAUSE_S = 16, 256, 0.1  # overload: translations at once, connections, and the wait of who is refused
+KEPT = 2.0  # how much higher the p99 of what is accepted may be under overload than at the limit
+MEMORY_ROWS, MEMORY_WARM, MEMORY_MB = 10_000, 20, 100
+GPU_ROWS = (1, 16, 64, 256, 1_000, 10_000)
+MIB = 2**20
+# Ten thousand vectors are 92 MB as JSON numbers, above the defaults; nothing else differs from them.
+OURS = {"REPSTITCH_MAX_BODY_BYTES": str(256 * MIB), "REPSTITCH_MAX_HELD_BYTES": str(2048 * MIB)}
+BARE, UVICORN, BENTOML, NDARRAY = "bare Starlette", "ours, uvicorn", "ours, BentoML", "BentoML's ndarray API"
+OCTETS, JSON, ARROW = "application/octet-stream", "application/json", "application/vnd.apache.arrow.stream"
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def rows(n: int) -> np.ndarray:
+    X = np.random.default_rng(n).standard_normal((n, D_SOURCE), dtype=np.float32)
+    return X / np.linalg.norm(X, axis=1, keepdims=True)
+
+
+def numbers(field: str) -> Callable[[np.ndarray], bytes]:
+    """JSON with the fewest digits that read back the same, for both services that take it."""
+    return lambda X: orjson.dumps({field: X}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def as_base64(X: np.ndarray) -> bytes:
+    return orjson.dumps({"embedding": base64.b64encode(X.tobytes()).decode()})
+
+
+def as_arrow(X: np.ndarray) -> bytes:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])
+    table = pa.table({"id": pa.array(np.arange(len(X))), "vector": vectors})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+@dataclass(frozen=True)
+class Format:
+    """How rows go in, and come back: the same way."""
+
+    media_type: str
+    write: Callable[[np.ndarray], bytes]
+    path: str = "/v1/translate?source=old&target=new"
+
+    def request(self, n: int) -> Request:
+        headers = {"Content-Type": self.media_type, "Accept": self.media_type}
+        return Request(self.path, headers, self.write(rows(n)))
+
+
+F32, F16, JSON_FLOATS = "raw float32", "raw float16", "JSON floats"
+FORMATS = {
+    F32: Format(OCTETS, np.ndarray.tobytes),
+    F16: Format(f"{OCTETS}; dtype=float16", lambda X: X.astype(np.float16).tobytes()),
+    JSON_FLOATS: Format(JSON, numbers("embedding")),
+    "JSON base64": Format(JSON, as_base64),
+    "Arrow stream": Format(ARROW, as_arrow),
+}
+NDARRAY_FORMAT = Format(JSON, numbers("rows"), "/translate")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server asked in one format."""
+
+    server: str
+    format: str
+
+    def request(self, n: int) -> Request:
+        return (NDARRAY_FORMAT if self.server == NDARRAY else FORMATS[self.format]).request(n)
+
+
+BASE = Contender(BARE, F32)
+RIVAL = Contender(NDARRAY, JSON_FLOATS)
+OURS_RAW, OURS_JSON = Contender(UVICORN, F32), Contender(UVICORN, JSON_FLOATS)
+CONTENDERS = (BASE, *(Contender(s, f) for s in (UVICORN, BENTOML) for f in FORMATS), RIVAL)
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+
+class House:
+    """A temporary folder with one stitcher, and the servers of it that were asked for; all end with the block."""
+
+    def __init__(self, stack: ExitStack):
+        self.stack = stack
+        self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="repstitch-bench-")))
+        self.servers, self.clients = cores()
+        os.sched_setaffinity(0, self.clients)
+        random = torch.Generator().manual_seed(0)
+        weight = torch.randn(D_SOURCE, D_TARGET, generator=random) / D_SOURCE**0.5
+        self.bias = torch.randn(D_TARGET, generator=random) / 100
+        np.save(self.folder / "weight.npy", weight.numpy())
+        Stitcher(
+            map=AffineMap(weight, self.bias),
+            source=Space("old", D_SOURCE),
+            target=Space("new", D_TARGET),
+            method="ridge",
+            objective="match",
+            input_norm="unit",
+            output_norm="unit",
+            source_mean=np.zeros(D_SOURCE, np.float32),
+            target_mean=np.zeros(D_TARGET, np.float32),
+            seen=np.arange(3),
+            scorecard={},
+        ).save(self.folder / "stitchers" / "old-new")
+        self.up: dict[str, Server] = {}
+
+    def start(self, name: str) -> Server:
+        """The server of this name, started once."""
+        if name not in self.up:
+            self.up[name] = self.stack.enter_context(self.serve(name))
+        return self.up[name]
+
+    @contextmanager
+    def serve(self, name: str, **settings: str) -> Iterator[Server]:
+        """A server of its own, with settings of ours by name."""
+        command, ready = COMMANDS[name]
+        named = [part.replace("STITCHERS", str(self.folder / "stitchers")) for part in command]
+        env = {
+            "BENCH_WEIGHT": str(self.folder / "weight.npy"),
+            "BENTOML_HOME": str(self.folder / "bentoml"),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "REPSTITCH_DEVICE": "cpu",
+            **OURS,
+            **{f"REPSTITCH_{key.upper()}": value for key, value in settings.items()},
+        }
+        log = self.folder / f"{len(list(self.folder.iterdir()))}.log"
+        with running([sys.executable, "-m", *named], env, self.servers, log, ready) as server:
+            yield server
+
+    def agree(self) -> None:
+        """The bare server and ours do the same work: the product here is the translation there."""
+        product, ours = (
+            np.frombuffer(answer(self.start(c.server), c, 3)[1], np.float32).reshape(3, D_TARGET)
+            for c in (BASE, OURS_RAW)
+        )
+        expected = product + self.bias.numpy()
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        if not np.allclose(ours, expected, atol=1e-5):
+            raise Failed("the bare server and ours do not give the same translation")
+
+    def products(self) -> str:
+        """What the bare server multiplies with."""
+        client = http.client.HTTPConnection("127.0.0.1", self.start(BARE).port)
+        client.request("GET", "/")
+        said = json.loads(client.getresponse().read())
+        client.close()
+        return ", ".join(f"{size} {product.removeprefix('by_')}" for size, product in said.items())
+
+
+def answer(server: Server, contender: Contender, n: int) -> tuple[dict[str, str], bytes]:
+    with Connection(server.port) as connection:
+        headers, body = connection.ask(contender.request(n).raw())
+    return headers, bytes(body)
+
+
+def missing(server: Server, contender: Contender, n: int) -> str:
+    """Why a server cannot be asked in this format: what it said, or how its reply is not what was asked for."""
+    try:
+        headers, body = answer(server, contender, n)
+    except Failed as error:
+        return str(error)[:120].replace("|", "/")
+    asked = contender.request(n).headers["Accept"]
+    if headers["content-type"].replace(" ", "") != asked.replace(" ", ""):
+        return f"asked for {asked}, came {headers['content-type']}"
+    if contender.server in (UVICORN, BENTOML) and headers.get("x-rows") != str(n):
+        return f"asked for {n} rows, came {headers.get('x-rows')}"
+    if asked.startswith(OCTETS) and len(body) != n * D_TARGET * (2 if contender.format == F16 else 4):
+        return f"asked for {n} rows, came {len(body)} bytes"
+    return ""
+
+
+COMMANDS = {
+    BARE: (
+        ["uvicorn", "bare:app", "--app-dir", str(HERE), "--port", "{port}", "--loop", "uvloop", "--http", "httptools",
+         "--ws", "none", "--lifespan", "off", "--no-access-log", "--no-server-header", "--log-level", "warning"],
+        "/",
+    ),
+    UVICORN: (["repstitch", "serve", "--stitchers", "STITCHERS", "--port", "{port}"], "/readyz"),
+    BENTOML: (
+        ["repstitch", "serve", "--stitchers", "STITCHERS", "--port", "{port}", "--engine", "bentoml"],
+        "/readyz",
+    ),
+    NDARRAY: (
+        ["bentoml", "serve", "ndarray_api:NdarrayApi", "--working-dir", str(HERE), "--host", "127.0.0.1",
+         "--port", "{port}"],
+        "/readyz",
+    ),
+}  # fmt: skip
+
+
+# --- rounds -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A load, and the processor time of the server for each of its requests."""
+
+    load: Load
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Bar:
+    what: str
+    measured: str
+    bar: str
+    met: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    title: str
+    text: str
+    bars: tuple[Bar, ...] = ()
+
+
+class Rounds:
+    """What was measured by key, one value a round."""
+
+    def __init__(self):
+        self.kept: dict[tuple, list[Measured]] = defaultdict(list)
+
+    def measure(self, key: tuple, server: Server, load: Callable[[], Load]) -> None:
+        before = server.cpu_seconds()
+        got = load()
+        self.kept[key].append(Measured(got, (server.cpu_seconds() - before) / got.requests))
+
+    def median(self, key: tuple, of: Callable[[Measured], float]) -> float:
+        return statistics.median(map(of, self.kept[key]))
+
+    def ratio(self, key: tuple, base: tuple, of: Callable[[Measured], float]) -> float:
+        pairs = zip(self.kept[key], self.kept[base], strict=True)
+        return statistics.median(of(one) / of(other) for one, other in pairs)
+
+
+def rate(measured: Measured) -> float:
+    return measured.load.rate
+
+
+def p50(measured: Measured) -> float:
+    return measured.load.p50
+
+
+def p99(measured: Measured) -> float:
+    return measured.load.p99
+
+
+def cpu(measured: Measured) -> float:
+    return measured.cpu
+
+
+def busy(measured: Measured) -> float:
+    return measured.cpu * measured.load.rate
+
+
+def at_least(what: str, measured: float, bar: float) -> Bar:
+    return Bar(what, f"{measured:.2f}x", f"≥ {bar:g}x", measured >= bar)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- the questions ----------------------------------------------------------------------------------------------------
+
+
+def compare(house: House, args, counts: list[tuple[int, int]]) -> tuple[Rounds, dict[Contender, str], list[Contender]]:
+    """Every contender at every (vectors, connections), in turn; why some are not there; and those that are."""
+    absent = {
+        contender: why
+        for contender in CONTENDERS
+        for n in sorted({n for n, _ in counts})
+        if (why := missing(house.start(contender.server), contender, n))
+    }
+    if any(contender.format == F32 for contender in absent):
+        raise Failed(str(absent))
+    rounds, there = Rounds(), [contender for contender in CONTENDERS if contender not in absent]
+    for number in range(args.rounds):
+        for n, connections in counts:
+            say(f"round {number + 1} of {args.rounds}: {n} vectors, {connections} connections")
+            for contender in there:
+                server, request = house.start(contender.server), contender.request(n)
+
+                def load(server=server, request=request, n=n, connections=connections) -> Load:
+                    if n == 1:
+                        return wrk(server.port, request, connections, args.seconds, house.folder)
+                    return in_turn(server.port, request.raw(), connections, args.seconds)
+
+                rounds.measure((contender, n, connections), server, load)
+    return rounds, absent, there
+
+
+def one_vector(house: House, args) -> Answer:
+    house.agree()
+    rounds, absent, there = compare(house, args, [(1, connections) for connections in CONNECTIONS])
+    table = []
+    for connections in CONNECTIONS:
+        base = (BASE, 1, connections)
+        for contender in there:
+            key = (contender, 1, connections)
+            table.append(
+                [connections, contender.server, contender.format, f"{rounds.median(key, rate):,.0f}",
+                 f"{rounds.median(key, p50):.2f} ms", f"{rounds.median(key, p99):.2f} ms",
+                 f"{rounds.ratio(key, base, rate):.2f}x", f"{rounds.ratio(key, base, cpu):.2f}x",
+                 f"{rounds.median(key, busy):.0%}"]
+            )  # fmt: skip
+    columns = ["connections", "server", "format", "requests/s", "p50", "p99", "requests/s, x bare", "CPU, x bare",
+               "busy"]  # fmt: skip
+    bars = [
+        at_least(
+            f"requests/s at {connections} connection{'s' * (connections > 1)}, {server}, against bare",
+            rounds.ratio((Contender(server, F32), 1, connections), (BASE, 1, connections), rate),
+            bar,
+        )
+        for server, connections, bar in ((UVICORN, 16, 0.9), (BENTOML, 1, 0.5), (BENTOML, 16, 0.5))
+    ]
+    text = (
+        "wrk, one thread. CPU is the server's processor time for a request, all its processes together, which a busy "
+        "machine changes little; busy is how much of the time it ran. The bare server multiplies with: "
+        f"{house.products()}.\n\n"
+    )
+    return Answer("One vector a request", text + markdown(columns, table) + not_there(absent), tuple(bars))
+
+
+def bulk(house: House, args) -> Answer:
+    house.agree()
+    rounds, absent, there = compare(house, args, list(BULK.items()))
+    table, bars = [], []
+    for contender in there:
+        cells = []
+        for n, connections in BULK.items():
+            key, base, rival = ((c, n, connections) for c in (contender, BASE, RIVAL))
+            cells.append(f"{n * rounds.median(key, rate):,.0f} ({rounds.ratio(key, base, rate):.2f}x)")
+            if contender == OURS_RAW and n == max(BULK):
+                what = f"{n:,} vectors a request, {F32}, {UVICORN}, no competing load, against bare"
+                bars.append(at_least(what, rounds.ratio(key, base, rate), 0.9))
+            if contender == OURS_JSON:
+                what = f"{n:,} vectors a request, {JSON_FLOATS}, {UVICORN}, against {NDARRAY}"
+                bars.append(at_least(what, rounds.ratio(key, rival, rate), 4))
+        key, base = ((c, max(BULK), BULK[max(BULK)]) for c in (contender, BASE))
+        table.append([contender.server, contender.format, *cells, f"{rounds.ratio(key, base, cpu):.2f}x"])
+    asked = ", ".join(f"{n:,} by {c}" for n, c in BULK.items())
+    text = (
+        f"Vectors/s and, in brackets, times those of the bare server with {F32}. Whole requests only; connections: "
+        f"{asked}. Settings of ours beside the defaults: {', '.join(f'{k}={v}' for k, v in OURS.items())}, because "
+        f"{max(BULK):,} vectors as JSON numbers are {len(OURS_JSON.request(max(BULK)).body) / 1e6:.0f} MB.\n\n"
+    )
+    columns = ["server", "format", *(f"{n:,} vectors" for n in BULK), f"CPU at {max(BULK):,}, x bare"]
+    return Answer("Many vectors a request", text + markdown(columns, table) + not_there(absent), tuple(bars))
+
+
+def not_there(absent: dict[Contender, str]) -> str:
+    lines = (f"- {contender.format}, {contender.server}: not there ({why})" for contender, why in absent.items())
+    return "\n" + "\n".join(lines) + "\n" if absent else ""
+
+
+def beside(house: House, args) -> Answer:
+    """Large requests and small ones at once: what each loses."""
+    n, seconds = max(BULK), 2 * args.seconds
+    rounds, both = Rounds(), (BASE, OURS_RAW)
+    house.agree()
+    for number in range(args.rounds):
+        say(f"round {number + 1} of {args.rounds}: large beside small")
+        for c in both:
+            server = house.start(c.server)
+            large, small = (c.request(size).raw() for size in (n, 1))
+            rounds.measure(("large alone", c), server, lambda s=server, r=large: in_turn(s.port, r, 1, seconds))
+            with Paced(server.port, small, SMALL_RATE) as paced:
+                time.sleep(seconds)
+            rounds.kept["small alone", c].append(Measured(paced.load, 0))
+            with Paced(server.port, small, SMALL_RATE) as paced:
+                rounds.measure(("large beside", c), server, lambda s=server, r=large: in_turn(s.port, r, 1, seconds))
+            rounds.kept["small beside", c].append(Measured(paced.load, 0))
+    table = [
+        [c.server, f"{n * rounds.median(('large alone', c), rate):,.0f}",
+         f"{n * rounds.median(('large beside', c), rate):,.0f}",
+         f"{rounds.median(('small alone', c), p50):.1f} / {rounds.median(('small alone', c), p99):.1f} ms",
+         f"{rounds.median(('small beside', c), p50):.1f} / {rounds.median(('small beside', c), p99):.1f} ms",
+         f"{rounds.ratio(('small beside', c), ('small alone', c), p99):.1f}x"]
+        for c in both
+    ]  # fmt: skip
+    same = rounds.ratio(("large beside", OURS_RAW), ("large beside", BASE), rate)
+    alone = rounds.ratio(("large beside", OURS_RAW), ("large alone", BASE), rate)
+    tail = rounds.ratio(("small beside", OURS_RAW), ("small alone", OURS_RAW), p99)
+    text = (
+        f"One connection with {n:,} vectors a request, {F32}, and beside it {SMALL_RATE} requests of one vector a "
+        "second, at a fixed rate, each timed from when it was due. Vectors/s of the large, p50 / p99 of the small. "
+        f"Ours beside small requests has {same:.2f}x of the bare server beside the same ones, and {alone:.2f}x of the "
+        "bare server alone.\n\n"
+    )
+    columns = ["server", "large alone", "large beside", "small alone", "small beside", "p99, beside to alone"]
+    return Answer(
+        "Large requests beside small ones",
+        text + markdown(columns, table),
+        (
+            at_least(f"{n:,} vectors a request beside small ones, {UVICORN}, against bare beside the same", same, 0.65),
+            Bar("p99 of the small ones beside them, against their p99 alone", f"{tail:.1f}x", "≤ 5x", tail <= 5),
+        ),
+    )
+
+
+def overload(house: House, args) -> Answer:
+    table, bars = [], []
+    with house.serve(UVICORN, max_concurrency=str(TAKEN)) as server:
+        for n in (1, min(BULK)):
+            raw, ratios, shares, rows_of = OURS_RAW.request(n).raw(), [], [], []
+            for number in range(args.rounds):
+                say(f"round {number + 1} of {args.rounds}: overload with {n} vectors a request")
+                calm, none = storm(server.port, raw, TAKEN, args.seconds, PAUSE_S)
+                busy, refused = storm(server.port, raw, ASKING, args.seconds, PAUSE_S)
+                if none:
+                    raise Failed(f"{none} requests were refused at {TAKEN} connections, as many as are taken")
+                rows_of.append((calm, busy))
+                ratios.append(busy.p99 / calm.p99)
+                shares.append(refused / (refused + busy.requests))
+            middle = [statistics.median(of) for of in zip(*(
+                (calm.rate, busy.rate, calm.p99, busy.p99) for calm, busy in rows_of
+            ), strict=True)]  # fmt: skip
+            share, ratio = statistics.median(shares), statistics.median(ratios)
+            table.append([n, f"{middle[0]:,.0f}", f"{middle[1]:,.0f}", f"{share:.0%}", f"{middle[2]:.1f} ms",
+                          f"{middle[3]:.1f} ms", f"{ratio:.1f}x"])  # fmt: skip
+            what = f"overload, {n} vector{'s' * (n > 1)} a request"
+            bars.append(Bar(f"{what}: refused with 429", f"{share:.0%}", "> 0", share > 0))
+            bars.append(Bar(f"{what}: p99 of the accepted, against {TAKEN} connections", f"{ratio:.1f}x",
+                            f"≤ {KEPT:g}x", ratio <= KEPT))  # fmt: skip
+    text = (
+        f"REPSTITCH_MAX_CONCURRENCY={TAKEN}, under uvicorn. {ASKING} connections ask, each again at once when it was "
+        f"answered and after {PAUSE_S:g} s when it was refused, against {TAKEN} connections. Any other reply than 200 "
+        "and 429 ends the run.\n\n"
+    )
+    columns = ["vectors", f"accepted/s at {TAKEN}", f"accepted/s at {ASKING}", "refused", f"p99 at {TAKEN}",
+               f"p99 of the accepted at {ASKING}", "ratio"]  # fmt: skip
+    return Answer("Overload", text + markdown(columns, table), tuple(bars))
+
+
+def memory(house: House, args) -> Answer:
+    raw = OURS_RAW.request(MEMORY_ROWS).raw()
+    say(f"memory: {args.memory_requests} requests")
+    with house.serve(UVICORN) as server:
+        began = server.memory_mb()
+        in_turn(server.port, raw, 1, requests=MEMORY_WARM)
+        warm = server.memory_mb()
+        in_turn(server.port, raw, 1, requests=args.memory_requests)
+        after, peak = server.memory_mb(), server.memory_mb("VmHWM")
+    columns = ["at start", f"after {MEMORY_WARM} requests", f"after {args.memory_requests:,} more", "growth", "peak"]
+    cells = [f"{mb:,.0f} MB" for mb in (began, warm, after, after - warm, peak)]
+    what = f"growth of memory over {args.memory_requests:,} requests of {MEMORY_ROWS:,} vectors"
+    return Answer(
+        "Memory",
+        f"Resident memory of the server under uvicorn, {MEMORY_ROWS:,} vectors a request, {F32}.\n\n"
+        + markdown(columns, [cells]),
+        (Bar(what, f"{after - warm:.0f} MB", f"< {MEMORY_MB} MB", after - warm < MEMORY_MB),),
+    )
+
+
+def gpu(house: House, args) -> Answer:
+    title = "On a GPU"
+    if not torch.cuda.is_available():
+        return Answer(title, "Not measured: torch finds no CUDA device here.\n")
+    rounds, devices = Rounds(), ("cpu", "cuda")
+    with ExitStack() as stack:
+        up = {device: stack.enter_context(house.serve(UVICORN, device=device)) for device in devices}
+        for n in GPU_ROWS:
+            raw = OURS_RAW.request(n).raw()
+            for server in up.values():
+                in_turn(server.port, raw, 1, requests=5)  # the first of a size loads and chooses kernels
+            for _ in range(args.rounds):
+                for device, server in up.items():
+                    rounds.measure((device, n), server, lambda s=server, r=raw: in_turn(s.port, r, 1, args.seconds))
+    table = [
+        [f"{n:,}", *(f"{n * rounds.median((device, n), rate):,.0f}" for device in devices),
+         *(f"{rounds.median((device, n), p50):.2f} ms" for device in devices),
+         f"{rounds.ratio(('cuda', n), ('cpu', n), rate):.2f}x"]
+        for n in GPU_ROWS
+    ]  # fmt: skip
+    columns = ["vectors", "vectors/s, CPU", "vectors/s, CUDA", "p50, CPU", "p50, CUDA", "CUDA, x CPU"]
+    text = f"Under uvicorn, {F32}, one connection, one process on one core, with REPSTITCH_DEVICE cpu and cuda.\n\n"
+    return Answer(title, text + markdown(columns, table))
+
+
+QUESTIONS = {"one": one_vector, "bulk": bulk, "beside": beside, "overload": overload, "memory": memory, "gpu": gpu}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=2, help="of each load")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, metavar="QUESTION", help=", ".join(QUESTIONS))
+    parser.add_argument("--memory-requests", type=int, default=1_000)
+    args = parser.parse_args()
+    if shutil.which("wrk") is None:
+        raise SystemExit("serve.py needs wrk; install it (apt-get install wrk).")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    with ExitStack() as stack:
+        house = House(stack)
+        answers = [QUESTIONS[name](house, args) for name in args.only or QUESTIONS]
+        where = f"Servers on core {sorted(house.servers)}, clients on {sorted(house.clients)}"
+    bars = [[b.what, b.measured, b.bar, "yes" if b.met else "**no**"] for a in answers for b in a.bars]
+    text = (
+        header("Serving", "python benchmarks/serve.py", ("starlette", "uvicorn", "uvloop", "httptools", "orjson"))
+        + f"\n{where}; {args.rounds} rounds of {args.seconds} s, medians. Figures per second are of this machine and "
+        "this hour; the ratios are what to read.\n"
+        + f"\n## Bars\n\n{markdown(['what', 'measured', 'bar', 'met'], bars)}"
+        + "".join(f"\n## {a.title}\n\n{a.text}" for a in answers)
+    )
+    if not args.only:
+        (RESULTS / "serve.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
