@@ -188,7 +188,8 @@ class Paced:
 def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: float) -> tuple[Load, int]:
     """More connections than are taken at once: the load of the accepted requests, and how many were refused with 429.
 
-    One thread asks for all of them. Who is refused asks again after `pause_s`, others at once.
+    One thread asks for all of them. Who is refused asks again after `pause_s`, others at once. What is under way when
+    the time is up is waited for, so that nothing of it is left in the server.
     """
     accepted: list[float] = []
     refused = 0
@@ -204,8 +205,8 @@ def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: floa
         try:
             for i in range(connections):
                 ask(i)
-            while time.perf_counter() - began < seconds:
-                while waiting and waiting[0][0] <= time.perf_counter():
+            while (more := time.perf_counter() - began < seconds) or selector.get_map():
+                while more and waiting and waiting[0][0] <= time.perf_counter():
                     ask(heapq.heappop(waiting)[1])
                 for key, mask in selector.select(0.01):
                     i, caller = key.data, callers[key.data]
@@ -217,7 +218,8 @@ def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: floa
                     selector.unregister(key.fileobj)
                     if caller.status == 200:
                         accepted.append(caller.ended - caller.began)
-                        ask(i)
+                        if more:
+                            ask(i)
                     elif caller.status == 429:
                         refused += 1
                         heapq.heappush(waiting, (time.perf_counter() + pause_s, i))
