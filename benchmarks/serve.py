@@ -302,7 +302,7 @@ def busy(measured: Measured) -> float:
 
 
 def at_least(what: str, measured: float, bar: float) -> Bar:
-    return Bar(what, f"{measured:.2f}x", f"≥ {bar:g}x", measured >= bar)
+    return Bar(what, f"{measured:.3f}x", f"≥ {bar:g}x", measured >= bar)
 
 
 def say(text: str) -> None:
