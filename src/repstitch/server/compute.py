@@ -18,7 +18,8 @@ from repstitch.registry import Route
 
 log = logging.getLogger(__name__)
 
-CHUNK_ROWS = 1024  # between two chunks, the requests beside a large one get their turn
+CHUNK_ROWS = 256  # between two chunks, the requests beside a large one get their turn
+DEVICE_ROWS = 4096
 SMALL = (1, 4, 16, 64, 256)  # sizes at which a device is compared with the CPU
 
 
@@ -112,7 +113,7 @@ class Stage:
     def __init__(self, placed: Placed, device: str):
         self.placed, self.device = placed, torch.device(device)
         self.calibration = None if placed.calibration is None else placed.calibration.to(device)
-        self.chunk_rows = CHUNK_ROWS if self.device.type == "cpu" else 4 * CHUNK_ROWS
+        self.chunk_rows = CHUNK_ROWS if self.device.type == "cpu" else DEVICE_ROWS
         self.slots = [_Slot(self, self.device) for _ in range(2)]
 
     def translate(
