@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test test-all bento-test bento image audit check format bench clean
+.PHONY: demo test test-all fuzz bento-test bento image audit check format bench clean
 
 demo: $(SETUP)
 	$(BIN)/repstitch demo --out demo
@@ -13,6 +13,9 @@ test: $(SETUP)
 
 test-all: $(SETUP)
 	$(BIN)/pytest -q -m "not gpu and not network"
+
+fuzz: $(SETUP)
+	$(BIN)/python benchmarks/fuzz.py --cases 20000
 
 bento: $(SETUP)
 	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build .

@@ -82,7 +82,7 @@ class Space:
     def from_json(cls, text: str | bytes) -> "Space":
         try:
             card = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"The space card is not JSON: {error}.") from None
         if not isinstance(card, dict):
             raise InputError(f"The space card must be a JSON object; got {type(card).__name__}.")

@@ -7,18 +7,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from repstitch import __version__
-from repstitch.server.asks import ARROW, OCTETS, OCTETS16
+from repstitch.server.asks import ARROW, OCTETS
 from repstitch.server.openai import MAX_TEXTS
 from repstitch.server.replies import CODES, JSON, json_reply
 from repstitch.server.translate import MAX_SCORED
 from repstitch.wire.fields import ENCODINGS, NAME_LENGTH, ROUTES
 from repstitch.wire.rows import DTYPES
 
+OCTETS16 = f"{OCTETS}; dtype=float16"
 NAME = {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH}
 NUMBER = {"type": "number"}
 VECTOR = {"type": "array", "items": NUMBER, "minItems": 1}
 VECTORS = {"type": "array", "items": VECTOR, "minItems": 1}
-BASE64 = {"type": "string", "contentEncoding": "base64", "minLength": 1}
+BASE64 = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$",
+}
 ROWS = {"anyOf": [VECTOR, VECTORS, BASE64]}
 BINARY = {"type": "string", "format": "binary"}
 DTYPE = {"type": "string", "enum": list(DTYPES), "default": "float32"}
@@ -27,10 +32,12 @@ FREE = {"type": "object"}
 TEXT = {"type": "string"}
 TEXTS = {"type": "array", "items": TEXT, "minItems": 1}
 COUNT = {"type": "integer", "minimum": 0}
-SPACE = {"type": "object", "properties": {"name": NAME, "dim": COUNT}, "required": ["name", "dim"]}
-NAMES = {"type": "array", "items": NAME}
-SEEN = {"to": NAMES, "from": NAMES, "takes_texts": {"type": "boolean"}}
-LINE = {
+SPACE: dict[str, Any] = {  # a card of identity, with more fields where more is stated
+    "type": "object",
+    "properties": {"name": NAME, "dim": COUNT, "modality": TEXT, "role": TEXT},
+    "required": ["name", "dim"],
+}
+HEADLINE = {
     "name": NAME,
     "source": NAME,
     "target": NAME,
@@ -60,6 +67,18 @@ ERRORS = {
     504: "Not done in time; send less.",
 }
 ALWAYS = (401, 500)
+ROWS_ANSWERED = {"X-Rows": ("Rows answered.", COUNT)}
+SERVED = {
+    "X-Dim": ("Numbers a vector of the target space.", COUNT),
+    "X-Stitcher": ("Who translated, percent-encoded; several with commas between, in turn.", TEXT),
+    "X-Stitcher-Version": ("Their versions: hashes of their content.", TEXT),
+}
+SAID_WITH = {  # the headers that errors of a status carry
+    401: {"WWW-Authenticate": ("What is asked for: Bearer.", TEXT)},
+    405: {"Allow": ("The methods that the route takes.", TEXT)},
+    429: {"Retry-After": ("Seconds.", COUNT)},
+    503: {"Retry-After": ("Seconds.", COUNT)},
+}
 
 
 @cache
@@ -71,6 +90,10 @@ def document() -> dict[str, Any]:
             "title": "repstitch",
             "version": __version__,
             "summary": "Translates embeddings between the spaces of two models.",
+            "description": (
+                "Every route answers another method with 405, every other path is answered with 404, and every error "
+                "has the one form of the schema `Error`."
+            ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"key": []}, {}],
@@ -91,7 +114,11 @@ def document() -> dict[str, Any]:
             "/openapi.json": {"get": _plain("openapi", "This document", JSON, (500,), FREE, open_to_all=True)},
             "/docs": {"get": _plain("docs", "This document as a page", "text/html", (500,), open_to_all=True)},
         },
-        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}, "schemas": _schemas()},
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": _schemas(),
+            "responses": _errors(*ERRORS),
+        },
     }
 
 
@@ -118,11 +145,7 @@ def _translate() -> dict[str, Any]:
         },
     )
     binary = {kind: {"schema": BINARY} for kind in (OCTETS, OCTETS16, ARROW)}
-    headers = {
-        "X-Rows": ("Rows answered.", COUNT),
-        "X-Dim": ("Numbers a vector.", COUNT),
-        "X-Stitcher": ("Who translated, percent-encoded; several with commas between, in turn.", TEXT),
-        "X-Stitcher-Version": ("Their versions: hashes of their content.", TEXT),
+    optional = {
         "X-Confidence": ("In octets: the measures that follow each row's vector, in this order.", TEXT),
         "X-Route": ("With route=auto: the spaces passed, percent-encoded, `->` between.", TEXT),
         "X-Expected-Score": (
@@ -136,8 +159,9 @@ def _translate() -> dict[str, Any]:
         "description": (
             "Rows come as little-endian numbers (`application/octet-stream`, float32 unless `dtype=float16` is said), "
             "as JSON (numbers or base64), or as an uncompressed Arrow IPC stream with the columns `vector` and, where "
-            "rows have ids, `id`. The reply is written like the body unless `Accept` names another form. One vector in "
-            "JSON gives one vector. Names may stand in the query or, in JSON, in the body."
+            "rows have ids, `id`. The reply is written like the body unless `Accept` names another form; of octets and "
+            "Arrow it may name the dtype too. One vector in JSON gives one vector. Names and flags may stand in the "
+            "query or, in JSON, in the body, and must agree where they stand in both."
         ),
         "parameters": [
             _query("source", NAME, "The space the vectors live in; needed here unless the body names it."),
@@ -154,7 +178,7 @@ def _translate() -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The translated vectors.",
-                "headers": {name: {"description": what, "schema": schema} for name, (what, schema) in headers.items()},
+                "headers": _headers(ROWS_ANSWERED | SERVED) | _headers(optional, required=False),
                 "content": {JSON: {"schema": reply}, **binary},
             },
             **_errors(400, *ALWAYS, 404, 406, 409, 413, 415, 422, 429, 503, 504),
@@ -175,6 +199,7 @@ def _embeddings() -> dict[str, Any]:
         f"loaded (at most {MAX_TEXTS}). Lists of whole numbers are refused: these are tokens. `usage` is 0.",
         "Embeddings",
         reply,
+        ROWS_ANSWERED | SERVED,
     )
 
 
@@ -190,6 +215,7 @@ def _score() -> dict[str, Any]:
         "chance, its references and its verdict.",
         "Score",
         reply,
+        SERVED,
     )
     operation["parameters"] = [
         _query(name, NAME, what)
@@ -202,7 +228,7 @@ def _score() -> dict[str, Any]:
     return operation
 
 
-def _post(name: str, summary: str, description: str, schema: str, reply: dict) -> dict[str, Any]:
+def _post(name: str, summary: str, description: str, schema: str, reply: dict, headers: dict) -> dict[str, Any]:
     return {
         "operationId": name,
         "summary": summary,
@@ -212,7 +238,11 @@ def _post(name: str, summary: str, description: str, schema: str, reply: dict) -
             "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
         },
         "responses": {
-            "200": {"description": "The answer.", "content": {JSON: {"schema": reply}}},
+            "200": {
+                "description": "The answer.",
+                "headers": _headers(headers),
+                "content": {JSON: {"schema": reply}},
+            },
             **_errors(400, *ALWAYS, 404, 406, 409, 413, 415, 422, 429, 503, 504),
         },
     }
@@ -233,8 +263,7 @@ def _read(name: str, summary: str, schema: str) -> dict[str, Any]:
 
 
 def _stitcher() -> dict[str, Any]:
-    more = {"settings": FREE, "split": FREE, "scorecard": FREE, "source": SPACE, "target": SPACE}
-    whole = _object(LINE | more)
+    whole = _object(HEADLINE | {"source": SPACE, "target": SPACE, "settings": FREE, "split": FREE, "scorecard": FREE})
     return {
         "operationId": "show_stitcher",
         "summary": "One stitcher with its whole scorecard",
@@ -268,9 +297,15 @@ def _errors(*codes: int) -> dict[str, Any]:
             "description": ERRORS[code],
             "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
         }
-        if code in (429, 503):
-            found[str(code)]["headers"] = {"Retry-After": {"description": "Seconds.", "schema": COUNT}}
+        if code in SAID_WITH:
+            found[str(code)]["headers"] = _headers(SAID_WITH[code])
     return found
+
+
+def _headers(said: dict[str, tuple[str, dict]], required: bool = True) -> dict[str, Any]:
+    return {
+        name: {"description": what, "required": required, "schema": schema} for name, (what, schema) in said.items()
+    }
 
 
 def _query(name: str, schema: dict, description: str) -> dict[str, Any]:
@@ -288,12 +323,16 @@ def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) ->
 
 def _schemas() -> dict[str, Any]:
     pair = {"source": NAME, "target": NAME, "stitcher": NAME}
-    space = SPACE | {"properties": SPACE["properties"] | SEEN, "required": [*SPACE["required"], *SEEN]}
+    listed = {"type": "array", "items": NAME}
+    space = SPACE | {
+        "properties": SPACE["properties"] | {"to": listed, "from": listed, "takes_texts": {"type": "boolean"}},
+        "required": [*SPACE["required"], "to", "from", "takes_texts"],
+    }
     model = _object({"id": TEXT, "object": {"const": "model"}, "created": COUNT, "owned_by": TEXT})
     error = _object(
         {"code": {"enum": sorted({*CODES.values(), "error"})}, "message": TEXT, "param": {"type": ["string", "null"]}}
     )
-    lists = {"Stitchers": ("stitchers", _object(LINE)), "Spaces": ("spaces", space)}
+    lists = {"Stitchers": ("stitchers", _object(HEADLINE)), "Spaces": ("spaces", space)}
     return {
         "Error": _object({"error": error}),
         "Translate": _object(

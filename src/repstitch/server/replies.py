@@ -45,14 +45,20 @@ def error_reply(error: Exception) -> Response:
     else:
         message = FAILED if status == 500 else str(error)
     code = CODES.get(status, "error")
-    content = {"error": {"code": code, "message": message, "param": getattr(error, "param", None)}}
+    content = {"error": {"code": code, "message": _one_line(message), "param": getattr(error, "param", None)}}
     return json_reply(content, status, getattr(error, "headers", None))
+
+
+def _one_line(message: str) -> str:
+    """A message as one line that JSON can hold, whatever names that came from outside it quotes."""
+    return " ".join(message.split()).encode("utf-8", "replace").decode()[:MESSAGE_LENGTH]
 
 
 async def on_error(request: Request, error: Exception) -> Response:
     return error_reply(error)
 
 
+MESSAGE_LENGTH = 1_000
 FAILED = "The request failed in the service, not because of what was sent; its log says where."
 STATUSES = {MalformedError: 400, NotFoundError: 404, ConflictError: 409, InputError: 422}
 MESSAGES = {404: "There is no such route; see /docs.", 405: "This route does not take that method."}

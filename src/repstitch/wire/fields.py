@@ -56,8 +56,7 @@ def check_choice(choices: tuple[str, ...], param: str, value: Any) -> None:
 
 
 def check_size(param: str, value: Any) -> None:
-    whole = type(value) is int or (type(value) is float and value.is_integer())  # in JSON 4.0 is whole too
-    if not whole or value < 1:
+    if type(value) not in NUMBERS or value % 1 or value < 1:  # JSON has one kind of number: 4.0 is whole
         raise MalformedError(f"`{param}` must be a whole number of at least 1; got {_kind(value)}.", param)
 
 

@@ -95,7 +95,7 @@ def faults(rows: np.ndarray, param: str = "embedding") -> str | None:
     finite = np.isfinite(rows).all(axis=1)
     for bad, rule, held in (
         (~finite, "must be finite float32 numbers", "NaN or Inf"),
-        (~rows.any(axis=1), "must have a direction", "only zeros"),
+        ((rows == 0).all(axis=1), "must have a direction", "only zeros"),
     ):
         if bad.any():
             first = int(np.argmax(bad))

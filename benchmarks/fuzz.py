@@ -1,0 +1,75 @@
+"""Many spoiled requests: runs both fuzz tests, and writes what was sent and what came back."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from machine import header, markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ("tests/test_fuzz_wire.py", "tests/server/test_fuzz_http.py")
+RESULT = ROOT / "benchmarks/results/fuzz.md"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, help="of an earlier run, to have it again; otherwise a new one")
+    asked = parser.parse_args()
+    seed = int.from_bytes(os.urandom(4)) if asked.seed is None else asked.seed
+    print(f"Seed {seed}.", flush=True)
+    seconds, failed, counts = {}, False, Counter()
+    for test in TESTS:
+        began = time.perf_counter()
+        code, found = run(test, asked.cases, seed)
+        seconds[test], failed = time.perf_counter() - began, failed or code != 0
+        counts |= {(test, *key): count for key, count in found.items()}
+    text = report(asked.cases, seed, failed, counts, seconds)
+    print(text)
+    if not failed:
+        RESULT.write_text(text)
+    return int(failed)
+
+
+def run(test: str, cases: int, seed: int) -> tuple[int, Counter]:
+    """How one file of tests ended, and its counts by route, what was sent, and status."""
+    with tempfile.TemporaryDirectory() as folder:
+        tally = Path(folder) / "tally"
+        told = {"CASES": str(cases), "SEED": str(seed), "TALLY": str(tally)}
+        env = os.environ | {f"REPSTITCH_FUZZ_{name}": value for name, value in told.items()}
+        code = subprocess.run([sys.executable, "-m", "pytest", "-q", test], cwd=ROOT, env=env).returncode
+        counts = Counter()
+        for line in tally.read_text().splitlines() if tally.exists() else ():
+            *key, count = json.loads(line)
+            counts[tuple(key)] += count
+    return code, counts
+
+
+def report(cases: int, seed: int, failed: bool, counts: Counter, seconds: dict[str, float]) -> str:
+    statuses = sorted({status for *_, status in counts})
+    rows = []
+    for test, route, what in sorted({key[:3] for key in counts}):
+        found = [counts[test, route, what, status] for status in statuses]
+        rows.append([Path(test).name, route, what, sum(found), *(count or "" for count in found)])
+    ended = "Something failed; see above." if failed else "Findings: 0."
+    spent = ", ".join(f"{Path(test).name} {value:.0f} s" for test, value in seconds.items())
+    return (
+        header("Fuzzing", f"python benchmarks/fuzz.py --cases {cases} --seed {seed}", PACKAGES)
+        + f"\n{ended} {sum(counts.values()):,} requests ({spent}). No answer was 5xx; every 200 was compared with a "
+        "second reading of the same body in `test_fuzz_wire.py`, and with the OpenAPI document in `test_fuzz_http.py` "
+        "(by phase of schemathesis), which ran against a service in a process of its own. The laws of reading and "
+        "writing by themselves took further cases without a request.\n\n"
+        + markdown(["test", "route", "sent", "requests", *map(str, statuses)], rows)
+    )
+
+
+PACKAGES = ("hypothesis", "schemathesis", "pyarrow", "orjson", "starlette")
+
+if __name__ == "__main__":
+    sys.exit(main())
