@@ -92,7 +92,8 @@ def document() -> dict[str, Any]:
             "summary": "Translates embeddings between the spaces of two models.",
             "description": (
                 "Every route answers another method with 405, every other path is answered with 404, and every error "
-                "has the one form of the schema `Error`."
+                "has the one form of the schema `Error`. What is not HTTP never comes so far: it ends with 400 in "
+                "plain text, or with its connection."
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -277,8 +278,10 @@ def _stitcher() -> dict[str, Any]:
 
 def _health(name: str, summary: str, *errors: int) -> dict[str, Any]:
     status = _object({"status": TEXT}, {"stitchers": COUNT})
-    # Where BentoML serves, it answers these itself: with the same statuses, and a body of its own.
-    return _plain(name, summary, JSON, (500, *errors), status, open_to_all=True)
+    operation = _plain(name, summary, JSON, (500, *errors), status, open_to_all=True)
+    return operation | {
+        "description": "Where BentoML serves, it answers this itself: with the same statuses, and a body of its own."
+    }
 
 
 def _plain(name: str, summary: str, kind: str, errors: tuple, schema: dict = TEXT, open_to_all: bool = False) -> dict:
