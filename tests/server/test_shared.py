@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from dataclasses import replace
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -109,7 +110,7 @@ def test_no_product_grows_beyond_what_keeps_the_others_waiting(registry, product
 def test_requests_that_come_one_by_one_wait_for_nobody(registry, products):
     async def scenario():
         app = create_app(registry, Settings())
-        service, loop = app.state.service, asyncio.get_running_loop()
+        service, loop = app.state.service, cast(Any, asyncio.get_running_loop())
         served, turns = service.resolve({"source": "old", "target": "new"}), []
         monitor = loop.call_soon
         loop.call_soon = lambda *args, **more: turns.append(args[0]) or monitor(*args, **more)
