@@ -71,7 +71,9 @@ def report(cases: int, seed: int, failed: bool, counts: Counter, seconds: dict[s
         + f"\n{ended} {sum(counts.values()):,} cases ({spent}). No answer was 5xx. Every 200 of `test_fuzz_wire.py`, "
         "which calls the application in its own process, was compared with a second reading of the same body; every "
         "answer of `test_fuzz_http.py`, which runs schemathesis against a service in a process of its own, with the "
-        f"OpenAPI document ({', '.join(f'{what} {count:,}' for what, count in sorted(phases.items()))}).\n\n"
+        f"OpenAPI document ({', '.join(f'{what} {count:,}' for what, count in sorted(phases.items()))}). Of confidence "
+        "only the shape and that it is finite were looked at, of scores only that they were given to those who should "
+        "have them, and spoiled HTTP only had to leave the service well.\n\n"
         + markdown(["test", "route", "sent", "cases", *map(str, statuses)], table)
     )
 
