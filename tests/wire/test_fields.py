@@ -112,6 +112,12 @@ def test_numbers_beyond_float32_become_inf_and_are_named_as_such():
     )
 
 
+def test_a_signalling_nan_is_named_without_a_warning(recwarn):
+    rows = np.frombuffer(b"\x01\x00\x80\x7f" * 6, "<f4").reshape(1, 6)
+    assert "NaN or Inf" in (bytes_.faults(rows) or "")
+    assert not recwarn.list
+
+
 def test_faults_name_the_first_row_of_zeros():
     rows = np.array([[1, 2, 3], [0, 0, 0], [0, 0, 0]], dtype=np.float32)
     assert bytes_.faults(rows) == "`embedding` must have a direction; 2 of 3 rows (first: row 1) hold only zeros."
