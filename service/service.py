@@ -8,12 +8,14 @@ from bentoml._internal.utils.analytics import usage_stats
 
 from repstitch.registry import Registry
 from repstitch.server.http import create_app
+from repstitch.server.protocol import install
 from repstitch.server.settings import Settings
 
 # BentoML reports usage unless told not to, and has asked once before it imports a service.
 os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "True"
 usage_stats.do_not_track.cache_clear()
 
+install()
 settings = Settings.from_env()
 registry = Registry(settings.stitchers)
 app = create_app(registry, settings)
@@ -30,7 +32,7 @@ if not (settings.api_keys or settings.open):
     # Above the application's own limits, which answer in its form; BentoML's answer in another.
     traffic={
         "timeout": settings.timeout_s + 30,
-        "max_concurrency": 4 * settings.workers * settings.max_concurrency,
+        "max_concurrency": 1_000_000,  # it counts requests from their first byte, so slow clients would fill it
     },
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},

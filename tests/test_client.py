@@ -880,7 +880,7 @@ def test_the_applications_refusals_are_typed(to_app):
     assert (caught.value.status, caught.value.code, caught.value.param) == (404, "not_found", "source")
     with pytest.raises(ClientConflictError, match="has no calibration"):
         client.translate_full(X, "old", "new", confidence=True)
-    with pytest.raises(ClientInputError, match="whole rows of 6 float32 numbers") as caught:
+    with pytest.raises(ClientInputError, match="The rows must have 6 numbers; X-Dim says 5") as caught:
         client.translate(make_rows(1, 5), "old", "new")
     assert caught.value.status == 422
     with pytest.raises(ClientInputError, match="hold only zeros"):

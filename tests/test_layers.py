@@ -63,6 +63,7 @@ INSIDE = {
         "openapi",
         "docs",
         "http",
+        "protocol",
         "run",
     ),
 }

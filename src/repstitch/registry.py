@@ -118,8 +118,9 @@ class Registry:
         try:
             promoted = _read_promoted(self.folder)
         except InputError as error:
-            log.error("%s", error)
             promoted, problems[PROMOTED] = old.promoted, str(error)
+            if old.problems.get(PROMOTED) != str(error):  # said once, not at every refresh
+                log.error("%s", error)
         self.state = State(stitchers, promoted, problems, stamps)
         return report
 
@@ -237,7 +238,7 @@ def _read_promoted(folder: Path) -> dict[str, str]:
         return {}
     try:
         promoted = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}. Remove it and promote again.") from None
     if not isinstance(promoted, dict) or not all(isinstance(v, str) for v in promoted.values()):
         raise InputError(f"{path} must map pairs to names. Remove it and promote again.")

@@ -106,7 +106,7 @@ def test_the_service_keeps_what_its_document_promises(service, stitcher):
 
 
 HEAD = (
-    b"POST /v1/translate?source=old&target=new HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    b"POST /v1/translate?source=old&target=new HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
     b"Content-Type: application/octet-stream\r\n"
 )
 

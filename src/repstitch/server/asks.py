@@ -27,7 +27,8 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What the headers of a request say: the forms of its body and of its reply, and the body's stated length.
+    """What the headers of a request say: the forms of its body and of its reply, the body's stated length, and, where
+    they are stated, the numbers a row and the rows it holds.
 
     `reply` is None where the reply is to be written as the body was.
     """
@@ -35,31 +36,41 @@ class Ask:
     body: Form
     reply: Form | None
     length: bytes | None
+    dim: bytes | None = None
+    rows: bytes | None = None
 
 
 def read_headers(headers: list[tuple[bytes, bytes]], formats: tuple[str, ...] = FORMATS) -> Ask:
     """The headers that matter, refused with 415 or 406 when this service does not speak what they name."""
-    content_type, accept, length = b"", b"", None
+    content_type, accept = None, b""
+    length = dim = rows = None
     for name, value in headers:
         if name == b"content-type":
+            if content_type is not None:
+                raise Refusal(415, "`Content-Type` must be given once.", "Content-Type")
             content_type = value
         elif name == b"accept":
             accept = accept + b"," + value if accept else value
         elif name == b"content-length":
             length = value
+        elif name == b"x-dim":
+            dim = value
+        elif name == b"x-rows":
+            rows = value
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise Refusal(415, "A body must come uncompressed, without a Content-Encoding.")
-    body = body_form(content_type, formats)
-    return Ask(body, reply_form(accept, body, formats), length)
+    body = body_form(content_type or b"", formats)
+    return Ask(body, reply_form(accept, body, formats), length, dim, rows)
 
 
 @lru_cache(maxsize=64)
 def body_form(content_type: bytes, formats: tuple[str, ...] = FORMATS) -> Form:
     """The form a Content-Type names; 415 when it is none of ours."""
-    kind, *params = _split(content_type.decode("latin-1"))
+    kind, params = _split(content_type.decode("latin-1"))
     if kind not in formats:
         raise Refusal(415, f"`Content-Type` must be {_either(formats)}; got {kind[:100] or 'none'}.", "Content-Type")
     dtype = _dtype(params)
+    # What is nearly the parameter must not be passed over: rows of float16 would be read as float32.
     if dtype is not None and (dtype not in DTYPES or kind != OCTETS):
         raise Refusal(
             415,
@@ -110,23 +121,30 @@ class _Range:
 
 
 def _read_range(part: str) -> _Range:
-    kind, *params = _split(part)
+    kind, params = _split(part)
     dtype = _dtype(params)
     if dtype is not None and (dtype not in DTYPES or kind not in (OCTETS, ARROW)):
         return _Range(kind, 0.0, None)  # asked for in a way that we do not speak
     try:
-        quality = float(next((p[2:] for p in params if p.startswith("q=")), "1"))
+        quality = float(next((value for name, value in params if name == "q"), "1"))
     except ValueError:
         quality = 0.0
     return _Range(kind, quality if 0 <= quality <= 1 else 0.0, dtype)
 
 
-def _split(header: str) -> list[str]:
-    return [piece.strip() for piece in header.lower().split(";")]
+def _split(header: str) -> tuple[str, list[tuple[str, str]]]:
+    """The type that a header names, and its parameters."""
+    kind, *params = (piece.strip() for piece in header.lower().split(";"))
+    parted = [piece.partition("=") for piece in params]
+    return kind, [(name.strip(), value.strip().strip('"')) for name, _, value in parted]
 
 
-def _dtype(params: list[str]) -> str | None:
-    return next((p.partition("=")[2].strip('"') for p in params if p.partition("=")[0] == "dtype"), None)
+def _dtype(params: list[tuple[str, str]]) -> str | None:
+    """What the parameter `dtype` says; None where there is none, no dtype where it is given twice or not quite so."""
+    said = [(name, value) for name, value in params if "dtype" in name]
+    if not said:
+        return None
+    return said[0][1] if len(said) == 1 and said[0][0] == "dtype" else "given twice, or in another form,"
 
 
 def _either(words: tuple[str, ...]) -> str:

@@ -107,7 +107,7 @@ def _place(chain: Chain, device: str, precision: str, route: Route) -> Chain:
 class Stage:
     """The way to a device and back: two pairs of pinned buffers, so that one chunk is copied while one is computed.
 
-    Nothing waits for the device but the copy back; whether rows were sound comes back with them. One thread at a time.
+    Nothing waits for the device but the copy back; whether rows were sound comes back with them. One call at a time.
     """
 
     def __init__(self, placed: Placed, device: str):
@@ -115,6 +115,7 @@ class Stage:
         self.calibration = None if placed.calibration is None else placed.calibration.to(device)
         self.chunk_rows = CHUNK_ROWS if self.device.type == "cpu" else DEVICE_ROWS
         self.slots = [_Slot(self, self.device) for _ in range(2)]
+        self.lock = threading.Lock()  # two translations in the same buffers would answer with one another's rows
 
     def translate(
         self, rows: np.ndarray, measured: bool, stop: threading.Event | None
@@ -122,6 +123,7 @@ class Stage:
         vectors = np.empty((len(rows), self.placed.d_target), np.float32)
         measures = np.empty((len(rows), len(self.placed.measures)), np.float32) if measured else None
         under_way: deque[Callable[[], None]] = deque()
+        self.lock.acquire()
         try:
             for i, start in enumerate(range(0, len(rows), self.chunk_rows)):
                 if stop is not None and stop.is_set():
@@ -136,6 +138,7 @@ class Stage:
         finally:
             for slot in self.slots:
                 slot.wait()  # whatever happened, no buffer is still being written when the next request comes
+            self.lock.release()
         return vectors, measures
 
 

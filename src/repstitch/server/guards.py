@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,6 +25,11 @@ class Keys:
         self.digests = [_digest(key.encode()) for key in settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and any(name == b"upgrade" for name, _ in scope["headers"]):
+            # Servers stop reading at the headers of such a request, and take its body for the next one.
+            message = "No other protocol is spoken here; send the request without `Upgrade`."
+            refusal = Refusal(400, message, "Upgrade", {"Connection": "close"})
+            return await error_reply(refusal)(scope, receive, send)
         if scope["type"] != "http" or self.open or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             return await self.app(scope, receive, send)
         refusal = self._check_key(scope) if self.digests else _check_local(scope)
@@ -49,13 +55,21 @@ def _digest(key: bytes) -> bytes:
 
 def _check_local(scope: Scope) -> Refusal | None:
     host = (scope.get("server") or ("localhost",))[0]  # a socket file is of this machine
-    if host.startswith("/") or is_loopback(host):
+    named = next((value for name, value in scope["headers"] if name == b"host"), b"localhost")
+    # A page from elsewhere can have its own name lead here, but not call this machine by one of its own.
+    if (host.startswith("/") or is_loopback(host)) and is_loopback(_without_port(named)):
         return None
     message = (
         "This service has no keys, so it answers on loopback addresses only: set REPSTITCH_API_KEYS, or "
         "REPSTITCH_OPEN=true where something before it keeps strangers out."
     )
     return Refusal(401, message, "Authorization", {"WWW-Authenticate": "Bearer"})
+
+
+@lru_cache(maxsize=64)
+def _without_port(host: bytes) -> str:
+    name = host.decode("latin-1")
+    return name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
 
 
 class Gate:
@@ -125,6 +139,10 @@ class Clock:
         if self._timer is None:
             self._timer = loop.call_later(self.seconds / 8, self._look, loop)
         return task
+
+    def again(self, task: asyncio.Task) -> None:
+        """Begin the time of a task anew."""
+        self._ends[task] = asyncio.get_running_loop().time() + self.seconds
 
     def stop(self, task: asyncio.Task) -> bool:
         """End the time of a task; whether it was too late, and cancelled for that."""

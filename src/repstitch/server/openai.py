@@ -14,7 +14,16 @@ from repstitch.server.asks import read_headers
 from repstitch.server.guards import Held, check_rows, read_body
 from repstitch.server.replies import JSON, Refusal, json_reply
 from repstitch.server.service import Served, Service
-from repstitch.server.translate import INLINE_BYTES, INLINE_NUMBERS, JSON_WEIGHT, Body, Endpoint, Headers, Seen
+from repstitch.server.translate import (
+    INLINE_BYTES,
+    INLINE_NUMBERS,
+    JSON_NUMBER,
+    JSON_WEIGHT,
+    Body,
+    Endpoint,
+    Headers,
+    Seen,
+)
 from repstitch.wire import fields
 from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_json
 from repstitch.wire.rows import MalformedError, UnusableError, faults
@@ -33,24 +42,24 @@ class Embeddings(Endpoint):
         ask = read_headers(scope["headers"], (JSON,))
         if scope["query_string"]:
             raise MalformedError("This route takes no query; all is in its body.")
-        body = await read_body(receive, ask.length, self.settings.max_body_bytes, held)
         seen.encoding = "json"
+        body = await read_body(receive, ask.length, self.settings.json_bytes, held)
         with self.service.gate:
             held.take(JSON_WEIGHT * len(body))
             inline = len(body) <= INLINE_BYTES
-            stated = await self.service.run(inline, read_json, body, "input", fields.EMBEDDINGS)
+            stated = await self.service.run(inline, read_json, body, "input", fields.EMBEDDINGS, self.settings.max_rows)
             served = resolve_model(self.service, stated)
             seen.pair = served.pair
             given = stated["input"]
             texts = [given] if isinstance(given, str) else given
             if isinstance(texts, list) and texts and isinstance(texts[0], str):
                 seen.encoding = "text"
-                rows = await self.service.run(False, self._encode, served, texts)
+                rows = await self.service.run_slowly(self._encode, served, texts)
             else:
                 refuse_tokens(given)
                 rows, _ = await self.service.run(inline, read_embedding, given, served.source.dim, "float32", "input")
             check_rows(len(rows), self.settings.max_rows)
-            held.take(len(rows) * served.target.dim * 4)
+            held.take(len(rows) * served.target.dim * JSON_NUMBER)
             try:
                 vectors, _, _ = await self.service.translate(served, rows, False)
             except InputError as error:

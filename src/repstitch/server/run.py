@@ -99,6 +99,8 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
+    from repstitch.server.protocol import BoundedProtocol
+
     several = settings.workers > 1
     if several:
         os.environ.update(settings.to_env())
@@ -106,8 +108,8 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
         f"{__name__}:{app_from_env.__name__}" if several else create_app(registry, settings),
         factory=several,
         workers=settings.workers,
-        loop="auto",  # uvloop and httptools where they are installed
-        http="auto",
+        loop="auto",  # uvloop where it is installed
+        http=BoundedProtocol,
         ws="none",
         access_log=False,
         log_level=logging.WARNING,

@@ -30,6 +30,7 @@ INLINE_ROWS = 64  # up to here a thread costs more than it frees
 TOGETHER_ROWS = 256
 LOOK_AROUND = 8
 GIVEN_WAY = 10
+SLOW_WORKS = 8
 LOOK_EVERY_S = 1.0  # how often rows of one pair are looked at for drift, and how many of them
 LOOK_AT = 16
 
@@ -72,6 +73,8 @@ class Service:
         self.registry, self.settings = registry, settings
         self.gate, self.clock, self.metrics = Gate(settings), Clock(settings.timeout_s), Metrics()
         self.thread = ThreadPoolExecutor(1, "translate", initializer=_give_way)
+        self.slow_thread = ThreadPoolExecutor(1, "slow", initializer=_give_way)
+        self._slow_works = 0
         self.encoders: dict[str, Any] = {}
         self._placed: dict[tuple, Placed] = {}
         self._served: dict[tuple, Served] = {}
@@ -168,6 +171,23 @@ class Service:
             return work(*args)
         return await asyncio.get_running_loop().run_in_executor(self.thread, work, *args)
 
+    async def run_slowly(self, work: Callable, *args) -> Any:
+        """Work of seconds, in a thread of its own, so that translations never wait for it; 429 when much of it waits.
+
+        What was begun goes on when nobody waits for it any more, and takes its place until it is done.
+        """
+        if self._slow_works >= SLOW_WORKS:
+            message = f"{self._slow_works} scores or texts are under way, as many as are taken at once; try again."
+            raise Refusal(429, message, headers=RETRY)
+        loop = asyncio.get_running_loop()
+        self._slow_works += 1
+        future = self.slow_thread.submit(work, *args)
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._slow_work_done))
+        return await asyncio.wrap_future(future)
+
+    def _slow_work_done(self) -> None:
+        self._slow_works -= 1
+
     async def translate(self, served: Served, rows: np.ndarray, measured: bool) -> Translated:
         """Rows through a route: few of them here, together with those of other requests that came with them.
 
@@ -218,9 +238,10 @@ class Service:
     def _answer_together(self, key: tuple[int, bool], served: Served, measured: bool) -> None:
         waiting = [(rows, answer) for rows, answer in self._waiting.pop(key) if not answer.done()]
         self._alone = len(waiting) < 2
+        most = min(TOGETHER_ROWS, served.placed.inline_rows)  # more would be a device's, which one thread alone uses
         while waiting:
             n_rows, count = 0, 0
-            while count < len(waiting) and (count == 0 or n_rows + len(waiting[count][0]) <= TOGETHER_ROWS):
+            while count < len(waiting) and (count == 0 or n_rows + len(waiting[count][0]) <= most):
                 n_rows += len(waiting[count][0])
                 count += 1
             part, waiting = waiting[:count], waiting[count:]

@@ -22,11 +22,11 @@ class Settings:
 
     `stitchers` is the folder served from, looked at every `reload_s` seconds. `device` is where maps run ("auto" takes
     CUDA when there is one) and `precision` what their weights are kept in there. Limits are for one process: the bytes
-    and rows of a request, the translations at once, the bytes of all bodies and replies held at once, and the seconds
-    that one request may take to arrive and be answered, and again to be fetched. With `api_keys` a request must carry
-    one of them; without, only connections that arrive on a loopback address are answered, unless `open` is set.
-    `cors_origins` are the web pages that browsers may call from, `encoders` (`SPACE=ID|PATH|CARD.toml`) the text
-    encoders that `/v1/embeddings` may be sent texts for.
+    of a request (fewer in JSON, whose parsing holds everything else up) and its rows, the translations at once, the
+    bytes of all bodies and replies held at once, and the seconds that one request may take to arrive and be answered,
+    and again to be fetched. With `api_keys` a request must carry one of them; without, only connections that arrive on
+    a loopback address are answered, unless `open` is set. `cors_origins` are the web pages that browsers may call from,
+    `encoders` (`SPACE=ID|PATH|CARD.toml`) the text encoders that `/v1/embeddings` may be sent texts for.
     """
 
     stitchers: Path = Path(DEFAULT_FOLDER)
@@ -34,6 +34,7 @@ class Settings:
     precision: str = "float32"
     workers: int = 1
     max_body_bytes: int = 64 * 2**20
+    max_json_bytes: int = 16 * 2**20
     max_rows: int = 16_384
     max_concurrency: int = 128
     max_held_bytes: int = 512 * 2**20
@@ -76,6 +77,11 @@ class Settings:
     def to_env(self) -> dict[str, str]:
         """The variables that `from_env` reads these settings back from."""
         return {_variable(each.name): _written(getattr(self, each.name)) for each in fields(self)}
+
+    @property
+    def json_bytes(self) -> int:
+        """The most bytes of a body in JSON: its own limit, within that of all bodies."""
+        return min(self.max_json_bytes, self.max_body_bytes)
 
     def check_exposure(self, host: str) -> None:
         """Refuse to listen where others can reach the service while nothing keeps them out."""

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 INLINE_BYTES = 2**18  # up to here a thread costs more than it frees
 INLINE_NUMBERS = 2**16
 PART_BYTES = 2**18  # a reply is sent in parts of this size, so that a client that does not fetch it is noticed
-JSON_WEIGHT = 4  # what parsed numbers take in memory, as a multiple of their text
+JSON_WEIGHT = 8  # what parsed numbers take in memory at most, as a multiple of their text
+JSON_NUMBER = 16  # bytes of a number in a reply's text
 MAX_SCORED = 2_000
 CLIENT_LEFT = 499  # nobody is answered so; metrics tell by it that somebody did not wait
 
@@ -57,7 +58,7 @@ class Endpoint:
         raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service, seen, status = self.service, Seen(), 200
+        service, seen, status, answered = self.service, Seen(), 200, False
         began = time.perf_counter()
         try:
             service.gate.check()
@@ -65,13 +66,21 @@ class Endpoint:
                 task = service.clock.start()
                 try:
                     headers, body = await self.answer(scope, receive, held, seen)
+                    answered = True
+                    service.clock.again(task)
+                    await send_reply(send, headers, body)
                 finally:
-                    late = service.clock.stop(task)
-                    if late:
-                        raise too_late(self.settings.timeout_s) from None
-                await send_reply(send, headers, body, self.settings.timeout_s)
+                    if service.clock.stop(task):
+                        # A reply that is not fetched ends with its connection, half sent.
+                        raise (ConnectionError if answered else too_late(self.settings.timeout_s)) from None
         except ConnectionError:
             status = CLIENT_LEFT
+            if not answered:  # whatever this application is mounted in may wait for an answer, though nobody does
+                await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+                await send({"type": "http.response.body", "body": b""})
+        except asyncio.CancelledError:
+            status = CLIENT_LEFT
+            raise
         except (Refusal, InputError) as error:
             status = status_of(error)
             raise
@@ -90,20 +99,16 @@ def too_late(seconds: float) -> Refusal:
     return Refusal(504, f"Not done within {seconds:g} s; send less.", headers={"Connection": "close"})
 
 
-async def send_reply(send: Send, headers: Headers, body: Body, timeout_s: float) -> None:
-    """Send a whole reply; one that is not fetched in time ends with its connection, half sent."""
+async def send_reply(send: Send, headers: Headers, body: Body) -> None:
+    """Send a whole reply, a large one in parts, each once the one before it is under way."""
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     if len(body) <= PART_BYTES:
         await send({"type": "http.response.body", "body": body})
         return
     view, last = memoryview(body), len(body) - PART_BYTES
-    try:
-        async with asyncio.timeout(timeout_s):
-            for start in range(0, len(body), PART_BYTES):
-                part = view[start : start + PART_BYTES]
-                await send({"type": "http.response.body", "body": part, "more_body": start < last})
-    except TimeoutError:
-        raise ConnectionError from None
+    for start in range(0, len(body), PART_BYTES):
+        part = view[start : start + PART_BYTES]
+        await send({"type": "http.response.body", "body": part, "more_body": start < last})
 
 
 @dataclass(slots=True)
@@ -135,12 +140,13 @@ class Translate(Endpoint):
             served = self._resolve(query, seen)  # before the body, so that a misspelt name costs no upload
         if served is not None and ask.body.kind == OCTETS:
             check_stated_rows(ask, served.source.dim, settings.max_rows)
-        body = await read_body(receive, ask.length, settings.max_body_bytes, held)
+        most = settings.json_bytes if ask.body.kind == JSON else settings.max_body_bytes
+        body = await read_body(receive, ask.length, most, held)
         with service.gate:
             began = time.perf_counter()
             asked = await self._read(ask, query, served, body, held, seen)
             check_rows(len(asked.rows), settings.max_rows)
-            held.take(len(asked.rows) * asked.served.target.dim * 4)
+            held.take(len(asked.rows) * asked.served.target.dim * (JSON_NUMBER if asked.reply.kind == JSON else 4))
             service.metrics.spent("decode", time.perf_counter() - began)
             try:
                 vectors, measures, _ = await service.translate(asked.served, asked.rows, asked.measured)
@@ -158,6 +164,7 @@ class Translate(Endpoint):
         if kind == OCTETS:
             assert served is not None
             dtype = ask.body.dtype or "float32"
+            check_stated_shape(ask, served.source.dim, len(body) // DTYPES[dtype].itemsize)
             rows = rows_from_bytes(body, served.source.dim, dtype)
             return Asked(served, rows, reply_as(ask, dtype), is_measured(served, query))
         run, inline = self.service.run, len(body) <= INLINE_BYTES
@@ -167,7 +174,7 @@ class Translate(Endpoint):
             check_space(found.space, served)
             return Asked(served, found.rows, reply_as(ask, found.dtype), is_measured(served, query), ids=found.ids)
         held.take(JSON_WEIGHT * len(body))
-        stated = await run(inline, read_json, body, "embedding", fields.TRANSLATE)
+        stated = await run(inline, read_json, body, "embedding", fields.TRANSLATE, self.settings.max_rows)
         names = merge(query, stated)
         served = self._resolve(names, seen)
         embedding, dtype = stated["embedding"], stated.get("dtype", "float32")
@@ -249,6 +256,18 @@ def check_space(stated: Any, served: Served) -> None:
         )
 
 
+def check_stated_shape(ask: Ask, dim: int, numbers: int) -> None:
+    """Refuse bytes that the sender takes for rows of another width, or another number of them.
+
+    Bytes alone cannot tell: two rows of 384 numbers are one of 768.
+    """
+    if ask.dim is not None and ask.dim != b"%d" % dim:
+        raise UnusableError(f"The rows must have {dim} numbers; X-Dim says {ask.dim[:20].decode('latin-1')}.")
+    if ask.rows is not None and ask.rows != b"%d" % (numbers // dim):
+        said = ask.rows[:20].decode("latin-1")
+        raise UnusableError(f"The body holds {numbers // dim} rows of {dim} numbers; X-Rows says {said}.")
+
+
 def check_stated_rows(ask: Ask, dim: int, limit: int) -> None:
     """Refuse, before it is sent, a body whose stated length is that of too many rows."""
     if ask.length is not None and ask.length.isdigit() and len(ask.length) <= 18:
@@ -266,17 +285,17 @@ class Score(Endpoint):
         query = read_query(scope["query_string"])
         for param in set(query) & {"confidence", "route"}:
             raise MalformedError(f"`{param}` is not a parameter of this route.", param)
-        body = await read_body(receive, ask.length, self.settings.max_body_bytes, held)
         seen.encoding = "json"
+        body = await read_body(receive, ask.length, self.settings.json_bytes, held)
         with self.service.gate:
             held.take(JSON_WEIGHT * len(body))
-            stated = await self.service.run(False, read_json, body, "embedding", fields.SCORE)
+            stated = await self.service.run(False, read_json, body, "embedding", fields.SCORE, self.settings.max_rows)
             names = merge(query, stated)
             served = self.service.resolve(names)
             seen.pair = served.pair
             if "counterpart" not in stated:
                 raise MalformedError("`counterpart` is missing; give the target row of each source row.", "counterpart")
-            return await self.service.run(False, self._score, served, stated)
+            return await self.service.run_slowly(self._score, served, stated)
 
     def _score(self, served: Served, stated: dict[str, Any]) -> tuple[Headers, Body]:
         dtype = stated.get("dtype", "float32")
@@ -291,7 +310,7 @@ class Score(Endpoint):
         for side, found in rows.items():
             if what := faults(found, side):
                 raise UnusableError(what, side)
-        card = score(served.route.stitchers[0], X, Y)
+        card = score(served.route.stitchers[0], X, Y, source_space=served.source, target_space=served.target)
         body = write_json({**served.described, "rows": len(X), "scorecard": card})
         return [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body)), *served.headers], body
 

@@ -14,7 +14,7 @@ from repstitch.spaces import Space
 from repstitch.wire.rows import MalformedError, UnusableError, cast
 
 COLUMNS = ("id", "vector")
-MESSAGE_HEADER, BATCH_COMPRESSION = 2, 3  # fields of `Message` and `RecordBatch` in Arrow's format
+MESSAGE_HEADER, MESSAGE_METADATA, BATCH_COMPRESSION = 2, 4, 3  # fields of `Message` and `RecordBatch` in Arrow's format
 WIDTHS = {pa.float32(): "float32", pa.float16(): "float16"}
 
 
@@ -79,6 +79,8 @@ def _check_messages(source: pa.Buffer) -> None:
     while (message := next(messages, None)) is not None:
         if message.type == "dictionary":
             raise MalformedError("The body must hold plain columns, not dictionaries; write it without.", "embedding")
+        if message.metadata_version != pa.ipc.MetadataVersion.V5:  # in which compression was announced otherwise
+            raise MalformedError("The body must be an Arrow stream of metadata version 5; write it with a newer Arrow.")
         if message.type == "record batch" and _is_compressed(message.metadata.to_pybytes()):
             raise MalformedError("The body must be an Arrow stream without compression; write it without.")
     if stream.tell() != source.size:
@@ -86,7 +88,8 @@ def _check_messages(source: pa.Buffer) -> None:
 
 
 def _is_compressed(metadata: bytes) -> bool:
-    """Whether the FlatBuffers table of a record batch, which the Arrow library has checked, states a compression.
+    """Whether the FlatBuffers table of a record batch, which the Arrow library has checked, states a compression, or
+    anything in metadata of the message, by which an older Arrow announced one.
 
     The library itself shows it only by unpacking. A table begins with the way back to a list of where its fields lie.
     """
@@ -101,7 +104,7 @@ def _is_compressed(metadata: bytes) -> bool:
     message = struct.unpack_from("<I", metadata, 0)[0]
     header = field(message, MESSAGE_HEADER)
     batch = header + struct.unpack_from("<I", metadata, header)[0]
-    return field(batch, BATCH_COMPRESSION) != 0
+    return bool(field(batch, BATCH_COMPRESSION) or field(message, MESSAGE_METADATA))
 
 
 def _check_schema(schema: pa.Schema, dim: int) -> str:

@@ -1,5 +1,6 @@
 """JSON requests to fields and rows, and replies to JSON."""
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -9,14 +10,22 @@ import numpy as np
 from repstitch.wire.rows import DTYPES, MalformedError, UnusableError, rows_from_base64, rows_to_base64
 
 NAME_LENGTH = 256
+EXTRA = 2000  # brackets that names may hold
+PART_ROWS = 256
 
 
-def read_json(body: bytes | bytearray, required: str, known: Mapping[str, Callable | None]) -> dict[str, Any]:
+def read_json(
+    body: bytes | bytearray, required: str, known: Mapping[str, Callable | None], max_lists: int | None = None
+) -> dict[str, Any]:
     """The fields of a JSON request, each checked by its function in `known`; `required` must be there.
 
-    Raises MalformedError on anything but an object with these fields.
+    Raises MalformedError on anything but an object with these fields, and, before it is parsed, on many more lists
+    than rows may be or more objects than a request has: they take a hundred times the memory of their text.
     """
     import orjson
+
+    if max_lists is not None and (body.count(b"[") > 2 * max_lists + EXTRA or body.count(b"{") > EXTRA):
+        raise MalformedError(f"The body must be one object with at most {max_lists} rows; it holds too many brackets.")
 
     try:
         fields = orjson.loads(body)
@@ -112,14 +121,25 @@ def read_embedding(
 def write_embedding(rows: np.ndarray, single: bool, encoding: str, dtype: str = "float32") -> Any:
     """Rows as the value of `embedding` in a reply: an array for `write_json`, or base64 of `dtype`."""
     kept = rows[0] if single else rows
-    return rows_to_base64(kept, dtype) if encoding == "base64" else np.ascontiguousarray(kept)
+    if encoding == "base64":
+        return rows_to_base64(kept, dtype)
+    if single or len(kept) <= PART_ROWS:
+        return np.ascontiguousarray(kept)
+    import orjson
+
+    # In parts, because nothing else runs while one is written.
+    parts = (write_json(np.ascontiguousarray(kept[at : at + PART_ROWS])) for at in range(0, len(kept), PART_ROWS))
+    return orjson.Fragment(b"[" + b",".join(part[1:-1] for part in parts) + b"]")
 
 
 def write_json(reply: Any) -> bytes:
     """A reply as JSON; float32 arrays are written with the fewest digits that read back the same."""
     import orjson
 
-    return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+    try:
+        return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError:  # of whole numbers beyond 64 bits, which a scorecard from elsewhere may hold
+        return json.dumps(reply).encode()
 
 
 def _not_numbers(row: Any, what: str, single: bool, param: str) -> MalformedError:
