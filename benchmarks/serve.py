@@ -49,7 +49,11 @@ MEMORY_ROWS, MEMORY_WARM, MEMORY_MB = 10_000, 20, 100
 GPU_ROWS = (1, 16, 64, 256, 1_000, 10_000)
 MIB = 2**20
 # Ten thousand vectors are 92 MB as JSON numbers, above the defaults; nothing else differs from them.
-OURS = {"REPSTITCH_MAX_BODY_BYTES": str(256 * MIB), "REPSTITCH_MAX_HELD_BYTES": str(2048 * MIB)}
+OURS = {
+    "REPSTITCH_MAX_BODY_BYTES": str(256 * MIB),
+    "REPSTITCH_MAX_JSON_BYTES": str(256 * MIB),
+    "REPSTITCH_MAX_HELD_BYTES": str(4096 * MIB),
+}
 BARE, UVICORN, BENTOML, NDARRAY = "bare Starlette", "ours, uvicorn", "ours, BentoML", "BentoML's ndarray API"
 OCTETS, JSON, ARROW = "application/octet-stream", "application/json", "application/vnd.apache.arrow.stream"
 

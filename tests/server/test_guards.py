@@ -15,7 +15,21 @@ def test_an_empty_environment_gives_the_defaults():
 
 def test_settings_survive_the_environment(tmp_path):
     settings = Settings(
-        tmp_path, "cpu", "bfloat16", 2, 1000, 900, 10, 5, 5000, 1.5, 0.25, ("one", "two"), True, ("https://a.b",), ("s=x",)
+        tmp_path,
+        "cpu",
+        "bfloat16",
+        2,
+        1000,
+        900,
+        10,
+        5,
+        5000,
+        1.5,
+        0.25,
+        ("one", "two"),
+        True,
+        ("https://a.b",),
+        ("s=x",),
     )
     assert Settings.from_env(settings.to_env()) == settings
 

@@ -38,7 +38,14 @@ def right(response: httpx.Response, rows: np.ndarray, stitcher: Stitcher) -> boo
 
 
 def head(n_bytes: int, path: str = URL) -> bytes:
-    lines = (f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {OCTETS}", f"Content-Length: {n_bytes}", "", "")
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Content-Type: {OCTETS}",
+        f"Content-Length: {n_bytes}",
+        "",
+        "",
+    )
     return "\r\n".join(lines).encode()
 
 

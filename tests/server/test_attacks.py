@@ -1,0 +1,327 @@
+"""What was found by attacking the service, each as a test."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused, service_of
+from serving import free_port, make_rows, make_stitcher, running, serve_command
+from starlette.testclient import TestClient
+
+from repstitch.registry import PROMOTED, Registry
+from repstitch.server.asks import OCTETS, OCTETS16
+from repstitch.server.compute import Stage
+from repstitch.server.http import create_app
+from repstitch.server.service import SLOW_WORKS
+from repstitch.server.settings import Settings
+from repstitch.server.translate import Score
+from repstitch.wire.arrow import read_arrow
+from repstitch.wire.rows import MalformedError
+
+WIDE = 256
+
+
+# --- rows of one request in the reply of another ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("small", [1, 16, 64])
+def test_small_requests_together_never_meet_large_ones_on_a_device(tmp_path, small):
+    stitcher = make_stitcher(d_source=WIDE, d_target=WIDE)
+    stitcher.save(tmp_path / "old-to-new")
+    registry = Registry(tmp_path)
+    registry.refresh()
+    app = create_app(registry, Settings())
+    placed = app.state.service.resolve({"source": "old", "target": "new"}).placed
+    placed.stage, placed.small = Stage(placed, "cpu"), small
+    sent = [make_rows(3000 if i % 10 == 0 else min(small, 16), WIDE, seed=i) for i in range(60)]
+
+    async def scenario():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
+            headers = {"content-type": OCTETS}
+            return await asyncio.gather(*(client.post(URL, content=r.tobytes(), headers=headers) for r in sent))
+
+    for rows, answer in zip(sent, asyncio.run(scenario()), strict=True):
+        assert np.allclose(read_rows(answer, WIDE), stitcher.translate(rows), atol=1e-5)
+
+
+def test_a_stage_answers_one_call_at_a_time():
+    from repstitch.registry import Route
+    from repstitch.server.compute import Placed
+
+    stitcher = make_stitcher(d_source=WIDE, d_target=WIDE)
+    placed = Placed(Route(("s",), (stitcher,)), staged=True)
+    sent = [make_rows(700, WIDE, seed=i) for i in range(24)]
+    with ThreadPoolExecutor(4) as threads:
+        for rows, (vectors, _) in zip(sent, threads.map(placed.translate, sent), strict=True):
+            assert np.allclose(vectors, stitcher.translate(rows), atol=1e-5)
+
+
+# --- rows read as something else --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parameter", ["dtype =float16", "dtype*=float16", "dtype=float16;dtype=float32", "xdtype=float16", "dtype"]
+)
+def test_what_is_nearly_a_dtype_is_not_passed_over(client, parameter):
+    rows = make_rows(4).astype("<f2").tobytes()
+    response = client.post(URL, content=rows, headers={"content-type": f"{OCTETS}; {parameter}"})
+    if parameter == "dtype =float16":
+        assert response.headers["content-type"] == OCTETS16
+        assert response.headers["x-rows"] == "4"
+    else:
+        refused(response, 415, "`dtype` of a Content-Type must be float32 or float16", "Content-Type")
+
+
+def test_two_content_types_are_none(client):
+    headers = [("content-type", OCTETS), ("content-type", OCTETS16)]
+    refused(
+        client.post(URL, content=bytes(48), headers=headers), 415, "`Content-Type` must be given once", "Content-Type"
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"x-dim": "3"}, "The rows must have 6 numbers; X-Dim says 3"),
+        ({"x-dim": "12"}, "The rows must have 6 numbers; X-Dim says 12"),
+        ({"x-rows": "4"}, "The body holds 2 rows of 6 numbers; X-Rows says 4"),
+        ({"x-rows": "two", "x-dim": "6"}, "X-Rows says two"),
+    ],
+)
+def test_rows_of_another_shape_than_the_sender_states_are_refused(client, headers, message):
+    refused(post_rows(client, make_rows(2), **headers), 422, message, "embedding")
+    assert post_rows(client, make_rows(2), x_rows="2", x_dim="6").status_code == 200
+
+
+# --- memory and time --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"metadata_version": pa.ipc.MetadataVersion.V4}, {"compression": "zstd"}])
+def test_an_arrow_stream_that_may_unpack_to_any_size_is_refused_unpacked(options, monkeypatch):
+    sink = pa.BufferOutputStream()
+    table = pa.table({"vector": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(60, np.float32)), 6)})
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table)
+    monkeypatch.setattr(pa.ipc, "open_stream", lambda *_: 1 / 0)
+    with pytest.raises(MalformedError, match=r"metadata version 5|without compression"):
+        read_arrow(bytearray(sink.getvalue().to_pybytes()), 6)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"embedding":[' + b"[]," * 9000 + b"[]]}", b'{"embedding":[' + b"{}," * 9000 + b"{}]}"]
+)
+def test_brackets_that_no_rows_need_are_refused_unparsed(registry, body, monkeypatch):
+    monkeypatch.setattr("orjson.loads", lambda _: 1 / 0)
+    response = client_of(registry, max_rows=100).post(URL, content=body, headers={"content-type": "application/json"})
+    refused(response, 400, "must be one object with at most 100 rows; it holds too many brackets")
+
+
+def test_json_has_a_limit_of_its_own(registry):
+    client = client_of(registry, max_json_bytes=100)
+    body = json.dumps({"embedding": make_rows(5).tolist()})
+    for path in (URL, "/v1/embeddings", "/v1/score"):
+        response = client.post(path, content=body, headers={"content-type": "application/json"})
+        refused(response, 413, "A body may have at most 100 bytes")
+    assert post_rows(client, make_rows(5)).status_code == 200
+
+
+def test_a_long_list_in_json_is_written_in_parts_that_are_one(client):
+    rows = make_rows(1000)
+    answer = post_rows(client, rows, accept="application/json")
+    assert np.allclose(answer.json()["embedding"], make_stitcher().translate(rows), atol=1e-6)
+    answer = client.post("/v1/embeddings", json={"model": "old->new", "input": rows.tolist()}).json()
+    assert len(answer["data"]) == 1000
+
+
+def test_scores_that_take_long_hold_no_translation_up_and_are_few(registry, monkeypatch):
+    app = create_app(registry, Settings())
+    release = threading.Event()
+    monkeypatch.setattr(Score, "_score", lambda self, *_: (release.wait(20), ([(b"content-length", b"0")], b""))[1])
+    pairs = {"source": "old", "target": "new"}
+    body = {"embedding": make_rows(30).tolist(), "counterpart": make_rows(30, 4).tolist()} | pairs
+
+    async def scenario():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
+            scores = [asyncio.create_task(client.post("/v1/score", json=body)) for _ in range(SLOW_WORKS)]
+            await asyncio.sleep(0.3)
+            more = await client.post("/v1/score", json=body)
+            bulk = await client.post(URL, content=make_rows(500).tobytes(), headers={"content-type": OCTETS})
+            release.set()
+            return (
+                more,
+                bulk,
+                [(await score).status_code for score in scores],
+                await client.post("/v1/score", json=body),
+            )
+
+    more, bulk, scores, after = asyncio.run(scenario())
+    refused(more, 429, f"{SLOW_WORKS} scores or texts are under way")
+    assert np.allclose(read_rows(bulk), make_stitcher().translate(make_rows(500)), atol=1e-6)
+    assert scores == [200] * SLOW_WORKS
+    assert after.status_code == 200
+
+
+def test_a_client_that_left_is_answered_all_the_same_and_holds_nothing(registry):
+    """What the application is mounted in may wait for its answer."""
+    app, sent = create_app(registry, Settings()), []
+
+    async def scenario():
+        messages = [{"type": "http.request", "body": b"abcd", "more_body": True}, {"type": "http.disconnect"}]
+
+        async def receive():
+            return messages.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/translate",
+            "root_path": "",
+            "query_string": b"source=old&target=new",
+            "headers": [(b"content-type", OCTETS.encode()), (b"host", b"127.0.0.1")],
+            "server": ("127.0.0.1", 3000),
+        }
+        await app(scope, receive, send)
+
+    asyncio.run(scenario())
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert app.state.service.gate.bytes == 0
+
+
+def test_clients_that_fetch_nothing_of_several_replies_hold_nobody_up(tmp_path):
+    make_stitcher(d_source=WIDE, d_target=4).save(tmp_path / "st" / "old-to-new")
+    port, rows = free_port(), make_rows(4000, WIDE)
+    env = {"REPSTITCH_TIMEOUT_S": "1", "REPSTITCH_MAX_HELD_BYTES": str(12 * 2**20), "OMP_NUM_THREADS": "1"}
+    lines = (
+        f"POST {URL} HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Content-Type: {OCTETS}",
+        f"Content-Length: {rows.nbytes}",
+        "",
+        "",
+    )
+    request = "\r\n".join(lines).encode() + rows.tobytes()
+    stop = threading.Event()
+
+    def flood():
+        with socket.socket() as lazy:
+            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            lazy.connect(("127.0.0.1", port))
+            lazy.settimeout(0.5)
+            while not stop.is_set():
+                try:
+                    lazy.sendall(request)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return
+
+    with running(serve_command(tmp_path / "st", port), port, tmp_path / "log", env=env):
+        threads = [threading.Thread(target=flood, daemon=True) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        time.sleep(4)
+        small = make_rows(1, WIDE).tobytes()
+        codes = []
+        for _ in range(20):
+            codes.append(
+                httpx.post(f"{LOCAL}:{port}{URL}", content=small, headers={"content-type": OCTETS}).status_code
+            )
+            time.sleep(0.1)
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+    assert codes.count(200) >= 10
+
+
+# --- HTTP itself ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("attacked")
+    make_stitcher().save(folder / "stitchers" / "old-to-new")
+    port, log = free_port(), folder / "log"
+    with running(serve_command(folder / "stitchers", port), port, log):
+        yield port
+    assert "Traceback" not in log.read_text()
+
+
+def exchange(port: int, sent: bytes) -> bytes:
+    """All that comes back until nothing more does."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(2)
+        answer = b""
+        try:
+            connection.sendall(sent)
+            while part := connection.recv(65536):
+                answer += part
+        except (TimeoutError, ConnectionError):
+            pass
+    return answer
+
+
+def test_the_body_of_a_request_for_another_protocol_is_never_the_next_request(port):
+    inner = b"GET /v1/spaces HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    lines = (f"POST {URL} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {OCTETS}", f"Content-Length: {len(inner)}")
+    upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "", "")
+    answer = exchange(port, "\r\n".join(lines + upgrade).encode() + inner)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"send the request without `Upgrade`" in answer
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"spaces" not in answer
+
+
+@pytest.mark.parametrize("where", ["path", "header", "headers"])
+def test_heads_without_end_are_cut_off(port, where):
+    beginning = {"path": b"GET /", "header": b"GET / HTTP/1.1\r\nX-A: ", "headers": b"GET / HTTP/1.1\r\n"}[where]
+    part = b"X-B: " + b"b" * 1000 + b"\r\n" if where == "headers" else b"b" * 1000
+    with socket.create_connection(("127.0.0.1", port)) as endless:
+        endless.sendall(beginning)
+        cut = False
+        for _ in range(50_000):  # more than the buffers on the way hold
+            try:
+                endless.sendall(part)
+            except OSError:
+                cut = True
+                break
+        assert cut
+    assert httpx.get(f"{LOCAL}:{port}/livez").status_code == 200
+
+
+def test_a_page_whose_name_leads_here_is_not_this_machine(registry):
+    client = client_of(registry)
+    refused(client.get("/v1/spaces", headers={"host": "rebound.example"}), 401, "answers on loopback", "Authorization")
+    for host in ("localhost:3000", "127.0.0.1", "[::1]:3000"):
+        assert client.get("/v1/spaces", headers={"host": host}).status_code == 200
+    opened = TestClient(create_app(registry, Settings(open=True)), LOCAL)
+    assert opened.get("/v1/spaces", headers={"host": "service.example"}).status_code == 200
+
+
+# --- what lies in the folder ------------------------------------------------------------------------------------------
+
+
+def test_a_scorecard_with_a_number_beyond_64_bits_can_be_listed(folder, registry):
+    path = folder / "old-to-new" / "scorecard.json"
+    path.write_text("{}")
+    client = client_of(registry)
+    stitcher = registry.state.stitchers["old-to-new"]
+    stitcher.settings["seed"] = 2**70
+    assert json.loads(client.get("/v1/stitchers/old-to-new").text)["settings"]["seed"] == 2**70
+
+
+def test_a_promotion_file_of_any_depth_is_reported_once(folder, registry, caplog):
+    (folder / PROMOTED).write_text("[" * 100_000)
+    for _ in range(3):
+        registry.refresh()
+    assert caplog.text.count("cannot be read") == 1
+    assert service_of(client_of(registry)).state().stitchers
