@@ -161,9 +161,9 @@ def _translate() -> dict[str, Any]:
             "Rows come as little-endian numbers (`application/octet-stream`, float32 unless `dtype=float16` is said), "
             "as JSON (numbers or base64), or as an uncompressed Arrow IPC stream with the columns `vector` and, where "
             "rows have ids, `id`. The reply is written like the body unless `Accept` names another form; of octets and "
-            "Arrow it may name the dtype too. Octets do not tell how wide a row is: where a request states it in the "
-            "headers `X-Dim` and `X-Rows`, what does not fit is refused. One vector in JSON gives one vector. Names and "
-            "flags may stand in the query or, in JSON, in the body, and must agree where they stand in both."
+            "Arrow it may name the dtype too. Octets do not tell how wide a row is: where a request states it in its "
+            "headers `X-Dim` and `X-Rows`, what does not fit is refused. One vector in JSON gives one vector. Names "
+            "and flags may stand in the query or, in JSON, in the body, and must agree where they stand in both."
         ),
         "parameters": [
             _query("source", NAME, "The space the vectors live in; needed here unless the body names it."),
