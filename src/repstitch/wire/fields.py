@@ -129,7 +129,7 @@ def write_embedding(rows: np.ndarray, single: bool, encoding: str, dtype: str = 
 
     # In parts, because nothing else runs while one is written.
     parts = (write_json(np.ascontiguousarray(kept[at : at + PART_ROWS])) for at in range(0, len(kept), PART_ROWS))
-    return orjson.Fragment(b"[" + b",".join(part[1:-1] for part in parts) + b"]")
+    return orjson.Fragment(b"[" + b",".join(memoryview(part)[1:-1] for part in parts) + b"]")
 
 
 def write_json(reply: Any) -> bytes:
