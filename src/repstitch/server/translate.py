@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 import traceback
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class Seen:
     encoding: str = "none"
 
 
-class Endpoint:
+class Endpoint(ABC):
     """A route as a bare ASGI endpoint, because per request a map is cheaper than a Request object.
 
     Keeps the limits: requests at once, bytes held, and the time that a request may take to be answered and fetched.
@@ -54,8 +55,9 @@ class Endpoint:
     def __init__(self, service: Service):
         self.service, self.settings = service, service.settings
 
+    @abstractmethod
     async def answer(self, scope: Scope, receive: Receive, held: Held, seen: Seen) -> tuple[Headers, Body]:
-        raise NotImplementedError
+        """The headers and the body of the reply; Refusal or InputError where there is none."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, seen, status, answered = self.service, Seen(), 200, False
