@@ -10,6 +10,7 @@ import re
 import selectors
 import socket
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from pathlib import Path
 UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 PATIENCE_S = 600
 STEP = 2**18
+READY = b"ready\n"
 SCRIPT = """local file = io.open({file}, "rb")
 wrk.method = "POST"
 wrk.body = file:read("*all")
@@ -92,6 +94,7 @@ class Connection:
     def __init__(self, port: int):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.room = bytearray()
 
     def __enter__(self) -> "Connection":
         return self
@@ -99,8 +102,8 @@ class Connection:
     def __exit__(self, *_) -> None:
         self.socket.close()
 
-    def ask(self, raw: bytes) -> tuple[dict[str, str], bytearray]:
-        """The headers, names in lower case, and the body of the reply."""
+    def ask(self, raw: bytes) -> tuple[dict[str, str], memoryview]:
+        """The headers, names in lower case, and the body of the reply, which is there until the next one."""
         self.socket.sendall(raw)
         got = bytearray()
         while (end := got.find(b"\r\n\r\n")) < 0:
@@ -109,12 +112,14 @@ class Connection:
                 raise Failed("the server closed the connection")
             got += part
         status, headers = parse_head(bytes(got[:end]))
-        body = bytearray(int(headers["content-length"]))
+        length = int(headers["content-length"])
+        if length > len(self.room):  # made once, since to fill it with zeros takes time
+            self.room = bytearray(length)
+        body = memoryview(self.room)[:length]
         at = len(got) - end - 4
         body[:at] = got[end + 4 :]
-        rest = memoryview(body)
-        while at < len(body):
-            read = self.socket.recv_into(rest[at:], flags=socket.MSG_WAITALL)
+        while at < length:
+            read = self.socket.recv_into(body[at:], flags=socket.MSG_WAITALL)
             if not read:
                 raise Failed("the server closed the connection within a reply")
             at += read
@@ -151,38 +156,50 @@ def in_turn(port: int, raw: bytes, connections: int, seconds: float = 0, request
 class Paced:
     """Requests at a fixed rate beside whatever runs in the `with` block; `load` tells of them afterwards.
 
-    Each of several connections has its own times. A latency counts from when the request was due, so one that had
-    to wait for the one before it is late by that wait too.
+    They are asked by a process of their own, since a thread of this one would wait for whatever else this one does.
     """
 
     def __init__(self, port: int, raw: bytes, rate: float, connections: int = 10):
-        self.port, self.raw, self.rate, self.connections = port, raw, rate, connections
-        self.stop = threading.Event()
+        self.command = [sys.executable, __file__, str(port), str(rate), str(connections), str(len(raw))]
+        self.raw = raw
 
     def __enter__(self) -> "Paced":
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process.stdin.write(self.raw)  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        if self.process.stdout.readline() != READY:  # type: ignore[union-attr]
+            raise Failed("the requests at a fixed rate did not begin")
         self.began = time.perf_counter()
-        self.threads = ThreadPoolExecutor(self.connections)
-        self.parts = [self.threads.submit(self._ask, i) for i in range(self.connections)]
         return self
 
     def __exit__(self, *_) -> None:
-        self.stop.set()
-        self.threads.shutdown()
-        self.seconds = time.perf_counter() - self.began
+        said, _ = self.process.communicate()  # the end of its input ends it
+        if self.process.returncode:
+            raise Failed("a request at a fixed rate was not answered")
+        self.load = summary(json.loads(said), time.perf_counter() - self.began)
 
-    @property
-    def load(self) -> Load:
-        return summary([latency for part in self.parts for latency in part.result()], self.seconds)
 
-    def _ask(self, i: int) -> list[float]:
+def paced(port: int, raw: bytes, rate: float, connections: int, stop: threading.Event) -> list[float]:
+    """Latencies of requests at a fixed rate, until `stop` is set.
+
+    Each of several connections has its own times. A latency counts from when the request was due, so one that had
+    to wait for the one before it is late by that wait too.
+    """
+    began = time.perf_counter()
+
+    def ask(i: int) -> list[float]:
         latencies: list[float] = []
-        due = self.began + i / self.rate
-        with Connection(self.port) as connection:
-            while not self.stop.wait(max(0.0, due - time.perf_counter())):
-                connection.ask(self.raw)
+        due = began + i / rate
+        with Connection(port) as connection:
+            while not stop.wait(max(0.0, due - time.perf_counter())):
+                connection.ask(raw)
                 latencies.append(time.perf_counter() - due)
-                due += self.connections / self.rate
+                due += connections / rate
         return latencies
+
+    with ThreadPoolExecutor(connections) as threads:
+        parts = [threads.submit(ask, i) for i in range(connections)]
+    return [latency for part in parts for latency in part.result()]
 
 
 def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: float) -> tuple[Load, int]:
@@ -289,3 +306,19 @@ class _Caller:
             self.left -= len(part)
         if self.left == 0 and part:
             self.ended = time.perf_counter()
+
+
+def _paced_beside() -> None:
+    """What `Paced` starts: the request comes on standard input, whose end ends it; latencies go to standard output."""
+    port, rate, connections, length = sys.argv[1:]
+    raw = sys.stdin.buffer.read(int(length))
+    sys.stdout.buffer.write(READY)
+    sys.stdout.flush()
+    stop = threading.Event()
+    watch = threading.Thread(target=lambda: (sys.stdin.buffer.read(), stop.set()), daemon=True)
+    watch.start()
+    print(json.dumps(paced(int(port), raw, float(rate), int(connections), stop)))
+
+
+if __name__ == "__main__":
+    _paced_beside()

@@ -5,13 +5,16 @@ import hashlib
 import hmac
 from functools import lru_cache
 
+import numpy as np
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from repstitch.server.replies import Refusal, error_reply
 from repstitch.server.settings import Settings, is_loopback
+from repstitch.wire.rows import Buffer
 
 OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/docs", "/openapi.json"})
 RETRY = {"Retry-After": "1"}
+ROOM_BYTES = 2**18
 
 
 class Keys:
@@ -162,25 +165,33 @@ class Clock:
         self._timer = loop.call_later(self.seconds / 8, self._look, loop) if self._ends else None
 
 
-async def read_body(receive: Receive, length: bytes | None, limit: int, held: Held) -> bytearray:
+async def read_body(receive: Receive, length: bytes | None, limit: int, held: Held) -> Buffer:
     """The whole body, refused with 413 as soon as its stated or its actual length is over `limit` bytes.
 
     Its bytes are held as they come, not as they are promised. Raises ConnectionError when the client goes away first.
     """
     if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > limit):
         raise _too_large(length.decode("latin-1"), limit)
-    body = bytearray()
+    # A long body has its place from the start: one that grows is moved again and again, and nothing else runs then.
+    # Memory that nothing was written to yet is none.
+    room = memoryview(np.empty(int(length), np.uint8)) if length is not None and int(length) > ROOM_BYTES else None
+    grown, n_bytes = bytearray(), 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ConnectionError
         chunk = message.get("body", b"")
-        if len(body) + len(chunk) > limit:
+        end = n_bytes + len(chunk)
+        if end > limit or (room is not None and end > len(room)):
             raise _too_large("more", limit)
         held.take(len(chunk))
-        body += chunk
+        if room is None:
+            grown += chunk
+        else:
+            room[n_bytes:end] = chunk
+        n_bytes = end
         if not message.get("more_body", False):
-            return body
+            return grown if room is None else room[:n_bytes]
 
 
 def check_rows(n_rows: int, limit: int) -> None:

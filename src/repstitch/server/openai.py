@@ -23,9 +23,10 @@ from repstitch.server.translate import (
     Endpoint,
     Headers,
     Seen,
+    length_header,
 )
 from repstitch.wire import fields
-from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_json
+from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_reply
 from repstitch.wire.rows import MalformedError, UnusableError, faults
 
 MAX_TEXTS = 2048
@@ -85,8 +86,8 @@ def write(served: Served, vectors: np.ndarray, stated: dict[str, Any]) -> tuple[
     ]
     # Nothing is counted in tokens here; the field must be there.
     usage = {"prompt_tokens": 0, "total_tokens": 0}
-    body = write_json({"object": "list", "data": data, "model": stated["model"], "usage": usage})
-    headers = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body))]
+    body = write_reply("data", data, {"object": "list", "model": stated["model"], "usage": usage})
+    headers = [(b"content-type", JSON.encode()), length_header(body)]
     return [*headers, (b"x-rows", b"%d" % len(vectors)), *served.headers], body
 
 

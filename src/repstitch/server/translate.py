@@ -19,8 +19,8 @@ from repstitch.server.replies import FAILED, JSON, Refusal, status_of
 from repstitch.server.service import Served, Service
 from repstitch.wire import fields
 from repstitch.wire.arrow import read_arrow, write_arrow
-from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_json
-from repstitch.wire.rows import DTYPES, MalformedError, UnusableError, faults, rows_from_bytes, rows_to_bytes
+from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_json, write_reply
+from repstitch.wire.rows import DTYPES, Buffer, MalformedError, UnusableError, faults, rows_from_bytes, rows_to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ MAX_SCORED = 2_000
 CLIENT_LEFT = 499  # nobody is answered so; metrics tell by it that somebody did not wait
 
 Headers = list[tuple[bytes, bytes]]
-Body = bytes | memoryview
+Body = list[Buffer]  # in parts, which are nowhere joined
 
 
 @dataclass(slots=True)
@@ -102,15 +102,21 @@ def too_late(seconds: float) -> Refusal:
 
 
 async def send_reply(send: Send, headers: Headers, body: Body) -> None:
-    """Send a whole reply, a large one in parts, each once the one before it is under way."""
+    """Send a whole reply, a large one in parts, each once the one before it is under way and others had their turn."""
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    if len(body) <= PART_BYTES:
-        await send({"type": "http.response.body", "body": body})
+    if len(body) == 1 and len(body[0]) <= PART_BYTES:
+        await send({"type": "http.response.body", "body": body[0]})
         return
-    view, last = memoryview(body), len(body) - PART_BYTES
-    for start in range(0, len(body), PART_BYTES):
-        part = view[start : start + PART_BYTES]
-        await send({"type": "http.response.body", "body": part, "more_body": start < last})
+    for whole in body:
+        view = memoryview(whole)
+        for start in range(0, len(view), PART_BYTES):
+            await send({"type": "http.response.body", "body": view[start : start + PART_BYTES], "more_body": True})
+            await asyncio.sleep(0)  # who fetches as fast as this sends would keep the loop to the end
+    await send({"type": "http.response.body", "body": b""})
+
+
+def length_header(body: Body) -> tuple[bytes, bytes]:
+    return b"content-length", b"%d" % sum(map(len, body))
 
 
 @dataclass(slots=True)
@@ -160,7 +166,7 @@ class Translate(Endpoint):
             return answer
 
     async def _read(
-        self, ask: Ask, query: dict[str, Any], served: Served | None, body: bytearray, held: Held, seen: Seen
+        self, ask: Ask, query: dict[str, Any], served: Served | None, body: Buffer, held: Held, seen: Seen
     ) -> Asked:
         kind = ask.body.kind
         if kind == OCTETS:
@@ -200,24 +206,19 @@ def write(asked: Asked, vectors: np.ndarray, measures: np.ndarray | None) -> tup
     dtype = form.dtype or "float32"
     names = () if measures is None else served.placed.measures
     if form.kind == OCTETS:
-        body: Body = rows_to_bytes(vectors if measures is None else np.column_stack([vectors, measures]), dtype)
+        body: Body = [rows_to_bytes(vectors if measures is None else np.column_stack([vectors, measures]), dtype)]
     else:
         columns = {} if measures is None else dict(zip(names, measures.T, strict=True))
         if form.kind == ARROW:
-            body = write_arrow(vectors, asked.ids, columns, served.target, dtype)
+            body = [write_arrow(vectors, asked.ids, columns, served.target, dtype)]
         else:
-            answer = {
-                "embedding": write_embedding(vectors, asked.single, asked.encoding, dtype),
-                **served.described,
-                "rows": len(vectors),
-                "dim": served.target.dim,
-            }
+            rest = {**served.described, "rows": len(vectors), "dim": served.target.dim}
             if measures is not None:
-                answer["confidence"] = {k: v[0] if asked.single else np.array(v) for k, v in columns.items()}
-            body = write_json(answer)
+                rest["confidence"] = {k: v[0] if asked.single else np.array(v) for k, v in columns.items()}
+            body = write_reply("embedding", write_embedding(vectors, asked.single, asked.encoding, dtype), rest)
     headers = [
         (b"content-type", CONTENT_TYPES[form.kind, dtype]),
-        (b"content-length", b"%d" % len(body)),
+        length_header(body),
         (b"x-rows", b"%d" % len(vectors)),
         *served.headers,
     ]
@@ -313,8 +314,8 @@ class Score(Endpoint):
             if what := faults(found, side):
                 raise UnusableError(what, side)
         card = score(served.route.stitchers[0], X, Y, source_space=served.source, target_space=served.target)
-        body = write_json({**served.described, "rows": len(X), "scorecard": card})
-        return [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body)), *served.headers], body
+        body: Body = [write_json({**served.described, "rows": len(X), "scorecard": card})]
+        return [(b"content-type", JSON.encode()), length_header(body), *served.headers], body
 
 
 ENCODINGS = {

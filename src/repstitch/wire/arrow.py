@@ -11,7 +11,7 @@ import pyarrow as pa
 from repstitch.embeddings import SPACE_KEY
 from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
-from repstitch.wire.rows import MalformedError, UnusableError, cast
+from repstitch.wire.rows import Buffer, MalformedError, UnusableError, cast
 
 COLUMNS = ("id", "vector")
 MESSAGE_HEADER, MESSAGE_METADATA, BATCH_COMPRESSION = 2, 4, 3  # fields of `Message` and `RecordBatch` in Arrow's format
@@ -28,7 +28,7 @@ class ArrowRows:
     space: Space | None
 
 
-def read_arrow(body: bytes | bytearray, dim: int) -> ArrowRows:
+def read_arrow(body: Buffer, dim: int) -> ArrowRows:
     """The rows of an uncompressed stream with the columns `vector` and, where there are any, `id`.
 
     `vector` holds lists of `dim` float32 or float16 numbers, of fixed size or not; `id` text or whole numbers. Raises

@@ -7,24 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.wire.rows import DTYPES, MalformedError, UnusableError, rows_from_base64, rows_to_base64
+from repstitch.wire.rows import DTYPES, Buffer, MalformedError, UnusableError, rows_from_base64, rows_to_base64
 
 NAME_LENGTH = 256
 EXTRA = 2000  # brackets that names may hold
 PART_ROWS = 256
+BLOCK = 2**16  # of text: stays in the processor's cache
 
 
 def read_json(
-    body: bytes | bytearray, required: str, known: Mapping[str, Callable | None], max_lists: int | None = None
+    body: Buffer, required: str, known: Mapping[str, Callable | None], max_lists: int | None = None
 ) -> dict[str, Any]:
     """The fields of a JSON request, each checked by its function in `known`; `required` must be there.
 
-    Raises MalformedError on anything but an object with these fields, and, before it is parsed, on many more lists
-    than rows may be or more objects than a request has: they take a hundred times the memory of their text.
+    Raises MalformedError on anything but an object with these fields, and, before it is parsed, on many more lists and
+    objects than rows may be: they take a hundred times the memory of their text.
     """
     import orjson
 
-    if max_lists is not None and (body.count(b"[") > 2 * max_lists + EXTRA or body.count(b"{") > EXTRA):
+    if max_lists is not None and _count_brackets(body) > 2 * max_lists + EXTRA:
         raise MalformedError(f"The body must be one object with at most {max_lists} rows; it holds too many brackets.")
 
     try:
@@ -118,18 +119,24 @@ def read_embedding(
         return np.array(rows, dtype=np.float32), single
 
 
-def write_embedding(rows: np.ndarray, single: bool, encoding: str, dtype: str = "float32") -> Any:
+def write_embedding(rows: np.ndarray, single: bool, encoding: str, dtype: str = "float32") -> np.ndarray | str:
     """Rows as the value of `embedding` in a reply: an array for `write_json`, or base64 of `dtype`."""
     kept = rows[0] if single else rows
-    if encoding == "base64":
-        return rows_to_base64(kept, dtype)
-    if single or len(kept) <= PART_ROWS:
-        return np.ascontiguousarray(kept)
-    import orjson
+    return rows_to_base64(kept, dtype) if encoding == "base64" else np.ascontiguousarray(kept)
 
-    # In parts, because nothing else runs while one is written.
-    parts = (write_json(np.ascontiguousarray(kept[at : at + PART_ROWS])) for at in range(0, len(kept), PART_ROWS))
-    return orjson.Fragment(b"[" + b",".join(memoryview(part)[1:-1] for part in parts) + b"]")
+
+def write_reply(field: str, value: Any, rest: Mapping[str, Any]) -> list[Buffer]:
+    """A reply whose first field is `value`, as the parts of its JSON; where that is a long list, in many.
+
+    Nothing else runs while a part is written, and to join them would take as long again.
+    """
+    if isinstance(value, str) or len(value) <= PART_ROWS or np.ndim(value) == 1:
+        return [write_json({field: value, **rest})]
+    parts: list[Buffer] = []
+    for at in range(0, len(value), PART_ROWS):
+        part = memoryview(write_json(value[at : at + PART_ROWS]))
+        parts += [b",", part[1:-1]]
+    return [write_json({field: []})[:-2], *parts[1:], b"],", write_json(rest)[1:]]
 
 
 def write_json(reply: Any) -> bytes:
@@ -140,6 +147,14 @@ def write_json(reply: Any) -> bytes:
         return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError:  # of whole numbers beyond 64 bits, which a scorecard from elsewhere may hold
         return json.dumps(reply).encode()
+
+
+def _count_brackets(body: Buffer) -> int:
+    """How many lists and objects begin in a JSON text; those in its names count too."""
+    count, text = 0, np.frombuffer(body, np.uint8)
+    for at in range(0, len(text), BLOCK):
+        count += int(np.count_nonzero(text[at : at + BLOCK] & 0xDF == ord("[")))  # which is "{" but for one bit
+    return count
 
 
 def _not_numbers(row: Any, what: str, single: bool, param: str) -> MalformedError:

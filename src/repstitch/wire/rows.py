@@ -9,6 +9,7 @@ import numpy as np
 
 from repstitch.errors import InputError
 
+Buffer = bytes | bytearray | memoryview
 # What rows may be written in; inside, all are float32.
 DTYPES: Mapping[str, np.dtype] = MappingProxyType({"float32": np.dtype("<f4"), "float16": np.dtype("<f2")})
 
@@ -30,7 +31,7 @@ class UnusableError(InputError):
 
 
 def rows_from_bytes(
-    body: bytes | bytearray, dim: int, dtype: str = "float32", what: str = "The body", param: str = "embedding"
+    body: Buffer, dim: int, dtype: str = "float32", what: str = "The body", param: str = "embedding"
 ) -> np.ndarray:
     """Little-endian numbers, one row after the other, as float32 rows (n, dim); float32 shares the body's memory.
 
