@@ -21,7 +21,7 @@ from repstitch.server.compute import Stage
 from repstitch.server.http import create_app
 from repstitch.server.service import SLOW_WORKS
 from repstitch.server.settings import Settings
-from repstitch.server.translate import Score
+from repstitch.server.translate import PART_BYTES, Score, send_reply
 from repstitch.wire.arrow import read_arrow
 from repstitch.wire.rows import MalformedError
 
@@ -98,6 +98,36 @@ def test_two_content_types_are_none(client):
 def test_rows_of_another_shape_than_the_sender_states_are_refused(client, headers, message):
     refused(post_rows(client, make_rows(2), **headers), 422, message, "embedding")
     assert post_rows(client, make_rows(2), x_rows="2", x_dim="6").status_code == 200
+
+
+# --- replies that leave no turn to others -----------------------------------------------------------------------------
+
+
+def test_a_large_reply_that_is_fetched_at_once_leaves_every_other_part_to_others():
+    turns, sent = [], []
+
+    async def send(message):
+        sent.append(bytes(message.get("body", b"")))
+        turns.append(len(turns))  # never waits, as a server whose client fetches as fast as it sends
+
+    async def others():
+        seen = []
+        while len(b"".join(sent)) < size:
+            seen.append(len(turns))
+            await asyncio.sleep(0)
+        return seen
+
+    body = [bytes(3 * PART_BYTES + 1), memoryview(b"middle"), bytes(2 * PART_BYTES)]
+    size = sum(map(len, body))
+
+    async def scenario():
+        between, _ = await asyncio.gather(others(), send_reply(send, [], body))
+        return between
+
+    between = asyncio.run(scenario())
+    assert b"".join(sent) == b"".join(body)
+    assert max(map(len, sent)) <= PART_BYTES
+    assert np.diff(between).max() <= 2
 
 
 # --- memory and time --------------------------------------------------------------------------------------------------
@@ -246,16 +276,6 @@ def test_clients_that_fetch_nothing_of_several_replies_hold_nobody_up(tmp_path):
 # --- HTTP itself ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("attacked")
-    make_stitcher().save(folder / "stitchers" / "old-to-new")
-    port, log = free_port(), folder / "log"
-    with running(serve_command(folder / "stitchers", port), port, log):
-        yield port
-    assert "Traceback" not in log.read_text()
-
-
 def exchange(port: int, sent: bytes) -> bytes:
     """All that comes back until nothing more does."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -270,7 +290,8 @@ def exchange(port: int, sent: bytes) -> bytes:
     return answer
 
 
-def test_the_body_of_a_request_for_another_protocol_is_never_the_next_request(port):
+def test_the_body_of_a_request_for_another_protocol_is_never_the_next_request(service):
+    port, _ = service
     inner = b"GET /v1/spaces HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     lines = (f"POST {URL} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {OCTETS}", f"Content-Length: {len(inner)}")
     upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "", "")
@@ -282,7 +303,8 @@ def test_the_body_of_a_request_for_another_protocol_is_never_the_next_request(po
 
 
 @pytest.mark.parametrize("where", ["path", "header", "headers"])
-def test_heads_without_end_are_cut_off(port, where):
+def test_heads_without_end_are_cut_off(service, where):
+    port, _ = service
     beginning = {"path": b"GET /", "header": b"GET / HTTP/1.1\r\nX-A: ", "headers": b"GET / HTTP/1.1\r\n"}[where]
     part = b"X-B: " + b"b" * 1000 + b"\r\n" if where == "headers" else b"b" * 1000
     with socket.create_connection(("127.0.0.1", port)) as endless:

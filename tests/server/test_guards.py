@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from repstitch.errors import InputError
-from repstitch.server.guards import Gate, Held, check_rows, read_body
+from repstitch.server.guards import ROOM_BYTES, Gate, Held, check_rows, read_body
 from repstitch.server.replies import Refusal
 from repstitch.server.settings import Settings, choose_device
 
@@ -92,6 +92,20 @@ def test_a_body_longer_than_it_said_is_refused_at_the_limit():
     with pytest.raises(Refusal, match="at most 3 bytes; got more"):
         read(unread, b"2", 3)
     assert len(unread) == 1
+
+
+def test_a_long_body_is_read_into_its_place():
+    sent = bytes(range(256)) * (ROOM_BYTES // 128)
+    third = len(sent) // 3
+    parts = [chunk(sent[:third], True), chunk(sent[third : 2 * third], True), chunk(sent[2 * third :])]
+    assert read(parts, b"%d" % len(sent), len(sent)) == sent
+
+
+def test_a_long_body_that_is_not_as_long_as_it_said_has_what_came():
+    stated, sent = b"%d" % (2 * ROOM_BYTES), b"a" * (ROOM_BYTES + 1)
+    assert read([chunk(sent)], stated, 3 * ROOM_BYTES) == sent
+    with pytest.raises(Refusal, match="got more"):
+        read([chunk(sent, True), chunk(sent)], stated, 3 * ROOM_BYTES)
 
 
 @pytest.mark.parametrize("length", [b"x", b"-1", b"9" * 5000])

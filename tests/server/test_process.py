@@ -198,16 +198,6 @@ def test_what_is_no_http_ends_its_connection_and_nothing_else(service, sent):
     assert "Traceback" not in log.read_text()
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    """A running service: its port and its log."""
-    folder = tmp_path_factory.mktemp("service")
-    make_stitcher().save(folder / "stitchers" / "old-to-new")
-    port, log = free_port(), folder / "log"
-    with running(serve_command(folder / "stitchers", port), port, log):
-        yield port, log
-
-
 # --- what happens to it -----------------------------------------------------------------------------------------------
 
 

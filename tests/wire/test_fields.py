@@ -46,6 +46,34 @@ def test_what_is_written_is_read_back_exactly(encoding, n):
     assert np.array_equal(rows, ROWS[:n])
 
 
+@pytest.mark.parametrize("n", [1, fields.PART_ROWS, fields.PART_ROWS + 1, 3 * fields.PART_ROWS])
+@pytest.mark.parametrize("kind", ["rows", "list", "base64"])
+def test_the_parts_of_a_reply_are_together_what_one_would_be(n, kind):
+    rows = np.random.default_rng(n).standard_normal((n, DIM), dtype=np.float32)
+    values = {"rows": rows, "list": [{"index": i} for i in range(n)], "base64": b64(rows)}
+    rest = {"model": "a]b", "rows": n}
+    parts = fields.write_reply("embedding", values[kind], rest)
+    assert (len(parts) > 1) == (n > fields.PART_ROWS and kind != "base64")
+    assert b"".join(parts) == fields.write_json({"embedding": values[kind], **rest})
+
+
+def test_a_long_vector_is_written_in_one_part():
+    vector = np.arange(2 * fields.PART_ROWS, dtype=np.float32)
+    assert fields.write_reply("embedding", vector, {}) == [fields.write_json({"embedding": vector})]
+
+
+def test_lists_and_objects_are_counted_before_they_are_read():
+    limit = 2 * 10 + fields.EXTRA
+    for opened in (b"[", b"{", b"[{"):
+        body = b'{"embedding":' + opened * limit
+        with pytest.raises(MalformedError, match="at most 10 rows; it holds too many brackets"):
+            fields.read_json(body, "embedding", fields.TRANSLATE, 10)
+    rows = np.zeros((10, DIM), np.float32)
+    text = b'{"embedding":[' + b",".join([b"[[[0]]]"] * 10) + b"]" + b" " * 3 * fields.BLOCK + b"}"
+    assert fields._count_brackets(text) == 1 + 1 + 30
+    assert fields.read_json(fields.write_json({"embedding": rows}), "embedding", fields.TRANSLATE, 10)
+
+
 def test_one_vector_in_is_one_vector_out():
     rows, single = fields.read_embedding([1, 2.5, 3], DIM)
     assert single

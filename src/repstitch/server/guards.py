@@ -174,7 +174,7 @@ async def read_body(receive: Receive, length: bytes | None, limit: int, held: He
         raise _too_large(length.decode("latin-1"), limit)
     # A long body has its place from the start: one that grows is moved again and again, and nothing else runs then.
     # Memory that nothing was written to yet is none.
-    room = memoryview(np.empty(int(length), np.uint8)) if length is not None and int(length) > ROOM_BYTES else None
+    room = np.empty(int(length), np.uint8).data if length is not None and int(length) > ROOM_BYTES else None
     grown, n_bytes = bytearray(), 0
     while True:
         message = await receive()

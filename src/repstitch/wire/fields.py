@@ -126,11 +126,12 @@ def write_embedding(rows: np.ndarray, single: bool, encoding: str, dtype: str = 
 
 
 def write_reply(field: str, value: Any, rest: Mapping[str, Any]) -> list[Buffer]:
-    """A reply whose first field is `value`, as the parts of its JSON; where that is a long list, in many.
+    """A reply of `value` and at least one other field, as the parts of its JSON; of a long list there are many.
 
     Nothing else runs while a part is written, and to join them would take as long again.
     """
-    if isinstance(value, str) or len(value) <= PART_ROWS or np.ndim(value) == 1:
+    whole = isinstance(value, str) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    if whole or len(value) <= PART_ROWS:
         return [write_json({field: value, **rest})]
     parts: list[Buffer] = []
     for at in range(0, len(value), PART_ROWS):
