@@ -6,6 +6,7 @@ percentiles. Whatever is not answered as it should be ends the benchmark.
 
 import heapq
 import json
+import random
 import re
 import selectors
 import socket
@@ -205,13 +206,15 @@ def paced(port: int, raw: bytes, rate: float, connections: int, stop: threading.
 def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: float) -> tuple[Load, int]:
     """More connections than are taken at once: the load of the accepted requests, and how many were refused with 429.
 
-    One thread asks for all of them. Who is refused asks again after `pause_s`, others at once. What is under way when
+    One thread asks for all of them, beginning one by one within `pause_s`. Who is refused asks again after half to one
+    and a half of `pause_s`, as clients do that do not want to come all at once; others at once. What is under way when
     the time is up is waited for, so that nothing of it is left in the server.
     """
     accepted: list[float] = []
     refused = 0
     waiting: list[tuple[float, int]] = []
     callers = [_Caller(port, raw) for _ in range(connections)]
+    chance = random.Random(0)
     began = time.perf_counter()
     with selectors.DefaultSelector() as selector:
 
@@ -220,8 +223,7 @@ def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: floa
             selector.register(callers[i].socket, mask, i)
 
         try:
-            for i in range(connections):
-                ask(i)
+            waiting.extend(sorted((began + pause_s * chance.random(), i) for i in range(connections)))
             while (more := time.perf_counter() - began < seconds) or selector.get_map():
                 while more and waiting and waiting[0][0] <= time.perf_counter():
                     ask(heapq.heappop(waiting)[1])
@@ -239,7 +241,7 @@ def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: floa
                             ask(i)
                     elif caller.status == 429:
                         refused += 1
-                        heapq.heappush(waiting, (time.perf_counter() + pause_s, i))
+                        heapq.heappush(waiting, (time.perf_counter() + pause_s * chance.uniform(0.5, 1.5), i))
                     else:
                         raise Failed(f"{caller.status} under overload")
         finally:
