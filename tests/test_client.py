@@ -16,11 +16,7 @@ from helpers import confidence
 from serving import free_port, make_rows, make_stitcher, running, serve_command
 from test_layers import loaded_after
 
-import repstitch.client
 from repstitch.client import (
-    FIRST_PAUSE_S,
-    MOST_PAUSE_S,
-    OCTETS,
     AsyncClient,
     BusyError,
     Client,
@@ -32,7 +28,10 @@ from repstitch.client import (
     Translation,
     UnauthorisedError,
     UnreachableError,
+    replies,
 )
+from repstitch.client.core import FIRST_PAUSE_S, MOST_PAUSE_S
+from repstitch.client.replies import OCTETS
 from repstitch.errors import ConflictError, InputError, NotFoundError
 from repstitch.registry import Registry
 from repstitch.server.http import create_app
@@ -618,7 +617,7 @@ def test_the_service_says_how_long_to_wait_in_seconds_or_as_a_date(connect, head
 
 
 def test_a_date_without_the_services_clock_is_taken_by_ours(connect, monkeypatch):
-    monkeypatch.setattr(repstitch.client.time, "time", lambda: NOON.timestamp() - 5)
+    monkeypatch.setattr(replies.time, "time", lambda: NOON.timestamp() - 5)
     client = connect(Fake(faults=[problem(429, retry_after=format_datetime(NOON, usegmt=True))]))
     client.translate(rows_of(1), "old", "new")
     assert client.pauses == [5 + random.Random(0).uniform(0, FIRST_PAUSE_S)]

@@ -49,6 +49,7 @@ INSIDE = {
     "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
     "plots": ("canvas", "labels", "stitchers", "atlases"),
     "wire": ("rows", "fields", "arrow"),
+    "client": ("errors", "given", "replies", "core", "clients", "__init__"),
     "server": (
         "settings",
         "replies",

@@ -1,9 +1,10 @@
 import asyncio
+import itertools
 
 import pytest
 
 from repstitch.errors import InputError
-from repstitch.server.guards import ROOM_BYTES, Gate, Held, check_rows, read_body
+from repstitch.server.guards import PAGE_BYTES, ROOM_BYTES, Gate, Held, check_rows, read_body
 from repstitch.server.replies import Refusal
 from repstitch.server.settings import Settings, choose_device
 
@@ -94,18 +95,44 @@ def test_a_body_longer_than_it_said_is_refused_at_the_limit():
     assert len(unread) == 1
 
 
-def test_a_long_body_is_read_into_its_place():
-    sent = bytes(range(256)) * (ROOM_BYTES // 128)
-    third = len(sent) // 3
-    parts = [chunk(sent[:third], True), chunk(sent[third : 2 * third], True), chunk(sent[2 * third :])]
+@pytest.mark.parametrize("first", [0, 1, ROOM_BYTES, ROOM_BYTES + 1])
+def test_a_long_body_is_read_into_its_place(first):
+    sent = bytes(range(256)) * (ROOM_BYTES // 64)
+    at = [0, first, first + ROOM_BYTES, first + ROOM_BYTES + 7, len(sent)]
+    parts = [chunk(sent[start:end], end < len(sent)) for start, end in itertools.pairwise(at)]
     assert read(parts, b"%d" % len(sent), len(sent)) == sent
 
 
-def test_a_long_body_that_is_not_as_long_as_it_said_has_what_came():
-    stated, sent = b"%d" % (2 * ROOM_BYTES), b"a" * (ROOM_BYTES + 1)
-    assert read([chunk(sent)], stated, 3 * ROOM_BYTES) == sent
+def test_a_long_body_that_is_not_as_long_as_it_said_is_what_came():
+    sent = b"a" * (ROOM_BYTES + 1)
+    stated, limit = b"%d" % (3 * ROOM_BYTES), 9 * ROOM_BYTES
+    assert read([chunk(sent, True), chunk(b"b")], stated, limit) == sent + b"b"
     with pytest.raises(Refusal, match="got more"):
-        read([chunk(sent, True), chunk(sent)], stated, 3 * ROOM_BYTES)
+        read([chunk(sent, True), chunk(sent, True), chunk(sent)], stated, limit)
+
+
+def test_what_is_promised_holds_nothing_until_some_of_it_has_come():
+    gate = Gate(Settings())
+
+    async def held_after(*parts):
+        messages = [chunk(part, True) for part in parts]
+
+        async def receive():
+            if messages:
+                return messages.pop(0)
+            seen.append(gate.bytes)
+            return {"type": "http.disconnect"}
+
+        seen = []
+        with pytest.raises(ConnectionError), Held(gate) as held:
+            await read_body(receive, b"%d" % (8 * PAGE_BYTES), 8 * PAGE_BYTES, held)
+        return seen[0]
+
+    large = bytes(ROOM_BYTES + 1)
+    assert asyncio.run(held_after(b"a")) == 1
+    assert asyncio.run(held_after(large, b"a")) == PAGE_BYTES  # what a place takes at least
+    assert asyncio.run(held_after(large, bytes(3 * PAGE_BYTES))) == 3 * PAGE_BYTES + len(large)
+    assert gate.bytes == 0
 
 
 @pytest.mark.parametrize("length", [b"x", b"-1", b"9" * 5000])

@@ -14,7 +14,8 @@ from repstitch.wire.rows import Buffer
 
 OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/docs", "/openapi.json"})
 RETRY = {"Retry-After": "1"}
-ROOM_BYTES = 2**18
+ROOM_BYTES = 2**18  # of a body that are there before it gets a place of its own
+PAGE_BYTES = 2**21  # of memory that a large array takes at least
 
 
 class Keys:
@@ -172,26 +173,31 @@ async def read_body(receive: Receive, length: bytes | None, limit: int, held: He
     """
     if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > limit):
         raise _too_large(length.decode("latin-1"), limit)
-    # A long body has its place from the start: one that grows is moved again and again, and nothing else runs then.
-    # Memory that nothing was written to yet is none.
-    room = np.empty(int(length), np.uint8).data if length is not None and int(length) > ROOM_BYTES else None
-    grown, n_bytes = bytearray(), 0
+    body, room, n_bytes, n_held = bytearray(), None, 0, 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ConnectionError
         chunk = message.get("body", b"")
         end = n_bytes + len(chunk)
-        if end > limit or (room is not None and end > len(room)):
+        if end > (limit if room is None else len(room)):
             raise _too_large("more", limit)
-        held.take(len(chunk))
-        if room is None:
-            grown += chunk
-        else:
+        needs = end if room is None else max(end, min(len(room), PAGE_BYTES))
+        held.take(needs - n_held)
+        n_held = needs
+        if room is not None:
             room[n_bytes:end] = chunk
+        elif length is not None and ROOM_BYTES < end < int(length):
+            # A body that grows is moved again and again, and nothing else runs then: a long one gets its place at once,
+            # but not before some of it has come, since a place takes a page of memory, however little is in it.
+            room = np.empty(int(length), np.uint8).data
+            room[:n_bytes] = body
+            room[n_bytes:end] = chunk
+        else:
+            body += chunk
         n_bytes = end
         if not message.get("more_body", False):
-            return grown if room is None else room[:n_bytes]
+            return body if room is None else room[:n_bytes]
 
 
 def check_rows(n_rows: int, limit: int) -> None:
