@@ -48,7 +48,7 @@ INSIDE = {
     "fit": ("judge", "closed_form", "losses", "spectrum", "contrastive", "select"),
     "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
     "plots": ("canvas", "labels", "stitchers", "atlases"),
-    "wire": ("rows", "fields", "arrow"),
+    "wire": ("rows", "lists", "fields", "arrow"),
     "client": ("errors", "given", "replies", "core", "clients", "__init__"),
     "server": (
         "settings",

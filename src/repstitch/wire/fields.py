@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from repstitch.wire.lists import count, read_rows
 from repstitch.wire.rows import DTYPES, Buffer, MalformedError, UnusableError, rows_from_base64, rows_to_base64
 
 NAME_LENGTH = 256
 EXTRA = 2000  # brackets that names may hold
 PART_ROWS = 256
-BLOCK = 2**16  # of text: stays in the processor's cache
+LONG = 2**20  # bytes of text
 
 
 def read_json(
@@ -20,16 +21,18 @@ def read_json(
 ) -> dict[str, Any]:
     """The fields of a JSON request, each checked by its function in `known`; `required` must be there.
 
+    A long list of rows in it is an array already.
+
     Raises MalformedError on anything but an object with these fields, and, before it is parsed, on many more lists and
     objects than rows may be: they take a hundred times the memory of their text.
     """
     import orjson
 
-    if max_lists is not None and _count_brackets(body) > 2 * max_lists + EXTRA:
+    if max_lists is not None and count(body, "[", "{") > 2 * max_lists + EXTRA:
         raise MalformedError(f"The body must be one object with at most {max_lists} rows; it holds too many brackets.")
 
     try:
-        fields = orjson.loads(body)
+        fields = (read_rows(body, required) if len(body) > LONG else None) or orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise MalformedError(f"The body must be JSON; {error}.") from None
     if not isinstance(fields, dict):
@@ -87,12 +90,16 @@ def read_embedding(
 ) -> tuple[np.ndarray, bool]:
     """The value of a field of rows as float32 (n, dim), and whether it was one vector rather than a list of them.
 
-    One vector `[...]`, several `[[...], ...]`, or base64 of little-endian numbers of `dtype`. Raises MalformedError on
-    anything that is not numbers in one of those shapes, UnusableError on another dimension than `dim`.
+    One vector `[...]`, several `[[...], ...]` or an array of them, or base64 of little-endian numbers of `dtype`.
+    Raises MalformedError on anything that is not numbers in one of those shapes, UnusableError on another dimension
+    than `dim`.
     """
     if isinstance(embedding, str):
         rows = rows_from_base64(embedding, dim, dtype, param)
         return rows, len(rows) == 1
+    if isinstance(embedding, np.ndarray):
+        _check_width(embedding.shape[1], dim, f"The rows of `{param}`", param)
+        return embedding, False
     if not isinstance(embedding, list):
         raise MalformedError(
             f"`{param}` must be a list of numbers, a list of such lists, or base64; got {_kind(embedding)}.", param
@@ -112,11 +119,14 @@ def read_embedding(
             f"{len(rows[at])}.",
             param,
         )
-    if widths != {dim}:
-        what = f"`{param}`" if single else f"The rows of `{param}`"
-        raise UnusableError(f"{what} must have {dim} numbers; got {widths.pop()}.", param)
+    _check_width(widths.pop(), dim, f"`{param}`" if single else f"The rows of `{param}`", param)
     with np.errstate(over="ignore"):  # beyond float32 becomes Inf, which is refused as such
         return np.array(rows, dtype=np.float32), single
+
+
+def _check_width(width: int, dim: int, what: str, param: str) -> None:
+    if width != dim:
+        raise UnusableError(f"{what} must have {dim} numbers; got {width}.", param)
 
 
 def write_embedding(rows: np.ndarray, single: bool, encoding: str, dtype: str = "float32") -> np.ndarray | str:
@@ -148,14 +158,6 @@ def write_json(reply: Any) -> bytes:
         return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError:  # of whole numbers beyond 64 bits, which a scorecard from elsewhere may hold
         return json.dumps(reply).encode()
-
-
-def _count_brackets(body: Buffer) -> int:
-    """How many lists and objects begin in a JSON text; those in its names count too."""
-    count, text = 0, np.frombuffer(body, np.uint8)
-    for at in range(0, len(text), BLOCK):
-        count += int(np.count_nonzero(text[at : at + BLOCK] & 0xDF == ord("[")))  # which is "{" but for one bit
-    return count
 
 
 def _not_numbers(row: Any, what: str, single: bool, param: str) -> MalformedError:
