@@ -30,11 +30,13 @@ from repstitch.server.openapi import document
 from repstitch.server.replies import CODES, JSON
 from repstitch.server.settings import Settings
 from repstitch.spaces import Space
+from repstitch.wire import fields, lists
 from repstitch.wire.arrow import WIDTHS, read_arrow, write_arrow
 from repstitch.wire.fields import TRANSLATE, read_embedding, read_json, write_embedding, write_json
 from repstitch.wire.rows import DTYPES, rows_from_bytes, rows_to_bytes
 
 DIM = 6
+LONG = fields.LONG
 ODD = "grün & 100%"
 STITCHERS = {
     "old-to-new": make_stitcher(calibration=confidence(DIM)),
@@ -70,6 +72,7 @@ class Door:
             "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 9), "state": {},
         }  # fmt: skip
         sent: list[dict[str, Any]] = []
+        fields.LONG = len(body) % 2 * LONG  # every other one is long, as it were, and read in parts
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body}
@@ -96,7 +99,11 @@ def door(tmp_path_factory):
     registry = Registry(folder)
     registry.refresh()
     door = Door(registry)
-    yield door
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lists, "PART_BYTES", 16)
+        patch.setattr(fields, "PART_ROWS", 2)
+        patch.setattr(fields, "LONG", fields.LONG)  # which each request chooses
+        yield door
     tell(door.seen)
     gate = door.app.state.service.gate
     assert (gate.requests, gate.bytes) == (0, 0)  # what came to an end, however it ended, holds nothing
