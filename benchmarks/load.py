@@ -6,6 +6,7 @@ percentiles. Whatever is not answered as it should be ends the benchmark.
 
 import heapq
 import json
+import math
 import random
 import re
 import selectors
@@ -21,6 +22,7 @@ from pathlib import Path
 UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 PATIENCE_S = 600
 STEP = 2**18
+SPREAD_S = 0.25
 READY = b"ready\n"
 SCRIPT = """local file = io.open({file}, "rb")
 wrk.method = "POST"
@@ -180,38 +182,57 @@ class Paced:
         self.load = summary(json.loads(said), time.perf_counter() - self.began)
 
 
-def paced(port: int, raw: bytes, rate: float, connections: int, stop: threading.Event) -> list[float]:
-    """Latencies of requests at a fixed rate, until `stop` is set.
+class Stop(threading.Event):
+    """An event that knows when it was set."""
 
-    Each of several connections has its own times. A latency counts from when the request was due, so one that had
-    to wait for the one before it is late by that wait too.
+    at = math.inf
+
+    def set(self) -> None:
+        self.at = time.perf_counter()
+        super().set()
+
+
+def paced(connections: list[Connection], raw: bytes, rate: float, stop: Stop) -> list[float]:
+    """Latencies of the requests at a fixed rate that were due before `stop` was set.
+
+    Each connection has its own times. A latency counts from when the request was due, so one that had to wait for the
+    one before it is late by that wait too.
     """
     began = time.perf_counter()
 
     def ask(i: int) -> list[float]:
         latencies: list[float] = []
         due = began + i / rate
-        with Connection(port) as connection:
-            while not stop.wait(max(0.0, due - time.perf_counter())):
-                connection.ask(raw)
-                latencies.append(time.perf_counter() - due)
-                due += connections / rate
+        while not stop.wait(max(0.0, due - time.perf_counter())) or due < stop.at:
+            connections[i].ask(raw)
+            latencies.append(time.perf_counter() - due)
+            due += len(connections) / rate
         return latencies
 
-    with ThreadPoolExecutor(connections) as threads:
-        parts = [threads.submit(ask, i) for i in range(connections)]
+    with ThreadPoolExecutor(len(connections)) as threads:
+        parts = [threads.submit(ask, i) for i in range(len(connections))]
     return [latency for part in parts for latency in part.result()]
 
 
-def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: float) -> tuple[Load, int]:
-    """More connections than are taken at once: the load of the accepted requests, and how many were refused with 429.
+@dataclass(frozen=True)
+class Storm:
+    """What came of a storm: the load of the accepted requests, how many were refused with 429, and how many of the
+    connections had a request accepted."""
 
-    One thread asks for all of them, beginning one by one within `pause_s`. Who is refused asks again after half to one
-    and a half of `pause_s`, as clients do that do not want to come all at once; others at once. What is under way when
-    the time is up is waited for, so that nothing of it is left in the server.
+    load: Load
+    refused: int
+    served: int
+
+
+def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: float) -> Storm:
+    """More connections than are taken at once, all beginning at once.
+
+    One thread asks for all of them. Who is refused asks again after `pause_s` and by chance up to a quarter of a second
+    more, as the client of this package does; others at once. What is under way when the time is up is waited for, so
+    that nothing of it is left in the server.
     """
     accepted: list[float] = []
-    refused = 0
+    refused, served = 0, set()
     waiting: list[tuple[float, int]] = []
     callers = [_Caller(port, raw) for _ in range(connections)]
     chance = random.Random(0)
@@ -223,7 +244,8 @@ def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: floa
             selector.register(callers[i].socket, mask, i)
 
         try:
-            waiting.extend(sorted((began + pause_s * chance.random(), i) for i in range(connections)))
+            for i in range(connections):
+                ask(i)
             while (more := time.perf_counter() - began < seconds) or selector.get_map():
                 while more and waiting and waiting[0][0] <= time.perf_counter():
                     ask(heapq.heappop(waiting)[1])
@@ -237,11 +259,12 @@ def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: floa
                     selector.unregister(key.fileobj)
                     if caller.status == 200:
                         accepted.append(caller.ended - caller.began)
+                        served.add(i)
                         if more:
                             ask(i)
                     elif caller.status == 429:
                         refused += 1
-                        heapq.heappush(waiting, (time.perf_counter() + pause_s * chance.uniform(0.5, 1.5), i))
+                        heapq.heappush(waiting, (time.perf_counter() + pause_s + chance.uniform(0, SPREAD_S), i))
                     else:
                         raise Failed(f"{caller.status} under overload")
         finally:
@@ -249,7 +272,7 @@ def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: floa
                 caller.socket.close()
     if not accepted:
         raise Failed("nothing was accepted under overload")
-    return summary(accepted, time.perf_counter() - began), refused
+    return Storm(summary(accepted, time.perf_counter() - began), refused, len(served))
 
 
 class _Caller:
@@ -314,12 +337,14 @@ def _paced_beside() -> None:
     """What `Paced` starts: the request comes on standard input, whose end ends it; latencies go to standard output."""
     port, rate, connections, length = sys.argv[1:]
     raw = sys.stdin.buffer.read(int(length))
+    asking = [Connection(int(port)) for _ in range(int(connections))]
+    for connection in asking:  # to begin with what is there, not with its making
+        connection.ask(raw)
     sys.stdout.buffer.write(READY)
     sys.stdout.flush()
-    stop = threading.Event()
-    watch = threading.Thread(target=lambda: (sys.stdin.buffer.read(), stop.set()), daemon=True)
-    watch.start()
-    print(json.dumps(paced(int(port), raw, float(rate), int(connections), stop)))
+    stop = Stop()
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), stop.set()), daemon=True).start()
+    print(json.dumps(paced(asking, raw, float(rate), stop)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from repstitch.errors import InputError
 from repstitch.server.guards import PAGE_BYTES, ROOM_BYTES, Gate, Held, check_rows, read_body
 from repstitch.server.replies import Refusal
 from repstitch.server.settings import Settings, choose_device
+from repstitch.wire.rows import MalformedError
 
 
 def test_an_empty_environment_gives_the_defaults():
@@ -88,10 +89,18 @@ def test_a_stated_length_over_the_limit_is_refused_unread():
     assert unread
 
 
-def test_a_body_longer_than_it_said_is_refused_at_the_limit():
+def test_a_body_of_no_stated_length_is_refused_at_the_limit():
     unread = [chunk(b"ab", True), chunk(b"cd", True), chunk(b"ef")]
     with pytest.raises(Refusal, match="at most 3 bytes; got more"):
-        read(unread, b"2", 3)
+        read(unread, None, 3)
+    assert len(unread) == 1
+
+
+@pytest.mark.parametrize("n", [2, ROOM_BYTES + 2, 2 * ROOM_BYTES])
+def test_a_body_longer_than_it_said_is_refused(n):
+    unread = [chunk(b"a" * n, True), chunk(b"b", True), chunk(b"c")]
+    with pytest.raises(MalformedError, match=f"must have the {n} bytes that its Content-Length states; more came"):
+        read(unread, b"%d" % n, 9 * ROOM_BYTES)
     assert len(unread) == 1
 
 
@@ -103,12 +112,9 @@ def test_a_long_body_is_read_into_its_place(first):
     assert read(parts, b"%d" % len(sent), len(sent)) == sent
 
 
-def test_a_long_body_that_is_not_as_long_as_it_said_is_what_came():
+def test_a_long_body_that_is_shorter_than_it_said_is_what_came():
     sent = b"a" * (ROOM_BYTES + 1)
-    stated, limit = b"%d" % (3 * ROOM_BYTES), 9 * ROOM_BYTES
-    assert read([chunk(sent, True), chunk(b"b")], stated, limit) == sent + b"b"
-    with pytest.raises(Refusal, match="got more"):
-        read([chunk(sent, True), chunk(sent, True), chunk(sent)], stated, limit)
+    assert read([chunk(sent, True), chunk(b"b")], b"%d" % (3 * ROOM_BYTES), 9 * ROOM_BYTES) == sent + b"b"
 
 
 def test_what_is_promised_holds_nothing_until_some_of_it_has_come():
@@ -130,7 +136,8 @@ def test_what_is_promised_holds_nothing_until_some_of_it_has_come():
 
     large = bytes(ROOM_BYTES + 1)
     assert asyncio.run(held_after(b"a")) == 1
-    assert asyncio.run(held_after(large, b"a")) == PAGE_BYTES  # what a place takes at least
+    assert asyncio.run(held_after(large)) == PAGE_BYTES  # what a place takes at least
+    assert asyncio.run(held_after(large, b"a")) == PAGE_BYTES
     assert asyncio.run(held_after(large, bytes(3 * PAGE_BYTES))) == 3 * PAGE_BYTES + len(large)
     assert gate.bytes == 0
 

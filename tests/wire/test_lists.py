@@ -154,8 +154,17 @@ def test_in_parts_takes_a_fraction_of_the_memory():
     assert peak(lambda: lists.read_rows(text, "embedding")) < whole / 3
 
 
-def test_letters_are_counted_over_blocks():
-    text = b"[a{" * lists.BLOCK
-    assert lists.count(text, "[") == lists.count(text, "{") == lists.BLOCK
-    assert lists.count(text, "[", "{") == 2 * lists.BLOCK
-    assert lists.count(b"", "[") == 0
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_letters_are_counted_over_blocks(kind):
+    for n in (0, 1, lists.BLOCK):
+        assert lists.count(kind(b"[a{[" * n), b"[") == 2 * n
+        assert lists.count(kind(b"[a{[" * n), b"{") == n
+
+
+@pytest.mark.parametrize("space", [b"\x0b", b"\x0c", b"\xa0", b"\x00", b"\xef\xbb\xbf"])
+def test_what_is_no_space_in_json_is_none_between_parts(space, in_parts):
+    row, many = b"[1.5]", b",[1.5]" * 20
+    assert lists.read_rows(b'{"embedding":[' + row + many + b"]}", "embedding") is not None
+    assert lists.read_rows(b'{"embedding":[' + row + many.replace(b",", space + b",") + b"]}", "embedding") is None
+    assert lists.read_rows(b'{"embedding":[' + space + row + many + b"]}", "embedding") is None
+    assert lists.read_rows(b'{"embedding":[' + row + many + space + b"]}", "embedding") is None

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from repstitch.server.replies import Refusal, error_reply
 from repstitch.server.settings import Settings, is_loopback
-from repstitch.wire.rows import Buffer
+from repstitch.wire.rows import Buffer, MalformedError
 
 OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/docs", "/openapi.json"})
 RETRY = {"Retry-After": "1"}
@@ -169,35 +169,41 @@ class Clock:
 async def read_body(receive: Receive, length: bytes | None, limit: int, held: Held) -> Buffer:
     """The whole body, refused with 413 as soon as its stated or its actual length is over `limit` bytes.
 
-    Its bytes are held as they come, not as they are promised. Raises ConnectionError when the client goes away first.
+    Its bytes are held as they come, not as they are promised. Raises MalformedError on more than was stated,
+    ConnectionError when the client goes away first.
     """
     if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > limit):
         raise _too_large(length.decode("latin-1"), limit)
-    body, room, n_bytes, n_held = bytearray(), None, 0, 0
+    stated = None if length is None else int(length)
+    body: bytearray | memoryview = bytearray()
+    n_bytes = n_held = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ConnectionError
         chunk = message.get("body", b"")
         end = n_bytes + len(chunk)
-        if end > (limit if room is None else len(room)):
+        if stated is not None and end > stated:
+            raise MalformedError(f"The body must have the {stated} bytes that its Content-Length states; more came.")
+        if end > limit:
             raise _too_large("more", limit)
-        needs = end if room is None else max(end, min(len(room), PAGE_BYTES))
+        # A body that grows is moved again and again, and nothing else runs then: a long one gets its place at once, but
+        # not before some of it has come, since a place takes a page of memory, however little is in it.
+        room = 0 if stated is None or end <= ROOM_BYTES else stated
+        needs = max(end, min(room, PAGE_BYTES))
         held.take(needs - n_held)
         n_held = needs
-        if room is not None:
-            room[n_bytes:end] = chunk
-        elif length is not None and ROOM_BYTES < end < int(length):
-            # A body that grows is moved again and again, and nothing else runs then: a long one gets its place at once,
-            # but not before some of it has come, since a place takes a page of memory, however little is in it.
-            room = np.empty(int(length), np.uint8).data
-            room[:n_bytes] = body
-            room[n_bytes:end] = chunk
-        else:
+        if room and isinstance(body, bytearray):
+            body, grown = np.empty(room, np.uint8).data, body
+            body[:n_bytes] = grown
+            del grown
+        if isinstance(body, bytearray):
             body += chunk
+        else:
+            body[n_bytes:end] = chunk
         n_bytes = end
         if not message.get("more_body", False):
-            return body if room is None else room[:n_bytes]
+            return body if isinstance(body, bytearray) else body[:n_bytes]
 
 
 def check_rows(n_rows: int, limit: int) -> None:

@@ -23,12 +23,12 @@ def read_json(
 
     A long list of rows in it is an array already.
 
-    Raises MalformedError on anything but an object with these fields, and, before it is parsed, on many more lists and
-    objects than rows may be: they take a hundred times the memory of their text.
+    Raises MalformedError on anything but an object with these fields, and, before it is parsed, on many more lists
+    than rows may be or more objects than a request has: they take a hundred times the memory of their text.
     """
     import orjson
 
-    if max_lists is not None and count(body, "[", "{") > 2 * max_lists + EXTRA:
+    if max_lists is not None and (count(body, b"[") > 2 * max_lists + EXTRA or count(body, b"{") > EXTRA):
         raise MalformedError(f"The body must be one object with at most {max_lists} rows; it holds too many brackets.")
 
     try:
