@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,6 +62,14 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def eventually(check: Callable[[], object], patience_s: float = 20, pause_s: float = 0.05) -> None:
+    """Wait until something holds; fail when it does not in time."""
+    deadline = time.monotonic() + patience_s
+    while not check():
+        assert time.monotonic() < deadline, f"did not come to hold within {patience_s} s"
+        time.sleep(pause_s)
+
+
 @contextmanager
 def running(command: list[str], port: int, log: Path, cwd: Path | None = None, env: dict[str, str] | None = None):
     """A service in a process of its own, ready to be called; ended by SIGTERM when the block is left."""
@@ -83,16 +92,17 @@ def running(command: list[str], port: int, log: Path, cwd: Path | None = None, e
 
 
 def wait_until_ready(process: subprocess.Popen, port: int, log: Path, patience_s: float = 60) -> None:
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
+    def ready() -> bool:
         assert process.poll() is None, f"the service ended with {process.returncode}:\n{log.read_text()}"
         try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
-                return
+            return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
         except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"the service was not ready after {patience_s} s:\n{log.read_text()}")
+            return False
+
+    try:
+        eventually(ready, patience_s, 0.1)
+    except AssertionError as error:
+        raise AssertionError(f"the service was not ready: {error}\n{log.read_text()}") from None
 
 
 def serve_command(folder: Path, port: int, workers: int = 1) -> list[str]:

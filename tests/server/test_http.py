@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import confidence
 from server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
-from serving import make_rows, make_stitcher
+from serving import eventually, make_rows, make_stitcher
 from starlette.testclient import TestClient
 
 from repstitch.chain import Chain
@@ -631,13 +631,6 @@ def test_nothing_but_health_answers_until_a_stitcher_is_loaded(folder):
     ):
         refused(response, 503, "No stitcher is loaded yet; try again")
         assert response.headers["retry-after"] == "1"
-
-
-def eventually(check, patience_s=10):
-    deadline = time.monotonic() + patience_s
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_started_service_loads_what_is_there_and_then_what_is_published(folder, tmp_path):

@@ -1,14 +1,13 @@
 """What the service tells about itself."""
 
 import re
-import time
 
 import httpx
 import numpy as np
 from helpers import confidence
 from prometheus_client.parser import text_string_to_metric_families
 from server_calls import LOCAL, URL, client_of, post_rows, service_of
-from serving import free_port, make_rows, make_stitcher, running, serve_command
+from serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
 
 from repstitch.registry import Registry
 from repstitch.server.asks import OCTETS
@@ -98,13 +97,13 @@ def test_the_metrics_of_worker_processes_are_added_up(folder, tmp_path):
     with running(serve_command(folder, port, workers=2), port, log, env={"REPSTITCH_RELOAD_S": "0.1"}):
         for _ in range(40):  # a connection each, so that both workers get some
             httpx.post(f"{LOCAL}:{port}{URL}", content=make_rows(2).tobytes(), headers={"content-type": OCTETS})
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            text = httpx.get(f"{LOCAL}:{port}/metrics").text
-            found = numbers(text)
-            if found.get(("requests_total", "200", "f32", "old->new", "translate")) == 40:
-                break
-            time.sleep(0.1)
+
+        def said() -> str:
+            return httpx.get(f"{LOCAL}:{port}/metrics").text
+
+        eventually(lambda: numbers(said()).get(("requests_total", "200", "f32", "old->new", "translate")) == 40)
+        text = said()
+        found = numbers(text)
         assert found["requests_total", "200", "f32", "old->new", "translate"] == 40
         assert found["vectors_total", "old->new"] == 80
         assert found["request_seconds_count", "translate"] == 40

@@ -9,7 +9,7 @@ import openai
 import pytest
 from helpers import tiny_bert
 from server_calls import LOCAL, client_of, refused, service_of
-from serving import free_port, make_rows, make_stitcher, running, serve_command
+from serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
 
 from repstitch.encoders.encoder import load_encoder
 from repstitch.registry import Registry
@@ -187,8 +187,7 @@ def test_a_running_service_loads_its_encoder(bert, texts, tmp_path):
     env = {"REPSTITCH_ENCODERS": f"words={bert}", "REPSTITCH_DEVICE": "cpu"}
     with running(serve_command(tmp_path, port), port, tmp_path / "log", env=env):
         client = openai.OpenAI(base_url=f"{LOCAL}:{port}/v1", api_key="any")
-        while not httpx.get(f"{LOCAL}:{port}/v1/spaces").json()["spaces"][-1]["takes_texts"]:
-            pass
+        eventually(lambda: httpx.get(f"{LOCAL}:{port}/v1/spaces").json()["spaces"][-1]["takes_texts"], 60)
         answer = client.embeddings.create(model="words->new", input=TEXTS)
         expected = stitcher.translate(encoder.encode(TEXTS))
         assert np.allclose([each.embedding for each in answer.data], expected, atol=1e-5)

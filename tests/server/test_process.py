@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from server_calls import LOCAL, URL
-from serving import free_port, make_rows, make_stitcher, running, serve_command
+from serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
 
 from repstitch.server.asks import OCTETS
 from repstitch.stitcher import Stitcher
@@ -252,17 +252,8 @@ class Loads:
 
     def wait_for(self, more: int) -> None:
         """Until so many more right answers have come."""
-        goal, deadline = self["right"] + more, time.monotonic() + 30
-        while self["right"] < goal:
-            assert time.monotonic() < deadline, {what: self[what] for what in self.loads[0].counts}
-            time.sleep(0.02)
-
-
-def eventually(check, patience_s=20):
-    deadline = time.monotonic() + patience_s
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        goal = self["right"] + more
+        eventually(lambda: self["right"] >= goal, 30, 0.02)
 
 
 def workers_of(pid: int) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from serving import ROOT, make_rows, make_stitcher
+from serving import ROOT, eventually, make_rows, make_stitcher
 from starlette.testclient import TestClient
 
 URL = "/v1/translate?source=old&target=new"
@@ -27,8 +27,7 @@ def service(stitchers, tmp_path_factory):
 def client(service):
     # Once a session: BentoML registers its metrics in the process when it builds the application.
     with TestClient(service.to_asgi(), "http://127.0.0.1", raise_server_exceptions=False) as client:
-        while client.get("/readyz").status_code != 200:
-            pass
+        eventually(lambda: client.get("/readyz").status_code == 200)
         yield client
 
 

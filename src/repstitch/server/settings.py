@@ -22,11 +22,11 @@ class Settings:
 
     `stitchers` is the folder served from, looked at every `reload_s` seconds. `device` is where maps run ("auto" takes
     CUDA when there is one) and `precision` what their weights are kept in there. Limits are for one process: the bytes
-    of a request (fewer in JSON, whose parsing holds everything else up) and its rows, the translations at once, the
-    bytes of all bodies and replies held at once, and the seconds that one request may take to arrive and be answered,
-    and again to be fetched. With `api_keys` a request must carry one of them; without, only connections that arrive on
-    a loopback address are answered, unless `open` is set. `cors_origins` are the web pages that browsers may call from,
-    `encoders` (`SPACE=ID|PATH|CARD.toml`) the text encoders that `/v1/embeddings` may be sent texts for.
+    of a request (fewer in JSON, which takes several times its text in memory) and its rows, the translations at once,
+    the bytes of all bodies and replies held at once, and the seconds that one request may take to arrive and be
+    answered, and again to be fetched. With `api_keys` a request must carry one of them; without, only connections that
+    arrive on a loopback address are answered, unless `open` is set. `cors_origins` are the web pages that browsers may
+    call from, `encoders` (`SPACE=ID|PATH|CARD.toml`) the text encoders that `/v1/embeddings` may be sent texts for.
     """
 
     stitchers: Path = Path(DEFAULT_FOLDER)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 INLINE_BYTES = 2**18  # up to here a thread costs more than it frees
 INLINE_NUMBERS = 2**16
-PART_BYTES = 2**18  # a reply is sent in parts of this size, so that a client that does not fetch it is noticed
+PART_BYTES = 2**18  # of a reply sent at once: who does not fetch it is noticed, and others have their turn
 JSON_WEIGHT = 8  # what parsed numbers take in memory at most, as a multiple of their text
 JSON_NUMBER = 16  # bytes of a number in a reply's text
 MAX_SCORED = 2_000
