@@ -5,7 +5,7 @@ from helpers import card
 
 from repstitch import catalogue
 from repstitch.errors import InputError
-from repstitch.lineage import labels, numbers, read_table
+from repstitch.lineage import labels, numbers, read_models
 
 TEXT = "name,score,family\nold,61.5,a\nnew,70,\n"
 
@@ -17,7 +17,7 @@ def test_a_table_is_read_by_name_whatever_its_format(tmp_path, kind):
         pq.write_table(pa.table({"name": ["old", "new"], "score": [61.5, 70.0], "family": ["a", ""]}), path)
     else:
         path.write_text(TEXT.replace(",", "\t") if kind == "tsv" else TEXT)
-    assert read_table(path) == {"old": {"score": 61.5, "family": "a"}, "new": {"score": 70.0, "family": ""}}
+    assert read_models(path) == {"old": {"score": 61.5, "family": "a"}, "new": {"score": 70.0, "family": ""}}
 
 
 def test_a_column_is_the_tables_then_the_cards_then_the_catalogues():
@@ -59,4 +59,4 @@ def test_refuses_a_table_that_cannot_be_read(tmp_path, name, text, says):
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=says):
-        read_table(tmp_path / name)
+        read_models(tmp_path / name)

@@ -3,22 +3,21 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from repstitch.chain import normalise
-from repstitch.embeddings import invalid_rows, read, row_numbers, scan, write_stream
+from repstitch.embeddings import invalid_rows, row_numbers, scan, write_stream
 from repstitch.errors import InputError
 from repstitch.names import USES
-from repstitch.pairs import Pairs, contents, fingerprints, pair
+from repstitch.pairs import Pairs, pair
 from repstitch.relevance import Sides, read_qrels, relevance
 from repstitch.scorecard import scorecard
 from repstitch.spaces import Space, adopt
 from repstitch.stitcher import Stitcher
+from repstitch.unseen import passed, refuse_backwards, seen, sides
 from repstitch.verdict import Thresholds
 
 log = logging.getLogger(__name__)
@@ -149,11 +148,11 @@ def score(
         raise InputError("`source_queries`, `target_queries` and `qrels` belong together; give all three, or none.")
     if isinstance(uses, str) or not uses or not set(uses) <= set(USES):
         raise InputError(f"`uses` must be a tuple of {' and '.join(USES)}; got {uses!r}.")
-    a, b = _sides(stitcher, source, target, source_space, target_space, source_ids, target_ids)
+    a, b = sides(stitcher, source, target, source_space, target_space, source_ids, target_ids)
     documents = pair(a, b, drop_invalid)
     people = None
     if qrels is not None:
-        q = _sides(
+        q = sides(
             stitcher, source_queries, target_queries, source_space, target_space, source_query_ids, target_query_ids
         )
         if any(side.ids is None for side in (a, b, *q)):
@@ -162,16 +161,16 @@ def score(
                 "--source-query-ids and --target-query-ids for files without."
             )
         people = read_qrels(qrels), pair(*q, drop_invalid, least=1)
-    seen = _seen(stitcher, documents)
-    if seen.all():
+    known = seen(stitcher, documents)
+    if known.all():
         raise InputError(f"All {len(documents)} pairs were used to train this stitcher; give pairs it has not seen.")
-    pairs = documents.take(~seen)
-    _refuse_backwards(stitcher, pairs.X, a.declared)
-    X, Y, bare, translated = _rows(stitcher, pairs)
+    pairs = documents.take(~known)
+    refuse_backwards(stitcher, pairs.X, a.declared)
+    X, Y, bare, translated = passed(stitcher, pairs)
     card = scorecard(
         X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), stitcher.target_mean, uses, thresholds=thresholds
     )
-    card |= {"left_out": int(seen.sum()), "held_out": "unseen pairs", "dropped": pairs.dropped}
+    card |= {"left_out": int(known.sum()), "held_out": "unseen pairs", "dropped": pairs.dropped}
     if people is None:
         return card
     judgements, queries = people
@@ -179,59 +178,15 @@ def score(
         _relevance_side(stitcher, queries),
         _relevance_side(stitcher, documents),
         judgements,
-        _seen(stitcher, queries, documents.ids),
+        seen(stitcher, queries, documents.ids),
         uses,
         thresholds,
     )
     for use in uses:
         card[use]["verdict"] = found[use]["verdict"]
-    return card | {"relevance": found | {"documents_seen_in_training": int(seen.sum())}}
-
-
-def _sides(stitcher: Stitcher, source, target, source_space, target_space, source_ids, target_ids):
-    """Both files, read and found to be in the stitcher's spaces."""
-    a = read(source, space=source_space, ids=source_ids)
-    b = read(target, space=target_space, ids=target_ids)
-    adopt(a.space, a.declared, stitcher.source, "`source`", opposite=stitcher.target)
-    adopt(b.space, b.declared, stitcher.target, "`target`", opposite=stitcher.source)
-    return a, b
-
-
-def _seen(stitcher: Stitcher, pairs: Pairs, others: Sequence | np.ndarray = ()) -> np.ndarray:
-    """A mask (n,) of the pairs that training or choosing used, known by id or by content.
-
-    An id that is also one of `others` tells nothing: where queries and documents are both numbered from 0, it was the
-    document of that number that training used.
-    """
-    by_id = np.isin(fingerprints(pairs), stitcher.seen) & ~np.isin(pairs.ids, others)
-    return by_id | np.isin(contents(pairs), stitcher.seen)
-
-
-def _rows(stitcher: Stitcher, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Normalised source and target rows, what the map gives, and that normalised."""
-    X = normalise(torch.from_numpy(pairs.X), stitcher.input_norm, "source rows")
-    Y = normalise(torch.from_numpy(pairs.Y), stitcher.output_norm, "target rows")
-    with torch.inference_mode():
-        bare = stitcher.map(X.to(stitcher.device)).cpu()
-    return X, Y, bare, normalise(bare, stitcher.output_norm, "the translation")
+    return card | {"relevance": found | {"documents_seen_in_training": int(known.sum())}}
 
 
 def _relevance_side(stitcher: Stitcher, pairs: Pairs) -> Sides:
-    X, Y, _, translated = _rows(stitcher, pairs)
+    X, Y, _, translated = passed(stitcher, pairs)
     return Sides(pairs.ids, X, Y, translated)
-
-
-def _refuse_backwards(stitcher: Stitcher, X: np.ndarray, declared: bool) -> None:
-    """Where both sides have one dimension and no card, the mean direction tells the two spaces apart."""
-    if declared or stitcher.source.dim != stitcher.target.dim:
-        return
-    mean = X.mean(0)
-    to = [
-        float(mean @ m / (np.linalg.norm(mean) * np.linalg.norm(m) + 1e-12))
-        for m in (stitcher.source_mean, stitcher.target_mean)
-    ]
-    if to[1] > 0.5 and to[1] - to[0] > 0.3:
-        raise InputError(
-            f"`source` looks like rows of {stitcher.target.name!r}, the other side (cosine of the means {to[1]:.2f} "
-            f"against {to[0]:.2f}); swap the files, or state --source-space {stitcher.source.name}."
-        )

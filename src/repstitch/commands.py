@@ -158,7 +158,7 @@ def run_align(args) -> None:
     from repstitch import atlas_files, questions
     from repstitch.atlas import atlas
     from repstitch.embeddings import read
-    from repstitch.lineage import read_table
+    from repstitch.lineage import read_models
     from repstitch.matched import match
 
     rows = match([read(path) for path in args.embeddings], args.drop_invalid)
@@ -167,7 +167,7 @@ def run_align(args) -> None:
         against,
         control,
         args.asymmetry,
-        read_table(args.table) if args.table else None,
+        read_models(args.table) if args.table else None,
         args.seed,
     )
     questions.check(rows.spaces, asked)

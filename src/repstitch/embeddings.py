@@ -35,7 +35,7 @@ UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, EOFError, zipfil
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Rows from one encoder: `vectors` (n, dim) float16 or float32, their `space`, and optionally `ids` and `groups`.
+    """Rows from one encoder: `vectors` (n, dim) float16 or float32, their `space`; optionally `ids`, `groups`, `labels`.
 
     `declared` says whether somebody stated the space (a card in the file, a flag) or it is only the file's name.
     """
@@ -45,6 +45,7 @@ class Embeddings:
     ids: np.ndarray | None = None
     groups: np.ndarray | None = None
     declared: bool = True
+    labels: np.ndarray | None = None
 
     def __post_init__(self):
         if self.vectors.ndim != 2 or self.vectors.shape[1] != self.space.dim:
@@ -53,7 +54,7 @@ class Embeddings:
             )
         if self.vectors.dtype.kind != "f":
             raise InputError(f"`vectors` of space {self.space.name!r} must be floats; got {self.vectors.dtype}.")
-        for name in ("ids", "groups"):
+        for name in ("ids", "groups", "labels"):
             if getattr(self, name) is not None:
                 column = np.asarray(getattr(self, name))
                 if column.shape != (len(self.vectors),):
@@ -67,7 +68,8 @@ class Embeddings:
     def take(self, rows) -> "Embeddings":
         """The rows at these positions, in that order (or where a mask is true)."""
         pick = lambda column: None if column is None else column[rows]  # noqa: E731
-        return replace(self, vectors=self.vectors[rows], ids=pick(self.ids), groups=pick(self.groups))
+        columns = {name: pick(getattr(self, name)) for name in ("ids", "groups", "labels")}
+        return replace(self, vectors=self.vectors[rows], **columns)
 
 
 @dataclass(frozen=True)
@@ -172,17 +174,18 @@ def check_out(out: str | os.PathLike) -> Path:
     """The path of a Parquet file that may be written: right extension, not there yet, in a folder that exists."""
     if Path(out).suffix != ".parquet":
         raise InputError(f"`out` must end in .parquet, the format embeddings are written in; got {Path(out).name!r}.")
-    return _check_new(out)
+    return check_new(out)
 
 
 def check_out_folder(out: str | os.PathLike) -> Path:
     """The path of a folder that may be made: no file's name, not there yet, in a folder that exists."""
     if Path(out).suffix in FORMATS:
         raise InputError(f"`out` must be a folder, for it gets a file a layer; got {Path(out).name!r}.")
-    return _check_new(out)
+    return check_new(out)
 
 
-def _check_new(out: str | os.PathLike) -> Path:
+def check_new(out: str | os.PathLike) -> Path:
+    """The path of something that may be written: not there yet, in a folder that exists."""
     target = Path(out)
     if target.exists():
         raise InputError(f"`out` {target} exists and is never overwritten; give another name or remove it first.")
@@ -501,8 +504,8 @@ def _label(opened: Scan, space: str | Space | None, ids, group) -> Scan:
     elif space is not None:
         opened = replace(opened, space=replace(opened.space, name=space), declared=True)
     columns = {
-        "ids": None if ids is None else _read_column(ids, opened.n_rows, "ids"),
-        "groups": _read_column(group, opened.n_rows, "group") if _is_file(group) else None,
+        "ids": None if ids is None else read_column(ids, opened.n_rows, "ids"),
+        "groups": read_column(group, opened.n_rows, "group") if _is_file(group) else None,
     }
     if all(column is None for column in columns.values()):
         return opened
@@ -527,7 +530,7 @@ def _is_file(group) -> bool:
     return group is not None and (not isinstance(group, str) or Path(_split_key(group)[0]).is_file())
 
 
-def _read_column(path, n_rows: int, what: str) -> np.ndarray:
+def read_column(path, n_rows: int, what: str) -> np.ndarray:
     """One entry a row, from an array, a text file with one a line, a `.npy` or `file.npz:key`."""
     if isinstance(path, str | os.PathLike):
         location, key = _split_key(str(path))

@@ -8,30 +8,18 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
-
 from repstitch import catalogue
-from repstitch.errors import InputError, one_line
+from repstitch.errors import InputError
 from repstitch.spaces import Space
+from repstitch.tables import read_table
 
 Table = Mapping[str, Mapping[str, Any]]
 
 
-def read_table(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
+def read_models(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """The rows of a .csv, .tsv or .parquet file by their column `name`; InputError without one or on repeated names."""
     location = Path(path)
-    try:
-        if location.suffix == ".parquet":
-            rows = pq.read_table(location)
-        elif location.suffix in (".csv", ".tsv"):
-            between = pacsv.ParseOptions(delimiter="\t" if location.suffix == ".tsv" else ",")
-            rows = pacsv.read_csv(location, parse_options=between)
-        else:
-            raise InputError(f"`table` must end in .csv, .tsv or .parquet; got {location.name!r}.")
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"`table` {location} cannot be read: {one_line(error)}") from None
+    rows = read_table(location, "table")
     if "name" not in rows.column_names:
         raise InputError(f"`table` {location} must have a column name; it has {', '.join(rows.column_names)}.")
     found: dict[str, dict[str, Any]] = {}

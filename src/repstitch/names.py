@@ -22,6 +22,7 @@ METRICS = (
     "angular",
     "linear_r2",
 )
+CONCEPTS = ("means", "classifier")
 POOLINGS = ("cls", "mean", "last", "gap", "none")
 MODALITIES = ("image", "text", "other")
 ROLES = ("query", "document", "none")

@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 
@@ -21,7 +22,7 @@ MIN_PAIRS = 20
 
 @dataclass(frozen=True)
 class Pairs:
-    """Matched rows: `X` (n, d_source) and `Y` (n, d_target) float32, one id (and perhaps one group) a pair.
+    """Matched rows: `X` (n, d_source) and `Y` (n, d_target) float32, one id (and perhaps one group and label) a pair.
 
     `by` is "id" where both files carried ids, else "position". `dropped` counts what was left out, by reason.
     """
@@ -34,13 +35,14 @@ class Pairs:
     by: str
     groups: np.ndarray | None
     dropped: dict[str, int]
+    labels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.X)
 
     def take(self, rows) -> "Pairs":
-        groups = None if self.groups is None else self.groups[rows]
-        return replace(self, X=self.X[rows], Y=self.Y[rows], ids=self.ids[rows], groups=groups)
+        groups, labels = (None if column is None else column[rows] for column in (self.groups, self.labels))
+        return replace(self, X=self.X[rows], Y=self.Y[rows], ids=self.ids[rows], groups=groups, labels=labels)
 
 
 def pair(source: Embeddings, target: Embeddings, drop_invalid: bool = False, least: int = MIN_PAIRS) -> Pairs:
@@ -76,8 +78,11 @@ def pair(source: Embeddings, target: Embeddings, drop_invalid: bool = False, lea
     X = np.asarray(source.vectors[left], dtype=np.float32)
     Y = np.asarray(target.vectors[right], dtype=np.float32)
     ids = _pair_ids(source, target, left, right, X, Y)
-    groups = next((s.groups[r] for s, r in ((source, left), (target, right)) if s.groups is not None), None)
-    pairs = Pairs(X, Y, source.space, target.space, ids, by, groups, dropped)
+    groups, labels = (
+        next((column[rows] for column, rows in ((of(source), left), (of(target), right)) if column is not None), None)
+        for of in (attrgetter("groups"), attrgetter("labels"))
+    )
+    pairs = Pairs(X, Y, source.space, target.space, ids, by, groups, dropped, labels)
     pairs = _drop_invalid(pairs, drop_invalid)
     if len(pairs) < least:
         raise InputError(f"At least {least} pairs are needed; got {len(pairs)}. Embed more items with both encoders.")
@@ -204,4 +209,9 @@ def contents(pairs: Pairs) -> np.ndarray:
 
 def fingerprints(pairs: Pairs) -> np.ndarray:
     """One int64 a pair, from its id: what a stitcher keeps to know the rows it was trained on."""
-    return np.array([_hash(-1, key)[0] for key in pairs.ids], dtype=np.uint64).view(np.int64)
+    return id_fingerprints(pairs.ids)
+
+
+def id_fingerprints(ids: np.ndarray) -> np.ndarray:
+    """The same of bare ids (n,)."""
+    return np.array([_hash(-1, key)[0] for key in ids], dtype=np.uint64).view(np.int64)

@@ -222,30 +222,32 @@ def table(card: dict) -> str:
     rows = [(f"{card['n']} {held_out}, pool of {card['pool']}", *uses, "chance")]
     for r in RECALLS:
         rows.append(
-            (f"recall@{r}", *(_scored(card[u], f"recall@{r}") for u in uses), _num(card["chance"][f"recall@{r}"]))
+            (f"recall@{r}", *(_scored(card[u], f"recall@{r}") for u in uses), num(card["chance"][f"recall@{r}"]))
         )
-    chance_overlap = _num(k / max(1, card["pool"] - 1))
+    chance_overlap = num(k / max(1, card["pool"] - 1))
     rows.append(("mean reciprocal rank", *(_scored(card[u], "mrr") for u in uses), ""))
     rows.append(("median rank", *(f"{card[u]['median_rank']:.0f}" for u in uses), f"{card['pool'] / 2:.0f}"))
     rows.append((f"neighbour overlap@{k}", *(_scored(card[u], f"overlap@{k}") for u in uses), chance_overlap))
     native = f" (native: {card['hubness_native']:.1f})" if "hubness_native" in card else ""
     rows.append((f"hubness skew{native}", *(f"{card[u]['hubness_skew']:.1f}" for u in uses), ""))
-    rows.append(("shuffled pairs, recall@10", *(_num(card[u]["shuffled"]["recall@10"]) for u in uses), ""))
+    rows.append(("shuffled pairs, recall@10", *(num(card[u]["shuffled"]["recall@10"]) for u in uses), ""))
     for name, words in (("constant", "constant mean"), ("naive", "naive swap")):
         if uses and all(name in card[u] for u in uses):
-            rows.append((f"{words}, recall@10", *(_num(card[u][name]["recall@10"]) for u in uses), ""))
-    lines = [_columns(rows)]
+            rows.append((f"{words}, recall@10", *(num(card[u][name]["recall@10"]) for u in uses), ""))
+    lines = [columns(rows)]
     if "control_fit" in card:
-        lines.append(f"a map fitted to shuffled pairs: recall@10 {_num(card['control_fit']['recall@10'])} (query)")
+        lines.append(f"a map fitted to shuffled pairs: recall@10 {num(card['control_fit']['recall@10'])} (query)")
     if "without_near_duplicates" in card:
         lines.append(_without_near(card["without_near_duplicates"], uses))
     rec = card["reconstruction"]
     lines.append(
-        f"cosine {_num(rec['cosine'])} (a constant would score {_num(rec['cosine_floor'])}), R² {_num(rec['r2'])}, "
+        f"cosine {num(rec['cosine'])} (a constant would score {num(rec['cosine_floor'])}), R² {num(rec['r2'])}, "
         f"norm ratio {rec['norm_ratio']:.2f}"
     )
     if "confidence" in card:
         lines.append(_confidence(card["confidence"]))
+    if "probe_transfer" in card:
+        lines.append(_probe_transfer(card["probe_transfer"]))
     align: list[tuple] = [("alignment with the target space", "before", "after", "null", "p")]
     for name in ALIGNMENTS:
         sides = card["alignment"][name]
@@ -254,8 +256,8 @@ def table(card: dict) -> str:
         if refused:
             lines.append(f"{name} not scored: {refused[0]['refused']}")
             continue
-        align.append((name, *(_num(v) for v in (before["score"], after["score"], after["null"], after["p"]))))
-    lines.append(_columns(align))
+        align.append((name, *(num(v) for v in (before["score"], after["score"], after["null"], after["p"]))))
+    lines.append(columns(align))
     if card.get("spectrum"):
         lines.append(spectrum_line(card["spectrum"]))
     lines += _standings(card, uses)
@@ -271,7 +273,7 @@ def table(card: dict) -> str:
     if judged:
         lines += ["", *(f"{use}: {said['verdict'].upper()}. {said['why']}" for use, said in judged)]
     if len(card.get("candidates", ())) > 1:
-        lines += ["", _columns(_candidates(card["candidates"]))]
+        lines += ["", columns(_candidates(card["candidates"]))]
     return "\n".join(lines)
 
 
@@ -279,7 +281,7 @@ def spectrum_line(spectrum: dict) -> str:
     """How many directions the two spaces share, in one sentence."""
     return (
         f"{spectrum['above']} of {spectrum['directions']} canonical directions correlate on held-out pairs more than "
-        f"any do when the pairs are shuffled ({_num(spectrum['null'])})"
+        f"any do when the pairs are shuffled ({num(spectrum['null'])})"
     )
 
 
@@ -300,15 +302,15 @@ def _standings(card: dict, uses: list[str]) -> list[str]:
             for name, words in REFERENCES.items():
                 if all(part[shown].get(name) for part in parts):
                     label = f"{shown}, translated" if name == "translated" else f"  {words}"
-                    rows.append((label, *(_with(part[shown][name]) for part in parts)))
-        lines += ["", _columns(rows)]
+                    rows.append((label, *(with_interval(part[shown][name]) for part in parts)))
+        lines += ["", columns(rows)]
     return lines
 
 
 def _without_near(without: dict, uses: list[str]) -> str:
     said = f"without the {without['left_out']} near duplicates of training rows: "
     each = [
-        f"{use} " + ", ".join(f"{name} {_num(value)}" for name, value in without[use].items())
+        f"{use} " + ", ".join(f"{name} {num(value)}" for name, value in without[use].items())
         for use in uses
         if use in without
     ]
@@ -325,7 +327,7 @@ def _candidates(candidates: list[dict]) -> list[tuple]:
             best[one["method"]] = one
     rows: list[tuple] = [("method, at its best on validation", "score", "")]
     for method, one in best.items():
-        said = "broke" if one["validation"] is None else _num(one["validation"])
+        said = "broke" if one["validation"] is None else num(one["validation"])
         rows.append((method, said, "chosen" if one["chosen"] else ""))
     return rows
 
@@ -333,29 +335,44 @@ def _candidates(candidates: list[dict]) -> list[tuple]:
 def _scored(scores: dict, name: str) -> str:
     """A score, with its interval where there is one."""
     low_high = scores.get("intervals", {}).get(name)
-    return _num(scores[name]) if low_high is None else _with({"score": scores[name], "interval": low_high})
+    return num(scores[name]) if low_high is None else with_interval({"score": scores[name], "interval": low_high})
 
 
-def _with(found: dict) -> str:
+def with_interval(found: dict) -> str:
+    """A score with its interval after it."""
     low, high = found["interval"]
-    return f"{_num(found['score'])} [{_num(low)}, {_num(high)}]"
+    return f"{num(found['score'])} [{num(low)}, {num(high)}]"
 
 
 def _confidence(found: dict) -> str:
     """How true what the stitcher says of single rows was on the held-out ones."""
-    ranked = "" if found["auroc"] is None else f", AUROC {_num(found['auroc'])}"
+    ranked = "" if found["auroc"] is None else f", AUROC {num(found['auroc'])}"
     calibrated = "" if found["calibrated"] else ", not calibrated"
     return (
         f"confidence (n = {found['n']}): p_match in a pool of {found['pool']}{calibrated}: calibration error "
-        f"{_num(found['ece'])}{ranked}; {found['covered']:.1%} of cosines above the bound ({found['level']:.0%} meant)"
+        f"{num(found['ece'])}{ranked}; {found['covered']:.1%} of cosines above the bound ({found['level']:.0%} meant)"
     )
 
 
-def _num(value: float) -> str:
+def _probe_transfer(found: dict) -> str:
+    """How a probe of the target space does on the source's own rows, carried back through the map."""
+    accuracy, kept = found["accuracy"], found["retention"]
+    share = "" if kept is None else f", a share of {with_interval(kept)}"
+    return (
+        f"a probe of {len(found['classes'])} classes of {found['source']}, carried to {found['target']} "
+        f"({found['n_test']} unseen rows): accuracy {num(accuracy['carried']['score'])} where one trained there has "
+        f"{num(accuracy['native']['score'])}{share}; through shuffled pairs {num(accuracy['shuffled']['score'])}, "
+        f"majority class {num(accuracy['majority']['score'])}"
+    )
+
+
+def num(value: float) -> str:
+    """Three places."""
     return f"{round(value, 3) + 0.0:.3f}"  # no minus before a zero
 
 
-def _columns(rows: list[tuple]) -> str:
+def columns(rows: list[tuple]) -> str:
+    """Rows as lines, the first column to the left, the others to the right."""
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join([str(row[0]).ljust(widths[0]), *(str(c).rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

@@ -18,14 +18,13 @@ from repstitch.confidence import LEAST_ROWS, calibrate, evaluate
 from repstitch.curve import check_enough, draw_curve
 from repstitch.embeddings import read
 from repstitch.errors import InputError, check_seed
-from repstitch.fit.closed_form import FITS, decompose
+from repstitch.fit.closed_form import FITS
 from repstitch.fit.contrastive import leave_to_first_rank, recipe_for
 from repstitch.fit.judge import Judge
-from repstitch.fit.select import Candidate, Problem, fit_closed, refit, select
+from repstitch.fit.select import Candidate, Problem, fit_shuffled, refit, select
 from repstitch.fit.spectrum import shared_spectrum
 from repstitch.maps import Map
 from repstitch.metrics.retrieval import ranks, recall
-from repstitch.moments import moments
 from repstitch.names import METHODS, OBJECTIVES
 from repstitch.pairs import Pairs, contents, fingerprints, pair, split
 from repstitch.scorecard import MAX_POOL, scorecard
@@ -207,10 +206,9 @@ def _proof(
 
 def _control(problem: Problem, chosen: Candidate, X: torch.Tensor, Y: torch.Tensor, seed: int) -> dict:
     """Recall of a closed form fitted to shuffled training pairs: what the method finds where there is nothing."""
-    order = torch.randperm(len(problem.X), generator=torch.Generator().manual_seed(seed))
     closed = chosen.settings.get("start", chosen.settings)
     method = closed.get("method", chosen.method)
-    map = fit_closed(decompose(moments((problem.X, problem.Y[order]))), method, closed)
+    map = fit_shuffled(problem.X, problem.Y, method, closed, seed)
     found = ranks(map(X[:MAX_POOL]), Y[:MAX_POOL])
     return {"method": method, "recall@1": recall(found, 1), "recall@10": recall(found, 10)}
 

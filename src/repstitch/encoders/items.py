@@ -15,9 +15,9 @@ import numpy as np
 
 from repstitch.embeddings import check_unique
 from repstitch.errors import InputError, one_line
+from repstitch.tables import read_table, split_column
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-TABLES = (".parquet", ".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,7 @@ def read_items(data: str | os.PathLike, modality: str, limit: int | None = None)
     """
     if limit is not None and limit < 1:
         raise InputError(f"`limit` must be at least 1; got {limit}.")
-    location, column = str(data), None
-    head, colon, tail = location.rpartition(":")
-    if colon and head.endswith(TABLES):
-        location, column = head, tail
+    location, column = split_column(str(data))
     path = Path(location)
     if not path.exists():
         raise InputError(f"`data` must be a folder, .zip, .txt or table that is here; there is no {location}.")
@@ -124,7 +121,8 @@ def _read_lines(path: Path, column: str | None, modality: str):
 
 
 def _read_table(path: Path, column: str | None, modality: str):
-    table = _open_table(path, column)
+    bare = column is not None and column.isdigit() and path.suffix.lower() != ".parquet"
+    table = read_table(path, "data", (f"f{column}" if bare else str(column), "id"), only=True, header=not bare)
     name = f"f{column}" if column and column.isdigit() and column not in table.column_names else column
     if name not in table.column_names:
         raise InputError(
@@ -141,28 +139,6 @@ def _read_table(path: Path, column: str | None, modality: str):
         return ids, values, values
     images = [_table_image(value, path.parent, where(i)) for i, value in enumerate(values)]
     return ids, images, [hashlib.sha256(repr(value).encode()).hexdigest() for value in values]
-
-
-def _open_table(path: Path, column: str | None):
-    """A table with its text columns as text: ids such as 007 and items such as 1e3 stay what they are."""
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    if path.suffix.lower() == ".parquet":
-        wanted = {column, "id"} & set(pyarrow.parquet.read_schema(path).names)
-        return pyarrow.parquet.read_table(path, columns=sorted(n for n in wanted if n) if column in wanted else None)
-    bare = column is not None and column.isdigit()
-    tabs = path.suffix.lower() == ".tsv"
-    names = ("id", f"f{column}" if bare else str(column))
-    return pyarrow.csv.read_csv(
-        path,
-        pyarrow.csv.ReadOptions(autogenerate_column_names=bare),
-        pyarrow.csv.ParseOptions(
-            delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
-        ),
-        pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in names}),
-    )
 
 
 def _check_texts(texts: list, where: Callable[[int], str]) -> None:

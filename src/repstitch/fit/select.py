@@ -7,6 +7,7 @@ from functools import cache, cached_property
 from itertools import product
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
@@ -225,6 +226,12 @@ def fit_closed(decomposition: Decomposition, method: str, s: dict) -> AffineMap:
         return fit_procrustes(whole, s["centred"], gain=s["gain"])
     weight = canonical(decomposition, s["shrink_x"], s["shrink_y"]).weight(s["power"], s["cut"])
     return affine(whole, weight, s["gain"])
+
+
+def fit_shuffled(X: Tensor, Y: Tensor, method: str, settings: dict, seed: int) -> AffineMap:
+    """A closed form fitted to pairs (n, d_source), (n, d_target) in a random order: what it finds where nothing is."""
+    order = torch.randperm(len(X), generator=torch.Generator().manual_seed(seed))
+    return fit_closed(decompose(moments((X, Y[order]))), method, settings)
 
 
 def refit(chosen: Candidate, X: Tensor, Y: Tensor, problem: Problem) -> Map:

@@ -1,5 +1,7 @@
 """How far a mean over queries could lie from what it is, from the queries themselves."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 DRAWS = 1000
@@ -16,16 +18,17 @@ def resampled_means(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np
     Bootstrap".
     """
     values = np.asarray(values, dtype=np.float64)
-    n = len(values)
+    return np.concatenate([counts @ values / len(values) for counts in drawn(len(values), draws, seed)])
+
+
+def drawn(n: int, draws: int = DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each of n queries was drawn, (draws, n) in parts of bounded memory; the same for the same numbers."""
     random = np.random.default_rng(seed)
-    means = np.empty((draws, values.shape[1]))
     at_once = max(1, CELLS // n)
     for start in range(0, draws, at_once):
         rows = min(at_once, draws - start)
-        drawn = random.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-        means[start : start + rows] = counts @ values / n
-    return means
+        picked = random.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(picked.ravel(), minlength=rows * n).reshape(rows, n)
 
 
 def interval(draws: np.ndarray, level: float = LEVEL) -> list[float]:

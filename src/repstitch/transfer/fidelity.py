@@ -1,0 +1,60 @@
+"""Does a carried dictionary say of the target's rows what the original says of the same items' source rows?"""
+
+import numpy as np
+
+from repstitch.transfer.carry import carry_dictionary
+from repstitch.transfer.kinds import Dictionary
+from repstitch.transfer.linear import Linear
+
+LEAST_ACTIVE = 5  # rows a feature must be active in, to be compared
+
+
+def compare_features(
+    dictionary: Dictionary,
+    forward: Linear,
+    backward: Linear,
+    target: np.ndarray,
+    source: np.ndarray,
+    controls: tuple[Linear, Linear],
+) -> dict:
+    """Features of matched rows, target (n, d) by the carried dictionary and source (n, d') by the original.
+
+    `correlation` is the mean and the median over features of Pearson's r between the two, `same_active` the share of
+    each source row's active features that are active for the target row, with the share that are active at all as what
+    chance would give; `shuffled` is the mean correlation of the dictionary carried through the `controls`, a forward and
+    a backward map fitted to shuffled pairs. Features active in fewer than five rows are not compared. `explained` is
+    the share of variance that decoding gives back: of the target's rows by the carried dictionary, of the source's by
+    the original, and of the target's by both maps alone, there and back, which bounds the first. Plain JSON types.
+    """
+    carried = carry_dictionary(dictionary, forward, backward)
+    there, here = dictionary.encode(source), carried.encode(target)
+    live = (there != 0).sum(0) >= LEAST_ACTIVE
+    r = _correlations(there[:, live], here[:, live])
+    null = _correlations(there[:, live], carry_dictionary(dictionary, *controls).encode(target)[:, live])
+    active = there != 0
+    both = ((here != 0) & active).sum() / max(1, active.sum())
+    back = (target @ backward.weight + backward.bias) @ forward.weight + forward.bias
+    return {
+        "n_test": len(target),
+        "features": len(live),
+        "compared": int(live.sum()),
+        "correlation": {"mean": float(r.mean()), "median": float(np.median(r))} if live.any() else None,
+        "shuffled": float(null.mean()) if live.any() else None,
+        "same_active": {"share": float(both), "chance": float((here != 0).mean())},
+        "explained": {
+            "target": _explained(target, carried.decode(here)),
+            "source": _explained(source, dictionary.decode(there)),
+            "maps_alone": _explained(target, back),
+        },
+    }
+
+
+def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson's r of each column; 0 where one does not vary."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    scale = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
+    return (a * b).sum(0) / np.where(scale > 0, scale, 1.0)
+
+
+def _explained(rows: np.ndarray, given: np.ndarray) -> float:
+    return float(1 - np.square(rows - given).sum() / np.square(rows - rows.mean(0)).sum())

@@ -1,0 +1,60 @@
+"""Pairs in a stitcher's two spaces: read, brought to its normalisation, and those it has not seen."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from repstitch.chain import normalise
+from repstitch.embeddings import Embeddings, read
+from repstitch.errors import InputError
+from repstitch.pairs import Pairs, contents, fingerprints
+from repstitch.spaces import adopt
+from repstitch.stitcher import Stitcher
+
+
+def sides(
+    stitcher: Stitcher, source, target, source_space=None, target_space=None, source_ids=None, target_ids=None
+) -> tuple[Embeddings, Embeddings]:
+    """Both files, read and found to be in the stitcher's spaces."""
+    a = read(source, space=source_space, ids=source_ids)
+    b = read(target, space=target_space, ids=target_ids)
+    adopt(a.space, a.declared, stitcher.source, "`source`", opposite=stitcher.target)
+    adopt(b.space, b.declared, stitcher.target, "`target`", opposite=stitcher.source)
+    return a, b
+
+
+def seen(stitcher: Stitcher, pairs: Pairs, others: Sequence | np.ndarray = ()) -> np.ndarray:
+    """A mask (n,) of the pairs that training or choosing used, known by id or by content.
+
+    An id that is also one of `others` tells nothing: where queries and documents are both numbered from 0, it was the
+    document of that number that training used.
+    """
+    by_id = np.isin(fingerprints(pairs), stitcher.seen) & ~np.isin(pairs.ids, others)
+    return by_id | np.isin(contents(pairs), stitcher.seen)
+
+
+def passed(stitcher: Stitcher, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Normalised source and target rows, what the map gives, and that normalised."""
+    X = normalise(torch.from_numpy(pairs.X), stitcher.input_norm, "source rows")
+    Y = normalise(torch.from_numpy(pairs.Y), stitcher.output_norm, "target rows")
+    with torch.inference_mode():
+        bare = stitcher.map(X.to(stitcher.device)).cpu()
+    return X, Y, bare, normalise(bare, stitcher.output_norm, "the translation")
+
+
+def refuse_backwards(stitcher: Stitcher, X: np.ndarray, declared: bool, what: str = "source") -> None:
+    """Where both sides have one dimension and no card, the mean direction tells the two spaces apart; `what` is the
+    argument that X (n, d_source) came by."""
+    if declared or stitcher.source.dim != stitcher.target.dim:
+        return
+    mean = X.mean(0)
+    to = [
+        float(mean @ m / (np.linalg.norm(mean) * np.linalg.norm(m) + 1e-12))
+        for m in (stitcher.source_mean, stitcher.target_mean)
+    ]
+    if to[1] > 0.5 and to[1] - to[0] > 0.3:
+        raise InputError(
+            f"`{what}` looks like rows of {stitcher.target.name!r}, the other side (cosine of the means {to[1]:.2f} "
+            f"against {to[0]:.2f}); swap the files, or state --{what}-space {stitcher.source.name}."
+        )
