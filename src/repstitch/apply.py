@@ -12,11 +12,13 @@ from tqdm import tqdm
 from repstitch.embeddings import invalid_rows, row_numbers, scan, write_stream
 from repstitch.errors import InputError
 from repstitch.names import USES
-from repstitch.pairs import Pairs, pair
+from repstitch.pairs import SHARES, Pairs, pair, split
 from repstitch.relevance import Sides, read_qrels, relevance
 from repstitch.scorecard import scorecard
 from repstitch.spaces import Space, adopt
 from repstitch.stitcher import Stitcher
+from repstitch.transfer.labels import label
+from repstitch.transfer.proof import Task, make_task, prove
 from repstitch.unseen import passed, refuse_backwards, seen, sides
 from repstitch.verdict import Thresholds
 
@@ -129,6 +131,7 @@ def score(
     qrels=None,
     source_query_ids=None,
     target_query_ids=None,
+    labels=None,
     retention: float = 0.9,
     first_stage: float = 0.95,
 ) -> dict:
@@ -138,7 +141,9 @@ def score(
     judgements (`qrels`, see `relevance.read_qrels`) `source` and `target` are the documents, `source_queries` and
     `target_queries` the queries in either space, all with ids; the card then has `relevance`, which decides the
     verdicts. There all documents are in the gallery, those seen in training too (`documents_seen_in_training`), and the
-    unseen queries judge. `retention` and `first_stage` are the thresholds of `verdict.Thresholds`.
+    unseen queries judge. With `labels` of the source's rows (see `transfer.labels.label`) the card has
+    `probe_transfer`: how a probe of the target space does on the source's rows, carried back by the stitcher
+    (`transfer.proof.prove`). `retention` and `first_stage` are the thresholds of `verdict.Thresholds`.
 
     Raises InputError on another space, backwards use, when no unseen pair or no judged query is left.
     """
@@ -149,7 +154,7 @@ def score(
     if isinstance(uses, str) or not uses or not set(uses) <= set(USES):
         raise InputError(f"`uses` must be a tuple of {' and '.join(USES)}; got {uses!r}.")
     a, b = sides(stitcher, source, target, source_space, target_space, source_ids, target_ids)
-    documents = pair(a, b, drop_invalid)
+    documents = pair(a if labels is None else label(a, labels), b, drop_invalid)
     people = None
     if qrels is not None:
         q = sides(
@@ -171,6 +176,8 @@ def score(
         X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), stitcher.target_mean, uses, thresholds=thresholds
     )
     card |= {"left_out": int(known.sum()), "held_out": "unseen pairs", "dropped": pairs.dropped}
+    if labels is not None:
+        card["probe_transfer"] = prove(stitcher, _task(stitcher, documents, known))
     if people is None:
         return card
     judgements, queries = people
@@ -185,6 +192,14 @@ def score(
     for use in uses:
         card[use]["verdict"] = found[use]["verdict"]
     return card | {"relevance": found | {"documents_seen_in_training": int(known.sum())}}
+
+
+def _task(stitcher: Stitcher, pairs: Pairs, known: np.ndarray) -> Task:
+    """The labelled pairs as a task for a probe of the target space, which the stitcher carries back to the source."""
+    X, Y, *_ = passed(stitcher, pairs)
+    parts = split(pairs, stitcher.split.get("shares", SHARES), stitcher.split.get("seed", 0))
+    assert pairs.labels is not None
+    return make_task(X.numpy(), Y.numpy(), pairs.labels, parts, known)
 
 
 def _relevance_side(stitcher: Stitcher, pairs: Pairs) -> Sides:

@@ -9,7 +9,7 @@ from io import TextIOWrapper
 
 from repstitch import __version__, commands
 from repstitch.errors import InputError, one_line
-from repstitch.names import METHODS, METRICS, NORMALISATIONS, OBJECTIVES, POOLINGS, ROLES, USES
+from repstitch.names import CONCEPTS, METHODS, METRICS, NORMALISATIONS, OBJECTIVES, POOLINGS, ROLES, USES
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
 
@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--devices", help="passed to the Lightning Trainer")
     c.add_argument("--strategy", help="passed to the Lightning Trainer, e.g. ddp")
     c.add_argument("--checkpoints", metavar="DIR", help="keep checkpoints here, and go on from them when run again")
+    c.add_argument("--labels", metavar=LABELS, help=LABELS_HELP)
     _threshold_arguments(c)
 
     c = command(
@@ -101,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--target-queries", metavar="Y")
     c.add_argument("--source-query-ids", metavar="FILE", help="one id a row, for a file without ids")
     c.add_argument("--target-query-ids", metavar="FILE")
+    c.add_argument("--labels", metavar=LABELS, help=LABELS_HELP)
     _threshold_arguments(c)
 
     c = command(
@@ -117,6 +119,47 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     c.add_argument("--confidence", action="store_true", help="add a column for each measure of how far to trust a row")
     c.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+    c = command(
+        "transfer",
+        commands.run_transfer,
+        "carry directions, probes, dictionaries or class names to the other space, and prove that they work there",
+        "repstitch transfer probe.safetensors --backward models/stitchers/new-old --out carried.safetensors\n"
+        "  repstitch transfer --backward models/stitchers/new-old --source old.parquet --target new.parquet \\\n"
+        "      --labels labels.parquet:kind --plot transfer.png\n"
+        "  repstitch transfer sae.safetensors --subtract-b-dec --out carried.safetensors \\\n"
+        "      --forward models/stitchers/old-new --backward models/stitchers/new-old",
+    )
+    c.add_argument(
+        "given", nargs="?", metavar="FILE", help="of the source: .safetensors, .npz, .npy, .pt, .pth or .skops[:PART]"
+    )
+    c.add_argument("--forward", metavar="STITCHER", help="source to target: for directions, dictionaries, prompts")
+    c.add_argument("--backward", metavar="STITCHER", help="target to source: for probes, dictionaries")
+    c.add_argument("--out", metavar="FILE", help=".safetensors or .npz, for directions also .npy; must not exist yet")
+    c.add_argument("--concept", metavar="X", help="carry the concept that these embeddings of the source show")
+    c.add_argument("--against", metavar="X", help="and these do not")
+    c.add_argument("--by", choices=CONCEPTS, help="as the difference of means, a direction (default), or as a probe")
+    c.add_argument("--prompts", metavar="X", help="classify by names: embeddings of one prompt a class, called by id")
+    c.add_argument("--names", metavar="FILE", help="with --prompts: one class name a prompt, which may repeat")
+    c.add_argument(
+        "--classes", metavar="FILE", help="what a probe's scores speak for, one a line, if its file does not say"
+    )
+    c.add_argument(
+        "--subtract-b-dec",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether a dictionary subtracts b_dec before encoding, if nothing beside it says",
+    )
+    c.add_argument("--renormalise", action="store_true", help="give each direction the length back that it had")
+    c.add_argument(
+        "--jacobian", action="store_true", help="act by the mean Jacobian at the rows given, as MLPs always do"
+    )
+    c.add_argument(
+        "--labels", metavar="TABLE:COLUMN", help="classes of the target's rows, to prove a probe or names on"
+    )
+    _pair_arguments(c, needed=False)
+    c.add_argument("--plot", metavar="FILE", help="draw the proof, as .png, .svg or .pdf")
+    c.add_argument("--seed", type=int, default=0, help="seed of the resampled rows and of the controls")
 
     c = command(
         "align",
@@ -198,9 +241,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _pair_arguments(c: argparse.ArgumentParser) -> None:
-    c.add_argument("--source", required=True, metavar="X", help=".parquet, .arrow, .npy or .npz:key")
-    c.add_argument("--target", required=True, metavar="Y")
+def _pair_arguments(c: argparse.ArgumentParser, needed: bool = True) -> None:
+    c.add_argument("--source", required=needed, metavar="X", help=".parquet, .arrow, .npy or .npz:key")
+    c.add_argument("--target", required=needed, metavar="Y")
     c.add_argument("--source-space", metavar="NAME", help="name the space of a file without a card")
     c.add_argument("--target-space", metavar="NAME")
     c.add_argument("--source-ids", metavar="FILE", help="one id a row, for a file without ids")
@@ -252,6 +295,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+LABELS, LABELS_HELP = "TABLE:COLUMN", "classes of the source's rows: how well do probes of the target work on them?"
 EXTRAS = {
     "timm": "encoders",
     "torchvision": "encoders",
@@ -264,7 +308,8 @@ EXTRAS = {
     "prometheus_client": "serve",
     "httpx": "serve",
     "matplotlib": "plot",
-    "sklearn": "demo",
+    "sklearn": "probes",
+    "skops": "probes",
 }
 
 if __name__ == "__main__":

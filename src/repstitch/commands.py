@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from repstitch.errors import InputError, check_draws, check_seed
+from repstitch.errors import InputError, check_draws, check_seed, one_line
 from repstitch.names import METRICS, USES
 
 
@@ -65,6 +65,7 @@ def run_train(args) -> None:
         output_norm=args.output_norm,
         device=args.device,
         learning_curve=args.learning_curve is not None,
+        labels=args.labels,
         retention=args.retention,
         first_stage=args.first_stage,
         **recipe,
@@ -110,6 +111,7 @@ def run_score(args) -> None:
         qrels=args.qrels,
         source_query_ids=args.source_query_ids,
         target_query_ids=args.target_query_ids,
+        labels=args.labels,
         retention=args.retention,
         first_stage=args.first_stage,
     )
@@ -133,6 +135,105 @@ def run_translate(args) -> None:
     )
     said = f"{rows} rows of {stitcher.source.name} translated to {stitcher.target.name} in {args.out}"
     _emit({"out": args.out, "rows": rows, "stitcher": stitcher.version}, said, args.json)
+
+
+def run_transfer(args) -> None:
+    _check_transfer(args)
+    from repstitch.stitcher import load
+    from repstitch.transfer import files, job
+    from repstitch.transfer.bridge import build
+    from repstitch.transfer.kinds import name_of
+    from repstitch.transfer.report import report
+
+    forward, backward = (None if given is None else load(given) for given in (args.forward, args.backward))
+    bridge = build(
+        forward,
+        backward,
+        args.source,
+        args.target,
+        args.labels,
+        source_space=args.source_space,
+        target_space=args.target_space,
+        source_ids=args.source_ids,
+        target_ids=args.target_ids,
+        drop_invalid=args.drop_invalid,
+        tangent=args.jacobian,
+    )
+    if args.prompts:
+        carried, found = job.from_names(bridge, args.prompts, args.names, seed=args.seed)
+        layout, how = files.Layout(), job.NAMES_HOW
+    else:
+        thing, layout = _given(args, bridge)
+        thing, found = job.prove_thing(bridge, thing, seed=args.seed)
+        carried, how = job.transfer(thing, bridge, args.renormalise)
+    notes = {"through": how} | {
+        way: stitcher.version for way, stitcher in (("forward", forward), ("backward", backward)) if stitcher
+    }
+    if args.out:
+        files.write(args.out, carried, layout, notes)
+    if args.plot:
+        from repstitch.plots.canvas import save
+        from repstitch.plots.transfers import plot_transfer
+
+        save(plot_transfer(found), args.plot)
+    title = f"{name_of(carried)}: {bridge.home.name} -> {bridge.away.name}" + (f", in {args.out}" if args.out else "")
+    _emit(
+        {"out": args.out, "carried": name_of(carried), **notes, "proof": found or None},
+        "\n".join([title, *how.split("; ")]) + (f"\n\n{report(found)}" if found else ""),
+        args.json,
+    )
+
+
+def _given(args, bridge):
+    """What is carried, None where a probe is to be trained first; and how its file names it."""
+    from repstitch.transfer import files, job
+
+    if args.concept:
+        return job.concept_of(bridge, args.concept, args.against, args.by), files.Layout()
+    if args.given is None:
+        return None, files.Layout()
+    classes = None if args.classes is None else _lines(args.classes, "classes")
+    return files.read(args.given, subtract_b_dec=args.subtract_b_dec, classes=classes)
+
+
+def _check_transfer(args) -> None:
+    """Refuse what does not go together before anything is loaded."""
+    given = [name for name in ("given", "concept", "prompts") if getattr(args, name)]
+    if len(given) > 1:
+        raise InputError("Give one thing to carry: a FILE, or --concept with --against, or --prompts.")
+    if not given and not args.labels:
+        raise InputError(
+            "Give what is carried: a FILE, --concept with --against, --prompts, or --labels to train a probe by."
+        )
+    if not args.out and not args.labels and not (args.source and args.target):
+        raise InputError("Give `--out`, the file to write, or `--labels` and rows to prove it on.")
+    for flag, needs, ok in (
+        ("against", "--concept", args.concept),
+        ("by", "--concept", args.concept),
+        ("names", "--prompts", args.prompts),
+        ("classes", "a probe's FILE", args.given),
+        ("plot", "--labels", args.labels),
+        ("labels", "--target", args.target),
+    ):
+        if getattr(args, flag) is not None and not ok:
+            raise InputError(f"`--{flag}` is of use with {needs} only; give that too.")
+    if args.concept and not args.against:
+        raise InputError("`--concept` needs `--against`: embeddings of examples that do not show the concept.")
+    if args.out:
+        from repstitch.transfer.files import check_out
+
+        check_out(args.out)
+    if args.plot:
+        from repstitch.plots.canvas import check_picture
+
+        check_picture(args.plot)
+
+
+def _lines(path: str, flag: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"`--{flag}` {path} cannot be read: {one_line(error)}") from None
 
 
 def run_align(args) -> None:

@@ -35,7 +35,8 @@ UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, EOFError, zipfil
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Rows from one encoder: `vectors` (n, dim) float16 or float32, their `space`; optionally `ids`, `groups`, `labels`.
+    """Rows from one encoder: `vectors` (n, dim) float16 or float32, their `space`; optionally `ids`, `groups`,
+    `labels`.
 
     `declared` says whether somebody stated the space (a card in the file, a flag) or it is only the file's name.
     """

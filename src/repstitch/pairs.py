@@ -18,6 +18,7 @@ from repstitch.spaces import Space
 log = logging.getLogger(__name__)
 
 MIN_PAIRS = 20
+SHARES = (0.6, 0.15, 0.25)  # of train, validation and test
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Split:
         return np.union1d(self.select, self.calibrate)
 
 
-def split(pairs: Pairs, fractions: Sequence[float] = (0.6, 0.15, 0.25), seed: int = 0) -> Split:
+def split(pairs: Pairs, fractions: Sequence[float] = SHARES, seed: int = 0) -> Split:
     """Divide pairs into train, validation (halved) and test by a hash of each id, or of its group.
 
     The same id falls on the same side in every run, for every model and whatever other rows are there. Fractions must

@@ -15,8 +15,9 @@ TABLES = (".parquet", ".csv", ".tsv")
 def read_table(path: Path, what: str, text: Sequence[str] = (), only: bool = False, header: bool = True) -> pa.Table:
     """A table's columns; those of `text` are text as it stands, so that ids such as 007 and labels such as 1e3 stay.
 
-    With `only` nothing but the columns of `text` is read of a Parquet file that has the first of them. Without a `header` columns are
-    called f0, f1 …. `what` is the argument's name. Raises InputError on another ending and on what cannot be read.
+    With `only` nothing but the columns of `text` is read of a Parquet file that has the first of them. Without a
+    `header` columns are called f0, f1 …. `what` is the argument's name. Raises InputError on another ending and on what
+    cannot be read.
     """
     suffix = path.suffix.lower()
     if suffix not in TABLES:

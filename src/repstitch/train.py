@@ -26,10 +26,12 @@ from repstitch.fit.spectrum import shared_spectrum
 from repstitch.maps import Map
 from repstitch.metrics.retrieval import ranks, recall
 from repstitch.names import METHODS, OBJECTIVES
-from repstitch.pairs import Pairs, contents, fingerprints, pair, split
+from repstitch.pairs import SHARES, Pairs, contents, fingerprints, pair, split
 from repstitch.scorecard import MAX_POOL, scorecard
 from repstitch.spaces import Space
 from repstitch.stitcher import Stitcher
+from repstitch.transfer.labels import label
+from repstitch.transfer.proof import make_task, prove
 from repstitch.verdict import Thresholds
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ def train(
     *,
     method: str = "auto",
     objective: str = "match",
-    split_shares: Sequence[float] = (0.6, 0.15, 0.25),
+    split_shares: Sequence[float] = SHARES,
     split_seed: int = 0,
     seed: int = 0,
     group=None,
@@ -54,6 +56,7 @@ def train(
     output_norm: str | None = None,
     device: str = "auto",
     learning_curve: bool = False,
+    labels=None,
     retention: float = 0.9,
     first_stage: float = 0.95,
     **recipe,
@@ -68,6 +71,9 @@ def train(
     fitted once more on all pairs, and the card says so; the calibration of its confidence stays the one taken before.
     With `learning_curve` the card also tells how scores grow with the number of training pairs, and whether more would
     pay.
+
+    With `labels` of the source's rows (see `transfer.labels.label`) the card has `probe_transfer`: how a probe of the
+    target space does on the source's test rows, carried back by the map (`transfer.proof.prove`).
 
     Rows are translated at unit length; `output_norm` "unit" or "none" says what comes out, by default what the target's
     card says ("none" only where it states that rows are not normalised). `retention` and `first_stage` are the
@@ -95,7 +101,7 @@ def train(
             f"Both sides would be called {a.space.name!r}; name them with `source_space` and `target_space` "
             "(--source-space and --target-space)."
         )
-    pairs = pair(a, b, drop_invalid)
+    pairs = pair(a if labels is None else label(a, labels), b, drop_invalid)
     parts = split(pairs, split_shares, split_seed)
     output_norm = output_norm or ("none" if b.space.normalised is False else "unit")
     found = check(pairs, parts, output_norm)
@@ -103,6 +109,7 @@ def train(
         check_enough(len(parts.train))
     X = normalise(torch.from_numpy(pairs.X), "unit", "source rows").to(on)
     Y = normalise(torch.from_numpy(pairs.Y), output_norm, "target rows").to(on)
+    task = None if pairs.labels is None else make_task(X.cpu().numpy(), Y.cpu().numpy(), pairs.labels, parts)
     judge = Judge(objective, X[parts.select], Y[parts.select], Y[parts.train])
     problem = Problem(X[parts.train], Y[parts.train], judge, settings, lengths=output_norm == "none")
     chosen, tried = select(problem, method)
@@ -148,10 +155,9 @@ def train(
         log.info("%s", card["learning_curve"]["verdict"])
     used = np.concatenate([parts.train, parts.validation])
     if refitted is not None:
-        map = refitted
         card["refit"] = True
         used = np.arange(len(pairs))
-    return Stitcher(
+    stitcher = Stitcher(
         map=map,
         source=pairs.source,
         target=pairs.target,
@@ -168,6 +174,9 @@ def train(
         scorecard=card,
         calibration=None if measures is None else measures.to("cpu"),
     )
+    if task is not None:
+        card["probe_transfer"] = prove(stitcher, task, seed=seed)
+    return stitcher if refitted is None else replace(stitcher, map=refitted)
 
 
 def pick_device(device: str = "auto") -> str:

@@ -75,7 +75,8 @@ def _parted(values: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _auroc(scores: np.ndarray, positive: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The AUROC of one class for each row of counts (draws, n); NaN where it holds no row of the class, or only such."""
+    """The AUROC of one class for each row of counts (draws, n); NaN where it holds no row of the class, or only
+    such."""
     order = np.argsort(scores, kind="stable")
     placed, own = scores[order], positive[order]
     starts = np.flatnonzero(np.r_[True, placed[1:] > placed[:-1]])  # of each group of equal scores

@@ -10,7 +10,7 @@ import torch
 from repstitch.chain import normalise
 from repstitch.embeddings import Embeddings, read
 from repstitch.errors import InputError
-from repstitch.pairs import MIN_PAIRS, Pairs, Split, id_fingerprints, pair, split
+from repstitch.pairs import MIN_PAIRS, SHARES, Pairs, Split, id_fingerprints, pair, split
 from repstitch.spaces import Space, adopt
 from repstitch.stitcher import Stitcher
 from repstitch.transfer.labels import label
@@ -20,7 +20,6 @@ from repstitch.unseen import refuse_backwards, seen
 log = logging.getLogger(__name__)
 
 MOST_TANGENTS = 2_000  # rows that a mean Jacobian is taken at
-SHARES = (0.6, 0.15, 0.25)
 
 
 @dataclass(frozen=True)
@@ -160,9 +159,9 @@ def build(
     }
     held: dict[str, Embeddings | None] = {}
     for name, (given, space, ids, own, other) in sides.items():
-        held[name] = None if given is None else read(given, space=space, ids=ids)
-        if held[name] is not None:
-            adopt(held[name].space, held[name].declared, own, f"`{name}`", opposite=other)
+        held[name] = rows = None if given is None else read(given, space=space, ids=ids)
+        if rows is not None:
+            adopt(rows.space, rows.declared, own, f"`{name}`", opposite=other)
     if labels is not None:
         if held["target"] is None:
             raise InputError("`labels` are of the target's rows; give `target` too.")
@@ -171,6 +170,7 @@ def build(
 
 
 def _some(paired: np.ndarray | None, held: Embeddings | None) -> np.ndarray | None:
-    """Rows for a Jacobian, at most 2,000 evenly spread: training pairs where there are pairs, else all that is given."""
+    """Rows for a Jacobian, at most 2,000 evenly spread: training pairs where there are pairs, else all that is
+    given."""
     rows = paired if paired is not None else None if held is None else held.vectors
     return None if rows is None else rows[:: -(-len(rows) // MOST_TANGENTS)]

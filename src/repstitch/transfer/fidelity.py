@@ -21,10 +21,10 @@ def compare_features(
 
     `correlation` is the mean and the median over features of Pearson's r between the two, `same_active` the share of
     each source row's active features that are active for the target row, with the share that are active at all as what
-    chance would give; `shuffled` is the mean correlation of the dictionary carried through the `controls`, a forward and
-    a backward map fitted to shuffled pairs. Features active in fewer than five rows are not compared. `explained` is
-    the share of variance that decoding gives back: of the target's rows by the carried dictionary, of the source's by
-    the original, and of the target's by both maps alone, there and back, which bounds the first. Plain JSON types.
+    chance would give; `shuffled` is the mean correlation of the dictionary carried through the `controls`, a forward
+    and a backward map fitted to shuffled pairs. Features active in fewer than five rows are not compared. `explained`
+    is the share of variance that decoding gives back: of the target's rows by the carried dictionary, of the source's
+    by the original, and of the target's by both maps alone, there and back, which bounds the first. Plain JSON types.
     """
     carried = carry_dictionary(dictionary, forward, backward)
     there, here = dictionary.encode(source), carried.encode(target)

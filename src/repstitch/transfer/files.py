@@ -2,8 +2,8 @@
 
 Read are .npz and .safetensors (probes as `coef`, `intercept`, `classes`, also with scikit-learn's underscores, or a
 `weight` and `bias` as of torch's nn.Linear; dictionaries as `W_enc`, `b_enc`, `W_dec`, `b_dec` or `encoder.weight` …;
-directions as one table, or one vector a name), .npy (directions), .pt and .pth (tensors only), and .skops (scikit-learn's
-linear models). Nothing that runs code when it is opened.
+directions as one table, or one vector a name), .npy (directions), .pt and .pth (tensors only), and .skops
+(scikit-learn's linear models). Nothing that runs code when it is opened.
 """
 
 import json
@@ -58,7 +58,8 @@ def read(
 
     `file.pt:head` takes the layer `head` of a file that holds several. `subtract_b_dec` states whether a dictionary
     subtracts b_dec before it encodes, where neither the file nor a cfg.json beside it does; `classes` what a probe's
-    scores speak for, where the file does not. Raises InputError on anything that cannot be carried, or would be guessed.
+    scores speak for, where the file does not. Raises InputError on anything that cannot be carried, or would be
+    guessed.
     """
     location, part = _split(str(path))
     file = Path(location)

@@ -1,27 +1,32 @@
 """What is carried over a bridge, and whether it works there: the whole of `repstitch transfer` in two calls."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from repstitch.embeddings import read, read_column
 from repstitch.errors import InputError
+from repstitch.names import CONCEPTS
 from repstitch.spaces import adopt
 from repstitch.stitcher import Stitcher
 from repstitch.transfer.bridge import Bridge
 from repstitch.transfer.carry import carry
 from repstitch.transfer.fidelity import compare_features
-from repstitch.transfer.kinds import Dictionary, Directions, Probe, Thing
+from repstitch.transfer.kinds import Dictionary, Directions, Probe, Thing, name_of
 from repstitch.transfer.linear import Linear, bare
+from repstitch.transfer.probes import concept
 from repstitch.transfer.proof import Task, label_efficiency, make_task, prove, prove_directions, shuffled_map
+from repstitch.transfer.zero_shot import name_classes, prove_names
 
 
 def transfer(thing: Thing, bridge: Bridge, renormalise: bool = False) -> tuple[Thing, str]:
     """The thing as it is in the target space, and through what it went, in words.
 
-    What is carried is of rows as the stitchers normalise them, and so is what comes out: unit rows, unless the card of a
-    space says that its rows are not normalised. Raises InputError where a stitcher is missing that this thing needs, and
-    where it is of another space.
+    What is carried is of rows as the stitchers normalise them, and so is what comes out: unit rows, unless the card of
+    a space says that its rows are not normalised. Raises InputError where a stitcher is missing that this thing needs,
+    and where it is of another space.
     """
     if thing.space is not None:
         adopt(thing.space, True, bridge.home, "What is carried", opposite=bridge.away)
@@ -53,6 +58,7 @@ def prove_probe(bridge: Bridge, probe: Probe | None = None, curve: bool = True, 
     With a `curve` also how many labelled target rows a native probe needs for as much; with a forward stitcher also
     whether the classes' mean directions are carried to where the target has them.
     """
+    probe = None if probe is None else _with_classes(probe, bridge)
     task = task_over(bridge, probe, seed)
     assert bridge.backward is not None and bridge.back is not None
     made = probe or task.probe(task.source)
@@ -63,6 +69,34 @@ def prove_probe(bridge: Bridge, probe: Probe | None = None, curve: bool = True, 
     if bridge.onward is not None:
         found["class_directions"] = prove_directions(bridge.onward, task)
     return made, found
+
+
+def _with_classes(probe: Probe, bridge: Bridge) -> Probe:
+    """A probe that does not say what its scores speak for takes labels that number them, 0, 1, …, as torch's heads do."""
+    if probe.classes is not None or bridge.target is None or bridge.target.labels is None:
+        return probe
+    numbered = tuple(str(i) for i in range(max(2, len(probe.coef))))
+    found = set(bridge.target.labels) - {None}
+    if not found <= set(numbered):
+        some = ", ".join(sorted(found - set(numbered))[:4])
+        raise InputError(
+            f"The probe's file does not say what its {len(probe.coef)} scores speak for, and the labels ({some} …) do "
+            "not number them from 0; give `classes`, one a line in the order of the scores."
+        )
+    return replace(probe, classes=numbered)
+
+
+def prove_thing(bridge: Bridge, thing: Thing | None, seed: int = 0) -> tuple[Thing, dict]:
+    """The thing, and its proof where the bridge has rows for one; without a thing a probe is trained by the labels."""
+    if isinstance(thing, Probe) or thing is None:
+        if thing is not None and (bridge.target is None or bridge.target.labels is None):
+            return thing, {}
+        return prove_probe(bridge, thing, seed=seed)
+    if bridge.target is not None and bridge.target.labels is not None:
+        raise InputError(f"`labels` prove probes, and this is {name_of(thing)}; leave them out.")
+    if isinstance(thing, Dictionary) and bridge.pairs is not None:
+        return thing, prove_dictionary(bridge, thing, seed)
+    return thing, {}
 
 
 def prove_dictionary(bridge: Bridge, dictionary: Dictionary, seed: int = 0) -> dict:
@@ -85,6 +119,37 @@ def prove_dictionary(bridge: Bridge, dictionary: Dictionary, seed: int = 0) -> d
     return compare_features(dictionary, onward, back, X[unseen], Y[unseen], controls)
 
 
+def concept_of(bridge: Bridge, positive, negative, by: str | None = None) -> Directions | Probe:
+    """A concept of the source space from two sets of embeddings there, see `probes.concept`."""
+    sets = []
+    for what, given in (("concept", positive), ("against", negative)):
+        rows = read(given)
+        adopt(rows.space, rows.declared, bridge.home, f"`{what}`", opposite=bridge.away)
+        sets.append(bridge.source_rows(rows.vectors))
+    return concept(*sets, by=by or CONCEPTS[0], name=Path(str(positive)).stem)
+
+
+def from_names(bridge: Bridge, prompts, names=None, seed: int = 0) -> tuple[Probe, dict]:
+    """A probe of the target space from prompts in the source space, see `zero_shot`; and how well it does.
+
+    `prompts` are embeddings, one a class, called by `names` (one a prompt, which may repeat) or else by their ids. The
+    proof is on the labelled target rows that the stitcher has not seen; it is empty without labels.
+    """
+    if bridge.forward is None:
+        raise InputError("`forward`, a stitcher from the prompts' space to the target, is needed.")
+    rows = read(prompts)
+    adopt(rows.space, rows.declared, bridge.home, "`prompts`", opposite=bridge.away)
+    called = rows.ids if names is None else read_column(names, len(rows), "names")
+    if called is None:
+        raise InputError("`prompts` must have ids, the names of the classes; or give `names`, one a prompt.")
+    probe = name_classes(bridge.forward, rows.vectors, list(called))
+    if bridge.target is None or bridge.target.labels is None:
+        return probe, {}
+    unseen = bridge.unseen_target()
+    found = prove_names(probe, bridge.target_rows(unseen.vectors), np.asarray(unseen.labels), seed)
+    return probe, {"source": bridge.home.name, "target": bridge.away.name} | found
+
+
 def _shuffled(stitcher: Stitcher, X: np.ndarray, Y: np.ndarray, seed: int) -> Linear:
     return bare(shuffled_map(stitcher, torch.from_numpy(X), torch.from_numpy(Y), seed))
 
@@ -99,8 +164,8 @@ def _check_joined(bridge: Bridge) -> None:
     ):
         if a != b:
             raise InputError(
-                f"The stitchers mean other rows of the {end} space, normalised to {a!r} and {b!r}, so no dictionary can "
-                "go through both; train them with --output-norm unit."
+                f"The stitchers mean other rows of the {end} space, normalised to {a!r} and {b!r}, so no dictionary "
+                "can go through both; train them with --output-norm unit."
             )
 
 
@@ -109,4 +174,5 @@ NEEDS: dict[type, tuple[str, ...]] = {
     Probe: ("backward",),
     Dictionary: ("forward", "backward"),
 }
+NAMES_HOW = "the bare map of each prompt, less the mean of all; rows about the target's mean"
 WORDS = {Directions: "directions", Probe: "a probe", Dictionary: "a dictionary"}

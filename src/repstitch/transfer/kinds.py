@@ -12,7 +12,8 @@ ACTIVATIONS = ("relu", "jumprelu", "topk", "none")
 
 @dataclass(frozen=True)
 class Directions:
-    """Vectors `values` (k, d) of a space: concept directions, steering vectors; a difference of points, no point itself.
+    """Vectors `values` (k, d) of a space: concept directions, steering vectors; a difference of points, no point
+    itself.
 
     `names` (k,) where they have some; `space` where it is known which one they are of.
     """
@@ -76,8 +77,8 @@ class Dictionary:
     """A sparse autoencoder: `W_enc` (d, m), `b_enc` (m,), `W_dec` (m, d), `b_dec` (d,).
 
     Features are act((x − b_dec) @ W_enc + b_enc), without the subtraction where `subtract_b_dec` is false; rows come
-    back as features @ W_dec + b_dec. `activation` is relu, jumprelu (with `threshold` (m,), below which a feature is 0),
-    topk (the `k` largest, not below 0) or none.
+    back as features @ W_dec + b_dec. `activation` is relu, jumprelu (with `threshold` (m,), up to which a feature is
+    0), topk (the `k` largest, not below 0) or none.
     """
 
     W_enc: np.ndarray
@@ -145,7 +146,8 @@ def _hold(thing, **arrays: tuple[str, tuple[int | None, ...]]) -> None:
         if given.dtype.kind not in "fiu":
             raise InputError(f"`{what}` must hold numbers; got {given.dtype}.")
         array = given.astype(np.float64)
-        if array.ndim != len(wanted) or any(n < 1 or (w is not None and n != w) for n, w in zip(array.shape, wanted)):
+        sizes = zip(array.shape, wanted, strict=False)
+        if array.ndim != len(wanted) or not all(n and w in (None, n) for n, w in sizes):
             said = ", ".join("n" if w is None else str(w) for w in wanted)
             raise InputError(f"`{what}` must have the shape ({said}); got {array.shape}.")
         if not np.isfinite(array).all():

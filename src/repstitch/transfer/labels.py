@@ -13,9 +13,9 @@ from repstitch.tables import TABLES, read_table, split_column
 def label(rows: Embeddings, given) -> Embeddings:
     """The rows with a label each, as text, None where there is none.
 
-    `given` is `table.parquet:column` (or .csv, .tsv) with a column `id`; or it has one entry a row, in the rows' order: a
-    table without ids, a text file, a `.npy`, `file.npz:key`, an array. Raises InputError where no id has a label, on ids
-    that occur twice, and on another length where position counts.
+    `given` is `table.parquet:column` (or .csv, .tsv) with a column `id`; or it has one entry a row, in the rows' order:
+    a table without ids, a text file, a `.npy`, `file.npz:key`, an array. Raises InputError where no id has a label, on
+    ids that occur twice, and on another length where position counts.
     """
     return replace(rows, labels=_read(given, rows))
 

@@ -44,7 +44,8 @@ def bare(map: Map) -> Linear:
 
 
 def jacobian(stitcher: Stitcher, rows: np.ndarray) -> Linear:
-    """The tangent of `stitcher.translate`, normalisations included, at a point (d_source,) or averaged over rows (n, d).
+    """The tangent of `stitcher.translate`, normalisations included, at a point (d_source,) or averaged over rows (n,
+    d).
 
     The weight is the mean Jacobian over the rows; the bias is such that the mean of the rows goes to the mean of their
     translations, so that at one point it is the first-order expansion there. In closed form, float64, O(n d²) time.

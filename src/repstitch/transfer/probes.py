@@ -65,9 +65,9 @@ def concept(positive: np.ndarray, negative: np.ndarray, by: str = "means", name:
     """A concept from rows that show it (n, d) and rows that do not (m, d).
 
     By `means` it is the difference of their means, a vector: the way to go for more of the concept (a steering vector;
-    the pattern of Haufe et al. 2014). By `classifier` it is the normal of a logistic classifier between them, the concept
-    activation vector of Kim et al. 2018: a covector, which tells the two apart and must be carried as the probe it is.
-    Raises InputError on sets of other widths, on fewer than two rows in either, and on means that are the same.
+    the pattern of Haufe et al. 2014). By `classifier` it is the normal of a logistic classifier between them, the
+    concept activation vector of Kim et al. 2018: a covector, which tells the two apart and must be carried as the probe
+    it is. Raises InputError on sets of other widths, on fewer than two rows in either, and on means that are the same.
     """
     A, B = (np.asarray(rows, dtype=np.float64) for rows in (positive, negative))
     if A.ndim != 2 or B.ndim != 2 or A.shape[1] != B.shape[1] or min(len(A), len(B)) < 2:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from repstitch.errors import InputError
 from repstitch.fit.select import fit_shuffled
@@ -31,8 +32,9 @@ DECISIVE = ("carried", "native")
 class Task:
     """Labelled items as two models see them, normalised as the backward stitcher reads and writes them.
 
-    `target` (n, d) are the rows that a carried probe reads and `source` (n, d') those that it was made for; `y` (n,) are
-    positions in `classes`, `train`, `validation` and `test` row numbers. `left_out` counts what is not here, by reason.
+    `target` (n, d) are the rows that a carried probe reads and `source` (n, d') those that it was made for; `y` (n,)
+    are positions in `classes`, `train`, `validation` and `test` row numbers. `left_out` counts what is not here, by
+    reason.
     """
 
     target: np.ndarray = field(repr=False)
@@ -117,9 +119,9 @@ def prove(
 ) -> dict:
     """How well a probe of the source, carried to the target by `backward`, tells the task's classes there.
 
-    `probe` is the one that is carried, else one is trained on the task's source rows. `linear` is what it goes through,
-    by default the bare map, or for an MLP the mean Jacobian at training rows. On unseen test rows, all of them the same,
-    each measure of `metrics.classification.evaluate` is given for
+    `probe` is the one that is carried, else one is trained on the task's source rows. `linear` is what it goes
+    through, by default the bare map, or for an MLP the mean Jacobian at training rows. On unseen test rows, all of
+    them the same, each measure of `metrics.classification.evaluate` is given for
 
     - `carried`: the pulled-back probe on the target's own rows;
     - `whole`: the probe on translations of them, the whole stitcher with its normalisation before it;
@@ -129,17 +131,17 @@ def prove(
     - `random`: the mean of 100 probes of random directions, with the middle 95 % of them in place of the interval;
     - `majority`: the most frequent class of training, always.
 
-    `retention` is carried over native accuracy, `below_native` and `above_shuffled` the differences, with intervals over
-    the same resampled rows. `cosine` compares the carried with the native directions, each class's less the mean over
-    classes, and `score_correlation` what they say of the test rows. `left_out` counts rows. Plain JSON types.
+    `retention` is carried over native accuracy, `below_native` and `above_shuffled` the differences, with intervals
+    over the same resampled rows. `cosine` compares the carried with the native directions, each class's less the mean
+    over classes, and `score_correlation` what they say of the test rows. `left_out` counts rows. Plain JSON types.
     """
     tangents = task.target[task.train[:MOST_TANGENTS]]
     linear = linear or linearise(backward, tangents)
     made = _ordered(probe or task.probe(task.source), task.classes)
     carried, native = pull_back(made, linear), task.probe(task.target)
     rng = np.random.default_rng(seed)
-    train = (torch.from_numpy(side[task.train]).float() for side in (task.target, task.source))
-    shuffled = pull_back(made, bare(shuffled_map(backward, *train, seed)))
+    X, Y = (torch.from_numpy(side[task.train]).float() for side in (task.target, task.source))
+    shuffled = pull_back(made, bare(shuffled_map(backward, X, Y, seed)))
     X, S, y = task.target[task.test], task.source[task.test], task.y[task.test]
     frequencies = np.bincount(task.y[task.train], minlength=len(task.classes)).astype(np.float64)
     contenders = {
@@ -179,6 +181,8 @@ def prove(
 def shuffled_map(stitcher: Stitcher, X: torch.Tensor, Y: torch.Tensor, seed: int) -> AffineMap:
     """The closed form of a stitcher, or that its refinement started from, fitted to these pairs in a random order."""
     closed = stitcher.settings.get("start", stitcher.settings)
+    if "gain" not in closed:  # a stitcher that was put together by hand
+        closed = {"method": "ridge", "penalty": 1e-2, "gain": None}
     return fit_shuffled(X, Y, closed.get("method", stitcher.method), closed, seed)
 
 
@@ -225,7 +229,7 @@ def label_efficiency(task: Task, carried: float | None = None, seed: int = 0) ->
     X, y = task.target[task.test], task.y[task.test]
     held = task.target[task.validation], task.y[task.validation]
     accuracy: list[list[float]] = []
-    for size in sizes:
+    for size in tqdm(sizes, desc="label efficiency", unit="size", delay=1, leave=False):
         draws = 1 if size == n else FEW_DRAWS if size >= MANY else DRAWS
         found, strength = [], None
         while len(found) < draws:

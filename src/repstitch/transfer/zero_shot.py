@@ -19,9 +19,9 @@ def name_classes(stitcher: Stitcher, prompts: np.ndarray, names: Sequence[str]) 
     """A probe of the target space that tells which of the `names` a row is like, from prompts (m, d_source) of them.
 
     What tells one class from the others is a direction: each class's prompt, carried by the bare map, less the mean of
-    the classes. Rows are compared with it about the target's mean, which the stitcher knows, so no target row is needed.
-    Several prompts of one name are averaged. Scores are cosines of directions times lengths of rows about the mean.
-    After "Text-To-Concept (and Back) via Cross-Model Alignment", Moayeri et al. 2023, which compares points.
+    the classes. Rows are compared with it about the target's mean, which the stitcher knows, so no target row is
+    needed. Several prompts of one name are averaged. Scores are cosines of directions times lengths of rows about the
+    mean. After "Text-To-Concept (and Back) via Cross-Model Alignment", Moayeri et al. 2023, which compares points.
 
     Raises InputError on fewer than two names, or on prompts that the map does not tell apart.
     """
@@ -60,7 +60,7 @@ def prove_names(probe: Probe, X: np.ndarray, labels: np.ndarray, seed: int = 0) 
     classes = probe.classes or ()
     where = {name: i for i, name in enumerate(classes)}
     known = np.array([label in where for label in labels])
-    if len({label for label in labels[known]}) < 2:
+    if len(set(labels[known])) < 2:
         some = ", ".join(sorted({str(label) for label in labels[~known]})[:4])
         raise InputError(f"`labels` must name at least two of the classes ({', '.join(classes[:4])} …); got {some} ….")
     y = np.array([where[label] for label in labels[known]])
