@@ -80,7 +80,8 @@ class Bridge:
     def parts(self) -> Split:
         """The pairs split as a stitcher's were, so that its test rows test here too."""
         held = self.backward or self.forward
-        assert self.pairs is not None and held is not None
+        assert self.pairs is not None
+        assert held is not None
         return split(self.pairs, held.split.get("shares", SHARES), held.split.get("seed", 0))
 
     @cached_property
@@ -109,7 +110,8 @@ class Bridge:
 
     def unseen_target(self) -> Embeddings:
         """The labelled target rows that the forward stitcher has not seen, known by their ids."""
-        assert self.target is not None and self.target.labels is not None
+        if self.target is None or self.target.labels is None:
+            raise InputError("`labels` and the `target` rows that they are of are needed.")
         kept = np.array([one is not None for one in self.target.labels])
         if self.target.ids is None:
             log.warning("The target rows have no ids, so those that the stitcher was trained on are not left out.")

@@ -221,7 +221,7 @@ def _directions(arrays: dict, notes: Mapping[str, str], space) -> tuple[Directio
     if "names" in arrays and len(arrays) > 1:
         names = [str(name) for name in arrays.pop("names")]
     if len(arrays) == 1:
-        ((name, values),) = arrays.items()
+        (values,) = arrays.values()
         dtype = {"directions": str(values.dtype)}
         made = Directions(np.atleast_2d(values), None if names is None else tuple(names), space)
         return made, Layout({"directions": ("directions", False)}, dtype)

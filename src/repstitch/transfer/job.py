@@ -60,7 +60,7 @@ def prove_probe(bridge: Bridge, probe: Probe | None = None, curve: bool = True, 
     """
     probe = None if probe is None else _with_classes(probe, bridge)
     task = task_over(bridge, probe, seed)
-    assert bridge.backward is not None and bridge.back is not None
+    assert bridge.backward is not None
     made = probe or task.probe(task.source)
     found = prove(bridge.backward, task, made, bridge.back, seed)
     found["probe"] = "trained on the source's rows" if probe is None else "given"
@@ -72,7 +72,7 @@ def prove_probe(bridge: Bridge, probe: Probe | None = None, curve: bool = True, 
 
 
 def _with_classes(probe: Probe, bridge: Bridge) -> Probe:
-    """A probe that does not say what its scores speak for takes labels that number them, 0, 1, …, as torch's heads do."""
+    """A probe that does not say what its scores speak for takes labels that number them from 0, as torch's heads do."""
     if probe.classes is not None or bridge.target is None or bridge.target.labels is None:
         return probe
     numbered = tuple(str(i) for i in range(max(2, len(probe.coef))))

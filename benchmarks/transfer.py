@@ -1,0 +1,288 @@
+"""What probes, names and dictionaries are worth on another model: `python benchmarks/transfer.py`.
+
+Probes on labels of real data, carried between every ordered pair of a family's spaces by stitchers for the objective
+`reconstruction`, beside probes trained natively, shuffled pairs and chance; the same for `match` and for an MLP, and by
+Jacobians. Then classifiers from names alone, and sparse dictionaries. Prints the tables and keeps them in results/.
+"""
+
+import argparse
+import csv
+import sys
+import tempfile
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import header, markdown
+from real_pairs import DATA, FASHION
+
+from repstitch.embeddings import Embeddings, read
+from repstitch.encoders import embed
+from repstitch.errors import InputError
+from repstitch.plots.canvas import save
+from repstitch.plots.transfers import plot_transfer
+from repstitch.stitcher import Stitcher
+from repstitch.train import train
+from repstitch.transfer import job
+from repstitch.transfer.bridge import Bridge, build
+from repstitch.transfer.kinds import Dictionary
+from repstitch.transfer.proof import label_efficiency, matches
+
+RESULTS = Path(__file__).parent / "results"
+CIFAR = {
+    "r20": "resnet20_aka", "r56": "resnet56_aka", "googlenet": "googlenet_uva", "densenet": "densenet_uva",
+    "ae128": "autoencoder128_uva",
+}  # fmt: skip
+PHOTOS = {
+    "mnv1": "mobilenetv1_slim_imagenet_embed", "mnv2": "mobilenetv2_slim_imagenet",
+    "squeeze": "squeezenet1_0_deepcomp", "mnv1-.25": "mobilenetv1_025_224_imagenet",
+}  # fmt: skip
+NOT_A_CLASSIFIER = "ae128"
+LEAST_ITEMS = 20  # of an article type, to be named
+
+
+def family(files: dict[str, str], folder: str, ids: str) -> dict[str, Embeddings]:
+    if not DATA.is_dir():
+        raise InputError(f"There is no folder {DATA}; set REPSTITCH_DATA to the folder of real paired embeddings.")
+    return {name: read(DATA / folder / f"{file}.npy", ids=DATA / ids, space=name) for name, file in files.items()}
+
+
+def fashion_columns() -> dict[str, dict[str, str]]:
+    """Each column of the table of products, by id."""
+    with open(DATA / "fashion" / "titles.tsv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return {column: {row["id"]: row[column] for row in rows} for column in rows[0] if column != "id"}
+
+
+def stitch(spaces: dict[str, Embeddings], **given) -> dict[tuple[str, str], Stitcher]:
+    made = {}
+    for a, b in permutations(spaces, 2):
+        made[a, b] = train(spaces[a], spaces[b], drop_invalid=True, **given)
+        print(f"trained {a} -> {b} {given}", file=sys.stderr, flush=True)
+    return made
+
+
+def over(spaces, stitchers, a: str, b: str, labels: dict[str, str], tangent: bool = False) -> Bridge:
+    """From a to b, with labels of b's rows."""
+    called = np.array([labels.get(key) for key in spaces[b].ids], dtype=object)
+    return build(stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], called, drop_invalid=True, tangent=tangent)
+
+
+def carry_all(title: str, spaces, stitchers, labels: dict[str, str], raw: list) -> list[list]:
+    """A row for each ordered pair; what `raw` gets are the proofs, to be averaged."""
+    probes, curves, table = {}, {}, []
+    for a, b in permutations(spaces, 2):
+        bridge = over(spaces, stitchers, a, b, labels)
+        task = job.task_over(bridge)
+        if a not in probes:
+            probes[a] = task.probe(task.source)
+        if b not in curves:
+            curves[b] = label_efficiency(task)
+        _, found = job.prove_probe(bridge, probes[a], curve=False)
+        found["pair"] = a, b
+        raw.append(found)
+        needs = matches(curves[b], found["accuracy"]["carried"]["score"])
+        shown = "more than all" if needs is None else f"{needs:,}"
+        scores = [f"{found['accuracy'][name]['score']:.3f}" for name in ("carried", "whole", "native", "home")]
+        low = [f"{found['accuracy'][name]['score']:.3f}" for name in ("shuffled", "random", "majority")]
+        table.append([
+            f"{title} {a}→{b}", *scores, span(found["retention"]), *low, span(found["above_shuffled"]),
+            f"{found['auroc']['carried']['score']:.3f} / {found['auroc']['native']['score']:.3f}",
+            f"{found['cosine']['mean']:.2f} / {found['cosine']['shuffled']:.2f}",
+            f"{found['score_correlation']:.2f}", f"{found['class_directions']['cosine']['mean']:.2f}", shown,
+        ])  # fmt: skip
+        print(table[-1], file=sys.stderr, flush=True)
+    return table
+
+
+def span(found: dict) -> str:
+    return f"{found['score']:.3f} [{found['interval'][0]:.3f}, {found['interval'][1]:.3f}]"
+
+
+def mean_line(name: str, proofs: list[dict]) -> list:
+    of = lambda measure, who: np.mean([f[measure][who]["score"] for f in proofs])  # noqa: E731
+    kept = [f["retention"]["score"] for f in proofs]
+    lead = [f["above_shuffled"]["interval"][0] for f in proofs]
+    return [
+        name, len(proofs), f"{of('accuracy', 'carried'):.3f}", f"{of('accuracy', 'native'):.3f}",
+        f"{np.mean(kept):.4f}", f"{min(kept):.3f}", f"{of('accuracy', 'shuffled'):.3f}", f"{min(lead):.3f}",
+        f"{of('auroc', 'carried'):.3f}", f"{of('auroc', 'native'):.3f}",
+    ]  # fmt: skip
+
+
+def variants(spaces, labels: dict[str, str], made: dict[str, dict]) -> list[list]:
+    """The mean over pairs of other ways to stitch, and of Jacobians instead of bare maps."""
+    rows = []
+    for name, (stitchers, tangent) in made.items():
+        proofs = []
+        for a, b in stitchers:
+            if (b, a) not in stitchers or NOT_A_CLASSIFIER in (a, b):
+                continue
+            bridge = over(spaces, stitchers, a, b, labels, tangent)
+            proofs.append(job.prove_probe(bridge, curve=False)[1])
+        rows.append(mean_line(name, proofs))
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def named(columns) -> list[list]:
+    """Article types from their names alone, through the text encoder that the product texts were embedded with."""
+    photos = family(PHOTOS, "fashion", FASHION)
+    texts = read(DATA / "fashion" / "text_stories260K_meanpool.npy", ids=DATA / FASHION, space="stories260K")
+    types = columns["articleType"]
+    counts = {name: sum(1 for one in types.values() if one == name) for name in sorted(set(types.values()))}
+    names = [name for name, count in counts.items() if count >= LEAST_ITEMS]
+    with tempfile.TemporaryDirectory() as folder:
+        lines = Path(folder) / "names.txt"
+        lines.write_text("\n".join(names) + "\n", encoding="utf-8")
+        embed(
+            str(DATA / "text_encoders" / "stories260K"), str(lines), f"{folder}/prompts.parquet", name="stories260K",
+            pooling="mean", skip_first=True, normalise=False,
+        )  # fmt: skip
+        prompts = read(f"{folder}/prompts.parquet").vectors
+    rows = []
+    for name, space in photos.items():
+        for objective in ("reconstruction", "match"):
+            forward = train(texts, space, method="canonical", objective=objective, drop_invalid=True)
+            bridge = build(forward, None, None, space, np.array([types.get(key) for key in space.ids], dtype=object))
+            found = job.from_names(bridge, Embeddings(prompts, texts.space, declared=False), np.array(names))[1]
+            first = found["accuracy"]
+            rows.append([
+                name, objective, found["n_test"], len(found["classes"]), span(first["carried"]),
+                span(first["majority"]), span(first["shuffled"]), span(found["top5"]["carried"]),
+                span(found["balanced_accuracy"]["carried"]),
+                f"{found['balanced_accuracy']['carried']['score'] / found['chance']['balanced_accuracy']:.1f}x",
+            ])  # fmt: skip
+            print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def sparse_dictionary(X: np.ndarray, features: int, seed: int = 0) -> Dictionary:
+    """A small sparse autoencoder of unit rows: ReLU, unit decoder rows, L1, Adam."""
+    torch.manual_seed(seed)
+    x = torch.from_numpy(X)
+    mean, spread = x.mean(0), (x - x.mean(0)).square().sum(1).mean().sqrt()
+    decoder = torch.nn.functional.normalize(torch.randn(features, x.shape[1]), dim=1).requires_grad_()
+    encoder = decoder.detach().T.clone().requires_grad_()
+    offset = torch.zeros(features, requires_grad=True)
+    optimizer = torch.optim.Adam([decoder, encoder, offset], lr=2e-3)
+    for _ in range(60):
+        for rows in torch.randperm(len(x)).split(256):
+            batch = (x[rows] - mean) / spread
+            active = torch.relu(batch @ encoder + offset)
+            unit = torch.nn.functional.normalize(decoder, dim=1)
+            loss = (batch - active @ unit).square().sum(1).mean() + 0.03 * active.sum(1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        unit = torch.nn.functional.normalize(decoder, dim=1)
+        return Dictionary(
+            encoder.numpy(), offset.numpy() * float(spread), unit.numpy(), mean.numpy(), subtract_b_dec=True
+        )
+
+
+def dictionaries(spaces, stitchers) -> list[list]:
+    rows = []
+    for a in spaces:
+        first = next(b for b in spaces if b != a)
+        start = build(stitchers[a, first], stitchers[first, a], spaces[a], spaces[first], drop_invalid=True)
+        assert start.pairs is not None
+        made = sparse_dictionary(start.source_rows(start.pairs.Y)[start.parts.train], 256)
+        for b in spaces:
+            if b == a:
+                continue
+            bridge = build(stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], drop_invalid=True)
+            found = job.prove_dictionary(bridge, made)
+            assert bridge.pairs is not None
+            active = (made.encode(bridge.source_rows(bridge.pairs.Y)[:2000]) > 0).sum(1).mean()
+            r, part, explained = found["correlation"], found["same_active"], found["explained"]
+            rows.append([
+                f"{a}→{b}", found["compared"], f"{active:.0f}", f"{r['mean']:.2f} / {r['median']:.2f}",
+                f"{found['shuffled']:.2f}", f"{part['share']:.2f} / {part['chance']:.2f}",
+                *(f"{explained[name]:.2f}" for name in ("target", "source", "maps_alone")),
+            ])  # fmt: skip
+            print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    columns = fashion_columns()
+    pictures = family(CIFAR, "cifar10", "cifar10/files.txt")
+    classes = {key: key.split("/")[0] for key in pictures["r20"].ids}
+    photos = family(PHOTOS, "fashion", FASHION)
+    least = {"method": "canonical", "objective": "reconstruction"}
+    for_cifar, for_fashion = stitch(pictures, **least), stitch(photos, **least)
+    kinds = {
+        "CIFAR classes": (pictures, for_cifar, classes),
+        "fashion masterCategory": (photos, for_fashion, columns["masterCategory"]),
+        "fashion subCategory": (photos, for_fashion, columns["subCategory"]),
+        "fashion articleType": (photos, for_fashion, columns["articleType"]),
+    }
+    table, means = [], []
+    for name, (spaces, stitchers, labels) in kinds.items():
+        raw: list[dict] = []
+        table += carry_all(name, spaces, stitchers, labels, raw)
+        between = [f for f in raw if NOT_A_CLASSIFIER not in f["pair"]]
+        means.append(mean_line(f"{name}, between classifiers", between))
+        if len(between) < len(raw):
+            means.append(
+                mean_line(f"{name}, from the autoencoder", [f for f in raw if f["pair"][0] == NOT_A_CLASSIFIER])
+            )
+            means.append(mean_line(f"{name}, to the autoencoder", [f for f in raw if f["pair"][1] == NOT_A_CLASSIFIER]))
+    few = {name: pictures[name] for name in ("r20", "r56", "densenet")}
+    matched = {**stitch(few, method="canonical", objective="match")}
+    bent = stitch(few, method="mlp", objective="reconstruction")
+    exact = {pair: for_cifar[pair] for pair in permutations(few, 2)}
+    ways = variants(few, classes, {
+        "canonical for reconstruction, bare map": (exact, False),
+        "the same by mean Jacobian, normalisation included": (exact, True),
+        "canonical for match, bare map": (matched, False),
+        "mlp for reconstruction, mean Jacobian": (bent, False),
+    })  # fmt: skip
+    head = ["labels, from→to", "carried", "whole", "native", "home", "share of native", "shuffled", "random", "majority",
+            "above shuffled", "AUROC carried / native", "cosine carried / shuffled", "scores' correlation",
+            "class directions", "labels to match"]  # fmt: skip
+    over_pairs = ["mean over", "pairs", "carried", "native", "share of native", "least share", "shuffled",
+                  "least lower bound above shuffled", "AUROC carried", "AUROC native"]  # fmt: skip
+    text = (
+        header("What is carried to another model", "python benchmarks/transfer.py")
+        + "\nStitchers: `canonical` for the objective `reconstruction`, each way, unless said otherwise; one split by "
+        "hashed id. Probes: multinomial logistic regression, its strength chosen on validation rows, the same for carried "
+        "and native ones. All scores are of test rows that neither stitchers nor probes saw. Intervals are 95 %, of 1,000 "
+        "times the same resampled rows; for `random`, one hundred draws.\n\n## Means over pairs\n\n"
+        + markdown(over_pairs, means)
+        + "\n## Ways to stitch\n\nOn the CIFAR classes, between r20, r56 and densenet.\n\n"
+        + markdown(over_pairs, ways)
+        + "\n## Every pair\n\nAccuracy of the source's probe on the target's rows: `carried` by the bare map, after the "
+        "`whole` stitcher; a `native` one; on its own space (`home`); through `shuffled` pairs; `random` directions; the "
+        "`majority` class. `class directions`: cosine of the classes' mean directions, carried forward, to the target's "
+        "own. `labels to match`: labelled target rows that a native probe needs for the carried one's accuracy.\n\n"
+        + markdown(head, table)
+        + f"\n## From names alone\n\nFashion article types of at least {LEAST_ITEMS} items, their bare names embedded by "
+        "stories260K, which embedded the products' texts too, and carried to each vision space. `shuffled`: the same with "
+        "names shuffled. No template and no setting was tried on these labels but those shown.\n\n"
+        + markdown(
+            ["space", "objective", "rows", "names", "top-1", "majority", "shuffled", "top-5", "balanced accuracy",
+             "balanced / chance"], named(columns),
+        )
+        + "\n## Dictionaries\n\nSparse autoencoders of 256 ReLU features, trained on each CIFAR space and carried to the "
+        "others. Correlation of each feature on unseen rows with the original's on the same items: mean / median over "
+        "features; through `shuffled` pairs. `active`: features active for a row that are active for its counterpart / "
+        "that are active at all. Variance explained: of the target by the carried dictionary, of the source by the "
+        "original, and of the target by both maps, there and back, which bounds the first.\n\n"
+        + markdown(
+            ["from→to", "features", "active a row", "correlation", "shuffled", "active", "explained, target",
+             "source", "maps alone"], dictionaries(pictures, for_cifar),
+        )
+    )  # fmt: skip
+    (RESULTS / "transfer.md").write_text(text, encoding="utf-8")
+    bridge = over(pictures, for_cifar, "r20", "densenet", classes)
+    save(plot_transfer(job.prove_probe(bridge)[1]), RESULTS / "transfer.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
