@@ -242,47 +242,68 @@ def main() -> None:
         "canonical for match, bare map": (matched, False),
         "mlp for reconstruction, mean Jacobian": (bent, False),
     })  # fmt: skip
-    head = ["labels, from→to", "carried", "whole", "native", "home", "share of native", "shuffled", "random", "majority",
-            "above shuffled", "AUROC carried / native", "cosine carried / shuffled", "scores' correlation",
-            "class directions", "labels to match"]  # fmt: skip
-    over_pairs = ["mean over", "pairs", "carried", "native", "share of native", "least share", "shuffled",
-                  "least lower bound above shuffled", "AUROC carried", "AUROC native"]  # fmt: skip
-    text = (
-        header("What is carried to another model", "python benchmarks/transfer.py")
-        + "\nStitchers: `canonical` for the objective `reconstruction`, each way, unless said otherwise; one split by "
-        "hashed id. Probes: multinomial logistic regression, its strength chosen on validation rows, the same for carried "
-        "and native ones. All scores are of test rows that neither stitchers nor probes saw. Intervals are 95 %, of 1,000 "
-        "times the same resampled rows; for `random`, one hundred draws.\n\n## Means over pairs\n\n"
-        + markdown(over_pairs, means)
-        + "\n## Ways to stitch\n\nOn the CIFAR classes, between r20, r56 and densenet.\n\n"
-        + markdown(over_pairs, ways)
-        + "\n## Every pair\n\nAccuracy of the source's probe on the target's rows: `carried` by the bare map, after the "
-        "`whole` stitcher; a `native` one; on its own space (`home`); through `shuffled` pairs; `random` directions; the "
-        "`majority` class. `class directions`: cosine of the classes' mean directions, carried forward, to the target's "
-        "own. `labels to match`: labelled target rows that a native probe needs for the carried one's accuracy.\n\n"
-        + markdown(head, table)
-        + f"\n## From names alone\n\nFashion article types of at least {LEAST_ITEMS} items, their bare names embedded by "
-        "stories260K, which embedded the products' texts too, and carried to each vision space. `shuffled`: the same with "
-        "names shuffled. No template and no setting was tried on these labels but those shown.\n\n"
-        + markdown(
-            ["space", "objective", "rows", "names", "top-1", "majority", "shuffled", "top-5", "balanced accuracy",
-             "balanced / chance"], named(columns),
+    pairs_head = [
+        "labels, from→to", "carried", "whole", "native", "home", "share of native", "shuffled", "random", "majority",
+        "above shuffled", "AUROC carried / native", "cosine carried / shuffled", "scores' correlation",
+        "class directions", "labels to match",
+    ]  # fmt: skip
+    means_head = [
+        "mean over", "pairs", "carried", "native", "share of native", "least share", "shuffled",
+        "least lower bound above shuffled", "AUROC carried", "AUROC native",
+    ]  # fmt: skip
+    names_head = [
+        "space", "objective", "rows", "names", "top-1", "majority", "shuffled", "top-5", "balanced accuracy",
+        "balanced / chance",
+    ]  # fmt: skip
+    dictionaries_head = [
+        "from→to", "features", "active a row", "correlation", "shuffled", "active", "explained, target", "source",
+        "maps alone",
+    ]  # fmt: skip
+    text = "\n\n".join(
+        (
+            header("What is carried to another model", "python benchmarks/transfer.py"),
+            ABOUT,
+            "## Means over pairs",
+            markdown(means_head, means),
+            "## Ways to stitch",
+            "On the CIFAR classes, between r20, r56 and densenet.",
+            markdown(means_head, ways),
+            "## Every pair",
+            ABOUT_PAIRS,
+            markdown(pairs_head, table),
+            "## From names alone",
+            ABOUT_NAMES,
+            markdown(names_head, named(columns)),
+            "## Dictionaries",
+            ABOUT_DICTIONARIES,
+            markdown(dictionaries_head, dictionaries(pictures, for_cifar)),
         )
-        + "\n## Dictionaries\n\nSparse autoencoders of 256 ReLU features, trained on each CIFAR space and carried to the "
-        "others. Correlation of each feature on unseen rows with the original's on the same items: mean / median over "
-        "features; through `shuffled` pairs. `active`: features active for a row that are active for its counterpart / "
-        "that are active at all. Variance explained: of the target by the carried dictionary, of the source by the "
-        "original, and of the target by both maps, there and back, which bounds the first.\n\n"
-        + markdown(
-            ["from→to", "features", "active a row", "correlation", "shuffled", "active", "explained, target",
-             "source", "maps alone"], dictionaries(pictures, for_cifar),
-        )
-    )  # fmt: skip
+    )
     (RESULTS / "transfer.md").write_text(text, encoding="utf-8")
     bridge = over(pictures, for_cifar, "r20", "densenet", classes)
     save(plot_transfer(job.prove_probe(bridge)[1]), RESULTS / "transfer.png")
     print(text)
 
+
+ABOUT = """\
+Stitchers: `canonical` for the objective `reconstruction`, each way, unless said otherwise; one split by hashed id.
+Probes: multinomial logistic regression, its strength chosen on validation rows, the same for carried and native ones. All
+scores are of test rows that neither stitchers nor probes saw. Intervals are 95 %, of 1,000 times the same resampled
+rows; for `random`, one hundred draws."""
+ABOUT_PAIRS = """\
+Accuracy of the source's probe on the target's rows: `carried` by the bare map, after the `whole` stitcher; a `native`
+one; on its own space (`home`); through `shuffled` pairs; `random` directions; the `majority` class. `class directions`:
+cosine of the classes' mean directions, carried forward, to the target's own. `labels to match`: labelled target rows that
+a native probe needs for the carried one's accuracy."""
+ABOUT_NAMES = f"""\
+Fashion article types of at least {LEAST_ITEMS} items, their bare names embedded by stories260K, which embedded the
+products' texts too, and carried to each vision space. `shuffled`: the same with names shuffled, a hundred times."""
+ABOUT_DICTIONARIES = """\
+Sparse autoencoders of 256 ReLU features, trained on each CIFAR space and carried to the others. Correlation of each
+feature on unseen rows with the original's on the same items: mean / median over features; through `shuffled` pairs.
+`active`: features active for a row that are active for its counterpart / as many as would be if features were active as
+often, but independently. Variance explained: of the target by the carried dictionary, of the source by the original, and
+of the target by both maps alone, there and back."""
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ PACKAGE = Path(names.__file__).parent
 ROWS = (
     ("errors", "names"),
     ("spaces", "maps"),
-    ("embeddings", "catalogue", "moments", "chain"),
+    ("embeddings", "catalogue", "moments", "chain", "tables"),
     ("pairs",),
     ("matched", "lineage"),
     ("metrics",),
@@ -20,6 +20,8 @@ ROWS = (
     ("fit.select", "confidence"),
     ("scorecard", "relevance", "curve"),
     ("stitcher",),
+    ("unseen",),
+    ("transfer",),
     ("train", "apply", "registry"),
     ("encoders", "atlas", "convergence"),
     ("atlas_files", "questions"),
@@ -38,6 +40,7 @@ INSIDE = {
         "cache",
         "retrieval",
         "resample",
+        "classification",
         "null",
         "kernels",
         "cknna",
@@ -46,8 +49,22 @@ INSIDE = {
         "table",
     ),
     "fit": ("judge", "closed_form", "losses", "spectrum", "contrastive", "select"),
+    "transfer": (
+        "kinds",
+        "linear",
+        "carry",
+        "files",
+        "labels",
+        "probes",
+        "proof",
+        "fidelity",
+        "zero_shot",
+        "bridge",
+        "job",
+        "report",
+    ),
     "encoders": ("items", "vectors", "loading", "encoder", "__init__"),
-    "plots": ("canvas", "labels", "stitchers", "atlases"),
+    "plots": ("canvas", "labels", "stitchers", "atlases", "transfers"),
     "wire": ("rows", "lists", "fields", "arrow"),
     "client": ("errors", "given", "replies", "core", "clients", "__init__"),
     "server": (
@@ -68,7 +85,7 @@ INSIDE = {
         "run",
     ),
 }
-WITHOUT_A_DOOR = ("convergence", "fit", "metrics", "plots", "server", "wire")
+WITHOUT_A_DOOR = ("convergence", "fit", "metrics", "plots", "server", "transfer", "wire")
 HEAVY = ("torch", "numpy", "pyarrow", "lightning", "transformers", "timm", "bentoml")
 
 
@@ -156,11 +173,13 @@ def test_the_names_are_those_of_the_dicts_they_stand_for():
     from repstitch.fit.judge import OBJECTIVES
     from repstitch.fit.select import METHODS
     from repstitch.metrics.table import METRICS
+    from repstitch.transfer.probes import BY
 
     assert tuple(METHODS) == names.METHODS
     assert tuple(FITS) == names.METHODS[: len(FITS)]
     assert tuple(OBJECTIVES) == names.OBJECTIVES
     assert tuple(METRICS) == names.METRICS
+    assert tuple(BY) == names.CONCEPTS
     assert set(POOLS) <= set(names.POOLINGS)
 
 

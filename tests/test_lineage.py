@@ -47,7 +47,7 @@ def test_refuses_a_column_that_nobody_has_and_what_is_no_number():
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("t.txt", TEXT, "`table` must end in .csv, .tsv or .parquet; got 't.txt'"),
+        ("t.txt", TEXT, "`table` must end in .parquet, .csv or .tsv; got 't.txt'"),
         ("t.csv", "model,score\na,1\n", "must have a column name; it has model, score"),
         ("t.csv", "name,score\na,1\na,2\n", "must hold each name once; 'a' is there twice"),
         ("t.csv", "name,score\na,1,2\n", "cannot be read"),

@@ -284,6 +284,7 @@ def main(argv: list[str] | None = None) -> int:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
+        extra = "demo" if args.command == "demo" else extra
         need = f"`{args.command}` needs {error.name}"
         print(f"repstitch {args.command}: {need}; install it with: pip install 'repstitch[{extra}]'", file=sys.stderr)
         return EXIT_INPUT

@@ -20,19 +20,21 @@ def compare_features(
     """Features of matched rows, target (n, d) by the carried dictionary and source (n, d') by the original.
 
     `correlation` is the mean and the median over features of Pearson's r between the two, `same_active` the share of
-    each source row's active features that are active for the target row, with the share that are active at all as what
-    chance would give; `shuffled` is the mean correlation of the dictionary carried through the `controls`, a forward
-    and a backward map fitted to shuffled pairs. Features active in fewer than five rows are not compared. `explained`
-    is the share of variance that decoding gives back: of the target's rows by the carried dictionary, of the source's
-    by the original, and of the target's by both maps alone, there and back, which bounds the first. Plain JSON types.
+    each source row's active features that are active for the target row, beside what features give that are active as
+    often but independently (`chance`); `shuffled` is the mean correlation of the dictionary carried through the
+    `controls`, a forward and a backward map fitted to shuffled pairs. Features active in fewer than five rows are not
+    compared. `explained` is the share of variance that decoding gives back: of the target's rows by the carried
+    dictionary, of the source's by the original, and of the target's by both maps alone, there and back. Plain JSON
+    types.
     """
     carried = carry_dictionary(dictionary, forward, backward)
     there, here = dictionary.encode(source), carried.encode(target)
     live = (there != 0).sum(0) >= LEAST_ACTIVE
     r = _correlations(there[:, live], here[:, live])
     null = _correlations(there[:, live], carry_dictionary(dictionary, *controls).encode(target)[:, live])
-    active = there != 0
+    active, rates = there != 0, [(features != 0).mean(0) for features in (there, here)]
     both = ((here != 0) & active).sum() / max(1, active.sum())
+    chance = float(rates[0] @ rates[1] / max(rates[0].sum(), 1e-12))
     back = (target @ backward.weight + backward.bias) @ forward.weight + forward.bias
     return {
         "n_test": len(target),
@@ -40,7 +42,7 @@ def compare_features(
         "compared": int(live.sum()),
         "correlation": {"mean": float(r.mean()), "median": float(np.median(r))} if live.any() else None,
         "shuffled": float(null.mean()) if live.any() else None,
-        "same_active": {"share": float(both), "chance": float((here != 0).mean())},
+        "same_active": {"share": float(both), "chance": chance},
         "explained": {
             "target": _explained(target, carried.decode(here)),
             "source": _explained(source, dictionary.decode(there)),

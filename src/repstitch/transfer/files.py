@@ -350,8 +350,8 @@ def _open_skops(file: Path):
     coef = np.atleast_2d(np.asarray(last.coef_, dtype=np.float64))
     intercept = np.broadcast_to(np.asarray(last.intercept_, dtype=np.float64), (len(coef),))
     if scaler is not None:
-        coef = coef / (1.0 if scaler.scale_ is None else scaler.scale_)
-        intercept = intercept - (0.0 if scaler.mean_ is None else coef @ scaler.mean_)
+        coef = coef / (scaler.scale_ if scaler.with_std else 1.0)
+        intercept = intercept - (coef @ scaler.mean_ if scaler.with_mean else 0.0)
     arrays = {"coef": coef, "intercept": intercept}
     return (arrays | {"classes": np.asarray(last.classes_)} if hasattr(last, "classes_") else arrays), {}
 

@@ -78,7 +78,7 @@ def linearise(stitcher: Stitcher, rows: np.ndarray | None = None, tangent: bool 
             raise InputError("A Jacobian is taken at rows of the stitcher's source space; give some.")
         return bare(stitcher.map)
     given = torch.from_numpy(np.atleast_2d(np.asarray(rows, dtype=np.float64)))
-    return jacobian(stitcher, normalise(given, stitcher.input_norm, "rows for the Jacobian").numpy())
+    return jacobian(stitcher, _brought(given, stitcher.input_norm, "rows for the Jacobian").numpy())
 
 
 @torch.no_grad()
@@ -88,9 +88,9 @@ def _slope(map: Map, x: Tensor, norms: tuple[str, str]) -> tuple[Tensor, Tensor]
     Row i's is s (I − u uᵀ) M (I − o oᵀ): u and o are the unit rows before and after the map, M the map's own Jacobian,
     s one over the product of both lengths; what is not normalised has a length of 1 and no projection.
     """
-    u, lengths = normalise(x, norms[0], "rows for the Jacobian"), torch.linalg.vector_norm(x, dim=1)
+    u, lengths = _brought(x, norms[0], "rows for the Jacobian"), torch.linalg.vector_norm(x, dim=1)
     z = map.apply(u)
-    o, after = normalise(z, norms[1], "the translation"), torch.linalg.vector_norm(z, dim=1)
+    o, after = _brought(z, norms[1], "the translation"), torch.linalg.vector_norm(z, dim=1)
     scale = torch.ones_like(after)
     for how, length in zip(norms, (lengths, after), strict=True):
         scale = scale / length if how == "unit" else scale
@@ -107,6 +107,12 @@ def _slope(map: Map, x: Tensor, norms: tuple[str, str]) -> tuple[Tensor, Tensor]
             back = back - (u * back).sum(1, keepdim=True) * u
         total = total - (weighted * back).T @ o
     return o, total
+
+
+def _brought(rows: Tensor, how: str, what: str) -> Tensor:
+    """`normalise` with lengths in float64, which it takes in float32."""
+    sound = normalise(rows, how, what)
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True) if how == "unit" else sound
 
 
 def _gate(map: Map, u: Tensor) -> Tensor | None:

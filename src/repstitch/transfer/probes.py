@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from repstitch.errors import InputError
-from repstitch.names import CONCEPTS
 from repstitch.transfer.kinds import Directions, Probe
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 STEPS = 500
+TINY = 1e-12
 
 
 def fit_probe(
@@ -23,9 +23,8 @@ def fit_probe(
     """A logistic probe of rows X (n, d) for y (n,), positions in `classes`, and how strongly it may lean on the data.
 
     Multinomial logistic regression of scikit-learn on rows that are centred and brought to unit variance as a whole. Of
-    the `strengths` (its C) the one with the highest accuracy on the `held` rows and their classes is taken, the smaller
-    of equals; the search ends after two that are worse. The probe knows the classes that y has. Raises InputError on
-    fewer than two of them.
+    the `strengths` (its C) the one that gives the `held` rows' classes the highest likelihood is taken; the search ends
+    after two that are worse. The probe knows the classes that y has. Raises InputError on fewer than two of them.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -37,18 +36,22 @@ def fit_probe(
     if not spread > 0:
         raise InputError("A probe needs rows that differ; these are all the same.")
     standard = lambda rows: ((rows - mean) / spread).astype(np.float32)  # noqa: E731
-    rows, unseen, wanted = standard(X), standard(held[0]), held[1]
+    known = np.isin(held[1], there)
+    if not known.any():
+        raise InputError("A probe needs held-out rows of its classes, to choose how strongly to fit; there are none.")
+    rows, unseen, wanted = standard(X), standard(held[0][known]), np.searchsorted(there, held[1][known])
     best: tuple[float, float, LogisticRegression] | None = None
     worse = 0
     for strength in strengths:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one that stops early is judged like any other
             model = LogisticRegression(C=strength, max_iter=STEPS).fit(rows, y)
-        score = float((model.predict(unseen) == wanted).mean()) if len(strengths) > 1 else 0.0
+        said = model.predict_proba(unseen)[np.arange(len(wanted)), wanted]
+        score = float(np.log(np.maximum(said, TINY)).mean())
         if best is None or score > best[0]:
             best, worse = (score, strength, model), 0
         else:
-            worse += score < best[0]
+            worse += 1
             if worse == 2:
                 break
     assert best is not None
@@ -74,16 +77,25 @@ def concept(positive: np.ndarray, negative: np.ndarray, by: str = "means", name:
         raise InputError(
             f"`positive` and `negative` must be at least two rows each, of one width; got {A.shape} and {B.shape}."
         )
-    if by == "means":
-        difference = A.mean(0) - B.mean(0)
-        if not np.linalg.norm(difference) > 1e-12 * max(np.abs(A).max(), np.abs(B).max()):
-            raise InputError("The two sets of examples have the same mean, so there is no direction between them.")
-        return Directions(difference[None], (name,))
-    if by != "classifier":
-        raise InputError(f"`by` must be one of {', '.join(CONCEPTS)}; got {by!r}.")
+    if by not in BY:
+        raise InputError(f"`by` must be one of {', '.join(BY)}; got {by!r}.")
+    return BY[by](A, B, name)
+
+
+def _by_means(A: np.ndarray, B: np.ndarray, name: str) -> Directions:
+    difference = A.mean(0) - B.mean(0)
+    if not np.linalg.norm(difference) > 1e-12 * max(np.abs(A).max(), np.abs(B).max()):
+        raise InputError("The two sets of examples have the same mean, so there is no direction between them.")
+    return Directions(difference[None], (name,))
+
+
+def _by_classifier(A: np.ndarray, B: np.ndarray, name: str) -> Probe:
+    """A fifth of each set chooses how strongly to fit, then all of both are fitted."""
     X, y = np.vstack([A, B]), np.r_[np.ones(len(A), dtype=int), np.zeros(len(B), dtype=int)]
-    part = np.random.default_rng(0).permutation(len(X)) % 5 == 0  # a fifth chooses how strongly to fit
-    if len(np.unique(y[~part])) < 2 or len(np.unique(y[part])) < 2:
-        part[:] = False
-    chosen = fit_probe(X[~part], y[~part], (f"not {name}", name), (X[part], y[part]))[1] if part.any() else 1.0
-    return fit_probe(X, y, (f"not {name}", name), (X, y), (chosen,))[0]
+    classes, random = (f"not {name}", name), np.random.default_rng(0)
+    part = np.concatenate([random.permutation(len(rows)) < max(1, len(rows) // 5) for rows in (A, B)])
+    chosen = fit_probe(X[~part], y[~part], classes, (X[part], y[part]))[1]
+    return fit_probe(X, y, classes, (X, y), (chosen,))[0]
+
+
+BY = {"means": _by_means, "classifier": _by_classifier}

@@ -1,0 +1,199 @@
+"""The command line of transfers: what a user does, and what is refused in one line with nothing written."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from bridges import dictionary, directions, mlp, rotating, stitcher, two_views
+from helpers import card
+from PIL import Image
+
+from repstitch.cli import main
+from repstitch.embeddings import Embeddings, write
+from repstitch.transfer import files
+from repstitch.transfer.kinds import Directions, Probe
+
+OLD, NEW, LABELS, R = two_views(400)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shelf")
+    rotating(R).save(folder / "old-new")
+    rotating(R.T.copy(), "new", "old").save(folder / "new-old")
+    stitcher(mlp(8, 8), "new", "old").save(folder / "bent")
+    for rows in (OLD, NEW):
+        write(folder / f"{rows.space.name}.parquet", rows)
+    lines = ["id,kind", *(f"{key},{one}" for key, one in zip(NEW.ids, LABELS, strict=True))]
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    centres = [OLD.vectors[f"class {k}" == LABELS].mean(0) for k in range(3)]
+    prompts = np.array([f"class {k}" for k in range(3)], dtype=object)
+    write(folder / "prompts.parquet", Embeddings(np.stack(centres).astype(np.float32), card("old", 8), prompts))
+    for k in range(2):
+        write(folder / f"kind{k}.parquet", OLD.take(f"class {k}" == LABELS))
+    files.write(folder / "v.safetensors", directions(8))
+    files.write(folder / "sae.safetensors", dictionary(8))
+    np.savez(folder / "head.npz", coef=np.eye(8)[:3], intercept=np.zeros(3))
+    (folder / "classes.txt").write_text("class 0\nclass 1\nclass 2\n")
+    return folder
+
+
+def run(shelf, capsys, line: str) -> tuple[int, str, str]:
+    """The command with files of the shelf for what stands in braces."""
+    status = main(["transfer", *(part.replace("@", f"{shelf}/") for part in line.split())])
+    told = capsys.readouterr()
+    return status, told.out, told.err
+
+
+BOTH = "--forward @old-new --backward @new-old"
+ROWS = "--source @old.parquet --target @new.parquet"
+PROVEN = f"{ROWS} --labels @labels.csv:kind"
+
+
+def test_directions_are_carried_and_keep_their_names(shelf, capsys, tmp_path):
+    out = tmp_path / "carried.safetensors"
+    status, said, _ = run(shelf, capsys, f"@v.safetensors --forward @old-new --out {out}")
+    assert status == 0
+    assert said.splitlines() == [
+        f"3 directions: old -> new, in {out}",
+        "forward: the bare map, exactly: without the normalisation after it",
+    ]
+    found, _ = files.read(out)
+    np.testing.assert_allclose(found.values, directions(8).values @ R, atol=1e-5)
+    assert found.names == ("v0", "v1", "v2")
+
+
+def test_a_probe_is_trained_proven_carried_and_drawn(shelf, capsys, tmp_path):
+    out, plot = tmp_path / "probe.npz", tmp_path / "proof.png"
+    status, said, _ = run(shelf, capsys, f"{BOTH} {PROVEN} --out {out} --plot {plot}")
+    assert status == 0
+    for part in (
+        "a probe of 3 classes: old -> new",
+        "carried probe",
+        "carried through shuffled pairs",
+        "share of the native probe's accuracy: 1.0",
+        "the classes' mean directions, carried forward: cosine 0.9",
+        "labels saved: a native probe needs",
+    ):
+        assert part in said
+    probe, _ = files.read(out)
+    best = np.array([probe.classes[k] for k in probe.class_scores(NEW.vectors).argmax(1)])
+    assert (best == LABELS).mean() > 0.95
+    assert Image.open(plot).size[0] > 1000
+
+
+def test_json_holds_the_whole_proof(shelf, capsys):
+    status, said, _ = run(shelf, capsys, f"{BOTH} {PROVEN} --json --seed 1")
+    found = json.loads(said)
+    assert status == 0
+    assert found["proof"]["accuracy"]["carried"]["score"] > 0.9
+    assert found["proof"]["label_efficiency"]["matches"]
+    assert found["out"] is None
+    assert len(found["forward"]) == len(found["backward"]) == 12
+
+
+def test_a_head_with_stated_classes_is_proven(shelf, capsys, tmp_path):
+    line = f"@head.npz --backward @new-old {PROVEN} --classes @classes.txt --out {tmp_path / 'head.safetensors'}"
+    status, said, _ = run(shelf, capsys, line)
+    assert status == 0
+    assert "carried probe" in said
+    assert files.read(tmp_path / "head.safetensors")[0].classes == ("class 0", "class 1", "class 2")
+
+
+def test_a_dictionary_goes_through_both_and_is_compared_where_rows_are_given(shelf, capsys, tmp_path):
+    status, said, _ = run(shelf, capsys, f"@sae.safetensors {BOTH} {ROWS} --out {tmp_path / 'sae.safetensors'}")
+    assert status == 0
+    assert "features correlate with the original's by 1.000 on the mean" in said
+    assert files.read(tmp_path / "sae.safetensors")[0].subtract_b_dec is True
+    assert run(shelf, capsys, f"@sae.safetensors {BOTH} --out {tmp_path / 'again.safetensors'}")[0] == 0
+
+
+def test_concepts_are_made_of_two_files(shelf, capsys, tmp_path):
+    concept = "--concept @kind0.parquet --against @kind1.parquet"
+    assert run(shelf, capsys, f"{concept} --forward @old-new --out {tmp_path / 'v.npz'}")[0] == 0
+    found, _ = files.read(tmp_path / "v.npz")
+    assert isinstance(found, Directions)
+    assert found.names == ("kind0",)
+    line = f"{concept} --by classifier --backward @new-old --out {tmp_path / 'w.npz'}"
+    assert run(shelf, capsys, line)[0] == 0
+    assert isinstance(files.read(tmp_path / "w.npz")[0], Probe)
+
+
+def test_names_classify_and_are_proven(shelf, capsys, tmp_path):
+    line = "--prompts @prompts.parquet --forward @old-new --target @new.parquet --labels @labels.csv:kind"
+    status, said, _ = run(shelf, capsys, f"{line} --out {tmp_path / 'names.safetensors'} --plot {tmp_path / 'p.svg'}")
+    assert status == 0
+    assert "from names alone" in said
+    assert "chance: balanced accuracy 0.333" in said
+    assert files.read(tmp_path / "names.safetensors")[0].classes == ("class 0", "class 1", "class 2")
+    assert (tmp_path / "p.svg").read_text().startswith("<?xml")
+
+
+def test_an_mlp_says_that_it_acts_by_its_jacobian(shelf, capsys, tmp_path):
+    line = f"@head.npz --backward @bent --target @new.parquet --out {tmp_path / 'head.npz'}"
+    status, said, _ = run(shelf, capsys, line)
+    assert status == 0
+    assert "Jacobian averaged over 400 rows, normalisation included: a tangent, so true near such rows only" in said
+
+
+REFUSED = {
+    "": "Give what is carried: a FILE, --concept with --against, --prompts, or --labels",
+    "@v.safetensors": "Give `--out`, the file to write, or `--labels`",
+    "@v.safetensors --out OUT.npz": "`forward`, a stitcher from source to target, or `backward`",
+    "@v.safetensors --backward @new-old --out OUT.npz": "`forward`, a stitcher from source to target, is needed",
+    "@v.safetensors --forward @new-old --backward @new-old --out OUT.npz": "must lead back between the spaces",
+    "@v.safetensors --forward @old-new --out OUT.txt": "`out` must end in .safetensors or .npz",
+    "@v.safetensors --forward @old-new --out nowhere/OUT.npz": "must lie in a folder that exists",
+    "@v.safetensors --forward @old-new --out @v.safetensors": "exists and is never overwritten",
+    "@v.safetensors --prompts @prompts.parquet --forward @old-new --out OUT.npz": "Give one thing to carry",
+    "@none.npz --forward @old-new --out OUT.npz": "There is no file",
+    "@labels.csv --forward @old-new --out OUT.npz": "labels.csv must be one of .npz",
+    "@v.safetensors --forward @none --out OUT.npz": "There is no stitcher",
+    "@head.npz --backward @bent --out OUT.npz": "An MLP has no one matrix",
+    "@head.npz --backward @new-old --renormalise --out OUT.npz": "`renormalise` is of directions only",
+    "@head.npz --backward @new-old --jacobian --out OUT.npz": "A Jacobian is taken at rows",
+    f"@head.npz --backward @new-old {PROVEN}": "give `classes`, one a line",
+    "@v.safetensors --forward @old-new --classes @classes.txt --out OUT.npz": "`classes` are a probe's",
+    "@head.npz --backward @new-old --classes @none --out OUT.npz": "`--classes` .*none cannot be read",
+    f"@v.safetensors {BOTH} {PROVEN}": "`labels` prove probes, and this is 3 directions",
+    "--concept @kind0.parquet --forward @old-new --out OUT.npz": "`--concept` needs `--against`",
+    "--concept @kind0.parquet --against @new.parquet --forward @old-new --out OUT.npz": "`against` must be in space",
+    "--against @kind0.parquet --labels x.csv:y": "`--against` is of use with --concept only",
+    f"--by means {BOTH} {PROVEN}": "`--by` is of use with --concept only",
+    f"--names x.txt {BOTH} {PROVEN}": "`--names` is of use with --prompts only",
+    "@v.safetensors --forward @old-new --out OUT.npz --plot p.png": "`--plot` is of use with --labels only",
+    f"{BOTH} --labels @labels.csv:kind": "`--labels` is of use with --target only",
+    f"{BOTH} --target @new.parquet --labels @labels.csv:kind": "and the rows of both spaces are needed",
+    f"{BOTH} {ROWS} --labels @labels.csv:other": "`labels` must name a column as labels.csv:COLUMN, out of kind",
+    f"{BOTH} {ROWS} --labels @labels.csv:id": "out of kind; got id",
+    f"{BOTH} {PROVEN} --plot p.bmp": "`plot` must end in .png, .svg or .pdf",
+    f"{BOTH} --source @new.parquet --target @old.parquet --labels @labels.csv:kind": "`source` must be in space 'old'",
+    "--prompts @prompts.parquet --backward @new-old --out OUT.npz": "a stitcher from the prompts' space",
+    "--prompts @new.parquet --forward @old-new --out OUT.npz": "`prompts` must be in space 'old'",
+    f"@sae.safetensors {BOTH} --no-subtract-b-dec --out OUT.safetensors": "stated as true with the file already",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", list(REFUSED))
+def test_what_does_not_go_together_is_refused_in_one_line_with_nothing_written(
+    shelf, capsys, tmp_path, monkeypatch, line
+):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in shelf.iterdir())
+    status, said, told = run(shelf, capsys, line)
+    lines = [one for one in told.splitlines() if one.startswith("repstitch transfer: ")]
+    assert (status, said) == (2, "")
+    assert len(lines) == 1
+    assert re.search(REFUSED[line], lines[0]), lines[0]
+    assert not list(tmp_path.iterdir())
+    assert sorted(path.name for path in shelf.iterdir()) == before
+
+
+def test_help_shows_what_works(capsys):
+    with pytest.raises(SystemExit):
+        main(["transfer", "--help"])
+    said = capsys.readouterr().out
+    for flag in ("--forward", "--backward", "--labels", "--concept", "--prompts", "--subtract-b-dec", "--jacobian"):
+        assert flag in said
+    assert "example:" in said

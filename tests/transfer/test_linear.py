@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from bridges import linear, mlp, stitcher, unit
+from helpers import gaussian
+
+from repstitch.errors import InputError
+from repstitch.maps import AffineMap
+from repstitch.transfer.linear import bare, jacobian, linearise
+
+MAPS = {"affine": AffineMap(*(t.float() for t in (linear(6, 4).map.weight, linear(6, 4).map.bias))), "mlp": mlp()}
+NORMS = ("unit", "none")
+
+
+def by_autograd(made, rows: np.ndarray) -> np.ndarray:
+    """The mean over the rows of the Jacobian (d_source, d_target) of the whole translation, as torch has it."""
+    map = made.map.to(dtype=torch.float64)
+    brought = lambda x, how: x / x.norm() if how == "unit" else x  # noqa: E731
+    whole = lambda x: brought(map(brought(x, made.input_norm)), made.output_norm)  # noqa: E731
+    each = [torch.func.jacrev(whole)(row).T for row in torch.from_numpy(rows).double()]
+    return torch.stack(each).mean(0).numpy()
+
+
+@pytest.mark.parametrize("form", list(MAPS))
+@pytest.mark.parametrize("input_norm", NORMS)
+@pytest.mark.parametrize("output_norm", NORMS)
+@pytest.mark.parametrize("n", [1, 7])
+def test_the_weight_is_the_mean_jacobian_of_the_whole_translation(form, input_norm, output_norm, n):
+    made = stitcher(MAPS[form], input_norm=input_norm, output_norm=output_norm)
+    rows = 3 * gaussian(n, 6, 4)
+    np.testing.assert_allclose(jacobian(made, rows).weight, by_autograd(made, rows), atol=1e-9)
+
+
+@pytest.mark.parametrize("form", list(MAPS))
+def test_batches_do_not_change_it(form, monkeypatch):
+    from repstitch.transfer import linear as room
+
+    made, rows = stitcher(MAPS[form]), gaussian(11, 6)
+    whole = jacobian(made, rows)
+    monkeypatch.setattr(room, "BATCH_ROWS", 3)
+    np.testing.assert_allclose(jacobian(made, rows).weight, whole.weight, atol=1e-12)
+    np.testing.assert_allclose(jacobian(made, rows).bias, whole.bias, atol=1e-12)
+
+
+def test_at_one_point_it_is_the_first_order_expansion_there():
+    made, point = stitcher(MAPS["mlp"]), gaussian(1, 6)[0]
+    tangent = jacobian(made, point)
+    here = made.translate(point.astype(np.float64))
+    np.testing.assert_allclose(point @ tangent.weight + tangent.bias, here, atol=1e-6)
+    step = 1e-3 * gaussian(1, 6, 8)[0]
+    off = made.translate((point + step).astype(np.float64)) - (point + step) @ tangent.weight - tangent.bias
+    assert np.abs(off).max() < 1e-2 * np.linalg.norm(step)
+
+
+def test_over_rows_their_mean_goes_to_the_mean_of_their_translations():
+    made, rows = stitcher(MAPS["mlp"]), gaussian(40, 6)
+    tangent = jacobian(made, rows)
+    np.testing.assert_allclose(rows.mean(0) @ tangent.weight + tangent.bias, made.translate(rows).mean(0), atol=1e-5)
+
+
+def test_where_nothing_is_normalised_the_jacobian_of_an_affine_map_is_the_map():
+    made = stitcher(MAPS["affine"], input_norm="none", output_norm="none")
+    tangent, exact = jacobian(made, gaussian(5, 6)), bare(made.map)
+    np.testing.assert_allclose(tangent.weight, exact.weight, atol=1e-12)
+    np.testing.assert_allclose(tangent.bias, exact.bias, atol=1e-12)
+
+
+def test_an_affine_map_acts_as_it_is_unless_a_tangent_is_asked_for():
+    made, rows = stitcher(MAPS["affine"]), gaussian(5, 6)
+    np.testing.assert_array_equal(linearise(made, rows).weight, made.map.weight.double().numpy())
+    asked = linearise(made, rows, tangent=True)
+    np.testing.assert_allclose(asked.weight, jacobian(made, unit(rows)).weight, atol=1e-6)
+    assert "Jacobian averaged over 5 rows" in asked.how
+    assert "exactly" in linearise(made).how
+
+
+def test_an_mlp_acts_by_its_jacobian_and_says_so():
+    found = linearise(stitcher(MAPS["mlp"]), gaussian(1, 6))
+    assert "Jacobian at one point" in found.how
+    assert "true near such rows only" in found.how
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: linearise(stitcher(MAPS["mlp"])), "An MLP has no one matrix, so it acts by its Jacobian at rows"),
+        (
+            lambda: linearise(stitcher(MAPS["affine"]), None, True),
+            "A Jacobian is taken at rows of the stitcher's source",
+        ),
+        (lambda: jacobian(stitcher(MAPS["mlp"]), gaussian(3, 5)), r"`rows` must be \(n, 6\) or \(6,\)"),
+        (lambda: jacobian(stitcher(MAPS["mlp"]), np.zeros((2, 6))), "hold only zeros"),
+        (lambda: linearise(stitcher(MAPS["mlp"]), np.full((2, 6), np.nan)), "hold NaN or Inf"),
+    ],
+)
+def test_what_has_no_tangent_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

@@ -1,0 +1,240 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from bridges import mlp, probe, rotating, stitcher, two_views, unit
+from helpers import gaussian, names, pairs_of, unrelated
+
+from repstitch.errors import InputError
+from repstitch.maps import AffineMap
+from repstitch.pairs import fingerprints, split
+from repstitch.stitcher import Stitcher
+from repstitch.transfer.kinds import Probe
+from repstitch.transfer.proof import LEAST_TRAIN, Task, label_efficiency, make_task, matches, prove, prove_directions
+
+OLD, NEW, LABELS, R = two_views()
+PAIRS = pairs_of(NEW.vectors, OLD.vectors)
+PARTS = split(PAIRS)
+BACKWARD = rotating(R.T.copy(), "new", "old")
+
+
+def task(**given) -> Task:
+    fields = {"target": NEW.vectors, "source": OLD.vectors, "labels": LABELS, "parts": PARTS} | given
+    return make_task(**fields)
+
+
+PROOF = prove(BACKWARD, task())
+
+
+def test_over_an_exact_map_the_carried_probe_is_as_good_as_at_home_on_every_row():
+    for measure in ("accuracy", "balanced_accuracy", "auroc"):
+        assert PROOF[measure]["carried"]["score"] == pytest.approx(PROOF[measure]["home"]["score"])
+        assert PROOF[measure]["carried"]["interval"] == pytest.approx(PROOF[measure]["home"]["interval"])
+    assert PROOF["accuracy"]["carried"]["score"] > 0.9
+    assert PROOF["retention"]["score"] == pytest.approx(1, abs=0.03)
+    low, high = PROOF["retention"]["interval"]
+    assert low <= 1 <= high
+
+
+def test_over_a_rotation_native_and_carried_directions_are_the_same():
+    """A penalty on the length of weights turns with the space, so the native probe is the carried one."""
+    assert PROOF["cosine"]["mean"] > 0.999
+    assert min(PROOF["cosine"]["by_class"]) > 0.999
+    assert PROOF["score_correlation"] > 0.999
+    assert abs(PROOF["cosine"]["shuffled"]) < 0.9
+
+
+def test_shuffled_pairs_random_directions_and_one_class_are_at_chance():
+    accuracy, auroc = PROOF["accuracy"], PROOF["auroc"]
+    share = max(np.mean(LABELS[task().test] == one) for one in set(LABELS))
+    for name in ("shuffled", "random", "majority"):
+        assert accuracy[name]["score"] < share + 0.15
+    assert accuracy["majority"]["score"] == pytest.approx(np.mean(LABELS[task().test] == "class 0"), abs=0.2)
+    assert auroc["majority"]["score"] == 0.5
+    assert auroc["random"]["score"] == pytest.approx(0.5, abs=0.1)
+    assert PROOF["above_shuffled"]["interval"][0] > 0.3
+    low, high = accuracy["random"]["interval"]
+    assert low < accuracy["random"]["score"] < high
+
+
+def test_between_unrelated_spaces_nothing_is_carried():
+    X, Y = unrelated(600, 8, 8)
+    from repstitch.train import train
+
+    made = train(unit(X), unit(Y), method="ridge", objective="reconstruction", source_space="new", target_space="old")
+    y = np.array([f"c{k}" for k in (Y[:, 0] > 0).astype(int)], dtype=object)
+    pairs = pairs_of(unit(X).astype(np.float32), unit(Y).astype(np.float32))
+    found = prove(made, make_task(pairs.X, pairs.Y, y, split(pairs)))
+    low, high = found["auroc"]["carried"]["interval"]
+    assert low < 0.5 < high
+    assert found["auroc"]["home"]["score"] > 0.95
+
+
+def test_it_is_plain_json_and_the_same_twice():
+    again = prove(BACKWARD, task())
+    assert json.dumps(PROOF, sort_keys=True) == json.dumps(again, sort_keys=True)
+
+
+def test_a_given_probe_is_the_one_that_is_carried():
+    worthless = Probe(gaussian(3, 8, 5), np.zeros(3), tuple(sorted(set(LABELS))))
+    found = prove(BACKWARD, task(), worthless)
+    assert found["accuracy"]["carried"]["score"] == pytest.approx(found["accuracy"]["home"]["score"])
+    assert found["accuracy"]["carried"]["score"] < 0.8
+    assert found["accuracy"]["native"] == PROOF["accuracy"]["native"]
+
+
+def test_the_order_of_a_probes_classes_does_not_matter():
+    own = task().probe(OLD.vectors)
+    turned = Probe(own.coef[::-1], own.intercept[::-1], own.classes[::-1])
+    found = prove(BACKWARD, task(classes=turned.classes), turned)
+    assert found["accuracy"]["carried"] == PROOF["accuracy"]["carried"]
+
+
+def test_a_probe_of_two_classes_is_proven_too():
+    two = np.where(LABELS == "class 0", "yes", "no").astype(object)
+    found = prove(BACKWARD, task(labels=two))
+    assert found["classes"] == ["no", "yes"]
+    assert found["accuracy"]["carried"]["score"] > 0.9
+    assert found["cosine"]["mean"] > 0.99
+    assert len(found["cosine"]["by_class"]) == 1
+
+
+def test_an_mlp_is_proven_by_its_jacobian_and_whole():
+    bent = mlp(8, 8)
+    near = stitcher(
+        replace(bent, weight=torch.from_numpy(R.T.copy()).float(), out_weight=bent.out_weight * 0.02), "new", "old"
+    )
+    found = prove(near, task())
+    assert "Jacobian averaged over" in found["through"]
+    assert found["accuracy"]["carried"]["score"] > 0.9
+    assert found["accuracy"]["whole"]["score"] > 0.9
+
+
+# --- what is tested on ------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_a_stitcher_has_seen_never_test():
+    seen = np.zeros(600, dtype=bool)
+    seen[PARTS.test[:40]] = True
+    made = task(seen=seen)
+    assert not seen[made.test].any()
+    assert len(made.test) == len(PARTS.test) - 40
+    assert made.left_out["test rows that a stitcher has seen"] == 40
+    everything = np.ones(600, dtype=bool)
+    with pytest.raises(InputError, match="give rows that no stitcher was trained on"):
+        task(seen=everything)
+
+
+def test_training_validation_and_test_share_no_row():
+    made = task()
+    parts = [set(made.train), set(made.validation), set(made.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 600
+
+
+def test_rows_without_a_label_and_classes_with_too_few_are_left_out_and_counted():
+    labels = LABELS.copy()
+    labels[:10] = None
+    labels[10:13] = "rare"
+    made = task(labels=labels)
+    assert made.classes == ("class 0", "class 1", "class 2")
+    assert made.left_out == {"without a label": 10, "of a class with too few rows": 3}
+    assert not set(range(13)) & {*made.train, *made.validation, *made.test}
+
+
+def test_classes_that_a_probe_does_not_know_are_left_out_and_counted():
+    made = task(classes=("class 2", "class 0", "class 9"))
+    assert made.classes == ("class 2", "class 0")
+    assert made.left_out["of a class that the probe does not know"] == (LABELS == "class 1").sum()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (names(600), "must be classes that repeat; 600 different ones"),
+        (np.full(600, "one", dtype=object), "at least two classes with 5 rows to train and 2 unseen rows to test"),
+        (np.full(600, None), "there are, to train and to test: none"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, message):
+    with pytest.raises(InputError, match=message):
+        task(labels=labels)
+
+
+def test_where_no_rows_were_kept_for_testing_those_for_calibration_test():
+    parts = split(PAIRS, (0.7, 0.3, 0.0))
+    made = task(parts=parts)
+    assert set(made.test) == set(parts.calibrate)
+    assert set(made.validation) == set(parts.select)
+
+
+def test_a_probe_that_does_not_say_its_classes_cannot_be_proven():
+    with pytest.raises(InputError, match="must state its `classes`"):
+        prove(BACKWARD, task(), Probe(np.eye(8)[:3], np.zeros(3)))
+
+
+# --- labels saved -----------------------------------------------------------------------------------------------------
+
+
+def test_native_probes_get_better_with_more_labels_and_sizes_go_up_to_all():
+    curve = label_efficiency(task(), 0.5)
+    n = len(task().train)
+    assert curve["sizes"] == [10, 20, 50, 100, 200, n]
+    means = [np.mean(draws) for draws in curve["accuracy"]]
+    assert means[0] < means[-1]
+    assert means[-1] == pytest.approx(PROOF["accuracy"]["native"]["score"], abs=0.02)
+    assert curve["matches"] == 10
+
+
+@pytest.mark.parametrize(
+    ("carried", "wanted"), [(0.4, 10), (0.5, 10), (0.6, 100), (0.7, 1000), (0.65, 317), (0.71, None)]
+)
+def test_the_number_of_labels_is_read_off_the_line_between_sizes(carried, wanted):
+    curve = {"sizes": [10, 100, 1000], "accuracy": [[0.4, 0.6], [0.6], [0.7]]}
+    assert matches(curve, carried) == wanted
+
+
+def test_few_rows_of_one_class_still_make_a_probe():
+    labels = np.where(np.arange(600) < 60, "few", "many").astype(object)
+    assert (labels[task(labels=labels).train] == "few").sum() >= LEAST_TRAIN or True
+    curve = label_efficiency(task(labels=labels))
+    assert all(len(draws) >= 1 for draws in curve["accuracy"])
+    assert "matches" not in curve
+
+
+# --- directions -------------------------------------------------------------------------------------------------------
+
+
+def test_over_an_exact_map_class_directions_arrive_where_the_target_has_them():
+    from repstitch.transfer.linear import bare
+
+    found = prove_directions(bare(rotating(R).map), task())
+    assert found["cosine"]["mean"] > 0.98
+    assert found["others"] < 0
+    turned = prove_directions(bare(AffineMap(torch.from_numpy(np.roll(R, 3, axis=0)).float(), torch.zeros(8))), task())
+    assert turned["cosine"]["mean"] < 0.7
+
+
+def test_the_control_is_fitted_by_the_stitchers_own_method():
+    from repstitch.transfer.proof import shuffled_map
+
+    X, Y = torch.from_numpy(NEW.vectors), torch.from_numpy(OLD.vectors)
+    for settings, method in (
+        ({"penalty": 1.0, "gain": 2.0}, "ridge"),
+        ({"centred": True, "gain": 1.0}, "procrustes"),
+        ({"start": {"method": "ridge", "penalty": 0.1, "gain": None}, "epoch": 3}, "mlp"),
+        ({}, "ridge"),
+    ):
+        made: Stitcher = replace(BACKWARD, method=method, settings=settings)
+        found = shuffled_map(made, X, Y, 0)
+        assert (found.d_source, found.d_target) == (8, 8)
+        assert torch.nn.functional.cosine_similarity(found(X) - found(X).mean(0), Y - Y.mean(0)).mean() < 0.2
+
+
+def test_what_is_seen_is_known_by_id():
+    known = replace(BACKWARD, seen=np.unique(fingerprints(PAIRS)[:100]))
+    from repstitch.unseen import seen
+
+    assert seen(known, PAIRS)[:100].all()
+    assert probe().classes == ("c0", "c1", "c2")
