@@ -48,6 +48,10 @@ def family(files: dict[str, str], folder: str, ids: str) -> dict[str, Embeddings
     return {name: read(DATA / folder / f"{file}.npy", ids=DATA / ids, space=name) for name, file in files.items()}
 
 
+def ids_of(rows: Embeddings) -> list[str]:
+    return [] if rows.ids is None else list(rows.ids)
+
+
 def fashion_columns() -> dict[str, dict[str, str]]:
     """Each column of the table of products, by id."""
     with open(DATA / "fashion" / "titles.tsv", newline="", encoding="utf-8") as file:
@@ -65,7 +69,7 @@ def stitch(spaces: dict[str, Embeddings], **given) -> dict[tuple[str, str], Stit
 
 def over(spaces, stitchers, a: str, b: str, labels: dict[str, str], tangent: bool = False) -> Bridge:
     """From a to b, with labels of b's rows."""
-    called = np.array([labels.get(key) for key in spaces[b].ids], dtype=object)
+    called = np.array([labels.get(key) for key in ids_of(spaces[b])], dtype=object)
     return build(stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], called, drop_invalid=True, tangent=tangent)
 
 
@@ -111,7 +115,7 @@ def mean_line(name: str, proofs: list[dict]) -> list:
     ]  # fmt: skip
 
 
-def variants(spaces, labels: dict[str, str], made: dict[str, dict]) -> list[list]:
+def variants(spaces, labels: dict[str, str], made: dict[str, tuple[dict, bool]]) -> list[list]:
     """The mean over pairs of other ways to stitch, and of Jacobians instead of bare maps."""
     rows = []
     for name, (stitchers, tangent) in made.items():
@@ -145,7 +149,9 @@ def named(columns) -> list[list]:
     for name, space in photos.items():
         for objective in ("reconstruction", "match"):
             forward = train(texts, space, method="canonical", objective=objective, drop_invalid=True)
-            bridge = build(forward, None, None, space, np.array([types.get(key) for key in space.ids], dtype=object))
+            bridge = build(
+                forward, None, None, space, np.array([types.get(key) for key in ids_of(space)], dtype=object)
+            )
             found = job.from_names(bridge, Embeddings(prompts, texts.space, declared=False), np.array(names))[1]
             first = found["accuracy"]
             rows.append([
@@ -187,13 +193,13 @@ def dictionaries(spaces, stitchers) -> list[list]:
     rows = []
     for a in spaces:
         first = next(b for b in spaces if b != a)
-        start = build(stitchers[a, first], stitchers[first, a], spaces[a], spaces[first], drop_invalid=True)
+        start = build(stitchers[a, first], stitchers[first, a], spaces[a], spaces[first], paired=True)
         assert start.pairs is not None
         made = sparse_dictionary(start.source_rows(start.pairs.Y)[start.parts.train], 256)
         for b in spaces:
             if b == a:
                 continue
-            bridge = build(stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], drop_invalid=True)
+            bridge = build(stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], paired=True, drop_invalid=True)
             found = job.prove_dictionary(bridge, made)
             assert bridge.pairs is not None
             active = (made.encode(bridge.source_rows(bridge.pairs.Y)[:2000]) > 0).sum(1).mean()
@@ -211,7 +217,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     columns = fashion_columns()
     pictures = family(CIFAR, "cifar10", "cifar10/files.txt")
-    classes = {key: key.split("/")[0] for key in pictures["r20"].ids}
+    classes = {key: key.split("/")[0] for key in ids_of(pictures["r20"])}
     photos = family(PHOTOS, "fashion", FASHION)
     least = {"method": "canonical", "objective": "reconstruction"}
     for_cifar, for_fashion = stitch(pictures, **least), stitch(photos, **least)
@@ -285,25 +291,22 @@ def main() -> None:
     print(text)
 
 
-ABOUT = """\
-Stitchers: `canonical` for the objective `reconstruction`, each way, unless said otherwise; one split by hashed id.
-Probes: multinomial logistic regression, its strength chosen on validation rows, the same for carried and native ones. All
-scores are of test rows that neither stitchers nor probes saw. Intervals are 95 %, of 1,000 times the same resampled
-rows; for `random`, one hundred draws."""
-ABOUT_PAIRS = """\
-Accuracy of the source's probe on the target's rows: `carried` by the bare map, after the `whole` stitcher; a `native`
-one; on its own space (`home`); through `shuffled` pairs; `random` directions; the `majority` class. `class directions`:
-cosine of the classes' mean directions, carried forward, to the target's own. `labels to match`: labelled target rows that
-a native probe needs for the carried one's accuracy."""
-ABOUT_NAMES = f"""\
-Fashion article types of at least {LEAST_ITEMS} items, their bare names embedded by stories260K, which embedded the
-products' texts too, and carried to each vision space. `shuffled`: the same with names shuffled, a hundred times."""
-ABOUT_DICTIONARIES = """\
-Sparse autoencoders of 256 ReLU features, trained on each CIFAR space and carried to the others. Correlation of each
-feature on unseen rows with the original's on the same items: mean / median over features; through `shuffled` pairs.
-`active`: features active for a row that are active for its counterpart / as many as would be if features were active as
-often, but independently. Variance explained: of the target by the carried dictionary, of the source by the original, and
-of the target by both maps alone, there and back."""
+ABOUT = """Stitchers: `canonical` for the objective `reconstruction`, each way, unless said otherwise; one split by hashed
+id. Probes: multinomial logistic regression, its strength chosen on validation rows, the same for carried and native
+ones. All scores are of test rows that neither stitchers nor probes saw. Intervals are 95 %, of 1,000 times the same
+resampled rows; for `random`, one hundred draws."""
+ABOUT_PAIRS = """Accuracy of the source's probe on the target's rows: `carried` by the bare map, after the `whole` stitcher;
+a `native` one; on its own space (`home`); through `shuffled` pairs; `random` directions; the `majority` class. `class
+directions`: cosine of the classes' mean directions, carried forward, to the target's own. `labels to match`: labelled
+target rows that a native probe needs for the carried one's accuracy."""
+ABOUT_NAMES = f"""Fashion article types of at least {LEAST_ITEMS} items, their bare names embedded by stories260K, which
+embedded the products' texts too, and carried to each vision space. `shuffled`: the same with names shuffled, a hundred
+times."""
+ABOUT_DICTIONARIES = """Sparse autoencoders of 256 ReLU features, trained on each CIFAR space and carried to the others.
+Correlation of each feature on unseen rows with the original's on the same items: mean / median over features; through
+`shuffled` pairs. `active`: features active for a row that are active for its counterpart / as many as would be if
+features were active as often, but independently. Variance explained: of the target by the carried dictionary, of the
+source by the original, and of the target by both maps alone, there and back."""
 
 if __name__ == "__main__":
     main()

@@ -9,6 +9,8 @@ from helpers import card, gaussian, names, rotation
 from repstitch.embeddings import Embeddings
 from repstitch.maps import AffineMap, Map, ResidualMLP
 from repstitch.stitcher import Stitcher
+from repstitch.transfer import files
+from repstitch.transfer.files import Layout
 from repstitch.transfer.kinds import Dictionary, Directions, Probe
 from repstitch.transfer.linear import Linear
 
@@ -100,3 +102,13 @@ def rotating(R: np.ndarray, source: str = "old", target: str = "new", **given) -
     """The stitcher of an exact rotation."""
     weight = torch.from_numpy(R).float()
     return stitcher(AffineMap(weight, torch.zeros(len(R))), source, target, **given)
+
+
+def both_of(path, **given) -> tuple[Any, Layout]:
+    """What a file holds, of whatever kind, and its layout."""
+    return files.read(path, **given)
+
+
+def thing_of(path, **given) -> Any:
+    """What a file holds, of whatever kind."""
+    return both_of(path, **given)[0]

@@ -197,7 +197,12 @@ def score(
 def _task(stitcher: Stitcher, pairs: Pairs, known: np.ndarray) -> Task:
     """The labelled pairs as a task for a probe of the target space, which the stitcher carries back to the source."""
     X, Y, *_ = passed(stitcher, pairs)
-    parts = split(pairs, stitcher.split.get("shares", SHARES), stitcher.split.get("seed", 0))
+    shares = stitcher.split.get("shares", SHARES)
+    parts = split(pairs, shares if shares[-1] else SHARES, stitcher.split.get("seed", 0))
+    if stitcher.split.get("group"):
+        log.warning(
+            "The stitcher was trained with groups, which `labels` do not know: probes may train on a test group."
+        )
     assert pairs.labels is not None
     return make_task(X.numpy(), Y.numpy(), pairs.labels, parts, known)
 

@@ -150,6 +150,9 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         help="whether a dictionary subtracts b_dec before encoding, if nothing beside it says",
     )
+    c.add_argument(
+        "--directions", action="store_true", help="the FILE's arrays are directions, if their names do not say"
+    )
     c.add_argument("--renormalise", action="store_true", help="give each direction the length back that it had")
     c.add_argument(
         "--jacobian", action="store_true", help="act by the mean Jacobian at the rows given, as MLPs always do"
@@ -158,6 +161,9 @@ def parser() -> argparse.ArgumentParser:
         "--labels", metavar="TABLE:COLUMN", help="classes of the target's rows, to prove a probe or names on"
     )
     _pair_arguments(c, needed=False)
+    c.add_argument(
+        "--group", metavar="COLUMN|FILE", help="rows of one group stay on one side of the split, as in train"
+    )
     c.add_argument("--plot", metavar="FILE", help="draw the proof, as .png, .svg or .pdf")
     c.add_argument("--seed", type=int, default=0, help="seed of the resampled rows and of the controls")
 

@@ -142,9 +142,15 @@ def run_transfer(args) -> None:
     from repstitch.stitcher import load
     from repstitch.transfer import files, job
     from repstitch.transfer.bridge import build
-    from repstitch.transfer.kinds import name_of
+    from repstitch.transfer.kinds import Dictionary, name_of
     from repstitch.transfer.report import report
 
+    thing, layout = None, files.Layout()
+    if args.given:
+        classes = None if args.classes is None else _lines(args.classes, "classes")
+        thing, layout = files.read(
+            args.given, subtract_b_dec=args.subtract_b_dec, classes=classes, directions=args.directions
+        )
     forward, backward = (None if given is None else load(given) for given in (args.forward, args.backward))
     bridge = build(
         forward,
@@ -156,16 +162,21 @@ def run_transfer(args) -> None:
         target_space=args.target_space,
         source_ids=args.source_ids,
         target_ids=args.target_ids,
+        group=args.group,
+        paired=isinstance(thing, Dictionary),
         drop_invalid=args.drop_invalid,
         tangent=args.jacobian,
     )
     if args.prompts:
         carried, found = job.from_names(bridge, args.prompts, args.names, seed=args.seed)
-        layout, how = files.Layout(), job.NAMES_HOW
+        how = f"{job.NAMES_HOW}; {job.rows_meant(bridge)}"
     else:
-        thing, layout = _given(args, bridge)
+        if args.concept:
+            thing = job.concept_of(bridge, args.concept, args.against, args.by)
         thing, found = job.prove_thing(bridge, thing, seed=args.seed)
         carried, how = job.transfer(thing, bridge, args.renormalise)
+    if not args.out and not found:
+        raise InputError("Give `--out`, the file to write; there is nothing to prove this on.")
     notes = {"through": how} | {
         way: stitcher.version for way, stitcher in (("forward", forward), ("backward", backward)) if stitcher
     }
@@ -184,20 +195,9 @@ def run_transfer(args) -> None:
     )
 
 
-def _given(args, bridge):
-    """What is carried, None where a probe is to be trained first; and how its file names it."""
-    from repstitch.transfer import files, job
-
-    if args.concept:
-        return job.concept_of(bridge, args.concept, args.against, args.by), files.Layout()
-    if args.given is None:
-        return None, files.Layout()
-    classes = None if args.classes is None else _lines(args.classes, "classes")
-    return files.read(args.given, subtract_b_dec=args.subtract_b_dec, classes=classes)
-
-
 def _check_transfer(args) -> None:
     """Refuse what does not go together before anything is loaded."""
+    check_seed(args.seed, "`--seed`")
     given = [name for name in ("given", "concept", "prompts") if getattr(args, name)]
     if len(given) > 1:
         raise InputError("Give one thing to carry: a FILE, or --concept with --against, or --prompts.")
@@ -205,18 +205,31 @@ def _check_transfer(args) -> None:
         raise InputError(
             "Give what is carried: a FILE, --concept with --against, --prompts, or --labels to train a probe by."
         )
-    if not args.out and not args.labels and not (args.source and args.target):
-        raise InputError("Give `--out`, the file to write, or `--labels` and rows to prove it on.")
     for flag, needs, ok in (
         ("against", "--concept", args.concept),
         ("by", "--concept", args.concept),
         ("names", "--prompts", args.prompts),
         ("classes", "a probe's FILE", args.given),
+        ("subtract_b_dec", "a dictionary's FILE", args.given),
+        ("directions", "a FILE", args.given),
+        ("renormalise", "a FILE or --concept", args.given or args.concept),
         ("plot", "--labels", args.labels),
         ("labels", "--target", args.target),
+        ("group", "--labels", args.labels),
+        ("jacobian", "--source or --target", args.source or args.target),
+        ("jacobian", "what is not --prompts", not args.prompts),
+        ("backward", "what is not --prompts", not args.prompts),
+        ("source", "what is not --prompts", not args.prompts),
+        ("source_space", "--source", args.source),
+        ("source_ids", "--source", args.source),
+        ("target_space", "--target", args.target),
+        ("target_ids", "--target", args.target),
+        ("drop_invalid", "--source or --target", args.source or args.target),
     ):
-        if getattr(args, flag) is not None and not ok:
-            raise InputError(f"`--{flag}` is of use with {needs} only; give that too.")
+        if getattr(args, flag) not in (None, False) and not ok:
+            raise InputError(
+                f"`--{flag.replace('_', '-')}` is of use with {needs} only; give that too, or leave it out."
+            )
     if args.concept and not args.against:
         raise InputError("`--concept` needs `--against`: embeddings of examples that do not show the concept.")
     if args.out:

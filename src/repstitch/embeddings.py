@@ -532,6 +532,11 @@ def _is_file(group) -> bool:
 
 
 def read_column(path, n_rows: int, what: str) -> np.ndarray:
+    """One entry a row as text, see `load_column`."""
+    return load_column(path, n_rows, what).astype(str).astype(object)
+
+
+def load_column(path, n_rows: int, what: str) -> np.ndarray:
     """One entry a row, from an array, a text file with one a line, a `.npy` or `file.npz:key`."""
     if isinstance(path, str | os.PathLike):
         location, key = _split_key(str(path))
@@ -554,4 +559,4 @@ def read_column(path, n_rows: int, what: str) -> np.ndarray:
         values = np.asarray(path)
     if values.shape != (n_rows,):
         raise InputError(f"`{what}` must have one entry a row ({n_rows}); got {values.shape}.")
-    return values.astype(str).astype(object)
+    return values

@@ -46,24 +46,31 @@ class Pairs:
         return replace(self, X=self.X[rows], Y=self.Y[rows], ids=self.ids[rows], groups=groups, labels=labels)
 
 
-def pair(source: Embeddings, target: Embeddings, drop_invalid: bool = False, least: int = MIN_PAIRS) -> Pairs:
+def pair(
+    source: Embeddings,
+    target: Embeddings,
+    drop_invalid: bool = False,
+    least: int = MIN_PAIRS,
+    sides: tuple[str, str] = ("source", "target"),
+) -> Pairs:
     """Match the rows of two sets of embeddings: by id where both have ids, else by position.
 
     Rows with NaN, Inf or only zeros are refused, or left out and counted with `drop_invalid`, which also leaves out
-    repeats of an identical pair. Raises InputError on duplicate ids, lengths that differ, or fewer than `least` pairs.
+    repeats of an identical pair. `sides` is what messages call the two. Raises InputError on duplicate ids, lengths
+    that differ, or fewer than `least` pairs.
     """
-    for side, rows in (("source", source), ("target", target)):
+    for side, rows in zip(sides, (source, target), strict=True):
         if not len(rows):
             raise InputError(f"The {side} has no rows; at least {least} pairs are needed.")
     dropped: dict[str, int] = {}
     if source.ids is not None and target.ids is not None:
         by = "id"
-        left, right = _match(source.ids, target.ids)
-        dropped["source only"] = len(source) - len(left)
-        dropped["target only"] = len(target) - len(right)
+        left, right = _match(source.ids, target.ids, sides)
+        dropped[f"{sides[0]} only"] = len(source) - len(left)
+        dropped[f"{sides[1]} only"] = len(target) - len(right)
         if not len(left):
             raise InputError(
-                f"No id is in both files (source has e.g. {source.ids[0]!r}, target {target.ids[0]!r}); "
+                f"No id is in both files ({sides[0]} has e.g. {source.ids[0]!r}, {sides[1]} {target.ids[0]!r}); "
                 "give files of the same items."
             )
     else:
@@ -84,16 +91,16 @@ def pair(source: Embeddings, target: Embeddings, drop_invalid: bool = False, lea
         for of in (attrgetter("groups"), attrgetter("labels"))
     )
     pairs = Pairs(X, Y, source.space, target.space, ids, by, groups, dropped, labels)
-    pairs = _drop_invalid(pairs, drop_invalid)
+    pairs = _drop_invalid(pairs, drop_invalid, sides)
     if len(pairs) < least:
         raise InputError(f"At least {least} pairs are needed; got {len(pairs)}. Embed more items with both encoders.")
     return pairs
 
 
-def _drop_invalid(pairs: Pairs, drop: bool) -> Pairs:
+def _drop_invalid(pairs: Pairs, drop: bool, sides: tuple[str, str]) -> Pairs:
     keep = np.ones(len(pairs), dtype=bool)
     counts: dict[str, int] = {}
-    for side, X in (("source", pairs.X), ("target", pairs.Y)):
+    for side, X in zip(sides, (pairs.X, pairs.Y), strict=True):
         for what, mask in invalid_rows(X).items():
             if mask.any():
                 counts[f"{side} {what}"] = int(mask.sum())
@@ -140,8 +147,8 @@ def _pair_ids(source, target, left, right, X, Y) -> np.ndarray:
     return np.array([digest.hex() for digest in digests(X, Y)], dtype=object)
 
 
-def _match(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    for side, ids in (("source", a), ("target", b)):
+def _match(a: np.ndarray, b: np.ndarray, sides: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    for side, ids in zip(sides, (a, b), strict=True):
         check_unique(ids, side)
     where = {key: i for i, key in enumerate(b)}
     left = [i for i, key in enumerate(a) if key in where]

@@ -9,7 +9,7 @@ from repstitch.chain import normalise
 from repstitch.embeddings import Embeddings, read
 from repstitch.errors import InputError
 from repstitch.pairs import Pairs, contents, fingerprints
-from repstitch.spaces import adopt
+from repstitch.spaces import Space, adopt
 from repstitch.stitcher import Stitcher
 
 
@@ -46,15 +46,20 @@ def passed(stitcher: Stitcher, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor
 def refuse_backwards(stitcher: Stitcher, X: np.ndarray, declared: bool, what: str = "source") -> None:
     """Where both sides have one dimension and no card, the mean direction tells the two spaces apart; `what` is the
     argument that X (n, d_source) came by."""
-    if declared or stitcher.source.dim != stitcher.target.dim:
+    if not declared:
+        own, other = (stitcher.source, stitcher.source_mean), (stitcher.target, stitcher.target_mean)
+        refuse_other_side(X, own, other, what)
+
+
+def refuse_other_side(X: np.ndarray, own: tuple[Space, np.ndarray], other: tuple[Space, np.ndarray], what: str) -> None:
+    """Refuse rows X (n, d) that point where the `other` space's mean does rather than their own's; of one width
+    only."""
+    if own[0].dim != other[0].dim:
         return
     mean = X.mean(0)
-    to = [
-        float(mean @ m / (np.linalg.norm(mean) * np.linalg.norm(m) + 1e-12))
-        for m in (stitcher.source_mean, stitcher.target_mean)
-    ]
+    to = [float(mean @ m / (np.linalg.norm(mean) * np.linalg.norm(m) + 1e-12)) for _, m in (own, other)]
     if to[1] > 0.5 and to[1] - to[0] > 0.3:
         raise InputError(
-            f"`{what}` looks like rows of {stitcher.target.name!r}, the other side (cosine of the means {to[1]:.2f} "
-            f"against {to[0]:.2f}); swap the files, or state --{what}-space {stitcher.source.name}."
+            f"`{what}` looks like rows of {other[0].name!r}, the other side (cosine of the means {to[1]:.2f} "
+            f"against {to[0]:.2f}); swap the files, or state --{what}-space {own[0].name}."
         )

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from bridges import rotating, two_views
 
@@ -28,7 +30,7 @@ def test_the_second_panel_shows_the_curve_and_what_it_saves():
     curve = PROOF["label_efficiency"]
     axes = plot_transfer(PROOF).axes[1]
     assert "labels saved" in axes.get_title().replace("\n", " ")
-    lines = {line.get_label(): line for line in axes.lines}
+    lines: Any = {line.get_label(): line for line in axes.lines}
     assert list(lines["probe trained on the target"].get_xdata()) == curve["sizes"]
     assert lines["carried probe: no labels of the target"].get_ydata()[0] == PROOF["accuracy"]["carried"]["score"]
 

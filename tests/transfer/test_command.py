@@ -5,8 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from bridges import dictionary, directions, mlp, rotating, stitcher, two_views
-from helpers import card
+from bridges import dictionary, directions, mlp, rotating, stitcher, thing_of, two_views
+from helpers import card, names
 from PIL import Image
 
 from repstitch.cli import main
@@ -25,7 +25,7 @@ def shelf(tmp_path_factory):
     stitcher(mlp(8, 8), "new", "old").save(folder / "bent")
     for rows in (OLD, NEW):
         write(folder / f"{rows.space.name}.parquet", rows)
-    lines = ["id,kind", *(f"{key},{one}" for key, one in zip(NEW.ids, LABELS, strict=True))]
+    lines = ["id,kind", *(f"{key},{one}" for key, one in zip(names(400), LABELS, strict=True))]
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     centres = [OLD.vectors[f"class {k}" == LABELS].mean(0) for k in range(3)]
     prompts = np.array([f"class {k}" for k in range(3)], dtype=object)
@@ -35,6 +35,7 @@ def shelf(tmp_path_factory):
     files.write(folder / "v.safetensors", directions(8))
     files.write(folder / "sae.safetensors", dictionary(8))
     np.savez(folder / "head.npz", coef=np.eye(8)[:3], intercept=np.zeros(3))
+    np.savez(folder / "one.npz", coef=np.eye(8)[:1], intercept=np.zeros(1))
     (folder / "classes.txt").write_text("class 0\nclass 1\nclass 2\n")
     return folder
 
@@ -58,8 +59,9 @@ def test_directions_are_carried_and_keep_their_names(shelf, capsys, tmp_path):
     assert said.splitlines() == [
         f"3 directions: old -> new, in {out}",
         "forward: the bare map, exactly: without the normalisation after it",
+        "rows: of old at unit length, of new at unit length",
     ]
-    found, _ = files.read(out)
+    found = thing_of(out)
     np.testing.assert_allclose(found.values, directions(8).values @ R, atol=1e-5)
     assert found.names == ("v0", "v1", "v2")
 
@@ -77,7 +79,7 @@ def test_a_probe_is_trained_proven_carried_and_drawn(shelf, capsys, tmp_path):
         "labels saved: a native probe needs",
     ):
         assert part in said
-    probe, _ = files.read(out)
+    probe = thing_of(out)
     best = np.array([probe.classes[k] for k in probe.class_scores(NEW.vectors).argmax(1)])
     assert (best == LABELS).mean() > 0.95
     assert Image.open(plot).size[0] > 1000
@@ -98,26 +100,26 @@ def test_a_head_with_stated_classes_is_proven(shelf, capsys, tmp_path):
     status, said, _ = run(shelf, capsys, line)
     assert status == 0
     assert "carried probe" in said
-    assert files.read(tmp_path / "head.safetensors")[0].classes == ("class 0", "class 1", "class 2")
+    assert thing_of(tmp_path / "head.safetensors").classes == ("class 0", "class 1", "class 2")
 
 
 def test_a_dictionary_goes_through_both_and_is_compared_where_rows_are_given(shelf, capsys, tmp_path):
     status, said, _ = run(shelf, capsys, f"@sae.safetensors {BOTH} {ROWS} --out {tmp_path / 'sae.safetensors'}")
     assert status == 0
     assert "features correlate with the original's by 1.000 on the mean" in said
-    assert files.read(tmp_path / "sae.safetensors")[0].subtract_b_dec is True
+    assert thing_of(tmp_path / "sae.safetensors").subtract_b_dec is True
     assert run(shelf, capsys, f"@sae.safetensors {BOTH} --out {tmp_path / 'again.safetensors'}")[0] == 0
 
 
 def test_concepts_are_made_of_two_files(shelf, capsys, tmp_path):
     concept = "--concept @kind0.parquet --against @kind1.parquet"
     assert run(shelf, capsys, f"{concept} --forward @old-new --out {tmp_path / 'v.npz'}")[0] == 0
-    found, _ = files.read(tmp_path / "v.npz")
+    found = thing_of(tmp_path / "v.npz")
     assert isinstance(found, Directions)
     assert found.names == ("kind0",)
     line = f"{concept} --by classifier --backward @new-old --out {tmp_path / 'w.npz'}"
     assert run(shelf, capsys, line)[0] == 0
-    assert isinstance(files.read(tmp_path / "w.npz")[0], Probe)
+    assert isinstance(thing_of(tmp_path / "w.npz"), Probe)
 
 
 def test_names_classify_and_are_proven(shelf, capsys, tmp_path):
@@ -126,7 +128,7 @@ def test_names_classify_and_are_proven(shelf, capsys, tmp_path):
     assert status == 0
     assert "from names alone" in said
     assert "chance: balanced accuracy 0.333" in said
-    assert files.read(tmp_path / "names.safetensors")[0].classes == ("class 0", "class 1", "class 2")
+    assert thing_of(tmp_path / "names.safetensors").classes == ("class 0", "class 1", "class 2")
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
 
 
@@ -139,7 +141,7 @@ def test_an_mlp_says_that_it_acts_by_its_jacobian(shelf, capsys, tmp_path):
 
 REFUSED = {
     "": "Give what is carried: a FILE, --concept with --against, --prompts, or --labels",
-    "@v.safetensors": "Give `--out`, the file to write, or `--labels`",
+    "@v.safetensors": "`forward`, a stitcher from source to target, or `backward`",
     "@v.safetensors --out OUT.npz": "`forward`, a stitcher from source to target, or `backward`",
     "@v.safetensors --backward @new-old --out OUT.npz": "`forward`, a stitcher from source to target, is needed",
     "@v.safetensors --forward @new-old --backward @new-old --out OUT.npz": "must lead back between the spaces",
@@ -152,9 +154,9 @@ REFUSED = {
     "@v.safetensors --forward @none --out OUT.npz": "There is no stitcher",
     "@head.npz --backward @bent --out OUT.npz": "An MLP has no one matrix",
     "@head.npz --backward @new-old --renormalise --out OUT.npz": "`renormalise` is of directions only",
-    "@head.npz --backward @new-old --jacobian --out OUT.npz": "A Jacobian is taken at rows",
+    "@head.npz --backward @new-old --jacobian --out OUT.npz": "`--jacobian` is of use with --source or --target only",
     f"@head.npz --backward @new-old {PROVEN}": "give `classes`, one a line",
-    "@v.safetensors --forward @old-new --classes @classes.txt --out OUT.npz": "`classes` are a probe's",
+    "@v.safetensors --forward @old-new --classes @classes.txt --out OUT.npz": "`classes` is said of a probe",
     "@head.npz --backward @new-old --classes @none --out OUT.npz": "`--classes` .*none cannot be read",
     f"@v.safetensors {BOTH} {PROVEN}": "`labels` prove probes, and this is 3 directions",
     "--concept @kind0.parquet --forward @old-new --out OUT.npz": "`--concept` needs `--against`",
@@ -164,12 +166,18 @@ REFUSED = {
     f"--names x.txt {BOTH} {PROVEN}": "`--names` is of use with --prompts only",
     "@v.safetensors --forward @old-new --out OUT.npz --plot p.png": "`--plot` is of use with --labels only",
     f"{BOTH} --labels @labels.csv:kind": "`--labels` is of use with --target only",
+    f"@v.safetensors --forward @old-new {ROWS}": "there is nothing to prove this on",
+    "@v.safetensors --forward @old-new --seed -1 --out OUT.npz": "`--seed` must be a whole number",
+    "@v.safetensors --forward @old-new --source-ids x.txt --out OUT.npz": "`--source-ids` is of use with --source only",
+    f"--prompts @prompts.parquet {BOTH} --out OUT.npz": "`--backward` is of use with what is not --prompts only",
+    "--concept @kind0.parquet --against @kind0.parquet --forward @old-new --by classifier --out OUT.npz": "same mean",
+    f"@one.npz --backward @new-old {PROVEN}": "give `classes`: two lines, the second what a score above 0 says",
     f"{BOTH} --target @new.parquet --labels @labels.csv:kind": "and the rows of both spaces are needed",
     f"{BOTH} {ROWS} --labels @labels.csv:other": "`labels` must name a column as labels.csv:COLUMN, out of kind",
     f"{BOTH} {ROWS} --labels @labels.csv:id": "out of kind; got id",
     f"{BOTH} {PROVEN} --plot p.bmp": "`plot` must end in .png, .svg or .pdf",
     f"{BOTH} --source @new.parquet --target @old.parquet --labels @labels.csv:kind": "`source` must be in space 'old'",
-    "--prompts @prompts.parquet --backward @new-old --out OUT.npz": "a stitcher from the prompts' space",
+    "--prompts @prompts.parquet --backward @new-old --out OUT.npz": "`--backward` is of use with what is not --prompts",
     "--prompts @new.parquet --forward @old-new --out OUT.npz": "`prompts` must be in space 'old'",
     f"@sae.safetensors {BOTH} --no-subtract-b-dec --out OUT.safetensors": "stated as true with the file already",
 }  # fmt: skip

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -5,10 +7,11 @@ import pytest
 from helpers import embeddings
 
 from repstitch.errors import InputError
-from repstitch.transfer.labels import label
+from repstitch.transfer import labels as room
 
+label: Any = room.label
 ROWS = embeddings(4)
-IDS = list(ROWS.ids)
+IDS = [f"item{i}" for i in range(4)]
 
 
 def table(tmp_path, suffix: str, rows: dict):
@@ -43,9 +46,31 @@ def test_labels_without_ids_go_by_position(tmp_path):
     assert list(label(ROWS, f"{table(tmp_path, '.tsv', {'kind': list('abcd')})}:kind").labels) == list("abcd")
 
 
-def test_rows_without_ids_take_a_table_by_position(tmp_path):
+def test_rows_without_ids_are_not_guessed_to_stand_as_a_table_with_ids_does(tmp_path):
     path = table(tmp_path, ".csv", {"id": list("wxyz"), "kind": list("abcd")})
-    assert list(label(embeddings(4, ids=None), f"{path}:kind").labels) == list("abcd")
+    with pytest.raises(InputError, match="goes by ids, and the rows have none; give them too"):
+        label(embeddings(4, ids=None), f"{path}:kind")
+
+
+def test_what_is_missing_is_no_class_of_its_own(tmp_path):
+    assert list(label(ROWS, ["a", None, float("nan"), " "]).labels) == ["a", None, None, None]
+    pq.write_table(pa.table({"id": [*IDS, None], "kind": [1.0, None, float("nan"), 2.5, 3.0]}), tmp_path / "l.parquet")
+    assert list(label(ROWS, f"{tmp_path}/l.parquet:kind").labels) == ["1", None, None, "2.5"]
+    np.save(tmp_path / "y.npy", np.array([b"a", b"b", b"a", b""]))
+    assert list(label(ROWS, str(tmp_path / "y.npy")).labels) == ["a", "b", "a", None]
+    with pytest.raises(InputError, match="must give some of the rows a label; all are empty"):
+        label(ROWS, ["", None, " ", float("nan")])
+
+
+def test_a_table_with_a_column_twice_or_without_rows_is_refused(tmp_path):
+    for name, text, message in (
+        ("twice.csv", "id,kind,kind\nitem0,a,b\n", "more than one column 'kind'"),
+        ("ids.csv", "id,id,kind\nitem0,item1,b\n", "more than one column 'id'"),
+        ("bare.csv", "id,kind\n", "knows none of the ids"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=message):
+            label(ROWS, f"{tmp_path}/{name}:kind")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +80,7 @@ def test_rows_without_ids_take_a_table_by_position(tmp_path):
             ".csv",
             {"id": ["x"], "kind": ["a"]},
             ":kind",
-            r"label for none of the ids \(it has e.g. 'x', the rows 'item0'",
+            r"knows none of the ids \(it has e.g. 'x', the rows 'item0'",
         ),
         (".csv", {"id": ["item0", "item0"], "kind": ["a", "b"]}, ":kind", "Ids must be unique; the table of labels"),
         (
@@ -90,6 +115,6 @@ def test_labels_go_with_their_rows_when_rows_are_paired():
 
     rows = label(embeddings(40), [f"label {i}" for i in range(40)])
     other = embeddings(40, 3, "new").take(np.arange(39, -1, -1)[:30])
-    pairs = pair(other, rows)
+    pairs: Any = pair(other, rows)
     assert [f"label {key.removeprefix('item')}" for key in pairs.ids] == list(pairs.labels)
     assert list(pairs.take([2, 0]).labels) == [pairs.labels[2], pairs.labels[0]]

@@ -1,17 +1,18 @@
 import json
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from bridges import dictionary, directions, probe
+from bridges import both_of, dictionary, directions, probe, thing_of
 from helpers import card, gaussian
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 from repstitch.errors import InputError
 from repstitch.transfer import files
-from repstitch.transfer.kinds import Dictionary, Directions, Probe
+from repstitch.transfer.kinds import Dictionary, Directions, Probe, name_of
 
 
 def same(a, b) -> None:
@@ -42,20 +43,50 @@ THINGS = {
 @pytest.mark.parametrize("name", list(THINGS))
 def test_a_thing_is_read_as_it_was_written(tmp_path, name, suffix):
     path = files.write(tmp_path / f"x{suffix}", THINGS[name], notes={"forward": "abc"})
-    same(files.read(path)[0], THINGS[name])
+    same(thing_of(path), THINGS[name])
 
 
-def test_directions_are_also_one_bare_array(tmp_path):
+def test_directions_are_also_one_bare_array(tmp_path, caplog):
+    files.write(tmp_path / "named.npy", directions())
+    assert "no place for the directions' names" in caplog.text
     path = files.write(tmp_path / "v.npy", Directions(np.eye(3)))
-    same(files.read(path)[0], Directions(np.eye(3)))
+    same(thing_of(path), Directions(np.eye(3)))
     np.save(tmp_path / "one.npy", np.ones(4))
-    assert files.read(tmp_path / "one.npy")[0].values.shape == (1, 4)
+    assert thing_of(tmp_path / "one.npy").values.shape == (1, 4)
 
 
-def test_vectors_by_name_are_directions_by_name(tmp_path):
-    save_file({"joy": np.ones(4, np.float32), "fear": np.full(4, 2, np.float32)}, tmp_path / "v.safetensors")
-    found, _ = files.read(tmp_path / "v.safetensors")
-    assert dict(zip(found.names, found.values[:, 0], strict=True)) == {"joy": 1.0, "fear": 2.0}
+@pytest.mark.parametrize("names", [("joy", "fear"), ("refusal",)])
+def test_vectors_by_name_are_directions_by_name_where_that_is_stated(tmp_path, names):
+    arrays = {name: np.full(4, i + 1, np.float16) for i, name in enumerate(names)}
+    save_file(arrays, tmp_path / "v.safetensors")
+    found, layout = both_of(tmp_path / "v.safetensors", directions=True)
+    assert found.names == tuple(sorted(names))
+    again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
+    assert set(again) == set(names)
+    for name, value in again.items():
+        np.testing.assert_array_equal(value, arrays[name])
+        assert value.dtype == np.float16
+    with pytest.raises(InputError, match="say --directions if it is one table of directions"):
+        both_of(tmp_path / "v.safetensors")
+    assert thing_of(tmp_path / "again.safetensors").names == found.names  # its own notes say what it holds
+
+
+def test_one_array_of_several_is_named_after_a_colon(tmp_path):
+    np.savez(tmp_path / "v.npz", steer=np.eye(3), other=np.ones((4, 4)))
+    found, layout = both_of(f"{tmp_path}/v.npz:steer", directions=True)
+    np.testing.assert_array_equal(found.values, np.eye(3))
+    assert "steer" in np.load(files.write(tmp_path / "again.npz", found, layout)).files
+
+
+def test_whole_numbers_and_narrow_floats_are_widened_where_they_would_lose(tmp_path):
+    np.save(tmp_path / "v.npy", np.eye(3, dtype=int))
+    _, layout = both_of(tmp_path / "v.npy")
+    again = np.load(files.write(tmp_path / "again.npy", Directions(np.eye(3) / 3), layout))
+    np.testing.assert_allclose(again, np.eye(3) / 3)
+    np.savez(tmp_path / "p.npz", coef=np.ones((2, 3), np.float16), intercept=np.ones(2, np.float16))
+    _, layout = both_of(tmp_path / "p.npz")
+    wide = thing_of(files.write(tmp_path / "wide.npz", Probe(np.full((2, 3), 1e6), np.ones(2)), layout))
+    np.testing.assert_array_equal(wide.coef, 1e6)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -66,28 +97,28 @@ def test_a_linear_layer_of_torch_is_a_probe(tmp_path, suffix, prefix, bias):
     state = {prefix + name: tensor for name, tensor in layer.state_dict().items()}
     path = tmp_path / f"layer{suffix}"
     save_torch(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    found, layout = files.read(path)
+    found, layout = both_of(path)
     rows = torch.from_numpy(gaussian(7, 5))
     np.testing.assert_allclose(found.scores(rows.numpy()), layer(rows).detach().numpy(), atol=1e-6)
     again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
-    assert set(again) == {"weight", "bias"}
-    assert again["weight"].dtype == np.float32
+    assert set(again) == {f"{prefix}weight", f"{prefix}bias"}
+    assert again[f"{prefix}weight"].dtype == np.float32
 
 
 def test_one_layer_of_several_is_named_after_a_colon(tmp_path):
-    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    model: Any = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
     torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pt")
-    found, _ = files.read(f"{tmp_path}/model.pt:2")
+    found = thing_of(f"{tmp_path}/model.pt:2")
     np.testing.assert_allclose(found.coef, model[2].weight.detach().numpy(), atol=1e-7)
     with pytest.raises(InputError, match=r"several layers; name one after a colon: 0, 2"):
         files.read(tmp_path / "model.pt")
-    with pytest.raises(InputError, match="has no part 'head'"):
+    with pytest.raises(InputError, match="It has no part 'head'"):
         files.read(f"{tmp_path}/model.pt:head")
 
 
 def test_bfloat16_is_read(tmp_path):
-    torch.save(torch.nn.Linear(5, 3).bfloat16().state_dict(), tmp_path / "layer.pt")
-    assert files.read(tmp_path / "layer.pt")[0].coef.shape == (3, 5)
+    torch.save(dict(torch.nn.Linear(5, 3).bfloat16().named_parameters()), tmp_path / "layer.pt")
+    assert thing_of(tmp_path / "layer.pt").coef.shape == (3, 5)
 
 
 def fitted(model, k: int = 3):
@@ -121,7 +152,7 @@ def test_models_of_scikit_learn_say_the_same_as_probes(tmp_path, name):
     model, k = models()[name]
     model, X = fitted(model, k)
     dump(model, tmp_path / "model.skops")
-    found, _ = files.read(tmp_path / "model.skops")
+    found = thing_of(tmp_path / "model.skops")
     scores = model.decision_function(X) if hasattr(model, "decision_function") else model.predict(X)
     np.testing.assert_allclose(found.scores(X), scores.reshape(len(X), -1), atol=1e-5)
     if hasattr(model, "classes_"):
@@ -132,15 +163,16 @@ def test_models_of_scikit_learn_say_the_same_as_probes(tmp_path, name):
 def test_coefficients_in_an_npz_are_a_probe(tmp_path, underscore):
     arrays = {"coef": gaussian(3, 5), "intercept": np.ones(3), "classes": np.array([1, 2, 3])}
     np.savez(tmp_path / "p.npz", **{name + underscore: value for name, value in arrays.items()})
-    found, layout = files.read(tmp_path / "p.npz")
+    found, layout = both_of(tmp_path / "p.npz")
     assert found.classes == ("1", "2", "3")
     again = np.load(files.write(tmp_path / "again.npz", found, layout))
-    assert {"coef" + underscore, "intercept" + underscore, "classes"} <= set(again.files)
+    assert {"coef" + underscore, "intercept" + underscore, "classes" + underscore} <= set(again.files)
+    np.testing.assert_array_equal(again["classes" + underscore], [1, 2, 3])
 
 
 def test_classes_can_be_stated_for_a_file_that_has_none(tmp_path):
     np.savez(tmp_path / "p.npz", coef=np.eye(2), intercept=np.ones(2))
-    assert files.read(tmp_path / "p.npz", classes=["a", "b"])[0].classes == ("a", "b")
+    assert thing_of(tmp_path / "p.npz", classes=["a", "b"]).classes == ("a", "b")
 
 
 LAYOUTS = {
@@ -160,13 +192,13 @@ def test_a_dictionary_comes_out_in_the_names_and_types_that_it_came_in(tmp_path,
         value = getattr(given, ours).astype(np.float16)
         arrays[prefix + theirs] = np.ascontiguousarray(value.T if turned else value)
     save_file(arrays, tmp_path / "sae.safetensors")
-    found, layout = files.read(tmp_path / "sae.safetensors", subtract_b_dec=True)
+    found, layout = both_of(tmp_path / "sae.safetensors", subtract_b_dec=True)
     np.testing.assert_allclose(found.W_enc, given.W_enc, atol=3e-3)
     np.testing.assert_allclose(found.b_dec, given.b_dec, atol=3e-3)
     again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
-    assert set(again) == set(LAYOUTS[name])
+    assert set(again) == set(arrays)
     for theirs, value in again.items():
-        np.testing.assert_array_equal(value, arrays[prefix + theirs])
+        np.testing.assert_array_equal(value, arrays[theirs])
         assert value.dtype == np.float16
 
 
@@ -183,27 +215,27 @@ def test_whether_b_dec_is_subtracted_must_be_stated(tmp_path):
     path = save_dictionary(tmp_path)
     with pytest.raises(InputError, match="not stated whether b_dec is subtracted before encoding"):
         files.read(path)
-    assert files.read(path, subtract_b_dec=False)[0].subtract_b_dec is False
+    assert thing_of(path, subtract_b_dec=False).subtract_b_dec is False
 
 
 @pytest.mark.parametrize("stated", [True, False])
 def test_a_config_beside_it_states_it(tmp_path, stated):
     path = save_dictionary(tmp_path, apply_b_dec_to_input=stated, architecture="standard", d_in=6)
-    assert files.read(path)[0].subtract_b_dec is stated
+    assert thing_of(path).subtract_b_dec is stated
     with pytest.raises(InputError, match=r"stated as .* with the file already"):
         files.read(path, subtract_b_dec=not stated)
 
 
 def test_topk_of_a_config_is_kept(tmp_path):
     config = {"apply_b_dec_to_input": True, "activation_fn": "topk", "activation_fn_kwargs": {"k": 4}}
-    found, _ = files.read(save_dictionary(tmp_path, **config))
+    found = thing_of(save_dictionary(tmp_path, **config))
     assert (found.activation, found.k) == ("topk", 4)
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"normalize_activations": "layer_norm"}, r"normalises rows first \(layer_norm\); fold that"),
+        ({"normalize_activations": "layer_norm"}, r"another step \(normalize_activations: layer_norm\); fold"),
         ({"architecture": "gated"}, "`activation` must be one of relu"),
         ([], "must hold a JSON object"),
     ],
@@ -215,11 +247,52 @@ def test_what_a_config_says_of_other_dictionaries_is_refused(tmp_path, config, m
         files.read(path, subtract_b_dec=True)
 
 
-def test_a_dictionary_without_a_decoder_bias_needs_no_statement(tmp_path):
-    arrays = {n: np.asarray(getattr(dictionary(), n), np.float32) for n in ("W_enc", "b_enc", "W_dec")}
+def test_also_a_dictionary_without_a_decoder_bias_must_say_for_what_is_carried_has_one(tmp_path):
+    arrays = {n: np.asarray(getattr(dictionary(), n), np.float16) for n in ("W_enc", "W_dec")}
     save_file(arrays, tmp_path / "sae.safetensors")
-    found, _ = files.read(tmp_path / "sae.safetensors")
+    with pytest.raises(InputError, match="not stated whether b_dec is subtracted"):
+        thing_of(tmp_path / "sae.safetensors")
+    found, layout = both_of(tmp_path / "sae.safetensors", subtract_b_dec=True)
     assert not found.b_dec.any()
+    again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
+    assert {value.dtype for value in again.values()} == {np.dtype(np.float16)}
+
+
+@pytest.mark.parametrize(
+    ("config", "activation"),
+    [
+        ({}, "relu"),
+        ({"activation_fn": "identity"}, "none"),
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}}, "topk"),
+        ({"architecture": "topk", "activation_fn": "relu", "k": 3}, "topk"),
+        ({"architecture": "jumprelu", "activation_fn": "relu"}, "`threshold` if and only if"),
+        ({"architecture": "gated", "activation_fn": "relu"}, "must be one of relu"),
+        ({"architecture": "topk", "activation_fn": "tanh", "k": 3}, "contradicts itself: tanh, topk"),
+        ({"activation_fn": "topk"}, "`k` of a topk dictionary"),
+        ({"activation_fn": "topk", "activation_fn_kwargs": [3]}, "`k` of a topk dictionary"),
+        ({"activation_fn": "topk", "k": "many"}, "cannot be read"),
+        ({"apply_b_dec_to_input": "maybe"}, "cannot be read"),
+        ({"apply_b_dec_to_input": 3}, "must be true or false"),
+        ({"rescale_acts_by_decoder_norm": True}, "another step"),
+    ],
+)
+def test_the_activation_is_what_the_config_says_or_refused(tmp_path, config, activation):
+    path = save_dictionary(tmp_path, **({"apply_b_dec_to_input": True} | config))
+    if " " in activation:
+        with pytest.raises(InputError, match=activation):
+            thing_of(path)
+    else:
+        assert thing_of(path).activation == activation
+        assert f"({activation}, b_dec subtracted before encoding)" in name_of(thing_of(path))
+
+
+def test_a_threshold_and_another_activation_contradict_one_another(tmp_path):
+    arrays = {n: np.asarray(getattr(dictionary(), n), np.float32) for n in LAYOUTS["sae lens"]}
+    save_file(arrays | {"threshold": np.ones(10, np.float32)}, tmp_path / "sae.safetensors")
+    assert thing_of(tmp_path / "sae.safetensors", subtract_b_dec=True).activation == "jumprelu"
+    (tmp_path / "cfg.json").write_text(json.dumps({"activation_fn": "topk", "k": 3}))
+    with pytest.raises(InputError, match="contradicts itself: a threshold, topk"):
+        thing_of(tmp_path / "sae.safetensors", subtract_b_dec=True)
 
 
 class Evil:
@@ -255,6 +328,29 @@ def forest(path):
     dump(KMeans(2).fit(gaussian(9, 2)), path)
 
 
+def poisson(path):
+    from sklearn.linear_model import PoissonRegressor
+    from skops.io import dump
+
+    dump(PoissonRegressor().fit(gaussian(9, 2), np.arange(9)), path)
+
+
+def one_against_one(path):
+    from sklearn.svm import SVC
+    from skops.io import dump
+
+    dump(SVC(kernel="linear").fit(gaussian(9, 2), np.arange(9) % 3), path)
+
+
+def named_npy(path):
+    np.savez(path.with_suffix(".npz"), coef=np.eye(2))
+    path.with_suffix(".npz").rename(path)
+
+
+def noted(path, **notes):
+    save_file({"coef": np.eye(2, dtype=np.float32)}, path, metadata=notes)
+
+
 BROKEN = {
     "pickle": ("x.pkl", unpickled, "Pickles run code when opened, so they are never read"),
     "joblib": ("x.joblib", unpickled, "never read"),
@@ -265,11 +361,23 @@ BROKEN = {
     "no linear model": ("x.skops", forest, "must hold a linear model, at most after a StandardScaler; it holds KMeans"),
     "no safetensors": ("x.safetensors", lambda p: p.write_bytes(b"x" * 99), "cannot be read"),
     "half an npy": ("x.npy", lambda p: p.write_bytes(b"\x93NUMPY"), "cannot be read"),
-    "empty npz": ("x.npz", lambda p: np.savez(p), "It holds"),
+    "empty npz": ("x.npz", lambda p: np.savez(p), "It holds nothing"),
     "a state dict of no tensors": ("x.pt", lambda p: torch.save({"epoch": 3}, p), "must hold tensors by name"),
     "NaN": ("x.npz", lambda p: np.savez(p, coef=np.full((1, 2), np.nan), intercept=np.ones(1)), "must be finite"),
     "a cube": ("x.npy", lambda p: np.save(p, np.ones((2, 2, 2))), "`values` must have the shape"),
     "text in npz": ("x.npz", lambda p: np.savez(p, coef=np.array([["a"]])), "must hold numbers"),
+    "a regression with a link": ("x.skops", poisson, "must hold a linear model"),
+    "one against one": ("x.skops", one_against_one, "must hold a linear model"),
+    "unknown names": ("x.npz", lambda p: np.savez(p, w=np.eye(3)), "say --directions"),
+    "an npz called npy": ("x.npy", lambda p: named_npy(p), "must hold arrays by name"),
+    "numbers for names": ("x.pt", lambda p: torch.save({1: torch.ones(3)}, p), "must hold arrays by name"),
+    "classes that are no list": ("x.safetensors", lambda p: noted(p, classes="3"), "`classes` must be"),
+    "classes that are no JSON": ("x.safetensors", lambda p: noted(p, classes="cat, dog"), "cannot be read"),
+    "a space that is none": ("x.safetensors", lambda p: noted(p, **{files.SPACE: "[]"}), "must be a JSON object"),
+    "notes that are none": ("x.npz", lambda p: np.savez(p, coef=np.eye(2), repstitch=np.array(3)), "JSON object"),
+    "text for a threshold": (
+        "x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(2), log_threshold=np.array(["a"])), "cannot be",
+    ),
     "two tables": ("x.npz", lambda p: np.savez(p, a=np.eye(2), b=np.eye(2)), "no probe .* no dictionary"),
     "a probe and more": (
         "x.npz", lambda p: np.savez(p, coef=np.eye(2), intercept=np.ones(2), scale=np.ones(2)), "what is 'scale' in it",
@@ -278,7 +386,7 @@ BROKEN = {
     "gated": (
         "x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(2), b_gate=np.ones(2)), "what is 'b_gate' in it",
     ),
-    "unfitting dictionary": ("x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(3)), "`W_dec` must have the"),
+    "unfitting dictionary": ("x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(3), repstitch=np.array('{"subtract_b_dec": true}')), "`W_dec` must have the"),
 }  # fmt: skip
 
 
@@ -294,11 +402,11 @@ def test_what_cannot_be_carried_or_trusted_is_refused_in_one_line(tmp_path, caps
 
 def test_what_is_stated_of_another_kind_is_refused(tmp_path):
     path = files.write(tmp_path / "p.npz", probe())
-    with pytest.raises(InputError, match="`subtract_b_dec` is of dictionaries"):
+    with pytest.raises(InputError, match="`subtract_b_dec` is said of a dictionary, and it holds"):
         files.read(path, subtract_b_dec=True)
     with pytest.raises(InputError, match="`classes` are stated in the file already"):
         files.read(path, classes=["a", "b", "c"])
-    with pytest.raises(InputError, match="`classes` are a probe's"):
+    with pytest.raises(InputError, match="`classes` is said of a probe"):
         files.read(files.write(tmp_path / "v.npz", directions()), classes=["a"])
     with pytest.raises(InputError, match="There is no file"):
         files.read(tmp_path / "none.npz")
@@ -329,5 +437,5 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_the_kinds_are_told_by_their_names(tmp_path):
-    found = {type(files.read(files.write(tmp_path / f"{i}.npz", thing))[0]) for i, thing in enumerate(THINGS.values())}
+    found = {type(thing_of(files.write(tmp_path / f"{i}.npz", thing))) for i, thing in enumerate(THINGS.values())}
     assert found == {Directions, Probe, Dictionary}

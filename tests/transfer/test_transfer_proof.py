@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_a_given_probe_is_the_one_that_is_carried():
 
 
 def test_the_order_of_a_probes_classes_does_not_matter():
-    own = task().probe(OLD.vectors)
+    own: Any = task().probe(OLD.vectors)
     turned = Probe(own.coef[::-1], own.intercept[::-1], own.classes[::-1])
     found = prove(BACKWARD, task(classes=turned.classes), turned)
     assert found["accuracy"]["carried"] == PROOF["accuracy"]["carried"]
@@ -145,7 +146,8 @@ def test_rows_without_a_label_and_classes_with_too_few_are_left_out_and_counted(
 
 def test_classes_that_a_probe_does_not_know_are_left_out_and_counted():
     made = task(classes=("class 2", "class 0", "class 9"))
-    assert made.classes == ("class 2", "class 0")
+    assert made.kept == ("class 2", "class 0")
+    assert made.classes == ("class 2", "class 0", "class 9")
     assert made.left_out["of a class that the probe does not know"] == (LABELS == "class 1").sum()
 
 
@@ -162,16 +164,38 @@ def test_labels_that_are_no_classes_are_refused(labels, message):
         task(labels=labels)
 
 
-def test_where_no_rows_were_kept_for_testing_those_for_calibration_test():
-    parts = split(PAIRS, (0.7, 0.3, 0.0))
-    made = task(parts=parts)
-    assert set(made.test) == set(parts.calibrate)
-    assert set(made.validation) == set(parts.select)
+def test_a_split_without_test_rows_proves_nothing():
+    with pytest.raises(InputError, match="the split leaves none; give it a share for testing"):
+        task(parts=split(PAIRS, (0.7, 0.3, 0.0)))
 
 
-def test_a_probe_that_does_not_say_its_classes_cannot_be_proven():
-    with pytest.raises(InputError, match="must state its `classes`"):
-        prove(BACKWARD, task(), Probe(np.eye(8)[:3], np.zeros(3)))
+def test_a_given_probe_is_scored_by_all_its_classes():
+    """Where a probe also knows a class that no row has, saying that class is wrong."""
+    own: Any = task().probe(OLD.vectors)
+    with_another = Probe(
+        np.vstack([own.coef, own.coef[0]]), np.r_[own.intercept, own.intercept[0] + 1e3], (*own.classes, "class 9")
+    )
+    found = prove(BACKWARD, task(classes=with_another.classes), with_another)
+    assert found["accuracy"]["carried"]["score"] == found["accuracy"]["home"]["score"] == 0
+    assert found["accuracy"]["native"]["score"] == pytest.approx(PROOF["accuracy"]["native"]["score"])
+    assert found["other_classes"] == ["class 9"]
+    assert found["classes"] == list(own.classes)
+
+
+def test_labels_of_none_of_the_probes_classes_are_refused():
+    with pytest.raises(InputError, match=r"two of the probe's classes \(cat, dog\); they are class 0, class 1"):
+        task(classes=("cat", "dog"))
+
+
+def test_of_classes_as_frequent_the_first_is_the_majority():
+    from repstitch.transfer.proof import in_order
+
+    assert list(in_order(np.array([3, 5, 5])).argsort()[::-1]) == [1, 2, 0]
+
+
+def test_a_probe_that_says_nothing_but_how_frequent_classes_are_does_not_correlate():
+    flat = Probe(np.zeros((3, 8)), np.array([-2.0, 0.0, 2.0]), tuple(sorted(set(LABELS))))
+    assert abs(prove(BACKWARD, task(), flat)["score_correlation"]) < 1e-6
 
 
 # --- labels saved -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from bridges import linear, mlp, stitcher, two_views, unit
-from helpers import gaussian
+from helpers import card, gaussian
 
 from repstitch.errors import InputError
 from repstitch.maps import AffineMap
@@ -50,7 +50,7 @@ def test_prompts_of_one_name_are_averaged():
 def test_two_names_make_one_row_and_an_mlp_needs_no_jacobian():
     two = name_classes(stitcher(mlp(8, 4)), PROMPTS[:2], CLASSES[:2])
     assert two.coef.shape == (1, 4)
-    assert two.space.name == "new"
+    assert two.space == card("new", 4)
 
 
 def test_rows_of_no_named_class_are_left_out_and_counted():

@@ -63,13 +63,6 @@ def random_orders(draws: int, n: int, random: np.random.Generator) -> np.ndarray
     return random.permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
 
 
-def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson correlation along the last axis; NaN where one side does not vary."""
-    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
-    size = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return (a * b).sum(-1) / np.where(size > 0, size, np.nan)
-
-
 def share_as_large(draws: np.ndarray, observed) -> float:
     """The add-one p-value; draws that differ from what was observed by rounding are as large."""
     return (1 + int((draws >= observed - ROUNDING * np.abs(draws).max()).sum())) / (len(draws) + 1)

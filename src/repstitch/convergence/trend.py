@@ -12,7 +12,6 @@ from repstitch.convergence.models import (
     ROUNDING,
     check_draws,
     check_length,
-    correlations,
     named,
     pair_scores,
     random_orders,
@@ -20,6 +19,7 @@ from repstitch.convergence.models import (
     share_as_large,
 )
 from repstitch.errors import InputError
+from repstitch.metrics.pearson import correlations
 from repstitch.metrics.resample import interval
 
 LEAST_MODELS = 5  # for a trend: four points have 24 orders, so that even a perfect one is hardly evidence

@@ -42,8 +42,8 @@ def evaluate(
     - `auroc`: the mean over classes of the probability that a row of the class has a higher margin (see `margins`) than
       a row of another, a tie counting half; chance 1/2. Hand and Till 2001 for one class against the rest.
 
-    Classes that do not occur in y, or not in a draw, are left out of means over classes. O(draws · n · c) time. Raises
-    InputError on fewer than two classes in y.
+    Classes that do not occur in y, or not in a draw, are left out of means over classes; a draw of one class alone has
+    no AUROC (NaN). O(draws · n · c) time. Raises InputError on fewer than two classes in y.
     """
     there = np.unique(y)
     if len(there) < 2:
@@ -63,11 +63,18 @@ def evaluate(
             hit = hits(scores, y, t).astype(np.float64)
             found["accuracy" if t == 1 else f"top{t}"][name] = _parted(counts @ hit / len(y))
         shares = counts @ (hits(scores, y)[:, None] * member) / sizes
-        found["balanced_accuracy"][name] = _parted(np.nanmean(shares, axis=1))
+        found["balanced_accuracy"][name] = _parted(_mean(shares, 1))
         away = margins(scores)
         each = [_auroc(away[:, k], member[:, i] > 0, counts) for i, k in enumerate(there)]
-        found["auroc"][name] = _parted(np.nanmean(each, axis=0))
+        found["auroc"][name] = _parted(_mean(np.array(each), 0))
     return found
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of what is a number; NaN where nothing is."""
+    known = np.isfinite(values)
+    count = known.sum(axis)
+    return np.where(known, values, 0.0).sum(axis) / np.where(count > 0, count, np.nan)
 
 
 def _parted(values: np.ndarray) -> tuple[float, np.ndarray]:

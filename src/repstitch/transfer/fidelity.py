@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from repstitch.metrics.pearson import correlations
 from repstitch.transfer.carry import carry_dictionary
 from repstitch.transfer.kinds import Dictionary
 from repstitch.transfer.linear import Linear
@@ -19,19 +20,20 @@ def compare_features(
 ) -> dict:
     """Features of matched rows, target (n, d) by the carried dictionary and source (n, d') by the original.
 
-    `correlation` is the mean and the median over features of Pearson's r between the two, `same_active` the share of
-    each source row's active features that are active for the target row, beside what features give that are active as
-    often but independently (`chance`); `shuffled` is the mean correlation of the dictionary carried through the
-    `controls`, a forward and a backward map fitted to shuffled pairs. Features active in fewer than five rows are not
-    compared. `explained` is the share of variance that decoding gives back: of the target's rows by the carried
-    dictionary, of the source's by the original, and of the target's by both maps alone, there and back. Plain JSON
-    types.
+    `correlation` is the mean and the median over features of Pearson's r between the two (0 where one never varies),
+    `same_active` the share of each source row's active features that are active for the target row, beside what
+    features give that are active as often but independently (`chance`); `shuffled` is the mean correlation of the
+    dictionary carried through the `controls`, a forward and a backward map fitted to shuffled pairs. Features active in
+    fewer than five rows are not compared. `explained` is the share of variance that decoding gives back: of the
+    target's rows by the carried dictionary, of the source's by the original, and of the target's by both maps alone,
+    there and back. Plain JSON types.
     """
     carried = carry_dictionary(dictionary, forward, backward)
     there, here = dictionary.encode(source), carried.encode(target)
     live = (there != 0).sum(0) >= LEAST_ACTIVE
-    r = _correlations(there[:, live], here[:, live])
-    null = _correlations(there[:, live], carry_dictionary(dictionary, *controls).encode(target)[:, live])
+    shuffled = carry_dictionary(dictionary, *controls).encode(target)
+    # A feature that is never active there agrees with nothing.
+    r, null = (np.nan_to_num(correlations(there.T[live], other.T[live])) for other in (here, shuffled))
     active, rates = there != 0, [(features != 0).mean(0) for features in (there, here)]
     both = ((here != 0) & active).sum() / max(1, active.sum())
     chance = float(rates[0] @ rates[1] / max(rates[0].sum(), 1e-12))
@@ -49,13 +51,6 @@ def compare_features(
             "maps_alone": _explained(target, back),
         },
     }
-
-
-def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's r of each column; 0 where one does not vary."""
-    a, b = a - a.mean(0), b - b.mean(0)
-    scale = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
-    return (a * b).sum(0) / np.where(scale > 0, scale, 1.0)
 
 
 def _explained(rows: np.ndarray, given: np.ndarray) -> float:

@@ -1,14 +1,13 @@
-"""Directions, probes and dictionaries as files: what people have is read, and written back in the same names.
+"""Directions, probes and dictionaries in files: told by the names that people give their arrays, and written in them.
 
-Read are .npz and .safetensors (probes as `coef`, `intercept`, `classes`, also with scikit-learn's underscores, or a
-`weight` and `bias` as of torch's nn.Linear; dictionaries as `W_enc`, `b_enc`, `W_dec`, `b_dec` or `encoder.weight` …;
-directions as one table, or one vector a name), .npy (directions), .pt and .pth (tensors only), and .skops
-(scikit-learn's linear models). Nothing that runs code when it is opened.
+A probe is `coef`, `intercept` and `classes`, with scikit-learn's underscores or without, or `weight` and `bias` as of
+torch's nn.Linear, or a model of scikit-learn (.skops). A dictionary is `W_enc`, `b_enc`, `W_dec`, `b_dec`, or its two
+layers `encoder` and `decoder`. Directions are the table `directions`, a bare array (.npy), or vectors by name.
 """
 
 import json
+import logging
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,19 @@ import numpy as np
 from repstitch.embeddings import check_new
 from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
+from repstitch.transfer.formats import OPENERS, WRITABLE, open_arrays, write_arrays
 from repstitch.transfer.kinds import Dictionary, Directions, Probe, Thing
 
-READABLE = (".npz", ".safetensors", ".npy", ".pt", ".pth", ".skops")
-WRITABLE = (".safetensors", ".npz", ".npy")
+log = logging.getLogger(__name__)
+
 SPACE, TRANSFER = "repstitch.space", "repstitch.transfer"
-PROBE_NAMES = {"coef": ("coef", "coef_", "weight"), "intercept": ("intercept", "intercept_", "bias")}  # by style
+DIRECTIONS = "directions"
+# Each style's names, in one order of styles.
+PROBE_NAMES = {
+    "coef": ("coef", "coef_", "weight"),
+    "intercept": ("intercept", "intercept_", "bias"),
+    "classes": ("classes", "classes_", "classes"),
+}
 # Ours, what others call it, and whether theirs is the other way round.
 DICTIONARY_NAMES = {
     "W_enc": (("W_enc", False), ("encoder.weight", True)),
@@ -33,6 +39,11 @@ DICTIONARY_NAMES = {
     "b_dec": (("b_dec", False), ("decoder.bias", False), ("pre_bias", False), ("bias", False)),
     "threshold": (("threshold", False), ("log_threshold", False)),
 }
+# What SAELens and others state beside a checkpoint.
+CONFIG = (
+    "apply_b_dec_to_input", "normalize_activations", "rescale_acts_by_decoder_norm", "activation", "activation_fn",
+    "activation_fn_str", "activation_fn_kwargs", "architecture", "k",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,12 +51,12 @@ class Layout:
     """How a file names its arrays, so that what comes out can be read by whatever read what went in.
 
     `names` has the file's name of each of ours and whether it stands transposed there, `dtypes` each array's type by
-    our name, `also` what is written beside them unchanged.
+    our name. `apart` says that each direction is an array of its own.
     """
 
     names: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
-    dtypes: Mapping[str, str] = field(default_factory=dict)
-    also: Mapping[str, str] = field(default_factory=dict)
+    dtypes: Mapping[str, np.dtype] = field(default_factory=dict)
+    apart: bool = False
 
 
 def read(
@@ -53,60 +64,53 @@ def read(
     *,
     subtract_b_dec: bool | None = None,
     classes: Sequence[str] | None = None,
+    directions: bool = False,
 ) -> tuple[Thing, Layout]:
     """What a file holds, told by the names in it, and how it names it.
 
-    `file.pt:head` takes the layer `head` of a file that holds several. `subtract_b_dec` states whether a dictionary
-    subtracts b_dec before it encodes, where neither the file nor a cfg.json beside it does; `classes` what a probe's
-    scores speak for, where the file does not. Raises InputError on anything that cannot be carried, or would be
-    guessed.
+    `file.pt:head` takes the layer `head`, or one array of that name, out of a file that holds several. What the file
+    does not state is to be: `subtract_b_dec`, whether a dictionary subtracts b_dec before it encodes (a cfg.json beside
+    it may say so too); `classes`, what a probe's scores speak for; `directions`, that arrays of other names than those
+    known here are such. Raises InputError on what cannot be read or carried, and on what would have to be guessed.
     """
     location, part = _split(str(path))
     file = Path(location)
-    if file.suffix not in READABLE:
-        unsafe = " Pickles run code when opened, so they are never read." if file.suffix in UNSAFE else ""
-        raise InputError(f"{file.name} must be one of {', '.join(READABLE)}.{unsafe}")
-    if not file.is_file():
-        raise InputError(f"There is no file {file}; give a probe, directions or a dictionary ({', '.join(READABLE)}).")
+    arrays, notes = open_arrays(file)
     try:
-        arrays, notes = OPENERS[file.suffix](file)
-    except InputError:
-        raise
-    except Exception as error:  # safetensors, skops, torch and zipfile each have errors of their own
-        raise InputError(f"{file} cannot be read: {one_line(error)}") from None
-    space = Space.from_json(notes[SPACE]) if SPACE in notes else None
-    if part is not None:
-        arrays = {name.removeprefix(part + "."): value for name, value in arrays.items() if name.startswith(part + ".")}
-        if not arrays:
-            raise InputError(f"{file} has no part {part!r}.")
-    try:
-        arrays = _without_prefix(arrays)
-        if any(name in arrays for name in ("W_enc", "W_dec", "encoder.weight", "decoder.weight")):
-            return _dictionary(arrays, notes | _config(file), subtract_b_dec, space)
-        if subtract_b_dec is not None:
-            raise InputError(f"`subtract_b_dec` is of dictionaries, and {file.name} holds none.")
-        if any(name in arrays for name in PROBE_NAMES["coef"]):
-            return _probe(arrays, notes, classes, space)
-        if classes is not None:
-            raise InputError(f"`classes` are a probe's, and {file.name} holds none.")
-        return _directions(arrays, notes, space)
+        space = Space.from_json(notes[SPACE]) if SPACE in notes else None
+        arrays, prefix = _part(arrays, part)
+        if {"W_enc", "W_dec", "encoder.weight", "decoder.weight"} & set(arrays):
+            _refuse_stated(classes=classes, directions=directions)
+            return _dictionary(arrays, notes | _config(file), subtract_b_dec, space, prefix)
+        if set(PROBE_NAMES["coef"]) & set(arrays) and not directions:
+            _refuse_stated(subtract_b_dec=subtract_b_dec)
+            return _probe(arrays, notes, classes, space, prefix)
+        _refuse_stated(subtract_b_dec=subtract_b_dec, classes=classes)
+        return _directions(arrays, notes, directions, space)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
+    except Exception as error:  # metadata can hold anything in the place of anything
+        raise InputError(f"{file} cannot be read: {one_line(error)}") from None
 
 
-def write(out: str | os.PathLike, thing: Thing, layout: Layout | None = None, notes: Mapping[str, Any] | None = None):
+def write(
+    out: str | os.PathLike, thing: Thing, layout: Layout | None = None, notes: Mapping[str, Any] | None = None
+) -> Path:
     """Write a thing as .safetensors, .npz or (directions) .npy; it appears whole or not at all, nothing is overwritten.
 
-    `layout` is that of the file it was read from. The space, and `notes` on how it was made, stand in the metadata of
-    .safetensors and in the array `repstitch` of .npz.
+    `layout` is that of the file it was read from. Names, classes, the space, and `notes` on how it was made stand in
+    the metadata of .safetensors and in the array `repstitch` of .npz; an .npy has none.
     """
     target, layout = check_out(out, thing), layout or Layout()
     arrays = {}
-    for name, value in _arrays(thing).items():
+    for name, value in _arrays(thing, layout).items():
         theirs, turned = layout.names.get(name, (name, False))
-        value = np.log(value) if theirs == "log_threshold" else value
-        arrays[theirs] = np.ascontiguousarray(value.T if turned else value).astype(layout.dtypes.get(name, "float32"))
-    about = {**layout.also, **_labels(thing)}
+        value = np.log(value) if theirs.endswith("log_threshold") else value
+        arrays[theirs] = _typed(np.ascontiguousarray(value.T if turned else value), layout.dtypes.get(name))
+    about = {}
+    for name in ("names", "classes"):
+        if getattr(thing, name, None) is not None:
+            about[name] = json.dumps(getattr(thing, name), ensure_ascii=False)
     if isinstance(thing, Dictionary):
         about |= {"subtract_b_dec": json.dumps(thing.subtract_b_dec), "activation": thing.activation}
         about |= {} if thing.k is None else {"k": str(thing.k)}
@@ -114,22 +118,9 @@ def write(out: str | os.PathLike, thing: Thing, layout: Layout | None = None, no
         about[SPACE] = thing.space.to_json()
     if notes:
         about[TRANSFER] = json.dumps(notes, ensure_ascii=False)
-    temporary = target.parent / f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}"
-    try:
-        if target.suffix == ".safetensors":
-            from safetensors.numpy import save_file
-
-            save_file(arrays, temporary, metadata=about)
-        elif target.suffix == ".npz":
-            named = {"classes": np.array(thing.classes)} if isinstance(thing, Probe) and thing.classes else {}
-            np.savez(temporary, allow_pickle=False, **arrays, **named, repstitch=np.array(json.dumps(about)))
-        else:
-            np.save(temporary, arrays["directions"], allow_pickle=False)
-        os.rename(temporary, check_out(out, thing))
-    except OSError as error:
-        raise InputError(f"`out` {target} cannot be written: {one_line(error)}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    if target.suffix == ".npy" and "names" in about:
+        log.warning("An .npy has no place for the directions' names; write .safetensors or .npz to keep them.")
+    write_arrays(target, arrays, about)
     return target
 
 
@@ -144,113 +135,154 @@ def check_out(out: str | os.PathLike, thing: Thing | None = None) -> Path:
 # --- what the names say -----------------------------------------------------------------------------------------------
 
 
-def _probe(arrays: dict, notes: Mapping[str, str], given: Sequence[str] | None, space) -> tuple[Probe, Layout]:
-    names = {ours: next((name for name in theirs if name in arrays), None) for ours, theirs in PROBE_NAMES.items()}
-    known = {*names.values(), "classes", "classes_"}
-    _refuse_unknown(arrays, known, "a probe")
-    coef = np.atleast_2d(arrays[names["coef"]])
-    bias = names["intercept"]
-    intercept = np.zeros(len(coef)) if bias is None else np.atleast_1d(arrays[bias])
+def _probe(arrays: dict, notes: Mapping, given: Sequence[str] | None, space, prefix: str) -> tuple[Probe, Layout]:
+    style = next(i for i, name in enumerate(PROBE_NAMES["coef"]) if name in arrays)
+    names = {ours: styles[style] for ours, styles in PROBE_NAMES.items()}
+    _refuse_unknown(arrays, set(names.values()), "a probe")
+    held = {ours: arrays[theirs] for ours, theirs in names.items() if theirs in arrays}
+    coef = np.atleast_2d(held["coef"])
+    intercept = np.atleast_1d(held.get("intercept", np.zeros(len(coef))))
     if intercept.shape == (1,) and not intercept.any():  # what scikit-learn keeps where no intercept is fitted
         intercept = np.zeros(len(coef))
-    held = next((arrays[name] for name in ("classes", "classes_") if name in arrays), None)
-    if held is None and "classes" in notes:
-        held = json.loads(notes["classes"])
-    stated = given if held is None else held
-    classes = None if stated is None else tuple(str(name) for name in stated)
-    style = PROBE_NAMES["coef"].index(str(names["coef"]))
+    stated = held.get("classes")
+    if stated is None and "classes" in notes:
+        stated = np.array(json.loads(notes["classes"]))
+    if stated is not None:
+        stated = [one.decode() if isinstance(one, bytes) else str(one) for one in np.atleast_1d(stated).tolist()]
+        if given is not None and list(given) != stated:
+            raise InputError(f"`classes` are stated in the file already ({', '.join(stated)[:80]}).")
+    classes = stated if stated is not None else given
     layout = Layout(
-        {ours: (theirs[style], False) for ours, theirs in PROBE_NAMES.items()},
-        {ours: str(arrays[theirs].dtype) for ours, theirs in names.items() if theirs is not None},
+        {ours: (prefix + theirs, False) for ours, theirs in names.items()},
+        {ours: array.dtype for ours, array in held.items()} | ({"intercept": coef.dtype} if len(held) == 1 else {}),
     )
-    if given is not None and held is not None and tuple(map(str, held)) != tuple(given):
-        raise InputError(f"`classes` are stated in the file already ({', '.join(map(str, held))[:80]}).")
-    return Probe(coef, intercept, classes, space), layout
+    return Probe(coef, intercept, None if classes is None else tuple(classes), space), layout
 
 
-def _dictionary(arrays: dict, notes: dict, given: bool | None, space) -> tuple[Dictionary, Layout]:
+def _dictionary(arrays: dict, notes: Mapping, given: bool | None, space, prefix: str) -> tuple[Dictionary, Layout]:
     found: dict[str, np.ndarray] = {}
     names: dict[str, tuple[str, bool]] = {}
     for ours, others in DICTIONARY_NAMES.items():
+        taken = {theirs for theirs, _ in names.values()}
         for theirs, turned in others:
-            if theirs in arrays and theirs not in (name for name, _ in names.values()):
-                names[ours] = theirs, turned
+            if theirs in arrays and theirs not in taken:
                 value = np.exp(arrays[theirs]) if theirs == "log_threshold" else arrays[theirs]
-                found[ours] = value.T if turned else value
+                names[ours], found[ours] = (theirs, turned), value.T if turned else value
                 break
     for needed in ("W_enc", "W_dec"):
         if needed not in found:
             raise InputError(f"A dictionary has both W_enc and W_dec; {needed} is missing.")
     _refuse_unknown(arrays, {theirs for theirs, _ in names.values()}, "a dictionary")
-    if notes.get("normalize_activations", "none") not in ("none", None):
-        raise InputError(
-            f"Its cfg.json normalises rows first ({notes['normalize_activations']}); fold that into the weights."
-        )
+    for step, off in (("normalize_activations", "none"), ("rescale_acts_by_decoder_norm", False)):
+        if notes.get(step, off) != off:
+            raise InputError(
+                f"Its cfg.json has another step ({step}: {notes[step]}); fold that into the weights first."
+            )
     d, m = found["W_enc"].shape if found["W_enc"].ndim == 2 else (0, 0)
-    subtract = next((notes[name] for name in ("subtract_b_dec", "apply_b_dec_to_input") if name in notes), None)
-    subtract = json.loads(subtract) if isinstance(subtract, str) else subtract
-    if subtract is not None and given is not None and bool(subtract) != given:
-        raise InputError(f"`subtract_b_dec` is stated as {str(bool(subtract)).lower()} with the file already.")
-    subtract = given if subtract is None else bool(subtract)
-    if subtract is None and "b_dec" in found and found["b_dec"].any():
-        raise InputError(
-            "It is not stated whether b_dec is subtracted before encoding; say --subtract-b-dec or --no-subtract-b-dec."
-        )
-    k = notes.get("k") or (notes.get("activation_fn_kwargs") or {}).get("k")
-    activation = str(notes.get("activation") or notes.get("activation_fn") or notes.get("architecture") or "relu")
-    activation = {"standard": "relu", "identity": "none"}.get(activation, activation)
-    if "threshold" in found:
-        activation = "jumprelu"
+    activation, k = _activation(notes, "threshold" in found)
     thing = Dictionary(
         found["W_enc"],
         found.get("b_enc", np.zeros(m)),
         found["W_dec"],
         found.get("b_dec", np.zeros(d)),
-        bool(subtract),
+        _subtracts(notes, given),
         activation,
         found.get("threshold"),
-        None if k is None else int(k),
+        k,
         space,
     )
-    dtypes = {ours: str(arrays[theirs].dtype) for ours, (theirs, _) in names.items()}
-    return thing, Layout(names, dtypes)
+    usual = arrays[names["W_enc"][0]].dtype
+    dtypes = {ours: arrays[names[ours][0]].dtype if ours in names else usual for ours in DICTIONARY_NAMES}
+    return thing, Layout({ours: (prefix + theirs, turned) for ours, (theirs, turned) in names.items()}, dtypes)
 
 
-def _directions(arrays: dict, notes: Mapping[str, str], space) -> tuple[Directions, Layout]:
-    names = json.loads(notes["names"]) if "names" in notes else None
-    if "names" in arrays and len(arrays) > 1:
-        names = [str(name) for name in arrays.pop("names")]
-    if len(arrays) == 1:
-        (values,) = arrays.values()
-        dtype = {"directions": str(values.dtype)}
-        made = Directions(np.atleast_2d(values), None if names is None else tuple(names), space)
-        return made, Layout({"directions": ("directions", False)}, dtype)
-    shapes = {value.shape for value in arrays.values()}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+def _subtracts(notes: Mapping, given: bool | None) -> bool:
+    """Whether b_dec is subtracted before encoding. It must be stated even where b_dec is 0: what is carried has one."""
+    stated = next((notes[name] for name in ("subtract_b_dec", "apply_b_dec_to_input") if name in notes), None)
+    stated = json.loads(stated.lower()) if isinstance(stated, str) else stated
+    if stated not in (None, True, False):
+        raise InputError(f"What it says of subtracting b_dec must be true or false; got {stated!r}.")
+    if stated is None and given is None:
         raise InputError(
-            f"It holds {', '.join(sorted(arrays)[:6])}, which is no probe (coef, intercept), no dictionary (W_enc, "
-            "b_enc, W_dec, b_dec) and no directions (one table, or vectors of one width)."
+            "It is not stated whether b_dec is subtracted before encoding; say --subtract-b-dec or --no-subtract-b-dec."
         )
-    dtype = {"directions": str(next(iter(arrays.values())).dtype)}
-    return Directions(np.stack(list(arrays.values())), tuple(arrays), space), Layout(dtypes=dtype)
+    if stated is not None and given is not None and bool(stated) != given:
+        raise InputError(f"`subtract_b_dec` is stated as {str(bool(stated)).lower()} with the file already.")
+    return bool(given if stated is None else stated)
 
 
-def _arrays(thing: Thing) -> dict[str, np.ndarray]:
+def _activation(notes: Mapping, threshold: bool) -> tuple[str, int | None]:
+    """The activation that a config states, by its architecture where that decides, and topk's k; relu unless stated."""
+    architecture = str(notes.get("architecture", "standard"))
+    functions = {str(notes[name]) for name in ("activation", "activation_fn", "activation_fn_str") if name in notes}
+    functions = {{"identity": "none"}.get(name, name) for name in functions}
+    if architecture == "standard":
+        stated = functions or ({"jumprelu"} if threshold else {"relu"})
+    else:
+        stated = {architecture} | (functions - {"relu"})
+    if len(stated) > 1 or (threshold and stated != {"jumprelu"}):
+        told = sorted(stated | ({"a threshold"} if threshold else set()))
+        raise InputError(f"What it says of its activation contradicts itself: {', '.join(told)}.")
+    (activation,) = stated
+    arguments = notes.get("activation_fn_kwargs") or {}
+    k = (arguments.get("k") if isinstance(arguments, dict) else None) or notes.get("k")
+    return activation, int(k) if activation == "topk" and k is not None else None
+
+
+def _directions(arrays: dict, notes: Mapping, stated: bool, space) -> tuple[Directions, Layout]:
+    shapes = {array.shape for array in arrays.values()}
+    names = json.loads(notes.get("names", "null"))
+    written = names if names is not None and set(names) == set(arrays) else None  # by us, each apart
+    if set(arrays) <= {DIRECTIONS, "names"} and DIRECTIONS in arrays:
+        values = arrays[DIRECTIONS]
+        names = arrays["names"].tolist() if "names" in arrays else names
+        layout = Layout(dtypes={DIRECTIONS: values.dtype})
+    elif (stated or written) and len(shapes) == 1 and len(next(iter(shapes))) == 1:
+        names = written or list(arrays)
+        values = np.stack([arrays[name] for name in names])
+        layout = Layout(dtypes={name: array.dtype for name, array in arrays.items()}, apart=True)
+    elif stated and len(arrays) == 1:
+        ((name, values),) = arrays.items()
+        names, layout = None, Layout({DIRECTIONS: (name, False)}, {DIRECTIONS: values.dtype})
+    else:
+        held = ", ".join(sorted(arrays)[:6]) or "nothing"
+        raise InputError(
+            f"It holds {held}, which is no probe (coef, intercept) and no dictionary (W_enc, b_enc, W_dec, b_dec); say "
+            "--directions if it is one table of directions, or vectors by name."
+        )
+    return Directions(np.atleast_2d(values), None if names is None else tuple(map(str, names)), space), layout
+
+
+def _arrays(thing: Thing, layout: Layout) -> dict[str, np.ndarray]:
+    """What is written, by our names."""
     if isinstance(thing, Directions):
-        return {"directions": thing.values}
+        if layout.apart and thing.names is not None:
+            return dict(zip(thing.names, thing.values, strict=True))
+        return {DIRECTIONS: thing.values}
     if isinstance(thing, Probe):
-        return {"coef": thing.coef, "intercept": thing.intercept}
+        classes = {} if thing.classes is None else {"classes": np.array(thing.classes)}
+        return {"coef": thing.coef, "intercept": thing.intercept} | classes
     held = {name: getattr(thing, name) for name in DICTIONARY_NAMES}
     return {name: value for name, value in held.items() if value is not None}
 
 
-def _labels(thing: Thing) -> dict[str, str]:
-    """Names and classes as JSON, for no tensor holds text."""
-    if isinstance(thing, Directions) and thing.names is not None:
-        return {"names": json.dumps(thing.names, ensure_ascii=False)}
-    if isinstance(thing, Probe) and thing.classes is not None:
-        return {"classes": json.dumps(thing.classes, ensure_ascii=False)}
-    return {}
+def _typed(value: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
+    """In the type it had, where that can hold it: numbers that were whole are not any more, and float16 ends at
+    65504."""
+    if value.dtype.kind == "U":
+        whole = dtype is not None and dtype.kind in "iu"
+        return value.astype(dtype) if whole else value
+    dtype = np.dtype(np.float32) if dtype is None or dtype.kind != "f" else dtype
+    with np.errstate(over="ignore"):
+        narrow = value.astype(dtype)
+    return narrow if np.isfinite(narrow).all() else value.astype(np.float32)
+
+
+def _refuse_stated(**stated) -> None:
+    of = {"subtract_b_dec": "a dictionary", "classes": "a probe", "directions": "arrays of other names"}
+    for name, value in stated.items():
+        if value is not None and value is not False:
+            raise InputError(f"`{name}` is said of {of[name]}, and it holds something else.")
 
 
 def _refuse_unknown(arrays: Mapping, known: set, what: str) -> None:
@@ -258,114 +290,47 @@ def _refuse_unknown(arrays: Mapping, known: set, what: str) -> None:
     if unknown:
         raise InputError(
             f"As {what} it cannot be carried, for what is {unknown[0]!r} in it? Known here are "
-            f"{', '.join(sorted(name for name in known if name))}."
+            f"{', '.join(sorted(known))}."
         )
 
 
-def _without_prefix(arrays: dict) -> dict:
-    """A state dict without what a model with one such part puts before each name: `head.weight` is `weight`."""
+def _part(arrays: dict, part: str | None) -> tuple[dict, str]:
+    """The arrays of one part, without what a state dict puts before their names; and that prefix."""
+    if part is not None and part in arrays:
+        return {part: arrays[part]}, ""
+    if part is not None:
+        held = {name: array for name, array in arrays.items() if name.startswith(part + ".")}
+        if not held:
+            raise InputError(f"It has no part {part!r}; it holds {', '.join(sorted(arrays)[:6])}.")
+        return {name.removeprefix(part + "."): array for name, array in held.items()}, part + "."
     known = {name for names in PROBE_NAMES.values() for name in names}
     known |= {theirs for names in DICTIONARY_NAMES.values() for theirs, _ in names}
-    bare = arrays
+    bare, prefix = arrays, ""
     while bare and not known & set(bare):
         heads = {name.partition(".")[0] for name in bare}
         if len(heads) > 1 or not all("." in name for name in bare):
             layers = sorted(name.removesuffix(".weight") for name in arrays if name.endswith(".weight"))
             if layers:
                 raise InputError(f"It holds several layers; name one after a colon: {', '.join(layers[:6])}.")
-            return arrays
+            return arrays, ""
+        prefix += heads.pop() + "."
         bare = {name.partition(".")[2]: value for name, value in bare.items()}
-    return bare
+    return bare, prefix
 
 
 def _split(path: str) -> tuple[str, str | None]:
     head, colon, tail = path.rpartition(":")
-    return (head, tail) if colon and Path(head).suffix in READABLE else (path, None)
-
-
-# --- the formats ------------------------------------------------------------------------------------------------------
+    return (head, tail) if colon and Path(head).suffix in OPENERS else (path, None)
 
 
 def _config(file: Path) -> dict:
-    """What SAELens and others state beside a checkpoint."""
     beside = file.with_name("cfg.json")
     if not beside.is_file():
         return {}
     try:
         held = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{beside} cannot be read: {one_line(error)}") from None
+        raise InputError(f"{beside.name} cannot be read: {one_line(error)}") from None
     if not isinstance(held, dict):
-        raise InputError(f"{beside} must hold a JSON object.")
+        raise InputError(f"{beside.name} must hold a JSON object.")
     return {name: held[name] for name in CONFIG if held.get(name) is not None}
-
-
-def _open_safetensors(file: Path):
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:  # torch, for NumPy has no bfloat16
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        return {name: _numbers(tensor) for name, tensor in tensors.items()}, dict(opened.metadata() or {})
-
-
-def _open_npz(file: Path):
-    with np.load(file, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    notes = json.loads(str(arrays.pop("repstitch"))) if "repstitch" in arrays else {}
-    return arrays, notes
-
-
-def _open_npy(file: Path):
-    return {"directions": np.load(file, allow_pickle=False)}, {}
-
-
-def _open_torch(file: Path):
-    import torch
-
-    held = torch.load(file, map_location="cpu", weights_only=True)
-    held = held.get("state_dict", held) if isinstance(held, dict) else {"directions": held}
-    if not all(isinstance(value, torch.Tensor) for value in held.values()):
-        raise InputError(f"{file} must hold tensors by name, a state dict.")
-    return {name: _numbers(tensor) for name, tensor in held.items()}, {}
-
-
-def _numbers(tensor) -> np.ndarray:
-    import torch
-
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor.detach()).numpy()
-
-
-def _open_skops(file: Path):
-    """A scikit-learn linear model, alone or after a StandardScaler; only types that skops trusts are made."""
-    from skops.io import load
-
-    model = load(file, trusted=[])
-    steps = [step for _, step in model.steps] if hasattr(model, "steps") else [model]
-    steps = [step for step in steps if step not in (None, "passthrough")]
-    scaler = steps[0] if len(steps) == 2 and type(steps[0]).__name__ == "StandardScaler" else None
-    if not steps or len(steps) > 1 + (scaler is not None) or not hasattr(steps[-1], "coef_"):
-        names = ", ".join(type(step).__name__ for step in steps)
-        raise InputError(f"{file} must hold a linear model, at most after a StandardScaler; it holds {names}.")
-    last = steps[-1]
-    coef = np.atleast_2d(np.asarray(last.coef_, dtype=np.float64))
-    intercept = np.broadcast_to(np.asarray(last.intercept_, dtype=np.float64), (len(coef),))
-    if scaler is not None:
-        coef = coef / (scaler.scale_ if scaler.with_std else 1.0)
-        intercept = intercept - (coef @ scaler.mean_ if scaler.with_mean else 0.0)
-    arrays = {"coef": coef, "intercept": intercept}
-    return (arrays | {"classes": np.asarray(last.classes_)} if hasattr(last, "classes_") else arrays), {}
-
-
-CONFIG = (
-    "apply_b_dec_to_input", "normalize_activations", "activation", "activation_fn", "activation_fn_kwargs",
-    "architecture", "k",
-)  # fmt: skip
-UNSAFE = (".pkl", ".pickle", ".joblib", ".sav")
-OPENERS = {
-    ".npz": _open_npz,
-    ".safetensors": _open_safetensors,
-    ".npy": _open_npy,
-    ".pt": _open_torch,
-    ".pth": _open_torch,
-    ".skops": _open_skops,
-}

@@ -1,13 +1,15 @@
 """What is carried over a bridge, and whether it works there: the whole of `repstitch transfer` in two calls."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from repstitch.embeddings import read, read_column
+from repstitch.embeddings import read_column
 from repstitch.errors import InputError
+from repstitch.metrics.classification import hits
 from repstitch.names import CONCEPTS
 from repstitch.spaces import adopt
 from repstitch.stitcher import Stitcher
@@ -19,6 +21,8 @@ from repstitch.transfer.linear import Linear, bare
 from repstitch.transfer.probes import concept
 from repstitch.transfer.proof import Task, label_efficiency, make_task, prove, prove_directions, shuffled_map
 from repstitch.transfer.zero_shot import name_classes, prove_names
+
+log = logging.getLogger(__name__)
 
 
 def transfer(thing: Thing, bridge: Bridge, renormalise: bool = False) -> tuple[Thing, str]:
@@ -37,11 +41,17 @@ def transfer(thing: Thing, bridge: Bridge, renormalise: bool = False) -> tuple[T
             raise InputError(f"`{way}`, a stitcher from {there}, is needed to carry {WORDS[type(thing)]}.")
     if isinstance(thing, Dictionary):
         _check_joined(bridge)
-    through = {"forward": bridge.onward if "forward" in needs else None, "backward": None}
-    through["backward"] = bridge.back if "backward" in needs else None
-    carried = carry(thing, through["forward"], through["backward"], renormalise)
-    how = "; ".join(f"{way}: {through[way].how}" for way in needs)
-    return replace(carried, space=bridge.away), how
+    through = {way: bridge.onward if way == "forward" else bridge.back for way in needs}
+    carried = carry(thing, through.get("forward"), through.get("backward"), renormalise)
+    how = "; ".join(f"{way}: {map.how}" for way, map in through.items() if map is not None)
+    return replace(carried, space=bridge.away), f"{how}; {rows_meant(bridge)}"
+
+
+def rows_meant(bridge: Bridge) -> str:
+    """Which rows a thing is of before and after it is carried, in words."""
+    words = {"unit": "unit length", "none": "the length they have"}
+    home, away = (words[how] for how in bridge.norms)
+    return f"rows: of {bridge.home.name} at {home}, of {bridge.away.name} at {away}"
 
 
 def task_over(bridge: Bridge, probe: Probe | None = None, seed: int = 0) -> Task:
@@ -60,6 +70,8 @@ def prove_probe(bridge: Bridge, probe: Probe | None = None, curve: bool = True, 
     """
     probe = None if probe is None else _with_classes(probe, bridge)
     task = task_over(bridge, probe, seed)
+    if probe is not None:
+        _check_scale(bridge, probe, task)
     assert bridge.backward is not None
     made = probe or task.probe(task.source)
     found = prove(bridge.backward, task, made, bridge.back, seed)
@@ -71,12 +83,32 @@ def prove_probe(bridge: Bridge, probe: Probe | None = None, curve: bool = True, 
     return made, found
 
 
+def _check_scale(bridge: Bridge, probe: Probe, task: Task) -> None:
+    """Warn of a probe that does better on rows as they are than on those that the stitcher knows."""
+    if bridge.norms[0] == "none" or bridge.pairs is None:
+        return
+    y = task.y[task.test]
+    at_home = [hits(task.scores(probe, rows[task.test]), y).mean() for rows in (task.source, bridge.pairs.Y)]
+    if at_home[1] > at_home[0] + NOTICED:
+        log.warning(
+            "The probe is right on %.1f %% of the source's rows as they are, on %.1f %% at unit length, which the "
+            "stitcher knows them by; train it on unit rows.",
+            100 * at_home[1],
+            100 * at_home[0],
+        )
+
+
 def _with_classes(probe: Probe, bridge: Bridge) -> Probe:
     """A probe that does not say what its scores speak for takes labels that number them from 0, as torch's heads do."""
     if probe.classes is not None or bridge.target is None or bridge.target.labels is None:
         return probe
-    numbered = tuple(str(i) for i in range(max(2, len(probe.coef))))
+    numbered = tuple(str(i) for i in range(len(probe.coef)))
     found = set(bridge.target.labels) - {None}
+    if len(probe.coef) == 1:
+        raise InputError(
+            "The probe's file holds one score and does not say which two classes it tells apart; give `classes`: two "
+            "lines, the second what a score above 0 says."
+        )
     if not found <= set(numbered):
         some = ", ".join(sorted(found - set(numbered))[:4])
         raise InputError(
@@ -105,7 +137,7 @@ def prove_dictionary(bridge: Bridge, dictionary: Dictionary, seed: int = 0) -> d
     pairs, onward, back = bridge.pairs, bridge.onward, bridge.back
     if pairs is None or onward is None or back is None or bridge.forward is None or bridge.backward is None:
         raise InputError("To compare features, both stitchers and rows of the same items in both spaces are needed.")
-    unseen = np.flatnonzero(~bridge.seen)
+    unseen = bridge.parts.test[~bridge.seen[bridge.parts.test]]
     if len(unseen) < 2:
         raise InputError(
             "All items were used to train the stitchers; give some that they have not seen, to compare on."
@@ -123,9 +155,7 @@ def concept_of(bridge: Bridge, positive, negative, by: str | None = None) -> Dir
     """A concept of the source space from two sets of embeddings there, see `probes.concept`."""
     sets = []
     for what, given in (("concept", positive), ("against", negative)):
-        rows = read(given)
-        adopt(rows.space, rows.declared, bridge.home, f"`{what}`", opposite=bridge.away)
-        sets.append(bridge.source_rows(rows.vectors))
+        sets.append(bridge.source_rows(bridge.read_source(given, what).vectors))
     return concept(*sets, by=by or CONCEPTS[0], name=Path(str(positive)).stem)
 
 
@@ -137,8 +167,7 @@ def from_names(bridge: Bridge, prompts, names=None, seed: int = 0) -> tuple[Prob
     """
     if bridge.forward is None:
         raise InputError("`forward`, a stitcher from the prompts' space to the target, is needed.")
-    rows = read(prompts)
-    adopt(rows.space, rows.declared, bridge.home, "`prompts`", opposite=bridge.away)
+    rows = bridge.read_source(prompts, "prompts")
     called = rows.ids if names is None else read_column(names, len(rows), "names")
     if called is None:
         raise InputError("`prompts` must have ids, the names of the classes; or give `names`, one a prompt.")
@@ -174,5 +203,6 @@ NEEDS: dict[type, tuple[str, ...]] = {
     Probe: ("backward",),
     Dictionary: ("forward", "backward"),
 }
-NAMES_HOW = "the bare map of each prompt, less the mean of all; rows about the target's mean"
+NAMES_HOW = "forward: the bare map of each prompt, less the mean of all, with rows about the target's mean"
+NOTICED = 0.02  # of accuracy
 WORDS = {Directions: "directions", Probe: "a probe", Dictionary: "a dictionary"}

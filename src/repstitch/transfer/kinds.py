@@ -115,12 +115,15 @@ class Dictionary:
         pre = (X - self.b_dec if self.subtract_b_dec else X) @ self.W_enc + self.b_enc
         if self.activation == "none":
             return pre
+        features = np.maximum(pre, 0.0)
         if self.activation == "jumprelu":
-            return np.where(pre > self.threshold, pre, 0.0)
-        if self.activation == "topk":
-            least = np.partition(pre, -(self.k or 1), axis=1)[:, -(self.k or 1), None]
-            pre = np.where(pre >= least, pre, 0.0)
-        return np.maximum(pre, 0.0)
+            return np.where(pre > self.threshold, features, 0.0)
+        if self.activation == "topk" and self.k is not None:
+            kept = np.argpartition(-pre, self.k - 1, axis=1)[:, : self.k]
+            only = np.zeros_like(features)
+            np.put_along_axis(only, kept, np.take_along_axis(features, kept, axis=1), axis=1)
+            return only
+        return features
 
     def decode(self, features: np.ndarray) -> np.ndarray:
         """Rows (n, d) of features (n, m)."""
@@ -136,7 +139,8 @@ def name_of(thing: Thing) -> str:
         return "1 direction" if len(thing.values) == 1 else f"{len(thing.values)} directions"
     if isinstance(thing, Probe):
         return f"a probe of {len(thing.classes)} classes" if thing.classes else f"a probe of {len(thing.coef)} scores"
-    return f"a dictionary of {thing.W_enc.shape[1]} features"
+    subtracts = "b_dec subtracted" if thing.subtract_b_dec else "b_dec not subtracted"
+    return f"a dictionary of {thing.W_enc.shape[1]} features ({thing.activation}, {subtracts} before encoding)"
 
 
 def _hold(thing, **arrays: tuple[str, tuple[int | None, ...]]) -> None:

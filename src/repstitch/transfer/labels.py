@@ -1,56 +1,80 @@
 """Labels of rows, matched to them by id or by position."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from repstitch.embeddings import Embeddings, check_unique, read_column
+from repstitch.embeddings import Embeddings, check_unique, load_column
 from repstitch.errors import InputError
 from repstitch.tables import TABLES, read_table, split_column
 
 
 def label(rows: Embeddings, given) -> Embeddings:
-    """The rows with a label each, as text, None where there is none.
+    """The rows with a label each, as text; None where there is none: nothing, blank or NaN.
 
     `given` is `table.parquet:column` (or .csv, .tsv) with a column `id`; or it has one entry a row, in the rows' order:
-    a table without ids, a text file, a `.npy`, `file.npz:key`, an array. Raises InputError where no id has a label, on
-    ids that occur twice, and on another length where position counts.
+    a table without ids, a text file, a `.npy`, `file.npz:key`, an array. Whole numbers are the same text whatever type
+    they come in. Raises InputError where no row gets a label, on ids that occur twice, on a table with ids for rows
+    without, and on another length where position counts.
     """
-    return replace(rows, labels=_read(given, rows))
-
-
-def _read(given, rows: Embeddings) -> np.ndarray:
     location, column = split_column(given) if isinstance(given, str) else (given, None)
-    if not isinstance(location, str) or not location.lower().endswith(TABLES):
-        return _or_none(read_column(given, len(rows), "labels"))
-    path = Path(location)
+    if isinstance(location, str) and location.lower().endswith(TABLES):
+        found = _from_table(Path(location), column, rows)
+    elif isinstance(given, str):
+        found = _texts(load_column(given, len(rows), "labels").tolist())
+    else:
+        found = _texts(load_column(np.asarray(given, dtype=object), len(rows), "labels"))
+    if all(one is None for one in found):
+        raise InputError("`labels` must give some of the rows a label; all are empty.")
+    return replace(rows, labels=found)
+
+
+def _from_table(path: Path, column: str | None, rows: Embeddings) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"`labels`: there is no file {path}; give TABLE:COLUMN.")
     table = read_table(path, "labels", ("id", *([column] if column else [])))
+    for name in ("id", column):
+        if table.column_names.count(name) > 1:
+            raise InputError(f"`labels` {path} has more than one column {name!r}; give each a name of its own.")
     if column is None or column not in table.column_names or column == "id":
         others = ", ".join(name for name in table.column_names if name != "id")
         raise InputError(f"`labels` must name a column as {path.name}:COLUMN, out of {others}; got {column}.")
-    values = _or_none(table.column(column).to_pylist())
-    if "id" not in table.column_names or rows.ids is None:
+    values = _texts(table.column(column).to_pylist())
+    if "id" not in table.column_names:
         if len(values) != len(rows):
-            why = "has no column id" if rows.ids is not None else "speaks of rows that have no ids"
             raise InputError(
-                f"`labels` {path} {why}, so it must have one entry a row ({len(rows)}); it has {len(values)}."
+                f"`labels` {path} has no column id, so it must have one entry a row ({len(rows)}); it has "
+                f"{len(values)}."
             )
         return values
-    keys = np.array([str(key) for key in table.column("id").to_pylist()], dtype=object)
-    check_unique(keys, "table of labels")
-    known = dict(zip(keys, values, strict=True))
-    found = _or_none([known.get(key) for key in rows.ids])
-    if all(one is None for one in found):
+    if rows.ids is None:
         raise InputError(
-            f"`labels` {path} has a label for none of the ids (it has e.g. {keys[0]!r}, the rows {rows.ids[0]!r})."
+            f"`labels` {path} goes by ids, and the rows have none; give them too (--target-ids, --source-ids)."
         )
-    return found
+    ids = table.column("id").to_pylist()
+    kept = [i for i, key in enumerate(ids) if key is not None]
+    keys = np.array([str(ids[i]) for i in kept], dtype=object)
+    check_unique(keys, "table of labels")
+    known = dict(zip(keys, values[kept], strict=True))
+    if not any(key in known for key in rows.ids):
+        first = f"it has e.g. {keys[0]!r}" if len(keys) else "it has none"
+        raise InputError(f"`labels` {path} knows none of the ids ({first}, the rows {rows.ids[0]!r}).")
+    return _texts([known.get(key) for key in rows.ids])
 
 
-def _or_none(values) -> np.ndarray:
+def _texts(values) -> np.ndarray:
     made = np.empty(len(values), dtype=object)
-    made[:] = [None if value is None or str(value).strip() == "" else str(value) for value in values]
+    made[:] = [_text(value) for value in values]
     return made
+
+
+def _text(value: Any) -> str | None:
+    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
+        return None
+    if isinstance(value, float | np.floating) and value == int(value):
+        value = int(value)  # as pandas keeps whole numbers of which some are missing
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return text if text.strip() else None

@@ -13,6 +13,7 @@ from repstitch.maps import AffineMap, Map, ResidualMLP
 from repstitch.stitcher import Stitcher
 
 BATCH_ROWS = 1024
+MOST_ROWS = 2_000  # that a mean Jacobian is taken at
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ def linearise(stitcher: Stitcher, rows: np.ndarray | None = None, tangent: bool 
         return bare(stitcher.map)
     given = torch.from_numpy(np.atleast_2d(np.asarray(rows, dtype=np.float64)))
     return jacobian(stitcher, _brought(given, stitcher.input_norm, "rows for the Jacobian").numpy())
+
+
+def thinned(rows: np.ndarray) -> np.ndarray:
+    """At most 2,000 of the rows for a mean Jacobian, evenly spread, for files are often sorted by what rows show."""
+    return rows[:: -(-len(rows) // MOST_ROWS) or 1]
 
 
 @torch.no_grad()

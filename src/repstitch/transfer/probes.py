@@ -77,16 +77,15 @@ def concept(positive: np.ndarray, negative: np.ndarray, by: str = "means", name:
         raise InputError(
             f"`positive` and `negative` must be at least two rows each, of one width; got {A.shape} and {B.shape}."
         )
+    if not np.linalg.norm(A.mean(0) - B.mean(0)) > 1e-12 * max(np.abs(A).max(), np.abs(B).max()):
+        raise InputError("The two sets of examples have the same mean, so there is no direction between them.")
     if by not in BY:
         raise InputError(f"`by` must be one of {', '.join(BY)}; got {by!r}.")
     return BY[by](A, B, name)
 
 
 def _by_means(A: np.ndarray, B: np.ndarray, name: str) -> Directions:
-    difference = A.mean(0) - B.mean(0)
-    if not np.linalg.norm(difference) > 1e-12 * max(np.abs(A).max(), np.abs(B).max()):
-        raise InputError("The two sets of examples have the same mean, so there is no direction between them.")
-    return Directions(difference[None], (name,))
+    return Directions((A.mean(0) - B.mean(0))[None], (name,))
 
 
 def _by_classifier(A: np.ndarray, B: np.ndarray, name: str) -> Probe:

@@ -12,17 +12,17 @@ from repstitch.errors import InputError
 from repstitch.fit.select import fit_shuffled
 from repstitch.maps import AffineMap
 from repstitch.metrics.classification import evaluate
+from repstitch.metrics.pearson import correlations
 from repstitch.metrics.resample import interval
 from repstitch.pairs import Split
 from repstitch.stitcher import Stitcher
 from repstitch.transfer.carry import pull_back
 from repstitch.transfer.kinds import Probe
-from repstitch.transfer.linear import Linear, bare, linearise
+from repstitch.transfer.linear import Linear, bare, linearise, thinned
 from repstitch.transfer.probes import fit_probe
 
 LEAST_TRAIN, LEAST_TEST = 5, 2  # rows of a class, for it to count
 MOST_ROWS = 10_000  # to test on
-MOST_TANGENTS = 2_000
 RANDOM_PROBES = 100
 FIRST_SIZE, DRAWS, FEW_DRAWS, MANY = 10, 5, 3, 1000
 DECISIVE = ("carried", "native")
@@ -33,23 +33,31 @@ class Task:
     """Labelled items as two models see them, normalised as the backward stitcher reads and writes them.
 
     `target` (n, d) are the rows that a carried probe reads and `source` (n, d') those that it was made for; `y` (n,)
-    are positions in `classes`, `train`, `validation` and `test` row numbers. `left_out` counts what is not here, by
-    reason.
+    are positions in `classes`, all that scores are given for, or -1; `kept` are those of them that the rows have.
+    `train`, `validation` and `test` are row numbers; `left_out` counts what is in none of them, by reason.
     """
 
     target: np.ndarray = field(repr=False)
     source: np.ndarray = field(repr=False)
     y: np.ndarray = field(repr=False)
     classes: tuple[str, ...]
+    kept: tuple[str, ...]
     train: np.ndarray = field(repr=False)
     validation: np.ndarray = field(repr=False)
     test: np.ndarray = field(repr=False)
     left_out: dict[str, int]
 
     def probe(self, side: np.ndarray) -> Probe:
-        """A probe trained on one side's rows."""
+        """A probe trained on one side's rows, of the kept classes."""
         held = side[self.validation], self.y[self.validation]
         return fit_probe(side[self.train], self.y[self.train], self.classes, held)[0]
+
+    def scores(self, probe: Probe, rows: np.ndarray) -> np.ndarray:
+        """Scores (n, n_classes) in the order of the task's classes; below all others where the probe knows no class."""
+        known = probe.class_scores(rows)
+        found = np.full((len(rows), len(self.classes)), known.min() - 1.0 - np.ptp(known))
+        found[:, [self.classes.index(name) for name in probe.classes or ()]] = known
+        return found
 
 
 def make_task(
@@ -64,51 +72,59 @@ def make_task(
     """The rows that have a label which can be proven on: at least five for training, two for testing.
 
     `labels` (n,) are text or None, `parts` says what probes are trained, chosen and tested on; rows of the test part
-    that a stitcher has `seen` (n,) are left out of it. `classes` are those that a given probe knows. Raises InputError
-    where fewer than two classes are left, naming what was left out.
+    that a stitcher has `seen` (n,) are left out. `classes` are those that a given probe knows; it is scored by all of
+    them, also by those that no row has. Raises InputError where fewer than two classes are left, or no test rows.
     """
     n = len(target)
-    left: Counter[str] = Counter()
     has = np.array([label is not None for label in labels])
-    left["without a label"] = int((~has).sum())
-    test = np.zeros(n, dtype=bool)
-    test[parts.test if len(parts.test) else parts.calibrate] = True
+    part = np.full(n, "", dtype=object)
+    for name in ("train", "validation", "test"):
+        part[getattr(parts, name)] = name
+    if not len(parts.test):
+        raise InputError("`labels` prove on test rows, and the split leaves none; give it a share for testing.")
+    left: Counter[str] = Counter({"without a label": int((~has).sum())})
     if seen is not None:
-        left["test rows that a stitcher has seen"] = int((test & seen & has).sum())
-        test &= ~seen
-    train, validation = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-    train[parts.train], validation[parts.validation if len(parts.test) else parts.select] = True, True
-    counted = Counter(labels[train & has]), Counter(labels[test & has])
+        known_rows = (part == "test") & seen
+        left["test rows that a stitcher has seen"] = int((known_rows & has).sum())
+        part[known_rows] = ""
     names = sorted(set(labels[has]))
     if len(names) > max(2, n // LEAST_TRAIN):
         raise InputError(
             f"`labels` must be classes that repeat; {len(names)} different ones on {int(has.sum())} rows are too many."
         )
     known = names if classes is None else [name for name in classes if name in set(names)]
-    left["of a class that the probe does not know"] = int((has & ~np.isin(labels, known)).sum())
-    kept = [name for name in known if counted[0][name] >= LEAST_TRAIN and counted[1][name] >= LEAST_TEST]
-    if len(kept) < 2:
-        most = ", ".join(f"{name!r} {a} and {counted[1][name]}" for name, a in counted[0].most_common(4))
+    if classes is not None and len(known) < 2:
+        raise InputError(
+            f"`labels` must have at least two of the probe's classes ({', '.join(classes)[:80]}); they are "
+            f"{', '.join(names)[:80] or 'none'}."
+        )
+    of_known = np.array([label in set(known) for label in labels])
+    left["of a class that the probe does not know"] = int((has & ~of_known).sum())
+    counted = {name: Counter(labels[of_known & (part == name)]) for name in ("train", "validation", "test")}
+    kept = [name for name in known if counted["train"][name] >= LEAST_TRAIN and counted["test"][name] >= LEAST_TEST]
+    if len(kept) < 2 or not sum(counted["validation"][name] for name in kept):
+        most = ", ".join(f"{name!r} {a} and {counted['test'][name]}" for name, a in counted["train"].most_common(4))
         raise InputError(
             f"`labels` must have at least two classes with {LEAST_TRAIN} rows to train and {LEAST_TEST} unseen rows to "
-            f"test; there are, to train and to test: {most or 'none'}. Label more rows, or give rows that no stitcher "
-            "was trained on."
+            f"test, and some between to choose by; there are, to train and to test: {most or 'none'}. Label more rows, "
+            "or give rows that no stitcher was trained on."
         )
-    left["of a class with too few rows"] = int((np.isin(labels, known) & ~np.isin(labels, kept)).sum())
-    use = np.isin(labels, kept)
-    where = {name: i for i, name in enumerate(kept)}
-    y = np.array([where.get(label, -1) for label in labels])
-    picked = np.flatnonzero(test & use)
+    use = np.array([label in set(kept) for label in labels])
+    left["of a class with too few rows"] = int((of_known & ~use).sum())
+    every = tuple(kept if classes is None else classes)
+    where = {name: i for i, name in enumerate(every)}
+    picked = np.flatnonzero((part == "test") & use)
     if len(picked) > MOST_ROWS:
+        left[f"test rows beyond {MOST_ROWS:,}"] = len(picked) - MOST_ROWS
         picked = np.sort(np.random.default_rng(seed).permutation(picked)[:MOST_ROWS])
-    chosen = np.flatnonzero(validation & use)
     return Task(
         target,
         source,
-        y,
+        np.array([where[label] if used else -1 for label, used in zip(labels, use, strict=True)]),
+        every,
         tuple(kept),
-        np.flatnonzero(train & use),
-        chosen if len(chosen) else np.flatnonzero(train & use),
+        np.flatnonzero((part == "train") & use),
+        np.flatnonzero((part == "validation") & use),
         picked,
         {reason: count for reason, count in left.items() if count},
     )
@@ -132,49 +148,56 @@ def prove(
     - `majority`: the most frequent class of training, always.
 
     `retention` is carried over native accuracy, `below_native` and `above_shuffled` the differences, with intervals
-    over the same resampled rows. `cosine` compares the carried with the native directions, each class's less the mean
-    over classes, and `score_correlation` what they say of the test rows. `left_out` counts rows. Plain JSON types.
+    over the same resampled rows. A given probe is scored by all its classes, also those that no row has
+    (`other_classes`); the native one knows those that rows have. `cosine` compares the carried with the native
+    directions, each class's less the mean over classes, `score_correlation` what they say of the test rows: each
+    class's score less the row's mean over classes, Pearson's r over rows, the mean over classes. `left_out` counts
+    rows. Plain JSON types.
     """
-    tangents = task.target[task.train[:MOST_TANGENTS]]
-    linear = linear or linearise(backward, tangents)
-    made = _ordered(probe or task.probe(task.source), task.classes)
+    linear = linear or linearise(backward, thinned(task.target[task.train]))
+    made = probe or task.probe(task.source)
     carried, native = pull_back(made, linear), task.probe(task.target)
-    rng = np.random.default_rng(seed)
-    X, Y = (torch.from_numpy(side[task.train]).float() for side in (task.target, task.source))
-    shuffled = pull_back(made, bare(shuffled_map(backward, X, Y, seed)))
+    train = (torch.from_numpy(task.target[task.train]).float(), torch.from_numpy(task.source[task.train]).float())
+    shuffled = pull_back(made, bare(shuffled_map(backward, *train, seed)))
     X, S, y = task.target[task.test], task.source[task.test], task.y[task.test]
-    frequencies = np.bincount(task.y[task.train], minlength=len(task.classes)).astype(np.float64)
+    counts = np.bincount(task.y[task.train], minlength=len(task.classes)).astype(np.float64)
     contenders = {
-        "carried": carried.class_scores(X),
-        "whole": made.class_scores(backward.translate(X.astype(np.float32))),
-        "native": native.class_scores(X),
-        "home": made.class_scores(S),
-        "shuffled": shuffled.class_scores(X),
-        "majority": np.broadcast_to(frequencies, (len(y), len(frequencies))),
+        "carried": task.scores(carried, X),
+        "whole": task.scores(made, backward.translate(X.astype(np.float32))),
+        "native": task.scores(native, X),
+        "home": task.scores(made, S),
+        "shuffled": task.scores(shuffled, X),
+        "majority": np.broadcast_to(in_order(counts), (len(y), len(counts))),
     }
     found = evaluate(contenders, y, seed)
     card: dict = {
         "source": backward.target.name,
         "target": backward.source.name,
         "through": linear.how,
-        "classes": list(task.classes),
+        "classes": list(task.kept),
         "n_train": len(task.train),
         "n_test": len(task.test),
         "left_out": task.left_out,
     }
-    chance = _random_probes(X, y, task.target[task.train].mean(0), len(task.classes), rng)
+    if len(task.kept) < len(task.classes):
+        card["other_classes"] = [name for name in task.classes if name not in task.kept]
+    random = np.random.default_rng(seed)
+    chance = _random_probes(X, y, task.target[task.train].mean(0), len(task.classes), random)
     for measure, values in found.items():
         card[measure] = {name: {"score": v, "interval": interval(draws)} for name, (v, draws) in values.items()}
         card[measure]["random"] = {"score": float(chance[measure].mean()), "interval": interval(chance[measure])}
     card |= compare(found["accuracy"])
-    directions = [_centred(p) for p in (carried, native, shuffled)]
+    at = [task.classes.index(name) for name in task.kept]
+    directions = [_directions(p, task.kept) for p in (carried, native, shuffled)]
+    by_class = _cosines(directions[0], directions[1])
     card["cosine"] = {
-        "mean": float(_cosines(directions[0], directions[1]).mean()),
-        "by_class": [float(c) for c in _cosines(directions[0], directions[1])],
+        "mean": float(by_class.mean()),
+        "by_class": [float(cosine) for cosine in by_class],
         "shuffled": float(_cosines(directions[2], directions[1]).mean()),
     }
-    said = [scores - scores.mean(1, keepdims=True) for scores in (contenders["carried"], contenders["native"])]
-    card["score_correlation"] = float(np.corrcoef(said[0].ravel(), said[1].ravel())[0, 1])
+    said = [contenders[name][:, at] for name in DECISIVE]
+    each = correlations(*((scores - scores.mean(1, keepdims=True)).T for scores in said))
+    card["score_correlation"] = float(np.nan_to_num(each).mean())
     return card
 
 
@@ -205,12 +228,13 @@ def prove_directions(forward: Linear, task: Task) -> dict:
     `cosine` is between the carried source direction and the target's own, on test rows for the target and on training
     rows for the source; `others` is the mean cosine to the other classes' own directions.
     """
+    where = [task.classes.index(name) for name in task.kept]
     of = lambda rows, part: np.stack(  # noqa: E731
-        [rows[part][task.y[part] == k].mean(0) - rows[part].mean(0) for k in range(len(task.classes))]
+        [rows[part][task.y[part] == k].mean(0) - rows[part].mean(0) for k in where]
     )
     carried, own = of(task.source, task.train) @ forward.weight, of(task.target, task.test)
     cosines = _unit(carried) @ _unit(own).T
-    c = len(task.classes)
+    c = len(where)
     return {
         "cosine": {"mean": float(cosines.diagonal().mean()), "by_class": [float(v) for v in cosines.diagonal()]},
         "others": float((cosines.sum() - cosines.trace()) / (c * (c - 1))),
@@ -220,9 +244,10 @@ def prove_directions(forward: Linear, task: Task) -> dict:
 def label_efficiency(task: Task, carried: float | None = None, seed: int = 0) -> dict:
     """Accuracy of native probes trained on few labelled target rows, and how many they need to match the carried one.
 
-    Sizes are 10, 20, 50, 100 … up to all training rows, each of several random draws; how strongly to fit is chosen on
-    all validation rows, which favours the native probe. `matches` is the smallest number at which the mean accuracy
-    reaches `carried`, between sizes by its line in the logarithm; None where all the rows do not.
+    Sizes are 10, 20, 50, 100 … up to all training rows, each of several random draws; how strongly to fit is chosen
+    with the first of them, on all validation rows, whose labels are not counted: that favours the native probe.
+    `matches` is the smallest number at which the mean accuracy reaches `carried`, between sizes by its line in the
+    logarithm; None where all the rows do not.
     """
     n, random = len(task.train), np.random.default_rng(seed)
     sizes = [size for p in range(1, 8) for size in (10**p, 2 * 10**p, 5 * 10**p) if FIRST_SIZE <= size < n] + [n]
@@ -257,17 +282,11 @@ def matches(curve: Mapping, carried: float) -> int | None:
     return None
 
 
-def _ordered(probe: Probe, classes: tuple[str, ...]) -> Probe:
-    """The probe's scores in the order of the task's classes, of which it knows all."""
-    if probe.classes is None:
-        raise InputError("The probe must state its `classes`, what each score speaks for, to be proven on labels.")
-    if probe.classes == classes:
-        return probe
-    coef, intercept = probe.coef, probe.intercept
-    if len(coef) == 1:
-        coef, intercept = np.vstack([np.zeros_like(coef), coef]), np.r_[0.0, intercept]
-    at = [probe.classes.index(name) for name in classes]
-    return Probe(coef[at], intercept[at], classes)
+def in_order(counts: np.ndarray) -> np.ndarray:
+    """Scores (c,) that say the classes of most rows first, of equals the one that comes first."""
+    scores = np.empty(len(counts))
+    scores[np.argsort(-counts, kind="stable")] = np.arange(len(counts))[::-1]
+    return scores
 
 
 def _random_probes(X: np.ndarray, y: np.ndarray, mean: np.ndarray, c: int, random) -> dict[str, np.ndarray]:
@@ -280,14 +299,15 @@ def _random_probes(X: np.ndarray, y: np.ndarray, mean: np.ndarray, c: int, rando
     return {measure: np.array(values) for measure, values in drawn.items()}
 
 
-def _centred(probe: Probe) -> np.ndarray:
-    """What a softmax or the highest score goes by: each class's direction less the mean of all."""
-    return probe.coef - probe.coef.mean(0) if len(probe.coef) > 1 else probe.coef
+def _directions(probe: Probe, kept: Sequence[str]) -> np.ndarray:
+    """What the highest of the kept classes' scores goes by: each one's direction less the mean of all."""
+    coef = np.vstack([np.zeros_like(probe.coef), probe.coef]) if len(probe.coef) == 1 else probe.coef
+    own = coef[[(probe.classes or ()).index(name) for name in kept]]
+    own = own - own.mean(0)
+    return own[1:] if len(own) == 2 else own
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    if len(a) != len(b):  # two rows for two classes against one
-        a, b = (rows[1:] - rows[:1] if len(rows) == 2 else rows for rows in (a, b))
     return (_unit(a) * _unit(b)).sum(1)
 
 

@@ -11,6 +11,7 @@ from repstitch.metrics.classification import evaluate
 from repstitch.metrics.resample import interval
 from repstitch.stitcher import Stitcher
 from repstitch.transfer.kinds import Probe
+from repstitch.transfer.proof import in_order
 
 TOP = 5
 
@@ -65,7 +66,7 @@ def prove_names(probe: Probe, X: np.ndarray, labels: np.ndarray, seed: int = 0) 
         raise InputError(f"`labels` must name at least two of the classes ({', '.join(classes[:4])} …); got {some} ….")
     y = np.array([where[label] for label in labels[known]])
     scores = probe.class_scores(X[known])
-    majority = np.broadcast_to(np.bincount(y, minlength=len(classes)).astype(np.float64), scores.shape)
+    majority = np.broadcast_to(in_order(np.bincount(y, minlength=len(classes))), scores.shape)
     top = (TOP,) if len(classes) > TOP else ()
     found = evaluate({"carried": scores, "majority": majority}, y, seed, top)
     random, drawn = np.random.default_rng(seed), {}

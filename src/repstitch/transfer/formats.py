@@ -1,0 +1,131 @@
+"""Files of arrays by name, opened and written without running anything that is in them."""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repstitch.embeddings import check_new
+from repstitch.errors import InputError, one_line
+
+WRITABLE = (".safetensors", ".npz", ".npy")
+NOTES = "repstitch"  # the array of an .npz that holds what is metadata elsewhere
+UNSAFE = (".pkl", ".pickle", ".joblib", ".sav")
+# Those of scikit-learn's models whose scores are rows @ coef_.T + intercept_, and nothing after it.
+LINEAR_MODELS = (
+    "LogisticRegression", "LogisticRegressionCV", "LinearSVC", "LinearSVR", "Ridge", "RidgeCV", "RidgeClassifier",
+    "RidgeClassifierCV", "LinearRegression", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "SGDClassifier",
+    "SGDRegressor", "Perceptron", "PassiveAggressiveClassifier", "LinearDiscriminantAnalysis",
+)  # fmt: skip
+
+
+def open_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a file by name, and its metadata. Raises InputError on what cannot be read, or would run code."""
+    if file.suffix not in OPENERS:
+        unsafe = " Pickles run code when opened, so they are never read." if file.suffix in UNSAFE else ""
+        raise InputError(f"{file.name} must be one of {', '.join(OPENERS)}.{unsafe}")
+    if not file.is_file():
+        raise InputError(f"There is no file {file}; give a probe, directions or a dictionary ({', '.join(OPENERS)}).")
+    try:
+        arrays, notes = OPENERS[file.suffix](file)
+        for name, array in arrays.items():
+            if not isinstance(name, str) or not isinstance(array, np.ndarray):
+                raise InputError(f"it must hold arrays by name; {name!r} is {type(array).__name__}.")
+        return arrays, dict(notes)
+    except ImportError:
+        raise
+    except Exception as error:  # safetensors, skops, torch and zipfile each have errors of their own
+        raise InputError(f"{file} cannot be read: {one_line(error)}") from None
+
+
+def write_arrays(target: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> None:
+    """Write arrays and metadata (.npy: the one array alone) to a new file, which appears whole or not at all."""
+    temporary = target.parent / f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}"
+    try:
+        if target.suffix == ".safetensors":
+            from safetensors.numpy import save_file
+
+            save_file({k: v for k, v in arrays.items() if v.dtype.kind != "U"}, temporary, metadata=dict(notes))
+        elif target.suffix == ".npz":
+            held: dict[str, Any] = {**arrays, NOTES: np.array(json.dumps(dict(notes), ensure_ascii=False))}
+            np.savez(temporary, **held)
+        else:
+            np.save(temporary, next(iter(arrays.values())), allow_pickle=False)
+        os.rename(temporary, check_new(target))
+    except OSError as error:
+        raise InputError(f"`out` {target} cannot be written: {one_line(error)}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _open_safetensors(file: Path):
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:  # torch, for NumPy has no bfloat16
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return {name: _numbers(tensor) for name, tensor in tensors.items()}, opened.metadata() or {}
+
+
+def _open_npz(file: Path):
+    with np.load(file, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    notes = json.loads(str(arrays.pop(NOTES))) if NOTES in arrays else {}
+    if not isinstance(notes, dict):
+        raise InputError(f"its array {NOTES!r} must be a JSON object.")
+    return arrays, notes
+
+
+def _open_npy(file: Path):
+    return {"directions": np.load(file, allow_pickle=False)}, {}
+
+
+def _open_torch(file: Path):
+    import torch
+
+    held = torch.load(file, map_location="cpu", weights_only=True)
+    held = held.get("state_dict", held) if isinstance(held, dict) else {"directions": held}
+    if not all(isinstance(value, torch.Tensor) for value in held.values()):
+        raise InputError("it must hold tensors by name, a state dict.")
+    return {name: _numbers(tensor) for name, tensor in held.items()}, {}
+
+
+def _numbers(tensor) -> np.ndarray:
+    import torch
+
+    held = tensor.detach()
+    return (held.float() if held.dtype == torch.bfloat16 else held).numpy()
+
+
+def _open_skops(file: Path):
+    """A linear model of scikit-learn, alone or after a StandardScaler; only types that skops trusts are made."""
+    from skops.io import load
+
+    model = load(file, trusted=[])
+    steps = [step for _, step in model.steps] if hasattr(model, "steps") else [model]
+    steps = [step for step in steps if step not in (None, "passthrough")]
+    scaler = steps[0] if len(steps) == 2 and type(steps[0]).__name__ == "StandardScaler" else None
+    if len(steps) != 1 + (scaler is not None) or type(steps[-1]).__name__ not in LINEAR_MODELS:
+        names = ", ".join(type(step).__name__ for step in steps)
+        raise InputError(f"it must hold a linear model, at most after a StandardScaler; it holds {names}.")
+    last: Any = steps[-1]
+    coef = np.atleast_2d(np.asarray(last.coef_, dtype=np.float64))
+    intercept = np.broadcast_to(np.asarray(last.intercept_, dtype=np.float64), (len(coef),))
+    if scaler is not None:
+        coef = coef / scaler.scale_ if scaler.with_std else coef
+        intercept = intercept - coef @ scaler.mean_ if scaler.with_mean else intercept
+    arrays = {"coef": coef, "intercept": intercept}
+    return (arrays | {"classes": np.asarray(last.classes_)} if hasattr(last, "classes_") else arrays), {}
+
+
+OPENERS = {
+    ".npz": _open_npz,
+    ".safetensors": _open_safetensors,
+    ".npy": _open_npy,
+    ".pt": _open_torch,
+    ".pth": _open_torch,
+    ".skops": _open_skops,
+}
