@@ -51,6 +51,7 @@ bench: $(SETUP)
 	$(BIN)/python benchmarks/confidence.py --method auto
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/served.py
+	$(BIN)/python benchmarks/transfer.py
 
 $(SETUP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "repstitch needs Python 3.11 or newer; run: make PYTHON=python3.11" >&2; exit 2; }

@@ -291,22 +291,22 @@ def main() -> None:
     print(text)
 
 
-ABOUT = """Stitchers: `canonical` for the objective `reconstruction`, each way, unless said otherwise; one split by hashed
-id. Probes: multinomial logistic regression, its strength chosen on validation rows, the same for carried and native
-ones. All scores are of test rows that neither stitchers nor probes saw. Intervals are 95 %, of 1,000 times the same
-resampled rows; for `random`, one hundred draws."""
-ABOUT_PAIRS = """Accuracy of the source's probe on the target's rows: `carried` by the bare map, after the `whole` stitcher;
-a `native` one; on its own space (`home`); through `shuffled` pairs; `random` directions; the `majority` class. `class
-directions`: cosine of the classes' mean directions, carried forward, to the target's own. `labels to match`: labelled
-target rows that a native probe needs for the carried one's accuracy."""
-ABOUT_NAMES = f"""Fashion article types of at least {LEAST_ITEMS} items, their bare names embedded by stories260K, which
-embedded the products' texts too, and carried to each vision space. `shuffled`: the same with names shuffled, a hundred
-times."""
-ABOUT_DICTIONARIES = """Sparse autoencoders of 256 ReLU features, trained on each CIFAR space and carried to the others.
-Correlation of each feature on unseen rows with the original's on the same items: mean / median over features; through
-`shuffled` pairs. `active`: features active for a row that are active for its counterpart / as many as would be if
-features were active as often, but independently. Variance explained: of the target by the carried dictionary, of the
-source by the original, and of the target by both maps alone, there and back."""
+ABOUT = """Stitchers: `canonical` for the objective `reconstruction`, each way, unless said otherwise; one split by
+hashed id. Probes: multinomial logistic regression, its strength chosen on validation rows, the same for carried and
+native ones. All scores are of test rows that neither stitchers nor probes saw. Intervals are 95 %, of 1,000 times the
+same resampled rows; for `random`, one hundred draws."""
+ABOUT_PAIRS = """Accuracy of the source's probe on the target's rows: `carried` by the bare map, after the `whole`
+stitcher; a `native` one; on its own space (`home`); through `shuffled` pairs; `random` directions; the `majority`
+class. `class directions`: cosine of the classes' mean directions, carried forward, to the target's own. `labels to
+match`: labelled target rows that a native probe needs for the carried one's accuracy."""
+ABOUT_NAMES = f"""Fashion article types of at least {LEAST_ITEMS} items, their bare names embedded by stories260K,
+which embedded the products' texts too, and carried to each vision space. `shuffled`: the same with names shuffled, a
+hundred times."""
+ABOUT_DICTIONARIES = """Sparse autoencoders of 256 ReLU features, trained on each CIFAR space and carried to the
+others. Correlation of each feature on unseen rows with the original's on the same items: mean / median over features;
+through `shuffled` pairs. `active`: features active for a row that are active for its counterpart / as many as would
+be if features were active as often, but independently. Variance explained: of the target by the carried dictionary,
+of the source by the original, and of the target by both maps alone, there and back."""
 
 if __name__ == "__main__":
     main()

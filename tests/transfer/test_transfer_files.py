@@ -351,6 +351,11 @@ def noted(path, **notes):
     save_file({"coef": np.eye(2, dtype=np.float32)}, path, metadata=notes)
 
 
+def unfitting(path):
+    notes = np.array(json.dumps({"subtract_b_dec": "true"}))
+    np.savez(path, W_enc=np.eye(2), W_dec=np.eye(3), repstitch=notes)
+
+
 BROKEN = {
     "pickle": ("x.pkl", unpickled, "Pickles run code when opened, so they are never read"),
     "joblib": ("x.joblib", unpickled, "never read"),
@@ -386,7 +391,7 @@ BROKEN = {
     "gated": (
         "x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(2), b_gate=np.ones(2)), "what is 'b_gate' in it",
     ),
-    "unfitting dictionary": ("x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(3), repstitch=np.array('{"subtract_b_dec": true}')), "`W_dec` must have the"),
+    "unfitting dictionary": ("x.npz", unfitting, "`W_dec` must have the"),
 }  # fmt: skip
 
 

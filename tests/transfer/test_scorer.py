@@ -1,0 +1,84 @@
+"""`train` and `score` with labels: a scorecard that says how probes of the target do on the source's rows."""
+
+import json
+
+import numpy as np
+import pytest
+from bridges import two_views
+
+from repstitch.apply import score
+from repstitch.cli import main
+from repstitch.embeddings import write
+from repstitch.errors import InputError
+from repstitch.scorecard import model_card, table
+from repstitch.stitcher import load
+from repstitch.train import train
+
+OLD, NEW, LABELS, _ = two_views(400)
+GIVEN = {"method": "ridge", "objective": "reconstruction", "labels": LABELS}
+TRAINED = train(OLD, NEW, **GIVEN)
+
+
+def test_training_with_labels_proves_the_targets_probe_on_the_sources_rows():
+    found = TRAINED.scorecard["probe_transfer"]
+    assert (found["source"], found["target"]) == ("new", "old")
+    assert found["accuracy"]["carried"]["score"] > 0.9
+    assert found["above_shuffled"]["interval"][0] > 0.3
+    assert found["retention"]["score"] == pytest.approx(1, abs=0.05)
+    assert found["n_test"] == TRAINED.provenance["pairs"]["test"]
+    assert json.loads(json.dumps(TRAINED.scorecard)) == TRAINED.scorecard
+
+
+def test_scoring_with_labels_finds_the_same_on_the_rows_it_has_not_seen():
+    found = score(TRAINED, OLD, NEW, labels=LABELS)
+    assert found["probe_transfer"] == TRAINED.scorecard["probe_transfer"]
+
+
+def test_the_card_shows_it_and_keeps_it(tmp_path):
+    line = next(one for one in table(TRAINED.scorecard).splitlines() if "a probe of 3 classes of new" in one)
+    carried = TRAINED.scorecard["probe_transfer"]["accuracy"]["carried"]["score"]
+    assert f"carried to old ({TRAINED.provenance['pairs']['test']} unseen rows): accuracy {carried:.3f}" in line
+    assert "through shuffled pairs" in line
+    TRAINED.save(tmp_path / "kept")
+    kept = load(tmp_path / "kept")
+    assert kept.scorecard["probe_transfer"] == TRAINED.scorecard["probe_transfer"]
+    assert line in model_card(kept._config(), kept.scorecard)
+
+
+def test_refitting_keeps_the_proof_that_was_taken_before():
+    again = train(OLD, NEW, refit_on_all=True, **GIVEN)
+    assert again.scorecard["probe_transfer"] == TRAINED.scorecard["probe_transfer"]
+    assert not np.array_equal(again.map.weight.numpy(), TRAINED.map.weight.numpy())
+
+
+def test_without_labels_nothing_is_said():
+    plain = train(OLD, NEW, method="ridge", objective="reconstruction")
+    assert "probe_transfer" not in plain.scorecard
+    assert "a probe of" not in table(plain.scorecard)
+
+
+def test_labels_that_cannot_be_used_are_refused_before_anything_is_fitted(monkeypatch):
+    monkeypatch.setattr("repstitch.train.select", lambda *given: pytest.fail("it was fitted"))
+    with pytest.raises(InputError, match="must be classes that repeat"):
+        train(OLD, NEW, **(GIVEN | {"labels": np.arange(400)}))
+    with pytest.raises(InputError, match="the split leaves none"):
+        train(OLD, NEW, split_shares=(0.8, 0.2, 0), **GIVEN)
+
+
+def test_a_stitcher_of_groups_is_warned_of(caplog):
+    groups = np.array([f"g{i // 2}" for i in range(400)], dtype=object)
+    made = train(OLD, NEW, group=groups, **(GIVEN | {"labels": None}))
+    score(made, OLD, NEW, labels=LABELS)
+    assert "trained with groups, which `labels` do not know" in caplog.text
+
+
+def test_the_command_line_takes_labels_for_both(tmp_path, capsys):
+    for rows in (OLD, NEW):
+        write(tmp_path / f"{rows.space.name}.parquet", rows)
+    lines = ["id,kind", *(f"item{i},{one}" for i, one in enumerate(LABELS))]
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    files = f"--source {tmp_path}/old.parquet --target {tmp_path}/new.parquet --labels {tmp_path}/labels.csv:kind"
+    assert main(f"train {files} --out {tmp_path}/made --method ridge --objective reconstruction".split()) == 0
+    assert "a probe of 3 classes of new, carried to old" in capsys.readouterr().out
+    assert main(f"score {tmp_path}/made {files} --json".split()) == 0
+    assert json.loads(capsys.readouterr().out)["probe_transfer"]["accuracy"]["carried"]["score"] > 0.9
