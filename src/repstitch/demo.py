@@ -43,7 +43,7 @@ def demo(out: Path, seed: int = 0) -> None:
         print(f"[{time.perf_counter() - began:5.1f} s] {text}", flush=True)
 
     say("Writing 1,797 real images of handwritten digits (scikit-learn's load_digits) as PNG files.")
-    labels = _write_images(out / "images")
+    labels = _write_images(out / "images", out / "labels.csv")
     first = np.arange(len(labels)) % 2 == 0  # encoders learn from one half, everything else uses the other
     (out / "paired").mkdir()
     for path in sorted((out / "images").iterdir()):
@@ -64,7 +64,8 @@ def demo(out: Path, seed: int = 0) -> None:
     say(f"Embedded {len(rows['trained', ENCODERS[0]])} images that neither encoder has seen, with each of the two.")
 
     say("Learning a stitcher between the two spaces: every method, chosen on validation pairs, proven on test pairs.")
-    stitcher = train(source, target, objective="neighbours", split_shares=SHARES, seed=seed)
+    digits = f"{out / 'labels.csv'}:digit"
+    stitcher = train(source, target, objective="neighbours", split_shares=SHARES, labels=digits, seed=seed)
     place = stitcher.save(out / "stitchers" / f"{ENCODERS[0]}-to-{ENCODERS[1]}")
     print(f"\n{table(stitcher.scorecard)}\n")
     say(f"Kept {stitcher.method} as {place} (version {stitcher.version}).")
@@ -111,7 +112,7 @@ def _clear(out: Path) -> None:
     (out / MARK).touch()
 
 
-def _write_images(folder: Path) -> np.ndarray:
+def _write_images(folder: Path, table: Path) -> np.ndarray:
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -120,6 +121,8 @@ def _write_images(folder: Path) -> np.ndarray:
     for i, image in enumerate(np.asarray(images).reshape(-1, 8, 8)):
         pixels = np.clip(image * 16, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).resize((SIDE, SIDE)).convert("RGB").save(folder / f"{i:04d}.png")
+    lines = ["id,digit", *(f"{i:04d}.png,{digit}" for i, digit in enumerate(labels))]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return np.asarray(labels)
 
 
