@@ -27,7 +27,8 @@ from repstitch.train import train
 from repstitch.transfer import job
 from repstitch.transfer.bridge import Bridge, build
 from repstitch.transfer.kinds import Dictionary
-from repstitch.transfer.proof import label_efficiency, matches
+from repstitch.transfer.linear import bare
+from repstitch.transfer.proof import label_efficiency, matches, prove, prove_directions
 
 RESULTS = Path(__file__).parent / "results"
 CIFAR = {
@@ -75,16 +76,16 @@ def over(spaces, stitchers, a: str, b: str, labels: dict[str, str], tangent: boo
 
 def carry_all(title: str, spaces, stitchers, labels: dict[str, str], raw: list) -> list[list]:
     """A row for each ordered pair; what `raw` gets are the proofs, to be averaged."""
-    probes, curves, table = {}, {}, []
+    probes, natives, curves, table = {}, {}, {}, []
     for a, b in permutations(spaces, 2):
         bridge = over(spaces, stitchers, a, b, labels)
         task = job.task_over(bridge)
         if a not in probes:
             probes[a] = task.probe(task.source)
         if b not in curves:
-            curves[b] = label_efficiency(task)
-        _, found = job.prove_probe(bridge, probes[a], curve=False)
-        found["pair"] = a, b
+            curves[b], natives[b] = label_efficiency(task), task.probe(task.target)
+        found = prove(stitchers[b, a], task, probes[a], bridge.back, native=natives[b])
+        found |= {"pair": (a, b), "class_directions": prove_directions(bare(stitchers[a, b].map), task)}
         raw.append(found)
         needs = matches(curves[b], found["accuracy"]["carried"]["score"])
         shown = "more than all" if needs is None else f"{needs:,}"

@@ -131,41 +131,38 @@ def parser() -> argparse.ArgumentParser:
         "      --forward models/stitchers/old-new --backward models/stitchers/new-old",
     )
     c.add_argument(
-        "given", nargs="?", metavar="FILE", help="of the source: .safetensors, .npz, .npy, .pt, .pth or .skops[:PART]"
+        "given", nargs="?", metavar="FILE", help="what is carried: .safetensors, .npz, .npy, .pt, .pth or .skops"
     )
     c.add_argument("--forward", metavar="STITCHER", help="source to target: for directions, dictionaries, prompts")
     c.add_argument("--backward", metavar="STITCHER", help="target to source: for probes, dictionaries")
     c.add_argument("--out", metavar="FILE", help=".safetensors or .npz, for directions also .npy; must not exist yet")
-    c.add_argument("--concept", metavar="X", help="carry the concept that these embeddings of the source show")
-    c.add_argument("--against", metavar="X", help="and these do not")
-    c.add_argument("--by", choices=CONCEPTS, help="as the difference of means, a direction (default), or as a probe")
-    c.add_argument("--prompts", metavar="X", help="classify by names: embeddings of one prompt a class, called by id")
-    c.add_argument("--names", metavar="FILE", help="with --prompts: one class name a prompt, which may repeat")
-    c.add_argument(
-        "--classes", metavar="FILE", help="what a probe's scores speak for, one a line, if its file does not say"
-    )
-    c.add_argument(
-        "--subtract-b-dec",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="whether a dictionary subtracts b_dec before encoding, if nothing beside it says",
-    )
-    c.add_argument(
-        "--directions", action="store_true", help="the FILE's arrays are directions, if their names do not say"
-    )
     c.add_argument("--renormalise", action="store_true", help="give each direction the length back that it had")
     c.add_argument(
         "--jacobian", action="store_true", help="act by the mean Jacobian at the rows given, as MLPs always do"
     )
-    c.add_argument(
-        "--labels", metavar="TABLE:COLUMN", help="classes of the target's rows, to prove a probe or names on"
+    g = c.add_argument_group("what a FILE does not say")
+    g.add_argument("--directions", action="store_true", help="its arrays are directions, whatever their names")
+    g.add_argument("--classes", metavar="FILE", help="what a probe's scores speak for, one a line")
+    g.add_argument(
+        "--subtract-b-dec",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether a dictionary subtracts b_dec before it encodes",
     )
-    _pair_arguments(c, needed=False)
-    c.add_argument(
+    g = c.add_argument_group("in place of a FILE")
+    g.add_argument("--concept", metavar="X", help="carry the concept that these embeddings of the source show …")
+    g.add_argument("--against", metavar="X", help="… and these do not")
+    g.add_argument("--by", choices=CONCEPTS, help="as the difference of means, a direction (default), or as a probe")
+    g.add_argument("--prompts", metavar="X", help="classify by names: embeddings of one prompt a class, called by id")
+    g.add_argument("--names", metavar="FILE", help="with --prompts: one class name a prompt, which may repeat")
+    g = c.add_argument_group("rows, and proof")
+    _pair_arguments(g, needed=False)
+    g.add_argument("--labels", metavar=LABELS, help="classes of the target's rows, to prove a probe or names on")
+    g.add_argument(
         "--group", metavar="COLUMN|FILE", help="rows of one group stay on one side of the split, as in train"
     )
-    c.add_argument("--plot", metavar="FILE", help="draw the proof, as .png, .svg or .pdf")
-    c.add_argument("--seed", type=int, default=0, help="seed of the resampled rows and of the controls")
+    g.add_argument("--plot", metavar="FILE", help="draw the proof, as .png, .svg or .pdf")
+    g.add_argument("--seed", type=int, default=0, help="seed of the resampled rows and of the controls")
 
     c = command(
         "align",
@@ -247,7 +244,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _pair_arguments(c: argparse.ArgumentParser, needed: bool = True) -> None:
+def _pair_arguments(c: argparse._ActionsContainer, needed: bool = True) -> None:
     c.add_argument("--source", required=needed, metavar="X", help=".parquet, .arrow, .npy or .npz:key")
     c.add_argument("--target", required=needed, metavar="Y")
     c.add_argument("--source-space", metavar="NAME", help="name the space of a file without a card")

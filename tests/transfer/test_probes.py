@@ -47,6 +47,17 @@ def test_the_scale_and_centre_of_rows_do_not_matter():
     np.testing.assert_allclose(b.scores(moved), a.scores(X), atol=1e-2)
 
 
+def test_fewer_rows_than_dimensions_are_fitted_in_their_span_and_nothing_is_lost():
+    from sklearn.linear_model import LogisticRegression
+
+    wide = np.hstack([X[:30], gaussian(30, 60)])
+    made, _ = fit_probe(wide, Y[:30], CLASSES, (wide, Y[:30]), (0.1,))
+    centred = wide - wide.mean(0)
+    standard = centred / np.sqrt(np.square(centred).sum(1).mean() / wide.shape[1])
+    exact = LogisticRegression(C=0.1, tol=1e-6).fit(standard, Y[:30])
+    np.testing.assert_allclose(made.scores(wide), exact.decision_function(standard), atol=2e-2)
+
+
 def test_on_noise_it_leans_on_the_data_as_little_as_it_may():
     noise = gaussian(300, 40)
     _, strength = fit_probe(noise[:150], Y[:150], CLASSES, (noise[150:], Y[150:]))

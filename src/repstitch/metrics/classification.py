@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from tqdm import tqdm
 
 from repstitch.errors import InputError
 from repstitch.metrics.resample import CELLS, DRAWS, drawn
@@ -58,7 +59,9 @@ def evaluate(
     )
     sizes = counts @ member
     sizes = np.where(sizes > 0, sizes, np.nan)
-    for name, scores in contenders.items():
+    for name, scores in tqdm(
+        contenders.items(), desc="scores", unit="contender", delay=1, leave=False, disable=not draws
+    ):
         for t in (1, *top):
             hit = hits(scores, y, t).astype(np.float64)
             found["accuracy" if t == 1 else f"top{t}"][name] = _parted(counts @ hit / len(y))

@@ -35,33 +35,34 @@ def fit_probe(
     spread = float(np.sqrt(np.square(X - mean).sum(1).mean() / X.shape[1]))
     if not spread > 0:
         raise InputError("A probe needs rows that differ; these are all the same.")
-    standard = lambda rows: ((rows - mean) / spread).astype(np.float32)  # noqa: E731
     known = np.isin(held[1], there)
     if not known.any():
         raise InputError("A probe needs held-out rows of its classes, to choose how strongly to fit; there are none.")
-    rows, unseen, wanted = standard(X), standard(held[0][known]), np.searchsorted(there, held[1][known])
-    best: tuple[float, float, LogisticRegression] | None = None
+    rows, unseen = (((side - mean) / spread).astype(np.float32) for side in (X, held[0][known]))
+    basis = None
+    if len(rows) < X.shape[1]:  # the penalty keeps weights in the span of the rows, so nothing is lost there
+        basis = np.linalg.svd(rows, full_matrices=False)[2]
+        rows, unseen = rows @ basis.T, unseen @ basis.T
+    wanted = np.searchsorted(there, held[1][known])
+    model = LogisticRegression(max_iter=STEPS, warm_start=True)
+    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
     worse = 0
     for strength in strengths:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one that stops early is judged like any other
-            model = LogisticRegression(C=strength, max_iter=STEPS).fit(rows, y)
+            model.set_params(C=strength).fit(rows, y)
         said = model.predict_proba(unseen)[np.arange(len(wanted)), wanted]
         score = float(np.log(np.maximum(said, TINY)).mean())
         if best is None or score > best[0]:
-            best, worse = (score, strength, model), 0
+            best, worse = (score, strength, model.coef_.copy(), model.intercept_.copy()), 0
         else:
             worse += 1
             if worse == 2:
                 break
     assert best is not None
-    return _probe(best[2], there, classes, mean, spread), best[1]
-
-
-def _probe(model, there: np.ndarray, classes: Sequence[str], mean: np.ndarray, spread: float) -> Probe:
-    """scikit-learn's model of standardised rows as a probe of rows as they are."""
-    coef = np.asarray(model.coef_, dtype=np.float64) / spread
-    return Probe(coef, np.asarray(model.intercept_) - coef @ mean, tuple(str(classes[k]) for k in there))
+    _, strength, coef, intercept = best
+    coef = (coef if basis is None else coef @ basis).astype(np.float64) / spread
+    return Probe(coef, intercept - coef @ mean, tuple(str(classes[k]) for k in there)), strength
 
 
 def concept(positive: np.ndarray, negative: np.ndarray, by: str = "means", name: str = "concept") -> Directions | Probe:

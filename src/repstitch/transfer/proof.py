@@ -131,7 +131,12 @@ def make_task(
 
 
 def prove(
-    backward: Stitcher, task: Task, probe: Probe | None = None, linear: Linear | None = None, seed: int = 0
+    backward: Stitcher,
+    task: Task,
+    probe: Probe | None = None,
+    linear: Linear | None = None,
+    seed: int = 0,
+    native: Probe | None = None,
 ) -> dict:
     """How well a probe of the source, carried to the target by `backward`, tells the task's classes there.
 
@@ -156,7 +161,7 @@ def prove(
     """
     linear = linear or linearise(backward, thinned(task.target[task.train]))
     made = probe or task.probe(task.source)
-    carried, native = pull_back(made, linear), task.probe(task.target)
+    carried, native = pull_back(made, linear), native or task.probe(task.target)
     train = (torch.from_numpy(task.target[task.train]).float(), torch.from_numpy(task.source[task.train]).float())
     shuffled = pull_back(made, bare(shuffled_map(backward, *train, seed)))
     X, S, y = task.target[task.test], task.source[task.test], task.y[task.test]
