@@ -142,7 +142,7 @@ def run_transfer(args) -> None:
     from repstitch.stitcher import load
     from repstitch.transfer import files, job
     from repstitch.transfer.bridge import build
-    from repstitch.transfer.kinds import Dictionary, name_of
+    from repstitch.transfer.kinds import Dictionary, Directions, Probe, name_of
     from repstitch.transfer.report import report
 
     thing, layout = None, files.Layout()
@@ -151,6 +151,9 @@ def run_transfer(args) -> None:
         thing, layout = files.read(
             args.given, subtract_b_dec=args.subtract_b_dec, classes=classes, directions=args.directions
         )
+    if args.out:
+        means = args.concept and args.by != "classifier"
+        files.check_out(args.out, type(thing) if thing is not None else Directions if means else Probe)
     forward, backward = (None if given is None else load(given) for given in (args.forward, args.backward))
     bridge = build(
         forward,
@@ -169,7 +172,7 @@ def run_transfer(args) -> None:
     )
     if args.prompts:
         carried, found = job.from_names(bridge, args.prompts, args.names, seed=args.seed)
-        how = f"{job.NAMES_HOW}; {job.rows_meant(bridge)}"
+        how = f"{job.NAMES_HOW}; {job.rows_meant(bridge, 'forward')}"
     else:
         if args.concept:
             thing = job.concept_of(bridge, args.concept, args.against, args.by)
@@ -180,13 +183,13 @@ def run_transfer(args) -> None:
     notes = {"through": how} | {
         way: stitcher.version for way, stitcher in (("forward", forward), ("backward", backward)) if stitcher
     }
-    if args.out:
-        files.write(args.out, carried, layout, notes)
-    if args.plot:
+    if args.plot:  # before what is never overwritten, so that a run that was stopped can be run again
         from repstitch.plots.canvas import save
         from repstitch.plots.transfers import plot_transfer
 
         save(plot_transfer(found), args.plot)
+    if args.out:
+        files.write(args.out, carried, layout, notes)
     title = f"{name_of(carried)}: {bridge.home.name} -> {bridge.away.name}" + (f", in {args.out}" if args.out else "")
     _emit(
         {"out": args.out, "carried": name_of(carried), **notes, "proof": found or None},
@@ -215,11 +218,8 @@ def _check_transfer(args) -> None:
         ("renormalise", "a FILE or --concept", args.given or args.concept),
         ("plot", "--labels", args.labels),
         ("labels", "--target", args.target),
-        ("group", "--labels", args.labels),
+        ("group", "--labels, or a dictionary's FILE and rows", args.labels or args.given),
         ("jacobian", "--source or --target", args.source or args.target),
-        ("jacobian", "what is not --prompts", not args.prompts),
-        ("backward", "what is not --prompts", not args.prompts),
-        ("source", "what is not --prompts", not args.prompts),
         ("source_space", "--source", args.source),
         ("source_ids", "--source", args.source),
         ("target_space", "--target", args.target),
@@ -230,6 +230,9 @@ def _check_transfer(args) -> None:
             raise InputError(
                 f"`--{flag.replace('_', '-')}` is of use with {needs} only; give that too, or leave it out."
             )
+    for flag in ("backward", "source", "jacobian") if args.prompts else ():
+        if getattr(args, flag):
+            raise InputError(f"`--{flag}` has no part in what --prompts does; leave it out.")
     if args.concept and not args.against:
         raise InputError("`--concept` needs `--against`: embeddings of examples that do not show the concept.")
     if args.out:

@@ -61,5 +61,6 @@ def refuse_other_side(X: np.ndarray, own: tuple[Space, np.ndarray], other: tuple
     if to[1] > 0.5 and to[1] - to[0] > 0.3:
         raise InputError(
             f"`{what}` looks like rows of {other[0].name!r}, the other side (cosine of the means {to[1]:.2f} "
-            f"against {to[0]:.2f}); swap the files, or state --{what}-space {own[0].name}."
+            f"against {to[0]:.2f}); swap the files, or give them a card of {own[0].name!r}"
+            + (f" (--{what}-space {own[0].name})." if what in ("source", "target") else ".")
         )

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 from bridges import rotating, two_views
 
@@ -7,7 +8,7 @@ from repstitch.errors import InputError
 from repstitch.plots.transfers import plot_transfer
 from repstitch.transfer import job
 from repstitch.transfer.bridge import build
-from repstitch.transfer.report import CONTENDERS
+from repstitch.transfer.report import OF_PROBES
 
 OLD, NEW, LABELS, R = two_views(400)
 PROOF = job.prove_probe(build(rotating(R), rotating(R.T.copy(), "new", "old"), OLD, NEW, LABELS))[1]
@@ -22,7 +23,7 @@ def test_the_first_panel_shows_each_contenders_accuracy():
     shown = [tick.get_text() for tick in first.get_yticklabels()]
     assert shown[0] == "carried probe"
     assert "majority class" in shown
-    assert texts(first) == [f"{PROOF['accuracy'][name]['score']:.3f}" for name in CONTENDERS]
+    assert texts(first) == [f"{PROOF['accuracy'][name]['score']:.3f}" for name in OF_PROBES]
     assert second.get_xlabel() == "labelled rows of the target"
 
 
@@ -43,3 +44,15 @@ def test_a_proof_without_a_curve_has_one_panel():
 def test_what_has_no_accuracy_cannot_be_drawn():
     with pytest.raises(InputError, match="`plot` draws the proof of a probe or of names"):
         plot_transfer({"correlation": {}})
+
+
+def test_names_are_called_what_they_are():
+    from repstitch.transfer.zero_shot import name_classes, prove_names
+
+    prompts = [OLD.vectors[f"class {k}" == LABELS].mean(0) for k in range(3)]
+    named: Any = name_classes(
+        rotating(R, target_mean=NEW.vectors.mean(0)), np.stack(prompts), ["class 0", "class 1", "class 2"]
+    )
+    (axes,) = plot_transfer(prove_names(named, NEW.vectors, LABELS)).axes
+    shown = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert shown == ["from names alone", "the same, names shuffled", "majority class"]

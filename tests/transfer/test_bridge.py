@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from bridges import dictionary, directions, mlp, probe, rotating, stitcher, two_views, unit
-from helpers import card, embeddings, gaussian, names
+from helpers import card, embeddings, gaussian, names, pairs_of
 
 from repstitch.embeddings import Embeddings
 from repstitch.errors import InputError
-from repstitch.pairs import id_fingerprints
+from repstitch.pairs import contents, id_fingerprints
 from repstitch.transfer import job
 from repstitch.transfer.bridge import build
 from repstitch.transfer.kinds import Directions, Probe
@@ -115,16 +115,18 @@ def test_a_tangent_can_be_asked_for_of_an_affine_map():
         transfer(probe(8), build(None, BACKWARD, tangent=True))
 
 
-def test_a_dictionary_is_compared_on_unseen_rows():
+def test_a_dictionary_is_compared_on_unseen_rows(caplog):
     seen = np.unique(id_fingerprints(IDS[:400]))
     held = bridge(labels=None, paired=True, forward=replace(FORWARD, seen=seen))
     _, found = job.prove_thing(held, dictionary(8))
     assert found["n_test"] == (held.parts.test >= 400).sum()
     assert found["correlation"]["mean"] > 0.999
     assert found["shuffled"] < 0.5
-    everything = np.unique(id_fingerprints(IDS))
+    everything = bridge(labels=None, paired=True, forward=replace(FORWARD, seen=np.unique(id_fingerprints(IDS))))
+    assert job.prove_thing(everything, dictionary(8))[1] == {}
+    assert "carried without a proof" in caplog.text
     with pytest.raises(InputError, match="All items were used to train the stitchers"):
-        job.prove_thing(bridge(labels=None, paired=True, forward=replace(FORWARD, seen=everything)), dictionary(8))
+        job.prove_dictionary(everything, dictionary(8))
 
 
 def test_a_dictionary_needs_stitchers_that_mean_the_same_rows():
@@ -153,7 +155,7 @@ def test_names_are_proven_on_rows_the_stitcher_has_not_seen(caplog):
     assert found["accuracy"]["carried"]["score"] > 0.9
     with caplog.at_level(logging.WARNING):
         job.from_names(build(forward, None, None, replace(NEW, ids=None), LABELS), prompts)
-        by_position = replace(forward, provenance={"paired_by": "position"})
+        by_position = replace(forward, seen=np.empty(0, np.int64), provenance={"paired_by": "position"})
         job.from_names(build(by_position, None, None, NEW, LABELS), prompts)
     assert caplog.text.count("known by ids, and there are none: all rows test") == 2
     probe, none = job.from_names(build(forward), prompts, ["a", "b", "a"])
@@ -202,10 +204,10 @@ def test_swapped_files_without_cards_are_refused():
     backward = replace(BACKWARD, source_mean=new.vectors.mean(0), target_mean=old.vectors.mean(0))
     bare = [replace(rows, space=replace(rows.space, name="rows", encoder=None)) for rows in (old, new)]
     build(None, backward, bare[0], bare[1])
-    with pytest.raises(InputError, match=r"`source` looks like rows of 'new'.*or state --source-space old"):
+    with pytest.raises(InputError, match=r"`target` looks like rows of 'old'.*a card of 'new' \(--target-space new\)"):
         build(None, backward, bare[1], bare[0])
     with pytest.raises(InputError, match="`against` looks like rows of 'new'"):
-        job.concept_of(build(None, backward), bare[0], bare[1])
+        job.concept_of(build(None, backward), bare[0], bare[1], by="classifier")
 
 
 def test_messages_name_the_side_that_is_meant():
@@ -244,3 +246,94 @@ def test_a_probe_of_rows_as_they_are_is_warned_of(caplog):
     job.prove_probe(bridge(source=raw, labels=labels), made, curve=False)
     assert "as they are" in caplog.text
     assert "train it on unit rows" in caplog.text
+
+
+def test_a_thing_is_of_rows_as_the_stitcher_it_goes_by_knows_them():
+    """Where the source's rows are not normalised, the stitcher back gives them as they are; the one forth reads unit
+    rows."""
+    long = replace(OLD, vectors=5 * OLD.vectors)
+    back = replace(BACKWARD, output_norm="none")
+    sets: Any = [long.take(np.flatnonzero(one == LABELS)) for one in ("class 0", "class 1")]
+    alone, both = build(FORWARD), build(FORWARD, back)
+    for held in (alone, both):
+        made: Any = job.concept_of(held, *sets)
+        carried, how = transfer(made, held)
+        assert how.endswith("rows: of old at unit length, of new at unit length")
+        np.testing.assert_allclose(np.linalg.norm(carried.values), np.linalg.norm(made.values), atol=1e-5)
+        assert np.linalg.norm(made.values) < 2
+    assert transfer(probe(8), both)[1].endswith("rows: of old at the length they have, of new at unit length")
+    made = job.concept_of(both, *sets, by="classifier")
+    assert (made.scores(long.vectors[LABELS == "class 0"]) > 0).mean() > 0.95
+    task = job.task_over(build(FORWARD, back, long, NEW, LABELS))
+    np.testing.assert_allclose(np.linalg.norm(task.source, axis=1), 5, rtol=1e-5)
+    assert "class_directions" not in job.prove_probe(build(FORWARD, back, long, NEW, LABELS), curve=False)[1]
+
+
+def test_the_target_is_read_at_unit_length_whatever_length_its_rows_have():
+    long = replace(NEW, vectors=3 * NEW.vectors)
+    np.testing.assert_allclose(np.linalg.norm(job.task_over(bridge(target=long)).target, axis=1), 1, rtol=1e-5)
+    prompts = Embeddings(
+        np.stack([OLD.vectors[f"class {k}" == LABELS].mean(0) for k in range(3)]), card("old", 8),
+        np.array([f"class {k}" for k in range(3)], dtype=object),
+    )  # fmt: skip
+    lengths = np.random.default_rng(0).uniform(1, 50, (600, 1)).astype(np.float32)
+    forward = replace(FORWARD, target_mean=NEW.vectors.mean(0))
+    found = [
+        job.from_names(build(forward, None, None, rows, LABELS), prompts)[1]["accuracy"]["carried"]
+        for rows in (NEW, replace(NEW, vectors=NEW.vectors * lengths))
+    ]
+    assert found[0] == found[1]
+
+
+def test_rows_seen_by_the_forward_stitcher_are_known_by_their_contents_too():
+    known = np.unique(contents(pairs_of(OLD.vectors, NEW.vectors)))
+    held = bridge(forward=replace(FORWARD, seen=known), source=replace(OLD, ids=None), target=replace(NEW, ids=None))
+    assert held.seen.all()
+
+
+def test_rows_that_cannot_be_used_make_no_jacobian_where_they_may_be_dropped():
+    spoiled = NEW.vectors.copy()
+    spoiled[3] = np.nan
+    rows = replace(NEW, vectors=spoiled)
+    bent = stitcher(mlp(8, 8), "new", "old")
+    assert "over 599 rows" in transfer(probe(8), build(None, bent, target=rows, drop_invalid=True))[1]
+    with pytest.raises(InputError, match="hold NaN or Inf"):
+        transfer(probe(8), build(None, bent, target=rows))
+
+
+def test_rows_without_a_label_do_not_test_names():
+    labels = LABELS.copy()
+    labels[:100] = None
+    held = build(FORWARD, None, None, NEW, labels)
+    assert len(held.unseen_target()) == 500
+    prompts = Embeddings(OLD.vectors[:2], card("old", 8), np.array(["class 0", "class 1"], dtype=object))
+    assert job.from_names(held, prompts)[1]["left_out"]["without a label, or seen by the stitcher"] == 100
+
+
+def test_the_proof_is_of_what_is_carried_also_by_a_tangent():
+    assert "Jacobian" in job.prove_probe(bridge(tangent=True), curve=False)[1]["through"]
+
+
+def test_groups_may_be_a_column_of_either_side(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from repstitch.embeddings import write
+
+    write(tmp_path / "old.parquet", OLD)
+    write(tmp_path / "new.parquet", NEW)
+    table = pq.read_table(tmp_path / "old.parquet")
+    grouped = table.append_column("photo", pa.array([f"g{i // 5}" for i in range(600)]))
+    pq.write_table(grouped, tmp_path / "grouped.parquet")
+    held = bridge(source=tmp_path / "grouped.parquet", target=tmp_path / "new.parquet", group="photo")
+    assert held.pairs.groups[7] == "g1"
+    with pytest.raises(InputError, match="`group` must be a column of either file"):
+        bridge(source=tmp_path / "old.parquet", target=tmp_path / "new.parquet", group="photo")
+
+
+def test_a_dictionary_through_an_mlp_takes_a_point_of_either_side():
+    forward, backward = stitcher(mlp(8, 8)), stitcher(mlp(8, 8, seed=1), "new", "old")
+    held = build(forward, backward, OLD.take([3]), NEW.take([9]), paired=True)
+    thing, found = job.prove_thing(held, dictionary(8))
+    assert found == {}
+    assert transfer(thing, held)[1].count("at one point") == 2

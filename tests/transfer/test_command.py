@@ -169,15 +169,17 @@ REFUSED = {
     f"@v.safetensors --forward @old-new {ROWS}": "there is nothing to prove this on",
     "@v.safetensors --forward @old-new --seed -1 --out OUT.npz": "`--seed` must be a whole number",
     "@v.safetensors --forward @old-new --source-ids x.txt --out OUT.npz": "`--source-ids` is of use with --source only",
-    f"--prompts @prompts.parquet {BOTH} --out OUT.npz": "`--backward` is of use with what is not --prompts only",
-    "--concept @kind0.parquet --against @kind0.parquet --forward @old-new --by classifier --out OUT.npz": "same mean",
+    f"--prompts @prompts.parquet {BOTH} --out OUT.npz": "`--backward` has no part in what --prompts does",
+    "--concept @kind0.parquet --against @kind0.parquet --backward @new-old --by classifier --out OUT.npz": "same mean",
+    f"@head.npz --backward @new-old {PROVEN} --out OUT.npy": "`out` must end in .safetensors or .npz",
+    f"{BOTH} {PROVEN} --out OUT.npy": "`out` must end in .safetensors or .npz",
     f"@one.npz --backward @new-old {PROVEN}": "give `classes`: two lines, the second what a score above 0 says",
     f"{BOTH} --target @new.parquet --labels @labels.csv:kind": "and the rows of both spaces are needed",
     f"{BOTH} {ROWS} --labels @labels.csv:other": "`labels` must name a column as labels.csv:COLUMN, out of kind",
     f"{BOTH} {ROWS} --labels @labels.csv:id": "out of kind; got id",
     f"{BOTH} {PROVEN} --plot p.bmp": "`plot` must end in .png, .svg or .pdf",
-    f"{BOTH} --source @new.parquet --target @old.parquet --labels @labels.csv:kind": "`source` must be in space 'old'",
-    "--prompts @prompts.parquet --backward @new-old --out OUT.npz": "`--backward` is of use with what is not --prompts",
+    f"{BOTH} --source @new.parquet --target @old.parquet --labels @labels.csv:kind": "`target` must be in space 'new'",
+    "--prompts @prompts.parquet --backward @new-old --out OUT.npz": "`--backward` has no part in what --prompts does",
     "--prompts @new.parquet --forward @old-new --out OUT.npz": "`prompts` must be in space 'old'",
     f"@sae.safetensors {BOTH} --no-subtract-b-dec --out OUT.safetensors": "stated as true with the file already",
 }  # fmt: skip
@@ -205,3 +207,16 @@ def test_help_shows_what_works(capsys):
     for flag in ("--forward", "--backward", "--labels", "--concept", "--prompts", "--subtract-b-dec", "--jacobian"):
         assert flag in said
     assert "example:" in said
+
+
+def test_a_picture_that_is_stopped_half_way_leaves_nothing(shelf, capsys, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def stopped(self, path, **given):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "savefig", stopped)
+    line = f"--backward @new-old {PROVEN} --out {tmp_path / 'p.npz'} --plot {tmp_path / 'p.png'}"
+    assert run(shelf, capsys, line)[0] == 130
+    assert not list(tmp_path.iterdir())

@@ -41,6 +41,8 @@ def test_labels_without_ids_go_by_position(tmp_path):
     assert list(label(ROWS, ["a", "b", "a", "b"]).labels) == ["a", "b", "a", "b"]
     np.save(tmp_path / "y.npy", np.array([1, 0, 1, 2]))
     assert list(label(ROWS, str(tmp_path / "y.npy")).labels) == ["1", "0", "1", "2"]
+    assert list(label(ROWS, tmp_path / "y.npy").labels) == ["1", "0", "1", "2"]
+    assert list(label(ROWS, [1.0, np.inf, 2.5, True]).labels) == ["1", "inf", "2.5", "True"]
     (tmp_path / "y.txt").write_text("a\n\nb\na\n")
     assert list(label(ROWS, str(tmp_path / "y.txt")).labels) == ["a", None, "b", "a"]
     assert list(label(ROWS, f"{table(tmp_path, '.tsv', {'kind': list('abcd')})}:kind").labels) == list("abcd")

@@ -1,6 +1,7 @@
 """`train` and `score` with labels: a scorecard that says how probes of the target do on the source's rows."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from repstitch.stitcher import load
 from repstitch.train import train
 
 OLD, NEW, LABELS, _ = two_views(400)
-GIVEN = {"method": "ridge", "objective": "reconstruction", "labels": LABELS}
+GIVEN: dict[str, Any] = {"method": "ridge", "objective": "reconstruction", "labels": LABELS}
 TRAINED = train(OLD, NEW, **GIVEN)
 
 
@@ -60,14 +61,14 @@ def test_without_labels_nothing_is_said():
 def test_labels_that_cannot_be_used_are_refused_before_anything_is_fitted(monkeypatch):
     monkeypatch.setattr("repstitch.train.select", lambda *given: pytest.fail("it was fitted"))
     with pytest.raises(InputError, match="must be classes that repeat"):
-        train(OLD, NEW, **(GIVEN | {"labels": np.arange(400)}))
+        train(OLD, NEW, method="ridge", labels=np.arange(400))
     with pytest.raises(InputError, match="the split leaves none"):
         train(OLD, NEW, split_shares=(0.8, 0.2, 0), **GIVEN)
 
 
 def test_a_stitcher_of_groups_is_warned_of(caplog):
     groups = np.array([f"g{i // 2}" for i in range(400)], dtype=object)
-    made = train(OLD, NEW, group=groups, **(GIVEN | {"labels": None}))
+    made = train(OLD, NEW, group=groups, method="ridge", objective="reconstruction")
     score(made, OLD, NEW, labels=LABELS)
     assert "trained with groups, which `labels` do not know" in caplog.text
 

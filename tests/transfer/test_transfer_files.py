@@ -71,6 +71,49 @@ def test_vectors_by_name_are_directions_by_name_where_that_is_stated(tmp_path, n
     assert thing_of(tmp_path / "again.safetensors").names == found.names  # its own notes say what it holds
 
 
+@pytest.mark.parametrize("names", [("joy", "fear"), ("file", "repstitch"), ("weight", "bias")])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+def test_directions_each_apart_arrive_whole_in_every_format_and_by_any_name(tmp_path, suffix, names):
+    save_file({name: np.full(4, i + 1.0) for i, name in enumerate(names)}, tmp_path / "v.safetensors")
+    found, layout = both_of(tmp_path / "v.safetensors", directions=True)
+    again = thing_of(files.write(tmp_path / f"again{suffix}", found, layout))
+    np.testing.assert_array_equal(again.values, found.values)
+    assert again.names == (None if suffix == ".npy" else found.names)
+
+
+def test_decoder_rows_are_directions_where_that_is_stated(tmp_path):
+    path = files.write(tmp_path / "sae.npz", dictionary())
+    np.testing.assert_allclose(thing_of(f"{path}:W_dec", directions=True).values, dictionary().W_dec, atol=1e-6)
+    with pytest.raises(InputError, match="'W_dec' is one array of it; say --directions"):
+        thing_of(f"{path}:W_dec")
+    with pytest.raises(InputError, match="Directions are one table, or vectors of one width"):
+        thing_of(path, directions=True)
+
+
+def test_a_dictionary_of_layers_without_biases_comes_back_as_layers_with_them(tmp_path):
+    given = dictionary()
+    arrays = {"sae.encoder.weight": given.W_enc.T, "sae.decoder.weight": given.W_dec.T}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, tmp_path / "sae.safetensors")
+    found, layout = both_of(tmp_path / "sae.safetensors", subtract_b_dec=False)
+    path = files.write(tmp_path / "again.safetensors", found, layout)
+    assert set(load_file(path)) == {*arrays, "sae.encoder.bias", "sae.decoder.bias"}
+    same(thing_of(path), found)
+
+
+def test_a_files_own_notes_go_before_a_config_beside_it(tmp_path):
+    path = files.write(tmp_path / "sae.safetensors", dictionary(activation="topk", k=2))
+    (tmp_path / "cfg.json").write_text(json.dumps({"activation_fn": "topk", "k": 5, "apply_b_dec_to_input": False}))
+    assert (thing_of(path).k, thing_of(path).subtract_b_dec) == (2, True)
+
+
+def test_classes_that_are_whole_numbers_are_the_same_text_whatever_their_type(tmp_path):
+    for i, classes in enumerate(
+        (np.arange(3.0), np.arange(3), np.array(["0", "1", "2"]), np.array([b"0", b"1", b"2"]))
+    ):
+        np.savez(tmp_path / f"{i}.npz", coef=np.eye(3), intercept=np.ones(3), classes=classes)
+        assert thing_of(tmp_path / f"{i}.npz").classes == ("0", "1", "2")
+
+
 def test_one_array_of_several_is_named_after_a_colon(tmp_path):
     np.savez(tmp_path / "v.npz", steer=np.eye(3), other=np.ones((4, 4)))
     found, layout = both_of(f"{tmp_path}/v.npz:steer", directions=True)

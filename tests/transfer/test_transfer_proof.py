@@ -262,3 +262,94 @@ def test_what_is_seen_is_known_by_id():
 
     assert seen(known, PAIRS)[:100].all()
     assert probe().classes == ("c0", "c1", "c2")
+
+
+# --- every part is what it says ---------------------------------------------------------------------------------------
+
+
+def test_classes_that_a_probe_does_not_know_are_below_all_that_it_knows():
+    made = task(classes=("class 0", "class 1", "class 2", "class 9"))
+    scores = made.scores(made.probe(NEW.vectors), NEW.vectors)
+    assert (scores[:, 3] < scores[:, :3].min()).all()
+
+
+def test_the_majority_is_that_of_training():
+    few = PARTS.test[:40]
+    labels = np.array(["common"] * 600, dtype=object)
+    labels[PARTS.test] = "rare"
+    labels[few] = "common"
+    labels[PARTS.train[:20]] = "rare"
+    found = prove(BACKWARD, task(labels=labels))
+    assert found["accuracy"]["majority"]["score"] == pytest.approx(40 / len(PARTS.test))
+
+
+def test_differences_are_taken_within_each_draw():
+    from repstitch.transfer.proof import compare
+
+    wobble = np.random.default_rng(0).permutation(np.linspace(-0.2, 0.2, 500))
+    found = compare({name: (at, at + wobble) for name, at in (("carried", 0.6), ("native", 0.7), ("shuffled", 0.3))})
+    assert found["below_native"]["interval"] == pytest.approx([0.1, 0.1])
+    assert found["above_shuffled"]["interval"] == pytest.approx([0.3, 0.3])
+    assert found["retention"]["interval"][0] < 6 / 7 < found["retention"]["interval"][1]
+
+
+def test_a_jacobian_is_taken_at_training_rows_only():
+    found = prove(stitcher(mlp(8, 8), "new", "old"), task())
+    assert f"averaged over {len(PARTS.train)} rows" in found["through"]
+
+
+def test_random_probes_are_about_the_mean_so_that_rows_far_from_the_origin_are_told_apart_as_badly():
+    near = prove(BACKWARD, task())["auroc"]["random"]
+    assert near["score"] == pytest.approx(0.5, abs=0.1)
+    far = task(target=NEW.vectors + 40)
+    balanced = prove(replace(BACKWARD, input_norm="none"), far)["balanced_accuracy"]["random"]
+    assert balanced["interval"][1] > 1 / 3 + 0.1
+
+
+def test_the_label_curve_is_chosen_on_validation_and_scored_on_test(monkeypatch):
+    from repstitch.transfer import proof as room
+
+    made, given = task(), []
+    fit = room.fit_probe
+
+    def watched(X, y, classes, held, *more, **named):
+        given.append(held)
+        return fit(X, y, classes, held, *more, **named)
+
+    monkeypatch.setattr(room, "fit_probe", watched)
+    label_efficiency(made)
+    for rows, wanted in given:
+        np.testing.assert_array_equal(rows, NEW.vectors[made.validation])
+        np.testing.assert_array_equal(wanted, made.y[made.validation])
+    y = made.y.copy()
+    y[made.test] = (y[made.test] + 1) % 3
+    wrong = label_efficiency(replace(made, y=y))
+    assert np.mean(wrong["accuracy"][-1]) < 0.1
+
+
+def test_many_classes_and_hardly_any_validation_rows_still_make_a_curve():
+    random = np.random.default_rng(0)
+    y = random.integers(40, size=2000)
+    rows = unit(random.standard_normal((40, 12))[y] + 0.3 * random.standard_normal((2000, 12))).astype(np.float32)
+    parts = split(pairs_of(rows, rows), (0.7, 0.005, 0.295))
+    made = make_task(rows, rows, np.array([f"c{k}" for k in y], dtype=object), parts)
+    assert len(label_efficiency(made)["accuracy"]) > 5
+
+
+def test_class_directions_of_the_source_are_those_of_its_training_rows():
+    from repstitch.transfer.linear import bare
+
+    spoiled = OLD.vectors.copy()
+    spoiled[PARTS.test] = gaussian(len(PARTS.test), 8)
+    onward = bare(rotating(R).map)
+    assert prove_directions(onward, task(source=spoiled)) == prove_directions(onward, task())
+
+
+def test_at_most_so_many_rows_test(monkeypatch):
+    from repstitch.transfer import proof as room
+
+    monkeypatch.setattr(room, "MOST_ROWS", 50)
+    made = task()
+    assert len(made.test) == 50
+    assert made.left_out["test rows beyond 50"] == len(PARTS.test) - 50
+    assert set(made.test) <= set(PARTS.test)

@@ -68,6 +68,20 @@ def test_the_first_five_are_given_where_there_are_more_names():
     assert "top5" not in prove_names(name_classes(KNOWN, PROMPTS, CLASSES), NEW.vectors, LABELS)
 
 
+def test_chance_is_a_guess_among_all_names():
+    names = [*CLASSES, *(f"never {i}" for i in range(7))]
+    found = prove_names(name_classes(KNOWN, gaussian(10, 8), names), NEW.vectors, LABELS)
+    assert found["chance"] == {"accuracy": 0.1, "balanced_accuracy": 0.1}
+    assert found["balanced_accuracy"]["shuffled"]["score"] == pytest.approx(0.1, abs=0.05)
+
+
+def test_at_most_so_many_rows_test(monkeypatch):
+    monkeypatch.setattr("repstitch.transfer.zero_shot.MOST_ROWS", 100)
+    found = prove_names(name_classes(KNOWN, PROMPTS, CLASSES), NEW.vectors, LABELS)
+    assert found["n_test"] == 100
+    assert found["left_out"] == {"beyond 100": 500}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

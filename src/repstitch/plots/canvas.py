@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +37,20 @@ def figure(panels: int, width: float = 4.6, height: float = 3.6, columns: int = 
 
 
 def save(figure: Figure, path: str | os.PathLike) -> Path:
-    """Write the picture as .png, .svg or .pdf; InputError on another ending or a folder that is not there.
+    """Write the picture whole as .png, .svg or .pdf; InputError on another ending or a folder that is not there.
 
     The same picture gives the same bytes, and the text of an .svg stays text, to be searched and edited.
     """
     from matplotlib import rc_context
 
     target = check_picture(path)
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "repstitch"}):
-        figure.savefig(target, dpi=DPI, metadata=DATELESS[target.suffix])
+    half = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}")
+    try:
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "repstitch"}):
+            figure.savefig(half, dpi=DPI, metadata=DATELESS[target.suffix])
+        os.replace(half, target)
+    finally:
+        half.unlink(missing_ok=True)
     return target
 
 

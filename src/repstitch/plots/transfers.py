@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from repstitch.errors import InputError
 from repstitch.plots.canvas import BLUE, GREEN, GREY, ORANGE, figure
-from repstitch.transfer.report import CONTENDERS, label_sentence
+from repstitch.transfer.report import OF_PROBES, contenders, label_sentence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,23 +19,20 @@ COLOURS = {"carried": BLUE, "whole": BLUE, "native": ORANGE, "home": GREEN}
 
 def plot_contenders(axes: Axes, found: Mapping) -> Axes:
     """Each contender's accuracy with its interval, best things first."""
-    shown = [name for name in CONTENDERS if name in found["accuracy"]]
+    words = contenders(dict(found))
+    shown = [name for name in words if name in found["accuracy"]]
     for i, name in enumerate(shown):
         one, colour = found["accuracy"][name], COLOURS.get(name, GREY)
-        low, high = one["interval"]
-        axes.plot([low, high], [i, i], color=colour, lw=2.5)
+        axes.plot(one["interval"], [i, i], color=colour, lw=2.5)
         axes.plot(one["score"], i, "o", color=colour, ms=7)
-        left = one["score"] > 0.7
-        place, way = (low if left else high, i), (-6 if left else 6, 0)
-        axes.annotate(
-            f"{one['score']:.3f}", place, way, textcoords="offset points", ha="right" if left else "left",
-            va="center", fontsize=8,
-        )  # fmt: skip
-    axes.set_yticks(range(len(shown)), [CONTENDERS[name].strip() for name in shown], fontsize=8)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlim(-0.02, 1.04)
+        side = "left" if one["score"] < 0.1 else "right" if one["score"] > 0.9 else "center"
+        place = (one["score"], i)
+        axes.annotate(f"{one['score']:.3f}", place, (0, 6), textcoords="offset points", ha=side, fontsize=8)
+    axes.set_yticks(range(len(shown)), [words[name].strip() for name in shown], fontsize=8)
+    axes.set_ylim(len(shown) - 0.4, -0.7)
+    axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("accuracy", fontsize=9)
-    axes.set_title(f"{found['n_test']} unseen rows, {len(found['classes'])} classes", fontsize=10)
+    axes.set_title(f"{found['n_test']} test rows, {len(found['classes'])} classes", fontsize=10)
     return axes
 
 
@@ -50,7 +47,7 @@ def plot_label_efficiency(axes: Axes, found: Mapping) -> Axes:
     axes.plot(*zip(*((n, v) for n, d in zip(sizes, draws, strict=True) for v in d), strict=True), "o", ms=3,
               color=ORANGE, alpha=0.4)  # fmt: skip
     for name, line in (("shuffled", ":"), ("majority", "--")):
-        axes.axhline(found["accuracy"][name]["score"], color=GREY, ls=line, lw=1.5, label=CONTENDERS[name])
+        axes.axhline(found["accuracy"][name]["score"], color=GREY, ls=line, lw=1.5, label=OF_PROBES[name])
     if curve["matches"] is not None and curve["matches"] > sizes[0]:
         axes.axvline(curve["matches"], color="black", lw=1, ls=":")
     axes.set_xscale("log")
@@ -71,5 +68,6 @@ def plot_transfer(found: Mapping) -> Figure:
     for place, draw in zip(axes, panels, strict=True):
         draw(place, found)
     if "source" in found:
-        made.suptitle(f"{found['source']} → {found['target']}", fontsize=11)
+        title = f"{found['source']} → {found['target']}"
+        made.suptitle("\n".join(textwrap.wrap(title, 50 * len(panels))), fontsize=11)
     return made

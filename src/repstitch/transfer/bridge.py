@@ -10,7 +10,7 @@ import torch
 from repstitch.chain import normalise
 from repstitch.embeddings import Embeddings, invalid_rows, read
 from repstitch.errors import InputError
-from repstitch.pairs import SHARES, Pairs, Split, id_fingerprints, pair, split
+from repstitch.pairs import MIN_PAIRS, SHARES, Pairs, Split, id_fingerprints, pair, split
 from repstitch.spaces import Space, adopt
 from repstitch.stitcher import Stitcher
 from repstitch.transfer.labels import label
@@ -46,11 +46,11 @@ class Bridge:
         """The target space: what comes out is of it."""
         return self.forward.target if self.forward else self._back.source
 
-    @property
-    def norms(self) -> tuple[str, str]:
-        """How rows of the source and of the target are normalised for what is carried."""
-        if self.backward:
-            return self.backward.output_norm, self.backward.input_norm
+    def norms(self, way: str) -> tuple[str, str]:
+        """How rows of the source and of the target are normalised for what goes by the `forward` or `backward`
+        stitcher."""
+        if way == "backward":
+            return self._back.output_norm, self._back.input_norm
         return self._on.input_norm, self._on.output_norm
 
     @property
@@ -100,6 +100,8 @@ class Bridge:
         """The same items in both spaces, X in the target and Y in the source; None where they are not to be matched."""
         if not self.paired or self.source is None or self.target is None:
             return None
+        if self.target.labels is None and min(len(self.source), len(self.target)) < MIN_PAIRS:
+            return None  # too few to prove a dictionary on; each side is where a Jacobian is taken
         return pair(self.target, self.source, self.drop_invalid, sides=("target", "source"))
 
     @cached_property
@@ -123,13 +125,13 @@ class Bridge:
         known += [seen(self.forward, turned)] if self.forward else []
         return np.any(known, axis=0)
 
-    def source_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Source rows (n, d) as what is carried was made for them, float32."""
-        return normalise(torch.from_numpy(rows.astype(np.float32)), self.norms[0], "source rows").numpy()
+    def source_rows(self, rows: np.ndarray, way: str) -> np.ndarray:
+        """Source rows (n, d) as the `forward` or `backward` stitcher knows them, float32."""
+        return normalise(torch.from_numpy(rows.astype(np.float32)), self.norms(way)[0], "source rows").numpy()
 
-    def target_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Target rows (n, d) as what is carried reads them, float32."""
-        return normalise(torch.from_numpy(rows.astype(np.float32)), self.norms[1], "target rows").numpy()
+    def target_rows(self, rows: np.ndarray, way: str) -> np.ndarray:
+        """The same of target rows."""
+        return normalise(torch.from_numpy(rows.astype(np.float32)), self.norms(way)[1], "target rows").numpy()
 
     def read_source(self, given, what: str) -> Embeddings:
         """More rows of the source space; `what` is the argument that they came by."""
@@ -150,10 +152,14 @@ class Bridge:
         if self.target is None or self.target.labels is None:
             raise InputError("`labels` and the `target` rows that they are of are needed.")
         kept = np.array([one is not None for one in self.target.labels])
-        if self.target.ids is None or self._on.provenance.get("paired_by") == "position":
+        known = np.zeros(len(kept), dtype=bool)
+        if self.target.ids is not None:
+            known = np.isin(id_fingerprints(self.target.ids), self._on.seen)
+        if self.target.ids is None or (self._on.provenance.get("paired_by") == "position" and not known.any()):
             log.warning("Rows that the stitcher was trained on are known by ids, and there are none: all rows test.")
-        else:
-            kept &= ~np.isin(id_fingerprints(self.target.ids), self._on.seen)
+        kept &= ~known
+        if self.drop_invalid:
+            kept &= ~np.any(list(invalid_rows(self.target.vectors).values()), axis=0)
         if not kept.any():
             raise InputError("All labelled target rows were used to train the stitcher; give rows it has not seen.")
         return self.target.take(kept)
@@ -201,18 +207,17 @@ def build(
     bridge = Bridge(forward, backward, paired=paired, tangent=tangent, drop_invalid=drop_invalid)
     held: dict[str, Embeddings | None] = {"source": None, "target": None}
     for side, given, space, ids in (
-        ("source", source, source_space, source_ids),
         ("target", target, target_space, target_ids),
+        ("source", source, source_space, source_ids),
     ):
         if given is not None:
-            rows = read(given, space=space, ids=ids, group=group if side == "target" or target is None else None)
+            known = held["target"] is not None and held["target"].groups is not None
+            rows = read(given, space=space, ids=ids, group=None if known else group)
             held[side] = bridge._adopted(rows, side, of_source=side == "source")
     if labels is not None:
         if held["target"] is None:
             raise InputError("`labels` are of the target's rows; give `target` too.")
         held["target"] = label(held["target"], labels)
     if group is not None and all(rows is None or rows.groups is None for rows in held.values()):
-        raise InputError(
-            f"`group` must be a column of the target's file, or a file with one group a row; got {group!r}."
-        )
+        raise InputError(f"`group` must be a column of either file, or a file with one group a row; got {group!r}.")
     return replace(bridge, source=held["source"], target=held["target"])

@@ -18,13 +18,16 @@ import numpy as np
 from repstitch.embeddings import check_new
 from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
-from repstitch.transfer.formats import OPENERS, WRITABLE, open_arrays, write_arrays
+from repstitch.transfer.formats import NOTES, OPENERS, WRITABLE, open_arrays, write_arrays
 from repstitch.transfer.kinds import Dictionary, Directions, Probe, Thing
+from repstitch.transfer.labels import as_text
 
 log = logging.getLogger(__name__)
 
 SPACE, TRANSFER = "repstitch.space", "repstitch.transfer"
 DIRECTIONS = "directions"
+DICTIONARIES = {"W_enc", "W_dec", "encoder.weight", "decoder.weight"}
+RESERVED = {"file", "allow_pickle", NOTES}  # names that an .npz cannot give to a direction of its own
 # Each style's names, in one order of styles.
 PROBE_NAMES = {
     "coef": ("coef", "coef_", "weight"),
@@ -78,15 +81,18 @@ def read(
     arrays, notes = open_arrays(file)
     try:
         space = Space.from_json(notes[SPACE]) if SPACE in notes else None
-        arrays, prefix = _part(arrays, part)
-        if {"W_enc", "W_dec", "encoder.weight", "decoder.weight"} & set(arrays):
-            _refuse_stated(classes=classes, directions=directions)
-            return _dictionary(arrays, notes | _config(file), subtract_b_dec, space, prefix)
-        if set(PROBE_NAMES["coef"]) & set(arrays) and not directions:
+        arrays, prefix = _part(arrays, part, directions)
+        ours = json.loads(notes.get("names", "null"))
+        by_name = ours if ours is not None and set(ours) == set(arrays) else None  # written by us, each apart
+        if not directions and by_name is None and DICTIONARIES & set(arrays):
+            _refuse_stated(classes=classes)
+            beside = {} if "subtract_b_dec" in notes else _config(file)
+            return _dictionary(arrays, beside | notes, subtract_b_dec, space, prefix)
+        if not directions and by_name is None and set(PROBE_NAMES["coef"]) & set(arrays):
             _refuse_stated(subtract_b_dec=subtract_b_dec)
             return _probe(arrays, notes, classes, space, prefix)
         _refuse_stated(subtract_b_dec=subtract_b_dec, classes=classes)
-        return _directions(arrays, notes, directions, space)
+        return _directions(arrays, by_name, ours, directions, space)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
     except Exception as error:  # metadata can hold anything in the place of anything
@@ -101,7 +107,9 @@ def write(
     `layout` is that of the file it was read from. Names, classes, the space, and `notes` on how it was made stand in
     the metadata of .safetensors and in the array `repstitch` of .npz; an .npy has none.
     """
-    target, layout = check_out(out, thing), layout or Layout()
+    target, layout = check_out(out, type(thing)), layout or Layout()
+    if layout.apart and (target.suffix == ".npy" or RESERVED & set(getattr(thing, "names", None) or ())):
+        layout = Layout()  # in one table
     arrays = {}
     for name, value in _arrays(thing, layout).items():
         theirs, turned = layout.names.get(name, (name, False))
@@ -124,10 +132,10 @@ def write(
     return target
 
 
-def check_out(out: str | os.PathLike, thing: Thing | None = None) -> Path:
-    """The path of a file that may be written: a known ending, not there yet, in a folder that exists."""
+def check_out(out: str | os.PathLike, kind: type[Thing] = Directions) -> Path:
+    """The path of a file that may be written: an ending for that kind, not there yet, in a folder that exists."""
     suffix = Path(out).suffix
-    if suffix not in WRITABLE or (suffix == ".npy" and thing is not None and not isinstance(thing, Directions)):
+    if suffix not in WRITABLE or (suffix == ".npy" and kind is not Directions):
         raise InputError(f"`out` must end in .safetensors or .npz (directions also in .npy); got {Path(out).name!r}.")
     return check_new(out)
 
@@ -148,7 +156,7 @@ def _probe(arrays: dict, notes: Mapping, given: Sequence[str] | None, space, pre
     if stated is None and "classes" in notes:
         stated = np.array(json.loads(notes["classes"]))
     if stated is not None:
-        stated = [one.decode() if isinstance(one, bytes) else str(one) for one in np.atleast_1d(stated).tolist()]
+        stated = [str(as_text(one)) for one in np.atleast_1d(stated).tolist()]
         if given is not None and list(given) != stated:
             raise InputError(f"`classes` are stated in the file already ({', '.join(stated)[:80]}).")
     classes = stated if stated is not None else given
@@ -193,6 +201,9 @@ def _dictionary(arrays: dict, notes: Mapping, given: bool | None, space, prefix:
     )
     usual = arrays[names["W_enc"][0]].dtype
     dtypes = {ours: arrays[names[ours][0]].dtype if ours in names else usual for ours in DICTIONARY_NAMES}
+    for bias, weight in (("b_enc", "W_enc"), ("b_dec", "W_dec")):  # what was not there gets a name of the same style
+        layer = names[weight][0].removesuffix(".weight")
+        names.setdefault(bias, (bias if layer == weight else f"{layer}.bias", False))
     return thing, Layout({ours: (prefix + theirs, turned) for ours, (theirs, turned) in names.items()}, dtypes)
 
 
@@ -229,28 +240,34 @@ def _activation(notes: Mapping, threshold: bool) -> tuple[str, int | None]:
     return activation, int(k) if activation == "topk" and k is not None else None
 
 
-def _directions(arrays: dict, notes: Mapping, stated: bool, space) -> tuple[Directions, Layout]:
-    shapes = {array.shape for array in arrays.values()}
-    names = json.loads(notes.get("names", "null"))
-    written = names if names is not None and set(names) == set(arrays) else None  # by us, each apart
-    if set(arrays) <= {DIRECTIONS, "names"} and DIRECTIONS in arrays:
+def _directions(
+    arrays: dict, by_name: list[str] | None, names: list[str] | None, stated: bool, space
+) -> tuple[Directions, Layout]:
+    flat = {name: array.reshape(-1) if array.shape[:-1] in ((), (1,)) else array for name, array in arrays.items()}
+    vectors = len({array.shape for array in flat.values()}) == 1 and all(array.ndim == 1 for array in flat.values())
+    if by_name is None and DIRECTIONS in arrays and set(arrays) <= {DIRECTIONS, "names"}:
         values = arrays[DIRECTIONS]
         names = arrays["names"].tolist() if "names" in arrays else names
         layout = Layout(dtypes={DIRECTIONS: values.dtype})
-    elif (stated or written) and len(shapes) == 1 and len(next(iter(shapes))) == 1:
-        names = written or list(arrays)
-        values = np.stack([arrays[name] for name in names])
+    elif (stated or by_name) and vectors:
+        names = by_name or list(flat)
+        values = np.stack([flat[name] for name in names])
         layout = Layout(dtypes={name: array.dtype for name, array in arrays.items()}, apart=True)
     elif stated and len(arrays) == 1:
         ((name, values),) = arrays.items()
         names, layout = None, Layout({DIRECTIONS: (name, False)}, {DIRECTIONS: values.dtype})
+    elif stated:
+        raise InputError(f"Directions are one table, or vectors of one width by name; it holds {_listed(arrays)}.")
     else:
-        held = ", ".join(sorted(arrays)[:6]) or "nothing"
         raise InputError(
-            f"It holds {held}, which is no probe (coef, intercept) and no dictionary (W_enc, b_enc, W_dec, b_dec); say "
-            "--directions if it is one table of directions, or vectors by name."
+            f"It holds {_listed(arrays)}, which is no probe (coef, intercept) and no dictionary (W_enc, b_enc, W_dec, "
+            "b_dec); say --directions if it is one table of directions, or vectors by name."
         )
     return Directions(np.atleast_2d(values), None if names is None else tuple(map(str, names)), space), layout
+
+
+def _listed(arrays: Mapping) -> str:
+    return ", ".join(sorted(arrays)[:6]) or "nothing"
 
 
 def _arrays(thing: Thing, layout: Layout) -> dict[str, np.ndarray]:
@@ -294,9 +311,11 @@ def _refuse_unknown(arrays: Mapping, known: set, what: str) -> None:
         )
 
 
-def _part(arrays: dict, part: str | None) -> tuple[dict, str]:
+def _part(arrays: dict, part: str | None, directions: bool) -> tuple[dict, str]:
     """The arrays of one part, without what a state dict puts before their names; and that prefix."""
     if part is not None and part in arrays:
+        if not directions:
+            raise InputError(f"{part!r} is one array of it; say --directions if that is what it holds.")
         return {part: arrays[part]}, ""
     if part is not None:
         held = {name: array for name, array in arrays.items() if name.startswith(part + ".")}
@@ -313,7 +332,7 @@ def _part(arrays: dict, part: str | None) -> tuple[dict, str]:
             if layers:
                 raise InputError(f"It holds several layers; name one after a colon: {', '.join(layers[:6])}.")
             return arrays, ""
-        prefix += heads.pop() + "."
+        prefix += f"{heads.pop()}."
         bare = {name.partition(".")[2]: value for name, value in bare.items()}
     return bare, prefix
 

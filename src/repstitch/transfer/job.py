@@ -28,9 +28,8 @@ log = logging.getLogger(__name__)
 def transfer(thing: Thing, bridge: Bridge, renormalise: bool = False) -> tuple[Thing, str]:
     """The thing as it is in the target space, and through what it went, in words.
 
-    What is carried is of rows as the stitchers normalise them, and so is what comes out: unit rows, unless the card of
-    a space says that its rows are not normalised. Raises InputError where a stitcher is missing that this thing needs,
-    and where it is of another space.
+    What is carried is of rows as the stitcher normalises them, and so is what comes out; the words say how. Raises
+    InputError where a stitcher is missing that this thing needs, and where it is of another space.
     """
     if thing.space is not None:
         adopt(thing.space, True, bridge.home, "What is carried", opposite=bridge.away)
@@ -44,13 +43,13 @@ def transfer(thing: Thing, bridge: Bridge, renormalise: bool = False) -> tuple[T
     through = {way: bridge.onward if way == "forward" else bridge.back for way in needs}
     carried = carry(thing, through.get("forward"), through.get("backward"), renormalise)
     how = "; ".join(f"{way}: {map.how}" for way, map in through.items() if map is not None)
-    return replace(carried, space=bridge.away), f"{how}; {rows_meant(bridge)}"
+    return replace(carried, space=bridge.away), f"{how}; {rows_meant(bridge, needs[-1])}"
 
 
-def rows_meant(bridge: Bridge) -> str:
-    """Which rows a thing is of before and after it is carried, in words."""
+def rows_meant(bridge: Bridge, way: str) -> str:
+    """Which rows a thing is of before and after it is carried by the `forward` or `backward` stitcher, in words."""
     words = {"unit": "unit length", "none": "the length they have"}
-    home, away = (words[how] for how in bridge.norms)
+    home, away = (words[how] for how in bridge.norms(way))
     return f"rows: of {bridge.home.name} at {home}, of {bridge.away.name} at {away}"
 
 
@@ -58,7 +57,7 @@ def task_over(bridge: Bridge, probe: Probe | None = None, seed: int = 0) -> Task
     """The labelled rows of a bridge as a task to prove a probe on; InputError where they are missing."""
     if bridge.backward is None or bridge.pairs is None or bridge.pairs.labels is None:
         raise InputError("To prove a probe, a `backward` stitcher, `labels` and the rows of both spaces are needed.")
-    X, Y = bridge.target_rows(bridge.pairs.X), bridge.source_rows(bridge.pairs.Y)
+    X, Y = bridge.target_rows(bridge.pairs.X, "backward"), bridge.source_rows(bridge.pairs.Y, "backward")
     return make_task(X, Y, bridge.pairs.labels, bridge.parts, bridge.seen, probe and probe.classes, seed)
 
 
@@ -78,14 +77,14 @@ def prove_probe(bridge: Bridge, probe: Probe | None = None, curve: bool = True, 
     found["probe"] = "trained on the source's rows" if probe is None else "given"
     if curve:
         found["label_efficiency"] = label_efficiency(task, found["accuracy"]["carried"]["score"], seed)
-    if bridge.onward is not None:
+    if bridge.onward is not None and bridge.norms("forward") == bridge.norms("backward"):
         found["class_directions"] = prove_directions(bridge.onward, task)
     return made, found
 
 
 def _check_scale(bridge: Bridge, probe: Probe, task: Task) -> None:
     """Warn of a probe that does better on rows as they are than on those that the stitcher knows."""
-    if bridge.norms[0] == "none" or bridge.pairs is None:
+    if bridge.norms("backward")[0] == "none" or bridge.pairs is None:
         return
     y = task.y[task.test]
     at_home = [hits(task.scores(probe, rows[task.test]), y).mean() for rows in (task.source, bridge.pairs.Y)]
@@ -127,6 +126,9 @@ def prove_thing(bridge: Bridge, thing: Thing | None, seed: int = 0) -> tuple[Thi
     if bridge.target is not None and bridge.target.labels is not None:
         raise InputError(f"`labels` prove probes, and this is {name_of(thing)}; leave them out.")
     if isinstance(thing, Dictionary) and bridge.pairs is not None:
+        if bridge.seen.all():
+            log.warning("All items were used to train the stitchers, so the dictionary is carried without a proof.")
+            return thing, {}
         return thing, prove_dictionary(bridge, thing, seed)
     return thing, {}
 
@@ -142,7 +144,7 @@ def prove_dictionary(bridge: Bridge, dictionary: Dictionary, seed: int = 0) -> d
         raise InputError(
             "All items were used to train the stitchers; give some that they have not seen, to compare on."
         )
-    X, Y = bridge.target_rows(pairs.X), bridge.source_rows(pairs.Y)
+    X, Y = bridge.target_rows(pairs.X, "backward"), bridge.source_rows(pairs.Y, "backward")
     train = bridge.parts.train
     controls = (
         _shuffled(bridge.forward, Y[train], X[train], seed),
@@ -153,9 +155,9 @@ def prove_dictionary(bridge: Bridge, dictionary: Dictionary, seed: int = 0) -> d
 
 def concept_of(bridge: Bridge, positive, negative, by: str | None = None) -> Directions | Probe:
     """A concept of the source space from two sets of embeddings there, see `probes.concept`."""
-    sets = []
+    sets, way = [], "backward" if by == "classifier" else "forward"
     for what, given in (("concept", positive), ("against", negative)):
-        sets.append(bridge.source_rows(bridge.read_source(given, what).vectors))
+        sets.append(bridge.source_rows(bridge.read_source(given, what).vectors, way))
     return concept(*sets, by=by or CONCEPTS[0], name=Path(str(positive)).stem)
 
 
@@ -175,7 +177,8 @@ def from_names(bridge: Bridge, prompts, names=None, seed: int = 0) -> tuple[Prob
     if bridge.target is None or bridge.target.labels is None:
         return probe, {}
     unseen = bridge.unseen_target()
-    found = prove_names(probe, bridge.target_rows(unseen.vectors), np.asarray(unseen.labels), seed)
+    found = prove_names(probe, bridge.target_rows(unseen.vectors, "forward"), np.asarray(unseen.labels), seed)
+    found["left_out"] |= {"without a label, or seen by the stitcher": len(bridge.target) - len(unseen)}
     return probe, {"source": bridge.home.name, "target": bridge.away.name} | found
 
 

@@ -1,6 +1,7 @@
 """Labels of rows, matched to them by id or by position."""
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ def label(rows: Embeddings, given) -> Embeddings:
     they come in. Raises InputError where no row gets a label, on ids that occur twice, on a table with ids for rows
     without, and on another length where position counts.
     """
+    given = os.fspath(given) if isinstance(given, os.PathLike) else given
     location, column = split_column(given) if isinstance(given, str) else (given, None)
     if isinstance(location, str) and location.lower().endswith(TABLES):
         found = _from_table(Path(location), column, rows)
@@ -67,14 +69,15 @@ def _from_table(path: Path, column: str | None, rows: Embeddings) -> np.ndarray:
 
 def _texts(values) -> np.ndarray:
     made = np.empty(len(values), dtype=object)
-    made[:] = [_text(value) for value in values]
+    made[:] = [as_text(value) for value in values]
     return made
 
 
-def _text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
+    """A label or class as text, the same for whole numbers of any type; None where there is none."""
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return None
-    if isinstance(value, float | np.floating) and value == int(value):
+    if isinstance(value, float | np.floating) and math.isfinite(value) and value == int(value):
         value = int(value)  # as pandas keeps whole numbers of which some are missing
     text = value.decode() if isinstance(value, bytes) else str(value)
     return text if text.strip() else None

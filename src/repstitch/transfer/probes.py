@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from repstitch.errors import InputError
 from repstitch.transfer.kinds import Directions, Probe
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+USUAL = 1e-2
 STEPS = 500
 TINY = 1e-12
 
@@ -24,7 +26,8 @@ def fit_probe(
 
     Multinomial logistic regression of scikit-learn on rows that are centred and brought to unit variance as a whole. Of
     the `strengths` (its C) the one that gives the `held` rows' classes the highest likelihood is taken; the search ends
-    after two that are worse. The probe knows the classes that y has. Raises InputError on fewer than two of them.
+    after two that are worse. The probe knows the classes that y has. Raises InputError on fewer than two of them. A
+    single strength needs no held rows.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -36,7 +39,7 @@ def fit_probe(
     if not spread > 0:
         raise InputError("A probe needs rows that differ; these are all the same.")
     known = np.isin(held[1], there)
-    if not known.any():
+    if not known.any() and len(strengths) > 1:
         raise InputError("A probe needs held-out rows of its classes, to choose how strongly to fit; there are none.")
     rows, unseen = (((side - mean) / spread).astype(np.float32) for side in (X, held[0][known]))
     basis = None
@@ -45,16 +48,19 @@ def fit_probe(
         rows, unseen = rows @ basis.T, unseen @ basis.T
     wanted = np.searchsorted(there, held[1][known])
     model = LogisticRegression(max_iter=STEPS, warm_start=True)
-    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
+    best: tuple[float, float, Any, Any] | None = None
     worse = 0
     for strength in strengths:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one that stops early is judged like any other
             model.set_params(C=strength).fit(rows, y)
+        if len(strengths) == 1:
+            best = 0.0, strength, model.coef_, model.intercept_
+            break
         said = model.predict_proba(unseen)[np.arange(len(wanted)), wanted]
         score = float(np.log(np.maximum(said, TINY)).mean())
         if best is None or score > best[0]:
-            best, worse = (score, strength, model.coef_.copy(), model.intercept_.copy()), 0
+            best, worse = (score, strength, np.array(model.coef_), np.array(model.intercept_)), 0
         else:
             worse += 1
             if worse == 2:

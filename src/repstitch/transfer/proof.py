@@ -19,7 +19,7 @@ from repstitch.stitcher import Stitcher
 from repstitch.transfer.carry import pull_back
 from repstitch.transfer.kinds import Probe
 from repstitch.transfer.linear import Linear, bare, linearise, thinned
-from repstitch.transfer.probes import fit_probe
+from repstitch.transfer.probes import USUAL, fit_probe
 
 LEAST_TRAIN, LEAST_TEST = 5, 2  # rows of a class, for it to count
 MOST_ROWS = 10_000  # to test on
@@ -266,6 +266,8 @@ def label_efficiency(task: Task, carried: float | None = None, seed: int = 0) ->
             some = random.permutation(task.train)[:size]
             if len(np.unique(task.y[some])) < 2:
                 some[:2] = [task.train[task.y[task.train] == k][0] for k in np.unique(task.y[task.train])[:2]]
+            if strength is None and not np.isin(held[1], task.y[some]).any():
+                strength = USUAL
             given = {} if strength is None else {"strengths": (strength,)}
             probe, strength = fit_probe(task.target[some], task.y[some], task.classes, held, **given)
             where = np.array([task.classes.index(name) for name in probe.classes or ()])

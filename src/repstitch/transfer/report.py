@@ -8,7 +8,7 @@ MEASURES = {
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
 }
-CONTENDERS = {
+OF_PROBES = {
     "carried": "carried probe",
     "whole": "  the probe after the whole stitcher",
     "native": "probe trained on the target",
@@ -17,6 +17,12 @@ CONTENDERS = {
     "random": "random directions",
     "majority": "majority class",
 }
+OF_NAMES = {"carried": "from names alone", "shuffled": "the same, names shuffled", "majority": "majority class"}
+
+
+def contenders(found: dict) -> dict[str, str]:
+    """What to call each contender of a proof, of a probe or of names."""
+    return OF_PROBES if "retention" in found else OF_NAMES
 
 
 def report(found: dict) -> str:
@@ -60,9 +66,8 @@ def label_sentence(curve: dict) -> str:
 
 def report_names(found: dict) -> str:
     """The proof of a classifier from names alone."""
-    labels = {"carried": "from names alone", "shuffled": "the same, names shuffled", "majority": "majority class"}
     head = f"{found['n_test']} labelled rows, {len(found['classes'])} names"
-    text = _scores(found, head, labels)
+    text = _scores(found, head)
     chance = f"chance: balanced accuracy {num(found['chance']['balanced_accuracy'])}"
     return "\n".join([text, chance, *_left_out(found)])
 
@@ -88,10 +93,10 @@ def report_dictionary(found: dict) -> str:
     return "\n".join(lines)
 
 
-def _scores(found: dict, head: str, labels: dict[str, str] | None = None) -> str:
+def _scores(found: dict, head: str) -> str:
     measures = [name for name in MEASURES if name in found]
     rows: list[tuple] = [(head, *(MEASURES[name] for name in measures))]
-    for name, words in (labels or CONTENDERS).items():
+    for name, words in contenders(found).items():
         if name in found[measures[0]]:
             rows.append((words, *(with_interval(found[measure][name]) for measure in measures)))
     return columns(rows)

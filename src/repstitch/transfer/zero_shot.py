@@ -11,7 +11,7 @@ from repstitch.metrics.classification import evaluate
 from repstitch.metrics.resample import interval
 from repstitch.stitcher import Stitcher
 from repstitch.transfer.kinds import Probe
-from repstitch.transfer.proof import in_order
+from repstitch.transfer.proof import MOST_ROWS, in_order
 
 TOP = 5
 
@@ -54,7 +54,8 @@ def name_classes(stitcher: Stitcher, prompts: np.ndarray, names: Sequence[str]) 
 def prove_names(probe: Probe, X: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict:
     """How often the name is right on labelled rows X (n, d), and among the five most likely, beside chance.
 
-    Rows whose label is none of the names are left out and counted. `majority` says the most frequent label always (it
+    Rows whose label is none of the names, and those beyond 10,000, are left out and counted. `chance` is a guess among
+    all names. `majority` says the most frequent label always (it
     has seen the labels), `shuffled` are the same directions under other names, the mean of 100 draws with the middle
     95 % of them. Intervals are of resampled rows. Raises InputError where fewer than two classes are labelled.
     """
@@ -64,8 +65,12 @@ def prove_names(probe: Probe, X: np.ndarray, labels: np.ndarray, seed: int = 0) 
     if len(set(labels[known])) < 2:
         some = ", ".join(sorted({str(label) for label in labels[~known]})[:4])
         raise InputError(f"`labels` must name at least two of the classes ({', '.join(classes[:4])} …); got {some} ….")
-    y = np.array([where[label] for label in labels[known]])
-    scores = probe.class_scores(X[known])
+    rows = np.flatnonzero(known)
+    left = {"of no named class": int((~known).sum()), f"beyond {MOST_ROWS:,}": max(0, len(rows) - MOST_ROWS)}
+    if len(rows) > MOST_ROWS:
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_ROWS])
+    y = np.array([where[label] for label in labels[rows]])
+    scores = probe.class_scores(X[rows])
     majority = np.broadcast_to(in_order(np.bincount(y, minlength=len(classes))), scores.shape)
     top = (TOP,) if len(classes) > TOP else ()
     found = evaluate({"carried": scores, "majority": majority}, y, seed, top)
@@ -77,8 +82,8 @@ def prove_names(probe: Probe, X: np.ndarray, labels: np.ndarray, seed: int = 0) 
     card: dict = {
         "classes": list(classes),
         "n_test": len(y),
-        "left_out": {"of no named class": int((~known).sum())} if (~known).any() else {},
-        "chance": {"balanced_accuracy": 1 / len(np.unique(y)), "accuracy": 1 / len(classes)},
+        "left_out": {reason: count for reason, count in left.items() if count},
+        "chance": {"accuracy": 1 / len(classes), "balanced_accuracy": 1 / len(classes)},
     }
     for measure, values in found.items():
         card[measure] = {name: {"score": v, "interval": interval(again)} for name, (v, again) in values.items()}
