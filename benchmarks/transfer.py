@@ -196,14 +196,14 @@ def dictionaries(spaces, stitchers) -> list[list]:
         first = next(b for b in spaces if b != a)
         start = build(stitchers[a, first], stitchers[first, a], spaces[a], spaces[first], paired=True)
         assert start.pairs is not None
-        made = sparse_dictionary(start.source_rows(start.pairs.Y)[start.parts.train], 256)
+        made = sparse_dictionary(start.source_rows(start.pairs.Y, "forward")[start.parts.train], 256)
         for b in spaces:
             if b == a:
                 continue
             bridge = build(stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], paired=True, drop_invalid=True)
             found = job.prove_dictionary(bridge, made)
             assert bridge.pairs is not None
-            active = (made.encode(bridge.source_rows(bridge.pairs.Y)[:2000]) > 0).sum(1).mean()
+            active = (made.encode(bridge.source_rows(bridge.pairs.Y, "forward")[:2000]) > 0).sum(1).mean()
             r, part, explained = found["correlation"], found["same_active"], found["explained"]
             rows.append([
                 f"{a}→{b}", found["compared"], f"{active:.0f}", f"{r['mean']:.2f} / {r['median']:.2f}",

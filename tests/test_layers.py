@@ -169,6 +169,11 @@ def test_help_imports_nothing_heavy():
     assert loaded_after(code) == set()
 
 
+@pytest.mark.parametrize("module", ["apply", "server.http", "transfer.job"])
+def test_what_only_applies_a_stitcher_imports_nothing_that_trains_one(module):
+    assert not loaded_after(f"import repstitch.{module}") & {"lightning", "transformers", "timm"}
+
+
 def test_the_names_are_those_of_the_dicts_they_stand_for():
     from repstitch.encoders.vectors import POOLS
     from repstitch.fit.closed_form import FITS

@@ -18,10 +18,10 @@ from repstitch.confidence import LEAST_ROWS, calibrate, evaluate
 from repstitch.curve import check_enough, draw_curve
 from repstitch.embeddings import read
 from repstitch.errors import InputError, check_seed
-from repstitch.fit.closed_form import FITS
+from repstitch.fit.closed_form import FITS, fit_shuffled
 from repstitch.fit.contrastive import leave_to_first_rank, recipe_for
 from repstitch.fit.judge import Judge
-from repstitch.fit.select import Candidate, Problem, fit_shuffled, refit, select
+from repstitch.fit.select import Candidate, Problem, refit, select
 from repstitch.fit.spectrum import shared_spectrum
 from repstitch.maps import Map
 from repstitch.metrics.retrieval import ranks, recall

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repstitch.errors import InputError
 from repstitch.maps import AffineMap
-from repstitch.moments import Moments
+from repstitch.moments import Moments, moments
 
 # Products are summed in float32: an eigenvalue below this share of the largest is rounding, not spread.
 NOISE = 2 * torch.finfo(torch.float32).eps
@@ -229,6 +229,23 @@ def _variance_ratio(moments: Moments, weight: Tensor) -> float:
     if predicted <= 0:
         raise InputError("The map gives the same output for every row, so its variance cannot be matched.")
     return float((moments.cov_yy.trace() / predicted).sqrt())
+
+
+def fit_closed(decomposition: Decomposition, method: str, s: dict) -> AffineMap:
+    """The map of a closed-form method at settings that its tuning found."""
+    whole = decomposition.moments
+    if method == "ridge":
+        return affine(whole, ridge_weight(decomposition, s["penalty"]), s["gain"])
+    if method == "procrustes":
+        return fit_procrustes(whole, s["centred"], gain=s["gain"])
+    weight = canonical(decomposition, s["shrink_x"], s["shrink_y"]).weight(s["power"], s["cut"])
+    return affine(whole, weight, s["gain"])
+
+
+def fit_shuffled(X: Tensor, Y: Tensor, method: str, settings: dict, seed: int) -> AffineMap:
+    """A closed form fitted to pairs (n, d_source), (n, d_target) in a random order: what it finds where nothing is."""
+    order = torch.randperm(len(X), generator=torch.Generator().manual_seed(seed))
+    return fit_closed(decompose(moments((X, Y[order]))), method, settings)
 
 
 FITS = {"ridge": fit_ridge, "procrustes": fit_procrustes, "canonical": fit_canonical}

@@ -7,7 +7,6 @@ from functools import cache, cached_property
 from itertools import product
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
@@ -17,6 +16,7 @@ from repstitch.fit.closed_form import (
     affine,
     canonical,
     decompose,
+    fit_closed,
     fit_procrustes,
     ridge_weight,
 )
@@ -215,23 +215,6 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
         if float(lead.mean()) <= float(lead.std()) / len(lead) ** 0.5:
             return candidate, tried
     return best, tried
-
-
-def fit_closed(decomposition: Decomposition, method: str, s: dict) -> AffineMap:
-    """The map of a closed-form method at settings that its tuning found."""
-    whole = decomposition.moments
-    if method == "ridge":
-        return affine(whole, ridge_weight(decomposition, s["penalty"]), s["gain"])
-    if method == "procrustes":
-        return fit_procrustes(whole, s["centred"], gain=s["gain"])
-    weight = canonical(decomposition, s["shrink_x"], s["shrink_y"]).weight(s["power"], s["cut"])
-    return affine(whole, weight, s["gain"])
-
-
-def fit_shuffled(X: Tensor, Y: Tensor, method: str, settings: dict, seed: int) -> AffineMap:
-    """A closed form fitted to pairs (n, d_source), (n, d_target) in a random order: what it finds where nothing is."""
-    order = torch.randperm(len(X), generator=torch.Generator().manual_seed(seed))
-    return fit_closed(decompose(moments((X, Y[order]))), method, settings)
 
 
 def refit(chosen: Candidate, X: Tensor, Y: Tensor, problem: Problem) -> Map:

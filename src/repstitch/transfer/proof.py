@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from repstitch.errors import InputError
-from repstitch.fit.select import fit_shuffled
+from repstitch.fit.closed_form import fit_shuffled
 from repstitch.maps import AffineMap
 from repstitch.metrics.classification import evaluate
 from repstitch.metrics.pearson import correlations
