@@ -126,8 +126,8 @@ def prove_thing(bridge: Bridge, thing: Thing | None, seed: int = 0) -> tuple[Thi
     if bridge.target is not None and bridge.target.labels is not None:
         raise InputError(f"`labels` prove probes, and this is {name_of(thing)}; leave them out.")
     if isinstance(thing, Dictionary) and bridge.pairs is not None:
-        if bridge.seen.all():
-            log.warning("All items were used to train the stitchers, so the dictionary is carried without a proof.")
+        if bridge.seen[bridge.parts.test].all():
+            log.warning("No item is left that no stitcher has seen, so the dictionary is carried without a proof.")
             return thing, {}
         return thing, prove_dictionary(bridge, thing, seed)
     return thing, {}
