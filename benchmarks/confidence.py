@@ -17,8 +17,8 @@ from real_pairs import DATA, PAIRS, RealPair, arguments, every_split, load
 from repstitch.chain import normalise
 from repstitch.confidence import Confidence, auroc, calibrate, evaluate
 from repstitch.embeddings import read
-from repstitch.fit.contrastive import Recipe
 from repstitch.fit.judge import Judge
+from repstitch.fit.recipe import Recipe
 from repstitch.fit.select import METHODS, Problem, select
 from repstitch.maps import Map
 from repstitch.pairs import Pairs, split

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from repstitch.chain import normalise
 from repstitch.fit.closed_form import affine, canonical
-from repstitch.fit.contrastive import Recipe, refine
+from repstitch.fit.contrastive import refine
 from repstitch.fit.judge import OBJECTIVES, Judge
 from repstitch.fit.losses import Batch, Loss, contrast, distil, squared
+from repstitch.fit.recipe import Recipe
 from repstitch.fit.select import Problem
 from repstitch.metrics.lists import overlap
 from repstitch.metrics.neighbours import knn

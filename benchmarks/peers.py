@@ -28,8 +28,8 @@ from real_pairs import PAIRS, load
 from torch import Tensor
 
 from repstitch.chain import normalise
-from repstitch.fit.contrastive import Recipe
 from repstitch.fit.judge import Judge
+from repstitch.fit.recipe import Recipe
 from repstitch.fit.select import Problem, select
 from repstitch.metrics.lists import overlap
 from repstitch.metrics.neighbours import knn

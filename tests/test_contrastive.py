@@ -18,10 +18,11 @@ from lightning.pytorch.callbacks import Callback
 from torch.nn import functional as F
 
 from repstitch.errors import InputError
-from repstitch.fit import contrastive
-from repstitch.fit.contrastive import Batches, PairsModule, Recipe, RefineModule, Refiner, recipe_for, refine
+from repstitch.fit.contrastive import Batches, PairsModule, RefineModule, Refiner, refine
 from repstitch.fit.judge import OBJECTIVES, Judge
 from repstitch.fit.losses import LOSSES, Batch, native_scale
+from repstitch.fit.ranks import from_first_rank, leave_to_first_rank
+from repstitch.fit.recipe import Recipe, recipe_for
 from repstitch.fit.select import Problem
 from repstitch.maps import AffineMap, ResidualMLP
 from repstitch.metrics.retrieval import mrr, ranks
@@ -555,8 +556,8 @@ def test_the_command_line_trains_on_two_processes_as_well_as_on_one(tmp_path, st
 
 
 def test_outside_a_shared_fit_the_first_rank_is_alone():
-    assert contrastive.from_first_rank({"a": 1}) == {"a": 1}
-    contrastive.leave_to_first_rank()
+    assert from_first_rank({"a": 1}) == {"a": 1}
+    leave_to_first_rank()
 
 
 def test_every_row_tells_one_job_from_another():

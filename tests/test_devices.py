@@ -3,9 +3,13 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
-from repstitch.fit.contrastive import Recipe, Refiner
+from repstitch.devices import pick_device
+from repstitch.errors import InputError
+from repstitch.fit.contrastive import Refiner
+from repstitch.fit.recipe import Recipe
 
 
 def test_all_of_a_refiner_lies_where_its_start_does():
@@ -18,3 +22,10 @@ def test_all_of_a_refiner_lies_where_its_start_does():
     )
     refiner = Refiner(start, decomposition, Recipe(width=2))
     assert {tensor.device.type for tensor in refiner.state_dict().values()} == {"meta"}
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == "cpu"
+    with pytest.raises(InputError, match="`device` is cuda but PyTorch sees no CUDA device"):
+        pick_device("cuda")

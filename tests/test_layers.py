@@ -11,12 +11,23 @@ PACKAGE = Path(names.__file__).parent
 # A module imports only from rows above its own; inside a package only from files listed before it.
 ROWS = (
     ("errors", "names"),
+    ("devices",),
     ("spaces", "maps"),
     ("embeddings", "catalogue", "moments", "chain", "tables"),
     ("pairs",),
     ("matched", "lineage"),
     ("metrics",),
-    ("fit.judge", "fit.closed_form", "fit.losses", "fit.spectrum", "fit.contrastive", "checks", "verdict"),
+    (
+        "fit.judge",
+        "fit.closed_form",
+        "fit.losses",
+        "fit.spectrum",
+        "fit.ranks",
+        "fit.recipe",
+        "fit.contrastive",
+        "checks",
+        "verdict",
+    ),
     ("fit.select", "confidence"),
     ("scorecard", "relevance", "curve"),
     ("stitcher",),
@@ -49,7 +60,7 @@ INSIDE = {
         "streams",
         "table",
     ),
-    "fit": ("judge", "closed_form", "losses", "spectrum", "contrastive", "select"),
+    "fit": ("judge", "closed_form", "losses", "spectrum", "ranks", "recipe", "contrastive", "select"),
     "transfer": (
         "kinds",
         "linear",
@@ -169,7 +180,7 @@ def test_help_imports_nothing_heavy():
     assert loaded_after(code) == set()
 
 
-@pytest.mark.parametrize("module", ["apply", "server.http", "transfer.job"])
+@pytest.mark.parametrize("module", ["apply", "server.http", "transfer.job", "atlas", "train"])
 def test_what_only_applies_a_stitcher_imports_nothing_that_trains_one(module):
     assert not loaded_after(f"import repstitch.{module}") & {"lightning", "transformers", "timm"}
 

@@ -11,8 +11,8 @@ from helpers import gaussian, rotated, shared_latent
 from repstitch.errors import InputError
 from repstitch.fit import select as module
 from repstitch.fit.closed_form import fit_procrustes
-from repstitch.fit.contrastive import Recipe
 from repstitch.fit.judge import OBJECTIVES, TEMPERATURES, Judge
+from repstitch.fit.recipe import Recipe
 from repstitch.fit.select import (
     CANONICAL,
     METHODS,

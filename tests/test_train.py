@@ -13,7 +13,7 @@ from repstitch.errors import InputError
 from repstitch.names import METHODS, OBJECTIVES
 from repstitch.spaces import Space
 from repstitch.stitcher import load
-from repstitch.train import pick_device, train
+from repstitch.train import train
 
 FAST: dict[str, Any] = {"device": "cpu", "epochs": 2, "width": 8, "batch_size": 64, "temperatures": (1.0,)}
 NAMED: dict[str, Any] = {"source_space": "old", "target_space": "new"}
@@ -440,13 +440,6 @@ def test_settings_that_cannot_be_used_are_refused(given, says):
     with pytest.raises(InputError, match=says) as error:
         learn(*carried(*shared_latent(60)), **({"method": "mlp"} | given))
     assert "\n" not in str(error.value)
-
-
-def test_cuda_is_refused_where_there_is_none(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device("auto") == "cpu"
-    with pytest.raises(InputError, match="`device` is cuda but PyTorch sees no CUDA device"):
-        pick_device("cuda")
 
 
 def test_the_card_is_plain_json_and_says_how_it_came_about(tmp_path):

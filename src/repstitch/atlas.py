@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from repstitch.chain import normalise
+from repstitch.devices import pick_device
 from repstitch.embeddings import Embeddings
 from repstitch.errors import InputError, check_draws, check_seed
 from repstitch.lineage import encoders, layers_by_encoder, same_encoder
@@ -25,7 +26,6 @@ from repstitch.metrics.null import adjust, calibrate
 from repstitch.metrics.table import METRICS, Measured, check_metrics, measure
 from repstitch.pairs import MIN_PAIRS
 from repstitch.spaces import Space
-from repstitch.train import pick_device
 
 log = logging.getLogger(__name__)
 

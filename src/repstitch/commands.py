@@ -121,9 +121,10 @@ def run_score(args) -> None:
 
 def run_translate(args) -> None:
     from repstitch.apply import translate_file
+    from repstitch.devices import pick_device
     from repstitch.stitcher import load
 
-    stitcher = load(args.stitcher).to(_device(args.device))
+    stitcher = load(args.stitcher).to(pick_device(args.device))
     rows = translate_file(
         stitcher,
         args.embeddings,
@@ -464,12 +465,6 @@ def _json_object(text: str, flag: str) -> dict:
     if not isinstance(value, dict):
         raise InputError(f"`{flag}` must be a JSON object; got {text!r}.")
     return value
-
-
-def _device(name: str) -> str:
-    from repstitch.train import pick_device
-
-    return pick_device(name)
 
 
 def _registry(folder: str | None):

@@ -16,11 +16,13 @@ from repstitch.chain import normalise
 from repstitch.checks import check
 from repstitch.confidence import LEAST_ROWS, calibrate, evaluate
 from repstitch.curve import check_enough, draw_curve
+from repstitch.devices import pick_device
 from repstitch.embeddings import read
 from repstitch.errors import InputError, check_seed
 from repstitch.fit.closed_form import FITS, fit_shuffled
-from repstitch.fit.contrastive import leave_to_first_rank, recipe_for
 from repstitch.fit.judge import Judge
+from repstitch.fit.ranks import leave_to_first_rank
+from repstitch.fit.recipe import recipe_for
 from repstitch.fit.select import Candidate, Problem, refit, select
 from repstitch.fit.spectrum import shared_spectrum
 from repstitch.maps import Map
@@ -177,15 +179,6 @@ def train(
     if task is not None:
         card["probe_transfer"] = prove(stitcher, task, seed=seed)
     return stitcher if refitted is None else replace(stitcher, map=refitted)
-
-
-def pick_device(device: str = "auto") -> str:
-    """`cpu` or `cuda`; `auto` takes CUDA where there is one."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"`device` must be auto, cpu or cuda; got {device!r}.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("`device` is cuda but PyTorch sees no CUDA device; use cpu, or install a CUDA build of torch.")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _group_name(group) -> str | None:

@@ -57,7 +57,7 @@ def test_a_setting_that_makes_no_sense_is_named(variable, value, message):
 def test_the_device_is_what_the_machine_has(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert choose_device(Settings(device="auto")) == choose_device(Settings(device="cpu")) == "cpu"
-    with pytest.raises(InputError, match="is cuda, but torch finds no CUDA device; use auto or cpu"):
+    with pytest.raises(InputError, match=r"`device` \(REPSTITCH_DEVICE\) is cuda but PyTorch"):
         choose_device(Settings(device="cuda"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert choose_device(Settings(device="auto")) == choose_device(Settings(device="cuda")) == "cuda"

@@ -12,6 +12,7 @@ import numpy as np
 
 from repstitch import catalogue
 from repstitch.catalogue import Card, modality, resolve
+from repstitch.devices import open_device
 from repstitch.embeddings import check_out, check_out_folder, write_layers, write_stream
 from repstitch.encoders.items import read_items
 from repstitch.encoders.loading import LIBRARIES, digest
@@ -20,7 +21,6 @@ from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 TEXT_PART = 16  # texts are sorted by length among this many batches, so that little padding is computed
@@ -216,7 +216,7 @@ def from_module(
     import torch
 
     _check_choice("precision", precision, PRECISIONS)
-    place = _device(device)
+    place = open_device(device)
     precision = ("bfloat16" if place.type == "cuda" else "float32") if precision == "auto" else precision
     model = model.eval().to(place)
     steps: Any = text_steps if tokenizer is not None else image_steps
@@ -274,19 +274,6 @@ def _space(card: Card, model: "nn.Module") -> Space:
         training_data=card.training_data,
         parameters=card.parameters or sum(p.numel() for p in model.parameters()),
     )
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"`device` must be auto, cpu, cuda or mps, and be here; got {name!r}: {one_line(error)}"
-        ) from None
 
 
 def _fingerprint(model: "nn.Module") -> str:

@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning as L
@@ -26,64 +26,14 @@ from repstitch.errors import InputError, one_line
 from repstitch.fit.closed_form import Decomposition
 from repstitch.fit.judge import Judge
 from repstitch.fit.losses import LOSSES, Batch, Loss, native_scale
+from repstitch.fit.ranks import from_first_rank, rank
+from repstitch.fit.recipe import Recipe
 from repstitch.maps import AffineMap, Map, ResidualMLP
 
 log = logging.getLogger(__name__)
 
 MONITOR = "val_score"
 LOG_SCALE_RATE = 3e-3
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a map is refined. `width` is the residual MLP's hidden width, 0 for a linear map.
-
-    For the objective `match`, `temperatures` are tried as multiples of the one that fits the start best on validation
-    rows, and the best run is kept: a softer start pays where the closed form has learned its training rows by heart.
-    `gallery` bounds the targets each row is compared with; up to that many pairs, it is all of them. `learning_rate` is
-    relative to the size (root mean square) that each tensor has at the start, so that it suits any space; None takes
-    the loss's own: where the closed form is nearly the best there is, larger steps only lose it. `devices`,
-    `strategy` and `accelerator` go to the Lightning Trainer as they are. With `checkpoints`, a folder, a stopped run
-    goes on from its last epoch and ends where it would have ended; a run on other pairs or with other settings starts
-    anew.
-    """
-
-    width: int = 0
-    dropout: float = 0.3
-    epochs: int = 25
-    stop_after: int | None = None
-    patience: int = 5
-    batch_size: int = 512
-    gallery: int = 4096
-    learning_rate: float | None = None
-    whitening: float = 1.0
-    clip: float = 1.0
-    temperatures: tuple[float, ...] = (1.0, 2.5)
-    seed: int = 0
-    accelerator: str = "auto"
-    devices: int | str = 1
-    strategy: str = "auto"
-    checkpoints: str | None = None
-
-    def __post_init__(self):
-        for name in ("epochs", "patience", "batch_size", "gallery"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise InputError(f"`{name}` must be a whole number, at least 1; got {getattr(self, name)!r}.")
-        for name, most in (("width", 2**31), ("seed", 2**32 - 1)):
-            if type(getattr(self, name)) is not int or not 0 <= getattr(self, name) <= most:
-                raise InputError(f"`{name}` must be a whole number from 0 to {most}; got {getattr(self, name)!r}.")
-        for name in ("learning_rate", "whitening"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"`{name}` must be a positive number; got {value}.")
-        if not 0 <= self.clip < math.inf:
-            raise InputError(f"`clip` must not be negative; got {self.clip}.")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"`dropout` must lie in [0, 1); got {self.dropout}.")
-        if self.stop_after is not None and self.stop_after < 1:
-            raise InputError(f"`stop_after` must be at least 1; got {self.stop_after}.")
-        if not self.temperatures or min(self.temperatures) <= 0:
-            raise InputError(f"`temperatures` must be positive multiples; got {self.temperatures}.")
 
 
 class Refiner(nn.Module):
@@ -337,7 +287,7 @@ def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe, 
                     raise KeyboardInterrupt from None
                 raise
         state: dict = {}
-        if not _rank():
+        if not rank():
             kept = torch.load(
                 last if recipe.stop_after else folder / "best.ckpt", map_location="cpu", weights_only=True
             )
@@ -410,25 +360,6 @@ def _job(X: Tensor, Y: Tensor, start: AffineMap, judge: Judge, temperature: floa
     return digest.hexdigest()
 
 
-def _rank() -> int:
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-
-
-def from_first_rank(value):
-    """Rank 0's value on every rank of a fit that several processes share; the value itself in any other."""
-    if not torch.distributed.is_initialized():
-        return value
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def leave_to_first_rank() -> None:
-    """End the processes that rank 0 launched to share a fit: what follows the fit is rank 0's alone."""
-    if _rank():
-        raise SystemExit(0)
-
-
 @contextmanager
 def _quiet():
     """Keep the Trainer's advice about loggers, loaders and devices away from the user's terminal."""
@@ -444,14 +375,3 @@ def _quiet():
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def recipe_for(method: str, width: int = 512, **settings) -> Recipe:
-    """The recipe of `linear` or `mlp`, with any of its settings replaced."""
-    known = set(asdict(Recipe()))
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise InputError(f"`{unknown[0]}` is not a setting of a contrastive fit; known are {', '.join(sorted(known))}.")
-    if method == "mlp" and not width:
-        raise InputError("`width` of an mlp must be at least 1; without a hidden layer it is the method linear.")
-    return replace(Recipe(**settings), width=width if method == "mlp" else 0)

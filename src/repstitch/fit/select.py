@@ -20,8 +20,9 @@ from repstitch.fit.closed_form import (
     fit_procrustes,
     ridge_weight,
 )
-from repstitch.fit.contrastive import Recipe, from_first_rank, recipe_for, refine
 from repstitch.fit.judge import Judge
+from repstitch.fit.ranks import from_first_rank
+from repstitch.fit.recipe import Recipe, recipe_for
 from repstitch.maps import AffineMap, Map
 from repstitch.moments import moments
 
@@ -180,6 +181,8 @@ def tune_canonical(problem: Problem) -> Candidate:
 
 def tune_contrastive(problem: Problem, method: str) -> Candidate:
     """The best closed form refined by gradient, as a linear map or with a residual MLP."""
+    from repstitch.fit.contrastive import refine  # Lightning takes seconds to import, and closed forms need none of it
+
     start = problem.start
     # A recipe without a width leaves it to the method.
     recipe = recipe_for(method, **{k: v for k, v in asdict(problem.recipe).items() if k != "width" or v})
@@ -226,6 +229,8 @@ def refit(chosen: Candidate, X: Tensor, Y: Tensor, problem: Problem) -> Map:
     start = fit_closed(d, s["start"]["method"], s["start"])
     if not s["epoch"]:
         return start
+    from repstitch.fit.contrastive import refine
+
     recipe = replace(
         problem.recipe,
         width=s["width"],

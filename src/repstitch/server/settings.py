@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from repstitch.devices import pick_device
 from repstitch.errors import InputError
 from repstitch.registry import DEFAULT_FOLDER
 
@@ -105,17 +106,13 @@ def is_loopback(host: str) -> bool:
 
 def choose_device(settings: Settings) -> str:
     """Where maps run: "cpu" or "cuda"; InputError when CUDA is asked for and not there, or shared by workers."""
-    import torch
-
-    there = settings.device != "cpu" and torch.cuda.is_available()
-    if settings.device == "cuda" and not there:
-        raise InputError(f"{called('device')} is cuda, but torch finds no CUDA device; use auto or cpu.")
-    if there and settings.workers > 1:
+    device = pick_device(settings.device, called("device"))
+    if device == "cuda" and settings.workers > 1:
         raise InputError(
             f"{called('workers')} must be 1 on CUDA, where one process keeps the device busy; got {settings.workers}. "
             f"Set it to 1, or {called('device')} to cpu."
         )
-    return "cuda" if there else "cpu"
+    return device
 
 
 def called(name: str) -> str:
