@@ -16,12 +16,13 @@ from real_pairs import DATA, PAIRS, RealPair, arguments, every_split, load
 
 from repstitch.chain import normalise
 from repstitch.confidence import Confidence, auroc, calibrate, evaluate
-from repstitch.embeddings import read
+from repstitch.embeddings.pairs import Pairs
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.splitting import split
 from repstitch.fit.judge import Judge
 from repstitch.fit.recipe import Recipe
 from repstitch.fit.select import METHODS, Problem, select
 from repstitch.maps import Map
-from repstitch.pairs import Pairs, split
 
 RESULTS = Path(__file__).parent / "results"
 MANY_ROWS = 900

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repstitch.chain import normalise
+from repstitch.embeddings.pairs import Pairs
+from repstitch.embeddings.splitting import split
 from repstitch.fit.closed_form import affine, canonical
 from repstitch.fit.contrastive import refine
 from repstitch.fit.judge import OBJECTIVES, Judge
@@ -26,7 +28,6 @@ from repstitch.fit.select import Problem
 from repstitch.metrics.lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks, recall
-from repstitch.pairs import Pairs, split
 
 RESULTS = Path(__file__).parent / "results"
 RATES = (0.03, 0.2)

@@ -28,6 +28,8 @@ from real_pairs import PAIRS, load
 from torch import Tensor
 
 from repstitch.chain import normalise
+from repstitch.embeddings.pairs import Pairs
+from repstitch.embeddings.splitting import split
 from repstitch.fit.judge import Judge
 from repstitch.fit.recipe import Recipe
 from repstitch.fit.select import Problem, select
@@ -35,7 +37,6 @@ from repstitch.metrics.lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks
 from repstitch.names import METHODS
-from repstitch.pairs import Pairs, split
 
 RESULTS = Path(__file__).parent / "results"
 OBJECTIVES = ("match", "neighbours")

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.embeddings import Embeddings, read
+from repstitch.embeddings.pairs import Pairs, pair
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
-from repstitch.pairs import Pairs, pair
 
 DATA = Path(os.environ.get("REPSTITCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
 

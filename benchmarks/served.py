@@ -17,12 +17,15 @@ from machine import header, markdown
 from real_pairs import CLIP, DATA, FASHION
 from scipy.stats import rankdata
 
-from repstitch.embeddings import Embeddings, invalid_rows, read
+from repstitch.embeddings.fingerprints import id_fingerprints
+from repstitch.embeddings.pairs import pair
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.rows import Embeddings, invalid_rows
+from repstitch.embeddings.splitting import split
 from repstitch.errors import InputError
 from repstitch.metrics.lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks, recall, search
-from repstitch.pairs import fingerprints, pair, split
 from repstitch.registry import Route
 from repstitch.server.compute import Placed
 from repstitch.stitcher import Stitcher
@@ -81,7 +84,7 @@ def train_pairs(spaces: dict[str, Embeddings], wanted: list[tuple[str, str]]) ->
     trained = Trained({}, test)
     for a, b in wanted:
         trained.stitchers[a, b] = stitcher = train(spaces[a], spaces[b], method="canonical")
-        unseen = np.flatnonzero(~np.isin(fingerprints(pairs), stitcher.seen))
+        unseen = np.flatnonzero(~np.isin(id_fingerprints(pairs.ids), stitcher.seen))
         again = trained.recall(trained.route(a, b))
         if not np.array_equal(unseen, rows) or abs(again - stitcher.scorecard["query"]["recall@1"]) > 1.5 / len(rows):
             raise SystemExit(f"{a} -> {b} was not scored on the test rows of the others.")

@@ -17,7 +17,8 @@ import torch
 from machine import header, markdown
 from real_pairs import DATA, FASHION
 
-from repstitch.embeddings import Embeddings, read
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.rows import Embeddings
 from repstitch.encoders import embed
 from repstitch.errors import InputError
 from repstitch.plots.canvas import save

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from helpers import card, gaussian, names, rotation
 
-from repstitch.embeddings import Embeddings
+from repstitch.embeddings.rows import Embeddings
 from repstitch.maps import AffineMap, Map, ResidualMLP
 from repstitch.stitcher import Stitcher
 from repstitch.transfer import files

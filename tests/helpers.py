@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from repstitch.confidence import Confidence
-from repstitch.embeddings import Embeddings
-from repstitch.pairs import Pairs, Split
+from repstitch.embeddings.pairs import Pairs
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.splitting import Split
 from repstitch.spaces import Space
 
 
@@ -97,7 +98,7 @@ def split_at(n: int, train: int, validation: int) -> Split:
 
 def folder_of(path: Path, parts: list[Embeddings]) -> Path:
     """A folder of Parquet files, one for each of the parts."""
-    from repstitch.embeddings import write
+    from repstitch.embeddings.writing import write
 
     path.mkdir()
     for i, part in enumerate(parts):

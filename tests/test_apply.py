@@ -9,7 +9,9 @@ import torch
 from helpers import affine_image, card, confidence, folder_of, gaussian, names
 
 from repstitch.apply import score, translate_file
-from repstitch.embeddings import Embeddings, read, write, write_stream
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.writing import write, write_stream
 from repstitch.errors import InputError
 from repstitch.maps import AffineMap
 from repstitch.names import USES

@@ -8,10 +8,10 @@ from helpers import affine_image, card, embeddings, gaussian, names, rotation, s
 
 from repstitch import atlas as module
 from repstitch.atlas import atlas, best_pairs, by_encoder, unit_rows
-from repstitch.embeddings import Embeddings
+from repstitch.embeddings.matching import match
+from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
 from repstitch.lineage import encoders
-from repstitch.matched import match
 from repstitch.metrics.neighbours import graph
 from repstitch.metrics.null import adjust, calibrate
 from repstitch.metrics.table import METRICS, measure

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from helpers import affine_image, cone, embeddings, gaussian, names, pairs_of, shared_latent, split_at, unrelated
 
-from repstitch.checks import check, directions, effective_rank, near_duplicates, refuse_leaks, refuse_shift
+from repstitch.embeddings.checks import check, directions, effective_rank, near_duplicates, refuse_leaks, refuse_shift
+from repstitch.embeddings.pairs import pair, repeated_pairs
+from repstitch.embeddings.splitting import split
 from repstitch.errors import InputError
-from repstitch.pairs import pair, repeated_pairs, split
 
 
 def sound(n: int = 200):
@@ -226,14 +227,14 @@ def test_near_duplicates_are_found_where_most_held_out_rows_have_one():
 def test_tiles_change_nothing(monkeypatch):
     pairs, split_ = nearly_repeating(0.05)
     whole = near_duplicates(pairs, split_)
-    monkeypatch.setattr("repstitch.checks.TILE_ROWS", 37)
+    monkeypatch.setattr("repstitch.embeddings.checks.TILE_ROWS", 37)
     np.testing.assert_array_equal(near_duplicates(pairs, split_), whole)
 
 
 def test_a_projection_leaves_no_near_duplicate_out(monkeypatch):
     pairs, split_ = nearly_repeating(0.05)
     whole = near_duplicates(pairs, split_)
-    monkeypatch.setattr("repstitch.checks.PROJECTED", 2)
+    monkeypatch.setattr("repstitch.embeddings.checks.PROJECTED", 2)
     np.testing.assert_array_equal(near_duplicates(pairs, split_), whole)
 
 

@@ -14,7 +14,9 @@ from helpers import affine_image, card, gaussian, names
 from repstitch import __version__, cli, commands
 from repstitch.apply import score
 from repstitch.cli import main
-from repstitch.embeddings import Embeddings, read, write
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.writing import write
 from repstitch.metrics.table import METRICS, align
 from repstitch.registry import Registry
 from repstitch.scorecard import table
@@ -247,7 +249,7 @@ def test_align_asks_for_trend_lineage_and_asymmetry(capsys, models):
     from repstitch.convergence.asymmetry import asymmetry
     from repstitch.convergence.control import control
     from repstitch.convergence.trend import trend
-    from repstitch.matched import match
+    from repstitch.embeddings.matching import match
 
     flags = ["--metric", "mutual_knn", "--permutations", 19, "--seed", 4]
     found = result(capsys, "align", *models, *flags, "--trend", "parameters", "--control", "family", "--asymmetry")

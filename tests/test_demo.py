@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from repstitch.cli import main
-from repstitch.embeddings import read
+from repstitch.embeddings.reading import read
 from repstitch.stitcher import load
 
 

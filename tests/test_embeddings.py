@@ -11,9 +11,13 @@ from helpers import card, embeddings, folder_of, gaussian, names, pairs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repstitch.embeddings import SPACE_KEY, Embeddings, read, scan, write, write_stream
+from repstitch.embeddings.fingerprints import id_fingerprints
+from repstitch.embeddings.pairs import pair
+from repstitch.embeddings.reading import read, scan
+from repstitch.embeddings.rows import SPACE_KEY, Embeddings
+from repstitch.embeddings.splitting import split
+from repstitch.embeddings.writing import write, write_stream
 from repstitch.errors import InputError
-from repstitch.pairs import fingerprints, pair, split
 from repstitch.spaces import Space
 
 DTYPES = ("float16", "float32")
@@ -651,7 +655,7 @@ def test_rows_without_ids_are_known_by_their_bytes_in_every_run_and_precision():
     wide = pair(Embeddings(a.vectors.astype("float32"), a.space), b)
     moved = pair(a.take(np.arange(39, -1, -1)), b.take(np.arange(39, -1, -1)))
     assert list(first.ids) == list(wide.ids) == list(moved.ids)[::-1]
-    assert list(fingerprints(first)) == list(fingerprints(moved))[::-1]
+    assert list(id_fingerprints(first.ids)) == list(id_fingerprints(moved.ids))[::-1]
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -853,6 +857,6 @@ def test_a_part_that_comes_out_empty_is_refused():
 
 def test_fingerprints_tell_ids_apart_and_stay_the_same():
     pairs = many(4000)
-    assert len(set(fingerprints(pairs))) == 4000
-    assert fingerprints(pairs).dtype == np.int64
-    assert list(fingerprints(pairs.take([7, 3]))) == list(fingerprints(pairs)[[7, 3]])
+    assert len(set(id_fingerprints(pairs.ids))) == 4000
+    assert id_fingerprints(pairs.ids).dtype == np.int64
+    assert list(id_fingerprints(pairs.take([7, 3]).ids)) == list(id_fingerprints(pairs.ids)[[7, 3]])

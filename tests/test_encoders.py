@@ -19,8 +19,9 @@ from helpers import tiny_bert
 from PIL import Image
 from safetensors.torch import save_file
 
-from repstitch import catalogue, embeddings, encoders
+from repstitch import catalogue, encoders
 from repstitch.catalogue import Card
+from repstitch.embeddings import reading
 from repstitch.encoders import items, loading, vectors
 from repstitch.errors import InputError
 
@@ -44,7 +45,7 @@ def build(architecture, **args) -> Any:
 
 
 def read(path) -> Any:
-    return embeddings.read(path)
+    return reading.read(path)
 
 
 def noise(n=6, size=40, seed=0):
@@ -738,7 +739,7 @@ def test_layers_that_were_interrupted_go_on_to_the_same_files(tmp_path, photos):
 def test_layers_that_were_stopped_while_published_are_published_again(tmp_path, photos, monkeypatch):
     encoder, _ = vit(layer=-1)
     with monkeypatch.context() as patch:
-        patch.setattr(embeddings.os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             encoders.embed(encoder, photos, tmp_path / "x", layers=[1, 2])
     assert not (tmp_path / "x").exists()

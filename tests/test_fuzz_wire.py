@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import make_stitcher
 
-from repstitch.embeddings import SPACE_KEY
+from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.errors import InputError
 from repstitch.registry import Registry
 from repstitch.server.asks import ARROW, OCTETS

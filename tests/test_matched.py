@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from helpers import card, embeddings, gaussian, names
 
-from repstitch.embeddings import Embeddings
+from repstitch.embeddings.matching import match
+from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
-from repstitch.matched import match
 
 
 def test_keeps_the_ids_common_to_all_in_the_order_of_the_first(caplog):
@@ -62,11 +62,11 @@ def test_an_item_is_a_repeat_only_where_it_is_the_same_in_every_space(caplog):
 
 
 def test_many_spaces_are_each_looked_through_once(monkeypatch):
-    import repstitch.matched
+    from repstitch.embeddings import matching
 
     looked = []
-    check = repstitch.matched.check_unique
-    monkeypatch.setattr(repstitch.matched, "check_unique", lambda ids, side: (looked.append(side), check(ids, side)))
+    check = matching.check_unique
+    monkeypatch.setattr(matching, "check_unique", lambda ids, side: (looked.append(side), check(ids, side)))
     match([embeddings(30, 3, f"s{i}", seed=i) for i in range(12)])
     assert looked == [f"s{i}" for i in range(12)]
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from helpers import cone, gaussian, names, shared_latent
 
-from repstitch.embeddings import Embeddings, write
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.writing import write
 from repstitch.names import METHODS
 from repstitch.spaces import Space
 from repstitch.train import train

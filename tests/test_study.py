@@ -14,9 +14,10 @@ import timm
 import torch
 from PIL import Image
 
-from repstitch import catalogue, embeddings, encoders, study
+from repstitch import catalogue, encoders, study
 from repstitch.catalogue import Card
 from repstitch.cli import main
+from repstitch.embeddings import reading
 from repstitch.errors import InputError, NotFoundError
 
 DATA = Path(os.environ.get("REPSTITCH_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")
@@ -24,7 +25,7 @@ N = 24
 
 
 def read(path) -> Any:
-    return embeddings.read(path)
+    return reading.read(path)
 
 
 def fake_atlas(experiment, paths, against, place):

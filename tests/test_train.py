@@ -8,7 +8,8 @@ import torch
 from helpers import affine_image, card, gaussian, names, rotation, shared_latent
 
 from repstitch.apply import score
-from repstitch.embeddings import Embeddings, write
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.names import METHODS, OBJECTIVES
 from repstitch.spaces import Space
@@ -310,9 +311,10 @@ def test_an_identical_pair_on_both_sides_of_the_split_is_refused():
 
 def group_sides(stitcher, groups: np.ndarray, source: Embeddings, target: Embeddings) -> list[set[str]]:
     """For each group, on which sides of the seen-or-test line its pairs lie."""
-    from repstitch.pairs import fingerprints, pair
+    from repstitch.embeddings.fingerprints import id_fingerprints
+    from repstitch.embeddings.pairs import pair
 
-    seen = np.isin(fingerprints(pair(source, target)), stitcher.seen)
+    seen = np.isin(id_fingerprints(pair(source, target).ids), stitcher.seen)
     return [set(np.where(seen[groups == g], "seen", "test")) for g in np.unique(groups)]
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from repstitch.embeddings import invalid_rows, row_numbers, scan, write_stream
+from repstitch.embeddings.pairs import Pairs, pair
+from repstitch.embeddings.reading import scan
+from repstitch.embeddings.rows import invalid_rows, row_numbers
+from repstitch.embeddings.splitting import SHARES, split
+from repstitch.embeddings.writing import write_stream
 from repstitch.errors import InputError
 from repstitch.names import USES
-from repstitch.pairs import SHARES, Pairs, pair, split
 from repstitch.relevance import Sides, read_qrels, relevance
 from repstitch.scorecard import scorecard
 from repstitch.spaces import Space, adopt

@@ -275,9 +275,9 @@ def run_align(args) -> None:
         _check_plot(args.plot)
     from repstitch import atlas_files, questions
     from repstitch.atlas import atlas
-    from repstitch.embeddings import read
+    from repstitch.embeddings.matching import match
+    from repstitch.embeddings.reading import read
     from repstitch.lineage import read_models
-    from repstitch.matched import match
 
     rows = match([read(path) for path in args.embeddings], args.drop_invalid)
     asked = questions.Questions(

@@ -17,11 +17,12 @@ import torch
 
 from repstitch.apply import translate_file
 from repstitch.catalogue import Card
-from repstitch.embeddings import read
+from repstitch.embeddings.pairs import pair
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.splitting import split
 from repstitch.encoders import embed, from_module, load_encoder, save
 from repstitch.errors import InputError
 from repstitch.metrics.lists import mutual_knn
-from repstitch.pairs import pair, split
 from repstitch.plots.canvas import BLUE, GREEN, GREY, ORANGE, figure
 from repstitch.plots.canvas import save as save_picture
 from repstitch.plots.stitchers import plot_alignment, plot_retrieval

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from repstitch import catalogue
+from repstitch.embeddings.tables import read_table
 from repstitch.errors import InputError
 from repstitch.spaces import Space
-from repstitch.tables import read_table
 
 Table = Mapping[str, Mapping[str, Any]]
 

@@ -11,9 +11,9 @@ from repstitch.atlas import best_pairs, by_encoder, unit_rows
 from repstitch.convergence.asymmetry import asymmetry
 from repstitch.convergence.control import control
 from repstitch.convergence.trend import trend
+from repstitch.embeddings.matching import Matched
 from repstitch.errors import InputError
 from repstitch.lineage import Table, encoders, labels, numbers
-from repstitch.matched import Matched
 from repstitch.spaces import Space
 
 

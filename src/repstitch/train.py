@@ -13,11 +13,14 @@ import torch
 
 import repstitch
 from repstitch.chain import normalise
-from repstitch.checks import check
 from repstitch.confidence import LEAST_ROWS, calibrate, evaluate
 from repstitch.curve import check_enough, draw_curve
 from repstitch.devices import pick_device
-from repstitch.embeddings import read
+from repstitch.embeddings.checks import check
+from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
+from repstitch.embeddings.pairs import Pairs, pair
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.splitting import SHARES, split
 from repstitch.errors import InputError, check_seed
 from repstitch.fit.closed_form import FITS, fit_shuffled
 from repstitch.fit.judge import Judge
@@ -28,7 +31,6 @@ from repstitch.fit.spectrum import shared_spectrum
 from repstitch.maps import Map
 from repstitch.metrics.retrieval import ranks, recall
 from repstitch.names import METHODS, OBJECTIVES
-from repstitch.pairs import SHARES, Pairs, contents, fingerprints, pair, split
 from repstitch.scorecard import MAX_POOL, scorecard
 from repstitch.spaces import Space
 from repstitch.stitcher import Stitcher
@@ -151,9 +153,9 @@ def train(
         "near_duplicates": int(near.sum()),
     }
     if learning_curve:
-        by = pairs if pairs.groups is None else replace(pairs, ids=pairs.groups)
+        keys = pairs.ids if pairs.groups is None else pairs.groups
         method = chosen.method if chosen.method in FITS else "canonical"
-        card["learning_curve"] = draw_curve(problem, method, fingerprints(by.take(parts.train)), seed)
+        card["learning_curve"] = draw_curve(problem, method, id_fingerprints(keys[parts.train]), seed)
         log.info("%s", card["learning_curve"]["verdict"])
     used = np.concatenate([parts.train, parts.validation])
     if refitted is not None:
@@ -169,7 +171,9 @@ def train(
         output_norm=output_norm,
         source_mean=X[parts.train].mean(0).cpu().numpy(),
         target_mean=Y[parts.train].mean(0).cpu().numpy(),
-        seen=np.unique(np.concatenate([key(pairs.take(used)) for key in (fingerprints, contents)])),
+        seen=np.unique(
+            np.concatenate([id_fingerprints(pairs.ids[used]), row_fingerprints(pairs.X[used], pairs.Y[used])])
+        ),
         settings=chosen.settings | {"seed": seed},
         split={"shares": list(split_shares), "seed": split_seed, "group": _group_name(group)},
         provenance=_provenance(pairs, parts),

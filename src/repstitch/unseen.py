@@ -6,9 +6,11 @@ import numpy as np
 import torch
 
 from repstitch.chain import normalise
-from repstitch.embeddings import Embeddings, read
+from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
+from repstitch.embeddings.pairs import Pairs
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
-from repstitch.pairs import Pairs, contents, fingerprints
 from repstitch.spaces import Space, adopt
 from repstitch.stitcher import Stitcher
 
@@ -30,8 +32,8 @@ def seen(stitcher: Stitcher, pairs: Pairs, others: Sequence | np.ndarray = ()) -
     An id that is also one of `others` tells nothing: where queries and documents are both numbered from 0, it was the
     document of that number that training used.
     """
-    by_id = np.isin(fingerprints(pairs), stitcher.seen) & ~np.isin(pairs.ids, others)
-    return by_id | np.isin(contents(pairs), stitcher.seen)
+    by_id = np.isin(id_fingerprints(pairs.ids), stitcher.seen) & ~np.isin(pairs.ids, others)
+    return by_id | np.isin(row_fingerprints(pairs.X, pairs.Y), stitcher.seen)
 
 
 def passed(stitcher: Stitcher, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from test_labels import boxes, overlaps
 
 from repstitch.atlas import atlas as measured_atlas
-from repstitch.embeddings import Embeddings
+from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
 from repstitch.plots.atlases import (
     draw_atlas,

@@ -15,7 +15,7 @@ from helpers import confidence
 from server_calls import LOCAL, URL, client_of, read_rows, refused
 from serving import make_rows, make_stitcher
 
-from repstitch.embeddings import SPACE_KEY
+from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.registry import Registry
 from repstitch.server.asks import ARROW, OCTETS, OCTETS16, Form, body_form, reply_form
 from repstitch.server.http import create_app

@@ -23,7 +23,7 @@ from serving import free_port, make_rows, make_stitcher, running, serve_command
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from repstitch.embeddings import SPACE_KEY
+from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.registry import Registry
 from repstitch.server.asks import ARROW, OCTETS
 from repstitch.server.http import create_app

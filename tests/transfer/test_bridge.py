@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from bridges import dictionary, directions, mlp, probe, rotating, stitcher, two_views, unit
-from helpers import card, embeddings, gaussian, names, pairs_of
+from helpers import card, embeddings, gaussian, names
 
-from repstitch.embeddings import Embeddings
+from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
+from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
-from repstitch.pairs import contents, id_fingerprints
 from repstitch.transfer import job
 from repstitch.transfer.bridge import build
 from repstitch.transfer.kinds import Directions, Probe
@@ -286,7 +286,7 @@ def test_the_target_is_read_at_unit_length_whatever_length_its_rows_have():
 
 
 def test_rows_seen_by_the_forward_stitcher_are_known_by_their_contents_too():
-    known = np.unique(contents(pairs_of(OLD.vectors, NEW.vectors)))
+    known = np.unique(row_fingerprints(OLD.vectors, NEW.vectors))
     held = bridge(forward=replace(FORWARD, seen=known), source=replace(OLD, ids=None), target=replace(NEW, ids=None))
     assert held.seen.all()
 
@@ -318,7 +318,7 @@ def test_groups_may_be_a_column_of_either_side(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from repstitch.embeddings import write
+    from repstitch.embeddings.writing import write
 
     write(tmp_path / "old.parquet", OLD)
     write(tmp_path / "new.parquet", NEW)

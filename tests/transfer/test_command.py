@@ -10,7 +10,8 @@ from helpers import card, names
 from PIL import Image
 
 from repstitch.cli import main
-from repstitch.embeddings import Embeddings, write
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.writing import write
 from repstitch.transfer import files
 from repstitch.transfer.kinds import Directions, Probe
 

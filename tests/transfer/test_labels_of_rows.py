@@ -113,7 +113,7 @@ def test_files_that_are_not_there_or_of_another_length_are_refused(tmp_path):
 
 
 def test_labels_go_with_their_rows_when_rows_are_paired():
-    from repstitch.pairs import pair
+    from repstitch.embeddings.pairs import pair
 
     rows = label(embeddings(40), [f"label {i}" for i in range(40)])
     other = embeddings(40, 3, "new").take(np.arange(39, -1, -1)[:30])

@@ -9,7 +9,7 @@ from bridges import two_views
 
 from repstitch.apply import score
 from repstitch.cli import main
-from repstitch.embeddings import write
+from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.scorecard import model_card, table
 from repstitch.stitcher import load

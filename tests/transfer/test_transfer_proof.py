@@ -8,9 +8,10 @@ import torch
 from bridges import mlp, probe, rotating, stitcher, two_views, unit
 from helpers import gaussian, names, pairs_of, unrelated
 
+from repstitch.embeddings.fingerprints import id_fingerprints
+from repstitch.embeddings.splitting import split
 from repstitch.errors import InputError
 from repstitch.maps import AffineMap
-from repstitch.pairs import fingerprints, split
 from repstitch.stitcher import Stitcher
 from repstitch.transfer.kinds import Probe
 from repstitch.transfer.proof import LEAST_TRAIN, Task, label_efficiency, make_task, matches, prove, prove_directions
@@ -257,7 +258,7 @@ def test_the_control_is_fitted_by_the_stitchers_own_method():
 
 
 def test_what_is_seen_is_known_by_id():
-    known = replace(BACKWARD, seen=np.unique(fingerprints(PAIRS)[:100]))
+    known = replace(BACKWARD, seen=np.unique(id_fingerprints(PAIRS.ids)[:100]))
     from repstitch.unseen import seen
 
     assert seen(known, PAIRS)[:100].all()

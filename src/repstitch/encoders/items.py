@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.embeddings import check_unique
+from repstitch.embeddings.rows import check_unique
+from repstitch.embeddings.tables import read_table, split_column
 from repstitch.errors import InputError, one_line
-from repstitch.tables import read_table, split_column
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 

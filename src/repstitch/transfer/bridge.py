@@ -8,9 +8,12 @@ import numpy as np
 import torch
 
 from repstitch.chain import normalise
-from repstitch.embeddings import Embeddings, invalid_rows, read
+from repstitch.embeddings.fingerprints import id_fingerprints
+from repstitch.embeddings.pairs import MIN_PAIRS, Pairs, pair
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.rows import Embeddings, invalid_rows
+from repstitch.embeddings.splitting import SHARES, Split, split
 from repstitch.errors import InputError
-from repstitch.pairs import MIN_PAIRS, SHARES, Pairs, Split, id_fingerprints, pair, split
 from repstitch.spaces import Space, adopt
 from repstitch.stitcher import Stitcher
 from repstitch.transfer.labels import label

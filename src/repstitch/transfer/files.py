@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.embeddings import check_new
+from repstitch.embeddings.writing import check_new
 from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
 from repstitch.transfer.formats import NOTES, OPENERS, WRITABLE, open_arrays, write_arrays

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.embeddings import check_new
+from repstitch.embeddings.writing import check_new
 from repstitch.errors import InputError, one_line
 
 WRITABLE = (".safetensors", ".npz", ".npy")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from repstitch.embeddings import read_column
+from repstitch.embeddings.columns import read_column
 from repstitch.errors import InputError
 from repstitch.metrics.classification import hits
 from repstitch.names import CONCEPTS

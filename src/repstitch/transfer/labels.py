@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.embeddings import Embeddings, check_unique, load_column
+from repstitch.embeddings.columns import load_column
+from repstitch.embeddings.rows import Embeddings, check_unique
+from repstitch.embeddings.tables import TABLES, read_table, split_column
 from repstitch.errors import InputError
-from repstitch.tables import TABLES, read_table, split_column
 
 
 def label(rows: Embeddings, given) -> Embeddings:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from repstitch.embeddings.splitting import Split
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import fit_shuffled
 from repstitch.maps import AffineMap
 from repstitch.metrics.classification import evaluate
 from repstitch.metrics.pearson import correlations
 from repstitch.metrics.resample import interval
-from repstitch.pairs import Split
 from repstitch.stitcher import Stitcher
 from repstitch.transfer.carry import pull_back
 from repstitch.transfer.kinds import Probe

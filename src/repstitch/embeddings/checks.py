@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repstitch.embeddings.fingerprints import digests, row_fingerprints
+from repstitch.embeddings.pairs import Pairs, repeated_pairs
+from repstitch.embeddings.splitting import Split
 from repstitch.errors import InputError
-from repstitch.pairs import Pairs, Split, contents, digests, repeated_pairs
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +151,7 @@ def refuse_leaks(pairs: Pairs, split: Split) -> None:
     side = np.full(len(pairs), "train", dtype=object)
     side[split.validation], side[split.test] = "validation", "test"
     where: dict[int, set] = {}
-    for content, part in zip(contents(pairs), side, strict=True):
+    for content, part in zip(row_fingerprints(pairs.X, pairs.Y), side, strict=True):
         where.setdefault(int(content), set()).add(part)
     leaks = sum(len(parts) > 1 for parts in where.values())
     if leaks:

@@ -1,24 +1,18 @@
-"""Matched rows of two spaces: pair them, leave out what cannot be used, split them.
+"""Pairs: the matched rows of two spaces, without the rows that cannot be used."""
 
-The same id falls on the same side of a split in every run and for every model, so held-out rows stay held out.
-"""
-
-import hashlib
 import logging
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
 import numpy as np
 
-from repstitch.embeddings import Embeddings, check_unique, invalid_rows
+from repstitch.embeddings.fingerprints import digests
+from repstitch.embeddings.rows import Embeddings, check_unique, invalid_rows
 from repstitch.errors import InputError
 from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)
-
 MIN_PAIRS = 20
-SHARES = (0.6, 0.15, 0.25)  # of train, validation and test
 
 
 @dataclass(frozen=True)
@@ -133,12 +127,6 @@ def repeated_pairs(pairs: Pairs) -> np.ndarray:
     return repeats
 
 
-def digests(*arrays: np.ndarray) -> Iterator[bytes]:
-    """Sixteen bytes for each row of these arrays together, the same where their bytes are."""
-    for rows in zip(*arrays, strict=True):
-        yield hashlib.blake2b(b"".join(row.tobytes() for row in rows), digest_size=16).digest()
-
-
 def _pair_ids(source, target, left, right, X, Y) -> np.ndarray:
     if source.ids is not None:
         return source.ids[left]
@@ -153,73 +141,3 @@ def _match(a: np.ndarray, b: np.ndarray, sides: tuple[str, str]) -> tuple[np.nda
     where = {key: i for i, key in enumerate(b)}
     left = [i for i, key in enumerate(a) if key in where]
     return np.array(left, dtype=int), np.array([where[a[i]] for i in left], dtype=int)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Row positions of the four parts; validation is `select` and `calibrate` together."""
-
-    train: np.ndarray
-    select: np.ndarray
-    calibrate: np.ndarray
-    test: np.ndarray
-
-    @property
-    def validation(self) -> np.ndarray:
-        return np.union1d(self.select, self.calibrate)
-
-
-def split(pairs: Pairs, fractions: Sequence[float] = SHARES, seed: int = 0) -> Split:
-    """Divide pairs into train, validation (halved) and test by a hash of each id, or of its group.
-
-    The same id falls on the same side in every run, for every model and whatever other rows are there. Fractions must
-    be three numbers that sum to 1; test may be 0. Raises InputError when a part that is needed comes out empty.
-    """
-    parts = tuple(fractions)
-    if len(parts) != 3 or min(parts) < 0 or not abs(sum(parts) - 1) <= 1e-6 or parts[0] <= 0 or parts[1] <= 0:
-        raise InputError(
-            f"`split` must be train,validation,test, three shares that sum to 1, only test may be 0; got {parts}."
-        )
-    keys = pairs.ids if pairs.groups is None else pairs.groups
-    hashes = np.array([_hash(seed, key) for key in keys], dtype=np.uint64).reshape(-1, 2)
-    place = hashes[:, 0] / 2.0**64
-    half = hashes[:, 1] % 2 == 0
-    train = place < parts[0]
-    test = (place >= parts[0] + parts[1]) & (parts[2] > 0)
-    validation = ~train & ~test
-    result = Split(*(np.flatnonzero(m) for m in (train, validation & half, validation & ~half, test)))
-    if min(len(result.select), len(result.calibrate)) < 2:
-        # Too few to halve: both uses share what there is, and the scorecard prints how many that was.
-        result = replace(result, select=result.validation, calibrate=result.validation)
-    for name, rows, needed in (
-        ("train", train, 2),
-        ("validation", validation, 2),
-        ("test", test, 2 if parts[2] else 0),
-    ):
-        if rows.sum() < needed:
-            raise InputError(
-                f"Only {int(rows.sum())} pairs fell into {name}; give more pairs (or groups), or another `split` or "
-                "`split_seed`."
-            )
-    return result
-
-
-def _hash(seed: int, key) -> tuple[int, int]:
-    digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest()
-    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
-
-
-def contents(pairs: Pairs) -> np.ndarray:
-    """One int64 a pair, from its vectors: knows a row again whose id is another, or missing."""
-    found = [int.from_bytes(digest[:8], "little") for digest in digests(pairs.X, pairs.Y)]
-    return np.array(found, dtype=np.uint64).view(np.int64)
-
-
-def fingerprints(pairs: Pairs) -> np.ndarray:
-    """One int64 a pair, from its id: what a stitcher keeps to know the rows it was trained on."""
-    return id_fingerprints(pairs.ids)
-
-
-def id_fingerprints(ids: np.ndarray) -> np.ndarray:
-    """The same of bare ids (n,)."""
-    return np.array([_hash(-1, key)[0] for key in ids], dtype=np.uint64).view(np.int64)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from repstitch.embeddings import Embeddings, check_unique, invalid_rows
+from repstitch.embeddings.fingerprints import digests
+from repstitch.embeddings.pairs import MIN_PAIRS
+from repstitch.embeddings.rows import Embeddings, check_unique, invalid_rows
 from repstitch.errors import InputError
-from repstitch.pairs import MIN_PAIRS, digests
 from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Embeddings: read, write, pair, match, split and check rows of vectors."""

@@ -1,0 +1,112 @@
+"""Rows of vectors with their ids and their space: in memory (`Embeddings`), and opened but not yet read (`Scan`)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+
+from repstitch.errors import InputError, one_line
+from repstitch.spaces import Space
+
+SPACE_KEY = b"repstitch.space"
+BATCH_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Rows from one encoder: `vectors` (n, dim) float16 or float32, their `space`; optionally `ids`, `groups`,
+    `labels`.
+
+    `declared` says whether somebody stated the space (a card in the file, a flag) or it is only the file's name.
+    """
+
+    vectors: np.ndarray
+    space: Space
+    ids: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    declared: bool = True
+    labels: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.vectors.ndim != 2 or self.vectors.shape[1] != self.space.dim:
+            raise InputError(
+                f"`vectors` of space {self.space.name!r} must be (n, {self.space.dim}); got {self.vectors.shape}."
+            )
+        if self.vectors.dtype.kind != "f":
+            raise InputError(f"`vectors` of space {self.space.name!r} must be floats; got {self.vectors.dtype}.")
+        for name in ("ids", "groups", "labels"):
+            if getattr(self, name) is not None:
+                column = np.asarray(getattr(self, name))
+                if column.shape != (len(self.vectors),):
+                    raise InputError(f"`{name}` must have one entry a row ({len(self.vectors)}); got {column.shape}.")
+                text = column if column.dtype.kind in "OU" else column.astype(str).astype(object)
+                object.__setattr__(self, name, text)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def take(self, rows) -> "Embeddings":
+        """The rows at these positions, in that order (or where a mask is true)."""
+        pick = lambda column: None if column is None else column[rows]  # noqa: E731
+        columns = {name: pick(getattr(self, name)) for name in ("ids", "groups", "labels")}
+        return replace(self, vectors=self.vectors[rows], **columns)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A file of embeddings that has been opened, not read: what is in it, and its rows batch by batch."""
+
+    path: str
+    n_rows: int
+    space: Space
+    declared: bool
+    has_ids: bool
+    _rows: Callable[[int, int], Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]] = field(repr=False)
+
+    def batches(self, rows: int = BATCH_ROWS, start: int = 0) -> Iterator[Embeddings]:
+        """The rows from `start` on, in file order, at most `rows` at a time."""
+        stream = self._rows(rows, start)
+        while True:
+            try:
+                vectors, ids, groups = next(stream)
+            except StopIteration:
+                return
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{self.path} cannot be read to its end: {one_line(error)}") from None
+            yield Embeddings(vectors, self.space, ids, groups, self.declared)
+
+    def read(self) -> Embeddings:
+        """All rows at once."""
+        parts = list(self.batches())
+        if not parts:
+            raise InputError(f"{self.path} holds no rows.")
+
+        def join(name: str) -> np.ndarray | None:
+            columns = [getattr(part, name) for part in parts]
+            return None if columns[0] is None else np.concatenate(columns)
+
+        vectors = parts[0].vectors if len(parts) == 1 else np.concatenate([p.vectors for p in parts])
+        return Embeddings(vectors, self.space, join("ids"), join("groups"), self.declared)
+
+
+def row_numbers(start: int, stop: int) -> np.ndarray:
+    """The ids of rows that came without any: their positions, as text."""
+    return np.arange(start, stop).astype(str).astype(object)
+
+
+def invalid_rows(X: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks (n,) of the rows that cannot be used, by what is wrong with them."""
+    finite = np.asarray(np.isfinite(X).all(axis=1))
+    return {"NaN or Inf": ~finite, "all zeros": finite & ~np.asarray(X.any(axis=1))}
+
+
+def check_unique(ids: np.ndarray, side: str) -> None:
+    """Refuse ids that occur twice."""
+    if len(set(ids)) < len(ids):
+        seen: set = set()
+        twice = next(key for key in ids if key in seen or seen.add(key))
+        raise InputError(
+            f"Ids must be unique; the {side} has {len(ids) - len(set(ids))} repeated (first: {twice!r}). "
+            "Remove the repeats."
+        )
