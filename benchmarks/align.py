@@ -23,12 +23,12 @@ import torch
 from machine import growth_mb, header, markdown, peak_mb, times
 from torch import Tensor
 
+from repstitch.metrics.alignment import measure
 from repstitch.metrics.cknna import cknna
 from repstitch.metrics.kernels import cka
-from repstitch.metrics.lists import mutual_knn, overlap
+from repstitch.metrics.neighbour_lists import mutual_knn, overlap
 from repstitch.metrics.neighbours import graph, unit
 from repstitch.metrics.null import random_orders, relabel
-from repstitch.metrics.table import measure
 
 RESULTS = Path(__file__).parent / "results"
 ROWS, D_X, D_Y, K = 10_000, 768, 1024, 10

@@ -14,15 +14,16 @@ import torch
 from machine import header, markdown
 from real_pairs import DATA, PAIRS, RealPair, arguments, every_split, load
 
-from repstitch.chain import normalise
-from repstitch.confidence import Confidence, auroc, calibrate, evaluate
+from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.splitting import split
-from repstitch.fit.judge import Judge
+from repstitch.fit.calibration import auroc, calibrate, evaluate
+from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.recipe import Recipe
 from repstitch.fit.select import METHODS, Problem, select
-from repstitch.maps import Map
+from repstitch.stitchers.confidence import Confidence
+from repstitch.stitchers.maps import Map
 
 RESULTS = Path(__file__).parent / "results"
 MANY_ROWS = 900
@@ -34,7 +35,7 @@ def fitted(pairs: Pairs, seed: int, method: str) -> tuple[Map, Confidence, torch
     """A map, its confidence, the test rows, and the targets that top up a pool, as `train` makes them."""
     X, Y = (normalise(torch.from_numpy(side), "unit") for side in (pairs.X, pairs.Y))
     parts = split(pairs, seed=seed)
-    judge = Judge("match", X[parts.select], Y[parts.select], Y[parts.train])
+    judge = ValidationObjective("match", X[parts.select], Y[parts.select], Y[parts.train])
     problem = Problem(X[parts.train], Y[parts.train], judge, Recipe(seed=seed))
     map = select(problem, method)[0].map
     chose, unseen = ((X[rows], Y[rows]) for rows in (parts.select, parts.calibrate))

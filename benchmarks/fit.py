@@ -19,10 +19,10 @@ import torch
 from machine import header, markdown, peak_mb, times
 
 from repstitch.fit.closed_form import fit_canonical, fit_procrustes, fit_ridge
-from repstitch.fit.judge import Judge
+from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.select import METHODS, Problem, select
+from repstitch.metrics.moments import moments
 from repstitch.metrics.retrieval import ranks, recall
-from repstitch.moments import moments
 
 RESULTS = Path(__file__).parent / "results"
 D_SOURCE, D_TARGET, BATCH = 768, 1024, 16_384
@@ -99,7 +99,7 @@ def choosing(repeats: int) -> str:
     x, y = X[train].numpy(), Y[train].numpy()
 
     def problem() -> Problem:
-        return Problem(X[train], Y[train], Judge("match", X[held], Y[held], Y[train]))
+        return Problem(X[train], Y[train], ValidationObjective("match", X[held], Y[held], Y[train]))
 
     def grid() -> None:
         shared = problem()

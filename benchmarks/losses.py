@@ -16,16 +16,16 @@ from real_pairs import PAIRS, arguments, every_split
 from torch import Tensor
 from torch.nn import functional as F
 
-from repstitch.chain import normalise
+from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs
 from repstitch.embeddings.splitting import split
 from repstitch.fit.closed_form import affine, canonical
 from repstitch.fit.contrastive import refine
-from repstitch.fit.judge import OBJECTIVES, Judge
 from repstitch.fit.losses import Batch, Loss, contrast, distil, squared
+from repstitch.fit.objective import OBJECTIVES, ValidationObjective
 from repstitch.fit.recipe import Recipe
 from repstitch.fit.select import Problem
-from repstitch.metrics.lists import overlap
+from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks, recall
 
@@ -96,7 +96,7 @@ LOSSES = {
 
 
 @dataclass(frozen=True)
-class Jury(Judge):
+class Jury(ValidationObjective):
     """Judges each map by every objective and keeps the best by each; early stopping never comes into it."""
 
     best: dict = field(default_factory=dict)
@@ -124,7 +124,7 @@ def measure(pairs: Pairs, seed: int) -> dict:
     """Test scores by loss and objective, and of the start."""
     X, Y = (normalise(torch.from_numpy(side), "unit") for side in (pairs.X, pairs.Y))
     parts = split(pairs, seed=seed)
-    judge = Judge("match", X[parts.select], Y[parts.select], Y[parts.train])
+    judge = ValidationObjective("match", X[parts.select], Y[parts.select], Y[parts.train])
     problem = Problem(X[parts.train], Y[parts.train], judge)
     d = problem.decomposition
     start = affine(d.moments, canonical(d, 0.1, None).weight(0.5), 1.0)

@@ -27,13 +27,13 @@ from machine import growth_mb, header, markdown
 from real_pairs import PAIRS, load
 from torch import Tensor
 
-from repstitch.chain import normalise
+from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs
 from repstitch.embeddings.splitting import split
-from repstitch.fit.judge import Judge
+from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.recipe import Recipe
 from repstitch.fit.select import Problem, select
-from repstitch.metrics.lists import overlap
+from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks
 from repstitch.names import METHODS
@@ -224,7 +224,7 @@ def measure_peer(contender: Contender, data: Data) -> dict[str, Any]:
 
 
 def problem_of(data: Data, objective: str) -> Problem:
-    judge = Judge(objective, *data.select, data.train[1])
+    judge = ValidationObjective(objective, *data.select, data.train[1])
     return Problem(*data.train, judge, Recipe(seed=data.seed))
 
 

@@ -33,9 +33,9 @@ from load import Connection, Failed, Load, Paced, Request, in_turn, storm, wrk
 from machine import header, markdown
 from servers import Server, cores, running
 
-from repstitch.maps import AffineMap
 from repstitch.spaces import Space
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.maps import AffineMap
+from repstitch.stitchers.stitcher import Stitcher
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

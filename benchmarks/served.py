@@ -23,12 +23,12 @@ from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings, invalid_rows
 from repstitch.embeddings.splitting import split
 from repstitch.errors import InputError
-from repstitch.metrics.lists import overlap
+from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks, recall, search
-from repstitch.registry import Route
 from repstitch.server.compute import Placed
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.routing import Route
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.train import train
 
 RESULTS = Path(__file__).parent / "results"
@@ -73,7 +73,7 @@ class Trained:
     def recall(self, route: Route) -> float:
         """Recall@1 in query use on the test rows, as scorecards take it."""
         source, target = (torch.from_numpy(self.test[route.spaces[end]]) for end in (0, -1))
-        return recall(ranks(route.chain(source).translated, target), 1)
+        return recall(ranks(route.pipeline(source).translated, target), 1)
 
 
 def train_pairs(spaces: dict[str, Embeddings], wanted: list[tuple[str, str]]) -> Trained:
@@ -141,7 +141,7 @@ def precision(name: str, trained: Trained, served: tuple[str, str]) -> list[list
     placed = {kind: Placed(route, "cpu", kind) for kind in ("float32", "bfloat16", "float16")}
     ways = {}
     for one in placed.values():  # named by what the weights really are: not every dtype can hold all
-        ways[f"weights in {str(one.chain.maps[0].weight.dtype).removeprefix('torch.')}"] = one.translate(rows)[0]
+        ways[f"weights in {str(one.pipeline.maps[0].weight.dtype).removeprefix('torch.')}"] = one.translate(rows)[0]
     exact = ways["weights in float32"]
     sent = placed["float32"].translate(rows.astype(np.float16).astype(np.float32))[0]
     ways["vectors sent as float16"] = sent.astype(np.float16).astype(np.float32)

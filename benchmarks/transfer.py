@@ -23,7 +23,7 @@ from repstitch.encoders import embed
 from repstitch.errors import InputError
 from repstitch.plots.canvas import save
 from repstitch.plots.transfers import plot_transfer
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.train import train
 from repstitch.transfer import job
 from repstitch.transfer.bridge import Bridge, build

@@ -6,10 +6,10 @@ import os
 import bentoml
 from bentoml._internal.utils.analytics import usage_stats
 
-from repstitch.registry import Registry
 from repstitch.server.http import create_app
 from repstitch.server.protocol import install
 from repstitch.server.settings import Settings
+from repstitch.stitchers.registry import Registry
 
 # BentoML reports usage unless told not to, and has asked once before it imports a service.
 os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "True"

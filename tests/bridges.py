@@ -7,8 +7,8 @@ import torch
 from helpers import card, gaussian, names, rotation
 
 from repstitch.embeddings.rows import Embeddings
-from repstitch.maps import AffineMap, Map, ResidualMLP
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.maps import AffineMap, Map, ResidualMLP
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer import files
 from repstitch.transfer.files import Layout
 from repstitch.transfer.kinds import Dictionary, Directions, Probe

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from repstitch.confidence import Confidence
 from repstitch.embeddings.pairs import Pairs
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.splitting import Split
 from repstitch.spaces import Space
+from repstitch.stitchers.confidence import Confidence
 
 
 def gaussian(n: int, d: int, seed: int = 0) -> np.ndarray:

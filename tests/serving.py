@@ -14,10 +14,10 @@ import httpx
 import numpy as np
 import torch
 
-from repstitch.confidence import Confidence
-from repstitch.maps import AffineMap
 from repstitch.spaces import Space
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.confidence import Confidence
+from repstitch.stitchers.maps import AffineMap
+from repstitch.stitchers.stitcher import Stitcher
 
 ROOT = Path(__file__).parents[1]
 

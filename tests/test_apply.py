@@ -13,11 +13,11 @@ from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write, write_stream
 from repstitch.errors import InputError
-from repstitch.maps import AffineMap
+from repstitch.evaluation.report import table
 from repstitch.names import USES
-from repstitch.scorecard import table
 from repstitch.spaces import Space
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.maps import AffineMap
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.train import train
 
 D_SOURCE, D_TARGET = 6, 4

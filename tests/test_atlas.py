@@ -12,9 +12,9 @@ from repstitch.embeddings.matching import match
 from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
 from repstitch.lineage import encoders
+from repstitch.metrics.alignment import METRICS, measure
 from repstitch.metrics.neighbours import graph
 from repstitch.metrics.null import adjust, calibrate
-from repstitch.metrics.table import METRICS, measure
 
 FAMILY, OTHERS = ["rot0", "rot1", "rot2"], ["un0", "un1"]
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from repstitch import catalogue
-from repstitch.catalogue import Card
-from repstitch.encoders import load_encoder
+from repstitch.encoders import catalogue, load_encoder
+from repstitch.encoders.catalogue import Card
 from repstitch.errors import InputError, NotFoundError
 
 # The models of Huh et al. 2024, by the names of their checkpoints: 17 that see, 12 that read, and 8 that came later.

@@ -17,10 +17,10 @@ from repstitch.cli import main
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
-from repstitch.metrics.table import METRICS, align
-from repstitch.registry import Registry
-from repstitch.scorecard import table
-from repstitch.stitcher import load
+from repstitch.evaluation.report import table
+from repstitch.metrics.alignment import METRICS, align
+from repstitch.stitchers.registry import Registry
+from repstitch.stitchers.stitcher import load
 
 COMMANDS = ("embed", "train", "score", "translate", "align", "list", "promote", "show", "serve", "demo")
 FAST = ("--method", "ridge", "--device", "cpu")
@@ -686,7 +686,7 @@ def test_show_refuses_a_picture_of_another_kind_and_draws_nothing(capsys, tmp_pa
 
 
 def test_the_operating_systems_refusal_is_one_line(capsys, tmp_path, files, monkeypatch):
-    from repstitch.stitcher import Stitcher
+    from repstitch.stitchers.stitcher import Stitcher
 
     def full(*_args):
         raise OSError(28, "No space left on device")
@@ -744,7 +744,7 @@ def test_control_c_exits_130_in_one_line(capsys, monkeypatch):
 
 
 def test_control_c_during_a_fit_exits_130_and_leaves_nothing(capsys, tmp_path, files, monkeypatch):
-    from repstitch.fit.contrastive import RefineModule
+    from repstitch.fit.lightning_modules import RefineModule
 
     def stopped(*_args):
         raise KeyboardInterrupt

@@ -33,9 +33,9 @@ from repstitch.client import (
 from repstitch.client.core import FIRST_PAUSE_S, MOST_PAUSE_S
 from repstitch.client.replies import OCTETS
 from repstitch.errors import ConflictError, InputError, NotFoundError
-from repstitch.registry import Registry
 from repstitch.server.http import create_app
 from repstitch.server.settings import Settings
+from repstitch.stitchers.registry import Registry
 
 ADDRESS = "http://127.0.0.1:3000"
 KEY = "sesame-0123"

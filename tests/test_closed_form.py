@@ -16,7 +16,7 @@ from repstitch.fit.closed_form import (
     fit_ridge,
     ridge_weight,
 )
-from repstitch.moments import moments
+from repstitch.metrics.moments import moments
 
 
 def normal_equations(X, Y, penalty: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

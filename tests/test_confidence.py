@@ -5,19 +5,12 @@ import pytest
 import torch
 from helpers import gaussian, rotation
 
-from repstitch.chain import normalise
-from repstitch.confidence import (
-    LEAST_ROWS,
-    Confidence,
-    auroc,
-    calibrate,
-    evaluate,
-    from_tensors,
-    hit_chance,
-)
+from repstitch.embeddings.normalising import normalise
 from repstitch.errors import InputError
+from repstitch.fit.calibration import auroc, calibrate, evaluate, hit_chance
 from repstitch.fit.closed_form import decompose, fit_ridge
-from repstitch.moments import moments
+from repstitch.metrics.moments import moments
+from repstitch.stitchers.confidence import LEAST_ROWS, Confidence, confidence_from_tensors
 
 D_SOURCE, D_TARGET, SHARED = 12, 10, 5
 POOL = 200
@@ -224,7 +217,7 @@ def test_the_same_pairs_give_the_same_calibration(found):
 
 
 def test_it_is_rebuilt_from_its_tensors(found):
-    again = from_tensors({"pool": found.pool, "level": found.level}, found.tensors())
+    again = confidence_from_tensors({"pool": found.pool, "level": found.level}, found.tensors())
     for name, values in measured(found, TEST[0]).items():
         np.testing.assert_array_equal(measured(again, TEST[0])[name], values)
 

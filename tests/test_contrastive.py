@@ -18,15 +18,16 @@ from lightning.pytorch.callbacks import Callback
 from torch.nn import functional as F
 
 from repstitch.errors import InputError
-from repstitch.fit.contrastive import Batches, PairsModule, RefineModule, Refiner, refine
-from repstitch.fit.judge import OBJECTIVES, Judge
+from repstitch.fit.contrastive import refine
+from repstitch.fit.lightning_modules import Batches, PairsModule, RefineModule, Refiner
 from repstitch.fit.losses import LOSSES, Batch, native_scale
+from repstitch.fit.objective import OBJECTIVES, ValidationObjective
 from repstitch.fit.ranks import from_first_rank, leave_to_first_rank
 from repstitch.fit.recipe import Recipe, recipe_for
 from repstitch.fit.select import Problem
-from repstitch.maps import AffineMap, ResidualMLP
 from repstitch.metrics.retrieval import mrr, ranks
-from repstitch.stitcher import load
+from repstitch.stitchers.maps import AffineMap, ResidualMLP
+from repstitch.stitchers.stitcher import load
 
 FAST: dict[str, Any] = {"accelerator": "cpu", "epochs": 3, "batch_size": 64, "temperatures": (1.0,)}
 SMALL: dict[str, Any] = FAST | {"width": 16}
@@ -43,7 +44,7 @@ def bent(n: int, noise: float = 0.1, seed: int = 0) -> tuple[torch.Tensor, torch
 
 def problem_of(n: int = 300, judged: int = 80, **space) -> Problem:
     X, Y = bent(n + judged, **space)
-    return Problem(X[judged:], Y[judged:], Judge("match", X[:judged], Y[:judged], Y[judged:]))
+    return Problem(X[judged:], Y[judged:], ValidationObjective("match", X[:judged], Y[:judged], Y[judged:]))
 
 
 def judged_by(problem: Problem, objective: str) -> Problem:
@@ -242,7 +243,7 @@ def test_a_fit_finds_more_of_the_rows_it_never_saw(method, learning_rate, least)
     """From the best closed form of a bent and noisy space: the loss pays, and more so where the map can bend too."""
     n = 2000
     X, Y = bent(n + 400, noise=1.0)
-    problem = Problem(X[400:n], Y[400:n], Judge("match", X[:400], Y[:400], Y[400:n]))
+    problem = Problem(X[400:n], Y[400:n], ValidationObjective("match", X[:400], Y[:400], Y[400:n]))
     closed = problem.start.map
     assert isinstance(closed, AffineMap)
     refined = fit(problem, method, closed, epochs=12, width=64, learning_rate=learning_rate)
@@ -329,7 +330,7 @@ def test_a_sampled_gallery_learns_too(problem):
 def test_repeated_targets_are_learned_from():
     X, Y = bent(400)
     Y = Y[torch.arange(400) // 4 * 4]
-    problem = Problem(X[80:], Y[80:], Judge("match", X[:80], Y[:80], Y[80:]))
+    problem = Problem(X[80:], Y[80:], ValidationObjective("match", X[:80], Y[:80], Y[80:]))
     refined = fit(problem, epochs=5)
     assert refined.score > problem.judge.score(start_of(problem))
 
@@ -562,10 +563,10 @@ def test_outside_a_shared_fit_the_first_rank_is_alone():
 
 def test_every_row_tells_one_job_from_another():
     from repstitch.fit.contrastive import _job
-    from repstitch.fit.judge import Judge
+    from repstitch.fit.objective import ValidationObjective
 
     X, Y = torch.randn(9000, 4), torch.randn(9000, 3)
-    judge = Judge("match", X[:50], Y[:50], Y)
+    judge = ValidationObjective("match", X[:50], Y[:50], Y)
     loss = LOSSES["match"]
     start = AffineMap(torch.zeros(4, 3), torch.zeros(3))
     jobs = {_job(X, Y, start, judge, 0.1, Recipe(), loss)}

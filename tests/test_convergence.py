@@ -12,7 +12,7 @@ from repstitch.convergence.control import control
 from repstitch.convergence.trend import trend
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import fit_ridge
-from repstitch.moments import moments
+from repstitch.metrics.moments import moments
 
 NAN = float("nan")
 

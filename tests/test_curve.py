@@ -6,9 +6,9 @@ import pytest
 import torch
 from helpers import affine_image, names, shared_latent, unrelated
 
-from repstitch.curve import check_enough, draw_curve, extrapolate, fit_power, nested_order, verdict
 from repstitch.errors import InputError
-from repstitch.fit.judge import Judge
+from repstitch.fit.learning_curve import check_enough, draw_curve, extrapolate, fit_power, nested_order, verdict
+from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.select import Problem
 from repstitch.names import OBJECTIVES
 
@@ -17,7 +17,7 @@ SIZES = [50, 100, 200, 400, 800]
 
 def problem(X: np.ndarray, Y: np.ndarray, objective: str = "match", held: int = 60) -> Problem:
     x, y = torch.from_numpy(X), torch.from_numpy(Y)
-    return Problem(x[held:], y[held:], Judge(objective, x[:held], y[:held], y[held:]))
+    return Problem(x[held:], y[held:], ValidationObjective(objective, x[:held], y[:held], y[held:]))
 
 
 def rows_of(means, draws: int = 2, m: int = 400, noise: float = 0.0) -> list[list[np.ndarray]]:

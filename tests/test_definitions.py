@@ -9,7 +9,7 @@ import torch
 from definitions import DEFINITIONS, neighbour_mask
 from helpers import affine_image, cone, gaussian, rotation, shared_latent, unrelated
 
-from repstitch.metrics.table import METRICS
+from repstitch.metrics.alignment import METRICS
 
 Sides = tuple[np.ndarray, np.ndarray]
 

@@ -5,7 +5,7 @@ import pytest
 
 from repstitch.cli import main
 from repstitch.embeddings.reading import read
-from repstitch.stitcher import load
+from repstitch.stitchers.stitcher import load
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 
 from repstitch.devices import pick_device
 from repstitch.errors import InputError
-from repstitch.fit.contrastive import Refiner
+from repstitch.fit.lightning_modules import Refiner
 from repstitch.fit.recipe import Recipe
 
 

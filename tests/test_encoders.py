@@ -19,10 +19,10 @@ from helpers import tiny_bert
 from PIL import Image
 from safetensors.torch import save_file
 
-from repstitch import catalogue, encoders
-from repstitch.catalogue import Card
+from repstitch import encoders
 from repstitch.embeddings import reading
-from repstitch.encoders import items, loading, vectors
+from repstitch.encoders import catalogue, items, loading, vectors
+from repstitch.encoders.catalogue import Card
 from repstitch.errors import InputError
 
 DATA = Path(os.environ.get("REPSTITCH_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")

@@ -23,13 +23,13 @@ from serving import make_stitcher
 
 from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.errors import InputError
-from repstitch.registry import Registry
 from repstitch.server.asks import ARROW, OCTETS
 from repstitch.server.http import create_app
 from repstitch.server.openapi import document
 from repstitch.server.replies import CODES, JSON
 from repstitch.server.settings import Settings
 from repstitch.spaces import Space
+from repstitch.stitchers.registry import Registry
 from repstitch.wire import fields, lists
 from repstitch.wire.arrow import WIDTHS, read_arrow, write_arrow
 from repstitch.wire.fields import TRANSLATE, read_embedding, read_json, write_embedding, write_json

@@ -188,9 +188,9 @@ def test_what_only_applies_a_stitcher_imports_nothing_that_trains_one(module):
 def test_the_names_are_those_of_the_dicts_they_stand_for():
     from repstitch.encoders.vectors import POOLS
     from repstitch.fit.closed_form import FITS
-    from repstitch.fit.judge import OBJECTIVES
+    from repstitch.fit.objective import OBJECTIVES
     from repstitch.fit.select import METHODS
-    from repstitch.metrics.table import METRICS
+    from repstitch.metrics.alignment import METRICS
     from repstitch.transfer.probes import BY
 
     assert tuple(METHODS) == names.METHODS
@@ -204,7 +204,7 @@ def test_the_names_are_those_of_the_dicts_they_stand_for():
 def test_every_named_normalisation_is_one_that_rows_can_be_brought_to():
     import torch
 
-    from repstitch.chain import normalise
+    from repstitch.embeddings.normalising import normalise
 
     rows = torch.tensor([[3.0, 4.0]])
     assert {how: normalise(rows, how).tolist() for how in names.NORMALISATIONS} == {

@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import card
 
-from repstitch import catalogue
+from repstitch.encoders import catalogue
 from repstitch.errors import InputError
 from repstitch.lineage import labels, numbers, read_models
 

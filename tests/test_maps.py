@@ -4,7 +4,7 @@ import torch
 from helpers import gaussian
 
 from repstitch.errors import InputError
-from repstitch.maps import FORMS, AffineMap, Map, ResidualMLP, form_of, from_tensors
+from repstitch.stitchers.maps import FORMS, AffineMap, Map, ResidualMLP, form_of, map_from_tensors
 
 
 def affine(d_source=5, d_target=4, seed=0, dtype=torch.float32) -> AffineMap:
@@ -112,7 +112,7 @@ def test_rows_of_another_width_are_refused(shape):
 @pytest.mark.parametrize("form", MAKE)
 def test_tensors_rebuild_the_map(form):
     map = MAKE[form]()
-    rebuilt = from_tensors(form_of(map), {name: tensor.clone() for name, tensor in map.tensors().items()})
+    rebuilt = map_from_tensors(form_of(map), {name: tensor.clone() for name, tensor in map.tensors().items()})
     assert type(rebuilt) is type(map)
     for name, tensor in map.tensors().items():
         assert torch.equal(rebuilt.tensors()[name], tensor)
@@ -120,7 +120,7 @@ def test_tensors_rebuild_the_map(form):
 
 def test_a_map_is_rebuilt_in_float32():
     map = affine(dtype=torch.float64)
-    assert from_tensors("affine", map.tensors()).weight.dtype == torch.float32
+    assert map_from_tensors("affine", map.tensors()).weight.dtype == torch.float32
 
 
 def test_to_changes_the_dtype_of_every_tensor():
@@ -135,17 +135,17 @@ def test_a_map_that_is_not_finite_is_refused(form, bad):
         broken = tensors[name].clone()
         broken.view(-1)[0] = bad
         with pytest.raises(InputError, match=f"`{name}` of a map must be finite"):
-            from_tensors(form, tensors | {name: broken})
+            map_from_tensors(form, tensors | {name: broken})
 
 
 def test_an_unknown_form_and_missing_or_extra_tensors_are_refused():
     tensors = affine().tensors()
     with pytest.raises(InputError, match="`form` of a map must be one of affine, residual_mlp; got 'rbf'"):
-        from_tensors("rbf", tensors)
+        map_from_tensors("rbf", tensors)
     with pytest.raises(InputError, match=r"form 'affine' holds \['bias', 'weight'\]; got \['weight'\]"):
-        from_tensors("affine", {"weight": tensors["weight"]})
+        map_from_tensors("affine", {"weight": tensors["weight"]})
     with pytest.raises(InputError, match="form 'affine' holds"):
-        from_tensors("affine", mlp().tensors())
+        map_from_tensors("affine", mlp().tensors())
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from helpers import gaussian, shared_latent, unrelated
 
 from repstitch.errors import InputError
 from repstitch.metrics import null
+from repstitch.metrics.alignment import METRICS, align, measure
 from repstitch.metrics.null import adjust, calibrate, calibrate_all, random_orders, relabel, shared_weight
-from repstitch.metrics.table import METRICS, align, measure
 
 GRAPHS = ("mutual_knn", "cycle_knn", "lcs_knn", "edit_knn", "cknna", "cknna_released")
 

@@ -9,12 +9,12 @@ from helpers import cone, gaussian, rotated, rotation, shared_latent, unrelated
 
 from repstitch.errors import InputError
 from repstitch.metrics import neighbours, retrieval
+from repstitch.metrics.alignment import METRICS, align, measure
 from repstitch.metrics.kernels import cka, cka_unbiased
-from repstitch.metrics.lists import mutual_knn, overlap
+from repstitch.metrics.neighbour_lists import mutual_knn, overlap
 from repstitch.metrics.neighbours import check_spread, graph, knn, unit
 from repstitch.metrics.null import calibrate, random_orders, relabel, shared_weight
 from repstitch.metrics.retrieval import hubness, mrr, ndcg, ranks, recall, relevant_found, search
-from repstitch.metrics.table import METRICS, align, measure
 
 
 def tensors(*sides) -> Any:

@@ -8,9 +8,9 @@ from helpers import gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repstitch import moments as module
 from repstitch.errors import InputError
-from repstitch.moments import Moments, moments
+from repstitch.metrics import moments as module
+from repstitch.metrics.moments import Moments, moments
 
 
 def expected(X, Y) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from helpers import cone, gaussian, shared_latent
 
 from repstitch.errors import InputError
 from repstitch.metrics import neighbours
-from repstitch.metrics.lists import common_sequence, edits_saved
+from repstitch.metrics.neighbour_lists import common_sequence, edits_saved
 from repstitch.metrics.neighbours import (
     count_repeats,
     exact_products,

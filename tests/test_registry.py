@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from repstitch import registry as module
 from repstitch.errors import ConflictError, InputError, NotFoundError
-from repstitch.maps import AffineMap
-from repstitch.registry import Registry, default_folder
 from repstitch.spaces import Space
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers import registry as module
+from repstitch.stitchers.maps import AffineMap
+from repstitch.stitchers.registry import Registry, default_folder
+from repstitch.stitchers.stitcher import Stitcher
 
 
 def stitcher(source: str = "old", target: str = "new", seed: int = 0) -> Stitcher:
@@ -355,7 +355,7 @@ def test_a_route_translates_as_its_stitchers_do_in_turn():
     rows = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
     in_turn = made["bc"].translate(made["ab"].translate(rows))
     route = route_of("a", "c", made)
-    assert np.allclose(route.chain(torch.from_numpy(rows)).translated, in_turn, atol=1e-6)
+    assert np.allclose(route.pipeline(torch.from_numpy(rows)).translated, in_turn, atol=1e-6)
 
 
 def test_spaces_are_joined_only_where_their_cards_agree():

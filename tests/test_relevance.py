@@ -4,7 +4,8 @@ import torch
 from helpers import gaussian, names
 
 from repstitch.errors import InputError
-from repstitch.relevance import Sides, read_qrels, relevance
+from repstitch.evaluation.qrels import read_qrels
+from repstitch.evaluation.relevance import Sides, relevance
 
 
 def written(tmp_path, text: str):

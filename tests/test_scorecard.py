@@ -7,14 +7,15 @@ import pytest
 import torch
 from helpers import gaussian, rotated, shared_latent, unrelated
 
-from repstitch import scorecard as module
 from repstitch.errors import InputError
-from repstitch.metrics.lists import overlap
+from repstitch.evaluation import scoring as module
+from repstitch.evaluation.report import model_card, table
+from repstitch.evaluation.scoring import score_pairs
+from repstitch.evaluation.verdict import Thresholds
+from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import hubness, mrr, ranks
 from repstitch.names import USES
-from repstitch.scorecard import model_card, scorecard, table
-from repstitch.verdict import Thresholds
 
 
 def unit_rows(X: np.ndarray) -> np.ndarray:
@@ -25,7 +26,7 @@ def score(X, Y, translated, bare=None, floor=None, **given) -> dict:
     bare = translated if bare is None else bare
     floor = Y.mean(0) if floor is None else floor
     settings: dict[str, Any] = {"permutations": 20} | given
-    return scorecard(X, Y, translated, bare, floor, **settings)
+    return score_pairs(X, Y, translated, bare, floor, **settings)
 
 
 def exact(n: int = 200) -> dict:

@@ -11,7 +11,7 @@ from helpers import gaussian, rotated, shared_latent
 from repstitch.errors import InputError
 from repstitch.fit import select as module
 from repstitch.fit.closed_form import fit_procrustes
-from repstitch.fit.judge import OBJECTIVES, TEMPERATURES, Judge
+from repstitch.fit.objective import OBJECTIVES, TEMPERATURES, ValidationObjective
 from repstitch.fit.recipe import Recipe
 from repstitch.fit.select import (
     CANONICAL,
@@ -28,9 +28,9 @@ from repstitch.fit.select import (
     tune_procrustes,
     tune_ridge,
 )
-from repstitch.maps import AffineMap, Map
 from repstitch.metrics.neighbours import unit
 from repstitch.metrics.retrieval import ranks
+from repstitch.stitchers.maps import AffineMap, Map
 
 CLOSED = ("ridge", "procrustes", "canonical")
 
@@ -42,7 +42,7 @@ def unit_tensors(*sides: np.ndarray) -> list[torch.Tensor]:
 def problem_of(X, Y, objective: str = "match", n_train: int = 200, **recipe) -> Problem:
     """The first rows train, the others are judged on."""
     X, Y = unit_tensors(X, Y)
-    judge = Judge(objective, X[n_train:], Y[n_train:], Y[:n_train])
+    judge = ValidationObjective(objective, X[n_train:], Y[n_train:], Y[:n_train])
     settings: dict[str, Any] = {"accelerator": "cpu"} | recipe
     return Problem(X[:n_train], Y[:n_train], judge, Recipe(**settings))
 
@@ -129,7 +129,7 @@ def test_a_sharper_map_has_a_lower_temperature():
 def test_an_unknown_objective_is_refused():
     rows = torch.ones(3, 2)
     with pytest.raises(InputError, match="`objective` must be one of match, neighbours, reconstruction; got 'cosine'"):
-        Judge("cosine", rows, rows, rows)
+        ValidationObjective("cosine", rows, rows, rows)
 
 
 # --- the best of each method ------------------------------------------------------------------------------------------

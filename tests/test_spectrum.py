@@ -5,7 +5,7 @@ from helpers import shared_latent, unrelated
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import decompose
 from repstitch.fit.spectrum import shared_spectrum
-from repstitch.moments import moments
+from repstitch.metrics.moments import moments
 
 
 def spectrum(X, Y, train: int, **given) -> dict:

@@ -10,13 +10,13 @@ import torch
 from helpers import card, confidence, gaussian
 from safetensors.torch import load_file, save_file
 
-from repstitch import stitcher as module
-from repstitch.chain import normalise
-from repstitch.confidence import Confidence
+from repstitch.embeddings.normalising import normalise
 from repstitch.errors import InputError
-from repstitch.maps import AffineMap, ResidualMLP
 from repstitch.spaces import Space
-from repstitch.stitcher import FILES, Stitcher, load
+from repstitch.stitchers import stitcher as module
+from repstitch.stitchers.confidence import Confidence
+from repstitch.stitchers.maps import AffineMap, ResidualMLP
+from repstitch.stitchers.stitcher import FILES, Stitcher, load
 
 GOLDEN = Path(__file__).parent / "golden"
 D_SOURCE, D_TARGET = 6, 4

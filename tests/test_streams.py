@@ -8,8 +8,8 @@ import torch
 from helpers import cone, gaussian, shared_latent, unrelated
 
 from repstitch.errors import InputError
+from repstitch.metrics.alignment import METRICS
 from repstitch.metrics.streams import STREAMED, sums
-from repstitch.metrics.table import METRICS
 
 SPACES: dict[str, Callable] = {
     "shared": lambda: shared_latent(300),

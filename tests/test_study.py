@@ -14,10 +14,11 @@ import timm
 import torch
 from PIL import Image
 
-from repstitch import catalogue, encoders, study
-from repstitch.catalogue import Card
+from repstitch import encoders, study
 from repstitch.cli import main
 from repstitch.embeddings import reading
+from repstitch.encoders import catalogue
+from repstitch.encoders.catalogue import Card
 from repstitch.errors import InputError, NotFoundError
 
 DATA = Path(os.environ.get("REPSTITCH_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")

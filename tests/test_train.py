@@ -13,7 +13,7 @@ from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.names import METHODS, OBJECTIVES
 from repstitch.spaces import Space
-from repstitch.stitcher import load
+from repstitch.stitchers.stitcher import load
 from repstitch.train import train
 
 FAST: dict[str, Any] = {"device": "cpu", "epochs": 2, "width": 8, "batch_size": 64, "temperatures": (1.0,)}

@@ -9,9 +9,9 @@ from definitions import neighbour_mask, unbiased_hsic, unit
 from helpers import cone, gaussian, shared_latent, unrelated
 
 from repstitch.errors import InputError
-from repstitch.metrics.lists import overlap
+from repstitch.metrics.alignment import METRICS
+from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.null import random_orders, relabel
-from repstitch.metrics.table import METRICS
 
 
 def tensors(*sides) -> Any:

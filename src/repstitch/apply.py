@@ -15,15 +15,16 @@ from repstitch.embeddings.rows import invalid_rows, row_numbers
 from repstitch.embeddings.splitting import SHARES, split
 from repstitch.embeddings.writing import write_stream
 from repstitch.errors import InputError
+from repstitch.evaluation.qrels import read_qrels
+from repstitch.evaluation.relevance import Sides, relevance
+from repstitch.evaluation.scoring import score_pairs
+from repstitch.evaluation.verdict import Thresholds
 from repstitch.names import USES
-from repstitch.relevance import Sides, read_qrels, relevance
-from repstitch.scorecard import scorecard
 from repstitch.spaces import Space, adopt
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.held_out import read_sides, refuse_backwards, seen_in_training, translate_pairs
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.labels import label
 from repstitch.transfer.proof import Task, make_task, prove
-from repstitch.unseen import passed, refuse_backwards, seen, sides
-from repstitch.verdict import Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -156,11 +157,11 @@ def score(
         raise InputError("`source_queries`, `target_queries` and `qrels` belong together; give all three, or none.")
     if isinstance(uses, str) or not uses or not set(uses) <= set(USES):
         raise InputError(f"`uses` must be a tuple of {' and '.join(USES)}; got {uses!r}.")
-    a, b = sides(stitcher, source, target, source_space, target_space, source_ids, target_ids)
+    a, b = read_sides(stitcher, source, target, source_space, target_space, source_ids, target_ids)
     documents = pair(a if labels is None else label(a, labels), b, drop_invalid)
     people = None
     if qrels is not None:
-        q = sides(
+        q = read_sides(
             stitcher, source_queries, target_queries, source_space, target_space, source_query_ids, target_query_ids
         )
         if any(side.ids is None for side in (a, b, *q)):
@@ -169,13 +170,13 @@ def score(
                 "--source-query-ids and --target-query-ids for files without."
             )
         people = read_qrels(qrels), pair(*q, drop_invalid, least=1)
-    known = seen(stitcher, documents)
+    known = seen_in_training(stitcher, documents)
     if known.all():
         raise InputError(f"All {len(documents)} pairs were used to train this stitcher; give pairs it has not seen.")
     pairs = documents.take(~known)
     refuse_backwards(stitcher, pairs.X, a.declared)
-    X, Y, bare, translated = passed(stitcher, pairs)
-    card = scorecard(
+    X, Y, bare, translated = translate_pairs(stitcher, pairs)
+    card = score_pairs(
         X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), stitcher.target_mean, uses, thresholds=thresholds
     )
     card |= {"left_out": int(known.sum()), "held_out": "unseen pairs", "dropped": pairs.dropped}
@@ -188,7 +189,7 @@ def score(
         _relevance_side(stitcher, queries),
         _relevance_side(stitcher, documents),
         judgements,
-        seen(stitcher, queries, documents.ids),
+        seen_in_training(stitcher, queries, documents.ids),
         uses,
         thresholds,
     )
@@ -199,7 +200,7 @@ def score(
 
 def _task(stitcher: Stitcher, pairs: Pairs, known: np.ndarray) -> Task:
     """The labelled pairs as a task for a probe of the target space, which the stitcher carries back to the source."""
-    X, Y, *_ = passed(stitcher, pairs)
+    X, Y, *_ = translate_pairs(stitcher, pairs)
     shares = stitcher.split.get("shares", SHARES)
     parts = split(pairs, shares if shares[-1] else SHARES, stitcher.split.get("seed", 0))
     if stitcher.split.get("group"):
@@ -211,5 +212,5 @@ def _task(stitcher: Stitcher, pairs: Pairs, known: np.ndarray) -> Task:
 
 
 def _relevance_side(stitcher: Stitcher, pairs: Pairs) -> Sides:
-    X, Y, _, translated = passed(stitcher, pairs)
+    X, Y, _, translated = translate_pairs(stitcher, pairs)
     return Sides(pairs.ids, X, Y, translated)

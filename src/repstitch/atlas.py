@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from repstitch.chain import normalise
 from repstitch.devices import pick_device
 from repstitch.embeddings.matching import Matched, match
+from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import MIN_PAIRS
 from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError, check_draws, check_seed
 from repstitch.lineage import encoders, layers_by_encoder, same_encoder
+from repstitch.metrics.alignment import METRICS, Measured, check_metrics, measure
 from repstitch.metrics.cache import kept_graph
 from repstitch.metrics.neighbours import Graph, count_repeats, graph
 from repstitch.metrics.null import adjust, calibrate
-from repstitch.metrics.table import METRICS, Measured, check_metrics, measure
 from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from repstitch.errors import InputError, one_line
-from repstitch.stitcher import check_out
+from repstitch.stitchers.stitcher import check_out
 
 LEVEL = 0.05
 NAMES_IN_MATRIX = 8

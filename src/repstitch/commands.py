@@ -29,7 +29,7 @@ def run_embed(args) -> None:
 
 
 def run_train(args) -> None:
-    from repstitch.stitcher import check_out
+    from repstitch.stitchers.stitcher import check_out
 
     check_out(args.out)
     shares = _shares(args.split)
@@ -37,7 +37,7 @@ def run_train(args) -> None:
         from repstitch.plots.canvas import check_picture
 
         check_picture(args.learning_curve, "learning_curve")
-    from repstitch.scorecard import table
+    from repstitch.evaluation.report import table
     from repstitch.train import train
 
     recipe = {
@@ -93,8 +93,8 @@ def run_train(args) -> None:
 
 def run_score(args) -> None:
     from repstitch.apply import score
-    from repstitch.scorecard import table
-    from repstitch.stitcher import load
+    from repstitch.evaluation.report import table
+    from repstitch.stitchers.stitcher import load
 
     card = score(
         load(args.stitcher),
@@ -122,7 +122,7 @@ def run_score(args) -> None:
 def run_translate(args) -> None:
     from repstitch.apply import translate_file
     from repstitch.devices import pick_device
-    from repstitch.stitcher import load
+    from repstitch.stitchers.stitcher import load
 
     stitcher = load(args.stitcher).to(pick_device(args.device))
     rows = translate_file(
@@ -140,7 +140,7 @@ def run_translate(args) -> None:
 
 def run_transfer(args) -> None:
     _check_transfer(args)
-    from repstitch.stitcher import load
+    from repstitch.stitchers.stitcher import load
     from repstitch.transfer import files, job
     from repstitch.transfer.bridge import build
     from repstitch.transfer.kinds import Dictionary, Directions, Probe, name_of
@@ -268,7 +268,7 @@ def run_align(args) -> None:
         if getattr(args, flag) and not ok:
             raise InputError(f"`--{flag}` is of use with {needs} only; give that too.")
     if args.out:
-        from repstitch.stitcher import check_out
+        from repstitch.stitchers.stitcher import check_out
 
         check_out(args.out, "an atlas")
     if args.plot:
@@ -352,7 +352,7 @@ def _sizes(text: str | None) -> list[int] | str | None:
 
 
 def run_list(args) -> None:
-    from repstitch.registry import pair_key
+    from repstitch.stitchers.routing import pair_key
 
     registry = _registry(args.stitchers)
     state = registry.state
@@ -388,8 +388,8 @@ def run_promote(args) -> None:
 
 
 def run_show(args) -> None:
-    from repstitch.scorecard import table
-    from repstitch.stitcher import load
+    from repstitch.evaluation.report import table
+    from repstitch.stitchers.stitcher import load
 
     path = Path(args.stitcher)
     stitcher = load(path) if path.is_dir() else _registry(args.stitchers).get(args.stitcher)
@@ -468,7 +468,7 @@ def _json_object(text: str, flag: str) -> dict:
 
 
 def _registry(folder: str | None):
-    from repstitch.registry import Registry
+    from repstitch.stitchers.registry import Registry
 
     registry = Registry(folder)
     if not registry.folder.is_dir():

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 
 from repstitch.apply import translate_file
-from repstitch.catalogue import Card
 from repstitch.embeddings.pairs import pair
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.splitting import split
 from repstitch.encoders import embed, from_module, load_encoder, save
+from repstitch.encoders.catalogue import Card
 from repstitch.errors import InputError
-from repstitch.metrics.lists import mutual_knn
+from repstitch.evaluation.report import table
+from repstitch.metrics.neighbour_lists import mutual_knn
 from repstitch.plots.canvas import BLUE, GREEN, GREY, ORANGE, figure
 from repstitch.plots.canvas import save as save_picture
 from repstitch.plots.stitchers import plot_alignment, plot_retrieval
-from repstitch.scorecard import table
 from repstitch.train import train
 
 ENCODERS = ("test_resnet", "test_convnext")

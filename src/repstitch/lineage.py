@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from repstitch import catalogue
 from repstitch.embeddings.tables import read_table
+from repstitch.encoders import catalogue
 from repstitch.errors import InputError
 from repstitch.spaces import Space
 

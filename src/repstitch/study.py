@@ -43,11 +43,10 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
-from repstitch import catalogue
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings, invalid_rows
 from repstitch.embeddings.writing import write
-from repstitch.encoders import embed, load_encoder
+from repstitch.encoders import catalogue, embed, load_encoder
 from repstitch.encoders.items import read_items
 from repstitch.errors import InputError, NotFoundError, check_draws, check_seed
 from repstitch.names import METRICS

@@ -12,31 +12,32 @@ import numpy as np
 import torch
 
 import repstitch
-from repstitch.chain import normalise
-from repstitch.confidence import LEAST_ROWS, calibrate, evaluate
-from repstitch.curve import check_enough, draw_curve
 from repstitch.devices import pick_device
 from repstitch.embeddings.checks import check
 from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
+from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs, pair
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.splitting import SHARES, split
 from repstitch.errors import InputError, check_seed
+from repstitch.evaluation.scoring import MAX_POOL, score_pairs
+from repstitch.evaluation.verdict import Thresholds
+from repstitch.fit.calibration import calibrate, evaluate
 from repstitch.fit.closed_form import FITS, fit_shuffled
-from repstitch.fit.judge import Judge
+from repstitch.fit.learning_curve import check_enough, draw_curve
+from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.ranks import leave_to_first_rank
 from repstitch.fit.recipe import recipe_for
 from repstitch.fit.select import Candidate, Problem, refit, select
 from repstitch.fit.spectrum import shared_spectrum
-from repstitch.maps import Map
 from repstitch.metrics.retrieval import ranks, recall
 from repstitch.names import METHODS, OBJECTIVES
-from repstitch.scorecard import MAX_POOL, scorecard
 from repstitch.spaces import Space
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.confidence import LEAST_ROWS
+from repstitch.stitchers.maps import Map
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.labels import label
 from repstitch.transfer.proof import make_task, prove
-from repstitch.verdict import Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def train(
     X = normalise(torch.from_numpy(pairs.X), "unit", "source rows").to(on)
     Y = normalise(torch.from_numpy(pairs.Y), output_norm, "target rows").to(on)
     task = None if pairs.labels is None else make_task(X.cpu().numpy(), Y.cpu().numpy(), pairs.labels, parts)
-    judge = Judge(objective, X[parts.select], Y[parts.select], Y[parts.train])
+    judge = ValidationObjective(objective, X[parts.select], Y[parts.select], Y[parts.train])
     problem = Problem(X[parts.train], Y[parts.train], judge, settings, lengths=output_norm == "none")
     chosen, tried = select(problem, method)
     refitted = refit(chosen, X, Y, problem).to("cpu") if refit_on_all else None
@@ -205,7 +206,7 @@ def _proof(
         translated = normalise(bare, output_norm, "the translation")
     floor = train_targets.mean(0).numpy()
     near_rows = near if near.any() else None
-    return scorecard(
+    return score_pairs(
         X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), floor, thresholds=thresholds, near=near_rows
     )
 

@@ -5,9 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from repstitch.errors import InputError
+from repstitch.evaluation.scoring import score_pairs
 from repstitch.plots.canvas import GREY, figure
 from repstitch.plots.stitchers import plot_alignment, plot_scorecard
-from repstitch.scorecard import scorecard
 
 CARD = {
     "pool": 50,
@@ -44,7 +44,7 @@ def full(n: int = 60) -> dict:
     """A card with everything that is drawn."""
     X, Y = shared_latent(n)
     T = Y + gaussian(n, 10, 3)
-    card = scorecard(X, Y, T, T, Y.mean(0), permutations=2)
+    card = score_pairs(X, Y, T, T, Y.mean(0), permutations=2)
     card["spectrum"] = {
         "direction": [1, 2, 4],
         "correlation": [0.9, 0.5, 0.1],

@@ -2,7 +2,7 @@ import pytest
 from server_calls import client_of
 from serving import free_port, make_stitcher, running, serve_command
 
-from repstitch.registry import Registry
+from repstitch.stitchers.registry import Registry
 
 
 @pytest.fixture

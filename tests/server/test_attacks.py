@@ -15,13 +15,13 @@ from server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused, s
 from serving import free_port, make_rows, make_stitcher, running, serve_command
 from starlette.testclient import TestClient
 
-from repstitch.registry import PROMOTED, Registry
 from repstitch.server.asks import OCTETS, OCTETS16
 from repstitch.server.compute import Stage
 from repstitch.server.http import create_app
 from repstitch.server.service import SLOW_WORKS
 from repstitch.server.settings import Settings
 from repstitch.server.translate import PART_BYTES, Score, send_reply
+from repstitch.stitchers.registry import PROMOTED, Registry
 from repstitch.wire.arrow import read_arrow
 from repstitch.wire.rows import MalformedError
 
@@ -52,8 +52,8 @@ def test_small_requests_together_never_meet_large_ones_on_a_device(tmp_path, sma
 
 
 def test_a_stage_answers_one_call_at_a_time():
-    from repstitch.registry import Route
     from repstitch.server.compute import Placed
+    from repstitch.stitchers.routing import Route
 
     stitcher = make_stitcher(d_source=WIDE, d_target=WIDE)
     placed = Placed(Route(("s",), (stitcher,)), staged=True)

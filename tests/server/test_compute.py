@@ -7,11 +7,11 @@ import torch
 from helpers import confidence
 from serving import make_rows, make_stitcher
 
-from repstitch.chain import Chain
 from repstitch.errors import InputError
-from repstitch.maps import AffineMap
-from repstitch.registry import Route
 from repstitch.server.compute import CHUNK_ROWS, SMALL, Placed, Stopped, _crossover
+from repstitch.stitchers.maps import AffineMap
+from repstitch.stitchers.pipeline import Pipeline
+from repstitch.stitchers.routing import Route
 
 SURE = make_stitcher(calibration=confidence(6, pool=500))
 SIZES = (1, 64, CHUNK_ROWS, CHUNK_ROWS + 1, 3 * CHUNK_ROWS + 7)
@@ -91,7 +91,7 @@ def test_sums_that_float16_cannot_hold_are_answered_by_the_exact_map(staged):
     big = make_stitcher()
     big = replace(big, map=AffineMap(torch.full((6, 4), 6e4) * big.map.weight.sign(), torch.zeros(4)))
     rows = np.vstack([big.map.weight.T.numpy(), make_rows(3)])
-    assert not torch.isfinite(big.chain.to(dtype=torch.float16).run(torch.from_numpy(rows)).bare).all()
+    assert not torch.isfinite(big.pipeline.to(dtype=torch.float16).run(torch.from_numpy(rows)).raw).all()
     vectors, _ = placed(big, precision="float16", staged=staged).translate(rows)
     assert np.allclose(vectors, big.translate(rows), atol=1e-5)
 
@@ -99,13 +99,13 @@ def test_sums_that_float16_cannot_hold_are_answered_by_the_exact_map(staged):
 def test_weights_that_float16_cannot_hold_stay_as_they_are(caplog):
     big = make_stitcher()
     big = replace(big, map=replace(big.map, weight=big.map.weight * 1e6))
-    assert placed(big, precision="float16").chain.maps[0].weight.dtype == torch.float32
+    assert placed(big, precision="float16").pipeline.maps[0].weight.dtype == torch.float32
     assert "float16 cannot hold the weights of 0; they stay in float32" in caplog.text
 
 
 def test_placing_on_the_cpu_copies_no_weights():
     stitcher = make_stitcher()
-    assert placed(stitcher).chain.maps[0].weight is stitcher.map.weight
+    assert placed(stitcher).pipeline.maps[0].weight is stitcher.map.weight
 
 
 def test_the_cpu_answers_as_many_rows_as_it_is_sooner_for(monkeypatch):
@@ -149,10 +149,10 @@ def test_a_gpu_answers_as_the_cpu_does(precision):
 @pytest.mark.gpu
 def test_on_a_gpu_nothing_waits_before_the_copy_back(monkeypatch):
     wide = make_stitcher(d_source=96, d_target=80)
-    chain: Chain = wide.chain.to("cuda")
+    pipeline: Pipeline = wide.pipeline.to("cuda")
     rows = torch.randn(100, 96, device="cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        chain.run(rows)
+        pipeline.run(rows)
     finally:
         torch.cuda.set_sync_debug_mode("default")

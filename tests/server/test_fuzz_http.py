@@ -24,13 +24,13 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from repstitch.embeddings.rows import SPACE_KEY
-from repstitch.registry import Registry
 from repstitch.server.asks import ARROW, OCTETS
 from repstitch.server.http import create_app
 from repstitch.server.openapi import ERRORS, document
 from repstitch.server.replies import CODES, JSON
 from repstitch.server.settings import Settings
 from repstitch.spaces import Space
+from repstitch.stitchers.registry import Registry
 from repstitch.wire.arrow import write_arrow
 
 SHARE = 0.25

@@ -14,16 +14,16 @@ from server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
 from serving import eventually, make_rows, make_stitcher
 from starlette.testclient import TestClient
 
-from repstitch.chain import Chain
-from repstitch.registry import Registry
-from repstitch.scorecard import scorecard
+from repstitch.evaluation.scoring import score_pairs
 from repstitch.server import compute, listing
 from repstitch.server.asks import OCTETS, Form, reply_form
 from repstitch.server.http import create_app
 from repstitch.server.replies import JSON
 from repstitch.server.service import INLINE_ROWS
 from repstitch.server.settings import Settings
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.pipeline import Pipeline
+from repstitch.stitchers.registry import Registry
+from repstitch.stitchers.stitcher import Stitcher
 
 
 def b64(rows) -> str:
@@ -396,14 +396,14 @@ def test_too_many_rows_are_refused_in_every_format(registry):
 
 def test_more_at_once_than_allowed_are_told_to_come_back(registry, monkeypatch):
     app = create_app(registry, Settings(max_concurrency=2))
-    release, real = threading.Event(), Chain.run
+    release, real = threading.Event(), Pipeline.run
 
     def held(self, rows):
         if len(rows) > 1:
             release.wait(10)
         return real(self, rows)
 
-    monkeypatch.setattr(Chain, "run", held)
+    monkeypatch.setattr(Pipeline, "run", held)
 
     async def scenario():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
@@ -491,14 +491,14 @@ def test_a_body_that_never_ends_is_timed_out(registry):
 
 
 def test_a_translation_that_is_timed_out_stops_at_the_next_chunk(registry, monkeypatch):
-    calls, real = [], Chain.run
+    calls, real = [], Pipeline.run
 
     def slowly(self, rows):
         calls.append(len(rows))
         time.sleep(0.1)
         return real(self, rows)
 
-    monkeypatch.setattr(Chain, "run", slowly)
+    monkeypatch.setattr(Pipeline, "run", slowly)
     refused(post_rows(client_of(registry, timeout_s=0.15), make_rows(10_000)), 504, "Not done within 0.15 s")
     time.sleep(0.3)
     assert len(calls) <= 3
@@ -506,14 +506,14 @@ def test_a_translation_that_is_timed_out_stops_at_the_next_chunk(registry, monke
 
 def test_small_requests_are_answered_beside_a_large_one(registry, monkeypatch):
     monkeypatch.setattr(compute, "CHUNK_ROWS", 10)
-    real = Chain.run
+    real = Pipeline.run
 
     def slowly(self, rows):
         if len(rows) > 1:
             time.sleep(0.05)
         return real(self, rows)
 
-    monkeypatch.setattr(Chain, "run", slowly)
+    monkeypatch.setattr(Pipeline, "run", slowly)
     app = create_app(registry, Settings())
 
     async def scenario():
@@ -534,7 +534,7 @@ def test_an_uncaught_error_is_500_and_neither_answer_nor_log_shows_the_vector(re
     def fail(self, rows):
         raise RuntimeError(f"bad number {rows[0, 0]:.3f}")
 
-    monkeypatch.setattr(Chain, "run", fail)
+    monkeypatch.setattr(Pipeline, "run", fail)
     rows = np.full((1, 6), 0.125, np.float32)
     with caplog.at_level(logging.DEBUG):
         error = refused(post_rows(client, rows), 500, "The request failed in the service")
@@ -582,7 +582,7 @@ def test_a_pair_is_served_by_the_promoted_stitcher(folder, registry, client):
 def test_the_list_shows_scores_beside_chance_and_one_stitcher_its_whole_scorecard(folder, registry, client):
     X, Y = make_rows(40), make_rows(40, 4)
     translated = np.asarray(make_stitcher().translate(X))
-    card = scorecard(X, Y, translated, translated, Y.mean(axis=0), permutations=5)
+    card = score_pairs(X, Y, translated, translated, Y.mean(axis=0), permutations=5)
     make_stitcher("old", "scored", scorecard=card).save(folder / "scored")
     registry.refresh()
     listed = client.get("/v1/stitchers").json()["stitchers"][1]["scores"]

@@ -12,9 +12,9 @@ from server_calls import LOCAL, client_of, refused, service_of
 from serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
 
 from repstitch.encoders.encoder import load_encoder
-from repstitch.registry import Registry
 from repstitch.server import service as module
 from repstitch.server.asks import OCTETS
+from repstitch.stitchers.registry import Registry
 
 EXPECTED = make_stitcher().translate
 

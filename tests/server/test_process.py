@@ -18,7 +18,7 @@ from server_calls import LOCAL, URL
 from serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
 
 from repstitch.server.asks import OCTETS
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.stitcher import Stitcher
 
 HEADERS = {"content-type": OCTETS}
 WIDE = 768

@@ -10,8 +10,8 @@ import pytest
 from serving import free_port, make_rows, make_stitcher, running, serve_command
 
 from repstitch.errors import InputError
-from repstitch.registry import Registry
 from repstitch.server.run import announce, listen, serve
+from repstitch.stitchers.registry import Registry
 
 HEADERS = {"content-type": "application/octet-stream"}
 

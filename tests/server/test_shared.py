@@ -13,14 +13,14 @@ from server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
 from serving import make_rows, make_stitcher
 
 from repstitch.apply import score
-from repstitch.chain import Chain
-from repstitch.registry import Registry
-from repstitch.scorecard import scorecard
+from repstitch.evaluation.scoring import score_pairs
 from repstitch.server.asks import OCTETS
 from repstitch.server.guards import Clock
 from repstitch.server.http import create_app
 from repstitch.server.service import LOOK_AROUND, TOGETHER_ROWS
 from repstitch.server.settings import Settings
+from repstitch.stitchers.pipeline import Pipeline
+from repstitch.stitchers.registry import Registry
 
 
 def registry_of(folder, **made) -> Registry:
@@ -37,13 +37,13 @@ def registry_of(folder, **made) -> Registry:
 @pytest.fixture
 def products(monkeypatch):
     """The number of rows of every product that is computed."""
-    counted, real = [], Chain.run
+    counted, real = [], Pipeline.run
 
     def run(self, rows):
         counted.append(len(rows))
         return real(self, rows)
 
-    monkeypatch.setattr(Chain, "run", run)
+    monkeypatch.setattr(Pipeline, "run", run)
     return counted
 
 
@@ -126,7 +126,7 @@ def test_an_error_of_the_service_reaches_all_that_waited(registry, monkeypatch):
     def fail(self, rows):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Chain, "run", fail)
+    monkeypatch.setattr(Pipeline, "run", fail)
     answers = at_once(registry, [(URL, make_rows(1).tobytes())] * 5)
     assert [answer.status_code for answer in answers] == [500] * 5
 
@@ -191,7 +191,7 @@ def scored(source, target, d_source, d_target, noise, **more):
     X = make_rows(50, d_source)
     translated = np.asarray(stitcher.translate(X))
     Y = translated + noise * make_rows(50, d_target, seed=9)
-    card = scorecard(X, Y, translated, translated, Y.mean(axis=0), permutations=5)
+    card = score_pairs(X, Y, translated, translated, Y.mean(axis=0), permutations=5)
     return replace(stitcher, scorecard=card), card["query"]["recall@1"]
 
 

@@ -23,9 +23,9 @@ from serving import ROOT
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from repstitch.registry import Registry
 from repstitch.server.http import create_app
 from repstitch.server.settings import Settings
+from repstitch.stitchers.registry import Registry
 
 DEPLOY = ROOT / "service" / "deploy"
 COMPOSE = ("compose.yaml", "compose.gpu.yaml")

@@ -67,7 +67,7 @@ def test_health_is_answered(client, path):
 
 
 def test_a_service_with_nothing_loaded_is_not_ready(client, service, monkeypatch):
-    from repstitch.registry import State
+    from repstitch.stitchers.registry import State
 
     registry = sys.modules["service.service"].registry
     monkeypatch.setattr(registry, "state", State())

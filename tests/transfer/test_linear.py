@@ -5,7 +5,7 @@ from bridges import linear, mlp, stitcher, unit
 from helpers import gaussian
 
 from repstitch.errors import InputError
-from repstitch.maps import AffineMap
+from repstitch.stitchers.maps import AffineMap
 from repstitch.transfer.linear import bare, jacobian, linearise
 
 MAPS = {"affine": AffineMap(*(t.float() for t in (linear(6, 4).map.weight, linear(6, 4).map.bias))), "mlp": mlp()}

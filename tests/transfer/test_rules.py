@@ -9,7 +9,7 @@ from bridges import dictionary, directions, inverse, linear, probe, through
 from helpers import gaussian, rotation
 
 from repstitch.errors import InputError
-from repstitch.maps import AffineMap
+from repstitch.stitchers.maps import AffineMap
 from repstitch.transfer import carry as rules
 from repstitch.transfer.kinds import Dictionary, Directions, Probe
 from repstitch.transfer.linear import Linear

@@ -11,8 +11,8 @@ from repstitch.apply import score
 from repstitch.cli import main
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
-from repstitch.scorecard import model_card, table
-from repstitch.stitcher import load
+from repstitch.evaluation.report import model_card, table
+from repstitch.stitchers.stitcher import load
 from repstitch.train import train
 
 OLD, NEW, LABELS, _ = two_views(400)

@@ -11,8 +11,8 @@ from helpers import gaussian, names, pairs_of, unrelated
 from repstitch.embeddings.fingerprints import id_fingerprints
 from repstitch.embeddings.splitting import split
 from repstitch.errors import InputError
-from repstitch.maps import AffineMap
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.maps import AffineMap
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.kinds import Probe
 from repstitch.transfer.proof import LEAST_TRAIN, Task, label_efficiency, make_task, matches, prove, prove_directions
 
@@ -118,15 +118,15 @@ def test_an_mlp_is_proven_by_its_jacobian_and_whole():
 
 
 def test_rows_that_a_stitcher_has_seen_never_test():
-    seen = np.zeros(600, dtype=bool)
-    seen[PARTS.test[:40]] = True
-    made = task(seen=seen)
-    assert not seen[made.test].any()
+    seen_in_training = np.zeros(600, dtype=bool)
+    seen_in_training[PARTS.test[:40]] = True
+    made = task(seen_in_training=seen_in_training)
+    assert not seen_in_training[made.test].any()
     assert len(made.test) == len(PARTS.test) - 40
     assert made.left_out["test rows that a stitcher has seen"] == 40
     everything = np.ones(600, dtype=bool)
     with pytest.raises(InputError, match="give rows that no stitcher was trained on"):
-        task(seen=everything)
+        task(seen_in_training=everything)
 
 
 def test_training_validation_and_test_share_no_row():
@@ -258,10 +258,10 @@ def test_the_control_is_fitted_by_the_stitchers_own_method():
 
 
 def test_what_is_seen_is_known_by_id():
-    known = replace(BACKWARD, seen=np.unique(id_fingerprints(PAIRS.ids)[:100]))
-    from repstitch.unseen import seen
+    known = replace(BACKWARD, seen_in_training=np.unique(id_fingerprints(PAIRS.ids)[:100]))
+    from repstitch.stitchers.held_out import seen_in_training
 
-    assert seen(known, PAIRS)[:100].all()
+    assert seen_in_training(known, PAIRS)[:100].all()
     assert probe().classes == ("c0", "c1", "c2")
 
 

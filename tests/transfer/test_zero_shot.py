@@ -5,7 +5,7 @@ from bridges import linear, mlp, stitcher, two_views, unit
 from helpers import card, gaussian
 
 from repstitch.errors import InputError
-from repstitch.maps import AffineMap
+from repstitch.stitchers.maps import AffineMap
 from repstitch.transfer.zero_shot import name_classes, prove_names
 
 OLD, NEW, LABELS, R = two_views()

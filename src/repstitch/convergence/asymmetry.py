@@ -15,8 +15,8 @@ from repstitch.convergence.models import LEVEL, check_draws
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import Decomposition, decompose
 from repstitch.fit.spectrum import shared_spectrum
+from repstitch.metrics.moments import moments
 from repstitch.metrics.resample import interval, resampled_means
-from repstitch.moments import moments
 
 LEAST_ROWS, LEAST_FOLD = 20, 4
 PENALTIES = np.logspace(-6, 4, 41)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repstitch import catalogue
-from repstitch.catalogue import Card, modality, resolve
 from repstitch.devices import open_device
 from repstitch.embeddings.writing import check_out, check_out_folder, write_layers, write_stream
+from repstitch.encoders import catalogue
+from repstitch.encoders.catalogue import Card, modality, resolve
 from repstitch.encoders.items import read_items
 from repstitch.encoders.loading import LIBRARIES, digest
 from repstitch.encoders.vectors import image_steps, pick_layers, text_steps

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repstitch import catalogue
-from repstitch.catalogue import Card
+from repstitch.encoders import catalogue
+from repstitch.encoders.catalogue import Card
 from repstitch.errors import InputError
 
 if TYPE_CHECKING:

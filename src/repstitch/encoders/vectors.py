@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from repstitch.catalogue import Card
+from repstitch.encoders.catalogue import Card
 from repstitch.encoders.items import open_image
 from repstitch.errors import InputError
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.maps import AffineMap
-from repstitch.moments import Moments, moments
+from repstitch.metrics.moments import Moments, moments
+from repstitch.stitchers.maps import AffineMap
 
 # Products are summed in float32: an eigenvalue below this share of the largest is rounding, not spread.
 NOISE = 2 * torch.finfo(torch.float32).eps

@@ -20,11 +20,11 @@ from repstitch.fit.closed_form import (
     fit_procrustes,
     ridge_weight,
 )
-from repstitch.fit.judge import Judge
+from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.ranks import from_first_rank
 from repstitch.fit.recipe import Recipe, recipe_for
-from repstitch.maps import AffineMap, Map
-from repstitch.moments import moments
+from repstitch.metrics.moments import moments
+from repstitch.stitchers.maps import AffineMap, Map
 
 # None leaves a map's own scale; 1 matches the target's variance.
 GAINS = (None, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 8.0)
@@ -69,7 +69,7 @@ class Problem:
 
     X: Tensor
     Y: Tensor
-    judge: Judge
+    judge: ValidationObjective
     recipe: Recipe = field(default_factory=Recipe)
     lengths: bool = False
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
+from repstitch.metrics.moments import BATCH_ROWS, add_gram
 from repstitch.metrics.neighbours import exact_products, unit
-from repstitch.moments import BATCH_ROWS, add_gram
 
 WIDE = 128
 FEW_PRODUCTS = 2**30  # that a processor takes in float64 without being noticed

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from repstitch.metrics.kernels import check_rows, check_vary, checked_own
+from repstitch.metrics.moments import Moments, moments
 from repstitch.metrics.subspaces import (
     KEPT,
     angle,
@@ -18,7 +19,6 @@ from repstitch.metrics.subspaces import (
     procrustes_of,
     pwcca_of,
 )
-from repstitch.moments import Moments, moments
 
 FLOOR = 1e-6  # of the largest variance; products in float32 say nothing of directions below
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from repstitch.errors import InputError
+from repstitch.evaluation.report import ALIGNMENTS, REFERENCES
 from repstitch.names import USES
 from repstitch.plots.canvas import BLUE, GREEN, GREY, ORANGE, figure
-from repstitch.scorecard import ALIGNMENTS, REFERENCES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

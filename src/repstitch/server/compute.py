@@ -11,10 +11,11 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from repstitch.chain import Chain, sound
-from repstitch.confidence import Confidence
+from repstitch.embeddings.normalising import norms_are_valid
 from repstitch.errors import InputError
-from repstitch.registry import Route
+from repstitch.stitchers.confidence import Confidence
+from repstitch.stitchers.pipeline import Pipeline
+from repstitch.stitchers.routing import Route
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,10 @@ class Placed:
     """
 
     def __init__(self, route: Route, device: str = "cpu", precision: str = "float32", staged: bool = False):
-        self.exact = route.chain
+        self.exact = route.pipeline
         self.d_source, self.d_target = route.stitchers[0].source.dim, route.stitchers[-1].target.dim
         self.calibration: Confidence | None = route.stitchers[0].calibration if len(route.stitchers) == 1 else None
-        self.chain = _place(self.exact, device, precision, route)
+        self.pipeline = _place(self.exact, device, precision, route)
         self.stage: Stage | None = None
         self.small = 0
         if device != "cpu" or staged:
@@ -64,16 +65,16 @@ class Placed:
         """
         if self.stage is not None and len(rows) > self.small:
             return self.stage.translate(rows, measured, stop)
-        chain = self.exact if self.stage is not None else self.chain
+        pipeline = self.exact if self.stage is not None else self.pipeline
         if len(rows) <= CHUNK_ROWS:
-            return self._here(chain, rows, measured)
+            return self._here(pipeline, rows, measured)
         vectors = np.empty((len(rows), self.d_target), np.float32)
         measures = np.empty((len(rows), len(self.measures)), np.float32) if measured else None
         for start in range(0, len(rows), CHUNK_ROWS):
             if stop is not None and stop.is_set():
                 raise Stopped
             part = slice(start, start + CHUNK_ROWS)
-            vectors[part], found = self._here(chain, rows[part], measured)
+            vectors[part], found = self._here(pipeline, rows[part], measured)
             if measures is not None and found is not None:
                 measures[part] = found
         return vectors, measures
@@ -82,26 +83,26 @@ class Placed:
         """How usual each row (n, d_source) is, for a stitcher that was calibrated."""
         assert self.calibration is not None
         passed = self.exact(torch.from_numpy(rows))
-        return self.calibration.measure(passed.known, passed.bare)["p_typical"].numpy()
+        return self.calibration.measure(passed.inputs, passed.raw)["p_typical"].numpy()
 
-    def _here(self, chain: Chain, rows: np.ndarray, measured: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    def _here(self, pipeline: Pipeline, rows: np.ndarray, measured: bool) -> tuple[np.ndarray, np.ndarray | None]:
         sent = torch.from_numpy(rows)
-        passed = chain.run(sent)
-        if not sound(passed.lengths):
-            passed = self.exact.run_carefully(sent)
+        passed = pipeline.run(sent)
+        if not norms_are_valid(passed.norms):
+            passed = self.exact.run_checked(sent)
         found = None
         if measured and self.calibration is not None:
-            found = torch.stack(list(self.calibration.measure(passed.known, passed.bare).values()), 1).numpy()
+            found = torch.stack(list(self.calibration.measure(passed.inputs, passed.raw).values()), 1).numpy()
         return passed.translated.float().numpy(), found
 
 
-def _place(chain: Chain, device: str, precision: str, route: Route) -> Chain:
-    """The chain on a device; weights that `precision` cannot hold stay in float32."""
+def _place(pipeline: Pipeline, device: str, precision: str, route: Route) -> Pipeline:
+    """The pipeline on a device; weights that `precision` cannot hold stay in float32."""
     try:
-        return chain.to(device, getattr(torch, precision))
+        return pipeline.to(device, getattr(torch, precision))
     except InputError:
         log.warning("%s cannot hold the weights of %s; they stay in float32.", precision, ", ".join(route.names))
-        return chain.to(device)
+        return pipeline.to(device)
 
 
 class Stage:
@@ -161,17 +162,17 @@ class _Slot:
         n, stage = len(rows), self.stage
         self.rows[:n].copy_(torch.from_numpy(rows))
         with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
-            passed = stage.placed.chain.run(self.rows[:n].to(self.device, non_blocking=True))
-            bounds = torch.stack(torch.aminmax(torch.cat([norms.reshape(-1) for norms in passed.lengths])))
+            passed = stage.placed.pipeline.run(self.rows[:n].to(self.device, non_blocking=True))
+            bounds = torch.stack(torch.aminmax(torch.cat([norms.reshape(-1) for norms in passed.norms])))
             self.vectors[:n].copy_(passed.translated, non_blocking=True)
             self.bounds.copy_(bounds, non_blocking=True)
             if measures is not None and stage.calibration is not None:
-                found = stage.calibration.measure(passed.known, passed.bare)
+                found = stage.calibration.measure(passed.inputs, passed.raw)
                 self.measures[:n].copy_(torch.stack(list(found.values()), 1), non_blocking=True)
 
         def finish() -> None:
             self.wait()
-            if sound([self.bounds]):
+            if norms_are_valid([self.bounds]):
                 vectors[:] = self.vectors[:n].numpy()
                 if measures is not None:
                     measures[:] = self.measures[:n].numpy()

@@ -12,7 +12,6 @@ from starlette.routing import Match, Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from repstitch.errors import InputError
-from repstitch.registry import Registry
 from repstitch.server.docs import show_docs
 from repstitch.server.guards import Keys
 from repstitch.server.listing import list_spaces, list_stitchers, live, ready, show_metrics, show_stitcher
@@ -22,6 +21,7 @@ from repstitch.server.replies import Refusal, on_error
 from repstitch.server.service import Service
 from repstitch.server.settings import Settings
 from repstitch.server.translate import Score, Translate
+from repstitch.stitchers.registry import Registry
 
 EXPOSED = ("X-Rows", "X-Dim", "X-Stitcher", "X-Stitcher-Version", "X-Confidence", "X-Route", "X-Expected-Score")
 

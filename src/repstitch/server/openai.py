@@ -9,7 +9,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from repstitch.errors import ConflictError, InputError
-from repstitch.registry import pair_key
 from repstitch.server.asks import read_headers
 from repstitch.server.guards import Held, check_rows, read_body
 from repstitch.server.replies import JSON, Refusal, json_reply
@@ -25,6 +24,7 @@ from repstitch.server.translate import (
     Seen,
     length_header,
 )
+from repstitch.stitchers.routing import pair_key
 from repstitch.wire import fields
 from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_reply
 from repstitch.wire.rows import MalformedError, UnusableError, faults

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from repstitch.errors import InputError
-from repstitch.registry import Registry
 from repstitch.server.http import create_app
 from repstitch.server.observe import shared_by_workers
 from repstitch.server.settings import Settings, choose_device
+from repstitch.stitchers.registry import Registry
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 65  # longer than the idle time of common load balancers, so that they close first

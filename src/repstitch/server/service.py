@@ -15,13 +15,14 @@ from urllib.parse import quote
 import numpy as np
 
 from repstitch.errors import ConflictError, InputError, NotFoundError, one_line
-from repstitch.registry import Registry, Route, State, pair_key
 from repstitch.server.compute import Placed
 from repstitch.server.guards import RETRY, Clock, Gate
 from repstitch.server.observe import UNUSUAL, Metrics
 from repstitch.server.replies import Refusal
 from repstitch.server.settings import Settings, choose_device
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.registry import Registry, State
+from repstitch.stitchers.routing import Route, pair_key
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.wire.rows import MalformedError
 
 log = logging.getLogger(__name__)

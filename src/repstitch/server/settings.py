@@ -11,7 +11,7 @@ from typing import Any
 
 from repstitch.devices import pick_device
 from repstitch.errors import InputError
-from repstitch.registry import DEFAULT_FOLDER
+from repstitch.stitchers.registry import DEFAULT_FOLDER
 
 CHOICES = {"device": ("auto", "cpu", "cuda"), "precision": ("float32", "bfloat16", "float16")}
 SAID = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

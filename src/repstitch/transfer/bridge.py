@@ -7,18 +7,18 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from repstitch.chain import normalise
 from repstitch.embeddings.fingerprints import id_fingerprints
+from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import MIN_PAIRS, Pairs, pair
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings, invalid_rows
 from repstitch.embeddings.splitting import SHARES, Split, split
 from repstitch.errors import InputError
 from repstitch.spaces import Space, adopt
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.held_out import refuse_other_side, seen_in_training
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.labels import label
 from repstitch.transfer.linear import Linear, linearise, thinned
-from repstitch.unseen import refuse_other_side, seen
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +124,8 @@ class Bridge:
         if self.pairs is None:
             raise InputError("Rows of the same items in both spaces are needed: give `source` and `target`.")
         turned = replace(self.pairs, X=self.pairs.Y, Y=self.pairs.X)
-        known = [seen(self.backward, self.pairs)] if self.backward else []
-        known += [seen(self.forward, turned)] if self.forward else []
+        known = [seen_in_training(self.backward, self.pairs)] if self.backward else []
+        known += [seen_in_training(self.forward, turned)] if self.forward else []
         return np.any(known, axis=0)
 
     def source_rows(self, rows: np.ndarray, way: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from repstitch.errors import InputError
 from repstitch.metrics.classification import hits
 from repstitch.names import CONCEPTS
 from repstitch.spaces import adopt
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.bridge import Bridge
 from repstitch.transfer.carry import carry
 from repstitch.transfer.fidelity import compare_features

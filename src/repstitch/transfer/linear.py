@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repstitch.chain import normalise
+from repstitch.embeddings.normalising import normalise
 from repstitch.errors import InputError
-from repstitch.maps import AffineMap, Map, ResidualMLP
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.maps import AffineMap, Map, ResidualMLP
+from repstitch.stitchers.stitcher import Stitcher
 
 BATCH_ROWS = 1024
 MOST_ROWS = 2_000  # that a mean Jacobian is taken at

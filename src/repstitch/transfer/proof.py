@@ -11,11 +11,11 @@ from tqdm import tqdm
 from repstitch.embeddings.splitting import Split
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import fit_shuffled
-from repstitch.maps import AffineMap
 from repstitch.metrics.classification import evaluate
 from repstitch.metrics.pearson import correlations
 from repstitch.metrics.resample import interval
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.maps import AffineMap
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.carry import pull_back
 from repstitch.transfer.kinds import Probe
 from repstitch.transfer.linear import Linear, bare, linearise, thinned

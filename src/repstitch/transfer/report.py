@@ -1,6 +1,7 @@
 """What a transfer found, as lines for people."""
 
-from repstitch.scorecard import columns, num, with_interval
+from repstitch.evaluation.report import with_interval
+from repstitch.text import columns, num
 
 MEASURES = {
     "accuracy": "accuracy",

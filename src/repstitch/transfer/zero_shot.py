@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from repstitch.chain import normalise
+from repstitch.embeddings.normalising import normalise
 from repstitch.errors import InputError
 from repstitch.metrics.classification import evaluate
 from repstitch.metrics.resample import interval
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.kinds import Probe
 from repstitch.transfer.proof import MOST_ROWS, in_order
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import repstitch.metrics.cknna as cknna
 import repstitch.metrics.kernels as kernels
-import repstitch.metrics.lists as lists
+import repstitch.metrics.neighbour_lists as lists
 import repstitch.metrics.subspaces as subspaces
 from repstitch.errors import InputError, check_draws
 from repstitch.metrics.kernels import check_rows

@@ -15,12 +15,13 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from repstitch import confidence, maps
-from repstitch.chain import Chain, Passed
 from repstitch.errors import InputError, one_line
+from repstitch.evaluation.report import model_card, table
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
-from repstitch.scorecard import model_card, table
 from repstitch.spaces import Space
+from repstitch.stitchers.confidence import Confidence, confidence_from_tensors
+from repstitch.stitchers.maps import Map, form_of, map_from_tensors
+from repstitch.stitchers.pipeline import Pipeline, PipelineOutput
 
 FORMAT_VERSION = 1
 FILES = ("config.json", "model.safetensors", "scorecard.json", "README.md")
@@ -36,7 +37,7 @@ class Stitcher:
     `calibration` tells how far to trust one translation, where there were enough pairs to learn it.
     """
 
-    map: maps.Map
+    map: Map
     source: Space
     target: Space
     method: str
@@ -50,7 +51,7 @@ class Stitcher:
     split: dict = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)
     scorecard: dict = field(default_factory=dict, repr=False)
-    calibration: confidence.Confidence | None = field(default=None, repr=False)
+    calibration: Confidence | None = field(default=None, repr=False)
 
     def __post_init__(self):
         if (self.map.d_source, self.map.d_target) != (self.source.dim, self.target.dim):
@@ -129,18 +130,18 @@ class Stitcher:
         return rows.to(self.device)
 
     @torch.no_grad()  # not inference mode, whose tensors a caller could not train a probe on
-    def _pass(self, rows: torch.Tensor) -> Passed:
+    def _pass(self, rows: torch.Tensor) -> PipelineOutput:
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.source.dim:
             raise InputError(
                 f"`X` must be (n, {self.source.dim}) or ({self.source.dim},), the dimensions of space "
                 f"{self.source.name!r}; got {tuple(rows.shape)}."
             )
-        return self.chain(rows)
+        return self.pipeline(rows)
 
     @cached_property
-    def chain(self) -> Chain:
+    def pipeline(self) -> Pipeline:
         """What translating computes, to be joined with that of another stitcher."""
-        return Chain((self.input_norm, self.output_norm), (self.map,))
+        return Pipeline((self.input_norm, self.output_norm), (self.map,))
 
     @cached_property
     def version(self) -> str:
@@ -154,7 +155,7 @@ class Stitcher:
     def _config(self) -> dict:
         config = {
             "format_version": FORMAT_VERSION,
-            "form": maps.form_of(self.map),
+            "form": form_of(self.map),
             "source": self.source.to_dict(),
             "target": self.target.to_dict(),
             "input_norm": self.input_norm,
@@ -258,14 +259,14 @@ def load(path: str | os.PathLike) -> Stitcher:
         if bool(measures) != ("confidence" in config):
             raise InputError("its config and its tensors disagree on whether it has a confidence.")
         return Stitcher(
-            map=maps.from_tensors(config["form"], part("map.")),
+            map=map_from_tensors(config["form"], part("map.")),
             source=Space.from_dict(config["source"]),
             target=Space.from_dict(config["target"]),
             source_mean=tensors["source_mean"].numpy(),
             target_mean=tensors["target_mean"].numpy(),
             seen=tensors["seen"].numpy(),
             scorecard=scores,
-            calibration=confidence.from_tensors(config["confidence"], measures) if measures else None,
+            calibration=confidence_from_tensors(config["confidence"], measures) if measures else None,
             **{
                 key: config[key]
                 for key in ("method", "objective", "input_norm", "output_norm", "settings", "split", "provenance")

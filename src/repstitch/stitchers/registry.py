@@ -1,23 +1,19 @@
 """A folder of stitchers: list them, promote one, find the one that serves a pair of spaces, follow changes."""
 
 import difflib
-import heapq
 import json
 import logging
-import math
 import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
 from pathlib import Path
 
-from repstitch.chain import Chain
 from repstitch.errors import ConflictError, InputError, NotFoundError, one_line
-from repstitch.stitcher import Stitcher, load
+from repstitch.stitchers.routing import Route, best_route, pair_key
+from repstitch.stitchers.stitcher import Stitcher, load
 
 log = logging.getLogger(__name__)
-
 DEFAULT_FOLDER = "models/stitchers"
 PROMOTED = "promoted.json"
 
@@ -35,43 +31,6 @@ class State:
 def default_folder() -> Path:
     """The folder that serving reads when none is named: `REPSTITCH_STITCHERS`, else `models/stitchers`."""
     return Path(os.environ.get("REPSTITCH_STITCHERS") or DEFAULT_FOLDER)
-
-
-def pair_key(source: str, target: str) -> str:
-    return f"{source}->{target}"
-
-
-@dataclass(frozen=True)
-class Route:
-    """Stitchers that lead from one space to another, in turn: mostly one, more only where a detour was asked for."""
-
-    names: tuple[str, ...]
-    stitchers: tuple[Stitcher, ...]
-
-    @property
-    def spaces(self) -> tuple[str, ...]:
-        """The names of the spaces passed, both ends with them."""
-        return (self.stitchers[0].source.name, *(stitcher.target.name for stitcher in self.stitchers))
-
-    @cached_property
-    def chain(self) -> Chain:
-        """What it computes: the maps in sequence, with the normalisation that stands between them."""
-        return reduce(Chain.then, (stitcher.chain for stitcher in self.stitchers))
-
-    @cached_property
-    def score(self) -> float | None:
-        """The recall@1 to expect in query use: the product of the scorecards', as if steps failed independently.
-
-        In [0, 1], each factor at the pool of its own scorecard; None where one of them was never scored so.
-        """
-        scores = [expected(stitcher) for stitcher in self.stitchers]
-        return math.prod(s for s in scores if s is not None) if None not in scores else None
-
-
-def expected(stitcher: Stitcher) -> float | None:
-    """The recall@1 of a stitcher's scorecard in query use."""
-    score = stitcher.scorecard.get("query", {}).get("recall@1")
-    return float(score) if isinstance(score, int | float) and 0 <= score <= 1 else None
 
 
 class Registry:
@@ -175,7 +134,7 @@ class Registry:
             name, stitcher = self.resolve(source, target)
             return Route((name,), (stitcher,))
         except NotFoundError as error:
-            names = _best_route(_served(state), source, target)
+            names = best_route(_served(state), source, target)
             if not names:
                 raise NotFoundError(f"{error} No route over other spaces leads there either.") from None
             return Route(names, tuple(state.stitchers[name] for name in names))
@@ -204,32 +163,6 @@ def _served(state: State) -> dict[str, Stitcher]:
         fits.setdefault(pair_key(stitcher.source.name, stitcher.target.name), []).append(name)
     chosen = {pair: names[0] if len(names) == 1 else state.promoted.get(pair) for pair, names in fits.items()}
     return {name: state.stitchers[name] for pair, name in chosen.items() if name in fits[pair]}
-
-
-def _best_route(served: Mapping[str, Stitcher], source: str, target: str) -> tuple[str, ...]:
-    """Names of the stitchers of the best route (Dijkstra), none where no route is."""
-    # What a route costs: stitchers without a score, minus the log of the others' product, and its length.
-    frontier: list[tuple[tuple[int, float, int], tuple[str, ...]]] = [((0, 0.0, 0), ())]
-    reached = set()
-    while frontier:
-        (unscored, loss, hops), names = heapq.heappop(frontier)
-        last = served[names[-1]] if names else None
-        at = last.target.name if last else source
-        if at == target:
-            return names
-        if names[-1:] in reached:
-            continue
-        reached.add(names[-1:])
-        for name, stitcher in served.items():
-            joins = stitcher.source.name == at and (last is None or not last.target.conflict(stitcher.source))
-            if joins and (name,) not in reached:
-                score = expected(stitcher)
-                if score is None:
-                    worse = (unscored + 1, loss, hops + 1)
-                else:
-                    worse = (unscored, loss - math.log(max(score, 1e-9)), hops + 1)
-                heapq.heappush(frontier, (worse, (*names, name)))
-    return ()
 
 
 def _read_promoted(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.lists import overlap
+from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn, unit
 from repstitch.metrics.retrieval import ranks
 

@@ -129,7 +129,7 @@ def _check_chain(first: Map, second: Map) -> None:
         )
 
 
-def from_tensors(form: str, tensors: Mapping[str, Tensor]) -> Map:
+def map_from_tensors(form: str, tensors: Mapping[str, Tensor]) -> Map:
     """Rebuild a map from its form's name and its tensors; float32 on the CPU."""
     if form not in FORMS:
         raise InputError(f"`form` of a map must be one of {', '.join(FORMS)}; got {form!r}.")

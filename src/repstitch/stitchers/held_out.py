@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from repstitch.chain import normalise
 from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
+from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
 from repstitch.spaces import Space, adopt
-from repstitch.stitcher import Stitcher
+from repstitch.stitchers.stitcher import Stitcher
 
 
 def sides(

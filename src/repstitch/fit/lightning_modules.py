@@ -1,0 +1,213 @@
+"""TODO fit.lightning_modules."""
+
+import math
+from collections.abc import Iterator
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from repstitch.errors import InputError
+from repstitch.fit.closed_form import Decomposition
+from repstitch.fit.losses import Batch, Loss, native_scale
+from repstitch.fit.objective import ValidationObjective
+from repstitch.fit.recipe import Recipe
+from repstitch.stitchers.maps import AffineMap, Map, ResidualMLP
+
+MONITOR = "val_score"
+LOG_SCALE_RATE = 3e-3
+
+
+class Refiner(nn.Module):
+    """An affine map, and perhaps a residual MLP with a zero output layer, on whitened source rows."""
+
+    mean: Tensor
+    whiten: Tensor
+
+    def __init__(self, start: AffineMap, decomposition: Decomposition, recipe: Recipe):
+        super().__init__()
+        d = decomposition
+        scale = (d.x_values + recipe.whitening * d.x_values.mean()).sqrt()
+        mean = d.moments.x_mean
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("whiten", (d.x_vectors / scale).float())
+        self.weight = nn.Parameter(((d.x_vectors * scale).T @ start.weight.double()).float())
+        self.bias = nn.Parameter((mean @ start.weight.double() + start.bias.double()).float())
+        self.hidden = nn.Linear(start.d_source, recipe.width) if recipe.width else None
+        self.drop = nn.Dropout(recipe.dropout)
+        if recipe.width:
+            self.out = nn.Parameter(torch.zeros(recipe.width, start.d_target))
+        self.to(start.weight.device)  # the hidden layer is drawn on the CPU, alike on every machine
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = (x - self.mean) @ self.whiten
+        y = z @ self.weight + self.bias
+        return y if self.hidden is None else y + self.drop(F.gelu(self.hidden(z))) @ self.out
+
+    @torch.no_grad()
+    def map(self) -> Map:
+        """The same function of unwhitened rows, as one map."""
+        whiten, mean = self.whiten.double(), self.mean.double()
+
+        def unfold(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+            plain = whiten @ weight.double()
+            return plain.float(), (bias.double() - mean @ plain).float()
+
+        weight, bias = unfold(self.weight, self.bias)
+        if self.hidden is None:
+            return AffineMap(weight, bias)
+        hidden_weight, hidden_bias = unfold(self.hidden.weight.T, self.hidden.bias)
+        return ResidualMLP(weight, bias, hidden_weight, hidden_bias, self.out.detach().clone())
+
+
+class Batches:
+    """Row numbers in an order of their own each epoch, one rank's share of them, a batch at a time."""
+
+    def __init__(self, n: int, module: "PairsModule"):
+        self.n, self.module = n, module
+
+    def __len__(self) -> int:
+        return max(1, (self.n // self.world) // self.size)
+
+    @property
+    def world(self) -> int:
+        return self.module.trainer.world_size if self.module.trainer else 1
+
+    @property
+    def size(self) -> int:
+        return min(self.module.recipe.batch_size, self.n // self.world)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        trainer = self.module.trainer
+        epoch, rank = (trainer.current_epoch, trainer.global_rank) if trainer else (0, 0)
+        random = torch.Generator().manual_seed(self.module.recipe.seed * 100_003 + epoch)
+        order = torch.randperm(self.n, generator=random)[rank :: self.world]
+        for at in range(0, len(self) * self.size, self.size):
+            yield order[at : at + self.size]
+
+
+class PairsModule(L.LightningDataModule):
+    """The pairs, held as two tensors that batches are sliced from by row number."""
+
+    def __init__(self, n: int, recipe: Recipe):
+        super().__init__()
+        self.n, self.recipe = n, recipe
+
+    def train_dataloader(self) -> Batches:
+        return Batches(self.n, self)
+
+    def val_dataloader(self) -> list[Tensor]:
+        return [torch.zeros(1)]  # one step: the judge holds its own rows
+
+
+class RefineModule(L.LightningModule):
+    """The loss of a refiner on batches of pairs, gathered over ranks, and its score by the judge after each epoch.
+
+    Each row is compared with all targets or, where there are more than the recipe's `gallery`, with those of the batch
+    and a random draw of all, which may hold a row's own counterpart once more.
+    """
+
+    def __init__(
+        self,
+        refiner: Refiner,
+        X: Tensor,
+        Y: Tensor,
+        judge: ValidationObjective,
+        temperature: float,
+        recipe: Recipe,
+        loss: Loss,
+    ):
+        super().__init__()
+        self.refiner, self.judge, self.recipe, self.minimised = refiner, judge, recipe, loss
+        # Squared error has no temperature, and DDP waits for the gradient of every parameter that could have one.
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), loss.temperature != "none")
+        # Plain attributes, not buffers: DDP would broadcast buffers at every step, checkpoints would hold the data.
+        self.X, self.Y, self.gallery = X, Y, F.normalize(Y, dim=1)
+        self.copies = torch.unique(Y, dim=0, return_inverse=True)[1]
+        self.unique_targets = len(torch.unique(self.copies)) == len(self.copies)
+        self.native = native_scale(self.gallery) if loss.temperature == "native" else 1.0
+
+    def on_fit_start(self) -> None:
+        self.X, self.Y, self.gallery, self.copies = (
+            t.to(self.device) for t in (self.X, self.Y, self.gallery, self.copies)
+        )
+        self.judge = self.judge.to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        # Each epoch drops out by a seed of its own, so that a stopped run goes on as it would have.
+        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch + (self.global_rank << 52))
+
+    def training_step(self, rows: Tensor) -> Tensor:
+        rows = rows.to(self.device)
+        predicted = self.refiner(self.X[rows])
+        if self.trainer.world_size > 1:
+            # Every rank takes the loss of the whole batch; gradients flow back through the gathering.
+            predicted = self.all_gather(predicted, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
+            rows = self.all_gather(rows).flatten()  # type: ignore[union-attr]
+        return self.loss(predicted, rows)
+
+    def loss(self, predicted: Tensor, rows: Tensor) -> Tensor:
+        """The loss of translated rows (b, d_target) whose counterparts are these row numbers (b,)."""
+        here = torch.arange(len(rows), device=rows.device)
+        if len(self.Y) <= self.recipe.gallery:
+            columns, own, gallery, copies = None, rows, self.gallery, self.copies
+        else:
+            # Drawn alike on every rank, for they all take the same loss.
+            random = torch.Generator().manual_seed(self.recipe.seed * 100_003 + self.global_step)
+            extra = torch.randint(len(self.Y), (max(0, self.recipe.gallery - len(rows)),), generator=random)
+            extra = extra.to(rows.device)
+            # A counterpart drawn once more would be its own nearest neighbour.
+            columns, own = torch.cat([rows, extra[~torch.isin(extra, rows)]]), here
+            gallery, copies = self.gallery[columns], self.copies[columns]
+        alike = None
+        if columns is not None or not self.unique_targets:
+            alike = self.copies[rows, None] == copies
+            alike[here, own] = False
+        scale = self.log_scale.exp().clamp(max=1000.0)
+        return self.minimised.of(Batch(predicted, self.Y[rows], gallery, own, alike, scale, self.native))
+
+    def validation_step(self, _batch: Tensor) -> None:
+        try:
+            score = self.judge.score(self.refiner.map())
+        except InputError:  # it diverged; the best epoch so far is kept
+            score = -math.inf
+        self.log(MONITOR, score, batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self):
+        recipe = self.recipe
+        size = {name: float(p.detach().square().mean().sqrt()) for name, p in self.refiner.named_parameters()}
+        size |= {"bias": size["weight"], "out": size["weight"]}  # they add to what the weight gives, and may be zero
+        rate = recipe.learning_rate or self.minimised.rate
+        groups = [{"params": [p], "lr": rate * size[name]} for name, p in self.refiner.named_parameters()]
+        optimizer = torch.optim.AdamW([*groups, {"params": [self.log_scale], "lr": LOG_SCALE_RATE}], weight_decay=0.0)
+        steps = recipe.epochs * len(Batches(len(self.Y), self.trainer.datamodule))  # type: ignore[attr-defined]
+        warm = min(10, steps)
+
+        def pace(step: int) -> float:
+            return min(1.0, (step + 1) / warm) * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, pace)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Progress(Callback):
+    """One bar on stderr over the epochs, for runs that take longer than a second."""
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        hide = None if trainer.is_global_zero else True
+        self.bar = tqdm(total=trainer.max_epochs, desc=self.what, unit="epoch", delay=1, disable=hide, leave=False)
+        self.bar.update(trainer.current_epoch)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if not trainer.sanity_checking:
+            self.bar.set_postfix(val=f"{float(trainer.callback_metrics[MONITOR]):.3f}")
+            self.bar.update(1)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        self.bar.close()

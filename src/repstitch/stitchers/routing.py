@@ -1,0 +1,73 @@
+"""TODO stitchers.routing."""
+
+import heapq
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, reduce
+
+from repstitch.stitchers.pipeline import Pipeline
+from repstitch.stitchers.stitcher import Stitcher
+
+
+def pair_key(source: str, target: str) -> str:
+    return f"{source}->{target}"
+
+
+@dataclass(frozen=True)
+class Route:
+    """Stitchers that lead from one space to another, in turn: mostly one, more only where a detour was asked for."""
+
+    names: tuple[str, ...]
+    stitchers: tuple[Stitcher, ...]
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """The names of the spaces passed, both ends with them."""
+        return (self.stitchers[0].source.name, *(stitcher.target.name for stitcher in self.stitchers))
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """What it computes: the maps in sequence, with the normalisation that stands between them."""
+        return reduce(Pipeline.then, (stitcher.pipeline for stitcher in self.stitchers))
+
+    @cached_property
+    def score(self) -> float | None:
+        """The recall@1 to expect in query use: the product of the scorecards', as if steps failed independently.
+
+        In [0, 1], each factor at the pool of its own scorecard; None where one of them was never scored so.
+        """
+        scores = [expected(stitcher) for stitcher in self.stitchers]
+        return math.prod(s for s in scores if s is not None) if None not in scores else None
+
+
+def expected(stitcher: Stitcher) -> float | None:
+    """The recall@1 of a stitcher's scorecard in query use."""
+    score = stitcher.scorecard.get("query", {}).get("recall@1")
+    return float(score) if isinstance(score, int | float) and 0 <= score <= 1 else None
+
+
+def best_route(served: Mapping[str, Stitcher], source: str, target: str) -> tuple[str, ...]:
+    """Names of the stitchers of the best route (Dijkstra), none where no route is."""
+    # What a route costs: stitchers without a score, minus the log of the others' product, and its length.
+    frontier: list[tuple[tuple[int, float, int], tuple[str, ...]]] = [((0, 0.0, 0), ())]
+    reached = set()
+    while frontier:
+        (unscored, loss, hops), names = heapq.heappop(frontier)
+        last = served[names[-1]] if names else None
+        at = last.target.name if last else source
+        if at == target:
+            return names
+        if names[-1:] in reached:
+            continue
+        reached.add(names[-1:])
+        for name, stitcher in served.items():
+            joins = stitcher.source.name == at and (last is None or not last.target.conflict(stitcher.source))
+            if joins and (name,) not in reached:
+                score = expected(stitcher)
+                if score is None:
+                    worse = (unscored + 1, loss, hops + 1)
+                else:
+                    worse = (unscored, loss - math.log(max(score, 1e-9)), hops + 1)
+                heapq.heappush(frontier, (worse, (*names, name)))
+    return ()
