@@ -29,7 +29,7 @@ from repstitch.metrics.retrieval import ranks, recall, search
 from repstitch.server.compute import Placed
 from repstitch.stitchers.routing import Route
 from repstitch.stitchers.stitcher import Stitcher
-from repstitch.train import train
+from repstitch.workflows.training import train
 
 RESULTS = Path(__file__).parent / "results"
 WORDS = "words/aligned_glove50_glove200_word2vec300.npz"

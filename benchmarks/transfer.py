@@ -22,14 +22,14 @@ from repstitch.embeddings.rows import Embeddings
 from repstitch.encoders import embed
 from repstitch.errors import InputError
 from repstitch.plots.canvas import save
-from repstitch.plots.transfers import plot_transfer
+from repstitch.plots.transfer import plot_transfer
 from repstitch.stitchers.stitcher import Stitcher
-from repstitch.train import train
-from repstitch.transfer import job
-from repstitch.transfer.bridge import Bridge, build
+from repstitch.transfer import run
+from repstitch.transfer.context import TransferContext, build
 from repstitch.transfer.kinds import Dictionary
 from repstitch.transfer.linear import bare
-from repstitch.transfer.proof import label_efficiency, matches, prove, prove_directions
+from repstitch.transfer.probe_evaluation import label_efficiency, matches, prove, prove_directions
+from repstitch.workflows.training import train
 
 RESULTS = Path(__file__).parent / "results"
 CIFAR = {
@@ -69,7 +69,7 @@ def stitch(spaces: dict[str, Embeddings], **given) -> dict[tuple[str, str], Stit
     return made
 
 
-def over(spaces, stitchers, a: str, b: str, labels: dict[str, str], tangent: bool = False) -> Bridge:
+def over(spaces, stitchers, a: str, b: str, labels: dict[str, str], tangent: bool = False) -> TransferContext:
     """From a to b, with labels of b's rows."""
     called = np.array([labels.get(key) for key in ids_of(spaces[b])], dtype=object)
     return build(stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], called, drop_invalid=True, tangent=tangent)
@@ -80,7 +80,7 @@ def carry_all(title: str, spaces, stitchers, labels: dict[str, str], raw: list) 
     probes, natives, curves, table = {}, {}, {}, []
     for a, b in permutations(spaces, 2):
         bridge = over(spaces, stitchers, a, b, labels)
-        task = job.task_over(bridge)
+        task = run.task_over(bridge)
         if a not in probes:
             probes[a] = task.probe(task.source)
         if b not in curves:
@@ -126,7 +126,7 @@ def variants(spaces, labels: dict[str, str], made: dict[str, tuple[dict, bool]])
             if (b, a) not in stitchers or NOT_A_CLASSIFIER in (a, b):
                 continue
             bridge = over(spaces, stitchers, a, b, labels, tangent)
-            proofs.append(job.prove_probe(bridge, curve=False)[1])
+            proofs.append(run.prove_probe(bridge, curve=False)[1])
         rows.append(mean_line(name, proofs))
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
@@ -154,7 +154,7 @@ def named(columns) -> list[list]:
             bridge = build(
                 forward, None, None, space, np.array([types.get(key) for key in ids_of(space)], dtype=object)
             )
-            found = job.from_names(bridge, Embeddings(prompts, texts.space, declared=False), np.array(names))[1]
+            found = run.from_names(bridge, Embeddings(prompts, texts.space, declared=False), np.array(names))[1]
             first = found["accuracy"]
             rows.append([
                 name, objective, found["n_test"], len(found["classes"]), span(first["carried"]),
@@ -202,7 +202,7 @@ def dictionaries(spaces, stitchers) -> list[list]:
             if b == a:
                 continue
             bridge = build(stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], paired=True, drop_invalid=True)
-            found = job.prove_dictionary(bridge, made)
+            found = run.prove_dictionary(bridge, made)
             assert bridge.pairs is not None
             active = (made.encode(bridge.source_rows(bridge.pairs.Y, "forward")[:2000]) > 0).sum(1).mean()
             r, part, explained = found["correlation"], found["same_active"], found["explained"]
@@ -289,7 +289,7 @@ def main() -> None:
     )
     (RESULTS / "transfer.md").write_text(text, encoding="utf-8")
     bridge = over(pictures, for_cifar, "r20", "densenet", classes)
-    save(plot_transfer(job.prove_probe(bridge)[1]), RESULTS / "transfer.png")
+    save(plot_transfer(run.prove_probe(bridge)[1]), RESULTS / "transfer.png")
     print(text)
 
 

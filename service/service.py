@@ -6,7 +6,7 @@ import os
 import bentoml
 from bentoml._internal.utils.analytics import usage_stats
 
-from repstitch.server.http import create_app
+from repstitch.server.app import create_app
 from repstitch.server.protocol import install
 from repstitch.server.settings import Settings
 from repstitch.stitchers.registry import Registry

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from starlette.testclient import TestClient
 
-from repstitch.server.asks import OCTETS
-from repstitch.server.http import create_app
-from repstitch.server.replies import CODES, JSON
+from repstitch.server.app import create_app
+from repstitch.server.negotiation import OCTETS
+from repstitch.server.responses import CODES, JSON
 from repstitch.server.service import Service
 from repstitch.server.settings import Settings
 

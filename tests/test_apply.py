@@ -8,7 +8,6 @@ import pytest
 import torch
 from helpers import affine_image, card, confidence, folder_of, gaussian, names
 
-from repstitch.apply import score, translate_file
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write, write_stream
@@ -18,7 +17,9 @@ from repstitch.names import USES
 from repstitch.spaces import Space
 from repstitch.stitchers.maps import AffineMap
 from repstitch.stitchers.stitcher import Stitcher
-from repstitch.train import train
+from repstitch.workflows.scoring import score
+from repstitch.workflows.training import train
+from repstitch.workflows.translating import translate_file
 
 D_SOURCE, D_TARGET = 6, 4
 

@@ -6,12 +6,16 @@ import pytest
 import torch
 from helpers import affine_image, card, embeddings, gaussian, names, rotation, shared_latent
 
-from repstitch import atlas as module
-from repstitch.atlas import atlas, best_pairs, by_encoder, unit_rows
+from repstitch.alignment import atlas as module
+from repstitch.alignment.atlas import atlas
+from repstitch.alignment.layers import by_encoder
+from repstitch.alignment.layout import best_pairs, classical_scaling
+from repstitch.alignment.lineage import encoders
+from repstitch.alignment.scores import unit_rows
+from repstitch.alignment.sizes import subset_sizes
 from repstitch.embeddings.matching import match
 from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
-from repstitch.lineage import encoders
 from repstitch.metrics.alignment import METRICS, measure
 from repstitch.metrics.neighbours import graph
 from repstitch.metrics.null import adjust, calibrate
@@ -183,7 +187,7 @@ def test_the_map_has_the_distances_of_the_scores(found):
 def test_points_of_a_plane_are_found_again_by_their_distances():
     X = gaussian(12, 2, 3).astype(np.float64)
     apart = np.linalg.norm(X[:, None] - X[None], axis=2)
-    places = module._scaled(apart)
+    places = classical_scaling(apart)
     np.testing.assert_allclose(np.linalg.norm(places[:, None] - places[None], axis=2), apart, atol=1e-9)
 
 
@@ -332,9 +336,9 @@ def test_the_subsets_of_rows_are_nested_and_the_score_is_their_mean(monkeypatch)
 
 
 def test_automatic_sizes_are_powers_of_two_and_the_whole():
-    assert module._sizes("auto", 1000, 10) == [32, 64, 128, 256, 512, 1000]
-    assert module._sizes("auto", 1024, 20) == [64, 128, 256, 512, 1024]
-    assert module._sizes("auto", 25, 10) == [25]
+    assert subset_sizes("auto", 1000, 10) == [32, 64, 128, 256, 512, 1000]
+    assert subset_sizes("auto", 1024, 20) == [64, 128, 256, 512, 1024]
+    assert subset_sizes("auto", 25, 10) == [25]
 
 
 def test_only_the_ten_best_pairs_are_followed_unless_others_are_named():

@@ -8,8 +8,8 @@ import pytest
 from helpers import embeddings
 from test_atlas import known, layered
 
-from repstitch import atlas_files
-from repstitch.atlas import atlas
+from repstitch.alignment import report
+from repstitch.alignment.atlas import atlas
 from repstitch.errors import InputError
 
 
@@ -19,13 +19,13 @@ def found() -> dict:
 
 
 def test_an_atlas_is_read_back_as_it_was(tmp_path, found):
-    assert atlas_files.write(found, tmp_path / "deep" / "er") == tmp_path / "deep" / "er"
-    assert atlas_files.read(tmp_path / "deep" / "er") == found
+    assert report.write(found, tmp_path / "deep" / "er") == tmp_path / "deep" / "er"
+    assert report.read(tmp_path / "deep" / "er") == found
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["er"]
 
 
 def test_the_tables_of_pairs_hold_the_same_numbers_in_long_form(tmp_path, found):
-    atlas_files.write(found, tmp_path / "a")
+    report.write(found, tmp_path / "a")
     rows = pq.read_table(tmp_path / "a" / "pairs.parquet").to_pylist()
     assert rows == found["pairs"]
     assert len(rows) == 10 + 20
@@ -34,7 +34,7 @@ def test_the_tables_of_pairs_hold_the_same_numbers_in_long_form(tmp_path, found)
 
 def test_an_atlas_without_permutations_has_tables_without_them(tmp_path):
     bare = atlas(known(), "mutual_knn", permutations=0)
-    atlas_files.write(bare, tmp_path / "a")
+    report.write(bare, tmp_path / "a")
     table = pq.read_table(tmp_path / "a" / "pairs.parquet")
     assert table.column_names == ["source", "target", "metric", "score", "se"]
 
@@ -49,7 +49,7 @@ def test_refuses_a_folder_that_cannot_be_made(tmp_path, found, kind):
     out = tmp_path / (".a" if kind == "hidden" else "a")
     says = "`out` must name a folder" if kind == "hidden" else "`out` .* exists and an atlas is never overwritten"
     with pytest.raises(InputError, match=says):
-        atlas_files.write(found, out)
+        report.write(found, out)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -61,7 +61,7 @@ def test_what_is_stopped_while_writing_leaves_nothing(tmp_path, found, monkeypat
 
     monkeypatch.setattr(pq, "write_table", stopped)
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else InputError):
-        atlas_files.write(found, tmp_path / "a")
+        report.write(found, tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -73,7 +73,7 @@ def test_refuses_a_folder_that_holds_no_atlas(tmp_path, text, says):
     if text is not None:
         (tmp_path / "atlas.json").write_text(text)
     with pytest.raises(InputError, match=f"must be the folder of an atlas; .*{says}"):
-        atlas_files.read(tmp_path)
+        report.read(tmp_path)
 
 
 # --- as text ----------------------------------------------------------------------------------------------------------
@@ -85,18 +85,18 @@ def numbers_of(line: str) -> list[float]:
 
 def test_two_spaces_are_a_line_a_metric():
     pair = atlas(known()[:2], ("mutual_knn", "cka"), permutations=19)
-    lines = atlas_files.table(pair).splitlines()
+    lines = report.table(pair).splitlines()
     assert [line.split(" (null ")[0] for line in lines] == [
         f"rot0 - un0, n = 120: {name} {found['score']:.3f}"
         for name, found in zip(("mutual_knn@10", "cka"), pair["pairs"], strict=True)
     ]
     assert all(", p = " in line and ", calibrated " in line for line in lines)
-    bare = atlas_files.table(atlas(known()[:2], "cka", permutations=0))
+    bare = report.table(atlas(known()[:2], "cka", permutations=0))
     assert bare == f"rot0 - un0, n = 120: cka {pair['pairs'][1]['score']:.3f}"
 
 
 def test_few_spaces_are_a_matrix_with_its_level_of_chance(found):
-    said = atlas_files.table(found)
+    said = report.table(found)
     lines = said.splitlines()
     assert lines[0] == "5 spaces, n = 120, 99 permutations"
     at = lines.index(next(line for line in lines if line.startswith("mutual_knn@6  ")))
@@ -113,7 +113,7 @@ def test_few_spaces_are_a_matrix_with_its_level_of_chance(found):
 def test_many_spaces_are_the_best_pairs_first():
     spaces = [embeddings(40, 4, f"s{i}", seed=i) for i in range(9)]
     many = atlas(spaces, "cka_unbiased", permutations=9)
-    lines = atlas_files.table(many).splitlines()
+    lines = report.table(many).splitlines()
     assert lines[2].split() == ["cka_unbiased", "score", "null", "p", "q", "calibrated", "se"]
     best = sorted((pair["score"] for pair in many["pairs"]), reverse=True)
     np.testing.assert_allclose([float(line.split()[2]) for line in lines[3:23]], best[:20], atol=5e-4)
@@ -125,27 +125,27 @@ def test_many_spaces_are_the_best_pairs_first():
 def test_long_names_make_no_matrix(found):
     long = [one.space.name + "-of-a-long-name" for one in known()]
     spaces = [replace(one, space=replace(one.space, name=name)) for one, name in zip(known(), long, strict=True)]
-    lines = atlas_files.table(atlas(spaces, "cka", permutations=0)).splitlines()
+    lines = report.table(atlas(spaces, "cka", permutations=0)).splitlines()
     assert lines[2].split() == ["cka", "score", "se"]
 
 
 def test_as_many_permutations_as_are_asked_for_let_one_pair_pass(found):
-    said = atlas_files.table(found)
+    said = report.table(found)
     assert "(with 99 permutations a single pair among 10 cannot have q ≤ 0.05; 199 would do)" in said
     assert "(with 99 permutations a single pair among 20 cannot have q ≤ 0.05; 399 would do)" in said
     enough = atlas(known(), "mutual_knn", permutations=199)
-    assert "cannot have" not in atlas_files.table(enough)
+    assert "cannot have" not in report.table(enough)
 
 
 def test_sizes_layers_and_verdicts_are_said(found):
-    said = atlas_files.table(found)
+    said = report.table(found)
     at = next(line for line in said.splitlines() if line.startswith("mutual_knn@6 by number of rows"))
     assert at.split()[-2:] == ["30", "120"]
     with_layers = atlas([*layered("a", 2, 40, 1), *layered("b", 3, 40, 2)], "mutual_knn", permutations=9)
     (line,) = with_layers["layers"]
     answers = {"trend": {"verdict": "it rises."}, "control": {"verdict": "monoculture."}}
     answers["asymmetry"] = [{"verdict": "a predicts b."}, {"verdict": "b predicts c."}]  # type: ignore[assignment]
-    lines = [" ".join(line.split()) for line in atlas_files.table(with_layers | answers).splitlines()]
+    lines = [" ".join(line.split()) for line in report.table(with_layers | answers).splitlines()]
     layers = f"a, layer {line['source_layer']} b, layer {line['target_layer']} {line['score']:.3f} {line['null']:.3f}"
     assert any(said.startswith(layers) for said in lines)
     said = ["trend: it rises.", "", "control: monoculture.", "", "asymmetry: a predicts b.", "asymmetry: b predicts c."]
@@ -153,5 +153,5 @@ def test_sizes_layers_and_verdicts_are_said(found):
 
 
 def test_json_is_what_the_file_holds(tmp_path, found):
-    atlas_files.write(found, tmp_path / "a")
+    report.write(found, tmp_path / "a")
     assert json.loads((tmp_path / "a" / "atlas.json").read_text(encoding="utf-8")) == found

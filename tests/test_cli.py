@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import affine_image, card, gaussian, names
 
-from repstitch import __version__, cli, commands
-from repstitch.apply import score
-from repstitch.cli import main
+from repstitch import __version__
+from repstitch.cli.main import main, parser
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
@@ -21,6 +20,7 @@ from repstitch.evaluation.report import table
 from repstitch.metrics.alignment import METRICS, align
 from repstitch.stitchers.registry import Registry
 from repstitch.stitchers.stitcher import load
+from repstitch.workflows.scoring import score
 
 COMMANDS = ("embed", "train", "score", "translate", "align", "list", "promote", "show", "serve", "demo")
 FAST = ("--method", "ridge", "--device", "cpu")
@@ -220,11 +220,11 @@ def models(tmp_path_factory) -> list[str]:
 
 
 def test_align_prints_the_atlas_it_writes(capsys, tmp_path, models):
-    from repstitch import atlas_files
+    from repstitch.alignment import report
 
     flags = ["--metric", "mutual_knn", "--permutations", 19, "--sizes", "30,60", "--cache", tmp_path / "graphs"]
     found = result(capsys, "align", *models, *flags, "--out", tmp_path / "atlas")
-    assert found == atlas_files.read(tmp_path / "atlas")
+    assert found == report.read(tmp_path / "atlas")
     assert found["sizes"]["sizes"] == [30, 60]
     assert len(found["pairs"]) == 15
     assert set(found["pairs"][0]) == {"source", "target", "metric", "score", "null", "p", "q", "calibrated", "se"}
@@ -232,7 +232,7 @@ def test_align_prints_the_atlas_it_writes(capsys, tmp_path, models):
     assert not {"trend", "control", "asymmetry", "layers"} & set(found)
     status, printed, err = run(capsys, "align", *models, *flags, "--out", tmp_path / "again")
     assert (status, err) == (0, [])
-    assert printed == f"{atlas_files.table(found)}\n\natlas.json, pairs.csv and pairs.parquet in {tmp_path / 'again'}\n"
+    assert printed == f"{report.table(found)}\n\natlas.json, pairs.csv and pairs.parquet in {tmp_path / 'again'}\n"
 
 
 def test_align_by_all_metrics_gives_a_line_each(capsys, shelf):
@@ -245,10 +245,11 @@ def test_align_by_all_metrics_gives_a_line_each(capsys, shelf):
 
 
 def test_align_asks_for_trend_lineage_and_asymmetry(capsys, models):
-    from repstitch.atlas import by_encoder, unit_rows
-    from repstitch.convergence.asymmetry import asymmetry
-    from repstitch.convergence.control import control
-    from repstitch.convergence.trend import trend
+    from repstitch.alignment.asymmetry import asymmetry
+    from repstitch.alignment.layers import by_encoder
+    from repstitch.alignment.lineage_control import control
+    from repstitch.alignment.scores import unit_rows
+    from repstitch.alignment.trend import trend
     from repstitch.embeddings.matching import match
 
     flags = ["--metric", "mutual_knn", "--permutations", 19, "--seed", 4]
@@ -286,15 +287,15 @@ def test_align_takes_columns_of_a_table_and_models_to_compare_with(capsys, tmp_p
 
 def test_align_draws_all_to_a_folder_and_what_was_asked_for_to_a_file(capsys, tmp_path, models, monkeypatch):
     pytest.importorskip("matplotlib")
-    import repstitch.plots.atlases
+    import repstitch.plots.alignment
 
     flags = ["--metric", "cka", "--permutations", 19]
     status, _, err = run(capsys, "align", *models, *flags, "--plot", tmp_path / "all", "--out", tmp_path / "atlas")
     assert (status, err) == (0, [])
     assert {path.name for path in (tmp_path / "all").iterdir()} == {"heatmap_cka.png", "map_cka.png"}
     drawn = {}
-    plot = repstitch.plots.atlases.plot_atlas
-    monkeypatch.setattr(repstitch.plots.atlases, "plot_atlas", lambda found: drawn.update(plot(found)) or drawn)
+    plot = repstitch.plots.alignment.plot_atlas
+    monkeypatch.setattr(repstitch.plots.alignment, "plot_atlas", lambda found: drawn.update(plot(found)) or drawn)
     monkeypatch.setattr("repstitch.plots.canvas.save", lambda made, path: drawn.setdefault(str(path), made))
     for name, asked in (("heatmap_cka", []), ("trend", ["--trend", "parameters", "--sizes", "30"])):
         path = tmp_path / f"{name}.svg"
@@ -325,7 +326,7 @@ def test_align_draws_all_to_a_folder_and_what_was_asked_for_to_a_file(capsys, tm
 )
 def test_align_refuses_what_it_is_asked_before_anything_is_computed(capsys, tmp_path, models, monkeypatch, flags, says):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("repstitch.atlas._score_all", None)
+    monkeypatch.setattr("repstitch.alignment.atlas.score_all", None)
     status, out, err = run(capsys, "align", *models, *flags)
     assert (status, out, len(err)) == (2, "", 1)
     assert says in err[0]
@@ -336,7 +337,7 @@ def test_align_that_is_stopped_leaves_nothing(capsys, tmp_path, models, monkeypa
     def stopped(*_given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("repstitch.atlas_files.pq.write_table", stopped)
+    monkeypatch.setattr("repstitch.alignment.report.pq.write_table", stopped)
     status, out, err = run(capsys, "align", *models, "--permutations", 0, "--out", tmp_path / "atlas")
     assert (status, out, len(err)) == (130, "", 1)
     assert list(tmp_path.iterdir()) == []
@@ -428,12 +429,12 @@ def test_embed_hands_its_flags_to_the_encoder(capsys, monkeypatch):
 
 
 def test_serve_and_demo_hand_their_flags_on(capsys, monkeypatch):
-    import repstitch.demo
     import repstitch.server.run
+    import repstitch.workflows.demo
 
     calls = []
     monkeypatch.setattr(repstitch.server.run, "serve", lambda *args: calls.append(args))
-    monkeypatch.setattr(repstitch.demo, "demo", lambda *args, **more: calls.append((*args, more)))
+    monkeypatch.setattr(repstitch.workflows.demo, "demo", lambda *args, **more: calls.append((*args, more)))
     assert run(capsys, "serve", "--stitchers", "s", "--port", 0, "--workers", 2)[0] == 0
     assert run(capsys, "demo", "--out", "d", "--seed", 3)[0] == 0
     assert calls == [("s", "127.0.0.1", 0, 2, "uvicorn"), (Path("d"), {"seed": 3})]
@@ -709,7 +710,7 @@ def test_what_is_not_installed_is_named_with_the_extra_that_installs_it(capsys, 
     def missing(_args):
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr(commands, f"run_{argv[0]}", missing)
+    monkeypatch.setattr(f"repstitch.cli.{argv[0]}.run", missing)
     status, out, err = run(capsys, *argv)
     said = f"`{argv[0]}` needs {module}; install it with: pip install 'repstitch[{extra}]'"
     assert (status, out, err) == (2, "", [f"repstitch {argv[0]}: {said}"])
@@ -728,7 +729,7 @@ def test_a_module_of_our_own_that_is_missing_is_not_hidden(monkeypatch):
     def missing(_args):
         raise ModuleNotFoundError("No module named 'repstitch.gone'", name="repstitch.gone")
 
-    monkeypatch.setattr(commands, "run_list", missing)
+    monkeypatch.setattr("repstitch.cli.registry.run_list", missing)
     with pytest.raises(ModuleNotFoundError, match=r"repstitch\.gone"):
         main(["list"])
 
@@ -737,7 +738,7 @@ def test_control_c_exits_130_in_one_line(capsys, monkeypatch):
     def stopped(_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "run_train", stopped)
+    monkeypatch.setattr("repstitch.cli.train.run", stopped)
     status, out, err = run(capsys, "train", "--source", "x", "--target", "y", "--out", "z")
     assert (status, out) == (130, "")
     assert err == ["repstitch train: stopped; the output is not there yet. Run it again to go on."]
@@ -769,7 +770,7 @@ def test_help_ends_with_a_command_that_parses(capsys, command):
     assert examples
     for words in map(str.split, examples):
         assert words[:2] == ["repstitch", command]
-        assert cli.parser().parse_args(words[1:]).command == command
+        assert parser().parse_args(words[1:]).command == command
 
 
 def test_help_names_every_command_and_version_is_the_packages(capsys):
@@ -792,7 +793,7 @@ def test_a_command_line_that_does_not_parse_exits_2(argv):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys\n"
-        "from repstitch.cli import main\n"
+        "from repstitch.cli.main import main\n"
         f"for command in {COMMANDS!r}:\n"
         "    try: main([command, '--help'])\n"
         "    except SystemExit: pass\n"

@@ -28,12 +28,12 @@ from repstitch.client import (
     Translation,
     UnauthorisedError,
     UnreachableError,
-    replies,
+    responses,
 )
 from repstitch.client.core import FIRST_PAUSE_S, MOST_PAUSE_S
-from repstitch.client.replies import OCTETS
+from repstitch.client.responses import OCTETS
 from repstitch.errors import ConflictError, InputError, NotFoundError
-from repstitch.server.http import create_app
+from repstitch.server.app import create_app
 from repstitch.server.settings import Settings
 from repstitch.stitchers.registry import Registry
 
@@ -617,7 +617,7 @@ def test_the_service_says_how_long_to_wait_in_seconds_or_as_a_date(connect, head
 
 
 def test_a_date_without_the_services_clock_is_taken_by_ours(connect, monkeypatch):
-    monkeypatch.setattr(replies.time, "time", lambda: NOON.timestamp() - 5)
+    monkeypatch.setattr(responses.time, "time", lambda: NOON.timestamp() - 5)
     client = connect(Fake(faults=[problem(429, retry_after=format_datetime(NOON, usegmt=True))]))
     client.translate(rows_of(1), "old", "new")
     assert client.pauses == [5 + random.Random(0).uniform(0, FIRST_PAUSE_S)]

@@ -7,9 +7,9 @@ import torch
 from helpers import gaussian, rotation, shared_latent, unrelated
 from scipy.stats import spearmanr
 
-from repstitch.convergence.asymmetry import asymmetry
-from repstitch.convergence.control import control
-from repstitch.convergence.trend import trend
+from repstitch.alignment.asymmetry import asymmetry
+from repstitch.alignment.lineage_control import control
+from repstitch.alignment.trend import trend
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import fit_ridge
 from repstitch.metrics.moments import moments

@@ -126,7 +126,7 @@ def test_too_few_pairs_for_a_curve_are_refused():
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_training_puts_the_curve_on_the_card(grouped):
-    from repstitch.train import train
+    from repstitch.workflows.training import train
 
     X, Y = shared_latent(300)
     group = names(300)[np.arange(300) // 3] if grouped else None
@@ -145,7 +145,7 @@ def test_training_puts_the_curve_on_the_card(grouped):
 
 
 def test_a_curve_that_cannot_be_drawn_is_refused_before_anything_is_trained():
-    from repstitch.train import train
+    from repstitch.workflows.training import train
 
     X, Y = shared_latent(60)
     with pytest.raises(InputError, match="`learning_curve` needs at least 80 training pairs"):
@@ -153,7 +153,7 @@ def test_a_curve_that_cannot_be_drawn_is_refused_before_anything_is_trained():
 
 
 def test_the_command_line_draws_the_curve(tmp_path, capsys):
-    from repstitch.cli import main
+    from repstitch.cli.main import main
 
     X, Y = shared_latent(200)
     np.save(tmp_path / "x.npy", X)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from repstitch.cli import main
+from repstitch.cli.main import main
 from repstitch.embeddings.reading import read
 from repstitch.stitchers.stitcher import load
 

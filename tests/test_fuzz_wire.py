@@ -23,10 +23,10 @@ from serving import make_stitcher
 
 from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.errors import InputError
-from repstitch.server.asks import ARROW, OCTETS
-from repstitch.server.http import create_app
+from repstitch.server.app import create_app
+from repstitch.server.negotiation import ARROW, OCTETS
 from repstitch.server.openapi import document
-from repstitch.server.replies import CODES, JSON
+from repstitch.server.responses import CODES, JSON
 from repstitch.server.settings import Settings
 from repstitch.spaces import Space
 from repstitch.stitchers.registry import Registry

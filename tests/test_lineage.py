@@ -3,9 +3,9 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import card
 
+from repstitch.alignment.lineage import labels, numbers, read_models
 from repstitch.encoders import catalogue
 from repstitch.errors import InputError
-from repstitch.lineage import labels, numbers, read_models
 
 TEXT = "name,score,family\nold,61.5,a\nnew,70,\n"
 

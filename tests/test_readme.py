@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from repstitch.cli import parser
-from repstitch.demo import NEXT
+from repstitch.cli.main import parser
+from repstitch.workflows.demo import NEXT
 
 ROOT = Path(__file__).parents[1]
 

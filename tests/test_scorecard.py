@@ -11,7 +11,7 @@ from repstitch.errors import InputError
 from repstitch.evaluation import scoring as module
 from repstitch.evaluation.report import model_card, table
 from repstitch.evaluation.scoring import score_pairs
-from repstitch.evaluation.verdict import Thresholds
+from repstitch.evaluation.thresholds import Thresholds
 from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import hubness, mrr, ranks

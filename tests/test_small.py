@@ -11,7 +11,7 @@ from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.names import METHODS
 from repstitch.spaces import Space
-from repstitch.train import train
+from repstitch.workflows.training import train
 
 FAST: dict[str, Any] = {"device": "cpu", "epochs": 1, "width": 8, "batch_size": 64, "temperatures": (1.0,)}
 CLOSED = METHODS[:3]

@@ -14,12 +14,15 @@ import timm
 import torch
 from PIL import Image
 
-from repstitch import encoders, study
-from repstitch.cli import main
+from repstitch import encoders
+from repstitch.cli.main import main
 from repstitch.embeddings import reading
 from repstitch.encoders import catalogue
 from repstitch.encoders.catalogue import Card
 from repstitch.errors import InputError, NotFoundError
+from repstitch.workflows import study
+from repstitch.workflows.study_file import read_study
+from repstitch.workflows.study_report import findings, summary
 
 DATA = Path(os.environ.get("REPSTITCH_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")
 N = 24
@@ -113,7 +116,7 @@ def run(tmp_path, data, text=STUDY, **given):
 
 def test_the_studies_that_come_along_name_encoders_of_the_catalogue():
     known = catalogue.cards()
-    prh, local = study.read_study("prh"), study.read_study("local")
+    prh, local = read_study("prh"), read_study("local")
     vision, pairs = prh.experiments
     assert [len(group.encoders) for group in (*vision.group, *pairs.group)] == [17, 17, 20]
     assert {name for experiment in prh.experiments for group in experiment.group for name in group.encoders} <= set(
@@ -159,18 +162,18 @@ def test_the_studies_that_come_along_name_encoders_of_the_catalogue():
 )
 def test_a_study_that_says_something_unknown_is_refused(tmp_path, old, new, message):
     with pytest.raises(InputError, match=message):
-        study.read_study(write(tmp_path, STUDY.replace(old, new, 1)))
+        read_study(write(tmp_path, STUDY.replace(old, new, 1)))
 
 
 def test_a_group_without_members_is_refused(tmp_path):
     text = re.sub("files = .*", "", STUDY)
     with pytest.raises(InputError, match="group 'files' must name `encoders` or `files`; it names neither"):
-        study.read_study(write(tmp_path, text))
+        read_study(write(tmp_path, text))
 
 
 def test_a_study_is_found_by_its_name_or_not_at_all(tmp_path):
     with pytest.raises(NotFoundError, match=r"There is no study 'phr'; give a \.toml file, or one of local, prh"):
-        study.read_study("phr")
+        read_study("phr")
 
 
 @pytest.mark.parametrize(
@@ -295,7 +298,7 @@ def test_an_encoder_out_of_reach_is_named_and_left_out_only_if_asked(
     assert list(found["missing"]) == [name]
     assert reason in found["missing"][name]
     assert f"- {name}: `encoder`" in (tmp_path / "out" / "first" / "REPORT.md").read_text()
-    assert f"left out: {name}: `encoder`" in study.summary({"first": found})
+    assert f"left out: {name}: `encoder`" in summary({"first": found})
     alone = '[[experiment]]\nname = "alone"\n' + text[text.rindex("[[experiment.group]]") :]
     with pytest.raises(InputError, match=f"'alone' needs at least two .*; got 0; not reached: {name}. `encoder`"):
         run(tmp_path, data, alone, skip_missing=True)
@@ -357,7 +360,7 @@ def test_findings_speak_of_groups_and_of_the_best_layers():
         "trend": {"verdict": "it rises."},
         "unanswered": {"control": "Too few."},
     }
-    assert study.findings(atlas, {"a": "vision", "c": "language", "b": "vision"}) == [
+    assert findings(atlas, {"a": "vision", "c": "language", "b": "vision"}) == [
         "m, within vision: 0.500 (a layer 7 – b); by chance 0.100; 1 of 1 beyond chance (q ≤ 0.05).",
         "m, between vision and language: mean 0.250 over 2 pairs, highest 0.300 (a layer 2 – c layer 4); by chance "
         "0.100; 1 of 2 beyond chance (q ≤ 0.05).",
@@ -370,9 +373,7 @@ def test_findings_without_a_null_say_nothing_of_chance():
     atlas = {"metrics": {"m": {"symmetric": False}}, "pairs": [], "layers": None}
     bare = {"source": "a", "target": "b", "metric": "m", "score": 0.25}
     atlas["pairs"] = [bare, bare | {"source": "b", "target": "a", "score": -0.0001}, bare | {"metric": "other"}]
-    assert study.findings(atlas, {"a": "x", "b": "x"}) == [
-        "m, within x: mean 0.125 over 2 pairs, highest 0.250 (a – b)."
-    ]
+    assert findings(atlas, {"a": "x", "b": "x"}) == ["m, within x: mean 0.125 over 2 pairs, highest 0.250 (a – b)."]
 
 
 def test_the_command_prints_the_findings_and_ends_with_2_on_what_is_missing(tmp_path, data, faked, monkeypatch, capsys):
@@ -398,8 +399,8 @@ def test_a_study_without_anything_to_draw_with_says_so(tmp_path, monkeypatch, ca
 
 
 def test_an_experiment_is_answered_by_the_atlas(tmp_path, data):
-    pytest.importorskip("repstitch.atlas")
-    pytest.importorskip("repstitch.plots.atlases")
+    pytest.importorskip("repstitch.alignment.atlas")
+    pytest.importorskip("repstitch.plots.alignment")
     found = run(tmp_path, data)["first"]
     place = tmp_path / "out" / "first"
     atlas = json.loads((place / "atlas.json").read_text())
@@ -418,8 +419,8 @@ def test_an_experiment_is_answered_by_the_atlas(tmp_path, data):
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data; set REPSTITCH_DATA to its folder")
 def test_the_local_study_finds_lineage_and_agreement_beyond_it(tmp_path, monkeypatch):
-    pytest.importorskip("repstitch.atlas")
-    pytest.importorskip("repstitch.plots.atlases")
+    pytest.importorskip("repstitch.alignment.atlas")
+    pytest.importorskip("repstitch.plots.alignment")
     monkeypatch.setenv("REPSTITCH_WEIGHTS", str(DATA / "vision_weights"))
     found = study.run("local", tmp_path, data=DATA)
     vision, both = found["vision"]["atlas"], found["vision-language"]["atlas"]

@@ -7,14 +7,14 @@ import pytest
 import torch
 from helpers import affine_image, card, gaussian, names, rotation, shared_latent
 
-from repstitch.apply import score
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.names import METHODS, OBJECTIVES
 from repstitch.spaces import Space
 from repstitch.stitchers.stitcher import load
-from repstitch.train import train
+from repstitch.workflows.scoring import score
+from repstitch.workflows.training import train
 
 FAST: dict[str, Any] = {"device": "cpu", "epochs": 2, "width": 8, "batch_size": 64, "temperatures": (1.0,)}
 NAMED: dict[str, Any] = {"source_space": "old", "target_space": "new"}

@@ -2,7 +2,7 @@
 
 import sys
 
-from repstitch.cli import main
+from repstitch.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

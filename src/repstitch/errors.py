@@ -1,7 +1,5 @@
 """The errors a caller can mend: every message names the argument, what it must be, what came and what to do."""
 
-MOST_DRAWS = 100_000
-
 
 class InputError(ValueError):
     """Something the caller gave cannot be used as it is. The command line exits with 2, the service answers 4xx."""
@@ -13,18 +11,6 @@ class NotFoundError(InputError):
 
 class ConflictError(InputError):
     """Several things answer to what was asked, so a choice is needed first. The service answers 409."""
-
-
-def check_seed(seed: int, what: str = "`seed`") -> None:
-    """Refuse what not every generator of random numbers in use takes."""
-    if not 0 <= seed < 2**32:
-        raise InputError(f"{what} must be a whole number from 0 to 4294967295; got {seed}.")
-
-
-def check_draws(draws: int, what: str = "`permutations`") -> None:
-    """Refuse numbers of permutations that there cannot be, or that memory would not hold."""
-    if not 0 <= draws <= MOST_DRAWS:
-        raise InputError(f"{what} must be from 0 to {MOST_DRAWS:,}; got {draws}.")
 
 
 def one_line(error: BaseException) -> str:

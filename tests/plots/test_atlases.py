@@ -9,21 +9,12 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from test_labels import boxes, overlaps
 
-from repstitch.atlas import atlas as measured_atlas
+from repstitch.alignment.atlas import atlas as measured_atlas
 from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
-from repstitch.plots.atlases import (
-    draw_atlas,
-    plot_asymmetry,
-    plot_atlas,
-    plot_heatmap,
-    plot_layers,
-    plot_map,
-    plot_shared,
-    plot_sizes,
-    plot_trend,
-)
+from repstitch.plots.alignment import draw_atlas, plot_atlas, plot_heatmap, plot_layers, plot_map, plot_sizes
 from repstitch.plots.canvas import COLOURS, GREY, figure, looks
+from repstitch.plots.convergence import plot_asymmetry, plot_shared, plot_trend
 
 METRIC = "mutual_knn"
 DOT = "not above chance\n(q > .05)"

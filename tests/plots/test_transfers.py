@@ -5,13 +5,13 @@ import pytest
 from bridges import rotating, two_views
 
 from repstitch.errors import InputError
-from repstitch.plots.transfers import plot_transfer
-from repstitch.transfer import job
-from repstitch.transfer.bridge import build
+from repstitch.plots.transfer import plot_transfer
+from repstitch.transfer import run
+from repstitch.transfer.context import build
 from repstitch.transfer.report import OF_PROBES
 
 OLD, NEW, LABELS, R = two_views(400)
-PROOF = job.prove_probe(build(rotating(R), rotating(R.T.copy(), "new", "old"), OLD, NEW, LABELS))[1]
+PROOF = run.prove_probe(build(rotating(R), rotating(R.T.copy(), "new", "old"), OLD, NEW, LABELS))[1]
 
 
 def texts(axes) -> list[str]:

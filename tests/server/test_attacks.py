@@ -15,12 +15,13 @@ from server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused, s
 from serving import free_port, make_rows, make_stitcher, running, serve_command
 from starlette.testclient import TestClient
 
-from repstitch.server.asks import OCTETS, OCTETS16
+from repstitch.server.app import create_app
 from repstitch.server.compute import Stage
-from repstitch.server.http import create_app
+from repstitch.server.endpoint import PART_BYTES, send_reply
+from repstitch.server.negotiation import OCTETS, OCTETS16
+from repstitch.server.score import Score
 from repstitch.server.service import SLOW_WORKS
 from repstitch.server.settings import Settings
-from repstitch.server.translate import PART_BYTES, Score, send_reply
 from repstitch.stitchers.registry import PROMOTED, Registry
 from repstitch.wire.arrow import read_arrow
 from repstitch.wire.rows import MalformedError

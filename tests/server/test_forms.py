@@ -16,9 +16,9 @@ from server_calls import LOCAL, URL, client_of, read_rows, refused
 from serving import make_rows, make_stitcher
 
 from repstitch.embeddings.rows import SPACE_KEY
-from repstitch.server.asks import ARROW, OCTETS, OCTETS16, Form, body_form, reply_form
-from repstitch.server.http import create_app
-from repstitch.server.replies import JSON, Refusal
+from repstitch.server.app import create_app
+from repstitch.server.negotiation import ARROW, OCTETS, OCTETS16, Form, body_form, reply_form
+from repstitch.server.responses import JSON, Refusal
 from repstitch.server.settings import Settings
 from repstitch.spaces import Space
 from repstitch.stitchers.registry import Registry

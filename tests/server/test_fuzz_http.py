@@ -24,10 +24,10 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from repstitch.embeddings.rows import SPACE_KEY
-from repstitch.server.asks import ARROW, OCTETS
-from repstitch.server.http import create_app
+from repstitch.server.app import create_app
+from repstitch.server.negotiation import ARROW, OCTETS
 from repstitch.server.openapi import ERRORS, document
-from repstitch.server.replies import CODES, JSON
+from repstitch.server.responses import CODES, JSON
 from repstitch.server.settings import Settings
 from repstitch.spaces import Space
 from repstitch.stitchers.registry import Registry

@@ -5,7 +5,7 @@ import pytest
 
 from repstitch.errors import InputError
 from repstitch.server.guards import PAGE_BYTES, ROOM_BYTES, Gate, Held, check_rows, read_body
-from repstitch.server.replies import Refusal
+from repstitch.server.responses import Refusal
 from repstitch.server.settings import Settings, choose_device
 from repstitch.wire.rows import MalformedError
 

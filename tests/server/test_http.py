@@ -16,9 +16,9 @@ from starlette.testclient import TestClient
 
 from repstitch.evaluation.scoring import score_pairs
 from repstitch.server import compute, listing
-from repstitch.server.asks import OCTETS, Form, reply_form
-from repstitch.server.http import create_app
-from repstitch.server.replies import JSON
+from repstitch.server.app import create_app
+from repstitch.server.negotiation import OCTETS, Form, reply_form
+from repstitch.server.responses import JSON
 from repstitch.server.service import INLINE_ROWS
 from repstitch.server.settings import Settings
 from repstitch.stitchers.pipeline import Pipeline

@@ -7,7 +7,7 @@ from serving import free_port, make_rows, running, serve_command
 from starlette.testclient import TestClient
 
 from repstitch.errors import InputError
-from repstitch.server.http import create_app
+from repstitch.server.app import create_app
 from repstitch.server.settings import Settings, is_loopback
 
 KEYS = ("first-key", "second-key")

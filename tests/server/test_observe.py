@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from server_calls import LOCAL, URL, client_of, post_rows, service_of
 from serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
 
-from repstitch.server.asks import OCTETS
-from repstitch.server.observe import CONTENT_TYPE
+from repstitch.server.negotiation import OCTETS
+from repstitch.server.telemetry import CONTENT_TYPE
 from repstitch.stitchers.registry import Registry
 
 

@@ -13,7 +13,7 @@ from serving import eventually, free_port, make_rows, make_stitcher, running, se
 
 from repstitch.encoders.encoder import load_encoder
 from repstitch.server import service as module
-from repstitch.server.asks import OCTETS
+from repstitch.server.negotiation import OCTETS
 from repstitch.stitchers.registry import Registry
 
 EXPECTED = make_stitcher().translate

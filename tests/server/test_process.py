@@ -17,7 +17,7 @@ import pytest
 from server_calls import LOCAL, URL
 from serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
 
-from repstitch.server.asks import OCTETS
+from repstitch.server.negotiation import OCTETS
 from repstitch.stitchers.stitcher import Stitcher
 
 HEADERS = {"content-type": OCTETS}
@@ -391,4 +391,4 @@ def test_a_full_disk_while_training_leaves_nothing_half_written_and_the_service_
 
 
 IGNORE = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
-RUN = "from repstitch.cli import main; sys.exit(main(sys.argv[1:]))"
+RUN = "from repstitch.cli.main import main; sys.exit(main(sys.argv[1:]))"

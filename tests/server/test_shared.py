@@ -12,15 +12,15 @@ from helpers import confidence
 from server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
 from serving import make_rows, make_stitcher
 
-from repstitch.apply import score
 from repstitch.evaluation.scoring import score_pairs
-from repstitch.server.asks import OCTETS
+from repstitch.server.app import create_app
 from repstitch.server.guards import Clock
-from repstitch.server.http import create_app
+from repstitch.server.negotiation import OCTETS
 from repstitch.server.service import LOOK_AROUND, TOGETHER_ROWS
 from repstitch.server.settings import Settings
 from repstitch.stitchers.pipeline import Pipeline
 from repstitch.stitchers.registry import Registry
+from repstitch.workflows.scoring import score
 
 
 def registry_of(folder, **made) -> Registry:

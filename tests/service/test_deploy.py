@@ -23,7 +23,7 @@ from serving import ROOT
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from repstitch.server.http import create_app
+from repstitch.server.app import create_app
 from repstitch.server.settings import Settings
 from repstitch.stitchers.registry import Registry
 

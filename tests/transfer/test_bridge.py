@@ -10,11 +10,11 @@ from helpers import card, embeddings, gaussian, names
 from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
 from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
-from repstitch.transfer import job
-from repstitch.transfer.bridge import build
+from repstitch.transfer import run
+from repstitch.transfer.context import build
 from repstitch.transfer.kinds import Directions, Probe
 
-transfer: Any = job.transfer  # a thing of the kind that it was given
+transfer: Any = run.transfer  # a thing of the kind that it was given
 OLD, NEW, LABELS, R = two_views()
 IDS = np.asarray(NEW.ids)
 FORWARD, BACKWARD = rotating(R), rotating(R.T.copy(), "new", "old")
@@ -48,7 +48,7 @@ def test_what_was_carried_comes_back_and_is_refused_where_it_is_not_from():
 
 
 def test_a_probe_is_trained_carried_and_proven():
-    made, found = job.prove_probe(bridge())
+    made, found = run.prove_probe(bridge())
     assert found["accuracy"]["carried"]["score"] > 0.9
     assert found["probe"] == "trained on the source's rows"
     assert found["label_efficiency"]["sizes"][0] == 10
@@ -60,7 +60,7 @@ def test_a_probe_is_trained_carried_and_proven():
 def test_rows_pair_by_id_whatever_their_order():
     order = np.random.default_rng(1).permutation(600)
     shuffled = bridge(target=NEW.take(order), labels=LABELS[order])
-    _, found = job.prove_probe(shuffled, curve=False)
+    _, found = run.prove_probe(shuffled, curve=False)
     assert found["accuracy"]["carried"]["score"] > 0.9
 
 
@@ -69,28 +69,28 @@ def test_rows_that_either_stitcher_saw_are_not_tested_on():
     known = np.unique(id_fingerprints(IDS[test[:30]]))
     for side in ("forward", "backward"):
         held = bridge(**{side: replace({"forward": FORWARD, "backward": BACKWARD}[side], seen=known)})
-        made = job.task_over(held)
+        made = run.task_over(held)
         assert len(made.test) == len(test) - 30
         assert not set(IDS[test[:30]]) & set(held.pairs.ids[made.test])
 
 
 def test_rows_of_the_stitchers_own_split_test_here_too():
-    from repstitch.train import train
+    from repstitch.workflows.training import train
 
     made = train(NEW, OLD, method="ridge", objective="reconstruction", split_shares=(0.5, 0.2, 0.3), split_seed=4)
     held = bridge(backward=made, forward=None)
     unseen = np.flatnonzero(~held.seen)
-    assert set(job.task_over(held).test) == set(unseen) == set(held.parts.test)
+    assert set(run.task_over(held).test) == set(unseen) == set(held.parts.test)
 
 
 def test_heads_without_classes_take_labels_that_number_them():
     numbers = np.array([one.removeprefix("class ") for one in LABELS], dtype=object)
-    own = job.task_over(bridge(labels=numbers)).probe(OLD.vectors)
+    own = run.task_over(bridge(labels=numbers)).probe(OLD.vectors)
     head = Probe(own.coef, own.intercept)
-    _, found = job.prove_probe(bridge(labels=numbers), head, curve=False)
+    _, found = run.prove_probe(bridge(labels=numbers), head, curve=False)
     assert found["accuracy"]["carried"]["score"] > 0.9
     with pytest.raises(InputError, match="give `classes`, one a line in the order of the scores"):
-        job.prove_probe(bridge(), head)
+        run.prove_probe(bridge(), head)
 
 
 def test_an_mlp_acts_by_its_jacobian_at_training_rows():
@@ -118,15 +118,15 @@ def test_a_tangent_can_be_asked_for_of_an_affine_map():
 def test_a_dictionary_is_compared_on_unseen_rows(caplog):
     seen = np.unique(id_fingerprints(IDS[:400]))
     held = bridge(labels=None, paired=True, forward=replace(FORWARD, seen=seen))
-    _, found = job.prove_thing(held, dictionary(8))
+    _, found = run.evaluate(held, dictionary(8))
     assert found["n_test"] == (held.parts.test >= 400).sum()
     assert found["correlation"]["mean"] > 0.999
     assert found["shuffled"] < 0.5
     everything = bridge(labels=None, paired=True, forward=replace(FORWARD, seen=np.unique(id_fingerprints(IDS))))
-    assert job.prove_thing(everything, dictionary(8))[1] == {}
+    assert run.evaluate(everything, dictionary(8))[1] == {}
     assert "carried without a proof" in caplog.text
     with pytest.raises(InputError, match="All items were used to train the stitchers"):
-        job.prove_dictionary(everything, dictionary(8))
+        run.prove_dictionary(everything, dictionary(8))
 
 
 def test_a_dictionary_needs_stitchers_that_mean_the_same_rows():
@@ -137,11 +137,11 @@ def test_a_dictionary_needs_stitchers_that_mean_the_same_rows():
 
 def test_concepts_go_as_directions_by_means_and_as_probes_by_a_classifier():
     sets: Any = [OLD.take(np.flatnonzero(one == LABELS)) for one in ("class 0", "class 1")]
-    made: Any = job.concept_of(bridge(labels=None), *sets)
+    made: Any = run.concept_of(bridge(labels=None), *sets)
     carried, _ = transfer(made, bridge(labels=None))
     own = NEW.vectors[LABELS == "class 0"].mean(0) - NEW.vectors[LABELS == "class 1"].mean(0)
     np.testing.assert_allclose(carried.values[0], own, atol=1e-5)
-    by_probe, _ = transfer(job.concept_of(bridge(labels=None), *sets, by="classifier"), bridge(labels=None))
+    by_probe, _ = transfer(run.concept_of(bridge(labels=None), *sets, by="classifier"), bridge(labels=None))
     assert (by_probe.scores(NEW.vectors[LABELS == "class 0"]) > 0).mean() > 0.95
 
 
@@ -150,15 +150,15 @@ def test_names_are_proven_on_rows_the_stitcher_has_not_seen(caplog):
     prompts = Embeddings(centres, card("old", 8), np.array([f"class {k}" for k in range(3)], dtype=object))
     seen = np.unique(id_fingerprints(IDS[:400]))
     forward = replace(FORWARD, seen=seen, target_mean=NEW.vectors.mean(0))
-    _, found = job.from_names(bridge(forward=forward, backward=None, source=None), prompts)
+    _, found = run.from_names(bridge(forward=forward, backward=None, source=None), prompts)
     assert found["n_test"] == 200
     assert found["accuracy"]["carried"]["score"] > 0.9
     with caplog.at_level(logging.WARNING):
-        job.from_names(build(forward, None, None, replace(NEW, ids=None), LABELS), prompts)
+        run.from_names(build(forward, None, None, replace(NEW, ids=None), LABELS), prompts)
         by_position = replace(forward, seen=np.empty(0, np.int64), provenance={"paired_by": "position"})
-        job.from_names(build(by_position, None, None, NEW, LABELS), prompts)
+        run.from_names(build(by_position, None, None, NEW, LABELS), prompts)
     assert caplog.text.count("known by ids, and there are none: all rows test") == 2
-    probe, none = job.from_names(build(forward), prompts, ["a", "b", "a"])
+    probe, none = run.from_names(build(forward), prompts, ["a", "b", "a"])
     assert probe.classes == ("a", "b")
     assert none == {}
 
@@ -177,12 +177,12 @@ def test_names_are_proven_on_rows_the_stitcher_has_not_seen(caplog):
         (lambda: transfer(directions(8), build(None, BACKWARD)), "`forward`, a stitcher from source to target, is"),
         (lambda: transfer(probe(8), build(FORWARD)), "`backward`, a stitcher from target to source, is needed"),
         (lambda: transfer(dictionary(8), build(FORWARD)), "needed to carry a dictionary"),
-        (lambda: job.prove_probe(bridge(backward=None)), "To prove a probe, a `backward` stitcher"),
-        (lambda: job.prove_probe(bridge(source=None)), "`labels` and the rows of both spaces are needed"),
-        (lambda: job.prove_thing(bridge(), directions(8)), "`labels` prove probes, and this is 3 directions"),
-        (lambda: job.prove_dictionary(bridge(source=None), dictionary(8)), "To compare features, both stitchers"),
-        (lambda: job.from_names(build(None, BACKWARD), OLD), "a stitcher from the prompts' space"),
-        (lambda: job.from_names(build(FORWARD), replace(OLD, ids=None)), "`prompts` must have ids"),
+        (lambda: run.prove_probe(bridge(backward=None)), "To prove a probe, a `backward` stitcher"),
+        (lambda: run.prove_probe(bridge(source=None)), "`labels` and the rows of both spaces are needed"),
+        (lambda: run.evaluate(bridge(), directions(8)), "`labels` prove probes, and this is 3 directions"),
+        (lambda: run.prove_dictionary(bridge(source=None), dictionary(8)), "To compare features, both stitchers"),
+        (lambda: run.from_names(build(None, BACKWARD), OLD), "a stitcher from the prompts' space"),
+        (lambda: run.from_names(build(FORWARD), replace(OLD, ids=None)), "`prompts` must have ids"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):
@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_refused(call, message):
 
 
 def test_directions_without_a_proof_are_only_carried():
-    thing, found = job.prove_thing(bridge(labels=None), Directions(np.eye(8)))
+    thing, found = run.evaluate(bridge(labels=None), Directions(np.eye(8)))
     assert found == {}
     assert isinstance(thing, Directions)
 
@@ -207,7 +207,7 @@ def test_swapped_files_without_cards_are_refused():
     with pytest.raises(InputError, match=r"`target` looks like rows of 'old'.*a card of 'new' \(--target-space new\)"):
         build(None, backward, bare[1], bare[0])
     with pytest.raises(InputError, match="`against` looks like rows of 'new'"):
-        job.concept_of(build(None, backward), bare[0], bare[1], by="classifier")
+        run.concept_of(build(None, backward), bare[0], bare[1], by="classifier")
 
 
 def test_messages_name_the_side_that_is_meant():
@@ -243,7 +243,7 @@ def test_a_probe_of_rows_as_they_are_is_warned_of(caplog):
     y = (labels == "long").astype(int)
     made, _ = fit_probe(np.abs(raw.vectors), y, ("short", "long"), (np.abs(raw.vectors), y))
     raw = replace(raw, vectors=np.abs(raw.vectors))
-    job.prove_probe(bridge(source=raw, labels=labels), made, curve=False)
+    run.prove_probe(bridge(source=raw, labels=labels), made, curve=False)
     assert "as they are" in caplog.text
     assert "train it on unit rows" in caplog.text
 
@@ -256,22 +256,22 @@ def test_a_thing_is_of_rows_as_the_stitcher_it_goes_by_knows_them():
     sets: Any = [long.take(np.flatnonzero(one == LABELS)) for one in ("class 0", "class 1")]
     alone, both = build(FORWARD), build(FORWARD, back)
     for held in (alone, both):
-        made: Any = job.concept_of(held, *sets)
+        made: Any = run.concept_of(held, *sets)
         carried, how = transfer(made, held)
         assert how.endswith("rows: of old at unit length, of new at unit length")
         np.testing.assert_allclose(np.linalg.norm(carried.values), np.linalg.norm(made.values), atol=1e-5)
         assert np.linalg.norm(made.values) < 2
     assert transfer(probe(8), both)[1].endswith("rows: of old at the length they have, of new at unit length")
-    made = job.concept_of(both, *sets, by="classifier")
+    made = run.concept_of(both, *sets, by="classifier")
     assert (made.scores(long.vectors[LABELS == "class 0"]) > 0).mean() > 0.95
-    task = job.task_over(build(FORWARD, back, long, NEW, LABELS))
+    task = run.task_over(build(FORWARD, back, long, NEW, LABELS))
     np.testing.assert_allclose(np.linalg.norm(task.source, axis=1), 5, rtol=1e-5)
-    assert "class_directions" not in job.prove_probe(build(FORWARD, back, long, NEW, LABELS), curve=False)[1]
+    assert "class_directions" not in run.prove_probe(build(FORWARD, back, long, NEW, LABELS), curve=False)[1]
 
 
 def test_the_target_is_read_at_unit_length_whatever_length_its_rows_have():
     long = replace(NEW, vectors=3 * NEW.vectors)
-    np.testing.assert_allclose(np.linalg.norm(job.task_over(bridge(target=long)).target, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(run.task_over(bridge(target=long)).target, axis=1), 1, rtol=1e-5)
     prompts = Embeddings(
         np.stack([OLD.vectors[f"class {k}" == LABELS].mean(0) for k in range(3)]), card("old", 8),
         np.array([f"class {k}" for k in range(3)], dtype=object),
@@ -279,7 +279,7 @@ def test_the_target_is_read_at_unit_length_whatever_length_its_rows_have():
     lengths = np.random.default_rng(0).uniform(1, 50, (600, 1)).astype(np.float32)
     forward = replace(FORWARD, target_mean=NEW.vectors.mean(0))
     found = [
-        job.from_names(build(forward, None, None, rows, LABELS), prompts)[1]["accuracy"]["carried"]
+        run.from_names(build(forward, None, None, rows, LABELS), prompts)[1]["accuracy"]["carried"]
         for rows in (NEW, replace(NEW, vectors=NEW.vectors * lengths))
     ]
     assert found[0] == found[1]
@@ -307,11 +307,11 @@ def test_rows_without_a_label_do_not_test_names():
     held = build(FORWARD, None, None, NEW, labels)
     assert len(held.unseen_target()) == 500
     prompts = Embeddings(OLD.vectors[:2], card("old", 8), np.array(["class 0", "class 1"], dtype=object))
-    assert job.from_names(held, prompts)[1]["left_out"]["without a label, or seen by the stitcher"] == 100
+    assert run.from_names(held, prompts)[1]["left_out"]["without a label, or seen by the stitcher"] == 100
 
 
 def test_the_proof_is_of_what_is_carried_also_by_a_tangent():
-    assert "Jacobian" in job.prove_probe(bridge(tangent=True), curve=False)[1]["through"]
+    assert "Jacobian" in run.prove_probe(bridge(tangent=True), curve=False)[1]["through"]
 
 
 def test_groups_may_be_a_column_of_either_side(tmp_path):
@@ -334,6 +334,6 @@ def test_groups_may_be_a_column_of_either_side(tmp_path):
 def test_a_dictionary_through_an_mlp_takes_a_point_of_either_side():
     forward, backward = stitcher(mlp(8, 8)), stitcher(mlp(8, 8, seed=1), "new", "old")
     held = build(forward, backward, OLD.take([3]), NEW.take([9]), paired=True)
-    thing, found = job.prove_thing(held, dictionary(8))
+    thing, found = run.evaluate(held, dictionary(8))
     assert found == {}
     assert transfer(thing, held)[1].count("at one point") == 2

@@ -9,7 +9,7 @@ from bridges import dictionary, directions, mlp, rotating, stitcher, thing_of, t
 from helpers import card, names
 from PIL import Image
 
-from repstitch.cli import main
+from repstitch.cli.main import main
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.transfer import files

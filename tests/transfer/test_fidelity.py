@@ -3,7 +3,7 @@ import pytest
 from bridges import dictionary, inverse, linear, through
 from helpers import gaussian
 
-from repstitch.transfer.fidelity import compare_features
+from repstitch.transfer.dictionary_evaluation import compare_features
 
 FORWARD = linear(6, 6, 3)
 BACK = inverse(FORWARD)

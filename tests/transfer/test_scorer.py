@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from bridges import two_views
 
-from repstitch.apply import score
-from repstitch.cli import main
+from repstitch.cli.main import main
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.evaluation.report import model_card, table
 from repstitch.stitchers.stitcher import load
-from repstitch.train import train
+from repstitch.workflows.scoring import score
+from repstitch.workflows.training import train
 
 OLD, NEW, LABELS, _ = two_views(400)
 GIVEN: dict[str, Any] = {"method": "ridge", "objective": "reconstruction", "labels": LABELS}
@@ -59,7 +59,7 @@ def test_without_labels_nothing_is_said():
 
 
 def test_labels_that_cannot_be_used_are_refused_before_anything_is_fitted(monkeypatch):
-    monkeypatch.setattr("repstitch.train.select", lambda *given: pytest.fail("it was fitted"))
+    monkeypatch.setattr("repstitch.workflows.training.select", lambda *given: pytest.fail("it was fitted"))
     with pytest.raises(InputError, match="must be classes that repeat"):
         train(OLD, NEW, method="ridge", labels=np.arange(400))
     with pytest.raises(InputError, match="the split leaves none"):

@@ -14,7 +14,15 @@ from repstitch.errors import InputError
 from repstitch.stitchers.maps import AffineMap
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.kinds import Probe
-from repstitch.transfer.proof import LEAST_TRAIN, Task, label_efficiency, make_task, matches, prove, prove_directions
+from repstitch.transfer.probe_evaluation import (
+    LEAST_TRAIN,
+    Task,
+    label_efficiency,
+    make_task,
+    matches,
+    prove,
+    prove_directions,
+)
 
 OLD, NEW, LABELS, R = two_views()
 PAIRS = pairs_of(NEW.vectors, OLD.vectors)
@@ -63,7 +71,7 @@ def test_shuffled_pairs_random_directions_and_one_class_are_at_chance():
 
 def test_between_unrelated_spaces_nothing_is_carried():
     X, Y = unrelated(600, 8, 8)
-    from repstitch.train import train
+    from repstitch.workflows.training import train
 
     made = train(unit(X), unit(Y), method="ridge", objective="reconstruction", source_space="new", target_space="old")
     y = np.array([f"c{k}" for k in (Y[:, 0] > 0).astype(int)], dtype=object)
@@ -189,7 +197,7 @@ def test_labels_of_none_of_the_probes_classes_are_refused():
 
 
 def test_of_classes_as_frequent_the_first_is_the_majority():
-    from repstitch.transfer.proof import in_order
+    from repstitch.transfer.probe_evaluation import in_order
 
     assert list(in_order(np.array([3, 5, 5])).argsort()[::-1]) == [1, 2, 0]
 
@@ -242,7 +250,7 @@ def test_over_an_exact_map_class_directions_arrive_where_the_target_has_them():
 
 
 def test_the_control_is_fitted_by_the_stitchers_own_method():
-    from repstitch.transfer.proof import shuffled_map
+    from repstitch.transfer.probe_evaluation import shuffled_map
 
     X, Y = torch.from_numpy(NEW.vectors), torch.from_numpy(OLD.vectors)
     for settings, method in (
@@ -285,7 +293,7 @@ def test_the_majority_is_that_of_training():
 
 
 def test_differences_are_taken_within_each_draw():
-    from repstitch.transfer.proof import compare
+    from repstitch.transfer.probe_evaluation import compare
 
     wobble = np.random.default_rng(0).permutation(np.linspace(-0.2, 0.2, 500))
     found = compare({name: (at, at + wobble) for name, at in (("carried", 0.6), ("native", 0.7), ("shuffled", 0.3))})
@@ -308,7 +316,7 @@ def test_random_probes_are_about_the_mean_so_that_rows_far_from_the_origin_are_t
 
 
 def test_the_label_curve_is_chosen_on_validation_and_scored_on_test(monkeypatch):
-    from repstitch.transfer import proof as room
+    from repstitch.transfer import probe_evaluation as room
 
     made, given = task(), []
     fit = room.fit_probe
@@ -347,7 +355,7 @@ def test_class_directions_of_the_source_are_those_of_its_training_rows():
 
 
 def test_at_most_so_many_rows_test(monkeypatch):
-    from repstitch.transfer import proof as room
+    from repstitch.transfer import probe_evaluation as room
 
     monkeypatch.setattr(room, "MOST_ROWS", 50)
     made = task()

@@ -11,7 +11,7 @@ from repstitch.client.errors import (
     UnauthorisedError,
     UnreachableError,
 )
-from repstitch.client.replies import Translation
+from repstitch.client.responses import Translation
 
 __all__ = [
     "AsyncClient",

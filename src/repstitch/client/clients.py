@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from repstitch.client.arguments import check_whole_number
 from repstitch.client.core import BATCH_BYTES, Core, Pause, Steps, httpx
-from repstitch.client.given import check_whole_number
-from repstitch.client.replies import Translation
+from repstitch.client.responses import Translation
 
 T = TypeVar("T")
 

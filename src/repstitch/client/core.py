@@ -15,8 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import ArrayLike
 
-from repstitch.client.errors import BusyError, ClientConflictError, ClientInputError, ServiceError, UnreachableError
-from repstitch.client.given import (
+from repstitch.client.arguments import (
     as_floats,
     authorisation,
     check_choice,
@@ -26,7 +25,8 @@ from repstitch.client.given import (
     read_names,
     to_bytes,
 )
-from repstitch.client.replies import (
+from repstitch.client.errors import BusyError, ClientConflictError, ClientInputError, ServiceError, UnreachableError
+from repstitch.client.responses import (
     JSON,
     OCTETS,
     Translation,

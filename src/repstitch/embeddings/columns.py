@@ -9,16 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from repstitch.errors import InputError, one_line
-from repstitch.names import FORMATS
+from repstitch.files import split_key
 
 UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-
-
-def split_key(path: str) -> tuple[str, str | None]:
-    head, colon, tail = path.rpartition(":")
-    if colon and Path(head).suffix in FORMATS:
-        return head, tail
-    return path, None
 
 
 def read_column(path, n_rows: int, what: str) -> np.ndarray:

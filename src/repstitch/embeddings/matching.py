@@ -1,4 +1,4 @@
-"""Matched rows of many spaces: the items that all of them hold, in one order."""
+"""MatchedSpaces rows of many spaces: the items that all of them hold, in one order."""
 
 import logging
 from collections import Counter
@@ -19,7 +19,7 @@ REPEATS = "repeats of an identical item"
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedSpaces:
     """The same n items in N spaces: `rows[i]` (n, d_i) float32 are those of `spaces[i]`, in one order.
 
     `ids` (n,) where the files carried them and None where rows matched by position; `left_out` counts, for each space
@@ -39,7 +39,7 @@ class Matched:
         return [space.name for space in self.spaces]
 
 
-def match(embeddings: Sequence[Embeddings], drop_invalid: bool = False, least: int = MIN_PAIRS) -> Matched:
+def match(embeddings: Sequence[Embeddings], drop_invalid: bool = False, least: int = MIN_PAIRS) -> MatchedSpaces:
     """The rows that all of these spaces hold: those of the ids common to all, or by position where one has no ids.
 
     What is left out of each space is counted and warned of. Rows with NaN, Inf or only zeros in any space are refused,
@@ -82,7 +82,7 @@ def match(embeddings: Sequence[Embeddings], drop_invalid: bool = False, least: i
             log.warning("Left out of %s: %s.", name, ", ".join(own))
     if REPEATS in left_out[names[0]]:
         log.warning("Left out of every space: %d %s.", left_out[names[0]][REPEATS], REPEATS)
-    return Matched(tuple(e.space for e in embeddings), rows, ids, left_out)
+    return MatchedSpaces(tuple(e.space for e in embeddings), rows, ids, left_out)
 
 
 def _common(names: list[str], ids: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:

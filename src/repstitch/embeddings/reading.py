@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 
-from repstitch.embeddings.columns import UNREADABLE, read_column, split_key
+from repstitch.embeddings.columns import UNREADABLE, read_column
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, Scan
 from repstitch.errors import InputError, one_line
+from repstitch.files import check_embeddings_exist, split_key
 from repstitch.names import FORMATS
 from repstitch.spaces import Space
 
@@ -32,8 +33,7 @@ def scan(
     """
     location, key = split_key(str(path))
     suffix = Path(location).suffix
-    if "://" not in location and not Path(location).exists():
-        raise InputError(f"There is no file {location}; give the path of embeddings ({', '.join(FORMATS)}).")
+    check_embeddings_exist(path)
     try:
         if suffix == ".npy":
             opened = _scan_array(location, _load_array(location, None), None)

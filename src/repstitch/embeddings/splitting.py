@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from repstitch.arguments import check_shares
 from repstitch.embeddings.fingerprints import hash_key
 from repstitch.embeddings.pairs import Pairs
 from repstitch.errors import InputError
@@ -35,11 +36,7 @@ def split(pairs: Pairs, fractions: Sequence[float] = SHARES, seed: int = 0) -> S
     The same id falls on the same side in every run, for every model and whatever other rows are there. Fractions must
     be three numbers that sum to 1; test may be 0. Raises InputError when a part that is needed comes out empty.
     """
-    parts = tuple(fractions)
-    if len(parts) != 3 or min(parts) < 0 or not abs(sum(parts) - 1) <= 1e-6 or parts[0] <= 0 or parts[1] <= 0:
-        raise InputError(
-            f"`split` must be train,validation,test, three shares that sum to 1, only test may be 0; got {parts}."
-        )
+    parts = check_shares(fractions)
     keys = pairs.ids if pairs.groups is None else pairs.groups
     hashes = np.array([hash_key(seed, key) for key in keys], dtype=np.uint64).reshape(-1, 2)
     place = hashes[:, 0] / 2.0**64

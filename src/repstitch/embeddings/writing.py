@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, row_numbers
 from repstitch.errors import InputError
-from repstitch.names import FORMATS
+from repstitch.files import check_embeddings_file, check_layers_folder
 from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)
@@ -31,30 +31,6 @@ def write(out: str | os.PathLike, embeddings: Embeddings) -> None:
     produce = lambda start: iter([(ids[start:], embeddings.vectors[start:])])  # noqa: E731
     dtype = "float16" if embeddings.vectors.dtype == np.float16 else "float32"
     write_stream(out, embeddings.space, produce, job={}, resume=False, dtype=dtype)
-
-
-def check_out(out: str | os.PathLike) -> Path:
-    """The path of a Parquet file that may be written: right extension, not there yet, in a folder that exists."""
-    if Path(out).suffix != ".parquet":
-        raise InputError(f"`out` must end in .parquet, the format embeddings are written in; got {Path(out).name!r}.")
-    return check_new(out)
-
-
-def check_out_folder(out: str | os.PathLike) -> Path:
-    """The path of a folder that may be made: no file's name, not there yet, in a folder that exists."""
-    if Path(out).suffix in FORMATS:
-        raise InputError(f"`out` must be a folder, for it gets a file a layer; got {Path(out).name!r}.")
-    return check_new(out)
-
-
-def check_new(out: str | os.PathLike) -> Path:
-    """The path of something that may be written: not there yet, in a folder that exists."""
-    target = Path(out)
-    if target.exists():
-        raise InputError(f"`out` {target} exists and is never overwritten; give another name or remove it first.")
-    if not target.parent.is_dir():
-        raise InputError(f"`out` must lie in a folder that exists; there is no {target.parent}.")
-    return target
 
 
 def write_stream(
@@ -74,7 +50,7 @@ def write_stream(
     is the same. The file itself appears by rename when all rows are there. `measures` names float32 columns beside the
     vectors; each batch then ends in a dict that holds them.
     """
-    target = check_out(out)
+    target = check_embeddings_file(out)
     schema = _schema(space, dtype, metadata or {}, measures)
 
     def tables(start: int) -> Iterator[pa.Table]:
@@ -104,7 +80,7 @@ def write_layers(
     spaces in one file, so what `write_stream` says of stopping and going on holds for all of them at once, and the
     folder appears whole.
     """
-    target = check_out_folder(out)
+    target = check_layers_folder(out)
     schemas = [_schema(space, dtype, {}, ()) for space in spaces]
     names = [space.name for space in spaces]
     wide = pa.schema({"id": pa.string()} | {n: s.field("vector").type for n, s in zip(names, schemas, strict=True)})

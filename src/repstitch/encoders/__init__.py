@@ -1,5 +1,11 @@
 """Encoders: images through timm or torchvision, texts through transformers, to vectors and to embeddings on disk."""
 
-from repstitch.encoders.encoder import Encoder, embed, from_module, load_encoder, save
+from typing import TYPE_CHECKING
+
+from repstitch.lazy import public_names
+
+if TYPE_CHECKING:
+    from repstitch.encoders.encoder import Encoder, embed, from_module, load_encoder, save
 
 __all__ = ["Encoder", "embed", "from_module", "load_encoder", "save"]
+_, __getattr__, __dir__ = public_names(__name__, {"encoder": tuple(__all__)})

@@ -6,7 +6,6 @@ transformers', its config.json says which); a file of weights, with `architectur
 model of the Hub; any other `owner/name`, a transformers model of the Hub.
 """
 
-import difflib
 import json
 import os
 import tomllib
@@ -17,6 +16,7 @@ from typing import Any, get_type_hints
 
 from repstitch.errors import InputError, NotFoundError
 from repstitch.names import MODALITIES, POOLINGS, ROLES
+from repstitch.text import nearest
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,8 @@ def find(name: str) -> Card:
     return known[name]
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    return ", ".join(difflib.get_close_matches(name, list(known), n=3, cutoff=0.3) or sorted(known)[:5])
+def _nearest(name: str, names: Iterable[str]) -> str:
+    return ", ".join(nearest(name, names) or sorted(names)[:5])
 
 
 def weights(card: Card) -> Path:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from repstitch.arguments import check_choice
 from repstitch.devices import open_device
-from repstitch.embeddings.writing import check_out, check_out_folder, write_layers, write_stream
+from repstitch.embeddings.writing import write_layers, write_stream
 from repstitch.encoders import catalogue
 from repstitch.encoders.catalogue import Card, modality, resolve
 from repstitch.encoders.items import read_items
 from repstitch.encoders.loading import LIBRARIES, digest
 from repstitch.encoders.vectors import image_steps, pick_layers, text_steps
 from repstitch.errors import InputError, one_line
+from repstitch.files import check_embeddings_file, check_layers_folder
 from repstitch.spaces import Space
 
 if TYPE_CHECKING:
@@ -121,9 +123,9 @@ def embed(
     before any norm that follows; of a text encoder the hidden states of transformers, of which 0 is what enters the
     first block and the last comes after the final norm, where the model has one.
     """
-    check_out(out) if layers is None else check_out_folder(out)
-    _check_choice("dtype", dtype, DTYPES)
-    _check_choice("precision", precision, PRECISIONS)
+    check_embeddings_file(out) if layers is None else check_layers_folder(out)
+    check_choice("dtype", dtype, DTYPES)
+    check_choice("precision", precision, PRECISIONS)
     if batch_size < 1:
         raise InputError(f"`batch_size` must be at least 1; got {batch_size}.")
     if layers is not None:
@@ -215,7 +217,7 @@ def from_module(
     """
     import torch
 
-    _check_choice("precision", precision, PRECISIONS)
+    check_choice("precision", precision, PRECISIONS)
     place = open_device(device)
     precision = ("bfloat16" if place.type == "cuda" else "float32") if precision == "auto" else precision
     model = model.eval().to(place)
@@ -282,11 +284,6 @@ def _fingerprint(model: "nn.Module") -> str:
     for name, value in sorted(model.state_dict().items()):
         total.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")
 
 
 DTYPES = ("float32", "float16")

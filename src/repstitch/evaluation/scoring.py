@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.evaluation.verdict import MIN_QUERIES, Thresholds, not_judged, standing, verdict
+from repstitch.evaluation.thresholds import Thresholds
+from repstitch.evaluation.verdict import MIN_QUERIES, not_judged, standing, verdict
 from repstitch.metrics.alignment import measure
 from repstitch.metrics.kernels import centred
 from repstitch.metrics.neighbour_lists import held, overlap

@@ -1,32 +1,16 @@
 """Is this translation worth using? Scores beside their references, and the answer in words and numbers."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 
-from repstitch.errors import InputError
+from repstitch.evaluation.thresholds import Thresholds
 from repstitch.metrics.resample import interval, resampled_means
+from repstitch.text import num
 
 MIN_QUERIES = 20
 MOST_CHANCE = 0.5  # of a shortlist; beyond it, a poor map fills it nearly as well as a good one
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What counts as good enough.
-
-    `retention`: the share of full re-embedding's score that a translation must keep to be used as it is. `first_stage`:
-    the share of full re-embedding's shortlist recall that it must keep to fetch candidates for a second stage.
-    """
-
-    retention: float = 0.9
-    first_stage: float = 0.95
-
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            if not 0 < value <= 1:
-                raise InputError(f"`{name}` must lie above 0 and at most at 1; got {value}.")
 
 
 def standing(rows: Mapping[str, np.ndarray], seed: int = 0) -> dict:
@@ -91,7 +75,7 @@ def verdict(
     if kept is None:
         return not_judged(f"full re-embedding itself scores 0 by {measure}, so there is nothing to keep.", thresholds)
     against = (
-        f"{measure}{against_what} {_num(numbers['score'])} against {_num(numbers['keep_old'])} for keeping the old "
+        f"{measure}{against_what} {num(numbers['score'])} against {num(numbers['keep_old'])} for keeping the old "
         f"model (difference {low:+.3f} to {high:+.3f})"
     )
     retains = f"it keeps {_percent(kept)} of full re-embedding"
@@ -119,10 +103,6 @@ def verdict(
 def not_judged(why: str, thresholds: Thresholds) -> dict:
     """The verdict on a use that cannot be judged, saying why."""
     return {"verdict": "not judged", "why": why, "thresholds": asdict(thresholds)}
-
-
-def _num(value: float) -> str:
-    return f"{value:.3f}"
 
 
 def _percent(share: float) -> str:

@@ -16,7 +16,7 @@ TEMPERATURES = tuple(0.003 * 1.25**step for step in range(20))
 
 
 @dataclass(frozen=True)
-class Judge:
+class ValidationObjective:
     """Validation pairs `X` (n, d_source) and `Y` (n, d_target), and `distractors` (m, d_target) beside them.
 
     The distractors are training targets: they make the gallery as large as it can be, so that few validation rows
@@ -32,7 +32,7 @@ class Judge:
         if self.objective not in OBJECTIVES:
             raise InputError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {self.objective!r}.")
 
-    def to(self, device) -> "Judge":
+    def to(self, device) -> "ValidationObjective":
         return replace(self, X=self.X.to(device), Y=self.Y.to(device), distractors=self.distractors.to(device))
 
     @cached_property
@@ -68,17 +68,17 @@ class Judge:
         return TEMPERATURES[loss.index(min(loss))]
 
 
-def _match(judge: Judge, predicted: Tensor) -> Tensor:
+def _match(judge: ValidationObjective, predicted: Tensor) -> Tensor:
     """Reciprocal rank of the counterpart."""
     return 1.0 / ranks(predicted, judge.gallery, judge.copies)
 
 
-def _neighbours(judge: Judge, predicted: Tensor) -> Tensor:
+def _neighbours(judge: ValidationObjective, predicted: Tensor) -> Tensor:
     """Share of the ten neighbours that the native row would have had, the counterpart itself left out."""
     return overlap(knn(predicted, judge.gallery, judge.native.shape[1], own=True), judge.native)
 
 
-def _reconstruction(judge: Judge, predicted: Tensor) -> Tensor:
+def _reconstruction(judge: ValidationObjective, predicted: Tensor) -> Tensor:
     """One minus the squared error over the mean squared distance to the mean: averages to R²."""
     spread = (judge.Y - judge.Y.mean(0)).square().sum(1).mean()
     return 1 - (predicted - judge.Y).square().sum(1) / spread

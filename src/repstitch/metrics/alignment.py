@@ -12,7 +12,8 @@ import repstitch.metrics.cknna as cknna
 import repstitch.metrics.kernels as kernels
 import repstitch.metrics.neighbour_lists as lists
 import repstitch.metrics.subspaces as subspaces
-from repstitch.errors import InputError, check_draws
+from repstitch.arguments import check_draws
+from repstitch.errors import InputError
 from repstitch.metrics.kernels import check_rows
 from repstitch.metrics.neighbours import Graph, graph
 from repstitch.metrics.null import calibrate_all, permute_graph, random_orders, relabel, shared_weight

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import uuid
 import zipfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError, one_line
+from repstitch.files import written_whole
 from repstitch.metrics.neighbours import Graph, graph
 
 log = logging.getLogger(__name__)
@@ -73,18 +73,11 @@ def _read(path: Path, n: int, size: int, k: int, device: torch.device) -> Graph:
 
 
 def _write(path: Path, found: Graph) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     parts = {
         "neighbours": found.neighbours.cpu().numpy().astype(np.int32),
         "similarities": found.similarities.cpu().numpy(),
         "mean": found.mean.cpu().numpy(),
         "tied": np.int64(found.tied),
     }
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **parts)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"`cache` {path.parent} must be a folder that can be written: {one_line(error)}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path, "cache") as beside:
+        np.savez(beside, **parts)

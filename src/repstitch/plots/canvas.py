@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repstitch.errors import InputError
+from repstitch.files import check_picture, written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,25 +43,8 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     from matplotlib import rc_context
 
     target = check_picture(path)
-    half = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}")
-    try:
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "repstitch"}):
-            figure.savefig(half, dpi=DPI, metadata=DATELESS[target.suffix])
-        os.replace(half, target)
-    finally:
-        half.unlink(missing_ok=True)
-    return target
-
-
-def check_picture(path: str | os.PathLike, name: str = "plot") -> Path:
-    """The path of a picture that can be written: a known ending, in a folder that exists. `name` is the argument's."""
-    target = Path(path)
-    if target.suffix not in DATELESS:
-        raise InputError(f"`{name}` must end in .png, .svg or .pdf; got {target.name!r}.")
-    if not target.parent.is_dir():
-        raise InputError(f"`{name}` must lie in a folder that exists; there is no {target.parent}.")
-    if target.is_dir():
-        raise InputError(f"`{name}` must be a file; {target} is a folder.")
+    with written_whole(target, "plot") as path, rc_context({"svg.fonttype": "none", "svg.hashsalt": "repstitch"}):
+        figure.savefig(path, dpi=DPI, metadata=DATELESS[target.suffix])
     return target
 
 

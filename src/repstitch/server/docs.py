@@ -9,7 +9,7 @@ from starlette.responses import HTMLResponse, Response
 
 from repstitch import __version__
 from repstitch.server.openapi import ERRORS, document
-from repstitch.server.replies import CODES
+from repstitch.server.responses import CODES
 from repstitch.server.settings import Settings
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from repstitch.server.replies import Refusal, error_reply
+from repstitch.server.responses import Refusal, error_reply
 from repstitch.server.settings import Settings, is_loopback
 from repstitch.wire.rows import Buffer, MalformedError
 

@@ -5,9 +5,9 @@ from starlette.responses import Response
 
 from repstitch.errors import NotFoundError
 from repstitch.names import USES
-from repstitch.server.observe import CONTENT_TYPE
-from repstitch.server.replies import Refusal, json_reply
+from repstitch.server.responses import Refusal, json_reply
 from repstitch.server.service import Service
+from repstitch.server.telemetry import CONTENT_TYPE
 from repstitch.stitchers.registry import State
 from repstitch.stitchers.routing import pair_key
 from repstitch.wire.fields import check_name

@@ -9,21 +9,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from repstitch.errors import ConflictError, InputError
-from repstitch.server.asks import read_headers
+from repstitch.server.endpoint import Body, Endpoint, Headers, Seen, length_header
 from repstitch.server.guards import Held, check_rows, read_body
-from repstitch.server.replies import JSON, Refusal, json_reply
+from repstitch.server.negotiation import read_headers
+from repstitch.server.responses import JSON, Refusal, json_reply
 from repstitch.server.service import Served, Service
-from repstitch.server.translate import (
-    INLINE_BYTES,
-    INLINE_NUMBERS,
-    JSON_NUMBER,
-    JSON_WEIGHT,
-    Body,
-    Endpoint,
-    Headers,
-    Seen,
-    length_header,
-)
+from repstitch.server.translate import INLINE_BYTES, INLINE_NUMBERS, JSON_NUMBER, JSON_WEIGHT
 from repstitch.stitchers.routing import pair_key
 from repstitch.wire import fields
 from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_reply

@@ -7,10 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from repstitch import __version__
-from repstitch.server.asks import ARROW, OCTETS
+from repstitch.server.negotiation import ARROW, OCTETS
 from repstitch.server.openai import MAX_TEXTS
-from repstitch.server.replies import CODES, JSON, json_reply
-from repstitch.server.translate import MAX_SCORED
+from repstitch.server.responses import CODES, JSON, json_reply
+from repstitch.server.score import MAX_SCORED
 from repstitch.wire.fields import ENCODINGS, NAME_LENGTH, ROUTES
 from repstitch.wire.rows import DTYPES
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from repstitch.errors import InputError
-from repstitch.server.http import create_app
-from repstitch.server.observe import shared_by_workers
+from repstitch.server.app import create_app
 from repstitch.server.settings import Settings, choose_device
+from repstitch.server.telemetry import shared_by_workers
 from repstitch.stitchers.registry import Registry
 
 BACKLOG = 2048

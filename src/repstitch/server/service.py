@@ -17,9 +17,9 @@ import numpy as np
 from repstitch.errors import ConflictError, InputError, NotFoundError, one_line
 from repstitch.server.compute import Placed
 from repstitch.server.guards import RETRY, Clock, Gate
-from repstitch.server.observe import UNUSUAL, Metrics
-from repstitch.server.replies import Refusal
+from repstitch.server.responses import Refusal
 from repstitch.server.settings import Settings, choose_device
+from repstitch.server.telemetry import UNUSUAL, Metrics
 from repstitch.stitchers.registry import Registry, State
 from repstitch.stitchers.routing import Route, pair_key
 from repstitch.stitchers.stitcher import Stitcher

@@ -1,122 +1,27 @@
 """The routes that are sent rows: `POST /v1/translate` and `/v1/score`, and the frame that they share."""
 
-import asyncio
-import logging
 import time
-import traceback
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
-from repstitch.apply import score
 from repstitch.errors import InputError
-from repstitch.server.asks import ARROW, OCTETS, OCTETS16, Ask, Form, merge, read_headers, read_query
+from repstitch.server.endpoint import Body, Endpoint, Headers, Seen, length_header
 from repstitch.server.guards import Held, check_rows, read_body
-from repstitch.server.replies import FAILED, JSON, Refusal, status_of
-from repstitch.server.service import Served, Service
+from repstitch.server.negotiation import ARROW, OCTETS, OCTETS16, Ask, Form, merge, read_headers, read_query
+from repstitch.server.responses import JSON, Refusal
+from repstitch.server.service import Served
 from repstitch.wire import fields
 from repstitch.wire.arrow import read_arrow, write_arrow
-from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_json, write_reply
-from repstitch.wire.rows import DTYPES, Buffer, MalformedError, UnusableError, faults, rows_from_bytes, rows_to_bytes
-
-log = logging.getLogger(__name__)
+from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_reply
+from repstitch.wire.rows import DTYPES, Buffer, UnusableError, faults, rows_from_bytes, rows_to_bytes
 
 INLINE_BYTES = 2**18  # up to here a thread costs more than it frees
 INLINE_NUMBERS = 2**16
-PART_BYTES = 2**18  # of a reply sent at once: who does not fetch it is noticed, and others have their turn
 JSON_WEIGHT = 8  # what parsed numbers take in memory at most, as a multiple of their text
 JSON_NUMBER = 16  # bytes of a number in a reply's text
-MAX_SCORED = 2_000
-CLIENT_LEFT = 499  # nobody is answered so; metrics tell by it that somebody did not wait
-
-Headers = list[tuple[bytes, bytes]]
-Body = list[Buffer]  # in parts, which are nowhere joined
-
-
-@dataclass(slots=True)
-class Seen:
-    """What is known of a request so far, for the metrics."""
-
-    pair: str | None = None
-    encoding: str = "none"
-
-
-class Endpoint(ABC):
-    """A route as a bare ASGI endpoint, because per request a map is cheaper than a Request object.
-
-    Keeps the limits: requests at once, bytes held, and the time that a request may take to be answered and fetched.
-    """
-
-    route = ""
-
-    def __init__(self, service: Service):
-        self.service, self.settings = service, service.settings
-
-    @abstractmethod
-    async def answer(self, scope: Scope, receive: Receive, held: Held, seen: Seen) -> tuple[Headers, Body]:
-        """The headers and the body of the reply; Refusal or InputError where there is none."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service, seen, status, answered = self.service, Seen(), 200, False
-        began = time.perf_counter()
-        try:
-            service.gate.check()
-            with Held(service.gate) as held:
-                task = service.clock.start()
-                try:
-                    headers, body = await self.answer(scope, receive, held, seen)
-                    answered = True
-                    service.clock.again(task)
-                    await send_reply(send, headers, body)
-                finally:
-                    if service.clock.stop(task):
-                        # A reply that is not fetched ends with its connection, half sent.
-                        raise (ConnectionError if answered else too_late(self.settings.timeout_s)) from None
-        except ConnectionError:
-            status = CLIENT_LEFT
-            if not answered:  # whatever this application is mounted in may wait for an answer, though nobody does
-                await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-                await send({"type": "http.response.body", "body": b""})
-        except asyncio.CancelledError:
-            status = CLIENT_LEFT
-            raise
-        except (Refusal, InputError) as error:
-            status = status_of(error)
-            raise
-        except Exception as error:
-            # The message is left out: it may quote the numbers of a vector.
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            log.error("%s failed with %s:\n%s", scope["path"], type(error).__name__, frames)
-            status = 500
-            raise Refusal(500, FAILED) from None
-        finally:
-            service.metrics.request(self.route, seen.pair, seen.encoding, status, time.perf_counter() - began)
-
-
-def too_late(seconds: float) -> Refusal:
-    # What is left of the body would be read as the next request, so the connection goes too.
-    return Refusal(504, f"Not done within {seconds:g} s; send less.", headers={"Connection": "close"})
-
-
-async def send_reply(send: Send, headers: Headers, body: Body) -> None:
-    """Send a whole reply, a large one in parts, each once the one before it is under way and others had their turn."""
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    if len(body) == 1 and len(body[0]) <= PART_BYTES:
-        await send({"type": "http.response.body", "body": body[0]})
-        return
-    for whole in body:
-        view = memoryview(whole)
-        for start in range(0, len(view), PART_BYTES):
-            await send({"type": "http.response.body", "body": view[start : start + PART_BYTES], "more_body": True})
-            await asyncio.sleep(0)  # who fetches as fast as this sends would keep the loop to the end
-    await send({"type": "http.response.body", "body": b""})
-
-
-def length_header(body: Body) -> tuple[bytes, bytes]:
-    return b"content-length", b"%d" % sum(map(len, body))
 
 
 @dataclass(slots=True)
@@ -275,47 +180,6 @@ def check_stated_rows(ask: Ask, dim: int, limit: int) -> None:
     """Refuse, before it is sent, a body whose stated length is that of too many rows."""
     if ask.length is not None and ask.length.isdigit() and len(ask.length) <= 18:
         check_rows(int(ask.length) // (DTYPES[ask.body.dtype or "float32"].itemsize * dim), limit)
-
-
-class Score(Endpoint):
-    """`POST /v1/score`: the scorecard of a stitcher on pairs that are sent, without those it was trained on."""
-
-    route = "score"
-
-    async def answer(self, scope: Scope, receive: Receive, held: Held, seen: Seen) -> tuple[Headers, Body]:
-        self.service.state()
-        ask = read_headers(scope["headers"], (JSON,))
-        query = read_query(scope["query_string"])
-        for param in set(query) & {"confidence", "route"}:
-            raise MalformedError(f"`{param}` is not a parameter of this route.", param)
-        seen.encoding = "json"
-        body = await read_body(receive, ask.length, self.settings.json_bytes, held)
-        with self.service.gate:
-            held.take(JSON_WEIGHT * len(body))
-            stated = await self.service.run(False, read_json, body, "embedding", fields.SCORE, self.settings.max_rows)
-            names = merge(query, stated)
-            served = self.service.resolve(names)
-            seen.pair = served.pair
-            if "counterpart" not in stated:
-                raise MalformedError("`counterpart` is missing; give the target row of each source row.", "counterpart")
-            return await self.service.run_slowly(self._score, served, stated)
-
-    def _score(self, served: Served, stated: dict[str, Any]) -> tuple[Headers, Body]:
-        dtype = stated.get("dtype", "float32")
-        sides = {"embedding": served.source.dim, "counterpart": served.target.dim}
-        rows = {side: read_embedding(stated[side], dim, dtype, side)[0] for side, dim in sides.items()}
-        X, Y = rows["embedding"], rows["counterpart"]
-        check_rows(len(X), MAX_SCORED)
-        if len(X) != len(Y):
-            raise UnusableError(
-                f"`counterpart` must have the {len(X)} rows of `embedding`; got {len(Y)}.", "counterpart"
-            )
-        for side, found in rows.items():
-            if what := faults(found, side):
-                raise UnusableError(what, side)
-        card = score(served.route.stitchers[0], X, Y, source_space=served.source, target_space=served.target)
-        body: Body = [write_json({**served.described, "rows": len(X), "scorecard": card})]
-        return [(b"content-type", JSON.encode()), length_header(body), *served.headers], body
 
 
 ENCODINGS = {

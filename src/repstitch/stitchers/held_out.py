@@ -15,7 +15,7 @@ from repstitch.spaces import Space, adopt
 from repstitch.stitchers.stitcher import Stitcher
 
 
-def sides(
+def read_sides(
     stitcher: Stitcher, source, target, source_space=None, target_space=None, source_ids=None, target_ids=None
 ) -> tuple[Embeddings, Embeddings]:
     """Both files, read and found to be in the stitcher's spaces."""
@@ -26,7 +26,7 @@ def sides(
     return a, b
 
 
-def seen(stitcher: Stitcher, pairs: Pairs, others: Sequence | np.ndarray = ()) -> np.ndarray:
+def seen_in_training(stitcher: Stitcher, pairs: Pairs, others: Sequence | np.ndarray = ()) -> np.ndarray:
     """A mask (n,) of the pairs that training or choosing used, known by id or by content.
 
     An id that is also one of `others` tells nothing: where queries and documents are both numbered from 0, it was the
@@ -36,7 +36,7 @@ def seen(stitcher: Stitcher, pairs: Pairs, others: Sequence | np.ndarray = ()) -
     return by_id | np.isin(row_fingerprints(pairs.X, pairs.Y), stitcher.seen)
 
 
-def passed(stitcher: Stitcher, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def translate_pairs(stitcher: Stitcher, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Normalised source and target rows, what the map gives, and that normalised."""
     X = normalise(torch.from_numpy(pairs.X), stitcher.input_norm, "source rows")
     Y = normalise(torch.from_numpy(pairs.Y), stitcher.output_norm, "target rows")

@@ -1,17 +1,17 @@
 """A folder of stitchers: list them, promote one, find the one that serves a pair of spaces, follow changes."""
 
-import difflib
 import json
 import logging
 import os
-import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from repstitch.errors import ConflictError, InputError, NotFoundError, one_line
+from repstitch.files import written_whole
 from repstitch.stitchers.routing import Route, best_route, pair_key
 from repstitch.stitchers.stitcher import Stitcher, load
+from repstitch.text import nearest
 
 log = logging.getLogger(__name__)
 DEFAULT_FOLDER = "models/stitchers"
@@ -87,7 +87,7 @@ class Registry:
         """The stitcher of that name; NotFoundError lists the nearest names."""
         found = self.state.stitchers.get(name)
         if found is None:
-            raise NotFoundError(f"There is no stitcher {name!r}.{_nearest(name, self.state.stitchers)}")
+            raise NotFoundError(f"There is no stitcher {name!r}.{_suggestion(name, self.state.stitchers)}")
         return found
 
     def resolve(self, source: str, target: str, name: str | None = None) -> tuple[str, Stitcher]:
@@ -118,9 +118,9 @@ class Registry:
         spaces = {x for s in state.stitchers.values() for x in (s.source.name, s.target.name)}
         for side, space in (("source", source), ("target", target)):
             if space not in spaces:
-                raise NotFoundError(f"There is no space {space!r} (`{side}`).{_nearest(space, spaces)}")
+                raise NotFoundError(f"There is no space {space!r} (`{side}`).{_suggestion(space, spaces)}")
         pairs = [pair_key(s.source.name, s.target.name) for s in state.stitchers.values()]
-        raise NotFoundError(f"No stitcher goes {source} -> {target}.{_nearest(pair_key(source, target), pairs)}")
+        raise NotFoundError(f"No stitcher goes {source} -> {target}.{_suggestion(pair_key(source, target), pairs)}")
 
     def route(self, source: str, target: str) -> Route:
         """The stitcher that serves `source` to `target`, else the detour over other spaces that promises most.
@@ -144,14 +144,8 @@ class Registry:
         stitcher = self.get(name)
         pair = pair_key(stitcher.source.name, stitcher.target.name)
         promoted = dict(_read_promoted(self.folder)) | {pair: name}
-        temporary = self.folder / f".{PROMOTED}.{uuid.uuid4().hex[:8]}"
-        try:
-            temporary.write_text(json.dumps(promoted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            os.replace(temporary, self.folder / PROMOTED)
-        except OSError as error:
-            raise InputError(f"{self.folder / PROMOTED} cannot be written: {one_line(error)}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_whole(self.folder / PROMOTED, "stitchers") as path:
+            path.write_text(json.dumps(promoted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         self.refresh()
         return pair
 
@@ -187,8 +181,8 @@ def _stamp(path: Path) -> tuple:
     return tuple((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats)
 
 
-def _nearest(name: str, known) -> str:
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.3)
-    if near:
-        return f" Nearest: {', '.join(near)}."
-    return f" Known: {', '.join(sorted(known)[:5])}." if known else " The folder holds no stitchers."
+def _suggestion(name: str, names: Collection[str]) -> str:
+    alike = nearest(name, names)
+    if alike:
+        return f" Nearest: {', '.join(alike)}."
+    return f" Known: {', '.join(sorted(names)[:5])}." if names else " The folder holds no stitchers."

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +13,10 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
+from repstitch.arguments import check_choice
 from repstitch.errors import InputError, one_line
 from repstitch.evaluation.report import model_card, table
+from repstitch.files import check_new_folder, written_whole
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
 from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Confidence, confidence_from_tensors
@@ -71,10 +71,10 @@ class Stitcher:
         if self.calibration is not None and len(self.calibration.mean) != self.source.dim:
             found = len(self.calibration.mean)
             raise InputError(f"`calibration` must have the source's {self.source.dim} dimensions; it has {found}.")
-        _check_choice("method", self.method, METHODS)
-        _check_choice("objective", self.objective, OBJECTIVES)
-        _check_choice("input_norm", self.input_norm, NORMALISATIONS)
-        _check_choice("output_norm", self.output_norm, NORMALISATIONS)
+        check_choice("method", self.method, METHODS)
+        check_choice("objective", self.objective, OBJECTIVES)
+        check_choice("input_norm", self.input_norm, NORMALISATIONS)
+        check_choice("output_norm", self.output_norm, NORMALISATIONS)
 
     def to(self, device) -> "Stitcher":
         """The same stitcher with its weights on `device`."""
@@ -181,22 +181,16 @@ class Stitcher:
 
     def save(self, out: str | os.PathLike) -> Path:
         """Write the stitcher's folder; it appears whole or not at all, and an existing one is never overwritten."""
-        target = check_out(out)
-        temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            temporary.mkdir(parents=True)
-            config = json.dumps(self._config(), indent=2, sort_keys=True)
-            (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
-            scores = json.dumps(self.scorecard, indent=2, sort_keys=True)
-            (temporary / "scorecard.json").write_text(scores + "\n", encoding="utf-8")
-            (temporary / "README.md").write_text(model_card(self._config(), self.scorecard), encoding="utf-8")
+        target = check_new_folder(out)
+        config = self._config()
+        with written_whole(target) as folder:
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text(_json(config), encoding="utf-8")
+            (folder / "scorecard.json").write_text(_json(self.scorecard), encoding="utf-8")
+            (folder / "README.md").write_text(model_card(config, self.scorecard), encoding="utf-8")
             tensors = {k: v.clone(memory_format=torch.contiguous_format) for k, v in self._tensors().items()}
-            save_file(tensors, temporary / "model.safetensors")
-            os.rename(temporary, check_out(out))
-        except OSError as error:
-            raise InputError(f"`out` {target} cannot be written: {one_line(error)}") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            save_file(tensors, folder / "model.safetensors")
+            check_new_folder(out)  # it may have appeared meanwhile
         return target
 
     def push_to_hub(self, repo_id: str, token: str | None = None) -> str:
@@ -210,27 +204,6 @@ class Stitcher:
             self.save(Path(folder) / "stitcher")
             api.create_repo(repo_id, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "stitcher"))
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")
-
-
-def check_out(out: str | os.PathLike, what: str = "a stitcher") -> Path:
-    """The path of a new folder that may be written: a plain name that is not there yet, in a writable place."""
-    target = Path(out)
-    if target.name in ("", ".", "..") or target.name.startswith("."):
-        raise InputError(f"`out` must name a folder to create; got {str(out)!r}.")
-    try:
-        if target.exists() or target.is_symlink():
-            raise InputError(f"`out` {target} exists and {what} is never overwritten; give another name.")
-        above = next(folder for folder in target.absolute().parents if folder.exists())
-    except OSError as error:
-        raise InputError(f"`out` cannot be created: {one_line(error)}") from None
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise InputError(f"`out` {target} cannot be created: {above} is not a folder that can be written to.")
-    return target
 
 
 def load(path: str | os.PathLike) -> Stitcher:
@@ -276,6 +249,10 @@ def load(path: str | os.PathLike) -> Stitcher:
         raise InputError(f"{folder} is not a whole stitcher: {error} is missing.") from None
     except (OSError, safetensors.SafetensorError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise InputError(f"{folder} is not a whole stitcher: {one_line(error)}") from None
+
+
+def _json(value: dict) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
 def _read_json(path: Path) -> dict:

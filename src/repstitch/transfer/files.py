@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.embeddings.writing import check_new
 from repstitch.errors import InputError, one_line
+from repstitch.files import check_carried_file
 from repstitch.spaces import Space
-from repstitch.transfer.formats import NOTES, OPENERS, WRITABLE, open_arrays, write_arrays
+from repstitch.transfer.formats import NOTES, OPENERS, open_arrays, write_arrays
 from repstitch.transfer.kinds import Dictionary, Directions, Probe, Thing
 from repstitch.transfer.labels import as_text
 
@@ -107,7 +107,7 @@ def write(
     `layout` is that of the file it was read from. Names, classes, the space, and `notes` on how it was made stand in
     the metadata of .safetensors and in the array `repstitch` of .npz; an .npy has none.
     """
-    target, layout = check_out(out, type(thing)), layout or Layout()
+    target, layout = check_carried_file(out, isinstance(thing, Directions)), layout or Layout()
     if layout.apart and (target.suffix == ".npy" or RESERVED & set(getattr(thing, "names", None) or ())):
         layout = Layout()  # in one table
     arrays = {}
@@ -130,14 +130,6 @@ def write(
         log.warning("An .npy has no place for the directions' names; write .safetensors or .npz to keep them.")
     write_arrays(target, arrays, about)
     return target
-
-
-def check_out(out: str | os.PathLike, kind: type[Thing] = Directions) -> Path:
-    """The path of a file that may be written: an ending for that kind, not there yet, in a folder that exists."""
-    suffix = Path(out).suffix
-    if suffix not in WRITABLE or (suffix == ".npy" and kind is not Directions):
-        raise InputError(f"`out` must end in .safetensors or .npz (directions also in .npy); got {Path(out).name!r}.")
-    return check_new(out)
 
 
 # --- what the names say -----------------------------------------------------------------------------------------------

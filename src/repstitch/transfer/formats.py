@@ -1,18 +1,15 @@
 """Files of arrays by name, opened and written without running anything that is in them."""
 
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from repstitch.embeddings.writing import check_new
 from repstitch.errors import InputError, one_line
+from repstitch.files import check_new, written_whole
 
-WRITABLE = (".safetensors", ".npz", ".npy")
 NOTES = "repstitch"  # the array of an .npz that holds what is metadata elsewhere
 UNSAFE = (".pkl", ".pickle", ".joblib", ".sav")
 # Those of scikit-learn's models whose scores are rows @ coef_.T + intercept_, and nothing after it.
@@ -44,22 +41,17 @@ def open_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def write_arrays(target: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> None:
     """Write arrays and metadata (.npy: the one array alone) to a new file, which appears whole or not at all."""
-    temporary = target.parent / f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}"
-    try:
+    with written_whole(target) as path:
         if target.suffix == ".safetensors":
             from safetensors.numpy import save_file
 
-            save_file({k: v for k, v in arrays.items() if v.dtype.kind != "U"}, temporary, metadata=dict(notes))
+            save_file({k: v for k, v in arrays.items() if v.dtype.kind != "U"}, path, metadata=dict(notes))
         elif target.suffix == ".npz":
-            held: dict[str, Any] = {**arrays, NOTES: np.array(json.dumps(dict(notes), ensure_ascii=False))}
-            np.savez(temporary, **held)
+            named: dict[str, Any] = {**arrays, NOTES: np.array(json.dumps(dict(notes), ensure_ascii=False))}
+            np.savez(path, **named)
         else:
-            np.save(temporary, next(iter(arrays.values())), allow_pickle=False)
-        os.rename(temporary, check_new(target))
-    except OSError as error:
-        raise InputError(f"`out` {target} cannot be written: {one_line(error)}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+            np.save(path, next(iter(arrays.values())), allow_pickle=False)
+        check_new(target)  # it may have appeared meanwhile
 
 
 def _open_safetensors(file: Path):

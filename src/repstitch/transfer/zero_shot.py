@@ -11,7 +11,7 @@ from repstitch.metrics.classification import evaluate
 from repstitch.metrics.resample import interval
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.kinds import Probe
-from repstitch.transfer.proof import MOST_ROWS, in_order
+from repstitch.transfer.probe_evaluation import MOST_ROWS, in_order
 
 TOP = 5
 

@@ -1,0 +1,286 @@
+"""Is agreement explained by shared lineage, as in a monoculture?"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from scipy.linalg import orth
+from scipy.stats import t
+
+from repstitch.alignment.model_scores import (
+    LEAST_FACTOR_MODELS,
+    LEVEL,
+    ROUNDING,
+    check_draws,
+    check_length,
+    complete,
+    pair_scores,
+    random_orders,
+    share_as_large,
+)
+from repstitch.errors import InputError
+
+CELLS = 4_000_000  # of the permuted scores held at once
+
+
+def control(
+    scores,
+    factors: Mapping[str, Sequence[str | None]],
+    names: Sequence[str],
+    *,
+    metric: str,
+    null=None,
+    q=None,
+    permutations: int = 9999,
+    seed: int = 0,
+) -> dict:
+    """Is agreement explained by shared lineage, as in a monoculture?
+
+    `scores` is (N, N) as for `trend`; `factors` holds one label a model (None: unknown) for family, objective, training
+    data and the like. For each factor: mean score `within` and `between` groups; `permanova` on the distance 1 − score
+    (Anderson 2001, "A New Method for Non-parametric Multivariate Analysis of Variance"; `F` is None where groups agree
+    perfectly inside, `least_p` is the smallest p that so many models can give); `mantel`, the correlation of score with
+    sharing the label (Mantel 1967), and `partial_mantel`, the same after both were regressed on sharing each other
+    factor (Smouse, Long and Sokal 1986; residuals permuted as in Legendre 2000), which is 0 with p 1 where those
+    determine the factor and None where there are none. p-values are one-sided (more alike within), from models
+    permuted, add-one. PERMANOVA also answers to groups of unequal spread where their sizes differ.
+
+    Models with unknown labels are left out of that factor (`unknown`). Where scores are missing, models are left out of
+    everything, those that miss most first, until each has a score with each (`left_out`). A factor that cannot be
+    judged (one group, each model its own, fewer than 4 models) stands in `cannot_be_judged` with the reason; InputError
+    when that is all of them.
+
+    `between_above_null` asks whether models that share no known label in any judged factor still agree beyond chance:
+    their mean score less the mean of `null` (N, N) with a 95 % interval over models (jackknife, Student's t; Miller
+    1974, "The Jackknife: A Review"; None where all pairs share one model), and the share of their pairs with `q` (N, N)
+    at most .05; `above` where the interval lies above 0 and more than a twentieth of the pairs pass, as far as there is
+    each. None where neither tells, or no such pair exists. The verdict takes a factor to explain
+    agreement where PERMANOVA's p is at most .05 (not corrected for the number of factors, which often overlap) and
+    scores are higher within than between.
+    """
+    S = pair_scores(scores, names, "scores")
+    if not factors:
+        raise InputError("`factors` must hold at least one factor, such as family; got none.")
+    for factor, labels in factors.items():
+        check_length(labels, len(names), f"factors[{factor!r}]")
+    check_draws(permutations=permutations)
+    kept = complete(S)
+    S = S[np.ix_(kept, kept)]
+    labelled = {factor: _codes([labels[i] for i in kept]) for factor, labels in factors.items()}
+    reasons = {factor: _unfit(codes) for factor, codes in labelled.items()}
+    judged = {factor: codes for factor, codes in labelled.items() if reasons[factor] is None}
+    unfit = {factor: reason for factor, reason in reasons.items() if reason is not None}
+    if not judged:
+        raise InputError(
+            "`factors` must hold one with at least two groups, one of them of two models or more; "
+            + "; ".join(f"{factor}: {reason}" for factor, reason in unfit.items())
+            + ". Label more models."
+        )
+    found = {}
+    for factor, codes in judged.items():
+        controls = {name: others for name, others in judged.items() if name != factor}
+        counts = Counter(str(factors[factor][i]) for i in kept if factors[factor][i] is not None)
+        found[factor] = (
+            _grouped(S, codes, permutations, seed)
+            | {"partial_mantel": _partial_mantel(S, codes, controls, permutations, seed)}
+            | {"groups": dict(counts), "n_models": int((codes >= 0).sum()), "unknown": int((codes < 0).sum())}
+        )
+    apart = np.logical_and.reduce([_pairs_apart(codes) for codes in judged.values()])
+    across = None
+    if null is not None or q is not None:
+        chance = None if null is None else pair_scores(null, names, "null")[np.ix_(kept, kept)]
+        rates = None if q is None else pair_scores(q, names, "q", np.max)[np.ix_(kept, kept)]
+        across = _between_above_null(S, apart, chance, rates)
+    result = {
+        "metric": metric,
+        "n_models": len(kept),
+        "left_out": [names[i] for i in range(len(names)) if i not in kept],
+        "factors": found,
+        "cannot_be_judged": unfit,
+        "between_above_null": across,
+    }
+    return result | {"verdict": _control_verdict(result, apart.any())}
+
+
+def _codes(labels: list) -> np.ndarray:
+    """Group numbers (N,), −1 where the label is unknown."""
+    order = {label: i for i, label in enumerate(dict.fromkeys(x for x in labels if x is not None))}
+    return np.array([order.get(label, -1) for label in labels])
+
+
+def _unfit(codes: np.ndarray) -> str | None:
+    """Why a factor cannot be judged, if so."""
+    sizes = np.bincount(codes[codes >= 0])
+    if sizes.sum() < LEAST_FACTOR_MODELS:
+        return f"only {sizes.sum()} models have a label, {LEAST_FACTOR_MODELS} are needed"
+    if len(sizes) == 1:
+        return "all models are of one group"
+    return "every model is its own group" if sizes.max() == 1 else None
+
+
+def _grouped(S: np.ndarray, codes: np.ndarray, permutations: int, seed: int) -> dict:
+    """Means within and between groups, PERMANOVA and Mantel, from one set of permutations of the labelled models."""
+    known = codes >= 0
+    S, codes = S[np.ix_(known, known)], codes[known]
+    n, sizes = len(codes), np.bincount(codes)
+    i, j = np.triu_indices(n, 1)
+    same = codes[i] == codes[j]
+    score = S[i, j]
+    share = np.where(same, 1 / sizes[codes[i]], 0.0)
+    lean = same - same.mean()
+    inside, total = ((1 - score) ** 2) @ share, ((1 - score) ** 2).sum() / n
+    spread = np.linalg.norm(lean) * np.linalg.norm(score - score.mean())
+    inside_draws, lean_draws = [], []
+    for permuted in _permuted_pairs(S, permutations, seed):
+        inside_draws.append(((1 - permuted) ** 2) @ share)
+        lean_draws.append(permuted @ lean)
+    perfect = inside <= ROUNDING * total
+    F = None if perfect else float((total - inside) / (len(sizes) - 1) / (inside / (n - len(sizes))))
+    # The total does not depend on the order of models, so F is as large as observed where the sum inside is as small.
+    p = share_as_large(-np.concatenate(inside_draws), -inside)
+    within, between = float(score[same].mean()), float(score[~same].mean())
+    return {
+        "within": within,
+        "between": between,
+        "difference": within - between,
+        "permanova": {
+            "F": F,
+            "r2": float(1 - inside / total) if total else 0.0,
+            "p": p,
+            "least_p": _least_p(sizes, permutations),
+        },
+        "mantel": {
+            "r": float(score @ lean / spread) if spread > ROUNDING else 0.0,
+            "p": share_as_large(np.concatenate(lean_draws), score @ lean),
+        },
+    }
+
+
+def _least_p(sizes: np.ndarray, permutations: int) -> float:
+    """One in as many ways as there are to split the models into groups of these sizes."""
+    ways = math.factorial(int(sizes.sum()))
+    for factor in (*sizes, *Counter(sizes.tolist()).values()):
+        ways //= math.factorial(int(factor))
+    return max(1 / ways, 1 / (permutations + 1))
+
+
+def _partial_mantel(
+    S: np.ndarray, codes: np.ndarray, controls: dict[str, np.ndarray], permutations: int, seed: int
+) -> dict | None:
+    known = np.logical_and.reduce([c >= 0 for c in (codes, *controls.values())])
+    if not controls or _unfit(codes[known]) is not None:
+        return None
+    S = S[np.ix_(known, known)]
+    i, j = np.triu_indices(len(S), 1)
+    same, *others = (c[known][i] == c[known][j] for c in (codes, *controls.values()))
+    basis = orth(np.column_stack([np.ones(len(i)), *others]))
+    without = lambda v: v - basis @ (basis.T @ v)  # noqa: E731
+    score, lean = without(S[i, j]), without(same.astype(float))
+    given = {"given": list(controls), "n_models": len(S)}
+    left = min(np.linalg.norm(score) / max(np.linalg.norm(S[i, j]), ROUNDING), np.linalg.norm(lean))
+    if left <= ROUNDING:
+        return {"r": 0.0, "p": 1.0} | given
+    lean /= np.linalg.norm(lean)
+    residual = np.zeros_like(S)
+    residual[i, j] = residual[j, i] = score
+    r_draws = []
+    for permuted in _permuted_pairs(residual, permutations, seed):
+        # Permuted residuals are correlated with the controls again; `lean` is not, so only their length must be mended.
+        rest = (permuted**2).sum(1) - ((permuted @ basis) ** 2).sum(1)
+        r_draws.append(permuted @ lean / np.sqrt(np.maximum(rest, ROUNDING * (score @ score))))
+    r = float(score @ lean / np.linalg.norm(score))
+    return {"r": r, "p": share_as_large(np.concatenate(r_draws), r)} | given
+
+
+def _permuted_pairs(matrix: np.ndarray, permutations: int, seed: int) -> Iterator[np.ndarray]:
+    """The upper triangle (at once, pairs) of a symmetric matrix with its models permuted, in chunks."""
+    i, j = np.triu_indices(len(matrix), 1)
+    random = np.random.default_rng(seed)
+    at_once = max(1, CELLS // len(i))
+    for start in range(0, permutations, at_once):
+        orders = random_orders(min(at_once, permutations - start), len(matrix), random)
+        yield matrix[orders[:, i], orders[:, j]]
+
+
+def _pairs_apart(codes: np.ndarray) -> np.ndarray:
+    """Which pairs of models (N, N) are known to be of different groups."""
+    known = codes >= 0
+    return (codes[:, None] != codes) & known[:, None] & known
+
+
+def _between_above_null(S, apart, null: np.ndarray | None, q: np.ndarray | None) -> dict | None:
+    for given in (null, q):
+        if given is not None:
+            apart = apart & ~np.isnan(given)
+    if not apart.any():
+        return None
+    found: dict = {"pairs": int(apart.sum()) // 2, "score": float(S[apart].mean())}
+    above = []
+    if null is not None:
+        excess = np.where(apart, S - null, 0.0)
+        found |= {"null": float(null[apart].mean()), "excess": float(excess[apart].mean())}
+        found["interval"] = _over_models(excess, apart)
+        if found["interval"] is not None:
+            above.append(found["interval"][0] > 0)
+    if q is not None:
+        found["share"] = float((q[apart] <= LEVEL).mean())
+        above.append(found["share"] > LEVEL)  # chance alone lets through less than that
+    return found | {"above": all(above)} if above else None
+
+
+def _over_models(values: np.ndarray, counted: np.ndarray) -> list[float] | None:
+    """A 95 % interval for the mean of the counted pairs (N, N), had other models been taken; None where one is in all.
+
+    Resampling models would be too sure of few: each would often be drawn with no partner but those it has.
+    """
+    taken = counted.any(1)
+    values, counted = values[np.ix_(taken, taken)], counted[np.ix_(taken, taken)]
+    n, pairs = len(values), counted.sum()
+    rest = pairs - 2 * counted.sum(1)
+    if not rest.all():
+        return None
+    mean, without = values.sum() / pairs, (values.sum() - 2 * values.sum(1)) / rest
+    # Where a few models are in most pairs the spread is theirs, and known no better than from so few (Satterthwaite).
+    weight = counted.sum(1, dtype=float) ** 2
+    freedom = min(n - 1, weight.sum() ** 2 / (weight**2).sum())
+    half = float(t.ppf(1 - LEVEL / 2, freedom) * np.sqrt((n - 1) * without.var()))
+    return [float(mean) - half, float(mean) + half]
+
+
+def _control_verdict(result: dict, some_apart: bool) -> str:
+    factors, across = result["factors"], result["between_above_null"]
+    explain = [name for name, f in factors.items() if f["permanova"]["p"] <= LEVEL and f["difference"] > 0]
+    figures = "; ".join(_factor_figures(name, factors[name]) for name in explain or factors)
+    shared, verb = "shared " + " and ".join(explain), "explains" if len(explain) == 1 else "explain"
+    nothing = "no effect of shared lineage on agreement was found"
+    if not explain and all(f["permanova"]["least_p"] > LEVEL for f in factors.values()):
+        nothing = f"{result['n_models']} models are too few to tell whether shared lineage explains agreement"
+    if across is None:
+        end = (
+            "whether models of different lineage agree beyond chance was not tested"
+            if some_apart
+            else "no two models are known to differ in every factor, so agreement across lineages cannot be judged"
+        )
+        start = f"{shared} {verb} part of the agreement" if explain else nothing
+        return f"{start} ({figures}); {end}."
+    chance = f"mean score {across['score']:.3f}"
+    if "null" in across:
+        chance += f" against {across['null']:.3f} by chance"
+    if "share" in across:
+        chance += f", {across['share']:.0%} of {across['pairs']} pairs significant"
+    if across["above"]:
+        start = f"{shared} {verb} part of the agreement" if explain else nothing
+        but = "but models of different lineage still" if explain else "and models of different lineage"
+        return f"{start} ({figures}), {but} agree beyond chance ({chance})."
+    apart = f"models of different lineage do not agree beyond chance ({chance})"
+    if explain:
+        return f"monoculture: {shared} {verb} what agreement there is ({figures}), and {apart}."
+    return f"no convergence found: {apart}, and {nothing} ({figures})."
+
+
+def _factor_figures(name: str, factor: dict) -> str:
+    permanova, partial = factor["permanova"], factor["partial_mantel"]
+    told = f"{name} {factor['within']:.3f} within against {factor['between']:.3f} between, R² = {permanova['r2']:.2f}, "
+    told += f"p = {permanova['p']:.2g}"
+    return told + (f", given the rest r = {partial['r']:.2f}, p = {partial['p']:.2g}" if partial else "")

@@ -1,0 +1,133 @@
+"""Measure how alike spaces are."""
+
+from pathlib import Path
+
+from repstitch.arguments import check_draws, check_seed
+from repstitch.cli.arguments import add_command, split_names
+from repstitch.cli.output import emit
+from repstitch.errors import InputError
+from repstitch.files import check_embeddings_exist, check_new_folder, check_picture
+from repstitch.names import METRICS
+
+
+def register(subparsers) -> None:
+    c = add_command(
+        subparsers,
+        "align",
+        run,
+        "measure how alike spaces are, with the permutation null beside each score",
+        "repstitch align a.parquet b.parquet --metric mutual_knn,cka_unbiased\n"
+        "  repstitch align *.parquet --sizes auto --cache graphs --out atlas\n"
+        "  repstitch align *.parquet --trend parameters --control family,objective --plot trend.png",
+    )
+    c.add_argument("embeddings", nargs="+", metavar="X", help="two or more: .parquet, .arrow, .npy or .npz:key")
+    c.add_argument("--metric", default="mutual_knn,cka_unbiased", help=f"all, or of {', '.join(METRICS)}")
+    c.add_argument("--k", type=int, default=10, help="neighbours of each row, for the metrics of neighbours")
+    c.add_argument("--permutations", type=int, default=200, help="draws of the null; 0 leaves it out")
+    c.add_argument("--seed", type=int, default=0, help="seed of the null and of the subsets of rows")
+    c.add_argument("--drop-invalid", action="store_true", help="leave out rows that cannot be used, and say how many")
+    c.add_argument("--sizes", metavar="auto|N,…", help="how the ten best pairs' scores depend on the number of rows")
+    c.add_argument("--trend", metavar="COLUMN", help="does alignment rise with this number of each model's card?")
+    c.add_argument("--against", metavar="NAME,…", help="with --trend: alignment with these models, not with all")
+    c.add_argument(
+        "--control", metavar="COLUMN,…", help="do models of one family, objective or training_data agree more?"
+    )
+    c.add_argument(
+        "--table", metavar="FILE", help=".csv, .tsv or .parquet with a column name, for --trend and --control"
+    )
+    c.add_argument(
+        "--asymmetry", action="store_true", help="of the ten best pairs, which side predicts the other (slow)"
+    )
+    c.add_argument("--out", metavar="DIR", help="write atlas.json, pairs.csv and pairs.parquet to a new folder")
+    c.add_argument("--plot", metavar="FILE|DIR", help="a folder for all pictures, or .png, .svg or .pdf for one")
+    c.add_argument("--cache", metavar="DIR", help="keep neighbour graphs here for the next run")
+    c.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def run(args) -> None:
+    metrics, sizes = _metrics(args.metric), _sizes(args.sizes)
+    check_draws(args.permutations, "`--permutations`")
+    check_seed(args.seed, "`--seed`")
+    against = None if args.against is None else split_names(args.against, "against")
+    control = [] if args.control is None else split_names(args.control, "control")
+    if len(args.embeddings) < 2:
+        raise InputError("Give at least two files of embeddings to align.")
+    for flag, needs, ok in (
+        ("against", "--trend", args.trend),
+        ("table", "--trend or --control", args.trend or control),
+    ):
+        if getattr(args, flag) and not ok:
+            raise InputError(f"`--{flag}` is of use with {needs} only; give that too.")
+    if args.out:
+        check_new_folder(args.out, "an atlas")
+    if args.plot:
+        _check_plot(args.plot)
+    for path in args.embeddings:
+        check_embeddings_exist(path)
+    from repstitch.alignment import hypotheses, report
+    from repstitch.alignment.atlas import atlas
+    from repstitch.alignment.lineage import read_models
+    from repstitch.embeddings.matching import match
+    from repstitch.embeddings.reading import read
+
+    rows = match([read(path) for path in args.embeddings], args.drop_invalid)
+    asked = hypotheses.HypothesisTests(
+        args.trend,
+        against,
+        control,
+        args.asymmetry,
+        read_models(args.table) if args.table else None,
+        args.seed,
+    )
+    hypotheses.check(rows.spaces, asked)
+    found = atlas(
+        rows, metrics, args.k, args.permutations, args.seed, sizes=sizes, cache=args.cache, device=args.device
+    )
+    found |= hypotheses.run_tests(found, asked, rows)
+    text = report.table(found)
+    if args.out:
+        report.write(found, args.out)
+        text += f"\n\natlas.json, pairs.csv and pairs.parquet in {args.out}"
+    if args.plot:
+        _draw(found, args.plot)
+    emit(found, text, args.json)
+
+
+def _check_plot(plot: str) -> None:
+    if Path(plot).suffix:
+        check_picture(plot)
+    elif Path(plot).is_file() or not Path(plot).parent.is_dir():
+        raise InputError(f"`--plot` must be a picture's name or a folder, in a folder that exists; got {plot!r}.")
+
+
+def _draw(found: dict, plot: str) -> None:
+    """All pictures to a folder; to a file the one of what was asked for, else the matrix of scores."""
+    from repstitch.plots.alignment import draw_atlas, plot_atlas
+    from repstitch.plots.canvas import save
+
+    if not Path(plot).suffix:
+        Path(plot).mkdir(exist_ok=True)
+        draw_atlas(found, plot)
+        return
+    pictures = plot_atlas(found)
+    asked = [name for kind in ("trend", "sizes", "asymmetry", "layers") for name in pictures if name.startswith(kind)]
+    save(pictures[(asked or list(pictures))[0]], plot)
+
+
+def _metrics(text: str) -> list[str] | str:
+    if text == "all":
+        return text
+    metrics = split_names(text, "metric")
+    unknown = [m for m in metrics if m not in METRICS]
+    if unknown:
+        raise InputError(f"`--metric` must be all or among {', '.join(METRICS)}; got {unknown[0]!r}.")
+    return metrics
+
+
+def _sizes(text: str | None) -> list[int] | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        return [int(size) for size in text.split(",")]
+    except ValueError:
+        raise InputError(f"`--sizes` must be auto or numbers of rows like 64,256,1024; got {text!r}.") from None

@@ -1,0 +1,99 @@
+"""List, show and promote the stitchers of a folder."""
+
+import sys
+from pathlib import Path
+
+from repstitch.cli.arguments import add_command, add_folder_argument
+from repstitch.cli.output import emit
+from repstitch.errors import InputError
+
+
+def register(subparsers) -> None:
+    c = add_command(
+        subparsers, "list", run_list, "list the stitchers of a folder", "repstitch list --stitchers models/stitchers"
+    )
+    add_folder_argument(c)
+    c = add_command(
+        subparsers, "promote", run_promote, "choose the stitcher that serves its pair", "repstitch promote old-new-2"
+    )
+    c.add_argument("name", metavar="NAME")
+    add_folder_argument(c)
+    c = add_command(
+        subparsers, "show", run_show, "show a stitcher's scorecard", "repstitch show old-new --plot card.png"
+    )
+    c.add_argument("stitcher", metavar="STITCHER", help="a folder, or a name in --stitchers")
+    c.add_argument("--plot", metavar="FILE", help="also draw it, as .png or .svg")
+    add_folder_argument(c)
+
+
+def run_list(args) -> None:
+    from repstitch.stitchers.routing import pair_key
+
+    registry = _registry(args.stitchers)
+    state = registry.state
+    rows = [
+        {
+            "name": name,
+            "source": s.source.name,
+            "target": s.target.name,
+            "dims": [s.source.dim, s.target.dim],
+            "method": s.method,
+            "version": s.version,
+            "promoted": state.promoted.get(pair_key(s.source.name, s.target.name)) == name,
+            "recall@1": s.scorecard.get("query", {}).get("recall@1"),
+        }
+        for name, s in state.stitchers.items()
+    ]
+    lines = [
+        f"{r['name']}{' *' if r['promoted'] else ''}: "
+        f"{r['source']} ({r['dims'][0]}) -> {r['target']} ({r['dims'][1]}), "
+        f"{r['method']}, version {r['version']}"
+        + (f", recall@1 {r['recall@1']:.3f}" if r["recall@1"] is not None else "")
+        for r in rows
+    ]
+    for problem in state.problems.values():
+        print(problem, file=sys.stderr)
+    text = "\n".join(lines) or f"No stitchers in {registry.folder}."
+    emit({"folder": str(registry.folder), "stitchers": rows, "problems": dict(state.problems)}, text, args.json)
+
+
+def run_promote(args) -> None:
+    pair = _registry(args.stitchers).promote(args.name)
+    emit({"pair": pair, "promoted": args.name}, f"{pair} is now served by {args.name}", args.json)
+
+
+def run_show(args) -> None:
+    from repstitch.evaluation.report import table
+    from repstitch.stitchers.stitcher import load
+
+    path = Path(args.stitcher)
+    stitcher = load(path) if path.is_dir() else _registry(args.stitchers).get(args.stitcher)
+    if args.plot:
+        from repstitch.plots.canvas import save
+        from repstitch.plots.stitchers import plot_scorecard
+
+        save(plot_scorecard(stitcher.scorecard, f"{stitcher.source.name} → {stitcher.target.name}"), args.plot)
+    title = f"{stitcher.source.name} ({stitcher.source.dim}) -> {stitcher.target.name} ({stitcher.target.dim})"
+    made = f"{stitcher.method} for {stitcher.objective}, version {stitcher.version}"
+    result = {
+        "source": stitcher.source.to_dict(),
+        "target": stitcher.target.to_dict(),
+        "method": stitcher.method,
+        "objective": stitcher.objective,
+        "settings": stitcher.settings,
+        "version": stitcher.version,
+        "provenance": stitcher.provenance,
+        "scorecard": stitcher.scorecard,
+    }
+    scores = table(stitcher.scorecard) if stitcher.scorecard else "no scorecard"
+    emit(result, f"{title}\n{made}\n\n{scores}", args.json)
+
+
+def _registry(folder: str | None):
+    from repstitch.stitchers.registry import Registry
+
+    registry = Registry(folder)
+    if not registry.folder.is_dir():
+        raise InputError(f"There is no folder {registry.folder}; give the stitchers' folder with --stitchers.")
+    registry.refresh()
+    return registry

@@ -1,0 +1,58 @@
+"""Score a stitcher on pairs that it was not trained on."""
+
+from repstitch.cli.arguments import LABELS, LABELS_HELP, add_command, add_pair_arguments, add_threshold_arguments
+from repstitch.cli.output import emit
+from repstitch.evaluation.thresholds import Thresholds
+from repstitch.files import check_embeddings_exist
+from repstitch.names import USES
+
+
+def register(subparsers) -> None:
+    c = add_command(
+        subparsers,
+        "score",
+        run,
+        "score a stitcher on pairs it was not trained on",
+        "repstitch score models/stitchers/old-new --source old.parquet --target new.parquet --use corpus",
+    )
+    c.add_argument("stitcher", metavar="STITCHER")
+    add_pair_arguments(c)
+    c.add_argument("--use", choices=(*USES, "both"), default="both")
+    c.add_argument("--qrels", metavar="FILE", help="relevance judgements: query, document, grade, between tabs")
+    c.add_argument("--source-queries", metavar="X", help="with --qrels, where --source and --target are the documents")
+    c.add_argument("--target-queries", metavar="Y")
+    c.add_argument("--source-query-ids", metavar="FILE", help="one id a row, for a file without ids")
+    c.add_argument("--target-query-ids", metavar="FILE")
+    c.add_argument("--labels", metavar=LABELS, help=LABELS_HELP)
+    add_threshold_arguments(c)
+
+
+def run(args) -> None:
+    Thresholds(args.retention, args.first_stage)
+    check_embeddings_exist(args.source)
+    check_embeddings_exist(args.target)
+    from repstitch.evaluation.report import table
+    from repstitch.stitchers.stitcher import load
+    from repstitch.workflows.scoring import score
+
+    card = score(
+        load(args.stitcher),
+        args.source,
+        args.target,
+        uses=USES if args.use == "both" else (args.use,),
+        source_space=args.source_space,
+        target_space=args.target_space,
+        source_ids=args.source_ids,
+        target_ids=args.target_ids,
+        drop_invalid=args.drop_invalid,
+        source_queries=args.source_queries,
+        target_queries=args.target_queries,
+        qrels=args.qrels,
+        source_query_ids=args.source_query_ids,
+        target_query_ids=args.target_query_ids,
+        labels=args.labels,
+        retention=args.retention,
+        first_stage=args.first_stage,
+    )
+    note = f"{card['left_out']} pairs left out: the stitcher was trained on them.\n\n" if card["left_out"] else ""
+    emit(card, note + table(card), args.json)

@@ -1,0 +1,167 @@
+"""Carry probes, directions and dictionaries to another space."""
+
+import argparse
+
+from repstitch.arguments import check_seed
+from repstitch.cli.arguments import (
+    LABELS,
+    add_command,
+    add_pair_arguments,
+    read_lines,
+)
+from repstitch.cli.output import emit
+from repstitch.errors import InputError
+from repstitch.files import check_carried_file, check_picture
+from repstitch.names import CONCEPTS
+
+
+def register(subparsers) -> None:
+    c = add_command(
+        subparsers,
+        "transfer",
+        run,
+        "carry directions, probes, dictionaries or class names to the other space, and prove that they work there",
+        "repstitch transfer probe.safetensors --backward models/stitchers/new-old --out carried.safetensors\n"
+        "  repstitch transfer --backward models/stitchers/new-old --source old.parquet --target new.parquet \\\n"
+        "      --labels labels.parquet:kind --plot transfer.png\n"
+        "  repstitch transfer sae.safetensors --subtract-b-dec --out carried.safetensors \\\n"
+        "      --forward models/stitchers/old-new --backward models/stitchers/new-old",
+    )
+    c.add_argument(
+        "given", nargs="?", metavar="FILE", help="what is carried: .safetensors, .npz, .npy, .pt, .pth or .skops"
+    )
+    c.add_argument("--forward", metavar="STITCHER", help="source to target: for directions, dictionaries, prompts")
+    c.add_argument("--backward", metavar="STITCHER", help="target to source: for probes, dictionaries")
+    c.add_argument("--out", metavar="FILE", help=".safetensors or .npz, for directions also .npy; must not exist yet")
+    c.add_argument("--renormalise", action="store_true", help="give each direction the length back that it had")
+    c.add_argument(
+        "--jacobian", action="store_true", help="act by the mean Jacobian at the rows given, as MLPs always do"
+    )
+    g = c.add_argument_group("what a FILE does not say")
+    g.add_argument("--directions", action="store_true", help="its arrays are directions, whatever their names")
+    g.add_argument("--classes", metavar="FILE", help="what a probe's scores speak for, one a line")
+    g.add_argument(
+        "--subtract-b-dec",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether a dictionary subtracts b_dec before it encodes",
+    )
+    g = c.add_argument_group("in place of a FILE")
+    g.add_argument("--concept", metavar="X", help="carry the concept that these embeddings of the source show …")
+    g.add_argument("--against", metavar="X", help="… and these do not")
+    g.add_argument("--by", choices=CONCEPTS, help="as the difference of means, a direction (default), or as a probe")
+    g.add_argument("--prompts", metavar="X", help="classify by names: embeddings of one prompt a class, called by id")
+    g.add_argument("--names", metavar="FILE", help="with --prompts: one class name a prompt, which may repeat")
+    g = c.add_argument_group("rows, and proof")
+    add_pair_arguments(g, needed=False)
+    g.add_argument("--labels", metavar=LABELS, help="classes of the target's rows, to prove a probe or names on")
+    g.add_argument(
+        "--group", metavar="COLUMN|FILE", help="rows of one group stay on one side of the split, as in train"
+    )
+    g.add_argument("--plot", metavar="FILE", help="draw the proof, as .png, .svg or .pdf")
+    g.add_argument("--seed", type=int, default=0, help="seed of the resampled rows and of the controls")
+
+
+def run(args) -> None:
+    _check_transfer(args)
+    from repstitch.stitchers.stitcher import load
+    from repstitch.transfer import files
+    from repstitch.transfer.context import build
+    from repstitch.transfer.kinds import Dictionary, Directions, name_of
+    from repstitch.transfer.report import report
+    from repstitch.transfer.run import NAMES_HOW, concept_of, evaluate, from_names, rows_meant, transfer
+
+    thing, layout = None, files.Layout()
+    if args.given:
+        classes = None if args.classes is None else read_lines(args.classes, "classes")
+        thing, layout = files.read(
+            args.given, subtract_b_dec=args.subtract_b_dec, classes=classes, directions=args.directions
+        )
+    if args.out:
+        means = args.concept and args.by != "classifier"
+        check_carried_file(args.out, isinstance(thing, Directions) or bool(thing is None and means))
+    forward, backward = (None if given is None else load(given) for given in (args.forward, args.backward))
+    bridge = build(
+        forward,
+        backward,
+        args.source,
+        args.target,
+        args.labels,
+        source_space=args.source_space,
+        target_space=args.target_space,
+        source_ids=args.source_ids,
+        target_ids=args.target_ids,
+        group=args.group,
+        paired=isinstance(thing, Dictionary),
+        drop_invalid=args.drop_invalid,
+        tangent=args.jacobian,
+    )
+    if args.prompts:
+        carried, found = from_names(bridge, args.prompts, args.names, seed=args.seed)
+        how = f"{NAMES_HOW}; {rows_meant(bridge, 'forward')}"
+    else:
+        if args.concept:
+            thing = concept_of(bridge, args.concept, args.against, args.by)
+        thing, found = evaluate(bridge, thing, seed=args.seed)
+        carried, how = transfer(thing, bridge, args.renormalise)
+    if not args.out and not found:
+        raise InputError("Give `--out`, the file to write; there is nothing to prove this on.")
+    notes = {"through": how} | {
+        way: stitcher.version for way, stitcher in (("forward", forward), ("backward", backward)) if stitcher
+    }
+    if args.plot:  # before what is never overwritten, so that a run that was stopped can be run again
+        from repstitch.plots.canvas import save
+        from repstitch.plots.transfer import plot_transfer
+
+        save(plot_transfer(found), args.plot)
+    if args.out:
+        files.write(args.out, carried, layout, notes)
+    title = f"{name_of(carried)}: {bridge.home.name} -> {bridge.away.name}" + (f", in {args.out}" if args.out else "")
+    emit(
+        {"out": args.out, "carried": name_of(carried), **notes, "proof": found or None},
+        "\n".join([title, *how.split("; ")]) + (f"\n\n{report(found)}" if found else ""),
+        args.json,
+    )
+
+
+def _check_transfer(args) -> None:
+    """Refuse what does not go together before anything is loaded."""
+    check_seed(args.seed, "`--seed`")
+    given = [name for name in ("given", "concept", "prompts") if getattr(args, name)]
+    if len(given) > 1:
+        raise InputError("Give one thing to carry: a FILE, or --concept with --against, or --prompts.")
+    if not given and not args.labels:
+        raise InputError(
+            "Give what is carried: a FILE, --concept with --against, --prompts, or --labels to train a probe by."
+        )
+    for flag, needs, ok in (
+        ("against", "--concept", args.concept),
+        ("by", "--concept", args.concept),
+        ("names", "--prompts", args.prompts),
+        ("classes", "a probe's FILE", args.given),
+        ("subtract_b_dec", "a dictionary's FILE", args.given),
+        ("directions", "a FILE", args.given),
+        ("renormalise", "a FILE or --concept", args.given or args.concept),
+        ("plot", "--labels", args.labels),
+        ("labels", "--target", args.target),
+        ("group", "--labels, or a dictionary's FILE and rows", args.labels or args.given),
+        ("jacobian", "--source or --target", args.source or args.target),
+        ("source_space", "--source", args.source),
+        ("source_ids", "--source", args.source),
+        ("target_space", "--target", args.target),
+        ("target_ids", "--target", args.target),
+        ("drop_invalid", "--source or --target", args.source or args.target),
+    ):
+        if getattr(args, flag) not in (None, False) and not ok:
+            raise InputError(
+                f"`--{flag.replace('_', '-')}` is of use with {needs} only; give that too, or leave it out."
+            )
+    for flag in ("backward", "source", "jacobian") if args.prompts else ():
+        if getattr(args, flag):
+            raise InputError(f"`--{flag}` has no part in what --prompts does; leave it out.")
+    if args.concept and not args.against:
+        raise InputError("`--concept` needs `--against`: embeddings of examples that do not show the concept.")
+    if args.out:
+        check_carried_file(args.out)
+    if args.plot:
+        check_picture(args.plot)

@@ -1,0 +1,120 @@
+"""Output paths: check one before any work is done, then write it whole or not at all.
+
+Nothing here imports NumPy or torch, so the command line can refuse a path at once.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from repstitch.errors import InputError, one_line
+from repstitch.names import FORMATS
+
+CARRIED = (".safetensors", ".npz", ".npy")
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def split_key(path: str) -> tuple[str, str | None]:
+    """`file.npz:key` or `file.parquet:column` as the file and what is named in it; None where nothing is named."""
+    head, colon, tail = path.rpartition(":")
+    if colon and Path(head).suffix in FORMATS:
+        return head, tail
+    return path, None
+
+
+def check_embeddings_exist(path: str | os.PathLike) -> None:
+    """Raise InputError where a local path of embeddings names nothing."""
+    location, _ = split_key(str(path))
+    if "://" not in location and not Path(location).exists():
+        raise InputError(f"There is no file {location}; give the path of embeddings ({', '.join(FORMATS)}).")
+
+
+def check_ending(path: str | os.PathLike, endings: Sequence[str], argument: str = "out", note: str = "") -> Path:
+    """The path if it ends in one of `endings`; InputError otherwise. `note` follows the endings in the message."""
+    target = Path(path)
+    if target.suffix not in endings:
+        listed = " or ".join(part for part in (", ".join(endings[:-1]), endings[-1]) if part)
+        raise InputError(f"`{argument}` must end in {listed}{note}; got {target.name!r}.")
+    return target
+
+
+def check_new(path: str | os.PathLike, argument: str = "out") -> Path:
+    """The path if nothing is there yet and its folder exists; InputError otherwise."""
+    target = Path(path)
+    if target.exists():
+        raise InputError(
+            f"`{argument}` {target} exists and is never overwritten; give another name or remove it first."
+        )
+    if not target.parent.is_dir():
+        raise InputError(f"`{argument}` must lie in a folder that exists; there is no {target.parent}.")
+    return target
+
+
+def check_embeddings_file(out: str | os.PathLike) -> Path:
+    """The path of a new Parquet file of embeddings."""
+    return check_new(check_ending(out, (".parquet",), note=", the format embeddings are written in"))
+
+
+def check_layers_folder(out: str | os.PathLike) -> Path:
+    """The path of a new folder that gets one file of embeddings per layer."""
+    if Path(out).suffix in FORMATS:
+        raise InputError(f"`out` must be a folder, for it gets a file a layer; got {Path(out).name!r}.")
+    return check_new(out)
+
+
+def check_carried_file(out: str | os.PathLike, directions: bool = True) -> Path:
+    """The path of a new file for what a transfer carries; only directions, which are one array, fit into an .npy."""
+    endings = CARRIED if directions else CARRIED[:2]
+    return check_new(check_ending(out, endings))
+
+
+def check_new_folder(out: str | os.PathLike, what: str = "a stitcher") -> Path:
+    """The path of a new folder that holds `what`: a plain name, not there yet, in a place that can be written.
+
+    Folders above it that do not exist yet are created when it is written.
+    """
+    target = Path(out)
+    if target.name in ("", ".", "..") or target.name.startswith("."):
+        raise InputError(f"`out` must name a folder to create; got {str(out)!r}.")
+    try:
+        if target.exists() or target.is_symlink():
+            raise InputError(f"`out` {target} exists and {what} is never overwritten; give another name.")
+        above = next(folder for folder in target.absolute().parents if folder.exists())
+    except OSError as error:
+        raise InputError(f"`out` cannot be created: {one_line(error)}") from None
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise InputError(f"`out` {target} cannot be created: {above} is not a folder that can be written to.")
+    return target
+
+
+def check_picture(path: str | os.PathLike, argument: str = "plot") -> Path:
+    """The path of a picture that can be written, in a folder that exists. An existing picture is replaced."""
+    target = check_ending(path, PICTURES, argument)
+    if not target.parent.is_dir():
+        raise InputError(f"`{argument}` must lie in a folder that exists; there is no {target.parent}.")
+    if target.is_dir():
+        raise InputError(f"`{argument}` must be a file; {target} is a folder.")
+    return target
+
+
+@contextmanager
+def written_whole(target: Path, argument: str = "out") -> Iterator[Path]:
+    """A path beside `target` to write to; when the block ends it is renamed to `target`, replacing an older file.
+
+    The caller creates a file or a folder there. Readers see the old content or the new, never a part. When the block
+    raises, nothing is left behind; an OSError becomes an InputError that names the argument.
+    """
+    beside = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}")
+    try:
+        yield beside
+        os.replace(beside, target)
+    except OSError as error:
+        raise InputError(f"`{argument}` {target} cannot be written: {one_line(error)}") from None
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            beside.unlink(missing_ok=True)

@@ -1,0 +1,21 @@
+"""Packages that list their public names and import a module only when one of its names is used."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def public_names(
+    package: str, homes: Mapping[str, tuple[str, ...]]
+) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """`__all__`, `__getattr__` and `__dir__` of a package (PEP 562), from the names that each of its modules defines."""
+    home = {name: module for module, names in homes.items() for name in names}
+
+    def getattr_lazily(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{package}.{home[name]}"), name)
+        setattr(import_module(package), name, value)
+        return value
+
+    return sorted(home), getattr_lazily, lambda: sorted(home)

@@ -1,0 +1,89 @@
+"""The HTTP door: one Starlette application with all routes. No maths in it."""
+
+import asyncio
+import gc
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match, Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from repstitch.errors import InputError
+from repstitch.server.docs import show_docs
+from repstitch.server.guards import Keys
+from repstitch.server.listing import list_spaces, list_stitchers, live, ready, show_metrics, show_stitcher
+from repstitch.server.openai import Embeddings, list_models
+from repstitch.server.openapi import show_openapi
+from repstitch.server.responses import Refusal, on_error
+from repstitch.server.score import Score
+from repstitch.server.service import Service
+from repstitch.server.settings import Settings
+from repstitch.server.translate import Translate
+from repstitch.stitchers.registry import Registry
+
+EXPOSED = ("X-Rows", "X-Dim", "X-Stitcher", "X-Stitcher-Version", "X-Confidence", "X-Route", "X-Expected-Score")
+
+
+def create_app(registry: Registry, settings: Settings) -> Starlette:
+    """The whole service over one registry, which it reads at start and follows from then on."""
+    service = Service(registry, settings)
+    guards = [Middleware(Keys, settings=settings)]
+    if settings.cors_origins:  # outside the keys, so that browsers can read refusals too
+        cors = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
+        guards.insert(0, Middleware(CORSMiddleware, expose_headers=EXPOSED, **cors))
+    app = Starlette(
+        routes=[
+            Route("/v1/translate", Translate(service), methods=["POST"]),
+            Route("/v1/embeddings", Embeddings(service), methods=["POST"]),
+            Route("/v1/score", Score(service), methods=["POST"]),
+            Route("/v1/stitchers", list_stitchers),
+            Route("/v1/stitchers/{name}", show_stitcher),
+            Route("/v1/spaces", list_spaces),
+            Route("/v1/models", list_models),
+            Route("/metrics", show_metrics),
+            Route("/healthz", live),
+            Route("/livez", live),
+            Route("/readyz", ready),
+            Route("/openapi.json", show_openapi),
+            Route("/docs", show_docs),
+            # Without it a server that this application is mounted in would answer in a form of its own.
+            Mount("", unknown),
+        ],
+        middleware=guards,
+        exception_handlers=dict.fromkeys((Refusal, InputError, HTTPException, Exception), on_error),
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    return app
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette):
+    """Read the registry's folder before the first request is taken, and follow it while the application runs."""
+    service: Service = app.state.service
+    if service.settings.workers > 1:
+        import torch
+
+        torch.set_num_threads(1)  # the workers are the parallelism
+    await service.look()
+    # What is there by now stays; searching it for garbage holds all requests up, for a tenth of a second under BentoML.
+    gc.collect()
+    gc.freeze()
+    tasks = [asyncio.create_task(service.follow())]
+    if service.settings.encoders:
+        tasks.append(asyncio.create_task(asyncio.to_thread(service.load_encoders)))
+    yield
+    gc.unfreeze()
+    for task in tasks:
+        task.cancel()
+
+
+async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
+    """Everything else, whatever the method: 405 for a known path, otherwise 404."""
+    for route in scope["app"].routes:
+        if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL:
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(route.methods or ()))})
+    raise HTTPException(404)
