@@ -1,9 +1,8 @@
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.imports import loaded_after
 
 from repstitch import names
 
@@ -157,7 +156,6 @@ LIGHT = (
     "transfer.run",
     "alignment.atlas",
 )
-HEAVY = ("torch", "numpy", "pyarrow", "lightning", "transformers", "timm", "bentoml")
 
 
 def modules() -> dict[str, Path]:
@@ -225,14 +223,6 @@ def test_a_module_imports_only_from_rows_above_its_own(module):
 @pytest.mark.parametrize("package", WITHOUT_A_DOOR)
 def test_a_package_without_a_door_of_its_own_imports_nothing(package):
     assert not imports(MODULES[package], set(MODULES))
-
-
-def loaded_after(code: str) -> set[str]:
-    """Which heavy packages are loaded after running `code` in a fresh interpreter."""
-    ending = f"\nprint('loaded:', *(m for m in {HEAVY!r} if m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", "import sys\n" + code + ending], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.splitlines()[-1].removeprefix("loaded:").split())
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -2,7 +2,7 @@ import logging
 from dataclasses import replace
 
 import pytest
-from helpers import card
+from helpers.spaces import card
 
 from repstitch.errors import InputError
 from repstitch.spaces import IDENTITY, Space, adopt

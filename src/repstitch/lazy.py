@@ -8,7 +8,7 @@ from typing import Any
 def public_names(
     package: str, homes: Mapping[str, tuple[str, ...]]
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """`__all__`, `__getattr__` and `__dir__` of a package (PEP 562), from the names that each of its modules defines."""
+    """`__all__`, `__getattr__` and `__dir__` of a package (PEP 562), from the names that each module of it defines."""
     home = {name: module for module, names in homes.items() for name in names}
 
     def getattr_lazily(name: str) -> Any:

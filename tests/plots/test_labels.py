@@ -2,23 +2,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.text import Text
+from helpers.pictures import boxes, overlaps
 
 from repstitch.plots.canvas import figure
 from repstitch.plots.labels import name_points, shorten
-
-
-def boxes(axes) -> np.ndarray:
-    """Corners (N, 4) of what is written in the axes, in pixels, without the lines that lead to points."""
-    for text in axes.texts:
-        text.get_window_extent()  # puts the text where its point is
-    return np.array([Text.get_window_extent(text).extents for text in axes.texts])
-
-
-def overlaps(found: np.ndarray) -> int:
-    low = np.maximum(found[:, None, :2], found[None, :, :2])
-    high = np.minimum(found[:, None, 2:], found[None, :, 2:])
-    return int(np.triu((high - low).clip(min=0).prod(2) > 1, 1).sum())
 
 
 def scattered(N: int, seed: int = 0):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import gaussian, shared_latent
+from helpers.spaces import gaussian, shared_latent
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 

@@ -1,6 +1,6 @@
 import pytest
-from server_calls import client_of
-from serving import free_port, make_stitcher, running, serve_command
+from helpers.server_calls import client_of
+from helpers.serving import free_port, make_stitcher, running, serve_command
 
 from repstitch.stitchers.registry import Registry
 

@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
-from server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused, service_of
-from serving import free_port, make_rows, make_stitcher, running, serve_command
+from helpers.server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused, service_of
+from helpers.serving import free_port, make_rows, make_stitcher, running, serve_command
 from starlette.testclient import TestClient
 
 from repstitch.server.app import create_app

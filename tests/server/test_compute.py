@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import confidence
-from serving import make_rows, make_stitcher
+from helpers.serving import make_rows, make_stitcher
+from helpers.spaces import confidence
 
 from repstitch.errors import InputError
 from repstitch.server.compute import CHUNK_ROWS, SMALL, Placed, Stopped, _crossover

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import schemathesis
-from fuzz import CASES, SEED, cases, rows, spoiled, tell
-from helpers import confidence
+from helpers.fuzz import CASES, SEED, cases, rows, spoiled, tell
+from helpers.serving import free_port, make_rows, make_stitcher, running, serve_command
+from helpers.spaces import confidence
 from hypothesis import given
 from hypothesis import strategies as st
 from schemathesis.engine import Status, events, from_schema
-from serving import free_port, make_rows, make_stitcher, running, serve_command
 from starlette.routing import Route
 from starlette.testclient import TestClient
 

@@ -9,9 +9,9 @@ import time
 import httpx
 import numpy as np
 import pytest
-from helpers import confidence
-from server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
-from serving import eventually, make_rows, make_stitcher
+from helpers.server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
+from helpers.serving import eventually, make_rows, make_stitcher
+from helpers.spaces import confidence
 from starlette.testclient import TestClient
 
 from repstitch.evaluation.scoring import score_pairs

@@ -2,8 +2,8 @@
 
 import httpx
 import pytest
-from server_calls import LOCAL, URL, client_of, post_rows, refused
-from serving import free_port, make_rows, running, serve_command
+from helpers.server_calls import LOCAL, URL, client_of, post_rows, refused
+from helpers.serving import free_port, make_rows, running, serve_command
 from starlette.testclient import TestClient
 
 from repstitch.errors import InputError

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from helpers import tiny_bert
-from server_calls import LOCAL, client_of, refused, service_of
-from serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
+from helpers.server_calls import LOCAL, client_of, refused, service_of
+from helpers.serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
+from helpers.spaces import tiny_bert
 
 from repstitch.encoders.encoder import load_encoder
 from repstitch.server import service as module

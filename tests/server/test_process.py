@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from server_calls import LOCAL, URL
-from serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
+from helpers.server_calls import LOCAL, URL
+from helpers.serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
 
 from repstitch.server.negotiation import OCTETS
 from repstitch.stitchers.stitcher import Stitcher

@@ -7,7 +7,7 @@ import time
 import httpx
 import numpy as np
 import pytest
-from serving import free_port, make_rows, make_stitcher, running, serve_command
+from helpers.serving import free_port, make_rows, make_stitcher, running, serve_command
 
 from repstitch.errors import InputError
 from repstitch.server.run import announce, listen, serve

@@ -8,9 +8,9 @@ from typing import Any, cast
 import httpx
 import numpy as np
 import pytest
-from helpers import confidence
-from server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
-from serving import make_rows, make_stitcher
+from helpers.server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
+from helpers.serving import make_rows, make_stitcher
+from helpers.spaces import confidence
 
 from repstitch.evaluation.scoring import score_pairs
 from repstitch.server.app import create_app

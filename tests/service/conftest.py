@@ -1,7 +1,7 @@
 import os
 
 import pytest
-from serving import make_stitcher
+from helpers.serving import make_stitcher
 
 
 @pytest.fixture(scope="session")

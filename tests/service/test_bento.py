@@ -9,8 +9,8 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from serving import ROOT, free_port, make_rows, make_stitcher, running
-from test_deploy import compose_check, image_check, run_check
+from helpers.deploy import compose_check, image_check, run_check
+from helpers.serving import ROOT, free_port, make_rows, make_stitcher, running
 
 pytestmark = pytest.mark.slow
 

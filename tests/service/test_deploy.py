@@ -3,8 +3,6 @@ that they say what the service needs: its routes, its settings, its times."""
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from contextlib import contextmanager
 from dataclasses import fields
@@ -17,9 +15,10 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from helpers.deploy import DEPLOY, compose_check, image_check, load, run_check
+from helpers.serving import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from serving import ROOT
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
@@ -27,7 +26,6 @@ from repstitch.server.app import create_app
 from repstitch.server.settings import Settings
 from repstitch.stitchers.registry import Registry
 
-DEPLOY = ROOT / "service" / "deploy"
 COMPOSE = ("compose.yaml", "compose.gpu.yaml")
 KUBERNETES = ("kubernetes.yaml", "kubernetes-gpu.yaml")
 VERSIONS = ("1.25", "1.31", "1.37")
@@ -35,10 +33,6 @@ SIZES = {"64m": 64 * 2**20, "Mi": 2**20, "Gi": 2**30, "G": 2**30}  # Docker's G 
 SETTINGS = {f"REPSTITCH_{each.name.upper()}" for each in fields(Settings)}
 PRESTOP_S = 5  # at least: what endpoints take to forget a pod
 TORCH_BYTES = 3 * 2**29  # two processes with torch, measured on CPU at 1.35 GB
-
-
-def load(name: str) -> dict:
-    return yaml.safe_load((DEPLOY / name).read_text())
 
 
 def documents(name: str) -> list[dict]:
@@ -279,19 +273,6 @@ def test_a_container_has_the_time_to_finish():
     assert float(grace.removesuffix("s")) > 2 * Settings().timeout_s
 
 
-def image_check() -> list[str]:
-    """The command of the image's HEALTHCHECK."""
-    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
-    (line,) = re.findall(r"^HEALTHCHECK .*?CMD (\[.*\])$", text, flags=re.MULTILINE)
-    return json.loads(line)
-
-
-def compose_check() -> list[str]:
-    kind, *command = load("compose.yaml")["services"]["repstitch"]["healthcheck"]["test"]
-    assert kind == "CMD"
-    return command
-
-
 def test_the_image_asks_whether_the_service_lives_and_compose_whether_it_is_ready():
     assert "'/livez'" in image_check()[-1]
     assert compose_check() == [part.replace("/livez", "/readyz") for part in image_check()]
@@ -332,14 +313,6 @@ def answering(statuses: dict[str, int]):
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def run_check(command: list[str], port: int) -> bool:
-    """Whether a health check says yes, in a container where a proxy is set and PORT names the port."""
-    python, *arguments = command
-    assert python == "python"
-    environ = {"PORT": str(port), "http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
-    return subprocess.run([sys.executable, *arguments], env=environ, capture_output=True, timeout=30).returncode == 0
 
 
 # --- who may do what --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from serving import ROOT, eventually, make_rows, make_stitcher
+from helpers.serving import ROOT, eventually, make_rows, make_stitcher
 from starlette.testclient import TestClient
 
 URL = "/v1/translate?source=old&target=new"

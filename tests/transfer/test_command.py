@@ -5,8 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from bridges import dictionary, directions, mlp, rotating, stitcher, thing_of, two_views
-from helpers import card, names
+from helpers.contexts import dictionary, directions, mlp, rotating, stitcher, thing_of, two_views
+from helpers.spaces import card, names
 from PIL import Image
 
 from repstitch.cli.main import main

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from bridges import linear, mlp, stitcher, unit
-from helpers import gaussian
+from helpers.contexts import linear, mlp, stitcher, unit
+from helpers.spaces import gaussian
 
 from repstitch.errors import InputError
 from repstitch.stitchers.maps import AffineMap

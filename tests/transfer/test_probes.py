@@ -2,8 +2,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bridges import two_views
-from helpers import gaussian
+from helpers.contexts import two_views
+from helpers.spaces import gaussian
 
 from repstitch.errors import InputError
 from repstitch.transfer import probes

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bridges import dictionary, directions, inverse, linear, probe, through
-from helpers import gaussian, rotation
+from helpers.contexts import dictionary, directions, inverse, linear, probe, through
+from helpers.spaces import gaussian, rotation
 
 from repstitch.errors import InputError
 from repstitch.stitchers.maps import AffineMap

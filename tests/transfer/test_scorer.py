@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bridges import two_views
+from helpers.contexts import two_views
 
 from repstitch.cli.main import main
 from repstitch.embeddings.writing import write

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from bridges import linear, mlp, stitcher, two_views, unit
-from helpers import card, gaussian
+from helpers.contexts import linear, mlp, stitcher, two_views, unit
+from helpers.spaces import card, gaussian
 
 from repstitch.errors import InputError
 from repstitch.stitchers.maps import AffineMap

@@ -1,0 +1,113 @@
+import logging
+
+import numpy as np
+import pytest
+from helpers.spaces import card, embeddings, gaussian, names
+
+from repstitch.embeddings.matching import match
+from repstitch.embeddings.rows import Embeddings
+from repstitch.errors import InputError
+
+
+def test_keeps_the_ids_common_to_all_in_the_order_of_the_first(caplog):
+    first, second, third = (embeddings(40, d, name, seed=d) for d, name in ((4, "a"), (5, "b"), (6, "c")))
+    shuffled = np.random.default_rng(0).permutation(40)
+    held = match([first.take(np.arange(5, 40)), second.take(shuffled), third.take(np.arange(30))])
+    assert held.names == ["a", "b", "c"]
+    assert held.ids is not None
+    assert held.ids.tolist() == [f"item{i}" for i in range(5, 30)]
+    for one, rows in zip((first, second, third), held.rows, strict=True):
+        np.testing.assert_array_equal(rows, one.vectors[5:30])
+    assert held.left_out == {name: {"not in every space": n} for name, n in (("a", 10), ("b", 15), ("c", 5))}
+    assert "Left out of b: 15 not in every space." in caplog.messages
+
+
+def test_matches_by_position_where_no_space_has_ids():
+    a, b = (embeddings(30, 4, name, seed=i, ids=None) for i, name in enumerate("ab"))
+    held = match([a, b])
+    assert held.ids is None
+    np.testing.assert_array_equal(held.rows[1], b.vectors)
+
+
+def test_matches_by_position_with_a_warning_where_one_space_has_no_ids(caplog):
+    held = match([embeddings(30, 4, "a"), embeddings(30, 4, "b", ids=None), embeddings(30, 5, "c")])
+    assert held.ids is not None
+    assert held.ids.tolist() == names(30).tolist()
+    assert caplog.messages == ["b carries no ids; all rows are matched by position."]
+
+
+def test_rows_that_cannot_be_used_are_left_out_of_every_space(caplog):
+    vectors = gaussian(40, 4)
+    vectors[3], vectors[7] = np.nan, 0
+    spaces = [embeddings(40, 4, "a"), embeddings(40, 4, "b", vectors=vectors), embeddings(40, 5, "c")]
+    held = match(spaces, drop_invalid=True)
+    keep = np.setdiff1d(np.arange(40), [3, 7])
+    for one, rows in zip(spaces, held.rows, strict=True):
+        np.testing.assert_array_equal(rows, one.vectors[keep])
+    assert held.left_out == {"a": {}, "b": {"NaN or Inf": 1, "all zeros": 1}, "c": {}}
+    assert caplog.messages == ["Left out of b: 1 NaN or Inf, 1 all zeros."]
+
+
+def test_an_item_is_a_repeat_only_where_it_is_the_same_in_every_space(caplog):
+    one, other = gaussian(40, 4, 1), gaussian(40, 4, 2)
+    one[5], other[5] = one[4], other[4]
+    one[6] = one[4]
+    spaces = [embeddings(40, 4, name, vectors=rows) for name, rows in (("a", one), ("b", other))]
+    held = match(spaces, drop_invalid=True)
+    assert held.ids is not None
+    assert set(names(40)) - set(held.ids) == {"item5"}
+    assert held.left_out == {name: {"repeats of an identical item": 1} for name in "ab"}
+    assert caplog.messages == ["Left out of every space: 1 repeats of an identical item."]
+    assert len(match(spaces)) == 40
+
+
+def test_many_spaces_are_each_looked_through_once(monkeypatch):
+    from repstitch.embeddings import matching
+
+    looked = []
+    check = matching.check_unique
+    monkeypatch.setattr(matching, "check_unique", lambda ids, side: (looked.append(side), check(ids, side)))
+    match([embeddings(30, 3, f"s{i}", seed=i) for i in range(12)])
+    assert looked == [f"s{i}" for i in range(12)]
+
+
+def bare(n: int, name: str) -> Embeddings:
+    return embeddings(n, 4, name, ids=None)
+
+
+def with_value(value: float, ids=None) -> Embeddings:
+    vectors = gaussian(30, 4)
+    vectors[2] = value
+    return embeddings(30, 4, "b", vectors=vectors, ids=ids)
+
+
+@pytest.mark.parametrize(
+    ("spaces", "says"),
+    [
+        ([embeddings()], "`embeddings` must hold at least two spaces; got 1"),
+        ([embeddings(), embeddings()], "must have names of their own; 'old' is there twice. Rename"),
+        ([embeddings(), embeddings(0, name="b")], "b has no rows; at least 20 are needed"),
+        (
+            [embeddings(30), embeddings(30, name="b", ids=names(30, "x"))],
+            "No id is in every file .*'item0', b has.*'x0'",
+        ),
+        ([embeddings(30), embeddings(30, name="b", ids=["z"] * 30)], "Ids must be unique; the b has 29 repeated"),
+        ([embeddings(30), embeddings(19, name="b")], "At least 20 items must be in every space; got 19. Embed more"),
+        ([bare(30, "a"), bare(31, "b")], "match by position, so all files must have as many; got a 30, b 31. Give ids"),
+        (
+            [embeddings(30), bare(30, "b"), embeddings(30, name="c", ids=names(30)[::-1])],
+            "old and c hold their ids in another order. Give ids for all",
+        ),
+        ([embeddings(30), with_value(np.nan, names(30))], "b holds rows .*: 1 with NaN or Inf .first: id 'item2'"),
+        ([bare(30, "a"), with_value(0)], "b holds rows .*: 1 with all zeros .first: row 2.. Leave .* --drop-invalid"),
+    ],
+)
+def test_refuses_what_cannot_be_matched(spaces, says):
+    with pytest.raises(InputError, match=says):
+        match(spaces)
+
+
+def test_warns_of_nothing_where_nothing_is_left_out(caplog):
+    with caplog.at_level(logging.INFO):
+        held = match([embeddings(30, 4, "a"), Embeddings(gaussian(30, 5), card("b", 5), names(30))])
+    assert (len(held), held.left_out, caplog.messages) == (30, {"a": {}, "b": {}}, [])

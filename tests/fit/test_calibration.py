@@ -1,0 +1,259 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers.spaces import gaussian, rotation
+
+from repstitch.embeddings.normalising import normalise
+from repstitch.errors import InputError
+from repstitch.fit.calibration import auroc, calibrate, evaluate, hit_chance
+from repstitch.fit.closed_form import decompose, fit_ridge
+from repstitch.metrics.moments import moments
+from repstitch.stitchers.confidence import LEAST_ROWS, Confidence, confidence_from_tensors
+
+D_SOURCE, D_TARGET, SHARED = 12, 10, 5
+POOL = 200
+
+
+def pairs(n: int, seed: int, strength=1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit rows that share five numbers a row, half of them little; four source directions hardly vary."""
+    random = np.random.default_rng(seed)
+    Z = random.standard_normal((n, SHARED)) * np.where(random.random((n, 1)) < 0.5, 0.3, 1.0) * strength
+    sides, spread = [], np.array([0.4] * 3 + [0.02] * 4)
+    for d, turn in ((D_SOURCE, 1), (D_TARGET, 2)):
+        own = random.standard_normal((n, d - SHARED)) * spread[: d - SHARED]
+        place = np.linspace(0, 2, d)
+        sides.append(torch.from_numpy((np.hstack([Z, own]) @ rotation(d, turn) + place).astype(np.float32)))
+    return tuple(normalise(side, "unit") for side in sides)  # type: ignore[return-value]
+
+
+TRAIN, SELECT, HELD, TEST = (pairs(n, seed) for n, seed in ((600, 1), (300, 2), (300, 3), (1500, 4)))
+FITTED = moments(TRAIN)
+MAP, DECOMPOSED = fit_ridge(FITTED), decompose(FITTED)
+
+
+@pytest.fixture(scope="module")
+def found() -> Confidence:
+    made = calibrate(MAP, DECOMPOSED, SELECT, HELD, TRAIN[1], pool=POOL)
+    assert made is not None
+    return made
+
+
+def measured(confidence: Confidence, X: torch.Tensor) -> dict[str, np.ndarray]:
+    X = normalise(X, "unit")
+    return {name: values.numpy() for name, values in confidence.measure(X, MAP(X)).items()}
+
+
+# --- what it measures -------------------------------------------------------------------------------------------------
+
+
+def test_each_measure_is_one_float32_a_row_in_its_range(found):
+    rows = torch.cat([TEST[0], torch.from_numpy(gaussian(300, D_SOURCE, 9))])
+    measures = measured(found, rows)
+    assert tuple(measures) == found.names == (f"p_match@{POOL}", "cosine_lower", "p_typical", "shared", "distance")
+    for name, values in measures.items():
+        assert values.shape == (len(rows),)
+        assert values.dtype == np.float32
+        assert np.isfinite(values).all()
+        low = -1 if name == "cosine_lower" else 0
+        assert ((values >= low) & (values <= (np.inf if name == "distance" else 1))).all()
+    assert (measures["p_typical"] > 0).all()
+
+
+def test_a_row_is_measured_alike_alone_and_among_others(found):
+    alone, among = measured(found, TEST[0][7:8]), measured(found, TEST[0])
+    for name in found.names:
+        assert alone[name][0] == pytest.approx(among[name][7], rel=1e-4)
+
+
+def test_the_distance_is_the_shrunk_mahalanobis_distance(found):
+    X = TEST[0].double().numpy()
+    covariance = np.cov(TRAIN[0].double().numpy().T, bias=True)
+    shrunk = covariance + 0.1 * np.trace(covariance) / D_SOURCE * np.eye(D_SOURCE)
+    centred = X - TRAIN[0].double().numpy().mean(0)
+    expected = np.sqrt(np.einsum("ni,ij,nj->n", centred, np.linalg.inv(shrunk), centred) / D_SOURCE)
+    np.testing.assert_allclose(measured(found, TEST[0])["distance"], expected, rtol=1e-3)
+
+
+def test_all_of_a_row_is_shared_where_the_target_is_a_rotation_and_nothing_where_it_is_noise():
+    X = normalise(torch.from_numpy(gaussian(4000, 6, 1)), "unit")
+    for Y, low, high in ((X @ torch.from_numpy(rotation(6, 2)).float(), 0.2, 1.0), (X[torch.randperm(4000)], 0, 0.02)):
+        parts = [(X[at : at + 1000], Y[at : at + 1000]) for at in (0, 1000, 2000, 3000)]
+        made = calibrate(fit_ridge(moments(parts[0])), decompose(moments(parts[0])), parts[1], parts[2], parts[0][1])
+        assert made is not None
+        shared = made.measure(parts[3][0], parts[3][1])["shared"]
+        assert low <= float(shared.min()) <= float(shared.max()) <= high
+
+
+# --- whether it is true -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_said_of_rows_it_never_saw_is_true(found):
+    said = evaluate(found, MAP, *TEST, (SELECT[1], HELD[1], TRAIN[1]))
+    assert (said["n"], said["pool"], said["calibrated"], said["calibration_rows"]) == (1500, POOL, True, 300)
+    assert said["ece"] <= 0.06
+    assert said["auroc"] > 0.65
+    assert abs(said["covered"] - 0.9) <= 3 * (0.09 / 1500 + 0.09 / 300) ** 0.5
+    assert abs(said["unusual@0.05"] - 0.05) <= 3 * (0.0475 / 1500 + 0.0475 / 300) ** 0.5
+    assert sum(b["n"] for b in said["bins"]) == 1500
+    curve = said["risk_coverage"]
+    assert curve[-1] == {"coverage": 1.0, "risk": pytest.approx(1 - said["hits"])}
+    assert curve[9]["risk"] < 0.85 * curve[-1]["risk"]
+
+
+def test_the_probability_is_of_the_pool_in_its_name(found):
+    larger = calibrate(MAP, DECOMPOSED, SELECT, HELD, TRAIN[1], pool=1000)
+    assert larger is not None
+    assert larger.names[0] == "p_match@1000"
+    few, many = (measured(c, TEST[0])[c.names[0]].mean() for c in (found, larger))
+    assert many < few - 0.1
+
+
+def test_where_rows_are_fewer_than_the_pool_the_name_says_how_many_there_were():
+    made = calibrate(MAP, DECOMPOSED, (SELECT[0][:30], SELECT[1][:30]), (HELD[0][:40], HELD[1][:40]), TRAIN[1][:50])
+    assert made is not None
+    assert made.names[0] == "p_match@120"
+
+
+def test_an_evaluation_at_another_pool_is_labelled_not_calibrated(found):
+    few = evaluate(found, MAP, TEST[0][:100], TEST[1][:100])
+    assert (few["pool"], few["calibrated"]) == (100, False)
+    topped_up = evaluate(found, MAP, TEST[0][:100], TEST[1][:100], (TRAIN[1],))
+    assert (topped_up["pool"], topped_up["calibrated"]) == (POOL, True)
+
+
+def test_the_bound_holds_for_nine_rows_of_ten_over_many_calibrations():
+    """Marginal coverage is what conformal prediction promises: on average over calibration sets."""
+    shares = []
+    for seed in range(40):
+        made = calibrate(MAP, DECOMPOSED, pairs(60, 100 + seed), pairs(60, 200 + seed), TRAIN[1], pool=POOL)
+        assert made is not None
+        shares.append(evaluate(made, MAP, *TEST)["covered"])
+    assert 0.88 <= float(np.mean(shares)) <= 0.94
+
+
+def test_hits_only_give_a_high_probability_but_no_certainty():
+    Y = TRAIN[0] @ torch.from_numpy(rotation(D_SOURCE, 5)).float()
+    map = fit_ridge(moments((TRAIN[0], Y)), 1e-6)
+    turn = torch.from_numpy(rotation(D_SOURCE, 5)).float()
+    sides = [(X, X @ turn) for X, _ in (SELECT, HELD)]
+    made = calibrate(map, decompose(moments((TRAIN[0], Y))), sides[0], sides[1], Y, pool=POOL)
+    assert made is not None
+    said = made.measure(TEST[0], map(TEST[0]))[f"p_match@{POOL}"]
+    assert 0.97 < float(said.min()) <= float(said.max()) < 1
+
+
+# --- what is unlike the training data ---------------------------------------------------------------------------------
+
+STRANGE = {
+    "noise": torch.from_numpy(gaussian(400, D_SOURCE, 11)),
+    "shuffled dimensions": TEST[0][:, torch.randperm(D_SOURCE, generator=torch.Generator().manual_seed(1))],
+    "another place": TEST[0] + 0.5 * torch.from_numpy(rotation(D_SOURCE, 1)[-1]).float(),
+    "the middle of everything": TRAIN[0].mean(0) + 0.02 * torch.from_numpy(gaussian(400, D_SOURCE, 12)),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_rows_unlike_the_training_data_get_a_low_p(found, kind):
+    usual, strange = (measured(found, rows)["p_typical"] for rows in (TEST[0], STRANGE[kind]))
+    score = auroc(usual, strange)
+    assert score is not None
+    assert score >= 0.9
+
+
+def test_the_p_value_never_falls_below_one_over_the_calibration_rows_and_one(found):
+    far = measured(found, -TRAIN[0].mean(0, keepdim=True))["p_typical"]
+    assert far[0] == pytest.approx(1 / 301)
+
+
+def test_directions_in_which_training_never_varied_are_seen():
+    flat = lambda side: (normalise(torch.cat([side[0], torch.zeros(len(side[0]), 3)], dim=1), "unit"), side[1])  # noqa: E731
+    train, select, held, test = map(flat, (TRAIN, SELECT, HELD, TEST))
+    fitted = moments(train)
+    linear = fit_ridge(fitted)
+    made = calibrate(linear, decompose(fitted), select, held, train[1], pool=POOL)
+    assert made is not None
+    strange = test[0].clone()
+    strange[:, -1] = 0.5
+    strange = normalise(strange, "unit")
+    assert float(made.measure(strange, linear(strange))["p_typical"].max()) <= 2 / 301
+
+
+# --- the parts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gallery", "pool"), [(200, 50), (200, 200), (30, 12), (1000, 999)])
+def test_the_chance_of_a_hit_is_the_share_of_random_pools_with_one(gallery, pool):
+    found = torch.tensor([1, 5, 11, 20, 29])
+    random = np.random.default_rng(0)
+    for rank, chance in zip(found.tolist(), hit_chance(found, gallery, pool).tolist(), strict=True):
+        ahead = np.array([np.sum(random.permutation(gallery - 1)[: pool - 1] < rank - 1) for _ in range(2000)])
+        assert chance == pytest.approx((ahead < 10).mean(), abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "score"),
+    [([3, 2], [1, 0], 1.0), ([0], [1], 0.0), ([1, 1], [1], 0.5), ([2, 0], [1], 0.5), ([], [1], None), ([1], [], None)],
+)
+def test_auroc_is_the_share_of_pairs_in_the_right_order(positive, negative, score):
+    assert auroc(np.array(positive), np.array(negative)) == score
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_too_few_rows_of_either_half_are_not_calibrated(short):
+    halves = [HELD, SELECT]
+    halves[short] = tuple(side[: LEAST_ROWS - 1] for side in halves[short])  # type: ignore[assignment]
+    assert calibrate(MAP, DECOMPOSED, halves[1], halves[0], TRAIN[1]) is None
+    halves[short] = tuple(side[:LEAST_ROWS] for side in (HELD, SELECT)[short])  # type: ignore[assignment]
+    assert calibrate(MAP, DECOMPOSED, halves[1], halves[0], TRAIN[1]) is not None
+
+
+def test_the_same_pairs_give_the_same_calibration(found):
+    again = calibrate(MAP, DECOMPOSED, SELECT, HELD, TRAIN[1], pool=POOL)
+    assert again is not None
+    for name, tensor in found.tensors().items():
+        assert torch.equal(tensor, getattr(again, name))
+
+
+def test_it_is_rebuilt_from_its_tensors(found):
+    again = confidence_from_tensors({"pool": found.pool, "level": found.level}, found.tensors())
+    for name, values in measured(found, TEST[0]).items():
+        np.testing.assert_array_equal(measured(again, TEST[0])[name], values)
+
+
+def test_one_held_out_pair_cannot_evaluate(found):
+    with pytest.raises(InputError, match="At least 2 held-out pairs are needed to evaluate a confidence; got 1"):
+        evaluate(found, MAP, TEST[0][:1], TEST[1][:1])
+
+
+BROKEN = {
+    "no pool": ({"pool": 0}, "`pool` of a confidence must be a whole number above 1"),
+    "a pool of text": ({"pool": "1000"}, "`pool` of a confidence must be a whole number above 1"),
+    "a level beyond one": ({"level": 1.5}, "`level` a number between 0 and 1"),
+    "a short mean": ({"mean": torch.zeros(D_SOURCE - 1)}, "`project` of a confidence must be float32 of shape"),
+    "integers": ({"match": torch.zeros(4, dtype=torch.int64)}, "`match` of a confidence must be float32 of shape"),
+    "too few weights": ({"cosine": torch.zeros(3)}, "`cosine` of a confidence must be float32 of shape"),
+    "NaN": ({"centre": torch.full((4,), torch.nan)}, "`centre` of a confidence must be finite"),
+    "no scale": ({"scale": torch.zeros(4)}, "`scale` positive ones"),
+    "descending": ({"atypical": torch.arange(30.0).flip(0)}, "ascending numbers"),
+    "hardly any calibration": ({"atypical": torch.arange(3.0)}, "at least 20 ascending numbers"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_parts_that_make_no_confidence_are_refused(found, how):
+    given, says = BROKEN[how]
+    with pytest.raises(InputError, match=says):
+        replace(found, **given)
+
+
+def test_the_bound_of_99_rows_is_their_tenth_smallest_margin():
+    held = HELD[0][:99], HELD[1][:99]
+    found = calibrate(MAP, DECOMPOSED, SELECT, held, TRAIN[1], POOL)
+    assert found is not None
+    with torch.no_grad():
+        bare = MAP(held[0])
+    lower = found.measure(held[0], bare)["cosine_lower"]
+    cosine = torch.nn.functional.cosine_similarity(bare, held[1])
+    assert int((cosine < lower - 1e-5).sum()) == 9

@@ -1,0 +1,238 @@
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.spaces import gaussian, rotated
+from torch.nn import functional as F
+
+from repstitch.fit import losses
+from repstitch.fit.losses import LOSSES, Batch, contrast, distil, native_scale, squared
+from repstitch.names import OBJECTIVES
+
+
+def batch_of(bare, targets, rows=None, alike=None, scale: float = 20.0, native: float = 20.0) -> Batch:
+    """These translated rows against all targets; `rows` are the positions of their counterparts (the first)."""
+    bare, targets = (torch.as_tensor(np.asarray(side), dtype=torch.float32) for side in (bare, targets))
+    own = torch.arange(len(bare)) if rows is None else torch.as_tensor(rows)
+    return Batch(bare, targets[own], F.normalize(targets, dim=1), own, alike, torch.tensor(scale), native)
+
+
+def noisy_batch(noise: float, n: int = 200, seed: int = 5) -> Batch:
+    """A rotation with noise on its weights, applied to the rows it was made for."""
+    X, Y, R = rotated(n)
+    return batch_of(X @ (R + noise * gaussian(8, 8, seed)), Y)
+
+
+def test_every_objective_has_a_loss():
+    assert set(LOSSES) == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("objective", LOSSES)
+def test_a_loss_is_least_at_the_true_map_and_grows_with_the_noise(objective):
+    for seed in range(5, 10):
+        found = [float(LOSSES[objective].of(noisy_batch(noise, seed=seed))) for noise in (0.0, 0.1, 0.3, 1.0)]
+        assert found == sorted(found)
+        assert found[0] < found[1] - 1e-4
+
+
+@pytest.mark.parametrize("objective", LOSSES)
+def test_a_step_against_the_gradient_lessens_the_loss(objective):
+    batch = noisy_batch(0.3)
+    bare = batch.bare.clone().requires_grad_()
+    before = LOSSES[objective].of(replace(batch, bare=bare))
+    before.backward()
+    assert bare.grad is not None
+    after = LOSSES[objective].of(replace(batch, bare=(bare - 1e-2 * bare.grad).detach()))
+    assert float(after) < float(before.detach())
+
+
+@pytest.mark.parametrize("objective", ["match", "neighbours"])
+def test_losses_of_direction_do_not_see_the_length_of_the_rows(objective):
+    batch = noisy_batch(0.3)
+    longer = replace(batch, bare=batch.bare * torch.linspace(0.5, 9, len(batch.bare))[:, None])
+    torch.testing.assert_close(LOSSES[objective].of(longer), LOSSES[objective].of(batch))
+
+
+@pytest.mark.parametrize("objective", LOSSES)
+def test_a_loss_does_not_depend_on_the_order_of_batch_and_gallery(objective):
+    batch = noisy_batch(0.3)
+    rows = torch.randperm(len(batch.bare), generator=torch.Generator().manual_seed(0))
+    columns = torch.randperm(len(batch.gallery), generator=torch.Generator().manual_seed(1))
+    moved = replace(
+        batch,
+        bare=batch.bare[rows],
+        targets=batch.targets[rows],
+        gallery=batch.gallery[columns],
+        own=columns.argsort()[batch.own[rows]],
+    )
+    torch.testing.assert_close(LOSSES[objective].of(moved), LOSSES[objective].of(batch))
+
+
+# --- contrast ---------------------------------------------------------------------------------------------------------
+
+
+def contrast_by_hand(bare, targets, rows, columns, scale: float) -> float:
+    """The loss, written out row by row: cross entropy, copies of the counterpart left out."""
+    predicted, targets = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (bare, targets))
+    similar = scale * predicted @ targets.T
+
+    def entropy(scores, truth, others):
+        kept = np.array([s for s, other in zip(scores, others, strict=True) if other] + [scores[truth]])
+        return np.log(np.exp(kept - kept.max()).sum()) + kept.max() - scores[truth]
+
+    copies = (targets[:, None] == targets[None]).all(-1)
+    found = [entropy(similar[i][columns], columns.index(row), ~copies[row][columns]) for i, row in enumerate(rows)]
+    return float(np.mean(found))
+
+
+def alike_of(targets: np.ndarray, rows: list[int], columns: list[int]) -> torch.Tensor:
+    """Where a column is a further copy of a row's counterpart."""
+    same = (targets[rows][:, None] == targets[columns][None]).all(-1)
+    same[np.arange(len(rows)), [columns.index(row) for row in rows]] = False
+    return torch.from_numpy(same)
+
+
+@pytest.mark.parametrize("repeats", [False, True], ids=["all targets differ", "targets repeat"])
+def test_the_contrast_is_the_one_written_out_by_hand(repeats):
+    targets, bare = gaussian(120, 6), gaussian(30, 6, 1)
+    rows = np.random.default_rng(2).permutation(120)[:30].tolist()
+    if repeats:
+        targets[rows[5:9]] = targets[rows[4]]
+        targets[100:110] = targets[rows[0]]
+    columns = list(range(120))
+    batch = batch_of(bare, targets, rows, alike_of(targets, rows, columns) if repeats else None, scale=7.0)
+    expected = contrast_by_hand(bare.astype(float), targets.astype(float), rows, columns, 7.0)
+    assert float(contrast(batch)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_copies_of_the_counterpart_are_no_negatives():
+    """Where every other target is a copy, there is nothing to tell apart and the contrast is zero."""
+    bare, targets = gaussian(20, 6), np.repeat(gaussian(1, 6, 1), 20, axis=0)
+    alike = alike_of(targets, list(range(20)), list(range(20)))
+    assert float(contrast(batch_of(bare, targets, alike=alike))) == pytest.approx(0, abs=1e-6)
+    assert float(contrast(batch_of(bare, targets))) > math.log(20) / 2
+
+
+# --- distil -----------------------------------------------------------------------------------------------------------
+
+
+def native_distribution(targets: np.ndarray, scale: float) -> np.ndarray:
+    """Each row's softmax over its similarities with the other rows, itself at 0."""
+    unit = targets / np.linalg.norm(targets, axis=1, keepdims=True)
+    p = np.exp(scale * (unit @ unit.T - 1))
+    np.fill_diagonal(p, 0)
+    return p / p.sum(1, keepdims=True)
+
+
+def entropy_of(p: np.ndarray) -> np.ndarray:
+    return -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0, 60.0])
+def test_the_distillation_of_the_counterparts_themselves_is_their_native_entropy(scale):
+    targets = gaussian(80, 6).astype(float)
+    found = float(distil(batch_of(3 * targets, targets, scale=scale, native=scale)))
+    assert found == pytest.approx(entropy_of(native_distribution(targets, scale)).mean(), rel=1e-4)
+
+
+def test_no_other_rows_distil_below_the_native_entropy():
+    targets = gaussian(80, 6).astype(float)
+    least = entropy_of(native_distribution(targets, 8.0)).mean()
+    for seed in range(1, 6):
+        for scale in (4.0, 8.0, 16.0):
+            other = batch_of(targets + 0.3 * gaussian(80, 6, seed), targets, scale=scale, native=8.0)
+            assert float(distil(other)) > least
+
+
+def test_distillation_is_the_cross_entropy_written_out_by_hand():
+    targets, bare, rows = gaussian(60, 6).astype(float), gaussian(10, 6, 1).astype(float), list(range(20, 30))
+    unit, predicted = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (targets, bare))
+    wanted, expected = native_distribution(targets, 5.0), []
+    for i, row in enumerate(rows):
+        others = [column for column in range(60) if column != row]
+        logits = 9.0 * unit[others] @ predicted[i]
+        expected.append(-wanted[row, others] @ (logits - np.log(np.exp(logits).sum())))
+    found = float(distil(batch_of(bare, targets, rows, scale=9.0, native=5.0)))
+    assert found == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_distillation_leaves_the_counterpart_itself_out():
+    """However the counterpart's own column changes, the loss and its gradient do not."""
+    targets, rows = gaussian(60, 6), list(range(20, 30))
+    batch = batch_of(gaussian(10, 6, 1), targets, rows)
+    found = []
+    for column in (batch.gallery[20], -batch.gallery[20], 5 * batch.gallery[0]):
+        bare = batch.bare[:1].clone().requires_grad_()
+        gallery = batch.gallery.clone()
+        gallery[20] = column
+        loss = distil(replace(batch, bare=bare, targets=batch.targets[:1], own=batch.own[:1], gallery=gallery))
+        loss.backward()
+        found.append((loss.detach(), bare.grad))
+    for loss, gradient in found[1:]:
+        torch.testing.assert_close(loss, found[0][0])
+        torch.testing.assert_close(gradient, found[0][1])
+
+
+# --- squared ----------------------------------------------------------------------------------------------------------
+
+
+def test_squared_is_the_mean_squared_length_of_the_errors():
+    bare, targets = gaussian(30, 6), gaussian(50, 6, 1)
+    rows = list(range(10, 40))
+    expected = np.square(np.linalg.norm(bare.astype(float) - targets[rows], axis=1)).mean()
+    assert float(squared(batch_of(bare, targets, rows))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_squared_looks_at_nothing_but_the_rows_and_their_targets():
+    batch = noisy_batch(0.3)
+    nowhere: Any = torch.tensor(float("nan"))
+    other = replace(batch, gallery=batch.gallery * nowhere, alike=None, scale=nowhere, native=float("nan"))
+    assert float(squared(other)) == float(squared(batch))
+    assert float(squared(replace(batch, bare=batch.targets))) == 0
+
+
+# --- the native scale -------------------------------------------------------------------------------------------------
+
+
+def clusters(groups: int, size: int) -> torch.Tensor:
+    """Unit rows in groups of copies at right angles to each other: `size` − 1 rows at cosine 1, all others at 0."""
+    return torch.eye(groups).repeat_interleave(size, dim=0)
+
+
+@pytest.mark.parametrize(("groups", "size"), [(8, 11), (40, 21), (100, 3), (60, 30)])
+def test_the_native_scale_spreads_neighbours_over_as_many_rows_as_it_says(groups, size):
+    """Two levels of similarity: (s − 1) rows weigh eᵇ each and the (g − 1) s others 1, so that the entropy is known."""
+    b = native_scale(clusters(groups, size))
+    near, far = size - 1, (groups - 1) * size
+    total = near * math.exp(b) + far
+    p, q = math.exp(b) / total, 1 / total
+    assert math.exp(-near * p * math.log(p) - far * q * math.log(q)) == pytest.approx(losses.NEIGHBOURS, rel=1e-3)
+
+
+def test_the_native_scale_of_rows_of_many_kinds_gives_that_perplexity_on_average():
+    rows = gaussian(600, 12).astype(float)
+    scale = native_scale(F.normalize(torch.from_numpy(rows).float(), dim=1))
+    assert math.exp(entropy_of(native_distribution(rows, scale)).mean()) == pytest.approx(losses.NEIGHBOURS, rel=1e-3)
+
+
+def test_a_denser_space_has_a_larger_native_scale():
+    narrow, wide = (
+        F.normalize(torch.from_numpy(gaussian(400, 8)) + torch.tensor([shift] + [0.0] * 7)) for shift in (9, 0)
+    )
+    assert native_scale(narrow) > 5 * native_scale(wide)
+
+
+@pytest.mark.parametrize("n", [2, 5, 20, losses.NEIGHBOURS])
+def test_fewer_rows_than_neighbours_have_the_softest_native_scale(n):
+    scale = native_scale(F.normalize(torch.from_numpy(gaussian(n, 4)), dim=1))
+    assert scale == pytest.approx(1, rel=1e-3)
+
+
+def test_the_native_scale_leaves_its_rows_as_they_were_and_samples_large_spaces():
+    rows = F.normalize(torch.from_numpy(gaussian(losses.SAMPLE + 300, 4)), dim=1)
+    before = rows.clone()
+    assert math.isfinite(native_scale(rows))
+    assert torch.equal(rows, before)

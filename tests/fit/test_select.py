@@ -1,0 +1,447 @@
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from helpers.spaces import gaussian, rotated, shared_latent
+
+from repstitch.errors import InputError
+from repstitch.fit import select as module
+from repstitch.fit.closed_form import fit_procrustes
+from repstitch.fit.objective import OBJECTIVES, TEMPERATURES, ValidationObjective
+from repstitch.fit.recipe import Recipe
+from repstitch.fit.select import (
+    CANONICAL,
+    METHODS,
+    PROCRUSTES,
+    RIDGE,
+    Candidate,
+    Problem,
+    climb,
+    fit_closed,
+    refit,
+    select,
+    tune_canonical,
+    tune_procrustes,
+    tune_ridge,
+)
+from repstitch.metrics.neighbours import unit
+from repstitch.metrics.retrieval import ranks
+from repstitch.stitchers.maps import AffineMap, Map
+
+CLOSED = ("ridge", "procrustes", "canonical")
+
+
+def unit_tensors(*sides: np.ndarray) -> list[torch.Tensor]:
+    return [unit(torch.from_numpy(side)) for side in sides]
+
+
+def problem_of(X, Y, objective: str = "match", n_train: int = 200, **recipe) -> Problem:
+    """The first rows train, the others are judged on."""
+    X, Y = unit_tensors(X, Y)
+    judge = ValidationObjective(objective, X[n_train:], Y[n_train:], Y[:n_train])
+    settings: dict[str, Any] = {"accelerator": "cpu"} | recipe
+    return Problem(X[:n_train], Y[:n_train], judge, Recipe(**settings))
+
+
+def shared_problem(objective: str = "match", **recipe) -> Problem:
+    return problem_of(*shared_latent(300, rank=6, d_source=12, d_target=10, noise=0.5), objective, **recipe)
+
+
+def linear(weight, bias=None) -> AffineMap:
+    weight = torch.as_tensor(np.asarray(weight), dtype=torch.float32)
+    return AffineMap(weight, torch.zeros(weight.shape[1]) if bias is None else torch.as_tensor(bias).float())
+
+
+# --- the judge --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_prefers_the_true_map_to_a_wrong_one(objective):
+    X, Y, R = rotated(300)
+    judge = problem_of(X, Y, objective).judge
+    true, noisy = linear(R), linear(R + 0.3 * gaussian(8, 8, 3))
+    wrong = linear(gaussian(8, 8, 4))
+    assert judge.score(true) == pytest.approx(1, abs=1e-3)
+    assert judge.score(true) > judge.score(noisy) > judge.score(wrong)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_judge_scores_every_row_and_their_mean(objective):
+    judge = shared_problem(objective).judge
+    rows = judge.rows(linear(gaussian(12, 10)))
+    assert rows.shape == (100,)
+    assert rows.dtype == torch.float32
+    assert judge.score(linear(gaussian(12, 10))) == pytest.approx(float(rows.mean()))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
+def test_a_map_that_broke_scores_minus_infinity(objective, bad):
+    judge = shared_problem(objective).judge
+
+    def broken(x):
+        predicted = torch.ones(len(x), 10)
+        predicted[3] = bad
+        return predicted
+
+    assert judge.rows(broken).tolist() == [-torch.inf] * 100
+    assert judge.score(broken) == -torch.inf
+
+
+def test_match_is_the_reciprocal_rank_among_targets_and_distractors():
+    problem = shared_problem("match")
+    map = linear(gaussian(12, 10))
+    judge = problem.judge
+    gallery = torch.cat([judge.Y, judge.distractors])
+    assert len(gallery) == 300
+    torch.testing.assert_close(judge.rows(map), 1 / ranks(map(judge.X), gallery))
+
+
+def test_neighbours_is_one_for_the_native_rows_and_chance_for_unrelated_ones():
+    problem = shared_problem("neighbours")
+    judge = problem.judge
+    assert judge.score(lambda x: judge.Y) == 1
+    unrelated = torch.from_numpy(gaussian(100, 10, 9))
+    assert judge.score(lambda x: unrelated) == pytest.approx(10 / 299, abs=0.03)
+
+
+def test_reconstruction_averages_to_r2():
+    judge = shared_problem("reconstruction").judge
+    map = linear(0.1 * gaussian(12, 10))
+    residual = (map(judge.X) - judge.Y).square().sum()
+    total = (judge.Y - judge.Y.mean(0)).square().sum()
+    assert judge.score(map) == pytest.approx(float(1 - residual / total), rel=1e-4)
+    assert judge.score(linear(np.zeros((12, 10)), judge.Y.mean(0).numpy())) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_sharper_map_has_a_lower_temperature():
+    X, Y, R = rotated(300, d=32)
+    judge = problem_of(X, Y).judge
+    sharp, blunt = linear(R), linear(R + 0.3 * gaussian(32, 32, 3))
+    assert judge.temperature(sharp) < judge.temperature(blunt) < judge.temperature(linear(gaussian(32, 32, 4)))
+    assert judge.temperature(sharp) in TEMPERATURES
+
+
+def test_an_unknown_objective_is_refused():
+    rows = torch.ones(3, 2)
+    with pytest.raises(InputError, match="`objective` must be one of match, neighbours, reconstruction; got 'cosine'"):
+        ValidationObjective("cosine", rows, rows, rows)
+
+
+# --- the best of each method ------------------------------------------------------------------------------------------
+
+
+LATTICE: dict[str, tuple] = {"a": (0, 1, 2, 3, 4, 5), "b": (None, 0.5, 2.0), "c": (False, True)}
+SOMEWHERE = {"a": 2, "b": 0.5, "c": False}
+
+
+def climbed(height: Callable[..., float], starts=(SOMEWHERE,), axes=LATTICE) -> tuple[Candidate, list[tuple]]:
+    """Where a climb over `height` of the places along each axis ends, and the places it asked for in order."""
+    asked = []
+
+    def fit(settings: dict) -> Candidate:
+        place = tuple(values.index(settings[name]) for name, values in axes.items())
+        asked.append(place)
+        return Candidate("fake", settings, cast(Map, None), torch.tensor([float(height(*place))]))
+
+    return climb(axes, starts, fit), asked
+
+
+PEAKS = list(product(range(6), range(3), range(2)))
+
+
+@pytest.mark.parametrize("start", [{"a": 0, "b": None, "c": True}, SOMEWHERE, {"a": 5, "b": 2.0, "c": False}], ids=str)
+def test_a_climb_ends_on_the_only_peak_wherever_it_starts_and_fits_nothing_twice(start):
+    for peak in PEAKS:
+        best, asked = climbed(lambda *at, peak=peak: -sum(abs(i - j) for i, j in zip(at, peak, strict=True)), [start])
+        assert tuple(LATTICE[name].index(best.settings[name]) for name in LATTICE) == peak
+        assert len(set(asked)) == len(asked)
+
+
+@pytest.mark.parametrize(("sign", "corner"), [(1, (5, 2.0, True)), (-1, (0, None, False))])
+def test_a_climb_stops_at_the_edges(sign, corner):
+    best, _ = climbed(lambda a, b, c: sign * (a + b + c))
+    assert tuple(best.settings.values()) == corner
+
+
+def test_a_climb_fits_a_small_part_of_a_large_grid():
+    axes = {name: tuple(range(20)) for name in "abcd"}
+    best, asked = climbed(lambda *at: -sum((i - 12) ** 2 for i in at), [dict.fromkeys("abcd", 10)], axes)
+    assert best.settings == dict.fromkeys("abcd", 12)
+    assert len(asked) < 100
+
+
+def test_a_climb_is_never_worse_than_its_best_start_and_no_neighbour_beats_its_end():
+    for seed in range(20):
+        heights = np.random.default_rng(seed).random((6, 3, 2))
+        starts = [{"a": a, "b": b, "c": False} for a, b in ((0, None), (3, 0.5), (5, 2.0))]
+        best, _ = climbed(lambda *at, h=heights: h[at], starts)
+        assert best.score >= max(heights[0, 0, 0], heights[3, 1, 0], heights[5, 2, 0]) - 1e-6
+        a, b, c = (LATTICE[name].index(best.settings[name]) for name in LATTICE)
+        around = [*heights[max(0, a - 1) : a + 2, b, c], *heights[a, max(0, b - 1) : b + 2, c], *heights[a, b]]
+        assert best.score == pytest.approx(max(around))
+
+
+def test_a_climb_lists_every_place_it_fitted_with_its_score_the_winner_among_them():
+    best, asked = climbed(lambda a, b, c: a - 2 * b + c)
+    assert [tuple(LATTICE[name].index(s[name]) for name in LATTICE) for s, _ in best.tried] == asked
+    assert (best.settings, best.score) in best.tried
+    assert best.score == max(score for _, score in best.tried)
+
+
+def test_a_climb_stays_at_the_first_start_where_all_are_equal_broken_or_beyond_numbers():
+    starts = [{"a": 4, "b": 0.5, "c": True}, SOMEWHERE]
+    for flat in (1.0, -np.inf, np.nan):
+        assert climbed(lambda *_, flat=flat: flat, starts)[0].settings == starts[0]
+
+
+def test_a_climb_along_axes_of_one_value_is_its_start():
+    best, asked = climbed(lambda *_: 1.0, [{"a": 1}], {"a": (1,)})
+    assert (best.settings, asked) == ({"a": 1}, [(0,)])
+
+
+TUNED = {
+    "ridge": (tune_ridge, RIDGE),
+    "procrustes": (tune_procrustes, PROCRUSTES),
+    "canonical": (tune_canonical, CANONICAL),
+}
+
+
+def neighbours_of(settings: dict, axes: dict[str, tuple]) -> list[dict]:
+    """These settings with one of them a step further along its axis."""
+    steps = ((name, axes[name].index(settings[name]) + step) for name in axes for step in (-1, 1))
+    return [settings | {name: axes[name][at]} for name, at in steps if 0 <= at < len(axes[name])]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("method", TUNED)
+def test_a_closed_form_is_tuned_until_no_step_along_its_grid_is_better(method, objective):
+    problem = shared_problem(objective)
+    tune, axes = TUNED[method]
+    best = tune(problem)
+    score = lambda s: problem.judge.score(fit_closed(problem.decomposition, method, s))  # noqa: E731
+    around = [] if best.settings.get("centred") is False else neighbours_of(best.settings, axes)
+    assert best.score >= max([score(s) for s in around], default=0) - 1e-6
+    assert problem.judge.score(best.map) == pytest.approx(best.score)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("method", TUNED)
+def test_what_was_tried_holds_the_winner_and_nothing_better(method, objective):
+    best = TUNED[method][0](shared_problem(objective))
+    assert (best.settings, best.score) in best.tried
+    assert best.score == max(score for _, score in best.tried)
+    assert len({str(settings) for settings, _ in best.tried}) == len(best.tried) > 1
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("method", TUNED)
+def test_the_settings_of_a_tuned_closed_form_give_its_map_again(method, objective):
+    problem = shared_problem(objective)
+    best = TUNED[method][0](problem)
+    again = fit_closed(problem.decomposition, method, best.settings)
+    for name, tensor in best.map.tensors().items():
+        torch.testing.assert_close(again.tensors()[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", TUNED)
+def test_every_setting_that_was_tried_gives_the_map_that_was_scored(method):
+    problem = shared_problem("reconstruction")
+    for settings, score in TUNED[method][0](problem).tried:
+        assert problem.judge.score(fit_closed(problem.decomposition, method, settings)) == pytest.approx(
+            score, rel=1e-5
+        )
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_procrustes_is_tried_about_the_origin_too(objective):
+    problem = shared_problem(objective)
+    whole = problem.decomposition.moments
+    every = [problem.judge.score(fit_procrustes(whole, centred)) for centred in (True, False)]
+    assert tune_procrustes(problem).score >= max(every) - 1e-6
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_refinement_starts_from_the_better_of_canonical_and_procrustes(objective):
+    for sides in (shared_latent(300, rank=6, noise=0.5), rotated(40, d=24)[:2]):
+        problem = problem_of(*sides, objective, n_train=len(sides[0]) * 2 // 3)
+        closed = tune_canonical(problem), tune_procrustes(problem)
+        assert problem.start.score == max(c.score for c in closed)
+        assert problem.start.method in ("canonical", "procrustes")
+
+
+def test_least_squares_error_asks_for_no_more_spread_than_the_target_has():
+    problem = problem_of(*shared_latent(300, rank=3, noise=2.0), "reconstruction")
+    gain = tune_ridge(problem).settings["gain"]
+    assert gain is None or gain < 1
+
+
+@pytest.mark.parametrize("method", CLOSED)
+def test_where_all_settings_tell_all_rows_apart_the_map_is_still_the_true_one(method):
+    X, Y, R = rotated(300)
+    weight = select(problem_of(X, Y), method)[0].map.weight
+    torch.testing.assert_close(weight, torch.from_numpy(R).float(), atol=0.05, rtol=0)
+
+
+def test_retrieval_prefers_the_variance_back_where_least_squares_shrinks_to_the_mean():
+    X, Y = shared_latent(600, rank=20, d_source=40, d_target=40, noise=3.0)
+    problem = problem_of(X, Y, "match", n_train=300)
+    assert tune_canonical(problem).settings["power"] < 1
+    assert tune_canonical(problem).score > tune_ridge(problem).score
+
+
+def test_a_climb_passes_by_settings_that_give_no_map_and_says_why_where_none_does():
+    def fit(settings: dict) -> Candidate:
+        if settings["a"] in refused:
+            raise InputError(f"no map at {settings['a']}")
+        return Candidate("ridge", settings, cast(Map, None), torch.tensor([float(settings["a"])]))
+
+    refused = {2}
+    best = climb({"a": (0, 1, 2, 3)}, [{"a": 2}, {"a": 0}], fit)
+    assert best.settings == {"a": 1}
+    assert [s["a"] for s, _ in best.tried] == [0, 1]
+    refused = {0, 1, 2, 3}
+    with pytest.raises(InputError, match="no map at 3"):
+        climb({"a": (0, 1, 2, 3)}, [{"a": 3}], fit)
+
+
+@pytest.mark.parametrize("method", CLOSED)
+def test_where_translations_keep_their_lengths_no_gain_carries_them_beyond_the_target(method):
+    problem = shared_problem("match")
+    assert any((s["gain"] or 0) > 1 for s, _ in METHODS[method](problem).tried)
+    kept = METHODS[method](replace(problem, lengths=True))
+    assert all((s["gain"] or 0) <= 1 for s, _ in kept.tried)
+
+
+# --- auto -------------------------------------------------------------------------------------------------------------
+
+
+class FakeProblem:
+    """Stands in for a problem whose candidates are known beforehand."""
+
+
+def choose(monkeypatch, method: str = "auto", **rows) -> tuple[str, list[str]]:
+    """The method chosen among candidates with these validation scores, and all that were tried."""
+    made = {
+        name: Candidate(name, {}, cast(Map, None), torch.as_tensor(score, dtype=torch.float32))
+        for name, score in rows.items()
+    }
+    monkeypatch.setattr(module, "METHODS", {name: lambda _, c=c: c for name, c in made.items()})
+    chosen, tried = select(cast(Any, FakeProblem()), method)
+    return chosen.method, [c.method for c in tried]
+
+
+def test_auto_takes_the_best_where_it_leads_clearly(monkeypatch):
+    assert choose(monkeypatch, canonical=[0.1] * 50, linear=[0.5] * 50, mlp=[0.9] * 50)[0] == "mlp"
+    assert choose(monkeypatch, canonical=[0.9] * 50, linear=[0.5] * 50, mlp=[0.1] * 50)[0] == "canonical"
+
+
+def test_auto_takes_the_simpler_within_one_standard_error_of_the_paired_difference(monkeypatch):
+    random = np.random.default_rng(0)
+    base = random.random(100)
+    gain = random.standard_normal(100)
+    gain = (gain - gain.mean()) / gain.std(ddof=1)  # mean 0, standard error 0.1
+    assert choose(monkeypatch, canonical=base, mlp=base + gain + 0.09)[0] == "canonical"
+    assert choose(monkeypatch, canonical=base, mlp=base + gain + 0.11)[0] == "mlp"
+
+
+def test_auto_pairs_the_rows_so_a_small_but_steady_lead_wins(monkeypatch):
+    base = np.random.default_rng(0).random(100)
+    assert choose(monkeypatch, canonical=base, mlp=base + 0.01)[0] == "mlp"
+
+
+def test_auto_takes_the_first_of_equals_and_of_all_that_are_close_enough(monkeypatch):
+    base = np.random.default_rng(0).random(100)
+    assert choose(monkeypatch, canonical=base, linear=base, mlp=base)[0] == "canonical"
+    assert choose(monkeypatch, canonical=base - 0.5, linear=base, mlp=base)[0] == "linear"
+
+
+def test_auto_takes_the_best_of_the_closed_forms_however_close_for_none_is_simpler(monkeypatch):
+    base = np.random.default_rng(0).random(100)
+    better = base.copy()
+    better[0] += 0.1
+    assert choose(monkeypatch, ridge=base, procrustes=base, canonical=better)[0] == "canonical"
+    assert choose(monkeypatch, ridge=better, canonical=base, linear=base + 1e-3 * base)[0] == "ridge"
+
+
+def test_auto_never_takes_a_map_that_broke(monkeypatch):
+    broken = [-np.inf] * 50
+    good = np.random.default_rng(0).random(50)
+    assert choose(monkeypatch, canonical=broken, mlp=good)[0] == "mlp"
+    assert choose(monkeypatch, canonical=good, mlp=broken)[0] == "canonical"
+
+
+def test_where_every_map_broke_nothing_is_chosen(monkeypatch):
+    with pytest.raises(InputError, match="No method gives a map that can translate the validation rows"):
+        choose(monkeypatch, ridge=[-np.inf] * 50, linear=[-np.inf] * 50)
+
+
+def test_a_named_method_is_the_only_one_tried(monkeypatch):
+    assert choose(monkeypatch, "linear", canonical=[1.0] * 9, linear=[0.1] * 9) == ("linear", ["linear"])
+    assert choose(monkeypatch, "auto", canonical=[1.0] * 9, linear=[0.1] * 9) == ("canonical", ["canonical", "linear"])
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(InputError, match="`method` must be one of ridge, procrustes, canonical, linear, mlp or auto"):
+        select(shared_problem(), "lstsq")
+
+
+def test_among_the_closed_forms_a_linear_world_is_given_to_a_simple_one(monkeypatch):
+    monkeypatch.setattr(module, "METHODS", {name: METHODS[name] for name in CLOSED})
+    X, Y, _ = rotated(300)
+    chosen, tried = select(problem_of(X, Y))
+    assert chosen.method in ("ridge", "procrustes")
+    assert [c.method for c in tried] == list(CLOSED)
+    assert all(c.score == pytest.approx(1) for c in tried)
+
+
+# --- refit ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", CLOSED)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_refitting_on_the_same_rows_gives_the_same_closed_form(method, objective):
+    problem = shared_problem(objective)
+    chosen, _ = select(problem, method)
+    again = refit(chosen, problem.X, problem.Y, problem)
+    for name, tensor in chosen.map.tensors().items():
+        torch.testing.assert_close(again.tensors()[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", CLOSED)
+def test_refitting_on_more_rows_is_fitting_them_with_the_same_settings(method):
+    problem = shared_problem()
+    chosen, _ = select(problem, method)
+    X, Y = (torch.cat(sides) for sides in ((problem.X, problem.judge.X), (problem.Y, problem.judge.Y)))
+    again = refit(chosen, X, Y, problem)
+    assert not torch.equal(again.weight, chosen.map.weight)
+    on_all = replace(problem, X=X, Y=Y)
+    assert torch.equal(refit(chosen, X, Y, on_all).weight, again.weight)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("method", ["linear", "mlp"])
+def test_a_refined_map_is_never_worse_than_its_start_and_refits_from_its_settings(method, objective):
+    problem = shared_problem(objective, epochs=2, temperatures=(1.5,), batch_size=64, learning_rate=0.02)
+    start = problem.start
+    refined, _ = select(problem, method)
+    assert refined.score >= start.score
+    assert refined.settings["start"] == {"method": start.method} | start.settings
+    assert refined.tried == ((refined.settings, refined.score),)
+    again = refit(refined, problem.X, problem.Y, problem)
+    for name, tensor in refined.map.tensors().items():
+        torch.testing.assert_close(again.tensors()[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_a_refined_map_starts_from_procrustes_again_where_it_did():
+    problem = shared_problem(epochs=1, learning_rate=0.02, batch_size=64)
+    turned = tune_procrustes(problem)
+    problem.__dict__["start"] = turned
+    refined, _ = select(problem, "linear")
+    held = replace(refined, settings=refined.settings | {"epoch": 0})
+    again = refit(held, problem.X, problem.Y, problem)
+    torch.testing.assert_close(again.weight, turned.map.weight, rtol=1e-6, atol=1e-7)

@@ -1,0 +1,114 @@
+"""Two spaces whose stitchers are known exactly, and things to carry between them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from helpers.spaces import card, gaussian, names, rotation
+from repstitch.embeddings.rows import Embeddings
+from repstitch.stitchers.maps import AffineMap, Map, ResidualMLP
+from repstitch.stitchers.stitcher import Stitcher
+from repstitch.transfer import files
+from repstitch.transfer.files import Layout
+from repstitch.transfer.kinds import Dictionary, Directions, Probe
+from repstitch.transfer.linear import Linear
+
+
+def linear(d_source: int, d_target: int, seed: int = 0) -> Linear:
+    """A random affine map in float64, well conditioned."""
+    random = np.random.default_rng(seed)
+    W = random.standard_normal((d_source, d_target)) / np.sqrt(d_source)
+    return Linear(AffineMap(torch.from_numpy(W), torch.from_numpy(random.standard_normal(d_target))), "a test's")
+
+
+def inverse(given: Linear) -> Linear:
+    """The affine map that undoes a square one."""
+    back = np.linalg.inv(given.weight)
+    return Linear(AffineMap(torch.from_numpy(back), torch.from_numpy(-given.bias @ back)), "a test's")
+
+
+def through(map: Linear, rows: np.ndarray) -> np.ndarray:
+    return rows @ map.weight + map.bias
+
+
+def probe(d: int = 6, k: int = 3, seed: int = 0) -> Probe:
+    classes = tuple(f"c{i}" for i in range(max(k, 2)))
+    return Probe(gaussian(k, d, seed).astype(float), gaussian(1, k, seed + 1)[0].astype(float), classes)
+
+
+def directions(d: int = 6, k: int = 3, seed: int = 0) -> Directions:
+    return Directions(gaussian(k, d, seed), tuple(f"v{i}" for i in range(k)))
+
+
+def dictionary(d: int = 6, m: int = 10, subtract: bool = True, seed: int = 0, **given) -> Dictionary:
+    fields: dict[str, Any] = {
+        "W_enc": gaussian(d, m, seed),
+        "b_enc": gaussian(1, m, seed + 1)[0] / 2,
+        "W_dec": gaussian(m, d, seed + 2),
+        "b_dec": gaussian(1, d, seed + 3)[0],
+        "subtract_b_dec": subtract,
+    } | given
+    return Dictionary(**fields)
+
+
+def mlp(d_source: int = 6, d_target: int = 4, width: int = 5, seed: int = 0) -> ResidualMLP:
+    draw = torch.Generator().manual_seed(seed)
+    number = lambda *shape: torch.randn(shape, generator=draw)  # noqa: E731
+    return ResidualMLP(
+        number(d_source, d_target),
+        number(d_target) / 5,
+        number(d_source, width),
+        number(width),
+        number(width, d_target),
+    )
+
+
+def stitcher(map: Map, source: str = "old", target: str = "new", **given) -> Stitcher:
+    """A stitcher of this map, between spaces with cards, that has seen nothing."""
+    fields: dict[str, Any] = {
+        "source": card(source, map.d_source),
+        "target": card(target, map.d_target),
+        "method": "ridge",
+        "objective": "reconstruction",
+        "input_norm": "unit",
+        "output_norm": "unit",
+        "source_mean": np.zeros(map.d_source, np.float32),
+        "target_mean": np.zeros(map.d_target, np.float32),
+        "seen": np.empty(0, np.int64),
+    } | given
+    return Stitcher(map=map, **fields)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def two_views(n: int = 600, d: int = 8, classes: int = 3, noise: float = 0.3, seed: int = 0):
+    """Clusters on the sphere seen by two models, Y a rotation of X: both as `Embeddings` with ids, and labels.
+
+    The rotation is exact, so what is true of one holds of the other; returns (X's, Y's, labels, R)."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(classes, size=n)
+    centres = 1.5 * rotation(d, seed)[:classes]
+    X = unit(centres[labels] + noise * random.standard_normal((n, d))).astype(np.float32)
+    R = rotation(d, seed + 1)
+    Y = (X @ R).astype(np.float32)
+    old, new = (Embeddings(rows, card(name, d), names(n)) for rows, name in ((X, "old"), (Y, "new")))
+    return old, new, np.array([f"class {k}" for k in labels], dtype=object), R
+
+
+def rotating(R: np.ndarray, source: str = "old", target: str = "new", **given) -> Stitcher:
+    """The stitcher of an exact rotation."""
+    weight = torch.from_numpy(R).float()
+    return stitcher(AffineMap(weight, torch.zeros(len(R))), source, target, **given)
+
+
+def both_of(path, **given) -> tuple[Any, Layout]:
+    """What a file holds, of whatever kind, and its layout."""
+    return files.read(path, **given)
+
+
+def thing_of(path, **given) -> Any:
+    """What a file holds, of whatever kind."""
+    return both_of(path, **given)[0]

@@ -1,0 +1,14 @@
+"""What a piece of code imports, seen in a fresh interpreter."""
+
+import subprocess
+import sys
+
+HEAVY = ("torch", "numpy", "pyarrow", "lightning", "transformers", "timm", "bentoml")
+
+
+def loaded_after(code: str) -> set[str]:
+    """Which heavy packages are loaded after running `code` in a fresh interpreter."""
+    ending = f"\nprint('loaded:', *(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", "import sys\n" + code + ending], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].removeprefix("loaded:").split())

@@ -1,0 +1,489 @@
+import json
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.contexts import both_of, dictionary, directions, probe, thing_of
+from helpers.spaces import card, gaussian
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
+
+from repstitch.errors import InputError
+from repstitch.transfer import files
+from repstitch.transfer.kinds import Dictionary, Directions, Probe, name_of
+
+
+def same(a, b) -> None:
+    """Everything that is stated of the two is equal, numbers to float32's precision."""
+    assert type(a) is type(b)
+    for name in vars(a):
+        mine, theirs = getattr(a, name), getattr(b, name)
+        if isinstance(mine, np.ndarray):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-7)
+        else:
+            assert mine == theirs, name
+
+
+THINGS = {
+    "directions": directions(),
+    "probe": probe(),
+    "binary probe": probe(k=1),
+    "no classes": Probe(np.ones((2, 3)), np.ones(2)),
+    "dictionary": dictionary(),
+    "not subtracted": dictionary(subtract=False),
+    "topk": dictionary(activation="topk", k=4),
+    "jumprelu": dictionary(activation="jumprelu", threshold=np.ones(10)),
+    "of a space": Directions(np.eye(3), None, card("old", 3)),
+}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("name", list(THINGS))
+def test_a_thing_is_read_as_it_was_written(tmp_path, name, suffix):
+    path = files.write(tmp_path / f"x{suffix}", THINGS[name], notes={"forward": "abc"})
+    same(thing_of(path), THINGS[name])
+
+
+def test_directions_are_also_one_bare_array(tmp_path, caplog):
+    files.write(tmp_path / "named.npy", directions())
+    assert "no place for the directions' names" in caplog.text
+    path = files.write(tmp_path / "v.npy", Directions(np.eye(3)))
+    same(thing_of(path), Directions(np.eye(3)))
+    np.save(tmp_path / "one.npy", np.ones(4))
+    assert thing_of(tmp_path / "one.npy").values.shape == (1, 4)
+
+
+@pytest.mark.parametrize("names", [("joy", "fear"), ("refusal",)])
+def test_vectors_by_name_are_directions_by_name_where_that_is_stated(tmp_path, names):
+    arrays = {name: np.full(4, i + 1, np.float16) for i, name in enumerate(names)}
+    save_file(arrays, tmp_path / "v.safetensors")
+    found, layout = both_of(tmp_path / "v.safetensors", directions=True)
+    assert found.names == tuple(sorted(names))
+    again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
+    assert set(again) == set(names)
+    for name, value in again.items():
+        np.testing.assert_array_equal(value, arrays[name])
+        assert value.dtype == np.float16
+    with pytest.raises(InputError, match="say --directions if it is one table of directions"):
+        both_of(tmp_path / "v.safetensors")
+    assert thing_of(tmp_path / "again.safetensors").names == found.names  # its own notes say what it holds
+
+
+@pytest.mark.parametrize("names", [("joy", "fear"), ("file", "repstitch"), ("weight", "bias")])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+def test_directions_each_apart_arrive_whole_in_every_format_and_by_any_name(tmp_path, suffix, names):
+    save_file({name: np.full(4, i + 1.0) for i, name in enumerate(names)}, tmp_path / "v.safetensors")
+    found, layout = both_of(tmp_path / "v.safetensors", directions=True)
+    again = thing_of(files.write(tmp_path / f"again{suffix}", found, layout))
+    np.testing.assert_array_equal(again.values, found.values)
+    assert again.names == (None if suffix == ".npy" else found.names)
+
+
+def test_decoder_rows_are_directions_where_that_is_stated(tmp_path):
+    path = files.write(tmp_path / "sae.npz", dictionary())
+    np.testing.assert_allclose(thing_of(f"{path}:W_dec", directions=True).values, dictionary().W_dec, atol=1e-6)
+    with pytest.raises(InputError, match="'W_dec' is one array of it; say --directions"):
+        thing_of(f"{path}:W_dec")
+    with pytest.raises(InputError, match="Directions are one table, or vectors of one width"):
+        thing_of(path, directions=True)
+
+
+def test_a_dictionary_of_layers_without_biases_comes_back_as_layers_with_them(tmp_path):
+    given = dictionary()
+    arrays = {"sae.encoder.weight": given.W_enc.T, "sae.decoder.weight": given.W_dec.T}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, tmp_path / "sae.safetensors")
+    found, layout = both_of(tmp_path / "sae.safetensors", subtract_b_dec=False)
+    path = files.write(tmp_path / "again.safetensors", found, layout)
+    assert set(load_file(path)) == {*arrays, "sae.encoder.bias", "sae.decoder.bias"}
+    same(thing_of(path), found)
+
+
+def test_a_files_own_notes_go_before_a_config_beside_it(tmp_path):
+    path = files.write(tmp_path / "sae.safetensors", dictionary(activation="topk", k=2))
+    (tmp_path / "cfg.json").write_text(json.dumps({"activation_fn": "topk", "k": 5, "apply_b_dec_to_input": False}))
+    assert (thing_of(path).k, thing_of(path).subtract_b_dec) == (2, True)
+
+
+def test_classes_that_are_whole_numbers_are_the_same_text_whatever_their_type(tmp_path):
+    for i, classes in enumerate(
+        (np.arange(3.0), np.arange(3), np.array(["0", "1", "2"]), np.array([b"0", b"1", b"2"]))
+    ):
+        np.savez(tmp_path / f"{i}.npz", coef=np.eye(3), intercept=np.ones(3), classes=classes)
+        assert thing_of(tmp_path / f"{i}.npz").classes == ("0", "1", "2")
+
+
+def test_one_array_of_several_is_named_after_a_colon(tmp_path):
+    np.savez(tmp_path / "v.npz", steer=np.eye(3), other=np.ones((4, 4)))
+    found, layout = both_of(f"{tmp_path}/v.npz:steer", directions=True)
+    np.testing.assert_array_equal(found.values, np.eye(3))
+    assert "steer" in np.load(files.write(tmp_path / "again.npz", found, layout)).files
+
+
+def test_whole_numbers_and_narrow_floats_are_widened_where_they_would_lose(tmp_path):
+    np.save(tmp_path / "v.npy", np.eye(3, dtype=int))
+    _, layout = both_of(tmp_path / "v.npy")
+    again = np.load(files.write(tmp_path / "again.npy", Directions(np.eye(3) / 3), layout))
+    np.testing.assert_allclose(again, np.eye(3) / 3)
+    np.savez(tmp_path / "p.npz", coef=np.ones((2, 3), np.float16), intercept=np.ones(2, np.float16))
+    _, layout = both_of(tmp_path / "p.npz")
+    wide = thing_of(files.write(tmp_path / "wide.npz", Probe(np.full((2, 3), 1e6), np.ones(2)), layout))
+    np.testing.assert_array_equal(wide.coef, 1e6)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+@pytest.mark.parametrize("prefix", ["", "head.", "model.head."])
+def test_a_linear_layer_of_torch_is_a_probe(tmp_path, suffix, prefix, bias):
+    layer = torch.nn.Linear(5, 3, bias=bias)
+    state = {prefix + name: tensor for name, tensor in layer.state_dict().items()}
+    path = tmp_path / f"layer{suffix}"
+    save_torch(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    found, layout = both_of(path)
+    rows = torch.from_numpy(gaussian(7, 5))
+    np.testing.assert_allclose(found.scores(rows.numpy()), layer(rows).detach().numpy(), atol=1e-6)
+    again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
+    assert set(again) == {f"{prefix}weight", f"{prefix}bias"}
+    assert again[f"{prefix}weight"].dtype == np.float32
+
+
+def test_one_layer_of_several_is_named_after_a_colon(tmp_path):
+    model: Any = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pt")
+    found = thing_of(f"{tmp_path}/model.pt:2")
+    np.testing.assert_allclose(found.coef, model[2].weight.detach().numpy(), atol=1e-7)
+    with pytest.raises(InputError, match=r"several layers; name one after a colon: 0, 2"):
+        files.read(tmp_path / "model.pt")
+    with pytest.raises(InputError, match="It has no part 'head'"):
+        files.read(f"{tmp_path}/model.pt:head")
+
+
+def test_bfloat16_is_read(tmp_path):
+    torch.save(dict(torch.nn.Linear(5, 3).bfloat16().named_parameters()), tmp_path / "layer.pt")
+    assert thing_of(tmp_path / "layer.pt").coef.shape == (3, 5)
+
+
+def fitted(model, k: int = 3):
+    X, y = gaussian(90, 5), np.arange(90) % k
+    return model.fit(X, np.array([f"kind {label}" for label in y]) if hasattr(model, "predict_proba") else y), X
+
+
+def models():
+    from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, RidgeClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
+    return {
+        "LogisticRegression": (LogisticRegression(), 3),
+        "two classes": (LogisticRegression(), 2),
+        "no intercept": (LogisticRegression(fit_intercept=False), 3),
+        "LinearSVC": (LinearSVC(), 3),
+        "Ridge": (Ridge(), 3),
+        "LinearRegression": (LinearRegression(), 3),
+        "RidgeClassifier": (RidgeClassifier(), 3),
+        "scaled": (make_pipeline(StandardScaler(), LinearSVC()), 3),
+        "scaled by spread alone": (make_pipeline(StandardScaler(with_mean=False), LogisticRegression()), 3),
+    }
+
+
+@pytest.mark.parametrize("name", list(models()))
+def test_models_of_scikit_learn_say_the_same_as_probes(tmp_path, name):
+    from skops.io import dump
+
+    model, k = models()[name]
+    model, X = fitted(model, k)
+    dump(model, tmp_path / "model.skops")
+    found = thing_of(tmp_path / "model.skops")
+    scores = model.decision_function(X) if hasattr(model, "decision_function") else model.predict(X)
+    np.testing.assert_allclose(found.scores(X), scores.reshape(len(X), -1), atol=1e-5)
+    if hasattr(model, "classes_"):
+        assert [found.classes[i] for i in found.class_scores(X).argmax(1)] == [str(c) for c in model.predict(X)]
+
+
+@pytest.mark.parametrize("underscore", ["", "_"])
+def test_coefficients_in_an_npz_are_a_probe(tmp_path, underscore):
+    arrays = {"coef": gaussian(3, 5), "intercept": np.ones(3), "classes": np.array([1, 2, 3])}
+    np.savez(tmp_path / "p.npz", **{name + underscore: value for name, value in arrays.items()})
+    found, layout = both_of(tmp_path / "p.npz")
+    assert found.classes == ("1", "2", "3")
+    again = np.load(files.write(tmp_path / "again.npz", found, layout))
+    assert {"coef" + underscore, "intercept" + underscore, "classes" + underscore} <= set(again.files)
+    np.testing.assert_array_equal(again["classes" + underscore], [1, 2, 3])
+
+
+def test_classes_can_be_stated_for_a_file_that_has_none(tmp_path):
+    np.savez(tmp_path / "p.npz", coef=np.eye(2), intercept=np.ones(2))
+    assert thing_of(tmp_path / "p.npz", classes=["a", "b"]).classes == ("a", "b")
+
+
+LAYOUTS = {
+    "sae lens": {"W_enc": 0, "b_enc": 0, "W_dec": 0, "b_dec": 0},
+    "linear layers": {"encoder.weight": 1, "encoder.bias": 0, "decoder.weight": 1, "decoder.bias": 0},
+    "mixed": {"encoder.weight": 1, "encoder.bias": 0, "W_dec": 0, "b_dec": 0},
+    "pre bias": {"encoder.weight": 1, "latent_bias": 0, "decoder.weight": 1, "pre_bias": 0},
+}
+
+
+@pytest.mark.parametrize("name", list(LAYOUTS))
+@pytest.mark.parametrize("prefix", ["", "sae."])
+def test_a_dictionary_comes_out_in_the_names_and_types_that_it_came_in(tmp_path, name, prefix):
+    given = dictionary()
+    arrays = {}
+    for ours, (theirs, turned) in zip(("W_enc", "b_enc", "W_dec", "b_dec"), LAYOUTS[name].items(), strict=True):
+        value = getattr(given, ours).astype(np.float16)
+        arrays[prefix + theirs] = np.ascontiguousarray(value.T if turned else value)
+    save_file(arrays, tmp_path / "sae.safetensors")
+    found, layout = both_of(tmp_path / "sae.safetensors", subtract_b_dec=True)
+    np.testing.assert_allclose(found.W_enc, given.W_enc, atol=3e-3)
+    np.testing.assert_allclose(found.b_dec, given.b_dec, atol=3e-3)
+    again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
+    assert set(again) == set(arrays)
+    for theirs, value in again.items():
+        np.testing.assert_array_equal(value, arrays[theirs])
+        assert value.dtype == np.float16
+
+
+def save_dictionary(path, **config):
+    save_file(
+        {n: np.asarray(getattr(dictionary(), n), np.float32) for n in LAYOUTS["sae lens"]}, path / "sae.safetensors"
+    )
+    if config:
+        (path / "cfg.json").write_text(json.dumps(config))
+    return path / "sae.safetensors"
+
+
+def test_whether_b_dec_is_subtracted_must_be_stated(tmp_path):
+    path = save_dictionary(tmp_path)
+    with pytest.raises(InputError, match="not stated whether b_dec is subtracted before encoding"):
+        files.read(path)
+    assert thing_of(path, subtract_b_dec=False).subtract_b_dec is False
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_config_beside_it_states_it(tmp_path, stated):
+    path = save_dictionary(tmp_path, apply_b_dec_to_input=stated, architecture="standard", d_in=6)
+    assert thing_of(path).subtract_b_dec is stated
+    with pytest.raises(InputError, match=r"stated as .* with the file already"):
+        files.read(path, subtract_b_dec=not stated)
+
+
+def test_topk_of_a_config_is_kept(tmp_path):
+    config = {"apply_b_dec_to_input": True, "activation_fn": "topk", "activation_fn_kwargs": {"k": 4}}
+    found = thing_of(save_dictionary(tmp_path, **config))
+    assert (found.activation, found.k) == ("topk", 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"normalize_activations": "layer_norm"}, r"another step \(normalize_activations: layer_norm\); fold"),
+        ({"architecture": "gated"}, "`activation` must be one of relu"),
+        ([], "must hold a JSON object"),
+    ],
+)
+def test_what_a_config_says_of_other_dictionaries_is_refused(tmp_path, config, message):
+    path = save_dictionary(tmp_path)
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=message):
+        files.read(path, subtract_b_dec=True)
+
+
+def test_also_a_dictionary_without_a_decoder_bias_must_say_for_what_is_carried_has_one(tmp_path):
+    arrays = {n: np.asarray(getattr(dictionary(), n), np.float16) for n in ("W_enc", "W_dec")}
+    save_file(arrays, tmp_path / "sae.safetensors")
+    with pytest.raises(InputError, match="not stated whether b_dec is subtracted"):
+        thing_of(tmp_path / "sae.safetensors")
+    found, layout = both_of(tmp_path / "sae.safetensors", subtract_b_dec=True)
+    assert not found.b_dec.any()
+    again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
+    assert {value.dtype for value in again.values()} == {np.dtype(np.float16)}
+
+
+@pytest.mark.parametrize(
+    ("config", "activation"),
+    [
+        ({}, "relu"),
+        ({"activation_fn": "identity"}, "none"),
+        ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}}, "topk"),
+        ({"architecture": "topk", "activation_fn": "relu", "k": 3}, "topk"),
+        ({"architecture": "jumprelu", "activation_fn": "relu"}, "`threshold` if and only if"),
+        ({"architecture": "gated", "activation_fn": "relu"}, "must be one of relu"),
+        ({"architecture": "topk", "activation_fn": "tanh", "k": 3}, "contradicts itself: tanh, topk"),
+        ({"activation_fn": "topk"}, "`k` of a topk dictionary"),
+        ({"activation_fn": "topk", "activation_fn_kwargs": [3]}, "`k` of a topk dictionary"),
+        ({"activation_fn": "topk", "k": "many"}, "cannot be read"),
+        ({"apply_b_dec_to_input": "maybe"}, "cannot be read"),
+        ({"apply_b_dec_to_input": 3}, "must be true or false"),
+        ({"rescale_acts_by_decoder_norm": True}, "another step"),
+    ],
+)
+def test_the_activation_is_what_the_config_says_or_refused(tmp_path, config, activation):
+    path = save_dictionary(tmp_path, **({"apply_b_dec_to_input": True} | config))
+    if " " in activation:
+        with pytest.raises(InputError, match=activation):
+            thing_of(path)
+    else:
+        assert thing_of(path).activation == activation
+        assert f"({activation}, b_dec subtracted before encoding)" in name_of(thing_of(path))
+
+
+def test_a_threshold_and_another_activation_contradict_one_another(tmp_path):
+    arrays = {n: np.asarray(getattr(dictionary(), n), np.float32) for n in LAYOUTS["sae lens"]}
+    save_file(arrays | {"threshold": np.ones(10, np.float32)}, tmp_path / "sae.safetensors")
+    assert thing_of(tmp_path / "sae.safetensors", subtract_b_dec=True).activation == "jumprelu"
+    (tmp_path / "cfg.json").write_text(json.dumps({"activation_fn": "topk", "k": 3}))
+    with pytest.raises(InputError, match="contradicts itself: a threshold, topk"):
+        thing_of(tmp_path / "sae.safetensors", subtract_b_dec=True)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def unpickled(path):
+    path.write_bytes(pickle.dumps(Evil()))
+
+
+def objects(path):
+    np.savez(path, coef=np.array([Evil()], dtype=object), allow_pickle=True)
+
+
+def evil_torch(path):
+    torch.save({"weight": Evil()}, path)
+
+
+def untrusted(path):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+    from skops.io import dump
+
+    dump(make_pipeline(FunctionTransformer(exec), LogisticRegression()), path)
+
+
+def forest(path):
+    from sklearn.cluster import KMeans
+    from skops.io import dump
+
+    dump(KMeans(2).fit(gaussian(9, 2)), path)
+
+
+def poisson(path):
+    from sklearn.linear_model import PoissonRegressor
+    from skops.io import dump
+
+    dump(PoissonRegressor().fit(gaussian(9, 2), np.arange(9)), path)
+
+
+def one_against_one(path):
+    from sklearn.svm import SVC
+    from skops.io import dump
+
+    dump(SVC(kernel="linear").fit(gaussian(9, 2), np.arange(9) % 3), path)
+
+
+def named_npy(path):
+    np.savez(path.with_suffix(".npz"), coef=np.eye(2))
+    path.with_suffix(".npz").rename(path)
+
+
+def noted(path, **notes):
+    save_file({"coef": np.eye(2, dtype=np.float32)}, path, metadata=notes)
+
+
+def unfitting(path):
+    notes = np.array(json.dumps({"subtract_b_dec": "true"}))
+    np.savez(path, W_enc=np.eye(2), W_dec=np.eye(3), repstitch=notes)
+
+
+BROKEN = {
+    "pickle": ("x.pkl", unpickled, "Pickles run code when opened, so they are never read"),
+    "joblib": ("x.joblib", unpickled, "never read"),
+    "text": ("x.txt", lambda p: p.write_text("1"), "x.txt must be one of .npz, .safetensors"),
+    "objects in npz": ("x.npz", objects, "cannot be read"),
+    "code in a state dict": ("x.pt", evil_torch, "cannot be read"),
+    "code in skops": ("x.skops", untrusted, "cannot be read|must hold a linear model"),
+    "no linear model": ("x.skops", forest, "must hold a linear model, at most after a StandardScaler; it holds KMeans"),
+    "no safetensors": ("x.safetensors", lambda p: p.write_bytes(b"x" * 99), "cannot be read"),
+    "half an npy": ("x.npy", lambda p: p.write_bytes(b"\x93NUMPY"), "cannot be read"),
+    "empty npz": ("x.npz", lambda p: np.savez(p), "It holds nothing"),
+    "a state dict of no tensors": ("x.pt", lambda p: torch.save({"epoch": 3}, p), "must hold tensors by name"),
+    "NaN": ("x.npz", lambda p: np.savez(p, coef=np.full((1, 2), np.nan), intercept=np.ones(1)), "must be finite"),
+    "a cube": ("x.npy", lambda p: np.save(p, np.ones((2, 2, 2))), "`values` must have the shape"),
+    "text in npz": ("x.npz", lambda p: np.savez(p, coef=np.array([["a"]])), "must hold numbers"),
+    "a regression with a link": ("x.skops", poisson, "must hold a linear model"),
+    "one against one": ("x.skops", one_against_one, "must hold a linear model"),
+    "unknown names": ("x.npz", lambda p: np.savez(p, w=np.eye(3)), "say --directions"),
+    "an npz called npy": ("x.npy", lambda p: named_npy(p), "must hold arrays by name"),
+    "numbers for names": ("x.pt", lambda p: torch.save({1: torch.ones(3)}, p), "must hold arrays by name"),
+    "classes that are no list": ("x.safetensors", lambda p: noted(p, classes="3"), "`classes` must be"),
+    "classes that are no JSON": ("x.safetensors", lambda p: noted(p, classes="cat, dog"), "cannot be read"),
+    "a space that is none": ("x.safetensors", lambda p: noted(p, **{files.SPACE: "[]"}), "must be a JSON object"),
+    "notes that are none": ("x.npz", lambda p: np.savez(p, coef=np.eye(2), repstitch=np.array(3)), "JSON object"),
+    "text for a threshold": (
+        "x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(2), log_threshold=np.array(["a"])), "cannot be",
+    ),
+    "two tables": ("x.npz", lambda p: np.savez(p, a=np.eye(2), b=np.eye(2)), "no probe .* no dictionary"),
+    "a probe and more": (
+        "x.npz", lambda p: np.savez(p, coef=np.eye(2), intercept=np.ones(2), scale=np.ones(2)), "what is 'scale' in it",
+    ),
+    "half a dictionary": ("x.npz", lambda p: np.savez(p, W_enc=np.eye(2)), "W_dec is missing"),
+    "gated": (
+        "x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(2), b_gate=np.ones(2)), "what is 'b_gate' in it",
+    ),
+    "unfitting dictionary": ("x.npz", unfitting, "`W_dec` must have the"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_what_cannot_be_carried_or_trusted_is_refused_in_one_line(tmp_path, capsys, name):
+    file, make, message = BROKEN[name]
+    make(tmp_path / file)
+    with pytest.raises(InputError, match=message) as refused:
+        files.read(tmp_path / file)
+    assert "\n" not in str(refused.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_stated_of_another_kind_is_refused(tmp_path):
+    path = files.write(tmp_path / "p.npz", probe())
+    with pytest.raises(InputError, match="`subtract_b_dec` is said of a dictionary, and it holds"):
+        files.read(path, subtract_b_dec=True)
+    with pytest.raises(InputError, match="`classes` are stated in the file already"):
+        files.read(path, classes=["a", "b", "c"])
+    with pytest.raises(InputError, match="`classes` is said of a probe"):
+        files.read(files.write(tmp_path / "v.npz", directions()), classes=["a"])
+    with pytest.raises(InputError, match="There is no file"):
+        files.read(tmp_path / "none.npz")
+
+
+def test_nothing_is_overwritten_or_written_under_a_name_that_cannot_be_read(tmp_path):
+    path = files.write(tmp_path / "p.npz", probe())
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="exists and is never overwritten"):
+        files.write(path, probe(seed=3))
+    assert path.read_bytes() == before
+    for out, thing in (("p.pt", probe()), ("p.npy", probe()), ("p", directions())):
+        with pytest.raises(InputError, match=r"must end in .safetensors or .npz"):
+            files.write(tmp_path / out, thing)
+    with pytest.raises(InputError, match="lie in a folder that exists"):
+        files.write(tmp_path / "nowhere" / "p.npz", probe())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.npz"]
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(InputError, match=r"cannot be written: .*No space left"):
+        files.write(tmp_path / "p.npz", probe())
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_kinds_are_told_by_their_names(tmp_path):
+    found = {type(thing_of(files.write(tmp_path / f"{i}.npz", thing))) for i, thing in enumerate(THINGS.values())}
+    assert found == {Directions, Probe, Dictionary}

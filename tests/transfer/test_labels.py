@@ -1,0 +1,122 @@
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.spaces import embeddings
+
+from repstitch.errors import InputError
+from repstitch.transfer import labels as room
+
+label: Any = room.label
+ROWS = embeddings(4)
+IDS = [f"item{i}" for i in range(4)]
+
+
+def table(tmp_path, suffix: str, rows: dict):
+    path = tmp_path / f"labels{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table(rows), path)
+    else:
+        between = "\t" if suffix == ".tsv" else ","
+        lines = [between.join(rows), *(between.join(str(v) for v in row) for row in zip(*rows.values(), strict=True))]
+        path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv"])
+def test_labels_go_by_id(tmp_path, suffix):
+    path = table(tmp_path, suffix, {"id": [IDS[2], "other", IDS[0]], "kind": ["c", "x", "a"]})
+    assert list(label(ROWS, f"{path}:kind").labels) == ["a", None, "c", None]
+
+
+def test_ids_and_labels_stay_what_they_are(tmp_path):
+    path = table(tmp_path, ".csv", {"id": ["007", "1e3", "08", "9"], "kind": ["01", "1.0", "nan", ""]})
+    rows = embeddings(4, ids=np.array(["007", "1e3", "08", "9"], dtype=object))
+    assert list(label(rows, f"{path}:kind").labels) == ["01", "1.0", "nan", None]
+
+
+def test_labels_without_ids_go_by_position(tmp_path):
+    assert list(label(ROWS, ["a", "b", "a", "b"]).labels) == ["a", "b", "a", "b"]
+    np.save(tmp_path / "y.npy", np.array([1, 0, 1, 2]))
+    assert list(label(ROWS, str(tmp_path / "y.npy")).labels) == ["1", "0", "1", "2"]
+    assert list(label(ROWS, tmp_path / "y.npy").labels) == ["1", "0", "1", "2"]
+    assert list(label(ROWS, [1.0, np.inf, 2.5, True]).labels) == ["1", "inf", "2.5", "True"]
+    (tmp_path / "y.txt").write_text("a\n\nb\na\n")
+    assert list(label(ROWS, str(tmp_path / "y.txt")).labels) == ["a", None, "b", "a"]
+    assert list(label(ROWS, f"{table(tmp_path, '.tsv', {'kind': list('abcd')})}:kind").labels) == list("abcd")
+
+
+def test_rows_without_ids_are_not_guessed_to_stand_as_a_table_with_ids_does(tmp_path):
+    path = table(tmp_path, ".csv", {"id": list("wxyz"), "kind": list("abcd")})
+    with pytest.raises(InputError, match="goes by ids, and the rows have none; give them too"):
+        label(embeddings(4, ids=None), f"{path}:kind")
+
+
+def test_what_is_missing_is_no_class_of_its_own(tmp_path):
+    assert list(label(ROWS, ["a", None, float("nan"), " "]).labels) == ["a", None, None, None]
+    pq.write_table(pa.table({"id": [*IDS, None], "kind": [1.0, None, float("nan"), 2.5, 3.0]}), tmp_path / "l.parquet")
+    assert list(label(ROWS, f"{tmp_path}/l.parquet:kind").labels) == ["1", None, None, "2.5"]
+    np.save(tmp_path / "y.npy", np.array([b"a", b"b", b"a", b""]))
+    assert list(label(ROWS, str(tmp_path / "y.npy")).labels) == ["a", "b", "a", None]
+    with pytest.raises(InputError, match="must give some of the rows a label; all are empty"):
+        label(ROWS, ["", None, " ", float("nan")])
+
+
+def test_a_table_with_a_column_twice_or_without_rows_is_refused(tmp_path):
+    for name, text, message in (
+        ("twice.csv", "id,kind,kind\nitem0,a,b\n", "more than one column 'kind'"),
+        ("ids.csv", "id,id,kind\nitem0,item1,b\n", "more than one column 'id'"),
+        ("bare.csv", "id,kind\n", "knows none of the ids"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=message):
+            label(ROWS, f"{tmp_path}/{name}:kind")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rows", "column", "message"),
+    [
+        (
+            ".csv",
+            {"id": ["x"], "kind": ["a"]},
+            ":kind",
+            r"knows none of the ids \(it has e.g. 'x', the rows 'item0'",
+        ),
+        (".csv", {"id": ["item0", "item0"], "kind": ["a", "b"]}, ":kind", "Ids must be unique; the table of labels"),
+        (
+            ".csv",
+            {"id": ["item0"], "kind": ["a"]},
+            ":sort",
+            r"name a column as labels.csv:COLUMN, out of kind; got sort",
+        ),
+        (".parquet", {"id": ["item0"], "kind": ["a"]}, "", "out of kind; got None"),
+        (
+            ".parquet",
+            {"kind": ["a", "b"]},
+            ":kind",
+            r"has no column id, so it must have one entry a row \(4\); it has 2",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_matched_are_refused(tmp_path, suffix, rows, column, message):
+    with pytest.raises(InputError, match=message):
+        label(ROWS, f"{table(tmp_path, suffix, rows)}{column}")
+
+
+def test_files_that_are_not_there_or_of_another_length_are_refused(tmp_path):
+    with pytest.raises(InputError, match="there is no file"):
+        label(ROWS, f"{tmp_path}/none.csv:kind")
+    with pytest.raises(InputError, match=r"`labels` must have one entry a row \(4\)"):
+        label(ROWS, ["a"])
+
+
+def test_labels_go_with_their_rows_when_rows_are_paired():
+    from repstitch.embeddings.pairs import pair
+
+    rows = label(embeddings(40), [f"label {i}" for i in range(40)])
+    other = embeddings(40, 3, "new").take(np.arange(39, -1, -1)[:30])
+    pairs: Any = pair(other, rows)
+    assert [f"label {key.removeprefix('item')}" for key in pairs.ids] == list(pairs.labels)
+    assert list(pairs.take([2, 0]).labels) == [pairs.labels[2], pairs.labels[0]]

@@ -1,0 +1,432 @@
+"""Studies on encoders with random weights: what a file may say, what a run leaves, and how it goes on."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from repstitch import encoders
+from repstitch.cli.main import main
+from repstitch.embeddings import reading
+from repstitch.encoders import catalogue
+from repstitch.encoders.catalogue import Card
+from repstitch.errors import InputError, NotFoundError
+from repstitch.workflows import study
+from repstitch.workflows.study_file import read_study
+from repstitch.workflows.study_report import findings, summary
+
+DATA = Path(os.environ.get("REPSTITCH_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data")
+N = 24
+
+
+def read(path) -> Any:
+    return reading.read(path)
+
+
+def fake_atlas(experiment, paths, against, place):
+    """An atlas in shape, without a metric: each pair scores by how alike two names are long."""
+    spaces = [read(path).space for path in paths]
+    pairs = [
+        {"source": a.name, "target": b.name, "metric": metric, "score": 1 / (1 + abs(len(a.name) - len(b.name)))}
+        | {"null": 0.1, "p": 0.01, "q": 0.02, "calibrated": 0.3, "se": 0.01}
+        for metric in experiment.metrics
+        for i, a in enumerate(spaces)
+        for b in spaces[i + 1 :]
+    ]
+    return {
+        "n": N,
+        "k": experiment.k,
+        "spaces": [space.to_dict() for space in spaces],
+        "metrics": {metric: {"symmetric": True} for metric in experiment.metrics},
+        "pairs": pairs,
+        "against": against,
+    }
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder: images, two encoders' cards, and vectors of the same images that are there already."""
+    root = tmp_path / "data"
+    for folder in ("images", "cards", "vectors"):
+        (root / folder).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for i in range(N):
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root / "images" / f"{i:02d}.png")
+    ids = [f"{i:02d}.png" for i in range(N)]
+    for i, name in enumerate(("small", "large")):
+        torch.manual_seed(i)
+        model = timm.create_model("test_vit", num_classes=0, img_size=32)
+        args = {"input_size": (3, 32, 32), "model_args": {"img_size": 32}, "pooling": "cls", "parameters": 10 + i}
+        card = Card(name, "timm:test_vit", **args, family="vit", objective=name)
+        encoders.save(encoders.from_module(model, card, device="cpu"), root / "cards")
+    np.save(root / "vectors" / "mine.npy", random.standard_normal((N, 5)).astype(np.float16))
+    (root / "vectors" / "ids.txt").write_text("\n".join(ids))
+    return root
+
+
+STUDY = """
+about = "Are they alike?"
+[[experiment]]
+name = "first"
+metrics = ["mutual_knn"]
+k = 3
+trend = "parameters"
+against = "files"
+control = ["family"]
+[[experiment.group]]
+name = "vision"
+data = "images"
+layers = "all"
+encoders = ["cards/small.toml", { encoder = "cards/large.toml", name = "big", family = "vast" }]
+[[experiment.group]]
+name = "files"
+files = [{ file = "vectors/mine.npy", ids = "vectors/ids.txt", name = "mine", family = "none", modality = "image" }]
+"""
+
+
+MINE, BIG = 'file = "vectors/mine.npy"', 'encoder = "cards/large.toml"'
+
+
+def write(tmp_path, text=STUDY):
+    (tmp_path / "s.toml").write_text(text, encoding="utf-8")
+    return tmp_path / "s.toml"
+
+
+@pytest.fixture
+def faked(monkeypatch):
+    monkeypatch.setattr(study, "_align", fake_atlas)
+    monkeypatch.setattr(study, "_draw", lambda atlas, place: [place / "map.png"])
+
+
+def run(tmp_path, data, text=STUDY, **given):
+    return study.run(write(tmp_path, text), tmp_path / "out", data=data, device="cpu", **given)
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_studies_that_come_along_name_encoders_of_the_catalogue():
+    known = catalogue.cards()
+    prh, local = read_study("prh"), read_study("local")
+    vision, pairs = prh.experiments
+    assert [len(group.encoders) for group in (*vision.group, *pairs.group)] == [17, 17, 20]
+    assert {name for experiment in prh.experiments for group in experiment.group for name in group.encoders} <= set(
+        known
+    )
+    assert [group.layers for group in pairs.group] == ["all", "all"]
+    assert [experiment.name for experiment in local.experiments] == ["vision", "vision-language"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            'about = "Are they alike?"',
+            'title = "x"',
+            "must hold `about` and .*experiment.* tables; got title, experiment",
+        ),
+        ("k = 3", "neighbours = 3", "holds the unknown key `neighbours`; known are name, group, metrics"),
+        ("k = 3", 'k = "3"', "`k` must be int; got '3'"),
+        ('name = "first"', "", "must state `name` of each experiment"),
+        ('name = "first"', 'name = "a/b"', "must give plain names, without slashes, .* got 'a/b'"),
+        ('"mutual_knn"', '"cosine"', "'first', `metrics` must be among mutual_knn, .*; got 'cosine'"),
+        ('"parameters"', '"colour"', "`trend` must be among parameters; got 'colour'"),
+        ('against = "files"', 'against = "text"', "`against` must be among vision, files; got 'text'"),
+        ('["family"]', '["size"]', "`control` must be among family, architecture, .*; got 'size'"),
+        ('data = "images"\n', "", "group 'vision' must say what `data` its encoders read"),
+        ('layers = "all"', 'layers = "last"', r"`layers` must be all, or a list like \[1, 6, 12\]; got 'last'"),
+        ('name = "files"', 'name = "vision"', "has the name 'vision' twice"),
+        ('name = "files"\nfiles', 'name = "files"\nfile', "holds the unknown key `file`"),
+        ("[[experiment.group]]", "[[experiment.group]", "cannot be read"),
+        ("k = 3", "k = true", "`k` must be int; got True"),
+        ("k = 3", "k = -3", "`k` must be at least 1; got -3"),
+        ("k = 3", "permutations = -1", "`permutations` must be from 0 to 100,000; got -1"),
+        ("k = 3", "seed = 99999999999", "`seed` must be a whole number from 0 to 4294967295; got 99999999999"),
+        ("k = 3", "permutations = 1000000000000", "`permutations` must be from 0 to 100,000; got 1000000000000"),
+        ('"parameters"', '""', "`trend` must be among parameters; got ''"),
+        ('name = "first"', 'name = "a\\u0000b"', "must give plain names"),
+        ('["mutual_knn"]', "[]", "`metrics` must name at least one of mutual_knn"),
+        ('layers = "all"', "layers = []", r"`layers` must be all, or a list like \[1, 6, 12\]; got \[\]"),
+        ('layers = "all"', "layers = [true]", "`layers` must be all, or a list"),
+        ('name = "files"\nfiles', 'name = "files"\nlimit = -5\nfiles', "`limit` must be at least 1; got -5"),
+    ],
+)
+def test_a_study_that_says_something_unknown_is_refused(tmp_path, old, new, message):
+    with pytest.raises(InputError, match=message):
+        read_study(write(tmp_path, STUDY.replace(old, new, 1)))
+
+
+def test_a_group_without_members_is_refused(tmp_path):
+    text = re.sub("files = .*", "", STUDY)
+    with pytest.raises(InputError, match="group 'files' must name `encoders` or `files`; it names neither"):
+        read_study(write(tmp_path, text))
+
+
+def test_a_study_is_found_by_its_name_or_not_at_all(tmp_path):
+    with pytest.raises(NotFoundError, match=r"There is no study 'phr'; give a \.toml file, or one of local, prh"):
+        read_study("phr")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "big"', 'name = "mine"', "has the name 'mine' twice"),
+        ('name = "big"', "layer = 1", "`layer` of .* and `layers` of its group cannot both be stated"),
+        ('name = "big"', 'poling = "cls"', "`poling` is no setting of an encoder"),
+        ('encoder = "cards/large.toml", ', "", "`encoders` of group 'vision' must each name an `encoder`"),
+        (MINE, "file = 3", "`file` in `files` of group 'files' must be str; got 3"),
+        (MINE, 'file = "vectors/no.npy"', "`file` in `files` of group 'files' must be a file"),
+        (MINE, MINE + ', card = "nope"', "There is no card 'nope'"),
+        (MINE, MINE + ", parameters = true", "`parameters` in `files` .* got True"),
+        (MINE, MINE + ", parameters = -1", "`parameters` in .* must not be negative"),
+        (MINE, 'path = "x"', "`files` of group 'files' must each be a table with `file`"),
+        (BIG, BIG + ", parameters = true", "`parameters` in `encoders` .* got True"),
+        (BIG, BIG + ", checkpoint = 1", "`checkpoint` in `encoders` .* got 1"),
+        ("encoders = [", "encoders = [1, ", "must each name an `encoder`; got 1"),
+    ],
+)
+def test_a_member_that_cannot_be_understood_is_refused_before_anything_runs(tmp_path, data, old, new, message):
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, data, STUDY.replace(old, new))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_run_is_given_is_checked(tmp_path, data):
+    with pytest.raises(InputError, match=r"`data` must be the folder .*; there is no nowhere"):
+        run(tmp_path, "nowhere")
+    with pytest.raises(InputError, match="`only` must be an experiment of s, first; got 'second'"):
+        run(tmp_path, data, only="second")
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_embeddings_an_atlas_and_a_report(tmp_path, data, faked):
+    found = run(tmp_path, data)["first"]
+
+    place = tmp_path / "out" / "first"
+    depth = len(list((place / "embeddings" / "small").glob("*.parquet")))
+    assert depth == len(list((place / "embeddings" / "big").glob("*.parquet"))) > 1
+    layer = read(place / "embeddings" / "big" / "big.layer02.parquet")
+    single = encoders.load_encoder(str(data / "cards" / "large.toml"), layer=2, device="cpu")
+    np.testing.assert_allclose(layer.vectors, single.encode(sorted((data / "images").iterdir())), atol=1e-5)
+    assert (layer.space.layer, layer.space.family, layer.space.parameters) == (2, "vast", 11)
+    mine = read(place / "embeddings" / "mine.parquet")
+    np.testing.assert_array_equal(mine.vectors, np.load(data / "vectors" / "mine.npy"))
+    assert (mine.space.name, mine.space.family, mine.ids[3]) == ("mine", "none", "03.png")
+
+    atlas = json.loads((place / "atlas.json").read_text())
+    assert atlas == found["atlas"]
+    assert atlas["against"] == ["mine"]
+    assert len(atlas["spaces"]) == 2 * depth + 1
+    assert pq.read_table(place / "pairs.parquet").to_pylist() == atlas["pairs"]
+    assert pyarrow.csv.read_csv(place / "pairs.csv").to_pylist() == atlas["pairs"]
+    report = (place / "REPORT.md").read_text()
+    for line in ("# first", "Are they alike?", f"{2 * depth + 1} spaces over {N} items", *found["findings"]):
+        assert line in report
+    assert "![map](map.png)" in report
+    assert "Left out" not in report
+
+
+def test_a_second_run_embeds_nothing_again(tmp_path, data, faked, monkeypatch):
+    first = run(tmp_path, data)
+    monkeypatch.setattr(study, "load_encoder", lambda *_, **__: pytest.fail("it is there already"))
+    assert run(tmp_path, data) == first
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path, data, faked, monkeypatch):
+    def stop(path, *_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "_copy", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, data)
+    loaded = []
+    monkeypatch.setattr(study, "load_encoder", lambda *given, **_: loaded.append(given))
+    assert run(tmp_path, data)["first"]["missing"] == {}
+    assert loaded == []
+
+
+def test_embeddings_of_other_items_or_settings_are_refused(tmp_path, data, faked):
+    run(tmp_path, data)
+    with pytest.raises(InputError, match="small was made with other settings or from other items; remove it"):
+        run(tmp_path, data, STUDY.replace('layers = "all"', "layers = [1]"))
+    with pytest.raises(InputError, match=r"mine.parquet was made with other settings"):
+        run(tmp_path, data, STUDY.replace('family = "none"', 'family = "some"'))
+    (data / "images" / "00.png").unlink()
+    with pytest.raises(InputError, match="small was made with other settings or from other items"):
+        run(tmp_path, data)
+
+
+def test_a_limit_takes_some_of_the_items(tmp_path, data, faked):
+    run(tmp_path, data, STUDY.replace('layers = "all"', "limit = 6"))
+    small = read(tmp_path / "out" / "first" / "embeddings" / "small.parquet")
+    assert list(small.ids) == [f"{i:02d}.png" for i in range(0, N, 4)]
+    assert small.space.layer is None
+
+
+@pytest.mark.parametrize(
+    ("encoder", "reason"),
+    [("timm:test_resnet", "cannot be loaded: no network"), ("text-embedding-3-small", "it is an API model")],
+)
+def test_an_encoder_out_of_reach_is_named_and_left_out_only_if_asked(
+    tmp_path, data, faked, monkeypatch, encoder, reason
+):
+    def fail(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    (data / "t.txt").write_text("a\nb\n")
+    items = "t.txt" if encoder.startswith("text") else "images"
+    text = STUDY + f'[[experiment.group]]\nname = "far"\ndata = "{items}"\nencoders = ["{encoder}"]\n'
+    name = encoder.removeprefix("timm:")
+    with pytest.raises(InputError, match=f"{reason}.* To go on without it, say --skip-missing"):
+        run(tmp_path, data, text)
+
+    found = run(tmp_path, data, text, skip_missing=True)["first"]
+
+    assert list(found["missing"]) == [name]
+    assert reason in found["missing"][name]
+    assert f"- {name}: `encoder`" in (tmp_path / "out" / "first" / "REPORT.md").read_text()
+    assert f"left out: {name}: `encoder`" in summary({"first": found})
+    alone = '[[experiment]]\nname = "alone"\n' + text[text.rindex("[[experiment.group]]") :]
+    with pytest.raises(InputError, match=f"'alone' needs at least two .*; got 0; not reached: {name}. `encoder`"):
+        run(tmp_path, data, alone, skip_missing=True)
+
+
+def test_a_file_takes_the_lineage_of_a_card_whose_width_it_has(tmp_path, data, faked):
+    np.save(data / "vectors" / "api.npy", np.ones((N, 1536), dtype=np.float16))
+    entry = '{ file = "vectors/api.npy", ids = "vectors/ids.txt", card = "CARD" }'
+    text = re.sub(r"files = .*", f"files = [{entry}]", STUDY)
+    run(tmp_path, data, text.replace("CARD", "text-embedding-3-small"))
+    space = read(tmp_path / "out" / "first" / "embeddings" / "text-embedding-3-small.parquet").space
+    assert (space.dim, space.encoder, space.modality) == (1536, "api:openai/text-embedding-3-small", "text")
+    with pytest.raises(InputError, match="must have the 1536 dimensions of its file; text-embedding-3-large has 3072"):
+        run(tmp_path, data, text.replace("CARD", "text-embedding-3-large"))
+
+
+def test_rows_of_files_that_cannot_be_used_are_refused_or_left_out(tmp_path, data, faked, caplog):
+    rows = np.load(data / "vectors" / "mine.npy")
+    rows[3], rows[4], rows[6] = 0, np.nan, rows[5]
+    np.save(data / "vectors" / "mine.npy", rows)
+    with pytest.raises(InputError, match=r"mine holds rows that cannot be used \(1 NaN or Inf, 1 all zeros\)"):
+        run(tmp_path, data)
+    run(tmp_path, data, STUDY.replace('name = "files"', 'name = "files"\ndrop_invalid = true'))
+    kept = read(tmp_path / "out" / "first" / "embeddings" / "mine.parquet")
+    assert list(kept.ids) == [f"{i:02d}.png" for i in range(N) if i not in (3, 4, 6)]
+    assert "mine: rows left out: 1 NaN or Inf, 1 all zeros, 1 repeats" in caplog.text
+
+
+def test_a_file_without_ids_is_refused(tmp_path, data, faked):
+    with pytest.raises(InputError, match="`files` entry 'mine' must have ids, which rows are matched by"):
+        run(tmp_path, data, STUDY.replace('ids = "vectors/ids.txt", ', ""))
+
+
+def test_an_experiment_out_of_reach_does_not_keep_the_others_back(tmp_path, data, faked, caplog):
+    far = '[[experiment]]\nname = "far"\n[[experiment.group]]\nname = "api"\ndata = "t.txt"\nencoders = ["api:a/b"]\n'
+    (data / "t.txt").write_text("a\n")
+    text = STUDY.replace("[[experiment]]", far + "[[experiment]]", 1)
+    assert list(run(tmp_path, data, text, skip_missing=True)) == ["first"]
+    assert "Experiment 'far' needs at least two members that are there; got 0; not reached: b." in caplog.text
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def pair(source, target, score, **more):
+    return {"source": source, "target": target, "metric": "m", "score": score, "null": 0.1, "q": 0.04} | more
+
+
+def test_findings_speak_of_groups_and_of_the_best_layers():
+    atlas = {
+        "metrics": {"m": {"symmetric": True}},
+        "pairs": [pair("a.layer01", "b", 0.9)],
+        "layers": [
+            pair("a", "b", 0.5, source_layer=7, target_layer=None),
+            pair("b", "a", 0.5, source_layer=None, target_layer=7),
+            pair("a", "c", 0.3, source_layer=2, target_layer=4, q=0.2),
+            pair("b", "c", 0.2),
+        ],
+        "trend": {"verdict": "it rises."},
+        "unanswered": {"control": "Too few."},
+    }
+    assert findings(atlas, {"a": "vision", "c": "language", "b": "vision"}) == [
+        "m, within vision: 0.500 (a layer 7 – b); by chance 0.100; 1 of 1 beyond chance (q ≤ 0.05).",
+        "m, between vision and language: mean 0.250 over 2 pairs, highest 0.300 (a layer 2 – c layer 4); by chance "
+        "0.100; 1 of 2 beyond chance (q ≤ 0.05).",
+        "trend: it rises.",
+        "control: not answered. Too few.",
+    ]
+
+
+def test_findings_without_a_null_say_nothing_of_chance():
+    atlas = {"metrics": {"m": {"symmetric": False}}, "pairs": [], "layers": None}
+    bare = {"source": "a", "target": "b", "metric": "m", "score": 0.25}
+    atlas["pairs"] = [bare, bare | {"source": "b", "target": "a", "score": -0.0001}, bare | {"metric": "other"}]
+    assert findings(atlas, {"a": "x", "b": "x"}) == ["m, within x: mean 0.125 over 2 pairs, highest 0.250 (a – b)."]
+
+
+def test_the_command_prints_the_findings_and_ends_with_2_on_what_is_missing(tmp_path, data, faked, monkeypatch, capsys):
+    command = ["study", str(write(tmp_path)), "--out", str(tmp_path / "out"), "--data", str(data), "--device", "cpu"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("first\n  mutual_knn, within vision: ")
+    assert f"report: {tmp_path / 'out' / 'first' / 'REPORT.md'}" in said
+    assert main([*command, "--json", "--only", "first"]) == 0
+    assert json.loads(capsys.readouterr().out)["first"]["missing"] == {}
+
+    (data / "cards" / "small.safetensors").rename(data / "elsewhere")
+    assert main([*command[:3], str(tmp_path / "again"), *command[4:]]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("repstitch study")]
+    assert "`checkpoint` of 'small' must be a file or folder that is here" in line
+    assert line.endswith("say --skip-missing.")
+
+
+def test_a_study_without_anything_to_draw_with_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(study, "find_spec", lambda name: None)
+    assert study._draw({}, tmp_path) == []
+    assert "Figures are left out" in caplog.text
+
+
+def test_an_experiment_is_answered_by_the_atlas(tmp_path, data):
+    pytest.importorskip("repstitch.alignment.atlas")
+    pytest.importorskip("repstitch.plots.alignment")
+    found = run(tmp_path, data)["first"]
+    place = tmp_path / "out" / "first"
+    atlas = json.loads((place / "atlas.json").read_text())
+    assert {(line["source"], line["target"]) for line in atlas["layers"]} == {
+        ("small", "big"),
+        ("small", "mine"),
+        ("big", "mine"),
+    }
+    assert "at least 5 models" in atlas["unanswered"]["trend"]
+    assert len(found["findings"]) == 4
+    assert (place / "heatmap_mutual_knn.png").is_file()
+    assert "![heatmap_mutual_knn](heatmap_mutual_knn.png)" in (place / "REPORT.md").read_text()
+    assert run(tmp_path, data)["first"]["findings"] == found["findings"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data; set REPSTITCH_DATA to its folder")
+def test_the_local_study_finds_lineage_and_agreement_beyond_it(tmp_path, monkeypatch):
+    pytest.importorskip("repstitch.alignment.atlas")
+    pytest.importorskip("repstitch.plots.alignment")
+    monkeypatch.setenv("REPSTITCH_WEIGHTS", str(DATA / "vision_weights"))
+    found = study.run("local", tmp_path, data=DATA)
+    vision, both = found["vision"]["atlas"], found["vision-language"]["atlas"]
+    assert (vision["n"], len(vision["spaces"]), len(both["spaces"])) == (1000, 10, 12)
+    assert vision["trend"]["n_models"] == 9
+    assert all(pair["q"] <= 0.05 for pair in both["pairs"] if pair["metric"] == "mutual_knn")
+    scores = {frozenset((p["source"], p["target"])): p["score"] for p in vision["pairs"] if p["metric"] == "mutual_knn"}
+    related = scores[frozenset(("mobilenetv1_slim_imagenet", "mobilenetv1_025_imagenet"))]
+    assert related > 2 * scores[frozenset(("mobilenetv1_slim_imagenet", "autoencoder"))]

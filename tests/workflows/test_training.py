@@ -1,0 +1,509 @@
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.spaces import affine_image, card, gaussian, names, rotation, shared_latent
+
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.writing import write
+from repstitch.errors import InputError
+from repstitch.names import METHODS, OBJECTIVES
+from repstitch.spaces import Space
+from repstitch.stitchers.stitcher import load
+from repstitch.workflows.scoring import score
+from repstitch.workflows.training import train
+
+FAST: dict[str, Any] = {"device": "cpu", "epochs": 2, "width": 8, "batch_size": 64, "temperatures": (1.0,)}
+NAMED: dict[str, Any] = {"source_space": "old", "target_space": "new"}
+
+
+def learn(source, target, method: str = "ridge", **given):
+    settings: dict[str, Any] = {"method": method} | FAST | given
+    return train(source, target, **settings)
+
+
+def turned(n: int = 300, d: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Unit rows X, Y = X R + b with R orthogonal, R and b: what every method can represent exactly."""
+    X, R = gaussian(n, d, seed).astype(np.float64), rotation(d, seed + 1)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    b = np.random.default_rng(seed + 2).standard_normal(d) / 4
+    return X.astype(np.float32), (X @ R + b).astype(np.float32), R, b
+
+
+def carried(X, Y, ids=None, **given) -> tuple[Embeddings, Embeddings]:
+    ids = names(len(X)) if ids is None else ids
+    return (
+        Embeddings(X, card("old", X.shape[1]), ids=ids, **given),
+        Embeddings(Y, card("new", Y.shape[1]), ids=ids),
+    )
+
+
+# --- what comes in ----------------------------------------------------------------------------------------------------
+
+
+def test_arrays_embeddings_and_files_of_the_same_rows_give_the_same_map(tmp_path):
+    X, Y, _, _ = turned()
+    source, target = carried(X, Y)
+    write(tmp_path / "x.parquet", source)
+    write(tmp_path / "y.parquet", target)
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    (tmp_path / "ids.txt").write_text("\n".join(source.ids))  # type: ignore[arg-type]
+    ids: dict[str, Any] = {"source_ids": source.ids, "target_ids": target.ids}
+    paths: dict[str, Any] = {"source_ids": tmp_path / "ids.txt", "target_ids": tmp_path / "ids.txt"}
+    ways = [
+        learn(source, target),
+        learn(tmp_path / "x.parquet", str(tmp_path / "y.parquet")),
+        learn(tmp_path / "x.npy", tmp_path / "y.npy", **NAMED, **paths),
+        learn(X, Y, **NAMED, **ids),
+        learn(torch.from_numpy(X), torch.from_numpy(Y), **NAMED, **ids),
+    ]
+    for stitcher in ways[1:]:
+        assert torch.equal(stitcher.map.weight, ways[0].map.weight)
+        assert torch.equal(stitcher.map.bias, ways[0].map.bias)
+        np.testing.assert_array_equal(stitcher.seen, ways[0].seen)
+    assert ways[1].version == ways[0].version
+    assert ways[1].source == source.space
+    assert ways[3].source == Space("old", 12)
+
+
+def test_ids_pair_the_rows_whatever_their_order(tmp_path):
+    X, Y, _, _ = turned()
+    source, target = carried(X, Y)
+    order = np.random.default_rng(3).permutation(len(Y))
+    shuffled = learn(source, target.take(order))
+    assert shuffled.scorecard["query"]["recall@1"] == 1.0
+    assert shuffled.provenance["paired_by"] == "id"
+
+
+def test_rows_of_only_one_side_are_dropped_and_counted():
+    X, Y, _, _ = turned()
+    source, target = carried(X, Y)
+    stitcher = learn(source.take(np.arange(0, 280)), target.take(np.arange(10, 300)))
+    assert sum(stitcher.provenance["pairs"].values()) == 270
+    assert stitcher.provenance["dropped"] == {"source only": 10, "target only": 20}
+
+
+def test_two_sides_of_one_name_are_refused(tmp_path):
+    X, Y, _, _ = turned(60)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    np.save(tmp_path / "a" / "rows.npy", X)
+    np.save(tmp_path / "b" / "rows.npy", Y)
+    with pytest.raises(InputError, match=r"Both sides would be called 'rows'; name them with `source_space`"):
+        learn(tmp_path / "a" / "rows.npy", tmp_path / "b" / "rows.npy")
+    assert learn(tmp_path / "a" / "rows.npy", tmp_path / "b" / "rows.npy", target_space="new").target.name == "new"
+
+
+def test_fewer_than_twenty_pairs_are_refused():
+    with pytest.raises(InputError, match="At least 20 pairs are needed; got 19"):
+        learn(gaussian(19, 4, 1), gaussian(19, 3, 2), **NAMED)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+@pytest.mark.parametrize("n", [20, 60])
+def test_few_pairs_are_enough_for_every_method(n, method):
+    X, Y, _, _ = turned(n, d=6)
+    stitcher = learn(X, Y, method, **NAMED)
+    assert stitcher.method in METHODS
+    assert stitcher.scorecard["n"] == stitcher.provenance["pairs"]["test"]
+    assert np.isfinite(stitcher.translate(X)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_more_dimensions_than_pairs_are_warned_of_and_translated(method, caplog):
+    X, Y = shared_latent(60, rank=3, d_source=90, d_target=80, noise=0.05)
+    stitcher = learn(X, Y, method, **NAMED)
+    assert "are fewer than the 90 dimensions of the source" in caplog.text
+    assert any("fewer than the 80 dimensions of the target" in note for note in stitcher.scorecard["notes"])
+    assert stitcher.scorecard["query"]["recall@5"] > 5 * stitcher.scorecard["chance"]["recall@1"]
+
+
+def test_rows_of_any_length_are_learned_from():
+    X, Y, _, _ = turned()
+    scale = np.float32(10.0) ** np.random.default_rng(0).integers(-25, 25, size=(len(X), 1))
+    plain, scaled = learn(X, Y, output_norm="unit", **NAMED), learn(X * scale, Y, output_norm="unit", **NAMED)
+    assert scaled.scorecard["query"]["recall@1"] > 0.98
+    assert plain.scorecard["query"]["recall@1"] > 0.98
+
+
+# --- what is learned --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_every_method_recovers_a_known_map(method):
+    X, Y, R, b = turned()
+    stitcher = learn(X, Y, method, output_norm="none", **NAMED)
+    for use in ("query", "corpus"):
+        assert stitcher.scorecard[use]["recall@1"] == 1.0
+    assert stitcher.scorecard["held_out"] == "test pairs"
+    new = gaussian(50, 12, 99)
+    unit = new / np.linalg.norm(new, axis=1, keepdims=True)
+    cosine = (stitcher.translate(new) * (unit @ R + b)).sum(1)
+    cosine /= np.linalg.norm(stitcher.translate(new), axis=1) * np.linalg.norm(unit @ R + b, axis=1)
+    assert cosine.min() > 0.99
+
+
+def test_a_closed_form_learns_the_numbers_themselves():
+    X, Y, R, b = turned()
+    stitcher = learn(X, Y, objective="reconstruction", output_norm="none", **NAMED)
+    np.testing.assert_allclose(stitcher.map.weight.numpy(), R, atol=1e-3)
+    np.testing.assert_allclose(stitcher.map.bias.numpy(), b, atol=1e-3)
+    assert stitcher.scorecard["reconstruction"]["r2"] > 0.999
+
+
+def test_unrelated_spaces_score_at_chance():
+    stitcher = learn(gaussian(400, 8, 1), gaussian(400, 6, 2), "auto", **NAMED)
+    pool = stitcher.scorecard["pool"]
+    assert stitcher.scorecard["query"]["recall@10"] < 10 / pool + 5 * (10 / pool / pool) ** 0.5
+
+
+@pytest.mark.parametrize("method", ["canonical", "linear", "mlp", "auto"])
+def test_one_seed_gives_one_version(method):
+    X, Y = shared_latent(200)
+    first, second = (learn(X, Y, method, seed=5, **NAMED) for _ in range(2))
+    assert first.version == second.version
+    assert first.settings["seed"] == 5
+
+
+def test_another_split_seed_holds_out_other_pairs():
+    X, Y, _, _ = turned()
+    first, second = (learn(X, Y, split_seed=seed, **NAMED) for seed in (0, 1))
+    assert set(first.seen) != set(second.seen)
+    assert second.split == {"shares": [0.6, 0.15, 0.25], "seed": 1, "group": None}
+
+
+def test_auto_tries_every_method_and_lets_the_simpler_win_where_all_are_perfect():
+    X, Y, _, _ = turned()
+    stitcher = learn(X, Y, "auto", output_norm="none", **NAMED)
+    tried = stitcher.scorecard["candidates"]
+    assert list(dict.fromkeys(candidate["method"] for candidate in tried)) == list(METHODS)
+    assert len({str((candidate["method"], candidate["settings"])) for candidate in tried}) == len(tried) > len(METHODS)
+    assert [candidate["method"] for candidate in tried if candidate["chosen"]] == [stitcher.method] == ["ridge"]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_objective_is_recorded(objective, tmp_path):
+    X, Y = shared_latent(200)
+    stitcher = learn(X, Y, objective=objective, **NAMED)
+    assert load(stitcher.save(tmp_path / "s")).objective == objective
+
+
+def test_the_objective_decides_what_is_chosen():
+    """Least squares wins by error, the variance given back wins by retrieval."""
+    X, Y = shared_latent(800, rank=20, d_source=24, d_target=24, noise=2.0)
+    match, reconstruction = (learn(X, Y, "canonical", objective=o, **NAMED) for o in ("match", "reconstruction"))
+    assert reconstruction.settings["power"] > match.settings["power"]
+    assert reconstruction.scorecard["reconstruction"]["r2"] > match.scorecard["reconstruction"]["r2"]
+    assert match.scorecard["query"]["mrr"] > reconstruction.scorecard["query"]["mrr"]
+
+
+def test_the_control_on_broken_pairs_is_at_chance():
+    X, Y, _, _ = turned()
+    card = learn(X, Y, **NAMED).scorecard
+    assert card["query"]["recall@1"] > 0.95
+    assert card["control_fit"]["recall@10"] < 3 * card["chance"]["recall@10"]
+    assert card["query"]["shuffled"]["recall@10"] < 3 * card["chance"]["recall@10"]
+
+
+@pytest.mark.parametrize(
+    ("normalised", "asked", "expected"),
+    [
+        (True, None, "unit"),
+        (None, None, "unit"),
+        (False, None, "none"),
+        (False, "unit", "unit"),
+        (True, "none", "none"),
+    ],
+)
+def test_output_norm_follows_the_targets_card_unless_it_is_given(normalised, asked, expected):
+    X, Y, _, _ = turned(80)
+    source, _ = carried(X, Y)
+    target = Embeddings(3 * Y, card("new", 12, normalised=normalised), ids=source.ids)
+    stitcher = learn(source, target, output_norm=asked)
+    lengths = np.linalg.norm(stitcher.translate(X), axis=1)
+    assert stitcher.output_norm == expected
+    assert np.allclose(lengths, 1, atol=1e-5) == (expected == "unit")
+
+
+def test_the_means_are_those_of_the_normalised_training_rows():
+    X, Y, _, _ = turned()
+    stitcher = learn(5 * X, Y, output_norm="unit", split_shares=(0.8, 0.2, 0), **NAMED)
+    unit = Y / np.linalg.norm(Y, axis=1, keepdims=True)
+    assert stitcher.source_mean.shape == stitcher.target_mean.shape == (12,)
+    np.testing.assert_allclose(stitcher.source_mean, X.mean(0), atol=0.05)
+    np.testing.assert_allclose(stitcher.target_mean, unit.mean(0), atol=0.05)
+
+
+# --- the split --------------------------------------------------------------------------------------------------------
+
+
+def test_the_scores_are_those_of_the_pairs_that_were_not_seen():
+    source, target = carried(*shared_latent(300))
+    stitcher = learn(source, target)
+    again = score(stitcher, source, target)
+    counts = stitcher.provenance["pairs"]
+    assert again["left_out"] == counts["train"] + counts["select"] + counts["calibrate"] == len(stitcher.seen) // 2
+    assert again["n"] == stitcher.scorecard["n"] == counts["test"]
+    for use in ("query", "corpus"):
+        assert again[use]["shuffled"] == stitcher.scorecard[use]["shuffled"]
+        scores = {k: v for k, v in again[use].items() if isinstance(v, float)}
+        assert scores == pytest.approx({k: stitcher.scorecard[use][k] for k in scores}, rel=1e-5)
+    assert again["reconstruction"]["r2"] == pytest.approx(stitcher.scorecard["reconstruction"]["r2"], rel=1e-4)
+
+
+def test_without_a_test_share_the_scores_are_of_validation_pairs_and_say_so():
+    X, Y, _, _ = turned()
+    stitcher = learn(X, Y, split_shares=(0.7, 0.3, 0), **NAMED)
+    counts = stitcher.provenance["pairs"]
+    assert counts["test"] == 0
+    assert stitcher.scorecard["held_out"] == "validation pairs"
+    assert stitcher.scorecard["n"] == counts["calibrate"]
+    assert len(stitcher.seen) == 2 * len(X)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_a_refit_uses_all_pairs_and_keeps_the_earlier_scores(method):
+    source, target = carried(*shared_latent(200))
+    held, refitted = (learn(source, target, method, refit_on_all=again) for again in (False, True))
+    assert refitted.scorecard == held.scorecard | {"refit": True}
+    assert (refitted.method, refitted.settings) == (held.method, held.settings)
+    assert not torch.equal(refitted.map.weight, held.map.weight)
+    assert len(refitted.seen) == 400
+    with pytest.raises(InputError, match="All 200 pairs were used to train this stitcher"):
+        score(refitted, source, target)
+
+
+def test_a_refit_says_in_the_model_card_that_its_scores_were_taken_before(tmp_path):
+    source, target = carried(*shared_latent(200))
+    folder = learn(source, target, refit_on_all=True).save(tmp_path / "s")
+    assert "fitted once more on all pairs after these scores were taken" in (folder / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [(0.5, 0.5), (1.0, 0.0, 0.0), (0.0, 0.5, 0.5), (0.6, 0.6, -0.2), (0.5, 0.2, 0.2), (float("nan"), 0.5, 0.5)],
+)
+def test_shares_that_are_no_split_are_refused(shares):
+    with pytest.raises(InputError, match="three shares that sum to 1, only test may be 0"):
+        learn(gaussian(50, 4, 1), gaussian(50, 3, 2), split_shares=shares, **NAMED)
+
+
+def test_a_part_that_comes_out_empty_is_refused():
+    with pytest.raises(InputError, match=r"Only \d pairs fell into validation"):
+        learn(gaussian(50, 4, 1), gaussian(50, 3, 2), group=np.zeros(50), **NAMED)
+
+
+def test_an_identical_pair_on_both_sides_of_the_split_is_refused():
+    X, Y, _, _ = turned(100)
+    X, Y = np.concatenate([X, X]), np.concatenate([Y, Y])
+    with pytest.raises(InputError, match=r"identical pairs lie on both sides of the split"):
+        learn(*carried(X, Y))
+    dropped = learn(*carried(X, Y), drop_invalid=True)
+    assert dropped.provenance["dropped"]["repeats of an identical pair"] == 100
+    assert sum(dropped.provenance["pairs"].values()) == 100
+    grouped = learn(*carried(X, Y), group=np.tile(np.arange(100), 2))
+    assert sum(grouped.provenance["pairs"].values()) == 200
+
+
+def group_sides(stitcher, groups: np.ndarray, source: Embeddings, target: Embeddings) -> list[set[str]]:
+    """For each group, on which sides of the seen-or-test line its pairs lie."""
+    from repstitch.embeddings.fingerprints import id_fingerprints
+    from repstitch.embeddings.pairs import pair
+
+    seen = np.isin(id_fingerprints(pair(source, target).ids), stitcher.seen)
+    return [set(np.where(seen[groups == g], "seen", "test")) for g in np.unique(groups)]
+
+
+@pytest.mark.parametrize("way", ["array", "field", "file", "path", "column of the source", "column of the target"])
+def test_pairs_of_one_group_stay_on_one_side(tmp_path, way):
+    X, Y, _, _ = turned(200)
+    groups = np.array([f"photo{i // 5}" for i in range(200)], dtype=object)
+    source, target = carried(X, Y)
+    (tmp_path / "groups.txt").write_text("\n".join(groups))
+    group: object = {"array": groups, "file": str(tmp_path / "groups.txt"), "path": tmp_path / "groups.txt"}.get(way)
+    given: tuple = (source, target)
+    if way == "field":
+        given = (Embeddings(X, source.space, source.ids, groups), target)
+    elif way != "array":
+        write(tmp_path / "x.parquet", source)
+        write(tmp_path / "y.parquet", target)
+        given = (tmp_path / "x.parquet", tmp_path / "y.parquet")
+    if way.startswith("column"):
+        import pyarrow.parquet as pq
+
+        side = tmp_path / ("x.parquet" if way.endswith("source") else "y.parquet")
+        table = pq.read_table(side)
+        pq.write_table(table.append_column("photo", [groups.tolist()]), side)
+        group = "photo"
+    stitcher = learn(*given, group=group)
+    assert all(len(sides) == 1 for sides in group_sides(stitcher, groups, source, target))
+    ungrouped = learn(source, target)
+    assert any(len(sides) == 2 for sides in group_sides(ungrouped, groups, source, target))
+    recorded = {"array": "array", "field": None, "file": "groups.txt", "path": "groups.txt"}
+    assert stitcher.split["group"] == recorded.get(way, "photo")
+
+
+def test_a_group_file_with_one_entry_a_source_row_serves_where_the_target_has_fewer_rows(tmp_path):
+    X, Y, _, _ = turned(200)
+    source, target = carried(X, Y)
+    write(tmp_path / "x.parquet", source)
+    write(tmp_path / "y.parquet", target.take(np.arange(0, 200, 2)))
+    (tmp_path / "groups.txt").write_text("\n".join(f"photo{i // 5}" for i in range(200)))
+    stitcher = learn(tmp_path / "x.parquet", tmp_path / "y.parquet", group=str(tmp_path / "groups.txt"))
+    assert sum(stitcher.provenance["pairs"].values()) == 100
+
+
+@pytest.mark.parametrize("kind", ["arrays", "files"])
+def test_a_group_that_names_nothing_is_refused_and_never_left_aside(tmp_path, kind):
+    X, Y, _, _ = turned(60)
+    source, target = carried(X, Y)
+    write(tmp_path / "x.parquet", source)
+    write(tmp_path / "y.parquet", target)
+    given = (source, target) if kind == "arrays" else (tmp_path / "x.parquet", tmp_path / "y.parquet")
+    with pytest.raises(InputError, match=r"`group` must be a column of either side.*got 'fotos'"):
+        learn(*given, group="fotos")
+
+
+def test_groups_of_another_length_are_refused():
+    with pytest.raises(InputError, match=r"`group` must have one entry a row \(60\); got \(59,\)"):
+        learn(gaussian(60, 4, 1), gaussian(60, 3, 2), group=np.arange(59), **NAMED)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN or Inf"), (np.inf, "NaN or Inf"), (0, "all zeros")])
+def test_bad_rows_are_refused_by_id_or_left_out_and_counted(side, value, what, caplog):
+    X, Y, _, _ = turned(100)
+    (X if side == "source" else Y)[7] = value
+    source, target = carried(X, Y)
+    with pytest.raises(InputError, match=rf"1 with {side} {what} \(first: id 'item7'\)\. Leave them out with"):
+        learn(source, target)
+    with caplog.at_level(logging.WARNING):
+        stitcher = learn(source, target, drop_invalid=True)
+    assert f"Left out: 1 {side} {what}" in caplog.text
+    assert stitcher.provenance["dropped"][f"{side} {what}"] == 1
+    assert sum(stitcher.provenance["pairs"].values()) == 99
+
+
+def test_rows_repeated_on_one_side_are_noted_and_trained_on(caplog):
+    X, Y, _, _ = turned(500)
+    Y[10:15] = Y[10]
+    notes = learn(X, Y, **NAMED).scorecard["notes"]
+    assert notes == ["4 of 500 target rows repeat another one."]
+    assert notes[0] in caplog.text
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_side_that_does_not_vary_is_refused(side):
+    X, Y, _, _ = turned(100)
+    (X if side == "source" else Y)[:] = 1
+    with pytest.raises(InputError, match=f"The {side} rows must differ from one another"):
+        learn(X, Y, **NAMED)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"method": "magic"}, r"`method` must be one of ridge, .* or auto; got 'magic'"),
+        ({"objective": "cosine"}, r"`objective` must be one of match, .*; got 'cosine'"),
+        ({"output_norm": "l2"}, "`output_norm` must be one of unit, none; got 'l2'"),
+        ({"device": "tpu"}, "`device` must be auto, cpu or cuda; got 'tpu'"),
+        ({"dropuot": 0.1}, r"`dropuot` is not a setting of a contrastive fit; known are .*dropout"),
+        ({"epochs": 0}, "`epochs` must be a whole number, at least 1; got 0"),
+        ({"epochs": 2.5}, "`epochs` must be a whole number"),
+        ({"batch_size": -1}, "`batch_size` must be a whole number"),
+        ({"gallery": 0}, "`gallery` must be a whole number"),
+        ({"patience": 0}, "`patience` must be a whole number"),
+        ({"stop_after": 0}, "`stop_after` must be at least 1"),
+        ({"width": -1}, "`width` must be a whole number"),
+        ({"width": 0}, "`width` of an mlp must be at least 1"),
+        ({"seed": -1}, "`seed` must be a whole number from 0"),
+        ({"seed": 2**70}, "`seed` must be a whole number from 0"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be a positive number"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be a positive number"),
+        ({"whitening": 0.0}, "`whitening` must be a positive number"),
+        ({"clip": -1.0}, "`clip` must not be negative"),
+        ({"dropout": 1.0}, r"`dropout` must lie in \[0, 1\); got 1.0"),
+        ({"temperatures": ()}, "`temperatures` must be positive multiples"),
+        ({"strategy": "magic"}, "must suit the Lightning Trainer and this machine; it says: .*magic"),
+        ({"devices": 0}, "must suit the Lightning Trainer"),
+        ({"devices": "many"}, "must suit the Lightning Trainer"),
+        ({"accelerator": "quantum"}, "must suit the Lightning Trainer"),
+        ({"checkpoints": "/dev/null/here"}, "`checkpoints` must be a folder that can be written to"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(given, says):
+    with pytest.raises(InputError, match=says) as error:
+        learn(*carried(*shared_latent(60)), **({"method": "mlp"} | given))
+    assert "\n" not in str(error.value)
+
+
+def test_the_card_is_plain_json_and_says_how_it_came_about(tmp_path):
+    X, Y, _, _ = affine_image(200, noise=0.2)
+    stitcher = learn(X, Y, "mlp", **NAMED)
+    found = load(stitcher.save(tmp_path / "s"))
+    assert json.loads(json.dumps(stitcher.scorecard, allow_nan=False)) == found.scorecard
+    assert stitcher.settings["width"] == FAST["width"]
+    assert set(stitcher.provenance) == {"repstitch", "torch", "python", "paired_by", "pairs", "dropped"}
+    assert sum(stitcher.provenance["pairs"].values()) == 200
+
+
+# --- confidence -------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_says_how_true_the_confidence_was_on_test_pairs(tmp_path):
+    X, Y = shared_latent(800, rank=4, noise=0.3)
+    stitcher = learn(*carried(X, Y), method="canonical")
+    said, pairs = stitcher.scorecard["confidence"], stitcher.provenance["pairs"]
+    assert stitcher.calibration is not None
+    assert (said["n"], said["calibration_rows"]) == (pairs["test"], pairs["calibrate"])
+    assert said["pool"] == stitcher.calibration.pool == pairs["calibrate"] + pairs["select"] + pairs["train"]
+    assert said["calibrated"]
+    assert abs(said["covered"] - 0.9) <= 3 * (0.09 / pairs["test"] + 0.09 / pairs["calibrate"]) ** 0.5
+    loaded = load(stitcher.save(tmp_path / "s"))
+    assert loaded.scorecard == stitcher.scorecard
+    for name, values in stitcher.confidence(X[:5]).items():
+        np.testing.assert_array_equal(loaded.confidence(X[:5])[name], values)
+    assert "confidence (n = " in (tmp_path / "s" / "README.md").read_text(encoding="utf-8")
+
+
+def test_few_pairs_are_not_calibrated_and_the_card_says_so():
+    X, Y, _, _ = turned(100)
+    stitcher = learn(*carried(X, Y))
+    assert stitcher.calibration is None
+    assert "confidence" not in stitcher.scorecard
+    note = "Fewer than 20 validation pairs in either half, so confidence is not calibrated."
+    assert stitcher.scorecard["notes"][-1] == note
+
+
+def test_confidence_is_not_calibrated_on_the_pairs_that_chose_the_map():
+    X, Y = shared_latent(600, rank=4, noise=0.3)
+    group = np.array([f"g{i % 6}" for i in range(600)])
+    stitcher = learn(*carried(X, Y), group=group, split_seed=1)  # one of the six groups is all of validation
+    counts = stitcher.provenance["pairs"]
+    assert counts["select"] == counts["calibrate"] == 100
+    assert stitcher.calibration is None
+    assert stitcher.scorecard["notes"][-1].startswith("Validation could not be halved")
+
+
+def test_without_test_pairs_confidence_is_calibrated_but_not_scored():
+    X, Y, _, _ = turned(400)
+    stitcher = learn(*carried(X, Y), split_shares=(0.7, 0.3, 0))
+    assert stitcher.calibration is not None
+    assert "confidence" not in stitcher.scorecard
+
+
+def test_a_refit_keeps_the_calibration_that_was_taken_before():
+    X, Y = shared_latent(800, rank=4, noise=0.3)
+    before, after = (learn(*carried(X, Y), refit_on_all=refit) for refit in (False, True))
+    assert before.calibration is not None
+    assert not torch.equal(before.map.weight, after.map.weight)
+    for name, tensor in before.calibration.tensors().items():
+        assert torch.equal(getattr(after.calibration, name), tensor)
+    assert after.scorecard["confidence"] == before.scorecard["confidence"]
