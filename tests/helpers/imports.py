@@ -3,7 +3,21 @@
 import subprocess
 import sys
 
-HEAVY = ("torch", "numpy", "pyarrow", "lightning", "transformers", "timm", "bentoml")
+HEAVY = (
+    "bentoml",
+    "lightning",
+    "matplotlib",
+    "numpy",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "starlette",
+    "timm",
+    "torch",
+    "torchvision",
+    "transformers",
+    "uvicorn",
+)
 
 
 def loaded_after(code: str) -> set[str]:

@@ -1,0 +1,114 @@
+"""The structure of the package in numbers: files, functions, parameters, complexity, public names, words.
+
+    python benchmarks/house.py            this checkout
+    python benchmarks/house.py PATH       another one, such as a worktree of an older commit
+
+Counts are taken from the syntax tree and from ruff, without importing anything but the package's public names.
+"""
+
+import argparse
+import ast
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(tree: ast.AST) -> Iterator[Function]:
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def body_lines(function: Function) -> int:
+    """Lines of a function's body without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def parameters(function: Function) -> int:
+    given = function.args
+    names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return len([name for name in names if name not in ("self", "cls")])
+
+
+def public_dicts(tree: ast.Module) -> list[str]:
+    """Public functions of a module and methods of its classes whose annotation says that they return a bare dict."""
+    nodes = list(tree.body)
+    nodes += [node for cls in tree.body if isinstance(cls, ast.ClassDef) for node in cls.body]
+    return [
+        node.name
+        for node in nodes
+        if isinstance(node, Function)
+        and not node.name.startswith("_")
+        and node.name != "to_dict"
+        and node.returns is not None
+        and re.fullmatch(r"dict( \| None)?", ast.unparse(node.returns))
+    ]
+
+
+def complexities(package: Path) -> list[int]:
+    """Cyclomatic complexity of every function, as ruff counts it."""
+    command = [sys.executable, "-m", "ruff", "check", str(package), "--isolated", "--ignore-noqa", "--exit-zero"]
+    command += ["--select", "C901", "--config", "lint.mccabe.max-complexity=0", "--output-format", "json"]
+    listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return [int(match.group(1)) for one in listed if (match := re.search(r"\((\d+) >", one["message"]))]
+
+
+def names_at_import(source: Path) -> int:
+    code = "import repstitch; print(len([name for name in dir(repstitch) if not name.startswith('_')]))"
+    run = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(source)}, capture_output=True, text=True)
+    return int(run.stdout)
+
+
+def words(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").split()) if path.is_file() else 0
+
+
+def lines(folder: Path) -> int:
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in folder.rglob("*.py"))
+
+
+def house(root: Path) -> dict[str, str]:
+    """The rows of the table for one checkout."""
+    package = root / "src" / "repstitch"
+    files = {path: path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py"))}
+    trees = {path: ast.parse(text) for path, text in files.items()}
+    lengths = [len(text.splitlines()) for path, text in files.items() if path.name != "__init__.py"]
+    defined = [function for tree in trees.values() for function in functions(tree)]
+    bodies = [body_lines(function) for function in defined]
+    complexity = complexities(package)
+    flat = [path for path in package.glob("*.py") if path.name != "__init__.py"]
+    folders = [path for path in package.iterdir() if (path / "__init__.py").is_file()]
+    return {
+        "flat modules / folders at the top": f"{len(flat)} / {len(folders)}",
+        "median / longest file": f"{statistics.median(lengths):.0f} / {max(lengths)}",
+        "function body, median / longest": f"{statistics.median(bodies):.0f} / {max(bodies)}",
+        "functions": str(len(defined)),
+        "cyclomatic > 10 / > 20 / max": f"{sum(c > 10 for c in complexity)} / {sum(c > 20 for c in complexity)} / "
+        f"{max(complexity)}",
+        "most parameters": str(max(map(parameters, defined))),
+        "names at `import repstitch`": str(names_at_import(root / "src")),
+        "public functions returning a bare dict": str(sum(len(public_dicts(tree)) for tree in trees.values())),
+        "README words": str(words(root / "README.md")),
+        "docs pages": str(len(list((root / "docs").rglob("*.md")))),
+        "lines of source / tests": f"{lines(root / 'src'):,} / {lines(root / 'tests'):,}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("roots", nargs="*", type=Path, default=[Path(__file__).parents[1]], metavar="PATH")
+    roots = parser.parse_args().roots
+    columns = [house(root) for root in roots]
+    print("| | " + " | ".join(root.resolve().name for root in roots) + " |")
+    print("|---|" + "---|" * len(roots))
+    for row in columns[0]:
+        print(f"| {row} | " + " | ".join(column[row] for column in columns) + " |")
+
+
+if __name__ == "__main__":
+    main()
