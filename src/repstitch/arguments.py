@@ -1,4 +1,4 @@
-"""Checks of arguments that need neither NumPy nor torch, so that the command line can answer at once."""
+"""Checks of arguments that import neither NumPy nor torch, so that the command line answers at once."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def check_choice(argument: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def check_seed(seed: int, argument: str = "`seed`") -> None:
-    """Raise InputError unless every random generator in use takes this seed: 0 to 4294967295."""
+    """Raise InputError unless the seed is from 0 to 4294967295, which every random generator in use accepts."""
     if not 0 <= seed < 2**32:
         raise InputError(f"{argument} must be a whole number from 0 to 4294967295; got {seed}.")
 
@@ -26,7 +26,7 @@ def check_draws(draws: int, argument: str = "`permutations`") -> None:
 
 
 def check_shares(shares: Sequence[float]) -> tuple[float, float, float]:
-    """The shares of train, validation and test if they sum to 1 and only test is 0; InputError otherwise."""
+    """The shares of train, validation and test. Raises InputError unless they sum to 1 and only test is 0."""
     parts = tuple(shares)
     if len(parts) != 3 or min(parts) < 0 or not abs(sum(parts) - 1) <= 1e-6 or parts[0] <= 0 or parts[1] <= 0:
         raise InputError(

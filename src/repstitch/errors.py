@@ -1,16 +1,16 @@
-"""The errors a caller can mend: every message names the argument, what it must be, what came and what to do."""
+"""Errors that the caller can correct: a message names the argument, what it must be, what came and what to do."""
 
 
 class InputError(ValueError):
-    """Something the caller gave cannot be used as it is. The command line exits with 2, the service answers 4xx."""
+    """An argument, file or row that cannot be used. The command line exits with 2, the service answers 4xx."""
 
 
 class NotFoundError(InputError):
-    """A name or a pair of spaces that nothing here answers to. The service answers 404."""
+    """There is nothing of that name, or no stitcher between these two spaces. The service answers 404."""
 
 
 class ConflictError(InputError):
-    """Several things answer to what was asked, so a choice is needed first. The service answers 409."""
+    """Several stitchers fit the request, so the caller must name one. The service answers 409."""
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Output paths: check one before any work is done, then write it whole or not at all.
+"""Paths: check an output path before any work is done, write it whole or not at all; the files of the package.
 
 Nothing here imports NumPy or torch, so the command line can refuse a path at once.
 """
@@ -15,6 +15,13 @@ from repstitch.names import FORMATS
 
 CARRIED = (".safetensors", ".npz", ".npy")
 PICTURES = (".png", ".svg", ".pdf")
+
+
+def data_folder(name: str) -> Path:
+    """The folder `models/NAME` that comes with the package: inside an installed package, or in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "models" / name
+    return installed if installed.is_dir() else package.parents[1] / "models" / name
 
 
 def split_key(path: str) -> tuple[str, str | None]:
@@ -71,8 +78,8 @@ def check_carried_file(out: str | os.PathLike, directions: bool = True) -> Path:
     return check_new(check_ending(out, endings))
 
 
-def check_new_folder(out: str | os.PathLike, what: str = "a stitcher") -> Path:
-    """The path of a new folder that holds `what`: a plain name, not there yet, in a place that can be written.
+def check_new_folder(out: str | os.PathLike, content: str = "a stitcher") -> Path:
+    """The path of a new folder that will hold `content`: a plain name, not there yet, in a place that can be written.
 
     Folders above it that do not exist yet are created when it is written.
     """
@@ -81,7 +88,7 @@ def check_new_folder(out: str | os.PathLike, what: str = "a stitcher") -> Path:
         raise InputError(f"`out` must name a folder to create; got {str(out)!r}.")
     try:
         if target.exists() or target.is_symlink():
-            raise InputError(f"`out` {target} exists and {what} is never overwritten; give another name.")
+            raise InputError(f"`out` {target} exists and {content} is never overwritten; give another name.")
         above = next(folder for folder in target.absolute().parents if folder.exists())
     except OSError as error:
         raise InputError(f"`out` cannot be created: {one_line(error)}") from None
@@ -102,19 +109,19 @@ def check_picture(path: str | os.PathLike, argument: str = "plot") -> Path:
 
 @contextmanager
 def written_whole(target: Path, argument: str = "out") -> Iterator[Path]:
-    """A path beside `target` to write to; when the block ends it is renamed to `target`, replacing an older file.
+    """A temporary path to write to; when the block ends it is renamed to `target`, replacing an older file.
 
     The caller creates a file or a folder there. Readers see the old content or the new, never a part. When the block
     raises, nothing is left behind; an OSError becomes an InputError that names the argument.
     """
-    beside = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}")
     try:
-        yield beside
-        os.replace(beside, target)
+        yield temporary
+        os.replace(temporary, target)
     except OSError as error:
         raise InputError(f"`{argument}` {target} cannot be written: {one_line(error)}") from None
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
         else:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The closed sets, as plain tuples, so that the command line can list them without importing torch."""
+"""The closed sets of names as plain tuples, so that the command line can list them without importing torch."""
 
 METHODS = ("ridge", "procrustes", "canonical", "linear", "mlp")
 OBJECTIVES = ("match", "neighbours", "reconstruction")

@@ -1,4 +1,4 @@
-"""The identity card of an embedding space, and the rules that keep two spaces from being mistaken for one another."""
+"""The card of an embedding space: its identity, and the checks that rows are in the space they are used for."""
 
 import json
 import logging
@@ -18,8 +18,8 @@ class Space:
     """The geometry that one encoder's vectors live in.
 
     `name` is what people and requests call it; `encoder` (library and checkpoint), `revision`, `dim`, `pooling`,
-    `layer` and `normalised` are its identity. `None` means "not stated", which conflicts with nothing. The rest is
-    recorded and reported: modality, role and prompt, and the lineage that studies of convergence control for.
+    `layer` and `normalised` are its identity. `None` means "not stated" and conflicts with nothing. The other fields
+    are recorded and reported: modality, role and prompt, and the lineage that studies of convergence control for.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Space:
             or not self.name
             or any(c in self.name for c in "/\\\n\r\0")
             or self.name.startswith(".")
-            or "->" in self.name  # what pairs are written with
+            or "->" in self.name  # separates the two names of a pair
         ):
             raise InputError(f"`name` of a space must be a plain word without slashes; got {self.name!r}.")
         if type(self.dim) is not int or self.dim < 1:
@@ -59,17 +59,17 @@ class Space:
             raise InputError(f"`role` must be one of {', '.join(ROLES)}; got {self.role!r}.")
 
     def to_dict(self) -> dict:
-        """The card as plain JSON types, unstated fields left out."""
+        """The card as plain JSON types, without the fields that are not stated."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, card: Mapping) -> "Space":
         """Read a card; unknown fields are refused, so that a newer card is never half understood."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(card) - known)
+        allowed = {field.name for field in fields(cls)}
+        unknown = sorted(set(card) - allowed)
         if unknown:
             raise InputError(
-                f"A space card holds the unknown field `{unknown[0]}`; known are {', '.join(sorted(known))}."
+                f"A space card holds the unknown field `{unknown[0]}`; known are {', '.join(sorted(allowed))}."
             )
         if "name" not in card or "dim" not in card:
             raise InputError("A space card must state at least `name` and `dim`.")
@@ -99,39 +99,40 @@ class Space:
         return None
 
 
-def adopt(found: Space, declared: bool, expected: Space, what: str, opposite: Space | None = None) -> Space:
-    """The space that rows are taken to live in: `expected`, or an error that says why they cannot.
+def adopt(stated: Space, declared: bool, expected: Space, subject: str, opposite: Space | None = None) -> Space:
+    """Check that rows can be in the space `expected`, and return it. Raises InputError where they cannot.
 
-    `found` is the card that came with the rows; `declared` says whether somebody stated it (a card in the file, a
-    flag) or it was only guessed from the file's name. A guess adopts the expected space if the dimension fits, with a
-    warning; a stated card must agree. `opposite` is the other side of the stitcher, so that backwards use is named.
+    `stated` is the space that came with the rows. `declared` is True where a card or the caller states it; it must then
+    agree with `expected`. Otherwise it was guessed from the file's name, and rows of the right dimension are taken to
+    be in `expected`, with a warning. `subject` is what messages call the rows. `opposite` is the other side of the
+    stitcher; an error says so where the rows look like rows of that side.
     """
     backwards = ""
     if opposite is not None:
-        named_so = found.name == opposite.name != expected.name
-        dim_says_so = not declared and found.dim == opposite.dim and (found.dim != expected.dim or named_so)
-        card_says_so = declared and found.conflict(expected) and not found.conflict(opposite)
+        named_so = stated.name == opposite.name != expected.name
+        dim_says_so = not declared and stated.dim == opposite.dim and (stated.dim != expected.dim or named_so)
+        card_says_so = declared and stated.conflict(expected) and not stated.conflict(opposite)
         if dim_says_so or card_says_so:
             backwards = (
                 f" These look like rows of {opposite.name!r}, the other side: a stitcher works one way only, "
                 "so train one for the other direction."
             )
-    if found.dim != expected.dim:
+    if stated.dim != expected.dim:
         raise InputError(
-            f"{what} must have {expected.dim} dimensions, those of space {expected.name!r}; got {found.dim}."
+            f"{subject} must have {expected.dim} dimensions, those of space {expected.name!r}; got {stated.dim}."
             + (backwards or " Embed the rows with that space's encoder.")
         )
     if declared:
-        difference = found.conflict(expected)
+        difference = stated.conflict(expected)
         if difference:
             raise InputError(
-                f"{what} must be in space {expected.name!r}, but its card says another identity ({difference})."
+                f"{subject} must be in space {expected.name!r}, but its card says another identity ({difference})."
                 + (backwards or " Use a stitcher trained for that space, or correct the card.")
             )
-        if found.role != expected.role:
-            log.warning("%s has role %s where the stitcher was trained on %s rows.", what, found.role, expected.role)
+        if stated.role != expected.role:
+            log.warning("%s has role %s where the stitcher was trained on %s rows.", subject, stated.role, expected.role)
     elif backwards:
-        raise InputError(f"{what} must be in space {expected.name!r}; it is called {found.name!r}." + backwards)
-    elif found.name != expected.name:
-        log.warning("%s carries no space card; taken to be in %s because the dimension fits.", what, expected.name)
+        raise InputError(f"{subject} must be in space {expected.name!r}; it is called {stated.name!r}." + backwards)
+    elif stated.name != expected.name:
+        log.warning("%s carries no space card; taken to be in %s because the dimension fits.", subject, expected.name)
     return expected

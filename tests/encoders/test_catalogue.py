@@ -9,6 +9,7 @@ import pytest
 from repstitch.encoders import catalogue, load_encoder
 from repstitch.encoders.catalogue import Card
 from repstitch.errors import InputError, NotFoundError
+from repstitch.files import data_folder
 
 # The models of Huh et al. 2024, by the names of their checkpoints: 17 that see, 12 that read, and 8 that came later.
 VISION = (
@@ -53,7 +54,7 @@ def tables(path):
 
 def test_importing_encoders_and_the_catalogue_imports_no_model_library():
     code = (
-        "import sys, repstitch.encoders, repstitch.catalogue; repstitch.catalogue.cards();"
+        "import sys, repstitch.encoders; from repstitch.encoders import catalogue; catalogue.cards();"
         "sys.exit(' '.join({'torch', 'torchvision', 'timm', 'transformers', 'PIL'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -73,7 +74,7 @@ def test_every_card_is_read_and_says_which_library_dim_and_lineage():
 
 
 def test_every_encoder_has_one_card():
-    names = [table["name"] for path in catalogue.folder().glob("*.toml") for table in tables(path)]
+    names = [table["name"] for path in data_folder("spaces").glob("*.toml") for table in tables(path)]
     encoders = [card.encoder for card in catalogue.cards().values() if card.checkpoint is None and not card.model_args]
     assert len(set(names)) == len(names)
     assert len(set(encoders)) == len(encoders)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from repstitch.errors import InputError, NotFoundError
+from repstitch.files import data_folder
 from repstitch.names import MODALITIES, POOLINGS, ROLES
 from repstitch.text import nearest
 
@@ -166,18 +167,12 @@ def _toml(value: Any) -> str:
 def cards() -> dict[str, Card]:
     """Every card that comes with the package, by name."""
     found: dict[str, Card] = {}
-    for path in sorted(folder().glob("*.toml")):
+    for path in sorted(data_folder("spaces").glob("*.toml")):
         for name, card in read(path).items():
             if name in found:
                 raise InputError(f"The catalogue states {name!r} twice, once in {path}; names must be unique.")
             found[name] = card
     return found
-
-
-def folder() -> Path:
-    """Where the cards lie: inside an installed package, or in `models/spaces` of a checkout."""
-    inside = Path(__file__).parent / "cards"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "models" / "spaces"
 
 
 def find(name: str) -> Card:

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from repstitch.arguments import check_draws, check_seed
 from repstitch.errors import InputError, NotFoundError
+from repstitch.files import data_folder
 from repstitch.names import METRICS
 
 
@@ -48,12 +49,6 @@ class Study:
     experiments: list[Experiment]
 
 
-def folder() -> Path:
-    """Where the studies that come with the package lie."""
-    inside = Path(__file__).parent / "studies"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "models" / "studies"
-
-
 def read_study(file: str | os.PathLike) -> Study:
     """A study by its path, or by the name of one that comes with the package.
 
@@ -61,10 +56,10 @@ def read_study(file: str | os.PathLike) -> Study:
     """
     path = Path(file)
     if not path.is_file():
-        path = folder() / f"{file}.toml"
+        path = data_folder("studies") / f"{file}.toml"
         if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in folder().glob("*.toml")))
-            raise NotFoundError(f"There is no study {str(file)!r}; give a .toml file, or one of {known}.")
+            available = ", ".join(sorted(study.stem for study in path.parent.glob("*.toml")))
+            raise NotFoundError(f"There is no study {str(file)!r}; give a .toml file, or one of {available}.")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
