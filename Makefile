@@ -8,11 +8,14 @@ SETUP := .venv/.ready
 demo: $(SETUP)
 	$(BIN)/repstitch demo --out demo
 
+# One worker per core; each computes with one thread (tests/conftest.py), so they do not get in each other's way.
+PYTEST := $(BIN)/pytest -q -n auto --dist worksteal
+
 test: $(SETUP)
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 test-all: $(SETUP)
-	$(BIN)/pytest -q -m "not gpu and not network"
+	$(PYTEST) -m "not gpu and not network"
 
 fuzz: $(SETUP)
 	$(BIN)/python benchmarks/fuzz.py --cases 20000
