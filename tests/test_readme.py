@@ -34,10 +34,29 @@ def test_the_readme_names_every_command():
     assert [name for name in choices if name not in readme] == []
 
 
-def test_every_link_in_the_readme_leads_to_a_file():
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+def anchor(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def test_every_link_in_a_document_leads_to_a_file_and_a_heading():
+    for document in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+            if link.startswith(("http:", "https:")):
+                continue
+            path, _, fragment = link.partition("#")
+            target = document if not path else document.parent / path
+            assert target.exists(), f"{document.name}: {link}"
+            if fragment:
+                headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
+                assert fragment in map(anchor, headings), f"{document.name}: {link}"
+
+
+def test_every_python_block_in_the_readme_compiles():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        compile(block, "README.md", "exec")
 
 
 def test_constraints_hold_versions_and_nothing_else():

@@ -1,0 +1,105 @@
+"""What `--json` prints has the keys, order, types and numbers that programs were written for.
+
+The files in golden/json are what release 0.1.0 printed for these commands on these made-up spaces. Sentences may be
+reworded; numbers may differ in the last places from one kind of processor to another.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from repstitch.cli.main import main
+
+GOLDEN = Path(__file__).parent / "golden" / "json"
+SENTENCES = {"why", "message", "warnings", "refused", "notes", "through", "how"}
+OF_THIS_RUN = {"version", "repstitch", "torch", "python", "forward", "backward"}
+SIDES = "--source old.npz --target new.npz"
+MAKE = (
+    f"train {SIDES} --out s/canon --method canonical --objective neighbours --device cpu",
+    "train --source new.npz --target old.npz --out s/back --method ridge --objective reconstruction --device cpu",
+)
+COMMANDS = {
+    "train": f"train {SIDES} --out s/ridge --method ridge --labels labels.csv:kind --device cpu",
+    "score": f"score s/canon {SIDES}",
+    "score-relevance": f"score s/canon {SIDES} --source-queries qold.npz --target-queries qnew.npz --qrels qrels.tsv",
+    "align": "align old.npz new.npz --metric all",
+    "align-sizes": "align old.npz new.npz third.npz --sizes 64,400 --permutations 50",
+    "transfer": "transfer --backward s/back --forward s/canon --source old.npz --target new.npz "
+    "--labels labels.csv:kind --out probe.safetensors",
+}
+
+
+def write_spaces(folder: Path) -> None:
+    """Three spaces of 400 items with three classes, and 60 queries with judgements."""
+    random, n = np.random.default_rng(0), 400
+    z = random.standard_normal((n, 12))
+    z[:, 0] += 2 * (np.arange(n) % 3 == 0)
+    z[:, 1] += 2 * (np.arange(n) % 3 == 1)
+    spaces = {"old": z @ random.standard_normal((12, 24)) + 0.3 * random.standard_normal((n, 24))}
+    spaces["new"] = np.tanh(z @ random.standard_normal((12, 32))) + 0.1 * random.standard_normal((n, 32))
+    spaces["third"] = z @ random.standard_normal((12, 24)) + 0.6 * random.standard_normal((n, 24))
+    queries = random.standard_normal((60, 12))
+    spaces["qold"] = queries @ random.standard_normal((12, 24))
+    spaces["qnew"] = np.tanh(queries) @ random.standard_normal((12, 32))
+    for name, rows in spaces.items():
+        ids = [f"{'q' if name.startswith('q') else 'i'}{i}" for i in range(len(rows))]
+        np.savez(folder / f"{name}.npz", **{name: rows.astype(np.float32), "ids": np.array(ids)})
+    judged = [f"q{i}\ti{(i * 7 + j) % n}\t{1 + j % 2}\n" for i in range(60) for j in range(5)]
+    (folder / "qrels.tsv").write_text("".join(judged))
+    (folder / "labels.csv").write_text("id,kind\n" + "".join(f"i{i},k{i % 3}\n" for i in range(n)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("golden")
+    write_spaces(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in MAKE:
+            assert main(line.split()) == 0
+    return folder
+
+
+def differences(now, golden, at: str = "") -> list[str]:
+    """Where two JSON values differ: in keys and their order, in types, or in numbers beyond rounding."""
+    if isinstance(golden, dict) and isinstance(now, dict):
+        if list(now) != list(golden):
+            return [f"{at}: keys {list(now)} for {list(golden)}"]
+        return [line for key in golden for line in differences(now[key], golden[key], f"{at}.{key}")]
+    if isinstance(golden, list) and isinstance(now, list):
+        if len(now) != len(golden):
+            return [f"{at}: {len(now)} entries for {len(golden)}"]
+        pairs = zip(now, golden, strict=True)
+        return [line for i, pair in enumerate(pairs) for line in differences(*pair, f"{at}[{i}]")]
+    if type(now) is not type(golden):
+        return [f"{at}: {now!r} for {golden!r}"]
+    key = at.rpartition(".")[2].partition("[")[0]
+    if isinstance(golden, str) and key in SENTENCES | OF_THIS_RUN:
+        return []
+    if isinstance(golden, float):
+        return [] if abs(now - golden) <= 0.02 * max(1, abs(golden)) else [f"{at}: {now} for {golden}"]
+    return [] if now == golden else [f"{at}: {now!r} for {golden!r}"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_programs_read_is_what_it_was(place, name, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    assert main([*COMMANDS[name].split(), "--json"]) == 0
+    golden = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    assert differences(json.loads(capsys.readouterr().out), golden) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "golden"),
+    [
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({"a": 1}, {"a": 1.0}),
+        ({"a": [1]}, {"a": [1, 2]}),
+        ({"a": 0.5}, {"a": 0.6}),
+        ({"a": None}, {"a": 0.6}),
+    ],
+)
+def test_a_difference_is_seen(now, golden):
+    assert differences(now, golden)
