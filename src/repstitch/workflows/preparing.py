@@ -1,10 +1,111 @@
-"""TODO workflows.preparing."""
+"""Read both sides of the training pairs, then pair, split, check and normalise them."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repstitch.embeddings.checks import check
+from repstitch.embeddings.normalising import normalise
+from repstitch.embeddings.pairs import Pairs, pair
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.splitting import Split, split
+from repstitch.errors import InputError
+from repstitch.spaces import Space
+from repstitch.transfer.labels import label
+
+
+@dataclass(frozen=True)
+class PreparedPairs:
+    """Pairs that a map can be fitted to.
+
+    `pairs` are the rows as they were read and `parts` the row numbers of train, validation and test. `X` (n, d_source)
+    and `Y` (n, d_target) are the same rows normalised, on the device that maps are fitted on. `notes` are the warnings
+    for the scorecard. `near_duplicates` (n,) marks held-out pairs that nearly repeat a training pair.
+    """
+
+    pairs: Pairs
+    parts: Split
+    X: Tensor
+    Y: Tensor
+    output_norm: str
+    notes: list[str]
+    near_duplicates: np.ndarray
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """Row numbers of the pairs that the scorecard is taken on: test, or without any the calibration half."""
+        return self.parts.test if len(self.parts.test) else self.parts.calibrate
+
+    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The normalised source and target rows at these positions."""
+        return self.X[rows], self.Y[rows]
+
+
+def read_pair_of_spaces(
+    source,
+    target,
+    source_space: str | Space | None = None,
+    target_space: str | Space | None = None,
+    source_ids=None,
+    target_ids=None,
+    group=None,
+    labels=None,
+) -> tuple[Embeddings, Embeddings]:
+    """Both sides as embeddings, with groups on the first side that has them and labels on the source.
+
+    Raises InputError where `group` names no column or file of either side, and where both spaces would have one name.
+    """
+    source_rows = read(source, space=source_space, ids=source_ids, group=group)
+    target_rows = read(target, space=target_space, ids=target_ids, group=group if source_rows.groups is None else None)
+    if group is not None and source_rows.groups is None and target_rows.groups is None:
+        raise InputError(
+            f"`group` must be a column of either side, or a file or array with one group a row; got {group!r}."
+        )
+    if source_rows.space.name == target_rows.space.name and not source_rows.declared and not target_rows.declared:
+        raise InputError(
+            f"Both sides would be called {source_rows.space.name!r}; name them with `source_space` and `target_space`."
+        )
+    return source_rows if labels is None else label(source_rows, labels), target_rows
+
+
+def prepare(
+    source: Embeddings,
+    target: Embeddings,
+    *,
+    shares: Sequence[float],
+    split_seed: int,
+    drop_invalid: bool,
+    output_norm: str | None,
+    device: str,
+) -> PreparedPairs:
+    """Pair the rows, split them, check that a map can be learned from them, and normalise them.
+
+    Without `output_norm` target rows are brought to unit length, unless their card says that they are not normalised.
+    Raises InputError on rows, pairs or a split that cannot be used.
+    """
+    pairs = pair(source, target, drop_invalid)
+    parts = split(pairs, shares, split_seed)
+    output_norm = output_norm or ("none" if target.space.normalised is False else "unit")
+    findings = check(pairs, parts, output_norm)
+    return PreparedPairs(
+        pairs=pairs,
+        parts=parts,
+        X=normalise(torch.from_numpy(pairs.X), "unit", "source rows").to(device),
+        Y=normalise(torch.from_numpy(pairs.Y), output_norm, "target rows").to(device),
+        output_norm=output_norm,
+        notes=findings.notes,
+        near_duplicates=findings.near,
+    )
 
 
 def group_name(group) -> str | None:
+    """What the record of the split calls the groups: their column or file, "array" where they were passed as one."""
     if group is None:
         return None
     return Path(group).name if isinstance(group, str | os.PathLike) else "array"

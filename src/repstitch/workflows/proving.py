@@ -1,34 +1,103 @@
-"""TODO workflows.proving."""
+"""Evaluate the selected map: its scorecard on held-out pairs, and its calibrated confidence."""
+
+import logging
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from repstitch.embeddings.fingerprints import id_fingerprints
 from repstitch.embeddings.normalising import normalise
 from repstitch.evaluation.scoring import MAX_POOL, score_pairs
 from repstitch.evaluation.thresholds import Thresholds
-from repstitch.fit.closed_form import fit_shuffled
+from repstitch.fit.calibration import calibrate, evaluate
+from repstitch.fit.closed_form import FITS, fit_shuffled
+from repstitch.fit.learning_curve import draw_curve
 from repstitch.fit.select import Candidate, Problem
+from repstitch.fit.spectrum import shared_spectrum
 from repstitch.metrics.retrieval import ranks, recall
-from repstitch.stitchers.maps import Map
+from repstitch.stitchers.confidence import LEAST_ROWS, Confidence
+from repstitch.workflows.preparing import PreparedPairs
+
+log = logging.getLogger(__name__)
 
 
-def score_held_out(
-    map: Map,
-    X: torch.Tensor,
-    Y: torch.Tensor,
-    train_targets: torch.Tensor,
-    output_norm: str,
+def evaluate_selection(
+    prepared: PreparedPairs,
+    problem: Problem,
+    chosen: Candidate,
+    tried: Sequence[Candidate],
     thresholds: Thresholds,
-    near: np.ndarray,
-) -> dict:
+    *,
+    learning_curve: bool,
+    seed: int,
+) -> tuple[dict, Confidence | None]:
+    """The scorecard of the chosen map on held-out pairs, and its confidence where there were pairs to calibrate it."""
+    rows = prepared.held_out
+    X, Y = prepared.take(rows)
+    card = score_held_out(prepared, chosen, problem, thresholds)
+    calibration, note = calibrate_confidence(prepared, problem, chosen)
+    extras: dict = {}
+    if calibration is not None and len(prepared.parts.test):
+        gallery = (prepared.Y[prepared.parts.select], prepared.Y[prepared.parts.calibrate], problem.Y)
+        extras["confidence"] = evaluate(calibration, chosen.map, X, Y, gallery)
+    extras |= {
+        "held_out": held_out_name(prepared),
+        "spectrum": shared_spectrum(problem.decomposition, X, Y, seed=seed) if len(rows) >= 4 else None,
+        "control_fit": shuffled_control(problem, chosen, X, Y, seed),
+        "candidates": list_candidates(chosen, tried),
+        "notes": prepared.notes + ([note] if note else []),
+        "near_duplicates": int(prepared.near_duplicates[rows].sum()),
+    }
+    if learning_curve:
+        extras["learning_curve"] = learn_curve(prepared, problem, chosen, seed)
+    return card | extras, calibration
+
+
+def score_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem, thresholds: Thresholds) -> dict:
+    """The scores of the chosen map on the held-out pairs, computed on the CPU."""
+    rows = prepared.held_out
+    X, Y = (side.cpu() for side in prepared.take(rows))
+    map = chosen.map.to("cpu")
     with torch.inference_mode():
-        bare = map(X)
-        translated = normalise(bare, output_norm, "the translation")
-    floor = train_targets.mean(0).numpy()
-    near_rows = near if near.any() else None
+        raw_output = map(X)
+        translated = normalise(raw_output, prepared.output_norm, "the translation")
+    near_duplicates = prepared.near_duplicates[rows]
     return score_pairs(
-        X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), floor, thresholds=thresholds, near=near_rows
+        X.numpy(),
+        Y.numpy(),
+        translated.numpy(),
+        raw_output.numpy(),
+        problem.Y.cpu().mean(0).numpy(),
+        thresholds=thresholds,
+        near=near_duplicates if near_duplicates.any() else None,
     )
+
+
+def held_out_name(prepared: PreparedPairs) -> str:
+    """What the scorecard calls the pairs that it was taken on."""
+    if len(prepared.parts.test):
+        return "test pairs"
+    return "validation pairs" if has_calibration_half(prepared) else "validation pairs that also chose the map"
+
+
+def has_calibration_half(prepared: PreparedPairs) -> bool:
+    """Whether validation could be halved, so that calibration has pairs that did not choose the map."""
+    return not np.isin(prepared.parts.calibrate, prepared.parts.select).any()
+
+
+def calibrate_confidence(
+    prepared: PreparedPairs, problem: Problem, chosen: Candidate
+) -> tuple[Confidence | None, str | None]:
+    """The calibrated confidence, or None and a note that says why there is none."""
+    if not has_calibration_half(prepared):
+        return None, "Validation could not be halved (too few pairs or groups), so confidence is not calibrated."
+    selection, calibration = (prepared.take(rows) for rows in (prepared.parts.select, prepared.parts.calibrate))
+    confidence = calibrate(chosen.map, problem.decomposition, selection, calibration, problem.Y)
+    if confidence is None:
+        return None, f"Fewer than {LEAST_ROWS} validation pairs in either half, so confidence is not calibrated."
+    return confidence, None
 
 
 def shuffled_control(problem: Problem, chosen: Candidate, X: torch.Tensor, Y: torch.Tensor, seed: int) -> dict:
@@ -36,5 +105,29 @@ def shuffled_control(problem: Problem, chosen: Candidate, X: torch.Tensor, Y: to
     closed = chosen.settings.get("start", chosen.settings)
     method = closed.get("method", chosen.method)
     map = fit_shuffled(problem.X, problem.Y, method, closed, seed)
-    found = ranks(map(X[:MAX_POOL]), Y[:MAX_POOL])
-    return {"method": method, "recall@1": recall(found, 1), "recall@10": recall(found, 10)}
+    positions = ranks(map(X[:MAX_POOL]), Y[:MAX_POOL])
+    return {"method": method, "recall@1": recall(positions, 1), "recall@10": recall(positions, 10)}
+
+
+def list_candidates(chosen: Candidate, tried: Sequence[Candidate]) -> list[dict]:
+    """Every map that was tried with its validation score; None where it could not translate the validation rows."""
+    return [
+        {
+            "method": candidate.method,
+            "settings": settings,
+            "validation": score if math.isfinite(score) else None,
+            "chosen": candidate is chosen and settings == chosen.settings,
+        }
+        for candidate in tried
+        for settings, score in candidate.tried
+    ]
+
+
+def learn_curve(prepared: PreparedPairs, problem: Problem, chosen: Candidate, seed: int) -> dict:
+    """The learning curve of the chosen closed form; of `canonical` where the chosen map was refined."""
+    pairs = prepared.pairs
+    keys = (pairs.ids if pairs.groups is None else pairs.groups)[prepared.parts.train]
+    method = chosen.method if chosen.method in FITS else "canonical"
+    curve = draw_curve(problem, method, id_fingerprints(keys), seed)
+    log.info("%s", curve["verdict"])
+    return curve
