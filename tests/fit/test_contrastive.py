@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -407,11 +408,19 @@ def test_control_c_ends_a_fit_at_once_as_an_interruption(problem, monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="module")
+def whole_fit(problem):
+    """A fit of four epochs that nothing stops, made once for each method and settings."""
+    return cache(lambda method, *settings: fit(problem, method, epochs=4, **dict(settings)))
+
+
 @pytest.mark.parametrize("settings", [{}, {"gallery": 100}, {"temperatures": (1.0, 2.0)}], ids=str)
 @pytest.mark.parametrize("method", ["linear", "mlp"])
 @pytest.mark.parametrize("step", [4, 10, 14], ids="step {}".format)
-def test_a_stopped_fit_goes_on_to_where_it_would_have_ended(problem, tmp_path, monkeypatch, method, settings, step):
-    whole = fit(problem, method, epochs=4, **settings)
+def test_a_stopped_fit_goes_on_to_where_it_would_have_ended(
+    problem, whole_fit, tmp_path, monkeypatch, method, settings, step
+):
+    whole = whole_fit(method, *settings.items())
     assert whole.epoch > 0
     with monkeypatch.context() as patch:
         interrupt_at(step, patch)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -77,7 +79,7 @@ def test_a_file_that_is_broken_is_computed_again_with_a_warning(tmp_path, comput
 
 def test_what_is_stopped_while_writing_leaves_nothing(tmp_path, monkeypatch):
     def stopped(file, **_parts):
-        file.write(b"half")
+        Path(file).write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(np, "savez", stopped)
