@@ -130,7 +130,9 @@ def adopt(stated: Space, declared: bool, expected: Space, subject: str, opposite
                 + (backwards or " Use a stitcher trained for that space, or correct the card.")
             )
         if stated.role != expected.role:
-            log.warning("%s has role %s where the stitcher was trained on %s rows.", subject, stated.role, expected.role)
+            log.warning(
+                "%s has role %s where the stitcher was trained on %s rows.", subject, stated.role, expected.role
+            )
     elif backwards:
         raise InputError(f"{subject} must be in space {expected.name!r}; it is called {stated.name!r}." + backwards)
     elif stated.name != expected.name:

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from helpers.spaces import affine_image, cone, embeddings, gaussian, names, pairs_of, shared_latent, split_at, unrelated
 
-from repstitch.embeddings.checks import check, directions, effective_rank, near_duplicates, refuse_leaks, refuse_shift
+from repstitch.embeddings.checks import (
+    check,
+    directions,
+    effective_rank,
+    find_near_duplicates,
+    refuse_leaks,
+    refuse_shift,
+)
 from repstitch.embeddings.pairs import pair, repeated_pairs
 from repstitch.embeddings.splitting import split
 from repstitch.errors import InputError
@@ -35,7 +42,7 @@ def test_sound_pairs_pass_without_a_note(caplog):
     [(((0, 150),), 1), (((0, 120),), 1), (((120, 150),), 1), (((0, 150), (0, 151), (1, 130), (2, 3)), 2)],
 )
 def test_an_identical_pair_on_both_sides_of_the_split_is_refused_with_the_count(copies, leaks):
-    with pytest.raises(InputError, match=f"{leaks} identical pairs lie on both sides of the split.*--drop-invalid"):
+    with pytest.raises(InputError, match=f"{leaks} identical pairs lie on both sides of the split.*`drop_invalid`"):
         check(repeating(*copies), SPLIT)
 
 
@@ -187,32 +194,32 @@ def nearly_repeating(noise: float, sides: str = "XY", make=gaussian, n: int = 40
 @pytest.mark.parametrize("noise", [0.0, 0.001, 0.05])
 def test_near_duplicates_of_training_pairs_are_found_and_nothing_else(make, noise):
     pairs, split_ = nearly_repeating(noise, make=make)
-    np.testing.assert_array_equal(np.flatnonzero(near_duplicates(pairs, split_)), np.arange(300, 320))
+    np.testing.assert_array_equal(np.flatnonzero(find_near_duplicates(pairs, split_)), np.arange(300, 320))
 
 
 @pytest.mark.parametrize("spread", [0.3, 0.03, 0.003])
 def test_unrelated_rows_of_a_cone_are_no_near_duplicates(spread):
     pairs = pairs_of(cone(400, 32, spread), cone(400, 24, spread, seed=1))
-    assert not near_duplicates(pairs, split_at(400, 240, 60)).any()
+    assert not find_near_duplicates(pairs, split_at(400, 240, 60)).any()
 
 
 @pytest.mark.parametrize("rank", [4, 8])
 def test_neighbours_in_a_crowded_space_are_no_near_duplicates(rank):
     """Of few directions: the nearest of many rows is near, and no duplicate."""
     X, Y = shared_latent(4000, rank=rank, d_source=16, d_target=16, noise=0.01)
-    assert near_duplicates(pairs_of(X, Y), split_at(4000, 2400, 600)).mean() < 0.02
+    assert find_near_duplicates(pairs_of(X, Y), split_at(4000, 2400, 600)).mean() < 0.02
 
 
 def test_rows_near_in_one_space_only_are_no_near_duplicates():
     for sides in "XY":
         pairs, split_ = nearly_repeating(0.001, sides)
-        assert not near_duplicates(pairs, split_).any()
+        assert not find_near_duplicates(pairs, split_).any()
 
 
 def test_rows_near_to_two_different_training_pairs_are_no_near_duplicates():
     pairs, split_ = nearly_repeating(0.0)
     pairs.Y[300:320] = pairs.Y[100:120]
-    assert not near_duplicates(pairs, split_).any()
+    assert not find_near_duplicates(pairs, split_).any()
 
 
 def test_near_duplicates_are_found_where_most_held_out_rows_have_one():
@@ -221,33 +228,33 @@ def test_near_duplicates_are_found_where_most_held_out_rows_have_one():
         np.concatenate([side + np.float32(0.02) * gaussian(len(side), side.shape[1], s) for s in range(4)])
         for side in (X, Y)
     ]
-    assert near_duplicates(pairs_of(*four), split_at(400, 240, 60))[240:].all()
+    assert find_near_duplicates(pairs_of(*four), split_at(400, 240, 60))[240:].all()
 
 
 def test_tiles_change_nothing(monkeypatch):
     pairs, split_ = nearly_repeating(0.05)
-    whole = near_duplicates(pairs, split_)
+    whole = find_near_duplicates(pairs, split_)
     monkeypatch.setattr("repstitch.embeddings.checks.TILE_ROWS", 37)
-    np.testing.assert_array_equal(near_duplicates(pairs, split_), whole)
+    np.testing.assert_array_equal(find_near_duplicates(pairs, split_), whole)
 
 
 def test_a_projection_leaves_no_near_duplicate_out(monkeypatch):
     pairs, split_ = nearly_repeating(0.05)
-    whole = near_duplicates(pairs, split_)
+    whole = find_near_duplicates(pairs, split_)
     monkeypatch.setattr("repstitch.embeddings.checks.PROJECTED", 2)
-    np.testing.assert_array_equal(near_duplicates(pairs, split_), whole)
+    np.testing.assert_array_equal(find_near_duplicates(pairs, split_), whole)
 
 
 def test_near_duplicates_are_told_and_not_refused(caplog):
     X, Y, _, _ = affine_image(400, 32, 24, noise=0.1)
     X[300:320], Y[300:320] = X[:20] * 1.0001 + 1e-4, Y[:20] * 1.0001
-    found = check(pairs_of(X, Y), split_at(400, 240, 60))
-    assert found.near.sum() == 20
-    assert found.notes == [
+    findings = check(pairs_of(X, Y), split_at(400, 240, 60))
+    assert findings.near_duplicates.sum() == 20
+    assert findings.notes == [
         "20 of 100 test pairs nearly repeat a training pair in both spaces, so their scores lean on memory; keep such "
-        "pairs together with --group."
+        "pairs together with `group`."
     ]
-    assert found.notes[0] in caplog.text
+    assert findings.notes[0] in caplog.text
 
 
 # --- shifted rows -----------------------------------------------------------------------------------------------------

@@ -346,7 +346,7 @@ def test_what_is_not_there_or_has_another_extension_is_refused(tmp_path):
     [
         (np.zeros(30, dtype="float32"), r"must be a table of floats, \(n, dim\); got float32 of shape \(30,\)"),
         (np.zeros((3, 4, 5), dtype="float32"), r"got float32 of shape \(3, 4, 5\)"),
-        (np.zeros((30, 4), dtype="int64"), "got int64"),
+        (np.zeros((30, 4), dtype="bool"), "got bool"),
         (np.zeros((30, 4), dtype="complex64"), "got complex64"),
         (np.zeros((30, 0), dtype="float32"), r"of shape \(30, 0\)"),
         (np.full((30, 4), "a"), "got <U1"),
@@ -358,6 +358,31 @@ def test_arrays_that_are_no_table_of_floats_are_refused(tmp_path, array, message
     for source in (array, tmp_path / "x.npz") if array.size == 0 else (array, tmp_path / "x.npy", tmp_path / "x.npz"):
         with pytest.raises(InputError, match=message):
             read(source)
+
+
+@pytest.mark.parametrize("kind", [list, np.int8, np.uint64])
+def test_whole_numbers_in_memory_are_read_as_float32(kind):
+    rows = np.array([[1, 2, 3], [4, 5, 2**24 if kind is np.uint64 else 6]])
+    vectors = read(rows.tolist() if kind is list else rows.astype(kind)).vectors
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, rows)
+
+
+def test_whole_numbers_that_float32_would_round_are_refused():
+    for rows in ([[2**24 + 1, 0]], [[0, -(2**40)]], np.full((3, 2), np.iinfo(np.int64).min)):
+        with pytest.raises(InputError, match=r"whole numbers beyond 16,777,216, which float32 would round"):
+            read(rows)
+
+
+def test_whole_numbers_in_a_file_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((30, 4), dtype="int64"))
+    with pytest.raises(InputError, match="must be a table of floats.*got int64"):
+        read(tmp_path / "x.npy")
+
+
+def test_a_list_of_rows_of_different_lengths_is_refused():
+    with pytest.raises(InputError, match="its rows have different lengths"):
+        read([[1.0, 2.0], [3.0]])
 
 
 def test_pickled_arrays_are_refused_unread(tmp_path):
@@ -700,7 +725,7 @@ def broken_rows():
 
 def test_rows_that_cannot_be_used_are_refused_with_their_counts():
     said = "2 with source NaN or Inf, 1 with source all zeros, 2 with target NaN or Inf, 1 with target all zeros"
-    with pytest.raises(InputError, match=f"{said} \\(first: id 'item3'\\). Leave them out with --drop-invalid"):
+    with pytest.raises(InputError, match=f"{said} \\(first: id 'item3'\\). Leave them out with `drop_invalid`"):
         pair(*broken_rows())
 
 

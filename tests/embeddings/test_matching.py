@@ -99,7 +99,7 @@ def with_value(value: float, ids=None) -> Embeddings:
             "old and c hold their ids in another order. Give ids for all",
         ),
         ([embeddings(30), with_value(np.nan, names(30))], "b holds rows .*: 1 with NaN or Inf .first: id 'item2'"),
-        ([bare(30, "a"), with_value(0)], "b holds rows .*: 1 with all zeros .first: row 2.. Leave .* --drop-invalid"),
+        ([bare(30, "a"), with_value(0)], "b holds rows .*: 1 with all zeros .first: row 2.. Leave .* `drop_invalid`"),
     ],
 )
 def test_refuses_what_cannot_be_matched(spaces, says):

@@ -1,4 +1,4 @@
-"""What is wrong with these pairs, before anything is trained."""
+"""Check pairs before training: constant sides, leaks across the split, shifted rows, near duplicates."""
 
 import logging
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repstitch.embeddings.fingerprints import digests, row_fingerprints
+from repstitch.embeddings.fingerprints import repeated_rows, row_fingerprints
 from repstitch.embeddings.pairs import Pairs, repeated_pairs
 from repstitch.embeddings.splitting import Split
 from repstitch.errors import InputError
@@ -16,47 +16,47 @@ log = logging.getLogger(__name__)
 
 LAGS = (-3, -2, -1, 0, 1, 2, 3)
 BLOCKS, BLOCK_ROWS, LEAST_ROWS, FAR_SHIFTS = 4, 512, 40, 40
-CLEAR, SEEN = 6.0, 4.0  # deviations of the null at which a lag is believed, and at which any relation is
-NEAR_GAP, NEAR_SHARE, NEAR_FLOOR = 0.01, 0.02, 1e-5
+SHIFT_DEVIATIONS, RELATED_DEVIATIONS = 6.0, 4.0  # of the null: from here on a shift, or any relation, is believed
+MOST_GAP, GAP_SHARE, LEAST_GAP = 0.01, 0.02, 1e-5
 ROUNDING = 1e-6
 PROJECTED, TILE_ROWS, SAMPLE_ROWS = 64, 2048, 2048
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Findings:
-    """What should be known about some pairs: a plain line each, and a mask (n,) of held-out near duplicates."""
+    """The result of `check`: one sentence per problem, and a mask (n,) of the held-out near duplicates."""
 
     notes: list[str] = field(default_factory=list)
-    near: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    near_duplicates: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool), repr=False)
 
 
 def check(pairs: Pairs, split: Split, output_norm: str = "unit") -> Findings:
-    """Refuse pairs that cannot be learned from honestly; return (and log) what should only be known.
+    """Refuse pairs that a map cannot be learned from or scored on; return, and log, the lesser problems.
 
-    Refused with InputError: a side that does not vary, an identical pair on both sides of the split, and rows that are
-    shifted against one another. Rows are `pairs.X` and `pairs.Y` as they came; `output_norm` says whether the lengths
-    of target rows are learned too ("none").
+    Raises InputError on a side that does not vary, on an identical pair on both sides of the split, and on rows that
+    are shifted against one another. The rows are not normalised yet; `output_norm` "none" means that the lengths of
+    target rows are learned too.
     """
-    sides = {"source": pairs.X, "target": pairs.Y}
     refuse_constant(pairs.X, "source")
     refuse_constant(pairs.Y, "target", lengths=output_norm == "none")
     refuse_leaks(pairs, split)
-    notes = [note for side, X in sides.items() for note in _side_notes(X, side, split.train)]
+    notes = _side_notes(pairs.X, "source", split.train) + _side_notes(pairs.Y, "target", split.train)
     if not refuse_shift(pairs):
         notes.append(
             "The pairs look unrelated: matched rows agree no more than rows far apart do. Check that both files hold "
             "the same items in the same order."
         )
-    near = near_duplicates(pairs, split)
-    held, name = (split.test, "test") if len(split.test) else (split.calibrate, "validation")
-    if near[held].any():
+    near_duplicates = find_near_duplicates(pairs, split)
+    held_out, name = (split.test, "test") if len(split.test) else (split.calibrate, "validation")
+    n_near = int(near_duplicates[held_out].sum())
+    if n_near:
         notes.append(
-            f"{int(near[held].sum())} of {len(held)} {name} pairs nearly repeat a training pair in both spaces, so "
-            "their scores lean on memory; keep such pairs together with --group."
+            f"{n_near} of {len(held_out)} {name} pairs nearly repeat a training pair in both spaces, so "
+            "their scores lean on memory; keep such pairs together with `group`."
         )
     for note in notes:
         log.warning("%s", note)
-    return Findings(notes, near)
+    return Findings(notes, near_duplicates)
 
 
 # --- one side ---------------------------------------------------------------------------------------------------------
@@ -80,14 +80,14 @@ def refuse_constant(X: np.ndarray, side: str, lengths: bool = False) -> None:
 def _side_notes(X: np.ndarray, side: str, train: np.ndarray) -> list[str]:
     n, d = len(train), X.shape[1]
     notes = []
-    repeated = len(X) - len(set(digests(X)))
+    repeated = int(repeated_rows(X).sum())
     if repeated:
         notes.append(f"{repeated} of {len(X)} {side} rows repeat another one.")
     if n < d:
         notes.append(
             f"{n} training pairs are fewer than the {d} dimensions of the {side}; the map will lean on shrinkage."
         )
-    sample = X[train[np.linspace(0, n - 1, min(n, SAMPLE_ROWS)).astype(int)]]
+    sample = X[train[_spread_out(n, SAMPLE_ROWS)]]
     spread = _spread(sample)
     typical = float(np.median(spread[spread > 0])) if spread.any() else 0.0
     dead = int((spread <= 1e-4 * typical).sum())
@@ -145,74 +145,75 @@ def directions(X: np.ndarray) -> np.ndarray:
 
 def refuse_leaks(pairs: Pairs, split: Split) -> None:
     """Raise InputError when an identical pair lies on both sides of the split, for its score would be memory."""
-    repeats = repeated_pairs(pairs)
-    if not repeats.any():
+    if not repeated_pairs(pairs).any():
         return
-    side = np.full(len(pairs), "train", dtype=object)
-    side[split.validation], side[split.test] = "validation", "test"
-    where: dict[int, set] = {}
-    for content, part in zip(row_fingerprints(pairs.X, pairs.Y), side, strict=True):
-        where.setdefault(int(content), set()).add(part)
-    leaks = sum(len(parts) > 1 for parts in where.values())
+    part_of_pair = np.full(len(pairs), "train", dtype=object)
+    part_of_pair[split.validation], part_of_pair[split.test] = "validation", "test"
+    parts_of_content: dict[int, set] = {}
+    for content, part in zip(row_fingerprints(pairs.X, pairs.Y), part_of_pair, strict=True):
+        parts_of_content.setdefault(int(content), set()).add(part)
+    leaks = sum(len(parts) > 1 for parts in parts_of_content.values())
     if leaks:
         raise InputError(
             f"{leaks} identical pairs lie on both sides of the split, so held-out scores would be memory; "
-            "leave repeats out with --drop-invalid, or keep them together with --group."
+            "leave repeats out with `drop_invalid`, or keep them together with `group`."
         )
 
 
 def refuse_shift(pairs: Pairs) -> bool:
-    """Whether matched rows are related at all; InputError when rows a few places apart match instead.
+    """Raise InputError when rows a few places apart match instead of rows at the same place.
 
-    Looks at up to four blocks of 512 neighbouring rows, in the order of the source. In each, a score of (X[i],
-    Y[i + lag]) is taken for the lags −3 … 3 and for far shifts, which show what unrelated rows would score. A shift is
-    refused when it stands six deviations above those, clear of the farthest of them, and at least twice as high as
-    lag 0, in one block or in all together, so that a row missing halfway down is seen as well. Scores are of the
-    differences between neighbouring rows: where rows are sorted (frames of a film, captions of one photo), the rows
-    themselves agree at every small lag. With fewer than 40 rows nothing can be seen, and True is returned.
+    Returns whether matched rows are related at all. Up to four blocks of 512 neighbouring rows are compared, in the
+    order of the source. In each, (X[i], Y[i + lag]) is scored for the lags −3 … 3, and for far shifts, which show what
+    unrelated rows score. A lag other than 0 is refused when it is six deviations above the far shifts, above the
+    highest of them, and twice as high as lag 0, in one block or in the sum of all blocks; so a row that is missing
+    halfway down is detected as well. Scores are of the differences between neighbouring rows, because sorted rows
+    (frames of a film, captions of one photo) agree at every small lag. With fewer than 40 rows there is too little to
+    compare, and True is returned.
     """
     n = len(pairs)
     if n < LEAST_ROWS:
         return True
     rows = min(n, BLOCK_ROWS)
     starts = np.unique(np.linspace(0, n - rows, min(BLOCKS, -(-n // rows))).astype(int))
-    whole, differences = [], []
+    of_rows, of_differences = [], []
     for at in starts:
         x, y = (torch.from_numpy(directions(X[at : at + rows])) for X in (pairs.X, pairs.Y))
-        whole.append(lag_scores(x, y))
-        differences.append(lag_scores(x.diff(dim=0), y.diff(dim=0)))
-    together = torch.stack(differences).sum(0)
+        of_rows.append(lag_scores(x, y))
+        of_differences.append(lag_scores(x.diff(dim=0), y.diff(dim=0)))
+    total = torch.stack(of_differences).sum(0)
     blocks = [f"in rows {at} to {at + rows - 1}" for at in starts]
-    for where, scores in zip(("throughout", *blocks), (together, *differences), strict=True):
+    for place, scores in zip(("throughout", *blocks), (total, *of_differences), strict=True):
         lag = _winning_lag(scores)
         if lag:
             paired = "ids of both files name" if pairs.by == "id" else "files hold"
             raise InputError(
-                f"The pairs are shifted: {where}, source row i matches target row i {'+' if lag > 0 else '−'} "
+                f"The pairs are shifted: {place}, source row i matches target row i {'+' if lag > 0 else '−'} "
                 f"{abs(lag)} and not row i. Check that the {paired} the same items in the same order (a header line, "
                 "or a row missing from one file)."
             )
-    return any(bool((_deviations(scores) >= SEEN).any()) for scores in (together, torch.stack(whole).sum(0)))
+    totals = (total, torch.stack(of_rows).sum(0))
+    return any(bool((_deviations(scores, _lags(scores)) >= RELATED_DEVIATIONS).any()) for scores in totals)
 
 
 def lag_scores(X: Tensor, Y: Tensor) -> Tensor:
     """How related (X[i], Y[i + lag]) are, for each of LAGS and then for up to 40 far shifts.
 
-    X (n, d_source) and Y (n, d_target), rows matched; shifts go round. Higher is more related, about 0 by chance. The
-    unbiased HSIC (Song et al. 2012) of both sides whitened, shrunk by the mean eigenvalue. O(n² (d + n)) time, O(n²)
-    memory.
+    X is (n, d_source), Y is (n, d_target), rows matched; shifts are circular. Higher is more related, about 0 by
+    chance. This is the unbiased HSIC (Song et al. 2012) of both sides after whitening, shrunk by the mean eigenvalue.
+    O(n² (d + n)) time, O(n²) memory.
     """
     K, L = _whitened_kernel(X), _whitened_kernel(Y)
     n = len(K)
     K.fill_diagonal_(0)
     sums = K.sum(1)
-    # U-centring (Székely and Rizzo 2014), after which the other kernel needs no centring of its own.
+    # U-centring (Székely and Rizzo 2014), after which the other kernel needs no centring.
     K = K - (sums[:, None] + sums[None, :]) / (n - 2) + sums.sum() / ((n - 1) * (n - 2))
     K.fill_diagonal_(0)
     far = np.unique(np.linspace(8, n - 8, FAR_SHIFTS).astype(int))
-    round_twice = L.repeat(2, 2)
+    wrapped = L.repeat(2, 2)
     shifts = [int(lag) % n for lag in (*LAGS, *far)]
-    scores = [float((K * round_twice[s : s + n, s : s + n]).sum()) for s in shifts]
+    scores = [float((K * wrapped[s : s + n, s : s + n]).sum()) for s in shifts]
     return torch.tensor(scores, dtype=torch.float64) / (n * (n - 3))
 
 
@@ -226,57 +227,71 @@ def _whitened_kernel(X: Tensor) -> Tensor:
     return torch.cholesky_solve(gram, factor).float()
 
 
-def _deviations(scores: Tensor, near: Tensor | None = None) -> Tensor:
-    """The lags' scores (or `near`) in deviations from the far shifts'; by medians, since related rows may recur."""
-    far = scores[len(LAGS) :]
+def _lags(scores: Tensor) -> Tensor:
+    """Of the scores of `lag_scores` those of LAGS."""
+    return scores[: len(LAGS)]
+
+
+def _far_shifts(scores: Tensor) -> Tensor:
+    return scores[len(LAGS) :]
+
+
+def _deviations(scores: Tensor, some: Tensor) -> Tensor:
+    """`some` scores in deviations from those of the far shifts; by medians, because related rows may recur."""
+    far = _far_shifts(scores)
     spread = 1.4826 * (far - far.median()).abs().median()
-    return ((scores[: len(LAGS)] if near is None else near) - far.median()) / spread.clamp(min=1e-12)
+    return (some - far.median()) / spread.clamp(min=1e-12)
 
 
 def _winning_lag(scores: Tensor) -> int:
-    """The lag other than 0 that clearly wins, else 0."""
-    deviations = _deviations(scores)
+    """The lag other than 0 whose score is clearly the highest, else 0."""
+    deviations = _deviations(scores, _lags(scores))
     best = int(deviations.argmax())
-    far = _deviations(scores, scores[len(LAGS) :]).abs().max()
-    # In deviations and not in scores: differences of neighbours have a rhythm of their own, which scores at any shift.
-    needed = max(CLEAR, 1.5 * float(far), 2 * float(deviations[LAGS.index(0)]))
+    highest_far = float(_deviations(scores, _far_shifts(scores)).abs().max())
+    # In deviations and not in scores, because periodic differences between neighbours score at every shift.
+    needed = max(SHIFT_DEVIATIONS, 1.5 * highest_far, 2 * float(deviations[LAGS.index(0)]))
     return LAGS[best] if deviations[best] >= needed else 0
 
 
-def near_duplicates(pairs: Pairs, split: Split) -> np.ndarray:
-    """A mask (n,) of the pairs held out of training that nearly repeat one and the same training pair in both spaces.
+def find_near_duplicates(pairs: Pairs, split: Split) -> np.ndarray:
+    """A mask (n,) of the held-out pairs that nearly repeat one and the same training pair in both spaces.
 
-    Rows are compared by the cosine of their unit rows about the training mean, so that a cone does not make all rows
-    alike. Near is a gap (one minus that cosine) of at most a fiftieth of the typical gap to the tenth nearest training
-    row, so that crowded spaces do not make neighbours into duplicates, and at most 0.01; what lies within 0.00001 is
-    near in any space. Exact and tiled: O(tile² + 64 n) memory beside the rows. Projections on 64 main directions of
-    either side, which only bring rows nearer, leave out nearly all pairs at a sixteenth of the full products' cost for
-    1,024 dimensions; only rows that are left are compared in full.
+    The gap of two rows is one minus the cosine of their unit rows about the training mean; without the mean, all rows
+    of a narrow cone would be alike. Two rows are near when their gap is at most a fiftieth of the typical gap to the
+    tenth nearest training row, and at most 0.01, so that neighbours in a crowded space do not count; a gap of 0.00001
+    is near in any space. Exact and tiled: O(tile² + 64 n) memory beside the rows. Rows are first projected on 64 main
+    directions of either side. A projection only brings rows nearer, so nearly all pairs are ruled out at a sixteenth of
+    the cost of full products of 1,024 dimensions, and only the rest is compared in full.
     """
-    near = np.zeros(len(pairs), dtype=bool)
-    held = np.setdiff1d(np.arange(len(pairs)), split.train)
-    sides = [_Side.of(X, split.train, held) for X in (pairs.X, pairs.Y)]
-    for at in range(0, len(held), TILE_ROWS):
-        rows = held[at : at + TILE_ROWS]
-        full = [side.centred(rows) for side in sides]
-        short = [q @ side.basis for q, side in zip(full, sides, strict=True)]
+    near_duplicates = np.zeros(len(pairs), dtype=bool)
+    held_out = np.setdiff1d(np.arange(len(pairs)), split.train)
+    spaces = [_ComparedSpace.of(X, split.train, held_out) for X in (pairs.X, pairs.Y)]
+    for at in range(0, len(held_out), TILE_ROWS):
+        rows = held_out[at : at + TILE_ROWS]
+        full = [space.centred(rows) for space in spaces]
+        projected = [queries @ space.basis for queries, space in zip(full, spaces, strict=True)]
         for start in range(0, len(split.train), TILE_ROWS):
-            left = torch.ones(len(rows), len(split.train[start : start + TILE_ROWS]), dtype=torch.bool)
-            for side, q in zip(sides, short, strict=True):
-                left &= side.apart(q, side.projected[start : start + TILE_ROWS]) <= 2 * side.limit + 1e-6
-            if not left.any():
+            train_rows = split.train[start : start + TILE_ROWS]
+            candidates = torch.ones(len(rows), len(train_rows), dtype=torch.bool)
+            for space, queries in zip(spaces, projected, strict=True):
+                distances = _squared_distances(queries, space.projected[start : start + TILE_ROWS])
+                candidates &= distances <= 2 * space.limit + 1e-6
+            if not candidates.any():
                 continue
-            mine, theirs = left.any(1), left.any(0)
-            for side, q in zip(sides, full, strict=True):
-                against = side.centred(split.train[start : start + TILE_ROWS][theirs.numpy()])
-                left[mine.nonzero(), theirs.nonzero().T] &= 1 - q[mine] @ against.T <= side.limit
-            near[rows[left.any(1).numpy()]] = True
-    return near
+            some, some_train = candidates.any(1), candidates.any(0)
+            for space, queries in zip(spaces, full, strict=True):
+                references = space.centred(train_rows[some_train.numpy()])
+                candidates[some.nonzero(), some_train.nonzero().T] &= 1 - queries[some] @ references.T <= space.limit
+            near_duplicates[rows[candidates.any(1).numpy()]] = True
+    return near_duplicates
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One side of the pairs, ready to be compared: its training mean, main directions (d, 64) and limit of the gap."""
+@dataclass(frozen=True, eq=False)
+class _ComparedSpace:
+    """The rows of one space prepared for comparison: the training mean, main directions (d, 64) and limit of the gap.
+
+    `projected` (n_train, 64) are the training rows on the main directions.
+    """
 
     X: np.ndarray
     mean: np.ndarray
@@ -285,27 +300,32 @@ class _Side:
     limit: float
 
     @classmethod
-    def of(cls, X: np.ndarray, train: np.ndarray, held: np.ndarray) -> "_Side":
-        mean = np.mean([directions(X[part]).mean(0) for part in np.array_split(train, -(-len(train) // TILE_ROWS))], 0)
-        sample = cls(X, mean.astype(np.float32), torch.zeros(0), torch.zeros(0), 0.0)
-        some = sample.centred(train[np.linspace(0, len(train) - 1, min(len(train), SAMPLE_ROWS)).astype(int)])
-        # Any orthonormal basis is exact; one near the main directions leaves most pairs out (Halko et al. 2011).
-        guess = torch.randn(some.shape[1], min(PROJECTED, *some.shape), generator=torch.Generator().manual_seed(0))
-        basis = torch.linalg.qr(some.T @ (some @ guess)).Q
-        parts = np.array_split(train, -(-len(train) // TILE_ROWS))
-        projected = torch.cat([sample.centred(part) @ basis for part in parts])
-        asked = sample.centred(held[np.linspace(0, len(held) - 1, min(len(held), 256)).astype(int)])
+    def of(cls, X: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> "_ComparedSpace":
+        tiles = np.array_split(train, -(-len(train) // TILE_ROWS))
+        mean = np.mean([directions(X[tile]).mean(0) for tile in tiles], 0).astype(np.float32)
+        unprepared = cls(X, mean, torch.zeros(0), torch.zeros(0), 0.0)
+        sample = unprepared.centred(train[_spread_out(len(train), SAMPLE_ROWS)])
+        # Any orthonormal basis is exact; one near the main directions rules out most pairs (Halko et al. 2011).
+        guess = torch.randn(sample.shape[1], min(PROJECTED, *sample.shape), generator=torch.Generator().manual_seed(0))
+        basis = torch.linalg.qr(sample.T @ (sample @ guess)).Q
+        projected = torch.cat([unprepared.centred(tile) @ basis for tile in tiles])
+        queries = unprepared.centred(held_out[_spread_out(len(held_out), 256)])
         k = min(10, len(train))
-        tops = torch.cat([(asked @ sample.centred(part).T).topk(min(k, len(part)), dim=1).values for part in parts], 1)
-        typical = float((1 - tops.topk(k, dim=1).values[:, -1]).median())
-        return cls(X, sample.mean, basis, projected, min(max(NEAR_SHARE * typical, NEAR_FLOOR), NEAR_GAP))
+        cosines = [(queries @ unprepared.centred(tile).T).topk(min(k, len(tile)), dim=1).values for tile in tiles]
+        typical = float((1 - torch.cat(cosines, 1).topk(k, dim=1).values[:, -1]).median())
+        return cls(X, mean, basis, projected, min(max(GAP_SHARE * typical, LEAST_GAP), MOST_GAP))
 
     def centred(self, rows: np.ndarray) -> Tensor:
         """These rows as unit rows about the training mean, again at unit length (m, d)."""
         U = directions(self.X[rows]) - self.mean
         return torch.from_numpy(U / np.maximum(np.linalg.norm(U, axis=1, keepdims=True), 1e-12))
 
-    @staticmethod
-    def apart(a: Tensor, b: Tensor) -> Tensor:
-        """Squared distances (n, m)."""
-        return a.square().sum(1)[:, None] + b.square().sum(1)[None, :] - 2 * a @ b.T
+
+def _spread_out(n: int, most: int) -> np.ndarray:
+    """At most `most` positions out of `n`, evenly spread."""
+    return np.linspace(0, n - 1, min(n, most)).astype(int)
+
+
+def _squared_distances(A: Tensor, B: Tensor) -> Tensor:
+    """Squared distances (n, m) between rows."""
+    return A.square().sum(1)[:, None] + B.square().sum(1)[None, :] - 2 * A @ B.T

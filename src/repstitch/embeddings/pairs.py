@@ -2,12 +2,11 @@
 
 import logging
 from dataclasses import dataclass, replace
-from operator import attrgetter
 
 import numpy as np
 
-from repstitch.embeddings.fingerprints import digests
-from repstitch.embeddings.rows import Embeddings, check_unique, invalid_rows
+from repstitch.embeddings.fingerprints import digests, repeated_rows
+from repstitch.embeddings.rows import Embeddings, RowIndex, check_unique, invalid_rows, take_entries
 from repstitch.errors import InputError
 from repstitch.spaces import Space
 
@@ -15,11 +14,12 @@ log = logging.getLogger(__name__)
 MIN_PAIRS = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
-    """Matched rows: `X` (n, d_source) and `Y` (n, d_target) float32, one id (and perhaps one group and label) a pair.
+    """Matched rows: `X` (n, d_source) and `Y` (n, d_target) float32, with one id for each pair.
 
-    `by` is "id" where both files carried ids, else "position". `dropped` counts what was left out, by reason.
+    `groups` and `labels` (n,) are optional. `by` is "id" where both files have ids, else "position". `dropped` counts
+    the rows that were left out, by reason.
     """
 
     X: np.ndarray
@@ -35,8 +35,12 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.X)
 
-    def take(self, rows) -> "Pairs":
-        groups, labels = (None if column is None else column[rows] for column in (self.groups, self.labels))
+    def __repr__(self) -> str:
+        return f"Pairs({len(self):,} rows of {self.source.name!r} and {self.target.name!r}, by {self.by})"
+
+    def take(self, rows: RowIndex) -> "Pairs":
+        """The pairs at these positions, in that order (or where a mask is true)."""
+        groups, labels = take_entries(self.groups, rows), take_entries(self.labels, rows)
         return replace(self, X=self.X[rows], Y=self.Y[rows], ids=self.ids[rows], groups=groups, labels=labels)
 
 
@@ -45,27 +49,27 @@ def pair(
     target: Embeddings,
     drop_invalid: bool = False,
     least: int = MIN_PAIRS,
-    sides: tuple[str, str] = ("source", "target"),
+    side_names: tuple[str, str] = ("source", "target"),
 ) -> Pairs:
     """Match the rows of two sets of embeddings: by id where both have ids, else by position.
 
-    Rows with NaN, Inf or only zeros are refused, or left out and counted with `drop_invalid`, which also leaves out
-    repeats of an identical pair. `sides` is what messages call the two. Raises InputError on duplicate ids, lengths
-    that differ, or fewer than `least` pairs.
+    Rows with NaN, Inf or only zeros are refused. With `drop_invalid` they are left out and counted, and so are repeats
+    of an identical pair. `side_names` is what messages call the two. Raises InputError on repeated ids, lengths that
+    differ, or fewer than `least` pairs.
     """
-    for side, rows in zip(sides, (source, target), strict=True):
-        if not len(rows):
-            raise InputError(f"The {side} has no rows; at least {least} pairs are needed.")
+    for name, embeddings in zip(side_names, (source, target), strict=True):
+        if not len(embeddings):
+            raise InputError(f"The {name} has no rows; at least {least} pairs are needed.")
     dropped: dict[str, int] = {}
     if source.ids is not None and target.ids is not None:
         by = "id"
-        left, right = _match(source.ids, target.ids, sides)
-        dropped[f"{sides[0]} only"] = len(source) - len(left)
-        dropped[f"{sides[1]} only"] = len(target) - len(right)
-        if not len(left):
+        source_rows, target_rows = _match(source.ids, target.ids, side_names)
+        dropped[f"{side_names[0]} only"] = len(source) - len(source_rows)
+        dropped[f"{side_names[1]} only"] = len(target) - len(target_rows)
+        if not len(source_rows):
             raise InputError(
-                f"No id is in both files ({sides[0]} has e.g. {source.ids[0]!r}, {sides[1]} {target.ids[0]!r}); "
-                "give files of the same items."
+                f"No id is in both files ({side_names[0]} has e.g. {source.ids[0]!r}, {side_names[1]} "
+                f"{target.ids[0]!r}); give files of the same items."
             )
     else:
         by = "position"
@@ -74,37 +78,52 @@ def pair(
                 f"Rows without ids pair by position, so both files must have as many; got {len(source)} and "
                 f"{len(target)}. Give ids for both."
             )
-        left = right = np.arange(len(source))
+        source_rows = target_rows = np.arange(len(source))
         if (source.ids is None) != (target.ids is None):
             log.warning("Only one side carries ids; the rows are paired by position.")
-    X = np.asarray(source.vectors[left], dtype=np.float32)
-    Y = np.asarray(target.vectors[right], dtype=np.float32)
-    ids = _pair_ids(source, target, left, right, X, Y)
-    groups, labels = (
-        next((column[rows] for column, rows in ((of(source), left), (of(target), right)) if column is not None), None)
-        for of in (attrgetter("groups"), attrgetter("labels"))
-    )
-    pairs = Pairs(X, Y, source.space, target.space, ids, by, groups, dropped, labels)
-    pairs = _drop_invalid(pairs, drop_invalid, sides)
+    X = np.asarray(source.vectors[source_rows], dtype=np.float32)
+    Y = np.asarray(target.vectors[target_rows], dtype=np.float32)
+
+    def either(name: str) -> np.ndarray | None:
+        """The source's column of that name, or else the target's, in the order of the pairs."""
+        columns = ((getattr(source, name), source_rows), (getattr(target, name), target_rows))
+        return next((column[rows] for column, rows in columns if column is not None), None)
+
+    ids = either("ids")
+    if ids is None:
+        ids = np.array([digest.hex() for digest in digests(X, Y)], dtype=object)
+    pairs = Pairs(X, Y, source.space, target.space, ids, by, either("groups"), dropped, either("labels"))
+    pairs = _drop_invalid(pairs, drop_invalid, side_names)
     if len(pairs) < least:
         raise InputError(f"At least {least} pairs are needed; got {len(pairs)}. Embed more items with both encoders.")
     return pairs
 
 
-def _drop_invalid(pairs: Pairs, drop: bool, sides: tuple[str, str]) -> Pairs:
+def _match(
+    source_ids: np.ndarray, target_ids: np.ndarray, side_names: tuple[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of either side whose id both sides have, in the source's order."""
+    for name, ids in zip(side_names, (source_ids, target_ids), strict=True):
+        check_unique(ids, name)
+    target_row = {key: row for row, key in enumerate(target_ids)}
+    source_rows = [row for row, key in enumerate(source_ids) if key in target_row]
+    return np.array(source_rows, dtype=int), np.array([target_row[source_ids[row]] for row in source_rows], dtype=int)
+
+
+def _drop_invalid(pairs: Pairs, drop: bool, side_names: tuple[str, str]) -> Pairs:
     keep = np.ones(len(pairs), dtype=bool)
     counts: dict[str, int] = {}
-    for side, X in zip(sides, (pairs.X, pairs.Y), strict=True):
-        for what, mask in invalid_rows(X).items():
+    for name, X in zip(side_names, (pairs.X, pairs.Y), strict=True):
+        for reason, mask in invalid_rows(X).items():
             if mask.any():
-                counts[f"{side} {what}"] = int(mask.sum())
+                counts[f"{name} {reason}"] = int(mask.sum())
                 keep &= ~mask
     if counts and not drop:
-        found = ", ".join(f"{n} with {what}" for what, n in counts.items())
+        reasons = ", ".join(f"{n} with {reason}" for reason, n in counts.items())
         first = pairs.ids[int(np.argmin(keep))]
         raise InputError(
-            f"The pairs hold rows that cannot be used: {found} (first: id {first!r}). "
-            "Leave them out with --drop-invalid."
+            f"The pairs hold rows that cannot be used: {reasons} (first: id {first!r}). "
+            "Leave them out with `drop_invalid`."
         )
     if drop:
         repeats = repeated_pairs(pairs) & keep
@@ -112,32 +131,11 @@ def _drop_invalid(pairs: Pairs, drop: bool, sides: tuple[str, str]) -> Pairs:
             counts["repeats of an identical pair"] = int(repeats.sum())
             keep &= ~repeats
     if counts:
-        log.warning("Left out: %s.", ", ".join(f"{n} {what}" for what, n in counts.items()))
+        log.warning("Left out: %s.", ", ".join(f"{n} {reason}" for reason, n in counts.items()))
         pairs = replace(pairs.take(keep), dropped=pairs.dropped | counts)
     return pairs
 
 
 def repeated_pairs(pairs: Pairs) -> np.ndarray:
-    """A mask (n,) of the pairs whose (x, y) already occurred further up, byte for byte."""
-    first: set[bytes] = set()
-    repeats = np.zeros(len(pairs), dtype=bool)
-    for i, digest in enumerate(digests(pairs.X, pairs.Y)):
-        repeats[i] = digest in first
-        first.add(digest)
-    return repeats
-
-
-def _pair_ids(source, target, left, right, X, Y) -> np.ndarray:
-    if source.ids is not None:
-        return source.ids[left]
-    if target.ids is not None:
-        return target.ids[right]
-    return np.array([digest.hex() for digest in digests(X, Y)], dtype=object)
-
-
-def _match(a: np.ndarray, b: np.ndarray, sides: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    for side, ids in zip(sides, (a, b), strict=True):
-        check_unique(ids, side)
-    where = {key: i for i, key in enumerate(b)}
-    left = [i for i, key in enumerate(a) if key in where]
-    return np.array(left, dtype=int), np.array([where[a[i]] for i in left], dtype=int)
+    """A mask (n,) of the pairs (x, y) that are equal, byte for byte, to an earlier one."""
+    return repeated_rows(pairs.X, pairs.Y)

@@ -1,6 +1,7 @@
-"""Read embeddings: Parquet, Arrow IPC, `.npy` (with the ids in a file of their own) and `.npz` (as `file.npz:key`)."""
+"""Read embeddings: Parquet, Arrow IPC, `.npy` (with the ids in another file) and `.npz` (as `file.npz:key`)."""
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,27 +9,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
+from numpy.typing import ArrayLike
 
-from repstitch.embeddings.columns import UNREADABLE, read_column
-from repstitch.embeddings.rows import SPACE_KEY, Embeddings, Scan
+from repstitch.embeddings.columns import UNREADABLE, Column, read_column
+from repstitch.embeddings.rows import SPACE_KEY, Embeddings, EmbeddingsLike, Scan
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_embeddings_exist, split_key
 from repstitch.names import FORMATS
 from repstitch.spaces import Space
 
+EXACT_INTEGERS = 2**24  # every whole number up to it is a float32
+
 
 def scan(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     space: str | Space | None = None,
-    ids: str | os.PathLike | None = None,
-    group: str | os.PathLike | None = None,
+    ids: Column | None = None,
+    group: Column | None = None,
 ) -> Scan:
-    """Open embeddings by their extension without reading the rows.
+    """Open embeddings by their file ending without reading the rows.
 
     `path` is a Parquet or Arrow file, a folder of them, an `s3://` or `gs://` address, a `.npy`, or `file.npz:key`
-    (`file.parquet:column` picks another vector column). `space` states the space: a name, or a whole card. `ids` is a
-    file with one id a row, `group` a column of the file or a file with one group a row. Raises InputError on anything
+    (`file.parquet:column` names another vector column). `space` states the space: its name or its whole card. `ids` is
+    a file with one id a row, `group` a column of the file or a file with one group a row. Raises InputError on anything
     that cannot be read as rows of numbers.
     """
     location, key = split_key(str(path))
@@ -36,7 +40,7 @@ def scan(
     check_embeddings_exist(path)
     try:
         if suffix == ".npy":
-            opened = _scan_array(location, _load_array(location, None), None)
+            opened = _scan_array(location, _float_rows(location, np.load(location, mmap_mode="r")), None)
         elif suffix == ".npz":
             opened = _scan_npz(location, key)
         elif suffix in (".parquet", ".arrow") or "://" in location or Path(location).is_dir():
@@ -47,40 +51,61 @@ def scan(
         if isinstance(error, InputError):
             raise
         raise InputError(f"{location} cannot be read as embeddings: {one_line(error)}") from None
-    return _label(opened, space, ids, group)
+    return _override(opened, space, ids, group)
 
 
-def read(path, *, space: str | Space | None = None, ids=None, group=None) -> Embeddings:
-    """Read embeddings whole; see `scan` for what can be read, besides an `Embeddings` or an array (n, dim)."""
-    if isinstance(path, Embeddings):
+def read(
+    source: EmbeddingsLike,
+    *,
+    space: str | Space | None = None,
+    ids: Column | None = None,
+    group: Column | None = None,
+) -> Embeddings:
+    """Read embeddings into memory: from a path (see `scan`), from an array (n, dim), or from `Embeddings`.
+
+    `space`, `ids` and `group` are as for `scan`, and replace those of the `source`.
+    """
+    if isinstance(source, Embeddings):
         if space is None and ids is None and group is None:
-            return path
-        return _label(_scan_embeddings(path), space, ids, group).read()
-    if isinstance(path, str | os.PathLike):
-        return scan(path, space=space, ids=ids, group=group).read()
-    array = np.asarray(path)
-    opened = _scan_array("array", _as_rows("array", array), None)
-    return _label(opened, space, ids, group).read()
+            return source
+        opened = _scan_embeddings(source)
+    elif isinstance(source, str | os.PathLike):
+        return scan(source, space=space, ids=ids, group=group).read()
+    else:
+        opened = _scan_array("array", _float_rows("array", _as_array(source)), None)
+    return _override(opened, space, ids, group).read()
 
 
-def _load_array(path: str, key: str | None) -> np.ndarray:
-    loaded = np.load(path, mmap_mode="r" if key is None else None, allow_pickle=False)
-    return _as_rows(path, loaded if key is None else loaded[key])
+def _as_array(values: ArrayLike) -> np.ndarray:
+    """The values as an array, whole numbers as float32; InputError where that would round them."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError("array must be a table of floats, (n, dim); its rows have different lengths.") from None
+    if array.dtype.kind not in "iu" or not array.size:
+        return array
+    if max(-int(array.min()), int(array.max())) > EXACT_INTEGERS:
+        raise InputError(
+            f"array holds whole numbers beyond {EXACT_INTEGERS:,}, which float32 would round; convert it to floats."
+        )
+    return array.astype(np.float32)
 
 
-def _as_rows(what: str, array: np.ndarray) -> np.ndarray:
+def _float_rows(name: str, array: np.ndarray) -> np.ndarray:
+    """The array, if it is a table of floats (n, dim); InputError otherwise."""
     if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
-        raise InputError(f"{what} must be a table of floats, (n, dim); got {array.dtype} of shape {array.shape}.")
+        raise InputError(f"{name} must be a table of floats, (n, dim); got {array.dtype} of shape {array.shape}.")
     return array
 
 
-def _scan_embeddings(held: Embeddings) -> Scan:
+def _scan_embeddings(embeddings: Embeddings) -> Scan:
     def rows(size: int, start: int):
-        for at in range(start, len(held), size):
-            part = held.take(slice(at, at + size))
+        for at in range(start, len(embeddings), size):
+            part = embeddings.take(slice(at, at + size))
             yield part.vectors, part.ids, part.groups
 
-    return Scan("embeddings", len(held), held.space, held.declared, held.ids is not None, rows)
+    has_ids = embeddings.ids is not None
+    return Scan("embeddings", len(embeddings), embeddings.space, embeddings.declared, has_ids, rows)
 
 
 def _scan_npz(path: str, key: str | None) -> Scan:
@@ -93,7 +118,7 @@ def _scan_npz(path: str, key: str | None) -> Scan:
             key = next(name for name in names if name != "ids")
         if key not in names:
             raise InputError(f"{path} has no array {key!r}; it holds {', '.join(names)}.")
-        array = _as_rows(f"{path}:{key}", archive[key])
+        array = _float_rows(f"{path}:{key}", archive[key])
     if ids is not None and ids.shape != (len(array),):
         raise InputError(f"`ids` of {path} must have one entry a row ({len(array)}); got {ids.shape}.")
     opened = _scan_array(path, array, ids)
@@ -101,27 +126,62 @@ def _scan_npz(path: str, key: str | None) -> Scan:
 
 
 def _scan_array(path: str, array: np.ndarray, ids: np.ndarray | None) -> Scan:
-    narrow = array.dtype if array.dtype in (np.float16, np.float32) else np.dtype(np.float32)
+    dtype = array.dtype if array.dtype in (np.float16, np.float32) else np.dtype(np.float32)
 
     def rows(size: int, start: int):
         for at in range(start, len(array), size):
-            chunk = np.ascontiguousarray(array[at : at + size], dtype=narrow)
+            chunk = np.ascontiguousarray(array[at : at + size], dtype=dtype)
             yield chunk, None if ids is None else ids[at : at + size], None
 
     space = Space(Path(path).stem, int(array.shape[1]))
     return Scan(path, len(array), space, False, ids is not None, rows)
 
 
-def _scan_arrow(path: str, column: str, group) -> Scan:
+# --- Parquet and Arrow ------------------------------------------------------------------------------------------------
+
+
+def _scan_arrow(path: str, column: str, group: Column | None) -> Scan:
+    data, n_rows = _open_dataset(path)
+    kind = _vector_type(data.schema, column, path)
+    dim = _vector_dim(data, column, kind, path)
+    card = _common_card(data, path)
+    if column != "vector":
+        card = None  # it describes no other column
+    space = Space.from_json(card) if card else Space(Path(path).stem, dim)
+    if space.dim != dim:
+        raise InputError(f"The card of {path} says {space.dim} dimensions but its vectors have {dim}.")
+    ids_column = "id" if "id" in data.schema.names else None
+    group_column = str(group) if group is not None and str(group) in data.schema.names else None
+    columns = list(dict.fromkeys(name for name in (column, ids_column, group_column) if name))
+    dtype = np.float16 if kind.value_type == pa.float16() else np.float32
+
+    def rows(size: int, start: int):
+        batches = data.to_batches(columns=columns, batch_size=size, batch_readahead=2, fragment_readahead=1)
+        for batch in _skip_rows(batches, start):
+            yield (
+                _matrix(batch.column(column), dim, dtype, path),
+                _text(batch, ids_column, path) if ids_column else None,
+                _text(batch, group_column, path) if group_column else None,
+            )
+
+    return Scan(path, n_rows, space, bool(card), ids_column is not None, rows)
+
+
+def _open_dataset(path: str) -> tuple[pyarrow.dataset.Dataset, int]:
+    """A file or a folder of files, and the number of rows."""
     form = "ipc" if Path(path).suffix == ".arrow" or any(Path(path).glob("*.arrow")) else "parquet"
     try:
         data = pyarrow.dataset.dataset(path, format=form)
-        schema, n_rows = data.schema, data.count_rows()
+        return data, data.count_rows()
     except pa.ArrowInvalid:
         if form != "ipc":
             raise
         table = pa.ipc.open_stream(pa.memory_map(path)).read_all()  # the other of Arrow's two layouts
-        data, schema, n_rows = pyarrow.dataset.dataset(table), table.schema, table.num_rows
+        return pyarrow.dataset.dataset(table), table.num_rows
+
+
+def _vector_type(schema: pa.Schema, column: str, path: str) -> pa.DataType:
+    """The type of the vector column; InputError unless it holds lists of floats."""
     if not schema.names:
         raise InputError(f"{path} holds no rows.")
     if column not in schema.names:
@@ -129,45 +189,40 @@ def _scan_arrow(path: str, column: str, group) -> Scan:
             f"{path} has no column {column!r}; it holds {', '.join(schema.names)}. Name one as {path}:COLUMN."
         )
     kind = schema.field(column).type
-    if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)) or not (
-        pa.types.is_floating(kind.value_type)
-    ):
+    is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
+    if not is_list or not pa.types.is_floating(kind.value_type):
         raise InputError(f"Column {column!r} of {path} must hold lists of floats; it holds {kind}.")
-    card = (schema.metadata or {}).get(SPACE_KEY)
+    return kind
+
+
+def _vector_dim(data: pyarrow.dataset.Dataset, column: str, kind: pa.DataType, path: str) -> int:
+    """The number of dimensions: that of the type, or else that of the first row."""
     first = data.head(1, columns=[column])
     if not first.num_rows:
         raise InputError(f"{path} holds no rows.")
     dim = kind.list_size if pa.types.is_fixed_size_list(kind) else len(first[column][0].as_py() or [])
     if not dim:
         raise InputError(f"Column {column!r} of {path} holds empty lists.")
+    return dim
+
+
+def _common_card(data: pyarrow.dataset.Dataset, path: str) -> bytes | None:
+    """The space card in the metadata of a file, or of all files of a folder; InputError where they differ."""
+    card = (data.schema.metadata or {}).get(SPACE_KEY)
     if isinstance(data, pyarrow.dataset.FileSystemDataset):
         for part in data.get_fragments():
             if (part.physical_schema.metadata or {}).get(SPACE_KEY) != card:
                 raise InputError(f"{path} holds files of several spaces ({part.path} differs); read each on its own.")
-    card = card if column == "vector" else None  # it speaks of no other column
-    space = Space.from_json(card) if card else Space(Path(path).stem, dim)
-    if space.dim != dim:
-        raise InputError(f"The card of {path} says {space.dim} dimensions but its vectors have {dim}.")
-    by_column = str(group) if group is not None and str(group) in schema.names else None
-    wanted = list(dict.fromkeys([column] + [name for name in ("id", by_column) if name and name in schema.names]))
-    narrow = np.float16 if kind.value_type == pa.float16() else np.float32
+    return card
 
-    def rows(size: int, start: int):
-        skip = start
-        for batch in data.to_batches(columns=wanted, batch_size=size, batch_readahead=2, fragment_readahead=1):
-            if skip >= batch.num_rows:
-                skip -= batch.num_rows
-                continue
-            batch, skip = batch.slice(skip), 0
-            if not batch.num_rows:
-                continue
-            yield (
-                _matrix(batch.column(column), dim, narrow, path),
-                _text(batch, "id", path) if "id" in wanted else None,
-                _text(batch, by_column, path) if by_column else None,
-            )
 
-    return Scan(path, n_rows, space, bool(card), "id" in wanted, rows)
+def _skip_rows(batches: Iterable[pa.RecordBatch], n: int) -> Iterator[pa.RecordBatch]:
+    """The batches without the first `n` rows, and without empty ones."""
+    for batch in batches:
+        rest = batch.slice(min(n, batch.num_rows))
+        n -= batch.num_rows - rest.num_rows
+        if rest.num_rows:
+            yield rest
 
 
 def _text(batch: pa.RecordBatch, name: str, path: str) -> np.ndarray:
@@ -177,7 +232,7 @@ def _text(batch: pa.RecordBatch, name: str, path: str) -> np.ndarray:
     return column.cast(pa.string()).to_numpy(zero_copy_only=False)
 
 
-def _matrix(column: pa.Array, dim: int, dtype, path: str) -> np.ndarray:
+def _matrix(column: pa.Array, dim: int, dtype: type, path: str) -> np.ndarray:
     if column.null_count:
         raise InputError(f"{path} holds {column.null_count} rows without a vector; remove them.")
     values = column.flatten()
@@ -187,8 +242,11 @@ def _matrix(column: pa.Array, dim: int, dtype, path: str) -> np.ndarray:
     return values.to_numpy(zero_copy_only=False).reshape(len(column), dim).astype(dtype, copy=False)
 
 
-def _label(opened: Scan, space: str | Space | None, ids, group) -> Scan:
-    """Put on a scan what the caller stated beside the file: its space, its ids, its groups."""
+# --- what the caller states -------------------------------------------------------------------------------------------
+
+
+def _override(opened: Scan, space: str | Space | None, ids: Column | None, group: Column | None) -> Scan:
+    """A scan with the space, ids and groups that the caller states, in place of those of the file."""
     if isinstance(space, Space):
         if space.dim != opened.space.dim:
             raise InputError(
@@ -197,28 +255,26 @@ def _label(opened: Scan, space: str | Space | None, ids, group) -> Scan:
         opened = replace(opened, space=space, declared=True)
     elif space is not None:
         opened = replace(opened, space=replace(opened.space, name=space), declared=True)
-    columns = {
-        "ids": None if ids is None else read_column(ids, opened.n_rows, "ids"),
-        "groups": read_column(group, opened.n_rows, "group") if _is_file(group) else None,
-    }
-    if all(column is None for column in columns.values()):
+    stated_ids = None if ids is None else read_column(ids, opened.n_rows, "ids")
+    stated_groups = read_column(group, opened.n_rows, "group") if group is not None and _is_column(group) else None
+    if stated_ids is None and stated_groups is None:
         return opened
-    inner = opened._rows
+    file_rows = opened._rows
 
     def rows(size: int, start: int):
         at = start
-        for vectors, own_ids, own_groups in inner(size, start):
-            here = slice(at, at + len(vectors))
+        for vectors, file_ids, file_groups in file_rows(size, start):
+            part = slice(at, at + len(vectors))
             at += len(vectors)
-            given_ids, given_groups = columns["ids"], columns["groups"]
             yield (
                 vectors,
-                own_ids if given_ids is None else given_ids[here],
-                own_groups if given_groups is None else given_groups[here],
+                file_ids if stated_ids is None else stated_ids[part],
+                file_groups if stated_groups is None else stated_groups[part],
             )
 
     return replace(opened, has_ids=opened.has_ids or ids is not None, _rows=rows)
 
 
-def _is_file(group) -> bool:
-    return group is not None and (not isinstance(group, str) or Path(split_key(group)[0]).is_file())
+def _is_column(group: Column) -> bool:
+    """Whether `group` is an array or a file, and not the name of a column in the file of embeddings."""
+    return not isinstance(group, str) or Path(split_key(group)[0]).is_file()

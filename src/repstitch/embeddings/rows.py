@@ -1,24 +1,28 @@
 """Rows of vectors with their ids and their space: in memory (`Embeddings`), and opened but not yet read (`Scan`)."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import ArrayLike
 
 from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
 
 SPACE_KEY = b"repstitch.space"
 BATCH_ROWS = 16_384
+COLUMNS = ("ids", "groups", "labels")
+RowIndex = slice | Sequence[int] | np.ndarray  # a range of rows, their positions, or a mask
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Rows from one encoder: `vectors` (n, dim) float16 or float32, their `space`; optionally `ids`, `groups`,
-    `labels`.
+    """Rows from one encoder: `vectors` (n, dim) float16 or float32 and their `space`.
 
-    `declared` says whether somebody stated the space (a card in the file, a flag) or it is only the file's name.
+    `ids`, `groups` and `labels` (n,) are optional. `declared` is True where a card or the caller states the space, and
+    False where it was guessed from the file's name. Two objects are equal only if they are the same object.
     """
 
     vectors: np.ndarray
@@ -35,7 +39,7 @@ class Embeddings:
             )
         if self.vectors.dtype.kind != "f":
             raise InputError(f"`vectors` of space {self.space.name!r} must be floats; got {self.vectors.dtype}.")
-        for name in ("ids", "groups", "labels"):
+        for name in COLUMNS:
             if getattr(self, name) is not None:
                 column = np.asarray(getattr(self, name))
                 if column.shape != (len(self.vectors),):
@@ -46,16 +50,23 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def take(self, rows) -> "Embeddings":
+    def __repr__(self) -> str:
+        parts = [f"{len(self):,} rows of {self.space.name!r}", f"{self.space.dim:,} dimensions"]
+        parts += [str(self.vectors.dtype), *(name for name in COLUMNS if getattr(self, name) is not None)]
+        return f"Embeddings({', '.join(parts)})"
+
+    def take(self, rows: RowIndex) -> "Embeddings":
         """The rows at these positions, in that order (or where a mask is true)."""
-        pick = lambda column: None if column is None else column[rows]  # noqa: E731
-        columns = {name: pick(getattr(self, name)) for name in ("ids", "groups", "labels")}
+        columns = {name: take_entries(getattr(self, name), rows) for name in COLUMNS}
         return replace(self, vectors=self.vectors[rows], **columns)
+
+
+EmbeddingsLike = str | os.PathLike[str] | Embeddings | ArrayLike  # everything that `reading.read` reads
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A file of embeddings that has been opened, not read: what is in it, and its rows batch by batch."""
+    """A file of embeddings that is opened but not read: its size and space, and its rows in batches."""
 
     path: str
     n_rows: int
@@ -90,23 +101,28 @@ class Scan:
         return Embeddings(vectors, self.space, join("ids"), join("groups"), self.declared)
 
 
+def take_entries(column: np.ndarray | None, rows: RowIndex) -> np.ndarray | None:
+    """The entries of a column at these rows; None where there is no column."""
+    return None if column is None else column[rows]
+
+
 def row_numbers(start: int, stop: int) -> np.ndarray:
-    """The ids of rows that came without any: their positions, as text."""
+    """The ids of rows that have none: their positions, as text."""
     return np.arange(start, stop).astype(str).astype(object)
 
 
 def invalid_rows(X: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks (n,) of the rows that cannot be used, by what is wrong with them."""
+    """Masks (n,) of the rows that cannot be used, by reason."""
     finite = np.asarray(np.isfinite(X).all(axis=1))
     return {"NaN or Inf": ~finite, "all zeros": finite & ~np.asarray(X.any(axis=1))}
 
 
-def check_unique(ids: np.ndarray, side: str) -> None:
-    """Refuse ids that occur twice."""
+def check_unique(ids: np.ndarray, name: str) -> None:
+    """Raise InputError where an id occurs twice; `name` is what the message calls the rows."""
     if len(set(ids)) < len(ids):
-        seen: set = set()
-        twice = next(key for key in ids if key in seen or seen.add(key))
+        earlier: set = set()
+        first = next(key for key in ids if key in earlier or earlier.add(key))
         raise InputError(
-            f"Ids must be unique; the {side} has {len(ids) - len(set(ids))} repeated (first: {twice!r}). "
+            f"Ids must be unique; the {name} has {len(ids) - len(set(ids))} repeated (first: {first!r}). "
             "Remove the repeats."
         )

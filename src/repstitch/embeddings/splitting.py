@@ -1,6 +1,6 @@
 """Split pairs into train, validation and test.
 
-The same id falls into the same part in every run and for every model, so held-out pairs stay held out.
+The part depends on the id and the seed only, so pairs that are held out stay held out in every run and for every model.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from repstitch.errors import InputError
 SHARES = (0.6, 0.15, 0.25)  # of train, validation and test
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Row positions of the four parts; validation is `select` and `calibrate` together."""
 
@@ -29,33 +29,37 @@ class Split:
     def validation(self) -> np.ndarray:
         return np.union1d(self.select, self.calibrate)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self.train):,} train, {len(self.validation):,} validation, {len(self.test):,} test)"
+
 
 def split(pairs: Pairs, fractions: Sequence[float] = SHARES, seed: int = 0) -> Split:
     """Divide pairs into train, validation (halved) and test by a hash of each id, or of its group.
 
-    The same id falls on the same side in every run, for every model and whatever other rows are there. Fractions must
-    be three numbers that sum to 1; test may be 0. Raises InputError when a part that is needed comes out empty.
+    An id falls into the same part in every run, for every model and whatever other rows there are. `fractions` are
+    three numbers that sum to 1; only that of test may be 0. Raises InputError when a part that is needed has fewer than
+    two pairs.
     """
-    parts = check_shares(fractions)
+    shares = check_shares(fractions)
     keys = pairs.ids if pairs.groups is None else pairs.groups
     hashes = np.array([hash_key(seed, key) for key in keys], dtype=np.uint64).reshape(-1, 2)
     place = hashes[:, 0] / 2.0**64
     half = hashes[:, 1] % 2 == 0
-    train = place < parts[0]
-    test = (place >= parts[0] + parts[1]) & (parts[2] > 0)
+    train = place < shares[0]
+    test = (place >= shares[0] + shares[1]) & (shares[2] > 0)
     validation = ~train & ~test
-    result = Split(*(np.flatnonzero(m) for m in (train, validation & half, validation & ~half, test)))
-    if min(len(result.select), len(result.calibrate)) < 2:
-        # Too few to halve: both uses share what there is, and the scorecard prints how many that was.
-        result = replace(result, select=result.validation, calibrate=result.validation)
+    parts = Split(*(np.flatnonzero(mask) for mask in (train, validation & half, validation & ~half, test)))
+    if min(len(parts.select), len(parts.calibrate)) < 2:
+        # Too few to halve: both halves are all validation pairs, and the scorecard prints their number.
+        parts = replace(parts, select=parts.validation, calibrate=parts.validation)
     for name, rows, needed in (
         ("train", train, 2),
         ("validation", validation, 2),
-        ("test", test, 2 if parts[2] else 0),
+        ("test", test, 2 if shares[2] else 0),
     ):
         if rows.sum() < needed:
             raise InputError(
                 f"Only {int(rows.sum())} pairs fell into {name}; give more pairs (or groups), or another `split` or "
                 "`split_seed`."
             )
-    return result
+    return parts

@@ -1,4 +1,4 @@
-"""Tables of what is known beside vectors: .parquet, .csv and .tsv, read alike wherever one is given."""
+"""Read tables of ids, labels, texts or metadata from .parquet, .csv and .tsv files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,20 +12,22 @@ from repstitch.errors import InputError, one_line
 TABLES = (".parquet", ".csv", ".tsv")
 
 
-def read_table(path: Path, what: str, text: Sequence[str] = (), only: bool = False, header: bool = True) -> pa.Table:
-    """A table's columns; those of `text` are text as it stands, so that ids such as 007 and labels such as 1e3 stay.
+def read_table(
+    path: Path, argument: str, text_columns: Sequence[str] = (), only_text: bool = False, header: bool = True
+) -> pa.Table:
+    """The columns of a table. Those named in `text_columns` are read as text, so that 007 and 1e3 stay as they are.
 
-    With `only` nothing but the columns of `text` is read of a Parquet file that has the first of them. Without a
-    `header` columns are called f0, f1 …. `what` is the argument's name. Raises InputError on another ending and on what
+    With `only_text` only these columns are read, from a Parquet file that has the first of them. Without a `header` the
+    columns are called f0, f1 …. Raises InputError, naming the `argument`, on another file ending and on a file that
     cannot be read.
     """
     suffix = path.suffix.lower()
     if suffix not in TABLES:
-        raise InputError(f"`{what}` must end in {', '.join(TABLES[:-1])} or {TABLES[-1]}; got {path.name!r}.")
+        raise InputError(f"`{argument}` must end in {', '.join(TABLES[:-1])} or {TABLES[-1]}; got {path.name!r}.")
     try:
         if suffix == ".parquet":
-            there = [name for name in text if name in pq.read_schema(path).names]
-            return pq.read_table(path, columns=there if only and text[0] in there else None)
+            present = [name for name in text_columns if name in pq.read_schema(path).names]
+            return pq.read_table(path, columns=present if only_text and text_columns[0] in present else None)
         tabs = suffix == ".tsv"
         return pacsv.read_csv(
             path,
@@ -33,10 +35,10 @@ def read_table(path: Path, what: str, text: Sequence[str] = (), only: bool = Fal
             pacsv.ParseOptions(
                 delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
             ),
-            pacsv.ConvertOptions(column_types={name: pa.string() for name in text}),
+            pacsv.ConvertOptions(column_types={name: pa.string() for name in text_columns}),
         )
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"`{what}` {path} cannot be read: {one_line(error)}") from None
+        raise InputError(f"`{argument}` {path} cannot be read: {one_line(error)}") from None
 
 
 def split_column(path: str) -> tuple[str, str | None]:

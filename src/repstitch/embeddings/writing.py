@@ -1,6 +1,8 @@
-"""Write embeddings as Parquet: a whole file, or a stream that resumes after a stop.
+"""Write embeddings as Parquet: a whole file, or a stream that can be stopped and resumed.
 
 On disk: `id: string`, `vector: fixed_size_list<float16 | float32>[dim]`, the Space as JSON in the schema metadata.
+Finished batches lie in `OUT.partial/` until all are there. They are then joined inside that folder and renamed to
+`OUT`, so that a run that is killed leaves nothing else behind.
 """
 
 import fcntl
@@ -18,25 +20,31 @@ import pyarrow.parquet as pq
 
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, row_numbers
 from repstitch.errors import InputError
-from repstitch.files import check_embeddings_file, check_layers_folder
+from repstitch.files import check_embeddings_file, check_layers_folder, written_whole
 from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)
 
+Produce = Callable[[int], Iterator[tuple]]  # the batches from a row on
+Join = Callable[[list[Path], Path], None]
 
-def write(out: str | os.PathLike, embeddings: Embeddings) -> None:
+
+def write(out: str | os.PathLike[str], embeddings: Embeddings) -> None:
     """Write one Parquet file; it appears whole or not at all, and an existing file is never overwritten."""
     n = len(embeddings)
     ids = row_numbers(0, n) if embeddings.ids is None else embeddings.ids
-    produce = lambda start: iter([(ids[start:], embeddings.vectors[start:])])  # noqa: E731
+
+    def produce(start: int) -> Iterator[tuple]:
+        yield ids[start:], embeddings.vectors[start:]
+
     dtype = "float16" if embeddings.vectors.dtype == np.float16 else "float32"
     write_stream(out, embeddings.space, produce, job={}, resume=False, dtype=dtype)
 
 
 def write_stream(
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     space: Space,
-    produce: Callable[[int], Iterator[tuple]],
+    produce: Produce,
     job: dict,
     resume: bool = True,
     dtype: str = "float32",
@@ -45,18 +53,18 @@ def write_stream(
 ) -> int:
     """Write a stream of (ids, vectors) batches to one Parquet file and return the number of rows.
 
-    `produce(start)` yields the rows from `start` on. Every batch is kept in `OUT.partial/` as it is done; when the
-    process is stopped, the same call goes on after the last whole batch, provided `job`, what the rows are made from,
-    is the same. The file itself appears by rename when all rows are there. `measures` names float32 columns beside the
-    vectors; each batch then ends in a dict that holds them.
+    `produce(start)` yields the rows from `start` on. Each finished batch is kept in `OUT.partial/`. After a stop, the
+    same call continues after the last finished batch if `job`, which describes what the rows are made from, is the
+    same. The file itself appears by rename when all rows are written. `measures` names further float32 columns; each
+    batch then ends in a dict that holds them.
     """
     target = check_embeddings_file(out)
     schema = _schema(space, dtype, metadata or {}, measures)
 
     def tables(start: int) -> Iterator[pa.Table]:
-        for ids, vectors, *measured in produce(start):
+        for ids, vectors, *measure_columns in produce(start):
             columns = [pa.array(ids, pa.string()), _lists(vectors, schema)]
-            columns += [pa.array(measured[0][name], pa.float32()) for name in measures]
+            columns += [pa.array(measure_columns[0][name], pa.float32()) for name in measures]
             yield pa.Table.from_arrays(columns, schema=schema)
 
     def join(parts: list[Path], whole: Path) -> None:
@@ -68,17 +76,16 @@ def write_stream(
 
 
 def write_layers(
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     spaces: Sequence[Space],
-    produce: Callable[[int], Iterator[tuple]],
+    produce: Produce,
     job: dict,
     dtype: str = "float32",
 ) -> int:
     """Write a stream of (ids, one array of vectors for each space) batches to a folder, and return the number of rows.
 
-    Each space gets the file `OUT/NAME.parquet`. Until all rows are there, a batch lies in `OUT.partial/` with all its
-    spaces in one file, so what `write_stream` says of stopping and going on holds for all of them at once, and the
-    folder appears whole.
+    Each space gets the file `OUT/NAME.parquet`. Until all rows are written, each batch is kept in `OUT.partial/` as one
+    file with all its spaces. Stopping and resuming is as for `write_stream`, and the folder appears whole.
     """
     target = check_layers_folder(out)
     schemas = [_schema(space, dtype, {}, ()) for space in spaces]
@@ -110,36 +117,35 @@ def _schema(space: Space, dtype: str, metadata: dict[str, str], measures: Sequen
 
 
 def _lists(vectors: np.ndarray, schema: pa.Schema) -> pa.Array:
-    """The rows of an array as a column of the schema's vectors."""
-    kind = schema.field("vector").type
-    flat = np.ascontiguousarray(vectors, dtype=kind.value_type.to_pandas_dtype()).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat, type=kind.value_type), kind.list_size)
+    """The rows of an array as a column of lists, of the type that the schema states."""
+    list_type = schema.field("vector").type
+    flat = np.ascontiguousarray(vectors, dtype=list_type.value_type.to_pandas_dtype()).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat, type=list_type.value_type), list_type.list_size)
 
 
-def _write_parts(target: Path, tables, join, job: dict, resume: bool) -> int:
-    """Keep each of the tables from the first that is not yet there, `join` them in order, publish; how many rows."""
+def _write_parts(target: Path, tables: Callable[[int], Iterator[pa.Table]], join: Join, job: dict, resume: bool) -> int:
+    """Write the tables that are still missing as parts, join all parts to `target`, and return the number of rows."""
     partial = target.with_name(target.name + ".partial")
     with _sole_writer(partial):
-        done = _open_partial(partial, job, resume)
-        part = len(list(partial.glob("part-*.parquet")))
-        for table in tables(done):
+        n_rows = _open_partial(partial, job, resume)
+        n_parts = len(list(partial.glob("part-*.parquet")))
+        for table in tables(n_rows):
             if not table.num_rows:
                 continue
-            whole = partial / f"part-{part:06d}.parquet"
-            pq.write_table(table, whole.with_suffix(".tmp"))
-            os.replace(whole.with_suffix(".tmp"), whole)
-            part, done = part + 1, done + table.num_rows
+            with written_whole(partial / f"part-{n_parts:06d}.parquet") as path:
+                pq.write_table(table, path)
+            n_parts, n_rows = n_parts + 1, n_rows + table.num_rows
         _publish(partial, target, join)
-        return done
+        return n_rows
 
 
 @contextmanager
-def _sole_writer(partial: Path):
-    """Hold the folder of parts against a second run; the lock goes with the process, however it ends."""
+def _sole_writer(partial: Path) -> Iterator[None]:
+    """Lock the folder of parts against a second run. The lock ends with the process, however that ends."""
     lock = partial.with_name(f".{partial.name}.lock")
-    with open(lock, "w") as held:
+    with open(lock, "w") as lock_file:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"Another run is writing to {partial}; wait for it, or give another `out`.") from None
         try:
@@ -149,26 +155,26 @@ def _sole_writer(partial: Path):
 
 
 def _open_partial(partial: Path, job: dict, resume: bool) -> int:
-    """Make ready the folder of finished parts and return how many rows it holds."""
-    wanted = json.dumps(job, sort_keys=True)
+    """Create the folder of finished parts, or open that of a run that was stopped; returns the rows it holds."""
+    job_file, job_text = partial / "job.json", json.dumps(job, sort_keys=True)
     if partial.exists():
-        note = partial / "job.json"
-        if not resume or not note.exists() or note.read_text() != wanted:
+        if not resume or not job_file.exists() or job_file.read_text() != job_text:
             raise InputError(
                 f"{partial} holds the unfinished rows of another job; remove it, or run that job again to its end."
             )
-        for leftover in partial.glob("*.tmp"):
+        for leftover in (*partial.glob("*.tmp"), *partial.glob(".part-*")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        done = sum(pq.read_metadata(p).num_rows for p in partial.glob("part-*.parquet"))
-        if done:
-            log.info("%s: going on after the %d rows already done.", partial.name, done)
-        return done
+        n_rows = sum(pq.read_metadata(part).num_rows for part in partial.glob("part-*.parquet"))
+        if n_rows:
+            log.info("%s: going on after the %d rows already done.", partial.name, n_rows)
+        return n_rows
     partial.mkdir()
-    (partial / "job.json").write_text(wanted)
+    job_file.write_text(job_text)
     return 0
 
 
-def _publish(partial: Path, target: Path, join: Callable[[list[Path], Path], None]) -> None:
+def _publish(partial: Path, target: Path, join: Join) -> None:
+    """Join the parts and rename the result to `target`, which must not be there yet."""
     parts = sorted(partial.glob("part-*.parquet"))
     if not parts:
         shutil.rmtree(partial)

@@ -1,4 +1,4 @@
-"""What is embedded: images in a folder or a zip, lines of text, a column of a table, each with an id."""
+"""The items to embed: images in a folder or a zip, lines of text, or a column of a table, each with an id."""
 
 import hashlib
 import io
@@ -18,11 +18,12 @@ from repstitch.embeddings.tables import read_table, split_column
 from repstitch.errors import InputError, one_line
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+Listing = tuple[list[str], list, list[str]]  # ids, values, and what changes with the content of each
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Items:
-    """What is to be embedded: `ids`, and `values` that an encoder loads; `stamp` changes when the content does."""
+    """Items to embed: `ids`, and `values` that an encoder loads. `stamp` is a hash that changes with the content."""
 
     ids: list[str]
     values: list
@@ -31,14 +32,14 @@ class Items:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image that is read when it is needed, and what to call it in a message."""
+    """An image that is read when it is needed; `name` is what messages call it."""
 
     name: str
     read: Callable[[], bytes]
 
 
 def open_image(item: Any) -> Any:
-    """A PIL image of a path, bytes, an ImageFile or a uint8 array (h, w, 3); InputError names what cannot be read."""
+    """A PIL image of a path, bytes, an ImageFile or a uint8 array (h, w, 3). Raises InputError if it cannot be read."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(item, Image.Image):
@@ -61,10 +62,10 @@ def open_image(item: Any) -> Any:
 
 
 def read_items(data: str | os.PathLike, modality: str, limit: int | None = None) -> Items:
-    """List the items of `data` for an encoder of that modality; see `embed` for what it may be.
+    """List the items of `data` for an encoder of that modality; see `embed` for what `data` may be.
 
-    A table's column is named after a colon; a whole number counts columns from 0 in a file without a header. `limit`
-    takes so many of them, evenly spread. Raises InputError on duplicate ids and on empty texts.
+    A table's column is named after a colon; in a .csv or .tsv without a header, a whole number counts columns from 0.
+    With `limit` only that number of items is taken, evenly spread. Raises InputError on repeated ids and empty texts.
     """
     if limit is not None and limit < 1:
         raise InputError(f"`limit` must be at least 1; got {limit}.")
@@ -99,30 +100,31 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGES and not path.name.startswith(".")
 
 
-def _read_folder(path: Path, column: str | None, modality: str):
+def _read_folder(path: Path, column: str | None, modality: str) -> Listing:
     files = sorted((p for p in path.rglob("*") if _is_image(p)), key=lambda p: p.relative_to(path).as_posix())
     ids = [p.relative_to(path).as_posix() for p in files]
     stats = [p.stat() for p in files]
     return ids, [ImageFile(str(p), p.read_bytes) for p in files], [f"{s.st_size} {s.st_mtime_ns}" for s in stats]
 
 
-def _read_zip(path: Path, column: str | None, modality: str):
+def _read_zip(path: Path, column: str | None, modality: str) -> Listing:
     archive = zipfile.ZipFile(path)
     members = sorted((m for m in archive.infolist() if _is_image(Path(m.filename))), key=lambda m: m.filename)
     images = [ImageFile(f"{path.name}/{m.filename}", partial(archive.read, m)) for m in members]
     return [m.filename for m in members], images, [f"{m.file_size} {m.CRC}" for m in members]
 
 
-def _read_lines(path: Path, column: str | None, modality: str):
+def _read_lines(path: Path, column: str | None, modality: str) -> Listing:
     lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     ids = [str(i) for i in range(len(lines))]
     _check_texts(lines, lambda i: f"line {i + 1} of {path.name}")
     return ids, lines, lines
 
 
-def _read_table(path: Path, column: str | None, modality: str):
-    bare = column is not None and column.isdigit() and path.suffix.lower() != ".parquet"
-    table = read_table(path, "data", (f"f{column}" if bare else str(column), "id"), only=True, header=not bare)
+def _read_table(path: Path, column: str | None, modality: str) -> Listing:
+    numbered = column is not None and column.isdigit() and path.suffix.lower() != ".parquet"
+    text_columns = (f"f{column}" if numbered else str(column), "id")
+    table = read_table(path, "data", text_columns, only_text=True, header=not numbered)
     name = f"f{column}" if column and column.isdigit() and column not in table.column_names else column
     if name not in table.column_names:
         raise InputError(
@@ -133,18 +135,21 @@ def _read_table(path: Path, column: str | None, modality: str):
     ids = [str(i) for i in range(len(values))]
     if "id" in table.column_names and name != "id":
         ids = [str(value) for value in table.column("id").to_pylist()]
-    where = lambda i: f"row {i} of {path.name}:{column}"  # noqa: E731
+
+    def row_name(i: int) -> str:
+        return f"row {i} of {path.name}:{column}"
+
     if modality == "text":
-        _check_texts(values, where)
+        _check_texts(values, row_name)
         return ids, values, values
-    images = [_table_image(value, path.parent, where(i)) for i, value in enumerate(values)]
+    images = [_table_image(value, path.parent, row_name(i)) for i, value in enumerate(values)]
     return ids, images, [hashlib.sha256(repr(value).encode()).hexdigest() for value in values]
 
 
-def _check_texts(texts: list, where: Callable[[int], str]) -> None:
+def _check_texts(texts: list, name: Callable[[int], str]) -> None:
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"`data` must be texts with something in them; {where(i)} is {text!r}. Remove or fill it.")
+            raise InputError(f"`data` must be texts with something in them; {name(i)} is {text!r}. Remove or fill it.")
 
 
 def _table_image(value: Any, folder: Path, name: str) -> ImageFile:

@@ -105,7 +105,7 @@ class TransferContext:
             return None
         if self.target.labels is None and min(len(self.source), len(self.target)) < MIN_PAIRS:
             return None  # too few to prove a dictionary on; each side is where a Jacobian is taken
-        return pair(self.target, self.source, self.drop_invalid, sides=("target", "source"))
+        return pair(self.target, self.source, self.drop_invalid, side_names=("target", "source"))
 
     @cached_property
     def parts(self) -> Split:
