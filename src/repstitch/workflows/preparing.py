@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from repstitch.embeddings.checks import check
+from repstitch.embeddings.columns import Column
 from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs, pair
 from repstitch.embeddings.reading import read
-from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.embeddings.splitting import Split, split
 from repstitch.errors import InputError
 from repstitch.spaces import Space
@@ -48,21 +49,23 @@ class PreparedPairs:
 
 
 def read_pair_of_spaces(
-    source,
-    target,
+    source: EmbeddingsLike,
+    target: EmbeddingsLike,
     source_space: str | Space | None = None,
     target_space: str | Space | None = None,
-    source_ids=None,
-    target_ids=None,
-    group=None,
-    labels=None,
+    source_ids: Column | None = None,
+    target_ids: Column | None = None,
+    group: Column | None = None,
+    labels: Column | None = None,
 ) -> tuple[Embeddings, Embeddings]:
     """Both sides as embeddings, with groups on the first side that has them and labels on the source.
 
-    Raises InputError where `group` names no column or file of either side, and where both spaces would have one name.
+    Arrays are in spaces called `source` and `target` unless they are named. Raises InputError where `group` names no
+    column or file of either side, and where both spaces would have one name.
     """
-    source_rows = read(source, space=source_space, ids=source_ids, group=group)
-    target_rows = read(target, space=target_space, ids=target_ids, group=group if source_rows.groups is None else None)
+    source_rows = _read_side(source, "source", source_space, source_ids, group)
+    target_group = group if source_rows.groups is None else None
+    target_rows = _read_side(target, "target", target_space, target_ids, target_group)
     if group is not None and source_rows.groups is None and target_rows.groups is None:
         raise InputError(
             f"`group` must be a column of either side, or a file or array with one group a row; got {group!r}."
@@ -72,6 +75,15 @@ def read_pair_of_spaces(
             f"Both sides would be called {source_rows.space.name!r}; name them with `source_space` and `target_space`."
         )
     return source_rows if labels is None else label(source_rows, labels), target_rows
+
+
+def _read_side(
+    rows: EmbeddingsLike, name: str, space: str | Space | None, ids: Column | None, group: Column | None
+) -> Embeddings:
+    embeddings = read(rows, space=space, ids=ids, group=group)
+    if space is None and not isinstance(rows, str | os.PathLike | Embeddings):
+        embeddings = replace(embeddings, space=replace(embeddings.space, name=name))
+    return embeddings
 
 
 def prepare(
@@ -100,11 +112,11 @@ def prepare(
         Y=normalise(torch.from_numpy(pairs.Y), output_norm, "target rows").to(device),
         output_norm=output_norm,
         notes=findings.notes,
-        near_duplicates=findings.near,
+        near_duplicates=findings.near_duplicates,
     )
 
 
-def group_name(group) -> str | None:
+def group_name(group: Column | None) -> str | None:
     """What the record of the split calls the groups: their column or file, "array" where they were passed as one."""
     if group is None:
         return None
