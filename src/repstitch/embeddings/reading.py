@@ -40,7 +40,9 @@ def scan(
     check_embeddings_exist(path)
     try:
         if suffix == ".npy":
-            opened = _scan_array(location, _float_rows(location, np.load(location, mmap_mode="r")), None)
+            opened = _scan_array(
+                location, _float_rows(location, np.load(location, mmap_mode="r", allow_pickle=False)), None
+            )
         elif suffix == ".npz":
             opened = _scan_npz(location, key)
         elif suffix in (".parquet", ".arrow") or "://" in location or Path(location).is_dir():
