@@ -13,7 +13,7 @@ from pathlib import Path
 from machine import header, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ("tests/test_fuzz_wire.py", "tests/server/test_fuzz_http.py")
+TESTS = ("tests/wire/test_fuzz_wire.py", "tests/server/test_fuzz_http.py")
 RESULT = ROOT / "benchmarks/results/fuzz.md"
 
 

@@ -26,7 +26,7 @@ from repstitch.errors import InputError
 from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks, recall, search
-from repstitch.server.compute import Placed
+from repstitch.server.compute import PlacedRoute
 from repstitch.stitchers.routing import Route
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.workflows.training import train
@@ -138,7 +138,7 @@ def precision(name: str, trained: Trained, served: tuple[str, str]) -> list[list
     native = torch.from_numpy(trained.test[served[1]])
     copies = torch.unique(native, dim=0, return_inverse=True)[1]
     own = knn(native, native, 10, own=True)
-    placed = {kind: Placed(route, "cpu", kind) for kind in ("float32", "bfloat16", "float16")}
+    placed = {kind: PlacedRoute(route, "cpu", kind) for kind in ("float32", "bfloat16", "float16")}
     ways = {}
     for one in placed.values():  # named by what the weights really are: not every dtype can hold all
         ways[f"weights in {str(one.pipeline.maps[0].weight.dtype).removeprefix('torch.')}"] = one.translate(rows)[0]

@@ -1,4 +1,4 @@
-"""The BentoML service: the application of `repstitch.server.http`, mounted whole. It adds no route of its own."""
+"""The BentoML service: the application of `repstitch.server.app`, mounted whole. It adds no routes."""
 
 import logging
 import os

@@ -118,6 +118,8 @@ INSIDE = {
         "negotiation",
         "telemetry",
         "compute",
+        "served",
+        "batching",
         "service",
         "endpoint",
         "translate",
@@ -190,8 +192,8 @@ MODULES = modules()
 
 
 def test_the_walk_finds_the_modules_and_their_imports():
-    assert {"errors", "metrics.null", "fit.select", "encoders", "cli.main"} <= set(MODULES)
-    assert imports(MODULES["fit.select"], set(MODULES)) >= {
+    assert {"errors", "metrics.null", "fit.selection", "encoders", "cli.main"} <= set(MODULES)
+    assert imports(MODULES["fit.selection"], set(MODULES)) >= {
         "errors",
         "fit.objective",
         "stitchers.maps",
@@ -220,7 +222,7 @@ def test_the_names_are_those_of_the_dicts_they_stand_for():
     from repstitch.encoders.vectors import POOLS
     from repstitch.fit.closed_form import FITS
     from repstitch.fit.objective import OBJECTIVES
-    from repstitch.fit.select import METHODS
+    from repstitch.fit.selection import METHODS
     from repstitch.metrics.alignment import METRICS
     from repstitch.transfer.probes import BY
 

@@ -20,7 +20,7 @@ from repstitch.server.compute import Stage
 from repstitch.server.endpoint import PART_BYTES, send_reply
 from repstitch.server.negotiation import OCTETS, OCTETS16
 from repstitch.server.score import Score
-from repstitch.server.service import SLOW_WORKS
+from repstitch.server.service import MAX_SLOW_TASKS
 from repstitch.server.settings import Settings
 from repstitch.stitchers.registry import PROMOTED, Registry
 from repstitch.wire.arrow import read_arrow
@@ -40,7 +40,7 @@ def test_small_requests_together_never_meet_large_ones_on_a_device(tmp_path, sma
     registry.refresh()
     app = create_app(registry, Settings())
     placed = app.state.service.resolve({"source": "old", "target": "new"}).placed
-    placed.stage, placed.small = Stage(placed, "cpu"), small
+    placed.stage, placed.cpu_rows = Stage(placed, "cpu"), small
     sent = [make_rows(3000 if i % 10 == 0 else min(small, 16), WIDE, seed=i) for i in range(60)]
 
     async def scenario():
@@ -53,11 +53,11 @@ def test_small_requests_together_never_meet_large_ones_on_a_device(tmp_path, sma
 
 
 def test_a_stage_answers_one_call_at_a_time():
-    from repstitch.server.compute import Placed
+    from repstitch.server.compute import PlacedRoute
     from repstitch.stitchers.routing import Route
 
     stitcher = make_stitcher(d_source=WIDE, d_target=WIDE)
-    placed = Placed(Route(("s",), (stitcher,)), staged=True)
+    placed = PlacedRoute(Route(("s",), (stitcher,)), staged=True)
     sent = [make_rows(700, WIDE, seed=i) for i in range(24)]
     with ThreadPoolExecutor(4) as threads:
         for rows, (vectors, _) in zip(sent, threads.map(placed.translate, sent), strict=True):
@@ -180,7 +180,7 @@ def test_scores_that_take_long_hold_no_translation_up_and_are_few(registry, monk
 
     async def scenario():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
-            scores = [asyncio.create_task(client.post("/v1/score", json=body)) for _ in range(SLOW_WORKS)]
+            scores = [asyncio.create_task(client.post("/v1/score", json=body)) for _ in range(MAX_SLOW_TASKS)]
             await asyncio.sleep(0.3)
             more = await client.post("/v1/score", json=body)
             bulk = await client.post(URL, content=make_rows(500).tobytes(), headers={"content-type": OCTETS})
@@ -193,9 +193,9 @@ def test_scores_that_take_long_hold_no_translation_up_and_are_few(registry, monk
             )
 
     more, bulk, scores, after = asyncio.run(scenario())
-    refused(more, 429, f"{SLOW_WORKS} scores or texts are under way")
+    refused(more, 429, f"{MAX_SLOW_TASKS} scores or texts are under way")
     assert np.allclose(read_rows(bulk), make_stitcher().translate(make_rows(500)), atol=1e-6)
-    assert scores == [200] * SLOW_WORKS
+    assert scores == [200] * MAX_SLOW_TASKS
     assert after.status_code == 200
 
 

@@ -8,7 +8,7 @@ from helpers.serving import make_rows, make_stitcher
 from helpers.spaces import confidence
 
 from repstitch.errors import InputError
-from repstitch.server.compute import CHUNK_ROWS, SMALL, Placed, Stopped, _crossover
+from repstitch.server.compute import CHUNK_ROWS, CROSSOVER_ROWS, PlacedRoute, Stopped, _crossover
 from repstitch.stitchers.maps import AffineMap
 from repstitch.stitchers.pipeline import Pipeline
 from repstitch.stitchers.routing import Route
@@ -17,15 +17,15 @@ SURE = make_stitcher(calibration=confidence(6, pool=500))
 SIZES = (1, 64, CHUNK_ROWS, CHUNK_ROWS + 1, 3 * CHUNK_ROWS + 7)
 
 
-def placed(*stitchers, **settings) -> Placed:
-    return Placed(Route(tuple(str(i) for i in range(len(stitchers))), stitchers), **settings)
+def placed(*stitchers, **settings) -> PlacedRoute:
+    return PlacedRoute(Route(tuple(str(i) for i in range(len(stitchers))), stitchers), **settings)
 
 
 @pytest.mark.parametrize("staged", [False, True])
 @pytest.mark.parametrize("n", SIZES)
 def test_rows_in_chunks_are_the_rows_at_once_with_and_without_a_stage(n, staged):
     rows = make_rows(n)
-    vectors, measures = placed(SURE, staged=staged).translate(rows, measured=True)
+    vectors, measures = placed(SURE, staged=staged).translate(rows, with_measures=True)
     assert vectors.dtype == np.float32
     assert np.allclose(vectors, SURE.translate(rows), atol=1e-6)
     expected = np.column_stack(list(SURE.confidence(rows).values()))
@@ -113,15 +113,15 @@ def test_the_cpu_answers_as_many_rows_as_it_is_sooner_for(monkeypatch):
     times = [3.0, 1.0, 3.0, 2.0, 3.0, 4.0]  # device, cpu, device, cpu …
     calls = iter(times)
     monkeypatch.setattr("repstitch.server.compute._best_time", lambda work: next(calls))
-    assert _crossover(one, SMALL) == SMALL[1]
+    assert _crossover(one, CROSSOVER_ROWS) == CROSSOVER_ROWS[1]
     never = iter([1.0, 2.0])
     monkeypatch.setattr("repstitch.server.compute._best_time", lambda work: next(never))
-    assert _crossover(one, SMALL) == 0
+    assert _crossover(one, CROSSOVER_ROWS) == 0
 
 
 def test_small_requests_of_a_staged_route_are_answered_without_the_stage(monkeypatch):
     one = placed(make_stitcher(), staged=True)
-    one.small = 4
+    one.cpu_rows = 4
     assert one.stage is not None
     monkeypatch.setattr(type(one.stage), "translate", lambda *_: 1 / 0)
     assert np.allclose(one.translate(make_rows(4))[0], make_stitcher().translate(make_rows(4)), atol=1e-6)
@@ -136,7 +136,7 @@ def test_a_gpu_answers_as_the_cpu_does(precision):
     one = placed(wide, device="cuda", precision=precision)
     for n in SIZES:
         rows = make_rows(n, 96)
-        vectors, measures = one.translate(rows, measured=True)
+        vectors, measures = one.translate(rows, with_measures=True)
         assert (vectors * wide.translate(rows)).sum(1).min() > (0.99999 if precision == "float32" else 0.9995)
         assert measures is not None
         assert measures.shape == (n, 5)

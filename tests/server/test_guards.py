@@ -4,7 +4,7 @@ import itertools
 import pytest
 
 from repstitch.errors import InputError
-from repstitch.server.guards import PAGE_BYTES, ROOM_BYTES, Gate, Held, check_rows, read_body
+from repstitch.server.guards import PAGE_BYTES, PREALLOCATE_BYTES, ByteReservation, Gate, check_rows, read_body
 from repstitch.server.responses import Refusal
 from repstitch.server.settings import Settings, choose_device
 from repstitch.wire.rows import MalformedError
@@ -70,7 +70,7 @@ def read(messages, length, limit):
     async def receive():
         return messages.pop(0)
 
-    return asyncio.run(read_body(receive, length, limit, Held(Gate(Settings()))))
+    return asyncio.run(read_body(receive, length, limit, ByteReservation(Gate(Settings()))))
 
 
 def chunk(body, more=False):
@@ -96,49 +96,49 @@ def test_a_body_of_no_stated_length_is_refused_at_the_limit():
     assert len(unread) == 1
 
 
-@pytest.mark.parametrize("n", [2, ROOM_BYTES + 2, 2 * ROOM_BYTES])
+@pytest.mark.parametrize("n", [2, PREALLOCATE_BYTES + 2, 2 * PREALLOCATE_BYTES])
 def test_a_body_longer_than_it_said_is_refused(n):
     unread = [chunk(b"a" * n, True), chunk(b"b", True), chunk(b"c")]
     with pytest.raises(MalformedError, match=f"must have the {n} bytes that its Content-Length states; more came"):
-        read(unread, b"%d" % n, 9 * ROOM_BYTES)
+        read(unread, b"%d" % n, 9 * PREALLOCATE_BYTES)
     assert len(unread) == 1
 
 
-@pytest.mark.parametrize("first", [0, 1, ROOM_BYTES, ROOM_BYTES + 1])
+@pytest.mark.parametrize("first", [0, 1, PREALLOCATE_BYTES, PREALLOCATE_BYTES + 1])
 def test_a_long_body_is_read_into_its_place(first):
-    sent = bytes(range(256)) * (ROOM_BYTES // 64)
-    at = [0, first, first + ROOM_BYTES, first + ROOM_BYTES + 7, len(sent)]
+    sent = bytes(range(256)) * (PREALLOCATE_BYTES // 64)
+    at = [0, first, first + PREALLOCATE_BYTES, first + PREALLOCATE_BYTES + 7, len(sent)]
     parts = [chunk(sent[start:end], end < len(sent)) for start, end in itertools.pairwise(at)]
     assert read(parts, b"%d" % len(sent), len(sent)) == sent
 
 
 def test_a_long_body_that_is_shorter_than_it_said_is_what_came():
-    sent = b"a" * (ROOM_BYTES + 1)
-    assert read([chunk(sent, True), chunk(b"b")], b"%d" % (3 * ROOM_BYTES), 9 * ROOM_BYTES) == sent + b"b"
+    sent = b"a" * (PREALLOCATE_BYTES + 1)
+    assert read([chunk(sent, True), chunk(b"b")], b"%d" % (3 * PREALLOCATE_BYTES), 9 * PREALLOCATE_BYTES) == sent + b"b"
 
 
 def test_what_is_promised_holds_nothing_until_some_of_it_has_come():
     gate = Gate(Settings())
 
-    async def held_after(*parts):
+    async def reserved_after(*parts):
         messages = [chunk(part, True) for part in parts]
 
         async def receive():
             if messages:
                 return messages.pop(0)
-            seen.append(gate.bytes)
+            reserved.append(gate.bytes)
             return {"type": "http.disconnect"}
 
-        seen = []
-        with pytest.raises(ConnectionError), Held(gate) as held:
-            await read_body(receive, b"%d" % (8 * PAGE_BYTES), 8 * PAGE_BYTES, held)
-        return seen[0]
+        reserved = []
+        with pytest.raises(ConnectionError), ByteReservation(gate) as reservation:
+            await read_body(receive, b"%d" % (8 * PAGE_BYTES), 8 * PAGE_BYTES, reservation)
+        return reserved[0]
 
-    large = bytes(ROOM_BYTES + 1)
-    assert asyncio.run(held_after(b"a")) == 1
-    assert asyncio.run(held_after(large)) == PAGE_BYTES  # what a place takes at least
-    assert asyncio.run(held_after(large, b"a")) == PAGE_BYTES
-    assert asyncio.run(held_after(large, bytes(3 * PAGE_BYTES))) == 3 * PAGE_BYTES + len(large)
+    large = bytes(PREALLOCATE_BYTES + 1)
+    assert asyncio.run(reserved_after(b"a")) == 1
+    assert asyncio.run(reserved_after(large)) == PAGE_BYTES  # what a place takes at least
+    assert asyncio.run(reserved_after(large, b"a")) == PAGE_BYTES
+    assert asyncio.run(reserved_after(large, bytes(3 * PAGE_BYTES))) == 3 * PAGE_BYTES + len(large)
     assert gate.bytes == 0
 
 

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from repstitch.evaluation.scoring import score_pairs
 from repstitch.server import compute, listing
 from repstitch.server.app import create_app
-from repstitch.server.negotiation import OCTETS, Form, reply_form
+from repstitch.server.negotiation import OCTETS, MediaType, reply_type
 from repstitch.server.responses import JSON
 from repstitch.server.service import INLINE_ROWS
 from repstitch.server.settings import Settings
@@ -98,7 +98,7 @@ def test_base64_answers_base64_unless_floats_are_asked_for(client):
     ],
 )
 def test_accept_chooses_the_reply(accept, body, reply):
-    form = reply_form(accept.encode(), Form(body))
+    form = reply_type(accept.encode(), MediaType(body))
     assert (body if form is None else form.kind) == reply
 
 

@@ -17,7 +17,7 @@ from helpers.spaces import confidence
 
 from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.server.app import create_app
-from repstitch.server.negotiation import ARROW, OCTETS, OCTETS16, Form, body_form, reply_form
+from repstitch.server.negotiation import ARROW, OCTETS, OCTETS16, MediaType, body_type, reply_type
 from repstitch.server.responses import JSON, Refusal
 from repstitch.server.settings import Settings
 from repstitch.spaces import Space
@@ -248,10 +248,10 @@ def test_arrow_needs_the_names_in_the_query(client):
 
 
 def test_a_header_is_read_once_and_strictly():
-    assert body_form(b"Application/Octet-Stream ; DType=Float16") == Form(OCTETS, "float16")
-    assert reply_form(b"*/*;q=0, application/json", Form(OCTETS)) == Form(JSON)
+    assert body_type(b"Application/Octet-Stream ; DType=Float16") == MediaType(OCTETS, "float16")
+    assert reply_type(b"*/*;q=0, application/json", MediaType(OCTETS)) == MediaType(JSON)
     with pytest.raises(Refusal):
-        reply_form(b"application/octet-stream;q=0", Form(OCTETS))
+        reply_type(b"application/octet-stream;q=0", MediaType(OCTETS))
 
 
 def test_a_body_too_long_for_its_rows_is_refused_before_it_is_sent(registry):

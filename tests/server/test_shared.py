@@ -14,9 +14,9 @@ from helpers.spaces import confidence
 
 from repstitch.evaluation.scoring import score_pairs
 from repstitch.server.app import create_app
-from repstitch.server.guards import Clock
+from repstitch.server.batching import BATCH_PROBE_INTERVAL, BATCH_ROWS
+from repstitch.server.guards import Deadlines
 from repstitch.server.negotiation import OCTETS
-from repstitch.server.service import LOOK_AROUND, TOGETHER_ROWS
 from repstitch.server.settings import Settings
 from repstitch.stitchers.pipeline import Pipeline
 from repstitch.stitchers.registry import Registry
@@ -103,7 +103,7 @@ def test_requests_of_different_pairs_and_measures_never_meet(tmp_path):
 def test_no_product_grows_beyond_what_keeps_the_others_waiting(registry, products):
     answers = at_once(registry, [(URL, make_rows(40, seed=i).tobytes()) for i in range(30)])
     assert all(answer.status_code == 200 for answer in answers)
-    assert 40 < max(products) <= TOGETHER_ROWS
+    assert 40 < max(products) <= BATCH_ROWS
     assert sum(products) == 30 * 40
 
 
@@ -114,12 +114,12 @@ def test_requests_that_come_one_by_one_wait_for_nobody(registry, products):
         served, turns = service.resolve({"source": "old", "target": "new"}), []
         monitor = loop.call_soon
         loop.call_soon = lambda *args, **more: turns.append(args[0]) or monitor(*args, **more)
-        for _ in range(LOOK_AROUND * 3):
+        for _ in range(BATCH_PROBE_INTERVAL * 3):
             await service.translate(served, make_rows(1), False)
-        return sum(getattr(turn, "__name__", "") == "_answer_together" for turn in turns)
+        return sum(getattr(turn, "__name__", "") == "_answer_pending" for turn in turns)
 
-    assert asyncio.run(scenario()) == 3  # one in eight looks around
-    assert products == [1] * LOOK_AROUND * 3
+    assert asyncio.run(scenario()) == 3  # one in eight looks for others
+    assert products == [1] * BATCH_PROBE_INTERVAL * 3
 
 
 def test_an_error_of_the_service_reaches_all_that_waited(registry, monkeypatch):
@@ -136,39 +136,39 @@ def test_an_error_of_the_service_reaches_all_that_waited(registry, monkeypatch):
 
 def test_the_clock_cancels_what_is_late_and_nothing_else():
     async def scenario():
-        clock, ends = Clock(0.2), []
+        deadlines, ends = Deadlines(0.2), []
 
         async def work(seconds):
-            task = clock.start()
+            task = deadlines.start()
             try:
                 await asyncio.sleep(seconds)
             except asyncio.CancelledError:
                 pass
             finally:
-                ends.append((seconds, clock.stop(task)))
+                ends.append((seconds, deadlines.stop(task)))
             await asyncio.sleep(0)  # a task that was late can go on
             return seconds
 
         done = await asyncio.gather(work(0.01), work(5), work(0.02), work(6))
-        return done, sorted(ends), clock
+        return done, sorted(ends), deadlines
 
-    done, ends, clock = asyncio.run(scenario())
+    done, ends, deadlines = asyncio.run(scenario())
     assert done == [0.01, 5, 0.02, 6]
     assert ends == [(0.01, False), (0.02, False), (5, True), (6, True)]
-    assert not clock._ends
-    assert not clock.late
+    assert not deadlines._ends
+    assert not deadlines._cancelled
 
 
 def test_being_cancelled_by_another_is_not_being_late():
     async def scenario():
-        clock, seen = Clock(5), []
+        deadlines, seen = Deadlines(5), []
 
         async def work():
-            task = clock.start()
+            task = deadlines.start()
             try:
                 await asyncio.sleep(10)
             finally:
-                seen.append(clock.stop(task))
+                seen.append(deadlines.stop(task))
 
         task = asyncio.create_task(work())
         await asyncio.sleep(0.01)

@@ -65,10 +65,10 @@ def test_what_is_asked_for_without_being_known_makes_no_series(client):
 def test_reloads_and_what_is_loaded_are_counted(folder, registry):
     client = client_of(registry)
     service = service_of(client)
-    service.metrics.reloaded(service.refresh(), len(registry.state.stitchers))
+    service.metrics.count_reloads(service.refresh(), len(registry.state.stitchers))
     make_stitcher("old", "other").save(folder / "second")
     (folder / "broken").mkdir()
-    service.metrics.reloaded(service.refresh(), len(registry.state.stitchers))
+    service.metrics.count_reloads(service.refresh(), len(registry.state.stitchers))
     found = metrics_of(client)
     assert found["reloads_total", "loaded"] == 1
     assert found["reloads_total", "refused"] == 1

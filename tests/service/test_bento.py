@@ -49,7 +49,7 @@ def bento(checkout, home):
 
 
 def test_the_bento_holds_the_package_the_service_and_the_stitchers(bento):
-    for path in ("repstitch/server/http.py", "service/service.py", "models/stitchers/old-to-new/model.safetensors"):
+    for path in ("repstitch/server/app.py", "service/service.py", "models/stitchers/old-to-new/model.safetensors"):
         assert (bento / "src" / path).is_file()
     assert not list((bento / "src").rglob("*.tmp"))
     assert not list((bento / "src").rglob("tests"))

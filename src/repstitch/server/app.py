@@ -1,4 +1,4 @@
-"""The HTTP door: one Starlette application with all routes. No maths in it."""
+"""The Starlette application with all routes."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from repstitch.errors import InputError
 from repstitch.server.docs import show_docs
-from repstitch.server.guards import Keys
+from repstitch.server.guards import Authentication
 from repstitch.server.listing import list_spaces, list_stitchers, live, ready, show_metrics, show_stitcher
 from repstitch.server.openai import Embeddings, list_models
 from repstitch.server.openapi import show_openapi
@@ -28,10 +28,10 @@ EXPOSED = ("X-Rows", "X-Dim", "X-Stitcher", "X-Stitcher-Version", "X-Confidence"
 
 
 def create_app(registry: Registry, settings: Settings) -> Starlette:
-    """The whole service over one registry, which it reads at start and follows from then on."""
+    """The application over one registry, which it reads at start and reloads from then on."""
     service = Service(registry, settings)
-    guards = [Middleware(Keys, settings=settings)]
-    if settings.cors_origins:  # outside the keys, so that browsers can read refusals too
+    guards = [Middleware(Authentication, settings=settings)]
+    if settings.cors_origins:  # outside authentication, so that browsers can read its refusals too
         cors = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
         guards.insert(0, Middleware(CORSMiddleware, expose_headers=EXPOSED, **cors))
     app = Starlette(
@@ -49,8 +49,8 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
             Route("/readyz", ready),
             Route("/openapi.json", show_openapi),
             Route("/docs", show_docs),
-            # Without it a server that this application is mounted in would answer in a form of its own.
-            Mount("", unknown),
+            # Without it a server that this application is mounted in would answer in its own form.
+            Mount("", refuse_unknown),
         ],
         middleware=guards,
         exception_handlers=dict.fromkeys((Refusal, InputError, HTTPException, Exception), on_error),
@@ -62,17 +62,17 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
 
 @asynccontextmanager
 async def lifespan(app: Starlette):
-    """Read the registry's folder before the first request is taken, and follow it while the application runs."""
+    """Read the registry's folder before the first request, and watch it while the application runs."""
     service: Service = app.state.service
     if service.settings.workers > 1:
         import torch
 
         torch.set_num_threads(1)  # the workers are the parallelism
-    await service.look()
-    # What is there by now stays; searching it for garbage holds all requests up, for a tenth of a second under BentoML.
+    await service.reload()
+    # The objects made so far stay; collecting garbage among them blocks all requests, 0.1 s at a time under BentoML.
     gc.collect()
     gc.freeze()
-    tasks = [asyncio.create_task(service.follow())]
+    tasks = [asyncio.create_task(service.watch())]
     if service.settings.encoders:
         tasks.append(asyncio.create_task(asyncio.to_thread(service.load_encoders)))
     yield
@@ -81,8 +81,8 @@ async def lifespan(app: Starlette):
         task.cancel()
 
 
-async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
-    """Everything else, whatever the method: 405 for a known path, otherwise 404."""
+async def refuse_unknown(scope: Scope, receive: Receive, send: Send) -> None:
+    """405 for another method of a route, 404 for any other path."""
     for route in scope["app"].routes:
         if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(route.methods or ()))})

@@ -21,23 +21,23 @@ async def show_docs(request: Request) -> Response:
 @cache
 def page() -> str:
     """The document as one page of HTML."""
-    described = document()
+    openapi = document()
     parts = [
         f"<h1>repstitch <small>{escape(__version__)}</small></h1>",
-        f"<p>{escape(described['info']['summary'])} What is served here: <a href='/v1/stitchers'>/v1/stitchers</a>, "
+        f"<p>{escape(openapi['info']['summary'])} What is served here: <a href='/v1/stitchers'>/v1/stitchers</a>, "
         "<a href='/v1/spaces'>/v1/spaces</a>. The same for programs: <a href='/openapi.json'>/openapi.json</a>.</p>",
         "<p>Where the service has keys, send <code>Authorization: Bearer KEY</code>.</p>",
         f"<h2>Try it</h2><pre>{escape(EXAMPLES)}</pre>",
         "<h2>Routes</h2>",
     ]
-    for path, methods in described["paths"].items():
+    for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
             parts.append(_section(path, method, operation))
     parts += ["<h2>Errors</h2>", "<p>Each is <code>", escape('{"error": {"code", "message", "param"}}'), "</code>.</p>"]
     parts.append(_table(("status", "code", "when"), [(str(c), CODES[c], ERRORS[c]) for c in sorted(ERRORS)]))
     parts += ["<h2>Bodies in JSON</h2>"]
     for name in ("Translate", "Embeddings", "Score"):
-        schema = described["components"]["schemas"][name]
+        schema = openapi["components"]["schemas"][name]
         rows = [(field, "yes" if field in schema["required"] else "", _kind(kind))
                 for field, kind in schema["properties"].items()]  # fmt: skip
         parts += [f"<h3>{name}</h3>", _table(("field", "needed", "what"), rows)]
@@ -60,11 +60,11 @@ def _section(path: str, method: str, operation: dict[str, Any]) -> str:
         parts.append(
             f"<p>Takes {', '.join(f'<code>{escape(kind)}</code>' for kind in operation['requestBody']['content'])}.</p>"
         )
-    found = operation["responses"]["200"]
-    parts.append(f"<p>Gives {', '.join(f'<code>{escape(kind)}</code>' for kind in found['content'])}; "
+    success = operation["responses"]["200"]
+    parts.append(f"<p>Gives {', '.join(f'<code>{escape(kind)}</code>' for kind in success['content'])}; "
                  f"errors {', '.join(code for code in operation['responses'] if code != '200')}.</p>")  # fmt: skip
-    if "headers" in found:
-        parts.append(_table(("header", "what"), [(name, h["description"]) for name, h in found["headers"].items()]))
+    if "headers" in success:
+        parts.append(_table(("header", "what"), [(name, h["description"]) for name, h in success["headers"].items()]))
     return "\n".join(parts)
 
 
@@ -75,14 +75,14 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _code(text: str) -> str:
-    """Text as HTML, with what stands between backticks as code."""
+    """Text as HTML; what is between backticks becomes code."""
     pieces = escape(text).split("`")
     return "".join(f"<code>{piece}</code>" if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def _kind(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
-        return " or ".join(_kind(each) for each in schema["anyOf"])
+        return " or ".join(_kind(alternative) for alternative in schema["anyOf"])
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "array":

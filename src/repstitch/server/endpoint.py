@@ -1,4 +1,4 @@
-"""TODO server.endpoint."""
+"""The frame of the routes that are sent rows: the limits, the errors and the metrics of each request."""
 
 import asyncio
 import logging
@@ -10,30 +10,35 @@ from dataclasses import dataclass
 from starlette.types import Receive, Scope, Send
 
 from repstitch.errors import InputError
-from repstitch.server.guards import Held
+from repstitch.server.guards import ByteReservation
 from repstitch.server.responses import FAILED, Refusal, status_of
 from repstitch.server.service import Service
 from repstitch.wire.rows import Buffer
 
 log = logging.getLogger(__name__)
-PART_BYTES = 2**18  # of a reply sent at once: who does not fetch it is noticed, and others have their turn
-CLIENT_LEFT = 499  # nobody is answered so; metrics tell by it that somebody did not wait
+INLINE_BYTES = 2**18  # of a body: up to here a thread costs more than it frees
+INLINE_NUMBERS = 2**16  # of a reply: the same
+JSON_MEMORY_FACTOR = 8  # the most memory that parsed numbers take, as a multiple of their text
+JSON_NUMBER_BYTES = 16  # the most bytes of a number in a reply's text
+PART_BYTES = 2**18  # of a reply sent at once, so that a client that does not fetch is noticed and others get their turn
+CLIENT_LEFT = 499  # never sent; metrics count requests under it whose client left before the answer
 Headers = list[tuple[bytes, bytes]]
-Body = list[Buffer]  # in parts, which are nowhere joined
+Body = list[Buffer]  # in parts, which are never joined
 
 
 @dataclass(slots=True)
-class Seen:
-    """What is known of a request so far, for the metrics."""
+class RequestLabels:
+    """The labels of a request in the metrics, filled in while it is read."""
 
     pair: str | None = None
     encoding: str = "none"
 
 
 class Endpoint(ABC):
-    """A route as a bare ASGI endpoint, because per request a map is cheaper than a Request object.
+    """A route as a plain ASGI endpoint, because building a Request object costs more than a small translation.
 
-    Keeps the limits: requests at once, bytes held, and the time that a request may take to be answered and fetched.
+    Enforces the limits on concurrent requests, on reserved bytes, and on the time that a request takes to be answered
+    and then to be fetched.
     """
 
     route = ""
@@ -42,28 +47,30 @@ class Endpoint(ABC):
         self.service, self.settings = service, service.settings
 
     @abstractmethod
-    async def answer(self, scope: Scope, receive: Receive, held: Held, seen: Seen) -> tuple[Headers, Body]:
-        """The headers and the body of the reply; Refusal or InputError where there is none."""
+    async def answer(
+        self, scope: Scope, receive: Receive, reservation: ByteReservation, labels: RequestLabels
+    ) -> tuple[Headers, Body]:
+        """The headers and the body of the reply; raises Refusal or InputError where there is none."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service, seen, status, answered = self.service, Seen(), 200, False
+        service, labels, status, answered = self.service, RequestLabels(), 200, False
         began = time.perf_counter()
         try:
             service.gate.check()
-            with Held(service.gate) as held:
-                task = service.clock.start()
+            with ByteReservation(service.gate) as reservation:
+                task = service.deadlines.start()
                 try:
-                    headers, body = await self.answer(scope, receive, held, seen)
+                    headers, body = await self.answer(scope, receive, reservation, labels)
                     answered = True
-                    service.clock.again(task)
+                    service.deadlines.restart(task)
                     await send_reply(send, headers, body)
                 finally:
-                    if service.clock.stop(task):
-                        # A reply that is not fetched ends with its connection, half sent.
-                        raise (ConnectionError if answered else too_late(self.settings.timeout_s)) from None
+                    if service.deadlines.stop(task):
+                        # A reply that is not fetched in time ends with its connection, half sent.
+                        raise (ConnectionError if answered else timed_out(self.settings.timeout_s)) from None
         except ConnectionError:
             status = CLIENT_LEFT
-            if not answered:  # whatever this application is mounted in may wait for an answer, though nobody does
+            if not answered:  # a server that this application is mounted in may wait for a reply all the same
                 await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
                 await send({"type": "http.response.body", "body": b""})
         except asyncio.CancelledError:
@@ -79,25 +86,25 @@ class Endpoint(ABC):
             status = 500
             raise Refusal(500, FAILED) from None
         finally:
-            service.metrics.request(self.route, seen.pair, seen.encoding, status, time.perf_counter() - began)
+            service.metrics.count_request(self.route, labels.pair, labels.encoding, status, time.perf_counter() - began)
 
 
-def too_late(seconds: float) -> Refusal:
-    # What is left of the body would be read as the next request, so the connection goes too.
+def timed_out(seconds: float) -> Refusal:
+    # The rest of the body would be read as the next request, so the connection is closed.
     return Refusal(504, f"Not done within {seconds:g} s; send less.", headers={"Connection": "close"})
 
 
 async def send_reply(send: Send, headers: Headers, body: Body) -> None:
-    """Send a whole reply, a large one in parts, each once the one before it is under way and others had their turn."""
+    """Send a whole reply, a large one in parts, letting other tasks run between two parts."""
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     if len(body) == 1 and len(body[0]) <= PART_BYTES:
         await send({"type": "http.response.body", "body": body[0]})
         return
-    for whole in body:
-        view = memoryview(whole)
+    for buffer in body:
+        view = memoryview(buffer)
         for start in range(0, len(view), PART_BYTES):
             await send({"type": "http.response.body", "body": view[start : start + PART_BYTES], "more_body": True})
-            await asyncio.sleep(0)  # who fetches as fast as this sends would keep the loop to the end
+            await asyncio.sleep(0)  # `send` never waits for a client that fetches fast, so it would not yield
     await send({"type": "http.response.body", "body": b""})
 
 

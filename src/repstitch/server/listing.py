@@ -1,4 +1,4 @@
-"""The routes that are only read: what is served, health, metrics."""
+"""The GET routes: stitchers, spaces, health and metrics."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,14 +29,14 @@ async def show_stitcher(request: Request) -> Response:
         stitcher = service.registry.get(name)
     except NotFoundError as error:
         raise Refusal(404, str(error), "name") from None
-    whole = {
+    details = {
         "settings": stitcher.settings,
         "split": stitcher.split,
         "scorecard": stitcher.scorecard,
         "source": stitcher.source.to_dict(),
         "target": stitcher.target.to_dict(),
     }
-    return json_reply(summary(name, state) | whole)
+    return json_reply(summary(name, state) | details)
 
 
 async def list_spaces(request: Request) -> Response:
@@ -54,7 +54,7 @@ async def list_spaces(request: Request) -> Response:
 
 
 def summary(name: str, state: State) -> dict:
-    """One line of the list: what a stitcher translates, how it was made, and whether its pair is served by it."""
+    """A stitcher in the list: what it translates, how it was trained, and whether it serves its pair."""
     stitcher = state.stitchers[name]
     source, target = stitcher.source, stitcher.target
     rivals = [n for n, s in state.stitchers.items() if (s.source.name, s.target.name) == (source.name, target.name)]
@@ -74,9 +74,9 @@ def summary(name: str, state: State) -> dict:
 
 
 def headline(card: dict) -> dict:
-    """The few scores of a scorecard that a list shows, each use beside chance; empty where nothing was scored."""
+    """The scores of a scorecard that the list shows, by use and for chance; empty where nothing was scored."""
     parts = {part: card[part] for part in (*USES, "chance") if part in card}
-    return {part: {score: found[score] for score in HEADLINE if score in found} for part, found in parts.items()}
+    return {part: {name: scores[name] for name in HEADLINE if name in scores} for part, scores in parts.items()}
 
 
 async def live(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""What a request says: the formats of its body and of its reply, the names and flags in its query."""
+"""The headers and the query of a request: the formats of its body and of its reply, and its names and flags."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from repstitch.server.responses import JSON, Refusal
-from repstitch.wire.fields import CHOSEN, PAIR, ROUTES, check_choice, check_name, read_flag
+from repstitch.wire.fields import CHOSEN, PAIR, ROUTES, check_name, check_word, read_flag
 from repstitch.wire.rows import DTYPES, MalformedError
 
 OCTETS = "application/octet-stream"
@@ -18,30 +18,29 @@ QUERY_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """A format, and the dtype of its numbers where the header states one."""
+class MediaType:
+    """One of the formats of bodies, and the dtype of its numbers where the header states one."""
 
     kind: str
     dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What the headers of a request say: the forms of its body and of its reply, the body's stated length, and, where
-    they are stated, the numbers a row and the rows it holds.
+class RequestFormat:
+    """What the headers state: the formats of body and reply, Content-Length, X-Dim and X-Rows.
 
-    `reply` is None where the reply is to be written as the body was.
+    `reply` is None where the reply has the format of the body.
     """
 
-    body: Form
-    reply: Form | None
+    body: MediaType
+    reply: MediaType | None
     length: bytes | None
     dim: bytes | None = None
     rows: bytes | None = None
 
 
-def read_headers(headers: list[tuple[bytes, bytes]], formats: tuple[str, ...] = FORMATS) -> Ask:
-    """The headers that matter, refused with 415 or 406 when this service does not speak what they name."""
+def read_headers(headers: list[tuple[bytes, bytes]], formats: tuple[str, ...] = FORMATS) -> RequestFormat:
+    """The format of a request; Refusal 415 or 406 where its headers name a format that is not among `formats`."""
     content_type, accept = None, b""
     length = dim = rows = None
     for name, value in headers:
@@ -59,18 +58,18 @@ def read_headers(headers: list[tuple[bytes, bytes]], formats: tuple[str, ...] = 
             rows = value
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise Refusal(415, "A body must come uncompressed, without a Content-Encoding.")
-    body = body_form(content_type or b"", formats)
-    return Ask(body, reply_form(accept, body, formats), length, dim, rows)
+    body = body_type(content_type or b"", formats)
+    return RequestFormat(body, reply_type(accept, body, formats), length, dim, rows)
 
 
 @lru_cache(maxsize=64)
-def body_form(content_type: bytes, formats: tuple[str, ...] = FORMATS) -> Form:
-    """The form a Content-Type names; 415 when it is none of ours."""
+def body_type(content_type: bytes, formats: tuple[str, ...] = FORMATS) -> MediaType:
+    """The media type that a Content-Type names; Refusal 415 where it is not among `formats`."""
     kind, params = _split(content_type.decode("latin-1"))
     if kind not in formats:
         raise Refusal(415, f"`Content-Type` must be {_either(formats)}; got {kind[:100] or 'none'}.", "Content-Type")
     dtype = _dtype(params)
-    # What is nearly the parameter must not be passed over: rows of float16 would be read as float32.
+    # A misspelt parameter must not be ignored: float16 rows would be read as float32.
     if dtype is not None and (dtype not in DTYPES or kind != OCTETS):
         raise Refusal(
             415,
@@ -78,29 +77,29 @@ def body_form(content_type: bytes, formats: tuple[str, ...] = FORMATS) -> Form:
             f"{kind}.",
             "Content-Type",
         )
-    return Form(kind, dtype)
+    return MediaType(kind, dtype)
 
 
 @lru_cache(maxsize=64)
-def reply_form(accept: bytes, body: Form, formats: tuple[str, ...] = FORMATS) -> Form | None:
-    """The form that Accept prefers, None where it takes the body's own as gladly; 406 when it takes none of ours."""
+def reply_type(accept: bytes, body: MediaType, formats: tuple[str, ...] = FORMATS) -> MediaType | None:
+    """The media type that Accept prefers, None where that is the body's; Refusal 406 where it accepts none."""
     if not accept:
         return None
     ranges = [_read_range(part) for part in accept.decode("latin-1").split(",")]
-    best: tuple[float, int, Form | None] = (0.0, 0, None)
+    best_quality, best = 0.0, None
     for kind in (body.kind, *(other for other in formats if other != body.kind)):
-        # The most specific range that takes a format says how gladly.
-        taken = [(specific, q, dtype) for specific, q, dtype in (r.takes(kind) for r in ranges) if specific]
-        if not taken:
+        # The quality of a format is that of the most specific range that matches it.
+        matches = [match for match in (media_range.match(kind) for media_range in ranges) if match[0]]
+        if not matches:
             continue
-        specific = max(each[0] for each in taken)
-        _, quality, dtype = max((each for each in taken if each[0] == specific), key=lambda each: each[1])
-        own = kind == body.kind and dtype is None
-        if quality > best[0]:
-            best = (quality, specific, None if own else Form(kind, dtype))
-    if not best[0]:
+        specificity = max(match[0] for match in matches)
+        _, quality, dtype = max((match for match in matches if match[0] == specificity), key=lambda match: match[1])
+        if quality > best_quality:
+            best_quality = quality
+            best = None if kind == body.kind and dtype is None else MediaType(kind, dtype)
+    if not best_quality:
         raise Refusal(406, f"`Accept` must allow {_either(formats)}; it allows none of them.", "Accept")
-    return best[2]
+    return best
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ class _Range:
     quality: float
     dtype: str | None
 
-    def takes(self, kind: str) -> tuple[int, float, str | None]:
-        """How specifically it takes a format (0 not at all), how gladly, and in which dtype."""
+    def match(self, kind: str) -> tuple[int, float, str | None]:
+        """How specifically it matches a format (0 not at all), with which quality, and in which dtype."""
         if self.kind == kind:
             return 3, self.quality, self.dtype
         if self.kind == kind.partition("/")[0] + "/*":
@@ -124,7 +123,7 @@ def _read_range(part: str) -> _Range:
     kind, params = _split(part)
     dtype = _dtype(params)
     if dtype is not None and (dtype not in DTYPES or kind not in (OCTETS, ARROW)):
-        return _Range(kind, 0.0, None)  # asked for in a way that we do not speak
+        return _Range(kind, 0.0, None)  # a dtype that is not supported
     try:
         quality = float(next((value for name, value in params if name == "q"), "1"))
     except ValueError:
@@ -135,16 +134,16 @@ def _read_range(part: str) -> _Range:
 def _split(header: str) -> tuple[str, list[tuple[str, str]]]:
     """The type that a header names, and its parameters."""
     kind, *params = (piece.strip() for piece in header.lower().split(";"))
-    parted = [piece.partition("=") for piece in params]
-    return kind, [(name.strip(), value.strip().strip('"')) for name, _, value in parted]
+    pairs = [param.partition("=") for param in params]
+    return kind, [(name.strip(), value.strip().strip('"')) for name, _, value in pairs]
 
 
 def _dtype(params: list[tuple[str, str]]) -> str | None:
-    """What the parameter `dtype` says; None where there is none, no dtype where it is given twice or not quite so."""
-    said = [(name, value) for name, value in params if "dtype" in name]
-    if not said:
+    """The value of the parameter `dtype`, None where there is none; no valid dtype where it is repeated or misspelt."""
+    dtypes = [(name, value) for name, value in params if "dtype" in name]
+    if not dtypes:
         return None
-    return said[0][1] if len(said) == 1 and said[0][0] == "dtype" else "given twice, or in another form,"
+    return dtypes[0][1] if len(dtypes) == 1 and dtypes[0][0] == "dtype" else "given twice, or in another form,"
 
 
 def _either(words: tuple[str, ...]) -> str:
@@ -153,7 +152,10 @@ def _either(words: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=1024)
 def read_query(query: bytes) -> dict[str, Any]:
-    """The names and flags in a query string, not to be changed; 400 on what is unknown, repeated or of no sense."""
+    """The names and flags in a query string, which callers must not change (it is cached).
+
+    Raises MalformedError on parameters that are unknown, repeated or invalid.
+    """
     if len(query) > QUERY_BYTES:
         raise MalformedError(f"The query may have at most {QUERY_BYTES} bytes; got {len(query)}.")
     try:
@@ -169,7 +171,7 @@ def read_query(query: bytes) -> dict[str, Any]:
         if param == "confidence":
             names[param] = read_flag(param, value)
         elif param == "route":
-            check_choice(ROUTES, param, value)
+            check_word(ROUTES, param, value)
             names[param] = value
         else:
             check_name(param, value)
@@ -177,12 +179,12 @@ def read_query(query: bytes) -> dict[str, Any]:
     return names
 
 
-def merge(query: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    """The names and flags of a JSON request, given in its body or its query; 400 when the two disagree."""
+def merge(query: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
+    """The names and flags of a JSON request, from its query and its body; MalformedError where the two disagree."""
     names = dict(query)
     for param in PARAMS:
-        if param in fields and names.setdefault(param, fields[param]) != fields[param]:
+        if param in payload and names.setdefault(param, payload[param]) != payload[param]:
             raise MalformedError(
-                f"`{param}` is {names[param]!r} in the query and {fields[param]!r} in the body; give it once.", param
+                f"`{param}` is {names[param]!r} in the query and {payload[param]!r} in the body; give it once.", param
             )
     return names

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings` and `GET /v1/models`, in the shape that OpenAI's clients speak: a new address will do."""
+"""`POST /v1/embeddings` and `GET /v1/models` in the format of OpenAI, whose clients need only another base URL."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,12 +9,22 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from repstitch.errors import ConflictError, InputError
-from repstitch.server.endpoint import Body, Endpoint, Headers, Seen, length_header
-from repstitch.server.guards import Held, check_rows, read_body
+from repstitch.server.endpoint import (
+    INLINE_BYTES,
+    INLINE_NUMBERS,
+    JSON_MEMORY_FACTOR,
+    JSON_NUMBER_BYTES,
+    Body,
+    Endpoint,
+    Headers,
+    RequestLabels,
+    length_header,
+)
+from repstitch.server.guards import ByteReservation, check_rows, read_body
 from repstitch.server.negotiation import read_headers
 from repstitch.server.responses import JSON, Refusal, json_reply
-from repstitch.server.service import Served, Service
-from repstitch.server.translate import INLINE_BYTES, INLINE_NUMBERS, JSON_NUMBER, JSON_WEIGHT
+from repstitch.server.served import ServedRoute
+from repstitch.server.service import Service
 from repstitch.stitchers.routing import pair_key
 from repstitch.wire import fields
 from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_reply
@@ -25,66 +35,70 @@ TEXT_BATCH = 32
 
 
 class Embeddings(Endpoint):
-    """`input` is vectors of the model's source space, or texts where an encoder of it is loaded."""
+    """`input` is vectors of the model's source space, or texts where an encoder of that space is loaded."""
 
     route = "embeddings"
 
-    async def answer(self, scope: Scope, receive: Receive, held: Held, seen: Seen) -> tuple[Headers, Body]:
-        self.service.state()
-        ask = read_headers(scope["headers"], (JSON,))
+    async def answer(
+        self, scope: Scope, receive: Receive, reservation: ByteReservation, labels: RequestLabels
+    ) -> tuple[Headers, Body]:
+        service, max_rows = self.service, self.settings.max_rows
+        service.state()
+        request_format = read_headers(scope["headers"], (JSON,))
         if scope["query_string"]:
             raise MalformedError("This route takes no query; all is in its body.")
-        seen.encoding = "json"
-        body = await read_body(receive, ask.length, self.settings.json_bytes, held)
-        with self.service.gate:
-            held.take(JSON_WEIGHT * len(body))
+        labels.encoding = "json"
+        body = await read_body(receive, request_format.length, self.settings.json_bytes, reservation)
+        with service.gate:
+            reservation.reserve(JSON_MEMORY_FACTOR * len(body))
             inline = len(body) <= INLINE_BYTES
-            stated = await self.service.run(inline, read_json, body, "input", fields.EMBEDDINGS, self.settings.max_rows)
-            served = resolve_model(self.service, stated)
-            seen.pair = served.pair
-            given = stated["input"]
-            texts = [given] if isinstance(given, str) else given
+            payload = await service.run(inline, read_json, body, "input", fields.EMBEDDINGS, max_rows)
+            served = resolve_model(service, payload)
+            labels.pair = served.pair
+            inputs = payload["input"]
+            texts = [inputs] if isinstance(inputs, str) else inputs
             if isinstance(texts, list) and texts and isinstance(texts[0], str):
-                seen.encoding = "text"
-                rows = await self.service.run_slowly(self._encode, served, texts)
+                labels.encoding = "text"
+                rows = await service.run_slow(self._encode_texts, served, texts)
             else:
-                refuse_tokens(given)
-                rows, _ = await self.service.run(inline, read_embedding, given, served.source.dim, "float32", "input")
-            check_rows(len(rows), self.settings.max_rows)
-            held.take(len(rows) * served.target.dim * JSON_NUMBER)
+                refuse_tokens(inputs)
+                rows, _ = await service.run(inline, read_embedding, inputs, served.source.dim, "float32", "input")
+            check_rows(len(rows), max_rows)
+            reservation.reserve(len(rows) * served.target.dim * JSON_NUMBER_BYTES)
             try:
-                vectors, _, _ = await self.service.translate(served, rows, False)
+                vectors, _, _ = await service.translate(served, rows, False)
             except InputError as error:
                 raise UnusableError(faults(rows, "input") or str(error), "input") from None
-            return await self.service.run(vectors.size <= INLINE_NUMBERS, write, served, vectors, stated)
+            return await service.run(vectors.size <= INLINE_NUMBERS, encode, served, vectors, payload)
 
-    def _encode(self, served: Served, texts: list) -> np.ndarray:
+    def _encode_texts(self, served: ServedRoute, texts: list) -> np.ndarray:
         encoder = encoder_of(self.service, served)
         if len(texts) > MAX_TEXTS:
             raise Refusal(413, f"A request may hold at most {MAX_TEXTS} texts; got {len(texts)}.", "input")
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
-                what = "an empty text" if isinstance(text, str) else "something else"
-                raise MalformedError(f"`input` must hold texts; at position {i} came {what}.", "input")
+                kind = "an empty text" if isinstance(text, str) else "something else"
+                raise MalformedError(f"`input` must hold texts; at position {i} came {kind}.", "input")
         return encoder.encode(texts, TEXT_BATCH)
 
 
-def write(served: Served, vectors: np.ndarray, stated: dict[str, Any]) -> tuple[Headers, Body]:
-    encoding = stated.get("encoding_format", "float")
+def encode(served: ServedRoute, vectors: np.ndarray, payload: dict[str, Any]) -> tuple[Headers, Body]:
+    """The headers and the body of the reply to a request with the fields `payload`."""
+    encoding = payload.get("encoding_format", "float")
     data = [
         {"object": "embedding", "index": i, "embedding": write_embedding(vector[None], True, encoding)}
         for i, vector in enumerate(vectors)
     ]
-    # Nothing is counted in tokens here; the field must be there.
+    # No tokens are counted here, but OpenAI's clients require the field.
     usage = {"prompt_tokens": 0, "total_tokens": 0}
-    body = write_reply("data", data, {"object": "list", "model": stated["model"], "usage": usage})
+    body = write_reply("data", data, {"object": "list", "model": payload["model"], "usage": usage})
     headers = [(b"content-type", JSON.encode()), length_header(body)]
     return [*headers, (b"x-rows", b"%d" % len(vectors)), *served.headers], body
 
 
-def resolve_model(service: Service, stated: dict[str, Any]) -> Served:
-    """Who serves a `model`: a stitcher's name, or `source->target`; 404 with the nearest names."""
-    model = stated.get("model")
+def resolve_model(service: Service, payload: dict[str, Any]) -> ServedRoute:
+    """The route of `model`, a stitcher's name or `source->target`; Refusal 404 with the nearest names."""
+    model = payload.get("model")
     if model is None:
         raise MalformedError("`model` is missing; name a stitcher or source->target, see /v1/models.", "model")
     stitcher = service.registry.state.stitchers.get(model)
@@ -95,24 +109,24 @@ def resolve_model(service: Service, stated: dict[str, Any]) -> Served:
             source, _, target = model.partition("->")
             names = {"source": source, "target": target}
         else:
-            service.registry.get(model)  # which says what is near
+            service.registry.get(model)  # raises, naming the nearest
             raise AssertionError(model)
         served = service.resolve(names)
     except InputError as error:
         raise Refusal(409 if isinstance(error, ConflictError) else 404, str(error), "model") from None
     except Refusal as refusal:
         raise Refusal(refusal.status, refusal.message, "model") from None
-    wanted = stated.get("dimensions", served.target.dim)
-    if wanted != served.target.dim:
+    dimensions = payload.get("dimensions", served.target.dim)
+    if dimensions != served.target.dim:
         raise UnusableError(
-            f"`dimensions` must be {served.target.dim}, those of {model!r}; got {wanted}.", "dimensions"
+            f"`dimensions` must be {served.target.dim}, those of {model!r}; got {dimensions}.", "dimensions"
         )
     return served
 
 
-def refuse_tokens(given: Any) -> None:
-    """Lists of whole numbers are tokens in this shape of request, and would be taken for vectors by mistake."""
-    rows = given if isinstance(given, list) and given and isinstance(given[0], list) else [given]
+def refuse_tokens(inputs: Any) -> None:
+    """Refuse lists of whole numbers: in OpenAI's format these are tokens, not vectors."""
+    rows = inputs if isinstance(inputs, list) and inputs and isinstance(inputs[0], list) else [inputs]
     for row in rows:
         if isinstance(row, list) and row and all(type(value) is int for value in row):
             raise MalformedError(
@@ -121,8 +135,8 @@ def refuse_tokens(given: Any) -> None:
             )
 
 
-def encoder_of(service: Service, served: Served) -> Any:
-    """The text encoder of a served pair's source space; 409 where none is loaded or its space is another one."""
+def encoder_of(service: Service, served: ServedRoute) -> Any:
+    """The text encoder of a route's source space; Refusal 409 where none is loaded or its space is another one."""
     space = served.source
     encoder = service.encoders.get(space.name)
     if encoder is None:
@@ -143,7 +157,7 @@ def encoder_of(service: Service, served: Served) -> Any:
 
 
 async def list_models(request: Request) -> Response:
-    """Every stitcher, and every pair that one serves, as models."""
+    """Every stitcher and every pair of spaces, each as a model."""
     service: Service = request.app.state.service
     state = service.state()
     pairs = {pair_key(s.source.name, s.target.name) for s in state.stitchers.values()}

@@ -1,4 +1,4 @@
-"""What the service says it does: an OpenAPI 3.1 document."""
+"""The OpenAPI 3.1 document of the service."""
 
 from functools import cache
 from typing import Any
@@ -7,14 +7,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from repstitch import __version__
-from repstitch.server.negotiation import ARROW, OCTETS
+from repstitch.server.negotiation import ARROW, OCTETS, OCTETS16
 from repstitch.server.openai import MAX_TEXTS
 from repstitch.server.responses import CODES, JSON, json_reply
 from repstitch.server.score import MAX_SCORED
 from repstitch.wire.fields import ENCODINGS, NAME_LENGTH, ROUTES
 from repstitch.wire.rows import DTYPES
 
-OCTETS16 = f"{OCTETS}; dtype=float16"
 NAME = {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH}
 NUMBER = {"type": "number"}
 VECTOR = {"type": "array", "items": NUMBER, "minItems": 1}
@@ -73,7 +72,15 @@ SERVED = {
     "X-Stitcher": ("Who translated, percent-encoded; several with commas between, in turn.", TEXT),
     "X-Stitcher-Version": ("Their versions: hashes of their content.", TEXT),
 }
-SAID_WITH = {  # the headers that errors of a status carry
+TRANSLATED = {
+    "X-Confidence": ("In octets: the measures that follow each row's vector, in this order.", TEXT),
+    "X-Route": ("With route=auto: the spaces passed, percent-encoded, `->` between.", TEXT),
+    "X-Expected-Score": (
+        "With route=auto: recall@1 in query use to expect, the product of the scorecards'; or unknown.",
+        TEXT,
+    ),
+}
+ERROR_HEADERS = {  # by status
     401: {"WWW-Authenticate": ("What is asked for: Bearer.", TEXT)},
     405: {"Allow": ("The methods that the route takes.", TEXT)},
     429: {"Retry-After": ("Seconds.", COUNT)},
@@ -124,36 +131,7 @@ def document() -> dict[str, Any]:
 
 
 def _translate() -> dict[str, Any]:
-    confidence = {
-        "type": "object",
-        "description": "By measure: one number for one vector, else one a row.",
-        "additionalProperties": {"anyOf": [NUMBER, {"type": "array", "items": NUMBER}]},
-    }
-    reply = _object(
-        {
-            "embedding": ROWS,
-            "source": NAME,
-            "target": NAME,
-            "stitcher": TEXT,
-            "version": TEXT,
-            "rows": COUNT,
-            "dim": COUNT,
-        },
-        {
-            "confidence": confidence,
-            "route": {"type": "array", "items": NAME},
-            "expected_score": {"type": ["number", "null"]},
-        },
-    )
     binary = {kind: {"schema": BINARY} for kind in (OCTETS, OCTETS16, ARROW)}
-    optional = {
-        "X-Confidence": ("In octets: the measures that follow each row's vector, in this order.", TEXT),
-        "X-Route": ("With route=auto: the spaces passed, percent-encoded, `->` between.", TEXT),
-        "X-Expected-Score": (
-            "With route=auto: recall@1 in query use to expect, the product of the scorecards'; or unknown.",
-            TEXT,
-        ),
-    }
     return {
         "operationId": "translate",
         "summary": "Translate vectors from one space into another",
@@ -180,12 +158,37 @@ def _translate() -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "The translated vectors.",
-                "headers": _headers(ROWS_ANSWERED | SERVED) | _headers(optional, required=False),
-                "content": {JSON: {"schema": reply}, **binary},
+                "headers": _headers(ROWS_ANSWERED | SERVED) | _headers(TRANSLATED, required=False),
+                "content": {JSON: {"schema": _translation()}, **binary},
             },
             **_errors(400, *ALWAYS, 404, 406, 409, 413, 415, 422, 429, 503, 504),
         },
     }  # fmt: skip
+
+
+def _translation() -> dict[str, Any]:
+    """The schema of the reply to `POST /v1/translate` in JSON."""
+    confidence = {
+        "type": "object",
+        "description": "By measure: one number for one vector, else one a row.",
+        "additionalProperties": {"anyOf": [NUMBER, {"type": "array", "items": NUMBER}]},
+    }
+    return _object(
+        {
+            "embedding": ROWS,
+            "source": NAME,
+            "target": NAME,
+            "stitcher": TEXT,
+            "version": TEXT,
+            "rows": COUNT,
+            "dim": COUNT,
+        },
+        {
+            "confidence": confidence,
+            "route": {"type": "array", "items": NAME},
+            "expected_score": {"type": ["number", "null"]},
+        },
+    )
 
 
 def _embeddings() -> dict[str, Any]:
@@ -220,8 +223,8 @@ def _score() -> dict[str, Any]:
         SERVED,
     )
     operation["parameters"] = [
-        _query(name, NAME, what)
-        for name, what in (
+        _query(name, NAME, description)
+        for name, description in (
             ("source", "The space of `embedding`; needed here unless the body names it."),
             ("target", "The space of `counterpart`; the same."),
             ("stitcher", "Which stitcher, where a pair has several."),
@@ -265,13 +268,13 @@ def _read(name: str, summary: str, schema: str) -> dict[str, Any]:
 
 
 def _stitcher() -> dict[str, Any]:
-    whole = _object(HEADLINE | {"source": SPACE, "target": SPACE, "settings": FREE, "split": FREE, "scorecard": FREE})
+    details = _object(HEADLINE | {"source": SPACE, "target": SPACE, "settings": FREE, "split": FREE, "scorecard": FREE})
     return {
         "operationId": "show_stitcher",
         "summary": "One stitcher with its whole scorecard",
         "parameters": [{"name": "name", "in": "path", "required": True, "schema": NAME}],
         "responses": {
-            "200": {"description": "The stitcher.", "content": {JSON: {"schema": whole}}},
+            "200": {"description": "The stitcher.", "content": {JSON: {"schema": details}}},
             **_errors(400, *ALWAYS, 404, 503),
         },
     }
@@ -295,20 +298,21 @@ def _plain(name: str, summary: str, kind: str, errors: tuple, schema: dict = TEX
 
 
 def _errors(*codes: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    responses: dict[str, Any] = {}
     for code in sorted(set(codes)):
-        found[str(code)] = {
+        responses[str(code)] = {
             "description": ERRORS[code],
             "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
         }
-        if code in SAID_WITH:
-            found[str(code)]["headers"] = _headers(SAID_WITH[code])
-    return found
+        if code in ERROR_HEADERS:
+            responses[str(code)]["headers"] = _headers(ERROR_HEADERS[code])
+    return responses
 
 
-def _headers(said: dict[str, tuple[str, dict]], required: bool = True) -> dict[str, Any]:
+def _headers(headers: dict[str, tuple[str, dict]], required: bool = True) -> dict[str, Any]:
     return {
-        name: {"description": what, "required": required, "schema": schema} for name, (what, schema) in said.items()
+        name: {"description": description, "required": required, "schema": schema}
+        for name, (description, schema) in headers.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Bounds on what comes before a request is one: the bytes and the time of its first line and headers."""
+"""Limits on the bytes and the time of a request line and its headers."""
 
 import asyncio
 from typing import Any
@@ -11,9 +11,9 @@ HEAD_SECONDS = 30.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, whose parser takes any number of bytes for headers, and any time.
+    """uvicorn's protocol with limits on the head of a request, for which uvicorn has none.
 
-    A connection whose request line and headers grow beyond 64 KiB, or take more than half a minute, is ended.
+    Aborts a connection whose request line and headers exceed `MAX_HEAD_BYTES` or take more than `HEAD_SECONDS`.
     """
 
     head_bytes = 0
@@ -22,11 +22,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.head_bytes = 0
-        self._forget()
-        self.head_timer = self.loop.call_later(HEAD_SECONDS, self._end)
+        self._cancel_timer()
+        self.head_timer = self.loop.call_later(HEAD_SECONDS, self._abort)
 
     def on_headers_complete(self) -> None:
-        self._forget()
+        self._cancel_timer()
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -34,23 +34,23 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.head_timer is not None:
             self.head_bytes += len(data)
             if self.head_bytes > MAX_HEAD_BYTES:
-                self._end()
+                self._abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
+        self._cancel_timer()
         super().connection_lost(exc)
 
-    def _forget(self) -> None:
+    def _cancel_timer(self) -> None:
         if self.head_timer is not None:
             self.head_timer.cancel()
             self.head_timer = None
 
-    def _end(self) -> None:
-        self._forget()
+    def _abort(self) -> None:
+        self._cancel_timer()
         self.transport.abort()
 
 
 def install() -> None:
-    """Have uvicorn use it wherever it chooses a protocol by itself, as under BentoML."""
-    chosen: Any = auto
-    chosen.AutoHTTPProtocol = BoundedProtocol
+    """Make uvicorn use `BoundedProtocol` where it chooses the protocol itself, as under BentoML."""
+    module: Any = auto
+    module.AutoHTTPProtocol = BoundedProtocol

@@ -1,4 +1,4 @@
-"""What the service answers: replies, refusals, and every error in one form."""
+"""JSON replies, refusals, and every error in one form."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +50,7 @@ def error_reply(error: Exception) -> Response:
 
 
 def _one_line(message: str) -> str:
-    """A message as one line that JSON can hold, whatever names that came from outside it quotes."""
+    """A message as one line of valid UTF-8, whatever the names of a request that it quotes hold."""
     return " ".join(message.split()).encode("utf-8", "replace").decode()[:MESSAGE_LENGTH]
 
 

@@ -30,10 +30,10 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight and leave with exit status 0.
 
-    The environment gives all settings (see `Settings`); `stitchers` and `workers`, where given, win over it. Says on
-    stderr, in one line, where it listens, what it serves and how to call it. `port` 0 takes a free one.
-    `engine` "bentoml" replaces this process by `bentoml serve` on the working folder if it is a bento or a checkout,
-    else on the checkout this package lies in. Raises InputError when the address cannot be had.
+    The environment gives all settings (see `Settings`); `stitchers` and `workers`, where given, override it. Writes one
+    line to stderr: the address, what is served, and a call that works. `port` 0 takes a free port. `engine` "bentoml"
+    replaces this process by `bentoml serve` on the working folder if that is a bento or a checkout, else on the
+    checkout that holds this package. Raises InputError when the address is not available.
     """
     if engine not in ENGINES:
         raise InputError(f"`engine` must be one of {', '.join(ENGINES)}; got {engine!r}.")
@@ -44,14 +44,15 @@ def serve(
         settings = replace(settings, workers=workers)
     settings.check_exposure(host)
     choose_device(settings)
-    # Also for a signal that comes before uvicorn listens to them, and for the one it raises again when it is done.
+    # For a signal before uvicorn handles them, and for the one that uvicorn raises again when it has finished.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     registry = Registry(settings.stitchers)
     registry.refresh()
     listener = listen(host, port)
-    print(announce(registry, listener), file=sys.stderr, flush=True)
+    sys.stderr.write(announce(registry, listener) + "\n")
+    sys.stderr.flush()
     ENGINES[engine](settings, registry, listener)
 
 
@@ -66,7 +67,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise InputError(f"`port` {port} on {host} cannot be had: {error.strerror}. Give another --port.") from None
+        raise InputError(f"`port` {port} on {host} cannot be had: {error.strerror}. Give another `port`.") from None
     return listener
 
 
@@ -89,7 +90,7 @@ def announce(registry: Registry, listener: socket.socket) -> str:
 
 
 def app_from_env():
-    """The application as the environment describes it: what each worker process builds for itself."""
+    """The application as the environment describes it, built by each worker process."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     settings = Settings.from_env()
     return create_app(Registry(settings.stitchers), settings)
@@ -116,7 +117,7 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(2 * settings.timeout_s) + 1,  # to be answered, and to be fetched
+        timeout_graceful_shutdown=int(2 * settings.timeout_s) + 1,  # to answer, then to send
     )
     with contextlib.suppress(KeyboardInterrupt):
         if several:
@@ -129,13 +130,13 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
 def _run_bentoml(settings: Settings, registry: Registry, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     folder = _service_folder()
-    listener.close()  # it only proved that the address is free
+    listener.close()  # it was opened to prove that the address is free
     command = [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
     os.execve(sys.executable, command, os.environ | settings.to_env() | {"BENTOML_DO_NOT_TRACK": "True"})
 
 
 def _service_folder() -> Path:
-    """Where BentoML finds the service: the working folder, or the checkout that this package lies in."""
+    """The folder from which BentoML serves: the working folder, or the checkout that holds this package."""
     for folder in (Path.cwd(), *Path(__file__).resolve().parents[2:4]):
         if (folder / "bento.yaml").is_file() or (folder / "service" / "service.py").is_file():
             return folder

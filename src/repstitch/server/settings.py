@@ -1,4 +1,4 @@
-"""How one service runs: its settings, read from the environment and handed to worker processes through it."""
+"""The settings of the service, read from the environment and handed to worker processes through it."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from repstitch.errors import InputError
 from repstitch.stitchers.registry import DEFAULT_FOLDER
 
 CHOICES = {"device": ("auto", "cpu", "cuda"), "precision": ("float32", "bfloat16", "float16")}
-SAID = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclass(frozen=True)
@@ -49,43 +49,43 @@ class Settings:
     def __post_init__(self):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise InputError(f"{called(name)} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.type is int and (type(value) is not int or value < 1):
-                raise InputError(f"{called(each.name)} must be a whole number of at least 1; got {value!r}.")
-            if each.type is float and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{called(each.name)} must be a number of seconds above 0; got {value!r}.")
+                raise InputError(f"{quoted(name)} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.type is int and (type(value) is not int or value < 1):
+                raise InputError(f"{quoted(setting.name)} must be a whole number of at least 1; got {value!r}.")
+            if setting.type is float and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{quoted(setting.name)} must be a number of seconds above 0; got {value!r}.")
         for key in self.api_keys:
             if not key.isascii() or not key.isprintable() or " " in key:
-                raise InputError(f"{called('api_keys')} must be plain words with commas between; one of them is none.")
+                raise InputError(f"{quoted('api_keys')} must be plain words with commas between; one of them is none.")
         for entry in self.encoders:
             if not all(entry.partition("=")):
-                raise InputError(f"{called('encoders')} must be SPACE=ID|PATH|CARD.toml, …; got {entry!r}.")
+                raise InputError(f"{quoted('encoders')} must be SPACE=ID|PATH|CARD.toml, …; got {entry!r}.")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """The settings that the environment states; what it leaves out, or leaves empty, keeps its default."""
-        stated: dict[str, Any] = {}
-        for each in fields(cls):
-            text = environ.get(_variable(each.name), "").strip()
+        """The settings in the environment; a variable that is missing or empty leaves the default."""
+        values: dict[str, Any] = {}
+        for setting in fields(cls):
+            text = environ.get(_variable(setting.name), "").strip()
             if text:
-                stated[each.name] = _parse(each.name, each.type, text)
+                values[setting.name] = _parse(setting.name, setting.type, text)
         # Absolute, because BentoML changes the working folder between importing a service and running it.
-        stated["stitchers"] = stated.get("stitchers", Path(DEFAULT_FOLDER)).absolute()
-        return cls(**stated)
+        values["stitchers"] = values.get("stitchers", Path(DEFAULT_FOLDER)).absolute()
+        return cls(**values)
 
     def to_env(self) -> dict[str, str]:
-        """The variables that `from_env` reads these settings back from."""
-        return {_variable(each.name): _written(getattr(self, each.name)) for each in fields(self)}
+        """The variables from which `from_env` reads these settings back."""
+        return {_variable(setting.name): _to_text(getattr(self, setting.name)) for setting in fields(self)}
 
     @property
     def json_bytes(self) -> int:
-        """The most bytes of a body in JSON: its own limit, within that of all bodies."""
+        """The most bytes of a JSON body."""
         return min(self.max_json_bytes, self.max_body_bytes)
 
     def check_exposure(self, host: str) -> None:
-        """Refuse to listen where others can reach the service while nothing keeps them out."""
+        """Raise InputError where other machines can reach `host` and neither API keys nor `open` are set."""
         if not (self.api_keys or self.open or is_loopback(host)):
             raise InputError(
                 f"`host` {host} can be reached from elsewhere, and no key is asked for: set REPSTITCH_API_KEYS, or "
@@ -105,36 +105,36 @@ def is_loopback(host: str) -> bool:
 
 
 def choose_device(settings: Settings) -> str:
-    """Where maps run: "cpu" or "cuda"; InputError when CUDA is asked for and not there, or shared by workers."""
-    device = pick_device(settings.device, called("device"))
+    """The device of the maps, "cpu" or "cuda"; InputError where CUDA is missing or would be shared by workers."""
+    device = pick_device(settings.device, quoted("device"))
     if device == "cuda" and settings.workers > 1:
         raise InputError(
-            f"{called('workers')} must be 1 on CUDA, where one process keeps the device busy; got {settings.workers}. "
-            f"Set it to 1, or {called('device')} to cpu."
+            f"{quoted('workers')} must be 1 on CUDA, where one process keeps the device busy; got {settings.workers}. "
+            f"Set it to 1, or {quoted('device')} to cpu."
         )
     return device
 
 
-def called(name: str) -> str:
-    """A setting as messages name it."""
+def quoted(name: str) -> str:
+    """A setting as messages name it: the field and its variable."""
     return f"`{name}` ({_variable(name)})"
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:
     if kind is bool:
-        if text.lower() not in SAID:
-            raise InputError(f"{called(name)} must be true or false; got {text!r}.")
-        return SAID[text.lower()]
+        if text.lower() not in FLAGS:
+            raise InputError(f"{quoted(name)} must be true or false; got {text!r}.")
+        return FLAGS[text.lower()]
     if kind not in (int, float, str, Path):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     try:
         return kind(text)
     except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise InputError(f"{called(name)} must be {what}; got {text!r}.") from None
+        expected = "a whole number" if kind is int else "a number"
+        raise InputError(f"{quoted(name)} must be {expected}; got {text!r}.") from None
 
 
-def _written(value: Any) -> str:
+def _to_text(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,20 +1,21 @@
-"""What the service tells about itself: Prometheus metrics, added up over worker processes."""
+"""Prometheus metrics of the service, added up over worker processes."""
 
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable
 from contextlib import contextmanager
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
 
-SHARED = "PROMETHEUS_MULTIPROC_DIR"  # where workers leave their numbers for one another; the library reads it
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable that names the folder in which workers share their numbers
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-NO_PAIR = "none"  # what is asked for without being known must not make a series
+NO_PAIR = "none"  # for all pairs that are not served, so that names from requests make no series
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-UNUSUAL = 0.05  # a row of the kind that a stitcher was calibrated on has a p_typical below it with this probability
+UNUSUAL_P = 0.05  # `p_typical` is below it with this probability for rows like those of the calibration
 
 
 class Metrics:
@@ -22,82 +23,84 @@ class Metrics:
 
     def __init__(self):
         self.registry = CollectorRegistry()
-        made = {"registry": self.registry, "namespace": "repstitch"}
+        options: dict[str, Any] = {"registry": self.registry, "namespace": "repstitch"}
         self._requests = Counter(
             "requests", "Requests by route, pair, what they were written in, and status.",
-            ("route", "pair", "encoding", "code"), **made,
+            ("route", "pair", "encoding", "code"), **options,
         )  # fmt: skip
-        self._vectors = Counter("vectors", "Vectors translated, by pair.", ("pair",), **made)
-        self._steps = Counter("step_seconds", "Seconds spent by step: decode, compute, encode.", ("step",), **made)
-        self._whole = Histogram(
+        self._vectors = Counter("vectors", "Vectors translated, by pair.", ("pair",), **options)
+        self._steps = Counter("step_seconds", "Seconds spent by step: decode, compute, encode.", ("step",), **options)
+        self._request_seconds = Histogram(
             "request_seconds", "Seconds from a request's first byte to its answer, by route.",
-            ("route",), buckets=SECONDS, **made,
+            ("route",), buckets=SECONDS, **options,
         )  # fmt: skip
-        self._by_route: dict[str, Histogram] = {}
-        self._loaded = Gauge("stitchers_loaded", "Stitchers served now.", multiprocess_mode="mostrecent", **made)
-        self._reloads = Counter("reloads", "Stitchers loaded, removed or refused while running.", ("result",), **made)
-        self._checked = Counter("checked_vectors", "Vectors looked at for drift, by pair.", ("pair",), **made)
+        self._request_seconds_by_route: dict[str, Histogram] = {}
+        self._loaded = Gauge("stitchers_loaded", "Stitchers served now.", multiprocess_mode="mostrecent", **options)
+        self._reloads = Counter(
+            "reloads", "Stitchers loaded, removed or refused while running.", ("result",), **options
+        )
+        self._checked = Counter("checked_vectors", "Vectors looked at for drift, by pair.", ("pair",), **options)
         self._unusual = Counter(
-            "unusual_vectors", f"Those of them with p_typical below {UNUSUAL}, which that share should have.",
-            ("pair",), **made,
+            "unusual_vectors", f"Those of them with p_typical below {UNUSUAL_P}, which that share should have.",
+            ("pair",), **options,
         )  # fmt: skip
-        # Counted here, and handed to the library now and then: its own counting costs a tenth of a small request.
+        # Counted here and handed to the library now and then, since its own counting costs a tenth of a small request.
         self._pending: dict[tuple[Counter, tuple[str, ...]], float] = {}
 
-    def request(self, route: str, pair: str | None, encoding: str, status: int, seconds: float) -> None:
-        """Count one request that was answered, and how long that took."""
+    def count_request(self, route: str, pair: str | None, encoding: str, status: int, seconds: float) -> None:
+        """Count one request and the seconds that it took."""
         self._count(self._requests, (route, pair or NO_PAIR, encoding, str(status)), 1)
-        whole = self._by_route.get(route)
-        if whole is None:
-            whole = self._by_route[route] = self._whole.labels(route)
-        whole.observe(seconds)
+        histogram = self._request_seconds_by_route.get(route)
+        if histogram is None:
+            histogram = self._request_seconds_by_route[route] = self._request_seconds.labels(route)
+        histogram.observe(seconds)
 
-    def translated(self, pair: str, vectors: int, seconds: float) -> None:
-        """Count vectors that were computed."""
-        self._count(self._vectors, (pair,), vectors)
-        self.spent("compute", seconds)
+    def count_vectors(self, pair: str, n_vectors: int, seconds: float) -> None:
+        """Count translated vectors and the seconds that this took."""
+        self._count(self._vectors, (pair,), n_vectors)
+        self.add_seconds("compute", seconds)
 
-    def spent(self, step: str, seconds: float) -> None:
+    def add_seconds(self, step: str, seconds: float) -> None:
         self._count(self._steps, (step,), seconds)
 
-    def _count(self, counter: Counter, labels: tuple[str, ...], more: float) -> None:
+    def _count(self, counter: Counter, labels: tuple[str, ...], amount: float) -> None:
         key = (counter, labels)
-        self._pending[key] = self._pending.get(key, 0.0) + more
+        self._pending[key] = self._pending.get(key, 0.0) + amount
 
     def flush(self) -> None:
-        """Hand on what was counted; other worker processes see it from then on."""
+        """Hand the counts to the library, where other worker processes see them."""
         pending, self._pending = self._pending, {}
-        for (counter, labels), more in pending.items():
-            counter.labels(*labels).inc(more)
+        for (counter, labels), amount in pending.items():
+            counter.labels(*labels).inc(amount)
 
-    def drift(self, pair: str, checked: int, unusual: int) -> None:
-        self._checked.labels(pair).inc(checked)
-        self._unusual.labels(pair).inc(unusual)
+    def count_drift(self, pair: str, n_checked: int, n_unusual: int) -> None:
+        self._checked.labels(pair).inc(n_checked)
+        self._unusual.labels(pair).inc(n_unusual)
 
-    def reloaded(self, results: Iterable[str], loaded: int) -> None:
+    def count_reloads(self, results: Iterable[str], n_loaded: int) -> None:
         for result in results:
             self._reloads.labels(result).inc()
-        self._loaded.set(loaded)
+        self._loaded.set(n_loaded)
         self.flush()
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format, of all worker processes together."""
         self.flush()
-        if SHARED not in os.environ:
+        if SHARED_FOLDER not in os.environ:
             return generate_latest(self.registry)
-        together = CollectorRegistry()
-        MultiProcessCollector(together)
-        return generate_latest(together)
+        combined = CollectorRegistry()
+        MultiProcessCollector(combined)
+        return generate_latest(combined)
 
 
 @contextmanager
 def shared_by_workers():
-    """A folder in which worker processes started in the block add up their metrics; left as it is where one is set."""
-    if SHARED in os.environ:
+    """Set the folder in which worker processes started in the block share metrics, unless the environment names one."""
+    if SHARED_FOLDER in os.environ:
         yield
         return
     folder = tempfile.mkdtemp(prefix="repstitch-metrics-")
-    os.environ[SHARED] = folder
+    os.environ[SHARED_FOLDER] = folder
     try:
         yield
     finally:

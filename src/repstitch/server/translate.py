@@ -1,4 +1,4 @@
-"""The routes that are sent rows: `POST /v1/translate` and `/v1/score`, and the frame that they share."""
+"""`POST /v1/translate`: rows of one space in, rows of another out."""
 
 import time
 from dataclasses import dataclass
@@ -8,178 +8,212 @@ import numpy as np
 from starlette.types import Receive, Scope
 
 from repstitch.errors import InputError
-from repstitch.server.endpoint import Body, Endpoint, Headers, Seen, length_header
-from repstitch.server.guards import Held, check_rows, read_body
-from repstitch.server.negotiation import ARROW, OCTETS, OCTETS16, Ask, Form, merge, read_headers, read_query
+from repstitch.server.endpoint import (
+    INLINE_BYTES,
+    INLINE_NUMBERS,
+    JSON_MEMORY_FACTOR,
+    JSON_NUMBER_BYTES,
+    Body,
+    Endpoint,
+    Headers,
+    RequestLabels,
+    length_header,
+)
+from repstitch.server.guards import ByteReservation, check_rows, read_body
+from repstitch.server.negotiation import (
+    ARROW,
+    OCTETS,
+    OCTETS16,
+    MediaType,
+    RequestFormat,
+    merge,
+    read_headers,
+    read_query,
+)
 from repstitch.server.responses import JSON, Refusal
-from repstitch.server.service import Served
+from repstitch.server.served import ServedRoute
+from repstitch.spaces import Space
 from repstitch.wire import fields
 from repstitch.wire.arrow import read_arrow, write_arrow
 from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_reply
 from repstitch.wire.rows import DTYPES, Buffer, UnusableError, faults, rows_from_bytes, rows_to_bytes
 
-INLINE_BYTES = 2**18  # up to here a thread costs more than it frees
-INLINE_NUMBERS = 2**16
-JSON_WEIGHT = 8  # what parsed numbers take in memory at most, as a multiple of their text
-JSON_NUMBER = 16  # bytes of a number in a reply's text
-
 
 @dataclass(slots=True)
-class Asked:
-    """One translation, read: who serves it, its rows, and how the answer is to be written."""
+class TranslateRequest:
+    """One request, read: the route that serves it, its rows, and how its reply is to be written."""
 
-    served: Served
+    served: ServedRoute
     rows: np.ndarray
-    reply: Form
-    measured: bool = False
+    reply: MediaType
+    with_measures: bool = False
     single: bool = False
     encoding: str = "float"
     ids: Any = None
 
 
 class Translate(Endpoint):
-    """`POST /v1/translate`: rows of one space in, rows of another out, in any of the forms."""
+    """Reads rows in any of the formats, translates them, and writes them in any of the formats."""
 
     route = "translate"
 
-    async def answer(self, scope: Scope, receive: Receive, held: Held, seen: Seen) -> tuple[Headers, Body]:
+    async def answer(
+        self, scope: Scope, receive: Receive, reservation: ByteReservation, labels: RequestLabels
+    ) -> tuple[Headers, Body]:
         service, settings = self.service, self.settings
         service.state()
-        ask = read_headers(scope["headers"])
-        seen.encoding = ENCODINGS[ask.body.kind, ask.body.dtype or "float32"]
+        request_format = read_headers(scope["headers"])
+        kind = request_format.body.kind
+        labels.encoding = ENCODINGS[kind, request_format.body.dtype or "float32"]
         query = read_query(scope["query_string"])
         served = None
-        if ask.body.kind != JSON or ("source" in query and "target" in query):
-            served = self._resolve(query, seen)  # before the body, so that a misspelt name costs no upload
-        if served is not None and ask.body.kind == OCTETS:
-            check_stated_rows(ask, served.source.dim, settings.max_rows)
-        most = settings.json_bytes if ask.body.kind == JSON else settings.max_body_bytes
-        body = await read_body(receive, ask.length, most, held)
+        if kind != JSON or ("source" in query and "target" in query):
+            served = self._resolve(query, labels)  # before the body, so that a misspelt name costs no upload
+        if served is not None and kind == OCTETS:
+            check_stated_length(request_format, served.source.dim, settings.max_rows)
+        limit = settings.json_bytes if kind == JSON else settings.max_body_bytes
+        body = await read_body(receive, request_format.length, limit, reservation)
         with service.gate:
             began = time.perf_counter()
-            asked = await self._read(ask, query, served, body, held, seen)
-            check_rows(len(asked.rows), settings.max_rows)
-            held.take(len(asked.rows) * asked.served.target.dim * (JSON_NUMBER if asked.reply.kind == JSON else 4))
-            service.metrics.spent("decode", time.perf_counter() - began)
+            request = await self._read(request_format, query, served, body, reservation, labels)
+            n_rows, served = len(request.rows), request.served
+            check_rows(n_rows, settings.max_rows)
+            reservation.reserve(n_rows * served.target.dim * (JSON_NUMBER_BYTES if request.reply.kind == JSON else 4))
+            service.metrics.add_seconds("decode", time.perf_counter() - began)
             try:
-                vectors, measures, _ = await service.translate(asked.served, asked.rows, asked.measured)
+                vectors, measures, _ = await service.translate(served, request.rows, request.with_measures)
             except InputError as error:
-                raise UnusableError(faults(asked.rows) or str(error)) from None
+                raise UnusableError(faults(request.rows) or str(error)) from None
             began = time.perf_counter()
-            answer = await service.run(vectors.size <= INLINE_NUMBERS, write, asked, vectors, measures)
-            service.metrics.spent("encode", time.perf_counter() - began)
-            return answer
+            reply = await service.run(vectors.size <= INLINE_NUMBERS, encode, request, vectors, measures)
+            service.metrics.add_seconds("encode", time.perf_counter() - began)
+            return reply
 
     async def _read(
-        self, ask: Ask, query: dict[str, Any], served: Served | None, body: Buffer, held: Held, seen: Seen
-    ) -> Asked:
-        kind = ask.body.kind
+        self,
+        request_format: RequestFormat,
+        query: dict[str, Any],
+        served: ServedRoute | None,
+        body: Buffer,
+        reservation: ByteReservation,
+        labels: RequestLabels,
+    ) -> TranslateRequest:
+        kind = request_format.body.kind
         if kind == OCTETS:
             assert served is not None
-            dtype = ask.body.dtype or "float32"
-            check_stated_shape(ask, served.source.dim, len(body) // DTYPES[dtype].itemsize)
+            dtype = request_format.body.dtype or "float32"
+            check_stated_shape(request_format, served.source.dim, len(body) // DTYPES[dtype].itemsize)
             rows = rows_from_bytes(body, served.source.dim, dtype)
-            return Asked(served, rows, reply_as(ask, dtype), is_measured(served, query))
+            return TranslateRequest(
+                served, rows, reply_media_type(request_format, dtype), wants_measures(served, query)
+            )
         run, inline = self.service.run, len(body) <= INLINE_BYTES
         if kind == ARROW:
             assert served is not None
-            found = await run(inline, read_arrow, body, served.source.dim)
-            check_space(found.space, served)
-            return Asked(served, found.rows, reply_as(ask, found.dtype), is_measured(served, query), ids=found.ids)
-        held.take(JSON_WEIGHT * len(body))
-        stated = await run(inline, read_json, body, "embedding", fields.TRANSLATE, self.settings.max_rows)
-        names = merge(query, stated)
-        served = self._resolve(names, seen)
-        embedding, dtype = stated["embedding"], stated.get("dtype", "float32")
+            stream = await run(inline, read_arrow, body, served.source.dim)
+            check_space(stream.space, served)
+            reply = reply_media_type(request_format, stream.dtype)
+            return TranslateRequest(served, stream.rows, reply, wants_measures(served, query), ids=stream.ids)
+        reservation.reserve(JSON_MEMORY_FACTOR * len(body))
+        payload = await run(inline, read_json, body, "embedding", fields.TRANSLATE, self.settings.max_rows)
+        names = merge(query, payload)
+        served = self._resolve(names, labels)
+        embedding, dtype = payload["embedding"], payload.get("dtype", "float32")
         if isinstance(embedding, str):
-            seen.encoding = "base64"
-        encoding = stated.get("encoding_format") or ("base64" if isinstance(embedding, str) else "float")
+            labels.encoding = "base64"
+        encoding = payload.get("encoding_format") or ("base64" if isinstance(embedding, str) else "float")
         rows, single = await run(inline, read_embedding, embedding, served.source.dim, dtype)
-        # In JSON the dtype is that of base64, and no word of Accept's.
-        reply = Form(JSON, dtype) if ask.reply is None or ask.reply.kind == JSON else ask.reply
-        return Asked(served, rows, reply, is_measured(served, names), single, encoding)
+        # In a JSON reply the dtype is that of base64, which Accept does not name.
+        reply = request_format.reply
+        if reply is None or reply.kind == JSON:
+            reply = MediaType(JSON, dtype)
+        return TranslateRequest(served, rows, reply, wants_measures(served, names), single, encoding)
 
-    def _resolve(self, names: dict[str, Any], seen: Seen) -> Served:
+    def _resolve(self, names: dict[str, Any], labels: RequestLabels) -> ServedRoute:
         served = self.service.resolve(names)
-        seen.pair = served.pair
+        labels.pair = served.pair
         return served
 
 
-def write(asked: Asked, vectors: np.ndarray, measures: np.ndarray | None) -> tuple[Headers, Body]:
-    """An answer in the form that was asked for: its headers and its body."""
-    served, form = asked.served, asked.reply
-    dtype = form.dtype or "float32"
+def encode(request: TranslateRequest, vectors: np.ndarray, measures: np.ndarray | None) -> tuple[Headers, Body]:
+    """The headers and the body of the reply to a request."""
+    served, kind = request.served, request.reply.kind
+    dtype = request.reply.dtype or "float32"
     names = () if measures is None else served.placed.measures
-    if form.kind == OCTETS:
+    if kind == OCTETS:
         body: Body = [rows_to_bytes(vectors if measures is None else np.column_stack([vectors, measures]), dtype)]
     else:
         columns = {} if measures is None else dict(zip(names, measures.T, strict=True))
-        if form.kind == ARROW:
-            body = [write_arrow(vectors, asked.ids, columns, served.target, dtype)]
+        if kind == ARROW:
+            body = [write_arrow(vectors, request.ids, columns, served.target, dtype)]
         else:
-            rest = {**served.described, "rows": len(vectors), "dim": served.target.dim}
+            rest = {**served.reply_fields, "rows": len(vectors), "dim": served.target.dim}
             if measures is not None:
-                rest["confidence"] = {k: v[0] if asked.single else np.array(v) for k, v in columns.items()}
-            body = write_reply("embedding", write_embedding(vectors, asked.single, asked.encoding, dtype), rest)
+                rest["confidence"] = {k: v[0] if request.single else np.array(v) for k, v in columns.items()}
+            body = write_reply("embedding", write_embedding(vectors, request.single, request.encoding, dtype), rest)
     headers = [
-        (b"content-type", CONTENT_TYPES[form.kind, dtype]),
+        (b"content-type", CONTENT_TYPES[kind, dtype]),
         length_header(body),
         (b"x-rows", b"%d" % len(vectors)),
         *served.headers,
     ]
-    if names and form.kind == OCTETS:
+    if names and kind == OCTETS:
         headers.append((b"x-confidence", ",".join(names).encode()))
     return headers, body
 
 
-def reply_as(ask: Ask, dtype: str) -> Form:
-    """The reply's form: what Accept names, the body's own where it leaves that open."""
-    if ask.reply is None or (ask.reply.kind == ask.body.kind and ask.reply.dtype is None):
-        return Form(ask.body.kind, dtype)
-    return ask.reply
+def reply_media_type(request_format: RequestFormat, dtype: str) -> MediaType:
+    """The format of the reply: the one that Accept names, otherwise that of the body, whose numbers are `dtype`."""
+    body, reply = request_format.body, request_format.reply
+    if reply is None or (reply.kind == body.kind and reply.dtype is None):
+        return MediaType(body.kind, dtype)
+    return reply
 
 
-def is_measured(served: Served, names: dict[str, Any]) -> bool:
-    """Whether confidence is to be given; 409 when it is asked of what was not calibrated."""
+def wants_measures(served: ServedRoute, names: dict[str, Any]) -> bool:
+    """Whether the request asks for confidence; Refusal 409 where the route is not calibrated."""
     if not names.get("confidence"):
         return False
-    if not served.placed.measures:
-        several = len(served.route.names) > 1
-        why = (
-            "leads over other spaces, and confidence is calibrated for single stitchers"
-            if several
-            else ("has no calibration, so it cannot tell confidence")
+    if served.placed.measures:
+        return True
+    route = served.route
+    if len(route.names) > 1:
+        message = (
+            f"The route {'->'.join(route.spaces)} leads over other spaces, and confidence is calibrated for single "
+            "stitchers; ask without it."
         )
-        who = f"The route {'->'.join(served.route.spaces)}" if several else f"The stitcher {served.route.names[0]!r}"
-        raise Refusal(409, f"{who} {why}; ask without it.", "confidence")
-    return True
+    else:
+        message = f"The stitcher {route.names[0]!r} has no calibration, so it cannot tell confidence; ask without it."
+    raise Refusal(409, message, "confidence")
 
 
-def check_space(stated: Any, served: Served) -> None:
-    """Refuse rows whose card says that they live in another space."""
-    difference = None if stated is None else stated.conflict(served.source)
+def check_space(space: Space | None, served: ServedRoute) -> None:
+    """Refuse rows whose card states another space than the one they are sent for."""
+    difference = None if space is None else space.conflict(served.source)
     if difference:
         raise UnusableError(
             f"The rows must be in space {served.source.name!r}, but their card says another identity ({difference})."
         )
 
 
-def check_stated_shape(ask: Ask, dim: int, numbers: int) -> None:
-    """Refuse bytes that the sender takes for rows of another width, or another number of them.
+def check_stated_shape(request_format: RequestFormat, dim: int, n_numbers: int) -> None:
+    """Refuse bytes whose X-Dim or X-Rows states another shape.
 
-    Bytes alone cannot tell: two rows of 384 numbers are one of 768.
+    The bytes alone do not tell: two rows of 384 numbers are one row of 768.
     """
-    if ask.dim is not None and ask.dim != b"%d" % dim:
-        raise UnusableError(f"The rows must have {dim} numbers; X-Dim says {ask.dim[:20].decode('latin-1')}.")
-    if ask.rows is not None and ask.rows != b"%d" % (numbers // dim):
-        said = ask.rows[:20].decode("latin-1")
-        raise UnusableError(f"The body holds {numbers // dim} rows of {dim} numbers; X-Rows says {said}.")
+    stated_dim, stated_rows = request_format.dim, request_format.rows
+    if stated_dim is not None and stated_dim != b"%d" % dim:
+        raise UnusableError(f"The rows must have {dim} numbers; X-Dim says {stated_dim[:20].decode('latin-1')}.")
+    if stated_rows is not None and stated_rows != b"%d" % (n_numbers // dim):
+        shown = stated_rows[:20].decode("latin-1")
+        raise UnusableError(f"The body holds {n_numbers // dim} rows of {dim} numbers; X-Rows says {shown}.")
 
 
-def check_stated_rows(ask: Ask, dim: int, limit: int) -> None:
-    """Refuse, before it is sent, a body whose stated length is that of too many rows."""
-    if ask.length is not None and ask.length.isdigit() and len(ask.length) <= 18:
-        check_rows(int(ask.length) // (DTYPES[ask.body.dtype or "float32"].itemsize * dim), limit)
+def check_stated_length(request_format: RequestFormat, dim: int, max_rows: int) -> None:
+    """Refuse a body whose Content-Length is that of too many rows, before it is read."""
+    length = request_format.length
+    if length is not None and length.isdigit() and len(length) <= 18:
+        check_rows(int(length) // (DTYPES[request_format.body.dtype or "float32"].itemsize * dim), max_rows)
 
 
 ENCODINGS = {

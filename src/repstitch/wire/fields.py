@@ -61,7 +61,7 @@ def check_flag(param: str, value: Any) -> None:
         raise MalformedError(f"`{param}` must be true or false; got {_kind(value)}.", param)
 
 
-def check_choice(choices: tuple[str, ...], param: str, value: Any) -> None:
+def check_word(choices: tuple[str, ...], param: str, value: Any) -> None:
     """Refuse what is none of a few words."""
     if not isinstance(value, str) or value not in choices:
         shown = repr(value[:NAME_LENGTH]) if isinstance(value, str) else _kind(value)
@@ -188,10 +188,10 @@ KINDS = {
     float: "a number",
 }
 PAIR = {"source": check_name, "target": check_name, "stitcher": check_name}
-CHOSEN = {"confidence": check_flag, "route": partial(check_choice, ROUTES)}
+CHOSEN = {"confidence": check_flag, "route": partial(check_word, ROUTES)}
 WRITTEN = {
-    "encoding_format": partial(check_choice, ENCODINGS),
-    "dtype": partial(check_choice, tuple(DTYPES)),
+    "encoding_format": partial(check_word, ENCODINGS),
+    "dtype": partial(check_word, tuple(DTYPES)),
 }
 # The fields of each JSON request: what checks them; None where rows are read once their dimension is known.
 TRANSLATE = {"embedding": None, **PAIR, **CHOSEN, **WRITTEN}
