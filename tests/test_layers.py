@@ -53,7 +53,7 @@ INSIDE = {
         "streams",
         "alignment",
     ),
-    "evaluation": ("thresholds", "verdict", "qrels", "relevance", "scoring", "report"),
+    "evaluation": ("thresholds", "relevance_data", "verdict", "qrels", "relevance", "scoring", "report"),
     "stitchers": ("maps", "pipeline", "confidence", "stitcher", "held_out", "routing", "registry"),
     "fit": (
         "ranks",

@@ -1,8 +1,9 @@
 """Checks of arguments that import neither NumPy nor torch, so that the command line answers at once."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from repstitch.errors import InputError
+from repstitch.text import nearest
 
 MOST_DRAWS = 100_000
 
@@ -13,16 +14,25 @@ def check_choice(argument: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(f"`{argument}` must be one of {', '.join(allowed)}; got {value!r}.")
 
 
+def check_keywords(function: str, keywords: Iterable[str], parameters: Collection[str]) -> None:
+    """Raise InputError on a keyword that `function` does not take, with the parameter that it may stand for."""
+    for keyword in keywords:
+        if keyword not in parameters:
+            similar = nearest(keyword, parameters)
+            advice = f"did you mean `{similar[0]}`?" if similar else f"it takes {', '.join(sorted(parameters))}."
+            raise InputError(f"`{keyword}` is not a parameter of {function}; {advice}")
+
+
 def check_seed(seed: int, argument: str = "`seed`") -> None:
     """Raise InputError unless the seed is from 0 to 4294967295, which every random generator in use accepts."""
     if not 0 <= seed < 2**32:
         raise InputError(f"{argument} must be a whole number from 0 to 4294967295; got {seed}.")
 
 
-def check_draws(draws: int, argument: str = "`permutations`") -> None:
-    """Raise InputError unless the number of permutations is between 0 and 100,000."""
-    if not 0 <= draws <= MOST_DRAWS:
-        raise InputError(f"{argument} must be from 0 to {MOST_DRAWS:,}; got {draws}.")
+def check_draws(draws: int, argument: str = "`permutations`", least: int = 0) -> None:
+    """Raise InputError unless the number of permutations is between `least` and 100,000."""
+    if not least <= draws <= MOST_DRAWS:
+        raise InputError(f"{argument} must be from {least} to {MOST_DRAWS:,}; got {draws}.")
 
 
 def check_shares(shares: Sequence[float]) -> tuple[float, float, float]:

@@ -1,9 +1,16 @@
 """The closed sets of names as plain tuples, so that the command line can list them without importing torch."""
 
-METHODS = ("ridge", "procrustes", "canonical", "linear", "mlp")
-OBJECTIVES = ("match", "neighbours", "reconstruction")
-USES = ("query", "corpus")
-NORMALISATIONS = ("unit", "none")
+from typing import Literal, get_args
+
+Method = Literal["ridge", "procrustes", "canonical", "linear", "mlp"]
+Objective = Literal["match", "neighbours", "reconstruction"]
+Use = Literal["query", "corpus"]
+Normalisation = Literal["unit", "none"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+USES: tuple[Use, ...] = get_args(Use)
+NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 METRICS = (
     "mutual_knn",
     "cycle_knn",

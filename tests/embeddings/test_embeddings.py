@@ -376,7 +376,7 @@ def test_whole_numbers_that_float32_would_round_are_refused():
 
 def test_whole_numbers_in_a_file_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((30, 4), dtype="int64"))
-    with pytest.raises(InputError, match="must be a table of floats.*got int64"):
+    with pytest.raises(InputError, match=r"must be a table of floats.*got int64"):
         read(tmp_path / "x.npy")
 
 

@@ -1,6 +1,6 @@
 """Few pairs and awkward ones: a sane map, or a plain word on what is wrong; never NaN, never a crash."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from helpers.spaces import cone, gaussian, names, shared_latent
 
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
-from repstitch.names import METHODS
+from repstitch.names import METHODS, Method
 from repstitch.spaces import Space
 from repstitch.workflows.training import train
 
@@ -19,7 +19,7 @@ EVERY = (*CLOSED, "auto")
 
 
 def learn(X, Y, method: str = "canonical", **given):
-    return train(X, Y, method=method, source_space="old", target_space="new", **(FAST | given))
+    return train(X, Y, method=cast(Method, method), source_space="old", target_space="new", **(FAST | given))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

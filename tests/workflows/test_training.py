@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from helpers.spaces import affine_image, card, gaussian, names, rotation, shared
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
+from repstitch.fit.recipe import Recipe, RecipeSettings
 from repstitch.names import METHODS, OBJECTIVES
 from repstitch.spaces import Space
 from repstitch.stitchers.stitcher import load
@@ -96,6 +98,40 @@ def test_two_sides_of_one_name_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"Both sides would be called 'rows'; name them with `source_space`"):
         learn(tmp_path / "a" / "rows.npy", tmp_path / "b" / "rows.npy")
     assert learn(tmp_path / "a" / "rows.npy", tmp_path / "b" / "rows.npy", target_space="new").target.name == "new"
+
+
+def test_spaces_of_arrays_are_called_source_and_target_unless_they_are_named(tmp_path):
+    X, Y, _, _ = turned(60)
+    np.save(tmp_path / "new.npy", Y)
+    ways = {
+        ("source", "target"): learn(X, Y.tolist()),
+        ("source", "b"): learn(torch.from_numpy(X), Y, target_space="b"),
+        ("a", "target"): learn(carried(X, X)[0], Y, source_space="a"),
+        ("source", "new"): learn(X, tmp_path / "new.npy"),
+    }
+    for names_of_spaces, stitcher in ways.items():
+        assert (stitcher.source.name, stitcher.target.name) == names_of_spaces
+    scorecard = score(ways["source", "target"], X, Y)
+    assert scorecard["n"] == ways["source", "target"].scorecard["n"]
+
+
+def test_arrays_of_different_lengths_are_refused_as_such():
+    X, Y, _, _ = turned(60)
+    with pytest.raises(InputError, match="both files must have as many; got 60 and 59"):
+        learn(X, Y[:-1])
+
+
+def test_whole_numbers_are_learned_from_where_nothing_is_lost():
+    X = np.random.default_rng(0).integers(-9, 10, (60, 4))
+    whole, floats = learn(X, 2 * X[:, :3]), learn(X.astype(np.float32), 2 * X[:, :3].astype(np.float32))
+    assert whole.version == floats.version
+    with pytest.raises(InputError, match=r"must be a table of floats.*got bool"):
+        learn(X > 0, X[:, :3])
+
+
+def test_the_typed_keywords_are_the_settings_of_a_recipe():
+    types = {field.name: field.type for field in fields(Recipe) if field.name != "seed"}
+    assert RecipeSettings.__annotations__ == types
 
 
 def test_fewer_than_twenty_pairs_are_refused():
@@ -414,7 +450,9 @@ def test_a_side_that_does_not_vary_is_refused(side):
         ({"objective": "cosine"}, r"`objective` must be one of match, .*; got 'cosine'"),
         ({"output_norm": "l2"}, "`output_norm` must be one of unit, none; got 'l2'"),
         ({"device": "tpu"}, "`device` must be auto, cpu or cuda; got 'tpu'"),
-        ({"dropuot": 0.1}, r"`dropuot` is not a setting of a contrastive fit; known are .*dropout"),
+        ({"dropuot": 0.1}, r"`dropuot` is not a parameter of train; did you mean `dropout`\?"),
+        ({"methd": "ridge"}, r"`methd` is not a parameter of train; did you mean `method`\?"),
+        ({"zzz": 1}, r"`zzz` is not a parameter of train; it takes .*, dropout, .*, source_ids, .*"),
         ({"epochs": 0}, "`epochs` must be a whole number, at least 1; got 0"),
         ({"epochs": 2.5}, "`epochs` must be a whole number"),
         ({"batch_size": -1}, "`batch_size` must be a whole number"),

@@ -2,6 +2,7 @@
 
 from repstitch.cli.arguments import LABELS, LABELS_HELP, add_command, add_pair_arguments, add_threshold_arguments
 from repstitch.cli.output import emit
+from repstitch.evaluation.relevance_data import RelevanceData
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.files import check_embeddings_exist
 from repstitch.names import USES
@@ -29,6 +30,11 @@ def register(subparsers) -> None:
 
 def run(args) -> None:
     Thresholds(args.retention, args.first_stage)
+    relevance = None
+    if any(value is not None for value in (args.qrels, args.source_queries, args.target_queries)):
+        relevance = RelevanceData(
+            args.qrels, args.source_queries, args.target_queries, args.source_query_ids, args.target_query_ids
+        )
     check_embeddings_exist(args.source)
     check_embeddings_exist(args.target)
     from repstitch.evaluation.report import table
@@ -45,11 +51,7 @@ def run(args) -> None:
         source_ids=args.source_ids,
         target_ids=args.target_ids,
         drop_invalid=args.drop_invalid,
-        source_queries=args.source_queries,
-        target_queries=args.target_queries,
-        qrels=args.qrels,
-        source_query_ids=args.source_query_ids,
-        target_query_ids=args.target_query_ids,
+        relevance=relevance,
         labels=args.labels,
         retention=args.retention,
         first_stage=args.first_stage,

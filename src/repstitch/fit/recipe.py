@@ -1,9 +1,31 @@
 """The settings of a contrastive fit, checked before anything is loaded to run it."""
 
 import math
+import os
 from dataclasses import asdict, dataclass, replace
+from typing import TypedDict
 
 from repstitch.errors import InputError
+
+
+class RecipeSettings(TypedDict, total=False):
+    """The settings of a `Recipe` that callers pass as keywords; `seed` is a parameter of the caller itself."""
+
+    width: int
+    dropout: float
+    epochs: int
+    stop_after: int | None
+    patience: int
+    batch_size: int
+    gallery: int
+    learning_rate: float | None
+    whitening: float
+    clip: float
+    temperatures: tuple[float, ...]
+    accelerator: str
+    devices: int | str
+    strategy: str
+    checkpoints: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -35,7 +57,7 @@ class Recipe:
     accelerator: str = "auto"
     devices: int | str = 1
     strategy: str = "auto"
-    checkpoints: str | None = None
+    checkpoints: str | os.PathLike[str] | None = None
 
     def __post_init__(self):
         for name in ("epochs", "patience", "batch_size", "gallery"):

@@ -14,7 +14,7 @@ from repstitch.evaluation.thresholds import Thresholds
 from repstitch.fit.calibration import calibrate, evaluate
 from repstitch.fit.closed_form import FITS, fit_shuffled
 from repstitch.fit.learning_curve import draw_curve
-from repstitch.fit.select import Candidate, Problem
+from repstitch.fit.selection import Candidate, Problem
 from repstitch.fit.spectrum import shared_spectrum
 from repstitch.metrics.retrieval import ranks, recall
 from repstitch.stitchers.confidence import LEAST_ROWS, Confidence

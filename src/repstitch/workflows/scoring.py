@@ -1,107 +1,138 @@
-"""TODO workflows.scoring."""
+"""Score a stitcher on pairs that it was not trained on."""
 
 import logging
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from repstitch.embeddings.columns import Column
 from repstitch.embeddings.pairs import Pairs, pair
+from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.embeddings.splitting import SHARES, split
 from repstitch.errors import InputError
 from repstitch.evaluation.qrels import read_qrels
-from repstitch.evaluation.relevance import Sides, relevance
+from repstitch.evaluation.relevance import Sides
+from repstitch.evaluation.relevance import relevance as relevance_scores
+from repstitch.evaluation.relevance_data import RelevanceData
 from repstitch.evaluation.scoring import score_pairs
 from repstitch.evaluation.thresholds import Thresholds
-from repstitch.names import USES
+from repstitch.names import USES, Use
 from repstitch.spaces import Space
 from repstitch.stitchers.held_out import read_sides, refuse_backwards, seen_in_training, translate_pairs
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.labels import label
-from repstitch.transfer.probe_evaluation import Task, make_task, prove
 
 log = logging.getLogger(__name__)
+Qrels = Mapping[str, Mapping[str, float]]
 
 
-def score(
+def score(  # noqa: PLR0913 - the whole job in one call
     stitcher: Stitcher,
-    source,
-    target,
+    source: EmbeddingsLike,
+    target: EmbeddingsLike,
     *,
-    uses: tuple[str, ...] = USES,
+    uses: tuple[Use, ...] = USES,
     source_space: str | Space | None = None,
     target_space: str | Space | None = None,
-    source_ids=None,
-    target_ids=None,
+    source_ids: Column | None = None,
+    target_ids: Column | None = None,
     drop_invalid: bool = False,
-    source_queries=None,
-    target_queries=None,
-    qrels=None,
-    source_query_ids=None,
-    target_query_ids=None,
-    labels=None,
+    relevance: RelevanceData | None = None,
+    labels: Column | None = None,
     retention: float = 0.9,
     first_stage: float = 0.95,
 ) -> dict:
-    """The scorecard of a stitcher on pairs, without those it was trained on or chosen by.
+    """The scorecard of a stitcher on pairs, without those that it was trained on or chosen by.
 
-    `source` and `target` as in `train`. The card's `left_out` says how many pairs were left out as seen. With relevance
-    judgements (`qrels`, see `relevance.read_qrels`) `source` and `target` are the documents, `source_queries` and
-    `target_queries` the queries in either space, all with ids; the card then has `relevance`, which decides the
-    verdicts. There all documents are in the gallery, those seen in training too (`documents_seen_in_training`), and the
-    unseen queries judge. With `labels` of the source's rows (see `transfer.labels.label`) the card has
-    `probe_transfer`: how a probe of the target space does on the source's rows, carried back by the stitcher
-    (`transfer.proof.prove`). `retention` and `first_stage` are the thresholds of `verdict.Thresholds`.
+    Args:
+        stitcher: The stitcher to score.
+        source: A file (see `embeddings.scan`), `Embeddings`, or an array (n, d_source).
+        target: The same items in the target space. Rows pair by id where both sides have ids, else by position.
+        uses: Which uses to score: `query`, `corpus`, or both.
+        source_space: The source's name or card, for rows without a card.
+        target_space: The target's name or card, for rows without a card.
+        source_ids: One id a row, for a source without ids.
+        target_ids: One id a row, for a target without ids.
+        drop_invalid: Leave out rows that cannot be used, and repeats of an identical pair.
+        relevance: Queries and relevance judgements. `source` and `target` are then the documents, and the scorecard has
+            `relevance`, which decides the verdicts. Documents that training used stay in the gallery; queries that it
+            used are not scored.
+        labels: Classes of the source's rows (see `transfer.labels.label`). The scorecard then has `probe_transfer`: how
+            well a probe of the target space works on the source's rows once the stitcher has carried it back.
+        retention: The share of re-embedding's score that the verdict `use` needs.
+        first_stage: The share of re-embedding's shortlist recall that the verdict `use as first stage` needs.
 
-    Raises InputError on another space, backwards use, when no unseen pair or no judged query is left.
+    Returns:
+        The scorecard. Its `left_out` counts the pairs that were left out because training used them.
+
+    Raises:
+        InputError: On another space, on a stitcher used backwards, and when no unseen pair or no judged query is left.
     """
     thresholds = Thresholds(retention, first_stage)
-    given = [side is not None for side in (source_queries, target_queries, qrels)]
-    if any(given) and not all(given):
-        raise InputError("`source_queries`, `target_queries` and `qrels` belong together; give all three, or none.")
     if isinstance(uses, str) or not uses or not set(uses) <= set(USES):
         raise InputError(f"`uses` must be a tuple of {' and '.join(USES)}; got {uses!r}.")
-    a, b = read_sides(stitcher, source, target, source_space, target_space, source_ids, target_ids)
-    documents = pair(a if labels is None else label(a, labels), b, drop_invalid)
-    people = None
-    if qrels is not None:
-        q = read_sides(
-            stitcher, source_queries, target_queries, source_space, target_space, source_query_ids, target_query_ids
-        )
-        if any(side.ids is None for side in (a, b, *q)):
-            raise InputError(
-                "With `qrels` all four files must have ids, those that it names; give --source-ids, --target-ids, "
-                "--source-query-ids and --target-query-ids for files without."
-            )
-        people = read_qrels(qrels), pair(*q, drop_invalid, least=1)
-    known = seen_in_training(stitcher, documents)
-    if known.all():
+    spaces = (source_space, target_space)
+    sides = read_sides(stitcher, source, target, *spaces, source_ids, target_ids)
+    documents = pair(sides[0] if labels is None else label(sides[0], labels), sides[1], drop_invalid)
+    judged = None if relevance is None else _read_relevance(stitcher, relevance, spaces, sides, drop_invalid)
+    used_in_training = seen_in_training(stitcher, documents)
+    if used_in_training.all():
         raise InputError(f"All {len(documents)} pairs were used to train this stitcher; give pairs it has not seen.")
-    pairs = documents.take(~known)
-    refuse_backwards(stitcher, pairs.X, a.declared)
-    X, Y, bare, translated = translate_pairs(stitcher, pairs)
-    card = score_pairs(
-        X.numpy(), Y.numpy(), translated.numpy(), bare.numpy(), stitcher.target_mean, uses, thresholds=thresholds
-    )
-    card |= {"left_out": int(known.sum()), "held_out": "unseen pairs", "dropped": pairs.dropped}
+    pairs = documents.take(~used_in_training)
+    refuse_backwards(stitcher, pairs.X, sides[0].declared)
+
+    X, Y, raw_output, translated = (rows.numpy() for rows in translate_pairs(stitcher, pairs))
+    card = score_pairs(X, Y, translated, raw_output, stitcher.target_mean, uses, thresholds=thresholds)
+    n_used = int(used_in_training.sum())
+    extras: dict = {"left_out": n_used, "held_out": "unseen pairs", "dropped": pairs.dropped}
     if labels is not None:
-        card["probe_transfer"] = prove(stitcher, _task(stitcher, documents, known))
-    if people is None:
-        return card
-    judgements, queries = people
-    found = relevance(
-        _relevance_side(stitcher, queries),
-        _relevance_side(stitcher, documents),
-        judgements,
-        seen_in_training(stitcher, queries, documents.ids),
-        uses,
-        thresholds,
+        extras["probe_transfer"] = _prove_probe(stitcher, documents, used_in_training)
+    if judged is not None:
+        queries, qrels = judged
+        by_relevance = _score_relevance(stitcher, queries, documents, qrels, uses, thresholds)
+        for use in uses:
+            card[use]["verdict"] = by_relevance[use]["verdict"]
+        extras["relevance"] = by_relevance | {"documents_seen_in_training": n_used}
+    return card | extras
+
+
+def _read_relevance(
+    stitcher: Stitcher,
+    data: RelevanceData,
+    spaces: tuple[str | Space | None, str | Space | None],
+    documents: tuple[Embeddings, Embeddings],
+    drop_invalid: bool,
+) -> tuple[Pairs, Qrels]:
+    """The paired queries and the judgements; InputError unless queries and documents all have ids."""
+    queries = read_sides(
+        stitcher, data.source_queries, data.target_queries, *spaces, data.source_query_ids, data.target_query_ids
     )
-    for use in uses:
-        card[use]["verdict"] = found[use]["verdict"]
-    return card | {"relevance": found | {"documents_seen_in_training": int(known.sum())}}
+    if any(rows.ids is None for rows in (*documents, *queries)):
+        raise InputError(
+            "With `qrels` all four files must have ids, those that it names; give `source_ids`, `target_ids`, "
+            "`source_query_ids` and `target_query_ids` for files without."
+        )
+    qrels = read_qrels(data.qrels)
+    return pair(*queries, drop_invalid, least=1), qrels
 
 
-def _task(stitcher: Stitcher, pairs: Pairs, known: np.ndarray) -> Task:
-    """The labelled pairs as a task for a probe of the target space, which the stitcher carries back to the source."""
+def _score_relevance(
+    stitcher: Stitcher, queries: Pairs, documents: Pairs, qrels: Qrels, uses: Sequence[Use], thresholds: Thresholds
+) -> dict:
+    seen = seen_in_training(stitcher, queries, documents.ids)
+    rows = (_search_rows(stitcher, pairs) for pairs in (queries, documents))
+    return relevance_scores(*rows, qrels, seen, tuple(uses), thresholds)
+
+
+def _search_rows(stitcher: Stitcher, pairs: Pairs) -> Sides:
+    X, Y, _, translated = translate_pairs(stitcher, pairs)
+    return Sides(pairs.ids, X, Y, translated)
+
+
+def _prove_probe(stitcher: Stitcher, pairs: Pairs, used_in_training: np.ndarray) -> dict:
+    """How well a probe of the target space works on the source's labelled rows once the stitcher carried it back."""
+    from repstitch.transfer.probe_evaluation import make_task, prove  # fits probes, which scoring alone does not need
+
     X, Y, *_ = translate_pairs(stitcher, pairs)
     shares = stitcher.split.get("shares", SHARES)
     parts = split(pairs, shares if shares[-1] else SHARES, stitcher.split.get("seed", 0))
@@ -110,9 +141,4 @@ def _task(stitcher: Stitcher, pairs: Pairs, known: np.ndarray) -> Task:
             "The stitcher was trained with groups, which `labels` do not know: probes may train on a test group."
         )
     assert pairs.labels is not None
-    return make_task(X.numpy(), Y.numpy(), pairs.labels, parts, known)
-
-
-def _relevance_side(stitcher: Stitcher, pairs: Pairs) -> Sides:
-    X, Y, _, translated = translate_pairs(stitcher, pairs)
-    return Sides(pairs.ids, X, Y, translated)
+    return prove(stitcher, make_task(X.numpy(), Y.numpy(), pairs.labels, parts, used_in_training))

@@ -1,25 +1,29 @@
-"""The whole of the job in one call: pairs in, a stitcher with its proof out."""
+"""Learn a stitcher from pairs in one call: prepare the pairs, select a map, evaluate it, assemble the stitcher."""
 
+import inspect
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, Unpack
 
 import numpy as np
 import torch
 
 import repstitch
-from repstitch.arguments import check_choice, check_seed
+from repstitch.arguments import check_choice, check_keywords, check_seed
 from repstitch.devices import pick_device
+from repstitch.embeddings.columns import Column
 from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
+from repstitch.embeddings.rows import EmbeddingsLike
 from repstitch.embeddings.splitting import SHARES
 from repstitch.errors import InputError
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.fit.learning_curve import check_enough
 from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.ranks import leave_to_first_rank
-from repstitch.fit.recipe import Recipe, recipe_for
-from repstitch.fit.select import Candidate, Problem, refit, select
-from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
+from repstitch.fit.recipe import Recipe, RecipeSettings, recipe_for
+from repstitch.fit.selection import Candidate, Problem, refit, select
+from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES, Method, Normalisation, Objective
 from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Confidence
 from repstitch.stitchers.stitcher import Stitcher
@@ -28,51 +32,66 @@ from repstitch.workflows.preparing import PreparedPairs, group_name, prepare, re
 from repstitch.workflows.proving import evaluate_selection
 
 
-def train(
-    source,
-    target,
+def train(  # noqa: PLR0913 - the whole job in one call
+    source: EmbeddingsLike,
+    target: EmbeddingsLike,
     *,
-    method: str = "auto",
-    objective: str = "match",
+    method: Method | Literal["auto"] = "auto",
+    objective: Objective = "match",
     split_shares: Sequence[float] = SHARES,
     split_seed: int = 0,
     seed: int = 0,
-    group=None,
+    group: Column | None = None,
     drop_invalid: bool = False,
     refit_on_all: bool = False,
     source_space: str | Space | None = None,
     target_space: str | Space | None = None,
-    source_ids=None,
-    target_ids=None,
-    output_norm: str | None = None,
+    source_ids: Column | None = None,
+    target_ids: Column | None = None,
+    output_norm: Normalisation | None = None,
     device: str = "auto",
     learning_curve: bool = False,
-    labels=None,
+    labels: Column | None = None,
     retention: float = 0.9,
     first_stage: float = 0.95,
-    **recipe,
+    **recipe: Unpack[RecipeSettings],
 ) -> Stitcher:
-    """Learn a stitcher from paired embeddings and prove it on pairs it never saw.
+    """Learn a stitcher from paired embeddings and score it on pairs that were held out.
 
-    `source` and `target` are files (see `embeddings.scan`), `Embeddings`, or arrays (n, d). They pair by id, else by
-    position, and are split by hashed id or `group` into train, validation and test. `method` is one of `ridge`,
-    `procrustes`, `canonical`, `linear`, `mlp` or `auto`, which tries them all (see `fit.select.select`); every choice
-    is made on validation rows for the `objective` (`match`: find the counterpart, `neighbours`: keep the neighbours,
-    `reconstruction`: least error). The scorecard is taken on test rows. With `refit_on_all` the chosen map is then
-    fitted once more on all pairs, and the card says so; the calibration of its confidence stays the one taken before.
-    With `learning_curve` the card also tells how scores grow with the number of training pairs, and whether more would
-    pay.
+    Args:
+        source: A file (see `embeddings.scan`), `Embeddings`, or an array (n, d_source).
+        target: The same items in the target space. Rows pair by id where both sides have ids, else by position.
+        method: `ridge`, `procrustes`, `canonical`, `linear` or `mlp`; `auto` tries them all (see `fit.selection.select`).
+        objective: What the map is chosen for on validation rows: `match` (find the counterpart), `neighbours` (keep the
+            neighbours) or `reconstruction` (least error).
+        split_shares: The shares of train, validation and test. Only test may be 0.
+        split_seed: Seed of the hash of each id, or of its group, by which pairs are split.
+        seed: Seed of the contrastive fits and of the controls.
+        group: A column of either side, or a file or array with one group a row. The pairs of one group stay together.
+        drop_invalid: Leave out rows that cannot be used, and repeats of an identical pair.
+        refit_on_all: Fit the chosen map once more on all pairs after scoring. The scorecard says so, and the confidence
+            stays the one calibrated before.
+        source_space: The source's name or card. Arrays are called `source` unless named here.
+        target_space: The target's name or card. Arrays are called `target` unless named here.
+        source_ids: One id a row, for a source without ids.
+        target_ids: One id a row, for a target without ids.
+        output_norm: `unit` or `none`, the length of translated rows. By default `unit`, unless the target's card says
+            that its rows are not normalised.
+        device: `auto`, `cpu` or `cuda`.
+        learning_curve: Add to the scorecard how scores grow with the number of training pairs.
+        labels: Classes of the source's rows (see `transfer.labels.label`). The scorecard then has `probe_transfer`: how
+            well a probe of the target space works on the source's test rows once the map has carried it back.
+        retention: The share of re-embedding's score that the verdict `use` needs.
+        first_stage: The share of re-embedding's shortlist recall that the verdict `use as first stage` needs.
+        **recipe: Settings of the contrastive fits, such as `epochs` and `width` (see `fit.recipe.Recipe`).
 
-    With `labels` of the source's rows (see `transfer.labels.label`) the card has `probe_transfer`: how a probe of the
-    target space does on the source's test rows, carried back by the map (`transfer.proof.prove`).
+    Returns:
+        The stitcher, with the scorecard of the pairs that were held out.
 
-    Rows are translated at unit length; `output_norm` "unit" or "none" says what comes out, by default what the target's
-    card says ("none" only where it states that rows are not normalised). `retention` and `first_stage` are the
-    thresholds of the card's verdicts (`verdict.Thresholds`). Further keywords are settings of
-    `fit.contrastive.Recipe` (`epochs`, `width`, `devices`, `strategy`, `checkpoints` …).
-
-    Raises InputError on rows, pairs, splits or settings that cannot be used; see `pairs.pair` and `checks.check`.
+    Raises:
+        InputError: On rows, pairs, a split or settings that cannot be used, and on an unknown keyword.
     """
+    check_keywords("train", recipe, PARAMETERS)
     if method not in (*METHODS, "auto"):
         raise InputError(f"`method` must be one of {', '.join(METHODS)} or auto; got {method!r}.")
     check_choice("objective", objective, OBJECTIVES)
@@ -81,7 +100,8 @@ def train(
     check_seed(seed)
     thresholds = Thresholds(retention, first_stage)
     device = pick_device(device)
-    settings = recipe_for("mlp", **({"accelerator": "gpu" if device == "cuda" else "cpu", "seed": seed} | recipe))
+    accelerator = "gpu" if device == "cuda" else "cpu"
+    fit_recipe = recipe_for("mlp", **{"accelerator": accelerator, "seed": seed, **recipe})
 
     prepared = prepare(
         *read_pair_of_spaces(source, target, source_space, target_space, source_ids, target_ids, group, labels),
@@ -95,7 +115,7 @@ def train(
         check_enough(len(prepared.parts.train))
     task = probe_task(prepared)
 
-    problem = state_problem(prepared, objective, settings)
+    problem = state_problem(prepared, objective, fit_recipe)
     chosen, tried = select(problem, method)
     refitted = refit(chosen, prepared.X, prepared.Y, problem).to("cpu") if refit_on_all else None
     leave_to_first_rank()
@@ -107,7 +127,7 @@ def train(
     stitcher = assemble(
         prepared, problem, chosen, scorecard, calibration, objective, split_record, used_all_pairs=refit_on_all
     )
-    extras = {} if refitted is None else {"refit": True}
+    extras: dict = {} if refitted is None else {"refit": True}
     if task is not None:
         extras["probe_transfer"] = prove(stitcher, task, seed=seed)
     return replace(stitcher, map=stitcher.map if refitted is None else refitted, scorecard=scorecard | extras)
@@ -168,3 +188,6 @@ def assemble(
         scorecard=scorecard,
         calibration=None if calibration is None else calibration.to("cpu"),
     )
+
+
+PARAMETERS = {*inspect.signature(train).parameters, *RecipeSettings.__optional_keys__} - {"recipe"}

@@ -1,0 +1,36 @@
+"""Queries and relevance judgements as a caller passes them, before anything is read."""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from repstitch.errors import InputError
+
+if TYPE_CHECKING:
+    import os
+
+    from repstitch.embeddings.columns import Column
+    from repstitch.embeddings.rows import EmbeddingsLike
+
+
+@dataclass(frozen=True, eq=False)
+class RelevanceData:
+    """Which documents people judged relevant to which queries, for a score in which the pairs are the documents.
+
+    `qrels` is a file of judgements (see `evaluation.qrels.read_qrels`). `source_queries` and `target_queries` are the
+    same queries in either space. Queries and documents need ids, those that the judgements name;
+    `source_query_ids` and `target_query_ids` give them for queries without.
+    """
+
+    qrels: "str | os.PathLike[str]"
+    source_queries: "EmbeddingsLike"
+    target_queries: "EmbeddingsLike"
+    source_query_ids: "Column | None" = None
+    target_query_ids: "Column | None" = None
+
+    def __post_init__(self) -> None:
+        if any(getattr(self, name) is None for name in ("qrels", "source_queries", "target_queries")):
+            raise InputError("`source_queries`, `target_queries` and `qrels` belong together; give all three, or none.")
+
+    def __repr__(self) -> str:
+        named = ", ".join(f.name for f in fields(self) if getattr(self, f.name) is not None)
+        return f"RelevanceData({named})"

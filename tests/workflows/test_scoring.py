@@ -1,0 +1,195 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.spaces import affine_image, card, gaussian, names
+
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.writing import write
+from repstitch.errors import InputError
+from repstitch.evaluation.relevance_data import RelevanceData
+from repstitch.evaluation.report import table
+from repstitch.names import USES
+from repstitch.workflows.scoring import score
+from repstitch.workflows.training import train
+
+D_SOURCE, D_TARGET = 6, 4
+
+
+def fresh(n: int = 80) -> tuple[Embeddings, Embeddings]:
+    X, Y, _, _ = affine_image(1000, D_SOURCE, D_TARGET, noise=0.3)
+    late, ids = slice(1000 - n, 1000), names(n, "fresh")
+    return Embeddings(X[late], card("old", D_SOURCE), ids), Embeddings(Y[late], card("new", D_TARGET), ids)
+
+
+def test_seen_pairs_are_left_out_and_counted(sides, stitcher):
+    new = fresh(60)
+    both = tuple(
+        Embeddings(np.concatenate([a.vectors, b.vectors]), a.space, np.concatenate([names(200), names(60, "fresh")]))
+        for a, b in zip(sides, new, strict=True)
+    )
+    card = score(stitcher, *both)
+    assert card["left_out"] == len(stitcher.seen) // 2
+    assert card["n"] == 260 - len(stitcher.seen) // 2
+    assert card["held_out"] == "unseen pairs"
+
+
+def test_pairs_it_has_never_seen_are_all_scored(stitcher):
+    card = score(stitcher, *fresh(60))
+    assert (card["left_out"], card["n"]) == (0, 60)
+
+
+def test_the_scores_are_those_of_the_translation(stitcher):
+    a, b = fresh(60)
+    y = b.vectors / np.linalg.norm(b.vectors, axis=1, keepdims=True)
+    similar = stitcher.translate(a.vectors) @ y.T
+    own = np.diag(similar)[:, None]
+    card = score(stitcher, a, b)
+    assert card["query"]["recall@1"] == pytest.approx(((similar >= own).sum(1) == 1).mean())
+    assert card["corpus"]["recall@1"] == pytest.approx(((own <= similar.T).sum(1) == 1).mean())
+    assert card["reconstruction"]["cosine"] == pytest.approx(own.mean(), abs=1e-5)
+
+
+def test_pairs_trained_on_by_position_are_known_again_by_their_bytes(sides):
+    X, Y = (side.vectors for side in sides)
+    named: dict[str, Any] = {"source_space": card("old", D_SOURCE), "target_space": card("new", D_TARGET)}
+    stitcher = train(X, Y, method="ridge", device="cpu", split_shares=(0.8, 0.2, 0), **named)
+    with pytest.raises(InputError, match="All 200 pairs were used to train this stitcher; give pairs it has not seen"):
+        score(stitcher, X[::-1], Y[::-1], **named)
+
+
+@pytest.mark.parametrize("uses", [("query",), ("corpus",), USES])
+def test_the_uses_asked_for_are_scored(stitcher, uses):
+    assert [use for use in USES if use in score(stitcher, *fresh(), uses=uses)] == list(uses)
+
+
+@pytest.mark.parametrize("uses", ["query", (), ("index",), ("query", "index")])
+def test_uses_that_there_are_not_are_refused(stitcher, uses):
+    with pytest.raises(InputError, match="`uses` must be a tuple of query and corpus"):
+        score(stitcher, *fresh(), uses=uses)
+
+
+def test_swapped_sides_are_refused_by_their_cards(stitcher):
+    a, b = fresh()
+    with pytest.raises(InputError, match=r"`source` must have 6 dimensions.* These look like rows of 'new'"):
+        score(stitcher, b, a)
+
+
+def test_swapped_files_of_one_dimension_without_cards_are_told_apart_by_their_means(tmp_path):
+    X, Y = (
+        gaussian(200, 5, 1) + np.array([3, 0, 0, 0, 0], np.float32),
+        gaussian(200, 5, 2) + np.array([0, 3, 0, 0, 0], np.float32),
+    )
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    stitcher = train(X, Y, method="ridge", device="cpu", source_space="old", target_space="new")
+    with pytest.raises(InputError, match="`source` looks like rows of 'new', the other side"):
+        score(stitcher, tmp_path / "y.npy", tmp_path / "x.npy")
+
+
+def test_bad_rows_are_refused_or_left_out_and_counted(stitcher):
+    a, b = fresh(60)
+    a.vectors[7] = np.nan
+    with pytest.raises(InputError, match=r"1 with source NaN or Inf \(first: id 'fresh7'\)"):
+        score(stitcher, a, b)
+    card = score(stitcher, a, b, drop_invalid=True)
+    assert card["n"] == 59
+    assert card["dropped"]["source NaN or Inf"] == 1
+
+
+def test_files_are_scored_as_their_rows_are(tmp_path, stitcher):
+    a, b = fresh()
+    paths = tmp_path / "x.parquet", tmp_path / "y.parquet"
+    for path, rows in zip(paths, (a, b), strict=True):
+        write(path, rows)
+    assert score(stitcher, *paths) == score(stitcher, a, b)
+
+
+def test_seen_pairs_are_known_again_by_their_vectors_when_their_ids_are_others(sides, stitcher):
+    renamed = tuple(Embeddings(side.vectors, side.space, names(200, "renamed")) for side in sides)
+    usual, again = score(stitcher, *sides), score(stitcher, *renamed)
+    assert again["left_out"] == usual["left_out"]
+    assert again["query"]["recall@1"] == usual["query"]["recall@1"]
+
+
+# --- by relevance judgements ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory) -> RelevanceData:
+    """Documents that training partly saw, queries near the last 60 of them, and who is relevant to whom."""
+    X, Y, _, _ = affine_image(200, D_SOURCE, D_TARGET, noise=0.3)
+    ids = names(60, "q")
+    queries = X[140:] + 0.05 * gaussian(60, D_SOURCE, 7), Y[140:] + 0.05 * gaussian(60, D_TARGET, 8)
+    qrels = tmp_path_factory.mktemp("judged") / "rel.tsv"
+    lines = [f"q{i}\titem{140 + i}\t2" for i in range(60)]
+    qrels.write_text("\n".join(["query\tdocument\tgrade", *lines, "stranger\titem1\t1"]), encoding="utf-8")
+    return RelevanceData(
+        qrels,
+        Embeddings(queries[0], card("old", D_SOURCE), ids),
+        Embeddings(queries[1], card("new", D_TARGET), ids),
+    )
+
+
+def test_relevance_is_scored_over_all_documents_and_decides_the_verdicts(sides, stitcher, judged):
+    card = score(stitcher, *sides, relevance=judged)
+    found = card["relevance"]
+    assert found["documents"] == 200
+    assert found["documents_seen_in_training"] == card["left_out"] > 0
+    assert (found["unknown_queries"], found["queries_seen_in_training"]) == (1, 0)
+    y = sides[1].vectors / np.linalg.norm(sides[1].vectors, axis=1, keepdims=True)
+    similar = stitcher.translate(judged.source_queries.vectors) @ y.T
+    place = (similar > similar[np.arange(60), 140 + np.arange(60)][:, None]).sum(1)
+    by_hand = np.where(place < 10, 1 / np.log2(place + 2), 0).mean()
+    assert found["query"]["ndcg@10"]["translated"]["score"] == pytest.approx(by_hand, abs=1e-3)
+    for use in USES:
+        assert card[use]["verdict"] == found[use]["verdict"]
+        assert card[use]["verdict"]["measure"] == "ndcg@10"
+    assert "60 queries" in table(card)
+    assert f"judged among 200 documents ({card['left_out']} seen in training)" in table(card)
+
+
+def test_queries_seen_in_training_do_not_judge(sides, stitcher, judged, tmp_path):
+    qrels = tmp_path / "rel.tsv"
+    qrels.write_text("\n".join(f"item{i}\titem{i}\t1" for i in range(200)), encoding="utf-8")
+    found = score(stitcher, *sides, relevance=RelevanceData(qrels, *sides))["relevance"]
+    assert found["queries_seen_in_training"] == len(stitcher.seen) // 2
+    assert found["query"]["queries"] == 200 - len(stitcher.seen) // 2
+
+
+def test_queries_that_share_their_ids_with_other_documents_judge(sides, stitcher, judged, tmp_path):
+    qrels = tmp_path / "rel.tsv"
+    qrels.write_text("\n".join(f"item{i}\titem{140 + i}\t1" for i in range(60)), encoding="utf-8")
+    numbered = (replace(queries, ids=names(60)) for queries in (judged.source_queries, judged.target_queries))
+    found = score(stitcher, *sides, relevance=RelevanceData(qrels, *numbered))["relevance"]
+    assert found["queries_seen_in_training"] == 0
+    assert found["query"]["queries"] == 60
+
+
+@pytest.mark.parametrize("left_out", ["source_queries", "target_queries", "qrels"])
+def test_queries_and_judgements_belong_together(judged, left_out):
+    with pytest.raises(InputError, match="`source_queries`, `target_queries` and `qrels` belong together"):
+        replace(judged, **{left_out: None})
+
+
+@pytest.mark.parametrize("side", ["source_queries", "target_queries"])
+def test_relevance_needs_ids(sides, stitcher, judged, side):
+    with pytest.raises(InputError, match="With `qrels` all four files must have ids"):
+        score(stitcher, *sides, relevance=replace(judged, **{side: replace(getattr(judged, side), ids=None)}))
+
+
+def test_ids_of_queries_can_be_given_beside_them(sides, stitcher, judged):
+    arrays = {name: getattr(judged, name).vectors for name in ("source_queries", "target_queries")}
+    given = replace(judged, **arrays, source_query_ids=names(60, "q"), target_query_ids=names(60, "q"))
+    assert score(stitcher, *sides, relevance=given) == score(stitcher, *sides, relevance=judged)
+
+
+def test_queries_of_the_other_space_are_refused(sides, stitcher, judged):
+    swapped = RelevanceData(judged.qrels, judged.target_queries, judged.source_queries)
+    with pytest.raises(InputError, match="the other side"):
+        score(stitcher, *sides, relevance=swapped)
+
+
+def test_the_repr_of_relevance_data_names_what_it_holds(judged):
+    assert repr(judged) == "RelevanceData(qrels, source_queries, target_queries)"
