@@ -1,9 +1,9 @@
-"""The catalogue: TOML cards that say how to load an encoder and what space its vectors live in.
+"""The catalogue: TOML cards that describe how to load an encoder and what space its vectors are in.
 
-What an `encoder` that somebody names may be, tried in this order: a `CARD.toml` (or `CARD.toml:NAME`); a name of the
-catalogue; `timm:MODEL`, `torchvision:MODEL` or `transformers:MODEL`, where MODEL may be a path; a folder (timm's or
-transformers', its config.json says which); a file of weights, with `architecture`; `timm/...` or `hf-hub:...`, a timm
-model of the Hub; any other `owner/name`, a transformers model of the Hub.
+An `encoder` argument may be, in the order in which they are tried: a `CARD.toml` (or `CARD.toml:NAME`); a name in the
+catalogue; `timm:MODEL`, `torchvision:MODEL` or `transformers:MODEL`, where MODEL may be a path; a folder of timm or
+transformers, as its config.json says; a file of weights, with `architecture`; `timm/...` or `hf-hub:...`, a timm model
+on the Hub; any other `owner/name`, a transformers model on the Hub.
 """
 
 import json
@@ -22,16 +22,17 @@ from repstitch.text import nearest
 
 @dataclass(frozen=True)
 class Card:
-    """One encoder as a `[[space]]` table states it; what is `None` is left to the checkpoint's own settings.
+    """One encoder, as a `[[space]]` table states it. For a field that is None the checkpoint's settings are used.
 
     `encoder` is `library:model` (`timm`, `torchvision`, `transformers`; `api` for a model that only its provider runs,
-    whose vectors are read from files), `checkpoint` a local file or folder with the weights, relative to the card or to
-    `REPSTITCH_WEIGHTS`; without one the weights come from the Hub. `model_args` go to the model's constructor.
+    whose vectors are read from files). `checkpoint` is a local file or folder with the weights, relative to the card or
+    to `REPSTITCH_WEIGHTS`; without one the weights come from the Hub. `model_args` go to the model's constructor.
 
-    Images: resized and cropped to `input_size` (channels, height, width) by timm's `crop_mode` and `crop_pct`, put in
-    the order `channels`, scaled to 0 .. `scale`, then minus `mean`, divided by `std` (both in that channel order).
-    Texts: cut at `max_length` tokens after the prompt that `prompts` holds for `role`; `skip_first` leaves the first
-    token out of a mean. `layer` counts blocks (stages of a convolutional network) from 1; 0 is what enters the first.
+    Images are resized and cropped to `input_size` (channels, height, width) by timm's `crop_mode` and `crop_pct`, put
+    in the order `channels`, scaled to 0 .. `scale`, then minus `mean`, divided by `std` (both in that channel order).
+    Texts get the prompt that `prompts` holds for `role` and are cut at `max_length` tokens; `skip_first` leaves the
+    first token out of a mean. `layer` counts blocks (stages of a convolutional network) from 1; layer 0 is the input of
+    the first block.
 
     The other fields are those of `Space`.
     """
@@ -40,7 +41,7 @@ class Card:
     encoder: str
     revision: str | None = None
     checkpoint: str | None = None
-    model_args: dict = field(default_factory=dict)
+    model_args: dict = field(default_factory=dict, hash=False)
     dim: int | None = None
     modality: str | None = None
     pooling: str | None = None
@@ -57,7 +58,7 @@ class Card:
     std: tuple | None = None
     max_length: int | None = None
     role: str = "none"
-    prompts: dict = field(default_factory=dict)
+    prompts: dict = field(default_factory=dict, hash=False)
     family: str | None = None
     architecture: str | None = None
     objective: str | None = None
@@ -87,11 +88,11 @@ class Card:
 
     @property
     def prompt(self) -> str | None:
-        """What is put before every text in the card's role."""
+        """The prompt of the card's role, which is put before every text."""
         return self.prompts.get(self.role)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that say something, as plain TOML types."""
+        """The fields that differ from their defaults, as plain TOML types."""
         stated = {f.name: getattr(self, f.name) for f in fields(self)}
         default = {f.name: f.default for f in fields(self)}
         return {
@@ -101,25 +102,26 @@ class Card:
         }
 
 
-def from_dict(table: dict[str, Any], where: str = "A card") -> Card:
-    """A card from one `[[space]]` table; `architecture` alone stands for the timm model of that name.
+def from_dict(table: dict[str, Any], subject: str = "A card") -> Card:
+    """A card from one `[[space]]` table; `architecture` without `encoder` stands for the timm model of that name.
 
-    Raises InputError on an unknown field, a wrong type, or a value outside its closed set.
+    `subject` is what messages call the card. Raises InputError on an unknown field, a wrong type, or a value outside
+    its closed set.
     """
-    known = [f.name for f in fields(Card)]
-    unknown = sorted(set(table) - set(known))
+    allowed = [f.name for f in fields(Card)]
+    unknown = sorted(set(table) - set(allowed))
     if unknown:
-        raise InputError(f"{where} holds the unknown field `{unknown[0]}`; known are {', '.join(known)}.")
+        raise InputError(f"{subject} holds the unknown field `{unknown[0]}`; known are {', '.join(allowed)}.")
     if "encoder" not in table and isinstance(table.get("architecture"), str):
         table = table | {"encoder": f"timm:{table['architecture']}"}
     if "name" not in table or "encoder" not in table:
-        raise InputError(f"{where} must state `name` and `encoder` (library:model) or `architecture` (a timm model).")
+        raise InputError(f"{subject} must state `name` and `encoder` (library:model) or `architecture` (a timm model).")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Card(**values)
 
 
 def read(path: str | os.PathLike) -> dict[str, Card]:
-    """The cards of one TOML file by name; a relative `checkpoint` that lies beside the file is found there."""
+    """The cards of one TOML file by name. A relative `checkpoint` is looked up in the folder of the file first."""
     path = Path(path)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -130,14 +132,15 @@ def read(path: str | os.PathLike) -> dict[str, Card]:
         raise InputError(f"The card {path} must hold [[space]] tables and nothing else; got {', '.join(tables)}.")
     cards: dict[str, Card] = {}
     for table in spaces:
-        card = from_dict(_beside(table, path.parent), where=f"The card {path}")
+        card = from_dict(_with_checkpoint(table, path.parent), f"The card {path}")
         if card.name in cards:
             raise InputError(f"The card {path} states {card.name!r} twice; give each space a name of its own.")
         cards[card.name] = card
     return cards
 
 
-def _beside(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _with_checkpoint(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The table, with the path of its `checkpoint` where that is in the folder."""
     checkpoint = table.get("checkpoint")
     if isinstance(checkpoint, str) and (folder / checkpoint).exists():
         return table | {"checkpoint": str(folder / checkpoint)}
@@ -166,21 +169,21 @@ def _toml(value: Any) -> str:
 
 def cards() -> dict[str, Card]:
     """Every card that comes with the package, by name."""
-    found: dict[str, Card] = {}
+    catalogue: dict[str, Card] = {}
     for path in sorted(data_folder("spaces").glob("*.toml")):
         for name, card in read(path).items():
-            if name in found:
+            if name in catalogue:
                 raise InputError(f"The catalogue states {name!r} twice, once in {path}; names must be unique.")
-            found[name] = card
-    return found
+            catalogue[name] = card
+    return catalogue
 
 
 def find(name: str) -> Card:
-    """The card of that name; NotFoundError names the nearest."""
-    known = cards()
-    if name not in known:
-        raise NotFoundError(f"There is no card {name!r} in the catalogue. Nearest: {_nearest(name, known)}.")
-    return known[name]
+    """The card of that name in the catalogue; NotFoundError lists the nearest names."""
+    catalogue = cards()
+    if name not in catalogue:
+        raise NotFoundError(f"There is no card {name!r} in the catalogue. Nearest: {_nearest(name, catalogue)}.")
+    return catalogue[name]
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -188,7 +191,7 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 def weights(card: Card) -> Path:
-    """The file or folder that the card's `checkpoint` names; InputError says where it was looked for."""
+    """The file or folder that the card's `checkpoint` names. Raises InputError where there is none."""
     checkpoint = Path(card.checkpoint or "")
     extra = os.environ.get("REPSTITCH_WEIGHTS")
     for path in [checkpoint] + ([Path(extra) / checkpoint] if extra else []):
@@ -211,7 +214,7 @@ def resolve(
     input_size: int | None = None,
     **settings: Any,
 ) -> Card:
-    """The card that `encoder` stands for (the module says what that may be), with what was set put over it.
+    """The card that `encoder` stands for (see the module), with the other arguments put over it.
 
     `checkpoint` replaces the weights, `architecture` names the timm model that a file of weights belongs to, `prompt`
     replaces the prompt of the role, `input_size` is the side of a square image in pixels. `settings` are fields of
@@ -235,7 +238,7 @@ def resolve(
     if prompt is not None:
         changes["prompts"] = {changes.get("role", card.role): prompt}
     if any(changes.get(key, getattr(card, key)) != getattr(card, key) for key in SHAPING):
-        changes["dim"] = None  # the card speaks of its own vectors
+        changes["dim"] = None  # that of the card is for the card's own settings
     return replace(card, **changes)
 
 
@@ -244,9 +247,9 @@ def _find_card(encoder: str, architecture: str | None) -> Card:
     for path, name in ((encoder, None), (head, tail)):
         if path.endswith(".toml"):
             return _card_of_file(path, name)
-    known = cards()
-    if encoder in known:
-        return known[encoder]
+    catalogue = cards()
+    if encoder in catalogue:
+        return catalogue[encoder]
     library, colon, model = encoder.partition(":")
     if colon and library in LIBRARIES:
         if not Path(model).exists():
@@ -266,22 +269,22 @@ def _find_card(encoder: str, architecture: str | None) -> Card:
         return Card(_plain_name(encoder), f"timm:{encoder.removeprefix('hf-hub:')}")
     if encoder.count("/") == 1 and path.suffix not in WEIGHTS and encoder[0] not in "./~":
         return Card(_plain_name(encoder), f"transformers:{encoder}")
-    near = _nearest(encoder, known)
     raise InputError(
         f"`encoder` must be a card, a local folder or file of weights, a name of the catalogue, timm:MODEL, "
-        f"transformers:MODEL or an owner/name of the Hub; got {encoder!r}, which is none of them. Nearest: {near}."
+        f"transformers:MODEL or an owner/name of the Hub; got {encoder!r}, which is none of them. Nearest: "
+        f"{_nearest(encoder, catalogue)}."
     )
 
 
 def _card_of_file(path: str, name: str | None) -> Card:
-    found = read(path)
-    if name is None and len(found) == 1:
-        return next(iter(found.values()))
-    if name not in found:
+    in_file = read(path)
+    if name is None and len(in_file) == 1:
+        return next(iter(in_file.values()))
+    if name not in in_file:
         raise InputError(
-            f"`encoder` must name one card of {path} as {path}:NAME out of {', '.join(found)}; got {name}."
+            f"`encoder` must name one card of {path} as {path}:NAME out of {', '.join(in_file)}; got {name}."
         )
-    return found[name]
+    return in_file[name]
 
 
 def _plain_name(model: str) -> str:
@@ -290,7 +293,7 @@ def _plain_name(model: str) -> str:
 
 
 def _library_of(folder: Path) -> str:
-    """Whose folder it is, by its config.json."""
+    """The library that a folder is for, by its config.json."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -305,7 +308,7 @@ def _library_of(folder: Path) -> str:
 
 
 def modality(card: Card) -> str:
-    """What the encoder of a card reads: image or text."""
+    """The kind of items that the encoder reads: image or text."""
     return card.modality or ("text" if card.encoder.startswith(("transformers:", "api:")) else "image")
 
 

@@ -1,4 +1,4 @@
-"""An encoder, loaded: items in, vectors out; and from a file of items to embeddings on disk."""
+"""Load an encoder, turn items into vectors, and write the embeddings of a file of items."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from repstitch.encoders.items import read_items
 from repstitch.encoders.loading import LIBRARIES, digest
 from repstitch.encoders.vectors import image_steps, pick_layers, text_steps
 from repstitch.errors import InputError, one_line
-from repstitch.files import check_embeddings_file, check_layers_folder
+from repstitch.files import check_embeddings_file, check_layers_folder, written_whole
 from repstitch.spaces import Space
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 TEXT_PART = 16  # texts are sorted by length among this many batches, so that little padding is computed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoder:
-    """A loaded model with its preprocessing, and the `space` its vectors live in.
+    """A loaded model with its preprocessing, and the `space` its vectors are in.
 
-    `card` is what it was loaded by with everything resolved, `layers` are the blocks it has. `load` makes one item
-    ready (safe in threads), as `sample` is. `run` turns a batch of those into an (n, dim) tensor, `run_layers` into one
-    for each of some layers, in a single forward pass.
+    `card` is its card with everything resolved, `layers` are the blocks it has. `load` prepares one item (safe in
+    threads); `sample` is a prepared item. `run` turns a batch of prepared items into an (n, dim) tensor, `run_layers`
+    into one for each of some layers, in a single forward pass.
     """
 
     card: Card
@@ -52,23 +52,23 @@ class Encoder:
         return self.encode_loaded([self.load(item) for item in items], batch_size)
 
     def encode_loaded(self, items: Sequence, batch_size: int = 64) -> np.ndarray:
-        """Vectors (n, dim) float32 of what `load` made; InputError when the model gives NaN or Inf."""
+        """Vectors (n, dim) float32 of prepared items; InputError when the model gives NaN or Inf."""
         [rows] = _encode(self, lambda batch: [self.run(batch)], [self.space], items, batch_size)
         return rows
 
     def encode_layers(self, items: Sequence, spaces: Sequence[Space], batch_size: int = 64) -> list[np.ndarray]:
-        """The same of what `load` made, for each of the `spaces` that `layer_spaces` gave."""
+        """Vectors of prepared items for each of the `spaces`, which come from `layer_spaces`."""
         layers = tuple(space.layer for space in spaces if space.layer is not None)
         return _encode(self, lambda batch: self.run_layers(batch, layers), spaces, items, batch_size)
 
     def layer_spaces(self, layers: str | Sequence[int] = "all") -> list[Space]:
         """The spaces of all layers or of some, from the first block on; negative layers are counted from the end.
 
-        The space of layer 7 is the encoder's own but for its `layer`, its `dim` and its name, NAME.layer07. InputError
-        when a layer is not there.
+        The space of layer 7 differs from the encoder's in its `layer`, its `dim` and its name, NAME.layer07. Raises
+        InputError on a layer that the model does not have.
         """
-        wanted = self.layers if layers == "all" else () if isinstance(layers, str) else layers
-        picked = sorted(set(pick_layers(self.card, wanted, self.layers)))
+        chosen = self.layers if layers == "all" else () if isinstance(layers, str) else layers
+        picked = sorted(set(pick_layers(self.card, chosen, self.layers)))
         if not picked:
             raise InputError(f"`layers` must be all, or numbers of layers; got {layers!r}.")
         rows = self.run_layers([self.sample], picked)
@@ -77,22 +77,28 @@ class Encoder:
         return [replace(self.space, name=f"{name}.layer{n:02d}", layer=n, dim=row.shape[1]) for n, row in named]
 
 
-def _encode(encoder: Encoder, run, spaces: Sequence[Space], items: Sequence, batch_size: int) -> list[np.ndarray]:
+def _encode(
+    encoder: Encoder,
+    run: Callable[[list], list["Tensor"]],
+    spaces: Sequence[Space],
+    items: Sequence,
+    batch_size: int,
+) -> list[np.ndarray]:
     """One array (n, dim) float32 a space; InputError when the model gives NaN or Inf."""
     order = np.arange(len(items))
     if encoder.space.modality == "text":
         order = np.argsort([len(text) for text in items], kind="stable")
     rows = [np.empty((len(items), space.dim), dtype=np.float32) for space in spaces]
     for at in range(0, len(items), batch_size):
-        these = order[at : at + batch_size]
-        for whole, vectors in zip(rows, run([items[i] for i in these]), strict=True):
-            whole[these] = vectors.cpu().numpy()
-    for whole, space in zip(rows, spaces, strict=True):
-        bad = ~np.isfinite(whole).all(axis=1)
-        if bad.any():
+        batch = order[at : at + batch_size]
+        for space_rows, vectors in zip(rows, run([items[i] for i in batch]), strict=True):
+            space_rows[batch] = vectors.cpu().numpy()
+    for space_rows, space in zip(rows, spaces, strict=True):
+        invalid = ~np.isfinite(space_rows).all(axis=1)
+        if invalid.any():
             raise InputError(
-                f"`encoder` {space.name!r} gave NaN or Inf for {int(bad.sum())} of {len(items)} items (first: "
-                f"{int(bad.argmax())}) in {encoder.precision}; check the checkpoint, or set `precision` to float32."
+                f"`encoder` {space.name!r} gave NaN or Inf for {int(invalid.sum())} of {len(items)} items (first: "
+                f"{int(invalid.argmax())}) in {encoder.precision}; check the checkpoint, or set `precision` to float32."
             )
     return rows
 
@@ -115,13 +121,13 @@ def embed(
     `data` is a folder or a .zip of images (ids: paths inside it), a .txt of one text a line (ids: line numbers from
     0), or `table.parquet:column` (.csv, .tsv) of texts or of image bytes or paths (ids: the column `id`, else row
     numbers). `settings` are those of `catalogue.resolve`, such as `pooling` and `role`; `dtype` is how vectors
-    are stored, float32 or float16. `limit` takes so many of the items, evenly spread. Stopped half way, the same call
-    goes on where it stopped; the file appears when it is whole.
+    are stored, float32 or float16. With `limit` only that number of items is embedded, evenly spread. After a stop, the
+    same call continues where it stopped; the file appears when all rows are written.
 
-    With `layers` ("all", or numbers of blocks) `out` is a folder, and gets a file for each of them, such as
-    NAME.layer07.parquet, from one forward pass a batch. What block 7 gives is what `layer=7` gives: of an image encoder
-    before any norm that follows; of a text encoder the hidden states of transformers, of which 0 is what enters the
-    first block and the last comes after the final norm, where the model has one.
+    With `layers` ("all", or numbers of blocks) `out` is a folder that gets one file per layer, such as
+    NAME.layer07.parquet, from one forward pass a batch. The vectors of block 7 are those of `layer=7`: for an image
+    encoder before any norm that follows the block; for a text encoder the hidden states of transformers, of which 0 is
+    the input of the first block and the last is after the final norm, where the model has one.
     """
     check_embeddings_file(out) if layers is None else check_layers_folder(out)
     check_choice("dtype", dtype, DTYPES)
@@ -131,12 +137,12 @@ def embed(
     if layers is not None:
         if settings.get("layer") is not None:
             raise InputError("`layer` and `layers` cannot both be given; leave one out.")
-        settings["layer"] = -1  # so that what is said of one layer, pooling above all, holds for each
+        settings["layer"] = -1  # so that defaults for one layer, pooling above all, hold for each
     if isinstance(encoder, Encoder):
         model, items = encoder, read_items(data, encoder.space.modality, limit)
     else:
         card = resolve(encoder, **settings)
-        items = read_items(data, modality(card), limit)  # before the model: what is wrong here shows at once
+        items = read_items(data, modality(card), limit)  # before the model, so that an error shows at once
         model = load_encoder(card, device=device, precision=precision)
     spaces = None if layers is None else model.layer_spaces(layers)
     part = batch_size * (TEXT_PART if model.space.modality == "text" else 1)
@@ -145,7 +151,7 @@ def embed(
         from tqdm import tqdm
 
         with tqdm(total=len(items.ids), initial=start, delay=1, unit="row", desc=model.space.name) as progress:
-            for loaded in _ahead(items.values[start:], model.load, part):
+            for loaded in _load_ahead(items.values[start:], model.load, part):
                 ids = np.array(items.ids[start : start + len(loaded)], dtype=object)
                 if spaces is None:
                     yield ids, model.encode_loaded(loaded, batch_size)
@@ -163,8 +169,8 @@ def embed(
     return write_layers(out, spaces, produce, job, dtype=dtype)
 
 
-def _ahead(items: Sequence, load: Callable, size: int) -> Iterator[list]:
-    """Loaded items, `size` at a time, the next ones being read in threads while the caller works on these."""
+def _load_ahead(items: Sequence, load: Callable, size: int) -> Iterator[list]:
+    """Loaded items, `size` at a time; the next ones are read in threads while the caller works on these."""
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         waiting = None
@@ -179,11 +185,11 @@ def _ahead(items: Sequence, load: Callable, size: int) -> Iterator[list]:
 
 
 def load_encoder(encoder: str | Card, *, device: str = "auto", precision: str = "auto", **settings: Any) -> Encoder:
-    """Load an encoder by what it is called (see `catalogue`) or by its card; `settings` as in `catalogue.resolve`.
+    """Load an encoder by its name (see `catalogue`) or its card; `settings` as in `catalogue.resolve`.
 
     `device` is auto (a GPU where there is one), or torch's name of one. `precision` is auto (bfloat16 on a CUDA GPU,
-    else float32), float32, bfloat16 or float16; weights stay float32, arithmetic is autocast. Raises InputError when it
-    cannot be loaded.
+    else float32), float32, bfloat16 or float16; weights stay float32, arithmetic is autocast. Raises InputError when
+    the encoder cannot be loaded.
     """
     card = encoder if isinstance(encoder, Card) else resolve(encoder, **settings)
     library = card.encoder.partition(":")[0]
@@ -210,24 +216,24 @@ def load_encoder(encoder: str | Card, *, device: str = "auto", precision: str = 
 def from_module(
     model: "nn.Module", card: Card, tokenizer: Any = None, *, device: str = "auto", precision: str = "auto"
 ) -> Encoder:
-    """An encoder of a model that is already built: a timm or torchvision one, or transformers' with its tokenizer.
+    """An encoder of a model that is already built: of timm or torchvision, or of transformers with its tokenizer.
 
-    What the card leaves open is taken from the model. The model is put in eval mode and on the device. One item is run
-    through, so that a mistake shows here and `dim` is known; InputError where the card says another.
+    Fields that the card does not state are taken from the model, which is put in eval mode and on the device. One item
+    is run through it to find `dim`. Raises InputError where the card states another.
     """
     import torch
 
     check_choice("precision", precision, PRECISIONS)
-    place = open_device(device)
-    precision = ("bfloat16" if place.type == "cuda" else "float32") if precision == "auto" else precision
-    model = model.eval().to(place)
-    steps: Any = text_steps if tokenizer is not None else image_steps
-    card, layers, sample, load, forward = steps(model, card, tokenizer, place)
+    opened = open_device(device)
+    precision = ("bfloat16" if opened.type == "cuda" else "float32") if precision == "auto" else precision
+    model = model.eval().to(opened)
+    make_steps = text_steps if tokenizer is not None else image_steps
+    card, layers, sample, load, forward = make_steps(model, card, tokenizer, opened)
 
     @torch.inference_mode()
-    def run_layers(batch: list, layers: Sequence[int | None]) -> list["Tensor"]:
-        with torch.autocast(place.type, getattr(torch, precision), enabled=precision != "float32"):
-            rows = [vectors.float() for vectors in forward(batch, tuple(layers))]
+    def run_layers(batch: list, chosen: Sequence[int | None]) -> list["Tensor"]:
+        with torch.autocast(opened.type, getattr(torch, precision), enabled=precision != "float32"):
+            rows = [vectors.float() for vectors in forward(batch, tuple(chosen))]
         return [torch.nn.functional.normalize(vectors, dim=-1) if card.normalised else vectors for vectors in rows]
 
     def run(batch: list) -> "Tensor":
@@ -242,7 +248,7 @@ def from_module(
 
 
 def save(encoder: Encoder, folder: str | os.PathLike) -> Path:
-    """Write an image encoder as `NAME.safetensors` and the card `NAME.toml` beside it; returns the card's path."""
+    """Write an image encoder as `NAME.safetensors` and its card as `NAME.toml`; returns the card's path."""
     from safetensors.torch import save_file
 
     card, folder = encoder.card, Path(folder)
@@ -253,7 +259,9 @@ def save(encoder: Encoder, folder: str | os.PathLike) -> Path:
         raise InputError(
             f"`folder` must be there and hold no {weights.name}, which is never overwritten; got {folder}."
         )
-    save_file({name: value.detach().cpu().contiguous() for name, value in encoder.model.state_dict().items()}, weights)
+    state = {name: value.detach().cpu().contiguous() for name, value in encoder.model.state_dict().items()}
+    with written_whole(weights, "folder") as path:
+        save_file(state, path)
     catalogue.write(folder / f"{card.name}.toml", [replace(card, checkpoint=weights.name, revision=digest(weights))])
     return folder / f"{card.name}.toml"
 
@@ -279,7 +287,7 @@ def _space(card: Card, model: "nn.Module") -> Space:
 
 
 def _fingerprint(model: "nn.Module") -> str:
-    """What identifies weights that come from no file."""
+    """A hash of the weights, for a model that does not come from a file."""
     total = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         total.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())

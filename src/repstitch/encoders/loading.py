@@ -1,4 +1,4 @@
-"""From a card to a model: out of a local checkpoint or folder, or from the Hub."""
+"""Load the model of a card: from a local checkpoint or folder, or from the Hub."""
 
 import hashlib
 import json
@@ -32,42 +32,42 @@ def digest(path: Path) -> str:
 
 
 def _local(card: Card) -> tuple[Path, Card]:
-    """Where a card's local weights are, and the card with what identifies them; another revision is refused."""
+    """The path of a card's local weights, and the card with their digest as revision; InputError on another one."""
     path = catalogue.weights(card)
-    found = digest(path)
-    if card.revision is not None and found != card.revision[:16]:
+    revision = digest(path)
+    if card.revision is not None and revision != card.revision[:16]:
         raise InputError(
-            f"`checkpoint` {path.name} must be revision {card.revision}, which the card names; it is {found}. Give "
+            f"`checkpoint` {path.name} must be revision {card.revision}, which the card names; it is {revision}. Give "
             "the right file, or correct the card."
         )
-    return path, replace(card, revision=found)
+    return path, replace(card, revision=revision)
 
 
 def _from_hub(repo: str, card: Card) -> tuple[Path, Card]:
-    """The folder a Hub repository was downloaded to, and the card with the commit."""
+    """The folder that a Hub repository is downloaded to, and the card with the commit as revision."""
     from huggingface_hub import snapshot_download
 
-    known = ["*.json", "*.txt", "*.model", "model*.safetensors", "*_Dense/*"]
-    folder = Path(snapshot_download(repo, revision=card.revision, allow_patterns=known))
+    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors", "*_Dense/*"]
+    folder = Path(snapshot_download(repo, revision=card.revision, allow_patterns=patterns))
     if not any(folder.glob("model*.safetensors")):
-        folder = Path(snapshot_download(repo, revision=card.revision, allow_patterns=[*known, "pytorch_model*.bin"]))
+        folder = Path(snapshot_download(repo, revision=card.revision, allow_patterns=[*patterns, "pytorch_model*.bin"]))
     return folder, replace(card, revision=folder.name)
 
 
 def _load_weights(model: "nn.Module", path: Path) -> None:
-    """Put a checkpoint into a model: all of it but a classifier that the model was built without."""
+    """Load a checkpoint into a model, except a classifier that the model was built without."""
     from timm.models import load_state_dict
 
     state = load_state_dict(str(path), weights_only=True)
-    found = model.load_state_dict(state, strict=False)
+    mismatch = model.load_state_dict(state, strict=False)
     heads = getattr(model, "default_cfg", {}).get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else heads
-    spare = [key for key in found.unexpected_keys if not key.startswith(tuple(f"{head}." for head in heads))]
-    missing = [key for key in found.missing_keys if not key.endswith("num_batches_tracked")]
-    if missing or spare:
+    unexpected = [key for key in mismatch.unexpected_keys if not key.startswith(tuple(f"{head}." for head in heads))]
+    missing = [key for key in mismatch.missing_keys if not key.endswith("num_batches_tracked")]
+    if missing or unexpected:
         raise InputError(
             f"`checkpoint` {path.name} must fit its architecture; missing are {len(missing)} tensors {missing[:1]}, "
-            f"not known {len(spare)} {spare[:1]}. Check the architecture and `model_args`."
+            f"not known {len(unexpected)} {unexpected[:1]}. Check the architecture and `model_args`."
         )
 
 
@@ -98,7 +98,7 @@ def _open_timm_by_name(name: str, card: Card, args: dict[str, Any]) -> tuple["nn
     if pretrained is None or not pretrained.hf_hub_id:
         raise InputError(f"`encoder` {card.encoder} must be a model that timm has weights for; give a `checkpoint`.")
     folder, card = _from_hub(pretrained.hf_hub_id, card)
-    # The file goes into the architecture that was named: OpenAI's CLIP shares its repository between two.
+    # The file is loaded into the architecture that was named, because two of OpenAI's CLIP share one repository.
     file = next(folder.glob("model*.safetensors"), None) or next(folder.glob("pytorch_model*.bin"))
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **args)
     return model, replace(card, encoder=f"timm:{pretrained.architecture}.{pretrained.tag}"), None
@@ -128,7 +128,7 @@ def _open_transformers(card: Card) -> tuple["nn.Module", Card, Any]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModelWithProjection
 
     class TextTower(CLIPTextModelWithProjection):
-        """Of CLIP's two towers the one that reads texts; timm has the other."""
+        """The text tower of a CLIP; the image tower is in timm."""
 
         _keys_to_ignore_on_load_unexpected = ["^vision_model", "^visual_projection", "^logit_scale"]  # noqa: RUF012
 
@@ -156,17 +156,17 @@ def _json(path: Path) -> Any:
 
 
 def _dense(folder: Path) -> "nn.Module":
-    """A step of a Sentence Transformers folder between pooling and normalising: a linear layer and what follows it."""
+    """The step of a Sentence Transformers folder between pooling and normalising: a linear layer and an activation."""
     import torch
     from timm.models import load_state_dict
 
-    said = _json(folder / "config.json")
-    activation = str(said.get("activation_function", "Identity")).rpartition(".")[2]
+    config = _json(folder / "config.json")
+    activation = str(config.get("activation_function", "Identity")).rpartition(".")[2]
     if activation not in ACTIVATIONS:
         raise InputError(
             f"`checkpoint` step {folder.name} must end in {' or '.join(ACTIVATIONS)}; it has {activation}."
         )
-    linear = torch.nn.Linear(said["in_features"], said["out_features"], bias=said.get("bias", True))
+    linear = torch.nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
     file = next((f for f in (folder / "model.safetensors", folder / "pytorch_model.bin") if f.is_file()), None)
     if file is None:
         raise InputError(f"`checkpoint` step {folder.name} must hold its weights; there is no model.safetensors.")
@@ -176,19 +176,19 @@ def _dense(folder: Path) -> "nn.Module":
 
 
 def _sentence_settings(folder: Path, steps: dict[str, Path], card: Card) -> Card:
-    """Put under a card what a Sentence Transformers folder says of pooling, length and normalisation."""
-    odd = sorted(set(steps) - {"Transformer", "Pooling", "Dense", "Normalize"})
-    if odd:
-        log.warning("%s also has a step %s, which is left out: these are the vectors before it.", card.name, odd[0])
+    """The card with pooling, length and normalisation of a Sentence Transformers folder, where it states none."""
+    unknown = sorted(set(steps) - {"Transformer", "Pooling", "Dense", "Normalize"})
+    if unknown:
+        log.warning("%s also has a step %s, which is left out: these are the vectors before it.", card.name, unknown[0])
     modes = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
     pooling = _json(steps.get("Pooling", folder / "1_Pooling") / "config.json")
-    chosen = [mine for theirs, mine in modes.items() if pooling.get(f"pooling_mode_{theirs}")]
-    found = {
+    chosen = [mode for name, mode in modes.items() if pooling.get(f"pooling_mode_{name}")]
+    settings = {
         "pooling": chosen[0] if chosen else "mean",
         "normalised": "Normalize" in steps,
         "max_length": _json(folder / "sentence_bert_config.json").get("max_seq_length"),
     }
-    return replace(card, **{key: value for key, value in found.items() if getattr(card, key) is None})
+    return replace(card, **{key: value for key, value in settings.items() if getattr(card, key) is None})
 
 
 def _open_api(card: Card) -> tuple["nn.Module", Card, Any]:

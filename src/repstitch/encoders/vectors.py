@@ -1,9 +1,9 @@
-"""From prepared items to vectors: how images and texts are made ready, run through a model and pooled."""
+"""Prepare images and texts, run them through a model, and pool its output to one vector an item."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repstitch.encoders.catalogue import Card
 from repstitch.encoders.items import open_image
@@ -14,24 +14,38 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def image_steps(model: "nn.Module", card: Card, _: None, device: "torch.device"):
-    """The card with the model's own preprocessing put under it, the layers there are, a blank image, and how to load
-    and run images."""
+class Steps(NamedTuple):
+    """How a model turns items into vectors.
+
+    `card` has everything resolved, `layers` are the blocks of the model, `sample` is an item to try it with. `load`
+    prepares one item; `forward` turns a batch of prepared items into one tensor (n, d) for each of some layers, or of
+    the end where a layer is None.
+    """
+
+    card: Card
+    layers: range
+    sample: Any
+    load: Callable[[Any], Any]
+    forward: Callable[[list, Sequence[int | None]], list["Tensor"]]
+
+
+def image_steps(model: "nn.Module", card: Card, _: None, device: "torch.device") -> Steps:
+    """The steps of an image encoder. Preprocessing that the card does not state is the model's."""
     import torch
     from PIL import Image
     from timm.data.config import resolve_data_config
     from timm.data.transforms_factory import create_transform
 
-    own = resolve_data_config(
+    defaults = resolve_data_config(
         {}, pretrained_cfg=getattr(model, "pretrained_cfg", None) or {"input_size": (3, 224, 224)}
     )
-    own = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
-    card = replace(card, **{key: value for key, value in own.items() if getattr(card, key) is None})
+    defaults = {key: tuple(value) if isinstance(value, list) else value for key, value in defaults.items()}
+    card = replace(card, **{key: value for key, value in defaults.items() if getattr(card, key) is None})
     card = replace(
         card, pooling=card.pooling or ("none" if card.layer is None else "cls" if _has_class(model) else "gap")
     )
-    there = range(1, len(getattr(model, "feature_info", ())) + 1)
-    card = replace(card, layer=_layer(card, there))
+    layers = range(1, len(getattr(model, "feature_info", ())) + 1)
+    card = replace(card, layer=_layer(card, layers))
     size: Any = card.input_size
     mean, std = (torch.tensor(value, dtype=torch.float32)[:, None, None] for value in (card.mean, card.std))
     if size[0] not in MODES or not len(mean) == len(std) == size[0]:
@@ -48,13 +62,13 @@ def image_steps(model: "nn.Module", card: Card, _: None, device: "torch.device")
         pixels = pixels.flip(0) if card.channels == "BGR" else pixels
         return (pixels.float() * (card.scale / 255) - mean) / std
 
-    def forward(batch: list, layers: Sequence[int | None]) -> list["Tensor"]:
+    def forward(batch: list, chosen: Sequence[int | None]) -> list["Tensor"]:
         x = torch.stack(batch).to(device)
         if card.pooling == "none":
             return [model(x)]
-        return [_pool_image(model, tokens, card) for tokens in image_tokens(model, x, layers)]
+        return [_pool_image(model, tokens, card) for tokens in image_tokens(model, x, chosen)]
 
-    return card, there, Image.new("RGB", (64, 64)), load, forward
+    return Steps(card, layers, Image.new("RGB", (64, 64)), load, forward)
 
 
 def _pool_image(model: "nn.Module", tokens: "Tensor", card: Card) -> "Tensor":
@@ -72,10 +86,10 @@ def _has_class(model: "nn.Module") -> bool:
 
 
 def image_tokens(model: "nn.Module", x: "Tensor", layers: Sequence[int | None] = (None,)) -> list["Tensor"]:
-    """The positions (n, t, d) of a batch of images after each of the blocks `layers`, or at the end where it is None.
+    """The tokens (n, t, d) of a batch of images after each of the blocks `layers`, or at the end with (None,).
 
-    One forward pass gives all blocks; the end is asked for alone. A map of a convolutional network counts as h · w
-    tokens. After a block means before any norm that follows it.
+    One forward pass gives all blocks. A map of a convolutional network is h · w tokens. The tokens after a block are
+    those before any norm that follows it.
     """
     import torch
 
@@ -86,10 +100,10 @@ def image_tokens(model: "nn.Module", x: "Tensor", layers: Sequence[int | None] =
     indices = [layer - 1 for layer in layers if layer is not None]
     if not getattr(model, "num_prefix_tokens", 0):
         return [_flat(tokens) for tokens in net.forward_intermediates(x, indices=indices, intermediates_only=True)]
-    found = net.forward_intermediates(
+    blocks = net.forward_intermediates(
         x, indices=indices, intermediates_only=True, return_prefix_tokens=True, output_fmt="NLC"
     )
-    return [torch.cat([prefix, patches], 1) for patches, prefix in found]
+    return [torch.cat([prefix, patches], 1) for patches, prefix in blocks]
 
 
 def _flat(tokens: "Tensor", channels_last: bool = False) -> "Tensor":
@@ -98,42 +112,43 @@ def _flat(tokens: "Tensor", channels_last: bool = False) -> "Tensor":
     return tokens.flatten(1, 2) if channels_last else tokens.flatten(2).transpose(1, 2)
 
 
-def _layer(card: Card, there: range) -> int | None:
-    """The layer counted from the start, whichever end the card counts from."""
+def _layer(card: Card, layers: range) -> int | None:
+    """The layer of the card, counted from the start."""
     if card.layer is None:
         return None
-    [layer] = pick_layers(card, [card.layer], there)
+    [layer] = pick_layers(card, [card.layer], layers)
     return layer
 
 
-def pick_layers(card: Card, layers: Sequence[int], there: range) -> list[int]:
-    """Layers counted from the start, whichever end they are counted from; InputError when one is not there."""
-    if not there:
+def pick_layers(card: Card, chosen: Sequence[int], layers: range) -> list[int]:
+    """The `chosen` layers counted from the start; negative ones count from the end.
+
+    Raises InputError on a layer that is not in `layers`, those that the model has.
+    """
+    if not layers:
         raise InputError(f"`layer` of {card.name!r} must be left out: which blocks its model has is not known.")
-    found = [layer + (there.stop if layer < 0 else 0) for layer in layers]
-    for layer, asked in zip(found, layers, strict=True):
-        if layer not in there or card.pooling == "none":
+    picked = [layer + (layers.stop if layer < 0 else 0) for layer in chosen]
+    for layer, stated in zip(picked, chosen, strict=True):
+        if layer not in layers or card.pooling == "none":
             raise InputError(
-                f"`layer` of {card.name!r} must be from {there.start} to {there.stop - 1}, with a `pooling` other than "
-                f"none; got {asked} with {card.pooling}."
+                f"`layer` of {card.name!r} must be from {layers.start} to {layers.stop - 1}, with a `pooling` other "
+                f"than none; got {stated} with {card.pooling}."
             )
-    return found
+    return picked
 
 
-def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.device"):
-    """The card with the model's own limits put under it, the layers there are, a short text, and how to load and run
-    texts."""
+def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.device") -> Steps:
+    """The steps of a text encoder. Limits that the card does not state are the model's."""
     import torch
 
     net: Any = model
-    there = range(net.config.num_hidden_layers + 1)
+    layers = range(net.config.num_hidden_layers + 1)
     card = replace(card, pooling=card.pooling or "mean")
-    card = replace(card, layer=_layer(card, there))
-    own = ("none",) if hasattr(net, "text_projection") else ()  # the one vector that CLIP compares with images
-    if card.pooling not in (*POOLS, *own):
-        raise InputError(
-            f"`pooling` of a text encoder must be one of {', '.join((*POOLS, *own))}; got {card.pooling!r}."
-        )
+    card = replace(card, layer=_layer(card, layers))
+    # "none" is the one vector that CLIP compares with images
+    poolings = (*POOLS, "none") if hasattr(net, "text_projection") else tuple(POOLS)
+    if card.pooling not in poolings:
+        raise InputError(f"`pooling` of a text encoder must be one of {', '.join(poolings)}; got {card.pooling!r}.")
     lengths = (card.max_length, tokenizer.model_max_length, getattr(net.config, "max_position_embeddings", None))
     limit = min((n for n in lengths if n), default=None)
     card = replace(card, max_length=limit)
@@ -141,20 +156,20 @@ def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.de
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked, so any token will do
 
-    # What a sentence encoder has after pooling belongs to its last vectors, not to a layer's.
+    # The step that a sentence encoder has after pooling is for the end, not for a layer.
     head = getattr(net, "sentence_head", torch.nn.Identity())
 
-    def forward(texts: list, layers: Sequence[int | None]) -> list["Tensor"]:
+    def forward(texts: list, chosen: Sequence[int | None]) -> list["Tensor"]:
         batch = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(device)
         mask = batch["attention_mask"]
-        given = net(input_ids=batch["input_ids"], attention_mask=mask, output_hidden_states=layers != (None,))
+        output = net(input_ids=batch["input_ids"], attention_mask=mask, output_hidden_states=chosen != (None,))
         if card.pooling == "none":
-            return [given.text_embeds]
-        states = [given.last_hidden_state if layer is None else given.hidden_states[layer] for layer in layers]
+            return [output.text_embeds]
+        states = [output.last_hidden_state if layer is None else output.hidden_states[layer] for layer in chosen]
         rows = [pool(tokens, mask, card.pooling or "mean", card.skip_first) for tokens in states]
-        return [head(row) if layer is None else row for row, layer in zip(rows, layers, strict=True)]
+        return [head(row) if layer is None else row for row, layer in zip(rows, chosen, strict=True)]
 
-    return card, there, "a", partial(_with_prompt, card.prompt or ""), forward
+    return Steps(card, layers, "a", partial(_with_prompt, card.prompt or ""), forward)
 
 
 def _with_prompt(prompt: str, text: str) -> str:
@@ -162,10 +177,10 @@ def _with_prompt(prompt: str, text: str) -> str:
 
 
 def pool(tokens: "Tensor", mask: "Tensor", pooling: str, skip_first: bool = False) -> "Tensor":
-    """One vector (n, d) a row out of `tokens` (n, t, d), where `mask` (n, t) is 1 on tokens and 0 on padding.
+    """Vectors (n, d) from `tokens` (n, t, d), where `mask` (n, t) is 1 on tokens and 0 on padding.
 
-    `cls` is the first token, `last` the last that is not padding, `mean` the average of those that are not padding,
-    with `skip_first` without the first.
+    `cls` is the first token, `last` the last one that is not padding, `mean` the mean of all that are not padding, with
+    `skip_first` without the first.
     """
     return POOLS[pooling](tokens.float(), mask, skip_first)
 
