@@ -5,7 +5,7 @@ import os
 import re
 import zipfile
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,17 @@ def clip(tmp_path):
     return folder
 
 
-def hidden_states(folder, text):
+@cache
+def model_and_tokenizer(folder):
     from transformers import AutoModel, AutoTokenizer
 
-    model = AutoModel.from_pretrained(folder).eval()
+    return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def hidden_states(folder, text):
+    model, tokenizer = model_and_tokenizer(folder)
     with torch.inference_mode():
-        out = model(**AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt"), output_hidden_states=True)
+        out = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
     return [state[0].numpy() for state in out.hidden_states]
 
 
