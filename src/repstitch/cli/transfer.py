@@ -28,7 +28,7 @@ def register(subparsers) -> None:
         "      --forward models/stitchers/old-new --backward models/stitchers/new-old",
     )
     c.add_argument(
-        "given", nargs="?", metavar="FILE", help="what is carried: .safetensors, .npz, .npy, .pt, .pth or .skops"
+        "file", nargs="?", metavar="FILE", help="what is carried: .safetensors, .npz, .npy, .pt, .pth or .skops"
     )
     c.add_argument("--forward", metavar="STITCHER", help="source to target: for directions, dictionaries, prompts")
     c.add_argument("--backward", metavar="STITCHER", help="target to source: for probes, dictionaries")
@@ -63,88 +63,97 @@ def register(subparsers) -> None:
 
 
 def run(args) -> None:
-    _check_transfer(args)
+    _check_arguments(args)
     from repstitch.stitchers.stitcher import load
     from repstitch.transfer import files
-    from repstitch.transfer.context import build
-    from repstitch.transfer.kinds import Dictionary, Directions, name_of
-    from repstitch.transfer.report import report
-    from repstitch.transfer.run import NAMES_HOW, concept_of, evaluate, from_names, rows_meant, transfer
+    from repstitch.transfer.context import build_context, read_rows
+    from repstitch.transfer.kinds import Dictionary, Directions, describe
 
-    thing, layout = None, files.Layout()
-    if args.given:
+    transferable, layout = None, files.Layout()
+    if args.file:
         classes = None if args.classes is None else read_lines(args.classes, "classes")
-        thing, layout = files.read(
-            args.given, subtract_b_dec=args.subtract_b_dec, classes=classes, directions=args.directions
+        transferable, layout = files.read(
+            args.file, subtract_b_dec=args.subtract_b_dec, classes=classes, directions=args.directions
         )
     if args.out:
-        means = args.concept and args.by != "classifier"
-        check_carried_file(args.out, isinstance(thing, Directions) or bool(thing is None and means))
-    forward, backward = (None if given is None else load(given) for given in (args.forward, args.backward))
-    bridge = build(
-        forward,
-        backward,
+        concept_direction = args.concept and args.by != "classifier"
+        check_carried_file(args.out, isinstance(transferable, Directions) or bool(not args.file and concept_direction))
+    forward, backward = (None if path is None else load(path) for path in (args.forward, args.backward))
+    source, target = read_rows(
         args.source,
         args.target,
-        args.labels,
         source_space=args.source_space,
         target_space=args.target_space,
         source_ids=args.source_ids,
         target_ids=args.target_ids,
         group=args.group,
-        paired=isinstance(thing, Dictionary),
+    )
+    context = build_context(
+        forward,
+        backward,
+        source,
+        target,
+        args.labels,
+        paired=isinstance(transferable, Dictionary),
         drop_invalid=args.drop_invalid,
         tangent=args.jacobian,
     )
-    if args.prompts:
-        carried, found = from_names(bridge, args.prompts, args.names, seed=args.seed)
-        how = f"{NAMES_HOW}; {rows_meant(bridge, 'forward')}"
-    else:
-        if args.concept:
-            thing = concept_of(bridge, args.concept, args.against, args.by)
-        thing, found = evaluate(bridge, thing, seed=args.seed)
-        carried, how = transfer(thing, bridge, args.renormalise)
-    if not args.out and not found:
+    carried, description, proof = _carry(args, context, transferable)
+    if not args.out and proof is None:
         raise InputError("Give `--out`, the file to write; there is nothing to prove this on.")
-    notes = {"through": how} | {
+    notes = {"through": description} | {
         way: stitcher.version for way, stitcher in (("forward", forward), ("backward", backward)) if stitcher
     }
-    if args.plot:  # before what is never overwritten, so that a run that was stopped can be run again
+    if args.plot:  # before `--out`, which is never overwritten, so that an interrupted run can be repeated
         from repstitch.plots.canvas import save
         from repstitch.plots.transfer import plot_transfer
 
-        save(plot_transfer(found), args.plot)
+        save(plot_transfer(proof), args.plot)
     if args.out:
         files.write(args.out, carried, layout, notes)
-    title = f"{name_of(carried)}: {bridge.home.name} -> {bridge.away.name}" + (f", in {args.out}" if args.out else "")
+    title = f"{describe(carried)}: {context.source.name} -> {context.target.name}"
+    title += f", in {args.out}" if args.out else ""
     emit(
-        {"out": args.out, "carried": name_of(carried), **notes, "proof": found or None},
-        "\n".join([title, *how.split("; ")]) + (f"\n\n{report(found)}" if found else ""),
+        {"out": args.out, "carried": describe(carried), **notes, "proof": proof and proof.to_dict()},
+        "\n".join([title, *description.split("; ")]) + (f"\n\n{proof}" if proof else ""),
         args.json,
     )
 
 
-def _check_transfer(args) -> None:
-    """Refuse what does not go together before anything is loaded."""
+def _carry(args, context, transferable):
+    """What is carried to the target space, through what in words, and its proof."""
+    from repstitch.transfer import run as whole
+
+    if args.prompts:
+        probe, proof = whole.probe_from_names(context, args.prompts, args.names, seed=args.seed)
+        return probe, f"{whole.FROM_NAMES}; {whole.describe_rows(context, 'forward')}", proof
+    if args.concept:
+        transferable = whole.concept_from_examples(context, args.concept, args.against, args.by)
+    transferable, proof = whole.evaluate(context, transferable, seed=args.seed)
+    return *whole.transfer(transferable, context, args.renormalise), proof
+
+
+def _check_arguments(args) -> None:
+    """Refuse arguments that do not go together before anything is loaded."""
     check_seed(args.seed, "`--seed`")
-    given = [name for name in ("given", "concept", "prompts") if getattr(args, name)]
-    if len(given) > 1:
+    sources = [name for name in ("file", "concept", "prompts") if getattr(args, name)]
+    if len(sources) > 1:
         raise InputError("Give one thing to carry: a FILE, or --concept with --against, or --prompts.")
-    if not given and not args.labels:
+    if not sources and not args.labels:
         raise InputError(
             "Give what is carried: a FILE, --concept with --against, --prompts, or --labels to train a probe by."
         )
-    for flag, needs, ok in (
+    for flag, needs, is_useful in (
         ("against", "--concept", args.concept),
         ("by", "--concept", args.concept),
         ("names", "--prompts", args.prompts),
-        ("classes", "a probe's FILE", args.given),
-        ("subtract_b_dec", "a dictionary's FILE", args.given),
-        ("directions", "a FILE", args.given),
-        ("renormalise", "a FILE or --concept", args.given or args.concept),
+        ("classes", "a probe's FILE", args.file),
+        ("subtract_b_dec", "a dictionary's FILE", args.file),
+        ("directions", "a FILE", args.file),
+        ("renormalise", "a FILE or --concept", args.file or args.concept),
         ("plot", "--labels", args.labels),
         ("labels", "--target", args.target),
-        ("group", "--labels, or a dictionary's FILE and rows", args.labels or args.given),
+        ("group", "--labels, or a dictionary's FILE and rows", args.labels or args.file),
         ("jacobian", "--source or --target", args.source or args.target),
         ("source_space", "--source", args.source),
         ("source_ids", "--source", args.source),
@@ -152,7 +161,7 @@ def _check_transfer(args) -> None:
         ("target_ids", "--target", args.target),
         ("drop_invalid", "--source or --target", args.source or args.target),
     ):
-        if getattr(args, flag) not in (None, False) and not ok:
+        if getattr(args, flag) not in (None, False) and not is_useful:
             raise InputError(
                 f"`--{flag.replace('_', '-')}` is of use with {needs} only; give that too, or leave it out."
             )

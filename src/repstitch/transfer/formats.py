@@ -1,4 +1,4 @@
-"""Files of arrays by name, opened and written without running anything that is in them."""
+"""Files of named arrays, opened and written without running code that they may hold."""
 
 import json
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ import numpy as np
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_new, written_whole
 
-NOTES = "repstitch"  # the array of an .npz that holds what is metadata elsewhere
+NOTES = "repstitch"  # the array of an .npz that holds the metadata
 UNSAFE = (".pkl", ".pickle", ".joblib", ".sav")
-# Those of scikit-learn's models whose scores are rows @ coef_.T + intercept_, and nothing after it.
+# Models of scikit-learn whose scores are exactly rows @ coef_.T + intercept_.
 LINEAR_MODELS = (
     "LogisticRegression", "LogisticRegressionCV", "LinearSVC", "LinearSVR", "Ridge", "RidgeCV", "RidgeClassifier",
     "RidgeClassifierCV", "LinearRegression", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "SGDClassifier",
@@ -21,7 +21,7 @@ LINEAR_MODELS = (
 
 
 def open_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of a file by name, and its metadata. Raises InputError on what cannot be read, or would run code."""
+    """The arrays of a file by name, and its metadata. Raises InputError on files that are unreadable or run code."""
     if file.suffix not in OPENERS:
         unsafe = " Pickles run code when opened, so they are never read." if file.suffix in UNSAFE else ""
         raise InputError(f"{file.name} must be one of {', '.join(OPENERS)}.{unsafe}")
@@ -78,22 +78,22 @@ def _open_npy(file: Path):
 def _open_torch(file: Path):
     import torch
 
-    held = torch.load(file, map_location="cpu", weights_only=True)
-    held = held.get("state_dict", held) if isinstance(held, dict) else {"directions": held}
-    if not all(isinstance(value, torch.Tensor) for value in held.values()):
+    loaded = torch.load(file, map_location="cpu", weights_only=True)
+    tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {"directions": loaded}
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise InputError("it must hold tensors by name, a state dict.")
-    return {name: _numbers(tensor) for name, tensor in held.items()}, {}
+    return {name: _numbers(tensor) for name, tensor in tensors.items()}, {}
 
 
 def _numbers(tensor) -> np.ndarray:
     import torch
 
-    held = tensor.detach()
-    return (held.float() if held.dtype == torch.bfloat16 else held).numpy()
+    detached = tensor.detach()
+    return (detached.float() if detached.dtype == torch.bfloat16 else detached).numpy()
 
 
 def _open_skops(file: Path):
-    """A linear model of scikit-learn, alone or after a StandardScaler; only types that skops trusts are made."""
+    """A linear model of scikit-learn, alone or after a StandardScaler; only types that skops trusts are created."""
     from skops.io import load
 
     model = load(file, trusted=[])

@@ -1,6 +1,7 @@
-"""What is carried: directions (vectors), probes (covectors) and dictionaries (both), as float64 NumPy arrays."""
+"""What can be carried: directions (vectors), probes (covectors) and dictionaries (both), as float64 NumPy arrays."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,12 +11,11 @@ from repstitch.spaces import Space
 ACTIVATIONS = ("relu", "jumprelu", "topk", "none")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Directions:
-    """Vectors `values` (k, d) of a space: concept directions, steering vectors; a difference of points, no point
-    itself.
+    """Vectors `values` (k, d) of a space, such as concept directions or steering vectors.
 
-    `names` (k,) where they have some; `space` where it is known which one they are of.
+    A direction is a difference of two points, not a point. `names` (k,) and `space` are None where they are not known.
     """
 
     values: np.ndarray
@@ -23,24 +23,28 @@ class Directions:
     space: Space | None = None
 
     def __post_init__(self):
-        _hold(self, values=("values", (None, None)))
+        _set_array(self, "values", (None, None))
         zero = ~self.values.any(axis=1)
         if zero.any():
             raise InputError(f"`values` must be directions; row {int(zero.argmax())} holds only zeros.")
         _check_names(self.names, len(self.values), "names")
         _check_space(self.space, self.dim)
 
+    def __repr__(self) -> str:
+        return _short(self)
+
     @property
     def dim(self) -> int:
         return self.values.shape[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Probe:
     """A linear probe: scores `x @ coef.T + intercept` of rows x (n, d), with `coef` (k, d) and `intercept` (k,).
 
-    With k ≥ 2 the `classes` (k,) are what each score speaks for, the highest wins; with k = 1 they are two, the second
-    where the score is above 0 (as in scikit-learn). Without classes the scores are just numbers, as of a regression.
+    With k ≥ 2 each score belongs to one of the `classes` (k,) and the highest score wins. With k = 1 there are two
+    classes, and the second wins where the score is above 0 (as in scikit-learn). Without classes the scores are plain
+    numbers, as of a regression.
     """
 
     coef: np.ndarray
@@ -49,12 +53,14 @@ class Probe:
     space: Space | None = None
 
     def __post_init__(self):
-        _hold(self, coef=("coef", (None, None)))
-        _hold(self, intercept=("intercept", (len(self.coef),)))
+        _set_array(self, "coef", (None, None))
+        _set_array(self, "intercept", (len(self.coef),))
         if self.classes is not None:
-            wanted = 2 if len(self.coef) == 1 else len(self.coef)
-            _check_names(self.classes, wanted, "classes")
+            _check_names(self.classes, 2 if len(self.coef) == 1 else len(self.coef), "classes")
         _check_space(self.space, self.dim)
+
+    def __repr__(self) -> str:
+        return _short(self)
 
     @property
     def dim(self) -> int:
@@ -65,20 +71,20 @@ class Probe:
         return np.asarray(X, dtype=np.float64) @ self.coef.T + self.intercept
 
     def class_scores(self, X: np.ndarray) -> np.ndarray:
-        """Scores (n, n_classes), one column a class also where there is only one row of `coef`; the highest wins."""
+        """Scores (n, n_classes), one column a class also where `coef` has only one row; the highest wins."""
         scores = self.scores(X)
-        return (
-            np.hstack([np.zeros_like(scores), scores]) if self.classes is not None and len(self.coef) == 1 else scores
-        )
+        if self.classes is None or len(self.coef) > 1:
+            return scores
+        return np.hstack([np.zeros_like(scores), scores])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dictionary:
     """A sparse autoencoder: `W_enc` (d, m), `b_enc` (m,), `W_dec` (m, d), `b_dec` (d,).
 
-    Features are act((x − b_dec) @ W_enc + b_enc), without the subtraction where `subtract_b_dec` is false; rows come
-    back as features @ W_dec + b_dec. `activation` is relu, jumprelu (with `threshold` (m,), up to which a feature is
-    0), topk (the `k` largest, not below 0) or none.
+    Features are act((x − b_dec) @ W_enc + b_enc), without the subtraction where `subtract_b_dec` is false. Decoded rows
+    are features @ W_dec + b_dec. `activation` is relu, jumprelu (with `threshold` (m,), up to which a feature is 0),
+    topk (the `k` largest, not below 0) or none.
     """
 
     W_enc: np.ndarray
@@ -89,21 +95,26 @@ class Dictionary:
     activation: str = "relu"
     threshold: np.ndarray | None = None
     k: int | None = None
-    space: Space | None = field(default=None)
+    space: Space | None = None
 
     def __post_init__(self):
-        _hold(self, W_enc=("W_enc", (None, None)))
+        _set_array(self, "W_enc", (None, None))
         d, m = self.W_enc.shape
-        _hold(self, W_dec=("W_dec", (m, d)), b_enc=("b_enc", (m,)), b_dec=("b_dec", (d,)))
+        _set_array(self, "W_dec", (m, d))
+        _set_array(self, "b_enc", (m,))
+        _set_array(self, "b_dec", (d,))
         if self.activation not in ACTIVATIONS:
             raise InputError(f"`activation` must be one of {', '.join(ACTIVATIONS)}; got {self.activation!r}.")
         if (self.activation == "jumprelu") != (self.threshold is not None):
             raise InputError("A dictionary has a `threshold` if and only if its activation is jumprelu.")
         if self.threshold is not None:
-            _hold(self, threshold=("threshold", (m,)))
+            _set_array(self, "threshold", (m,))
         if self.activation == "topk" and not (isinstance(self.k, int) and 1 <= self.k <= m):
             raise InputError(f"`k` of a topk dictionary must be from 1 to its {m} features; got {self.k!r}.")
         _check_space(self.space, d)
+
+    def __repr__(self) -> str:
+        return _short(self)
 
     @property
     def dim(self) -> int:
@@ -130,38 +141,46 @@ class Dictionary:
         return features @ self.W_dec + self.b_dec
 
 
-Thing = Directions | Probe | Dictionary
+Transferable = Directions | Probe | Dictionary
+Kind = TypeVar("Kind", bound=Transferable)
 
 
-def name_of(thing: Thing) -> str:
-    """What to call it in a sentence."""
-    if isinstance(thing, Directions):
-        return "1 direction" if len(thing.values) == 1 else f"{len(thing.values)} directions"
-    if isinstance(thing, Probe):
-        return f"a probe of {len(thing.classes)} classes" if thing.classes else f"a probe of {len(thing.coef)} scores"
-    subtracts = "b_dec subtracted" if thing.subtract_b_dec else "b_dec not subtracted"
-    return f"a dictionary of {thing.W_enc.shape[1]} features ({thing.activation}, {subtracts} before encoding)"
+def describe(transferable: Transferable) -> str:
+    """The kind and size of a transferable, for messages and reports."""
+    if isinstance(transferable, Directions):
+        count = len(transferable.values)
+        return "1 direction" if count == 1 else f"{count} directions"
+    if isinstance(transferable, Probe):
+        classes = transferable.classes
+        return f"a probe of {len(classes)} classes" if classes else f"a probe of {len(transferable.coef)} scores"
+    subtracts = "b_dec subtracted" if transferable.subtract_b_dec else "b_dec not subtracted"
+    features = transferable.W_enc.shape[1]
+    return f"a dictionary of {features} features ({transferable.activation}, {subtracts} before encoding)"
 
 
-def _hold(thing, **arrays: tuple[str, tuple[int | None, ...]]) -> None:
-    """Keep these fields as finite float64 arrays of the wanted shape, of which None is any size from 1."""
-    for name, (what, wanted) in arrays.items():
-        given = np.asarray(getattr(thing, name))
-        if given.dtype.kind not in "fiu":
-            raise InputError(f"`{what}` must hold numbers; got {given.dtype}.")
-        array = given.astype(np.float64)
-        sizes = zip(array.shape, wanted, strict=False)
-        if array.ndim != len(wanted) or not all(n and w in (None, n) for n, w in sizes):
-            said = ", ".join("n" if w is None else str(w) for w in wanted)
-            raise InputError(f"`{what}` must have the shape ({said}); got {array.shape}.")
-        if not np.isfinite(array).all():
-            raise InputError(f"`{what}` must be finite; it holds NaN or Inf.")
-        object.__setattr__(thing, name, array)
+def _short(transferable: Transferable) -> str:
+    space = f", space {transferable.space.name!r}" if transferable.space else ""
+    return f"{type(transferable).__name__}({describe(transferable)}, {transferable.dim} dimensions{space})"
 
 
-def _check_names(names: tuple[str, ...] | None, wanted: int, what: str) -> None:
-    if names is not None and (len(names) != wanted or len(set(names)) < wanted):
-        raise InputError(f"`{what}` must be {wanted} different names; got {len(names)}: {', '.join(names)[:80]}.")
+def _set_array(transferable: Transferable, name: str, shape: tuple[int | None, ...]) -> None:
+    """Store a field as a finite float64 array of this shape, in which None is any size from 1."""
+    values = np.asarray(getattr(transferable, name))
+    if values.dtype.kind not in "fiu":
+        raise InputError(f"`{name}` must hold numbers; got {values.dtype}.")
+    array = values.astype(np.float64)
+    sizes = zip(array.shape, shape, strict=False)
+    if array.ndim != len(shape) or not all(size and wanted in (None, size) for size, wanted in sizes):
+        expected = ", ".join("n" if wanted is None else str(wanted) for wanted in shape)
+        raise InputError(f"`{name}` must have the shape ({expected}); got {array.shape}.")
+    if not np.isfinite(array).all():
+        raise InputError(f"`{name}` must be finite; it holds NaN or Inf.")
+    object.__setattr__(transferable, name, array)
+
+
+def _check_names(names: tuple[str, ...] | None, count: int, argument: str) -> None:
+    if names is not None and (len(names) != count or len(set(names)) < count):
+        raise InputError(f"`{argument}` must be {count} different names; got {len(names)}: {', '.join(names)[:80]}.")
 
 
 def _check_space(space: Space | None, dim: int) -> None:

@@ -14,25 +14,25 @@ from repstitch.embeddings.tables import TABLES, read_table, split_column
 from repstitch.errors import InputError
 
 
-def label(rows: Embeddings, given) -> Embeddings:
-    """The rows with a label each, as text; None where there is none: nothing, blank or NaN.
+def label(rows: Embeddings, labels) -> Embeddings:
+    """The rows with one label each, as text; None where the label is missing, blank or NaN.
 
-    `given` is `table.parquet:column` (or .csv, .tsv) with a column `id`; or it has one entry a row, in the rows' order:
-    a table without ids, a text file, a `.npy`, `file.npz:key`, an array. Whole numbers are the same text whatever type
-    they come in. Raises InputError where no row gets a label, on ids that occur twice, on a table with ids for rows
-    without, and on another length where position counts.
+    `labels` is `table.parquet:column` (or .csv, .tsv) with a column `id`, or has one entry a row in the rows' order: a
+    table without ids, a text file, a `.npy`, `file.npz:key`, an array. A whole number gives the same text in every
+    number type. Raises InputError where no row gets a label, on ids that occur twice, on a table with ids for rows
+    without ids, and on a wrong length where entries go by position.
     """
-    given = os.fspath(given) if isinstance(given, os.PathLike) else given
-    location, column = split_column(given) if isinstance(given, str) else (given, None)
+    labels = os.fspath(labels) if isinstance(labels, os.PathLike) else labels
+    location, column = split_column(labels) if isinstance(labels, str) else (labels, None)
     if isinstance(location, str) and location.lower().endswith(TABLES):
-        found = _from_table(Path(location), column, rows)
-    elif isinstance(given, str):
-        found = _texts(load_column(given, len(rows), "labels").tolist())
+        texts = _from_table(Path(location), column, rows)
+    elif isinstance(labels, str):
+        texts = _texts(load_column(labels, len(rows), "labels").tolist())
     else:
-        found = _texts(load_column(np.asarray(given, dtype=object), len(rows), "labels"))
-    if all(one is None for one in found):
+        texts = _texts(load_column(np.asarray(labels, dtype=object), len(rows), "labels"))
+    if all(text is None for text in texts):
         raise InputError("`labels` must give some of the rows a label; all are empty.")
-    return replace(rows, labels=found)
+    return replace(rows, labels=texts)
 
 
 def _from_table(path: Path, column: str | None, rows: Embeddings) -> np.ndarray:
@@ -55,27 +55,27 @@ def _from_table(path: Path, column: str | None, rows: Embeddings) -> np.ndarray:
         return values
     if rows.ids is None:
         raise InputError(
-            f"`labels` {path} goes by ids, and the rows have none; give them too (--target-ids, --source-ids)."
+            f"`labels` {path} goes by ids, and the rows have none; give them too (`target_ids`, `source_ids`)."
         )
     ids = table.column("id").to_pylist()
     kept = [i for i, key in enumerate(ids) if key is not None]
     keys = np.array([str(ids[i]) for i in kept], dtype=object)
     check_unique(keys, "table of labels")
-    known = dict(zip(keys, values[kept], strict=True))
-    if not any(key in known for key in rows.ids):
+    by_id = dict(zip(keys, values[kept], strict=True))
+    if not any(key in by_id for key in rows.ids):
         first = f"it has e.g. {keys[0]!r}" if len(keys) else "it has none"
         raise InputError(f"`labels` {path} knows none of the ids ({first}, the rows {rows.ids[0]!r}).")
-    return _texts([known.get(key) for key in rows.ids])
+    return _texts([by_id.get(key) for key in rows.ids])
 
 
 def _texts(values) -> np.ndarray:
-    made = np.empty(len(values), dtype=object)
-    made[:] = [as_text(value) for value in values]
-    return made
+    texts = np.empty(len(values), dtype=object)
+    texts[:] = [as_text(value) for value in values]
+    return texts
 
 
 def as_text(value: Any) -> str | None:
-    """A label or class as text, the same for whole numbers of any type; None where there is none."""
+    """A label or class as text, the same for whole numbers of any type; None where it is missing or blank."""
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return None
     if isinstance(value, float | np.floating) and math.isfinite(value) and value == int(value):

@@ -1,4 +1,4 @@
-"""A stitcher as one affine map: the bare map as it is, or a tangent of the whole translation."""
+"""A stitcher as one affine map: its map without normalisations, or a tangent of the whole translation."""
 
 import math
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from repstitch.stitchers.maps import AffineMap, Map, ResidualMLP
 from repstitch.stitchers.stitcher import Stitcher
 
 BATCH_ROWS = 1024
-MOST_ROWS = 2_000  # that a mean Jacobian is taken at
+MOST_ROWS = 2_000  # for a mean Jacobian
 
 
-@dataclass(frozen=True)
-class Linear:
-    """An affine map in float64 that stands for a stitcher, and `how` it does, in words."""
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """An affine map in float64 that stands for a stitcher; `description` says in words how it was derived."""
 
     map: AffineMap
-    how: str
+    description: str
 
     @property
     def weight(self) -> np.ndarray:
@@ -34,19 +34,18 @@ class Linear:
         return self.map.bias.numpy()
 
 
-def bare(map: Map) -> Linear:
-    """A stitcher's affine map without its normalisations, exactly; InputError on an MLP, which no affine map is."""
+def affine_part(map: Map) -> LinearMap:
+    """A stitcher's affine map without its normalisations, exactly. Raises InputError on an MLP."""
     if not isinstance(map, AffineMap):
         raise InputError(
             "An MLP has no one matrix, so it acts by its Jacobian at rows of its source space; give such rows "
-            "(--source for the forward stitcher, --target for the backward one), or train a linear stitcher."
+            "(`source` for the forward stitcher, `target` for the backward one), or train a linear stitcher."
         )
-    return Linear(map.to("cpu", torch.float64), "the bare map, exactly: without the normalisation after it")
+    return LinearMap(map.to("cpu", torch.float64), "the bare map, exactly: without the normalisation after it")
 
 
-def jacobian(stitcher: Stitcher, rows: np.ndarray) -> Linear:
-    """The tangent of `stitcher.translate`, normalisations included, at a point (d_source,) or averaged over rows (n,
-    d).
+def jacobian(stitcher: Stitcher, rows: np.ndarray) -> LinearMap:
+    """The tangent of `stitcher.translate` with its normalisations, at a point (d_source,) or averaged over rows (n, d).
 
     The weight is the mean Jacobian over the rows; the bias is such that the mean of the rows goes to the mean of their
     translations, so that at one point it is the first-order expansion there. In closed form, float64, O(n d²) time.
@@ -62,41 +61,44 @@ def jacobian(stitcher: Stitcher, rows: np.ndarray) -> Linear:
     weight = torch.zeros(map.d_source, map.d_target, dtype=torch.float64)
     mean_in, mean_out = torch.zeros(map.d_source).double(), torch.zeros(map.d_target).double()
     for batch in torch.from_numpy(np.ascontiguousarray(X)).double().split(BATCH_ROWS):
-        out, slope = _slope(map, batch, norms)
-        weight += slope / len(X)
+        out, summed = _summed_jacobian(map, batch, norms)
+        weight += summed / len(X)
         mean_in += batch.sum(0) / len(X)
         mean_out += out.sum(0) / len(X)
-    where = "at one point" if len(X) == 1 else f"averaged over {len(X):,} rows"
-    how = f"its Jacobian {where}, normalisation included: a tangent, so true near such rows only"
-    return Linear(AffineMap(weight, mean_out - mean_in @ weight), how)
+    points = "at one point" if len(X) == 1 else f"averaged over {len(X):,} rows"
+    description = f"its Jacobian {points}, normalisation included: a tangent, so true near such rows only"
+    return LinearMap(AffineMap(weight, mean_out - mean_in @ weight), description)
 
 
-def linearise(stitcher: Stitcher, rows: np.ndarray | None = None, tangent: bool = False) -> Linear:
-    """The bare map where it is affine, unless a `tangent` is asked for; else the Jacobian at `rows`, brought to the
-    stitcher's input normalisation, so that what goes through either map reads rows so normalised."""
+def linearise(stitcher: Stitcher, rows: np.ndarray | None = None, tangent: bool = False) -> LinearMap:
+    """The stitcher's affine map, or its mean Jacobian at `rows` where the map is an MLP or with `tangent`.
+
+    The rows are first brought to the stitcher's input normalisation, so that either map reads rows so normalised.
+    Raises InputError where a Jacobian is needed and there are no rows.
+    """
     if rows is None or (isinstance(stitcher.map, AffineMap) and not tangent):
         if tangent:
             raise InputError("A Jacobian is taken at rows of the stitcher's source space; give some.")
-        return bare(stitcher.map)
-    given = torch.from_numpy(np.atleast_2d(np.asarray(rows, dtype=np.float64)))
-    return jacobian(stitcher, _brought(given, stitcher.input_norm, "rows for the Jacobian").numpy())
+        return affine_part(stitcher.map)
+    points = torch.from_numpy(np.atleast_2d(np.asarray(rows, dtype=np.float64)))
+    return jacobian(stitcher, _normalised(points, stitcher.input_norm, "rows for the Jacobian").numpy())
 
 
-def thinned(rows: np.ndarray) -> np.ndarray:
-    """At most 2,000 of the rows for a mean Jacobian, evenly spread, for files are often sorted by what rows show."""
+def evenly_spaced(rows: np.ndarray) -> np.ndarray:
+    """At most 2,000 of the rows for a mean Jacobian, evenly spaced, since files are often sorted by content."""
     return rows[:: -(-len(rows) // MOST_ROWS) or 1]
 
 
 @torch.no_grad()
-def _slope(map: Map, x: Tensor, norms: tuple[str, str]) -> tuple[Tensor, Tensor]:
+def _summed_jacobian(map: Map, x: Tensor, norms: tuple[str, str]) -> tuple[Tensor, Tensor]:
     """Translations (n, d_target) of rows x, and the sum over the rows of the Jacobians (d_source, d_target).
 
     Row i's is s (I − u uᵀ) M (I − o oᵀ): u and o are the unit rows before and after the map, M the map's own Jacobian,
-    s one over the product of both lengths; what is not normalised has a length of 1 and no projection.
+    s one over the product of both lengths. A side that is not normalised has length 1 and no projection.
     """
-    u, lengths = _brought(x, norms[0], "rows for the Jacobian"), torch.linalg.vector_norm(x, dim=1)
+    u, lengths = _normalised(x, norms[0], "rows for the Jacobian"), torch.linalg.vector_norm(x, dim=1)
     z = map.apply(u)
-    o, after = _brought(z, norms[1], "the translation"), torch.linalg.vector_norm(z, dim=1)
+    o, after = _normalised(z, norms[1], "the translation"), torch.linalg.vector_norm(z, dim=1)
     scale = torch.ones_like(after)
     for how, length in zip(norms, (lengths, after), strict=True):
         scale = scale / length if how == "unit" else scale
@@ -106,19 +108,19 @@ def _slope(map: Map, x: Tensor, norms: tuple[str, str]) -> tuple[Tensor, Tensor]
     if isinstance(map, ResidualMLP) and gate is not None:
         total = total + (map.hidden_weight * (scale @ gate)) @ map.out_weight
     if norms[0] == "unit":
-        total = total - (weighted * u).T @ _forth(map, u, gate)
+        total = total - (weighted * u).T @ _left_product(map, u, gate)
     if norms[1] == "unit":
-        back = _back(map, o, gate)
+        product = _right_product(map, o, gate)
         if norms[0] == "unit":
-            back = back - (u * back).sum(1, keepdim=True) * u
-        total = total - (weighted * back).T @ o
+            product = product - (u * product).sum(1, keepdim=True) * u
+        total = total - (weighted * product).T @ o
     return o, total
 
 
-def _brought(rows: Tensor, how: str, what: str) -> Tensor:
-    """`normalise` with lengths in float64, which it takes in float32."""
-    sound = normalise(rows, how, what)
-    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True) if how == "unit" else sound
+def _normalised(rows: Tensor, how: str, argument: str) -> Tensor:
+    """`normalise`, but with lengths in float64, where `normalise` takes them in float32."""
+    checked = normalise(rows, how, argument)
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True) if how == "unit" else checked
 
 
 def _gate(map: Map, u: Tensor) -> Tensor | None:
@@ -129,7 +131,7 @@ def _gate(map: Map, u: Tensor) -> Tensor | None:
     return torch.special.ndtr(h) + h * torch.exp(-h.square() / 2) / math.sqrt(2 * math.pi)
 
 
-def _forth(map: Map, u: Tensor, gate: Tensor | None) -> Tensor:
+def _left_product(map: Map, u: Tensor, gate: Tensor | None) -> Tensor:
     """uᵀ M of each row."""
     rows = u @ map.weight
     if isinstance(map, ResidualMLP) and gate is not None:
@@ -137,7 +139,7 @@ def _forth(map: Map, u: Tensor, gate: Tensor | None) -> Tensor:
     return rows
 
 
-def _back(map: Map, o: Tensor, gate: Tensor | None) -> Tensor:
+def _right_product(map: Map, o: Tensor, gate: Tensor | None) -> Tensor:
     """M o of each row."""
     rows = o @ map.weight.T
     if isinstance(map, ResidualMLP) and gate is not None:

@@ -1,0 +1,64 @@
+"""How many labelled rows of the target a native probe needs to be as accurate as a carried one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from repstitch.transfer.probes import DEFAULT_STRENGTH, fit_probe
+from repstitch.transfer.proof import LabelEfficiency
+from repstitch.transfer.task import Task
+
+FIRST_SIZE, DRAWS, FEW_DRAWS, MANY = 10, 5, 3, 1000
+
+
+def label_efficiency(task: Task, carried: float | None = None, seed: int = 0) -> LabelEfficiency:
+    """Accuracies of native probes trained on few labelled target rows, and how many rows match the carried probe.
+
+    Sizes are 10, 20, 50, 100 … up to all training rows, each with several random draws. The strength of the fit is
+    chosen once a size, on all validation rows, whose labels are not counted: that favours the native probe. `carried`
+    is the accuracy of the carried probe; with it `matches` says at which number of rows the mean accuracy reaches it.
+    """
+    n, random = len(task.train), np.random.default_rng(seed)
+    sizes = [size for p in range(1, 8) for size in (10**p, 2 * 10**p, 5 * 10**p) if FIRST_SIZE <= size < n] + [n]
+    accuracy = [
+        _draw_accuracies(task, size, random)
+        for size in tqdm(sizes, desc="label efficiency", unit="size", delay=1, leave=False)
+    ]
+    curve = {"sizes": sizes, "accuracy": accuracy}
+    if carried is not None:
+        curve |= {"carried": carried, "matches": first_match(sizes, accuracy, carried)}
+    return LabelEfficiency(curve)
+
+
+def first_match(sizes: Sequence[int], accuracy: Sequence[Sequence[float]], carried: float) -> int | None:
+    """The number of labelled rows at which the mean accuracy first reaches `carried`; None where it never does.
+
+    Between two sizes the mean accuracy is taken to be linear in the logarithm of the size.
+    """
+    means = [float(np.mean(draws)) for draws in accuracy]
+    for i, mean in enumerate(means):
+        if mean >= carried:
+            if i == 0:
+                return sizes[0]
+            share = (carried - means[i - 1]) / (mean - means[i - 1])
+            return int(np.ceil(np.exp(np.log(sizes[i - 1]) + share * np.log(sizes[i] / sizes[i - 1])) - 1e-9))
+    return None
+
+
+def _draw_accuracies(task: Task, size: int, random: np.random.Generator) -> list[float]:
+    """Test accuracies of probes trained on random draws of `size` training rows."""
+    validation = task.target[task.validation], task.y[task.validation]
+    accuracies, strengths = [], None
+    for _ in range(1 if size == len(task.train) else FEW_DRAWS if size >= MANY else DRAWS):
+        rows = random.permutation(task.train)[:size]
+        if len(np.unique(task.y[rows])) < 2:
+            rows[:2] = [task.train[task.y[task.train] == k][0] for k in np.unique(task.y[task.train])[:2]]
+        if strengths is None and not np.isin(validation[1], task.y[rows]).any():
+            strengths = (DEFAULT_STRENGTH,)
+        options = {} if strengths is None else {"strengths": strengths}
+        probe, strength = fit_probe(task.target[rows], task.y[rows], task.classes, validation, **options)
+        strengths = (strength,)
+        predicted = task.columns(probe.classes or ())[probe.class_scores(task.target[task.test]).argmax(1)]
+        accuracies.append(float((predicted == task.y[task.test]).mean()))
+    return accuracies
