@@ -8,10 +8,10 @@ from repstitch.text import nearest
 MOST_DRAWS = 100_000
 
 
-def check_choice(argument: str, value: str, allowed: Sequence[str]) -> None:
+def check_choice(argument: str, value: object, allowed: Sequence[str | bool]) -> None:
     """Raise InputError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise InputError(f"`{argument}` must be one of {', '.join(allowed)}; got {value!r}.")
+    if not isinstance(value, str | bool) or value not in allowed:
+        raise InputError(f"`{argument}` must be one of {', '.join(map(str, allowed))}; got {value!r}.")
 
 
 def check_keywords(function: str, keywords: Iterable[str], parameters: Collection[str]) -> None:
@@ -33,6 +33,12 @@ def check_draws(draws: int, argument: str = "`permutations`", least: int = 0) ->
     """Raise InputError unless the number of permutations is between `least` and 100,000."""
     if not least <= draws <= MOST_DRAWS:
         raise InputError(f"{argument} must be from {least} to {MOST_DRAWS:,}; got {draws}.")
+
+
+def check_port(port: int) -> None:
+    """Raise InputError unless this can be the number of a TCP port; 0 stands for any free one."""
+    if not 0 <= port < 2**16:
+        raise InputError(f"`port` must be a number from 0 to 65535; got {port}.")
 
 
 def check_shares(shares: Sequence[float]) -> tuple[float, float, float]:

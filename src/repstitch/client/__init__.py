@@ -1,4 +1,5 @@
-"""A client of the service: arrays go over HTTP and come back translated, with retries and checked replies."""
+# pyright: strict
+"""Clients of the service: they send arrays over HTTP and check the translations that come back."""
 
 from repstitch.client.clients import AsyncClient, Client
 from repstitch.client.errors import (

@@ -1,6 +1,7 @@
-"""What a caller gives, checked before anything is sent."""
+# pyright: strict
+"""Checks of the arguments of both clients, before anything is sent."""
 
-from typing import Any
+import math
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,7 +11,8 @@ from repstitch.wire.fields import check_name
 from repstitch.wire.rows import DTYPES
 
 
-def authorisation(api_key: str | None) -> dict[str, str]:
+def authorisation(api_key: object) -> dict[str, str]:
+    """The header that carries `api_key`; no header for None."""
     if api_key is None:
         return {}
     if not isinstance(api_key, str) or not api_key or not all("!" <= letter <= "~" for letter in api_key):
@@ -18,18 +20,22 @@ def authorisation(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"}
 
 
-def check_whole_number(param: str, value: int, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise InputError(f"`{param}` must be a whole number of at least {least}; got {value!r}.")
+def check_seconds(param: str, value: object) -> float:
+    """`value` if it is a positive, finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"`{param}` must be a number of seconds above 0; got {value!r}.")
     return value
 
 
-def check_choice(param: str, value: Any, known: Any) -> None:
-    if not isinstance(value, str | bool) or value not in known:
-        raise InputError(f"`{param}` must be one of {', '.join(map(str, known))}; got {value!r}.")
+def check_whole_number(param: str, value: object, minimum: int) -> int:
+    """`value` if it is an int of at least `minimum`."""
+    if type(value) is not int or value < minimum:
+        raise InputError(f"`{param}` must be a whole number of at least {minimum}; got {value!r}.")
+    return value
 
 
-def check_written_name(param: str, value: str) -> None:
+def check_encodable_name(param: str, value: str) -> None:
+    """Refuse what is no name, and names with characters that UTF-8 cannot encode."""
     check_name(param, value)
     try:
         value.encode()
@@ -37,15 +43,16 @@ def check_written_name(param: str, value: str) -> None:
         raise InputError(f"`{param}` must be a name that UTF-8 can write; got {value!r}.") from None
 
 
-def read_names(source: str, target: str, stitcher: str | None) -> dict[str, str]:
+def names_of_request(source: str, target: str, stitcher: str | None) -> dict[str, str]:
+    """The names that a request sends, each checked."""
     names = {"source": source, "target": target} | ({} if stitcher is None else {"stitcher": stitcher})
     for param, value in names.items():
-        check_written_name(param, value)
+        check_encodable_name(param, value)
     return names
 
 
 def as_floats(param: str, values: ArrayLike) -> np.ndarray:
-    """What was given as an array (n, d) or (d,) of floats of any width, with at least one number."""
+    """`values` as a non-empty array (n, d) or (d,) of floats of any width."""
     rule = f"`{param}` must be rows (n, d) or one vector (d,) of floats"
     try:
         array = np.asarray(values)
@@ -61,21 +68,22 @@ def as_floats(param: str, values: ArrayLike) -> np.ndarray:
 
 
 def check_finite(param: str, rows: np.ndarray, dtype: str, start: int) -> None:
-    """Refuse rows that are not finite once they are of the dtype they travel in; `start` is the first one's number."""
+    """Refuse rows that are not finite in `dtype`, in which they are sent; `start` is the number of the first row."""
     finite = np.isfinite(_cast(rows, dtype)).all(axis=1)
     if not finite.all():
-        at = start + int(np.argmin(finite))
+        row = start + int(np.argmin(finite))
         wider = ' or send it with dtype="float32"' if dtype == "float16" else ""
         raise InputError(
-            f"`{param}` must hold finite {dtype} numbers; row {at} holds NaN, Inf or a number too large for {dtype}. "
+            f"`{param}` must hold finite {dtype} numbers; row {row} holds NaN, Inf or a number too large for {dtype}. "
             f"Leave it out{wider}."
         )
 
 
-def _cast(rows: np.ndarray, dtype: str) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what is too large becomes Inf, which is refused as such
-        return rows.astype(DTYPES[dtype], copy=False)
-
-
 def to_bytes(rows: np.ndarray, dtype: str) -> bytes:
+    """Rows as little-endian numbers of `dtype`, one row after the other."""
     return _cast(rows, dtype).tobytes()
+
+
+def _cast(rows: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # numbers that are too large become Inf, which `check_finite` refuses
+        return rows.astype(DTYPES[dtype], copy=False)

@@ -1,4 +1,5 @@
-"""The two clients: one waits, one is for asyncio. Both run the same core."""
+# pyright: strict
+"""The two clients, one blocking and one for asyncio, over the same core."""
 
 import asyncio
 import time
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from repstitch.client.arguments import check_whole_number
 from repstitch.client.core import BATCH_BYTES, Core, Pause, Steps, httpx
-from repstitch.client.responses import Translation
+from repstitch.client.responses import JsonObject, Translation
 
 T = TypeVar("T")
 
@@ -18,14 +19,13 @@ T = TypeVar("T")
 class Client:
     """A service at `address`, such as "http://127.0.0.1:3000"; threads may share it.
 
-    `api_key` is sent as a Bearer token, to this address only: redirects are not followed. `timeout_s` is the most
-    seconds to wait for a connection, and for each next piece of a request or a reply. A request that meets 429, 503 or
-    a broken connection is sent again up to `retries` times, after pauses that double from at most 0.25 s, drawn at
-    random, or as long as the service asks for (30 s at most). Arrays of more than `batch_bytes` go in several requests.
-    `transport` replaces the network (an httpx transport).
+    `api_key` is sent as a Bearer token, to this address only: redirects are not followed. `timeout_s` limits the time
+    to connect, and to send or receive each chunk of a request or a reply. After 429, 503 or a broken connection a
+    request is sent again up to `retries` times, after random pauses whose limit doubles from 0.25 s, or as long as the
+    service asks for (at most 30 s). Arrays of more than `batch_bytes` are sent in several requests. `transport` (an
+    httpx transport) replaces the network.
 
-    Raises InputError on arguments that cannot be used. All calls raise ClientError or, before anything is sent,
-    InputError.
+    Raises InputError on invalid arguments. All calls raise ClientError or, before anything is sent, InputError.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Client:
     ) -> np.ndarray:
         """Rows of the space `source` as rows of the space `target`.
 
-        X is (n, d_source) or one vector (d_source,), of finite floats; what comes back is (n, d_target) or (d_target,),
-        float32. With dtype="float16" it is float16, and half as many bytes travel both ways. `stitcher` names one of
-        several that serve the pair; route="auto" lets the service go over other spaces where that is better.
+        X is (n, d_source) or one vector (d_source,), of finite floats; the result is (n, d_target) or (d_target,),
+        float32. With dtype="float16" it is float16, and half as many bytes are sent both ways. `stitcher` names one of
+        several stitchers of the pair; route="auto" allows a route over other spaces where no stitcher leads straight.
 
-        All rows are translated by one version of one stitcher: where it was replaced between two parts of an array, the
-        whole array is translated once more. Parts that the service finds too large (413) are halved.
+        All rows are translated by one version of one stitcher: where it was replaced between two requests, the whole
+        array is translated once more. Requests that the service finds too large (413) are halved.
 
         Raises InputError (ClientInputError, ClientNotFoundError, ClientConflictError where the service says so),
         UnauthorisedError, BusyError, ServiceError, UnreachableError.
@@ -77,28 +77,26 @@ class Client:
         confidence: bool = False,
         dtype: str = "float32",
     ) -> Translation:
-        """As `translate`, with the stitcher, its version and the route; with `confidence`, how far to trust each row.
+        """As `translate`, with the stitcher, its version and the route; with `confidence` also measures of each row.
 
-        Confidence asked of a stitcher that was not calibrated is a ClientConflictError.
+        Raises ClientConflictError where `confidence` is set and the stitcher is not calibrated.
         """
         return self._run(self._core.translate(X, source, target, stitcher, route, confidence, dtype))
 
-    def score(
-        self, X: ArrayLike, Y: ArrayLike, source: str, target: str, *, stitcher: str | None = None
-    ) -> dict[str, Any]:
+    def score(self, X: ArrayLike, Y: ArrayLike, source: str, target: str, *, stitcher: str | None = None) -> JsonObject:
         """The scores of a stitcher on pairs, in one request: X is (n, d_source), Y is (n, d_target), rows matched."""
         return self._run(self._core.score(X, Y, source, target, stitcher))
 
-    def spaces(self) -> list[dict[str, Any]]:
-        """The cards of the spaces served, each with the spaces it leads `to` and is reached `from`."""
+    def spaces(self) -> list[JsonObject]:
+        """The cards of all spaces, each with the spaces that stitchers lead `to` and come `from`."""
         return self._run(self._core.listed("spaces"))
 
-    def stitchers(self) -> list[dict[str, Any]]:
-        """What is served: each stitcher's name, spaces, dimensions, version and scores."""
+    def stitchers(self) -> list[JsonObject]:
+        """All stitchers: name, spaces, dimensions, version and scores of each."""
         return self._run(self._core.listed("stitchers"))
 
-    def stitcher(self, name: str) -> dict[str, Any]:
-        """All about one stitcher, its scorecard included. Raises ClientNotFoundError with the nearest names."""
+    def stitcher(self, name: str) -> JsonObject:
+        """One stitcher with its scorecard. Raises ClientNotFoundError with the nearest names."""
         return self._run(self._core.stitcher(name))
 
     def ready(self) -> bool:
@@ -106,21 +104,21 @@ class Client:
         return self._run(self._core.ready())
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
         return f"Client({self._core.address!r})"
 
     def _run(self, steps: Steps[T]) -> T:
-        """Do what the core's steps ask for, in order, until they return."""
-        answer = None
+        """Carry out the steps of a call until it returns."""
+        answer: Any = None
         while True:
             try:
                 step = steps.send(answer)
@@ -140,7 +138,7 @@ class Client:
 class AsyncClient:
     """`Client` for asyncio: the same arguments and methods, awaited. Use it in one event loop.
 
-    Up to `concurrency` parts of one array are under way at once.
+    Up to `concurrency` requests of one array are in flight at once.
     """
 
     def __init__(
@@ -188,19 +186,19 @@ class AsyncClient:
 
     async def score(
         self, X: ArrayLike, Y: ArrayLike, source: str, target: str, *, stitcher: str | None = None
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """As `Client.score`."""
         return await self._run(self._core.score(X, Y, source, target, stitcher))
 
-    async def spaces(self) -> list[dict[str, Any]]:
+    async def spaces(self) -> list[JsonObject]:
         """As `Client.spaces`."""
         return await self._run(self._core.listed("spaces"))
 
-    async def stitchers(self) -> list[dict[str, Any]]:
+    async def stitchers(self) -> list[JsonObject]:
         """As `Client.stitchers`."""
         return await self._run(self._core.listed("stitchers"))
 
-    async def stitcher(self, name: str) -> dict[str, Any]:
+    async def stitcher(self, name: str) -> JsonObject:
         """As `Client.stitcher`."""
         return await self._run(self._core.stitcher(name))
 
@@ -209,21 +207,21 @@ class AsyncClient:
         return await self._run(self._core.ready())
 
     async def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> "AsyncClient":
         return self
 
-    async def __aexit__(self, *_) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._core.address!r})"
 
     async def _run(self, steps: Steps[T]) -> T:
-        """As `Client._run`, with parts run beside one another."""
-        answer = None
+        """As `Client._run`, with parts run concurrently."""
+        answer: Any = None
         while True:
             try:
                 step = steps.send(answer)

@@ -1,43 +1,44 @@
-"""The calls themselves, for both clients: what is sent, when it is sent again, and what is made of the answers.
+# pyright: strict
+"""The calls of both clients as generators that use no network.
 
-They are generators that never touch a socket: they yield what is to be sent, how long to wait, or parts to be run, and
-are given the answers.
+A call yields the requests to send, the pauses to wait and the parts to run, and is sent the answers.
 """
 
 import base64
 import json
-import math
 import random
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from repstitch.arguments import check_choice
 from repstitch.client.arguments import (
     as_floats,
     authorisation,
-    check_choice,
+    check_encodable_name,
     check_finite,
+    check_seconds,
     check_whole_number,
-    check_written_name,
-    read_names,
+    names_of_request,
     to_bytes,
 )
 from repstitch.client.errors import BusyError, ClientConflictError, ClientInputError, ServiceError, UnreachableError
 from repstitch.client.responses import (
     JSON,
     OCTETS,
+    JsonObject,
     Translation,
-    counted_from,
     error_of,
     join,
-    origin,
+    mismatch,
+    provenance,
     read_object,
     read_translation,
     retry_after,
-    unfit,
+    with_row_offset,
 )
 from repstitch.errors import InputError, one_line
 from repstitch.wire.fields import ROUTES
@@ -48,16 +49,15 @@ if TYPE_CHECKING:
 else:
     try:
         import httpx
-    except ModuleNotFoundError:  # told when a client is made, so that importing this module never fails
+    except ModuleNotFoundError:  # reported when a client is made, so that importing this module never fails
         httpx = None
 
 BATCH_BYTES = 8 * 2**20
-FIRST_PAUSE_S = 0.25  # the longest pause before the first repeat; each later one may be twice as long
-MOST_PAUSE_S = 30.0
-BUSY = (429, 503)
+FIRST_PAUSE_S = 0.25  # the longest pause before the first retry; it doubles with each further retry
+MAX_PAUSE_S = 30.0
+BUSY_STATUSES = (429, 503)
 
 T = TypeVar("T")
-Steps = Generator[Any, Any, T]
 
 
 class Request(NamedTuple):
@@ -72,9 +72,17 @@ class Pause(NamedTuple):
     seconds: float
 
 
+Step: TypeAlias = "Request | Pause | list[Steps[Any]]"
+# What a step is answered by depends on the step, so the type of the answers cannot be stated.
+Steps: TypeAlias = Generator[Step, Any, T]
+
+
 class Core:
-    """What both clients share. Its generators yield a `Request` (answered by a response, or by the error that came in
-    its place), a `Pause`, or a list of generators to run (answered by what they return)."""
+    """The calls that both clients share.
+
+    They yield a `Request` (answered by a response, or by the error that came instead), a `Pause`, or a list of
+    generators to run (answered by the list of what they return).
+    """
 
     def __init__(self, address: str, api_key: str | None, timeout_s: float, retries: int, batch_bytes: int):
         if httpx is None:
@@ -82,9 +90,8 @@ class Core:
         self.address = _check_address(address)
         self.retries = check_whole_number("retries", retries, 0)
         self.batch_bytes = check_whole_number("batch_bytes", batch_bytes, 1)
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s < math.inf:
-            raise InputError(f"`timeout_s` must be a number of seconds above 0; got {timeout_s!r}.")
-        # Vectors do not shrink by compression, so none is asked for.
+        timeout_s = check_seconds("timeout_s", timeout_s)
+        # No compression is asked for, since vectors do not shrink by it.
         headers = {"Accept-Encoding": "identity", "User-Agent": "repstitch"} | authorisation(api_key)
         self.options: dict[str, Any] = {
             "base_url": self.address,
@@ -105,76 +112,69 @@ class Core:
         dtype: str,
     ) -> Steps[Translation]:
         """One array, in as many requests as it takes; see `Client.translate`."""
-        check_choice("dtype", dtype, DTYPES)
+        check_choice("dtype", dtype, tuple(DTYPES))
         check_choice("route", route, ROUTES)
         check_choice("confidence", confidence, (False, True))
-        params = read_names(source, target, stitcher)
+        params = names_of_request(source, target, stitcher)
         if route != "direct":
             params["route"] = route
         if confidence:
             params["confidence"] = "true"
-        given = as_floats("X", X)
-        rows = given.reshape(1, -1) if given.ndim == 1 else given
+        array = as_floats("X", X)
+        rows = array.reshape(1, -1) if array.ndim == 1 else array
         step = max(1, self.batch_bytes // (rows.shape[1] * DTYPES[dtype].itemsize))
         starts = range(0, len(rows), step)
         for start in starts:  # before anything is sent
             check_finite("X", rows[start : start + step], dtype, start)
-        most = step
+        max_rows = step  # of a request, as far as the service's refusals have shown
 
         def send(start: int, stop: int) -> Steps[list[Translation]]:
-            nonlocal most
+            nonlocal max_rows
             n = stop - start
-            # A part that is as large as one that was too large would only be refused again.
-            if n <= most:
+            if n <= max_rows:
                 try:
                     reply = yield from self.exchange(_translate_request(rows[start:stop], params, dtype))
                     return [read_translation(reply, n, route, confidence, dtype)]
                 except ClientInputError as error:
                     if error.status != 413 or n == 1:
-                        raise counted_from(error, start) from None
-                most = min(most, (n + 1) // 2)
+                        raise with_row_offset(error, start) from None
+                max_rows = min(max_rows, (n + 1) // 2)
             middle = start + n // 2
             return (yield from send(start, middle)) + (yield from send(middle, stop))
 
+        parts: list[Translation] = []
         for _ in range(2):
-            parts = yield [send(start, min(start + step, len(rows))) for start in starts]
-            replies = [reply for part in parts for reply in part]
-            origins = {origin(reply) for reply in replies}
-            if len(origins) == 1:
-                return join(replies, given.ndim == 1)
-        versions = ", ".join(sorted({f"{reply.stitcher} {reply.version}" for reply in replies}))
+            lists = yield [send(start, min(start + step, len(rows))) for start in starts]
+            parts = [part for each in cast("list[list[Translation]]", lists) for part in each]
+            if len({provenance(part) for part in parts}) == 1:
+                return join(parts, array.ndim == 1)
+        versions = ", ".join(sorted({f"{part.stitcher} {part.version}" for part in parts}))
         raise ClientConflictError(
             f"The rows of `X` must all be translated by one stitcher; twice the service replaced it on the way (last: "
             f"{versions}). Translate again once it stays the same."
         )
 
-    def score(
-        self, X: ArrayLike, Y: ArrayLike, source: str, target: str, stitcher: str | None
-    ) -> Steps[dict[str, Any]]:
-        body: dict[str, Any] = read_names(source, target, stitcher)
-        rows = {}
-        for name, field, values in (("X", "embedding", X), ("Y", "counterpart", Y)):
-            rows[name] = as_floats(name, values)
-            if rows[name].ndim == 1:
-                raise InputError(f"`{name}` must be rows (n, d) to be scored; got one vector.")
-            check_finite(name, rows[name], "float32", 0)
-            body[field] = base64.b64encode(to_bytes(rows[name], "float32")).decode()
-        if len(rows["X"]) != len(rows["Y"]):
-            raise InputError(f"`X` and `Y` must be matched row by row; got {len(rows['X'])} and {len(rows['Y'])} rows.")
-        content = json.dumps(body).encode()
+    def score(self, X: ArrayLike, Y: ArrayLike, source: str, target: str, stitcher: str | None) -> Steps[JsonObject]:
+        """The reply of /v1/score to one request; see `Client.score`."""
+        names = names_of_request(source, target, stitcher)
+        arrays = [_scored_rows("X", X), _scored_rows("Y", Y)]
+        if len(arrays[0]) != len(arrays[1]):
+            raise InputError(f"`X` and `Y` must be matched row by row; got {len(arrays[0])} and {len(arrays[1])} rows.")
+        embedding, counterpart = (base64.b64encode(to_bytes(rows, "float32")).decode() for rows in arrays)
+        content = json.dumps({**names, "embedding": embedding, "counterpart": counterpart}).encode()
         reply = yield from self.exchange(Request("POST", "/v1/score", None, {"Content-Type": JSON}, content))
         return read_object(reply)
 
-    def listed(self, what: str) -> Steps[list[dict[str, Any]]]:
-        """The list that /v1/`what` holds under that name."""
-        reply = yield from self.exchange(Request("GET", f"/v1/{what}"))
-        found = read_object(reply).get(what)
-        if not isinstance(found, list):
-            raise unfit(reply, f"there is no list of {what} in it")
-        return found
+    def listed(self, name: str) -> Steps[list[JsonObject]]:
+        """The list called `name` in the reply of /v1/`name`."""
+        reply = yield from self.exchange(Request("GET", f"/v1/{name}"))
+        items = read_object(reply).get(name)
+        if not isinstance(items, list):
+            raise mismatch(reply, f"there is no list of {name} in it")
+        return cast("list[JsonObject]", items)
 
     def stitcher(self, name: str) -> Steps[dict[str, Any]]:
-        check_written_name("name", name)
+        check_encodable_name("name", name)
         reply = yield from self.exchange(Request("GET", f"/v1/stitchers/{quote(name, safe='')}"))
         return read_object(reply)
 
@@ -185,7 +185,7 @@ class Core:
         except (BusyError, UnreachableError):
             return False
         except ServiceError as error:
-            # A proxy in front of a service that is not up yet says 502 or 504; a page of something else never mends.
+            # A proxy before a service that is starting answers 502 or 504; another web page there is a wrong address.
             if error.status is None or error.status < 500:
                 raise
             return False
@@ -193,41 +193,43 @@ class Core:
     def exchange(self, request: Request, retries: int | None = None) -> "Steps[httpx.Response]":
         """The response to a request, which must be 200; a busy service and a broken connection are tried again."""
         retries = self.retries if retries is None else retries
-        for tried in range(retries + 1):
-            reply = yield request
-            broken = isinstance(reply, httpx.TransportError)
-            busy = isinstance(reply, httpx.Response) and reply.status_code in BUSY
-            if tried == retries or not (broken or busy):
+        attempt = 0
+        while True:
+            answer: httpx.Response | httpx.RequestError = yield request
+            broken = isinstance(answer, httpx.TransportError)
+            busy = isinstance(answer, httpx.Response) and answer.status_code in BUSY_STATUSES
+            if attempt == retries or not (broken or busy):
                 break
-            yield Pause(self.pause_s(tried, reply))
-        if isinstance(reply, httpx.DecodingError):
-            raise ServiceError(f"The body of the reply cannot be decoded; {one_line(reply)}") from reply
-        if isinstance(reply, httpx.RequestError):
-            reason = f"{type(reply).__name__}: {one_line(reply)}"
+            yield Pause(self.pause_s(attempt, answer))
+            attempt += 1
+        if isinstance(answer, httpx.DecodingError):
+            raise ServiceError(f"The body of the reply cannot be decoded; {one_line(answer)}") from answer
+        if isinstance(answer, httpx.RequestError):
+            attempts = "one try" if retries == 0 else f"{retries + 1} tries"
             raise UnreachableError(
-                f"Nothing answered at {self.address} in {_times(retries + 1)} ({reason}). See that the service runs "
-                "there, and that `address` is right."
-            ) from reply
-        if reply.status_code != 200:
-            raise error_of(reply)
-        return reply
+                f"Nothing answered at {self.address} in {attempts} ({type(answer).__name__}: {one_line(answer)}). See "
+                "that the service runs there, and that `address` is right."
+            ) from answer
+        if answer.status_code != 200:
+            raise error_of(answer)
+        return answer
 
-    def pause_s(self, tried: int, reply: "httpx.Response | httpx.RequestError") -> float:
-        """Seconds before the next try: what the service asks for, and a random share of a time that doubles.
+    def pause_s(self, attempt: int, answer: "httpx.Response | httpx.RequestError") -> float:
+        """Seconds before the next attempt: what the service asks for, plus a random share of a time that doubles.
 
-        The share keeps those who were turned away together from coming back together.
+        The random share keeps clients that were refused together from retrying together.
         """
-        asked = retry_after(reply.headers) if isinstance(reply, httpx.Response) else 0.0
-        longest = min(MOST_PAUSE_S, FIRST_PAUSE_S * 2**tried)
-        return min(MOST_PAUSE_S, asked + self.random.uniform(0, longest))
+        minimum = retry_after(answer.headers) if isinstance(answer, httpx.Response) else 0.0
+        longest = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**attempt)
+        return min(MAX_PAUSE_S, minimum + self.random.uniform(0, longest))
 
 
 def _check_address(address: str) -> str:
-    """The address without a slash at its end. What is refused is not quoted, for it may hold a password."""
+    """The address without a trailing slash. A refused address is not quoted, since it may hold a password."""
     rule = "`address` must be http:// or https://, a host and at most a path, such as http://127.0.0.1:3000"
     try:
         url = httpx.URL(address)
-        url.raw_host.decode("ascii").encode("idna")  # as the system will, with another error
+        url.raw_host.decode("ascii").encode("idna")  # resolving the name would do that, and raise another error
     except (httpx.InvalidURL, TypeError, ValueError):
         raise InputError(f"{rule}; got what is no URL.") from None
     if url.scheme not in ("http", "https") or not url.host:
@@ -240,11 +242,15 @@ def _check_address(address: str) -> str:
 
 
 def _translate_request(rows: np.ndarray, params: dict[str, str], dtype: str) -> Request:
-    form = OCTETS if dtype == "float32" else f"{OCTETS}; dtype={dtype}"
-    n, dim = rows.shape  # which bytes do not tell: two rows of 384 numbers are one of 768
-    headers = {"Content-Type": form, "Accept": form, "X-Rows": str(n), "X-Dim": str(dim)}
+    media_type = OCTETS if dtype == "float32" else f"{OCTETS}; dtype={dtype}"
+    n, dim = rows.shape  # stated because the bytes do not tell: two rows of 384 numbers are one row of 768
+    headers = {"Content-Type": media_type, "Accept": media_type, "X-Rows": str(n), "X-Dim": str(dim)}
     return Request("POST", "/v1/translate", params, headers, to_bytes(rows, dtype))
 
 
-def _times(n: int) -> str:
-    return "one try" if n == 1 else f"{n} tries"
+def _scored_rows(param: str, values: ArrayLike) -> np.ndarray:
+    rows = as_floats(param, values)
+    if rows.ndim == 1:
+        raise InputError(f"`{param}` must be rows (n, d) to be scored; got one vector.")
+    check_finite(param, rows, "float32", 0)
+    return rows

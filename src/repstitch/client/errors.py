@@ -1,13 +1,14 @@
-"""What calling the service comes to when it comes to no answer."""
+# pyright: strict
+"""The errors of both clients."""
 
 from repstitch.errors import ConflictError, InputError, NotFoundError
 
 
 class ClientError(Exception):
-    """What calling the service came to when not to an answer; `str` of it is the service's own message.
+    """A call that failed; where the service answered, `str` of the error is the service's message.
 
-    `status` is the HTTP status (None when there was no answer, or when answers contradict each other), `code` and
-    `param` are the service's word for it and the parameter at fault, where it gave them.
+    `status` is the HTTP status, None without an answer and where answers contradict each other. `code` and `param` are
+    the service's error code and the parameter at fault, where the answer holds them.
     """
 
     def __init__(self, message: str, status: int | None = None, code: str | None = None, param: str | None = None):
@@ -16,15 +17,15 @@ class ClientError(Exception):
 
 
 class ClientInputError(ClientError, InputError):
-    """The service refused what was sent: 400, 413, 415, 422 and other 4xx."""
+    """The service refused the request: 400, 413, 415, 422 and other 4xx."""
 
 
 class ClientNotFoundError(ClientError, NotFoundError):
-    """No such space, pair or stitcher there: 404."""
+    """The service has no such space, pair or stitcher: 404."""
 
 
 class ClientConflictError(ClientError, ConflictError):
-    """A choice is needed first: 409, or parts of one array that several versions of a stitcher answered."""
+    """A choice is needed first: 409. Also where several versions of a stitcher translated parts of one array."""
 
 
 class UnauthorisedError(ClientError):
@@ -32,12 +33,12 @@ class UnauthorisedError(ClientError):
 
 
 class BusyError(ClientError):
-    """The service took nothing, however often it was asked: 429 or 503."""
+    """The service was busy at every attempt: 429 or 503."""
 
 
 class ServiceError(ClientError):
-    """The service failed (5xx; 504 when it was too slow), or answered something that is no answer to this request."""
+    """The service failed (5xx; 504 when it was too slow), or its reply does not fit the request."""
 
 
 class UnreachableError(ClientError):
-    """Nothing answered at the address, however often it was tried."""
+    """Nothing answered at the address, at any attempt."""

@@ -177,13 +177,13 @@ def wants_measures(served: ServedRoute, names: dict[str, Any]) -> bool:
     if served.placed.measures:
         return True
     route = served.route
-    if len(route.names) > 1:
+    if len(route.names) == 1:
+        message = f"The stitcher {route.names[0]!r} has no calibration, so it cannot tell confidence; ask without it."
+    else:
         message = (
             f"The route {'->'.join(route.spaces)} leads over other spaces, and confidence is calibrated for single "
             "stitchers; ask without it."
         )
-    else:
-        message = f"The stitcher {route.names[0]!r} has no calibration, so it cannot tell confidence; ask without it."
     raise Refusal(409, message, "confidence")
 
 

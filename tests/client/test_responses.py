@@ -1,0 +1,122 @@
+"""Replies and errors of the service, as the clients read them."""
+
+import gzip
+
+import httpx
+import pytest
+from helpers.fake_service import FakeService, problem, rows_of
+
+from repstitch.client import (
+    BusyError,
+    ClientConflictError,
+    ClientError,
+    ClientInputError,
+    ClientNotFoundError,
+    ServiceError,
+    UnauthorisedError,
+)
+from repstitch.client.responses import OCTETS
+from repstitch.errors import ConflictError, InputError, NotFoundError
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"content_type": "application/json"}, "it is application/json of float32, not application/octet-stream"),
+        ({"content_type": ""}, "it is of no type of float32"),
+        ({"content_type": f"{OCTETS}; dtype=float16"}, f"it is {OCTETS} of float16, not {OCTETS} of float32"),
+        ({"x_rows": "2"}, "X-Rows must be 3; got 2"),
+        ({"x_rows": ""}, "X-Rows must be 3; got none"),
+        ({"x_dim": "6"}, "3 rows of 6 float32 numbers are 72 bytes; got 36"),
+        ({"x_dim": "0"}, "X-Dim must be a whole number of at least 1; got 0"),
+        ({"x_dim": "-3"}, "X-Dim must be"),
+        ({"x_dim": "9" * 5000}, "X-Dim must be"),
+        ({"x_dim": ""}, "X-Dim must be a whole number of at least 1; got none"),
+        ({"x_stitcher": ""}, "X-Stitcher is missing"),
+        ({"x_stitcher_version": ""}, "X-Stitcher-Version is missing"),
+        ({"x_confidence": "shared"}, "X-Confidence must not name measures; got .*shared"),
+    ],
+)
+def test_a_reply_that_does_not_fit_is_an_error_and_never_an_array(connect, headers, message):
+    with pytest.raises(ServiceError, match=f"The reply does not fit the request: {message}") as caught:
+        connect(FakeService(**headers)).translate(rows_of(3), "old", "new")
+    assert caught.value.status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"x_confidence": ""}, "X-Confidence must name measures; got none"),
+        ({"x_confidence": "shared"}, "3 rows of 4 float32 numbers are 48 bytes; got 60"),
+        ({"x_route": ""}, "X-Route is missing"),
+    ],
+)
+def test_what_was_asked_for_must_be_there(connect, headers, message):
+    with pytest.raises(ServiceError, match=message):
+        connect(FakeService(**headers)).translate_full(rows_of(3), "old", "new", confidence=True, route="auto")
+
+
+@pytest.mark.parametrize("content", [b"", bytes(35), bytes(37)])
+def test_a_reply_of_another_length_is_an_error(connect, content):
+    headers = {"content-type": OCTETS, "x-rows": "3", "x-dim": "3", "x-stitcher": "a", "x-stitcher-version": "v"}
+    reply = httpx.Response(200, headers=headers, content=content)
+    with pytest.raises(ServiceError, match=f"3 rows of 3 float32 numbers are 36 bytes; got {len(content)}"):
+        connect(FakeService(faults=[reply])).translate(rows_of(3), "old", "new")
+
+
+def test_a_compressed_reply_is_not_asked_for_and_a_broken_one_is_an_error(connect):
+    def handler(request):
+        assert request.headers["accept-encoding"] == "identity"
+        stream = httpx.ByteStream(gzip.compress(b"x" * 99)[:5] + b"broken")
+        return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream)
+
+    client = connect(handler)
+    with pytest.raises(ServiceError, match="The body of the reply cannot be decoded"):
+        client.translate(rows_of(1), "old", "new")
+    assert not client.pauses
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "kind_of_error", "known_as"),
+    [
+        (400, ClientInputError, InputError),
+        (401, UnauthorisedError, ClientError),
+        (403, UnauthorisedError, ClientError),
+        (404, ClientNotFoundError, NotFoundError),
+        (406, ClientInputError, InputError),
+        (409, ClientConflictError, ConflictError),
+        (413, ClientInputError, InputError),
+        (415, ClientInputError, InputError),
+        (422, ClientInputError, InputError),
+        (429, BusyError, ClientError),
+        (500, ServiceError, ClientError),
+        (503, BusyError, ClientError),
+        (504, ServiceError, ClientError),
+    ],
+)
+def test_a_status_is_an_error_with_the_services_own_words(connect, status, kind_of_error, known_as):
+    fake = FakeService(faults=[problem(status, "`source` is\n odd.", "source", "odd")])
+    with pytest.raises(known_as, match=r"^`source` is odd\.$") as caught:
+        connect(fake, retries=0).translate(rows_of(1), "old", "new")
+    error = caught.value
+    assert type(error) is kind_of_error
+    assert (error.status, error.code, error.param) == (status, "odd", "source")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        httpx.Response(502, html="<h1>Bad gateway</h1>"),
+        httpx.Response(502),
+        httpx.Response(502, json=[]),
+        httpx.Response(502, json={"error": "no"}),
+        httpx.Response(502, json={"error": {"code": 7, "message": None}}),
+        httpx.Response(502, content=b"{", headers={"content-type": "application/json"}),
+    ],
+)
+def test_an_error_in_another_form_is_told_by_its_status(connect, reply):
+    with pytest.raises(ServiceError, match=r"^The service answered 502 Bad Gateway, without saying why\.$"):
+        connect(FakeService(faults=[reply])).translate(rows_of(1), "old", "new")
