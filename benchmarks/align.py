@@ -24,7 +24,7 @@ from machine import growth_mb, header, markdown, peak_mb, times
 from torch import Tensor
 
 from repstitch.metrics.alignment import measure
-from repstitch.metrics.cknna import cknna
+from repstitch.metrics.nearest_kernels import cknna
 from repstitch.metrics.kernels import cka
 from repstitch.metrics.neighbour_lists import mutual_knn, overlap
 from repstitch.metrics.neighbours import graph, unit

@@ -21,7 +21,7 @@ from repstitch.embeddings.splitting import split
 from repstitch.fit.calibration import auroc, calibrate, evaluate
 from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.recipe import Recipe
-from repstitch.fit.select import METHODS, Problem, select
+from repstitch.fit.selection import METHODS, Problem, select
 from repstitch.stitchers.confidence import Confidence
 from repstitch.stitchers.maps import Map
 

@@ -20,7 +20,7 @@ from machine import header, markdown, peak_mb, times
 
 from repstitch.fit.closed_form import fit_canonical, fit_procrustes, fit_ridge
 from repstitch.fit.objective import ValidationObjective
-from repstitch.fit.select import METHODS, Problem, select
+from repstitch.fit.selection import METHODS, Problem, select
 from repstitch.metrics.moments import moments
 from repstitch.metrics.retrieval import ranks, recall
 

@@ -24,7 +24,7 @@ from repstitch.fit.contrastive import refine
 from repstitch.fit.losses import Batch, Loss, contrast, distil, squared
 from repstitch.fit.objective import OBJECTIVES, ValidationObjective
 from repstitch.fit.recipe import Recipe
-from repstitch.fit.select import Problem
+from repstitch.fit.selection import Problem
 from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks, recall
@@ -112,10 +112,10 @@ class Jury(ValidationObjective):
 def test_scores(map, X: Tensor, Y: Tensor) -> dict:
     with torch.inference_mode():
         translated = map(X)
-    native = knn(Y, Y, 10, own=True)
+    native = knn(Y, Y, 10, exclude_self=True)
     return {
         "recall@1": recall(ranks(translated, Y), 1),
-        "overlap@10": float(overlap(knn(translated, Y, 10, own=True), native).mean()),
+        "overlap@10": float(overlap(knn(translated, Y, 10, exclude_self=True), native).mean()),
         "r2": float(1 - (translated - Y).square().sum() / (Y - Y.mean(0)).square().sum()),
     }
 

@@ -32,7 +32,7 @@ from repstitch.embeddings.pairs import Pairs
 from repstitch.embeddings.splitting import split
 from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.recipe import Recipe
-from repstitch.fit.select import Problem, select
+from repstitch.fit.selection import Problem, select
 from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ranks
@@ -184,8 +184,8 @@ def score(use: Use, x: Tensor, y: Tensor, extra: Tensor | None = None) -> dict[s
     """Every row's rank and its share of native neighbours, in the target rows and `extra` ones beside them."""
     gallery = y if extra is None else torch.cat([y, extra])
     queries, searched = use(x, gallery)
-    native = knn(y, gallery, 10, own=True)
-    return {"rank": ranks(queries, searched), "overlap": overlap(knn(queries, searched, 10, own=True), native)}
+    native = knn(y, gallery, 10, exclude_self=True)
+    return {"rank": ranks(queries, searched), "overlap": overlap(knn(queries, searched, 10, exclude_self=True), native)}
 
 
 def packed(found: dict[str, Tensor]) -> dict[str, str]:

@@ -86,7 +86,7 @@ def train_pairs(spaces: dict[str, Embeddings], wanted: list[tuple[str, str]]) ->
         trained.stitchers[a, b] = stitcher = train(spaces[a], spaces[b], method="canonical")
         unseen = np.flatnonzero(~np.isin(id_fingerprints(pairs.ids), stitcher.seen))
         again = trained.recall(trained.route(a, b))
-        if not np.array_equal(unseen, rows) or abs(again - stitcher.scorecard["query"]["recall@1"]) > 1.5 / len(rows):
+        if not np.array_equal(unseen, rows) or abs(again - stitcher.scorecard.query.recall_at(1).score) > 1.5 / len(rows):
             raise SystemExit(f"{a} -> {b} was not scored on the test rows of the others.")
         print(f"{a} -> {b}: {again:.3f}", file=sys.stderr, flush=True)
     return trained
@@ -137,7 +137,7 @@ def precision(name: str, trained: Trained, served: tuple[str, str]) -> list[list
     rows = unit(trained.test[served[0]])
     native = torch.from_numpy(trained.test[served[1]])
     copies = torch.unique(native, dim=0, return_inverse=True)[1]
-    own = knn(native, native, 10, own=True)
+    own = knn(native, native, 10, exclude_self=True)
     placed = {kind: PlacedRoute(route, "cpu", kind) for kind in ("float32", "bfloat16", "float16")}
     ways = {}
     for one in placed.values():  # named by what the weights really are: not every dtype can hold all

@@ -25,7 +25,7 @@ from repstitch.fit.losses import LOSSES, Batch, native_scale
 from repstitch.fit.objective import OBJECTIVES, ValidationObjective
 from repstitch.fit.ranks import from_first_rank, leave_to_first_rank
 from repstitch.fit.recipe import Recipe, recipe_for
-from repstitch.fit.select import Problem
+from repstitch.fit.selection import Problem
 from repstitch.metrics.retrieval import mrr, ranks
 from repstitch.stitchers.maps import AffineMap, ResidualMLP
 from repstitch.stitchers.stitcher import load

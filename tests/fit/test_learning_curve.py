@@ -9,7 +9,7 @@ from helpers.spaces import affine_image, names, shared_latent, unrelated
 from repstitch.errors import InputError
 from repstitch.fit.learning_curve import check_enough, draw_curve, extrapolate, fit_power, nested_order, verdict
 from repstitch.fit.objective import ValidationObjective
-from repstitch.fit.select import Problem
+from repstitch.fit.selection import Problem
 from repstitch.names import OBJECTIVES
 
 SIZES = [50, 100, 200, 400, 800]

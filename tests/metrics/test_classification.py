@@ -33,11 +33,11 @@ def test_of_two_classes_the_auroc_is_that_of_the_difference_of_scores():
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_draws_are_the_values_on_the_rows_that_were_drawn(tied):
-    from repstitch.metrics.resample import drawn
+    from repstitch.metrics.resample import resample_counts
 
     scores, y = problem(60, tied=tied)
     found = evaluate({"a": scores}, y, seed=3, top=(2,), draws=20)
-    for i, counts in enumerate(np.concatenate(list(drawn(60, 20, 3)))):
+    for i, counts in enumerate(np.concatenate(list(resample_counts(60, 20, 3)))):
         rows = np.repeat(np.arange(60), counts)
         again = evaluate({"a": scores[rows]}, y[rows], top=(2,), draws=0)
         for measure, values in again.items():

@@ -5,11 +5,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from helpers.alignment import measured_pair
 from helpers.spaces import gaussian, shared_latent, unrelated
 
 from repstitch.errors import InputError
 from repstitch.metrics import null
-from repstitch.metrics.alignment import METRICS, align, measure
+from repstitch.metrics.alignment import METRICS, measure
 from repstitch.metrics.null import adjust, calibrate, calibrate_all, random_orders, relabel, shared_weight
 
 GRAPHS = ("mutual_knn", "cycle_knn", "lcs_knn", "edit_knn", "cknna", "cknna_released")
@@ -76,7 +77,7 @@ def test_the_influences_average_to_the_score(metric):
 def test_the_standard_error_is_that_of_leaving_out_each_row(metric):
     n = 150
     X, Y = (torch.from_numpy(side) for side in shared_latent(n, rank=3, d_source=5, d_target=3, noise=0.7))
-    found = align(X.numpy(), Y.numpy(), metric, permutations=0)["se"]
+    found = measured_pair(X.numpy(), Y.numpy(), metric, permutations=0)["se"]
     keep = [torch.arange(n) != row for row in range(n)]
     left_out = np.array([METRICS[metric](X[rows], Y[rows]) for rows in keep])
     jackknife = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())

@@ -5,16 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.alignment import measured_pair
 from helpers.spaces import cone, gaussian, rotated, rotation, shared_latent, unrelated
 
 from repstitch.errors import InputError
 from repstitch.metrics import neighbours, retrieval
-from repstitch.metrics.alignment import METRICS, align, measure
+from repstitch.metrics.alignment import METRICS, measure
 from repstitch.metrics.kernels import cka, cka_unbiased
 from repstitch.metrics.neighbour_lists import mutual_knn, overlap
 from repstitch.metrics.neighbours import check_spread, graph, knn, unit
 from repstitch.metrics.null import calibrate, random_orders, relabel, shared_weight
-from repstitch.metrics.retrieval import hubness, mrr, ndcg, ranks, recall, relevant_found, search
+from repstitch.metrics.retrieval import hubness, mrr, ndcg, ranks, recall, relevant_recall, search
 
 
 def tensors(*sides) -> Any:
@@ -29,11 +30,11 @@ def drawn(metric: str, X, Y, draws: int, k: int = 10) -> np.ndarray:
     return found[0]
 
 
-def plain_knn(queries, gallery, k: int, own: bool) -> np.ndarray:
+def plain_knn(queries, gallery, k: int, exclude_self: bool) -> np.ndarray:
     """Nearest rows by cosine, by sorting everything."""
     Q, G = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (queries, gallery))
     similar = Q @ G.T
-    if own:
+    if exclude_self:
         np.fill_diagonal(similar, -np.inf)
     return np.argsort(-similar, axis=1)[:, :k]
 
@@ -41,26 +42,26 @@ def plain_knn(queries, gallery, k: int, own: bool) -> np.ndarray:
 # --- neighbours -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("exclude_self", [False, True])
 @pytest.mark.parametrize("k", [1, 5, 39])
-def test_knn_is_what_sorting_every_similarity_gives(own, k):
+def test_knn_is_what_sorting_every_similarity_gives(exclude_self, k):
     X, Y = gaussian(40, 6), gaussian(40, 6, 1)
-    np.testing.assert_array_equal(knn(*tensors(X, Y), k=k, own=own), plain_knn(X, Y, k, own))
+    np.testing.assert_array_equal(knn(*tensors(X, Y), k=k, exclude_self=exclude_self), plain_knn(X, Y, k, exclude_self))
 
 
 @pytest.mark.parametrize("tile", [1, 7, 40, 100])
 def test_knn_in_tiles_is_knn_at_once(monkeypatch, tile):
     X, Y = tensors(gaussian(40, 6), gaussian(55, 6, 1))
-    whole, whole_own = knn(X, Y, 5), knn(X, X, 5, own=True)
+    whole, without_self = knn(X, Y, 5), knn(X, X, 5, exclude_self=True)
     monkeypatch.setattr(neighbours, "TILE_ROWS", tile)
     assert torch.equal(knn(X, Y, 5), whole)
-    assert torch.equal(knn(X, X, 5, own=True), whole_own)
+    assert torch.equal(knn(X, X, 5, exclude_self=True), without_self)
 
 
-def test_own_leaves_each_row_out_of_its_list_and_without_it_comes_first():
+def test_a_row_is_left_out_of_its_own_list_or_comes_first():
     X = tensors(gaussian(40, 6))[0]
     rows = torch.arange(40)[:, None]
-    assert not (knn(X, X, 39, own=True) == rows).any()
+    assert not (knn(X, X, 39, exclude_self=True) == rows).any()
     assert torch.equal(knn(X, X, 1), rows)
 
 
@@ -70,7 +71,7 @@ def test_k_outside_the_rows_that_are_left_is_refused(k):
     with pytest.raises(
         InputError, match=rf"`k` must be at least 1 and at most the number of other rows \(39\); got {k}"
     ):
-        knn(X, X, k, own=True)
+        knn(X, X, k, exclude_self=True)
     with pytest.raises(InputError, match=r"`k` must be at least 1 and at most the number of other rows \(40\); got 41"):
         knn(X, X, 41)
 
@@ -100,14 +101,14 @@ def test_overlap_is_the_share_of_common_neighbours_whatever_their_order():
 
 
 def test_overlap_is_what_sets_give():
-    a, b = (knn(*tensors(X, X), k=7, own=True) for X in unrelated(50, 3, 4))
+    a, b = (knn(*tensors(X, X), k=7, exclude_self=True) for X in unrelated(50, 3, 4))
     expected = [len(set(x) & set(y)) / 7 for x, y in zip(a.tolist(), b.tolist(), strict=True)]
     np.testing.assert_allclose(overlap(a, b), expected)
 
 
 def test_mutual_knn_is_its_definition():
     X, Y = shared_latent(80)
-    a, b = (plain_knn(side, side, 10, own=True) for side in (X, Y))
+    a, b = (plain_knn(side, side, 10, exclude_self=True) for side in (X, Y))
     expected = np.mean([len(set(x) & set(y)) / 10 for x, y in zip(a, b, strict=True)])
     assert mutual_knn(*tensors(X, Y), k=10) == pytest.approx(expected, abs=1e-6)
 
@@ -167,7 +168,7 @@ def test_a_few_repeats_are_no_reason_to_refuse():
 
 
 def test_mutual_knn_needs_as_many_rows_on_both_sides():
-    with pytest.raises(InputError, match="`X` and `Y` must have as many rows; got 40 and 39"):
+    with pytest.raises(InputError, match="`X` and `Y` must have as many rows, at least 2; got 40 and 39"):
         mutual_knn(*tensors(gaussian(40, 3), gaussian(39, 3)))
 
 
@@ -400,7 +401,7 @@ def test_even_lists_have_no_hubs_and_one_hub_shows():
 
 
 def test_high_dimensions_have_more_hubs_than_low_ones():
-    low, high = (knn(*tensors(X, X), k=10, own=True) for X in (gaussian(500, 3), gaussian(500, 300)))
+    low, high = (knn(*tensors(X, X), k=10, exclude_self=True) for X in (gaussian(500, 3), gaussian(500, 300)))
     assert hubness(high, 500) > hubness(low, 500) + 0.2
 
 
@@ -451,7 +452,7 @@ QUICK = [
 def check_p_values(metric: str, kind: str, spaces: int, permutations: int, levels: tuple[float, ...]) -> None:
     """Fail where p ≤ α in more than a share α of unrelated spaces, or where p is hardly ever below one half."""
     p = np.array(
-        [align(*UNRELATED[kind](i), metric, k=3, permutations=permutations, seed=i)["p"] for i in range(spaces)]
+        [measured_pair(*UNRELATED[kind](i), metric, k=3, permutations=permutations, seed=i)["p"] for i in range(spaces)]
     )
     for alpha in levels:
         assert np.mean(p <= alpha) <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / spaces)
@@ -471,7 +472,7 @@ def test_p_values_of_many_unrelated_spaces_are_not_too_small_too_often(metric, k
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_related_spaces_have_the_smallest_p_there_is_and_never_zero(metric):
-    found = align(*shared_latent(100), metric, permutations=50)
+    found = measured_pair(*shared_latent(100), metric, permutations=50)
     assert found["p"] == pytest.approx(1 / 51)
     assert 0 < found["calibrated"] < found["score"] < 1
     assert found["null"] < found["score"]
@@ -480,7 +481,7 @@ def test_related_spaces_have_the_smallest_p_there_is_and_never_zero(metric):
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_same_seed_draws_the_same_null(metric):
     sides = shared_latent(60)
-    a, b, c = (align(*sides, metric, permutations=20, seed=seed) for seed in (1, 1, 2))
+    a, b, c = (measured_pair(*sides, metric, permutations=20, seed=seed) for seed in (1, 1, 2))
     assert a == b
     assert a["null"] != c["null"]
 
@@ -488,30 +489,26 @@ def test_the_same_seed_draws_the_same_null(metric):
 @pytest.mark.parametrize("metric", METRICS)
 def test_without_permutations_only_the_score_is_given(metric):
     X, Y = shared_latent(60)
-    found = align(X, Y, metric, permutations=0)
-    assert list(found) == ["metric", "score", "se"]
+    found = measured_pair(X, Y, metric, permutations=0)
+    assert list(found) == ["score", "se"]
     assert found["score"] == pytest.approx(METRICS[metric](*tensors(X, Y)), abs=1e-8)
 
 
-def test_an_unknown_metric_and_rows_that_do_not_match_are_refused():
+def test_rows_that_do_not_match_are_refused():
     X, Y = shared_latent(60)
-    with pytest.raises(InputError, match=r"`metric` must be among mutual_knn, cycle_knn, .*linear_r2; got 'magic'"):
-        align(X, Y, "magic")
     with pytest.raises(InputError, match=r"must have as many rows, at least 3; got 60 and 59"):
-        align(X, Y[1:], "cka")
-    with pytest.raises(InputError, match=r"matrices of as many rows; got \(60,\) and \(60,\)"):
-        align(X[:, 0], Y[:, 0], "mutual_knn")
+        METRICS["cka"](X, Y[1:])
 
 
 def test_relabelled_neighbours_are_the_neighbours_of_permuted_rows():
     Y = tensors(gaussian(40, 6))[0]
     order = random_orders(40, 1)[0]
-    assert torch.equal(relabel(knn(Y, Y, 5, own=True), order), knn(Y[order], Y[order], 5, own=True))
+    assert torch.equal(relabel(knn(Y, Y, 5, exclude_self=True), order), knn(Y[order], Y[order], 5, exclude_self=True))
 
 
 def test_permuting_the_lists_without_relabelling_is_another_null():
     X, Y = tensors(*shared_latent(40))
-    a, b = knn(X, X, 5, own=True), knn(Y, Y, 5, own=True)
+    a, b = knn(X, X, 5, exclude_self=True), knn(Y, Y, 5, exclude_self=True)
     orders = random_orders(40, 10, seed=7)
     naive = [float(overlap(a, b[order]).mean()) for order in orders]
     assert not np.allclose(shared_weight([a, b], [(0, 1)], orders)[0] / 200, naive)
@@ -561,7 +558,7 @@ def test_the_best_order_of_grades_has_an_ndcg_of_one_and_no_relevant_document_of
 
 def test_relevant_documents_found_are_a_share_of_those_judged_relevant():
     grades = [{0: 2.0, 1: 1.0, 2: 0.0, 9: 1.0}]
-    assert relevant_found(torch.tensor([[2, 0, 1]]), grades).tolist() == pytest.approx([2 / 3])
+    assert relevant_recall(torch.tensor([[2, 0, 1]]), grades).tolist() == pytest.approx([2 / 3])
 
 
 @pytest.mark.parametrize("tile", [7, 2048])
@@ -569,8 +566,11 @@ def test_one_search_gives_the_ranks_and_the_neighbours(monkeypatch, tile):
     queries, gallery = tensors(gaussian(60, 5), gaussian(60, 5, 1))
     gallery[10] = gallery[20]
     copies = torch.unique(gallery, dim=0, return_inverse=True)[1]
-    expected = ranks(queries, gallery, copies), knn(queries, gallery, 9, own=True)
-    alone = ranks(queries[:1].repeat(60, 1), gallery, copies), knn(queries[:1].repeat(60, 1), gallery, 9, own=True)
+    expected = ranks(queries, gallery, copies), knn(queries, gallery, 9, exclude_self=True)
+    alone = (
+        ranks(queries[:1].repeat(60, 1), gallery, copies),
+        knn(queries[:1].repeat(60, 1), gallery, 9, exclude_self=True),
+    )
     monkeypatch.setattr("repstitch.metrics.retrieval.TILE_ROWS", tile)
     for rows, (placed, lists) in ((queries, expected), (queries[:1], alone)):
         found = search(rows, gallery, 9, copies)

@@ -60,7 +60,7 @@ def test_the_graph_in_tiles_is_the_sorted_product_whatever_the_tile(monkeypatch,
 @pytest.mark.parametrize("k", [1, 7, 99])
 def test_the_graph_is_knn_of_the_rows_among_themselves(k):
     X = rows(cone(100, 8, spread=0.3))
-    assert torch.equal(graph(X, k).neighbours, knn(X, X, k, own=True))
+    assert torch.equal(graph(X, k).neighbours, knn(X, X, k, exclude_self=True))
 
 
 @pytest.mark.parametrize("tile", [32, 64, 1024])
@@ -74,10 +74,10 @@ def test_ties_are_broken_in_one_order_everywhere(monkeypatch, tile, seed):
     order = tie_order(unit(gallery))
     expected = order[by_sorting(similar[:, order].numpy(), 20)]
     assert torch.equal(knn(X, gallery, 20), expected)
-    assert torch.equal(search(X, gallery, 20, torch.arange(150))[1], knn(X, gallery, 20, own=True))
+    assert torch.equal(search(X, gallery, 20, torch.arange(150))[1], knn(X, gallery, 20, exclude_self=True))
     np.testing.assert_array_equal(nearest(similar, 20), by_sorting(similar.numpy(), 20))
     distinct = on_a_grid(150, d=9, seed=seed)
-    assert torch.equal(graph(distinct, 20).neighbours, knn(distinct, distinct, 20, own=True))
+    assert torch.equal(graph(distinct, 20).neighbours, knn(distinct, distinct, 20, exclude_self=True))
 
 
 @pytest.mark.parametrize("make", [on_a_grid, gaussian, ring])

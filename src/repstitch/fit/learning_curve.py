@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from repstitch.errors import InputError
-from repstitch.fit.select import METHODS, Problem
+from repstitch.fit.selection import METHODS, Problem
 from repstitch.names import OBJECTIVES
 
 SHARES = {16: 3, 8: 3, 4: 3, 2: 2, 1: 1}  # one over the share of the pairs, and how many draws of it

@@ -46,7 +46,7 @@ class ValidationObjective:
     @cached_property
     def native(self) -> Tensor:
         k = min(10, len(self.gallery) - 1)
-        return knn(self.Y, self.gallery, k, own=True)
+        return knn(self.Y, self.gallery, k, exclude_self=True)
 
     @torch.inference_mode()
     def rows(self, map) -> Tensor:
@@ -75,7 +75,7 @@ def _match(judge: ValidationObjective, predicted: Tensor) -> Tensor:
 
 def _neighbours(judge: ValidationObjective, predicted: Tensor) -> Tensor:
     """Share of the ten neighbours that the native row would have had, the counterpart itself left out."""
-    return overlap(knn(predicted, judge.gallery, judge.native.shape[1], own=True), judge.native)
+    return overlap(knn(predicted, judge.gallery, judge.native.shape[1], exclude_self=True), judge.native)
 
 
 def _reconstruction(judge: ValidationObjective, predicted: Tensor) -> Tensor:

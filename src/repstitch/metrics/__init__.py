@@ -1,1 +1,57 @@
-"""How alike two spaces are, and how well one retrieves the other."""
+"""How alike two spaces are, and how well one retrieves the other.
+
+The sixteen alignment metrics take matched rows as NumPy, torch or nested lists and return a number; `METRICS` holds
+them by name. `knn`, `ranks` and the scores after them measure retrieval.
+"""
+
+from typing import TYPE_CHECKING
+
+from repstitch.lazy import public_names
+
+if TYPE_CHECKING:
+    from repstitch.metrics.alignment import METRICS
+    from repstitch.metrics.kernels import cka, cka_rbf, cka_unbiased, rsa
+    from repstitch.metrics.nearest_kernels import cknna, cknna_released
+    from repstitch.metrics.neighbour_lists import cycle_knn, edit_knn, lcs_knn, mutual_knn
+    from repstitch.metrics.neighbours import knn
+    from repstitch.metrics.retrieval import hubness, mrr, ndcg, ranks, recall, relevant_recall
+    from repstitch.metrics.subspaces import angular, cca, linear_r2, procrustes, pwcca, svcca
+
+__all__ = [
+    "METRICS",
+    "angular",
+    "cca",
+    "cka",
+    "cka_rbf",
+    "cka_unbiased",
+    "cknna",
+    "cknna_released",
+    "cycle_knn",
+    "edit_knn",
+    "hubness",
+    "knn",
+    "lcs_knn",
+    "linear_r2",
+    "mrr",
+    "mutual_knn",
+    "ndcg",
+    "procrustes",
+    "pwcca",
+    "ranks",
+    "recall",
+    "relevant_recall",
+    "rsa",
+    "svcca",
+]
+_, __getattr__, __dir__ = public_names(
+    __name__,
+    {
+        "alignment": ("METRICS",),
+        "kernels": ("cka", "cka_rbf", "cka_unbiased", "rsa"),
+        "nearest_kernels": ("cknna", "cknna_released"),
+        "neighbour_lists": ("cycle_knn", "edit_knn", "lcs_knn", "mutual_knn"),
+        "neighbours": ("knn",),
+        "retrieval": ("hubness", "mrr", "ndcg", "ranks", "recall", "relevant_recall"),
+        "subspaces": ("angular", "cca", "linear_r2", "procrustes", "pwcca", "svcca"),
+    },
+)

@@ -1,4 +1,4 @@
-"""Neighbour graphs kept on disk by the content of their rows, so that no space is searched twice."""
+"""A cache of neighbour graphs on disk, by the content of their rows, so that no space is searched twice."""
 
 import hashlib
 import logging
@@ -16,19 +16,19 @@ from repstitch.metrics.neighbours import Graph, graph
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of the files, and of what a graph is: a change of either must not read the older ones
+FORMAT = 2  # of the files and of the graphs: raise it when either changes, so that older files are not read
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def kept_graph(X: Tensor, k: int, name: str, folder: str | os.PathLike) -> Graph:
-    """`graph(X, k, name)`, from `folder` if it was computed there before, for this `k` or a larger one.
+    """`graph(X, k, name)`, read from `folder` if it was computed before for this `k` or a larger one.
 
-    A file is named by a hash of the rows' bytes and shape, so rows that change are other rows. It appears by rename.
-    One that cannot be read is computed again, with a warning. Raises InputError as `graph` does, and where the folder
+    A file is named by a hash of the rows' bytes and shape, so changed rows have another file. It appears by rename. A
+    file that cannot be read is computed again, with a warning. Raises InputError as `graph` does, and where the folder
     cannot be written.
     """
     if not 1 <= k < len(X):
-        return graph(X, k, name)  # which refuses it
+        return graph(X, k, name)  # raises
     folder = _folder(folder)
     rows = _content(X)
     for size, path in sorted((_size(path), path) for path in folder.glob(f"{rows}.k*.npz")):
@@ -37,9 +37,9 @@ def kept_graph(X: Tensor, k: int, name: str, folder: str | os.PathLike) -> Graph
                 return _read(path, len(X), size, k, X.device)
             except UNREADABLE as error:
                 log.warning("%s cannot be read (%s); the graph of %s is computed again.", path, one_line(error), name)
-    found = graph(X, k, name)
-    _write(folder / f"{rows}.k{k}.npz", found)
-    return found
+    computed = graph(X, k, name)
+    _write(folder / f"{rows}.k{k}.npz", computed)
+    return computed
 
 
 def _folder(folder: str | os.PathLike) -> Path:
@@ -63,21 +63,21 @@ def _size(path: Path) -> int:
 
 
 def _read(path: Path, n: int, size: int, k: int, device: torch.device) -> Graph:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:  # each array has its own checksum
-        parts = {key: held[key] for key in ("neighbours", "similarities", "mean", "tied")}
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:  # each array has a checksum
+        parts = {key: archive[key] for key in ("neighbours", "similarities", "mean", "tied")}
     shapes = {"neighbours": (n, size), "similarities": (n, size), "mean": (n,)}
     if any(parts[key].shape != shape for key, shape in shapes.items()):
         raise ValueError("it holds another graph")
-    near, similar, mean = (torch.from_numpy(parts[key]) for key in shapes)
-    return Graph(near.long(), similar, mean, int(parts["tied"])).first(k).to(device)
+    neighbours, similarities, mean = (torch.from_numpy(parts[key]) for key in shapes)
+    return Graph(neighbours.long(), similarities, mean, int(parts["tied"])).first(k).to(device)
 
 
-def _write(path: Path, found: Graph) -> None:
+def _write(path: Path, computed: Graph) -> None:
     parts = {
-        "neighbours": found.neighbours.cpu().numpy().astype(np.int32),
-        "similarities": found.similarities.cpu().numpy(),
-        "mean": found.mean.cpu().numpy(),
-        "tied": np.int64(found.tied),
+        "neighbours": computed.neighbours.cpu().numpy().astype(np.int32),
+        "similarities": computed.similarities.cpu().numpy(),
+        "mean": computed.mean.cpu().numpy(),
+        "tied": np.int64(computed.tied),
     }
-    with written_whole(path, "cache") as beside:
-        np.savez(beside, **parts)
+    with written_whole(path, "cache") as temporary:
+        np.savez(temporary, **parts)

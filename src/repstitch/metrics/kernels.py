@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
+from repstitch.metrics.matrices import MatrixLike, check_rows, matched_matrices
 from repstitch.metrics.moments import BATCH_ROWS, add_gram
 from repstitch.metrics.neighbours import exact_products, unit
 
@@ -22,9 +23,9 @@ CELLS = 2**24
 
 @dataclass(frozen=True)
 class Centred:
-    """Rows (n, d) of one space about their mean, of mean square length one: what linear CKA needs of it.
+    """Centred rows (n, d) of one space, scaled to a mean square length of one: what linear CKA needs of it.
 
-    float64 where there are few products to take, else float32, of which the rows came; sums are float64 in both.
+    float64 where there are few products to take, else float32; sums are float64 in both.
     """
 
     rows: Tensor
@@ -55,14 +56,14 @@ class Centred:
         return float(self.gram.norm())
 
     @cached_property
-    def own(self) -> Tensor:
+    def squared_norm_parts(self) -> Tensor:
         """Each row's part (n,) of ‖X Xᵀ‖²."""
         return _parts(self.rows, self.gram, self.rows)
 
     @cached_property
-    def own_unbiased(self) -> float:
+    def unbiased_self_hsic(self) -> float:
         """Song's unbiased HSIC of the space with itself, times n(n − 3); InputError where it is not above 0."""
-        return checked_own(self.norm**2 + float(_diagonal(self, self).sum()), float(self.squares.sum()))
+        return checked_self_hsic(self.norm**2 + float(_diagonal(self, self).sum()), float(self.squares.sum()))
 
     @cached_property
     def leading(self) -> Tensor:
@@ -75,7 +76,7 @@ class Centred:
         return X
 
 
-def cka(X: Tensor, Y: Tensor) -> float:
+def cka(X: MatrixLike, Y: MatrixLike) -> float:
     """Linear CKA: ‖Xcᵀ Yc‖² / (‖Xcᵀ Xc‖ ‖Ycᵀ Yc‖).
 
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Biased: unrelated spaces score far
@@ -85,7 +86,7 @@ def cka(X: Tensor, Y: Tensor) -> float:
     return compare_cka(*_both(X, Y, 2))
 
 
-def cka_unbiased(X: Tensor, Y: Tensor) -> float:
+def cka_unbiased(X: MatrixLike, Y: MatrixLike) -> float:
     """Linear CKA with the unbiased estimate of HSIC in all three places.
 
     X is (n, d_x), Y is (n, d_y), rows matched, n ≥ 4. At most 1, higher is more aligned, 0 on average for unrelated
@@ -109,30 +110,30 @@ def centred(X: Tensor, k: int = 10, name: str = "X") -> Centred:
     return Centred(X / spread.to(X))
 
 
-def compare_cka(a: Centred, b: Centred) -> float:
-    return float(_product(a, b).square().sum()) / (a.norm * b.norm)
+def compare_cka(x: Centred, y: Centred) -> float:
+    return float(_product(x, y).square().sum()) / (x.norm * y.norm)
 
 
-def compare_cka_unbiased(a: Centred, b: Centred) -> float:
-    check_rows(len(a), len(b), 4)
-    both = float(_product(a, b).square().sum() + _diagonal(a, b).sum())
-    return both / (a.own_unbiased * b.own_unbiased) ** 0.5
+def compare_cka_unbiased(x: Centred, y: Centred) -> float:
+    check_rows(len(x), len(y), 4)
+    hsic = float(_product(x, y).square().sum() + _diagonal(x, y).sum())
+    return hsic / (x.unbiased_self_hsic * y.unbiased_self_hsic) ** 0.5
 
 
-def permute_centred(b: Centred, order: Tensor) -> Centred:
-    return Centred(b.rows[order])
+def permute_centred(space: Centred, order: Tensor) -> Centred:
+    return Centred(space.rows[order])
 
 
-def influence_cka(a: Centred, b: Centred) -> Tensor:
-    return influence_of_ratio(_cross(a, b), a.own, b.own, 2)
+def influence_cka(x: Centred, y: Centred) -> Tensor:
+    return influence_of_ratio(_product_parts(x, y), x.squared_norm_parts, y.squared_norm_parts, 2)
 
 
-def influence_cka_unbiased(a: Centred, b: Centred) -> Tensor:
-    check_rows(len(a), len(b), 4)
-    left, right = (side.own + _diagonal(side, side) for side in (a, b))
-    for side, own in ((a, left), (b, right)):
-        checked_own(float(own.sum()), float(side.squares.sum()))
-    return influence_of_ratio(_cross(a, b) + _diagonal(a, b), left, right, 2)
+def influence_cka_unbiased(x: Centred, y: Centred) -> Tensor:
+    check_rows(len(x), len(y), 4)
+    left, right = (space.squared_norm_parts + _diagonal(space, space) for space in (x, y))
+    for space, parts in ((x, left), (y, right)):
+        checked_self_hsic(float(parts.sum()), float(space.squares.sum()))
+    return influence_of_ratio(_product_parts(x, y) + _diagonal(x, y), left, right, 2)
 
 
 def draws_cka(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
@@ -142,58 +143,59 @@ def draws_cka(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], order
     the kernel's squared norm, to which the null's variance is proportional: its spread is right to a thousandth, in a
     fraction of the time. What the other directions add is known exactly on average: tr K tr L / (n − 1).
     """
-    made = []
+    draws = []
     for i, j in pairs:
-        a, b = spaces[i], spaces[j]
-        n = len(a)
-        kept = float(a.leading.square().sum()) * float(b.leading.square().sum())
-        made.append((_drawn(a, b, orders) + (1 - kept) / (n - 1)) * n**2 / (a.norm * b.norm))
-    return np.stack(made)
+        x, y = spaces[i], spaces[j]
+        n = len(x)
+        kept = float(x.leading.square().sum()) * float(y.leading.square().sum())
+        draws.append((_permuted_products(x, y, orders) + (1 - kept) / (n - 1)) * n**2 / (x.norm * y.norm))
+    return np.stack(draws)
 
 
 def draws_cka_unbiased(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
     """`cka_unbiased` of each pair with the second's rows in each order: (pairs, K), in the same leading directions."""
-    made = []
+    draws = []
     for i, j in pairs:
-        a, b = spaces[i], spaces[j]
-        k, m = a.leading.square().sum(1), b.leading.square().sum(1)
+        x, y = spaces[i], spaces[j]
+        k, m = x.leading.square().sum(1), y.leading.square().sum(1)
         n = len(k)
         both = (m[orders] @ k).cpu().numpy().astype(np.float64)
-        drawn = _drawn(a, b, orders) - both * n / (n - 2) + float(k.sum() * m.sum()) / ((n - 1) * (n - 2))
-        own = [_hsic_of(side.leading) for side in (a, b)]
-        made.append(drawn / (own[0] * own[1]) ** 0.5)
-    return np.stack(made)
+        constant = float(k.sum() * m.sum()) / ((n - 1) * (n - 2))
+        hsic = _permuted_products(x, y, orders) - both * n / (n - 2) + constant
+        draws.append(hsic / (_unbiased_hsic(x.leading) * _unbiased_hsic(y.leading)) ** 0.5)
+    return np.stack(draws)
 
 
-def _drawn(a: Centred, b: Centred, orders: Tensor) -> np.ndarray:
+def _permuted_products(x: Centred, y: Centred, orders: Tensor) -> np.ndarray:
     """‖Xᵀ Y[order]‖² in the leading directions, for each order: (K,)."""
-    x, y = a.leading.T, b.leading
-    at_once = max(1, CELLS // y.numel())
+    left, right = x.leading.T, y.leading
+    at_once = max(1, CELLS // right.numel())
     with exact_products():
-        parts = [(x @ y[part]).square().sum((1, 2)) for part in orders.split(at_once)]
+        parts = [(left @ right[part]).square().sum((1, 2)) for part in orders.split(at_once)]
     return torch.cat(parts).cpu().numpy().astype(np.float64)
 
 
-def _hsic_of(X: Tensor) -> float:
+def _unbiased_hsic(X: Tensor) -> float:
+    """Song's unbiased HSIC of centred rows X (n, d) with themselves, times n(n − 3)."""
     X = X.double()
     squares = X.square().sum(1)
     return float((X.T @ X).square().sum() + _diagonal_of(squares, squares).sum())
 
 
-def _product(a: Centred, b: Centred) -> Tensor:
+def _product(x: Centred, y: Centred) -> Tensor:
     """Xᵀ Y (d_x, d_y), float64."""
-    x, y = a.rows, b.rows
-    if x.dtype == y.dtype == torch.float64:
-        return x.T @ y
-    x, y = x.float(), y.float()
+    X, Y = x.rows, y.rows
+    if X.dtype == Y.dtype == torch.float64:
+        return X.T @ Y
+    X, Y = X.float(), Y.float()
     with exact_products():
-        parts = zip(x.split(BATCH_ROWS), y.split(BATCH_ROWS), strict=True)
+        parts = zip(X.split(BATCH_ROWS), Y.split(BATCH_ROWS), strict=True)
         return sum((left.T @ right).double() for left, right in parts)  # type: ignore[return-value]
 
 
-def _cross(a: Centred, b: Centred) -> Tensor:
+def _product_parts(x: Centred, y: Centred) -> Tensor:
     """Each row's part (n,) of ‖Xᵀ Y‖²."""
-    return _parts(a.rows, _product(a, b), b.rows)
+    return _parts(x.rows, _product(x, y), y.rows)
 
 
 def _parts(x: Tensor, between: Tensor, y: Tensor) -> Tensor:
@@ -202,8 +204,8 @@ def _parts(x: Tensor, between: Tensor, y: Tensor) -> Tensor:
         return ((x @ between.to(x)) * y).sum(1, dtype=torch.float64)
 
 
-def _diagonal(a: Centred, b: Centred) -> Tensor:
-    return _diagonal_of(a.squares, b.squares)
+def _diagonal(x: Centred, y: Centred) -> Tensor:
+    return _diagonal_of(x.squares, y.squares)
 
 
 def _diagonal_of(k: Tensor, m: Tensor) -> Tensor:
@@ -230,7 +232,7 @@ class Kernel:
         return len(self.matrix)
 
 
-def cka_rbf(X: Tensor, Y: Tensor) -> float:
+def cka_rbf(X: MatrixLike, Y: MatrixLike) -> float:
     """CKA of Gaussian kernels exp(−‖x_i − x_j‖² / 2σ²), σ the median distance between two different rows.
 
     Score ⟨HKH, HLH⟩ / (‖HKH‖ ‖HLH‖), with H the centring matrix. X is (n, d_x), Y is (n, d_y), rows matched. In
@@ -238,17 +240,19 @@ def cka_rbf(X: Tensor, Y: Tensor) -> float:
     translation do not matter. O(n² d) time, O(n²) memory, so at most 30,000 rows. Kornblith et al. 2019, "Similarity of
     Neural Network Representations Revisited".
     """
-    return compare_kernels(gaussian_kernel(X, name="X"), gaussian_kernel(Y, name="Y"))
+    x, y = matched_matrices(X, Y, 2)
+    return compare_kernels(gaussian_kernel(x, name="X"), gaussian_kernel(y, name="Y"))
 
 
-def rsa(X: Tensor, Y: Tensor) -> float:
+def rsa(X: MatrixLike, Y: MatrixLike) -> float:
     """Spearman's rank correlation of the two spaces' cosine similarities over all pairs of rows.
 
     X is (n, d_x), Y is (n, d_y), rows matched; ties have their mean rank. In [−1, 1], higher is more aligned, 0 on
     average for unrelated spaces. By cosine: rotation and row scale do not matter, centring does. O(n² (d + log n))
     time, O(n²) memory, so at most 30,000 rows. Kriegeskorte et al. 2008, "Representational Similarity Analysis".
     """
-    return compare_kernels(similarity_ranks(X, name="X"), similarity_ranks(Y, name="Y"))
+    x, y = matched_matrices(X, Y, 3)
+    return compare_kernels(similarity_ranks(x, name="X"), similarity_ranks(y, name="Y"))
 
 
 def gaussian_kernel(X: Tensor, k: int = 10, name: str = "X") -> Kernel:
@@ -291,25 +295,26 @@ def similarity_ranks(X: Tensor, k: int = 10, name: str = "X") -> Kernel:
     return Kernel(matrix + matrix.T)
 
 
-def compare_kernels(a: Kernel, b: Kernel) -> float:
-    return float((a.matrix * b.matrix).sum(dtype=torch.float64))
+def compare_kernels(x: Kernel, y: Kernel) -> float:
+    return float((x.matrix * y.matrix).sum(dtype=torch.float64))
 
 
-def influence_kernels(a: Kernel, b: Kernel) -> Tensor:
-    both, left, right = ((x.matrix * y.matrix).sum(1, dtype=torch.float64) for x, y in ((a, b), (a, a), (b, b)))
+def influence_kernels(x: Kernel, y: Kernel) -> Tensor:
+    pairs = ((x, y), (x, x), (y, y))
+    both, left, right = ((first.matrix * second.matrix).sum(1, dtype=torch.float64) for first, second in pairs)
     return influence_of_ratio(both, left, right, 2)
 
 
-def permute_kernel(b: Kernel, order: Tensor) -> Kernel:
-    return Kernel(b.matrix[order][:, order])
+def permute_kernel(space: Kernel, order: Tensor) -> Kernel:
+    return Kernel(space.matrix[order][:, order])
 
 
 # --- what all of them need --------------------------------------------------------------------------------------------
 
 
 def influence_of_ratio(both: Tensor, left: Tensor, right: Tensor, degree: int) -> Tensor:
-    """Of the score Σ both / √(Σ left Σ right): values (n,) whose mean is the score and whose spread is its standard
-    error, times √n.
+    """For the score Σ both / √(Σ left Σ right), values (n,) whose mean is the score and whose spread is √n times its
+    standard error.
 
     Each row's value is the score and n times the score's derivative with respect to that row's weight; `degree` is how
     often a row enters each sum: twice as one of a pair of rows, once where the other row is a fixed neighbour. Huber
@@ -321,23 +326,17 @@ def influence_of_ratio(both: Tensor, left: Tensor, right: Tensor, degree: int) -
     return score + degree * len(both) * (slope - slope.mean())
 
 
-def checked_own(found: float, trace: float) -> float:
-    """A space's unbiased HSIC with itself, times n(n − 3); InputError where it is not above 0 beside its `trace`²."""
-    if found <= 1e-12 * trace**2:
+def checked_self_hsic(hsic: float, trace: float) -> float:
+    """A space's unbiased HSIC with itself, times n(n − 3); InputError unless it is above 0, relative to `trace`²."""
+    if hsic <= 1e-12 * trace**2:
         raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
-    return found
+    return hsic
 
 
 def check_vary(spread: float, size: float, rounding: float, name: str) -> None:
     """Refuse rows of length up to `size` whose distance from their mean, `spread`, is no more than their rounding."""
     if not spread > 4 * rounding * size:
         raise InputError(f"`{name}` must vary; all its rows are the same, but for rounding.")
-
-
-def check_rows(n: int, m: int, least: int) -> None:
-    """Refuse rows that do not match or are too few."""
-    if n != m or n < least:
-        raise InputError(f"`X` and `Y` must have as many rows, at least {least}; got {n} and {m}.")
 
 
 def check_dense(n: int, name: str) -> None:
@@ -348,7 +347,6 @@ def check_dense(n: int, name: str) -> None:
         )
 
 
-def _both(X: Tensor, Y: Tensor, least: int) -> tuple[Centred, Centred]:
-    a, b = centred(X, name="X"), centred(Y, name="Y")
-    check_rows(len(X), len(Y), least)
-    return a, b
+def _both(X: MatrixLike, Y: MatrixLike, least: int) -> tuple[Centred, Centred]:
+    x, y = matched_matrices(X, Y, least)
+    return centred(x, name="X"), centred(y, name="Y")

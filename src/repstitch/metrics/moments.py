@@ -1,12 +1,13 @@
 """Moments of paired rows: the sums from which everything closed-form is solved.
 
-Sums of a batch are taken in float32 about its own mean, so that nothing large cancels; they are added up in float64.
-Moments of parts add up to the moments of the whole, so fitting streams, runs in O(d²) memory whatever the number of
-rows, and distributes as a sum.
+Sums of a batch are taken in float32 about the batch's mean, so that nothing large cancels, and added up in float64.
+Moments of parts add up to the moments of the whole, so fitting streams, runs in O(d²) memory for any number of rows,
+and distributes as a sum.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -64,16 +65,16 @@ class Moments:
 
     def about(self, x_origin: Tensor, y_origin: Tensor) -> "Moments":
         """The same moments, their sums taken about other points."""
-        a, b = self.x_origin - x_origin, self.y_origin - y_origin
+        x_shift, y_shift = self.x_origin - x_origin, self.y_origin - y_origin
         return Moments(
             self.n,
             x_origin,
             y_origin,
-            self.x_sum + self.n * a,
-            self.y_sum + self.n * b,
-            _moved(self.xx, self.x_sum, self.x_sum, a, a, self.n),
-            _moved(self.xy, self.x_sum, self.y_sum, a, b, self.n),
-            None if self.yy is None else _moved(self.yy, self.y_sum, self.y_sum, b, b, self.n),
+            self.x_sum + self.n * x_shift,
+            self.y_sum + self.n * y_shift,
+            _moved(self.xx, self.x_sum, self.x_sum, x_shift, x_shift, self.n),
+            _moved(self.xy, self.x_sum, self.y_sum, x_shift, y_shift, self.n),
+            None if self.yy is None else _moved(self.yy, self.y_sum, self.y_sum, y_shift, y_shift, self.n),
         )
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -96,9 +97,9 @@ class Moments:
         )
 
 
-def _moved(products: Tensor, left: Tensor, right: Tensor, a: Tensor, b: Tensor, n: int) -> Tensor:
-    """Σ(u + a)ᵀ(v + b) from Σuᵀv, Σu and Σv."""
-    return products + torch.outer(left, b) + torch.outer(a, right) + n * torch.outer(a, b)
+def _moved(products: Tensor, u_sum: Tensor, v_sum: Tensor, u_shift: Tensor, v_shift: Tensor, n: int) -> Tensor:
+    """Σ(u + u_shift)ᵀ(v + v_shift) from Σuᵀv, Σu and Σv."""
+    return products + torch.outer(u_sum, v_shift) + torch.outer(u_shift, v_sum) + n * torch.outer(u_shift, v_shift)
 
 
 def moments(batches: Iterable[tuple[Any, Any]] | tuple[Any, Any], yy: bool = True) -> Moments:
@@ -125,14 +126,14 @@ def moments(batches: Iterable[tuple[Any, Any]] | tuple[Any, Any], yy: bool = Tru
 
 
 class _Sums:
-    """The running sums, updated in place so that a batch costs its products and little else."""
+    """Running sums, updated in place, so that the products are nearly all of a batch's cost."""
 
     def __init__(self, x: Tensor, y: Tensor, yy: bool):
         self.x_origin, self.y_origin = x.mean(0), y.mean(0)
         self.n = 0
         self.buffers: list[Tensor | None] = [None, None]
-        zeros = lambda *shape: torch.zeros(shape, dtype=torch.float64, device=x.device)  # noqa: E731
         d, e = x.shape[1], y.shape[1]
+        zeros = partial(torch.zeros, dtype=torch.float64, device=x.device)
         self.x_sum, self.y_sum, self.xx, self.xy = zeros(d), zeros(e), zeros(d, d), zeros(d, e)
         self.yy = zeros(e, e) if yy else None
 
@@ -147,44 +148,48 @@ class _Sums:
             add_gram(self.yy, v)
         # From about the batch's mean to about the origin: Σ(u + a)ᵀ(v + b) = Σuᵀv + (Σu + n a)ᵀb + aᵀΣv.
         a, b = x_mean.double() - self.x_origin.double(), y_mean.double() - self.y_origin.double()
-        s, t = u.sum(0).double(), v.sum(0).double()
-        x_sum, y_sum = s + len(u) * a, t + len(v) * b
-        self.xx.addr_(x_sum, a).addr_(a, s)
-        self.xy.addr_(x_sum, b).addr_(a, t)
+        u_sum, v_sum = u.sum(0).double(), v.sum(0).double()
+        x_sum, y_sum = u_sum + len(u) * a, v_sum + len(v) * b
+        self.xx.addr_(x_sum, a).addr_(a, u_sum)
+        self.xy.addr_(x_sum, b).addr_(a, v_sum)
         if self.yy is not None:
-            self.yy.addr_(y_sum, b).addr_(b, t)
+            self.yy.addr_(y_sum, b).addr_(b, v_sum)
         self.n += len(u)
         self.x_sum += x_sum
         self.y_sum += y_sum
 
     def _centred(self, rows: Tensor, mean: Tensor, side: int) -> Tensor:
-        """Rows about their mean, in memory that is kept from batch to batch: fresh pages cost as much as the maths."""
-        held = self.buffers[side]
-        if held is None or len(held) < len(rows):
-            held = self.buffers[side] = torch.empty_like(rows, memory_format=torch.contiguous_format)
-        return torch.sub(rows, mean, out=held[: len(rows)])
+        """Rows about their mean, in a buffer reused from batch to batch: fresh memory costs as much as the products."""
+        buffer = self.buffers[side]
+        if buffer is None or len(buffer) < len(rows):
+            buffer = self.buffers[side] = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        return torch.sub(rows, mean, out=buffer[: len(rows)])
 
     def result(self) -> Moments:
-        # A NaN or Inf anywhere reaches the sums, so one look at the end replaces one at every row.
+        # A NaN or Inf in any row reaches the sums, so one check at the end replaces one at every row.
         if not (torch.isfinite(self.x_sum).all() and torch.isfinite(self.y_sum).all()):
             raise InputError("The pairs must be finite; they hold NaN or Inf. Leave those rows out first.")
         if not all(torch.isfinite(m.diagonal()).all() for m in (self.xx, self.yy) if m is not None):
             raise InputError("The pairs must be small enough to square in float32; they are not. Scale the rows down.")
-        mirror = lambda m: torch.triu(m) + torch.triu(m, 1).T  # noqa: E731
         return Moments(
             self.n,
             self.x_origin.double(),
             self.y_origin.double(),
             self.x_sum,
             self.y_sum,
-            mirror(self.xx),
+            _mirrored(self.xx),
             self.xy,
-            None if self.yy is None else mirror(self.yy),
+            None if self.yy is None else _mirrored(self.yy),
         )
 
 
+def _mirrored(upper: Tensor) -> Tensor:
+    """The symmetric matrix whose upper triangle this is."""
+    return torch.triu(upper) + torch.triu(upper, 1).T
+
+
 def add_gram(total: Tensor, rows: Tensor) -> None:
-    """Add rowsᵀrows to the upper triangle of `total`, by blocks of columns: the lower half is never computed."""
+    """Add rowsᵀrows to the upper triangle of `total` by blocks of columns; the lower half is never computed."""
     width = rows.shape[1]
     step = max(256, -(-width // 4))
     for at in range(0, width, step):

@@ -6,56 +6,58 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
+from repstitch.metrics.matrices import MatrixLike, matched_matrices
 from repstitch.metrics.neighbours import graph, tiles
 
 
-def overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Share (n,) of each row's neighbours that both lists (n, k) hold, whatever their order."""
-    if a.shape != b.shape:
-        raise InputError(f"Both lists must have one shape (n, k); got {tuple(a.shape)} and {tuple(b.shape)}.")
-    return held(a, b)
+def overlap(first: Tensor, second: Tensor) -> Tensor:
+    """Share (n,) of each row's neighbours that both lists (n, k) contain, in any order."""
+    if first.shape != second.shape:
+        raise InputError(f"Both lists must have one shape (n, k); got {tuple(first.shape)} and {tuple(second.shape)}.")
+    return share_contained(first, second)
 
 
-def held(a: Tensor, b: Tensor) -> Tensor:
-    """Share (n,) of the entries of each row of `a` (n, k) that the same row of `b` (n, m) holds too."""
-    both = torch.cat([a, b], dim=1).sort(dim=1).values
-    return (both[:, 1:] == both[:, :-1]).sum(dim=1).double() / a.shape[1]
+def share_contained(entries: Tensor, lists: Tensor) -> Tensor:
+    """Share (n,) of each row's `entries` (n, k) that the same row of `lists` (n, m) contains too."""
+    both = torch.cat([entries, lists], dim=1).sort(dim=1).values
+    return (both[:, 1:] == both[:, :-1]).sum(dim=1).double() / entries.shape[1]
 
 
-def found_back(a: Tensor, b: Tensor) -> Tensor:
-    """1 for each row (n,) that is among the neighbours `a` (n, k) of one of its own neighbours `b` (n, k), else 0."""
-    rows = torch.arange(len(a), device=a.device)[:, None, None]
-    return torch.cat([(a[b[part]] == rows[part]).any(2).any(1) for part in tiles(len(b))]).double()
+def closes_cycle(in_x: Tensor, in_y: Tensor) -> Tensor:
+    """1 for each row (n,) that is in the list `in_x` (n, k) of one of its own neighbours `in_y` (n, k), else 0."""
+    rows = torch.arange(len(in_x), device=in_x.device)[:, None, None]
+    return torch.cat([(in_x[in_y[part]] == rows[part]).any(2).any(1) for part in tiles(len(in_y))]).double()
 
 
-def common_sequence(a: Tensor, b: Tensor) -> Tensor:
+def common_sequence(first: Tensor, second: Tensor) -> Tensor:
     """Length (n,) of the longest common subsequence of each row's two lists (n, k), as a share of k."""
-    n, k = a.shape
-    lengths = a.new_zeros(k + 1, n, dtype=torch.int16)  # lengths[j]: of what was seen of a, and the first j of b
-    columns = b.T.contiguous()
-    for one in a.T:
+    n, k = first.shape
+    # lengths[j] compares the columns of `first` so far with the first j columns of `second`.
+    lengths = first.new_zeros(k + 1, n, dtype=torch.int16)
+    columns = second.T.contiguous()
+    for column in first.T:
         before = lengths.clone()
         for j in range(k):
-            step = before[j] + (one == columns[j])
+            step = before[j] + (column == columns[j])
             lengths[j + 1] = torch.maximum(torch.maximum(before[j + 1], lengths[j]), step)
     return lengths[k].double() / k
 
 
-def edits_saved(a: Tensor, b: Tensor) -> Tensor:
+def edits_saved(first: Tensor, second: Tensor) -> Tensor:
     """1 less the edit distance (n,) of each row's two lists (n, k) as a share of k: 1 where they are the same."""
-    n, k = a.shape
-    edits = torch.arange(k + 1, dtype=torch.int16, device=a.device)[:, None].repeat(1, n)
-    columns = b.T.contiguous()
-    for i, one in enumerate(a.T, start=1):
+    n, k = first.shape
+    edits = torch.arange(k + 1, dtype=torch.int16, device=first.device)[:, None].repeat(1, n)
+    columns = second.T.contiguous()
+    for i, column in enumerate(first.T, start=1):
         before = edits.clone()
         edits[0] = i
         for j in range(k):
-            changed = before[j] + (one != columns[j])
+            changed = before[j] + (column != columns[j])
             edits[j + 1] = torch.minimum(torch.minimum(before[j + 1], edits[j]) + 1, changed)
     return 1 - edits[k].double() / k
 
 
-def mutual_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
+def mutual_knn(X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
     """Mean share of each row's `k` nearest neighbours that both spaces agree on: mean |N_x ∩ N_y| / k.
 
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; unrelated spaces score k / (n − 1)
@@ -66,7 +68,7 @@ def mutual_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
     return _score(overlap, X, Y, k)
 
 
-def cycle_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
+def cycle_knn(X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
     """Share of rows that are found again by going to a neighbour in Y and from there to a neighbour in X.
 
     Mean over i of 1[i ∈ N_x(j) for some j ∈ N_y(i)]. X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is
@@ -75,10 +77,10 @@ def cycle_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
     rotation and row scale do not matter, centring does. O(n² d) time. Huh et al. 2024, "The Platonic Representation
     Hypothesis".
     """
-    return _score(found_back, X, Y, k)
+    return _score(closes_cycle, X, Y, k)
 
 
-def lcs_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
+def lcs_knn(X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
     """Mean length of the longest common subsequence of the two ordered neighbour lists, divided by k.
 
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned, at most `mutual_knn`, which it equals
@@ -88,7 +90,7 @@ def lcs_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
     return _score(common_sequence, X, Y, k)
 
 
-def edit_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
+def edit_knn(X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
     """1 less the mean edit distance (insert, delete, replace: Levenshtein 1966) of the ordered lists divided by k.
 
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; unrelated spaces score well below
@@ -98,7 +100,6 @@ def edit_knn(X: Tensor, Y: Tensor, k: int = 10) -> float:
     return _score(edits_saved, X, Y, k)
 
 
-def _score(compare: Callable[[Tensor, Tensor], Tensor], X: Tensor, Y: Tensor, k: int) -> float:
-    if len(X) != len(Y):
-        raise InputError(f"`X` and `Y` must have as many rows; got {len(X)} and {len(Y)}.")
-    return float(compare(graph(X, k, "X").neighbours, graph(Y, k, "Y").neighbours).mean())
+def _score(compare: Callable[[Tensor, Tensor], Tensor], X: MatrixLike, Y: MatrixLike, k: int) -> float:
+    x, y = matched_matrices(X, Y, 2)
+    return float(compare(graph(x, k, "X").neighbours, graph(y, k, "Y").neighbours).mean())

@@ -1,10 +1,10 @@
 """Nearest neighbours by cosine, exact and tiled.
 
-In float32 whatever the global settings say, for coarser arithmetic changes one neighbour set in fifteen where rows lie
-in a cone. Nearest first; ties in an order that comes of what the rows are, not of where they stand (`tie_order`): were
-they to go to the lower row, that row would be a hub in two unrelated spaces, and permuted rows would not show it.
-Cosines that are equal by arithmetic but not in float32 are no ties here: which of them is larger is then rounding, and
-may change with the length of the rows.
+Products are in float32 whatever the global settings say: coarser arithmetic changes one neighbour set in fifteen where
+rows lie in a cone. Lists are nearest first. Ties are broken in an order that depends on what the rows are, not on where
+they stand (`tie_order`): if ties went to the lower row, that row would be a hub in two unrelated spaces, and permuted
+rows would not show it. Cosines that are equal by arithmetic but not in float32 are no ties: which of them is larger is
+then rounding, and may change with the length of the rows.
 """
 
 import itertools
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
+from repstitch.metrics.matrices import MatrixLike, as_matrix
 
 TILE_ROWS = 1440
 BLOCK = 32  # similarities of a row whose largest is looked at first
@@ -51,23 +52,23 @@ class Graph:
         """The graph of the first k ≤ `self.k` neighbours."""
         if k == self.k:
             return self
-        near, similar = self.neighbours[:, :k].contiguous(), self.similarities[:, :k].contiguous()
-        tied = int((similar[:, -1] - self.similarities[:, k] <= STEP).sum())
-        return replace(self, neighbours=near, similarities=similar, tied=tied)
+        neighbours, similarities = self.neighbours[:, :k].contiguous(), self.similarities[:, :k].contiguous()
+        tied = int((similarities[:, -1] - self.similarities[:, k] <= STEP).sum())
+        return replace(self, neighbours=neighbours, similarities=similarities, tied=tied)
 
     def to(self, device: torch.device | str) -> "Graph":
         """The same on another device."""
-        near, similar, mean = (part.to(device) for part in (self.neighbours, self.similarities, self.mean))
-        return replace(self, neighbours=near, similarities=similar, mean=mean)
+        neighbours, similarities = self.neighbours.to(device), self.similarities.to(device)
+        return replace(self, neighbours=neighbours, similarities=similarities, mean=self.mean.to(device))
 
 
 def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
-    """The neighbour graph of rows X (n, d): computed once, it serves every metric, pair and permutation.
+    """The neighbour graph of rows X (n, d), computed once for every metric, pair and permutation.
 
-    Only tiles on and above the diagonal of U Uᵀ are computed, and each serves the rows of both its sides. Exact; about
-    half of n² d products, O(n k + tile²) memory besides the rows. Raises InputError unless 1 ≤ k < n, on rows without a
-    direction, and where neighbours are arbitrary, for so many rows repeat one another or all are as near to one
-    another; `name` is what it calls X.
+    Only tiles on and above the diagonal of U Uᵀ are computed; each serves its rows and its columns. Exact; about half
+    of n² d products, O(n k + tile²) memory besides the rows. Raises InputError unless 1 ≤ k < n, on rows without a
+    direction, and where neighbours are arbitrary because many rows repeat one another or all are equally near; `name`
+    is what the message calls X.
     """
     if not 1 <= k < len(X):
         raise InputError(f"`k` must be at least 1 and below the number of rows ({len(X)}); got {k}.")
@@ -79,47 +80,49 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
     keys[n:] = _encode(U.new_tensor(torch.inf), torch.tensor(0))  # what fills the last block looks for nothing
     parts = tiles(len(U))
     with exact_products():
-        # The diagonal first: then every row has a k-th best to hold the other tiles against.
-        for here, there in ((a, b) for far in range(len(parts)) for a, b in zip(parts, parts[far:], strict=False)):
-            similar = U[here] @ U[there].T
-            similar[:, max(0, n - there.start) :] = -torch.inf
-            if here == there:
+        # The diagonal first: then every row has a k-th best to compare the other tiles with.
+        for rows, columns in (pair for far in range(len(parts)) for pair in zip(parts, parts[far:], strict=False)):
+            similar = U[rows] @ U[columns].T
+            similar[:, max(0, n - columns.start) :] = -torch.inf
+            if rows == columns:
                 similar.fill_diagonal_(-torch.inf)
-            _absorb(keys[here], similar, there.start)
-            if here != there:
-                _absorb(keys[there], similar.T, here.start)
+            _absorb(keys[rows], similar, columns.start)
+            if rows != columns:
+                _absorb(keys[columns], similar.T, rows.start)
     places, similarities = (part[order.argsort()] for part in _decode(keys[:n]))
     _check_lead(similarities[:, 0], mean, name)
     return Graph(order[places], similarities, mean, tied=0).first(k)
 
 
-def knn(queries: Tensor, gallery: Tensor, k: int = 10, own: bool = False) -> Tensor:
+def knn(queries: MatrixLike, gallery: MatrixLike, k: int = 10, exclude_self: bool = False) -> Tensor:
     """Positions (n, k) of each query's `k` nearest gallery rows by cosine, nearest first, ties by `tie_order`.
 
-    `queries` is (n, d), `gallery` (m, d). With `own`, row i of the queries belongs to row i of the gallery and is left
-    out of its own list. Exact; O(n m d) time, O(n k + tile²) memory. Raises InputError unless 1 ≤ k ≤ rows left.
+    `queries` is (n, d), `gallery` (m, d). With `exclude_self`, query i is row i of the gallery, and its list leaves
+    that row out. Exact; O(n m d) time, O(n k + tile²) memory. Raises InputError unless 1 ≤ k ≤ rows left.
     """
-    rows = len(gallery) - int(own)
-    if not 1 <= k <= rows:
-        raise InputError(f"`k` must be at least 1 and at most the number of other rows ({rows}); got {k}.")
-    if own and len(queries) > len(gallery):
+    queries, gallery = as_matrix(queries, "queries"), as_matrix(gallery, "gallery")
+    n_rows = len(gallery) - int(exclude_self)
+    if not 1 <= k <= n_rows:
+        raise InputError(f"`k` must be at least 1 and at most the number of other rows ({n_rows}); got {k}.")
+    if exclude_self and len(queries) > len(gallery):
         raise InputError(
-            f"With `own`, every query needs its own gallery row; got {len(queries)} queries and {len(gallery)} rows."
+            f"With `exclude_self`, every query needs a gallery row of its own; got {len(queries)} queries and "
+            f"{len(gallery)} rows."
         )
     Q, G = unit(queries), unit(gallery)
     order = tie_order(G)
     G, place = _whole_blocks(G, order), order.argsort()
     keys = Q.new_full((len(Q), k), EMPTY, dtype=torch.long)
     with exact_products():
-        for here in tiles(len(Q)):
-            for there in tiles(len(G)):
-                similar = Q[here] @ G[there].T
-                similar[:, max(0, len(gallery) - there.start) :] = -torch.inf
-                if own:
-                    mine = place[here] - there.start
-                    inside = ((mine >= 0) & (mine < similar.shape[1])).nonzero()[:, 0]
-                    similar[inside, mine[inside]] = -torch.inf
-                _absorb(keys[here], similar, there.start)
+        for rows in tiles(len(Q)):
+            for columns in tiles(len(G)):
+                similar = Q[rows] @ G[columns].T
+                similar[:, max(0, len(gallery) - columns.start) :] = -torch.inf
+                if exclude_self:
+                    own_column = place[rows] - columns.start
+                    inside = ((own_column >= 0) & (own_column < similar.shape[1])).nonzero()[:, 0]
+                    similar[inside, own_column[inside]] = -torch.inf
+                _absorb(keys[rows], similar, columns.start)
     return order[_decode(keys)[0]]
 
 
@@ -142,17 +145,17 @@ def unit(X: Tensor) -> Tensor:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Products in full float32 inside, whatever was set for the rest of the program."""
-    was = torch.get_float32_matmul_precision()
+    """Compute products in full float32 inside, whatever precision the program has set."""
+    precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(was)
+        torch.set_float32_matmul_precision(precision)
 
 
 def check_spread(X: Tensor, k: int, name: str) -> None:
-    """Refuse a space in which most rows are copies: its neighbour lists say nothing but would look aligned."""
+    """Refuse a space in which most rows are copies: its neighbour lists are arbitrary but would look aligned."""
     if not 1 <= k < len(X):
         raise InputError(f"`k` must be at least 1 and below the number of rows ({len(X)}); got {k}.")
     _check_spread(unit(X), k, name)
@@ -170,10 +173,10 @@ def _check_lead(nearest: Tensor, mean: Tensor, name: str) -> None:
 
 
 def tie_order(U: Tensor) -> Tensor:
-    """An order (n,) of unit rows (n, d), to break ties between them: the same for the same rows whatever their length.
+    """An order (n,) of unit rows (n, d) that breaks ties between them; the rows' lengths do not change it.
 
-    Along one random direction, so by what a row is; copies by a lot that the space draws, from what stands in which
-    row. So the graph of permuted rows is the permuted graph, which is what makes a permutation test exact.
+    Rows are ordered along one random direction, so by what they are; copies by random numbers whose seed depends on
+    which row stands where. So the graph of permuted rows is the permuted graph, which makes a permutation test exact.
     """
     along = _sketch(U, 1)[:, 0].double().cpu()
     weights = torch.randn(len(U), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -183,11 +186,11 @@ def tie_order(U: Tensor) -> Tensor:
 
 
 def count_repeats(U: Tensor) -> int:
-    """How many of the unit rows (n, d) are copies, to float32, of another that stays: n less the different directions.
+    """How many of the unit rows (n, d) copy another row, to float32: n less the number of different directions.
 
-    Copies are near one another in any few directions: each row is held against its nearest in a sketch, and of those
-    that prove to be copies one stays, again and again until none is found. O(n (d + log n)) time. All copies are found
-    but where other rows lie as near as they do, where many are missed.
+    Copies are near one another in any few directions, so each row is compared with its nearest rows in a sketch of
+    eight. Of each set of copies one row stays; this repeats until no copies are left. O(n (d + log n)) time. Copies are
+    missed only where many other rows lie as near to each other as they do.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
@@ -198,12 +201,12 @@ def count_repeats(U: Tensor) -> int:
     cells = (sketch / (SAME / 50)).round() @ np.random.default_rng(0).standard_normal(SKETCH)
     kept = np.unique(cells, return_index=True)[1]
     while len(kept) > 1:
-        found = KDTree(sketch[kept]).query(sketch[kept], k=min(NEAR, len(kept)), distance_upper_bound=2 * SAME)
-        apart, other = (np.asarray(part)[:, 1:] for part in found)  # the nearest is the row itself
-        row, rank = np.isfinite(apart).nonzero()
+        nearest = KDTree(sketch[kept]).query(sketch[kept], k=min(NEAR, len(kept)), distance_upper_bound=2 * SAME)
+        distance, other = (np.asarray(part)[:, 1:] for part in nearest)  # the nearest is the row itself
+        row, rank = np.isfinite(distance).nonzero()
         other = other[row, rank]
         pairs = torch.from_numpy(kept[np.stack([row, other])]).to(U.device).split(TILE_ROWS, dim=1)
-        gap = [torch.linalg.vector_norm(U[a] - U[b], dim=1).cpu() for a, b in pairs]
+        gap = [torch.linalg.vector_norm(U[left] - U[right], dim=1).cpu() for left, right in pairs]
         same = torch.cat(gap).numpy() <= SAME if gap else np.zeros(0, dtype=bool)
         row, other = row[same], other[same]
         if not len(row):
@@ -245,10 +248,10 @@ def _decode(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _absorb(keys: Tensor, similar: Tensor, start: int) -> None:
-    """Bring what is nearest in `similar` (n, m), at positions from `start` on, into the best so far, `keys` (n, k).
+    """Merge the nearest of `similar` (n, m), whose columns are positions from `start` on, into the best `keys` (n, k).
 
-    The largest of each block of columns shows where to look at all: in k blocks a row of the first tile, but for ties,
-    and after a few tiles nearly nowhere.
+    Only blocks whose largest value reaches a row's k-th best are looked at: k blocks a row in the first tile, except
+    for ties, and hardly any after a few tiles.
     """
     k = keys.shape[1]
     best = (
@@ -269,9 +272,9 @@ def _absorb(keys: Tensor, similar: Tensor, start: int) -> None:
         return
     counts = torch.bincount(rows, minlength=len(keys))
     slot = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    found = keys.new_full((len(keys), int(counts.max())), EMPTY)
-    found[rows, slot] = _encode(inside[which, place], block[which] * BLOCK + place + start)
-    keys.copy_(torch.cat([keys, found], 1).topk(k, dim=1).values)
+    candidates = keys.new_full((len(keys), int(counts.max())), EMPTY)
+    candidates[rows, slot] = _encode(inside[which, place], block[which] * BLOCK + place + start)
+    keys.copy_(torch.cat([keys, candidates], 1).topk(k, dim=1).values)
 
 
 def _whole_blocks(U: Tensor, order: Tensor) -> Tensor:
@@ -285,7 +288,7 @@ def tiles(n: int) -> list[slice]:
     """Slices of about equal length, none above the tile's, each of whole blocks where n is."""
     count = -(-n // TILE_ROWS)
     edges = [n * i // count // BLOCK * BLOCK for i in range(count)] + [n]
-    return [slice(a, b) for a, b in itertools.pairwise(edges) if a < b]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
 
 
 LAST = 2**32 - 1

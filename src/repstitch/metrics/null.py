@@ -1,4 +1,4 @@
-"""What a score would be if the two spaces had nothing to do with one another."""
+"""The permutation null of a score: what the score would be if the two spaces were unrelated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ CELLS = 2**24  # of one dense row of pointers, from edges to spaces
 
 @dataclass(frozen=True)
 class Null:
-    """A score beside its permutation null: the null's mean, the add-one p-value, the calibrated score.
+    """A score with its permutation null: the null's mean, the add-one p-value, the calibrated score.
 
     `calibrated` is 0 at the null's 95 % point and 1 at a perfect score. p cannot go below 1 / (draws + 1).
     """
@@ -57,7 +57,7 @@ def adjust(p: np.ndarray) -> np.ndarray:
 
 
 def random_orders(n: int, draws: int, seed: int = 0) -> Tensor:
-    """`draws` random orders (draws, n) of n rows: one set of them serves every pair, so that maxima can be placed."""
+    """`draws` random orders (draws, n) of n rows. One set serves every pair, so that their maximum has a null too."""
     random = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randperm(n, generator=random) for _ in range(draws)])
 
@@ -65,16 +65,17 @@ def random_orders(n: int, draws: int, seed: int = 0) -> Tensor:
 def relabel(neighbours: Tensor, order: Tensor) -> Tensor:
     """Neighbour lists (n, k) of the rows in another order: the lists permuted *and* the positions in them relabelled.
 
-    Permuting the lists alone would leave a graph that no space has, and a test that rejects too often.
+    Permuting the lists alone gives a graph that no space has, and a test that rejects too often.
     """
     new = torch.empty_like(order)
     new[order] = torch.arange(len(order), device=order.device)
     return new[neighbours[order]]
 
 
-def permute_graph(b: Graph, order: Tensor) -> Graph:
+def permute_graph(space: Graph, order: Tensor) -> Graph:
     """The neighbour graph of the rows in another order."""
-    return replace(b, neighbours=relabel(b.neighbours, order), similarities=b.similarities[order], mean=b.mean[order])
+    neighbours, similarities = relabel(space.neighbours, order), space.similarities[order]
+    return replace(space, neighbours=neighbours, similarities=similarities, mean=space.mean[order])
 
 
 def shared_weight(
@@ -86,8 +87,8 @@ def shared_weight(
     """For each pair (i, j) and order, the sum over edges that `lists[i]` and the permuted `lists[j]` share: (pairs, K).
 
     `lists` are neighbour lists (n, k), one a space; an edge counts 1, or the product of its two `weights` (n, k). All
-    edges of all spaces are one sparse matrix of edge by space, and every permuted space is a sparse row: their product
-    holds all pairs, and touches each permuted edge once however many spaces there are. O(K N n k) time.
+    edges of all spaces form one sparse matrix of edge by space, and every permuted space is a sparse row. Their product
+    gives all pairs, and touches each permuted edge once however many spaces there are. O(K N n k) time.
     """
     from scipy.sparse import csr_array
 
@@ -103,16 +104,17 @@ def shared_weight(
     for start in range(0, n, rows):
         stop = min(n, start + rows)
         base = (np.arange(stop - start, dtype=np.int32) * n)[:, None]
-        where = np.concatenate([(edges[i][start:stop] + base).ravel() for i in firsts])
+        cells = np.concatenate([(edges[i][start:stop] + base).ravel() for i in firsts])
         space = np.repeat(np.arange(len(firsts), dtype=np.int32), (stop - start) * k)
-        held = np.concatenate([values[i][start:stop].ravel() for i in firsts])
-        known = csr_array((held, (where, space)), shape=((stop - start) * n, len(firsts)))
+        weight = np.concatenate([values[i][start:stop].ravel() for i in firsts])
+        edge_by_space = csr_array((weight, (cells, space)), shape=((stop - start) * n, len(firsts)))
         for at, j in enumerate(seconds):
-            took = order[:, start:stop]
-            moved = np.stack([new[edges[j][from_]] for new, from_ in zip(inverse, took, strict=True)]) + base
+            sources = order[:, start:stop]
+            moved = np.stack([new[edges[j][old]] for new, old in zip(inverse, sources, strict=True)]) + base
             ends = np.arange(len(order) + 1) * (stop - start) * k
-            drawn = csr_array((values[j][took].ravel(), moved.ravel(), ends), shape=(len(order), (stop - start) * n))
-            both: Any = drawn @ known
-            totals[at] += both.toarray()
+            shape = (len(order), (stop - start) * n)
+            permuted = csr_array((values[j][sources].ravel(), moved.ravel(), ends), shape=shape)
+            products: Any = permuted @ edge_by_space
+            totals[at] += products.toarray()
     row, column = {j: at for at, j in enumerate(seconds)}, {i: at for at, i in enumerate(firsts)}
     return np.stack([totals[row[j], :, column[i]] for i, j in pairs])

@@ -1,4 +1,4 @@
-"""How far a mean over queries could lie from what it is, from the queries themselves."""
+"""Bootstrap: how far a mean over queries could lie from its value, estimated from the queries themselves."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 
 DRAWS = 1000
 LEVEL = 0.95
-CELLS = 2_000_000  # of the counts held at once
+CELLS = 2_000_000  # of the counts in memory at once
 
 
 def resampled_means(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
@@ -18,10 +18,10 @@ def resampled_means(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np
     Bootstrap".
     """
     values = np.asarray(values, dtype=np.float64)
-    return np.concatenate([counts @ values / len(values) for counts in drawn(len(values), draws, seed)])
+    return np.concatenate([counts @ values / len(values) for counts in resample_counts(len(values), draws, seed)])
 
 
-def drawn(n: int, draws: int = DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
+def resample_counts(n: int, draws: int = DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
     """How often each of n queries was drawn, (draws, n) in parts of bounded memory; the same for the same numbers."""
     random = np.random.default_rng(seed)
     at_once = max(1, CELLS // n)

@@ -4,19 +4,22 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from repstitch.errors import InputError
+from repstitch.metrics.matrices import MatrixLike, as_matrix
 from repstitch.metrics.neighbours import TILE_ROWS, exact_products, nearest, tie_order, unit
 
 
-def ranks(queries: Tensor, gallery: Tensor, copies: Tensor | None = None) -> Tensor:
+def ranks(queries: MatrixLike, gallery: MatrixLike, copies: Tensor | None = None) -> Tensor:
     """Rank (n,) of each query's counterpart among the gallery rows by cosine, from 1.
 
     `queries` is (n, d); row i's counterpart is row i of `gallery` (m, d), m ≥ n. A gallery row that is identical to the
-    counterpart is as good as it; any other tie, in float32, counts against the query. `copies` (m,) numbers identical
-    gallery rows alike, if that is known already. Exact, O(n m d) time, O(tile · m) memory.
+    counterpart is as good as it; any other tie, in float32, counts against the query. `copies` (m,) gives identical
+    gallery rows the same number; it is computed where it is left out. Exact, O(n m d) time, O(tile · m) memory.
     """
+    queries, gallery = as_matrix(queries, "queries"), as_matrix(gallery, "gallery")
     if queries.shape[1] != gallery.shape[1] or len(gallery) < len(queries):
         raise InputError(
             f"`gallery` must hold a counterpart of every query, in the same space; got {tuple(queries.shape)} "
@@ -28,64 +31,70 @@ def ranks(queries: Tensor, gallery: Tensor, copies: Tensor | None = None) -> Ten
     for at in range(0, len(Q), TILE_ROWS):
         with exact_products():
             similar = Q[at : at + TILE_ROWS] @ G.T
-        own = torch.arange(at, at + len(similar), device=Q.device)
-        result[own] = _places(similar, own, same)
+        counterparts = torch.arange(at, at + len(similar), device=Q.device)
+        result[counterparts] = _ranks_of(similar, counterparts, same)
     return result
 
 
-def _places(similar: Tensor, own: Tensor, same: Tensor) -> Tensor:
-    ahead = similar >= similar.gather(1, own[:, None])
-    return 1 + (ahead & (same != same[own, None])).sum(1)
+def _ranks_of(similar: Tensor, counterparts: Tensor, copies: Tensor) -> Tensor:
+    """The rank (n,) of the column `counterparts` (n,) in each row of `similar` (n, m)."""
+    ahead = similar >= similar.gather(1, counterparts[:, None])
+    return 1 + (ahead & (copies != copies[counterparts, None])).sum(1)
 
 
 def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Tensor, Tensor]:
-    """`ranks(queries, gallery, copies)` and `knn(queries, gallery, k, own=True)` from one pass over the similarities.
+    """`ranks(queries, gallery, copies)` and `knn(queries, gallery, k, exclude_self=True)` from one pass over the
+    similarities.
 
-    `gallery` is (n, d), `queries` (n, d), or (1, d) for one query that is asked in place of each row's own.
+    `gallery` is (n, d), `queries` (n, d), or (1, d) for one query that takes the place of each row's own query.
     """
     Q, G = unit(queries), unit(gallery)
     n, order = len(G), tie_order(G)
     G, copies, place = G[order], copies[order], order.argsort()
     with exact_products():
         once = Q @ G.T if len(Q) == 1 else None
-    placed = torch.empty(n, dtype=torch.long)
-    found = torch.empty(n, k, dtype=torch.long)
+    positions = torch.empty(n, dtype=torch.long)
+    neighbours = torch.empty(n, k, dtype=torch.long)
     for at in range(0, n, TILE_ROWS):
         rows = torch.arange(at, min(at + TILE_ROWS, n))
         with exact_products():
             similar = Q[rows] @ G.T if once is None else once.repeat(len(rows), 1)
-        placed[rows] = _places(similar, place[rows], copies)
+        positions[rows] = _ranks_of(similar, place[rows], copies)
         similar[rows - at, place[rows]] = -torch.inf
-        found[rows] = order[nearest(similar, k)]
-    return placed, found
+        neighbours[rows] = order[nearest(similar, k)]
+    return positions, neighbours
 
 
-def recall(ranks: Tensor, k: int) -> float:
-    """Share of counterparts among the first `k`: in [0, 1], k / m by chance in a gallery of m."""
-    return float((ranks <= k).float().mean())
+def recall(ranks: Tensor | ArrayLike, k: int) -> float:
+    """Share of counterparts among the first `k`, from `ranks` (n,): in [0, 1], k / m by chance in a gallery of m."""
+    return float((torch.as_tensor(ranks) <= k).float().mean())
 
 
-def mrr(ranks: Tensor) -> float:
+def mrr(ranks: Tensor | ArrayLike) -> float:
     """Mean reciprocal rank: in (0, 1], about ln(m) / m by chance. Voorhees 1999, "The TREC-8 QA Track Report"."""
-    return float((1.0 / ranks).mean())
+    return float((1.0 / torch.as_tensor(ranks)).mean())
 
 
-def gains(found: Tensor, grades: Sequence[Mapping[int, float]]) -> Tensor:
-    """The grade (n, k) of each document in the lists `found` (n, k); `grades[i]` holds those judged for query i."""
-    rows = [[judged.get(at, 0.0) for at in row] for judged, row in zip(grades, found.tolist(), strict=True)]
-    return torch.tensor(rows, dtype=torch.float64).reshape(found.shape)
+def gains(retrieved: Tensor, grades: Sequence[Mapping[int, float]]) -> Tensor:
+    """The grade (n, k) of each document in the lists `retrieved` (n, k), from one mapping of grades a query."""
+    rows = [
+        [judged.get(document, 0.0) for document in row] for judged, row in zip(grades, retrieved.tolist(), strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.float64).reshape(retrieved.shape)
 
 
-def ndcg(found: Tensor, grades: Sequence[Mapping[int, float]], k: int = 10) -> Tensor:
-    """Normalised discounted cumulated gain (n,) of the first `k` of the lists `found` (n, at least k if there are so
-    many documents), judged by `grades`: one mapping a query from document to grade, at least one of them above 0.
+def ndcg(retrieved: Tensor | ArrayLike, grades: Sequence[Mapping[int, float]], k: int = 10) -> Tensor:
+    """Normalised discounted cumulated gain (n,) of the first `k` documents of each query's list.
+
+    `retrieved` (n, depth) are document numbers, best first, with a depth of at least `k` where there are so many
+    documents. `grades` holds one mapping a query from document to grade, with at least one grade above 0.
 
     The gain is the grade itself (not 2^grade − 1), as trec_eval and BEIR count, the discount 1 / log2(rank + 1), the
     ideal the best order of all judged documents. In [0, 1]. A document that was not judged gains nothing. Järvelin and
     Kekäläinen 2002, "Cumulated Gain-Based Evaluation of IR Techniques".
     """
     discount = 1 / torch.log2(torch.arange(k, dtype=torch.float64) + 2)
-    gained = gains(found[:, :k], grades)
+    gained = gains(torch.as_tensor(retrieved)[:, :k], grades)
     ideal = torch.zeros(len(grades), k, dtype=torch.float64)
     for i, judged in enumerate(grades):
         best = torch.tensor(sorted(judged.values(), reverse=True)[:k], dtype=torch.float64)
@@ -93,17 +102,18 @@ def ndcg(found: Tensor, grades: Sequence[Mapping[int, float]], k: int = 10) -> T
     return gained @ discount[: gained.shape[1]] / (ideal @ discount)
 
 
-def relevant_found(found: Tensor, grades: Sequence[Mapping[int, float]]) -> Tensor:
-    """Share (n,) of each query's relevant documents (grade above 0) that its list `found` (n, k) holds: in [0, 1]."""
+def relevant_recall(retrieved: Tensor | ArrayLike, grades: Sequence[Mapping[int, float]]) -> Tensor:
+    """Share (n,) of each query's relevant documents (grade above 0) that its list `retrieved` (n, k) contains."""
     relevant = torch.tensor([sum(grade > 0 for grade in judged.values()) for judged in grades])
-    return (gains(found, grades) > 0).sum(1) / relevant.double()
+    return (gains(torch.as_tensor(retrieved), grades) > 0).sum(1) / relevant.double()
 
 
-def hubness(neighbours: Tensor, gallery_size: int) -> float:
+def hubness(neighbours: Tensor | ArrayLike, gallery_size: int) -> float:
     """Skewness of how often each gallery row occurs in the lists (n, k): 0 when even, large when a few rows are hubs.
 
     Radovanović et al. 2010, "Hubs in Space".
     """
-    counts = np.bincount(neighbours.cpu().numpy().ravel(), minlength=gallery_size).astype(np.float64)
+    positions = torch.as_tensor(neighbours).cpu().numpy().ravel()
+    counts = np.bincount(positions, minlength=gallery_size).astype(np.float64)
     spread = counts.std()
     return float(((counts - counts.mean()) ** 3).mean() / spread**3) if spread > 0 else 0.0

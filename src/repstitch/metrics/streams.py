@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repstitch.metrics.kernels import check_rows, check_vary, checked_own
+from repstitch.metrics.kernels import check_vary, checked_self_hsic
+from repstitch.metrics.matrices import check_rows
 from repstitch.metrics.moments import Moments, moments
 from repstitch.metrics.subspaces import (
     KEPT,
@@ -27,8 +28,8 @@ FLOOR = 1e-6  # of the largest variance; products in float32 say nothing of dire
 class Sums:
     """Sums over n pairs of rows from which every metric of `STREAMED` follows.
 
-    Beside the moments, with u and v the rows about the points `x_origin` and `y_origin`: `squares` holds Σ‖u‖²‖v‖²,
-    Σ‖u‖⁴, Σ‖v‖⁴; `x_weighted` (2, d_x) holds Σ‖u‖² u and Σ‖v‖² u, `y_weighted` (2, d_y) the same of v. All float64.
+    With u and v the rows about the points `x_origin` and `y_origin`, `squares` are Σ‖u‖²‖v‖², Σ‖u‖⁴, Σ‖v‖⁴;
+    `x_weighted` (2, d_x) are Σ‖u‖² u and Σ‖v‖² u, `y_weighted` (2, d_y) the same of v. All float64.
     """
 
     moments: Moments
@@ -42,29 +43,29 @@ class Sums:
 def sums(batches: Iterable[tuple[Any, Any]]) -> Sums:
     """One pass over batches (X (m, d_x), Y (m, d_y)) of matched rows; O(n d²) time, O(d²) memory.
 
-    Rows are taken as float32, and so are their products about the mean. So the metrics of canonical correlations leave
-    out directions with less than a millionth of the largest one's variance, which the same metrics in memory still see:
-    they differ where the variance falls off that far. Raises InputError as `moments.moments` does.
+    Rows and their products about the mean are float32. So the metrics of canonical correlations leave out directions
+    with less than a millionth of the largest one's variance, which the same metrics in memory include: they differ
+    where the variance falls off that far. Raises InputError as `moments.moments` does.
     """
-    held: dict[str, Any] = {}
+    totals: dict[str, Any] = {}
 
-    def watched() -> Iterator[tuple[Tensor, Tensor]]:
+    def add_weighted_sums() -> Iterator[tuple[Tensor, Tensor]]:
         for X, Y in batches:
-            yield X, Y  # first, for it is there that they are checked
+            yield X, Y  # first, because `moments` checks them
             if not len(X):
                 continue
-            x, y = (torch.as_tensor(side).double() for side in (X, Y))
-            if not held:
-                held.update(x=x.mean(0), y=y.mean(0), squares=0, x_weighted=0, y_weighted=0)
-            u, v = x - held["x"], y - held["y"]
+            x, y = torch.as_tensor(X).double(), torch.as_tensor(Y).double()
+            if not totals:
+                totals.update(x_origin=x.mean(0), y_origin=y.mean(0), squares=0, x_weighted=0, y_weighted=0)
+            u, v = x - totals["x_origin"], y - totals["y_origin"]
             k, m = u.square().sum(1), v.square().sum(1)
             weights = torch.stack([k, m])
-            held["squares"] = held["squares"] + torch.stack([k @ m, k @ k, m @ m])
-            held["x_weighted"] = held["x_weighted"] + weights @ u
-            held["y_weighted"] = held["y_weighted"] + weights @ v
+            totals["squares"] = totals["squares"] + torch.stack([k @ m, k @ k, m @ m])
+            totals["x_weighted"] = totals["x_weighted"] + weights @ u
+            totals["y_weighted"] = totals["y_weighted"] + weights @ v
 
-    found = moments(watched())
-    return Sums(found, held["x"], held["y"], held["squares"], held["x_weighted"], held["y_weighted"])
+    whole = moments(add_weighted_sums())
+    return Sums(moments=whole, **totals)
 
 
 def _cka(sums: Sums) -> float:
@@ -78,31 +79,31 @@ def _cka_unbiased(sums: Sums) -> float:
     n = m.n
     check_rows(n, n, 4)
     about = m.about(sums.x_origin, sums.y_origin)
-    a, b = about.x_sum / n, about.y_sum / n  # the means of u and v
+    u_mean, v_mean = about.x_sum / n, about.y_sum / n
     assert about.yy is not None
-    kk, km = about.xx.trace(), about.yy.trace()  # Σ‖u‖², Σ‖v‖²
+    u_squares, v_squares = about.xx.trace(), about.yy.trace()  # Σ‖u‖², Σ‖v‖²
     both, xs, ys = sums.squares
     (u_x, v_x), (u_y, v_y) = sums.x_weighted, sums.y_weighted
 
     def centred(fourth, one, other, sum_one, sum_other, mean_one, mean_other, products) -> Tensor:
-        """Σ‖u − a‖²‖v − b‖², from Σ‖u‖²‖v‖², Σ‖v‖² u, Σ‖u‖² v, Σ‖u‖², Σ‖v‖², a, b and Σ u vᵀ."""
+        """Σ‖u − a‖²‖v − b‖², a and b the means, from Σ‖u‖²‖v‖², Σ‖v‖² u, Σ‖u‖² v, Σ‖u‖², Σ‖v‖², a, b and Σ u vᵀ."""
         p, q = mean_one @ mean_one, mean_other @ mean_other
         return (
             fourth - 2 * mean_one @ one - 2 * mean_other @ other + 4 * mean_one @ products @ mean_other
             + q * sum_one + p * sum_other - 3 * n * p * q
         )  # fmt: skip
 
-    between = centred(both, v_x, u_y, kk, km, a, b, about.xy)
-    x_own = centred(xs, u_x, u_x, kk, kk, a, a, about.xx)
-    y_own = centred(ys, v_y, v_y, km, km, b, b, about.yy)
-    x_trace, y_trace = kk - n * a @ a, km - n * b @ b
+    between = centred(both, v_x, u_y, u_squares, v_squares, u_mean, v_mean, about.xy)
+    within_x = centred(xs, u_x, u_x, u_squares, u_squares, u_mean, u_mean, about.xx)
+    within_y = centred(ys, v_y, v_y, v_squares, v_squares, v_mean, v_mean, about.yy)
+    x_trace, y_trace = u_squares - n * u_mean @ u_mean, v_squares - n * v_mean @ v_mean
 
     def hsic(product: Tensor, diagonal: Tensor, left: Tensor, right: Tensor) -> float:
         return float((n * product).square().sum() - diagonal * n / (n - 2) + left * right / ((n - 1) * (n - 2)))
 
     x_covariance, y_covariance = _covariances(m)
-    x = checked_own(hsic(x_covariance, x_own, x_trace, x_trace), float(x_trace))
-    y = checked_own(hsic(y_covariance, y_own, y_trace, y_trace), float(y_trace))
+    x = checked_self_hsic(hsic(x_covariance, within_x, x_trace, x_trace), float(x_trace))
+    y = checked_self_hsic(hsic(y_covariance, within_y, y_trace, y_trace), float(y_trace))
     return hsic(m.cov_xy, between, x_trace, y_trace) / (x * y) ** 0.5
 
 
@@ -155,6 +156,10 @@ def _covariances(m: Moments) -> tuple[Tensor, Tensor]:
     return m.cov_xx, m.cov_yy
 
 
+def _angular(sums: Sums) -> float:
+    return angle(_procrustes(sums))
+
+
 STREAMED: dict[str, Callable[[Sums], float]] = {
     "cka": _cka,
     "cka_unbiased": _cka_unbiased,
@@ -162,6 +167,6 @@ STREAMED: dict[str, Callable[[Sums], float]] = {
     "pwcca": _pwcca,
     "cca": _cca,
     "procrustes": _procrustes,
-    "angular": lambda sums: angle(_procrustes(sums)),
+    "angular": _angular,
     "linear_r2": _linear_r2,
 }

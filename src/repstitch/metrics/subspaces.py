@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.kernels import centred, check_rows
+from repstitch.metrics.kernels import centred
+from repstitch.metrics.matrices import MatrixLike, check_rows, matched_matrices
 
 KEPT = 0.99  # of the variance, by svcca
 ROUNDING = 1.2e-7  # of float32, in which rows come
@@ -34,13 +35,13 @@ class Principal:
         return (self.basis * self.values).square().sum(1)
 
     def leading(self) -> "Principal":
-        """The fewest directions that hold 99 % of the variance."""
-        held = self.values.square().cumsum(0)
-        r = int((held < KEPT * held[-1]).sum()) + 1
+        """The fewest directions that make up 99 % of the variance."""
+        variance = self.values.square().cumsum(0)
+        r = int((variance < KEPT * variance[-1]).sum()) + 1
         return Principal(self.basis[:, :r], self.values[:r], self.axes[:r])
 
 
-def cca(X: Tensor, Y: Tensor) -> float:
+def cca(X: MatrixLike, Y: MatrixLike) -> float:
     """Mean canonical correlation: mean of the singular values of Q_xᵀ Q_y, with Q an orthonormal basis of centred rows.
 
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; unrelated spaces score about
@@ -52,7 +53,7 @@ def cca(X: Tensor, Y: Tensor) -> float:
     return compare_cca(*_both(X, Y))
 
 
-def svcca(X: Tensor, Y: Tensor) -> float:
+def svcca(X: MatrixLike, Y: MatrixLike) -> float:
     """`cca` of the fewest principal directions of each side that hold 99 % of its variance.
 
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Rotation, scale and translation do
@@ -62,7 +63,7 @@ def svcca(X: Tensor, Y: Tensor) -> float:
     return compare_svcca(*_both(X, Y))
 
 
-def pwcca(X: Tensor, Y: Tensor) -> float:
+def pwcca(X: MatrixLike, Y: MatrixLike) -> float:
     """Canonical correlations weighted by how much of X each canonical variate accounts for: Σ α_i ρ_i / Σ α_i.
 
     α_i = Σ_j |⟨h_i, x_j⟩| with h_i the i-th variate of X and x_j its centred columns. X is (n, d_x), Y is (n, d_y),
@@ -74,7 +75,7 @@ def pwcca(X: Tensor, Y: Tensor) -> float:
     return compare_pwcca(*_both(X, Y))
 
 
-def procrustes(X: Tensor, Y: Tensor) -> float:
+def procrustes(X: MatrixLike, Y: MatrixLike) -> float:
     """How far a rotation brings one space onto the other: ‖X̄ᵀ Ȳ‖* / (‖X̄‖ ‖Ȳ‖), the nuclear norm over the two norms.
 
     X is (n, d_x), Y is (n, d_y), rows matched, X̄ and Ȳ centred. In [0, 1], higher is more aligned; unrelated spaces
@@ -84,7 +85,7 @@ def procrustes(X: Tensor, Y: Tensor) -> float:
     return compare_procrustes(*_both(X, Y))
 
 
-def angular(X: Tensor, Y: Tensor) -> float:
+def angular(X: MatrixLike, Y: MatrixLike) -> float:
     """`procrustes` as an angle: 1 − 2 arccos(procrustes) / π, one less a metric distance between shapes.
 
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; chance and invariances as
@@ -93,7 +94,7 @@ def angular(X: Tensor, Y: Tensor) -> float:
     return compare_angular(*_both(X, Y))
 
 
-def linear_r2(X: Tensor, Y: Tensor) -> float:
+def linear_r2(X: MatrixLike, Y: MatrixLike) -> float:
     """Share of Y's variance that least squares predicts from X: ‖Q_xᵀ Ȳ‖² / ‖Ȳ‖².
 
     X is (n, d_x), Y is (n, d_y), rows matched, the same rows to fit and to score. In [0, 1], higher is more of Y, and
@@ -112,34 +113,34 @@ def principal(X: Tensor, k: int = 10, name: str = "X") -> Principal:
     return Principal(basis[:, :r], values[:r], values[:r, None] * axes[:r])
 
 
-def compare_cca(a: Principal, b: Principal) -> float:
-    return cca_of(_cosines(a, b, "cca"))
+def compare_cca(x: Principal, y: Principal) -> float:
+    return cca_of(_cosines(x, y, "cca"))
 
 
-def compare_svcca(a: Principal, b: Principal) -> float:
-    return cca_of(_cosines(a.leading(), b.leading(), "svcca"))
+def compare_svcca(x: Principal, y: Principal) -> float:
+    return cca_of(_cosines(x.leading(), y.leading(), "svcca"))
 
 
-def compare_pwcca(a: Principal, b: Principal) -> float:
-    return pwcca_of(_cosines(a, b, "pwcca"), a.axes)
+def compare_pwcca(x: Principal, y: Principal) -> float:
+    return pwcca_of(_cosines(x, y, "pwcca"), x.axes)
 
 
-def compare_procrustes(a: Principal, b: Principal) -> float:
-    check_rows(len(a), len(b), 3)
-    return procrustes_of(a.basis.T @ b.basis, a.values, b.values)
+def compare_procrustes(x: Principal, y: Principal) -> float:
+    check_rows(len(x), len(y), 3)
+    return procrustes_of(x.basis.T @ y.basis, x.values, y.values)
 
 
-def compare_angular(a: Principal, b: Principal) -> float:
-    return angle(compare_procrustes(a, b))
+def compare_angular(x: Principal, y: Principal) -> float:
+    return angle(compare_procrustes(x, y))
 
 
-def compare_linear_r2(a: Principal, b: Principal) -> float:
-    check_rows(len(a), len(b), 3)
-    check_predictor(len(a), len(a.values))
-    return linear_r2_of(a.basis.T @ b.basis, b.values)
+def compare_linear_r2(x: Principal, y: Principal) -> float:
+    check_rows(len(x), len(y), 3)
+    check_predictor(len(x), len(x.values))
+    return linear_r2_of(x.basis.T @ y.basis, y.values)
 
 
-# From the cosines (r_x, r_y) between two bases, and the lengths of the axes: what rows in memory and sums share.
+# From the cosines (r_x, r_y) between two bases and the lengths of the axes, for rows in memory and for `streams`.
 
 
 def cca_of(cosines: Tensor) -> float:
@@ -171,70 +172,73 @@ def check_predictor(n: int, rank: int) -> None:
         )
 
 
-def influence_cca(a: Principal, b: Principal, metric: str = "cca") -> Tensor:
-    left, strengths, right = torch.linalg.svd(_cosines(a, b, metric), full_matrices=False)
-    return _influence_of_mean(a, b, left, strengths, right, torch.full_like(strengths, 1 / len(strengths)))
+def influence_cca(x: Principal, y: Principal, metric: str = "cca") -> Tensor:
+    left, strengths, right = torch.linalg.svd(_cosines(x, y, metric), full_matrices=False)
+    return _influence_of_mean(x, y, left, strengths, right, torch.full_like(strengths, 1 / len(strengths)))
 
 
-def influence_svcca(a: Principal, b: Principal) -> Tensor:
-    return influence_cca(a.leading(), b.leading(), "svcca")
+def influence_svcca(x: Principal, y: Principal) -> Tensor:
+    return influence_cca(x.leading(), y.leading(), "svcca")
 
 
-def influence_pwcca(a: Principal, b: Principal) -> Tensor:
-    """By the chain rule through the cosines and the weights: a row's weight changes Q_xᵀQ_x, Q_xᵀQ_y and Q_yᵀQ_y, which
-    are I, the cosines and I, and to first order the root of I + D is I + D/2."""
-    cosines = _cosines(a, b, "pwcca")
+def influence_pwcca(x: Principal, y: Principal) -> Tensor:
+    """The chain rule through the cosines and the weights.
+
+    A row's weight changes Q_xᵀQ_x, Q_xᵀQ_y and Q_yᵀQ_y, which are I, the cosines and I, and to first order the root of
+    I + D is I + D/2.
+    """
+    cosines = _cosines(x, y, "pwcca")
     r, s = cosines.shape
     shapes = ((r, r), (r, s), (s, s))
     changes = [torch.zeros(shape, dtype=cosines.dtype, device=cosines.device, requires_grad=True) for shape in shapes]
     left, both, right = changes
     whitened = cosines + both - left @ cosines / 2 - cosines @ right / 2
     turned, strengths, other = torch.linalg.svd(whitened, full_matrices=False)
-    weights = _weights(a.axes + left @ a.axes / 2, turned)
+    weights = _weights(x.axes + left @ x.axes / 2, turned)
     by_left, by_both, by_right = torch.autograd.grad(weights @ strengths, changes)
-    slope = ((a.basis @ by_left) * a.basis).sum(1) + ((a.basis @ by_both) * b.basis).sum(1)
-    slope = slope + ((b.basis @ by_right) * b.basis).sum(1)
+    slope = ((x.basis @ by_left) * x.basis).sum(1) + ((x.basis @ by_both) * y.basis).sum(1)
+    slope = slope + ((y.basis @ by_right) * y.basis).sum(1)
     if not bool(torch.isfinite(slope).all()):  # where correlations tie, the weights have no slope
-        return _influence_of_mean(a, b, turned.detach(), strengths.detach(), other.detach(), weights.detach())
-    return (weights @ strengths).detach() + len(a) * (slope - slope.mean())
+        return _influence_of_mean(x, y, turned.detach(), strengths.detach(), other.detach(), weights.detach())
+    return (weights @ strengths).detach() + len(x) * (slope - slope.mean())
 
 
 def _influence_of_mean(
-    a: Principal, b: Principal, left: Tensor, strengths: Tensor, right: Tensor, weights: Tensor
+    x: Principal, y: Principal, left: Tensor, strengths: Tensor, right: Tensor, weights: Tensor
 ) -> Tensor:
     """As `kernels.influence_of_ratio`, of a mean of canonical correlations whose weights are held fixed: (n,)."""
-    u, v = a.basis @ left, b.basis @ right.T
+    u, v = x.basis @ left, y.basis @ right.T
     slope = (u * v - strengths / 2 * (u.square() + v.square())) @ weights
-    return strengths @ weights + len(a) * slope
+    return strengths @ weights + len(x) * slope
 
 
-def influence_procrustes(a: Principal, b: Principal) -> Tensor:
-    left, strengths, right = torch.linalg.svd((a.basis * a.values).T @ (b.basis * b.values), full_matrices=False)
-    norm = a.values.norm() * b.values.norm()
+def influence_procrustes(x: Principal, y: Principal) -> Tensor:
+    left, strengths, right = torch.linalg.svd((x.basis * x.values).T @ (y.basis * y.values), full_matrices=False)
+    norm = x.values.norm() * y.values.norm()
     score = strengths.sum() / norm
-    both = (((a.basis * a.values) @ left) * ((b.basis * b.values) @ right.T)).sum(1) / norm
-    sides = a.squares / a.squares.sum() + b.squares / b.squares.sum()
-    return score + len(both) * (both - score / 2 * sides)
+    both = (((x.basis * x.values) @ left) * ((y.basis * y.values) @ right.T)).sum(1) / norm
+    shares = x.squares / x.squares.sum() + y.squares / y.squares.sum()
+    return score + len(both) * (both - score / 2 * shares)
 
 
-def influence_angular(a: Principal, b: Principal) -> Tensor:
-    rows = influence_procrustes(a, b)
+def influence_angular(x: Principal, y: Principal) -> Tensor:
+    rows = influence_procrustes(x, y)
     score = rows.mean()
     slope = 2 / torch.pi / (1 - score**2).clamp(min=1e-12).sqrt()
     return 1 - 2 / torch.pi * torch.arccos(score.clamp(max=1)) + slope * (rows - score)
 
 
-def influence_linear_r2(a: Principal, b: Principal) -> Tensor:
-    check_predictor(len(a), len(a.values))
-    predicted = a.basis @ ((a.basis.T @ b.basis) * b.values)
-    missed = (b.basis * b.values - predicted).square().sum(1)
-    total = b.squares.sum()
+def influence_linear_r2(x: Principal, y: Principal) -> Tensor:
+    check_predictor(len(x), len(x.values))
+    predicted = x.basis @ ((x.basis.T @ y.basis) * y.values)
+    missed = (y.basis * y.values - predicted).square().sum(1)
+    total = y.squares.sum()
     score = 1 - missed.sum() / total
-    return score + len(missed) * ((1 - score) * b.squares - missed) / total
+    return score + len(missed) * ((1 - score) * y.squares - missed) / total
 
 
-def permute_principal(b: Principal, order: Tensor) -> Principal:
-    return Principal(b.basis[order], b.values, b.axes)
+def permute_principal(space: Principal, order: Tensor) -> Principal:
+    return Principal(space.basis[order], space.values, space.axes)
 
 
 def _weights(axes: Tensor, left: Tensor) -> Tensor:
@@ -242,11 +246,11 @@ def _weights(axes: Tensor, left: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
-def _cosines(a: Principal, b: Principal, metric: str) -> Tensor:
-    """Q_xᵀ Q_y (r_x, r_y), where the correlations in it say anything."""
-    check_rows(len(a), len(b), 3)
-    check_room(len(a), len(a.values), len(b.values), metric)
-    return a.basis.T @ b.basis
+def _cosines(x: Principal, y: Principal, metric: str) -> Tensor:
+    """Q_xᵀ Q_y (r_x, r_y); InputError where the ranks are so high that the correlations are 1 for any data."""
+    check_rows(len(x), len(y), 3)
+    check_room(len(x), len(x.values), len(y.values), metric)
+    return x.basis.T @ y.basis
 
 
 def check_room(n: int, r: int, s: int, metric: str) -> None:
@@ -258,6 +262,6 @@ def check_room(n: int, r: int, s: int, metric: str) -> None:
         )
 
 
-def _both(X: Tensor, Y: Tensor) -> tuple[Principal, Principal]:
-    check_rows(len(X), len(Y), 3)
-    return principal(X, name="X"), principal(Y, name="Y")
+def _both(X: MatrixLike, Y: MatrixLike) -> tuple[Principal, Principal]:
+    x, y = matched_matrices(X, Y, 3)
+    return principal(x, name="X"), principal(y, name="Y")

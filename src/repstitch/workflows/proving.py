@@ -9,7 +9,8 @@ import torch
 
 from repstitch.embeddings.fingerprints import id_fingerprints
 from repstitch.embeddings.normalising import normalise
-from repstitch.evaluation.scoring import MAX_POOL, score_pairs
+from repstitch.evaluation.scorecard import Scorecard
+from repstitch.evaluation.scoring import MAX_POOL, TranslatedPairs, score_pairs
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.fit.calibration import calibrate, evaluate
 from repstitch.fit.closed_form import FITS, fit_shuffled
@@ -32,7 +33,7 @@ def evaluate_selection(
     *,
     learning_curve: bool,
     seed: int,
-) -> tuple[dict, Confidence | None]:
+) -> tuple[Scorecard, Confidence | None]:
     """The scorecard of the chosen map on held-out pairs, and its confidence where there were pairs to calibrate it."""
     rows = prepared.held_out
     X, Y = prepared.take(rows)
@@ -52,10 +53,10 @@ def evaluate_selection(
     }
     if learning_curve:
         extras["learning_curve"] = learn_curve(prepared, problem, chosen, seed)
-    return card | extras, calibration
+    return Scorecard(card.to_dict() | extras), calibration
 
 
-def score_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem, thresholds: Thresholds) -> dict:
+def score_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem, thresholds: Thresholds) -> Scorecard:
     """The scores of the chosen map on the held-out pairs, computed on the CPU."""
     rows = prepared.held_out
     X, Y = (side.cpu() for side in prepared.take(rows))
@@ -65,13 +66,10 @@ def score_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem,
         translated = normalise(raw_output, prepared.output_norm, "the translation")
     near_duplicates = prepared.near_duplicates[rows]
     return score_pairs(
-        X.numpy(),
-        Y.numpy(),
-        translated.numpy(),
-        raw_output.numpy(),
-        problem.Y.cpu().mean(0).numpy(),
+        TranslatedPairs(X, Y, raw_output, translated),
+        problem.Y.cpu().mean(0),
+        near_duplicates=near_duplicates if near_duplicates.any() else None,
         thresholds=thresholds,
-        near=near_duplicates if near_duplicates.any() else None,
     )
 
 

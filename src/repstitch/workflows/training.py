@@ -17,6 +17,7 @@ from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
 from repstitch.embeddings.rows import EmbeddingsLike
 from repstitch.embeddings.splitting import SHARES
 from repstitch.errors import InputError
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.fit.learning_curve import check_enough
 from repstitch.fit.objective import ValidationObjective
@@ -27,7 +28,8 @@ from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES, Method, Normali
 from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Confidence
 from repstitch.stitchers.stitcher import Stitcher
-from repstitch.transfer.probe_evaluation import Task, make_task, prove
+from repstitch.transfer.probe_evaluation import evaluate_probe
+from repstitch.transfer.task import Task, make_task
 from repstitch.workflows.preparing import PreparedPairs, group_name, prepare, read_pair_of_spaces
 from repstitch.workflows.proving import evaluate_selection
 
@@ -129,8 +131,9 @@ def train(  # noqa: PLR0913 - the whole job in one call
     )
     extras: dict = {} if refitted is None else {"refit": True}
     if task is not None:
-        extras["probe_transfer"] = prove(stitcher, task, seed=seed)
-    return replace(stitcher, map=stitcher.map if refitted is None else refitted, scorecard=scorecard | extras)
+        extras["probe_transfer"] = evaluate_probe(stitcher, task, seed=seed).to_dict()
+    map = stitcher.map if refitted is None else refitted
+    return replace(stitcher, map=map, scorecard=Scorecard(scorecard.to_dict() | extras))
 
 
 def probe_task(prepared: PreparedPairs) -> Task | None:
@@ -152,7 +155,7 @@ def assemble(
     prepared: PreparedPairs,
     problem: Problem,
     chosen: Candidate,
-    scorecard: dict,
+    scorecard: Scorecard,
     calibration: Confidence | None,
     objective: str,
     split_record: dict,

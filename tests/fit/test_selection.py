@@ -9,11 +9,11 @@ import torch
 from helpers.spaces import gaussian, rotated, shared_latent
 
 from repstitch.errors import InputError
-from repstitch.fit import select as module
+from repstitch.fit import selection as module
 from repstitch.fit.closed_form import fit_procrustes
 from repstitch.fit.objective import OBJECTIVES, TEMPERATURES, ValidationObjective
 from repstitch.fit.recipe import Recipe
-from repstitch.fit.select import (
+from repstitch.fit.selection import (
     CANONICAL,
     METHODS,
     PROCRUSTES,

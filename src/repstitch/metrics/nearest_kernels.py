@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.kernels import CELLS, check_rows, influence_of_ratio
+from repstitch.metrics.kernels import CELLS, influence_of_ratio
+from repstitch.metrics.matrices import MatrixLike, check_rows, matched_matrices
 from repstitch.metrics.neighbours import Graph, graph
 from repstitch.metrics.null import permute_graph, shared_weight
 
 
-def cknna(X: Tensor, Y: Tensor, k: int = 10) -> float:
+def cknna(X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
     """Centred kernel nearest-neighbour alignment: CKA on the pairs of rows that are neighbours in both spaces.
 
     With K the cosine kernel less its row means, K_ij = ⟨x_i, x_j⟩ − mean_l ⟨x_i, x_l⟩, and L likewise: the sum of
@@ -24,7 +25,7 @@ def cknna(X: Tensor, Y: Tensor, k: int = 10) -> float:
     return compare_cknna(*_graphs(X, Y, k))
 
 
-def cknna_released(X: Tensor, Y: Tensor, k: int = 10) -> float:
+def cknna_released(X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
     """CKNNA as the paper's released code computes it: kernels that are masked but not centred.
 
     Song's unbiased HSIC of the cosine kernels masked by N_x(i) ∩ N_y(i), over the root of the same of each space with
@@ -37,14 +38,14 @@ def cknna_released(X: Tensor, Y: Tensor, k: int = 10) -> float:
     return compare_cknna_released(*_graphs(X, Y, k))
 
 
-def compare_cknna(a: Graph, b: Graph) -> float:
-    return float(influence_cknna(a, b).mean())
+def compare_cknna(x: Graph, y: Graph) -> float:
+    return float(influence_cknna(x, y).mean())
 
 
-def influence_cknna(a: Graph, b: Graph) -> Tensor:
-    v, w = _centred_weights(a), _centred_weights(b)
-    rows, left, right = _shared(a, b)
-    both = torch.zeros(len(v), dtype=torch.float64).index_add_(0, rows, v[rows, left] * w[rows, right])
+def influence_cknna(x: Graph, y: Graph) -> Tensor:
+    v, w = _centred_weights(x), _centred_weights(y)
+    rows, in_x, in_y = _shared_edges(x, y)
+    both = torch.zeros(len(v), dtype=torch.float64).index_add_(0, rows, v[rows, in_x] * w[rows, in_y])
     return influence_of_ratio(both, v.square().sum(1), w.square().sum(1), 1)
 
 
@@ -52,36 +53,37 @@ def draws_cknna(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], order
     """`cknna` of each pair with the second's rows in each order: (pairs, K)."""
     weights = [_centred_weights(space) for space in spaces]
     norms = [float(w.square().sum().sqrt()) for w in weights]
-    drawn = shared_weight([space.neighbours for space in spaces], pairs, orders, weights)
-    return drawn / np.array([[norms[i] * norms[j]] for i, j in pairs])
+    sums = shared_weight([space.neighbours for space in spaces], pairs, orders, weights)
+    return sums / np.array([[norms[i] * norms[j]] for i, j in pairs])
 
 
-def compare_cknna_released(a: Graph, b: Graph) -> float:
-    return float(influence_cknna_released(a, b).mean())
+def compare_cknna_released(x: Graph, y: Graph) -> float:
+    return float(influence_cknna_released(x, y).mean())
 
 
-def influence_cknna_released(a: Graph, b: Graph) -> Tensor:
-    check_rows(len(a), len(b), 4)
-    return influence_of_ratio(_masked_hsic(a, b), _own_masked(a), _own_masked(b), 1)
+def influence_cknna_released(x: Graph, y: Graph) -> Tensor:
+    check_rows(len(x), len(y), 4)
+    return influence_of_ratio(_masked_hsic(x, y), _checked_self_hsic(x), _checked_self_hsic(y), 1)
 
 
 def draws_cknna_released(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
     """`cknna_released` of each pair with the second's rows in each order: (pairs, K)."""
-    own = {i: float(_own_masked(spaces[i]).sum()) for i in {i for pair in pairs for i in pair}}
-    made = np.empty((len(pairs), len(orders)))
+    self_hsic = {i: float(_checked_self_hsic(spaces[i]).sum()) for i in {i for pair in pairs for i in pair}}
+    draws = np.empty((len(pairs), len(orders)))
     for column, order in enumerate(orders):
         permuted = {j: permute_graph(spaces[j], order) for _, j in pairs}
         for row, (i, j) in enumerate(pairs):
-            made[row, column] = float(_masked_hsic(spaces[i], permuted[j]).sum()) / (own[i] * own[j]) ** 0.5
-    return made
+            hsic = float(_masked_hsic(spaces[i], permuted[j]).sum())
+            draws[row, column] = hsic / (self_hsic[i] * self_hsic[j]) ** 0.5
+    return draws
 
 
-def _masked_hsic(a: Graph, b: Graph) -> Tensor:
+def _masked_hsic(x: Graph, y: Graph) -> Tensor:
     """Each row's part (n,) of Song's HSIC, times n(n − 3), of two kernels that are zero but on shared neighbours."""
-    n = len(a.neighbours)
-    rows, left, right = _shared(a, b)
-    columns = a.neighbours[rows, left]
-    v, w = a.similarities[rows, left].double(), b.similarities[rows, right].double()
+    n = len(x.neighbours)
+    rows, in_x, in_y = _shared_edges(x, y)
+    columns = x.neighbours[rows, in_x]
+    v, w = x.similarities[rows, in_x].double(), y.similarities[rows, in_y].double()
 
     def total(at: Tensor, values: Tensor) -> Tensor:
         return torch.zeros(n, dtype=torch.float64, device=at.device).index_add_(0, at, values)
@@ -96,31 +98,32 @@ def _masked_hsic(a: Graph, b: Graph) -> Tensor:
     return trace + sums - 2 * total(rows, v * w_rows[columns]) / (n - 2)
 
 
-def _own_masked(a: Graph) -> Tensor:
+def _checked_self_hsic(space: Graph) -> Tensor:
     """Each row's part (n,) of the space's HSIC with itself; InputError where that is not above 0."""
-    parts = _masked_hsic(a, a)
-    if float(parts.sum()) <= 1e-12 * float(a.similarities.double().square().sum()):
+    parts = _masked_hsic(space, space)
+    if float(parts.sum()) <= 1e-12 * float(space.similarities.double().square().sum()):
         raise InputError("Released CKNNA is not defined for a space whose neighbours have no similarity in common.")
     return parts
 
 
-def _centred_weights(a: Graph) -> Tensor:
-    return a.similarities.double() - a.mean.double()[:, None]
+def _centred_weights(space: Graph) -> Tensor:
+    return space.similarities.double() - space.mean.double()[:, None]
 
 
-def _shared(a: Graph, b: Graph) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, and places in the lists of both, of the neighbours that both hold."""
-    if a.neighbours.shape != b.neighbours.shape:
-        shapes = f"{tuple(a.neighbours.shape)} and {tuple(b.neighbours.shape)}"
+def _shared_edges(x: Graph, y: Graph) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows of neighbours that both graphs contain, and their places in the lists of either."""
+    if x.neighbours.shape != y.neighbours.shape:
+        shapes = f"{tuple(x.neighbours.shape)} and {tuple(y.neighbours.shape)}"
         raise InputError(f"Both spaces must have as many rows and neighbours; got {shapes}.")
-    parts, size = [], max(1, CELLS // a.k**2)
-    for at in range(0, len(a.neighbours), size):
-        here = slice(at, at + size)
-        row, left, right = (a.neighbours[here, :, None] == b.neighbours[here, None, :]).nonzero(as_tuple=True)
-        parts.append((row + at, left, right))
-    return tuple(torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
+    parts, size = [], max(1, CELLS // x.k**2)
+    for at in range(0, len(x.neighbours), size):
+        some = slice(at, at + size)
+        row, in_x, in_y = (x.neighbours[some, :, None] == y.neighbours[some, None, :]).nonzero(as_tuple=True)
+        parts.append((row + at, in_x, in_y))
+    rows, in_x, in_y = (torch.cat(part) for part in zip(*parts, strict=True))
+    return rows, in_x, in_y
 
 
-def _graphs(X: Tensor, Y: Tensor, k: int) -> tuple[Graph, Graph]:
-    check_rows(len(X), len(Y), 4)
-    return graph(X, k, "X"), graph(Y, k, "Y")
+def _graphs(X: MatrixLike, Y: MatrixLike, k: int) -> tuple[Graph, Graph]:
+    x, y = matched_matrices(X, Y, 4)
+    return graph(x, k, "X"), graph(y, k, "Y")

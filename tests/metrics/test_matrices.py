@@ -1,0 +1,106 @@
+"""Public metrics take NumPy, torch and nested lists, and refuse anything but two matched matrices in one line."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers.spaces import gaussian, shared_latent
+
+import repstitch.metrics
+from repstitch.errors import InputError
+from repstitch.metrics import METRICS, hubness, knn, mrr, ndcg, ranks, recall, relevant_recall
+from repstitch.metrics.matrices import as_matrix
+
+OFFERED = tuple(METRICS)  # each metric is a function of the package too, by the same name
+
+
+def function_of(name: str):
+    return getattr(repstitch.metrics, name)
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_a_metric_of_arrays_lists_and_tensors_is_one_number(name):
+    X, Y = (side.astype(np.float64) for side in shared_latent(60))
+    expected = METRICS[name](torch.from_numpy(X), torch.from_numpy(Y))
+    assert isinstance(expected, float)
+    for metric in (METRICS[name], function_of(name)):
+        for sides in ((X, Y), (X.tolist(), Y.tolist()), (torch.from_numpy(X), Y), (torch.from_numpy(X).tolist(), Y)):
+            assert metric(*sides) == expected
+        assert metric(X.astype(np.float32), Y.astype(np.float32)) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_a_metric_refuses_what_is_not_two_matched_matrices(name):
+    X, Y = shared_latent(60)
+    for metric in (METRICS[name], function_of(name)):
+        with pytest.raises(InputError, match=r"^`X` and `Y` must have as many rows, at least .; got 60 and 59\.$"):
+            metric(X, Y[1:])
+        with pytest.raises(InputError, match=r"^`Y` must be a matrix \(n, d\), one row per item; got shape \(60,\)\.$"):
+            metric(X, Y[:, 0])
+        with pytest.raises(
+            InputError, match=r"^`X` must be a matrix \(n, d\), one row per item; got shape \(1, 60, 12"
+        ):
+            metric(X[None], Y)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([[1.0, 2.0], [3.0]], r"`rows` must be a matrix of numbers \(n, d\): .*inhomogeneous"),
+        ([["a", "b"]], r"`rows` must be a matrix of numbers \(n, d\); got <U1"),
+        ("file.npy", r"`rows` must be a matrix of numbers \(n, d\); got <U8"),
+        (None, r"`rows` must be a matrix of numbers \(n, d\); got object"),
+        (np.ones((3, 2), dtype=complex), r"`rows` must be a matrix of numbers \(n, d\); got complex128"),
+        (torch.ones(3, 2, dtype=torch.complex64), "`rows` must hold real numbers; got torch.complex64"),
+        (3.0, r"`rows` must be a matrix \(n, d\), one row per item; got shape \(\)"),
+    ],
+)
+def test_only_a_matrix_of_numbers_is_taken(values, says):
+    with pytest.raises(InputError, match=says):
+        as_matrix(values, "rows")
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "longdouble", "i4", "u2", "u8", "bool"])
+def test_numbers_keep_their_value_and_floats_their_precision(dtype):
+    values = (np.arange(12).reshape(4, 3) % 5).astype(dtype)
+    matrix = as_matrix(values, "rows")
+    np.testing.assert_array_equal(matrix.numpy(), values.astype(np.float64))
+    kept = {"f2": torch.float16, "f4": torch.float32, ">f4": torch.float32}
+    assert matrix.dtype == kept.get(dtype, torch.float64)
+
+
+def test_a_tensor_of_floats_is_taken_as_it_is_and_one_of_integers_is_converted():
+    rows = torch.ones(4, 3, dtype=torch.bfloat16)
+    assert as_matrix(rows, "rows").data_ptr() == rows.data_ptr()
+    assert as_matrix(torch.ones(4, 3, dtype=torch.int32), "rows").dtype == torch.float64
+    assert not as_matrix(torch.ones(4, 3, requires_grad=True), "rows").requires_grad
+
+
+def test_arrays_that_cannot_be_written_to_or_lie_across_are_taken_without_a_warning():
+    values = gaussian(6, 4)
+    values.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for view in (values, values.T, values[::-2]):
+            np.testing.assert_array_equal(as_matrix(view, "rows").numpy(), view)
+
+
+def test_retrieval_takes_arrays_too():
+    X, Y = shared_latent(40, d_source=8, d_target=8)
+    x, y = torch.from_numpy(X), torch.from_numpy(Y)
+    positions, lists = ranks(X, Y), knn(X, Y, 5)
+    assert torch.equal(positions, ranks(x, y))
+    assert torch.equal(lists, knn(x, y, 5))
+    assert recall(positions.numpy(), 3) == recall(positions.tolist(), 3) == recall(positions, 3)
+    assert mrr(positions.numpy()) == mrr(positions)
+    assert hubness(lists.numpy(), 40) == hubness(lists, 40)
+    grades = [{int(row[1]): 1.0, 39: 2.0} for row in lists]
+    assert torch.equal(ndcg(lists.numpy(), grades, 3), ndcg(lists, grades, 3))
+    assert torch.equal(relevant_recall(lists.tolist(), grades), relevant_recall(lists, grades))
+    with pytest.raises(InputError, match="`gallery` must be a matrix"):
+        ranks(X, Y[0])
+    with pytest.raises(InputError, match="`queries` must be a matrix"):
+        knn(X[0], Y)
+    with pytest.raises(InputError, match="every query needs a gallery row of its own; got 40 queries and 39 rows"):
+        knn(X, Y[1:], 5, exclude_self=True)
