@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from repstitch import encoders
+from repstitch.alignment.result import Atlas
 from repstitch.cli.main import main
 from repstitch.embeddings import reading
 from repstitch.encoders import catalogue
@@ -32,8 +34,8 @@ def read(path) -> Any:
     return reading.read(path)
 
 
-def fake_atlas(experiment, paths, against, place):
-    """An atlas in shape, without a metric: each pair scores by how alike two names are long."""
+def fake_atlas(experiment, paths, against, folder):
+    """An atlas in shape, without a metric: the score of a pair depends on the lengths of the two names."""
     spaces = [read(path).space for path in paths]
     pairs = [
         {"source": a.name, "target": b.name, "metric": metric, "score": 1 / (1 + abs(len(a.name) - len(b.name)))}
@@ -42,7 +44,7 @@ def fake_atlas(experiment, paths, against, place):
         for i, a in enumerate(spaces)
         for b in spaces[i + 1 :]
     ]
-    return {
+    values = {
         "n": N,
         "k": experiment.k,
         "spaces": [space.to_dict() for space in spaces],
@@ -50,12 +52,13 @@ def fake_atlas(experiment, paths, against, place):
         "pairs": pairs,
         "against": against,
     }
+    return Atlas(values)
 
 
-@pytest.fixture
-def data(tmp_path):
+@pytest.fixture(scope="module")
+def made_data(tmp_path_factory):
     """A data folder: images, two encoders' cards, and vectors of the same images that are there already."""
-    root = tmp_path / "data"
+    root = tmp_path_factory.mktemp("study") / "data"
     for folder in ("images", "cards", "vectors"):
         (root / folder).mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -71,6 +74,12 @@ def data(tmp_path):
     np.save(root / "vectors" / "mine.npy", random.standard_normal((N, 5)).astype(np.float16))
     (root / "vectors" / "ids.txt").write_text("\n".join(ids))
     return root
+
+
+@pytest.fixture
+def data(made_data, tmp_path):
+    """A copy of that folder, which a test may change."""
+    return shutil.copytree(made_data, tmp_path / "data")
 
 
 STUDY = """
@@ -104,7 +113,7 @@ def write(tmp_path, text=STUDY):
 @pytest.fixture
 def faked(monkeypatch):
     monkeypatch.setattr(study, "_align", fake_atlas)
-    monkeypatch.setattr(study, "_draw", lambda atlas, place: [place / "map.png"])
+    monkeypatch.setattr(study, "_draw", lambda atlas, folder: [folder / "map.png"])
 
 
 def run(tmp_path, data, text=STUDY, **given):
@@ -211,7 +220,7 @@ def test_what_the_run_is_given_is_checked(tmp_path, data):
 
 
 def test_a_run_leaves_embeddings_an_atlas_and_a_report(tmp_path, data, faked):
-    found = run(tmp_path, data)["first"]
+    result = run(tmp_path, data)["first"]
 
     place = tmp_path / "out" / "first"
     depth = len(list((place / "embeddings" / "small").glob("*.parquet")))
@@ -225,13 +234,13 @@ def test_a_run_leaves_embeddings_an_atlas_and_a_report(tmp_path, data, faked):
     assert (mine.space.name, mine.space.family, mine.ids[3]) == ("mine", "none", "03.png")
 
     atlas = json.loads((place / "atlas.json").read_text())
-    assert atlas == found["atlas"]
+    assert atlas == result.atlas.to_dict()
     assert atlas["against"] == ["mine"]
     assert len(atlas["spaces"]) == 2 * depth + 1
     assert pq.read_table(place / "pairs.parquet").to_pylist() == atlas["pairs"]
     assert pyarrow.csv.read_csv(place / "pairs.csv").to_pylist() == atlas["pairs"]
     report = (place / "REPORT.md").read_text()
-    for line in ("# first", "Are they alike?", f"{2 * depth + 1} spaces over {N} items", *found["findings"]):
+    for line in ("# first", "Are they alike?", f"{2 * depth + 1} spaces over {N} items", *result.findings):
         assert line in report
     assert "![map](map.png)" in report
     assert "Left out" not in report
@@ -253,7 +262,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, data, faked, monkeypatch):
             run(tmp_path, data)
     loaded = []
     monkeypatch.setattr(study, "load_encoder", lambda *given, **_: loaded.append(given))
-    assert run(tmp_path, data)["first"]["missing"] == {}
+    assert run(tmp_path, data)["first"].missing == {}
     assert loaded == []
 
 
@@ -290,15 +299,15 @@ def test_an_encoder_out_of_reach_is_named_and_left_out_only_if_asked(
     items = "t.txt" if encoder.startswith("text") else "images"
     text = STUDY + f'[[experiment.group]]\nname = "far"\ndata = "{items}"\nencoders = ["{encoder}"]\n'
     name = encoder.removeprefix("timm:")
-    with pytest.raises(InputError, match=f"{reason}.* To go on without it, say --skip-missing"):
+    with pytest.raises(InputError, match=f"{reason}.* To go on without it, set `skip_missing`"):
         run(tmp_path, data, text)
 
-    found = run(tmp_path, data, text, skip_missing=True)["first"]
+    result = run(tmp_path, data, text, skip_missing=True)["first"]
 
-    assert list(found["missing"]) == [name]
-    assert reason in found["missing"][name]
+    assert list(result.missing) == [name]
+    assert reason in result.missing[name]
     assert f"- {name}: `encoder`" in (tmp_path / "out" / "first" / "REPORT.md").read_text()
-    assert f"left out: {name}: `encoder`" in summary({"first": found})
+    assert f"left out: {name}: `encoder`" in summary({"first": result})
     alone = '[[experiment]]\nname = "alone"\n' + text[text.rindex("[[experiment.group]]") :]
     with pytest.raises(InputError, match=f"'alone' needs at least two .*; got 0; not reached: {name}. `encoder`"):
         run(tmp_path, data, alone, skip_missing=True)
@@ -355,12 +364,12 @@ def test_findings_speak_of_groups_and_of_the_best_layers():
             pair("a", "b", 0.5, source_layer=7, target_layer=None),
             pair("b", "a", 0.5, source_layer=None, target_layer=7),
             pair("a", "c", 0.3, source_layer=2, target_layer=4, q=0.2),
-            pair("b", "c", 0.2),
+            pair("b", "c", 0.2, source_layer=None, target_layer=None),
         ],
         "trend": {"verdict": "it rises."},
         "unanswered": {"control": "Too few."},
     }
-    assert findings(atlas, {"a": "vision", "c": "language", "b": "vision"}) == [
+    assert findings(Atlas(atlas), {"a": "vision", "c": "language", "b": "vision"}) == [
         "m, within vision: 0.500 (a layer 7 – b); by chance 0.100; 1 of 1 beyond chance (q ≤ 0.05).",
         "m, between vision and language: mean 0.250 over 2 pairs, highest 0.300 (a layer 2 – c layer 4); by chance "
         "0.100; 1 of 2 beyond chance (q ≤ 0.05).",
@@ -371,9 +380,11 @@ def test_findings_speak_of_groups_and_of_the_best_layers():
 
 def test_findings_without_a_null_say_nothing_of_chance():
     atlas = {"metrics": {"m": {"symmetric": False}}, "pairs": [], "layers": None}
-    bare = {"source": "a", "target": "b", "metric": "m", "score": 0.25}
-    atlas["pairs"] = [bare, bare | {"source": "b", "target": "a", "score": -0.0001}, bare | {"metric": "other"}]
-    assert findings(atlas, {"a": "x", "b": "x"}) == ["m, within x: mean 0.125 over 2 pairs, highest 0.250 (a – b)."]
+    plain = {"source": "a", "target": "b", "metric": "m", "score": 0.25}
+    atlas["pairs"] = [plain, plain | {"source": "b", "target": "a", "score": -0.0001}, plain | {"metric": "other"}]
+    assert findings(Atlas(atlas), {"a": "x", "b": "x"}) == [
+        "m, within x: mean 0.125 over 2 pairs, highest 0.250 (a – b)."
+    ]
 
 
 def test_the_command_prints_the_findings_and_ends_with_2_on_what_is_missing(tmp_path, data, faked, monkeypatch, capsys):
@@ -389,19 +400,17 @@ def test_the_command_prints_the_findings_and_ends_with_2_on_what_is_missing(tmp_
     assert main([*command[:3], str(tmp_path / "again"), *command[4:]]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("repstitch study")]
     assert "`checkpoint` of 'small' must be a file or folder that is here" in line
-    assert line.endswith("say --skip-missing.")
+    assert line.endswith("To go on without it, set `--skip-missing`.")
 
 
 def test_a_study_without_anything_to_draw_with_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(study, "find_spec", lambda name: None)
-    assert study._draw({}, tmp_path) == []
+    assert study._draw(Atlas({}), tmp_path) == []
     assert "Figures are left out" in caplog.text
 
 
-def test_an_experiment_is_answered_by_the_atlas(tmp_path, data):
-    pytest.importorskip("repstitch.alignment.atlas")
-    pytest.importorskip("repstitch.plots.alignment")
-    found = run(tmp_path, data)["first"]
+def test_an_experiment_is_answered_by_the_atlas(tmp_path, data, monkeypatch):
+    result = run(tmp_path, data)["first"]
     place = tmp_path / "out" / "first"
     atlas = json.loads((place / "atlas.json").read_text())
     assert {(line["source"], line["target"]) for line in atlas["layers"]} == {
@@ -410,20 +419,19 @@ def test_an_experiment_is_answered_by_the_atlas(tmp_path, data):
         ("big", "mine"),
     }
     assert "at least 5 models" in atlas["unanswered"]["trend"]
-    assert len(found["findings"]) == 4
+    assert len(result.findings) == 4
     assert (place / "heatmap_mutual_knn.png").is_file()
     assert "![heatmap_mutual_knn](heatmap_mutual_knn.png)" in (place / "REPORT.md").read_text()
-    assert run(tmp_path, data)["first"]["findings"] == found["findings"]
+    monkeypatch.setattr(study, "_draw", lambda atlas, folder: [])
+    assert run(tmp_path, data)["first"].findings == result.findings
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data; set REPSTITCH_DATA to its folder")
 def test_the_local_study_finds_lineage_and_agreement_beyond_it(tmp_path, monkeypatch):
-    pytest.importorskip("repstitch.alignment.atlas")
-    pytest.importorskip("repstitch.plots.alignment")
     monkeypatch.setenv("REPSTITCH_WEIGHTS", str(DATA / "vision_weights"))
-    found = study.run("local", tmp_path, data=DATA)
-    vision, both = found["vision"]["atlas"], found["vision-language"]["atlas"]
+    results = study.run("local", tmp_path, data=DATA)
+    vision, both = (results[name].atlas.to_dict() for name in ("vision", "vision-language"))
     assert (vision["n"], len(vision["spaces"]), len(both["spaces"])) == (1000, 10, 12)
     assert vision["trend"]["n_models"] == 9
     assert all(pair["q"] <= 0.05 for pair in both["pairs"] if pair["metric"] == "mutual_knn")

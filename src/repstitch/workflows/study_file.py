@@ -1,4 +1,4 @@
-"""TODO workflows.study_file."""
+"""Read a study file: TOML with groups of encoders, and what is asked about their alignment. See `study`."""
 
 import os
 import tomllib
@@ -12,9 +12,9 @@ from repstitch.files import data_folder
 from repstitch.names import METRICS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
-    """Encoders that read the same items, and vectors of those items that are there already."""
+    """Encoders that read the same items, and files of vectors of those items."""
 
     name: str
     data: str | None = None
@@ -25,9 +25,9 @@ class Group:
     files: list = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Experiment:
-    """One question: which groups are aligned, by which metrics, and what is asked of the alignments."""
+    """One question: the groups to align, the metrics, and the hypotheses to test on the alignments."""
 
     name: str
     group: list
@@ -40,19 +40,19 @@ class Experiment:
     control: list = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
-    """A study file, read and checked."""
+    """A study file after its checks."""
 
     name: str
     about: str
     experiments: list[Experiment]
 
 
-def read_study(file: str | os.PathLike) -> Study:
+def read_study(file: str | os.PathLike[str]) -> Study:
     """A study by its path, or by the name of one that comes with the package.
 
-    Raises InputError on anything the format does not know, NotFoundError on a name that is not there.
+    Raises InputError on a file that the format does not allow, NotFoundError on an unknown name.
     """
     path = Path(file)
     if not path.is_file():
@@ -74,73 +74,79 @@ def read_study(file: str | os.PathLike) -> Study:
     return Study(path.stem, str(table.get("about", "")), experiments)
 
 
-def _experiment(table: dict, where: str) -> Experiment:
-    experiment = _build(Experiment, table, where)
-    where = f"{where}, experiment {experiment.name!r},"
-    groups = [_build(Group, entry, where) for entry in experiment.group]
+def _experiment(table: Any, study: str) -> Experiment:
+    experiment = _build(Experiment, table, study)
+    subject = f"{study}, experiment {experiment.name!r},"
+    groups = [_build(Group, entry, subject) for entry in experiment.group]
     names = [group.name for group in groups]
-    check_unique_names(names, where)
+    check_unique_names(names, subject)
     for group in groups:
-        if not group.encoders and not group.files:
-            raise InputError(f"{where} group {group.name!r} must name `encoders` or `files`; it names neither.")
-        if group.encoders and group.data is None:
-            raise InputError(f"{where} group {group.name!r} must say what `data` its encoders read.")
-        layers = group.layers
-        some = isinstance(layers, list) and layers and all(type(at) is int for at in layers)
-        if layers not in (None, "all") and not some:
-            raise InputError(f"{where} `layers` must be all, or a list like [1, 6, 12]; got {layers!r}.")
-        _check_least(where, limit=(group.limit, 1))
-    _check_least(where, k=(experiment.k, 1))
-    check_draws(experiment.permutations, f"{where} `permutations`")
-    check_seed(experiment.seed, f"{where} `seed`")
+        _check_group(group, subject)
+    _check_at_least("k", experiment.k, 1, subject)
+    check_draws(experiment.permutations, f"{subject} `permutations`")
+    check_seed(experiment.seed, f"{subject} `seed`")
     if not experiment.metrics:
-        raise InputError(f"{where} `metrics` must name at least one of {', '.join(METRICS)}.")
-    for what, given, known in (
+        raise InputError(f"{subject} `metrics` must name at least one of {', '.join(METRICS)}.")
+    for key, values, allowed in (
         ("metrics", experiment.metrics, METRICS),
-        ("against", [] if experiment.against is None else [experiment.against], names),
-        ("trend", [] if experiment.trend is None else [experiment.trend], NUMBERS),
-        ("control", experiment.control, WORDS),
+        ("against", [experiment.against], [None, *names]),
+        ("trend", [experiment.trend], [None, *NUMERIC_FIELDS]),
+        ("control", experiment.control, TEXT_FIELDS),
     ):
-        wrong = [value for value in given if value not in known]
+        wrong = [value for value in values if value not in allowed]
         if wrong:
-            raise InputError(f"{where} `{what}` must be among {', '.join(known)}; got {wrong[0]!r}.")
+            listed = ", ".join(name for name in allowed if name is not None)
+            raise InputError(f"{subject} `{key}` must be among {listed}; got {wrong[0]!r}.")
     return replace(experiment, group=groups)
 
 
-def _build(kind: type, table: Any, where: str) -> Any:
-    """One of the dataclasses above from its table: unknown keys and wrong types are refused."""
-    known = get_type_hints(kind)
+def _check_group(group: Group, subject: str) -> None:
+    if not group.encoders and not group.files:
+        raise InputError(f"{subject} group {group.name!r} must name `encoders` or `files`; it names neither.")
+    if group.encoders and group.data is None:
+        raise InputError(f"{subject} group {group.name!r} must say what `data` its encoders read.")
+    layers = group.layers
+    numbers = isinstance(layers, list) and layers and all(type(layer) is int for layer in layers)
+    if layers not in (None, "all") and not numbers:
+        raise InputError(f"{subject} `layers` must be all, or a list like [1, 6, 12]; got {layers!r}.")
+    _check_at_least("limit", group.limit, 1, subject)
+
+
+def _build(kind: type, table: Any, subject: str) -> Any:
+    """A `Group` or `Experiment` from its table. Raises InputError on unknown keys and wrong types."""
+    types = get_type_hints(kind)
     if not isinstance(table, dict):
-        raise InputError(f"{where} must hold tables; got {table!r}.")
-    unknown = sorted(set(table) - set(known))
+        raise InputError(f"{subject} must hold tables; got {table!r}.")
+    unknown = sorted(set(table) - set(types))
     if unknown:
-        raise InputError(f"{where} holds the unknown key `{unknown[0]}`; known are {', '.join(known)}.")
+        raise InputError(f"{subject} holds the unknown key `{unknown[0]}`; known are {', '.join(types)}.")
     for key in (f.name for f in fields(kind)):
         if key in ("name", "group") and not table.get(key):
-            raise InputError(f"{where} must state `{key}` of each {kind.__name__.lower()}.")
+            raise InputError(f"{subject} must state `{key}` of each {kind.__name__.lower()}.")
         if key in table:
-            check_type(table[key], known[key], f"{where} `{key}`")
+            check_type(table[key], types[key], f"{subject} `{key}`")
     return kind(**table)
 
 
-def check_type(value: Any, kind: Any, what: str) -> None:
+def check_type(value: Any, kind: Any, subject: str) -> None:
+    """Raise InputError unless the value is of that type; true and false are not whole numbers."""
     if not isinstance(value, kind) or (isinstance(value, bool) and bool not in (kind, *get_args(kind))):
-        raise InputError(f"{what} must be {getattr(kind, '__name__', None) or kind}; got {value!r}.")
+        raise InputError(f"{subject} must be {getattr(kind, '__name__', None) or kind}; got {value!r}.")
 
 
-def _check_least(where: str, **given: tuple[int | None, int]) -> None:
-    for key, (value, least) in given.items():
-        if value is not None and value < least:
-            raise InputError(f"{where} `{key}` must be at least {least}; got {value}.")
+def _check_at_least(key: str, value: int | None, least: int, subject: str) -> None:
+    if value is not None and value < least:
+        raise InputError(f"{subject} `{key}` must be at least {least}; got {value}.")
 
 
-def check_unique_names(names: list[str], where: str) -> None:
+def check_unique_names(names: list[str], subject: str) -> None:
+    """Raise InputError unless the names differ and can be names of folders."""
     for name in names:
         if "/" in name or name.startswith(".") or not name.isprintable():
-            raise InputError(f"{where} must give plain names, without slashes, for they name folders; got {name!r}.")
+            raise InputError(f"{subject} must give plain names, without slashes, for they name folders; got {name!r}.")
         if names.count(name) > 1:
-            raise InputError(f"{where} has the name {name!r} twice; give each a `name` of its own.")
+            raise InputError(f"{subject} has the name {name!r} twice; give each a `name` of its own.")
 
 
-NUMBERS = ("parameters",)
-WORDS = ("family", "architecture", "objective", "training_data", "modality")
+NUMERIC_FIELDS = ("parameters",)
+TEXT_FIELDS = ("family", "architecture", "objective", "training_data", "modality")

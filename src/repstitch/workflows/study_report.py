@@ -1,85 +1,124 @@
-"""TODO workflows.study_report."""
+"""The results of a study as text: findings in sentences, the report of an experiment, and the summary of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from repstitch.alignment.lineage import without_layer
+from repstitch.alignment.result import AlignmentScore, Atlas, LayerScore
+from repstitch.records import LEVEL
 from repstitch.text import num
-from repstitch.workflows.study_file import Experiment
+from repstitch.workflows.study_file import Experiment, Study
 
 
-def findings(atlas: dict, groups: dict[str, str]) -> list[str]:
-    """What an atlas says, in sentences: how alike the groups are by each metric, then trend and control."""
+@dataclass(frozen=True)
+class StudyResult:
+    """The result of one experiment: its atlas, the `missing` encoders with the reason, `findings` in sentences.
+
+    `report` is the path of its REPORT.md.
+    """
+
+    atlas: Atlas
+    missing: dict[str, str] = field(hash=False)
+    findings: list[str] = field(hash=False)
+    report: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON types."""
+        return {
+            "atlas": self.atlas.to_dict(),
+            "missing": self.missing,
+            "findings": self.findings,
+            "report": self.report,
+        }
+
+
+def findings(atlas: Atlas, groups: Mapping[str, str]) -> list[str]:
+    """Sentences about an atlas: how similar the groups are by each metric, then trend and control.
+
+    `groups` is the group of each encoder by name.
+    """
     lines, order = [], list(dict.fromkeys(groups.values()))
-    for metric in atlas["metrics"]:
-        by_groups: dict[tuple, list] = {}
+    for metric in atlas.metrics:
+        by_groups: dict[tuple[str, ...], list[AlignmentScore]] = {}
         for pair in _pairs(atlas, metric):
-            both = {_group(pair["source"], groups), _group(pair["target"], groups)}
+            both = {_group(pair.source, groups), _group(pair.target, groups)}
             by_groups.setdefault(tuple(group for group in order if group in both), []).append(pair)
-        for both, pairs in by_groups.items():
-            where = f"within {both[0]}" if len(both) == 1 else f"between {both[0]} and {both[1]}"
-            lines.append(f"{metric}, {where}: {_range(pairs)}")
-    lines += [f"{key}: {atlas[key]['verdict']}" for key in ("trend", "control") if key in atlas]
-    return lines + [f"{key}: not answered. {reason}" for key, reason in atlas.get("unanswered", {}).items()]
+        for names, pairs in by_groups.items():
+            which = f"within {names[0]}" if len(names) == 1 else f"between {names[0]} and {names[1]}"
+            lines.append(f"{metric}, {which}: {_range(pairs)}")
+    lines += [f"trend: {atlas.trend.verdict}"] if atlas.trend is not None else []
+    lines += [f"control: {atlas.control.verdict}"] if atlas.control is not None else []
+    return lines + [f"{test}: not answered. {reason}" for test, reason in atlas.unanswered.items()]
 
 
-def _range(pairs: list[dict]) -> str:
-    best = max(pairs, key=lambda pair: pair["score"])
-    mean = sum(pair["score"] for pair in pairs) / len(pairs)
+def _range(pairs: list[AlignmentScore]) -> str:
+    best = max(pairs, key=float)
+    mean = sum(map(float, pairs)) / len(pairs)
     several = f"mean {num(mean)} over {len(pairs)} pairs, highest " if len(pairs) > 1 else ""
-    text = f"{several}{num(best['score'])} ({_called(best)})"
-    if best.get("q") is None:
+    text = f"{several}{num(best.score)} ({_pair_name(best)})"
+    if best.q is None:
         return text + "."
-    above = sum(pair["q"] <= LEVEL for pair in pairs)
-    chance = sum(pair["null"] for pair in pairs) / len(pairs)
+    above = sum(pair.q is not None and pair.q <= LEVEL for pair in pairs)
+    chance = sum(pair.null or 0.0 for pair in pairs) / len(pairs)
     return f"{text}; by chance {num(chance)}; {above} of {len(pairs)} beyond chance (q ≤ {LEVEL})."
 
 
-def _pairs(atlas: dict, metric: str) -> Iterator[dict]:
-    """The pairs of encoders by a metric, each once where it is symmetric: over layers the best, where there are any."""
-    seen = set()
-    for pair in atlas.get("layers") or atlas["pairs"]:
-        both = (pair["source"], pair["target"])
-        key = frozenset(both) if atlas["metrics"][metric]["symmetric"] else both
-        if pair["metric"] == metric and pair["score"] is not None and both[0] != both[1] and key not in seen:
-            seen.add(key)
+def _pairs(atlas: Atlas, metric: str) -> Iterator[AlignmentScore]:
+    """The scores of all pairs of encoders by a metric, of each the best layers; once where the metric is symmetric."""
+    earlier = set()
+    for pair in atlas.layers or atlas.pairs(metric):
+        both = (pair.source, pair.target)
+        key = frozenset(both) if atlas.symmetric(metric) else both
+        if pair.metric == metric and pair.score is not None and both[0] != both[1] and key not in earlier:
+            earlier.add(key)
             yield pair
 
 
-def _group(name: str, groups: dict[str, str]) -> str:
+def _group(name: str, groups: Mapping[str, str]) -> str:
     return groups[name] if name in groups else groups[without_layer(name)]
 
 
-def _called(pair: dict) -> str:
-    sides = []
-    for side in ("source", "target"):
-        layer = pair.get(f"{side}_layer")
-        sides.append(pair[side] + ("" if layer is None else f" layer {layer}"))
-    return " – ".join(sides)
+def _pair_name(pair: AlignmentScore) -> str:
+    layers = (pair.source_layer, pair.target_layer) if isinstance(pair, LayerScore) else (None, None)
+    names = zip((pair.source, pair.target), layers, strict=True)
+    return " – ".join(name if layer is None else f"{name} layer {layer}" for name, layer in names)
 
 
-def setting(atlas: dict, experiment: Experiment) -> str:
+def report(study: Study, experiment: Experiment, result: StudyResult, figures: list[Path]) -> str:
+    """The report of an experiment in Markdown."""
+    parts = [f"# {experiment.name}", study.about, _setting(result.atlas, experiment)]
+    parts += ["## What was found", "\n".join(f"- {line}" for line in result.findings)]
+    parts += ["## The most alike", _strongest(result.atlas)]
+    if result.missing:
+        parts += ["## Left out", "\n".join(f"- {name}: {reason}" for name, reason in result.missing.items())]
+    parts += [f"![{path.stem}]({path.name})" for path in figures if path.suffix in (".png", ".svg")]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _setting(atlas: Atlas, experiment: Experiment) -> str:
     null = f"beside the null of {experiment.permutations} permutations" if experiment.permutations else "without a null"
-    return f"{len(atlas['spaces'])} spaces over {atlas['n']:,} items that all of them have, k = {atlas['k']}, {null}."
+    return f"{len(atlas.names)} spaces over {atlas.n:,} items that all of them have, k = {atlas.k}, {null}."
 
 
-def strongest(atlas: dict, n: int = 10) -> str:
-    metric = next(iter(atlas["metrics"]))
-    rows = sorted(_pairs(atlas, metric), key=lambda pair: -pair["score"])[:n]
-    cell = lambda value: "" if value is None else num(value)  # noqa: E731
-    columns = ("score", "null", "calibrated", "q")
-    lines = [f"| {metric} | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    lines += [f"| {_called(row)} | " + " | ".join(cell(row.get(column)) for column in columns) + " |" for row in rows]
+def _strongest(atlas: Atlas, n: int = 10) -> str:
+    """A Markdown table of the highest scores by the first metric."""
+    metric = atlas.metrics[0]
+    measures = ("score", "null", "calibrated", "q")
+    lines = [f"| {metric} | " + " | ".join(measures) + " |", "|---|" + "---:|" * len(measures)]
+    for pair in sorted(_pairs(atlas, metric), key=float, reverse=True)[:n]:
+        values = [getattr(pair, measure) for measure in measures]
+        cells = ["" if value is None else num(value) for value in values]
+        lines.append(f"| {_pair_name(pair)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def summary(results: dict) -> str:
-    """The results of `run` as text: each experiment, what was found, what is missing, where the report lies."""
+def summary(results: Mapping[str, StudyResult]) -> str:
+    """The results of `run` as text: each experiment with its findings, missing encoders, and the report's path."""
     parts = []
     for name, result in results.items():
-        lines = [name, *(f"  {line}" for line in result["findings"])]
-        lines += [f"  left out: {encoder}: {reason}" for encoder, reason in result["missing"].items()]
-        parts.append("\n".join([*lines, f"  report: {result['report']}"]))
+        lines = [name, *(f"  {line}" for line in result.findings)]
+        lines += [f"  left out: {encoder}: {reason}" for encoder, reason in result.missing.items()]
+        parts.append("\n".join([*lines, f"  report: {result.report}"]))
     return "\n\n".join(parts)
-
-
-LEVEL = 0.05
