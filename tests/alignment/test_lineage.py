@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.spaces import card
 
-from repstitch.alignment.lineage import labels, numbers, read_models
+from repstitch.alignment.lineage import column, numeric_column, read_models
 from repstitch.encoders import catalogue
 from repstitch.errors import InputError
 
@@ -24,24 +24,24 @@ def test_a_column_is_the_tables_then_the_cards_then_the_catalogues():
     known = next(c for c in catalogue.cards().values() if c.family and c.family != "mine")
     spaces = [card("old", 4, family="f"), card("new", 4, family="g"), card(known.name, 4), card("other", 4)]
     table = {"old": {"family": "tabled"}, "new": {"family": ""}}
-    assert labels(spaces, "family", table) == ["tabled", "g", known.family, None]
-    assert labels(spaces, "family") == ["f", "g", known.family, None]
+    assert column(spaces, "family", table) == ["tabled", "g", known.family, None]
+    assert column(spaces, "family") == ["f", "g", known.family, None]
 
 
 def test_numbers_are_read_from_text_too():
     spaces = [card("a", 4), card("b", 4), card("c", 4, parameters=7)]
-    assert numbers(spaces, "size", {"a": {"size": "7e9"}, "c": {"size": 2}}) == [7e9, None, 2.0]
-    assert numbers(spaces, "parameters") == [None, None, 7.0]
+    assert numeric_column(spaces, "size", {"a": {"size": "7e9"}, "c": {"size": 2}}) == [7e9, None, 2.0]
+    assert numeric_column(spaces, "parameters") == [None, None, 7.0]
 
 
 def test_refuses_a_column_that_nobody_has_and_what_is_no_number():
     spaces = [card("a", 4, family="bert")]
     with pytest.raises(InputError, match=r"There is no column 'size'; a card has .*parameters.*Give a table"):
-        labels(spaces, "size")
+        column(spaces, "size")
     with pytest.raises(InputError, match=r"There is no column 'size'; a card has .*, the table score"):
-        labels(spaces, "size", {"a": {"score": 1}})
+        column(spaces, "size", {"a": {"score": 1}})
     with pytest.raises(InputError, match="Column 'family' must hold numbers; a has 'bert'"):
-        numbers(spaces, "family")
+        numeric_column(spaces, "family")
 
 
 @pytest.mark.parametrize(

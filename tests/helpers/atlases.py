@@ -1,6 +1,13 @@
-"""Atlases as `atlas` returns them, made up: whose numbers are known and need no embeddings."""
+"""Made-up atlases as JSON objects, with numbers that need no embeddings; `made` makes the record of one."""
 
 import numpy as np
+
+from repstitch.alignment.result import Atlas
+
+
+def made(values: dict) -> Atlas:
+    """The record of a made-up atlas, checked."""
+    return Atlas.from_dict(values)
 
 
 def made_atlas(
@@ -43,10 +50,12 @@ def made_atlas(
         "permutations": permutations,
         "seed": seed,
         "spaces": spaces,
+        "left_out": {name: {} for name in names},
+        "repeats": dict.fromkeys(names, 0),
         "metrics": {metric: result},
         "order": {metric: [names[i] for i in by_place]},
         "map": {metric: dict(zip(names, (at * 0.2).tolist(), strict=True))},
-        "nearest": {},
+        "nearest": {metric: {name: [] for name in names}},
         "pairs": [],
     }
 
@@ -66,7 +75,7 @@ def with_sizes(atlas: dict, pairs: int = 4) -> dict:
 
 
 def made_trend(N: int = 14, families: int = 3, log: bool = True, seed: int = 0) -> dict:
-    """A trend as `convergence.trend` returns it, rising."""
+    """A rising trend, as a JSON object."""
     random = np.random.default_rng(seed)
     values = np.geomspace(5e6, 7e9, N) if log else np.linspace(60, 85, N)
     x = np.log10(values) if log else values
@@ -105,7 +114,7 @@ def made_trend(N: int = 14, families: int = 3, log: bool = True, seed: int = 0) 
 
 
 def made_asymmetry(source: str = "dinov2_large", target: str = "clip_base") -> dict:
-    """An asymmetry as `convergence.asymmetry` returns it, with the names it was asked of."""
+    """An asymmetry of two spaces, as a JSON object."""
     places = np.unique(np.geomspace(1, 256, 40).round().astype(int))
     return {
         "source": source,

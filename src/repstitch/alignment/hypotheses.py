@@ -1,18 +1,22 @@
-"""What is asked of an atlas: does alignment rise with a column, does lineage explain it, who predicts whom."""
+"""Hypotheses about an atlas: does alignment rise with a column, does lineage explain it, which space predicts which."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from repstitch.alignment.asymmetry import asymmetry
+from repstitch.alignment.hypothesis_results import Control, Trend
+from repstitch.alignment.inputs import unit_rows
 from repstitch.alignment.layers import by_encoder
 from repstitch.alignment.layout import best_pairs
-from repstitch.alignment.lineage import Table, encoders, labels, numbers
+from repstitch.alignment.lineage import Table, column, encoder_spaces, numeric_column
 from repstitch.alignment.lineage_control import control
-from repstitch.alignment.scores import unit_rows
+from repstitch.alignment.model_scores import Resampling
+from repstitch.alignment.result import Atlas
 from repstitch.alignment.trend import trend
 from repstitch.embeddings.matching import MatchedSpaces
 from repstitch.errors import InputError
@@ -21,8 +25,11 @@ from repstitch.spaces import Space
 
 @dataclass(frozen=True)
 class HypothesisTests:
-    """`trend` is a column of numbers, with the models `against` which alignment is taken (all where None); `control`
-    columns of labels; `asymmetry` whether the best pairs predict one another. Columns are looked for as `lineage` says.
+    """Which tests to run.
+
+    `trend` is a column of numbers, tested with the alignment `against` these models (with all others where None).
+    `control` are columns of labels. `asymmetry` tests the best pairs. Columns are looked up as in `lineage.column`,
+    first in `table`.
     """
 
     trend: str | None = None
@@ -33,64 +40,65 @@ class HypothesisTests:
     seed: int = 0
 
 
-def check(spaces: Sequence[Space], questions: HypothesisTests) -> None:
-    """Refuse labels that allow no answer, before anything is computed: the questions are put to made-up scores."""
-    models = encoders(spaces)
+def check(spaces: Sequence[Space], tests: HypothesisTests) -> None:
+    """Run the tests on made-up scores, so that labels that allow no result are refused before anything is computed."""
+    models = encoder_spaces(spaces)
     made_up = np.random.default_rng(0).random((len(models), len(models)))
-    for ask in _asked(models, questions, {"score": made_up}).values():
-        ask(metric="", permutations=1)
+    for test in _prepare_tests(models, tests, {"score": made_up}).values():
+        test(metric="", resampling=Resampling(permutations=1))
 
 
 def run_tests(
-    found: Mapping, questions: HypothesisTests, rows: MatchedSpaces | None = None, *, skip: bool = False
-) -> dict:
-    """The answers by question, judged by the atlas's first metric: to be put into it.
+    atlas: Atlas, tests: HypothesisTests, matched: MatchedSpaces | None = None, *, skip: bool = False
+) -> Atlas:
+    """The atlas with the results of the tests, which are run on the scores of its first metric.
 
-    `rows` are what the atlas was made of; asymmetry needs them. With `skip`, a question that these models cannot answer
-    stands in `unanswered` with the reason, where it else raises InputError.
+    `matched` are the spaces that the atlas was made of; asymmetry needs them. With `skip`, a test that these models do
+    not allow is named in `unanswered` with the reason; otherwise it raises InputError.
     """
-    metric = next(iter(found["metrics"]))
-    models = encoders([Space.from_dict(card) for card in found["spaces"]])
-    said, unanswered = {}, {}
-    for question, ask in _asked(models, questions, by_encoder(found, metric)).items():
+    metric = atlas.metrics[0]
+    prepared = _prepare_tests(encoder_spaces(atlas.spaces), tests, by_encoder(atlas, metric))
+    results: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    for name, test in prepared.items():
         try:
-            said[question] = ask(metric=metric)
+            results[name] = test(metric=metric, resampling=Resampling(seed=tests.seed)).to_dict()
         except InputError as error:
             if not skip:
                 raise
-            unanswered[question] = str(error)
-    if questions.asymmetry and rows is not None:
-        X = dict(zip(rows.names, unit_rows(rows), strict=True))
-        said["asymmetry"] = [
-            {"source": a, "target": b} | asymmetry(X[a], X[b], source=a, target=b, seed=questions.seed)
-            for a, b in tqdm(best_pairs(found), desc="asymmetry", unit="pair", delay=1, leave=False)
+            skipped[name] = str(error)
+    if tests.asymmetry and matched is not None:
+        rows = dict(zip(matched.names, unit_rows(matched), strict=True))
+        results["asymmetry"] = [
+            asymmetry(rows[source], rows[target], source=source, target=target, seed=tests.seed).to_dict()
+            for source, target in tqdm(best_pairs(atlas), desc="asymmetry", unit="pair", delay=1, leave=False)
         ]
-    return said | ({"unanswered": unanswered} if skip else {})
+    return atlas.with_results(results | ({"unanswered": skipped} if skip else {}))
 
 
-def _asked(models: list[Space], questions: HypothesisTests, measures: Mapping[str, np.ndarray]) -> dict[str, Callable]:
-    """The questions of these models with all but the metric filled in."""
-    names, table = [space.name for space in models], questions.table
-    asked: dict[str, Callable] = {}
-    if questions.trend is not None:
-        asked["trend"] = partial(
+def _prepare_tests(
+    models: list[Space], tests: HypothesisTests, measures: Mapping[str, np.ndarray]
+) -> dict[str, Callable[..., Trend | Control]]:
+    """The tests that need only scores and labels, by name, with all arguments but the metric and the resampling."""
+    names, table = [space.name for space in models], tests.table
+    prepared: dict[str, Callable[..., Trend | Control]] = {}
+    if tests.trend is not None:
+        prepared["trend"] = partial(
             trend,
             measures["score"],
-            numbers(models, questions.trend, table),
+            numeric_column(models, tests.trend, table),
             names,
-            column=questions.trend,
-            families=labels(models, "family", table),
-            against=questions.against,
-            seed=questions.seed,
+            column=tests.trend,
+            families=column(models, "family", table),
+            against=tests.against,
         )
-    if questions.control:
-        asked["control"] = partial(
+    if tests.control:
+        prepared["control"] = partial(
             control,
             measures["score"],
-            {column: labels(models, column, table) for column in questions.control},
+            {name: column(models, name, table) for name in tests.control},
             names,
             null=measures.get("null"),
             q=measures.get("q"),
-            seed=questions.seed,
         )
-    return asked
+    return prepared

@@ -1,36 +1,36 @@
-"""TODO alignment.layers."""
+"""The best pair of layers of every two encoders, and the matrices of encoders instead of layers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from repstitch.alignment.lineage import encoders, same_encoder
-from repstitch.alignment.scores import MEASURES
+from repstitch.alignment.lineage import encoder_spaces, same_encoder
+from repstitch.alignment.report import MEASURES
+from repstitch.alignment.result import Atlas
 from repstitch.metrics.alignment import Measured
 from repstitch.metrics.null import adjust, calibrate
 from repstitch.spaces import Space
 
 
-def by_encoder(found: Mapping, metric: str) -> dict[str, np.ndarray]:
-    """The matrices of an atlas by measure, (N, N) for the N `encoders` of its spaces, NaN where there is no number.
+def by_encoder(atlas: Atlas, metric: str) -> dict[str, np.ndarray]:
+    """The matrices of an atlas by measure, (N, N) for the N `encoder_spaces`, NaN where there is no number.
 
     Where spaces are layers, the score of two encoders is that of their best layers.
     """
-    result = found["metrics"][metric]
-    if "layers" not in found:
-        return {m: np.array(result[m], dtype=float) for m in MEASURES if m in result}
-    names = [space.name for space in encoders([Space.from_dict(card) for card in found["spaces"]])]
-    place = {name: i for i, name in enumerate(names)}
-    lines = [line for line in found["layers"] if line["metric"] == metric]
-    matrices = {m: np.full((len(place), len(place)), np.nan) for m in MEASURES if any(m in line for line in lines)}
+    if not atlas.layers:
+        return {measure: atlas.matrix(metric, measure) for measure in atlas.measures(metric)}
+    position = {space.name: i for i, space in enumerate(encoder_spaces(atlas.spaces))}
+    pairs = [pair for pair in atlas.layers if pair.metric == metric]
+    measures = [measure for measure in MEASURES if any(measure in pair for pair in pairs)]
+    matrices = {measure: np.full((len(position), len(position)), np.nan) for measure in measures}
     np.fill_diagonal(matrices["score"], 1.0)
-    for line in lines:
-        i, j = place[line["source"]], place[line["target"]]
-        for m, matrix in matrices.items():
-            matrix[i, j] = line[m]
-            if result["symmetric"]:
-                matrix[j, i] = line[m]
+    for pair in pairs:
+        i, j = position[pair.source], position[pair.target]
+        for measure, matrix in matrices.items():
+            matrix[i, j] = getattr(pair, measure)
+            if atlas.symmetric(metric):
+                matrix[j, i] = matrix[i, j]
     return matrices
 
 
@@ -39,26 +39,29 @@ def best_layers(
     measured: Measured,
     pairs: list[tuple[int, int]],
     spaces: Sequence[Space],
-    encoders: dict[str, list[int]],
-) -> list[dict]:
-    """For every two encoders their best pair of layers, beside the null of the best."""
-    owner = {i: name for name, own in encoders.items() for i in own}
+    encoders: Mapping[str, list[int]],
+) -> list[dict[str, Any]]:
+    """For every two encoders their best pair of layers, with the null of the best pair.
+
+    `pairs` are the pairs of spaces that were `measured`, `encoders` the positions of each encoder's layers.
+    """
+    encoder_of = {i: name for name, positions in encoders.items() for i in positions}
     groups: dict[tuple[str, str], list[int]] = {}
     for at, (i, j) in enumerate(pairs):
-        if owner[i] != owner[j] and not same_encoder(spaces[i], spaces[j]):
-            groups.setdefault((owner[i], owner[j]), []).append(at)
-    found = []
-    for (source, target), at in groups.items():
-        best = at[int(measured.score[at].argmax())]
+        if encoder_of[i] != encoder_of[j] and not same_encoder(spaces[i], spaces[j]):
+            groups.setdefault((encoder_of[i], encoder_of[j]), []).append(at)
+    best_pairs = []
+    for (source, target), positions in groups.items():
+        best = positions[int(measured.score[positions].argmax())]
         i, j = pairs[best]
-        line: dict[str, Any] = {"source": source, "target": target, "metric": metric}
-        line |= {"source_layer": spaces[i].layer, "target_layer": spaces[j].layer}
-        line |= {"source_space": spaces[i].name, "target_space": spaces[j].name, "score": float(measured.score[best])}
+        pair: dict[str, Any] = {"source": source, "target": target, "metric": metric}
+        pair |= {"source_layer": spaces[i].layer, "target_layer": spaces[j].layer}
+        pair |= {"source_space": spaces[i].name, "target_space": spaces[j].name, "score": float(measured.score[best])}
         if measured.draws is not None:
-            placed = calibrate(line["score"], measured.draws[at].max(0))
-            line |= {"null": placed.null, "p": placed.p, "calibrated": placed.calibrated}
-        found.append(line)
+            null = calibrate(pair["score"], measured.draws[positions].max(0))
+            pair |= {"null": null.null, "p": null.p, "calibrated": null.calibrated}
+        best_pairs.append(pair)
     if measured.draws is not None:
-        for line, q in zip(found, adjust(np.array([line["p"] for line in found])), strict=True):
-            line["q"] = float(q)
-    return found
+        for pair, q in zip(best_pairs, adjust(np.array([pair["p"] for pair in best_pairs])), strict=True):
+            pair["q"] = float(q)
+    return best_pairs

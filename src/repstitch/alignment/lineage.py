@@ -1,5 +1,7 @@
-"""What is known of models beside their vectors: fields of their cards, of the catalogue's cards, columns of a table;
-and which spaces are layers of one encoder."""
+"""What is recorded about models: fields of their cards and of the catalogue's cards, columns of a table.
+
+Also which spaces are layers of one encoder.
+"""
 
 import os
 import re
@@ -22,91 +24,95 @@ def read_models(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
     rows = read_table(location, "table")
     if "name" not in rows.column_names:
         raise InputError(f"`table` {location} must have a column name; it has {', '.join(rows.column_names)}.")
-    found: dict[str, dict[str, Any]] = {}
+    models: dict[str, dict[str, Any]] = {}
     for row in rows.to_pylist():
         name = str(row.pop("name"))
-        if name in found:
+        if name in models:
             raise InputError(f"`table` {location} must hold each name once; {name!r} is there twice.")
-        found[name] = row
-    return found
+        models[name] = row
+    return models
 
 
-def labels(spaces: Sequence[Space], column: str, table: Table | None = None) -> list[Any]:
-    """What is known of each space under that name, None where nothing is.
+def column(spaces: Sequence[Space], name: str, table: Table | None = None) -> list[Any]:
+    """The entry of each space in the column `name`; None where there is none.
 
-    Looked for in the table (if it has the column), then on the space's card, then on the catalogue's card of that name.
-    Raises InputError on a column that is neither the table's nor a card's.
+    It is looked up in the table (if it has the column), then on the space's card, then on the catalogue's card of that
+    space. Raises InputError where neither the table nor a card has the column.
     """
-    columns = {name for row in (table or {}).values() for name in row}
-    known = {f.name for f in fields(Space)} - {"name"}
-    if column not in columns | known:
+    table_columns = {key for row in (table or {}).values() for key in row}
+    card_fields = {field.name for field in fields(Space)} - {"name"}
+    if name not in table_columns | card_fields:
         raise InputError(
-            f"There is no column {column!r}; a card has {', '.join(sorted(known))}"
-            + (f", the table {', '.join(sorted(columns))}." if table is not None else ". Give a table that has it.")
+            f"There is no column {name!r}; a card has {', '.join(sorted(card_fields))}"
+            + (
+                f", the table {', '.join(sorted(table_columns))}."
+                if table is not None
+                else ". Give a table that has it."
+            )
         )
     cards = catalogue.cards()
 
-    def look(space: Space) -> Any:
-        for held in ((table or {}).get(space.name, {}).get(column), getattr(space, column, None)):
-            if held is not None and held != "":
-                return held
-        return getattr(cards.get(space.name), column, None)
+    def entry_of(space: Space) -> Any:
+        for entry in ((table or {}).get(space.name, {}).get(name), getattr(space, name, None)):
+            if entry is not None and entry != "":
+                return entry
+        return getattr(cards.get(space.name), name, None)
 
-    return [look(space) for space in spaces]
+    return [entry_of(space) for space in spaces]
 
 
-def numbers(spaces: Sequence[Space], column: str, table: Table | None = None) -> list[float | None]:
-    """`labels` as numbers; InputError where one is none."""
-    found = []
-    for space, label in zip(spaces, labels(spaces, column, table), strict=True):
+def numeric_column(spaces: Sequence[Space], name: str, table: Table | None = None) -> list[float | None]:
+    """The entries of a `column` as numbers; InputError where one is not a number."""
+    numbers = []
+    for space, entry in zip(spaces, column(spaces, name, table), strict=True):
         try:
-            found.append(None if label is None else float(label))
+            numbers.append(None if entry is None else float(entry))
         except (TypeError, ValueError):
-            raise InputError(f"Column {column!r} must hold numbers; {space.name} has {label!r}.") from None
-    return found
+            raise InputError(f"Column {name!r} must hold numbers; {space.name} has {entry!r}.") from None
+    return numbers
 
 
-def encoders(spaces: Sequence[Space]) -> list[Space]:
-    """One card an encoder: that of its first layer under the encoder's name, where spaces are layers of one."""
-    return [replace(spaces[own[0]], name=name) for name, own in layers_by_encoder(spaces).items()]
+def encoder_spaces(spaces: Sequence[Space]) -> list[Space]:
+    """One card per encoder: where spaces are its layers, the card of the first layer under the encoder's name."""
+    return [replace(spaces[positions[0]], name=name) for name, positions in layers_by_encoder(spaces).items()]
 
 
 def layers_by_encoder(spaces: Sequence[Space]) -> dict[str, list[int]]:
-    """The positions of each encoder's spaces, by the encoder's name; several where they are its layers."""
-    families: dict[Any, list[int]] = {}
+    """The positions of each encoder's spaces, by the encoder's name; several positions where they are its layers."""
+    by_identity: dict[Any, list[int]] = {}
     for i, space in enumerate(spaces):
-        families.setdefault(_identity(space) or i, []).append(i)
+        by_identity.setdefault(_identity(space) or i, []).append(i)
     groups = []
-    for own in families.values():
-        # Where an encoder is there twice, pooled in two ways for example, names tell whose layer is whose.
-        stems: dict[str, list[int]] = {}
-        for i in own:
-            stems.setdefault("" if _layers_differ(spaces, own) else without_layer(spaces[i].name), []).append(i)
-        for part in stems.values():
-            groups += [part] if _layers_differ(spaces, part) else [[i] for i in part]
-    named: dict[str, list[int]] = {}
-    for part in sorted(groups):
-        first = spaces[part[0]]
+    for positions in by_identity.values():
+        # One encoder may be there twice, for example pooled in two ways. Then names show which layer belongs to which.
+        by_stem: dict[str, list[int]] = {}
+        for i in positions:
+            by_stem.setdefault("" if _layers_differ(spaces, positions) else without_layer(spaces[i].name), []).append(i)
+        for group in by_stem.values():
+            groups += [group] if _layers_differ(spaces, group) else [[i] for i in group]
+    by_encoder: dict[str, list[int]] = {}
+    for group in sorted(groups):
+        first = spaces[group[0]]
         stem = without_layer(first.name)
-        shared = len(part) > 1 and all(without_layer(spaces[i].name) == stem for i in part)
-        name = stem if shared else first.name if len(part) == 1 else str(first.encoder)
-        named[first.name if name in named else name] = part
-    return named
+        same_stem = len(group) > 1 and all(without_layer(spaces[i].name) == stem for i in group)
+        name = stem if same_stem else first.name if len(group) == 1 else str(first.encoder)
+        by_encoder[first.name if name in by_encoder else name] = group
+    return by_encoder
 
 
-def same_encoder(a: Space, b: Space) -> bool:
-    """Whether both are known to come from one revision of one encoder, by whatever layer or pooling."""
-    return _identity(a) is not None and _identity(a) == _identity(b)
+def same_encoder(source: Space, target: Space) -> bool:
+    """Whether both cards state the same revision of the same encoder, whatever the layer or pooling."""
+    return _identity(source) is not None and _identity(source) == _identity(target)
 
 
 def _identity(space: Space) -> tuple | None:
     return None if space.encoder is None else (space.encoder, space.revision)
 
 
-def _layers_differ(spaces: Sequence[Space], own: list[int]) -> bool:
-    return len({spaces[i].layer for i in own}) == len(own)
+def _layers_differ(spaces: Sequence[Space], positions: list[int]) -> bool:
+    return len({spaces[i].layer for i in positions}) == len(positions)
 
 
 def without_layer(name: str) -> str:
-    """A space's name without the suffix `.layerN` that it has as one layer of an encoder."""
+    """A space's name without the suffix `.layerN`, which one layer of an encoder has."""
     return re.sub(r"\.layer-?\d+$", "", name)

@@ -1,41 +1,43 @@
-"""Is agreement explained by shared lineage, as in a monoculture?"""
+"""Does shared lineage explain agreement, as in a monoculture?"""
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.linalg import orth
 from scipy.stats import t
 
+from repstitch.alignment.hypothesis_results import Control
 from repstitch.alignment.model_scores import (
     LEAST_FACTOR_MODELS,
-    LEVEL,
+    RESAMPLING,
     ROUNDING,
-    check_draws,
+    Resampling,
     check_length,
     complete,
     pair_scores,
-    random_orders,
+    permute_models,
     share_as_large,
 )
 from repstitch.errors import InputError
+from repstitch.records import LEVEL
 
-CELLS = 4_000_000  # of the permuted scores held at once
+CELLS = 4_000_000  # of permuted scores in memory at once
 
 
 def control(
-    scores,
+    scores: Any,
     factors: Mapping[str, Sequence[str | None]],
     names: Sequence[str],
     *,
     metric: str,
-    null=None,
-    q=None,
-    permutations: int = 9999,
-    seed: int = 0,
-) -> dict:
-    """Is agreement explained by shared lineage, as in a monoculture?
+    null: Any = None,
+    q: Any = None,
+    resampling: Resampling = RESAMPLING,
+) -> Control:
+    """Test whether shared lineage explains agreement, as in a monoculture.
 
     `scores` is (N, N) as for `trend`; `factors` holds one label a model (None: unknown) for family, objective, training
     data and the like. For each factor: mean score `within` and `between` groups; `permanova` on the distance 1 − score
@@ -64,26 +66,17 @@ def control(
         raise InputError("`factors` must hold at least one factor, such as family; got none.")
     for factor, labels in factors.items():
         check_length(labels, len(names), f"factors[{factor!r}]")
-    check_draws(permutations=permutations)
     kept = complete(S)
     S = S[np.ix_(kept, kept)]
     labelled = {factor: _codes([labels[i] for i in kept]) for factor, labels in factors.items()}
-    reasons = {factor: _unfit(codes) for factor, codes in labelled.items()}
-    judged = {factor: codes for factor, codes in labelled.items() if reasons[factor] is None}
-    unfit = {factor: reason for factor, reason in reasons.items() if reason is not None}
-    if not judged:
-        raise InputError(
-            "`factors` must hold one with at least two groups, one of them of two models or more; "
-            + "; ".join(f"{factor}: {reason}" for factor, reason in unfit.items())
-            + ". Label more models."
-        )
-    found = {}
+    judged, unfit = _split_by_fitness(labelled)
+    effects = {}
     for factor, codes in judged.items():
         controls = {name: others for name, others in judged.items() if name != factor}
         counts = Counter(str(factors[factor][i]) for i in kept if factors[factor][i] is not None)
-        found[factor] = (
-            _grouped(S, codes, permutations, seed)
-            | {"partial_mantel": _partial_mantel(S, codes, controls, permutations, seed)}
+        effects[factor] = (
+            _grouped(S, codes, resampling)
+            | {"partial_mantel": _partial_mantel(S, codes, controls, resampling)}
             | {"groups": dict(counts), "n_models": int((codes >= 0).sum()), "unknown": int((codes < 0).sum())}
         )
     apart = np.logical_and.reduce([_pairs_apart(codes) for codes in judged.values()])
@@ -96,11 +89,25 @@ def control(
         "metric": metric,
         "n_models": len(kept),
         "left_out": [names[i] for i in range(len(names)) if i not in kept],
-        "factors": found,
+        "factors": effects,
         "cannot_be_judged": unfit,
         "between_above_null": across,
     }
-    return result | {"verdict": _control_verdict(result, apart.any())}
+    return Control(result | {"verdict": _verdict(result, apart.any())})
+
+
+def _split_by_fitness(labelled: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The factors that can be judged, and the others with the reason; InputError where none can be judged."""
+    reasons = {factor: _unfit(codes) for factor, codes in labelled.items()}
+    judged = {factor: codes for factor, codes in labelled.items() if reasons[factor] is None}
+    unfit = {factor: reason for factor, reason in reasons.items() if reason is not None}
+    if not judged:
+        raise InputError(
+            "`factors` must hold one with at least two groups, one of them of two models or more; "
+            + "; ".join(f"{factor}: {reason}" for factor, reason in unfit.items())
+            + ". Label more models."
+        )
+    return judged, unfit
 
 
 def _codes(labels: list) -> np.ndarray:
@@ -110,7 +117,7 @@ def _codes(labels: list) -> np.ndarray:
 
 
 def _unfit(codes: np.ndarray) -> str | None:
-    """Why a factor cannot be judged, if so."""
+    """The reason why a factor cannot be judged; None where it can."""
     sizes = np.bincount(codes[codes >= 0])
     if sizes.sum() < LEAST_FACTOR_MODELS:
         return f"only {sizes.sum()} models have a label, {LEAST_FACTOR_MODELS} are needed"
@@ -119,10 +126,10 @@ def _unfit(codes: np.ndarray) -> str | None:
     return "every model is its own group" if sizes.max() == 1 else None
 
 
-def _grouped(S: np.ndarray, codes: np.ndarray, permutations: int, seed: int) -> dict:
+def _grouped(S: np.ndarray, codes: np.ndarray, resampling: Resampling) -> dict[str, Any]:
     """Means within and between groups, PERMANOVA and Mantel, from one set of permutations of the labelled models."""
-    known = codes >= 0
-    S, codes = S[np.ix_(known, known)], codes[known]
+    labelled = codes >= 0
+    S, codes = S[np.ix_(labelled, labelled)], codes[labelled]
     n, sizes = len(codes), np.bincount(codes)
     i, j = np.triu_indices(n, 1)
     same = codes[i] == codes[j]
@@ -132,7 +139,7 @@ def _grouped(S: np.ndarray, codes: np.ndarray, permutations: int, seed: int) -> 
     inside, total = ((1 - score) ** 2) @ share, ((1 - score) ** 2).sum() / n
     spread = np.linalg.norm(lean) * np.linalg.norm(score - score.mean())
     inside_draws, lean_draws = [], []
-    for permuted in _permuted_pairs(S, permutations, seed):
+    for permuted in _permuted_pairs(S, resampling):
         inside_draws.append(((1 - permuted) ** 2) @ share)
         lean_draws.append(permuted @ lean)
     perfect = inside <= ROUNDING * total
@@ -148,7 +155,7 @@ def _grouped(S: np.ndarray, codes: np.ndarray, permutations: int, seed: int) -> 
             "F": F,
             "r2": float(1 - inside / total) if total else 0.0,
             "p": p,
-            "least_p": _least_p(sizes, permutations),
+            "least_p": _least_p(sizes, resampling.permutations),
         },
         "mantel": {
             "r": float(score @ lean / spread) if spread > ROUNDING else 0.0,
@@ -158,7 +165,7 @@ def _grouped(S: np.ndarray, codes: np.ndarray, permutations: int, seed: int) -> 
 
 
 def _least_p(sizes: np.ndarray, permutations: int) -> float:
-    """One in as many ways as there are to split the models into groups of these sizes."""
+    """The smallest possible p: 1 over the number of ways to split the models into groups of these sizes."""
     ways = math.factorial(int(sizes.sum()))
     for factor in (*sizes, *Counter(sizes.tolist()).values()):
         ways //= math.factorial(int(factor))
@@ -166,76 +173,84 @@ def _least_p(sizes: np.ndarray, permutations: int) -> float:
 
 
 def _partial_mantel(
-    S: np.ndarray, codes: np.ndarray, controls: dict[str, np.ndarray], permutations: int, seed: int
-) -> dict | None:
-    known = np.logical_and.reduce([c >= 0 for c in (codes, *controls.values())])
-    if not controls or _unfit(codes[known]) is not None:
+    S: np.ndarray, codes: np.ndarray, controls: dict[str, np.ndarray], resampling: Resampling
+) -> dict[str, Any] | None:
+    """The correlation of score and shared label after both were regressed on sharing each control; None without any."""
+    labelled = np.logical_and.reduce([c >= 0 for c in (codes, *controls.values())])
+    if not controls or _unfit(codes[labelled]) is not None:
         return None
-    S = S[np.ix_(known, known)]
+    S = S[np.ix_(labelled, labelled)]
     i, j = np.triu_indices(len(S), 1)
-    same, *others = (c[known][i] == c[known][j] for c in (codes, *controls.values()))
+    same, *others = (c[labelled][i] == c[labelled][j] for c in (codes, *controls.values()))
     basis = orth(np.column_stack([np.ones(len(i)), *others]))
-    without = lambda v: v - basis @ (basis.T @ v)  # noqa: E731
-    score, lean = without(S[i, j]), without(same.astype(float))
-    given = {"given": list(controls), "n_models": len(S)}
+    score, lean = _residual(S[i, j], basis), _residual(same.astype(float), basis)
+    conditions = {"given": list(controls), "n_models": len(S)}
     left = min(np.linalg.norm(score) / max(np.linalg.norm(S[i, j]), ROUNDING), np.linalg.norm(lean))
     if left <= ROUNDING:
-        return {"r": 0.0, "p": 1.0} | given
+        return {"r": 0.0, "p": 1.0} | conditions
     lean /= np.linalg.norm(lean)
     residual = np.zeros_like(S)
     residual[i, j] = residual[j, i] = score
     r_draws = []
-    for permuted in _permuted_pairs(residual, permutations, seed):
+    for permuted in _permuted_pairs(residual, resampling):
         # Permuted residuals are correlated with the controls again; `lean` is not, so only their length must be mended.
         rest = (permuted**2).sum(1) - ((permuted @ basis) ** 2).sum(1)
         r_draws.append(permuted @ lean / np.sqrt(np.maximum(rest, ROUNDING * (score @ score))))
     r = float(score @ lean / np.linalg.norm(score))
-    return {"r": r, "p": share_as_large(np.concatenate(r_draws), r)} | given
+    return {"r": r, "p": share_as_large(np.concatenate(r_draws), r)} | conditions
 
 
-def _permuted_pairs(matrix: np.ndarray, permutations: int, seed: int) -> Iterator[np.ndarray]:
-    """The upper triangle (at once, pairs) of a symmetric matrix with its models permuted, in chunks."""
+def _residual(values: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """What a regression on the columns of an orthonormal basis leaves of the values."""
+    return values - basis @ (basis.T @ values)
+
+
+def _permuted_pairs(matrix: np.ndarray, resampling: Resampling) -> Iterator[np.ndarray]:
+    """The upper triangle (permutations, pairs) of a symmetric matrix with its models permuted, in chunks."""
     i, j = np.triu_indices(len(matrix), 1)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(resampling.seed)
     at_once = max(1, CELLS // len(i))
-    for start in range(0, permutations, at_once):
-        orders = random_orders(min(at_once, permutations - start), len(matrix), random)
+    for start in range(0, resampling.permutations, at_once):
+        orders = permute_models(min(at_once, resampling.permutations - start), len(matrix), random)
         yield matrix[orders[:, i], orders[:, j]]
 
 
 def _pairs_apart(codes: np.ndarray) -> np.ndarray:
-    """Which pairs of models (N, N) are known to be of different groups."""
-    known = codes >= 0
-    return (codes[:, None] != codes) & known[:, None] & known
+    """Which pairs of models (N, N) are labelled as different groups."""
+    labelled = codes >= 0
+    return (codes[:, None] != codes) & labelled[:, None] & labelled
 
 
-def _between_above_null(S, apart, null: np.ndarray | None, q: np.ndarray | None) -> dict | None:
-    for given in (null, q):
-        if given is not None:
-            apart = apart & ~np.isnan(given)
+def _between_above_null(
+    S: np.ndarray, apart: np.ndarray, null: np.ndarray | None, q: np.ndarray | None
+) -> dict[str, Any] | None:
+    """Whether the pairs that are `apart` (N, N) agree beyond chance; None where there is no such pair to tell by."""
+    for matrix in (null, q):
+        if matrix is not None:
+            apart = apart & ~np.isnan(matrix)
     if not apart.any():
         return None
-    found: dict = {"pairs": int(apart.sum()) // 2, "score": float(S[apart].mean())}
+    summary: dict[str, Any] = {"pairs": int(apart.sum()) // 2, "score": float(S[apart].mean())}
     above = []
     if null is not None:
         excess = np.where(apart, S - null, 0.0)
-        found |= {"null": float(null[apart].mean()), "excess": float(excess[apart].mean())}
-        found["interval"] = _over_models(excess, apart)
-        if found["interval"] is not None:
-            above.append(found["interval"][0] > 0)
+        summary |= {"null": float(null[apart].mean()), "excess": float(excess[apart].mean())}
+        summary["interval"] = _over_models(excess, apart)
+        if summary["interval"] is not None:
+            above.append(summary["interval"][0] > 0)
     if q is not None:
-        found["share"] = float((q[apart] <= LEVEL).mean())
-        above.append(found["share"] > LEVEL)  # chance alone lets through less than that
-    return found | {"above": all(above)} if above else None
+        summary["share"] = float((q[apart] <= LEVEL).mean())
+        above.append(summary["share"] > LEVEL)  # by chance alone, fewer pairs pass
+    return summary | {"above": all(above)} if above else None
 
 
 def _over_models(values: np.ndarray, counted: np.ndarray) -> list[float] | None:
-    """A 95 % interval for the mean of the counted pairs (N, N), had other models been taken; None where one is in all.
+    """A 95 % interval over models for the mean of the counted pairs (N, N); None where one model is in all of them.
 
-    Resampling models would be too sure of few: each would often be drawn with no partner but those it has.
+    Resampling few models would give too narrow an interval: each is often drawn with no partner but those it has.
     """
-    taken = counted.any(1)
-    values, counted = values[np.ix_(taken, taken)], counted[np.ix_(taken, taken)]
+    in_pairs = counted.any(1)
+    values, counted = values[np.ix_(in_pairs, in_pairs)], counted[np.ix_(in_pairs, in_pairs)]
     n, pairs = len(values), counted.sum()
     rest = pairs - 2 * counted.sum(1)
     if not rest.all():
@@ -248,7 +263,7 @@ def _over_models(values: np.ndarray, counted: np.ndarray) -> list[float] | None:
     return [float(mean) - half, float(mean) + half]
 
 
-def _control_verdict(result: dict, some_apart: bool) -> str:
+def _verdict(result: dict[str, Any], some_apart: bool) -> str:
     factors, across = result["factors"], result["between_above_null"]
     explain = [name for name, f in factors.items() if f["permanova"]["p"] <= LEVEL and f["difference"] > 0]
     figures = "; ".join(_factor_figures(name, factors[name]) for name in explain or factors)
@@ -279,8 +294,8 @@ def _control_verdict(result: dict, some_apart: bool) -> str:
     return f"no convergence found: {apart}, and {nothing} ({figures})."
 
 
-def _factor_figures(name: str, factor: dict) -> str:
+def _factor_figures(name: str, factor: dict[str, Any]) -> str:
     permanova, partial = factor["permanova"], factor["partial_mantel"]
-    told = f"{name} {factor['within']:.3f} within against {factor['between']:.3f} between, R² = {permanova['r2']:.2f}, "
-    told += f"p = {permanova['p']:.2g}"
-    return told + (f", given the rest r = {partial['r']:.2f}, p = {partial['p']:.2g}" if partial else "")
+    figures = f"{name} {factor['within']:.3f} within against {factor['between']:.3f} between, "
+    figures += f"R² = {permanova['r2']:.2f}, p = {permanova['p']:.2g}"
+    return figures + (f", given the rest r = {partial['r']:.2f}, p = {partial['p']:.2g}" if partial else "")

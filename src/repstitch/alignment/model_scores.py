@@ -1,19 +1,37 @@
-"""What questions about many models share: their matrix of scores, permuted models, p-values."""
+"""What tests of many models share: their matrix of scores, permuted models, p-values."""
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from repstitch.arguments import check_draws
 from repstitch.errors import InputError
 
-LEVEL = 0.05
 LEAST_FACTOR_MODELS = 4
 ROUNDING = 1e-9
 
 
-def pair_scores(scores, names: Sequence[str], argument: str, both=np.mean) -> np.ndarray:
-    """A symmetric (N, N) float64 matrix with NaN on the diagonal: the two directions as one."""
+@dataclass(frozen=True)
+class Resampling:
+    """How often models are permuted for a p-value, and drawn again for an interval, and the `seed` of both."""
+
+    permutations: int = 9999
+    draws: int = 2000
+    seed: int = 0
+
+    def __post_init__(self):
+        check_draws(self.permutations, least=1)
+        check_draws(self.draws, "`draws`", least=1)
+
+
+RESAMPLING = Resampling()
+
+
+def pair_scores(scores: Any, names: Sequence[str], argument: str, combine=np.mean) -> np.ndarray:
+    """A symmetric (N, N) float64 matrix with NaN on the diagonal; `combine` makes one score of the two directions."""
     S = np.array(scores, dtype=np.float64)
     N = len(names)
     if S.shape != (N, N):
@@ -24,9 +42,8 @@ def pair_scores(scores, names: Sequence[str], argument: str, both=np.mean) -> np
     if np.isinf(S).any():
         raise InputError(f"`{argument}` must be finite, or NaN where a pair was not measured; it holds Inf.")
     np.fill_diagonal(S, np.nan)
-    other = np.where(np.isnan(S.T), S, S.T)
-    own = np.where(np.isnan(S), S.T, S)
-    return both([own, other], axis=0)
+    forward, backward = np.where(np.isnan(S), S.T, S), np.where(np.isnan(S.T), S, S.T)
+    return combine([forward, backward], axis=0)
 
 
 def row_means(S: np.ndarray) -> np.ndarray:
@@ -36,10 +53,10 @@ def row_means(S: np.ndarray) -> np.ndarray:
 
 
 def complete(S: np.ndarray) -> np.ndarray:
-    """Positions of the models that are left when those with most scores missing have gone, until none is missing."""
+    """Positions of the models left after removing those with most missing scores, until no score is missing."""
     kept = np.arange(len(S))
     while True:
-        missing = np.isnan(S[np.ix_(kept, kept)]).sum(1) - 1  # the diagonal is none
+        missing = np.isnan(S[np.ix_(kept, kept)]).sum(1) - 1  # the diagonal is no score
         if not len(kept) or not missing.any():
             break
         kept = np.delete(kept, missing.argmax())
@@ -51,29 +68,24 @@ def complete(S: np.ndarray) -> np.ndarray:
     return kept
 
 
-def named(wanted: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    unknown = [name for name in wanted if name not in names]
-    if unknown or not len(wanted):
+def mask_of_names(chosen: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """A mask (N,) of the names that are chosen; InputError on an unknown name or none at all."""
+    unknown = [name for name in chosen if name not in names]
+    if unknown or not len(chosen):
         raise InputError(f"`against` must name some of `names`; got {unknown[0] if unknown else 'none'!r}.")
-    return np.array([name in wanted for name in names])
+    return np.array([name in chosen for name in names])
 
 
-def random_orders(draws: int, n: int, random: np.random.Generator) -> np.ndarray:
+def permute_models(draws: int, n: int, random: np.random.Generator) -> np.ndarray:
     """Random orders (draws, n) of n models."""
     return random.permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
 
 
 def share_as_large(draws: np.ndarray, observed) -> float:
-    """The add-one p-value; draws that differ from what was observed by rounding are as large."""
+    """The add-one p-value; draws that differ from the observed value only by rounding count as large."""
     return (1 + int((draws >= observed - ROUNDING * np.abs(draws).max()).sum())) / (len(draws) + 1)
 
 
-def check_length(given: Sequence, N: int, argument: str) -> None:
-    if len(given) != N:
-        raise InputError(f"`{argument}` must hold one entry a name ({N}); got {len(given)}.")
-
-
-def check_draws(**given: int) -> None:
-    for argument, value in given.items():
-        if value < 1:
-            raise InputError(f"`{argument}` must be at least 1; got {value}.")
+def check_length(entries: Sequence, N: int, argument: str) -> None:
+    if len(entries) != N:
+        raise InputError(f"`{argument}` must hold one entry a name ({N}); got {len(entries)}.")

@@ -1,19 +1,18 @@
-"""TODO alignment.scores."""
+"""The scores of all pairs of spaces by each metric: which pairs, in which batches, and as matrices."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from itertools import chain, combinations, groupby
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from repstitch.embeddings.matching import MatchedSpaces
-from repstitch.embeddings.normalising import normalise
+from repstitch.alignment.report import MEASURES
 from repstitch.errors import InputError
 from repstitch.metrics.alignment import METRICS, Measured, check_metrics, measure
 from repstitch.metrics.cache import kept_graph
@@ -22,19 +21,27 @@ from repstitch.metrics.null import adjust
 
 log = logging.getLogger(__name__)
 
-MEASURES = ("score", "null", "p", "q", "calibrated", "se")
-SECONDS = 5  # of one move of the progress bar, about
+SECONDS = 5  # about the time between two moves of the progress bar
 
 
-def unit_rows(held: MatchedSpaces) -> list[Tensor]:
-    """Each space's rows at unit length, (n, d) float32."""
-    return [
-        normalise(torch.from_numpy(np.require(X, requirements=("C", "W"))), "unit", name)
-        for X, name in zip(held.rows, held.names, strict=True)
-    ]
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How spaces are scored: `k` neighbours, `permutations` of the null and their `seed`, the `device` of the graphs.
+
+    `cache` is a folder that keeps neighbour graphs. With `skip_refused`, a metric that refuses these spaces is left out
+    with a warning, unless that leaves no metric.
+    """
+
+    k: int
+    permutations: int
+    seed: int
+    device: str
+    cache: str | os.PathLike[str] | None = None
+    skip_refused: bool = False
 
 
 def metric_names(metrics: Sequence[str] | str) -> list[str]:
+    """The metrics to score by, each once; InputError on an unknown one."""
     names = list(METRICS) if metrics == "all" else [metrics] if isinstance(metrics, str) else list(metrics)
     if not names:
         raise InputError(f"`metrics` must name at least one of {', '.join(METRICS)}.")
@@ -45,7 +52,7 @@ def metric_names(metrics: Sequence[str] | str) -> list[str]:
 def pairs_to_score(order: list[int], symmetric: bool) -> list[tuple[int, int]]:
     """Every two spaces, once where the metric is symmetric; the second, whose rows the null permutes, changes last."""
     firsts = (order[:at] if symmetric else order[:at] + order[at + 1 :] for at in range(len(order)))
-    return [(a, b) for b, others in zip(order, firsts, strict=True) for a in others]
+    return [(i, j) for j, others in zip(order, firsts, strict=True) for i in others]
 
 
 def score_all(
@@ -53,14 +60,13 @@ def score_all(
     rows: Sequence[Tensor],
     names: Sequence[str],
     pairs: Mapping[str, list[tuple[int, int]]],
-    prepare: Callable[..., list],
-    draws: int,
-    seed: int,
-    skip: bool = False,
+    settings: ScoringSettings,
+    tied: dict[str, int] | None = None,
 ) -> Iterator[tuple[str, Measured]]:
-    """The numbers of each metric's pairs; metrics of one form share spaces that were prepared once.
+    """The scores of each metric's pairs, metric by metric, so that the draws of only one metric are in memory.
 
-    With `skip`, a metric that refuses these spaces is left out with a warning, unless that leaves none.
+    Metrics that compare the same form of a space share the spaces prepared in that form. Where neighbour graphs are
+    made, the number of tied rows of each space is added to `tied`.
     """
     forms: dict[Callable, list[str]] = {}
     for metric in metrics:
@@ -70,11 +76,11 @@ def score_all(
         prepared: list = []
         for metric in group:
             try:
-                prepared = prepared or prepare(form, rows, names)
-                measured = score_in_batches(metric, prepared, names, pairs[metric], draws, seed)
+                prepared = prepared or prepare_spaces(form, rows, names, settings, tied)
+                measured = score_in_batches(metric, prepared, names, pairs[metric], settings)
             except InputError as error:
                 refused += 1
-                if not skip or refused == len(metrics):
+                if not settings.skip_refused or refused == len(metrics):
                     raise
                 log.warning("%s is left out: %s", metric, error)
                 continue
@@ -82,46 +88,54 @@ def score_all(
 
 
 def prepare_spaces(
-    form: Callable, rows: Sequence[Tensor], names: Sequence[str], k: int, device: str, cache, tied=None
+    form: Callable,
+    rows: Sequence[Tensor],
+    names: Sequence[str],
+    settings: ScoringSettings,
+    tied: dict[str, int] | None = None,
 ) -> list:
-    found = []
+    """Each space in one form, such as a neighbour graph, ready to be compared with any other."""
+    prepared = []
     for X, name in zip(tqdm(rows, desc="prepare", unit="space", delay=1, leave=False), names, strict=True):
-        X = X.to(device)
-        made = kept_graph(X, k, name, cache) if cache is not None and form is graph else form(X, k, name)
-        if isinstance(made, Graph):  # made where products are fast; compared by the processor
-            made = made.to("cpu")
+        X = X.to(settings.device)
+        if settings.cache is not None and form is graph:
+            space = kept_graph(X, settings.k, name, settings.cache)
+        else:
+            space = form(X, settings.k, name)
+        if isinstance(space, Graph):  # made on the device, where matrix products are fast; compared on the CPU
+            space = space.to("cpu")
             if tied is not None:
-                tied[name] = made.tied
-        found.append(made)
-    return found
+                tied[name] = space.tied
+        prepared.append(space)
+    return prepared
 
 
 def score_in_batches(
-    metric: str, prepared: list, names: Sequence[str], pairs: list[tuple[int, int]], draws, seed
+    metric: str, prepared: list, names: Sequence[str], pairs: list[tuple[int, int]], settings: ScoringSettings
 ) -> Measured:
-    """`measure` of all pairs, in few parts, each of all pairs of some second spaces, between which a bar can move."""
+    """Score all pairs in batches grouped by their second space, so that the progress bar can update between batches."""
     groups = [list(group) for _, group in groupby(pairs, key=lambda pair: pair[1])]
-    parts, at, step = [], 0, 1
+    batches, at, step = [], 0, 1
     with tqdm(total=len(pairs), desc=metric, unit="pair", delay=1, leave=False) as bar:
         while at < len(groups):
-            some = list(chain.from_iterable(groups[at : at + step]))
+            batch = list(chain.from_iterable(groups[at : at + step]))
             started = time.monotonic()
             try:
-                parts.append(measure(metric, prepared, some, draws, seed))
+                batches.append(measure(metric, prepared, batch, settings.permutations, settings.seed))
             except InputError as error:
-                raise InputError(f"{metric} refuses {_refused(metric, prepared, names, some)}: {error}") from None
-            bar.update(len(some))
+                raise InputError(f"{metric} refuses {_refused_pair(metric, prepared, names, batch)}: {error}") from None
+            bar.update(len(batch))
             at += step
             step *= 4 if time.monotonic() - started < SECONDS else 1
     joined = {}
-    for name in (f.name for f in fields(Measured)):
-        columns = [getattr(part, name) for part in parts]
+    for name in (field.name for field in fields(Measured)):
+        columns = [getattr(batch, name) for batch in batches]
         joined[name] = None if columns[0] is None else np.concatenate(columns)
     return Measured(**joined)
 
 
-def _refused(metric: str, prepared: list, names: Sequence[str], pairs: list[tuple[int, int]]) -> str:
-    """Which spaces it was, of all those that were measured together."""
+def _refused_pair(metric: str, prepared: list, names: Sequence[str], pairs: list[tuple[int, int]]) -> str:
+    """The first pair of a batch that the metric refuses, by name."""
     for i, j in pairs:
         try:
             METRICS[metric].compare(prepared[i], prepared[j])
@@ -130,13 +144,13 @@ def _refused(metric: str, prepared: list, names: Sequence[str], pairs: list[tupl
     return "these spaces"
 
 
-def score_matrices(measured: Measured, pairs: list[tuple[int, int]], N: int, symmetric: bool) -> dict:
-    """Lists of lists by measure, None where there is no number."""
-    columns = {m: getattr(measured, m) for m in MEASURES if m != "q"}
+def score_matrices(measured: Measured, pairs: list[tuple[int, int]], N: int, symmetric: bool) -> dict[str, Any]:
+    """`symmetric`, and the matrix (N, N) of each measure as a list of lists, None where there is no number."""
+    columns = {measure: getattr(measured, measure) for measure in MEASURES if measure != "q"}
     if measured.p is not None:
         columns["q"] = adjust(measured.p)
     firsts, seconds = np.array(pairs).T
-    found: dict[str, Any] = {"symmetric": symmetric}
+    result: dict[str, Any] = {"symmetric": symmetric}
     for name in MEASURES:
         if columns.get(name) is None:
             continue
@@ -146,15 +160,16 @@ def score_matrices(measured: Measured, pairs: list[tuple[int, int]], N: int, sym
             matrix[seconds, firsts] = matrix[firsts, seconds]
         if name == "score":
             np.fill_diagonal(matrix, 1.0)
-        found[name] = matrix.tolist()
-    return found
+        result[name] = matrix.tolist()
+    return result
 
 
-def list_pairs(names: list[str], results: Mapping[str, dict]) -> list[dict]:
-    listed = []
+def list_pairs(names: list[str], results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The numbers of every pair and metric, one JSON object each; both ways where the metric is not symmetric."""
+    pairs = []
     for i, j in combinations(range(len(names)), 2):
         for metric, result in results.items():
-            for a, b in [(i, j)] if result["symmetric"] else [(i, j), (j, i)]:
-                numbers = {m: result[m][a][b] for m in MEASURES if m in result}
-                listed.append({"source": names[a], "target": names[b], "metric": metric} | numbers)
-    return listed
+            for first, second in [(i, j)] if result["symmetric"] else [(i, j), (j, i)]:
+                numbers = {measure: result[measure][first][second] for measure in MEASURES if measure in result}
+                pairs.append({"source": names[first], "target": names[second], "metric": metric} | numbers)
+    return pairs

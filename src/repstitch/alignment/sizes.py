@@ -1,7 +1,8 @@
-"""TODO alignment.sizes."""
+"""How scores depend on the number of rows: the same pairs on random subsets of the rows."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from repstitch.alignment.scores import score_all
+from repstitch.alignment.scores import ScoringSettings, score_all
 from repstitch.embeddings.pairs import MIN_PAIRS
 from repstitch.errors import InputError
 from repstitch.metrics.alignment import Measured
@@ -17,10 +18,11 @@ from repstitch.metrics.alignment import Measured
 log = logging.getLogger(__name__)
 
 SIZE_DRAWS = 5
-SIZE_PERMUTATIONS = 20  # a draw of rows: only the null's mean is asked for, and the draws add up
+SIZE_PERMUTATIONS = 20  # of each draw of rows: enough, for only the null's mean over all draws is reported
 
 
 def subset_sizes(sizes: Sequence[int] | str | None, n: int, k: int) -> list[int]:
+    """The numbers of rows to score at, in increasing order: those of the caller, or powers of two and n for "auto"."""
     if sizes is None:
         return []
     if sizes == "auto":
@@ -37,54 +39,40 @@ def subset_sizes(sizes: Sequence[int] | str | None, n: int, k: int) -> list[int]
 
 
 def index_pairs(pairs: Sequence[tuple[str, str]] | None, names: list[str]) -> list[tuple[int, int]]:
+    """Pairs of names as pairs of positions; InputError on an unknown name."""
     unknown = [name for pair in pairs or () for name in pair if name not in names]
     if unknown:
         raise InputError(f"`size_pairs` must be pairs of {', '.join(names)}; got {unknown[0]!r}.")
-    if any(a == b for a, b in pairs or ()):
+    if any(source == target for source, target in pairs or ()):
         raise InputError("`size_pairs` must be pairs of two spaces; got one with itself.")
-    return [(names.index(a), names.index(b)) for a, b in pairs or ()]
+    return [(names.index(source), names.index(target)) for source, target in pairs or ()]
 
 
 def score_subsets(
     rows: list[Tensor],
     names: list[str],
-    results: Mapping[str, dict],
+    results: Mapping[str, Mapping[str, Any]],
     pairs: list[tuple[int, int]],
     sizes: list[int],
-    prepare: Callable[..., list],
-    draws: int,
-    seed: int,
-    skip: bool,
-) -> dict:
-    """Each pair's numbers on random subsets of the rows; a draw's smaller subsets are part of its larger ones."""
+    settings: ScoringSettings,
+) -> dict[str, Any]:
+    """Each pair's scores on random subsets of the rows; a draw's smaller subsets are part of its larger ones.
+
+    `results` are the matrices of all rows by metric. With `skip_refused`, a size that a metric refuses is left out.
+    """
     n = len(rows[0])
-    involved = sorted({i for pair in pairs for i in pair})
-    local = [(involved.index(i), involved.index(j)) for i, j in pairs]
-    random = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(n, generator=random) for _ in range(SIZE_DRAWS)]
-
-    def drawn(size: int) -> dict[str, list[Measured]]:
-        found: dict[str, list[Measured]] = {metric: [] for metric in results}
-        for at, order in enumerate(orders):
-            part, called = [rows[i][order[:size]] for i in involved], [names[i] for i in involved]
-            each = dict.fromkeys(results, local)
-            for metric, measured in score_all(
-                list(results), part, called, each, prepare, min(draws, SIZE_PERMUTATIONS), seed + at
-            ):
-                found[metric].append(measured)
-        return found
-
     curves: list[dict[str, Any]] = [
-        {"source": names[i], "target": names[j], "metric": metric} | {what: [] for what in AVERAGED if what in result}
+        {"source": names[i], "target": names[j], "metric": metric}
+        | {measure: [] for measure in AVERAGED if measure in result}
         for metric, result in results.items()
         for i, j in pairs
     ]
     kept = []
     for size in tqdm(sizes, desc="sizes", unit="size", delay=1, leave=False):
         try:
-            found = None if size == n else drawn(size)
+            draws = {} if size == n else _score_draws(rows, names, list(results), pairs, size, settings)
         except InputError as error:
-            if not skip:
+            if not settings.skip_refused:
                 raise InputError(f"`sizes`: {size} rows are too few. {error}") from None
             log.warning("The size of %d rows is left out: %s", size, error)
             continue
@@ -92,18 +80,46 @@ def score_subsets(
         for at, curve in enumerate(curves):
             metric, pair = curve["metric"], at % len(pairs)
             i, j = pairs[pair]
-            for what in AVERAGED.keys() & curve.keys():
-                if found is None:
-                    curve[what].append(results[metric][what][i][j])
+            for measure in AVERAGED.keys() & curve.keys():
+                if size == n:
+                    curve[measure].append(results[metric][measure][i][j])
                 else:
-                    values = np.array([getattr(one, what)[pair] for one in found[metric]])
-                    curve[what].append(float(AVERAGED[what](values)))
-    return {"sizes": kept, "draws": [1 if size == n else SIZE_DRAWS for size in kept], "curves": curves}
+                    values = np.array([getattr(draw, measure)[pair] for draw in draws[metric]])
+                    curve[measure].append(float(AVERAGED[measure](values)))
+    return {
+        "k": settings.k,
+        "sizes": kept,
+        "draws": [1 if size == n else SIZE_DRAWS for size in kept],
+        "curves": curves,
+    }
+
+
+def _score_draws(
+    rows: list[Tensor],
+    names: list[str],
+    metrics: list[str],
+    pairs: list[tuple[int, int]],
+    size: int,
+    settings: ScoringSettings,
+) -> dict[str, list[Measured]]:
+    """The scores of the pairs by metric, once for each random draw of `size` rows."""
+    in_pairs = sorted({i for pair in pairs for i in pair})
+    local_pairs = [(in_pairs.index(i), in_pairs.index(j)) for i, j in pairs]
+    random = torch.Generator().manual_seed(settings.seed)
+    orders = [torch.randperm(len(rows[0]), generator=random) for _ in range(SIZE_DRAWS)]
+    permutations = min(settings.permutations, SIZE_PERMUTATIONS)
+    draws: dict[str, list[Measured]] = {metric: [] for metric in metrics}
+    for at, order in enumerate(orders):
+        subset, subset_names = [rows[i][order[:size]] for i in in_pairs], [names[i] for i in in_pairs]
+        of_draw = replace(settings, permutations=permutations, seed=settings.seed + at, cache=None, skip_refused=False)
+        for metric, measured in score_all(metrics, subset, subset_names, dict.fromkeys(metrics, local_pairs), of_draw):
+            draws[metric].append(measured)
+    return draws
+
+
+def _root_mean_square(values: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.mean(values**2))
 
 
 # Over draws of rows: the mean, and the standard error that one draw has.
-AVERAGED: dict[str, Callable[[np.ndarray], Any]] = {
-    "score": np.mean,
-    "null": np.mean,
-    "se": lambda values: np.sqrt(np.mean(values**2)),
-}
+AVERAGED: dict[str, Callable[[np.ndarray], Any]] = {"score": np.mean, "null": np.mean, "se": _root_mean_square}

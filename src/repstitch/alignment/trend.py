@@ -1,33 +1,35 @@
-"""Does alignment rise with size or capability? The convergence that the Platonic Representation Hypothesis foretells
-(Huh et al. 2024), beside its null."""
+"""Does alignment rise with size or capability, as the Platonic Representation Hypothesis predicts (Huh et al. 2024)?"""
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
+from repstitch.alignment.hypothesis_results import Trend
 from repstitch.alignment.model_scores import (
-    LEVEL,
+    RESAMPLING,
     ROUNDING,
-    check_draws,
+    Resampling,
     check_length,
-    named,
+    mask_of_names,
     pair_scores,
-    random_orders,
+    permute_models,
     row_means,
     share_as_large,
 )
 from repstitch.errors import InputError
 from repstitch.metrics.pearson import correlations
 from repstitch.metrics.resample import interval
+from repstitch.records import LEVEL
 
-LEAST_MODELS = 5  # for a trend: four points have 24 orders, so that even a perfect one is hardly evidence
+LEAST_MODELS = 5  # for a trend: four points have 24 orders, so even a perfect trend is hardly evidence
 GRID = 50
 
 
 def trend(
-    scores,
+    scores: Any,
     values: Sequence[float | None],
     names: Sequence[str],
     *,
@@ -35,17 +37,15 @@ def trend(
     metric: str,
     families: Sequence[str | None] | None = None,
     against: Sequence[str] | None = None,
-    permutations: int = 9999,
-    draws: int = 2000,
-    seed: int = 0,
-) -> dict:
-    """Does alignment rise with a size or capability `column`? Spearman's rank correlation over models.
+    resampling: Resampling = RESAMPLING,
+) -> Trend:
+    """Test whether alignment rises with a size or capability `column`, by Spearman's rank correlation over models.
 
     `scores` is (N, N), NaN where not measured; the two directions are averaged where both are there, the diagonal is
     ignored. A model's alignment is its mean score with the others, or with the models named in `against`, which are
     then no points themselves. Models without a value are no points either, though others are still scored with them;
     `left_out` counts them. `p` is two-sided, from values permuted over models (add-one, so never below
-    1 / (permutations + 1)); `interval` resamples models. `null_band` holds, on a grid of values, the middle 95 % of
+    1 / (permutations + 1)); the interval resamples models. `null_band` holds, on a grid of values, the middle 95 % of
     straight lines through permuted values, and `line`, the one through the values themselves; in log value where all
     are positive and span a factor of ten.
 
@@ -55,63 +55,74 @@ def trend(
 
     Raises InputError on fewer than 5 models with a value and a score, or where values or alignments are all equal.
     """
-    S = pair_scores(scores, names, "scores")
-    N = len(names)
+    S, N = pair_scores(scores, names, "scores"), len(names)
     check_length(values, N, "values")
-    check_draws(permutations=permutations, draws=draws)
     numbers = np.array(values, dtype=np.float64)
-    others = np.ones(N, dtype=bool) if against is None else named(against, names)
+    others = np.ones(N, dtype=bool) if against is None else mask_of_names(against, names)
     alignment = row_means(S[:, others])
     candidates = np.ones(N, dtype=bool) if against is None else ~others
     valued = candidates & np.isfinite(numbers)
     points = np.flatnonzero(valued & np.isfinite(alignment))
-    if len(points) < LEAST_MODELS:
-        raise InputError(
-            f"`values` must be known for at least {LEAST_MODELS} models with a score to show a trend; "
-            f"got {len(points)}. Give {column} for more models."
-        )
     x, y = numbers[points], alignment[points]
-    for what, array in ((f"`values` of {column}", x), ("The alignments that `scores` give", y)):
-        if np.ptp(array) <= ROUNDING * np.abs(array).max():
-            raise InputError(f"{what} must differ between models to show a trend; all are {array.max():g}.")
-    random = np.random.default_rng(seed)
-    ranks = rankdata(x), rankdata(y)
-    rho = float(correlations(*ranks))
-    orders = random_orders(permutations, len(x), random)
-    p = share_as_large(np.abs(correlations(ranks[0][orders], ranks[1])), abs(rho))
-    # Alignments are taken once, from all models: a model that is drawn twice brings its point along twice, and is never
-    # scored with its copy. So the interval is for models drawn anew and judged against these same others.
-    drawn = random.integers(len(x), size=(draws, len(x)))
-    resampled = correlations(rankdata(x[drawn], axis=1), rankdata(y[drawn], axis=1))
+    _check_points(x, y, column)
+    random = np.random.default_rng(resampling.seed)
+    orders = permute_models(resampling.permutations, len(x), random)
+    correlation = _rank_correlation(x, y, orders, resampling.draws, random)
     lineage = [None] * N if families is None else list(families)
     check_length(lineage, N, "families")
-    within = _within_lineage(x, y, [lineage[i] for i in points], permutations, random)
-    found = {
-        "column": column,
-        "metric": metric,
-        "models": [
-            {"name": names[i], "family": lineage[i], "value": float(numbers[i]), "alignment": float(alignment[i])}
-            for i in points.tolist()
-        ],
-        "rank_correlation": rho,
-        "interval": interval(resampled),
-        "p": p,
-        "n_models": len(points),
-        "left_out": {"no value": int((candidates & ~valued).sum()), "no score": int(valued.sum()) - len(points)},
-        "null_band": _null_band(x, y, orders),
-        "against": None if against is None else list(against),
-        "within_lineage": within,
-    }
-    return found | {"verdict": _trend_verdict(found)}
+    within = _within_lineage(x, y, [lineage[i] for i in points], resampling.permutations, random)
+    return Trend(
+        {
+            "column": column,
+            "metric": metric,
+            "models": [
+                {"name": names[i], "family": lineage[i], "value": float(numbers[i]), "alignment": float(alignment[i])}
+                for i in points.tolist()
+            ],
+            **correlation,
+            "n_models": len(points),
+            "left_out": {"no value": int((candidates & ~valued).sum()), "no score": int(valued.sum()) - len(points)},
+            "null_band": _null_band(x, y, orders),
+            "against": None if against is None else list(against),
+            "within_lineage": within,
+            "verdict": _verdict(column, correlation, len(points), within),
+        }
+    )
 
 
-def _null_band(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> dict:
+def _check_points(x: np.ndarray, y: np.ndarray, column: str) -> None:
+    if len(x) < LEAST_MODELS:
+        raise InputError(
+            f"`values` must be known for at least {LEAST_MODELS} models with a score to show a trend; "
+            f"got {len(x)}. Give {column} for more models."
+        )
+    for subject, numbers in ((f"`values` of {column}", x), ("The alignments that `scores` give", y)):
+        if np.ptp(numbers) <= ROUNDING * np.abs(numbers).max():
+            raise InputError(f"{subject} must differ between models to show a trend; all are {numbers.max():g}.")
+
+
+def _rank_correlation(
+    x: np.ndarray, y: np.ndarray, orders: np.ndarray, draws: int, random: np.random.Generator
+) -> dict[str, Any]:
+    """Spearman's correlation with its interval over models and its two-sided p-value over `orders` of the models."""
+    ranks = rankdata(x), rankdata(y)
+    rho = float(correlations(*ranks))
+    p = share_as_large(np.abs(correlations(ranks[0][orders], ranks[1])), abs(rho))
+    # Alignments are taken once, from all models: a model that is drawn twice brings its point along twice, and is never
+    # scored with its copy. So the interval is for models drawn anew and scored with these same others.
+    drawn = random.integers(len(x), size=(draws, len(x)))
+    resampled = correlations(rankdata(x[drawn], axis=1), rankdata(y[drawn], axis=1))
+    return {"rank_correlation": rho, "interval": interval(resampled), "p": p}
+
+
+def _null_band(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> dict[str, Any]:
+    """Straight lines through the points with permuted values, and the line through the points, on a grid of values."""
     log = bool(x.min() > 0 and x.max() >= 10 * x.min())
     grid = (np.geomspace if log else np.linspace)(x.min(), x.max(), GRID)
-    at, places = (np.log(x), np.log(grid)) if log else (x, grid)
-    centred = at - at.mean()
+    places, grid_places = (np.log(x), np.log(grid)) if log else (x, grid)
+    centred = places - places.mean()
     slopes = centred[np.vstack([np.arange(len(x)), orders])] @ (y - y.mean()) / (centred @ centred)
-    lines = y.mean() + slopes[:, None] * (places - at.mean())
+    lines = y.mean() + slopes[:, None] * (grid_places - places.mean())
     low, high = np.quantile(lines[1:], (LEVEL / 2, 1 - LEVEL / 2), axis=0)
     return {
         "value": grid.tolist(),
@@ -122,33 +133,39 @@ def _null_band(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> dict:
     }
 
 
-def _within_lineage(x, y, families: list, permutations: int, random: np.random.Generator) -> dict | None:
+def _within_lineage(
+    x: np.ndarray, y: np.ndarray, families: list, permutations: int, random: np.random.Generator
+) -> dict[str, Any] | None:
+    """The correlation of ranks inside families, permuted inside families; None where no family has three models."""
     sizes = {name: count for name, count in Counter(families).items() if name is not None and count > 1}
     if max(sizes.values(), default=0) < 3:
         return None
     groups = [np.array([f == name for f in families]) for name in sizes]
-    a, b = (np.concatenate([rankdata(side[group]) - (group.sum() + 1) / 2 for group in groups]) for side in (x, y))
-    if not a.any() or not b.any():
+    x_ranks, y_ranks = (
+        np.concatenate([rankdata(numbers[group]) - (group.sum() + 1) / 2 for group in groups]) for numbers in (x, y)
+    )
+    if not x_ranks.any() or not y_ranks.any():
         return None
     family = np.repeat(np.arange(len(groups)), list(sizes.values()))
-    orders = np.argsort(family + random.random((permutations, len(a))), axis=1)  # shuffled inside each family
-    rho = float(correlations(a, b))
-    p = share_as_large(np.abs(correlations(a[orders], b)), abs(rho))
-    return {"rank_correlation": rho, "p": p, "n_models": len(a), "families": sizes}
+    orders = np.argsort(family + random.random((permutations, len(x_ranks))), axis=1)  # shuffled inside each family
+    rho = float(correlations(x_ranks, y_ranks))
+    p = share_as_large(np.abs(correlations(x_ranks[orders], y_ranks)), abs(rho))
+    return {"rank_correlation": rho, "p": p, "n_models": len(x_ranks), "families": sizes}
 
 
-def _trend_verdict(found: dict) -> str:
-    rho, (low, high), column, within = (found[k] for k in ("rank_correlation", "interval", "column", "within_lineage"))
-    way = _way(rho, found["p"])
-    start = f"alignment {way} with {column}" if way else f"no convergence found: alignment does not rise with {column}"
-    figures = f"(rho = {rho:.2f}, 95 % interval [{low:.2f}, {high:.2f}], p = {found['p']:.2g}"
+def _verdict(column: str, correlation: dict[str, Any], n_models: int, within: dict[str, Any] | None) -> str:
+    rho, (low, high), p = (correlation[key] for key in ("rank_correlation", "interval", "p"))
+    direction = _direction(rho, p)
+    rises = f"alignment {direction} with {column}"
+    start = rises if direction else f"no convergence found: alignment does not rise with {column}"
+    figures = f"(rho = {rho:.2f}, 95 % interval [{low:.2f}, {high:.2f}], p = {p:.2g}"
     end = ""
     if within:
-        inside = _way(within["rank_correlation"], within["p"])
+        inside = _direction(within["rank_correlation"], within["p"])
         end = f"; within families it {inside or 'shows no trend'} "
         end += f"(rho = {within['rank_correlation']:.2f}, p = {within['p']:.2g}, {within['n_models']} models)"
-    return f"{start} {figures}, {found['n_models']} models){end}."
+    return f"{start} {figures}, {n_models} models){end}."
 
 
-def _way(rho: float, p: float) -> str | None:
+def _direction(rho: float, p: float) -> str | None:
     return None if p > LEVEL else "rises" if rho > 0 else "falls"

@@ -1,6 +1,7 @@
 """Measure how alike spaces are."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from repstitch.arguments import check_draws, check_seed
 from repstitch.cli.arguments import add_command, split_names
@@ -8,6 +9,9 @@ from repstitch.cli.output import emit
 from repstitch.errors import InputError
 from repstitch.files import check_embeddings_exist, check_new_folder, check_picture
 from repstitch.names import METRICS
+
+if TYPE_CHECKING:
+    from repstitch.alignment.result import Atlas
 
 
 def register(subparsers) -> None:
@@ -64,33 +68,27 @@ def run(args) -> None:
         _check_plot(args.plot)
     for path in args.embeddings:
         check_embeddings_exist(path)
-    from repstitch.alignment import hypotheses, report
-    from repstitch.alignment.atlas import atlas
+    from repstitch.alignment import files, hypotheses
     from repstitch.alignment.lineage import read_models
+    from repstitch.alignment.measuring import atlas as measure_atlas
     from repstitch.embeddings.matching import match
     from repstitch.embeddings.reading import read
 
-    rows = match([read(path) for path in args.embeddings], args.drop_invalid)
-    asked = hypotheses.HypothesisTests(
-        args.trend,
-        against,
-        control,
-        args.asymmetry,
-        read_models(args.table) if args.table else None,
-        args.seed,
+    matched = match([read(path) for path in args.embeddings], args.drop_invalid)
+    table = read_models(args.table) if args.table else None
+    tests = hypotheses.HypothesisTests(args.trend, against, control, args.asymmetry, table, args.seed)
+    hypotheses.check(matched.spaces, tests)
+    atlas = measure_atlas(
+        matched, metrics, args.k, args.permutations, args.seed, sizes=sizes, cache=args.cache, device=args.device
     )
-    hypotheses.check(rows.spaces, asked)
-    found = atlas(
-        rows, metrics, args.k, args.permutations, args.seed, sizes=sizes, cache=args.cache, device=args.device
-    )
-    found |= hypotheses.run_tests(found, asked, rows)
-    text = report.table(found)
+    atlas = hypotheses.run_tests(atlas, tests, matched)
+    text = str(atlas)
     if args.out:
-        report.write(found, args.out)
+        files.write(atlas, args.out)
         text += f"\n\natlas.json, pairs.csv and pairs.parquet in {args.out}"
     if args.plot:
-        _draw(found, args.plot)
-    emit(found, text, args.json)
+        _draw(atlas, args.plot)
+    emit(atlas.to_dict(), text, args.json)
 
 
 def _check_plot(plot: str) -> None:
@@ -100,18 +98,19 @@ def _check_plot(plot: str) -> None:
         raise InputError(f"`--plot` must be a picture's name or a folder, in a folder that exists; got {plot!r}.")
 
 
-def _draw(found: dict, plot: str) -> None:
-    """All pictures to a folder; to a file the one of what was asked for, else the matrix of scores."""
+def _draw(atlas: "Atlas", plot: str) -> None:
+    """Draw all pictures to a folder; to a file, the one of what the flags ask for, otherwise the matrix of scores."""
     from repstitch.plots.alignment import draw_atlas, plot_atlas
     from repstitch.plots.canvas import save
 
     if not Path(plot).suffix:
         Path(plot).mkdir(exist_ok=True)
-        draw_atlas(found, plot)
+        draw_atlas(atlas, plot)
         return
-    pictures = plot_atlas(found)
-    asked = [name for kind in ("trend", "sizes", "asymmetry", "layers") for name in pictures if name.startswith(kind)]
-    save(pictures[(asked or list(pictures))[0]], plot)
+    pictures = plot_atlas(atlas)
+    kinds = ("trend", "sizes", "asymmetry", "layers")
+    requested = [name for kind in kinds for name in pictures if name.startswith(kind)]
+    save(pictures[(requested or list(pictures))[0]], plot)
 
 
 def _metrics(text: str) -> list[str] | str:

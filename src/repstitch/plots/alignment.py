@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from repstitch.alignment.lineage import layers_by_encoder
+from repstitch.alignment.result import Atlas, LayerScore, SizeCurve
 from repstitch.errors import InputError
 from repstitch.plots.canvas import GREY, figure, looks, save
 from repstitch.plots.convergence import plot_asymmetry, plot_shared, plot_trend
@@ -23,10 +24,11 @@ from repstitch.plots.legends import (
     draw_scores,
     family_handles,
     family_strip,
-    legend_beside,
+    legend_at_right,
     point_areas,
     size_handles,
 )
+from repstitch.records import LEVEL
 from repstitch.spaces import Space
 
 if TYPE_CHECKING:
@@ -34,61 +36,57 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEVEL = 0.05  # of the false discovery rate
 NAMED = 30  # models: with more, the map names families
 LAYER_PANELS = 6
 
 
-def plot_atlas(atlas: Mapping) -> dict[str, Figure]:
-    """All figures of an atlas by name: a heat map and a map a metric, and one for each thing more that it holds.
+def plot_atlas(atlas: Atlas) -> dict[str, Figure]:
+    """All figures of an atlas by name: a heat map and a map per metric, and one for each further part that it has.
 
     Names can be file names: heatmap_METRIC, map_METRIC, sizes_METRIC, layers_METRIC (the six best pairs of encoders of
     which one has layers), trend, asymmetry_SOURCE_TARGET.
     """
-    found: dict[str, Figure] = {}
-    for metric in atlas["metrics"]:
-        found[f"heatmap_{metric}"] = _square_cells(atlas, metric)
-        found[f"map_{metric}"], (axes,) = figure(1, width=8.6, height=6)
+    figures: dict[str, Figure] = {}
+    for metric in atlas.metrics:
+        figures[f"heatmap_{metric}"] = _square_cells(atlas, metric)
+        figures[f"map_{metric}"], (axes,) = figure(1, width=8.6, height=6)
         plot_map(axes, atlas, metric)
-    if atlas.get("trend"):
-        found["trend"], (axes,) = figure(1, width=7.6, height=4.8)
-        plot_trend(axes, atlas["trend"])
-    for metric in _metrics(atlas.get("sizes", {}).get("curves", ())):
-        found[f"sizes_{metric}"], (axes,) = figure(1, width=8, height=4.4)
+    if atlas.trend is not None:
+        figures["trend"], (axes,) = figure(1, width=7.6, height=4.8)
+        plot_trend(axes, atlas.trend)
+    for metric in _size_metrics(atlas):
+        figures[f"sizes_{metric}"], (axes,) = figure(1, width=8, height=4.4)
         plot_sizes(axes, atlas, metric)
-    for pair in atlas.get("asymmetry", ()):
-        found[f"asymmetry_{pair['source']}_{pair['target']}"], (left, right) = figure(2, width=5, height=4)
+    for pair in atlas.asymmetry:
+        figures[f"asymmetry_{pair.source}_{pair.target}"], (left, right) = figure(2, width=5, height=4)
         plot_asymmetry(left, pair)
         plot_shared(right, pair)
-    own = layers_by_encoder([Space.from_dict(card) for card in atlas["spaces"]])
-    layered = {name for name, layers in own.items() if len(layers) > 1}
-    for metric in _metrics(atlas.get("layers", ())):
-        lines = [
-            line for line in atlas["layers"] if line["metric"] == metric and layered & {line["source"], line["target"]}
-        ]
-        best = sorted(lines, key=lambda line: -line["score"])[:LAYER_PANELS]
-        found[f"layers_{metric}"], panels = figure(len(best), width=4.4, height=4)
-        for axes, line in zip(panels, best, strict=True):
-            plot_layers(axes, atlas, line)
-    return found
+    with_layers = {name for name, layers in layers_by_encoder(atlas.spaces).items() if len(layers) > 1}
+    for metric in _metrics_of(atlas.layers):
+        pairs = [pair for pair in atlas.layers if pair.metric == metric and with_layers & {pair.source, pair.target}]
+        best = sorted(pairs, key=lambda pair: -pair.score)[:LAYER_PANELS]
+        figures[f"layers_{metric}"], panels = figure(len(best), width=4.4, height=4)
+        for axes, pair in zip(panels, best, strict=True):
+            plot_layers(axes, atlas, pair)
+    return figures
 
 
-def draw_atlas(atlas: Mapping, folder: str | os.PathLike, ending: str = ".png") -> list[Path]:
+def draw_atlas(atlas: Atlas, folder: str | os.PathLike[str], ending: str = ".png") -> list[Path]:
     """Write all figures of an atlas into a folder, each under its name; returns the paths."""
-    return [save(made, Path(folder) / f"{name}{ending}") for name, made in plot_atlas(atlas).items()]
+    return [save(picture, Path(folder) / f"{name}{ending}") for name, picture in plot_atlas(atlas).items()]
 
 
-def plot_heatmap(axes: Axes, atlas: Mapping, metric: str) -> Axes:
-    """Scores of every two models as colours, alike ones beside one another; rows are sources, columns targets.
+def plot_heatmap(axes: Axes, atlas: Atlas, metric: str) -> Axes:
+    """Scores of every two models as colours, in clustering order; rows are sources, columns targets.
 
-    A dot marks what is not above chance (q > .05), a triangle beside the colour bar where chance lies; a strip tells
-    families, where they are known. Scores are written where there is room for them.
+    A dot marks what is not above chance (q > .05), a triangle at the colour bar the level of chance. A strip shows
+    families, where any is known. Scores are written where cells have room for them.
     """
     from matplotlib.patches import Patch
 
-    result, order = _result(atlas, metric), atlas["order"][metric]
-    N, at = len(order), _positions(atlas, order)
-    scores, null, q = (_cells(result, measure, at, at) for measure in ("score", "null", "q"))
+    order = atlas.order(metric)
+    N, positions = len(order), _positions(atlas, order)
+    scores, null, q = (_cells(atlas, metric, measure, positions, positions) for measure in ("score", "null", "q"))
     np.fill_diagonal(scores, np.nan)
     pitch = min(points_across(axes)) / N
     numbers = pitch > 21
@@ -105,194 +103,201 @@ def plot_heatmap(axes: Axes, atlas: Mapping, metric: str) -> Axes:
         label = f"not above chance\n(q > {LEVEL:.2f})".replace("0.", ".")
         size = min(5.0, 0.28 * pitch) ** 2
         handles.append(axes.scatter(columns, rows + below, size, "white", edgecolor="black", lw=0.5, label=label))
-    light = image.to_rgba(scores)[..., :3] @ [0.299, 0.587, 0.114]
-    for row, column in np.argwhere(np.isfinite(scores)).tolist() if numbers else ():
-        style: Any = {"color": "black" if light[row, column] > 0.5 else "white", "fontsize": min(9, 0.32 * pitch)}
-        axes.text(column, row, f"{scores[row, column]:.2f}", ha="center", va="center", **style)
+    if numbers:
+        _write_scores(axes, scores, image.to_rgba(scores), size=min(9, 0.32 * pitch))
     names, size = [shorten(name) for name in order], float(np.clip(0.72 * pitch, 4, 9))
     slanted: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if N <= 20 else {"rotation": 90}
     axes.set_yticks(range(N), names, fontsize=size)
     axes.set_xticks(range(N), names, fontsize=size, **slanted)
-    if not result["symmetric"]:
+    if not atlas.symmetric(metric):
         axes.set_ylabel("source")
         axes.set_xlabel("target")
-    axes.set_title(_about(atlas, metric), fontsize=10, loc="left")
+    axes.set_title(_title(atlas, metric), fontsize=10, loc="left")
     handles += colour_bar(axes, image, metric, null)
-    handles += family_strip(axes, atlas, order, 10 / pitch)
-    legend_beside(axes, handles, 76)
+    handles += family_strip(axes, {space.name: space.family for space in atlas.spaces}, order, 10 / pitch)
+    legend_at_right(axes, handles, 76)
     return axes
 
 
-def plot_map(axes: Axes, atlas: Mapping, metric: str) -> Axes:
-    """Models as points, nearer where more alike; colour and marker tell the family, area the number of parameters.
+def _write_scores(axes: Axes, scores: np.ndarray, colours: np.ndarray, size: float) -> None:
+    """Write each score into its cell, in black on light `colours` (N, N, 4) and in white on dark ones."""
+    light = colours[..., :3] @ [0.299, 0.587, 0.114]
+    for row, column in np.argwhere(np.isfinite(scores)).tolist():
+        colour = "black" if light[row, column] > 0.5 else "white"
+        text = f"{scores[row, column]:.2f}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
 
-    Up to 30 models are named; of more, each family, at the model nearest to its middle, or where none is known, the
-    models whose names find room.
+
+def plot_map(axes: Axes, atlas: Atlas, metric: str) -> Axes:
+    """Models as points, nearer where more similar; colour and marker show the family, area the number of parameters.
+
+    Up to 30 models are named. With more, each family is named at its most central model, or where no family is known,
+    the models whose names find room.
     """
-    scores = np.array(_result(atlas, metric)["score"], dtype=float)
-    spaces = atlas["spaces"]
-    names = [shorten(space["name"]) for space in spaces]
-    families = [space.get("family") for space in spaces]
-    parameters = [space.get("parameters") for space in spaces]
-    places = np.array([atlas["map"][metric][space["name"]] for space in spaces], dtype=float)
+    scores, places_by_name, spaces = atlas.scores(metric), atlas.map(metric), atlas.spaces
+    names = [shorten(space.name) for space in spaces]
+    families = [space.family for space in spaces]
+    parameters = [space.parameters for space in spaces]
+    places = np.array([places_by_name[space.name] for space in spaces], dtype=float)
     few = len(names) <= NAMED
     scale = 1.0 if few else 0.5
     areas = scale * point_areas(parameters)
-    drawn = looks(families)
-    members = {family: [i for i, other in enumerate(families) if other == family] for family in drawn}
-    for family, own in members.items():
-        look = drawn[family]
-        axes.scatter(places[own, 0], places[own, 1], areas[own], color=look.colour, marker=look.marker, **POINTS)
+    family_looks = looks(families)
+    members = {family: [i for i, other in enumerate(families) if other == family] for family in family_looks}
+    for family, positions in members.items():
+        look, points = family_looks[family], places[positions]
+        axes.scatter(points[:, 0], points[:, 1], areas[positions], color=look.colour, marker=look.marker, **POINTS)
     axes.margins(0.1)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel(_what_distance_means(places, scores, metric), fontsize=9)
-    axes.set_title(_about(atlas, metric), fontsize=10, loc="left")
-    legend_beside(axes, [*size_handles(parameters, scale), *family_handles(drawn)])
+    axes.set_xlabel(_meaning_of_distance(places, scores, metric), fontsize=9)
+    axes.set_title(_title(atlas, metric), fontsize=10, loc="left")
+    legend_at_right(axes, [*size_handles(parameters, scale), *family_handles(family_looks)])
     radii = areas**0.5 / 2
     if few:
         name_points(axes, names, places, radii)
-    elif set(drawn) == {None}:
+    elif set(family_looks) == {None}:
         name_points(axes, names, places, radii, size=7, thin=True)
     else:
-        middles = {family: _most_central(places, own) for family, own in members.items() if family is not None}
-        at = list(middles.values())
-        name_points(axes, list(middles), places[at], radii[at], taken=places, weight="bold")
+        centres = {
+            family: _most_central(places, positions) for family, positions in members.items() if family is not None
+        }
+        at = list(centres.values())
+        name_points(axes, list(centres), places[at], radii[at], occupied=places, weight="bold")
     return axes
 
 
-def plot_sizes(axes: Axes, atlas: Mapping, metric: str | None = None) -> Axes:
+def plot_sizes(axes: Axes, atlas: Atlas, metric: str | None = None) -> Axes:
     """Score against the number of items, each pair with a band of two standard errors, its null dashed.
 
-    `metric` is the first that sizes were measured for unless given. Raises InputError where there are none.
+    `metric` is by default the first that sizes were measured for. Raises InputError where there are none.
     """
-    found = atlas.get("sizes") or {"curves": []}
-    measured = _metrics(found["curves"])
-    if not measured:
+    measured, sizes = _size_metrics(atlas), atlas.sizes
+    if sizes is None or not measured:
         raise InputError("`atlas` must hold `sizes` to draw them, and this one has none; make it again with sizes.")
     metric = metric or measured[0]
     if metric not in measured:
         raise InputError(f"`metric` must be one that sizes were measured for, {', '.join(measured)}; got {metric!r}.")
-    sizes, curves = found["sizes"], [curve for curve in found["curves"] if curve["metric"] == metric]
-    way = "–" if atlas["metrics"][metric]["symmetric"] else "→"
-    names = [f"{shorten(c['source'], 24)} {way} {shorten(c['target'], 24)}" for c in curves]
-    drawn = looks(names)
+    ns, curves = sizes.sizes, [curve for curve in sizes.curves if curve.metric == metric]
+    sign = "–" if atlas.symmetric(metric) else "→"
+    names = [f"{shorten(curve.source, 24)} {sign} {shorten(curve.target, 24)}" for curve in curves]
+    pair_looks = looks(names)
     faint = 0.15 if len(curves) < 5 else 0.08
     handles: list[Any] = []
     for name, curve in zip(names, curves, strict=True):
-        look, score, se = drawn[name], np.array(curve["score"], dtype=float), np.array(curve["se"], dtype=float)
+        look, score, se = pair_looks[name], np.array(curve.score, dtype=float), np.array(curve.se, dtype=float)
         style: Any = {"color": look.colour, "ls": look.line, "marker": look.marker, "ms": 4, "lw": 1.6}
-        handles += axes.plot(sizes, score, label=name, **style)
-        axes.fill_between(sizes, score - 2 * se, score + 2 * se, color=look.colour, alpha=faint, lw=0)
-        if "null" in curve:
-            axes.plot(sizes, curve["null"], "--", color="black", lw=1)
+        handles += axes.plot(ns, score, label=name, **style)
+        axes.fill_between(ns, score - 2 * se, score + 2 * se, color=look.colour, alpha=faint, lw=0)
+        if curve.null is not None:
+            axes.plot(ns, curve.null, "--", color="black", lw=1)
     handles.sort(key=lambda handle: -handle.get_ydata()[-1])
     handles.append(axes.fill_between([], [], color=GREY, alpha=0.3, label="± 2 standard errors"))
-    if any("null" in curve for curve in curves):
+    if any(curve.null is not None for curve in curves):
         handles += axes.plot([], [], "--", color="black", lw=1, label="null of each pair")
     axes.set_xscale("log", base=2)
-    apart = [n for n, after in zip(sizes, [*sizes[1:], np.inf], strict=True) if after / n > 1.3]
+    apart = [n for n, after in zip(ns, [*ns[1:], np.inf], strict=True) if after / n > 1.3]
     axes.set_xticks(apart, [f"{n:,}" for n in apart])
     axes.minorticks_off()
     axes.set_xlabel("number of items n; a score depends on n: never compare across n", fontsize=9)
     axes.set_ylabel(metric)
     axes.set_title(f"{metric} over the number of items", fontsize=10, loc="left")
-    legend_beside(axes, handles)
+    legend_at_right(axes, handles)
     return axes
 
 
-def plot_layers(axes: Axes, atlas: Mapping, line: Mapping) -> Axes:
-    """Scores of each layer of one encoder with each of another, `line` of the atlas's `layers`; the best is framed."""
-    result, metric, spaces = _result(atlas, line["metric"]), line["metric"], atlas["spaces"]
-    best = _positions(atlas, (line["source_space"], line["target_space"]))
-    rows, columns = (_layers_of(atlas, one) for one in best)
-    null = _cells(result, "null", rows, columns)
-    image = draw_scores(axes, _cells(result, "score", rows, columns), null)
+def plot_layers(axes: Axes, atlas: Atlas, pair: LayerScore) -> Axes:
+    """Scores of each layer of one encoder with each of another, `pair` one of `atlas.layers`; the best is framed."""
+    metric, spaces = pair.metric, atlas.spaces
+    best = _positions(atlas, (pair.source_space, pair.target_space))
+    rows, columns = (_layers_of(spaces, position) for position in best)
+    null = _cells(atlas, metric, "null", rows, columns)
+    image = draw_scores(axes, _cells(atlas, metric, "score", rows, columns), null)
     axes.invert_yaxis()
-    for axis, own, name in ((axes.yaxis, rows, line["source"]), (axes.xaxis, columns, line["target"])):
-        shown = range(0, len(own), -(-len(own) // 12))
-        axis.set_ticks(list(shown), [_layer_name(spaces[own[i]]) for i in shown], fontsize=8)
+    for axis, layers, name in ((axes.yaxis, rows, pair.source), (axes.xaxis, columns, pair.target)):
+        shown = range(0, len(layers), -(-len(layers) // 12))
+        axis.set_ticks(list(shown), [_layer_name(spaces[layers[i]]) for i in shown], fontsize=8)
         axis.set_label_text(f"layer of {shorten(name)}", fontsize=9)
     for colour, width in (("white", 4), ("black", 1.6)):
         draw_cell(axes, rows.index(best[0]), columns.index(best[1]), facecolor="none", edgecolor=colour, lw=width)
-    found = f"best: layers {' and '.join(_layer_name(spaces[i]) for i in best)}, {line['score']:.2f}"
-    if line.get("q") is not None:
-        found += f" (q = {line['q']:.2g}{', not above chance' if line['q'] > LEVEL else ''})"
-    axes.set_title(found, fontsize=9, loc="left")
+    title = f"best: layers {' and '.join(_layer_name(spaces[i]) for i in best)}, {pair.score:.2f}"
+    if pair.q is not None:
+        title += f" (q = {pair.q:.2g}{', not above chance' if pair.q > LEVEL else ''})"
+    axes.set_title(title, fontsize=9, loc="left")
     colour_bar(axes, image, f"{metric} (triangle: chance)" if np.isfinite(null).any() else metric, null)
     return axes
 
 
-def _result(atlas: Mapping, metric: str) -> Mapping:
-    if metric not in atlas["metrics"]:
-        raise InputError(f"`metric` must be one of this atlas, {', '.join(atlas['metrics'])}; got {metric!r}.")
-    return atlas["metrics"][metric]
+def _metrics_of(records: Iterable[LayerScore] | Iterable[SizeCurve]) -> list[str]:
+    return list(dict.fromkeys(record.metric for record in records))
 
 
-def _metrics(lines: Iterable[Mapping]) -> list[str]:
-    return list(dict.fromkeys(line["metric"] for line in lines))
+def _size_metrics(atlas: Atlas) -> list[str]:
+    """The metrics that were measured at several sizes."""
+    return [] if atlas.sizes is None else _metrics_of(atlas.sizes.curves)
 
 
-def _positions(atlas: Mapping, names: Iterable[str]) -> list[int]:
-    place = {space["name"]: i for i, space in enumerate(atlas["spaces"])}
-    return [place[name] for name in names]
+def _positions(atlas: Atlas, names: Iterable[str]) -> list[int]:
+    position = {name: i for i, name in enumerate(atlas.names)}
+    return [position[name] for name in names]
 
 
-def _cells(result: Mapping, measure: str, rows: list[int], columns: list[int]) -> np.ndarray:
-    """These rows and columns of one measure's matrix, NaN where there is no number, all of it where it was not made."""
-    if measure not in result:
+def _cells(atlas: Atlas, metric: str, measure: str, rows: list[int], columns: list[int]) -> np.ndarray:
+    """These rows and columns of one measure's matrix, NaN where there is no number or no such matrix."""
+    if measure not in atlas.measures(metric):
         return np.full((len(rows), len(columns)), np.nan)
-    return np.array(result[measure], dtype=float)[np.ix_(rows, columns)]
+    return atlas.matrix(metric, measure)[np.ix_(rows, columns)]
 
 
-def _about(atlas: Mapping, metric: str) -> str:
-    what = f"{len(atlas['spaces'])} models"
-    if atlas.get("layers"):
-        encoders = layers_by_encoder([Space.from_dict(card) for card in atlas["spaces"]])
-        what = f"{len(atlas['spaces'])} spaces of {len(encoders)} models"
-    return f"{metric} of {what} on {atlas['n']:,} items"
+def _title(atlas: Atlas, metric: str) -> str:
+    spaces = atlas.spaces
+    models = (
+        f"{len(spaces)} spaces of {len(layers_by_encoder(spaces))} models" if atlas.layers else f"{len(spaces)} models"
+    )
+    return f"{metric} of {models} on {atlas.n:,} items"
 
 
-def _square_cells(atlas: Mapping, metric: str) -> Figure:
-    """A heat map on a figure as large as it needs: a side of so many inches, square cells, and names around them.
+def _square_cells(atlas: Atlas, metric: str) -> Figure:
+    """A heat map with square cells on a figure that is as large as the cells and the names next to them need.
 
-    The axes' aspect cannot be fixed instead: then the layout leaves too little room for names.
+    The aspect of the axes cannot be fixed instead: then the layout leaves too little room for names.
     """
-    N = len(atlas["spaces"])
+    N = len(atlas.names)
     side = max(1.8, N * (0.55 if N <= 12 else 0.33 if N <= 30 else 0.2 if N <= 50 else 0.15))
-    made, (axes,) = figure(1, width=side / 0.775, height=side / 0.77)  # of which axes have `side` until it is laid out
+    picture, (axes,) = figure(1, width=side / 0.775, height=side / 0.77)  # its axes are `side` wide before the layout
     plot_heatmap(axes, atlas, metric)
-    made.set_size_inches(side + 8, side + 8)  # more than enough, to measure what is around the cells
-    made.draw_without_rendering()
+    picture.set_size_inches(side + 8, side + 8)  # more than enough, to measure what surrounds the cells
+    picture.draw_without_rendering()
     box = axes.get_window_extent()
-    across, down = made.get_size_inches() - np.array([box.width, box.height]) / made.dpi
-    made.set_size_inches(across + side * np.ptp(axes.get_xlim()) / np.ptp(axes.get_ylim()), down + side)
-    return made
+    across, down = picture.get_size_inches() - np.array([box.width, box.height]) / picture.dpi
+    picture.set_size_inches(across + side * np.ptp(axes.get_xlim()) / np.ptp(axes.get_ylim()), down + side)
+    return picture
 
 
-def _most_central(places: np.ndarray, own: list[int]) -> int:
-    return own[int(np.linalg.norm(places[own] - places[own].mean(0), axis=1).argmin())]
+def _most_central(places: np.ndarray, positions: list[int]) -> int:
+    """The one of these positions whose place is nearest to the mean of their places."""
+    distances = np.linalg.norm(places[positions] - places[positions].mean(0), axis=1)
+    return positions[int(distances.argmin())]
 
 
-def _what_distance_means(places: np.ndarray, scores: np.ndarray, metric: str) -> str:
-    """The map's distances beside those it stands for, with their correlation where there are enough to tell."""
+def _meaning_of_distance(places: np.ndarray, scores: np.ndarray, metric: str) -> str:
+    """What distances on the map stand for, with the correlation of the two where there are enough points."""
     i, j = np.triu_indices(len(places), 1)
     meant = 1 - (scores + scores.T)[i, j] / 2
     shown = np.linalg.norm(places[i] - places[j], axis=1)
-    told = f"near means alike: distance stands for 1 − {metric}"
-    known = np.isfinite(meant)
-    if len(places) < 4 or min(np.ptp(meant[known]), np.ptp(shown[known])) == 0:
-        return told
-    return f"{told} (correlation {np.corrcoef(meant[known], shown[known])[0, 1]:.2f})"
+    meaning = f"near means alike: distance stands for 1 − {metric}"
+    measured = np.isfinite(meant)
+    if len(places) < 4 or min(np.ptp(meant[measured]), np.ptp(shown[measured])) == 0:
+        return meaning
+    return f"{meaning} (correlation {np.corrcoef(meant[measured], shown[measured])[0, 1]:.2f})"
 
 
-def _layers_of(atlas: Mapping, position: int) -> list[int]:
+def _layers_of(spaces: Sequence[Space], position: int) -> list[int]:
     """The positions of all layers of the encoder that the space at `position` is a layer of, in order of depth."""
-    spaces = [Space.from_dict(card) for card in atlas["spaces"]]
-    own = next(own for own in layers_by_encoder(spaces).values() if position in own)
-    return sorted(own, key=lambda i: (spaces[i].layer is None, spaces[i].layer))
+    layers = next(layers for layers in layers_by_encoder(spaces).values() if position in layers)
+    return sorted(layers, key=lambda i: (spaces[i].layer is None, spaces[i].layer))
 
 
-def _layer_name(space: Mapping) -> str:
-    return "last" if space.get("layer") is None else str(space["layer"])
+def _layer_name(space: Space) -> str:
+    return "last" if space.layer is None else str(space.layer)

@@ -1,4 +1,4 @@
-"""What every picture is drawn on and with: figures without a display, files, colours all can tell apart."""
+"""What every picture needs: figures without a display, files, and colours that colour-blind readers can tell apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, "Color Universal Design". Grey is none of theirs: it says "not known".
+# Okabe and Ito 2008, "Color Universal Design". Grey is not one of theirs: it stands for "not known".
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 DPI = 150
@@ -22,7 +22,7 @@ PAD = 0.08  # inches around each panel
 
 
 def figure(panels: int, width: float = 4.6, height: float = 3.6, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
-    """Axes for so many panels, at most `columns` a row, on a figure of its own, drawn without a display."""
+    """A new figure that needs no display, and its axes: that many panels, at most `columns` in a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -30,15 +30,15 @@ def figure(panels: int, width: float = 4.6, height: float = 3.6, columns: int = 
     across = min(panels, columns)
     down = -(-panels // across)
     size, layout = (width * across, height * down), ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
-    made = Figure(figsize=size, layout=layout, dpi=DPI)  # as saved: the widths of letters depend on it a little
-    FigureCanvasAgg(made)
-    return made, [made.add_subplot(down, across, i + 1) for i in range(panels)]
+    picture = Figure(figsize=size, layout=layout, dpi=DPI)  # as saved: the widths of letters depend on it a little
+    FigureCanvasAgg(picture)
+    return picture, [picture.add_subplot(down, across, i + 1) for i in range(panels)]
 
 
 def save(figure: Figure, path: str | os.PathLike) -> Path:
-    """Write the picture whole as .png, .svg or .pdf; InputError on another ending or a folder that is not there.
+    """Write the picture whole as .png, .svg or .pdf; InputError on another ending or a folder that does not exist.
 
-    The same picture gives the same bytes, and the text of an .svg stays text, to be searched and edited.
+    The same picture gives the same bytes, and the text of an .svg stays text that can be searched and edited.
     """
     from matplotlib import rc_context
 
@@ -59,21 +59,20 @@ class Look:
 
 
 def looks(kinds: Iterable[str | None]) -> dict[str | None, Look]:
-    """A look for each kind, in order of their names; after eight, colours come again with another marker and hatch.
+    """A look for each kind, in order of their names; after eight kinds, colours repeat with other markers and hatches.
 
-    None, the kind that is not known, is grey and last.
+    None, which stands for an unknown kind, is grey and last.
     """
     kinds = set(kinds)
-    known = sorted(kind for kind in kinds if kind is not None)
-    found: dict[str | None, Look] = {}
-    for i, kind in enumerate(known):
+    by_kind: dict[str | None, Look] = {}
+    for i, kind in enumerate(sorted(kind for kind in kinds if kind is not None)):
         turn = i // len(COLOURS) % len(MARKERS)
-        found[kind] = Look(COLOURS[i % len(COLOURS)], MARKERS[turn], LINES[turn % len(LINES)], HATCHES[turn])
-    return found | ({None: Look(GREY)} if None in kinds else {})
+        by_kind[kind] = Look(COLOURS[i % len(COLOURS)], MARKERS[turn], LINES[turn % len(LINES)], HATCHES[turn])
+    return by_kind | ({None: Look(GREY)} if None in kinds else {})
 
 
 MARKERS = ("o", "s", "^", "D", "v")
 LINES = ("-", "-.", ":")
 HATCHES = ("", "////", "....", "xxxx", "----")
-# What each format is told to leave out, so that files do not differ by the time they were written.
+# Metadata to leave out of each format, so that files do not depend on the time they were written.
 DATELESS = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}

@@ -1,4 +1,4 @@
-"""Legends and colours that several pictures of an atlas share."""
+"""Legends, colour bars and colours that several pictures of an atlas share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from repstitch.plots.canvas import GREY, Look, looks
-from repstitch.plots.labels import beside
+from repstitch.plots.labels import right_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -25,8 +25,8 @@ def draw_scores(axes: Axes, scores: np.ndarray, null: np.ndarray) -> AxesImage:
     from matplotlib import colormaps
 
     levels = np.concatenate([scores.ravel(), null.ravel()])
-    known = levels[np.isfinite(levels)]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    levels = levels[np.isfinite(levels)]
+    low, high = (float(levels.min()), float(levels.max())) if len(levels) else (0.0, 1.0)
     high = max(high, low + 0.01)
     low -= 0.04 * (high - low)  # so that chance is a level on the bar, not its end
     colours = colormaps[COLOUR_MAP].with_extremes(bad=ITSELF)
@@ -37,17 +37,17 @@ def draw_scores(axes: Axes, scores: np.ndarray, null: np.ndarray) -> AxesImage:
 
 
 def colour_bar(axes: Axes, image: AxesImage, label: str, null: np.ndarray) -> list[Artist]:
-    """A colour bar beside the axes, a triangle where chance lies; returns what the legend must explain."""
-    inset = axes.inset_axes((14, 0, 10, 1), transform=beside(axes))
+    """A colour bar at the right of the axes, with a triangle at the level of chance; returns its legend."""
+    inset = axes.inset_axes((14, 0, 10, 1), transform=right_of(axes))
     bar = axes.figure.colorbar(image, cax=inset)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     bar.set_label(label, fontsize=9)
-    known = null[np.isfinite(null)]
-    if not len(known):
+    levels = null[np.isfinite(null)]
+    if not len(levels):
         return []
-    middle, mark = float(np.median(known)), f"chance, median {np.median(known):.2g}"
-    inset.plot([-0.45, -0.45], [known.min(), known.max()], color="black", lw=1.5, clip_on=False)
+    middle, mark = float(np.median(levels)), f"chance, median {np.median(levels):.2g}"
+    inset.plot([-0.45, -0.45], [levels.min(), levels.max()], color="black", lw=1.5, clip_on=False)
     return [*inset.plot([-0.45], [middle], ">", color="black", ms=6, lw=0, clip_on=False, label=mark)]
 
 
@@ -58,52 +58,52 @@ def draw_cell(axes: Axes, row: float, column: float, wide: float = 1.0, **style)
     axes.add_patch(Rectangle((column - 0.5, row - 0.5), wide, 1, **style))
 
 
-def family_strip(axes: Axes, atlas: Mapping, order: Sequence[str], wide: float) -> list[Artist]:
-    """Colour each row's family at its left, `wide` cells wide, where any is known; returns the legend of them."""
-    family = {space["name"]: space.get("family") for space in atlas["spaces"]}
-    drawn = looks(family.values())
-    handles = family_handles(drawn, areas=True)
+def family_strip(axes: Axes, families: Mapping[str, str | None], order: Sequence[str], wide: float) -> list[Artist]:
+    """Colour each row's family at its left, `wide` cells wide, where any is known; returns the legend of families."""
+    family_looks = looks(families.values())
+    handles = family_handles(family_looks, areas=True)
     if handles:
         for row, name in enumerate(order):
-            look = drawn[family[name]]
+            look = family_looks[families[name]]
             draw_cell(axes, row, -1.4 * wide, wide, facecolor=look.colour, edgecolor="white", hatch=look.hatch, lw=0)
         axes.set_xlim(-0.5 - 1.5 * wide, len(order) - 0.5)
     return handles
 
 
-def family_handles(drawn: Mapping[str | None, Look], areas: bool = False) -> list[Artist]:
+def family_handles(family_looks: Mapping[str | None, Look], areas: bool = False) -> list[Artist]:
     """The legend of families, as points or as areas; empty where none is known."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    if set(drawn) == {None}:
+    if set(family_looks) == {None}:
         return []
-    named = {family or "family not known": look for family, look in drawn.items()}
+    labels = {family or "family not known": look for family, look in family_looks.items()}
     if areas:
-        return [Patch(fc=look.colour, hatch=look.hatch, ec="white", label=name) for name, look in named.items()]
-    return [Line2D([], [], color=look.colour, marker=look.marker, lw=0, label=name) for name, look in named.items()]
+        return [Patch(fc=look.colour, hatch=look.hatch, ec="white", label=label) for label, look in labels.items()]
+    return [Line2D([], [], color=look.colour, marker=look.marker, lw=0, label=label) for label, look in labels.items()]
 
 
-def legend_beside(axes: Axes, handles: Sequence[Artist], away: float = 6) -> None:
-    """The legend at the right of the axes, so many points away."""
-    place: Any = {"loc": "upper left", "bbox_to_anchor": (away, 1), "bbox_transform": beside(axes), "borderaxespad": 0}
+def legend_at_right(axes: Axes, handles: Sequence[Artist], away: float = 6) -> None:
+    """The legend at the right of the axes, `away` points from them."""
+    place: Any = {"loc": "upper left", "bbox_to_anchor": (away, 1), "borderaxespad": 0}
+    place["bbox_transform"] = right_of(axes)
     if handles:
         axes.legend(handles=handles, fontsize=8, frameon=False, handleheight=1, **place)
 
 
 def point_areas(parameters: Sequence[int | None]) -> np.ndarray:
     """Marker areas (N,) in square points, by the logarithm of the number of parameters, from a million on."""
-    known = np.array([np.nan if count is None else count for count in parameters], dtype=float)
-    reach = np.clip((np.log10(np.maximum(known, 1)) - 6) / 5, 0, 1)
-    return np.where(np.isnan(known), 50, 20 + 180 * reach)
+    counts = np.array([np.nan if count is None else count for count in parameters], dtype=float)
+    reach = np.clip((np.log10(np.maximum(counts, 1)) - 6) / 5, 0, 1)
+    return np.where(np.isnan(counts), 50, 20 + 180 * reach)
 
 
 def size_handles(parameters: Sequence[int | None], scale: float) -> list[Artist]:
     """The legend of the smallest and the largest number of parameters; empty where no two differ."""
     from matplotlib.lines import Line2D
 
-    known = [count for count in parameters if count is not None]
-    ends = [min(known), max(known)] if len(set(known)) > 1 else []
+    counts = [count for count in parameters if count is not None]
+    ends = [min(counts), max(counts)] if len(set(counts)) > 1 else []
     style: Any = {"marker": "o", "color": "white", "mec": "black", "mew": 0.8, "lw": 0}
     return [
         Line2D([], [], ms=float(scale * area) ** 0.5, label=f"{_short_count(count)} parameters", **style)

@@ -1,0 +1,58 @@
+"""An atlas as files for programs: `atlas.json`, and the pairs as tables."""
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from repstitch.alignment.report import COLUMNS
+from repstitch.alignment.result import Atlas
+from repstitch.errors import InputError, one_line
+from repstitch.files import check_new_folder, written_whole
+
+
+def write(atlas: Atlas, out: str | os.PathLike[str]) -> Path:
+    """Write an atlas to a new folder, as `put` fills it; the folder appears whole or not at all."""
+    target = check_new_folder(out, "an atlas")
+    with written_whole(target) as folder:
+        folder.mkdir(parents=True)
+        put(atlas, folder)
+        check_new_folder(out, "an atlas")  # another process may have created it meanwhile
+    return target
+
+
+def put(atlas: Atlas, folder: Path) -> None:
+    """Write `atlas.json`, `pairs.csv` and `pairs.parquet` (one row per pair and metric) to a folder that exists.
+
+    Each file replaces an older one whole.
+    """
+    values = atlas.to_dict()
+    pairs = values["pairs"]
+    rows = pa.table({name: [pair[name] for pair in pairs] for name in COLUMNS if name in pairs[0]})
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+    with written_whole(folder / "atlas.json") as path:
+        path.write_text(text, encoding="utf-8")
+    with written_whole(folder / "pairs.csv") as path:
+        pacsv.write_csv(rows, path)
+    with written_whole(folder / "pairs.parquet") as path:
+        pq.write_table(rows, path)
+
+
+def read(folder: str | os.PathLike[str]) -> Atlas:
+    """The atlas that `write` left in a folder; InputError where there is none."""
+    path = Path(folder) / "atlas.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} must be the folder of an atlas; {path} cannot be read: {one_line(error)}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{folder} must be the folder of an atlas; its atlas.json holds something else.")
+    try:
+        return Atlas.from_dict(values)
+    except InputError as error:
+        raise InputError(
+            f"{folder} must be the folder of an atlas; its atlas.json holds something else: {error}"
+        ) from None

@@ -1,0 +1,48 @@
+"""The alignment of two spaces by one metric."""
+
+from repstitch.alignment.inputs import check_neighbours, read_named, unit_rows
+from repstitch.alignment.result import AlignmentScore
+from repstitch.alignment.scores import ScoringSettings, score_all
+from repstitch.arguments import check_draws, check_seed
+from repstitch.devices import pick_device
+from repstitch.embeddings.matching import match
+from repstitch.embeddings.rows import EmbeddingsLike
+from repstitch.metrics.alignment import check_metrics
+
+
+def align(
+    X: EmbeddingsLike,
+    Y: EmbeddingsLike,
+    metric: str = "mutual_knn",
+    *,
+    k: int = 10,
+    permutations: int = 200,
+    seed: int = 0,
+) -> AlignmentScore:
+    """Score how similar two spaces are, compared with a permutation null. For more spaces or metrics see `atlas`.
+
+    Args:
+        X: The source: an array (n, d_x), the path of embeddings, or `Embeddings`.
+        Y: The target, likewise. Rows match by id where both sides have ids, by position otherwise.
+        metric: A name of `repstitch.metrics.METRICS`. Rows are brought to unit length first, as `atlas` does.
+        k: Neighbours of each row, for the metrics of neighbours.
+        permutations: Draws of the null; 0 leaves out `null`, `p` and `calibrated`.
+        seed: Seed of the null.
+
+    Returns:
+        The score with its null, p-value, calibrated score and standard error: the same numbers as `atlas` gives the
+        pair. Arrays are called "X" and "Y".
+
+    Raises:
+        InputError: On an unknown metric, rows that do not match or cannot be used, fewer than 20 items, a `k` that is
+            not below their number, or where the metric refuses a space.
+    """
+    check_metrics([metric], "metric")
+    check_draws(permutations)
+    check_seed(seed)
+    matched = match([read_named(X, "X"), read_named(Y, "Y")])
+    check_neighbours(k, len(matched))
+    settings = ScoringSettings(k, permutations, seed, pick_device())
+    ((_, measured),) = score_all([metric], unit_rows(matched), matched.names, {metric: [(0, 1)]}, settings)
+    source, target = matched.names
+    return AlignmentScore({"source": source, "target": target, "metric": metric} | measured.pair(0))
