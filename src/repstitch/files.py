@@ -15,6 +15,8 @@ from repstitch.names import FORMATS
 
 CARRIED = (".safetensors", ".npz", ".npy")
 PICTURES = (".png", ".svg", ".pdf")
+TABLES = (".parquet", ".csv", ".tsv")
+DEMO_MARK = "made-by-repstitch-demo"
 
 
 def data_folder(name: str) -> Path:
@@ -32,11 +34,45 @@ def split_key(path: str) -> tuple[str, str | None]:
     return path, None
 
 
+def split_column(path: str) -> tuple[str, str | None]:
+    """`table.csv:column` as the file and the column; None where no column is named."""
+    head, colon, tail = path.rpartition(":")
+    return (head, tail) if colon and head.lower().endswith(TABLES) else (path, None)
+
+
 def check_embeddings_exist(path: str | os.PathLike) -> None:
     """Raise InputError where a local path of embeddings names nothing."""
     location, _ = split_key(str(path))
     if "://" not in location and not Path(location).exists():
         raise InputError(f"There is no file {location}; give the path of embeddings ({', '.join(FORMATS)}).")
+
+
+def check_file_exists(path: str | os.PathLike, argument: str) -> None:
+    """Raise InputError where a file that an argument names is not there; `path` may end in the key of an array."""
+    location, _ = split_key(str(path))
+    if not Path(location).is_file():
+        raise InputError(f"`{argument}`: there is no file {location}.")
+
+
+def check_items_exist(data: str | os.PathLike) -> None:
+    """Raise InputError where the images or texts to embed are not there; `data` may end in the column of a table."""
+    location, _ = split_column(str(data))
+    if not Path(location).exists():
+        raise InputError(f"`data` must be a folder, .zip, .txt or table that is here; there is no {location}.")
+
+
+def check_stitcher_exists(path: str | os.PathLike) -> None:
+    """Raise InputError where a stitcher's folder is not there; one on the Hugging Face Hub is not looked for."""
+    if not str(path).startswith("hf://") and not Path(path).is_dir():
+        raise InputError(f"There is no stitcher {path}; give the folder that `repstitch train --out` wrote.")
+
+
+def check_demo_folder(out: str | os.PathLike) -> Path:
+    """The path of a folder that the demo may replace: not there yet, empty, or made by an earlier demo."""
+    folder = Path(out)
+    if folder.exists() and not (folder / DEMO_MARK).exists() and any(folder.iterdir()):
+        raise InputError(f"`out` {folder} exists and is not a demo's folder; give another one.")
+    return folder
 
 
 def check_ending(path: str | os.PathLike, endings: Sequence[str], argument: str = "out", note: str = "") -> Path:

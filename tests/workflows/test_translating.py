@@ -219,7 +219,7 @@ def test_rows_too_long_for_float16_are_refused_and_nothing_is_left(tmp_path, sti
 def test_another_dtype_is_refused(tmp_path, stitcher):
     path = saved(tmp_path / "x.parquet", rows_of())
     with pytest.raises(InputError, match="`dtype` must be float32 or float16; got 'float64'"):
-        translate_file(stitcher, path, tmp_path / "y.parquet", dtype="float64")
+        translate_file(stitcher, path, tmp_path / "y.parquet", dtype="float64")  # type: ignore[arg-type]
     assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
 
 

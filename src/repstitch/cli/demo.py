@@ -1,19 +1,23 @@
 """Run the whole job on small real data."""
 
-from pathlib import Path
+import argparse
 
+from repstitch.arguments import check_seed
 from repstitch.cli.arguments import add_command
+from repstitch.files import check_demo_folder
 
 
-def register(subparsers) -> None:
-    c = add_command(
+def register(subparsers: argparse._SubParsersAction) -> None:
+    command = add_command(
         subparsers, "demo", run, "run the whole job on small real data", "repstitch demo --out demo", json_flag=False
     )
-    c.add_argument("--out", default="demo", metavar="DIR", help="where the demo keeps what it makes")
-    c.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", default="demo", metavar="DIR", help="where the demo keeps what it makes")
+    command.add_argument("--seed", type=int, default=0)
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
+    check_seed(args.seed)
+    out = check_demo_folder(args.out)
     from repstitch.workflows.demo import demo
 
-    demo(Path(args.out), seed=args.seed)
+    demo(out, seed=args.seed)

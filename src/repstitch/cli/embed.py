@@ -2,49 +2,57 @@
 
 import argparse
 
-from repstitch.cli.arguments import add_command, read_json_object
+from repstitch.cli.arguments import add_command, read_json_object, split_numbers
 from repstitch.cli.output import emit
-from repstitch.errors import InputError
-from repstitch.files import check_embeddings_file, check_layers_folder
+from repstitch.files import check_embeddings_file, check_items_exist, check_layers_folder
 from repstitch.names import POOLINGS, ROLES
 
 
-def register(subparsers) -> None:
-    c = add_command(
+def register(subparsers: argparse._SubParsersAction) -> None:
+    command = add_command(
         subparsers,
         "embed",
         run,
         "turn images or texts into embeddings with an encoder",
         "repstitch embed --encoder timm:resnet50 --data photos/ --out resnet50.parquet",
     )
-    c.add_argument("--encoder", required=True, metavar="ID|PATH|CARD.toml", help="a card, Hub id, folder or checkpoint")
-    c.add_argument("--data", required=True, metavar="PATH[:COLUMN]", help="a folder or zip of images, .txt, or a table")
-    c.add_argument("--out", required=True, metavar="X.parquet", help="with --layers a folder")
-    c.add_argument("--name", help="what to call the space")
-    c.add_argument("--pooling", choices=POOLINGS)
-    c.add_argument("--layer", type=int, help="block whose output is taken, from 1; negative from the end")
-    c.add_argument("--layers", metavar="all|1,6,12", help="one file a layer, from one pass; --out is then a folder")
-    c.add_argument("--role", choices=ROLES, help="which of the card's prompts to put before each text")
-    c.add_argument("--prompt", help="text to put before each item")
-    c.add_argument("--normalise", action=argparse.BooleanOptionalAction, default=None, help="rows to unit length")
-    c.add_argument("--skip-first", action="store_const", const=True, help="leave the first token out of the mean")
-    c.add_argument("--max-length", type=int, help="tokens a text is cut at")
-    c.add_argument("--input-size", type=int, help="side of the square that images are resized to")
-    c.add_argument("--checkpoint", metavar="FILE", help="the weights of a card that names only a file")
-    c.add_argument("--architecture", help="what a bare weights file is a checkpoint of")
-    c.add_argument("--model-args", metavar="JSON", help="arguments for the architecture's constructor")
-    c.add_argument("--batch-size", type=int, default=64)
-    c.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
-    c.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    c.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="type of the vectors written")
+    command.add_argument(
+        "--encoder", required=True, metavar="ID|PATH|CARD.toml", help="a card, Hub id, folder or checkpoint"
+    )
+    command.add_argument(
+        "--data", required=True, metavar="PATH[:COLUMN]", help="a folder or zip of images, .txt, or a table"
+    )
+    command.add_argument("--out", required=True, metavar="X.parquet", help="with --layers a folder")
+    command.add_argument("--name", help="what to call the space")
+    command.add_argument("--pooling", choices=POOLINGS)
+    command.add_argument("--layer", type=int, help="block whose output is taken, from 1; negative from the end")
+    command.add_argument(
+        "--layers", metavar="all|1,6,12", help="one file a layer, from one pass; --out is then a folder"
+    )
+    command.add_argument("--role", choices=ROLES, help="which of the card's prompts to put before each text")
+    command.add_argument("--prompt", help="text to put before each item")
+    command.add_argument("--normalise", action=argparse.BooleanOptionalAction, default=None, help="rows to unit length")
+    command.add_argument("--skip-first", action="store_const", const=True, help="leave the first token out of the mean")
+    command.add_argument("--max-length", type=int, help="tokens a text is cut at")
+    command.add_argument("--input-size", type=int, help="side of the square that images are resized to")
+    command.add_argument("--checkpoint", metavar="FILE", help="the weights of a card that names only a file")
+    command.add_argument("--architecture", help="what a bare weights file is a checkpoint of")
+    command.add_argument("--model-args", metavar="JSON", help="arguments for the architecture's constructor")
+    command.add_argument("--batch-size", type=int, default=64)
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
+    command.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    command.add_argument(
+        "--dtype", choices=("float32", "float16"), default="float32", help="type of the vectors written"
+    )
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     layers = _layers(args.layers)
     check_embeddings_file(args.out) if layers is None else check_layers_folder(args.out)
     settings = {name: getattr(args, name) for name in CARD_SETTINGS if getattr(args, name) is not None}
     if args.model_args is not None:
-        settings["model_args"] = read_json_object(args.model_args, "--model-args")
+        settings["model_args"] = read_json_object(args.model_args, "model_args")
+    check_items_exist(args.data)
     from repstitch.encoders import embed
 
     rows = embed(
@@ -64,10 +72,7 @@ def run(args) -> None:
 def _layers(text: str | None) -> str | list[int] | None:
     if text is None or text == "all":
         return text
-    try:
-        return [int(layer) for layer in text.split(",")]
-    except ValueError:
-        raise InputError(f"`--layers` must be all, or numbers like 1,6,12; got {text!r}.") from None
+    return split_numbers(text, "layers", "all, or numbers like 1,6,12")
 
 
 CARD_SETTINGS = (

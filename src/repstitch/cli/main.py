@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from io import TextIOWrapper
 
@@ -14,7 +15,7 @@ EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line, built without importing anything heavy."""
+    """The parser of all commands, built without importing anything heavy."""
     top = argparse.ArgumentParser(prog="repstitch", description="Translate embeddings between models, with proof.")
     top.add_argument("--version", action="version", version=f"repstitch {__version__}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -24,39 +25,46 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 on success, 2 on what the caller can mend, 130 when interrupted."""
+    """Run one command; 0 on success, 2 on an error that the caller can mend, 130 when interrupted."""
     args = parser().parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("repstitch").setLevel(logging.INFO)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without "²" gets "?", not a traceback
+    _prepare_streams()
     try:
         args.run(args)
         sys.stdout.flush()
     except InputError as error:
-        print(f"repstitch {args.command}: {error}", file=sys.stderr)
-        return EXIT_INPUT
+        return _fail(args, with_flags(str(error), args.parser))
     except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # a full disk, a folder that is not the caller's
-        print(f"repstitch {args.command}: {one_line(error)}", file=sys.stderr)
-        return EXIT_INPUT
+    except OSError as error:  # a full disk, a folder that the caller may not write to
+        return _fail(args, one_line(error))
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
         extra = "demo" if args.command == "demo" else extra
-        need = f"`{args.command}` needs {error.name}"
-        print(f"repstitch {args.command}: {need}; install it with: pip install 'repstitch[{extra}]'", file=sys.stderr)
-        return EXIT_INPUT
+        return _fail(args, f"`{args.command}` needs {error.name}; install it with: pip install 'repstitch[{extra}]'")
     except KeyboardInterrupt:
-        print(
-            f"repstitch {args.command}: stopped; the output is not there yet. Run it again to go on.", file=sys.stderr
-        )
-        return EXIT_INTERRUPTED
+        return _fail(args, "stopped; the output is not there yet. Run it again to go on.", EXIT_INTERRUPTED)
     return 0
+
+
+def with_flags(message: str, command: argparse.ArgumentParser) -> str:
+    """The message with each argument in backticks that a flag of the command sets replaced by that flag."""
+    flags = {action.dest: action.option_strings[0] for action in command._actions if action.option_strings}
+    return re.sub(r"`(\w+)`", lambda quoted: f"`{flags.get(quoted[1], quoted[1])}`", message)
+
+
+def _prepare_streams() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("repstitch").setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "²" gets "?", not a traceback
+
+
+def _fail(args: argparse.Namespace, message: str, status: int = EXIT_INPUT) -> int:
+    print(f"repstitch {args.command}: {message}", file=sys.stderr)
+    return status
 
 
 COMMANDS = (embed, train, score, translate, transfer, align, study, registry, serve, demo)

@@ -1,10 +1,16 @@
 """Score a stitcher on pairs that it was not trained on."""
 
-from repstitch.cli.arguments import LABELS, LABELS_HELP, add_command, add_pair_arguments, add_threshold_arguments
+from repstitch.cli.arguments import (
+    LABELS,
+    LABELS_HELP,
+    add_command,
+    add_pair_arguments,
+    add_threshold_arguments,
+    check_inputs,
+)
 from repstitch.cli.output import emit
 from repstitch.evaluation.relevance_data import RelevanceData
 from repstitch.evaluation.thresholds import Thresholds
-from repstitch.files import check_embeddings_exist
 from repstitch.names import USES
 
 
@@ -35,9 +41,7 @@ def run(args) -> None:
         relevance = RelevanceData(
             args.qrels, args.source_queries, args.target_queries, args.source_query_ids, args.target_query_ids
         )
-    check_embeddings_exist(args.source)
-    check_embeddings_exist(args.target)
-    from repstitch.evaluation.report import table
+    check_inputs(args)
     from repstitch.stitchers.stitcher import load
     from repstitch.workflows.scoring import score
 
@@ -56,5 +60,5 @@ def run(args) -> None:
         retention=args.retention,
         first_stage=args.first_stage,
     )
-    note = f"{card['left_out']} pairs left out: the stitcher was trained on them.\n\n" if card["left_out"] else ""
-    emit(card, note + table(card), args.json)
+    note = f"{card.left_out} pairs left out: the stitcher was trained on them.\n\n" if card.left_out else ""
+    emit(card.to_dict(), f"{note}{card}", args.json)

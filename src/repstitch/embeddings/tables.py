@@ -8,8 +8,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from repstitch.errors import InputError, one_line
-
-TABLES = (".parquet", ".csv", ".tsv")
+from repstitch.files import TABLES
 
 
 def read_table(
@@ -39,9 +38,3 @@ def read_table(
         )
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"`{argument}` {path} cannot be read: {one_line(error)}") from None
-
-
-def split_column(path: str) -> tuple[str, str | None]:
-    """The file and the column of `file.parquet:column`; None where no column is named."""
-    head, colon, tail = path.rpartition(":")
-    return (head, tail) if colon and head.lower().endswith(TABLES) else (path, None)

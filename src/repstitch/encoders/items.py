@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from repstitch.embeddings.rows import check_unique
-from repstitch.embeddings.tables import read_table, split_column
+from repstitch.embeddings.tables import read_table
 from repstitch.errors import InputError, one_line
+from repstitch.files import check_items_exist, split_column
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 Listing = tuple[list[str], list, list[str]]  # ids, values, and what changes with the content of each
@@ -69,10 +70,9 @@ def read_items(data: str | os.PathLike, modality: str, limit: int | None = None)
     """
     if limit is not None and limit < 1:
         raise InputError(f"`limit` must be at least 1; got {limit}.")
+    check_items_exist(data)
     location, column = split_column(str(data))
     path = Path(location)
-    if not path.exists():
-        raise InputError(f"`data` must be a folder, .zip, .txt or table that is here; there is no {location}.")
     kind = "folder" if path.is_dir() else path.suffix.lower()
     if kind not in READERS:
         raise InputError(f"`data` must be a folder or a file of {', '.join(list(READERS)[1:])}; got {path.name}.")

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from repstitch.arguments import check_port
 from repstitch.errors import InputError
 from repstitch.server.app import create_app
 from repstitch.server.settings import Settings, choose_device
@@ -58,8 +59,7 @@ def serve(
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; InputError when the address is taken or is not one of this machine."""
-    if not 0 <= port < 2**16:
-        raise InputError(f"`port` must be a number from 0 to 65535; got {port}.")
+    check_port(port)
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -10,8 +10,9 @@ import numpy as np
 
 from repstitch.embeddings.columns import load_column
 from repstitch.embeddings.rows import Embeddings, check_unique
-from repstitch.embeddings.tables import TABLES, read_table, split_column
+from repstitch.embeddings.tables import read_table
 from repstitch.errors import InputError
+from repstitch.files import TABLES, split_column
 
 
 def label(rows: Embeddings, labels) -> Embeddings:

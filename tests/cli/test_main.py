@@ -1,0 +1,238 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers.command_line import FAST, run
+from helpers.imports import HEAVY, loaded_after
+
+from repstitch import __version__
+from repstitch.cli.main import main, parser, with_flags
+
+
+@pytest.mark.parametrize("command", ["score", "translate", "show", "promote"])
+def test_an_unknown_stitcher_is_one_line(capsys, tmp_path, shelf, files, command):
+    rest = {
+        "score": ["old-nwe", *files],
+        "translate": ["old-nwe", shelf / "old.parquet", "--out", tmp_path / "y.parquet"],
+        "show": ["old-nwe", "--stitchers", shelf / "stitchers"],
+        "promote": ["old-nwe", "--stitchers", shelf / "stitchers"],
+    }[command]
+    status, out, err = run(capsys, command, *rest)
+    assert (status, out, len(err)) == (2, "", 1)
+    assert "There is no stitcher" in err[0]
+    assert "old-nwe" in err[0]
+    if command in ("show", "promote"):
+        assert "Nearest: old-new" in err[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_operating_systems_refusal_is_one_line(capsys, tmp_path, files, monkeypatch):
+    from repstitch.stitchers.stitcher import Stitcher
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Stitcher, "save", full)
+    status, _, err = run(capsys, "train", *files, "--out", tmp_path / "s", *FAST)
+    assert (status, err) == (2, ["repstitch train: [Errno 28] No space left on device"])
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "argv"),
+    [
+        ("matplotlib", "plot", ["show", "STITCHER", "--plot", "card.png"]),
+        ("uvicorn", "serve", ["serve"]),
+        ("sklearn.datasets", "demo", ["demo"]),
+        ("transformers", "encoders", ["embed", "--encoder", "E", "--data", "D", "--out", "X.parquet"]),
+    ],
+)
+def test_what_is_not_installed_is_named_with_the_extra_that_installs_it(capsys, monkeypatch, module, extra, argv):
+    def missing(_args):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(
+        "repstitch.cli.registry.run_show" if argv[0] == "show" else f"repstitch.cli.{argv[0]}.run", missing
+    )
+    status, out, err = run(capsys, *argv)
+    said = f"`{argv[0]}` needs {module}; install it with: pip install 'repstitch[{extra}]'"
+    assert (status, out, err) == (2, "", [f"repstitch {argv[0]}: {said}"])
+
+
+def test_a_module_of_our_own_that_is_missing_is_not_hidden(monkeypatch):
+    def missing(_args):
+        raise ModuleNotFoundError("No module named 'repstitch.gone'", name="repstitch.gone")
+
+    monkeypatch.setattr("repstitch.cli.registry.run_list", missing)
+    with pytest.raises(ModuleNotFoundError, match=r"repstitch\.gone"):
+        main(["list"])
+
+
+def test_control_c_exits_130_in_one_line(capsys, monkeypatch):
+    def stopped(_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("repstitch.cli.train.run", stopped)
+    status, out, err = run(capsys, "train", "--source", "x", "--target", "y", "--out", "z")
+    assert (status, out) == (130, "")
+    assert err == ["repstitch train: stopped; the output is not there yet. Run it again to go on."]
+
+
+COMMANDS = next(action for action in parser()._actions if action.dest == "command").choices or ()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_ends_with_a_command_that_parses(capsys, command):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert left.value.code == 0
+    examples = printed.partition("\nexample:\n")[2].replace("\\\n", " ").strip().splitlines()
+    assert examples
+    for words in map(str.split, examples):
+        assert words[:2] == ["repstitch", command]
+        assert parser().parse_args(words[1:]).command == command
+
+
+def test_help_names_every_command_and_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert set(COMMANDS) >= {
+        "embed",
+        "train",
+        "score",
+        "translate",
+        "transfer",
+        "align",
+        "study",
+        "list",
+        "serve",
+        "demo",
+    }
+    assert all(f"\n    {command}" in printed for command in COMMANDS)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"repstitch {__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["magic"], ["train"], ["train", "--method", "magic"]], ids=" ".join)
+def test_a_command_line_that_does_not_parse_exits_2(argv):
+    with pytest.raises(SystemExit) as left:
+        main(argv)
+    assert left.value.code == 2
+
+
+def test_help_imports_nothing_heavy():
+    code = f"""
+from repstitch.cli.main import main
+for command in {list(COMMANDS)!r}:
+    try: main([command, '--help'])
+    except SystemExit: pass"""
+    assert loaded_after(code) == set()
+
+
+SIDES = ("--source", "old.npy", "--target", "new.npy")
+BAD = {
+    "train into a folder that is there": ["train", *SIDES, "--out", "taken"],
+    "train with shares that are none": ["train", *SIDES, "--out", "s", "--split", "half"],
+    "train with shares that do not sum to 1": ["train", *SIDES, "--out", "s", "--split", "0.5,0.2,0.2"],
+    "train with a bad seed": ["train", *SIDES, "--out", "s", "--seed", "-1"],
+    "train with a bad threshold": ["train", *SIDES, "--out", "s", "--retention", "2"],
+    "train with bad epochs": ["train", *SIDES, "--out", "s", "--epochs", "0"],
+    "train from a file that is not there": ["train", "--source", "no.npy", "--target", "new.npy", "--out", "s"],
+    "train with ids that are not there": ["train", *SIDES, "--out", "s", "--source-ids", "no.txt"],
+    "train with a curve of another kind": ["train", *SIDES, "--out", "s", "--learning-curve", "curve.txt"],
+    "score a stitcher that is not there": ["score", "no", *SIDES],
+    "score with a bad threshold": ["score", "taken", *SIDES, "--first-stage", "0"],
+    "score with judgements but no queries": ["score", "taken", *SIDES, "--qrels", "rel.tsv"],
+    "score with queries that are not there": [
+        *("score", "taken", *SIDES, "--qrels", "rel.tsv"),
+        *("--source-queries", "no.npy", "--target-queries", "no.npy"),
+    ],
+    "translate into a file that is there": ["translate", "taken", "old.npy", "--out", "old.parquet"],
+    "translate into another kind of file": ["translate", "taken", "old.npy", "--out", "y.npy"],
+    "translate a file that is not there": ["translate", "taken", "no.npy", "--out", "y.parquet"],
+    "translate with a stitcher that is not there": ["translate", "no", "old.npy", "--out", "y.parquet"],
+    "align one file": ["align", "old.npy"],
+    "align by a metric that there is not": ["align", "old.npy", "new.npy", "--metric", "magic"],
+    "align a file that is not there": ["align", "old.npy", "no.npy"],
+    "embed into a file that is there": ["embed", "--encoder", "E", "--data", "taken", "--out", "old.parquet"],
+    "embed layers that are none": ["embed", "--encoder", "E", "--data", "taken", "--out", "x", "--layers", "first"],
+    "embed what is not there": ["embed", "--encoder", "E", "--data", "no.csv:text", "--out", "x.parquet"],
+    "embed with arguments that are no JSON": [
+        *("embed", "--encoder", "E", "--data", "taken", "--out", "x.parquet", "--model-args", "[1]")
+    ],
+    "transfer nothing": ["transfer"],
+    "study what is not there": ["study", "no.toml", "--out", "results"],
+    "serve on a port that there is not": ["serve", "--port", "99999"],
+    "demo into a folder of another kind": ["demo", "--out", "taken"],
+    "demo with a bad seed": ["demo", "--seed", "-1"],
+}
+
+
+@pytest.fixture(scope="module")
+def bad_runs(tmp_path_factory) -> dict[str, tuple[int, str, list[str], list[str]]]:
+    """For each bad command line its exit status, stdout, stderr and the heavy modules that were imported."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "taken").mkdir()
+    for name in ("old.npy", "new.npy", "old.parquet", "rel.tsv", "taken/photo.jpg"):
+        (folder / name).touch()
+    code = f"""
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from repstitch.cli.main import main
+runs = {{}}
+for name, argv in {BAD!r}.items():
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        status = main(argv)
+    heavy = [module for module in {HEAVY!r} if module in sys.modules]
+    runs[name] = status, out.getvalue(), err.getvalue().splitlines(), heavy
+print(json.dumps(runs))"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_argument_is_answered_in_one_line_before_anything_heavy_is_imported(bad_runs, name):
+    status, out, err, heavy = bad_runs[name]
+    assert (status, out, len(err), heavy) == (2, "", 1, [])
+    assert err[0].startswith(f"repstitch {BAD[name][0]}: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "expected"),
+    [
+        (
+            "train",
+            "leave them out with `drop_invalid`, or `group` them",
+            "leave them out with `--drop-invalid`, or `--group` them",
+        ),
+        (
+            "train",
+            "name them with `source_space` and `target_space`",
+            "name them with `--source-space` and `--target-space`",
+        ),
+        (
+            "train",
+            "`uses` must be a tuple; `a b` and drop_invalid stay",
+            "`uses` must be a tuple; `a b` and drop_invalid stay",
+        ),
+        (
+            "translate",
+            "`drop_invalid` is no flag here, `stitcher` is none anywhere",
+            "`drop_invalid` is no flag here, `stitcher` is none anywhere",
+        ),
+        ("transfer", "`subtract_b_dec` is to be said", "`--subtract-b-dec` is to be said"),
+    ],
+)
+def test_messages_name_an_argument_by_the_flag_that_sets_it(command, message, expected):
+    choices = next(action for action in parser()._actions if action.dest == "command").choices or {}
+    assert with_flags(message, dict(choices)[command]) == expected
+
+
+def test_a_refusal_comes_without_a_traceback_and_with_exit_status_2(tmp_path):
+    command = [sys.executable, "-m", "repstitch", "train", "--source", "no", "--target", "no", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,79 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.command_line import D_SOURCE, D_TARGET, FAST, result, run
+
+from repstitch.cli.main import main
+from repstitch.stitchers.registry import Registry
+from repstitch.stitchers.stitcher import load
+
+
+def test_list_promote_and_show_speak_of_one_folder(capsys, tmp_path, files, monkeypatch):
+    for name in ("a", "b"):
+        main(["train", *files, "--out", str(tmp_path / name), "--split-seed", str(ord(name)), *FAST])
+    (tmp_path / "torn").mkdir()
+    monkeypatch.setenv("REPSTITCH_STITCHERS", str(tmp_path))
+    assert result(capsys, "promote", "b") == {"pair": "old->new", "promoted": "b"}
+    registry = Registry(tmp_path)
+    registry.refresh()
+    assert registry.resolve("old", "new")[0] == "b"
+    found = result(capsys, "list")
+    assert [(r["name"], r["promoted"], r["version"]) for r in found["stitchers"]] == [
+        ("a", False, load(tmp_path / "a").version),
+        ("b", True, load(tmp_path / "b").version),
+    ]
+    assert found["stitchers"][0]["dims"] == [D_SOURCE, D_TARGET]
+    assert "is not a whole stitcher" in found["problems"]["torn"]
+    status, printed, err = run(capsys, "list", "--stitchers", tmp_path)
+    assert status == 0
+    assert "b *: old (6) -> new (4), ridge" in printed
+    assert any("torn is not a whole stitcher" in line for line in err)
+    assert run(capsys, "promote", "a")[1] == "old->new is now served by a\n"
+    for named in ("a", tmp_path / "a"):
+        assert result(capsys, "show", named)["version"] == load(tmp_path / "a").version
+    status, printed, _ = run(capsys, "show", "a")
+    assert printed.startswith(f"old (6) -> new (4)\nridge for match, version {load(tmp_path / 'a').version}\n\n")
+
+
+def test_an_empty_folder_lists_nothing(capsys, tmp_path):
+    assert run(capsys, "list", "--stitchers", tmp_path) == (0, f"No stitchers in {tmp_path}.\n", [])
+    assert result(capsys, "list", "--stitchers", tmp_path)["stitchers"] == []
+
+
+def test_show_draws_the_scorecard(capsys, tmp_path, stitcher):
+    pytest.importorskip("matplotlib")
+    status, _, _ = run(capsys, "show", stitcher, "--plot", tmp_path / "card.png")
+    assert status == 0
+    assert (tmp_path / "card.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_refuses_a_picture_of_another_kind_and_draws_nothing(capsys, tmp_path, stitcher):
+    status, _, err = run(capsys, "show", stitcher, "--plot", tmp_path / "card.txt")
+    assert (status, len(err)) == (2, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_without_matplotlib_says_how_to_install_it(capsys, tmp_path, stitcher, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, _, err = run(capsys, "show", stitcher, "--plot", tmp_path / "card.png")
+    assert (status, len(err)) == (2, 1)
+    assert err[0].endswith("install it with: pip install 'repstitch[plot]'")
+
+
+@pytest.mark.parametrize("command", [["list"], ["promote", "x"], ["show", "x"]], ids=lambda c: c[0])
+def test_a_folder_of_stitchers_that_is_not_there_is_one_line(capsys, tmp_path, command):
+    status, out, err = run(capsys, *command, "--stitchers", tmp_path / "no")
+    assert (status, out, len(err)) == (2, "", 1)
+    assert "There is no folder" in err[0]
+
+
+def test_a_terminal_without_the_signs_gets_the_scores_all_the_same(stitcher):
+    environ = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "repstitch", "show", stitcher]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "recall@1" in done.stdout

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from helpers.command_line import D_SOURCE, D_TARGET, TRAIN_REFUSALS, N, bad_files, result, run
+from helpers.spaces import affine_image
+
+from repstitch.stitchers.stitcher import load
+from repstitch.workflows.scoring import score
+
+
+@pytest.mark.parametrize("use", ["query", "corpus", "both"])
+def test_score_leaves_out_the_seen_pairs_and_says_so(capsys, files, stitcher, use):
+    seen = len(load(stitcher).seen) // 2
+    status, printed, _ = run(capsys, "score", stitcher, *files, "--use", use)
+    assert status == 0
+    assert printed.startswith(f"{seen} pairs left out: the stitcher was trained on them.\n\n{N - seen} unseen pairs")
+    found = result(capsys, "score", stitcher, *files, "--use", use)
+    expected = score(load(stitcher), files[1], files[3], uses=("query", "corpus") if use == "both" else (use,))
+    assert found == expected.to_dict()
+
+
+def test_score_hands_on_judgements_and_thresholds(capsys, tmp_path, files, stitcher):
+    X, Y, _, _ = affine_image(N, D_SOURCE, D_TARGET, noise=0.2)
+    flags = []
+    for side, rows in (("source", X), ("target", Y)):
+        np.save(tmp_path / f"{side}.npy", rows[-40:] + 0.01)
+        flags += [f"--{side}-queries", tmp_path / f"{side}.npy", f"--{side}-query-ids", tmp_path / "ids.txt"]
+    (tmp_path / "ids.txt").write_text("\n".join(f"q{i}" for i in range(40)))
+    (tmp_path / "rel.tsv").write_text("\n".join(f"q{i} 0 item{N - 40 + i} 1" for i in range(40)))
+    flags += ["--qrels", tmp_path / "rel.tsv", "--retention", 0.8, "--first-stage", 0.85]
+    found = result(capsys, "score", stitcher, *files, *flags)
+    assert found["relevance"]["query"]["queries"] == 40
+    assert found["query"]["verdict"]["thresholds"] == {"retention": 0.8, "first_stage": 0.85}
+    status, _, err = run(capsys, "score", stitcher, *files, "--qrels", tmp_path / "rel.tsv")
+    said = "`--source-queries`, `--target-queries` and `--qrels` belong together; give all three, or none."
+    assert (status, err) == (2, [f"repstitch score: {said}"])
+
+
+@pytest.mark.parametrize("what", ["NaN", "Inf", "zero", "other ids", "few pairs", "torn file"])
+def test_score_refuses_the_same_files(capsys, tmp_path, shelf, stitcher, what):
+    x, y = bad_files(tmp_path, shelf, what)
+    status, out, err = run(capsys, "score", stitcher, "--source", x, "--target", y)
+    assert (status, out, len(err)) == (2, "", 1)
+    assert TRAIN_REFUSALS[what] in err[0]
+
+
+@pytest.mark.parametrize("kind", ["cards", "dimensions"])
+def test_score_refuses_swapped_files(capsys, shelf, stitcher, kind):
+    end = "parquet" if kind == "cards" else "npy"
+    status, out, err = run(
+        capsys, "score", stitcher, "--source", shelf / f"new.{end}", "--target", shelf / f"old.{end}"
+    )
+    assert (status, out, len(err)) == (2, "", 1)
+    assert "a stitcher works one way only" in err[0]

@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from helpers.command_line import D_SOURCE, D_TARGET, FAST, N, result, run
+from helpers.spaces import affine_image, card, gaussian, names
+
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.writing import write
+from repstitch.stitchers.stitcher import load
+
+
+def test_translate_writes_the_translated_rows(capsys, tmp_path, shelf, stitcher):
+    out = tmp_path / "y.parquet"
+    found = result(capsys, "translate", stitcher, shelf / "old.parquet", "--out", out, "--device", "cpu")
+    assert found == {"out": str(out), "rows": N, "stitcher": load(stitcher).version}
+    expected = load(stitcher).translate(read(shelf / "old.parquet").vectors)
+    np.testing.assert_allclose(read(out).vectors, expected, atol=1e-6)
+
+
+def test_translate_adds_confidence_when_asked(capsys, tmp_path):
+    X, Y, _, _ = affine_image(400, D_SOURCE, D_TARGET, noise=0.2)
+    for name, rows, dim in (("old", X, D_SOURCE), ("new", Y, D_TARGET)):
+        write(tmp_path / f"{name}.parquet", Embeddings(rows, card(name, dim), names(400)))
+    old, made, out = tmp_path / "old.parquet", tmp_path / "old-new", tmp_path / "y.parquet"
+    result(capsys, "train", "--source", old, "--target", tmp_path / "new.parquet", "--out", made, *FAST)
+    result(capsys, "translate", made, old, "--out", out, "--confidence", "--device", "cpu")
+    expected = load(made).confidence(X)
+    table = pq.read_table(out)
+    assert table.column_names == ["id", "vector", *expected]
+    for name, values in expected.items():
+        np.testing.assert_allclose(table[name].to_numpy(), values, rtol=1e-3)
+
+
+def test_translate_refuses_confidence_of_a_stitcher_without_calibration(capsys, tmp_path, shelf, stitcher):
+    flags = ("--out", tmp_path / "y.parquet", "--confidence", "--device", "cpu")
+    status, _, err = run(capsys, "translate", stitcher, shelf / "old.parquet", *flags)
+    assert status == 2
+    assert err == [
+        "repstitch translate: `--confidence` needs a stitcher with a calibration; this one has none. "
+        "Train it again on more pairs."
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_translate_says_what_it_did(capsys, tmp_path, shelf, stitcher):
+    out = tmp_path / "y.parquet"
+    flags = ("--source-space", "old", "--dtype", "float16")
+    status, printed, _ = run(capsys, "translate", stitcher, shelf / "old.npy", "--out", out, *flags)
+    assert (status, printed) == (0, f"{N} rows of old translated to new in {out}\n")
+    assert read(out).vectors.dtype == np.float16
+
+
+def translate_refusals(shelf: Path, where: Path) -> dict[str, tuple[Path, str]]:
+    """Files that the stitcher cannot translate, and what is said of them."""
+    rows = read(shelf / "old.parquet")
+    for what, value in (("NaN", np.nan), ("Inf", np.inf), ("zero", 0)):
+        vectors = rows.vectors.copy()
+        vectors[5] = value
+        write(where / f"{what}.parquet", Embeddings(vectors, rows.space, rows.ids))
+    write(where / "space.parquet", Embeddings(rows.vectors, card("old", D_SOURCE, revision="def"), rows.ids))
+    np.save(where / "wide.npy", gaussian(30, 9))
+    np.save(where / "ints.npy", np.ones((30, D_SOURCE), int))
+    (where / "torn.parquet").write_bytes((shelf / "old.parquet").read_bytes()[:-20])
+    (where / "rows.csv").write_text("1,2,3")
+    return {
+        "NaN": (where / "NaN.parquet", "id 'item5' is NaN or Inf"),
+        "Inf": (where / "Inf.parquet", "id 'item5' is NaN or Inf"),
+        "zero": (where / "zero.parquet", "id 'item5' is all zeros"),
+        "space": (where / "space.parquet", "its card says another identity (revision 'def' against 'abc')"),
+        "dimension": (where / "wide.npy", "must have 6 dimensions, those of space 'old'; got 9"),
+        "ints": (where / "ints.npy", "must be a table of floats"),
+        "backwards": (shelf / "new.parquet", "a stitcher works one way only"),
+        "torn": (where / "torn.parquet", "cannot be read as embeddings"),
+        "csv": (where / "rows.csv", "must be one of .parquet, .arrow, .npy, .npz"),
+        "absent": (where / "absent.parquet", "There is no file"),
+    }
+
+
+REFUSED = ("NaN", "Inf", "zero", "space", "dimension", "ints", "backwards", "torn", "csv", "absent")
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_translate_refuses_in_one_line_and_writes_nothing(capsys, tmp_path, shelf, stitcher, what):
+    path, says = translate_refusals(shelf, tmp_path)[what]
+    before = sorted(p.name for p in tmp_path.iterdir())
+    status, out, err = run(capsys, "translate", stitcher, path, "--out", tmp_path / "y.parquet")
+    assert (status, out, len(err)) == (2, "", 1)
+    assert err[0].startswith("repstitch translate: ")
+    assert says in err[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_translate_refuses_an_out_that_exists(capsys, tmp_path, shelf, stitcher):
+    (tmp_path / "y.parquet").write_text("mine")
+    status, _, err = run(capsys, "translate", stitcher, shelf / "old.parquet", "--out", tmp_path / "y.parquet")
+    assert (status, len(err)) == (2, 1)
+    assert "exists and is never overwritten" in err[0]
+    assert (tmp_path / "y.parquet").read_text() == "mine"

@@ -1,0 +1,74 @@
+"""The command line run in this process, and files for it to work on."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.spaces import names
+from repstitch.cli.main import main
+from repstitch.embeddings.reading import read
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.writing import write
+
+FAST = ("--method", "ridge", "--device", "cpu")
+D_SOURCE, D_TARGET, N = 6, 4, 120
+
+
+def run(capsys, *argv) -> tuple[int, str, list[str]]:
+    """The exit status, what is on stdout, and the lines on stderr, log lines among them as on a terminal."""
+    capsys.readouterr()
+    root, package = logging.getLogger(), logging.getLogger("repstitch")
+    handlers, level = root.handlers[:], package.level
+    root.handlers.clear()
+    try:
+        status = main([str(part) for part in argv])
+    finally:
+        root.handlers[:] = handlers
+        package.setLevel(level)
+    out, err = capsys.readouterr()
+    return status, out, err.splitlines()
+
+
+def result(capsys, *argv) -> dict[str, Any]:
+    """What `--json` prints: one line, strict JSON."""
+    status, out, _ = run(capsys, *argv, "--json")
+    assert status == 0
+    assert out.count("\n") == 1
+    return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def bad_files(where: Path, shelf: Path, what: str) -> tuple[Path, Path]:
+    """Source and target that cannot be trained on, in a folder of their own."""
+    old, new = (read(shelf / f"{name}.parquet") for name in ("old", "new"))
+    x, y = where / "x.parquet", where / "y.parquet"
+    vectors = old.vectors.copy()
+    if what in ("NaN", "Inf", "zero"):
+        vectors[5] = {"NaN": np.nan, "Inf": np.inf, "zero": 0}[what]
+    ids = {"other ids": names(N, "other"), "twice the id": np.array(["item0", *names(N - 1)], dtype=object)}
+    few = 12 if what == "few pairs" else N
+    write(x, Embeddings(vectors[:few], old.space, ids.get(what, old.ids)[:few]))  # type: ignore[index]
+    write(y, new)
+    if what == "no file":
+        x.unlink()
+    if what == "torn file":
+        x.write_bytes(x.read_bytes()[:-20])
+    if what == "text file":
+        x.write_text("hello")
+    return x, y
+
+
+TRAIN_REFUSALS = {
+    "NaN": "1 with source NaN or Inf (first: id 'item5'). Leave them out with `--drop-invalid`.",
+    "Inf": "1 with source NaN or Inf (first: id 'item5')",
+    "zero": "1 with source all zeros (first: id 'item5')",
+    "other ids": "No id is in both files",
+    "twice the id": "Ids must be unique; the source has 1 repeated (first: 'item0')",
+    "few pairs": "At least 20 pairs are needed; got 12",
+    "no file": "There is no file",
+    "torn file": "cannot be read as embeddings",
+    "text file": "cannot be read as embeddings",
+}
