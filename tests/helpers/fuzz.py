@@ -1,6 +1,7 @@
-"""How much is fuzzed and from which seed, what came of it, and ways of spoiling what was right.
+"""How many cases are fuzzed and from which seed, counts of what came of them, and ways to spoil valid bytes.
 
-`make test` runs 500 cases, the same each time. `make fuzz` sets both variables, and a file that is told the counts.
+`make test` runs 150 cases, the same each time, and the tests marked slow 500 (`test_fuzz_long.py`). `make fuzz` sets
+the cases, the seed, and a file for the counts.
 """
 
 import json
@@ -12,7 +13,7 @@ import numpy as np
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 
-CASES = int(os.environ.get("REPSTITCH_FUZZ_CASES", "500"))
+CASES = int(os.environ.get("REPSTITCH_FUZZ_CASES", "150"))
 SEED = int(os.environ["REPSTITCH_FUZZ_SEED"]) if "REPSTITCH_FUZZ_SEED" in os.environ else None
 TALLY = os.environ.get("REPSTITCH_FUZZ_TALLY")
 SPECIAL = (
@@ -50,35 +51,35 @@ def one_in(n: int) -> st.SearchStrategy[bool]:
 def rows(draw, dim: int, special: bool = True) -> np.ndarray:
     """A few rows, now and then more than are answered inline; among their numbers some of the `SPECIAL` ones."""
     n = draw(st.sampled_from((1, 1, 2, 3, 5, 64, 65, 70)))
-    found = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).standard_normal((n, dim))
-    found *= 10.0 ** draw(st.sampled_from((0, 0, 0, -3, 4, 15, -15)))
+    numbers = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).standard_normal((n, dim))
+    numbers *= 10.0 ** draw(st.sampled_from((0, 0, 0, -3, 4, 15, -15)))
     if special and draw(one_in(4)):
         for _ in range(draw(st.integers(1, 3))):
             at = draw(st.integers(0, n * dim - 1))
-            found.reshape(-1)[at] = draw(st.sampled_from(SPECIAL))
+            numbers.reshape(-1)[at] = draw(st.sampled_from(SPECIAL))
         if draw(one_in(3)):
-            found[draw(st.integers(0, n - 1))] = draw(st.sampled_from(SPECIAL))
+            numbers[draw(st.integers(0, n - 1))] = draw(st.sampled_from(SPECIAL))
     with np.errstate(over="ignore"):
-        return found.astype(np.float32)
+        return numbers.astype(np.float32)
 
 
 @st.composite
 def spoiled(draw, body: bytes, most: int = 3) -> bytes:
     """Bytes after up to so many accidents; mostly none."""
-    kept = bytearray(body)
+    changed = bytearray(body)
     for _ in range(draw(st.sampled_from((*(0,) * 3 * most, *range(1, most + 1))))):
-        at = draw(st.integers(0, len(kept)))
+        at = draw(st.integers(0, len(changed)))
         match draw(st.sampled_from(("flip", "set", "cut", "insert", "remove", "repeat"))):
-            case "flip" if at < len(kept):
-                kept[at] ^= 1 << draw(st.integers(0, 7))
-            case "set" if at < len(kept):
-                kept[at] = draw(st.sampled_from((0, 1, 0x7F, 0x80, 0xFF)))
+            case "flip" if at < len(changed):
+                changed[at] ^= 1 << draw(st.integers(0, 7))
+            case "set" if at < len(changed):
+                changed[at] = draw(st.sampled_from((0, 1, 0x7F, 0x80, 0xFF)))
             case "cut":
-                del kept[at:]
+                del changed[at:]
             case "insert":
-                kept[at:at] = draw(st.binary(min_size=1, max_size=9))
+                changed[at:at] = draw(st.binary(min_size=1, max_size=9))
             case "remove":
-                del kept[at : at + draw(st.integers(1, 24))]
+                del changed[at : at + draw(st.integers(1, 24))]
             case "repeat":
-                kept[at:at] = kept[max(0, at - draw(st.integers(1, 24))) : at]
-    return bytes(kept)
+                changed[at:at] = changed[max(0, at - draw(st.integers(1, 24))) : at]
+    return bytes(changed)

@@ -62,12 +62,12 @@ def test_a_long_vector_is_written_in_one_part():
     assert fields.write_reply("embedding", vector, {}) == [fields.write_json({"embedding": vector})]
 
 
-@pytest.mark.parametrize(("opened", "most"), [(b"[", 2 * 10 + fields.EXTRA), (b"{", fields.EXTRA)])
-def test_lists_and_objects_are_counted_before_they_are_read(opened, most):
+@pytest.mark.parametrize(("bracket", "limit"), [(b"[", 2 * 10 + fields.EXTRA_BRACKETS), (b"{", fields.EXTRA_BRACKETS)])
+def test_lists_and_objects_are_counted_before_they_are_read(bracket, limit):
     with pytest.raises(MalformedError, match="at most 10 rows; it holds too many brackets"):
-        fields.read_json(b'{"embedding":' + opened * (most + 1), "embedding", fields.TRANSLATE, 10)
+        fields.read_json(b'{"embedding":' + bracket * (limit + 1), "embedding", fields.TRANSLATE, 10)
     with pytest.raises(MalformedError, match="must be JSON"):
-        fields.read_json(b'{"embedding":' + opened * (most - 1), "embedding", fields.TRANSLATE, 10)
+        fields.read_json(b'{"embedding":' + bracket * (limit - 1), "embedding", fields.TRANSLATE, 10)
 
 
 def test_one_vector_in_is_one_vector_out():

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repstitch.wire import lists
+from repstitch.wire import fields, lists
 from repstitch.wire.fields import EMBEDDINGS, TRANSLATE, read_embedding, read_json
 from repstitch.wire.rows import MalformedError, UnusableError
 
 DIM = 3
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 ROWS = st.lists(st.lists(FLOATS, min_size=DIM, max_size=DIM), min_size=1, max_size=8)
+PART_BYTES = st.sampled_from([1, 7, 64])
 SPACES = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n\t", " : ")])
 PIECES = (
     b"[",
@@ -42,24 +43,22 @@ def in_parts(request, monkeypatch):
     monkeypatch.setattr(lists, "PART_BYTES", request.param)
 
 
-@pytest.mark.parametrize("part_bytes", [1, 7, 64])
-@given(rows=ROWS, separators=SPACES, before=st.booleans(), data=st.data())
+@given(part_bytes=PART_BYTES, rows=ROWS, separators=SPACES, before=st.booleans(), data=st.data())
 def test_rows_in_parts_are_those_of_the_whole(part_bytes, rows, separators, before, data):
     rest = data.draw(st.dictionaries(st.sampled_from(["source", "target", "x"]), st.text(max_size=5)))
-    said = {**rest, "embedding": rows} if before else {"embedding": rows, **rest}
-    text = json.dumps(said, separators=separators).encode()
+    payload = {**rest, "embedding": rows} if before else {"embedding": rows, **rest}
+    text = json.dumps(payload, separators=separators).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lists, "PART_BYTES", part_bytes)
-        found = lists.read_rows(text, "embedding")
-    if found is None:  # only where a name looks like lists
+        result = lists.read_rows(text, "embedding")
+    if result is None:  # only where a name looks like lists
         assert any(set("[]") & set(value) for value in rest.values())
         return
-    assert np.array_equal(found.pop("embedding"), np.array(rows, np.float32))
-    assert found == rest
+    assert np.array_equal(result.pop("embedding"), np.array(rows, np.float32))
+    assert result == rest
 
 
-@pytest.mark.parametrize("part_bytes", [1, 7, 64])
-@given(rows=ROWS, data=st.data())
+@given(part_bytes=PART_BYTES, rows=ROWS, data=st.data())
 def test_a_spoiled_text_is_read_in_parts_only_to_what_it_says(part_bytes, rows, data):
     text = orjson.dumps({"embedding": rows, "source": "old"})
     for _ in range(data.draw(st.integers(1, 3))):
@@ -68,11 +67,11 @@ def test_a_spoiled_text_is_read_in_parts_only_to_what_it_says(part_bytes, rows, 
         text = text[:at] + data.draw(st.sampled_from(PIECES)) + text[end:]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lists, "PART_BYTES", part_bytes)
-        found = lists.read_rows(text, "embedding")
-    if found is not None:
+        result = lists.read_rows(text, "embedding")
+    if result is not None:
         whole = orjson.loads(text)
-        assert np.array_equal(found.pop("embedding"), np.array(whole.pop("embedding"), np.float32))
-        assert found == whole
+        assert np.array_equal(result.pop("embedding"), np.array(whole.pop("embedding"), np.float32))
+        assert result == whole
 
 
 @pytest.mark.parametrize(
@@ -115,40 +114,42 @@ def test_a_long_request_holds_its_rows_as_an_array(kind):
     rows = np.random.default_rng(0).standard_normal((20_000, DIM), dtype=np.float32)
     text = orjson.dumps({"source": "old", "embedding": rows, "target": "new"}, option=orjson.OPT_SERIALIZE_NUMPY)
     assert len(text) > 2**20 - 2**19
-    found = read_json(kind(text + b" " * 2**20), "embedding", TRANSLATE, 20_000)
-    assert not isinstance(found["embedding"], np.ndarray)  # what stands behind is long
-    found = read_json(kind(b" " * 2**20 + text), "embedding", TRANSLATE, 20_000)
-    assert np.array_equal(found["embedding"], rows)
-    read, single = read_embedding(found["embedding"], DIM)
-    assert np.array_equal(read, rows)
+    result = read_json(kind(text + b" " * 2**20), "embedding", TRANSLATE, 20_000)
+    assert not isinstance(result["embedding"], np.ndarray)  # what stands behind is long
+    result = read_json(kind(b" " * 2**20 + text), "embedding", TRANSLATE, 20_000)
+    assert np.array_equal(result["embedding"], rows)
+    array, single = read_embedding(result["embedding"], DIM)
+    assert np.array_equal(array, rows)
     assert not single
     with pytest.raises(UnusableError, match="The rows of `embedding` must have 4 numbers; got 3"):
-        read_embedding(found["embedding"], 4)
+        read_embedding(result["embedding"], 4)
     with pytest.raises(MalformedError, match="too many brackets"):
         read_json(kind(b" " * 2**20 + text), "embedding", TRANSLATE, 100)
 
 
 def test_numbers_beyond_float32_are_infinite_and_whole_ones_are_numbers():
-    found = lists.read_rows(b'{"embedding":[[1e300,-1e300,2,0.5]]}', "embedding")
-    assert found is not None
-    assert found["embedding"].tolist() == [[np.inf, -np.inf, 2, 0.5]]
+    result = lists.read_rows(b'{"embedding":[[1e300,-1e300,2,0.5]]}', "embedding")
+    assert result is not None
+    assert result["embedding"].tolist() == [[np.inf, -np.inf, 2, 0.5]]
 
 
-def test_tokens_in_a_long_request_stay_whole_numbers():
-    text = b'{"input":[[1,2]' + b",[1,2]" * 200_000 + b'],"model":"m"}'
+def test_tokens_in_a_long_request_stay_whole_numbers(monkeypatch):
+    monkeypatch.setattr(fields, "LONG_BYTES", 1000)
+    text = b'{"input":[[1,2]' + b",[1,2]" * 200 + b'],"model":"m"}'
     assert read_json(text, "input", EMBEDDINGS)["input"][0] == [1, 2]
 
 
-def test_in_parts_takes_a_fraction_of_the_memory():
-    rows = np.random.default_rng(0).standard_normal((4000, 256), dtype=np.float32)
+def test_in_parts_takes_a_fraction_of_the_memory(monkeypatch):
+    monkeypatch.setattr(lists, "PART_BYTES", 2**16)
+    rows = np.random.default_rng(0).standard_normal((1000, 256), dtype=np.float32)
     text = orjson.dumps({"embedding": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
 
     def peak(read) -> int:
         tracemalloc.start()
         read()
-        found = tracemalloc.get_traced_memory()[1]
+        n_bytes = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return found
+        return n_bytes
 
     whole = peak(lambda: np.array(json.loads(text)["embedding"], np.float32))
     assert peak(lambda: lists.read_rows(text, "embedding")) < whole / 3

@@ -6,14 +6,14 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from repstitch.server.responses import JSON, Refusal
-from repstitch.wire.fields import CHOSEN, PAIR, ROUTES, check_name, check_word, read_flag
+from repstitch.wire.fields import NAME_FIELDS, OPTION_FIELDS, ROUTES, check_name, check_word, read_flag
 from repstitch.wire.rows import DTYPES, MalformedError
 
 OCTETS = "application/octet-stream"
 ARROW = "application/vnd.apache.arrow.stream"
 OCTETS16 = f"{OCTETS}; dtype=float16"
 FORMATS = (OCTETS, JSON, ARROW)
-PARAMS = (*PAIR, *CHOSEN)
+PARAMS = (*NAME_FIELDS, *OPTION_FIELDS)
 QUERY_BYTES = 4096
 
 

@@ -1,1 +1,1 @@
-"""Bodies to rows and back, strictly: nothing is coerced, padded or reshaped to make it fit."""
+"""Bodies of requests to rows and rows to bodies of replies. Nothing is coerced, padded or reshaped to make it fit."""

@@ -20,7 +20,7 @@ WIDTHS = {pa.float32(): "float32", pa.float16(): "float16"}
 
 @dataclass(frozen=True)
 class ArrowRows:
-    """What a stream held: float32 rows (n, dim), the numbers' dtype, the ids, and the space its card states."""
+    """The content of a stream: float32 rows (n, dim), the dtype they came in, the ids, and the space of its card."""
 
     rows: np.ndarray
     dtype: str
@@ -49,7 +49,7 @@ def read_arrow(body: Buffer, dim: int) -> ArrowRows:
         raise MalformedError(f"The body must hold at least one row of {dim} numbers; it is empty.", "embedding")
     parts = [_numbers(chunk, dim) for chunk in table["vector"].chunks if len(chunk)]
     rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    # Copied where Arrow shares the body's memory, which torch must be allowed to write to.
+    # Copied where Arrow shares the memory of the body, because torch warns about memory that is read-only.
     rows = np.require(rows, np.float32, ("C", "W"))
     return ArrowRows(rows, dtype, table["id"] if "id" in table.column_names else None, _space(reader.schema))
 
@@ -59,7 +59,7 @@ def write_arrow(
 ) -> memoryview:
     """Rows (n, dim) as a stream: `id` where there are ids, `vector`, and a float32 column for each measure (n,).
 
-    The space stands in the schema's metadata, as in files of embeddings. UnusableError where `dtype` cannot hold them.
+    The schema's metadata holds the space, as in files of embeddings. UnusableError where `dtype` cannot hold the rows.
     """
     numbers = pa.array(cast(rows, dtype).reshape(-1))
     columns: dict[str, Any] = {} if ids is None else {"id": ids}
@@ -73,13 +73,13 @@ def write_arrow(
 
 
 def _check_messages(source: pa.Buffer) -> None:
-    """Refuse, before anything is unpacked, batches that are compressed, which may unpack to any size, and leftovers."""
+    """Refuse bytes after the stream and compressed batches, which may unpack to any size, before unpacking anything."""
     stream = pa.BufferReader(source)
     messages = pa.ipc.MessageReader.open_stream(stream)
     while (message := next(messages, None)) is not None:
         if message.type == "dictionary":
             raise MalformedError("The body must hold plain columns, not dictionaries; write it without.", "embedding")
-        if message.metadata_version != pa.ipc.MetadataVersion.V5:  # in which compression was announced otherwise
+        if message.metadata_version != pa.ipc.MetadataVersion.V5:  # older versions state compression elsewhere
             raise MalformedError("The body must be an Arrow stream of metadata version 5; write it with a newer Arrow.")
         if message.type == "record batch" and _is_compressed(message.metadata.to_pybytes()):
             raise MalformedError("The body must be an Arrow stream without compression; write it without.")
@@ -88,10 +88,10 @@ def _check_messages(source: pa.Buffer) -> None:
 
 
 def _is_compressed(metadata: bytes) -> bool:
-    """Whether the FlatBuffers table of a record batch, which the Arrow library has checked, states a compression, or
-    anything in metadata of the message, by which an older Arrow announced one.
+    """Whether the metadata of a record batch, which the Arrow library has checked, states a compression.
 
-    The library itself shows it only by unpacking. A table begins with the way back to a list of where its fields lie.
+    Also True for any metadata of the message, in which an older Arrow stated one. The library itself tells only by
+    unpacking. In FlatBuffers a table begins with the distance back to the list of the positions of its fields.
     """
 
     def field(table: int, number: int) -> int:
@@ -108,7 +108,7 @@ def _is_compressed(metadata: bytes) -> bool:
 
 
 def _check_schema(schema: pa.Schema, dim: int) -> str:
-    """The dtype of the column `vector`; refuses columns that are none of ours and lists of something else."""
+    """The dtype of the column `vector`; refuses other columns than `COLUMNS` and lists of anything but floats."""
     for name in schema.names:
         if name not in COLUMNS or schema.names.count(name) > 1:
             raise MalformedError(
@@ -147,6 +147,6 @@ def _numbers(vectors: Any, dim: int) -> np.ndarray:
 
 
 def _space(schema: pa.Schema) -> Space | None:
-    """The space that the stream's card states, as files of embeddings carry it."""
+    """The space in the schema's metadata, as in files of embeddings."""
     card = (schema.metadata or {}).get(SPACE_KEY)
     return None if card is None else Space.from_json(card)
