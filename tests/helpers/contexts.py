@@ -1,34 +1,36 @@
-"""Two spaces whose stitchers are known exactly, and things to carry between them."""
+"""Two spaces with exact stitchers between them, and directions, probes and dictionaries to carry."""
 
 from typing import Any
 
 import numpy as np
 import torch
 
-from helpers.spaces import card, gaussian, names, rotation
+from helpers.spaces import card, gaussian, names, pairs_of, rotation
 from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.splitting import split
 from repstitch.stitchers.maps import AffineMap, Map, ResidualMLP
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer import files
 from repstitch.transfer.files import Layout
 from repstitch.transfer.kinds import Dictionary, Directions, Probe
-from repstitch.transfer.linear import Linear
+from repstitch.transfer.linear import LinearMap
+from repstitch.transfer.task import Task, make_task
 
 
-def linear(d_source: int, d_target: int, seed: int = 0) -> Linear:
+def linear(d_source: int, d_target: int, seed: int = 0) -> LinearMap:
     """A random affine map in float64, well conditioned."""
     random = np.random.default_rng(seed)
     W = random.standard_normal((d_source, d_target)) / np.sqrt(d_source)
-    return Linear(AffineMap(torch.from_numpy(W), torch.from_numpy(random.standard_normal(d_target))), "a test's")
+    return LinearMap(AffineMap(torch.from_numpy(W), torch.from_numpy(random.standard_normal(d_target))), "a test's")
 
 
-def inverse(given: Linear) -> Linear:
+def inverse(map: LinearMap) -> LinearMap:
     """The affine map that undoes a square one."""
-    back = np.linalg.inv(given.weight)
-    return Linear(AffineMap(torch.from_numpy(back), torch.from_numpy(-given.bias @ back)), "a test's")
+    back = np.linalg.inv(map.weight)
+    return LinearMap(AffineMap(torch.from_numpy(back), torch.from_numpy(-map.bias @ back)), "a test's")
 
 
-def through(map: Linear, rows: np.ndarray) -> np.ndarray:
+def through(map: LinearMap, rows: np.ndarray) -> np.ndarray:
     return rows @ map.weight + map.bias
 
 
@@ -41,20 +43,23 @@ def directions(d: int = 6, k: int = 3, seed: int = 0) -> Directions:
     return Directions(gaussian(k, d, seed), tuple(f"v{i}" for i in range(k)))
 
 
-def dictionary(d: int = 6, m: int = 10, subtract: bool = True, seed: int = 0, **given) -> Dictionary:
-    fields: dict[str, Any] = {
+def dictionary(d: int = 6, m: int = 10, subtract: bool = True, seed: int = 0, **fields) -> Dictionary:
+    defaults: dict[str, Any] = {
         "W_enc": gaussian(d, m, seed),
         "b_enc": gaussian(1, m, seed + 1)[0] / 2,
         "W_dec": gaussian(m, d, seed + 2),
         "b_dec": gaussian(1, d, seed + 3)[0],
         "subtract_b_dec": subtract,
-    } | given
-    return Dictionary(**fields)
+    }
+    return Dictionary(**defaults | fields)
 
 
 def mlp(d_source: int = 6, d_target: int = 4, width: int = 5, seed: int = 0) -> ResidualMLP:
-    draw = torch.Generator().manual_seed(seed)
-    number = lambda *shape: torch.randn(shape, generator=draw)  # noqa: E731
+    random = torch.Generator().manual_seed(seed)
+
+    def number(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=random)
+
     return ResidualMLP(
         number(d_source, d_target),
         number(d_target) / 5,
@@ -64,9 +69,9 @@ def mlp(d_source: int = 6, d_target: int = 4, width: int = 5, seed: int = 0) -> 
     )
 
 
-def stitcher(map: Map, source: str = "old", target: str = "new", **given) -> Stitcher:
-    """A stitcher of this map, between spaces with cards, that has seen nothing."""
-    fields: dict[str, Any] = {
+def stitcher(map: Map, source: str = "old", target: str = "new", **fields) -> Stitcher:
+    """A stitcher of this map, between spaces with cards, that was trained on no rows."""
+    defaults: dict[str, Any] = {
         "source": card(source, map.d_source),
         "target": card(target, map.d_target),
         "method": "ridge",
@@ -76,8 +81,8 @@ def stitcher(map: Map, source: str = "old", target: str = "new", **given) -> Sti
         "source_mean": np.zeros(map.d_source, np.float32),
         "target_mean": np.zeros(map.d_target, np.float32),
         "seen": np.empty(0, np.int64),
-    } | given
-    return Stitcher(map=map, **fields)
+    }
+    return Stitcher(map=map, **defaults | fields)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -85,9 +90,10 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def two_views(n: int = 600, d: int = 8, classes: int = 3, noise: float = 0.3, seed: int = 0):
-    """Clusters on the sphere seen by two models, Y a rotation of X: both as `Embeddings` with ids, and labels.
+    """Clusters on the sphere in two spaces, Y a rotation of X: both as `Embeddings` with ids, and labels.
 
-    The rotation is exact, so what is true of one holds of the other; returns (X's, Y's, labels, R)."""
+    The rotation is exact, so the two spaces hold the same. Returns the embeddings of both, the labels and R.
+    """
     random = np.random.default_rng(seed)
     labels = random.integers(classes, size=n)
     centres = 1.5 * rotation(d, seed)[:classes]
@@ -98,17 +104,28 @@ def two_views(n: int = 600, d: int = 8, classes: int = 3, noise: float = 0.3, se
     return old, new, np.array([f"class {k}" for k in labels], dtype=object), R
 
 
-def rotating(R: np.ndarray, source: str = "old", target: str = "new", **given) -> Stitcher:
+def task_of(old: Embeddings, new: Embeddings, labels: np.ndarray, **changes) -> Task:
+    """A task of carrying probes from old to new, where the two hold the same items in the same order."""
+    fields: dict[str, Any] = {
+        "target": new.vectors,
+        "source": old.vectors,
+        "labels": labels,
+        "split": split(pairs_of(new.vectors, old.vectors)),
+    }
+    return make_task(**fields | changes)
+
+
+def rotating(R: np.ndarray, source: str = "old", target: str = "new", **fields) -> Stitcher:
     """The stitcher of an exact rotation."""
     weight = torch.from_numpy(R).float()
-    return stitcher(AffineMap(weight, torch.zeros(len(R))), source, target, **given)
+    return stitcher(AffineMap(weight, torch.zeros(len(R))), source, target, **fields)
 
 
-def both_of(path, **given) -> tuple[Any, Layout]:
-    """What a file holds, of whatever kind, and its layout."""
-    return files.read(path, **given)
+def content_and_layout(path, **options) -> tuple[Any, Layout]:
+    """The directions, probe or dictionary in a file, and its layout."""
+    return files.read(path, **options)
 
 
-def thing_of(path, **given) -> Any:
-    """What a file holds, of whatever kind."""
-    return both_of(path, **given)[0]
+def content(path, **options) -> Any:
+    """The directions, probe or dictionary in a file."""
+    return content_and_layout(path, **options)[0]

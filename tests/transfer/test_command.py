@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers.contexts import dictionary, directions, mlp, rotating, stitcher, thing_of, two_views
+from helpers.contexts import content, dictionary, directions, mlp, rotating, stitcher, two_views
 from helpers.spaces import card, names
 from PIL import Image
 
@@ -44,8 +44,8 @@ def shelf(tmp_path_factory):
 def run(shelf, capsys, line: str) -> tuple[int, str, str]:
     """The command with files of the shelf for what stands in braces."""
     status = main(["transfer", *(part.replace("@", f"{shelf}/") for part in line.split())])
-    told = capsys.readouterr()
-    return status, told.out, told.err
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
 
 
 BOTH = "--forward @old-new --backward @new-old"
@@ -55,21 +55,21 @@ PROVEN = f"{ROWS} --labels @labels.csv:kind"
 
 def test_directions_are_carried_and_keep_their_names(shelf, capsys, tmp_path):
     out = tmp_path / "carried.safetensors"
-    status, said, _ = run(shelf, capsys, f"@v.safetensors --forward @old-new --out {out}")
+    status, text, _ = run(shelf, capsys, f"@v.safetensors --forward @old-new --out {out}")
     assert status == 0
-    assert said.splitlines() == [
+    assert text.splitlines() == [
         f"3 directions: old -> new, in {out}",
         "forward: the bare map, exactly: without the normalisation after it",
         "rows: of old at unit length, of new at unit length",
     ]
-    found = thing_of(out)
+    found = content(out)
     np.testing.assert_allclose(found.values, directions(8).values @ R, atol=1e-5)
     assert found.names == ("v0", "v1", "v2")
 
 
 def test_a_probe_is_trained_proven_carried_and_drawn(shelf, capsys, tmp_path):
     out, plot = tmp_path / "probe.npz", tmp_path / "proof.png"
-    status, said, _ = run(shelf, capsys, f"{BOTH} {PROVEN} --out {out} --plot {plot}")
+    status, text, _ = run(shelf, capsys, f"{BOTH} {PROVEN} --out {out} --plot {plot}")
     assert status == 0
     for part in (
         "a probe of 3 classes: old -> new",
@@ -79,16 +79,16 @@ def test_a_probe_is_trained_proven_carried_and_drawn(shelf, capsys, tmp_path):
         "the classes' mean directions, carried forward: cosine 0.9",
         "labels saved: a native probe needs",
     ):
-        assert part in said
-    probe = thing_of(out)
+        assert part in text
+    probe = content(out)
     best = np.array([probe.classes[k] for k in probe.class_scores(NEW.vectors).argmax(1)])
     assert (best == LABELS).mean() > 0.95
     assert Image.open(plot).size[0] > 1000
 
 
 def test_json_holds_the_whole_proof(shelf, capsys):
-    status, said, _ = run(shelf, capsys, f"{BOTH} {PROVEN} --json --seed 1")
-    found = json.loads(said)
+    status, text, _ = run(shelf, capsys, f"{BOTH} {PROVEN} --json --seed 1")
+    found = json.loads(text)
     assert status == 0
     assert found["proof"]["accuracy"]["carried"]["score"] > 0.9
     assert found["proof"]["label_efficiency"]["matches"]
@@ -98,55 +98,55 @@ def test_json_holds_the_whole_proof(shelf, capsys):
 
 def test_a_head_with_stated_classes_is_proven(shelf, capsys, tmp_path):
     line = f"@head.npz --backward @new-old {PROVEN} --classes @classes.txt --out {tmp_path / 'head.safetensors'}"
-    status, said, _ = run(shelf, capsys, line)
+    status, text, _ = run(shelf, capsys, line)
     assert status == 0
-    assert "carried probe" in said
-    assert thing_of(tmp_path / "head.safetensors").classes == ("class 0", "class 1", "class 2")
+    assert "carried probe" in text
+    assert content(tmp_path / "head.safetensors").classes == ("class 0", "class 1", "class 2")
 
 
 def test_a_dictionary_goes_through_both_and_is_compared_where_rows_are_given(shelf, capsys, tmp_path):
-    status, said, _ = run(shelf, capsys, f"@sae.safetensors {BOTH} {ROWS} --out {tmp_path / 'sae.safetensors'}")
+    status, text, _ = run(shelf, capsys, f"@sae.safetensors {BOTH} {ROWS} --out {tmp_path / 'sae.safetensors'}")
     assert status == 0
-    assert "features correlate with the original's by 1.000 on the mean" in said
-    assert thing_of(tmp_path / "sae.safetensors").subtract_b_dec is True
+    assert "features correlate with the original's by 1.000 on the mean" in text
+    assert content(tmp_path / "sae.safetensors").subtract_b_dec is True
     assert run(shelf, capsys, f"@sae.safetensors {BOTH} --out {tmp_path / 'again.safetensors'}")[0] == 0
 
 
 def test_concepts_are_made_of_two_files(shelf, capsys, tmp_path):
     concept = "--concept @kind0.parquet --against @kind1.parquet"
     assert run(shelf, capsys, f"{concept} --forward @old-new --out {tmp_path / 'v.npz'}")[0] == 0
-    found = thing_of(tmp_path / "v.npz")
+    found = content(tmp_path / "v.npz")
     assert isinstance(found, Directions)
     assert found.names == ("kind0",)
     line = f"{concept} --by classifier --backward @new-old --out {tmp_path / 'w.npz'}"
     assert run(shelf, capsys, line)[0] == 0
-    assert isinstance(thing_of(tmp_path / "w.npz"), Probe)
+    assert isinstance(content(tmp_path / "w.npz"), Probe)
 
 
 def test_names_classify_and_are_proven(shelf, capsys, tmp_path):
     line = "--prompts @prompts.parquet --forward @old-new --target @new.parquet --labels @labels.csv:kind"
-    status, said, _ = run(shelf, capsys, f"{line} --out {tmp_path / 'names.safetensors'} --plot {tmp_path / 'p.svg'}")
+    status, text, _ = run(shelf, capsys, f"{line} --out {tmp_path / 'names.safetensors'} --plot {tmp_path / 'p.svg'}")
     assert status == 0
-    assert "from names alone" in said
-    assert "chance: balanced accuracy 0.333" in said
-    assert thing_of(tmp_path / "names.safetensors").classes == ("class 0", "class 1", "class 2")
+    assert "from names alone" in text
+    assert "chance: balanced accuracy 0.333" in text
+    assert content(tmp_path / "names.safetensors").classes == ("class 0", "class 1", "class 2")
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
 
 
 def test_an_mlp_says_that_it_acts_by_its_jacobian(shelf, capsys, tmp_path):
     line = f"@head.npz --backward @bent --target @new.parquet --out {tmp_path / 'head.npz'}"
-    status, said, _ = run(shelf, capsys, line)
+    status, text, _ = run(shelf, capsys, line)
     assert status == 0
-    assert "Jacobian averaged over 400 rows, normalisation included: a tangent, so true near such rows only" in said
+    assert "Jacobian averaged over 400 rows, normalisation included: a tangent, so true near such rows only" in text
 
 
 REFUSED = {
     "": "Give what is carried: a FILE, --concept with --against, --prompts, or --labels",
-    "@v.safetensors": "`forward`, a stitcher from source to target, or `backward`",
-    "@v.safetensors --out OUT.npz": "`forward`, a stitcher from source to target, or `backward`",
-    "@v.safetensors --backward @new-old --out OUT.npz": "`forward`, a stitcher from source to target, is needed",
+    "@v.safetensors": "`--forward`, a stitcher from source to target, or `--backward`",
+    "@v.safetensors --out OUT.npz": "`--forward`, a stitcher from source to target, or `--backward`",
+    "@v.safetensors --backward @new-old --out OUT.npz": "`--forward`, a stitcher from source to target, is needed",
     "@v.safetensors --forward @new-old --backward @new-old --out OUT.npz": "must lead back between the spaces",
-    "@v.safetensors --forward @old-new --out OUT.txt": "`out` must end in .safetensors or .npz",
+    "@v.safetensors --forward @old-new --out OUT.txt": "`--out` must end in .safetensors, .npz or .npy",
     "@v.safetensors --forward @old-new --out nowhere/OUT.npz": "must lie in a folder that exists",
     "@v.safetensors --forward @old-new --out @v.safetensors": "exists and is never overwritten",
     "@v.safetensors --prompts @prompts.parquet --forward @old-new --out OUT.npz": "Give one thing to carry",
@@ -154,14 +154,14 @@ REFUSED = {
     "@labels.csv --forward @old-new --out OUT.npz": "labels.csv must be one of .npz",
     "@v.safetensors --forward @none --out OUT.npz": "There is no stitcher",
     "@head.npz --backward @bent --out OUT.npz": "An MLP has no one matrix",
-    "@head.npz --backward @new-old --renormalise --out OUT.npz": "`renormalise` is of directions only",
+    "@head.npz --backward @new-old --renormalise --out OUT.npz": "`--renormalise` is of directions only",
     "@head.npz --backward @new-old --jacobian --out OUT.npz": "`--jacobian` is of use with --source or --target only",
-    f"@head.npz --backward @new-old {PROVEN}": "give `classes`, one a line",
-    "@v.safetensors --forward @old-new --classes @classes.txt --out OUT.npz": "`classes` is said of a probe",
+    f"@head.npz --backward @new-old {PROVEN}": "give `--classes`, one a line",
+    "@v.safetensors --forward @old-new --classes @classes.txt --out OUT.npz": "`--classes` is said of a probe",
     "@head.npz --backward @new-old --classes @none --out OUT.npz": "`--classes` .*none cannot be read",
-    f"@v.safetensors {BOTH} {PROVEN}": "`labels` prove probes, and this is 3 directions",
+    f"@v.safetensors {BOTH} {PROVEN}": "`--labels` prove probes, and this is 3 directions",
     "--concept @kind0.parquet --forward @old-new --out OUT.npz": "`--concept` needs `--against`",
-    "--concept @kind0.parquet --against @new.parquet --forward @old-new --out OUT.npz": "`against` must be in space",
+    "--concept @kind0.parquet --against @new.parquet --forward @old-new --out OUT.npz": "`--against` must be in space",
     "--against @kind0.parquet --labels x.csv:y": "`--against` is of use with --concept only",
     f"--by means {BOTH} {PROVEN}": "`--by` is of use with --concept only",
     f"--names x.txt {BOTH} {PROVEN}": "`--names` is of use with --prompts only",
@@ -172,16 +172,16 @@ REFUSED = {
     "@v.safetensors --forward @old-new --source-ids x.txt --out OUT.npz": "`--source-ids` is of use with --source only",
     f"--prompts @prompts.parquet {BOTH} --out OUT.npz": "`--backward` has no part in what --prompts does",
     "--concept @kind0.parquet --against @kind0.parquet --backward @new-old --by classifier --out OUT.npz": "same mean",
-    f"@head.npz --backward @new-old {PROVEN} --out OUT.npy": "`out` must end in .safetensors or .npz",
-    f"{BOTH} {PROVEN} --out OUT.npy": "`out` must end in .safetensors or .npz",
-    f"@one.npz --backward @new-old {PROVEN}": "give `classes`: two lines, the second what a score above 0 says",
+    f"@head.npz --backward @new-old {PROVEN} --out OUT.npy": "`--out` must end in .safetensors or .npz",
+    f"{BOTH} {PROVEN} --out OUT.npy": "`--out` must end in .safetensors or .npz",
+    f"@one.npz --backward @new-old {PROVEN}": "give `--classes`: two lines, the second what a score above 0 says",
     f"{BOTH} --target @new.parquet --labels @labels.csv:kind": "and the rows of both spaces are needed",
-    f"{BOTH} {ROWS} --labels @labels.csv:other": "`labels` must name a column as labels.csv:COLUMN, out of kind",
+    f"{BOTH} {ROWS} --labels @labels.csv:other": "`--labels` must name a column as labels.csv:COLUMN, out of kind",
     f"{BOTH} {ROWS} --labels @labels.csv:id": "out of kind; got id",
-    f"{BOTH} {PROVEN} --plot p.bmp": "`plot` must end in .png, .svg or .pdf",
-    f"{BOTH} --source @new.parquet --target @old.parquet --labels @labels.csv:kind": "`target` must be in space 'new'",
+    f"{BOTH} {PROVEN} --plot p.bmp": "`--plot` must end in .png, .svg or .pdf",
+    f"{BOTH} --source @new.parquet --target @old.parquet --labels @labels.csv:kind": "`--target` must be in space",
     "--prompts @prompts.parquet --backward @new-old --out OUT.npz": "`--backward` has no part in what --prompts does",
-    "--prompts @new.parquet --forward @old-new --out OUT.npz": "`prompts` must be in space 'old'",
+    "--prompts @new.parquet --forward @old-new --out OUT.npz": "`--prompts` must be in space 'old'",
     f"@sae.safetensors {BOTH} --no-subtract-b-dec --out OUT.safetensors": "stated as true with the file already",
 }  # fmt: skip
 
@@ -192,9 +192,9 @@ def test_what_does_not_go_together_is_refused_in_one_line_with_nothing_written(
 ):
     monkeypatch.chdir(tmp_path)
     before = sorted(path.name for path in shelf.iterdir())
-    status, said, told = run(shelf, capsys, line)
-    lines = [one for one in told.splitlines() if one.startswith("repstitch transfer: ")]
-    assert (status, said) == (2, "")
+    status, text, errors = run(shelf, capsys, line)
+    lines = [one for one in errors.splitlines() if one.startswith("repstitch transfer: ")]
+    assert (status, text) == (2, "")
     assert len(lines) == 1
     assert re.search(REFUSED[line], lines[0]), lines[0]
     assert not list(tmp_path.iterdir())
@@ -204,10 +204,10 @@ def test_what_does_not_go_together_is_refused_in_one_line_with_nothing_written(
 def test_help_shows_what_works(capsys):
     with pytest.raises(SystemExit):
         main(["transfer", "--help"])
-    said = capsys.readouterr().out
+    text = capsys.readouterr().out
     for flag in ("--forward", "--backward", "--labels", "--concept", "--prompts", "--subtract-b-dec", "--jacobian"):
-        assert flag in said
-    assert "example:" in said
+        assert flag in text
+    assert "example:" in text
 
 
 def test_a_picture_that_is_stopped_half_way_leaves_nothing(shelf, capsys, tmp_path, monkeypatch):

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.contexts import both_of, dictionary, directions, probe, thing_of
+from helpers.contexts import content, content_and_layout, dictionary, directions, probe
 from helpers.spaces import card, gaussian
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 from repstitch.errors import InputError
 from repstitch.transfer import files
-from repstitch.transfer.kinds import Dictionary, Directions, Probe, name_of
+from repstitch.transfer.kinds import Dictionary, Directions, Probe, describe
 
 
 def same(a, b) -> None:
@@ -26,7 +26,7 @@ def same(a, b) -> None:
             assert mine == theirs, name
 
 
-THINGS = {
+TRANSFERABLES = {
     "directions": directions(),
     "probe": probe(),
     "binary probe": probe(k=1),
@@ -40,70 +40,70 @@ THINGS = {
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-@pytest.mark.parametrize("name", list(THINGS))
-def test_a_thing_is_read_as_it_was_written(tmp_path, name, suffix):
-    path = files.write(tmp_path / f"x{suffix}", THINGS[name], notes={"forward": "abc"})
-    same(thing_of(path), THINGS[name])
+@pytest.mark.parametrize("name", list(TRANSFERABLES))
+def test_a_file_is_read_as_it_was_written(tmp_path, name, suffix):
+    path = files.write(tmp_path / f"x{suffix}", TRANSFERABLES[name], notes={"forward": "abc"})
+    same(content(path), TRANSFERABLES[name])
 
 
 def test_directions_are_also_one_bare_array(tmp_path, caplog):
     files.write(tmp_path / "named.npy", directions())
     assert "no place for the directions' names" in caplog.text
     path = files.write(tmp_path / "v.npy", Directions(np.eye(3)))
-    same(thing_of(path), Directions(np.eye(3)))
+    same(content(path), Directions(np.eye(3)))
     np.save(tmp_path / "one.npy", np.ones(4))
-    assert thing_of(tmp_path / "one.npy").values.shape == (1, 4)
+    assert content(tmp_path / "one.npy").values.shape == (1, 4)
 
 
 @pytest.mark.parametrize("names", [("joy", "fear"), ("refusal",)])
 def test_vectors_by_name_are_directions_by_name_where_that_is_stated(tmp_path, names):
     arrays = {name: np.full(4, i + 1, np.float16) for i, name in enumerate(names)}
     save_file(arrays, tmp_path / "v.safetensors")
-    found, layout = both_of(tmp_path / "v.safetensors", directions=True)
+    found, layout = content_and_layout(tmp_path / "v.safetensors", directions=True)
     assert found.names == tuple(sorted(names))
     again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
     assert set(again) == set(names)
     for name, value in again.items():
         np.testing.assert_array_equal(value, arrays[name])
         assert value.dtype == np.float16
-    with pytest.raises(InputError, match="say --directions if it is one table of directions"):
-        both_of(tmp_path / "v.safetensors")
-    assert thing_of(tmp_path / "again.safetensors").names == found.names  # its own notes say what it holds
+    with pytest.raises(InputError, match="give `directions` if it is one table of directions"):
+        content_and_layout(tmp_path / "v.safetensors")
+    assert content(tmp_path / "again.safetensors").names == found.names  # its own notes say what it holds
 
 
 @pytest.mark.parametrize("names", [("joy", "fear"), ("file", "repstitch"), ("weight", "bias")])
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
 def test_directions_each_apart_arrive_whole_in_every_format_and_by_any_name(tmp_path, suffix, names):
     save_file({name: np.full(4, i + 1.0) for i, name in enumerate(names)}, tmp_path / "v.safetensors")
-    found, layout = both_of(tmp_path / "v.safetensors", directions=True)
-    again = thing_of(files.write(tmp_path / f"again{suffix}", found, layout))
+    found, layout = content_and_layout(tmp_path / "v.safetensors", directions=True)
+    again = content(files.write(tmp_path / f"again{suffix}", found, layout))
     np.testing.assert_array_equal(again.values, found.values)
     assert again.names == (None if suffix == ".npy" else found.names)
 
 
 def test_decoder_rows_are_directions_where_that_is_stated(tmp_path):
     path = files.write(tmp_path / "sae.npz", dictionary())
-    np.testing.assert_allclose(thing_of(f"{path}:W_dec", directions=True).values, dictionary().W_dec, atol=1e-6)
-    with pytest.raises(InputError, match="'W_dec' is one array of it; say --directions"):
-        thing_of(f"{path}:W_dec")
+    np.testing.assert_allclose(content(f"{path}:W_dec", directions=True).values, dictionary().W_dec, atol=1e-6)
+    with pytest.raises(InputError, match="'W_dec' is one array of it; give `directions`"):
+        content(f"{path}:W_dec")
     with pytest.raises(InputError, match="Directions are one table, or vectors of one width"):
-        thing_of(path, directions=True)
+        content(path, directions=True)
 
 
 def test_a_dictionary_of_layers_without_biases_comes_back_as_layers_with_them(tmp_path):
     given = dictionary()
     arrays = {"sae.encoder.weight": given.W_enc.T, "sae.decoder.weight": given.W_dec.T}
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, tmp_path / "sae.safetensors")
-    found, layout = both_of(tmp_path / "sae.safetensors", subtract_b_dec=False)
+    found, layout = content_and_layout(tmp_path / "sae.safetensors", subtract_b_dec=False)
     path = files.write(tmp_path / "again.safetensors", found, layout)
     assert set(load_file(path)) == {*arrays, "sae.encoder.bias", "sae.decoder.bias"}
-    same(thing_of(path), found)
+    same(content(path), found)
 
 
 def test_a_files_own_notes_go_before_a_config_beside_it(tmp_path):
     path = files.write(tmp_path / "sae.safetensors", dictionary(activation="topk", k=2))
     (tmp_path / "cfg.json").write_text(json.dumps({"activation_fn": "topk", "k": 5, "apply_b_dec_to_input": False}))
-    assert (thing_of(path).k, thing_of(path).subtract_b_dec) == (2, True)
+    assert (content(path).k, content(path).subtract_b_dec) == (2, True)
 
 
 def test_classes_that_are_whole_numbers_are_the_same_text_whatever_their_type(tmp_path):
@@ -111,24 +111,24 @@ def test_classes_that_are_whole_numbers_are_the_same_text_whatever_their_type(tm
         (np.arange(3.0), np.arange(3), np.array(["0", "1", "2"]), np.array([b"0", b"1", b"2"]))
     ):
         np.savez(tmp_path / f"{i}.npz", coef=np.eye(3), intercept=np.ones(3), classes=classes)
-        assert thing_of(tmp_path / f"{i}.npz").classes == ("0", "1", "2")
+        assert content(tmp_path / f"{i}.npz").classes == ("0", "1", "2")
 
 
 def test_one_array_of_several_is_named_after_a_colon(tmp_path):
     np.savez(tmp_path / "v.npz", steer=np.eye(3), other=np.ones((4, 4)))
-    found, layout = both_of(f"{tmp_path}/v.npz:steer", directions=True)
+    found, layout = content_and_layout(f"{tmp_path}/v.npz:steer", directions=True)
     np.testing.assert_array_equal(found.values, np.eye(3))
     assert "steer" in np.load(files.write(tmp_path / "again.npz", found, layout)).files
 
 
 def test_whole_numbers_and_narrow_floats_are_widened_where_they_would_lose(tmp_path):
     np.save(tmp_path / "v.npy", np.eye(3, dtype=int))
-    _, layout = both_of(tmp_path / "v.npy")
+    _, layout = content_and_layout(tmp_path / "v.npy")
     again = np.load(files.write(tmp_path / "again.npy", Directions(np.eye(3) / 3), layout))
     np.testing.assert_allclose(again, np.eye(3) / 3)
     np.savez(tmp_path / "p.npz", coef=np.ones((2, 3), np.float16), intercept=np.ones(2, np.float16))
-    _, layout = both_of(tmp_path / "p.npz")
-    wide = thing_of(files.write(tmp_path / "wide.npz", Probe(np.full((2, 3), 1e6), np.ones(2)), layout))
+    _, layout = content_and_layout(tmp_path / "p.npz")
+    wide = content(files.write(tmp_path / "wide.npz", Probe(np.full((2, 3), 1e6), np.ones(2)), layout))
     np.testing.assert_array_equal(wide.coef, 1e6)
 
 
@@ -140,7 +140,7 @@ def test_a_linear_layer_of_torch_is_a_probe(tmp_path, suffix, prefix, bias):
     state = {prefix + name: tensor for name, tensor in layer.state_dict().items()}
     path = tmp_path / f"layer{suffix}"
     save_torch(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    found, layout = both_of(path)
+    found, layout = content_and_layout(path)
     rows = torch.from_numpy(gaussian(7, 5))
     np.testing.assert_allclose(found.scores(rows.numpy()), layer(rows).detach().numpy(), atol=1e-6)
     again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
@@ -151,7 +151,7 @@ def test_a_linear_layer_of_torch_is_a_probe(tmp_path, suffix, prefix, bias):
 def test_one_layer_of_several_is_named_after_a_colon(tmp_path):
     model: Any = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
     torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pt")
-    found = thing_of(f"{tmp_path}/model.pt:2")
+    found = content(f"{tmp_path}/model.pt:2")
     np.testing.assert_allclose(found.coef, model[2].weight.detach().numpy(), atol=1e-7)
     with pytest.raises(InputError, match=r"several layers; name one after a colon: 0, 2"):
         files.read(tmp_path / "model.pt")
@@ -161,7 +161,7 @@ def test_one_layer_of_several_is_named_after_a_colon(tmp_path):
 
 def test_bfloat16_is_read(tmp_path):
     torch.save(dict(torch.nn.Linear(5, 3).bfloat16().named_parameters()), tmp_path / "layer.pt")
-    assert thing_of(tmp_path / "layer.pt").coef.shape == (3, 5)
+    assert content(tmp_path / "layer.pt").coef.shape == (3, 5)
 
 
 def fitted(model, k: int = 3):
@@ -195,7 +195,7 @@ def test_models_of_scikit_learn_say_the_same_as_probes(tmp_path, name):
     model, k = models()[name]
     model, X = fitted(model, k)
     dump(model, tmp_path / "model.skops")
-    found = thing_of(tmp_path / "model.skops")
+    found = content(tmp_path / "model.skops")
     scores = model.decision_function(X) if hasattr(model, "decision_function") else model.predict(X)
     np.testing.assert_allclose(found.scores(X), scores.reshape(len(X), -1), atol=1e-5)
     if hasattr(model, "classes_"):
@@ -206,7 +206,7 @@ def test_models_of_scikit_learn_say_the_same_as_probes(tmp_path, name):
 def test_coefficients_in_an_npz_are_a_probe(tmp_path, underscore):
     arrays = {"coef": gaussian(3, 5), "intercept": np.ones(3), "classes": np.array([1, 2, 3])}
     np.savez(tmp_path / "p.npz", **{name + underscore: value for name, value in arrays.items()})
-    found, layout = both_of(tmp_path / "p.npz")
+    found, layout = content_and_layout(tmp_path / "p.npz")
     assert found.classes == ("1", "2", "3")
     again = np.load(files.write(tmp_path / "again.npz", found, layout))
     assert {"coef" + underscore, "intercept" + underscore, "classes" + underscore} <= set(again.files)
@@ -215,7 +215,7 @@ def test_coefficients_in_an_npz_are_a_probe(tmp_path, underscore):
 
 def test_classes_can_be_stated_for_a_file_that_has_none(tmp_path):
     np.savez(tmp_path / "p.npz", coef=np.eye(2), intercept=np.ones(2))
-    assert thing_of(tmp_path / "p.npz", classes=["a", "b"]).classes == ("a", "b")
+    assert content(tmp_path / "p.npz", classes=["a", "b"]).classes == ("a", "b")
 
 
 LAYOUTS = {
@@ -235,7 +235,7 @@ def test_a_dictionary_comes_out_in_the_names_and_types_that_it_came_in(tmp_path,
         value = getattr(given, ours).astype(np.float16)
         arrays[prefix + theirs] = np.ascontiguousarray(value.T if turned else value)
     save_file(arrays, tmp_path / "sae.safetensors")
-    found, layout = both_of(tmp_path / "sae.safetensors", subtract_b_dec=True)
+    found, layout = content_and_layout(tmp_path / "sae.safetensors", subtract_b_dec=True)
     np.testing.assert_allclose(found.W_enc, given.W_enc, atol=3e-3)
     np.testing.assert_allclose(found.b_dec, given.b_dec, atol=3e-3)
     again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
@@ -258,20 +258,20 @@ def test_whether_b_dec_is_subtracted_must_be_stated(tmp_path):
     path = save_dictionary(tmp_path)
     with pytest.raises(InputError, match="not stated whether b_dec is subtracted before encoding"):
         files.read(path)
-    assert thing_of(path, subtract_b_dec=False).subtract_b_dec is False
+    assert content(path, subtract_b_dec=False).subtract_b_dec is False
 
 
 @pytest.mark.parametrize("stated", [True, False])
 def test_a_config_beside_it_states_it(tmp_path, stated):
     path = save_dictionary(tmp_path, apply_b_dec_to_input=stated, architecture="standard", d_in=6)
-    assert thing_of(path).subtract_b_dec is stated
+    assert content(path).subtract_b_dec is stated
     with pytest.raises(InputError, match=r"stated as .* with the file already"):
         files.read(path, subtract_b_dec=not stated)
 
 
 def test_topk_of_a_config_is_kept(tmp_path):
     config = {"apply_b_dec_to_input": True, "activation_fn": "topk", "activation_fn_kwargs": {"k": 4}}
-    found = thing_of(save_dictionary(tmp_path, **config))
+    found = content(save_dictionary(tmp_path, **config))
     assert (found.activation, found.k) == ("topk", 4)
 
 
@@ -294,8 +294,8 @@ def test_also_a_dictionary_without_a_decoder_bias_must_say_for_what_is_carried_h
     arrays = {n: np.asarray(getattr(dictionary(), n), np.float16) for n in ("W_enc", "W_dec")}
     save_file(arrays, tmp_path / "sae.safetensors")
     with pytest.raises(InputError, match="not stated whether b_dec is subtracted"):
-        thing_of(tmp_path / "sae.safetensors")
-    found, layout = both_of(tmp_path / "sae.safetensors", subtract_b_dec=True)
+        content(tmp_path / "sae.safetensors")
+    found, layout = content_and_layout(tmp_path / "sae.safetensors", subtract_b_dec=True)
     assert not found.b_dec.any()
     again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
     assert {value.dtype for value in again.values()} == {np.dtype(np.float16)}
@@ -323,19 +323,19 @@ def test_the_activation_is_what_the_config_says_or_refused(tmp_path, config, act
     path = save_dictionary(tmp_path, **({"apply_b_dec_to_input": True} | config))
     if " " in activation:
         with pytest.raises(InputError, match=activation):
-            thing_of(path)
+            content(path)
     else:
-        assert thing_of(path).activation == activation
-        assert f"({activation}, b_dec subtracted before encoding)" in name_of(thing_of(path))
+        assert content(path).activation == activation
+        assert f"({activation}, b_dec subtracted before encoding)" in describe(content(path))
 
 
 def test_a_threshold_and_another_activation_contradict_one_another(tmp_path):
     arrays = {n: np.asarray(getattr(dictionary(), n), np.float32) for n in LAYOUTS["sae lens"]}
     save_file(arrays | {"threshold": np.ones(10, np.float32)}, tmp_path / "sae.safetensors")
-    assert thing_of(tmp_path / "sae.safetensors", subtract_b_dec=True).activation == "jumprelu"
+    assert content(tmp_path / "sae.safetensors", subtract_b_dec=True).activation == "jumprelu"
     (tmp_path / "cfg.json").write_text(json.dumps({"activation_fn": "topk", "k": 3}))
     with pytest.raises(InputError, match="contradicts itself: a threshold, topk"):
-        thing_of(tmp_path / "sae.safetensors", subtract_b_dec=True)
+        content(tmp_path / "sae.safetensors", subtract_b_dec=True)
 
 
 class Evil:
@@ -416,7 +416,7 @@ BROKEN = {
     "text in npz": ("x.npz", lambda p: np.savez(p, coef=np.array([["a"]])), "must hold numbers"),
     "a regression with a link": ("x.skops", poisson, "must hold a linear model"),
     "one against one": ("x.skops", one_against_one, "must hold a linear model"),
-    "unknown names": ("x.npz", lambda p: np.savez(p, w=np.eye(3)), "say --directions"),
+    "unknown names": ("x.npz", lambda p: np.savez(p, w=np.eye(3)), "give `directions`"),
     "an npz called npy": ("x.npy", lambda p: named_npy(p), "must hold arrays by name"),
     "numbers for names": ("x.pt", lambda p: torch.save({1: torch.ones(3)}, p), "must hold arrays by name"),
     "classes that are no list": ("x.safetensors", lambda p: noted(p, classes="3"), "`classes` must be"),
@@ -466,9 +466,13 @@ def test_nothing_is_overwritten_or_written_under_a_name_that_cannot_be_read(tmp_
     with pytest.raises(InputError, match="exists and is never overwritten"):
         files.write(path, probe(seed=3))
     assert path.read_bytes() == before
-    for out, thing in (("p.pt", probe()), ("p.npy", probe()), ("p", directions())):
-        with pytest.raises(InputError, match=r"must end in .safetensors or .npz"):
-            files.write(tmp_path / out, thing)
+    for out, transferable, endings in (
+        ("p.pt", probe(), ".safetensors or .npz"),
+        ("p.npy", probe(), ".safetensors or .npz"),
+        ("p", directions(), ".safetensors, .npz or .npy"),
+    ):
+        with pytest.raises(InputError, match=f"must end in {endings};"):
+            files.write(tmp_path / out, transferable)
     with pytest.raises(InputError, match="lie in a folder that exists"):
         files.write(tmp_path / "nowhere" / "p.npz", probe())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.npz"]
@@ -485,5 +489,5 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_the_kinds_are_told_by_their_names(tmp_path):
-    found = {type(thing_of(files.write(tmp_path / f"{i}.npz", thing))) for i, thing in enumerate(THINGS.values())}
+    found = {type(content(files.write(tmp_path / f"{i}.npz", thing))) for i, thing in enumerate(TRANSFERABLES.values())}
     assert found == {Directions, Probe, Dictionary}

@@ -6,7 +6,7 @@ from helpers.spaces import gaussian
 
 from repstitch.errors import InputError
 from repstitch.stitchers.maps import AffineMap
-from repstitch.transfer.linear import bare, jacobian, linearise
+from repstitch.transfer.linear import affine_part, jacobian, linearise
 
 MAPS = {"affine": AffineMap(*(t.float() for t in (linear(6, 4).map.weight, linear(6, 4).map.bias))), "mlp": mlp()}
 NORMS = ("unit", "none")
@@ -15,9 +15,14 @@ NORMS = ("unit", "none")
 def by_autograd(made, rows: np.ndarray) -> np.ndarray:
     """The mean over the rows of the Jacobian (d_source, d_target) of the whole translation, as torch has it."""
     map = made.map.to(dtype=torch.float64)
-    brought = lambda x, how: x / x.norm() if how == "unit" else x  # noqa: E731
-    whole = lambda x: brought(map(brought(x, made.input_norm)), made.output_norm)  # noqa: E731
-    each = [torch.func.jacrev(whole)(row).T for row in torch.from_numpy(rows).double()]
+
+    def normalised(x, how):
+        return x / x.norm() if how == "unit" else x
+
+    def translation(x):
+        return normalised(map(normalised(x, made.input_norm)), made.output_norm)
+
+    each = [torch.func.jacrev(translation)(row).T for row in torch.from_numpy(rows).double()]
     return torch.stack(each).mean(0).numpy()
 
 
@@ -60,24 +65,24 @@ def test_over_rows_their_mean_goes_to_the_mean_of_their_translations():
 
 def test_where_nothing_is_normalised_the_jacobian_of_an_affine_map_is_the_map():
     made = stitcher(MAPS["affine"], input_norm="none", output_norm="none")
-    tangent, exact = jacobian(made, gaussian(5, 6)), bare(made.map)
+    tangent, exact = jacobian(made, gaussian(5, 6)), affine_part(made.map)
     np.testing.assert_allclose(tangent.weight, exact.weight, atol=1e-12)
     np.testing.assert_allclose(tangent.bias, exact.bias, atol=1e-12)
 
 
-def test_an_affine_map_acts_as_it_is_unless_a_tangent_is_asked_for():
+def test_an_affine_map_acts_as_it_is_unless_a_tangent_is_wanted():
     made, rows = stitcher(MAPS["affine"]), gaussian(5, 6)
     np.testing.assert_array_equal(linearise(made, rows).weight, made.map.weight.double().numpy())
-    asked = linearise(made, rows, tangent=True)
-    np.testing.assert_allclose(asked.weight, jacobian(made, unit(rows)).weight, atol=1e-6)
-    assert "Jacobian averaged over 5 rows" in asked.how
-    assert "exactly" in linearise(made).how
+    tangent = linearise(made, rows, tangent=True)
+    np.testing.assert_allclose(tangent.weight, jacobian(made, unit(rows)).weight, atol=1e-6)
+    assert "Jacobian averaged over 5 rows" in tangent.description
+    assert "exactly" in linearise(made).description
 
 
 def test_an_mlp_acts_by_its_jacobian_and_says_so():
-    found = linearise(stitcher(MAPS["mlp"]), gaussian(1, 6))
-    assert "Jacobian at one point" in found.how
-    assert "true near such rows only" in found.how
+    tangent = linearise(stitcher(MAPS["mlp"]), gaussian(1, 6))
+    assert "Jacobian at one point" in tangent.description
+    assert "true near such rows only" in tangent.description
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The rules by which directions, probes and dictionaries are carried, each proven exactly."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -10,11 +8,10 @@ from helpers.spaces import gaussian, rotation
 
 from repstitch.errors import InputError
 from repstitch.stitchers.maps import AffineMap
-from repstitch.transfer import carry as rules
 from repstitch.transfer.kinds import Dictionary, Directions, Probe
-from repstitch.transfer.linear import Linear
+from repstitch.transfer.linear import LinearMap
+from repstitch.transfer.rules import carry
 
-carry: Any = rules.carry  # a thing of the kind that it was given
 FORWARD, BACKWARD = linear(6, 4, 1), linear(4, 6, 2)
 
 
@@ -100,7 +97,7 @@ def test_a_carried_dictionary_decodes_to_the_image_of_what_it_decoded_to(subtrac
 
 def test_only_an_orthogonal_map_may_stand_for_its_own_inverse_transposed():
     R = torch.from_numpy(rotation(6))
-    turn, back = (Linear(AffineMap(W, torch.zeros(6).double()), "") for W in (R, R.T.contiguous()))
+    turn, back = (LinearMap(AffineMap(W, torch.zeros(6).double()), "") for W in (R, R.T.contiguous()))
     as_vector = carry(Directions(probe().coef), turn)
     np.testing.assert_allclose(carry(probe(), backward=back).coef, as_vector.values, atol=1e-12)
     bent = linear(6, 6, 3)
@@ -127,7 +124,7 @@ def test_what_cannot_be_carried_is_refused(thing, maps, message):
 
 
 def test_a_direction_that_the_map_takes_to_zero_is_refused():
-    flat = Linear(AffineMap(torch.diag(torch.tensor([1.0, 0.0])).double(), torch.zeros(2).double()), "")
+    flat = LinearMap(AffineMap(torch.diag(torch.tensor([1.0, 0.0])).double(), torch.zeros(2).double()), "")
     with pytest.raises(InputError, match="Direction 1 is one of those that the map takes to zero"):
         carry(Directions(np.eye(2)), flat)
 

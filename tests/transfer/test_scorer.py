@@ -10,7 +10,7 @@ from helpers.contexts import two_views
 from repstitch.cli.main import main
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
-from repstitch.evaluation.report import model_card, table
+from repstitch.stitchers.model_card import model_card
 from repstitch.stitchers.stitcher import load
 from repstitch.workflows.scoring import score
 from repstitch.workflows.training import train
@@ -21,41 +21,42 @@ TRAINED = train(OLD, NEW, **GIVEN)
 
 
 def test_training_with_labels_proves_the_targets_probe_on_the_sources_rows():
-    found = TRAINED.scorecard["probe_transfer"]
+    found = TRAINED.scorecard.to_dict()["probe_transfer"]
     assert (found["source"], found["target"]) == ("new", "old")
     assert found["accuracy"]["carried"]["score"] > 0.9
     assert found["above_shuffled"]["interval"][0] > 0.3
     assert found["retention"]["score"] == pytest.approx(1, abs=0.05)
     assert found["n_test"] == TRAINED.provenance["pairs"]["test"]
-    assert json.loads(json.dumps(TRAINED.scorecard)) == TRAINED.scorecard
+    assert json.loads(json.dumps(TRAINED.scorecard.to_dict())) == TRAINED.scorecard.to_dict()
 
 
 def test_scoring_with_labels_finds_the_same_on_the_rows_it_has_not_seen():
     found = score(TRAINED, OLD, NEW, labels=LABELS)
-    assert found["probe_transfer"] == TRAINED.scorecard["probe_transfer"]
+    assert found.probe_transfer == TRAINED.scorecard.probe_transfer
 
 
 def test_the_card_shows_it_and_keeps_it(tmp_path):
-    line = next(one for one in table(TRAINED.scorecard).splitlines() if "a probe of 3 classes of new" in one)
-    carried = TRAINED.scorecard["probe_transfer"]["accuracy"]["carried"]["score"]
+    line = next(one for one in str(TRAINED.scorecard).splitlines() if "a probe of 3 classes of new" in one)
+    assert TRAINED.scorecard.probe_transfer is not None
+    carried = TRAINED.scorecard.probe_transfer.accuracy.carried.score
     assert f"carried to old ({TRAINED.provenance['pairs']['test']} unseen rows): accuracy {carried:.3f}" in line
     assert "through shuffled pairs" in line
     TRAINED.save(tmp_path / "kept")
     kept = load(tmp_path / "kept")
-    assert kept.scorecard["probe_transfer"] == TRAINED.scorecard["probe_transfer"]
+    assert kept.scorecard.probe_transfer == TRAINED.scorecard.probe_transfer
     assert line in model_card(kept._config(), kept.scorecard)
 
 
 def test_refitting_keeps_the_proof_that_was_taken_before():
     again = train(OLD, NEW, refit_on_all=True, **GIVEN)
-    assert again.scorecard["probe_transfer"] == TRAINED.scorecard["probe_transfer"]
+    assert again.scorecard.probe_transfer == TRAINED.scorecard.probe_transfer
     assert not np.array_equal(again.map.weight.numpy(), TRAINED.map.weight.numpy())
 
 
 def test_without_labels_nothing_is_said():
     plain = train(OLD, NEW, method="ridge", objective="reconstruction")
     assert "probe_transfer" not in plain.scorecard
-    assert "a probe of" not in table(plain.scorecard)
+    assert "a probe of" not in str(plain.scorecard)
 
 
 def test_labels_that_cannot_be_used_are_refused_before_anything_is_fitted(monkeypatch):

@@ -1,46 +1,46 @@
 import numpy as np
 import pytest
 import torch
-from helpers.contexts import linear, mlp, stitcher, two_views, unit
+from helpers.contexts import mlp, stitcher, two_views, unit
 from helpers.spaces import card, gaussian
 
 from repstitch.errors import InputError
 from repstitch.stitchers.maps import AffineMap
-from repstitch.transfer.zero_shot import name_classes, prove_names
+from repstitch.transfer.zero_shot import evaluate_names, probe_from_prompts
 
 OLD, NEW, LABELS, R = two_views()
 CLASSES = sorted(set(LABELS))
 PROMPTS = np.stack([OLD.vectors[one == LABELS][:20].mean(0) for one in CLASSES])
 MAP = AffineMap(torch.from_numpy(R).float(), torch.full((8,), 0.7))
-KNOWN = stitcher(MAP, target_mean=NEW.vectors.mean(0))
+FORWARD = stitcher(MAP, target_mean=NEW.vectors.mean(0))
 
 
 def test_prompts_of_an_exact_map_name_their_classes():
-    found = prove_names(name_classes(KNOWN, PROMPTS, CLASSES), NEW.vectors, LABELS)
-    assert found["accuracy"]["carried"]["score"] > 0.9
-    assert found["accuracy"]["carried"]["interval"][0] > found["accuracy"]["majority"]["interval"][1]
-    assert found["accuracy"]["shuffled"]["score"] == pytest.approx(1 / 3, abs=0.1)
-    assert found["chance"]["balanced_accuracy"] == pytest.approx(1 / 3)
+    proof = evaluate_names(probe_from_prompts(FORWARD, PROMPTS, CLASSES), NEW.vectors, LABELS)
+    assert proof.accuracy("carried").score > 0.9
+    assert proof.accuracy("carried").interval[0] > proof.accuracy("majority").interval[1]
+    assert proof.accuracy("shuffled").score == pytest.approx(1 / 3, abs=0.1)
+    assert proof.chance("balanced_accuracy") == pytest.approx(1 / 3)
 
 
 def test_the_bias_of_the_map_and_a_shift_of_all_prompts_do_not_matter():
     plain = stitcher(AffineMap(MAP.weight, torch.zeros(8)), target_mean=NEW.vectors.mean(0))
-    a, b = (name_classes(one, PROMPTS, CLASSES) for one in (KNOWN, plain))
+    a, b = (probe_from_prompts(one, PROMPTS, CLASSES) for one in (FORWARD, plain))
     np.testing.assert_allclose(a.coef, b.coef, atol=1e-6)
     unnormed = stitcher(MAP, input_norm="none", target_mean=NEW.vectors.mean(0))
-    moved = [name_classes(unnormed, PROMPTS + shift, CLASSES) for shift in (0.0, 5.0)]
+    moved = [probe_from_prompts(unnormed, PROMPTS + shift, CLASSES) for shift in (0.0, 5.0)]
     np.testing.assert_allclose(moved[0].coef, moved[1].coef, atol=1e-5)
 
 
 def test_scores_are_cosines_of_directions_times_lengths_about_the_targets_mean():
-    probe = name_classes(KNOWN, PROMPTS, CLASSES)
+    probe = probe_from_prompts(FORWARD, PROMPTS, CLASSES)
     np.testing.assert_allclose(np.linalg.norm(probe.coef, axis=1), 1)
-    np.testing.assert_allclose(probe.scores(KNOWN.target_mean[None]), 0, atol=1e-7)
+    np.testing.assert_allclose(probe.scores(FORWARD.target_mean[None]), 0, atol=1e-7)
 
 
 def test_prompts_of_one_name_are_averaged():
     twice = np.vstack([PROMPTS, PROMPTS + 0.1 * gaussian(3, 8)])
-    probe = name_classes(KNOWN, twice, [*CLASSES, *CLASSES])
+    probe = probe_from_prompts(FORWARD, twice, [*CLASSES, *CLASSES])
     assert probe.classes == tuple(CLASSES)
     carried = (unit(twice.astype(float)) @ R + 0.7).reshape(2, 3, 8).mean(0)
     apart = unit(carried - carried.mean(0))
@@ -48,50 +48,56 @@ def test_prompts_of_one_name_are_averaged():
 
 
 def test_two_names_make_one_row_and_an_mlp_needs_no_jacobian():
-    two = name_classes(stitcher(mlp(8, 4)), PROMPTS[:2], CLASSES[:2])
+    two = probe_from_prompts(stitcher(mlp(8, 4)), PROMPTS[:2], CLASSES[:2])
     assert two.coef.shape == (1, 4)
     assert two.space == card("new", 4)
 
 
 def test_rows_of_no_named_class_are_left_out_and_counted():
-    found = prove_names(name_classes(KNOWN, PROMPTS[:2], CLASSES[:2]), NEW.vectors, LABELS)
-    assert found["left_out"] == {"of no named class": int((CLASSES[2] == LABELS).sum())}
-    assert found["n_test"] == (CLASSES[2] != LABELS).sum()
+    proof = evaluate_names(probe_from_prompts(FORWARD, PROMPTS[:2], CLASSES[:2]), NEW.vectors, LABELS)
+    assert proof.left_out == {"of no named class": int((CLASSES[2] == LABELS).sum())}
+    assert proof.n_test == (CLASSES[2] != LABELS).sum()
 
 
 def test_the_first_five_are_given_where_there_are_more_names():
     names = [f"n{i}" for i in range(7)]
     labels = np.array([names[i % 7] for i in range(600)], dtype=object)
-    found = prove_names(name_classes(KNOWN, gaussian(7, 8), names), NEW.vectors, labels)
-    assert found["top5"]["carried"]["score"] > found["accuracy"]["carried"]["score"]
-    assert found["top5"]["shuffled"]["score"] == pytest.approx(5 / 7, abs=0.1)
-    assert "top5" not in prove_names(name_classes(KNOWN, PROMPTS, CLASSES), NEW.vectors, LABELS)
+    proof = evaluate_names(probe_from_prompts(FORWARD, gaussian(7, 8), names), NEW.vectors, labels)
+    assert proof.measure("top5", "carried").score > proof.accuracy("carried").score
+    assert proof.measure("top5", "shuffled").score == pytest.approx(5 / 7, abs=0.1)
+    assert "top5" not in evaluate_names(probe_from_prompts(FORWARD, PROMPTS, CLASSES), NEW.vectors, LABELS)
 
 
 def test_chance_is_a_guess_among_all_names():
     names = [*CLASSES, *(f"never {i}" for i in range(7))]
-    found = prove_names(name_classes(KNOWN, gaussian(10, 8), names), NEW.vectors, LABELS)
-    assert found["chance"] == {"accuracy": 0.1, "balanced_accuracy": 0.1}
-    assert found["balanced_accuracy"]["shuffled"]["score"] == pytest.approx(0.1, abs=0.05)
+    proof = evaluate_names(probe_from_prompts(FORWARD, gaussian(10, 8), names), NEW.vectors, LABELS)
+    assert proof.chance() == proof.chance("balanced_accuracy") == 0.1
+    assert proof.measure("balanced_accuracy", "shuffled").score == pytest.approx(0.1, abs=0.05)
 
 
 def test_at_most_so_many_rows_test(monkeypatch):
     monkeypatch.setattr("repstitch.transfer.zero_shot.MOST_ROWS", 100)
-    found = prove_names(name_classes(KNOWN, PROMPTS, CLASSES), NEW.vectors, LABELS)
-    assert found["n_test"] == 100
-    assert found["left_out"] == {"beyond 100": 500}
+    proof = evaluate_names(probe_from_prompts(FORWARD, PROMPTS, CLASSES), NEW.vectors, LABELS)
+    assert proof.n_test == 100
+    assert proof.left_out == {"beyond 100": 500}
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: name_classes(KNOWN, PROMPTS, CLASSES[:2]), r"`names` must have one entry a prompt \(3\); got 2"),
-        (lambda: name_classes(KNOWN, PROMPTS[:1], ["a"]), "At least two classes are needed"),
-        (lambda: name_classes(KNOWN, PROMPTS[:, :5], CLASSES), r"`prompts` must be \(m, 8\), of the space 'old'"),
-        (lambda: name_classes(KNOWN, np.ones((2, 8)), ["a", "b"]), "The prompt of 'a' is the mean of all"),
-        (lambda: name_classes(KNOWN, np.zeros((2, 8)), ["a", "b"]), "hold only zeros"),
         (
-            lambda: prove_names(name_classes(KNOWN, PROMPTS, ["x", "y", "z"]), NEW.vectors, LABELS),
+            lambda: probe_from_prompts(FORWARD, PROMPTS, CLASSES[:2]),
+            r"`names` must have one entry a prompt \(3\); got 2",
+        ),
+        (lambda: probe_from_prompts(FORWARD, PROMPTS[:1], ["a"]), "At least two classes are needed"),
+        (
+            lambda: probe_from_prompts(FORWARD, PROMPTS[:, :5], CLASSES),
+            r"`prompts` must be \(m, 8\), of the space 'old'",
+        ),
+        (lambda: probe_from_prompts(FORWARD, np.ones((2, 8)), ["a", "b"]), "The prompt of 'a' is the mean of all"),
+        (lambda: probe_from_prompts(FORWARD, np.zeros((2, 8)), ["a", "b"]), "hold only zeros"),
+        (
+            lambda: evaluate_names(probe_from_prompts(FORWARD, PROMPTS, ["x", "y", "z"]), NEW.vectors, LABELS),
             "`labels` must name at least two of the classes",
         ),
     ],
@@ -99,4 +105,3 @@ def test_at_most_so_many_rows_test(monkeypatch):
 def test_what_cannot_name_classes_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
-    assert linear(2, 2).how

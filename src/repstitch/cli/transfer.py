@@ -3,12 +3,7 @@
 import argparse
 
 from repstitch.arguments import check_seed
-from repstitch.cli.arguments import (
-    LABELS,
-    add_command,
-    add_pair_arguments,
-    read_lines,
-)
+from repstitch.cli.arguments import LABELS, add_command, add_pair_arguments, check_inputs, read_lines
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
 from repstitch.files import check_carried_file, check_picture
@@ -100,7 +95,7 @@ def run(args) -> None:
     )
     carried, description, proof = _carry(args, context, transferable)
     if not args.out and proof is None:
-        raise InputError("Give `--out`, the file to write; there is nothing to prove this on.")
+        raise InputError("Give `out`, the file to write; there is nothing to prove this on.")
     notes = {"through": description} | {
         way: stitcher.version for way, stitcher in (("forward", forward), ("backward", backward)) if stitcher
     }
@@ -135,7 +130,7 @@ def _carry(args, context, transferable):
 
 def _check_arguments(args) -> None:
     """Refuse arguments that do not go together before anything is loaded."""
-    check_seed(args.seed, "`--seed`")
+    check_seed(args.seed)
     sources = [name for name in ("file", "concept", "prompts") if getattr(args, name)]
     if len(sources) > 1:
         raise InputError("Give one thing to carry: a FILE, or --concept with --against, or --prompts.")
@@ -162,15 +157,14 @@ def _check_arguments(args) -> None:
         ("drop_invalid", "--source or --target", args.source or args.target),
     ):
         if getattr(args, flag) not in (None, False) and not is_useful:
-            raise InputError(
-                f"`--{flag.replace('_', '-')}` is of use with {needs} only; give that too, or leave it out."
-            )
+            raise InputError(f"`{flag}` is of use with {needs} only; give that too, or leave it out.")
     for flag in ("backward", "source", "jacobian") if args.prompts else ():
         if getattr(args, flag):
-            raise InputError(f"`--{flag}` has no part in what --prompts does; leave it out.")
+            raise InputError(f"`{flag}` has no part in what --prompts does; leave it out.")
     if args.concept and not args.against:
-        raise InputError("`--concept` needs `--against`: embeddings of examples that do not show the concept.")
+        raise InputError("`concept` needs `against`: embeddings of examples that do not show the concept.")
     if args.out:
         check_carried_file(args.out)
     if args.plot:
         check_picture(args.plot)
+    check_inputs(args)

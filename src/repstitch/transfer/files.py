@@ -223,9 +223,7 @@ def _subtracts(notes: Mapping, argument: bool | None) -> bool:
     if stored not in (None, True, False):
         raise InputError(f"What it says of subtracting b_dec must be true or false; got {stored!r}.")
     if stored is None and argument is None:
-        raise InputError(
-            "It is not stated whether b_dec is subtracted before encoding; give `subtract_b_dec`, true or false."
-        )
+        raise InputError("It is not stated whether b_dec is subtracted before encoding; give `subtract_b_dec`.")
     if stored is not None and argument is not None and bool(stored) != argument:
         raise InputError(f"`subtract_b_dec` is stated as {str(bool(stored)).lower()} with the file already.")
     return bool(argument if stored is None else stored)
