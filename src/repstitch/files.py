@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from repstitch.errors import InputError, one_line
@@ -157,7 +157,6 @@ def written_whole(target: Path, argument: str = "out") -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"`{argument}` {target} cannot be written: {one_line(error)}") from None
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # where nothing could be created, nothing can be removed
             temporary.unlink(missing_ok=True)

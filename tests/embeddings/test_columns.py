@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from helpers.spaces import gaussian, names
+
+from repstitch.embeddings.reading import read, scan
+from repstitch.errors import InputError
+
+
+@pytest.mark.parametrize("kind", ["txt", "npy", "npz", "npz:key", "array", "list"])
+def test_ids_are_read_from_every_kind_of_column_and_reach_every_batch(tmp_path, kind):
+    ids = names(40, "photo ä")
+    np.save(tmp_path / "x.npy", gaussian(40, 4))
+    (tmp_path / "ids.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
+    np.save(tmp_path / "ids.npy", ids.astype(str))
+    np.savez(tmp_path / "ids.npz", key=ids.astype(str))
+    stated = {"npz:key": f"{tmp_path}/ids.npz:key", "array": ids, "list": list(ids)}
+    opened = scan(tmp_path / "x.npy", ids=stated.get(kind, tmp_path / f"ids.{kind}"))
+    assert opened.has_ids
+    assert list(opened.read().ids) == list(ids)  # type: ignore[arg-type]
+    assert list(next(opened.batches(7, 5)).ids) == list(ids[5:12])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("missing.txt", "`ids`: there is no file .*missing.txt; give a file with one entry a row"),
+        ("short.txt", r"`ids` must have one entry a row \(30\); got \(3,\)"),
+        ("two.npz", "`ids`: .*two.npz cannot be read: .*name one array as .*two.npz:KEY out of a, b"),
+        ("two.npz:c", "`ids`: .*two.npz cannot be read: .*c is not a file in the archive"),
+        ("pickled.npy", "`ids`: .*pickled.npy cannot be read: .*allow_pickle"),
+        ("broken.npz", "`ids`: .*broken.npz cannot be read: "),
+        ("square.npy", r"`ids` must have one entry a row \(30\); got \(30, 2\)"),
+        ("latin.txt", "`ids`: .*latin.txt cannot be read: .*utf-8"),
+    ],
+)
+def test_ids_that_cannot_be_used_are_refused(tmp_path, file, message):
+    (tmp_path / "short.txt").write_text("a\nb\nc\n")
+    (tmp_path / "latin.txt").write_bytes(b"\xe4\n" * 30)
+    np.savez(tmp_path / "two.npz", a=np.arange(30), b=np.arange(30))
+    np.save(tmp_path / "pickled.npy", names(30), allow_pickle=True)
+    np.save(tmp_path / "square.npy", np.zeros((30, 2)))
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(InputError, match=message):
+        read(gaussian(30, 4), ids=f"{tmp_path}/{file}")

@@ -1,0 +1,417 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.spaces import card, embeddings, folder_of, gaussian, names
+
+from repstitch.embeddings.pairs import pair
+from repstitch.embeddings.reading import read, scan
+from repstitch.embeddings.rows import SPACE_KEY, Embeddings
+from repstitch.embeddings.writing import write
+from repstitch.errors import InputError
+from repstitch.spaces import Space
+
+DTYPES = ("float16", "float32")
+
+
+def save_parquet(path, rows: Embeddings):
+    write(path, rows)
+
+
+def arrow_table(rows: Embeddings) -> pa.Table:
+    """The rows as an Arrow table with lists of no fixed size."""
+    columns = {"id": pa.array(rows.ids, pa.string()), "vector": pa.array(list(rows.vectors))}
+    if rows.groups is not None:
+        columns["photo"] = pa.array(rows.groups, pa.string())
+    return pa.table(columns).replace_schema_metadata({SPACE_KEY: rows.space.to_json()})
+
+
+def save_arrow_file(path, rows: Embeddings):
+    table = arrow_table(rows)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+
+
+def save_arrow_stream(path, rows: Embeddings):
+    table = arrow_table(rows)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+
+
+def save_npz(path, rows: Embeddings):
+    assert rows.ids is not None
+    np.savez(path, old=rows.vectors, ids=rows.ids.astype(str))
+
+
+def save_npy(path, rows: Embeddings):
+    np.save(path, rows.vectors)
+
+
+SAVES = {
+    "parquet": ("x.parquet", save_parquet),
+    "arrow file": ("x.arrow", save_arrow_file),
+    "arrow stream": ("x.arrow", save_arrow_stream),
+    "npz": ("x.npz", save_npz),
+    "npy": ("x.npy", save_npy),
+}
+
+
+@pytest.fixture(params=SAVES)
+def saved(request, tmp_path):
+    """A function that saves embeddings in one of the formats and returns the path and the format's name."""
+    name, save = SAVES[request.param]
+
+    def run(rows: Embeddings):
+        save(tmp_path / name, rows)
+        return tmp_path / name, request.param
+
+    return run
+
+
+# --- the formats ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vectors_ids_and_card_survive_every_format(saved, dtype):
+    rows = embeddings(40, 4, dtype=dtype)
+    path, form = saved(rows)
+    back = read(path)
+    assert back.vectors.dtype == dtype
+    np.testing.assert_array_equal(back.vectors, rows.vectors)
+    if form == "npy":
+        assert back.ids is None
+    else:
+        np.testing.assert_array_equal(back.ids, rows.ids)
+    if form.startswith("np"):
+        assert (back.space, back.declared) == (Space("x" if form == "npy" else "old", 4), False)
+    else:
+        assert (back.space, back.declared) == (rows.space, True)
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 20, 39, 40, 99])
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_batches_from_any_row_are_the_rows_from_there_on(saved, start, size):
+    rows = embeddings(40, 4)
+    path, form = saved(rows)
+    parts = list(scan(path).batches(size, start))
+    assert all(0 < len(part) <= size for part in parts)
+    together = np.concatenate([np.zeros((0, 4), dtype="float32"), *(part.vectors for part in parts)])
+    np.testing.assert_array_equal(together, rows.vectors[start:])
+    if form != "npy":
+        ids = [key for part in parts if part.ids is not None for key in part.ids]
+        assert ids == list(rows.ids[start:])  # type: ignore[index]
+
+
+def test_a_scan_says_what_is_in_a_file_without_reading_it(saved):
+    path, form = saved(embeddings(40, 4))
+    opened = scan(path)
+    assert (opened.n_rows, opened.space.dim, opened.has_ids) == (40, 4, form != "npy")
+
+
+def test_a_folder_of_files_is_read_in_the_order_of_their_names(tmp_path):
+    rows = embeddings(40, 4)
+    parts = [rows.take(slice(0, 15)), rows.take(slice(15, 16)), rows.take(slice(16, 40))]
+    path = folder_of(tmp_path / "many", parts)
+    back = read(path)
+    np.testing.assert_array_equal(back.vectors, rows.vectors)
+    np.testing.assert_array_equal(back.ids, rows.ids)
+    assert back.space == rows.space
+    np.testing.assert_array_equal(np.concatenate([b.vectors for b in scan(path).batches(7, 16)]), rows.vectors[16:])
+
+
+def test_a_folder_of_arrow_files_is_read_too(tmp_path):
+    rows = embeddings(40, 4)
+    (tmp_path / "many").mkdir()
+    save_arrow_file(tmp_path / "many" / "a.arrow", rows.take(slice(0, 15)))
+    save_arrow_file(tmp_path / "many" / "b.arrow", rows.take(slice(15, 40)))
+    np.testing.assert_array_equal(read(tmp_path / "many").vectors, rows.vectors)
+
+
+@pytest.mark.parametrize("other", [card("new", 4), card("old", 4, revision="other"), None])
+def test_a_folder_that_mixes_spaces_is_refused(tmp_path, other):
+    path = folder_of(tmp_path / "many", [embeddings(20, 4)])
+    if other is None:
+        pq.write_table(arrow_table(embeddings(20, 4)).replace_schema_metadata(None), path / "b.parquet")
+    else:
+        write(path / "b.parquet", embeddings(20, 4, space=other))
+    with pytest.raises(InputError, match=r"holds files of several spaces \(.*b.parquet differs\)"):
+        scan(path)
+
+
+def test_a_file_or_folder_without_rows_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    empty = arrow_table(embeddings(1, 4)).slice(0, 0)
+    pq.write_table(empty, tmp_path / "x.parquet")
+    (tmp_path / "zero").mkdir()
+    pq.write_table(empty, tmp_path / "zero" / "a.parquet")
+    np.save(tmp_path / "x.npy", np.zeros((0, 4), dtype="float32"))
+    for path in ("empty", "x.parquet", "zero"):
+        with pytest.raises(InputError, match=f"{path} holds no rows"):
+            read(tmp_path / path)
+    with pytest.raises(InputError, match=r"x\.npy"):
+        read(tmp_path / "x.npy")
+    with pytest.raises(InputError, match="array holds no rows"):
+        read(np.zeros((0, 4)))
+
+
+def test_an_empty_file_in_a_folder_does_no_harm(tmp_path):
+    (tmp_path / "many").mkdir()
+    table = arrow_table(embeddings(30, 4))
+    pq.write_table(table.slice(0, 0), tmp_path / "many" / "a.parquet")
+    pq.write_table(table, tmp_path / "many" / "b.parquet")
+    assert len(read(tmp_path / "many")) == 30
+
+
+def test_another_vector_column_is_named_and_does_not_get_the_card_of_the_first(tmp_path):
+    rows = embeddings(30, 4)
+    other = gaussian(30, 6, 9)
+    pq.write_table(arrow_table(rows).append_column("wide", pa.array(list(other))), tmp_path / "x.parquet")
+    back = read(f"{tmp_path}/x.parquet:wide")
+    np.testing.assert_array_equal(back.vectors, other)
+    assert (back.space, back.declared) == (Space("x", 6), False)
+    assert read(tmp_path / "x.parquet").space == rows.space
+
+
+def test_an_array_of_several_in_an_npz_is_named(tmp_path):
+    a, b = gaussian(30, 4, 1), gaussian(30, 5, 2)
+    np.savez(tmp_path / "x.npz", a=a, b=b, ids=names(30).astype(str))
+    np.testing.assert_array_equal(read(f"{tmp_path}/x.npz:b").vectors, b)
+    assert read(f"{tmp_path}/x.npz:b").space.name == "b"
+    with pytest.raises(InputError, match=r"holds several arrays; name one as .*x.npz:KEY out of a, b, ids"):
+        scan(tmp_path / "x.npz")
+    with pytest.raises(InputError, match="has no array 'c'; it holds a, b, ids"):
+        scan(f"{tmp_path}/x.npz:c")
+
+
+def test_embeddings_and_arrays_pass_through():
+    rows = embeddings(30, 4)
+    assert read(rows) is rows
+    np.testing.assert_array_equal(read(rows.vectors).vectors, rows.vectors)
+    assert not read(rows.vectors).declared
+
+
+# --- what the caller states -------------------------------------------------------------------------------------------
+
+
+def test_a_stated_name_declares_the_space(tmp_path):
+    np.save(tmp_path / "x.npy", gaussian(30, 4))
+    named = read(tmp_path / "x.npy", space="old")
+    assert (named.space, named.declared) == (Space("old", 4), True)
+    whole = read(tmp_path / "x.npy", space=card("old", 4))
+    assert (whole.space, whole.declared) == (card("old", 4), True)
+    with pytest.raises(InputError, match=r"`space` 'old' has 5 dimensions, .*x.npy has 4"):
+        scan(tmp_path / "x.npy", space=card("old", 5))
+
+
+def test_a_stated_name_keeps_the_identity_of_the_card(tmp_path):
+    write(tmp_path / "x.parquet", embeddings(30, 4))
+    assert read(tmp_path / "x.parquet", space="mine").space == replace(card("old", 4), name="mine")
+
+
+def test_whole_numbers_as_ids_are_taken_as_text(tmp_path):
+    np.save(tmp_path / "ids.npy", np.arange(30))
+    back = read(gaussian(30, 4), ids=tmp_path / "ids.npy")
+    assert list(back.ids) == [str(i) for i in range(30)]  # type: ignore[arg-type]
+    given = Embeddings(gaussian(30, 4), card(), ids=np.arange(30))
+    assert len(pair(back, given)) == 30
+    write(tmp_path / "x.parquet", given)
+    assert list(read(tmp_path / "x.parquet").ids) == list(back.ids)  # type: ignore[arg-type]
+    table = pa.table({"id": pa.array(range(30)), "vector": pa.array(list(gaussian(30, 4)))})
+    pq.write_table(table, tmp_path / "numbers.parquet")
+    assert list(read(tmp_path / "numbers.parquet").ids) == list(back.ids)  # type: ignore[arg-type]
+
+
+def test_stated_ids_stand_in_for_those_of_the_file(tmp_path):
+    write(tmp_path / "x.parquet", embeddings(30, 4))
+    assert list(read(tmp_path / "x.parquet", ids=names(30, "other")).ids) == list(names(30, "other"))  # type: ignore[arg-type]
+
+
+def test_ids_in_an_npz_must_be_one_a_row(tmp_path):
+    for bad in (names(29).astype(str), np.full((30, 2), "a")):
+        np.savez(tmp_path / "x.npz", old=gaussian(30, 4), ids=bad)
+        with pytest.raises(InputError, match=r"`ids` of .*x.npz must have one entry a row \(30\)"):
+            scan(tmp_path / "x.npz")
+
+
+def test_groups_are_read_from_a_column_or_a_file(tmp_path):
+    groups = np.array([f"photo{i // 5}" for i in range(40)], dtype=object)
+    table = arrow_table(embeddings(40, 4, groups=groups))
+    pq.write_table(table, tmp_path / "x.parquet")
+    np.save(tmp_path / "groups.npy", groups.astype(str))
+    every: list[Any] = ["photo", tmp_path / "groups.npy", str(tmp_path / "groups.npy"), groups]
+    for stated in every:
+        opened = scan(tmp_path / "x.parquet", group=stated)
+        assert list(opened.read().groups) == list(groups)  # type: ignore[arg-type]
+        assert [g for part in opened.batches(7, 3) for g in part.groups] == list(groups[3:])  # type: ignore[arg-type]
+    assert list(read(tmp_path / "x.parquet", group="id").groups) == list(names(40))  # type: ignore[arg-type]
+
+
+def test_groups_and_ids_stated_beside_embeddings_and_arrays_are_used():
+    rows, groups = embeddings(30, 4), np.arange(30) // 5
+    assert list(read(rows, group=groups).groups) == list(groups.astype(str))  # type: ignore[arg-type]
+    assert list(read(rows, ids=names(30, "x")).ids) == list(names(30, "x"))  # type: ignore[arg-type]
+    assert read(rows, space="other").space.name == "other"
+    assert list(read(rows.vectors, group=groups).groups) == list(groups.astype(str))  # type: ignore[arg-type]
+
+
+def test_a_vector_column_is_no_group(tmp_path):
+    write(tmp_path / "x.parquet", embeddings(30, 4))
+    with pytest.raises(InputError, match=r"x.parquet cannot be read to its end: Unsupported cast"):
+        read(tmp_path / "x.parquet", group="vector")
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_there_or_has_another_extension_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"There is no file .*none.parquet; give the path of embeddings \(.parquet"):
+        scan(tmp_path / "none.parquet")
+    (tmp_path / "x.csv").write_text("1,2\n")
+    with pytest.raises(InputError, match=r"x.csv must be one of .parquet, .arrow, .npy, .npz or a folder"):
+        scan(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(30, dtype="float32"), r"must be a table of floats, \(n, dim\); got float32 of shape \(30,\)"),
+        (np.zeros((3, 4, 5), dtype="float32"), r"got float32 of shape \(3, 4, 5\)"),
+        (np.zeros((30, 4), dtype="bool"), "got bool"),
+        (np.zeros((30, 4), dtype="complex64"), "got complex64"),
+        (np.zeros((30, 0), dtype="float32"), r"of shape \(30, 0\)"),
+        (np.full((30, 4), "a"), "got <U1"),
+    ],
+)
+def test_arrays_that_are_no_table_of_floats_are_refused(tmp_path, array, message):
+    np.save(tmp_path / "x.npy", array)
+    np.savez(tmp_path / "x.npz", a=array)
+    for source in (array, tmp_path / "x.npz") if array.size == 0 else (array, tmp_path / "x.npy", tmp_path / "x.npz"):
+        with pytest.raises(InputError, match=message):
+            read(source)
+
+
+@pytest.mark.parametrize("kind", [list, np.int8, np.uint64])
+def test_whole_numbers_in_memory_are_read_as_float32(kind):
+    rows = np.array([[1, 2, 3], [4, 5, 2**24 if kind is np.uint64 else 6]])
+    vectors = read(rows.tolist() if kind is list else rows.astype(kind)).vectors
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, rows)
+
+
+def test_whole_numbers_that_float32_would_round_are_refused():
+    for rows in ([[2**24 + 1, 0]], [[0, -(2**40)]], np.full((3, 2), np.iinfo(np.int64).min)):
+        with pytest.raises(InputError, match=r"whole numbers beyond 16,777,216, which float32 would round"):
+            read(rows)
+
+
+def test_whole_numbers_in_a_file_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((30, 4), dtype="int64"))
+    with pytest.raises(InputError, match=r"must be a table of floats.*got int64"):
+        read(tmp_path / "x.npy")
+
+
+def test_a_list_of_rows_of_different_lengths_is_refused():
+    with pytest.raises(InputError, match="its rows have different lengths"):
+        read([[1.0, 2.0], [3.0]])
+
+
+def test_pickled_arrays_are_refused_unread(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[1.0, "a"]] * 30, dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "x.npz", allow_pickle=True, a=np.array([[1.0, "a"]] * 30, dtype=object))
+    for file in ("x.npy", "x.npz:a"):
+        with pytest.raises(InputError, match=r"cannot be read as embeddings: .*(allow_pickle|Python objects)"):
+            read(f"{tmp_path}/{file}")
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([[1.0, 2.0, 3.0]] + [[1.0, 2.0]] * 29), "must hold rows of 3 numbers throughout"),
+        (pa.array([[1.0, 2.0], [1.0], [1.0, 2.0, 3.0]]), "must hold rows of 2 numbers throughout"),
+        (pa.array([[1.0, 2.0], None, [1.0, 2.0]]), "holds 1 rows without a vector"),
+        (
+            pa.array([[1.0, 2.0], [1.0, None]]),
+            "must hold rows of 2 numbers throughout; some are shorter, longer or null",
+        ),
+        (pa.array([[1.0, 2.0], None, [1.0, 2.0]], pa.list_(pa.float32(), 2)), "holds 1 rows without a vector"),
+        (pa.array([[1.0, 2.0], [None, 1.0]], pa.list_(pa.float32(), 2)), "must hold rows of 2 numbers throughout"),
+        (pa.array([[1, 2], [3, 4]]), "must hold lists of floats; it holds list<.*int64>"),
+        (pa.array([1.0, 2.0]), "must hold lists of floats; it holds double"),
+        (pa.array(["a", "b"]), "must hold lists of floats; it holds string"),
+        (pa.array([[], []], pa.list_(pa.float32())), "holds empty lists"),
+    ],
+)
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_columns_that_are_no_table_of_floats_are_refused(tmp_path, column, message, form):
+    table = pa.table({"vector": column})
+    if form == "parquet":
+        pq.write_table(table, tmp_path / "x.parquet")
+    else:
+        with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / f"x.{form}")
+
+
+def test_a_missing_column_is_refused_with_those_that_are_there(tmp_path):
+    pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"has no column 'vector'; it holds a, b. Name one as .*x.parquet:COLUMN"):
+        scan(tmp_path / "x.parquet")
+
+
+def test_rows_without_an_id_or_a_group_are_refused(tmp_path):
+    vectors = pa.array(list(gaussian(30, 4)))
+    holes = pa.array(["a", None, *names(28)])
+    pq.write_table(pa.table({"id": holes, "vector": vectors}), tmp_path / "x.parquet")
+    pq.write_table(pa.table({"photo": holes, "vector": vectors}), tmp_path / "y.parquet")
+    with pytest.raises(InputError, match=r"x.parquet holds 1 rows without an entry in column 'id'"):
+        read(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"y.parquet holds 1 rows without an entry in column 'photo'"):
+        read(tmp_path / "y.parquet", group="photo")
+
+
+@pytest.mark.parametrize("meta", [b"{", b"[]", b'{"name": "a"}', b'{"name": "a", "dim": 4, "later": 1}'])
+def test_a_card_that_cannot_be_understood_is_refused(tmp_path, meta):
+    table = arrow_table(embeddings(30, 4)).replace_schema_metadata({SPACE_KEY: meta})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="space card"):
+        scan(tmp_path / "x.parquet")
+
+
+def test_a_card_of_another_dimension_is_refused(tmp_path):
+    table = arrow_table(embeddings(30, 4)).replace_schema_metadata({SPACE_KEY: card("old", 5).to_json()})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="says 5 dimensions but its vectors have 4"):
+        scan(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("form", [form for form in SAVES if form != "arrow stream"])
+def test_a_file_cut_short_is_refused(tmp_path, form):
+    name, save = SAVES[form]
+    save(tmp_path / name, embeddings(400, 8))
+    whole = (tmp_path / name).read_bytes()
+    for kept in (0, 4, len(whole) // 2, len(whole) - 5):
+        (tmp_path / name).write_bytes(whole[:kept])
+        with pytest.raises(InputError, match="cannot be read"):
+            read(tmp_path / name)
+
+
+def test_a_stream_cut_short_gives_no_wrong_rows(tmp_path):
+    rows = embeddings(400, 8)
+    save_arrow_stream(tmp_path / "x.arrow", rows)
+    whole = (tmp_path / "x.arrow").read_bytes()
+    (tmp_path / "x.arrow").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        read(tmp_path / "x.arrow")
+
+
+def test_damage_in_the_middle_of_a_file_is_refused_and_not_a_crash(tmp_path):
+    write(tmp_path / "x.parquet", embeddings(400, 8))
+    bytes_ = bytearray((tmp_path / "x.parquet").read_bytes())
+    bytes_[40:2000] = bytes(1960)
+    (tmp_path / "x.parquet").write_bytes(bytes_)
+    with pytest.raises(InputError, match=r"x.parquet cannot be read"):
+        read(tmp_path / "x.parquet")

@@ -1,0 +1,48 @@
+import pytest
+
+from repstitch.arguments import MOST_DRAWS, check_choice, check_draws, check_seed, check_shares
+from repstitch.errors import InputError
+
+
+def test_a_choice_must_be_one_of_the_allowed_values():
+    check_choice("use", "query", ("query", "corpus"))
+    with pytest.raises(InputError, match="`use` must be one of query, corpus; got 'both'"):
+        check_choice("use", "both", ("query", "corpus"))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+def test_a_seed_of_32_bits_is_allowed(seed):
+    check_seed(seed)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_another_seed_is_refused(seed):
+    with pytest.raises(InputError, match=f"`seed` must be a whole number from 0 to 4294967295; got {seed}"):
+        check_seed(seed)
+    with pytest.raises(InputError, match="`other` must be"):
+        check_seed(seed, "`other`")
+
+
+@pytest.mark.parametrize("draws", [0, 1, MOST_DRAWS])
+def test_permutations_up_to_the_limit_are_allowed(draws):
+    check_draws(draws)
+
+
+@pytest.mark.parametrize("draws", [-1, MOST_DRAWS + 1])
+def test_more_or_fewer_permutations_are_refused(draws):
+    with pytest.raises(InputError, match=f"`permutations` must be from 0 to 100,000; got {draws}"):
+        check_draws(draws)
+
+
+@pytest.mark.parametrize("shares", [(0.6, 0.15, 0.25), [0.5, 0.5, 0.0], (0.1, 0.2, 0.7)])
+def test_shares_of_train_validation_and_test_are_returned_as_they_are(shares):
+    assert check_shares(shares) == tuple(shares)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [(0.6, 0.4), (0.5, 0.2, 0.2), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5), ()],
+)
+def test_shares_that_are_no_split_are_refused(shares):
+    with pytest.raises(InputError, match="`split` must be train,validation,test, three shares that sum to 1"):
+        check_shares(shares)

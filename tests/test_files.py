@@ -1,0 +1,269 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from repstitch import files
+from repstitch.errors import InputError
+from repstitch.files import (
+    check_carried_file,
+    check_demo_folder,
+    check_embeddings_exist,
+    check_embeddings_file,
+    check_ending,
+    check_file_exists,
+    check_items_exist,
+    check_layers_folder,
+    check_new,
+    check_new_folder,
+    check_picture,
+    check_stitcher_exists,
+    data_folder,
+    split_column,
+    split_key,
+    written_whole,
+)
+
+
+def entries(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# --- written whole ----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_file_appears_when_it_is_written_and_nothing_else_stays(tmp_path):
+    target = tmp_path / "x.json"
+    with written_whole(target) as path:
+        path.write_text("all of it")
+        assert not target.exists()
+        assert path.suffix == ".json"
+    assert target.read_text() == "all of it"
+    assert entries(tmp_path) == {"x.json"}
+
+
+def test_an_older_file_stays_until_the_new_one_replaces_it(tmp_path):
+    target = tmp_path / "x.json"
+    target.write_text("old")
+    with written_whole(target) as path:
+        path.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert entries(tmp_path) == {"x.json"}
+
+
+def test_a_folder_appears_with_all_that_is_in_it(tmp_path):
+    target = tmp_path / "s"
+    with written_whole(target) as folder:
+        folder.mkdir()
+        (folder / "a").write_text("1")
+        assert not target.exists()
+        (folder / "b").write_text("2")
+    assert entries(target) == {"a", "b"}
+    assert entries(tmp_path) == {"s"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_an_exception_leaves_what_was_there_and_nothing_else(tmp_path, error, kind):
+    target = tmp_path / "x"
+    target.write_text("old")
+
+    def stopped():
+        with written_whole(target) as path:
+            if kind == "folder":
+                path.mkdir()
+            if kind != "nothing":
+                (path / "a" if kind == "folder" else path).write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        stopped()
+    assert target.read_text() == "old"
+    assert entries(tmp_path) == {"x"}
+
+
+def test_an_error_of_the_file_system_names_the_argument(tmp_path):
+    def full_disk():
+        with written_whole(tmp_path / "x.png", "plot") as path:
+            path.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"`plot` .*x\.png cannot be written: .*No space left"):
+        full_disk()
+    assert not entries(tmp_path)
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"`out` .*x cannot be written: .*No such file"), written_whole(tmp_path / "x"):
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_an_error_and_not_a_crash(tmp_path):
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "file" / "x", tmp_path / "none" / "x", tmp_path / ("x" * 254)):
+        with pytest.raises(InputError, match=r"`out` .* cannot be written"), written_whole(target) as path:
+            path.write_text("half")
+    assert entries(tmp_path) == {"file"}
+
+
+def test_a_file_does_not_replace_a_folder(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a").write_text("1")
+    with pytest.raises(InputError, match="cannot be written"), written_whole(tmp_path / "x") as path:
+        path.write_text("new")
+    assert entries(tmp_path / "x") == {"a"}
+    assert entries(tmp_path) == {"x"}
+
+
+# --- the package's data -----------------------------------------------------------------------------------------------
+
+
+def test_the_package_finds_its_cards_and_studies():
+    for name in ("spaces", "studies"):
+        assert list(data_folder(name).glob("*.toml"))
+
+
+def test_an_installed_package_finds_its_files_inside_itself(tmp_path, monkeypatch):
+    (tmp_path / "models" / "spaces").mkdir(parents=True)
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "files.py"))
+    assert data_folder("spaces") == tmp_path / "models" / "spaces"
+    assert data_folder("studies") == tmp_path.parents[1] / "models" / "studies"
+
+
+# --- paths with a key or a column -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("x.npz", ("x.npz", None)),
+        ("a/x.npz:key", ("a/x.npz", "key")),
+        ("x.parquet:wide", ("x.parquet", "wide")),
+        ("x.txt:key", ("x.txt:key", None)),
+        ("s3://bucket/x.parquet", ("s3://bucket/x.parquet", None)),
+        ("s3://bucket/x.parquet:wide", ("s3://bucket/x.parquet", "wide")),
+        ("c:x.npz", ("c:x.npz", None)),
+    ],
+)
+def test_a_key_follows_the_last_colon_of_a_file_of_embeddings(path, parts):
+    assert split_key(path) == parts
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("t.csv", ("t.csv", None)),
+        ("t.TSV:a", ("t.TSV", "a")),
+        ("t.parquet:a", ("t.parquet", "a")),
+        ("t.txt:a", ("t.txt:a", None)),
+    ],
+)
+def test_a_column_follows_the_last_colon_of_a_table(path, parts):
+    assert split_column(path) == parts
+
+
+# --- what must be there -----------------------------------------------------------------------------------------------
+
+
+def test_inputs_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"There is no file .*x\.npz; give the path of embeddings \(\.parquet"):
+        check_embeddings_exist(f"{tmp_path}/x.npz:key")
+    with pytest.raises(InputError, match=r"`ids`: there is no file .*ids\.npz\."):
+        check_file_exists(f"{tmp_path}/ids.npz:key", "ids")
+    with pytest.raises(InputError, match=r"`data` must be a folder, \.zip, \.txt or table that is here; .*t\.csv\."):
+        check_items_exist(f"{tmp_path}/t.csv:text")
+    with pytest.raises(InputError, match=r"There is no stitcher .*none; give the folder that"):
+        check_stitcher_exists(tmp_path / "none")
+
+
+def test_inputs_that_are_there_or_elsewhere_are_not_refused(tmp_path):
+    for name in ("x.npz", "t.csv"):
+        (tmp_path / name).touch()
+    check_embeddings_exist(f"{tmp_path}/x.npz:key")
+    check_embeddings_exist(tmp_path)
+    check_embeddings_exist("s3://bucket/x.parquet")
+    check_file_exists(f"{tmp_path}/x.npz:key", "ids")
+    check_items_exist(f"{tmp_path}/t.csv:text")
+    check_stitcher_exists(tmp_path)
+    check_stitcher_exists("hf://owner/name")
+
+
+# --- what may be written ----------------------------------------------------------------------------------------------
+
+
+def test_an_output_has_one_of_the_endings_and_the_message_names_the_argument(tmp_path):
+    assert check_ending(tmp_path / "x.b", (".a", ".b")) == tmp_path / "x.b"
+    with pytest.raises(InputError, match=r"`plot` must end in \.a, \.b or \.c; got 'x\.txt'"):
+        check_ending(tmp_path / "x.txt", (".a", ".b", ".c"), "plot")
+    with pytest.raises(InputError, match=r"`out` must end in \.a, the only format; got 'x\.A'"):
+        check_ending(tmp_path / "x.A", (".a",), note=", the only format")
+
+
+def test_a_new_output_is_not_there_yet_and_its_folder_is(tmp_path):
+    assert check_new(tmp_path / "x") == tmp_path / "x"
+    (tmp_path / "x").touch()
+    with pytest.raises(
+        InputError, match=r"`cache` .*x exists and is never overwritten; give another name or remove it"
+    ):
+        check_new(tmp_path / "x", "cache")
+    with pytest.raises(InputError, match=r"`out` must lie in a folder that exists; there is no .*none"):
+        check_new(tmp_path / "none" / "x")
+
+
+def test_embeddings_are_written_as_parquet_and_layers_into_a_folder(tmp_path):
+    assert check_embeddings_file(tmp_path / "x.parquet") == tmp_path / "x.parquet"
+    with pytest.raises(InputError, match=r"`out` must end in \.parquet, the format embeddings are written in"):
+        check_embeddings_file(tmp_path / "x.npy")
+    assert check_layers_folder(tmp_path / "x") == tmp_path / "x"
+    with pytest.raises(InputError, match=r"`out` must be a folder, for it gets a file a layer; got 'x\.parquet'"):
+        check_layers_folder(tmp_path / "x.parquet")
+
+
+def test_only_directions_are_carried_to_an_npy(tmp_path):
+    assert check_carried_file(tmp_path / "x.npy") == tmp_path / "x.npy"
+    with pytest.raises(InputError, match=r"`out` must end in \.safetensors or \.npz; got 'x\.npy'"):
+        check_carried_file(tmp_path / "x.npy", directions=False)
+
+
+def test_a_new_folder_has_a_plain_name_and_is_not_there_yet(tmp_path):
+    assert check_new_folder(tmp_path / "a" / "b" / "s") == tmp_path / "a" / "b" / "s"
+    for name in ("", "..", ".hidden"):
+        with pytest.raises(InputError, match="`out` must name a folder to create; got"):
+            check_new_folder(f"{tmp_path}/x/{name}" if name else "")
+    (tmp_path / "s").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"`out` .*s exists and an atlas is never overwritten; give another name"):
+        check_new_folder(tmp_path / "s", "an atlas")
+
+
+def test_a_new_folder_lies_where_one_can_be_created(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"`out` .* cannot be created"):
+        check_new_folder(tmp_path / "file" / "s")
+    with pytest.raises(InputError, match=r"`out` cannot be created: .*too long"):
+        check_new_folder(tmp_path / ("x" * 300))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=r"`out` .*s cannot be created: .* is not a folder that can be written to"):
+        check_new_folder(tmp_path / "s")
+
+
+def test_a_picture_replaces_a_file_but_not_a_folder(tmp_path):
+    (tmp_path / "old.png").touch()
+    assert check_picture(tmp_path / "old.png") == tmp_path / "old.png"
+    with pytest.raises(InputError, match=r"`plot` must end in \.png, \.svg or \.pdf; got 'x\.gif'"):
+        check_picture(tmp_path / "x.gif")
+    with pytest.raises(InputError, match=r"`plot` must lie in a folder that exists; there is no .*none"):
+        check_picture(tmp_path / "none" / "x.png")
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(InputError, match=r"`plot` must be a file; .*x\.png is a folder"):
+        check_picture(tmp_path / "x.png")
+
+
+def test_the_demo_replaces_only_its_own_folder(tmp_path):
+    assert check_demo_folder(tmp_path / "new") == tmp_path / "new"
+    assert check_demo_folder(tmp_path) == tmp_path
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(InputError, match=r"`out` .* exists and is not a demo's folder; give another one"):
+        check_demo_folder(tmp_path)
+    (tmp_path / files.DEMO_MARK).touch()
+    assert check_demo_folder(tmp_path) == tmp_path

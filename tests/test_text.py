@@ -1,0 +1,27 @@
+import pytest
+
+from repstitch.text import columns, nearest, num
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.1234, "0.123"), (1, "1.000"), (-0.5, "-0.500"), (-0.0004, "0.000"), (1234.5678, "1234.568")]
+)
+def test_a_number_has_three_decimals_and_zero_has_no_sign(value, text):
+    assert num(value) == text
+
+
+def test_columns_are_aligned_to_the_left_and_numbers_to_the_right():
+    assert columns([("name", "n"), ("a", 1), ("long one", 234)]) == "name        n\na           1\nlong one  234"
+    assert columns([("a", "bb", 1), ("aa", "b", 22)], text=2) == "a   bb   1\naa  b   22"
+
+
+def test_a_line_does_not_end_in_spaces():
+    assert columns([("a", ""), ("b", "x")]) == "a\nb  x"
+
+
+def test_the_nearest_names_come_best_first_and_none_where_nothing_is_similar():
+    names = ["method", "objective", "metric", "methods", "meth"]
+    assert nearest("methd", names)[0] in ("method", "meth")
+    assert len(nearest("metho", names)) == 3
+    assert nearest("qqq", names) == []
+    assert nearest("a", []) == []
