@@ -18,7 +18,7 @@ def test_the_demo_goes_from_images_to_an_answer_and_a_picture(tmp_path, capfd):
     assert (out / "demo.png").stat().st_size > 10_000
     stitcher = load(out / "stitchers" / "test_resnet-to-test_convnext")
     card = stitcher.scorecard
-    assert card["query"]["recall@10"] > 10 * card["query"]["shuffled"]["recall@10"]
+    assert card.query.recall_at(10).score > 10 * card.query.shuffled.recall_at(10).score
     rows = read(out / "test_resnet.trained.parquet").vectors[:5]
     written = read(out / "translated.parquet")
     assert written.space == stitcher.target

@@ -9,7 +9,6 @@ from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.evaluation.relevance_data import RelevanceData
-from repstitch.evaluation.report import table
 from repstitch.names import USES
 from repstitch.workflows.scoring import score
 from repstitch.workflows.training import train
@@ -30,14 +29,14 @@ def test_seen_pairs_are_left_out_and_counted(sides, stitcher):
         for a, b in zip(sides, new, strict=True)
     )
     card = score(stitcher, *both)
-    assert card["left_out"] == len(stitcher.seen) // 2
-    assert card["n"] == 260 - len(stitcher.seen) // 2
-    assert card["held_out"] == "unseen pairs"
+    assert card.left_out == len(stitcher.seen) // 2
+    assert card.n == 260 - len(stitcher.seen) // 2
+    assert card.held_out == "unseen pairs"
 
 
 def test_pairs_it_has_never_seen_are_all_scored(stitcher):
     card = score(stitcher, *fresh(60))
-    assert (card["left_out"], card["n"]) == (0, 60)
+    assert (card.left_out, card.n) == (0, 60)
 
 
 def test_the_scores_are_those_of_the_translation(stitcher):
@@ -46,9 +45,9 @@ def test_the_scores_are_those_of_the_translation(stitcher):
     similar = stitcher.translate(a.vectors) @ y.T
     own = np.diag(similar)[:, None]
     card = score(stitcher, a, b)
-    assert card["query"]["recall@1"] == pytest.approx(((similar >= own).sum(1) == 1).mean())
-    assert card["corpus"]["recall@1"] == pytest.approx(((own <= similar.T).sum(1) == 1).mean())
-    assert card["reconstruction"]["cosine"] == pytest.approx(own.mean(), abs=1e-5)
+    assert card.query.recall_at(1).score == pytest.approx(((similar >= own).sum(1) == 1).mean())
+    assert card.corpus.recall_at(1).score == pytest.approx(((own <= similar.T).sum(1) == 1).mean())
+    assert card.reconstruction.cosine == pytest.approx(own.mean(), abs=1e-5)
 
 
 def test_pairs_trained_on_by_position_are_known_again_by_their_bytes(sides):
@@ -94,8 +93,8 @@ def test_bad_rows_are_refused_or_left_out_and_counted(stitcher):
     with pytest.raises(InputError, match=r"1 with source NaN or Inf \(first: id 'fresh7'\)"):
         score(stitcher, a, b)
     card = score(stitcher, a, b, drop_invalid=True)
-    assert card["n"] == 59
-    assert card["dropped"]["source NaN or Inf"] == 1
+    assert card.n == 59
+    assert card.dropped["source NaN or Inf"] == 1
 
 
 def test_files_are_scored_as_their_rows_are(tmp_path, stitcher):
@@ -109,8 +108,8 @@ def test_files_are_scored_as_their_rows_are(tmp_path, stitcher):
 def test_seen_pairs_are_known_again_by_their_vectors_when_their_ids_are_others(sides, stitcher):
     renamed = tuple(Embeddings(side.vectors, side.space, names(200, "renamed")) for side in sides)
     usual, again = score(stitcher, *sides), score(stitcher, *renamed)
-    assert again["left_out"] == usual["left_out"]
-    assert again["query"]["recall@1"] == usual["query"]["recall@1"]
+    assert again.left_out == usual.left_out
+    assert again.query.recall_at(1).score == usual.query.recall_at(1).score
 
 
 # --- by relevance judgements ------------------------------------------------------------------------------------------
@@ -134,37 +133,40 @@ def judged(tmp_path_factory) -> RelevanceData:
 
 def test_relevance_is_scored_over_all_documents_and_decides_the_verdicts(sides, stitcher, judged):
     card = score(stitcher, *sides, relevance=judged)
-    found = card["relevance"]
-    assert found["documents"] == 200
-    assert found["documents_seen_in_training"] == card["left_out"] > 0
-    assert (found["unknown_queries"], found["queries_seen_in_training"]) == (1, 0)
+    found = card.relevance
+    assert found is not None
+    assert found.documents == 200
+    assert card.left_out == found.documents_seen_in_training > 0
+    assert (found.unknown_queries, found.queries_seen_in_training) == (1, 0)
     y = sides[1].vectors / np.linalg.norm(sides[1].vectors, axis=1, keepdims=True)
     similar = stitcher.translate(judged.source_queries.vectors) @ y.T
     place = (similar > similar[np.arange(60), 140 + np.arange(60)][:, None]).sum(1)
     by_hand = np.where(place < 10, 1 / np.log2(place + 2), 0).mean()
-    assert found["query"]["ndcg@10"]["translated"]["score"] == pytest.approx(by_hand, abs=1e-3)
+    assert found.query.measures["ndcg@10"].translated.score == pytest.approx(by_hand, abs=1e-3)
     for use in USES:
-        assert card[use]["verdict"] == found[use]["verdict"]
-        assert card[use]["verdict"]["measure"] == "ndcg@10"
-    assert "60 queries" in table(card)
-    assert f"judged among 200 documents ({card['left_out']} seen in training)" in table(card)
+        assert card.uses[use].verdict.to_dict() == found.uses[use].verdict.to_dict()
+        assert card.uses[use].verdict.measure == "ndcg@10"
+    assert "60 queries" in str(card)
+    assert f"judged among 200 documents ({card.left_out} seen in training)" in str(card)
 
 
 def test_queries_seen_in_training_do_not_judge(sides, stitcher, judged, tmp_path):
     qrels = tmp_path / "rel.tsv"
     qrels.write_text("\n".join(f"item{i}\titem{i}\t1" for i in range(200)), encoding="utf-8")
-    found = score(stitcher, *sides, relevance=RelevanceData(qrels, *sides))["relevance"]
-    assert found["queries_seen_in_training"] == len(stitcher.seen) // 2
-    assert found["query"]["queries"] == 200 - len(stitcher.seen) // 2
+    found = score(stitcher, *sides, relevance=RelevanceData(qrels, *sides)).relevance
+    assert found is not None
+    assert found.queries_seen_in_training == len(stitcher.seen) // 2
+    assert found.query.queries == 200 - len(stitcher.seen) // 2
 
 
 def test_queries_that_share_their_ids_with_other_documents_judge(sides, stitcher, judged, tmp_path):
     qrels = tmp_path / "rel.tsv"
     qrels.write_text("\n".join(f"item{i}\titem{140 + i}\t1" for i in range(60)), encoding="utf-8")
     numbered = (replace(queries, ids=names(60)) for queries in (judged.source_queries, judged.target_queries))
-    found = score(stitcher, *sides, relevance=RelevanceData(qrels, *numbered))["relevance"]
-    assert found["queries_seen_in_training"] == 0
-    assert found["query"]["queries"] == 60
+    found = score(stitcher, *sides, relevance=RelevanceData(qrels, *numbered)).relevance
+    assert found is not None
+    assert found.queries_seen_in_training == 0
+    assert found.query.queries == 60
 
 
 @pytest.mark.parametrize("left_out", ["source_queries", "target_queries", "qrels"])

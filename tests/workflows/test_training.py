@@ -77,7 +77,7 @@ def test_ids_pair_the_rows_whatever_their_order(tmp_path):
     source, target = carried(X, Y)
     order = np.random.default_rng(3).permutation(len(Y))
     shuffled = learn(source, target.take(order))
-    assert shuffled.scorecard["query"]["recall@1"] == 1.0
+    assert shuffled.scorecard.query.recall_at(1).score == 1.0
     assert shuffled.provenance["paired_by"] == "id"
 
 
@@ -112,7 +112,7 @@ def test_spaces_of_arrays_are_called_source_and_target_unless_they_are_named(tmp
     for names_of_spaces, stitcher in ways.items():
         assert (stitcher.source.name, stitcher.target.name) == names_of_spaces
     scorecard = score(ways["source", "target"], X, Y)
-    assert scorecard["n"] == ways["source", "target"].scorecard["n"]
+    assert scorecard.n == ways["source", "target"].scorecard.n
 
 
 def test_arrays_of_different_lengths_are_refused_as_such():
@@ -145,7 +145,7 @@ def test_few_pairs_are_enough_for_every_method(n, method):
     X, Y, _, _ = turned(n, d=6)
     stitcher = learn(X, Y, method, **NAMED)
     assert stitcher.method in METHODS
-    assert stitcher.scorecard["n"] == stitcher.provenance["pairs"]["test"]
+    assert stitcher.scorecard.n == stitcher.provenance["pairs"]["test"]
     assert np.isfinite(stitcher.translate(X)).all()
 
 
@@ -154,16 +154,16 @@ def test_more_dimensions_than_pairs_are_warned_of_and_translated(method, caplog)
     X, Y = shared_latent(60, rank=3, d_source=90, d_target=80, noise=0.05)
     stitcher = learn(X, Y, method, **NAMED)
     assert "are fewer than the 90 dimensions of the source" in caplog.text
-    assert any("fewer than the 80 dimensions of the target" in note for note in stitcher.scorecard["notes"])
-    assert stitcher.scorecard["query"]["recall@5"] > 5 * stitcher.scorecard["chance"]["recall@1"]
+    assert any("fewer than the 80 dimensions of the target" in note for note in stitcher.scorecard.notes)
+    assert stitcher.scorecard.query.recall_at(5).score > 5 * stitcher.scorecard.chance.recall_at(1).score
 
 
 def test_rows_of_any_length_are_learned_from():
     X, Y, _, _ = turned()
     scale = np.float32(10.0) ** np.random.default_rng(0).integers(-25, 25, size=(len(X), 1))
     plain, scaled = learn(X, Y, output_norm="unit", **NAMED), learn(X * scale, Y, output_norm="unit", **NAMED)
-    assert scaled.scorecard["query"]["recall@1"] > 0.98
-    assert plain.scorecard["query"]["recall@1"] > 0.98
+    assert scaled.scorecard.query.recall_at(1).score > 0.98
+    assert plain.scorecard.query.recall_at(1).score > 0.98
 
 
 # --- what is learned --------------------------------------------------------------------------------------------------
@@ -174,8 +174,8 @@ def test_every_method_recovers_a_known_map(method):
     X, Y, R, b = turned()
     stitcher = learn(X, Y, method, output_norm="none", **NAMED)
     for use in ("query", "corpus"):
-        assert stitcher.scorecard[use]["recall@1"] == 1.0
-    assert stitcher.scorecard["held_out"] == "test pairs"
+        assert stitcher.scorecard.uses[use].recall_at(1).score == 1.0
+    assert stitcher.scorecard.held_out == "test pairs"
     new = gaussian(50, 12, 99)
     unit = new / np.linalg.norm(new, axis=1, keepdims=True)
     cosine = (stitcher.translate(new) * (unit @ R + b)).sum(1)
@@ -188,13 +188,13 @@ def test_a_closed_form_learns_the_numbers_themselves():
     stitcher = learn(X, Y, objective="reconstruction", output_norm="none", **NAMED)
     np.testing.assert_allclose(stitcher.map.weight.numpy(), R, atol=1e-3)
     np.testing.assert_allclose(stitcher.map.bias.numpy(), b, atol=1e-3)
-    assert stitcher.scorecard["reconstruction"]["r2"] > 0.999
+    assert stitcher.scorecard.reconstruction.r2 > 0.999
 
 
 def test_unrelated_spaces_score_at_chance():
     stitcher = learn(gaussian(400, 8, 1), gaussian(400, 6, 2), "auto", **NAMED)
-    pool = stitcher.scorecard["pool"]
-    assert stitcher.scorecard["query"]["recall@10"] < 10 / pool + 5 * (10 / pool / pool) ** 0.5
+    pool = stitcher.scorecard.pool
+    assert stitcher.scorecard.query.recall_at(10).score < 10 / pool + 5 * (10 / pool / pool) ** 0.5
 
 
 @pytest.mark.parametrize("method", ["canonical", "linear", "mlp", "auto"])
@@ -215,10 +215,10 @@ def test_another_split_seed_holds_out_other_pairs():
 def test_auto_tries_every_method_and_lets_the_simpler_win_where_all_are_perfect():
     X, Y, _, _ = turned()
     stitcher = learn(X, Y, "auto", output_norm="none", **NAMED)
-    tried = stitcher.scorecard["candidates"]
-    assert list(dict.fromkeys(candidate["method"] for candidate in tried)) == list(METHODS)
-    assert len({str((candidate["method"], candidate["settings"])) for candidate in tried}) == len(tried) > len(METHODS)
-    assert [candidate["method"] for candidate in tried if candidate["chosen"]] == [stitcher.method] == ["ridge"]
+    tried = stitcher.scorecard.candidates
+    assert list(dict.fromkeys(candidate.method for candidate in tried)) == list(METHODS)
+    assert len({str((candidate.method, candidate.settings)) for candidate in tried}) == len(tried) > len(METHODS)
+    assert [candidate.method for candidate in tried if candidate.chosen] == [stitcher.method] == ["ridge"]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -233,16 +233,17 @@ def test_the_objective_decides_what_is_chosen():
     X, Y = shared_latent(800, rank=20, d_source=24, d_target=24, noise=2.0)
     match, reconstruction = (learn(X, Y, "canonical", objective=o, **NAMED) for o in ("match", "reconstruction"))
     assert reconstruction.settings["power"] > match.settings["power"]
-    assert reconstruction.scorecard["reconstruction"]["r2"] > match.scorecard["reconstruction"]["r2"]
-    assert match.scorecard["query"]["mrr"] > reconstruction.scorecard["query"]["mrr"]
+    assert reconstruction.scorecard.reconstruction.r2 > match.scorecard.reconstruction.r2
+    assert match.scorecard.query.mrr.score > reconstruction.scorecard.query.mrr.score
 
 
 def test_the_control_on_broken_pairs_is_at_chance():
     X, Y, _, _ = turned()
     card = learn(X, Y, **NAMED).scorecard
-    assert card["query"]["recall@1"] > 0.95
-    assert card["control_fit"]["recall@10"] < 3 * card["chance"]["recall@10"]
-    assert card["query"]["shuffled"]["recall@10"] < 3 * card["chance"]["recall@10"]
+    assert card.query.recall_at(1).score > 0.95
+    assert card.control_fit is not None
+    assert card.control_fit.recall_at(10).score < 3 * card.chance.recall_at(10).score
+    assert card.query.shuffled.recall_at(10).score < 3 * card.chance.recall_at(10).score
 
 
 @pytest.mark.parametrize(
@@ -282,13 +283,14 @@ def test_the_scores_are_those_of_the_pairs_that_were_not_seen():
     stitcher = learn(source, target)
     again = score(stitcher, source, target)
     counts = stitcher.provenance["pairs"]
-    assert again["left_out"] == counts["train"] + counts["select"] + counts["calibrate"] == len(stitcher.seen) // 2
-    assert again["n"] == stitcher.scorecard["n"] == counts["test"]
+    assert again.left_out == counts["train"] + counts["select"] + counts["calibrate"] == len(stitcher.seen) // 2
+    assert again.n == stitcher.scorecard.n == counts["test"]
     for use in ("query", "corpus"):
-        assert again[use]["shuffled"] == stitcher.scorecard[use]["shuffled"]
-        scores = {k: v for k, v in again[use].items() if isinstance(v, float)}
-        assert scores == pytest.approx({k: stitcher.scorecard[use][k] for k in scores}, rel=1e-5)
-    assert again["reconstruction"]["r2"] == pytest.approx(stitcher.scorecard["reconstruction"]["r2"], rel=1e-4)
+        now, before = (card.to_dict()[use] for card in (again, stitcher.scorecard))
+        assert now["shuffled"] == before["shuffled"]
+        scores = {name: value for name, value in now.items() if isinstance(value, float)}
+        assert scores == pytest.approx({name: before[name] for name in scores}, rel=1e-5)
+    assert again.reconstruction.r2 == pytest.approx(stitcher.scorecard.reconstruction.r2, rel=1e-4)
 
 
 def test_without_a_test_share_the_scores_are_of_validation_pairs_and_say_so():
@@ -296,8 +298,8 @@ def test_without_a_test_share_the_scores_are_of_validation_pairs_and_say_so():
     stitcher = learn(X, Y, split_shares=(0.7, 0.3, 0), **NAMED)
     counts = stitcher.provenance["pairs"]
     assert counts["test"] == 0
-    assert stitcher.scorecard["held_out"] == "validation pairs"
-    assert stitcher.scorecard["n"] == counts["calibrate"]
+    assert stitcher.scorecard.held_out == "validation pairs"
+    assert stitcher.scorecard.n == counts["calibrate"]
     assert len(stitcher.seen) == 2 * len(X)
 
 
@@ -305,7 +307,7 @@ def test_without_a_test_share_the_scores_are_of_validation_pairs_and_say_so():
 def test_a_refit_uses_all_pairs_and_keeps_the_earlier_scores(method):
     source, target = carried(*shared_latent(200))
     held, refitted = (learn(source, target, method, refit_on_all=again) for again in (False, True))
-    assert refitted.scorecard == held.scorecard | {"refit": True}
+    assert refitted.scorecard.to_dict() == held.scorecard.to_dict() | {"refit": True}
     assert (refitted.method, refitted.settings) == (held.method, held.settings)
     assert not torch.equal(refitted.map.weight, held.map.weight)
     assert len(refitted.seen) == 400
@@ -430,7 +432,7 @@ def test_bad_rows_are_refused_by_id_or_left_out_and_counted(side, value, what, c
 def test_rows_repeated_on_one_side_are_noted_and_trained_on(caplog):
     X, Y, _, _ = turned(500)
     Y[10:15] = Y[10]
-    notes = learn(X, Y, **NAMED).scorecard["notes"]
+    notes = learn(X, Y, **NAMED).scorecard.notes
     assert notes == ["4 of 500 target rows repeat another one."]
     assert notes[0] in caplog.text
 
@@ -486,7 +488,7 @@ def test_the_card_is_plain_json_and_says_how_it_came_about(tmp_path):
     X, Y, _, _ = affine_image(200, noise=0.2)
     stitcher = learn(X, Y, "mlp", **NAMED)
     found = load(stitcher.save(tmp_path / "s"))
-    assert json.loads(json.dumps(stitcher.scorecard, allow_nan=False)) == found.scorecard
+    assert json.loads(json.dumps(stitcher.scorecard.to_dict(), allow_nan=False)) == found.scorecard.to_dict()
     assert stitcher.settings["width"] == FAST["width"]
     assert set(stitcher.provenance) == {"repstitch", "torch", "python", "paired_by", "pairs", "dropped"}
     assert sum(stitcher.provenance["pairs"].values()) == 200
@@ -498,12 +500,13 @@ def test_the_card_is_plain_json_and_says_how_it_came_about(tmp_path):
 def test_the_card_says_how_true_the_confidence_was_on_test_pairs(tmp_path):
     X, Y = shared_latent(800, rank=4, noise=0.3)
     stitcher = learn(*carried(X, Y), method="canonical")
-    said, pairs = stitcher.scorecard["confidence"], stitcher.provenance["pairs"]
+    scores, pairs = stitcher.scorecard.confidence, stitcher.provenance["pairs"]
     assert stitcher.calibration is not None
-    assert (said["n"], said["calibration_rows"]) == (pairs["test"], pairs["calibrate"])
-    assert said["pool"] == stitcher.calibration.pool == pairs["calibrate"] + pairs["select"] + pairs["train"]
-    assert said["calibrated"]
-    assert abs(said["covered"] - 0.9) <= 3 * (0.09 / pairs["test"] + 0.09 / pairs["calibrate"]) ** 0.5
+    assert scores is not None
+    assert (scores.n, scores.calibration_rows) == (pairs["test"], pairs["calibrate"])
+    assert scores.pool == stitcher.calibration.pool == pairs["calibrate"] + pairs["select"] + pairs["train"]
+    assert scores.calibrated
+    assert abs(scores.covered - 0.9) <= 3 * (0.09 / pairs["test"] + 0.09 / pairs["calibrate"]) ** 0.5
     loaded = load(stitcher.save(tmp_path / "s"))
     assert loaded.scorecard == stitcher.scorecard
     for name, values in stitcher.confidence(X[:5]).items():
@@ -517,7 +520,7 @@ def test_few_pairs_are_not_calibrated_and_the_card_says_so():
     assert stitcher.calibration is None
     assert "confidence" not in stitcher.scorecard
     note = "Fewer than 20 validation pairs in either half, so confidence is not calibrated."
-    assert stitcher.scorecard["notes"][-1] == note
+    assert stitcher.scorecard.notes[-1] == note
 
 
 def test_confidence_is_not_calibrated_on_the_pairs_that_chose_the_map():
@@ -527,7 +530,7 @@ def test_confidence_is_not_calibrated_on_the_pairs_that_chose_the_map():
     counts = stitcher.provenance["pairs"]
     assert counts["select"] == counts["calibrate"] == 100
     assert stitcher.calibration is None
-    assert stitcher.scorecard["notes"][-1].startswith("Validation could not be halved")
+    assert stitcher.scorecard.notes[-1].startswith("Validation could not be halved")
 
 
 def test_without_test_pairs_confidence_is_calibrated_but_not_scored():
@@ -544,4 +547,4 @@ def test_a_refit_keeps_the_calibration_that_was_taken_before():
     assert not torch.equal(before.map.weight, after.map.weight)
     for name, tensor in before.calibration.tensors().items():
         assert torch.equal(getattr(after.calibration, name), tensor)
-    assert after.scorecard["confidence"] == before.scorecard["confidence"]
+    assert after.scorecard.confidence == before.scorecard.confidence

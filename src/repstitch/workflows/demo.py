@@ -1,4 +1,4 @@
-"""The whole job on small real data: two encoders trained on the spot, stitched, proven, served and called."""
+"""The whole job on small real data: train two encoders, stitch their spaces, score, serve and call the stitcher."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,118 +18,143 @@ import torch
 
 from repstitch.embeddings.pairs import pair
 from repstitch.embeddings.reading import read
+from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.splitting import split
 from repstitch.encoders import embed, from_module, load_encoder, save
 from repstitch.encoders.catalogue import Card
 from repstitch.errors import InputError
-from repstitch.evaluation.report import table
+from repstitch.evaluation.scorecard import Scorecard
+from repstitch.files import DEMO_MARK, check_demo_folder
 from repstitch.metrics.neighbour_lists import mutual_knn
 from repstitch.plots.canvas import BLUE, GREEN, GREY, ORANGE, figure
 from repstitch.plots.canvas import save as save_picture
 from repstitch.plots.stitchers import plot_alignment, plot_retrieval
+from repstitch.stitchers.stitcher import Stitcher
 from repstitch.workflows.training import train
 from repstitch.workflows.translating import translate_file
 
 ENCODERS = ("test_resnet", "test_convnext")
+STAGES = ("untrained", "trained")
 EPOCHS, SIDE, BATCH = 10, 32, 64
 SHARES = (0.5, 0.2, 0.3)
-MARK = "made-by-repstitch-demo"
+Say = Callable[[str], None]
+Rows = dict[tuple[str, str], Embeddings]  # by stage and encoder
 
 
 def demo(out: Path, seed: int = 0) -> None:
-    """Run the main job from images to an HTTP answer, saying each step; everything it makes lies in `out`."""
+    """Run the whole job from images to an HTTP answer and print each step. Everything it makes lies in `out`."""
     _clear(out)
-    began = time.perf_counter()
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - began:5.1f} s] {text}", flush=True)
-
+    say = _timed_print()
     say("Writing 1,797 real images of handwritten digits (scikit-learn's load_digits) as PNG files.")
-    labels = _write_images(out / "images", out / "labels.csv")
-    first = np.arange(len(labels)) % 2 == 0  # encoders learn from one half, everything else uses the other
-    (out / "paired").mkdir()
-    for path in sorted((out / "images").iterdir()):
-        if not first[int(path.stem)]:
-            shutil.copy(path, out / "paired" / path.name)
-
-    files = {}
-    for stage in ("untrained", "trained"):
-        for name in ENCODERS:
-            folder = out / "encoders" / stage
-            if stage == "trained":
-                say(f"Training {name} to tell the digits apart: {EPOCHS} epochs on {int(first.sum())} images.")
-            card = _make_encoder(name, folder, out / "images", labels, first, seed, EPOCHS if stage == "trained" else 0)
-            files[stage, name] = out / f"{name}.{stage}.parquet"
-            embed(str(card), str(out / "paired"), str(files[stage, name]))
+    digits = _write_images(out / "images", out / "labels.csv")
+    files = _embed_images(out, digits, seed, say)
     rows = {key: read(path) for key, path in files.items()}
-    source, target = (files["trained", name] for name in ENCODERS)
     say(f"Embedded {len(rows['trained', ENCODERS[0]])} images that neither encoder has seen, with each of the two.")
 
     say("Learning a stitcher between the two spaces: every method, chosen on validation pairs, proven on test pairs.")
-    digits = f"{out / 'labels.csv'}:digit"
-    stitcher = train(source, target, objective="neighbours", split_shares=SHARES, labels=digits, seed=seed)
-    place = stitcher.save(out / "stitchers" / f"{ENCODERS[0]}-to-{ENCODERS[1]}")
-    print(f"\n{table(stitcher.scorecard)}\n")
-    say(f"Kept {stitcher.method} as {place} (version {stitcher.version}).")
+    source, target = (files["trained", name] for name in ENCODERS)
+    labels = f"{out / 'labels.csv'}:digit"
+    stitcher = train(source, target, objective="neighbours", split_shares=SHARES, labels=labels, seed=seed)
+    folder = stitcher.save(out / "stitchers" / f"{ENCODERS[0]}-to-{ENCODERS[1]}")
+    print(f"\n{stitcher.scorecard}\n")
+    say(f"Kept {stitcher.method} as {folder} (version {stitcher.version}).")
     translate_file(stitcher, source, out / "translated.parquet")
 
-    held = _test_rows(rows, "untrained"), _test_rows(rows, "trained")
-    before, trained = (mutual_knn(torch.from_numpy(x), torch.from_numpy(y)) for x, y in held)
-    after = stitcher.scorecard["alignment"]["mutual_knn"]["after"]
-    among = stitcher.scorecard["query"]["overlap@10"]
-    stages = {
-        "untrained": before,
-        "trained": trained,
-        "translated": after["score"],
-        "translated,\namong natives": among,
-    }
-    say(
-        f"Neighbours that both sides agree on (mutual_knn): {before:.2f} before the encoders were trained, "
-        f"{trained:.2f} after, {after['score']:.2f} after translation, {among:.2f} when a translated row searches the "
-        f"native ones; unrelated spaces {after['null']:.2f}."
-    )
-    picture = _draw(out / "demo.png", stages, after["null"], stitcher.scorecard)
-
-    say("Serving the stitcher, and asking for one translation over HTTP.")
-    vector = rows["trained", ENCODERS[0]].vectors[0]
-    answer, request = _serve_and_call(out / "stitchers", vector)
-    expected = stitcher.translate(vector)
-    apart = float(np.abs(np.asarray(answer["embedding"], dtype=np.float32) - expected).max())
-    if apart > 1e-4:
-        raise InputError(f"The service's answer differs from the stitcher's by {apart}; the installation is broken.")
-    say(f"{request} -> {answer['dim']} numbers, {np.round(answer['embedding'][:4], 3).tolist()} …")
-    nearest = _nearest(rows["trained", ENCODERS[1]], np.asarray(answer["embedding"]))
-    own = rows["trained", ENCODERS[0]].ids[0]  # type: ignore[index]
-    say(f"It is the translation of {own}, a {labels[int(own[:-4])]}; nearest natives: {_named(nearest, labels)}.")
+    picture = _compare_stages(out / "demo.png", rows, stitcher.scorecard, say)
+    _call_service(out / "stitchers", stitcher, rows, digits, say)
     say(f"Done. The picture is {picture}.")
     print(NEXT.format(out=out))
 
 
+def _timed_print() -> Say:
+    start = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - start:5.1f} s] {text}", flush=True)
+
+    return say
+
+
 def _clear(out: Path) -> None:
+    check_demo_folder(out)
     if out.exists():
-        if not (out / MARK).exists() and any(out.iterdir()):
-            raise InputError(f"`out` {out} exists and is not a demo's folder; give another one.")
         shutil.rmtree(out)
     out.mkdir(parents=True)
-    (out / MARK).touch()
+    (out / DEMO_MARK).touch()
+
+
+def _embed_images(out: Path, digits: np.ndarray, seed: int, say: Say) -> dict[tuple[str, str], Path]:
+    """Embed half of the images with both encoders, before and after they were trained on the other half."""
+    training_half = np.arange(len(digits)) % 2 == 0
+    (out / "paired").mkdir()
+    for path in sorted((out / "images").iterdir()):
+        if not training_half[int(path.stem)]:
+            shutil.copy(path, out / "paired" / path.name)
+    files = {}
+    for stage in STAGES:
+        for name in ENCODERS:
+            if stage == "trained":
+                say(f"Training {name} to tell the digits apart: {EPOCHS} epochs on {int(training_half.sum())} images.")
+            epochs = EPOCHS if stage == "trained" else 0
+            card = _make_encoder(name, out / "encoders" / stage, out / "images", digits, training_half, seed, epochs)
+            files[stage, name] = out / f"{name}.{stage}.parquet"
+            embed(str(card), str(out / "paired"), str(files[stage, name]))
+    return files
+
+
+def _compare_stages(path: Path, rows: Rows, scorecard: Scorecard, say: Say) -> Path:
+    """Print and draw how well the neighbours of both spaces agree: untrained, trained and translated."""
+    agreement = {stage: mutual_knn(*_test_rows(rows, stage)) for stage in STAGES}
+    after = scorecard.alignment.mutual_knn.after
+    overlap = scorecard.query.overlap.score
+    agreement |= {"translated": after.score, "translated,\namong natives": overlap}
+    say(
+        f"Neighbours that both sides agree on (mutual_knn): {agreement['untrained']:.2f} before the encoders were "
+        f"trained, {agreement['trained']:.2f} after, {after.score:.2f} after translation, {overlap:.2f} when a "
+        f"translated row searches the native ones; unrelated spaces {after.null:.2f}."
+    )
+    picture, axes = figure(2, width=5.6)
+    title = "Neighbours both sides agree on (mutual_knn)"
+    plot_alignment(axes[0], agreement, after.null, title, (GREY, BLUE, ORANGE, GREEN))
+    plot_retrieval(axes[1], scorecard)
+    return save_picture(picture, path)
+
+
+def _call_service(folder: Path, stitcher: Stitcher, rows: Rows, digits: np.ndarray, say: Say) -> None:
+    """Serve the stitcher, translate one vector over HTTP and print the nearest native rows."""
+    say("Serving the stitcher, and asking for one translation over HTTP.")
+    source, target = (rows["trained", name] for name in ENCODERS)
+    reply, request = _serve_and_call(folder, source.vectors[0])
+    translated = np.asarray(reply["embedding"], dtype=np.float32)
+    difference = float(np.abs(translated - stitcher.translate(source.vectors[0])).max())
+    if difference > 1e-4:
+        raise InputError(
+            f"The service's answer differs from the stitcher's by {difference}; the installation is broken."
+        )
+    say(f"{request} -> {reply['dim']} numbers, {np.round(reply['embedding'][:4], 3).tolist()} …")
+    assert source.ids is not None
+    image, nearest = source.ids[0], ", ".join(_name(key, digits) for key in _nearest(target, translated))
+    say(f"It is the translation of {image}, a {digits[int(image[:-4])]}; nearest natives: {nearest}.")
 
 
 def _write_images(folder: Path, table: Path) -> np.ndarray:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
+    images, digits = load_digits(return_X_y=True)
     folder.mkdir()
     for i, image in enumerate(np.asarray(images).reshape(-1, 8, 8)):
         pixels = np.clip(image * 16, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).resize((SIDE, SIDE)).convert("RGB").save(folder / f"{i:04d}.png")
-    lines = ["id,digit", *(f"{i:04d}.png,{digit}" for i, digit in enumerate(labels))]
+    lines = ["id,digit", *(f"{i:04d}.png,{digit}" for i, digit in enumerate(digits))]
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return np.asarray(labels)
+    return np.asarray(digits)
 
 
-def _make_encoder(name, folder, images, labels, rows, seed, epochs) -> Path:
-    """A timm encoder, trained as a classifier for some epochs, saved as a checkpoint with a card beside it."""
+def _make_encoder(
+    name: str, folder: Path, images: Path, digits: np.ndarray, training_half: np.ndarray, seed: int, epochs: int
+) -> Path:
+    """Train a timm encoder as a classifier for some epochs, save its checkpoint, and return the path of its card."""
     import timm
 
     torch.manual_seed(seed + ENCODERS.index(name))
@@ -146,7 +172,7 @@ def _make_encoder(name, folder, images, labels, rows, seed, epochs) -> Path:
         training_data="digits",
     )
     if epochs:
-        _train_classifier(model, images, labels, np.flatnonzero(rows), seed, epochs)
+        _train_classifier(model, images, digits, np.flatnonzero(training_half), seed, epochs)
     model.reset_classifier(0)
     folder.mkdir(parents=True, exist_ok=True)
     encoder = from_module(model, card)
@@ -155,12 +181,14 @@ def _make_encoder(name, folder, images, labels, rows, seed, epochs) -> Path:
     return folder / f"{card.name}.toml"
 
 
-def _train_classifier(model, images: Path, labels, rows, seed: int, epochs: int) -> None:
+def _train_classifier(
+    model: torch.nn.Module, images: Path, digits: np.ndarray, rows: np.ndarray, seed: int, epochs: int
+) -> None:
     from PIL import Image
 
     pixels = np.stack([np.asarray(Image.open(images / f"{i:04d}.png")) for i in rows])
     X = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    y = torch.from_numpy(labels[rows]).long()
+    y = torch.from_numpy(digits[rows]).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     random = torch.Generator().manual_seed(seed)
     model.train()
@@ -172,21 +200,15 @@ def _train_classifier(model, images: Path, labels, rows, seed: int, epochs: int)
     model.eval()
 
 
-def _test_rows(rows: dict, stage: str) -> tuple[np.ndarray, np.ndarray]:
-    pairs = pair(*(rows[stage, name] for name in ENCODERS))
+def _test_rows(rows: Rows, stage: str) -> tuple[np.ndarray, np.ndarray]:
+    source, target = (rows[stage, name] for name in ENCODERS)
+    pairs = pair(source, target)
     test = split(pairs, SHARES).test
     return pairs.X[test], pairs.Y[test]
 
 
-def _draw(path: Path, stages: dict, null: float, card: dict) -> Path:
-    made, axes = figure(2, width=5.6)
-    plot_alignment(axes[0], stages, null, "Neighbours both sides agree on (mutual_knn)", (GREY, BLUE, ORANGE, GREEN))
-    plot_retrieval(axes[1], card)
-    return save_picture(made, path)
-
-
 def _serve_and_call(stitchers: Path, vector: np.ndarray) -> tuple[dict, str]:
-    """Start `repstitch serve` as a user would, post one vector, stop it again."""
+    """Start `repstitch serve` as a user would, post one vector, and stop it again; the reply and what was asked."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -209,8 +231,8 @@ def _serve_and_call(stitchers: Path, vector: np.ndarray) -> tuple[dict, str]:
 
 
 def _wait_until_ready(address: str, server: subprocess.Popen, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and server.poll() is None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=1)
             return
@@ -219,13 +241,14 @@ def _wait_until_ready(address: str, server: subprocess.Popen, seconds: float = 6
     raise InputError(f"The server did not become ready at {address}; run `repstitch serve` to see why.")
 
 
-def _nearest(native, vector: np.ndarray) -> list[str]:
+def _nearest(native: Embeddings, vector: np.ndarray) -> list[str]:
+    assert native.ids is not None
     unit = native.vectors / np.linalg.norm(native.vectors, axis=1, keepdims=True)
-    return [native.ids[i] for i in np.argsort(-unit @ vector)[:5]]
+    return [str(native.ids[row]) for row in np.argsort(-unit @ vector)[:5]]
 
 
-def _named(ids: list[str], labels: np.ndarray) -> str:
-    return ", ".join(f"{name} (a {labels[int(name[:-4])]})" for name in ids)
+def _name(image: str, digits: np.ndarray) -> str:
+    return f"{image} (a {digits[int(image[:-4])]})"
 
 
 NEXT = """
