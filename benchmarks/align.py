@@ -24,8 +24,8 @@ from machine import growth_mb, header, markdown, peak_mb, times
 from torch import Tensor
 
 from repstitch.metrics.alignment import measure
-from repstitch.metrics.nearest_kernels import cknna
 from repstitch.metrics.kernels import cka
+from repstitch.metrics.nearest_kernels import cknna
 from repstitch.metrics.neighbour_lists import mutual_knn, overlap
 from repstitch.metrics.neighbours import graph, unit
 from repstitch.metrics.null import random_orders, relabel

@@ -35,8 +35,8 @@ def fitted(pairs: Pairs, seed: int, method: str) -> tuple[Map, Confidence, torch
     """A map, its confidence, the test rows, and the targets that top up a pool, as `train` makes them."""
     X, Y = (normalise(torch.from_numpy(side), "unit") for side in (pairs.X, pairs.Y))
     parts = split(pairs, seed=seed)
-    judge = ValidationObjective("match", X[parts.select], Y[parts.select], Y[parts.train])
-    problem = Problem(X[parts.train], Y[parts.train], judge, Recipe(seed=seed))
+    validation = ValidationObjective("match", X[parts.select], Y[parts.select], Y[parts.train])
+    problem = Problem(X[parts.train], Y[parts.train], validation, Recipe(seed=seed))
     map = select(problem, method)[0].map
     chose, unseen = ((X[rows], Y[rows]) for rows in (parts.select, parts.calibrate))
     measures = calibrate(map, problem.decomposition, chose, unseen, Y[parts.train])

@@ -21,7 +21,7 @@ from repstitch.embeddings.pairs import Pairs
 from repstitch.embeddings.splitting import split
 from repstitch.fit.closed_form import affine, canonical
 from repstitch.fit.contrastive import refine
-from repstitch.fit.losses import Batch, Loss, contrast, distil, squared
+from repstitch.fit.losses import Batch, Loss, info_nce, listwise_distillation, squared_error
 from repstitch.fit.objective import OBJECTIVES, ValidationObjective
 from repstitch.fit.recipe import Recipe
 from repstitch.fit.selection import Problem
@@ -36,74 +36,76 @@ SHOWN = {"match": "recall@1", "neighbours": "overlap@10", "reconstruction": "r2"
 
 
 def _similarities(batch: Batch) -> Tensor:
-    similar = F.normalize(batch.bare, dim=1) @ batch.gallery.T * batch.scale
-    return similar if batch.alike is None else similar.masked_fill(batch.alike, -torch.inf)
+    similar = F.normalize(batch.predicted, dim=1) @ batch.gallery.T * batch.scale
+    return similar if batch.duplicate_mask is None else similar.masked_fill(batch.duplicate_mask, -torch.inf)
 
 
 def both_ways(batch: Batch) -> Tensor:
     """InfoNCE, the same from each target to the batch's translations, and a tenth of a cosine term."""
     logits = _similarities(batch)
-    contrast = (F.cross_entropy(logits, batch.own) + F.cross_entropy(logits[:, batch.own].T, batch.here)) / 2
-    return contrast + 0.1 * cosine(batch)
+    forwards = F.cross_entropy(logits, batch.positive_index)
+    backwards = F.cross_entropy(logits[:, batch.positive_index].T, torch.arange(len(logits), device=logits.device))
+    return (forwards + backwards) / 2 + 0.1 * cosine(batch)
 
 
 def in_batch(batch: Batch) -> Tensor:
     """Symmetric InfoNCE among the counterparts of the batch, as CLIP is trained."""
-    logits = _similarities(batch)[:, batch.own]
-    return (F.cross_entropy(logits, batch.here) + F.cross_entropy(logits.T, batch.here)) / 2
+    logits = _similarities(batch)[:, batch.positive_index]
+    diagonal = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
 
 
 def hard_negatives(batch: Batch) -> Tensor:
     """InfoNCE against the 64 most similar wrong targets alone."""
     logits = _similarities(batch)
-    own = logits.gather(1, batch.own[:, None])
-    wrong = logits.scatter(1, batch.own[:, None], -torch.inf)
+    positive = logits.gather(1, batch.positive_index[:, None])
+    wrong = logits.scatter(1, batch.positive_index[:, None], -torch.inf)
     hardest = wrong.topk(min(64, logits.shape[1] - 1), dim=1).values
-    return F.cross_entropy(torch.cat([own, hardest], dim=1), torch.zeros_like(batch.own))
+    return F.cross_entropy(torch.cat([positive, hardest], dim=1), torch.zeros_like(batch.positive_index))
 
 
 def queue(batch: Batch) -> Tensor:
     """InfoNCE against a random memory of 1,024 targets: the targets do not move, so no older copies are needed."""
-    keep = torch.randperm(len(batch.gallery), device=batch.own.device)[:1024]
+    keep = torch.randperm(len(batch.gallery), device=batch.positive_index.device)[:1024]
     logits = _similarities(batch)
-    own = logits.gather(1, batch.own[:, None])
-    others = logits.scatter(1, batch.own[:, None], -torch.inf)[:, keep]
-    return F.cross_entropy(torch.cat([own, others], dim=1), torch.zeros_like(batch.own))
+    positive = logits.gather(1, batch.positive_index[:, None])
+    others = logits.scatter(1, batch.positive_index[:, None], -torch.inf)[:, keep]
+    return F.cross_entropy(torch.cat([positive, others], dim=1), torch.zeros_like(batch.positive_index))
 
 
 def cosine(batch: Batch) -> Tensor:
     """One minus the cosine to the counterpart."""
-    return 1 - F.cosine_similarity(batch.bare, batch.targets).mean()
+    return 1 - F.cosine_similarity(batch.predicted, batch.targets).mean()
 
 
 def with_distillation(batch: Batch) -> Tensor:
     """InfoNCE both ways and listwise distillation, as much of each."""
-    return both_ways(batch) + distil(batch)
+    return both_ways(batch) + listwise_distillation(batch)
 
 
 LOSSES = {
     "InfoNCE, both ways, all targets": (both_ways, "held out", (1.0,)),
     "the same, 2.5 times as soft": (both_ways, "held out", (2.5,)),
-    "InfoNCE, one way": (contrast, "held out", (1.0,)),
+    "InfoNCE, one way": (info_nce, "held out", (1.0,)),
     "InfoNCE in the batch (512)": (in_batch, "held out", (1.0,)),
     "InfoNCE, 64 hardest negatives": (hard_negatives, "held out", (1.0,)),
     "InfoNCE, memory of 1,024": (queue, "held out", (1.0,)),
-    "listwise distillation": (distil, "native", (1.0,)),
+    "listwise distillation": (listwise_distillation, "native", (1.0,)),
     "InfoNCE + distillation": (with_distillation, "native", (1.0,)),
     "cosine": (cosine, "none", (1.0,)),
-    "squared error": (squared, "none", (1.0,)),
+    "squared error": (squared_error, "none", (1.0,)),
 }
 
 
 @dataclass(frozen=True)
-class Jury(ValidationObjective):
-    """Judges each map by every objective and keeps the best by each; early stopping never comes into it."""
+class EveryObjective(ValidationObjective):
+    """Scores each map by every objective and keeps the best by each; the score it returns is constant and decides nothing."""
 
     best: dict = field(default_factory=dict)
 
     def score(self, map) -> float:
         for objective in OBJECTIVES:
-            score = float(replace(self, objective=objective).rows(map).mean())
+            score = float(replace(self, name=objective).scores_per_row(map).mean())
             if objective not in self.best or score > self.best[objective][0]:
                 self.best[objective] = score, map
         return float(len(self.best))
@@ -124,18 +126,18 @@ def measure(pairs: Pairs, seed: int) -> dict:
     """Test scores by loss and objective, and of the start."""
     X, Y = (normalise(torch.from_numpy(side), "unit") for side in (pairs.X, pairs.Y))
     parts = split(pairs, seed=seed)
-    judge = ValidationObjective("match", X[parts.select], Y[parts.select], Y[parts.train])
-    problem = Problem(X[parts.train], Y[parts.train], judge)
+    validation = ValidationObjective("match", X[parts.select], Y[parts.select], Y[parts.train])
+    problem = Problem(X[parts.train], Y[parts.train], validation)
     d = problem.decomposition
     start = affine(d.moments, canonical(d, 0.1, None).weight(0.5), 1.0)
     found = {"the closed form": dict.fromkeys(OBJECTIVES, test_scores(start, X[parts.test], Y[parts.test]))}
-    for name, (of, temperature, multiples) in LOSSES.items():
+    for name, (function, temperature, multiples) in LOSSES.items():
         best: dict = {}
         for rate in RATES:
-            jury = Jury("match", judge.X, judge.Y, judge.distractors)
+            every = EveryObjective("match", validation.X, validation.Y, validation.distractors)
             recipe = Recipe(epochs=EPOCHS, patience=EPOCHS, temperatures=multiples, seed=seed, accelerator="cpu")
-            refine(problem.X, problem.Y, start, d, jury, recipe, Loss(of, rate, temperature))
-            for objective, (score, map) in jury.best.items():
+            refine(problem.X, problem.Y, start, d, every, recipe, Loss(function, rate, temperature))
+            for objective, (score, map) in every.best.items():
                 if objective not in best or score > best[objective][0]:
                     best[objective] = score, map
         found[name] = {o: test_scores(map, X[parts.test], Y[parts.test]) for o, (_, map) in best.items()}

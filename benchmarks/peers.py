@@ -224,8 +224,8 @@ def measure_peer(contender: Contender, data: Data) -> dict[str, Any]:
 
 
 def problem_of(data: Data, objective: str) -> Problem:
-    judge = ValidationObjective(objective, *data.select, data.train[1])
-    return Problem(*data.train, judge, Recipe(seed=data.seed))
+    validation = ValidationObjective(objective, *data.select, data.train[1])
+    return Problem(*data.train, validation, Recipe(seed=data.seed))
 
 
 def measure_auto(objective: str, data: Data) -> dict[str, Any]:

@@ -167,7 +167,10 @@ def test_the_scale_of_procrustes_is_the_least_squares_one():
 
 def test_no_rotation_fits_better_than_procrustes():
     X, Y = shared_latent(d_source=6, d_target=6)
-    error = lambda W: float(np.square((X - X.mean(0)) @ W - (Y - Y.mean(0))).sum())  # noqa: E731
+
+    def error(W: np.ndarray) -> float:
+        return float(np.square((X - X.mean(0)) @ W - (Y - Y.mean(0))).sum())
+
     best = fit_procrustes(moments((X, Y)), scaled=False).weight.numpy()
     assert all(error(best) < error(best @ rotation(6, seed)) for seed in range(20))
 
@@ -247,8 +250,8 @@ def test_a_gain_scales_ridge_and_procrustes_too(gain):
 @pytest.mark.parametrize("fit", [fit_ridge, fit_procrustes, fit_canonical])
 def test_a_gain_changes_nothing_but_the_scale_of_the_weights(fit):
     m = moments(shared_latent())
-    own, doubled = fit(m, gain=None).weight, fit(m, gain=2.0).weight
-    torch.testing.assert_close(doubled / doubled.norm(), own / own.norm())
+    plain, doubled = fit(m, gain=None).weight, fit(m, gain=2.0).weight
+    torch.testing.assert_close(doubled / doubled.norm(), plain / plain.norm())
 
 
 @pytest.mark.parametrize("gain", [0.0, -1.0, float("inf"), float("nan")])
@@ -272,7 +275,10 @@ def test_the_correlations_are_those_of_whitened_spaces():
 
 def test_correlations_ignore_an_invertible_map_of_either_space():
     X, Y = shared_latent(d_source=6, d_target=4)
-    mix = lambda d: rotation(d, 5) * np.linspace(0.5, 2, d) @ rotation(d, 6)  # noqa: E731
+
+    def mix(d: int) -> np.ndarray:
+        return rotation(d, 5) * np.linspace(0.5, 2, d) @ rotation(d, 6)
+
     moved = (X @ mix(6) + 3).astype("float32"), (Y @ mix(4) - 2).astype("float32")
     before, after = (canonical(decompose(moments(sides)), 0.0, 0.0).correlations for sides in ((X, Y), moved))
     torch.testing.assert_close(before, after, atol=1e-4, rtol=0)

@@ -43,13 +43,14 @@ def bent(n: int, noise: float = 0.1, seed: int = 0) -> tuple[torch.Tensor, torch
     return tuple(F.normalize(torch.from_numpy(rows).float(), dim=1) for rows in (X, Y))  # type: ignore[return-value]
 
 
-def problem_of(n: int = 300, judged: int = 80, **space) -> Problem:
-    X, Y = bent(n + judged, **space)
-    return Problem(X[judged:], Y[judged:], ValidationObjective("match", X[:judged], Y[:judged], Y[judged:]))
+def problem_of(n: int = 300, validation: int = 80, **space) -> Problem:
+    X, Y = bent(n + validation, **space)
+    objective = ValidationObjective("match", X[:validation], Y[:validation], Y[validation:])
+    return Problem(X[validation:], Y[validation:], objective)
 
 
-def judged_by(problem: Problem, objective: str) -> Problem:
-    return replace(problem, judge=replace(problem.judge, objective=objective))
+def scored_by(problem: Problem, objective: str) -> Problem:
+    return replace(problem, objective=replace(problem.objective, name=objective))
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +69,14 @@ def start_of(problem: Problem) -> AffineMap:
 def fit(problem: Problem, method: str = "mlp", start: AffineMap | None = None, **settings):
     start = start or start_of(problem)
     recipe = recipe_for(method, **(SMALL | settings))
-    return refine(problem.X, problem.Y, start, problem.decomposition, problem.judge, recipe)
+    return refine(problem.X, problem.Y, start, problem.decomposition, problem.objective, recipe)
 
 
 def module_of(problem: Problem, Y: torch.Tensor | None = None, temperature: float = 0.05, **settings):
     recipe = recipe_for("mlp", **(SMALL | settings))
     refiner = Refiner(start_of(problem), problem.decomposition, recipe)
-    loss = LOSSES[problem.judge.objective]
-    return RefineModule(refiner, problem.X, problem.Y if Y is None else Y, problem.judge, temperature, recipe, loss)
+    loss = LOSSES[problem.objective.name]
+    return RefineModule(refiner, problem.X, problem.Y if Y is None else Y, problem.objective, temperature, recipe, loss)
 
 
 def same(a, b) -> bool:
@@ -126,7 +127,7 @@ def translated(module, rows: list[int]) -> torch.Tensor:
 def handed(module, rows: list[int], monkeypatch) -> Batch:
     """The batch that the module hands to the loss of its objective for these rows."""
     seen: list[Batch] = []
-    noted = replace(module.minimised, of=lambda batch: seen.append(batch) or torch.tensor(0.0))
+    noted = replace(module.minimised, function=lambda batch: seen.append(batch) or torch.tensor(0.0))
     monkeypatch.setattr(module, "minimised", noted)
     module.loss(translated(module, rows), torch.tensor(rows))
     return seen[0]
@@ -136,15 +137,15 @@ def handed(module, rows: list[int], monkeypatch) -> Batch:
 @pytest.mark.parametrize("gallery", [4096, 60, 30], ids=["all targets", "a draw", "the batch's targets"])
 def test_a_loss_gets_the_rows_their_targets_and_a_gallery_that_holds_these(problem, objective, gallery, monkeypatch):
     rows = rows_of(30, len(problem.Y))
-    module = module_of(judged_by(problem, objective), gallery=gallery)
+    module = module_of(scored_by(problem, objective), gallery=gallery)
     batch = handed(module, rows, monkeypatch)
-    torch.testing.assert_close(batch.bare, translated(module, rows))
+    torch.testing.assert_close(batch.predicted, translated(module, rows))
     assert torch.equal(batch.targets, problem.Y[rows])
-    torch.testing.assert_close(batch.gallery[batch.own], F.normalize(problem.Y[rows], dim=1))
+    torch.testing.assert_close(batch.gallery[batch.positive_index], F.normalize(problem.Y[rows], dim=1))
     torch.testing.assert_close(batch.gallery.norm(dim=1), torch.ones(len(batch.gallery)))
     assert len(batch.gallery) == len(problem.Y) if gallery == 4096 else 30 <= len(batch.gallery) <= gallery
     assert float(batch.scale.detach()) == pytest.approx(20)
-    assert batch.native == (native_scale(module.gallery) if objective == "neighbours" else 1)
+    assert batch.native_scale == (native_scale(module.gallery) if objective == "neighbours" else 1)
 
 
 @pytest.mark.parametrize("gallery", [4096, 60], ids=["all targets", "a draw"])
@@ -154,15 +155,15 @@ def test_further_copies_of_a_counterpart_are_marked_and_it_itself_is_not(problem
     Y[rows[5:9]] = Y[rows[4]].clone()
     Y[100:110] = Y[rows[0]].clone()
     batch = handed(module_of(problem, Y, gallery=gallery), rows, monkeypatch)
-    assert batch.alike is not None
-    expected = (batch.gallery[batch.own][:, None] == batch.gallery[None]).all(-1)
-    expected[batch.here, batch.own] = False
-    assert torch.equal(batch.alike, expected)
-    assert batch.alike[4].sum() >= 4
+    assert batch.duplicate_mask is not None
+    expected = (batch.gallery[batch.positive_index][:, None] == batch.gallery[None]).all(-1)
+    expected[torch.arange(30), batch.positive_index] = False
+    assert torch.equal(batch.duplicate_mask, expected)
+    assert batch.duplicate_mask[4].sum() >= 4
 
 
 def test_nothing_is_marked_where_all_targets_differ(problem, monkeypatch):
-    assert handed(module_of(problem), rows_of(30, len(problem.Y)), monkeypatch).alike is None
+    assert handed(module_of(problem), rows_of(30, len(problem.Y)), monkeypatch).duplicate_mask is None
 
 
 def test_a_draw_never_holds_a_row_of_the_batch_a_second_time(problem, monkeypatch):
@@ -170,16 +171,16 @@ def test_a_draw_never_holds_a_row_of_the_batch_a_second_time(problem, monkeypatc
     rows = rows_of(100, len(problem.Y))
     for step in range(5):
         monkeypatch.setattr(RefineModule, "global_step", step)
-        batch = handed(module_of(judged_by(problem, "neighbours"), gallery=200), rows, monkeypatch)
+        batch = handed(module_of(scored_by(problem, "neighbours"), gallery=200), rows, monkeypatch)
         assert ((batch.gallery @ batch.gallery[:100].T) > 1 - 1e-6).sum() == 100
-        assert batch.alike is not None
-        assert not batch.alike.any()
+        assert batch.duplicate_mask is not None
+        assert not batch.duplicate_mask.any()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_only_losses_with_a_temperature_learn_one(problem, objective):
     """Squared error has none, and several processes would wait for its gradient."""
-    module = module_of(judged_by(problem, objective))
+    module = module_of(scored_by(problem, objective))
     assert module.log_scale.requires_grad is (objective != "reconstruction")
     with torch.no_grad():
         module.refiner.out.normal_(generator=torch.Generator().manual_seed(1))
@@ -250,36 +251,36 @@ def test_a_fit_finds_more_of_the_rows_it_never_saw(method, learning_rate, least)
     refined = fit(problem, method, closed, epochs=12, width=64, learning_rate=learning_rate)
     before, after = (mrr(ranks(map(X[n:]), Y[n:])) for map in (closed, refined.map))
     assert after > before + least
-    assert refined.score > problem.judge.score(closed)
+    assert refined.score > problem.objective.score(closed)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", ["linear", "mlp"])
 @pytest.mark.parametrize("learning_rate", [None, 0.1, 10.0, 1e4])
-def test_a_fit_is_never_worse_than_its_start_on_the_judges_rows(problem, objective, method, learning_rate):
-    problem = judged_by(problem, objective)
+def test_a_fit_is_never_worse_than_its_start_on_the_validation_rows(problem, objective, method, learning_rate):
+    problem = scored_by(problem, objective)
     refined = fit(problem, method, learning_rate=learning_rate, patience=2)
-    start = problem.judge.score(start_of(problem))
-    assert refined.score == problem.judge.score(refined.map) >= start
+    start = problem.objective.score(start_of(problem))
+    assert refined.score == problem.objective.score(refined.map) >= start
     assert (refined.epoch == 0) == same(refined.map, start_of(problem))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", ["linear", "mlp"])
 def test_a_fit_gains_by_the_objective_it_is_for(problem, objective, method):
-    problem = judged_by(problem, objective)
-    assert fit(problem, method, learning_rate=0.05).score > problem.judge.score(start_of(problem)) + 0.01
+    problem = scored_by(problem, objective)
+    assert fit(problem, method, learning_rate=0.05).score > problem.objective.score(start_of(problem)) + 0.01
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_recipe_without_a_learning_rate_takes_the_objectives_own(problem, objective):
-    problem = judged_by(problem, objective)
+    problem = scored_by(problem, objective)
     assert same(fit(problem).map, fit(problem, learning_rate=LOSSES[objective].rate).map)
 
 
 @pytest.mark.parametrize("objective", ["neighbours", "reconstruction"])
 def test_temperatures_are_tried_for_match_alone(problem, objective):
-    problem = judged_by(problem, objective)
+    problem = scored_by(problem, objective)
     one, many = fit(problem), fit(problem, temperatures=(2.5, 0.5))
     assert same(one.map, many.map)
     assert one.temperature == many.temperature == pytest.approx(1 / native_scale(F.normalize(problem.Y, dim=1)))
@@ -305,7 +306,7 @@ def test_the_best_epoch_is_kept_and_named(problem):
 def test_a_fit_of_a_given_length_is_returned_whatever_its_score(problem):
     refined = fit(problem, learning_rate=1e3, stop_after=2)
     assert refined.epoch == 2
-    assert refined.score < problem.judge.score(start_of(problem))
+    assert refined.score < problem.objective.score(start_of(problem))
 
 
 def test_every_temperature_is_tried_and_the_best_run_kept(problem):
@@ -325,7 +326,7 @@ def test_a_seed_gives_one_map_and_another_seed_another(problem, settings):
 
 
 def test_a_sampled_gallery_learns_too(problem):
-    assert fit(problem, gallery=80, epochs=5).score > problem.judge.score(start_of(problem))
+    assert fit(problem, gallery=80, epochs=5).score > problem.objective.score(start_of(problem))
 
 
 def test_repeated_targets_are_learned_from():
@@ -333,14 +334,14 @@ def test_repeated_targets_are_learned_from():
     Y = Y[torch.arange(400) // 4 * 4]
     problem = Problem(X[80:], Y[80:], ValidationObjective("match", X[:80], Y[:80], Y[80:]))
     refined = fit(problem, epochs=5)
-    assert refined.score > problem.judge.score(start_of(problem))
+    assert refined.score > problem.objective.score(start_of(problem))
 
 
 def test_gradients_are_clipped(problem):
     """With hardly any gradient let through, Adam's epsilon holds the weights where they are."""
-    held, free = (fit(problem, clip=clip, stop_after=1) for clip in (1e-20, 1.0))
+    clipped, free = (fit(problem, clip=clip, stop_after=1) for clip in (1e-20, 1.0))
     start = start_of(problem)
-    torch.testing.assert_close(held.map.weight, start.weight, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(clipped.map.weight, start.weight, atol=1e-4, rtol=1e-4)
     assert (free.map.weight - start.weight).abs().max() > 1e-2
 
 
@@ -466,7 +467,7 @@ def test_checkpoints_of_another_job_are_left_alone(problem, tmp_path, other):
     if "pairs" in other:
         problem, other = problem_of(seed=5), {}
     elif "objective" in other:
-        problem, other = replace(problem, judge=replace(problem.judge, objective="neighbours")), {}
+        problem, other = replace(problem, objective=replace(problem.objective, name="neighbours")), {}
     expected = fit(problem, **other)
     found = fit(problem, checkpoints=str(tmp_path), **other)
     assert same(found.map, expected.map)
@@ -498,7 +499,7 @@ class Spy(Callback):
 @pytest.mark.parametrize("gallery", [4096, 100], ids=["all targets", "sampled gallery"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_two_processes_share_the_rows_and_take_the_gradient_of_the_whole_batch(problem, tmp_path, gallery, objective):
-    problem = judged_by(problem, objective)
+    problem = scored_by(problem, objective)
     settings = {"batch_size": 32, "dropout": 0.0, "gallery": gallery}
     torch.manual_seed(0)
     module = module_of(problem, **settings)
@@ -575,14 +576,14 @@ def test_every_row_tells_one_job_from_another():
     from repstitch.fit.objective import ValidationObjective
 
     X, Y = torch.randn(9000, 4), torch.randn(9000, 3)
-    judge = ValidationObjective("match", X[:50], Y[:50], Y)
+    objective = ValidationObjective("match", X[:50], Y[:50], Y)
     loss = LOSSES["match"]
     start = AffineMap(torch.zeros(4, 3), torch.zeros(3))
-    jobs = {_job(X, Y, start, judge, 0.1, Recipe(), loss)}
+    jobs = {_job(X, Y, start, objective, 0.1, Recipe(), loss)}
     for row in (1, 4097, 8998):
         other = Y.clone()
         other[row] += 1
-        jobs.add(_job(X, other, start, judge, 0.1, Recipe(), loss))
-    jobs.add(_job(X, Y, start, judge, 0.1, Recipe(), LOSSES["neighbours"]))
-    jobs.add(_job(X, Y, AffineMap(torch.ones(4, 3), torch.zeros(3)), judge, 0.1, Recipe(), loss))
+        jobs.add(_job(X, other, start, objective, 0.1, Recipe(), loss))
+    jobs.add(_job(X, Y, start, objective, 0.1, Recipe(), LOSSES["neighbours"]))
+    jobs.add(_job(X, Y, AffineMap(torch.ones(4, 3), torch.zeros(3)), objective, 0.1, Recipe(), loss))
     assert len(jobs) == 6

@@ -15,9 +15,13 @@ from repstitch.names import OBJECTIVES
 SIZES = [50, 100, 200, 400, 800]
 
 
-def problem(X: np.ndarray, Y: np.ndarray, objective: str = "match", held: int = 60) -> Problem:
+def problem(X: np.ndarray, Y: np.ndarray, objective: str = "match", validation: int = 60) -> Problem:
     x, y = torch.from_numpy(X), torch.from_numpy(Y)
-    return Problem(x[held:], y[held:], ValidationObjective(objective, x[:held], y[:held], y[held:]))
+    return Problem(
+        x[validation:],
+        y[validation:],
+        ValidationObjective(objective, x[:validation], y[:validation], y[validation:]),
+    )
 
 
 def rows_of(means, draws: int = 2, m: int = 400, noise: float = 0.0) -> list[list[np.ndarray]]:
@@ -65,9 +69,9 @@ def test_a_curve_that_bends_widens_its_interval():
     ],
 )
 def test_the_verdict_follows_the_gain_and_its_interval(now, expected, gains, end):
-    said = verdict("match", 800, {"now": now, "expected": expected, "interval": [0.5, 0.7], "gain_interval": gains})
-    assert said.startswith(f"doubling the 800 training pairs is expected to raise match from {now:.3f} to")
-    assert said.endswith(end)
+    line = verdict("match", 800, {"now": now, "expected": expected, "interval": [0.5, 0.7], "gain_interval": gains})
+    assert line.startswith(f"doubling the 800 training pairs is expected to raise match from {now:.3f} to")
+    assert line.endswith(end)
 
 
 def test_subsets_are_nested_and_depend_on_the_keys_alone():
@@ -101,7 +105,7 @@ def test_a_curve_is_plain_json_with_every_score_at_every_size(objective, method)
 
 def test_more_pairs_pay_where_pairs_are_few_beside_dimensions():
     X, Y, _, _ = affine_image(260, 64, 48, noise=16.0)
-    found = draw_curve(problem(X, Y, held=100))
+    found = draw_curve(problem(X, Y, validation=100))
     assert np.mean(found["scores"]["match"][-1]) > np.mean(found["scores"]["match"][0]) + 0.1
     assert found["doubled"]["expected"] > found["doubled"]["now"] + 0.01
 
@@ -139,8 +143,10 @@ def test_training_puts_the_curve_on_the_card(grouped):
     }
     plain, drawn = train(X, Y, **given), train(X, Y, learning_curve=True, **given)
     assert "learning_curve" not in plain.scorecard
-    assert drawn.scorecard["learning_curve"]["sizes"][-1] == drawn.provenance["pairs"]["train"]
-    assert drawn.scorecard["learning_curve"]["method"] == "ridge"
+    curve = drawn.scorecard.learning_curve
+    assert curve is not None
+    assert curve.sizes[-1] == drawn.provenance["pairs"]["train"]
+    assert curve.to_dict()["method"] == "ridge"
     assert torch.equal(plain.map.weight, drawn.map.weight)
 
 
@@ -163,8 +169,8 @@ def test_the_command_line_draws_the_curve(tmp_path, capsys):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert "doubling the" in capsys.readouterr().out
     assert main([*given, "--out", f"{tmp_path}/t", "--learning-curve", f"{tmp_path}/curve.jpg"]) == 2
-    assert "`learning_curve` must end in .png" in capsys.readouterr().err
+    assert "`--learning-curve` must end in .png" in capsys.readouterr().err
     (tmp_path / "folder.png").mkdir()
     assert main([*given, "--out", f"{tmp_path}/t", "--learning-curve", f"{tmp_path}/folder.png"]) == 2
-    assert "`learning_curve` must be a file" in capsys.readouterr().err
+    assert "`--learning-curve` must be a file" in capsys.readouterr().err
     assert not (tmp_path / "t").exists()

@@ -9,15 +9,20 @@ from helpers.spaces import gaussian, rotated
 from torch.nn import functional as F
 
 from repstitch.fit import losses
-from repstitch.fit.losses import LOSSES, Batch, contrast, distil, native_scale, squared
+from repstitch.fit.losses import LOSSES, Batch, info_nce, listwise_distillation, native_scale, squared_error
 from repstitch.names import OBJECTIVES
 
 
-def batch_of(bare, targets, rows=None, alike=None, scale: float = 20.0, native: float = 20.0) -> Batch:
+def batch_of(
+    predicted, targets, rows=None, duplicate_mask=None, scale: float = 20.0, native_scale: float = 20.0
+) -> Batch:
     """These translated rows against all targets; `rows` are the positions of their counterparts (the first)."""
-    bare, targets = (torch.as_tensor(np.asarray(side), dtype=torch.float32) for side in (bare, targets))
-    own = torch.arange(len(bare)) if rows is None else torch.as_tensor(rows)
-    return Batch(bare, targets[own], F.normalize(targets, dim=1), own, alike, torch.tensor(scale), native)
+    predicted, targets = (torch.as_tensor(np.asarray(side), dtype=torch.float32) for side in (predicted, targets))
+    positive_index = torch.arange(len(predicted)) if rows is None else torch.as_tensor(rows)
+    gallery = F.normalize(targets, dim=1)
+    return Batch(
+        predicted, targets[positive_index], gallery, positive_index, duplicate_mask, torch.tensor(scale), native_scale
+    )
 
 
 def noisy_batch(noise: float, n: int = 200, seed: int = 5) -> Batch:
@@ -33,7 +38,7 @@ def test_every_objective_has_a_loss():
 @pytest.mark.parametrize("objective", LOSSES)
 def test_a_loss_is_least_at_the_true_map_and_grows_with_the_noise(objective):
     for seed in range(5, 10):
-        found = [float(LOSSES[objective].of(noisy_batch(noise, seed=seed))) for noise in (0.0, 0.1, 0.3, 1.0)]
+        found = [float(LOSSES[objective].function(noisy_batch(noise, seed=seed))) for noise in (0.0, 0.1, 0.3, 1.0)]
         assert found == sorted(found)
         assert found[0] < found[1] - 1e-4
 
@@ -41,42 +46,42 @@ def test_a_loss_is_least_at_the_true_map_and_grows_with_the_noise(objective):
 @pytest.mark.parametrize("objective", LOSSES)
 def test_a_step_against_the_gradient_lessens_the_loss(objective):
     batch = noisy_batch(0.3)
-    bare = batch.bare.clone().requires_grad_()
-    before = LOSSES[objective].of(replace(batch, bare=bare))
+    predicted = batch.predicted.clone().requires_grad_()
+    before = LOSSES[objective].function(replace(batch, predicted=predicted))
     before.backward()
-    assert bare.grad is not None
-    after = LOSSES[objective].of(replace(batch, bare=(bare - 1e-2 * bare.grad).detach()))
+    assert predicted.grad is not None
+    after = LOSSES[objective].function(replace(batch, predicted=(predicted - 1e-2 * predicted.grad).detach()))
     assert float(after) < float(before.detach())
 
 
 @pytest.mark.parametrize("objective", ["match", "neighbours"])
 def test_losses_of_direction_do_not_see_the_length_of_the_rows(objective):
     batch = noisy_batch(0.3)
-    longer = replace(batch, bare=batch.bare * torch.linspace(0.5, 9, len(batch.bare))[:, None])
-    torch.testing.assert_close(LOSSES[objective].of(longer), LOSSES[objective].of(batch))
+    longer = replace(batch, predicted=batch.predicted * torch.linspace(0.5, 9, len(batch.predicted))[:, None])
+    torch.testing.assert_close(LOSSES[objective].function(longer), LOSSES[objective].function(batch))
 
 
 @pytest.mark.parametrize("objective", LOSSES)
 def test_a_loss_does_not_depend_on_the_order_of_batch_and_gallery(objective):
     batch = noisy_batch(0.3)
-    rows = torch.randperm(len(batch.bare), generator=torch.Generator().manual_seed(0))
+    rows = torch.randperm(len(batch.predicted), generator=torch.Generator().manual_seed(0))
     columns = torch.randperm(len(batch.gallery), generator=torch.Generator().manual_seed(1))
     moved = replace(
         batch,
-        bare=batch.bare[rows],
+        predicted=batch.predicted[rows],
         targets=batch.targets[rows],
         gallery=batch.gallery[columns],
-        own=columns.argsort()[batch.own[rows]],
+        positive_index=columns.argsort()[batch.positive_index[rows]],
     )
-    torch.testing.assert_close(LOSSES[objective].of(moved), LOSSES[objective].of(batch))
+    torch.testing.assert_close(LOSSES[objective].function(moved), LOSSES[objective].function(batch))
 
 
-# --- contrast ---------------------------------------------------------------------------------------------------------
+# --- InfoNCE ----------------------------------------------------------------------------------------------------------
 
 
-def contrast_by_hand(bare, targets, rows, columns, scale: float) -> float:
+def info_nce_by_hand(predicted, targets, rows, columns, scale: float) -> float:
     """The loss, written out row by row: cross entropy, copies of the counterpart left out."""
-    predicted, targets = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (bare, targets))
+    predicted, targets = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (predicted, targets))
     similar = scale * predicted @ targets.T
 
     def entropy(scores, truth, others):
@@ -88,7 +93,7 @@ def contrast_by_hand(bare, targets, rows, columns, scale: float) -> float:
     return float(np.mean(found))
 
 
-def alike_of(targets: np.ndarray, rows: list[int], columns: list[int]) -> torch.Tensor:
+def duplicates_of(targets: np.ndarray, rows: list[int], columns: list[int]) -> torch.Tensor:
     """Where a column is a further copy of a row's counterpart."""
     same = (targets[rows][:, None] == targets[columns][None]).all(-1)
     same[np.arange(len(rows)), [columns.index(row) for row in rows]] = False
@@ -97,26 +102,26 @@ def alike_of(targets: np.ndarray, rows: list[int], columns: list[int]) -> torch.
 
 @pytest.mark.parametrize("repeats", [False, True], ids=["all targets differ", "targets repeat"])
 def test_the_contrast_is_the_one_written_out_by_hand(repeats):
-    targets, bare = gaussian(120, 6), gaussian(30, 6, 1)
+    targets, predicted = gaussian(120, 6), gaussian(30, 6, 1)
     rows = np.random.default_rng(2).permutation(120)[:30].tolist()
     if repeats:
         targets[rows[5:9]] = targets[rows[4]]
         targets[100:110] = targets[rows[0]]
     columns = list(range(120))
-    batch = batch_of(bare, targets, rows, alike_of(targets, rows, columns) if repeats else None, scale=7.0)
-    expected = contrast_by_hand(bare.astype(float), targets.astype(float), rows, columns, 7.0)
-    assert float(contrast(batch)) == pytest.approx(expected, rel=1e-5)
+    batch = batch_of(predicted, targets, rows, duplicates_of(targets, rows, columns) if repeats else None, scale=7.0)
+    expected = info_nce_by_hand(predicted.astype(float), targets.astype(float), rows, columns, 7.0)
+    assert float(info_nce(batch)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_copies_of_the_counterpart_are_no_negatives():
     """Where every other target is a copy, there is nothing to tell apart and the contrast is zero."""
-    bare, targets = gaussian(20, 6), np.repeat(gaussian(1, 6, 1), 20, axis=0)
-    alike = alike_of(targets, list(range(20)), list(range(20)))
-    assert float(contrast(batch_of(bare, targets, alike=alike))) == pytest.approx(0, abs=1e-6)
-    assert float(contrast(batch_of(bare, targets))) > math.log(20) / 2
+    predicted, targets = gaussian(20, 6), np.repeat(gaussian(1, 6, 1), 20, axis=0)
+    duplicate_mask = duplicates_of(targets, list(range(20)), list(range(20)))
+    assert float(info_nce(batch_of(predicted, targets, duplicate_mask=duplicate_mask))) == pytest.approx(0, abs=1e-6)
+    assert float(info_nce(batch_of(predicted, targets))) > math.log(20) / 2
 
 
-# --- distil -----------------------------------------------------------------------------------------------------------
+# --- distillation -----------------------------------------------------------------------------------------------------
 
 
 def native_distribution(targets: np.ndarray, scale: float) -> np.ndarray:
@@ -134,7 +139,7 @@ def entropy_of(p: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("scale", [1.0, 8.0, 60.0])
 def test_the_distillation_of_the_counterparts_themselves_is_their_native_entropy(scale):
     targets = gaussian(80, 6).astype(float)
-    found = float(distil(batch_of(3 * targets, targets, scale=scale, native=scale)))
+    found = float(listwise_distillation(batch_of(3 * targets, targets, scale=scale, native_scale=scale)))
     assert found == pytest.approx(entropy_of(native_distribution(targets, scale)).mean(), rel=1e-4)
 
 
@@ -143,19 +148,19 @@ def test_no_other_rows_distil_below_the_native_entropy():
     least = entropy_of(native_distribution(targets, 8.0)).mean()
     for seed in range(1, 6):
         for scale in (4.0, 8.0, 16.0):
-            other = batch_of(targets + 0.3 * gaussian(80, 6, seed), targets, scale=scale, native=8.0)
-            assert float(distil(other)) > least
+            other = batch_of(targets + 0.3 * gaussian(80, 6, seed), targets, scale=scale, native_scale=8.0)
+            assert float(listwise_distillation(other)) > least
 
 
 def test_distillation_is_the_cross_entropy_written_out_by_hand():
-    targets, bare, rows = gaussian(60, 6).astype(float), gaussian(10, 6, 1).astype(float), list(range(20, 30))
-    unit, predicted = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (targets, bare))
+    targets, predicted, rows = gaussian(60, 6).astype(float), gaussian(10, 6, 1).astype(float), list(range(20, 30))
+    unit, directions = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (targets, predicted))
     wanted, expected = native_distribution(targets, 5.0), []
     for i, row in enumerate(rows):
         others = [column for column in range(60) if column != row]
-        logits = 9.0 * unit[others] @ predicted[i]
+        logits = 9.0 * unit[others] @ directions[i]
         expected.append(-wanted[row, others] @ (logits - np.log(np.exp(logits).sum())))
-    found = float(distil(batch_of(bare, targets, rows, scale=9.0, native=5.0)))
+    found = float(listwise_distillation(batch_of(predicted, targets, rows, scale=9.0, native_scale=5.0)))
     assert found == pytest.approx(np.mean(expected), rel=1e-5)
 
 
@@ -165,33 +170,43 @@ def test_distillation_leaves_the_counterpart_itself_out():
     batch = batch_of(gaussian(10, 6, 1), targets, rows)
     found = []
     for column in (batch.gallery[20], -batch.gallery[20], 5 * batch.gallery[0]):
-        bare = batch.bare[:1].clone().requires_grad_()
+        predicted = batch.predicted[:1].clone().requires_grad_()
         gallery = batch.gallery.clone()
         gallery[20] = column
-        loss = distil(replace(batch, bare=bare, targets=batch.targets[:1], own=batch.own[:1], gallery=gallery))
+        loss = listwise_distillation(
+            replace(
+                batch,
+                predicted=predicted,
+                targets=batch.targets[:1],
+                positive_index=batch.positive_index[:1],
+                gallery=gallery,
+            )
+        )
         loss.backward()
-        found.append((loss.detach(), bare.grad))
+        found.append((loss.detach(), predicted.grad))
     for loss, gradient in found[1:]:
         torch.testing.assert_close(loss, found[0][0])
         torch.testing.assert_close(gradient, found[0][1])
 
 
-# --- squared ----------------------------------------------------------------------------------------------------------
+# --- squared error ----------------------------------------------------------------------------------------------------
 
 
 def test_squared_is_the_mean_squared_length_of_the_errors():
-    bare, targets = gaussian(30, 6), gaussian(50, 6, 1)
+    predicted, targets = gaussian(30, 6), gaussian(50, 6, 1)
     rows = list(range(10, 40))
-    expected = np.square(np.linalg.norm(bare.astype(float) - targets[rows], axis=1)).mean()
-    assert float(squared(batch_of(bare, targets, rows))) == pytest.approx(expected, rel=1e-5)
+    expected = np.square(np.linalg.norm(predicted.astype(float) - targets[rows], axis=1)).mean()
+    assert float(squared_error(batch_of(predicted, targets, rows))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_squared_looks_at_nothing_but_the_rows_and_their_targets():
     batch = noisy_batch(0.3)
     nowhere: Any = torch.tensor(float("nan"))
-    other = replace(batch, gallery=batch.gallery * nowhere, alike=None, scale=nowhere, native=float("nan"))
-    assert float(squared(other)) == float(squared(batch))
-    assert float(squared(replace(batch, bare=batch.targets))) == 0
+    other = replace(
+        batch, gallery=batch.gallery * nowhere, duplicate_mask=None, scale=nowhere, native_scale=float("nan")
+    )
+    assert float(squared_error(other)) == float(squared_error(batch))
+    assert float(squared_error(replace(batch, predicted=batch.targets))) == 0
 
 
 # --- the native scale -------------------------------------------------------------------------------------------------

@@ -40,11 +40,11 @@ def unit_tensors(*sides: np.ndarray) -> list[torch.Tensor]:
 
 
 def problem_of(X, Y, objective: str = "match", n_train: int = 200, **recipe) -> Problem:
-    """The first rows train, the others are judged on."""
+    """The first rows train, the others validate."""
     X, Y = unit_tensors(X, Y)
-    judge = ValidationObjective(objective, X[n_train:], Y[n_train:], Y[:n_train])
+    validation = ValidationObjective(objective, X[n_train:], Y[n_train:], Y[:n_train])
     settings: dict[str, Any] = {"accelerator": "cpu"} | recipe
-    return Problem(X[:n_train], Y[:n_train], judge, Recipe(**settings))
+    return Problem(X[:n_train], Y[:n_train], validation, Recipe(**settings))
 
 
 def shared_problem(objective: str = "match", **recipe) -> Problem:
@@ -56,74 +56,78 @@ def linear(weight, bias=None) -> AffineMap:
     return AffineMap(weight, torch.zeros(weight.shape[1]) if bias is None else torch.as_tensor(bias).float())
 
 
-# --- the judge --------------------------------------------------------------------------------------------------------
+# --- the objective ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_prefers_the_true_map_to_a_wrong_one(objective):
     X, Y, R = rotated(300)
-    judge = problem_of(X, Y, objective).judge
+    validation = problem_of(X, Y, objective).objective
     true, noisy = linear(R), linear(R + 0.3 * gaussian(8, 8, 3))
     wrong = linear(gaussian(8, 8, 4))
-    assert judge.score(true) == pytest.approx(1, abs=1e-3)
-    assert judge.score(true) > judge.score(noisy) > judge.score(wrong)
+    assert validation.score(true) == pytest.approx(1, abs=1e-3)
+    assert validation.score(true) > validation.score(noisy) > validation.score(wrong)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_judge_scores_every_row_and_their_mean(objective):
-    judge = shared_problem(objective).judge
-    rows = judge.rows(linear(gaussian(12, 10)))
+def test_an_objective_scores_every_row_and_their_mean(objective):
+    validation = shared_problem(objective).objective
+    rows = validation.scores_per_row(linear(gaussian(12, 10)))
     assert rows.shape == (100,)
     assert rows.dtype == torch.float32
-    assert judge.score(linear(gaussian(12, 10))) == pytest.approx(float(rows.mean()))
+    assert validation.score(linear(gaussian(12, 10))) == pytest.approx(float(rows.mean()))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
 def test_a_map_that_broke_scores_minus_infinity(objective, bad):
-    judge = shared_problem(objective).judge
+    validation = shared_problem(objective).objective
 
     def broken(x):
         predicted = torch.ones(len(x), 10)
         predicted[3] = bad
         return predicted
 
-    assert judge.rows(broken).tolist() == [-torch.inf] * 100
-    assert judge.score(broken) == -torch.inf
+    assert validation.scores_per_row(broken).tolist() == [-torch.inf] * 100
+    assert validation.score(broken) == -torch.inf
 
 
 def test_match_is_the_reciprocal_rank_among_targets_and_distractors():
     problem = shared_problem("match")
     map = linear(gaussian(12, 10))
-    judge = problem.judge
-    gallery = torch.cat([judge.Y, judge.distractors])
+    validation = problem.objective
+    gallery = torch.cat([validation.Y, validation.distractors])
     assert len(gallery) == 300
-    torch.testing.assert_close(judge.rows(map), 1 / ranks(map(judge.X), gallery))
+    torch.testing.assert_close(validation.scores_per_row(map), 1 / ranks(map(validation.X), gallery))
 
 
 def test_neighbours_is_one_for_the_native_rows_and_chance_for_unrelated_ones():
     problem = shared_problem("neighbours")
-    judge = problem.judge
-    assert judge.score(lambda x: judge.Y) == 1
+    validation = problem.objective
+    assert validation.score(lambda x: validation.Y) == 1
     unrelated = torch.from_numpy(gaussian(100, 10, 9))
-    assert judge.score(lambda x: unrelated) == pytest.approx(10 / 299, abs=0.03)
+    assert validation.score(lambda x: unrelated) == pytest.approx(10 / 299, abs=0.03)
 
 
 def test_reconstruction_averages_to_r2():
-    judge = shared_problem("reconstruction").judge
+    validation = shared_problem("reconstruction").objective
     map = linear(0.1 * gaussian(12, 10))
-    residual = (map(judge.X) - judge.Y).square().sum()
-    total = (judge.Y - judge.Y.mean(0)).square().sum()
-    assert judge.score(map) == pytest.approx(float(1 - residual / total), rel=1e-4)
-    assert judge.score(linear(np.zeros((12, 10)), judge.Y.mean(0).numpy())) == pytest.approx(0, abs=1e-5)
+    residual = (map(validation.X) - validation.Y).square().sum()
+    total = (validation.Y - validation.Y.mean(0)).square().sum()
+    assert validation.score(map) == pytest.approx(float(1 - residual / total), rel=1e-4)
+    assert validation.score(linear(np.zeros((12, 10)), validation.Y.mean(0).numpy())) == pytest.approx(0, abs=1e-5)
 
 
 def test_a_sharper_map_has_a_lower_temperature():
     X, Y, R = rotated(300, d=32)
-    judge = problem_of(X, Y).judge
+    validation = problem_of(X, Y).objective
     sharp, blunt = linear(R), linear(R + 0.3 * gaussian(32, 32, 3))
-    assert judge.temperature(sharp) < judge.temperature(blunt) < judge.temperature(linear(gaussian(32, 32, 4)))
-    assert judge.temperature(sharp) in TEMPERATURES
+    assert (
+        validation.temperature(sharp)
+        < validation.temperature(blunt)
+        < validation.temperature(linear(gaussian(32, 32, 4)))
+    )
+    assert validation.temperature(sharp) in TEMPERATURES
 
 
 def test_an_unknown_objective_is_refused():
@@ -223,10 +227,10 @@ def test_a_closed_form_is_tuned_until_no_step_along_its_grid_is_better(method, o
     problem = shared_problem(objective)
     tune, axes = TUNED[method]
     best = tune(problem)
-    score = lambda s: problem.judge.score(fit_closed(problem.decomposition, method, s))  # noqa: E731
-    around = [] if best.settings.get("centred") is False else neighbours_of(best.settings, axes)
-    assert best.score >= max([score(s) for s in around], default=0) - 1e-6
-    assert problem.judge.score(best.map) == pytest.approx(best.score)
+    neighbours = [] if best.settings.get("centred") is False else neighbours_of(best.settings, axes)
+    scores = [problem.objective.score(fit_closed(problem.decomposition, method, s)) for s in neighbours]
+    assert best.score >= max(scores, default=0) - 1e-6
+    assert problem.objective.score(best.map) == pytest.approx(best.score)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -252,7 +256,7 @@ def test_the_settings_of_a_tuned_closed_form_give_its_map_again(method, objectiv
 def test_every_setting_that_was_tried_gives_the_map_that_was_scored(method):
     problem = shared_problem("reconstruction")
     for settings, score in TUNED[method][0](problem).tried:
-        assert problem.judge.score(fit_closed(problem.decomposition, method, settings)) == pytest.approx(
+        assert problem.objective.score(fit_closed(problem.decomposition, method, settings)) == pytest.approx(
             score, rel=1e-5
         )
 
@@ -261,7 +265,7 @@ def test_every_setting_that_was_tried_gives_the_map_that_was_scored(method):
 def test_procrustes_is_tried_about_the_origin_too(objective):
     problem = shared_problem(objective)
     whole = problem.decomposition.moments
-    every = [problem.judge.score(fit_procrustes(whole, centred)) for centred in (True, False)]
+    every = [problem.objective.score(fit_procrustes(whole, centred)) for centred in (True, False)]
     assert tune_procrustes(problem).score >= max(every) - 1e-6
 
 
@@ -313,7 +317,7 @@ def test_a_climb_passes_by_settings_that_give_no_map_and_says_why_where_none_doe
 def test_where_translations_keep_their_lengths_no_gain_carries_them_beyond_the_target(method):
     problem = shared_problem("match")
     assert any((s["gain"] or 0) > 1 for s, _ in METHODS[method](problem).tried)
-    kept = METHODS[method](replace(problem, lengths=True))
+    kept = METHODS[method](replace(problem, keep_lengths=True))
     assert all((s["gain"] or 0) <= 1 for s, _ in kept.tried)
 
 
@@ -416,7 +420,7 @@ def test_refitting_on_the_same_rows_gives_the_same_closed_form(method, objective
 def test_refitting_on_more_rows_is_fitting_them_with_the_same_settings(method):
     problem = shared_problem()
     chosen, _ = select(problem, method)
-    X, Y = (torch.cat(sides) for sides in ((problem.X, problem.judge.X), (problem.Y, problem.judge.Y)))
+    X, Y = (torch.cat(sides) for sides in ((problem.X, problem.objective.X), (problem.Y, problem.objective.Y)))
     again = refit(chosen, X, Y, problem)
     assert not torch.equal(again.weight, chosen.map.weight)
     on_all = replace(problem, X=X, Y=Y)
@@ -442,6 +446,6 @@ def test_a_refined_map_starts_from_procrustes_again_where_it_did():
     turned = tune_procrustes(problem)
     problem.__dict__["start"] = turned
     refined, _ = select(problem, "linear")
-    held = replace(refined, settings=refined.settings | {"epoch": 0})
-    again = refit(held, problem.X, problem.Y, problem)
+    unrefined = replace(refined, settings=refined.settings | {"epoch": 0})
+    again = refit(unrefined, problem.X, problem.Y, problem)
     torch.testing.assert_close(again.weight, turned.map.weight, rtol=1e-6, atol=1e-7)

@@ -1,5 +1,6 @@
 """Pairs of spaces whose right answer is known, and small embeddings to read, write and pair."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,13 @@ def names(n: int, prefix: str = "item") -> np.ndarray:
     return np.array([f"{prefix}{i}" for i in range(n)], dtype=object)
 
 
-def embeddings(n: int = 40, dim: int = 4, name: str = "old", seed: int = 0, dtype: str = "float32", **given):
-    """Embeddings of `n` random rows with ids item0, item1, …; any field of `Embeddings` can be given."""
+def embeddings(n: int = 40, dim: int = 4, name: str = "old", seed: int = 0, dtype: str = "float32", **columns):
+    """Embeddings of `n` random rows with ids item0, item1, …; `columns` replace fields of `Embeddings`."""
     fields: dict[str, Any] = {
         "vectors": gaussian(n, dim, seed).astype(dtype),
         "space": card(name, dim),
         "ids": names(n),
-    } | given
+    } | columns
     return Embeddings(**fields)
 
 
@@ -108,8 +109,7 @@ def folder_of(path: Path, parts: list[Embeddings]) -> Path:
 
 def confidence(d_source: int, pool: int = 1000, seed: int = 0) -> Confidence:
     """A confidence of random numbers; nothing about it is calibrated."""
-    random = torch.Generator().manual_seed(seed)
-    number = lambda *shape: torch.rand(shape, generator=random)  # noqa: E731
+    number = partial(torch.rand, generator=torch.Generator().manual_seed(seed))
     return Confidence(
         pool=pool,
         level=0.9,

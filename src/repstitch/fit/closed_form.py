@@ -1,12 +1,14 @@
-"""Moments in, affine map out: ridge, procrustes and canonical, each solved exactly in float64.
+"""Closed-form fits: affine maps from moments by ridge, procrustes and canonical, solved exactly in float64.
 
-`decompose` does the work that every solution shares (one eigendecomposition a side), so a whole grid of penalties,
-shrinkages and powers costs little more than one of them.
+`decompose` does the work that every solution shares (one eigendecomposition for either side), so a whole grid of
+penalties, shrinkages and powers costs little more than one of them.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +46,7 @@ class Decomposition:
 
 
 def decompose(moments: Moments) -> Decomposition:
-    """One eigendecomposition a side. Raises InputError when either side does not vary."""
+    """The eigendecompositions of both sides. Raises InputError when either side does not vary."""
     x_values, x_vectors = _eigen(moments.cov_xx, "source")
     y_values, y_vectors = _eigen(moments.cov_yy, "target")
     return Decomposition(moments, x_values, x_vectors, y_values, y_vectors)
@@ -87,7 +89,7 @@ def ridge_weight(decomposition: Decomposition, penalty: float) -> Tensor:
 
 
 def _inverse(values: Tensor, penalty: float) -> Tensor:
-    """1 / (λ + penalty · mean λ), and 0 where λ is: nothing varies there, so there is nothing to weigh."""
+    """1 / (λ + penalty · mean λ), and 0 where λ is 0, because nothing varies there."""
     if penalty < 0:
         raise InputError(f"`penalty` must not be negative; got {penalty}.")
     return torch.where(values > 0, 1 / (values + penalty * values.mean()), torch.zeros_like(values))
@@ -149,9 +151,9 @@ class Canonical:
         d = self.decomposition
         if self.shrink_y is None:
             raise InputError("`axes` need a whitened target; give a number as `shrink_y`.")
-        sides = (d.x_values, d.x_vectors, self.shrink_x, self.U), (d.y_values, d.y_vectors, self.shrink_y, self.Vh.T)
-        x, y = ((vectors * _inverse(values, shrink).sqrt()) @ turn for values, vectors, shrink, turn in sides)
-        return x, y
+        x_axes = (d.x_vectors * _inverse(d.x_values, self.shrink_x).sqrt()) @ self.U
+        y_axes = (d.y_vectors * _inverse(d.y_values, self.shrink_y).sqrt()) @ self.Vh.T
+        return x_axes, y_axes
 
     def weight(self, power: float = 0.5, cut: bool = False) -> Tensor:
         """Cx^-½ U sᵖ Vᵀ Cy^½, (d_source, d_target): the shared directions, each with its correlation to the power p.
@@ -231,19 +233,19 @@ def _variance_ratio(moments: Moments, weight: Tensor) -> float:
     return float((moments.cov_yy.trace() / predicted).sqrt())
 
 
-def fit_closed(decomposition: Decomposition, method: str, s: dict) -> AffineMap:
-    """The map of a closed-form method at settings that its tuning found."""
-    whole = decomposition.moments
+def fit_closed(decomposition: Decomposition, method: str, settings: Mapping[str, Any]) -> AffineMap:
+    """The map of a closed-form method at these settings, as tuning lists them."""
+    whole, gain = decomposition.moments, settings["gain"]
     if method == "ridge":
-        return affine(whole, ridge_weight(decomposition, s["penalty"]), s["gain"])
+        return affine(whole, ridge_weight(decomposition, settings["penalty"]), gain)
     if method == "procrustes":
-        return fit_procrustes(whole, s["centred"], gain=s["gain"])
-    weight = canonical(decomposition, s["shrink_x"], s["shrink_y"]).weight(s["power"], s["cut"])
-    return affine(whole, weight, s["gain"])
+        return fit_procrustes(whole, settings["centred"], gain=gain)
+    form = canonical(decomposition, settings["shrink_x"], settings["shrink_y"])
+    return affine(whole, form.weight(settings["power"], settings["cut"]), gain)
 
 
-def fit_shuffled(X: Tensor, Y: Tensor, method: str, settings: dict, seed: int) -> AffineMap:
-    """A closed form fitted to pairs (n, d_source), (n, d_target) in a random order: what it finds where nothing is."""
+def fit_shuffled(X: Tensor, Y: Tensor, method: str, settings: Mapping[str, Any], seed: int) -> AffineMap:
+    """A closed form fitted to shuffled pairs (n, d_source), (n, d_target): the control of a fit without a relation."""
     order = torch.randperm(len(X), generator=torch.Generator().manual_seed(seed))
     return fit_closed(decompose(moments((X, Y[order]))), method, settings)
 

@@ -1,6 +1,6 @@
-"""Maps refined by gradient: start from the closed form, then minimise the loss of the objective.
+"""Refinement by gradient descent: start from a closed form, then minimise the loss of the objective.
 
-The weights are learned in the source's whitened coordinates, where every direction moves at the same rate, and folded
+The weights are learned in the source's whitened coordinates, where every direction learns at the same rate, and folded
 back into a plain map at the end.
 """
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Refined:
-    """A refined map, its validation score, and the epoch and temperature it was found at (epoch 0: the start)."""
+    """A refined map, its validation score, and the epoch and temperature that gave it (epoch 0: the start)."""
 
     map: Map
     score: float
@@ -46,44 +46,52 @@ def refine(
     Y: Tensor,
     start: AffineMap,
     decomposition: Decomposition,
-    judge: ValidationObjective,
+    objective: ValidationObjective,
     recipe: Recipe,
     loss: Loss | None = None,
 ) -> Refined:
-    """Refine `start` on pairs X (n, d_source), Y (n, d_target) and return the best epoch by the judge.
+    """Refine `start` on pairs X (n, d_source), Y (n, d_target) and return the best epoch by the objective.
 
-    `loss` is what is minimised, by default what suits the judge's objective.
-
-    Never worse than the start on the judge's rows: an epoch that beats nothing is not kept. With `stop_after` the map
-    after that many epochs is returned whatever its score, for refits. The same seed gives the same map on one machine.
+    `loss` is minimised; by default it is the objective's own loss. The result is never worse than the start on the
+    objective's rows. With `stop_after` the map after that many epochs is returned whatever its score, for refits. The
+    same seed gives the same map on one machine.
     """
-    loss = loss or LOSSES[judge.objective]
-    base, multiples = judge.temperature(start), recipe.temperatures
+    loss = loss or LOSSES[objective.name]
+    base, multiples = objective.temperature(start), recipe.temperatures
     if loss.temperature != "held out":
         base, multiples = 1 / native_scale(F.normalize(Y, dim=1)), (1.0,)
-    best = Refined(start, judge.score(start), 0, base)
+    best = Refined(start, objective.score(start), 0, base)
     for multiple in multiples:
-        run = _run(X, Y, start, decomposition, judge, base * multiple, recipe, loss)
+        run = _run(X, Y, start, decomposition, objective, base * multiple, recipe, loss)
         if recipe.stop_after is not None or run.score > best.score:
             best = run
     return best
 
 
-def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe, loss: Loss) -> Refined:
+def _run(
+    X: Tensor,
+    Y: Tensor,
+    start: AffineMap,
+    decomposition: Decomposition,
+    objective: ValidationObjective,
+    temperature: float,
+    recipe: Recipe,
+    loss: Loss,
+) -> Refined:
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(recipe.seed)
         kind = "mlp" if recipe.width else "linear"
-        place = recipe.checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
-        folder = Path(place) / f"{kind}-{_job(X, Y, start, judge, temperature, recipe, loss)}"
+        parent = recipe.checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
+        folder = Path(parent) / f"{kind}-{_job(X, Y, start, objective, temperature, recipe, loss)}"
         last, done = folder / "last.ckpt", folder / "done"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"`checkpoints` must be a folder that can be written to: {one_line(error)}") from None
         if not done.exists():
-            module = RefineModule(Refiner(start, decomposition, recipe), X, Y, judge, temperature, recipe, loss)
+            module = RefineModule(Refiner(start, decomposition, recipe), X, Y, objective, temperature, recipe, loss)
             trainer = _trainer(folder, kind, recipe)
             try:
                 trainer.fit(
@@ -98,10 +106,9 @@ def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe, 
                 raise
         state: dict = {}
         if not rank():
-            kept = torch.load(
-                last if recipe.stop_after else folder / "best.ckpt", map_location="cpu", weights_only=True
-            )
-            state = {"epoch": int(kept["epoch"]) + 1, "weights": kept["state_dict"]}
+            path = last if recipe.stop_after else folder / "best.ckpt"
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            state = {"epoch": int(checkpoint["epoch"]) + 1, "weights": checkpoint["state_dict"]}
             done.touch()
         state = from_first_rank(state)
         refiner = Refiner(start, decomposition, recipe)
@@ -110,15 +117,15 @@ def _run(X, Y, start, decomposition, judge, temperature: float, recipe: Recipe, 
         )
         try:
             map = refiner.eval().map()
-            return Refined(map, judge.score(map), state["epoch"], temperature)
+            return Refined(map, objective.score(map), state["epoch"], temperature)
         except InputError:
             log.warning("The %s fit diverged and is left out; lower `learning_rate`.", kind)
-            return Refined(start, judge.score(start), 0, temperature)
+            return Refined(start, objective.score(start), 0, temperature)
 
 
 def _trainer(folder: Path, kind: str, recipe: Recipe) -> L.Trainer:
     best = ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False)
-    # Of its own, for `save_last` skips the epochs that are not the best; after `best`, so that it holds its state.
+    # A second callback, because `save_last` skips epochs that are not the best; after `best`, to include its state.
     last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
     stop = EarlyStopping(MONITOR, mode="max", patience=recipe.patience)
     try:
@@ -142,7 +149,7 @@ def _trainer(folder: Path, kind: str, recipe: Recipe) -> L.Trainer:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether there is a checkpoint to go on from; one that was torn as it was written is not."""
+    """Whether there is a checkpoint to resume from; one that was only partly written is none."""
     if not checkpoint.exists():
         return False
     try:
@@ -154,20 +161,26 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _job(
-    X: Tensor, Y: Tensor, start: AffineMap, judge: ValidationObjective, temperature: float, recipe: Recipe, loss: Loss
+    X: Tensor,
+    Y: Tensor,
+    start: AffineMap,
+    objective: ValidationObjective,
+    temperature: float,
+    recipe: Recipe,
+    loss: Loss,
 ) -> str:
-    """What a run is made from, as a short hash: the recipe, the objective, the loss, the start and the rows."""
-    said = (
+    """A short hash of everything that decides a run: the recipe, the objective, the loss, the start and the rows."""
+    settings = (
         f"{temperature:.5f}",
-        judge.objective,
-        loss.of.__name__,
+        objective.name,
+        loss.function.__name__,
         loss.rate,
         replace(recipe, checkpoints=None),
         X.shape,
         Y.shape,
     )
-    digest = hashlib.blake2b(repr(said).encode(), digest_size=6)
-    for rows in (X, Y, judge.X, judge.Y, start.weight, start.bias):
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=6)
+    for rows in (X, Y, objective.X, objective.Y, start.weight, start.bias):
         digest.update(rows.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
 

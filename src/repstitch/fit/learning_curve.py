@@ -1,4 +1,4 @@
-"""The learning curve: score against number of training pairs, carried on to twice as many."""
+"""The learning curve: the score by number of training pairs, extrapolated to twice as many."""
 
 from dataclasses import replace
 
@@ -16,8 +16,8 @@ RESAMPLES = 300
 WORTH = 0.01
 
 
-def draw_curve(problem: Problem, method: str = "canonical", keys=None, seed: int = 0) -> dict:
-    """Scores of `method` fitted to 1/16, 1/8 … all of the training pairs, and what twice as many should reach.
+def draw_curve(problem: Problem, method: str = "canonical", keys: np.ndarray | None = None, seed: int = 0) -> dict:
+    """Scores of `method` fitted to 1/16, 1/8 … all of the training pairs, and the expected score of twice as many.
 
     `keys` (n,) int64 are hashes of the pairs' ids or groups: subsets are nested, depend on these alone, and keep equal
     keys together. Every fit is tuned anew for the problem's objective and scored on its validation rows against one
@@ -31,8 +31,8 @@ def draw_curve(problem: Problem, method: str = "canonical", keys=None, seed: int
     n = len(problem.X)
     check_enough(n)
     keys = np.arange(n) if keys is None else np.asarray(keys)
-    judges = {name: replace(problem.judge, objective=name) for name in OBJECTIVES}
-    objective = problem.judge.objective
+    objectives = {name: replace(problem.objective, name=name) for name in OBJECTIVES}
+    objective = problem.objective.name
     sizes, scores, rows = [], {name: [] for name in (*OBJECTIVES, "recall@1")}, []
     for parts, draws in SHARES.items():
         if n // parts < LEAST_SUBSET:
@@ -42,18 +42,18 @@ def draw_curve(problem: Problem, method: str = "canonical", keys=None, seed: int
         for draw in range(draws):
             some = torch.from_numpy(nested_order(keys, seed + draw)[: n // parts]).to(problem.X.device)
             map = METHODS[method](replace(problem, X=problem.X[some], Y=problem.Y[some])).map
-            found = {name: judge.rows(map).double().numpy() for name, judge in judges.items()}
-            found["recall@1"] = (found["match"] >= 1).astype(float)
-            rows[-1].append(found[objective])
+            row_scores = {name: one.scores_per_row(map).double().numpy() for name, one in objectives.items()}
+            row_scores["recall@1"] = (row_scores["match"] >= 1).astype(float)
+            rows[-1].append(row_scores[objective])
             for name, lists in scores.items():
                 if not draw:
                     lists.append([])
-                lists[-1].append(float(found[name].mean()))
+                lists[-1].append(float(row_scores[name].mean()))
     curve, doubled = extrapolate(sizes, rows, seed)
     return {
         "method": method,
         "objective": objective,
-        "validation_rows": len(problem.judge.X),
+        "validation_rows": len(problem.objective.X),
         "sizes": sizes,
         "scores": scores,
         "curve": curve,
@@ -79,8 +79,8 @@ def nested_order(keys: np.ndarray, draw: int) -> np.ndarray:
 def extrapolate(sizes: list[int], rows: list[list[np.ndarray]], seed: int = 0) -> tuple[dict, dict]:
     """The curve through the mean scores, and the expected score at twice the last size with its intervals.
 
-    `rows` holds, for each size, one array (m,) of validation rows' scores a draw. The expected score is the last one
-    and the curve's gain from there; `missed` is the last score less what the smaller sizes alone foretold.
+    `rows` has, for each size, one array (m,) of validation rows' scores a draw. The expected score is the last one plus
+    the curve's gain from there; `missed` is the last score less the prediction of the smaller sizes alone.
     """
     random = np.random.default_rng(seed)
     at = np.array(sizes, dtype=float)
@@ -108,7 +108,7 @@ def extrapolate(sizes: list[int], rows: list[list[np.ndarray]], seed: int = 0) -
 
 
 def _gain(sizes: np.ndarray, scores: np.ndarray) -> float:
-    """What the curve through these scores gains from the last size to twice that."""
+    """The gain of the curve through these scores from the last size to twice that size."""
     _, b, c = fit_power(sizes, scores)
     return b * float(sizes[-1]) ** -c * (1 - 2**-c)
 
@@ -132,7 +132,7 @@ def fit_power(sizes: np.ndarray, scores: np.ndarray) -> tuple[float, float, floa
 
 
 def verdict(objective: str, n: int, doubled: dict) -> str:
-    """One line: what twice the pairs should bring, and whether that pays (a point or more, and not by chance)."""
+    """One line: the expected gain from twice the pairs, and whether it pays (a point or more, and not by chance)."""
     least, most = doubled["gain_interval"]
     gain = doubled["expected"] - doubled["now"]
     if gain >= WORTH and least > 0:

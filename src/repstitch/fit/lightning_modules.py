@@ -1,4 +1,4 @@
-"""TODO fit.lightning_modules."""
+"""The Lightning modules of refinement: the map being refined, its batches, its training step, its progress bar."""
 
 import math
 from collections.abc import Iterator
@@ -52,19 +52,19 @@ class Refiner(nn.Module):
         """The same function of unwhitened rows, as one map."""
         whiten, mean = self.whiten.double(), self.mean.double()
 
-        def unfold(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-            plain = whiten @ weight.double()
-            return plain.float(), (bias.double() - mean @ plain).float()
+        def unwhitened(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+            folded = whiten @ weight.double()
+            return folded.float(), (bias.double() - mean @ folded).float()
 
-        weight, bias = unfold(self.weight, self.bias)
+        weight, bias = unwhitened(self.weight, self.bias)
         if self.hidden is None:
             return AffineMap(weight, bias)
-        hidden_weight, hidden_bias = unfold(self.hidden.weight.T, self.hidden.bias)
+        hidden_weight, hidden_bias = unwhitened(self.hidden.weight.T, self.hidden.bias)
         return ResidualMLP(weight, bias, hidden_weight, hidden_bias, self.out.detach().clone())
 
 
 class Batches:
-    """Row numbers in an order of their own each epoch, one rank's share of them, a batch at a time."""
+    """Batches of row numbers, shuffled anew each epoch; every rank gets its share of them."""
 
     def __init__(self, n: int, module: "PairsModule"):
         self.n, self.module = n, module
@@ -90,7 +90,7 @@ class Batches:
 
 
 class PairsModule(L.LightningDataModule):
-    """The pairs, held as two tensors that batches are sliced from by row number."""
+    """Batches of row numbers for training; the pairs themselves stay in `RefineModule`."""
 
     def __init__(self, n: int, recipe: Recipe):
         super().__init__()
@@ -100,14 +100,14 @@ class PairsModule(L.LightningDataModule):
         return Batches(self.n, self)
 
     def val_dataloader(self) -> list[Tensor]:
-        return [torch.zeros(1)]  # one step: the judge holds its own rows
+        return [torch.zeros(1)]  # one step: the objective has its own rows
 
 
 class RefineModule(L.LightningModule):
-    """The loss of a refiner on batches of pairs, gathered over ranks, and its score by the judge after each epoch.
+    """The loss of a refiner on batches of pairs, gathered over ranks, and its validation score after each epoch.
 
     Each row is compared with all targets or, where there are more than the recipe's `gallery`, with those of the batch
-    and a random draw of all, which may hold a row's own counterpart once more.
+    and a random draw of the others.
     """
 
     def __init__(
@@ -115,29 +115,29 @@ class RefineModule(L.LightningModule):
         refiner: Refiner,
         X: Tensor,
         Y: Tensor,
-        judge: ValidationObjective,
+        objective: ValidationObjective,
         temperature: float,
         recipe: Recipe,
         loss: Loss,
     ):
         super().__init__()
-        self.refiner, self.judge, self.recipe, self.minimised = refiner, judge, recipe, loss
+        self.refiner, self.objective, self.recipe, self.minimised = refiner, objective, recipe, loss
         # Squared error has no temperature, and DDP waits for the gradient of every parameter that could have one.
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), loss.temperature != "none")
-        # Plain attributes, not buffers: DDP would broadcast buffers at every step, checkpoints would hold the data.
+        # Plain attributes, not buffers: DDP would broadcast buffers at every step, and checkpoints would store them.
         self.X, self.Y, self.gallery = X, Y, F.normalize(Y, dim=1)
         self.copies = torch.unique(Y, dim=0, return_inverse=True)[1]
         self.unique_targets = len(torch.unique(self.copies)) == len(self.copies)
-        self.native = native_scale(self.gallery) if loss.temperature == "native" else 1.0
+        self.native_scale = native_scale(self.gallery) if loss.temperature == "native" else 1.0
 
     def on_fit_start(self) -> None:
         self.X, self.Y, self.gallery, self.copies = (
             t.to(self.device) for t in (self.X, self.Y, self.gallery, self.copies)
         )
-        self.judge = self.judge.to(self.device)
+        self.objective = self.objective.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        # Each epoch drops out by a seed of its own, so that a stopped run goes on as it would have.
+        # Dropout has a seed for each epoch, so that a resumed run gives the same map.
         torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch + (self.global_rank << 52))
 
     def training_step(self, rows: Tensor) -> Tensor:
@@ -151,27 +151,29 @@ class RefineModule(L.LightningModule):
 
     def loss(self, predicted: Tensor, rows: Tensor) -> Tensor:
         """The loss of translated rows (b, d_target) whose counterparts are these row numbers (b,)."""
-        here = torch.arange(len(rows), device=rows.device)
+        in_batch = torch.arange(len(rows), device=rows.device)
         if len(self.Y) <= self.recipe.gallery:
-            columns, own, gallery, copies = None, rows, self.gallery, self.copies
+            columns, positive_index, gallery, copies = None, rows, self.gallery, self.copies
         else:
-            # Drawn alike on every rank, for they all take the same loss.
+            # The same draw on every rank, because all ranks compute the same loss.
             random = torch.Generator().manual_seed(self.recipe.seed * 100_003 + self.global_step)
             extra = torch.randint(len(self.Y), (max(0, self.recipe.gallery - len(rows)),), generator=random)
             extra = extra.to(rows.device)
-            # A counterpart drawn once more would be its own nearest neighbour.
-            columns, own = torch.cat([rows, extra[~torch.isin(extra, rows)]]), here
+            # A counterpart that is drawn again would be its own nearest neighbour.
+            columns, positive_index = torch.cat([rows, extra[~torch.isin(extra, rows)]]), in_batch
             gallery, copies = self.gallery[columns], self.copies[columns]
-        alike = None
+        duplicate_mask = None
         if columns is not None or not self.unique_targets:
-            alike = self.copies[rows, None] == copies
-            alike[here, own] = False
+            duplicate_mask = self.copies[rows, None] == copies
+            duplicate_mask[in_batch, positive_index] = False
         scale = self.log_scale.exp().clamp(max=1000.0)
-        return self.minimised.of(Batch(predicted, self.Y[rows], gallery, own, alike, scale, self.native))
+        return self.minimised.function(
+            Batch(predicted, self.Y[rows], gallery, positive_index, duplicate_mask, scale, self.native_scale)
+        )
 
     def validation_step(self, _batch: Tensor) -> None:
         try:
-            score = self.judge.score(self.refiner.map())
+            score = self.objective.score(self.refiner.map())
         except InputError:  # it diverged; the best epoch so far is kept
             score = -math.inf
         self.log(MONITOR, score, batch_size=1, sync_dist=True)
@@ -194,14 +196,14 @@ class RefineModule(L.LightningModule):
 
 
 class Progress(Callback):
-    """One bar on stderr over the epochs, for runs that take longer than a second."""
+    """A progress bar on stderr over the epochs, for runs that take longer than a second."""
 
-    def __init__(self, what: str):
-        self.what = what
+    def __init__(self, method: str):
+        self.method = method
 
     def on_train_start(self, trainer, pl_module) -> None:
         hide = None if trainer.is_global_zero else True
-        self.bar = tqdm(total=trainer.max_epochs, desc=self.what, unit="epoch", delay=1, disable=hide, leave=False)
+        self.bar = tqdm(total=trainer.max_epochs, desc=self.method, unit="epoch", delay=1, disable=hide, leave=False)
         self.bar.update(trainer.current_epoch)
 
     def on_validation_end(self, trainer, pl_module) -> None:

@@ -1,4 +1,4 @@
-"""What refinement minimises, by objective: the loss of a batch of translated rows against a gallery of targets."""
+"""The losses that refinement minimises, one for each objective, of a batch of translated rows."""
 
 import math
 from collections.abc import Callable
@@ -14,62 +14,59 @@ SAMPLE = 1024
 
 @dataclass(frozen=True)
 class Batch:
-    """Translated rows `bare` (b, d_target) as the map gives them, and what they are compared with.
+    """The rows that a map `predicted` (b, d_target), before any normalisation, and what they are compared with.
 
-    `targets` (b, d_target) are their counterparts at the length the map is to give, `gallery` (m, d_target) unit rows,
-    `own` (b,) the counterpart's position in it. `alike` (b, m) marks further copies of the counterpart, None where
-    there are none. `scale` is the inverse of the learned temperature, `native` that of the native similarities.
+    `targets` (b, d_target) are the counterparts at the length that the map should give, `gallery` (m, d_target) unit
+    rows, `positive_index` (b,) the counterpart's position in the gallery. `duplicate_mask` (b, m) marks further copies
+    of the counterpart; None where there are none. `scale` is the inverse of the learned temperature, `native_scale`
+    that of the native similarities.
     """
 
-    bare: Tensor
+    predicted: Tensor
     targets: Tensor
     gallery: Tensor
-    own: Tensor
-    alike: Tensor | None
+    positive_index: Tensor
+    duplicate_mask: Tensor | None
     scale: Tensor
-    native: float
-
-    @property
-    def here(self) -> Tensor:
-        return torch.arange(len(self.bare), device=self.bare.device)
+    native_scale: float
 
 
-def contrast(batch: Batch) -> Tensor:
-    """InfoNCE: tell each translated row's counterpart from all other targets in the gallery.
+def info_nce(batch: Batch) -> Tensor:
+    """InfoNCE: distinguish each translated row's counterpart from all other targets in the gallery.
 
     Copies of the counterpart are no negatives. van den Oord et al. 2018, "Representation Learning with Contrastive
-    Predictive Coding". One way only: that each target also finds its own among the batch's translations, as CLIP is
-    trained, costs retrieval (benchmarks/results/losses.md), for in use there is but one side that is searched.
+    Predictive Coding". One direction only: the reverse direction, which CLIP adds, costs retrieval
+    (benchmarks/results/losses.md), because in use only one side is searched.
     """
-    logits = F.normalize(batch.bare, dim=1) @ batch.gallery.T * batch.scale
-    if batch.alike is not None:
-        logits = logits.masked_fill(batch.alike, -torch.inf)
-    return F.cross_entropy(logits, batch.own)
+    logits = F.normalize(batch.predicted, dim=1) @ batch.gallery.T * batch.scale
+    if batch.duplicate_mask is not None:
+        logits = logits.masked_fill(batch.duplicate_mask, -torch.inf)
+    return F.cross_entropy(logits, batch.positive_index)
 
 
-def distil(batch: Batch) -> Tensor:
-    """Listwise distillation: each row's neighbours among the targets as its counterpart has them.
+def listwise_distillation(batch: Batch) -> Tensor:
+    """Listwise distillation: each row should have the neighbours among the targets that its counterpart has.
 
     Cross-entropy between the softmax of the native similarities and that of the translated row's, the counterpart
     itself left out. Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"; Cao et al. 2007, "Learning to
     Rank: From Pairwise Approach to Listwise Approach".
     """
-    itself = F.one_hot(batch.own, len(batch.gallery)).bool()
-    native = F.normalize(batch.targets, dim=1) @ batch.gallery.T * batch.native
-    logits = F.normalize(batch.bare, dim=1) @ batch.gallery.T * batch.scale
-    wanted = native.masked_fill(itself, -torch.inf).softmax(dim=1)
-    return F.cross_entropy(logits.masked_fill(itself, -1e9), wanted)
+    positive = F.one_hot(batch.positive_index, len(batch.gallery)).bool()
+    native = F.normalize(batch.targets, dim=1) @ batch.gallery.T * batch.native_scale
+    logits = F.normalize(batch.predicted, dim=1) @ batch.gallery.T * batch.scale
+    expected = native.masked_fill(positive, -torch.inf).softmax(dim=1)
+    return F.cross_entropy(logits.masked_fill(positive, -1e9), expected)
 
 
-def squared(batch: Batch) -> Tensor:
-    """Mean squared error of the rows as the map gives them."""
-    return (batch.bare - batch.targets).square().sum(1).mean()
+def squared_error(batch: Batch) -> Tensor:
+    """Mean squared error of the rows before any normalisation."""
+    return (batch.predicted - batch.targets).square().sum(1).mean()
 
 
 def native_scale(gallery: Tensor) -> float:
-    """The inverse temperature at which a row's native neighbours spread over `NEIGHBOURS` rows, by their perplexity.
+    """The inverse temperature at which a row's native neighbours have a perplexity of `NEIGHBOURS` rows on average.
 
-    `gallery` (m, d_target) are unit rows. One number a space, found by bisection as in van der Maaten and Hinton 2008,
+    `gallery` (m, d_target) are unit rows. One number a space, by bisection as in van der Maaten and Hinton 2008,
     "Visualizing Data using t-SNE".
     """
     rows = gallery[:SAMPLE]
@@ -86,20 +83,20 @@ def native_scale(gallery: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of batches, the learning rate that suits it (see `contrastive.Recipe`), and its temperature.
+    """A loss function of batches, its default learning rate (see `recipe.Recipe`), and how its temperature starts.
 
-    `temperature` says where that starts: "held out", where the start predicts held-out counterparts best; "native",
-    where the native similarities spread over a few neighbours; "none" for a loss without one.
+    `temperature` is "held out" (where the start predicts held-out counterparts best), "native" (where the native
+    similarities spread over a few neighbours) or "none" (a loss without one).
     """
 
-    of: Callable[[Batch], Tensor]
+    function: Callable[[Batch], Tensor]
     rate: float
     temperature: str
 
 
 # Chosen among ten from one start on real pairs: benchmarks/results/losses.md, ARCHITECTURE.md.
 LOSSES = {
-    "match": Loss(contrast, 0.2, "held out"),
-    "neighbours": Loss(distil, 0.03, "native"),
-    "reconstruction": Loss(squared, 0.03, "none"),
+    "match": Loss(info_nce, 0.2, "held out"),
+    "neighbours": Loss(listwise_distillation, 0.03, "native"),
+    "reconstruction": Loss(squared_error, 0.03, "none"),
 }

@@ -1,5 +1,6 @@
-"""What a fit is judged by: the objective, on validation rows that no map was fitted to."""
+"""The validation objective: scores a map on pairs that no map was fitted to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,22 +18,22 @@ TEMPERATURES = tuple(0.003 * 1.25**step for step in range(20))
 
 @dataclass(frozen=True)
 class ValidationObjective:
-    """Validation pairs `X` (n, d_source) and `Y` (n, d_target), and `distractors` (m, d_target) beside them.
+    """The objective `name` on validation pairs `X` (n, d_source) and `Y` (n, d_target).
 
-    The distractors are training targets: they make the gallery as large as it can be, so that few validation rows
-    still tell a good map from a very good one.
+    The `distractors` (m, d_target) are training targets. They enlarge the gallery, so that few validation rows still
+    distinguish a good map from a very good one.
     """
 
-    objective: str
+    name: str
     X: Tensor
     Y: Tensor
     distractors: Tensor
 
     def __post_init__(self):
-        if self.objective not in OBJECTIVES:
-            raise InputError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {self.objective!r}.")
+        if self.name not in OBJECTIVES:
+            raise InputError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {self.name!r}.")
 
-    def to(self, device) -> "ValidationObjective":
+    def to(self, device: torch.device | str) -> "ValidationObjective":
         return replace(self, X=self.X.to(device), Y=self.Y.to(device), distractors=self.distractors.to(device))
 
     @cached_property
@@ -44,23 +45,25 @@ class ValidationObjective:
         return torch.unique(self.gallery, dim=0, return_inverse=True)[1]
 
     @cached_property
-    def native(self) -> Tensor:
+    def native_neighbours(self) -> Tensor:
+        """The nearest others (n, k) of each target in the gallery, k at most ten."""
         k = min(10, len(self.gallery) - 1)
         return knn(self.Y, self.gallery, k, exclude_self=True)
 
     @torch.inference_mode()
-    def rows(self, map) -> Tensor:
-        """The objective's score of every validation row (n,), higher is better; a map that broke scores −inf."""
+    def scores_per_row(self, map: Callable[[Tensor], Tensor]) -> Tensor:
+        """The score (n,) of every validation row, higher is better; −inf for a map that gives NaN, Inf or zeros."""
         predicted = map(self.X)
         if not bool(torch.isfinite(predicted).all()) or not bool(predicted.any(dim=1).all()):
             return torch.full((len(self.X),), -torch.inf)
-        return OBJECTIVES[self.objective](self, predicted).float().cpu()
+        return OBJECTIVES[self.name](self, predicted).float().cpu()
 
-    def score(self, map) -> float:
-        return float(self.rows(map).mean())
+    def score(self, map: Callable[[Tensor], Tensor]) -> float:
+        """The mean score over the validation rows."""
+        return float(self.scores_per_row(map).mean())
 
     @torch.inference_mode()
-    def temperature(self, map) -> float:
+    def temperature(self, map: Callable[[Tensor], Tensor]) -> float:
         """The temperature at which the map's similarities best predict the counterpart, on these held-out rows."""
         similar = unit(map(self.X)) @ unit(self.gallery).T
         truth = torch.arange(len(similar), device=similar.device)
@@ -68,20 +71,21 @@ class ValidationObjective:
         return TEMPERATURES[loss.index(min(loss))]
 
 
-def _match(judge: ValidationObjective, predicted: Tensor) -> Tensor:
+def _match(objective: ValidationObjective, predicted: Tensor) -> Tensor:
     """Reciprocal rank of the counterpart."""
-    return 1.0 / ranks(predicted, judge.gallery, judge.copies)
+    return 1.0 / ranks(predicted, objective.gallery, objective.copies)
 
 
-def _neighbours(judge: ValidationObjective, predicted: Tensor) -> Tensor:
+def _neighbours(objective: ValidationObjective, predicted: Tensor) -> Tensor:
     """Share of the ten neighbours that the native row would have had, the counterpart itself left out."""
-    return overlap(knn(predicted, judge.gallery, judge.native.shape[1], exclude_self=True), judge.native)
+    native = objective.native_neighbours
+    return overlap(knn(predicted, objective.gallery, native.shape[1], exclude_self=True), native)
 
 
-def _reconstruction(judge: ValidationObjective, predicted: Tensor) -> Tensor:
+def _reconstruction(objective: ValidationObjective, predicted: Tensor) -> Tensor:
     """One minus the squared error over the mean squared distance to the mean: averages to R²."""
-    spread = (judge.Y - judge.Y.mean(0)).square().sum(1).mean()
-    return 1 - (predicted - judge.Y).square().sum(1) / spread
+    spread = (objective.Y - objective.Y.mean(0)).square().sum(1).mean()
+    return 1 - (predicted - objective.Y).square().sum(1) / spread
 
 
 OBJECTIVES = {"match": _match, "neighbours": _neighbours, "reconstruction": _reconstruction}

@@ -1,4 +1,4 @@
-"""Processes that share one fit: which of them this is, and what only the first of them does."""
+"""The ranks of processes that share one fit, and what only rank 0 does."""
 
 import torch
 
@@ -18,6 +18,6 @@ def from_first_rank(value):
 
 
 def leave_to_first_rank() -> None:
-    """End the processes that rank 0 launched to share a fit: what follows the fit is rank 0's alone."""
+    """End the processes that rank 0 launched to share a fit; only rank 0 goes on after it."""
     if rank():
         raise SystemExit(0)

@@ -33,13 +33,12 @@ class Recipe:
     """How a map is refined. `width` is the residual MLP's hidden width, 0 for a linear map.
 
     For the objective `match`, `temperatures` are tried as multiples of the one that fits the start best on validation
-    rows, and the best run is kept: a softer start pays where the closed form has learned its training rows by heart.
-    `gallery` bounds the targets each row is compared with; up to that many pairs, it is all of them. `learning_rate` is
-    relative to the size (root mean square) that each tensor has at the start, so that it suits any space; None takes
-    the loss's own: where the closed form is nearly the best there is, larger steps only lose it. `devices`,
-    `strategy` and `accelerator` go to the Lightning Trainer as they are. With `checkpoints`, a folder, a stopped run
-    goes on from its last epoch and ends where it would have ended; a run on other pairs or with other settings starts
-    anew.
+    rows, and the best run is kept: a softer start helps where the closed form overfits its training rows. `gallery`
+    bounds the targets each row is compared with; up to that many pairs, it is all of them. `learning_rate` is relative
+    to the root mean square of each tensor at the start, so that it suits any space; None takes the loss's default,
+    because larger steps only lose a closed form that is already nearly the best. `devices`, `strategy` and
+    `accelerator` are passed to the Lightning Trainer. With `checkpoints`, a folder, a stopped run resumes from its last
+    epoch and ends with the same map; a run on other pairs or with other settings starts anew.
     """
 
     width: int = 0
@@ -82,10 +81,10 @@ class Recipe:
 
 def recipe_for(method: str, width: int = 512, **settings) -> Recipe:
     """The recipe of `linear` or `mlp`, with any of its settings replaced."""
-    known = set(asdict(Recipe()))
-    unknown = sorted(set(settings) - known)
+    names = set(asdict(Recipe()))
+    unknown = sorted(set(settings) - names)
     if unknown:
-        raise InputError(f"`{unknown[0]}` is not a setting of a contrastive fit; known are {', '.join(sorted(known))}.")
+        raise InputError(f"`{unknown[0]}` is not a setting of a contrastive fit; known are {', '.join(sorted(names))}.")
     if method == "mlp" and not width:
         raise InputError("`width` of an mlp must be at least 1; without a hidden layer it is the method linear.")
     return replace(Recipe(**settings), width=width if method == "mlp" else 0)

@@ -1,11 +1,11 @@
-"""Each method at its best, and the best of the methods, by one objective on the same validation rows."""
+"""Model selection: tune each method, and choose among the methods, by one objective on the same validation rows."""
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from itertools import product
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -46,36 +46,36 @@ NOT_OF_THE_FIT = ("width", "stop_after", "seed", "accelerator", "devices", "stra
 class Candidate:
     """A fitted map, how it was made, and its score on every validation row (n,).
 
-    `tried` holds the settings and score of each map of this method that it was the best of.
+    `tried` lists the settings and the score of every map that tuning compared, this one among them.
     """
 
     method: str
-    settings: dict
+    settings: dict[str, Any]
     map: Map
-    rows: Tensor
-    tried: tuple[tuple[dict, float], ...] = ()
+    row_scores: Tensor
+    tried: tuple[tuple[dict[str, Any], float], ...] = ()
 
     @property
     def score(self) -> float:
-        return float(self.rows.mean())
+        return float(self.row_scores.mean())
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Normalised training pairs X (n, d_source) and Y (n, d_target), and the judge of what is fitted to them.
+    """Normalised training pairs X (n, d_source) and Y (n, d_target), and the objective that scores maps fitted to them.
 
-    `lengths` says that translations keep their own lengths; then no gain carries them beyond the target's.
+    `keep_lengths` says that translations are not normalised; then no gain may exceed the target's spread.
     """
 
     X: Tensor
     Y: Tensor
-    judge: ValidationObjective
+    objective: ValidationObjective
     recipe: Recipe = field(default_factory=Recipe)
-    lengths: bool = False
+    keep_lengths: bool = False
 
     def allowed(self, axes: dict[str, tuple]) -> dict[str, tuple]:
-        """The axes of a grid without the gains that `lengths` rules out."""
-        gains = tuple(g for g in axes["gain"] if not self.lengths or g is None or g <= 1)
+        """The axes of a grid without the gains that `keep_lengths` rules out."""
+        gains = tuple(g for g in axes["gain"] if not self.keep_lengths or g is None or g <= 1)
         return axes | {"gain": gains}
 
     @cached_property
@@ -95,52 +95,52 @@ class Problem:
         """The closed form that refinement starts from: the better one (ridge is canonical at power 1)."""
         return max(self.canonical, self.procrustes, key=lambda c: c.score)
 
-    def candidate(self, method: str, settings: dict, map: Map) -> Candidate:
-        return Candidate(method, settings, map, self.judge.rows(map))
+    def candidate(self, method: str, settings: dict[str, Any], map: Map) -> Candidate:
+        return Candidate(method, settings, map, self.objective.scores_per_row(map))
 
 
 def climb(axes: dict[str, tuple], starts: Iterable[dict], fit: Callable[[dict], Candidate]) -> Candidate:
-    """The best of a grid without trying all of it: from the best of the starts, a step along one axis at a time.
+    """The best of a grid by hill climbing: from the best of the starts, a step along one axis at a time.
 
-    Each move goes to the best neighbour; it ends where no neighbour is better. Nothing is fitted twice. Settings that
-    give no map are passed by; where no start gives one, InputError says why.
+    Each move goes to the best neighbour; the climb ends where no neighbour is better. Nothing is fitted twice. Settings
+    that give no map are skipped; where no start gives one, InputError says why.
     """
-    known: dict[tuple, Candidate | InputError] = {}
+    fitted: dict[tuple, Candidate | InputError] = {}
 
-    def at(places: Iterable[dict]) -> list[Candidate]:
-        found = []
+    def fit_all(places: Iterable[dict]) -> list[Candidate]:
+        candidates = []
         for settings in places:
             key = tuple(settings[name] for name in axes)
-            if key not in known:
+            if key not in fitted:
                 try:
-                    known[key] = fit(settings)
+                    fitted[key] = fit(settings)
                 except InputError as error:
-                    known[key] = error
-            found.append(known[key])
-        return [c for c in found if isinstance(c, Candidate)]
+                    fitted[key] = error
+            candidates.append(fitted[key])
+        return [c for c in candidates if isinstance(c, Candidate)]
 
-    best = max(at(starts), key=lambda c: c.score, default=None)
+    best = max(fit_all(starts), key=lambda c: c.score, default=None)
     if best is None:
-        raise next(error for error in known.values() if isinstance(error, InputError))
+        raise next(error for error in fitted.values() if isinstance(error, InputError))
     while True:
-        around = []
+        neighbours = []
         for name, values in axes.items():
-            here = values.index(best.settings[name])
-            around += [best.settings | {name: v} for v in values[max(0, here - 1) : here + 2] if v != values[here]]
-        step = max([best, *at(around)], key=lambda c: c.score)  # of equals the first, so it stays
+            at = values.index(best.settings[name])
+            neighbours += [best.settings | {name: v} for v in values[max(0, at - 1) : at + 2] if v != values[at]]
+        step = max([best, *fit_all(neighbours)], key=lambda c: c.score)  # of equals the first, so it stays
         if step is best:
             break
         best = step
-    return replace(best, tried=tuple((c.settings, c.score) for c in known.values() if isinstance(c, Candidate)))
+    return replace(best, tried=tuple((c.settings, c.score) for c in fitted.values() if isinstance(c, Candidate)))
 
 
 def tune_ridge(problem: Problem) -> Candidate:
     """Ridge at its best penalty and gain."""
     weight = cache(lambda penalty: ridge_weight(problem.decomposition, penalty))
 
-    def fit(s: dict) -> Candidate:
-        map = affine(problem.decomposition.moments, weight(s["penalty"]), s["gain"])
-        return problem.candidate("ridge", s, map)
+    def fit(settings: dict) -> Candidate:
+        map = affine(problem.decomposition.moments, weight(settings["penalty"]), settings["gain"])
+        return problem.candidate("ridge", settings, map)
 
     starts = [{"penalty": p, "gain": g} for p, g in product((1e-3, 1e-1, 10.0), (None, 1.0))]
     return climb(problem.allowed(RIDGE), starts, fit)
@@ -151,9 +151,10 @@ def tune_procrustes(problem: Problem) -> Candidate:
     whole = problem.decomposition.moments
     rotation = fit_procrustes(whole, scaled=False).weight.double()
 
-    def fit(s: dict) -> Candidate:
-        map = fit_procrustes(whole) if s["gain"] is None else affine(whole, rotation, s["gain"])
-        return problem.candidate("procrustes", {"centred": True} | s, map)
+    def fit(settings: dict) -> Candidate:
+        gain = settings["gain"]
+        map = fit_procrustes(whole) if gain is None else affine(whole, rotation, gain)
+        return problem.candidate("procrustes", {"centred": True} | settings, map)
 
     best = climb(problem.allowed(PROCRUSTES), [{"gain": None}, {"gain": 1.0}], fit)
     settings = {"centred": False, "gain": None}
@@ -167,14 +168,14 @@ def tune_canonical(problem: Problem) -> Candidate:
     shared: Callable[[float, float | None], Canonical] = cache(lambda x, y: canonical(problem.decomposition, x, y))
     weight = cache(lambda x, y, power, cut: shared(x, y).weight(power, cut))
 
-    def fit(s: dict) -> Candidate:
-        w = weight(s["shrink_x"], s["shrink_y"], s["power"], s["cut"])
-        return problem.candidate("canonical", s, affine(problem.decomposition.moments, w, s["gain"]))
+    def fit(settings: dict) -> Candidate:
+        w = weight(settings["shrink_x"], settings["shrink_y"], settings["power"], settings["cut"])
+        return problem.candidate("canonical", settings, affine(problem.decomposition.moments, w, settings["gain"]))
 
-    # The first of equals wins: where any map tells all rows apart, that is least squares.
+    # The first of equals wins: where every map distinguishes all rows, that is least squares.
     starts = [
         {"shrink_x": x, "shrink_y": None, "power": p, "gain": g, "cut": False}
-        for x, (p, g) in product((1e-2, 1.0), ((1.0, None), (0.5, 1.0), (0.25, 1.0 if problem.lengths else 1.4)))
+        for x, (p, g) in product((1e-2, 1.0), ((1.0, None), (0.5, 1.0), (0.25, 1.0 if problem.keep_lengths else 1.4)))
     ]
     return climb(problem.allowed(CANONICAL), starts, fit)
 
@@ -186,7 +187,7 @@ def tune_contrastive(problem: Problem, method: str) -> Candidate:
     start = problem.start
     # A recipe without a width leaves it to the method.
     recipe = recipe_for(method, **{k: v for k, v in asdict(problem.recipe).items() if k != "width" or v})
-    refined = refine(problem.X, problem.Y, cast(AffineMap, start.map), problem.decomposition, problem.judge, recipe)
+    refined = refine(problem.X, problem.Y, cast(AffineMap, start.map), problem.decomposition, problem.objective, recipe)
     settings = {
         "start": {"method": start.method} | start.settings,
         "width": recipe.width,
@@ -194,15 +195,16 @@ def tune_contrastive(problem: Problem, method: str) -> Candidate:
         "temperature": refined.temperature,
         "recipe": {name: value for name, value in asdict(recipe).items() if name not in NOT_OF_THE_FIT},
     }
-    found = problem.candidate(method, settings, refined.map)
-    return replace(found, tried=((settings, found.score),))
+    candidate = problem.candidate(method, settings, refined.map)
+    return replace(candidate, tried=((settings, candidate.score),))
 
 
 def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Candidate]]:
     """The candidate to use and the best of every method that was tried.
 
-    `auto` tries every method. Closed forms are as simple as one another, so the best of them stands for all; it is used
-    unless `linear` is better by more than one standard error of their paired difference, and that unless `mlp` is.
+    `auto` tries every method. Closed forms are equally simple, so the best of them competes alone. The simplest
+    candidate is used unless a later one, of `linear` and `mlp`, is better by more than one standard error of their
+    paired difference.
     """
     if method not in (*METHODS, "auto"):
         raise InputError(f"`method` must be one of {', '.join(METHODS)} or auto; got {method!r}.")
@@ -214,31 +216,31 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
     if not best.score > -math.inf:
         raise InputError("No method gives a map that can translate the validation rows; the pairs hold no relation.")
     for candidate in ladder:
-        lead = best.rows - candidate.rows
+        lead = best.row_scores - candidate.row_scores
         if float(lead.mean()) <= float(lead.std()) / len(lead) ** 0.5:
             return candidate, tried
     return best, tried
 
 
 def refit(chosen: Candidate, X: Tensor, Y: Tensor, problem: Problem) -> Map:
-    """The chosen candidate's settings once more, on these pairs instead; nothing is selected anew."""
+    """The map of the chosen candidate's settings on these pairs; nothing is selected again."""
     whole = replace(problem, X=X, Y=Y)
-    d, (method, s) = whole.decomposition, from_first_rank((chosen.method, chosen.settings))
-    if "start" not in s:
-        return fit_closed(d, method, s)
-    start = fit_closed(d, s["start"]["method"], s["start"])
-    if not s["epoch"]:
+    d, (method, settings) = whole.decomposition, from_first_rank((chosen.method, chosen.settings))
+    if "start" not in settings:
+        return fit_closed(d, method, settings)
+    start = fit_closed(d, settings["start"]["method"], settings["start"])
+    if not settings["epoch"]:
         return start
     from repstitch.fit.contrastive import refine
 
     recipe = replace(
         problem.recipe,
-        width=s["width"],
-        stop_after=s["epoch"],
-        temperatures=(s["temperature"] / problem.judge.temperature(start),),
+        width=settings["width"],
+        stop_after=settings["epoch"],
+        temperatures=(settings["temperature"] / problem.objective.temperature(start),),
         checkpoints=None,
     )
-    return refine(X, Y, start, d, problem.judge, recipe).map
+    return refine(X, Y, start, d, problem.objective, recipe).map
 
 
 METHODS: dict[str, Callable[[Problem], Candidate]] = {

@@ -148,7 +148,7 @@ def state_problem(prepared: PreparedPairs, objective: str, recipe: Recipe) -> Pr
     """What selection solves: the training pairs, and the objective that scores candidates on validation pairs."""
     X, Y = prepared.take(prepared.parts.train)
     validation = ValidationObjective(objective, *prepared.take(prepared.parts.select), Y)
-    return Problem(X, Y, validation, recipe, lengths=prepared.output_norm == "none")
+    return Problem(X, Y, validation, recipe, keep_lengths=prepared.output_norm == "none")
 
 
 def assemble(
