@@ -153,7 +153,6 @@ class House:
             source_mean=np.zeros(D_SOURCE, np.float32),
             target_mean=np.zeros(D_TARGET, np.float32),
             seen=np.arange(3),
-            scorecard={},
         ).save(self.folder / "stitchers" / "old-new")
         self.up: dict[str, Server] = {}
 

@@ -9,7 +9,7 @@ def num(value: float) -> str:
     return f"{round(value, 3) + 0.0:.3f}"
 
 
-def columns(rows: Sequence[tuple], text: int = 1) -> str:
+def columns(rows: Sequence[tuple[object, ...]], text: int = 1) -> str:
     """Rows as aligned lines: the first `text` columns are aligned to the left, the others to the right."""
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
     place = [str.ljust] * text + [str.rjust] * (len(widths) - text)

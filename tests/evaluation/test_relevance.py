@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from helpers.spaces import gaussian, names
 
 from repstitch.errors import InputError
 from repstitch.evaluation.qrels import read_qrels
-from repstitch.evaluation.relevance import Sides, relevance
+from repstitch.evaluation.relevance import SearchRows, score_relevance
 
 
 def written(tmp_path, text: str):
@@ -53,12 +55,12 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         read_qrels(tmp_path / "none.tsv")
 
 
-def sides(
+def search_rows(
     n_queries: int = 40, n_documents: int = 200, worse: float = 2.0, lost: float = 0.3, d_old: int = 8
-) -> tuple[Sides, Sides]:
+) -> tuple[SearchRows, SearchRows]:
     """The new space holds the truth, the old one a noisy view of it; the translation loses `lost`.
 
-    Corpus use is old → new: `x` old, `y` new. Document i is relevant to query i, being nearly the same item.
+    Corpus use is old → new. Document i is relevant to query i, being nearly the same item. Training used none of them.
     """
     D = gaussian(n_documents, 8, 1)
     Q = D[:n_queries] + 0.1 * gaussian(n_queries, 8, 2)
@@ -66,42 +68,42 @@ def sides(
     made = []
     for at, (rows, kind) in enumerate(((Q, "q"), (D, "d"))):
         n = len(rows)
-        x = (rows + worse * gaussian(n, 8, 10 + at)) @ turn
-        t = rows + lost * gaussian(n, 8, 20 + at)
-        made.append(Sides(names(n, kind), *(torch.from_numpy(side) for side in (x, rows, t))))
+        old = (rows + worse * gaussian(n, 8, 10 + at)) @ turn
+        translated = rows + lost * gaussian(n, 8, 20 + at)
+        tensors = (torch.from_numpy(side) for side in (old, rows, translated))
+        made.append(SearchRows(names(n, kind), *tensors, seen=np.zeros(n, dtype=bool)))
     return made[0], made[1]
 
 
 QRELS = {f"q{i}": {f"d{i}": 1.0} for i in range(40)}
-UNSEEN = np.zeros(40, dtype=bool)
 
 
 def test_a_good_translation_of_a_corpus_beats_the_old_model_and_stays_below_re_embedding():
-    found = relevance(*sides(), QRELS, UNSEEN, ("corpus",))["corpus"]
-    first = found["ndcg@10"]
-    assert first["keep_old"]["score"] < first["translated"]["score"] <= first["ceiling"]["score"] > 0.95
-    assert first["shuffled"]["score"] < 0.15
-    assert first["over_keep_old"]["interval"][0] > 0
-    assert found["verdict"]["measure"] == "ndcg@10"
-    assert found["verdict"]["verdict"] == "use"
-    assert found["queries"] == 40
+    scores = score_relevance(*search_rows(), QRELS, ("corpus",)).corpus
+    first = scores.measures["ndcg@10"]
+    assert first.keep_old.score < first.translated.score <= first.ceiling.score > 0.95
+    assert first.to_dict()["shuffled"]["score"] < 0.15
+    assert first.to_dict()["over_keep_old"]["interval"][0] > 0
+    assert scores.verdict.measure == "ndcg@10"
+    assert scores.verdict == "use"
+    assert scores.queries == 40
 
 
 def test_a_translation_that_lost_everything_is_worse_than_the_old_model():
-    found = relevance(*sides(worse=0.2, lost=50.0), QRELS, UNSEEN, ("corpus",))
-    assert found["corpus"]["verdict"]["verdict"] == "keep the old model"
+    assert score_relevance(*search_rows(worse=0.2, lost=50.0), QRELS).corpus.verdict == "keep the old model"
 
 
 def test_each_use_searches_its_own_rows():
-    queries, documents = sides()
-    blank = Sides(queries.ids, queries.x, queries.y, gaussian_like(queries.t))
-    corpus = relevance(blank, documents, QRELS, UNSEEN)
-    assert corpus["corpus"] == relevance(queries, documents, QRELS, UNSEEN)["corpus"]
-    blank = Sides(documents.ids, documents.x, documents.y, gaussian_like(documents.t))
-    assert relevance(queries, blank, QRELS, UNSEEN)["query"] == relevance(queries, documents, QRELS, UNSEEN)["query"]
+    queries, documents = search_rows()
+    scores = score_relevance(queries, documents, QRELS)
+    blank = replace(queries, translated=gaussian_like(queries.translated))
+    assert score_relevance(blank, documents, QRELS).corpus == scores.corpus
+    blank = replace(documents, translated=gaussian_like(documents.translated))
+    assert score_relevance(queries, blank, QRELS).query == scores.query
     for measure in ("ndcg@10", "recall@100"):
-        assert corpus["corpus"][measure]["keep_old"] == corpus["query"][measure]["ceiling"]
-        assert corpus["corpus"][measure]["ceiling"] == corpus["query"][measure]["keep_old"]
+        query, corpus = scores.query.measures[measure], scores.corpus.measures[measure]
+        assert corpus.keep_old == query.ceiling
+        assert corpus.ceiling == query.keep_old
 
 
 def gaussian_like(rows: torch.Tensor) -> torch.Tensor:
@@ -109,37 +111,49 @@ def gaussian_like(rows: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_naive_swap_needs_one_dimension():
-    assert "naive" in relevance(*sides(), QRELS, UNSEEN)["query"]["ndcg@10"]
-    assert "naive" not in relevance(*sides(d_old=12), QRELS, UNSEEN)["query"]["ndcg@10"]
+    assert "naive" in score_relevance(*search_rows(), QRELS).query.measures["ndcg@10"]
+    assert "naive" not in score_relevance(*search_rows(d_old=12), QRELS).query.measures["ndcg@10"]
 
 
 def test_seen_queries_do_not_judge_and_what_is_not_there_is_counted():
-    seen = np.arange(40) < 10
+    queries, documents = search_rows()
+    queries = replace(queries, seen=np.arange(40) < 10)
+    documents = replace(documents, seen=np.arange(200) < 7)
     qrels = QRELS | {"q39": {"d39": 0.0}, "q38": {"elsewhere": 1.0}, "stranger": {"d1": 1.0}}
-    found = relevance(*sides(), qrels, seen)
-    assert found["query"]["queries"] == 28
-    counts = {k: v for k, v in found.items() if k not in ("query", "corpus")}
+    scores = score_relevance(queries, documents, qrels)
+    assert scores.query.queries == 28
+    counts = {key: value for key, value in scores.to_dict().items() if key not in ("query", "corpus")}
     assert counts == {
         "documents": 200,
         "unknown_queries": 1,
         "unknown_documents": 1,
         "queries_without_relevant": 2,
         "queries_seen_in_training": 10,
+        "documents_seen_in_training": 7,
     }
+    assert counts == {name: getattr(scores, name) for name in counts}
 
 
 def test_few_judged_queries_are_scored_but_not_judged_by():
-    found = relevance(*sides(), {"q0": {"d0": 1.0}}, UNSEEN)["corpus"]
-    assert found["ndcg@10"]["ceiling"]["score"] > 0
-    assert found["verdict"]["why"] == "1 judged queries are too few to judge by; at least 20 are needed."
+    scores = score_relevance(*search_rows(), {"q0": {"d0": 1.0}}).corpus
+    assert scores.measures["ndcg@10"].ceiling.score > 0
+    assert scores.verdict.why == "1 judged queries are too few to judge by; at least 20 are needed."
 
 
 @pytest.mark.parametrize("qrels", [{}, {"x": {"d0": 1.0}}, {"q0": {"x": 1.0}}, {"q0": {"d0": 0.0}}])
 def test_no_judged_query_is_refused(qrels):
     with pytest.raises(InputError, match="relevant to one of the 40 queries at least; none is left"):
-        relevance(*sides(), qrels, UNSEEN)
+        score_relevance(*search_rows(), qrels)
 
 
 def test_queries_that_were_all_seen_are_refused():
+    queries, documents = search_rows()
     with pytest.raises(InputError, match=r"none is left \(40 were used in training\)"):
-        relevance(*sides(), QRELS, ~UNSEEN)
+        score_relevance(replace(queries, seen=np.ones(40, dtype=bool)), documents, QRELS)
+
+
+def test_only_the_uses_asked_for_are_scored():
+    scores = score_relevance(*search_rows(), QRELS, ("corpus",))
+    assert list(scores.uses) == ["corpus"]
+    with pytest.raises(InputError, match=r"`use` must be a use that was judged \(corpus\); got 'query'"):
+        _ = scores.query

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.scorecards import scorecard_of
 from helpers.spaces import gaussian, rotated, shared_latent, unrelated
 
 from repstitch.errors import InputError
 from repstitch.evaluation import scoring as module
-from repstitch.evaluation.report import model_card, table
-from repstitch.evaluation.scoring import score_pairs
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn
@@ -22,11 +22,13 @@ def unit_rows(X: np.ndarray) -> np.ndarray:
     return X / np.linalg.norm(X, axis=1, keepdims=True)
 
 
-def score(X, Y, translated, bare=None, floor=None, **given) -> dict:
-    bare = translated if bare is None else bare
-    floor = Y.mean(0) if floor is None else floor
-    settings: dict[str, Any] = {"permutations": 20} | given
-    return score_pairs(X, Y, translated, bare, floor, **settings)
+def score(X, Y, translated, **settings) -> dict[str, Any]:
+    """The scorecard as JSON, of few permutations unless stated."""
+    return scorecard_of(X, Y, translated, **{"permutations": 20, **settings}).to_dict()
+
+
+def table(card: dict[str, Any]) -> str:
+    return str(Scorecard.from_dict(card))
 
 
 def exact(n: int = 200) -> dict:
@@ -79,7 +81,7 @@ def test_a_constant_translation_has_the_cosine_of_the_floor_and_explains_nothing
     X, Y = shared_latent(300)
     floor = Y.mean(0)
     constant = np.broadcast_to(floor, Y.shape)
-    card = score(X, Y, constant, floor=floor)
+    card = score(X, Y, constant, training_mean=floor)
     rec = card["reconstruction"]
     assert rec["cosine"] == pytest.approx(rec["cosine_floor"], abs=1e-6)
     assert rec["r2"] == pytest.approx(0, abs=1e-5)
@@ -115,7 +117,7 @@ def test_a_query_is_translated_and_searches_native_rows_and_a_corpus_the_other_w
     card = score(X, Y, t.numpy())
     for use, (queries, gallery) in {"query": (t, y), "corpus": (y, t)}.items():
         assert card[use]["mrr"] == pytest.approx(mrr(ranks(queries, gallery)))
-        found, native = knn(queries, gallery, 10, own=True), knn(y, y, 10, own=True)
+        found, native = knn(queries, gallery, 10, exclude_self=True), knn(y, y, 10, exclude_self=True)
         assert card[use]["overlap@10"] == pytest.approx(float(overlap(found, native).mean()))
         assert card[use]["hubness_skew"] == pytest.approx(hubness(found, 150))
     assert card["query"]["mrr"] != card["corpus"]["mrr"]
@@ -123,7 +125,7 @@ def test_a_query_is_translated_and_searches_native_rows_and_a_corpus_the_other_w
 
 def test_the_bare_map_is_judged_by_r2_and_the_translation_by_cosine():
     X, Y, _ = rotated(200)
-    card = score(X, Y, unit_rows(Y), bare=0.5 * Y)
+    card = score(X, Y, unit_rows(Y), raw=0.5 * Y)
     assert card["reconstruction"]["cosine"] == pytest.approx(1, abs=1e-6)
     assert card["reconstruction"]["norm_ratio"] == pytest.approx(0.5, abs=1e-6)
     assert card["reconstruction"]["r2"] == pytest.approx(1 - 0.25 * np.square(Y).sum() / np.square(Y - Y.mean(0)).sum())
@@ -192,7 +194,7 @@ def test_tiny_test_sets_are_scored_as_far_as_they_can_be(n):
 def test_fewer_than_two_pairs_are_refused(n):
     X, Y = shared_latent(20)
     with pytest.raises(InputError, match=f"At least 2 held-out pairs are needed to score; got {n}"):
-        score(X[:n], Y[:n], Y[:n], floor=Y.mean(0))
+        score(X[:n], Y[:n], Y[:n], training_mean=Y.mean(0))
 
 
 def test_target_rows_that_are_all_the_same_are_refused():
@@ -223,34 +225,6 @@ def test_the_table_shows_pool_floor_chance_and_control_beside_the_scores():
     assert "  0.048" in said  # p of 20 permutations
 
 
-CONFIG = {
-    "source": {"name": "old", "dim": 12},
-    "target": {"name": "new", "dim": 10},
-    "method": "ridge",
-    "objective": "match",
-    "input_norm": "unit",
-    "output_norm": "none",
-}
-
-
-def test_the_model_card_holds_the_table_and_says_what_it_was_measured_on():
-    X, Y = shared_latent(120)
-    card = score(X, Y, Y) | {"held_out": "test pairs"}
-    said = model_card(CONFIG, card)
-    assert said.startswith("---\nlibrary_name: repstitch\n")
-    for part in ("# old → new", "(12 dimensions)", "Method `ridge`", "`match`", "output `none`", table(card)):
-        assert part in said
-    assert "Measured on test pairs only" in said
-    assert "fitted once more" not in said
-    assert "fitted once more on all pairs after these scores were taken" in model_card(CONFIG, card | {"refit": True})
-
-
-def test_a_model_card_without_scores_claims_none():
-    said = model_card(CONFIG, {})
-    assert "## Scores" not in said
-    assert "It works one way only" in said
-
-
 def test_a_translation_that_maps_all_rows_to_one_finds_nothing_in_either_use():
     X, Y = shared_latent(100)
     card = score(X, Y, np.ones_like(Y))
@@ -272,7 +246,7 @@ def test_identical_target_rows_are_hits_for_one_another_in_both_uses():
 
 def neighbours(X: np.ndarray) -> torch.Tensor:
     rows = torch.from_numpy(np.ascontiguousarray(X, dtype=np.float32))
-    return knn(rows, rows, 10, own=True)
+    return knn(rows, rows, 10, exclude_self=True)
 
 
 def test_keeping_the_old_model_scores_mutual_knn_and_re_embedding_one_in_both_uses():
@@ -290,8 +264,8 @@ def test_a_query_is_worth_the_source_s_own_neighbours_and_a_corpus_the_target_s(
     card = score(X, Y, T)
     y, t = torch.from_numpy(Y), torch.from_numpy(T)
     for use, truth, found in (
-        ("query", neighbours(X), knn(t, y, 10, own=True)),
-        ("corpus", neighbours(Y), knn(y, t, 10, own=True)),
+        ("query", neighbours(X), knn(t, y, 10, exclude_self=True)),
+        ("corpus", neighbours(Y), knn(y, t, 10, exclude_self=True)),
     ):
         shown = card[use]["references"]["overlap@10"]["translated"]["score"]
         assert shown == pytest.approx(float(overlap(found, truth).mean()), abs=1e-6)
@@ -318,7 +292,7 @@ def test_a_naive_swap_is_scored_only_where_the_dimensions_agree():
 @pytest.mark.parametrize("floor", [np.zeros(10), None], ids=["without direction", "the mean"])
 def test_a_constant_finds_what_chance_finds_and_never_the_counterpart_in_a_corpus(floor):
     X, Y = shared_latent(200)
-    card = score(X, Y, Y, floor=floor)
+    card = score(X, Y, Y, training_mean=floor)
     assert card["corpus"]["constant"]["recall@10"] == 0
     assert card["corpus"]["references"]["overlap@10"]["constant"]["score"] == pytest.approx(10 / 199)
     assert card["query"]["constant"]["recall@10"] == pytest.approx(0 if floor is not None else 10 / 200)
@@ -329,9 +303,9 @@ def test_a_constant_query_searches_as_any_other_query_would():
     X, Y = shared_latent(120)
     floor = np.arange(1, 11, dtype=np.float32)
     y, t = torch.from_numpy(Y), torch.from_numpy(np.tile(floor, (120, 1)))
-    found = score(X, Y, Y, floor=floor)["query"]
+    found = score(X, Y, Y, training_mean=floor)["query"]
     assert found["constant"]["recall@10"] == pytest.approx(float((ranks(t, y) <= 10).float().mean()))
-    native = overlap(knn(t, y, 10, own=True), neighbours(X)).mean()
+    native = overlap(knn(t, y, 10, exclude_self=True), neighbours(X)).mean()
     assert found["references"]["overlap@10"]["constant"]["score"] == pytest.approx(float(native), abs=1e-6)
 
 
@@ -416,15 +390,15 @@ def test_near_duplicates_are_left_out_of_the_queries_only():
     X, Y = shared_latent(100)
     T = Y.copy()
     T[:40] = gaussian(40, 10, 7)
-    near = np.arange(100) < 40
-    card = score(X, Y, T, near=near)
+    near_duplicates = np.arange(100) < 40
+    card = score(X, Y, T, near_duplicates=near_duplicates)
     without = card["without_near_duplicates"]
     assert without["left_out"] == 40
     assert card["query"]["recall@1"] < 0.8
     assert without["query"]["recall@1"] == 1
     assert set(without["corpus"]) == {"recall@1", "recall@10", "overlap@10"}
     assert "without the 40 near duplicates of training rows: query recall@1 1.000" in table(card)
-    every = score(X, Y, T, near=np.ones(100, dtype=bool))
+    every = score(X, Y, T, near_duplicates=np.ones(100, dtype=bool))
     assert every["without_near_duplicates"] == {"left_out": 100}
     assert "no query is left" in table(every)
 
@@ -432,11 +406,16 @@ def test_near_duplicates_are_left_out_of_the_queries_only():
 def test_the_mask_of_near_duplicates_is_cut_with_the_pool_and_refused_where_it_does_not_fit(monkeypatch):
     X, Y = shared_latent(100)
     monkeypatch.setattr(module, "MAX_POOL", 40)
-    near = np.arange(100) < 50
+    near_duplicates = np.arange(100) < 50
     kept = np.sort(np.random.default_rng(0).permutation(100)[:40])
-    assert score(X, Y, Y, near=near)["without_near_duplicates"]["left_out"] == near[kept].sum()
-    with pytest.raises(InputError, match=r"`near` must hold one bool a row \(100\); got bool of shape \(3,\)"):
-        score(X, Y, Y, near=near[:3])
+    assert (
+        score(X, Y, Y, near_duplicates=near_duplicates)["without_near_duplicates"]["left_out"]
+        == near_duplicates[kept].sum()
+    )
+    with pytest.raises(
+        InputError, match=r"`near_duplicates` must hold one bool a row \(100\); got bool of shape \(3,\)"
+    ):
+        score(X, Y, Y, near_duplicates=near_duplicates[:3])
 
 
 def test_the_table_shows_references_verdicts_and_the_best_of_each_method():

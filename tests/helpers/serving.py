@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import torch
 
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Confidence
 from repstitch.stitchers.maps import AffineMap
@@ -29,7 +30,7 @@ def make_stitcher(
     d_target=4,
     seed=0,
     input_norm="unit",
-    scorecard: dict | None = None,
+    scorecard: Scorecard | None = None,
     calibration: Confidence | None = None,
 ) -> Stitcher:
     """A stitcher with a random affine map; nothing about it is trained."""
@@ -48,7 +49,7 @@ def make_stitcher(
         source_mean=np.zeros(d_source, np.float32),
         target_mean=np.zeros(d_target, np.float32),
         seen=np.arange(3),
-        scorecard=scorecard or {},
+        scorecard=scorecard or Scorecard(),
         calibration=calibration,
     )
 

@@ -37,22 +37,21 @@ def assert_sane(stitcher, X: np.ndarray, Y: np.ndarray) -> None:
     # Rows of the target have length one and the largest gain is 8: a map that interpolates noise would send unseen
     # rows far outside of that.
     assert 0.05 < np.median(np.linalg.norm(bare, axis=1)) < 9
-    rec = card["reconstruction"]
-    assert rec["cosine"] > rec["cosine_floor"] - 0.25
-    assert rec["norm_ratio"] < 9
+    assert card.reconstruction.cosine > card.reconstruction.cosine_floor - 0.25
+    assert card.reconstruction.norm_ratio < 9
     # Chance is one of the pool: over the n queries at most three deviations below it.
-    chance, n = card["chance"]["recall@10"], card["n"]
-    assert card["query"]["recall@10"] >= chance - 3 * (chance * (1 - chance) / n) ** 0.5
+    chance, n = card.chance.recall_at(10).score, card.n
+    assert card.query.recall_at(10).score >= chance - 3 * (chance * (1 - chance) / n) ** 0.5
 
 
 def assert_found(stitcher, times: float = 2.0) -> None:
     """The counterpart ranks well above chance: the mean rank of a guess is half of the pool."""
     card = stitcher.scorecard
-    assert card["query"]["median_rank"] < card["pool"] / 2 / times
+    assert card.query.median_rank < card.pool / 2 / times
 
 
 def told(stitcher, words: str) -> bool:
-    return any(words in note for note in stitcher.scorecard["notes"])
+    return any(words in note for note in stitcher.scorecard.notes)
 
 
 @pytest.mark.parametrize("method", EVERY)
@@ -115,7 +114,7 @@ def test_float16_files_give_a_sane_map(method, tmp_path):
     stitcher = train(*sides, method=method, **FAST)
     assert_sane(stitcher, X, Y)
     assert_found(stitcher, 5)
-    assert [note for note in stitcher.scorecard["notes"] if "confidence is not calibrated" not in note] == []
+    assert [note for note in stitcher.scorecard.notes if "confidence is not calibrated" not in note] == []
 
 
 @pytest.mark.parametrize("method", EVERY)
@@ -125,7 +124,7 @@ def test_scale_does_not_matter(scale, method):
     stitcher = learn(X * np.float32(scale), Y / np.float32(scale), method)
     assert_sane(stitcher, X, Y)
     assert_found(stitcher, 5)
-    assert [note for note in stitcher.scorecard["notes"] if "confidence is not calibrated" not in note] == []
+    assert [note for note in stitcher.scorecard.notes if "confidence is not calibrated" not in note] == []
 
 
 @pytest.mark.parametrize("method", EVERY)

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from helpers.scorecards import scorecard_of
 from helpers.spaces import gaussian, shared_latent
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from repstitch.errors import InputError
-from repstitch.evaluation.scoring import score_pairs
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.plots.canvas import GREY, figure
 from repstitch.plots.stitchers import plot_alignment, plot_scorecard
 
@@ -34,7 +35,7 @@ def levels(axes: Axes) -> list[float]:
 
 
 def test_a_scorecard_is_drawn_with_its_own_numbers_and_without_what_was_refused():
-    axes = plot_scorecard(CARD, "a → b").axes
+    axes = plot_scorecard(Scorecard(CARD), "a → b").axes
     assert len(axes) == 2
     assert heights(axes[0]) == [0.5, 0.75, 0.875]
     assert heights(axes[1]) == [0.25, 0.5]
@@ -44,7 +45,7 @@ def full(n: int = 60) -> dict:
     """A card with everything that is drawn."""
     X, Y = shared_latent(n)
     T = Y + gaussian(n, 10, 3)
-    card = score_pairs(X, Y, T, T, Y.mean(0), permutations=2)
+    card = scorecard_of(X, Y, T, permutations=2).to_dict()
     card["spectrum"] = {
         "direction": [1, 2, 4],
         "correlation": [0.9, 0.5, 0.1],
@@ -58,12 +59,12 @@ def full(n: int = 60) -> dict:
 
 def test_a_whole_card_has_five_panels_with_its_own_numbers():
     card = full()
-    retrieval, references, spectrum, confidence, hubness = plot_scorecard(card, "a → b").axes
+    retrieval, references, spectrum, confidence, hubness = plot_scorecard(Scorecard(card), "a → b").axes
     assert heights(retrieval)[:3] == [card["query"][f"recall@{r}"] for r in (1, 5, 10)]
-    told = [text.get_text() for text in references.texts]
+    labels = [text.get_text() for text in references.texts]
     for use in ("query", "corpus"):
         for name in ("translated", "keep_old", "constant", "shuffled"):
-            assert f"{card[use]['references']['overlap@10'][name]['score']:.2f}" in told
+            assert f"{card[use]['references']['overlap@10'][name]['score']:.2f}" in labels
         assert f"{use}: {card[use]['verdict']['verdict']}" in references.get_legend_handles_labels()[1]
     assert np.asarray(spectrum.lines[0].get_ydata()).tolist() == [0.9, 0.5, 0.1]
     assert levels(spectrum)[1] == 0.2
@@ -73,8 +74,8 @@ def test_a_whole_card_has_five_panels_with_its_own_numbers():
 
 def test_what_a_card_does_not_hold_is_not_drawn():
     card = full()
-    assert len(plot_scorecard({k: v for k, v in card.items() if k != "confidence"}, "a → b").axes) == 4
-    assert len(plot_scorecard(card | {"spectrum": None, "confidence": None}, "a → b").axes) == 3
+    assert len(plot_scorecard(Scorecard({k: v for k, v in card.items() if k != "confidence"}), "a → b").axes) == 4
+    assert len(plot_scorecard(Scorecard(card | {"spectrum": None, "confidence": None}), "a → b").axes) == 3
 
 
 def test_relevance_is_drawn_in_place_of_overlap_where_it_was_judged():
@@ -84,12 +85,12 @@ def test_relevance_is_drawn_in_place_of_overlap_where_it_was_judged():
         for name, at in {"translated": 0.31, "keep_old": 0.22, "ceiling": 0.43}.items()
     }
     card["relevance"] = {"documents": 60, "query": {"queries": 30, "ndcg@10": block, "recall@100": block}}
-    told = [text.get_text() for text in plot_scorecard(card, "a → b").axes[1].texts]
-    assert told == ["0.31", "0.22", "0.43"]
+    labels = [text.get_text() for text in plot_scorecard(Scorecard(card), "a → b").axes[1].texts]
+    assert labels == ["0.31", "0.22", "0.43"]
 
 
 def test_the_black_line_is_chance_or_the_shuffled_pairs_whichever_is_more():
-    assert levels(plot_scorecard(CARD, "a → b").axes[0]) == [0.02, 0.125, 0.25]
+    assert levels(plot_scorecard(Scorecard(CARD), "a → b").axes[0]) == [0.02, 0.125, 0.25]
 
 
 def test_an_alignment_is_drawn_beside_its_null():
@@ -101,4 +102,4 @@ def test_an_alignment_is_drawn_beside_its_null():
 
 def test_a_stitcher_without_a_scorecard_has_nothing_to_draw():
     with pytest.raises(InputError, match="`plot` needs a scorecard, and this stitcher has none"):
-        plot_scorecard({}, "a → b")
+        plot_scorecard(Scorecard(), "a → b")

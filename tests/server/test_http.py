@@ -9,12 +9,12 @@ import time
 import httpx
 import numpy as np
 import pytest
+from helpers.scorecards import scorecard_of
 from helpers.server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
 from helpers.serving import eventually, make_rows, make_stitcher
 from helpers.spaces import confidence
 from starlette.testclient import TestClient
 
-from repstitch.evaluation.scoring import score_pairs
 from repstitch.server import compute, listing
 from repstitch.server.app import create_app
 from repstitch.server.negotiation import OCTETS, MediaType, reply_type
@@ -582,8 +582,9 @@ def test_a_pair_is_served_by_the_promoted_stitcher(folder, registry, client):
 def test_the_list_shows_scores_beside_chance_and_one_stitcher_its_whole_scorecard(folder, registry, client):
     X, Y = make_rows(40), make_rows(40, 4)
     translated = np.asarray(make_stitcher().translate(X))
-    card = score_pairs(X, Y, translated, translated, Y.mean(axis=0), permutations=5)
-    make_stitcher("old", "scored", scorecard=card).save(folder / "scored")
+    scorecard = scorecard_of(X, Y, translated)
+    card = scorecard.to_dict()
+    make_stitcher("old", "scored", scorecard=scorecard).save(folder / "scored")
     registry.refresh()
     listed = client.get("/v1/stitchers").json()["stitchers"][1]["scores"]
     assert set(listed) == {"query", "corpus", "chance"}

@@ -8,11 +8,11 @@ from typing import Any, cast
 import httpx
 import numpy as np
 import pytest
+from helpers.scorecards import scorecard_of
 from helpers.server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
 from helpers.serving import make_rows, make_stitcher
 from helpers.spaces import confidence
 
-from repstitch.evaluation.scoring import score_pairs
 from repstitch.server.app import create_app
 from repstitch.server.batching import BATCH_PROBE_INTERVAL, BATCH_ROWS
 from repstitch.server.guards import Deadlines
@@ -191,8 +191,8 @@ def scored(source, target, d_source, d_target, noise, **more):
     X = make_rows(50, d_source)
     translated = np.asarray(stitcher.translate(X))
     Y = translated + noise * make_rows(50, d_target, seed=9)
-    card = score_pairs(X, Y, translated, translated, Y.mean(axis=0), permutations=5)
-    return replace(stitcher, scorecard=card), card["query"]["recall@1"]
+    card = scorecard_of(X, Y, translated)
+    return replace(stitcher, scorecard=card), card.query.recall_at(1).score
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_a_direct_stitcher_asked_for_by_auto_is_told_as_a_route_of_one(detour):
     response = post_rows(client_of(registry), make_rows(1), URL + "&route=auto&confidence=true")
     assert response.headers["x-route"] == "old->new"
     found = float(response.headers["x-expected-score"])
-    assert found == pytest.approx(first.scorecard["query"]["recall@1"], rel=1e-3)
+    assert found == pytest.approx(first.scorecard.query_recall, rel=1e-3)
     assert response.headers["x-confidence"].split(",") == list(first.calibration.names)
 
 
@@ -291,7 +291,7 @@ def test_pairs_are_scored_as_the_command_scores_them(client, pairs, write):
     assert answer["rows"] == 60
     assert answer["stitcher"] == "old-to-new"
     assert answer["version"] == make_stitcher().version
-    expected = score(make_stitcher(), X, Y)
+    expected = score(make_stitcher(), X, Y).to_dict()
     assert answer["scorecard"]["query"]["recall@1"] == pytest.approx(expected["query"]["recall@1"])
     assert answer["scorecard"]["corpus"]["verdict"]["verdict"] == expected["corpus"]["verdict"]["verdict"]
     assert answer["scorecard"]["chance"] == expected["chance"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from repstitch.errors import ConflictError, InputError, NotFoundError
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.spaces import Space
 from repstitch.stitchers import registry as module
 from repstitch.stitchers.maps import AffineMap
@@ -299,7 +300,7 @@ def test_the_folder_is_the_named_one_else_that_of_the_environment_else_the_defau
 def scored(source: str, target: str, recall: float | None, seed: int = 0, dims: tuple[int, int] = (3, 3)) -> Stitcher:
     """A stitcher whose scorecard says how often it finds the counterpart, or nothing."""
     weight = torch.randn(*dims, generator=torch.Generator().manual_seed(seed))
-    card = {} if recall is None else {"query": {"recall@1": recall}}
+    card = Scorecard() if recall is None else Scorecard({"query": {"recall@1": recall}})
     return replace(
         stitcher(),
         map=AffineMap(weight, torch.zeros(dims[1])),

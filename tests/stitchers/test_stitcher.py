@@ -269,8 +269,14 @@ TAMPERED = {
     "binary weights": (edit_bytes("model.safetensors", lambda b: b"\xff" * 99), "header too large"),
     "bottomless scorecard": (edit_bytes("scorecard.json", lambda b: b"[" * 10**5), "recursion"),
     "list for a scorecard": (edit_bytes("scorecard.json", lambda b: b"[]"), "must be a JSON object"),
-    "scorecard of something else": (edit_bytes("scorecard.json", lambda b: b'{"n": 1}'), "'k' is missing"),
-    "scorecard of numbers": (edit_bytes("scorecard.json", lambda b: b'{"k": 1, "n": 1, "query": 3}'), "not a whole"),
+    "scorecard of something else": (
+        edit_bytes("scorecard.json", lambda b: b'{"n": 1}'),
+        "A Scorecard must hold `pool`; it holds n",
+    ),
+    "scorecard of numbers": (
+        edit_bytes("scorecard.json", lambda b: b'{"k": 1, "n": 1, "query": 3}'),
+        "must hold `pool`",
+    ),
     "next format": (edit_config(format_version=2), "has format_version 2; this release reads 1"),
     "no format": (edit_config(format_version=DROP), "has format_version None"),
     "text format": (edit_config(format_version="1"), "has format_version '1'"),
@@ -363,7 +369,7 @@ def test_a_stitcher_of_format_1_translates_as_it_did_when_it_was_written(form):
     assert (stitcher.source.name, stitcher.source.prompt, stitcher.target.name) == ("old", "query: ", "new")
     assert stitcher.calibration is None
     assert len(stitcher.seen) == sum(stitcher.provenance["pairs"][part] for part in ("train", "select", "calibrate"))
-    assert 0 < stitcher.scorecard["query"]["recall@1"] <= 1
+    assert 0 < stitcher.scorecard.query.recall_at(1).score <= 1
 
 
 def test_a_stitcher_of_format_1_keeps_its_confidence():

@@ -40,7 +40,7 @@ def run_list(args) -> None:
             "method": s.method,
             "version": s.version,
             "promoted": state.promoted.get(pair_key(s.source.name, s.target.name)) == name,
-            "recall@1": s.scorecard.get("query", {}).get("recall@1"),
+            "recall@1": s.scorecard.query_recall,
         }
         for name, s in state.stitchers.items()
     ]
@@ -63,7 +63,6 @@ def run_promote(args) -> None:
 
 
 def run_show(args) -> None:
-    from repstitch.evaluation.report import table
     from repstitch.stitchers.stitcher import load
 
     path = Path(args.stitcher)
@@ -83,10 +82,9 @@ def run_show(args) -> None:
         "settings": stitcher.settings,
         "version": stitcher.version,
         "provenance": stitcher.provenance,
-        "scorecard": stitcher.scorecard,
+        "scorecard": stitcher.scorecard.to_dict(),
     }
-    scores = table(stitcher.scorecard) if stitcher.scorecard else "no scorecard"
-    emit(result, f"{title}\n{made}\n\n{scores}", args.json)
+    emit(result, f"{title}\n{made}\n\n{stitcher.scorecard}", args.json)
 
 
 def _registry(folder: str | None):

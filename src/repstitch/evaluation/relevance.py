@@ -1,7 +1,9 @@
-"""Human relevance: what people judged relevant to a query, and how well each way of searching finds it."""
+# pyright: strict
+"""Relevance judgements: how well each way of searching finds the documents that people judged relevant to a query."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,37 +11,41 @@ from torch import Tensor
 
 from repstitch.errors import InputError
 from repstitch.evaluation.thresholds import Thresholds
-from repstitch.evaluation.verdict import MIN_QUERIES, not_judged, standing, verdict
+from repstitch.evaluation.use_scores import Relevance
+from repstitch.evaluation.verdict import MIN_QUERIES, compare_with_references, decide, not_judged
 from repstitch.metrics.neighbours import knn
-from repstitch.metrics.retrieval import ndcg, relevant_found
+from repstitch.metrics.retrieval import ndcg, relevant_recall
 from repstitch.names import USES
 
 FIRST, SHORTLIST = 10, 100
-CELLS = 2**27  # of the similarities held at once
+CELLS = 2**27  # of the similarities in memory at once
 
 
-@dataclass(frozen=True)
-class Sides:
-    """Queries, or documents: ids (n,) and rows (n, d) of the source space `x`, the target space `y`, translated `t`."""
+@dataclass(frozen=True, eq=False)
+class SearchRows:
+    """Queries, or documents: ids (n,), rows (n, d) of the source and target space, and translated source rows.
 
-    ids: np.ndarray
-    x: Tensor
-    y: Tensor
-    t: Tensor
+    `seen` (n,) marks those that training used.
+    """
 
-    def take(self, rows) -> "Sides":
-        return Sides(self.ids[rows], self.x[rows], self.y[rows], self.t[rows])
+    ids: np.ndarray = field(repr=False)
+    source: Tensor = field(repr=False)
+    target: Tensor = field(repr=False)
+    translated: Tensor = field(repr=False)
+    seen: np.ndarray = field(repr=False)
+
+    def take(self, rows: np.ndarray) -> "SearchRows":
+        return SearchRows(self.ids[rows], self.source[rows], self.target[rows], self.translated[rows], self.seen[rows])
 
 
-def relevance(
-    queries: Sides,
-    documents: Sides,
+def score_relevance(
+    queries: SearchRows,
+    documents: SearchRows,
     qrels: Mapping[str, Mapping[str, float]],
-    seen: np.ndarray,
-    uses: tuple[str, ...] = USES,
+    uses: Sequence[str] = USES,
     thresholds: Thresholds | None = None,
     seed: int = 0,
-) -> dict:
+) -> Relevance:
     """nDCG@10 and recall@100 of each use by relevance judgements, beside its references, and its verdict.
 
     | use | translated | keep_old | ceiling (full re-embedding) |
@@ -47,59 +53,84 @@ def relevance(
     | corpus | target queries, translated documents | source, source | target, target |
     | query | translated queries, target documents | target, target | source, source |
 
-    `naive` leaves the translation out (where dimensions agree); `shuffled` puts another query's or document's in its
-    place. The gallery is all `documents`; scores are means over the judged queries, those that have a document of a
-    grade above 0 in it and are not `seen` (n_queries,) in training. recall@100 is among min(100, documents). What the
-    judgements name that is not there is counted. Raises InputError where no judged query is left.
+    `naive` leaves the translation out (where dimensions agree); `shuffled` takes another row's translation. The gallery
+    is all `documents`. Scores are means over the judged queries: those that training did not use and that have a
+    document of a grade above 0 in the gallery. recall@100 is among min(100, documents). Judged ids that are not in the
+    files are counted. Raises InputError where no judged query is left.
     """
-    row = {str(key): i for i, key in enumerate(documents.ids)}
-    known = [{row[d]: g for d, g in qrels.get(str(q), {}).items() if d in row} for q in queries.ids]
-    relevant = np.array([any(grade > 0 for grade in grades.values()) for grades in known], dtype=bool)
-    judged = np.flatnonzero(relevant & ~seen)
-    if not len(judged):
+    row_of = {str(key): row for row, key in enumerate(documents.ids)}
+    grades = [_grades_of_rows(qrels.get(str(query), {}), row_of) for query in queries.ids]
+    relevant = np.array([any(grade > 0 for grade in judged.values()) for judged in grades], dtype=bool)
+    judged_rows = np.flatnonzero(relevant & ~queries.seen)
+    seen_count = int((relevant & queries.seen).sum())
+    if not len(judged_rows):
         raise InputError(
-            f"`qrels` must judge a document of the gallery relevant to one of the {len(known)} queries at least; none "
-            f"is left ({int((relevant & seen).sum())} were used in training). Are its ids those of the files?"
+            f"`qrels` must judge a document of the gallery relevant to one of the {len(grades)} queries at least; none "
+            f"is left ({seen_count} were used in training). Are its ids those of the files?"
         )
-    asked, grades = queries.take(judged), [known[i] for i in judged]
-    depth = min(SHORTLIST, len(row))
-    measures = f"ndcg@{FIRST}", f"recall@{SHORTLIST}"
-    found: dict = {
-        "documents": len(row),
-        "unknown_queries": len(set(qrels) - set(map(str, queries.ids))),
-        "unknown_documents": len({d for named in qrels.values() for d in named} - set(row)),
-        "queries_without_relevant": int(sum(str(q) in qrels for q in queries.ids) - relevant.sum()),
-        "queries_seen_in_training": int((relevant & seen).sum()),
+    judged_queries, judged_grades = queries.take(judged_rows), [grades[row] for row in judged_rows]
+    query_ids = {str(query) for query in queries.ids}
+    scores: dict[str, Any] = {
+        "documents": len(row_of),
+        "unknown_queries": len(set(qrels) - query_ids),
+        "unknown_documents": len({document for judged in qrels.values() for document in judged} - set(row_of)),
+        "queries_without_relevant": int(sum(str(query) in qrels for query in queries.ids) - relevant.sum()),
+        "queries_seen_in_training": seen_count,
     }
     for use in uses:
-        rows: dict[str, dict[str, np.ndarray]] = {measure: {} for measure in measures}
-        for name, (Q, D) in _ways(use, asked, documents, seed).items():
-            lists = _nearest(Q, D, depth)
-            rows[measures[0]][name] = ndcg(lists, grades, FIRST).numpy()
-            rows[measures[1]][name] = relevant_found(lists, grades).numpy()
-        worth = {measure: standing(rows[measure], seed) for measure in measures}
-        if len(judged) < MIN_QUERIES:
-            few = f"{len(judged)} judged queries are too few to judge by; at least {MIN_QUERIES} are needed."
-            said = not_judged(few, thresholds or Thresholds())
-        else:
-            first, short = measures
-            chance = depth / len(row)
-            said = verdict(first, worth[first], short, worth[short], thresholds or Thresholds(), chance)
-        found[use] = {"queries": len(judged), "depth": depth} | worth | {"verdict": said}
-    return found
+        searches = _searches(use, judged_queries, documents, seed)
+        scores[use] = _use_scores(searches, judged_grades, len(row_of), thresholds or Thresholds(), seed)
+    return Relevance(scores | {"documents_seen_in_training": int(documents.seen.sum())})
 
 
-def _ways(use: str, q: Sides, d: Sides, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+def _grades_of_rows(judged: Mapping[str, float], row_of: Mapping[str, int]) -> dict[int, float]:
+    return {row_of[document]: grade for document, grade in judged.items() if document in row_of}
+
+
+def _use_scores(
+    searches: Mapping[str, tuple[Tensor, Tensor]],
+    grades: Sequence[Mapping[int, float]],
+    n_documents: int,
+    thresholds: Thresholds,
+    seed: int,
+) -> dict[str, Any]:
+    """The scores of one use, from the queries and documents of each way of searching."""
+    depth = min(SHORTLIST, n_documents)
+    gains: dict[str, np.ndarray] = {}
+    recalls: dict[str, np.ndarray] = {}
+    for name, (queries, documents) in searches.items():
+        nearest = _nearest(queries, documents, depth)
+        gains[name] = ndcg(nearest, grades, FIRST).numpy()
+        recalls[name] = relevant_recall(nearest, grades).numpy()
+    first, shortlist = compare_with_references(gains, seed), compare_with_references(recalls, seed)
+    measures = f"ndcg@{FIRST}", f"recall@{SHORTLIST}"
+    if len(grades) < MIN_QUERIES:
+        few = f"{len(grades)} judged queries are too few to judge by; at least {MIN_QUERIES} are needed."
+        verdict = not_judged(few, thresholds)
+    else:
+        verdict = decide(measures[0], first, measures[1], shortlist, thresholds, depth / n_documents)
+    compared = dict(zip(measures, (first.to_dict(), shortlist.to_dict()), strict=True))
+    return {"queries": len(grades), "depth": depth, **compared, "verdict": verdict.to_dict()}
+
+
+def _searches(use: str, queries: SearchRows, documents: SearchRows, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
     """The queries and documents of each way of searching."""
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(d.t if use == "corpus" else q.t)))
-    new, old = ((q.y, d.y), (q.x, d.x)) if use == "corpus" else ((q.x, d.x), (q.y, d.y))
-    translated, shuffled = ((q.y, d.t), (q.y, d.t[order])) if use == "corpus" else ((q.t, d.y), (q.t[order], d.y))
-    ways = {"translated": translated, "keep_old": old, "ceiling": new}
-    if q.x.shape[1] == q.y.shape[1]:
-        ways["naive"] = (q.y, d.x) if use == "corpus" else (q.x, d.y)
-    return ways | {"shuffled": shuffled}
+    in_source, in_target = (queries.source, documents.source), (queries.target, documents.target)
+    translated_side = documents if use == "corpus" else queries
+    order = torch.as_tensor(np.random.default_rng(seed).permutation(len(translated_side.translated)))
+    shuffled = translated_side.translated[order]
+    if use == "corpus":
+        searches = {"translated": (queries.target, documents.translated), "keep_old": in_source, "ceiling": in_target}
+        naive, shuffled_pair = (queries.target, documents.source), (queries.target, shuffled)
+    else:
+        searches = {"translated": (queries.translated, documents.target), "keep_old": in_target, "ceiling": in_source}
+        naive, shuffled_pair = (queries.source, documents.target), (shuffled, documents.target)
+    if queries.source.shape[1] == queries.target.shape[1]:
+        searches["naive"] = naive
+    return searches | {"shuffled": shuffled_pair}
 
 
-def _nearest(Q: Tensor, D: Tensor, k: int) -> Tensor:
-    """`knn` with the similarities held at once bounded, for galleries of any size."""
-    return torch.cat([knn(part, D, k) for part in Q.split(max(1, CELLS // len(D)))])
+def _nearest(queries: Tensor, documents: Tensor, k: int) -> Tensor:
+    """`knn` with bounded memory for the similarities, for galleries of any size."""
+    step = max(1, CELLS // len(documents))
+    return torch.cat([knn(queries[at : at + step], documents, k) for at in range(0, len(queries), step)])

@@ -1,18 +1,22 @@
+# pyright: strict
 """Score one translation on held-out pairs: what it finds, what it keeps, and what chance would give, per use."""
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.thresholds import Thresholds
-from repstitch.evaluation.verdict import MIN_QUERIES, not_judged, standing, verdict
+from repstitch.evaluation.use_scores import RECALLS
+from repstitch.evaluation.verdict import MIN_QUERIES, compare_with_references, decide, not_judged
 from repstitch.metrics.alignment import measure
 from repstitch.metrics.kernels import centred
-from repstitch.metrics.neighbour_lists import held, overlap
+from repstitch.metrics.neighbour_lists import overlap, share_contained
 from repstitch.metrics.neighbours import check_spread, knn
 from repstitch.metrics.null import calibrate, random_orders, shared_weight
 from repstitch.metrics.resample import interval, resampled_means
@@ -20,192 +24,286 @@ from repstitch.metrics.retrieval import hubness, recall, search
 from repstitch.names import USES
 
 MAX_POOL = 10_000
-RECALLS = (1, 5, 10)
 SHORTLIST = 100
 
 
+@dataclass(frozen=True, eq=False)
+class TranslatedPairs:
+    """Pairs of rows, normalised as the stitcher normalises, and what it makes of them; float32 tensors.
+
+    `source` (n, d_source); `target`, `raw` and `translated` (n, d_target), where `raw` is the map's output before the
+    output normalisation.
+    """
+
+    source: Tensor = field(repr=False)
+    target: Tensor = field(repr=False)
+    raw: Tensor = field(repr=False)
+    translated: Tensor = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, rows: np.ndarray) -> "TranslatedPairs":
+        return TranslatedPairs(self.source[rows], self.target[rows], self.raw[rows], self.translated[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """The pairs that are scored among one another, and each row's nearest others in its space (n, depth)."""
+
+    pairs: TranslatedPairs
+    source_neighbours: Tensor
+    target_neighbours: Tensor
+    k: int
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def depth(self) -> int:
+        return self.target_neighbours.shape[1]
+
+    @property
+    def native(self) -> Tensor:
+        """The k nearest others of each target row."""
+        return self.target_neighbours[:, : self.k]
+
+
+class _Search(NamedTuple):
+    """The rank (n,) of each query's counterpart, and its nearest other rows (n, depth), None where all rows tie."""
+
+    ranks: Tensor
+    neighbours: Tensor | None
+
+
 def score_pairs(
-    X: np.ndarray,
-    Y: np.ndarray,
-    translated: np.ndarray,
-    bare: np.ndarray,
-    floor: np.ndarray,
-    uses: tuple[str, ...] = USES,
+    pairs: TranslatedPairs,
+    training_mean: Tensor,
+    *,
+    near_duplicates: np.ndarray | None = None,
+    uses: Sequence[str] = USES,
+    thresholds: Thresholds | None = None,
     permutations: int = 100,
     seed: int = 0,
-    thresholds: Thresholds | None = None,
-    near: np.ndarray | None = None,
-) -> dict:
-    """Scores of `translated` (n, d_target) against the native rows `Y` (n, d_target), as plain JSON types.
+) -> Scorecard:
+    """The scores of translated held-out pairs against the native target rows.
 
-    `X` (n, d_source) are the source rows, `bare` what the map gave before output normalisation, `floor` (d_target,) the
-    training targets' mean, the constant that ignores the source. All rows are held out and normalised as the stitcher
-    normalises. Retrieval is among these n rows ("pool"); of more than 10,000 a fixed random 10,000 are used. `near`
-    (n,) marks rows that are near duplicates of training rows: recall and overlap are then also given without these
-    queries, in the same gallery.
+    `training_mean` (d_target,) is the mean of the training targets, the constant that ignores the source. Retrieval is
+    among these n rows (the pool); of more than 10,000 a fixed random 10,000 are used. `near_duplicates` (n,) marks rows
+    that nearly repeat a training row: recall and overlap are then also given without these queries, in the same
+    gallery.
 
-    Each use holds how well counterparts are found and the target's own neighbours are kept, with 95 % `intervals` over
-    queries; recall of the controls (`shuffled` pairs, the `constant` floor, a `naive` swap of untranslated rows where
-    the dimensions agree); what it is worth beside its `references`, see `_worth`; and the `verdict`.
+    Each use holds how well counterparts are found and the target's own neighbours are kept, with 95 % intervals over
+    queries; recall of the controls (`shuffled` pairs, the `constant` mean, a `naive` swap of untranslated rows where
+    the dimensions agree); overlap beside its references, see `_compare`; and the verdict.
     """
     if not set(uses) <= set(USES):
         raise InputError(f"`uses` must be among {', '.join(USES)}; got {', '.join(map(repr, uses))}.")
-    n = len(X)
+    n = len(pairs)
     if n < 2:
         raise InputError(f"At least 2 held-out pairs are needed to score; got {n}.")
-    near = None if near is None else np.asarray(near)
-    if near is not None and (near.shape != (n,) or near.dtype != bool):
-        raise InputError(f"`near` must hold one bool a row ({n}); got {near.dtype} of shape {near.shape}.")
+    _check_mask(near_duplicates, n)
     if n > MAX_POOL:
-        keep = np.sort(np.random.default_rng(seed).permutation(n)[:MAX_POOL])
-        X, Y, translated, bare = X[keep], Y[keep], translated[keep], bare[keep]
-        near = None if near is None else near[keep]
-    x, y, t, b = (torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in (X, Y, translated, bare))
-    mean = torch.from_numpy(np.asarray(floor, dtype=np.float32))
-    if not bool((y != y[0]).any()):
-        raise InputError(f"The {len(y)} held-out target rows are all the same, so nothing can be scored.")
-    pool = len(x)
-    k, depth = min(10, pool - 1), min(SHORTLIST, pool - 1)
-    own = {"source": knn(x, x, depth, own=True), "target": knn(y, y, depth, own=True)}
-    native = own["target"][:, :k]
-    doubt = _doubt(x, y, k)
-    card: dict = {
+        rows = np.sort(np.random.default_rng(seed).permutation(n)[:MAX_POOL])
+        pairs, near_duplicates = pairs.take(rows), None if near_duplicates is None else near_duplicates[rows]
+    pool = _pool_of(pairs)
+    card: dict[str, Any] = {
         "n": n,
-        "pool": pool,
-        "k": k,
-        "chance": {f"recall@{r}": min(1.0, r / pool) for r in RECALLS},
-        "hubness_native": hubness(native, pool),
+        "pool": len(pool),
+        "k": pool.k,
+        "chance": {f"recall@{r}": min(1.0, r / len(pool)) for r in RECALLS},
+        "hubness_native": hubness(pool.native, len(pool)),
     }
-    without: dict = {} if near is None else {"left_out": int(near.sum())}
+    unreliable = _why_neighbours_are_unreliable(pool)
+    query_scores: dict[str, dict[str, np.ndarray]] = {}
     for use in uses:
-        found = _searches(use, x, y, t, mean, depth, seed)
-        placed, lists = found["translated"]
-        rows = {f"recall@{r}": (placed <= r).numpy() for r in RECALLS}
-        rows |= {"mrr": (1.0 / placed).numpy(), f"overlap@{k}": overlap(lists[:, :k], native).numpy()}
-        spread = resampled_means(np.column_stack(list(rows.values())), seed=seed)
-        card[use] = {name: float(row.mean()) for name, row in rows.items()} | {
-            "median_rank": float(placed.float().quantile(0.5)),
-            "hubness_skew": hubness(lists[:, :k], pool),
-            "intervals": {name: interval(draws) for name, draws in zip(rows, spread.T, strict=True)},
-        }
-        for name in ("shuffled", "constant", "naive"):
-            if name in found:
-                card[use][name] = {f"recall@{r}": recall(found[name][0], r) for r in RECALLS}
-        card[use] |= _worth(use, found, own, k, doubt, thresholds or Thresholds(), seed)
-        if near is not None and not near.all():
-            kept = (f"recall@{RECALLS[0]}", f"recall@{RECALLS[-1]}", f"overlap@{k}")
-            without[use] = {name: float(rows[name][~near].mean()) for name in kept}
-    if near is not None:
-        card["without_near_duplicates"] = without
-    card["reconstruction"] = _reconstruction(y, t, b, mean)
-    translated_own = knn(t, t, k, own=True)
-    card["alignment"] = {
-        "mutual_knn": {
-            "before": _mutual_knn(x, "source", own["source"][:, :k], y, native, k, permutations, seed),
-            "after": _mutual_knn(t, "translated", translated_own, y, native, k, permutations, seed),
-        },
-        "cka_unbiased": {
-            "before": _cka(x, y, permutations, seed),
-            "after": _cka(t, y, permutations, seed),
-        },
-    }
-    return card
+        searches = _searches(use, pool, training_mean, seed)
+        query_scores[use] = _scores_per_query(searches["translated"], pool)
+        card[use] = _use_scores(query_scores[use], searches, pool, seed)
+        if unreliable is None:
+            card[use] |= _compare(use, searches, pool, thresholds or Thresholds(), seed)
+        else:
+            card[use]["verdict"] = not_judged(unreliable, thresholds or Thresholds()).to_dict()
+    if near_duplicates is not None:
+        card["without_near_duplicates"] = _without_near_duplicates(query_scores, near_duplicates, pool.k)
+    card["reconstruction"] = _reconstruction(pairs, training_mean)
+    card["alignment"] = _alignment(pool, permutations, seed)
+    return Scorecard(card)
 
 
-def _searches(use: str, x: Tensor, y: Tensor, t: Tensor, mean: Tensor, depth: int, seed: int) -> dict[str, Any]:
-    """What a use finds with the translation, and with each control in its place: the rank (n,) of each query's
-    counterpart, and its nearest others (n, depth), None where all are equally near."""
-    same = torch.unique(y, dim=0, return_inverse=True)[1]  # alike by the native rows: equal translations are no copies
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))
-    stand_ins = {"translated": t, "shuffled": t[order]} | ({"naive": x} if x.shape[1] == y.shape[1] else {})
+def _check_mask(near_duplicates: np.ndarray | None, n: int) -> None:
+    if near_duplicates is not None and (near_duplicates.shape != (n,) or near_duplicates.dtype != bool):
+        raise InputError(
+            f"`near_duplicates` must hold one bool a row ({n}); got {near_duplicates.dtype} of shape "
+            f"{near_duplicates.shape}."
+        )
+
+
+def _pool_of(pairs: TranslatedPairs) -> _Pool:
+    if not bool((pairs.target != pairs.target[0]).any()):
+        raise InputError(f"The {len(pairs)} held-out target rows are all the same, so nothing can be scored.")
+    k, depth = min(10, len(pairs) - 1), min(SHORTLIST, len(pairs) - 1)
+    in_source, in_target = (knn(rows, rows, depth, exclude_self=True) for rows in (pairs.source, pairs.target))
+    return _Pool(pairs, in_source, in_target, k)
+
+
+def _searches(use: str, pool: _Pool, training_mean: Tensor, seed: int) -> dict[str, _Search]:
+    """What a use finds with the translation, and with each control in its place."""
+    source, target, translated = pool.pairs.source, pool.pairs.target, pool.pairs.translated
+    # Rows are copies of one another where the native rows are: equal translations are no copies.
+    copies = _number_copies(target)
+    order = torch.as_tensor(np.random.default_rng(seed).permutation(len(target)))
+    stand_ins = {"translated": translated, "shuffled": translated[order]}
+    if source.shape[1] == target.shape[1]:
+        stand_ins["naive"] = source
     # In a gallery of one row many times over every row ties, and a tie counts against the query.
-    tied = 1 + len(y) - torch.bincount(same)[same], None
+    constant = _Search(1 + len(target) - torch.bincount(copies)[copies], None)
     if use == "corpus":
-        return {name: search(y, rows, depth, same) for name, rows in stand_ins.items()} | {"constant": tied}
-    constant = search(mean[None], y, depth, same) if bool(mean.any()) else tied
-    return {name: search(rows, y, depth, same) for name, rows in stand_ins.items()} | {"constant": constant}
+        searches = {name: _Search(*search(target, rows, pool.depth, copies)) for name, rows in stand_ins.items()}
+    else:
+        searches = {name: _Search(*search(rows, target, pool.depth, copies)) for name, rows in stand_ins.items()}
+        if bool(training_mean.any()):
+            constant = _Search(*search(training_mean[None], target, pool.depth, copies))
+    return searches | {"constant": constant}
 
 
-def _worth(
-    use: str,
-    found: dict[str, Any],
-    own: dict[str, Tensor],
-    k: int,
-    doubt: str | None,
-    thresholds: Thresholds,
-    seed: int,
-) -> dict:
+def _number_copies(rows: Tensor) -> Tensor:
+    """Numbers (n,), the same for identical rows."""
+    return torch.unique(rows, dim=0, return_inverse=True)[1]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+def _scores_per_query(translated: _Search, pool: _Pool) -> dict[str, np.ndarray]:
+    """Each score of the translation for every query (n,)."""
+    assert translated.neighbours is not None
+    scores = {f"recall@{r}": (translated.ranks <= r).numpy() for r in RECALLS}
+    kept = overlap(translated.neighbours[:, : pool.k], pool.native)
+    return scores | {"mrr": (1.0 / translated.ranks).numpy(), f"overlap@{pool.k}": kept.numpy()}
+
+
+def _use_scores(
+    query_scores: Mapping[str, np.ndarray], searches: Mapping[str, _Search], pool: _Pool, seed: int
+) -> dict[str, Any]:
+    """The means over queries with their intervals, and recall of the controls."""
+    translated = searches["translated"]
+    assert translated.neighbours is not None
+    draws = resampled_means(np.column_stack(list(query_scores.values())), seed=seed)
+    scores: dict[str, Any] = {name: float(values.mean()) for name, values in query_scores.items()}
+    scores["median_rank"] = float(translated.ranks.float().quantile(0.5))
+    scores["hubness_skew"] = hubness(translated.neighbours[:, : pool.k], len(pool))
+    scores["intervals"] = {name: interval(means) for name, means in zip(query_scores, draws.T, strict=True)}
+    for control in ("shuffled", "constant", "naive"):
+        if control in searches:
+            scores[control] = {f"recall@{r}": recall(searches[control].ranks, r) for r in RECALLS}
+    return scores
+
+
+def _compare(
+    use: str, searches: Mapping[str, _Search], pool: _Pool, thresholds: Thresholds, seed: int
+) -> dict[str, Any]:
     """The `references` of one use and its `verdict`.
 
-    What a use should give back are the neighbours that full re-embedding would: in corpus use the target's own, for old
-    vectors would be embedded with the target model; in query use the source's own, for it is the new model there, and
-    the index would be embedded with it. So full re-embedding scores 1 (`ceiling`), and keeping the old model scores
-    mutual_knn of the two spaces (`keep_old`: the old model's own neighbours). Each is scored twice: overlap@k is the
-    share of the k true neighbours among the first k found, topk_in_m their share among the first m (100, or all others
-    of a smaller pool), as candidates for a second stage. `references` is left out where neighbours are arbitrary.
+    A use should give back the neighbours that full re-embedding would find: in corpus use the target's own, because
+    old vectors would be embedded with the target model; in query use the source's own, because the source is the new
+    model there and the index would be embedded with it. So full re-embedding scores 1 (`ceiling`), and keeping the old
+    model scores mutual_knn of the two spaces (`keep_old`: the old model's own neighbours). Each is scored twice:
+    overlap@k is the share of the k true neighbours among the first k results, topk_in_m their share among the first m
+    (100, or all others of a smaller pool), as candidates for a second stage.
     """
-    if doubt is not None:
-        return {"verdict": not_judged(doubt, thresholds)}
-    truth, old = ("source", "target") if use == "query" else ("target", "source")
-    pool, depth = own[truth].shape
-    short = f"top{k}_in_{depth}"
-    chance = {f"overlap@{k}": k / (pool - 1), short: depth / (pool - 1)}
-    lists = {name: searched[1] for name, searched in found.items()} | {"keep_old": own[old], "ceiling": own[truth]}
-    worth: dict = {"truth": truth, "chance": chance}
-    for shown, reach in ((f"overlap@{k}", k), (short, depth)):
-        worth[shown] = standing(
+    truth, true, old = "target", pool.target_neighbours, pool.source_neighbours
+    if use == "query":
+        truth, true, old = "source", old, true
+    results = {name: one.neighbours for name, one in searches.items()} | {"keep_old": old, "ceiling": true}
+    first, shortlist = f"overlap@{pool.k}", f"top{pool.k}_in_{pool.depth}"
+    chance = {first: pool.k / (len(pool) - 1), shortlist: pool.depth / (len(pool) - 1)}
+    scores = {
+        name: compare_with_references(
             {
-                name: np.full(pool, chance[shown]) if seen is None else held(own[truth][:, :k], seen[:, :reach]).numpy()
-                for name, seen in lists.items()
+                reference: np.full(len(pool), chance[name])
+                if lists is None
+                else share_contained(true[:, : pool.k], lists[:, :reach]).numpy()
+                for reference, lists in results.items()
             },
             seed,
         )
-    if pool < MIN_QUERIES:
-        said = not_judged(f"{pool} queries are too few to judge by; at least {MIN_QUERIES} are needed.", thresholds)
+        for name, reach in ((first, pool.k), (shortlist, pool.depth))
+    }
+    if len(pool) < MIN_QUERIES:
+        few = f"{len(pool)} queries are too few to judge by; at least {MIN_QUERIES} are needed."
+        verdict = not_judged(few, thresholds)
     else:
-        deciding, neighbours = worth[f"overlap@{k}"], f" with the {truth}'s own neighbours"
-        said = verdict(f"overlap@{k}", deciding, short, worth[short], thresholds, chance[short], neighbours)
-    return {"references": worth, "verdict": said}
+        neighbours = f" with the {truth}'s own neighbours"
+        verdict = decide(first, scores[first], shortlist, scores[shortlist], thresholds, chance[shortlist], neighbours)
+    compared = {name: part.to_dict() for name, part in scores.items()}
+    return {"references": {"truth": truth, "chance": chance, **compared}, "verdict": verdict.to_dict()}
 
 
-def _doubt(x: Tensor, y: Tensor, k: int) -> str | None:
+def _why_neighbours_are_unreliable(pool: _Pool) -> str | None:
     """Why the neighbours of either space mean nothing, if they do."""
     try:
-        check_spread(x, k, "source")
-        check_spread(y, k, "target")
+        check_spread(pool.pairs.source, pool.k, "source")
+        check_spread(pool.pairs.target, pool.k, "target")
     except InputError as error:
         return str(error)
     return None
 
 
-def _reconstruction(y: Tensor, t: Tensor, bare: Tensor, floor: Tensor) -> dict:
-    """Cosine with its floor, R² of the bare map on centred vectors, and predicted over native spread."""
+def _without_near_duplicates(
+    query_scores: Mapping[str, Mapping[str, np.ndarray]], near_duplicates: np.ndarray, k: int
+) -> dict[str, Any]:
+    """The main scores without the queries that nearly repeat a training row."""
+    without: dict[str, Any] = {"left_out": int(near_duplicates.sum())}
+    if not near_duplicates.all():
+        names = (f"recall@{RECALLS[0]}", f"recall@{RECALLS[-1]}", f"overlap@{k}")
+        for use, scores in query_scores.items():
+            without[use] = {name: float(scores[name][~near_duplicates].mean()) for name in names}
+    return without
+
+
+def _reconstruction(pairs: TranslatedPairs, training_mean: Tensor) -> dict[str, float]:
+    """Cosine with its floor, R² of the map's raw output on centred vectors, and predicted over native spread."""
     cosine = torch.nn.functional.cosine_similarity
-    centred, predicted = y - y.mean(0), bare - bare.mean(0)
-    total = centred.square().sum()
+    target, raw = pairs.target, pairs.raw
+    total = (target - target.mean(0)).square().sum()
     return {
-        "cosine": float(cosine(t, y).mean()),
-        "cosine_floor": float(cosine(floor.expand_as(y), y).mean()),
-        "r2": float(1 - (y - bare).square().sum() / total),
-        "norm_ratio": float((predicted.square().sum() / total).sqrt()),
+        "cosine": float(cosine(pairs.translated, target).mean()),
+        "cosine_floor": float(cosine(training_mean.expand_as(target), target).mean()),
+        "r2": float(1 - (target - raw).square().sum() / total),
+        "norm_ratio": float(((raw - raw.mean(0)).square().sum() / total).sqrt()),
     }
 
 
+def _alignment(pool: _Pool, permutations: int, seed: int) -> dict[str, Any]:
+    """Each alignment metric with the target space, of the source rows and of the translated ones."""
+    pairs = pool.pairs
+    translated_neighbours = knn(pairs.translated, pairs.translated, pool.k, exclude_self=True)
+    mutual_knn = {
+        "before": _mutual_knn(pairs.source, "source", pool.source_neighbours[:, : pool.k], pool, permutations, seed),
+        "after": _mutual_knn(pairs.translated, "translated", translated_neighbours, pool, permutations, seed),
+    }
+    cka = {
+        "before": _cka(pairs.source, pairs.target, permutations, seed),
+        "after": _cka(pairs.translated, pairs.target, permutations, seed),
+    }
+    return {"mutual_knn": mutual_knn, "cka_unbiased": cka}
+
+
 def _mutual_knn(
-    a: Tensor, name: str, own: Tensor, y: Tensor, native: Tensor, k: int, permutations: int, seed: int
-) -> dict:
+    rows: Tensor, name: str, neighbours: Tensor, pool: _Pool, permutations: int, seed: int
+) -> dict[str, Any]:
     try:
-        check_spread(a, k, name)
-        check_spread(y, k, "target")
+        check_spread(rows, pool.k, name)
+        check_spread(pool.pairs.target, pool.k, "target")
     except InputError as error:
         return {"refused": str(error)}
-    draws = shared_weight([own, native], [(0, 1)], random_orders(len(own), permutations, seed))[0] / own.numel()
-    return asdict(calibrate(float(overlap(own, native).mean()), draws))
+    orders = random_orders(len(neighbours), permutations, seed)
+    draws = shared_weight([neighbours, pool.native], [(0, 1)], orders)[0] / neighbours.numel()
+    return asdict(calibrate(float(overlap(neighbours, pool.native).mean()), draws))
 
 
-def _cka(a: Tensor, y: Tensor, permutations: int, seed: int) -> dict:
+def _cka(rows: Tensor, target: Tensor, permutations: int, seed: int) -> dict[str, Any]:
     try:
-        found = measure("cka_unbiased", [centred(a), centred(y, name="Y")], [(0, 1)], permutations, seed).pair(0)
+        spaces = [centred(rows), centred(target, name="Y")]
+        scores = measure("cka_unbiased", spaces, [(0, 1)], permutations, seed).pair(0)
     except InputError as error:
         return {"refused": str(error)}
-    return {name: value for name, value in found.items() if name != "se"}
+    return {name: value for name, value in scores.items() if name != "se"}

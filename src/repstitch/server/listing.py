@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from repstitch.errors import NotFoundError
-from repstitch.names import USES
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.server.responses import Refusal, json_reply
 from repstitch.server.service import Service
 from repstitch.server.telemetry import CONTENT_TYPE
@@ -12,7 +12,7 @@ from repstitch.stitchers.registry import State
 from repstitch.stitchers.routing import pair_key
 from repstitch.wire.fields import check_name
 
-HEADLINE = ("recall@1", "recall@10")
+HEADLINE = (1, 10)
 
 
 async def list_stitchers(request: Request) -> Response:
@@ -32,7 +32,7 @@ async def show_stitcher(request: Request) -> Response:
     details = {
         "settings": stitcher.settings,
         "split": stitcher.split,
-        "scorecard": stitcher.scorecard,
+        "scorecard": stitcher.scorecard.to_dict(),
         "source": stitcher.source.to_dict(),
         "target": stitcher.target.to_dict(),
     }
@@ -73,10 +73,13 @@ def summary(name: str, state: State) -> dict:
     }
 
 
-def headline(card: dict) -> dict:
+def headline(card: Scorecard) -> dict[str, dict[str, float]]:
     """The scores of a scorecard that the list shows, by use and for chance; empty where nothing was scored."""
-    parts = {part: card[part] for part in (*USES, "chance") if part in card}
-    return {part: {name: scores[name] for name in HEADLINE if name in scores} for part, scores in parts.items()}
+    parts = card.uses | ({"chance": card.chance} if "chance" in card else {})
+    return {
+        part: {f"recall@{k}": scores.recall[k].score for k in HEADLINE if k in scores.recall}
+        for part, scores in parts.items()
+    }
 
 
 async def live(request: Request) -> Response:

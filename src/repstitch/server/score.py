@@ -55,5 +55,5 @@ class Score(Endpoint):
             if message := faults(vectors, field):
                 raise UnusableError(message, field)
         card = score(served.route.stitchers[0], X, Y, source_space=served.source, target_space=served.target)
-        body: Body = [write_json({**served.reply_fields, "rows": len(X), "scorecard": card})]
+        body: Body = [write_json({**served.reply_fields, "rows": len(X), "scorecard": card.to_dict()})]
         return [(b"content-type", JSON.encode()), length_header(body), *served.headers], body

@@ -11,6 +11,7 @@ from repstitch.embeddings.pairs import Pairs
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
+from repstitch.evaluation.scoring import TranslatedPairs
 from repstitch.spaces import Space, adopt
 from repstitch.stitchers.stitcher import Stitcher
 
@@ -36,13 +37,13 @@ def seen_in_training(stitcher: Stitcher, pairs: Pairs, others: Sequence | np.nda
     return by_id | np.isin(row_fingerprints(pairs.X, pairs.Y), stitcher.seen)
 
 
-def translate_pairs(stitcher: Stitcher, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Normalised source and target rows, what the map gives, and that normalised."""
-    X = normalise(torch.from_numpy(pairs.X), stitcher.input_norm, "source rows")
-    Y = normalise(torch.from_numpy(pairs.Y), stitcher.output_norm, "target rows")
+def translate_pairs(stitcher: Stitcher, pairs: Pairs) -> TranslatedPairs:
+    """The pairs at the stitcher's normalisation, and what it makes of their source rows."""
+    source = normalise(torch.from_numpy(pairs.X), stitcher.input_norm, "source rows")
+    target = normalise(torch.from_numpy(pairs.Y), stitcher.output_norm, "target rows")
     with torch.inference_mode():
-        bare = stitcher.map(X.to(stitcher.device)).cpu()
-    return X, Y, bare, normalise(bare, stitcher.output_norm, "the translation")
+        raw = stitcher.map(source.to(stitcher.device)).cpu()
+    return TranslatedPairs(source, target, raw, normalise(raw, stitcher.output_norm, "the translation"))
 
 
 def refuse_backwards(stitcher: Stitcher, X: np.ndarray, declared: bool, what: str = "source") -> None:

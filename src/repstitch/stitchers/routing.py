@@ -43,8 +43,8 @@ class Route:
 
 def expected(stitcher: Stitcher) -> float | None:
     """The recall@1 of a stitcher's scorecard in query use."""
-    score = stitcher.scorecard.get("query", {}).get("recall@1")
-    return float(score) if isinstance(score, int | float) and 0 <= score <= 1 else None
+    score = stitcher.scorecard.query_recall
+    return score if score is not None and 0 <= score <= 1 else None
 
 
 def best_route(served: Mapping[str, Stitcher], source: str, target: str) -> tuple[str, ...]:

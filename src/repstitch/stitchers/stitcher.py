@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from repstitch.arguments import check_choice
 from repstitch.errors import InputError, one_line
-from repstitch.evaluation.report import model_card, table
-from repstitch.files import check_new_folder, written_whole
+from repstitch.evaluation.scorecard import Scorecard
+from repstitch.files import check_new_folder, check_stitcher_exists, written_whole
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
 from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Confidence, confidence_from_tensors
 from repstitch.stitchers.maps import Map, form_of, map_from_tensors
+from repstitch.stitchers.model_card import model_card
 from repstitch.stitchers.pipeline import Pipeline, PipelineOutput
 
 FORMAT_VERSION = 1
@@ -50,7 +51,7 @@ class Stitcher:
     settings: dict = field(default_factory=dict)
     split: dict = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)
-    scorecard: dict = field(default_factory=dict, repr=False)
+    scorecard: Scorecard = field(default_factory=Scorecard, repr=False)
     calibration: Confidence | None = field(default=None, repr=False)
 
     def __post_init__(self):
@@ -65,9 +66,11 @@ class Stitcher:
             raise InputError("`source_mean` and `target_mean` must be finite.")
         if self.seen.ndim != 1 or self.seen.dtype != np.int64:
             raise InputError(f"`seen` must be a list of int64; got {self.seen.dtype} of shape {self.seen.shape}.")
-        for name in ("settings", "split", "provenance", "scorecard"):
+        for name in ("settings", "split", "provenance"):
             if not isinstance(getattr(self, name), dict):
                 raise InputError(f"`{name}` must be a dict; got {type(getattr(self, name)).__name__}.")
+        if not isinstance(self.scorecard, Scorecard):
+            raise InputError(f"`scorecard` must be a Scorecard; got {type(self.scorecard).__name__}.")
         if self.calibration is not None and len(self.calibration.mean) != self.source.dim:
             found = len(self.calibration.mean)
             raise InputError(f"`calibration` must have the source's {self.source.dim} dimensions; it has {found}.")
@@ -147,7 +150,7 @@ class Stitcher:
     def version(self) -> str:
         """A hash of the content: twelve hex digits, the same for the same weights, settings and scores."""
         digest = hashlib.sha256(json.dumps(self._config(), sort_keys=True).encode())
-        digest.update(json.dumps(self.scorecard, sort_keys=True).encode())
+        digest.update(json.dumps(self.scorecard.to_dict(), sort_keys=True).encode())
         for name, tensor in sorted(self._tensors().items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
@@ -186,7 +189,7 @@ class Stitcher:
         with written_whole(target) as folder:
             folder.mkdir(parents=True)
             (folder / "config.json").write_text(_json(config), encoding="utf-8")
-            (folder / "scorecard.json").write_text(_json(self.scorecard), encoding="utf-8")
+            (folder / "scorecard.json").write_text(_json(self.scorecard.to_dict()), encoding="utf-8")
             (folder / "README.md").write_text(model_card(config, self.scorecard), encoding="utf-8")
             tensors = {k: v.clone(memory_format=torch.contiguous_format) for k, v in self._tensors().items()}
             save_file(tensors, folder / "model.safetensors")
@@ -211,9 +214,8 @@ def load(path: str | os.PathLike) -> Stitcher:
 
     Raises InputError when the folder is not a whole stitcher of a known format version.
     """
+    check_stitcher_exists(path)
     folder = _from_hub(str(path)) if str(path).startswith("hf://") else Path(path)
-    if not folder.is_dir():
-        raise InputError(f"There is no stitcher {folder}; give the folder that `repstitch train --out` wrote.")
     config = _read_json(folder / "config.json")
     version = config.get("format_version")
     if version != FORMAT_VERSION:
@@ -223,8 +225,7 @@ def load(path: str | os.PathLike) -> Stitcher:
         )
     scores = _read_json(folder / "scorecard.json")
     try:
-        if scores:
-            table(scores)  # what cannot be shown is no scorecard
+        card = Scorecard.from_dict(scores)
         # Copied, for what is mapped from the file would change, or end the process, when the file is written over.
         tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
         part = lambda of: {k.removeprefix(of): v for k, v in tensors.items() if k.startswith(of)}  # noqa: E731
@@ -238,7 +239,7 @@ def load(path: str | os.PathLike) -> Stitcher:
             source_mean=tensors["source_mean"].numpy(),
             target_mean=tensors["target_mean"].numpy(),
             seen=tensors["seen"].numpy(),
-            scorecard=scores,
+            scorecard=card,
             calibration=confidence_from_tensors(config["confidence"], measures) if measures else None,
             **{
                 key: config[key]

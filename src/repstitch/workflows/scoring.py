@@ -1,9 +1,10 @@
 """Score a stitcher on pairs that it was not trained on."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from repstitch.embeddings.columns import Column
 from repstitch.embeddings.pairs import Pairs, pair
@@ -11,9 +12,9 @@ from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.embeddings.splitting import SHARES, split
 from repstitch.errors import InputError
 from repstitch.evaluation.qrels import read_qrels
-from repstitch.evaluation.relevance import Sides
-from repstitch.evaluation.relevance import relevance as relevance_scores
+from repstitch.evaluation.relevance import SearchRows, score_relevance
 from repstitch.evaluation.relevance_data import RelevanceData
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.scoring import score_pairs
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.names import USES, Use
@@ -41,7 +42,7 @@ def score(  # noqa: PLR0913 - the whole job in one call
     labels: Column | None = None,
     retention: float = 0.9,
     first_stage: float = 0.95,
-) -> dict:
+) -> Scorecard:
     """The scorecard of a stitcher on pairs, without those that it was trained on or chosen by.
 
     Args:
@@ -81,19 +82,22 @@ def score(  # noqa: PLR0913 - the whole job in one call
     pairs = documents.take(~used_in_training)
     refuse_backwards(stitcher, pairs.X, sides[0].declared)
 
-    X, Y, raw_output, translated = (rows.numpy() for rows in translate_pairs(stitcher, pairs))
-    card = score_pairs(X, Y, translated, raw_output, stitcher.target_mean, uses, thresholds=thresholds)
+    training_mean = torch.from_numpy(stitcher.target_mean)
+    card = score_pairs(translate_pairs(stitcher, pairs), training_mean, uses=uses, thresholds=thresholds).to_dict()
     n_used = int(used_in_training.sum())
     extras: dict = {"left_out": n_used, "held_out": "unseen pairs", "dropped": pairs.dropped}
     if labels is not None:
         extras["probe_transfer"] = _prove_probe(stitcher, documents, used_in_training)
     if judged is not None:
         queries, qrels = judged
-        by_relevance = _score_relevance(stitcher, queries, documents, qrels, uses, thresholds)
+        rows = (
+            _search_rows(stitcher, queries, seen_in_training(stitcher, queries, documents.ids)),
+            _search_rows(stitcher, documents, used_in_training),
+        )
+        extras["relevance"] = score_relevance(*rows, qrels, uses, thresholds).to_dict()
         for use in uses:
-            card[use]["verdict"] = by_relevance[use]["verdict"]
-        extras["relevance"] = by_relevance | {"documents_seen_in_training": n_used}
-    return card | extras
+            card[use]["verdict"] = extras["relevance"][use]["verdict"]
+    return Scorecard(card | extras)
 
 
 def _read_relevance(
@@ -116,24 +120,17 @@ def _read_relevance(
     return pair(*queries, drop_invalid, least=1), qrels
 
 
-def _score_relevance(
-    stitcher: Stitcher, queries: Pairs, documents: Pairs, qrels: Qrels, uses: Sequence[Use], thresholds: Thresholds
-) -> dict:
-    seen = seen_in_training(stitcher, queries, documents.ids)
-    rows = (_search_rows(stitcher, pairs) for pairs in (queries, documents))
-    return relevance_scores(*rows, qrels, seen, tuple(uses), thresholds)
-
-
-def _search_rows(stitcher: Stitcher, pairs: Pairs) -> Sides:
-    X, Y, _, translated = translate_pairs(stitcher, pairs)
-    return Sides(pairs.ids, X, Y, translated)
+def _search_rows(stitcher: Stitcher, pairs: Pairs, seen: np.ndarray) -> SearchRows:
+    rows = translate_pairs(stitcher, pairs)
+    return SearchRows(pairs.ids, rows.source, rows.target, rows.translated, seen)
 
 
 def _prove_probe(stitcher: Stitcher, pairs: Pairs, used_in_training: np.ndarray) -> dict:
     """How well a probe of the target space works on the source's labelled rows once the stitcher carried it back."""
-    from repstitch.transfer.probe_evaluation import make_task, prove  # fits probes, which scoring alone does not need
+    from repstitch.transfer.probe_evaluation import evaluate_probe  # fits probes, which scoring alone does not need
+    from repstitch.transfer.task import make_task
 
-    X, Y, *_ = translate_pairs(stitcher, pairs)
+    rows = translate_pairs(stitcher, pairs)
     shares = stitcher.split.get("shares", SHARES)
     parts = split(pairs, shares if shares[-1] else SHARES, stitcher.split.get("seed", 0))
     if stitcher.split.get("group"):
@@ -141,4 +138,6 @@ def _prove_probe(stitcher: Stitcher, pairs: Pairs, used_in_training: np.ndarray)
             "The stitcher was trained with groups, which `labels` do not know: probes may train on a test group."
         )
     assert pairs.labels is not None
-    return prove(stitcher, make_task(X.numpy(), Y.numpy(), pairs.labels, parts, used_in_training))
+    return evaluate_probe(
+        stitcher, make_task(rows.source.numpy(), rows.target.numpy(), pairs.labels, parts, used_in_training)
+    ).to_dict()

@@ -1,0 +1,277 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.scorecards import scorecard_of
+from helpers.spaces import gaussian, shared_latent
+
+from repstitch.errors import InputError
+from repstitch.evaluation.scorecard import Scorecard
+from repstitch.evaluation.thresholds import Thresholds
+from repstitch.names import USES
+from repstitch.records import Estimate
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def stored(name: str) -> dict[str, Any]:
+    return json.loads((GOLDEN / name / "scorecard.json").read_text(encoding="utf-8"))
+
+
+def whole() -> dict[str, Any]:
+    """The JSON of a scorecard with every part."""
+    card = stored("format-1-confidence")
+    card["candidates"] = card["candidates"][:2]
+    for name in ("bins", "risk_coverage"):
+        card["confidence"][name] = card["confidence"][name][:2]
+    card["without_near_duplicates"] = {"left_out": 4} | {use: {"recall@1": 0.25, "overlap@10": 0.5} for use in USES}
+    by_relevance = card["query"]["references"]["overlap@10"]
+    judged = {"queries": 30, "depth": 83, "ndcg@10": by_relevance, "recall@100": by_relevance}
+    counts = ("documents", "unknown_queries", "unknown_documents", "queries_without_relevant")
+    card["relevance"] = dict.fromkeys((*counts, "queries_seen_in_training"), 3)
+    card["relevance"] |= {use: judged | {"verdict": card[use]["verdict"]} for use in USES}
+    card["relevance"]["documents_seen_in_training"] = 5
+    accuracy = {
+        name: {"score": 0.5, "interval": [0.25, 0.75]} for name in ("carried", "native", "shuffled", "majority")
+    }
+    card["probe_transfer"] = {"source": "new", "target": "old", "classes": ["a", "b"], "n_test": 9}
+    card["probe_transfer"] |= {"accuracy": accuracy, "retention": {"score": 1.0, "interval": [0.5, 1.5]}}
+    card["learning_curve"] = {
+        "objective": "match",
+        "validation_rows": 30,
+        "sizes": [20, 40],
+        "scores": {"match": [[0.1, 0.2], [0.3]], "recall@1": [[0.2, 0.3], [0.4]]},
+        "curve": {"a": 0.9, "b": 2.0, "c": 0.5},
+        "doubled": {"pairs": 80, "expected": 0.5, "interval": [0.4, 0.6]},
+        "verdict": "more pairs would pay.",
+    }
+    return card | {"refit": True, "left_out": 7, "dropped": {"zero": 2}, "notes": ["few pairs"], "near_duplicates": 4}
+
+
+# --- what it holds ----------------------------------------------------------------------------------------------------
+
+
+def test_the_scores_of_a_use_have_names_and_intervals():
+    values = whole()
+    for use, scores in Scorecard.from_dict(values).uses.items():
+        part = values[use]
+        for k in (1, 5, 10):
+            assert scores.recall_at(k) == Estimate(part[f"recall@{k}"], tuple(part["intervals"][f"recall@{k}"]))
+        assert scores.mrr == Estimate(part["mrr"], tuple(part["intervals"]["mrr"]))
+        assert scores.overlap == Estimate(part["overlap@10"], scores.interval("overlap@10"))
+        assert (scores.median_rank, scores.hubness_skew) == (part["median_rank"], part["hubness_skew"])
+        for control in ("shuffled", "constant"):
+            assert getattr(scores, control).recall_at(5) == Estimate(part[control]["recall@5"])
+        assert scores.naive is None
+        assert scores.verdict.to_dict() == part["verdict"]
+        assert scores.references is not None
+        assert (scores.references.truth, scores.references.chance) == (
+            part["references"]["truth"],
+            part["references"]["chance"],
+        )
+        first = scores.references.measures["overlap@10"]
+        for reference in ("translated", "keep_old", "ceiling", "over_keep_old", "retention"):
+            estimate = part["references"]["overlap@10"][reference]
+            assert getattr(first, reference) == Estimate(estimate["score"], tuple(estimate["interval"]))
+            assert first.get(reference) == getattr(first, reference)
+
+
+def test_every_other_part_has_the_numbers_of_the_json():
+    values = whole()
+    card = Scorecard.from_dict(values)
+    for name in ("n", "pool", "k", "held_out", "hubness_native", "near_duplicates", "notes", "refit", "left_out"):
+        assert getattr(card, name) == values[name]
+    assert card.dropped == values["dropped"]
+    assert card.chance.recall_at(5).score == values["chance"]["recall@5"]
+    for part in ("reconstruction", "spectrum", "control_fit", "relevance", "confidence"):
+        record = getattr(card, part)
+        for name in {*values[part]} & {*dir(record)} - {"query", "corpus", "bins", "risk_coverage"}:
+            assert getattr(record, name) == values[part][name], f"{part}.{name}"
+    for metric in ("mutual_knn", "cka_unbiased"):
+        for side in ("before", "after"):
+            score = getattr(getattr(card.alignment, metric), side)
+            assert {name: getattr(score, name) for name in ("score", "null", "p", "calibrated")} == {
+                name: values["alignment"][metric][side][name] for name in ("score", "null", "p", "calibrated")
+            }
+    assert card.without_near_duplicates is not None
+    assert card.without_near_duplicates.uses == {use: {"recall@1": 0.25, "overlap@10": 0.5} for use in USES}
+    assert [c.to_dict() for c in card.candidates] == values["candidates"]
+    assert [(c.method, c.validation, c.chosen, c.settings) for c in card.candidates] == [
+        (c["method"], c["validation"], c["chosen"], c["settings"]) for c in values["candidates"]
+    ]
+
+
+def test_the_parts_that_need_calibration_labels_or_judgements_are_records_too():
+    values = whole()
+    card = Scorecard.from_dict(values)
+    assert card.confidence is not None
+    assert card.confidence.unusual == values["confidence"]["unusual@0.05"]
+    assert [(b.predicted, b.observed, b.n) for b in card.confidence.bins] == [
+        (b["predicted"], b["observed"], b["n"]) for b in values["confidence"]["bins"]
+    ]
+    assert card.confidence.risk_coverage == [
+        (point["coverage"], point["risk"]) for point in values["confidence"]["risk_coverage"]
+    ]
+    assert card.probe_transfer is not None
+    assert card.probe_transfer.accuracy.carried == Estimate(0.5, (0.25, 0.75))
+    assert card.probe_transfer.retention == Estimate(1.0, (0.5, 1.5))
+    assert card.relevance is not None
+    assert (card.relevance.query.queries, card.relevance.corpus.depth) == (30, 83)
+    curve = card.learning_curve
+    assert curve is not None
+    assert (curve.doubled.pairs, curve.doubled.expected) == (80, Estimate(0.5, (0.4, 0.6)))
+    for name in ("objective", "validation_rows", "sizes", "scores", "curve", "verdict"):
+        assert getattr(curve, name) == values["learning_curve"][name]
+
+
+def test_parts_that_were_not_scored_are_none():
+    card = Scorecard.from_dict(stored("format-1-affine"))
+    for name in ("confidence", "spectrum", "relevance", "probe_transfer", "learning_curve", "left_out"):
+        assert getattr(card, name) is None
+    assert (card.notes, card.dropped, card.refit, card.query.references) == ([], {}, False, None)
+
+
+def test_a_rank_or_use_that_was_not_scored_is_answered_with_those_there_are():
+    values = whole()
+    del values["corpus"]
+    card = Scorecard.from_dict(values)
+    with pytest.raises(InputError, match=r"`k` must be a rank that recall was scored at \(1, 5, 10\); got 3\."):
+        card.query.recall_at(3)
+    with pytest.raises(InputError, match=r"`use` must be a use that was scored \(query\); got 'corpus'\."):
+        _ = card.corpus
+    with pytest.raises(InputError, match=r"`name` must be a score with an interval \(.*mrr.*\); got 'median_rank'"):
+        card.query.interval("median_rank")
+    with pytest.raises(InputError, match="have no verdict: an earlier release wrote them"):
+        _ = Scorecard.from_dict(stored("format-1-affine")).query.verdict
+
+
+def test_the_recall_of_query_use_is_none_where_it_was_not_scored():
+    assert Scorecard.from_dict(whole()).query_recall == whole()["query"]["recall@1"]
+    assert Scorecard().query_recall is None
+    assert Scorecard({"query": {}}).query_recall is None
+
+
+def test_a_verdict_equals_its_word_and_explains_it():
+    X, Y = shared_latent(300, noise=1.0)
+    T = Y + 0.5 * gaussian(300, 10, 4)
+    verdict = scorecard_of(X, Y, T, thresholds=Thresholds(0.5, 0.9)).corpus.verdict
+    assert verdict == "use"
+    assert verdict != "re-embed"
+    assert (str(verdict), f"{verdict}", {verdict: 1}["use"]) == ("use", "use", 1)  # type: ignore[index]
+    assert verdict.thresholds == Thresholds(0.5, 0.9)
+    assert verdict.numbers["score"] == pytest.approx(scorecard_of(X, Y, T).corpus.overlap.score)
+    assert repr(verdict) == f"Verdict('use': {verdict.why})"
+    assert verdict == type(verdict)(verdict.to_dict())
+    assert verdict != type(verdict)(verdict.to_dict() | {"why": "otherwise"})
+
+
+# --- the JSON it came from --------------------------------------------------------------------------------------------
+
+
+def test_every_key_is_kept_in_its_order_also_those_of_a_newer_release():
+    values = {"tomorrow": [1], **whole()}
+    values["query"] = {"new": 1, **values["query"]}
+    card = Scorecard.from_dict(values)
+    assert json.dumps(card.to_dict()) == json.dumps(values)
+    assert Scorecard.from_dict(card.to_dict()) == card
+    assert hash(Scorecard.from_dict(card.to_dict())) == hash(card)
+
+
+def test_the_dictionary_is_a_copy():
+    card = Scorecard.from_dict(whole())
+    card.to_dict()["query"]["recall@1"] = 2.0
+    assert card.query.recall_at(1).score == whole()["query"]["recall@1"]
+
+
+def paths(values: Any, at: tuple = ()) -> Iterator[tuple]:
+    """The place of every value inside a JSON value."""
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in items:
+        yield (*at, key)
+        yield from paths(value, (*at, key))
+
+
+def card_or_refusal(values: dict[str, Any]) -> Scorecard | str:
+    try:
+        return Scorecard.from_dict(values)
+    except InputError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("change", ["left out", "text", "null", "a list", "a number"])
+def test_what_can_be_read_can_be_shown(change):
+    """Whatever one value is changed to, the card is refused with the key's name, or it can be printed."""
+    refused = 0
+    for path in list(paths(whole())):
+        values = whole()
+        parent = values
+        for key in path[:-1]:
+            parent = parent[key]
+        if change == "left out":
+            if isinstance(parent, list):
+                continue
+            del parent[path[-1]]
+        else:
+            parent[path[-1]] = {"text": "x", "null": None, "a list": [1], "a number": 0.5}[change]
+        card = card_or_refusal(values)
+        if isinstance(card, str):
+            keys = [key for key in path if isinstance(key, str)]
+            assert any(f"`{key}" in card or f"{key}`" in card for key in keys), f"{path}: {card}"
+            refused += 1
+        else:
+            assert len(str(card).splitlines()) > 10
+            assert repr(card)
+            assert card._repr_markdown_()
+    assert refused > 40
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"n": 1}, "A Scorecard must hold `pool`; it holds n"),
+        ({"n": 1, "pool": 1, "k": 1}, "A Scorecard must hold `chance`"),
+        (stored("format-1-affine") | {"query": 3}, "`query` of a Scorecard must be an object; got int"),
+        (stored("format-1-affine") | {"n": True}, "`n` of a Scorecard must be a whole number; got bool"),
+        (stored("format-1-affine") | {"n": 1.5}, "`n` of a Scorecard must be a whole number; got float"),
+        (stored("format-1-affine") | {"candidates": [1]}, "`candidates` of a Scorecard must be a list of objects"),
+        (stored("format-1-affine") | {"held_out": 1}, "`held_out` of a Scorecard must be text; got int"),
+    ],
+)
+def test_the_key_that_is_wrong_is_named(values, says):
+    with pytest.raises(InputError, match=says):
+        Scorecard.from_dict(values)
+
+
+# --- how it is shown --------------------------------------------------------------------------------------------------
+
+
+def test_it_is_printed_as_a_table_and_named_in_one_line():
+    card = Scorecard.from_dict(whole())
+    lines = str(card).splitlines()
+    assert lines[0].split() == ["83", "test", "pairs,", "pool", "of", "83", "query", "corpus", "chance"]
+    assert lines[1].split()[:4] == ["recall@1", "0.205", "[0.132,", "0.289]"]
+    assert repr(card) == (
+        "Scorecard(n=83, query: recall@1=0.205 verdict='re-embed', corpus: recall@1=0.181 verdict='re-embed')"
+    )
+    assert repr(Scorecard.from_dict(stored("format-1-affine"))) == (
+        "Scorecard(n=58, query: recall@1=0.414, corpus: recall@1=0.293)"
+    )
+    assert repr(card.query.references) == "References(chance, overlap@10, top10_in_82, truth)"
+
+
+def test_a_notebook_shows_the_same_as_markdown():
+    card = Scorecard.from_dict(whole())
+    text, markdown = str(card), card._repr_markdown_()
+    assert "| recall@1 | 0.205 [0.132, 0.289] | 0.181 [0.108, 0.265] | 0.012 |" in markdown
+    words = [word for word in markdown.split() if word.strip("|-")]
+    assert [word for word in words if word not in text.split()] == []
+    assert [word for word in text.split() if word not in words] == []
+
+
+def test_a_stitcher_that_was_never_scored_has_an_empty_card():
+    for card in (Scorecard(), Scorecard.from_dict({})):
+        assert not card
+        assert (str(card), repr(card), card.to_dict(), card.uses) == ("no scorecard", "Scorecard()", {}, {})
+    assert Scorecard.from_dict(whole())

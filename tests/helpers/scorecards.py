@@ -1,0 +1,24 @@
+"""Scorecards of made-up translations."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from repstitch.evaluation.scorecard import Scorecard
+from repstitch.evaluation.scoring import TranslatedPairs, score_pairs
+
+
+def scorecard_of(
+    X: np.ndarray,
+    Y: np.ndarray,
+    translated: np.ndarray,
+    raw: np.ndarray | None = None,
+    training_mean: np.ndarray | None = None,
+    **settings: Any,
+) -> Scorecard:
+    """The scorecard of a translation of X, whose counterparts are Y; the raw output is the translation if not given."""
+    rows = (X, Y, translated if raw is None else raw, translated)
+    pairs = TranslatedPairs(*(torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in rows))
+    mean = Y.mean(0) if training_mean is None else training_mean
+    return score_pairs(pairs, torch.from_numpy(np.asarray(mean, dtype=np.float32)), **{"permutations": 5, **settings})

@@ -1,0 +1,36 @@
+from helpers.scorecards import scorecard_of
+from helpers.spaces import shared_latent
+
+from repstitch.evaluation.scorecard import Scorecard
+from repstitch.stitchers.model_card import model_card
+
+CONFIG = {
+    "source": {"name": "old", "dim": 12},
+    "target": {"name": "new", "dim": 10},
+    "method": "ridge",
+    "objective": "match",
+    "input_norm": "unit",
+    "output_norm": "none",
+}
+
+
+def test_the_model_card_holds_the_table_and_says_what_it_was_measured_on():
+    X, Y = shared_latent(120)
+    values = scorecard_of(X, Y, Y).to_dict() | {"held_out": "test pairs"}
+    card = Scorecard(values)
+    text = model_card(CONFIG, card)
+    assert text.startswith("---\nlibrary_name: repstitch\n")
+    for part in ("# old → new", "(12 dimensions)", "Method `ridge`", "`match`", "output `none`", str(card)):
+        assert part in text
+    assert "Measured on test pairs only" in text
+    assert "fitted once more" not in text
+    assert "fitted once more on all pairs after these scores were taken" in model_card(
+        CONFIG, Scorecard(values | {"refit": True})
+    )
+
+
+def test_a_model_card_without_scores_claims_none():
+    text = model_card(CONFIG, Scorecard())
+    assert "## Scores" not in text
+    assert "It works one way only" in text
+    assert "from repstitch import load" in text
