@@ -17,18 +17,22 @@ import torch
 from machine import header, markdown
 from real_pairs import DATA, FASHION
 
+from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
 from repstitch.encoders import embed
 from repstitch.errors import InputError
 from repstitch.plots.canvas import save
 from repstitch.plots.transfer import plot_transfer
+from repstitch.records import Estimate
 from repstitch.stitchers.stitcher import Stitcher
-from repstitch.transfer import run
-from repstitch.transfer.context import TransferContext, build
-from repstitch.transfer.kinds import Dictionary
-from repstitch.transfer.linear import bare
-from repstitch.transfer.probe_evaluation import label_efficiency, matches, prove, prove_directions
+from repstitch.transfer.context import TransferContext, build_context
+from repstitch.transfer.kinds import Dictionary, Probe
+from repstitch.transfer.label_curve import first_match, label_efficiency
+from repstitch.transfer.linear import affine_part
+from repstitch.transfer.probe_evaluation import compare_class_directions, evaluate_probe
+from repstitch.transfer.proof import LabelEfficiency, Proof
+from repstitch.transfer.run import labelled_task, probe_from_names, prove_dictionary, prove_probe
 from repstitch.workflows.training import train
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,49 +75,58 @@ def stitch(spaces: dict[str, Embeddings], **given) -> dict[tuple[str, str], Stit
 
 def over(spaces, stitchers, a: str, b: str, labels: dict[str, str], tangent: bool = False) -> TransferContext:
     """From a to b, with labels of b's rows."""
-    called = np.array([labels.get(key) for key in ids_of(spaces[b])], dtype=object)
-    return build(stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], called, drop_invalid=True, tangent=tangent)
+    labels_of_b = np.array([labels.get(key) for key in ids_of(spaces[b])], dtype=object)
+    return build_context(
+        stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], labels_of_b, drop_invalid=True, tangent=tangent
+    )
 
 
-def carry_all(title: str, spaces, stitchers, labels: dict[str, str], raw: list) -> list[list]:
-    """A row for each ordered pair; what `raw` gets are the proofs, to be averaged."""
-    probes, natives, curves, table = {}, {}, {}, []
+def carry_all(
+    title: str, spaces, stitchers, labels: dict[str, str], proofs: dict[tuple[str, str], Proof]
+) -> list[list]:
+    """A row for each ordered pair; `proofs` collects each pair's proof, to be averaged."""
+    probes: dict[str, Probe] = {}
+    natives: dict[str, Probe] = {}
+    curves: dict[str, LabelEfficiency] = {}
+    table = []
     for a, b in permutations(spaces, 2):
-        bridge = over(spaces, stitchers, a, b, labels)
-        task = run.task_over(bridge)
+        context = over(spaces, stitchers, a, b, labels)
+        task = labelled_task(context)
         if a not in probes:
-            probes[a] = task.probe(task.source)
+            probes[a] = task.fit_probe(task.source)
         if b not in curves:
-            curves[b], natives[b] = label_efficiency(task), task.probe(task.target)
-        found = prove(stitchers[b, a], task, probes[a], bridge.back, native=natives[b])
-        found |= {"pair": (a, b), "class_directions": prove_directions(bare(stitchers[a, b].map), task)}
-        raw.append(found)
-        needs = matches(curves[b], found["accuracy"]["carried"]["score"])
+            curves[b], natives[b] = label_efficiency(task), task.fit_probe(task.target)
+        proof = evaluate_probe(stitchers[b, a], task, probes[a], context.backward_map, native=natives[b])
+        proofs[a, b] = proof
+        directions = compare_class_directions(affine_part(stitchers[a, b].map), task)
+        needs = first_match(curves[b].sizes, curves[b].accuracy, proof.accuracy("carried").score)
         shown = "more than all" if needs is None else f"{needs:,}"
-        scores = [f"{found['accuracy'][name]['score']:.3f}" for name in ("carried", "whole", "native", "home")]
-        low = [f"{found['accuracy'][name]['score']:.3f}" for name in ("shuffled", "random", "majority")]
+        scores = [f"{proof.accuracy(name).score:.3f}" for name in ("carried", "whole", "native", "home")]
+        low = [f"{proof.accuracy(name).score:.3f}" for name in ("shuffled", "random", "majority")]
         table.append([
-            f"{title} {a}→{b}", *scores, span(found["retention"]), *low, span(found["above_shuffled"]),
-            f"{found['auroc']['carried']['score']:.3f} / {found['auroc']['native']['score']:.3f}",
-            f"{found['cosine']['mean']:.2f} / {found['cosine']['shuffled']:.2f}",
-            f"{found['score_correlation']:.2f}", f"{found['class_directions']['cosine']['mean']:.2f}", shown,
+            f"{title} {a}→{b}", *scores, span(proof.retention), *low, span(proof.above_shuffled),
+            f"{proof.auroc('carried').score:.3f} / {proof.auroc('native').score:.3f}",
+            f"{proof.cosine.mean:.2f} / {proof.cosine.shuffled:.2f}",
+            f"{proof.score_correlation:.2f}", f"{directions.cosine:.2f}", shown,
         ])  # fmt: skip
         print(table[-1], file=sys.stderr, flush=True)
     return table
 
 
-def span(found: dict) -> str:
-    return f"{found['score']:.3f} [{found['interval'][0]:.3f}, {found['interval'][1]:.3f}]"
+def span(estimate: Estimate | None) -> str:
+    return "" if estimate is None else str(estimate)
 
 
-def mean_line(name: str, proofs: list[dict]) -> list:
-    of = lambda measure, who: np.mean([f[measure][who]["score"] for f in proofs])  # noqa: E731
-    kept = [f["retention"]["score"] for f in proofs]
-    lead = [f["above_shuffled"]["interval"][0] for f in proofs]
+def mean_line(name: str, proofs: list[Proof]) -> list:
+    def mean(measure: str, contender: str) -> float:
+        return float(np.mean([proof.measure(measure, contender).score for proof in proofs]))
+
+    kept = [proof.retention.score for proof in proofs if proof.retention is not None]
+    lead = [proof.above_shuffled.interval[0] for proof in proofs if proof.above_shuffled.interval is not None]
     return [
-        name, len(proofs), f"{of('accuracy', 'carried'):.3f}", f"{of('accuracy', 'native'):.3f}",
-        f"{np.mean(kept):.4f}", f"{min(kept):.3f}", f"{of('accuracy', 'shuffled'):.3f}", f"{min(lead):.3f}",
-        f"{of('auroc', 'carried'):.3f}", f"{of('auroc', 'native'):.3f}",
+        name, len(proofs), f"{mean('accuracy', 'carried'):.3f}", f"{mean('accuracy', 'native'):.3f}",
+        f"{np.mean(kept):.4f}", f"{min(kept):.3f}", f"{mean('accuracy', 'shuffled'):.3f}", f"{min(lead):.3f}",
+        f"{mean('auroc', 'carried'):.3f}", f"{mean('auroc', 'native'):.3f}",
     ]  # fmt: skip
 
 
@@ -125,8 +138,7 @@ def variants(spaces, labels: dict[str, str], made: dict[str, tuple[dict, bool]])
         for a, b in stitchers:
             if (b, a) not in stitchers or NOT_A_CLASSIFIER in (a, b):
                 continue
-            bridge = over(spaces, stitchers, a, b, labels, tangent)
-            proofs.append(run.prove_probe(bridge, curve=False)[1])
+            proofs.append(prove_probe(over(spaces, stitchers, a, b, labels, tangent), curve=False)[1])
         rows.append(mean_line(name, proofs))
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
@@ -151,19 +163,23 @@ def named(columns) -> list[list]:
     for name, space in photos.items():
         for objective in ("reconstruction", "match"):
             forward = train(texts, space, method="canonical", objective=objective, drop_invalid=True)
-            bridge = build(
+            context = build_context(
                 forward, None, None, space, np.array([types.get(key) for key in ids_of(space)], dtype=object)
             )
-            found = run.from_names(bridge, Embeddings(prompts, texts.space, declared=False), np.array(names))[1]
-            first = found["accuracy"]
+            _, proof = probe_from_names(context, Embeddings(prompts, texts.space, declared=False), np.array(names))
+            assert proof is not None
+            balanced = proof.balanced_accuracy("carried")
             rows.append([
-                name, objective, found["n_test"], len(found["classes"]), span(first["carried"]),
-                span(first["majority"]), span(first["shuffled"]), span(found["top5"]["carried"]),
-                span(found["balanced_accuracy"]["carried"]),
-                f"{found['balanced_accuracy']['carried']['score'] / found['chance']['balanced_accuracy']:.1f}x",
+                name, objective, proof.n_test, len(proof.classes), span(proof.accuracy("carried")),
+                span(proof.accuracy("majority")), span(proof.accuracy("shuffled")), span(proof.measure("top5")),
+                span(balanced), f"{balanced.score / proof.chance('balanced_accuracy'):.1f}x",
             ])  # fmt: skip
             print(rows[-1], file=sys.stderr, flush=True)
     return rows
+
+
+def normalised(rows: np.ndarray, norm: str) -> np.ndarray:
+    return normalise(torch.from_numpy(rows), norm).numpy()
 
 
 def sparse_dictionary(X: np.ndarray, features: int, seed: int = 0) -> Dictionary:
@@ -195,21 +211,28 @@ def dictionaries(spaces, stitchers) -> list[list]:
     rows = []
     for a in spaces:
         first = next(b for b in spaces if b != a)
-        start = build(stitchers[a, first], stitchers[first, a], spaces[a], spaces[first], paired=True)
-        assert start.pairs is not None
-        made = sparse_dictionary(start.source_rows(start.pairs.Y, "forward")[start.parts.train], 256)
+        paired = build_context(
+            stitchers[a, first], stitchers[first, a], spaces[a], spaces[first], paired=True
+        ).paired_rows
+        assert paired is not None
+        norm = stitchers[a, first].input_norm
+        dictionary = sparse_dictionary(normalised(paired.source, norm)[paired.split.train], 256)
         for b in spaces:
             if b == a:
                 continue
-            bridge = build(stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], paired=True, drop_invalid=True)
-            found = run.prove_dictionary(bridge, made)
-            assert bridge.pairs is not None
-            active = (made.encode(bridge.source_rows(bridge.pairs.Y, "forward")[:2000]) > 0).sum(1).mean()
-            r, part, explained = found["correlation"], found["same_active"], found["explained"]
+            context = build_context(
+                stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], paired=True, drop_invalid=True
+            )
+            proof = prove_dictionary(context, dictionary)
+            assert context.paired_rows is not None
+            assert proof.correlation is not None
+            source = normalised(context.paired_rows.source, stitchers[a, b].input_norm)
+            active = (dictionary.encode(source[:2000]) > 0).sum(1).mean()
+            r, same = proof.correlation, proof.same_active
             rows.append([
-                f"{a}→{b}", found["compared"], f"{active:.0f}", f"{r['mean']:.2f} / {r['median']:.2f}",
-                f"{found['shuffled']:.2f}", f"{part['share']:.2f} / {part['chance']:.2f}",
-                *(f"{explained[name]:.2f}" for name in ("target", "source", "maps_alone")),
+                f"{a}→{b}", proof.compared, f"{active:.0f}", f"{r.mean:.2f} / {r.median:.2f}",
+                f"{proof.shuffled:.2f}", f"{same.share:.2f} / {same.chance:.2f}",
+                *(f"{share:.2f}" for share in proof.explained),
             ])  # fmt: skip
             print(rows[-1], file=sys.stderr, flush=True)
     return rows
@@ -231,15 +254,14 @@ def main() -> None:
     }
     table, means = [], []
     for name, (spaces, stitchers, labels) in kinds.items():
-        raw: list[dict] = []
-        table += carry_all(name, spaces, stitchers, labels, raw)
-        between = [f for f in raw if NOT_A_CLASSIFIER not in f["pair"]]
+        proofs: dict[tuple[str, str], Proof] = {}
+        table += carry_all(name, spaces, stitchers, labels, proofs)
+        between = [proof for pair, proof in proofs.items() if NOT_A_CLASSIFIER not in pair]
         means.append(mean_line(f"{name}, between classifiers", between))
-        if len(between) < len(raw):
-            means.append(
-                mean_line(f"{name}, from the autoencoder", [f for f in raw if f["pair"][0] == NOT_A_CLASSIFIER])
-            )
-            means.append(mean_line(f"{name}, to the autoencoder", [f for f in raw if f["pair"][1] == NOT_A_CLASSIFIER]))
+        if len(between) < len(proofs):
+            for end, words in enumerate(("from", "to")):
+                some = [proof for pair, proof in proofs.items() if pair[end] == NOT_A_CLASSIFIER]
+                means.append(mean_line(f"{name}, {words} the autoencoder", some))
     few = {name: pictures[name] for name in ("r20", "r56", "densenet")}
     matched = {**stitch(few, method="canonical", objective="match")}
     bent = stitch(few, method="mlp", objective="reconstruction")
@@ -288,8 +310,8 @@ def main() -> None:
         )
     )
     (RESULTS / "transfer.md").write_text(text, encoding="utf-8")
-    bridge = over(pictures, for_cifar, "r20", "densenet", classes)
-    save(plot_transfer(run.prove_probe(bridge)[1]), RESULTS / "transfer.png")
+    _, proof = prove_probe(over(pictures, for_cifar, "r20", "densenet", classes))
+    save(plot_transfer(proof), RESULTS / "transfer.png")
     print(text)
 
 

@@ -32,7 +32,7 @@ def shelf(tmp_path_factory):
     prompts = np.array([f"class {k}" for k in range(3)], dtype=object)
     write(folder / "prompts.parquet", Embeddings(np.stack(centres).astype(np.float32), card("old", 8), prompts))
     for k in range(2):
-        write(folder / f"kind{k}.parquet", OLD.take(f"class {k}" == LABELS))
+        write(folder / f"kind{k}.parquet", OLD.take(np.flatnonzero(f"class {k}" == LABELS)))
     files.write(folder / "v.safetensors", directions(8))
     files.write(folder / "sae.safetensors", dictionary(8))
     np.savez(folder / "head.npz", coef=np.eye(8)[:3], intercept=np.zeros(3))

@@ -113,7 +113,7 @@ def test_rows_without_a_label_do_not_test_names():
     labels = LABELS.copy()
     labels[:100] = None
     built = build_context(FORWARD, None, None, NEW, labels)
-    assert len(unseen_labelled_rows(built.forward, built.target_rows)) == 500
+    assert len(unseen_labelled_rows(FORWARD, built.target_rows)) == 500
     prompts = Embeddings(OLD.vectors[:2], card("old", 8), np.array(["class 0", "class 1"], dtype=object))
     assert probe_from_names(built, prompts)[1].left_out["without a label, or seen by the stitcher"] == 100
 

@@ -115,7 +115,8 @@ def test_concepts_go_as_directions_by_means_and_as_probes_by_a_classifier():
     carried, _ = transfer(made, context(labels=None))
     expected = NEW.vectors[LABELS == "class 0"].mean(0) - NEW.vectors[LABELS == "class 1"].mean(0)
     np.testing.assert_allclose(carried.values[0], expected, atol=1e-5)
-    by_probe, _ = transfer(concept_from_examples(context(labels=None), *sets, by="classifier"), context(labels=None))
+    by_classifier: Any = concept_from_examples(context(labels=None), *sets, by="classifier")
+    by_probe, _ = transfer(by_classifier, context(labels=None))
     assert (by_probe.scores(NEW.vectors[LABELS == "class 0"]) > 0).mean() > 0.95
 
 

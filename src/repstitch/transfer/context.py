@@ -79,8 +79,9 @@ class TransferContext:
     def norms(self, way: Way) -> tuple[str, str]:
         """How the `forward` or `backward` stitcher normalises rows of the source and of the target."""
         stitcher = self.stitcher(way)
-        norms = stitcher.input_norm, stitcher.output_norm
-        return norms if way == "forward" else norms[::-1]
+        if way == "forward":
+            return stitcher.input_norm, stitcher.output_norm
+        return stitcher.output_norm, stitcher.input_norm
 
     @property
     def labels(self) -> np.ndarray | None:

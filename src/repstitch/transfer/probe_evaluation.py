@@ -55,8 +55,8 @@ def evaluate_probe(
     probe = probe or task.fit_probe(task.source)
     native = native or task.fit_probe(task.target)
     carried = pull_back(probe, backward_map)
-    train_rows = (torch.from_numpy(rows[task.train]).float() for rows in (task.target, task.source))
-    shuffled = pull_back(probe, affine_part(shuffled_map(backward, *train_rows, seed)))
+    X, Y = (torch.from_numpy(rows[task.train]).float() for rows in (task.target, task.source))
+    shuffled = pull_back(probe, affine_part(shuffled_map(backward, X, Y, seed)))
     target, y = task.target[task.test], task.y[task.test]
     scores = {
         "carried": task.scores(carried, target),

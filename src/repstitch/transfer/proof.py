@@ -158,7 +158,8 @@ class ClassifierProof(Record):
 class Proof(ClassifierProof):
     """How well a probe of the source, carried to the target, tells classes there; see `evaluate_probe`."""
 
-    REQUIRED: ClassVar = ClassifierProof.REQUIRED | {
+    REQUIRED: ClassVar = {
+        **ClassifierProof.REQUIRED,
         "source": str,
         "target": str,
         "through": str,
@@ -254,7 +255,7 @@ class Proof(ClassifierProof):
 class ZeroShotProof(ClassifierProof):
     """How well a probe made from the classes' names tells classes of the target; see `evaluate_names`."""
 
-    REQUIRED: ClassVar = ClassifierProof.REQUIRED | {"chance": dict}
+    REQUIRED: ClassVar = {**ClassifierProof.REQUIRED, "chance": dict}
     CONTENDERS: ClassVar[Mapping[str, str]] = {
         "carried": "from names alone",
         "shuffled": "the same, names shuffled",
