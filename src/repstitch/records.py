@@ -57,8 +57,9 @@ class Record:
         """Raise InputError unless every required key is there and every value has its kind."""
         for key in self.REQUIRED:
             if key not in self._values:
+                name = self._with_article()
                 raise InputError(
-                    f"A {type(self).__name__} must hold `{key}`; it holds {', '.join(self._values) or 'nothing'}."
+                    f"{name[0].upper()}{name[1:]} must hold `{key}`; it holds {', '.join(self._values) or 'nothing'}."
                 )
         for key, kind in {**self.OPTIONAL, **self.REQUIRED}.items():
             if key in self.REQUIRED or key in self:
@@ -81,21 +82,25 @@ class Record:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._values)})"
 
+    def _with_article(self) -> str:
+        name = type(self).__name__
+        return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
     def _check_value(self, key: str, kind: Kind) -> None:
-        value, name = self._values[key], type(self).__name__
+        value, name = self._values[key], self._with_article()
         if not _is_of_kind(value, kind):
-            raise InputError(f"`{key}` of a {name} must be {_kind_name(kind)}; got {type(value).__name__}.")
+            raise InputError(f"`{key}` of {name} must be {_kind_name(kind)}; got {type(value).__name__}.")
         if isinstance(kind, type) and issubclass(kind, Record):
             try:
                 kind.from_dict(value)
             except InputError as error:
-                raise InputError(f"`{key}` of a {name} cannot be used: {error}") from None
+                raise InputError(f"`{key}` of {name} cannot be used: {error}") from None
 
     def _check_parts(self, kind: type["Record"], key: str) -> None:
         """Check every entry of a list of records."""
         for value in self._values.get(key) or ():
             if not isinstance(value, Mapping):
-                raise InputError(f"`{key}` of a {type(self).__name__} must be a list of objects.")
+                raise InputError(f"`{key}` of {self._with_article()} must be a list of objects.")
             kind.from_dict(cast(Mapping[str, Any], value))
 
     def _part(self, kind: type[Part], key: str) -> Part:

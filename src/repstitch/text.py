@@ -19,6 +19,13 @@ def columns(rows: Sequence[tuple[object, ...]], text: int = 1) -> str:
     )
 
 
+def markdown_table(rows: Sequence[tuple[object, ...]], text: int = 1) -> str:
+    """Rows as a table in Markdown, the first row its head, with columns aligned as in `columns`."""
+    head, *others = (f"| {' | '.join(str(cell).strip().replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+    rule = " | ".join("---" if place < text else "---:" for place in range(len(rows[0])))
+    return "\n".join([head, f"| {rule} |", *others])
+
+
 def nearest(name: str, names: Iterable[str]) -> list[str]:
     """Up to three of `names` that are most similar to `name`, best first; empty where none is similar."""
     return difflib.get_close_matches(name, list(names), n=3, cutoff=0.3)

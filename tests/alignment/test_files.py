@@ -66,7 +66,7 @@ def test_what_is_stopped_while_writing_leaves_nothing(tmp_path, measured, monkey
         (None, "cannot be read"),
         ("{", "cannot be read"),
         ("[1]", "holds something else"),
-        ("{}", "holds something else: A Atlas must hold `n`"),
+        ("{}", "holds something else: An Atlas must hold `n`"),
     ],
 )
 def test_refuses_a_folder_that_holds_no_atlas(tmp_path, text, says):

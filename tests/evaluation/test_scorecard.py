@@ -156,12 +156,13 @@ def test_the_recall_of_query_use_is_none_where_it_was_not_scored():
 def test_a_verdict_equals_its_word_and_explains_it():
     X, Y = shared_latent(300, noise=1.0)
     T = Y + 0.5 * gaussian(300, 10, 4)
-    verdict = scorecard_of(X, Y, T, thresholds=Thresholds(0.5, 0.9)).corpus.verdict
+    card = scorecard_of(X, Y, T, uses=("corpus",), thresholds=Thresholds(0.5, 0.9))
+    verdict = card.corpus.verdict
     assert verdict == "use"
     assert verdict != "re-embed"
     assert (str(verdict), f"{verdict}", {verdict: 1}["use"]) == ("use", "use", 1)  # type: ignore[index]
     assert verdict.thresholds == Thresholds(0.5, 0.9)
-    assert verdict.numbers["score"] == pytest.approx(scorecard_of(X, Y, T).corpus.overlap.score)
+    assert verdict.numbers["score"] == pytest.approx(card.corpus.overlap.score)
     assert repr(verdict) == f"Verdict('use': {verdict.why})"
     assert verdict == type(verdict)(verdict.to_dict())
     assert verdict != type(verdict)(verdict.to_dict() | {"why": "otherwise"})
@@ -265,7 +266,7 @@ def test_a_notebook_shows_the_same_as_markdown():
     card = Scorecard.from_dict(whole())
     text, markdown = str(card), card._repr_markdown_()
     assert "| recall@1 | 0.205 [0.132, 0.289] | 0.181 [0.108, 0.265] | 0.012 |" in markdown
-    words = [word for word in markdown.split() if word.strip("|-")]
+    words = [word for word in markdown.split() if word.strip("|-:")]
     assert [word for word in words if word not in text.split()] == []
     assert [word for word in text.split() if word not in words] == []
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from repstitch.records import LEVEL
-from repstitch.text import columns, num
+from repstitch.text import columns, markdown_table, num
 
 NAMES_IN_MATRIX = 8
 WIDEST = 80  # characters of all names in the head of a matrix
@@ -37,14 +37,10 @@ def table(values: Mapping[str, Any]) -> str:
 def markdown(values: Mapping[str, Any]) -> str:
     """The same content as `table`, in Markdown."""
     return "\n\n".join(
-        _markdown_table(part) if isinstance(part, Grid) else part for block in _blocks(values) for part in block
+        markdown_table(part.rows, part.text) if isinstance(part, Grid) else part
+        for block in _blocks(values)
+        for part in block
     )
-
-
-def _markdown_table(grid: Grid) -> str:
-    head, *rows = ([str(cell).strip().replace("|", "\\|") for cell in row] for row in grid.rows)
-    rule = ["---" if place < grid.text else "---:" for place in range(len(head))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
 def _blocks(values: Mapping[str, Any]) -> Iterator[list[str | Grid]]:

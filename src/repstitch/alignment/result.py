@@ -150,8 +150,7 @@ class SizeCurves(Record):
 
     def check(self) -> None:
         super().check()
-        for curve in self.curves:
-            curve.check()
+        self._check_parts(SizeCurve, "curves")
 
 
 class NearestSpace(NamedTuple):
@@ -306,20 +305,23 @@ class Atlas(Record):
 
     def check(self) -> None:
         super().check()
-        for key in ("spaces", "pairs", "layers", "asymmetry"):
-            _check_objects(self._values.get(key) or (), f"`{key}`")
-        _check_objects(list(self._values["metrics"].values()), "`metrics`")
+        self._check_parts(AlignmentScore, "pairs")
+        self._check_parts(LayerScore, "layers")
+        self._check_parts(Asymmetry, "asymmetry")
+        for part in (*self._values["spaces"], *self._values["metrics"].values()):
+            if not isinstance(part, Mapping):
+                raise InputError(f"`spaces` and `metrics` of an Atlas must hold objects; got {type(part).__name__}.")
+        if not self.metrics:
+            raise InputError("`metrics` of an Atlas must hold at least one metric.")
         N = len(self.spaces)
         for metric, result in self._values["metrics"].items():
             if not isinstance(result.get("symmetric"), bool):
-                raise InputError(f"`symmetric` of {metric} in an atlas must be true or false.")
+                raise InputError(f"`symmetric` of {metric} in an Atlas must be true or false.")
             for measure in ("score", *self.measures(metric)):
                 _check_matrix(result.get(measure), N, f"`{measure}` of {metric}")
             for key in ("order", "map", "nearest"):
                 if metric not in self._values[key]:
-                    raise InputError(f"`{key}` of an atlas must hold {metric}, one of its metrics.")
-        for record in (*self._parts(AlignmentScore, "pairs"), *self.layers, *self.asymmetry):
-            record.check()
+                    raise InputError(f"`{key}` of an Atlas must hold {metric}, one of its metrics.")
 
     def __str__(self) -> str:
         return table(self._values)
@@ -346,14 +348,9 @@ class Atlas(Record):
         return self._values[key][metric]
 
 
-def _check_objects(parts: Sequence[Any], name: str) -> None:
-    if not all(isinstance(part, Mapping) for part in parts):
-        raise InputError(f"{name} of an atlas must hold objects.")
-
-
 def _check_matrix(matrix: Any, N: int, name: str) -> None:
     rows: Sequence[Any] = matrix if isinstance(matrix, list) else ()
     if len(rows) != N or not all(isinstance(row, list) and len(row) == N for row in rows):
-        raise InputError(f"{name} in an atlas must be {N} rows of {N} entries.")
+        raise InputError(f"{name} in an Atlas must be {N} rows of {N} entries.")
     if not all(value is None or is_number(value) for row in rows for value in row):
-        raise InputError(f"{name} in an atlas must hold numbers, or null where a pair was not measured.")
+        raise InputError(f"{name} in an Atlas must hold numbers, or null where a pair was not measured.")

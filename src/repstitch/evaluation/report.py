@@ -16,7 +16,7 @@ from repstitch.evaluation.scorecard_parts import (
     WithoutNearDuplicates,
 )
 from repstitch.evaluation.use_scores import RECALLS, Comparison, RecallScores, Relevance, UseScores
-from repstitch.text import columns, num
+from repstitch.text import columns, markdown_table, num
 
 Block = str | list[tuple[str, ...]]  # a line, or a table whose first row is its head
 Uses = Mapping[str, UseScores]
@@ -37,12 +37,7 @@ def as_text(blocks: Iterable[Block]) -> str:
 
 
 def as_markdown(blocks: Iterable[Block]) -> str:
-    return "\n\n".join(block if isinstance(block, str) else _markdown_table(block) for block in blocks if block)
-
-
-def _markdown_table(rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [f"| {' | '.join(cell.strip().replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
-    return "\n".join([lines[0], f"|{' --- |' * len(rows[0])}", *lines[1:]])
+    return "\n\n".join(block if isinstance(block, str) else markdown_table(block) for block in blocks if block)
 
 
 def retrieval_table(title: str, uses: Uses, chance: RecallScores, pool: int, k: int, hubness: float | None) -> Block:

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from helpers.embedding_sets import known_spaces
+from helpers.spaces import gaussian
+
+from repstitch.alignment import Atlas, atlas
+from repstitch.alignment.inputs import read_matched
+from repstitch.embeddings.matching import match
+from repstitch.embeddings.writing import write
+from repstitch.errors import InputError
+
+
+def scored(spaces, **kwargs) -> Atlas:
+    return atlas(spaces, "cka", permutations=0, **kwargs)
+
+
+def test_a_list_may_hold_arrays_paths_and_embeddings(tmp_path):
+    spaces = known_spaces(40)
+    write(tmp_path / "file.parquet", spaces[0])
+    np.save(tmp_path / "array.npy", spaces[1].vectors)
+    mixed = scored([tmp_path / "file.parquet", str(tmp_path / "array.npy"), spaces[2], spaces[3].vectors])
+    assert mixed.names == ["rot0", "array", "rot1", "space3"]
+    np.testing.assert_array_equal(mixed.scores("cka"), scored(spaces[:4]).scores("cka"))
+
+
+def test_a_mapping_names_its_spaces_whatever_they_are_called(tmp_path):
+    spaces = known_spaces(40)
+    write(tmp_path / "file.parquet", spaces[0])
+    named = scored({"a": tmp_path / "file.parquet", "b": spaces[1], "c": spaces[2].vectors})
+    assert named.names == ["a", "b", "c"]
+    np.testing.assert_array_equal(named.scores("cka"), scored(spaces[:3]).scores("cka"))
+
+
+def test_a_name_that_is_given_changes_nothing_else_on_a_card():
+    spaces = known_spaces(40)
+    (card, _), named = read_matched({"x": spaces[0], "y": spaces[1]}).spaces, spaces[0].space
+    assert card.to_dict() == named.to_dict() | {"name": "x"}
+
+
+def test_matched_spaces_are_taken_as_they_are():
+    matched = match(known_spaces(40))
+    assert read_matched(matched) is matched
+
+
+@pytest.mark.parametrize("single", ["a.parquet", known_spaces(40)[0], gaussian(40, 4)])
+def test_a_single_space_is_refused(single):
+    with pytest.raises(InputError, match="`embeddings` must hold at least two spaces, as a list or by name"):
+        atlas(single)
+    with pytest.raises(InputError, match="`embeddings` must hold at least two spaces; got 1"):
+        scored({"a": gaussian(40, 4)})
