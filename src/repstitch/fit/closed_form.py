@@ -235,13 +235,13 @@ def _variance_ratio(moments: Moments, weight: Tensor) -> float:
 
 def fit_closed(decomposition: Decomposition, method: str, settings: Mapping[str, Any]) -> AffineMap:
     """The map of a closed-form method at these settings, as tuning lists them."""
-    whole, gain = decomposition.moments, settings["gain"]
+    pair_moments, gain = decomposition.moments, settings["gain"]
     if method == "ridge":
-        return affine(whole, ridge_weight(decomposition, settings["penalty"]), gain)
+        return affine(pair_moments, ridge_weight(decomposition, settings["penalty"]), gain)
     if method == "procrustes":
-        return fit_procrustes(whole, settings["centred"], gain=gain)
+        return fit_procrustes(pair_moments, settings["centred"], gain=gain)
     form = canonical(decomposition, settings["shrink_x"], settings["shrink_y"])
-    return affine(whole, form.weight(settings["power"], settings["cut"]), gain)
+    return affine(pair_moments, form.weight(settings["power"], settings["cut"]), gain)
 
 
 def fit_shuffled(X: Tensor, Y: Tensor, method: str, settings: Mapping[str, Any], seed: int) -> AffineMap:

@@ -40,9 +40,9 @@ def draw_curve(problem: Problem, method: str = "canonical", keys: np.ndarray | N
         sizes.append(n // parts)
         rows.append([])
         for draw in range(draws):
-            some = torch.from_numpy(nested_order(keys, seed + draw)[: n // parts]).to(problem.X.device)
-            map = METHODS[method](replace(problem, X=problem.X[some], Y=problem.Y[some])).map
-            row_scores = {name: one.scores_per_row(map).double().numpy() for name, one in objectives.items()}
+            subset = torch.from_numpy(nested_order(keys, seed + draw)[: n // parts]).to(problem.X.device)
+            map = METHODS[method](replace(problem, X=problem.X[subset], Y=problem.Y[subset])).map
+            row_scores = {name: scorer.scores_per_row(map).double().numpy() for name, scorer in objectives.items()}
             row_scores["recall@1"] = (row_scores["match"] >= 1).astype(float)
             rows[-1].append(row_scores[objective])
             for name, lists in scores.items():

@@ -148,17 +148,17 @@ def tune_ridge(problem: Problem) -> Candidate:
 
 def tune_procrustes(problem: Problem) -> Candidate:
     """Procrustes about the origin, or centred at its best gain."""
-    whole = problem.decomposition.moments
-    rotation = fit_procrustes(whole, scaled=False).weight.double()
+    pair_moments = problem.decomposition.moments
+    rotation = fit_procrustes(pair_moments, scaled=False).weight.double()
 
     def fit(settings: dict) -> Candidate:
         gain = settings["gain"]
-        map = fit_procrustes(whole) if gain is None else affine(whole, rotation, gain)
+        map = fit_procrustes(pair_moments) if gain is None else affine(pair_moments, rotation, gain)
         return problem.candidate("procrustes", {"centred": True} | settings, map)
 
     best = climb(problem.allowed(PROCRUSTES), [{"gain": None}, {"gain": 1.0}], fit)
     settings = {"centred": False, "gain": None}
-    plain = problem.candidate("procrustes", settings, fit_procrustes(whole, centred=False))
+    plain = problem.candidate("procrustes", settings, fit_procrustes(pair_moments, centred=False))
     tried = (*best.tried, (settings, plain.score))
     return replace(max(best, plain, key=lambda c: c.score), tried=tried)
 
@@ -224,8 +224,7 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
 
 def refit(chosen: Candidate, X: Tensor, Y: Tensor, problem: Problem) -> Map:
     """The map of the chosen candidate's settings on these pairs; nothing is selected again."""
-    whole = replace(problem, X=X, Y=Y)
-    d, (method, settings) = whole.decomposition, from_first_rank((chosen.method, chosen.settings))
+    d, (method, settings) = replace(problem, X=X, Y=Y).decomposition, from_first_rank((chosen.method, chosen.settings))
     if "start" not in settings:
         return fit_closed(d, method, settings)
     start = fit_closed(d, settings["start"]["method"], settings["start"])

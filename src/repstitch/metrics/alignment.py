@@ -143,11 +143,11 @@ def _overlaps(spaces: Sequence[Graph], pairs: Pairs) -> tuple[np.ndarray, np.nda
     for i, at in pairs_of_first.items():
         others = torch.stack([spaces[pairs[row][1]].neighbours for row in at], 1)  # (n, pairs, k)
         for start in range(0, n, max(1, CELLS // n)):
-            some = slice(start, start + max(1, CELLS // n))
-            neighbours = spaces[i].neighbours[some]
+            block = slice(start, start + max(1, CELLS // n))
+            neighbours = spaces[i].neighbours[block]
             adjacent = torch.zeros(len(neighbours), n, dtype=torch.bool, device=neighbours.device)
             adjacent.scatter_(1, neighbours, True)
-            counts = adjacent.gather(1, others[some].flatten(1)).unflatten(1, (-1, k)).sum(2).double()
+            counts = adjacent.gather(1, others[block].flatten(1)).unflatten(1, (-1, k)).sum(2).double()
             total[at] += counts.sum(0).cpu().numpy()
             squares[at] += counts.square().sum(0).cpu().numpy()
     variance = np.maximum(squares / n - (total / n) ** 2, 0) * n / (n - 1)

@@ -83,7 +83,7 @@ def cka(X: MatrixLike, Y: MatrixLike) -> float:
     above 0 when d is not much below n (use `cka_unbiased`). Rotation, scale and translation do not matter. O(n d²)
     time, O(n d) memory. Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
     """
-    return compare_cka(*_both(X, Y, 2))
+    return compare_cka(*_centred_pair(X, Y, 2))
 
 
 def cka_unbiased(X: MatrixLike, Y: MatrixLike) -> float:
@@ -94,7 +94,7 @@ def cka_unbiased(X: MatrixLike, Y: MatrixLike) -> float:
     2012, "Feature Selection via Dependence Maximization"; Nguyen et al. 2021, "Do Wide and Deep Networks Learn the
     Same Things?".
     """
-    return compare_cka_unbiased(*_both(X, Y, 4))
+    return compare_cka_unbiased(*_centred_pair(X, Y, 4))
 
 
 def centred(X: Tensor, k: int = 10, name: str = "X") -> Centred:
@@ -347,6 +347,6 @@ def check_dense(n: int, name: str) -> None:
         )
 
 
-def _both(X: MatrixLike, Y: MatrixLike, least: int) -> tuple[Centred, Centred]:
+def _centred_pair(X: MatrixLike, Y: MatrixLike, least: int) -> tuple[Centred, Centred]:
     x, y = matched_matrices(X, Y, least)
     return centred(x, name="X"), centred(y, name="Y")

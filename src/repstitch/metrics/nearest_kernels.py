@@ -117,8 +117,8 @@ def _shared_edges(x: Graph, y: Graph) -> tuple[Tensor, Tensor, Tensor]:
         raise InputError(f"Both spaces must have as many rows and neighbours; got {shapes}.")
     parts, size = [], max(1, CELLS // x.k**2)
     for at in range(0, len(x.neighbours), size):
-        some = slice(at, at + size)
-        row, in_x, in_y = (x.neighbours[some, :, None] == y.neighbours[some, None, :]).nonzero(as_tuple=True)
+        block = slice(at, at + size)
+        row, in_x, in_y = (x.neighbours[block, :, None] == y.neighbours[block, None, :]).nonzero(as_tuple=True)
         parts.append((row + at, in_x, in_y))
     rows, in_x, in_y = (torch.cat(part) for part in zip(*parts, strict=True))
     return rows, in_x, in_y

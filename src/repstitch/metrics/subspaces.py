@@ -50,7 +50,7 @@ def cca(X: MatrixLike, Y: MatrixLike) -> float:
     has rank n − 1, for it is then 1 whatever the rows. O(n d²) time. Hotelling 1936, "Relations Between Two Sets of
     Variates".
     """
-    return compare_cca(*_both(X, Y))
+    return compare_cca(*_principal_pair(X, Y))
 
 
 def svcca(X: MatrixLike, Y: MatrixLike) -> float:
@@ -60,7 +60,7 @@ def svcca(X: MatrixLike, Y: MatrixLike) -> float:
     not matter. Refused as `cca` is. O(n d²) time. Raghu et al. 2017, "SVCCA: Singular Vector Canonical Correlation
     Analysis".
     """
-    return compare_svcca(*_both(X, Y))
+    return compare_svcca(*_principal_pair(X, Y))
 
 
 def pwcca(X: MatrixLike, Y: MatrixLike) -> float:
@@ -72,7 +72,7 @@ def pwcca(X: MatrixLike, Y: MatrixLike) -> float:
     O(n d²) time. Morcos et al. 2018, "Insights on Representational Similarity in Neural Networks with Canonical
     Correlation".
     """
-    return compare_pwcca(*_both(X, Y))
+    return compare_pwcca(*_principal_pair(X, Y))
 
 
 def procrustes(X: MatrixLike, Y: MatrixLike) -> float:
@@ -82,7 +82,7 @@ def procrustes(X: MatrixLike, Y: MatrixLike) -> float:
     score well above 0 unless n is far above d. Rotation, scale and translation do not matter. O(n d² + d³) time.
     Schönemann 1966, "A Generalized Solution of the Orthogonal Procrustes Problem".
     """
-    return compare_procrustes(*_both(X, Y))
+    return compare_procrustes(*_principal_pair(X, Y))
 
 
 def angular(X: MatrixLike, Y: MatrixLike) -> float:
@@ -91,7 +91,7 @@ def angular(X: MatrixLike, Y: MatrixLike) -> float:
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; chance and invariances as
     `procrustes`. O(n d² + d³) time. Williams et al. 2021, "Generalized Shape Metrics on Neural Representations".
     """
-    return compare_angular(*_both(X, Y))
+    return compare_angular(*_principal_pair(X, Y))
 
 
 def linear_r2(X: MatrixLike, Y: MatrixLike) -> float:
@@ -102,7 +102,7 @@ def linear_r2(X: MatrixLike, Y: MatrixLike) -> float:
     of Y and translations do not matter. Refused where X has rank n − 1: it then predicts anything. O(n d²) time.
     Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
     """
-    return compare_linear_r2(*_both(X, Y))
+    return compare_linear_r2(*_principal_pair(X, Y))
 
 
 def principal(X: Tensor, k: int = 10, name: str = "X") -> Principal:
@@ -262,6 +262,6 @@ def check_room(n: int, r: int, s: int, metric: str) -> None:
         )
 
 
-def _both(X: MatrixLike, Y: MatrixLike) -> tuple[Principal, Principal]:
+def _principal_pair(X: MatrixLike, Y: MatrixLike) -> tuple[Principal, Principal]:
     x, y = matched_matrices(X, Y, 3)
     return principal(x, name="X"), principal(y, name="Y")
