@@ -70,7 +70,7 @@ def test_swapped_files_without_cards_are_refused():
     backward = replace(BACKWARD, source_mean=new.vectors.mean(0), target_mean=old.vectors.mean(0))
     guessed = [replace(rows, space=replace(rows.space, name="rows", encoder=None)) for rows in (old, new)]
     build_context(None, backward, guessed[0], guessed[1])
-    with pytest.raises(InputError, match=r"`target` looks like rows of 'old'.*a card of 'new' \(--target-space new\)"):
+    with pytest.raises(InputError, match=r"`target` looks like rows of 'old'.*a card of 'new' with `target_space`"):
         build_context(None, backward, guessed[1], guessed[0])
     with pytest.raises(InputError, match="`against` looks like rows of 'new'"):
         concept_from_examples(build_context(None, backward), guessed[0], guessed[1], by="classifier")
@@ -138,3 +138,24 @@ def test_groups_may_be_a_column_of_either_side(tmp_path):
 def test_what_is_seen_is_known_by_id():
     backward = replace(BACKWARD, seen=np.unique(id_fingerprints(IDS)[:100]))
     assert seen_in_training(backward, pairs_of(NEW.vectors, OLD.vectors, IDS))[:100].all()
+
+
+@pytest.mark.parametrize(
+    ("target", "seen", "message"),
+    [
+        (None, IDS[:0], "`labels` and the `target` rows that they are of are needed"),
+        (NEW, IDS[:0], "`labels` and the `target` rows that they are of are needed"),
+        (replace(NEW, labels=LABELS), IDS, "All labelled target rows were used to train the stitcher"),
+    ],
+)
+def test_without_unseen_labelled_rows_names_are_not_proven(target, seen, message):
+    with pytest.raises(InputError, match=message):
+        unseen_labelled_rows(replace(FORWARD, seen=np.unique(id_fingerprints(seen))), target)
+
+
+def test_rows_that_cannot_be_used_do_not_test_names_where_they_may_be_dropped():
+    spoiled = NEW.vectors.copy()
+    spoiled[3] = np.nan
+    rows = replace(NEW, vectors=spoiled, labels=LABELS)
+    assert len(unseen_labelled_rows(FORWARD, rows, drop_invalid=True)) == 599
+    assert len(unseen_labelled_rows(FORWARD, rows)) == 600

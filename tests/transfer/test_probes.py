@@ -10,7 +10,7 @@ from repstitch.transfer import probes
 from repstitch.transfer.kinds import Directions, Probe
 from repstitch.transfer.probes import fit_probe
 
-concept: Any = probes.concept  # one of two kinds
+concept: Any = probes.concept  # directions or a probe
 OLD, _, LABELS, _ = two_views(300)
 CLASSES = tuple(sorted(set(LABELS)))
 Y = np.array([CLASSES.index(one) for one in LABELS])
@@ -98,6 +98,7 @@ def test_what_tells_apart_is_not_what_shows_more_of_it():
         (lambda: concept(X[:5], X[5:9], by="magic"), "`by` must be one of means, classifier"),
         (lambda: fit_probe(X, np.zeros(300, int), CLASSES, (X, Y)), "rows of at least two classes; got 1 in 300"),
         (lambda: fit_probe(np.ones((300, 2)), Y, CLASSES, (X, Y)), "rows that differ; these are all the same"),
+        (lambda: fit_probe(X[Y < 2], Y[Y < 2], CLASSES, (X[Y == 2], Y[Y == 2])), "held-out rows of its classes"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(call, message):

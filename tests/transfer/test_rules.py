@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.contexts import dictionary, directions, inverse, linear, probe, through
-from helpers.spaces import gaussian, rotation
+from helpers.spaces import card, gaussian, rotation
 
 from repstitch.errors import InputError
 from repstitch.stitchers.maps import AffineMap
@@ -155,3 +155,23 @@ def test_a_probe_of_one_row_says_two_classes():
     scores = one.class_scores(np.array([[3.0, 0.0], [0.0, 5.0]]))
     assert [("no", "yes")[k] for k in scores.argmax(1)] == ["yes", "no"]
     assert isinstance(carry(dictionary(), FORWARD, BACKWARD), Dictionary)
+
+
+def test_what_can_be_carried_is_one_line_in_a_console():
+    assert repr(directions()) == "Directions(3 vectors, 6 dimensions)"
+    assert repr(Directions(np.eye(3), None, card("old", 3))) == "Directions(3 vectors, 3 dimensions, space='old')"
+    assert repr(probe()) == "Probe(3 classes, 6 dimensions)"
+    assert repr(Probe(np.ones((2, 3)), np.ones(2))) == "Probe(2 scores, 3 dimensions)"
+    assert repr(dictionary()) == "Dictionary(10 features, relu, 6 dimensions)"
+
+
+def test_equality_is_identity_so_that_arrays_never_raise():
+    first, second = probe(), probe()
+    assert first == first
+    assert first != second
+    assert len({first, second}) == 2
+
+
+def test_a_space_of_another_dimension_is_refused():
+    with pytest.raises(InputError, match="What is of space 'old' must have its 4 dimensions; got 3"):
+        Directions(np.eye(3), None, card("old", 4))

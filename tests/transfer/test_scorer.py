@@ -12,21 +12,22 @@ from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.stitchers.model_card import model_card
 from repstitch.stitchers.stitcher import load
+from repstitch.transfer import Proof
 from repstitch.workflows.scoring import score
 from repstitch.workflows.training import train
 
 OLD, NEW, LABELS, _ = two_views(400)
-GIVEN: dict[str, Any] = {"method": "ridge", "objective": "reconstruction", "labels": LABELS}
-TRAINED = train(OLD, NEW, **GIVEN)
+WITH_LABELS: dict[str, Any] = {"method": "ridge", "objective": "reconstruction", "labels": LABELS}
+TRAINED = train(OLD, NEW, **WITH_LABELS)
 
 
 def test_training_with_labels_proves_the_targets_probe_on_the_sources_rows():
-    found = TRAINED.scorecard.to_dict()["probe_transfer"]
-    assert (found["source"], found["target"]) == ("new", "old")
-    assert found["accuracy"]["carried"]["score"] > 0.9
-    assert found["above_shuffled"]["interval"][0] > 0.3
-    assert found["retention"]["score"] == pytest.approx(1, abs=0.05)
-    assert found["n_test"] == TRAINED.provenance["pairs"]["test"]
+    proof: Any = Proof.from_dict(TRAINED.scorecard.to_dict()["probe_transfer"])
+    assert (proof.source, proof.target) == ("new", "old")
+    assert proof.accuracy("carried").score > 0.9
+    assert proof.above_shuffled.interval[0] > 0.3
+    assert proof.retention.score == pytest.approx(1, abs=0.05)
+    assert proof.n_test == TRAINED.provenance["pairs"]["test"]
     assert json.loads(json.dumps(TRAINED.scorecard.to_dict())) == TRAINED.scorecard.to_dict()
 
 
@@ -48,7 +49,7 @@ def test_the_card_shows_it_and_keeps_it(tmp_path):
 
 
 def test_refitting_keeps_the_proof_that_was_taken_before():
-    again = train(OLD, NEW, refit_on_all=True, **GIVEN)
+    again = train(OLD, NEW, refit_on_all=True, **WITH_LABELS)
     assert again.scorecard.probe_transfer == TRAINED.scorecard.probe_transfer
     assert not np.array_equal(again.map.weight.numpy(), TRAINED.map.weight.numpy())
 
@@ -64,7 +65,7 @@ def test_labels_that_cannot_be_used_are_refused_before_anything_is_fitted(monkey
     with pytest.raises(InputError, match="must be classes that repeat"):
         train(OLD, NEW, method="ridge", labels=np.arange(400))
     with pytest.raises(InputError, match="the split leaves none"):
-        train(OLD, NEW, split_shares=(0.8, 0.2, 0), **GIVEN)
+        train(OLD, NEW, split_shares=(0.8, 0.2, 0), **WITH_LABELS)
 
 
 def test_a_stitcher_of_groups_is_warned_of(caplog):

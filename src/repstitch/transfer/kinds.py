@@ -31,7 +31,7 @@ class Directions:
         _check_space(self.space, self.dim)
 
     def __repr__(self) -> str:
-        return _short(self)
+        return _short(self, f"{len(self.values)} vectors")
 
     @property
     def dim(self) -> int:
@@ -60,7 +60,7 @@ class Probe:
         _check_space(self.space, self.dim)
 
     def __repr__(self) -> str:
-        return _short(self)
+        return _short(self, f"{len(self.classes)} classes" if self.classes else f"{len(self.coef)} scores")
 
     @property
     def dim(self) -> int:
@@ -114,7 +114,7 @@ class Dictionary:
         _check_space(self.space, d)
 
     def __repr__(self) -> str:
-        return _short(self)
+        return _short(self, f"{self.W_enc.shape[1]} features, {self.activation}")
 
     @property
     def dim(self) -> int:
@@ -158,9 +158,9 @@ def describe(transferable: Transferable) -> str:
     return f"a dictionary of {features} features ({transferable.activation}, {subtracts} before encoding)"
 
 
-def _short(transferable: Transferable) -> str:
-    space = f", space {transferable.space.name!r}" if transferable.space else ""
-    return f"{type(transferable).__name__}({describe(transferable)}, {transferable.dim} dimensions{space})"
+def _short(transferable: Transferable, size: str) -> str:
+    space = f", space={transferable.space.name!r}" if transferable.space else ""
+    return f"{type(transferable).__name__}({size}, {transferable.dim} dimensions{space})"
 
 
 def _set_array(transferable: Transferable, name: str, shape: tuple[int | None, ...]) -> None:
