@@ -33,7 +33,7 @@ def test_embed_hands_its_flags_to_the_encoder(capsys, tmp_path, monkeypatch):
             },
         )
     ]
-    status, _, err = run(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X", "--model-args", "[1]")
+    status, _, err = run(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X.parquet", "--model-args", "[1]")
     assert (status, err) == (2, ["repstitch embed: `--model-args` must be a JSON object; got '[1]'."])
     for layers, handed in (("all", "all"), ("1,6,-1", [1, 6, -1])):
         result(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X", "--layers", layers)

@@ -1,5 +1,4 @@
-import os
-import subprocess
+import io
 import sys
 
 import pytest
@@ -71,9 +70,10 @@ def test_a_folder_of_stitchers_that_is_not_there_is_one_line(capsys, tmp_path, c
     assert "There is no folder" in err[0]
 
 
-def test_a_terminal_without_the_signs_gets_the_scores_all_the_same(stitcher):
-    environ = os.environ | {"PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "repstitch", "show", stitcher]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "recall@1" in done.stdout
+def test_a_terminal_without_the_signs_gets_the_scores_all_the_same(stitcher, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["show", stitcher]) == 0
+    printed = terminal.buffer.getvalue().decode("ascii")
+    assert "recall@1" in printed
+    assert "R? " in printed

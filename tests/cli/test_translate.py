@@ -27,7 +27,7 @@ def test_translate_adds_confidence_when_asked(capsys, tmp_path):
     old, made, out = tmp_path / "old.parquet", tmp_path / "old-new", tmp_path / "y.parquet"
     result(capsys, "train", "--source", old, "--target", tmp_path / "new.parquet", "--out", made, *FAST)
     result(capsys, "translate", made, old, "--out", out, "--confidence", "--device", "cpu")
-    expected = load(made).confidence(X)
+    expected = load(made).confidence(X).to_dict()
     table = pq.read_table(out)
     assert table.column_names == ["id", "vector", *expected]
     for name, values in expected.items():

@@ -509,8 +509,8 @@ def test_the_card_says_how_true_the_confidence_was_on_test_pairs(tmp_path):
     assert abs(scores.covered - 0.9) <= 3 * (0.09 / pairs["test"] + 0.09 / pairs["calibrate"]) ** 0.5
     loaded = load(stitcher.save(tmp_path / "s"))
     assert loaded.scorecard == stitcher.scorecard
-    for name, values in stitcher.confidence(X[:5]).items():
-        np.testing.assert_array_equal(loaded.confidence(X[:5])[name], values)
+    for name, values in stitcher.confidence(X[:5]).to_dict().items():
+        np.testing.assert_array_equal(loaded.confidence(X[:5]).to_dict()[name], values)
     assert "confidence (n = " in (tmp_path / "s" / "README.md").read_text(encoding="utf-8")
 
 

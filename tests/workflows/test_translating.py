@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers.spaces import card, confidence, folder_of, gaussian, names
+from helpers.spaces import card, calibration, folder_of, gaussian, names
 
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
@@ -284,13 +284,13 @@ def test_a_file_without_a_card_is_taken_to_be_of_the_space_with_a_warning(tmp_pa
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_confidence_is_a_float32_column_for_each_measure(tmp_path, stitcher, dtype):
-    sure, rows = replace(stitcher, calibration=confidence(D_SOURCE, pool=500)), rows_of()
+    sure, rows = replace(stitcher, calibration=calibration(D_SOURCE, pool=500)), rows_of()
     path = saved(tmp_path / "x.parquet", rows)
     translate_file(sure, path, tmp_path / "y.parquet", batch_rows=20, dtype=dtype, confidence=True)
     table = pq.read_table(tmp_path / "y.parquet")
     measures = ["p_match@500", "cosine_lower", "p_typical", "shared", "distance"]
     assert table.column_names == ["id", "vector", *measures]
-    for name, values in sure.confidence(rows.vectors).items():
+    for name, values in sure.confidence(rows.vectors).to_dict().items():
         assert str(table.schema.field(name).type) == "float"
         np.testing.assert_allclose(table[name].to_numpy(), values, rtol=1e-3)
     found = read(tmp_path / "y.parquet")
@@ -300,13 +300,13 @@ def test_confidence_is_a_float32_column_for_each_measure(tmp_path, stitcher, dty
 
 
 def test_without_confidence_no_column_is_added(tmp_path, stitcher):
-    sure = replace(stitcher, calibration=confidence(D_SOURCE))
+    sure = replace(stitcher, calibration=calibration(D_SOURCE))
     translate_file(sure, saved(tmp_path / "x.parquet", rows_of()), tmp_path / "y.parquet")
     assert pq.read_table(tmp_path / "y.parquet").column_names == ["id", "vector"]
 
 
 def test_a_stopped_translation_goes_on_with_its_confidence_and_not_without(tmp_path, stitcher, monkeypatch):
-    sure = replace(stitcher, calibration=confidence(D_SOURCE))
+    sure = replace(stitcher, calibration=calibration(D_SOURCE))
     path, whole, calls = saved(tmp_path / "x.parquet", rows_of(35)), Stitcher.translate_with_confidence, []
 
     def stopping(self, X):
@@ -323,7 +323,7 @@ def test_a_stopped_translation_goes_on_with_its_confidence_and_not_without(tmp_p
         translate_file(sure, path, tmp_path / "y.parquet", batch_rows=10)
     assert translate_file(sure, path, tmp_path / "y.parquet", batch_rows=10, confidence=True) == 35
     found = pq.read_table(tmp_path / "y.parquet")["p_typical"].to_numpy()
-    np.testing.assert_allclose(found, sure.confidence(rows_of(35).vectors)["p_typical"], rtol=1e-3)
+    np.testing.assert_allclose(found, sure.confidence(rows_of(35).vectors).p_typical, rtol=1e-3)
 
 
 def test_confidence_of_a_stitcher_without_calibration_is_refused(tmp_path, stitcher):

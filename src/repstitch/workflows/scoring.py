@@ -73,14 +73,16 @@ def score(  # noqa: PLR0913 - the whole job in one call
     if isinstance(uses, str) or not uses or not set(uses) <= set(USES):
         raise InputError(f"`uses` must be a tuple of {' and '.join(USES)}; got {uses!r}.")
     spaces = (source_space, target_space)
-    sides = read_sides(stitcher, source, target, *spaces, source_ids, target_ids)
-    documents = pair(sides[0] if labels is None else label(sides[0], labels), sides[1], drop_invalid)
-    judged = None if relevance is None else _read_relevance(stitcher, relevance, spaces, sides, drop_invalid)
+    source_rows, target_rows = read_sides(stitcher, source, target, *spaces, source_ids, target_ids)
+    documents = pair(source_rows if labels is None else label(source_rows, labels), target_rows, drop_invalid)
+    judged = None
+    if relevance is not None:
+        judged = _read_relevance(stitcher, relevance, spaces, (source_rows, target_rows), drop_invalid)
     used_in_training = seen_in_training(stitcher, documents)
     if used_in_training.all():
         raise InputError(f"All {len(documents)} pairs were used to train this stitcher; give pairs it has not seen.")
     pairs = documents.take(~used_in_training)
-    refuse_backwards(stitcher, pairs.X, sides[0].declared)
+    refuse_backwards(stitcher, pairs.X, source_rows.declared)
 
     training_mean = torch.from_numpy(stitcher.target_mean)
     card = score_pairs(translate_pairs(stitcher, pairs), training_mean, uses=uses, thresholds=thresholds).to_dict()
@@ -90,11 +92,9 @@ def score(  # noqa: PLR0913 - the whole job in one call
         extras["probe_transfer"] = _prove_probe(stitcher, documents, used_in_training)
     if judged is not None:
         queries, qrels = judged
-        rows = (
-            _search_rows(stitcher, queries, seen_in_training(stitcher, queries, documents.ids)),
-            _search_rows(stitcher, documents, used_in_training),
-        )
-        extras["relevance"] = score_relevance(*rows, qrels, uses, thresholds).to_dict()
+        query_rows = _search_rows(stitcher, queries, seen_in_training(stitcher, queries, documents.ids))
+        document_rows = _search_rows(stitcher, documents, used_in_training)
+        extras["relevance"] = score_relevance(query_rows, document_rows, qrels, uses, thresholds).to_dict()
         for use in uses:
             card[use]["verdict"] = extras["relevance"][use]["verdict"]
     return Scorecard(card | extras)

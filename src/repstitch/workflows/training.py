@@ -26,7 +26,7 @@ from repstitch.fit.recipe import Recipe, RecipeSettings, recipe_for
 from repstitch.fit.selection import Candidate, Problem, refit, select
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES, Method, Normalisation, Objective
 from repstitch.spaces import Space
-from repstitch.stitchers.confidence import Confidence
+from repstitch.stitchers.confidence import Calibration
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.probe_evaluation import evaluate_probe
 from repstitch.transfer.task import Task, make_task
@@ -63,7 +63,8 @@ def train(  # noqa: PLR0913 - the whole job in one call
     Args:
         source: A file (see `embeddings.scan`), `Embeddings`, or an array (n, d_source).
         target: The same items in the target space. Rows pair by id where both sides have ids, else by position.
-        method: `ridge`, `procrustes`, `canonical`, `linear` or `mlp`; `auto` tries them all (see `fit.selection.select`).
+        method: `ridge`, `procrustes`, `canonical`, `linear` or `mlp`; `auto` tries them all (see
+            `fit.selection.select`).
         objective: What the map is chosen for on validation rows: `match` (find the counterpart), `neighbours` (keep the
             neighbours) or `reconstruction` (least error).
         split_shares: The shares of train, validation and test. Only test may be 0.
@@ -156,7 +157,7 @@ def assemble(
     problem: Problem,
     chosen: Candidate,
     scorecard: Scorecard,
-    calibration: Confidence | None,
+    calibration: Calibration | None,
     objective: str,
     split_record: dict,
     *,
