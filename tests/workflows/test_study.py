@@ -1,11 +1,8 @@
 """Studies on encoders with random weights: what a file may say, what a run leaves, and how it goes on."""
 
 import json
-import os
 import re
 import shutil
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.csv
@@ -13,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from helpers.encoders import DATA, needs_data, read
 from PIL import Image
 
 from repstitch import encoders
 from repstitch.alignment.result import Atlas
 from repstitch.cli.main import main
-from repstitch.embeddings import reading
 from repstitch.encoders import catalogue
 from repstitch.encoders.catalogue import Card
 from repstitch.errors import InputError, NotFoundError
@@ -26,12 +23,7 @@ from repstitch.workflows import study
 from repstitch.workflows.study_file import read_study
 from repstitch.workflows.study_report import findings, summary
 
-DATA = Path(os.environ.get("REPSTITCH_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data")
 N = 24
-
-
-def read(path) -> Any:
-    return reading.read(path)
 
 
 def fake_atlas(experiment, paths, against, folder):
@@ -427,7 +419,7 @@ def test_an_experiment_is_answered_by_the_atlas(tmp_path, data, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data; set REPSTITCH_DATA to its folder")
+@needs_data
 def test_the_local_study_finds_lineage_and_agreement_beyond_it(tmp_path, monkeypatch):
     monkeypatch.setenv("REPSTITCH_WEIGHTS", str(DATA / "vision_weights"))
     results = study.run("local", tmp_path, data=DATA)

@@ -1,0 +1,246 @@
+"""Embedding to files: layers in one pass, stopping and resuming."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.encoders import DATA, TEXTS, build, card, cosines, interrupted, needs_data, read, vit
+
+from repstitch import encoders
+from repstitch.encoders import loading
+from repstitch.errors import InputError
+
+
+def test_a_saved_encoder_comes_back_from_its_card(tmp_path, photos):
+    model = build("test_convnext", num_classes=10)
+    made = encoders.from_module(
+        model, card("test_convnext", pooling="gap", mean=(0.4,) * 3, std=(0.2,) * 3, family="tiny", objective="none")
+    )
+    path = encoders.save(made, tmp_path)
+
+    n = encoders.embed(str(path), photos, tmp_path / "x.parquet")
+
+    rows = read(tmp_path / "x.parquet")
+    assert n == 6
+    assert list(rows.ids) == ["0.png", "2.png", "4.png", "b/1.png", "b/3.png", "b/5.png"]
+    np.testing.assert_allclose(rows.vectors, made.encode([photos / i for i in rows.ids]), atol=1e-5)
+    assert rows.space.encoder == "timm:test_convnext"
+    assert rows.space.family == "tiny"
+    assert rows.space.revision == loading.digest(tmp_path / "tiny.safetensors")
+    with pytest.raises(InputError, match="never overwritten"):
+        encoders.save(made, tmp_path)
+
+
+def test_settings_of_the_run_are_checked(tmp_path, photos):
+    model = encoders.from_module(build("test_resnet", num_classes=0), card())
+    out = tmp_path / "x.parquet"
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"batch_size": 0}, "`batch_size` must be at least 1; got 0"),
+        ({"dtype": "int8"}, "`dtype` must be one of float32, float16; got 'int8'"),
+        ({"precision": "half"}, "`precision` must be one of auto, float32"),
+    ]
+    for settings, message in wrong:
+        with pytest.raises(InputError, match=message):
+            encoders.embed(model, photos, out, **settings)
+    with pytest.raises(InputError, match=r"`out` must end in \.parquet"):
+        encoders.embed(model, photos, tmp_path / "x.npy")
+    with pytest.raises(InputError, match="`device` must be auto, cpu, cuda or mps"):
+        encoders.from_module(model.model, card(), device="abacus")
+
+
+def test_nan_vectors_are_never_written(tmp_path, photos):
+    model = encoders.from_module(build("test_resnet", num_classes=0), card())
+    for weight in model.model.parameters():
+        weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="`encoder` 'tiny' gave NaN or Inf for 6 of 6 items"):
+        encoders.embed(model, photos, tmp_path / "x.parquet")
+    assert not (tmp_path / "x.parquet").exists()
+
+
+def test_an_unreadable_image_is_named_and_finished_batches_are_kept(tmp_path, photos):
+    encoder = encoders.from_module(build("test_resnet", num_classes=0), card())
+    bad = photos / "b" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    out = tmp_path / "x.parquet"
+
+    with pytest.raises(InputError, match=r"b.3\.png must be an image that can be read"):
+        encoders.embed(encoder, photos, out, batch_size=2)
+
+    assert not out.exists()
+    assert len(list((tmp_path / "x.parquet.partial").glob("part-*.parquet"))) == 2
+    bad.unlink()
+    with pytest.raises(InputError, match="unfinished rows of another job"):
+        encoders.embed(encoder, photos, out, batch_size=2)
+
+
+@pytest.mark.parametrize("architecture", ["test_vit", "test_resnet", "test_convnext"])
+def test_every_layer_of_an_image_encoder_equals_a_run_for_that_layer(tmp_path, photos, architecture):
+    args = {"img_size": 32} if architecture == "test_vit" else {}
+    model = build(architecture, num_classes=0, **args)
+    encoder = encoders.from_module(model, card(architecture, layer=-1), device="cpu")
+    layers = range(1, len(model.feature_info) + 1)
+
+    assert encoders.embed(encoder, photos, tmp_path / "x", batch_size=4, layers="all") == 6
+
+    assert sorted(p.name for p in tmp_path.glob("x/*")) == [f"tiny.layer{layer:02d}.parquet" for layer in layers]
+    assert not list(tmp_path.glob("*.partial"))
+    for layer in layers:
+        alone = encoders.from_module(model, card(architecture, layer=layer), device="cpu")
+        encoders.embed(alone, photos, tmp_path / f"{layer}.parquet", batch_size=4)
+        together, single = read(tmp_path / "x" / f"tiny.layer{layer:02d}.parquet"), read(tmp_path / f"{layer}.parquet")
+        np.testing.assert_array_equal(together.vectors, single.vectors)
+        assert list(together.ids) == list(single.ids)
+        assert together.space == replace(single.space, name=f"tiny.layer{layer:02d}")
+
+
+def test_every_layer_of_a_text_encoder_equals_a_run_for_that_layer(tmp_path, bert):
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS * 9))
+    encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / "x", batch_size=2, layers="all", skip_first=True)
+    assert len(list(tmp_path.glob("x/*"))) == 3
+    for layer in range(3):
+        out = tmp_path / f"{layer}.parquet"
+        encoders.embed(str(bert), tmp_path / "t.txt", out, batch_size=2, layer=layer, skip_first=True)
+        together, single = read(tmp_path / "x" / f"tiny-bert.layer{layer:02d}.parquet"), read(out)
+        np.testing.assert_array_equal(together.vectors, single.vectors)
+        assert together.space == replace(single.space, name=f"tiny-bert.layer{layer:02d}")
+
+
+def test_layer_0_of_a_text_encoder_is_what_enters_its_first_block(tmp_path, bert):
+    encoder = encoders.load_encoder(str(bert))
+    entered = []
+    encoder.model.encoder.layer[0].register_forward_hook(lambda block, inputs, output: entered.append(inputs[0]))
+    [space] = encoder.layer_spaces([0])
+    [rows] = encoder.encode_layers([TEXTS[1]], [space])
+    np.testing.assert_allclose(rows[0], entered[-1][0].mean(0).numpy(), atol=1e-6)
+
+
+def test_some_layers_are_counted_from_either_end_and_written_once(tmp_path, photos):
+    encoder, model = vit(layer=-1, normalised=True)
+    encoders.embed(encoder, photos, tmp_path / "x", layers=[-1, 2, len(model.blocks)], dtype="float16")
+    files = sorted(tmp_path.glob("x/*"))
+    assert [read(path).space.layer for path in files] == [2, len(model.blocks)]
+    np.testing.assert_allclose(np.linalg.norm(read(files[0]).vectors.astype(np.float32), axis=1), 1, atol=1e-3)
+    assert read(files[0]).vectors.dtype == np.float16
+
+
+def test_layers_that_were_interrupted_go_on_to_the_same_files(tmp_path, photos):
+    encoder, _ = vit(layer=-1)
+    with pytest.raises(KeyboardInterrupt):
+        encoders.embed(interrupted(encoder, 3), photos, tmp_path / "x", batch_size=2, layers="all")
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(InputError, match="unfinished rows of another job"):
+        encoders.embed(encoder, photos, tmp_path / "x", batch_size=2, layers=[1])
+
+    assert encoders.embed(interrupted(encoder, 2), photos, tmp_path / "x", batch_size=2, layers="all") == 6
+
+    encoders.embed(encoder, photos, tmp_path / "y", batch_size=2, layers="all")
+    files = sorted(tmp_path.glob("x/*"))
+    assert [p.name for p in files] == sorted(p.name for p in tmp_path.glob("y/*"))
+    for path in files:
+        x, y = read(path), read(tmp_path / "y" / path.name)
+        np.testing.assert_array_equal(x.vectors, y.vectors)
+        assert (list(x.ids), x.space) == (list(y.ids), y.space)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "x", "y"]
+
+
+def test_layers_that_were_stopped_while_published_are_published_again(tmp_path, photos, monkeypatch):
+    encoder, _ = vit(layer=-1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            encoders.embed(encoder, photos, tmp_path / "x", layers=[1, 2])
+    assert not (tmp_path / "x").exists()
+    encoders.embed(interrupted(encoder, 1), photos, tmp_path / "x", layers=[1, 2])
+    assert [read(path).space.layer for path in sorted(tmp_path.glob("x/*"))] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"layers": [9]}, "`layer` of 'tiny-bert' must be from 0 to 2, .* got 9"),
+        ({"layers": []}, r"`layers` must be all, or numbers of layers; got \[\]"),
+        ({"layers": "last"}, "`layers` must be all, or numbers of layers; got 'last'"),
+        ({"layers": "all", "layer": 1}, "`layer` and `layers` cannot both be given"),
+        ({"layers": "all", "limit": 0}, "`limit` must be at least 1; got 0"),
+    ],
+)
+def test_layers_that_cannot_be_taken_are_refused(tmp_path, bert, given, message):
+    (tmp_path / "t.txt").write_text("a\n")
+    with pytest.raises(InputError, match=message):
+        encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / "x", **given)
+
+
+def test_stages_may_be_wider_or_narrower_than_their_card_says_of_the_end(tmp_path, photos):
+    torch.manual_seed(0)
+    made = encoders.from_module(build("test_resnet", num_classes=0), card(pooling="gap"))
+    assert made.card.dim == 96
+    path = encoders.save(made, tmp_path)
+    encoders.embed(str(path), photos, tmp_path / "x", layers="all")
+    widths = [read(file).space.dim for file in sorted(tmp_path.glob("x/*"))]
+    assert widths == [info["num_chs"] for info in made.model.feature_info]
+
+
+def test_layers_need_a_folder_that_is_not_there(tmp_path, photos):
+    encoder, _ = vit(layer=-1)
+    with pytest.raises(InputError, match=r"`out` must be a folder, for it gets a file a layer; got 'x\.parquet'"):
+        encoders.embed(encoder, photos, tmp_path / "x.parquet", layers="all")
+    with pytest.raises(InputError, match=r"`out` .* exists and is never overwritten"):
+        encoders.embed(encoder, photos, photos, layers="all")
+
+
+def test_layers_of_a_pooled_vector_or_an_unknown_network_are_refused(tmp_path, photos):
+    pooled, _ = vit(pooling="none")
+    with pytest.raises(InputError, match="with a `pooling` other than none"):
+        encoders.embed(pooled, photos, tmp_path / "x", layers="all")
+    flat = encoders.from_module(torch.nn.Flatten(), card())
+    with pytest.raises(InputError, match="`layer` of 'tiny' must be left out: which blocks its model has is not known"):
+        encoders.embed(flat, photos, tmp_path / "x", layers="all")
+
+
+# --- stopping and going on --------------------------------------------------------------------------------------------
+
+
+def test_an_embed_that_was_interrupted_goes_on_to_the_same_file(tmp_path, photos):
+    encoder = encoders.from_module(build("test_resnet", num_classes=0), card())
+    with pytest.raises(KeyboardInterrupt):
+        encoders.embed(interrupted(encoder, 2), photos, tmp_path / "x.parquet", batch_size=2)
+    assert not (tmp_path / "x.parquet").exists()
+
+    assert encoders.embed(interrupted(encoder, 1), photos, tmp_path / "x.parquet", batch_size=2) == 6
+
+    encoders.embed(encoder, photos, tmp_path / "y.parquet", batch_size=2)
+    x, y = read(tmp_path / "x.parquet"), read(tmp_path / "y.parquet")
+    assert list(x.ids) == list(y.ids)
+    np.testing.assert_array_equal(x.vectors, y.vectors)
+    assert x.space == y.space
+
+
+def test_texts_are_written_in_their_order_at_any_batch_size(tmp_path, bert):
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS * 9))
+    encoder = encoders.load_encoder(str(bert))
+    for size in (1, 2, 64):
+        encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / f"{size}.parquet", batch_size=size)
+        rows = read(tmp_path / f"{size}.parquet")
+        assert list(rows.ids) == [str(i) for i in range(45)]
+        np.testing.assert_allclose(rows.vectors, encoder.encode(TEXTS * 9), atol=1e-5)
+
+
+def test_other_weights_are_another_job(tmp_path, photos):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        encoder = encoders.from_module(build("test_resnet", num_classes=0), card())
+        with pytest.raises(InputError if seed else KeyboardInterrupt):
+            encoders.embed(interrupted(encoder, 1), photos, tmp_path / "x.parquet", batch_size=2)
+
+
+@needs_data
+def test_a_small_llama_reproduces_the_vectors_of_captions(tmp_path):
+    folder = DATA / "text_encoders" / "stories260K"
+    captions = (DATA / "captions" / "captions.tsv").read_text(encoding="utf-8").splitlines()[:100]
+    (tmp_path / "c.tsv").write_text("\n".join(captions), encoding="utf-8")
+    encoders.embed(str(folder), f"{tmp_path / 'c.tsv'}:2", tmp_path / "c.parquet", skip_first=True)
+    found = read(tmp_path / "c.parquet").vectors
+    assert cosines(found, np.load(DATA / "captions" / "stories260K_meanpool.npy")[:100]).min() > 0.999

@@ -1,0 +1,104 @@
+"""What can be embedded."""
+
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.encoders import read, vit
+
+from repstitch import encoders
+from repstitch.encoders import items
+from repstitch.errors import InputError
+
+
+def test_a_zip_holds_the_same_images_as_its_folder(tmp_path, photos):
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for path in photos.rglob("*"):
+            if path.is_file():
+                archive.write(path, path.relative_to(photos))
+    folder, packed = items.read_items(photos, "image"), items.read_items(tmp_path / "p.zip", "image")
+    assert folder.ids == packed.ids
+    for a, b in zip(folder.values, packed.values, strict=True):
+        np.testing.assert_array_equal(np.asarray(items.open_image(a)), np.asarray(items.open_image(b)))
+
+
+def test_lines_of_a_text_file_are_numbered_from_zero(tmp_path):
+    (tmp_path / "t.txt").write_bytes("ein\r\nzwei \u2028 drei\n".encode())
+    found = items.read_items(tmp_path / "t.txt", "text")
+    assert (found.ids, found.values) == (["0", "1"], ["ein", "zwei \u2028 drei"])
+
+
+def test_tables_give_texts_with_their_ids(tmp_path):
+    ids, texts = ["007", "1e3"], ['say "a", b', "12"]
+    pq.write_table(pa.table({"id": ids, "text": texts}), tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text('id,text\n007,"say ""a"", b"\n1e3,12\n')
+    (tmp_path / "t.tsv").write_text('id\ttext\n007\tsay "a", b\n1e3\t12\n')
+    (tmp_path / "bare.tsv").write_text('007\tsay "a", b\n1e3\t12\n')
+    for name in ("t.parquet", "t.csv", "t.tsv"):
+        found = items.read_items(f"{tmp_path / name}:text", "text")
+        assert (found.ids, found.values) == (ids, texts)
+    found = items.read_items(f"{tmp_path / 'bare.tsv'}:1", "text")
+    assert (found.ids, found.values) == (["0", "1"], texts)
+
+
+def test_tables_give_images_as_bytes_or_as_paths_beside_them(tmp_path, photos):
+    names = ["0.png", "b/1.png"]
+    raw = [(photos / name).read_bytes() for name in names]
+    table = pa.table({"bytes": raw, "path": names, "hf": [{"bytes": data, "path": None} for data in raw]})
+    pq.write_table(table, photos / "t.parquet")
+    for column in ("bytes", "path", "hf"):
+        found = items.read_items(f"{photos / 't.parquet'}:{column}", "image")
+        assert [image.read() for image in found.values] == raw
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "data", "message"),
+    [
+        ("t.txt", "a\n\nb\n", "t.txt", "line 2 of t.txt is ''"),
+        ("t.csv", "id,text\n1,a\n1,b\n", "t.csv:text", "the data has 1 repeated \\(first: '1'\\)"),
+        ("t.csv", "id,text\n1,a\n2,\n", "t.csv:text", "row 1 of t.csv:text is ''"),
+        (
+            "t.csv",
+            "id,text\n1,a\n",
+            "t.csv:body",
+            "must name a column of t.csv as t.csv:COLUMN, out of id, text; got body",
+        ),
+        ("t.csv", "id,text\n1,a\n", "t.csv", "must name a column of t.csv"),
+        ("t.csv", "id,text\n1\n", "t.csv:text", "cannot be read"),
+        ("t.pdf", "", "t.pdf", "must be a folder or a file of .zip, .txt"),
+        ("t.zip", "", "t.zip", "t.zip must hold texts, which the encoder reads"),
+        ("t.txt", "", "none.txt", "there is no .*none.txt"),
+    ],
+)
+def test_data_without_usable_texts_is_refused(tmp_path, name, content, data, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        items.read_items(tmp_path / data, "text")
+
+
+def test_data_without_usable_images_is_refused(tmp_path):
+    with pytest.raises(InputError, match="must hold at least one item; it holds none"):
+        items.read_items(tmp_path, "image")
+    (tmp_path / "t.txt").write_text("a\n")
+    with pytest.raises(InputError, match=r"t\.txt must hold images, which the encoder reads"):
+        items.read_items(tmp_path / "t.txt", "image")
+    (tmp_path / "bad.zip").write_text("no zip")
+    with pytest.raises(InputError, match=r"bad\.zip cannot be read"):
+        items.read_items(tmp_path / "bad.zip", "image")
+
+
+def test_bytes_that_are_no_image_are_refused():
+    with pytest.raises(InputError, match=r"an image of 7 bytes must be an image .* its format is unknown"):
+        items.open_image(b"no jpeg")
+
+
+def test_a_limit_takes_items_evenly_spread(tmp_path, photos):
+    encoder, _ = vit(pooling="cls")
+    encoders.embed(encoder, photos, tmp_path / "all.parquet")
+    encoders.embed(encoder, photos, tmp_path / "some.parquet", limit=3)
+    whole, some = read(tmp_path / "all.parquet"), read(tmp_path / "some.parquet")
+    assert list(some.ids) == [whole.ids[i] for i in (0, 2, 4)]
+    np.testing.assert_allclose(some.vectors, whole.vectors[[0, 2, 4]], atol=1e-5)
+    assert items.read_items(photos, "image", 99).ids == list(whole.ids)
