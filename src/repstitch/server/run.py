@@ -9,7 +9,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from repstitch.arguments import check_port
+from starlette.applications import Starlette
+
+from repstitch.arguments import check_choice, check_port
 from repstitch.errors import InputError
 from repstitch.server.app import create_app
 from repstitch.server.settings import Settings, choose_device
@@ -36,8 +38,7 @@ def serve(
     replaces this process by `bentoml serve` on the working folder if that is a bento or a checkout, else on the
     checkout that holds this package. Raises InputError when the address is not available.
     """
-    if engine not in ENGINES:
-        raise InputError(f"`engine` must be one of {', '.join(ENGINES)}; got {engine!r}.")
+    check_choice("engine", engine, tuple(ENGINES))
     settings = Settings.from_env()
     if stitchers is not None:
         settings = replace(settings, stitchers=Path(stitchers).absolute())
@@ -89,7 +90,7 @@ def announce(registry: Registry, listener: socket.socket) -> str:
     return f"repstitch: {address} serves {', '.join(pairs[:SHOWN])}{more}; try: {call}"
 
 
-def app_from_env():
+def app_from_env() -> Starlette:
     """The application as the environment describes it, built by each worker process."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     settings = Settings.from_env()
