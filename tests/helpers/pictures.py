@@ -11,7 +11,7 @@ def boxes(axes) -> np.ndarray:
     return np.array([Text.get_window_extent(text).extents for text in axes.texts])
 
 
-def overlaps(found: np.ndarray) -> int:
-    low = np.maximum(found[:, None, :2], found[None, :, :2])
-    high = np.minimum(found[:, None, 2:], found[None, :, 2:])
+def overlaps(boxes: np.ndarray) -> int:
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     return int(np.triu((high - low).clip(min=0).prod(2) > 1, 1).sum())

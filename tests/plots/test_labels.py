@@ -22,10 +22,10 @@ def test_names_beside_points_overlap_neither_each_other_nor_the_points(N):
     names = [f"a_model_{i}" for i in range(N)]
     assert name_points(axes, names, places) == names
     assert [text.get_text() for text in axes.texts] == names
-    found = boxes(axes)
-    assert not overlaps(found)
+    corners = boxes(axes)
+    assert not overlaps(corners)
     dots = axes.transData.transform(places)
-    hidden = (dots[:, None] > found[None, :, :2]).all(2) & (dots[:, None] < found[None, :, 2:]).all(2)
+    hidden = (dots[:, None] > corners[None, :, :2]).all(2) & (dots[:, None] < corners[None, :, 2:]).all(2)
     assert not hidden.any()
 
 
@@ -35,9 +35,9 @@ def test_a_name_stays_inside_the_axes_where_its_point_lies_at_their_edge():
     axes.set_ylim(0, 1)
     name_points(axes, ["at the right", "at the left", "at the top"], [[1, 0.5], [0, 0.5], [0.5, 1]])
     frame = np.asarray(axes.get_window_extent().extents)
-    found = boxes(axes)
-    assert (found[:, :2] > frame[:2] - 1).all()
-    assert (found[:, 2:] < frame[2:] + 1).all()
+    corners = boxes(axes)
+    assert (corners[:, :2] > frame[:2] - 1).all()
+    assert (corners[:, 2:] < frame[2:] + 1).all()
 
 
 def test_a_name_avoids_places_that_are_taken():
@@ -45,7 +45,7 @@ def test_a_name_avoids_places_that_are_taken():
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     right = [[x, 0.5] for x in np.linspace(0.5, 0.9, 30)]
-    name_points(axes, ["a model"], [[0.5, 0.5]], taken=right)
+    name_points(axes, ["a model"], [[0.5, 0.5]], occupied=right)
     (box,) = boxes(axes)
     across = axes.transData.transform(right)
     assert not ((across > box[:2]) & (across < box[2:])).all(1).any()
