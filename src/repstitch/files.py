@@ -4,6 +4,7 @@ Nothing here imports NumPy or torch, so the command line can refuse a path at on
 """
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from repstitch.names import FORMATS
 CARRIED = (".safetensors", ".npz", ".npy")
 PICTURES = (".png", ".svg", ".pdf")
 TABLES = (".parquet", ".csv", ".tsv")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
+DEFAULT_STITCHERS = "models/stitchers"
 DEMO_MARK = "made-by-repstitch-demo"
 
 
@@ -24,6 +27,11 @@ def data_folder(name: str) -> Path:
     package = Path(__file__).parent
     installed = package / "models" / name
     return installed if installed.is_dir() else package.parents[1] / "models" / name
+
+
+def stitchers_folder() -> Path:
+    """The folder of stitchers when none is named: `REPSTITCH_STITCHERS`, else `models/stitchers`."""
+    return Path(os.environ.get("REPSTITCH_STITCHERS") or DEFAULT_STITCHERS)
 
 
 def split_key(path: str) -> tuple[str, str | None]:
@@ -64,7 +72,8 @@ def check_items_exist(data: str | os.PathLike) -> None:
 def check_stitcher_exists(path: str | os.PathLike) -> None:
     """Raise InputError where a stitcher's folder is not there; one on the Hugging Face Hub is not looked for."""
     if not str(path).startswith("hf://") and not Path(path).is_dir():
-        raise InputError(f"There is no stitcher {path}; give the folder that `repstitch train --out` wrote.")
+        on_hub = f", or hf://{path} for one on the Hugging Face Hub" if HUB_NAME.fullmatch(str(path)) else ""
+        raise InputError(f"There is no stitcher {path}; give the folder of a saved stitcher{on_hub}.")
 
 
 def check_demo_folder(out: str | os.PathLike) -> Path:

@@ -163,7 +163,13 @@ BAD = {
     "embed with arguments that are no JSON": [
         *("embed", "--encoder", "E", "--data", "taken", "--out", "x.parquet", "--model-args", "[1]")
     ],
+    "list a folder that is not there": ["list", "--stitchers", "no"],
+    "promote in a folder that is not there": ["promote", "x", "--stitchers", "no"],
+    "show from a folder that is not there": ["show", "x", "--stitchers", "no"],
+    "show as another kind of picture": ["show", "taken", "--plot", "card.txt"],
     "transfer nothing": ["transfer"],
+    "transfer with a bad seed": ["transfer", "--labels", "l.csv:a", "--target", "new.npy", "--seed", "-1"],
+    "transfer by a stitcher that is not there": ["transfer", "old.npy", "--forward", "no", "--out", "y.npy"],
     "study what is not there": ["study", "no.toml", "--out", "results"],
     "serve on a port that there is not": ["serve", "--port", "99999"],
     "demo into a folder of another kind": ["demo", "--out", "taken"],

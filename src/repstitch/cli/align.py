@@ -1,21 +1,22 @@
 """Measure how alike spaces are."""
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repstitch.arguments import check_draws, check_seed
-from repstitch.cli.arguments import add_command, split_names
+from repstitch.cli.arguments import add_command, check_inputs, split_names, split_numbers
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
-from repstitch.files import check_embeddings_exist, check_new_folder, check_picture
+from repstitch.files import check_new_folder, check_picture
 from repstitch.names import METRICS
 
 if TYPE_CHECKING:
     from repstitch.alignment.result import Atlas
 
 
-def register(subparsers) -> None:
-    c = add_command(
+def register(subparsers: argparse._SubParsersAction) -> None:
+    command = add_command(
         subparsers,
         "align",
         run,
@@ -24,34 +25,38 @@ def register(subparsers) -> None:
         "  repstitch align *.parquet --sizes auto --cache graphs --out atlas\n"
         "  repstitch align *.parquet --trend parameters --control family,objective --plot trend.png",
     )
-    c.add_argument("embeddings", nargs="+", metavar="X", help="two or more: .parquet, .arrow, .npy or .npz:key")
-    c.add_argument("--metric", default="mutual_knn,cka_unbiased", help=f"all, or of {', '.join(METRICS)}")
-    c.add_argument("--k", type=int, default=10, help="neighbours of each row, for the metrics of neighbours")
-    c.add_argument("--permutations", type=int, default=200, help="draws of the null; 0 leaves it out")
-    c.add_argument("--seed", type=int, default=0, help="seed of the null and of the subsets of rows")
-    c.add_argument("--drop-invalid", action="store_true", help="leave out rows that cannot be used, and say how many")
-    c.add_argument("--sizes", metavar="auto|N,…", help="how the ten best pairs' scores depend on the number of rows")
-    c.add_argument("--trend", metavar="COLUMN", help="does alignment rise with this number of each model's card?")
-    c.add_argument("--against", metavar="NAME,…", help="with --trend: alignment with these models, not with all")
-    c.add_argument(
+    command.add_argument("embeddings", nargs="+", metavar="X", help="two or more: .parquet, .arrow, .npy or .npz:key")
+    command.add_argument("--metric", default="mutual_knn,cka_unbiased", help=f"all, or of {', '.join(METRICS)}")
+    command.add_argument("--k", type=int, default=10, help="neighbours of each row, for the metrics of neighbours")
+    command.add_argument("--permutations", type=int, default=200, help="draws of the null; 0 leaves it out")
+    command.add_argument("--seed", type=int, default=0, help="seed of the null and of the subsets of rows")
+    command.add_argument(
+        "--drop-invalid", action="store_true", help="leave out rows that cannot be used, and say how many"
+    )
+    command.add_argument(
+        "--sizes", metavar="auto|N,…", help="how the ten best pairs' scores depend on the number of rows"
+    )
+    command.add_argument("--trend", metavar="COLUMN", help="does alignment rise with this number of each model's card?")
+    command.add_argument("--against", metavar="NAME,…", help="with --trend: alignment with these models, not with all")
+    command.add_argument(
         "--control", metavar="COLUMN,…", help="do models of one family, objective or training_data agree more?"
     )
-    c.add_argument(
+    command.add_argument(
         "--table", metavar="FILE", help=".csv, .tsv or .parquet with a column name, for --trend and --control"
     )
-    c.add_argument(
+    command.add_argument(
         "--asymmetry", action="store_true", help="of the ten best pairs, which side predicts the other (slow)"
     )
-    c.add_argument("--out", metavar="DIR", help="write atlas.json, pairs.csv and pairs.parquet to a new folder")
-    c.add_argument("--plot", metavar="FILE|DIR", help="a folder for all pictures, or .png, .svg or .pdf for one")
-    c.add_argument("--cache", metavar="DIR", help="keep neighbour graphs here for the next run")
-    c.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    command.add_argument("--out", metavar="DIR", help="write atlas.json, pairs.csv and pairs.parquet to a new folder")
+    command.add_argument("--plot", metavar="FILE|DIR", help="a folder for all pictures, or .png, .svg or .pdf for one")
+    command.add_argument("--cache", metavar="DIR", help="keep neighbour graphs here for the next run")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     metrics, sizes = _metrics(args.metric), _sizes(args.sizes)
-    check_draws(args.permutations, "`--permutations`")
-    check_seed(args.seed, "`--seed`")
+    check_draws(args.permutations)
+    check_seed(args.seed)
     against = None if args.against is None else split_names(args.against, "against")
     control = [] if args.control is None else split_names(args.control, "control")
     if len(args.embeddings) < 2:
@@ -61,13 +66,12 @@ def run(args) -> None:
         ("table", "--trend or --control", args.trend or control),
     ):
         if getattr(args, flag) and not ok:
-            raise InputError(f"`--{flag}` is of use with {needs} only; give that too.")
+            raise InputError(f"`{flag}` is of use with {needs} only; give that too.")
     if args.out:
         check_new_folder(args.out, "an atlas")
     if args.plot:
         _check_plot(args.plot)
-    for path in args.embeddings:
-        check_embeddings_exist(path)
+    check_inputs(args)
     from repstitch.alignment import files, hypotheses
     from repstitch.alignment.lineage import read_models
     from repstitch.alignment.measuring import atlas as measure_atlas
@@ -95,7 +99,7 @@ def _check_plot(plot: str) -> None:
     if Path(plot).suffix:
         check_picture(plot)
     elif Path(plot).is_file() or not Path(plot).parent.is_dir():
-        raise InputError(f"`--plot` must be a picture's name or a folder, in a folder that exists; got {plot!r}.")
+        raise InputError(f"`plot` must be a picture's name or a folder, in a folder that exists; got {plot!r}.")
 
 
 def _draw(atlas: "Atlas", plot: str) -> None:
@@ -119,14 +123,11 @@ def _metrics(text: str) -> list[str] | str:
     metrics = split_names(text, "metric")
     unknown = [m for m in metrics if m not in METRICS]
     if unknown:
-        raise InputError(f"`--metric` must be all or among {', '.join(METRICS)}; got {unknown[0]!r}.")
+        raise InputError(f"`metric` must be all or among {', '.join(METRICS)}; got {unknown[0]!r}.")
     return metrics
 
 
 def _sizes(text: str | None) -> list[int] | str | None:
     if text is None or text == "auto":
         return text
-    try:
-        return [int(size) for size in text.split(",")]
-    except ValueError:
-        raise InputError(f"`--sizes` must be auto or numbers of rows like 64,256,1024; got {text!r}.") from None
+    return split_numbers(text, "sizes", "auto or numbers of rows like 64,256,1024")

@@ -1,35 +1,41 @@
 """List, show and promote the stitchers of a folder."""
 
+import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from repstitch.cli.arguments import add_command, add_folder_argument
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
+from repstitch.files import check_picture, stitchers_folder
+
+if TYPE_CHECKING:
+    from repstitch.stitchers.registry import Registry
 
 
-def register(subparsers) -> None:
-    c = add_command(
+def register(subparsers: argparse._SubParsersAction) -> None:
+    command = add_command(
         subparsers, "list", run_list, "list the stitchers of a folder", "repstitch list --stitchers models/stitchers"
     )
-    add_folder_argument(c)
-    c = add_command(
+    add_folder_argument(command)
+    command = add_command(
         subparsers, "promote", run_promote, "choose the stitcher that serves its pair", "repstitch promote old-new-2"
     )
-    c.add_argument("name", metavar="NAME")
-    add_folder_argument(c)
-    c = add_command(
+    command.add_argument("name", metavar="NAME")
+    add_folder_argument(command)
+    command = add_command(
         subparsers, "show", run_show, "show a stitcher's scorecard", "repstitch show old-new --plot card.png"
     )
-    c.add_argument("stitcher", metavar="STITCHER", help="a folder, or a name in --stitchers")
-    c.add_argument("--plot", metavar="FILE", help="also draw it, as .png or .svg")
-    add_folder_argument(c)
+    command.add_argument("stitcher", metavar="STITCHER", help="a folder, or a name in --stitchers")
+    command.add_argument("--plot", metavar="FILE", help="also draw it, as .png or .svg")
+    add_folder_argument(command)
 
 
-def run_list(args) -> None:
+def run_list(args: argparse.Namespace) -> None:
+    registry = _registry(args.stitchers)
     from repstitch.stitchers.routing import pair_key
 
-    registry = _registry(args.stitchers)
     state = registry.state
     rows = [
         {
@@ -57,16 +63,21 @@ def run_list(args) -> None:
     emit({"folder": str(registry.folder), "stitchers": rows, "problems": dict(state.problems)}, text, args.json)
 
 
-def run_promote(args) -> None:
+def run_promote(args: argparse.Namespace) -> None:
     pair = _registry(args.stitchers).promote(args.name)
     emit({"pair": pair, "promoted": args.name}, f"{pair} is now served by {args.name}", args.json)
 
 
-def run_show(args) -> None:
-    from repstitch.stitchers.stitcher import load
+def run_show(args: argparse.Namespace) -> None:
+    if args.plot:
+        check_picture(args.plot)
+    folder = Path(args.stitcher)
+    if folder.is_dir():
+        from repstitch.stitchers.stitcher import load
 
-    path = Path(args.stitcher)
-    stitcher = load(path) if path.is_dir() else _registry(args.stitchers).get(args.stitcher)
+        stitcher = load(folder)
+    else:
+        stitcher = _registry(args.stitchers).get(args.stitcher)
     if args.plot:
         from repstitch.plots.canvas import save
         from repstitch.plots.stitchers import plot_scorecard
@@ -87,11 +98,12 @@ def run_show(args) -> None:
     emit(result, f"{title}\n{made}\n\n{stitcher.scorecard}", args.json)
 
 
-def _registry(folder: str | None):
+def _registry(named: str | None) -> "Registry":
+    folder = stitchers_folder() if named is None else Path(named)
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give the stitchers' folder with `stitchers`.")
     from repstitch.stitchers.registry import Registry
 
     registry = Registry(folder)
-    if not registry.folder.is_dir():
-        raise InputError(f"There is no folder {registry.folder}; give the stitchers' folder with --stitchers.")
     registry.refresh()
     return registry

@@ -10,7 +10,7 @@ from repstitch.files import check_carried_file, check_picture
 from repstitch.names import CONCEPTS
 
 
-def register(subparsers) -> None:
+def register(subparsers: argparse._SubParsersAction) -> None:
     c = add_command(
         subparsers,
         "transfer",
@@ -57,7 +57,7 @@ def register(subparsers) -> None:
     g.add_argument("--seed", type=int, default=0, help="seed of the resampled rows and of the controls")
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     _check_arguments(args)
     from repstitch.stitchers.stitcher import load
     from repstitch.transfer import files
@@ -115,7 +115,7 @@ def run(args) -> None:
     )
 
 
-def _carry(args, context, transferable):
+def _carry(args: argparse.Namespace, context, transferable):
     """What is carried to the target space, through what in words, and its proof."""
     from repstitch.transfer import run as whole
 
@@ -128,7 +128,7 @@ def _carry(args, context, transferable):
     return *whole.transfer(transferable, context, args.renormalise), proof
 
 
-def _check_arguments(args) -> None:
+def _check_arguments(args: argparse.Namespace) -> None:
     """Refuse arguments that do not go together before anything is loaded."""
     check_seed(args.seed)
     sources = [name for name in ("file", "concept", "prompts") if getattr(args, name)]

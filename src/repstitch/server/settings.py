@@ -11,7 +11,7 @@ from typing import Any
 
 from repstitch.devices import pick_device
 from repstitch.errors import InputError
-from repstitch.stitchers.registry import DEFAULT_FOLDER
+from repstitch.files import DEFAULT_STITCHERS
 
 CHOICES = {"device": ("auto", "cpu", "cuda"), "precision": ("float32", "bfloat16", "float16")}
 FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -30,7 +30,7 @@ class Settings:
     call from, `encoders` (`SPACE=ID|PATH|CARD.toml`) the text encoders that `/v1/embeddings` may be sent texts for.
     """
 
-    stitchers: Path = Path(DEFAULT_FOLDER)
+    stitchers: Path = Path(DEFAULT_STITCHERS)
     device: str = "auto"
     precision: str = "float32"
     workers: int = 1
@@ -72,7 +72,7 @@ class Settings:
             if text:
                 values[setting.name] = _parse(setting.name, setting.type, text)
         # Absolute, because BentoML changes the working folder between importing a service and running it.
-        values["stitchers"] = values.get("stitchers", Path(DEFAULT_FOLDER)).absolute()
+        values["stitchers"] = values.get("stitchers", Path(DEFAULT_STITCHERS)).absolute()
         return cls(**values)
 
     def to_env(self) -> dict[str, str]:
