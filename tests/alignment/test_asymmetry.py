@@ -10,10 +10,16 @@ from repstitch.alignment.hypothesis_results import Asymmetry
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import fit_ridge
 from repstitch.metrics.moments import moments
+from repstitch.records import Estimate
 
 
 def compared(X, Y, **kwargs) -> Asymmetry:
     return asymmetry(X, Y, **({"source": "A", "target": "B", "permutations": 19} | kwargs))
+
+
+def ends(estimate: Estimate) -> tuple[float, float]:
+    assert estimate.interval is not None
+    return estimate.interval
 
 
 def spread_out(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -28,8 +34,8 @@ def test_a_linear_image_of_lower_rank_is_predicted_and_does_not_predict_the_rest
     known = (8 + 7 + 6) / 36  # the share of the variance of X that Y holds
     assert found.r2_forward.score == pytest.approx(1, abs=1e-4)
     assert found.r2_backward.score == pytest.approx(known, abs=0.02)
-    assert found.r2_backward.interval[0] < known < found.r2_backward.interval[1]
-    assert found.difference.interval[0] < 1 - known < found.difference.interval[1]
+    assert ends(found.r2_backward)[0] < known < ends(found.r2_backward)[1]
+    assert ends(found.difference)[0] < 1 - known < ends(found.difference)[1]
     assert found.left_over["source"]["variance"] == pytest.approx(1 - found.r2_backward.score)
     assert found.left_over["target"] == {"variance": pytest.approx(0, abs=1e-4), "directions": 3, "predicted": 3}
     assert found.left_over["source"]["predicted"] <= 4 < found.left_over["source"]["directions"]
@@ -60,7 +66,7 @@ def test_views_of_one_latent_predict_each_other_about_equally():
     X, Y = (latent @ rotation(10, seed) + 0.5 * gaussian(800, 10, seed) for seed in (1, 2))
     found = compared(X, Y)
     assert found.verdict.startswith("each predicts the other about equally: R² A → B is 0.")
-    assert found.difference.interval[0] < 0 < found.difference.interval[1]
+    assert ends(found.difference)[0] < 0 < ends(found.difference)[1]
     assert found.r2_forward.score > found.null_forward["high"]
 
 

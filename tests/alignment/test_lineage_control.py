@@ -1,5 +1,6 @@
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,12 @@ from repstitch.errors import InputError
 def judged(scores, factors: dict, permutations: int = 499, **kwargs) -> Control:
     kwargs = {"metric": "mutual_knn", "resampling": Resampling(permutations)} | kwargs
     return control(scores, factors, models(len(scores)), **kwargs)
+
+
+def between(found: Control) -> dict[str, Any]:
+    """What is known of pairs without a shared label."""
+    assert found.between_above_null is not None
+    return found.between_above_null
 
 
 FAMILY = list("aaaabbbbcccc")
@@ -62,15 +69,15 @@ def test_a_planted_monoculture_is_called_one():
     found = judged(S, {"family": FAMILY}, null=null, q=q)
     assert found.factors["family"]["permanova"]["p"] <= 0.01
     assert found.factors["family"]["mantel"]["p"] <= 0.01
-    assert found.between_above_null["share"] == 0
-    assert found.between_above_null["above"] is False
+    assert between(found)["share"] == 0
+    assert between(found)["above"] is False
     assert found.verdict.startswith("monoculture: shared family explains what agreement there is")
 
 
 def test_models_of_different_lineage_that_agree_beyond_chance_are_no_monoculture():
     S = blocks(FAMILY, strengths=[0.3], base=0.2)
     found = judged(S, {"family": FAMILY}, null=np.full((12, 12), 0.01), q=np.full((12, 12), 0.02))
-    across = found.between_above_null
+    across = between(found)
     assert across["pairs"] == 48
     assert across["excess"] == pytest.approx(across["score"] - 0.01)
     assert across["interval"][0] > 0
@@ -105,15 +112,15 @@ def test_the_interval_over_few_models_lies_above_chance_no_more_often_than_it_sa
         noise = np.triu(random.standard_normal((N, N)), 1)
         S = 0.3 + 0.01 * (noise + noise.T + of_model[:, None] + of_model)
         found = judged(S, {"family": list(labels)}, permutations=1, null=np.full((N, N), 0.3))
-        above.append(found.between_above_null["interval"][0] > 0)
+        above.append(between(found)["interval"][0] > 0)
     assert np.mean(above) <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / runs) + 0.01  # Student's t is an approximation here
 
 
 def test_pairs_that_all_share_one_model_have_no_interval_over_models():
     S = 0.4 + 0.1 * symmetric(5, seed=2)
-    chance = {"null": np.full((5, 5), 0.01)}
+    chance: dict[str, Any] = {"null": np.full((5, 5), 0.01)}
     assert judged(S, {"family": list("aaaab")}, **chance).between_above_null is None
-    found = judged(S, {"family": list("aaaab")}, **chance, q=np.full((5, 5), 0.01)).between_above_null
+    found = between(judged(S, {"family": list("aaaab")}, **chance, q=np.full((5, 5), 0.01)))
     assert found["interval"] is None
     assert found["above"] is True
     assert found["pairs"] == 4

@@ -72,18 +72,18 @@ def asymmetry(
     sums, x_weights, y_weights = _squared_errors(x, y, x_folds, y_folds)
     errors = np.empty((n, 4))
     errors[order.numpy()] = sums  # in the order of the caller's rows, which the resampling depends on
-    forward, backward = _r2(errors.sum(0))
+    forward, backward = map(float, _r2(errors.sum(0)))
     forward_draws, backward_draws = _r2(resampled_means(errors, seed=seed))
     null_forward, null_backward = _null_draws(x, y, x_folds, y_folds, permutations, random)
     result = {
         "source": source,
         "target": target,
         "n": n,
-        "r2_forward": float(forward),
-        "r2_backward": float(backward),
+        "r2_forward": forward,
+        "r2_backward": backward,
         "r2_forward_interval": interval(forward_draws),
         "r2_backward_interval": interval(backward_draws),
-        "difference": float(forward - backward),
+        "difference": forward - backward,
         "difference_interval": interval(forward_draws - backward_draws),
         "null_forward": _summarise_null(null_forward),
         "null_backward": _summarise_null(null_backward),

@@ -43,7 +43,7 @@ def markdown(values: Mapping[str, Any]) -> str:
     )
 
 
-def _blocks(values: Mapping[str, Any]) -> Iterator[list[str | Grid]]:
+def _blocks(values: Mapping[str, Any]) -> Iterator[Sequence[str | Grid]]:
     """Everything that is shown, one block after another; the parts of a block belong together."""
     names, metrics = [space["name"] for space in values["spaces"]], list(values["metrics"])
     if len(names) == 2:
