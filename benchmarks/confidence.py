@@ -22,7 +22,7 @@ from repstitch.fit.calibration import auroc, calibrate, evaluate
 from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.recipe import Recipe
 from repstitch.fit.selection import METHODS, Problem, select
-from repstitch.stitchers.confidence import Confidence
+from repstitch.stitchers.confidence import Calibration
 from repstitch.stitchers.maps import Map
 
 RESULTS = Path(__file__).parent / "results"
@@ -31,7 +31,7 @@ WORDS = "words/aligned_glove50_word2vec300.npz"
 FEWER_WORDS = "words/aligned_glove50_glove200_word2vec300.npz"
 
 
-def fitted(pairs: Pairs, seed: int, method: str) -> tuple[Map, Confidence, torch.Tensor, torch.Tensor, Sequence]:
+def fitted(pairs: Pairs, seed: int, method: str) -> tuple[Map, Calibration, torch.Tensor, torch.Tensor, Sequence]:
     """A map, its confidence, the test rows, and the targets that top up a pool, as `train` makes them."""
     X, Y = (normalise(torch.from_numpy(side), "unit") for side in (pairs.X, pairs.Y))
     parts = split(pairs, seed=seed)
@@ -138,7 +138,7 @@ def main() -> None:
 
     def measure(pairs: Pairs, seed: int) -> dict:
         map, measures, X, Y, others = fitted(pairs, seed, args.method)
-        return evaluate(measures, map, X, Y, others)
+        return evaluate(measures, map, X, Y, others).to_dict()
 
     measured = every_split(args, measure, f"{args.method}/")
     command = f"python benchmarks/confidence.py --method {args.method} --seeds {args.seeds}"

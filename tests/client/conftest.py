@@ -2,7 +2,7 @@ import httpx
 import pytest
 from helpers.fake_service import ADDRESS, AppTransport, Blocking
 from helpers.serving import make_stitcher
-from helpers.spaces import confidence
+from helpers.spaces import calibration
 
 from repstitch.client import AsyncClient, Client
 from repstitch.server.app import create_app
@@ -28,7 +28,7 @@ def registry(tmp_path_factory):
     """The registry of an uncalibrated and a calibrated stitcher."""
     folder = tmp_path_factory.mktemp("stitchers")
     make_stitcher().save(folder / "old-to-new")
-    make_stitcher("sure", calibration=confidence(6, pool=500)).save(folder / "sure-to-new")
+    make_stitcher("sure", calibration=calibration(6, pool=500)).save(folder / "sure-to-new")
     registry = Registry(folder)
     registry.refresh()
     return registry

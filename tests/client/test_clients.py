@@ -9,7 +9,7 @@ import pytest
 from helpers.fake_service import ADDRESS, FakeService, problem, rows_of
 from helpers.imports import loaded_after
 from helpers.serving import free_port, make_rows, make_stitcher, running, serve_command
-from helpers.spaces import confidence
+from helpers.spaces import calibration
 
 from repstitch.client import (
     AsyncClient,
@@ -104,7 +104,7 @@ def test_the_application_translates_as_the_stitcher_does(to_app, vectors):
 
 def test_the_application_tells_confidence(to_app):
     X = make_rows(5)
-    expected = make_stitcher("sure", calibration=confidence(6, pool=500)).confidence(X)
+    expected = make_stitcher("sure", calibration=calibration(6, pool=500)).confidence(X).to_dict()
     result = to_app({"batch_bytes": 48}).translate_full(X, "sure", "new", confidence=True)
     assert list(result.confidence) == list(expected)
     for name, values in expected.items():

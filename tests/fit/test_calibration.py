@@ -10,7 +10,7 @@ from repstitch.errors import InputError
 from repstitch.fit.calibration import auroc, calibrate, evaluate, hit_chance
 from repstitch.fit.closed_form import decompose, fit_ridge
 from repstitch.metrics.moments import moments
-from repstitch.stitchers.confidence import LEAST_ROWS, Confidence, confidence_from_tensors
+from repstitch.stitchers.confidence import LEAST_ROWS, Calibration, calibration_from_tensors
 
 D_SOURCE, D_TARGET, SHARED = 12, 10, 5
 POOL = 200
@@ -34,24 +34,24 @@ MAP, DECOMPOSED = fit_ridge(FITTED), decompose(FITTED)
 
 
 @pytest.fixture(scope="module")
-def found() -> Confidence:
+def fitted() -> Calibration:
     made = calibrate(MAP, DECOMPOSED, SELECT, HELD, TRAIN[1], pool=POOL)
     assert made is not None
     return made
 
 
-def measured(confidence: Confidence, X: torch.Tensor) -> dict[str, np.ndarray]:
+def measured(calibration: Calibration, X: torch.Tensor) -> dict[str, np.ndarray]:
     X = normalise(X, "unit")
-    return {name: values.numpy() for name, values in confidence.measure(X, MAP(X)).items()}
+    return {name: values.numpy() for name, values in calibration.measure(X, MAP(X)).items()}
 
 
 # --- what it measures -------------------------------------------------------------------------------------------------
 
 
-def test_each_measure_is_one_float32_a_row_in_its_range(found):
+def test_each_measure_is_one_float32_a_row_in_its_range(fitted):
     rows = torch.cat([TEST[0], torch.from_numpy(gaussian(300, D_SOURCE, 9))])
-    measures = measured(found, rows)
-    assert tuple(measures) == found.names == (f"p_match@{POOL}", "cosine_lower", "p_typical", "shared", "distance")
+    measures = measured(fitted, rows)
+    assert tuple(measures) == fitted.names == (f"p_match@{POOL}", "cosine_lower", "p_typical", "shared", "distance")
     for name, values in measures.items():
         assert values.shape == (len(rows),)
         assert values.dtype == np.float32
@@ -61,19 +61,19 @@ def test_each_measure_is_one_float32_a_row_in_its_range(found):
     assert (measures["p_typical"] > 0).all()
 
 
-def test_a_row_is_measured_alike_alone_and_among_others(found):
-    alone, among = measured(found, TEST[0][7:8]), measured(found, TEST[0])
-    for name in found.names:
+def test_a_row_is_measured_alike_alone_and_among_others(fitted):
+    alone, among = measured(fitted, TEST[0][7:8]), measured(fitted, TEST[0])
+    for name in fitted.names:
         assert alone[name][0] == pytest.approx(among[name][7], rel=1e-4)
 
 
-def test_the_distance_is_the_shrunk_mahalanobis_distance(found):
+def test_the_distance_is_the_shrunk_mahalanobis_distance(fitted):
     X = TEST[0].double().numpy()
     covariance = np.cov(TRAIN[0].double().numpy().T, bias=True)
     shrunk = covariance + 0.1 * np.trace(covariance) / D_SOURCE * np.eye(D_SOURCE)
     centred = X - TRAIN[0].double().numpy().mean(0)
     expected = np.sqrt(np.einsum("ni,ij,nj->n", centred, np.linalg.inv(shrunk), centred) / D_SOURCE)
-    np.testing.assert_allclose(measured(found, TEST[0])["distance"], expected, rtol=1e-3)
+    np.testing.assert_allclose(measured(fitted, TEST[0])["distance"], expected, rtol=1e-3)
 
 
 def test_all_of_a_row_is_shared_where_the_target_is_a_rotation_and_nothing_where_it_is_noise():
@@ -89,24 +89,26 @@ def test_all_of_a_row_is_shared_where_the_target_is_a_rotation_and_nothing_where
 # --- whether it is true -----------------------------------------------------------------------------------------------
 
 
-def test_what_is_said_of_rows_it_never_saw_is_true(found):
-    said = evaluate(found, MAP, *TEST, (SELECT[1], HELD[1], TRAIN[1]))
-    assert (said["n"], said["pool"], said["calibrated"], said["calibration_rows"]) == (1500, POOL, True, 300)
-    assert said["ece"] <= 0.06
-    assert said["auroc"] > 0.65
-    assert abs(said["covered"] - 0.9) <= 3 * (0.09 / 1500 + 0.09 / 300) ** 0.5
-    assert abs(said["unusual@0.05"] - 0.05) <= 3 * (0.0475 / 1500 + 0.0475 / 300) ** 0.5
-    assert sum(b["n"] for b in said["bins"]) == 1500
-    curve = said["risk_coverage"]
-    assert curve[-1] == {"coverage": 1.0, "risk": pytest.approx(1 - said["hits"])}
-    assert curve[9]["risk"] < 0.85 * curve[-1]["risk"]
+def test_the_measures_are_true_of_rows_it_never_saw(fitted):
+    scores = evaluate(fitted, MAP, *TEST, (SELECT[1], HELD[1], TRAIN[1]))
+    assert (scores.n, scores.pool, scores.calibrated, scores.calibration_rows) == (1500, POOL, True, 300)
+    assert scores.ece <= 0.06
+    assert scores.auroc is not None
+    assert scores.auroc > 0.65
+    assert abs(scores.covered - 0.9) <= 3 * (0.09 / 1500 + 0.09 / 300) ** 0.5
+    assert abs(scores.unusual - 0.05) <= 3 * (0.0475 / 1500 + 0.0475 / 300) ** 0.5
+    assert sum(part.n for part in scores.bins) == 1500
+    curve = scores.risk_coverage
+    assert curve[-1] == (1.0, pytest.approx(1 - scores.hits))
+    assert curve[9][1] < 0.85 * curve[-1][1]
+    scores.check()
 
 
-def test_the_probability_is_of_the_pool_in_its_name(found):
+def test_the_probability_is_of_the_pool_in_its_name(fitted):
     larger = calibrate(MAP, DECOMPOSED, SELECT, HELD, TRAIN[1], pool=1000)
     assert larger is not None
     assert larger.names[0] == "p_match@1000"
-    few, many = (measured(c, TEST[0])[c.names[0]].mean() for c in (found, larger))
+    few, many = (measured(c, TEST[0])[c.names[0]].mean() for c in (fitted, larger))
     assert many < few - 0.1
 
 
@@ -116,11 +118,11 @@ def test_where_rows_are_fewer_than_the_pool_the_name_says_how_many_there_were():
     assert made.names[0] == "p_match@120"
 
 
-def test_an_evaluation_at_another_pool_is_labelled_not_calibrated(found):
-    few = evaluate(found, MAP, TEST[0][:100], TEST[1][:100])
-    assert (few["pool"], few["calibrated"]) == (100, False)
-    topped_up = evaluate(found, MAP, TEST[0][:100], TEST[1][:100], (TRAIN[1],))
-    assert (topped_up["pool"], topped_up["calibrated"]) == (POOL, True)
+def test_an_evaluation_at_another_pool_is_labelled_not_calibrated(fitted):
+    few = evaluate(fitted, MAP, TEST[0][:100], TEST[1][:100])
+    assert (few.pool, few.calibrated) == (100, False)
+    topped_up = evaluate(fitted, MAP, TEST[0][:100], TEST[1][:100], (TRAIN[1],))
+    assert (topped_up.pool, topped_up.calibrated) == (POOL, True)
 
 
 def test_the_bound_holds_for_nine_rows_of_ten_over_many_calibrations():
@@ -129,7 +131,7 @@ def test_the_bound_holds_for_nine_rows_of_ten_over_many_calibrations():
     for seed in range(40):
         made = calibrate(MAP, DECOMPOSED, pairs(60, 100 + seed), pairs(60, 200 + seed), TRAIN[1], pool=POOL)
         assert made is not None
-        shares.append(evaluate(made, MAP, *TEST)["covered"])
+        shares.append(evaluate(made, MAP, *TEST).covered)
     assert 0.88 <= float(np.mean(shares)) <= 0.94
 
 
@@ -155,20 +157,22 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_rows_unlike_the_training_data_get_a_low_p(found, kind):
-    usual, strange = (measured(found, rows)["p_typical"] for rows in (TEST[0], STRANGE[kind]))
+def test_rows_unlike_the_training_data_get_a_low_p(fitted, kind):
+    usual, strange = (measured(fitted, rows)["p_typical"] for rows in (TEST[0], STRANGE[kind]))
     score = auroc(usual, strange)
     assert score is not None
     assert score >= 0.9
 
 
-def test_the_p_value_never_falls_below_one_over_the_calibration_rows_and_one(found):
-    far = measured(found, -TRAIN[0].mean(0, keepdim=True))["p_typical"]
+def test_the_p_value_never_falls_below_one_over_the_calibration_rows_and_one(fitted):
+    far = measured(fitted, -TRAIN[0].mean(0, keepdim=True))["p_typical"]
     assert far[0] == pytest.approx(1 / 301)
 
 
 def test_directions_in_which_training_never_varied_are_seen():
-    flat = lambda side: (normalise(torch.cat([side[0], torch.zeros(len(side[0]), 3)], dim=1), "unit"), side[1])  # noqa: E731
+    def flat(pairs: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        return normalise(torch.cat([pairs[0], torch.zeros(len(pairs[0]), 3)], dim=1), "unit"), pairs[1]
+
     train, select, held, test = map(flat, (TRAIN, SELECT, HELD, TEST))
     fitted = moments(train)
     linear = fit_ridge(fitted)
@@ -209,32 +213,32 @@ def test_too_few_rows_of_either_half_are_not_calibrated(short):
     assert calibrate(MAP, DECOMPOSED, halves[1], halves[0], TRAIN[1]) is not None
 
 
-def test_the_same_pairs_give_the_same_calibration(found):
+def test_the_same_pairs_give_the_same_calibration(fitted):
     again = calibrate(MAP, DECOMPOSED, SELECT, HELD, TRAIN[1], pool=POOL)
     assert again is not None
-    for name, tensor in found.tensors().items():
+    for name, tensor in fitted.tensors().items():
         assert torch.equal(tensor, getattr(again, name))
 
 
-def test_it_is_rebuilt_from_its_tensors(found):
-    again = confidence_from_tensors({"pool": found.pool, "level": found.level}, found.tensors())
-    for name, values in measured(found, TEST[0]).items():
+def test_it_is_rebuilt_from_its_tensors(fitted):
+    again = calibration_from_tensors({"pool": fitted.pool, "level": fitted.level}, fitted.tensors())
+    for name, values in measured(fitted, TEST[0]).items():
         np.testing.assert_array_equal(measured(again, TEST[0])[name], values)
 
 
-def test_one_held_out_pair_cannot_evaluate(found):
+def test_one_held_out_pair_cannot_evaluate(fitted):
     with pytest.raises(InputError, match="At least 2 held-out pairs are needed to evaluate a confidence; got 1"):
-        evaluate(found, MAP, TEST[0][:1], TEST[1][:1])
+        evaluate(fitted, MAP, TEST[0][:1], TEST[1][:1])
 
 
 BROKEN = {
-    "no pool": ({"pool": 0}, "`pool` of a confidence must be a whole number above 1"),
-    "a pool of text": ({"pool": "1000"}, "`pool` of a confidence must be a whole number above 1"),
+    "no pool": ({"pool": 0}, "`pool` of a calibration must be a whole number above 1"),
+    "a pool of text": ({"pool": "1000"}, "`pool` of a calibration must be a whole number above 1"),
     "a level beyond one": ({"level": 1.5}, "`level` a number between 0 and 1"),
-    "a short mean": ({"mean": torch.zeros(D_SOURCE - 1)}, "`project` of a confidence must be float32 of shape"),
-    "integers": ({"match": torch.zeros(4, dtype=torch.int64)}, "`match` of a confidence must be float32 of shape"),
-    "too few weights": ({"cosine": torch.zeros(3)}, "`cosine` of a confidence must be float32 of shape"),
-    "NaN": ({"centre": torch.full((4,), torch.nan)}, "`centre` of a confidence must be finite"),
+    "a short mean": ({"mean": torch.zeros(D_SOURCE - 1)}, "`project` of a calibration must be float32 of shape"),
+    "integers": ({"match": torch.zeros(4, dtype=torch.int64)}, "`match` of a calibration must be float32 of shape"),
+    "too few weights": ({"cosine": torch.zeros(3)}, "`cosine` of a calibration must be float32 of shape"),
+    "NaN": ({"centre": torch.full((4,), torch.nan)}, "`centre` of a calibration must be finite"),
     "no scale": ({"scale": torch.zeros(4)}, "`scale` positive ones"),
     "descending": ({"atypical": torch.arange(30.0).flip(0)}, "ascending numbers"),
     "hardly any calibration": ({"atypical": torch.arange(3.0)}, "at least 20 ascending numbers"),
@@ -242,10 +246,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_parts_that_make_no_confidence_are_refused(found, how):
+def test_parts_that_make_no_calibration_are_refused(fitted, how):
     given, says = BROKEN[how]
     with pytest.raises(InputError, match=says):
-        replace(found, **given)
+        replace(fitted, **given)
 
 
 def test_the_bound_of_99_rows_is_their_tenth_smallest_margin():

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from helpers.serving import make_stitcher
-from helpers.spaces import confidence
+from helpers.spaces import calibration
 from repstitch.server.negotiation import ARROW, OCTETS
 from repstitch.server.responses import CODES, JSON
 from repstitch.wire.fields import TRANSLATE
@@ -23,7 +23,7 @@ from repstitch.wire.rows import DTYPES
 DIM = 6
 ODD = "grün & 100%"
 STITCHERS = {
-    "old-to-new": make_stitcher(calibration=confidence(DIM)),
+    "old-to-new": make_stitcher(calibration=calibration(DIM)),
     "raw-to-new": make_stitcher("raw", "new", seed=1, input_norm="none"),
     "new-to-far": make_stitcher("new", "far", 4, 3, seed=2),
     "odd": make_stitcher(ODD, "new", seed=3),

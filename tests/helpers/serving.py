@@ -16,7 +16,7 @@ import torch
 
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.spaces import Space
-from repstitch.stitchers.confidence import Confidence
+from repstitch.stitchers.confidence import Calibration
 from repstitch.stitchers.maps import AffineMap
 from repstitch.stitchers.stitcher import Stitcher
 
@@ -31,7 +31,7 @@ def make_stitcher(
     seed=0,
     input_norm="unit",
     scorecard: Scorecard | None = None,
-    calibration: Confidence | None = None,
+    calibration: Calibration | None = None,
 ) -> Stitcher:
     """A stitcher with a random affine map; nothing about it is trained."""
     generator = torch.Generator().manual_seed(seed)
@@ -58,13 +58,23 @@ def make_rows(n=3, dim=6, seed=1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32)
 
 
+def get(url: str, **options) -> httpx.Response:
+    """GET on a connection of its own, without the certificates that httpx otherwise reads for 0.1 s at each call."""
+    return httpx.get(url, verify=False, **options)
+
+
+def post(url: str, **options) -> httpx.Response:
+    """POST as `get`."""
+    return httpx.post(url, verify=False, **options)
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
 
 def eventually(check: Callable[[], object], patience_s: float = 20, pause_s: float = 0.05) -> None:
-    """Wait until something holds; fail when it does not in time."""
+    """Wait until `check` returns something true; fail when it does not in time."""
     deadline = time.monotonic() + patience_s
     while not check():
         assert time.monotonic() < deadline, f"did not come to hold within {patience_s} s"
@@ -73,7 +83,7 @@ def eventually(check: Callable[[], object], patience_s: float = 20, pause_s: flo
 
 @contextmanager
 def running(command: list[str], port: int, log: Path, cwd: Path | None = None, env: dict[str, str] | None = None):
-    """A service in a process of its own, ready to be called; ended by SIGTERM when the block is left."""
+    """A service in a process of its own, ready to be called, and stopped by SIGTERM when the block is left."""
     environ = os.environ | (env or {})
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -96,7 +106,7 @@ def wait_until_ready(process: subprocess.Popen, port: int, log: Path, patience_s
     def ready() -> bool:
         assert process.poll() is None, f"the service ended with {process.returncode}:\n{log.read_text()}"
         try:
-            return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+            return get(f"http://127.0.0.1:{port}/readyz").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -107,6 +117,6 @@ def wait_until_ready(process: subprocess.Popen, port: int, log: Path, patience_s
 
 
 def serve_command(folder: Path, port: int, workers: int = 1) -> list[str]:
-    """What starts the service from Python, as `repstitch serve` does."""
+    """The command that starts the service from Python, as `repstitch serve` does."""
     call = f"serve({str(folder)!r}, port={port}, workers={workers})"
     return [sys.executable, "-c", f"from repstitch.server.run import serve\nif __name__ == '__main__': {call}"]

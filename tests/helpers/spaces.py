@@ -11,7 +11,7 @@ from repstitch.embeddings.pairs import Pairs
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.splitting import Split
 from repstitch.spaces import Space
-from repstitch.stitchers.confidence import Confidence
+from repstitch.stitchers.confidence import Calibration
 
 
 def gaussian(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -107,10 +107,10 @@ def folder_of(path: Path, parts: list[Embeddings]) -> Path:
     return path
 
 
-def confidence(d_source: int, pool: int = 1000, seed: int = 0) -> Confidence:
+def calibration(d_source: int, pool: int = 1000, seed: int = 0) -> Calibration:
     """A confidence of random numbers; nothing about it is calibrated."""
     number = partial(torch.rand, generator=torch.Generator().manual_seed(seed))
-    return Confidence(
+    return Calibration(
         pool=pool,
         level=0.9,
         mean=number(d_source) / 10,

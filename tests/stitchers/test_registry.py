@@ -11,10 +11,11 @@ import torch
 
 from repstitch.errors import ConflictError, InputError, NotFoundError
 from repstitch.evaluation.scorecard import Scorecard
+from repstitch.files import stitchers_folder
 from repstitch.spaces import Space
 from repstitch.stitchers import registry as module
 from repstitch.stitchers.maps import AffineMap
-from repstitch.stitchers.registry import Registry, default_folder
+from repstitch.stitchers.registry import Registry
 from repstitch.stitchers.stitcher import Stitcher
 
 
@@ -288,7 +289,7 @@ def test_a_promotion_that_cannot_be_written_changes_nothing(folder, monkeypatch)
 
 def test_the_folder_is_the_named_one_else_that_of_the_environment_else_the_default(tmp_path, monkeypatch):
     monkeypatch.delenv("REPSTITCH_STITCHERS", raising=False)
-    assert default_folder() == Path("models/stitchers")
+    assert stitchers_folder() == Path("models/stitchers")
     monkeypatch.setenv("REPSTITCH_STITCHERS", str(tmp_path / "env"))
     assert Registry().folder == tmp_path / "env"
     assert Registry(tmp_path / "named").folder == tmp_path / "named"

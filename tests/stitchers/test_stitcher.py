@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import shutil
@@ -7,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.spaces import card, confidence, gaussian
+from helpers.spaces import calibration, card, gaussian
 from safetensors.torch import load_file, save_file
 
 from repstitch.embeddings.normalising import normalise
 from repstitch.errors import InputError
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.spaces import Space
 from repstitch.stitchers import stitcher as module
-from repstitch.stitchers.confidence import Confidence
+from repstitch.stitchers.confidence import Calibration, Confidence
 from repstitch.stitchers.maps import AffineMap, ResidualMLP
+from repstitch.stitchers.routing import Route
 from repstitch.stitchers.stitcher import FILES, Stitcher, load
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -80,20 +83,20 @@ def test_what_is_saved_is_what_is_loaded_value_by_value(tmp_path, map):
 
 
 def test_a_calibration_survives_saving_bit_for_bit(tmp_path):
-    saved = make(calibration=confidence(D_SOURCE, pool=972))
+    saved = make(calibration=calibration(D_SOURCE, pool=972))
     found = load(saved.save(tmp_path / "s"))
     assert found.calibration is not None
     assert (found.calibration.pool, found.calibration.level) == (972, 0.9)
     for name, tensor in saved.calibration.tensors().items():  # type: ignore[union-attr]
         assert torch.equal(getattr(found.calibration, name), tensor)
     rows = gaussian(9, D_SOURCE, 4)
-    for name, values in saved.confidence(rows).items():
-        np.testing.assert_array_equal(found.confidence(rows)[name], values)
+    for name, values in saved.confidence(rows).to_dict().items():
+        np.testing.assert_array_equal(found.confidence(rows).to_dict()[name], values)
     assert json.loads((tmp_path / "s" / "config.json").read_text())["confidence"] == {"level": 0.9, "pool": 972}
 
 
 def test_the_version_differs_with_the_calibration(tmp_path):
-    plain, one, other = (make(calibration=c) for c in (None, confidence(D_SOURCE), confidence(D_SOURCE, seed=1)))
+    plain, one, other = (make(calibration=c) for c in (None, calibration(D_SOURCE), calibration(D_SOURCE, seed=1)))
     assert len({plain.version, one.version, other.version}) == 3
     assert load(one.save(tmp_path / "s")).version == one.version
 
@@ -302,8 +305,8 @@ TAMPERED = {
     "no seen": (edit_tensors(seen=lambda t: None), "'seen' is missing"),
     "seen of floats": (edit_tensors(seen=lambda t: t.float()), "`seen` must be a list of int64"),
     "short mean": (edit_tensors(source_mean=lambda t: t[:-1].clone()), "must have the dimensions"),
-    "NaN in a confidence": (edit_tensors(confidence__project=poison), "`project` of a confidence must be finite"),
-    "flat confidence": (edit_tensors(confidence__project=lambda t: t[0].clone()), "`project` of a confidence must be"),
+    "NaN in a confidence": (edit_tensors(confidence__project=poison), "`project` of a calibration must be finite"),
+    "flat confidence": (edit_tensors(confidence__project=lambda t: t[0].clone()), "`project` of a calibration must be"),
     "confidence of nothing": (edit_tensors(confidence__mean=lambda t: torch.tensor(1.0)), "not a whole stitcher"),
     "part of a confidence": (edit_tensors(confidence__match=lambda t: None), "missing .* 'match'"),
     "more of a confidence": (edit_tensors(confidence__more=lambda t: torch.ones(1)), "'more'"),
@@ -319,13 +322,13 @@ TAMPERED = {
     "confidence without its settings": (edit_config(confidence=DROP), "disagree on whether it has a confidence"),
     "confidence of a word": (edit_config(confidence="x"), "not a whole stitcher"),
     "confidence without a pool": (edit_config(confidence={"level": 0.9}), "'pool'"),
-    "confidence in a pool of none": (edit_config(confidence={"pool": 0, "level": 0.9}), "`pool` of a confidence"),
+    "confidence in a pool of none": (edit_config(confidence={"pool": 0, "level": 0.9}), "`pool` of a calibration"),
 }
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return make(mlp(), method="mlp", calibration=confidence(D_SOURCE)).save(tmp_path_factory.mktemp("whole") / "s")
+    return make(mlp(), method="mlp", calibration=calibration(D_SOURCE)).save(tmp_path_factory.mktemp("whole") / "s")
 
 
 @pytest.mark.parametrize("name", TAMPERED)
@@ -355,8 +358,18 @@ def test_a_folder_or_file_that_is_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"photos is not a whole stitcher: config\.json"):
         load(tmp_path / "photos")
     for nothing in ("file", "absent"):
-        with pytest.raises(InputError, match="There is no stitcher"):
+        with pytest.raises(InputError, match=r"There is no stitcher .*; give the folder of a saved stitcher\.$"):
             load(tmp_path / nothing)
+
+
+def test_a_name_that_could_be_of_the_hub_is_answered_with_its_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"There is no stitcher owner/name; .*, or hf://owner/name for one on the Hug"):
+        load("owner/name")
+    for path in ("name", "/owner/name", "./owner", "a/b/c", "owner/"):
+        with pytest.raises(InputError, match="There is no stitcher") as error:
+            load(path)
+        assert "hf://" not in str(error.value)
 
 
 @pytest.mark.parametrize("form", ["affine", "residual_mlp"])
@@ -378,7 +391,7 @@ def test_a_stitcher_of_format_1_keeps_its_confidence():
         expected = dict(held)
     rows = expected.pop("rows")
     np.testing.assert_allclose(stitcher.translate(rows), expected.pop("translated"), atol=1e-6)
-    measured = stitcher.confidence(rows)
+    measured = stitcher.confidence(rows).to_dict()
     assert set(measured) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(measured[name], values, rtol=1e-4, err_msg=name)
@@ -404,12 +417,49 @@ def test_a_stitcher_of_format_1_is_written_again_as_it_was(tmp_path, form):
         ({"objective": "cosine"}, "`objective` must be one of"),
         ({"output_norm": "l1"}, "`output_norm` must be one of unit, none; got 'l1'"),
         ({"seen": np.zeros((1, 2), np.int64)}, "`seen` must be a list of int64"),
-        ({"calibration": confidence(5)}, "`calibration` must have the source's 6 dimensions; it has 5"),
+        ({"calibration": calibration(5)}, "`calibration` must have the source's 6 dimensions; it has 5"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(given, says):
     with pytest.raises(InputError, match=says):
         make(**given)
+
+
+def test_a_stitcher_is_shown_in_one_line():
+    values = json.loads((GOLDEN / "format-1-confidence" / "scorecard.json").read_text(encoding="utf-8"))
+    scored = make(scorecard=Scorecard.from_dict(values))
+    assert repr(make()) == "Stitcher(old[6] -> new[4], method='ridge')"
+    assert repr(scored) == ("Stitcher(old[6] -> new[4], method='ridge', recall@1=0.205, verdict query='re-embed')")
+    long = make(source=card("x" * 300, D_SOURCE), target=card("y" * 300, D_TARGET), scorecard=scored.scorecard)
+    assert "\n" not in repr(long)
+    assert len(repr(long)) < 200
+    markdown = scored._repr_markdown_()
+    assert markdown == f"`{scored!r}`\n\n{scored.scorecard._repr_markdown_()}"
+
+
+def test_a_stitcher_and_its_parts_are_compared_by_identity():
+    stitcher = make(calibration=calibration(D_SOURCE))
+    again = copy.deepcopy(stitcher)
+    assert again.calibration is not None
+    pairs = [(stitcher, again), (stitcher.map, again.map), (stitcher.calibration, again.calibration)]
+    for one, other in [*pairs, (stitcher.pipeline, again.pipeline)]:
+        assert one == one
+        assert one != other
+        assert len({one, other, one}) == 2
+    assert again.version == stitcher.version
+
+
+def test_the_parts_of_a_stitcher_are_shown_without_their_numbers():
+    stitcher = make(mlp(), calibration=calibration(D_SOURCE, pool=500))
+    assert repr(stitcher.map) == "ResidualMLP(6 -> 4)"
+    assert repr(stitcher.pipeline) == "Pipeline(unit, ResidualMLP(6 -> 4), unit)"
+    assert repr(stitcher.calibration) == "Calibration(pool=500, level=0.9)"
+    assert repr(Route(("a",), (stitcher,))) == "Route(old -> new through a)"
+
+
+def test_a_scorecard_that_is_a_plain_dictionary_is_refused():
+    with pytest.raises(InputError, match="`scorecard` must be a Scorecard; got dict"):
+        make(scorecard={})
 
 
 # --- translate --------------------------------------------------------------------------------------------------------
@@ -507,11 +557,44 @@ def test_output_norm_decides_the_length_of_what_comes_out(map):
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
-@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "bool"])
-def test_numbers_that_are_no_floats_are_refused(kind, dtype):
+@pytest.mark.parametrize("dtype", ["bool", "complex64"])
+def test_values_that_are_no_numbers_of_a_vector_are_refused(kind, dtype):
     rows = np.ones((2, D_SOURCE), dtype)
-    with pytest.raises(InputError, match=rf"`X` must hold floats; got (torch\.)?{dtype}"):
+    with pytest.raises(InputError, match=rf"`X` must hold floats or integers; got (torch\.)?{dtype}"):
         make().translate(torch.from_numpy(rows) if kind == "torch" else rows)
+
+
+@pytest.mark.parametrize("rows", [[["a"] * D_SOURCE], [[None] * D_SOURCE], [[2**70] * D_SOURCE], "text", None])
+def test_lists_of_anything_else_are_refused(rows):
+    with pytest.raises(InputError, match=r"`X` must hold floats or integers; got (object|<U)"):
+        make().translate(rows)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", ">i4", "uint32", "int64", "uint64"])
+def test_integers_are_translated_as_the_floats_of_their_value(dtype):
+    stitcher, rows = make(), np.arange(2 * D_SOURCE).reshape(2, -1)
+    expected = stitcher.translate(rows.astype(np.float64))
+    np.testing.assert_array_equal(stitcher.translate(rows.astype(dtype)), expected)
+    np.testing.assert_array_equal(stitcher.translate(rows.tolist()), expected)
+    if not dtype.startswith(">"):
+        translated = stitcher.translate(torch.from_numpy(rows.astype(dtype)))
+        assert isinstance(translated, torch.Tensor)
+        np.testing.assert_array_equal(translated.numpy(), expected)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "list"])
+def test_integers_that_floats_cannot_hold_are_refused(kind):
+    rows = np.ones((2, D_SOURCE), np.int64)
+    rows[1, 2] = -(2**53)
+    given = {"numpy": rows, "torch": torch.from_numpy(rows), "list": rows.tolist()}[kind]
+    with pytest.raises(InputError, match=r"must hold integers below 2\*\*53, which floats hold exactly"):
+        make().translate(given)
+    rows[1, 2] += 1
+    assert make().translate(rows).shape == (2, D_TARGET)
+
+
+def test_no_integers_are_translated_to_no_rows():
+    assert make().translate(np.empty((0, D_SOURCE), np.int64)).shape == (0, D_TARGET)
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 7), (5,), (), (2, 2, 6), (6, 2)])
@@ -595,28 +678,48 @@ def test_a_stitcher_pushed_to_the_hub_is_the_one_that_is_loaded_from_there(tmp_p
 
 @pytest.mark.parametrize("map", [affine(), mlp()], ids=["affine", "residual_mlp"])
 def test_confidence_is_of_the_normalised_rows_and_what_the_bare_map_gave(map):
-    stitcher, rows = make(map, calibration=confidence(D_SOURCE)), gaussian(9, D_SOURCE, 4) * 7
+    stitcher, rows = make(map, calibration=calibration(D_SOURCE)), gaussian(9, D_SOURCE, 4) * 7
     unit = torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True))
     expected = stitcher.calibration.measure(unit, map(unit))  # type: ignore[union-attr]
-    translated, found = stitcher.translate_with_confidence(rows)
+    translated, confidence = stitcher.translate_with_confidence(rows)
     np.testing.assert_array_equal(translated, stitcher.translate(rows))
-    assert list(found) == list(expected)
-    for name, values in found.items():
+    measures = confidence.to_dict()
+    assert list(measures) == list(expected)
+    for name, values in measures.items():
         assert values.dtype == np.float32
         np.testing.assert_allclose(values, expected[name].numpy(), rtol=1e-4)
-        np.testing.assert_array_equal(stitcher.confidence(rows)[name], values)
+        np.testing.assert_array_equal(stitcher.confidence(rows).to_dict()[name], values)
+
+
+def test_each_measure_has_a_name_of_its_own_in_the_record_and_one_with_the_pool_in_files():
+    confidence = make(calibration=calibration(D_SOURCE, pool=972)).confidence(gaussian(3, D_SOURCE))
+    assert isinstance(confidence, Confidence)
+    assert confidence.pool == 972
+    measures = confidence.to_dict()
+    assert list(measures) == ["p_match@972", "cosine_lower", "p_typical", "shared", "distance"]
+    assert measures["p_match@972"] is confidence.p_match
+    for name in list(measures)[1:]:
+        assert measures[name] is getattr(confidence, name)
+    assert repr(confidence) == "Confidence(3 rows, p_match in a pool of 972)"
+
+
+def test_tensors_and_lists_are_measured_as_arrays_are():
+    stitcher, rows = make(calibration=calibration(D_SOURCE)), gaussian(3, D_SOURCE)
+    expected = stitcher.confidence(rows).p_match
+    np.testing.assert_array_equal(stitcher.confidence(torch.from_numpy(rows)).p_match, expected)
+    np.testing.assert_allclose(stitcher.confidence(rows.tolist()).p_match, expected, rtol=1e-5)
 
 
 def test_one_vector_has_one_number_for_each_measure():
-    stitcher, rows = make(calibration=confidence(D_SOURCE)), gaussian(2, D_SOURCE, 4)
-    for name, value in stitcher.confidence(rows[0]).items():
+    stitcher, rows = make(calibration=calibration(D_SOURCE)), gaussian(2, D_SOURCE, 4)
+    for name, value in stitcher.confidence(rows[0]).to_dict().items():
         assert value.shape == ()
-        assert value == pytest.approx(stitcher.confidence(rows)[name][0], rel=1e-4)
+        assert value == pytest.approx(stitcher.confidence(rows).to_dict()[name][0], rel=1e-4)
 
 
 def test_a_stitcher_moved_to_a_device_takes_its_calibration_along(monkeypatch):
-    stitcher, moved = make(calibration=confidence(D_SOURCE)), []
-    monkeypatch.setattr(Confidence, "to", lambda self, device: moved.append((self, device)) or self)
+    stitcher, moved = make(calibration=calibration(D_SOURCE)), []
+    monkeypatch.setattr(Calibration, "to", lambda self, device: moved.append((self, device)) or self)
     assert stitcher.to("cpu").calibration is stitcher.calibration
     assert moved == [(stitcher.calibration, "cpu")]
 
@@ -625,4 +728,4 @@ def test_confidence_is_refused_without_a_calibration_and_for_bad_rows():
     with pytest.raises(InputError, match="has no calibration, so it cannot tell confidence; train it again"):
         make().confidence(gaussian(2, D_SOURCE))
     with pytest.raises(InputError, match="X must be finite"):
-        make(calibration=confidence(D_SOURCE)).confidence(np.full((1, D_SOURCE), np.nan, np.float32))
+        make(calibration=calibration(D_SOURCE)).confidence(np.full((1, D_SOURCE), np.nan, np.float32))

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers.spaces import card, calibration, folder_of, gaussian, names
+from helpers.spaces import calibration, card, folder_of, gaussian, names
 
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings

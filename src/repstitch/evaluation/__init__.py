@@ -1,1 +1,40 @@
-"""TODO."""
+# pyright: strict
+"""How good a translation is: scores on held-out pairs beside references, verdicts, relevance judgements."""
+
+from typing import TYPE_CHECKING
+
+from repstitch.lazy import public_names
+
+if TYPE_CHECKING:
+    from repstitch.evaluation.qrels import read_qrels
+    from repstitch.evaluation.relevance import SearchRows, score_relevance
+    from repstitch.evaluation.relevance_data import RelevanceData
+    from repstitch.evaluation.scorecard import Scorecard
+    from repstitch.evaluation.scoring import TranslatedPairs, score_pairs
+    from repstitch.evaluation.thresholds import Thresholds
+    from repstitch.evaluation.use_scores import UseScores, Verdict
+
+__all__ = [
+    "RelevanceData",
+    "Scorecard",
+    "SearchRows",
+    "Thresholds",
+    "TranslatedPairs",
+    "UseScores",
+    "Verdict",
+    "read_qrels",
+    "score_pairs",
+    "score_relevance",
+]
+_, __getattr__, __dir__ = public_names(
+    __name__,
+    {
+        "qrels": ("read_qrels",),
+        "relevance": ("SearchRows", "score_relevance"),
+        "relevance_data": ("RelevanceData",),
+        "scorecard": ("Scorecard",),
+        "scoring": ("TranslatedPairs", "score_pairs"),
+        "thresholds": ("Thresholds",),
+        "use_scores": ("UseScores", "Verdict"),
+    },
+)

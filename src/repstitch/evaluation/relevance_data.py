@@ -1,3 +1,4 @@
+# pyright: strict
 """Queries and relevance judgements as a caller passes them, before anything is read."""
 
 from dataclasses import dataclass, fields

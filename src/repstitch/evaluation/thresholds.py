@@ -1,3 +1,4 @@
+# pyright: strict
 """What a translation must keep to be used."""
 
 from dataclasses import asdict, dataclass

@@ -13,7 +13,7 @@ import torch
 
 from repstitch.embeddings.normalising import norms_are_valid
 from repstitch.errors import InputError
-from repstitch.stitchers.confidence import Confidence
+from repstitch.stitchers.confidence import Calibration
 from repstitch.stitchers.pipeline import Pipeline
 from repstitch.stitchers.routing import Route
 
@@ -38,7 +38,7 @@ class PlacedRoute:
     def __init__(self, route: Route, device: str = "cpu", precision: str = "float32", staged: bool = False):
         self.exact = route.pipeline
         self.d_source, self.d_target = route.stitchers[0].source.dim, route.stitchers[-1].target.dim
-        self.calibration: Confidence | None = route.stitchers[0].calibration if len(route.stitchers) == 1 else None
+        self.calibration: Calibration | None = route.stitchers[0].calibration if len(route.stitchers) == 1 else None
         self.pipeline = _place(self.exact, device, precision, route)
         self.stage: Stage | None = None
         self.cpu_rows = 0

@@ -1,15 +1,15 @@
-"""Pairs in a stitcher's two spaces: read, brought to its normalisation, and those it has not seen."""
-
-from collections.abc import Sequence
+"""Pairs in a stitcher's two spaces: read them, normalise and translate them, and tell which ones training used."""
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
+from repstitch.embeddings.columns import Column
 from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
 from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs
 from repstitch.embeddings.reading import read
-from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.errors import InputError
 from repstitch.evaluation.scoring import TranslatedPairs
 from repstitch.spaces import Space, adopt
@@ -17,21 +17,27 @@ from repstitch.stitchers.stitcher import Stitcher
 
 
 def read_sides(
-    stitcher: Stitcher, source, target, source_space=None, target_space=None, source_ids=None, target_ids=None
+    stitcher: Stitcher,
+    source: EmbeddingsLike,
+    target: EmbeddingsLike,
+    source_space: str | Space | None = None,
+    target_space: str | Space | None = None,
+    source_ids: Column | None = None,
+    target_ids: Column | None = None,
 ) -> tuple[Embeddings, Embeddings]:
-    """Both files, read and found to be in the stitcher's spaces."""
-    a = read(source, space=source_space, ids=source_ids)
-    b = read(target, space=target_space, ids=target_ids)
-    adopt(a.space, a.declared, stitcher.source, "`source`", opposite=stitcher.target)
-    adopt(b.space, b.declared, stitcher.target, "`target`", opposite=stitcher.source)
-    return a, b
+    """The rows of both sides. Raises InputError unless they are in the stitcher's spaces."""
+    source_rows = read(source, space=source_space, ids=source_ids)
+    target_rows = read(target, space=target_space, ids=target_ids)
+    adopt(source_rows.space, source_rows.declared, stitcher.source, "`source`", opposite=stitcher.target)
+    adopt(target_rows.space, target_rows.declared, stitcher.target, "`target`", opposite=stitcher.source)
+    return source_rows, target_rows
 
 
-def seen_in_training(stitcher: Stitcher, pairs: Pairs, others: Sequence | np.ndarray = ()) -> np.ndarray:
-    """A mask (n,) of the pairs that training or choosing used, known by id or by content.
+def seen_in_training(stitcher: Stitcher, pairs: Pairs, others: ArrayLike = ()) -> np.ndarray:
+    """A mask (n,) of the pairs that training or selection used, recognised by id or by content.
 
-    An id that is also one of `others` tells nothing: where queries and documents are both numbered from 0, it was the
-    document of that number that training used.
+    An id that is also one of `others` does not count: where queries and documents are both numbered from 0, training
+    used the document of that number.
     """
     by_id = np.isin(id_fingerprints(pairs.ids), stitcher.seen) & ~np.isin(pairs.ids, others)
     return by_id | np.isin(row_fingerprints(pairs.X, pairs.Y), stitcher.seen)
@@ -46,24 +52,32 @@ def translate_pairs(stitcher: Stitcher, pairs: Pairs) -> TranslatedPairs:
     return TranslatedPairs(source, target, raw, normalise(raw, stitcher.output_norm, "the translation"))
 
 
-def refuse_backwards(stitcher: Stitcher, X: np.ndarray, declared: bool, what: str = "source") -> None:
-    """Where both sides have one dimension and no card, the mean direction tells the two spaces apart; `what` is the
-    argument that X (n, d_source) came by."""
+def refuse_backwards(stitcher: Stitcher, X: np.ndarray, declared: bool, argument: str = "source") -> None:
+    """Refuse rows X (n, d_source) without a card that look like rows of the target; `argument` names them."""
     if not declared:
-        own, other = (stitcher.source, stitcher.source_mean), (stitcher.target, stitcher.target_mean)
-        refuse_other_side(X, own, other, what)
+        source, target = (stitcher.source, stitcher.source_mean), (stitcher.target, stitcher.target_mean)
+        refuse_other_side(X, source, target, argument)
 
 
-def refuse_other_side(X: np.ndarray, own: tuple[Space, np.ndarray], other: tuple[Space, np.ndarray], what: str) -> None:
-    """Refuse rows X (n, d) that point where the `other` space's mean does rather than their own's; of one width
-    only."""
-    if own[0].dim != other[0].dim:
+def refuse_other_side(
+    X: np.ndarray, expected: tuple[Space, np.ndarray], opposite: tuple[Space, np.ndarray], argument: str
+) -> None:
+    """Refuse rows X (n, d) whose mean points where the mean of the `opposite` space does, not of the `expected` one.
+
+    The check needs spaces of one dimension: others cannot be mistaken for one another.
+    """
+    (expected_space, _), (opposite_space, _) = expected, opposite
+    if expected_space.dim != opposite_space.dim:
         return
     mean = X.mean(0)
-    to = [float(mean @ m / (np.linalg.norm(mean) * np.linalg.norm(m) + 1e-12)) for _, m in (own, other)]
-    if to[1] > 0.5 and to[1] - to[0] > 0.3:
+    to_expected, to_opposite = (
+        float(mean @ training_mean / (np.linalg.norm(mean) * np.linalg.norm(training_mean) + 1e-12))
+        for _, training_mean in (expected, opposite)
+    )
+    if to_opposite > 0.5 and to_opposite - to_expected > 0.3:
+        by = f" with `{argument}_space`" if argument in ("source", "target") else ""
         raise InputError(
-            f"`{what}` looks like rows of {other[0].name!r}, the other side (cosine of the means {to[1]:.2f} "
-            f"against {to[0]:.2f}); swap the files, or give them a card of {own[0].name!r}"
-            + (f" (--{what}-space {own[0].name})." if what in ("source", "target") else ".")
+            f"`{argument}` looks like rows of {opposite_space.name!r}, the other side (cosine of the means "
+            f"{to_opposite:.2f} against {to_expected:.2f}); swap the files, or give them a card of "
+            f"{expected_space.name!r}{by}."
         )

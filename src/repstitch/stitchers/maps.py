@@ -11,9 +11,9 @@ from torch import Tensor
 from repstitch.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Map:
-    """What both forms share: tensors as fields, applied to rows of width `d_source`, giving rows of `d_target`."""
+    """A function of rows, its tensors as fields: takes rows of width `d_source`, gives rows of width `d_target`."""
 
     weight: Tensor
     bias: Tensor
@@ -27,6 +27,9 @@ class Map:
         for name, tensor in self.tensors().items():
             if not torch.isfinite(tensor).all():
                 raise InputError(f"`{name}` of a map must be finite; it holds NaN or Inf, so the fit went wrong.")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.d_source} -> {self.d_target})"
 
     @property
     def d_source(self) -> int:
@@ -61,7 +64,7 @@ class Map:
         raise TypeError("Map is a base; use AffineMap or ResidualMLP.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AffineMap(Map):
     """x @ weight + bias."""
 
@@ -82,7 +85,7 @@ class AffineMap(Map):
         return AffineMap(self.weight @ other.weight, self.bias @ other.weight + other.bias)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ResidualMLP(Map):
     """x @ weight + bias + gelu(x @ hidden_weight + hidden_bias) @ out_weight."""
 

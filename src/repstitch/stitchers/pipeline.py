@@ -1,4 +1,4 @@
-"""The computation of a translation: normalisations and maps in turn, of one stitcher or of several in a row."""
+"""The computation of a translation: normalisations and maps in turn, of one stitcher or several."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -23,21 +23,25 @@ class PipelineOutput(NamedTuple):
     norms: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pipeline:
     """`maps` in turn, rows brought to `norms[i]` ("unit" or "none") before map i and to `norms[-1]` after the last."""
 
     norms: tuple[str, ...]
     maps: tuple[Map, ...]
 
+    def __repr__(self) -> str:
+        steps = [step for norm, map in zip(self.norms, self.maps, strict=False) for step in (norm, repr(map))]
+        return f"Pipeline({', '.join([*steps, self.norms[-1]])})"
+
     def to(self, device=None, dtype=None) -> "Pipeline":
         """The same with its weights on another device or in another dtype."""
         return replace(self, maps=tuple(map.to(device=device, dtype=dtype) for map in self.maps))
 
     def then(self, other: "Pipeline") -> "Pipeline":
-        """This pipeline, then `other`: exactly what the two give in turn, whatever they are made of.
+        """This pipeline, then `other`, with exactly the result of the two in turn.
 
-        Two maps become one only where no normalisation stands between them and one of the forms can hold both.
+        Two maps become one only where no normalisation lies between them and one of the forms can hold both.
         """
         first, second = self.maps[-1], other.maps[0]
         if first.d_target != second.d_source:
@@ -62,9 +66,9 @@ class Pipeline:
         The result holds only where `norms_are_valid(output.norms)`.
         """
         norms, inputs = [], rows
-        for how, map in zip(self.norms, self.maps, strict=False):
+        for norm, map in zip(self.norms, self.maps, strict=False):
             norms.append(row_norms(rows))
-            inputs = rows / norms[-1] if how == "unit" else rows
+            inputs = rows / norms[-1] if norm == "unit" else rows
             if inputs.dtype != map.weight.dtype:
                 inputs = inputs.to(map.weight.dtype)
             rows = map.apply(inputs)
@@ -73,8 +77,8 @@ class Pipeline:
 
     def run_checked(self, rows: Tensor) -> PipelineOutput:
         """Translate rows whose norms float32 can hardly square; refuse rows that cannot be translated."""
-        inputs, what, norms = rows, "X", (row_norms(rows),)
-        for how, map in zip(self.norms, self.maps, strict=False):
-            inputs = normalise(rows, how, what).to(map.weight.dtype)
-            rows, what = map.apply(inputs), "the translation"
-        return PipelineOutput(normalise(rows, self.norms[-1], what), inputs, rows, norms)
+        inputs, name, norms = rows, "X", (row_norms(rows),)
+        for norm, map in zip(self.norms, self.maps, strict=False):
+            inputs = normalise(rows, norm, name).to(map.weight.dtype)
+            rows, name = map.apply(inputs), "the translation"
+        return PipelineOutput(normalise(rows, self.norms[-1], name), inputs, rows, norms)

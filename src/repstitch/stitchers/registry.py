@@ -1,4 +1,4 @@
-"""A folder of stitchers: list them, promote one, find the one that serves a pair of spaces, follow changes."""
+"""A folder of stitchers: list them, promote one, find the one that serves a pair of spaces, notice changes."""
 
 import json
 import logging
@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repstitch.errors import ConflictError, InputError, NotFoundError, one_line
-from repstitch.files import written_whole
+from repstitch.files import stitchers_folder, written_whole
 from repstitch.stitchers.routing import Route, best_route, pair_key
 from repstitch.stitchers.stitcher import Stitcher, load
 from repstitch.text import nearest
 
 log = logging.getLogger(__name__)
-DEFAULT_FOLDER = "models/stitchers"
 PROMOTED = "promoted.json"
 
 
 @dataclass(frozen=True)
 class State:
-    """What the folder held when it was last read; replaced whole, so that readers need no lock."""
+    """The content of the folder when it was last read; replaced whole, so that readers need no lock."""
 
     stitchers: Mapping[str, Stitcher] = field(default_factory=dict)
     promoted: Mapping[str, str] = field(default_factory=dict)
@@ -28,28 +27,23 @@ class State:
     stamps: Mapping[str, tuple] = field(default_factory=dict)
 
 
-def default_folder() -> Path:
-    """The folder that serving reads when none is named: `REPSTITCH_STITCHERS`, else `models/stitchers`."""
-    return Path(os.environ.get("REPSTITCH_STITCHERS") or DEFAULT_FOLDER)
-
-
 class Registry:
     """The stitchers of one folder, by name. Reading never blocks: `refresh` builds a new State and swaps it in."""
 
     def __init__(self, folder: str | os.PathLike | None = None):
-        self.folder = default_folder() if folder is None else Path(folder)
+        self.folder = stitchers_folder() if folder is None else Path(folder)
         self.state = State()
 
     def refresh(self) -> dict[str, str]:
-        """Read what changed in the folder; returns what happened, by name: loaded, removed or the problem.
+        """Read what changed in the folder; returns by name what happened: loaded, removed or the problem.
 
-        A stitcher that cannot be read is reported and left out; one that was served before goes on being served. When
-        the whole folder is gone, everything stays as it was.
+        A stitcher that cannot be read is reported and left out, unless it was served before: then the earlier content
+        stays. When the whole folder is gone, everything stays as it was.
         """
         old, report = self.state, {}
         if not self.folder.is_dir():
             missing = {str(self.folder): f"There is no folder {self.folder} yet; nothing is served until there is."}
-            if not old.stitchers and old.problems != missing:  # said once, not at every refresh
+            if not old.stitchers and old.problems != missing:  # logged once, not at every refresh
                 log.warning("%s", missing[str(self.folder)])
                 self.state = State(problems=missing)
             return report
@@ -78,17 +72,17 @@ class Registry:
             promoted = _read_promoted(self.folder)
         except InputError as error:
             promoted, problems[PROMOTED] = old.promoted, str(error)
-            if old.problems.get(PROMOTED) != str(error):  # said once, not at every refresh
+            if old.problems.get(PROMOTED) != str(error):  # logged once, not at every refresh
                 log.error("%s", error)
         self.state = State(stitchers, promoted, problems, stamps)
         return report
 
     def get(self, name: str) -> Stitcher:
         """The stitcher of that name; NotFoundError lists the nearest names."""
-        found = self.state.stitchers.get(name)
-        if found is None:
+        stitcher = self.state.stitchers.get(name)
+        if stitcher is None:
             raise NotFoundError(f"There is no stitcher {name!r}.{_suggestion(name, self.state.stitchers)}")
-        return found
+        return stitcher
 
     def resolve(self, source: str, target: str, name: str | None = None) -> tuple[str, Stitcher]:
         """The name and stitcher that serve `source` to `target`: the named one, the only one, or the promoted one.
@@ -123,11 +117,11 @@ class Registry:
         raise NotFoundError(f"No stitcher goes {source} -> {target}.{_suggestion(pair_key(source, target), pairs)}")
 
     def route(self, source: str, target: str) -> Route:
-        """The stitcher that serves `source` to `target`, else the detour over other spaces that promises most.
+        """The stitcher that serves `source` to `target`, else the best detour over other spaces.
 
-        A detour takes only pairs that one stitcher serves without doubt, and joins only spaces whose cards agree. The
-        best has the highest expected score, unscored stitchers last; the shorter one where that is equal. Raises as
-        `resolve` does, NotFoundError when nothing leads there.
+        A detour uses only the stitchers that serve their pair, and joins only spaces whose cards agree. The best one
+        has the highest expected score, unscored stitchers last, and of equal scores the fewest steps. Raises as
+        `resolve` does; NotFoundError where no route exists.
         """
         state = self.state
         try:

@@ -1,4 +1,4 @@
-"""TODO stitchers.routing."""
+"""The best way from one space to another through one or several stitchers."""
 
 import heapq
 import math
@@ -11,31 +11,35 @@ from repstitch.stitchers.stitcher import Stitcher
 
 
 def pair_key(source: str, target: str) -> str:
+    """How a pair of spaces is written: in the promotions of a registry, in replies, in messages."""
     return f"{source}->{target}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Route:
-    """Stitchers that lead from one space to another, in turn: mostly one, more only where a detour was asked for."""
+    """The stitchers that lead from one space to another, in turn: usually one, several for a detour."""
 
     names: tuple[str, ...]
     stitchers: tuple[Stitcher, ...]
 
+    def __repr__(self) -> str:
+        return f"Route({' -> '.join(self.spaces)} through {', '.join(self.names)})"
+
     @property
     def spaces(self) -> tuple[str, ...]:
-        """The names of the spaces passed, both ends with them."""
+        """The names of the spaces on the way, both ends included."""
         return (self.stitchers[0].source.name, *(stitcher.target.name for stitcher in self.stitchers))
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """What it computes: the maps in sequence, with the normalisation that stands between them."""
+        """The computation: the maps in sequence, with the normalisations between them."""
         return reduce(Pipeline.then, (stitcher.pipeline for stitcher in self.stitchers))
 
     @cached_property
     def score(self) -> float | None:
-        """The recall@1 to expect in query use: the product of the scorecards', as if steps failed independently.
+        """The recall@1 to expect in query use: the product over the scorecards, as if steps failed independently.
 
-        In [0, 1], each factor at the pool of its own scorecard; None where one of them was never scored so.
+        In [0, 1], each factor at the pool of its scorecard; None where one of the stitchers has no such score.
         """
         scores = [expected(stitcher) for stitcher in self.stitchers]
         return math.prod(s for s in scores if s is not None) if None not in scores else None
@@ -48,8 +52,8 @@ def expected(stitcher: Stitcher) -> float | None:
 
 
 def best_route(served: Mapping[str, Stitcher], source: str, target: str) -> tuple[str, ...]:
-    """Names of the stitchers of the best route (Dijkstra), none where no route is."""
-    # What a route costs: stitchers without a score, minus the log of the others' product, and its length.
+    """Names of the stitchers of the best route, found by Dijkstra's algorithm; empty where there is no route."""
+    # The cost of a route: stitchers without a score, minus the log of the others' product, and its length.
     frontier: list[tuple[tuple[int, float, int], tuple[str, ...]]] = [((0, 0.0, 0), ())]
     reached = set()
     while frontier:

@@ -1,12 +1,13 @@
-"""A map with its two spaces, its normalisation and its proof: translate with it, save it, load it."""
+"""A map with its two spaces, its normalisation and its scorecard: translate with it, save it, load it."""
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import safetensors
@@ -19,23 +20,28 @@ from repstitch.evaluation.scorecard import Scorecard
 from repstitch.files import check_new_folder, check_stitcher_exists, written_whole
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
 from repstitch.spaces import Space
-from repstitch.stitchers.confidence import Confidence, confidence_from_tensors
+from repstitch.stitchers.confidence import Calibration, Confidence, calibration_from_tensors
 from repstitch.stitchers.maps import Map, form_of, map_from_tensors
 from repstitch.stitchers.model_card import model_card
 from repstitch.stitchers.pipeline import Pipeline, PipelineOutput
+from repstitch.text import num
 
 FORMAT_VERSION = 1
 FILES = ("config.json", "model.safetensors", "scorecard.json", "README.md")
+LONGEST_NAME = 40  # of a space in a repr
+BEYOND_EXACT = 2**53  # float64 holds every smaller integer
+Rows = np.ndarray | Sequence[Sequence[float]] | Sequence[float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stitcher:
     """Translates rows of `source` into `target`: input normalisation, the map, output normalisation.
 
     `settings`, `split` and `provenance` say how it was made, `scorecard` how good it is. `source_mean` and
-    `target_mean` are the means of the normalised training rows; `seen` holds int64 fingerprints, of the id
-    and of the vectors, for every pair that training or selection used, so that scoring can leave them out.
-    `calibration` tells how far to trust one translation, where there were enough pairs to learn it.
+    `target_mean` are the means of the normalised training rows. `seen` holds int64 fingerprints of the id and of the
+    vectors of every pair that training or selection used, so that scoring can leave those pairs out. `calibration`
+    measures how far to trust one translation, where there were enough pairs to calibrate. Two stitchers are equal only
+    where they are one object; `version` compares their content.
     """
 
     map: Map
@@ -47,12 +53,12 @@ class Stitcher:
     output_norm: str
     source_mean: np.ndarray
     target_mean: np.ndarray
-    seen: np.ndarray = field(repr=False)
+    seen: np.ndarray
     settings: dict = field(default_factory=dict)
     split: dict = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)
-    scorecard: Scorecard = field(default_factory=Scorecard, repr=False)
-    calibration: Confidence | None = field(default=None, repr=False)
+    scorecard: Scorecard = field(default_factory=Scorecard)
+    calibration: Calibration | None = None
 
     def __post_init__(self):
         if (self.map.d_source, self.map.d_target) != (self.source.dim, self.target.dim):
@@ -72,14 +78,26 @@ class Stitcher:
         if not isinstance(self.scorecard, Scorecard):
             raise InputError(f"`scorecard` must be a Scorecard; got {type(self.scorecard).__name__}.")
         if self.calibration is not None and len(self.calibration.mean) != self.source.dim:
-            found = len(self.calibration.mean)
-            raise InputError(f"`calibration` must have the source's {self.source.dim} dimensions; it has {found}.")
+            dim = len(self.calibration.mean)
+            raise InputError(f"`calibration` must have the source's {self.source.dim} dimensions; it has {dim}.")
         check_choice("method", self.method, METHODS)
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("input_norm", self.input_norm, NORMALISATIONS)
         check_choice("output_norm", self.output_norm, NORMALISATIONS)
 
-    def to(self, device) -> "Stitcher":
+    def __repr__(self) -> str:
+        source, target = (f"{_shortened(space.name)}[{space.dim}]" for space in (self.source, self.target))
+        parts = [f"{source} -> {target}", f"method={self.method!r}"]
+        if self.scorecard.query_recall is not None:
+            parts.append(f"recall@1={num(self.scorecard.query_recall)}")
+            if "verdict" in self.scorecard.query:
+                parts.append(f"verdict query={str(self.scorecard.query.verdict)!r}")
+        return f"Stitcher({', '.join(parts)})"
+
+    def _repr_markdown_(self) -> str:
+        return f"`{self!r}`\n\n{self.scorecard._repr_markdown_()}"
+
+    def to(self, device: torch.device | str) -> "Stitcher":
         """The same stitcher with its weights on `device`."""
         calibration = None if self.calibration is None else self.calibration.to(device)
         return replace(self, map=self.map.to(device), calibration=calibration)
@@ -89,51 +107,38 @@ class Stitcher:
         return self.map.weight.device
 
     @overload
-    def translate(self, X: np.ndarray) -> np.ndarray: ...
-    @overload
     def translate(self, X: torch.Tensor) -> torch.Tensor: ...
-    def translate(self, X):
-        """Rows (n, d_source) or one vector (d_source,) into the target space, same kind out: NumPy float32 or torch.
+    @overload
+    def translate(self, X: Rows) -> np.ndarray: ...
+    def translate(self, X: Rows | torch.Tensor) -> np.ndarray | torch.Tensor:
+        """Rows (n, d_source) or one vector (d_source,) in the target space.
 
-        Raises InputError on the wrong width, and on rows with NaN, Inf or (where a direction is needed) only zeros.
+        Tensors give tensors; NumPy arrays and lists give NumPy arrays; all float32. Integers are converted where
+        floats hold them exactly. Raises InputError on the wrong width, and on rows with NaN, Inf or (where a direction
+        is needed) only zeros.
         """
-        if isinstance(X, torch.Tensor):
-            if not X.is_floating_point():
-                raise InputError(f"`X` must hold floats; got {X.dtype}.")
-            return self._pass(X.to(self.device)).translated.to(X.device)
-        return self._pass(self._rows(X)).translated.cpu().numpy()
+        translated = self._run(X).translated
+        return translated.to(X.device) if isinstance(X, torch.Tensor) else translated.cpu().numpy()
 
-    def confidence(self, X: np.ndarray) -> dict[str, np.ndarray]:
-        """How far to trust the translation of each row: float32 (n,) by name, see `Confidence.measure`.
+    def confidence(self, X: Rows | torch.Tensor) -> Confidence:
+        """How far to trust the translation of each row.
 
         Raises InputError as `translate` does, and where the stitcher was never calibrated.
         """
         return self.translate_with_confidence(X)[1]
 
-    def translate_with_confidence(self, X: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """What `translate` and `confidence` give of rows (n, d_source) or one vector, the map applied once."""
+    def translate_with_confidence(self, X: Rows | torch.Tensor) -> tuple[np.ndarray, Confidence]:
+        """What `translate` and `confidence` give for rows (n, d_source) or one vector; the map is applied once."""
         if self.calibration is None:
             raise InputError(
                 "This stitcher has no calibration, so it cannot tell confidence; train it again on more pairs."
             )
-        translated, known, bare, _ = self._pass(self._rows(X))
-        measured = self.calibration.measure(torch.atleast_2d(known), torch.atleast_2d(bare))
-        shape = known.shape[:-1]
-        return translated.cpu().numpy(), {k: v.reshape(shape).cpu().numpy() for k, v in measured.items()}
-
-    def _rows(self, X) -> torch.Tensor:
-        try:
-            X = np.asarray(X)
-        except ValueError:
-            raise InputError("`X` must be one vector or rows of one length; its rows have different lengths.") from None
-        if X.dtype.kind != "f":
-            raise InputError(f"`X` must hold floats; got {X.dtype}.")
-        width = np.float64 if X.dtype.itemsize > 4 else np.float32  # float32 cannot hold them all
-        rows = torch.from_numpy(np.require(X, width, ("C", "W")))  # copied only when it must be
-        return rows.to(self.device)
+        output = self._run(X)
+        return output.translated.cpu().numpy(), self.calibration.confidence(output.inputs, output.raw)
 
     @torch.no_grad()  # not inference mode, whose tensors a caller could not train a probe on
-    def _pass(self, rows: torch.Tensor) -> PipelineOutput:
+    def _run(self, X: Rows | torch.Tensor) -> PipelineOutput:
+        rows = _as_floats(X).to(self.device)
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.source.dim:
             raise InputError(
                 f"`X` must be (n, {self.source.dim}) or ({self.source.dim},), the dimensions of space "
@@ -143,7 +148,7 @@ class Stitcher:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """What translating computes, to be joined with that of another stitcher."""
+        """The computation of a translation, which can be joined with that of another stitcher."""
         return Pipeline((self.input_norm, self.output_norm), (self.map,))
 
     @cached_property
@@ -155,7 +160,7 @@ class Stitcher:
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
 
-    def _config(self) -> dict:
+    def _config(self) -> dict[str, Any]:
         config = {
             "format_version": FORMAT_VERSION,
             "form": form_of(self.map),
@@ -226,21 +231,20 @@ def load(path: str | os.PathLike) -> Stitcher:
     scores = _read_json(folder / "scorecard.json")
     try:
         card = Scorecard.from_dict(scores)
-        # Copied, for what is mapped from the file would change, or end the process, when the file is written over.
+        # Copied: memory mapped from the file would change, or end the process, when the file is written over.
         tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
-        part = lambda of: {k.removeprefix(of): v for k, v in tensors.items() if k.startswith(of)}  # noqa: E731
-        measures = part("confidence.")
-        if bool(measures) != ("confidence" in config):
+        calibration = _under("confidence.", tensors)
+        if bool(calibration) != ("confidence" in config):
             raise InputError("its config and its tensors disagree on whether it has a confidence.")
         return Stitcher(
-            map=map_from_tensors(config["form"], part("map.")),
+            map=map_from_tensors(config["form"], _under("map.", tensors)),
             source=Space.from_dict(config["source"]),
             target=Space.from_dict(config["target"]),
             source_mean=tensors["source_mean"].numpy(),
             target_mean=tensors["target_mean"].numpy(),
             seen=tensors["seen"].numpy(),
             scorecard=card,
-            calibration=confidence_from_tensors(config["confidence"], measures) if measures else None,
+            calibration=calibration_from_tensors(config["confidence"], calibration) if calibration else None,
             **{
                 key: config[key]
                 for key in ("method", "objective", "input_norm", "output_norm", "settings", "split", "provenance")
@@ -252,7 +256,42 @@ def load(path: str | os.PathLike) -> Stitcher:
         raise InputError(f"{folder} is not a whole stitcher: {one_line(error)}") from None
 
 
-def _json(value: dict) -> str:
+def _as_floats(X: Rows | torch.Tensor) -> torch.Tensor:
+    """Rows as a tensor of floats that holds every number exactly; long doubles are rounded to float64."""
+    rows = X if isinstance(X, torch.Tensor) else _as_tensor(X)
+    if rows.is_floating_point():
+        return rows
+    if rows.is_complex() or rows.dtype == torch.bool:
+        raise InputError(f"`X` must hold floats or integers; got {rows.dtype}.")
+    floats = rows.double()
+    if floats.numel() and float(floats.abs().max()) >= BEYOND_EXACT:
+        raise InputError("`X` must hold integers below 2**53, which floats hold exactly.")
+    return floats
+
+
+def _as_tensor(X: Rows) -> torch.Tensor:
+    try:
+        array = np.asarray(X)
+    except ValueError:
+        raise InputError("`X` must be one vector or rows of one length; its rows have different lengths.") from None
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"`X` must hold floats or integers; got {array.dtype}.")
+    dtype = array.dtype.newbyteorder("=")
+    if array.dtype.kind == "f":
+        dtype = np.float64 if array.dtype.itemsize > 4 else np.float32  # float32 cannot hold them all
+    return torch.from_numpy(np.require(array, dtype, ("C", "W")))  # copied only where it must be
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 

@@ -18,7 +18,7 @@ from repstitch.fit.learning_curve import draw_curve
 from repstitch.fit.selection import Candidate, Problem
 from repstitch.fit.spectrum import shared_spectrum
 from repstitch.metrics.retrieval import ranks, recall
-from repstitch.stitchers.confidence import LEAST_ROWS, Confidence
+from repstitch.stitchers.confidence import LEAST_ROWS, Calibration
 from repstitch.workflows.preparing import PreparedPairs
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def evaluate_selection(
     *,
     learning_curve: bool,
     seed: int,
-) -> tuple[Scorecard, Confidence | None]:
+) -> tuple[Scorecard, Calibration | None]:
     """The scorecard of the chosen map on held-out pairs, and its confidence where there were pairs to calibrate it."""
     rows = prepared.held_out
     X, Y = prepared.take(rows)
@@ -42,7 +42,7 @@ def evaluate_selection(
     extras: dict = {}
     if calibration is not None and len(prepared.parts.test):
         gallery = (prepared.Y[prepared.parts.select], prepared.Y[prepared.parts.calibrate], problem.Y)
-        extras["confidence"] = evaluate(calibration, chosen.map, X, Y, gallery)
+        extras["confidence"] = evaluate(calibration, chosen.map, X, Y, gallery).to_dict()
     extras |= {
         "held_out": held_out_name(prepared),
         "spectrum": shared_spectrum(problem.decomposition, X, Y, seed=seed) if len(rows) >= 4 else None,
@@ -87,7 +87,7 @@ def has_calibration_half(prepared: PreparedPairs) -> bool:
 
 def calibrate_confidence(
     prepared: PreparedPairs, problem: Problem, chosen: Candidate
-) -> tuple[Confidence | None, str | None]:
+) -> tuple[Calibration | None, str | None]:
     """The calibrated confidence, or None and a note that says why there is none."""
     if not has_calibration_half(prepared):
         return None, "Validation could not be halved (too few pairs or groups), so confidence is not calibrated."

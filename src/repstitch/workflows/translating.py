@@ -99,7 +99,10 @@ def translate_file(
 
 def _translate(stitcher: Stitcher, vectors: np.ndarray, confidence: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The translated rows, and each measure of their confidence where it is wanted."""
-    return stitcher.translate_with_confidence(vectors) if confidence else (stitcher.translate(vectors), {})
+    if not confidence:
+        return stitcher.translate(vectors), {}
+    translated, measures = stitcher.translate_with_confidence(vectors)
+    return translated, measures.to_dict()
 
 
 def _stamp(path: Path) -> list:
