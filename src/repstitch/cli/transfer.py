@@ -1,6 +1,9 @@
 """Carry probes, directions and dictionaries to another space."""
 
+from __future__ import annotations
+
 import argparse
+from typing import TYPE_CHECKING
 
 from repstitch.arguments import check_seed
 from repstitch.cli.arguments import LABELS, add_command, add_pair_arguments, check_inputs, read_lines
@@ -9,9 +12,14 @@ from repstitch.errors import InputError
 from repstitch.files import check_carried_file, check_picture
 from repstitch.names import CONCEPTS
 
+if TYPE_CHECKING:
+    from repstitch.transfer.context import TransferContext
+    from repstitch.transfer.kinds import Transferable
+    from repstitch.transfer.proof import AnyProof
+
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    c = add_command(
+    command = add_command(
         subparsers,
         "transfer",
         run,
@@ -22,39 +30,47 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "  repstitch transfer sae.safetensors --subtract-b-dec --out carried.safetensors \\\n"
         "      --forward models/stitchers/old-new --backward models/stitchers/new-old",
     )
-    c.add_argument(
+    command.add_argument(
         "file", nargs="?", metavar="FILE", help="what is carried: .safetensors, .npz, .npy, .pt, .pth or .skops"
     )
-    c.add_argument("--forward", metavar="STITCHER", help="source to target: for directions, dictionaries, prompts")
-    c.add_argument("--backward", metavar="STITCHER", help="target to source: for probes, dictionaries")
-    c.add_argument("--out", metavar="FILE", help=".safetensors or .npz, for directions also .npy; must not exist yet")
-    c.add_argument("--renormalise", action="store_true", help="give each direction the length back that it had")
-    c.add_argument(
+    command.add_argument(
+        "--forward", metavar="STITCHER", help="source to target: for directions, dictionaries, prompts"
+    )
+    command.add_argument("--backward", metavar="STITCHER", help="target to source: for probes, dictionaries")
+    command.add_argument(
+        "--out", metavar="FILE", help=".safetensors or .npz, for directions also .npy; must not exist yet"
+    )
+    command.add_argument("--renormalise", action="store_true", help="give each direction the length back that it had")
+    command.add_argument(
         "--jacobian", action="store_true", help="act by the mean Jacobian at the rows given, as MLPs always do"
     )
-    g = c.add_argument_group("what a FILE does not say")
-    g.add_argument("--directions", action="store_true", help="its arrays are directions, whatever their names")
-    g.add_argument("--classes", metavar="FILE", help="what a probe's scores speak for, one a line")
-    g.add_argument(
+    group = command.add_argument_group("what a FILE does not say")
+    group.add_argument("--directions", action="store_true", help="its arrays are directions, whatever their names")
+    group.add_argument("--classes", metavar="FILE", help="what a probe's scores speak for, one a line")
+    group.add_argument(
         "--subtract-b-dec",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="whether a dictionary subtracts b_dec before it encodes",
     )
-    g = c.add_argument_group("in place of a FILE")
-    g.add_argument("--concept", metavar="X", help="carry the concept that these embeddings of the source show …")
-    g.add_argument("--against", metavar="X", help="… and these do not")
-    g.add_argument("--by", choices=CONCEPTS, help="as the difference of means, a direction (default), or as a probe")
-    g.add_argument("--prompts", metavar="X", help="classify by names: embeddings of one prompt a class, called by id")
-    g.add_argument("--names", metavar="FILE", help="with --prompts: one class name a prompt, which may repeat")
-    g = c.add_argument_group("rows, and proof")
-    add_pair_arguments(g, needed=False)
-    g.add_argument("--labels", metavar=LABELS, help="classes of the target's rows, to prove a probe or names on")
-    g.add_argument(
+    group = command.add_argument_group("in place of a FILE")
+    group.add_argument("--concept", metavar="X", help="carry the concept that these embeddings of the source show …")
+    group.add_argument("--against", metavar="X", help="… and these do not")
+    group.add_argument(
+        "--by", choices=CONCEPTS, help="as the difference of means, a direction (default), or as a probe"
+    )
+    group.add_argument(
+        "--prompts", metavar="X", help="classify by names: embeddings of one prompt a class, called by id"
+    )
+    group.add_argument("--names", metavar="FILE", help="with --prompts: one class name a prompt, which may repeat")
+    group = command.add_argument_group("rows, and proof")
+    add_pair_arguments(group, needed=False)
+    group.add_argument("--labels", metavar=LABELS, help="classes of the target's rows, to prove a probe or names on")
+    group.add_argument(
         "--group", metavar="COLUMN|FILE", help="rows of one group stay on one side of the split, as in train"
     )
-    g.add_argument("--plot", metavar="FILE", help="draw the proof, as .png, .svg or .pdf")
-    g.add_argument("--seed", type=int, default=0, help="seed of the resampled rows and of the controls")
+    group.add_argument("--plot", metavar="FILE", help="draw the proof, as .png, .svg or .pdf")
+    group.add_argument("--seed", type=int, default=0, help="seed of the resampled rows and of the controls")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -115,8 +131,10 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _carry(args: argparse.Namespace, context, transferable):
-    """What is carried to the target space, through what in words, and its proof."""
+def _carry(
+    args: argparse.Namespace, context: TransferContext, transferable: Transferable | None
+) -> tuple[Transferable, str, AnyProof | None]:
+    """The result in the target space, what it was carried through in words, and its proof."""
     from repstitch.transfer import run as whole
 
     if args.prompts:
