@@ -173,8 +173,10 @@ def test_inputs_that_are_not_there_are_refused(tmp_path):
         check_file_exists(f"{tmp_path}/ids.npz:key", "ids")
     with pytest.raises(InputError, match=r"`data` must be a folder, \.zip, \.txt or table that is here; .*t\.csv\."):
         check_items_exist(f"{tmp_path}/t.csv:text")
-    with pytest.raises(InputError, match=r"There is no stitcher .*none; give the folder that"):
+    with pytest.raises(InputError, match=r"There is no stitcher .*none; give the folder of a saved stitcher\.$"):
         check_stitcher_exists(tmp_path / "none")
+    with pytest.raises(InputError, match=r"There is no stitcher me/none; .*, or hf://me/none for one on the Hugging"):
+        check_stitcher_exists("me/none")
 
 
 def test_inputs_that_are_there_or_elsewhere_are_not_refused(tmp_path):
