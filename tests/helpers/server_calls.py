@@ -1,5 +1,7 @@
 """Calls of the application in process, and what their answers must be."""
 
+import base64
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,24 @@ from repstitch.server.negotiation import OCTETS
 from repstitch.server.responses import CODES, JSON
 from repstitch.server.service import Service
 from repstitch.server.settings import Settings
+from repstitch.stitchers.registry import Registry
+from repstitch.stitchers.stitcher import Stitcher
 
 URL = "/v1/translate?source=old&target=new"
 LOCAL = "http://127.0.0.1"  # without keys, only what arrives on a loopback address is answered
 
 
-def client_of(registry, **settings) -> TestClient:
+def registry_of(folder: Path, **stitchers: Stitcher) -> Registry:
+    """The registry of a folder after these stitchers were saved there."""
+    for name, stitcher in stitchers.items():
+        stitcher.save(folder / name)
+    registry = Registry(folder)
+    registry.refresh()
+    return registry
+
+
+def client_of(registry: Registry, **settings) -> TestClient:
+    """A client of the application in this process, whose lifespan has not run."""
     return TestClient(create_app(registry, Settings(**settings)), LOCAL, raise_server_exceptions=False)
 
 
@@ -36,6 +50,10 @@ def refused(response, status, message, param=None) -> dict:
 def post_rows(client, rows, url=URL, **headers):
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return client.post(url, content=np.asarray(rows, "<f4").tobytes(), headers={"content-type": OCTETS} | headers)
+
+
+def b64(rows) -> str:
+    return base64.b64encode(np.asarray(rows, "<f4").tobytes()).decode()
 
 
 def read_rows(response, dim=4) -> np.ndarray:

@@ -1,8 +1,7 @@
 import pytest
-from helpers.server_calls import client_of
+from helpers.server_calls import client_of, registry_of
 from helpers.serving import free_port, make_stitcher, running, serve_command
-
-from repstitch.stitchers.registry import Registry
+from helpers.spaces import calibration
 
 
 @pytest.fixture
@@ -13,9 +12,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def registry(folder):
-    registry = Registry(folder)
-    registry.refresh()
-    return registry
+    return registry_of(folder)
 
 
 @pytest.fixture
@@ -23,11 +20,11 @@ def client(registry):
     return client_of(registry)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(tmp_path_factory):
-    """A running service, one for the tests of a module that leave it as it was: its port and its log."""
+    """A running service of one calibrated stitcher, for all tests that leave it as it is: its port and its log."""
     folder = tmp_path_factory.mktemp("service")
-    make_stitcher().save(folder / "stitchers" / "old-to-new")
+    make_stitcher(calibration=calibration(6)).save(folder / "stitchers" / "old-to-new")
     port, log = free_port(), folder / "log"
     with running(serve_command(folder / "stitchers", port), port, log):
         yield port, log

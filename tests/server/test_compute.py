@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.serving import make_rows, make_stitcher
-from helpers.spaces import confidence
+from helpers.spaces import calibration
 
 from repstitch.errors import InputError
 from repstitch.server.compute import CHUNK_ROWS, CROSSOVER_ROWS, PlacedRoute, Stopped, _crossover
@@ -13,7 +13,7 @@ from repstitch.stitchers.maps import AffineMap
 from repstitch.stitchers.pipeline import Pipeline
 from repstitch.stitchers.routing import Route
 
-SURE = make_stitcher(calibration=confidence(6, pool=500))
+SURE = make_stitcher(calibration=calibration(6, pool=500))
 SIZES = (1, 64, CHUNK_ROWS, CHUNK_ROWS + 1, 3 * CHUNK_ROWS + 7)
 
 
@@ -28,7 +28,7 @@ def test_rows_in_chunks_are_the_rows_at_once_with_and_without_a_stage(n, staged)
     vectors, measures = placed(SURE, staged=staged).translate(rows, with_measures=True)
     assert vectors.dtype == np.float32
     assert np.allclose(vectors, SURE.translate(rows), atol=1e-6)
-    expected = np.column_stack(list(SURE.confidence(rows).values()))
+    expected = np.column_stack(list(SURE.confidence(rows).to_dict().values()))
     assert measures is not None
     assert np.allclose(measures, expected, rtol=1e-3)
     assert placed(SURE, staged=staged).translate(rows)[1] is None
@@ -132,7 +132,7 @@ def test_small_requests_of_a_staged_route_are_answered_without_the_stage(monkeyp
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_gpu_answers_as_the_cpu_does(precision):
-    wide = make_stitcher(d_source=96, d_target=80, calibration=confidence(96, pool=500))
+    wide = make_stitcher(d_source=96, d_target=80, calibration=calibration(96, pool=500))
     one = placed(wide, device="cuda", precision=precision)
     for n in SIZES:
         rows = make_rows(n, 96)

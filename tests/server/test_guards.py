@@ -4,7 +4,15 @@ import itertools
 import pytest
 
 from repstitch.errors import InputError
-from repstitch.server.guards import PAGE_BYTES, PREALLOCATE_BYTES, ByteReservation, Gate, check_rows, read_body
+from repstitch.server.guards import (
+    PAGE_BYTES,
+    PREALLOCATE_BYTES,
+    ByteReservation,
+    Deadlines,
+    Gate,
+    check_rows,
+    read_body,
+)
 from repstitch.server.responses import Refusal
 from repstitch.server.settings import Settings, choose_device
 from repstitch.wire.rows import MalformedError
@@ -157,3 +165,52 @@ def test_rows_over_the_limit_are_refused():
     check_rows(3, 3)
     with pytest.raises(Refusal, match="at most 3 rows; got 4"):
         check_rows(4, 3)
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_clock_cancels_what_is_late_and_nothing_else():
+    async def scenario():
+        deadlines, ends = Deadlines(0.2), []
+
+        async def work(seconds):
+            task = deadlines.start()
+            try:
+                await asyncio.sleep(seconds)
+            except asyncio.CancelledError:
+                pass
+            finally:
+                ends.append((seconds, deadlines.stop(task)))
+            await asyncio.sleep(0)  # a task that was late can go on
+            return seconds
+
+        done = await asyncio.gather(work(0.01), work(5), work(0.02), work(6))
+        return done, sorted(ends), deadlines
+
+    done, ends, deadlines = asyncio.run(scenario())
+    assert done == [0.01, 5, 0.02, 6]
+    assert ends == [(0.01, False), (0.02, False), (5, True), (6, True)]
+    assert not deadlines._ends
+    assert not deadlines._cancelled
+
+
+def test_being_cancelled_by_another_is_not_being_late():
+    async def scenario():
+        deadlines, seen = Deadlines(5), []
+
+        async def work():
+            task = deadlines.start()
+            try:
+                await asyncio.sleep(10)
+            finally:
+                seen.append(deadlines.stop(task))
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return seen
+
+    assert asyncio.run(scenario()) == [False]

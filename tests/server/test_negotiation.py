@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from helpers.server_calls import LOCAL, URL, client_of, read_rows, refused
 from helpers.serving import make_rows, make_stitcher
-from helpers.spaces import confidence
+from helpers.spaces import calibration
 
 from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.server.app import create_app
@@ -164,14 +164,14 @@ def test_arrow_rows_keep_their_ids(client, ids, fixed, dtype):
 
 
 def test_arrow_answers_hold_confidence_as_columns(folder):
-    stitcher = make_stitcher("sure", calibration=confidence(6, pool=500))
+    stitcher = make_stitcher("sure", calibration=calibration(6, pool=500))
     stitcher.save(folder / "sure-to-new")
     registry = Registry(folder)
     registry.refresh()
     rows = make_rows(3)
     url = "/v1/translate?source=sure&target=new&confidence=true"
     table = read_stream(client_of(registry).post(url, content=stream(rows, [1, 2, 3]), headers={"content-type": ARROW}))
-    for name, values in stitcher.confidence(rows).items():
+    for name, values in stitcher.confidence(rows).to_dict().items():
         assert np.allclose(table[name].to_numpy(), values, rtol=1e-3)
 
 

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from helpers.server_calls import LOCAL, client_of, refused, service_of
-from helpers.serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
+from helpers.server_calls import LOCAL, client_of, refused, registry_of, service_of
+from helpers.serving import eventually, make_rows, make_stitcher
 from helpers.spaces import tiny_bert
+from starlette.testclient import TestClient
 
 from repstitch.encoders.encoder import load_encoder
-from repstitch.server import service as module
+from repstitch.server.app import create_app
 from repstitch.server.negotiation import OCTETS
-from repstitch.stitchers.registry import Registry
+from repstitch.server.settings import Settings
 
 EXPECTED = make_stitcher().translate
 
@@ -24,31 +25,30 @@ def post(client, **body):
 
 
 @pytest.mark.parametrize("model", ["old-to-new", "old->new"])
-def test_the_real_client_translates_vectors(folder, tmp_path, model):
-    port, rows = free_port(), make_rows(70)
-    with running(serve_command(folder, port), port, tmp_path / "log"):
-        client = openai.OpenAI(base_url=f"{LOCAL}:{port}/v1", api_key="any", max_retries=0)
-        for encoding in ("float", "base64", None):  # left open, it asks for base64 and decodes it
-            asked: dict[str, Any] = {} if encoding is None else {"encoding_format": encoding}
-            answer = client.embeddings.create(model=model, input=rows.tolist(), **asked)
-            given: list[Any] = [each.embedding for each in answer.data]
-            found = np.array([np.frombuffer(base64.b64decode(v), "<f4") if isinstance(v, str) else v for v in given])
-            assert isinstance(given[0], str) == (encoding == "base64")
-            assert np.allclose(found, EXPECTED(rows), atol=1e-6)
-            assert [each.index for each in answer.data] == list(range(70))
-            assert answer.model == model
-        single = client.embeddings.create(model=model, input=rows[0].tolist(), dimensions=4)
-        assert np.allclose(single.data[0].embedding, EXPECTED(rows[0]), atol=1e-6)
-        assert [each.id for each in client.models.list()] == ["old-to-new", "old->new"]
-        with pytest.raises(openai.NotFoundError, match="There is no stitcher 'old-to-nwe'"):
-            client.embeddings.create(model="old-to-nwe", input=rows.tolist())
-        with pytest.raises(openai.BadRequestError, match="whole numbers are tokens") as caught:
-            client.embeddings.create(model=model, input=[1, 2, 3, 4, 5, 6])
-        assert caught.value.param == "input"
-        with pytest.raises(openai.UnprocessableEntityError, match="must have 6 numbers; got 5"):
-            client.embeddings.create(model=model, input=rows[:, :5].tolist())
-        with pytest.raises(openai.ConflictError, match="no text encoder of space 'old' is loaded"):
-            client.embeddings.create(model=model, input="a text")
+def test_the_real_client_translates_vectors(registry, model):
+    rows, http_client = make_rows(70), client_of(registry)
+    client = openai.OpenAI(base_url=f"{LOCAL}/v1", api_key="any", max_retries=0, http_client=http_client)
+    for encoding in ("float", "base64", None):  # left open, it asks for base64 and decodes it
+        options: dict[str, Any] = {} if encoding is None else {"encoding_format": encoding}
+        answer = client.embeddings.create(model=model, input=rows.tolist(), **options)
+        values: list[Any] = [each.embedding for each in answer.data]
+        vectors = np.array([np.frombuffer(base64.b64decode(v), "<f4") if isinstance(v, str) else v for v in values])
+        assert isinstance(values[0], str) == (encoding == "base64")
+        assert np.allclose(vectors, EXPECTED(rows), atol=1e-6)
+        assert [each.index for each in answer.data] == list(range(70))
+        assert answer.model == model
+    single = client.embeddings.create(model=model, input=rows[0].tolist(), dimensions=4)
+    assert np.allclose(single.data[0].embedding, EXPECTED(rows[0]), atol=1e-6)
+    assert [each.id for each in client.models.list()] == ["old-to-new", "old->new"]
+    with pytest.raises(openai.NotFoundError, match="There is no stitcher 'old-to-nwe'"):
+        client.embeddings.create(model="old-to-nwe", input=rows.tolist())
+    with pytest.raises(openai.BadRequestError, match="whole numbers are tokens") as caught:
+        client.embeddings.create(model=model, input=[1, 2, 3, 4, 5, 6])
+    assert caught.value.param == "input"
+    with pytest.raises(openai.UnprocessableEntityError, match="must have 6 numbers; got 5"):
+        client.embeddings.create(model=model, input=rows[:, :5].tolist())
+    with pytest.raises(openai.ConflictError, match="no text encoder of space 'old' is loaded"):
+        client.embeddings.create(model=model, input="a text")
 
 
 def test_the_answer_has_openais_shape_and_our_headers(client):
@@ -93,8 +93,8 @@ def test_what_cannot_be_answered_is_refused(client, body, status, message, param
 
 def test_one_integer_among_floats_is_a_number(client):
     row = [1, 0.5, 0, -2, 0.25, 3]
-    found = post(client, model="old->new", input=row).json()["data"][0]["embedding"]
-    assert np.allclose(found, EXPECTED(np.array(row, np.float32)), atol=1e-6)
+    vectors = post(client, model="old->new", input=row).json()["data"][0]["embedding"]
+    assert np.allclose(vectors, EXPECTED(np.array(row, np.float32)), atol=1e-6)
 
 
 def test_only_json_is_spoken_and_no_query(client):
@@ -108,8 +108,8 @@ def test_several_stitchers_of_a_pair_need_a_name_or_a_promotion(folder, registry
     registry.refresh()
     body = {"input": make_rows(1).tolist()}
     refused(post(client, model="old->new", **body), 409, "none is promoted", "model")
-    found = post(client, model="second", **body).json()["data"][0]["embedding"]
-    assert np.allclose(found, make_stitcher(seed=7).translate(make_rows(1))[0], atol=1e-6)
+    vectors = post(client, model="second", **body).json()["data"][0]["embedding"]
+    assert np.allclose(vectors, make_stitcher(seed=7).translate(make_rows(1))[0], atol=1e-6)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -122,14 +122,12 @@ def bert(tmp_path_factory):
     return tiny_bert(tmp_path_factory.mktemp("bert") / "tiny-bert")
 
 
-@pytest.fixture
-def texts(bert, tmp_path):
+@pytest.fixture(scope="module")
+def texts(bert, tmp_path_factory):
     """A client of a service that has the encoder of the source space, that encoder, and the stitcher."""
     encoder = load_encoder(str(bert), device="cpu")
     stitcher = replace(make_stitcher("words", "new", 16), source=replace(encoder.space, name="words"))
-    stitcher.save(tmp_path / "words-to-new")
-    registry = Registry(tmp_path)
-    registry.refresh()
+    registry = registry_of(tmp_path_factory.mktemp("stitchers"), **{"words-to-new": stitcher})
     client = client_of(registry, encoders=(f"words={bert}",), device="cpu")
     service_of(client).load_encoders()
     return client, encoder, stitcher
@@ -150,19 +148,19 @@ def test_texts_are_embedded_and_translated(texts):
     }
 
 
-@pytest.mark.parametrize("given", ["", ["a", ""], ["a", 7], ["a", None], "  "])
-def test_texts_that_say_nothing_are_refused(texts, given):
-    refused(post(texts[0], model="words->new", input=given), 400, "`input` must hold texts; at position", "input")
+@pytest.mark.parametrize("input", ["", ["a", ""], ["a", 7], ["a", None], "  "])
+def test_texts_that_say_nothing_are_refused(texts, input):
+    refused(post(texts[0], model="words->new", input=input), 400, "`input` must hold texts; at position", "input")
 
 
 def test_too_many_texts_are_refused(texts):
     refused(post(texts[0], model="words->new", input=["a"] * 2049), 413, "at most 2048 texts; got 2049", "input")
 
 
-def test_an_encoder_of_another_space_is_not_taken_for_the_stitchers(texts):
+def test_an_encoder_of_another_space_is_not_taken_for_the_stitchers(texts, monkeypatch):
     client, encoder, _ = texts
-    service = service_of(client)
-    service.encoders = {"words": replace(encoder, space=replace(encoder.space, revision="another"))}
+    another = replace(encoder, space=replace(encoder.space, revision="another"))
+    monkeypatch.setattr(service_of(client), "encoders", {"words": another})
     refused(
         post(client, model="words->new", input="a"),
         409,
@@ -176,18 +174,14 @@ def test_an_encoder_that_cannot_be_loaded_is_said_and_left_out(registry, caplog,
     service.load_encoders()
     assert service.encoders == {}
     assert "Texts cannot be sent for space old" in caplog.text
-    assert isinstance(service, module.Service)
 
 
-def test_a_running_service_loads_its_encoder(bert, texts, tmp_path):
-    import httpx
-
-    _, encoder, stitcher = texts
-    port = free_port()
-    env = {"REPSTITCH_ENCODERS": f"words={bert}", "REPSTITCH_DEVICE": "cpu"}
-    with running(serve_command(tmp_path, port), port, tmp_path / "log", env=env):
-        client = openai.OpenAI(base_url=f"{LOCAL}:{port}/v1", api_key="any")
-        eventually(lambda: httpx.get(f"{LOCAL}:{port}/v1/spaces").json()["spaces"][-1]["takes_texts"], 60)
-        answer = client.embeddings.create(model="words->new", input=TEXTS)
-        expected = stitcher.translate(encoder.encode(TEXTS))
-        assert np.allclose([each.embedding for each in answer.data], expected, atol=1e-5)
+def test_a_started_service_loads_its_encoder(bert, texts):
+    client, encoder, stitcher = texts
+    app = create_app(service_of(client).registry, Settings(encoders=(f"words={bert}",), device="cpu"))
+    with TestClient(app, LOCAL) as started:
+        eventually(lambda: started.get("/v1/spaces").json()["spaces"][-1]["takes_texts"], 60)
+        openai_client = openai.OpenAI(base_url=f"{LOCAL}/v1", api_key="any", http_client=started)
+        answer = openai_client.embeddings.create(model="words->new", input=TEXTS)
+    expected = stitcher.translate(encoder.encode(TEXTS))
+    assert np.allclose([each.embedding for each in answer.data], expected, atol=1e-5)

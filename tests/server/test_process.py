@@ -15,13 +15,14 @@ import httpx
 import numpy as np
 import pytest
 from helpers.server_calls import LOCAL, URL
-from helpers.serving import eventually, free_port, make_rows, make_stitcher, running, serve_command
+from helpers.serving import eventually, free_port, get, make_rows, make_stitcher, post, running, serve_command
 
 from repstitch.server.negotiation import OCTETS
 from repstitch.stitchers.stitcher import Stitcher
 
 HEADERS = {"content-type": OCTETS}
 WIDE = 768
+WIDE_STITCHER = make_stitcher("wide", "out", WIDE, 1024)
 
 
 @pytest.fixture
@@ -31,10 +32,23 @@ def wide(tmp_path) -> Path:
     return tmp_path / "stitchers"
 
 
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory):
+    """A service with low limits and a stitcher of ordinary size beside the small one: its port, log and process."""
+    folder = tmp_path_factory.mktemp("limited")
+    make_stitcher().save(folder / "stitchers" / "old-to-new")
+    WIDE_STITCHER.save(folder / "stitchers" / "wide")
+    port, log = free_port(), folder / "log"
+    env = {"REPSTITCH_TIMEOUT_S": "4", "REPSTITCH_MAX_CONCURRENCY": "4", "REPSTITCH_MAX_BODY_BYTES": "1000000"}
+    with running(serve_command(folder / "stitchers", port), port, log, env=env | {"OMP_NUM_THREADS": "1"}) as process:
+        yield port, log, process
+    assert "Traceback" not in log.read_text()
+
+
 def right(response: httpx.Response, rows: np.ndarray, stitcher: Stitcher) -> bool:
     """Whether a reply is what a stitcher gives."""
-    found = np.frombuffer(response.content, "<f4").reshape(-1, stitcher.target.dim)
-    return found.shape[0] == len(rows) and np.allclose(found, stitcher.translate(rows), atol=1e-5)
+    vectors = np.frombuffer(response.content, "<f4").reshape(-1, stitcher.target.dim)
+    return vectors.shape[0] == len(rows) and np.allclose(vectors, stitcher.translate(rows), atol=1e-5)
 
 
 def head(n_bytes: int, path: str = URL) -> bytes:
@@ -57,25 +71,23 @@ def memory_mb(pid: int, field: str = "VmRSS") -> float:
 # --- clients that dawdle ----------------------------------------------------------------------------------------------
 
 
-def test_clients_that_send_slowly_hold_nobody_up_and_are_ended(folder, tmp_path):
-    port, log, rows = free_port(), tmp_path / "log", make_rows(2)
-    env = {"REPSTITCH_TIMEOUT_S": "2", "REPSTITCH_MAX_CONCURRENCY": "4"}
-    with running(serve_command(folder, port), port, log, env=env):
-        slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
-        for i, each in enumerate(slow):
-            each.sendall(head(48) + rows.tobytes()[: 24 * (i % 2)])  # headers, and half of the body or none
-        for _ in range(10):
-            response = httpx.post(f"{LOCAL}:{port}{URL}", content=rows.tobytes(), headers=HEADERS)
-            assert right(response, rows, make_stitcher())
-        for each in slow:
-            each.settimeout(10)
-            answer = b""
-            while part := each.recv(4096):  # until the service closes the connection
-                answer += part
-            assert answer.startswith(b"HTTP/1.1 504")
-            assert b"Not done within 2 s" in answer
-            each.close()
-    assert "Traceback" not in log.read_text()
+def test_clients_that_send_slowly_hold_nobody_up_and_are_ended(limited):
+    port, _, _ = limited
+    rows = make_rows(2)
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    for i, connection in enumerate(slow):
+        connection.sendall(head(48) + rows.tobytes()[: 24 * (i % 2)])  # headers, and half of the body or none
+    for _ in range(10):
+        response = post(f"{LOCAL}:{port}{URL}", content=rows.tobytes(), headers=HEADERS)
+        assert right(response, rows, make_stitcher())
+    for connection in slow:
+        connection.settimeout(20)
+        answer = b""
+        while part := connection.recv(4096):  # until the service closes the connection
+            answer += part
+        assert answer.startswith(b"HTTP/1.1 504")
+        assert b"Not done within 4 s" in answer
+        connection.close()
 
 
 @pytest.mark.slow
@@ -93,7 +105,7 @@ def test_clients_that_do_not_fetch_hold_nobody_up_and_are_ended(wide, tmp_path):
             lazy.append(each)
         for _ in range(5):
             small = make_rows(1, WIDE)
-            response = httpx.post(f"{LOCAL}:{port}{URL}", content=small.tobytes(), headers=HEADERS, timeout=10)
+            response = post(f"{LOCAL}:{port}{URL}", content=small.tobytes(), headers=HEADERS, timeout=10)
             assert right(response, small, stitcher)
         most, until = 0.0, time.monotonic() + 6
         while time.monotonic() < until:
@@ -114,30 +126,27 @@ def test_clients_that_do_not_fetch_hold_nobody_up_and_are_ended(wide, tmp_path):
 # --- more than it can take --------------------------------------------------------------------------------------------
 
 
-def test_what_is_too_much_is_shed_and_what_is_taken_is_right(wide, tmp_path):
-    port, rows = free_port(), make_rows(500, WIDE)
-    stitcher = make_stitcher(d_source=WIDE, d_target=1024)
-    expected = stitcher.translate(rows)
-    env = {"REPSTITCH_MAX_CONCURRENCY": "4", "OMP_NUM_THREADS": "1"}
+def test_what_is_too_much_is_shed_and_what_is_taken_is_right(limited):
+    port, _, _ = limited
+    rows = make_rows(300, WIDE)
+    expected = WIDE_STITCHER.translate(rows)
+    url = f"{LOCAL}:{port}/v1/translate?source=wide&target=out"
 
     async def scenario():
         limits = httpx.Limits(max_connections=40)
-        async with httpx.AsyncClient(limits=limits, timeout=60) as client:
-            post = lambda: client.post(f"{LOCAL}:{port}{URL}", content=rows.tobytes(), headers=HEADERS)  # noqa: E731
-            return await asyncio.gather(*(post() for _ in range(120)))
+        async with httpx.AsyncClient(limits=limits, timeout=60, verify=False) as client:
+            posts = (client.post(url, content=rows.tobytes(), headers=HEADERS) for _ in range(80))
+            return await asyncio.gather(*posts)
 
-    with running(serve_command(wide, port), port, tmp_path / "log", env=env):
-        answers = asyncio.run(scenario())
-        codes = [answer.status_code for answer in answers]
-        assert set(codes) == {200, 429}
-        for answer in answers:
-            if answer.status_code == 200:
-                assert np.allclose(np.frombuffer(answer.content, "<f4").reshape(-1, 1024), expected, atol=1e-5)
-            else:
-                assert answer.headers["retry-after"] == "1"
-                assert answer.json()["error"]["code"] == "too_many_requests"
-        calm = httpx.post(f"{LOCAL}:{port}{URL}", content=rows.tobytes(), headers=HEADERS)
-        assert calm.status_code == 200
+    answers = asyncio.run(scenario())
+    assert {answer.status_code for answer in answers} == {200, 429}
+    for answer in answers:
+        if answer.status_code == 200:
+            assert np.allclose(np.frombuffer(answer.content, "<f4").reshape(-1, 1024), expected, atol=1e-5)
+        else:
+            assert answer.headers["retry-after"] == "1"
+            assert answer.json()["error"]["code"] == "too_many_requests"
+    assert post(url, content=rows.tobytes(), headers=HEADERS).status_code == 200
 
 
 @pytest.mark.slow
@@ -155,23 +164,21 @@ def test_memory_does_not_grow_with_requests(wide, tmp_path):
         assert memory_mb(process.pid) - before < 100
 
 
-def test_a_body_without_end_is_refused_at_the_limit(folder, tmp_path):
-    port, log = free_port(), tmp_path / "log"
+def test_a_body_without_end_is_refused_at_the_limit(limited):
+    port, _, process = limited
     sent = 0
-    with running(serve_command(folder, port), port, log, env={"REPSTITCH_MAX_BODY_BYTES": "100000"}) as process:
-        with socket.create_connection(("127.0.0.1", port)) as endless:
-            endless.sendall(head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
-            endless.settimeout(10)
-            before = memory_mb(process.pid)
-            try:
-                while sent < 50 * 2**20:
-                    endless.sendall(b"10000\r\n" + bytes(2**16) + b"\r\n")
-                    sent += 2**16
-            except OSError:
-                pass  # the service has closed the connection
-            assert memory_mb(process.pid) - before < 20
-        assert httpx.get(f"{LOCAL}:{port}/livez").status_code == 200
-    assert "Traceback" not in log.read_text()
+    with socket.create_connection(("127.0.0.1", port)) as endless:
+        endless.sendall(head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
+        endless.settimeout(10)
+        before = memory_mb(process.pid)
+        try:
+            while sent < 50 * 2**20:
+                endless.sendall(b"10000\r\n" + bytes(2**16) + b"\r\n")
+                sent += 2**16
+        except OSError:
+            pass  # the service has closed the connection
+        assert memory_mb(process.pid) - before < 20
+    assert get(f"{LOCAL}:{port}/livez").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -197,7 +204,7 @@ def test_what_is_no_http_ends_its_connection_and_nothing_else(service, sent):
         except (TimeoutError, ConnectionResetError):
             answer = b""
         assert not answer.startswith((b"HTTP/1.1 2", b"HTTP/1.1 5"))
-    assert httpx.get(f"{LOCAL}:{port}/livez").status_code == 200
+    assert get(f"{LOCAL}:{port}/livez").status_code == 200
     assert "Traceback" not in log.read_text()
 
 
@@ -218,7 +225,7 @@ class Load(threading.Thread):
         url, body = f"{LOCAL}:{self.port}{URL}", self.rows.tobytes()
         while not self.stopped.is_set():
             try:
-                response = httpx.post(url, content=body, headers=HEADERS, timeout=10)
+                response = post(url, content=body, headers=HEADERS, timeout=10)
             except httpx.TransportError:
                 self.counts["unanswered"] += 1
                 continue
@@ -266,10 +273,10 @@ def workers_of(pid: int) -> list[int]:
 
 def publish(stitcher: Stitcher, folder: Path, name: str = "old-to-new") -> None:
     """Put a stitcher in the place of another, by rename."""
-    stitcher.save(folder.parent / "beside")
+    stitcher.save(folder.parent / "published")
     if (folder / name).exists():
         os.rename(folder / name, folder.parent / f"gone-{time.monotonic_ns()}")
-    os.rename(folder.parent / "beside", folder / name)
+    os.rename(folder.parent / "published", folder / name)
 
 
 @pytest.fixture
@@ -291,7 +298,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_wrong_is_served(stitche
             os.kill(before[0], signal.SIGKILL)
             eventually(lambda gone=before[0]: len(workers_of(process.pid)) == 2 and gone not in workers_of(process.pid))
             loads.wait_for(20)
-        text = httpx.get(f"{LOCAL}:{port}/metrics").text
+        text = get(f"{LOCAL}:{port}/metrics").text
     assert loads["wrong"] == loads["refused"] == 0
     assert loads["unanswered"] <= 2 * 3 * 3  # those that the killed worker held, or that waited for it
     assert "repstitch_requests_total" in text
@@ -302,14 +309,15 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_wrong_is_served(stitche
 def test_what_is_published_is_served_whole_and_what_is_corrupt_is_not(stitchers, tmp_path):
     port, log, old, new = free_port(), tmp_path / "log", make_stitcher(), make_stitcher(seed=7)
     env = {"REPSTITCH_RELOAD_S": "0.1"}
+
+    def served() -> set[str]:
+        return {get(f"{LOCAL}:{port}/v1/stitchers").json()["stitchers"][0]["version"] for _ in range(10)}
+
     with (
         running(serve_command(stitchers, port, workers=2), port, log, env=env),
         Loads(port, old, new) as loads,
     ):
         loads.wait_for(20)
-        served = lambda: {  # noqa: E731
-            httpx.get(f"{LOCAL}:{port}/v1/stitchers").json()["stitchers"][0]["version"] for _ in range(10)
-        }
         for stitcher in (new, old, new):
             publish(stitcher, stitchers)
             eventually(lambda stitcher=stitcher: served() == {stitcher.version})
@@ -348,12 +356,12 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(stitchers, tmp_path,
         time.sleep(1.5)
         yield rows[1:].tobytes()
 
-    def post():
-        answers.append(httpx.post(f"{LOCAL}:{port}{URL}", content=half_sent(), headers=HEADERS, timeout=20))
+    def post_slowly():
+        answers.append(post(f"{LOCAL}:{port}{URL}", content=half_sent(), headers=HEADERS, timeout=20))
 
     with running(serve_command(stitchers, port, workers), port, log) as process, Loads(port, make_stitcher()) as loads:
         loads.wait_for(20)
-        accepted = [threading.Thread(target=post) for _ in range(5)]
+        accepted = [threading.Thread(target=post_slowly) for _ in range(5)]
         for thread in accepted:
             thread.start()
         time.sleep(0.7)
@@ -384,9 +392,9 @@ def test_a_full_disk_while_training_leaves_nothing_half_written_and_the_service_
         assert "cannot be written" in full.stderr.strip().splitlines()[-1]
         assert "Traceback" not in full.stderr
         assert os.listdir(stitchers) == ["old-to-new"]
-        assert len(httpx.get(f"{LOCAL}:{port}/v1/stitchers").json()["stitchers"]) == 1
+        assert len(get(f"{LOCAL}:{port}/v1/stitchers").json()["stitchers"]) == 1
         subprocess.run(command, check=True, capture_output=True, timeout=120)
-        eventually(lambda: len(httpx.get(f"{LOCAL}:{port}/v1/stitchers").json()["stitchers"]) == 2)
+        eventually(lambda: len(get(f"{LOCAL}:{port}/v1/stitchers").json()["stitchers"]) == 2)
     assert "Traceback" not in log.read_text()
 
 

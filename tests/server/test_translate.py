@@ -1,36 +1,19 @@
-import asyncio
-import base64
-import logging
-import os
-import shutil
-import threading
-import time
+"""`POST /v1/translate`: what comes back, and what is refused."""
 
-import httpx
+import base64
+
 import numpy as np
 import pytest
-from helpers.scorecards import scorecard_of
-from helpers.server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
-from helpers.serving import eventually, make_rows, make_stitcher
-from helpers.spaces import confidence
+from helpers.server_calls import URL, b64, client_of, post_rows, read_rows, refused
+from helpers.serving import make_rows, make_stitcher
+from helpers.spaces import calibration
 from starlette.testclient import TestClient
 
-from repstitch.server import compute, listing
-from repstitch.server.app import create_app
 from repstitch.server.negotiation import OCTETS, MediaType, reply_type
 from repstitch.server.responses import JSON
 from repstitch.server.service import INLINE_ROWS
-from repstitch.server.settings import Settings
-from repstitch.stitchers.pipeline import Pipeline
 from repstitch.stitchers.registry import Registry
 from repstitch.stitchers.stitcher import Stitcher
-
-
-def b64(rows) -> str:
-    return base64.b64encode(np.asarray(rows, "<f4").tobytes()).decode()
-
-
-# --- translating ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 3, INLINE_ROWS, INLINE_ROWS + 1, 2500])
@@ -131,13 +114,14 @@ def test_translating_leaves_torch_nothing_to_warn_about(client, recwarn):
 
 # --- confidence -------------------------------------------------------------------------------------------------------
 
+
 SURE = "/v1/translate?source=sure&target=new"
 MEASURES = ["p_match@500", "cosine_lower", "p_typical", "shared", "distance"]
 
 
 @pytest.fixture
 def sure(folder) -> tuple[TestClient, Stitcher]:
-    stitcher = make_stitcher("sure", calibration=confidence(6, pool=500))
+    stitcher = make_stitcher("sure", calibration=calibration(6, pool=500))
     stitcher.save(folder / "sure-to-new")
     registry = Registry(folder)
     registry.refresh()
@@ -151,7 +135,7 @@ def test_confidence_comes_as_columns_behind_each_row(sure, n):
     response = post_rows(client, rows, SURE + "&confidence=true")
     found = read_rows(response, 4 + len(MEASURES))
     assert np.allclose(found[:, :4], stitcher.translate(rows), atol=1e-6)
-    assert np.allclose(found[:, 4:].T, list(stitcher.confidence(rows).values()), rtol=1e-3)
+    assert np.allclose(found[:, 4:].T, list(stitcher.confidence(rows).to_dict().values()), rtol=1e-3)
     assert response.headers["x-confidence"].split(",") == MEASURES
     assert (response.headers["x-dim"], response.headers["x-rows"]) == ("4", str(n))
 
@@ -165,7 +149,7 @@ def test_confidence_comes_as_lists_in_json(sure, where, encoding):
     body |= {} if where == "query" else {"confidence": True}
     answer = client.post(SURE + ("" if where == "body" else "&confidence=true"), json=body).json()
     assert list(answer["confidence"]) == MEASURES
-    for name, values in stitcher.confidence(rows).items():
+    for name, values in stitcher.confidence(rows).to_dict().items():
         assert np.allclose(answer["confidence"][name], values, rtol=1e-3)
     found = answer["embedding"]
     vectors = np.frombuffer(base64.b64decode(found), "<f4").reshape(3, 4) if encoding == "base64" else found
@@ -177,7 +161,9 @@ def test_confidence_of_one_vector_is_one_number_a_measure(sure):
     client, stitcher = sure
     rows = make_rows(1)
     answer = client.post(SURE, json={"embedding": rows[0].tolist(), "confidence": True}).json()
-    expected = {name: pytest.approx(float(values[0]), rel=1e-3) for name, values in stitcher.confidence(rows).items()}
+    expected = {
+        name: pytest.approx(float(values[0]), rel=1e-3) for name, values in stitcher.confidence(rows).to_dict().items()
+    }
     assert answer["confidence"] == expected
     assert len(answer["embedding"]) == 4
 
@@ -220,7 +206,7 @@ def test_rows_that_cannot_be_translated_have_no_confidence_either(sure):
     refused(response, 422, "must have a direction; 2 of 2 rows", "embedding")
 
 
-# --- refusing what cannot be read or used -----------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -360,314 +346,3 @@ def test_a_method_a_route_does_not_take_is_405(client, method, path, allow):
     response = client.request(method, path)
     refused(response, 405, "This route does not take that method")
     assert response.headers["allow"] == allow
-
-
-# --- limits -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_large_body_is_refused_by_its_stated_length(registry):
-    client = client_of(registry, max_body_bytes=100)
-    assert post_rows(client, make_rows(4)).status_code == 200
-    refused(post_rows(client, make_rows(5)), 413, "A body may have at most 100 bytes; got 120")
-
-
-def test_a_large_body_is_refused_while_it_streams(registry):
-    sent = []
-
-    def stream():
-        for _ in range(50):
-            sent.append(1)
-            yield bytes(24)
-
-    response = client_of(registry, max_body_bytes=100).post(URL, content=stream(), headers={"content-type": OCTETS})
-    refused(response, 413, "A body may have at most 100 bytes; got more")
-
-
-def test_too_many_rows_are_refused_in_every_format(registry):
-    client = client_of(registry, max_rows=2)
-    rows = make_rows(3)
-    for response in (
-        post_rows(client, rows),
-        client.post(URL, json={"embedding": rows.tolist()}),
-        client.post(URL, json={"embedding": b64(rows)}),
-    ):
-        refused(response, 413, "A request may hold at most 2 rows; got 3. Send them in parts", "embedding")
-
-
-def test_more_at_once_than_allowed_are_told_to_come_back(registry, monkeypatch):
-    app = create_app(registry, Settings(max_concurrency=2))
-    release, real = threading.Event(), Pipeline.run
-
-    def held(self, rows):
-        if len(rows) > 1:
-            release.wait(10)
-        return real(self, rows)
-
-    monkeypatch.setattr(Pipeline, "run", held)
-
-    async def scenario():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
-            headers = {"content-type": OCTETS}
-            large = make_rows(100).tobytes()
-            first = [asyncio.create_task(client.post(URL, content=large, headers=headers)) for _ in range(2)]
-            await asyncio.sleep(0.05)
-            refused = await client.post(URL, content=make_rows(1).tobytes(), headers=headers)
-            health = await client.get("/livez")
-            release.set()
-            done = [(await task).status_code for task in first]
-            return refused, health, done, await client.post(URL, content=make_rows(1).tobytes(), headers=headers)
-
-    response, health, done, after = asyncio.run(scenario())
-    refused(response, 429, "2 requests are under way")
-    assert response.headers["retry-after"] == "1"
-    assert [health.status_code, *done, after.status_code] == [200, 200, 200, 200]
-
-
-def test_clients_that_send_slowly_take_no_place(registry):
-    app = create_app(registry, Settings(max_concurrency=1))
-
-    async def scenario():
-        release = asyncio.Event()
-
-        async def slow():
-            yield make_rows(1).tobytes()
-            await release.wait()
-
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
-            headers = {"content-type": OCTETS}
-            waiting = [asyncio.create_task(client.post(URL, content=slow(), headers=headers)) for _ in range(5)]
-            await asyncio.sleep(0.05)
-            beside = await client.post(URL, content=make_rows(1).tobytes(), headers=headers)
-            release.set()
-            return beside, [(await task).status_code for task in waiting]
-
-    beside, slow = asyncio.run(scenario())
-    assert beside.status_code == 200
-    assert 200 in slow
-    assert set(slow) <= {200, 429}
-
-
-def test_bodies_that_together_hold_too_much_are_told_to_come_back(registry):
-    app = create_app(registry, Settings(max_held_bytes=100))
-
-    async def scenario():
-        release = asyncio.Event()
-
-        async def slow():
-            yield make_rows(3).tobytes()
-            await release.wait()
-
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
-            headers = {"content-type": OCTETS}
-            first = asyncio.create_task(client.post(URL, content=slow(), headers=headers))
-            await asyncio.sleep(0.05)
-            second = await client.post(URL, content=make_rows(2).tobytes(), headers=headers)
-            release.set()
-            return second, (await first).status_code, await client.post(URL, content=bytes(24 * 4), headers=headers)
-
-    second, first, alone = asyncio.run(scenario())
-    refused(second, 429, "Requests under way hold 72 bytes and this needs 48 more; try again")
-    assert first == 200  # alone it may hold more than all may together: its own limits bound it
-    assert alone.status_code == 422
-    assert app.state.service.gate.bytes == 0
-
-
-def test_a_body_that_never_ends_is_timed_out(registry):
-    app = create_app(registry, Settings(timeout_s=0.1, max_concurrency=1))
-
-    async def scenario():
-        async def endless():
-            yield b"1234"
-            await asyncio.sleep(60)
-
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
-            late = await client.post(URL, content=endless(), headers={"content-type": OCTETS})
-            return late, await client.post(URL, content=make_rows(1).tobytes(), headers={"content-type": OCTETS})
-
-    late, after = asyncio.run(scenario())
-    refused(late, 504, "Not done within 0.1 s")
-    assert late.headers["connection"] == "close"
-    assert after.status_code == 200
-
-
-def test_a_translation_that_is_timed_out_stops_at_the_next_chunk(registry, monkeypatch):
-    calls, real = [], Pipeline.run
-
-    def slowly(self, rows):
-        calls.append(len(rows))
-        time.sleep(0.1)
-        return real(self, rows)
-
-    monkeypatch.setattr(Pipeline, "run", slowly)
-    refused(post_rows(client_of(registry, timeout_s=0.15), make_rows(10_000)), 504, "Not done within 0.15 s")
-    time.sleep(0.3)
-    assert len(calls) <= 3
-
-
-def test_small_requests_are_answered_beside_a_large_one(registry, monkeypatch):
-    monkeypatch.setattr(compute, "CHUNK_ROWS", 10)
-    real = Pipeline.run
-
-    def slowly(self, rows):
-        if len(rows) > 1:
-            time.sleep(0.05)
-        return real(self, rows)
-
-    monkeypatch.setattr(Pipeline, "run", slowly)
-    app = create_app(registry, Settings())
-
-    async def scenario():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
-            headers = {"content-type": OCTETS}
-            large = asyncio.create_task(client.post(URL, content=make_rows(100).tobytes(), headers=headers))
-            await asyncio.sleep(0.05)
-            small = await client.post(URL, content=make_rows(1).tobytes(), headers=headers)
-            done_first = not large.done()
-            return small, done_first, await large
-
-    small, done_first, large = asyncio.run(scenario())
-    assert small.status_code == large.status_code == 200
-    assert done_first
-
-
-def test_an_uncaught_error_is_500_and_neither_answer_nor_log_shows_the_vector(registry, client, monkeypatch, caplog):
-    def fail(self, rows):
-        raise RuntimeError(f"bad number {rows[0, 0]:.3f}")
-
-    monkeypatch.setattr(Pipeline, "run", fail)
-    rows = np.full((1, 6), 0.125, np.float32)
-    with caplog.at_level(logging.DEBUG):
-        error = refused(post_rows(client, rows), 500, "The request failed in the service")
-    assert "0.125" not in error["message"] + caplog.text
-    assert "RuntimeError" in caplog.text
-    assert "in fail" in caplog.text
-
-
-def test_an_uncaught_error_of_another_route_is_500_in_our_form(client, monkeypatch):
-    monkeypatch.setattr(listing, "summary", lambda *_: 1 / 0)
-    refused(client.get("/v1/stitchers"), 500, "The request failed in the service")
-
-
-# --- listing, health and reloading ------------------------------------------------------------------------------------
-
-
-def test_stitchers_are_listed_with_what_they_do(client):
-    assert client.get("/v1/stitchers").json() == {
-        "stitchers": [
-            {
-                "name": "old-to-new",
-                "source": "old",
-                "target": "new",
-                "source_dim": 6,
-                "target_dim": 4,
-                "version": make_stitcher().version,
-                "method": "ridge",
-                "objective": "match",
-                "confidence": [],
-                "serves": True,
-                "scores": {},
-            }
-        ]
-    }
-
-
-def test_a_pair_is_served_by_the_promoted_stitcher(folder, registry, client):
-    make_stitcher(seed=7).save(folder / "second")
-    registry.refresh()
-    assert [s["serves"] for s in client.get("/v1/stitchers").json()["stitchers"]] == [False, False]
-    registry.promote("second")
-    assert [s["serves"] for s in client.get("/v1/stitchers").json()["stitchers"]] == [False, True]
-
-
-def test_the_list_shows_scores_beside_chance_and_one_stitcher_its_whole_scorecard(folder, registry, client):
-    X, Y = make_rows(40), make_rows(40, 4)
-    translated = np.asarray(make_stitcher().translate(X))
-    scorecard = scorecard_of(X, Y, translated)
-    card = scorecard.to_dict()
-    make_stitcher("old", "scored", scorecard=scorecard).save(folder / "scored")
-    registry.refresh()
-    listed = client.get("/v1/stitchers").json()["stitchers"][1]["scores"]
-    assert set(listed) == {"query", "corpus", "chance"}
-    assert listed["query"] == {name: card["query"][name] for name in ("recall@1", "recall@10")}
-    assert client.get("/v1/stitchers/scored").json()["scorecard"] == card
-
-
-def test_one_stitcher_is_shown_whole(client):
-    shown = client.get("/v1/stitchers/old-to-new").json()
-    assert shown["scorecard"] == {}
-    assert shown["source"] == make_stitcher().source.to_dict()
-    assert {"settings", "split", "version"} <= set(shown)
-    refused(client.get("/v1/stitchers/old-to-ne"), 404, "There is no stitcher 'old-to-ne'. Nearest: old-to-new", "name")
-    refused(client.get(f"/v1/stitchers/{'x' * 300}"), 400, "`name` must have 1 to 256 characters", "name")
-
-
-def test_spaces_say_where_they_lead(folder, registry, client):
-    make_stitcher("new", "newest", 4, 5).save(folder / "again")
-    registry.refresh()
-    spaces = client.get("/v1/spaces").json()["spaces"]
-    assert [(s["name"], s["dim"], s["from"], s["to"]) for s in spaces] == [
-        ("new", 4, ["old"], ["newest"]),
-        ("newest", 5, ["new"], []),
-        ("old", 6, [], ["new"]),
-    ]
-
-
-def test_a_name_outside_ascii_is_quoted_in_the_header(tmp_path):
-    make_stitcher("alt", "neü").save(tmp_path / "ältere→neue")
-    registry = Registry(tmp_path)
-    registry.refresh()
-    response = post_rows(client_of(registry), make_rows(1), "/v1/translate?source=alt&target=ne%C3%BC")
-    assert response.headers["x-stitcher"] == "%C3%A4ltere%E2%86%92neue"
-
-
-def test_nothing_but_health_answers_until_a_stitcher_is_loaded(folder):
-    client = client_of(Registry(folder))  # without its lifespan, so that nothing is read yet
-    for path in ("/livez", "/healthz"):
-        assert client.get(path).json() == {"status": "ok"}
-    for response in (
-        client.get("/readyz"),
-        post_rows(client, make_rows(1)),
-        client.get("/v1/stitchers"),
-        client.get("/v1/spaces"),
-    ):
-        refused(response, 503, "No stitcher is loaded yet; try again")
-        assert response.headers["retry-after"] == "1"
-
-
-def test_a_started_service_loads_what_is_there_and_then_what_is_published(folder, tmp_path):
-    app = create_app(Registry(folder), Settings(reload_s=0.05))
-    with TestClient(app, LOCAL) as client:
-        eventually(lambda: client.get("/readyz").status_code == 200)
-        make_stitcher("old", "other").save(folder / "old-to-other")
-        eventually(lambda: post_rows(client, make_rows(1), "/v1/translate?source=old&target=other").is_success)
-
-
-def test_a_corrupt_stitcher_is_refused_and_the_old_one_stays(folder):
-    app = create_app(Registry(folder), Settings(reload_s=0.05))
-    with TestClient(app, LOCAL) as client:
-        eventually(lambda: client.get("/readyz").status_code == 200)
-        broken = folder / ".broken"
-        shutil.copytree(folder / "old-to-new", broken)
-        (broken / "model.safetensors").write_bytes(b"not weights")
-        os.rename(folder / "old-to-new", folder / ".before")
-        os.rename(broken, folder / "old-to-new")
-        make_stitcher("old", "other").save(folder / "old-to-other")  # its arrival shows that the folder was read
-        eventually(lambda: len(client.get("/v1/stitchers").json()["stitchers"]) == 2)
-        assert np.allclose(
-            read_rows(post_rows(client, make_rows(1))), make_stitcher().translate(make_rows(1)), atol=1e-6
-        )
-
-
-def test_a_folder_that_cannot_be_read_for_a_while_changes_nothing(folder, monkeypatch, caplog):
-    registry = Registry(folder)
-    real, failures = Registry.refresh, [OSError("gone"), OSError("gone")]
-
-    def refresh(self):
-        if failures:
-            raise failures.pop()
-        return real(self)
-
-    monkeypatch.setattr(Registry, "refresh", refresh)
-    with TestClient(create_app(registry, Settings(reload_s=0.02)), LOCAL) as client:
-        eventually(lambda: client.get("/readyz").status_code == 200)
-    assert "could not be read; what was served before stays" in caplog.text

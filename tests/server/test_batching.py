@@ -1,0 +1,114 @@
+"""Small requests that arrive together share one product."""
+
+import asyncio
+from typing import Any, cast
+
+import httpx
+import numpy as np
+import pytest
+from helpers.server_calls import LOCAL, URL, read_rows, refused, registry_of
+from helpers.serving import make_rows, make_stitcher
+from helpers.spaces import calibration
+
+from repstitch.server.app import create_app
+from repstitch.server.batching import BATCH_PROBE_INTERVAL, BATCH_ROWS
+from repstitch.server.negotiation import OCTETS
+from repstitch.server.settings import Settings
+from repstitch.stitchers.pipeline import Pipeline
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """The number of rows of every product that is computed."""
+    counted, real = [], Pipeline.run
+
+    def run(self, rows):
+        counted.append(len(rows))
+        return real(self, rows)
+
+    monkeypatch.setattr(Pipeline, "run", run)
+    return counted
+
+
+def at_once(registry, requests: list[tuple[str, bytes]], **settings) -> list[httpx.Response]:
+    """The answers to requests that are all there before any is answered."""
+
+    async def scenario():
+        transport = httpx.ASGITransport(create_app(registry, Settings(**settings)))
+        async with httpx.AsyncClient(transport=transport, base_url=LOCAL) as client:
+            headers = {"content-type": OCTETS}
+            return await asyncio.gather(*(client.post(url, content=body, headers=headers) for url, body in requests))
+
+    return asyncio.run(scenario())
+
+
+def test_requests_that_come_together_are_one_product_and_keep_their_rows(registry, products):
+    sent = [make_rows(1 + i % 3, seed=i) for i in range(20)]
+    answers = at_once(registry, [(URL, rows.tobytes()) for rows in sent])
+    for rows, answer in zip(sent, answers, strict=True):
+        assert np.allclose(read_rows(answer), make_stitcher().translate(rows), atol=1e-6)
+    assert max(products[:-20]) > 3  # the last twenty are those of the assertion above
+    assert len(products[:-20]) < 12
+
+
+def test_one_that_cannot_be_answered_is_refused_alone(registry):
+    sent = [make_rows(2, seed=i) for i in range(6)]
+    sent[2] = np.zeros((1, 6), np.float32)
+    sent[4] = np.full((1, 6), np.nan, np.float32)
+    answers = at_once(registry, [(URL, rows.tobytes()) for rows in sent])
+    assert [answer.status_code for answer in answers] == [200, 200, 422, 200, 422, 200]
+    refused(answers[2], 422, "must have a direction; 1 of 1 rows (first: row 0)", "embedding")
+    refused(answers[4], 422, "must be finite float32 numbers; 1 of 1 rows (first: row 0)", "embedding")
+    for i in (0, 1, 3, 5):
+        assert np.allclose(read_rows(answers[i]), make_stitcher().translate(sent[i]), atol=1e-6)
+
+
+def test_requests_of_different_pairs_and_measures_never_meet(tmp_path):
+    sure = make_stitcher("sure", calibration=calibration(6, pool=500))
+    other = make_stitcher("old", "other", 6, 5, seed=3)
+    registry = registry_of(tmp_path, a=make_stitcher(), b=other, c=sure)
+    kinds = [
+        (URL, make_stitcher(), 4),
+        ("/v1/translate?source=old&target=other", other, 5),
+        ("/v1/translate?source=sure&target=new", sure, 4),
+        ("/v1/translate?source=sure&target=new&confidence=true", sure, 9),
+    ]
+    sent = [(*kinds[i % 4], make_rows(1 + i % 2, seed=i)) for i in range(24)]
+    answers = at_once(registry, [(url, rows.tobytes()) for url, _, _, rows in sent])
+    for (_, stitcher, width, rows), answer in zip(sent, answers, strict=True):
+        expected = np.asarray(stitcher.translate(rows))
+        assert np.allclose(read_rows(answer, width)[:, : expected.shape[1]], expected, atol=1e-6)
+        if width == 9:
+            measures = np.column_stack(list(stitcher.confidence(rows).to_dict().values()))
+            assert np.allclose(read_rows(answer, width)[:, 4:], measures, rtol=1e-3)
+
+
+def test_no_product_grows_beyond_what_keeps_the_others_waiting(registry, products):
+    answers = at_once(registry, [(URL, make_rows(40, seed=i).tobytes()) for i in range(30)])
+    assert all(answer.status_code == 200 for answer in answers)
+    assert 40 < max(products) <= BATCH_ROWS
+    assert sum(products) == 30 * 40
+
+
+def test_requests_that_come_one_by_one_wait_for_nobody(registry, products):
+    async def scenario():
+        app = create_app(registry, Settings())
+        service, loop = app.state.service, cast(Any, asyncio.get_running_loop())
+        served, turns = service.resolve({"source": "old", "target": "new"}), []
+        monitor = loop.call_soon
+        loop.call_soon = lambda *args, **more: turns.append(args[0]) or monitor(*args, **more)
+        for _ in range(BATCH_PROBE_INTERVAL * 3):
+            await service.translate(served, make_rows(1), False)
+        return sum(getattr(turn, "__name__", "") == "_answer_pending" for turn in turns)
+
+    assert asyncio.run(scenario()) == 3  # one in eight looks for others
+    assert products == [1] * BATCH_PROBE_INTERVAL * 3
+
+
+def test_an_error_of_the_service_reaches_all_that_waited(registry, monkeypatch):
+    def fail(self, rows):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Pipeline, "run", fail)
+    answers = at_once(registry, [(URL, make_rows(1).tobytes())] * 5)
+    assert [answer.status_code for answer in answers] == [500] * 5

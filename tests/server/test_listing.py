@@ -1,0 +1,136 @@
+"""The GET routes, and how the service follows its folder."""
+
+import os
+import shutil
+
+import numpy as np
+from helpers.scorecards import scorecard_of
+from helpers.server_calls import LOCAL, client_of, post_rows, read_rows, refused
+from helpers.serving import eventually, make_rows, make_stitcher
+from starlette.testclient import TestClient
+
+from repstitch.server.app import create_app
+from repstitch.server.settings import Settings
+from repstitch.stitchers.registry import Registry
+
+
+def test_stitchers_are_listed_with_what_they_do(client):
+    assert client.get("/v1/stitchers").json() == {
+        "stitchers": [
+            {
+                "name": "old-to-new",
+                "source": "old",
+                "target": "new",
+                "source_dim": 6,
+                "target_dim": 4,
+                "version": make_stitcher().version,
+                "method": "ridge",
+                "objective": "match",
+                "confidence": [],
+                "serves": True,
+                "scores": {},
+            }
+        ]
+    }
+
+
+def test_a_pair_is_served_by_the_promoted_stitcher(folder, registry, client):
+    make_stitcher(seed=7).save(folder / "second")
+    registry.refresh()
+    assert [s["serves"] for s in client.get("/v1/stitchers").json()["stitchers"]] == [False, False]
+    registry.promote("second")
+    assert [s["serves"] for s in client.get("/v1/stitchers").json()["stitchers"]] == [False, True]
+
+
+def test_the_list_shows_scores_beside_chance_and_one_stitcher_its_whole_scorecard(folder, registry, client):
+    X, Y = make_rows(40), make_rows(40, 4)
+    translated = np.asarray(make_stitcher().translate(X))
+    scorecard = scorecard_of(X, Y, translated)
+    card = scorecard.to_dict()
+    make_stitcher("old", "scored", scorecard=scorecard).save(folder / "scored")
+    registry.refresh()
+    listed = client.get("/v1/stitchers").json()["stitchers"][1]["scores"]
+    assert set(listed) == {"query", "corpus", "chance"}
+    assert listed["query"] == {name: card["query"][name] for name in ("recall@1", "recall@10")}
+    assert client.get("/v1/stitchers/scored").json()["scorecard"] == card
+
+
+def test_one_stitcher_is_shown_whole(client):
+    shown = client.get("/v1/stitchers/old-to-new").json()
+    assert shown["scorecard"] == {}
+    assert shown["source"] == make_stitcher().source.to_dict()
+    assert {"settings", "split", "version"} <= set(shown)
+    refused(client.get("/v1/stitchers/old-to-ne"), 404, "There is no stitcher 'old-to-ne'. Nearest: old-to-new", "name")
+    refused(client.get(f"/v1/stitchers/{'x' * 300}"), 400, "`name` must have 1 to 256 characters", "name")
+
+
+def test_spaces_say_where_they_lead(folder, registry, client):
+    make_stitcher("new", "newest", 4, 5).save(folder / "again")
+    registry.refresh()
+    spaces = client.get("/v1/spaces").json()["spaces"]
+    assert [(s["name"], s["dim"], s["from"], s["to"]) for s in spaces] == [
+        ("new", 4, ["old"], ["newest"]),
+        ("newest", 5, ["new"], []),
+        ("old", 6, [], ["new"]),
+    ]
+
+
+def test_a_name_outside_ascii_is_quoted_in_the_header(tmp_path):
+    make_stitcher("alt", "neü").save(tmp_path / "ältere→neue")
+    registry = Registry(tmp_path)
+    registry.refresh()
+    response = post_rows(client_of(registry), make_rows(1), "/v1/translate?source=alt&target=ne%C3%BC")
+    assert response.headers["x-stitcher"] == "%C3%A4ltere%E2%86%92neue"
+
+
+def test_nothing_but_health_answers_until_a_stitcher_is_loaded(folder):
+    client = client_of(Registry(folder))  # without its lifespan, so that nothing is read yet
+    for path in ("/livez", "/healthz"):
+        assert client.get(path).json() == {"status": "ok"}
+    for response in (
+        client.get("/readyz"),
+        post_rows(client, make_rows(1)),
+        client.get("/v1/stitchers"),
+        client.get("/v1/spaces"),
+    ):
+        refused(response, 503, "No stitcher is loaded yet; try again")
+        assert response.headers["retry-after"] == "1"
+
+
+def test_a_started_service_loads_what_is_there_and_then_what_is_published(folder, tmp_path):
+    app = create_app(Registry(folder), Settings(reload_s=0.05))
+    with TestClient(app, LOCAL) as client:
+        eventually(lambda: client.get("/readyz").status_code == 200)
+        make_stitcher("old", "other").save(folder / "old-to-other")
+        eventually(lambda: post_rows(client, make_rows(1), "/v1/translate?source=old&target=other").is_success)
+
+
+def test_a_corrupt_stitcher_is_refused_and_the_old_one_stays(folder):
+    app = create_app(Registry(folder), Settings(reload_s=0.05))
+    with TestClient(app, LOCAL) as client:
+        eventually(lambda: client.get("/readyz").status_code == 200)
+        broken = folder / ".broken"
+        shutil.copytree(folder / "old-to-new", broken)
+        (broken / "model.safetensors").write_bytes(b"not weights")
+        os.rename(folder / "old-to-new", folder / ".before")
+        os.rename(broken, folder / "old-to-new")
+        make_stitcher("old", "other").save(folder / "old-to-other")  # its arrival shows that the folder was read
+        eventually(lambda: len(client.get("/v1/stitchers").json()["stitchers"]) == 2)
+        assert np.allclose(
+            read_rows(post_rows(client, make_rows(1))), make_stitcher().translate(make_rows(1)), atol=1e-6
+        )
+
+
+def test_a_folder_that_cannot_be_read_for_a_while_changes_nothing(folder, monkeypatch, caplog):
+    registry = Registry(folder)
+    real, failures = Registry.refresh, [OSError("gone"), OSError("gone")]
+
+    def refresh(self):
+        if failures:
+            raise failures.pop()
+        return real(self)
+
+    monkeypatch.setattr(Registry, "refresh", refresh)
+    with TestClient(create_app(registry, Settings(reload_s=0.02)), LOCAL) as client:
+        eventually(lambda: client.get("/readyz").status_code == 200)
+    assert "could not be read; what was served before stays" in caplog.text

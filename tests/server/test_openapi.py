@@ -1,0 +1,150 @@
+"""The OpenAPI document by itself, and against the application in this process."""
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from helpers.server_calls import client_of, registry_of
+from helpers.serving import make_rows, make_stitcher
+from starlette.routing import Route
+
+from repstitch.embeddings.rows import SPACE_KEY
+from repstitch.server.app import create_app
+from repstitch.server.negotiation import ARROW
+from repstitch.server.openapi import ERRORS, document
+from repstitch.server.responses import CODES, JSON
+from repstitch.server.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    return registry_of(tmp_path_factory.mktemp("stitchers"), **{"old-to-new": make_stitcher()})
+
+
+@pytest.fixture(scope="module")
+def client(registry):
+    return client_of(registry)
+
+
+def test_the_document_is_valid_openapi_3_1():
+    from openapi_spec_validator import OpenAPIV31SpecValidator
+
+    OpenAPIV31SpecValidator(document()).validate()  # pyright: ignore[reportArgumentType]
+
+
+def test_the_document_holds_every_route_and_no_other(registry):
+    app = create_app(registry, Settings())
+    routes = {(r.path, m) for r in app.routes if isinstance(r, Route) for m in (r.methods or ()) if m != "HEAD"}
+    assert routes == {(path, method.upper()) for path, methods in document()["paths"].items() for method in methods}
+
+
+def test_every_error_is_described():
+    assert set(CODES) == set(ERRORS)
+    described = document()["components"]
+    assert set(described["responses"]) == {str(status) for status in CODES}
+    codes = described["schemas"]["Error"]["properties"]["error"]["properties"]["code"]["enum"]
+    assert set(CODES.values()) <= set(codes)
+
+
+REFUSED = [
+    ("POST", "/v1/translate", 400, {"json": {}}),
+    ("POST", "/v1/translate", 404, {"json": {"embedding": [1.0], "source": "nowhere", "target": "new"}}),
+    ("POST", "/v1/translate", 406, {"json": {}, "headers": {"accept": "text/html"}}),
+    (
+        "POST",
+        "/v1/translate",
+        409,
+        {"json": {"embedding": [1.0], "source": "a", "target": "b", "stitcher": "old-to-new"}},
+    ),
+    ("POST", "/v1/translate", 413, {"content": b"[" * 5000, "headers": {"content-type": JSON}}),
+    ("POST", "/v1/translate", 415, {"content": b"x", "headers": {"content-type": "application/x-pickle"}}),
+    ("POST", "/v1/translate", 422, {"json": {"embedding": [1.0], "source": "old", "target": "new"}}),
+    ("POST", "/v1/embeddings", 409, {"json": {"input": "words", "model": "old-to-new"}}),
+    ("POST", "/v1/score", 422, {"json": {"embedding": [1.0], "counterpart": [1.0], "source": "old", "target": "new"}}),
+    ("GET", "/v1/stitchers/nothing", 404, {}),
+    ("GET", "/v1/stitchers/" + "x" * 300, 400, {}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "sent"), REFUSED)
+def test_refusals_are_documented_where_they_are_given(registry, method, path, status, sent):
+    client = client_of(registry, max_body_bytes=4000)
+    refuses(client.request(method, path, **sent), status, method, path)
+
+
+@pytest.mark.parametrize("path", [path for path in document()["paths"] if path.startswith("/v1")] + ["/metrics"])
+def test_a_missing_key_is_documented_where_it_is_asked_for(registry, path):
+    (method,) = document()["paths"][path]
+    response = client_of(registry, api_keys=("key",)).request(method.upper(), path.replace("{name}", "old-to-new"))
+    refuses(response, 401, method, path)
+
+
+@pytest.mark.parametrize("path", [path for path in document()["paths"] if path.startswith("/v1")] + ["/readyz"])
+def test_not_being_ready_is_documented_where_it_is_told(tmp_path, path):
+    (method,) = document()["paths"][path]
+    refuses(client_of(registry_of(tmp_path)).request(method.upper(), path.replace("{name}", "x")), 503, method, path)
+
+
+@pytest.mark.parametrize("path", document()["paths"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "QUERY", "OPTIONS", "BREW"])
+def test_other_methods_are_refused_in_the_form_of_all_errors(client, method, path):
+    response = client.request(method, path)
+    assert response.status_code == 405
+    assert response.json()["error"]["code"] == CODES[405]
+    allowed = {m.upper() for m in document()["paths"][path]}
+    assert set(response.headers["allow"].split(", ")) - {"HEAD"} == allowed
+
+
+def refuses(response: Any, status: int, method: str, path: str) -> None:
+    """The response is a refusal that the document describes for this operation, headers included."""
+    assert response.status_code == status, response.text
+    named = path if path in document()["paths"] else "/v1/stitchers/{name}"
+    described = document()["paths"][named][method.lower()]["responses"][str(status)]
+    assert response.headers["content-type"] in described["content"]
+    assert set(response.json()) == {"error"}
+    assert response.json()["error"]["code"] == CODES[status]
+    for header in described.get("headers", {}):
+        assert header in response.headers
+
+
+@pytest.mark.parametrize(
+    ("message", "query", "field"),
+    [
+        ("`x y` is not a field", {}, {"x\n\u2028y": 1}),
+        ("`x y` is not a parameter", {"x\ry": "1"}, {}),
+        ("goes old -> new, not a b -> c", {"source": "a\nb", "target": "c", "stitcher": "old-to-new"}, {}),
+    ],
+)
+def test_a_message_is_one_line_whatever_it_quotes(client, message, query, field):
+    response = client.post("/v1/translate", params=query, json={"embedding": [1.0], **field})
+    assert 400 <= response.status_code < 500
+    assert message in response.json()["error"]["message"]
+    assert len(response.json()["error"]["message"].splitlines()) == 1
+
+
+@pytest.mark.parametrize("card", [b"[" * 100_000, b'{"\\ud800": 1}', b'{"name": "' + b"x" * 9000 + b'", "dim": 6}'])
+def test_a_space_card_without_end_or_sense_is_refused_in_one_short_line(client, card):
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(make_rows(2).reshape(-1)), 6)
+    table = pa.table({"vector": vectors}).replace_schema_metadata({SPACE_KEY: card})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    body = sink.getvalue().to_pybytes()
+    url = "/v1/translate?source=old&target=new"
+    response = client.post(url, content=body, headers={"content-type": ARROW})
+    assert response.status_code == 422, response.text
+    assert len(response.json()["error"]["message"]) <= 1000
+
+
+def test_a_whole_number_may_be_written_as_a_fraction(client):
+    """JSON has one kind of number, and so does the schema's `integer`."""
+    body = {"input": make_rows(1)[0].tolist(), "model": "old-to-new", "dimensions": 4.0}
+    assert client.post("/v1/embeddings", json=body).status_code == 200
+    body["dimensions"] = 4.5
+    assert client.post("/v1/embeddings", json=body).status_code == 400
+
+
+def test_one_stitcher_is_shown_as_the_document_says(client):
+    schema = document()["paths"]["/v1/stitchers/{name}"]["get"]["responses"]["200"]["content"][JSON]["schema"]
+    shown = client.get("/v1/stitchers/old-to-new").json()
+    assert set(shown) == set(schema["required"])

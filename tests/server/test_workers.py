@@ -1,0 +1,80 @@
+"""A service of two worker processes that asks for keys."""
+
+import re
+
+import numpy as np
+import pytest
+from helpers.metrics import numbers
+from helpers.server_calls import LOCAL, URL, read_rows
+from helpers.serving import eventually, free_port, get, make_rows, make_stitcher, post, running, serve_command
+
+from repstitch.server.negotiation import OCTETS
+
+KEYS = ("first-key", "second-key")
+
+
+def with_key(key: str = KEYS[0]) -> dict[str, str]:
+    return {"content-type": OCTETS, "authorization": f"Bearer {key}"}
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    """The address of the service, and its log. It ends with exit status 0 and no traceback, and logged no key."""
+    folder = tmp_path_factory.mktemp("workers")
+    make_stitcher().save(folder / "stitchers" / "old-to-new")
+    make_stitcher("old", "counted").save(folder / "stitchers" / "old-to-counted")
+    port, log = free_port(), folder / "log"
+    env = {"REPSTITCH_API_KEYS": ", ".join(KEYS), "REPSTITCH_RELOAD_S": "0.1"}
+    with running(serve_command(folder / "stitchers", port, workers=2), port, log, env=env) as process:
+        yield f"{LOCAL}:{port}", log
+    assert process.returncode == 0
+    assert "Traceback" not in log.read_text()
+    assert not any(key in log.read_text() for key in (*KEYS, "third-key"))
+
+
+def test_two_workers_answer_and_say_where(workers):
+    address, log = workers
+    rows = make_rows(5)
+    assert np.allclose(
+        read_rows(post(address + URL, content=rows.tobytes(), headers=with_key())),
+        make_stitcher().translate(rows),
+        atol=1e-6,
+    )
+    pickled = post(address + URL, content=b"x", headers=with_key() | {"content-type": "application/vnd.bentoml+pickle"})
+    assert pickled.status_code == 415
+    line = log.read_text().splitlines()[0]
+    assert f"repstitch: {address} serves old-to-counted (old -> counted), old-to-new (old -> new); try: curl" in line
+
+
+def test_two_workers_ask_for_a_key(workers):
+    address, _ = workers
+    body = make_rows(1).tobytes()
+    assert post(address + URL, content=body, headers={"content-type": OCTETS}).status_code == 401
+    assert post(address + URL, content=body, headers=with_key("third-key")).status_code == 401
+    for key in KEYS:
+        assert post(address + URL, content=body, headers=with_key(key)).status_code == 200
+    assert get(f"{address}/metrics").status_code == 401
+
+
+def test_the_metrics_of_worker_processes_are_added_up(workers):
+    address, _ = workers
+    for _ in range(40):  # a connection each, so that both workers get some; only this test calls this pair
+        url = f"{address}/v1/translate?source=old&target=counted"
+        post(url, content=make_rows(2).tobytes(), headers=with_key())
+
+    def text() -> str:
+        return get(f"{address}/metrics", headers=with_key()).text
+
+    def added_up() -> bool:
+        metrics = numbers(text())
+        requests = {key: n for key, n in metrics.items() if key[0] == "requests_total" and key[-1] == "translate"}
+        return (
+            requests.get(("requests_total", "200", "f32", "old->counted", "translate")) == 40
+            and metrics["vectors_total", "old->counted"] == 80
+            and metrics["request_seconds_count", "translate"] == sum(requests.values())
+            and metrics["reloads_total", "loaded"] == 4  # each worker reads the folder for itself
+        )
+
+    eventually(added_up)
+    assert numbers(text())["stitchers_loaded",] == 2
+    assert not re.search(r"pid=", text())
