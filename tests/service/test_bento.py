@@ -4,13 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import numpy as np
 import psutil
 import pytest
 import yaml
 from helpers.deploy import compose_check, image_check, run_check
-from helpers.serving import ROOT, free_port, make_rows, make_stitcher, running
+from helpers.serving import ROOT, free_port, get, make_rows, make_stitcher, post, running
 
 pytestmark = pytest.mark.slow
 
@@ -136,9 +135,9 @@ def test_a_container_writes_to_its_tmp_and_nowhere_else(bento, as_deployed, tmp_
     with running(command, port, tmp_path / "log", cwd=bento, env=environ | {"PORT": str(port)}) as process:
         url, key = f"http://127.0.0.1:{port}", {"authorization": "Bearer key"}
         body = {"embedding": make_rows(1)[0].tolist(), "source": "old", "target": "new"}
-        assert httpx.post(f"{url}/v1/translate", json=body).status_code == 401
-        assert httpx.post(f"{url}/v1/translate", json=body, headers=key).status_code == 200
-        assert "repstitch_stitchers_loaded" in httpx.get(f"{url}/metrics", headers=key).text
+        assert post(f"{url}/v1/translate", json=body).status_code == 401
+        assert post(f"{url}/v1/translate", json=body, headers=key).status_code == 200
+        assert "repstitch_stitchers_loaded" in get(f"{url}/metrics", headers=key).text
         assert run_check(image_check(), port)
         assert run_check(compose_check(), port)
         assert list((free / "bentoml" / "prometheus_multiproc_dir").iterdir())
@@ -172,12 +171,12 @@ def test_the_bento_serves_from_its_own_folder(bento, home, tmp_path, served):
     expected = make_stitcher(seed=7 if own else 0).translate(rows)
     url = f"http://127.0.0.1:{port}/v1/translate?source=old&target=new"
     with running(command, port, log, cwd=cwd, env=environ) as process:
-        response = httpx.post(url, content=rows.tobytes(), headers={"content-type": "application/octet-stream"})
+        response = post(url, content=rows.tobytes(), headers={"content-type": "application/octet-stream"})
         assert response.headers["x-stitcher"] == ("seventh" if own else "old-to-new")
         assert np.allclose(np.frombuffer(response.content, "<f4").reshape(-1, 4), expected, atol=1e-6)
-        answer = httpx.post(url, json={"embedding": rows[0].tolist()}).json()
+        answer = post(url, json={"embedding": rows[0].tolist()}).json()
         assert np.allclose(answer["embedding"], expected[0], atol=1e-6)
-        pickled = httpx.post(url, content=b"x", headers={"content-type": "application/vnd.bentoml+pickle"})
+        pickled = post(url, content=b"x", headers={"content-type": "application/vnd.bentoml+pickle"})
         assert pickled.status_code == 415
         assert package_of_workers(process.pid) == {bento / "src" / "repstitch"}
     assert process.returncode == 0
@@ -191,7 +190,7 @@ def test_repstitch_serve_starts_the_same_service_under_bentoml(checkout, tmp_pat
     log = tmp_path / "log"
     with running(command, port, log, cwd=checkout) as process:
         url = f"http://127.0.0.1:{port}/v1/translate?source=old&target=new"
-        response = httpx.post(url, content=rows.tobytes(), headers={"content-type": "application/octet-stream"})
+        response = post(url, content=rows.tobytes(), headers={"content-type": "application/octet-stream"})
         translated = np.frombuffer(response.content, "<f4").reshape(-1, 4)
         assert np.allclose(translated, make_stitcher().translate(rows), atol=1e-6)
     assert process.returncode == 0

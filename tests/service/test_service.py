@@ -95,31 +95,33 @@ def bentofile() -> dict:
 
 def test_the_bento_installs_all_that_serving_imports():
     """Import names and package names are the same for all of these, but for what is installed with another."""
+    service = ROOT / "service" / "service.py"
+    modules = [module for module in imported_modules(service) if module.startswith("repstitch.")]
     listing = (
-        "import sys, service.service; "
-        "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in ('repstitch', 'service') "
+        f"import sys, {', '.join(modules)}; "  # without bentoml, which the bento adds, and which takes long to import
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'repstitch' "
         "and getattr(m, '__file__', None)), sep='\\n')"
     )
     run = subprocess.run([sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True, check=True)
     needed = set()
-    for file in run.stdout.split():
-        needed |= {root for root in imported(Path(file)) if root not in sys.stdlib_module_names}
+    for file in (service, *map(Path, run.stdout.split())):
+        needed |= {module.split(".")[0] for module in imported_modules(file)} - sys.stdlib_module_names
     needed -= {"repstitch", "bentoml"}  # the bento carries the one and adds the other
     assert {"torch", "starlette", "orjson"} <= needed
     assert needed <= set(bentofile()["python"]["packages"])
 
 
-def imported(path: Path) -> set[str]:
-    """The roots of what a file imports when it is imported itself, and orjson and the like that wire imports late."""
+def imported_modules(path: Path) -> set[str]:
+    """What a file imports when it is imported itself, and orjson and the like that wire and server import late."""
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if path.parent.name in ("wire", "server") else tree.body
-    roots = set()
+    modules = set()
     for node in nodes:
         if isinstance(node, ast.Import):
-            roots |= {alias.name.split(".")[0] for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            roots.add(node.module.split(".")[0])
-    return roots
+            modules.add(node.module)
+    return modules
 
 
 def test_the_bento_names_no_package_that_the_project_does_not():
