@@ -4,18 +4,33 @@ that they say what the service needs: its routes, its settings, its times."""
 import json
 import re
 import tomllib
-from contextlib import contextmanager
 from dataclasses import fields
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import requires
 from importlib.resources import files
-from threading import Thread
 
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from helpers.deploy import DEPLOY, compose_check, image_check, load, run_check
+from helpers.deploy import (
+    COMPOSE,
+    DEPLOY,
+    KUBERNETES,
+    answering,
+    by_kind,
+    compose_check,
+    container,
+    container_of,
+    deployment,
+    documents,
+    environment,
+    image_check,
+    limits,
+    load,
+    n_bytes,
+    pod,
+    run_check,
+)
 from helpers.serving import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -26,22 +41,10 @@ from repstitch.server.app import create_app
 from repstitch.server.settings import Settings
 from repstitch.stitchers.registry import Registry
 
-COMPOSE = ("compose.yaml", "compose.gpu.yaml")
-KUBERNETES = ("kubernetes.yaml", "kubernetes-gpu.yaml")
 VERSIONS = ("1.25", "1.31", "1.37")
-SIZES = {"64m": 64 * 2**20, "Mi": 2**20, "Gi": 2**30, "G": 2**30}  # Docker's G is 2**30 too
 SETTINGS = {f"REPSTITCH_{each.name.upper()}" for each in fields(Settings)}
 PRESTOP_S = 5  # at least: what endpoints take to forget a pod
 TORCH_BYTES = 3 * 2**29  # two processes with torch, measured on CPU at 1.35 GB
-
-
-def documents(name: str) -> list[dict]:
-    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
-
-
-def by_kind(name: str, kind: str) -> dict:
-    (found,) = [document for document in documents(name) if document["kind"] == kind]
-    return found
 
 
 def check_compose(config: dict) -> None:
@@ -51,11 +54,6 @@ def check_compose(config: dict) -> None:
 
 def check_kubernetes(document: dict, version: str) -> None:
     kubernetes_validate.validate(document, version, strict=True)
-
-
-def n_bytes(size: str) -> int:
-    number, unit = re.fullmatch(r"(\d+)(\w+)", size).groups()  # pyright: ignore[reportOptionalMemberAccess]
-    return int(number) * SIZES[unit]
 
 
 # --- form -------------------------------------------------------------------------------------------------------------
@@ -292,29 +290,6 @@ def test_a_health_check_fails_where_nothing_answers():
     assert not run_check(image_check(), port)
 
 
-@contextmanager
-def answering(statuses: dict[str, int]):
-    """A server on a free port that answers some paths with a status, and others with 418."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(statuses.get(self.path, 418))
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 # --- who may do what --------------------------------------------------------------------------------------------------
 
 
@@ -421,40 +396,3 @@ def test_the_torch_of_the_image_carries_cuda_and_its_libraries_are_pinned():
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate(linux):
             assert pins[canonicalize_name(requirement.name)] in requirement.specifier, text
-
-
-# --- readings of the files --------------------------------------------------------------------------------------------
-
-
-def deployment(where: str) -> dict:
-    return by_kind(where, "Deployment")
-
-
-def pod(where: str) -> dict:
-    return deployment(where)["spec"]["template"]["spec"]
-
-
-def container(spec: dict) -> dict:
-    (only,) = spec["template"]["spec"]["containers"]
-    return only
-
-
-def container_of(where: str) -> dict:
-    return container(deployment(where)["spec"])
-
-
-def environment(where: str) -> dict[str, str]:
-    """The variables that a file states outright."""
-    if where in COMPOSE:
-        stated = load(where)["services"]["repstitch"]["environment"]
-        return {name: value for name, value in stated.items() if not value.startswith("${")}
-    return {entry["name"]: entry["value"] for entry in container_of(where)["env"] if "value" in entry}
-
-
-def limits(where: str) -> tuple[int, int]:
-    """Cores (0 where none are stated) and bytes."""
-    if where in COMPOSE:
-        stated = load(where)["services"]["repstitch"]["deploy"]["resources"]["limits"]
-        return int(stated.get("cpus", 0)), n_bytes(stated["memory"])
-    stated = container_of(where)["resources"]["limits"]
-    return int(stated["cpu"]), n_bytes(stated["memory"])
