@@ -1,21 +1,27 @@
 # pyright: strict
 """Results with typed names: each record is a view of the JSON object that is stored and sent.
 
-The object stays as it came, so `to_dict` returns every key, also those of a newer release, in the same order.
+The object stays as it came, so `to_dict` returns every key, also those of a newer release, in the same order. A record
+declares the keys it knows, one line each, and reads them when they are asked for:
+
+    class Reconstruction(Record):
+        cosine = number()
+        auroc = optional(number())
+        bins = parts(CalibrationBin)
 """
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast, overload
 
 from repstitch.errors import InputError
 from repstitch.text import num
 
-Kind = type | tuple[type, ...]
+Value = TypeVar("Value")
 Part = TypeVar("Part", bound="Record")
-NUMBER = (int, float)
+JSON: type[Any] = object  # any value, where a list or an object holds several kinds
 LEVEL = 0.05  # of significance, for every test; an interval covers the rest, 95 %
 
 
@@ -33,41 +39,88 @@ class Estimate:
         return num(self.score) if self.interval is None else f"{num(self.score)} [{', '.join(map(num, self.interval))}]"
 
 
-class Record:
-    """A typed view of one JSON object. Subclasses add a property per key.
+class Field(Generic[Value]):
+    """A key of a record's JSON object, by default the attribute's own name, read as a typed value.
 
-    `REQUIRED` names the keys that must be there, `OPTIONAL` those that may be absent or null, each with the kind of its
-    value: a Python type, another record, or `Estimate`.
+    `kind` names the JSON values that fit. A field with a `default` may be absent or null. `inside` checks what a value
+    that fits holds, and raises InputError.
     """
 
-    REQUIRED: ClassVar[Mapping[str, Kind]] = {}
-    OPTIONAL: ClassVar[Mapping[str, Kind]] = {}
+    def __init__(
+        self,
+        read: Callable[[Any], Value],
+        kind: str,
+        fits: Callable[[Any], bool],
+        key: str = "",
+        default: Callable[[], Value] | None = None,
+        inside: Callable[[Any], object] | None = None,
+    ):
+        self.read, self.kind, self.fits, self.key, self.default, self.inside = read, kind, fits, key, default, inside
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.key = self.key or name
+
+    @overload
+    def __get__(self, record: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, record: "Record", owner: type) -> Value: ...
+    def __get__(self, record: "Record | None", owner: type) -> Self | Value:
+        if record is None:
+            return self
+        if self.default is not None and self.key not in record:
+            return self.default()
+        return self.read(record[self.key])
+
+    def check(self, record: "Record") -> None:
+        """Raise InputError unless the record holds this field, if it must, with a value that can be read."""
+        if self.default is not None and self.key not in record:
+            return
+        name, value = _with_article(type(record).__name__), record[self.key]
+        if not self.fits(value):
+            raise InputError(f"`{self.key}` of {name} must be {self.kind}; got {type(value).__name__}.")
+        if self.inside is not None:
+            try:
+                self.inside(value)
+            except InputError as error:
+                raise InputError(f"`{self.key}` of {name} cannot be used: {error}") from None
+
+
+class Record:
+    """A typed view of one JSON object; subclasses declare its keys as fields."""
 
     def __init__(self, values: Mapping[str, Any]):
         self._values = values
 
     @classmethod
+    def fields(cls) -> list[Field[Any]]:
+        """The fields that the record declares, those of its base classes first."""
+        named = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+        return [value for value in named.values() if isinstance(value, Field)]
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The record of a JSON object. Raises InputError where a required key is missing or of the wrong type."""
+        """The record of a JSON object. Raises InputError where a field is missing or cannot be read."""
         record = cls(values)
         record.check()
         return record
 
     def check(self) -> None:
-        """Raise InputError unless every required key is there and every value has its kind."""
-        for key in self.REQUIRED:
-            if key not in self._values:
-                name = self._with_article()
-                raise InputError(
-                    f"{name[0].upper()}{name[1:]} must hold `{key}`; it holds {', '.join(self._values) or 'nothing'}."
-                )
-        for key, kind in {**self.OPTIONAL, **self.REQUIRED}.items():
-            if key in self.REQUIRED or key in self:
-                self._check_value(key, kind)
+        """Raise InputError unless every field that must be there is there and every value can be read."""
+        for field in self.fields():
+            field.check(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The whole JSON object, as a copy."""
         return copy.deepcopy(dict(self._values))
+
+    def __getitem__(self, key: str) -> Any:
+        """The JSON value of a key. Raises InputError where there is none."""
+        if key not in self._values:
+            name = _with_article(type(self).__name__)
+            raise InputError(
+                f"{name[0].upper()}{name[1:]} must hold `{key}`; it holds {', '.join(self._values) or 'nothing'}."
+            )
+        return self._values[key]
 
     def __contains__(self, key: str) -> bool:
         """Whether the key is there with a value other than null."""
@@ -82,43 +135,68 @@ class Record:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._values)})"
 
-    def _with_article(self) -> str:
-        name = type(self).__name__
-        return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
-    def _check_value(self, key: str, kind: Kind) -> None:
-        value, name = self._values[key], self._with_article()
-        if not _is_of_kind(value, kind):
-            raise InputError(f"`{key}` of {name} must be {_kind_name(kind)}; got {type(value).__name__}.")
-        if isinstance(kind, type) and issubclass(kind, Record):
-            try:
-                kind.from_dict(value)
-            except InputError as error:
-                raise InputError(f"`{key}` of {name} cannot be used: {error}") from None
+def number(key: str = "") -> Field[float]:
+    return Field(float, "a number", is_number, key)
 
-    def _check_parts(self, kind: type["Record"], key: str) -> None:
-        """Check every entry of a list of records."""
-        for value in self._values.get(key) or ():
-            if not isinstance(value, Mapping):
-                raise InputError(f"`{key}` of {self._with_article()} must be a list of objects.")
-            kind.from_dict(cast(Mapping[str, Any], value))
 
-    def _part(self, kind: type[Part], key: str) -> Part:
-        return kind(self._values[key])
+def whole(key: str = "") -> Field[int]:
+    return Field(int, "a whole number", lambda value: type(value) is int, key)
 
-    def _optional_part(self, kind: type[Part], key: str) -> Part | None:
-        value = self._values.get(key)
-        return None if value is None else kind(value)
 
-    def _parts(self, kind: type[Part], key: str) -> list[Part]:
-        return [kind(value) for value in self._values.get(key) or ()]
+def string(key: str = "") -> Field[str]:
+    return Field(str, "text", lambda value: isinstance(value, str), key)
 
-    def _estimate(self, key: str) -> Estimate:
-        return as_estimate(self._values[key])
 
-    def _optional_estimate(self, key: str) -> Estimate | None:
-        value = self._values.get(key)
-        return None if value is None else as_estimate(value)
+def flag(key: str = "") -> Field[bool]:
+    return Field(bool, "true or false", lambda value: isinstance(value, bool), key)
+
+
+def estimate(key: str = "") -> Field[Estimate]:
+    """A score with its interval, or a bare number."""
+    return Field(as_estimate, "a score with its interval", _is_estimate, key)
+
+
+def part(kind: type[Part], key: str = "") -> Field[Part]:
+    """An object that is a record itself."""
+    return Field(kind, "an object", _is_object, key, inside=kind.from_dict)
+
+
+def parts(kind: type[Part], key: str = "") -> Field[list[Part]]:
+    """A list of objects that are records themselves."""
+
+    def fits(values: object) -> bool:
+        return _is_list(values) and all(map(_is_object, cast(Sequence[object], values)))
+
+    def check_each(values: Sequence[Any]) -> None:
+        for value in values:
+            kind.from_dict(value)
+
+    return Field(lambda values: [kind(value) for value in values], "a list of objects", fits, key, inside=check_each)
+
+
+def sequence(of: type[Value], key: str = "") -> Field[list[Value]]:
+    """A list of plain values, as a copy; `of` is their type."""
+    return Field(cast(Callable[[Any], list[Value]], list), "a list", _is_list, key)
+
+
+def mapping(of: type[Value], key: str = "") -> Field[dict[str, Value]]:
+    """An object of plain values by name, as a copy; `of` is their type."""
+    return Field(cast(Callable[[Any], dict[str, Value]], dict), "an object", _is_object, key)
+
+
+def optional(field: Field[Value]) -> Field[Value | None]:
+    """The field, None where its key is absent or null."""
+    return Field(field.read, field.kind, field.fits, field.key, lambda: None, field.inside)
+
+
+def otherwise(field: Field[Value], default: Value) -> Field[Value]:
+    """The field, `default` where its key is absent or null."""
+    return Field(field.read, field.kind, field.fits, field.key, lambda: copy.copy(default), field.inside)
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def as_estimate(value: Mapping[str, Any] | float) -> Estimate:
@@ -130,7 +208,7 @@ def as_estimate(value: Mapping[str, Any] | float) -> Estimate:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, NUMBER) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_interval(value: object) -> bool:
@@ -138,31 +216,16 @@ def is_interval(value: object) -> bool:
     return isinstance(value, list | tuple) and list(map(is_number, cast(Sequence[object], value))) == [True, True]
 
 
-def _is_of_kind(value: object, kind: Kind) -> bool:
-    if kind is Estimate:
-        if not isinstance(value, Mapping):
-            return is_number(value)
-        parts = cast(Mapping[str, object], value)
-        return is_number(parts.get("score")) and (parts.get("interval") is None or is_interval(parts["interval"]))
-    if isinstance(kind, type) and issubclass(kind, Record):
-        return isinstance(value, Mapping)
-    if kind == NUMBER or kind is int:
-        return is_number(value) and isinstance(value, kind)
-    return isinstance(value, kind)
+def _is_object(value: object) -> bool:
+    return isinstance(value, Mapping)
 
 
-def _kind_name(kind: Kind) -> str:
-    if kind == NUMBER:
-        return "a number"
-    if kind is Estimate:
-        return "a score with its interval"
-    return " or ".join(_TYPE_NAMES.get(one, "an object") for one in (kind if isinstance(kind, tuple) else (kind,)))
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
 
 
-_TYPE_NAMES: Mapping[type, str] = {
-    list: "a list",
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-}
+def _is_estimate(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return is_number(value)
+    scored = cast(Mapping[str, object], value)
+    return is_number(scored.get("score")) and (scored.get("interval") is None or is_interval(scored["interval"]))

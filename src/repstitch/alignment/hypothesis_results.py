@@ -1,162 +1,92 @@
 """What tests of an atlas give: a trend, the control for lineage, and the asymmetry of a pair, as typed records."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 from repstitch.evaluation.scorecard_parts import Spectrum
-from repstitch.records import NUMBER, Estimate, Record
+from repstitch.records import (
+    JSON,
+    Estimate,
+    Record,
+    mapping,
+    number,
+    optional,
+    otherwise,
+    part,
+    parts,
+    sequence,
+    string,
+    whole,
+)
 
 
 class HypothesisResult(Record):
     """The result of one test, with its `verdict` in a sentence."""
 
-    @property
-    def verdict(self) -> str:
-        return self._values["verdict"]
+    verdict = string()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.verdict!r})"
 
 
-class TrendModel(NamedTuple):
+class TrendModel(Record):
     """One point of a trend: a model, its value in the column, and its mean score with the other models."""
 
-    name: str
-    family: str | None
-    value: float
-    alignment: float
+    name = string()
+    family = optional(string())
+    value = number()
+    alignment = number()
 
 
 class Trend(HypothesisResult):
     """Whether alignment rises with a column of numbers; see `trend.trend`."""
 
-    REQUIRED: ClassVar = {
-        "column": str,
-        "metric": str,
-        "models": list,
-        "rank_correlation": NUMBER,
-        "interval": list,
-        "p": NUMBER,
-        "n_models": int,
-        "null_band": dict,
-        "verdict": str,
-    }
-    OPTIONAL: ClassVar = {"left_out": dict, "against": list, "within_lineage": dict}
-
-    @property
-    def column(self) -> str:
-        return self._values["column"]
-
-    @property
-    def metric(self) -> str:
-        return self._values["metric"]
-
-    @property
-    def models(self) -> list[TrendModel]:
-        return [TrendModel(**model) for model in self._values["models"]]
+    column = string()
+    models = parts(TrendModel)
+    _correlation = number("rank_correlation")
+    _interval = sequence(float, "interval")
+    metric = string()
+    p = number()
+    n_models = whole()
+    left_out = otherwise(mapping(int), {})  # how many models are no points, by reason
+    null_band = mapping(JSON)
+    """The straight `line` through the points and the middle 95 % of lines with shuffled values, on a grid."""
+    against = optional(sequence(str))  # the models that alignment is taken with; None where it is taken with all others
+    within_lineage = optional(
+        mapping(JSON)
+    )  # the same correlation inside families; None where no family has three models
 
     @property
     def rank_correlation(self) -> Estimate:
         """Spearman's rank correlation of value and alignment, with its 95 % interval over models."""
-        low, high = self._values["interval"]
-        return Estimate(self._values["rank_correlation"], (low, high))
-
-    @property
-    def p(self) -> float:
-        return self._values["p"]
-
-    @property
-    def n_models(self) -> int:
-        return self._values["n_models"]
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        """How many models are no points, by reason."""
-        return dict(self._values.get("left_out") or {})
-
-    @property
-    def null_band(self) -> dict[str, Any]:
-        """The straight `line` through the points and the middle 95 % of lines with shuffled values, on a grid."""
-        return dict(self._values["null_band"])
-
-    @property
-    def against(self) -> list[str] | None:
-        """The models that alignment is taken with; None where it is taken with all others."""
-        return self._values.get("against")
-
-    @property
-    def within_lineage(self) -> dict[str, Any] | None:
-        """The same correlation inside families; None where no family has three models."""
-        return self._values.get("within_lineage")
+        low, high = self._interval
+        return Estimate(self._correlation, (low, high))
 
 
 class Control(HypothesisResult):
     """Whether shared lineage explains agreement; see `lineage_control.control`."""
 
-    REQUIRED: ClassVar = {"metric": str, "n_models": int, "factors": dict, "verdict": str}
-    OPTIONAL: ClassVar = {"left_out": list, "cannot_be_judged": dict, "between_above_null": dict}
-
-    @property
-    def metric(self) -> str:
-        return self._values["metric"]
-
-    @property
-    def n_models(self) -> int:
-        return self._values["n_models"]
-
-    @property
-    def left_out(self) -> list[str]:
-        """The models that miss a score with another one."""
-        return list(self._values.get("left_out") or ())
-
-    @property
-    def factors(self) -> dict[str, dict[str, Any]]:
-        """The effect of each factor: means within and between groups, PERMANOVA, Mantel, partial Mantel, groups."""
-        return dict(self._values["factors"])
-
-    @property
-    def cannot_be_judged(self) -> dict[str, str]:
-        """The reason, by factor, for those that these models cannot judge."""
-        return dict(self._values.get("cannot_be_judged") or {})
-
-    @property
-    def between_above_null(self) -> dict[str, Any] | None:
-        """Whether models without any shared label agree beyond chance; None where that was not tested."""
-        return self._values.get("between_above_null")
+    metric = string()
+    n_models = whole()
+    left_out = otherwise(sequence(str), [])  # the models that miss a score with another one
+    factors = mapping(dict[str, Any])
+    """The effect of each factor: means within and between groups, PERMANOVA, Mantel, partial Mantel, groups."""
+    cannot_be_judged = otherwise(mapping(str), {})  # the reason, by factor, for those that these models cannot judge
+    between_above_null = optional(mapping(JSON))
+    """Whether models without any shared label agree beyond chance; None where that was not tested."""
 
 
 class Asymmetry(HypothesisResult):
     """How much of each of two spaces the other predicts; see `asymmetry.asymmetry`."""
 
-    REQUIRED: ClassVar = {
-        "source": str,
-        "target": str,
-        "n": int,
-        "r2_forward": NUMBER,
-        "r2_backward": NUMBER,
-        "r2_forward_interval": list,
-        "r2_backward_interval": list,
-        "difference": NUMBER,
-        "difference_interval": list,
-        "null_forward": dict,
-        "null_backward": dict,
-        "shared": Spectrum,
-        "left_over": dict,
-        "verdict": str,
-    }
-
-    @property
-    def source(self) -> str:
-        return self._values["source"]
-
-    @property
-    def target(self) -> str:
-        return self._values["target"]
-
-    @property
-    def n(self) -> int:
-        """The number of rows."""
-        return self._values["n"]
+    source = string()
+    target = string()
+    n = whole()  # the number of rows
+    null_forward = mapping(float)  # the `mean` and the 95 % point, `high`, of `r2_forward` with shuffled rows
+    null_backward = mapping(float)  # the `mean` and the 95 % point, `high`, of `r2_backward` with shuffled rows
+    shared = part(Spectrum)  # the spectrum of the directions that both spaces share
+    left_over = mapping(Mapping[str, Any])
+    """By side, the variance and the principal directions that the other side does not predict."""
 
     @property
     def r2_forward(self) -> Estimate:
@@ -173,26 +103,6 @@ class Asymmetry(HypothesisResult):
         """`r2_forward` less `r2_backward`."""
         return self._with_interval("difference")
 
-    @property
-    def null_forward(self) -> dict[str, float]:
-        """The `mean` and the 95 % point, `high`, of `r2_forward` with shuffled rows."""
-        return dict(self._values["null_forward"])
-
-    @property
-    def null_backward(self) -> dict[str, float]:
-        """The `mean` and the 95 % point, `high`, of `r2_backward` with shuffled rows."""
-        return dict(self._values["null_backward"])
-
-    @property
-    def shared(self) -> Spectrum:
-        """The spectrum of the directions that both spaces share."""
-        return self._part(Spectrum, "shared")
-
-    @property
-    def left_over(self) -> dict[str, Mapping[str, Any]]:
-        """By side, the variance and the principal directions that the other side does not predict."""
-        return dict(self._values["left_over"])
-
     def _with_interval(self, key: str) -> Estimate:
-        low, high = self._values[f"{key}_interval"]
-        return Estimate(self._values[key], (low, high))
+        low, high = self[f"{key}_interval"]
+        return Estimate(self[key], (low, high))

@@ -2,7 +2,7 @@
 """The scorecard: how good a translation is, as a record with typed names."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from repstitch.evaluation import report
 from repstitch.evaluation.scorecard_parts import (
@@ -18,7 +18,19 @@ from repstitch.evaluation.scorecard_parts import (
 )
 from repstitch.evaluation.use_scores import RecallScores, Relevance, UseScores, chosen
 from repstitch.names import USES
-from repstitch.records import NUMBER, Record
+from repstitch.records import (
+    Record,
+    flag,
+    mapping,
+    number,
+    optional,
+    otherwise,
+    part,
+    parts,
+    sequence,
+    string,
+    whole,
+)
 from repstitch.text import num
 
 
@@ -28,30 +40,32 @@ class Scorecard(Record):
     `print(card)` shows them as a table. A stitcher that was never scored has an empty scorecard, which is false.
     """
 
-    REQUIRED: ClassVar = {
-        **dict.fromkeys(("n", "pool", "k"), int),
-        "chance": RecallScores,
-        "reconstruction": Reconstruction,
-        "alignment": Alignment,
-    }
-    OPTIONAL: ClassVar = {
-        **dict.fromkeys(USES, UseScores),
-        "hubness_native": NUMBER,
-        "without_near_duplicates": WithoutNearDuplicates,
-        "held_out": str,
-        "spectrum": Spectrum,
-        "confidence": CalibrationScores,
-        "control_fit": ControlFit,
-        "candidates": list,
-        "notes": list,
-        "near_duplicates": int,
-        "learning_curve": LearningCurve,
-        "refit": bool,
-        "probe_transfer": ProbeTransfer,
-        "left_out": int,
-        "dropped": dict,
-        "relevance": Relevance,
-    }
+    n = whole()  # the number of held-out pairs
+    pool = whole()  # the number of rows that a counterpart was looked for in
+    k = whole()  # the number of neighbours that overlap compares
+    held_out = otherwise(string(), "held-out pairs")  # which pairs were scored
+    chance = part(RecallScores)  # the recall of a random search
+    hubness_native = optional(number())
+    """The skewness of how often each target row is a neighbour of the others, before any translation."""
+    reconstruction = part(Reconstruction)
+    alignment = part(Alignment)
+    confidence = optional(part(CalibrationScores))
+    """How true the stitcher's confidence was; None where it was not calibrated or there were no test pairs."""
+    spectrum = optional(part(Spectrum))
+    control_fit = optional(part(ControlFit))
+    without_near_duplicates = optional(part(WithoutNearDuplicates))
+    near_duplicates = optional(whole())  # the number of held-out pairs that nearly repeat a training row
+    candidates = otherwise(parts(CandidateScore), [])  # every method and setting that was tried
+    notes = otherwise(sequence(str), [])  # what the checks of the pairs warned of
+    refit = otherwise(flag(), False)  # whether the map was fitted on all pairs after these scores were taken
+    left_out = optional(whole())  # the number of pairs that were not scored because training used them
+    dropped = otherwise(mapping(int), {})  # how many rows could not be used, by reason
+    relevance = optional(part(Relevance))
+    probe_transfer = optional(part(ProbeTransfer))
+    learning_curve = optional(part(LearningCurve))
+
+    _query = optional(part(UseScores, "query"))
+    _corpus = optional(part(UseScores, "corpus"))
 
     def __init__(self, values: Mapping[str, Any] | None = None):
         super().__init__(values or {})
@@ -59,40 +73,14 @@ class Scorecard(Record):
     def check(self) -> None:
         if self:
             super().check()
-            self._check_parts(CandidateScore, "candidates")
 
     def __bool__(self) -> bool:
         return bool(self._values)
 
     @property
-    def n(self) -> int:
-        """The number of held-out pairs."""
-        return self._values["n"]
-
-    @property
-    def pool(self) -> int:
-        """The number of rows that a counterpart was looked for in."""
-        return self._values["pool"]
-
-    @property
-    def k(self) -> int:
-        """The number of neighbours that overlap compares."""
-        return self._values["k"]
-
-    @property
-    def held_out(self) -> str:
-        """Which pairs were scored."""
-        return self._values.get("held_out", "held-out pairs")
-
-    @property
-    def chance(self) -> RecallScores:
-        """The recall of a random search."""
-        return self._part(RecallScores, "chance")
-
-    @property
     def uses(self) -> dict[str, UseScores]:
         """The scores of each use that was scored."""
-        return {use: self._part(UseScores, use) for use in USES if use in self}
+        return {use: UseScores(self[use]) for use in USES if use in self}
 
     @property
     def query(self) -> UseScores:
@@ -109,78 +97,6 @@ class Scorecard(Record):
         """recall@1 in query use; None where that was not scored."""
         recall = self.uses["query"].recall if "query" in self.uses else {}
         return recall[1].score if 1 in recall else None
-
-    @property
-    def hubness_native(self) -> float | None:
-        """The skewness of how often each target row is a neighbour of the others, before any translation."""
-        return self._values.get("hubness_native")
-
-    @property
-    def reconstruction(self) -> Reconstruction:
-        return self._part(Reconstruction, "reconstruction")
-
-    @property
-    def alignment(self) -> Alignment:
-        return self._part(Alignment, "alignment")
-
-    @property
-    def confidence(self) -> CalibrationScores | None:
-        """How true the stitcher's confidence was; None where it was not calibrated or there were no test pairs."""
-        return self._optional_part(CalibrationScores, "confidence")
-
-    @property
-    def spectrum(self) -> Spectrum | None:
-        return self._optional_part(Spectrum, "spectrum")
-
-    @property
-    def control_fit(self) -> ControlFit | None:
-        return self._optional_part(ControlFit, "control_fit")
-
-    @property
-    def without_near_duplicates(self) -> WithoutNearDuplicates | None:
-        return self._optional_part(WithoutNearDuplicates, "without_near_duplicates")
-
-    @property
-    def near_duplicates(self) -> int | None:
-        """The number of held-out pairs that nearly repeat a training row."""
-        return self._values.get("near_duplicates")
-
-    @property
-    def candidates(self) -> list[CandidateScore]:
-        """Every method and setting that was tried."""
-        return self._parts(CandidateScore, "candidates")
-
-    @property
-    def notes(self) -> list[str]:
-        """What the checks of the pairs warned of."""
-        return list(self._values.get("notes") or ())
-
-    @property
-    def refit(self) -> bool:
-        """Whether the map was fitted once more on all pairs after these scores were taken."""
-        return self._values.get("refit", False)
-
-    @property
-    def left_out(self) -> int | None:
-        """The number of pairs that were not scored because training used them."""
-        return self._values.get("left_out")
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """How many rows could not be used, by reason."""
-        return dict(self._values.get("dropped") or {})
-
-    @property
-    def relevance(self) -> Relevance | None:
-        return self._optional_part(Relevance, "relevance")
-
-    @property
-    def probe_transfer(self) -> ProbeTransfer | None:
-        return self._optional_part(ProbeTransfer, "probe_transfer")
-
-    @property
-    def learning_curve(self) -> LearningCurve | None:
-        return self._optional_part(LearningCurve, "learning_curve")
 
     def __str__(self) -> str:
         return report.as_text(self._blocks())

@@ -2,12 +2,27 @@
 """The scores of one use of a translation, by counterparts and by relevance judgements, as typed views of JSON."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from repstitch.errors import InputError
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.names import USES
-from repstitch.records import NUMBER, Estimate, Record, is_interval, is_number
+from repstitch.records import (
+    JSON,
+    Estimate,
+    Record,
+    as_estimate,
+    estimate,
+    is_interval,
+    is_number,
+    mapping,
+    number,
+    optional,
+    otherwise,
+    part,
+    string,
+    whole,
+)
 
 Key = TypeVar("Key")
 Of = TypeVar("Of")
@@ -17,7 +32,8 @@ RECALLS = (1, 5, 10)
 class RecallScores(Record):
     """Recall at several ranks: the share of queries whose counterpart is among the first k results."""
 
-    REQUIRED: ClassVar = {f"recall@{k}": NUMBER for k in RECALLS}
+    RANKS: ClassVar[tuple[int, ...]] = RECALLS
+    _intervals = otherwise(mapping(list[float], "intervals"), {})
 
     @property
     def recall(self) -> dict[int, Estimate]:
@@ -37,16 +53,15 @@ class RecallScores(Record):
 
     def check(self) -> None:
         super().check()
+        for k in self.RANKS:
+            if not is_number(self._values.get(f"recall@{k}")):
+                raise InputError(f"A {type(self).__name__} must hold `recall@{k}`, a number.")
         for name, low_high in self._intervals.items():
             if not is_interval(low_high):
                 raise InputError(f"`intervals` of a {type(self).__name__} must hold two numbers for `{name}`.")
 
-    @property
-    def _intervals(self) -> Mapping[str, Any]:
-        return self._values.get("intervals") or {}
-
     def _scored(self, name: str) -> Estimate:
-        return Estimate(float(self._values[name]), self.interval(name) if name in self._intervals else None)
+        return Estimate(float(self[name]), self.interval(name) if name in self._intervals else None)
 
 
 class Verdict(Record):
@@ -56,30 +71,18 @@ class Verdict(Record):
     verdict equals its word.
     """
 
-    REQUIRED: ClassVar = {"verdict": str, "why": str}
-    OPTIONAL: ClassVar = {"measure": str, "numbers": dict, "thresholds": dict}
+    verdict = string()
+    why = string()
+    measure = optional(string())  # the measure that decided, such as overlap@10; None where nothing could be decided
+    numbers = otherwise(
+        mapping(JSON), {}
+    )  # the numbers behind the verdict by name; empty where nothing could be decided
 
-    @property
-    def verdict(self) -> str:
-        return self._values["verdict"]
-
-    @property
-    def why(self) -> str:
-        return self._values["why"]
-
-    @property
-    def measure(self) -> str | None:
-        """The measure that decided, such as overlap@10; None where nothing could be decided."""
-        return self._values.get("measure")
-
-    @property
-    def numbers(self) -> dict[str, Any]:
-        """The numbers behind the verdict by name; empty where nothing could be decided."""
-        return dict(self._values.get("numbers") or {})
+    _thresholds = optional(mapping(float, "thresholds"))
 
     @property
     def thresholds(self) -> Thresholds:
-        return Thresholds(**self._values["thresholds"])
+        return Thresholds(**(self._thresholds or {}))
 
     def __str__(self) -> str:
         return self.verdict
@@ -101,34 +104,18 @@ class ReferenceScores(Record):
     translating, `constant` translates every row to the mean, `shuffled` to another row's translation.
     """
 
-    REQUIRED: ClassVar = dict.fromkeys(("translated", "keep_old", "ceiling", "over_keep_old"), Estimate)
-    OPTIONAL: ClassVar = dict.fromkeys(("naive", "constant", "shuffled", "retention"), Estimate)
-
-    @property
-    def translated(self) -> Estimate:
-        return self._estimate("translated")
-
-    @property
-    def keep_old(self) -> Estimate:
-        return self._estimate("keep_old")
-
-    @property
-    def ceiling(self) -> Estimate:
-        return self._estimate("ceiling")
-
-    @property
-    def over_keep_old(self) -> Estimate:
-        """`translated` less `keep_old`."""
-        return self._estimate("over_keep_old")
-
-    @property
-    def retention(self) -> Estimate | None:
-        """`translated` over `ceiling`; None where the ceiling is 0."""
-        return self._optional_estimate("retention")
+    translated = estimate()
+    keep_old = estimate()
+    ceiling = estimate()
+    over_keep_old = estimate()  # `translated` less `keep_old`
+    naive = optional(estimate())
+    constant = optional(estimate())
+    shuffled = optional(estimate())
+    retention = optional(estimate())  # `translated` over `ceiling`; None where the ceiling is 0
 
     def get(self, name: str) -> Estimate | None:
         """The score of a reference by name; None where it was not scored."""
-        return self._optional_estimate(name)
+        return as_estimate(self[name]) if name in self else None
 
 
 class Comparison(Record):
@@ -150,35 +137,23 @@ class References(Comparison):
     `truth` names the space whose neighbours are the true ones: source or target.
     """
 
-    REQUIRED: ClassVar = {"truth": str, "chance": dict}
-
-    @property
-    def truth(self) -> str:
-        return self._values["truth"]
-
-    @property
-    def chance(self) -> dict[str, float]:
-        """What a random search scores, by measure."""
-        return dict(self._values["chance"])
+    truth = string()
+    chance = mapping(float)  # what a random search scores, by measure
 
 
 class UseScores(RecallScores):
     """The scores of one use: of translated queries in a native index, or of native queries in a translated corpus."""
 
-    REQUIRED: ClassVar = {
-        **RecallScores.REQUIRED,
-        "mrr": NUMBER,
-        "median_rank": NUMBER,
-        "hubness_skew": NUMBER,
-        "shuffled": RecallScores,
-    }
-    OPTIONAL: ClassVar = {
-        "intervals": dict,
-        "constant": RecallScores,
-        "naive": RecallScores,
-        "references": References,
-        "verdict": Verdict,
-    }
+    _mrr = number("mrr")
+    _verdict = optional(part(Verdict, "verdict"))
+    median_rank = number()
+    hubness_skew = number()
+    """The skewness of how often each row of the gallery is found: large where a few rows are hubs."""
+    shuffled = part(RecallScores)  # recall with another row's translation in place of each row's own
+    constant = optional(part(RecallScores))  # recall of a translation that is the training targets' mean for every row
+    naive = optional(part(RecallScores))  # recall of untranslated rows, where both spaces have one dimension
+    references = optional(part(References))
+    """Scores beside those of the references; None where neighbours in either space are arbitrary."""
 
     @property
     def mrr(self) -> Estimate:
@@ -191,40 +166,11 @@ class UseScores(RecallScores):
         return self._scored(self._overlap_name)
 
     @property
-    def median_rank(self) -> float:
-        return float(self._values["median_rank"])
-
-    @property
-    def hubness_skew(self) -> float:
-        """The skewness of how often each row of the gallery is found: large where a few rows are hubs."""
-        return float(self._values["hubness_skew"])
-
-    @property
-    def shuffled(self) -> RecallScores:
-        """Recall with another row's translation in place of each row's own."""
-        return self._part(RecallScores, "shuffled")
-
-    @property
-    def constant(self) -> RecallScores | None:
-        """Recall of a translation that is the training targets' mean for every row."""
-        return self._optional_part(RecallScores, "constant")
-
-    @property
-    def naive(self) -> RecallScores | None:
-        """Recall of untranslated rows, where both spaces have one dimension."""
-        return self._optional_part(RecallScores, "naive")
-
-    @property
-    def references(self) -> References | None:
-        """Scores beside those of the references; None where neighbours in either space are arbitrary."""
-        return self._optional_part(References, "references")
-
-    @property
     def verdict(self) -> Verdict:
         """Whether to use the translation for this. Raises InputError on scores of a release without verdicts."""
-        if "verdict" not in self:
+        if self._verdict is None:
             raise InputError("These scores have no verdict: an earlier release wrote them. Score the stitcher again.")
-        return self._part(Verdict, "verdict")
+        return self._verdict
 
     def check(self) -> None:
         super().check()
@@ -239,67 +185,27 @@ class UseScores(RecallScores):
 class RelevanceScores(Comparison):
     """nDCG@10 and recall@100 by relevance judgements, beside the references, and the verdict on one use."""
 
-    REQUIRED: ClassVar = {"queries": int, "depth": int, "verdict": Verdict}
-
-    @property
-    def queries(self) -> int:
-        """The number of judged queries, over which scores are means."""
-        return self._values["queries"]
-
-    @property
-    def depth(self) -> int:
-        """The length of the shortlist of recall@100: 100, or all documents where they are fewer."""
-        return self._values["depth"]
-
-    @property
-    def verdict(self) -> Verdict:
-        return self._part(Verdict, "verdict")
+    queries = whole()  # the number of judged queries, over which scores are means
+    depth = whole()  # the length of the shortlist of recall@100: 100, or all documents where they are fewer
+    verdict = part(Verdict)
 
 
 class Relevance(Record):
     """Scores by relevance judgements, for each use, and what the judgements name that the files do not hold."""
 
-    REQUIRED: ClassVar = dict.fromkeys(
-        (
-            "documents",
-            "unknown_queries",
-            "unknown_documents",
-            "queries_without_relevant",
-            "queries_seen_in_training",
-            "documents_seen_in_training",
-        ),
-        int,
-    )
-    OPTIONAL: ClassVar = dict.fromkeys(USES, RelevanceScores)
-
-    @property
-    def documents(self) -> int:
-        return self._values["documents"]
-
-    @property
-    def documents_seen_in_training(self) -> int:
-        return self._values["documents_seen_in_training"]
-
-    @property
-    def queries_seen_in_training(self) -> int:
-        return self._values["queries_seen_in_training"]
-
-    @property
-    def queries_without_relevant(self) -> int:
-        return self._values["queries_without_relevant"]
-
-    @property
-    def unknown_queries(self) -> int:
-        return self._values["unknown_queries"]
-
-    @property
-    def unknown_documents(self) -> int:
-        return self._values["unknown_documents"]
+    documents = whole()
+    _query = optional(part(RelevanceScores, "query"))
+    _corpus = optional(part(RelevanceScores, "corpus"))
+    documents_seen_in_training = whole()
+    queries_seen_in_training = whole()
+    queries_without_relevant = whole()
+    unknown_queries = whole()
+    unknown_documents = whole()
 
     @property
     def uses(self) -> dict[str, RelevanceScores]:
         """The scores of each use that was judged."""
-        return {use: self._part(RelevanceScores, use) for use in USES if use in self}
+        return {use: RelevanceScores(self[use]) for use in USES if use in self}
 
     @property
     def query(self) -> RelevanceScores:

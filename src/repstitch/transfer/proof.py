@@ -1,10 +1,22 @@
 """Proofs: how well a carried probe, a probe from names or a carried dictionary works on rows of the target space."""
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from repstitch.evaluation.report import Block, as_markdown, as_text
-from repstitch.records import NUMBER, Estimate, Record, as_estimate
+from repstitch.records import (
+    Estimate,
+    Record,
+    as_estimate,
+    estimate,
+    mapping,
+    number,
+    optional,
+    part,
+    sequence,
+    string,
+    whole,
+)
 from repstitch.text import num
 
 MEASURES = {
@@ -18,28 +30,11 @@ MEASURES = {
 class LabelEfficiency(Record):
     """Accuracies of native probes trained on few labelled target rows, and how many match the carried probe."""
 
-    REQUIRED: ClassVar = {"sizes": list, "accuracy": list}
-    OPTIONAL: ClassVar = {"carried": NUMBER, "matches": int}
-
-    @property
-    def sizes(self) -> list[int]:
-        """Numbers of labelled rows, ascending."""
-        return list(self._values["sizes"])
-
-    @property
-    def accuracy(self) -> list[list[float]]:
-        """The accuracies of several random draws of rows, for each of `sizes`."""
-        return [list(draws) for draws in self._values["accuracy"]]
-
-    @property
-    def carried(self) -> float | None:
-        """The accuracy of the carried probe, where it was compared."""
-        return self._values.get("carried")
-
-    @property
-    def matches(self) -> int | None:
-        """The number of rows at which native probes reach the carried one; None where they never do."""
-        return self._values.get("matches")
+    sizes = sequence(int)  # numbers of labelled rows, ascending
+    accuracy = sequence(list[float])  # the accuracies of several random draws of rows, for each of `sizes`
+    carried = optional(number())  # the accuracy of the carried probe, where it was compared
+    matches = optional(whole())
+    """The number of rows at which native probes reach the carried one; None where they never do."""
 
     def __str__(self) -> str:
         sizes = self.sizes
@@ -49,68 +44,42 @@ class LabelEfficiency(Record):
         return f"labels saved: a native probe needs {about} {self.matches:,} labelled rows of the target to match it"
 
 
+class ClassCosines(Record):
+    """Cosines of two directions per class, and their mean over classes."""
+
+    mean = number()
+    by_class = sequence(float)
+
+
+class ProbeCosines(ClassCosines):
+    """Cosines of the carried and the native probe's directions, and the mean through shuffled pairs."""
+
+    shuffled = number()
+
+
 class ClassDirections(Record):
     """Cosines of the classes' mean directions, carried forward, with the target's own."""
 
-    REQUIRED: ClassVar = {"cosine": dict, "others": NUMBER}
-
-    @property
-    def cosine(self) -> float:
-        """The mean over classes."""
-        return self._values["cosine"]["mean"]
-
-    @property
-    def by_class(self) -> list[float]:
-        return list(self._values["cosine"]["by_class"])
-
-    @property
-    def others(self) -> float:
-        """The mean cosine with the directions of other classes."""
-        return self._values["others"]
-
-
-class Cosine(NamedTuple):
-    """Cosines of carried and native directions: their mean over classes, each, and the mean through shuffled pairs."""
-
-    mean: float
-    by_class: list[float]
-    shuffled: float
+    others = number()  # the mean cosine with the directions of other classes
+    cosine = part(ClassCosines)
 
 
 class ClassifierProof(Record):
     """Measures of several classifiers on the same test rows, each with a 95 % interval."""
 
-    REQUIRED: ClassVar = {"classes": list, "n_test": int, "left_out": dict, "accuracy": dict}
-    OPTIONAL: ClassVar = {"source": str, "target": str}
+    source = optional(string())  # the name of the source space
+    target = optional(string())  # the name of the target space
+    classes = sequence(str)
+    n_test = whole()
+    left_out = mapping(int)  # numbers of rows that were left out, by reason
+    _accuracy = mapping(dict[str, Any], "accuracy")
+
     CONTENDERS: ClassVar[Mapping[str, str]]  # the name of each contender in reports
-
-    @property
-    def source(self) -> str | None:
-        """The name of the source space."""
-        return self._values.get("source")
-
-    @property
-    def target(self) -> str | None:
-        """The name of the target space."""
-        return self._values.get("target")
-
-    @property
-    def classes(self) -> list[str]:
-        return list(self._values["classes"])
-
-    @property
-    def n_test(self) -> int:
-        return self._values["n_test"]
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        """Numbers of rows that were left out, by reason."""
-        return dict(self._values["left_out"])
 
     @property
     def contenders(self) -> list[str]:
         """The classifiers that were measured, in the order of reports."""
-        return [name for name in self.CONTENDERS if name in self._values["accuracy"]]
+        return [name for name in self.CONTENDERS if name in self._accuracy]
 
     def accuracy(self, contender: str = "carried") -> Estimate:
         """The share of test rows whose class has the highest score."""
@@ -126,7 +95,7 @@ class ClassifierProof(Record):
 
     def measure(self, name: str, contender: str = "carried") -> Estimate:
         """A measure by its name: accuracy, top5, balanced_accuracy or auroc."""
-        return as_estimate(self._values[name][contender])
+        return as_estimate(self[name][contender])
 
     def __str__(self) -> str:
         return as_text(self._blocks())
@@ -158,22 +127,19 @@ class ClassifierProof(Record):
 class Proof(ClassifierProof):
     """How well a probe of the source, carried to the target, tells classes there; see `evaluate_probe`."""
 
-    REQUIRED: ClassVar = {
-        **ClassifierProof.REQUIRED,
-        "source": str,
-        "target": str,
-        "through": str,
-        "n_train": int,
-        "below_native": Estimate,
-        "above_shuffled": Estimate,
-        "cosine": dict,
-        "score_correlation": NUMBER,
-    }
-    OPTIONAL: ClassVar = {
-        "retention": Estimate,
-        "label_efficiency": LabelEfficiency,
-        "class_directions": ClassDirections,
-    }
+    through = string()  # in words, what the probe was carried through
+    n_train = whole()
+    retention = optional(estimate())  # carried over native accuracy; None where the native probe is never right
+    cosine = part(ProbeCosines)
+    below_native = estimate()  # the native probe's accuracy less the carried one's
+    above_shuffled = estimate()  # the carried probe's accuracy less that of one carried through shuffled pairs
+    score_correlation = number()
+    """The correlation of the carried with the native probe's scores of the test rows, the mean over classes."""
+    label_efficiency = optional(part(LabelEfficiency))
+    """How many labelled rows a native probe needs; None where that was not measured."""
+    class_directions = optional(part(ClassDirections))
+    """Cosines of the classes' mean directions; None where they were not measured."""
+
     CONTENDERS: ClassVar[Mapping[str, str]] = {
         "carried": "carried probe",
         "whole": "  the probe after the whole stitcher",
@@ -183,51 +149,6 @@ class Proof(ClassifierProof):
         "random": "random directions",
         "majority": "majority class",
     }
-
-    @property
-    def through(self) -> str:
-        """In words, what the probe was carried through."""
-        return self._values["through"]
-
-    @property
-    def n_train(self) -> int:
-        return self._values["n_train"]
-
-    @property
-    def retention(self) -> Estimate | None:
-        """Carried over native accuracy; None where the native probe is never right."""
-        return self._optional_estimate("retention")
-
-    @property
-    def below_native(self) -> Estimate:
-        """The native probe's accuracy less the carried one's."""
-        return self._estimate("below_native")
-
-    @property
-    def above_shuffled(self) -> Estimate:
-        """The carried probe's accuracy less that of one carried through shuffled pairs."""
-        return self._estimate("above_shuffled")
-
-    @property
-    def cosine(self) -> Cosine:
-        """Cosines of the carried and the native probe's directions."""
-        values = self._values["cosine"]
-        return Cosine(values["mean"], list(values["by_class"]), values["shuffled"])
-
-    @property
-    def score_correlation(self) -> float:
-        """The correlation of the carried with the native probe's scores of the test rows, the mean over classes."""
-        return self._values["score_correlation"]
-
-    @property
-    def label_efficiency(self) -> LabelEfficiency | None:
-        """How many labelled rows a native probe needs; None where that was not measured."""
-        return self._optional_part(LabelEfficiency, "label_efficiency")
-
-    @property
-    def class_directions(self) -> ClassDirections | None:
-        """Cosines of the classes' mean directions; None where they were not measured."""
-        return self._optional_part(ClassDirections, "class_directions")
 
     def _heading(self) -> str:
         return f"{self.n_test} unseen rows of {self.target}, {len(self.classes)} classes"
@@ -244,8 +165,8 @@ class Proof(ClassifierProof):
         directions = self.class_directions
         if directions is not None:
             sentences.append(
-                f"the classes' mean directions, carried forward: cosine {num(directions.cosine)} to the target's own, "
-                f"{num(directions.others)} to those of other classes"
+                f"the classes' mean directions, carried forward: cosine {num(directions.cosine.mean)} to the target's "
+                f"own, {num(directions.others)} to those of other classes"
             )
         if self.label_efficiency is not None:
             sentences.append(str(self.label_efficiency))
@@ -255,16 +176,17 @@ class Proof(ClassifierProof):
 class ZeroShotProof(ClassifierProof):
     """How well a probe made from the classes' names tells classes of the target; see `evaluate_names`."""
 
-    REQUIRED: ClassVar = {**ClassifierProof.REQUIRED, "chance": dict}
     CONTENDERS: ClassVar[Mapping[str, str]] = {
         "carried": "from names alone",
         "shuffled": "the same, names shuffled",
         "majority": "majority class",
     }
 
+    _chance = mapping(float, "chance")
+
     def chance(self, measure: str = "accuracy") -> float:
         """The accuracy or balanced_accuracy of a guess among all names."""
-        return self._values["chance"][measure]
+        return self._chance[measure]
 
     def _heading(self) -> str:
         return f"{self.n_test} labelled rows, {len(self.classes)} names"
@@ -273,26 +195,26 @@ class ZeroShotProof(ClassifierProof):
         return [f"chance: balanced accuracy {num(self.chance('balanced_accuracy'))}"]
 
 
-class FeatureCorrelation(NamedTuple):
+class FeatureCorrelation(Record):
     """Pearson correlation of features with the original's, over features."""
 
-    mean: float
-    median: float
+    mean = number()
+    median = number()
 
 
-class SameActive(NamedTuple):
+class SameActive(Record):
     """The share of an item's active features that stay active, and that share for independent features."""
 
-    share: float
-    chance: float
+    share = number()
+    chance = number()
 
 
-class Explained(NamedTuple):
+class Explained(Record):
     """Shares of variance that decoding gives back: of target rows, of source rows, and by both maps alone."""
 
-    target: float
-    source: float
-    maps_alone: float
+    target = number()
+    source = number()
+    maps_alone = number()
 
 
 class DictionaryProof(Record):
@@ -301,49 +223,14 @@ class DictionaryProof(Record):
     See `compare_features`.
     """
 
-    REQUIRED: ClassVar = {
-        "n_test": int,
-        "features": int,
-        "compared": int,
-        "same_active": dict,
-        "explained": dict,
-    }
-    OPTIONAL: ClassVar = {"correlation": dict, "shuffled": NUMBER}
-
-    @property
-    def n_test(self) -> int:
-        return self._values["n_test"]
-
-    @property
-    def features(self) -> int:
-        """The number of features of the dictionary."""
-        return self._values["features"]
-
-    @property
-    def compared(self) -> int:
-        """The number of features that are active in enough rows to be compared."""
-        return self._values["compared"]
-
-    @property
-    def correlation(self) -> FeatureCorrelation | None:
-        """None where no feature was compared."""
-        values = self._values.get("correlation")
-        return None if values is None else FeatureCorrelation(values["mean"], values["median"])
-
-    @property
-    def shuffled(self) -> float | None:
-        """The mean correlation of the dictionary carried through maps that were fitted to shuffled pairs."""
-        return self._values.get("shuffled")
-
-    @property
-    def same_active(self) -> SameActive:
-        values = self._values["same_active"]
-        return SameActive(values["share"], values["chance"])
-
-    @property
-    def explained(self) -> Explained:
-        values = self._values["explained"]
-        return Explained(values["target"], values["source"], values["maps_alone"])
+    n_test = whole()
+    features = whole()  # the number of features of the dictionary
+    correlation = optional(part(FeatureCorrelation))  # None where no feature was compared
+    same_active = part(SameActive)
+    explained = part(Explained)
+    compared = whole()  # the number of features that are active in enough rows to be compared
+    shuffled = optional(number())
+    """The mean correlation of the dictionary carried through maps that were fitted to shuffled pairs."""
 
     def __str__(self) -> str:
         return as_text(self._sentences())

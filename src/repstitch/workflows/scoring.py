@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Qrels = Mapping[str, Mapping[str, float]]
 
 
-def score(  # noqa: PLR0913 - the whole job in one call
+def score(
     stitcher: Stitcher,
     source: EmbeddingsLike,
     target: EmbeddingsLike,
