@@ -40,22 +40,22 @@ def run_list(args: argparse.Namespace) -> None:
     rows = [
         {
             "name": name,
-            "source": s.source.name,
-            "target": s.target.name,
-            "dims": [s.source.dim, s.target.dim],
-            "method": s.method,
-            "version": s.version,
-            "promoted": state.promoted.get(pair_key(s.source.name, s.target.name)) == name,
-            "recall@1": s.scorecard.query_recall,
+            "source": stitcher.source.name,
+            "target": stitcher.target.name,
+            "dims": [stitcher.source.dim, stitcher.target.dim],
+            "method": stitcher.method,
+            "version": stitcher.version,
+            "promoted": state.promoted.get(pair_key(stitcher.source.name, stitcher.target.name)) == name,
+            "recall@1": stitcher.scorecard.query_recall,
         }
-        for name, s in state.stitchers.items()
+        for name, stitcher in state.stitchers.items()
     ]
     lines = [
-        f"{r['name']}{' *' if r['promoted'] else ''}: "
-        f"{r['source']} ({r['dims'][0]}) -> {r['target']} ({r['dims'][1]}), "
-        f"{r['method']}, version {r['version']}"
-        + (f", recall@1 {r['recall@1']:.3f}" if r["recall@1"] is not None else "")
-        for r in rows
+        f"{row['name']}{' *' if row['promoted'] else ''}: "
+        f"{row['source']} ({row['dims'][0]}) -> {row['target']} ({row['dims'][1]}), "
+        f"{row['method']}, version {row['version']}"
+        + (f", recall@1 {row['recall@1']:.3f}" if row["recall@1"] is not None else "")
+        for row in rows
     ]
     for problem in state.problems.values():
         print(problem, file=sys.stderr)

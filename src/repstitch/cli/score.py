@@ -1,5 +1,7 @@
 """Score a stitcher on pairs that it was not trained on."""
 
+import argparse
+
 from repstitch.cli.arguments import (
     LABELS,
     LABELS_HELP,
@@ -14,27 +16,29 @@ from repstitch.evaluation.thresholds import Thresholds
 from repstitch.names import USES
 
 
-def register(subparsers) -> None:
-    c = add_command(
+def register(subparsers: argparse._SubParsersAction) -> None:
+    command = add_command(
         subparsers,
         "score",
         run,
         "score a stitcher on pairs it was not trained on",
         "repstitch score models/stitchers/old-new --source old.parquet --target new.parquet --use corpus",
     )
-    c.add_argument("stitcher", metavar="STITCHER")
-    add_pair_arguments(c)
-    c.add_argument("--use", choices=(*USES, "both"), default="both")
-    c.add_argument("--qrels", metavar="FILE", help="relevance judgements: query, document, grade, between tabs")
-    c.add_argument("--source-queries", metavar="X", help="with --qrels, where --source and --target are the documents")
-    c.add_argument("--target-queries", metavar="Y")
-    c.add_argument("--source-query-ids", metavar="FILE", help="one id a row, for a file without ids")
-    c.add_argument("--target-query-ids", metavar="FILE")
-    c.add_argument("--labels", metavar=LABELS, help=LABELS_HELP)
-    add_threshold_arguments(c)
+    command.add_argument("stitcher", metavar="STITCHER")
+    add_pair_arguments(command)
+    command.add_argument("--use", choices=(*USES, "both"), default="both")
+    command.add_argument("--qrels", metavar="FILE", help="relevance judgements: query, document, grade, between tabs")
+    command.add_argument(
+        "--source-queries", metavar="X", help="with --qrels, where --source and --target are the documents"
+    )
+    command.add_argument("--target-queries", metavar="Y")
+    command.add_argument("--source-query-ids", metavar="FILE", help="one id a row, for a file without ids")
+    command.add_argument("--target-query-ids", metavar="FILE")
+    command.add_argument("--labels", metavar=LABELS, help=LABELS_HELP)
+    add_threshold_arguments(command)
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     Thresholds(args.retention, args.first_stage)
     relevance = None
     if any(value is not None for value in (args.qrels, args.source_queries, args.target_queries)):

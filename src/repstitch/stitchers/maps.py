@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import overload
+from typing import Self, overload
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class Map:
         """The weights by name, as they are stored."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def to(self, device=None, dtype=None):
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """The same map with its tensors on another device or in another dtype."""
         return replace(self, **{k: v.to(device=device, dtype=dtype) for k, v in self.tensors().items()})
 
@@ -51,7 +51,7 @@ class Map:
     def __call__(self, x: np.ndarray) -> np.ndarray: ...
     @overload
     def __call__(self, x: Tensor) -> Tensor: ...
-    def __call__(self, x):
+    def __call__(self, x: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Map rows (n, d_source) or one vector (d_source,); NumPy in, NumPy float32 out; torch in, torch out."""
         if not isinstance(x, Tensor):
             rows = torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32)).to(self.weight.device)
@@ -61,6 +61,11 @@ class Map:
         return self.apply(x.to(self.weight.dtype))
 
     def apply(self, x: Tensor) -> Tensor:
+        """Map rows or one vector that are known to fit."""
+        raise TypeError("Map is a base; use AffineMap or ResidualMLP.")
+
+    def then(self, other: "Map") -> "Map":
+        """The map `x -> other(self(x))`."""
         raise TypeError("Map is a base; use AffineMap or ResidualMLP.")
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from repstitch.embeddings.normalising import normalise, norms_are_valid, row_norms
@@ -34,7 +35,7 @@ class Pipeline:
         steps = [step for norm, map in zip(self.norms, self.maps, strict=False) for step in (norm, repr(map))]
         return f"Pipeline({', '.join([*steps, self.norms[-1]])})"
 
-    def to(self, device=None, dtype=None) -> "Pipeline":
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Pipeline":
         """The same with its weights on another device or in another dtype."""
         return replace(self, maps=tuple(map.to(device=device, dtype=dtype) for map in self.maps))
 
@@ -48,7 +49,7 @@ class Pipeline:
             raise InputError(f"`other` must take {first.d_target} dimensions; it takes {second.d_source}.")
         between = "unit" if "unit" in (self.norms[-1], other.norms[0]) else "none"
         if between == "none" and (isinstance(first, AffineMap) or isinstance(second, AffineMap)):
-            maps = (*self.maps[:-1], first.then(second), *other.maps[1:])  # pyright: ignore[reportAttributeAccessIssue]
+            maps = (*self.maps[:-1], first.then(second), *other.maps[1:])
             return Pipeline((*self.norms[:-1], *other.norms[1:]), maps)
         return Pipeline((*self.norms[:-1], between, *other.norms[1:]), self.maps + other.maps)
 

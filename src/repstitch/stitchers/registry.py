@@ -30,7 +30,7 @@ class State:
 class Registry:
     """The stitchers of one folder, by name. Reading never blocks: `refresh` builds a new State and swaps it in."""
 
-    def __init__(self, folder: str | os.PathLike | None = None):
+    def __init__(self, folder: str | os.PathLike[str] | None = None):
         self.folder = stitchers_folder() if folder is None else Path(folder)
         self.state = State()
 

@@ -54,9 +54,9 @@ class Stitcher:
     source_mean: np.ndarray
     target_mean: np.ndarray
     seen: np.ndarray
-    settings: dict = field(default_factory=dict)
-    split: dict = field(default_factory=dict)
-    provenance: dict = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
     scorecard: Scorecard = field(default_factory=Scorecard)
     calibration: Calibration | None = None
 
@@ -187,7 +187,7 @@ class Stitcher:
         tensors["seen"] = torch.from_numpy(self.seen)
         return tensors
 
-    def save(self, out: str | os.PathLike) -> Path:
+    def save(self, out: str | os.PathLike[str]) -> Path:
         """Write the stitcher's folder; it appears whole or not at all, and an existing one is never overwritten."""
         target = check_new_folder(out)
         config = self._config()
@@ -214,7 +214,7 @@ class Stitcher:
             return str(api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "stitcher"))
 
 
-def load(path: str | os.PathLike) -> Stitcher:
+def load(path: str | os.PathLike[str]) -> Stitcher:
     """Read a stitcher's folder, or `hf://owner/name` from the Hugging Face Hub.
 
     Raises InputError when the folder is not a whole stitcher of a known format version.
