@@ -99,7 +99,7 @@ LOSSES = {
 
 @dataclass(frozen=True)
 class EveryObjective(ValidationObjective):
-    """Scores each map by every objective and keeps the best by each; the score it returns is constant and decides nothing."""
+    """Scores each map by every objective and keeps the best by each; the score that it returns is constant."""
 
     best: dict = field(default_factory=dict)
 

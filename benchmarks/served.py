@@ -86,7 +86,8 @@ def train_pairs(spaces: dict[str, Embeddings], wanted: list[tuple[str, str]]) ->
         trained.stitchers[a, b] = stitcher = train(spaces[a], spaces[b], method="canonical")
         unseen = np.flatnonzero(~np.isin(id_fingerprints(pairs.ids), stitcher.seen))
         again = trained.recall(trained.route(a, b))
-        if not np.array_equal(unseen, rows) or abs(again - stitcher.scorecard.query.recall_at(1).score) > 1.5 / len(rows):
+        scored = stitcher.scorecard.query.recall_at(1).score
+        if not np.array_equal(unseen, rows) or abs(again - scored) > 1.5 / len(rows):
             raise SystemExit(f"{a} -> {b} was not scored on the test rows of the others.")
         print(f"{a} -> {b}: {again:.3f}", file=sys.stderr, flush=True)
     return trained

@@ -228,11 +228,11 @@ def dictionaries(spaces, stitchers) -> list[list]:
             assert proof.correlation is not None
             source = normalised(context.paired_rows.source, stitchers[a, b].input_norm)
             active = (dictionary.encode(source[:2000]) > 0).sum(1).mean()
-            r, same = proof.correlation, proof.same_active
+            r, same, explained = proof.correlation, proof.same_active, proof.explained
             rows.append([
                 f"{a}→{b}", proof.compared, f"{active:.0f}", f"{r.mean:.2f} / {r.median:.2f}",
                 f"{proof.shuffled:.2f}", f"{same.share:.2f} / {same.chance:.2f}",
-                *(f"{share:.2f}" for share in proof.explained),
+                *(f"{share:.2f}" for share in (explained.target, explained.source, explained.maps_alone)),
             ])  # fmt: skip
             print(rows[-1], file=sys.stderr, flush=True)
     return rows

@@ -16,11 +16,11 @@ GOLDEN = Path(__file__).parent / "golden" / "json"
 SENTENCES = {"why", "message", "warnings", "refused", "notes", "through", "how"}
 OF_THIS_RUN = {"version", "repstitch", "torch", "python", "forward", "backward"}
 SIDES = "--source old.npz --target new.npz"
-MAKE = (
+MAKE: tuple[str, ...] = (
     f"train {SIDES} --out s/canon --method canonical --objective neighbours --device cpu",
     "train --source new.npz --target old.npz --out s/back --method ridge --objective reconstruction --device cpu",
 )
-COMMANDS = {
+COMMANDS: dict[str, str] = {
     "train": f"train {SIDES} --out s/ridge --method ridge --labels labels.csv:kind --device cpu",
     "score": f"score s/canon {SIDES}",
     "score-relevance": f"score s/canon {SIDES} --source-queries qold.npz --target-queries qnew.npz --qrels qrels.tsv",

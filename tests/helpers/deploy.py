@@ -100,7 +100,7 @@ def answering(statuses: dict[str, int]):
             self.send_response(statuses.get(self.path, 418))
             self.end_headers()
 
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

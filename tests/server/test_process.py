@@ -1,6 +1,7 @@
 """The service as a process of its own: clients that dawdle, more than it can take, and what happens to it."""
 
 import asyncio
+import math
 import os
 import shutil
 import signal
@@ -156,7 +157,7 @@ def test_memory_does_not_grow_with_requests(wide, tmp_path):
         running(serve_command(wide, port), port, tmp_path / "log", env={"OMP_NUM_THREADS": "1"}) as process,
         httpx.Client(timeout=60) as client,
     ):
-        body = rows.tobytes()
+        body, before = rows.tobytes(), math.inf
         for i in range(60):
             assert client.post(f"{LOCAL}:{port}{URL}", content=body, headers=HEADERS).status_code == 200
             if i == 9:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 TIED = 0.1  # a warning names the spaces of which more than this share of rows is tied
 
 
-def atlas(
+def atlas(  # noqa: PLR0913 - the whole job in one call
     embeddings: Spaces,
     metrics: Sequence[str] | str = ("mutual_knn", "cka_unbiased"),
     k: int = 10,

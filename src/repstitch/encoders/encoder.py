@@ -103,7 +103,7 @@ def _encode(
     return rows
 
 
-def embed(
+def embed(  # noqa: PLR0913 - the whole job in one call
     encoder: str | Encoder,
     data: str | os.PathLike,
     out: str | os.PathLike,

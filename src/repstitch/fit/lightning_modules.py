@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -178,7 +179,7 @@ class RefineModule(L.LightningModule):
             score = -math.inf
         self.log(MONITOR, score, batch_size=1, sync_dist=True)
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         recipe = self.recipe
         size = {name: float(p.detach().square().mean().sqrt()) for name, p in self.refiner.named_parameters()}
         size |= {"bias": size["weight"], "out": size["weight"]}  # they add to what the weight gives, and may be zero

@@ -72,7 +72,7 @@ def native_scale(gallery: Tensor) -> float:
     rows = gallery[:SAMPLE]
     similar = rows @ gallery.T
     similar.fill_diagonal_(-torch.inf)
-    low, high = 1.0, 1e4
+    low, high, scale = 1.0, 1e4, 1.0
     for _ in range(30):
         scale = math.sqrt(low * high)
         log_p = (similar * scale).log_softmax(dim=1)

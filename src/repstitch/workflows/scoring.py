@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Qrels = Mapping[str, Mapping[str, float]]
 
 
-def score(
+def score(  # noqa: PLR0913 - the whole job in one call
     stitcher: Stitcher,
     source: EmbeddingsLike,
     target: EmbeddingsLike,

@@ -34,7 +34,7 @@ from repstitch.workflows.preparing import PreparedPairs, group_name, prepare, re
 from repstitch.workflows.proving import evaluate_selection
 
 
-def train(
+def train(  # noqa: PLR0913 - the whole job in one call
     source: EmbeddingsLike,
     target: EmbeddingsLike,
     *,
