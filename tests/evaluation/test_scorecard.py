@@ -1,3 +1,4 @@
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,9 +205,9 @@ def card_or_refusal(values: dict[str, Any]) -> Scorecard | str:
 @pytest.mark.parametrize("change", ["left out", "text", "null", "a list", "a number"])
 def test_what_can_be_read_can_be_shown(change):
     """Whatever one value is changed to, the card is refused with the key's name, or it can be printed."""
-    refused = 0
-    for path in list(paths(whole())):
-        values = whole()
+    refused, stored_values = 0, whole()
+    for path in paths(stored_values):
+        values = copy.deepcopy(stored_values)
         parent = values
         for key in path[:-1]:
             parent = parent[key]

@@ -276,9 +276,10 @@ def _as_tensor(X: Rows) -> torch.Tensor:
         raise InputError("`X` must be one vector or rows of one length; its rows have different lengths.") from None
     if array.dtype.kind not in "fiu":
         raise InputError(f"`X` must hold floats or integers; got {array.dtype}.")
-    dtype = array.dtype.newbyteorder("=")
     if array.dtype.kind == "f":
         dtype = np.float64 if array.dtype.itemsize > 4 else np.float32  # float32 cannot hold them all
+    else:
+        dtype = array.dtype.newbyteorder("=")
     return torch.from_numpy(np.require(array, dtype, ("C", "W")))  # copied only where it must be
 
 
