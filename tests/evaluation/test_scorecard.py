@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from helpers.scorecards import scorecard_of
 from helpers.spaces import gaussian, shared_latent
 
 from repstitch.errors import InputError
+from repstitch.evaluation.relevance import SearchRows
 from repstitch.evaluation.scorecard import Scorecard
+from repstitch.evaluation.scoring import TranslatedPairs
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.names import USES
 from repstitch.records import Estimate
@@ -270,6 +274,14 @@ def test_a_notebook_shows_the_same_as_markdown():
     words = [word for word in markdown.split() if word.strip("|-:")]
     assert [word for word in words if word not in text.split()] == []
     assert [word for word in text.split() if word not in words] == []
+
+
+def test_pairs_and_rows_are_shown_without_their_numbers():
+    rows = torch.zeros(3, 4)
+    assert repr(TranslatedPairs(rows, rows[:, :2], rows[:, :2], rows[:, :2])) == "TranslatedPairs(3 pairs, 4 -> 2)"
+    search_rows = SearchRows(np.arange(3), rows, rows, rows, np.zeros(3, dtype=bool))
+    assert repr(search_rows) == "SearchRows(3 rows)"
+    assert search_rows != search_rows.take(np.arange(3))
 
 
 def test_a_stitcher_that_was_never_scored_has_an_empty_card():

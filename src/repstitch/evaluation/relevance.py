@@ -2,7 +2,7 @@
 """Relevance judgements: how well each way of searching finds the documents that people judged relevant to a query."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,14 @@ class SearchRows:
     `seen` (n,) marks those that training used.
     """
 
-    ids: np.ndarray = field(repr=False)
-    source: Tensor = field(repr=False)
-    target: Tensor = field(repr=False)
-    translated: Tensor = field(repr=False)
-    seen: np.ndarray = field(repr=False)
+    ids: np.ndarray
+    source: Tensor
+    target: Tensor
+    translated: Tensor
+    seen: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"SearchRows({len(self.ids)} rows)"
 
     def take(self, rows: np.ndarray) -> "SearchRows":
         return SearchRows(self.ids[rows], self.source[rows], self.target[rows], self.translated[rows], self.seen[rows])

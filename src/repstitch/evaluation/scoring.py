@@ -2,7 +2,7 @@
 """Score one translation on held-out pairs: what it finds, what it keeps, and what chance would give, per use."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,13 +35,16 @@ class TranslatedPairs:
     output normalisation.
     """
 
-    source: Tensor = field(repr=False)
-    target: Tensor = field(repr=False)
-    raw: Tensor = field(repr=False)
-    translated: Tensor = field(repr=False)
+    source: Tensor
+    target: Tensor
+    raw: Tensor
+    translated: Tensor
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def __repr__(self) -> str:
+        return f"TranslatedPairs({len(self)} pairs, {self.source.shape[1]} -> {self.target.shape[1]})"
 
     def take(self, rows: np.ndarray) -> "TranslatedPairs":
         return TranslatedPairs(self.source[rows], self.target[rows], self.raw[rows], self.translated[rows])
