@@ -159,7 +159,7 @@ def written_whole(target: Path, argument: str = "out") -> Iterator[Path]:
     The caller creates a file or a folder there. Readers see the old content or the new, never a part. When the block
     raises, nothing is left behind; an OSError becomes an InputError that names the argument.
     """
-    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
     try:
         yield temporary
         os.replace(temporary, target)

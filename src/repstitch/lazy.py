@@ -18,4 +18,4 @@ def public_names(
         setattr(import_module(package), name, value)
         return value
 
-    return sorted(home), getattr_lazily, lambda: sorted(home)
+    return sorted(home), getattr_lazily, lambda: sorted({*home, *vars(import_module(package)).get("__all__", ())})

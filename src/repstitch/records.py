@@ -14,6 +14,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, Self, TypeVar, cast, overload
 
 from repstitch.errors import InputError
@@ -92,6 +93,7 @@ class Record:
         self._values = values
 
     @classmethod
+    @cache
     def fields(cls) -> list[Field[Any]]:
         """The fields that the record declares, those of its base classes first."""
         named = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
@@ -112,6 +114,10 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """The whole JSON object, as a copy."""
         return copy.deepcopy(dict(self._values))
+
+    def to_json(self) -> str:
+        """The whole JSON object as one line of text. Raises ValueError where it holds NaN or Inf."""
+        return json.dumps(self._values, ensure_ascii=False, allow_nan=False)
 
     def __getitem__(self, key: str) -> Any:
         """The JSON value of a key. Raises InputError where there is none."""
@@ -196,7 +202,7 @@ def otherwise(field: Field[Value], default: Value) -> Field[Value]:
 
 
 def _with_article(name: str) -> str:
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
 def as_estimate(value: Mapping[str, Any] | float) -> Estimate:

@@ -563,7 +563,7 @@ def test_the_command_line_trains_on_two_processes_as_well_as_on_one(tmp_path, st
     stitcher = load(tmp_path / "two")
     assert stitcher.version == two["version"]
     assert isinstance(stitcher.map, ResidualMLP)
-    assert (len(stitcher.seen) == 700) == bool(more)
+    assert (len(stitcher.seen) == 2 * 700) == bool(more)  # a pair is known by its id and by its vectors
 
 
 def test_outside_a_shared_fit_the_first_rank_is_alone():

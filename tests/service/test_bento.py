@@ -11,6 +11,8 @@ import yaml
 from helpers.deploy import compose_check, image_check, run_check
 from helpers.serving import ROOT, free_port, get, make_rows, make_stitcher, post, running
 
+from repstitch.files import written_whole
+
 pytestmark = pytest.mark.slow
 
 
@@ -25,8 +27,11 @@ def checkout(tmp_path_factory):
     (folder / "service" / "deploy" / "metrics.key").write_text("a key that must not be carried along")
     shutil.rmtree(folder / "models" / "stitchers")
     make_stitcher().save(folder / "models" / "stitchers" / "old-to-new")
-    (folder / "models" / "stitchers" / ".half.1234.tmp").mkdir()
-    (folder / "models" / "stitchers" / ".half.1234.tmp" / "config.json").write_text("{}")
+    for name in ("half", "half.v2"):  # as a run that was killed would leave them
+        with written_whole(folder / "models" / "stitchers" / name) as unfinished:
+            unfinished.mkdir()
+        os.rename(unfinished.with_name(name), unfinished)
+        (unfinished / "config.json").write_text("{}")
     return folder
 
 
@@ -50,7 +55,8 @@ def bento(checkout, home):
 def test_the_bento_holds_the_package_the_service_and_the_stitchers(bento):
     for path in ("repstitch/server/app.py", "service/service.py", "models/stitchers/old-to-new/model.safetensors"):
         assert (bento / "src" / path).is_file()
-    assert not list((bento / "src").rglob("*.tmp"))
+    stitchers = bento / "src" / "models" / "stitchers"
+    assert [path.name for path in stitchers.iterdir() if path.is_dir()] == ["old-to-new"]
     assert not list((bento / "src").rglob("tests"))
     assert not list(bento.rglob("*.key"))
     assert not (bento / "src" / "service" / "deploy").exists()

@@ -29,12 +29,10 @@ def put(atlas: Atlas, folder: Path) -> None:
 
     Each file replaces an older one whole.
     """
-    values = atlas.to_dict()
-    pairs = values["pairs"]
+    pairs = atlas["pairs"]
     rows = pa.table({name: [pair[name] for pair in pairs] for name in COLUMNS if name in pairs[0]})
-    text = json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
     with written_whole(folder / "atlas.json") as path:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(atlas.to_json() + "\n", encoding="utf-8")
     with written_whole(folder / "pairs.csv") as path:
         pacsv.write_csv(rows, path)
     with written_whole(folder / "pairs.parquet") as path:

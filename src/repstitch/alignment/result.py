@@ -39,7 +39,7 @@ class AlignmentScore(Record):
     score = number()
     null = optional(number())  # the mean score of permuted rows: the level of chance
     p = optional(number())  # the add-one p-value: at least 1 / (permutations + 1)
-    q = optional(number())  # benjamini and Hochberg's q-value among all pairs that were scored together
+    q = optional(number())  # Benjamini and Hochberg's q-value among all pairs that were scored together
     calibrated = optional(number())  # 0 at the 95 % point of the null, 1 at a perfect score
     se = optional(number())  # the standard error over rows
 
@@ -150,7 +150,7 @@ class Atlas(Record):
     def pairs(self, metric: str) -> list[AlignmentScore]:
         """Every two spaces, once where the metric is symmetric and both ways where it is not."""
         self._result(metric)
-        return [pair for pair in self._pairs if pair.metric == metric]
+        return [AlignmentScore(pair) for pair in self["pairs"] if pair["metric"] == metric]
 
     def order(self, metric: str) -> list[str]:
         """The names in an order that puts similar spaces next to each other."""

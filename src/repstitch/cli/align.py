@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         text += f"\n\natlas.json, pairs.csv and pairs.parquet in {args.out}"
     if args.plot:
         _draw(atlas, args.plot)
-    emit(atlas.to_dict(), text, args.json)
+    emit(atlas.to_dict, text, args.json)
 
 
 def _check_plot(plot: str) -> None:

@@ -1,10 +1,12 @@
 """The output of the commands: text for people, or JSON with `--json`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def emit(result: Mapping[str, Any], text: str, as_json: bool) -> None:
-    """Print `result` as one line of JSON, or `text`."""
-    print(json.dumps(result, ensure_ascii=False) if as_json else text)
+def emit(result: Mapping[str, Any] | Callable[[], Mapping[str, Any]], text: str, as_json: bool) -> None:
+    """Print `result`, or what it returns, as one line of JSON; or print `text`."""
+    if as_json:
+        text = json.dumps(result() if callable(result) else result, ensure_ascii=False)
+    print(text)

@@ -65,4 +65,4 @@ def run(args: argparse.Namespace) -> None:
         first_stage=args.first_stage,
     )
     note = f"{card.left_out} pairs left out: the stitcher was trained on them.\n\n" if card.left_out else ""
-    emit(card.to_dict(), f"{note}{card}", args.json)
+    emit(card.to_dict, f"{note}{card}", args.json)
