@@ -33,7 +33,7 @@ def test_the_table_the_type_checker_and_all_agree():
     home = {name: f"repstitch.{module}" for module, names in rs.HOMES.items() for name in names}
     assert checked_names(PACKAGE / "__init__.py") == home
     assert sorted([*home, "__version__"]) == sorted(rs.__all__)
-    assert set(rs.__all__) - {"__version__"} <= set(dir(rs))
+    assert set(rs.__all__) <= set(dir(rs))
 
 
 @pytest.mark.parametrize("name", [name for name in rs.__all__ if name != "__version__"])
@@ -55,6 +55,14 @@ def test_no_module_hides_a_public_name():
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'repstitch' has no attribute 'trian'"):
         rs.trian  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_package_lists_its_loaded_modules_and_nothing_private():
+    importlib.import_module("repstitch.metrics.kernels")
+    assert {"__version__", "__doc__", "metrics", "train"} <= set(dir(rs))
+    assert "kernels" in dir(importlib.import_module("repstitch.metrics"))
+    assert dir(rs) == sorted(dir(rs))
+    assert not [name for name in dir(rs) if name.startswith("_") and not name.startswith("__")]
 
 
 @pytest.mark.parametrize("package", FACES)

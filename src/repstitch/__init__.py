@@ -71,4 +71,4 @@ __all__ = [
     "train",
     "translate_file",
 ]
-_, __getattr__, __dir__ = public_names(__name__, HOMES)
+__getattr__, __dir__ = public_names(__name__, HOMES)

@@ -7,8 +7,8 @@ from typing import Any
 
 def public_names(
     package: str, homes: Mapping[str, tuple[str, ...]]
-) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """`__all__`, `__getattr__` and `__dir__` of a package (PEP 562), from the names that each module of it defines."""
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package (PEP 562), from the names that each module of it defines."""
     home = {name: module for module, names in homes.items() for name in names}
 
     def getattr_lazily(name: str) -> Any:
@@ -18,4 +18,8 @@ def public_names(
         setattr(import_module(package), name, value)
         return value
 
-    return sorted(home), getattr_lazily, lambda: sorted({*home, *vars(import_module(package)).get("__all__", ())})
+    def names_offered() -> list[str]:
+        names = {*home, *vars(import_module(package))}
+        return sorted(name for name in names if name.startswith("__") or not name.startswith("_"))
+
+    return getattr_lazily, names_offered

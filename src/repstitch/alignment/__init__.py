@@ -10,6 +10,6 @@ if TYPE_CHECKING:
     from repstitch.alignment.result import AlignmentScore, Atlas
 
 __all__ = ["AlignmentScore", "Atlas", "align", "atlas"]
-_, __getattr__, __dir__ = public_names(
+__getattr__, __dir__ = public_names(
     __name__, {"measuring": ("atlas",), "pair": ("align",), "result": ("AlignmentScore", "Atlas")}
 )

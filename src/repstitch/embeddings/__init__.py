@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from repstitch.embeddings.writing import write
 
 __all__ = ["Embeddings", "Pairs", "match", "pair", "read", "scan", "split", "write"]
-_, __getattr__, __dir__ = public_names(
+__getattr__, __dir__ = public_names(
     __name__,
     {
         "matching": ("match",),

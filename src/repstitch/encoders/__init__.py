@@ -8,4 +8,4 @@ if TYPE_CHECKING:
     from repstitch.encoders.encoder import Encoder, embed, from_module, load_encoder, save
 
 __all__ = ["Encoder", "embed", "from_module", "load_encoder", "save"]
-_, __getattr__, __dir__ = public_names(__name__, {"encoder": tuple(__all__)})
+__getattr__, __dir__ = public_names(__name__, {"encoder": tuple(__all__)})

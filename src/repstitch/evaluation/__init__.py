@@ -26,7 +26,7 @@ __all__ = [
     "score_pairs",
     "score_relevance",
 ]
-_, __getattr__, __dir__ = public_names(
+__getattr__, __dir__ = public_names(
     __name__,
     {
         "qrels": ("read_qrels",),

@@ -22,7 +22,7 @@ __all__ = [
     "moments",
     "select",
 ]
-_, __getattr__, __dir__ = public_names(
+__getattr__, __dir__ = public_names(
     __name__,
     {
         "closed_form": ("Moments", "fit_canonical", "fit_procrustes", "fit_ridge", "moments"),

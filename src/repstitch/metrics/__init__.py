@@ -43,7 +43,7 @@ __all__ = [
     "rsa",
     "svcca",
 ]
-_, __getattr__, __dir__ = public_names(
+__getattr__, __dir__ = public_names(
     __name__,
     {
         "alignment": ("METRICS",),

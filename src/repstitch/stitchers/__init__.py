@@ -24,7 +24,7 @@ __all__ = [
     "Stitcher",
     "load",
 ]
-_, __getattr__, __dir__ = public_names(
+__getattr__, __dir__ = public_names(
     __name__,
     {
         "confidence": ("Calibration", "Confidence"),

@@ -27,7 +27,7 @@ __all__ = [
     "transfer",
     "write",
 ]
-_, __getattr__, __dir__ = public_names(
+__getattr__, __dir__ = public_names(
     __name__,
     {
         "context": ("TransferContext", "build_context"),
