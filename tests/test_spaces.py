@@ -13,20 +13,20 @@ NEW = card("new", 6)
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "a\nb", "a\0b", "a\r", None, 5])
 def test_a_space_must_be_called_by_a_plain_word(name):
-    with pytest.raises(InputError, match="`name` of a space must be a plain word"):
+    with pytest.raises(InputError, match="'name' of a space must be a plain word"):
         Space(name, 4)
 
 
 @pytest.mark.parametrize("dim", [0, -1, 2.0, "4", None, True])
 def test_a_space_must_have_a_whole_number_of_dimensions(dim):
-    with pytest.raises(InputError, match="`dim` of space 'a' must be a positive whole number"):
+    with pytest.raises(InputError, match="'dim' of space 'a' must be a positive whole number"):
         Space("a", dim)
 
 
 def test_an_unknown_modality_or_role_is_refused():
-    with pytest.raises(InputError, match="`modality` must be one of image, text, other; got 'sound'"):
+    with pytest.raises(InputError, match="'modality' of space 'a' must be one of image, text, other; got 'sound'"):
         Space("a", 4, modality="sound")
-    with pytest.raises(InputError, match="`role` must be one of query, document, none; got 'key'"):
+    with pytest.raises(InputError, match="'role' of space 'a' must be one of query, document, none; got 'key'"):
         Space("a", 4, role="key")
 
 
@@ -52,9 +52,9 @@ def test_unstated_fields_are_left_out_of_a_card_but_false_and_zero_are_kept():
         ("{", "not JSON"),
         ("[1]", "must be a JSON object; got list"),
         ("3", "must be a JSON object; got int"),
-        ('{"name": "a"}', "must state at least `name` and `dim`"),
-        ('{"dim": 4}', "must state at least `name` and `dim`"),
-        ('{"name": "a", "dim": 4, "colour": "red"}', "unknown field `colour`; known are architecture"),
+        ('{"name": "a"}', "must state at least 'name' and 'dim'"),
+        ('{"dim": 4}', "must state at least 'name' and 'dim'"),
+        ('{"name": "a", "dim": 4, "colour": "red"}', "unknown field 'colour'; known are architecture"),
         ('{"name": ["a"], "dim": 4}', "must be a plain word"),
     ],
 )
@@ -158,5 +158,5 @@ def test_another_role_warns(caplog):
 
 
 def test_a_name_that_reads_like_a_pair_is_refused():
-    with pytest.raises(InputError, match="`name` of a space must be a plain word"):
+    with pytest.raises(InputError, match="'name' of a space must be a plain word"):
         Space("a->b", 4)

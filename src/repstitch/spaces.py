@@ -46,17 +46,19 @@ class Space:
             or self.name.startswith(".")
             or "->" in self.name  # separates the two names of a pair
         ):
-            raise InputError(f"`name` of a space must be a plain word without slashes; got {self.name!r}.")
+            raise InputError(f"'name' of a space must be a plain word without slashes; got {self.name!r}.")
         if type(self.dim) is not int or self.dim < 1:
-            raise InputError(f"`dim` of space {self.name!r} must be a positive whole number; got {self.dim!r}.")
+            raise InputError(f"'dim' of space {self.name!r} must be a positive whole number; got {self.dim!r}.")
         if self.parameters is not None and (type(self.parameters) is not int or self.parameters < 0):
             raise InputError(
-                f"`parameters` of space {self.name!r} must be a whole number, not negative; got {self.parameters!r}."
+                f"'parameters' of space {self.name!r} must be a whole number, not negative; got {self.parameters!r}."
             )
         if self.modality not in MODALITIES:
-            raise InputError(f"`modality` must be one of {', '.join(MODALITIES)}; got {self.modality!r}.")
+            raise InputError(
+                f"'modality' of space {self.name!r} must be one of {', '.join(MODALITIES)}; got {self.modality!r}."
+            )
         if self.role not in ROLES:
-            raise InputError(f"`role` must be one of {', '.join(ROLES)}; got {self.role!r}.")
+            raise InputError(f"'role' of space {self.name!r} must be one of {', '.join(ROLES)}; got {self.role!r}.")
 
     def to_dict(self) -> dict:
         """The card as plain JSON types, without the fields that are not stated."""
@@ -69,10 +71,10 @@ class Space:
         unknown = sorted(set(card) - allowed)
         if unknown:
             raise InputError(
-                f"A space card holds the unknown field `{unknown[0]}`; known are {', '.join(sorted(allowed))}."
+                f"A space card holds the unknown field '{unknown[0]}'; known are {', '.join(sorted(allowed))}."
             )
         if "name" not in card or "dim" not in card:
-            raise InputError("A space card must state at least `name` and `dim`.")
+            raise InputError("A space card must state at least 'name' and 'dim'.")
         return cls(**card)
 
     def to_json(self) -> str:

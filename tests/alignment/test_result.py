@@ -117,7 +117,7 @@ def with_result(values: dict, **changes) -> dict:
         (lambda v: without(v, "order"), "must hold `order`"),
         (lambda v: v | {"n": "many"}, "`n` of an Atlas must be a whole number"),
         (lambda v: v | {"spaces": [1]}, "`spaces` and `metrics` of an Atlas must hold objects; got int"),
-        (lambda v: v | {"spaces": [{"name": "a"}]}, "must state at least `name` and `dim`"),
+        (lambda v: v | {"spaces": [{"name": "a"}]}, "must state at least 'name' and 'dim'"),
         (lambda v: v | {"pairs": [3]}, "`pairs` of an Atlas must be a list of objects"),
         (lambda v: v | {"pairs": [without(PAIR, "score")]}, "An AlignmentScore must hold `score`"),
         (lambda v: v | {"pairs": [PAIR | {"p": "small"}]}, "`p` of an AlignmentScore must be a number"),

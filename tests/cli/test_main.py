@@ -8,6 +8,10 @@ from helpers.imports import HEAVY, loaded_after
 
 from repstitch import __version__
 from repstitch.cli.main import main, parser, with_flags
+from repstitch.encoders import catalogue
+from repstitch.errors import InputError
+from repstitch.spaces import Space
+from repstitch.workflows.study_file import read_study
 
 
 @pytest.mark.parametrize("command", ["score", "translate", "show", "promote"])
@@ -235,6 +239,55 @@ def test_a_bad_argument_is_answered_in_one_line_before_anything_heavy_is_importe
 def test_messages_name_an_argument_by_the_flag_that_sets_it(command, message, expected):
     choices = next(action for action in parser()._actions if action.dest == "command").choices or {}
     assert with_flags(message, dict(choices)[command]) == expected
+
+
+def unknown_key_of_a_study(folder):
+    (folder / "s.toml").write_text('[[experiment]]\nname = "a"\ndevice = "cpu"\ngroup = []\n')
+    read_study(folder / "s.toml")
+
+
+def group_of_a_study_without_data(folder):
+    text = '[[experiment]]\nname = "a"\n[[experiment.group]]\nname = "b"\nencoders = ["e5-base-v2"]\n'
+    (folder / "s.toml").write_text(text)
+    read_study(folder / "s.toml")
+
+
+def unknown_field_of_an_encoders_card(folder):
+    (folder / "card.toml").write_text('[[space]]\nname = "a"\nencoder = "timm:x"\ndevice = "cpu"\n')
+    catalogue.read(folder / "card.toml")
+
+
+def bad_field_of_an_encoders_card(folder):
+    (folder / "card.toml").write_text('[[space]]\nname = "a"\nencoder = "timm:x"\npooling = "max"\n')
+    catalogue.read(folder / "card.toml")
+
+
+def unknown_field_of_a_space_card(_folder):
+    Space.from_json('{"name": "a", "dim": 4, "seed": 1}')
+
+
+def bad_field_of_a_space_card(_folder):
+    Space.from_json('{"name": "a", "dim": 4, "role": "key"}')
+
+
+@pytest.mark.parametrize(
+    ("command", "refused", "expected"),
+    [
+        ("study", unknown_key_of_a_study, "holds the unknown key 'device'; known are name,"),
+        ("study", group_of_a_study_without_data, "group 'b' must say what 'data' its encoders read."),
+        ("embed", unknown_field_of_an_encoders_card, "holds the unknown field 'device'; known are name,"),
+        ("embed", bad_field_of_an_encoders_card, "'pooling' of card 'a' must be one of cls,"),
+        ("train", unknown_field_of_a_space_card, "A space card holds the unknown field 'seed'; known are"),
+        ("embed", bad_field_of_a_space_card, "'role' of space 'a' must be one of query, document, none; got 'key'."),
+    ],
+)
+def test_keys_of_files_are_named_as_the_file_spells_them(tmp_path, command, refused, expected):
+    with pytest.raises(InputError) as error:
+        refused(tmp_path)
+    choices = next(action for action in parser()._actions if action.dest == "command").choices or {}
+    message = with_flags(str(error.value), dict(choices)[command])
+    assert expected in message
+    assert "--" not in message
 
 
 def test_a_refusal_comes_without_a_traceback_and_with_exit_status_2(tmp_path):

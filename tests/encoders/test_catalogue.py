@@ -168,7 +168,7 @@ def test_a_checkpoint_is_found_beside_its_card_or_in_the_folder_of_weights(tmp_p
         '[[space]]\nname = "a"\nencoder = "timm:test_resnet"\ncheckpoint = "a.safetensors"\n',
     )
     with pytest.raises(
-        InputError, match=r"`checkpoint` of 'a' must be a file or folder that is here.*REPSTITCH_WEIGHTS"
+        InputError, match=r"'checkpoint' of card 'a' must be a file or folder that is here.*REPSTITCH_WEIGHTS"
     ):
         catalogue.weights(catalogue.read(path)["a"])
 
@@ -187,20 +187,20 @@ def test_a_checkpoint_is_found_beside_its_card_or_in_the_folder_of_weights(tmp_p
     [
         (
             '[[space]]\nname = "a"\nencoder = "timm:x"\npoling = "cls"\n',
-            "unknown field `poling`; known are name, encoder",
+            "unknown field 'poling'; known are name, encoder",
         ),
-        ('[[space]]\nname = "a"\n', "must state `name` and `encoder`"),
-        ('[[space]]\nname = "a"\nencoder = "timm:x"\ndim = "wide"\n', "`dim` of card 'a' must be int"),
+        ('[[space]]\nname = "a"\n', "must state 'name' and 'encoder'"),
+        ('[[space]]\nname = "a"\nencoder = "timm:x"\ndim = "wide"\n', "'dim' of card 'a' must be int"),
         (
             '[[space]]\nname = "a"\nencoder = "timm:x"\npooling = "max"\n',
-            "`pooling` of card 'a' must be one of cls, mean",
+            "'pooling' of card 'a' must be one of cls, mean",
         ),
         (
             '[[space]]\nname = "a"\nencoder = "timm:x"\nchannels = "GBR"\n',
-            "`channels` of card 'a' must be one of RGB, BGR",
+            "'channels' of card 'a' must be one of RGB, BGR",
         ),
         ('[[space]]\nname = "a"\nencoder = "timm:x"\ninput_size = [32, 32]\n', "must be \\[channels, height, width\\]"),
-        ('[[space]]\nname = "a"\nencoder = "timm:x"\nprompts = { answer = "a: " }\n', "`prompts` .* must be by role"),
+        ('[[space]]\nname = "a"\nencoder = "timm:x"\nprompts = { answer = "a: " }\n', "'prompts' .* must be by role"),
         ('[[space]]\nname = "a"\nencoder = "timm:x"\n' * 2, "states 'a' twice"),
         ('[spaces]\nname = "a"\n', "must hold \\[\\[space\\]\\] tables"),
         ("not toml", "cannot be read"),
@@ -291,7 +291,7 @@ def test_a_folder_is_known_by_its_config(tmp_path):
     with pytest.raises(InputError, match=r"must be a model's folder with a config.json"):
         catalogue.resolve(str(tmp_path))
     write(tmp_path / "config.json", "{}")
-    with pytest.raises(InputError, match="must name `architecture` \\(timm\\) or `model_type`"):
+    with pytest.raises(InputError, match="must name 'architecture' \\(timm\\) or 'model_type'"):
         catalogue.resolve(str(tmp_path))
     write(tmp_path / "config.json", '{"model_type": "bert"}')
     assert catalogue.resolve(str(tmp_path)).encoder == f"transformers:{tmp_path.name}"

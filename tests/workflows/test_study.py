@@ -133,32 +133,32 @@ def test_the_studies_that_come_along_name_encoders_of_the_catalogue():
         (
             'about = "Are they alike?"',
             'title = "x"',
-            "must hold `about` and .*experiment.* tables; got title, experiment",
+            "must hold 'about' and .*experiment.* tables; got title, experiment",
         ),
-        ("k = 3", "neighbours = 3", "holds the unknown key `neighbours`; known are name, group, metrics"),
-        ("k = 3", 'k = "3"', "`k` must be int; got '3'"),
-        ('name = "first"', "", "must state `name` of each experiment"),
+        ("k = 3", "neighbours = 3", "holds the unknown key 'neighbours'; known are name, group, metrics"),
+        ("k = 3", 'k = "3"', "'k' must be int; got '3'"),
+        ('name = "first"', "", "must state 'name' of each experiment"),
         ('name = "first"', 'name = "a/b"', "must give plain names, without slashes, .* got 'a/b'"),
-        ('"mutual_knn"', '"cosine"', "'first', `metrics` must be among mutual_knn, .*; got 'cosine'"),
-        ('"parameters"', '"colour"', "`trend` must be among parameters; got 'colour'"),
-        ('against = "files"', 'against = "text"', "`against` must be among vision, files; got 'text'"),
-        ('["family"]', '["size"]', "`control` must be among family, architecture, .*; got 'size'"),
-        ('data = "images"\n', "", "group 'vision' must say what `data` its encoders read"),
-        ('layers = "all"', 'layers = "last"', r"`layers` must be all, or a list like \[1, 6, 12\]; got 'last'"),
+        ('"mutual_knn"', '"cosine"', "'first', 'metrics' must be among mutual_knn, .*; got 'cosine'"),
+        ('"parameters"', '"colour"', "'trend' must be among parameters; got 'colour'"),
+        ('against = "files"', 'against = "text"', "'against' must be among vision, files; got 'text'"),
+        ('["family"]', '["size"]', "'control' must be among family, architecture, .*; got 'size'"),
+        ('data = "images"\n', "", "group 'vision' must say what 'data' its encoders read"),
+        ('layers = "all"', 'layers = "last"', r"'layers' must be all, or a list like \[1, 6, 12\]; got 'last'"),
         ('name = "files"', 'name = "vision"', "has the name 'vision' twice"),
-        ('name = "files"\nfiles', 'name = "files"\nfile', "holds the unknown key `file`"),
+        ('name = "files"\nfiles', 'name = "files"\nfile', "holds the unknown key 'file'"),
         ("[[experiment.group]]", "[[experiment.group]", "cannot be read"),
-        ("k = 3", "k = true", "`k` must be int; got True"),
-        ("k = 3", "k = -3", "`k` must be at least 1; got -3"),
-        ("k = 3", "permutations = -1", "`permutations` must be from 0 to 100,000; got -1"),
-        ("k = 3", "seed = 99999999999", "`seed` must be a whole number from 0 to 4294967295; got 99999999999"),
-        ("k = 3", "permutations = 1000000000000", "`permutations` must be from 0 to 100,000; got 1000000000000"),
-        ('"parameters"', '""', "`trend` must be among parameters; got ''"),
+        ("k = 3", "k = true", "'k' must be int; got True"),
+        ("k = 3", "k = -3", "'k' must be at least 1; got -3"),
+        ("k = 3", "permutations = -1", "'permutations' must be from 0 to 100,000; got -1"),
+        ("k = 3", "seed = 99999999999", "'seed' must be a whole number from 0 to 4294967295; got 99999999999"),
+        ("k = 3", "permutations = 1000000000000", "'permutations' must be from 0 to 100,000; got 1000000000000"),
+        ('"parameters"', '""', "'trend' must be among parameters; got ''"),
         ('name = "first"', 'name = "a\\u0000b"', "must give plain names"),
-        ('["mutual_knn"]', "[]", "`metrics` must name at least one of mutual_knn"),
-        ('layers = "all"', "layers = []", r"`layers` must be all, or a list like \[1, 6, 12\]; got \[\]"),
-        ('layers = "all"', "layers = [true]", "`layers` must be all, or a list"),
-        ('name = "files"\nfiles', 'name = "files"\nlimit = -5\nfiles', "`limit` must be at least 1; got -5"),
+        ('["mutual_knn"]', "[]", "'metrics' must name at least one of mutual_knn"),
+        ('layers = "all"', "layers = []", r"'layers' must be all, or a list like \[1, 6, 12\]; got \[\]"),
+        ('layers = "all"', "layers = [true]", "'layers' must be all, or a list"),
+        ('name = "files"\nfiles', 'name = "files"\nlimit = -5\nfiles', "'limit' must be at least 1; got -5"),
     ],
 )
 def test_a_study_that_says_something_unknown_is_refused(tmp_path, old, new, message):
@@ -168,7 +168,7 @@ def test_a_study_that_says_something_unknown_is_refused(tmp_path, old, new, mess
 
 def test_a_group_without_members_is_refused(tmp_path):
     text = re.sub("files = .*", "", STUDY)
-    with pytest.raises(InputError, match="group 'files' must name `encoders` or `files`; it names neither"):
+    with pytest.raises(InputError, match="group 'files' must name 'encoders' or 'files'; it names neither"):
         read_study(write(tmp_path, text))
 
 
@@ -181,18 +181,18 @@ def test_a_study_is_found_by_its_name_or_not_at_all(tmp_path):
     ("old", "new", "message"),
     [
         ('name = "big"', 'name = "mine"', "has the name 'mine' twice"),
-        ('name = "big"', "layer = 1", "`layer` of .* and `layers` of its group cannot both be stated"),
+        ('name = "big"', "layer = 1", "'layer' of .* and 'layers' of its group cannot both be stated"),
         ('name = "big"', 'poling = "cls"', "`poling` is no setting of an encoder"),
-        ('encoder = "cards/large.toml", ', "", "`encoders` of group 'vision' must each name an `encoder`"),
-        (MINE, "file = 3", "`file` in `files` of group 'files' must be str; got 3"),
-        (MINE, 'file = "vectors/no.npy"', "`file` in `files` of group 'files' must be a file"),
+        ('encoder = "cards/large.toml", ', "", "'encoders' of group 'vision' must each name an 'encoder'"),
+        (MINE, "file = 3", "'file' in 'files' of group 'files' must be str; got 3"),
+        (MINE, 'file = "vectors/no.npy"', "'file' in 'files' of group 'files' must be a file"),
         (MINE, MINE + ', card = "nope"', "There is no card 'nope'"),
-        (MINE, MINE + ", parameters = true", "`parameters` in `files` .* got True"),
-        (MINE, MINE + ", parameters = -1", "`parameters` in .* must not be negative"),
-        (MINE, 'path = "x"', "`files` of group 'files' must each be a table with `file`"),
-        (BIG, BIG + ", parameters = true", "`parameters` in `encoders` .* got True"),
-        (BIG, BIG + ", checkpoint = 1", "`checkpoint` in `encoders` .* got 1"),
-        ("encoders = [", "encoders = [1, ", "must each name an `encoder`; got 1"),
+        (MINE, MINE + ", parameters = true", "'parameters' in 'files' .* got True"),
+        (MINE, MINE + ", parameters = -1", "'parameters' in .* must not be negative"),
+        (MINE, 'path = "x"', "'files' of group 'files' must each be a table with 'file'"),
+        (BIG, BIG + ", parameters = true", "'parameters' in 'encoders' .* got True"),
+        (BIG, BIG + ", checkpoint = 1", "'checkpoint' in 'encoders' .* got 1"),
+        ("encoders = [", "encoders = [1, ", "must each name an 'encoder'; got 1"),
     ],
 )
 def test_a_member_that_cannot_be_understood_is_refused_before_anything_runs(tmp_path, data, old, new, message):
@@ -206,6 +206,11 @@ def test_what_the_run_is_given_is_checked(tmp_path, data):
         run(tmp_path, "nowhere")
     with pytest.raises(InputError, match="`only` must be an experiment of s, first; got 'second'"):
         run(tmp_path, data, only="second")
+
+
+def test_items_that_are_not_there_are_the_groups_not_the_studys_folder(tmp_path, data):
+    with pytest.raises(InputError, match="Group 'vision': 'data' must be"):
+        run(tmp_path, data, STUDY.replace('data = "images"', 'data = "nowhere.txt"'))
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -329,7 +334,7 @@ def test_rows_of_files_that_cannot_be_used_are_refused_or_left_out(tmp_path, dat
 
 
 def test_a_file_without_ids_is_refused(tmp_path, data, faked):
-    with pytest.raises(InputError, match="`files` entry 'mine' must have ids, which rows are matched by"):
+    with pytest.raises(InputError, match="'files' entry 'mine' must have ids, which rows are matched by"):
         run(tmp_path, data, STUDY.replace('ids = "vectors/ids.txt", ', ""))
 
 
@@ -391,7 +396,7 @@ def test_the_command_prints_the_findings_and_ends_with_2_on_what_is_missing(tmp_
     (data / "cards" / "small.safetensors").rename(data / "elsewhere")
     assert main([*command[:3], str(tmp_path / "again"), *command[4:]]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("repstitch study")]
-    assert "`checkpoint` of 'small' must be a file or folder that is here" in line
+    assert "'checkpoint' of card 'small' must be a file or folder that is here" in line
     assert line.endswith("To go on without it, set `--skip-missing`.")
 
 

@@ -69,21 +69,21 @@ class Card:
         for key, kind in get_type_hints(type(self)).items():
             if not isinstance(getattr(self, key), kind):
                 wanted = getattr(kind, "__name__", None) or str(kind)
-                raise InputError(f"`{key}` of card {self.name!r} must be {wanted}; got {getattr(self, key)!r}.")
+                raise InputError(f"'{key}' of card {self.name!r} must be {wanted}; got {getattr(self, key)!r}.")
         for key, allowed in CHOICES.items():
             value = getattr(self, key)
             if value is not None and value not in allowed:
                 raise InputError(
-                    f"`{key}` of card {self.name!r} must be one of {', '.join(map(str, allowed))}; got {value!r}."
+                    f"'{key}' of card {self.name!r} must be one of {', '.join(map(str, allowed))}; got {value!r}."
                 )
         unknown = set(self.prompts) - set(ROLES)
         if unknown:
-            raise InputError(f"`prompts` of card {self.name!r} must be by role ({', '.join(ROLES)}); got {unknown}.")
+            raise InputError(f"'prompts' of card {self.name!r} must be by role ({', '.join(ROLES)}); got {unknown}.")
         if self.input_size is not None and (
             len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size)
         ):
             raise InputError(
-                f"`input_size` of card {self.name!r} must be [channels, height, width]; got {list(self.input_size)}."
+                f"'input_size' of card {self.name!r} must be [channels, height, width]; got {list(self.input_size)}."
             )
 
     @property
@@ -111,11 +111,11 @@ def from_dict(table: dict[str, Any], subject: str = "A card") -> Card:
     allowed = [f.name for f in fields(Card)]
     unknown = sorted(set(table) - set(allowed))
     if unknown:
-        raise InputError(f"{subject} holds the unknown field `{unknown[0]}`; known are {', '.join(allowed)}.")
+        raise InputError(f"{subject} holds the unknown field '{unknown[0]}'; known are {', '.join(allowed)}.")
     if "encoder" not in table and isinstance(table.get("architecture"), str):
         table = table | {"encoder": f"timm:{table['architecture']}"}
     if "name" not in table or "encoder" not in table:
-        raise InputError(f"{subject} must state `name` and `encoder` (library:model) or `architecture` (a timm model).")
+        raise InputError(f"{subject} must state 'name' and 'encoder' (library:model) or 'architecture' (a timm model).")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return Card(**values)
 
@@ -198,7 +198,7 @@ def weights(card: Card) -> Path:
         if card.checkpoint and path.exists():
             return path
     raise InputError(
-        f"`checkpoint` of {card.name!r} must be a file or folder that is here; there is no {card.checkpoint}"
+        f"'checkpoint' of card {card.name!r} must be a file or folder that is here; there is no {card.checkpoint}"
         + (f", nor in {extra}" if extra else "")
         + ". Give its path as `checkpoint`, or its folder in REPSTITCH_WEIGHTS."
     )
@@ -303,7 +303,7 @@ def _library_of(folder: Path) -> str:
     if "model_type" in config:
         return "transformers"
     raise InputError(
-        f"`encoder` {folder}: its config.json must name `architecture` (timm) or `model_type` (transformers)."
+        f"`encoder` {folder}: its config.json must name 'architecture' (timm) or 'model_type' (transformers)."
     )
 
 

@@ -195,7 +195,7 @@ def load_encoder(encoder: str | Card, *, device: str = "auto", precision: str = 
     library = card.encoder.partition(":")[0]
     if library not in LIBRARIES:
         raise InputError(
-            f"`encoder` of card {card.name!r} must begin with one of {', '.join(LIBRARIES)}, then a colon."
+            f"'encoder' of card {card.name!r} must begin with one of {', '.join(LIBRARIES)}, then a colon."
         )
     try:
         model, card, tokenizer = LIBRARIES[library](card)

@@ -33,7 +33,8 @@ all groups are matched by id.
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from importlib.util import find_spec
@@ -136,8 +137,8 @@ def _members(experiment: Experiment, data: Path) -> list[Member]:
 def _encoder_member(entry: Any, group: Group, data: Path) -> Member:
     stated = {"encoder": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, dict) else {}
     if not isinstance(stated.get("encoder"), str):
-        raise InputError(f"`encoders` of group {group.name!r} must each name an `encoder`; got {entry!r}.")
-    _check_entry(stated, ENCODER_TYPES, f"`encoders` of group {group.name!r}")
+        raise InputError(f"'encoders' of group {group.name!r} must each name an 'encoder'; got {entry!r}.")
+    _check_entry(stated, ENCODER_TYPES, f"'encoders' of group {group.name!r}")
     for key in ("encoder", "checkpoint"):
         if key in stated and (data / stated[key]).exists():
             stated[key] = str(data / stated[key])
@@ -145,7 +146,7 @@ def _encoder_member(entry: Any, group: Group, data: Path) -> Member:
     settings: dict[str, Any] = {key: value for key, value in stated.items() if key not in ("encoder", *LINEAGE)}
     if group.layers is not None:
         if "layer" in settings:
-            raise InputError(f"`layer` of {stated['encoder']!r} and `layers` of its group cannot both be stated.")
+            raise InputError(f"'layer' of {stated['encoder']!r} and 'layers' of its group cannot both be stated.")
         settings["layer"] = -1
     card = replace(catalogue.resolve(stated["encoder"], **settings), **lineage)
     return Member(card.name, group, stated, card)
@@ -155,17 +156,17 @@ def _file_member(entry: Any, group: Group, data: Path) -> Member:
     allowed = {"file", "ids", "card"} | SPACE_FIELDS - {"dim"}
     if not isinstance(entry, dict) or "file" not in entry or set(entry) - allowed:
         raise InputError(
-            f"`files` of group {group.name!r} must each be a table with `file`, that may also state "
+            f"'files' of group {group.name!r} must each be a table with 'file', that may also state "
             f"{', '.join(sorted(allowed - {'file'}))}; got {entry!r}."
         )
     types = get_type_hints(Space) | {"file": str, "ids": str, "card": str}
-    _check_entry(entry, types, f"`files` of group {group.name!r}")
+    _check_entry(entry, types, f"'files' of group {group.name!r}")
     if "card" in entry:
         catalogue.find(entry["card"])
     paths = {key: str(data / entry[key]) for key in ("file", "ids") if key in entry}
     for key, path in paths.items():
         if not _file_of(path).is_file():
-            raise InputError(f"`{key}` in `files` of group {group.name!r} must be a file; there is no {path}.")
+            raise InputError(f"'{key}' in 'files' of group {group.name!r} must be a file; there is no {path}.")
     stated = entry | paths
     return Member(stated.get("name") or stated.get("card") or Path(stated["file"]).stem, group, stated)
 
@@ -174,9 +175,9 @@ def _check_entry(entry: dict[str, Any], types: Mapping[str, Any], subject: str) 
     """Raise InputError on values of the wrong type. Which keys are allowed is checked elsewhere."""
     for key, value in entry.items():
         if key in types:
-            check_type(value, types[key], f"`{key}` in {subject}")
+            check_type(value, types[key], f"'{key}' in {subject}")
     if entry.get("parameters") is not None and entry["parameters"] < 0:
-        raise InputError(f"`parameters` in {subject} must not be negative; got {entry['parameters']}.")
+        raise InputError(f"'parameters' in {subject} must not be negative; got {entry['parameters']}.")
 
 
 def _file_of(path: str) -> Path:
@@ -217,7 +218,8 @@ def _embeddings_of(member: Member, folder: Path, data: Path, batch_size: int, de
         make: Callable[[Path], None] = partial(_copy, member)
     else:
         items = str(data / (group.data or ""))
-        stamp = read_items(items, catalogue.modality(card), group.limit).stamp
+        with _group_named(group):
+            stamp = read_items(items, catalogue.modality(card), group.limit).stamp
         note = {"card": asdict(replace(card, checkpoint=None)), "data": stamp, "layers": group.layers}
         make = partial(_embed, card, group, items, batch_size, device)
     out = folder / (member.name if card is not None and group.layers is not None else f"{member.name}.parquet")
@@ -236,7 +238,18 @@ def _embed(card: catalogue.Card, group: Group, items: str, batch_size: int, devi
         encoder = load_encoder(card, device=device)
     except InputError as error:
         raise UnreachableError(str(error)) from None
-    embed(encoder, items, out, batch_size=batch_size, layers=group.layers, limit=group.limit)
+    with _group_named(group):
+        embed(encoder, items, out, batch_size=batch_size, layers=group.layers, limit=group.limit)
+
+
+@contextmanager
+def _group_named(group: Group) -> Iterator[None]:
+    """Errors about the items name the key of the group: `data` itself is the study's argument, another folder."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error).replace("`data`", "'data'")
+        raise InputError(f"Group {group.name!r}: {message}") from None
 
 
 def _stamps(entry: dict[str, Any]) -> dict[str, list]:
@@ -253,7 +266,7 @@ def _copy(member: Member, out: Path) -> None:
     """Write vectors of a file, with the space that the study states, as the embeddings of a member."""
     rows = read(member.entry["file"], ids=member.entry.get("ids"))
     if rows.ids is None:
-        raise InputError(f"`files` entry {member.name!r} must have ids, which rows are matched by; give `ids`.")
+        raise InputError(f"'files' entry {member.name!r} must have ids, which rows are matched by; give 'ids'.")
     space = _stated_space(member, rows.space)
     invalid = {reason: mask for reason, mask in invalid_rows(rows.vectors).items() if mask.any()}
     if invalid and not member.group.drop_invalid:
@@ -280,7 +293,7 @@ def _stated_space(member: Member, space: Space) -> Space:
         card = catalogue.find(member.entry["card"])
         if card.dim not in (None, space.dim):
             raise InputError(
-                f"`card` of {member.name!r} must have the {space.dim} dimensions of its file; {card.name} has "
+                f"'card' of {member.name!r} must have the {space.dim} dimensions of its file; {card.name} has "
                 f"{card.dim}."
             )
         fields_of_card = {key: value for key, value in asdict(card).items() if key in SPACE_FIELDS}

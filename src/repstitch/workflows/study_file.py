@@ -67,7 +67,7 @@ def read_study(file: str | os.PathLike[str]) -> Study:
     unknown = sorted(set(table) - {"about", "experiment"})
     if unknown or not isinstance(table.get("experiment"), list) or not table["experiment"]:
         raise InputError(
-            f"The study {path.name} must hold `about` and [[experiment]] tables; got {', '.join(table) or 'nothing'}."
+            f"The study {path.name} must hold 'about' and [[experiment]] tables; got {', '.join(table) or 'nothing'}."
         )
     experiments = [_experiment(entry, f"The study {path.name}") for entry in table["experiment"]]
     check_unique_names([experiment.name for experiment in experiments], f"The study {path.name}")
@@ -83,10 +83,10 @@ def _experiment(table: Any, study: str) -> Experiment:
     for group in groups:
         _check_group(group, subject)
     _check_at_least("k", experiment.k, 1, subject)
-    check_draws(experiment.permutations, f"{subject} `permutations`")
-    check_seed(experiment.seed, f"{subject} `seed`")
+    check_draws(experiment.permutations, f"{subject} 'permutations'")
+    check_seed(experiment.seed, f"{subject} 'seed'")
     if not experiment.metrics:
-        raise InputError(f"{subject} `metrics` must name at least one of {', '.join(METRICS)}.")
+        raise InputError(f"{subject} 'metrics' must name at least one of {', '.join(METRICS)}.")
     for key, values, allowed in (
         ("metrics", experiment.metrics, METRICS),
         ("against", [experiment.against], [None, *names]),
@@ -96,19 +96,19 @@ def _experiment(table: Any, study: str) -> Experiment:
         wrong = [value for value in values if value not in allowed]
         if wrong:
             listed = ", ".join(name for name in allowed if name is not None)
-            raise InputError(f"{subject} `{key}` must be among {listed}; got {wrong[0]!r}.")
+            raise InputError(f"{subject} '{key}' must be among {listed}; got {wrong[0]!r}.")
     return replace(experiment, group=groups)
 
 
 def _check_group(group: Group, subject: str) -> None:
     if not group.encoders and not group.files:
-        raise InputError(f"{subject} group {group.name!r} must name `encoders` or `files`; it names neither.")
+        raise InputError(f"{subject} group {group.name!r} must name 'encoders' or 'files'; it names neither.")
     if group.encoders and group.data is None:
-        raise InputError(f"{subject} group {group.name!r} must say what `data` its encoders read.")
+        raise InputError(f"{subject} group {group.name!r} must say what 'data' its encoders read.")
     layers = group.layers
     numbers = isinstance(layers, list) and layers and all(type(layer) is int for layer in layers)
     if layers not in (None, "all") and not numbers:
-        raise InputError(f"{subject} `layers` must be all, or a list like [1, 6, 12]; got {layers!r}.")
+        raise InputError(f"{subject} 'layers' must be all, or a list like [1, 6, 12]; got {layers!r}.")
     _check_at_least("limit", group.limit, 1, subject)
 
 
@@ -119,12 +119,12 @@ def _build(kind: type, table: Any, subject: str) -> Any:
         raise InputError(f"{subject} must hold tables; got {table!r}.")
     unknown = sorted(set(table) - set(types))
     if unknown:
-        raise InputError(f"{subject} holds the unknown key `{unknown[0]}`; known are {', '.join(types)}.")
+        raise InputError(f"{subject} holds the unknown key '{unknown[0]}'; known are {', '.join(types)}.")
     for key in (f.name for f in fields(kind)):
         if key in ("name", "group") and not table.get(key):
-            raise InputError(f"{subject} must state `{key}` of each {kind.__name__.lower()}.")
+            raise InputError(f"{subject} must state '{key}' of each {kind.__name__.lower()}.")
         if key in table:
-            check_type(table[key], types[key], f"{subject} `{key}`")
+            check_type(table[key], types[key], f"{subject} '{key}'")
     return kind(**table)
 
 
@@ -136,7 +136,7 @@ def check_type(value: Any, kind: Any, subject: str) -> None:
 
 def _check_at_least(key: str, value: int | None, least: int, subject: str) -> None:
     if value is not None and value < least:
-        raise InputError(f"{subject} `{key}` must be at least {least}; got {value}.")
+        raise InputError(f"{subject} '{key}' must be at least {least}; got {value}.")
 
 
 def check_unique_names(names: list[str], subject: str) -> None:
@@ -145,7 +145,7 @@ def check_unique_names(names: list[str], subject: str) -> None:
         if "/" in name or name.startswith(".") or not name.isprintable():
             raise InputError(f"{subject} must give plain names, without slashes, for they name folders; got {name!r}.")
         if names.count(name) > 1:
-            raise InputError(f"{subject} has the name {name!r} twice; give each a `name` of its own.")
+            raise InputError(f"{subject} has the name {name!r} twice; give each a 'name' of its own.")
 
 
 NUMERIC_FIELDS = ("parameters",)
