@@ -115,6 +115,34 @@ def test_spaces_of_arrays_are_called_source_and_target_unless_they_are_named(tmp
     assert scorecard.n == ways["source", "target"].scorecard.n
 
 
+def test_an_array_does_not_take_the_name_of_the_other_side(tmp_path):
+    X, Y, _, _ = turned(60)
+    for name in ("source", "target"):
+        np.save(tmp_path / f"{name}.npy", Y)
+    ways = {
+        ("target", "array"): learn(X, Y, source_space="target"),
+        ("array", "source"): learn(X, Y, target_space="source"),
+    }
+    ways_of_files = {
+        ("target", "array"): learn(tmp_path / "target.npy", X),
+        ("array", "source"): learn(X, tmp_path / "source.npy"),
+        ("source", "target"): learn(tmp_path / "source.npy", X),
+    }
+    for names_of_spaces, stitcher in (*ways.items(), *ways_of_files.items()):
+        assert (stitcher.source.name, stitcher.target.name) == names_of_spaces
+
+
+def test_a_name_that_is_stated_for_one_side_only_is_refused_on_both(tmp_path):
+    X, Y, _, _ = turned(60)
+    np.save(tmp_path / "old.npy", Y)
+    with pytest.raises(InputError, match="Both sides would be called 'old'"):
+        learn(X, tmp_path / "old.npy", source_space="old")
+    with pytest.raises(InputError, match="Both sides would be called 'old'"):
+        learn(tmp_path / "old.npy", carried(X, X)[0].take(np.arange(60)), target_space="old")
+    both = learn(X, Y, source_space="old", target_space="old")
+    assert (both.source.name, both.target.name) == ("old", "old")
+
+
 def test_arrays_of_different_lengths_are_refused_as_such():
     X, Y, _, _ = turned(60)
     with pytest.raises(InputError, match="both files must have as many; got 60 and 59"):

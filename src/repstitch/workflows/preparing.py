@@ -60,30 +60,35 @@ def read_pair_of_spaces(
 ) -> tuple[Embeddings, Embeddings]:
     """Both sides as embeddings, with groups on the first side that has them and labels on the source.
 
-    Arrays are in spaces called `source` and `target` unless they are named. Raises InputError where `group` names no
-    column or file of either side, and where both spaces would have one name.
+    Arrays are in spaces called `source` and `target` unless they are named; one is called `array` where the other side
+    has that name. Raises InputError where `group` names no column or file of either side, and where both spaces would
+    have one name that is not stated for both.
     """
-    source_rows = _read_side(source, "source", source_space, source_ids, group)
+    source_rows = read(source, space=source_space, ids=source_ids, group=group)
     target_group = group if source_rows.groups is None else None
-    target_rows = _read_side(target, "target", target_space, target_ids, target_group)
+    target_rows = read(target, space=target_space, ids=target_ids, group=target_group)
     if group is not None and source_rows.groups is None and target_rows.groups is None:
         raise InputError(
             f"`group` must be a column of either side, or a file or array with one group a row; got {group!r}."
         )
-    if source_rows.space.name == target_rows.space.name and not source_rows.declared and not target_rows.declared:
+    if _is_nameless(source, source_space) and target_rows.space.name != "source":
+        source_rows = _named(source_rows, "source")
+    if _is_nameless(target, target_space) and source_rows.space.name != "target":
+        target_rows = _named(target_rows, "target")
+    if source_rows.space.name == target_rows.space.name and not (source_rows.declared and target_rows.declared):
         raise InputError(
             f"Both sides would be called {source_rows.space.name!r}; name them with `source_space` and `target_space`."
         )
     return source_rows if labels is None else label(source_rows, labels), target_rows
 
 
-def _read_side(
-    rows: EmbeddingsLike, name: str, space: str | Space | None, ids: Column | None, group: Column | None
-) -> Embeddings:
-    embeddings = read(rows, space=space, ids=ids, group=group)
-    if space is None and not isinstance(rows, str | os.PathLike | Embeddings):
-        embeddings = replace(embeddings, space=replace(embeddings.space, name=name))
-    return embeddings
+def _is_nameless(rows: EmbeddingsLike, space: str | Space | None) -> bool:
+    """Whether nothing names the space of the rows: they are an array, and the caller states no name."""
+    return space is None and not isinstance(rows, str | os.PathLike | Embeddings)
+
+
+def _named(rows: Embeddings, name: str) -> Embeddings:
+    return replace(rows, space=replace(rows.space, name=name))
 
 
 def prepare(
