@@ -9,6 +9,10 @@ class NotFoundError(InputError):
     """There is nothing of that name, or no stitcher between these two spaces. The service answers 404."""
 
 
+class MissingError(InputError, AttributeError):
+    """A record does not hold what was asked of it. As an AttributeError it makes `hasattr(record, name)` false."""
+
+
 class ConflictError(InputError):
     """Several stitchers fit the request, so the caller must name one. The service answers 409."""
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, Self, TypeVar, cast, overload
 
-from repstitch.errors import InputError
+from repstitch.errors import InputError, MissingError
 from repstitch.text import num
 
 Value = TypeVar("Value")
@@ -72,6 +72,11 @@ class Field(Generic[Value]):
             return self.default()
         return self.read(record[self.key])
 
+    def __set__(self, record: "Record", value: object) -> None:
+        raise AttributeError(
+            f"`{self.key}` of {_with_article(type(record).__name__)} cannot be set; a record is read-only."
+        )
+
     def check(self, record: "Record") -> None:
         """Raise InputError unless the record holds this field, if it must, with a value that can be read."""
         if self.default is not None and self.key not in record:
@@ -120,12 +125,11 @@ class Record:
         return json.dumps(self._values, ensure_ascii=False, allow_nan=False)
 
     def __getitem__(self, key: str) -> Any:
-        """The JSON value of a key. Raises InputError where there is none."""
+        """The JSON value of a key. Raises MissingError where there is none."""
         if key not in self._values:
             name = _with_article(type(self).__name__)
-            raise InputError(
-                f"{name[0].upper()}{name[1:]} must hold `{key}`; it holds {', '.join(self._values) or 'nothing'}."
-            )
+            listed = ", ".join(map(str, self._values)) or "nothing"
+            raise MissingError(f"{name[0].upper()}{name[1:]} must hold `{key}`; it holds {listed}.")
         return self._values[key]
 
     def __contains__(self, key: str) -> bool:
@@ -136,10 +140,17 @@ class Record:
         return type(other) is type(self) and dict(other._values) == dict(self._values)
 
     def __hash__(self) -> int:
-        return hash(json.dumps(self._values, sort_keys=True, default=str))
+        return hash(frozenset(self._values))  # of the keys alone: equal values, such as 1 and 1.0, differ as text
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self._values)})"
+        try:
+            return self._summary()
+        except Exception:  # a record that was not checked can hold anything
+            return Record._summary(self)
+
+    def _summary(self) -> str:
+        """The record in one line, for `repr`."""
+        return f"{type(self).__name__}({', '.join(map(str, self._values))})"
 
 
 def number(key: str = "") -> Field[float]:
@@ -147,7 +158,8 @@ def number(key: str = "") -> Field[float]:
 
 
 def whole(key: str = "") -> Field[int]:
-    return Field(int, "a whole number", lambda value: type(value) is int, key)
+    """A whole number, also one that is stored as a float, such as 95.0."""
+    return Field(int, "a whole number", _is_whole, key)
 
 
 def string(key: str = "") -> Field[str]:
@@ -215,6 +227,10 @@ def as_estimate(value: Mapping[str, Any] | float) -> Estimate:
 
 def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int or (isinstance(value, float) and value.is_integer())
 
 
 def is_interval(value: object) -> bool:

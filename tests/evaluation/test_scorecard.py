@@ -15,6 +15,7 @@ from repstitch.evaluation.relevance import SearchRows
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.scoring import TranslatedPairs
 from repstitch.evaluation.thresholds import Thresholds
+from repstitch.evaluation.use_scores import Verdict
 from repstitch.names import USES
 from repstitch.records import Estimate
 
@@ -126,6 +127,7 @@ def test_the_parts_that_need_calibration_labels_or_judgements_are_records_too():
     assert (card.relevance.query.queries, card.relevance.corpus.depth) == (30, 83)
     curve = card.learning_curve
     assert curve is not None
+    assert curve.doubled is not None
     assert (curve.doubled.pairs, curve.doubled.expected) == (80, Estimate(0.5, (0.4, 0.6)))
     for name in ("objective", "validation_rows", "sizes", "scores", "curve", "verdict"):
         assert getattr(curve, name) == values["learning_curve"][name]
@@ -183,6 +185,108 @@ def test_every_key_is_kept_in_its_order_also_those_of_a_newer_release():
     assert json.dumps(card.to_dict()) == json.dumps(values)
     assert Scorecard.from_dict(card.to_dict()) == card
     assert hash(Scorecard.from_dict(card.to_dict())) == hash(card)
+
+
+def with_unknown_keys(value: Any) -> Any:
+    """The JSON value with keys of a newer release in every object of it."""
+    if isinstance(value, dict):
+        new = {"tomorrow": {"a": [None]}, "recall@1%": 0.5, "recall@all": {"score": 1}, "overlap@1%": 0.5}
+        return new | {name: with_unknown_keys(part) for name, part in value.items()}
+    return [with_unknown_keys(part) for part in value] if isinstance(value, list) else value
+
+
+def test_unknown_keys_at_every_level_are_kept_and_disturb_nothing():
+    values = with_unknown_keys(whole())
+    card, known = Scorecard.from_dict(values), Scorecard.from_dict(whole())
+    assert json.dumps(card.to_dict()) == json.dumps(values)
+    assert list(card.query.recall) == [1, 5, 10]
+    assert card.query.overlap == known.query.overlap
+    assert card.query.verdict.thresholds == known.query.verdict.thresholds
+    assert (repr(card), card.query_recall) == (repr(known), known.query_recall)
+    for text, expected in ((str(card), str(known)), (card._repr_markdown_(), known._repr_markdown_())):
+        lines = [line for line in text.splitlines() if "without the 4 near duplicates" not in line]
+        assert lines == [line for line in expected.splitlines() if "without the 4 near duplicates" not in line]
+
+
+def test_whole_numbers_may_be_stored_as_floats():
+    card = Scorecard.from_dict(whole() | {"n": 83.0})
+    assert (card.n, type(card.n)) == (83, int)
+    assert str(card) == str(Scorecard.from_dict(whole()))
+
+
+OPTIONAL = {
+    "control_fit": ("method", "recall@1"),
+    "confidence": ("hits", "unusual@0.05", "bins", "calibration_rows", "risk_coverage"),
+    "spectrum": ("direction", "correlation"),
+    "learning_curve": ("objective", "validation_rows", "sizes", "scores", "curve", "doubled", "verdict"),
+}
+
+
+def test_what_no_report_prints_may_be_absent():
+    values = whole()
+    for name, keys in OPTIONAL.items():
+        for key in keys:
+            del values[name][key]
+    for use in USES:
+        del values[use]["references"]["chance"]
+        for rank in ("recall@1", "recall@5"):
+            del values[use]["shuffled"][rank]
+    card = Scorecard.from_dict(values)
+    assert str(card) == str(Scorecard.from_dict(whole()))
+    assert card.confidence is not None
+    assert (card.confidence.hits, card.confidence.bins, card.confidence.risk_coverage) == (None, [], [])
+    assert card.learning_curve is not None
+    assert (card.learning_curve.doubled, card.learning_curve.sizes) == (None, [])
+
+
+def test_what_could_not_be_read_later_is_refused_at_once():
+    values = whole()
+    values["learning_curve"]["doubled"]["interval"] = [0.1, 0.2, 0.3]
+    with pytest.raises(InputError, match="`interval` of a DoubledPairs must hold two numbers"):
+        Scorecard.from_dict(values)
+    values = whole()
+    values["confidence"]["risk_coverage"] = [1]
+    with pytest.raises(InputError, match="`risk_coverage` of a CalibrationScores must be a list of objects"):
+        Scorecard.from_dict(values)
+    values = whole()
+    values["query"]["verdict"]["thresholds"]["retention"] = "much"
+    with pytest.raises(InputError, match="`thresholds` of a Verdict cannot be used"):
+        Scorecard.from_dict(values)
+
+
+# --- records made by hand ---------------------------------------------------------------------------------------------
+
+
+def test_a_record_that_was_not_checked_can_be_shown_hashed_and_compared():
+    assert repr(Scorecard({"foo": 1})) == "Scorecard(foo)"
+    assert repr(Scorecard({"n": 1, "query": 3})) == "Scorecard(n, query)"
+    assert repr(Verdict({})) == "Verdict()"
+    assert hash(Verdict({})) == hash(Verdict({}))
+    assert hash(Verdict({"verdict": []})) == hash(Verdict({"verdict": []}))
+    assert Verdict({}) != "use"
+    assert Verdict({}) == Verdict({})
+
+
+def test_equal_records_have_one_hash():
+    for left, right in (({"n": 1}, {"n": 1.0}), ({"a": 1, "b": [2]}, {"b": [2.0], "a": True})):
+        assert Scorecard(left) == Scorecard(right)
+        assert hash(Scorecard(left)) == hash(Scorecard(right))
+    mixed: dict[Any, int] = {1: 2, "a": 3}
+    assert hash(Scorecard(mixed)) == hash(Scorecard(dict(mixed)))
+    assert repr(Scorecard(mixed)) == "Scorecard(1, a)"
+
+
+def test_what_was_not_scored_is_not_an_attribute():
+    assert not hasattr(Scorecard(), "query")
+    assert not hasattr(Scorecard(), "n")
+    assert hasattr(Scorecard.from_dict(whole()), "query")
+
+
+def test_a_field_cannot_be_set():
+    card = Scorecard.from_dict(whole())
+    with pytest.raises(AttributeError, match=r"`n` of a Scorecard cannot be set; a record is read-only\."):
+        card.n = 5
+    assert card.n == 83
 
 
 def test_the_dictionary_is_a_copy():
@@ -289,3 +393,20 @@ def test_a_stitcher_that_was_never_scored_has_an_empty_card():
         assert not card
         assert (str(card), repr(card), card.to_dict(), card.uses) == ("no scorecard", "Scorecard()", {}, {})
     assert Scorecard.from_dict(whole())
+
+
+@pytest.mark.parametrize(
+    ("card", "recall"),
+    [
+        ({"query": {"recall@1": 0.25, "intervals": {"recall@1": [0.1, 0.4]}}}, 0.25),
+        ({"query": {"recall@1": 1}}, 1.0),
+        ({"query": {"recall@5": 0.5}}, None),
+        ({"corpus": {"recall@1": 0.5}}, None),
+        ({"query": None}, None),
+        ({}, None),
+    ],
+)
+def test_the_recall_in_query_use_is_that_of_the_record(card, recall):
+    assert Scorecard(card).query_recall == recall
+    uses = Scorecard(card).uses
+    assert recall is None or uses["query"].recall_at(1).score == recall

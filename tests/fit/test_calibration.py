@@ -96,6 +96,8 @@ def test_the_measures_are_true_of_rows_it_never_saw(fitted):
     assert scores.auroc is not None
     assert scores.auroc > 0.65
     assert abs(scores.covered - 0.9) <= 3 * (0.09 / 1500 + 0.09 / 300) ** 0.5
+    assert scores.unusual is not None
+    assert scores.hits is not None
     assert abs(scores.unusual - 0.05) <= 3 * (0.0475 / 1500 + 0.0475 / 300) ** 0.5
     assert sum(part.n for part in scores.bins) == 1500
     curve = scores.risk_coverage

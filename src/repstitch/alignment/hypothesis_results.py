@@ -25,7 +25,7 @@ class HypothesisResult(Record):
 
     verdict = string()
 
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         return f"{type(self).__name__}({self.verdict!r})"
 
 

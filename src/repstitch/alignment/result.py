@@ -46,7 +46,7 @@ class AlignmentScore(Record):
     def __float__(self) -> float:
         return float(self.score)
 
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         pairs = ((name, self._values.get(name)) for name in MEASURES[1:])
         numbers = "".join(f", {name}={value:.3g}" for name, value in pairs if value is not None)
         return f"{type(self).__name__}({self.source} - {self.target}, {self.metric}={num(self.score)}{numbers})"
@@ -191,7 +191,7 @@ class Atlas(Record):
     def __str__(self) -> str:
         return table(self._values)
 
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         return f"Atlas({len(self.names)} spaces, n={self.n}, {', '.join(self.metrics)}{self._best_pair()})"
 
     def _repr_markdown_(self) -> str:

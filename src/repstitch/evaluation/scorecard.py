@@ -95,13 +95,14 @@ class Scorecard(Record):
     @property
     def query_recall(self) -> float | None:
         """recall@1 in query use; None where that was not scored."""
-        recall = self.uses["query"].recall if "query" in self.uses else {}
-        return recall[1].score if 1 in recall else None
+        query: Mapping[str, Any] = self._values.get("query") or {}
+        recall = query.get("recall@1")  # without a record: routing asks for it often
+        return None if recall is None else float(recall)
 
     def __str__(self) -> str:
         return report.as_text(self._blocks())
 
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         uses = [f"{name}: {_headline(use)}" for name, use in self.uses.items()]
         return f"Scorecard({', '.join([f'n={self.n}', *uses])})" if self else "Scorecard()"
 

@@ -2,14 +2,14 @@
 """The parts of a scorecard beside the scores of its uses, each a typed view of one JSON object."""
 
 from repstitch.errors import InputError
-from repstitch.evaluation.use_scores import RecallScores
-from repstitch.names import USES
+from repstitch.evaluation.use_scores import ControlScores
 from repstitch.records import (
     JSON,
     Estimate,
     Record,
     estimate,
     flag,
+    is_interval,
     is_number,
     mapping,
     number,
@@ -68,11 +68,10 @@ class Alignment(Record):
         return AlignmentChange(self[name])
 
 
-class ControlFit(RecallScores):
+class ControlFit(ControlScores):
     """Recall in query use of a closed form that was fitted to shuffled training pairs."""
 
-    RANKS = (1, 10)
-    method = string()
+    method = optional(string())
 
 
 class WithoutNearDuplicates(Record):
@@ -85,13 +84,12 @@ class WithoutNearDuplicates(Record):
     @property
     def uses(self) -> dict[str, dict[str, float]]:
         """The scores by use and name; empty where no query is left."""
-        return {use: dict(self[use]) for use in USES if use in self}
-
-    def check(self) -> None:
-        super().check()
-        for use, scores in self.uses.items():
-            if not all(map(is_number, scores.values())):
-                raise InputError(f"`{use}` of a {type(self).__name__} must hold numbers.")
+        scored = {"query": self._query, "corpus": self._corpus}
+        return {
+            use: {name: score for name, score in scores.items() if is_number(score)}
+            for use, scores in scored.items()
+            if scores is not None
+        }
 
 
 class CandidateScore(Record):
@@ -111,6 +109,13 @@ class CalibrationBin(Record):
     n = whole()
 
 
+class RiskPoint(Record):
+    """Of the most confident share of rows, `coverage`, the share that misses its counterpart."""
+
+    coverage = number()
+    risk = number()
+
+
 class CalibrationScores(Record):
     """How true a stitcher's confidence was on held-out rows."""
 
@@ -121,16 +126,16 @@ class CalibrationScores(Record):
     auroc = optional(number())  # how well p_match ranks hits before misses; None where all rows are one or the other
     covered = number()  # the share of cosines above their bound, which should be `level`
     level = number()
-    hits = number()  # the share of rows whose counterpart is among the first ten
-    unusual = number("unusual@0.05")  # the share of p_typical up to 0.05, which should be 0.05
-    calibration_rows = whole()
-    bins = parts(CalibrationBin)
-    _risk_coverage = sequence(dict[str, float], "risk_coverage")
+    hits = optional(number())  # the share of rows whose counterpart is among the first ten
+    unusual = optional(number("unusual@0.05"))  # the share of p_typical up to 0.05, which should be 0.05
+    calibration_rows = optional(whole())
+    bins = otherwise(parts(CalibrationBin), [])
+    _risk_coverage = otherwise(parts(RiskPoint, "risk_coverage"), [])
 
     @property
     def risk_coverage(self) -> list[tuple[float, float]]:
         """Coverage and risk: of the most confident share of rows, the share that misses its counterpart."""
-        return [(float(point["coverage"]), float(point["risk"])) for point in self._risk_coverage]
+        return [(point.coverage, point.risk) for point in self._risk_coverage]
 
 
 class Spectrum(Record):
@@ -139,8 +144,8 @@ class Spectrum(Record):
     above = whole()  # the number of directions that correlate more than any direction of shuffled pairs
     directions = whole()
     null = number()  # the 95 % point of the largest correlation of shuffled pairs
-    direction = sequence(int)  # the places, from 1, of the directions whose correlation is listed
-    correlation = sequence(float)
+    direction = otherwise(sequence(int), [])  # the places, from 1, of the directions whose correlation is listed
+    correlation = otherwise(sequence(float), [])
 
 
 class ProbeAccuracy(Record):
@@ -175,16 +180,22 @@ class DoubledPairs(Record):
     def expected(self) -> Estimate:
         """The score to expect, with its 90 % interval."""
         low, high = self._interval
-        return Estimate(self._expected, (low, high))
+        return Estimate(self._expected, (float(low), float(high)))
+
+    def check(self) -> None:
+        super().check()
+        if not is_interval(self._interval):
+            raise InputError(f"`interval` of a {type(self).__name__} must hold two numbers.")
 
 
 class LearningCurve(Record):
     """Scores against the number of training pairs, and what twice as many should reach."""
 
-    objective = string()
-    validation_rows = whole()
-    sizes = sequence(int)  # the numbers of training pairs that were tried, ascending
-    scores = mapping(list[list[float]])  # for each objective and recall@1 the scores of every draw, a list a size
-    curve = mapping(float)  # a, b and c of the fitted curve a − b·n^−c
-    doubled = part(DoubledPairs)
-    verdict = string()  # whether more pairs would pay, in one sentence
+    objective = optional(string())
+    validation_rows = optional(whole())
+    sizes = otherwise(sequence(int), [])  # the numbers of training pairs that were tried, ascending
+    scores = otherwise(mapping(list[list[float]]), {})
+    """For each objective and recall@1 the scores of every draw, a list a size."""
+    curve = otherwise(mapping(float), {})  # a, b and c of the fitted curve a − b·n^−c
+    doubled = optional(part(DoubledPairs))
+    verdict = optional(string())  # whether more pairs would pay, in one sentence

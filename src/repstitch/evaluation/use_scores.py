@@ -2,9 +2,10 @@
 """The scores of one use of a translation, by counterparts and by relevance judgements, as typed views of JSON."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import ClassVar, TypeVar
 
-from repstitch.errors import InputError
+from repstitch.errors import InputError, MissingError
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.names import USES
 from repstitch.records import (
@@ -38,9 +39,7 @@ class RecallScores(Record):
     @property
     def recall(self) -> dict[int, Estimate]:
         """The recall at each rank that was scored, ascending."""
-        prefix = "recall@"
-        ranks = sorted(int(name.removeprefix(prefix)) for name in self._values if name.startswith(prefix))
-        return {k: self._scored(f"{prefix}{k}") for k in ranks}
+        return {k: self._scored(f"recall@{k}") for k in self._ranks("recall")}
 
     def recall_at(self, k: int) -> Estimate:
         """The recall at rank `k`. Raises InputError where it was not scored."""
@@ -48,7 +47,8 @@ class RecallScores(Record):
 
     def interval(self, name: str) -> tuple[float, float]:
         """The 95 % interval of a score: recall@1, mrr, …. Raises InputError where none was taken."""
-        low, high = chosen(self._intervals, name, "name", "a score with an interval")
+        intervals = {scored: bounds for scored, bounds in self._intervals.items() if is_interval(bounds)}
+        low, high = chosen(intervals, name, "name", "a score with an interval")
         return float(low), float(high)
 
     def check(self) -> None:
@@ -56,12 +56,25 @@ class RecallScores(Record):
         for k in self.RANKS:
             if not is_number(self._values.get(f"recall@{k}")):
                 raise InputError(f"A {type(self).__name__} must hold `recall@{k}`, a number.")
-        for name, low_high in self._intervals.items():
-            if not is_interval(low_high):
+        names = ["mrr", *(f"{score}@{k}" for score in ("recall", "overlap") for k in self._ranks(score))]
+        for name in names:
+            if name in self._intervals and not is_interval(self._intervals[name]):
                 raise InputError(f"`intervals` of a {type(self).__name__} must hold two numbers for `{name}`.")
+
+    def _ranks(self, score: str) -> list[int]:
+        """The k of each number `score@k`, ascending; names of another form, of a newer release, are left out."""
+        names = [name for name, value in self._values.items() if name.startswith(f"{score}@") and is_number(value)]
+        tails = [name.removeprefix(f"{score}@") for name in names]
+        return sorted(int(tail) for tail in tails if tail.isdecimal() and tail == str(int(tail)))
 
     def _scored(self, name: str) -> Estimate:
         return Estimate(float(self[name]), self.interval(name) if name in self._intervals else None)
+
+
+class ControlScores(RecallScores):
+    """The recall of a control, at rank 10 and where they were scored at other ranks."""
+
+    RANKS = (10,)
 
 
 class Verdict(Record):
@@ -82,19 +95,28 @@ class Verdict(Record):
 
     @property
     def thresholds(self) -> Thresholds:
-        return Thresholds(**(self._thresholds or {}))
+        known = {field.name for field in fields(Thresholds)}
+        return Thresholds(**{name: value for name, value in (self._thresholds or {}).items() if name in known})
+
+    def check(self) -> None:
+        super().check()
+        try:
+            _ = self.thresholds
+        except (InputError, TypeError) as error:
+            raise InputError(f"`thresholds` of a {type(self).__name__} cannot be used: {error}") from None
 
     def __str__(self) -> str:
         return self.verdict
 
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         return f"Verdict({self.verdict!r}: {self.why})"
 
     def __eq__(self, other: object) -> bool:
-        return self.verdict == other if isinstance(other, str) else super().__eq__(other)
+        return self._values.get("verdict") == other if isinstance(other, str) else super().__eq__(other)
 
     def __hash__(self) -> int:
-        return hash(self.verdict)
+        word = self._values.get("verdict")
+        return hash(word) if isinstance(word, str) else super().__hash__()
 
 
 class ReferenceScores(Record):
@@ -138,7 +160,7 @@ class References(Comparison):
     """
 
     truth = string()
-    chance = mapping(float)  # what a random search scores, by measure
+    chance = otherwise(mapping(float), {})  # what a random search scores, by measure
 
 
 class UseScores(RecallScores):
@@ -149,9 +171,9 @@ class UseScores(RecallScores):
     median_rank = number()
     hubness_skew = number()
     """The skewness of how often each row of the gallery is found: large where a few rows are hubs."""
-    shuffled = part(RecallScores)  # recall with another row's translation in place of each row's own
-    constant = optional(part(RecallScores))  # recall of a translation that is the training targets' mean for every row
-    naive = optional(part(RecallScores))  # recall of untranslated rows, where both spaces have one dimension
+    shuffled = part(ControlScores)  # recall with another row's translation in place of each row's own
+    constant = optional(part(ControlScores))  # recall of a translation that is the training targets' mean for every row
+    naive = optional(part(ControlScores))  # recall of untranslated rows, where both spaces have one dimension
     references = optional(part(References))
     """Scores beside those of the references; None where neighbours in either space are arbitrary."""
 
@@ -169,24 +191,24 @@ class UseScores(RecallScores):
     def verdict(self) -> Verdict:
         """Whether to use the translation for this. Raises InputError on scores of a release without verdicts."""
         if self._verdict is None:
-            raise InputError("These scores have no verdict: an earlier release wrote them. Score the stitcher again.")
+            raise MissingError("These scores have no verdict: an earlier release wrote them. Score the stitcher again.")
         return self._verdict
 
     def check(self) -> None:
         super().check()
-        if not is_number(self._values.get(self._overlap_name)):
+        if not self._ranks("overlap"):
             raise InputError(f"A {type(self).__name__} must hold `overlap@k`, a number, for some k.")
 
     @property
     def _overlap_name(self) -> str:
-        return next((name for name in self._values if name.startswith("overlap@")), "overlap@k")
+        return next((f"overlap@{k}" for k in self._ranks("overlap")), "overlap@k")
 
 
 class RelevanceScores(Comparison):
     """nDCG@10 and recall@100 by relevance judgements, beside the references, and the verdict on one use."""
 
     queries = whole()  # the number of judged queries, over which scores are means
-    depth = whole()  # the length of the shortlist of recall@100: 100, or all documents where they are fewer
+    depth = optional(whole())  # the length of the shortlist of recall@100: 100, or all documents where they are fewer
     verdict = part(Verdict)
 
 
@@ -217,10 +239,10 @@ class Relevance(Record):
 
 
 def chosen(values: Mapping[Key, Of], key: Key, argument: str, kind: str) -> Of:
-    """The value of a key. Raises InputError, with the keys there are, where there is none."""
+    """The value of a key. Raises MissingError, with the keys there are, where there is none."""
     if key not in values:
         listed = ", ".join(map(str, values)) or "none"
-        raise InputError(f"`{argument}` must be {kind} ({listed}); got {key!r}.")
+        raise MissingError(f"`{argument}` must be {kind} ({listed}); got {key!r}.")
     return values[key]
 
 

@@ -172,9 +172,9 @@ def plot_scorecard(card: Scorecard, title: str) -> Figure:
     panels: list[Callable[[Axes], Axes]] = [partial(plot_retrieval, card=card)] if card.uses else []
     if card.relevance is not None or any(scores.references is not None for scores in card.uses.values()):
         panels.append(partial(plot_references, card=card))
-    if card.spectrum is not None:
+    if card.spectrum is not None and card.spectrum.correlation:
         panels.append(partial(plot_spectrum, spectrum=card.spectrum))
-    if card.confidence is not None:
+    if card.confidence is not None and card.confidence.bins:
         panels.append(partial(plot_confidence, confidence=card.confidence))
     if card.hubness_native is not None:
         panels.append(partial(plot_hubness, card=card))
@@ -196,6 +196,8 @@ def plot_curve(curve: LearningCurve) -> Figure:
     """A learning curve: every draw's scores against training pairs, the fitted curve carried on to twice as many."""
     picture, (axes,) = figure(1, width=6.4, height=4.2)
     objective, sizes, doubled = curve.objective, curve.sizes, curve.doubled
+    if objective is None or doubled is None or not (sizes and curve.scores and curve.curve):
+        raise InputError("`plot` needs a whole learning curve, and this one lacks some of its parts; train again.")
     colours = {objective: BLUE} | ({"recall@1": ORANGE} if objective == "match" else {"match": ORANGE})
     for name, colour in colours.items():
         draws = curve.scores[name]
@@ -214,7 +216,7 @@ def plot_curve(curve: LearningCurve) -> Figure:
     axes.minorticks_off()
     axes.set_xlabel("training pairs")
     axes.set_ylabel(f"score on {curve.validation_rows} validation pairs")
-    axes.set_title("\n".join(textwrap.wrap(curve.verdict, 78)), fontsize=9)
+    axes.set_title("\n".join(textwrap.wrap(curve.verdict or "", 78)), fontsize=9)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
     return picture
 

@@ -100,7 +100,7 @@ class ClassifierProof(Record):
     def __str__(self) -> str:
         return as_text(self._blocks())
 
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         ends = f"{self.source} -> {self.target}, " if self.source else ""
         return f"{type(self).__name__}({ends}{len(self.classes)} classes, accuracy {self.accuracy()})"
 
@@ -235,7 +235,7 @@ class DictionaryProof(Record):
     def __str__(self) -> str:
         return as_text(self._sentences())
 
-    def __repr__(self) -> str:
+    def _summary(self) -> str:
         correlation = "" if self.correlation is None else f", correlation {num(self.correlation.mean)}"
         return f"DictionaryProof({self.compared} of {self.features} features{correlation})"
 
