@@ -94,6 +94,29 @@ def test_an_error_of_the_file_system_names_the_argument(tmp_path):
     assert not entries(tmp_path)
 
 
+def test_an_error_of_reading_another_file_is_raised_as_it_is(tmp_path):
+    def reading(name):
+        with written_whole(tmp_path / "x.json") as path:
+            path.write_text((tmp_path / name).read_text())
+
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        reading("none.json")
+    assert not entries(tmp_path)
+
+
+def test_an_error_names_the_file_alone_or_the_output_that_it_is_a_part_of(tmp_path):
+    with (
+        pytest.raises(InputError, match=rf"^{tmp_path}/none/x cannot be written"),
+        written_whole(tmp_path / "none" / "x", argument=None) as path,
+    ):
+        path.write_text("half")
+    with (
+        pytest.raises(InputError, match=rf"^`out` {tmp_path}/whole cannot be written"),
+        written_whole(tmp_path / "none" / "x", named=tmp_path / "whole") as path,
+    ):
+        path.write_text("half")
+
+
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"`out` .*x cannot be written: .*No such file"), written_whole(tmp_path / "x"):
         pass
@@ -169,8 +192,10 @@ def test_a_column_follows_the_last_colon_of_a_table(path, parts):
 def test_inputs_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"There is no file .*x\.npz; give the path of embeddings \(\.parquet"):
         check_embeddings_exist(f"{tmp_path}/x.npz:key")
-    with pytest.raises(InputError, match=r"`ids`: there is no file .*ids\.npz\."):
+    with pytest.raises(InputError, match=r"`ids`: there is no file .*ids\.npz; give a file with one entry a row\."):
         check_file_exists(f"{tmp_path}/ids.npz:key", "ids")
+    with pytest.raises(InputError, match=r"`qrels`: there is no file .*; give a file with lines of query"):
+        check_file_exists(tmp_path, "qrels", "lines of query")
     with pytest.raises(InputError, match=r"`data` must be a folder, \.zip, \.txt or table that is here; .*t\.csv\."):
         check_items_exist(f"{tmp_path}/t.csv:text")
     with pytest.raises(InputError, match=r"There is no stitcher .*none; give the folder of a saved stitcher\.$"):
@@ -186,6 +211,8 @@ def test_inputs_that_are_there_or_elsewhere_are_not_refused(tmp_path):
     check_embeddings_exist(tmp_path)
     check_embeddings_exist("s3://bucket/x.parquet")
     check_file_exists(f"{tmp_path}/x.npz:key", "ids")
+    os.mkfifo(tmp_path / "pipe")
+    check_file_exists(tmp_path / "pipe", "qrels")
     check_items_exist(f"{tmp_path}/t.csv:text")
     check_stitcher_exists(tmp_path)
     check_stitcher_exists("hf://owner/name")
@@ -226,6 +253,10 @@ def test_only_directions_are_carried_to_an_npy(tmp_path):
     assert check_carried_file(tmp_path / "x.npy") == tmp_path / "x.npy"
     with pytest.raises(InputError, match=r"`out` must end in \.safetensors or \.npz; got 'x\.npy'"):
         check_carried_file(tmp_path / "x.npy", directions=False)
+    with pytest.raises(InputError, match=r"`out` must end in \.safetensors, \.npz or \.npy; got 'x\.txt'"):
+        check_carried_file(tmp_path / "x.txt", directions=True)
+    with pytest.raises(InputError, match=r"must end in \.safetensors or \.npz \(directions also in \.npy\); got 'x"):
+        check_carried_file(tmp_path / "x.txt")
 
 
 def test_a_new_folder_has_a_plain_name_and_is_not_there_yet(tmp_path):

@@ -55,11 +55,14 @@ def check_embeddings_exist(path: str | os.PathLike) -> None:
         raise InputError(f"There is no file {location}; give the path of embeddings ({', '.join(FORMATS)}).")
 
 
-def check_file_exists(path: str | os.PathLike, argument: str) -> None:
-    """Raise InputError where a file that an argument names is not there; `path` may end in the key of an array."""
-    location, _ = split_key(str(path))
-    if not Path(location).is_file():
-        raise InputError(f"`{argument}`: there is no file {location}.")
+def check_file_exists(path: str | os.PathLike, argument: str, content: str = "one entry a row") -> None:
+    """Raise InputError where a file or pipe that an argument names is not there; `path` may end in the key of an array.
+
+    The message says what the file must hold, its `content`.
+    """
+    location = Path(split_key(str(path))[0])
+    if not location.exists() or location.is_dir():
+        raise InputError(f"`{argument}`: there is no file {location}; give a file with {content}.")
 
 
 def check_items_exist(data: str | os.PathLike) -> None:
@@ -117,10 +120,14 @@ def check_layers_folder(out: str | os.PathLike) -> Path:
     return check_new(out)
 
 
-def check_carried_file(out: str | os.PathLike, directions: bool = True) -> Path:
-    """The path of a new file for what a transfer carries; only directions, which are one array, fit into an .npy."""
-    endings = CARRIED if directions else CARRIED[:2]
-    return check_new(check_ending(out, endings))
+def check_carried_file(out: str | os.PathLike, directions: bool | None = None) -> Path:
+    """The path of a new file for what a transfer carries; only directions, which are one array, fit into an .npy.
+
+    `directions` is None while it is not known whether the file will hold directions; an .npy is accepted then.
+    """
+    if directions or (directions is None and Path(out).suffix == ".npy"):
+        return check_new(check_ending(out, CARRIED))
+    return check_new(check_ending(out, CARRIED[:2], note="" if directions is False else " (directions also in .npy)"))
 
 
 def check_new_folder(out: str | os.PathLike, content: str = "a stitcher") -> Path:
@@ -153,19 +160,42 @@ def check_picture(path: str | os.PathLike, argument: str = "plot") -> Path:
 
 
 @contextmanager
-def written_whole(target: Path, argument: str = "out") -> Iterator[Path]:
+def written_whole(target: Path, argument: str | None = "out", named: Path | None = None) -> Iterator[Path]:
     """A temporary path to write to; when the block ends it is renamed to `target`, replacing an older file.
 
     The caller creates a file or a folder there. Readers see the old content or the new, never a part. When the block
-    raises, nothing is left behind; an OSError becomes an InputError that names the argument.
+    raises, nothing is left behind; an OSError of writing becomes an InputError, as `writing` words it. `named` is the
+    output that `target` is a part of.
     """
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
+    with writing(named or target, temporary, argument):
+        try:
+            yield temporary
+            os.replace(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):  # where nothing could be created, nothing can be removed
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(target: Path, temporary: Path, argument: str | None = "out") -> Iterator[None]:
+    """An OSError in the block becomes an InputError that names the argument, if it has one, and `target`.
+
+    An error on a file outside `temporary`, which the block reads, is raised as it is.
+    """
     try:
-        yield temporary
-        os.replace(temporary, target)
+        yield
     except OSError as error:
-        raise InputError(f"`{argument}` {target} cannot be written: {one_line(error)}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):  # where nothing could be created, nothing can be removed
-            temporary.unlink(missing_ok=True)
+        if _is_elsewhere(error.filename, temporary):
+            raise
+        name = f"{target}" if argument is None else f"`{argument}` {target}"
+        raise InputError(f"{name} cannot be written: {one_line(error)}") from None
+
+
+def _is_elsewhere(file: object, temporary: Path) -> bool:
+    """Whether an error's file is neither in the temporary path nor a folder above it, which may have to be created."""
+    if not isinstance(file, str | bytes | os.PathLike):
+        return False
+    path, written = Path(os.path.abspath(os.fsdecode(file))), Path(os.path.abspath(temporary))
+    return not (path.is_relative_to(written) or written.is_relative_to(path))

@@ -12,7 +12,7 @@ LABELS, LABELS_HELP = "TABLE:COLUMN", "classes of the source's rows: how well do
 # What the arguments of any command name that must be there before it starts.
 STITCHERS = ("stitcher", "forward", "backward")
 EMBEDDINGS = ("embeddings", "source", "target", "source_queries", "target_queries")
-FILES = ("ids", "source_ids", "target_ids", "source_query_ids", "target_query_ids", "qrels")
+IDS = ("ids", "source_ids", "target_ids", "source_query_ids", "target_query_ids")
 
 
 def add_command(
@@ -68,8 +68,10 @@ def check_inputs(args: argparse.Namespace) -> None:
                 check_stitcher_exists(path)
             elif name in EMBEDDINGS:
                 check_embeddings_exist(path)
-            elif name in FILES:
+            elif name in IDS:
                 check_file_exists(path, name)
+            elif name == "qrels":
+                check_file_exists(path, name, "lines of query, document and grade")
 
 
 def split_names(text: str, argument: str) -> list[str]:

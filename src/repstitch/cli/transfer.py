@@ -86,9 +86,8 @@ def run(args: argparse.Namespace) -> None:
         transferable, layout = files.read(
             args.file, subtract_b_dec=args.subtract_b_dec, classes=classes, directions=args.directions
         )
-    if args.out:
-        concept_direction = args.concept and args.by != "classifier"
-        check_carried_file(args.out, isinstance(transferable, Directions) or bool(not args.file and concept_direction))
+    if args.out and args.file:
+        check_carried_file(args.out, isinstance(transferable, Directions))
     forward, backward = (None if path is None else load(path) for path in (args.forward, args.backward))
     source, target = read_rows(
         args.source,
@@ -182,7 +181,14 @@ def _check_arguments(args: argparse.Namespace) -> None:
     if args.concept and not args.against:
         raise InputError("`concept` needs `against`: embeddings of examples that do not show the concept.")
     if args.out:
-        check_carried_file(args.out)
+        check_carried_file(args.out, _are_directions(args))
     if args.plot:
         check_picture(args.plot)
     check_inputs(args)
+
+
+def _are_directions(args: argparse.Namespace) -> bool | None:
+    """Whether directions are carried; None where the FILE has to be read to know."""
+    if args.file:
+        return True if args.directions else None
+    return bool(args.concept) and args.by != "classifier"

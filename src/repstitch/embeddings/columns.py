@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike
 
 from repstitch.errors import InputError, one_line
-from repstitch.files import split_key
+from repstitch.files import check_file_exists, split_key
 
 Column = str | os.PathLike[str] | ArrayLike  # a file, or the entries themselves
 UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -34,8 +34,7 @@ def load_column(column: Column, n_rows: int, argument: str) -> np.ndarray:
 
 def _load_file(path: str | os.PathLike[str], argument: str) -> np.ndarray:
     location, key = split_key(str(path))
-    if not Path(location).is_file():
-        raise InputError(f"`{argument}`: there is no file {location}; give a file with one entry a row.")
+    check_file_exists(location, argument)
     try:
         if Path(location).suffix not in (".npy", ".npz"):
             return np.array(Path(location).read_text(encoding="utf-8").splitlines(), dtype=object)
