@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from helpers.command_line import D_SOURCE, D_TARGET, TRAIN_REFUSALS, N, bad_files, result, run
@@ -33,6 +35,30 @@ def test_score_hands_on_judgements_and_thresholds(capsys, tmp_path, files, stitc
     status, _, err = run(capsys, "score", stitcher, *files, "--qrels", tmp_path / "rel.tsv")
     said = "`--source-queries`, `--target-queries` and `--qrels` belong together; give all three, or none."
     assert (status, err) == (2, [f"repstitch score: {said}"])
+
+
+@pytest.mark.parametrize("flag", ["--source-queries", "--target-queries", "--source-query-ids", "--target-query-ids"])
+def test_query_flags_are_refused_without_judgements(capsys, files, stitcher, flag):
+    status, _, err = run(capsys, "score", stitcher, *files, flag, "nope.txt")
+    message = f"`{flag}` is of use with `--qrels` only; give that too, or leave it out."
+    assert (status, err) == (2, [f"repstitch score: {message}"])
+
+
+def test_judgements_may_come_through_a_pipe(capsys, tmp_path, files, stitcher):
+    X, Y, _, _ = affine_image(N, D_SOURCE, D_TARGET, noise=0.2)
+    for side, rows in (("source", X), ("target", Y)):
+        np.save(tmp_path / f"{side}.npy", rows[-40:] + 0.01)
+    queries = [part for side in ("source", "target") for part in (f"--{side}-queries", tmp_path / f"{side}.npy")]
+    (tmp_path / "ids.txt").write_text("\n".join(f"q{i}" for i in range(40)))
+    ids = ["--source-query-ids", tmp_path / "ids.txt", "--target-query-ids", tmp_path / "ids.txt"]
+    read_end, write_end = os.pipe()
+    os.write(write_end, "\n".join(f"q{i} 0 item{N - 40 + i} 1" for i in range(40)).encode())
+    os.close(write_end)
+    try:
+        scores = result(capsys, "score", stitcher, *files, *queries, *ids, "--qrels", f"/dev/fd/{read_end}")
+    finally:
+        os.close(read_end)
+    assert scores["relevance"]["query"]["queries"] == 40
 
 
 @pytest.mark.parametrize("what", ["NaN", "Inf", "zero", "other ids", "few pairs", "torn file"])

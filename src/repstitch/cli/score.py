@@ -11,6 +11,7 @@ from repstitch.cli.arguments import (
     check_inputs,
 )
 from repstitch.cli.output import emit
+from repstitch.errors import InputError
 from repstitch.evaluation.relevance_data import RelevanceData
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.names import USES
@@ -41,7 +42,11 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     Thresholds(args.retention, args.first_stage)
     relevance = None
-    if any(value is not None for value in (args.qrels, args.source_queries, args.target_queries)):
+    if args.qrels is None:
+        for flag in ("source_queries", "target_queries", "source_query_ids", "target_query_ids"):
+            if getattr(args, flag) is not None:
+                raise InputError(f"`{flag}` is of use with `qrels` only; give that too, or leave it out.")
+    else:
         relevance = RelevanceData(
             args.qrels, args.source_queries, args.target_queries, args.source_query_ids, args.target_query_ids
         )
