@@ -1,4 +1,5 @@
 import json
+import logging
 import subprocess
 import sys
 
@@ -288,6 +289,15 @@ def test_keys_of_files_are_named_as_the_file_spells_them(tmp_path, command, refu
     message = with_flags(str(error.value), dict(choices)[command])
     assert expected in message
     assert "--" not in message
+
+
+def test_warnings_name_an_argument_by_the_flag_that_sets_it(capsys, files, tmp_path, monkeypatch):
+    def warn(_args):
+        logging.getLogger("repstitch.any").warning("The mlp fit diverged; lower `%s`, not `k`.", "learning_rate")
+
+    monkeypatch.setattr("repstitch.cli.train.run", warn)
+    status, _, err = run(capsys, "train", *files, "--out", tmp_path / "s")
+    assert (status, err) == (0, ["WARNING: The mlp fit diverged; lower `--learning-rate`, not `k`."])
 
 
 def test_a_refusal_comes_without_a_traceback_and_with_exit_status_2(tmp_path):

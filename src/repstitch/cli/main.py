@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 on success, 2 on an error that the caller can mend, 130 when interrupted."""
     args = parser().parse_args(argv)
-    _prepare_streams()
+    _prepare_streams(args.parser)
     try:
         args.run(args)
         sys.stdout.flush()
@@ -54,8 +54,21 @@ def with_flags(message: str, command: argparse.ArgumentParser) -> str:
     return re.sub(r"`(\w+)`", lambda quoted: f"`{flags.get(quoted[1], quoted[1])}`", message)
 
 
-def _prepare_streams() -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+class FlagFormatter(logging.Formatter):
+    """Log lines that name arguments by the flags of a command."""
+
+    def __init__(self, command: argparse.ArgumentParser):
+        super().__init__("%(levelname)s: %(message)s")
+        self.command = command
+
+    def format(self, record: logging.LogRecord) -> str:
+        return with_flags(super().format(record), self.command)
+
+
+def _prepare_streams(command: argparse.ArgumentParser) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(FlagFormatter(command))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("repstitch").setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
