@@ -60,6 +60,18 @@ def test_what_is_stopped_while_writing_leaves_nothing(tmp_path, measured, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.parquet"])
+def test_a_failed_write_names_the_folder_that_was_asked_for(tmp_path, measured, monkeypatch, name):
+    def full_disk(_rows, path):
+        assert path.name == name  # written plainly, for the folder itself appears whole
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((pacsv, "write_csv") if name == "pairs.csv" else (pq, "write_table")), full_disk)
+    with pytest.raises(InputError, match=rf"^`out` {tmp_path}/a cannot be written: .*No space left on device$"):
+        files.write(measured, tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -71,6 +72,28 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten_and_no_row_is_lost(tmp
     out.unlink()
     assert write_stream(out, rows.space, stream(rows), {}) == 30
     np.testing.assert_array_equal(read(out).vectors, rows.vectors)
+
+
+@pytest.mark.parametrize("place", ["part", "join", "lock"])
+def test_a_full_disk_is_one_error_that_names_the_output(tmp_path, monkeypatch, place):
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    owner, name = {"part": (pq, "write_table"), "join": (pq, "ParquetWriter"), "lock": (Path, "open")}[place]
+    monkeypatch.setattr(owner, name, full_disk)
+    out = tmp_path / "x.parquet"
+    with pytest.raises(InputError, match=rf"^`out` {out} cannot be written: .*No space left on device$"):
+        write(out, embeddings(30, 4))
+    assert not out.exists()
+
+
+def test_an_error_of_what_makes_the_rows_is_not_one_of_writing(tmp_path):
+    def produce(start):
+        (tmp_path / "none.txt").read_text()
+        yield [], []
+
+    with pytest.raises(FileNotFoundError, match=r"none\.txt"):
+        write_stream(tmp_path / "x.parquet", card(), produce, {})
 
 
 def test_only_parquet_in_a_folder_that_exists_is_written(tmp_path):

@@ -93,6 +93,17 @@ def test_promoting_for_one_pair_leaves_the_others(folder):
     assert json.loads((folder / "promoted.json").read_text()) == {"old->new": "a", "x->y": "d"}
 
 
+def test_a_promotion_that_cannot_be_written_names_its_file(folder, monkeypatch):
+    registry = registry_of(folder, a=stitcher())
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(InputError, match=r"^[^`]*promoted\.json cannot be written: .*No space left"):
+        registry.promote("a")
+
+
 def test_another_process_sees_the_promotion_when_it_refreshes(folder):
     registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2))
     other = registry_of(folder)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,11 +16,12 @@ from repstitch.files import check_new_folder, written_whole
 
 
 def write(atlas: Atlas, out: str | os.PathLike[str]) -> Path:
-    """Write an atlas to a new folder, as `put` fills it; the folder appears whole or not at all."""
+    """Write an atlas to a new folder, with the files of `put`; the folder appears whole or not at all."""
     target = check_new_folder(out, "an atlas")
     with written_whole(target) as folder:
         folder.mkdir(parents=True)
-        put(atlas, folder)
+        for name, write_file in _files(atlas).items():
+            write_file(folder / name)
         check_new_folder(out, "an atlas")  # another process may have created it meanwhile
     return target
 
@@ -29,14 +31,20 @@ def put(atlas: Atlas, folder: Path) -> None:
 
     Each file replaces an older one whole.
     """
+    for name, write_file in _files(atlas).items():
+        with written_whole(folder / name) as path:
+            write_file(path)
+
+
+def _files(atlas: Atlas) -> dict[str, Callable[[Path], object]]:
+    """How each file of an atlas is written."""
     pairs = atlas["pairs"]
     rows = pa.table({name: [pair[name] for pair in pairs] for name in COLUMNS if name in pairs[0]})
-    with written_whole(folder / "atlas.json") as path:
-        path.write_text(atlas.to_json() + "\n", encoding="utf-8")
-    with written_whole(folder / "pairs.csv") as path:
-        pacsv.write_csv(rows, path)
-    with written_whole(folder / "pairs.parquet") as path:
-        pq.write_table(rows, path)
+    return {
+        "atlas.json": lambda path: path.write_text(atlas.to_json() + "\n", encoding="utf-8"),
+        "pairs.csv": lambda path: pacsv.write_csv(rows, path),
+        "pairs.parquet": lambda path: pq.write_table(rows, path),
+    }
 
 
 def read(folder: str | os.PathLike[str]) -> Atlas:

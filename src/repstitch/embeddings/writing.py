@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, row_numbers
 from repstitch.errors import InputError
-from repstitch.files import check_embeddings_file, check_layers_folder, written_whole
+from repstitch.files import check_embeddings_file, check_layers_folder, writing, written_whole
 from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)
@@ -126,24 +126,28 @@ def _lists(vectors: np.ndarray, schema: pa.Schema) -> pa.Array:
 def _write_parts(target: Path, tables: Callable[[int], Iterator[pa.Table]], join: Join, job: dict, resume: bool) -> int:
     """Write the tables that are still missing as parts, join all parts to `target`, and return the number of rows."""
     partial = target.with_name(target.name + ".partial")
-    with _sole_writer(partial):
-        n_rows = _open_partial(partial, job, resume)
-        n_parts = len(list(partial.glob("part-*.parquet")))
+    with _sole_writer(partial, target):
+        with writing(target, partial):
+            n_rows = _open_partial(partial, job, resume)
+            n_parts = len(list(partial.glob("part-*.parquet")))
         for table in tables(n_rows):
             if not table.num_rows:
                 continue
-            with written_whole(partial / f"part-{n_parts:06d}.parquet") as path:
+            with written_whole(partial / f"part-{n_parts:06d}.parquet", named=target) as path:
                 pq.write_table(table, path)
             n_parts, n_rows = n_parts + 1, n_rows + table.num_rows
-        _publish(partial, target, join)
+        with writing(target, partial):
+            _publish(partial, target, join)
         return n_rows
 
 
 @contextmanager
-def _sole_writer(partial: Path) -> Iterator[None]:
+def _sole_writer(partial: Path, target: Path) -> Iterator[None]:
     """Lock the folder of parts against a second run. The lock ends with the process, however that ends."""
     lock = partial.with_name(f".{partial.name}.lock")
-    with open(lock, "w") as lock_file:
+    with writing(target, lock):
+        lock_file = lock.open("w")
+    with lock_file:
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

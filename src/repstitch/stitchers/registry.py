@@ -138,7 +138,7 @@ class Registry:
         stitcher = self.get(name)
         pair = pair_key(stitcher.source.name, stitcher.target.name)
         promoted = dict(_read_promoted(self.folder)) | {pair: name}
-        with written_whole(self.folder / PROMOTED, "stitchers") as path:
+        with written_whole(self.folder / PROMOTED, argument=None) as path:
             path.write_text(json.dumps(promoted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         self.refresh()
         return pair
