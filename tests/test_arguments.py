@@ -1,6 +1,16 @@
+import numpy as np
 import pytest
 
-from repstitch.arguments import MOST_DRAWS, check_choice, check_draws, check_seed, check_shares
+from repstitch.arguments import (
+    MOST_DRAWS,
+    check_choice,
+    check_draws,
+    check_neighbours,
+    check_positive,
+    check_seed,
+    check_shares,
+    check_unmasked,
+)
 from repstitch.errors import InputError
 
 
@@ -46,3 +56,42 @@ def test_shares_of_train_validation_and_test_are_returned_as_they_are(shares):
 def test_shares_that_are_no_split_are_refused(shares):
     with pytest.raises(InputError, match="`split` must be train,validation,test, three shares that sum to 1"):
         check_shares(shares)
+
+
+CHECKS = {
+    "permutations": check_draws,
+    "seed": check_seed,
+    "k": lambda k: check_neighbours(k, 10),
+    "draws": lambda draws: check_positive(draws, "`draws`"),
+}
+
+
+@pytest.mark.parametrize("value", [1.5, 2.0, "3", True, None, np.float64(1), np.bool_(True), [1]])
+@pytest.mark.parametrize("argument", CHECKS)
+def test_a_count_that_is_no_whole_number_is_refused(argument, value):
+    with pytest.raises(InputError, match=f"^`{argument}` must be a whole number; got .*\\.$"):
+        CHECKS[argument](value)
+
+
+@pytest.mark.parametrize("argument", CHECKS)
+def test_whole_numbers_of_numpy_become_those_of_python(argument):
+    for value in (3, np.int8(3), np.int64(3), np.uint64(3)):
+        checked = CHECKS[argument](value)
+        assert (checked, type(checked)) == (3, int)
+
+
+def test_a_count_of_at_least_one_has_no_upper_limit():
+    assert check_positive(MOST_DRAWS + 1, "`draws`") == MOST_DRAWS + 1
+    with pytest.raises(InputError, match=r"^`draws` must be at least 1; got 0\.$"):
+        check_positive(0, "`draws`")
+
+
+def test_only_masked_arrays_lose_a_mask():
+    masked = np.ma.masked_array([1.0, 2.0], [False, True])
+    for values in (masked, [masked, masked]):
+        with pytest.raises(
+            InputError, match=r"^rows is a masked array, whose mask would be lost; leave its masked rows"
+        ):
+            check_unmasked(values, "rows")
+    for values in (np.ones(2), [1.0, 2.0], "text", None):
+        check_unmasked(values, "rows")

@@ -1,6 +1,8 @@
 """Checks of arguments that import neither NumPy nor torch, so that the command line answers at once."""
 
 from collections.abc import Collection, Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
 from repstitch.errors import InputError
 from repstitch.text import nearest
@@ -23,16 +25,46 @@ def check_keywords(function: str, keywords: Iterable[str], parameters: Collectio
             raise InputError(f"`{keyword}` is not a parameter of {function}; {advice}")
 
 
-def check_seed(seed: int, argument: str = "`seed`") -> None:
-    """Raise InputError unless the seed is from 0 to 4294967295, which every random generator in use accepts."""
-    if not 0 <= seed < 2**32:
+def check_whole(value: int, argument: str) -> int:
+    """The value as Python's `int`. Raises InputError unless it is a whole number, Python's or NumPy's."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise InputError(f"{argument} must be a whole number; got {value!r}.")
+    return int(value)
+
+
+def check_seed(seed: int, argument: str = "`seed`") -> int:
+    """The seed. Raises InputError unless it is from 0 to 4294967295, which every random generator in use accepts."""
+    if not 0 <= check_whole(seed, argument) < 2**32:
         raise InputError(f"{argument} must be a whole number from 0 to 4294967295; got {seed}.")
+    return int(seed)
 
 
-def check_draws(draws: int, argument: str = "`permutations`", least: int = 0) -> None:
-    """Raise InputError unless the number of permutations is between `least` and 100,000."""
-    if not least <= draws <= MOST_DRAWS:
-        raise InputError(f"{argument} must be from {least} to {MOST_DRAWS:,}; got {draws}.")
+def check_draws(draws: int, argument: str = "`permutations`") -> int:
+    """The number of permutations. Raises InputError unless it is between 0 and 100,000."""
+    if not 0 <= check_whole(draws, argument) <= MOST_DRAWS:
+        raise InputError(f"{argument} must be from 0 to {MOST_DRAWS:,}; got {draws}.")
+    return int(draws)
+
+
+def check_positive(count: int, argument: str) -> int:
+    """The count. Raises InputError unless it is a whole number of at least 1."""
+    if check_whole(count, argument) < 1:
+        raise InputError(f"{argument} must be at least 1; got {count}.")
+    return int(count)
+
+
+def check_neighbours(k: int, n: int) -> int:
+    """The number of neighbours. Raises InputError unless it is a whole number that n rows allow."""
+    if not 1 <= check_whole(k, "`k`") < n:
+        raise InputError(f"`k` must be at least 1 and below the number of rows ({n}); got {k}.")
+    return int(k)
+
+
+def check_unmasked(values: Any, subject: str) -> None:
+    """Raise InputError on a masked array of NumPy, or a list with one: as an array it would lose its mask."""
+    for part in values if isinstance(values, list | tuple) else (values,):
+        if hasattr(part, "filled") and hasattr(part, "mask"):
+            raise InputError(f"{subject} is a masked array, whose mask would be lost; leave its masked rows out first.")
 
 
 def check_port(port: int) -> None:

@@ -1,3 +1,6 @@
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 from helpers.embedding_sets import known_spaces
@@ -48,3 +51,20 @@ def test_a_single_space_is_refused(single):
         atlas(single)
     with pytest.raises(InputError, match="`embeddings` must hold at least two spaces; got 1"):
         scored({"a": gaussian(40, 4)})
+
+
+def test_an_array_that_cannot_be_used_is_called_by_its_name():
+    good, bad = gaussian(40, 4), gaussian(40, 4)[0]
+    with pytest.raises(InputError, match=r"^`second` must be a table of floats"):
+        atlas({"first": good, "second": bad})
+    with pytest.raises(InputError, match=r"^`space1` must be a table of floats"):
+        atlas([good, bad])
+
+
+def test_settings_that_are_whole_numbers_of_numpy_are_stored_as_plain_ones():
+    spaces = known_spaces(40)[:2]
+    settings: Any = {"k": np.int64(5), "permutations": np.int32(9), "seed": np.uint8(1)}
+    measured = atlas(spaces, "mutual_knn", **settings)
+    assert json.dumps(measured.to_dict()) == json.dumps(
+        atlas(spaces, "mutual_knn", k=5, permutations=9, seed=1).to_dict()
+    )

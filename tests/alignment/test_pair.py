@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -56,7 +58,14 @@ def test_without_permutations_there_is_no_level_of_chance():
     [
         ({"metric": "magic"}, r"`metric` must be among mutual_knn, cycle_knn, .*linear_r2; got 'magic'"),
         ({"Y": gaussian(59, 4)}, "all files must have as many; got X 60, Y 59"),
-        ({"X": gaussian(60, 4)[0]}, r"must be a table of floats, \(n, dim\)"),
+        ({"X": gaussian(60, 4)[0]}, r"^`X` must be a table of floats, \(n, dim\); got float32 of shape \(4,\)"),
+        ({"Y": [[1.0], [1.0, 2.0]]}, r"^`Y` must be a table of floats, \(n, dim\); its rows have different lengths"),
+        ({"Y": np.ma.masked_array(gaussian(60, 4))}, "^`Y` is a masked array"),
+        ({"X": np.zeros((0, 4))}, "^`X` holds no rows"),
+        ({"metric": ["cka"]}, r"`metric` must be among mutual_knn, .*; got \['cka'\]"),
+        ({"k": 2.5}, "^`k` must be a whole number; got 2.5"),
+        ({"permutations": 1.5}, "^`permutations` must be a whole number; got 1.5"),
+        ({"seed": 1.5}, "^`seed` must be a whole number; got 1.5"),
         ({"X": gaussian(9, 4), "Y": gaussian(9, 4)}, "At least 20 items must be in every space; got 9"),
         ({"X": np.full((60, 4), np.nan)}, "X holds rows that cannot be used: 60 with NaN or Inf"),
         ({"k": 60}, r"`k` must be at least 1 and below the number of rows \(60\); got 60"),
@@ -70,3 +79,21 @@ def test_what_cannot_be_scored_is_refused(change, message):
     given = {"X": gaussian(60, 4), "Y": gaussian(60, 5, 1)} | change
     with pytest.raises(InputError, match=message):
         align(given.pop("X"), given.pop("Y"), **given)
+
+
+def test_two_sets_of_one_space_are_compared_and_the_second_has_a_name_of_its_own():
+    X, Y = shared_latent(60, d_source=8, d_target=8)
+    translated, native = space(X, "new"), space(Y, "new")
+    score = align(translated, native, permutations=9)
+    assert (score.source, score.target) == ("new", "new-2")
+    assert score.to_dict() == align(X, Y, permutations=9).to_dict() | {"source": "new", "target": "new-2"}
+    assert native.space.name == "new"
+    assert align(space(X, "Y"), Y, permutations=0).target == "Y-2"
+
+
+def test_tensors_in_training_and_whole_numbers_of_numpy_give_the_same_score():
+    X, Y = shared_latent(60)
+    expected = align(X, Y, k=5, permutations=9, seed=2)
+    tensor = torch.from_numpy(X).requires_grad_()
+    settings: Any = {"k": np.int64(5), "permutations": np.int32(9), "seed": np.uint8(2)}
+    assert align(tensor, Y, **settings) == expected

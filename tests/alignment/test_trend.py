@@ -177,8 +177,9 @@ def test_a_trend_that_cannot_be_judged_is_refused(change, message):
 
 @pytest.mark.parametrize("argument", ["permutations", "draws"])
 def test_models_are_permuted_and_drawn_at_least_once(argument):
-    with pytest.raises(InputError, match=f"`{argument}` must be from 1 to 100,000; got 0"):
+    with pytest.raises(InputError, match=f"`{argument}` must be at least 1; got 0"):
         Resampling(**{argument: 0})
+    assert getattr(Resampling(**{argument: 200_000}), argument) == 200_000
 
 
 def test_a_trend_is_plain_json():

@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from helpers.spaces import card, embeddings, folder_of, gaussian, names
 
 from repstitch.embeddings.pairs import pair
@@ -415,3 +416,41 @@ def test_damage_in_the_middle_of_a_file_is_refused_and_not_a_crash(tmp_path):
     (tmp_path / "x.parquet").write_bytes(bytes_)
     with pytest.raises(InputError, match=r"x.parquet cannot be read"):
         read(tmp_path / "x.parquet")
+
+
+def test_tensors_with_gradients_and_of_other_floats_are_read_as_arrays():
+    rows = torch.from_numpy(gaussian(30, 4))
+    for tensor in (rows, rows.clone().requires_grad_(), torch.nn.Parameter(rows), rows.double()):
+        np.testing.assert_array_equal(read(tensor).vectors, rows.numpy())
+    assert read(rows.half()).vectors.dtype == np.float16
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        back = read(rows.to(dtype).requires_grad_()).vectors
+        assert back.dtype == np.float32
+        np.testing.assert_array_equal(back, rows.to(dtype).float().numpy())
+
+
+def test_a_tensor_on_another_device_is_brought_to_the_cpu():
+    class Elsewhere(torch.Tensor):
+        moved = 0
+
+        def cpu(self, memory_format=torch.preserve_format):
+            Elsewhere.moved += 1
+            return torch.from_numpy(gaussian(30, 4))
+
+    np.testing.assert_array_equal(read(torch.zeros(30, 4).as_subclass(Elsewhere)).vectors, gaussian(30, 4))
+    assert Elsewhere.moved == 1
+
+
+def test_what_numpy_cannot_convert_is_refused_in_one_line():
+    with pytest.raises(
+        InputError, match=r"^array must be a table of floats, \(n, dim\): Can't call numpy\(\) on Tensor"
+    ):
+        read([torch.ones(4, requires_grad=True)])
+
+
+def test_masked_arrays_are_refused():
+    masked = np.ma.masked_array(gaussian(30, 4), gaussian(30, 4) > 1)
+    with pytest.raises(InputError, match=r"^array is a masked array, whose mask would be lost; leave .* out first\.$"):
+        read(masked)
+    with pytest.raises(InputError, match=r"^`vectors` of space 'old' is a masked array"):
+        Embeddings(masked, card("old", 4))

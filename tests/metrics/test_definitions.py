@@ -1,5 +1,6 @@
 """Every metric is its definition, and keeps the laws that its definition claims."""
 
+from dataclasses import replace
 from math import comb
 from typing import Any
 
@@ -229,3 +230,14 @@ def test_shared_directions_among_unrelated_ones_are_counted(name):
 def test_the_two_readings_of_cknna_differ():
     X, Y = SPACES["cone"]()
     assert abs(score("cknna", X, Y) - score("cknna_released", X, Y)) > 0.01
+
+
+@pytest.mark.parametrize("name", ["cknna", "cknna_released"])
+def test_graphs_are_compared_on_the_device_of_their_rows(name):
+    metric = METRICS[name]
+    x, y = (metric.prepare(torch.from_numpy(rows), 10, "X") for rows in shared_latent(60))
+    far = replace(x, neighbours=x.neighbours[:, 5:], similarities=x.similarities[:, 5:])
+    for pair in ((x.first(5), y.first(5)), (x.first(5), far)):  # the second pair shares no neighbours
+        expected = metric.compare(*pair)
+        with torch.device("meta"):  # a tensor that is made on no device in particular could not be added to the rows'
+            assert metric.compare(*pair) == expected

@@ -54,6 +54,8 @@ def test_a_metric_refuses_what_is_not_two_matched_matrices(name):
         (np.ones((3, 2), dtype=complex), r"`rows` must be a matrix of numbers \(n, d\); got complex128"),
         (torch.ones(3, 2, dtype=torch.complex64), "`rows` must hold real numbers; got torch.complex64"),
         (3.0, r"`rows` must be a matrix \(n, d\), one row per item; got shape \(\)"),
+        (np.ma.masked_array(np.ones((3, 2))), "^`rows` is a masked array, whose mask would be lost; .*first.$"),
+        ([torch.ones(2, requires_grad=True)], r"`rows` must be a matrix of numbers \(n, d\): Can't call numpy"),
     ],
 )
 def test_only_a_matrix_of_numbers_is_taken(values, says):
@@ -102,5 +104,54 @@ def test_retrieval_takes_arrays_too():
         ranks(X, Y[0])
     with pytest.raises(InputError, match="`queries` must be a matrix"):
         knn(X[0], Y)
+    with pytest.raises(InputError, match=r"^`gallery` must be in the same .*; got \(40, 8\) against \(40, 7\)\.$"):
+        knn(X, Y[:, 1:])
+    with pytest.raises(InputError, match=r"`k` must be a whole number; got 2.5"):
+        knn(X, Y, 2.5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="every query needs a gallery row of its own; got 40 queries and 39 rows"):
         knn(X, Y[1:], 5, exclude_self=True)
+
+
+GRADES = [{0: 1.0, 2: 2.0}, {1: 1.0}]
+SCORES = {
+    "ranks": (mrr, lambda ranks: recall(ranks, 1)),
+    "neighbours": (lambda lists: hubness(lists, 4),),
+    "retrieved": (lambda lists: ndcg(lists, GRADES, 2).tolist(), lambda lists: relevant_recall(lists, GRADES).tolist()),
+}
+
+
+@pytest.mark.parametrize("dtype", ["i1", ">i4", ">i8", "u8", "f4", ">f8", "longdouble"])
+def test_positions_of_any_type_score_alike(dtype):
+    lists = np.array([[1, 2], [2, 3]])
+    for scores in SCORES.values():
+        for score in scores:
+            assert score(lists.astype(dtype)) == score(torch.from_numpy(lists)) == score(torch.tensor(lists).double())
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([[1.5, 2.0]] * 2, "some of these are not"),
+        (torch.tensor([[1.0, torch.nan]] * 2), "some of these are not"),
+        (np.array([[1.0, np.inf]] * 2), "some of these are not"),
+        ([["a", "b"]] * 2, "got <U1"),
+        (np.array([[True, False]] * 2), "got torch.bool"),
+        (torch.ones(2, 2, dtype=torch.complex64), "got torch.complex64"),
+        ([[1], [2, 3]], None),
+    ],
+)
+def test_positions_that_are_no_whole_numbers_are_refused(values, says):
+    for name, scores in SCORES.items():
+        for score in scores:
+            with pytest.raises(InputError, match=f"^`{name}` must be whole numbers(; {says}\\.|: .*inhomogeneous.*)$"):
+                score(values)
+
+
+def test_positions_are_refused_where_their_mask_would_be_lost_or_they_are_no_lists_or_rows_of_the_gallery():
+    with pytest.raises(InputError, match="`ranks` is a masked array"):
+        mrr(np.ma.masked_array([1, 2], [True, False]))
+    with pytest.raises(InputError, match=r"`retrieved` must be lists \(n, k\), one a query; got shape \(2,\)"):
+        ndcg([1, 2], GRADES)
+    for lists in ([[0, 4]], [[-1, 0]]):
+        with pytest.raises(InputError, match="`neighbours` must be positions from 0 to 3, rows of the gallery; got"):
+            hubness(lists, 4)

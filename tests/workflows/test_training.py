@@ -153,8 +153,10 @@ def test_whole_numbers_are_learned_from_where_nothing_is_lost():
     X = np.random.default_rng(0).integers(-9, 10, (60, 4))
     whole, floats = learn(X, 2 * X[:, :3]), learn(X.astype(np.float32), 2 * X[:, :3].astype(np.float32))
     assert whole.version == floats.version
-    with pytest.raises(InputError, match=r"must be a table of floats.*got bool"):
+    with pytest.raises(InputError, match=r"^`source` must be a table of floats.*got bool"):
         learn(X > 0, X[:, :3])
+    with pytest.raises(InputError, match=r"^`target` must be a table of floats.*got bool"):
+        learn(X, X > 0)
 
 
 def test_the_typed_keywords_are_the_settings_of_a_recipe():

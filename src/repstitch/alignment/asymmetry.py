@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from repstitch.alignment.hypothesis_results import Asymmetry
-from repstitch.arguments import check_draws
+from repstitch.arguments import check_positive
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import Decomposition, decompose
 from repstitch.fit.spectrum import shared_spectrum
@@ -108,7 +108,7 @@ def _check_rows(x: Tensor, y: Tensor, folds: int, permutations: int) -> None:
         raise InputError(
             f"`X` and `Y` must have at least {least} rows for {folds} folds; got {len(x)}. Give more rows."
         )
-    check_draws(permutations, least=1)
+    check_positive(permutations, "`permutations`")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from repstitch.embeddings.matching import MatchedSpaces, match
 from repstitch.embeddings.normalising import normalise
-from repstitch.embeddings.reading import read
+from repstitch.embeddings.reading import read, read_argument
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.errors import InputError
 
@@ -21,7 +21,7 @@ def read_matched(spaces: Spaces, drop_invalid: bool = False) -> MatchedSpaces:
     if isinstance(spaces, MatchedSpaces):
         return spaces
     if isinstance(spaces, Mapping):
-        return match([read(source, space=name) for name, source in spaces.items()], drop_invalid)
+        return match([read_argument(f"`{name}`", source, space=name) for name, source in spaces.items()], drop_invalid)
     if isinstance(spaces, str | os.PathLike | Embeddings | np.ndarray | Tensor):
         raise InputError("`embeddings` must hold at least two spaces, as a list or by name; got a single one.")
     return match([read_named(source, f"space{i}") for i, source in enumerate(spaces)], drop_invalid)
@@ -30,12 +30,7 @@ def read_matched(spaces: Spaces, drop_invalid: bool = False) -> MatchedSpaces:
 def read_named(source: EmbeddingsLike, name: str) -> Embeddings:
     """The embeddings of a path or of `Embeddings` with the name they have; those of an array as `name`."""
     has_name = isinstance(source, str | os.PathLike | Embeddings)
-    return read(source) if has_name else read(source, space=name)
-
-
-def check_neighbours(k: int, n: int) -> None:
-    if not 1 <= k < n:
-        raise InputError(f"`k` must be at least 1 and below the number of rows ({n}); got {k}.")
+    return read(source) if has_name else read_argument(f"`{name}`", source, space=name)
 
 
 def unit_rows(matched: MatchedSpaces) -> list[Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from repstitch.alignment.inputs import Spaces, check_neighbours, read_matched, unit_rows
+from repstitch.alignment.inputs import Spaces, read_matched, unit_rows
 from repstitch.alignment.layers import best_layers
 from repstitch.alignment.layout import best_index_pairs, layout
 from repstitch.alignment.lineage import layers_by_encoder
@@ -24,7 +24,7 @@ from repstitch.alignment.scores import (
     score_matrices,
 )
 from repstitch.alignment.sizes import index_pairs, score_subsets, subset_sizes
-from repstitch.arguments import check_draws, check_seed
+from repstitch.arguments import check_draws, check_neighbours, check_seed, check_whole
 from repstitch.devices import pick_device
 from repstitch.embeddings.matching import MatchedSpaces
 from repstitch.metrics.alignment import METRICS
@@ -89,8 +89,7 @@ def atlas(  # noqa: PLR0913 - the whole job in one call
             message names.
     """
     checked_metrics = metric_names(metrics)
-    check_draws(permutations)
-    check_seed(seed)
+    k, permutations, seed = check_whole(k, "`k`"), check_draws(permutations), check_seed(seed)
     settings = ScoringSettings(k, permutations, seed, pick_device(device), cache, skip_refused=metrics == "all")
     matched = read_matched(embeddings, drop_invalid)
     check_neighbours(k, len(matched))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.arguments import check_draws
+from repstitch.arguments import check_positive
 from repstitch.errors import InputError
 
 LEAST_FACTOR_MODELS = 4
@@ -23,8 +23,8 @@ class Resampling:
     seed: int = 0
 
     def __post_init__(self):
-        check_draws(self.permutations, least=1)
-        check_draws(self.draws, "`draws`", least=1)
+        check_positive(self.permutations, "`permutations`")
+        check_positive(self.draws, "`draws`")
 
 
 RESAMPLING = Resampling()

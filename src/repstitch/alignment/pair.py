@@ -1,9 +1,11 @@
 """The alignment of two spaces by one metric."""
 
-from repstitch.alignment.inputs import check_neighbours, read_named, unit_rows
+from dataclasses import replace
+
+from repstitch.alignment.inputs import read_named, unit_rows
 from repstitch.alignment.result import AlignmentScore
 from repstitch.alignment.scores import ScoringSettings, score_all
-from repstitch.arguments import check_draws, check_seed
+from repstitch.arguments import check_draws, check_neighbours, check_seed, check_whole
 from repstitch.devices import pick_device
 from repstitch.embeddings.matching import match
 from repstitch.embeddings.rows import EmbeddingsLike
@@ -31,16 +33,19 @@ def align(
 
     Returns:
         The score with its null, p-value, calibrated score and standard error: the same numbers as `atlas` gives the
-        pair. Arrays are called "X" and "Y".
+        pair. Arrays are called "X" and "Y". Two sets of one space, such as translated rows and native ones, may be
+        compared: the second is then called by the space's name with "-2" after it.
 
     Raises:
         InputError: On an unknown metric, rows that do not match or cannot be used, fewer than 20 items, a `k` that is
             not below their number, or where the metric refuses a space.
     """
     check_metrics([metric], "metric")
-    check_draws(permutations)
-    check_seed(seed)
-    matched = match([read_named(X, "X"), read_named(Y, "Y")])
+    k, permutations, seed = check_whole(k, "`k`"), check_draws(permutations), check_seed(seed)
+    first, second = read_named(X, "X"), read_named(Y, "Y")
+    if first.space.name == second.space.name:
+        second = replace(second, space=replace(second.space, name=f"{second.space.name}-2"))
+    matched = match([first, second])
     check_neighbours(k, len(matched))
     settings = ScoringSettings(k, permutations, seed, pick_device())
     ((_, measured),) = score_all([metric], unit_rows(matched), matched.names, {metric: [(0, 1)]}, settings)

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, combinations, groupby
 from typing import Any
@@ -42,7 +42,8 @@ class ScoringSettings:
 
 def metric_names(metrics: Sequence[str] | str) -> list[str]:
     """The metrics to score by, each once; InputError on an unknown one."""
-    names = list(METRICS) if metrics == "all" else [metrics] if isinstance(metrics, str) else list(metrics)
+    several = isinstance(metrics, Iterable) and not isinstance(metrics, str)
+    names = list(METRICS) if metrics == "all" else list(metrics) if several else [metrics]
     if not names:
         raise InputError(f"`metrics` must name at least one of {', '.join(METRICS)}.")
     check_metrics(names, "metrics")

@@ -1,9 +1,11 @@
 """Read embeddings: Parquet, Arrow IPC, `.npy` (with the ids in another file) and `.npz` (as `file.npz:key`)."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 from numpy.typing import ArrayLike
 
+from repstitch.arguments import check_unmasked
 from repstitch.embeddings.columns import UNREADABLE, Column, read_column
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, EmbeddingsLike, Scan
 from repstitch.errors import InputError, one_line
@@ -65,8 +68,21 @@ def read(
 ) -> Embeddings:
     """Read embeddings into memory: from a path (see `scan`), from an array (n, dim), or from `Embeddings`.
 
-    `space`, `ids` and `group` are as for `scan`, and replace those of the `source`.
+    `space`, `ids` and `group` are as for `scan`, and replace those of the `source`. A torch tensor is read as an array,
+    from any device; a masked array is refused.
     """
+    return read_argument("array", source, space=space, ids=ids, group=group)
+
+
+def read_argument(
+    subject: str,
+    source: EmbeddingsLike,
+    *,
+    space: str | Space | None = None,
+    ids: Column | None = None,
+    group: Column | None = None,
+) -> Embeddings:
+    """`read` of an argument that messages about an array call `subject`."""
     if isinstance(source, Embeddings):
         if space is None and ids is None and group is None:
             return source
@@ -74,23 +90,36 @@ def read(
     elif isinstance(source, str | os.PathLike):
         return scan(source, space=space, ids=ids, group=group).read()
     else:
-        opened = _scan_array("array", _float_rows("array", _as_array(source)), None)
+        opened = replace(_scan_array("array", _float_rows(subject, _as_array(source, subject)), None), path=subject)
     return _override(opened, space, ids, group).read()
 
 
-def _as_array(values: ArrayLike) -> np.ndarray:
+def _as_array(values: ArrayLike, subject: str) -> np.ndarray:
     """The values as an array, whole numbers as float32; InputError where that would round them."""
+    check_unmasked(values, subject)
     try:
-        array = np.asarray(values)
+        array = np.asarray(_off_torch(values))
     except ValueError:
-        raise InputError("array must be a table of floats, (n, dim); its rows have different lengths.") from None
+        raise InputError(f"{subject} must be a table of floats, (n, dim); its rows have different lengths.") from None
+    except (TypeError, RuntimeError) as error:
+        raise InputError(f"{subject} must be a table of floats, (n, dim): {one_line(error)}") from None
     if array.dtype.kind not in "iu" or not array.size:
         return array
     if max(-int(array.min()), int(array.max())) > EXACT_INTEGERS:
         raise InputError(
-            f"array holds whole numbers beyond {EXACT_INTEGERS:,}, which float32 would round; convert it to floats."
+            f"{subject} holds whole numbers beyond {EXACT_INTEGERS:,}, which float32 would round; convert it to floats."
         )
     return array.astype(np.float32)
+
+
+def _off_torch(values: Any) -> Any:
+    """A torch tensor as NumPy can read it: detached, on the CPU, floats that NumPy lacks as float32; others as is."""
+    torch = sys.modules.get("torch")  # no value is a tensor before torch is imported
+    if torch is None or not isinstance(values, torch.Tensor):
+        return values
+    tensor = values.detach().cpu()
+    widens = tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64)
+    return (tensor.float() if widens else tensor).numpy()
 
 
 def _float_rows(name: str, array: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
+from repstitch.arguments import check_unmasked
 from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
 
@@ -33,6 +34,7 @@ class Embeddings:
     labels: np.ndarray | None = None
 
     def __post_init__(self):
+        check_unmasked(self.vectors, f"`vectors` of space {self.space.name!r}")
         if self.vectors.ndim != 2 or self.vectors.shape[1] != self.space.dim:
             raise InputError(
                 f"`vectors` of space {self.space.name!r} must be (n, {self.space.dim}); got {self.vectors.shape}."

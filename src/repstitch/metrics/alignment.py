@@ -107,7 +107,7 @@ def measure(metric: str, spaces: Sequence[Any], pairs: Pairs, draws: int = 200, 
 def check_metrics(metrics: Sequence[str], name: str) -> None:
     """InputError on a metric that is not known; `name` is the argument's."""
     for metric in metrics:
-        if metric not in METRICS:
+        if not isinstance(metric, str) or metric not in METRICS:
             raise InputError(f"`{name}` must be among {', '.join(METRICS)}; got {metric!r}.")
 
 

@@ -45,7 +45,8 @@ def compare_cknna(x: Graph, y: Graph) -> float:
 def influence_cknna(x: Graph, y: Graph) -> Tensor:
     v, w = _centred_weights(x), _centred_weights(y)
     rows, in_x, in_y = _shared_edges(x, y)
-    both = torch.zeros(len(v), dtype=torch.float64).index_add_(0, rows, v[rows, in_x] * w[rows, in_y])
+    both = torch.zeros(len(v), dtype=torch.float64, device=v.device)
+    both.index_add_(0, rows, v[rows, in_x] * w[rows, in_y])
     return influence_of_ratio(both, v.square().sum(1), w.square().sum(1), 1)
 
 
@@ -92,7 +93,7 @@ def _masked_hsic(x: Graph, y: Graph) -> Tensor:
     key, back = rows * n + columns, columns * n + rows
     key, sorting = key.sort()
     place = torch.searchsorted(key, back).clamp(max=max(len(key) - 1, 0))
-    mutual = key[place] == back if len(key) else torch.zeros(0, dtype=torch.bool)
+    mutual = key[place] == back if len(key) else torch.zeros(0, dtype=torch.bool, device=key.device)
     trace = total(rows[mutual], v[mutual] * w[sorting[place[mutual]]])
     sums = (v_rows * w.sum() + w_rows * v.sum()) / 2 / ((n - 1) * (n - 2))
     return trace + sums - 2 * total(rows, v * w_rows[columns]) / (n - 2)

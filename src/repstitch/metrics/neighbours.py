@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repstitch.arguments import check_neighbours, check_whole
 from repstitch.errors import InputError
 from repstitch.metrics.matrices import MatrixLike, as_matrix
 
@@ -70,8 +71,7 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
     direction, and where neighbours are arbitrary because many rows repeat one another or all are equally near; `name`
     is what the message calls X.
     """
-    if not 1 <= k < len(X):
-        raise InputError(f"`k` must be at least 1 and below the number of rows ({len(X)}); got {k}.")
+    check_neighbours(k, len(X))
     U = unit(X)
     _check_spread(U, k, name)
     n, mean, order = len(U), U @ U.mean(0), tie_order(U)
@@ -98,11 +98,17 @@ def knn(queries: MatrixLike, gallery: MatrixLike, k: int = 10, exclude_self: boo
     """Positions (n, k) of each query's `k` nearest gallery rows by cosine, nearest first, ties by `tie_order`.
 
     `queries` is (n, d), `gallery` (m, d). With `exclude_self`, query i is row i of the gallery, and its list leaves
-    that row out. Exact; O(n m d) time, O(n k + tile²) memory. Raises InputError unless 1 ≤ k ≤ rows left.
+    that row out. Exact; O(n m d) time, O(n k + tile²) memory. Raises InputError on rows of unequal widths, and unless
+    1 ≤ k ≤ rows left.
     """
     queries, gallery = as_matrix(queries, "queries"), as_matrix(gallery, "gallery")
+    if queries.shape[1] != gallery.shape[1]:
+        raise InputError(
+            f"`gallery` must be in the same space as `queries`; got {tuple(queries.shape)} against "
+            f"{tuple(gallery.shape)}."
+        )
     n_rows = len(gallery) - int(exclude_self)
-    if not 1 <= k <= n_rows:
+    if not 1 <= check_whole(k, "`k`") <= n_rows:
         raise InputError(f"`k` must be at least 1 and at most the number of other rows ({n_rows}); got {k}.")
     if exclude_self and len(queries) > len(gallery):
         raise InputError(
@@ -156,8 +162,7 @@ def exact_products() -> Iterator[None]:
 
 def check_spread(X: Tensor, k: int, name: str) -> None:
     """Refuse a space in which most rows are copies: its neighbour lists are arbitrary but would look aligned."""
-    if not 1 <= k < len(X):
-        raise InputError(f"`k` must be at least 1 and below the number of rows ({len(X)}); got {k}.")
+    check_neighbours(k, len(X))
     _check_spread(unit(X), k, name)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from repstitch.errors import InputError
-from repstitch.metrics.matrices import MatrixLike, as_matrix
+from repstitch.metrics.matrices import MatrixLike, as_matrix, as_positions
 from repstitch.metrics.neighbours import TILE_ROWS, exact_products, nearest, tie_order, unit
 
 
@@ -67,12 +67,12 @@ def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Te
 
 def recall(ranks: Tensor | ArrayLike, k: int) -> float:
     """Share of counterparts among the first `k`, from `ranks` (n,): in [0, 1], k / m by chance in a gallery of m."""
-    return float((torch.as_tensor(ranks) <= k).float().mean())
+    return float((as_positions(ranks, "ranks") <= k).float().mean())
 
 
 def mrr(ranks: Tensor | ArrayLike) -> float:
     """Mean reciprocal rank: in (0, 1], about ln(m) / m by chance. Voorhees 1999, "The TREC-8 QA Track Report"."""
-    return float((1.0 / torch.as_tensor(ranks)).mean())
+    return float((1.0 / as_positions(ranks, "ranks")).mean())
 
 
 def gains(retrieved: Tensor, grades: Sequence[Mapping[int, float]]) -> Tensor:
@@ -94,7 +94,7 @@ def ndcg(retrieved: Tensor | ArrayLike, grades: Sequence[Mapping[int, float]], k
     Kekäläinen 2002, "Cumulated Gain-Based Evaluation of IR Techniques".
     """
     discount = 1 / torch.log2(torch.arange(k, dtype=torch.float64) + 2)
-    gained = gains(torch.as_tensor(retrieved)[:, :k], grades)
+    gained = gains(as_positions(retrieved, "retrieved", lists=True)[:, :k], grades)
     ideal = torch.zeros(len(grades), k, dtype=torch.float64)
     for i, judged in enumerate(grades):
         best = torch.tensor(sorted(judged.values(), reverse=True)[:k], dtype=torch.float64)
@@ -105,7 +105,7 @@ def ndcg(retrieved: Tensor | ArrayLike, grades: Sequence[Mapping[int, float]], k
 def relevant_recall(retrieved: Tensor | ArrayLike, grades: Sequence[Mapping[int, float]]) -> Tensor:
     """Share (n,) of each query's relevant documents (grade above 0) that its list `retrieved` (n, k) contains."""
     relevant = torch.tensor([sum(grade > 0 for grade in judged.values()) for judged in grades])
-    return (gains(torch.as_tensor(retrieved), grades) > 0).sum(1) / relevant.double()
+    return (gains(as_positions(retrieved, "retrieved", lists=True), grades) > 0).sum(1) / relevant.double()
 
 
 def hubness(neighbours: Tensor | ArrayLike, gallery_size: int) -> float:
@@ -113,7 +113,12 @@ def hubness(neighbours: Tensor | ArrayLike, gallery_size: int) -> float:
 
     Radovanović et al. 2010, "Hubs in Space".
     """
-    positions = torch.as_tensor(neighbours).cpu().numpy().ravel()
+    positions = as_positions(neighbours, "neighbours").cpu().numpy().ravel()
+    if len(positions) and not 0 <= positions.min() <= positions.max() < gallery_size:
+        raise InputError(
+            f"`neighbours` must be positions from 0 to {gallery_size - 1}, rows of the gallery; got {positions.min()} "
+            f"to {positions.max()}."
+        )
     counts = np.bincount(positions, minlength=gallery_size).astype(np.float64)
     spread = counts.std()
     return float(((counts - counts.mean()) ** 3).mean() / spread**3) if spread > 0 else 0.0

@@ -8,7 +8,7 @@ from repstitch.embeddings.columns import Column
 from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
 from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs
-from repstitch.embeddings.reading import read
+from repstitch.embeddings.reading import read_argument
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.errors import InputError
 from repstitch.evaluation.scoring import TranslatedPairs
@@ -26,8 +26,8 @@ def read_sides(
     target_ids: Column | None = None,
 ) -> tuple[Embeddings, Embeddings]:
     """The rows of both sides. Raises InputError unless they are in the stitcher's spaces."""
-    source_rows = read(source, space=source_space, ids=source_ids)
-    target_rows = read(target, space=target_space, ids=target_ids)
+    source_rows = read_argument("`source`", source, space=source_space, ids=source_ids)
+    target_rows = read_argument("`target`", target, space=target_space, ids=target_ids)
     adopt(source_rows.space, source_rows.declared, stitcher.source, "`source`", opposite=stitcher.target)
     adopt(target_rows.space, target_rows.declared, stitcher.target, "`target`", opposite=stitcher.source)
     return source_rows, target_rows

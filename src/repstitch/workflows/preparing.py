@@ -13,7 +13,7 @@ from repstitch.embeddings.checks import check
 from repstitch.embeddings.columns import Column
 from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs, pair
-from repstitch.embeddings.reading import read
+from repstitch.embeddings.reading import read_argument
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.embeddings.splitting import Split, split
 from repstitch.errors import InputError
@@ -64,9 +64,9 @@ def read_pair_of_spaces(
     has that name. Raises InputError where `group` names no column or file of either side, and where both spaces would
     have one name that is not stated for both.
     """
-    source_rows = read(source, space=source_space, ids=source_ids, group=group)
+    source_rows = read_argument("`source`", source, space=source_space, ids=source_ids, group=group)
     target_group = group if source_rows.groups is None else None
-    target_rows = read(target, space=target_space, ids=target_ids, group=target_group)
+    target_rows = read_argument("`target`", target, space=target_space, ids=target_ids, group=target_group)
     if group is not None and source_rows.groups is None and target_rows.groups is None:
         raise InputError(
             f"`group` must be a column of either side, or a file or array with one group a row; got {group!r}."
