@@ -225,3 +225,13 @@ def test_a_picture_that_is_stopped_half_way_leaves_nothing(shelf, capsys, tmp_pa
     line = f"--backward @new-old {PROVEN} --out {tmp_path / 'p.npz'} --plot {tmp_path / 'p.png'}"
     assert run(shelf, capsys, line)[0] == 130
     assert not list(tmp_path.iterdir())
+
+
+def test_stitchers_that_do_not_fit_each_other_are_refused_before_any_rows_are_read(shelf, capsys, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("rows were read")
+
+    monkeypatch.setattr("repstitch.transfer.context.read", never)
+    status, _, error = run(shelf, capsys, f"--forward @old-new --backward @old-new {PROVEN}")
+    assert status == 2
+    assert "must lead back between the spaces" in error

@@ -10,6 +10,7 @@ from helpers.spaces import pairs_of
 
 from repstitch.embeddings.splitting import split
 from repstitch.transfer import label_curve
+from repstitch.transfer.kinds import Probe
 from repstitch.transfer.label_curve import first_match, label_efficiency
 from repstitch.transfer.task import LEAST_TRAIN, make_task
 
@@ -75,3 +76,25 @@ def test_many_classes_and_hardly_any_validation_rows_still_make_a_curve():
     made = make_task(rows, rows, np.array([f"c{k}" for k in y], dtype=object), parts)
     assert len(made.validation) < 10
     assert len(label_efficiency(made).accuracy) > 5
+
+
+def test_validation_and_test_rows_are_taken_once_for_all_draws(monkeypatch):
+    made, validations, tested = task(), [], []
+    fit, class_scores = label_curve.fit_probe, Probe.class_scores
+
+    def watched(X, y, classes, validation, **options):
+        validations.append(validation[0])
+        return fit(X, y, classes, validation, **options)
+
+    def scored(probe, rows):
+        tested.append(rows)
+        return class_scores(probe, rows)
+
+    monkeypatch.setattr(label_curve, "fit_probe", watched)
+    monkeypatch.setattr(Probe, "class_scores", scored)
+    label_efficiency(made)
+    assert len(validations) > 5
+    assert all(rows is validations[0] for rows in validations)
+    of_test_size = [rows for rows in tested if len(rows) == len(made.test)]
+    assert all(rows is of_test_size[0] for rows in of_test_size)
+    np.testing.assert_array_equal(of_test_size[0], NEW.vectors[made.test])

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     _check_arguments(args)
     from repstitch.stitchers.stitcher import load
     from repstitch.transfer import files
-    from repstitch.transfer.context import build_context, read_rows
+    from repstitch.transfer.context import build_context, check_stitchers, read_rows
     from repstitch.transfer.kinds import Dictionary, Directions, describe
 
     transferable, layout = None, files.Layout()
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out and args.file:
         check_carried_file(args.out, isinstance(transferable, Directions))
     forward, backward = (None if path is None else load(path) for path in (args.forward, args.backward))
+    check_stitchers(forward, backward)
     source, target = read_rows(
         args.source,
         args.target,

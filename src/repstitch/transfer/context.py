@@ -136,7 +136,7 @@ def build_context(
     Raises InputError where the stitchers do not join the same two spaces, where rows are of another space, and where
     rows cannot be read or paired.
     """
-    _check_stitchers(forward, backward)
+    check_stitchers(forward, backward)
     source_end, target_end = _ends(forward, backward)
     target_rows = None if target is None else _check_space(read(target), "target", target_end, source_end)
     source_rows = None if source is None else _check_space(read(source), "source", source_end, target_end)
@@ -199,7 +199,7 @@ def unseen_labelled_rows(forward: Stitcher, target_rows: Embeddings | None, drop
 End = tuple[Space, np.ndarray]  # a space and the mean of its rows that a stitcher stored
 
 
-def _check_stitchers(forward: Stitcher | None, backward: Stitcher | None) -> None:
+def check_stitchers(forward: Stitcher | None, backward: Stitcher | None) -> None:
     """Raise InputError unless there is a stitcher, and two stitchers lead forth and back between the same spaces."""
     if forward is None and backward is None:
         raise InputError("`forward`, a stitcher from source to target, or `backward`, one back, is needed.")

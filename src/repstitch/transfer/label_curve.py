@@ -9,6 +9,7 @@ from repstitch.transfer.probes import DEFAULT_STRENGTH, fit_probe
 from repstitch.transfer.proof import LabelEfficiency
 from repstitch.transfer.task import Task
 
+LabelledRows = tuple[np.ndarray, np.ndarray]  # rows (n, d) and the positions (n,) of their classes
 FIRST_SIZE, DRAWS, FEW_DRAWS, MANY = 10, 5, 3, 1000
 
 
@@ -21,8 +22,9 @@ def label_efficiency(task: Task, carried: float | None = None, seed: int = 0) ->
     """
     n, random = len(task.train), np.random.default_rng(seed)
     sizes = [size for p in range(1, 8) for size in (10**p, 2 * 10**p, 5 * 10**p) if FIRST_SIZE <= size < n] + [n]
+    validation, test = ((task.target[rows], task.y[rows]) for rows in (task.validation, task.test))
     accuracy = [
-        _draw_accuracies(task, size, random)
+        _draw_accuracies(task, size, random, validation, test)
         for size in tqdm(sizes, desc="label efficiency", unit="size", delay=1, leave=False)
     ]
     curve = {"sizes": sizes, "accuracy": accuracy}
@@ -46,9 +48,10 @@ def first_match(sizes: Sequence[int], accuracy: Sequence[Sequence[float]], carri
     return None
 
 
-def _draw_accuracies(task: Task, size: int, random: np.random.Generator) -> list[float]:
+def _draw_accuracies(
+    task: Task, size: int, random: np.random.Generator, validation: LabelledRows, test: LabelledRows
+) -> list[float]:
     """Test accuracies of probes trained on random draws of `size` training rows."""
-    validation = task.target[task.validation], task.y[task.validation]
     accuracies, strengths = [], None
     for _ in range(1 if size == len(task.train) else FEW_DRAWS if size >= MANY else DRAWS):
         rows = random.permutation(task.train)[:size]
@@ -59,6 +62,6 @@ def _draw_accuracies(task: Task, size: int, random: np.random.Generator) -> list
         options = {} if strengths is None else {"strengths": strengths}
         probe, strength = fit_probe(task.target[rows], task.y[rows], task.classes, validation, **options)
         strengths = (strength,)
-        predicted = task.columns(probe.classes or ())[probe.class_scores(task.target[task.test]).argmax(1)]
-        accuracies.append(float((predicted == task.y[task.test]).mean()))
+        predicted = task.columns(probe.classes or ())[probe.class_scores(test[0]).argmax(1)]
+        accuracies.append(float((predicted == test[1]).mean()))
     return accuracies
