@@ -43,7 +43,7 @@ class ScoringSettings:
 def metric_names(metrics: Sequence[str] | str) -> list[str]:
     """The metrics to score by, each once; InputError on an unknown one."""
     several = isinstance(metrics, Iterable) and not isinstance(metrics, str)
-    names = list(METRICS) if metrics == "all" else list(metrics) if several else [metrics]
+    names: list = list(METRICS) if metrics == "all" else list(metrics) if several else [metrics]
     if not names:
         raise InputError(f"`metrics` must name at least one of {', '.join(METRICS)}.")
     check_metrics(names, "metrics")
