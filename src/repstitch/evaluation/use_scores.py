@@ -95,8 +95,8 @@ class Verdict(Record):
 
     @property
     def thresholds(self) -> Thresholds:
-        known = {field.name for field in fields(Thresholds)}
-        return Thresholds(**{name: value for name, value in (self._thresholds or {}).items() if name in known})
+        names = {field.name for field in fields(Thresholds)}
+        return Thresholds(**{name: value for name, value in (self._thresholds or {}).items() if name in names})
 
     def check(self) -> None:
         super().check()
