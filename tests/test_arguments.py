@@ -1,6 +1,9 @@
+import inspect
+
 import numpy as np
 import pytest
 
+import repstitch as rs
 from repstitch.arguments import (
     MOST_DRAWS,
     check_choice,
@@ -10,6 +13,7 @@ from repstitch.arguments import (
     check_seed,
     check_shares,
     check_unmasked,
+    names_keywords,
 )
 from repstitch.errors import InputError
 
@@ -95,3 +99,42 @@ def test_only_masked_arrays_lose_a_mask():
             check_unmasked(values, "rows")
     for values in (np.ones(2), [1.0, 2.0], "text", None):
         check_unmasked(values, "rows")
+
+
+def test_an_unknown_keyword_is_answered_with_the_nearest_parameter_and_other_calls_are_left_alone():
+    @names_keywords
+    def scale(rows: list[int], *, factor: int = 2) -> list[int]:
+        """Rows times a factor."""
+        return [row * factor for row in rows]
+
+    assert scale([1, 2]) == [2, 4]
+    assert scale(rows=[1, 2], factor=3) == [3, 6]
+    assert (scale.__name__, scale.__doc__) == ("scale", "Rows times a factor.")
+    assert list(inspect.signature(scale).parameters) == ["rows", "factor"]
+    with pytest.raises(InputError, match=r"`facter` is not a parameter of scale; did you mean `factor`\?"):
+        scale([1], facter=3)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(InputError, match=r"`qqq` is not a parameter of scale; it takes factor, rows\."):
+        scale([1], qqq=3)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match="rows"):
+        scale()  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize(
+    ("name", "misspelt", "meant"),
+    [
+        ("train", "split_sed", "split_seed"),
+        ("align", "permutatons", "permutations"),
+        ("atlas", "metric", "metrics"),
+        ("score", "lables", "labels"),
+        ("read", "spaces", "space"),
+        ("translate_file", "confidense", "confidence"),
+        ("embed", "batchsize", "batch_size"),
+        ("embed", "poling", "pooling"),
+        ("embed", "promt", "prompt"),
+    ],
+)
+def test_the_functions_of_whole_jobs_answer_a_misspelt_keyword_with_the_nearest(name, misspelt, meant):
+    function = getattr(rs, name)
+    required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty and p.kind == 1]
+    with pytest.raises(InputError, match=rf"^`{misspelt}` is not a parameter of {name}; did you mean `{meant}`\?$"):
+        function(*["none"] * len(required), **{misspelt: 1})

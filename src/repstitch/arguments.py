@@ -1,13 +1,18 @@
 """Checks of arguments that import neither NumPy nor torch, so that the command line answers at once."""
 
-from collections.abc import Collection, Iterable, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterable, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from repstitch.errors import InputError
 from repstitch.text import nearest
 
 MOST_DRAWS = 100_000
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def check_choice(argument: str, value: object, allowed: Sequence[str | bool]) -> None:
@@ -23,6 +28,18 @@ def check_keywords(function: str, keywords: Iterable[str], parameters: Collectio
             similar = nearest(keyword, parameters)
             advice = f"did you mean `{similar[0]}`?" if similar else f"it takes {', '.join(sorted(parameters))}."
             raise InputError(f"`{keyword}` is not a parameter of {function}; {advice}")
+
+
+def names_keywords(function: Callable[P, T]) -> Callable[P, T]:
+    """The function; an unknown keyword raises InputError, which names the nearest parameter, in place of TypeError."""
+    parameters = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        check_keywords(function.__name__, kwargs, parameters)
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def check_whole(value: int, argument: str) -> int:

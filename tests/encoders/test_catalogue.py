@@ -263,8 +263,12 @@ def test_another_checkpoint_leaves_the_revision_behind():
 
 
 def test_an_unknown_setting_is_refused():
-    with pytest.raises(InputError, match="`poling` is no setting of an encoder"):
+    with pytest.raises(InputError, match=r"'poling' is no setting of an encoder; did you mean 'pooling'\?"):
         catalogue.resolve("gte-base", poling="cls")
+    with pytest.raises(InputError, match=r"'promt' is no setting of an encoder; did you mean 'prompt'\?"):
+        catalogue.resolve("gte-base", promt="query: ")
+    with pytest.raises(InputError, match="'qqq' is no setting of an encoder; those are architecture, checkpoint, "):
+        catalogue.resolve("gte-base", qqq=1)
 
 
 def test_one_card_of_several_is_named_after_a_colon(tmp_path):

@@ -182,7 +182,8 @@ def test_a_study_is_found_by_its_name_or_not_at_all(tmp_path):
     [
         ('name = "big"', 'name = "mine"', "has the name 'mine' twice"),
         ('name = "big"', "layer = 1", "'layer' of .* and 'layers' of its group cannot both be stated"),
-        ('name = "big"', 'poling = "cls"', "`poling` is no setting of an encoder"),
+        ('name = "big"', 'poling = "cls"', "'poling' is no setting of an encoder"),
+        ('name = "big"', 'device = "cpu"', "'device' is no setting of an encoder"),
         ('encoder = "cards/large.toml", ', "", "'encoders' of group 'vision' must each name an 'encoder'"),
         (MINE, "file = 3", "'file' in 'files' of group 'files' must be str; got 3"),
         (MINE, 'file = "vectors/no.npy"', "'file' in 'files' of group 'files' must be a file"),

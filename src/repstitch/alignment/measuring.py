@@ -24,7 +24,7 @@ from repstitch.alignment.scores import (
     score_matrices,
 )
 from repstitch.alignment.sizes import index_pairs, score_subsets, subset_sizes
-from repstitch.arguments import check_draws, check_neighbours, check_seed, check_whole
+from repstitch.arguments import check_draws, check_neighbours, check_seed, check_whole, names_keywords
 from repstitch.devices import pick_device
 from repstitch.embeddings.matching import MatchedSpaces
 from repstitch.metrics.alignment import METRICS
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 TIED = 0.1  # a warning names the spaces of which more than this share of rows is tied
 
 
+@names_keywords
 def atlas(  # noqa: PLR0913 - the whole job in one call
     embeddings: Spaces,
     metrics: Sequence[str] | str = ("mutual_knn", "cka_unbiased"),

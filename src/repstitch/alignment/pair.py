@@ -5,13 +5,14 @@ from dataclasses import replace
 from repstitch.alignment.inputs import read_named, unit_rows
 from repstitch.alignment.result import AlignmentScore
 from repstitch.alignment.scores import ScoringSettings, score_all
-from repstitch.arguments import check_draws, check_neighbours, check_seed, check_whole
+from repstitch.arguments import check_draws, check_neighbours, check_seed, check_whole, names_keywords
 from repstitch.devices import pick_device
 from repstitch.embeddings.matching import match
 from repstitch.embeddings.rows import EmbeddingsLike
 from repstitch.metrics.alignment import check_metrics
 
 
+@names_keywords
 def align(
     X: EmbeddingsLike,
     Y: EmbeddingsLike,

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 from numpy.typing import ArrayLike
 
-from repstitch.arguments import check_unmasked
+from repstitch.arguments import check_unmasked, names_keywords
 from repstitch.embeddings.columns import UNREADABLE, Column, read_column
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, EmbeddingsLike, Scan
 from repstitch.errors import InputError, one_line
@@ -59,6 +59,7 @@ def scan(
     return _override(opened, space, ids, group)
 
 
+@names_keywords
 def read(
     source: EmbeddingsLike,
     *,

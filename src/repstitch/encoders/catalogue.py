@@ -226,9 +226,11 @@ def resolve(
             f"`architecture` is for an `encoder` that is a file of weights; {encoder} is {card.encoder}. Leave it out."
         )
     changes = {key: value for key, value in settings.items() if value is not None}
-    unknown = set(changes) - SETTINGS
+    unknown = sorted(set(changes) - SETTINGS)
     if unknown:
-        raise InputError(f"`{min(unknown)}` is no setting of an encoder; those are {', '.join(sorted(SETTINGS))}.")
+        similar = nearest(unknown[0], RESOLVE_PARAMETERS)
+        advice = f"did you mean '{similar[0]}'?" if similar else f"those are {', '.join(sorted(RESOLVE_PARAMETERS))}."
+        raise InputError(f"'{unknown[0]}' is no setting of an encoder; {advice}")
     if normalise is not None:
         changes["normalised"] = normalise
     if checkpoint is not None:
@@ -315,6 +317,7 @@ def modality(card: Card) -> str:
 LIBRARIES = ("timm", "torchvision", "transformers", "api")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 SETTINGS = {"name", "pooling", "layer", "role", "skip_first", "max_length", "model_args"}
+RESOLVE_PARAMETERS = SETTINGS | {"checkpoint", "architecture", "prompt", "normalise", "input_size"}
 SHAPING = ("pooling", "layer", "model_args")
 CHOICES = {
     "pooling": POOLINGS,

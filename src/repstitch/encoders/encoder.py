@@ -1,6 +1,7 @@
 """Load an encoder, turn items into vectors, and write the embeddings of a file of items."""
 
 import hashlib
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repstitch.arguments import check_choice
+from repstitch.arguments import check_choice, check_keywords
 from repstitch.devices import open_device
 from repstitch.embeddings.writing import write_layers, write_stream
 from repstitch.encoders import catalogue
-from repstitch.encoders.catalogue import Card, modality, resolve
+from repstitch.encoders.catalogue import RESOLVE_PARAMETERS, Card, modality, resolve
 from repstitch.encoders.items import read_items
 from repstitch.encoders.loading import LIBRARIES, digest
 from repstitch.encoders.vectors import image_steps, pick_layers, text_steps
@@ -129,6 +130,7 @@ def embed(  # noqa: PLR0913 - the whole job in one call
     encoder before any norm that follows the block; for a text encoder the hidden states of transformers, of which 0 is
     the input of the first block and the last is after the final norm, where the model has one.
     """
+    check_keywords("embed", settings, EMBED_PARAMETERS)
     check_embeddings_file(out) if layers is None else check_layers_folder(out)
     check_choice("dtype", dtype, DTYPES)
     check_choice("precision", precision, PRECISIONS)
@@ -296,3 +298,6 @@ def _fingerprint(model: "nn.Module") -> str:
 
 DTYPES = ("float32", "float16")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+EMBED_PARAMETERS = {*inspect.signature(embed).parameters, *RESOLVE_PARAMETERS} - {"settings"}

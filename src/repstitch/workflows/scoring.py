@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from repstitch.arguments import names_keywords
 from repstitch.embeddings.columns import Column
 from repstitch.embeddings.pairs import Pairs, pair
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 Qrels = Mapping[str, Mapping[str, float]]
 
 
+@names_keywords
 def score(  # noqa: PLR0913 - the whole job in one call
     stitcher: Stitcher,
     source: EmbeddingsLike,

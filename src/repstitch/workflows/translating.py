@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from repstitch.arguments import names_keywords
 from repstitch.embeddings.columns import Column
 from repstitch.embeddings.reading import scan
 from repstitch.embeddings.rows import Embeddings, invalid_rows, row_numbers
@@ -18,6 +19,7 @@ from repstitch.spaces import Space, adopt
 from repstitch.stitchers.stitcher import Stitcher
 
 
+@names_keywords
 def translate_file(
     stitcher: Stitcher,
     path: str | os.PathLike[str],
