@@ -83,12 +83,12 @@ class Field(Generic[Value]):
             return
         name, value = _with_article(type(record).__name__), record[self.key]
         if not self.fits(value):
-            raise InputError(f"`{self.key}` of {name} must be {self.kind}; got {type(value).__name__}.")
+            raise InputError(f"'{self.key}' of {name} must be {self.kind}; got {type(value).__name__}.")
         if self.inside is not None:
             try:
                 self.inside(value)
             except InputError as error:
-                raise InputError(f"`{self.key}` of {name} cannot be used: {error}") from None
+                raise InputError(f"'{self.key}' of {name} cannot be used: {error}") from None
 
 
 class Record:
@@ -129,7 +129,7 @@ class Record:
         if key not in self._values:
             name = _with_article(type(self).__name__)
             listed = ", ".join(map(str, self._values)) or "nothing"
-            raise MissingError(f"{name[0].upper()}{name[1:]} must hold `{key}`; it holds {listed}.")
+            raise MissingError(f"{name[0].upper()}{name[1:]} must hold '{key}'; it holds {listed}.")
         return self._values[key]
 
     def __contains__(self, key: str) -> bool:

@@ -8,6 +8,7 @@ from helpers.command_line import FAST, run
 from helpers.imports import HEAVY, loaded_after
 
 from repstitch import __version__
+from repstitch.alignment.result import AlignmentScore
 from repstitch.cli.main import main, parser, with_flags
 from repstitch.encoders import catalogue
 from repstitch.errors import InputError
@@ -271,6 +272,10 @@ def bad_field_of_a_space_card(_folder):
     Space.from_json('{"name": "a", "dim": 4, "role": "key"}')
 
 
+def missing_field_of_a_record(_folder):
+    AlignmentScore.from_dict({"source": "a", "target": "b"})
+
+
 @pytest.mark.parametrize(
     ("command", "refused", "expected"),
     [
@@ -280,6 +285,7 @@ def bad_field_of_a_space_card(_folder):
         ("embed", bad_field_of_an_encoders_card, "'pooling' of card 'a' must be one of cls,"),
         ("train", unknown_field_of_a_space_card, "A space card holds the unknown field 'seed'; known are"),
         ("embed", bad_field_of_a_space_card, "'role' of space 'a' must be one of query, document, none; got 'key'."),
+        ("align", missing_field_of_a_record, "An AlignmentScore must hold 'metric'; it holds source, target."),
     ],
 )
 def test_keys_of_files_are_named_as_the_file_spells_them(tmp_path, command, refused, expected):

@@ -242,15 +242,15 @@ def test_what_no_report_prints_may_be_absent():
 def test_what_could_not_be_read_later_is_refused_at_once():
     values = whole()
     values["learning_curve"]["doubled"]["interval"] = [0.1, 0.2, 0.3]
-    with pytest.raises(InputError, match="`interval` of a DoubledPairs must hold two numbers"):
+    with pytest.raises(InputError, match="'interval' of a DoubledPairs must hold two numbers"):
         Scorecard.from_dict(values)
     values = whole()
     values["confidence"]["risk_coverage"] = [1]
-    with pytest.raises(InputError, match="`risk_coverage` of a CalibrationScores must be a list of objects"):
+    with pytest.raises(InputError, match="'risk_coverage' of a CalibrationScores must be a list of objects"):
         Scorecard.from_dict(values)
     values = whole()
     values["query"]["verdict"]["thresholds"]["retention"] = "much"
-    with pytest.raises(InputError, match="`thresholds` of a Verdict cannot be used"):
+    with pytest.raises(InputError, match="'thresholds' of a Verdict cannot be used"):
         Scorecard.from_dict(values)
 
 
@@ -328,7 +328,7 @@ def test_what_can_be_read_can_be_shown(change):
         card = card_or_refusal(values)
         if isinstance(card, str):
             keys = [key for key in path if isinstance(key, str)]
-            assert any(f"`{key}" in card or f"{key}`" in card for key in keys), f"{path}: {card}"
+            assert any(f"'{key}" in card or f"{key}'" in card for key in keys), f"{path}: {card}"
             refused += 1
         else:
             assert len(str(card).splitlines()) > 10
@@ -340,13 +340,13 @@ def test_what_can_be_read_can_be_shown(change):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"n": 1}, "A Scorecard must hold `pool`; it holds n"),
-        ({"n": 1, "pool": 1, "k": 1}, "A Scorecard must hold `chance`"),
-        (stored("format-1-affine") | {"query": 3}, "`query` of a Scorecard must be an object; got int"),
-        (stored("format-1-affine") | {"n": True}, "`n` of a Scorecard must be a whole number; got bool"),
-        (stored("format-1-affine") | {"n": 1.5}, "`n` of a Scorecard must be a whole number; got float"),
-        (stored("format-1-affine") | {"candidates": [1]}, "`candidates` of a Scorecard must be a list of objects"),
-        (stored("format-1-affine") | {"held_out": 1}, "`held_out` of a Scorecard must be text; got int"),
+        ({"n": 1}, "A Scorecard must hold 'pool'; it holds n"),
+        ({"n": 1, "pool": 1, "k": 1}, "A Scorecard must hold 'chance'"),
+        (stored("format-1-affine") | {"query": 3}, "'query' of a Scorecard must be an object; got int"),
+        (stored("format-1-affine") | {"n": True}, "'n' of a Scorecard must be a whole number; got bool"),
+        (stored("format-1-affine") | {"n": 1.5}, "'n' of a Scorecard must be a whole number; got float"),
+        (stored("format-1-affine") | {"candidates": [1]}, "'candidates' of a Scorecard must be a list of objects"),
+        (stored("format-1-affine") | {"held_out": 1}, "'held_out' of a Scorecard must be text; got int"),
     ],
 )
 def test_the_key_that_is_wrong_is_named(values, says):

@@ -274,11 +274,11 @@ TAMPERED = {
     "list for a scorecard": (edit_bytes("scorecard.json", lambda b: b"[]"), "must be a JSON object"),
     "scorecard of something else": (
         edit_bytes("scorecard.json", lambda b: b'{"n": 1}'),
-        "A Scorecard must hold `pool`; it holds n",
+        "A Scorecard must hold 'pool'; it holds n",
     ),
     "scorecard of numbers": (
         edit_bytes("scorecard.json", lambda b: b'{"k": 1, "n": 1, "query": 3}'),
-        "must hold `pool`",
+        "must hold 'pool'",
     ),
     "next format": (edit_config(format_version=2), "has format_version 2; this release reads 1"),
     "no format": (edit_config(format_version=DROP), "has format_version None"),

@@ -175,18 +175,18 @@ class Atlas(Record):
         super().check()
         for value in (*self._cards, *self._results.values()):
             if not isinstance(value, Mapping):
-                raise InputError(f"`spaces` and `metrics` of an Atlas must hold objects; got {type(value).__name__}.")
+                raise InputError(f"'spaces' and 'metrics' of an Atlas must hold objects; got {type(value).__name__}.")
         if not self.metrics:
-            raise InputError("`metrics` of an Atlas must hold at least one metric.")
+            raise InputError("'metrics' of an Atlas must hold at least one metric.")
         N = len(self.spaces)
         for metric, result in self._results.items():
             if not isinstance(result.get("symmetric"), bool):
-                raise InputError(f"`symmetric` of {metric} in an Atlas must be true or false.")
+                raise InputError(f"'symmetric' of {metric} in an Atlas must be true or false.")
             for measure in ("score", *self.measures(metric)):
-                _check_matrix(result.get(measure), N, f"`{measure}` of {metric}")
+                _check_matrix(result.get(measure), N, f"'{measure}' of {metric}")
             for key in ("order", "map", "nearest"):
                 if metric not in self[key]:
-                    raise InputError(f"`{key}` of an Atlas must hold {metric}, one of its metrics.")
+                    raise InputError(f"'{key}' of an Atlas must hold {metric}, one of its metrics.")
 
     def __str__(self) -> str:
         return table(self._values)

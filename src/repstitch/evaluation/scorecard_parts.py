@@ -185,7 +185,7 @@ class DoubledPairs(Record):
     def check(self) -> None:
         super().check()
         if not is_interval(self._interval):
-            raise InputError(f"`interval` of a {type(self).__name__} must hold two numbers.")
+            raise InputError(f"'interval' of a {type(self).__name__} must hold two numbers.")
 
 
 class LearningCurve(Record):

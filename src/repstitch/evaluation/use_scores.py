@@ -55,11 +55,11 @@ class RecallScores(Record):
         super().check()
         for k in self.RANKS:
             if not is_number(self._values.get(f"recall@{k}")):
-                raise InputError(f"A {type(self).__name__} must hold `recall@{k}`, a number.")
+                raise InputError(f"A {type(self).__name__} must hold 'recall@{k}', a number.")
         names = ["mrr", *(f"{score}@{k}" for score in ("recall", "overlap") for k in self._ranks(score))]
         for name in names:
             if name in self._intervals and not is_interval(self._intervals[name]):
-                raise InputError(f"`intervals` of a {type(self).__name__} must hold two numbers for `{name}`.")
+                raise InputError(f"'intervals' of a {type(self).__name__} must hold two numbers for '{name}'.")
 
     def _ranks(self, score: str) -> list[int]:
         """The k of each number `score@k`, ascending; names of another form, of a newer release, are left out."""
@@ -103,7 +103,7 @@ class Verdict(Record):
         try:
             _ = self.thresholds
         except (InputError, TypeError) as error:
-            raise InputError(f"`thresholds` of a {type(self).__name__} cannot be used: {error}") from None
+            raise InputError(f"'thresholds' of a {type(self).__name__} cannot be used: {error}") from None
 
     def __str__(self) -> str:
         return self.verdict
@@ -197,7 +197,7 @@ class UseScores(RecallScores):
     def check(self) -> None:
         super().check()
         if not self._ranks("overlap"):
-            raise InputError(f"A {type(self).__name__} must hold `overlap@k`, a number, for some k.")
+            raise InputError(f"A {type(self).__name__} must hold 'overlap@k', a number, for some k.")
 
     @property
     def _overlap_name(self) -> str:
