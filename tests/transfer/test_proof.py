@@ -58,7 +58,7 @@ def test_a_proof_without_what_it_must_hold_is_refused(name):
         del values[key]
         with pytest.raises(InputError, match=f"must hold '{key}'"):
             type(proof).from_dict(values)
-        with pytest.raises(InputError, match=f"`{key}` of a {type(proof).__name__} must be"):
+        with pytest.raises(InputError, match=f"'{key}' of a {type(proof).__name__} must be"):
             type(proof).from_dict(values | {key: None})
 
 
