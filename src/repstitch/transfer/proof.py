@@ -1,5 +1,6 @@
 """Proofs: how well a carried probe, a probe from names or a carried dictionary works on rows of the target space."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -64,7 +65,7 @@ class ClassDirections(Record):
     cosine = part(ClassCosines)
 
 
-class ClassifierProof(Record):
+class ClassifierProof(Record, ABC):
     """Measures of several classifiers on the same test rows, each with a 95 % interval."""
 
     source = optional(string())  # the name of the source space
@@ -117,11 +118,13 @@ class ClassifierProof(Record):
         counts = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
         return [[head, *rows], *self._sentences(), *([f"left out: {counts}"] if counts else [])]
 
+    @abstractmethod
     def _heading(self) -> str:
-        raise NotImplementedError
+        """The head of the table: what the measures were taken on."""
 
+    @abstractmethod
     def _sentences(self) -> list[str]:
-        raise NotImplementedError
+        """What the report says below the table."""
 
 
 class Proof(ClassifierProof):
