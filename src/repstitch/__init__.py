@@ -1,3 +1,4 @@
+# pyright: strict
 """Learn, prove and serve translations between the embedding spaces of two models.
 
     import repstitch as rs

@@ -1,3 +1,4 @@
+# pyright: strict
 """Packages that list their public names and import a module only when one of its names is used."""
 
 from collections.abc import Callable, Mapping

@@ -106,8 +106,8 @@ def _encode(
 
 def embed(  # noqa: PLR0913 - the whole job in one call
     encoder: str | Encoder,
-    data: str | os.PathLike,
-    out: str | os.PathLike,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     batch_size: int = 64,
     device: str = "auto",
