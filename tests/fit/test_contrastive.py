@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +13,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from helpers.processes import Spy
 from helpers.spaces import gaussian
-from lightning.pytorch.callbacks import Callback
 from torch.nn import functional as F
 
 from repstitch.errors import InputError
@@ -475,24 +474,6 @@ def test_checkpoints_of_another_job_are_left_alone(problem, tmp_path, other):
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
-
-
-class Spy(Callback):
-    """Writes down each rank's rows, and the gradients of the first step as they are after the ranks agreed on them."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.rows = folder, []
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        self.rows.append((trainer.current_epoch, batch.tolist()))
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        if trainer.global_step == 0:
-            named = {name: p.grad.clone() for name, p in pl_module.named_parameters() if p.requires_grad}  # type: ignore[union-attr]
-            torch.save(named, self.folder / f"gradients-{trainer.global_rank}.pt")
-
-    def on_train_end(self, trainer, pl_module) -> None:
-        (self.folder / f"rows-{trainer.global_rank}.json").write_text(json.dumps(self.rows))
 
 
 @pytest.mark.slow
