@@ -78,6 +78,11 @@ BAD_ARGUMENTS = {
     "align old.npy nowhere.npy": "There is no file nowhere.npy",
     "embed --encoder E --data D --out x.csv": "`--out` must end in .parquet",
     "embed --encoder E --data D --out x --layers first": "`--layers` must be",
+    "embed --encoder E --data there --out x.parquet --batch-size 0": "`--batch-size` must be at least 1; got 0.",
+    "serve --workers 0": "`--workers` must be at least 1; got 0.",
+    "serve --port 70000": "`--port` must be",
+    "study prh --out r --only nothing": "`--only` must be an experiment of prh",
+    "study prh --out r --batch-size 0": "`--batch-size` must be at least 1; got 0.",
 }
 
 

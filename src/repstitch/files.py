@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,18 +34,15 @@ def stitchers_folder() -> Path:
     return Path(os.environ.get("REPSTITCH_STITCHERS") or DEFAULT_STITCHERS)
 
 
-def split_key(path: str) -> tuple[str, str | None]:
-    """`file.npz:key` or `file.parquet:column` as the file and what is named in it; None where nothing is named."""
+def split_key(path: str, endings: Collection[str] = FORMATS) -> tuple[str, str | None]:
+    """`file.npz:key` as the file and what is named in it; None where nothing is named after one of `endings`."""
     head, colon, tail = path.rpartition(":")
-    if colon and Path(head).suffix in FORMATS:
-        return head, tail
-    return path, None
+    return (head, tail) if colon and Path(head).suffix.lower() in endings else (path, None)
 
 
 def split_column(path: str) -> tuple[str, str | None]:
     """`table.csv:column` as the file and the column; None where no column is named."""
-    head, colon, tail = path.rpartition(":")
-    return (head, tail) if colon and head.lower().endswith(TABLES) else (path, None)
+    return split_key(path, TABLES)
 
 
 def check_embeddings_exist(path: str | os.PathLike) -> None:

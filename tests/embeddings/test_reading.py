@@ -1,4 +1,6 @@
+import os
 from dataclasses import replace
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -248,6 +250,18 @@ def test_groups_are_read_from_a_column_or_a_file(tmp_path):
         assert list(opened.read().groups) == list(groups)  # type: ignore[arg-type]
         assert [g for part in opened.batches(7, 3) for g in part.groups] == list(groups[3:])  # type: ignore[arg-type]
     assert list(read(tmp_path / "x.parquet", group="id").groups) == list(names(40))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("argument", ["group", "ids"])
+def test_entries_come_through_a_pipe(tmp_path, argument):
+    rows = embeddings(30, 4)
+    np.save(tmp_path / "x.npy", rows.vectors)
+    os.mkfifo(tmp_path / "pipe")
+    writer = Thread(target=(tmp_path / "pipe").write_text, args=("\n".join(f"a{i}" for i in range(30)),))
+    writer.start()
+    found = read(tmp_path / "x.npy", **{argument: str(tmp_path / "pipe")})
+    writer.join()
+    assert list({"group": found.groups, "ids": found.ids}[argument]) == [f"a{i}" for i in range(30)]  # type: ignore[arg-type]
 
 
 def test_groups_and_ids_stated_beside_embeddings_and_arrays_are_used():

@@ -20,6 +20,7 @@ from repstitch.fit.spectrum import shared_spectrum
 from repstitch.metrics.moments import moments
 from repstitch.metrics.resample import interval, resampled_means
 from repstitch.records import LEVEL
+from repstitch.text import num
 
 LEAST_ROWS, LEAST_FOLD = 20, 4
 PENALTIES = np.logspace(-6, 4, 41)
@@ -293,7 +294,7 @@ def _verdict(result: dict[str, Any], rows: int, wide: list[str]) -> str:
         result[f"r2_{way}"] > result[f"null_{way}"]["high"] and result[f"r2_{way}_interval"][0] > 0
         for way in ("forward", "backward")
     ]
-    r2 = f"R² {source} → {target} is {forward:.3f} and back {backward:.3f}"
+    r2 = f"R² {source} → {target} is {num(forward)} and back {num(backward)}"
     note = ""
     if wide:
         few = f"fitted to {rows} rows, no more than dimensions"
@@ -304,20 +305,20 @@ def _verdict(result: dict[str, Any], rows: int, wide: list[str]) -> str:
         more, less = (source, target) if low > 0 else (target, source)
         left = result["left_over"]["source" if low > 0 else "target"]["variance"]
         return (
-            f"{more} predicts {less} better than the reverse: R² {max(forward, backward):.3f} against "
-            f"{min(forward, backward):.3f} (difference {abs(forward - backward):.3f}, "
-            f"95 % interval [{min(abs(low), abs(high)):.3f}, {max(abs(low), abs(high)):.3f}]); "
+            f"{more} predicts {less} better than the reverse: R² {num(max(forward, backward))} against "
+            f"{num(min(forward, backward))} (difference {num(abs(forward - backward))}, "
+            f"95 % interval [{num(min(abs(low), abs(high)))}, {num(max(abs(low), abs(high)))}]); "
             f"{less} lacks {left:.0%} of the variance of {more}{note}."
         )
     if not all(beats):
         more, less = (source, target) if beats[0] else (target, source)
         return (
             f"only {more} predicts {less} beyond chance: {r2}, but the difference could be chance "
-            f"(95 % interval [{low:.3f}, {high:.3f}]){note}."
+            f"(95 % interval [{num(low)}, {num(high)}]){note}."
         )
     return (
         f"each predicts the other about equally: {r2} "
-        f"(difference {forward - backward:.3f}, 95 % interval [{low:.3f}, {high:.3f}]){note}."
+        f"(difference {num(forward - backward)}, 95 % interval [{num(low)}, {num(high)}]){note}."
     )
 
 

@@ -23,6 +23,7 @@ from repstitch.alignment.model_scores import (
 )
 from repstitch.errors import InputError
 from repstitch.records import LEVEL
+from repstitch.text import num
 
 CELLS = 4_000_000  # of permuted scores in memory at once
 
@@ -279,9 +280,9 @@ def _verdict(result: dict[str, Any], some_apart: bool) -> str:
         )
         start = f"{shared} {verb} part of the agreement" if explain else nothing
         return f"{start} ({figures}); {end}."
-    chance = f"mean score {across['score']:.3f}"
+    chance = f"mean score {num(across['score'])}"
     if "null" in across:
-        chance += f" against {across['null']:.3f} by chance"
+        chance += f" against {num(across['null'])} by chance"
     if "share" in across:
         chance += f", {across['share']:.0%} of {across['pairs']} pairs significant"
     if across["above"]:
@@ -296,6 +297,6 @@ def _verdict(result: dict[str, Any], some_apart: bool) -> str:
 
 def _factor_figures(name: str, factor: dict[str, Any]) -> str:
     permanova, partial = factor["permanova"], factor["partial_mantel"]
-    figures = f"{name} {factor['within']:.3f} within against {factor['between']:.3f} between, "
+    figures = f"{name} {num(factor['within'])} within against {num(factor['between'])} between, "
     figures += f"R² = {permanova['r2']:.2f}, p = {permanova['p']:.2g}"
     return figures + (f", given the rest r = {partial['r']:.2f}, p = {partial['p']:.2g}" if partial else "")

@@ -71,7 +71,7 @@ def _pair_line(pair: Mapping[str, Any], values: Mapping[str, Any]) -> str:
 
 
 def _chance(pair: Mapping[str, Any]) -> str:
-    return f"null {num(pair['null'])}, p = {pair['p']:.3f}, calibrated {num(pair['calibrated'])}"
+    return f"null {num(pair['null'])}, p = {num(pair['p'])}, calibrated {num(pair['calibrated'])}"
 
 
 def _matrix(values: Mapping[str, Any], metric: str) -> list[str | Grid]:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from repstitch.arguments import check_positive
 from repstitch.cli.arguments import add_command, read_json_object, split_numbers
 from repstitch.cli.output import emit
 from repstitch.files import check_embeddings_file, check_items_exist, check_layers_folder
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model_args is not None:
         settings["model_args"] = read_json_object(args.model_args, "model_args")
     check_items_exist(args.data)
+    check_positive(args.batch_size, "`batch_size`")
     from repstitch.encoders import embed
 
     rows = embed(

@@ -9,6 +9,7 @@ from repstitch.cli.arguments import add_command, add_folder_argument
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
 from repstitch.files import check_picture, stitchers_folder
+from repstitch.text import num
 
 if TYPE_CHECKING:
     from repstitch.stitchers.registry import Registry
@@ -54,7 +55,7 @@ def run_list(args: argparse.Namespace) -> None:
         f"{row['name']}{' *' if row['promoted'] else ''}: "
         f"{row['source']} ({row['dims'][0]}) -> {row['target']} ({row['dims'][1]}), "
         f"{row['method']}, version {row['version']}"
-        + (f", recall@1 {row['recall@1']:.3f}" if row["recall@1"] is not None else "")
+        + (f", recall@1 {num(row['recall@1'])}" if row["recall@1"] is not None else "")
         for row in rows
     ]
     for problem in state.problems.values():

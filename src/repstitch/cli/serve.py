@@ -2,7 +2,7 @@
 
 import argparse
 
-from repstitch.arguments import check_port
+from repstitch.arguments import check_port, check_positive
 from repstitch.cli.arguments import add_command, add_folder_argument
 
 
@@ -24,6 +24,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_port(args.port)
+    if args.workers is not None:
+        check_positive(args.workers, "`workers`")
     from repstitch.server.run import serve
 
     serve(args.stitchers, args.host, args.port, args.workers, args.engine)

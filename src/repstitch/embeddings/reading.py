@@ -308,5 +308,8 @@ def _override(opened: Scan, space: str | Space | None, ids: Column | None, group
 
 
 def _is_column(group: Column) -> bool:
-    """Whether `group` is an array or a file, and not the name of a column in the file of embeddings."""
-    return not isinstance(group, str) or Path(split_key(group)[0]).is_file()
+    """Whether `group` is an array, a file or a pipe, and not the name of a column in the file of embeddings."""
+    if not isinstance(group, str):
+        return True
+    path = Path(split_key(group)[0])
+    return path.exists() and not path.is_dir()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repstitch.arguments import check_choice, check_keywords
+from repstitch.arguments import check_choice, check_keywords, check_positive
 from repstitch.devices import open_device
 from repstitch.embeddings.writing import write_layers, write_stream
 from repstitch.encoders import catalogue
@@ -134,8 +134,7 @@ def embed(  # noqa: PLR0913 - the whole job in one call
     check_embeddings_file(out) if layers is None else check_layers_folder(out)
     check_choice("dtype", dtype, DTYPES)
     check_choice("precision", precision, PRECISIONS)
-    if batch_size < 1:
-        raise InputError(f"`batch_size` must be at least 1; got {batch_size}.")
+    check_positive(batch_size, "`batch_size`")
     if layers is not None:
         if settings.get("layer") is not None:
             raise InputError("`layer` and `layers` cannot both be given; leave one out.")

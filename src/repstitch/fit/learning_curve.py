@@ -8,6 +8,7 @@ import torch
 from repstitch.errors import InputError
 from repstitch.fit.selection import METHODS, Problem
 from repstitch.names import OBJECTIVES
+from repstitch.text import num
 
 SHARES = {16: 3, 8: 3, 4: 3, 2: 2, 1: 1}  # one over the share of the pairs, and how many draws of it
 LEAST_PAIRS, LEAST_SUBSET = 80, 20
@@ -143,6 +144,6 @@ def verdict(objective: str, n: int, doubled: dict) -> str:
         end = "whether more pairs would pay cannot be told from these"
     low, high = doubled["interval"]
     return (
-        f"doubling the {n} training pairs is expected to raise {objective} from {doubled['now']:.3f} to "
-        f"{doubled['expected']:.3f} ({low:.3f} to {high:.3f}); {end}."
+        f"doubling the {n} training pairs is expected to raise {objective} from {num(doubled['now'])} to "
+        f"{num(doubled['expected'])} ({num(low)} to {num(high)}); {end}."
     )

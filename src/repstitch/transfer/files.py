@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from repstitch.errors import InputError, one_line
-from repstitch.files import check_carried_file
+from repstitch.files import check_carried_file, split_key
 from repstitch.spaces import Space
 from repstitch.transfer.formats import NOTES, OPENERS, open_arrays, write_arrays
 from repstitch.transfer.kinds import Dictionary, Directions, Probe, Transferable
@@ -76,7 +76,7 @@ def read(
     too); `classes`, the class of each of a probe's scores; `directions`, that arrays with other names are directions.
     Raises InputError on files that cannot be read or carried, and where something would have to be guessed.
     """
-    location, part = _split(str(path))
+    location, part = split_key(str(path), OPENERS)
     file = Path(location)
     arrays, notes = open_arrays(file)
     try:
@@ -343,11 +343,6 @@ def _part(arrays: dict, part: str | None, directions: bool) -> tuple[dict, str]:
         prefix += f"{heads.pop()}."
         stripped = {name.partition(".")[2]: value for name, value in stripped.items()}
     return stripped, prefix
-
-
-def _split(path: str) -> tuple[str, str | None]:
-    head, colon, tail = path.rpartition(":")
-    return (head, tail) if colon and Path(head).suffix in OPENERS else (path, None)
 
 
 def _config(file: Path) -> dict:

@@ -96,10 +96,7 @@ def run(
         raise InputError(
             f"`data` must be the folder that the study's paths are relative to; there is no {data_folder}."
         )
-    chosen = [experiment for experiment in study.experiments if only in (None, experiment.name)]
-    if not chosen:
-        names = ", ".join(experiment.name for experiment in study.experiments)
-        raise InputError(f"`only` must be an experiment of {study.name}, {names}; got {only!r}.")
+    chosen = study.chosen(only)
     # All members are checked before the first one is embedded.
     planned = [(experiment, _members(experiment, data_folder)) for experiment in chosen]
     results: dict[str, StudyResult] = {}

@@ -48,6 +48,14 @@ class Study:
     about: str
     experiments: list[Experiment]
 
+    def chosen(self, name: str | None) -> list[Experiment]:
+        """The experiment of this name, or all of them without one; InputError where there is none of this name."""
+        chosen = [experiment for experiment in self.experiments if name in (None, experiment.name)]
+        if not chosen:
+            names = ", ".join(experiment.name for experiment in self.experiments)
+            raise InputError(f"`only` must be an experiment of {self.name}, {names}; got {name!r}.")
+        return chosen
+
 
 def read_study(file: str | os.PathLike[str]) -> Study:
     """A study by its path, or by the name of one that comes with the package.
