@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.encoders import DATA, TEXTS, build, card, cosines, interrupted, needs_data, read, vit
+from PIL import Image
 
 from repstitch import encoders
 from repstitch.encoders import loading
@@ -228,12 +229,20 @@ def test_texts_are_written_in_their_order_at_any_batch_size(tmp_path, bert):
         np.testing.assert_allclose(rows.vectors, encoder.encode(TEXTS * 9), atol=1e-5)
 
 
-def test_other_weights_are_another_job(tmp_path, photos):
-    for seed in (0, 1):
+@pytest.mark.parametrize("change", ["weights", "dtype", "precision", "items"])
+def test_a_job_of_other_weights_numbers_or_items_does_not_go_on_with_the_rows_of_this_one(tmp_path, photos, change):
+    def encoder(seed: int = 0, precision: str = "float32") -> encoders.Encoder:
         torch.manual_seed(seed)
-        encoder = encoders.from_module(build("test_resnet", num_classes=0), card())
-        with pytest.raises(InputError if seed else KeyboardInterrupt):
-            encoders.embed(interrupted(encoder, 1), photos, tmp_path / "x.parquet", batch_size=2)
+        return encoders.from_module(build("test_resnet", num_classes=0), card(), precision=precision)
+
+    out = tmp_path / "x.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        encoders.embed(interrupted(encoder(), 1), photos, out, batch_size=2)
+    if change == "items":  # the rows already done are of this image
+        Image.new("RGB", (32, 32), "red").save(photos / "0.png")
+    other = encoder(seed=int(change == "weights"), precision="bfloat16" if change == "precision" else "float32")
+    with pytest.raises(InputError, match="holds the unfinished rows of another job"):
+        encoders.embed(other, photos, out, batch_size=2, dtype="float16" if change == "dtype" else "float32")
 
 
 @needs_data

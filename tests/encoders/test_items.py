@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.encoders import read, vit
+from PIL import Image
 
 from repstitch import encoders
 from repstitch.encoders import items
@@ -92,6 +93,32 @@ def test_data_without_usable_images_is_refused(tmp_path):
 def test_bytes_that_are_no_image_are_refused():
     with pytest.raises(InputError, match=r"an image of 7 bytes must be an image .* its format is unknown"):
         items.open_image(b"no jpeg")
+
+
+def test_the_stamp_of_images_changes_with_what_they_show(tmp_path, photos):
+    def stamps() -> list[str]:
+        names = ["0.png", "b/1.png"]
+        raw = [(photos / name).read_bytes() for name in names]
+        columns = {"bytes": raw, "path": names, "hf": [{"bytes": None, "path": name} for name in names]}
+        pq.write_table(pa.table(columns), photos / "t.parquet")
+        with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+            archive.write(photos / "0.png", "0.png")
+        data = (photos, tmp_path / "p.zip", *(f"{photos / 't.parquet'}:{column}" for column in columns))
+        return [items.read_items(one, "image").stamp for one in data]
+
+    before = stamps()
+    assert stamps() == before
+    Image.new("RGB", (32, 32), "red").save(photos / "0.png")
+    assert not set(stamps()) & set(before)
+
+
+def test_the_stamp_of_texts_changes_with_their_words_ids_and_order(tmp_path):
+    def stamp(text: str) -> str:
+        (tmp_path / "t.csv").write_text("id,text\n" + text)
+        return items.read_items(f"{tmp_path / 't.csv'}:text", "text").stamp
+
+    assert stamp("1,a\n2,b\n") == stamp("1,a\n2,b\n")
+    assert len({stamp(text) for text in ("1,a\n2,b\n", "1,a\n2,c\n", "1,a\n3,b\n", "2,b\n1,a\n", "1,a\n")}) == 5
 
 
 def test_a_limit_takes_items_evenly_spread(tmp_path, photos):

@@ -103,8 +103,7 @@ def _is_image(path: Path) -> bool:
 def _read_folder(path: Path, column: str | None, modality: str) -> Listing:
     files = sorted((p for p in path.rglob("*") if _is_image(p)), key=lambda p: p.relative_to(path).as_posix())
     ids = [p.relative_to(path).as_posix() for p in files]
-    stats = [p.stat() for p in files]
-    return ids, [ImageFile(str(p), p.read_bytes) for p in files], [f"{s.st_size} {s.st_mtime_ns}" for s in stats]
+    return ids, [ImageFile(str(p), p.read_bytes) for p in files], [_file_stamp(p) for p in files]
 
 
 def _read_zip(path: Path, column: str | None, modality: str) -> Listing:
@@ -143,7 +142,7 @@ def _read_table(path: Path, column: str | None, modality: str) -> Listing:
         _check_texts(values, row_name)
         return ids, values, values
     images = [_table_image(value, path.parent, row_name(i)) for i, value in enumerate(values)]
-    return ids, images, [hashlib.sha256(repr(value).encode()).hexdigest() for value in values]
+    return ids, images, [_table_stamp(value, path.parent) for value in values]
 
 
 def _check_texts(texts: list, name: Callable[[int], str]) -> None:
@@ -152,9 +151,25 @@ def _check_texts(texts: list, name: Callable[[int], str]) -> None:
             raise InputError(f"`data` must be texts with something in them; {name(i)} is {text!r}. Remove or fill it.")
 
 
+def _file_stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _bytes_or_path(value: Any) -> Any:
+    """What an image's cell holds: in a Hugging Face dataset it is an object of both, of which one may be missing."""
+    return value["bytes"] or value.get("path") if isinstance(value, dict) and "bytes" in value else value
+
+
+def _table_stamp(value: Any, folder: Path) -> str:
+    """What changes with the image of a cell; where the cell names a file, with that file too."""
+    stamp, content = hashlib.sha256(repr(value).encode()).hexdigest(), _bytes_or_path(value)
+    is_file = isinstance(content, str) and (folder / content).is_file()
+    return f"{stamp} {_file_stamp(folder / content)}" if is_file else stamp
+
+
 def _table_image(value: Any, folder: Path, name: str) -> ImageFile:
-    if isinstance(value, dict) and "bytes" in value:  # how Hugging Face datasets store an image
-        value = value["bytes"] or value.get("path")
+    value = _bytes_or_path(value)
     if isinstance(value, bytes):
         return ImageFile(name, partial(bytes, value))
     if isinstance(value, str):
