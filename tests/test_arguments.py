@@ -84,6 +84,14 @@ def test_whole_numbers_of_numpy_become_those_of_python(argument):
         assert (checked, type(checked)) == (3, int)
 
 
+def test_a_row_has_all_other_rows_for_neighbours_at_most():
+    assert [check_neighbours(k, 10) for k in (1, 9)] == [1, 9]
+    for k in (0, 10):
+        message = rf"^`k` must be at least 1 and below the number of rows \(10\); got {k}\.$"
+        with pytest.raises(InputError, match=message):
+            check_neighbours(k, 10)
+
+
 def test_a_count_of_at_least_one_has_no_upper_limit():
     assert check_positive(MOST_DRAWS + 1, "`draws`") == MOST_DRAWS + 1
     with pytest.raises(InputError, match=r"^`draws` must be at least 1; got 0\.$"):

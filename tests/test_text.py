@@ -1,6 +1,6 @@
 import pytest
 
-from repstitch.text import columns, nearest, num
+from repstitch.text import columns, markdown_table, nearest, num
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,11 @@ def test_columns_are_aligned_to_the_left_and_numbers_to_the_right():
 
 def test_a_line_does_not_end_in_spaces():
     assert columns([("a", ""), ("b", "x")]) == "a\nb  x"
+
+
+def test_a_table_in_markdown_keeps_a_cell_with_a_bar_whole():
+    table = markdown_table([("name", "n"), ("a|b", 1), (" c ", 22)])
+    assert table.splitlines() == ["| name | n |", "| --- | ---: |", r"| a\|b | 1 |", "| c | 22 |"]
 
 
 def test_the_nearest_names_come_best_first_and_none_where_nothing_is_similar():

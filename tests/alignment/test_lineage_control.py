@@ -116,6 +116,14 @@ def test_the_interval_over_few_models_lies_above_chance_no_more_often_than_it_sa
     assert np.mean(above) <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / runs) + 0.01  # Student's t is an approximation here
 
 
+def test_a_pair_measured_both_ways_is_significant_only_where_both_are():
+    q = np.where(np.tri(12, dtype=bool), 0.01, 0.06)
+    found = between(judged(blocks(FAMILY, strengths=[0.3]), {"family": FAMILY}, q=q))
+    assert (found["pairs"], found["share"], found["above"]) == (48, 0.0, False)
+    q[q > 0.05] = 0.02
+    assert between(judged(blocks(FAMILY, strengths=[0.3]), {"family": FAMILY}, q=q))["share"] == 1.0
+
+
 def test_pairs_that_all_share_one_model_have_no_interval_over_models():
     S = 0.4 + 0.1 * symmetric(5, seed=2)
     chance: dict[str, Any] = {"null": np.full((5, 5), 0.01)}

@@ -131,6 +131,14 @@ def test_a_trend_in_every_family_is_found_where_families_hide_it():
     assert "within families it rises (rho = 1.00" in found.verdict
 
 
+def test_within_families_p_counts_only_orders_inside_each_family():
+    families = list("aaabbb")
+    found = rising(range(6), additive([0, 1, 2, 0.5, 1.5, 2.5]), 9_999, families=families)
+    # Of the 3! · 3! orders two are as extreme: both families rise, or both fall. Of all 6! it would be 2 in 90.
+    assert within_families(found)["rank_correlation"] == pytest.approx(1)
+    assert within_families(found)["p"] == pytest.approx(2 / 36, abs=0.01)
+
+
 def test_models_alone_in_their_family_say_nothing_of_lineage():
     found = rising(range(8), symmetric(8), families=["a", "a", "a", "b", "b", "c", None, None])
     assert within_families(found)["families"] == {"a": 3, "b": 2}

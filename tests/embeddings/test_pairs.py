@@ -127,6 +127,15 @@ def test_repeats_of_an_identical_pair_are_left_out_when_asked_but_not_of_one_sid
     assert pairs.dropped["repeats of an identical pair"] == 2
 
 
+def test_each_pair_left_out_is_counted_for_one_reason():
+    a, b = embeddings(40, 4), embeddings(40, 4, seed=1)
+    a.vectors[[5, 6]] = 0
+    b.vectors[6] = b.vectors[5]  # the same pair again, but one of zeros
+    pairs = pair(a, b, drop_invalid=True)
+    assert len(pairs) == 38
+    assert pairs.dropped == {"source only": 0, "target only": 0, "source all zeros": 2}
+
+
 def test_float16_rows_pair_as_float32():
     pairs = pair(embeddings(40, 4, dtype="float16"), embeddings(40, 4, seed=1))
     assert (pairs.X.dtype, pairs.Y.dtype) == (np.float32, np.float32)

@@ -123,6 +123,16 @@ def test_a_stream_is_written_whole_and_leaves_nothing_else_behind(tmp_path):
     assert pq.read_schema(tmp_path / "x.parquet").metadata[b"made.by"] == b"test"
 
 
+def test_more_than_ten_parts_are_joined_in_their_order(tmp_path):
+    rows, out = embeddings(40, 4), tmp_path / "x.parquet"
+    with pytest.raises(RuntimeError, match="the power went out"):
+        write_stream(out, rows.space, stream(rows, size=2, fail_at=24), {})
+    assert write_stream(out, rows.space, stream(rows, size=2), {}) == 40
+    back = read(out)
+    np.testing.assert_array_equal(back.vectors, rows.vectors)
+    assert list(back.ids) == list(rows.ids)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("fail_at", [0, 7, 21, 35])
 def test_an_interrupted_stream_goes_on_to_an_identical_file(tmp_path, fail_at):
     rows, out = embeddings(40, 4), tmp_path / "x.parquet"

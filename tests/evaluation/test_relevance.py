@@ -140,6 +140,13 @@ def test_few_judged_queries_are_scored_but_not_judged_by():
     assert scores.verdict.why == "1 judged queries are too few to judge by; at least 20 are needed."
 
 
+@pytest.mark.parametrize(("n_documents", "chance"), [(80, 1.0), (150, 2 / 3), (400, 1 / 4)])
+def test_a_shortlist_is_compared_with_what_a_random_search_finds_at_its_depth(n_documents, chance):
+    scores = score_relevance(*search_rows(n_documents=n_documents, lost=1.5), QRELS, ("corpus",)).corpus
+    assert scores.depth == min(100, n_documents)
+    assert scores.verdict.numbers["first_stage_chance"] == pytest.approx(chance)
+
+
 @pytest.mark.parametrize("qrels", [{}, {"x": {"d0": 1.0}}, {"q0": {"x": 1.0}}, {"q0": {"d0": 0.0}}])
 def test_no_judged_query_is_refused(qrels):
     with pytest.raises(InputError, match="relevant to one of the 40 queries at least; none is left"):

@@ -78,6 +78,19 @@ def test_what_a_card_does_not_hold_is_not_drawn():
     assert len(plot_scorecard(Scorecard(card | {"spectrum": None, "confidence": None}), "a → b").axes) == 3
 
 
+def test_a_reference_that_one_use_lacks_is_drawn_for_the_other_alone():
+    card = full()
+    del card["corpus"]["references"]["overlap@10"]["constant"]
+    labels = [text.get_text() for text in plot_scorecard(Scorecard(card), "a → b").axes[1].texts]
+    shown = [
+        f"{card[use]['references']['overlap@10'][name]['score']:.2f}"
+        for use in ("query", "corpus")
+        for name in ("translated", "keep_old", "ceiling", "shuffled", "constant", "naive")
+        if name in card[use]["references"]["overlap@10"]
+    ]
+    assert sorted(labels) == sorted(shown)
+
+
 def test_relevance_is_drawn_in_place_of_overlap_where_it_was_judged():
     card = full()
     block = {

@@ -83,6 +83,24 @@ def test_requests_of_different_pairs_and_measures_never_meet(tmp_path):
             assert np.allclose(read_rows(answer, width)[:, 4:], measures, rtol=1e-3)
 
 
+def test_one_that_gives_up_while_it_waits_keeps_no_other_from_its_answer(registry):
+    sent = [make_rows(1, seed=i) for i in range(BATCH_PROBE_INTERVAL + 4)]
+
+    async def scenario():
+        service = create_app(registry, Settings()).state.service
+        served = service.resolve({"source": "old", "target": "new"})
+        tasks = [asyncio.create_task(service.translate(served, rows, False)) for rows in sent]
+        await asyncio.sleep(0)  # the last five wait for one another now
+        given_up = tasks[-3]
+        assert given_up.cancel()
+        others = [task for task in tasks if task is not given_up]
+        return await asyncio.wait_for(asyncio.gather(*others), timeout=5)
+
+    answers = asyncio.run(scenario())
+    for rows, answer in zip([*sent[:-3], *sent[-2:]], answers, strict=True):
+        assert np.allclose(answer.vectors, make_stitcher().translate(rows), atol=1e-6)
+
+
 def test_no_product_grows_beyond_what_keeps_the_others_waiting(registry, products):
     answers = at_once(registry, [(URL, make_rows(40, seed=i).tobytes()) for i in range(30)])
     assert all(answer.status_code == 200 for answer in answers)

@@ -97,9 +97,10 @@ def test_a_translation_without_a_direction_is_refused():
         Pipeline(("unit", "unit"), (nowhere,))(torch.from_numpy(gaussian(3, 6)))
 
 
+@pytest.mark.parametrize("output_norm", ["unit", "none"])
 @pytest.mark.parametrize("scale", [1e-30, 1e-19, 1e-16, 1.0, 1e25, 1e38])
-def test_lengths_that_float32_can_hardly_square_change_nothing(scale):
-    pipeline, rows = Pipeline(("unit", "unit"), (affine(6, 4, 1),)), gaussian(3, 6)
+def test_lengths_that_float32_can_hardly_square_change_nothing(scale, output_norm):
+    pipeline, rows = Pipeline(("unit", output_norm), (affine(6, 4, 1),)), gaussian(3, 6)
     rows /= np.abs(rows).max()
     expected = pipeline(torch.from_numpy(rows)).translated
     assert torch.allclose(pipeline(torch.from_numpy(rows * np.float32(scale))).translated, expected, atol=1e-5)

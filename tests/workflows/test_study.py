@@ -322,6 +322,16 @@ def test_a_file_takes_the_lineage_of_a_card_whose_width_it_has(tmp_path, data, f
         run(tmp_path, data, text.replace("CARD", "text-embedding-3-large"))
 
 
+def test_what_a_study_states_of_a_file_goes_before_the_card_that_it_names(tmp_path, data, faked):
+    np.save(data / "vectors" / "api.npy", np.ones((N, 1536), dtype=np.float16))
+    entry = '{ file = "vectors/api.npy", ids = "vectors/ids.txt", card = "text-embedding-3-small", family = "mine" }'
+    run(tmp_path, data, re.sub(r"files = .*", f"files = [{entry}]", STUDY))
+    space = read(tmp_path / "out" / "first" / "embeddings" / "text-embedding-3-small.parquet").space
+    named = catalogue.find("text-embedding-3-small")
+    assert named.family not in (None, "mine")
+    assert (space.family, space.encoder) == ("mine", named.encoder)
+
+
 def test_rows_of_files_that_cannot_be_used_are_refused_or_left_out(tmp_path, data, faked, caplog):
     rows = np.load(data / "vectors" / "mine.npy")
     rows[3], rows[4], rows[6] = 0, np.nan, rows[5]

@@ -8,7 +8,9 @@ import pytest
 import torch
 from helpers.spaces import affine_image, card, gaussian, names, rotation, shared_latent
 
+from repstitch.embeddings.pairs import pair
 from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.splitting import split
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.fit.recipe import Recipe, RecipeSettings
@@ -551,6 +553,20 @@ def test_few_pairs_are_not_calibrated_and_the_card_says_so():
     assert "confidence" not in stitcher.scorecard
     note = "Fewer than 20 validation pairs in either half, so confidence is not calibrated."
     assert stitcher.scorecard.notes[-1] == note
+
+
+def test_the_half_of_validation_that_calibrates_has_no_part_in_choosing_the_map():
+    X, Y = shared_latent(400, rank=4, noise=0.5)
+    halves = split(pair(*carried(X, Y)))
+    tried = []
+    for replaced in (None, halves.calibrate, halves.select):
+        targets = Y.copy()
+        if replaced is not None:
+            targets[replaced] = gaussian(len(replaced), Y.shape[1], 9)
+        tried.append([c.validation for c in learn(*carried(X, targets), method="canonical").scorecard.candidates])
+    whole, without_calibrate, without_select = tried
+    assert without_calibrate == whole
+    assert without_select != whole
 
 
 def test_confidence_is_not_calibrated_on_the_pairs_that_chose_the_map():
