@@ -34,6 +34,14 @@ def test_translate_adds_confidence_when_asked(capsys, tmp_path):
         np.testing.assert_allclose(table[name].to_numpy(), values, rtol=1e-3)
 
 
+def test_translate_takes_the_ids_of_a_file_without_any_from_another(capsys, tmp_path, shelf, stitcher):
+    np.save(tmp_path / "old.npy", read(shelf / "old.parquet").vectors)
+    (tmp_path / "ids.txt").write_text("\n".join(names(N, "row ")))
+    flags = ("--source-space", "old", "--ids", tmp_path / "ids.txt", "--device", "cpu")
+    result(capsys, "translate", stitcher, tmp_path / "old.npy", "--out", tmp_path / "y.parquet", *flags)
+    assert list(read(tmp_path / "y.parquet").ids) == list(names(N, "row "))  # type: ignore[arg-type]
+
+
 def test_translate_refuses_confidence_of_a_stitcher_without_calibration(capsys, tmp_path, shelf, stitcher):
     flags = ("--out", tmp_path / "y.parquet", "--confidence", "--device", "cpu")
     status, _, err = run(capsys, "translate", stitcher, shelf / "old.parquet", *flags)

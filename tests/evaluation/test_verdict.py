@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.evaluation.use_scores import ReferenceScores
-from repstitch.evaluation.verdict import decide
+from repstitch.evaluation.verdict import compare_with_references, decide
 
 
 def compared(retention: float, low: float = 0.1, high: float = 0.2) -> ReferenceScores:
@@ -46,3 +47,10 @@ def test_a_threshold_is_met_by_what_just_reaches_it(retention, shortlist, word):
 def test_a_shortlist_counts_until_a_random_search_finds_more_than_half_of_it():
     assert said(compared(0.5), 0.99, chance=0.5) == "use as first stage"
     assert said(compared(0.5), 0.99, chance=0.51) == "re-embed"
+
+
+def test_draws_without_a_hit_of_re_embedding_say_nothing_of_what_is_kept_of_it():
+    found = np.arange(20) < 2  # about one draw in eight holds neither of the two
+    retention = compare_with_references({"translated": found, "keep_old": ~found, "ceiling": found}).retention
+    assert retention is not None
+    assert retention.interval == pytest.approx((1, 1))

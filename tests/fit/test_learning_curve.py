@@ -46,6 +46,17 @@ def test_the_score_at_twice_the_pairs_is_foretold(a, b, c):
     assert doubled["interval"][0] < truth < doubled["interval"][1]
 
 
+def test_a_size_pulls_the_curve_as_hard_as_it_has_pairs():
+    at, means = np.array(SIZES, dtype=float), np.array([0.1, 0.45, 0.48, 0.6, 0.62])
+    a, b, c = fit_power(at, means)
+
+    def misfit(a: float, b: float) -> float:
+        return float((at * (a - b * at**-c - means) ** 2).sum())
+
+    for step in (-1e-3, 1e-3):
+        assert misfit(a, b) < min(misfit(a + step, b), misfit(a, b * (1 + step)))
+
+
 def test_no_score_above_one_is_foretold():
     _, doubled = extrapolate(SIZES, rows_of([0.2, 0.4, 0.6, 0.8, 0.99]))
     assert doubled["expected"] <= 1

@@ -441,6 +441,16 @@ def test_a_refined_map_is_never_worse_than_its_start_and_refits_from_its_setting
         torch.testing.assert_close(again.tensors()[name], tensor, atol=1e-5, rtol=1e-5)
 
 
+def test_a_refit_trains_as_many_epochs_as_its_settings_say_whatever_the_validation_rows_say():
+    problem = shared_problem(epochs=3, batch_size=64, learning_rate=0.02)
+    refined, _ = select(problem, "linear")
+    start, one, two = (
+        refit(replace(refined, settings=refined.settings | {"epoch": epoch}), problem.X, problem.Y, problem).weight
+        for epoch in (0, 1, 2)
+    )
+    assert 0.2 * (two - start).norm() < (one - start).norm() < 0.9 * (two - start).norm()
+
+
 def test_a_refined_map_starts_from_procrustes_again_where_it_did():
     problem = shared_problem(epochs=1, learning_rate=0.02, batch_size=64)
     turned = tune_procrustes(problem)

@@ -37,6 +37,17 @@ def test_the_second_panel_shows_the_curve_and_what_it_saves():
     assert lines["carried probe: no labels of the target"].get_ydata()[0] == PROOF.accuracy("carried").score
 
 
+def test_the_second_panel_has_the_carried_probes_interval_as_a_band_and_the_means_of_draws_as_points():
+    values = PROOF.to_dict()
+    values["accuracy"]["carried"] = {"score": 0.7, "interval": [0.625, 0.75]}
+    axes = plot_transfer(Proof(values)).axes[1]
+    bands: Any = axes.patches
+    assert [(band.get_y(), band.get_height()) for band in bands] == [(0.625, 0.125)]
+    lines: Any = {line.get_label(): line for line in axes.lines}
+    drawn = lines["probe trained on the target"].get_ydata()
+    np.testing.assert_allclose(drawn, [np.mean(draws) for draws in PROOF.label_efficiency.accuracy])
+
+
 def test_a_proof_without_a_curve_has_one_panel():
     values = PROOF.to_dict()
     del values["label_efficiency"]

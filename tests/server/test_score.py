@@ -5,6 +5,7 @@ import pytest
 from helpers.server_calls import b64, refused
 from helpers.serving import make_rows, make_stitcher
 
+from repstitch.server.service import MAX_SLOW_TASKS
 from repstitch.workflows.scoring import score
 
 
@@ -62,3 +63,11 @@ def test_too_few_and_too_many_pairs_are_refused(client, pairs):
     refused(post(20, "?route=auto"), 400, "`route` is not a parameter of this route", "route")
     missing = client.post("/v1/score", json={"embedding": b64(make_rows(20)), "source": "old", "target": "new"})
     refused(missing, 400, "`counterpart` is missing", "counterpart")
+
+
+def test_scores_that_were_refused_leave_their_places_to_others(client, pairs):
+    X, Y = pairs
+    body = {"embedding": b64(X), "counterpart": b64(Y), "source": "old", "target": "new"}
+    for _ in range(MAX_SLOW_TASKS + 1):
+        refused(client.post("/v1/score", json=body | {"counterpart": b64(Y[1:])}), 422, "got 59", "counterpart")
+    assert client.post("/v1/score", json=body).status_code == 200

@@ -96,6 +96,16 @@ def test_json_holds_the_whole_proof(shelf, capsys):
     assert len(found["forward"]) == len(found["backward"]) == 12
 
 
+def test_the_seed_draws_the_controls(shelf, capsys):
+    def proof(seed: int) -> dict:
+        return json.loads(run(shelf, capsys, f"--backward @new-old {PROVEN} --json --seed {seed}")[1])["proof"]
+
+    one, other = proof(1), proof(2)
+    assert one["accuracy"]["carried"]["score"] == other["accuracy"]["carried"]["score"]
+    assert one["accuracy"]["random"] != other["accuracy"]["random"]
+    assert one["accuracy"]["shuffled"] != other["accuracy"]["shuffled"]
+
+
 def test_a_head_with_stated_classes_is_proven(shelf, capsys, tmp_path):
     line = f"@head.npz --backward @new-old {PROVEN} --classes @classes.txt --out {tmp_path / 'head.safetensors'}"
     status, text, _ = run(shelf, capsys, line)

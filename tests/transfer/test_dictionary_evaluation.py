@@ -1,7 +1,9 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.contexts import dictionary, inverse, linear, through
 from helpers.spaces import gaussian
 
@@ -28,6 +30,14 @@ def test_on_rows_of_other_items_features_do_not_agree():
     proof = compare_features(dictionary(), FORWARD, BACK, TARGET[::-1], SOURCE, NOISE)
     assert abs(proof.correlation.mean) < 0.1
     assert proof.same_active.share == pytest.approx(proof.same_active.chance, abs=0.03)
+
+
+def test_chance_counts_how_often_a_feature_is_active_on_either_side():
+    louder = replace(BACK, map=replace(BACK.map, bias=BACK.map.bias + 2 * torch.from_numpy(dictionary().W_enc[:, 0])))
+    proof = compare_features(dictionary(), FORWARD, louder, TARGET[::-1], SOURCE, NOISE)
+    evenly = compare_features(dictionary(), FORWARD, BACK, TARGET[::-1], SOURCE, NOISE)
+    assert abs(proof.same_active.share - evenly.same_active.share) > 0.03
+    assert proof.same_active.share == pytest.approx(proof.same_active.chance, abs=0.02)
 
 
 def test_features_that_are_hardly_ever_active_are_not_compared():

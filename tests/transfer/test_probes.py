@@ -79,6 +79,13 @@ def test_a_concept_by_classifier_is_a_probe_that_tells_the_two_apart():
     assert (found.scores(X[Y == 1])[:, 0] < 0).mean() > 0.95
 
 
+def test_a_concept_by_classifier_is_fitted_to_all_examples():
+    found = concept(X[Y == 0], X[Y == 1], by="classifier", name="zero")
+    rows, shows = np.vstack([X[Y == 0], X[Y == 1]]), np.repeat([1, 0], [(Y == 0).sum(), (Y == 1).sum()])
+    fits = [fit_probe(rows, shows, found.classes, (rows, shows), (strength,))[0] for strength in probes.STRENGTHS]
+    assert sum(np.allclose(found.coef, fit.coef) for fit in fits) == 1
+
+
 def test_what_tells_apart_is_not_what_shows_more_of_it():
     """Where a distractor varies with the concept, the classifier's normal leans against it and the means do not."""
     random = np.random.default_rng(0)

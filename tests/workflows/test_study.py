@@ -342,6 +342,8 @@ def test_rows_of_files_that_cannot_be_used_are_refused_or_left_out(tmp_path, dat
     kept = read(tmp_path / "out" / "first" / "embeddings" / "mine.parquet")
     assert list(kept.ids) == [f"{i:02d}.png" for i in range(N) if i not in (3, 4, 6)]
     assert "mine: rows left out: 1 NaN or Inf, 1 all zeros, 1 repeats" in caplog.text
+    with pytest.raises(InputError, match=r"mine\.parquet was made with other settings"):
+        run(tmp_path, data)  # rows that were left out are no longer to be
 
 
 def test_a_file_without_ids_is_refused(tmp_path, data, faked):
