@@ -12,8 +12,6 @@ from repstitch.cli.arguments import (
 )
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
-from repstitch.evaluation.relevance_data import RelevanceData
-from repstitch.evaluation.thresholds import Thresholds
 from repstitch.names import USES
 
 
@@ -40,6 +38,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from repstitch.evaluation.relevance_data import RelevanceData
+    from repstitch.evaluation.thresholds import Thresholds
+
     Thresholds(args.retention, args.first_stage)
     relevance = None
     if args.qrels is None:

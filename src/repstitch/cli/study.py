@@ -5,7 +5,6 @@ import argparse
 from repstitch.arguments import check_positive
 from repstitch.cli.arguments import add_command
 from repstitch.cli.output import emit
-from repstitch.workflows.study_file import read_study
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -32,6 +31,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from repstitch.workflows.study_file import read_study
+
     check_positive(args.batch_size, "`batch_size`")
     read_study(args.study).chosen(args.only)  # what is wrong with it shows before anything heavy is imported
     from repstitch.workflows.study import run

@@ -1,7 +1,7 @@
 """Learn a stitcher from paired embeddings."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repstitch.arguments import check_seed, check_shares
 from repstitch.cli.arguments import (
@@ -14,11 +14,11 @@ from repstitch.cli.arguments import (
 )
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
-from repstitch.evaluation.scorecard_parts import LearningCurve
-from repstitch.evaluation.thresholds import Thresholds
 from repstitch.files import check_new_folder, check_picture
-from repstitch.fit.recipe import recipe_for
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
+
+if TYPE_CHECKING:
+    from repstitch.evaluation.scorecard_parts import LearningCurve
 
 RECIPE = ("epochs", "width", "batch_size", "learning_rate", "devices", "strategy", "checkpoints")
 
@@ -63,6 +63,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from repstitch.evaluation.thresholds import Thresholds
+    from repstitch.fit.recipe import recipe_for
+
     check_new_folder(args.out)
     shares, recipe = _shares(args.split), _recipe(args)
     check_seed(args.seed)
@@ -115,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
     emit(result, text, args.json)
 
 
-def _draw_curve(curve: LearningCurve, path: str) -> None:
+def _draw_curve(curve: "LearningCurve", path: str) -> None:
     from repstitch.plots.canvas import save
     from repstitch.plots.stitchers import plot_curve
 
