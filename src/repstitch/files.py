@@ -45,6 +45,11 @@ def split_column(path: str) -> tuple[str, str | None]:
     return split_key(path, TABLES)
 
 
+def is_file_or_pipe(path: Path) -> bool:
+    """Whether something that can be read like a file is there."""
+    return path.exists() and not path.is_dir()
+
+
 def check_embeddings_exist(path: str | os.PathLike) -> None:
     """Raise InputError where a local path of embeddings names nothing."""
     location, _ = split_key(str(path))
@@ -58,7 +63,7 @@ def check_file_exists(path: str | os.PathLike, argument: str, content: str = "on
     The message says what the file must hold, its `content`.
     """
     location = Path(split_key(str(path))[0])
-    if not location.exists() or location.is_dir():
+    if not is_file_or_pipe(location):
         raise InputError(f"`{argument}`: there is no file {location}; give a file with {content}.")
 
 

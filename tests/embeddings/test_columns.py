@@ -37,7 +37,7 @@ def test_ids_that_cannot_be_used_are_refused(tmp_path, file, message):
     (tmp_path / "short.txt").write_text("a\nb\nc\n")
     (tmp_path / "latin.txt").write_bytes(b"\xe4\n" * 30)
     np.savez(tmp_path / "two.npz", a=np.arange(30), b=np.arange(30))
-    np.save(tmp_path / "pickled.npy", names(30), allow_pickle=True)
+    np.save(tmp_path / "pickled.npy", names(30))
     np.save(tmp_path / "square.npy", np.zeros((30, 2)))
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(InputError, match=message):

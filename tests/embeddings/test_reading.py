@@ -334,8 +334,8 @@ def test_a_list_of_rows_of_different_lengths_is_refused():
 
 
 def test_pickled_arrays_are_refused_unread(tmp_path):
-    np.save(tmp_path / "x.npy", np.array([[1.0, "a"]] * 30, dtype=object), allow_pickle=True)
-    np.savez(tmp_path / "x.npz", allow_pickle=True, a=np.array([[1.0, "a"]] * 30, dtype=object))
+    np.save(tmp_path / "x.npy", np.array([[1.0, "a"]] * 30, dtype=object))
+    np.savez(tmp_path / "x.npz", a=np.array([[1.0, "a"]] * 30, dtype=object))
     for file in ("x.npy", "x.npz:a"):
         with pytest.raises(InputError, match=r"cannot be read as embeddings: .*(allow_pickle|Python objects)"):
             read(f"{tmp_path}/{file}")

@@ -348,7 +348,7 @@ def unpickled(path):
 
 
 def objects(path):
-    np.savez(path, coef=np.array([Evil()], dtype=object), allow_pickle=True)
+    np.savez(path, coef=np.array([Evil()], dtype=object))
 
 
 def evil_torch(path):

@@ -17,7 +17,7 @@ from repstitch.arguments import check_unmasked, names_keywords
 from repstitch.embeddings.columns import UNREADABLE, Column, read_column
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, EmbeddingsLike, Scan
 from repstitch.errors import InputError, one_line
-from repstitch.files import check_embeddings_exist, split_key
+from repstitch.files import check_embeddings_exist, is_file_or_pipe, split_key
 from repstitch.names import FORMATS
 from repstitch.spaces import Space
 
@@ -309,7 +309,4 @@ def _override(opened: Scan, space: str | Space | None, ids: Column | None, group
 
 def _is_column(group: Column) -> bool:
     """Whether `group` is an array, a file or a pipe, and not the name of a column in the file of embeddings."""
-    if not isinstance(group, str):
-        return True
-    path = Path(split_key(group)[0])
-    return path.exists() and not path.is_dir()
+    return not isinstance(group, str) or is_file_or_pipe(Path(split_key(group)[0]))

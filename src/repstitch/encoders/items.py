@@ -152,17 +152,18 @@ def _check_texts(texts: list, name: Callable[[int], str]) -> None:
 
 
 def _file_stamp(path: Path) -> str:
+    """A stamp that changes when a file does: its size and the time of its last change."""
     stat = path.stat()
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _bytes_or_path(value: Any) -> Any:
-    """What an image's cell holds: in a Hugging Face dataset it is an object of both, of which one may be missing."""
+    """The bytes or the path in an image's cell; a Hugging Face dataset has an object of both, and one may be null."""
     return value["bytes"] or value.get("path") if isinstance(value, dict) and "bytes" in value else value
 
 
 def _table_stamp(value: Any, folder: Path) -> str:
-    """What changes with the image of a cell; where the cell names a file, with that file too."""
+    """A stamp that changes when the image in a cell does; where the cell names a file, it holds the file's stamp too."""
     stamp, content = hashlib.sha256(repr(value).encode()).hexdigest(), _bytes_or_path(value)
     is_file = isinstance(content, str) and (folder / content).is_file()
     return f"{stamp} {_file_stamp(folder / content)}" if is_file else stamp

@@ -87,9 +87,8 @@ class Verdict(Record):
     verdict = string()
     why = string()
     measure = optional(string())  # the measure that decided, such as overlap@10; None where nothing could be decided
-    numbers = otherwise(
-        mapping(JSON), {}
-    )  # the numbers behind the verdict by name; empty where nothing could be decided
+    numbers = otherwise(mapping(JSON), {})
+    """The numbers behind the verdict, by name; empty where nothing could be decided."""
 
     _thresholds = optional(mapping(float, "thresholds"))
 
