@@ -163,7 +163,7 @@ def _bytes_or_path(value: Any) -> Any:
 
 
 def _table_stamp(value: Any, folder: Path) -> str:
-    """A stamp that changes when the image in a cell does; where the cell names a file, it holds the file's stamp too."""
+    """A stamp that changes when the image in a cell does; a cell that names a file has the file's stamp too."""
     stamp, content = hashlib.sha256(repr(value).encode()).hexdigest(), _bytes_or_path(value)
     is_file = isinstance(content, str) and (folder / content).is_file()
     return f"{stamp} {_file_stamp(folder / content)}" if is_file else stamp
