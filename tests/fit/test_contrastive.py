@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from repstitch.errors import InputError
 from repstitch.fit.contrastive import refine
-from repstitch.fit.lightning_modules import Batches, PairsModule, RefineModule, Refiner
+from repstitch.fit.lightning_modules import Batches, PairsModule, RefineModule, Refiner, draw_extra
 from repstitch.fit.losses import LOSSES, Batch, native_scale
 from repstitch.fit.objective import OBJECTIVES, ValidationObjective
 from repstitch.fit.ranks import from_first_rank, leave_to_first_rank
@@ -123,12 +123,17 @@ def translated(module, rows: list[int]) -> torch.Tensor:
         return module.refiner.eval()(module.X[rows])
 
 
-def handed(module, rows: list[int], monkeypatch) -> Batch:
+def loss_of(module, predicted: torch.Tensor, rows: torch.Tensor, step: int = 0) -> torch.Tensor:
+    """The loss of rows with the extra ones that are drawn at a step."""
+    return module.loss(predicted, rows, draw_extra(rows, len(module.Y), module.recipe.gallery, step))
+
+
+def handed(module, rows: list[int], monkeypatch, step: int = 0) -> Batch:
     """The batch that the module hands to the loss of its objective for these rows."""
     seen: list[Batch] = []
     noted = replace(module.minimised, function=lambda batch: seen.append(batch) or torch.tensor(0.0))
     monkeypatch.setattr(module, "minimised", noted)
-    module.loss(translated(module, rows), torch.tensor(rows))
+    loss_of(module, translated(module, rows), torch.tensor(rows), step)
     return seen[0]
 
 
@@ -169,8 +174,7 @@ def test_a_draw_never_holds_a_row_of_the_batch_a_second_time(problem, monkeypatc
     """Or it would be its own nearest neighbour."""
     rows = rows_of(100, len(problem.Y))
     for step in range(5):
-        monkeypatch.setattr(RefineModule, "global_step", step)
-        batch = handed(module_of(scored_by(problem, "neighbours"), gallery=200), rows, monkeypatch)
+        batch = handed(module_of(scored_by(problem, "neighbours"), gallery=200), rows, monkeypatch, step)
         assert ((batch.gallery @ batch.gallery[:100].T) > 1 - 1e-6).sum() == 100
         assert batch.duplicate_mask is not None
         assert not batch.duplicate_mask.any()
@@ -189,15 +193,14 @@ def test_only_losses_with_a_temperature_learn_one(problem, objective):
     assert waiting == []
 
 
-def test_a_sampled_gallery_holds_the_batch_and_draws_the_rest_anew_at_each_step(problem, monkeypatch):
+def test_a_sampled_gallery_holds_the_batch_and_draws_the_rest_anew_at_each_step(problem):
     rows = torch.arange(20)
     whole, sampled = module_of(problem), module_of(problem, gallery=60)
     predicted = translated(whole, rows.tolist())
     losses = []
     for step in (0, 0, 1):
-        monkeypatch.setattr(RefineModule, "global_step", step)
-        losses.append(sampled.loss(predicted, rows).item())
-    batch = module_of(problem, gallery=20).loss(predicted, rows).item()
+        losses.append(loss_of(sampled, predicted, rows, step).item())
+    batch = loss_of(module_of(problem, gallery=20), predicted, rows).item()
     assert losses[0] == losses[1] != losses[2]
     assert all(batch < loss < whole.loss(predicted, rows).item() for loss in losses)
 
@@ -209,7 +212,7 @@ def epoch_of(n: int, batch_size: int, epoch: int = 0, rank: int = 0, world: int 
     trainer = SimpleNamespace(world_size=world, global_rank=rank, current_epoch=epoch)
     module: Any = SimpleNamespace(recipe=Recipe(batch_size=batch_size, seed=seed), trainer=trainer)
     batches = Batches(n, module)
-    found = [batch.tolist() for batch in batches]
+    found = [rows.tolist() for rows, _ in batches]
     assert len(found) == len(batches)
     return found
 

@@ -43,7 +43,9 @@ def draw_curve(problem: Problem, method: str = "canonical", keys: np.ndarray | N
         for draw in range(draws):
             subset = torch.from_numpy(nested_order(keys, seed + draw)[: n // parts]).to(problem.X.device)
             map = METHODS[method](replace(problem, X=problem.X[subset], Y=problem.Y[subset])).map
-            row_scores = {name: scorer.scores_per_row(map).double().numpy() for name, scorer in objectives.items()}
+            row_scores = {
+                name: scorer.scores_per_row(map).double().cpu().numpy() for name, scorer in objectives.items()
+            }
             row_scores["recall@1"] = (row_scores["match"] >= 1).astype(float)
             rows[-1].append(row_scores[objective])
             for name, lists in scores.items():

@@ -64,8 +64,24 @@ class Refiner(nn.Module):
         return ResidualMLP(weight, bias, hidden_weight, hidden_bias, self.out.detach().clone())
 
 
+def draw_extra(rows: Tensor, n: int, gallery: int, seed: int) -> Tensor | None:
+    """Row numbers to compare a batch's `rows` with besides themselves; None where all `n` targets fit in the gallery.
+
+    None of them is in the batch, because a counterpart that is drawn again would be its own nearest neighbour. They are
+    drawn on the CPU: on a GPU, leaving out some would make every step wait for the device.
+    """
+    if n <= gallery:
+        return None
+    random = torch.Generator().manual_seed(seed)
+    extra = torch.randint(n, (max(0, gallery - len(rows)),), generator=random)
+    return extra[~torch.isin(extra, rows)]
+
+
 class Batches:
-    """Batches of row numbers, shuffled anew each epoch; every rank gets its share of them."""
+    """Batches of row numbers, shuffled anew each epoch, each with extra ones (see `draw_extra`) for its gallery.
+
+    Every rank gets its share of the rows, and the same extra ones, because all ranks compute the same loss.
+    """
 
     def __init__(self, n: int, module: "PairsModule"):
         self.n, self.module = n, module
@@ -81,13 +97,17 @@ class Batches:
     def size(self) -> int:
         return min(self.module.recipe.batch_size, self.n // self.world)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        trainer = self.module.trainer
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        trainer, recipe = self.module.trainer, self.module.recipe
         epoch, rank = (trainer.current_epoch, trainer.global_rank) if trainer else (0, 0)
-        random = torch.Generator().manual_seed(self.module.recipe.seed * 100_003 + epoch)
-        order = torch.randperm(self.n, generator=random)[rank :: self.world]
-        for at in range(0, len(self) * self.size, self.size):
-            yield order[at : at + self.size]
+        random = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+        order = torch.randperm(self.n, generator=random)
+        shares = [order[other :: self.world] for other in range(self.world)]
+        for step in range(len(self)):
+            batch = slice(step * self.size, (step + 1) * self.size)
+            seed = recipe.seed * 100_003 + epoch * len(self) + step
+            extra = draw_extra(torch.cat([share[batch] for share in shares]), self.n, recipe.gallery, seed)
+            yield shares[rank][batch], extra
 
 
 class PairsModule(L.LightningDataModule):
@@ -141,27 +161,25 @@ class RefineModule(L.LightningModule):
         # Dropout has a seed for each epoch, so that a resumed run gives the same map.
         torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch + (self.global_rank << 52))
 
-    def training_step(self, rows: Tensor) -> Tensor:
-        rows = rows.to(self.device)
+    def training_step(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
+        rows, extra = batch
         predicted = self.refiner(self.X[rows])
         if self.trainer.world_size > 1:
             # Every rank takes the loss of the whole batch; gradients flow back through the gathering.
             predicted = self.all_gather(predicted, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
             rows = self.all_gather(rows).flatten()  # type: ignore[union-attr]
-        return self.loss(predicted, rows)
+        return self.loss(predicted, rows, extra)
 
-    def loss(self, predicted: Tensor, rows: Tensor) -> Tensor:
-        """The loss of translated rows (b, d_target) whose counterparts are these row numbers (b,)."""
+    def loss(self, predicted: Tensor, rows: Tensor, extra: Tensor | None = None) -> Tensor:
+        """The loss of translated rows (b, d_target) whose counterparts are these row numbers (b,).
+
+        They are compared with the targets of `rows` and of `extra`; without `extra`, with all targets.
+        """
         in_batch = torch.arange(len(rows), device=rows.device)
-        if len(self.Y) <= self.recipe.gallery:
+        if extra is None:
             columns, positive_index, gallery, copies = None, rows, self.gallery, self.copies
         else:
-            # The same draw on every rank, because all ranks compute the same loss.
-            random = torch.Generator().manual_seed(self.recipe.seed * 100_003 + self.global_step)
-            extra = torch.randint(len(self.Y), (max(0, self.recipe.gallery - len(rows)),), generator=random)
-            extra = extra.to(rows.device)
-            # A counterpart that is drawn again would be its own nearest neighbour.
-            columns, positive_index = torch.cat([rows, extra[~torch.isin(extra, rows)]]), in_batch
+            columns, positive_index = torch.cat([rows, extra]), in_batch
             gallery, copies = self.gallery[columns], self.copies[columns]
         duplicate_mask = None
         if columns is not None or not self.unique_targets:

@@ -55,8 +55,8 @@ class ValidationObjective:
         """The score (n,) of every validation row, higher is better; −inf for a map that gives NaN, Inf or zeros."""
         predicted = map(self.X)
         if not bool(torch.isfinite(predicted).all()) or not bool(predicted.any(dim=1).all()):
-            return torch.full((len(self.X),), -torch.inf)
-        return OBJECTIVES[self.name](self, predicted).float().cpu()
+            return self.X.new_full((len(self.X),), -torch.inf, dtype=torch.float32)
+        return OBJECTIVES[self.name](self, predicted).float()
 
     def score(self, map: Callable[[Tensor], Tensor]) -> float:
         """The mean score over the validation rows."""

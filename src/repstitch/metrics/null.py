@@ -67,6 +67,7 @@ def relabel(neighbours: Tensor, order: Tensor) -> Tensor:
 
     Permuting the lists alone gives a graph that no space has, and a test that rejects too often.
     """
+    order = order.to(neighbours.device)
     new = torch.empty_like(order)
     new[order] = torch.arange(len(order), device=order.device)
     return new[neighbours[order]]

@@ -53,10 +53,10 @@ def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Te
     G, copies, place = G[order], copies[order], order.argsort()
     with exact_products():
         once = Q @ G.T if len(Q) == 1 else None
-    positions = torch.empty(n, dtype=torch.long)
-    neighbours = torch.empty(n, k, dtype=torch.long)
+    positions = torch.empty(n, dtype=torch.long, device=G.device)
+    neighbours = torch.empty(n, k, dtype=torch.long, device=G.device)
     for at in range(0, n, TILE_ROWS):
-        rows = torch.arange(at, min(at + TILE_ROWS, n))
+        rows = torch.arange(at, min(at + TILE_ROWS, n), device=G.device)
         with exact_products():
             similar = Q[rows] @ G.T if once is None else once.repeat(len(rows), 1)
         positions[rows] = _ranks_of(similar, place[rows], copies)

@@ -1,0 +1,248 @@
+"""Everything that takes a device, on one: on a CUDA device where there is one (marked `gpu`), and on a pretended one.
+
+The pretended device computes on the CPU, so its results must be those of the CPU to the last bit; on a real one they
+must be as near as float32 sums in another order are.
+"""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from helpers.pretend_cuda import Pretend, pretend_cuda
+from helpers.serving import make_rows, make_stitcher
+from helpers.spaces import calibration
+
+import repstitch as rs
+from repstitch.fit.calibration import calibrate, evaluate
+from repstitch.fit.closed_form import FITS, decompose
+from repstitch.fit.lightning_modules import RefineModule, Refiner, draw_extra
+from repstitch.fit.losses import LOSSES
+from repstitch.fit.objective import ValidationObjective
+from repstitch.fit.recipe import Recipe
+from repstitch.fit.selection import Problem, select
+from repstitch.fit.spectrum import shared_spectrum
+from repstitch.metrics.alignment import METRICS, measure
+from repstitch.metrics.moments import moments
+from repstitch.metrics.neighbours import count_repeats, graph, knn
+from repstitch.metrics.retrieval import ranks, search
+from repstitch.server.compute import CHUNK_ROWS, PlacedRoute
+from repstitch.stitchers.maps import AffineMap, ResidualMLP
+from repstitch.stitchers.pipeline import Pipeline
+from repstitch.stitchers.routing import Route
+
+DEVICES = ["pretended", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """The tolerance of results there, and what counts operations where the device is pretended."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("PyTorch sees no CUDA device.")
+        yield 1e-4, None
+    else:
+        with pretend_cuda() as pretended:
+            yield 0.0, pretended
+
+
+def spaces(n=400, d=24, e=32, seed=0) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    X = torch.randn(n, d, generator=random)
+    Y = X @ torch.randn(d, e, generator=random) + 0.5 * torch.randn(n, e, generator=random)
+    return torch.nn.functional.normalize(X, dim=1), torch.nn.functional.normalize(Y, dim=1)
+
+
+def near(found, expected, tolerance: float) -> bool:
+    found, expected = (
+        v.detach().cpu() if isinstance(v, torch.Tensor) else torch.as_tensor(v) for v in (found, expected)
+    )
+    if not tolerance:
+        return torch.equal(found, expected)
+    return torch.allclose(found.double(), expected.double(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_of_rows_on_the_device_is_that_of_rows_on_the_cpu(metric, device):
+    X, Y = spaces(120)
+    assert near(METRICS[metric](X.to("cuda"), Y.to("cuda"), 5), METRICS[metric](X, Y, 5), device[0])
+
+
+@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric != "pwcca"])  # pwcca: not yet proved
+def test_a_null_of_spaces_on_the_device_is_that_of_spaces_on_the_cpu(metric, device):
+    X, Y = spaces(60)
+    on_device, on_cpu = (
+        measure(metric, [METRICS[metric].prepare(rows.to(where), 5, "X") for rows in (X, Y)], [(0, 1)], 9)
+        for where in ("cuda", "cpu")
+    )
+    for name in ("score", "se", "draws"):
+        assert near(getattr(on_device, name), getattr(on_cpu, name), max(device[0], 1e-6))
+
+
+def test_neighbours_and_ranks_on_the_device_are_those_on_the_cpu(device):
+    X, Y = spaces(3000, 8, 8)
+    found, expected = graph(X.to("cuda"), 10), graph(X, 10)
+    assert (found.neighbours.cpu() == expected.neighbours).float().mean() > 0.9999
+    assert near(found.similarities, expected.similarities, device[0])
+    assert near(found.mean, expected.mean, device[0])
+    assert (knn(X[:50].to("cuda"), Y.to("cuda"), 7).cpu() == knn(X[:50], Y, 7)).float().mean() > 0.999
+    assert near(ranks(X.to("cuda"), Y.to("cuda")), ranks(X, Y), 1e-3)
+    copies = torch.arange(len(Y))
+    for there, here in zip(
+        search(X.to("cuda"), Y.to("cuda"), 5, copies.to("cuda")), search(X, Y, 5, copies), strict=True
+    ):
+        assert (there.cpu() == here).float().mean() > 0.999
+    assert count_repeats(torch.cat([X, X[:40]]).to("cuda")) == 40
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_a_closed_form_fitted_on_the_device_is_that_fitted_on_the_cpu(method, device):
+    X, Y = spaces()
+    found, expected = FITS[method](moments((X.to("cuda"), Y.to("cuda")))), FITS[method](moments((X, Y)))
+    assert found.weight.device.type == "cuda"
+    assert near(found(X.to("cuda")), expected(X), device[0])
+
+
+@pytest.mark.parametrize("objective", LOSSES)
+@pytest.mark.parametrize("gallery", [64, 4096])
+@pytest.mark.parametrize("width", [0, 16])
+def test_a_training_step_on_the_device_has_the_loss_of_one_on_the_cpu(width, gallery, objective, device):
+    """With dropout off, whose numbers a real device draws for itself; and nothing in it waits for the device."""
+    X, Y = spaces()
+    recipe = Recipe(width=width, gallery=gallery, dropout=0.0)
+    losses, rows = [], torch.arange(32)
+    for where in ("cuda", "cpu"):
+        x, y = X.to(where), Y.to(where)
+        decomposition = decompose(moments((x, y)))
+        torch.manual_seed(0)
+        refiner = Refiner(FITS["canonical"](decomposition.moments), decomposition, recipe)
+        validation = ValidationObjective(objective, x[:50], y[:50], y)
+        module = RefineModule(refiner, x, y, validation, 0.05, recipe, LOSSES[objective])
+        extra = draw_extra(rows, len(Y), gallery, seed=3)
+        extra = None if extra is None else extra.to(where)
+        batch = rows.to(where)
+        if device[1] is not None:
+            device[1].waits.clear()
+        with torch.no_grad():
+            loss = module.loss(refiner(module.X[batch]), batch, extra)
+        assert device[1] is None or not device[1].waits
+        losses.append(loss)
+    assert near(*losses, device[0])
+
+
+@pytest.mark.parametrize("objective", LOSSES)
+def test_auto_on_the_device_chooses_the_map_that_it_chooses_on_the_cpu(objective, device):
+    X, Y = (rows.numpy() for rows in spaces(500))
+    settings = {"objective": objective, "epochs": 2, "refit_on_all": True, "learning_curve": True}
+    # The engine of derivatives asks for the device itself, so refinement itself stays on the CPU where it is pretended.
+    refined_on = {} if device[1] is None else {"accelerator": "cpu"}
+    found = rs.train(X, Y, device="cuda", **settings, **refined_on)
+    expected = rs.train(X, Y, device="cpu", **settings)
+    assert found.map.weight.device.type == "cpu"
+    if device[0]:
+        assert found.method == expected.method
+        assert (found.translate(X) * expected.translate(X)).sum(1).min() > 0.999
+    else:
+        assert found.scorecard.to_dict() == expected.scorecard.to_dict()
+        assert near(found.map.weight, expected.map.weight, 0)
+    assert (found.translate(X[:5]) * found.to("cuda").translate(X[:5])).sum(1).min() > 0.99999
+
+
+def test_tuning_waits_for_the_device_a_few_times_a_map_and_copies_no_rows_back():
+    X, Y = spaces(600)
+    with pretend_cuda() as pretended:
+        x, y = X.to("cuda"), Y.to("cuda")
+        problem = Problem(x[:400], y[:400], ValidationObjective("match", x[400:], y[400:], y[:400]))
+        pretended.waits.clear()
+        _, tried = select(problem, "canonical")
+    maps = len(tried[0].tried)
+    assert maps > 5
+    assert pretended.waits["aten::_to_copy"] == 0
+    assert pretended.waits["aten::_local_scalar_dense"] < 12 * maps
+
+
+def test_confidence_on_the_device_is_that_on_the_cpu(device):
+    X, Y = spaces(600)
+    results = []
+    for where in ("cuda", "cpu"):
+        x, y = X.to(where), Y.to(where)
+        decomposition = decompose(moments((x[:300], y[:300])))
+        map = FITS["canonical"](decomposition.moments)
+        calibrated = calibrate(map, decomposition, (x[300:400], y[300:400]), (x[400:500], y[400:500]), y[:300])
+        assert calibrated is not None
+        scores = evaluate(calibrated, map, x[500:], y[500:]).to_dict()
+        results.append((calibrated.measure(x, map(x)), scores, shared_spectrum(decomposition, x[300:], y[300:])))
+    for name, values in results[1][0].items():
+        assert near(results[0][0][name], values, 10 * device[0])
+    if not device[0]:
+        assert results[0][1:] == results[1][1:]
+
+
+def test_every_form_of_map_and_a_chain_give_on_the_device_what_they_give_on_the_cpu(device):
+    random = torch.Generator().manual_seed(0)
+    W, V = torch.randn(6, 4, generator=random), torch.randn(4, 5, generator=random)
+    affine, second = AffineMap(W, torch.randn(4, generator=random)), AffineMap(V, torch.zeros(5))
+    hidden = (
+        torch.randn(6, 3, generator=random),
+        torch.randn(3, generator=random),
+        torch.randn(3, 4, generator=random),
+    )
+    mlp = ResidualMLP(W, affine.bias, *hidden)
+    rows = torch.randn(9, 6, generator=random)
+    for map in (affine, mlp):
+        assert near(map.to("cuda")(rows.to("cuda")), map(rows), device[0])
+        assert near(map.to("cuda")(rows[0].to("cuda")), map(rows[0]), device[0])
+        assert near(map.to("cuda")(rows.numpy()), map(rows.numpy()), device[0])
+        assert near(map.to("cuda").then(second.to("cuda"))(rows.to("cuda")), map.then(second)(rows), device[0])
+        chain = Pipeline(("unit", "unit"), (map,)).then(Pipeline(("none", "unit"), (second,)))
+        assert near(chain.to("cuda")(rows.to("cuda")).translated, chain(rows).translated, device[0])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_placed_route_answers_as_the_cpu_does(precision, device):
+    wide = make_stitcher(d_source=96, d_target=80, calibration=calibration(96, pool=500))
+    placed = PlacedRoute(Route(("one",), (wide,)), device="cuda", precision=precision)
+    for n in (1, 64, CHUNK_ROWS + 1, 5000):
+        rows = make_rows(n, 96)
+        vectors, measures = placed.translate(rows, with_measures=True)
+        assert (vectors * wide.translate(rows)).sum(1).min() > (0.99999 if precision == "float32" else 0.9995)
+        assert measures is not None
+        assert measures.shape == (n, 5)
+    bad = make_rows(3000, 96)
+    bad[2000] = np.nan
+    with pytest.raises(rs.InputError, match="must be finite"):
+        placed.translate(bad)
+
+
+def test_a_translation_on_the_device_does_not_wait_before_the_copy_back(device):
+    pipeline = make_stitcher(d_source=96, d_target=80).pipeline.to("cuda")
+    rows = torch.randn(100, 96).to("cuda")
+    with no_waiting(device[1]):
+        pipeline.run(rows)
+
+
+def test_an_atlas_made_on_the_device_is_that_made_on_the_cpu(device):
+    rows = [space.numpy() for seed in (0, 1) for space in spaces(150, seed=seed)]
+    found, expected = (
+        rs.atlas(rows, metrics=("mutual_knn", "cknna", "cka_unbiased"), k=5, permutations=5, device=where).to_dict()
+        for where in ("cuda", "cpu")
+    )
+    for metric, result in expected["metrics"].items():
+        for name in ("score", "null", "se"):
+            there, here = (np.array(r[name], dtype=float) for r in (found["metrics"][metric], result))
+            assert np.allclose(there, here, atol=10 * device[0], rtol=0, equal_nan=True), (metric, name)
+
+
+@contextlib.contextmanager
+def no_waiting(pretended: Pretend | None):
+    """Fails where the program waits for the device inside."""
+    if pretended is None:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    else:
+        pretended.waits.clear()
+        yield
+        assert not pretended.waits
