@@ -5,6 +5,7 @@ must be as near as float32 sums in another order are.
 """
 
 import contextlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,9 +134,9 @@ def test_a_training_step_on_the_device_has_the_loss_of_one_on_the_cpu(width, gal
 @pytest.mark.parametrize("objective", LOSSES)
 def test_auto_on_the_device_chooses_the_map_that_it_chooses_on_the_cpu(objective, device):
     X, Y = (rows.numpy() for rows in spaces(500))
-    settings = {"objective": objective, "epochs": 2, "refit_on_all": True, "learning_curve": True}
+    settings: dict[str, Any] = {"objective": objective, "epochs": 2, "refit_on_all": True, "learning_curve": True}
     # The engine of derivatives asks for the device itself, so refinement itself stays on the CPU where it is pretended.
-    refined_on = {} if device[1] is None else {"accelerator": "cpu"}
+    refined_on: dict[str, Any] = {} if device[1] is None else {"accelerator": "cpu"}
     found = rs.train(X, Y, device="cuda", **settings, **refined_on)
     expected = rs.train(X, Y, device="cpu", **settings)
     assert found.map.weight.device.type == "cpu"

@@ -28,8 +28,8 @@ WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::
 class OnDevice(torch.Tensor):
     """A tensor that says it is on `cuda:0`; `inner` holds its numbers."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
-    inner: torch.Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
+    inner: torch.Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor):
