@@ -128,7 +128,7 @@ def test_a_training_step_on_the_device_has_the_loss_of_one_on_the_cpu(width, gal
             loss = module.loss(refiner(module.X[batch]), batch, extra)
         assert device[1] is None or not device[1].waits
         losses.append(loss)
-    assert near(*losses, device[0])
+    assert near(losses[0], losses[1], device[0])
 
 
 @pytest.mark.parametrize("objective", LOSSES)
