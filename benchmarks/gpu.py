@@ -27,7 +27,7 @@ WHEELS = HERE / "wheels"
 sys.path[:0] = [str(SOURCE), str(HERE)]
 
 from machine import markdown  # noqa: E402 - it lies beside this file, wherever this is run from
-from servers import _end  # noqa: E402
+from servers import end_family  # noqa: E402
 
 # The module of each section, and its share of the whole time.
 SECTIONS = {
@@ -139,12 +139,16 @@ def run_section(name: str, args: argparse.Namespace, limit: float, folder: Path,
     except subprocess.TimeoutExpired:
         stopped = f"Stopped at its limit of {limit:.0f} s."
     finally:
-        _end(process)
+        end_family(process)
     taken = time.monotonic() - began
     lines = read_lines(rows)
     if process.returncode and not stopped:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        cause = f"signal {signal.Signals(-process.returncode).name}" if process.returncode < 0 else "status 1"
+        cause = (
+            f"signal {signal.Signals(-process.returncode).name}"
+            if process.returncode < 0
+            else f"status {process.returncode}"
+        )
         stopped = f"Ended early ({cause}): {said[-1][:500] if said else 'it said nothing'}"
         sys.stderr.write("\n".join(said[-30:]) + "\n")
     exact = not stopped and not any(line.get("inexact") for line in lines)

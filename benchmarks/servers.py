@@ -57,7 +57,7 @@ def running(command: list[str], env: dict[str, str], core: set[int], log: Path, 
         _wait_until_ready(process, port, ready, log)
         yield Server(port, process.pid)
     finally:
-        _end(process)
+        end_family(process)
 
 
 def _free_port() -> int:
@@ -81,7 +81,8 @@ def _wait_until_ready(process: subprocess.Popen, port: int, path: str, log: Path
     raise SystemExit(f"A server was not ready ({' '.join(process.args)}):\n{log.read_text()[-3000:]}")  # type: ignore[arg-type]
 
 
-def _end(process: subprocess.Popen) -> None:
+def end_family(process: subprocess.Popen) -> None:
+    """End a process and all that it started, which are killed where they do not end by themselves in 15 seconds."""
     family = {(pid, began) for pid, _, _, began in _family(process.pid)}
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)

@@ -1,8 +1,8 @@
-"""A CUDA device that is not there: tensors that say they are on `cuda:0` and are computed on the CPU.
+"""A pretended CUDA device, for machines without one: its tensors report `cuda:0` and are computed on the CPU.
 
-It has the rules of a real device, so that code which breaks them fails on any machine: two tensors of one operation
-must be on one device, and a tensor must be copied to the CPU before NumPy can read it. It counts what makes the program
-wait for the device. Results are those of the CPU to the last bit, so a test can ask for equality.
+It refuses what a real device refuses: an operation on tensors of two devices, and a tensor that NumPy reads without a
+copy to the CPU. It counts the operations that make the program wait for the device. Results equal those of the CPU to
+the last bit. Derivatives cannot be computed on it: PyTorch's engine for them asks the CUDA driver.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ CUDA = torch.device("cuda:0")
 aten = torch.ops.aten
 COPIES = {"aten::_to_copy", "aten::copy_"}
 INDEXED = {"aten::index", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_"}
-# What ends only once the device has computed everything before it.
+# Operations that return only when the device has finished all work queued before them.
 WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::unique_dim", "aten::equal",
          "aten::masked_select", "aten::is_nonzero", "aten::bincount", "aten::unique_consecutive"}  # fmt: skip
 
 
 class OnDevice(torch.Tensor):
-    """A tensor that says it is on `cuda:0`; `inner` holds its numbers."""
+    """A tensor that reports `cuda:0` as its device; the CPU tensor `inner` holds its values."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
     inner: torch.Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -59,13 +59,11 @@ class OnDevice(torch.Tensor):
 
 
 class Pretend(TorchDispatchMode):
-    """Runs every operation whose tensors say that they are on the device; counts `operations`, `waits` and `copies`."""
+    """Computes the operations on tensors of the device, and counts in `waits` those that wait for it, by name."""
 
     def __init__(self):
         super().__init__()
-        self.operations: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
-        self.precisions: Counter[str] = Counter()  # of float32 products, as the global setting was at each
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -76,7 +74,6 @@ class Pretend(TorchDispatchMode):
         devices = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
         if not ours and not any(device.type == "cuda" for device in devices):
             return function(*args, **kwargs)
-        self.operations[name] += 1
         self._check(name, args, leaves)
         self._count_wait(name, args, kwargs, devices)
         wrappers = {id(leaf.inner): leaf for leaf in ours}
@@ -95,7 +92,7 @@ class Pretend(TorchDispatchMode):
         return tree_unflatten([wrap(leaf) for leaf in leaves], form)
 
     def _check(self, name: str, args: tuple, leaves: list[Any]) -> None:
-        """Raise where a real device would: tensors elsewhere that are no scalars, copies or positions."""
+        """Refuse CPU tensors among those of the device, except in copies, as scalars and as positions of an index."""
         if name in COPIES:
             return
         if name in INDEXED and isinstance(args[0], OnDevice):
@@ -106,8 +103,6 @@ class Pretend(TorchDispatchMode):
             raise RuntimeError(f"Expected all tensors to be on the same device; {name} has some on the CPU: {shapes}.")
 
     def _count_wait(self, name: str, args: tuple, kwargs: dict[str, Any], devices: list[torch.device]) -> None:
-        if name in ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"):
-            self.precisions[torch.get_float32_matmul_precision()] += 1
         if name in WAITS:
             self.waits[name] += 1
         elif name == "aten::_to_copy" and isinstance(args[0], OnDevice):
@@ -123,7 +118,7 @@ class Pretend(TorchDispatchMode):
 
 
 class Calls(TorchFunctionMode):
-    """Answers those calls of Python that would ask the driver for the device before any operation begins."""
+    """Replaces the Python calls that ask the CUDA driver for the device before they reach `Pretend`."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -158,15 +153,15 @@ class Calls(TorchFunctionMode):
 
 
 def _numbered(value: Any) -> Any:
-    """`cuda` as `cuda:0`, for which nothing has to be asked."""
+    """`cuda:0` for `cuda`, which PyTorch would ask the driver to number; other values unchanged."""
     is_cuda = value == "cuda" if isinstance(value, str) else isinstance(value, torch.device) and value.type == "cuda"
     return CUDA if is_cuda else value
 
 
 def _get(tensor: torch.Tensor, index: Any) -> torch.Tensor:
-    """`tensor[index]` by operations that can be dispatched and derived."""
+    """`tensor[index]` by operations that reach `Pretend`."""
     plain, positions = _split(tensor, index)
-    return plain if not positions else torch.ops.aten.index(plain, positions)
+    return plain if not positions else aten.index(plain, positions)
 
 
 def _set(tensor: torch.Tensor, index: Any, value: Any) -> None:
@@ -242,8 +237,8 @@ class _Stream:
 
 
 @contextlib.contextmanager
-def pretend_cuda(free_bytes: int = 2**34) -> Iterator[Pretend]:
-    """Inside, PyTorch sees one CUDA device with `free_bytes` of free memory. Yields what counts the operations."""
+def pretend_cuda() -> Iterator[Pretend]:
+    """Make PyTorch see one CUDA device inside; yields the counter of waits."""
     state = torch.zeros(1, dtype=torch.uint8)
     replaced = {
         "_lazy_init": lambda: None,
@@ -253,7 +248,6 @@ def pretend_cuda(free_bytes: int = 2**34) -> Iterator[Pretend]:
         "set_device": lambda _: None,
         "get_device_name": lambda *_: "a pretended device",
         "get_device_capability": lambda *_: (9, 0),
-        "mem_get_info": lambda *_: (free_bytes, 2 * free_bytes),
         "synchronize": lambda *_: None,
         "empty_cache": lambda: None,
         "get_rng_state": lambda *_: state,

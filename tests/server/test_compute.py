@@ -10,7 +10,6 @@ from helpers.spaces import calibration
 from repstitch.errors import InputError
 from repstitch.server.compute import CHUNK_ROWS, CROSSOVER_ROWS, PlacedRoute, Stopped, _crossover
 from repstitch.stitchers.maps import AffineMap
-from repstitch.stitchers.pipeline import Pipeline
 from repstitch.stitchers.routing import Route
 
 SURE = make_stitcher(calibration=calibration(6, pool=500))
@@ -127,32 +126,3 @@ def test_small_requests_of_a_staged_route_are_answered_without_the_stage(monkeyp
     assert np.allclose(one.translate(make_rows(4))[0], make_stitcher().translate(make_rows(4)), atol=1e-6)
     with pytest.raises(ZeroDivisionError):
         one.translate(make_rows(5))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_a_gpu_answers_as_the_cpu_does(precision):
-    wide = make_stitcher(d_source=96, d_target=80, calibration=calibration(96, pool=500))
-    one = placed(wide, device="cuda", precision=precision)
-    for n in SIZES:
-        rows = make_rows(n, 96)
-        vectors, measures = one.translate(rows, with_measures=True)
-        assert (vectors * wide.translate(rows)).sum(1).min() > (0.99999 if precision == "float32" else 0.9995)
-        assert measures is not None
-        assert measures.shape == (n, 5)
-    bad = make_rows(3000, 96)
-    bad[2000] = np.nan
-    with pytest.raises(InputError, match="must be finite"):
-        one.translate(bad)
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_nothing_waits_before_the_copy_back(monkeypatch):
-    wide = make_stitcher(d_source=96, d_target=80)
-    pipeline: Pipeline = wide.pipeline.to("cuda")
-    rows = torch.randn(100, 96, device="cuda")
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        pipeline.run(rows)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

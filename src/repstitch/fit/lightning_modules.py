@@ -65,10 +65,11 @@ class Refiner(nn.Module):
 
 
 def draw_extra(rows: Tensor, n: int, gallery: int, seed: int) -> Tensor | None:
-    """Row numbers to compare a batch's `rows` with besides themselves; None where all `n` targets fit in the gallery.
+    """Row numbers (m,) of the targets that fill a batch's gallery up; None where the gallery holds all `n` targets.
 
-    None of them is in the batch, because a counterpart that is drawn again would be its own nearest neighbour. They are
-    drawn on the CPU: on a GPU, leaving out some would make every step wait for the device.
+    `rows` (b,) are the batch's own, `gallery` is the size. Rows of the batch are left out, because a counterpart that
+    is drawn again would be its own nearest neighbour. The draw is on the CPU: on a GPU, leaving rows out would make
+    every step wait for the device.
     """
     if n <= gallery:
         return None
@@ -78,9 +79,9 @@ def draw_extra(rows: Tensor, n: int, gallery: int, seed: int) -> Tensor | None:
 
 
 class Batches:
-    """Batches of row numbers, shuffled anew each epoch, each with extra ones (see `draw_extra`) for its gallery.
+    """Batches of row numbers, shuffled anew each epoch, each with the rows that fill its gallery up (`draw_extra`).
 
-    Every rank gets its share of the rows, and the same extra ones, because all ranks compute the same loss.
+    Every rank gets its own share of the batch, and the same extra rows, because all ranks compute the same loss.
     """
 
     def __init__(self, n: int, module: "PairsModule"):
