@@ -385,11 +385,11 @@ def interrupt_at(step: int, monkeypatch, how=None) -> list[int]:
     steps: list[int] = []
     whole = RefineModule.training_step
 
-    def training_step(self, rows):
+    def training_step(self, batch):
         steps.append(len(steps))
         if len(steps) == step:
             (how or _interrupt)()
-        return whole(self, rows)
+        return whole(self, batch)
 
     monkeypatch.setattr(RefineModule, "training_step", training_step)
     return steps
@@ -512,7 +512,7 @@ def test_two_processes_share_the_rows_and_take_the_gradient_of_the_whole_batch(p
     alone = module_of(problem, **settings)
     alone.load_state_dict(initial, strict=False)
     batch = torch.tensor(rows[0][0][1] + rows[1][0][1])
-    alone.loss(alone.refiner.train()(alone.X[batch]), batch).backward()
+    loss_of(alone, alone.refiner.train()(alone.X[batch]), batch).backward()
     for rank in (0, 1):
         gradients = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
         for name, parameter in alone.named_parameters():

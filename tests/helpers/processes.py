@@ -14,7 +14,7 @@ class Spy(Callback):
         self.folder, self.rows = folder, []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        self.rows.append((trainer.current_epoch, batch.tolist()))
+        self.rows.append((trainer.current_epoch, batch[0].tolist()))
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         if trainer.global_step == 0:
