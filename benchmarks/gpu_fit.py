@@ -16,7 +16,8 @@ from repstitch.fit.recipe import recipe_for
 from repstitch.fit.selection import Problem, tune_canonical
 from repstitch.metrics.moments import moments
 from repstitch.metrics.neighbour_lists import mutual_knn
-from repstitch.metrics.neighbours import count_repeats, exact_products, graph, unit
+from repstitch.metrics.neighbours import count_repeats, graph, unit
+from repstitch.precision import exact_products
 
 K = 10
 TILE = 8192  # of the bare product: large enough that the card is busy

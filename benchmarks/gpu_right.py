@@ -16,8 +16,9 @@ from repstitch.fit.calibration import calibrate
 from repstitch.fit.closed_form import FITS, decompose
 from repstitch.metrics.alignment import METRICS, measure
 from repstitch.metrics.moments import Moments, moments
-from repstitch.metrics.neighbours import exact_products, graph, knn, unit
+from repstitch.metrics.neighbours import graph, knn, unit
 from repstitch.metrics.retrieval import ranks
+from repstitch.precision import exact_products
 from repstitch.stitchers.confidence import Calibration
 from repstitch.stitchers.maps import Map
 from repstitch.stitchers.pipeline import Pipeline

@@ -5,13 +5,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from repstitch.server.compute import PlacedRoute
+from repstitch.server.compute import PlacedRoute, Stage
 from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Calibration
 from repstitch.stitchers.maps import AffineMap, Map, ResidualMLP
@@ -203,10 +204,16 @@ def stitcher(map: Map, source: str = "old", target: str = "new", calibration: Ca
     )
 
 
+@cache
+def stage(device: str) -> Stage:
+    """The buffers of this process for a device."""
+    return Stage(device)
+
+
 def placed(run: Run, *stitchers: Stitcher, precision: str = "float32") -> PlacedRoute:
-    """A route on the device; on the CPU through the same buffers."""
+    """A route on the device, through the buffers that all routes share; on the CPU too."""
     names = tuple(f"{each.source.name}-{each.target.name}" for each in stitchers)
-    return PlacedRoute(Route(names, stitchers), run.device, precision, staged=True)
+    return PlacedRoute(Route(names, stitchers), stage(str(run.device)), precision)
 
 
 def unit_rows(n: int, d: int, seed: int = 0) -> np.ndarray:

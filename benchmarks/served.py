@@ -139,7 +139,7 @@ def precision(name: str, trained: Trained, served: tuple[str, str]) -> list[list
     native = torch.from_numpy(trained.test[served[1]])
     copies = torch.unique(native, dim=0, return_inverse=True)[1]
     own = knn(native, native, 10, exclude_self=True)
-    placed = {kind: PlacedRoute(route, "cpu", kind) for kind in ("float32", "bfloat16", "float16")}
+    placed = {kind: PlacedRoute(route, precision=kind) for kind in ("float32", "bfloat16", "float16")}
     ways = {}
     for one in placed.values():  # named by what the weights really are: not every dtype can hold all
         ways[f"weights in {str(one.pipeline.maps[0].weight.dtype).removeprefix('torch.')}"] = one.translate(rows)[0]

@@ -9,7 +9,7 @@ PACKAGE = Path(names.__file__).parent
 # A module imports only from rows above its own; inside a package only from files listed before it.
 ROWS = (
     ("errors", "lazy", "names", "text"),
-    ("arguments", "devices", "files", "records", "spaces"),
+    ("arguments", "devices", "files", "precision", "records", "spaces"),
     ("embeddings",),
     ("metrics", "encoders"),
     ("evaluation",),

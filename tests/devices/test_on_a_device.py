@@ -25,12 +25,15 @@ from repstitch.fit.selection import Problem, select
 from repstitch.fit.spectrum import shared_spectrum
 from repstitch.metrics.alignment import METRICS
 from repstitch.metrics.moments import moments
-from repstitch.metrics.neighbours import count_repeats, graph, knn
+from repstitch.metrics.neighbours import BLOCK, DEVICE_TILE_ROWS, TILE_ROWS, count_repeats, graph, knn, tile_rows
 from repstitch.metrics.null import random_orders
 from repstitch.metrics.retrieval import ranks, search
-from repstitch.server.compute import CHUNK_ROWS, PlacedRoute
+from repstitch.server.compute import CHUNK_ROWS, PlacedRoute, Stage
+from repstitch.server.service import Service
+from repstitch.server.settings import Settings
 from repstitch.stitchers.maps import AffineMap, ResidualMLP
 from repstitch.stitchers.pipeline import Pipeline
+from repstitch.stitchers.registry import Registry
 from repstitch.stitchers.routing import Route
 
 DEVICES = ["pretended", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -204,7 +207,7 @@ def test_every_form_of_map_and_a_chain_give_on_the_device_what_they_give_on_the_
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_placed_route_answers_as_the_cpu_does(precision, device):
     wide = make_stitcher(d_source=96, d_target=80, calibration=calibration(96, pool=500))
-    placed = PlacedRoute(Route(("one",), (wide,)), device="cuda", precision=precision)
+    placed = PlacedRoute(Route(("one",), (wide,)), Stage("cuda"), precision)
     for n in (1, 64, CHUNK_ROWS, CHUNK_ROWS + 1, 3 * CHUNK_ROWS + 7, 5000):
         rows = make_rows(n, 96)
         vectors, measures = placed.translate(rows, with_measures=True)
@@ -215,6 +218,38 @@ def test_a_placed_route_answers_as_the_cpu_does(precision, device):
     bad[2000] = np.nan
     with pytest.raises(rs.InputError, match="must be finite"):
         placed.translate(bad)
+
+
+def test_all_routes_of_a_service_share_the_pinned_buffers_of_one_stage(tmp_path, device):
+    stitchers = {}
+    for i in range(10):
+        stitcher = make_stitcher("old", f"new{i}", 24, 8 * (i + 1))
+        stitcher.save(tmp_path / f"old-new{i}")
+        stitchers[f"new{i}"] = stitcher
+    service = Service(Registry(tmp_path), Settings(device="cuda"))
+    service.refresh()
+    routes = [service.resolve({"source": "old", "target": target}).placed for target in stitchers]
+    assert len({id(route.stage) for route in routes}) == 1
+    assert routes[0].stage is not None
+    assert routes[0].pipeline.maps[0].weight.device.type == "cuda"
+    assert sum(slot.memory.numel() for slot in routes[0].stage.slots) * 4 == 64 * 2**20
+    rows = make_rows(300, 24)
+    for route, stitcher in zip(routes, stitchers.values(), strict=True):
+        route.cpu_rows = 0
+        assert np.allclose(route.translate(rows)[0], stitcher.translate(rows), atol=1e-5)
+
+
+def test_tiles_on_the_device_fit_its_free_memory(device, monkeypatch):
+    rows = torch.zeros(4, 3).to("cuda")
+    for free in (2**20, 2**24, 2**30, 2**36):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_, free=free: (free, 2**37))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 0)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
+        both, many = tile_rows(rows), tile_rows(rows, 10_000_000)
+        assert many <= both <= DEVICE_TILE_ROWS
+        assert both == DEVICE_TILE_ROWS or 4 * both**2 <= free / 10
+        assert many in (BLOCK, DEVICE_TILE_ROWS) or 4 * many * 10_000_000 <= free / 10
+    assert tile_rows(torch.zeros(4, 3), 10_000_000) == TILE_ROWS
 
 
 def test_a_translation_on_the_device_does_not_wait_before_the_copy_back(device):

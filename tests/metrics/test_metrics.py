@@ -9,7 +9,7 @@ from helpers.alignment import measured_pair
 from helpers.spaces import cone, gaussian, rotated, rotation, shared_latent, unrelated
 
 from repstitch.errors import InputError
-from repstitch.metrics import neighbours, retrieval
+from repstitch.metrics import neighbours
 from repstitch.metrics.alignment import METRICS, measure
 from repstitch.metrics.kernels import cka, cka_unbiased
 from repstitch.metrics.neighbour_lists import mutual_knn, overlap
@@ -363,7 +363,7 @@ def test_a_row_at_another_scale_is_no_copy():
 def test_ranks_in_tiles_are_ranks_at_once(monkeypatch, tile):
     X, Y = tensors(*shared_latent(60, d_source=8, d_target=8))
     whole = ranks(X, Y)
-    monkeypatch.setattr(retrieval, "TILE_ROWS", tile)
+    monkeypatch.setattr(neighbours, "TILE_ROWS", tile)
     assert torch.equal(ranks(X, Y), whole)
 
 
@@ -571,7 +571,7 @@ def test_one_search_gives_the_ranks_and_the_neighbours(monkeypatch, tile):
         ranks(queries[:1].repeat(60, 1), gallery, copies),
         knn(queries[:1].repeat(60, 1), gallery, 9, exclude_self=True),
     )
-    monkeypatch.setattr("repstitch.metrics.retrieval.TILE_ROWS", tile)
+    monkeypatch.setattr(neighbours, "TILE_ROWS", tile)
     for rows, (placed, lists) in ((queries, expected), (queries[:1], alone)):
         found = search(rows, gallery, 9, copies)
         assert torch.equal(found[0], placed)

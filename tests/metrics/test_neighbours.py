@@ -10,7 +10,6 @@ from repstitch.metrics import neighbours
 from repstitch.metrics.neighbour_lists import common_sequence, edits_saved
 from repstitch.metrics.neighbours import (
     count_repeats,
-    exact_products,
     graph,
     knn,
     nearest,
@@ -200,16 +199,6 @@ def test_two_rows_and_a_cone_that_float32_can_tell_apart_have_neighbours():
 def test_a_graph_needs_more_rows_than_neighbours(k):
     with pytest.raises(InputError, match=rf"`k` must be at least 1 and below the number of rows \(30\); got {k}"):
         graph(rows(gaussian(30, 4)), k)
-
-
-def test_products_are_exact_inside_and_as_they_were_set_outside():
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with exact_products():
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
 
 
 def test_ordered_lists_are_compared_by_their_definitions():

@@ -40,7 +40,7 @@ def test_small_requests_together_never_meet_large_ones_on_a_device(tmp_path, sma
     registry.refresh()
     app = create_app(registry, Settings())
     placed = app.state.service.resolve({"source": "old", "target": "new"}).placed
-    placed.stage, placed.cpu_rows = Stage(placed, "cpu"), small
+    placed.stage, placed.cpu_rows = Stage("cpu"), small
     sent = [make_rows(3000 if i % 10 == 0 else min(small, 16), WIDE, seed=i) for i in range(60)]
 
     async def scenario():
@@ -57,7 +57,7 @@ def test_a_stage_answers_one_call_at_a_time():
     from repstitch.stitchers.routing import Route
 
     stitcher = make_stitcher(d_source=WIDE, d_target=WIDE)
-    placed = PlacedRoute(Route(("s",), (stitcher,)), staged=True)
+    placed = PlacedRoute(Route(("s",), (stitcher,)), Stage("cpu"))
     sent = [make_rows(700, WIDE, seed=i) for i in range(24)]
     with ThreadPoolExecutor(4) as threads:
         for rows, (vectors, _) in zip(sent, threads.map(placed.translate, sent), strict=True):

@@ -1,4 +1,6 @@
+import gc
 import threading
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,7 @@ from helpers.serving import make_rows, make_stitcher
 from helpers.spaces import calibration
 
 from repstitch.errors import InputError
-from repstitch.server.compute import CHUNK_ROWS, CROSSOVER_ROWS, PlacedRoute, Stopped, _crossover
+from repstitch.server.compute import CHUNK_ROWS, CROSSOVER_ROWS, PlacedRoute, Stage, Stopped, _crossover
 from repstitch.stitchers.maps import AffineMap
 from repstitch.stitchers.routing import Route
 
@@ -16,8 +18,9 @@ SURE = make_stitcher(calibration=calibration(6, pool=500))
 SIZES = (1, 64, CHUNK_ROWS, CHUNK_ROWS + 1, 3 * CHUNK_ROWS + 7)
 
 
-def placed(*stitchers, **settings) -> PlacedRoute:
-    return PlacedRoute(Route(tuple(str(i) for i in range(len(stitchers))), stitchers), **settings)
+def placed(*stitchers, staged=False, **settings) -> PlacedRoute:
+    route = Route(tuple(str(i) for i in range(len(stitchers))), stitchers)
+    return PlacedRoute(route, Stage("cpu") if staged else None, **settings)
 
 
 @pytest.mark.parametrize("staged", [False, True])
@@ -58,6 +61,34 @@ def test_rows_of_tiny_length_are_answered_exactly(staged):
     rows = make_rows(5) * np.float32(1e-25)
     vectors, _ = placed(make_stitcher(), staged=staged).translate(rows)
     assert np.allclose(vectors, make_stitcher().translate(make_rows(5)), atol=1e-5)
+
+
+def test_routes_of_any_widths_share_the_buffers_of_one_stage(monkeypatch):
+    monkeypatch.setattr("repstitch.server.compute.SLOT_FLOATS", 2**12)
+    stage = Stage("cpu")
+    memory = [slot.memory.numel() for slot in stage.slots]
+    for d_source, d_target in ((3, 2), (700, 30), (40, 2000), (6, 4)):
+        stitcher = make_stitcher(d_source=d_source, d_target=d_target, calibration=calibration(d_source, pool=500))
+        route = PlacedRoute(Route(("one",), (stitcher,)), stage)
+        for n in (1, 2, 300):
+            rows = make_rows(n, d_source)
+            vectors, measures = route.translate(rows, with_measures=True)
+            assert np.allclose(vectors, stitcher.translate(rows), atol=1e-5)
+            assert measures is not None
+            assert np.allclose(measures, np.column_stack(list(stitcher.confidence(rows).to_dict().values())), rtol=1e-3)
+    assert [slot.memory.numel() for slot in stage.slots] == memory
+
+
+def test_a_route_that_is_no_longer_served_is_freed_at_once():
+    one = placed(SURE, staged=True)
+    one.translate(make_rows(3 * CHUNK_ROWS))
+    freed = weakref.ref(one)
+    gc.disable()
+    try:
+        del one
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("staged", [False, True])
@@ -112,10 +143,10 @@ def test_the_cpu_answers_as_many_rows_as_it_is_sooner_for(monkeypatch):
     times = [3.0, 1.0, 3.0, 2.0, 3.0, 4.0]  # device, cpu, device, cpu …
     calls = iter(times)
     monkeypatch.setattr("repstitch.server.compute._best_time", lambda work: next(calls))
-    assert _crossover(one, CROSSOVER_ROWS) == CROSSOVER_ROWS[1]
+    assert _crossover(one, Stage("cpu"), CROSSOVER_ROWS) == CROSSOVER_ROWS[1]
     never = iter([1.0, 2.0])
     monkeypatch.setattr("repstitch.server.compute._best_time", lambda work: next(never))
-    assert _crossover(one, CROSSOVER_ROWS) == 0
+    assert _crossover(one, Stage("cpu"), CROSSOVER_ROWS) == 0
 
 
 def test_small_requests_of_a_staged_route_are_answered_without_the_stage(monkeypatch):

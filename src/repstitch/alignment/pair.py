@@ -21,6 +21,7 @@ def align(
     k: int = 10,
     permutations: int = 200,
     seed: int = 0,
+    device: str = "auto",
 ) -> AlignmentScore:
     """Score how similar two spaces are, compared with a permutation null. For more spaces or metrics see `atlas`.
 
@@ -31,6 +32,7 @@ def align(
         k: Neighbours of each row, for the metrics of neighbours.
         permutations: Draws of the null; 0 leaves out `null`, `p` and `calibrated`.
         seed: Seed of the null.
+        device: Where neighbour graphs are made: auto, cpu or cuda.
 
     Returns:
         The score with its null, p-value, calibrated score and standard error: the same numbers as `atlas` gives the
@@ -48,7 +50,7 @@ def align(
         second = replace(second, space=replace(second.space, name=f"{second.space.name}-2"))
     matched = match([first, second])
     check_neighbours(k, len(matched))
-    settings = ScoringSettings(k, permutations, seed, pick_device())
+    settings = ScoringSettings(k, permutations, seed, pick_device(device))
     ((_, measured),) = score_all([metric], unit_rows(matched), matched.names, {metric: [(0, 1)]}, settings)
     source, target = matched.names
     return AlignmentScore({"source": source, "target": target, "metric": metric} | measured.pair(0))

@@ -11,6 +11,7 @@ from repstitch.embeddings.fingerprints import repeated_rows, row_fingerprints
 from repstitch.embeddings.pairs import Pairs, repeated_pairs
 from repstitch.embeddings.splitting import Split
 from repstitch.errors import InputError
+from repstitch.precision import exact_products
 
 log = logging.getLogger(__name__)
 
@@ -253,6 +254,7 @@ def _winning_lag(scores: Tensor) -> int:
     return LAGS[best] if deviations[best] >= needed else 0
 
 
+@exact_products()
 def find_near_duplicates(pairs: Pairs, split: Split) -> np.ndarray:
     """A mask (n,) of the held-out pairs that nearly repeat one and the same training pair in both spaces.
 

@@ -10,6 +10,7 @@ from repstitch.errors import InputError
 from repstitch.evaluation.scorecard_parts import CalibrationScores
 from repstitch.fit.closed_form import Decomposition, canonical
 from repstitch.metrics.retrieval import ranks
+from repstitch.precision import exact_products
 from repstitch.stitchers.confidence import (
     FOR_MATCH,
     FOR_TYPICAL,
@@ -33,6 +34,7 @@ SHRINK = 0.1  # towards the mean eigenvalue: new rows differ most where training
 Pairs = tuple[Tensor, Tensor]
 
 
+@exact_products()
 @torch.no_grad()
 def calibrate(
     map: Map,
@@ -178,6 +180,7 @@ def _design(readings: Tensor) -> tuple[Tensor, Tensor]:
     return A, penalty.diag()
 
 
+@exact_products()
 @torch.no_grad()
 def evaluate(
     calibration: Calibration, map: Map, X: Tensor, Y: Tensor, others: Sequence[Tensor] = (), seed: int = 0

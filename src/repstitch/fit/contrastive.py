@@ -83,8 +83,10 @@ def _run(
         stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(recipe.seed)
         kind = "mlp" if recipe.width else "linear"
-        parent = recipe.checkpoints or stack.enter_context(tempfile.TemporaryDirectory())
-        folder = Path(parent) / f"{kind}-{_job(X, Y, start, objective, temperature, recipe, loss)}"
+        if recipe.checkpoints:
+            folder = Path(recipe.checkpoints) / f"{kind}-{_job(X, Y, start, objective, temperature, recipe, loss)}"
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / kind
         last, done = folder / "last.ckpt", folder / "done"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from repstitch.precision import exact_products
+
 NEIGHBOURS = 30  # how many rows the native distribution of neighbours spreads over
 SAMPLE = 1024
 
@@ -63,6 +65,7 @@ def squared_error(batch: Batch) -> Tensor:
     return (batch.predicted - batch.targets).square().sum(1).mean()
 
 
+@exact_products()
 def native_scale(gallery: Tensor) -> float:
     """The inverse temperature at which a row's native neighbours have a perplexity of `NEIGHBOURS` rows on average.
 

@@ -11,6 +11,7 @@ from repstitch.errors import InputError
 from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn, unit
 from repstitch.metrics.retrieval import ranks
+from repstitch.precision import exact_products
 
 MAX_DISTRACTORS = 8192
 TEMPERATURES = tuple(0.003 * 1.25**step for step in range(20))
@@ -50,6 +51,7 @@ class ValidationObjective:
         k = min(10, len(self.gallery) - 1)
         return knn(self.Y, self.gallery, k, exclude_self=True)
 
+    @exact_products()
     @torch.inference_mode()
     def scores_per_row(self, map: Callable[[Tensor], Tensor]) -> Tensor:
         """The score (n,) of every validation row, higher is better; −inf for a map that gives NaN, Inf or zeros."""
@@ -62,6 +64,7 @@ class ValidationObjective:
         """The mean score over the validation rows."""
         return float(self.scores_per_row(map).mean())
 
+    @exact_products()
     @torch.inference_mode()
     def temperature(self, map: Callable[[Tensor], Tensor]) -> float:
         """The temperature at which the map's similarities best predict the counterpart, on these held-out rows."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from repstitch.errors import InputError
 from repstitch.metrics.matrices import MatrixLike, check_rows, matched_matrices
 from repstitch.metrics.moments import BATCH_ROWS, add_gram
-from repstitch.metrics.neighbours import exact_products, unit
+from repstitch.metrics.neighbours import unit
+from repstitch.precision import exact_products
 
 WIDE = 128
 FEW_PRODUCTS = 2**30  # that a processor takes in float64 without being noticed
@@ -45,9 +46,8 @@ class Centred:
             return self.rows.T @ self.rows
         d = self.rows.shape[1]
         total = torch.zeros(d, d, dtype=torch.float64, device=self.rows.device)
-        with exact_products():
-            for part in self.rows.split(BATCH_ROWS):
-                add_gram(total, part)
+        for part in self.rows.split(BATCH_ROWS):
+            add_gram(total, part)
         return total.triu() + total.triu(1).T
 
     @cached_property
@@ -152,6 +152,7 @@ def draws_cka(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], order
     return np.stack(draws)
 
 
+@exact_products()
 def draws_cka_unbiased(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
     """`cka_unbiased` of each pair with the second's rows in each order: (pairs, K), in the same leading directions."""
     draws = []
@@ -166,12 +167,12 @@ def draws_cka_unbiased(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int
     return np.stack(draws)
 
 
+@exact_products()
 def _permuted_products(x: Centred, y: Centred, orders: Tensor) -> np.ndarray:
     """‖Xᵀ Y[order]‖² in the leading directions, for each order: (K,)."""
     left, right = x.leading.T, y.leading
     at_once = max(1, CELLS // right.numel())
-    with exact_products():
-        parts = [(left @ right[part]).square().sum((1, 2)) for part in orders.split(at_once)]
+    parts = [(left @ right[part]).square().sum((1, 2)) for part in orders.split(at_once)]
     return torch.cat(parts).cpu().numpy().astype(np.float64)
 
 
@@ -182,15 +183,15 @@ def _unbiased_hsic(X: Tensor) -> float:
     return float((X.T @ X).square().sum() + _diagonal_of(squares, squares).sum())
 
 
+@exact_products()
 def _product(x: Centred, y: Centred) -> Tensor:
     """Xᵀ Y (d_x, d_y), float64."""
     X, Y = x.rows, y.rows
     if X.dtype == Y.dtype == torch.float64:
         return X.T @ Y
     X, Y = X.float(), Y.float()
-    with exact_products():
-        parts = zip(X.split(BATCH_ROWS), Y.split(BATCH_ROWS), strict=True)
-        return sum((left.T @ right).double() for left, right in parts)  # type: ignore[return-value]
+    parts = zip(X.split(BATCH_ROWS), Y.split(BATCH_ROWS), strict=True)
+    return sum((left.T @ right).double() for left, right in parts)  # type: ignore[return-value]
 
 
 def _product_parts(x: Centred, y: Centred) -> Tensor:
@@ -198,10 +199,10 @@ def _product_parts(x: Centred, y: Centred) -> Tensor:
     return _parts(x.rows, _product(x, y), y.rows)
 
 
+@exact_products()
 def _parts(x: Tensor, between: Tensor, y: Tensor) -> Tensor:
     """xᵢ · between · yᵢ for each row (n,)."""
-    with exact_products():
-        return ((x @ between.to(x)) * y).sum(1, dtype=torch.float64)
+    return ((x @ between.to(x)) * y).sum(1, dtype=torch.float64)
 
 
 def _diagonal(x: Centred, y: Centred) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
+from repstitch.precision import exact_products
 
 BATCH_ROWS = 16_384
 
@@ -137,6 +138,7 @@ class _Sums:
         self.x_sum, self.y_sum, self.xx, self.xy = zeros(d), zeros(e), zeros(d, d), zeros(d, e)
         self.yy = zeros(e, e) if yy else None
 
+    @exact_products()
     def add(self, x: Tensor, y: Tensor) -> None:
         if (x.shape[1], y.shape[1]) != tuple(self.xy.shape):
             raise InputError(f"Batches must keep their widths {tuple(self.xy.shape)}; got {(x.shape[1], y.shape[1])}.")
@@ -188,6 +190,7 @@ def _mirrored(upper: Tensor) -> Tensor:
     return torch.triu(upper) + torch.triu(upper, 1).T
 
 
+@exact_products()
 def add_gram(total: Tensor, rows: Tensor) -> None:
     """Add rowsᵀrows to the upper triangle of `total` by blocks of columns; the lower half is never computed."""
     width = rows.shape[1]

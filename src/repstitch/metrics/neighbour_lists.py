@@ -7,7 +7,7 @@ from torch import Tensor
 
 from repstitch.errors import InputError
 from repstitch.metrics.matrices import MatrixLike, matched_matrices
-from repstitch.metrics.neighbours import graph, tiles
+from repstitch.metrics.neighbours import TILE_ROWS, graph, tiles
 
 
 def overlap(first: Tensor, second: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def share_contained(entries: Tensor, lists: Tensor) -> Tensor:
 def closes_cycle(in_x: Tensor, in_y: Tensor) -> Tensor:
     """1 for each row (n,) that is in the list `in_x` (n, k) of one of its own neighbours `in_y` (n, k), else 0."""
     rows = torch.arange(len(in_x), device=in_x.device)[:, None, None]
-    return torch.cat([(in_x[in_y[part]] == rows[part]).any(2).any(1) for part in tiles(len(in_y))]).double()
+    return torch.cat([(in_x[in_y[part]] == rows[part]).any(2).any(1) for part in tiles(len(in_y), TILE_ROWS)]).double()
 
 
 def common_sequence(first: Tensor, second: Tensor) -> Tensor:

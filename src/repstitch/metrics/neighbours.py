@@ -8,8 +8,7 @@ then rounding, and may change with the length of the rows.
 """
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,12 +18,15 @@ from torch import Tensor
 from repstitch.arguments import check_neighbours, check_whole
 from repstitch.errors import InputError
 from repstitch.metrics.matrices import MatrixLike, as_matrix
+from repstitch.precision import exact_products
 
 TILE_ROWS = 1440
+DEVICE_TILE_ROWS = 16_384  # on a CUDA device, where each tile costs some waits for it
 BLOCK = 32  # similarities of a row whose largest is looked at first
 STEP = 2.0**-23  # of float32 near 1
 SAME = (2 * STEP) ** 0.5  # unit rows no farther apart have a cosine of 1, to float32
 SKETCH = 8  # random directions that stand for all when copies are looked for
+COMPARED = 4096  # pairs of rows at once
 NEAR = 4  # rows in the sketch, the row itself among them, that may be its copies
 
 
@@ -63,6 +65,7 @@ class Graph:
         return replace(self, neighbours=neighbours, similarities=similarities, mean=self.mean.to(device))
 
 
+@exact_products()
 def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
     """The neighbour graph of rows X (n, d), computed once for every metric, pair and permutation.
 
@@ -78,22 +81,22 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
     U = _whole_blocks(U, order)
     keys = U.new_full((len(U), min(k + 1, n - 1)), EMPTY, dtype=torch.long)  # one more shows whether the k-th is tied
     keys[n:] = _encode(U.new_tensor(torch.inf), torch.tensor(0))  # what fills the last block looks for nothing
-    parts = tiles(len(U))
-    with exact_products():
-        # The diagonal first: then every row has a k-th best to compare the other tiles with.
-        for rows, columns in (pair for far in range(len(parts)) for pair in zip(parts, parts[far:], strict=False)):
-            similar = U[rows] @ U[columns].T
-            similar[:, max(0, n - columns.start) :] = -torch.inf
-            if rows == columns:
-                similar.fill_diagonal_(-torch.inf)
-            _absorb(keys[rows], similar, columns.start)
-            if rows != columns:
-                _absorb(keys[columns], similar.T, rows.start)
+    parts = tiles(len(U), tile_rows(U))
+    # The diagonal first: then every row has a k-th best to compare the other tiles with.
+    for rows, columns in (pair for far in range(len(parts)) for pair in zip(parts, parts[far:], strict=False)):
+        similar = U[rows] @ U[columns].T
+        similar[:, max(0, n - columns.start) :] = -torch.inf
+        if rows == columns:
+            similar.fill_diagonal_(-torch.inf)
+        _absorb(keys[rows], similar, columns.start)
+        if rows != columns:
+            _absorb(keys[columns], similar.T, rows.start)
     places, similarities = (part[order.argsort()] for part in _decode(keys[:n]))
     _check_lead(similarities[:, 0], mean, name)
     return Graph(order[places], similarities, mean, tied=0).first(k)
 
 
+@exact_products()
 def knn(queries: MatrixLike, gallery: MatrixLike, k: int = 10, exclude_self: bool = False) -> Tensor:
     """Positions (n, k) of each query's `k` nearest gallery rows by cosine, nearest first, ties by `tie_order`.
 
@@ -119,16 +122,15 @@ def knn(queries: MatrixLike, gallery: MatrixLike, k: int = 10, exclude_self: boo
     order = tie_order(G)
     G, place = _whole_blocks(G, order), order.argsort()
     keys = Q.new_full((len(Q), k), EMPTY, dtype=torch.long)
-    with exact_products():
-        for rows in tiles(len(Q)):
-            for columns in tiles(len(G)):
-                similar = Q[rows] @ G[columns].T
-                similar[:, max(0, len(gallery) - columns.start) :] = -torch.inf
-                if exclude_self:
-                    own_column = place[rows] - columns.start
-                    inside = ((own_column >= 0) & (own_column < similar.shape[1])).nonzero()[:, 0]
-                    similar[inside, own_column[inside]] = -torch.inf
-                _absorb(keys[rows], similar, columns.start)
+    for rows in tiles(len(Q), tile_rows(Q)):
+        for columns in tiles(len(G), tile_rows(G)):
+            similar = Q[rows] @ G[columns].T
+            similar[:, max(0, len(gallery) - columns.start) :] = -torch.inf
+            if exclude_self:
+                own_column = place[rows] - columns.start
+                inside = ((own_column >= 0) & (own_column < similar.shape[1])).nonzero()[:, 0]
+                similar[inside, own_column[inside]] = -torch.inf
+            _absorb(keys[rows], similar, columns.start)
     return order[_decode(keys)[0]]
 
 
@@ -147,17 +149,6 @@ def unit(X: Tensor) -> Tensor:
     if not bool((torch.isfinite(norms) & (norms > 0)).all()):
         raise InputError("Rows must be finite and not all zeros to have neighbours; leave such rows out first.")
     return X / norms
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Compute products in full float32 inside, whatever precision the program has set."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
 
 def check_spread(X: Tensor, k: int, name: str) -> None:
@@ -206,11 +197,13 @@ def count_repeats(U: Tensor) -> int:
     cells = (sketch / (SAME / 50)).round() @ np.random.default_rng(0).standard_normal(SKETCH)
     kept = np.unique(cells, return_index=True)[1]
     while len(kept) > 1:
-        nearest = KDTree(sketch[kept]).query(sketch[kept], k=min(NEAR, len(kept)), distance_upper_bound=2 * SAME)
+        nearest = KDTree(sketch[kept]).query(
+            sketch[kept], k=min(NEAR, len(kept)), distance_upper_bound=2 * SAME, workers=torch.get_num_threads()
+        )
         distance, other = (np.asarray(part)[:, 1:] for part in nearest)  # the nearest is the row itself
         row, rank = np.isfinite(distance).nonzero()
         other = other[row, rank]
-        pairs = torch.from_numpy(kept[np.stack([row, other])]).to(U.device).split(TILE_ROWS, dim=1)
+        pairs = torch.from_numpy(kept[np.stack([row, other])]).to(U.device).split(COMPARED, dim=1)
         gap = [torch.linalg.vector_norm(U[left] - U[right], dim=1).cpu() for left, right in pairs]
         same = torch.cat(gap).numpy() <= SAME if gap else np.zeros(0, dtype=bool)
         row, other = row[same], other[same]
@@ -221,11 +214,11 @@ def count_repeats(U: Tensor) -> int:
     return len(U) - len(kept)
 
 
+@exact_products()
 def _sketch(U: Tensor, width: int) -> Tensor:
     """Rows (n, width) in random directions: as far apart there as in all, on average."""
     directions = torch.randn(width, U.shape[1], generator=torch.Generator().manual_seed(0))
-    with exact_products():
-        return U @ directions.to(U).T
+    return U @ directions.to(U).T
 
 
 def _check_spread(U: Tensor, k: int, name: str) -> None:
@@ -289,9 +282,22 @@ def _whole_blocks(U: Tensor, order: Tensor) -> Tensor:
     return rows
 
 
-def tiles(n: int) -> list[slice]:
-    """Slices of about equal length, none above the tile's, each of whole blocks where n is."""
-    count = -(-n // TILE_ROWS)
+def tile_rows(rows: Tensor, columns: int | None = None) -> int:
+    """How many of these rows are compared at once with `columns` others, by default with as many.
+
+    On a CUDA device as many as a quarter of its free memory holds, 12 bytes a comparison.
+    """
+    if rows.device.type != "cuda":
+        return TILE_ROWS
+    free = torch.cuda.mem_get_info(rows.device)[0]
+    free += torch.cuda.memory_reserved(rows.device) - torch.cuda.memory_allocated(rows.device)
+    cells = free // 4 // 12
+    return max(BLOCK, min(DEVICE_TILE_ROWS, cells // columns if columns else math.isqrt(cells)))
+
+
+def tiles(n: int, most: int) -> list[slice]:
+    """Slices of about equal length, none above `most`, each of whole blocks where n is."""
+    count = -(-n // most)
     edges = [n * i // count // BLOCK * BLOCK for i in range(count)] + [n]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
 

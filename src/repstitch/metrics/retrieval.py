@@ -9,9 +9,11 @@ from torch import Tensor
 
 from repstitch.errors import InputError
 from repstitch.metrics.matrices import MatrixLike, as_matrix, as_positions
-from repstitch.metrics.neighbours import TILE_ROWS, exact_products, nearest, tie_order, unit
+from repstitch.metrics.neighbours import nearest, tie_order, tile_rows, unit
+from repstitch.precision import exact_products
 
 
+@exact_products()
 def ranks(queries: MatrixLike, gallery: MatrixLike, copies: Tensor | None = None) -> Tensor:
     """Rank (n,) of each query's counterpart among the gallery rows by cosine, from 1.
 
@@ -28,9 +30,9 @@ def ranks(queries: MatrixLike, gallery: MatrixLike, copies: Tensor | None = None
     Q, G = unit(queries), unit(gallery)
     same = torch.unique(gallery, dim=0, return_inverse=True)[1] if copies is None else copies
     result = torch.empty(len(Q), dtype=torch.long, device=Q.device)
-    for at in range(0, len(Q), TILE_ROWS):
-        with exact_products():
-            similar = Q[at : at + TILE_ROWS] @ G.T
+    step = tile_rows(Q, len(G))
+    for at in range(0, len(Q), step):
+        similar = Q[at : at + step] @ G.T
         counterparts = torch.arange(at, at + len(similar), device=Q.device)
         result[counterparts] = _ranks_of(similar, counterparts, same)
     return result
@@ -42,6 +44,7 @@ def _ranks_of(similar: Tensor, counterparts: Tensor, copies: Tensor) -> Tensor:
     return 1 + (ahead & (copies != copies[counterparts, None])).sum(1)
 
 
+@exact_products()
 def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Tensor, Tensor]:
     """`ranks(queries, gallery, copies)` and `knn(queries, gallery, k, exclude_self=True)` from one pass over the
     similarities.
@@ -51,14 +54,13 @@ def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Te
     Q, G = unit(queries), unit(gallery)
     n, order = len(G), tie_order(G)
     G, copies, place = G[order], copies[order], order.argsort()
-    with exact_products():
-        once = Q @ G.T if len(Q) == 1 else None
+    once = Q @ G.T if len(Q) == 1 else None
     positions = torch.empty(n, dtype=torch.long, device=G.device)
     neighbours = torch.empty(n, k, dtype=torch.long, device=G.device)
-    for at in range(0, n, TILE_ROWS):
-        rows = torch.arange(at, min(at + TILE_ROWS, n), device=G.device)
-        with exact_products():
-            similar = Q[rows] @ G.T if once is None else once.repeat(len(rows), 1)
+    step = tile_rows(G, n)
+    for at in range(0, n, step):
+        rows = torch.arange(at, min(at + step, n), device=G.device)
+        similar = Q[rows] @ G.T if once is None else once.repeat(len(rows), 1)
         positions[rows] = _ranks_of(similar, place[rows], copies)
         similar[rows - at, place[rows]] = -torch.inf
         neighbours[rows] = order[nearest(similar, k)]

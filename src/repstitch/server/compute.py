@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 256  # small requests are answered between the chunks of a large one
 DEVICE_CHUNK_ROWS = 4096
+SLOT_FLOATS = 2**23  # 32 MiB: 4,096 rows of 768 dimensions and their translations of 1,024
 CROSSOVER_ROWS = (1, 4, 16, 64, 256)  # numbers of rows at which a device is compared with the CPU
 
 
@@ -35,16 +36,16 @@ class PlacedRoute:
     another device would take longer, and rows that the placed weights cannot answer: all refusals come from it.
     """
 
-    def __init__(self, route: Route, device: str = "cpu", precision: str = "float32", staged: bool = False):
+    def __init__(self, route: Route, stage: "Stage | None" = None, precision: str = "float32"):
+        """Place a route on the device of `stage`; on the CPU where there is none."""
         self.exact = route.pipeline
         self.d_source, self.d_target = route.stitchers[0].source.dim, route.stitchers[-1].target.dim
         self.calibration: Calibration | None = route.stitchers[0].calibration if len(route.stitchers) == 1 else None
+        self.stage = stage
+        device = torch.device("cpu") if stage is None else stage.device
         self.pipeline = _place(self.exact, device, precision, route)
-        self.stage: Stage | None = None
-        self.cpu_rows = 0
-        if device != "cpu" or staged:
-            self.stage = Stage(self, device)
-            self.cpu_rows = _crossover(self, CROSSOVER_ROWS) if device != "cpu" else 0
+        self.placed_calibration = None if self.calibration is None else self.calibration.to(device)
+        self.cpu_rows = 0 if stage is None or device.type == "cpu" else _crossover(self, stage, CROSSOVER_ROWS)
 
     @property
     def inline_rows(self) -> float:
@@ -64,17 +65,17 @@ class PlacedRoute:
         Raises InputError on rows that cannot be translated, and Stopped between two chunks once `stop` is set.
         """
         if self.stage is not None and len(rows) > self.cpu_rows:
-            return self.stage.translate(rows, with_measures, stop)
+            return self.stage.translate(self, rows, with_measures, stop)
         pipeline = self.exact if self.stage is not None else self.pipeline
         if len(rows) <= CHUNK_ROWS:
-            return self._run(pipeline, rows, with_measures)
+            return self.run(pipeline, rows, with_measures)
         vectors = np.empty((len(rows), self.d_target), np.float32)
         measures = np.empty((len(rows), len(self.measures)), np.float32) if with_measures else None
         for start in range(0, len(rows), CHUNK_ROWS):
             if stop is not None and stop.is_set():
                 raise Stopped
             part = slice(start, start + CHUNK_ROWS)
-            vectors[part], part_measures = self._run(pipeline, rows[part], with_measures)
+            vectors[part], part_measures = self.run(pipeline, rows[part], with_measures)
             if measures is not None and part_measures is not None:
                 measures[part] = part_measures
         return vectors, measures
@@ -85,7 +86,8 @@ class PlacedRoute:
         output = self.exact(torch.from_numpy(rows))
         return self.calibration.measure(output.inputs, output.raw)["p_typical"].numpy()
 
-    def _run(self, pipeline: Pipeline, rows: np.ndarray, with_measures: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    def run(self, pipeline: Pipeline, rows: np.ndarray, with_measures: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows through a pipeline on the CPU; rows that it cannot answer go through `exact`."""
         tensor = torch.from_numpy(rows)
         output = pipeline.run(tensor)
         if not norms_are_valid(output.norms):
@@ -96,7 +98,7 @@ class PlacedRoute:
         return output.translated.float().numpy(), measures
 
 
-def _place(pipeline: Pipeline, device: str, precision: str, route: Route) -> Pipeline:
+def _place(pipeline: Pipeline, device: torch.device, precision: str, route: Route) -> Pipeline:
     """The pipeline on a device; weights that `precision` cannot hold stay in float32."""
     try:
         return pipeline.to(device, getattr(torch, precision))
@@ -106,34 +108,36 @@ def _place(pipeline: Pipeline, device: str, precision: str, route: Route) -> Pip
 
 
 class Stage:
-    """Copies rows to a device and translations back: two slots of pinned buffers, so that copying overlaps computing.
+    """Copies rows to a device and translations back through two slots of pinned memory, so that copying overlaps
+    computing.
 
-    Only the copy back waits for the device; whether the rows were valid comes back with it. One call at a time.
+    All routes of a process share one, so that pinned memory does not grow with their number. Only the copy back waits
+    for the device; whether the rows were valid comes back with it. One call at a time.
     """
 
-    def __init__(self, placed: PlacedRoute, device: str):
-        self.placed, self.device = placed, torch.device(device)
-        self.calibration = None if placed.calibration is None else placed.calibration.to(device)
-        self.chunk_rows = CHUNK_ROWS if self.device.type == "cpu" else DEVICE_CHUNK_ROWS
-        self.slots = [_Slot(self, self.device) for _ in range(2)]
+    def __init__(self, device: str):
+        self.device = torch.device(device)
+        self.slots = [_Slot(self.device) for _ in range(2)]
         self.lock = threading.Lock()  # two calls in the same buffers would answer with one another's rows
 
     def translate(
-        self, rows: np.ndarray, with_measures: bool, stop: threading.Event | None
+        self, placed: PlacedRoute, rows: np.ndarray, with_measures: bool, stop: threading.Event | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        vectors = np.empty((len(rows), self.placed.d_target), np.float32)
-        measures = np.empty((len(rows), len(self.placed.measures)), np.float32) if with_measures else None
+        vectors = np.empty((len(rows), placed.d_target), np.float32)
+        measures = np.empty((len(rows), len(placed.measures)), np.float32) if with_measures else None
+        chunk_rows = self._chunk_rows(placed)
         in_flight: deque[Callable[[], None]] = deque()
         self.lock.acquire()
         try:
-            for i, start in enumerate(range(0, len(rows), self.chunk_rows)):
+            for i, start in enumerate(range(0, len(rows), chunk_rows)):
                 if stop is not None and stop.is_set():
                     raise Stopped
                 if len(in_flight) == len(self.slots):
                     in_flight.popleft()()
-                part = slice(start, start + self.chunk_rows)
+                part = slice(start, start + chunk_rows)
                 part_measures = None if measures is None else measures[part]
-                in_flight.append(self.slots[i % len(self.slots)].start(rows[part], vectors[part], part_measures))
+                slot = self.slots[i % len(self.slots)]
+                in_flight.append(slot.start(placed, rows[part], vectors[part], part_measures))
             while in_flight:
                 in_flight.popleft()()
         finally:
@@ -142,42 +146,49 @@ class Stage:
             self.lock.release()
         return vectors, measures
 
+    def _chunk_rows(self, placed: PlacedRoute) -> int:
+        """How many rows of a route are put through at once: as many as a slot holds, up to a limit."""
+        most = CHUNK_ROWS if self.device.type == "cpu" else DEVICE_CHUNK_ROWS
+        floats = placed.d_source + placed.d_target + len(placed.measures)
+        return max(1, min(most, (SLOT_FLOATS - 2) // floats))
+
 
 class _Slot:
-    """Pinned memory for one chunk in each direction, and the stream of the device that uses it."""
+    """Pinned memory for one chunk in both directions, and the stream of the device that uses it."""
 
-    def __init__(self, stage: Stage, device: torch.device):
-        self.stage, self.device = stage, device
-        pinned = device.type == "cuda"
-        n, placed = stage.chunk_rows, stage.placed
-        self.rows = torch.empty((n, placed.d_source), pin_memory=pinned)
-        self.vectors = torch.empty((n, placed.d_target), pin_memory=pinned)
-        self.measures = torch.empty((n, len(placed.measures)), pin_memory=pinned)
-        self.bounds = torch.empty(2, pin_memory=pinned)
-        self.stream = torch.cuda.Stream(device) if pinned else None
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.memory = torch.empty(SLOT_FLOATS, pin_memory=device.type == "cuda")
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @torch.no_grad()
-    def start(self, rows: np.ndarray, vectors: np.ndarray, measures: np.ndarray | None) -> Callable[[], None]:
+    def start(
+        self, placed: PlacedRoute, rows: np.ndarray, vectors: np.ndarray, measures: np.ndarray | None
+    ) -> Callable[[], None]:
         """Start on some rows; the function returned waits for them and writes into `vectors` and `measures`."""
-        n, stage = len(rows), self.stage
-        self.rows[:n].copy_(torch.from_numpy(rows))
+        n = len(rows)
+        sizes = (2, n * placed.d_source, n * placed.d_target, n * len(placed.measures))
+        bounds, rows_here, vectors_here, measures_here = self.memory[: sum(sizes)].split(sizes)
+        rows_here, vectors_here, measures_here = (part.view(n, -1) if part.numel() else part
+                                                  for part in (rows_here, vectors_here, measures_here))  # fmt: skip
+        rows_here.copy_(torch.from_numpy(rows))
         with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
-            output = stage.placed.pipeline.run(self.rows[:n].to(self.device, non_blocking=True))
-            bounds = torch.stack(torch.aminmax(torch.cat([norms.reshape(-1) for norms in output.norms])))
-            self.vectors[:n].copy_(output.translated, non_blocking=True)
-            self.bounds.copy_(bounds, non_blocking=True)
-            if measures is not None and stage.calibration is not None:
-                columns = stage.calibration.measure(output.inputs, output.raw)
-                self.measures[:n].copy_(torch.stack(list(columns.values()), 1), non_blocking=True)
+            output = placed.pipeline.run(rows_here.to(self.device, non_blocking=True))
+            vectors_here.copy_(output.translated, non_blocking=True)
+            extremes = torch.stack(torch.aminmax(torch.cat([norms.reshape(-1) for norms in output.norms])))
+            bounds.copy_(extremes, non_blocking=True)
+            if measures is not None and placed.placed_calibration is not None:
+                columns = placed.placed_calibration.measure(output.inputs, output.raw)
+                measures_here.copy_(torch.stack(list(columns.values()), 1), non_blocking=True)
 
         def finish() -> None:
             self.wait()
-            if norms_are_valid([self.bounds]):
-                vectors[:] = self.vectors[:n].numpy()
+            if norms_are_valid([bounds]):
+                vectors[:] = vectors_here.numpy()
                 if measures is not None:
-                    measures[:] = self.measures[:n].numpy()
+                    measures[:] = measures_here.numpy()
             else:
-                exact_vectors, exact_measures = stage.placed._run(stage.placed.exact, rows, measures is not None)
+                exact_vectors, exact_measures = placed.run(placed.exact, rows, measures is not None)
                 vectors[:] = exact_vectors
                 if measures is not None:
                     measures[:] = exact_measures
@@ -189,14 +200,14 @@ class _Slot:
             self.stream.synchronize()
 
 
-def _crossover(placed: PlacedRoute, sizes: tuple[int, ...]) -> int:
+def _crossover(placed: PlacedRoute, stage: Stage, sizes: tuple[int, ...]) -> int:
     """The largest of `sizes` (numbers of rows) that the CPU answers sooner than the device; 0 where it never does."""
     random = np.random.default_rng(0)
     largest = 0
     for n in sizes:
         rows = random.standard_normal((n, placed.d_source), dtype=np.float32)
-        on_device = _best_time(lambda rows=rows: placed.stage.translate(rows, False, None))  # pyright: ignore[reportOptionalMemberAccess]
-        on_cpu = _best_time(lambda rows=rows: placed._run(placed.exact, rows, False))
+        on_device = _best_time(lambda rows=rows: stage.translate(placed, rows, False, None))
+        on_cpu = _best_time(lambda rows=rows: placed.run(placed.exact, rows, False))
         if on_cpu > on_device:
             break
         largest = n

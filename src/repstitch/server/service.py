@@ -14,7 +14,7 @@ import numpy as np
 
 from repstitch.errors import InputError, one_line
 from repstitch.server.batching import Batcher, Translated
-from repstitch.server.compute import PlacedRoute
+from repstitch.server.compute import PlacedRoute, Stage
 from repstitch.server.guards import RETRY, Deadlines, Gate
 from repstitch.server.responses import Refusal
 from repstitch.server.served import ServedRoute, find_route, serve_route
@@ -48,6 +48,7 @@ class Service:
         self._served: dict[tuple, ServedRoute] = {}
         self._served_state: State | None = None  # the state that `_served` was filled from
         self._device: str | None = None
+        self._stage: Stage | None = None
 
     # --- the registry ---
 
@@ -107,8 +108,10 @@ class Service:
         key = tuple((name, stitcher.version) for name, stitcher in zip(route.names, route.stitchers, strict=True))
         placed = self._placed.get(key)
         if placed is None:
-            self._device = self._device or choose_device(self.settings)
-            placed = PlacedRoute(route, self._device, self.settings.precision)
+            if self._device is None:
+                self._device = choose_device(self.settings)
+                self._stage = None if self._device == "cpu" else Stage(self._device)
+            placed = PlacedRoute(route, self._stage, self.settings.precision)
             self._placed = {**self._placed, key: placed}
         return placed
 

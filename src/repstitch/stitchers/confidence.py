@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
+from repstitch.precision import exact_products
 
 LEAST_ROWS = 20
 READINGS = 4  # log of: raw length, shared share, Mahalanobis distance, distance to the mean
@@ -116,6 +117,7 @@ class Calibration:
         return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     @torch.no_grad()
+    @exact_products()
     def measure(self, X: Tensor, raw: Tensor) -> dict[str, Tensor]:
         """The measures of `Confidence` by name, each (n,), of normalised source rows X (n, d_source) and their raw
         translations. Costs one product with `project`."""

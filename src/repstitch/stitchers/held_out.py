@@ -12,6 +12,7 @@ from repstitch.embeddings.reading import read_argument
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.errors import InputError
 from repstitch.evaluation.scoring import TranslatedPairs
+from repstitch.precision import exact_products
 from repstitch.spaces import Space, adopt
 from repstitch.stitchers.stitcher import Stitcher
 
@@ -43,6 +44,7 @@ def seen_in_training(stitcher: Stitcher, pairs: Pairs, others: ArrayLike = ()) -
     return by_id | np.isin(row_fingerprints(pairs.X, pairs.Y), stitcher.seen)
 
 
+@exact_products()
 def translate_pairs(stitcher: Stitcher, pairs: Pairs) -> TranslatedPairs:
     """The pairs at the stitcher's normalisation, and what it makes of their source rows."""
     source = normalise(torch.from_numpy(pairs.X), stitcher.input_norm, "source rows")

@@ -18,6 +18,7 @@ from repstitch.fit.learning_curve import draw_curve
 from repstitch.fit.selection import Candidate, Problem
 from repstitch.fit.spectrum import shared_spectrum
 from repstitch.metrics.retrieval import ranks, recall
+from repstitch.precision import exact_products
 from repstitch.stitchers.confidence import LEAST_ROWS, Calibration
 from repstitch.workflows.preparing import PreparedPairs
 
@@ -56,6 +57,7 @@ def evaluate_selection(
     return Scorecard(card.to_dict() | extras), calibration
 
 
+@exact_products()
 def score_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem, thresholds: Thresholds) -> Scorecard:
     """The scores of the chosen map on the held-out pairs, computed on the CPU."""
     rows = prepared.held_out
@@ -98,6 +100,7 @@ def calibrate_confidence(
     return confidence, None
 
 
+@exact_products()
 def shuffled_control(problem: Problem, chosen: Candidate, X: torch.Tensor, Y: torch.Tensor, seed: int) -> dict:
     """Recall of a closed form fitted to shuffled training pairs: what the method finds where there is nothing."""
     closed = chosen.settings.get("start", chosen.settings)
