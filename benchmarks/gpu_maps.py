@@ -1,6 +1,5 @@
 """Sections of gpu.py: what the card reaches, and translating rows."""
 
-import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,16 +174,21 @@ def crossover(run: Run, map: Map) -> None:
 
 
 def pinned_memory(run: Run, d: int, e: int) -> None:
-    table = run.table("Host memory of placed routes", "routes", "pinned", "resident, grown by", "placing one")
+    note = "Pinned memory of the process: all routes go through the buffers of one `Stage`."
+    table = run.table(
+        "Host memory of placed routes", "routes", "pinned", "resident, grown by", "placing one", note=note
+    )
     kept: list[PlacedRoute] = []
-    gc.collect()  # a route and its stage hold one another, so those of before are still there
-    before, resident = pinned_bytes(), _resident()
+    resident = _resident()
+
+    def place(count: int) -> None:
+        kept.extend(placed(run, stitcher(affine_map(d, e, i))) for i in range(len(kept), count))
+
     for count in (1, 10):
-        taken = once(lambda count=count: kept.extend(placed(run, stitcher(affine_map(d, e, i)))
-                                                     for i in range(len(kept), count)))  # fmt: skip
-        now = pinned_bytes()
-        pinned = "-" if now is None or before is None else _mb(now - before)
-        table.row(count, pinned, _mb(_resident() - resident), brief(taken / (1 if count == 1 else count - 1)))
+        new = count - len(kept)
+        taken = once(lambda count=count: place(count))
+        pinned = pinned_bytes()
+        table.row(count, "-" if pinned is None else _mb(pinned), _mb(_resident() - resident), brief(taken / new))
 
 
 def pinned_bytes() -> int | None:

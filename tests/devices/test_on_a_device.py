@@ -4,17 +4,26 @@ The pretended device computes on the CPU, so its results must be those of the CP
 must be as near as float32 sums in another order are.
 """
 
+import ast
 import contextlib
+import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
+from helpers.encoders import TEXTS, card, noise
 from helpers.pretend_cuda import Pretend, pretend_cuda
 from helpers.serving import make_rows, make_stitcher
-from helpers.spaces import calibration
+from helpers.spaces import calibration, tiny_bert
 
 import repstitch as rs
+from repstitch.cli.main import main
+from repstitch.embeddings.writing import write
+from repstitch.encoders import from_module, load_encoder
 from repstitch.fit.calibration import calibrate, evaluate
 from repstitch.fit.closed_form import FITS, decompose
 from repstitch.fit.lightning_modules import RefineModule, Refiner, draw_extra
@@ -36,6 +45,7 @@ from repstitch.stitchers.pipeline import Pipeline
 from repstitch.stitchers.registry import Registry
 from repstitch.stitchers.routing import Route
 
+PACKAGE = Path(rs.__file__).parent
 DEVICES = ["pretended", pytest.param("cuda", marks=pytest.mark.gpu)]
 DERIVED = {"pwcca"}  # its errors need PyTorch's engine of derivatives, which ends the process without a real device
 
@@ -269,6 +279,83 @@ def test_an_atlas_made_on_the_device_is_that_made_on_the_cpu(device):
         for name in ("score", "null", "se"):
             there, here = (np.array(r[name], dtype=float) for r in (found["metrics"][metric], result))
             assert np.allclose(there, here, atol=10 * device[0], rtol=0, equal_nan=True), (metric, name)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "none"])
+def test_an_encoder_on_the_device_gives_the_vectors_of_one_on_the_cpu(pooling, device):
+    model = timm.create_model("test_vit", num_classes=0, img_size=32)
+    steps = [
+        from_module(copy.deepcopy(model), card("test_vit", pooling=pooling), device=where, precision="float32")
+        for where in ("cuda", "cpu")
+    ]
+    pictures = noise(7)
+    there, here = (encoder.encode(pictures, batch_size=3) for encoder in steps)
+    assert np.allclose(there, here, atol=device[0] or 1e-6)
+
+
+def test_texts_encoded_on_the_device_have_the_vectors_of_the_cpu(tmp_path, device):
+    folder = tiny_bert(tmp_path / "tiny-bert")
+    there, here = (
+        load_encoder(f"transformers:{folder}", pooling="mean", device=where, precision="float32").encode(TEXTS, 2)
+        for where in ("cuda", "cpu")
+    )
+    assert np.allclose(there, here, atol=device[0] or 1e-6)
+
+
+def test_a_file_translated_on_the_device_is_that_translated_on_the_cpu(tmp_path, device):
+    stitcher = make_stitcher(d_source=24, d_target=32, calibration=calibration(24, pool=500))
+    stitcher.save(tmp_path / "old-new")
+    write(tmp_path / "old.parquet", rs.Embeddings(make_rows(700, 24), stitcher.source))
+    tables = []
+    for where in ("cuda", "cpu"):
+        arguments = ["translate", tmp_path / "old-new", tmp_path / "old.parquet", "--confidence", "--device", where]
+        assert main([str(part) for part in [*arguments, "--out", tmp_path / f"{where}.parquet"]]) == 0
+        tables.append(pq.read_table(tmp_path / f"{where}.parquet"))
+    there, here = tables
+    assert there.schema.equals(here.schema)
+    for name in here.column_names:
+        if name in stitcher.calibration.names or name == "vector":
+            found, expected = (np.array(table[name].to_pylist()) for table in tables)
+            assert np.allclose(found, expected, atol=10 * device[0], rtol=0), name
+        else:
+            assert there[name].equals(here[name]), name
+
+
+def test_a_stitcher_on_the_device_has_the_scores_of_one_on_the_cpu(device):
+    X, Y = (rows.numpy() for rows in spaces(300))
+    stitcher = rs.train(X, Y, source_space="old", target_space="new", method="ridge", device="cpu")
+    pairs = {"source_space": "old", "target_space": "new"}
+    new = [rows.numpy() for rows in spaces(300, seed=1)]
+    there, here = (rs.score(each, *new, **pairs).query_recall for each in (stitcher.to("cuda"), stitcher))
+    assert there == pytest.approx(here, abs=100 * device[0])
+
+
+def test_alignment_of_two_spaces_measured_on_the_device_is_that_of_the_cpu(device):
+    X, Y = (rows.numpy() for rows in spaces(150))
+    there, here = (rs.align(X, Y, k=5, permutations=5, device=where).to_dict() for where in ("cuda", "cpu"))
+    assert there["score"] == pytest.approx(here["score"], abs=10 * device[0])
+    assert there["null"] == pytest.approx(here["null"], abs=10 * device[0])
+
+
+def test_every_place_that_asks_for_a_device_is_tested_here():
+    found = set()
+    for file in PACKAGE.rglob("*.py"):
+        for function in ast.walk(ast.parse(file.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+                if {call.id for call in calls if isinstance(call, ast.Name)} & {"pick_device", "open_device"}:
+                    found.add(f"{file.relative_to(PACKAGE)}: {function.name}")
+    assert found == set(ASKS)
+
+
+ASKS = {
+    "alignment/measuring.py: atlas": test_an_atlas_made_on_the_device_is_that_made_on_the_cpu,
+    "alignment/pair.py: align": test_alignment_of_two_spaces_measured_on_the_device_is_that_of_the_cpu,
+    "cli/translate.py: run": test_a_file_translated_on_the_device_is_that_translated_on_the_cpu,
+    "encoders/encoder.py: from_module": test_an_encoder_on_the_device_gives_the_vectors_of_one_on_the_cpu,
+    "server/settings.py: choose_device": test_all_routes_of_a_service_share_the_pinned_buffers_of_one_stage,
+    "workflows/training.py: train": test_auto_on_the_device_chooses_the_map_that_it_chooses_on_the_cpu,
+}
 
 
 @contextlib.contextmanager

@@ -137,6 +137,8 @@ class Calls(TorchFunctionMode):
                 return torch.tensor(args[1], dtype=kwargs.get("dtype", first.dtype)).to(CUDA)
             if function.__name__ in ("__matmul__", "matmul") and first.ndim == 1 and args[1].ndim == 2:
                 return aten.select(aten.mm(aten.unsqueeze(first, 0), args[1]), 0, 0)  # else `squeeze_` would be used
+        if function is torch.Tensor.pin_memory:
+            return first
         if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             return function(*args, **{**kwargs, "device": None}).to(kwargs["device"])
         if function is torch.Tensor.to:

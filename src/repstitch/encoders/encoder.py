@@ -90,10 +90,20 @@ def _encode(
     if encoder.space.modality == "text":
         order = np.argsort([len(text) for text in items], kind="stable")
     rows = [np.empty((len(items), space.dim), dtype=np.float32) for space in spaces]
+
+    def fetch(batch: np.ndarray, computed: list["Tensor"]) -> None:
+        for space_rows, vectors in zip(rows, computed, strict=True):
+            space_rows[batch] = vectors.cpu().numpy()
+
+    pending: tuple[np.ndarray, list[Tensor]] | None = None
     for at in range(0, len(items), batch_size):
         batch = order[at : at + batch_size]
-        for space_rows, vectors in zip(rows, run([items[i] for i in batch]), strict=True):
-            space_rows[batch] = vectors.cpu().numpy()
+        computed = run([items[i] for i in batch])
+        if pending is not None:
+            fetch(*pending)  # after the next batch was queued, so that the device does not wait for the host
+        pending = batch, computed
+    if pending is not None:
+        fetch(*pending)
     for space_rows, space in zip(rows, spaces, strict=True):
         invalid = ~np.isfinite(space_rows).all(axis=1)
         if invalid.any():

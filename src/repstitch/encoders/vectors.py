@@ -63,7 +63,7 @@ def image_steps(model: "nn.Module", card: Card, _: None, device: "torch.device")
         return (pixels.float() * (card.scale / 255) - mean) / std
 
     def forward(batch: list, chosen: Sequence[int | None]) -> list["Tensor"]:
-        x = torch.stack(batch).to(device)
+        x = _to_device(torch.stack(batch), device)
         if card.pooling == "none":
             return [model(x)]
         return [_pool_image(model, tokens, card) for tokens in image_tokens(model, x, chosen)]
@@ -203,3 +203,8 @@ def _pool_last(tokens, mask, skip_first):
 
 POOLS = {"cls": _pool_cls, "mean": _pool_mean, "last": _pool_last}
 MODES = {1: "L", 3: "RGB"}
+
+
+def _to_device(batch: "Tensor", device: "torch.device") -> "Tensor":
+    """The batch on the device; to a CUDA device through pinned memory, so that the copy waits for nothing there."""
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
