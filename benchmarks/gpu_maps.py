@@ -174,7 +174,7 @@ def crossover(run: Run, map: Map) -> None:
 
 
 def pinned_memory(run: Run, d: int, e: int) -> None:
-    note = "Pinned memory of the process: all routes go through the buffers of one `Stage`."
+    note = "Pinned memory of the process. All routes go through the buffers of one `Stage`."
     table = run.table(
         "Host memory of placed routes", "routes", "pinned", "resident, grown by", "placing one", note=note
     )
