@@ -62,3 +62,12 @@ def test_every_python_block_in_the_readme_compiles():
 def test_constraints_hold_versions_and_nothing_else():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if not re.fullmatch(r"#.*|[A-Za-z0-9_.\-]+==[A-Za-z0-9_.+!\-]+", line)] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "service/deploy/compose.gpu.yaml", "service/deploy/kubernetes-gpu.yaml"])
+def test_what_is_said_of_a_gpu_was_measured_or_says_that_it_was_not(name):
+    measured = "Not measured on a GPU" not in (ROOT / "benchmarks" / "results" / "gpu.md").read_text()
+    said = [part for part in (ROOT / name).read_text().split("\n\n") if "GPU" in part or "CUDA" in part]
+    assert said
+    for part in said:
+        assert ("measured on" if measured else "not measured") in " ".join(part.replace("#", "").split()), part

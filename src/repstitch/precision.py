@@ -1,8 +1,9 @@
 """The precision of float32 matrix products: full for everything but training steps and translations.
 
 A program may let PyTorch round the factors of float32 products to fewer bits (TF32 or bfloat16), which is faster on
-some devices. Training steps and translations follow the program's setting. The sums that maps are solved from, scores,
-neighbours and confidence are computed in full float32.
+some devices. Training steps and translations follow the program's setting, and so does the confidence that the service
+returns with them. The sums that maps are solved from, scores, neighbours and all other confidence are computed in full
+float32.
 """
 
 import threading

@@ -9,7 +9,10 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 sys.path.append(str(SCRIPT.parent))
 
-from gpu import SECTIONS, TITLES  # noqa: E402 - it lies with the benchmarks
+import gpu  # noqa: E402 - these lie with the benchmarks
+from gpu import SECTIONS, TITLES  # noqa: E402
+from gpu_right import Checks  # noqa: E402
+from gpu_run import Run  # noqa: E402
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess:
@@ -29,6 +32,27 @@ def test_every_section_runs_on_the_cpu(tmp_path):
         assert "**" not in section, section  # how a section that was stopped, ended early or is inexact says so
         assert "No rows." not in section, section
         assert section.count("\n| ") > 1, section
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_only_a_result_that_is_not_exact_fails_the_command(name, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "run_section", lambda section, *_: (f"{section}\n", section != name))
+    monkeypatch.setattr(gpu, "service_path", lambda _: ("", ""))
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--only", *SECTIONS])
+    assert gpu.main() == (name == "right")
+    assert f"\n{name}\n" in capsys.readouterr().out
+
+
+def test_a_difference_above_its_tolerance_marks_the_run(tmp_path):
+    run = Run("cpu", 60, 60, tmp_path / "rows.jsonl", tmp_path / "ceilings.json")
+    checks = Checks(run, run.table("checks", "what", "difference", "tolerance", "ok"))
+    checks.near("near enough", lambda: 1e-6, 1e-5)
+    checks.near("too far", lambda: 1e-4, 1e-5)
+    checks.near("not a number", lambda: float("nan"), 1e-5)
+    checks.near("an error", lambda: 1 / 0, 1e-5)
+    lines = gpu.read_lines(tmp_path / "rows.jsonl")
+    assert [line["inexact"] for line in lines if "inexact" in line] == ["too far", "not a number", "an error"]
+    assert "ZeroDivisionError: division by zero" in gpu.rendered(lines)
 
 
 @pytest.mark.parametrize(

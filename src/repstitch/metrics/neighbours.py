@@ -27,6 +27,7 @@ STEP = 2.0**-23  # of float32 near 1
 SAME = (2 * STEP) ** 0.5  # unit rows no farther apart have a cosine of 1, to float32
 SKETCH = 8  # random directions that stand for all when copies are looked for
 COMPARED = 4096  # pairs of rows at once
+TREE_ROWS_ALONE = 10_000  # up to here threads take longer to start than they save
 NEAR = 4  # rows in the sketch, the row itself among them, that may be its copies
 
 
@@ -197,9 +198,9 @@ def count_repeats(U: Tensor) -> int:
     cells = (sketch / (SAME / 50)).round() @ np.random.default_rng(0).standard_normal(SKETCH)
     kept = np.unique(cells, return_index=True)[1]
     while len(kept) > 1:
-        nearest = KDTree(sketch[kept]).query(
-            sketch[kept], k=min(NEAR, len(kept)), distance_upper_bound=2 * SAME, workers=torch.get_num_threads()
-        )
+        threads = torch.get_num_threads() if len(kept) > TREE_ROWS_ALONE else 1
+        tree = KDTree(sketch[kept])
+        nearest = tree.query(tree.data, k=min(NEAR, len(kept)), distance_upper_bound=2 * SAME, workers=threads)
         distance, other = (np.asarray(part)[:, 1:] for part in nearest)  # the nearest is the row itself
         row, rank = np.isfinite(distance).nonzero()
         other = other[row, rank]

@@ -117,7 +117,6 @@ class Calibration:
         return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     @torch.no_grad()
-    @exact_products()
     def measure(self, X: Tensor, raw: Tensor) -> dict[str, Tensor]:
         """The measures of `Confidence` by name, each (n,), of normalised source rows X (n, d_source) and their raw
         translations. Costs one product with `project`."""
@@ -134,6 +133,7 @@ class Calibration:
         )
         return dict(zip(self.names, measures, strict=True))
 
+    @exact_products()
     def confidence(self, X: Tensor, raw: Tensor) -> Confidence:
         """The confidence of normalised source rows X (n, d_source) or one vector, and their raw translations."""
         measures = self.measure(torch.atleast_2d(X), torch.atleast_2d(raw)).values()

@@ -114,8 +114,8 @@ class Stitcher:
         """Rows (n, d_source) or one vector (d_source,) in the target space.
 
         Tensors give tensors; NumPy arrays and lists give NumPy arrays; all float32. Integers are converted where
-        floats hold them exactly. Raises InputError on the wrong width, and on rows with NaN, Inf or (where a direction
-        is needed) only zeros.
+        floats hold them exactly. Float32 products are computed as PyTorch is set (`repstitch.precision`). Raises
+        InputError on the wrong width, and on rows with NaN, Inf or (where a direction is needed) only zeros.
         """
         translated = self._run(X).translated
         return translated.to(X.device) if isinstance(X, torch.Tensor) else translated.cpu().numpy()

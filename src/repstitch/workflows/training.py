@@ -80,7 +80,8 @@ def train(  # noqa: PLR0913 - the whole job in one call
         target_ids: One id a row, for a target without ids.
         output_norm: `unit` or `none`, the length of translated rows. By default `unit`, unless the target's card says
             that its rows are not normalised.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu` or `cuda`. Training steps compute float32 products as PyTorch is set
+            (`torch.set_float32_matmul_precision`); scores and closed forms always in full float32.
         learning_curve: Add to the scorecard how scores grow with the number of training pairs.
         labels: Classes of the source's rows (see `transfer.labels.label`). The scorecard then has `probe_transfer`: how
             well a probe of the target space works on the source's test rows once the map has carried it back.
