@@ -2,17 +2,18 @@
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 sys.path.append(str(SCRIPT.parent))
 
-import gpu  # noqa: E402 - these lie with the benchmarks
-from gpu import SECTIONS, TITLES  # noqa: E402
-from gpu_right import Checks  # noqa: E402
-from gpu_run import Run  # noqa: E402
+gpu: Any = import_module("gpu")
+gpu_right: Any = import_module("gpu_right")
+gpu_run: Any = import_module("gpu_run")
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess:
@@ -27,25 +28,25 @@ def test_every_section_runs_on_the_cpu(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Not measured on a GPU" in text
     sections = text.split("\n## ")[1:]
-    assert [section.splitlines()[0] for section in sections] == [TITLES[name] for name in SECTIONS]
+    assert [section.splitlines()[0] for section in sections] == [gpu.TITLES[name] for name in gpu.SECTIONS]
     for section in sections:
         assert "**" not in section, section  # how a section that was stopped, ended early or is inexact says so
         assert "No rows." not in section, section
         assert section.count("\n| ") > 1, section
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("name", gpu.SECTIONS)
 def test_only_a_result_that_is_not_exact_fails_the_command(name, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "run_section", lambda section, *_: (f"{section}\n", section != name))
     monkeypatch.setattr(gpu, "service_path", lambda _: ("", ""))
-    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--only", *SECTIONS])
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--only", *gpu.SECTIONS])
     assert gpu.main() == (name == "right")
     assert f"\n{name}\n" in capsys.readouterr().out
 
 
 def test_a_difference_above_its_tolerance_marks_the_run(tmp_path):
-    run = Run("cpu", 60, 60, tmp_path / "rows.jsonl", tmp_path / "ceilings.json")
-    checks = Checks(run, run.table("checks", "what", "difference", "tolerance", "ok"))
+    run = gpu_run.Run("cpu", 60, 60, tmp_path / "rows.jsonl", tmp_path / "ceilings.json")
+    checks = gpu_right.Checks(run, run.table("checks", "what", "difference", "tolerance", "ok"))
     checks.near("near enough", lambda: 1e-6, 1e-5)
     checks.near("too far", lambda: 1e-4, 1e-5)
     checks.near("not a number", lambda: float("nan"), 1e-5)
