@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
-sys.path.append(str(SCRIPT.parent))
 
+paths = list(sys.path)
+sys.path.insert(0, str(SCRIPT.parent))
 gpu: Any = import_module("gpu")
 gpu_right: Any = import_module("gpu_right")
 gpu_run: Any = import_module("gpu_run")
+sys.path[:] = paths
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess:
