@@ -7,6 +7,8 @@ must be as near as float32 sums in another order are.
 import ast
 import contextlib
 import copy
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -249,17 +251,21 @@ def test_all_routes_of_a_service_share_the_pinned_buffers_of_one_stage(tmp_path,
         assert np.allclose(route.translate(rows)[0], stitcher.translate(rows), atol=1e-5)
 
 
-def test_tiles_on_the_device_fit_its_free_memory(device, monkeypatch):
+@pytest.mark.parametrize("k", [1, 10, 64, 127, 512, 5000])
+def test_what_a_tile_on_the_device_takes_fits_its_free_memory(k, device, monkeypatch):
     rows = torch.zeros(4, 3).to("cuda")
-    for free in (2**20, 2**24, 2**30, 2**36):
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
+    for free in (2**24, 2**27, 2**30, 2**33, 2**36):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_, free=free: (free, 2**37))
-        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 0)
-        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
-        both, many = tile_rows(rows), tile_rows(rows, 10_000_000)
-        assert many <= both <= DEVICE_TILE_ROWS
-        assert both == DEVICE_TILE_ROWS or 4 * both**2 <= free / 10
-        assert many in (BLOCK, DEVICE_TILE_ROWS) or 4 * many * 10_000_000 <= free / 10
-    assert tile_rows(torch.zeros(4, 3), 10_000_000) == TILE_ROWS
+        for columns in (None, 3000, 1_000_000):
+            tile = tile_rows(rows, k, columns)
+            wide = columns or tile
+            measured = 93 if k >= wide // BLOCK else 30  # bytes a comparison, by PyTorch's profiler on the CPU
+            assert BLOCK <= tile <= DEVICE_TILE_ROWS
+            assert tile.bit_count() == 1
+            assert tile == BLOCK or measured * tile * wide <= free
+    assert tile_rows(torch.zeros(4, 3), k, 10_000_000) == TILE_ROWS
 
 
 def test_a_translation_on_the_device_does_not_wait_before_the_copy_back(device):
@@ -336,6 +342,39 @@ def test_alignment_of_two_spaces_measured_on_the_device_is_that_of_the_cpu(devic
     there, here = (rs.align(X, Y, k=5, permutations=5, device=where).to_dict() for where in ("cuda", "cpu"))
     assert there["score"] == pytest.approx(here["score"], abs=10 * device[0])
     assert there["null"] == pytest.approx(here["null"], abs=10 * device[0])
+
+
+def test_the_first_routes_are_placed_on_the_device_by_whichever_thread_is_first(tmp_path, device, monkeypatch):
+    """Also where the stage takes long to open, or fails at first."""
+    for i in range(2):
+        make_stitcher("old", f"new{i}", 24, 8).save(tmp_path / f"old-new{i}")
+    service = Service(Registry(tmp_path), Settings(device="cuda"))
+    service.registry.refresh()
+    opened: list[Stage] = []
+    entered = threading.Event()
+
+    def open_slowly(device: str) -> Stage:
+        if not entered.is_set():
+            entered.set()
+            time.sleep(0.2)
+            raise RuntimeError("CUDA error: out of memory")
+        opened.append(Stage(device))
+        return opened[-1]
+
+    monkeypatch.setattr("repstitch.server.service.Stage", open_slowly)
+
+    def refresh() -> None:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            service.refresh()
+
+    failed = threading.Thread(target=refresh)
+    failed.start()
+    assert entered.wait(10)
+    routes = [service.resolve({"source": "old", "target": f"new{i}"}).placed for i in range(2)]
+    failed.join()
+    service.refresh()
+    assert len(opened) == 1
+    assert all(route.stage is opened[0] for route in routes)
 
 
 def test_every_place_that_asks_for_a_device_is_tested_here():

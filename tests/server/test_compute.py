@@ -63,9 +63,8 @@ def test_rows_of_tiny_length_are_answered_exactly(staged):
     assert np.allclose(vectors, make_stitcher().translate(make_rows(5)), atol=1e-5)
 
 
-def test_routes_of_any_widths_share_the_buffers_of_one_stage(monkeypatch):
-    monkeypatch.setattr("repstitch.server.compute.SLOT_FLOATS", 2**12)
-    stage = Stage("cpu")
+def test_routes_of_any_widths_share_the_buffers_of_one_stage():
+    stage = Stage("cpu", slot_floats=2**12)
     memory = [slot.memory.numel() for slot in stage.slots]
     for d_source, d_target in ((3, 2), (700, 30), (40, 2000), (6, 4)):
         stitcher = make_stitcher(d_source=d_source, d_target=d_target, calibration=calibration(d_source, pool=500))
@@ -77,6 +76,34 @@ def test_routes_of_any_widths_share_the_buffers_of_one_stage(monkeypatch):
             assert measures is not None
             assert np.allclose(measures, np.column_stack(list(stitcher.confidence(rows).to_dict().values())), rtol=1e-3)
     assert [slot.memory.numel() for slot in stage.slots] == memory
+
+
+def test_a_stage_whose_device_failed_is_free_for_the_next_call(monkeypatch):
+    stage = Stage("cpu")
+    route = PlacedRoute(Route(("one",), (make_stitcher(),)), stage)
+    waited = []
+
+    def fail(slot) -> None:
+        waited.append(slot)
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(stage.slots[0]), "wait", fail)
+        with pytest.raises(RuntimeError, match="unspecified launch failure"):
+            route.translate(make_rows(3 * CHUNK_ROWS))
+    assert set(waited) == set(stage.slots)
+    assert not stage.lock.locked()
+    assert np.allclose(route.translate(make_rows(9))[0], make_stitcher().translate(make_rows(9)), atol=1e-6)
+
+
+def test_a_route_is_placed_while_another_holds_the_stage(monkeypatch):
+    stage = Stage("cpu")
+    stage.device = torch.device("cuda")  # so that it is compared with the CPU, in buffers of its own
+    monkeypatch.setattr("repstitch.server.compute._place", lambda pipeline, *_: pipeline)
+    monkeypatch.setattr("repstitch.server.compute.Stage", lambda device, floats: Stage("cpu", floats))
+    with stage.lock:
+        route = PlacedRoute(Route(("one",), (make_stitcher(),)), stage)
+    assert route.cpu_rows in (0, *CROSSOVER_ROWS)
 
 
 def test_a_route_that_is_no_longer_served_is_freed_at_once():
@@ -143,10 +170,10 @@ def test_the_cpu_answers_as_many_rows_as_it_is_sooner_for(monkeypatch):
     times = [3.0, 1.0, 3.0, 2.0, 3.0, 4.0]  # device, cpu, device, cpu …
     calls = iter(times)
     monkeypatch.setattr("repstitch.server.compute._best_time", lambda work: next(calls))
-    assert _crossover(one, Stage("cpu"), CROSSOVER_ROWS) == CROSSOVER_ROWS[1]
+    assert _crossover(one, "cpu", CROSSOVER_ROWS) == CROSSOVER_ROWS[1]
     never = iter([1.0, 2.0])
     monkeypatch.setattr("repstitch.server.compute._best_time", lambda work: next(never))
-    assert _crossover(one, Stage("cpu"), CROSSOVER_ROWS) == 0
+    assert _crossover(one, "cpu", CROSSOVER_ROWS) == 0
 
 
 def test_small_requests_of_a_staged_route_are_answered_without_the_stage(monkeypatch):

@@ -19,6 +19,7 @@ from repstitch.fit.closed_form import Decomposition, decompose
 from repstitch.fit.spectrum import shared_spectrum
 from repstitch.metrics.moments import moments
 from repstitch.metrics.resample import interval, resampled_means
+from repstitch.precision import exact_products
 from repstitch.records import LEVEL
 from repstitch.text import num
 
@@ -28,6 +29,7 @@ LEAST_LEFT = 0.05  # of the degrees of freedom: with fewer, the residual that a 
 PRINCIPAL = 0.95
 
 
+@exact_products()
 def asymmetry(
     X: np.ndarray | Tensor,
     Y: np.ndarray | Tensor,

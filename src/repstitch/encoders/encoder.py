@@ -100,7 +100,7 @@ def _encode(
         batch = order[at : at + batch_size]
         computed = run([items[i] for i in batch])
         if pending is not None:
-            fetch(*pending)  # after the next batch was queued, so that the device does not wait for the host
+            fetch(*pending)  # after the next batch was queued, so that the device computes while this one is copied
         pending = batch, computed
     if pending is not None:
         fetch(*pending)

@@ -160,9 +160,9 @@ def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.de
     head = getattr(net, "sentence_head", torch.nn.Identity())
 
     def forward(texts: list, chosen: Sequence[int | None]) -> list["Tensor"]:
-        batch = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(device)
-        mask = batch["attention_mask"]
-        output = net(input_ids=batch["input_ids"], attention_mask=mask, output_hidden_states=chosen != (None,))
+        batch = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        ids, mask = (_to_device(batch[name], device) for name in ("input_ids", "attention_mask"))
+        output = net(input_ids=ids, attention_mask=mask, output_hidden_states=chosen != (None,))
         if card.pooling == "none":
             return [output.text_embeds]
         states = [output.last_hidden_state if layer is None else output.hidden_states[layer] for layer in chosen]

@@ -26,6 +26,7 @@ from repstitch.fit.losses import LOSSES, Loss, native_scale
 from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.ranks import from_first_rank, rank
 from repstitch.fit.recipe import Recipe
+from repstitch.precision import check_set_as_a_whole
 from repstitch.stitchers.maps import AffineMap, Map
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,8 @@ def _run(
 
 
 def _trainer(folder: Path, kind: str, recipe: Recipe) -> L.Trainer:
+    if recipe.accelerator != "cpu" and torch.cuda.is_available():
+        check_set_as_a_whole()
     best = ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False)
     # A second callback, because `save_last` skips epochs that are not the best; after `best`, to include its state.
     last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)

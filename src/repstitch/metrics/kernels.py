@@ -136,6 +136,7 @@ def influence_cka_unbiased(x: Centred, y: Centred) -> Tensor:
     return influence_of_ratio(_product_parts(x, y) + _diagonal(x, y), left, right, 2)
 
 
+@exact_products()
 def draws_cka(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
     """`cka` of each pair with the second's rows in each order: (pairs, K).
 

@@ -82,7 +82,7 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
     U = _whole_blocks(U, order)
     keys = U.new_full((len(U), min(k + 1, n - 1)), EMPTY, dtype=torch.long)  # one more shows whether the k-th is tied
     keys[n:] = _encode(U.new_tensor(torch.inf), torch.tensor(0))  # what fills the last block looks for nothing
-    parts = tiles(len(U), tile_rows(U))
+    parts = tiles(len(U), tile_rows(U, k + 1))
     # The diagonal first: then every row has a k-th best to compare the other tiles with.
     for rows, columns in (pair for far in range(len(parts)) for pair in zip(parts, parts[far:], strict=False)):
         similar = U[rows] @ U[columns].T
@@ -123,8 +123,9 @@ def knn(queries: MatrixLike, gallery: MatrixLike, k: int = 10, exclude_self: boo
     order = tie_order(G)
     G, place = _whole_blocks(G, order), order.argsort()
     keys = Q.new_full((len(Q), k), EMPTY, dtype=torch.long)
-    for rows in tiles(len(Q), tile_rows(Q)):
-        for columns in tiles(len(G), tile_rows(G)):
+    step = tile_rows(Q, k)
+    for rows in tiles(len(Q), step):
+        for columns in tiles(len(G), step):
             similar = Q[rows] @ G[columns].T
             similar[:, max(0, len(gallery) - columns.start) :] = -torch.inf
             if exclude_self:
@@ -283,17 +284,26 @@ def _whole_blocks(U: Tensor, order: Tensor) -> Tensor:
     return rows
 
 
-def tile_rows(rows: Tensor, columns: int | None = None) -> int:
-    """How many of these rows are compared at once with `columns` others, by default with as many.
+def tile_rows(rows: Tensor, k: int, columns: int | None = None) -> int:
+    """How many of these rows are compared at once with `columns` others, by default with as many, for the k nearest.
 
-    On a CUDA device as many as a quarter of its free memory holds, 12 bytes a comparison.
+    On a CUDA device the power of two that a quarter of its free memory holds. `_absorb` takes 12 bytes a comparison,
+    and 96 where there are not more blocks than neighbours, because it then looks at all that is in them.
     """
     if rows.device.type != "cuda":
         return TILE_ROWS
     free = torch.cuda.mem_get_info(rows.device)[0]
     free += torch.cuda.memory_reserved(rows.device) - torch.cuda.memory_allocated(rows.device)
-    cells = free // 4 // 12
-    return max(BLOCK, min(DEVICE_TILE_ROWS, cells // columns if columns else math.isqrt(cells)))
+    cells, dense = free // 4 // 12, free // 4 // 96
+    most = _whole_power(cells // columns if columns else math.isqrt(cells))
+    if k < (columns or most) // BLOCK:
+        return most
+    return _whole_power(dense // columns if columns else math.isqrt(dense))
+
+
+def _whole_power(most: int) -> int:
+    """The largest power of two up to `most`, within the limits of a tile: few sizes, for sums depend on them."""
+    return min(DEVICE_TILE_ROWS, max(BLOCK, 1 << max(0, most.bit_length() - 1)))
 
 
 def tiles(n: int, most: int) -> list[slice]:

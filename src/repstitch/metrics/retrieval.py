@@ -30,7 +30,7 @@ def ranks(queries: MatrixLike, gallery: MatrixLike, copies: Tensor | None = None
     Q, G = unit(queries), unit(gallery)
     same = torch.unique(gallery, dim=0, return_inverse=True)[1] if copies is None else copies
     result = torch.empty(len(Q), dtype=torch.long, device=Q.device)
-    step = tile_rows(Q, len(G))
+    step = tile_rows(Q, 0, len(G))
     for at in range(0, len(Q), step):
         similar = Q[at : at + step] @ G.T
         counterparts = torch.arange(at, at + len(similar), device=Q.device)
@@ -57,7 +57,7 @@ def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Te
     once = Q @ G.T if len(Q) == 1 else None
     positions = torch.empty(n, dtype=torch.long, device=G.device)
     neighbours = torch.empty(n, k, dtype=torch.long, device=G.device)
-    step = tile_rows(G, n)
+    step = tile_rows(G, k, n)
     for at in range(0, n, step):
         rows = torch.arange(at, min(at + step, n), device=G.device)
         similar = Q[rows] @ G.T if once is None else once.repeat(len(rows), 1)

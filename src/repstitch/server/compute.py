@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 256  # small requests are answered between the chunks of a large one
 DEVICE_CHUNK_ROWS = 4096
+BOUNDS = 2  # the smallest and the largest norm of a chunk
 SLOT_FLOATS = 2**23  # 32 MiB: 4,096 rows of 768 dimensions and their translations of 1,024
 CROSSOVER_ROWS = (1, 4, 16, 64, 256)  # numbers of rows at which a device is compared with the CPU
 
@@ -45,7 +46,7 @@ class PlacedRoute:
         device = torch.device("cpu") if stage is None else stage.device
         self.pipeline = _place(self.exact, device, precision, route)
         self.placed_calibration = None if self.calibration is None else self.calibration.to(device)
-        self.cpu_rows = 0 if stage is None or device.type == "cpu" else _crossover(self, stage, CROSSOVER_ROWS)
+        self.cpu_rows = 0 if device.type == "cpu" else _crossover(self, str(device), CROSSOVER_ROWS)
 
     @property
     def inline_rows(self) -> float:
@@ -115,9 +116,9 @@ class Stage:
     for the device; whether the rows were valid comes back with it. One call at a time.
     """
 
-    def __init__(self, device: str):
-        self.device = torch.device(device)
-        self.slots = [_Slot(self.device) for _ in range(2)]
+    def __init__(self, device: str, slot_floats: int = SLOT_FLOATS):
+        self.device, self.slot_floats = torch.device(device), slot_floats
+        self.slots = [_Slot(self.device, slot_floats) for _ in range(2)]
         self.lock = threading.Lock()  # two calls in the same buffers would answer with one another's rows
 
     def translate(
@@ -127,8 +128,9 @@ class Stage:
         measures = np.empty((len(rows), len(placed.measures)), np.float32) if with_measures else None
         chunk_rows = self._chunk_rows(placed)
         in_flight: deque[Callable[[], None]] = deque()
-        self.lock.acquire()
-        try:
+        with self.lock, ExitStack() as at_end:
+            for slot in self.slots:
+                at_end.callback(slot.wait)  # after an error too: no buffer may be in use when the next call begins
             for i, start in enumerate(range(0, len(rows), chunk_rows)):
                 if stop is not None and stop.is_set():
                     raise Stopped
@@ -140,25 +142,24 @@ class Stage:
                 in_flight.append(slot.start(placed, rows[part], vectors[part], part_measures))
             while in_flight:
                 in_flight.popleft()()
-        finally:
-            for slot in self.slots:
-                slot.wait()  # after an error too: no buffer may still be written to when the next call begins
-            self.lock.release()
         return vectors, measures
 
     def _chunk_rows(self, placed: PlacedRoute) -> int:
         """How many rows of a route are put through at once: as many as a slot holds, up to a limit."""
         most = CHUNK_ROWS if self.device.type == "cpu" else DEVICE_CHUNK_ROWS
-        floats = placed.d_source + placed.d_target + len(placed.measures)
-        return max(1, min(most, (SLOT_FLOATS - 2) // floats))
+        return max(1, min(most, (self.slot_floats - BOUNDS) // _floats_a_row(placed)))
+
+
+def _floats_a_row(placed: PlacedRoute) -> int:
+    return placed.d_source + placed.d_target + len(placed.measures)
 
 
 class _Slot:
     """Pinned memory for one chunk in both directions, and the stream of the device that uses it."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, floats: int):
         self.device = device
-        self.memory = torch.empty(SLOT_FLOATS, pin_memory=device.type == "cuda")
+        self.memory = torch.empty(floats, pin_memory=device.type == "cuda")
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @torch.no_grad()
@@ -167,7 +168,7 @@ class _Slot:
     ) -> Callable[[], None]:
         """Start on some rows; the function returned waits for them and writes into `vectors` and `measures`."""
         n = len(rows)
-        sizes = (2, n * placed.d_source, n * placed.d_target, n * len(placed.measures))
+        sizes = (BOUNDS, n * placed.d_source, n * placed.d_target, n * len(placed.measures))
         bounds, rows_here, vectors_here, measures_here = self.memory[: sum(sizes)].split(sizes)
         rows_here, vectors_here, measures_here = (part.view(n, -1) if part.numel() else part
                                                   for part in (rows_here, vectors_here, measures_here))  # fmt: skip
@@ -200,8 +201,10 @@ class _Slot:
             self.stream.synchronize()
 
 
-def _crossover(placed: PlacedRoute, stage: Stage, sizes: tuple[int, ...]) -> int:
+def _crossover(placed: PlacedRoute, device: str, sizes: tuple[int, ...]) -> int:
     """The largest of `sizes` (numbers of rows) that the CPU answers sooner than the device; 0 where it never does."""
+    # In buffers of its own, so that placing a route does not wait for the requests that are in the shared ones.
+    stage = Stage(device, BOUNDS + max(sizes) * _floats_a_row(placed))
     random = np.random.default_rng(0)
     largest = 0
     for n in sizes:

@@ -49,6 +49,7 @@ class Service:
         self._served_state: State | None = None  # the state that `_served` was filled from
         self._device: str | None = None
         self._stage: Stage | None = None
+        self._opening = threading.Lock()
 
     # --- the registry ---
 
@@ -108,12 +109,18 @@ class Service:
         key = tuple((name, stitcher.version) for name, stitcher in zip(route.names, route.stitchers, strict=True))
         placed = self._placed.get(key)
         if placed is None:
-            if self._device is None:
-                self._device = choose_device(self.settings)
-                self._stage = None if self._device == "cpu" else Stage(self._device)
-            placed = PlacedRoute(route, self._stage, self.settings.precision)
+            placed = PlacedRoute(route, self._open_stage(), self.settings.precision)
             self._placed = {**self._placed, key: placed}
         return placed
+
+    def _open_stage(self) -> Stage | None:
+        """The buffers that all routes go through, made when the first route is placed; None on the CPU."""
+        with self._opening:  # the thread of `refresh` and the event loop may both place the first route
+            if self._device is None:
+                device = choose_device(self.settings)
+                self._stage = None if device == "cpu" else Stage(device)
+                self._device = device
+            return self._stage
 
     # --- work ---
 

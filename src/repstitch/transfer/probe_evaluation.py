@@ -10,6 +10,7 @@ from repstitch.fit.closed_form import fit_shuffled
 from repstitch.metrics.classification import evaluate
 from repstitch.metrics.pearson import correlations
 from repstitch.metrics.resample import interval
+from repstitch.precision import exact_products
 from repstitch.stitchers.maps import AffineMap
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.kinds import Probe
@@ -22,6 +23,7 @@ RANDOM_PROBES = 100
 Draws = Mapping[str, tuple[float, np.ndarray]]  # a value and its values on resampled rows, by contender
 
 
+@exact_products()
 def evaluate_probe(
     backward: Stitcher,
     task: Task,
