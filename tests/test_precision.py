@@ -16,7 +16,8 @@ from repstitch.alignment.asymmetry import asymmetry
 from repstitch.fit.contrastive import _trainer
 from repstitch.fit.recipe import recipe_for
 from repstitch.metrics.alignment import METRICS
-from repstitch.metrics.neighbours import graph
+from repstitch.metrics.neighbours import graph, knn
+from repstitch.metrics.retrieval import ranks
 from repstitch.precision import exact_products
 
 PACKAGE = Path(rs.__file__).parent
@@ -118,6 +119,16 @@ def test_a_program_with_coarse_products_gets_exact_alignment_of_many_wide_rows(m
         torch.set_float32_matmul_precision("highest")
     assert products.count > 5
     assert not products.coarse
+
+
+@pytest.mark.usefixtures("coarse")
+def test_a_program_with_coarse_products_gets_exact_ranks_and_neighbours():
+    X, Y = spaces(60)
+    for work in (lambda: ranks(X, Y), lambda: knn(X, Y, 5)):
+        with Products() as products:
+            work()
+        assert products.count
+        assert not products.coarse
 
 
 @pytest.mark.usefixtures("coarse")

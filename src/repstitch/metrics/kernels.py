@@ -168,7 +168,6 @@ def draws_cka_unbiased(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int
     return np.stack(draws)
 
 
-@exact_products()
 def _permuted_products(x: Centred, y: Centred, orders: Tensor) -> np.ndarray:
     """‖Xᵀ Y[order]‖² in the leading directions, for each order: (K,)."""
     left, right = x.leading.T, y.leading

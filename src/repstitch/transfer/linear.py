@@ -9,7 +9,6 @@ from torch import Tensor
 
 from repstitch.embeddings.normalising import normalise
 from repstitch.errors import InputError
-from repstitch.precision import exact_products
 from repstitch.stitchers.maps import AffineMap, Map, ResidualMLP
 from repstitch.stitchers.stitcher import Stitcher
 
@@ -45,7 +44,6 @@ def affine_part(map: Map) -> LinearMap:
     return LinearMap(map.to("cpu", torch.float64), "the bare map, exactly: without the normalisation after it")
 
 
-@exact_products()
 def jacobian(stitcher: Stitcher, rows: np.ndarray) -> LinearMap:
     """The tangent of `stitcher.translate` with its normalisations, at a point (d_source,) or averaged over rows (n, d).
 
