@@ -244,7 +244,11 @@ def main() -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch sees no CUDA device; give --device cpu to only see that every section runs")
     args.said = sys.argv[1:]
-    return run_all(args)
+    try:
+        return run_all(args)
+    except KeyboardInterrupt:
+        print("Stopped. Sections that came to their end are kept in the file of results.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
