@@ -261,6 +261,7 @@ def pretend_cuda() -> Iterator[Pretend]:
         "memory_reserved": lambda *_: 2**22,
         "memory_allocated": lambda *_: 2**21,
         "Stream": _Stream,
+        "is_current_stream_capturing": lambda: False,  # asked by the optimisers of torch 2.11
         "current_stream": _Stream,
         "default_stream": _Stream,
         "stream": lambda _: contextlib.nullcontext(),
