@@ -2,7 +2,8 @@
 
 A program may let PyTorch round the factors of float32 products to fewer bits (TF32 or bfloat16), which is faster on
 some devices. Encoders, training steps and translations follow the program's setting, and so does the confidence that
-the service returns with its translations. The sums that maps are solved from, scores, neighbours and all other
+the service returns with its translations. PyTorch's own default on CUDA is full float32 in matrix products and TF32 in
+the convolutions of image encoders. The sums that maps are solved from, scores, neighbours and all other
 confidence are computed in full float32.
 """
 

@@ -166,6 +166,17 @@ def test_auto_on_the_device_chooses_the_map_that_it_chooses_on_the_cpu(objective
     assert (found.translate(X[:5]) * found.to("cuda").translate(X[:5])).sum(1).min() > 0.99999
 
 
+def test_a_copy_from_the_pretended_device_is_there_only_once_its_stream_was_waited_for():
+    with pretend_cuda():
+        stream, here = torch.cuda.Stream(), torch.zeros(3)
+        with torch.cuda.stream(stream):
+            here.copy_(torch.ones(3).to("cuda"), non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        assert here.isnan().all()
+        stream.synchronize()
+        assert (here == 1).all()
+
+
 def test_tuning_waits_for_the_device_a_few_times_a_map_and_copies_no_rows_back():
     X, Y = spaces(600)
     with pretend_cuda() as pretended:
@@ -191,7 +202,9 @@ def test_confidence_on_the_device_is_that_on_the_cpu(device):
         scores = evaluate(calibrated, map, x[500:], y[500:]).to_dict()
         results.append((calibrated.measure(x, map(x)), scores, shared_spectrum(decomposition, x[300:], y[300:])))
     for name, values in results[1][0].items():
-        assert near(results[0][0][name], values, 10 * device[0])
+        # Calibration rows stand exactly on the steps of `p_typical`, so rounding moves it by a few steps.
+        found, steps = results[0][0][name], 3 / (1 + 100) if name == "p_typical" else 0.0
+        assert near(found, values, 10 * device[0] + steps * bool(device[0]))
     if not device[0]:
         assert results[0][1:] == results[1][1:]
 
@@ -296,7 +309,10 @@ def test_an_encoder_on_the_device_gives_the_vectors_of_one_on_the_cpu(pooling, d
     ]
     pictures = noise(7)
     there, here = (encoder.encode(pictures, batch_size=3) for encoder in steps)
-    assert np.allclose(there, here, atol=device[0] or 1e-6)
+    if device[0]:  # PyTorch rounds convolutions there to TF32 unless a program forbids it
+        assert torch.nn.functional.cosine_similarity(torch.from_numpy(there), torch.from_numpy(here)).min() > 0.9999
+    else:
+        assert np.allclose(there, here, atol=1e-6)
 
 
 def test_texts_encoded_on_the_device_have_the_vectors_of_the_cpu(tmp_path, device):
@@ -323,7 +339,9 @@ def test_a_file_translated_on_the_device_is_that_translated_on_the_cpu(tmp_path,
     for name in here.column_names:
         if name in measures or name == "vector":
             found, expected = (np.array(table[name].to_pylist()) for table in tables)
-            assert np.allclose(found, expected, atol=10 * device[0], rtol=0), name
+            steps = 3 / (1 + 500) if name == "p_typical" else 0.0  # rounding moves it by whole steps
+            tolerance = 10 * device[0] + steps * bool(device[0])
+            assert np.allclose(found, expected, atol=tolerance, rtol=10 * device[0]), name
         else:
             assert there[name].equals(here[name]), name
 

@@ -58,12 +58,47 @@ class OnDevice(torch.Tensor):
         raise RuntimeError("A tensor of the pretended device was used outside `pretend_cuda`.")
 
 
+def _does_not_block(args: tuple, kwargs: dict[str, Any]) -> bool:
+    return bool(kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
+
+
+class Stream:
+    """Computes at once, but finishes copies to the CPU that do not block only when it is waited for."""
+
+    def __init__(self, *_: Any, **__: Any):
+        self.device, self.cuda_stream = CUDA, 0
+        self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def copy_later(self, into: torch.Tensor, values: torch.Tensor) -> None:
+        """Until the stream is waited for, `into` holds NaN."""
+        into.fill_(torch.nan)
+        self.copies.append((into, values.clone()))
+
+    def synchronize(self) -> None:
+        for into, values in self.copies:
+            into.copy_(values)
+        self.copies.clear()
+
+    def is_capturing(self) -> bool:
+        return False
+
+    def wait_stream(self, other: Any) -> None:
+        """Whatever another stream computes was computed at once."""
+
+
 class Pretend(TorchDispatchMode):
     """Computes the operations on tensors of the device, and counts in `waits` those that wait for it, by name."""
 
     def __init__(self):
         super().__init__()
         self.waits: Counter[str] = Counter()
+        self.stream = Stream()
+
+    @contextlib.contextmanager
+    def on_stream(self, stream: Stream) -> Iterator[None]:
+        before, self.stream = self.stream, stream
+        yield
+        self.stream = before
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -76,6 +111,9 @@ class Pretend(TorchDispatchMode):
             return function(*args, **kwargs)
         self._check(name, args, leaves)
         self._count_wait(name, args, kwargs, devices)
+        if name == "aten::copy_" and not isinstance(args[0], OnDevice) and _does_not_block(args, kwargs):
+            self.stream.copy_later(args[0], args[1].inner)
+            return args[0]
         wrappers = {id(leaf.inner): leaf for leaf in ours}
         result = function(*tree_map(_inner, args), **tree_map(_inner, kwargs))
         if any(device.type == "cpu" for device in devices) or (
@@ -109,7 +147,7 @@ class Pretend(TorchDispatchMode):
             if any(device.type == "cpu" for device in devices) and not kwargs.get("non_blocking"):
                 self.waits[name] += 1
         elif name == "aten::copy_" and isinstance(args[1], OnDevice) and not isinstance(args[0], OnDevice):
-            if not (kwargs.get("non_blocking") or (len(args) > 2 and args[2])):
+            if not _does_not_block(args, kwargs):
                 self.waits[name] += 1
         elif (
             name.startswith(("aten::index", "aten::_index_put")) and len(args) > 1 and isinstance(args[1], list | tuple)
@@ -224,24 +262,10 @@ def _inner(value: Any) -> Any:
     return value.inner if isinstance(value, OnDevice) else value
 
 
-class _Stream:
-    def __init__(self, *_: Any, **__: Any):
-        self.device, self.cuda_stream = CUDA, 0
-
-    def synchronize(self) -> None:
-        pass
-
-    def is_capturing(self) -> bool:
-        return False
-
-    def wait_stream(self, other: Any) -> None:
-        pass
-
-
 @contextlib.contextmanager
 def pretend_cuda() -> Iterator[Pretend]:
     """Make PyTorch see one CUDA device inside; yields the counter of waits."""
-    state = torch.zeros(1, dtype=torch.uint8)
+    state, pretended = torch.zeros(1, dtype=torch.uint8), Pretend()
     replaced = {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
@@ -260,11 +284,11 @@ def pretend_cuda() -> Iterator[Pretend]:
         "mem_get_info": lambda *_: (2**24, 2**34),
         "memory_reserved": lambda *_: 2**22,
         "memory_allocated": lambda *_: 2**21,
-        "Stream": _Stream,
+        "Stream": Stream,
         "is_current_stream_capturing": lambda: False,  # asked by the optimisers of torch 2.11
-        "current_stream": _Stream,
-        "default_stream": _Stream,
-        "stream": lambda _: contextlib.nullcontext(),
+        "current_stream": lambda *_: pretended.stream,
+        "default_stream": lambda *_: pretended.stream,
+        "stream": pretended.on_stream,
     }
     with contextlib.ExitStack() as stack:
         for name, value in replaced.items():
@@ -277,4 +301,4 @@ def pretend_cuda() -> Iterator[Pretend]:
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)
         stack.enter_context(Calls())
-        yield stack.enter_context(Pretend())
+        yield stack.enter_context(pretended)

@@ -201,10 +201,10 @@ def _pool_last(tokens, mask, skip_first):
     return tokens[range(len(tokens)), mask.sum(1).long() - 1]
 
 
-POOLS = {"cls": _pool_cls, "mean": _pool_mean, "last": _pool_last}
-MODES = {1: "L", 3: "RGB"}
-
-
 def _to_device(batch: "Tensor", device: "torch.device") -> "Tensor":
     """The batch on the device; to a CUDA device through pinned memory, so that the copy waits for nothing there."""
     return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+
+
+POOLS = {"cls": _pool_cls, "mean": _pool_mean, "last": _pool_last}
+MODES = {1: "L", 3: "RGB"}

@@ -285,10 +285,10 @@ def _whole_blocks(U: Tensor, order: Tensor) -> Tensor:
 
 
 def tile_rows(rows: Tensor, k: int, columns: int | None = None) -> int:
-    """How many of these rows are compared at once with `columns` others, by default with as many, for the k nearest.
+    """The rows of one tile of similarities, whose columns are `columns` other rows, or as many rows by default.
 
-    On a CUDA device the power of two that a quarter of its free memory holds. `_absorb` takes 12 bytes a comparison,
-    and 96 where there are not more blocks than neighbours, because it then looks at all that is in them.
+    1,440 on the CPU. On a CUDA device the power of two that a quarter of its free memory holds. `_absorb` looks for the
+    `k` nearest in 12 bytes a similarity, or in 96 where a row has no more than k blocks, so that it reads all of them.
     """
     if rows.device.type != "cuda":
         return TILE_ROWS
@@ -302,7 +302,7 @@ def tile_rows(rows: Tensor, k: int, columns: int | None = None) -> int:
 
 
 def _whole_power(most: int) -> int:
-    """The largest power of two up to `most`, within the limits of a tile: few sizes, for sums depend on them."""
+    """The largest power of two up to `most`, within the limits of a tile. Few sizes, since rounding depends on them."""
     return min(DEVICE_TILE_ROWS, max(BLOCK, 1 << max(0, most.bit_length() - 1)))
 
 

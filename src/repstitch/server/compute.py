@@ -58,6 +58,11 @@ class PlacedRoute:
         """The names of the measures of each row; none where the route is not calibrated."""
         return () if self.calibration is None else self.calibration.names
 
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """How many numbers a row, its translation and its measures have."""
+        return self.d_source, self.d_target, len(self.measures)
+
     def translate(
         self, rows: np.ndarray, with_measures: bool = False, stop: threading.Event | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -147,11 +152,7 @@ class Stage:
     def _chunk_rows(self, placed: PlacedRoute) -> int:
         """How many rows of a route are put through at once: as many as a slot holds, up to a limit."""
         most = CHUNK_ROWS if self.device.type == "cpu" else DEVICE_CHUNK_ROWS
-        return max(1, min(most, (self.slot_floats - BOUNDS) // _floats_a_row(placed)))
-
-
-def _floats_a_row(placed: PlacedRoute) -> int:
-    return placed.d_source + placed.d_target + len(placed.measures)
+        return max(1, min(most, (self.slot_floats - BOUNDS) // sum(placed.widths)))
 
 
 class _Slot:
@@ -168,10 +169,11 @@ class _Slot:
     ) -> Callable[[], None]:
         """Start on some rows; the function returned waits for them and writes into `vectors` and `measures`."""
         n = len(rows)
-        sizes = (BOUNDS, n * placed.d_source, n * placed.d_target, n * len(placed.measures))
-        bounds, rows_here, vectors_here, measures_here = self.memory[: sum(sizes)].split(sizes)
-        rows_here, vectors_here, measures_here = (part.view(n, -1) if part.numel() else part
-                                                  for part in (rows_here, vectors_here, measures_here))  # fmt: skip
+        sizes = [BOUNDS, *(n * width for width in placed.widths)]
+        bounds, *parts = self.memory[: sum(sizes)].split(sizes)
+        rows_here, vectors_here, measures_here = (
+            part.view(n, width) for part, width in zip(parts, placed.widths, strict=True)
+        )
         rows_here.copy_(torch.from_numpy(rows))
         with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
             output = placed.pipeline.run(rows_here.to(self.device, non_blocking=True))
@@ -204,7 +206,7 @@ class _Slot:
 def _crossover(placed: PlacedRoute, device: str, sizes: tuple[int, ...]) -> int:
     """The largest of `sizes` (numbers of rows) that the CPU answers sooner than the device; 0 where it never does."""
     # In buffers of its own, so that placing a route does not wait for the requests that are in the shared ones.
-    stage = Stage(device, BOUNDS + max(sizes) * _floats_a_row(placed))
+    stage = Stage(device, BOUNDS + max(sizes) * sum(placed.widths))
     random = np.random.default_rng(0)
     largest = 0
     for n in sizes:
