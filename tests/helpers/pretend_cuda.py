@@ -70,8 +70,7 @@ class Stream:
         self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def copy_later(self, into: torch.Tensor, values: torch.Tensor) -> None:
-        """Until the stream is waited for, `into` holds NaN."""
-        into.fill_(torch.nan)
+        """Until the stream is waited for, `into` keeps what it held."""
         self.copies.append((into, values.clone()))
 
     def synchronize(self) -> None:
