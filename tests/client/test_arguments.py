@@ -15,24 +15,24 @@ from repstitch.errors import InputError
     [
         (
             np.zeros((0, 6), np.float32),
-            r"`X` must be rows .*, at least one .*; got shape \(0, 6\). Leave the call out.",
+            r"`X` must be rows .*, at least one row .*; got shape \(0, 6\). Skip the call.",
         ),
-        (np.zeros((3, 0), np.float32), r"at least one number; got shape \(3, 0\)"),
+        (np.zeros((3, 0), np.float32), r"at least one row and one column; got shape \(3, 0\)"),
         (np.zeros(0, np.float32), r"got shape \(0,\)"),
         (np.float32(1), r"`X` must be rows \(n, d\) or one vector \(d,\) of floats; got shape \(\). Reshape it"),
         (np.zeros((2, 3, 6), np.float32), r"got shape \(2, 3, 6\). Reshape it"),
         (
             np.ones((2, 6), np.int64),
-            r"`X` must be .* of floats; got int64. Convert it, as by `np.asarray\(X, 'float32'\)`",
+            r"`X` must be .* of floats; got int64. Convert it, for example with `np.asarray\(X, 'float32'\)`",
         ),
         (np.ones((2, 6), complex), "got complex128"),
         (np.ones((2, 6), bool), "got bool"),
         ([["a"]], "got <U1"),
         ([[1.0], [1.0, 2.0]], r"`X` must be rows \(n, d\) or one vector \(d,\) of floats; setting an array element"),
-        (with_value(np.nan, 4), "`X` must hold finite float32 numbers; row 4 holds NaN, Inf or .* Leave it out.$"),
-        (with_value(-np.inf, 5), "row 5 holds NaN, Inf"),
-        (with_value(1e39, 3, np.float64), "row 3 holds NaN, Inf or a number too large for float32"),
-        (np.full(6, np.nan), "row 0 holds NaN"),
+        (with_value(np.nan, 4), "`X` must contain finite float32 numbers; row 4 has NaN, Inf or .* Remove the row.$"),
+        (with_value(-np.inf, 5), "row 5 has NaN, Inf"),
+        (with_value(1e39, 3, np.float64), "row 3 has NaN, Inf or a number too large for float32"),
+        (np.full(6, np.nan), "row 0 has NaN"),
     ],
 )
 def test_arrays_that_cannot_be_translated_are_refused_without_a_request(connect, X, message):
@@ -44,7 +44,7 @@ def test_arrays_that_cannot_be_translated_are_refused_without_a_request(connect,
 
 def test_numbers_beyond_float16_are_refused_where_they_would_travel_as_such(connect):
     client, X = connect(FakeService()), with_value(70_000, 1)
-    message = 'row 1 holds .* too large for float16. Leave it out or send it with dtype="float32".'
+    message = 'row 1 has .* too large for float16. Remove the row or send it with dtype="float32".'
     with pytest.raises(InputError, match=message):
         client.translate(X, "old", "new", dtype="float16")
     assert np.array_equal(client.translate(X, "old", "new"), X @ W)
@@ -61,7 +61,7 @@ def test_numbers_beyond_float16_are_refused_where_they_would_travel_as_such(conn
         ({"stitcher": "x" * 10**6}, "`stitcher` must have 1 to 256 characters; got 1000000"),
         ({"source": None}, "`source` must be a name; got null"),
         ({"target": 3}, "`target` must be a name; got a number"),
-        ({"target": "\ud800"}, r"`target` must be a name that UTF-8 can write; got '\\ud800'"),
+        ({"target": "\ud800"}, r"`target` must be a name that UTF-8 can encode; got '\\ud800'"),
     ],
 )
 def test_choices_and_names_are_checked(connect, options, message):
@@ -78,13 +78,13 @@ def test_choices_and_names_are_checked(connect, options, message):
         ("ftp://host", "got ftp://, host 'host'"),
         ("http://", "host ''"),
         ("", "got no scheme"),
-        ("http://host:port", "got what is no URL"),
-        ("http://..", "got what is no URL"),
-        (None, "got what is no URL"),
-        ("http://host/?key=secret", "got a query or a fragment behind it. Leave that out.$"),
+        ("http://host:port", "got an invalid URL"),
+        ("http://..", "got an invalid URL"),
+        (None, "got an invalid URL"),
+        ("http://host/?key=secret", "got a query or a fragment after it. Remove it.$"),
         ("http://host?", "got a query"),
         ("http://host#secret", "got a query or a fragment"),
-        ("http://me:secret@host", "got a user name or password in it. Give a key as `api_key`.$"),
+        ("http://me:secret@host", "got a user name or password in it. Pass a key as `api_key`.$"),
     ],
 )
 def test_an_address_that_is_none_is_refused_and_not_quoted(kind, address, message):
@@ -95,9 +95,7 @@ def test_an_address_that_is_none_is_refused_and_not_quoted(kind, address, messag
 
 @pytest.mark.parametrize("api_key", ["", "two words", "line\nbreak", "schlüssel", 7])
 def test_a_key_that_cannot_be_sent_is_refused_and_not_quoted(kind, api_key):
-    with pytest.raises(
-        InputError, match="`api_key` must be a key of visible ASCII characters without spaces"
-    ) as caught:
+    with pytest.raises(InputError, match="`api_key` must be visible ASCII characters without spaces") as caught:
         kind(ADDRESS, api_key)
     assert not api_key or str(api_key) not in str(caught.value)
 

@@ -146,11 +146,11 @@ def test_one_row_that_is_too_large_is_refused(connect):
 def test_a_refused_part_says_where_its_rows_begin(connect, kind):
     def refuse_the_second(request):
         if request.content == X[4:8].tobytes():
-            return problem(422, "1 of 4 rows (first: row 1) hold only zeros.", "embedding", code="unusable")
+            return problem(422, "1 of 4 rows (first: row 1) contain only zeros.", "embedding", code="unusable")
         return FakeService()(request)
 
     X = rows_of(10)
-    message = r"\(first: row 1\) hold only zeros. Rows are counted from row 4 of `X`.$"
+    message = r"\(first: row 1\) contain only zeros. Row 0 in this message is row 4 of `X`.$"
     with pytest.raises(ClientInputError, match=message) as caught:
         connect(refuse_the_second, batch_bytes=96).translate(X, "old", "new")
     assert (caught.value.status, caught.value.code, caught.value.param) == (422, "unusable", "embedding")
@@ -166,7 +166,9 @@ def test_rows_of_two_versions_are_never_mixed_the_whole_array_is_translated_agai
 
 def test_versions_that_keep_changing_are_a_conflict(connect):
     fake = FakeService(versions=["v1", "v2"] * 3)
-    with pytest.raises(ConflictError, match=r"must all be translated by one stitcher; .* old-to-new v1, old-to-new v2"):
+    with pytest.raises(
+        ConflictError, match=r"must be translated by one version of one stitcher; .* old-to-new v1, old-to-new v2"
+    ):
         connect(fake, batch_bytes=48).translate(rows_of(6), "old", "new")
     assert len(fake.rows) == 6
 
@@ -177,7 +179,7 @@ def test_parts_of_two_stitchers_are_mixed_too(connect):
         return FakeService(x_stitcher=f"s{len(answers) % 2}")(request)
 
     answers = []
-    with pytest.raises(ClientConflictError, match="one stitcher; twice the service replaced it"):
+    with pytest.raises(ClientConflictError, match="one stitcher; the service replaced it during both attempts"):
         connect(by_turns, batch_bytes=24).translate(rows_of(2), "old", "new")
 
 
@@ -300,14 +302,12 @@ def test_a_service_that_stays_busy_is_an_error_after_the_last_try(connect):
 
 def test_an_address_where_nothing_answers_is_an_error_after_the_last_try(connect):
     fake = FakeService(faults=[httpx.ConnectError("Connection refused")] * 9)
-    message = (
-        f"Nothing answered at {ADDRESS} in 3 tries \\(ConnectError: Connection refused\\). See that the service runs"
-    )
+    message = f"No response from {ADDRESS} in 3 attempts \\(ConnectError: Connection refused\\). Check that the service"
     with pytest.raises(UnreachableError, match=message) as caught:
         connect(fake, retries=2).translate(rows_of(1), "old", "new")
     assert (caught.value.status, caught.value.code, caught.value.param) == (None, None, None)
     assert isinstance(caught.value.__cause__, httpx.ConnectError)
-    with pytest.raises(UnreachableError, match="in one try"):
+    with pytest.raises(UnreachableError, match="in one attempt"):
         connect(fake, retries=0).spaces()
 
 
@@ -322,14 +322,14 @@ def test_lists_are_lists(connect):
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (httpx.Response(200, html="<p>hello"), "it is text/html, not application/json"),
-        (httpx.Response(200, content=b"{", headers={"content-type": "application/json"}), "it is no JSON"),
-        (httpx.Response(200, json=[]), "it is no JSON object"),
-        (httpx.Response(200, json={}), "there is no list of spaces in it"),
+        (httpx.Response(200, html="<p>hello"), "its Content-Type is text/html, not application/json"),
+        (httpx.Response(200, content=b"{", headers={"content-type": "application/json"}), "its body is not JSON"),
+        (httpx.Response(200, json=[]), "its body is not a JSON object"),
+        (httpx.Response(200, json={}), "it has no list of spaces"),
     ],
 )
 def test_a_list_in_another_form_is_an_error(connect, reply, message):
-    with pytest.raises(ServiceError, match=f"The reply does not fit the request: {message}"):
+    with pytest.raises(ServiceError, match=f"The response does not match the request: {message}"):
         connect(lambda _: unsent(reply)).spaces()
 
 
@@ -364,7 +364,7 @@ def test_ready_asks_once(connect, answer, expected):
 
 
 def test_ready_is_no_word_of_something_else(connect):
-    with pytest.raises(ServiceError, match="it is text/html"):
+    with pytest.raises(ServiceError, match="its Content-Type is text/html"):
         connect(lambda _: httpx.Response(200, html="welcome")).ready()
     with pytest.raises(ClientNotFoundError):
         connect(lambda _: httpx.Response(404)).ready()
@@ -393,9 +393,9 @@ def test_pairs_to_score_go_as_base64(connect):
 @pytest.mark.parametrize(
     ("X", "Y", "message"),
     [
-        (rows_of(4), rows_of(3), "`X` and `Y` must be matched row by row; got 4 and 3 rows"),
-        (rows_of(1)[0], rows_of(1), "`X` must be rows .* to be scored; got one vector"),
-        (rows_of(4), with_value(np.nan, 2), "`Y` must hold finite float32 numbers; row 2"),
+        (rows_of(4), rows_of(3), "`X` and `Y` must have equal numbers of rows; got 4 and 3"),
+        (rows_of(1)[0], rows_of(1), "`X` must be rows .* to be scored; got a single vector"),
+        (rows_of(4), with_value(np.nan, 2), "`Y` must contain finite float32 numbers; row 2"),
         (rows_of(4), [[1]], "`Y` must be .*; got int64"),
     ],
 )

@@ -22,9 +22,15 @@ from repstitch.errors import ConflictError, InputError, NotFoundError
 @pytest.mark.parametrize(
     ("headers", "message"),
     [
-        ({"content_type": "application/json"}, "it is application/json of float32, not application/octet-stream"),
-        ({"content_type": ""}, "it is of no type of float32"),
-        ({"content_type": f"{OCTETS}; dtype=float16"}, f"it is {OCTETS} of float16, not {OCTETS} of float32"),
+        (
+            {"content_type": "application/json"},
+            "its Content-Type is application/json with float32, not application/octet-stream",
+        ),
+        ({"content_type": ""}, "its Content-Type is none with float32"),
+        (
+            {"content_type": f"{OCTETS}; dtype=float16"},
+            f"its Content-Type is {OCTETS} with float16, not {OCTETS} with float32",
+        ),
         ({"x_rows": "2"}, "X-Rows must be 3; got 2"),
         ({"x_rows": ""}, "X-Rows must be 3; got none"),
         ({"x_dim": "6"}, "3 rows of 6 float32 numbers are 72 bytes; got 36"),
@@ -38,7 +44,7 @@ from repstitch.errors import ConflictError, InputError, NotFoundError
     ],
 )
 def test_a_reply_that_does_not_fit_is_an_error_and_never_an_array(connect, headers, message):
-    with pytest.raises(ServiceError, match=f"The reply does not fit the request: {message}") as caught:
+    with pytest.raises(ServiceError, match=f"The response does not match the request: {message}") as caught:
         connect(FakeService(**headers)).translate(rows_of(3), "old", "new")
     assert caught.value.status == 200
 
@@ -71,7 +77,7 @@ def test_a_compressed_reply_is_not_asked_for_and_a_broken_one_is_an_error(connec
         return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream)
 
     client = connect(handler)
-    with pytest.raises(ServiceError, match="The body of the reply cannot be decoded"):
+    with pytest.raises(ServiceError, match="The body of the response cannot be decoded"):
         client.translate(rows_of(1), "old", "new")
     assert not client.pauses
 
@@ -118,5 +124,5 @@ def test_a_status_is_an_error_with_the_services_own_words(connect, status, kind_
     ],
 )
 def test_an_error_in_another_form_is_told_by_its_status(connect, reply):
-    with pytest.raises(ServiceError, match=r"^The service answered 502 Bad Gateway, without saying why\.$"):
+    with pytest.raises(ServiceError, match=r"^The service answered 502 Bad Gateway without an error message\.$"):
         connect(FakeService(faults=[reply])).translate(rows_of(1), "old", "new")

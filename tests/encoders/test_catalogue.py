@@ -123,7 +123,7 @@ def test_a_timm_card_states_the_width_and_the_parameters_of_its_model(name):
 def test_a_model_behind_an_api_has_a_card_and_says_that_it_cannot_be_loaded(name, dim):
     card = catalogue.find(name)
     assert (card.dim, catalogue.modality(card)) == (dim, "text")
-    with pytest.raises(InputError, match=f"`encoder` '{name}' must be a model that can be loaded; it is an API model"):
+    with pytest.raises(InputError, match=f"`encoder` '{name}' must be a model that can be loaded; got an API model"):
         load_encoder(name)
 
 
@@ -168,7 +168,7 @@ def test_a_checkpoint_is_found_beside_its_card_or_in_the_folder_of_weights(tmp_p
         '[[space]]\nname = "a"\nencoder = "timm:test_resnet"\ncheckpoint = "a.safetensors"\n',
     )
     with pytest.raises(
-        InputError, match=r"'checkpoint' of card 'a' must be a file or folder that is here.*REPSTITCH_WEIGHTS"
+        InputError, match=r"'checkpoint' of card 'a' must be an existing file or folder.*REPSTITCH_WEIGHTS"
     ):
         catalogue.weights(catalogue.read(path)["a"])
 
@@ -187,7 +187,7 @@ def test_a_checkpoint_is_found_beside_its_card_or_in_the_folder_of_weights(tmp_p
     [
         (
             '[[space]]\nname = "a"\nencoder = "timm:x"\npoling = "cls"\n',
-            "unknown field 'poling'; known are name, encoder",
+            "unknown field 'poling'; allowed fields are name, encoder",
         ),
         ('[[space]]\nname = "a"\n', "must state 'name' and 'encoder'"),
         ('[[space]]\nname = "a"\nencoder = "timm:x"\ndim = "wide"\n', "'dim' of card 'a' must be int"),
@@ -201,8 +201,8 @@ def test_a_checkpoint_is_found_beside_its_card_or_in_the_folder_of_weights(tmp_p
         ),
         ('[[space]]\nname = "a"\nencoder = "timm:x"\ninput_size = [32, 32]\n', "must be \\[channels, height, width\\]"),
         ('[[space]]\nname = "a"\nencoder = "timm:x"\nprompts = { answer = "a: " }\n', "'prompts' .* must be by role"),
-        ('[[space]]\nname = "a"\nencoder = "timm:x"\n' * 2, "states 'a' twice"),
-        ('[spaces]\nname = "a"\n', "must hold \\[\\[space\\]\\] tables"),
+        ('[[space]]\nname = "a"\nencoder = "timm:x"\n' * 2, "has two spaces named 'a'"),
+        ('[spaces]\nname = "a"\n', "must contain \\[\\[space\\]\\] tables"),
         ("not toml", "cannot be read"),
     ],
 )
@@ -263,11 +263,13 @@ def test_another_checkpoint_leaves_the_revision_behind():
 
 
 def test_an_unknown_setting_is_refused():
-    with pytest.raises(InputError, match=r"'poling' is no setting of an encoder; did you mean 'pooling'\?"):
+    with pytest.raises(InputError, match=r"'poling' is not a setting of an encoder; did you mean 'pooling'\?"):
         catalogue.resolve("gte-base", poling="cls")
-    with pytest.raises(InputError, match=r"'promt' is no setting of an encoder; did you mean 'prompt'\?"):
+    with pytest.raises(InputError, match=r"'promt' is not a setting of an encoder; did you mean 'prompt'\?"):
         catalogue.resolve("gte-base", promt="query: ")
-    with pytest.raises(InputError, match="'qqq' is no setting of an encoder; those are architecture, checkpoint, "):
+    with pytest.raises(
+        InputError, match="'qqq' is not a setting of an encoder; the settings are architecture, checkpoint, "
+    ):
         catalogue.resolve("gte-base", qqq=1)
 
 
@@ -275,7 +277,7 @@ def test_one_card_of_several_is_named_after_a_colon(tmp_path):
     path = tmp_path / "two.toml"
     catalogue.write(path, [Card("a", "timm:x"), Card("b", "timm:y")])
     assert catalogue.resolve(f"{path}:b").encoder == "timm:y"
-    with pytest.raises(InputError, match=r"must name one card of .*two.toml:NAME out of a, b"):
+    with pytest.raises(InputError, match=r"must name a card of .*two.toml:NAME; the names are a, b"):
         catalogue.resolve(str(path))
 
 
@@ -287,7 +289,7 @@ def test_a_file_of_weights_needs_its_architecture(tmp_path):
 
 
 def test_an_architecture_beside_anything_but_a_file_is_refused():
-    with pytest.raises(InputError, match="`architecture` is for an `encoder` that is a file of weights; gte-base is"):
+    with pytest.raises(InputError, match="`architecture` requires an `encoder` that is a file of weights; gte-base is"):
         catalogue.resolve("gte-base", architecture="test_vit")
 
 
@@ -295,7 +297,7 @@ def test_a_folder_is_known_by_its_config(tmp_path):
     with pytest.raises(InputError, match=r"must be a model's folder with a config.json"):
         catalogue.resolve(str(tmp_path))
     write(tmp_path / "config.json", "{}")
-    with pytest.raises(InputError, match="must name 'architecture' \\(timm\\) or 'model_type'"):
+    with pytest.raises(InputError, match=r"must have a config.json with 'architecture' \(timm\) or 'model_type'"):
         catalogue.resolve(str(tmp_path))
     write(tmp_path / "config.json", '{"model_type": "bert"}')
     assert catalogue.resolve(str(tmp_path)).encoder == f"transformers:{tmp_path.name}"

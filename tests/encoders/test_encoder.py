@@ -56,7 +56,7 @@ def test_nan_vectors_are_never_written(tmp_path, photos):
     model = encoders.from_module(build("test_resnet", num_classes=0), card())
     for weight in model.model.parameters():
         weight.data.fill_(float("nan"))
-    with pytest.raises(InputError, match="`encoder` 'tiny' gave NaN or Inf for 6 of 6 items"):
+    with pytest.raises(InputError, match="`encoder` 'tiny' returned NaN or Inf for 6 of 6 items"):
         encoders.embed(model, photos, tmp_path / "x.parquet")
     assert not (tmp_path / "x.parquet").exists()
 
@@ -162,9 +162,9 @@ def test_layers_that_were_stopped_while_published_are_published_again(tmp_path, 
     ("given", "message"),
     [
         ({"layers": [9]}, "`layer` of 'tiny-bert' must be from 0 to 2, .* got 9"),
-        ({"layers": []}, r"`layers` must be all, or numbers of layers; got \[\]"),
-        ({"layers": "last"}, "`layers` must be all, or numbers of layers; got 'last'"),
-        ({"layers": "all", "layer": 1}, "`layer` and `layers` cannot both be given"),
+        ({"layers": []}, r"`layers` must be 'all' or a list of layer numbers; got \[\]"),
+        ({"layers": "last"}, "`layers` must be 'all' or a list of layer numbers; got 'last'"),
+        ({"layers": "all", "layer": 1}, "`layer` and `layers` cannot be combined"),
         ({"layers": "all", "limit": 0}, "`limit` must be at least 1; got 0"),
     ],
 )
@@ -186,7 +186,7 @@ def test_stages_may_be_wider_or_narrower_than_their_card_says_of_the_end(tmp_pat
 
 def test_layers_need_a_folder_that_is_not_there(tmp_path, photos):
     encoder, _ = vit(layer=-1)
-    with pytest.raises(InputError, match=r"`out` must be a folder, for it gets a file a layer; got 'x\.parquet'"):
+    with pytest.raises(InputError, match=r"`out` must be a folder, to which .* is written; got 'x\.parquet'"):
         encoders.embed(encoder, photos, tmp_path / "x.parquet", layers="all")
     with pytest.raises(InputError, match=r"`out` .* exists and is never overwritten"):
         encoders.embed(encoder, photos, photos, layers="all")
@@ -197,7 +197,7 @@ def test_layers_of_a_pooled_vector_or_an_unknown_network_are_refused(tmp_path, p
     with pytest.raises(InputError, match="with a `pooling` other than none"):
         encoders.embed(pooled, photos, tmp_path / "x", layers="all")
     flat = encoders.from_module(torch.nn.Flatten(), card())
-    with pytest.raises(InputError, match="`layer` of 'tiny' must be left out: which blocks its model has is not known"):
+    with pytest.raises(InputError, match="`layer` of 'tiny' must not be set, since its model does not list its blocks"):
         encoders.embed(flat, photos, tmp_path / "x", layers="all")
 
 
@@ -241,7 +241,7 @@ def test_a_job_of_other_weights_numbers_or_items_does_not_go_on_with_the_rows_of
     if change == "items":  # the rows already done are of this image
         Image.new("RGB", (32, 32), "red").save(photos / "0.png")
     other = encoder(seed=int(change == "weights"), precision="bfloat16" if change == "precision" else "float32")
-    with pytest.raises(InputError, match="holds the unfinished rows of another job"):
+    with pytest.raises(InputError, match="contains the unfinished rows of another job"):
         encoders.embed(other, photos, out, batch_size=2, dtype="float16" if change == "dtype" else "float32")
 
 

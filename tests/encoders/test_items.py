@@ -64,12 +64,12 @@ def test_tables_give_images_as_bytes_or_as_paths_beside_them(tmp_path, photos):
             "t.csv",
             "id,text\n1,a\n",
             "t.csv:body",
-            "must name a column of t.csv as t.csv:COLUMN, out of id, text; got body",
+            "must name a column of t.csv as t.csv:COLUMN, one of id, text; got body",
         ),
         ("t.csv", "id,text\n1,a\n", "t.csv", "must name a column of t.csv"),
         ("t.csv", "id,text\n1\n", "t.csv:text", "cannot be read"),
-        ("t.pdf", "", "t.pdf", "must be a folder or a file of .zip, .txt"),
-        ("t.zip", "", "t.zip", "t.zip must hold texts, which the encoder reads"),
+        ("t.pdf", "", "t.pdf", "must be a folder or a file of type .zip, .txt"),
+        ("t.zip", "", "t.zip", "t.zip must contain texts, which the encoder embeds"),
         ("t.txt", "", "none.txt", "there is no .*none.txt"),
     ],
 )
@@ -80,10 +80,10 @@ def test_data_without_usable_texts_is_refused(tmp_path, name, content, data, mes
 
 
 def test_data_without_usable_images_is_refused(tmp_path):
-    with pytest.raises(InputError, match="must hold at least one item; it holds none"):
+    with pytest.raises(InputError, match=r"must contain at least one item .*; got none"):
         items.read_items(tmp_path, "image")
     (tmp_path / "t.txt").write_text("a\n")
-    with pytest.raises(InputError, match=r"t\.txt must hold images, which the encoder reads"):
+    with pytest.raises(InputError, match=r"t\.txt must contain images, which the encoder embeds"):
         items.read_items(tmp_path / "t.txt", "image")
     (tmp_path / "bad.zip").write_text("no zip")
     with pytest.raises(InputError, match=r"bad\.zip cannot be read"):

@@ -39,11 +39,11 @@ def test_a_folder_of_sentence_transformers_says_how_to_pool(bert):
 
 def test_a_linear_step_that_is_not_whole_or_not_known_is_refused(bert):
     with_dense(bert, activation="torch.nn.GELU", bias=False)
-    with pytest.raises(InputError, match="step 2_Dense must end in Identity or Tanh; it has GELU"):
+    with pytest.raises(InputError, match="step 2_Dense must have the activation Identity or Tanh; got GELU"):
         encoders.load_encoder(str(bert))
     (bert / "2_Dense" / "config.json").write_text('{"in_features": 16, "out_features": 6, "bias": false}')
     (bert / "2_Dense" / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"step 2_Dense must hold its weights; there is no model\.safetensors"):
+    with pytest.raises(InputError, match=r"step 2_Dense must contain its weights; there is no model\.safetensors"):
         encoders.load_encoder(str(bert))
 
 
@@ -137,7 +137,7 @@ def test_catalogue_vision_cards_fit_their_architectures():
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     save_file(build("test_vit").state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(
-        InputError, match=r"`checkpoint` w.safetensors must fit its architecture; missing are \d+ tensors"
+        InputError, match=r"`checkpoint` w.safetensors must fit its architecture; \d+ tensors are missing"
     ):
         encoders.load_encoder(str(tmp_path / "w.safetensors"), architecture="test_resnet")
 
@@ -166,7 +166,7 @@ def test_a_text_folder_with_weights_left_out_is_refused(bert):
     state = load_file(bert / "model.safetensors")
     state.pop("encoder.layer.1.output.dense.weight")
     save_file(state, bert / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"must hold all weights of its model; encoder\.layer\.1\.output\.dense"):
+    with pytest.raises(InputError, match=r"must contain all weights of its model; encoder\.layer\.1\.output\.dense"):
         encoders.load_encoder(str(bert))
 
 
@@ -174,7 +174,7 @@ def test_a_text_folder_with_weights_left_out_is_refused(bert):
     ("name", "message"),
     [
         ("timm:no_such_model", "`encoder` timm:no_such_model must be a model that timm has weights for"),
-        ("torchvision:squeezenet1_0", "`checkpoint` of torchvision:squeezenet1_0 must name a local file"),
+        ("torchvision:squeezenet1_0", "`checkpoint` of torchvision:squeezenet1_0 must be a local file"),
     ],
 )
 def test_an_encoder_without_weights_is_refused(name, message):

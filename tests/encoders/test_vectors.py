@@ -206,11 +206,11 @@ def test_the_linear_step_of_a_sentence_encoder_follows_the_mean_but_not_a_layers
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pooling": "cls"}, "`pooling` of 'tiny' must be gap, mean or none, for it has no class token"),
-        ({"dim": 95}, r"must give vectors of `dim` 95; it gives \(96,\)"),
+        ({"pooling": "cls"}, "`pooling` of 'tiny' must be gap, mean or none, since the model has no class token"),
+        ({"dim": 95}, r"must return vectors of `dim` 95; got shape \(96,\)"),
         ({"layer": 9}, "`layer` of 'tiny' must be from 1 to 5"),
         ({"layer": 1, "pooling": "none"}, "`layer` of 'tiny' must be .* other than none"),
-        ({"mean": (0.5,)}, "`input_size` of 'tiny' must have 1 or 3 channels, and `mean` and `std` as many"),
+        ({"mean": (0.5,)}, "`input_size` of 'tiny' must have 1 or 3 channels, and `mean` and `std` must have as many"),
     ],
 )
 def test_a_card_that_does_not_fit_its_model_is_refused(fields, message):

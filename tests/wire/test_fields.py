@@ -28,8 +28,8 @@ def test_bytes_are_little_endian_float32():
 @pytest.mark.parametrize(
     ("n_bytes", "kind", "message"),
     [
-        (0, MalformedError, "must hold at least one row of 3 float32 numbers; it is empty"),
-        (13, MalformedError, "a multiple of 4 bytes long; got 13"),
+        (0, MalformedError, "must contain at least one row of 3 float32 numbers; it is empty"),
+        (13, MalformedError, "a multiple of 4 bytes; got 13"),
         (16, UnusableError, "whole rows of 3 float32 numbers, a multiple of 12 bytes; got 16"),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_long_vector_is_written_in_one_part():
 
 @pytest.mark.parametrize(("bracket", "limit"), [(b"[", 2 * 10 + fields.EXTRA_BRACKETS), (b"{", fields.EXTRA_BRACKETS)])
 def test_lists_and_objects_are_counted_before_they_are_read(bracket, limit):
-    with pytest.raises(MalformedError, match="at most 10 rows; it holds too many brackets"):
+    with pytest.raises(MalformedError, match="at most 10 rows; it has too many brackets"):
         fields.read_json(b'{"embedding":' + bracket * (limit + 1), "embedding", fields.TRANSLATE, 10)
     with pytest.raises(MalformedError, match="must be JSON"):
         fields.read_json(b'{"embedding":' + bracket * (limit - 1), "embedding", fields.TRANSLATE, 10)
@@ -86,27 +86,27 @@ def test_a_list_with_one_vector_stays_a_list():
 @pytest.mark.parametrize(
     ("embedding", "message"),
     [
-        ([], "must hold at least one row of 3 numbers; it is empty"),
-        ([[]], "Row 0 of `embedding` must hold numbers; got an empty list"),
-        ([1, "2", 3], "list of numbers or a list of rows of numbers; at position 1 came text"),
-        (["1", "2", "3"], "at position 0 came text"),
-        ([1, None, 3], "at position 1 came null"),
-        ([1, True, 3], "at position 1 came true or false"),
-        ([1, [2], 3], "at position 1 came a list"),
-        ([{}, 1, 2], "at position 0 came an object"),
-        ([[1, 2, 3], [1, None, 3]], "Row 1 of `embedding` must be a list of numbers; at position 1 came null"),
-        ([[1, 2, 3], 4], "Row 1 of `embedding` must be a list like the rows before it; got a number"),
+        ([], "must contain at least one row of 3 numbers; it is empty"),
+        ([[]], "Row 0 of `embedding` must contain numbers; got an empty list"),
+        ([1, "2", 3], "list of numbers or a list of rows of numbers; got text at position 1"),
+        (["1", "2", "3"], "got text at position 0"),
+        ([1, None, 3], "got null at position 1"),
+        ([1, True, 3], "got a boolean at position 1"),
+        ([1, [2], 3], "got a list at position 1"),
+        ([{}, 1, 2], "got an object at position 0"),
+        ([[1, 2, 3], [1, None, 3]], "Row 1 of `embedding` must be a list of numbers; got null at position 1"),
+        ([[1, 2, 3], 4], "Row 1 of `embedding` must be a list, like the rows before it; got a number"),
         ([[1, 2, 3], [1, 2]], "must all have 3 numbers; row 0 has 3, row 1 has 2"),
-        ([[[1, 2, 3]]], "Row 0 of `embedding` must be a list of numbers; at position 0 came a list"),
+        ([[[1, 2, 3]]], "Row 0 of `embedding` must be a list of numbers; got a list at position 0"),
         (7, "must be a list of numbers, a list of such lists, or base64; got a number"),
         (None, "or base64; got null"),
         ({"0": 1}, "or base64; got an object"),
-        ("", "in base64 must hold at least one row of 3 float32 numbers; it is empty"),
+        ("", "in base64 must contain at least one row of 3 float32 numbers; it is empty"),
         ("AAA", "must be standard base64 of float32 bytes; Incorrect padding"),
         ("AAAA\nAAAA", "must be standard base64 of float32 bytes; Only base64 data is allowed"),
         ("AAA-_AAA", "must be standard base64 of float32 bytes; Only base64 data is allowed"),
         ("é", "must be standard base64 of float32 bytes"),
-        ("AAAA", "a multiple of 4 bytes long; got 3 bytes"),
+        ("AAAA", "a multiple of 4 bytes; got 3 bytes"),
     ],
 )
 def test_an_embedding_that_cannot_be_read_is_refused(embedding, message):
@@ -132,7 +132,7 @@ def test_rows_of_another_dimension_are_never_reshaped(embedding, message):
 def test_numbers_beyond_float32_become_inf_and_are_named_as_such():
     rows, _ = fields.read_embedding([[1, 2, 3], [1e39, 2**64, 3]], DIM)
     assert bytes_.faults(rows) == (
-        "`embedding` must be finite float32 numbers; 1 of 2 rows (first: row 1) hold NaN or Inf."
+        "`embedding` must be finite float32 numbers; 1 of 2 rows (first: row 1) contain NaN or Inf."
     )
 
 
@@ -144,7 +144,7 @@ def test_a_signalling_nan_is_named_without_a_warning(recwarn):
 
 def test_faults_name_the_first_row_of_zeros():
     rows = np.array([[1, 2, 3], [0, 0, 0], [0, 0, 0]], dtype=np.float32)
-    assert bytes_.faults(rows) == "`embedding` must have a direction; 2 of 3 rows (first: row 1) hold only zeros."
+    assert bytes_.faults(rows) == "`embedding` must have a direction; 2 of 3 rows (first: row 1) contain only zeros."
     assert bytes_.faults(rows[:1]) is None
 
 
@@ -162,7 +162,7 @@ def test_faults_name_the_first_row_of_zeros():
         (b"null", "got null"),
         (b"{}", "`embedding` is missing"),
         (b'{"embeddings": [1, 2, 3]}', "`embedding` is missing"),
-        (b'{"embedding": [1], "sticher": "x"}', "`sticher` is not a field; known are embedding, source"),
+        (b'{"embedding": [1], "sticher": "x"}', "`sticher` is not a field; allowed fields are embedding, source"),
         (b'{"embedding": [1], "source": 7}', "`source` must be a name; got a number"),
         (b'{"embedding": [1], "stitcher": null}', "`stitcher` must be a name; got null"),
         (b'{"embedding": [1], "target": ""}', "`target` must have 1 to 256 characters; got 0"),

@@ -18,32 +18,116 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "repstitch embed --encoder timm:resnet50 --data photos/ --out resnet50.parquet",
     )
     command.add_argument(
-        "--encoder", required=True, metavar="ID|PATH|CARD.toml", help="a card, Hub id, folder or checkpoint"
+        "--encoder",
+        required=True,
+        metavar="ID|PATH|CARD.toml",
+        help="name in the catalogue, card (CARD.toml or CARD.toml:NAME), timm:MODEL, torchvision:MODEL, "
+        "transformers:MODEL, Hub id, folder of a model, or file of weights",
     )
     command.add_argument(
-        "--data", required=True, metavar="PATH[:COLUMN]", help="a folder or zip of images, .txt, or a table"
+        "--data",
+        required=True,
+        metavar="PATH[:COLUMN]",
+        help="items to embed: a folder or .zip of images, a .txt with one text per line, or a column of a .parquet, "
+        ".csv or .tsv table with texts, image bytes or image paths",
     )
-    command.add_argument("--out", required=True, metavar="X.parquet", help="with --layers a folder")
-    command.add_argument("--name", help="what to call the space")
-    command.add_argument("--pooling", choices=POOLINGS)
-    command.add_argument("--layer", type=int, help="block whose output is taken, from 1; negative from the end")
     command.add_argument(
-        "--layers", metavar="all|1,6,12", help="one file a layer, from one pass; --out is then a folder"
+        "--out", required=True, metavar="X.parquet", help="file to write, or folder if --layers is set; must not exist"
     )
-    command.add_argument("--role", choices=ROLES, help="which of the card's prompts to put before each text")
-    command.add_argument("--prompt", help="text to put before each item")
-    command.add_argument("--normalise", action=argparse.BooleanOptionalAction, default=None, help="rows to unit length")
-    command.add_argument("--skip-first", action="store_const", const=True, help="leave the first token out of the mean")
-    command.add_argument("--max-length", type=int, help="tokens a text is cut at")
-    command.add_argument("--input-size", type=int, help="side of the square that images are resized to")
-    command.add_argument("--checkpoint", metavar="FILE", help="the weights of a card that names only a file")
-    command.add_argument("--architecture", help="what a bare weights file is a checkpoint of")
-    command.add_argument("--model-args", metavar="JSON", help="arguments for the architecture's constructor")
-    command.add_argument("--batch-size", type=int, default=64)
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
-    command.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    _add_card_arguments(command)
+    _add_run_arguments(command)
+
+
+def _add_card_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the flags that replace settings of the card."""
+    command.add_argument("--name", help="name of the space (default: the name of the card or model)")
     command.add_argument(
-        "--dtype", choices=("float32", "float16"), default="float32", help="type of the vectors written"
+        "--pooling",
+        choices=POOLINGS,
+        help="how an item's vector is computed from its tokens: cls = the first (class) token, mean = the mean of all "
+        "tokens, last = the last token, gap = the mean of the patches or of the feature map (images only), none = no "
+        "pooling, the vector that the model returns (default: as the card or the model states)",
+    )
+    command.add_argument(
+        "--layer",
+        type=int,
+        help="block whose output is used, counted from 1; negative numbers count from the end; 0 is the input of the "
+        "first block (texts only) (default: the card's layer, else the output of the model)",
+    )
+    command.add_argument(
+        "--role",
+        choices=ROLES,
+        help="role of the texts, which selects the card's prompt: query = search queries, document = texts that are "
+        "searched, none = neither (default: the role of the card)",
+    )
+    command.add_argument("--prompt", help="text to put before each text (default: the card's prompt for the role)")
+    command.add_argument(
+        "--normalise",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="scale vectors to unit length, or do not (default: as the card or the model states)",
+    )
+    command.add_argument(
+        "--skip-first",
+        action="store_const",
+        const=True,
+        help="leave the first token out of the mean (default: as the card states)",
+    )
+    command.add_argument(
+        "--max-length",
+        type=int,
+        help="truncate texts to this number of tokens (default: the limit of the card or the model)",
+    )
+    command.add_argument(
+        "--input-size",
+        type=int,
+        help="side, in pixels, of the square that images are resized to (default: as the card or the model states)",
+    )
+    command.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="file or folder with the weights (default: those of the card or the Hub)",
+    )
+    command.add_argument(
+        "--architecture",
+        help="timm model that the weights belong to; required if --encoder is a file of weights (default: none)",
+    )
+    command.add_argument(
+        "--model-args",
+        metavar="JSON",
+        help="arguments of the model's constructor as a JSON object (default: the card's)",
+    )
+
+
+def _add_run_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the flags that state how the embeddings are computed and stored."""
+    command.add_argument(
+        "--layers",
+        metavar="all|1,6,12",
+        help="write one file per layer to the folder --out, with one forward pass per batch: all layers, or the "
+        "numbers of some (default: one file, of a single layer)",
+    )
+    command.add_argument(
+        "--batch-size", type=int, default=64, help="number of items per forward pass (default: %(default)s)"
+    )
+    command.add_argument(
+        "--device",
+        default="auto",
+        help="device to compute on: cpu, cuda, cuda:1, mps ...; auto is a GPU if one is available, else the CPU "
+        "(default: %(default)s)",
+    )
+    command.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="arithmetic of the forward pass (weights stay float32): auto = bfloat16 on a CUDA GPU, else float32; "
+        "float32 = full precision; bfloat16, float16 = half precision by autocast (default: %(default)s)",
+    )
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="type of the vectors in the file; float16 takes half the space (default: %(default)s)",
     )
 
 

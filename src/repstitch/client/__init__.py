@@ -1,5 +1,5 @@
 # pyright: strict
-"""Clients of the service: they send arrays over HTTP and check the translations that come back."""
+"""HTTP clients of the service. They send arrays, and check the translations that they receive."""
 
 from repstitch.client.clients import AsyncClient, Client
 from repstitch.client.errors import (

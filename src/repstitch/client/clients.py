@@ -1,5 +1,5 @@
 # pyright: strict
-"""The two clients, one blocking and one for asyncio, over the same core."""
+"""The blocking client and the asyncio client. Both share one core."""
 
 import asyncio
 import time
@@ -17,15 +17,26 @@ T = TypeVar("T")
 
 
 class Client:
-    """A service at `address`, such as "http://127.0.0.1:3000"; threads may share it.
+    """Client of a repstitch service. Threads may share it. Use it in a `with` block, or call `close` at the end.
 
-    `api_key` is sent as a Bearer token, to this address only: redirects are not followed. `timeout_s` limits the time
-    to connect, and to send or receive each chunk of a request or a reply. After 429, 503 or a broken connection a
-    request is sent again up to `retries` times, after random pauses whose limit doubles from 0.25 s, or as long as the
-    service asks for (at most 30 s). Arrays of more than `batch_bytes` are sent in several requests. `transport` (an
-    httpx transport) replaces the network.
+    A request is retried if the service is busy (429 or 503) or the connection fails. Before each retry the client waits
+    for the time that the service requests (Retry-After) plus a random time, at most 30 s together. The limit of the
+    random time starts at 0.25 s and doubles with each retry.
 
-    Raises InputError on invalid arguments. All calls raise ClientError or, before anything is sent, InputError.
+    A failed call raises a subclass of ClientError: ClientInputError if the service rejects the request,
+    ClientNotFoundError (404), ClientConflictError (409), UnauthorisedError (401, 403), BusyError if it is busy at every
+    attempt, ServiceError if it fails or its response is invalid, UnreachableError if there is no response.
+
+    Args:
+        address: URL of the service, such as "http://127.0.0.1:3000".
+        api_key: API key, sent as a Bearer token. It is sent to this address only, since redirects are not followed.
+        timeout_s: Timeout in seconds to connect, and to send or receive each chunk of a request or response.
+        retries: Maximum number of retries of one request.
+        batch_bytes: Maximum size of the vectors in one request, in bytes. Larger arrays are sent in several requests.
+        transport: An httpx transport that replaces the network.
+
+    Raises:
+        InputError: If an argument is invalid, or httpx is not installed.
     """
 
     def __init__(
@@ -52,17 +63,26 @@ class Client:
         route: str = "direct",
         dtype: str = "float32",
     ) -> np.ndarray:
-        """Rows of the space `source` as rows of the space `target`.
+        """Translate rows from the space `source` to the space `target`.
 
-        X is (n, d_source) or one vector (d_source,), of finite floats; the result is (n, d_target) or (d_target,),
-        float32. With dtype="float16" it is float16, and half as many bytes are sent both ways. `stitcher` names one of
-        several stitchers of the pair; route="auto" allows a route over other spaces where no stitcher leads straight.
+        All rows are translated by one version of one stitcher. If the service replaces the stitcher between two
+        requests, the whole array is translated once more. Requests that the service rejects as too large (413) are
+        split in half.
 
-        All rows are translated by one version of one stitcher: where it was replaced between two requests, the whole
-        array is translated once more. Requests that the service finds too large (413) are halved.
+        Args:
+            X: Rows (n, d_source) or one vector (d_source,) of finite floats.
+            source: Name of the space of `X`.
+            target: Name of the space to translate to.
+            stitcher: Name of the stitcher. By default the service uses the only one of the pair, or the promoted one.
+            route: "direct", or "auto" to allow a route through other spaces if no stitcher connects the two directly.
+            dtype: "float32", or "float16", which halves the bytes that are sent and received.
 
-        Raises InputError (ClientInputError, ClientNotFoundError, ClientConflictError where the service says so),
-        UnauthorisedError, BusyError, ServiceError, UnreachableError.
+        Returns:
+            The translated rows (n, d_target), or one vector (d_target,), in `dtype`.
+
+        Raises:
+            InputError: If an argument is invalid. Nothing is sent then.
+            ClientError: If the call fails; the class docstring lists the subclasses.
         """
         return self.translate_full(X, source, target, stitcher=stitcher, route=route, dtype=dtype).vectors
 
@@ -77,34 +97,98 @@ class Client:
         confidence: bool = False,
         dtype: str = "float32",
     ) -> Translation:
-        """As `translate`, with the stitcher, its version and the route; with `confidence` also measures of each row.
+        """Translate rows, and return also the stitcher, its version, the route and, on request, confidence measures.
 
-        Raises ClientConflictError where `confidence` is set and the stitcher is not calibrated.
+        Args:
+            X: Rows (n, d_source) or one vector (d_source,) of finite floats.
+            source: Name of the space of `X`.
+            target: Name of the space to translate to.
+            stitcher: Name of the stitcher, as in `translate`.
+            route: "direct" or "auto", as in `translate`.
+            confidence: Whether to return the confidence measures of each row.
+            dtype: "float32" or "float16", as in `translate`.
+
+        Returns:
+            The translated rows, with the attributes described in `Translation`.
+
+        Raises:
+            InputError: If an argument is invalid. Nothing is sent then.
+            ClientConflictError: If `confidence` is set and the stitcher has no calibration.
+            ClientError: If the call fails for another reason.
         """
         return self._run(self._core.translate(X, source, target, stitcher, route, confidence, dtype))
 
     def score(self, X: ArrayLike, Y: ArrayLike, source: str, target: str, *, stitcher: str | None = None) -> JsonObject:
-        """The scores of a stitcher on pairs, in one request: X is (n, d_source), Y is (n, d_target), rows matched."""
+        """Score a stitcher on pairs. All pairs are sent in one request; those it was trained on are left out.
+
+        Args:
+            X: Rows (n, d_source) of finite floats.
+            Y: Rows (n, d_target) of finite floats; row i is the counterpart of row i of `X`.
+            source: Name of the space of `X`.
+            target: Name of the space of `Y`.
+            stitcher: Name of the stitcher, as in `translate`.
+
+        Returns:
+            The response as a dict. The scorecard is under the key `scorecard`.
+
+        Raises:
+            InputError: If an argument is invalid. Nothing is sent then.
+            ClientError: If the call fails.
+        """
         return self._run(self._core.score(X, Y, source, target, stitcher))
 
     def spaces(self) -> list[JsonObject]:
-        """The cards of all spaces, each with the spaces that stitchers lead `to` and come `from`."""
+        """List the spaces of the service.
+
+        Returns:
+            The card of each space. Three keys are added: `to` and `from`, the names of the spaces that stitchers
+            translate it to and from, and `takes_texts`, whether the service can embed texts in it.
+
+        Raises:
+            ClientError: If the call fails.
+        """
         return self._run(self._core.listed("spaces"))
 
     def stitchers(self) -> list[JsonObject]:
-        """All stitchers: name, spaces, dimensions, version and scores of each."""
+        """List the stitchers of the service.
+
+        Returns:
+            One dict per stitcher, with its name, spaces, dimensions, version and scores.
+
+        Raises:
+            ClientError: If the call fails.
+        """
         return self._run(self._core.listed("stitchers"))
 
     def stitcher(self, name: str) -> JsonObject:
-        """One stitcher with its scorecard. Raises ClientNotFoundError with the nearest names."""
+        """Describe one stitcher.
+
+        Args:
+            name: Name of the stitcher.
+
+        Returns:
+            The dict that `stitchers` returns for it, with its settings, split, scorecard and the cards of both spaces.
+
+        Raises:
+            InputError: If `name` is not a valid name. Nothing is sent then.
+            ClientNotFoundError: If there is no such stitcher. The message lists the nearest names.
+            ClientError: If the call fails for another reason.
+        """
         return self._run(self._core.stitcher(name))
 
     def ready(self) -> bool:
-        """Whether the service can translate now, asked once; False also when nothing answers at the address."""
+        """Check whether the service can translate now. The request is not retried.
+
+        Returns:
+            True if it can; False if it cannot, or if nothing answers at the address.
+
+        Raises:
+            ClientError: If something other than a repstitch service answers at the address.
+        """
         return self._run(self._core.ready())
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections of the client."""
         self._http.close()
 
     def __enter__(self) -> "Client":
@@ -117,7 +201,7 @@ class Client:
         return f"Client({self._core.address!r})"
 
     def _run(self, steps: Steps[T]) -> T:
-        """Carry out the steps of a call until it returns."""
+        """Run the steps of a call until it returns."""
         answer: Any = None
         while True:
             try:
@@ -136,9 +220,22 @@ class Client:
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same arguments and methods, awaited. Use it in one event loop.
+    """Client of a repstitch service for asyncio. It has the methods of `Client`, as coroutines.
 
-    Up to `concurrency` requests of one array are in flight at once.
+    Use it in one event loop only, in an `async with` block, or await `close` at the end. Retries and errors are as for
+    `Client`.
+
+    Args:
+        address: URL of the service, as in `Client`.
+        api_key: API key, as in `Client`.
+        timeout_s: Timeout in seconds, as in `Client`.
+        retries: Maximum number of retries of one request.
+        batch_bytes: Maximum size of the vectors in one request, in bytes. Larger arrays are sent in several requests.
+        concurrency: Maximum number of requests of one array that are sent concurrently.
+        transport: An httpx transport that replaces the network.
+
+    Raises:
+        InputError: If an argument is invalid, or httpx is not installed.
     """
 
     def __init__(
@@ -167,7 +264,23 @@ class AsyncClient:
         route: str = "direct",
         dtype: str = "float32",
     ) -> np.ndarray:
-        """As `Client.translate`."""
+        """Translate rows from the space `source` to the space `target`; see `Client.translate` for details.
+
+        Args:
+            X: Rows (n, d_source) or one vector (d_source,) of finite floats.
+            source: Name of the space of `X`.
+            target: Name of the space to translate to.
+            stitcher: Name of the stitcher.
+            route: "direct" or "auto".
+            dtype: "float32" or "float16".
+
+        Returns:
+            The translated rows (n, d_target), or one vector (d_target,), in `dtype`.
+
+        Raises:
+            InputError: If an argument is invalid. Nothing is sent then.
+            ClientError: If the call fails.
+        """
         return (await self.translate_full(X, source, target, stitcher=stitcher, route=route, dtype=dtype)).vectors
 
     async def translate_full(
@@ -181,33 +294,77 @@ class AsyncClient:
         confidence: bool = False,
         dtype: str = "float32",
     ) -> Translation:
-        """As `Client.translate_full`."""
+        """Translate rows, and return also the stitcher, its version, the route and, on request, confidence measures.
+
+        Args:
+            X: Rows (n, d_source) or one vector (d_source,) of finite floats.
+            source: Name of the space of `X`.
+            target: Name of the space to translate to.
+            stitcher: Name of the stitcher.
+            route: "direct" or "auto".
+            confidence: Whether to return the confidence measures of each row.
+            dtype: "float32" or "float16".
+
+        Returns:
+            The translated rows, with the attributes described in `Translation`.
+
+        Raises:
+            InputError: If an argument is invalid. Nothing is sent then.
+            ClientError: If the call fails.
+        """
         return await self._run(self._core.translate(X, source, target, stitcher, route, confidence, dtype))
 
     async def score(
         self, X: ArrayLike, Y: ArrayLike, source: str, target: str, *, stitcher: str | None = None
     ) -> JsonObject:
-        """As `Client.score`."""
+        """Score a stitcher on pairs. All pairs are sent in one request; those it was trained on are left out.
+
+        Args:
+            X: Rows (n, d_source) of finite floats.
+            Y: Rows (n, d_target) of finite floats; row i is the counterpart of row i of `X`.
+            source: Name of the space of `X`.
+            target: Name of the space of `Y`.
+            stitcher: Name of the stitcher.
+
+        Returns:
+            The response as a dict. The scorecard is under the key `scorecard`.
+
+        Raises:
+            InputError: If an argument is invalid. Nothing is sent then.
+            ClientError: If the call fails.
+        """
         return await self._run(self._core.score(X, Y, source, target, stitcher))
 
     async def spaces(self) -> list[JsonObject]:
-        """As `Client.spaces`."""
+        """List the spaces of the service; see `Client.spaces` for the keys of each."""
         return await self._run(self._core.listed("spaces"))
 
     async def stitchers(self) -> list[JsonObject]:
-        """As `Client.stitchers`."""
+        """List the stitchers of the service; see `Client.stitchers` for the keys of each."""
         return await self._run(self._core.listed("stitchers"))
 
     async def stitcher(self, name: str) -> JsonObject:
-        """As `Client.stitcher`."""
+        """Describe one stitcher.
+
+        Args:
+            name: Name of the stitcher.
+
+        Returns:
+            The same dict as `Client.stitcher`.
+
+        Raises:
+            InputError: If `name` is not a valid name. Nothing is sent then.
+            ClientNotFoundError: If there is no such stitcher. The message lists the nearest names.
+            ClientError: If the call fails for another reason.
+        """
         return await self._run(self._core.stitcher(name))
 
     async def ready(self) -> bool:
-        """As `Client.ready`."""
+        """Check whether the service can translate now; see `Client.ready`. The request is not retried."""
         return await self._run(self._core.ready())
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections of the client."""
         await self._http.aclose()
 
     async def __aenter__(self) -> "AsyncClient":
@@ -220,7 +377,7 @@ class AsyncClient:
         return f"AsyncClient({self._core.address!r})"
 
     async def _run(self, steps: Steps[T]) -> T:
-        """As `Client._run`, with parts run concurrently."""
+        """Run the steps of a call until it returns. The generators of a list run concurrently."""
         answer: Any = None
         while True:
             try:
@@ -238,6 +395,7 @@ class AsyncClient:
                     answer = error
 
     async def _run_all(self, parts: list[Steps[T]]) -> list[T]:
+        """Run the parts of a call, at most `concurrency` at once. Raise the first error, not an ExceptionGroup."""
         gate = asyncio.Semaphore(self._concurrency)
 
         async def run(part: Steps[T]) -> T:

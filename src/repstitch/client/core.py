@@ -1,7 +1,7 @@
 # pyright: strict
-"""The calls of both clients as generators that use no network.
+"""The calls of both clients, as generators that do no network I/O.
 
-A call yields the requests to send, the pauses to wait and the parts to run, and is sent the answers.
+A generator yields the requests to send, the pauses to wait and the generators to run, and receives their results.
 """
 
 import base64
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 else:
     try:
         import httpx
-    except ModuleNotFoundError:  # reported when a client is made, so that importing this module never fails
+    except ModuleNotFoundError:  # reported when a client is created, so that importing this module never fails
         httpx = None
 
 BATCH_BYTES = 8 * 2**20
@@ -73,15 +73,15 @@ class Pause(NamedTuple):
 
 
 Step: TypeAlias = "Request | Pause | list[Steps[Any]]"
-# What a step is answered by depends on the step, so the type of the answers cannot be stated.
+# The type of a result depends on the step that was yielded, so it cannot be annotated.
 Steps: TypeAlias = Generator[Step, Any, T]
 
 
 class Core:
     """The calls that both clients share.
 
-    They yield a `Request` (answered by a response, or by the error that came instead), a `Pause`, or a list of
-    generators to run (answered by the list of what they return).
+    A call yields a `Request` and receives the response, or the httpx error if there was none. It yields a `Pause` to
+    wait. It yields a list of generators to run, and receives the list of their return values.
     """
 
     def __init__(self, address: str, api_key: str | None, timeout_s: float, retries: int, batch_bytes: int):
@@ -91,7 +91,7 @@ class Core:
         self.retries = check_whole_number("retries", retries, 0)
         self.batch_bytes = check_whole_number("batch_bytes", batch_bytes, 1)
         timeout_s = check_seconds("timeout_s", timeout_s)
-        # No compression is asked for, since vectors do not shrink by it.
+        # No compression is requested, since it does not make vectors smaller.
         headers = {"Accept-Encoding": "identity", "User-Agent": "repstitch"} | authorisation(api_key)
         self.options: dict[str, Any] = {
             "base_url": self.address,
@@ -111,7 +111,7 @@ class Core:
         confidence: bool,
         dtype: str,
     ) -> Steps[Translation]:
-        """One array, in as many requests as it takes; see `Client.translate`."""
+        """Translate one array in one or more requests; see `Client.translate`."""
         check_choice("dtype", dtype, tuple(DTYPES))
         check_choice("route", route, ROUTES)
         check_choice("confidence", confidence, (False, True))
@@ -124,9 +124,9 @@ class Core:
         rows = array.reshape(1, -1) if array.ndim == 1 else array
         step = max(1, self.batch_bytes // (rows.shape[1] * DTYPES[dtype].itemsize))
         starts = range(0, len(rows), step)
-        for start in starts:  # before anything is sent
+        for start in starts:  # all rows are checked before the first request is sent
             check_finite("X", rows[start : start + step], dtype, start)
-        max_rows = step  # of a request, as far as the service's refusals have shown
+        max_rows = step  # per request; lowered when the service rejects a request as too large
 
         def send(start: int, stop: int) -> Steps[list[Translation]]:
             nonlocal max_rows
@@ -150,48 +150,53 @@ class Core:
                 return join(parts, array.ndim == 1)
         versions = ", ".join(sorted({f"{part.stitcher} {part.version}" for part in parts}))
         raise ClientConflictError(
-            f"The rows of `X` must all be translated by one stitcher; twice the service replaced it on the way (last: "
-            f"{versions}). Translate again once it stays the same."
+            "All rows of `X` must be translated by one version of one stitcher; the service replaced it during both "
+            f"attempts (last: {versions}). Retry later."
         )
 
     def score(self, X: ArrayLike, Y: ArrayLike, source: str, target: str, stitcher: str | None) -> Steps[JsonObject]:
-        """The reply of /v1/score to one request; see `Client.score`."""
+        """Score a stitcher in one request to /v1/score; see `Client.score`."""
         names = names_of_request(source, target, stitcher)
         arrays = [_scored_rows("X", X), _scored_rows("Y", Y)]
         if len(arrays[0]) != len(arrays[1]):
-            raise InputError(f"`X` and `Y` must be matched row by row; got {len(arrays[0])} and {len(arrays[1])} rows.")
+            raise InputError(f"`X` and `Y` must have equal numbers of rows; got {len(arrays[0])} and {len(arrays[1])}.")
         embedding, counterpart = (base64.b64encode(to_bytes(rows, "float32")).decode() for rows in arrays)
         content = json.dumps({**names, "embedding": embedding, "counterpart": counterpart}).encode()
         reply = yield from self.exchange(Request("POST", "/v1/score", None, {"Content-Type": JSON}, content))
         return read_object(reply)
 
     def listed(self, name: str) -> Steps[list[JsonObject]]:
-        """The list called `name` in the reply of /v1/`name`."""
+        """Return the list `name` in the response of /v1/`name`."""
         reply = yield from self.exchange(Request("GET", f"/v1/{name}"))
         items = read_object(reply).get(name)
         if not isinstance(items, list):
-            raise mismatch(reply, f"there is no list of {name} in it")
+            raise mismatch(reply, f"it has no list of {name}")
         return cast("list[JsonObject]", items)
 
     def stitcher(self, name: str) -> Steps[dict[str, Any]]:
+        """Return the response of /v1/stitchers/`name`."""
         check_encodable_name("name", name)
         reply = yield from self.exchange(Request("GET", f"/v1/stitchers/{quote(name, safe='')}"))
         return read_object(reply)
 
     def ready(self) -> Steps[bool]:
+        """Check once whether the service is ready; see `Client.ready`."""
         try:
             reply = yield from self.exchange(Request("GET", "/readyz"), retries=0)
             return read_object(reply).get("status") == "ready"
         except (BusyError, UnreachableError):
             return False
         except ServiceError as error:
-            # A proxy before a service that is starting answers 502 or 504; another web page there is a wrong address.
+            # A proxy in front of a starting service answers 502 or 504. Any other page means that the address is wrong.
             if error.status is None or error.status < 500:
                 raise
             return False
 
     def exchange(self, request: Request, retries: int | None = None) -> "Steps[httpx.Response]":
-        """The response to a request, which must be 200; a busy service and a broken connection are tried again."""
+        """Send a request and return its response, whose status is 200.
+
+        The request is retried if the service is busy or the connection fails.
+        """
         retries = self.retries if retries is None else retries
         attempt = 0
         while True:
@@ -203,21 +208,22 @@ class Core:
             yield Pause(self.pause_s(attempt, answer))
             attempt += 1
         if isinstance(answer, httpx.DecodingError):
-            raise ServiceError(f"The body of the reply cannot be decoded; {one_line(answer)}") from answer
+            raise ServiceError(f"The body of the response cannot be decoded; {one_line(answer)}") from answer
         if isinstance(answer, httpx.RequestError):
-            attempts = "one try" if retries == 0 else f"{retries + 1} tries"
+            attempts = "one attempt" if retries == 0 else f"{retries + 1} attempts"
             raise UnreachableError(
-                f"Nothing answered at {self.address} in {attempts} ({type(answer).__name__}: {one_line(answer)}). See "
-                "that the service runs there, and that `address` is right."
+                f"No response from {self.address} in {attempts} ({type(answer).__name__}: {one_line(answer)}). Check "
+                "that the service is running there and that `address` is correct."
             ) from answer
         if answer.status_code != 200:
             raise error_of(answer)
         return answer
 
     def pause_s(self, attempt: int, answer: "httpx.Response | httpx.RequestError") -> float:
-        """Seconds before the next attempt: what the service asks for, plus a random share of a time that doubles.
+        """Return the seconds to wait before the next attempt, at most `MAX_PAUSE_S`.
 
-        The random share keeps clients that were refused together from retrying together.
+        This is the time that the service requests (Retry-After) plus a random time, whose limit doubles with each
+        attempt. The random time keeps clients that were rejected together from retrying together.
         """
         minimum = retry_after(answer.headers) if isinstance(answer, httpx.Response) else 0.0
         longest = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**attempt)
@@ -225,25 +231,28 @@ class Core:
 
 
 def _check_address(address: str) -> str:
-    """The address without a trailing slash. A refused address is not quoted, since it may hold a password."""
+    """Check the address and return it without a trailing slash.
+
+    Error messages do not quote it in full, since it may contain a password.
+    """
     rule = "`address` must be http:// or https://, a host and at most a path, such as http://127.0.0.1:3000"
     try:
         url = httpx.URL(address)
-        url.raw_host.decode("ascii").encode("idna")  # resolving the name would do that, and raise another error
+        url.raw_host.decode("ascii").encode("idna")  # resolving the name does this later, with another error
     except (httpx.InvalidURL, TypeError, ValueError):
-        raise InputError(f"{rule}; got what is no URL.") from None
+        raise InputError(f"{rule}; got an invalid URL.") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise InputError(f"{rule}; got {f'{url.scheme}://' if url.scheme else 'no scheme'}, host {url.host!r}.")
     if url.userinfo:
-        raise InputError(f"{rule}; got a user name or password in it. Give a key as `api_key`.")
+        raise InputError(f"{rule}; got a user name or password in it. Pass a key as `api_key`.")
     if "?" in str(address) or "#" in str(address):
-        raise InputError(f"{rule}; got a query or a fragment behind it. Leave that out.")
+        raise InputError(f"{rule}; got a query or a fragment after it. Remove it.")
     return str(url).rstrip("/")
 
 
 def _translate_request(rows: np.ndarray, params: dict[str, str], dtype: str) -> Request:
     media_type = OCTETS if dtype == "float32" else f"{OCTETS}; dtype={dtype}"
-    n, dim = rows.shape  # stated because the bytes do not tell: two rows of 384 numbers are one row of 768
+    n, dim = rows.shape  # sent as headers, since the body is ambiguous: two rows of 384 numbers look like one of 768
     headers = {"Content-Type": media_type, "Accept": media_type, "X-Rows": str(n), "X-Dim": str(dim)}
     return Request("POST", "/v1/translate", params, headers, to_bytes(rows, dtype))
 
@@ -251,6 +260,6 @@ def _translate_request(rows: np.ndarray, params: dict[str, str], dtype: str) -> 
 def _scored_rows(param: str, values: ArrayLike) -> np.ndarray:
     rows = as_floats(param, values)
     if rows.ndim == 1:
-        raise InputError(f"`{param}` must be rows (n, d) to be scored; got one vector.")
+        raise InputError(f"`{param}` must be rows (n, d) to be scored; got a single vector.")
     check_finite(param, rows, "float32", 0)
     return rows

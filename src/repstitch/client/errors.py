@@ -5,10 +5,10 @@ from repstitch.errors import ConflictError, InputError, NotFoundError
 
 
 class ClientError(Exception):
-    """A call that failed; where the service answered, `str` of the error is the service's message.
+    """A call failed. If the service answered with an error, the message is the service's.
 
-    `status` is the HTTP status, None without an answer and where answers contradict each other. `code` and `param` are
-    the service's error code and the parameter at fault, where the answer holds them.
+    `status` is the HTTP status. It is None if there was no response, or if the responses to several requests do not
+    match. `code` and `param` are the service's error code and the invalid parameter, if the response states them.
     """
 
     def __init__(self, message: str, status: int | None = None, code: str | None = None, param: str | None = None):
@@ -17,7 +17,7 @@ class ClientError(Exception):
 
 
 class ClientInputError(ClientError, InputError):
-    """The service refused the request: 400, 413, 415, 422 and other 4xx."""
+    """The service rejected the request: 400, 413, 415, 422 or another 4xx status."""
 
 
 class ClientNotFoundError(ClientError, NotFoundError):
@@ -25,11 +25,15 @@ class ClientNotFoundError(ClientError, NotFoundError):
 
 
 class ClientConflictError(ClientError, ConflictError):
-    """A choice is needed first: 409. Also where several versions of a stitcher translated parts of one array."""
+    """The request conflicts with the stitchers of the service: 409.
+
+    Several stitchers fit it, the named one translates between other spaces, or confidence was requested of one without
+    calibration. Also raised if several versions of a stitcher translated parts of one array.
+    """
 
 
 class UnauthorisedError(ClientError):
-    """`api_key` is missing or not one of the service's: 401 or 403."""
+    """The service requires an `api_key`, or does not accept this one: 401 or 403."""
 
 
 class BusyError(ClientError):
@@ -37,8 +41,8 @@ class BusyError(ClientError):
 
 
 class ServiceError(ClientError):
-    """The service failed (5xx; 504 when it was too slow), or its reply does not fit the request."""
+    """The service failed (5xx; 504 if it was too slow), or its response does not match the request."""
 
 
 class UnreachableError(ClientError):
-    """Nothing answered at the address, at any attempt."""
+    """No attempt got a response from the address."""

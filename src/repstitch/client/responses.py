@@ -1,5 +1,5 @@
 # pyright: strict
-"""Replies of the service, checked and read: translations, JSON objects and errors."""
+"""Check and read the responses of the service: translations, JSON objects and errors."""
 
 import math
 import time
@@ -34,11 +34,11 @@ JsonObject: TypeAlias = dict[str, Any]
 class Translation:
     """Translated rows and the stitcher that translated them.
 
-    `vectors` is (n, d_target), or (d_target,) where one vector was sent. `confidence` maps each measure to an array
-    (n,), 0-dimensional for one vector, in the dtype of `vectors`; it is empty unless asked for. `stitcher` and
-    `version` are the same for all rows; on a route over several stitchers each holds all of them, joined by commas.
-    With route="auto" `route` is the spaces from source to target and `expected_score` the expected recall@1, None
-    where unknown.
+    `vectors` is (n, d_target), or (d_target,) if one vector was sent. `confidence` maps the name of each measure to an
+    array (n,), 0-dimensional for one vector, in the dtype of `vectors`. It is empty unless confidence was requested.
+    `stitcher` and `version` are the same for all rows. On a route through several stitchers they list all of them,
+    separated by commas. `route` and `expected_score` are set with route="auto" only: the spaces from source to target,
+    and the expected recall@1 (None if unknown).
     """
 
     vectors: np.ndarray
@@ -50,11 +50,11 @@ class Translation:
 
 
 def read_translation(reply: "httpx.Response", n: int, route: str, confidence: bool, dtype: str) -> Translation:
-    """The `n` rows of one reply; ServiceError unless its headers and its length fit the request."""
+    """Read the `n` rows of one response. Raises ServiceError if its headers or its length do not match the request."""
     headers = reply.headers
     media_type = _media_type(headers.get("content-type", ""))
     if media_type != (OCTETS, dtype):
-        raise mismatch(reply, f"it is {' of '.join(media_type)}, not {OCTETS} of {dtype}")
+        raise mismatch(reply, f"its Content-Type is {' with '.join(media_type)}, not {OCTETS} with {dtype}")
     if headers.get("x-rows") != str(n):
         raise mismatch(reply, f"X-Rows must be {n}; got {_shown(headers.get('x-rows'))}")
     dim = headers.get("x-dim", "")
@@ -82,13 +82,13 @@ def read_translation(reply: "httpx.Response", n: int, route: str, confidence: bo
 
 
 def provenance(part: Translation) -> tuple[object, ...]:
-    """What all parts of one array must have in common."""
+    """Return what must be equal in all parts of one array."""
     measures = tuple(part.confidence)
     return part.vectors.shape[1], measures, part.stitcher, part.version, part.route, part.expected_score
 
 
 def join(parts: list[Translation], single: bool) -> Translation:
-    """The parts of an array as one translation, in newly allocated memory; with `single` its only row as a vector."""
+    """Join the parts of an array to one translation, in new memory. If `single`, the only row becomes a vector."""
     vectors = np.concatenate([part.vectors for part in parts])
     measures = parts[0].confidence
     confidence = {name: np.concatenate([part.confidence[name] for part in parts]) for name in measures}
@@ -102,23 +102,23 @@ def join(parts: list[Translation], single: bool) -> Translation:
 
 
 def read_object(reply: "httpx.Response") -> JsonObject:
-    """The JSON object in the body of a reply; ServiceError where it is something else."""
+    """Return the JSON object in the body of a response. Raises ServiceError if the body is anything else."""
     media_type, _ = _media_type(reply.headers.get("content-type", ""))
     if media_type != JSON:
-        raise mismatch(reply, f"it is {media_type}, not {JSON}")
+        raise mismatch(reply, f"its Content-Type is {media_type}, not {JSON}")
     try:
         body = reply.json()
     except ValueError:
-        raise mismatch(reply, "it is no JSON") from None
+        raise mismatch(reply, "its body is not JSON") from None
     if not isinstance(body, dict):
-        raise mismatch(reply, "it is no JSON object")
+        raise mismatch(reply, "its body is not a JSON object")
     return cast("JsonObject", body)
 
 
 def _media_type(content_type: str) -> tuple[str, str]:
-    """The format and the dtype of a Content-Type, float32 where it names none."""
+    """Return the format and the dtype of a Content-Type. The dtype is float32 if none is stated."""
     kind, *params = (piece.strip().lower() for piece in content_type[:200].split(";"))
-    return kind or "of no type", next((p[len("dtype=") :] for p in params if p.startswith("dtype=")), "float32")
+    return kind or "none", next((p[len("dtype=") :] for p in params if p.startswith("dtype=")), "float32")
 
 
 def _number(text: str | None) -> float | None:
@@ -130,11 +130,11 @@ def _number(text: str | None) -> float | None:
 
 
 def retry_after(headers: "httpx.Headers") -> float:
-    """The seconds of a Retry-After header, which states a number or a date; 0 without a valid one."""
+    """Return the seconds in a Retry-After header, which is a number or a date; 0 without a valid header."""
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:10])
-    # The service's clock where the reply states it, since ours may be wrong.
+    # Use the time of the service if the response states it, since the local clock may be wrong.
     now = _timestamp(headers.get("date", ""))
     then = _timestamp(text)
     return 0.0 if then is None else max(0.0, then - (time.time() if now is None else now))
@@ -149,31 +149,34 @@ def _timestamp(date: str) -> float | None:
 
 
 def error_of(reply: "httpx.Response") -> ClientError:
-    """The error for a reply other than 200, with the service's message where the body has the form of its errors."""
+    """Return the error for a response with a status other than 200. It has the service's message if there is one."""
     status = reply.status_code
     kind = STATUSES.get(status, ClientInputError if 400 <= status < 500 else ServiceError)
     if reply.has_redirect_location:
-        return kind(f"`address` must be the service's own; it answers {status} and points elsewhere.", status)
+        return kind(f"`address` must be the URL of the service; got a redirect ({status}) to another URL.", status)
     try:
         error = read_object(reply)["error"]
         message, code, param = (error.get(key) for key in ("message", "code", "param"))
         message = " ".join(message.split())[:MESSAGE_LENGTH]
     except (ServiceError, KeyError, AttributeError):
-        return kind(f"The service answered {status} {reply.reason_phrase}, without saying why.", status)
+        return kind(f"The service answered {status} {reply.reason_phrase} without an error message.", status)
     return kind(message, status, *(value if isinstance(value, str) else None for value in (code, param)))
 
 
 def with_row_offset(error: ClientInputError, start: int) -> ClientInputError:
-    """The refusal of a part that begins at row `start`, whose message counts rows from there."""
+    """Return the error for a part that begins at row `start`, with a note that its message counts rows from there."""
     if not start:
         return error
-    return ClientInputError(f"{error} Rows are counted from row {start} of `X`.", error.status, error.code, error.param)
+    return ClientInputError(
+        f"{error} Row 0 in this message is row {start} of `X`.", error.status, error.code, error.param
+    )
 
 
 def mismatch(reply: "httpx.Response", reason: str) -> ServiceError:
-    """The error for a reply that is not what the request asked for."""
+    """Return the error for a response that does not match its request."""
     message = (
-        f"The reply does not fit the request: {reason}. See that `address` is a repstitch service of this version."
+        f"The response does not match the request: {reason}. Check that `address` is the URL of a repstitch service of "
+        "the client's version."
     )
     return ServiceError(message, reply.status_code)
 

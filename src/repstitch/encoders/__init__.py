@@ -1,4 +1,4 @@
-"""Encoders: images through timm or torchvision, texts through transformers, to vectors and to embeddings on disk."""
+"""Encoders: embed images with timm or torchvision and texts with transformers, in memory or into files."""
 
 from typing import TYPE_CHECKING
 

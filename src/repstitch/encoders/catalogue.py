@@ -1,9 +1,14 @@
-"""The catalogue: TOML cards that describe how to load an encoder and what space its vectors are in.
+"""The catalogue of encoders: TOML cards that state how to load each encoder and describe the space of its vectors.
 
-An `encoder` argument may be, in the order in which they are tried: a `CARD.toml` (or `CARD.toml:NAME`); a name in the
-catalogue; `timm:MODEL`, `torchvision:MODEL` or `transformers:MODEL`, where MODEL may be a path; a folder of timm or
-transformers, as its config.json says; a file of weights, with `architecture`; `timm/...` or `hf-hub:...`, a timm model
-on the Hub; any other `owner/name`, a transformers model on the Hub.
+An `encoder` argument has one of these forms, tried in this order:
+
+- `CARD.toml`, or `CARD.toml:NAME` if the file has several cards
+- the name of a card in the catalogue
+- `timm:MODEL`, `torchvision:MODEL` or `transformers:MODEL`, where MODEL may be a path
+- a folder of a timm or transformers model; its config.json shows which
+- a file of weights, together with `architecture`
+- `timm/...` or `hf-hub:...`, a timm model on the Hugging Face Hub
+- any other `owner/name`, a transformers model on the Hub
 """
 
 import json
@@ -22,17 +27,21 @@ from repstitch.text import nearest
 
 @dataclass(frozen=True)
 class Card:
-    """One encoder, as a `[[space]]` table states it. For a field that is None the checkpoint's settings are used.
+    """One encoder, as a `[[space]]` table states it. If a field is None, the setting of the checkpoint is used.
 
-    `encoder` is `library:model` (`timm`, `torchvision`, `transformers`; `api` for a model that only its provider runs,
-    whose vectors are read from files). `checkpoint` is a local file or folder with the weights, relative to the card or
-    to `REPSTITCH_WEIGHTS`; without one the weights come from the Hub. `model_args` go to the model's constructor.
+    `encoder` is `library:model`. The library is `timm`, `torchvision`, `transformers`, or `api` for a model that only
+    its provider runs; the vectors of such a model are read from files. `checkpoint` is a local file or folder with the
+    weights, relative to the card or to `REPSTITCH_WEIGHTS`. Without it, the weights are downloaded from the Hub.
+    `model_args` are passed to the model's constructor.
 
-    Images are resized and cropped to `input_size` (channels, height, width) by timm's `crop_mode` and `crop_pct`, put
-    in the order `channels`, scaled to 0 .. `scale`, then minus `mean`, divided by `std` (both in that channel order).
-    Texts get the prompt that `prompts` holds for `role` and are cut at `max_length` tokens; `skip_first` leaves the
-    first token out of a mean. `layer` counts blocks (stages of a convolutional network) from 1; layer 0 is the input of
-    the first block.
+    Images are resized and cropped to `input_size` (channels, height, width) by timm's `crop_mode` and `crop_pct`. Their
+    channels are put in the order `channels` and scaled to 0 .. `scale`. Then `mean` is subtracted and the result is
+    divided by `std`; both are in that channel order.
+
+    Texts are prefixed with the prompt of `role` in `prompts`, and truncated to `max_length` tokens. With `skip_first`,
+    mean pooling leaves out the first token.
+
+    `layer` counts blocks (stages of a convolutional network) from 1. Layer 0 is the input of the first block.
 
     The other fields are those of `Space`.
     """
@@ -78,7 +87,9 @@ class Card:
                 )
         unknown = set(self.prompts) - set(ROLES)
         if unknown:
-            raise InputError(f"'prompts' of card {self.name!r} must be by role ({', '.join(ROLES)}); got {unknown}.")
+            raise InputError(
+                f"'prompts' of card {self.name!r} must be by role ({', '.join(ROLES)}); got the keys {unknown}."
+            )
         if self.input_size is not None and (
             len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size)
         ):
@@ -88,7 +99,7 @@ class Card:
 
     @property
     def prompt(self) -> str | None:
-        """The prompt of the card's role, which is put before every text."""
+        """The prompt of the card's role. Every text is prefixed with it."""
         return self.prompts.get(self.role)
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,15 +114,15 @@ class Card:
 
 
 def from_dict(table: dict[str, Any], subject: str = "A card") -> Card:
-    """A card from one `[[space]]` table; `architecture` without `encoder` stands for the timm model of that name.
+    """Return the card of one `[[space]]` table.
 
-    `subject` is what messages call the card. Raises InputError on an unknown field, a wrong type, or a value outside
-    its closed set.
+    A table with `architecture` but no `encoder` describes the timm model of that name. Messages call the card
+    `subject`. Raises InputError if a field is unknown, has the wrong type, or has a value that is not allowed.
     """
     allowed = [f.name for f in fields(Card)]
     unknown = sorted(set(table) - set(allowed))
     if unknown:
-        raise InputError(f"{subject} holds the unknown field '{unknown[0]}'; known are {', '.join(allowed)}.")
+        raise InputError(f"{subject} has the unknown field '{unknown[0]}'; allowed fields are {', '.join(allowed)}.")
     if "encoder" not in table and isinstance(table.get("architecture"), str):
         table = table | {"encoder": f"timm:{table['architecture']}"}
     if "name" not in table or "encoder" not in table:
@@ -121,7 +132,7 @@ def from_dict(table: dict[str, Any], subject: str = "A card") -> Card:
 
 
 def read(path: str | os.PathLike) -> dict[str, Card]:
-    """The cards of one TOML file by name. A relative `checkpoint` is looked up in the folder of the file first."""
+    """Read the cards of one TOML file, by name. A relative `checkpoint` is first looked up in the file's folder."""
     path = Path(path)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -129,18 +140,18 @@ def read(path: str | os.PathLike) -> dict[str, Card]:
         raise InputError(f"The card {path} cannot be read: {error}") from None
     spaces = tables.get("space")
     if set(tables) != {"space"} or not isinstance(spaces, list):
-        raise InputError(f"The card {path} must hold [[space]] tables and nothing else; got {', '.join(tables)}.")
+        raise InputError(f"The card {path} must contain [[space]] tables and nothing else; got {', '.join(tables)}.")
     cards: dict[str, Card] = {}
     for table in spaces:
         card = from_dict(_with_checkpoint(table, path.parent), f"The card {path}")
         if card.name in cards:
-            raise InputError(f"The card {path} states {card.name!r} twice; give each space a name of its own.")
+            raise InputError(f"The card {path} has two spaces named {card.name!r}; give each space a different name.")
         cards[card.name] = card
     return cards
 
 
 def _with_checkpoint(table: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The table, with the path of its `checkpoint` where that is in the folder."""
+    """Return the table. If its `checkpoint` is in the folder, its path there replaces it."""
     checkpoint = table.get("checkpoint")
     if isinstance(checkpoint, str) and (folder / checkpoint).exists():
         return table | {"checkpoint": str(folder / checkpoint)}
@@ -148,7 +159,7 @@ def _with_checkpoint(table: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def write(path: str | os.PathLike, cards: Iterable[Card]) -> None:
-    """Write cards as TOML that `read` gives back unchanged; an existing file is never overwritten."""
+    """Write cards to a new TOML file, from which `read` returns equal cards. An existing file is never overwritten."""
     text = "\n".join(
         "[[space]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in card.to_dict().items()) for card in cards
     )
@@ -164,22 +175,22 @@ def _toml(value: Any) -> str:
         return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are written alike in both
+    return json.dumps(value, ensure_ascii=False)  # JSON and TOML write strings, numbers and booleans alike
 
 
 def cards() -> dict[str, Card]:
-    """Every card that comes with the package, by name."""
+    """Return all cards of the package, by name."""
     catalogue: dict[str, Card] = {}
     for path in sorted(data_folder("spaces").glob("*.toml")):
         for name, card in read(path).items():
             if name in catalogue:
-                raise InputError(f"The catalogue states {name!r} twice, once in {path}; names must be unique.")
+                raise InputError(f"The catalogue has two cards named {name!r}, one in {path}; names must be unique.")
             catalogue[name] = card
     return catalogue
 
 
 def find(name: str) -> Card:
-    """The card of that name in the catalogue; NotFoundError lists the nearest names."""
+    """Return the card `name` of the catalogue. Raises NotFoundError, with the nearest names, if there is none."""
     catalogue = cards()
     if name not in catalogue:
         raise NotFoundError(f"There is no card {name!r} in the catalogue. Nearest: {_nearest(name, catalogue)}.")
@@ -191,16 +202,16 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 def weights(card: Card) -> Path:
-    """The file or folder that the card's `checkpoint` names. Raises InputError where there is none."""
+    """Return the path of the card's `checkpoint`. Raises InputError if it does not exist."""
     checkpoint = Path(card.checkpoint or "")
     extra = os.environ.get("REPSTITCH_WEIGHTS")
     for path in [checkpoint] + ([Path(extra) / checkpoint] if extra else []):
         if card.checkpoint and path.exists():
             return path
     raise InputError(
-        f"'checkpoint' of card {card.name!r} must be a file or folder that is here; there is no {card.checkpoint}"
-        + (f", nor in {extra}" if extra else "")
-        + ". Give its path as `checkpoint`, or its folder in REPSTITCH_WEIGHTS."
+        f"'checkpoint' of card {card.name!r} must be an existing file or folder; there is no {card.checkpoint}"
+        + (f", also not in {extra}" if extra else "")
+        + ". Pass its path as `checkpoint`, or set REPSTITCH_WEIGHTS to its folder."
     )
 
 
@@ -214,23 +225,26 @@ def resolve(
     input_size: int | None = None,
     **settings: Any,
 ) -> Card:
-    """The card that `encoder` stands for (see the module), with the other arguments put over it.
+    """Return the card of `encoder`, with the fields that the other arguments replace.
 
-    `checkpoint` replaces the weights, `architecture` names the timm model that a file of weights belongs to, `prompt`
-    replaces the prompt of the role, `input_size` is the side of a square image in pixels. `settings` are fields of
-    `Card`: name, pooling, layer, role, skip_first, max_length, model_args.
+    The module docstring lists the forms of `encoder`. `checkpoint` replaces the weights. `architecture` names the timm
+    model that a file of weights belongs to. `prompt` replaces the prompt of the role, `normalise` the field
+    `normalised`. `input_size` is the side of a square image in pixels. `settings` are fields of `Card`: name, pooling,
+    layer, role, skip_first, max_length, model_args.
     """
     card = _find_card(str(encoder), architecture)
     if architecture is not None and card.encoder != f"timm:{architecture}":
         raise InputError(
-            f"`architecture` is for an `encoder` that is a file of weights; {encoder} is {card.encoder}. Leave it out."
+            f"`architecture` requires an `encoder` that is a file of weights; {encoder} is {card.encoder}. Omit it."
         )
     changes = {key: value for key, value in settings.items() if value is not None}
     unknown = sorted(set(changes) - SETTINGS)
     if unknown:
         similar = nearest(unknown[0], RESOLVE_PARAMETERS)
-        advice = f"did you mean '{similar[0]}'?" if similar else f"those are {', '.join(sorted(RESOLVE_PARAMETERS))}."
-        raise InputError(f"'{unknown[0]}' is no setting of an encoder; {advice}")
+        advice = (
+            f"did you mean '{similar[0]}'?" if similar else f"the settings are {', '.join(sorted(RESOLVE_PARAMETERS))}."
+        )
+        raise InputError(f"'{unknown[0]}' is not a setting of an encoder; {advice}")
     if normalise is not None:
         changes["normalised"] = normalise
     if checkpoint is not None:
@@ -240,7 +254,7 @@ def resolve(
     if prompt is not None:
         changes["prompts"] = {changes.get("role", card.role): prompt}
     if any(changes.get(key, getattr(card, key)) != getattr(card, key) for key in SHAPING):
-        changes["dim"] = None  # that of the card is for the card's own settings
+        changes["dim"] = None  # the card states the dimension for its own settings only
     return replace(card, **changes)
 
 
@@ -264,7 +278,7 @@ def _find_card(encoder: str, architecture: str | None) -> Card:
         if not architecture:
             raise InputError(
                 f"`encoder` {encoder} is a file of weights, so `architecture` must name the timm model it belongs to; "
-                "got none. Give it, or a card."
+                "got None. Pass `architecture`, or a card."
             )
         return Card(path.name.split(".")[0], f"timm:{architecture}", checkpoint=encoder)
     if encoder.startswith(("timm/", "hf-hub:")):
@@ -272,8 +286,8 @@ def _find_card(encoder: str, architecture: str | None) -> Card:
     if encoder.count("/") == 1 and path.suffix not in WEIGHTS and encoder[0] not in "./~":
         return Card(_plain_name(encoder), f"transformers:{encoder}")
     raise InputError(
-        f"`encoder` must be a card, a local folder or file of weights, a name of the catalogue, timm:MODEL, "
-        f"transformers:MODEL or an owner/name of the Hub; got {encoder!r}, which is none of them. Nearest: "
+        f"`encoder` must be a card, a local folder or file of weights, a name in the catalogue, timm:MODEL, "
+        f"torchvision:MODEL, transformers:MODEL or an owner/name on the Hub; got {encoder!r}. Nearest: "
         f"{_nearest(encoder, catalogue)}."
     )
 
@@ -284,33 +298,33 @@ def _card_of_file(path: str, name: str | None) -> Card:
         return next(iter(in_file.values()))
     if name not in in_file:
         raise InputError(
-            f"`encoder` must name one card of {path} as {path}:NAME out of {', '.join(in_file)}; got {name}."
+            f"`encoder` must name a card of {path} as {path}:NAME; the names are {', '.join(in_file)}; got {name}."
         )
     return in_file[name]
 
 
 def _plain_name(model: str) -> str:
-    """A name for the space: the last part of a path or id."""
+    """Return a name for the space: the last part of a path or Hub id."""
     return Path(model.rstrip("/")).resolve().name if Path(model).exists() else model.rpartition("/")[2]
 
 
 def _library_of(folder: Path) -> str:
-    """The library that a folder is for, by its config.json."""
+    """Return the library of a model's folder, read from its config.json."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"`encoder` {folder} must be a model's folder with a config.json: {error}") from None
+        raise InputError(f"`encoder` {folder} must be a model's folder with a config.json; {error}") from None
     if "architecture" in config:
         return "timm"
     if "model_type" in config:
         return "transformers"
     raise InputError(
-        f"`encoder` {folder}: its config.json must name 'architecture' (timm) or 'model_type' (transformers)."
+        f"`encoder` {folder} must have a config.json with 'architecture' (timm) or 'model_type' (transformers)."
     )
 
 
 def modality(card: Card) -> str:
-    """The kind of items that the encoder reads: image or text."""
+    """Return the modality of the items that the encoder embeds."""
     return card.modality or ("text" if card.encoder.startswith(("transformers:", "api:")) else "image")
 
 

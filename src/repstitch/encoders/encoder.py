@@ -1,4 +1,4 @@
-"""Load an encoder, turn items into vectors, and write the embeddings of a file of items."""
+"""Load an encoder, embed items in memory, and embed a data set into files."""
 
 import hashlib
 import inspect
@@ -26,16 +26,16 @@ from repstitch.spaces import Space
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TEXT_PART = 16  # texts are sorted by length among this many batches, so that little padding is computed
+TEXT_PART = 16  # texts are sorted by length within this many batches, to reduce padding
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A loaded model with its preprocessing, and the `space` its vectors are in.
+    """A loaded model with its preprocessing, and the `space` of its vectors.
 
-    `card` is its card with everything resolved, `layers` are the blocks it has. `load` prepares one item (safe in
-    threads); `sample` is a prepared item. `run` turns a batch of prepared items into an (n, dim) tensor, `run_layers`
-    into one for each of some layers, in a single forward pass.
+    `card` is its card with all settings resolved. `layers` are the numbers of its layers. `load` preprocesses one item
+    and is thread-safe; `sample` is a preprocessed item. `run` returns the vectors (n, dim) of a batch of preprocessed
+    items. `run_layers` returns one such tensor for each of several layers, from one forward pass.
     """
 
     card: Card
@@ -49,29 +49,29 @@ class Encoder:
     run_layers: Callable[[list, Sequence[int]], list["Tensor"]] = field(repr=False)
 
     def encode(self, items: Sequence, batch_size: int = 64) -> np.ndarray:
-        """Vectors (n, dim) float32 of texts, or of images: paths, bytes, PIL images or uint8 arrays (h, w, 3)."""
+        """Return float32 vectors (n, dim) of texts, or of images (paths, bytes, PIL images, uint8 arrays (h, w, 3))."""
         return self.encode_loaded([self.load(item) for item in items], batch_size)
 
     def encode_loaded(self, items: Sequence, batch_size: int = 64) -> np.ndarray:
-        """Vectors (n, dim) float32 of prepared items; InputError when the model gives NaN or Inf."""
+        """Return float32 vectors (n, dim) of preprocessed items. Raises InputError if the model returns NaN or Inf."""
         [rows] = _encode(self, lambda batch: [self.run(batch)], [self.space], items, batch_size)
         return rows
 
     def encode_layers(self, items: Sequence, spaces: Sequence[Space], batch_size: int = 64) -> list[np.ndarray]:
-        """Vectors of prepared items for each of the `spaces`, which come from `layer_spaces`."""
+        """Return float32 vectors (n, dim) of preprocessed items, one array for each space from `layer_spaces`."""
         layers = tuple(space.layer for space in spaces if space.layer is not None)
         return _encode(self, lambda batch: self.run_layers(batch, layers), spaces, items, batch_size)
 
     def layer_spaces(self, layers: str | Sequence[int] = "all") -> list[Space]:
-        """The spaces of all layers or of some, from the first block on; negative layers are counted from the end.
+        """Return the spaces of the chosen layers, in the order of the model. Negative layers count from the end.
 
-        The space of layer 7 differs from the encoder's in its `layer`, its `dim` and its name, NAME.layer07. Raises
-        InputError on a layer that the model does not have.
+        The space of layer 7 differs from the encoder's space in its `layer`, `dim` and name (NAME.layer07). Raises
+        InputError if the model does not have a layer.
         """
         chosen = self.layers if layers == "all" else () if isinstance(layers, str) else layers
         picked = sorted(set(pick_layers(self.card, chosen, self.layers)))
         if not picked:
-            raise InputError(f"`layers` must be all, or numbers of layers; got {layers!r}.")
+            raise InputError(f"`layers` must be 'all' or a list of layer numbers; got {layers!r}.")
         rows = self.run_layers([self.sample], picked)
         named = zip(picked, rows, strict=True)
         name = self.space.name
@@ -85,7 +85,7 @@ def _encode(
     items: Sequence,
     batch_size: int,
 ) -> list[np.ndarray]:
-    """One array (n, dim) float32 a space; InputError when the model gives NaN or Inf."""
+    """Return one array (n, dim) float32 per space. Raises InputError if the model returns NaN or Inf."""
     order = np.arange(len(items))
     if encoder.space.modality == "text":
         order = np.argsort([len(text) for text in items], kind="stable")
@@ -100,7 +100,7 @@ def _encode(
         batch = order[at : at + batch_size]
         computed = run([items[i] for i in batch])
         if pending is not None:
-            fetch(*pending)  # after the next batch was queued, so that the device computes while this one is copied
+            fetch(*pending)  # the next batch is queued by now, so the device computes it while this one is copied
         pending = batch, computed
     if pending is not None:
         fetch(*pending)
@@ -108,8 +108,8 @@ def _encode(
         invalid = ~np.isfinite(space_rows).all(axis=1)
         if invalid.any():
             raise InputError(
-                f"`encoder` {space.name!r} gave NaN or Inf for {int(invalid.sum())} of {len(items)} items (first: "
-                f"{int(invalid.argmax())}) in {encoder.precision}; check the checkpoint, or set `precision` to float32."
+                f"`encoder` {space.name!r} returned NaN or Inf for {int(invalid.sum())} of {len(items)} items (first: "
+                f"{int(invalid.argmax())}) in {encoder.precision}; check the weights, or set `precision` to float32."
             )
     return rows
 
@@ -127,18 +127,39 @@ def embed(  # noqa: PLR0913 - the whole job in one call
     limit: int | None = None,
     **settings: Any,
 ) -> int:
-    """Embed every item of `data` into the Parquet file `out`, and return the number of rows.
+    """Embed every item of `data` and write the vectors, with their ids, to the Parquet file `out`.
 
-    `data` is a folder or a .zip of images (ids: paths inside it), a .txt of one text a line (ids: line numbers from
-    0), or `table.parquet:column` (.csv, .tsv) of texts or of image bytes or paths (ids: the column `id`, else row
-    numbers). `settings` are those of `catalogue.resolve`, such as `pooling` and `role`; `dtype` is how vectors
-    are stored, float32 or float16. With `limit` only that number of items is embedded, evenly spread. After a stop, the
-    same call continues where it stopped; the file appears when all rows are written.
+    If the call is interrupted, the same call continues where it stopped. The file appears once all rows are written.
 
-    With `layers` ("all", or numbers of blocks) `out` is a folder that gets one file per layer, such as
-    NAME.layer07.parquet, from one forward pass a batch. The vectors of block 7 are those of `layer=7`: for an image
-    encoder before any norm that follows the block; for a text encoder the hidden states of transformers, of which 0 is
-    the input of the first block and the last is after the final norm, where the model has one.
+    With `layers`, the folder `out` gets one file per layer, such as NAME.layer07.parquet. Each batch needs only one
+    forward pass. The vectors of block 7 are the same as with `layer=7`. For an image encoder, they are taken before any
+    norm that follows the block. For a text encoder, they are the hidden states of transformers: layer 0 is the input of
+    the first block, and the last layer is after the final norm, if the model has one.
+
+    Args:
+        encoder: A name in the catalogue, a card, a Hub id, a folder or a file of weights (see `encoders.catalogue`), or
+            a loaded `Encoder`. `device`, `precision` and `settings` are ignored for a loaded one.
+        data: A folder or .zip of images (ids: their paths in it), a .txt with one text per line (ids: line numbers from
+            0), or `table.parquet:column` (also .csv, .tsv) with texts, image bytes or image paths (ids: the column
+            `id`, else row numbers).
+        out: The file to write, or the folder if `layers` is set. It must not exist.
+        batch_size: Number of items per forward pass.
+        device: `auto` (CUDA if available, else Apple's MPS, else the CPU), or a PyTorch device such as `cuda:1`.
+        precision: `auto` (bfloat16 on a CUDA GPU, else float32), `float32`, `bfloat16` or `float16`. Weights stay
+            float32; the arithmetic runs under autocast.
+        dtype: Type in which vectors are stored: `float32` or `float16`.
+        layers: `all`, or the numbers of layers; negative numbers count from the end.
+        limit: Embed only this number of items, evenly spaced over the data.
+        **settings: Settings that replace those of the card: `name`, `pooling`, `layer`, `role`, `prompt`, `normalise`,
+            `skip_first`, `max_length`, `input_size`, `model_args`, `checkpoint` and `architecture` (see
+            `catalogue.resolve`).
+
+    Returns:
+        The number of rows that each file contains.
+
+    Raises:
+        InputError: If an argument is invalid, `out` exists, the encoder cannot be loaded, an item cannot be read, or
+            the model returns NaN or Inf.
     """
     check_keywords("embed", settings, EMBED_PARAMETERS)
     check_embeddings_file(out) if layers is None else check_layers_folder(out)
@@ -147,13 +168,13 @@ def embed(  # noqa: PLR0913 - the whole job in one call
     check_positive(batch_size, "`batch_size`")
     if layers is not None:
         if settings.get("layer") is not None:
-            raise InputError("`layer` and `layers` cannot both be given; leave one out.")
-        settings["layer"] = -1  # so that defaults for one layer, pooling above all, hold for each
+            raise InputError("`layer` and `layers` cannot be combined; omit one of them.")
+        settings["layer"] = -1  # so that the defaults for a single layer, such as its pooling, apply to each
     if isinstance(encoder, Encoder):
         model, items = encoder, read_items(data, encoder.space.modality, limit)
     else:
         card = resolve(encoder, **settings)
-        items = read_items(data, modality(card), limit)  # before the model, so that an error shows at once
+        items = read_items(data, modality(card), limit)  # before loading the model, so that errors appear at once
         model = load_encoder(card, device=device, precision=precision)
     spaces = None if layers is None else model.layer_spaces(layers)
     part = batch_size * (TEXT_PART if model.space.modality == "text" else 1)
@@ -181,7 +202,7 @@ def embed(  # noqa: PLR0913 - the whole job in one call
 
 
 def _load_ahead(items: Sequence, load: Callable, size: int) -> Iterator[list]:
-    """Loaded items, `size` at a time; the next ones are read in threads while the caller works on these."""
+    """Yield preprocessed items, `size` at a time. Threads load the next ones while the caller processes these."""
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         waiting = None
@@ -196,18 +217,17 @@ def _load_ahead(items: Sequence, load: Callable, size: int) -> Iterator[list]:
 
 
 def load_encoder(encoder: str | Card, *, device: str = "auto", precision: str = "auto", **settings: Any) -> Encoder:
-    """Load an encoder by its name (see `catalogue`) or its card; `settings` as in `catalogue.resolve`.
+    """Load an encoder by its name (see `catalogue`) or its card.
 
-    `device` is auto (a GPU where there is one), or torch's name of one. `precision` is auto (bfloat16 on a CUDA GPU,
-    else float32), float32, bfloat16 or float16; weights stay float32, arithmetic is autocast. Raises InputError when
-    the encoder cannot be loaded.
+    `device` is `auto` (CUDA if available, else Apple's MPS, else the CPU), or a PyTorch device such as `cuda:1`.
+    `precision` is `auto` (bfloat16 on a CUDA GPU, else float32), `float32`, `bfloat16` or `float16`. Weights stay
+    float32; the arithmetic runs under autocast. `settings` replace those of a card that is passed by name, as in
+    `catalogue.resolve`. Raises InputError if the encoder cannot be loaded.
     """
     card = encoder if isinstance(encoder, Card) else resolve(encoder, **settings)
     library = card.encoder.partition(":")[0]
     if library not in LIBRARIES:
-        raise InputError(
-            f"'encoder' of card {card.name!r} must begin with one of {', '.join(LIBRARIES)}, then a colon."
-        )
+        raise InputError(f"'encoder' of card {card.name!r} must begin with one of {', '.join(LIBRARIES)} and a colon.")
     try:
         model, card, tokenizer = LIBRARIES[library](card)
         return from_module(model, card, tokenizer, device=device, precision=precision)
@@ -217,20 +237,20 @@ def load_encoder(encoder: str | Card, *, device: str = "auto", precision: str = 
         raise InputError(
             f"`encoder` {card.encoder} needs {error.name}; install it with `pip install 'repstitch[encoders]'`."
         ) from error
-    except Exception as error:  # the libraries raise nearly everything, from AssertionError to their own
+    except Exception as error:  # the libraries raise nearly every exception, including their own
         raise InputError(
-            f"`encoder` {card.encoder} cannot be loaded: {one_line(error)} Check the name and its settings, or give a "
-            "local folder or checkpoint where the Hub is out of reach."
+            f"`encoder` {card.encoder} cannot be loaded: {one_line(error)} Check the name and the settings. If the Hub "
+            "cannot be reached, pass a local folder or checkpoint."
         ) from error
 
 
 def from_module(
     model: "nn.Module", card: Card, tokenizer: Any = None, *, device: str = "auto", precision: str = "auto"
 ) -> Encoder:
-    """An encoder of a model that is already built: of timm or torchvision, or of transformers with its tokenizer.
+    """Return an encoder of an existing model: of timm or torchvision, or of transformers with its `tokenizer`.
 
-    Fields that the card does not state are taken from the model, which is put in eval mode and on the device. One item
-    is run through it to find `dim`. Raises InputError where the card states another.
+    Settings that the card does not state are taken from the model. The model is put in eval mode and moved to the
+    device. One item is embedded to determine `dim`. Raises InputError if the card states another `dim`.
     """
     import torch
 
@@ -253,22 +273,22 @@ def from_module(
     sample = load(sample)
     shape = tuple(run([sample]).shape[1:])
     if len(shape) != 1 or card.dim not in (None, shape[0]):
-        raise InputError(f"`encoder` {card.name!r} must give vectors of `dim` {card.dim or 'n'}; it gives {shape}.")
+        raise InputError(f"`encoder` {card.name!r} must return vectors of `dim` {card.dim or 'n'}; got shape {shape}.")
     card = replace(card, dim=shape[0])
     return Encoder(card, _space(card, model), model, precision, layers, sample, load, run, run_layers)
 
 
 def save(encoder: Encoder, folder: str | os.PathLike) -> Path:
-    """Write an image encoder as `NAME.safetensors` and its card as `NAME.toml`; returns the card's path."""
+    """Write an image encoder as `NAME.safetensors` and its card as `NAME.toml`. Return the path of the card."""
     from safetensors.torch import save_file
 
     card, folder = encoder.card, Path(folder)
     if encoder.space.modality != "image":
-        raise InputError(f"`encoder` {card.name!r} must be an image encoder; save a text model with its own library.")
+        raise InputError(f"`encoder` {card.name!r} must be an image encoder; save a text encoder with transformers.")
     weights = folder / f"{card.name}.safetensors"
     if weights.exists() or not folder.is_dir():
         raise InputError(
-            f"`folder` must be there and hold no {weights.name}, which is never overwritten; got {folder}."
+            f"`folder` must exist and not contain {weights.name}, which is never overwritten; got {folder}."
         )
     state = {name: value.detach().cpu().contiguous() for name, value in encoder.model.state_dict().items()}
     with written_whole(weights, "folder") as path:
@@ -298,7 +318,7 @@ def _space(card: Card, model: "nn.Module") -> Space:
 
 
 def _fingerprint(model: "nn.Module") -> str:
-    """A hash of the weights, for a model that does not come from a file."""
+    """Return a hash of the weights, for a model that was not loaded from a file."""
     total = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         total.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())

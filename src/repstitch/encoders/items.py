@@ -1,4 +1,4 @@
-"""The items to embed: images in a folder or a zip, lines of text, or a column of a table, each with an id."""
+"""List the items to embed, with their ids: images in a folder or zip, lines of text, or a column of a table."""
 
 import hashlib
 import io
@@ -19,12 +19,12 @@ from repstitch.errors import InputError, one_line
 from repstitch.files import check_items_exist, split_column
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-Listing = tuple[list[str], list, list[str]]  # ids, values, and what changes with the content of each
+Listing = tuple[list[str], list, list[str]]  # ids, values, and one stamp per item that changes with its content
 
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Items to embed: `ids`, and `values` that an encoder loads. `stamp` is a hash that changes with the content."""
+    """Items to embed: `ids`, `values` that an encoder loads, and `stamp`, a hash that changes with the content."""
 
     ids: list[str]
     values: list
@@ -33,14 +33,17 @@ class Items:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image that is read when it is needed; `name` is what messages call it."""
+    """An image that is read when it is needed. Messages call it `name`."""
 
     name: str
     read: Callable[[], bytes]
 
 
 def open_image(item: Any) -> Any:
-    """A PIL image of a path, bytes, an ImageFile or a uint8 array (h, w, 3). Raises InputError if it cannot be read."""
+    """Open an image as a PIL image. Raises InputError if it cannot be read.
+
+    `item` is a path, bytes, an ImageFile, a PIL image or a uint8 array (h, w, 3).
+    """
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(item, Image.Image):
@@ -54,19 +57,20 @@ def open_image(item: Any) -> Any:
     try:
         image = Image.open(io.BytesIO(item.read()))
         image.load()
-    except Exception as error:  # the readers of formats and archives raise nearly everything
+    except Exception as error:  # the readers of image formats and archives raise nearly every exception
         reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise InputError(
-            f"`data`: {item.name} must be an image that can be read; {reason}. Mend or remove it."
+            f"`data`: {item.name} must be an image that can be read; {reason}. Repair or remove it."
         ) from None
     return image
 
 
 def read_items(data: str | os.PathLike, modality: str, limit: int | None = None) -> Items:
-    """List the items of `data` for an encoder of that modality; see `embed` for what `data` may be.
+    """List the items of `data` for an encoder of a modality; see `embed` for the forms of `data`.
 
-    A table's column is named after a colon; in a .csv or .tsv without a header, a whole number counts columns from 0.
-    With `limit` only that number of items is taken, evenly spread. Raises InputError on repeated ids and empty texts.
+    The column of a table follows a colon, as in `table.csv:text`. For a .csv or .tsv without a header, it is a number
+    counted from 0. With `limit`, only that number of items is listed, evenly spaced. Raises InputError on repeated ids
+    and on empty texts.
     """
     if limit is not None and limit < 1:
         raise InputError(f"`limit` must be at least 1; got {limit}.")
@@ -75,17 +79,17 @@ def read_items(data: str | os.PathLike, modality: str, limit: int | None = None)
     path = Path(location)
     kind = "folder" if path.is_dir() else path.suffix.lower()
     if kind not in READERS:
-        raise InputError(f"`data` must be a folder or a file of {', '.join(list(READERS)[1:])}; got {path.name}.")
+        raise InputError(f"`data` must be a folder or a file of type {', '.join(list(READERS)[1:])}; got {path.name}.")
     if kind in {"text": ("folder", ".zip"), "image": (".txt",)}.get(modality, ()):
-        raise InputError(f"`data` {path.name} must hold {modality}s, which the encoder reads; a {kind} holds others.")
+        raise InputError(f"`data` {path.name} must contain {modality}s, which the encoder embeds; a {kind} does not.")
     try:
         ids, values, stamps = READERS[kind](path, column, modality)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # Arrow's errors are among these
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # these include Arrow's errors
         raise InputError(f"`data` {location} cannot be read: {one_line(error)}") from None
     if not ids:
-        raise InputError(f"`data` {location} must hold at least one item; it holds none ({', '.join(IMAGES)} or text).")
+        raise InputError(f"`data` {location} must contain at least one item ({', '.join(IMAGES)} or text); got none.")
     check_unique(np.array(ids, dtype=object), "data")
     if limit is not None and limit < len(ids):
         picked = [i * len(ids) // limit for i in range(limit)]
@@ -127,7 +131,7 @@ def _read_table(path: Path, column: str | None, modality: str) -> Listing:
     name = f"f{column}" if column and column.isdigit() and column not in table.column_names else column
     if name not in table.column_names:
         raise InputError(
-            f"`data` must name a column of {path.name} as {path.name}:COLUMN, out of {', '.join(table.column_names)}; "
+            f"`data` must name a column of {path.name} as {path.name}:COLUMN, one of {', '.join(table.column_names)}; "
             f"got {column}."
         )
     values = table.column(name).to_pylist()
@@ -148,22 +152,22 @@ def _read_table(path: Path, column: str | None, modality: str) -> Listing:
 def _check_texts(texts: list, name: Callable[[int], str]) -> None:
     for i, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"`data` must be texts with something in them; {name(i)} is {text!r}. Remove or fill it.")
+            raise InputError(f"`data` must not contain empty texts; {name(i)} is {text!r}. Remove or fill it.")
 
 
 def _file_stamp(path: Path) -> str:
-    """A stamp that changes when a file does: its size and the time of its last change."""
+    """Return the size and modification time of a file, which change with its content."""
     stat = path.stat()
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _bytes_or_path(value: Any) -> Any:
-    """The bytes or the path in an image's cell; a Hugging Face dataset has an object of both, and one may be null."""
+    """Return the bytes or the path in an image's cell. Hugging Face data sets store a dict of both; one may be null."""
     return value["bytes"] or value.get("path") if isinstance(value, dict) and "bytes" in value else value
 
 
 def _table_stamp(value: Any, folder: Path) -> str:
-    """A stamp that changes when the image in a cell does; a cell that names a file has the file's stamp too."""
+    """Return a stamp that changes with the image in a cell. If the cell is a path, it contains the file's stamp."""
     stamp, content = hashlib.sha256(repr(value).encode()).hexdigest(), _bytes_or_path(value)
     is_file = isinstance(content, str) and (folder / content).is_file()
     return f"{stamp} {_file_stamp(folder / content)}" if is_file else stamp
@@ -175,7 +179,7 @@ def _table_image(value: Any, folder: Path, name: str) -> ImageFile:
         return ImageFile(name, partial(bytes, value))
     if isinstance(value, str):
         return ImageFile(f"{folder / value} ({name})", (folder / value).read_bytes)
-    raise InputError(f"`data` must hold image bytes or paths for this encoder; {name} is {type(value).__name__}.")
+    raise InputError(f"`data` must contain image bytes or paths for this encoder; {name} is {type(value).__name__}.")
 
 
 READERS = {

@@ -1,4 +1,4 @@
-"""Load the model of a card: from a local checkpoint or folder, or from the Hub."""
+"""Load the model of a card from a local checkpoint or folder, or from the Hugging Face Hub."""
 
 import hashlib
 import json
@@ -19,7 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def digest(path: Path) -> str:
-    """Sixteen hex digits of the SHA-256 of a file of weights, or of all such files in a folder."""
+    """Return 16 hex digits of the SHA-256 of a file of weights.
+
+    For a folder, it is that of all its files with one ending, the first of `WEIGHTS` that occurs.
+    """
     files = (
         [path] if path.is_file() else next(filter(None, (sorted(path.glob(f"*{s}")) for s in catalogue.WEIGHTS)), [])
     )
@@ -32,19 +35,22 @@ def digest(path: Path) -> str:
 
 
 def _local(card: Card) -> tuple[Path, Card]:
-    """The path of a card's local weights, and the card with their digest as revision; InputError on another one."""
+    """Return the path of a card's local weights, and the card with their digest as its revision.
+
+    Raises InputError if the card states another revision.
+    """
     path = catalogue.weights(card)
     revision = digest(path)
     if card.revision is not None and revision != card.revision[:16]:
         raise InputError(
-            f"`checkpoint` {path.name} must be revision {card.revision}, which the card names; it is {revision}. Give "
+            f"`checkpoint` {path.name} must be revision {card.revision}, which the card states; got {revision}. Pass "
             "the right file, or correct the card."
         )
     return path, replace(card, revision=revision)
 
 
 def _from_hub(repo: str, card: Card) -> tuple[Path, Card]:
-    """The folder that a Hub repository is downloaded to, and the card with the commit as revision."""
+    """Download a Hub repository. Return its local folder, and the card with the commit as its revision."""
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.txt", "*.model", "model*.safetensors", "*_Dense/*"]
@@ -55,7 +61,7 @@ def _from_hub(repo: str, card: Card) -> tuple[Path, Card]:
 
 
 def _load_weights(model: "nn.Module", path: Path) -> None:
-    """Load a checkpoint into a model, except a classifier that the model was built without."""
+    """Load a checkpoint into a model. A classifier in it is left out if the model was built without one."""
     from timm.models import load_state_dict
 
     state = load_state_dict(str(path), weights_only=True)
@@ -66,8 +72,8 @@ def _load_weights(model: "nn.Module", path: Path) -> None:
     missing = [key for key in mismatch.missing_keys if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise InputError(
-            f"`checkpoint` {path.name} must fit its architecture; missing are {len(missing)} tensors {missing[:1]}, "
-            f"not known {len(unexpected)} {unexpected[:1]}. Check the architecture and `model_args`."
+            f"`checkpoint` {path.name} must fit its architecture; {len(missing)} tensors are missing {missing[:1]}, "
+            f"{len(unexpected)} are unexpected {unexpected[:1]}. Check the architecture and `model_args`."
         )
 
 
@@ -96,16 +102,16 @@ def _open_timm_by_name(name: str, card: Card, args: dict[str, Any]) -> tuple["nn
 
     pretrained = timm.get_pretrained_cfg(name)
     if pretrained is None or not pretrained.hf_hub_id:
-        raise InputError(f"`encoder` {card.encoder} must be a model that timm has weights for; give a `checkpoint`.")
+        raise InputError(f"`encoder` {card.encoder} must be a model that timm has weights for; pass a `checkpoint`.")
     folder, card = _from_hub(pretrained.hf_hub_id, card)
-    # The file is loaded into the architecture that was named, because two of OpenAI's CLIP share one repository.
+    # The file is loaded into the named architecture, because two of OpenAI's CLIP models share one repository.
     file = next(folder.glob("model*.safetensors"), None) or next(folder.glob("pytorch_model*.bin"))
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **args)
     return model, replace(card, encoder=f"timm:{pretrained.architecture}.{pretrained.tag}"), None
 
 
 def _mobilenetv1_025(**args: Any) -> "nn.Module":
-    from timm.models.efficientnet import _gen_mobilenet_v1  # the only way to its width; timm names 1.0 and 1.25
+    from timm.models.efficientnet import _gen_mobilenet_v1  # timm has names for the widths 1.0 and 1.25 only
 
     return _gen_mobilenet_v1("mobilenetv1_100", 0.25, **args)
 
@@ -114,11 +120,13 @@ def _open_torchvision(card: Card) -> tuple["nn.Module", Card, None]:
     import torchvision
 
     if not card.checkpoint:
-        raise InputError(f"`checkpoint` of {card.encoder} must name a local file; torchvision's own are pickles.")
+        raise InputError(
+            f"`checkpoint` of {card.encoder} must be a local file, since torchvision's weights are pickles; got None."
+        )
     path, card = _local(card)
     model = torchvision.models.get_model(card.encoder.partition(":")[2], weights=None, **card.model_args)
     if not hasattr(model, "features"):
-        raise InputError(f"`encoder` {card.encoder} has no `features` to pool; use timm's model of that name.")
+        raise InputError(f"`encoder` {card.encoder} has no module `features` to pool; use the timm model of this name.")
     _load_weights(model, path)
     return model, replace(card, pooling=card.pooling or "gap"), None
 
@@ -128,7 +136,7 @@ def _open_transformers(card: Card) -> tuple["nn.Module", Card, Any]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModelWithProjection
 
     class TextTower(CLIPTextModelWithProjection):
-        """The text tower of a CLIP; the image tower is in timm."""
+        """The text tower of a CLIP model. The image tower is loaded by timm."""
 
         _keys_to_ignore_on_load_unexpected = ["^vision_model", "^visual_projection", "^logit_scale"]  # noqa: RUF012
 
@@ -137,17 +145,17 @@ def _open_transformers(card: Card) -> tuple["nn.Module", Card, Any]:
     clip = AutoConfig.from_pretrained(folder).model_type == "clip"
     kind: Any = TextTower if clip else AutoModel
     model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    # Sentence encoders leave out a pooler or decoder that is not used; anything else would stay random.
+    # Sentence encoders omit an unused pooler or decoder. Any other missing weight would stay random.
     missing = [key for key in report["missing_keys"] if not key.startswith(("pooler.", "decoder."))]
     if missing:
-        raise InputError(f"`checkpoint` {folder.name} must hold all weights of its model; {missing[0]} is not there.")
+        raise InputError(f"`checkpoint` {folder.name} must contain all weights of its model; {missing[0]} is missing.")
     model = model.get_encoder() if model.config.is_encoder_decoder else model
     card = replace(card, architecture=card.architecture or model.config.model_type)
     card = replace(card, pooling=card.pooling or ("none" if clip and card.layer is None else None))
     steps = [(step["type"].rpartition(".")[2], folder / step["path"]) for step in _json(folder / "modules.json") or []]
     dense = [_dense(path) for kind, path in steps if kind == "Dense"]
     if dense:
-        model.sentence_head = torch.nn.Sequential(*dense)  # so that it moves with the model
+        model.sentence_head = torch.nn.Sequential(*dense)  # a submodule, so that it moves to the device with the model
     return model, _sentence_settings(folder, dict(steps), card), tokenizer
 
 
@@ -156,7 +164,7 @@ def _json(path: Path) -> Any:
 
 
 def _dense(folder: Path) -> "nn.Module":
-    """The step of a Sentence Transformers folder between pooling and normalising: a linear layer and an activation."""
+    """Load the dense step of a Sentence Transformers model. It follows pooling: a linear layer and an activation."""
     import torch
     from timm.models import load_state_dict
 
@@ -164,22 +172,24 @@ def _dense(folder: Path) -> "nn.Module":
     activation = str(config.get("activation_function", "Identity")).rpartition(".")[2]
     if activation not in ACTIVATIONS:
         raise InputError(
-            f"`checkpoint` step {folder.name} must end in {' or '.join(ACTIVATIONS)}; it has {activation}."
+            f"`checkpoint` step {folder.name} must have the activation {' or '.join(ACTIVATIONS)}; got {activation}."
         )
     linear = torch.nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
     file = next((f for f in (folder / "model.safetensors", folder / "pytorch_model.bin") if f.is_file()), None)
     if file is None:
-        raise InputError(f"`checkpoint` step {folder.name} must hold its weights; there is no model.safetensors.")
+        raise InputError(f"`checkpoint` step {folder.name} must contain its weights; there is no model.safetensors.")
     state = load_state_dict(str(file), weights_only=True)
     linear.load_state_dict({key.removeprefix("linear."): value.float() for key, value in state.items()})
     return torch.nn.Sequential(linear, getattr(torch.nn, activation)())
 
 
 def _sentence_settings(folder: Path, steps: dict[str, Path], card: Card) -> Card:
-    """The card with pooling, length and normalisation of a Sentence Transformers folder, where it states none."""
+    """Return the card, with unstated pooling, maximum length and normalisation from a Sentence Transformers folder."""
     unknown = sorted(set(steps) - {"Transformer", "Pooling", "Dense", "Normalize"})
     if unknown:
-        log.warning("%s also has a step %s, which is left out: these are the vectors before it.", card.name, unknown[0])
+        log.warning(
+            "%s also has a step %s, which is not supported; its vectors are computed without it.", card.name, unknown[0]
+        )
     modes = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
     pooling = _json(steps.get("Pooling", folder / "1_Pooling") / "config.json")
     chosen = [mode for name, mode in modes.items() if pooling.get(f"pooling_mode_{name}")]
@@ -193,8 +203,8 @@ def _sentence_settings(folder: Path, steps: dict[str, Path], card: Card) -> Card
 
 def _open_api(card: Card) -> tuple["nn.Module", Card, Any]:
     raise InputError(
-        f"`encoder` {card.name!r} must be a model that can be loaded; it is an API model, whose vectors are read from "
-        "files: embed with its provider, and give the file."
+        f"`encoder` {card.name!r} must be a model that can be loaded; got an API model. Embed the items with its "
+        "provider, and read the vectors from a file."
     )
 
 

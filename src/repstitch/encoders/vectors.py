@@ -1,4 +1,4 @@
-"""Prepare images and texts, run them through a model, and pool its output to one vector an item."""
+"""Preprocess images and texts, run the model, and pool its output to one vector per item."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Steps(NamedTuple):
-    """How a model turns items into vectors.
+    """The functions that turn items into vectors with a model.
 
-    `card` has everything resolved, `layers` are the blocks of the model, `sample` is an item to try it with. `load`
-    prepares one item; `forward` turns a batch of prepared items into one tensor (n, d) for each of some layers, or of
-    the end where a layer is None.
+    `card` has all settings resolved, `layers` are the numbers of the model's layers, and `sample` is an item to test
+    the model with. `load` preprocesses one item. `forward` takes a batch of preprocessed items and some layers, and
+    returns one tensor (n, d) per layer. The layer None stands for the model's output.
     """
 
     card: Card
@@ -30,7 +30,7 @@ class Steps(NamedTuple):
 
 
 def image_steps(model: "nn.Module", card: Card, _: None, device: "torch.device") -> Steps:
-    """The steps of an image encoder. Preprocessing that the card does not state is the model's."""
+    """Return the steps of an image encoder. Unstated preprocessing settings of the card are taken from the model."""
     import torch
     from PIL import Image
     from timm.data.config import resolve_data_config
@@ -50,8 +50,8 @@ def image_steps(model: "nn.Module", card: Card, _: None, device: "torch.device")
     mean, std = (torch.tensor(value, dtype=torch.float32)[:, None, None] for value in (card.mean, card.std))
     if size[0] not in MODES or not len(mean) == len(std) == size[0]:
         raise InputError(
-            f"`input_size` of {card.name!r} must have 1 or 3 channels, and `mean` and `std` as many; got {size[0]}, "
-            f"{len(mean)} and {len(std)}."
+            f"`input_size` of {card.name!r} must have 1 or 3 channels, and `mean` and `std` must have as many numbers; "
+            f"got {size[0]}, {len(mean)} and {len(std)}."
         )
     fit: Any = create_transform(
         size, interpolation=card.interpolation or "", crop_pct=card.crop_pct, crop_mode=card.crop_mode, normalize=False
@@ -77,7 +77,9 @@ def _pool_image(model: "nn.Module", tokens: "Tensor", card: Card) -> "Tensor":
     if card.pooling == "gap":
         return tokens[:, getattr(model, "num_prefix_tokens", 0) :].float().mean(1)
     if card.pooling == "cls" and not _has_class(model):
-        raise InputError(f"`pooling` of {card.name!r} must be gap, mean or none, for it has no class token; got cls.")
+        raise InputError(
+            f"`pooling` of {card.name!r} must be gap, mean or none, since the model has no class token; got cls."
+        )
     return pool(tokens, torch.ones(tokens.shape[:2], device=tokens.device), card.pooling or "mean", card.skip_first)
 
 
@@ -86,10 +88,10 @@ def _has_class(model: "nn.Module") -> bool:
 
 
 def image_tokens(model: "nn.Module", x: "Tensor", layers: Sequence[int | None] = (None,)) -> list["Tensor"]:
-    """The tokens (n, t, d) of a batch of images after each of the blocks `layers`, or at the end with (None,).
+    """Return the tokens (n, t, d) of a batch of images after each block in `layers`, or at the end for (None,).
 
-    One forward pass gives all blocks. A map of a convolutional network is h · w tokens. The tokens after a block are
-    those before any norm that follows it.
+    All blocks are computed in one forward pass. A feature map of a convolutional network becomes h · w tokens. The
+    tokens after a block are taken before any norm that follows it.
     """
     import torch
 
@@ -113,7 +115,7 @@ def _flat(tokens: "Tensor", channels_last: bool = False) -> "Tensor":
 
 
 def _layer(card: Card, layers: range) -> int | None:
-    """The layer of the card, counted from the start."""
+    """Return the layer of the card, counted from the start; None if it states none."""
     if card.layer is None:
         return None
     [layer] = pick_layers(card, [card.layer], layers)
@@ -121,12 +123,12 @@ def _layer(card: Card, layers: range) -> int | None:
 
 
 def pick_layers(card: Card, chosen: Sequence[int], layers: range) -> list[int]:
-    """The `chosen` layers counted from the start; negative ones count from the end.
+    """Return the `chosen` layers, counted from the start. Negative ones are counted from the end.
 
-    Raises InputError on a layer that is not in `layers`, those that the model has.
+    Raises InputError if a layer is not in `layers`, the layers of the model.
     """
     if not layers:
-        raise InputError(f"`layer` of {card.name!r} must be left out: which blocks its model has is not known.")
+        raise InputError(f"`layer` of {card.name!r} must not be set, since its model does not list its blocks.")
     picked = [layer + (layers.stop if layer < 0 else 0) for layer in chosen]
     for layer, stated in zip(picked, chosen, strict=True):
         if layer not in layers or card.pooling == "none":
@@ -138,25 +140,25 @@ def pick_layers(card: Card, chosen: Sequence[int], layers: range) -> list[int]:
 
 
 def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.device") -> Steps:
-    """The steps of a text encoder. Limits that the card does not state are the model's."""
+    """Return the steps of a text encoder. Texts are truncated at the smallest limit of card, tokenizer and model."""
     import torch
 
     net: Any = model
     layers = range(net.config.num_hidden_layers + 1)
     card = replace(card, pooling=card.pooling or "mean")
     card = replace(card, layer=_layer(card, layers))
-    # "none" is the one vector that CLIP compares with images
+    # "none" is the projected vector that CLIP compares with images
     poolings = (*POOLS, "none") if hasattr(net, "text_projection") else tuple(POOLS)
     if card.pooling not in poolings:
         raise InputError(f"`pooling` of a text encoder must be one of {', '.join(poolings)}; got {card.pooling!r}.")
     lengths = (card.max_length, tokenizer.model_max_length, getattr(net.config, "max_position_embeddings", None))
     limit = min((n for n in lengths if n), default=None)
     card = replace(card, max_length=limit)
-    tokenizer.padding_side = "right"  # so that position 0 is the first token, and a causal model never sees padding
+    tokenizer.padding_side = "right"  # position 0 is then the first token, and a causal model never attends to padding
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # masked, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # any token works, since padding is masked
 
-    # The step that a sentence encoder has after pooling is for the end, not for a layer.
+    # The dense step of a sentence encoder applies to the final output only, not to the output of a layer.
     head = getattr(net, "sentence_head", torch.nn.Identity())
 
     def forward(texts: list, chosen: Sequence[int | None]) -> list["Tensor"]:
@@ -177,10 +179,10 @@ def _with_prompt(prompt: str, text: str) -> str:
 
 
 def pool(tokens: "Tensor", mask: "Tensor", pooling: str, skip_first: bool = False) -> "Tensor":
-    """Vectors (n, d) from `tokens` (n, t, d), where `mask` (n, t) is 1 on tokens and 0 on padding.
+    """Pool `tokens` (n, t, d) to vectors (n, d). `mask` (n, t) is 1 on tokens and 0 on padding.
 
-    `cls` is the first token, `last` the last one that is not padding, `mean` the mean of all that are not padding, with
-    `skip_first` without the first.
+    `cls` is the first token, `last` the last token that is not padding, and `mean` the mean of all tokens that are not
+    padding. With `skip_first`, the mean leaves out the first token.
     """
     return POOLS[pooling](tokens.float(), mask, skip_first)
 
@@ -202,7 +204,7 @@ def _pool_last(tokens, mask, skip_first):
 
 
 def _to_device(batch: "Tensor", device: "torch.device") -> "Tensor":
-    """The batch on the device; to a CUDA device through pinned memory, so that the copy waits for nothing there."""
+    """Move the batch to the device. Pinned memory makes the copy to a CUDA device asynchronous."""
     return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 

@@ -1,1 +1,1 @@
-"""Bodies of requests to rows and rows to bodies of replies. Nothing is coerced, padded or reshaped to make it fit."""
+"""Convert request bodies to rows, and rows to response bodies. Input is never coerced, padded or reshaped to fit."""

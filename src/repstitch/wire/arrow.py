@@ -1,4 +1,4 @@
-"""Arrow IPC streams to rows with ids, and back."""
+"""Read rows with ids from Arrow IPC streams, and write them."""
 
 import struct
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ WIDTHS = {pa.float32(): "float32", pa.float16(): "float16"}
 
 @dataclass(frozen=True)
 class ArrowRows:
-    """The content of a stream: float32 rows (n, dim), the dtype they came in, the ids, and the space of its card."""
+    """The content of a stream: float32 rows (n, dim), their dtype in the stream, the ids and the space."""
 
     rows: np.ndarray
     dtype: str
@@ -29,10 +29,11 @@ class ArrowRows:
 
 
 def read_arrow(body: Buffer, dim: int) -> ArrowRows:
-    """The rows of an uncompressed stream with the columns `vector` and, where there are any, `id`.
+    """Read the rows of an uncompressed stream with the column `vector` and, optionally, the column `id`.
 
-    `vector` holds lists of `dim` float32 or float16 numbers, of fixed size or not; `id` text or whole numbers. Raises
-    MalformedError when the body is something else, UnusableError on another dimension and on missing values.
+    `vector` contains lists of `dim` float32 or float16 numbers, of fixed or variable size. `id` contains text or
+    integers. Raises MalformedError if the body is anything else, and UnusableError if a row has another dimension or
+    a value is missing.
     """
     source = pa.py_buffer(body)
     try:
@@ -46,10 +47,10 @@ def read_arrow(body: Buffer, dim: int) -> ArrowRows:
     except (pa.ArrowException, OSError, ValueError, struct.error, OverflowError, MemoryError) as error:
         raise MalformedError(f"The body must be an Arrow IPC stream; {one_line(error)}", "embedding") from None
     if not len(table):
-        raise MalformedError(f"The body must hold at least one row of {dim} numbers; it is empty.", "embedding")
+        raise MalformedError(f"The body must contain at least one row of {dim} numbers; it is empty.", "embedding")
     parts = [_numbers(chunk, dim) for chunk in table["vector"].chunks if len(chunk)]
     rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    # Copied where Arrow shares the memory of the body, because torch warns about memory that is read-only.
+    # Rows that share the read-only memory of the body are copied, because torch warns about read-only memory.
     rows = np.require(rows, np.float32, ("C", "W"))
     return ArrowRows(rows, dtype, table["id"] if "id" in table.column_names else None, _space(reader.schema))
 
@@ -57,9 +58,10 @@ def read_arrow(body: Buffer, dim: int) -> ArrowRows:
 def write_arrow(
     rows: np.ndarray, ids: pa.ChunkedArray | None, measures: Mapping[str, np.ndarray], space: Space, dtype: str
 ) -> memoryview:
-    """Rows (n, dim) as a stream: `id` where there are ids, `vector`, and a float32 column for each measure (n,).
+    """Write rows (n, dim) as a stream: `id` if there are ids, `vector`, and one float32 column (n,) per measure.
 
-    The schema's metadata holds the space, as in files of embeddings. UnusableError where `dtype` cannot hold the rows.
+    The schema metadata contains the space, as in embeddings files. Raises UnusableError if a number is too large for
+    `dtype`.
     """
     numbers = pa.array(cast(rows, dtype).reshape(-1))
     columns: dict[str, Any] = {} if ids is None else {"id": ids}
@@ -73,25 +75,33 @@ def write_arrow(
 
 
 def _check_messages(source: pa.Buffer) -> None:
-    """Refuse bytes after the stream and compressed batches, which may unpack to any size, before unpacking anything."""
+    """Reject bytes after the stream and compressed batches, before anything is decompressed.
+
+    A compressed batch may decompress to any size.
+    """
     stream = pa.BufferReader(source)
     messages = pa.ipc.MessageReader.open_stream(stream)
     while (message := next(messages, None)) is not None:
         if message.type == "dictionary":
-            raise MalformedError("The body must hold plain columns, not dictionaries; write it without.", "embedding")
-        if message.metadata_version != pa.ipc.MetadataVersion.V5:  # older versions state compression elsewhere
+            raise MalformedError(
+                "The body must have plain columns, not dictionaries; write it without dictionary encoding.", "embedding"
+            )
+        if message.metadata_version != pa.ipc.MetadataVersion.V5:  # older versions store the compression elsewhere
             raise MalformedError("The body must be an Arrow stream of metadata version 5; write it with a newer Arrow.")
         if message.type == "record batch" and _is_compressed(message.metadata.to_pybytes()):
-            raise MalformedError("The body must be an Arrow stream without compression; write it without.")
+            raise MalformedError("The body must be an Arrow stream without compression; write it uncompressed.")
     if stream.tell() != source.size:
-        raise MalformedError(f"The body must end with its Arrow stream; {source.size - stream.tell()} bytes follow.")
+        raise MalformedError(
+            f"The body must end with its Arrow stream; {source.size - stream.tell()} more bytes follow."
+        )
 
 
 def _is_compressed(metadata: bytes) -> bool:
-    """Whether the metadata of a record batch, which the Arrow library has checked, states a compression.
+    """Return whether the metadata of a record batch, which Arrow has already validated, states a compression.
 
-    Also True for any metadata of the message, in which an older Arrow stated one. The library itself tells only by
-    unpacking. In FlatBuffers a table begins with the distance back to the list of the positions of its fields.
+    Any custom metadata of the message also counts as a compression, because older versions of Arrow stored it there.
+    The metadata is parsed here because the library reports a compression only by decompressing. In FlatBuffers, a table
+    begins with the distance back to its list of field positions.
     """
 
     def field(table: int, number: int) -> int:
@@ -108,45 +118,45 @@ def _is_compressed(metadata: bytes) -> bool:
 
 
 def _check_schema(schema: pa.Schema, dim: int) -> str:
-    """The dtype of the column `vector`; refuses other columns than `COLUMNS` and lists of anything but floats."""
+    """Return the dtype of the column `vector`. Reject columns other than `COLUMNS` and lists of anything but floats."""
     for name in schema.names:
         if name not in COLUMNS or schema.names.count(name) > 1:
             raise MalformedError(
-                f"The stream must have the columns {' and '.join(COLUMNS)}, each once; "
+                f"The stream may have only the columns {' and '.join(COLUMNS)}, each at most once; "
                 f"got {', '.join(schema.names)[:200]}.",
                 "embedding",
             )
     if "vector" not in schema.names:
-        raise MalformedError("The stream must have a column `vector`; it has none.", "embedding")
+        raise MalformedError("The stream must have a column `vector`; it has no column of this name.", "embedding")
     kind = schema.field("vector").type
     fixed = pa.types.is_fixed_size_list(kind)
     if not (fixed or pa.types.is_list(kind) or pa.types.is_large_list(kind)) or kind.value_type not in WIDTHS:
-        raise MalformedError(f"`vector` must hold lists of float32 or float16; got {kind}.", "embedding")
+        raise MalformedError(f"`vector` must contain lists of float32 or float16; got {kind}.", "embedding")
     if fixed and kind.list_size != dim:
-        raise UnusableError(f"`vector` must have {dim} numbers a row; got {kind.list_size}.")
+        raise UnusableError(f"`vector` must have {dim} numbers per row; got {kind.list_size}.")
     if "id" in schema.names:
         ids = schema.field("id").type
         if not (pa.types.is_string(ids) or pa.types.is_large_string(ids) or pa.types.is_integer(ids)):
-            raise MalformedError(f"`id` must hold text or whole numbers; got {ids}.", "id")
+            raise MalformedError(f"`id` must contain text or integers; got {ids}.", "id")
     return WIDTHS[kind.value_type]
 
 
 def _numbers(vectors: Any, dim: int) -> np.ndarray:
-    """The rows (n, dim) of one chunk of the column `vector`."""
+    """Return the rows (n, dim) of one chunk of the column `vector`."""
     if vectors.null_count:
-        raise UnusableError(f"`vector` must be given for every row; {vectors.null_count} rows have none.")
+        raise UnusableError(f"`vector` must not be null; it is null in {vectors.null_count} rows.")
     if not pa.types.is_fixed_size_list(vectors.type):
         lengths = np.diff(vectors.offsets.to_numpy())
         if (lengths != dim).any():
             row = int(np.argmax(lengths != dim))
-            raise UnusableError(f"`vector` must have {dim} numbers a row; row {row} has {lengths[row]}.")
+            raise UnusableError(f"`vector` must have {dim} numbers per row; row {row} has {lengths[row]}.")
     numbers = vectors.flatten()
     if numbers.null_count:
-        raise UnusableError(f"`vector` must hold numbers only; {numbers.null_count} are missing.")
+        raise UnusableError(f"`vector` must not contain null; {numbers.null_count} numbers are null.")
     return numbers.to_numpy(zero_copy_only=False).reshape(-1, dim)
 
 
 def _space(schema: pa.Schema) -> Space | None:
-    """The space in the schema's metadata, as in files of embeddings."""
+    """Return the space that the schema metadata states, as in embeddings files; None if it states none."""
     card = (schema.metadata or {}).get(SPACE_KEY)
     return None if card is None else Space.from_json(card)

@@ -1,5 +1,5 @@
 # pyright: strict
-"""JSON requests to fields and rows, and replies to JSON."""
+"""Read fields and rows from JSON requests, and write responses as JSON."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,26 +12,27 @@ from repstitch.wire.lists import count, read_rows
 from repstitch.wire.rows import DTYPES, Buffer, MalformedError, UnusableError, rows_from_base64, rows_to_base64
 
 NAME_LENGTH = 256
-EXTRA_BRACKETS = 2000  # that names may hold
+EXTRA_BRACKETS = 2000  # allowed on top of those of the rows, since names may contain brackets
 PART_ROWS = 256
-LONG_BYTES = 2**20  # of text, from which lists of rows are parsed in parts
+LONG_BYTES = 2**20  # lists of rows in longer bodies are parsed in chunks
 Checks: TypeAlias = Mapping[str, Callable[[str, Any], None] | None]
 
 
 def read_json(body: Buffer, required: str, checks: Checks, max_lists: int | None = None) -> dict[str, Any]:
-    """The fields of a JSON request, each checked by its function in `checks`; the field `required` must be there.
+    """Parse a JSON request, check each field by its function in `checks`, and return the fields.
 
-    In a long body, `required` may be an array (n, d) instead of a list of rows.
+    The field `required` must be present. In a long body, its value may be an array (n, d) instead of a list of rows.
 
-    Raises MalformedError on anything but an object with these fields. Before parsing it raises on many more lists than
-    `max_lists` and on more objects than a request has, since these take a hundred times the memory of their text.
+    Raises MalformedError if the body is not an object with these fields. It is raised before parsing if the body has
+    far more lists than `max_lists`, or more objects than a request needs: parsed lists and objects take a hundred times
+    the memory of their text.
     """
     import orjson
 
     if max_lists is not None and (
         count(body, b"[") > 2 * max_lists + EXTRA_BRACKETS or count(body, b"{") > EXTRA_BRACKETS
     ):
-        raise MalformedError(f"The body must be one object with at most {max_lists} rows; it holds too many brackets.")
+        raise MalformedError(f"The body must be one object with at most {max_lists} rows; it has too many brackets.")
 
     try:
         payload = (read_rows(body, required) if len(body) > LONG_BYTES else None) or orjson.loads(body)
@@ -41,10 +42,12 @@ def read_json(body: Buffer, required: str, checks: Checks, max_lists: int | None
         raise MalformedError(f'The body must be a JSON object {{"{required}": ...}}; got {_kind(payload)}.')
     fields = cast("dict[str, Any]", payload)
     if required not in fields:
-        raise MalformedError(f"`{required}` is missing; known are {', '.join(checks)}.", required)
+        raise MalformedError(f"`{required}` is missing; allowed fields are {', '.join(checks)}.", required)
     for name, value in fields.items():
         if name not in checks:
-            raise MalformedError(f"`{name[:NAME_LENGTH]}` is not a field; known are {', '.join(checks)}.", None)
+            raise MalformedError(
+                f"`{name[:NAME_LENGTH]}` is not a field; allowed fields are {', '.join(checks)}.", None
+            )
         check = checks[name]
         if check is not None:
             check(name, value)
@@ -52,7 +55,10 @@ def read_json(body: Buffer, required: str, checks: Checks, max_lists: int | None
 
 
 def check_name(param: str, value: Any) -> None:
-    """Refuse what cannot be a name, and long names, since an unknown name is compared with all others."""
+    """Check that a value is a name of 1 to 256 characters.
+
+    Longer names are rejected because an unknown name is compared with all existing ones.
+    """
     if not isinstance(value, str):
         raise MalformedError(f"`{param}` must be a name; got {_kind(value)}.", param)
     if not value or len(value) > NAME_LENGTH:
@@ -60,29 +66,32 @@ def check_name(param: str, value: Any) -> None:
 
 
 def check_flag(param: str, value: Any) -> None:
+    """Check that a value is true or false."""
     if not isinstance(value, bool):
         raise MalformedError(f"`{param}` must be true or false; got {_kind(value)}.", param)
 
 
 def check_word(choices: tuple[str, ...], param: str, value: Any) -> None:
-    """Refuse what is not one of `choices`."""
+    """Check that a value is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         shown = repr(value[:NAME_LENGTH]) if isinstance(value, str) else _kind(value)
         raise MalformedError(f"`{param}` must be one of {', '.join(choices)}; got {shown}.", param)
 
 
 def check_size(param: str, value: Any) -> None:
-    if type(value) not in NUMBERS or value % 1 or value < 1:  # JSON has one kind of number: 4.0 is whole
+    """Check that a value is a whole number of at least 1."""
+    if type(value) not in NUMBERS or value % 1 or value < 1:  # JSON has one type of number: 4.0 is whole
         raise MalformedError(f"`{param}` must be a whole number of at least 1; got {_kind(value)}.", param)
 
 
 def check_text(param: str, value: Any) -> None:
+    """Check that a value is text."""
     if not isinstance(value, str):
         raise MalformedError(f"`{param}` must be text; got {_kind(value)}.", param)
 
 
 def read_flag(param: str, value: str) -> bool:
-    """The value of a flag in a query string."""
+    """Return the value of a flag in a query string."""
     if value not in FLAGS:
         raise MalformedError(f"`{param}` must be true or false; got {value[:NAME_LENGTH]!r}.", param)
     return FLAGS[value]
@@ -91,11 +100,11 @@ def read_flag(param: str, value: str) -> bool:
 def read_embedding(
     embedding: Any, dim: int, dtype: str = "float32", param: str = "embedding"
 ) -> tuple[np.ndarray, bool]:
-    """The value of a field of rows as float32 (n, dim), and whether it was one vector rather than a list of them.
+    """Return the rows in the value of a field as float32 (n, dim), and whether the value is a single vector.
 
-    One vector `[...]`, several `[[...], ...]` or an array of them, or base64 of little-endian numbers of `dtype`.
-    Raises MalformedError on anything that is not numbers in one of those shapes, UnusableError on another dimension
-    than `dim`.
+    The value is one vector `[...]`, a list `[[...], ...]` or an array of vectors, or base64 of little-endian numbers of
+    `dtype`. Base64 of one row counts as a single vector. Raises MalformedError if the value has none of these forms,
+    and UnusableError if the dimension of the rows is not `dim`.
     """
     if isinstance(embedding, str):
         array = rows_from_base64(embedding, dim, dtype, param)
@@ -110,7 +119,7 @@ def read_embedding(
         )
     values = cast("list[Any]", embedding)
     if not values:
-        raise MalformedError(f"`{param}` must hold at least one row of {dim} numbers; it is empty.", param)
+        raise MalformedError(f"`{param}` must contain at least one row of {dim} numbers; it is empty.", param)
     single = type(values[0]) is not list
     rows: list[list[Any]] = [values] if single else values
     for i, row in enumerate(rows):
@@ -124,7 +133,7 @@ def read_embedding(
             param,
         )
     _check_width(widths.pop(), dim, f"`{param}`" if single else f"The rows of `{param}`", param)
-    with np.errstate(over="ignore"):  # numbers too large for float32 become Inf, which is refused later
+    with np.errstate(over="ignore"):  # numbers too large for float32 become Inf, which is rejected later
         return np.array(rows, dtype=np.float32), single
 
 
@@ -134,15 +143,19 @@ def _check_width(width: int, dim: int, subject: str, param: str) -> None:
 
 
 def write_embedding(rows: np.ndarray, single: bool, encoding: str, dtype: str = "float32") -> np.ndarray | str:
-    """Rows as the value of `embedding` in a reply: an array for `write_json`, or base64 of `dtype`."""
+    """Return rows as the value of `embedding` in a response: an array for `write_json`, or base64 of `dtype`.
+
+    If `single`, the only row is returned as one vector.
+    """
     value = rows[0] if single else rows
     return rows_to_base64(value, dtype) if encoding == "base64" else np.ascontiguousarray(value)
 
 
 def write_reply(field: str, value: str | np.ndarray | list[dict[str, Any]], rest: Mapping[str, Any]) -> list[Buffer]:
-    """A reply of `value` and at least one other field as parts of JSON text, a long list in many parts.
+    """Write a response with the field `field` and at least one other field, as parts of JSON text.
 
-    Nothing else runs while a part is written, and joining the parts would take as long again.
+    A long list is written in several parts, because no other thread runs while orjson writes one. The parts are not
+    joined, because joining them would take as long as writing them.
     """
     in_one_part = isinstance(value, str) or (isinstance(value, np.ndarray) and value.ndim == 1)
     if in_one_part or len(value) <= PART_ROWS:
@@ -155,29 +168,29 @@ def write_reply(field: str, value: str | np.ndarray | list[dict[str, Any]], rest
 
 
 def write_json(reply: Any) -> bytes:
-    """A reply as JSON; float32 arrays are written with the fewest digits that read back the same."""
+    """Return a response as JSON. Float32 numbers get the fewest digits that read back as the same number."""
     import orjson
 
     try:
         return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
-    except orjson.JSONEncodeError:  # on whole numbers beyond 64 bits, which a scorecard may hold
+    except orjson.JSONEncodeError:  # for integers beyond 64 bits, which a scorecard may contain
         return json.dumps(reply).encode()
 
 
 def _not_numbers(row: Any, subject: str, single: bool, param: str) -> MalformedError:
+    """Return the error for a row that is not a list of numbers."""
     if type(row) is not list:
-        return MalformedError(f"{subject} must be a list like the rows before it; got {_kind(row)}.", param)
+        return MalformedError(f"{subject} must be a list, like the rows before it; got {_kind(row)}.", param)
     if not row:
-        return MalformedError(f"{subject} must hold numbers; got an empty list.", param)
+        return MalformedError(f"{subject} must contain numbers; got an empty list.", param)
     values = cast("list[Any]", row)
     i = next(i for i, value in enumerate(values) if type(value) not in NUMBERS)
     depth = " or a list of rows of numbers" if single else ""
-    return MalformedError(
-        f"{subject} must be a list of numbers{depth}; at position {i} came {_kind(values[i])}.", param
-    )
+    return MalformedError(f"{subject} must be a list of numbers{depth}; got {_kind(values[i])} at position {i}.", param)
 
 
 def _kind(value: object) -> str:
+    """Return the type of a JSON value as messages call it."""
     return KINDS.get(type(value), type(value).__name__)
 
 
@@ -189,7 +202,7 @@ KINDS: dict[type, str] = {
     dict: "an object",
     list: "a list",
     str: "text",
-    bool: "true or false",
+    bool: "a boolean",
     type(None): "null",
     int: "a number",
     float: "a number",
@@ -200,7 +213,8 @@ ENCODING_FIELDS = {
     "encoding_format": partial(check_word, ENCODINGS),
     "dtype": partial(check_word, tuple(DTYPES)),
 }
-# The fields of each JSON request with their checks; None for rows, which are read once their dimension is known.
+# The fields of each JSON request with their checks. Rows have None: they are read once the dimension of the space is
+# known.
 TRANSLATE: Checks = {"embedding": None, **NAME_FIELDS, **OPTION_FIELDS, **ENCODING_FIELDS}
 SCORE: Checks = {"embedding": None, "counterpart": None, **NAME_FIELDS, "dtype": ENCODING_FIELDS["dtype"]}
 EMBEDDINGS: Checks = {

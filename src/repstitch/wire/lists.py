@@ -1,7 +1,7 @@
 # pyright: strict
-"""Long lists of rows in JSON, parsed in parts.
+"""Parse long lists of rows in JSON in chunks.
 
-Parsed at once, their numbers would take twice the memory of their text more, and block the interpreter all that time.
+Parsing a list at once would take additional memory of twice the size of its text, and block the interpreter meanwhile.
 """
 
 import re
@@ -12,10 +12,11 @@ import numpy as np
 
 from repstitch.wire.rows import Buffer
 
-PART_BYTES = 2**18  # of text, so that a parsed part fits in the processor's cache
-TAIL_BYTES = 2**12  # of text that may follow the list
+PART_BYTES = 2**18  # of text per chunk; a parsed chunk then fits in the processor's cache
+TAIL_BYTES = 2**12  # at most, of text after the list
 BLOCK = 2**16
-# Whitespace as JSON defines it, which `\s` exceeds: the text between two parts is never parsed.
+# Whitespace is matched as JSON defines it. `\s` would accept other characters too, and the text between two chunks is
+# never parsed.
 FIRST = re.compile(rb"\[[ \t\n\r]*\[")
 BETWEEN = re.compile(rb"\][ \t\n\r]*,")
 LAST = re.compile(rb"\][ \t\n\r]*\]")
@@ -23,10 +24,10 @@ NUMBERS = ({float}, {float, int})
 
 
 def read_rows(body: Buffer, field: str) -> dict[str, Any] | None:
-    """The fields of a JSON object whose `field` is a list of rows, with that list as float32 (n, d).
+    """Parse a JSON object whose `field` is a list of rows. Return its fields, with that list as float32 (n, d).
 
-    None where the text is anything else, or where rows differ in length or hold no float: such text must be parsed as a
-    whole, which also tells what is wrong with it. Otherwise the result is that of parsing the whole.
+    Return None if the text is anything else, if the rows differ in length, or if a row has no float. Such a text must
+    be parsed as a whole, which also reports its error. Otherwise the numbers equal those of parsing it as a whole.
     """
     import orjson
 
@@ -35,8 +36,9 @@ def read_rows(body: Buffer, field: str) -> dict[str, Any] | None:
         return None
     start, end, text = first.start(), lasts[-1].end(), memoryview(body)
     if count(text[start:end], b'"'):
-        return None  # the brackets belong to several values
-    mark = secrets.token_hex()  # no sender can guess it; inside a string its quotes would make the JSON invalid
+        return None  # a quote between the brackets: they belong to several values
+    # The list is replaced by a mark that no sender can guess. Inside a string, the mark's quotes would be invalid JSON.
+    mark = secrets.token_hex()
     try:
         rest = orjson.loads(b'%b"%b"%b' % (text[:start], mark.encode(), text[end:]))
         if not isinstance(rest, dict):
@@ -61,7 +63,7 @@ def read_rows(body: Buffer, field: str) -> dict[str, Any] | None:
 
 
 def count(text: Buffer, letter: bytes) -> int:
-    """How often an ASCII letter occurs in a text."""
+    """Return how often an ASCII character occurs in a text."""
     if len(text) <= BLOCK and not isinstance(text, memoryview):
         return text.count(letter)
     codes, code = np.frombuffer(text, np.uint8), ord(letter)
@@ -69,9 +71,10 @@ def count(text: Buffer, letter: bytes) -> int:
 
 
 def _read_part(rows: list[Any]) -> np.ndarray | None:
+    """Return a chunk of rows as float32 (n, d); None if they differ in length or a row is not a list of floats."""
     if not rows or any(type(row) is not list or set(map(type, row)) not in NUMBERS for row in rows):
         return None
     if len(set(map(len, rows))) > 1:
         return None
-    with np.errstate(over="ignore"):  # numbers too large for float32 become Inf, which is refused later
+    with np.errstate(over="ignore"):  # numbers too large for float32 become Inf, which is rejected later
         return np.array(rows, dtype=np.float32)

@@ -1,5 +1,5 @@
 # pyright: strict
-"""Little-endian numbers to rows and back: raw, or as base64."""
+"""Convert little-endian numbers, raw or as base64, to rows and back."""
 
 import base64
 import binascii
@@ -11,12 +11,12 @@ import numpy as np
 from repstitch.errors import InputError
 
 Buffer = bytes | bytearray | memoryview
-# The dtypes of numbers in bodies; in memory all rows are float32.
+# The dtypes of numbers in request and response bodies. In memory all rows are float32.
 DTYPES: Mapping[str, np.dtype[np.floating]] = MappingProxyType({"float32": np.dtype("<f4"), "float16": np.dtype("<f2")})
 
 
 class MalformedError(InputError):
-    """A body, or the field `param` of it, that cannot be read. The service answers 400."""
+    """The body, or its field `param`, cannot be parsed. The service answers 400."""
 
     def __init__(self, message: str, param: str | None = None):
         super().__init__(message)
@@ -24,7 +24,7 @@ class MalformedError(InputError):
 
 
 class UnusableError(InputError):
-    """Rows that were read and cannot be translated: another dimension, NaN, Inf, zeros. The service answers 422."""
+    """The rows cannot be translated: wrong dimension, NaN, Inf, or only zeros. The service answers 422."""
 
     def __init__(self, message: str, param: str | None = "embedding"):
         super().__init__(message)
@@ -34,54 +34,54 @@ class UnusableError(InputError):
 def rows_from_bytes(
     body: Buffer, dim: int, dtype: str = "float32", subject: str = "The body", param: str = "embedding"
 ) -> np.ndarray:
-    """Little-endian numbers, one row after the other, as float32 rows (n, dim); float32 shares the body's memory.
+    """Return little-endian numbers, stored row by row, as float32 rows (n, dim). A float32 body is not copied.
 
-    Raises MalformedError where the bytes are not whole numbers or none, UnusableError where they do not fill whole
-    rows. Messages begin with `subject`.
+    Raises MalformedError if the body is empty or ends inside a number, and UnusableError if it ends inside a row.
+    Messages begin with `subject`.
     """
     kind = DTYPES[dtype]
     if not body:
-        raise MalformedError(f"{subject} must hold at least one row of {dim} {dtype} numbers; it is empty.", param)
+        raise MalformedError(f"{subject} must contain at least one row of {dim} {dtype} numbers; it is empty.", param)
     if len(body) % kind.itemsize:
         raise MalformedError(
-            f"{subject} must be little-endian {dtype}, so a multiple of {kind.itemsize} bytes long; "
+            f"{subject} must be little-endian {dtype} numbers, a multiple of {kind.itemsize} bytes; "
             f"got {len(body)} bytes.",
             param,
         )
     if len(body) % (kind.itemsize * dim):
         raise UnusableError(
-            f"{subject} must hold whole rows of {dim} {dtype} numbers, a multiple of {kind.itemsize * dim} bytes; "
-            f"got {len(body)}.",
+            f"{subject} must contain whole rows of {dim} {dtype} numbers, a multiple of {kind.itemsize * dim} bytes; "
+            f"got {len(body)} bytes.",
             param,
         )
     return np.frombuffer(body, kind).reshape(-1, dim).astype(np.float32, copy=False)
 
 
 def rows_to_bytes(rows: np.ndarray, dtype: str = "float32") -> memoryview:
-    """Float32 rows as little-endian numbers, one row after the other; float32 shares their memory.
+    """Return float32 rows as little-endian numbers of `dtype`, row by row. Contiguous rows are not copied for float32.
 
-    Raises UnusableError where float16 cannot hold them.
+    Raises UnusableError if a number is too large for float16.
     """
     return cast(rows, dtype).data.cast("B")
 
 
 def cast(rows: np.ndarray, dtype: str) -> np.ndarray:
-    """Float32 rows as a contiguous array of `dtype`; UnusableError where a number is too large for it."""
+    """Return float32 rows as a contiguous array of `dtype`. Raises UnusableError if a number is too large for it."""
     if dtype == "float32":
         return np.ascontiguousarray(rows, DTYPES[dtype])
-    with np.errstate(over="ignore"):  # refused below
+    with np.errstate(over="ignore"):  # rejected below
         narrow = np.ascontiguousarray(rows.astype(DTYPES[dtype]))
     too_large = ~np.isfinite(narrow)
     if too_large.any():
         row = int(np.argmax(too_large.reshape(len(rows), -1).any(axis=1)))
-        raise UnusableError(f"{dtype} cannot hold the translation of row {row}; ask for float32.", None)
+        raise UnusableError(f"The translation of row {row} has numbers too large for {dtype}; request float32.", None)
     return narrow
 
 
 def rows_from_base64(text: str, dim: int, dtype: str, param: str = "embedding") -> np.ndarray:
-    """Rows (n, dim) from standard base64 of what `rows_from_bytes` takes."""
+    """Return the rows (n, dim) in standard base64 of the bytes that `rows_from_bytes` reads."""
     try:
-        # A bytearray, because torch warns about memory that is read-only.
+        # A bytearray, because torch warns about read-only memory.
         body = bytearray(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError) as error:
         raise MalformedError(f"`{param}` must be standard base64 of {dtype} bytes; {error}.", param) from None
@@ -89,12 +89,15 @@ def rows_from_base64(text: str, dim: int, dtype: str, param: str = "embedding") 
 
 
 def rows_to_base64(rows: np.ndarray, dtype: str) -> str:
-    """Standard base64 of what `rows_to_bytes` gives."""
+    """Return rows as standard base64 of the bytes that `rows_to_bytes` returns."""
     return base64.b64encode(rows_to_bytes(rows, dtype)).decode()
 
 
 def faults(rows: np.ndarray, param: str = "embedding") -> str | None:
-    """A sentence on the rows that are not finite or only zeros, with the first one's number; None without such rows."""
+    """Return a message on the rows that contain NaN or Inf, or only zeros; None if there are no such rows.
+
+    The message states how many rows are invalid and the number of the first one.
+    """
     finite = np.isfinite(rows).all(axis=1)
     for invalid, rule, content in (
         (~finite, "must be finite float32 numbers", "NaN or Inf"),
@@ -102,5 +105,5 @@ def faults(rows: np.ndarray, param: str = "embedding") -> str | None:
     ):
         if invalid.any():
             first = int(np.argmax(invalid))
-            return f"`{param}` {rule}; {int(invalid.sum())} of {len(rows)} rows (first: row {first}) hold {content}."
+            return f"`{param}` {rule}; {int(invalid.sum())} of {len(rows)} rows (first: row {first}) contain {content}."
     return None
