@@ -58,7 +58,7 @@ def test_shares_of_train_validation_and_test_are_returned_as_they_are(shares):
     [(0.6, 0.4), (0.5, 0.2, 0.2), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5), ()],
 )
 def test_shares_that_are_no_split_are_refused(shares):
-    with pytest.raises(InputError, match="`split` must be train,validation,test, three shares that sum to 1"):
+    with pytest.raises(InputError, match=r"`split` must be three shares .* that sum to 1; only test may be 0; got"):
         check_shares(shares)
 
 
@@ -101,9 +101,7 @@ def test_a_count_of_at_least_one_has_no_upper_limit():
 def test_only_masked_arrays_lose_a_mask():
     masked = np.ma.masked_array([1.0, 2.0], [False, True])
     for values in (masked, [masked, masked]):
-        with pytest.raises(
-            InputError, match=r"^rows is a masked array, whose mask would be lost; leave its masked rows"
-        ):
+        with pytest.raises(InputError, match=r"^rows must not be a masked array, .*; remove the masked rows"):
             check_unmasked(values, "rows")
     for values in (np.ones(2), [1.0, 2.0], "text", None):
         check_unmasked(values, "rows")

@@ -196,7 +196,7 @@ def test_inputs_that_are_not_there_are_refused(tmp_path):
         check_file_exists(f"{tmp_path}/ids.npz:key", "ids")
     with pytest.raises(InputError, match=r"`qrels`: there is no file .*; give a file with lines of query"):
         check_file_exists(tmp_path, "qrels", "lines of query")
-    with pytest.raises(InputError, match=r"`data` must be a folder, \.zip, \.txt or table that is here; .*t\.csv\."):
+    with pytest.raises(InputError, match=r"`data` must be an existing folder, .* or table; there is no .*t\.csv\."):
         check_items_exist(f"{tmp_path}/t.csv:text")
     with pytest.raises(InputError, match=r"There is no stitcher .*none; give the folder of a saved stitcher\.$"):
         check_stitcher_exists(tmp_path / "none")
@@ -236,16 +236,16 @@ def test_a_new_output_is_not_there_yet_and_its_folder_is(tmp_path):
         InputError, match=r"`cache` .*x exists and is never overwritten; give another name or remove it"
     ):
         check_new(tmp_path / "x", "cache")
-    with pytest.raises(InputError, match=r"`out` must lie in a folder that exists; there is no .*none"):
+    with pytest.raises(InputError, match=r"`out` must be in an existing folder; there is no .*none"):
         check_new(tmp_path / "none" / "x")
 
 
 def test_embeddings_are_written_as_parquet_and_layers_into_a_folder(tmp_path):
     assert check_embeddings_file(tmp_path / "x.parquet") == tmp_path / "x.parquet"
-    with pytest.raises(InputError, match=r"`out` must end in \.parquet, the format embeddings are written in"):
+    with pytest.raises(InputError, match=r"`out` must end in \.parquet, the format of embeddings"):
         check_embeddings_file(tmp_path / "x.npy")
     assert check_layers_folder(tmp_path / "x") == tmp_path / "x"
-    with pytest.raises(InputError, match=r"`out` must be a folder, for it gets a file a layer; got 'x\.parquet'"):
+    with pytest.raises(InputError, match=r"`out` must be a folder, to which .* is written; got 'x\.parquet'"):
         check_layers_folder(tmp_path / "x.parquet")
 
 
@@ -255,14 +255,14 @@ def test_only_directions_are_carried_to_an_npy(tmp_path):
         check_carried_file(tmp_path / "x.npy", directions=False)
     with pytest.raises(InputError, match=r"`out` must end in \.safetensors, \.npz or \.npy; got 'x\.txt'"):
         check_carried_file(tmp_path / "x.txt", directions=True)
-    with pytest.raises(InputError, match=r"must end in \.safetensors or \.npz \(directions also in \.npy\); got 'x"):
+    with pytest.raises(InputError, match=r"must end in \.safetensors or \.npz \(or \.npy for directions\); got 'x"):
         check_carried_file(tmp_path / "x.txt")
 
 
 def test_a_new_folder_has_a_plain_name_and_is_not_there_yet(tmp_path):
     assert check_new_folder(tmp_path / "a" / "b" / "s") == tmp_path / "a" / "b" / "s"
     for name in ("", "..", ".hidden"):
-        with pytest.raises(InputError, match="`out` must name a folder to create; got"):
+        with pytest.raises(InputError, match="`out` must name a folder to create and must not start with a dot; got"):
             check_new_folder(f"{tmp_path}/x/{name}" if name else "")
     (tmp_path / "s").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"`out` .*s exists and an atlas is never overwritten; give another name"):
@@ -276,7 +276,7 @@ def test_a_new_folder_lies_where_one_can_be_created(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"`out` cannot be created: .*too long"):
         check_new_folder(tmp_path / ("x" * 300))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=r"`out` .*s cannot be created: .* is not a folder that can be written to"):
+    with pytest.raises(InputError, match=r"`out` .*s cannot be created: .* is not a writable folder"):
         check_new_folder(tmp_path / "s")
 
 
@@ -285,7 +285,7 @@ def test_a_picture_replaces_a_file_but_not_a_folder(tmp_path):
     assert check_picture(tmp_path / "old.png") == tmp_path / "old.png"
     with pytest.raises(InputError, match=r"`plot` must end in \.png, \.svg or \.pdf; got 'x\.gif'"):
         check_picture(tmp_path / "x.gif")
-    with pytest.raises(InputError, match=r"`plot` must lie in a folder that exists; there is no .*none"):
+    with pytest.raises(InputError, match=r"`plot` must be in an existing folder; there is no .*none"):
         check_picture(tmp_path / "none" / "x.png")
     (tmp_path / "x.png").mkdir()
     with pytest.raises(InputError, match=r"`plot` must be a file; .*x\.png is a folder"):
@@ -296,7 +296,7 @@ def test_the_demo_replaces_only_its_own_folder(tmp_path):
     assert check_demo_folder(tmp_path / "new") == tmp_path / "new"
     assert check_demo_folder(tmp_path) == tmp_path
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(InputError, match=r"`out` .* exists and is not a demo's folder; give another one"):
+    with pytest.raises(InputError, match=r"`out` .* exists and was not created by the demo; give another folder"):
         check_demo_folder(tmp_path)
     (tmp_path / files.DEMO_MARK).touch()
     assert check_demo_folder(tmp_path) == tmp_path

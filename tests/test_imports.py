@@ -66,7 +66,7 @@ BAD_ARGUMENTS = {
     "train --source old.npy --target new.npy --out s --split half": "`--split` must be",
     "train --source old.npy --target new.npy --out s --split 0.5,0.6,0.1": "`--split` must be",
     "train --source old.npy --target new.npy --out s --seed -1": "`--seed` must be",
-    "train --source old.npy --target new.npy --out s --retention 2": "`--retention` must lie",
+    "train --source old.npy --target new.npy --out s --retention 2": "`--retention` must be above 0",
     "train --source nowhere.npy --target new.npy --out s": "There is no file nowhere.npy",
     "train --source old.npy --target new.npy --out s --learning-curve curve.gif": "`--learning-curve` must end in",
     "score there --source nowhere.npy --target new.npy": "There is no file nowhere.npy",
@@ -81,7 +81,7 @@ BAD_ARGUMENTS = {
     "embed --encoder E --data there --out x.parquet --batch-size 0": "`--batch-size` must be at least 1; got 0.",
     "serve --workers 0": "`--workers` must be at least 1; got 0.",
     "serve --port 70000": "`--port` must be",
-    "study prh --out r --only nothing": "`--only` must be an experiment of prh",
+    "study prh --out r --only nothing": "`--only` must be one of the experiments of prh",
     "study prh --out r --batch-size 0": "`--batch-size` must be at least 1; got 0.",
 }
 

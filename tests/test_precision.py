@@ -183,7 +183,7 @@ def test_a_precision_that_lightning_cannot_read_is_refused_before_refinement_on_
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     BACKENDS[0].fp32_precision, BACKENDS[1].fp32_precision = "tf32", "ieee"
     try:
-        with pytest.raises(rs.InputError, match=r"set it with `torch.set_float32_matmul_precision`"):
+        with pytest.raises(rs.InputError, match=r"call `torch.set_float32_matmul_precision`"):
             _trainer(Path(), "linear", recipe_for("linear", accelerator="gpu"))
     finally:
         for backend in BACKENDS:

@@ -13,7 +13,7 @@ NEW = card("new", 6)
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "a\nb", "a\0b", "a\r", None, 5])
 def test_a_space_must_be_called_by_a_plain_word(name):
-    with pytest.raises(InputError, match="'name' of a space must be a plain word"):
+    with pytest.raises(InputError, match="'name' of a space must be text without slashes"):
         Space(name, 4)
 
 
@@ -49,13 +49,13 @@ def test_unstated_fields_are_left_out_of_a_card_but_false_and_zero_are_kept():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
+        ("{", "The space card must be JSON"),
         ("[1]", "must be a JSON object; got list"),
         ("3", "must be a JSON object; got int"),
-        ('{"name": "a"}', "must state at least 'name' and 'dim'"),
-        ('{"dim": 4}', "must state at least 'name' and 'dim'"),
-        ('{"name": "a", "dim": 4, "colour": "red"}', "unknown field 'colour'; known are architecture"),
-        ('{"name": ["a"], "dim": 4}', "must be a plain word"),
+        ('{"name": "a"}', "must have at least the fields 'name' and 'dim'"),
+        ('{"dim": 4}', "must have at least the fields 'name' and 'dim'"),
+        ('{"name": "a", "dim": 4, "colour": "red"}', "unknown field 'colour'; allowed fields are architecture"),
+        ('{"name": ["a"], "dim": 4}', "must be text without slashes"),
     ],
 )
 def test_a_card_that_cannot_be_understood_is_refused(text, message):
@@ -101,7 +101,7 @@ def test_role_prompt_and_lineage_are_no_part_of_the_identity():
 def test_an_undeclared_space_is_adopted_with_a_warning_when_the_dimension_fits(caplog):
     with caplog.at_level(logging.WARNING):
         assert adopt(Space("file", 4), False, OLD, "X.npy", NEW) == OLD
-    assert "X.npy carries no space card; taken to be in old" in caplog.text
+    assert "X.npy has no space card; assuming space old" in caplog.text
 
 
 def test_an_undeclared_space_of_the_expected_name_is_adopted_in_silence(caplog):
@@ -116,12 +116,12 @@ def test_a_declared_space_that_agrees_is_taken_in_silence(caplog):
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_another_dimension_is_refused(declared):
-    with pytest.raises(InputError, match=r"X must have 4 dimensions, those of space 'old'; got 5\. Embed the rows"):
+    with pytest.raises(InputError, match=r"X must have 4 dimensions, like space 'old'; got 5\. Embed the rows"):
         adopt(Space("file", 5), declared, OLD, "X", NEW)
 
 
 def test_a_declared_space_of_another_identity_is_refused_although_the_dimension_fits():
-    with pytest.raises(InputError, match=r"says another identity \(revision '2' against '1'\). Use a stitcher"):
+    with pytest.raises(InputError, match=r"states another identity \(revision '2' against '1'\). Use a stitcher"):
         adopt(card("old", 4, revision="2"), True, OLD, "X", NEW)
 
 
@@ -143,7 +143,7 @@ def test_backwards_use_is_named_by_the_card_where_the_dimensions_agree():
 
 
 def test_backwards_use_is_named_by_the_file_name_where_the_dimensions_agree():
-    with pytest.raises(InputError, match=r"must be in space 'old'; it is called 'new'.*one way only"):
+    with pytest.raises(InputError, match=r"must be in space 'old'; got 'new'.*one direction only"):
         adopt(Space("new", 4), False, OLD, "X", card("new", 4))
 
 
@@ -156,9 +156,9 @@ def test_a_stranger_is_not_taken_for_the_other_side():
 def test_another_role_warns(caplog):
     document = card("e5", 4, role="document")
     assert adopt(card("e5", 4, role="query"), True, document, "X") == document
-    assert "X has role query where the stitcher was trained on document rows" in caplog.text
+    assert "X has role query, but the stitcher was trained on rows with role document" in caplog.text
 
 
 def test_a_name_that_reads_like_a_pair_is_refused():
-    with pytest.raises(InputError, match="'name' of a space must be a plain word"):
+    with pytest.raises(InputError, match="'name' of a space must be text without slashes"):
         Space("a->b", 4)

@@ -1,12 +1,12 @@
 # pyright: strict
-"""Learn, prove and serve translations between the embedding spaces of two models.
+"""Learn, evaluate and serve translations between the embedding spaces of two models.
 
     import repstitch as rs
 
     stitcher = rs.train(old_vectors, new_vectors)
     translated = stitcher.translate(old_vectors)
 
-The public names are imported when they are first used, so `import repstitch` loads neither NumPy nor torch.
+Public names are imported on first use, so `import repstitch` loads neither NumPy nor torch.
 """
 
 from typing import TYPE_CHECKING

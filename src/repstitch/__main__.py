@@ -1,4 +1,4 @@
-"""`python -m repstitch` is the command line."""
+"""Run the command line with `python -m repstitch`."""
 
 import sys
 

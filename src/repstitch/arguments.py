@@ -1,4 +1,4 @@
-"""Checks of arguments that import neither NumPy nor torch, so that the command line answers at once."""
+"""Checks of arguments. They import neither NumPy nor torch, so the command line reports a mistake at once."""
 
 import functools
 import inspect
@@ -22,7 +22,7 @@ def check_choice(argument: str, value: object, allowed: Sequence[str | bool]) ->
 
 
 def check_keywords(function: str, keywords: Iterable[str], parameters: Collection[str]) -> None:
-    """Raise InputError on a keyword that `function` does not take, with the parameter that it may stand for."""
+    """Raise InputError if a keyword is not one of `parameters`. The message suggests the most similar parameter."""
     for keyword in keywords:
         if keyword not in parameters:
             similar = nearest(keyword, parameters)
@@ -31,7 +31,7 @@ def check_keywords(function: str, keywords: Iterable[str], parameters: Collectio
 
 
 def names_keywords(function: Callable[P, T]) -> Callable[P, T]:
-    """The function; an unknown keyword raises InputError, which names the nearest parameter, in place of TypeError."""
+    """Decorate a function so that an unknown keyword raises InputError, which suggests a parameter, not TypeError."""
     parameters = inspect.signature(function).parameters
 
     @functools.wraps(function)
@@ -43,58 +43,69 @@ def names_keywords(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def check_whole(value: int, argument: str) -> int:
-    """The value as Python's `int`. Raises InputError unless it is a whole number, Python's or NumPy's."""
+    """Return the value as an `int`. Raises InputError unless it is a whole number of Python or NumPy."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise InputError(f"{argument} must be a whole number; got {value!r}.")
     return int(value)
 
 
 def check_seed(seed: int, argument: str = "`seed`") -> int:
-    """The seed. Raises InputError unless it is from 0 to 4294967295, which every random generator in use accepts."""
+    """Return the seed. Raises InputError unless it is a whole number from 0 to 4294967295.
+
+    All random generators that the package uses accept this range.
+    """
     if not 0 <= check_whole(seed, argument) < 2**32:
         raise InputError(f"{argument} must be a whole number from 0 to 4294967295; got {seed}.")
     return int(seed)
 
 
 def check_draws(draws: int, argument: str = "`permutations`") -> int:
-    """The number of permutations. Raises InputError unless it is between 0 and 100,000."""
+    """Return the number of permutations. Raises InputError unless it is a whole number from 0 to 100,000."""
     if not 0 <= check_whole(draws, argument) <= MOST_DRAWS:
         raise InputError(f"{argument} must be from 0 to {MOST_DRAWS:,}; got {draws}.")
     return int(draws)
 
 
 def check_positive(count: int, argument: str) -> int:
-    """The count. Raises InputError unless it is a whole number of at least 1."""
+    """Return the count. Raises InputError unless it is a whole number of at least 1."""
     if check_whole(count, argument) < 1:
         raise InputError(f"{argument} must be at least 1; got {count}.")
     return int(count)
 
 
 def check_neighbours(k: int, n: int) -> int:
-    """The number of neighbours. Raises InputError unless it is a whole number that n rows allow."""
+    """Return the number of neighbours. Raises InputError unless 1 ≤ k < n, with n the number of rows."""
     if not 1 <= check_whole(k, "`k`") < n:
         raise InputError(f"`k` must be at least 1 and below the number of rows ({n}); got {k}.")
     return int(k)
 
 
 def check_unmasked(values: Any, subject: str) -> None:
-    """Raise InputError on a masked array of NumPy, or a list with one: as an array it would lose its mask."""
+    """Raise InputError if `values` is a masked NumPy array, or a list or tuple that contains one.
+
+    Conversion to a plain array would drop the mask without notice.
+    """
     for part in values if isinstance(values, list | tuple) else (values,):
         if hasattr(part, "filled") and hasattr(part, "mask"):
-            raise InputError(f"{subject} is a masked array, whose mask would be lost; leave its masked rows out first.")
+            raise InputError(
+                f"{subject} must not be a masked array, because its mask would be lost; remove the masked rows first."
+            )
 
 
 def check_port(port: int) -> None:
-    """Raise InputError unless this can be the number of a TCP port; 0 stands for any free one."""
+    """Raise InputError unless `port` is a TCP port number, from 0 to 65535. 0 means any free port."""
     if not 0 <= port < 2**16:
         raise InputError(f"`port` must be a number from 0 to 65535; got {port}.")
 
 
 def check_shares(shares: Sequence[float]) -> tuple[float, float, float]:
-    """The shares of train, validation and test. Raises InputError unless they sum to 1 and only test is 0."""
+    """Return the shares of train, validation and test.
+
+    Raises InputError unless there are three shares that sum to 1. Only the share of test may be 0.
+    """
     parts = tuple(shares)
     if len(parts) != 3 or min(parts) < 0 or not abs(sum(parts) - 1) <= 1e-6 or parts[0] <= 0 or parts[1] <= 0:
         raise InputError(
-            f"`split` must be train,validation,test, three shares that sum to 1, only test may be 0; got {parts}."
+            f"`split` must be three shares (train,validation,test) that sum to 1; only test may be 0; got {parts}."
         )
     return parts

@@ -1,4 +1,4 @@
-"""Which device tensors live on: the one place that asks PyTorch what the machine has."""
+"""Choice of the device that tensors are on, from the devices that PyTorch reports."""
 
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,10 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def pick_device(device: str = "auto", argument: str = "`device`") -> str:
-    """The device that maps are fitted and applied on: "cpu" or "cuda".
+    """Return the device on which maps are fitted and applied: "cpu" or "cuda".
 
-    "auto" takes CUDA where PyTorch sees a CUDA device. `argument` is what the message calls the setting. Raises
-    InputError on another name, and on "cuda" where there is none.
+    "auto" selects CUDA if PyTorch sees a CUDA device, else the CPU. `argument` is the name of the setting in error
+    messages. Raises InputError on any other name, and on "cuda" if PyTorch sees no CUDA device.
     """
     if device not in DEVICES:
         raise InputError(f"{argument} must be auto, cpu or cuda; got {device!r}.")
@@ -32,9 +32,10 @@ def pick_device(device: str = "auto", argument: str = "`device`") -> str:
 
 
 def open_device(device: str = "auto") -> "torch.device":
-    """The device that an encoder runs on: any that PyTorch knows by name, such as "cuda:1" or "mps".
+    """Return the device on which an encoder runs. `device` is any PyTorch device name, such as "cuda:1" or "mps".
 
-    "auto" takes CUDA, then Apple's MPS, then the CPU. Raises InputError where a tensor cannot be placed there.
+    "auto" selects CUDA if available, else Apple's MPS, else the CPU. Raises InputError if PyTorch cannot create a
+    tensor on the device.
     """
     import torch
 
@@ -44,5 +45,5 @@ def open_device(device: str = "auto") -> "torch.device":
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"`device` must be auto, cpu, cuda or mps, and be here; got {device!r}: {one_line(error)}"
+            f"`device` must be auto, cpu, cuda or mps, and available on this machine; got {device!r}: {one_line(error)}"
         ) from None

@@ -1,6 +1,7 @@
-"""Paths: check an output path before any work is done, write it whole or not at all; the files of the package.
+"""Checks of paths, atomic writes, and the folders of the package.
 
-Nothing here imports NumPy or torch, so the command line can refuse a path at once.
+Output paths are checked before any work starts. A file is written completely or not at all. Nothing here imports NumPy
+or torch, so the command line can reject a path at once.
 """
 
 import os
@@ -23,44 +24,47 @@ DEMO_MARK = "made-by-repstitch-demo"
 
 
 def data_folder(name: str) -> Path:
-    """The folder `models/NAME` that comes with the package: inside an installed package, or in a checkout."""
+    """Return the folder `models/NAME` of the package, whether it is installed or a source checkout."""
     package = Path(__file__).parent
     installed = package / "models" / name
     return installed if installed.is_dir() else package.parents[1] / "models" / name
 
 
 def stitchers_folder() -> Path:
-    """The folder of stitchers when none is named: `REPSTITCH_STITCHERS`, else `models/stitchers`."""
+    """Return the default folder of stitchers: `REPSTITCH_STITCHERS` if it is set, else `models/stitchers`."""
     return Path(os.environ.get("REPSTITCH_STITCHERS") or DEFAULT_STITCHERS)
 
 
 def split_key(path: str, endings: Collection[str] = FORMATS) -> tuple[str, str | None]:
-    """`file.npz:key` as the file and what is named in it; None where nothing is named after one of `endings`."""
+    """Split `file.npz:key` into the path and the key.
+
+    The key is None unless the part before the last colon ends in one of `endings`.
+    """
     head, colon, tail = path.rpartition(":")
     return (head, tail) if colon and Path(head).suffix.lower() in endings else (path, None)
 
 
 def split_column(path: str) -> tuple[str, str | None]:
-    """`table.csv:column` as the file and the column; None where no column is named."""
+    """Split `table.csv:column` into the path and the column, which is None if the path names no column."""
     return split_key(path, TABLES)
 
 
 def is_file_or_pipe(path: Path) -> bool:
-    """Whether something that can be read like a file is there."""
+    """Whether the path exists and is not a folder, so that it can be read as a file."""
     return path.exists() and not path.is_dir()
 
 
 def check_embeddings_exist(path: str | os.PathLike) -> None:
-    """Raise InputError where a local path of embeddings names nothing."""
+    """Raise InputError if a local path of embeddings does not exist. URLs are not checked."""
     location, _ = split_key(str(path))
     if "://" not in location and not Path(location).exists():
         raise InputError(f"There is no file {location}; give the path of embeddings ({', '.join(FORMATS)}).")
 
 
 def check_file_exists(path: str | os.PathLike, argument: str, content: str = "one entry a row") -> None:
-    """Raise InputError where a file or pipe that an argument names is not there; `path` may end in the key of an array.
+    """Raise InputError if the file or pipe `path` does not exist. `path` may end in the key of an array.
 
-    The message says what the file must hold, its `content`.
+    `content` describes in the message what the file must contain.
     """
     location = Path(split_key(str(path))[0])
     if not is_file_or_pipe(location):
@@ -68,29 +72,32 @@ def check_file_exists(path: str | os.PathLike, argument: str, content: str = "on
 
 
 def check_items_exist(data: str | os.PathLike) -> None:
-    """Raise InputError where the images or texts to embed are not there; `data` may end in the column of a table."""
+    """Raise InputError if the images or texts to embed do not exist. `data` may end in the column of a table."""
     location, _ = split_column(str(data))
     if not Path(location).exists():
-        raise InputError(f"`data` must be a folder, .zip, .txt or table that is here; there is no {location}.")
+        raise InputError(f"`data` must be an existing folder, .zip, .txt or table; there is no {location}.")
 
 
 def check_stitcher_exists(path: str | os.PathLike) -> None:
-    """Raise InputError where a stitcher's folder is not there; one on the Hugging Face Hub is not looked for."""
+    """Raise InputError if the folder of a stitcher does not exist. Paths on the Hugging Face Hub are not checked."""
     if not str(path).startswith("hf://") and not Path(path).is_dir():
         on_hub = f", or hf://{path} for one on the Hugging Face Hub" if HUB_NAME.fullmatch(str(path)) else ""
         raise InputError(f"There is no stitcher {path}; give the folder of a saved stitcher{on_hub}.")
 
 
 def check_demo_folder(out: str | os.PathLike) -> Path:
-    """The path of a folder that the demo may replace: not there yet, empty, or made by an earlier demo."""
+    """Return the path of the demo's folder.
+
+    Raises InputError unless the demo may replace it: it must not exist, be empty, or come from an earlier demo.
+    """
     folder = Path(out)
     if folder.exists() and not (folder / DEMO_MARK).exists() and any(folder.iterdir()):
-        raise InputError(f"`out` {folder} exists and is not a demo's folder; give another one.")
+        raise InputError(f"`out` {folder} exists and was not created by the demo; give another folder.")
     return folder
 
 
 def check_ending(path: str | os.PathLike, endings: Sequence[str], argument: str = "out", note: str = "") -> Path:
-    """The path if it ends in one of `endings`; InputError otherwise. `note` follows the endings in the message."""
+    """Return the path. Raises InputError unless it ends in one of `endings`; `note` is added to the message."""
     target = Path(path)
     if target.suffix not in endings:
         listed = " or ".join(part for part in (", ".join(endings[:-1]), endings[-1]) if part)
@@ -99,47 +106,50 @@ def check_ending(path: str | os.PathLike, endings: Sequence[str], argument: str 
 
 
 def check_new(path: str | os.PathLike, argument: str = "out") -> Path:
-    """The path if nothing is there yet and its folder exists; InputError otherwise."""
+    """Return the path. Raises InputError if it exists already or if its folder does not exist."""
     target = Path(path)
     if target.exists():
         raise InputError(
             f"`{argument}` {target} exists and is never overwritten; give another name or remove it first."
         )
     if not target.parent.is_dir():
-        raise InputError(f"`{argument}` must lie in a folder that exists; there is no {target.parent}.")
+        raise InputError(f"`{argument}` must be in an existing folder; there is no {target.parent}.")
     return target
 
 
 def check_embeddings_file(out: str | os.PathLike) -> Path:
-    """The path of a new Parquet file of embeddings."""
-    return check_new(check_ending(out, (".parquet",), note=", the format embeddings are written in"))
+    """Return the path of a new Parquet file of embeddings. Raises InputError if the file cannot be created."""
+    return check_new(check_ending(out, (".parquet",), note=", the format of embeddings"))
 
 
 def check_layers_folder(out: str | os.PathLike) -> Path:
-    """The path of a new folder that gets one file of embeddings per layer."""
+    """Return the path of a new folder for one file of embeddings per layer. Raises InputError if it is not new."""
     if Path(out).suffix in FORMATS:
-        raise InputError(f"`out` must be a folder, for it gets a file a layer; got {Path(out).name!r}.")
+        raise InputError(f"`out` must be a folder, to which one file per layer is written; got {Path(out).name!r}.")
     return check_new(out)
 
 
 def check_carried_file(out: str | os.PathLike, directions: bool | None = None) -> Path:
-    """The path of a new file for what a transfer carries; only directions, which are one array, fit into an .npy.
+    """Return the path of a new file for the result of a transfer.
 
-    `directions` is None while it is not known whether the file will hold directions; an .npy is accepted then.
+    Raises InputError if the file exists or its ending is wrong. Only directions can be written to an .npy file, because
+    they are one array. `directions` is None if it is not clear yet whether the file will contain directions; an .npy
+    file is accepted then.
     """
     if directions or (directions is None and Path(out).suffix == ".npy"):
         return check_new(check_ending(out, CARRIED))
-    return check_new(check_ending(out, CARRIED[:2], note="" if directions is False else " (directions also in .npy)"))
+    return check_new(check_ending(out, CARRIED[:2], note="" if directions is False else " (or .npy for directions)"))
 
 
 def check_new_folder(out: str | os.PathLike, content: str = "a stitcher") -> Path:
-    """The path of a new folder that will hold `content`: a plain name, not there yet, in a place that can be written.
+    """Return the path of a new folder that will contain `content`.
 
-    Folders above it that do not exist yet are created when it is written.
+    Raises InputError if the name starts with a dot, if the path exists, or if the folder above it is not writable.
+    Missing folders above it are created later, when the folder is written.
     """
     target = Path(out)
     if target.name in ("", ".", "..") or target.name.startswith("."):
-        raise InputError(f"`out` must name a folder to create; got {str(out)!r}.")
+        raise InputError(f"`out` must name a folder to create and must not start with a dot; got {str(out)!r}.")
     try:
         if target.exists() or target.is_symlink():
             raise InputError(f"`out` {target} exists and {content} is never overwritten; give another name.")
@@ -147,15 +157,18 @@ def check_new_folder(out: str | os.PathLike, content: str = "a stitcher") -> Pat
     except OSError as error:
         raise InputError(f"`out` cannot be created: {one_line(error)}") from None
     if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise InputError(f"`out` {target} cannot be created: {above} is not a folder that can be written to.")
+        raise InputError(f"`out` {target} cannot be created: {above} is not a writable folder.")
     return target
 
 
 def check_picture(path: str | os.PathLike, argument: str = "plot") -> Path:
-    """The path of a picture that can be written, in a folder that exists. An existing picture is replaced."""
+    """Return the path of a plot. Raises InputError if its ending is wrong or its folder does not exist.
+
+    An existing plot is replaced.
+    """
     target = check_ending(path, PICTURES, argument)
     if not target.parent.is_dir():
-        raise InputError(f"`{argument}` must lie in a folder that exists; there is no {target.parent}.")
+        raise InputError(f"`{argument}` must be in an existing folder; there is no {target.parent}.")
     if target.is_dir():
         raise InputError(f"`{argument}` must be a file; {target} is a folder.")
     return target
@@ -163,11 +176,11 @@ def check_picture(path: str | os.PathLike, argument: str = "plot") -> Path:
 
 @contextmanager
 def written_whole(target: Path, argument: str | None = "out", named: Path | None = None) -> Iterator[Path]:
-    """A temporary path to write to; when the block ends it is renamed to `target`, replacing an older file.
+    """Yield a temporary path to write to. When the block ends, it is renamed to `target` and replaces an older file.
 
-    The caller creates a file or a folder there. Readers see the old content or the new, never a part. When the block
-    raises, nothing is left behind; an OSError of writing becomes an InputError, as `writing` words it. `named` is the
-    output that `target` is a part of.
+    The block creates a file or a folder at the temporary path. Readers see the old content or the new, never a part of
+    it. If the block raises, the temporary path is removed. An OSError from writing becomes an InputError (see
+    `writing`). If `target` is part of a larger output, `named` is that output, which the message then names.
     """
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
     with writing(named or target, temporary, argument):
@@ -176,15 +189,15 @@ def written_whole(target: Path, argument: str | None = "out", named: Path | None
             os.replace(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            with suppress(OSError):  # where nothing could be created, nothing can be removed
+            with suppress(OSError):  # if the path could not be created, it cannot be removed
                 temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def writing(target: Path, temporary: Path, argument: str | None = "out") -> Iterator[None]:
-    """An OSError in the block becomes an InputError that names the argument, if it has one, and `target`.
+    """Convert an OSError in the block to an InputError that names `target` and, unless it is None, the argument.
 
-    An error on a file outside `temporary`, which the block reads, is raised as it is.
+    An error about a file outside `temporary`, such as a file that the block reads, is raised unchanged.
     """
     try:
         yield
@@ -196,7 +209,10 @@ def writing(target: Path, temporary: Path, argument: str | None = "out") -> Iter
 
 
 def _is_elsewhere(file: object, temporary: Path) -> bool:
-    """Whether an error's file is neither in the temporary path nor a folder above it, which may have to be created."""
+    """Whether the file of an error is neither in the temporary path nor a folder above it.
+
+    Errors of folders above count as errors of writing, because those folders may have to be created.
+    """
     if not isinstance(file, str | bytes | os.PathLike):
         return False
     path, written = Path(os.path.abspath(os.fsdecode(file))), Path(os.path.abspath(temporary))

@@ -1,5 +1,5 @@
 # pyright: strict
-"""Packages that list their public names and import a module only when one of its names is used."""
+"""Lazy public names: a package lists them all and imports a module only when one of its names is used."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -9,7 +9,10 @@ from typing import Any
 def public_names(
     package: str, homes: Mapping[str, tuple[str, ...]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package (PEP 562), from the names that each module of it defines."""
+    """Return `__getattr__` and `__dir__` for a package (PEP 562).
+
+    `homes` maps each module of the package to the public names that the module defines.
+    """
     home = {name: module for module, names in homes.items() for name in names}
 
     def getattr_lazily(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The closed sets of names as plain tuples, so that the command line can list them without importing torch."""
+"""The closed sets of names, as plain tuples: the command line can list them without importing torch."""
 
 from typing import Literal, get_args
 

@@ -1,10 +1,10 @@
-"""The precision of float32 matrix products: full wherever a score depends on them.
+"""The precision of float32 matrix products: fits and scores are computed in full float32.
 
 A program may let PyTorch round the factors of float32 products to fewer bits (TF32 or bfloat16), which is faster on
-some devices. Encoders, training steps and translations follow the program's setting, and so does the confidence that
-the service returns with its translations. PyTorch's own default on CUDA is full float32 in matrix products and TF32 in
-the convolutions of image encoders. The sums that maps are solved from, scores, neighbours and all other
-confidence are computed in full float32.
+some devices. Encoders, training steps and translations follow the program's setting. So does the confidence that the
+service returns with its translations. By default, PyTorch on CUDA uses full float32 in matrix products and TF32 in
+convolutions, which image encoders contain. The sums that maps are solved from, scores, neighbours and confidence
+outside the service are always computed in full float32.
 """
 
 import threading
@@ -22,7 +22,11 @@ _BACKENDS: tuple[Any, ...] = (torch.backends.cuda.matmul, cast(Any, torch.backen
 
 @dataclass(frozen=True)
 class _Setting:
-    """PyTorch's setting: as a whole (None where a program has set the backends one by one), and of each backend."""
+    """PyTorch's precision setting.
+
+    `whole` is the global setting, or None if the program has set the backends one by one. `by_backend` has the setting
+    of each backend.
+    """
 
     whole: str | None
     by_backend: tuple[str, ...]
@@ -39,7 +43,7 @@ class _Setting:
 
 
 def _is_exact() -> bool:
-    return all(backend.fp32_precision in ("ieee", "none") for backend in _BACKENDS)  # "none": nothing was ever set
+    return all(backend.fp32_precision in ("ieee", "none") for backend in _BACKENDS)  # "none": never set
 
 
 def _whole() -> str | None:
@@ -50,7 +54,7 @@ def _whole() -> str | None:
 
 
 def _own(backend: Any) -> str:
-    """A backend's own setting: "none" where what it reports is that of all backends."""
+    """Return the setting of one backend, or "none" if the backend follows the global setting."""
     reported = backend.fp32_precision
     backend.fp32_precision = "none"
     if backend.fp32_precision == reported:
@@ -66,11 +70,11 @@ _outside: _Setting | None = None
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Compute products in full float32 inside, whatever precision the program has set; also as a decorator.
+    """Compute products in full float32 inside this context, whatever the program has set. Also works as a decorator.
 
-    PyTorch's setting belongs to the whole process: while one thread is inside, products of other threads are exact too,
-    and a setting that another thread changes meanwhile is lost. The program's setting returns when the last thread
-    leaves.
+    PyTorch's setting is global to the process. While one thread is inside the context, products of other threads are
+    exact too, and a setting that another thread changes in the meantime is lost. The program's setting is restored when
+    the last thread leaves.
     """
     global _inside, _outside
     with _lock:
@@ -89,9 +93,9 @@ def exact_products() -> Iterator[None]:
 
 
 def check_set_as_a_whole() -> None:
-    """Raise InputError where a program has set the precision backend by backend, which Lightning fails on with CUDA."""
+    """Raise InputError if the program has set the backends one by one, which makes Lightning fail on CUDA."""
     if _whole() is None:
         raise InputError(
-            "PyTorch's float32 precision is set for single backends, which refinement on CUDA cannot read; set it with "
+            "PyTorch's float32 precision must be set for all backends at once to train on CUDA; call "
             "`torch.set_float32_matmul_precision`."
         )

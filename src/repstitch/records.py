@@ -1,8 +1,8 @@
 # pyright: strict
-"""Results with typed names: each record is a view of the JSON object that is stored and sent.
+"""Results with typed attributes: each record is a view of the JSON object that is stored and sent.
 
-The object stays as it came, so `to_dict` returns every key, also those of a newer release, in the same order. A record
-declares the keys it knows, one line each, and reads them when they are asked for:
+The JSON object is kept unchanged. So `to_dict` returns every key in the original order, including keys that a newer
+release has added. A record class declares its keys, one per line. A value is converted when its attribute is read:
 
     class Reconstruction(Record):
         cosine = number()
@@ -22,13 +22,16 @@ from repstitch.text import num
 
 Value = TypeVar("Value")
 Part = TypeVar("Part", bound="Record")
-JSON: type[Any] = object  # any value, where a list or an object holds several kinds
-LEVEL = 0.05  # of significance, for every test; an interval covers the rest, 95 %
+JSON: type[Any] = object  # type of the values of a list or object that mixes types
+LEVEL = 0.05  # significance level of every test; intervals cover the remaining 95 %
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score and its 95 % interval; None where no interval was taken. `float(estimate)` is the score."""
+    """A score with its 95 % confidence interval, which is None if it was not computed.
+
+    `float(estimate)` is the score.
+    """
 
     score: float
     interval: tuple[float, float] | None = None
@@ -41,10 +44,10 @@ class Estimate:
 
 
 class Field(Generic[Value]):
-    """A key of a record's JSON object, by default the attribute's own name, read as a typed value.
+    """One key of a record's JSON object, read as a typed value. `key` defaults to the name of the attribute.
 
-    `kind` names the JSON values that fit. A field with a `default` may be absent or null. `inside` checks what a value
-    that fits holds, and raises InputError.
+    `read` converts the JSON value. `fits` tests its type, and `kind` describes that type in error messages. A key with
+    a `default` may be absent or null. `inside` checks the contents of a value of the right type and raises InputError.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Field(Generic[Value]):
         )
 
     def check(self, record: "Record") -> None:
-        """Raise InputError unless the record holds this field, if it must, with a value that can be read."""
+        """Raise InputError if the record lacks this key and has no default for it, or if its value cannot be read."""
         if self.default is not None and self.key not in record:
             return
         name, value = _with_article(type(record).__name__), record[self.key]
@@ -92,7 +95,7 @@ class Field(Generic[Value]):
 
 
 class Record:
-    """A typed view of one JSON object; subclasses declare its keys as fields."""
+    """A typed view of one JSON object. Subclasses declare its keys as fields."""
 
     def __init__(self, values: Mapping[str, Any]):
         self._values = values
@@ -100,56 +103,56 @@ class Record:
     @classmethod
     @cache
     def fields(cls) -> list[Field[Any]]:
-        """The fields that the record declares, those of its base classes first."""
+        """Return the fields that the class declares, those of its base classes first."""
         named = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
         return [value for value in named.values() if isinstance(value, Field)]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The record of a JSON object. Raises InputError where a field is missing or cannot be read."""
+        """Create a record from a JSON object. Raises InputError if a key is missing or a value cannot be read."""
         record = cls(values)
         record.check()
         return record
 
     def check(self) -> None:
-        """Raise InputError unless every field that must be there is there and every value can be read."""
+        """Raise InputError unless every required key is present and every value can be read."""
         for field in self.fields():
             field.check(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole JSON object, as a copy."""
+        """Return a copy of the whole JSON object."""
         return copy.deepcopy(dict(self._values))
 
     def to_json(self) -> str:
-        """The whole JSON object as one line of text. Raises ValueError where it holds NaN or Inf."""
+        """Return the whole JSON object as one line of text. Raises ValueError if it contains NaN or Inf."""
         return json.dumps(self._values, ensure_ascii=False, allow_nan=False)
 
     def __getitem__(self, key: str) -> Any:
-        """The JSON value of a key. Raises MissingError where there is none."""
+        """Return the JSON value of a key. Raises MissingError if the key is absent."""
         if key not in self._values:
             name = _with_article(type(self).__name__)
-            listed = ", ".join(map(str, self._values)) or "nothing"
-            raise MissingError(f"{name[0].upper()}{name[1:]} must hold '{key}'; it holds {listed}.")
+            listed = ", ".join(map(str, self._values)) or "no keys"
+            raise MissingError(f"{name[0].upper()}{name[1:]} must have the key '{key}'; it has {listed}.")
         return self._values[key]
 
     def __contains__(self, key: str) -> bool:
-        """Whether the key is there with a value other than null."""
+        """Whether the key is present with a value other than null."""
         return self._values.get(key) is not None
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and dict(other._values) == dict(self._values)
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._values))  # of the keys alone: equal values, such as 1 and 1.0, differ as text
+        return hash(frozenset(self._values))  # of the keys only: 1 and 1.0 are equal but differ as JSON
 
     def __repr__(self) -> str:
         try:
             return self._summary()
-        except Exception:  # a record that was not checked can hold anything
+        except Exception:  # an unchecked record can contain anything
             return Record._summary(self)
 
     def _summary(self) -> str:
-        """The record in one line, for `repr`."""
+        """Return the record as one line, for `repr`."""
         return f"{type(self).__name__}({', '.join(map(str, self._values))})"
 
 
@@ -158,7 +161,7 @@ def number(key: str = "") -> Field[float]:
 
 
 def whole(key: str = "") -> Field[int]:
-    """A whole number, also one that is stored as a float, such as 95.0."""
+    """A whole number, which may be stored as a float such as 95.0."""
     return Field(int, "a whole number", _is_whole, key)
 
 
@@ -171,17 +174,17 @@ def flag(key: str = "") -> Field[bool]:
 
 
 def estimate(key: str = "") -> Field[Estimate]:
-    """A score with its interval, or a bare number."""
+    """A score with its interval, or a plain number."""
     return Field(as_estimate, "a score with its interval", _is_estimate, key)
 
 
 def part(kind: type[Part], key: str = "") -> Field[Part]:
-    """An object that is a record itself."""
+    """A nested record."""
     return Field(kind, "an object", _is_object, key, inside=kind.from_dict)
 
 
 def parts(kind: type[Part], key: str = "") -> Field[list[Part]]:
-    """A list of objects that are records themselves."""
+    """A list of nested records."""
 
     def fits(values: object) -> bool:
         return _is_list(values) and all(map(_is_object, cast(Sequence[object], values)))
@@ -194,22 +197,22 @@ def parts(kind: type[Part], key: str = "") -> Field[list[Part]]:
 
 
 def sequence(of: type[Value], key: str = "") -> Field[list[Value]]:
-    """A list of plain values, as a copy; `of` is their type."""
+    """A list of plain values of type `of`. Reading it returns a copy."""
     return Field(cast(Callable[[Any], list[Value]], list), "a list", _is_list, key)
 
 
 def mapping(of: type[Value], key: str = "") -> Field[dict[str, Value]]:
-    """An object of plain values by name, as a copy; `of` is their type."""
+    """An object whose values are plain values of type `of`. Reading it returns a copy."""
     return Field(cast(Callable[[Any], dict[str, Value]], dict), "an object", _is_object, key)
 
 
 def optional(field: Field[Value]) -> Field[Value | None]:
-    """The field, None where its key is absent or null."""
+    """Make a field optional: it is None if its key is absent or null."""
     return Field(field.read, field.kind, field.fits, field.key, lambda: None, field.inside)
 
 
 def otherwise(field: Field[Value], default: Value) -> Field[Value]:
-    """The field, `default` where its key is absent or null."""
+    """Make a field optional: it is a copy of `default` if its key is absent or null."""
     return Field(field.read, field.kind, field.fits, field.key, lambda: copy.copy(default), field.inside)
 
 
@@ -218,7 +221,7 @@ def _with_article(name: str) -> str:
 
 
 def as_estimate(value: Mapping[str, Any] | float) -> Estimate:
-    """An estimate from `{"score": …, "interval": [low, high]}`, or from a bare number."""
+    """Create an estimate from `{"score": …, "interval": [low, high]}`, or from a plain number."""
     if not isinstance(value, Mapping):
         return Estimate(float(value))
     interval: Sequence[float] | None = value.get("interval")

@@ -1,4 +1,4 @@
-"""The card of an embedding space: its identity, and the checks that rows are in the space they are used for."""
+"""The card of an embedding space, and the check that rows are in the space that a stitcher expects."""
 
 import json
 import logging
@@ -15,11 +15,31 @@ IDENTITY = ("encoder", "revision", "dim", "pooling", "layer", "normalised")
 
 @dataclass(frozen=True)
 class Space:
-    """The geometry that one encoder's vectors live in.
+    """The card of an embedding space, which describes the encoder that produced its vectors.
 
-    `name` is what people and requests call it; `encoder` (library and checkpoint), `revision`, `dim`, `pooling`,
-    `layer` and `normalised` are its identity. `None` means "not stated" and conflicts with nothing. The other fields
-    are recorded and reported: modality, role and prompt, and the lineage that studies of convergence control for.
+    The identity of a space is `encoder`, `revision`, `dim`, `pooling`, `layer` and `normalised`. A field that is None
+    is not stated and conflicts with nothing. The other fields are recorded and reported.
+
+    Args:
+        name: The name for people and requests. It must not be empty, contain slashes, line breaks or `->`, or start
+            with a dot.
+        dim: Number of dimensions, at least 1.
+        encoder: Library and checkpoint of the encoder, as `library:model`.
+        revision: Revision of the checkpoint.
+        pooling: How one vector is made of the tokens or patches of an item, such as `mean` or `cls`.
+        layer: Block whose output the vectors are, counted from 1. 0 is the input of the first block.
+        normalised: Whether the vectors have unit length.
+        modality: `image`, `text` or `other`.
+        role: `query` or `document` for an encoder that embeds them differently, else `none`.
+        prompt: Text that the encoder puts before each text.
+        family: Model family. This and the remaining fields are the lineage that studies of convergence control for.
+        architecture: Architecture of the encoder.
+        objective: Training objective of the encoder.
+        training_data: Data on which the encoder was trained.
+        parameters: Number of parameters of the encoder.
+
+    Raises:
+        InputError: If `name`, `dim`, `modality`, `role` or `parameters` is invalid.
     """
 
     name: str
@@ -46,12 +66,15 @@ class Space:
             or self.name.startswith(".")
             or "->" in self.name  # separates the two names of a pair
         ):
-            raise InputError(f"'name' of a space must be a plain word without slashes; got {self.name!r}.")
+            raise InputError(
+                "'name' of a space must be text without slashes, line breaks or '->' and must not start with a dot; "
+                f"got {self.name!r}."
+            )
         if type(self.dim) is not int or self.dim < 1:
             raise InputError(f"'dim' of space {self.name!r} must be a positive whole number; got {self.dim!r}.")
         if self.parameters is not None and (type(self.parameters) is not int or self.parameters < 0):
             raise InputError(
-                f"'parameters' of space {self.name!r} must be a whole number, not negative; got {self.parameters!r}."
+                f"'parameters' of space {self.name!r} must be a whole number of at least 0; got {self.parameters!r}."
             )
         if self.modality not in MODALITIES:
             raise InputError(
@@ -61,37 +84,70 @@ class Space:
             raise InputError(f"'role' of space {self.name!r} must be one of {', '.join(ROLES)}; got {self.role!r}.")
 
     def to_dict(self) -> dict:
-        """The card as plain JSON types, without the fields that are not stated."""
+        """Return the card as plain JSON types, without the fields that are not stated."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, card: Mapping) -> "Space":
-        """Read a card; unknown fields are refused, so that a newer card is never half understood."""
+        """Create a space from a card.
+
+        Args:
+            card: The fields by name, as `to_dict` returns them.
+
+        Returns:
+            The space.
+
+        Raises:
+            InputError: If a field is invalid, if `name` or `dim` is missing, or if a field is not recognised. A card of
+                a newer release is therefore never read in part.
+        """
         allowed = {field.name for field in fields(cls)}
         unknown = sorted(set(card) - allowed)
         if unknown:
             raise InputError(
-                f"A space card holds the unknown field '{unknown[0]}'; known are {', '.join(sorted(allowed))}."
+                f"A space card has the unknown field '{unknown[0]}'; allowed fields are {', '.join(sorted(allowed))}."
             )
         if "name" not in card or "dim" not in card:
-            raise InputError("A space card must state at least 'name' and 'dim'.")
+            raise InputError("A space card must have at least the fields 'name' and 'dim'.")
         return cls(**card)
 
     def to_json(self) -> str:
+        """Return the card as JSON text, with sorted keys."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Space":
+        """Create a space from the JSON text of a card.
+
+        Args:
+            text: A JSON object, as `to_json` returns it.
+
+        Returns:
+            The space.
+
+        Raises:
+            InputError: If the text is not a JSON object, and as `from_dict` does.
+        """
         try:
             card = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"The space card is not JSON: {error}.") from None
+            raise InputError(f"The space card must be JSON: {error}.") from None
         if not isinstance(card, dict):
             raise InputError(f"The space card must be a JSON object; got {type(card).__name__}.")
         return cls.from_dict(card)
 
     def conflict(self, other: "Space") -> str | None:
-        """The first stated field in which the two identities differ, in words; None when they can be the same."""
+        """Compare the identities of two spaces.
+
+        If one of the two spaces does not state its encoder, their names must be equal too.
+
+        Args:
+            other: The space to compare with.
+
+        Returns:
+            A description of the first field that both state and in which they differ, or None if the two can be the
+            same space.
+        """
         if (self.encoder is None or other.encoder is None) and self.name != other.name:
             return f"name {self.name!r} against {other.name!r}"
         for field in IDENTITY:
@@ -102,12 +158,12 @@ class Space:
 
 
 def adopt(stated: Space, declared: bool, expected: Space, subject: str, opposite: Space | None = None) -> Space:
-    """Check that rows can be in the space `expected`, and return it. Raises InputError where they cannot.
+    """Check that rows can be in the space `expected`, and return it. Raises InputError if they cannot.
 
-    `stated` is the space that came with the rows. `declared` is True where a card or the caller states it; it must then
-    agree with `expected`. Otherwise it was guessed from the file's name, and rows of the right dimension are taken to
-    be in `expected`, with a warning. `subject` is what messages call the rows. `opposite` is the other side of the
-    stitcher; an error says so where the rows look like rows of that side.
+    `stated` is the space that is attached to the rows. If `declared` is True, a card or the caller has stated it, and
+    it must agree with `expected`. Otherwise it was guessed from the name of the file; rows of the right dimension are
+    then assumed to be in `expected`, with a warning. `subject` names the rows in messages. `opposite` is the space on
+    the other side of the stitcher; the error message says so if the rows look like rows of that space.
     """
     backwards = ""
     if opposite is not None:
@@ -116,27 +172,30 @@ def adopt(stated: Space, declared: bool, expected: Space, subject: str, opposite
         card_says_so = declared and stated.conflict(expected) and not stated.conflict(opposite)
         if dim_says_so or card_says_so:
             backwards = (
-                f" These look like rows of {opposite.name!r}, the other side: a stitcher works one way only, "
-                "so train one for the other direction."
+                f" These look like rows of {opposite.name!r}, the other side of the stitcher, which translates in one "
+                "direction only; train a stitcher for the other direction."
             )
     if stated.dim != expected.dim:
         raise InputError(
-            f"{subject} must have {expected.dim} dimensions, those of space {expected.name!r}; got {stated.dim}."
-            + (backwards or " Embed the rows with that space's encoder.")
+            f"{subject} must have {expected.dim} dimensions, like space {expected.name!r}; got {stated.dim}."
+            + (backwards or " Embed the rows with the encoder of that space.")
         )
     if declared:
         difference = stated.conflict(expected)
         if difference:
             raise InputError(
-                f"{subject} must be in space {expected.name!r}, but its card says another identity ({difference})."
-                + (backwards or " Use a stitcher trained for that space, or correct the card.")
+                f"{subject} must be in space {expected.name!r}, but its card states another identity ({difference})."
+                + (backwards or " Use a stitcher trained for the space of the rows, or correct the card.")
             )
         if stated.role != expected.role:
             log.warning(
-                "%s has role %s where the stitcher was trained on %s rows.", subject, stated.role, expected.role
+                "%s has role %s, but the stitcher was trained on rows with role %s.",
+                subject,
+                stated.role,
+                expected.role,
             )
     elif backwards:
-        raise InputError(f"{subject} must be in space {expected.name!r}; it is called {stated.name!r}." + backwards)
+        raise InputError(f"{subject} must be in space {expected.name!r}; got {stated.name!r}." + backwards)
     elif stated.name != expected.name:
-        log.warning("%s carries no space card; taken to be in %s because the dimension fits.", subject, expected.name)
+        log.warning("%s has no space card; assuming space %s because the dimension matches.", subject, expected.name)
     return expected

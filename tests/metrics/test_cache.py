@@ -99,5 +99,5 @@ def test_refuses_as_graph_does_before_anything_is_kept(tmp_path, k):
 
 def test_refuses_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(InputError, match=r"`cache` .*taken must be a folder that can be written"):
+    with pytest.raises(InputError, match=r"`cache` .*taken must be a writable folder"):
         kept_graph(torch.from_numpy(gaussian(60, 5)), 5, "a", tmp_path / "taken")

@@ -96,5 +96,5 @@ def test_draws_without_a_class_leave_it_out():
 
 
 def test_rows_of_one_class_are_refused():
-    with pytest.raises(InputError, match="at least two classes are needed to score; got 1"):
+    with pytest.raises(InputError, match="Scoring needs rows of at least two classes; got 1"):
         evaluate({"a": np.ones((5, 2))}, np.zeros(5, dtype=int))

@@ -158,13 +158,15 @@ def test_without_yy_everything_else_is_the_same():
     assert_equal(m, kept)
     assert_equal(m + m, kept)
     assert_equal(m.about(m.x_origin + 1, m.y_origin), kept)
-    with pytest.raises(InputError, match="taken without `yy`; take them again with `yy=True`"):
+    with pytest.raises(InputError, match="computed without `yy`; compute them again with `yy=True`"):
         _ = m.cov_yy
 
 
 def test_moments_of_other_spaces_do_not_add():
     m = moments(data())
-    with pytest.raises(InputError, match=r"both are of the same two spaces; got \(6, 4\) and \(5, 4\)"):
+    with pytest.raises(
+        InputError, match=r"Only moments of the same two spaces can be added; got \(6, 4\) and \(5, 4\)"
+    ):
         _ = m + moments(data(d_source=5))
     with pytest.raises(InputError, match="one without `yy`"):
         _ = m + moments(data(), yy=False)
@@ -177,31 +179,31 @@ def test_rows_that_are_not_finite_are_refused_wherever_they_come(bad, side, row)
     sides = data()
     sides[side][row, -1] = bad
     stream = [(sides[0][at : at + 100], sides[1][at : at + 100]) for at in range(0, 500, 100)]
-    with pytest.raises(InputError, match="must be finite; they hold NaN or Inf"):
+    with pytest.raises(InputError, match="must be finite; they contain NaN or Inf"):
         moments(stream)
 
 
 def test_rows_too_large_to_square_are_refused():
     X, Y = data()
-    with pytest.raises(InputError, match="must be small enough to square in float32"):
+    with pytest.raises(InputError, match="The squares of the pairs must fit float32"):
         moments((X * np.float32(1e21), Y))
-    with pytest.raises(InputError, match="must be small enough to square in float32"):
+    with pytest.raises(InputError, match="The squares of the pairs must fit float32"):
         moments((X, Y * np.float32(1e21)))
 
 
 def test_batches_whose_widths_change_are_refused():
     stream: Any = [data(), data(d_source=5)]
-    with pytest.raises(InputError, match=r"Batches must keep their widths \(6, 4\); got \(5, 4\)"):
+    with pytest.raises(InputError, match=r"All batches must have the widths \(6, 4\); got \(5, 4\)"):
         moments(stream)
 
 
 @pytest.mark.parametrize(("x", "y"), [((5, 3), (4, 2)), ((5,), (5, 2)), ((5, 3), (5,)), ((2, 5, 3), (2, 5, 3))])
 def test_rows_that_do_not_match_are_refused(x, y):
-    with pytest.raises(InputError, match="`X` and `Y` must be matrices of as many rows"):
+    with pytest.raises(InputError, match="`X` and `Y` must be matrices with the same number of rows"):
         moments((np.ones(x), np.ones(y)))
 
 
 @pytest.mark.parametrize("none", [[], [(np.ones((0, 3)), np.ones((0, 2)))]])
 def test_no_pairs_are_refused(none):
-    with pytest.raises(InputError, match="no pairs to take moments of"):
+    with pytest.raises(InputError, match="at least one pair of rows; got no pairs"):
         moments(none)

@@ -65,8 +65,8 @@ def test_batches_without_rows_add_nothing(metric):
 @pytest.mark.parametrize(
     ("batches", "says"),
     [
-        ([(np.ones((5, 3)), np.ones((4, 2)))], "must be matrices of as many rows"),
-        ([(np.ones((5, 3)), np.ones((5, 2))), (np.ones((5, 4)), np.ones((5, 2)))], "Batches must keep their widths"),
+        ([(np.ones((5, 3)), np.ones((4, 2)))], "must be matrices with the same number of rows"),
+        ([(np.ones((5, 3)), np.ones((5, 2))), (np.ones((5, 4)), np.ones((5, 2)))], "All batches must have the widths"),
         ([(np.ones((5, 3)), np.full((5, 2), np.nan))], "NaN"),
     ],
 )

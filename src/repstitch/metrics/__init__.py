@@ -1,7 +1,8 @@
-"""How alike two spaces are, and how well one retrieves the other.
+"""Alignment metrics of two spaces, and retrieval metrics.
 
-The sixteen alignment metrics take matched rows as NumPy, torch or nested lists and return a number; `METRICS` holds
-them by name. `knn`, `ranks` and the scores after them measure retrieval.
+The sixteen alignment metrics take matched rows as NumPy arrays, torch tensors or nested lists and return a number.
+`METRICS` has them by name. `knn` and `ranks` search a gallery by cosine. `recall`, `mrr`, `ndcg`, `relevant_recall` and
+`hubness` score the results of a search.
 """
 
 from typing import TYPE_CHECKING

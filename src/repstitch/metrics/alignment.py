@@ -1,4 +1,4 @@
-"""Every alignment metric by its name, and the measurement of a score with its null and its standard error."""
+"""All alignment metrics by name, and `measure`: scores with their permutation null and standard error."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,19 +19,22 @@ from repstitch.metrics.neighbours import Graph, graph
 from repstitch.metrics.null import calibrate_all, permute_graph, random_orders, relabel, shared_weight
 
 Pairs = Sequence[tuple[int, int]]
-ROWS = 2**16  # of permuted lists, compared at once
-CELLS = 2**24  # of a dense adjacency matrix
+ROWS = 2**16  # permuted neighbour lists that are compared in one call
+CELLS = 2**24  # elements of one block of a dense adjacency matrix
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One alignment metric in the form for many pairs: each space is prepared once, then any two are compared.
+    """One alignment metric, in a form for many pairs of spaces: each space is prepared once, then pairs are compared.
 
-    `prepare(X, k, name)` takes rows (n, d); several metrics share one of these. `compare(x, y)` is the score of two
-    prepared spaces. `influence(x, y)` (n,) averages to the score, and its spread is √n times the score's standard
-    error, with the other rows fixed. `permute(y, order)` is the prepared space of the rows in another order. `together`
-    and `shared`, where a metric has them, compute the scores and errors, and the draws, of all pairs faster than pair
-    by pair. A `symmetric` metric does not depend on which space comes first.
+    - `prepare(X, k, name)` prepares the rows (n, d) of one space. Several metrics share one such function.
+    - `compare(x, y)` returns the score of two prepared spaces.
+    - `influence(x, y)` returns values (n,) whose mean is the score. Their standard deviation is √n times the standard
+      error of the score, with the other rows fixed.
+    - `permute(y, order)` returns the prepared space with its rows in another order.
+    - `together`, if set, computes the scores and standard errors of all pairs faster than one pair at a time.
+    - `shared`, if set, does the same for the scores under permutation.
+    - `symmetric` is True if the score does not depend on the order of the two spaces.
     """
 
     prepare: Callable[..., Any]
@@ -43,12 +46,12 @@ class Metric:
     together: Callable[[Sequence[Any], Pairs], tuple[np.ndarray, np.ndarray]] | None = None
 
     def __call__(self, X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
-        """The score of matched rows X (n, d_x), Y (n, d_y); `k` matters to metrics of neighbours only."""
+        """Return the score of matched rows X (n, d_x) and Y (n, d_y). Only metrics of neighbours use `k`."""
         x, y = matched_matrices(X, Y, 3)
         return self.compare(self.prepare(x, k, "X"), self.prepare(y, k, "Y"))
 
     def scores(self, spaces: Sequence[Any], pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and standard errors (pairs,) of prepared spaces."""
+        """Return the scores and standard errors, each (pairs,), of pairs of prepared spaces."""
         if self.together is not None:
             return self.together(spaces, pairs)
         rows = (self.influence(spaces[i], spaces[j]).double() for i, j in pairs)
@@ -56,7 +59,7 @@ class Metric:
         return scores[:, 0], scores[:, 1]
 
     def draws(self, spaces: Sequence[Any], pairs: Pairs, orders: Tensor) -> np.ndarray:
-        """Scores (pairs, K) of prepared spaces, with the second's rows in each of the `orders` (K, n)."""
+        """Return the scores (pairs, K) with the rows of the second space in each of the `orders` (K, n)."""
         if self.shared is not None:
             return self.shared(spaces, pairs, orders)
         drawn = np.empty((len(pairs), len(orders)))
@@ -71,8 +74,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores of m pairs of spaces: `score` and standard error `se` (m,) and, where the null was drawn, its mean `null`,
-    the add-one p-value `p`, the `calibrated` score (m,) and the `draws` (m, K), from the same orders for all pairs."""
+    """Scores of m pairs of spaces, with K permutations or without any.
+
+    `score` and its standard error `se` are (m,). With permutations, `null` (m,) is the mean of the null distribution,
+    `p` (m,) the add-one p-value, `calibrated` (m,) the calibrated score, and `draws` (m, K) are the scores under
+    permutation. All pairs use the same permutations.
+    """
 
     score: np.ndarray
     se: np.ndarray
@@ -82,17 +89,18 @@ class Measured:
     draws: np.ndarray | None = None
 
     def pair(self, at: int) -> dict[str, float]:
-        """One pair's numbers by name, without the draws."""
+        """Return the numbers of one pair by name, without the draws."""
         columns = {"score": self.score, "null": self.null, "p": self.p, "calibrated": self.calibrated, "se": self.se}
         return {name: float(values[at]) for name, values in columns.items() if values is not None}
 
 
 def measure(metric: str, spaces: Sequence[Any], pairs: Pairs, draws: int = 200, seed: int = 0) -> Measured:
-    """Scores, with their permutation null, of pairs (i, j) of spaces that `METRICS[metric].prepare` returned.
+    """Score pairs (i, j) of spaces, with a permutation null. `METRICS[metric].prepare` must have prepared the spaces.
 
-    The second space's rows are permuted by the same `draws` orders in all pairs, so that the maximum over pairs has the
-    null of that maximum in the draws. 0 leaves the null out. O(pairs · draws) comparisons; `mutual_knn` and `cknna`
-    share them between pairs, and `cka` and `cka_unbiased` draw in leading directions.
+    The rows of the second space are permuted by the same `draws` orders in all pairs. So the maximum over pairs in each
+    draw follows the null distribution of the maximum. With 0 draws there is no null. O(pairs · draws)
+    comparisons. `mutual_knn` and `cknna` share work between pairs; `cka` and `cka_unbiased` draw in the leading
+    principal directions.
     """
     form = METRICS[metric]
     check_draws(draws)
@@ -105,7 +113,7 @@ def measure(metric: str, spaces: Sequence[Any], pairs: Pairs, draws: int = 200, 
 
 
 def check_metrics(metrics: Sequence[str], name: str) -> None:
-    """InputError on a metric that is not known; `name` is the argument's."""
+    """Raise InputError if one of `metrics` is not the name of a metric. `name` is the argument in the message."""
     for metric in metrics:
         if not isinstance(metric, str) or metric not in METRICS:
             raise InputError(f"`{name}` must be among {', '.join(METRICS)}; got {metric!r}.")
@@ -117,7 +125,7 @@ def _of_lists(
     draws: Callable | None = None,
     together: Callable | None = None,
 ) -> Metric:
-    """A metric that is the mean over rows of a comparison of their two neighbour lists."""
+    """Build a metric that compares the two neighbour lists of each row and averages over the rows."""
 
     def influence(x: Graph, y: Graph) -> Tensor:
         check_rows(len(x), len(y), 3)
@@ -130,9 +138,9 @@ def _of_lists(
 
 
 def _overlaps(spaces: Sequence[Graph], pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """Mean overlap and its standard error of each pair.
+    """Return the mean overlap of each pair and its standard error.
 
-    The edges of all second spaces are looked up at once in the adjacency matrix of their first.
+    For each first space, the neighbours in all its second spaces are looked up in its adjacency matrix in one call.
     """
     n, k = spaces[0].neighbours.shape
     total, squares = np.zeros(len(pairs)), np.zeros(len(pairs))
@@ -160,7 +168,10 @@ def _overlap_draws(spaces: Sequence[Graph], pairs: Pairs, orders: Tensor) -> np.
 
 
 def _draws_of_rows(compare_rows: Callable[[Tensor, Tensor], Tensor]) -> Callable:
-    """The draws of a comparison of single rows; lists of many orders are stacked and compared in one call."""
+    """Build the `shared` function of a metric that compares row by row.
+
+    The permuted lists of several orders are stacked and compared in one call.
+    """
 
     def draws(spaces: Sequence[Graph], pairs: Pairs, orders: Tensor) -> np.ndarray:
         n = len(spaces[0])

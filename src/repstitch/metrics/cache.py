@@ -1,4 +1,4 @@
-"""A cache of neighbour graphs on disk, by the content of their rows, so that no space is searched twice."""
+"""A cache of neighbour graphs on disk, keyed by a hash of the rows, so that each space is searched only once."""
 
 import hashlib
 import logging
@@ -16,19 +16,19 @@ from repstitch.metrics.neighbours import Graph, graph
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of the files and of the graphs: raise it when either changes, so that older files are not read
+FORMAT = 2  # version of the files and of the graphs; increase it when either changes, so that older files are not read
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def kept_graph(X: Tensor, k: int, name: str, folder: str | os.PathLike) -> Graph:
-    """`graph(X, k, name)`, read from `folder` if it was computed before for this `k` or a larger one.
+    """Return `graph(X, k, name)`, read from `folder` if it contains the graph for this `k` or a larger one.
 
-    A file is named by a hash of the rows' bytes and shape, so changed rows have another file. It appears by rename. A
-    file that cannot be read is computed again, with a warning. Raises InputError as `graph` does, and where the folder
-    cannot be written.
+    The name of a file is a hash of the bytes and the shape of the rows, so changed rows have another file. Files are
+    written by rename. If a file cannot be read, a warning is logged and the graph is computed again. Raises InputError
+    as `graph` does, and if the folder cannot be written.
     """
     if not 1 <= k < len(X):
-        return graph(X, k, name)  # raises
+        return graph(X, k, name)  # raises InputError
     folder = _folder(folder)
     rows = _content(X)
     for size, path in sorted((_size(path), path) for path in folder.glob(f"{rows}.k*.npz")):
@@ -36,7 +36,7 @@ def kept_graph(X: Tensor, k: int, name: str, folder: str | os.PathLike) -> Graph
             try:
                 return _read(path, len(X), size, k, X.device)
             except UNREADABLE as error:
-                log.warning("%s cannot be read (%s); the graph of %s is computed again.", path, one_line(error), name)
+                log.warning("%s cannot be read (%s); computing the graph of %s again.", path, one_line(error), name)
     computed = graph(X, k, name)
     _write(folder / f"{rows}.k{k}.npz", computed)
     return computed
@@ -46,7 +46,7 @@ def _folder(folder: str | os.PathLike) -> Path:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"`cache` {folder} must be a folder that can be written: {one_line(error)}") from None
+        raise InputError(f"`cache` {folder} must be a writable folder: {one_line(error)}") from None
     return Path(folder)
 
 
@@ -63,11 +63,14 @@ def _size(path: Path) -> int:
 
 
 def _read(path: Path, n: int, size: int, k: int, device: torch.device) -> Graph:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:  # each array has a checksum
+    with (
+        open(path, "rb") as file,
+        np.load(file, allow_pickle=False) as archive,
+    ):  # each array in the archive has a checksum
         parts = {key: archive[key] for key in ("neighbours", "similarities", "mean", "tied")}
     shapes = {"neighbours": (n, size), "similarities": (n, size), "mean": (n,)}
     if any(parts[key].shape != shape for key, shape in shapes.items()):
-        raise ValueError("it holds another graph")
+        raise ValueError("the arrays have other shapes")
     neighbours, similarities, mean = (torch.from_numpy(parts[key]) for key in shapes)
     return Graph(neighbours.long(), similarities, mean, int(parts["tied"])).first(k).to(device)
 

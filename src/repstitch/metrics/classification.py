@@ -1,4 +1,4 @@
-"""Classification scores: accuracy, balanced accuracy, AUROC, each also on the same resampled rows."""
+"""Classification scores (accuracy, balanced accuracy, AUROC), each with its values on bootstrap samples of the rows."""
 
 from collections.abc import Mapping
 
@@ -12,18 +12,19 @@ MEASURES = ("accuracy", "balanced_accuracy", "auroc")
 
 
 def hits(scores: np.ndarray, y: np.ndarray, top: int = 1) -> np.ndarray:
-    """Whether each row's own class is among the `top` highest of its scores (n, c); y (n,) are column numbers.
+    """Return, for each row (n,), whether its true class is among the `top` highest of its scores (n, c).
 
-    A tie with another class counts against the row, so that equal scores hit nothing.
+    `y` (n,) are the columns of the true classes. A tie with another class counts against the row, so a row with equal
+    scores for all classes is a miss.
     """
     true_scores = scores[np.arange(len(y)), y][:, None]
     return (scores >= true_scores).sum(1) <= top
 
 
 def margins(scores: np.ndarray) -> np.ndarray:
-    """Each score less the highest of the row's other scores (n, c), by which rows are ranked for one class.
+    """Return each score minus the highest other score of its row (n, c). AUROC ranks the rows of a class by it.
 
-    A constant added to all scores of a row does not matter, as in softmax.
+    Like softmax, it does not change if a constant is added to all scores of a row.
     """
     order = np.partition(scores, -2, axis=1)
     highest, second = order[:, -1:], order[:, -2:-1]
@@ -33,27 +34,30 @@ def margins(scores: np.ndarray) -> np.ndarray:
 def evaluate(
     contenders: Mapping[str, np.ndarray], y: np.ndarray, seed: int = 0, top: tuple[int, ...] = (), draws: int = DRAWS
 ) -> dict[str, dict[str, tuple[float, np.ndarray]]]:
-    """Each measure of each contender's scores (n, c) for classes y (n,): its value, and its values (draws,) on rows
-    drawn with replacement. All contenders get the same rows in one draw, so differences of draws are paired.
+    """Score every contender by every measure, on the rows and on rows drawn with replacement.
+
+    `contenders` has the scores (n, c) of each contender by name; `y` (n,) are the classes. The result has, for each
+    measure and contender, the value on the rows and the values (draws,) on the resampled rows. All contenders use the
+    same rows in one draw, so differences of draws are paired.
 
     - `accuracy`, and `top5` and so on for each of `top`: in [0, 1], higher is better; chance is the share of the class
       that is always predicted.
     - `balanced_accuracy`: the mean over classes of the recall; chance 1 / c. Brodersen et al. 2010, "The Balanced
       Accuracy and its Posterior Distribution".
     - `auroc`: the mean over classes of the probability that a row of the class has a higher margin (see `margins`) than
-      a row of another, a tie counting half; chance 1/2. Hand and Till 2001 for one class against the rest.
+      a row of another class, where a tie counts half; chance 1/2. Hand and Till 2001 for one class against the rest.
 
-    Classes that do not occur in y, or not in a draw, are left out of means over classes; a draw of one class alone has
-    no AUROC (NaN). O(draws · n · c) time. Raises InputError on fewer than two classes in y.
+    Classes that do not occur in y, or not in a draw, are left out of means over classes. A draw with a single class has
+    no AUROC (NaN). O(draws · n · c) time. Raises InputError if y has fewer than two classes.
     """
     classes = np.unique(y)
     if len(classes) < 2:
-        raise InputError(f"Rows of at least two classes are needed to score; got {len(classes)} in {len(y)} rows.")
+        raise InputError(f"Scoring needs rows of at least two classes; got {len(classes)} in {len(y)} rows.")
     member = (y[:, None] == classes).astype(np.float64)
     results: dict[str, dict[str, tuple[float, np.ndarray]]] = {
         name: {} for name in ("accuracy", *(f"top{t}" for t in top), *MEASURES[1:])
     }
-    # The rows themselves, then the resampled rows.
+    # The first row of counts selects every row once; the others are the bootstrap samples.
     counts = np.concatenate(
         [np.ones((1, len(y)), dtype=np.int32), *(c.astype(np.int32) for c in resample_counts(len(y), draws, seed))]
     )
@@ -74,7 +78,7 @@ def evaluate(
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of the finite values; NaN where there are none."""
+    """Return the mean of the finite values, or NaN if there are none."""
     finite = np.isfinite(values)
     count = finite.sum(axis)
     return np.where(finite, values, 0.0).sum(axis) / np.where(count > 0, count, np.nan)
@@ -85,10 +89,10 @@ def _value_and_draws(values: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _auroc(scores: np.ndarray, positive: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The AUROC of one class for each row of counts (draws, n); NaN where it has no row of the class, or only such."""
+    """Return the AUROC of one class for each row of `counts` (draws, n); NaN if no row or every row is of the class."""
     order = np.argsort(scores, kind="stable")
     ascending, positive = scores[order], positive[order]
-    starts = np.flatnonzero(np.r_[True, ascending[1:] > ascending[:-1]])  # of each group of equal scores
+    starts = np.flatnonzero(np.r_[True, ascending[1:] > ascending[:-1]])  # first position of each group of equal scores
     parts = []
     for weights in np.array_split(counts, max(1, counts.size // CELLS)):
         weights = weights[:, order]

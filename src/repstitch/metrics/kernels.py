@@ -1,4 +1,4 @@
-"""Metrics of the two n × n similarity matrices: linear ones from d × d products."""
+"""Metrics that compare the n × n similarity matrices of two spaces. The linear ones need only d × d products."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from repstitch.metrics.moments import BATCH_ROWS, add_gram
 from repstitch.metrics.neighbours import unit
 from repstitch.precision import exact_products
 
-WIDE = 128
-FEW_PRODUCTS = 2**30  # that a processor takes in float64 without being noticed
-DENSE_ROWS = 30_000  # above this a kernel would take more than 3.6 GB
-CELLS = 2**24
+WIDE = 128  # spaces with more dimensions are permuted in their leading directions only
+FEW_PRODUCTS = 2**30  # up to this many multiplications, float64 costs no noticeable time
+DENSE_ROWS = 30_000  # above this, one kernel would take more than 3.6 GB
+CELLS = 2**24  # elements of the permuted rows in memory at once
 
 # --- linear kernels ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Centred:
-    """Centred rows (n, d) of one space, scaled to a mean square length of one: what linear CKA needs of it.
+    """The centred rows (n, d) of one space, scaled to a mean square length of one: the input of linear CKA.
 
-    float64 where there are few products to take, else float32; sums are float64 in both.
+    The rows are float64 if there are few products to compute, else float32. Sums are float64 in both cases.
     """
 
     rows: Tensor
@@ -57,40 +57,43 @@ class Centred:
 
     @cached_property
     def squared_norm_parts(self) -> Tensor:
-        """Each row's part (n,) of ‖X Xᵀ‖²."""
+        """Contribution (n,) of each row to ‖X Xᵀ‖²."""
         return _parts(self.rows, self.gram, self.rows)
 
     @cached_property
     def unbiased_self_hsic(self) -> float:
-        """Song's unbiased HSIC of the space with itself, times n(n − 3); InputError where it is not above 0."""
+        """Song's unbiased HSIC of the space with itself, times n(n − 3). Raises InputError unless it is above 0."""
         return checked_self_hsic(self.norm**2 + float(_diagonal(self, self).sum()), float(self.squares.sum()))
 
     @cached_property
     def leading(self) -> Tensor:
-        """Rows (n, r), float32, in the principal directions that make up all but a thousandth of ‖X Xᵀ‖²; ‖X‖ = 1."""
-        X = self.rows.float() / len(self.rows) ** 0.5  # fourth powers of the rows' size must fit float32
+        """Rows (n, r), float32, scaled to ‖X‖ = 1 and projected on the leading principal directions.
+
+        These directions account for all but a thousandth of ‖X Xᵀ‖². Up to 128 dimensions, all directions are kept.
+        """
+        X = self.rows.float() / len(self.rows) ** 0.5  # so that fourth powers of the rows' lengths fit float32
         if X.shape[1] > WIDE:
             values, vectors = torch.linalg.eigh(self.gram.float())
-            squares = values.clamp(min=0).square().cumsum(0)  # ascending, so the sum is over the smallest
+            squares = values.clamp(min=0).square().cumsum(0)  # eigenvalues are ascending: sums of the smallest
             X = X @ vectors[:, squares > 1e-3 * squares[-1]]
         return X
 
 
 def cka(X: MatrixLike, Y: MatrixLike) -> float:
-    """Linear CKA: ‖Xcᵀ Yc‖² / (‖Xcᵀ Xc‖ ‖Ycᵀ Yc‖).
+    """Linear centred kernel alignment: ‖Xcᵀ Yc‖² / (‖Xcᵀ Xc‖ ‖Ycᵀ Yc‖), with Xc and Yc the centred rows.
 
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Biased: unrelated spaces score far
-    above 0 when d is not much below n (use `cka_unbiased`). Rotation, scale and translation do not matter. O(n d²)
-    time, O(n d) memory. Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
+    above 0 if d is not much below n (use `cka_unbiased`). Invariant to rotation, scale and translation. O(n d²) time,
+    O(n d) memory. Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
     """
     return compare_cka(*_centred_pair(X, Y, 2))
 
 
 def cka_unbiased(X: MatrixLike, Y: MatrixLike) -> float:
-    """Linear CKA with the unbiased estimate of HSIC in all three places.
+    """Linear CKA with the unbiased estimate of HSIC in the numerator and in both terms of the denominator.
 
-    X is (n, d_x), Y is (n, d_y), rows matched, n ≥ 4. At most 1, higher is more aligned, 0 on average for unrelated
-    spaces, whatever d and n. Rotation, scale and translation do not matter. O(n d²) time, O(n d) memory. Song et al.
+    X is (n, d_x), Y is (n, d_y), rows matched, n ≥ 4. At most 1, higher is more aligned; 0 on average for unrelated
+    spaces, for any d and n. Invariant to rotation, scale and translation. O(n d²) time, O(n d) memory. Song et al.
     2012, "Feature Selection via Dependence Maximization"; Nguyen et al. 2021, "Do Wide and Deep Networks Learn the
     Same Things?".
     """
@@ -98,14 +101,14 @@ def cka_unbiased(X: MatrixLike, Y: MatrixLike) -> float:
 
 
 def centred(X: Tensor, k: int = 10, name: str = "X") -> Centred:
-    """Prepare rows (n, d) for `cka` and `cka_unbiased`; InputError where they are not finite or do not vary."""
+    """Prepare rows (n, d) for `cka` and `cka_unbiased`. Raises InputError if they are not finite or do not vary."""
     rounding = torch.finfo(torch.promote_types(X.dtype, torch.float32)).eps
     X = X.double() if X.numel() * X.shape[1] <= FEW_PRODUCTS else X.float()
     size = float(torch.linalg.vector_norm(X, dim=1, dtype=torch.float64).max()) if X.numel() else 0.0
     X = X - X.mean(0, dtype=torch.float64).to(X)
     spread = torch.linalg.vector_norm(X, dtype=torch.float64) / len(X) ** 0.5
     if not bool(torch.isfinite(spread)):
-        raise InputError(f"`{name}` must be finite; it holds NaN or Inf.")
+        raise InputError(f"`{name}` must be finite; it contains NaN or Inf.")
     check_vary(float(spread), size, max(rounding, 1e-12), name)
     return Centred(X / spread.to(X))
 
@@ -138,11 +141,12 @@ def influence_cka_unbiased(x: Centred, y: Centred) -> Tensor:
 
 @exact_products()
 def draws_cka(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
-    """`cka` of each pair with the second's rows in each order: (pairs, K).
+    """Return `cka` of each pair with the rows of the second space in each order: (pairs, K).
 
-    Of spaces wider than 128 dimensions each draw keeps the principal directions that make up all but a thousandth of
-    the kernel's squared norm, to which the null's variance is proportional: its spread is right to a thousandth, in a
-    fraction of the time. What the other directions add is known exactly on average: tr K tr L / (n − 1).
+    If a space has more than 128 dimensions, the draws use only the principal directions that account for all but a
+    thousandth of the kernel's squared norm. This takes a fraction of the time. The variance of the null is proportional
+    to the squared norm, so the spread of the null is correct to a thousandth. The mean contribution of the other
+    directions is added. It is exact, because the mean over all permutations is tr K tr L / (n − 1).
     """
     draws = []
     for i, j in pairs:
@@ -155,7 +159,10 @@ def draws_cka(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], order
 
 @exact_products()
 def draws_cka_unbiased(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
-    """`cka_unbiased` of each pair with the second's rows in each order: (pairs, K), in the same leading directions."""
+    """Return `cka_unbiased` of each pair with the rows of the second space in each order: (pairs, K).
+
+    The draws use the same leading directions as `draws_cka`.
+    """
     draws = []
     for i, j in pairs:
         x, y = spaces[i], spaces[j]
@@ -169,7 +176,7 @@ def draws_cka_unbiased(spaces: Sequence[Centred], pairs: Sequence[tuple[int, int
 
 
 def _permuted_products(x: Centred, y: Centred, orders: Tensor) -> np.ndarray:
-    """‖Xᵀ Y[order]‖² in the leading directions, for each order: (K,)."""
+    """Return ‖Xᵀ Y[order]‖² in the leading directions for each order: (K,)."""
     left, right = x.leading.T, y.leading
     at_once = max(1, CELLS // right.numel())
     parts = [(left @ right[part]).square().sum((1, 2)) for part in orders.split(at_once)]
@@ -177,7 +184,7 @@ def _permuted_products(x: Centred, y: Centred, orders: Tensor) -> np.ndarray:
 
 
 def _unbiased_hsic(X: Tensor) -> float:
-    """Song's unbiased HSIC of centred rows X (n, d) with themselves, times n(n − 3)."""
+    """Return Song's unbiased HSIC of centred rows X (n, d) with themselves, times n(n − 3)."""
     X = X.double()
     squares = X.square().sum(1)
     return float((X.T @ X).square().sum() + _diagonal_of(squares, squares).sum())
@@ -185,7 +192,7 @@ def _unbiased_hsic(X: Tensor) -> float:
 
 @exact_products()
 def _product(x: Centred, y: Centred) -> Tensor:
-    """Xᵀ Y (d_x, d_y), float64."""
+    """Return Xᵀ Y (d_x, d_y), float64."""
     X, Y = x.rows, y.rows
     if X.dtype == Y.dtype == torch.float64:
         return X.T @ Y
@@ -195,13 +202,13 @@ def _product(x: Centred, y: Centred) -> Tensor:
 
 
 def _product_parts(x: Centred, y: Centred) -> Tensor:
-    """Each row's part (n,) of ‖Xᵀ Y‖²."""
+    """Return the contribution (n,) of each row to ‖Xᵀ Y‖²."""
     return _parts(x.rows, _product(x, y), y.rows)
 
 
 @exact_products()
 def _parts(x: Tensor, between: Tensor, y: Tensor) -> Tensor:
-    """xᵢ · between · yᵢ for each row (n,)."""
+    """Return xᵢ · between · yᵢ for each row i: (n,)."""
     return ((x @ between.to(x)) * y).sum(1, dtype=torch.float64)
 
 
@@ -210,11 +217,12 @@ def _diagonal(x: Centred, y: Centred) -> Tensor:
 
 
 def _diagonal_of(k: Tensor, m: Tensor) -> Tensor:
-    """What turns each row's part of ‖XᵀY‖² into its part of Song's unbiased HSIC, times n(n − 3): (n,).
+    """Return the terms (n,) that turn each row's part of ‖XᵀY‖² into its part of Song's unbiased HSIC, times n(n − 3).
 
-    With K̃ the kernel XXᵀ with its diagonal set to zero, that is tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1.
-    Rows are centred, which leaves the value as it is and keeps the terms small: a row of K̃ then sums to minus its
-    diagonal, so only the diagonals `k` and `m` (n,) are needed.
+    With K̃ the kernel XXᵀ with its diagonal set to zero, and L̃ that of Y, n(n − 3) times the unbiased HSIC is
+    tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1. Centring the rows does not change its value and keeps the terms
+    small. With centred rows, row i of K̃ sums to −‖xᵢ‖², so only the diagonals `k` and `m` (n,) of XXᵀ and YYᵀ are
+    needed.
     """
     n = len(k)
     return k * m.sum() / ((n - 1) * (n - 2)) - k * m * n / (n - 2)
@@ -225,7 +233,10 @@ def _diagonal_of(k: Tensor, m: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A symmetric matrix (n, n), float32, centred and at norm one: the score of two spaces is its inner product."""
+    """A symmetric kernel matrix (n, n), float32, centred and scaled to norm one.
+
+    The score of two spaces is the inner product of their kernels.
+    """
 
     matrix: Tensor
 
@@ -234,11 +245,11 @@ class Kernel:
 
 
 def cka_rbf(X: MatrixLike, Y: MatrixLike) -> float:
-    """CKA of Gaussian kernels exp(−‖x_i − x_j‖² / 2σ²), σ the median distance between two different rows.
+    """CKA of Gaussian kernels exp(−‖x_i − x_j‖² / 2σ²), with σ the median distance between two different rows.
 
-    Score ⟨HKH, HLH⟩ / (‖HKH‖ ‖HLH‖), with H the centring matrix. X is (n, d_x), Y is (n, d_y), rows matched. In
-    [0, 1], higher is more aligned. Biased as `cka` is: unrelated wide spaces score far above 0. Rotation, scale and
-    translation do not matter. O(n² d) time, O(n²) memory, so at most 30,000 rows. Kornblith et al. 2019, "Similarity of
+    The score is ⟨HKH, HLH⟩ / (‖HKH‖ ‖HLH‖), with H the centring matrix. X is (n, d_x), Y is (n, d_y), rows matched. In
+    [0, 1], higher is more aligned. Biased like `cka`: unrelated wide spaces score far above 0. Invariant to rotation,
+    scale and translation. O(n² d) time, O(n²) memory, so at most 30,000 rows. Kornblith et al. 2019, "Similarity of
     Neural Network Representations Revisited".
     """
     x, y = matched_matrices(X, Y, 2)
@@ -248,9 +259,10 @@ def cka_rbf(X: MatrixLike, Y: MatrixLike) -> float:
 def rsa(X: MatrixLike, Y: MatrixLike) -> float:
     """Spearman's rank correlation of the two spaces' cosine similarities over all pairs of rows.
 
-    X is (n, d_x), Y is (n, d_y), rows matched; ties have their mean rank. In [−1, 1], higher is more aligned, 0 on
-    average for unrelated spaces. By cosine: rotation and row scale do not matter, centring does. O(n² (d + log n))
-    time, O(n²) memory, so at most 30,000 rows. Kriegeskorte et al. 2008, "Representational Similarity Analysis".
+    X is (n, d_x), Y is (n, d_y), rows matched; ties get their mean rank. In [−1, 1], higher is more aligned; 0 on
+    average for unrelated spaces. Uses cosine: invariant to rotation and row scale, but not to centring.
+    O(n² (d + log n)) time, O(n²) memory, so at most 30,000 rows. Kriegeskorte et al. 2008, "Representational Similarity
+    Analysis".
     """
     x, y = matched_matrices(X, Y, 3)
     return compare_kernels(similarity_ranks(x, name="X"), similarity_ranks(y, name="Y"))
@@ -263,7 +275,7 @@ def gaussian_kernel(X: Tensor, k: int = 10, name: str = "X") -> Kernel:
     n = len(rows)
     squares = rows.square().sum(1)
     apart = (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=0)
-    apart.fill_diagonal_(torch.inf)  # sorted to the end, so that the middle is that of the others
+    apart.fill_diagonal_(torch.inf)  # the diagonal sorts to the end, so the median is that of the other elements
     pairs = n * (n - 1)
     middle = np.partition(apart.cpu().numpy().ravel(), [pairs // 2 - 1, pairs // 2])[pairs // 2 - 1 : pairs // 2 + 1]
     width = float(np.sqrt(middle).mean())
@@ -283,11 +295,11 @@ def similarity_ranks(X: Tensor, k: int = 10, name: str = "X") -> Kernel:
     V = X.double()
     V = V / torch.linalg.vector_norm(V, dim=1, keepdim=True)
     upper = torch.triu_indices(len(U), len(U), 1, device=U.device).unbind()
-    # In float64, for in a narrow cone float32 knows few ranks; less its last digits, which would part what is equal.
+    # float64, because float32 has few distinct ranks in a narrow cone. Rounding keeps equal similarities equal.
     similar = ((V @ V.T)[upper] * 2**40).round_()
     _, kind, count = torch.unique(similar, return_inverse=True, return_counts=True)
     if len(count) == 1:
-        raise InputError(f"`{name}` must vary; all its rows are as similar to one another.")
+        raise InputError(f"`{name}` must vary; all pairs of its rows are equally similar.")
     last = count.cumsum(0).double()
     ranks = (last - (count - 1) / 2)[kind]
     ranks = ranks - ranks.mean()
@@ -310,16 +322,16 @@ def permute_kernel(space: Kernel, order: Tensor) -> Kernel:
     return Kernel(space.matrix[order][:, order])
 
 
-# --- what all of them need --------------------------------------------------------------------------------------------
+# --- shared by several metrics ----------------------------------------------------------------------------------------
 
 
 def influence_of_ratio(both: Tensor, left: Tensor, right: Tensor, degree: int) -> Tensor:
-    """For the score Σ both / √(Σ left Σ right), values (n,) whose mean is the score and whose spread is √n times its
-    standard error.
+    """Return values (n,) for the score Σ both / √(Σ left Σ right), whose mean is the score.
 
-    Each row's value is the score and n times the score's derivative with respect to that row's weight; `degree` is how
-    often a row enters each sum: twice as one of a pair of rows, once where the other row is a fixed neighbour. Huber
-    1981, "Robust Statistics" (the infinitesimal jackknife).
+    Their standard deviation is √n times the standard error of the score. The value of a row is the score plus n times
+    the derivative of the score with respect to the weight of that row. `degree` is how often a row enters each sum: 2
+    if the sum is over pairs of rows, 1 if the other row of each pair is a fixed neighbour. Huber 1981, "Robust
+    Statistics" (the infinitesimal jackknife).
     """
     norm = (left.sum() * right.sum()).sqrt()
     score = both.sum() / norm
@@ -328,23 +340,28 @@ def influence_of_ratio(both: Tensor, left: Tensor, right: Tensor, degree: int) -
 
 
 def checked_self_hsic(hsic: float, trace: float) -> float:
-    """A space's unbiased HSIC with itself, times n(n − 3); InputError unless it is above 0, relative to `trace`²."""
+    """Return `hsic`, the unbiased HSIC of a space with itself. Raises InputError unless it is above 1e-12 `trace`²."""
     if hsic <= 1e-12 * trace**2:
-        raise InputError("Unbiased CKA is not defined for so few rows of so little spread; give more rows.")
+        raise InputError(
+            "Unbiased CKA is not defined for a space whose unbiased HSIC with itself is not above 0; give more rows."
+        )
     return hsic
 
 
 def check_vary(spread: float, size: float, rounding: float, name: str) -> None:
-    """Refuse rows of length up to `size` whose distance from their mean, `spread`, is no more than their rounding."""
+    """Raise InputError if rows do not vary.
+
+    That is, if `spread`, their distance from their mean, is no larger than the rounding of rows of length `size`.
+    """
     if not spread > 4 * rounding * size:
-        raise InputError(f"`{name}` must vary; all its rows are the same, but for rounding.")
+        raise InputError(f"`{name}` must vary; all its rows are the same up to rounding.")
 
 
 def check_dense(n: int, name: str) -> None:
-    """Refuse rows whose n × n matrix would not fit."""
+    """Raise InputError if there are too many rows for an n × n matrix."""
     if n > DENSE_ROWS:
         raise InputError(
-            f"`{name}` must have at most {DENSE_ROWS:,} rows for a metric of all pairs of rows; got {n:,}."
+            f"`{name}` must have at most {DENSE_ROWS:,} rows for a metric that compares all pairs of rows; got {n:,}."
         )
 
 

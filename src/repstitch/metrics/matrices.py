@@ -1,4 +1,4 @@
-"""The matrices and positions that public metrics accept: NumPy, torch or lists, converted once to tensors."""
+"""Conversion of the arguments of public metrics (NumPy arrays, torch tensors or lists) to tensors."""
 
 import numpy as np
 import torch
@@ -8,28 +8,28 @@ from torch import Tensor
 from repstitch.arguments import check_unmasked
 from repstitch.errors import InputError, one_line
 
-MatrixLike = Tensor | ArrayLike  # rows (n, d): a tensor, an array, or what NumPy makes an array of
+MatrixLike = Tensor | ArrayLike  # rows (n, d): a tensor, an array, or anything that NumPy converts to one
 
 
 def as_matrix(values: MatrixLike, name: str) -> Tensor:
-    """The rows (n, d) as a floating-point tensor; `name` is what the message calls them.
+    """Return rows (n, d) as a floating-point tensor. `name` is the argument in error messages.
 
-    Floats keep their precision (long doubles become float64), integers and booleans become float64. A tensor of floats
-    is returned as it is. Raises InputError on anything but a matrix of numbers, and on a masked array.
+    Floats keep their precision (long doubles become float64); integers and booleans become float64. A float tensor is
+    not copied. Raises InputError on anything but a matrix of real numbers, and on a masked array.
     """
     matrix = values.detach() if isinstance(values, Tensor) else torch.from_numpy(_as_array(values, name))
     if matrix.ndim != 2:
         raise InputError(f"`{name}` must be a matrix (n, d), one row per item; got shape {tuple(matrix.shape)}.")
     if matrix.is_complex():
-        raise InputError(f"`{name}` must hold real numbers; got {matrix.dtype}.")
+        raise InputError(f"`{name}` must contain real numbers; got {matrix.dtype}.")
     return matrix if matrix.is_floating_point() else matrix.double()
 
 
 def as_positions(values: Tensor | ArrayLike, name: str, lists: bool = False) -> Tensor:
-    """Ranks or positions as a tensor of integers; floats are converted where they are whole.
+    """Return ranks or positions as an integer tensor. Floats are accepted if they are whole numbers.
 
-    `lists` asks for the shape (n, k). Raises InputError on anything but whole numbers; `name` is what the message calls
-    the values.
+    `name` is the argument in error messages. Raises InputError on anything but whole numbers and, if `lists` is True,
+    on any shape but (n, k).
     """
     if not isinstance(values, Tensor):
         array = _plain_array(values, name, "whole numbers")
@@ -38,33 +38,36 @@ def as_positions(values: Tensor | ArrayLike, name: str, lists: bool = False) -> 
         raise InputError(f"`{name}` must be whole numbers; got {values.dtype}.")
     integers = values.detach().long()
     if values.is_floating_point() and not bool((integers == values).all()):
-        raise InputError(f"`{name}` must be whole numbers; some of these are not.")
+        raise InputError(f"`{name}` must be whole numbers; some have a fraction or are not finite.")
     if lists and integers.ndim != 2:
-        raise InputError(f"`{name}` must be lists (n, k), one a query; got shape {tuple(integers.shape)}.")
+        raise InputError(f"`{name}` must be lists (n, k), one per query; got shape {tuple(integers.shape)}.")
     return integers
 
 
 def matched_matrices(X: MatrixLike, Y: MatrixLike, least: int) -> tuple[Tensor, Tensor]:
-    """Rows X (n, d_x) and Y (n, d_y) as tensors; InputError unless both have as many, and at least `least`."""
+    """Return matched rows X (n, d_x) and Y (n, d_y) as tensors.
+
+    Raises InputError unless both have the same number of rows, and at least `least`.
+    """
     x, y = as_matrix(X, "X"), as_matrix(Y, "Y")
     check_rows(len(x), len(y), least)
     return x, y
 
 
 def check_rows(n: int, m: int, least: int) -> None:
-    """Refuse rows that do not match or are too few."""
+    """Raise InputError unless the numbers of rows n and m are equal and at least `least`."""
     if n != m or n < least:
-        raise InputError(f"`X` and `Y` must have as many rows, at least {least}; got {n} and {m}.")
+        raise InputError(f"`X` and `Y` must have the same number of rows, at least {least}; got {n} and {m}.")
 
 
 def _as_array(values: ArrayLike, name: str) -> np.ndarray:
     array = _plain_array(values, name, "a matrix of numbers (n, d)")
     precise = array.dtype.newbyteorder("=") if array.dtype.kind == "f" and array.dtype.itemsize <= 8 else np.float64
-    return np.require(array, precise, ("C", "W"))  # torch warns of arrays that cannot be written to
+    return np.require(array, precise, ("C", "W"))  # torch warns about read-only arrays
 
 
 def _plain_array(values: ArrayLike, name: str, expected: str) -> np.ndarray:
-    """The values as an array of numbers; InputError, which says what was `expected`, where they are something else."""
+    """Return the values as an array of numbers. Raises InputError, which states what is `expected`, otherwise."""
     check_unmasked(values, f"`{name}`")
     try:
         array = np.asarray(values)

@@ -1,8 +1,8 @@
-"""Moments of paired rows: the sums from which everything closed-form is solved.
+"""Moments of paired rows: the sums from which all closed-form maps are solved.
 
-Sums of a batch are taken in float32 about the batch's mean, so that nothing large cancels, and added up in float64.
-Moments of parts add up to the moments of the whole, so fitting streams, runs in O(d²) memory for any number of rows,
-and distributes as a sum.
+The sums of a batch are computed in float32 about the mean of the batch, which avoids cancellation, and added up in
+float64. The moments of parts add up to the moments of the whole. So fitting can read a stream of batches, needs O(d²)
+memory for any number of rows, and can be distributed.
 """
 
 from collections.abc import Iterable
@@ -59,13 +59,13 @@ class Moments:
 
     @property
     def cov_yy(self) -> Tensor:
-        """Covariance of the target rows (d_target, d_target), divided by n; InputError when it was left out."""
+        """Covariance of the target rows (d_target, d_target), divided by n. Raises InputError if `yy` was left out."""
         if self.yy is None:
-            raise InputError("These moments were taken without `yy`; take them again with `yy=True`.")
+            raise InputError("These moments were computed without `yy`; compute them again with `yy=True`.")
         return self.yy / self.n - torch.outer(self.y_sum, self.y_sum) / self.n**2
 
     def about(self, x_origin: Tensor, y_origin: Tensor) -> "Moments":
-        """The same moments, their sums taken about other points."""
+        """Return the same moments with their sums about other origins."""
         x_shift, y_shift = self.x_origin - x_origin, self.y_origin - y_origin
         return Moments(
             self.n,
@@ -79,10 +79,10 @@ class Moments:
         )
 
     def __add__(self, other: "Moments") -> "Moments":
-        """The moments of both sets of pairs together."""
+        """Return the moments of both sets of pairs together."""
         if self.xy.shape != other.xy.shape or (self.yy is None) != (other.yy is None):
             raise InputError(
-                f"Moments add up when both are of the same two spaces; got {tuple(self.xy.shape)} and "
+                f"Only moments of the same two spaces can be added; got {tuple(self.xy.shape)} and "
                 f"{tuple(other.xy.shape)}{'' if (self.yy is None) == (other.yy is None) else ', one without `yy`'}."
             )
         other = other.about(self.x_origin, self.y_origin)
@@ -99,22 +99,23 @@ class Moments:
 
 
 def _moved(products: Tensor, u_sum: Tensor, v_sum: Tensor, u_shift: Tensor, v_shift: Tensor, n: int) -> Tensor:
-    """Σ(u + u_shift)ᵀ(v + v_shift) from Σuᵀv, Σu and Σv."""
+    """Return Σ(u + u_shift)ᵀ(v + v_shift) from Σuᵀv, Σu and Σv."""
     return products + torch.outer(u_sum, v_shift) + torch.outer(u_shift, v_sum) + n * torch.outer(u_shift, v_shift)
 
 
 def moments(batches: Iterable[tuple[Any, Any]] | tuple[Any, Any], yy: bool = True) -> Moments:
-    """Moments of pairs (X, Y), one tuple of matrices or a stream of them: (n, d_source) and (n, d_target) each.
+    """Return the moments of pairs of rows.
 
-    NumPy or torch, any float type, on any device. Reads the stream once; holds one batch of at most 16,384 rows and the
-    sums. Raises InputError when the rows do not match, hold NaN or Inf, or there are none.
+    `batches` is one tuple of matrices X (n, d_source) and Y (n, d_target), or a stream of such tuples. They can be
+    NumPy or torch, of any float type, on any device. The stream is read once. Only the sums and one batch of at most
+    16,384 rows are in memory. Raises InputError if the rows do not match or contain NaN or Inf, or if there are none.
     """
     total: _Sums | None = None
     stream = cast(Iterable[tuple[Any, Any]], [batches] if isinstance(batches, tuple) else batches)
     for X, Y in stream:
         if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
             raise InputError(
-                f"`X` and `Y` must be matrices of as many rows; got {tuple(X.shape)} and {tuple(Y.shape)}."
+                f"`X` and `Y` must be matrices with the same number of rows; got {tuple(X.shape)} and {tuple(Y.shape)}."
             )
         for at in range(0, len(X), BATCH_ROWS):
             x, y = (_rows(side[at : at + BATCH_ROWS]) for side in (X, Y))
@@ -122,12 +123,12 @@ def moments(batches: Iterable[tuple[Any, Any]] | tuple[Any, Any], yy: bool = Tru
                 total = _Sums(x, y, yy)
             total.add(x, y)
     if total is None:
-        raise InputError("There are no pairs to take moments of.")
+        raise InputError("Moments need at least one pair of rows; got no pairs.")
     return total.result()
 
 
 class _Sums:
-    """Running sums, updated in place, so that the products are nearly all of a batch's cost."""
+    """Running sums. They are updated in place, so that nearly all of the cost of a batch is its matrix products."""
 
     def __init__(self, x: Tensor, y: Tensor, yy: bool):
         self.x_origin, self.y_origin = x.mean(0), y.mean(0)
@@ -141,14 +142,16 @@ class _Sums:
     @exact_products()
     def add(self, x: Tensor, y: Tensor) -> None:
         if (x.shape[1], y.shape[1]) != tuple(self.xy.shape):
-            raise InputError(f"Batches must keep their widths {tuple(self.xy.shape)}; got {(x.shape[1], y.shape[1])}.")
+            raise InputError(
+                f"All batches must have the widths {tuple(self.xy.shape)}; got {(x.shape[1], y.shape[1])}."
+            )
         x_mean, y_mean = x.mean(0), y.mean(0)
         u, v = self._centred(x, x_mean, 0), self._centred(y, y_mean, 1)
         add_gram(self.xx, u)
         self.xy += u.T @ v
         if self.yy is not None:
             add_gram(self.yy, v)
-        # From about the batch's mean to about the origin: Σ(u + a)ᵀ(v + b) = Σuᵀv + (Σu + n a)ᵀb + aᵀΣv.
+        # Move the sums from the batch's mean to the origin: Σ(u + a)ᵀ(v + b) = Σuᵀv + (Σu + n a)ᵀb + aᵀΣv.
         a, b = x_mean.double() - self.x_origin.double(), y_mean.double() - self.y_origin.double()
         u_sum, v_sum = u.sum(0).double(), v.sum(0).double()
         x_sum, y_sum = u_sum + len(u) * a, v_sum + len(v) * b
@@ -161,18 +164,18 @@ class _Sums:
         self.y_sum += y_sum
 
     def _centred(self, rows: Tensor, mean: Tensor, side: int) -> Tensor:
-        """Rows about their mean, in a buffer reused from batch to batch: fresh memory costs as much as the products."""
+        """Return the rows minus their mean, in a reused buffer. A new one would cost as much time as the products."""
         buffer = self.buffers[side]
         if buffer is None or len(buffer) < len(rows):
             buffer = self.buffers[side] = torch.empty_like(rows, memory_format=torch.contiguous_format)
         return torch.sub(rows, mean, out=buffer[: len(rows)])
 
     def result(self) -> Moments:
-        # A NaN or Inf in any row reaches the sums, so one check at the end replaces one at every row.
+        # A NaN or Inf in any row reaches the sums, so one check at the end is enough.
         if not (torch.isfinite(self.x_sum).all() and torch.isfinite(self.y_sum).all()):
-            raise InputError("The pairs must be finite; they hold NaN or Inf. Leave those rows out first.")
+            raise InputError("The pairs must be finite; they contain NaN or Inf. Remove those rows first.")
         if not all(torch.isfinite(m.diagonal()).all() for m in (self.xx, self.yy) if m is not None):
-            raise InputError("The pairs must be small enough to square in float32; they are not. Scale the rows down.")
+            raise InputError("The squares of the pairs must fit float32; they overflow. Scale the rows down.")
         return Moments(
             self.n,
             self.x_origin.double(),
@@ -186,13 +189,13 @@ class _Sums:
 
 
 def _mirrored(upper: Tensor) -> Tensor:
-    """The symmetric matrix whose upper triangle this is."""
+    """Return the symmetric matrix with this upper triangle."""
     return torch.triu(upper) + torch.triu(upper, 1).T
 
 
 @exact_products()
 def add_gram(total: Tensor, rows: Tensor) -> None:
-    """Add rowsᵀrows to the upper triangle of `total` by blocks of columns; the lower half is never computed."""
+    """Add rowsᵀrows to the upper triangle of `total`, by blocks of columns. Blocks below the diagonal are skipped."""
     width = rows.shape[1]
     step = max(256, -(-width // 4))
     for at in range(0, width, step):

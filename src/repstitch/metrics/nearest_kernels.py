@@ -1,4 +1,4 @@
-"""Kernel alignment on the pairs of rows that are neighbours, from neighbour graphs alone."""
+"""Kernel alignment restricted to pairs of rows that are neighbours, computed from neighbour graphs."""
 
 from collections.abc import Sequence
 
@@ -16,24 +16,25 @@ from repstitch.metrics.null import permute_graph, shared_weight
 def cknna(X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
     """Centred kernel nearest-neighbour alignment: CKA on the pairs of rows that are neighbours in both spaces.
 
-    With K the cosine kernel less its row means, K_ij = ⟨x_i, x_j⟩ − mean_l ⟨x_i, x_l⟩, and L likewise: the sum of
-    K_ij L_ij over j ∈ N_x(i) ∩ N_y(i), over the root of the same sums of K² over N_x and of L² over N_y. X is
-    (n, d_x), Y is (n, d_y), rows matched. In [0, 1] in practice, higher is more aligned; unrelated spaces score about
-    k / (n − 1). By cosine: rotation and row scale do not matter, centring does. O(n² d) time, O(n k) memory. Huh et al.
-    2024, "The Platonic Representation Hypothesis", appendix.
+    K is the cosine kernel minus its row means, K_ij = ⟨x_i, x_j⟩ − mean_l ⟨x_i, x_l⟩, and L is the same for Y. The
+    score is the sum of K_ij L_ij over j ∈ N_x(i) ∩ N_y(i), divided by the square root of the product of ΣK_ij² over N_x
+    and ΣL_ij² over N_y. X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1] in practice, higher is more aligned;
+    unrelated spaces score about k / (n − 1). Uses cosine: invariant to rotation and row scale, but not to centring.
+    O(n² d) time, O(n k) memory. Huh et al. 2024, "The Platonic Representation Hypothesis", appendix.
     """
     return compare_cknna(*_graphs(X, Y, k))
 
 
 def cknna_released(X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
-    """CKNNA as the paper's released code computes it: kernels that are masked but not centred.
+    """CKNNA as the paper's released code computes it: the kernels are masked but not centred.
 
-    Song's unbiased HSIC of the cosine kernels masked by N_x(i) ∩ N_y(i), over the root of the same of each space with
-    its own lists. Kept to compare with published figures; `cknna` is what the paper defines. X is (n, d_x), Y is
-    (n, d_y), rows matched, n ≥ 4. Higher is more aligned, 1 for a space with itself; about k / (n − 1) for unrelated
-    spaces, but no bound holds it: with a few dozen rows it can exceed 1. A space whose own term is not above 0 is
-    refused. By cosine: rotation and row scale do not matter, centring does. O(n² d) time, O(n k) memory. Huh et al.
-    2024, "The Platonic Representation Hypothesis", code; without its 1e-6 in the denominator.
+    The score is Song's unbiased HSIC of the cosine kernels, masked by N_x(i) ∩ N_y(i), divided by the square root of
+    the product of each space's HSIC with itself, masked by its own lists. It is for comparison with published figures;
+    `cknna` follows the definition in the paper. X is (n, d_x), Y is (n, d_y), rows matched, n ≥ 4. Higher is more
+    aligned: 1 for a space with itself, about k / (n − 1) for unrelated spaces. It has no upper bound and can exceed 1
+    with a few dozen rows. Uses cosine: invariant to rotation and row scale, but not to centring. Raises InputError if a
+    space's HSIC with itself is not above 0. O(n² d) time, O(n k) memory. Huh et al. 2024, "The Platonic Representation
+    Hypothesis", code, without the 1e-6 in its denominator.
     """
     return compare_cknna_released(*_graphs(X, Y, k))
 
@@ -51,7 +52,7 @@ def influence_cknna(x: Graph, y: Graph) -> Tensor:
 
 
 def draws_cknna(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
-    """`cknna` of each pair with the second's rows in each order: (pairs, K)."""
+    """Return `cknna` of each pair with the rows of the second space in each order: (pairs, K)."""
     weights = [_centred_weights(space) for space in spaces]
     norms = [float(w.square().sum().sqrt()) for w in weights]
     sums = shared_weight([space.neighbours for space in spaces], pairs, orders, weights)
@@ -68,7 +69,7 @@ def influence_cknna_released(x: Graph, y: Graph) -> Tensor:
 
 
 def draws_cknna_released(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int]], orders: Tensor) -> np.ndarray:
-    """`cknna_released` of each pair with the second's rows in each order: (pairs, K)."""
+    """Return `cknna_released` of each pair with the rows of the second space in each order: (pairs, K)."""
     self_hsic = {i: float(_checked_self_hsic(spaces[i]).sum()) for i in {i for pair in pairs for i in pair}}
     draws = np.empty((len(pairs), len(orders)))
     for column, order in enumerate(orders):
@@ -80,7 +81,7 @@ def draws_cknna_released(spaces: Sequence[Graph], pairs: Sequence[tuple[int, int
 
 
 def _masked_hsic(x: Graph, y: Graph) -> Tensor:
-    """Each row's part (n,) of Song's HSIC, times n(n − 3), of two kernels that are zero but on shared neighbours."""
+    """Return each row's part (n,) of Song's HSIC, times n(n − 3), of two kernels masked by shared neighbours."""
     n = len(x.neighbours)
     rows, in_x, in_y = _shared_edges(x, y)
     columns = x.neighbours[rows, in_x]
@@ -100,10 +101,12 @@ def _masked_hsic(x: Graph, y: Graph) -> Tensor:
 
 
 def _checked_self_hsic(space: Graph) -> Tensor:
-    """Each row's part (n,) of the space's HSIC with itself; InputError where that is not above 0."""
+    """Return each row's part (n,) of the space's HSIC with itself. Raises InputError unless their sum is above 0."""
     parts = _masked_hsic(space, space)
     if float(parts.sum()) <= 1e-12 * float(space.similarities.double().square().sum()):
-        raise InputError("Released CKNNA is not defined for a space whose neighbours have no similarity in common.")
+        raise InputError(
+            "Released CKNNA is not defined for a space whose masked HSIC with itself is not above 0; use `cknna`."
+        )
     return parts
 
 
@@ -112,10 +115,10 @@ def _centred_weights(space: Graph) -> Tensor:
 
 
 def _shared_edges(x: Graph, y: Graph) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows of neighbours that both graphs contain, and their places in the lists of either."""
+    """Return the edges that both graphs contain: their rows, and their places in the lists of x and of y."""
     if x.neighbours.shape != y.neighbours.shape:
         shapes = f"{tuple(x.neighbours.shape)} and {tuple(y.neighbours.shape)}"
-        raise InputError(f"Both spaces must have as many rows and neighbours; got {shapes}.")
+        raise InputError(f"Both spaces must have the same number of rows and of neighbours; got {shapes}.")
     parts, size = [], max(1, CELLS // x.k**2)
     for at in range(0, len(x.neighbours), size):
         block = slice(at, at + size)

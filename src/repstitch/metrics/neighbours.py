@@ -1,10 +1,10 @@
-"""Nearest neighbours by cosine, exact and tiled.
+"""Exact nearest neighbours by cosine, computed in tiles.
 
-Products are in float32 whatever the global settings say: coarser arithmetic changes one neighbour set in fifteen where
-rows lie in a cone. Lists are nearest first. Ties are broken in an order that depends on what the rows are, not on where
-they stand (`tie_order`): if ties went to the lower row, that row would be a hub in two unrelated spaces, and permuted
-rows would not show it. Cosines that are equal by arithmetic but not in float32 are no ties: which of them is larger is
-then rounding, and may change with the length of the rows.
+Products are in full float32, whatever the global settings are: coarser arithmetic changes one neighbour set in fifteen
+if the rows lie in a narrow cone. Lists are nearest first. Ties are broken by an order that depends on the values of the
+rows, not on their positions (`tie_order`). If ties went to the lower position, the same row would be a hub in two
+unrelated spaces, and a permutation of the rows would not reveal it. Cosines that are mathematically equal but differ in
+float32 are not ties: rounding decides which of them is larger, and the result may change with the lengths of the rows.
 """
 
 import itertools
@@ -21,23 +21,23 @@ from repstitch.metrics.matrices import MatrixLike, as_matrix
 from repstitch.precision import exact_products
 
 TILE_ROWS = 1440
-DEVICE_TILE_ROWS = 16_384  # on a CUDA device, where each tile costs some waits for it
-BLOCK = 32  # similarities of a row whose largest is looked at first
-STEP = 2.0**-23  # of float32 near 1
-SAME = (2 * STEP) ** 0.5  # unit rows no farther apart have a cosine of 1, to float32
-SKETCH = 8  # random directions that stand for all when copies are looked for
-COMPARED = 4096  # pairs of rows at once
-TREE_ROWS_ALONE = 10_000  # up to here threads take longer to start than they save
-NEAR = 4  # rows in the sketch, the row itself among them, that may be its copies
+DEVICE_TILE_ROWS = 16_384  # on a CUDA device, where each tile costs several synchronisations
+BLOCK = 32  # similarities of a row whose maximum is checked before they are read
+STEP = 2.0**-23  # spacing of float32 numbers near 1
+SAME = (2 * STEP) ** 0.5  # largest distance of unit rows whose cosine is 1 in float32
+SKETCH = 8  # random directions on which rows are projected to search for copies
+COMPARED = 4096  # pairs of rows that are compared at once
+TREE_ROWS_ALONE = 10_000  # up to this many rows, threads take longer to start than they save
+NEAR = 4  # nearest rows in the sketch, including the row itself, that are checked as copies
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The nearest neighbours of every row of one space, itself left out.
+    """The nearest neighbours of every row of one space. A row is not a neighbour of itself.
 
-    `neighbours` (n, k) are positions, nearest first; `similarities` (n, k) their cosines; `mean` (n,) each row's mean
-    cosine to all n rows, itself among them; `tied` counts rows whose k-th neighbour is no nearer, to float32, than the
-    next, so that `tie_order` chose.
+    `neighbours` (n, k) are positions, nearest first, and `similarities` (n, k) their cosines. `mean` (n,) is each row's
+    mean cosine to all n rows, including itself. `tied` counts the rows whose k-th and next neighbour are equally near
+    in float32, so that `tie_order` decided between them.
     """
 
     neighbours: Tensor
@@ -53,7 +53,7 @@ class Graph:
         return self.neighbours.shape[1]
 
     def first(self, k: int) -> "Graph":
-        """The graph of the first k ≤ `self.k` neighbours."""
+        """Return the graph of the first k ≤ `self.k` neighbours."""
         if k == self.k:
             return self
         neighbours, similarities = self.neighbours[:, :k].contiguous(), self.similarities[:, :k].contiguous()
@@ -61,29 +61,29 @@ class Graph:
         return replace(self, neighbours=neighbours, similarities=similarities, tied=tied)
 
     def to(self, device: torch.device | str) -> "Graph":
-        """The same on another device."""
+        """Return the graph with its tensors on `device`."""
         neighbours, similarities = self.neighbours.to(device), self.similarities.to(device)
         return replace(self, neighbours=neighbours, similarities=similarities, mean=self.mean.to(device))
 
 
 @exact_products()
 def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
-    """The neighbour graph of rows X (n, d), computed once for every metric, pair and permutation.
+    """Return the neighbour graph of rows X (n, d). One graph is used for all metrics, pairs and permutations.
 
-    Only tiles on and above the diagonal of U Uᵀ are computed; each serves its rows and its columns. Exact; about half
-    of n² d products, O(n k + tile²) memory besides the rows. Raises InputError unless 1 ≤ k < n, on rows without a
-    direction, and where neighbours are arbitrary because many rows repeat one another or all are equally near; `name`
-    is what the message calls X.
+    With U the rows scaled to unit length, only tiles on and above the diagonal of U Uᵀ are computed. Each tile is used
+    for its rows and for its columns. Exact; about half of n² d products, O(n k + tile²) memory in addition to the rows.
+    Raises InputError unless 1 ≤ k < n, on rows that are zero or not finite, and if the neighbours are arbitrary because
+    too many rows are repeated or all rows are equally near. `name` is the argument in error messages.
     """
     check_neighbours(k, len(X))
     U = unit(X)
     _check_spread(U, k, name)
     n, mean, order = len(U), U @ U.mean(0), tie_order(U)
     U = _whole_blocks(U, order)
-    keys = U.new_full((len(U), min(k + 1, n - 1)), EMPTY, dtype=torch.long)  # one more shows whether the k-th is tied
-    keys[n:] = _encode(U.new_tensor(torch.inf), torch.tensor(0))  # what fills the last block looks for nothing
+    keys = U.new_full((len(U), min(k + 1, n - 1)), EMPTY, dtype=torch.long)  # one more, to count ties of the k-th
+    keys[n:] = _encode(U.new_tensor(torch.inf), torch.tensor(0))  # padding rows accept no neighbours
     parts = tiles(len(U), tile_rows(U, k + 1))
-    # The diagonal first: then every row has a k-th best to compare the other tiles with.
+    # Diagonal tiles come first: every row then has a k-th best similarity, so few blocks of the other tiles are read.
     for rows, columns in (pair for far in range(len(parts)) for pair in zip(parts, parts[far:], strict=False)):
         similar = U[rows] @ U[columns].T
         similar[:, max(0, n - columns.start) :] = -torch.inf
@@ -99,25 +99,26 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
 
 @exact_products()
 def knn(queries: MatrixLike, gallery: MatrixLike, k: int = 10, exclude_self: bool = False) -> Tensor:
-    """Positions (n, k) of each query's `k` nearest gallery rows by cosine, nearest first, ties by `tie_order`.
+    """Return the positions (n, k) of each query's `k` nearest gallery rows by cosine, nearest first.
 
-    `queries` is (n, d), `gallery` (m, d). With `exclude_self`, query i is row i of the gallery, and its list leaves
-    that row out. Exact; O(n m d) time, O(n k + tile²) memory. Raises InputError on rows of unequal widths, and unless
-    1 ≤ k ≤ rows left.
+    `queries` is (n, d), `gallery` (m, d). Ties are broken by `tie_order`. With `exclude_self`, query i is row i of the
+    gallery, and its list leaves that row out. Exact; O(n m d) time, O(n k + tile²) memory. Raises InputError if the
+    numbers of columns differ, and unless `k` is at least 1 and at most the number of gallery rows (m, or m − 1 with
+    `exclude_self`).
     """
     queries, gallery = as_matrix(queries, "queries"), as_matrix(gallery, "gallery")
     if queries.shape[1] != gallery.shape[1]:
         raise InputError(
-            f"`gallery` must be in the same space as `queries`; got {tuple(queries.shape)} against "
+            f"`queries` and `gallery` must have the same number of columns; got {tuple(queries.shape)} and "
             f"{tuple(gallery.shape)}."
         )
     n_rows = len(gallery) - int(exclude_self)
     if not 1 <= check_whole(k, "`k`") <= n_rows:
-        raise InputError(f"`k` must be at least 1 and at most the number of other rows ({n_rows}); got {k}.")
+        raise InputError(f"`k` must be at least 1 and at most the number of candidate rows ({n_rows}); got {k}.")
     if exclude_self and len(queries) > len(gallery):
         raise InputError(
-            f"With `exclude_self`, every query needs a gallery row of its own; got {len(queries)} queries and "
-            f"{len(gallery)} rows."
+            f"With `exclude_self`, `gallery` must have a row for every query; got {len(queries)} queries and "
+            f"{len(gallery)} gallery rows."
         )
     Q, G = unit(queries), unit(gallery)
     order = tie_order(G)
@@ -137,7 +138,10 @@ def knn(queries: MatrixLike, gallery: MatrixLike, k: int = 10, exclude_self: boo
 
 
 def nearest(similar: Tensor, k: int) -> Tensor:
-    """Positions (n, k) of the largest of each row of `similar` (n, m), largest first, ties to the lower position."""
+    """Return the positions (n, k) of the largest values of each row of `similar` (n, m), largest first.
+
+    Ties go to the lower position.
+    """
     keys = similar.new_full((len(similar), k), EMPTY, dtype=torch.long)
     padded = torch.nn.functional.pad(similar, (0, -similar.shape[1] % BLOCK), value=-torch.inf)
     _absorb(keys, padded, 0)
@@ -145,64 +149,70 @@ def nearest(similar: Tensor, k: int) -> Tensor:
 
 
 def unit(X: Tensor) -> Tensor:
-    """Rows (n, d) at length one, float32; InputError on rows without a direction."""
+    """Return rows (n, d) scaled to length one, float32. Raises InputError on rows that are zero or not finite."""
     X = X.float()
     norms = torch.linalg.vector_norm(X, dim=1, keepdim=True)
     if not bool((torch.isfinite(norms) & (norms > 0)).all()):
-        raise InputError("Rows must be finite and not all zeros to have neighbours; leave such rows out first.")
+        raise InputError("Rows must be finite and not all zeros; remove invalid rows first.")
     return X / norms
 
 
 def check_spread(X: Tensor, k: int, name: str) -> None:
-    """Refuse a space in which most rows are copies: its neighbour lists are arbitrary but would look aligned."""
+    """Raise InputError if too many rows of a space are copies.
+
+    The neighbour lists of such a space are arbitrary, but they could look aligned.
+    """
     check_neighbours(k, len(X))
     _check_spread(unit(X), k, name)
 
 
 def _check_lead(nearest: Tensor, mean: Tensor, name: str) -> None:
-    """Refuse a space whose rows are all as near to one another as float32 can tell."""
+    """Raise InputError if all rows are equally near to one another in float32."""
     n = len(mean)
     others = (mean * n - 1) / (n - 1)
     if n > 2 and float((nearest - others).median()) <= 16 * STEP:
         raise InputError(
-            f"`{name}` has rows that are all as near to one another, to float32's precision, so its nearest neighbours "
-            "are arbitrary; centre the rows if they hardly differ from their mean, or leave the space out."
+            f"`{name}` has rows that are all equally near to one another in float32, so its nearest neighbours are "
+            "arbitrary; centre the rows if they hardly differ from their mean, or leave the space out."
         )
 
 
 def tie_order(U: Tensor) -> Tensor:
-    """An order (n,) of unit rows (n, d) that breaks ties between them; the rows' lengths do not change it.
+    """Return an order (n,) of unit rows (n, d) that breaks ties between them. It does not depend on the rows' lengths.
 
-    Rows are ordered along one random direction, so by what they are; copies by random numbers whose seed depends on
-    which row stands where. So the graph of permuted rows is the permuted graph, which makes a permutation test exact.
+    Rows are ordered along one random direction, so by their values. Copies are ordered by random numbers, whose seed
+    depends on the rows and their positions. So the graph of permuted rows is the permuted graph, which makes a
+    permutation test exact.
     """
     along = _sketch(U, 1)[:, 0].double().cpu()
     weights = torch.randn(len(U), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    drawn = float(along.abs() @ weights) / len(U) ** 0.5  # coarse below, for the rows' lengths change the last digits
+    drawn = (
+        float(along.abs() @ weights) / len(U) ** 0.5
+    )  # rounded below, since the rows' lengths change the last digits
     lot = torch.Generator().manual_seed(abs(round(drawn * 2**12)))
     return (along + 1e-4 * torch.randn(len(U), generator=lot, dtype=torch.float64)).argsort().to(U.device)
 
 
 def count_repeats(U: Tensor) -> int:
-    """How many of the unit rows (n, d) copy another row, to float32: n less the number of different directions.
+    """Return how many unit rows (n, d) copy another row in float32: n minus the number of different directions.
 
-    Copies are near one another in any few directions, so each row is compared with its nearest rows in a sketch of
-    eight. Of each set of copies one row stays; this repeats until no copies are left. O(n (d + log n)) time. Copies are
-    missed only where many other rows lie as near to each other as they do.
+    Copies are close in any projection, so each row is compared only with its nearest rows in a projection on eight
+    random directions. One row of each set of copies is kept, and the search is repeated until it finds no copies.
+    O(n (d + log n)) time. Copies are missed only where many other rows are as close to one another as they are.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import KDTree
 
     sketch = (_sketch(U, SKETCH) / SKETCH**0.5).cpu().double().numpy()
-    # What is the same to a fiftieth goes first, for a tree of equal points is none.
+    # Merge rows that are equal to a fiftieth of SAME first, because a k-d tree cannot split equal points.
     cells = (sketch / (SAME / 50)).round() @ np.random.default_rng(0).standard_normal(SKETCH)
     kept = np.unique(cells, return_index=True)[1]
     while len(kept) > 1:
         threads = torch.get_num_threads() if len(kept) > TREE_ROWS_ALONE else 1
         tree = KDTree(sketch[kept])
         nearest = tree.query(tree.data, k=min(NEAR, len(kept)), distance_upper_bound=2 * SAME, workers=threads)
-        distance, other = (np.asarray(part)[:, 1:] for part in nearest)  # the nearest is the row itself
+        distance, other = (np.asarray(part)[:, 1:] for part in nearest)  # the first is the row itself
         row, rank = np.isfinite(distance).nonzero()
         other = other[row, rank]
         pairs = torch.from_numpy(kept[np.stack([row, other])]).to(U.device).split(COMPARED, dim=1)
@@ -218,7 +228,7 @@ def count_repeats(U: Tensor) -> int:
 
 @exact_products()
 def _sketch(U: Tensor, width: int) -> Tensor:
-    """Rows (n, width) in random directions: as far apart there as in all, on average."""
+    """Project rows on random directions: (n, width). Distances are kept on average, up to a factor of √width."""
     directions = torch.randn(width, U.shape[1], generator=torch.Generator().manual_seed(0))
     return U @ directions.to(U).T
 
@@ -228,16 +238,16 @@ def _check_spread(U: Tensor, k: int, name: str) -> None:
     if different <= max(k, len(U) // 2):
         raise InputError(
             f"`{name}` has only {different} different directions in {len(U)} rows, so its nearest neighbours are "
-            "arbitrary; remove the repeats, or centre rows that hardly differ from their mean."
+            "arbitrary; remove the repeated rows, or centre rows that hardly differ from their mean."
         )
 
 
-# A candidate is one whole number, its similarity above and its position below, so that the larger of two numbers is the
-# nearer row, and of rows as near the one whose position is lower.
+# A candidate is encoded as one integer: the similarity in the upper 32 bits, the reversed position in the lower 32. The
+# larger of two integers is the nearer row or, if both are equally near, the row at the lower position.
 
 
 def _encode(values: Tensor, positions: Tensor) -> Tensor:
-    bits = (values + 0.0).view(torch.int32).long()  # adding 0 makes −0 and 0 one
+    bits = (values + 0.0).view(torch.int32).long()  # adding 0 turns −0 into 0
     return (torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits) << 32) + (LAST - positions)
 
 
@@ -248,10 +258,10 @@ def _decode(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _absorb(keys: Tensor, similar: Tensor, start: int) -> None:
-    """Merge the nearest of `similar` (n, m), whose columns are positions from `start` on, into the best `keys` (n, k).
+    """Merge the similarities `similar` (n, m) into `keys` (n, k), the encoded k best candidates of each row so far.
 
-    Only blocks whose largest value reaches a row's k-th best are looked at: k blocks a row in the first tile, except
-    for ties, and hardly any after a few tiles.
+    Column j of `similar` is position `start` + j. Only blocks whose maximum reaches the k-th best similarity of the row
+    are read: k blocks a row in the first tile, more with ties, and hardly any after a few tiles.
     """
     k = keys.shape[1]
     best = (
@@ -278,17 +288,18 @@ def _absorb(keys: Tensor, similar: Tensor, start: int) -> None:
 
 
 def _whole_blocks(U: Tensor, order: Tensor) -> Tensor:
-    """Rows in this order, and rows of zeros after them until there are whole blocks."""
+    """Return the rows in this order, padded with rows of zeros to a multiple of `BLOCK`."""
     rows = U.new_zeros(len(U) + -len(U) % BLOCK, U.shape[1])
     torch.index_select(U, 0, order, out=rows[: len(U)])
     return rows
 
 
 def tile_rows(rows: Tensor, k: int, columns: int | None = None) -> int:
-    """The rows of one tile of similarities, whose columns are `columns` other rows, or as many rows by default.
+    """Return the number of rows of one tile of similarities, which has `columns` columns, or is square by default.
 
-    1,440 on the CPU. On a CUDA device the power of two that a quarter of its free memory holds. `_absorb` looks for the
-    `k` nearest in 12 bytes a similarity, or in 96 where a row has no more than k blocks, so that it reads all of them.
+    1,440 on the CPU. On a CUDA device, the largest power of two for which the tile fits a quarter of the free memory,
+    between 32 and 16,384. `_absorb` needs 12 bytes per similarity. If a row has no more than `k` blocks, `_absorb`
+    reads all of them and needs 96 bytes.
     """
     if rows.device.type != "cuda":
         return TILE_ROWS
@@ -302,16 +313,22 @@ def tile_rows(rows: Tensor, k: int, columns: int | None = None) -> int:
 
 
 def _whole_power(most: int) -> int:
-    """The largest power of two up to `most`, within the limits of a tile. Few sizes, since rounding depends on them."""
+    """Return the largest power of two up to `most`, from 32 to 16,384.
+
+    Rounding depends on the size of a tile, so only few sizes are used.
+    """
     return min(DEVICE_TILE_ROWS, max(BLOCK, 1 << max(0, most.bit_length() - 1)))
 
 
 def tiles(n: int, most: int) -> list[slice]:
-    """Slices of about equal length, none above `most`, each of whole blocks where n is."""
+    """Split n rows into slices of about equal length, at most `most` if n and `most` are multiples of `BLOCK`.
+
+    All slices but the last begin and end at multiples of `BLOCK`.
+    """
     count = -(-n // most)
     edges = [n * i // count // BLOCK * BLOCK for i in range(count)] + [n]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]
 
 
 LAST = 2**32 - 1
-EMPTY = (-8388608 ^ 0x7FFFFFFF) << 32  # no row yet: −∞, after every position
+EMPTY = (-8388608 ^ 0x7FFFFFFF) << 32  # no candidate: similarity −∞ at the last position

@@ -1,4 +1,4 @@
-"""The permutation null of a score: what the score would be if the two spaces were unrelated."""
+"""The permutation null of a score: its distribution if the two spaces were unrelated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ from torch import Tensor
 from repstitch.errors import InputError
 from repstitch.metrics.neighbours import Graph
 
-CELLS = 2**24  # of one dense row of pointers, from edges to spaces
+CELLS = 2**24  # rows of one sparse matrix of edges by spaces
 
 
 @dataclass(frozen=True)
 class Null:
-    """A score with its permutation null: the null's mean, the add-one p-value, the calibrated score.
+    """A score with the mean of its permutation null, its add-one p-value and the calibrated score.
 
-    `calibrated` is 0 at the null's 95 % point and 1 at a perfect score. p cannot go below 1 / (draws + 1).
+    `calibrated` is 0 up to the 95 % quantile of the null and 1 at a perfect score. p is at least 1 / (draws + 1).
     """
 
     score: float
@@ -28,17 +28,19 @@ class Null:
 
 
 def calibrate(score: float, draws: np.ndarray, level: float = 0.05) -> Null:
-    """Place a score of at most 1 in the null's draws (K,); Phipson and Smyth 2010, "Permutation P-values Should Never
-    Be Zero"."""
+    """Compare a score of at most 1 with the draws (K,) of its null.
+
+    Phipson and Smyth 2010, "Permutation P-values Should Never Be Zero".
+    """
     return Null(*(float(v[0]) for v in (np.array([score]), *calibrate_all(np.array([score]), draws[None], level))))
 
 
 def calibrate_all(scores: np.ndarray, draws: np.ndarray, level: float = 0.05) -> tuple[np.ndarray, ...]:
-    """The null's mean, p and the calibrated score, each (m,), of scores (m,) with their draws (m, K)."""
+    """Return the null's mean, the p-value and the calibrated score, each (m,), of scores (m,) with draws (m, K)."""
     K = draws.shape[1]
     if not K:
-        raise InputError("`draws` must hold at least one permutation.")
-    # A draw that equals the score but for rounding is as large; both are sums of the same terms in another order.
+        raise InputError("`draws` must contain at least one permutation.")
+    # A draw counts as equal to the score up to rounding, because both sum the same terms in another order.
     p = (1 + (draws >= scores[:, None] - 1e-9).sum(1)) / (K + 1)
     edge = np.sort(draws, axis=1)[:, min(K, int(np.ceil((1 - level) * (K + 1)))) - 1].astype(np.float64)
     room = np.where(edge < 1, 1 - edge, 1)
@@ -47,7 +49,7 @@ def calibrate_all(scores: np.ndarray, draws: np.ndarray, level: float = 0.05) ->
 
 
 def adjust(p: np.ndarray) -> np.ndarray:
-    """p-values (m,) of many tests to q-values: declaring those with q ≤ α keeps the share of false ones below α.
+    """Convert the p-values (m,) of many tests to q-values. Tests with q ≤ α have a false discovery rate of at most α.
 
     Benjamini and Hochberg 1995, "Controlling the False Discovery Rate".
     """
@@ -57,15 +59,19 @@ def adjust(p: np.ndarray) -> np.ndarray:
 
 
 def random_orders(n: int, draws: int, seed: int = 0) -> Tensor:
-    """`draws` random orders (draws, n) of n rows. One set serves every pair, so that their maximum has a null too."""
+    """Return `draws` random orders (draws, n) of n rows.
+
+    All pairs use the same orders, so that the maximum over pairs has a null as well.
+    """
     random = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randperm(n, generator=random) for _ in range(draws)])
 
 
 def relabel(neighbours: Tensor, order: Tensor) -> Tensor:
-    """Neighbour lists (n, k) of the rows in another order: the lists permuted *and* the positions in them relabelled.
+    """Return the neighbour lists (n, k) of the rows in another order.
 
-    Permuting the lists alone gives a graph that no space has, and a test that rejects too often.
+    The lists are permuted and the positions in them relabelled. Permuting the lists alone gives a graph that no space
+    has, and a test that rejects too often.
     """
     order = order.to(neighbours.device)
     new = torch.empty_like(order)
@@ -74,7 +80,7 @@ def relabel(neighbours: Tensor, order: Tensor) -> Tensor:
 
 
 def permute_graph(space: Graph, order: Tensor) -> Graph:
-    """The neighbour graph of the rows in another order."""
+    """Return the neighbour graph of the rows in another order."""
     neighbours, similarities = relabel(space.neighbours, order), space.similarities[order]
     return replace(space, neighbours=neighbours, similarities=similarities, mean=space.mean[order])
 
@@ -85,11 +91,12 @@ def shared_weight(
     orders: Tensor,
     weights: Sequence[Tensor] | None = None,
 ) -> np.ndarray:
-    """For each pair (i, j) and order, the sum over edges that `lists[i]` and the permuted `lists[j]` share: (pairs, K).
+    """Return the sum over edges shared by `lists[i]` and the permuted `lists[j]`, for each pair (i, j): (pairs, K).
 
-    `lists` are neighbour lists (n, k), one a space; an edge counts 1, or the product of its two `weights` (n, k). All
-    edges of all spaces form one sparse matrix of edge by space, and every permuted space is a sparse row. Their product
-    gives all pairs, and touches each permuted edge once however many spaces there are. O(K N n k) time.
+    `lists` has the neighbour lists (n, k) of each space. An edge counts 1, or the product of its two `weights` (n, k).
+    The edges of all first spaces form a sparse matrix of edges by spaces, and each permuted second space is a sparse
+    row. Their product gives all pairs, and reads each permuted edge once for any number of first spaces. O(K N n k)
+    time for N spaces.
     """
     from scipy.sparse import csr_array
 

@@ -1,4 +1,4 @@
-"""Bootstrap: how far a mean over queries could lie from its value, estimated from the queries themselves."""
+"""Bootstrap: the uncertainty of a mean over queries, estimated by resampling the queries."""
 
 from collections.abc import Iterator
 
@@ -6,15 +6,15 @@ import numpy as np
 
 DRAWS = 1000
 LEVEL = 0.95
-CELLS = 2_000_000  # of the counts in memory at once
+CELLS = 2_000_000  # counts in memory at once
 
 
 def resampled_means(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Means (draws, m) of `values` (n, m) over queries drawn again with replacement.
+    """Return the means (draws, m) of `values` (n, m) over queries drawn with replacement.
 
-    All columns see the same queries in one draw, so differences and ratios of columns are paired. Only the scores of
-    queries are drawn again, never rows of a space: rows drawn twice would be each other's neighbours, and unrelated
-    spaces would look alike. O(draws · n · m) time, memory bounded. Efron and Tibshirani 1993, "An Introduction to the
+    All columns use the same queries in one draw, so differences and ratios of columns are paired. Only the scores of
+    queries are resampled, never the rows of a space: rows drawn twice would be each other's neighbours, and unrelated
+    spaces would look alike. O(draws · n · m) time, bounded memory. Efron and Tibshirani 1993, "An Introduction to the
     Bootstrap".
     """
     values = np.asarray(values, dtype=np.float64)
@@ -22,7 +22,10 @@ def resampled_means(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np
 
 
 def resample_counts(n: int, draws: int = DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
-    """How often each of n queries was drawn, (draws, n) in parts of bounded memory; the same for the same numbers."""
+    """Yield how often each of n queries is drawn, (draws, n) in chunks of bounded memory.
+
+    The same arguments give the same counts.
+    """
     random = np.random.default_rng(seed)
     at_once = max(1, CELLS // n)
     for start in range(0, draws, at_once):
@@ -32,6 +35,6 @@ def resample_counts(n: int, draws: int = DRAWS, seed: int = 0) -> Iterator[np.nd
 
 
 def interval(draws: np.ndarray, level: float = LEVEL) -> list[float]:
-    """The middle `level` of the draws (K,), as [low, high]; draws that are not a number are left out."""
+    """Return [low, high], the central interval that contains the share `level` of the draws (K,). NaN is ignored."""
     edge = (1 - level) / 2
     return [float(v) for v in np.nanquantile(draws, (edge, 1 - edge))]

@@ -1,4 +1,4 @@
-"""How well translated rows find their counterparts."""
+"""Retrieval metrics: how well translated rows retrieve their counterparts or relevant documents."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,17 +15,17 @@ from repstitch.precision import exact_products
 
 @exact_products()
 def ranks(queries: MatrixLike, gallery: MatrixLike, copies: Tensor | None = None) -> Tensor:
-    """Rank (n,) of each query's counterpart among the gallery rows by cosine, from 1.
+    """Return the rank (n,) of each query's counterpart among the gallery rows by cosine, from 1.
 
-    `queries` is (n, d); row i's counterpart is row i of `gallery` (m, d), m ≥ n. A gallery row that is identical to the
-    counterpart is as good as it; any other tie, in float32, counts against the query. `copies` (m,) gives identical
-    gallery rows the same number; it is computed where it is left out. Exact, O(n m d) time, O(tile · m) memory.
+    `queries` is (n, d). The counterpart of query i is row i of `gallery` (m, d), m ≥ n. Gallery rows that are identical
+    to the counterpart do not count against the query; any other tie in float32 does. `copies` (m,) has the same number
+    for identical gallery rows; it is computed if it is not passed. Exact; O(n m d) time, O(tile · m) memory.
     """
     queries, gallery = as_matrix(queries, "queries"), as_matrix(gallery, "gallery")
     if queries.shape[1] != gallery.shape[1] or len(gallery) < len(queries):
         raise InputError(
-            f"`gallery` must hold a counterpart of every query, in the same space; got {tuple(queries.shape)} "
-            f"against {tuple(gallery.shape)}."
+            f"`gallery` must have a row for every query and as many columns as `queries`; got {tuple(queries.shape)} "
+            f"and {tuple(gallery.shape)}."
         )
     Q, G = unit(queries), unit(gallery)
     same = torch.unique(gallery, dim=0, return_inverse=True)[1] if copies is None else copies
@@ -39,17 +39,17 @@ def ranks(queries: MatrixLike, gallery: MatrixLike, copies: Tensor | None = None
 
 
 def _ranks_of(similar: Tensor, counterparts: Tensor, copies: Tensor) -> Tensor:
-    """The rank (n,) of the column `counterparts` (n,) in each row of `similar` (n, m)."""
+    """Return the rank (n,) of the column `counterparts` (n,) in each row of `similar` (n, m)."""
     ahead = similar >= similar.gather(1, counterparts[:, None])
     return 1 + (ahead & (copies != copies[counterparts, None])).sum(1)
 
 
 @exact_products()
 def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Tensor, Tensor]:
-    """`ranks(queries, gallery, copies)` and `knn(queries, gallery, k, exclude_self=True)` from one pass over the
-    similarities.
+    """Return `ranks(queries, gallery, copies)` and `knn(queries, gallery, k, exclude_self=True)`.
 
-    `gallery` is (n, d), `queries` (n, d), or (1, d) for one query that takes the place of each row's own query.
+    The similarities are computed only once. `gallery` is (n, d). `queries` is (n, d), or (1, d) for one query that is
+    used for every row.
     """
     Q, G = unit(queries), unit(gallery)
     n, order = len(G), tie_order(G)
@@ -68,17 +68,23 @@ def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Te
 
 
 def recall(ranks: Tensor | ArrayLike, k: int) -> float:
-    """Share of counterparts among the first `k`, from `ranks` (n,): in [0, 1], k / m by chance in a gallery of m."""
+    """Share of counterparts among the first `k`, from `ranks` (n,). In [0, 1]; k / m by chance in a gallery of m."""
     return float((as_positions(ranks, "ranks") <= k).float().mean())
 
 
 def mrr(ranks: Tensor | ArrayLike) -> float:
-    """Mean reciprocal rank: in (0, 1], about ln(m) / m by chance. Voorhees 1999, "The TREC-8 QA Track Report"."""
+    """Mean reciprocal rank, from `ranks` (n,). In (0, 1]; about ln(m) / m by chance in a gallery of m.
+
+    Voorhees 1999, "The TREC-8 QA Track Report".
+    """
     return float((1.0 / as_positions(ranks, "ranks")).mean())
 
 
 def gains(retrieved: Tensor, grades: Sequence[Mapping[int, float]]) -> Tensor:
-    """The grade (n, k) of each document in the lists `retrieved` (n, k), from one mapping of grades a query."""
+    """Return the grade (n, k) of each document in the lists `retrieved` (n, k).
+
+    `grades` has one mapping per query, from document to grade. Other documents have grade 0.
+    """
     rows = [
         [judged.get(document, 0.0) for document in row] for judged, row in zip(grades, retrieved.tolist(), strict=True)
     ]
@@ -88,12 +94,12 @@ def gains(retrieved: Tensor, grades: Sequence[Mapping[int, float]]) -> Tensor:
 def ndcg(retrieved: Tensor | ArrayLike, grades: Sequence[Mapping[int, float]], k: int = 10) -> Tensor:
     """Normalised discounted cumulated gain (n,) of the first `k` documents of each query's list.
 
-    `retrieved` (n, depth) are document numbers, best first, with a depth of at least `k` where there are so many
-    documents. `grades` holds one mapping a query from document to grade, with at least one grade above 0.
+    `retrieved` (n, depth) are document numbers, best first. The depth is at least `k`, unless there are fewer
+    documents. `grades` has one mapping per query, from document to grade, with at least one grade above 0.
 
-    The gain is the grade itself (not 2^grade − 1), as trec_eval and BEIR count, the discount 1 / log2(rank + 1), the
-    ideal the best order of all judged documents. In [0, 1]. A document that was not judged gains nothing. Järvelin and
-    Kekäläinen 2002, "Cumulated Gain-Based Evaluation of IR Techniques".
+    The gain is the grade itself (not 2^grade − 1), as in trec_eval and BEIR. The discount is 1 / log2(rank + 1). The
+    ideal is the best order of all judged documents. A document without a judgement has gain 0. In [0, 1], higher is
+    better. Järvelin and Kekäläinen 2002, "Cumulated Gain-Based Evaluation of IR Techniques".
     """
     discount = 1 / torch.log2(torch.arange(k, dtype=torch.float64) + 2)
     gained = gains(as_positions(retrieved, "retrieved", lists=True)[:, :k], grades)
@@ -111,14 +117,14 @@ def relevant_recall(retrieved: Tensor | ArrayLike, grades: Sequence[Mapping[int,
 
 
 def hubness(neighbours: Tensor | ArrayLike, gallery_size: int) -> float:
-    """Skewness of how often each gallery row occurs in the lists (n, k): 0 when even, large when a few rows are hubs.
+    """Skewness of how often each gallery row occurs in the lists (n, k): 0 if even, large if a few rows are hubs.
 
     Radovanović et al. 2010, "Hubs in Space".
     """
     positions = as_positions(neighbours, "neighbours").cpu().numpy().ravel()
     if len(positions) and not 0 <= positions.min() <= positions.max() < gallery_size:
         raise InputError(
-            f"`neighbours` must be positions from 0 to {gallery_size - 1}, rows of the gallery; got {positions.min()} "
+            f"`neighbours` must be positions of gallery rows, from 0 to {gallery_size - 1}; got {positions.min()} "
             f"to {positions.max()}."
         )
     counts = np.bincount(positions, minlength=gallery_size).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Alignment from one pass over batches of matched rows, in memory that does not grow with their number."""
+"""Alignment metrics from one pass over batches of matched rows. Memory does not grow with the number of rows."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from repstitch.metrics.subspaces import (
     pwcca_of,
 )
 
-FLOOR = 1e-6  # of the largest variance; products in float32 say nothing of directions below
+FLOOR = 1e-6  # share of the largest variance; float32 products do not resolve directions below it
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over n pairs of rows from which every metric of `STREAMED` follows.
+    """Sums over n pairs of rows, from which all metrics of `STREAMED` are computed.
 
-    With u and v the rows about the points `x_origin` and `y_origin`, `squares` are Σ‖u‖²‖v‖², Σ‖u‖⁴, Σ‖v‖⁴;
-    `x_weighted` (2, d_x) are Σ‖u‖² u and Σ‖v‖² u, `y_weighted` (2, d_y) the same of v. All float64.
+    With u and v the rows minus the points `x_origin` and `y_origin`: `squares` (3,) are Σ‖u‖²‖v‖², Σ‖u‖⁴ and Σ‖v‖⁴,
+    `x_weighted` (2, d_x) are Σ‖u‖² u and Σ‖v‖² u, and `y_weighted` (2, d_y) are Σ‖u‖² v and Σ‖v‖² v. All float64.
     """
 
     moments: Moments
@@ -41,17 +41,17 @@ class Sums:
 
 
 def sums(batches: Iterable[tuple[Any, Any]]) -> Sums:
-    """One pass over batches (X (m, d_x), Y (m, d_y)) of matched rows; O(n d²) time, O(d²) memory.
+    """Return the sums over batches (X (m, d_x), Y (m, d_y)) of matched rows, in one pass; O(n d²) time, O(d²) memory.
 
     Rows and their products about the mean are float32. So the metrics of canonical correlations leave out directions
-    with less than a millionth of the largest one's variance, which the same metrics in memory include: they differ
-    where the variance falls off that far. Raises InputError as `moments.moments` does.
+    with less than a millionth of the variance of the largest one. The same metrics in memory include those directions,
+    so the two differ if the variance falls off that far. Raises InputError as `moments.moments` does.
     """
     totals: dict[str, Any] = {}
 
     def add_weighted_sums() -> Iterator[tuple[Tensor, Tensor]]:
         for X, Y in batches:
-            yield X, Y  # first, because `moments` checks them
+            yield X, Y  # before they are used, because `moments` checks them
             if not len(X):
                 continue
             x, y = torch.as_tensor(X).double(), torch.as_tensor(Y).double()
@@ -86,7 +86,7 @@ def _cka_unbiased(sums: Sums) -> float:
     (u_x, v_x), (u_y, v_y) = sums.x_weighted, sums.y_weighted
 
     def centred(fourth, one, other, sum_one, sum_other, mean_one, mean_other, products) -> Tensor:
-        """Σ‖u − a‖²‖v − b‖², a and b the means, from Σ‖u‖²‖v‖², Σ‖v‖² u, Σ‖u‖² v, Σ‖u‖², Σ‖v‖², a, b and Σ u vᵀ."""
+        """Return Σ‖u−a‖²‖v−b‖² from Σ‖u‖²‖v‖², Σ‖v‖² u, Σ‖u‖² v, Σ‖u‖², Σ‖v‖², the means a and b, and Σ u vᵀ."""
         p, q = mean_one @ mean_one, mean_other @ mean_other
         return (
             fourth - 2 * mean_one @ one - 2 * mean_other @ other + 4 * mean_one @ products @ mean_other
@@ -138,7 +138,10 @@ def _linear_r2(sums: Sums) -> float:
 
 
 def _cosines(m: Moments) -> tuple[Tensor, Tensor, Tensor]:
-    """The cosines (r_x, r_y) between principal bases of the two sides, and their axes (r, d), the strongest first."""
+    """Return the cosines (r_x, r_y) between the principal bases of the two sides, and the axes (r, d) of each side.
+
+    The axes are sorted by variance, largest first.
+    """
     (x_scale, x_axes), (y_scale, y_axes) = (_principal(covariance) for covariance in _covariances(m))
     cosines = (x_axes @ m.cov_xy @ y_axes.T) / x_scale[:, None] / y_scale
     return cosines, x_axes * x_scale[:, None], y_axes * y_scale[:, None]

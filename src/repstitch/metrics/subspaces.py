@@ -11,15 +11,16 @@ from repstitch.errors import InputError
 from repstitch.metrics.kernels import centred
 from repstitch.metrics.matrices import MatrixLike, check_rows, matched_matrices
 
-KEPT = 0.99  # of the variance, by svcca
-ROUNDING = 1.2e-7  # of float32, in which rows come
+KEPT = 0.99  # share of the variance that `svcca` keeps
+ROUNDING = 1.2e-7  # relative rounding of float32, the usual type of rows
 
 
 @dataclass(frozen=True)
 class Principal:
-    """The centred rows of one space as Q · axes: `basis` Q (n, r) orthonormal, `axes` (r, d) at right angles.
+    """The centred rows of one space as the product Q · axes.
 
-    `values` (r,) are the lengths of the axes, the singular values, largest first. r is the rank; all float64.
+    `basis` is Q (n, r), orthonormal; `axes` (r, d) are orthogonal. `values` (r,) are the lengths of the axes, which are
+    the singular values, largest first. r is the rank. All float64.
     """
 
     basis: Tensor
@@ -35,7 +36,7 @@ class Principal:
         return (self.basis * self.values).square().sum(1)
 
     def leading(self) -> "Principal":
-        """The fewest directions that make up 99 % of the variance."""
+        """Return the part in the fewest directions that account for 99 % of the variance."""
         variance = self.values.square().cumsum(0)
         r = int((variance < KEPT * variance[-1]).sum()) + 1
         return Principal(self.basis[:, :r], self.values[:r], self.axes[:r])
@@ -44,21 +45,21 @@ class Principal:
 def cca(X: MatrixLike, Y: MatrixLike) -> float:
     """Mean canonical correlation: mean of the singular values of Q_xᵀ Q_y, with Q an orthonormal basis of centred rows.
 
-    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; unrelated spaces score about
-    .85 √(d / n) for equal d well below n, and where d_x + d_y > n some correlations are 1 for any data: always read it
-    beside its null. Any invertible linear map and translation of either side does not matter. Refused where one side
-    has rank n − 1, for it is then 1 whatever the rows. O(n d²) time. Hotelling 1936, "Relations Between Two Sets of
-    Variates".
+    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Unrelated spaces score about
+    .85 √(d / n) for equal d well below n. If d_x + d_y > n, some correlations are 1 for any data, so always compare the
+    score with its null. Invariant to invertible linear maps and translations of either side. Raises InputError if one
+    side has rank n − 1, because the score is then 1 for any data. O(n d²) time. Hotelling 1936, "Relations Between Two
+    Sets of Variates".
     """
     return compare_cca(*_principal_pair(X, Y))
 
 
 def svcca(X: MatrixLike, Y: MatrixLike) -> float:
-    """`cca` of the fewest principal directions of each side that hold 99 % of its variance.
+    """`cca` of the fewest principal directions of each side that account for 99 % of its variance.
 
-    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Rotation, scale and translation do
-    not matter. Refused as `cca` is. O(n d²) time. Raghu et al. 2017, "SVCCA: Singular Vector Canonical Correlation
-    Analysis".
+    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Invariant to rotation, scale and
+    translation. Raises InputError as `cca` does. O(n d²) time. Raghu et al. 2017, "SVCCA: Singular Vector Canonical
+    Correlation Analysis".
     """
     return compare_svcca(*_principal_pair(X, Y))
 
@@ -66,30 +67,32 @@ def svcca(X: MatrixLike, Y: MatrixLike) -> float:
 def pwcca(X: MatrixLike, Y: MatrixLike) -> float:
     """Canonical correlations weighted by how much of X each canonical variate accounts for: Σ α_i ρ_i / Σ α_i.
 
-    α_i = Σ_j |⟨h_i, x_j⟩| with h_i the i-th variate of X and x_j its centred columns. X is (n, d_x), Y is (n, d_y),
-    rows matched. In [0, 1], higher is more aligned, and not symmetric. Scale and translation of X and any invertible
-    linear map of Y do not matter; a rotation of X does, for the weights sum over its columns. Refused as `cca` is.
-    O(n d²) time. Morcos et al. 2018, "Insights on Representational Similarity in Neural Networks with Canonical
-    Correlation".
+    α_i = Σ_j |⟨h_i, x_j⟩|, with h_i the i-th canonical variate of X and x_j the centred columns of X. X is (n, d_x), Y
+    is (n, d_y), rows matched. In [0, 1], higher is more aligned. Not symmetric. Invariant to scale and translation of X
+    and to invertible linear maps and translation of Y, but not to a rotation of X, because the weights sum over its
+    columns. Raises InputError as `cca` does. O(n d²) time. Morcos et al. 2018, "Insights on Representational Similarity
+    in Neural Networks with Canonical Correlation".
     """
     return compare_pwcca(*_principal_pair(X, Y))
 
 
 def procrustes(X: MatrixLike, Y: MatrixLike) -> float:
-    """How far a rotation brings one space onto the other: ‖X̄ᵀ Ȳ‖* / (‖X̄‖ ‖Ȳ‖), the nuclear norm over the two norms.
+    """Procrustes similarity: how well a rotation and scaling map one space to the other, ‖X̄ᵀ Ȳ‖* / (‖X̄‖ ‖Ȳ‖).
 
-    X is (n, d_x), Y is (n, d_y), rows matched, X̄ and Ȳ centred. In [0, 1], higher is more aligned; unrelated spaces
-    score well above 0 unless n is far above d. Rotation, scale and translation do not matter. O(n d² + d³) time.
-    Schönemann 1966, "A Generalized Solution of the Orthogonal Procrustes Problem".
+    The numerator is a nuclear norm, the denominator has Frobenius norms. X is (n, d_x), Y is (n, d_y), rows matched; X̄
+    and Ȳ are the centred rows. In [0, 1], higher is more aligned; unrelated spaces score well above 0 unless n is far
+    above d. Invariant to rotation, scale and translation. O(n d² + d³) time. Schönemann 1966, "A Generalized Solution
+    of the Orthogonal Procrustes Problem".
     """
     return compare_procrustes(*_principal_pair(X, Y))
 
 
 def angular(X: MatrixLike, Y: MatrixLike) -> float:
-    """`procrustes` as an angle: 1 − 2 arccos(procrustes) / π, one less a metric distance between shapes.
+    """`procrustes` as an angle: 1 − 2 arccos(procrustes) / π, which is 1 minus a metric distance between shapes.
 
-    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned; chance and invariances as
-    `procrustes`. O(n d² + d³) time. Williams et al. 2021, "Generalized Shape Metrics on Neural Representations".
+    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Invariances as for `procrustes`, and
+    unrelated spaces score above 0 as they do there. O(n d² + d³) time. Williams et al. 2021, "Generalized Shape Metrics
+    on Neural Representations".
     """
     return compare_angular(*_principal_pair(X, Y))
 
@@ -97,16 +100,17 @@ def angular(X: MatrixLike, Y: MatrixLike) -> float:
 def linear_r2(X: MatrixLike, Y: MatrixLike) -> float:
     """Share of Y's variance that least squares predicts from X: ‖Q_xᵀ Ȳ‖² / ‖Ȳ‖².
 
-    X is (n, d_x), Y is (n, d_y), rows matched, the same rows to fit and to score. In [0, 1], higher is more of Y, and
-    not symmetric. Unrelated spaces score d_x / (n − 1) on average. Any invertible linear map of X, rotation and scale
-    of Y and translations do not matter. Refused where X has rank n − 1: it then predicts anything. O(n d²) time.
-    Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
+    X is (n, d_x), Y is (n, d_y), rows matched; Q_x is an orthonormal basis of the centred rows of X, and Ȳ the centred
+    rows of Y. The prediction is fitted and scored on the same rows. In [0, 1], higher is better predicted. Not
+    symmetric. Unrelated spaces score d_x / (n − 1) on average. Invariant to invertible linear maps of X, to rotation
+    and scale of Y, and to translation of either side. Raises InputError if X has rank n − 1, because it then predicts
+    any Y. O(n d²) time. Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited".
     """
     return compare_linear_r2(*_principal_pair(X, Y))
 
 
 def principal(X: Tensor, k: int = 10, name: str = "X") -> Principal:
-    """Prepare rows (n, d) for every metric here; InputError where they are not finite or do not vary."""
+    """Prepare rows (n, d) for all metrics of this module. Raises InputError if they are not finite or do not vary."""
     rows = centred(X, name=name).rows.double()
     basis, values, axes = torch.linalg.svd(rows, full_matrices=False)
     r = int((values > values[0] * ROUNDING * max(rows.shape) ** 0.5).sum())
@@ -140,7 +144,7 @@ def compare_linear_r2(x: Principal, y: Principal) -> float:
     return linear_r2_of(x.basis.T @ y.basis, y.values)
 
 
-# From the cosines (r_x, r_y) between two bases and the lengths of the axes, for rows in memory and for `streams`.
+# The next functions compute scores from the cosines (r_x, r_y) between two bases. `streams` uses them as well.
 
 
 def cca_of(cosines: Tensor) -> float:
@@ -168,7 +172,7 @@ def linear_r2_of(cosines: Tensor, right: Tensor) -> float:
 def check_predictor(n: int, rank: int) -> None:
     if rank >= n - 1:
         raise InputError(
-            f"`linear_r2` needs more rows than dimensions: on {n} rows rank {rank} predicts anything; give more."
+            f"`linear_r2` needs more rows than dimensions: rank {rank} predicts anything on {n} rows; give more rows."
         )
 
 
@@ -182,10 +186,10 @@ def influence_svcca(x: Principal, y: Principal) -> Tensor:
 
 
 def influence_pwcca(x: Principal, y: Principal) -> Tensor:
-    """The chain rule through the cosines and the weights.
+    """Return the influence values (n,) of `pwcca`, by the chain rule through the cosines and the weights.
 
-    A row's weight changes Q_xᵀQ_x, Q_xᵀQ_y and Q_yᵀQ_y, which are I, the cosines and I, and to first order the root of
-    I + D is I + D/2.
+    The weight of a row changes Q_xᵀQ_x, Q_xᵀQ_y and Q_yᵀQ_y, which are I, the cosines and I. To first order, the square
+    root of I + D is I + D/2.
     """
     cosines = _cosines(x, y, "pwcca")
     r, s = cosines.shape
@@ -198,7 +202,7 @@ def influence_pwcca(x: Principal, y: Principal) -> Tensor:
     by_left, by_both, by_right = torch.autograd.grad(weights @ strengths, changes)
     slope = ((x.basis @ by_left) * x.basis).sum(1) + ((x.basis @ by_both) * y.basis).sum(1)
     slope = slope + ((y.basis @ by_right) * y.basis).sum(1)
-    if not bool(torch.isfinite(slope).all()):  # where correlations tie, the weights have no slope
+    if not bool(torch.isfinite(slope).all()):  # if correlations are tied, the weights have no derivative
         return _influence_of_mean(x, y, turned.detach(), strengths.detach(), other.detach(), weights.detach())
     return (weights @ strengths).detach() + len(x) * (slope - slope.mean())
 
@@ -206,7 +210,10 @@ def influence_pwcca(x: Principal, y: Principal) -> Tensor:
 def _influence_of_mean(
     x: Principal, y: Principal, left: Tensor, strengths: Tensor, right: Tensor, weights: Tensor
 ) -> Tensor:
-    """As `kernels.influence_of_ratio`, of a mean of canonical correlations whose weights are held fixed: (n,)."""
+    """Return the influence values (n,) of a mean of canonical correlations with fixed weights.
+
+    They are defined as in `kernels.influence_of_ratio`.
+    """
     u, v = x.basis @ left, y.basis @ right.T
     slope = (u * v - strengths / 2 * (u.square() + v.square())) @ weights
     return strengths @ weights + len(x) * slope
@@ -247,14 +254,14 @@ def _weights(axes: Tensor, left: Tensor) -> Tensor:
 
 
 def _cosines(x: Principal, y: Principal, metric: str) -> Tensor:
-    """Q_xᵀ Q_y (r_x, r_y); InputError where the ranks are so high that the correlations are 1 for any data."""
+    """Return Q_xᵀ Q_y (r_x, r_y). Raises InputError if the ranks are so high that the score is 1 for any data."""
     check_rows(len(x), len(y), 3)
     check_room(len(x), len(x.values), len(y.values), metric)
     return x.basis.T @ y.basis
 
 
 def check_room(n: int, r: int, s: int, metric: str) -> None:
-    """Refuse ranks so high that the score is 1 for any data."""
+    """Raise InputError if the ranks r and s are so high that the score is 1 for any data."""
     if max(r, s) >= n - 1:
         raise InputError(
             f"`{metric}` needs more rows than dimensions: with ranks {r} and {s} on {n} rows it is 1 for any data; "
