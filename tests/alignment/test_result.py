@@ -114,12 +114,12 @@ def with_result(values: dict, **changes) -> dict:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: without(v, "order"), "must hold 'order'"),
+        (lambda v: without(v, "order"), "must have the key 'order'"),
         (lambda v: v | {"n": "many"}, "'n' of an Atlas must be a whole number"),
         (lambda v: v | {"spaces": [1]}, "'spaces' and 'metrics' of an Atlas must hold objects; got int"),
-        (lambda v: v | {"spaces": [{"name": "a"}]}, "must state at least 'name' and 'dim'"),
+        (lambda v: v | {"spaces": [{"name": "a"}]}, "must have at least the fields 'name' and 'dim'"),
         (lambda v: v | {"pairs": [3]}, "'pairs' of an Atlas must be a list of objects"),
-        (lambda v: v | {"pairs": [without(PAIR, "score")]}, "An AlignmentScore must hold 'score'"),
+        (lambda v: v | {"pairs": [without(PAIR, "score")]}, "An AlignmentScore must have the key 'score'"),
         (lambda v: v | {"pairs": [PAIR | {"p": "small"}]}, "'p' of an AlignmentScore must be a number"),
         (lambda v: v | {"metrics": {METRIC: []}}, "'spaces' and 'metrics' of an Atlas must hold objects; got list"),
         (lambda v: v | {"metrics": {}}, "'metrics' of an Atlas must hold at least one metric"),
@@ -128,10 +128,10 @@ def with_result(values: dict, **changes) -> dict:
         (lambda v: with_result(v, null=[["0"] * 3] * 3), "'null' of mutual_knn in an Atlas must hold numbers, or null"),
         (lambda v: with_result(v, score=None), "'score' of mutual_knn in an Atlas must be 3 rows of 3 entries"),
         (lambda v: v | {"map": {}}, "'map' of an Atlas must hold mutual_knn, one of its metrics"),
-        (lambda v: v | {"trend": {"column": "a"}}, "'trend' of an Atlas cannot be used: A Trend must hold 'verdict'"),
-        (lambda v: v | {"asymmetry": [{}]}, "An Asymmetry must hold 'verdict'"),
-        (lambda v: v | {"layers": [PAIR]}, "A LayerScore must hold 'source_space'"),
-        (lambda v: v | {"sizes": {"k": 1, "sizes": [], "draws": [], "curves": [{}]}}, "A SizeCurve must hold 'source'"),
+        (lambda v: v | {"trend": {"column": "a"}}, "of an Atlas cannot be used: A Trend must have the key 'verdict'"),
+        (lambda v: v | {"asymmetry": [{}]}, "An Asymmetry must have the key 'verdict'"),
+        (lambda v: v | {"layers": [PAIR]}, "A LayerScore must have the key 'source_space'"),
+        (lambda v: v | {"sizes": {"k": 1, "sizes": [], "draws": [], "curves": [{}]}}, "must have the key 'source'"),
     ],
 )
 def test_an_object_that_is_no_atlas_is_refused(change, message):

@@ -41,5 +41,5 @@ def test_embed_hands_its_flags_to_the_encoder(capsys, tmp_path, monkeypatch):
     status, _, err = run(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X", "--layers", "first")
     assert (status, err) == (2, ["repstitch embed: `--layers` must be all, or numbers like 1,6,12; got 'first'."])
     status, _, err = run(capsys, "embed", "--encoder", "E", "--data", "no.csv:text", "--out", "X.parquet")
-    said = "`--data` must be a folder, .zip, .txt or table that is here; there is no no.csv."
+    said = "`--data` must be an existing folder, .zip, .txt or table; there is no no.csv."
     assert (status, err) == (2, [f"repstitch embed: {said}"])

@@ -41,7 +41,7 @@ def test_panels_fill_rows_of_at_most_so_many_columns():
 def test_other_endings_and_places_that_are_no_file_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"`plot` must end in .png, .svg or .pdf; got 'card.bmp'"):
         save(picture(), tmp_path / "card.bmp")
-    with pytest.raises(InputError, match="`plot` must lie in a folder that exists"):
+    with pytest.raises(InputError, match="`plot` must be in an existing folder"):
         save(picture(), tmp_path / "none" / "card.png")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(InputError, match=r"`plot` must be a file; .*folder.png is a folder"):

@@ -28,5 +28,5 @@ def test_the_demo_goes_from_images_to_an_answer_and_a_picture(tmp_path, capfd):
 def test_the_demo_keeps_away_from_a_folder_that_is_not_its_own(tmp_path, capsys):
     (tmp_path / "photo.jpg").touch()
     assert main(["demo", "--out", str(tmp_path)]) == 2
-    assert "is not a demo's folder" in capsys.readouterr().err
+    assert "was not created by the demo" in capsys.readouterr().err
     assert (tmp_path / "photo.jpg").exists()
