@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.11 or newer and nothing else; each sets up .venv by itself, once.
+# `make demo` and `make test` require only Python 3.11 or newer. The first target that runs creates .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
@@ -8,7 +8,7 @@ SETUP := .venv/.ready
 demo: $(SETUP)
 	$(BIN)/repstitch demo --out demo
 
-# One worker per core; each computes with one thread (tests/conftest.py), so they do not get in each other's way.
+# One worker per core. Each worker computes with one thread (tests/conftest.py), so that they do not compete for cores.
 PYTEST := $(BIN)/pytest -q -n auto --dist worksteal
 
 test: $(SETUP)
@@ -23,7 +23,7 @@ fuzz: $(SETUP)
 bento: $(SETUP)
 	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build .
 
-# Needs Docker. The bento's own image, and on top of it the health check.
+# Requires Docker. Builds the image of the bento, then a layer with the health check.
 image: bento
 	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml containerize repstitch:latest --backend docker -t repstitch-bento:latest
 	docker build --build-arg BENTO=repstitch-bento:latest -t repstitch:latest - < service/deploy/Dockerfile
@@ -31,7 +31,7 @@ image: bento
 bento-test: $(SETUP)
 	$(BIN)/pytest -q -m slow tests/service
 
-# Asks a database of known vulnerabilities about every pinned version; says so where none can be reached.
+# Checks every pinned version against a database of known vulnerabilities; reports if no database can be reached.
 audit: $(SETUP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt pip-audit
 	$(BIN)/python .ci/audit

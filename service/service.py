@@ -1,4 +1,4 @@
-"""The BentoML service: the application of `repstitch.server.app`, mounted whole. It adds no routes."""
+"""The BentoML service: it mounts the application of `repstitch.server.app` and adds no routes."""
 
 import logging
 import os
@@ -11,7 +11,8 @@ from repstitch.server.protocol import install
 from repstitch.server.settings import Settings
 from repstitch.stitchers.registry import Registry
 
-# BentoML reports usage unless told not to, and has asked once before it imports a service.
+# BentoML reports usage data unless this variable is set. It reads the variable once and caches the value before it
+# imports a service, so the cache is cleared.
 os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "True"
 usage_stats.do_not_track.cache_clear()
 
@@ -21,7 +22,7 @@ registry = Registry(settings.stitchers)
 app = create_app(registry, settings)
 if not (settings.api_keys or settings.open):
     logging.getLogger(__name__).warning(
-        "No keys are set (REPSTITCH_API_KEYS), so only requests to a loopback address will be answered."
+        "No API keys are set (REPSTITCH_API_KEYS), so only requests to a loopback address are answered."
     )
 
 
@@ -29,16 +30,19 @@ if not (settings.api_keys or settings.open):
 @bentoml.service(
     name="repstitch",
     workers=settings.workers,
-    # Above the application's own limits, which answer in its form; BentoML's answer in another.
+    # Above the application's own limits, so that those apply first: their errors have the format of the API, while
+    # BentoML's errors have another.
     traffic={
         "timeout": settings.timeout_s + 30,
-        "max_concurrency": 1_000_000,  # it counts requests from their first byte, so slow clients would fill it
+        # BentoML counts requests from their first byte, so slow clients would use up a lower limit.
+        "max_concurrency": 1_000_000,
     },
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},
     tracing={"excluded_urls": "v1/"},
-    # The container installs packages before it copies the rest, and UV_CONSTRAINT must be there by then. A distro that
-    # BentoML does not know keeps apt out, with its lists, a compiler and git: all that is installed comes as a wheel.
+    # The container installs the packages before it copies the other files, so `build_include` copies constraints.txt,
+    # which UV_CONSTRAINT names, earlier. With a distro that BentoML does not know, it runs no apt-get, so the image has
+    # no package lists, compiler or git: everything that is installed comes as a wheel.
     image=bentoml.images.Image(
         "python:3.11-slim", distro="none", python_version="3.11", lock_python_packages=False
     ).build_include("constraints.txt"),

@@ -77,23 +77,26 @@ def test_what_is_nearly_a_dtype_is_not_passed_over(client, parameter):
         assert response.headers["content-type"] == OCTETS16
         assert response.headers["x-rows"] == "4"
     else:
-        refused(response, 415, "`dtype` of a Content-Type must be float32 or float16", "Content-Type")
+        refused(response, 415, "The `dtype` of a `Content-Type` must be float32 or float16", "Content-Type")
 
 
 def test_two_content_types_are_none(client):
     headers = [("content-type", OCTETS), ("content-type", OCTETS16)]
     refused(
-        client.post(URL, content=bytes(48), headers=headers), 415, "`Content-Type` must be given once", "Content-Type"
+        client.post(URL, content=bytes(48), headers=headers),
+        415,
+        "`Content-Type` must be sent only once",
+        "Content-Type",
     )
 
 
 @pytest.mark.parametrize(
     ("headers", "message"),
     [
-        ({"x-dim": "3"}, "The rows must have 6 numbers; X-Dim says 3"),
-        ({"x-dim": "12"}, "The rows must have 6 numbers; X-Dim says 12"),
-        ({"x-rows": "4"}, "The body holds 2 rows of 6 numbers; X-Rows says 4"),
-        ({"x-rows": "two", "x-dim": "6"}, "X-Rows says two"),
+        ({"x-dim": "3"}, "The rows must have 6 numbers; got `X-Dim` 3"),
+        ({"x-dim": "12"}, "The rows must have 6 numbers; got `X-Dim` 12"),
+        ({"x-rows": "4"}, "The body has 2 rows of 6 numbers; got `X-Rows` 4"),
+        ({"x-rows": "two", "x-dim": "6"}, "got `X-Rows` two"),
     ],
 )
 def test_rows_of_another_shape_than_the_sender_states_are_refused(client, headers, message):
@@ -151,7 +154,7 @@ def test_an_arrow_stream_that_may_unpack_to_any_size_is_refused_unpacked(options
 def test_brackets_that_no_rows_need_are_refused_unparsed(registry, body, monkeypatch):
     monkeypatch.setattr("orjson.loads", lambda _: 1 / 0)
     response = client_of(registry, max_rows=100).post(URL, content=body, headers={"content-type": "application/json"})
-    refused(response, 400, "must be one object with at most 100 rows; it holds too many brackets")
+    refused(response, 400, "must be one object with at most 100 rows; it has too many brackets")
 
 
 def test_json_has_a_limit_of_its_own(registry):
@@ -159,7 +162,7 @@ def test_json_has_a_limit_of_its_own(registry):
     body = json.dumps({"embedding": make_rows(5).tolist()})
     for path in (URL, "/v1/embeddings", "/v1/score"):
         response = client.post(path, content=body, headers={"content-type": "application/json"})
-        refused(response, 413, "A body may have at most 100 bytes")
+        refused(response, 413, "A request body may have at most 100 bytes")
     assert post_rows(client, make_rows(5)).status_code == 200
 
 
@@ -193,7 +196,7 @@ def test_scores_that_take_long_hold_no_translation_up_and_are_few(registry, monk
             )
 
     more, bulk, scores, after = asyncio.run(scenario())
-    refused(more, 429, f"{MAX_SLOW_TASKS} scores or texts are under way")
+    refused(more, 429, f"already processing {MAX_SLOW_TASKS} score and text requests")
     assert np.allclose(read_rows(bulk), make_stitcher().translate(make_rows(500)), atol=1e-6)
     assert scores == [200] * MAX_SLOW_TASKS
     assert after.status_code == 200
@@ -296,7 +299,7 @@ def test_the_body_of_a_request_for_another_protocol_is_never_the_next_request(se
     upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "", "")
     answer = exchange(port, "\r\n".join(lines + upgrade).encode() + inner)
     assert answer.startswith(b"HTTP/1.1 400")
-    assert b"send the request without `Upgrade`" in answer
+    assert b"remove the `Upgrade` header" in answer
     assert answer.count(b"HTTP/1.1") == 1
     assert b"spaces" not in answer
 
@@ -321,7 +324,12 @@ def test_heads_without_end_are_cut_off(service, where):
 
 def test_a_page_whose_name_leads_here_is_not_this_machine(registry):
     client = client_of(registry)
-    refused(client.get("/v1/spaces", headers={"host": "rebound.example"}), 401, "answers on loopback", "Authorization")
+    refused(
+        client.get("/v1/spaces", headers={"host": "rebound.example"}),
+        401,
+        "requests to a loopback address",
+        "Authorization",
+    )
     for host in ("localhost:3000", "127.0.0.1", "[::1]:3000"):
         assert client.get("/v1/spaces", headers={"host": host}).status_code == 200
     opened = TestClient(create_app(registry, Settings(open=True)), LOCAL)

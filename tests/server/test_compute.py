@@ -157,7 +157,7 @@ def test_weights_that_float16_cannot_hold_stay_as_they_are(caplog):
     big = make_stitcher()
     big = replace(big, map=replace(big.map, weight=big.map.weight * 1e6))
     assert placed(big, precision="float16").pipeline.maps[0].weight.dtype == torch.float32
-    assert "float16 cannot hold the weights of 0; they stay in float32" in caplog.text
+    assert "float16 cannot represent the weights of 0; they stay in float32" in caplog.text
 
 
 def test_placing_on_the_cpu_copies_no_weights():

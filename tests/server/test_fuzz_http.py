@@ -28,10 +28,10 @@ DIMS = {"embedding": 6, "input": 6, "counterpart": 4}
 # What the document says in words, since its schemas cannot: a request that they allow may still be refused for these.
 IN_WORDS = (
     r"`(source|target)` is missing",
-    r"is .+ in the query and .+ in the body; give it once",
+    r"is .+ in the query string and .+ in the body; send it once",
     r"The rows of `\w+` must all have",
-    r"must be a list like the rows before it",
-    r"(in base64|The body) must be little-endian float(32|16), so a multiple of",
+    r"must be a list, like the rows before it",
+    r"(in base64|The body) must be little-endian float(32|16) numbers, a multiple of",
     r"whole numbers are tokens",
 )
 

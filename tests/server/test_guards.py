@@ -107,7 +107,7 @@ def test_a_body_of_no_stated_length_is_refused_at_the_limit():
 @pytest.mark.parametrize("n", [2, PREALLOCATE_BYTES + 2, 2 * PREALLOCATE_BYTES])
 def test_a_body_longer_than_it_said_is_refused(n):
     unread = [chunk(b"a" * n, True), chunk(b"b", True), chunk(b"c")]
-    with pytest.raises(MalformedError, match=f"must have the {n} bytes that its Content-Length states; more came"):
+    with pytest.raises(MalformedError, match=f"must have the {n} bytes that `Content-Length` states; got more"):
         read(unread, b"%d" % n, 9 * PREALLOCATE_BYTES)
     assert len(unread) == 1
 

@@ -10,7 +10,7 @@ from repstitch.server.app import create_app
 from repstitch.server.settings import Settings, is_loopback
 
 KEYS = ("first-key", "second-key")
-ASKS = "This service asks for a key: send `Authorization: Bearer KEY` with one of REPSTITCH_API_KEYS"
+ASKS = "This service requires an API key: send `Authorization: Bearer KEY` with one of REPSTITCH_API_KEYS"
 OPEN = ("/livez", "/healthz", "/readyz", "/openapi.json", "/docs")
 CLOSED = ("/v1/stitchers", "/v1/stitchers/old-to-new", "/v1/spaces", "/v1/models", "/metrics", "/nothing", "/")
 
@@ -61,7 +61,7 @@ def test_no_closed_path_answers_without_a_key(registry, headers):
 def test_health_and_the_description_are_open_and_so_is_asking_for_options(registry):
     client = client_of(registry, api_keys=KEYS)
     assert [client.get(path).status_code for path in OPEN] == [200] * len(OPEN)
-    refused(client.options("/v1/translate"), 405, "This route does not take that method")
+    refused(client.options("/v1/translate"), 405, "This route does not support this HTTP method")
 
 
 def test_all_keys_are_compared_whole_whichever_fits(registry, monkeypatch):
@@ -87,7 +87,12 @@ def test_without_keys_this_machine_is_answered(registry, host):
 @pytest.mark.parametrize("host", ["192.168.1.5", "example.com", "[2001:db8::1]", "0.0.0.0"])
 def test_without_keys_others_are_not_unless_that_is_said(registry, host):
     client = TestClient(create_app(registry, Settings()), f"http://{host}")
-    refused(client.get("/v1/spaces"), 401, "This service has no keys, so it answers on loopback", "Authorization")
+    refused(
+        client.get("/v1/spaces"),
+        401,
+        "This service has no API keys, so it answers only requests to a loopback",
+        "Authorization",
+    )
     assert client.get("/readyz").status_code == 200
     opened = TestClient(create_app(registry, Settings(open=True)), f"http://{host}")
     assert opened.get("/v1/spaces").status_code == 200
@@ -103,7 +108,9 @@ def test_a_loopback_address_is_known_in_all_its_forms():
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
 def test_a_service_that_others_can_reach_does_not_start_without_keys(host):
-    with pytest.raises(InputError, match="can be reached from elsewhere, and no key is asked for: set REPSTITCH_API"):
+    with pytest.raises(
+        InputError, match="is reachable from other machines, but no API keys are set: set REPSTITCH_API"
+    ):
         Settings().check_exposure(host)
     Settings(api_keys=KEYS).check_exposure(host)
     Settings(open=True).check_exposure(host)
@@ -115,7 +122,7 @@ def test_keys_that_no_header_can_carry_are_refused_and_not_shown(keys):
     if keys == ("",):
         assert Settings.from_env({"REPSTITCH_API_KEYS": " , "}).api_keys == ()
         return
-    with pytest.raises(InputError, match="one of them is none") as caught:
+    with pytest.raises(InputError, match="one of them is not") as caught:
         Settings(api_keys=keys)
     assert keys[0] not in str(caught.value)
     assert "first-key" not in repr(Settings(api_keys=KEYS))

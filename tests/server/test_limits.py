@@ -20,7 +20,7 @@ from repstitch.stitchers.pipeline import Pipeline
 def test_a_large_body_is_refused_by_its_stated_length(registry):
     client = client_of(registry, max_body_bytes=100)
     assert post_rows(client, make_rows(4)).status_code == 200
-    refused(post_rows(client, make_rows(5)), 413, "A body may have at most 100 bytes; got 120")
+    refused(post_rows(client, make_rows(5)), 413, "A request body may have at most 100 bytes; got 120")
 
 
 def test_a_large_body_is_refused_while_it_streams(registry):
@@ -32,7 +32,7 @@ def test_a_large_body_is_refused_while_it_streams(registry):
             yield bytes(24)
 
     response = client_of(registry, max_body_bytes=100).post(URL, content=stream(), headers={"content-type": OCTETS})
-    refused(response, 413, "A body may have at most 100 bytes; got more")
+    refused(response, 413, "A request body may have at most 100 bytes; got more")
 
 
 def test_too_many_rows_are_refused_in_every_format(registry):
@@ -43,7 +43,9 @@ def test_too_many_rows_are_refused_in_every_format(registry):
         client.post(URL, json={"embedding": rows.tolist()}),
         client.post(URL, json={"embedding": b64(rows)}),
     ):
-        refused(response, 413, "A request may hold at most 2 rows; got 3. Send them in parts", "embedding")
+        refused(
+            response, 413, "A request may contain at most 2 rows; got 3. Send them in several requests", "embedding"
+        )
 
 
 def test_more_at_once_than_allowed_are_told_to_come_back(registry, monkeypatch):
@@ -70,7 +72,7 @@ def test_more_at_once_than_allowed_are_told_to_come_back(registry, monkeypatch):
             return refused, health, done, await client.post(URL, content=make_rows(1).tobytes(), headers=headers)
 
     response, health, done, after = asyncio.run(scenario())
-    refused(response, 429, "2 requests are under way")
+    refused(response, 429, "already answering 2 requests")
     assert response.headers["retry-after"] == "1"
     assert [health.status_code, *done, after.status_code] == [200, 200, 200, 200]
 
@@ -118,7 +120,7 @@ def test_bodies_that_together_hold_too_much_are_told_to_come_back(registry):
             return second, (await first).status_code, await client.post(URL, content=bytes(24 * 4), headers=headers)
 
     second, first, alone = asyncio.run(scenario())
-    refused(second, 429, "Requests under way hold 72 bytes and this needs 48 more; try again")
+    refused(second, 429, "The requests in progress have reserved 72 bytes, and 48 more would exceed")
     assert first == 200  # alone it may hold more than all may together: its own limits bound it
     assert alone.status_code == 422
     assert app.state.service.gate.bytes == 0
@@ -137,7 +139,7 @@ def test_a_body_that_never_ends_is_timed_out(registry):
             return late, await client.post(URL, content=make_rows(1).tobytes(), headers={"content-type": OCTETS})
 
     late, after = asyncio.run(scenario())
-    refused(late, 504, "Not done within 0.1 s")
+    refused(late, 504, "The request took longer than 0.1 s")
     assert late.headers["connection"] == "close"
     assert after.status_code == 200
 
@@ -151,7 +153,9 @@ def test_a_translation_that_is_timed_out_stops_at_the_next_chunk(registry, monke
         return real(self, rows)
 
     monkeypatch.setattr(Pipeline, "run", slowly)
-    refused(post_rows(client_of(registry, timeout_s=0.15), make_rows(10_000)), 504, "Not done within 0.15 s")
+    refused(
+        post_rows(client_of(registry, timeout_s=0.15), make_rows(10_000)), 504, "The request took longer than 0.15 s"
+    )
     time.sleep(0.3)
     assert len(calls) <= 3
 
@@ -189,7 +193,7 @@ def test_an_uncaught_error_is_500_and_neither_answer_nor_log_shows_the_vector(re
     monkeypatch.setattr(Pipeline, "run", fail)
     rows = np.full((1, 6), 0.125, np.float32)
     with caplog.at_level(logging.DEBUG):
-        error = refused(post_rows(client, rows), 500, "The request failed in the service")
+        error = refused(post_rows(client, rows), 500, "The service failed to answer")
     assert "0.125" not in error["message"] + caplog.text
     assert "RuntimeError" in caplog.text
     assert "in fail" in caplog.text
@@ -197,4 +201,4 @@ def test_an_uncaught_error_is_500_and_neither_answer_nor_log_shows_the_vector(re
 
 def test_an_uncaught_error_of_another_route_is_500_in_our_form(client, monkeypatch):
     monkeypatch.setattr(listing, "summary", lambda *_: 1 / 0)
-    refused(client.get("/v1/stitchers"), 500, "The request failed in the service")
+    refused(client.get("/v1/stitchers"), 500, "The service failed to answer")

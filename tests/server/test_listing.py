@@ -93,7 +93,7 @@ def test_nothing_but_health_answers_until_a_stitcher_is_loaded(folder):
         client.get("/v1/stitchers"),
         client.get("/v1/spaces"),
     ):
-        refused(response, 503, "No stitcher is loaded yet; try again")
+        refused(response, 503, "No stitcher is loaded yet; retry later")
         assert response.headers["retry-after"] == "1"
 
 
@@ -133,4 +133,4 @@ def test_a_folder_that_cannot_be_read_for_a_while_changes_nothing(folder, monkey
     monkeypatch.setattr(Registry, "refresh", refresh)
     with TestClient(create_app(registry, Settings(reload_s=0.02)), LOCAL) as client:
         eventually(lambda: client.get("/readyz").status_code == 200)
-    assert "could not be read; what was served before stays" in caplog.text
+    assert "could not be read; the stitchers loaded before remain in use" in caplog.text

@@ -123,7 +123,7 @@ def test_accept_chooses_the_dtype_too(client, content_type, accept, answer):
 @pytest.mark.parametrize("content_type", [f"{OCTETS}; dtype=float64", f"{JSON}; dtype=float16", f"{OCTETS}; dtype="])
 def test_a_dtype_that_is_not_spoken_is_415(client, content_type):
     response = client.post(URL, content=bytes(48), headers={"content-type": content_type})
-    refused(response, 415, "`dtype` of a Content-Type must be float32 or float16, and is for", "Content-Type")
+    refused(response, 415, "The `dtype` of a `Content-Type` must be float32 or float16 and is", "Content-Type")
 
 
 def test_a_translation_that_float16_cannot_hold_is_refused(folder):
@@ -137,7 +137,7 @@ def test_a_translation_that_float16_cannot_hold_is_refused(folder):
     refused(
         client.post(url, content=rows.astype("<f2").tobytes(), headers={"content-type": OCTETS16}),
         422,
-        "float16 cannot hold the translation of row 0; ask for float32",
+        "The translation of row 0 has numbers too large for float16; request float32",
     )
     response = client.post(url, content=rows.tobytes(), headers={"content-type": OCTETS})
     assert np.allclose(read_rows(response), big.translate(rows), rtol=1e-5)
@@ -179,7 +179,7 @@ def test_rows_whose_card_says_another_space_are_refused(client):
     rows = make_rows(2)
     card = {SPACE_KEY: Space("other", 6).to_json().encode()}
     response = client.post(URL, content=stream(rows, metadata=card), headers={"content-type": ARROW})
-    refused(response, 422, "must be in space 'old', but their card says another identity", "embedding")
+    refused(response, 422, "must be in space 'old', but their card states another identity", "embedding")
     card = {SPACE_KEY: Space("old", 6).to_json().encode()}
     assert client.post(URL, content=stream(rows, metadata=card), headers={"content-type": ARROW}).status_code == 200
 
@@ -201,8 +201,8 @@ REFUSED = [
     (b"", 400, "The body must be an Arrow IPC stream"),
     (b"abc", 400, "The body must be an Arrow IPC stream"),
     (stream(ROWS)[:100], 400, "The body must be an Arrow IPC stream"),
-    (stream(ROWS) + b"more", 400, "The body must end with its Arrow stream; 4 bytes follow"),
-    (stream(ROWS[:0]), 400, "must hold at least one row of 6 numbers; it is empty"),
+    (stream(ROWS) + b"more", 400, "The body must end with its Arrow stream; 4 more bytes follow"),
+    (stream(ROWS[:0]), 400, "must contain at least one row of 6 numbers; it is empty"),
     (
         stream(ROWS, options=pa.ipc.IpcWriteOptions(compression="zstd")),
         400,
@@ -213,14 +213,18 @@ REFUSED = [
         400,
         "must be an Arrow stream without compression",
     ),
-    (stream(ROWS, text=["a", "b", "c"]), 400, "must have the columns id and vector, each once; got vector, text"),
+    (
+        stream(ROWS, text=["a", "b", "c"]),
+        400,
+        "may have only the columns id and vector, each at most once; got vector, text",
+    ),
     (as_stream(pa.table({"id": [1]})), 400, "The stream must have a column `vector`"),
-    (as_stream(pa.table({"vector": [1.0]})), 400, "`vector` must hold lists of float32 or float16; got double"),
-    (stream(ROWS.astype(np.float64), dtype="float64"), 400, "`vector` must hold lists of float32 or float16; got"),
-    (stream(ROWS, [[1], [2], [3]]), 400, "`id` must hold text or whole numbers; got list"),
-    (stream(ROWS[:, :5]), 422, "`vector` must have 6 numbers a row; got 5"),
-    (stream(ROWS[:, :5], fixed=False), 422, "`vector` must have 6 numbers a row; row 0 has 5"),
-    (with_null(ROWS), 422, "`vector` must be given for every row; 1 rows have none"),
+    (as_stream(pa.table({"vector": [1.0]})), 400, "`vector` must contain lists of float32 or float16; got double"),
+    (stream(ROWS.astype(np.float64), dtype="float64"), 400, "`vector` must contain lists of float32 or float16; got"),
+    (stream(ROWS, [[1], [2], [3]]), 400, "`id` must contain text or integers; got list"),
+    (stream(ROWS[:, :5]), 422, "`vector` must have 6 numbers per row; got 5"),
+    (stream(ROWS[:, :5], fixed=False), 422, "`vector` must have 6 numbers per row; row 0 has 5"),
+    (with_null(ROWS), 422, "`vector` must not be null; it is null in 1 rows"),
     (stream(np.full((2, 6), np.nan)), 422, "must be finite float32 numbers; 2 of 2 rows"),
     (as_stream(pa.table({"vector": pa.array(["a"]).dictionary_encode()})), 400, "not dictionaries"),
 ]
@@ -236,7 +240,7 @@ def test_a_stream_that_cannot_be_translated_is_refused(client, body, status, mes
 def test_two_rows_of_halves_are_not_one_row(client):
     vectors = pa.array([[1.0] * 3, [1.0] * 9], pa.list_(pa.float32()))
     response = client.post(URL, content=as_stream(pa.table({"vector": vectors})), headers={"content-type": ARROW})
-    refused(response, 422, "`vector` must have 6 numbers a row; row 0 has 3", "embedding")
+    refused(response, 422, "`vector` must have 6 numbers per row; row 0 has 3", "embedding")
 
 
 def test_arrow_needs_the_names_in_the_query(client):
@@ -265,5 +269,5 @@ def test_a_body_too_long_for_its_rows_is_refused_before_it_is_sent(registry):
             headers = {"content-type": OCTETS, "content-length": str(24 * 4)}
             return await client.post(URL, content=never(), headers=headers)
 
-    message = "A request may hold at most 3 rows; got 4. Send them in parts"
+    message = "A request may contain at most 3 rows; got 4. Send them in several requests"
     refused(asyncio.run(scenario()), 413, message, "embedding")

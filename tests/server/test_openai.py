@@ -47,7 +47,7 @@ def test_the_real_client_translates_vectors(registry, model):
     assert caught.value.param == "input"
     with pytest.raises(openai.UnprocessableEntityError, match="must have 6 numbers; got 5"):
         client.embeddings.create(model=model, input=rows[:, :5].tolist())
-    with pytest.raises(openai.ConflictError, match="no text encoder of space 'old' is loaded"):
+    with pytest.raises(openai.ConflictError, match="no text encoder is loaded for space 'old'"):
         client.embeddings.create(model=model, input="a text")
 
 
@@ -68,23 +68,28 @@ def test_the_answer_has_openais_shape_and_our_headers(client):
 @pytest.mark.parametrize(
     ("body", "status", "message", "param"),
     [
-        ({"input": [1.5] * 6}, 400, "`model` is missing; name a stitcher or source->target", "model"),
+        (
+            {"input": [1.5] * 6},
+            400,
+            "`model` is missing; send the name of a stitcher or a pair source->target",
+            "model",
+        ),
         ({"model": "old->new"}, 400, "`input` is missing", "input"),
-        ({"model": "old->new", "input": []}, 400, "must hold at least one row of 6 numbers", "input"),
+        ({"model": "old->new", "input": []}, 400, "must contain at least one row of 6 numbers", "input"),
         ({"model": "old->new", "input": [1, 2, 3, 4, 5, 6]}, 400, "whole numbers are tokens", "input"),
         ({"model": "old->new", "input": [[1.5] * 6, [1] * 6]}, 400, "whole numbers are tokens", "input"),
         ({"model": "old->new", "input": [[0.0] * 6]}, 422, "`input` must have a direction", "input"),
-        ({"model": "old->new", "input": [["0.1"] * 6]}, 400, "at position 0 came text", "input"),
+        ({"model": "old->new", "input": [["0.1"] * 6]}, 400, "got text at position 0", "input"),
         ({"model": "old->new", "input": None}, 400, "must be a list of numbers", "input"),
         ({"model": "old->nwe", "input": [1.5] * 6}, 404, "There is no space 'nwe' (`target`). Nearest: new", "model"),
-        ({"model": "new->old", "input": [1.5] * 6}, 404, "No stitcher goes new -> old", "model"),
+        ({"model": "new->old", "input": [1.5] * 6}, 404, "No stitcher translates new -> old", "model"),
         ({"model": "gpt", "input": [1.5] * 6}, 404, "There is no stitcher 'gpt'", "model"),
         ({"model": "old->new", "input": [1.5] * 6, "dimensions": 5}, 422, "`dimensions` must be 4", "dimensions"),
         ({"model": "old->new", "input": [1.5] * 6, "dimensions": 0}, 400, "at least 1", "dimensions"),
         ({"model": "old->new", "input": [1.5] * 6, "encoding_format": "hex"}, 400, "float, base64", "encoding_format"),
         ({"model": "old->new", "input": [1.5] * 6, "source": "old"}, 400, "`source` is not a field", None),
         ({"model": "old->new", "input": [1.5] * 6, "user": 7}, 400, "`user` must be text", "user"),
-        ({"model": "old->new", "input": "words"}, 409, "no text encoder of space 'old' is loaded here", "input"),
+        ({"model": "old->new", "input": "words"}, 409, "no text encoder is loaded for space 'old'", "input"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(client, body, status, message, param):
@@ -100,7 +105,7 @@ def test_one_integer_among_floats_is_a_number(client):
 def test_only_json_is_spoken_and_no_query(client):
     response = client.post("/v1/embeddings", content=bytes(24), headers={"content-type": OCTETS})
     refused(response, 415, "`Content-Type` must be application/json; got application/octet-stream", "Content-Type")
-    refused(client.post("/v1/embeddings?model=x", json={}), 400, "This route takes no query")
+    refused(client.post("/v1/embeddings?model=x", json={}), 400, "This route takes no query parameters")
 
 
 def test_several_stitchers_of_a_pair_need_a_name_or_a_promotion(folder, registry, client):
@@ -150,7 +155,9 @@ def test_texts_are_embedded_and_translated(texts):
 
 @pytest.mark.parametrize("input", ["", ["a", ""], ["a", 7], ["a", None], "  "])
 def test_texts_that_say_nothing_are_refused(texts, input):
-    refused(post(texts[0], model="words->new", input=input), 400, "`input` must hold texts; at position", "input")
+    refused(
+        post(texts[0], model="words->new", input=input), 400, "`input` must contain only non-empty texts; got", "input"
+    )
 
 
 def test_too_many_texts_are_refused(texts):
@@ -164,7 +171,7 @@ def test_an_encoder_of_another_space_is_not_taken_for_the_stitchers(texts, monke
     refused(
         post(client, model="words->new", input="a"),
         409,
-        "the encoder that is loaded for space 'words' is not the one its stitcher was trained for (revision",
+        "the encoder loaded for space 'words' differs from the one that the stitcher was trained for (revision",
         "input",
     )
 
@@ -173,7 +180,7 @@ def test_an_encoder_that_cannot_be_loaded_is_said_and_left_out(registry, caplog,
     service = service_of(client_of(registry, encoders=(f"old={tmp_path}/none",), device="cpu"))
     service.load_encoders()
     assert service.encoders == {}
-    assert "Texts cannot be sent for space old" in caplog.text
+    assert "The text encoder of space old could not be loaded" in caplog.text
 
 
 def test_a_started_service_loads_its_encoder(bert, texts):

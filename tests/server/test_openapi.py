@@ -111,8 +111,8 @@ def refuses(response: Any, status: int, method: str, path: str) -> None:
     ("message", "query", "field"),
     [
         ("`x y` is not a field", {}, {"x\n\u2028y": 1}),
-        ("`x y` is not a parameter", {"x\ry": "1"}, {}),
-        ("goes old -> new, not a b -> c", {"source": "a\nb", "target": "c", "stitcher": "old-to-new"}, {}),
+        ("`x y` is not a query parameter", {"x\ry": "1"}, {}),
+        ("translates old -> new, not a b -> c", {"source": "a\nb", "target": "c", "stitcher": "old-to-new"}, {}),
     ],
 )
 def test_a_message_is_one_line_whatever_it_quotes(client, message, query, field):

@@ -57,14 +57,14 @@ def test_a_service_answers_over_http_and_finishes_what_is_in_flight_on_sigterm(f
 def test_a_port_in_use_is_one_clear_line(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"`port` {port} on 127.0.0.1 cannot be had: Address already in use"):
+        with pytest.raises(InputError, match=f"`port` {port} on 127.0.0.1 is not available: Address already in use"):
             listen("127.0.0.1", port)
 
 
 def test_an_address_that_makes_no_sense_is_refused(folder):
     with pytest.raises(InputError, match="`port` must be a number from 0 to 65535; got 70000"):
         listen("127.0.0.1", 70000)
-    with pytest.raises(InputError, match="on no such host cannot be had"):
+    with pytest.raises(InputError, match="on no such host is not available"):
         listen("no such host", 0)
     with pytest.raises(InputError, match=r"\(REPSTITCH_WORKERS\) must be a whole number of at least 1; got 0"):
         serve(workers=0)
@@ -73,10 +73,12 @@ def test_an_address_that_makes_no_sense_is_refused(folder):
 
 
 def test_an_address_that_others_reach_is_not_served_without_keys(folder, monkeypatch):
-    with pytest.raises(InputError, match=r"`host` 0\.0\.0\.0 can be reached from elsewhere, and no key is asked for"):
+    with pytest.raises(
+        InputError, match=r"`host` 0\.0\.0\.0 is reachable from other machines, but no API keys are set"
+    ):
         serve(folder, host="0.0.0.0")
     monkeypatch.setenv("REPSTITCH_API_KEYS", "a b")
-    with pytest.raises(InputError, match=r"\(REPSTITCH_API_KEYS\) must be plain words with commas between"):
+    with pytest.raises(InputError, match=r"\(REPSTITCH_API_KEYS\) must be printable ASCII without spaces"):
         serve(folder)
 
 

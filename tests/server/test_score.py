@@ -37,7 +37,7 @@ def test_pairs_are_scored_as_the_command_scores_them(client, pairs, write):
         (
             {"counterpart": [[1.0] * 4] * 59},
             422,
-            "`counterpart` must have the 60 rows of `embedding`; got 59",
+            "`counterpart` must have as many rows as `embedding` (60); got 59",
             "counterpart",
         ),
         ({"counterpart": [[1.0] * 3] * 60}, 422, "The rows of `counterpart` must have 4 numbers; got 3", "counterpart"),
@@ -59,7 +59,7 @@ def test_too_few_and_too_many_pairs_are_refused(client, pairs):
 
     assert post(19).status_code == 422
     assert "at least 20" in post(19).json()["error"]["message"].lower()
-    refused(post(2001), 413, "A request may hold at most 2000 rows; got 2001", "embedding")
+    refused(post(2001), 413, "A request may contain at most 2000 rows; got 2001", "embedding")
     refused(post(20, "?route=auto"), 400, "`route` is not a parameter of this route", "route")
     missing = client.post("/v1/score", json={"embedding": b64(make_rows(20)), "source": "old", "target": "new"})
     refused(missing, 400, "`counterpart` is missing", "counterpart")

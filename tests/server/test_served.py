@@ -38,9 +38,9 @@ def test_a_detour_is_taken_only_when_asked_for(detour):
     client, rows = client_of(registry), make_rows(3)
     for asked in ("", "&route=direct"):
         error = refused(
-            post_rows(client, rows, DETOUR + asked), 404, "No stitcher goes old -> newest. Nearest:", "target"
+            post_rows(client, rows, DETOUR + asked), 404, "No stitcher translates old -> newest. Nearest:", "target"
         )
-        assert error["message"].endswith(" With route=auto it goes over new.")
+        assert error["message"].endswith(" A route through new exists: `/v1/translate` uses it with route=auto.")
     response = post_rows(client, rows, DETOUR + "&route=auto")
     assert np.allclose(read_rows(response, 5), second.translate(first.translate(rows)), atol=1e-6)
     assert response.headers["x-route"] == "old->new->newest"
@@ -84,7 +84,7 @@ def test_an_expected_score_that_nobody_knows_is_said_to_be_unknown(tmp_path):
     [
         ("&route=shortest", 400, "`route` must be one of direct, auto; got 'shortest'", "route"),
         ("&route=", 400, "`route` must be one of direct, auto; got ''", "route"),
-        ("&route=auto&confidence=true", 409, "The route old->new->newest leads over other spaces, and", "confidence"),
+        ("&route=auto&confidence=true", 409, "The route old->new->newest uses several stitchers, but", "confidence"),
     ],
 )
 def test_a_route_that_cannot_be_is_refused(detour, query, status, message, param):
@@ -93,4 +93,4 @@ def test_a_route_that_cannot_be_is_refused(detour, query, status, message, param
 
 def test_where_no_route_leads_the_nearest_pairs_are_named(detour):
     response = post_rows(client_of(detour[2]), make_rows(1), "/v1/translate?source=newest&target=old&route=auto")
-    refused(response, 404, "No route over other spaces leads there either", "source")
+    refused(response, 404, "There is no route through other spaces either", "source")

@@ -1,14 +1,16 @@
 """`POST /v1/translate`: what comes back, and what is refused."""
 
 import base64
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers.server_calls import URL, b64, client_of, post_rows, read_rows, refused
 from helpers.serving import make_rows, make_stitcher
-from helpers.spaces import calibration
+from helpers.spaces import calibration, gaussian
 from starlette.testclient import TestClient
 
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.server.negotiation import OCTETS, MediaType, reply_type
 from repstitch.server.responses import JSON
 from repstitch.server.service import INLINE_ROWS
@@ -128,6 +130,23 @@ def sure(folder) -> tuple[TestClient, Stitcher]:
     return client_of(registry), stitcher
 
 
+@pytest.mark.parametrize("usable", [None, True, False])
+def test_a_confidence_that_is_not_usable_is_sent_with_a_header_that_states_it(folder, usable):
+    scores = {} if usable is None else {"confidence": {"usable": usable}}
+    made = make_stitcher("sure", calibration=calibration(6, pool=500))
+    replace(made, scorecard=Scorecard(made.scorecard.to_dict() | scores)).save(folder / "sure-to-new")
+    registry = Registry(folder)
+    registry.refresh()
+    client, rows = client_of(registry), gaussian(3, 6)
+    for reply in (
+        post_rows(client, rows, SURE + "&confidence=true"),
+        client.post(SURE, json={"embedding": rows.tolist(), "confidence": True}),
+    ):
+        assert reply.status_code == 200
+        assert reply.headers.get("x-confidence-usable") == ("false" if usable is False else None)
+    assert "x-confidence-usable" not in post_rows(client, rows, SURE).headers
+
+
 @pytest.mark.parametrize("n", [1, INLINE_ROWS + 1, 2500])
 def test_confidence_comes_as_columns_behind_each_row(sure, n):
     client, stitcher = sure
@@ -178,7 +197,7 @@ def test_confidence_is_left_out_unless_it_is_asked_for(sure, asked):
 
 
 def test_confidence_of_a_stitcher_without_calibration_is_409(client):
-    message = "The stitcher 'old-to-new' has no calibration, so it cannot tell confidence; ask without it"
+    message = "Stitcher 'old-to-new' has no calibration; send the request without `confidence`"
     refused(post_rows(client, make_rows(1), URL + "&confidence=true"), 409, message, "confidence")
     refused(client.post(URL, json={"embedding": [1.0] * 6, "confidence": True}), 409, message, "confidence")
     assert post_rows(client, make_rows(1), URL + "&confidence=false").status_code == 200
@@ -198,7 +217,7 @@ def test_a_confidence_in_json_that_is_no_boolean_is_400(sure, value):
 
 def test_confidence_asked_for_in_the_query_and_not_in_the_body_is_refused(sure):
     response = sure[0].post(SURE + "&confidence=true", json={"embedding": [1.0] * 6, "confidence": False})
-    refused(response, 400, "`confidence` is True in the query and False in the body; give it once", "confidence")
+    refused(response, 400, "`confidence` is True in the query string and False in the body; send it once", "confidence")
 
 
 def test_rows_that_cannot_be_translated_have_no_confidence_either(sure):
@@ -212,11 +231,11 @@ def test_rows_that_cannot_be_translated_have_no_confidence_either(sure):
 @pytest.mark.parametrize(
     ("embedding", "status", "message"),
     [
-        (["0.1"] * 6, 400, "at position 0 came text"),
-        ([None] * 6, 400, "at position 0 came null"),
+        (["0.1"] * 6, 400, "got text at position 0"),
+        ([None] * 6, 400, "got null at position 0"),
         ([[1, 2, 3], [4, 5, 6]], 422, "The rows of `embedding` must have 6 numbers; got 3"),
-        ([0.0] * 6, 422, "must have a direction; 1 of 1 rows (first: row 0) hold only zeros"),
-        ([[1.0] * 6, [1e39] * 6], 422, "must be finite float32 numbers; 1 of 2 rows (first: row 1) hold NaN or Inf"),
+        ([0.0] * 6, 422, "must have a direction; 1 of 1 rows (first: row 0) contain only zeros"),
+        ([[1.0] * 6, [1e39] * 6], 422, "must be finite float32 numbers; 1 of 2 rows (first: row 1) contain NaN or Inf"),
         ("AAA", 400, "must be standard base64 of float32 bytes"),
         (b64([np.nan] * 6), 422, "must be finite float32 numbers"),
         ([], 400, "it is empty"),
@@ -244,8 +263,8 @@ def test_a_body_that_is_no_request_is_400(client, body, message, param):
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
-        (b"", 400, "The body must hold at least one row of 6 float32 numbers; it is empty"),
-        (b"x" * 25, 400, "a multiple of 4 bytes long; got 25"),
+        (b"", 400, "The body must contain at least one row of 6 float32 numbers; it is empty"),
+        (b"x" * 25, 400, "a multiple of 4 bytes; got 25"),
         (b"x" * 28, 422, "a multiple of 24 bytes; got 28"),
     ],
 )
@@ -257,30 +276,35 @@ def test_bytes_that_are_no_rows_are_refused(client, content, status, message):
 @pytest.mark.parametrize("n", [1, 3000])
 def test_rows_that_cannot_be_translated_are_counted_over_the_whole_body(client, n):
     rows = np.concatenate([make_rows(n), np.full((2, 6), np.nan, np.float32)])
-    message = f"2 of {n + 2} rows (first: row {n}) hold NaN or Inf"
+    message = f"2 of {n + 2} rows (first: row {n}) contain NaN or Inf"
     refused(post_rows(client, rows), 422, message, "embedding")
 
 
 @pytest.mark.parametrize(
     ("query", "status", "message", "param"),
     [
-        ("", 400, "`source` is missing; name the space, see /v1/spaces", "source"),
+        ("", 400, "`source` is missing; send the name of a space, see /v1/spaces", "source"),
         ("?source=old", 400, "`target` is missing", "target"),
-        ("?source=old&target=new&sticher=x", 400, "`sticher` is not a parameter; known are source", None),
-        ("?source=old&source=new&target=new", 400, "`source` must be given once", "source"),
+        (
+            "?source=old&target=new&sticher=x",
+            400,
+            "`sticher` is not a query parameter; allowed parameters are source",
+            None,
+        ),
+        ("?source=old&source=new&target=new", 400, "`source` must be sent only once", "source"),
         ("?source=&target=new", 400, "`source` must have 1 to 256 characters; got 0", "source"),
-        ("?source=%ff&target=new", 400, "The query must be percent-encoded UTF-8", None),
-        (f"?source={'x' * 5000}", 400, "The query may have at most 4096 bytes", None),
+        ("?source=%ff&target=new", 400, "The query string must be percent-encoded UTF-8", None),
+        (f"?source={'x' * 5000}", 400, "The query string may have at most 4096 bytes", None),
         ("?source=ol&target=new", 404, "There is no space 'ol' (`source`). Nearest: old", "source"),
         ("?source=old&target=nwe", 404, "There is no space 'nwe' (`target`). Nearest: new", "target"),
-        ("?source=new&target=old", 404, "No stitcher goes new -> old. Nearest: old->new", "source"),
+        ("?source=new&target=old", 404, "No stitcher translates new -> old. Nearest: old->new", "source"),
         (
             "?source=old&target=new&stitcher=old-to",
             404,
             "There is no stitcher 'old-to'. Nearest: old-to-new",
             "stitcher",
         ),
-        ("?source=new&target=old&stitcher=old-to-new", 409, "goes old -> new, not new -> old", "stitcher"),
+        ("?source=new&target=old&stitcher=old-to-new", 409, "translates old -> new, not new -> old", "stitcher"),
     ],
 )
 def test_a_pair_that_nobody_serves_is_refused(client, query, status, message, param):
@@ -292,14 +316,14 @@ def test_a_pair_that_nobody_serves_is_refused(client, query, status, message, pa
 
 def test_a_name_in_the_query_and_another_in_the_body_is_refused(client):
     response = client.post(URL, json={"embedding": [1.0] * 6, "source": "other"})
-    refused(response, 400, "`source` is 'old' in the query and 'other' in the body; give it once", "source")
+    refused(response, 400, "`source` is 'old' in the query string and 'other' in the body; send it once", "source")
 
 
 def test_of_several_stitchers_one_must_be_promoted_or_named(folder, registry, client):
     make_stitcher(seed=7).save(folder / "second")
     registry.refresh()
     rows = make_rows(1)
-    message = "Several stitchers go old -> new (old-to-new, second) and none is promoted"
+    message = "Several stitchers translate old -> new (old-to-new, second) and none is promoted"
     refused(post_rows(client, rows), 409, message, "stitcher")
     assert post_rows(client, rows, URL + "&stitcher=second").headers["x-stitcher"] == "second"
     registry.promote("second")
@@ -320,7 +344,7 @@ def test_another_content_type_is_415_pickle_too(client, content_type):
 
 
 def test_a_compressed_body_is_not_taken_for_rows(client):
-    refused(post_rows(client, make_rows(1), content_encoding="gzip"), 415, "A body must come uncompressed")
+    refused(post_rows(client, make_rows(1), content_encoding="gzip"), 415, "Compressed bodies are not supported")
 
 
 def test_an_accept_that_allows_neither_format_is_406(client):
@@ -344,5 +368,5 @@ def test_an_unknown_route_is_404_in_our_form(client, path):
 )
 def test_a_method_a_route_does_not_take_is_405(client, method, path, allow):
     response = client.request(method, path)
-    refused(response, 405, "This route does not take that method")
+    refused(response, 405, "This route does not support this HTTP method")
     assert response.headers["allow"] == allow

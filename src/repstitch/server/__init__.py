@@ -1,0 +1,1 @@
+"""The HTTP service: one Starlette application, run by uvicorn or mounted in BentoML."""

@@ -1,4 +1,4 @@
-"""The Starlette application with all routes."""
+"""Build the Starlette application with all routes."""
 
 import asyncio
 import gc
@@ -24,14 +24,23 @@ from repstitch.server.settings import Settings
 from repstitch.server.translate import Translate
 from repstitch.stitchers.registry import Registry
 
-EXPOSED = ("X-Rows", "X-Dim", "X-Stitcher", "X-Stitcher-Version", "X-Confidence", "X-Route", "X-Expected-Score")
+EXPOSED = (
+    "X-Rows",
+    "X-Dim",
+    "X-Stitcher",
+    "X-Stitcher-Version",
+    "X-Confidence",
+    "X-Confidence-Usable",
+    "X-Route",
+    "X-Expected-Score",
+)
 
 
 def create_app(registry: Registry, settings: Settings) -> Starlette:
-    """The application over one registry, which it reads at start and reloads from then on."""
+    """Return the application that serves one registry, which it reads at start and reloads at intervals."""
     service = Service(registry, settings)
     guards = [Middleware(Authentication, settings=settings)]
-    if settings.cors_origins:  # outside authentication, so that browsers can read its refusals too
+    if settings.cors_origins:  # before authentication, so that browsers can read its 401 replies too
         cors = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
         guards.insert(0, Middleware(CORSMiddleware, expose_headers=EXPOSED, **cors))
     app = Starlette(
@@ -49,7 +58,7 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
             Route("/readyz", ready),
             Route("/openapi.json", show_openapi),
             Route("/docs", show_docs),
-            # Without it a server that this application is mounted in would answer in its own form.
+            # Without this, a server that mounts this application would answer unknown paths in its own error format.
             Mount("", refuse_unknown),
         ],
         middleware=guards,
@@ -62,14 +71,15 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
 
 @asynccontextmanager
 async def lifespan(app: Starlette):
-    """Read the registry's folder before the first request, and watch it while the application runs."""
+    """Read the registry's folder before the first request, and reload it at intervals while the application runs."""
     service: Service = app.state.service
     if service.settings.workers > 1:
         import torch
 
-        torch.set_num_threads(1)  # the workers are the parallelism
+        torch.set_num_threads(1)  # parallelism comes from the worker processes
     await service.reload()
-    # The objects made so far stay; collecting garbage among them blocks all requests, 0.1 s at a time under BentoML.
+    # The objects created so far live as long as the process. They are frozen, because each garbage collection that
+    # visits them blocks all requests, for 0.1 s under BentoML.
     gc.collect()
     gc.freeze()
     tasks = [asyncio.create_task(service.watch())]
@@ -82,7 +92,7 @@ async def lifespan(app: Starlette):
 
 
 async def refuse_unknown(scope: Scope, receive: Receive, send: Send) -> None:
-    """405 for another method of a route, 404 for any other path."""
+    """Raise 405 if the path exists with another method, else 404."""
     for route in scope["app"].routes:
         if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(route.methods or ()))})

@@ -9,11 +9,11 @@ import numpy as np
 from repstitch.server.served import ServedRoute
 
 BATCH_ROWS = 256
-BATCH_PROBE_INTERVAL = 8  # requests; while they arrive one by one, one in so many looks for others to share with
+BATCH_PROBE_INTERVAL = 8  # while requests arrive one at a time, one in this many checks whether others arrive with it
 
 
 class Translated(NamedTuple):
-    """Translated rows (n, d), their measures (n, m) where asked for, and the seconds that took."""
+    """Translated rows (n, d), their confidence measures (n, m) if requested, and the seconds of computing."""
 
     vectors: np.ndarray
     measures: np.ndarray | None
@@ -25,10 +25,10 @@ Pending = list[tuple[np.ndarray, "asyncio.Future[Translated]"]]
 
 
 class Batcher:
-    """Runs small requests through `compute`, those that arrived together in one call.
+    """Computes small requests with `compute`; requests that arrive together share one call.
 
-    No request waits for a batch to fill. While requests arrive one by one they are answered at once, except that one in
-    `BATCH_PROBE_INTERVAL` waits for the next iteration of the event loop, to see whether others have arrived by then.
+    No request waits for a batch to fill. While requests arrive one at a time, each is answered at once, except that one
+    in `BATCH_PROBE_INTERVAL` waits for the next iteration of the event loop, to check whether others have arrived.
     """
 
     def __init__(self, compute: Compute):
@@ -37,7 +37,7 @@ class Batcher:
         self._one_by_one, self._count = True, 0
 
     async def translate(self, served: ServedRoute, rows: np.ndarray, with_measures: bool) -> Translated:
-        """The translation of a few rows, computed together with other pending rows of the same route."""
+        """Translate a few rows, together with other pending rows of the same route."""
         self._count = (self._count + 1) % BATCH_PROBE_INTERVAL
         if self._one_by_one and self._count and not self._pending:
             return self._compute(served, rows, with_measures)
@@ -53,7 +53,9 @@ class Batcher:
     def _answer_pending(self, key: tuple[int, bool], served: ServedRoute, with_measures: bool) -> None:
         pending = [(rows, answer) for rows, answer in self._pending.pop(key) if not answer.done()]
         self._one_by_one = len(pending) < 2
-        limit = min(BATCH_ROWS, served.placed.inline_rows)  # more rows go to the device, which only one thread may use
+        limit = min(
+            BATCH_ROWS, served.placed.inline_rows
+        )  # more rows would run on the device, which only the worker thread may use
         while pending:
             n_rows, count = 0, 0
             while count < len(pending) and (count == 0 or n_rows + len(pending[count][0]) <= limit):
@@ -68,7 +70,7 @@ class Batcher:
                         answer.set_exception(error)
 
     def _answer_batch(self, served: ServedRoute, batch: Pending, with_measures: bool) -> bool:
-        """Answer several requests with one product; False where it fails, so that each is then tried alone."""
+        """Answer several requests with one matrix product. Return False if it fails; each is then computed alone."""
         try:
             whole = self._compute(served, np.concatenate([rows for rows, _ in batch]), with_measures)
         except Exception:

@@ -1,4 +1,4 @@
-"""Routes placed on a device, and rows put through them in chunks."""
+"""Place routes on a device, and translate rows in chunks."""
 
 import logging
 import math
@@ -21,24 +21,25 @@ log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 256  # small requests are answered between the chunks of a large one
 DEVICE_CHUNK_ROWS = 4096
-BOUNDS = 2  # the smallest and the largest norm of a chunk
-SLOT_FLOATS = 2**23  # 32 MiB: 4,096 rows of 768 dimensions and their translations of 1,024
-CROSSOVER_ROWS = (1, 4, 16, 64, 256)  # numbers of rows at which a device is compared with the CPU
+BOUNDS = 2  # numbers that a chunk returns besides its rows: its smallest and its largest norm
+SLOT_FLOATS = 2**23  # 32 MiB: room for 4,096 rows of 768 dimensions and their translations of 1,024
+CROSSOVER_ROWS = (1, 4, 16, 64, 256)  # numbers of rows for which a device is timed against the CPU
 
 
 class Stopped(Exception):
-    """The translation was given up, because nobody waits for it any more."""
+    """The translation was stopped, because its request has ended."""
 
 
 class PlacedRoute:
-    """A route with its weights on the device that computes it, copied there once.
+    """A route whose weights were copied once to the device that computes it.
 
-    `exact` is the route in float32 on the CPU. It answers requests of up to `cpu_rows` rows, for which copying to
-    another device would take longer, and rows that the placed weights cannot answer: all refusals come from it.
+    `exact` is the route in float32 on the CPU. With another device, it computes requests of up to `cpu_rows` rows, for
+    which copying to the device would take longer. It also computes rows for which the placed weights give invalid
+    norms, so all errors about rows come from it.
     """
 
     def __init__(self, route: Route, stage: "Stage | None" = None, precision: str = "float32"):
-        """Place a route on the device of `stage`; on the CPU where there is none."""
+        """Place a route on the device of `stage`, or on the CPU if `stage` is None."""
         self.exact = route.pipeline
         self.d_source, self.d_target = route.stitchers[0].source.dim, route.stitchers[-1].target.dim
         self.calibration: Calibration | None = route.stitchers[0].calibration if len(route.stitchers) == 1 else None
@@ -50,25 +51,26 @@ class PlacedRoute:
 
     @property
     def inline_rows(self) -> float:
-        """The most rows that the CPU answers, so that no thread has to wait for a device."""
+        """Largest number of rows that the CPU computes, without waiting for a device; infinite if `stage` is None."""
         return math.inf if self.stage is None else self.cpu_rows
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The names of the measures of each row; none where the route is not calibrated."""
+        """Names of the confidence measures of each row; empty if the route has no calibration."""
         return () if self.calibration is None else self.calibration.names
 
     @property
     def widths(self) -> tuple[int, int, int]:
-        """How many numbers a row, its translation and its measures have."""
+        """Numbers per row: of the source row, of its translation and of its measures."""
         return self.d_source, self.d_target, len(self.measures)
 
     def translate(
         self, rows: np.ndarray, with_measures: bool = False, stop: threading.Event | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows (n, d_source) translated (n, d_target), and with `with_measures` their measures (n, m), all float32.
+        """Translate rows (n, d_source) to (n, d_target); with `with_measures`, also return their measures (n, m).
 
-        Raises InputError on rows that cannot be translated, and Stopped between two chunks once `stop` is set.
+        All arrays are float32. Raises InputError on rows that cannot be translated, and Stopped between two chunks once
+        `stop` is set.
         """
         if self.stage is not None and len(rows) > self.cpu_rows:
             return self.stage.translate(self, rows, with_measures, stop)
@@ -87,13 +89,13 @@ class PlacedRoute:
         return vectors, measures
 
     def p_typical(self, rows: np.ndarray) -> np.ndarray:
-        """The measure `p_typical` of each row (n, d_source), for a stitcher that is calibrated."""
+        """Return the measure `p_typical` of each row (n, d_source). The stitcher must be calibrated."""
         assert self.calibration is not None
         output = self.exact(torch.from_numpy(rows))
         return self.calibration.measure(output.inputs, output.raw)["p_typical"].numpy()
 
     def run(self, pipeline: Pipeline, rows: np.ndarray, with_measures: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows through a pipeline on the CPU; rows that it cannot answer go through `exact`."""
+        """Translate rows with a pipeline on the CPU. Rows with invalid norms are computed again with `exact`."""
         tensor = torch.from_numpy(rows)
         output = pipeline.run(tensor)
         if not norms_are_valid(output.norms):
@@ -105,11 +107,11 @@ class PlacedRoute:
 
 
 def _place(pipeline: Pipeline, device: torch.device, precision: str, route: Route) -> Pipeline:
-    """The pipeline on a device; weights that `precision` cannot hold stay in float32."""
+    """Copy the pipeline to a device. Weights that `precision` cannot represent stay in float32."""
     try:
         return pipeline.to(device, getattr(torch, precision))
     except InputError:
-        log.warning("%s cannot hold the weights of %s; they stay in float32.", precision, ", ".join(route.names))
+        log.warning("%s cannot represent the weights of %s; they stay in float32.", precision, ", ".join(route.names))
         return pipeline.to(device)
 
 
@@ -117,14 +119,15 @@ class Stage:
     """Copies rows to a device and translations back through two slots of pinned memory, so that copying overlaps
     computing.
 
-    All routes of a process share one, so that pinned memory does not grow with their number. Only the copy back waits
-    for the device; whether the rows were valid comes back with it. One call at a time.
+    All routes of a process share one stage, so that pinned memory does not grow with their number. Only the copy back
+    to the CPU waits for the device; it includes the norms that show whether the rows were valid. `translate` runs one
+    call at a time.
     """
 
     def __init__(self, device: str, slot_floats: int = SLOT_FLOATS):
         self.device, self.slot_floats = torch.device(device), slot_floats
         self.slots = [_Slot(self.device, slot_floats) for _ in range(2)]
-        self.lock = threading.Lock()  # two calls in the same buffers would answer with one another's rows
+        self.lock = threading.Lock()  # two concurrent calls would overwrite each other's rows in the buffers
 
     def translate(
         self, placed: PlacedRoute, rows: np.ndarray, with_measures: bool, stop: threading.Event | None
@@ -150,13 +153,13 @@ class Stage:
         return vectors, measures
 
     def _chunk_rows(self, placed: PlacedRoute) -> int:
-        """How many rows of a route are put through at once: as many as a slot holds, up to a limit."""
+        """Rows of a route per chunk: as many as fit in a slot, up to a limit."""
         most = CHUNK_ROWS if self.device.type == "cpu" else DEVICE_CHUNK_ROWS
         return max(1, min(most, (self.slot_floats - BOUNDS) // sum(placed.widths)))
 
 
 class _Slot:
-    """Pinned memory for one chunk in both directions, and the stream of the device that uses it."""
+    """Pinned memory for one chunk in both directions, and the CUDA stream that uses it."""
 
     def __init__(self, device: torch.device, floats: int):
         self.device = device
@@ -167,7 +170,7 @@ class _Slot:
     def start(
         self, placed: PlacedRoute, rows: np.ndarray, vectors: np.ndarray, measures: np.ndarray | None
     ) -> Callable[[], None]:
-        """Start on some rows; the function returned waits for them and writes into `vectors` and `measures`."""
+        """Start translating rows. The returned function waits and writes the result to `vectors` and `measures`."""
         n = len(rows)
         sizes = [BOUNDS, *(n * width for width in placed.widths)]
         bounds, *parts = self.memory[: sum(sizes)].split(sizes)
@@ -204,8 +207,8 @@ class _Slot:
 
 
 def _crossover(placed: PlacedRoute, device: str, sizes: tuple[int, ...]) -> int:
-    """The largest of `sizes` (numbers of rows) that the CPU answers sooner than the device; 0 where it never does."""
-    # In buffers of its own, so that placing a route does not wait for the requests that are in the shared ones.
+    """Return the largest of `sizes` (rows) up to which the CPU is as fast as the device, or 0."""
+    # A separate stage, so that placing a route does not wait for requests that are using the shared buffers.
     stage = Stage(device, BOUNDS + max(sizes) * sum(placed.widths))
     random = np.random.default_rng(0)
     largest = 0

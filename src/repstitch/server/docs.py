@@ -1,4 +1,4 @@
-"""The OpenAPI document as a page that needs no network and no script."""
+"""The /docs page: the OpenAPI document as HTML that loads nothing from the network and runs no script."""
 
 from functools import cache
 from html import escape
@@ -20,31 +20,38 @@ async def show_docs(request: Request) -> Response:
 
 @cache
 def page() -> str:
-    """The document as one page of HTML."""
+    """Return the page as HTML."""
     openapi = document()
     parts = [
         f"<h1>repstitch <small>{escape(__version__)}</small></h1>",
-        f"<p>{escape(openapi['info']['summary'])} What is served here: <a href='/v1/stitchers'>/v1/stitchers</a>, "
-        "<a href='/v1/spaces'>/v1/spaces</a>. The same for programs: <a href='/openapi.json'>/openapi.json</a>.</p>",
-        "<p>Where the service has keys, send <code>Authorization: Bearer KEY</code>.</p>",
-        f"<h2>Try it</h2><pre>{escape(EXAMPLES)}</pre>",
+        f"<p>{escape(openapi['info']['summary'])} This service lists its stitchers at <a href='/v1/stitchers'>"
+        "/v1/stitchers</a> and their spaces at <a href='/v1/spaces'>/v1/spaces</a>. A machine-readable version of this "
+        "page is at <a href='/openapi.json'>/openapi.json</a>.</p>",
+        "<p>If the service requires an API key, send <code>Authorization: Bearer KEY</code>.</p>",
+        f"<h2>Examples</h2><pre>{escape(EXAMPLES)}</pre>",
         "<h2>Routes</h2>",
     ]
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
             parts.append(_section(path, method, operation))
-    parts += ["<h2>Errors</h2>", "<p>Each is <code>", escape('{"error": {"code", "message", "param"}}'), "</code>.</p>"]
-    parts.append(_table(("status", "code", "when"), [(str(c), CODES[c], ERRORS[c]) for c in sorted(ERRORS)]))
-    parts += ["<h2>Bodies in JSON</h2>"]
+    parts += [
+        "<h2>Errors</h2>",
+        "<p>The body of every error is <code>",
+        escape('{"error": {"code", "message", "param"}}'),
+        "</code>: a code, a message of one line, and the parameter, field or header at fault, or null.</p>",
+    ]
+    parts.append(_table(("status", "code", "meaning"), [(str(c), CODES[c], ERRORS[c]) for c in sorted(ERRORS)]))
+    parts += ["<h2>JSON request bodies</h2>"]
     for name in ("Translate", "Embeddings", "Score"):
         schema = openapi["components"]["schemas"][name]
-        rows = [(field, "yes" if field in schema["required"] else "", _kind(kind))
+        rows = [(field, "yes" if field in schema["required"] else "", _kind(kind), kind.get("description", ""))
                 for field, kind in schema["properties"].items()]  # fmt: skip
-        parts += [f"<h3>{name}</h3>", _table(("field", "needed", "what"), rows)]
+        parts += [f"<h3>{name}</h3>", _table(("field", "required", "type", "description"), rows)]
     limits = Settings()
     parts.append(
-        f"<p>Limits unless set otherwise: {limits.max_body_bytes:,} bytes and {limits.max_rows:,} rows a request, "
-        f"{limits.max_concurrency} requests at once, {limits.timeout_s:g} seconds.</p>"
+        f"<p>Default limits: {limits.max_body_bytes:,} bytes per request body ({limits.json_bytes:,} in JSON), "
+        f"{limits.max_rows:,} rows per request, {limits.max_concurrency} concurrent requests, and {limits.timeout_s:g} "
+        "seconds to receive and answer a request.</p>"
     )
     return PAGE.replace("BODY", "\n".join(parts))
 
@@ -55,16 +62,17 @@ def _section(path: str, method: str, operation: dict[str, Any]) -> str:
         parts.append(f"<p>{_code(operation['description'])}</p>")
     if operation.get("parameters"):
         rows = [(p["name"], p["in"], _kind(p["schema"]), p.get("description", "")) for p in operation["parameters"]]
-        parts.append(_table(("parameter", "in", "what", ""), rows))
+        parts.append(_table(("parameter", "in", "type", "description"), rows))
     if "requestBody" in operation:
-        parts.append(
-            f"<p>Takes {', '.join(f'<code>{escape(kind)}</code>' for kind in operation['requestBody']['content'])}.</p>"
-        )
+        kinds = operation["requestBody"]["content"]
+        parts.append(f"<p>Request body: {', '.join(f'<code>{escape(kind)}</code>' for kind in kinds)}.</p>")
     success = operation["responses"]["200"]
-    parts.append(f"<p>Gives {', '.join(f'<code>{escape(kind)}</code>' for kind in success['content'])}; "
-                 f"errors {', '.join(code for code in operation['responses'] if code != '200')}.</p>")  # fmt: skip
+    parts.append(f"<p>Response: {', '.join(f'<code>{escape(kind)}</code>' for kind in success['content'])}; "
+                 f"errors: {', '.join(code for code in operation['responses'] if code != '200')}.</p>")  # fmt: skip
     if "headers" in success:
-        parts.append(_table(("header", "what"), [(name, h["description"]) for name, h in success["headers"].items()]))
+        parts.append(
+            _table(("header", "description"), [(name, h["description"]) for name, h in success["headers"].items()])
+        )
     return "\n".join(parts)
 
 
@@ -75,12 +83,13 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _code(text: str) -> str:
-    """Text as HTML; what is between backticks becomes code."""
+    """Escape text as HTML, and turn text between backticks into code."""
     pieces = escape(text).split("`")
     return "".join(f"<code>{piece}</code>" if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def _kind(schema: dict[str, Any]) -> str:
+    """Name the type of a schema in words."""
     if "anyOf" in schema:
         return " or ".join(_kind(alternative) for alternative in schema["anyOf"])
     if "enum" in schema:

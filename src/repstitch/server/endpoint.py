@@ -1,4 +1,4 @@
-"""The frame of the routes that are sent rows: the limits, the errors and the metrics of each request."""
+"""Base class of the routes that receive rows: the limits, the errors and the metrics of each request."""
 
 import asyncio
 import logging
@@ -16,29 +16,29 @@ from repstitch.server.service import Service
 from repstitch.wire.rows import Buffer
 
 log = logging.getLogger(__name__)
-INLINE_BYTES = 2**18  # of a body: up to here a thread costs more than it frees
-INLINE_NUMBERS = 2**16  # of a reply: the same
-JSON_MEMORY_FACTOR = 8  # the most memory that parsed numbers take, as a multiple of their text
-JSON_NUMBER_BYTES = 16  # the most bytes of a number in a reply's text
-PART_BYTES = 2**18  # of a reply sent at once, so that a client that does not fetch is noticed and others get their turn
-CLIENT_LEFT = 499  # never sent; metrics count requests under it whose client left before the answer
+INLINE_BYTES = 2**18  # bodies up to this size are parsed in the event loop: a thread would cost more than it frees
+INLINE_NUMBERS = 2**16  # replies with up to this many numbers are encoded in the event loop, for the same reason
+JSON_MEMORY_FACTOR = 8  # the most memory that parsed numbers take, as a multiple of the size of their text
+JSON_NUMBER_BYTES = 16  # the most bytes that one number takes in a JSON reply
+PART_BYTES = 2**18  # a reply is sent in parts of this size, so that a client that stops reading is noticed
+CLIENT_LEFT = 499  # the status in the metrics of requests whose client disconnected before the reply
 Headers = list[tuple[bytes, bytes]]
-Body = list[Buffer]  # in parts, which are never joined
+Body = list[Buffer]  # the parts of a body, which are never joined
 
 
 @dataclass(slots=True)
 class RequestLabels:
-    """The labels of a request in the metrics, filled in while it is read."""
+    """Labels of a request in the metrics, filled in while the request is read."""
 
     pair: str | None = None
     encoding: str = "none"
 
 
 class Endpoint(ABC):
-    """A route as a plain ASGI endpoint, because building a Request object costs more than a small translation.
+    """A route as a plain ASGI endpoint, because building a Request object takes longer than a small translation.
 
-    Enforces the limits on concurrent requests, on reserved bytes, and on the time that a request takes to be answered
-    and then to be fetched.
+    Enforces the limits on concurrent requests, on reserved bytes, on the time to receive and answer a request, and on
+    the time to send the reply.
     """
 
     route = ""
@@ -50,7 +50,7 @@ class Endpoint(ABC):
     async def answer(
         self, scope: Scope, receive: Receive, reservation: ByteReservation, labels: RequestLabels
     ) -> tuple[Headers, Body]:
-        """The headers and the body of the reply; raises Refusal or InputError where there is none."""
+        """Return the headers and the body of the reply. Raise Refusal or InputError if the request is refused."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, labels, status, answered = self.service, RequestLabels(), 200, False
@@ -66,11 +66,11 @@ class Endpoint(ABC):
                     await send_reply(send, headers, body)
                 finally:
                     if service.deadlines.stop(task):
-                        # A reply that is not fetched in time ends with its connection, half sent.
+                        # If the client does not read the reply in time, the reply is cut off and the connection closed.
                         raise (ConnectionError if answered else timed_out(self.settings.timeout_s)) from None
         except ConnectionError:
             status = CLIENT_LEFT
-            if not answered:  # a server that this application is mounted in may wait for a reply all the same
+            if not answered:  # a server that mounts this application may still wait for a reply
                 await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
                 await send({"type": "http.response.body", "body": b""})
         except asyncio.CancelledError:
@@ -80,7 +80,7 @@ class Endpoint(ABC):
             status = status_of(error)
             raise
         except Exception as error:
-            # The message is left out: it may quote the numbers of a vector.
+            # The log omits the message, because it may quote the numbers of a vector.
             frames = "".join(traceback.format_tb(error.__traceback__))
             log.error("%s failed with %s:\n%s", scope["path"], type(error).__name__, frames)
             status = 500
@@ -90,12 +90,13 @@ class Endpoint(ABC):
 
 
 def timed_out(seconds: float) -> Refusal:
-    # The rest of the body would be read as the next request, so the connection is closed.
-    return Refusal(504, f"Not done within {seconds:g} s; send less.", headers={"Connection": "close"})
+    # The connection is closed, because the unread rest of the body would be parsed as the next request.
+    message = f"The request took longer than {seconds:g} s; send less data per request."
+    return Refusal(504, message, headers={"Connection": "close"})
 
 
 async def send_reply(send: Send, headers: Headers, body: Body) -> None:
-    """Send a whole reply, a large one in parts, letting other tasks run between two parts."""
+    """Send a reply. A large one is sent in parts, and other tasks run between two parts."""
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     if len(body) == 1 and len(body[0]) <= PART_BYTES:
         await send({"type": "http.response.body", "body": body[0]})
@@ -104,7 +105,7 @@ async def send_reply(send: Send, headers: Headers, body: Body) -> None:
         view = memoryview(buffer)
         for start in range(0, len(view), PART_BYTES):
             await send({"type": "http.response.body", "body": view[start : start + PART_BYTES], "more_body": True})
-            await asyncio.sleep(0)  # `send` never waits for a client that fetches fast, so it would not yield
+            await asyncio.sleep(0)  # `send` does not yield to other tasks while the client reads fast enough
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -1,4 +1,4 @@
-"""Who may send requests, and how much: API keys, and the limits on bytes, rows, time and concurrent requests."""
+"""Check API keys, and limit bytes, rows, time and concurrent requests."""
 
 import asyncio
 import hashlib
@@ -14,15 +14,15 @@ from repstitch.wire.rows import Buffer, MalformedError
 
 OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/docs", "/openapi.json"})
 RETRY = {"Retry-After": "1"}
-PREALLOCATE_BYTES = 2**18  # of a body that must have arrived before memory for all of it is allocated
-PAGE_BYTES = 2**21  # the least memory that a large array takes
+PREALLOCATE_BYTES = 2**18  # bytes of a body that must arrive before memory for all of it is allocated
+PAGE_BYTES = 2**21  # the least memory that a large array occupies
 
 
 class Authentication:
-    """Middleware before all routes: 401 for a request without one of the API keys.
+    """Middleware before all routes that answers 401 to requests without a valid API key.
 
-    Without API keys only requests to a loopback address are answered, unless `settings.open`. Health, the OpenAPI
-    document and OPTIONS (with which browsers ask before they send) need no key.
+    If no API keys are set, only requests to a loopback address are answered, unless `settings.open` is set. Health
+    checks, the OpenAPI document, the /docs page and OPTIONS requests (CORS preflight) need no key.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings):
@@ -31,8 +31,8 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and any(name == b"upgrade" for name, _ in scope["headers"]):
-            # A server stops parsing after the headers of such a request and takes its body for the next request.
-            message = "No other protocol is spoken here; send the request without `Upgrade`."
+            # A server stops parsing after the headers of such a request and would parse its body as the next request.
+            message = "Protocol upgrades are not supported; remove the `Upgrade` header."
             refusal = Refusal(400, message, "Upgrade", {"Connection": "close"})
             return await error_reply(refusal)(scope, receive, send)
         if scope["type"] != "http" or self.open or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
@@ -46,11 +46,11 @@ class Authentication:
         header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, key = header.partition(b" ")
         digest = _digest(key.strip())
-        # Digests have one length and all are compared, so the time depends on no key and not on which one matches.
+        # All digests have the same length and all are compared, so the time reveals no key and not which one matches.
         n_equal = sum([hmac.compare_digest(digest, other) for other in self.digests])
         if n_equal and scheme.lower() == b"bearer":
             return None
-        message = "This service asks for a key: send `Authorization: Bearer KEY` with one of REPSTITCH_API_KEYS."
+        message = "This service requires an API key: send `Authorization: Bearer KEY` with one of REPSTITCH_API_KEYS."
         return Refusal(401, message, "Authorization", {"WWW-Authenticate": "Bearer"})
 
 
@@ -59,14 +59,14 @@ def _digest(key: bytes) -> bytes:
 
 
 def _check_local(scope: Scope) -> Refusal | None:
-    host = (scope.get("server") or ("localhost",))[0]  # a path is that of a Unix socket, so local
+    host = (scope.get("server") or ("localhost",))[0]  # a path means a Unix socket, which is local
     host_header = next((value for name, value in scope["headers"] if name == b"host"), b"localhost")
-    # A web page can make its own host name resolve to this machine, but then the Host header holds that name.
+    # DNS rebinding: a web page can make its own host name resolve to this machine, but Host then contains that name.
     if (host.startswith("/") or is_loopback(host)) and is_loopback(_without_port(host_header)):
         return None
     message = (
-        "This service has no keys, so it answers on loopback addresses only: set REPSTITCH_API_KEYS, or "
-        "REPSTITCH_OPEN=true where something before it keeps strangers out."
+        "This service has no API keys, so it answers only requests to a loopback address: set REPSTITCH_API_KEYS, or "
+        "set REPSTITCH_OPEN=true if a proxy in front of the service controls access."
     )
     return Refusal(401, message, "Authorization", {"WWW-Authenticate": "Bearer"})
 
@@ -80,7 +80,8 @@ def _without_port(host: bytes) -> str:
 class Gate:
     """Counts the requests being answered (`with gate:`) and the bytes that all requests have reserved.
 
-    A request is counted once its body has arrived, so that a client that sends slowly occupies only its bytes.
+    A request is counted once its body has arrived. A client that sends slowly therefore reserves bytes, but does not
+    count as a concurrent request.
     """
 
     def __init__(self, settings: Settings):
@@ -88,9 +89,9 @@ class Gate:
         self.requests = self.bytes = 0
 
     def check(self) -> None:
-        """Refusal 429 while `max_requests` are being answered."""
+        """Raise Refusal 429 while `max_requests` requests are being answered."""
         if self.requests >= self.max_requests:
-            message = f"{self.requests} requests are under way, as many as are taken at once; try again."
+            message = f"The service is already answering {self.requests} requests, its limit; retry later."
             raise Refusal(429, message, headers=RETRY)
 
     def __enter__(self) -> None:
@@ -102,7 +103,7 @@ class Gate:
 
 
 class ByteReservation:
-    """The bytes that one request has reserved of `gate.max_bytes`; released when the block is left."""
+    """The bytes that one request has reserved of `gate.max_bytes`; released at the end of the `with` block."""
 
     __slots__ = ("bytes", "gate")
 
@@ -110,9 +111,15 @@ class ByteReservation:
         self.gate, self.bytes = gate, 0
 
     def reserve(self, n_bytes: int) -> None:
-        """Reserve more; Refusal 429 where that exceeds `gate.max_bytes`, unless this is the only request."""
+        """Reserve more bytes.
+
+        Raises Refusal 429 if the total would exceed `gate.max_bytes`, unless no other request has reserved any.
+        """
         if self.gate.bytes + n_bytes > self.gate.max_bytes and self.gate.bytes > self.bytes:
-            message = f"Requests under way hold {self.gate.bytes} bytes and this needs {n_bytes} more; try again."
+            message = (
+                f"The requests in progress have reserved {self.gate.bytes} bytes, and {n_bytes} more would exceed the "
+                "service's limit; retry later."
+            )
             raise Refusal(429, message, headers=RETRY)
         self.gate.bytes += n_bytes
         self.bytes += n_bytes
@@ -125,9 +132,9 @@ class ByteReservation:
 
 
 class Deadlines:
-    """Cancels the tasks of requests that take more than `seconds`, at most an eighth of that time too late.
+    """Cancels the tasks of requests that take longer than `seconds`, at most an eighth of that time late.
 
-    One timer serves all tasks: a timer each would cost a small request more than its copy into torch.
+    One timer serves all tasks, because a timer per task would cost a small request more time than its copy into torch.
     """
 
     def __init__(self, seconds: float):
@@ -137,7 +144,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> asyncio.Task:
-        """Start the time of the calling task, which must end it with `stop`."""
+        """Start the deadline of the calling task. Return the task, which the caller must later pass to `stop`."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         self._ends[task] = loop.time() + self.seconds
@@ -146,11 +153,11 @@ class Deadlines:
         return task
 
     def restart(self, task: asyncio.Task) -> None:
-        """Give a task its whole time again."""
+        """Give a task the full time again."""
         self._ends[task] = asyncio.get_running_loop().time() + self.seconds
 
     def stop(self, task: asyncio.Task) -> bool:
-        """End the time of a task; True where it was cancelled for taking too long."""
+        """Remove the deadline of a task. Return whether the task was cancelled for taking too long."""
         self._ends.pop(task, None)
         if task not in self._cancelled:
             return False
@@ -168,10 +175,11 @@ class Deadlines:
 
 
 async def read_body(receive: Receive, length: bytes | None, limit: int, reservation: ByteReservation) -> Buffer:
-    """The whole body; Refusal 413 as soon as its Content-Length or its actual length is over `limit` bytes.
+    """Read the whole body.
 
-    Bytes are reserved as they arrive, not as Content-Length promises them. Raises MalformedError on more bytes than
-    Content-Length states, ConnectionError when the client disconnects first.
+    Bytes are reserved as they arrive, not when Content-Length announces them. Raises Refusal 413 as soon as
+    Content-Length or the bytes received exceed `limit`, Refusal 429 if the bytes cannot be reserved, MalformedError if
+    more bytes arrive than Content-Length states, and ConnectionError if the client disconnects first.
     """
     if length is not None and (not length.isdigit() or len(length) > 18 or int(length) > limit):
         raise _too_large(length.decode("latin-1"), limit)
@@ -185,11 +193,11 @@ async def read_body(receive: Receive, length: bytes | None, limit: int, reservat
         chunk = message.get("body", b"")
         end = n_bytes + len(chunk)
         if stated is not None and end > stated:
-            raise MalformedError(f"The body must have the {stated} bytes that its Content-Length states; more came.")
+            raise MalformedError(f"The body must have the {stated} bytes that `Content-Length` states; got more.")
         if end > limit:
             raise _too_large("more", limit)
-        # Growing a long body copies it many times and blocks the event loop, so its memory is allocated at once; but
-        # only after some of it has arrived, since an allocation takes at least a page.
+        # Growing a long body would copy it many times and block the event loop, so memory for all of it is allocated at
+        # once. This waits until some of it has arrived, because even an unused allocation takes at least a page.
         allocate = 0 if stated is None or end <= PREALLOCATE_BYTES else stated
         needed = max(end, min(allocate, PAGE_BYTES))
         reservation.reserve(needed - n_reserved)
@@ -208,10 +216,12 @@ async def read_body(receive: Receive, length: bytes | None, limit: int, reservat
 
 
 def check_rows(n_rows: int, limit: int) -> None:
-    """Refusal 413 where a request holds more rows than one request may."""
+    """Raise Refusal 413 if a request contains more than `limit` rows."""
     if n_rows > limit:
-        raise Refusal(413, f"A request may hold at most {limit} rows; got {n_rows}. Send them in parts.", "embedding")
+        message = f"A request may contain at most {limit} rows; got {n_rows}. Send them in several requests."
+        raise Refusal(413, message, "embedding")
 
 
 def _too_large(length: str, limit: int) -> Refusal:
-    return Refusal(413, f"A body may have at most {limit} bytes; got {length}. Send the rows in parts.")
+    message = f"A request body may have at most {limit} bytes; got {length}. Send the rows in several requests."
+    return Refusal(413, message)

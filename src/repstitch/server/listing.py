@@ -1,4 +1,4 @@
-"""The GET routes: stitchers, spaces, health and metrics."""
+"""The GET routes: stitchers, spaces, health checks and metrics."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -54,7 +54,10 @@ async def list_spaces(request: Request) -> Response:
 
 
 def summary(name: str, state: State) -> dict:
-    """A stitcher in the list: what it translates, how it was trained, and whether it serves its pair."""
+    """Return the entry of a stitcher in the list: its spaces, how it was trained, and whether it serves its pair.
+
+    It serves its pair (`serves`) if requests that name no stitcher use it: it is the only one of the pair, or promoted.
+    """
     stitcher = state.stitchers[name]
     source, target = stitcher.source, stitcher.target
     rivals = [n for n, s in state.stitchers.items() if (s.source.name, s.target.name) == (source.name, target.name)]
@@ -74,7 +77,7 @@ def summary(name: str, state: State) -> dict:
 
 
 def headline(card: Scorecard) -> dict[str, dict[str, float]]:
-    """The scores of a scorecard that the list shows, by use and for chance; empty where nothing was scored."""
+    """Return recall@1 and recall@10 for each use and for chance, as far as the scorecard contains them."""
     parts = card.uses | ({"chance": card.chance} if "chance" in card else {})
     return {
         part: {f"recall@{k}": scores.recall[k].score for k in HEADLINE if k in scores.recall}

@@ -1,4 +1,4 @@
-"""The headers and the query of a request: the formats of its body and of its reply, and its names and flags."""
+"""Read the headers and the query string of a request: the formats of its body and reply, its names and flags."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +19,7 @@ QUERY_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class MediaType:
-    """One of the formats of bodies, and the dtype of its numbers where the header states one."""
+    """One of the body formats, and the dtype of its numbers if the header states one."""
 
     kind: str
     dtype: str | None = None
@@ -27,9 +27,9 @@ class MediaType:
 
 @dataclass(frozen=True, slots=True)
 class RequestFormat:
-    """What the headers state: the formats of body and reply, Content-Length, X-Dim and X-Rows.
+    """The formats of the body and the reply, and the values of Content-Length, X-Dim and X-Rows, from the headers.
 
-    `reply` is None where the reply has the format of the body.
+    `reply` is None if the reply has the format of the body.
     """
 
     body: MediaType
@@ -40,13 +40,13 @@ class RequestFormat:
 
 
 def read_headers(headers: list[tuple[bytes, bytes]], formats: tuple[str, ...] = FORMATS) -> RequestFormat:
-    """The format of a request; Refusal 415 or 406 where its headers name a format that is not among `formats`."""
+    """Return the format of a request. Raise Refusal 415 or 406 if its headers allow no format of `formats`."""
     content_type, accept = None, b""
     length = dim = rows = None
     for name, value in headers:
         if name == b"content-type":
             if content_type is not None:
-                raise Refusal(415, "`Content-Type` must be given once.", "Content-Type")
+                raise Refusal(415, "`Content-Type` must be sent only once.", "Content-Type")
             content_type = value
         elif name == b"accept":
             accept = accept + b"," + value if accept else value
@@ -57,24 +57,26 @@ def read_headers(headers: list[tuple[bytes, bytes]], formats: tuple[str, ...] = 
         elif name == b"x-rows":
             rows = value
         elif name == b"content-encoding" and value.lower() != b"identity":
-            raise Refusal(415, "A body must come uncompressed, without a Content-Encoding.")
+            raise Refusal(
+                415, "Compressed bodies are not supported; send the body uncompressed, without `Content-Encoding`."
+            )
     body = body_type(content_type or b"", formats)
     return RequestFormat(body, reply_type(accept, body, formats), length, dim, rows)
 
 
 @lru_cache(maxsize=64)
 def body_type(content_type: bytes, formats: tuple[str, ...] = FORMATS) -> MediaType:
-    """The media type that a Content-Type names; Refusal 415 where it is not among `formats`."""
+    """Return the media type that a Content-Type names. Raise Refusal 415 if it is not in `formats`."""
     kind, params = _split(content_type.decode("latin-1"))
     if kind not in formats:
         raise Refusal(415, f"`Content-Type` must be {_either(formats)}; got {kind[:100] or 'none'}.", "Content-Type")
     dtype = _dtype(params)
-    # A misspelt parameter must not be ignored: float16 rows would be read as float32.
+    # A misspelt `dtype` must not be ignored, or float16 rows would be read as float32.
     if dtype is not None and (dtype not in DTYPES or kind != OCTETS):
         raise Refusal(
             415,
-            f"`dtype` of a Content-Type must be {_either(tuple(DTYPES))}, and is for {OCTETS}; got {dtype[:100]} for "
-            f"{kind}.",
+            f"The `dtype` of a `Content-Type` must be {_either(tuple(DTYPES))} and is allowed for {OCTETS} only; got "
+            f"{dtype[:100]} for {kind}.",
             "Content-Type",
         )
     return MediaType(kind, dtype)
@@ -82,13 +84,13 @@ def body_type(content_type: bytes, formats: tuple[str, ...] = FORMATS) -> MediaT
 
 @lru_cache(maxsize=64)
 def reply_type(accept: bytes, body: MediaType, formats: tuple[str, ...] = FORMATS) -> MediaType | None:
-    """The media type that Accept prefers, None where that is the body's; Refusal 406 where it accepts none."""
+    """Return the media type that Accept prefers, None if it is the body's. Raise Refusal 406 if it allows none."""
     if not accept:
         return None
     ranges = [_read_range(part) for part in accept.decode("latin-1").split(",")]
     best_quality, best = 0.0, None
     for kind in (body.kind, *(other for other in formats if other != body.kind)):
-        # The quality of a format is that of the most specific range that matches it.
+        # The quality of a format is the one of the most specific range that matches it.
         matches = [match for match in (media_range.match(kind) for media_range in ranges) if match[0]]
         if not matches:
             continue
@@ -111,7 +113,7 @@ class _Range:
     dtype: str | None
 
     def match(self, kind: str) -> tuple[int, float, str | None]:
-        """How specifically it matches a format (0 not at all), with which quality, and in which dtype."""
+        """Return how specifically the range matches a format (0: not at all), its quality and its dtype."""
         if self.kind == kind:
             return 3, self.quality, self.dtype
         if self.kind == kind.partition("/")[0] + "/*":
@@ -123,7 +125,7 @@ def _read_range(part: str) -> _Range:
     kind, params = _split(part)
     dtype = _dtype(params)
     if dtype is not None and (dtype not in DTYPES or kind not in (OCTETS, ARROW)):
-        return _Range(kind, 0.0, None)  # a dtype that is not supported
+        return _Range(kind, 0.0, None)  # the dtype is not supported
     try:
         quality = float(next((value for name, value in params if name == "q"), "1"))
     except ValueError:
@@ -132,18 +134,21 @@ def _read_range(part: str) -> _Range:
 
 
 def _split(header: str) -> tuple[str, list[tuple[str, str]]]:
-    """The type that a header names, and its parameters."""
+    """Split a header into its media type and its parameters."""
     kind, *params = (piece.strip() for piece in header.lower().split(";"))
     pairs = [param.partition("=") for param in params]
     return kind, [(name.strip(), value.strip().strip('"')) for name, _, value in pairs]
 
 
 def _dtype(params: list[tuple[str, str]]) -> str | None:
-    """The value of the parameter `dtype`, None where there is none; no valid dtype where it is repeated or misspelt."""
+    """Return the value of the parameter `dtype`, or None without one.
+
+    For a repeated or misspelt parameter, return a text that is no valid dtype and that the error message can quote.
+    """
     dtypes = [(name, value) for name, value in params if "dtype" in name]
     if not dtypes:
         return None
-    return dtypes[0][1] if len(dtypes) == 1 and dtypes[0][0] == "dtype" else "given twice, or in another form,"
+    return dtypes[0][1] if len(dtypes) == 1 and dtypes[0][0] == "dtype" else "a repeated or misspelt parameter"
 
 
 def _either(words: tuple[str, ...]) -> str:
@@ -152,22 +157,22 @@ def _either(words: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=1024)
 def read_query(query: bytes) -> dict[str, Any]:
-    """The names and flags in a query string, which callers must not change (it is cached).
+    """Return the names and flags in a query string. The result is cached, so callers must not change it.
 
-    Raises MalformedError on parameters that are unknown, repeated or invalid.
+    Raises MalformedError on unknown, repeated or invalid parameters.
     """
     if len(query) > QUERY_BYTES:
-        raise MalformedError(f"The query may have at most {QUERY_BYTES} bytes; got {len(query)}.")
+        raise MalformedError(f"The query string may have at most {QUERY_BYTES} bytes; got {len(query)}.")
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:
-        raise MalformedError("The query must be percent-encoded UTF-8.") from None
+        raise MalformedError("The query string must be percent-encoded UTF-8.") from None
     names: dict[str, Any] = {}
     for param, value in pairs:
         if param not in PARAMS:
-            raise MalformedError(f"`{param}` is not a parameter; known are {', '.join(PARAMS)}.")
+            raise MalformedError(f"`{param}` is not a query parameter; allowed parameters are {', '.join(PARAMS)}.")
         if param in names:
-            raise MalformedError(f"`{param}` must be given once.", param)
+            raise MalformedError(f"`{param}` must be sent only once.", param)
         if param == "confidence":
             names[param] = read_flag(param, value)
         elif param == "route":
@@ -180,11 +185,12 @@ def read_query(query: bytes) -> dict[str, Any]:
 
 
 def merge(query: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
-    """The names and flags of a JSON request, from its query and its body; MalformedError where the two disagree."""
+    """Merge the names and flags in the query string and the JSON body. Raise MalformedError if the two disagree."""
     names = dict(query)
     for param in PARAMS:
         if param in payload and names.setdefault(param, payload[param]) != payload[param]:
             raise MalformedError(
-                f"`{param}` is {names[param]!r} in the query and {payload[param]!r} in the body; give it once.", param
+                f"`{param}` is {names[param]!r} in the query string and {payload[param]!r} in the body; send it once.",
+                param,
             )
     return names

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings` and `GET /v1/models` in the format of OpenAI, whose clients need only another base URL."""
+"""`POST /v1/embeddings` and `GET /v1/models` in OpenAI's format: its clients work with another base URL."""
 
 from dataclasses import replace
 from typing import Any
@@ -35,7 +35,7 @@ TEXT_BATCH = 32
 
 
 class Embeddings(Endpoint):
-    """`input` is vectors of the model's source space, or texts where an encoder of that space is loaded."""
+    """Translates `input`: vectors of the model's source space, or texts if an encoder of that space is loaded."""
 
     route = "embeddings"
 
@@ -46,7 +46,7 @@ class Embeddings(Endpoint):
         service.state()
         request_format = read_headers(scope["headers"], (JSON,))
         if scope["query_string"]:
-            raise MalformedError("This route takes no query; all is in its body.")
+            raise MalformedError("This route takes no query parameters; send them in the body.")
         labels.encoding = "json"
         body = await read_body(receive, request_format.length, self.settings.json_bytes, reservation)
         with service.gate:
@@ -74,22 +74,22 @@ class Embeddings(Endpoint):
     def _encode_texts(self, served: ServedRoute, texts: list) -> np.ndarray:
         encoder = encoder_of(self.service, served)
         if len(texts) > MAX_TEXTS:
-            raise Refusal(413, f"A request may hold at most {MAX_TEXTS} texts; got {len(texts)}.", "input")
+            raise Refusal(413, f"A request may contain at most {MAX_TEXTS} texts; got {len(texts)}.", "input")
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
-                kind = "an empty text" if isinstance(text, str) else "something else"
-                raise MalformedError(f"`input` must hold texts; at position {i} came {kind}.", "input")
+                kind = "an empty text" if isinstance(text, str) else "another type"
+                raise MalformedError(f"`input` must contain only non-empty texts; got {kind} at position {i}.", "input")
         return encoder.encode(texts, TEXT_BATCH)
 
 
 def encode(served: ServedRoute, vectors: np.ndarray, payload: dict[str, Any]) -> tuple[Headers, Body]:
-    """The headers and the body of the reply to a request with the fields `payload`."""
+    """Return the headers and the body of the reply to a request with the fields `payload`."""
     encoding = payload.get("encoding_format", "float")
     data = [
         {"object": "embedding", "index": i, "embedding": write_embedding(vector[None], True, encoding)}
         for i, vector in enumerate(vectors)
     ]
-    # No tokens are counted here, but OpenAI's clients require the field.
+    # The service counts no tokens, but OpenAI's clients require the field.
     usage = {"prompt_tokens": 0, "total_tokens": 0}
     body = write_reply("data", data, {"object": "list", "model": payload["model"], "usage": usage})
     headers = [(b"content-type", JSON.encode()), length_header(body)]
@@ -97,10 +97,16 @@ def encode(served: ServedRoute, vectors: np.ndarray, payload: dict[str, Any]) ->
 
 
 def resolve_model(service: Service, payload: dict[str, Any]) -> ServedRoute:
-    """The route of `model`, a stitcher's name or `source->target`; Refusal 404 with the nearest names."""
+    """Return the route that `model` names: the name of a stitcher, or a pair `source->target`.
+
+    Raises MalformedError if `model` is missing, Refusal 404 with the nearest names if it does not exist, Refusal 409 if
+    several stitchers fit and none is promoted, and UnusableError if `dimensions` is not the target's dimension.
+    """
     model = payload.get("model")
     if model is None:
-        raise MalformedError("`model` is missing; name a stitcher or source->target, see /v1/models.", "model")
+        raise MalformedError(
+            "`model` is missing; send the name of a stitcher or a pair source->target, see /v1/models.", "model"
+        )
     stitcher = service.registry.state.stitchers.get(model)
     try:
         if stitcher is not None:
@@ -109,7 +115,7 @@ def resolve_model(service: Service, payload: dict[str, Any]) -> ServedRoute:
             source, _, target = model.partition("->")
             names = {"source": source, "target": target}
         else:
-            service.registry.get(model)  # raises, naming the nearest
+            service.registry.get(model)  # raises NotFoundError with the nearest names
             raise AssertionError(model)
         served = service.resolve(names)
     except InputError as error:
@@ -119,45 +125,45 @@ def resolve_model(service: Service, payload: dict[str, Any]) -> ServedRoute:
     dimensions = payload.get("dimensions", served.target.dim)
     if dimensions != served.target.dim:
         raise UnusableError(
-            f"`dimensions` must be {served.target.dim}, those of {model!r}; got {dimensions}.", "dimensions"
+            f"`dimensions` must be {served.target.dim}, the dimension of {model!r}; got {dimensions}.", "dimensions"
         )
     return served
 
 
 def refuse_tokens(inputs: Any) -> None:
-    """Refuse lists of whole numbers: in OpenAI's format these are tokens, not vectors."""
+    """Raise MalformedError on lists of whole numbers: in OpenAI's format these are tokens, not vectors."""
     rows = inputs if isinstance(inputs, list) and inputs and isinstance(inputs[0], list) else [inputs]
     for row in rows:
         if isinstance(row, list) and row and all(type(value) is int for value in row):
             raise MalformedError(
-                "`input` must be vectors of floats, or texts; whole numbers are tokens, which are not taken here.",
+                "`input` must be vectors of floats, or texts; whole numbers are tokens, which are not supported.",
                 "input",
             )
 
 
 def encoder_of(service: Service, served: ServedRoute) -> Any:
-    """The text encoder of a route's source space; Refusal 409 where none is loaded or its space is another one."""
+    """Return the text encoder of a route's source space. Raise Refusal 409 if none with this space is loaded."""
     space = served.source
     encoder = service.encoders.get(space.name)
     if encoder is None:
         raise Refusal(
             409,
-            f"`input` must be vectors: no text encoder of space {space.name!r} is loaded here (REPSTITCH_ENCODERS).",
+            f"`input` must be vectors: no text encoder is loaded for space {space.name!r} (see REPSTITCH_ENCODERS).",
             "input",
         )
     difference = replace(encoder.space, name=space.name).conflict(space)
     if difference:
         raise Refusal(
             409,
-            f"`input` must be vectors: the encoder that is loaded for space {space.name!r} is not the one its stitcher "
-            f"was trained for ({difference}).",
+            f"`input` must be vectors: the encoder loaded for space {space.name!r} differs from the one that the "
+            f"stitcher was trained for ({difference}).",
             "input",
         )
     return encoder
 
 
 async def list_models(request: Request) -> Response:
-    """Every stitcher and every pair of spaces, each as a model."""
+    """List every stitcher and every pair of spaces as a model."""
     service: Service = request.app.state.service
     state = service.state()
     pairs = {pair_key(s.source.name, s.target.name) for s in state.stitchers.values()}

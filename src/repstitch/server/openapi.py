@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the service."""
+"""Build the OpenAPI 3.1 document of the service."""
 
 from functools import cache
 from typing import Any
@@ -31,7 +31,7 @@ FREE = {"type": "object"}
 TEXT = {"type": "string"}
 TEXTS = {"type": "array", "items": TEXT, "minItems": 1}
 COUNT = {"type": "integer", "minimum": 0}
-SPACE: dict[str, Any] = {  # a card of identity, with more fields where more is stated
+SPACE: dict[str, Any] = {  # the card of a space; it has more fields if the space states them
     "type": "object",
     "properties": {"name": NAME, "dim": COUNT, "modality": TEXT, "role": TEXT},
     "required": ["name", "dim"],
@@ -50,47 +50,70 @@ HEADLINE = {
     "scores": FREE,
 }
 
+STITCHER_TEXT = "Name of the stitcher to use. Required if several translate the pair and none is promoted."
+CONFIDENCE_TEXT = (
+    "Return confidence measures for each vector: in the field `confidence` in JSON, in one column per measure in "
+    f"Arrow, and after the numbers of each vector in `{OCTETS}`. The stitcher must be calibrated."
+)
+ROUTE_TEXT = "`auto` allows a route through other spaces if no stitcher translates the pair directly."
 ERRORS = {
-    400: "The request cannot be read: it is malformed, or names something twice, or leaves out what is needed.",
-    401: "A key is asked for and none of them came, or there are no keys and the connection is not from this machine.",
-    404: "There is no such space, pair, stitcher or model; the message lists the nearest names.",
-    405: "The route does not take this method.",
-    406: "None of the formats that Accept allows is spoken here.",
-    409: "A choice is needed first (several stitchers, none promoted), or this one cannot tell what is asked for.",
-    413: "More bytes or rows than one request may hold; send them in parts.",
-    415: "The body's type is none of those spoken here, or it is compressed.",
-    422: "The rows were read and cannot be translated: another dimension or space, NaN, Inf, zeros.",
-    429: "As much is under way as is taken at once; try again after Retry-After seconds.",
-    500: "A fault of the service.",
-    503: "Nothing is loaded yet; try again after Retry-After seconds.",
-    504: "Not done in time; send less.",
+    400: "The request is malformed, or one of its parameters or fields is missing, unknown, repeated or invalid.",
+    401: (
+        "The service requires an API key and the request has no valid one, or the service has no API keys and the "
+        "request was not sent to a loopback address."
+    ),
+    404: "The space, pair, stitcher, model or path does not exist. For names, the message lists the nearest ones.",
+    405: "The route does not support this HTTP method.",
+    406: "The route supports none of the formats that `Accept` allows.",
+    409: (
+        "The loaded stitchers do not fit the request: several translate the pair and none is promoted, the named "
+        "stitcher translates another pair, it has no calibration for `confidence`, or its source space has no text "
+        "encoder."
+    ),
+    413: "The request has more bytes, rows or texts than allowed; split it into several requests.",
+    415: "The route does not support the `Content-Type` of the body, or the body is compressed.",
+    422: "The rows were read but cannot be used: for example a wrong dimension or space, NaN, Inf, or a row of zeros.",
+    429: "The service has reached a limit on concurrent requests or memory; retry after `Retry-After` seconds.",
+    500: "An internal error of the service.",
+    503: "No stitcher is loaded yet; retry after `Retry-After` seconds.",
+    504: "The request took longer than the timeout; send less data per request.",
 }
 ALWAYS = (401, 500)
-ROWS_ANSWERED = {"X-Rows": ("Rows answered.", COUNT)}
+ROWS_ANSWERED = {"X-Rows": ("Number of rows in the reply.", COUNT)}
 SERVED = {
-    "X-Dim": ("Numbers a vector of the target space.", COUNT),
-    "X-Stitcher": ("Who translated, percent-encoded; several with commas between, in turn.", TEXT),
-    "X-Stitcher-Version": ("Their versions: hashes of their content.", TEXT),
+    "X-Dim": ("Dimension of the target space (numbers per vector).", COUNT),
+    "X-Stitcher": ("Names of the stitchers used (usually one), percent-encoded, separated by commas.", TEXT),
+    "X-Stitcher-Version": ("Versions of these stitchers, separated by commas: hashes of their content.", TEXT),
 }
 TRANSLATED = {
-    "X-Confidence": ("In octets: the measures that follow each row's vector, in this order.", TEXT),
-    "X-Route": ("With route=auto: the spaces passed, percent-encoded, `->` between.", TEXT),
+    "X-Confidence": (
+        f"Only in `{OCTETS}` with `confidence=true`: names of the measures that follow the vector of each row, in "
+        "order, separated by commas.",
+        TEXT,
+    ),
+    "X-Confidence-Usable": (
+        "Only with `confidence=true`, and only `false`: the confidence of this stitcher failed its test on held-out "
+        "pairs. Its scorecard (`/v1/stitchers/{name}`) has the reason.",
+        TEXT,
+    ),
+    "X-Route": ("Only with `route=auto`: names of the spaces along the route, percent-encoded, joined by `->`.", TEXT),
     "X-Expected-Score": (
-        "With route=auto: recall@1 in query use to expect, the product of the scorecards'; or unknown.",
+        "Only with `route=auto`: expected recall@1 in query use, the product of the scorecards of the stitchers; "
+        "`unknown` if a stitcher has no such score.",
         TEXT,
     ),
 }
 ERROR_HEADERS = {  # by status
-    401: {"WWW-Authenticate": ("What is asked for: Bearer.", TEXT)},
-    405: {"Allow": ("The methods that the route takes.", TEXT)},
-    429: {"Retry-After": ("Seconds.", COUNT)},
-    503: {"Retry-After": ("Seconds.", COUNT)},
+    401: {"WWW-Authenticate": ("The required scheme: Bearer.", TEXT)},
+    405: {"Allow": ("The HTTP methods that the route supports.", TEXT)},
+    429: {"Retry-After": ("Seconds to wait before the next attempt.", COUNT)},
+    503: {"Retry-After": ("Seconds to wait before the next attempt.", COUNT)},
 }
 
 
 @cache
 def document() -> dict[str, Any]:
-    """The OpenAPI document; the same for every service, so it holds no name of a space."""
+    """Return the OpenAPI document. It is the same for every service, so it contains no names of spaces."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -98,9 +121,9 @@ def document() -> dict[str, Any]:
             "version": __version__,
             "summary": "Translates embeddings between the spaces of two models.",
             "description": (
-                "Every route answers another method with 405, every other path is answered with 404, and every error "
-                "has the one form of the schema `Error`. What is not HTTP never comes so far: it ends with 400 in "
-                "plain text, or with its connection."
+                "A route answers unsupported methods with 405; unknown paths are answered with 404. Every error has "
+                "the schema `Error`. Bytes that are not valid HTTP reach no route: the HTTP server answers them with "
+                "400 in plain text, or closes the connection."
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -109,18 +132,18 @@ def document() -> dict[str, Any]:
             "/v1/translate": {"post": _translate()},
             "/v1/embeddings": {"post": _embeddings()},
             "/v1/score": {"post": _score()},
-            "/v1/stitchers": {"get": _read("list_stitchers", "The stitchers that are served", "Stitchers")},
+            "/v1/stitchers": {"get": _read("list_stitchers", "List the stitchers that are loaded", "Stitchers")},
             "/v1/stitchers/{name}": {"get": _stitcher()},
-            "/v1/spaces": {"get": _read("list_spaces", "The spaces they lead from and to", "Spaces")},
+            "/v1/spaces": {"get": _read("list_spaces", "List the spaces of the loaded stitchers", "Spaces")},
             "/v1/models": {
-                "get": _read("list_models", "Stitchers and pairs as OpenAI's clients list models", "Models")
+                "get": _read("list_models", "List stitchers and pairs of spaces in OpenAI's model format", "Models")
             },
-            "/healthz": {"get": _health("healthz", "Whether the process lives")},
-            "/livez": {"get": _health("livez", "Whether the process lives")},
-            "/readyz": {"get": _health("readyz", "Whether stitchers are loaded", 503)},
+            "/healthz": {"get": _health("healthz", "Liveness: the process is running")},
+            "/livez": {"get": _health("livez", "Liveness: the process is running")},
+            "/readyz": {"get": _health("readyz", "Readiness: at least one stitcher is loaded", 503)},
             "/metrics": {"get": _plain("metrics", "Metrics in Prometheus' text format", "text/plain", ALWAYS)},
-            "/openapi.json": {"get": _plain("openapi", "This document", JSON, (500,), FREE, open_to_all=True)},
-            "/docs": {"get": _plain("docs", "This document as a page", "text/html", (500,), open_to_all=True)},
+            "/openapi.json": {"get": _plain("openapi", "This OpenAPI document", JSON, (500,), FREE, open_to_all=True)},
+            "/docs": {"get": _plain("docs", "This document as an HTML page", "text/html", (500,), open_to_all=True)},
         },
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -136,20 +159,20 @@ def _translate() -> dict[str, Any]:
         "operationId": "translate",
         "summary": "Translate vectors from one space into another",
         "description": (
-            "Rows come as little-endian numbers (`application/octet-stream`, float32 unless `dtype=float16` is said), "
-            "as JSON (numbers or base64), or as an uncompressed Arrow IPC stream with the columns `vector` and, where "
-            "rows have ids, `id`. The reply is written like the body unless `Accept` names another form; of octets and "
-            "Arrow it may name the dtype too. Octets do not tell how wide a row is: where a request states it in its "
-            "headers `X-Dim` and `X-Rows`, what does not fit is refused. One vector in JSON gives one vector. Names "
-            "and flags may stand in the query or, in JSON, in the body, and must agree where they stand in both."
+            f"Send rows as little-endian numbers (`{OCTETS}`, float32 unless the `Content-Type` has the parameter "
+            "`dtype=float16`), as JSON (numbers or base64), or as an uncompressed Arrow IPC stream with a column "
+            "`vector` and an optional column `id`. The reply has the format of the body unless `Accept` names another "
+            f"one. For `{OCTETS}` and Arrow, `Accept` can also name the dtype. The bytes of `{OCTETS}` do not contain "
+            "the width of a row: send the headers `X-Dim` (numbers per row) and `X-Rows` (number of rows) to have the "
+            "shape checked. A single vector in JSON is answered with a single vector. Names and flags can be sent in "
+            "the query string or, in JSON, in the body; if both contain one, the two must be equal."
         ),
         "parameters": [
-            _query("source", NAME, "The space the vectors live in; needed here unless the body names it."),
-            _query("target", NAME, "The space they are wanted in; the same."),
-            _query("stitcher", NAME, "Which stitcher, where a pair has several."),
-            _query("confidence", {"type": "boolean", "default": False}, "Tell how far to trust each vector."),
-            _query("route", {"type": "string", "enum": list(ROUTES), "default": "direct"},
-                   "`auto` allows a detour over other spaces where no stitcher leads straight."),
+            _query("source", NAME, "Name of the space of the rows. Required here unless a JSON body contains it."),
+            _query("target", NAME, "Name of the space to translate to. Required here unless a JSON body contains it."),
+            _query("stitcher", NAME, STITCHER_TEXT),
+            _query("confidence", {"type": "boolean", "default": False}, CONFIDENCE_TEXT),
+            _query("route", {"type": "string", "enum": list(ROUTES), "default": "direct"}, ROUTE_TEXT),
         ],
         "requestBody": {
             "required": True,
@@ -167,10 +190,10 @@ def _translate() -> dict[str, Any]:
 
 
 def _translation() -> dict[str, Any]:
-    """The schema of the reply to `POST /v1/translate` in JSON."""
+    """Return the schema of the reply to `POST /v1/translate` in JSON."""
     confidence = {
         "type": "object",
-        "description": "By measure: one number for one vector, else one a row.",
+        "description": "Confidence measures by name: one number for a single vector, else a list with one per row.",
         "additionalProperties": {"anyOf": [NUMBER, {"type": "array", "items": NUMBER}]},
     }
     return _object(
@@ -199,9 +222,10 @@ def _embeddings() -> dict[str, Any]:
     )
     return _post(
         "embeddings",
-        "The same in the shape of OpenAI's embeddings",
-        "`input` is one vector of floats, a list of them, or texts where a text encoder of the model's source space is "
-        f"loaded (at most {MAX_TEXTS}). Lists of whole numbers are refused: these are tokens. `usage` is 0.",
+        "Translate vectors or texts in OpenAI's embeddings format",
+        f"`input` is one vector of floats, a list of vectors, one text, or a list of at most {MAX_TEXTS} texts. Texts "
+        "require that a text encoder of the model's source space is loaded. Lists of whole numbers are refused, "
+        "because they are tokens in OpenAI's format. `usage` is always 0.",
         "Embeddings",
         reply,
         ROWS_ANSWERED | SERVED,
@@ -214,10 +238,11 @@ def _score() -> dict[str, Any]:
     )
     operation = _post(
         "score",
-        "Score a stitcher on pairs",
-        f"At least 20 and at most {MAX_SCORED} pairs; those that the stitcher was trained on are left out, and their "
-        "number is told. Row i of `counterpart` is what row i of `embedding` should become. Each use comes with its "
-        "chance, its references and its verdict.",
+        "Score a stitcher on pairs of vectors",
+        f"Send 20 to {MAX_SCORED} pairs: row i of `counterpart` is the target vector of the same item as row i of "
+        "`embedding`. Pairs that the stitcher was trained on are left out; the scorecard contains their number. For "
+        "each use, it contains the scores, the chance level, the reference scores and the verdict. A verdict requires "
+        "that at least 20 pairs remain.",
         "Score",
         reply,
         SERVED,
@@ -225,9 +250,9 @@ def _score() -> dict[str, Any]:
     operation["parameters"] = [
         _query(name, NAME, description)
         for name, description in (
-            ("source", "The space of `embedding`; needed here unless the body names it."),
-            ("target", "The space of `counterpart`; the same."),
-            ("stitcher", "Which stitcher, where a pair has several."),
+            ("source", "Name of the space of `embedding`. Required here unless the body contains it."),
+            ("target", "Name of the space of `counterpart`. Required here unless the body contains it."),
+            ("stitcher", STITCHER_TEXT),
         )
     ]
     return operation
@@ -244,7 +269,7 @@ def _post(name: str, summary: str, description: str, schema: str, reply: dict, h
         },
         "responses": {
             "200": {
-                "description": "The answer.",
+                "description": "The result.",
                 "headers": _headers(headers),
                 "content": {JSON: {"schema": reply}},
             },
@@ -271,8 +296,10 @@ def _stitcher() -> dict[str, Any]:
     details = _object(HEADLINE | {"source": SPACE, "target": SPACE, "settings": FREE, "split": FREE, "scorecard": FREE})
     return {
         "operationId": "show_stitcher",
-        "summary": "One stitcher with its whole scorecard",
-        "parameters": [{"name": "name", "in": "path", "required": True, "schema": NAME}],
+        "summary": "Show one stitcher with its complete scorecard",
+        "parameters": [
+            {"name": "name", "in": "path", "required": True, "description": "Name of the stitcher.", "schema": NAME}
+        ],
         "responses": {
             "200": {"description": "The stitcher.", "content": {JSON: {"schema": details}}},
             **_errors(400, *ALWAYS, 404, 503),
@@ -284,7 +311,7 @@ def _health(name: str, summary: str, *errors: int) -> dict[str, Any]:
     status = _object({"status": TEXT}, {"stitchers": COUNT})
     operation = _plain(name, summary, JSON, (500, *errors), status, open_to_all=True)
     return operation | {
-        "description": "Where BentoML serves, it answers this itself: with the same statuses, and a body of its own."
+        "description": "Under BentoML, BentoML itself answers this path, with the same statuses but a different body."
     }
 
 
@@ -330,7 +357,15 @@ def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) ->
 
 
 def _schemas() -> dict[str, Any]:
-    pair = {"source": NAME, "target": NAME, "stitcher": NAME}
+    pair = {
+        "source": NAME | {"description": "Name of the space of `embedding`. Required here or in the query string."},
+        "target": NAME | {"description": "Name of the target space. Required here or in the query string."},
+        "stitcher": NAME | {"description": STITCHER_TEXT},
+    }
+    rows = ROWS | {"description": "One vector, a list of vectors, or base64 of little-endian numbers."}
+    counterpart = ROWS | {
+        "description": "The target vectors of the items in `embedding`, in the same order. Formats as for `embedding`."
+    }
     listed = {"type": "array", "items": NAME}
     space = SPACE | {
         "properties": SPACE["properties"] | {"to": listed, "from": listed, "takes_texts": {"type": "boolean"}},
@@ -344,19 +379,36 @@ def _schemas() -> dict[str, Any]:
     return {
         "Error": _object({"error": error}),
         "Translate": _object(
-            {"embedding": ROWS},
+            {"embedding": rows},
             pair
             | {
-                "confidence": {"type": "boolean", "default": False},
-                "route": {"type": "string", "enum": list(ROUTES), "default": "direct"},
-                "encoding_format": ENCODING,
-                "dtype": DTYPE | {"description": "Of base64, in and out."},
+                "confidence": {"type": "boolean", "default": False, "description": CONFIDENCE_TEXT},
+                "route": {"type": "string", "enum": list(ROUTES), "default": "direct", "description": ROUTE_TEXT},
+                "encoding_format": ENCODING | {"description": "Form of the vectors in the reply; default: as sent."},
+                "dtype": DTYPE | {"description": "Dtype of the numbers in base64, in the request and in the reply."},
             },
         ),
-        "Score": _object({"embedding": ROWS, "counterpart": ROWS}, pair | {"dtype": DTYPE}),
+        "Score": _object(
+            {"embedding": rows, "counterpart": counterpart},
+            pair | {"dtype": DTYPE | {"description": "Dtype of the numbers in base64."}},
+        ),
         "Embeddings": _object(
-            {"model": NAME, "input": {"anyOf": [VECTOR, VECTORS, TEXT, TEXTS]}},
-            {"encoding_format": ENCODING, "dimensions": {"type": "integer", "minimum": 1}, "user": TEXT},
+            {
+                "model": NAME | {"description": "Name of a stitcher, or a pair `source->target`; see `/v1/models`."},
+                "input": {
+                    "anyOf": [VECTOR, VECTORS, TEXT, TEXTS],
+                    "description": "One vector, a list of vectors, one text, or a list of texts.",
+                },
+            },
+            {
+                "encoding_format": ENCODING | {"description": "Form of the vectors in the reply; default: `float`."},
+                "dimensions": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "description": "If sent, it must be the dimension of the target space.",
+                },
+                "user": TEXT | {"description": "Ignored; accepted for compatibility with OpenAI's clients."},
+            },
         ),
         **{name: _object({key: {"type": "array", "items": item}}) for name, (key, item) in lists.items()},
         "Models": _object({"object": {"const": "list"}, "data": {"type": "array", "items": model}}),

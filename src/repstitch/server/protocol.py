@@ -1,4 +1,4 @@
-"""Limits on the bytes and the time of a request line and its headers."""
+"""Limit the size and the time of the request line and the headers."""
 
 import asyncio
 from typing import Any
@@ -11,9 +11,9 @@ HEAD_SECONDS = 30.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits on the head of a request, for which uvicorn has none.
+    """uvicorn's HTTP protocol with limits on the request line and the headers, which uvicorn does not limit.
 
-    Aborts a connection whose request line and headers exceed `MAX_HEAD_BYTES` or take more than `HEAD_SECONDS`.
+    Aborts a connection whose request line and headers exceed `MAX_HEAD_BYTES` or take longer than `HEAD_SECONDS`.
     """
 
     head_bytes = 0
@@ -51,6 +51,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def install() -> None:
-    """Make uvicorn use `BoundedProtocol` where it chooses the protocol itself, as under BentoML."""
+    """Make uvicorn use `BoundedProtocol` where uvicorn chooses the protocol itself, as under BentoML."""
     module: Any = auto
     module.AutoHTTPProtocol = BoundedProtocol

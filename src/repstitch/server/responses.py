@@ -1,4 +1,4 @@
-"""JSON replies, refusals, and every error in one form."""
+"""JSON replies, refusals, and the common format of all errors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ JSON = "application/json"
 
 
 class Refusal(Exception):
-    """A request that is answered with an error: its HTTP status, one line, and the parameter at fault."""
+    """Raised to answer a request with an error: its HTTP status, a one-line message and the parameter at fault."""
 
     def __init__(self, status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None):
         super().__init__(message)
@@ -27,7 +27,7 @@ def json_reply(content: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status that an error is answered with."""
+    """Return the HTTP status of the reply to an error."""
     if isinstance(error, Refusal):
         return error.status
     if isinstance(error, HTTPException):
@@ -36,7 +36,7 @@ def status_of(error: Exception) -> int:
 
 
 def error_reply(error: Exception) -> Response:
-    """An error as `{"error": {"code", "message", "param"}}`."""
+    """Return the reply to an error, with the body `{"error": {"code", "message", "param"}}`."""
     status = status_of(error)
     if isinstance(error, Refusal):
         message = error.message
@@ -50,7 +50,7 @@ def error_reply(error: Exception) -> Response:
 
 
 def _one_line(message: str) -> str:
-    """A message as one line of valid UTF-8, whatever the names of a request that it quotes hold."""
+    """Return a message as one line of valid UTF-8, even if it quotes arbitrary names from a request."""
     return " ".join(message.split()).encode("utf-8", "replace").decode()[:MESSAGE_LENGTH]
 
 
@@ -59,9 +59,12 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 MESSAGE_LENGTH = 1_000
-FAILED = "The request failed in the service, not because of what was sent; its log says where."
+FAILED = "The service failed to answer because of an internal error; see the service's log."
 STATUSES = {MalformedError: 400, NotFoundError: 404, ConflictError: 409, InputError: 422}
-MESSAGES = {404: "There is no such route; see /docs.", 405: "This route does not take that method."}
+MESSAGES = {
+    404: "There is no such route; see /docs.",
+    405: "This route does not support this HTTP method; see the `Allow` header.",
+}
 CODES = {
     400: "malformed",
     401: "unauthorised",

@@ -1,4 +1,4 @@
-"""Start the service: one process or several under uvicorn, or BentoML over the same application."""
+"""Start the service: one or several processes under uvicorn, or the same application under BentoML."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ from repstitch.server.telemetry import shared_by_workers
 from repstitch.stitchers.registry import Registry
 
 BACKLOG = 2048
-KEEP_ALIVE_S = 65  # longer than the idle time of common load balancers, so that they close first
+KEEP_ALIVE_S = 65  # longer than the idle timeout of common load balancers, so that they close connections first
 SHOWN = 5
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 
@@ -31,12 +31,13 @@ def serve(
     workers: int | None = None,
     engine: str = "uvicorn",
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is in flight and leave with exit status 0.
+    """Serve until SIGTERM or SIGINT, then finish the requests in progress and exit with status 0.
 
-    The environment gives all settings (see `Settings`); `stitchers` and `workers`, where given, override it. Writes one
-    line to stderr: the address, what is served, and a call that works. `port` 0 takes a free port. `engine` "bentoml"
-    replaces this process by `bentoml serve` on the working folder if that is a bento or a checkout, else on the
-    checkout that holds this package. Raises InputError when the address is not available.
+    All settings come from the environment (see `Settings`); `stitchers` and `workers` override it if passed. Writes one
+    line to stderr: the address, the stitchers, and an example call. `port` 0 picks a free port. `engine` "uvicorn" runs
+    the application directly. "bentoml" replaces this process by `bentoml serve` on the working folder if that is a
+    built bento or a checkout of repstitch, else on the checkout that contains this package. Raises InputError if a
+    setting is invalid, if the address is not available, or if other machines can reach it and no API keys are set.
     """
     check_choice("engine", engine, tuple(ENGINES))
     settings = Settings.from_env()
@@ -46,7 +47,7 @@ def serve(
         settings = replace(settings, workers=workers)
     settings.check_exposure(host)
     choose_device(settings)
-    # For a signal before uvicorn handles them, and for the one that uvicorn raises again when it has finished.
+    # For signals that arrive before uvicorn handles them, and for the one that uvicorn raises again after shutdown.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
@@ -59,7 +60,7 @@ def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; InputError when the address is taken or is not one of this machine."""
+    """Return a listening socket. Raise InputError if the address is in use or does not belong to this machine."""
     check_port(port)
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -68,30 +69,32 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise InputError(f"`port` {port} on {host} cannot be had: {error.strerror}. Give another `port`.") from None
+        raise InputError(
+            f"`port` {port} on {host} is not available: {error.strerror}. Choose another `port`."
+        ) from None
     return listener
 
 
 def announce(registry: Registry, listener: socket.socket) -> str:
-    """One line for the operator: the address, the stitchers, and a call that works."""
+    """Return one line for the operator: the address, the stitchers, and an example call."""
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     stitchers = registry.state.stitchers
     if not stitchers:
-        return f"repstitch: {address} serves nothing yet: {registry.folder} holds no stitcher that can be read."
+        return f"repstitch: {address} serves nothing yet: {registry.folder} contains no readable stitcher."
     pairs = [f"{name} ({s.source.name} -> {s.target.name})" for name, s in stitchers.items()]
     more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
     first = next(iter(stitchers.values()))
     call = (
         f"curl -X POST '{address}/v1/translate?source={first.source.name}&target={first.target.name}' "
         f"-H 'Content-Type: application/octet-stream' --data-binary @ROWS -o TRANSLATED "
-        f"(little-endian float32 rows of {first.source.dim})"
+        f"(ROWS: a file of little-endian float32 rows of {first.source.dim} numbers)"
     )
     return f"repstitch: {address} serves {', '.join(pairs[:SHOWN])}{more}; try: {call}"
 
 
 def app_from_env() -> Starlette:
-    """The application as the environment describes it, built by each worker process."""
+    """Build the application from the settings in the environment; each worker process calls this."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     settings = Settings.from_env()
     return create_app(Registry(settings.stitchers), settings)
@@ -110,7 +113,7 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
         f"{__name__}:{app_from_env.__name__}" if several else create_app(registry, settings),
         factory=several,
         workers=settings.workers,
-        loop="auto",  # uvloop where it is installed
+        loop="auto",  # uvloop if it is installed
         http=BoundedProtocol,
         ws="none",
         access_log=False,
@@ -118,7 +121,7 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(2 * settings.timeout_s) + 1,  # to answer, then to send
+        timeout_graceful_shutdown=int(2 * settings.timeout_s) + 1,  # once to answer, once to send the reply
     )
     with contextlib.suppress(KeyboardInterrupt):
         if several:
@@ -131,18 +134,19 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
 def _run_bentoml(settings: Settings, registry: Registry, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     folder = _service_folder()
-    listener.close()  # it was opened to prove that the address is free
+    listener.close()  # it was opened only to check that the address is free
     command = [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
     os.execve(sys.executable, command, os.environ | settings.to_env() | {"BENTOML_DO_NOT_TRACK": "True"})
 
 
 def _service_folder() -> Path:
-    """The folder from which BentoML serves: the working folder, or the checkout that holds this package."""
+    """Return the folder that BentoML serves: the working folder, or the checkout that contains this package."""
     for folder in (Path.cwd(), *Path(__file__).resolve().parents[2:4]):
         if (folder / "bento.yaml").is_file() or (folder / "service" / "service.py").is_file():
             return folder
     raise InputError(
-        "`engine` bentoml needs the service to run: start it in a checkout of repstitch or in a built bento's folder."
+        "`engine` bentoml requires service/service.py; start it in a checkout of repstitch or in the folder of a built "
+        "bento."
     )
 
 

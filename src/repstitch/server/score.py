@@ -1,4 +1,4 @@
-"""`POST /v1/score`: the scorecard of a stitcher on pairs that are sent."""
+"""`POST /v1/score`: score a stitcher on the pairs in the request."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ MAX_SCORED = 2_000
 
 
 class Score(Endpoint):
-    """Scores a stitcher on the pairs in the body, leaving out those it was trained on."""
+    """Scores a stitcher on the pairs in the body, without the pairs that it was trained on."""
 
     route = "score"
 
@@ -38,7 +38,7 @@ class Score(Endpoint):
             served = self.service.resolve(merge(query, payload))
             labels.pair = served.pair
             if "counterpart" not in payload:
-                raise MalformedError("`counterpart` is missing; give the target row of each source row.", "counterpart")
+                raise MalformedError("`counterpart` is missing; send the target row of each source row.", "counterpart")
             return await self.service.run_slow(self._score, served, payload)
 
     def _score(self, served: ServedRoute, payload: dict[str, Any]) -> tuple[Headers, Body]:
@@ -49,7 +49,7 @@ class Score(Endpoint):
         check_rows(len(X), MAX_SCORED)
         if len(X) != len(Y):
             raise UnusableError(
-                f"`counterpart` must have the {len(X)} rows of `embedding`; got {len(Y)}.", "counterpart"
+                f"`counterpart` must have as many rows as `embedding` ({len(X)}); got {len(Y)}.", "counterpart"
             )
         for field, vectors in rows.items():
             if message := faults(vectors, field):

@@ -1,4 +1,4 @@
-"""Which route serves a request, and what every reply of that route says about it."""
+"""Find the route for a request, and build the headers and fields that are common to all its replies."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from repstitch.wire.rows import MalformedError
 
 @dataclass(slots=True)
 class ServedRoute:
-    """A route as requests use it: where it is computed, its label in metrics, and what every reply says about it."""
+    """A route as requests use it: placed on a device, with its label in metrics and what all its replies contain."""
 
     route: Route
     placed: PlacedRoute
@@ -32,9 +32,15 @@ class ServedRoute:
     def target(self) -> Space:
         return self.route.stitchers[-1].target
 
+    @property
+    def confidence_is_usable(self) -> bool:
+        """False if the scorecard states that the confidence failed its test on held-out pairs."""
+        confidence = self.route.stitchers[0].scorecard.confidence
+        return confidence is None or confidence.usable is not False
+
 
 def serve_route(route: Route, placed: PlacedRoute, show_route: bool) -> ServedRoute:
-    """The headers and fields of all replies of a route; with `show_route` its spaces and expected score too."""
+    """Build a served route. With `show_route`, its replies also contain its spaces and its expected score."""
     versions = ",".join(stitcher.version for stitcher in route.stitchers)
     source, target = route.spaces[0], route.spaces[-1]
     headers = [
@@ -54,13 +60,14 @@ def serve_route(route: Route, placed: PlacedRoute, show_route: bool) -> ServedRo
 def find_route(
     registry: Registry, source: str | None, target: str | None, name: str | None, routing: str | None
 ) -> Route:
-    """The route between two spaces; over other spaces only when `routing` is "auto".
+    """Find the route between two spaces, through other spaces only if `routing` is "auto" and `name` is None.
 
-    Raises MalformedError where a space is not named, Refusal 404 with the nearest names, Refusal 409 with the choice.
+    Raises MalformedError if a space is missing, Refusal 404 with the nearest names if no stitcher fits, and Refusal 409
+    if several fit and none is promoted, or if the stitcher `name` translates another pair.
     """
     if source is None or target is None:
         missing = "source" if source is None else "target"
-        raise MalformedError(f"`{missing}` is missing; name the space, see /v1/spaces.", missing)
+        raise MalformedError(f"`{missing}` is missing; send the name of a space, see /v1/spaces.", missing)
     try:
         if routing == "auto" and name is None:
             return registry.route(source, target)
@@ -76,9 +83,9 @@ def find_route(
 
 
 def _detour_hint(registry: Registry, source: str, target: str) -> str:
-    """A sentence that names the detour, where no stitcher leads straight and a detour does."""
+    """Return a sentence that offers the route through other spaces; empty if there is none."""
     try:
         route = registry.route(source, target)
     except InputError:
         return ""
-    return f" With route=auto it goes over {', '.join(route.spaces[1:-1])}."
+    return f" A route through {', '.join(route.spaces[1:-1])} exists: `/v1/translate` uses it with route=auto."

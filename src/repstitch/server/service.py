@@ -1,4 +1,4 @@
-"""The state that all routes of one process share: the registry, the placed routes, the limits, the worker threads."""
+"""The state that all routes of one process share: the registry, the placed routes, the limits, the threads."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from repstitch.stitchers.stitcher import Stitcher
 
 log = logging.getLogger(__name__)
 
-INLINE_ROWS = 64  # up to here a thread costs more than it frees
+INLINE_ROWS = 64  # requests of up to this many rows run in the event loop: a thread would cost more than it frees
 WORKER_NICENESS = 10
 MAX_SLOW_TASKS = 8
 DRIFT_CHECK_INTERVAL_S = 1.0
@@ -34,7 +34,7 @@ DRIFT_CHECK_ROWS = 16
 
 
 class Service:
-    """One process's share of the service. Routes read it in the event loop; `refresh` runs in a thread."""
+    """The state of one process. The routes use it in the event loop; `refresh` runs in a thread."""
 
     def __init__(self, registry: Registry, settings: Settings):
         self.registry, self.settings = registry, settings
@@ -46,7 +46,7 @@ class Service:
         self._slow_tasks = 0
         self._placed: dict[tuple, PlacedRoute] = {}
         self._served: dict[tuple, ServedRoute] = {}
-        self._served_state: State | None = None  # the state that `_served` was filled from
+        self._served_state: State | None = None  # the registry's state that `_served` was filled from
         self._device: str | None = None
         self._stage: Stage | None = None
         self._opening = threading.Lock()
@@ -54,9 +54,9 @@ class Service:
     # --- the registry ---
 
     def refresh(self) -> list[str]:
-        """Read what changed in the folder and place new stitchers, so that no request waits for that.
+        """Read the changes in the folder and place new stitchers, so that no request has to wait for this.
 
-        Returns one of "loaded", "removed" and "refused" for each stitcher that changed.
+        Returns "loaded", "removed" or "refused" for each stitcher that changed.
         """
         report = self.registry.refresh()
         stitchers = self.registry.state.stitchers
@@ -69,31 +69,33 @@ class Service:
         return [event if event in ("loaded", "removed") else "refused" for event in report.values()]
 
     async def reload(self) -> None:
-        """`refresh` in a thread; on any error the stitchers that were served before stay."""
+        """Run `refresh` in a thread. After any error, the stitchers loaded before remain in use."""
         try:
             results = await asyncio.to_thread(self.refresh)
         except Exception:
-            log.exception("The folder %s could not be read; what was served before stays.", self.registry.folder)
+            log.exception(
+                "The folder %s could not be read; the stitchers loaded before remain in use.", self.registry.folder
+            )
         else:
             self.metrics.count_reloads(results, len(self.registry.state.stitchers))
 
     async def watch(self) -> None:
-        """Reload every `reload_s` seconds, for ever."""
+        """Reload every `reload_s` seconds, until cancelled."""
         while True:
             await asyncio.sleep(self.settings.reload_s)
             await self.reload()
 
     def state(self) -> State:
-        """The registry's state; Refusal 503 while no stitcher is loaded."""
+        """Return the registry's state. Raise Refusal 503 while no stitcher is loaded."""
         state = self.registry.state
         if not state.stitchers:
-            raise Refusal(503, "No stitcher is loaded yet; try again.", headers=RETRY)
+            raise Refusal(503, "No stitcher is loaded yet; retry later.", headers=RETRY)
         return state
 
     def resolve(self, names: dict[str, Any]) -> ServedRoute:
-        """The route that serves the `source`, `target`, `stitcher` and `route` of a request; raises as `find_route`.
+        """Return the route for the `source`, `target`, `stitcher` and `route` of a request. Raises as `find_route`.
 
-        The answer is remembered until the registry changes.
+        The route is cached until the registry changes.
         """
         if self.registry.state is not self._served_state:
             self._served_state = self.registry.state
@@ -114,7 +116,7 @@ class Service:
         return placed
 
     def _open_stage(self) -> Stage | None:
-        """The buffers that all routes go through, made when the first route is placed; None on the CPU."""
+        """Return the buffers that all routes share, created when the first route is placed; None on the CPU."""
         with self._opening:  # the thread of `refresh` and the event loop may both place the first route
             if self._device is None:
                 device = choose_device(self.settings)
@@ -122,22 +124,24 @@ class Service:
                 self._device = device
             return self._stage
 
-    # --- work ---
+    # --- computing ---
 
     async def run(self, inline: bool, work: Callable, *args) -> Any:
-        """Call `work` here where that is short (`inline`), otherwise in the worker thread, in turn."""
+        """Call `work` in the event loop if it is short (`inline`), else in the worker thread, one call at a time."""
         if inline:
             return work(*args)
         return await asyncio.get_running_loop().run_in_executor(self.thread, work, *args)
 
     async def run_slow(self, work: Callable, *args) -> Any:
-        """Call `work` that takes seconds in another thread, so that no translation waits for it.
+        """Call `work`, which takes seconds, in a second thread, so that no translation waits for it.
 
-        Refusal 429 while `MAX_SLOW_TASKS` are queued or running. Work that was begun is finished and counted even where
-        nobody waits for it any more.
+        Raises Refusal 429 while `MAX_SLOW_TASKS` calls are queued or running. A call that has started runs to its end
+        and counts until then, even if its request was cancelled.
         """
         if self._slow_tasks >= MAX_SLOW_TASKS:
-            message = f"{self._slow_tasks} scores or texts are under way, as many as are taken at once; try again."
+            message = (
+                f"The service is already processing {self._slow_tasks} score and text requests, its limit; retry later."
+            )
             raise Refusal(429, message, headers=RETRY)
         loop = asyncio.get_running_loop()
         self._slow_tasks += 1
@@ -149,9 +153,10 @@ class Service:
         self._slow_tasks -= 1
 
     async def translate(self, served: ServedRoute, rows: np.ndarray, with_measures: bool) -> Translated:
-        """Rows through a route: a few here, batched with those of other requests, more in the worker thread.
+        """Translate rows through a route.
 
-        The thread computes in chunks, so that small requests are answered in between.
+        A few rows are computed in the event loop, in one batch with those of other requests; more rows are computed in
+        the worker thread. The thread computes in chunks, and small requests are answered between two chunks.
         """
         if len(rows) <= min(INLINE_ROWS, served.placed.inline_rows):
             translated = await self.batcher.translate(served, rows, with_measures)
@@ -167,7 +172,7 @@ class Service:
     def _compute(
         self, served: ServedRoute, rows: np.ndarray, with_measures: bool, stop: threading.Event | None = None
     ) -> Translated:
-        """Rows through a route; once in `DRIFT_CHECK_INTERVAL_S` some of them are checked for drift."""
+        """Translate rows through a route. If it is calibrated, check a sample of its rows for drift at intervals."""
         began = time.perf_counter()
         vectors, measures = served.placed.translate(rows, with_measures, stop)
         seconds = time.perf_counter() - began
@@ -179,7 +184,7 @@ class Service:
         return Translated(vectors, measures, seconds)
 
     def load_encoders(self) -> None:
-        """Load the text encoders that the settings name; one that fails is logged and left out."""
+        """Load the text encoders that the settings name. One that fails is logged and left out."""
         from repstitch.encoders.encoder import load_encoder
 
         for entry in self.settings.encoders:
@@ -187,16 +192,16 @@ class Service:
             try:
                 encoder = load_encoder(name.strip(), device=self.settings.device)
                 if encoder.space.modality != "text":
-                    raise InputError(f"`encoder` {name} takes {encoder.space.modality}s, not texts.")
+                    raise InputError(f"`encoder` {name} must encode text; its modality is {encoder.space.modality}.")
                 self.encoders = {**self.encoders, space.strip(): encoder}
-                log.info("Texts can be sent for space %s: encoder %s is loaded.", space, name)
+                log.info("The text encoder of space %s is loaded: %s", space, name)
             except InputError as error:
-                log.error("Texts cannot be sent for space %s: %s", space, one_line(error))
+                log.error("The text encoder of space %s could not be loaded: %s", space, one_line(error))
 
 
 def _lower_priority() -> None:
-    """Let the event loop run first where it shares a core with this thread: its work is short."""
-    with contextlib.suppress(OSError, AttributeError):  # only Linux sets the priority of a thread
+    """Let the event loop run first if it shares a core with this thread, because its work is short."""
+    with contextlib.suppress(OSError, AttributeError):  # only Linux can set the priority of a thread
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
 
 

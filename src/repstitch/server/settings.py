@@ -1,4 +1,4 @@
-"""The settings of the service, read from the environment and handed to worker processes through it."""
+"""The settings of the service, read from the environment and passed to worker processes through it."""
 
 import math
 import os
@@ -19,15 +19,27 @@ FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no":
 
 @dataclass(frozen=True)
 class Settings:
-    """How one service runs; each field is read from `REPSTITCH_` and its name in capitals, lists with commas.
+    """The settings of one service.
 
-    `stitchers` is the folder served from, looked at every `reload_s` seconds. `device` is where maps run ("auto" takes
-    CUDA when there is one) and `precision` what their weights are kept in there. Limits are for one process: the bytes
-    of a request (fewer in JSON, which takes several times its text in memory) and its rows, the translations at once,
-    the bytes of all bodies and replies held at once, and the seconds that one request may take to arrive and be
-    answered, and again to be fetched. With `api_keys` a request must carry one of them; without, only connections that
-    arrive on a loopback address are answered, unless `open` is set. `cors_origins` are the web pages that browsers may
-    call from, `encoders` (`SPACE=ID|PATH|CARD.toml`) the text encoders that `/v1/embeddings` may be sent texts for.
+    Each field is read from the environment variable `REPSTITCH_` plus its name in capitals, such as
+    `REPSTITCH_MAX_ROWS`. The values of a list are separated by commas. Limits apply to one process.
+
+    Attributes:
+        stitchers: The folder of stitchers.
+        device: Where the maps run. "auto" uses CUDA if it is available, else the CPU.
+        precision: The dtype of the weights on the device.
+        workers: The number of processes.
+        max_body_bytes: The largest request body, in bytes.
+        max_json_bytes: The largest JSON body, smaller because parsed JSON takes several times the memory of its text.
+        max_rows: The most rows of a request.
+        max_concurrency: The most requests that are answered at the same time.
+        max_held_bytes: The most memory for all bodies and replies together, in bytes.
+        timeout_s: The most seconds to receive and answer a request, and again to send its reply.
+        reload_s: The seconds between two checks of the folder for changes.
+        api_keys: The valid API keys. If there are none, only requests to a loopback address are answered.
+        open: Answer requests to any address even without API keys.
+        cors_origins: The origins of the web pages that may call the service from a browser.
+        encoders: The text encoders, each `SPACE=ID|PATH|CARD.toml`. `/v1/embeddings` accepts texts for these spaces.
     """
 
     stitchers: Path = Path(DEFAULT_STITCHERS)
@@ -58,14 +70,19 @@ class Settings:
                 raise InputError(f"{quoted(setting.name)} must be a number of seconds above 0; got {value!r}.")
         for key in self.api_keys:
             if not key.isascii() or not key.isprintable() or " " in key:
-                raise InputError(f"{quoted('api_keys')} must be plain words with commas between; one of them is none.")
+                raise InputError(
+                    f"{quoted('api_keys')} must be printable ASCII without spaces, with commas between keys; one of "
+                    "them is not."
+                )
         for entry in self.encoders:
             if not all(entry.partition("=")):
-                raise InputError(f"{quoted('encoders')} must be SPACE=ID|PATH|CARD.toml, …; got {entry!r}.")
+                raise InputError(
+                    f"{quoted('encoders')} must be entries SPACE=ID|PATH|CARD.toml with commas between; got {entry!r}."
+                )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """The settings in the environment; a variable that is missing or empty leaves the default."""
+        """Read the settings from the environment. A variable that is missing or empty leaves the default."""
         values: dict[str, Any] = {}
         for setting in fields(cls):
             text = environ.get(_variable(setting.name), "").strip()
@@ -76,26 +93,26 @@ class Settings:
         return cls(**values)
 
     def to_env(self) -> dict[str, str]:
-        """The variables from which `from_env` reads these settings back."""
+        """Return the environment variables from which `from_env` reads these settings back."""
         return {_variable(setting.name): _to_text(getattr(self, setting.name)) for setting in fields(self)}
 
     @property
     def json_bytes(self) -> int:
-        """The most bytes of a JSON body."""
+        """Largest JSON body, in bytes."""
         return min(self.max_json_bytes, self.max_body_bytes)
 
     def check_exposure(self, host: str) -> None:
-        """Raise InputError where other machines can reach `host` and neither API keys nor `open` are set."""
+        """Raise InputError if other machines can reach `host` and neither API keys nor `open` are set."""
         if not (self.api_keys or self.open or is_loopback(host)):
             raise InputError(
-                f"`host` {host} can be reached from elsewhere, and no key is asked for: set REPSTITCH_API_KEYS, or "
-                "REPSTITCH_OPEN=true where something before it keeps strangers out."
+                f"`host` {host} is reachable from other machines, but no API keys are set: set REPSTITCH_API_KEYS, or "
+                "set REPSTITCH_OPEN=true if a proxy in front of the service controls access."
             )
 
 
 @lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+    """Return whether only this machine can reach an address."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -105,7 +122,10 @@ def is_loopback(host: str) -> bool:
 
 
 def choose_device(settings: Settings) -> str:
-    """The device of the maps, "cpu" or "cuda"; InputError where CUDA is missing or would be shared by workers."""
+    """Return the device of the maps, "cpu" or "cuda".
+
+    Raises InputError if the setting is cuda and CUDA is not available, or if several workers would share a CUDA device.
+    """
     device = pick_device(settings.device, quoted("device"))
     if device == "cuda" and settings.workers > 1:
         raise InputError(
@@ -116,7 +136,7 @@ def choose_device(settings: Settings) -> str:
 
 
 def quoted(name: str) -> str:
-    """A setting as messages name it: the field and its variable."""
+    """Return a setting as messages name it: the field and its environment variable."""
     return f"`{name}` ({_variable(name)})"
 
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the service, added up over worker processes."""
+"""Prometheus metrics of the service, summed over its worker processes."""
 
 import os
 import shutil
@@ -11,44 +11,50 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
 
-SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable that names the folder in which workers share their numbers
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # environment variable: the folder through which workers share metrics
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-NO_PAIR = "none"  # for all pairs that are not served, so that names from requests make no series
+NO_PAIR = "none"  # the label of all pairs that are not served, so that names in requests create no time series
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-UNUSUAL_P = 0.05  # `p_typical` is below it with this probability for rows like those of the calibration
+UNUSUAL_P = 0.05  # for rows like those of the calibration, `p_typical` is below this value with this probability
 
 
 class Metrics:
-    """The metrics of one application; pairs are labels only where the registry serves them."""
+    """The metrics of one application. Only pairs that the registry serves are used as labels."""
 
     def __init__(self):
         self.registry = CollectorRegistry()
         options: dict[str, Any] = {"registry": self.registry, "namespace": "repstitch"}
         self._requests = Counter(
-            "requests", "Requests by route, pair, what they were written in, and status.",
+            "requests", "Requests, by route, pair, encoding of the body and HTTP status.",
             ("route", "pair", "encoding", "code"), **options,
         )  # fmt: skip
-        self._vectors = Counter("vectors", "Vectors translated, by pair.", ("pair",), **options)
-        self._steps = Counter("step_seconds", "Seconds spent by step: decode, compute, encode.", ("step",), **options)
+        self._vectors = Counter("vectors", "Translated vectors, by pair.", ("pair",), **options)
+        self._steps = Counter(
+            "step_seconds", "Seconds spent on each step: decode, compute or encode.", ("step",), **options
+        )
         self._request_seconds = Histogram(
-            "request_seconds", "Seconds from a request's first byte to its answer, by route.",
+            "request_seconds", "Seconds from the headers of a request to the end of its reply, by route.",
             ("route",), buckets=SECONDS, **options,
         )  # fmt: skip
         self._request_seconds_by_route: dict[str, Histogram] = {}
-        self._loaded = Gauge("stitchers_loaded", "Stitchers served now.", multiprocess_mode="mostrecent", **options)
-        self._reloads = Counter(
-            "reloads", "Stitchers loaded, removed or refused while running.", ("result",), **options
+        self._loaded = Gauge(
+            "stitchers_loaded", "Stitchers that are loaded now.", multiprocess_mode="mostrecent", **options
         )
-        self._checked = Counter("checked_vectors", "Vectors looked at for drift, by pair.", ("pair",), **options)
+        self._reloads = Counter(
+            "reloads", "Changes of stitchers, by result: loaded, removed or refused.", ("result",), **options
+        )
+        self._checked = Counter("checked_vectors", "Vectors checked for drift, by pair.", ("pair",), **options)
         self._unusual = Counter(
-            "unusual_vectors", f"Those of them with p_typical below {UNUSUAL_P}, which that share should have.",
+            "unusual_vectors",
+            f"Checked vectors with p_typical below {UNUSUAL_P}, by pair; without drift, a share of {UNUSUAL_P}.",
             ("pair",), **options,
         )  # fmt: skip
-        # Counted here and handed to the library now and then, since its own counting costs a tenth of a small request.
+        # Counts are collected here and passed to prometheus_client at intervals, because its own counting would take a
+        # tenth of the time of a small request.
         self._pending: dict[tuple[Counter, tuple[str, ...]], float] = {}
 
     def count_request(self, route: str, pair: str | None, encoding: str, status: int, seconds: float) -> None:
-        """Count one request and the seconds that it took."""
+        """Count one request and the seconds it took."""
         self._count(self._requests, (route, pair or NO_PAIR, encoding, str(status)), 1)
         histogram = self._request_seconds_by_route.get(route)
         if histogram is None:
@@ -56,7 +62,7 @@ class Metrics:
         histogram.observe(seconds)
 
     def count_vectors(self, pair: str, n_vectors: int, seconds: float) -> None:
-        """Count translated vectors and the seconds that this took."""
+        """Count translated vectors and the seconds that translating them took."""
         self._count(self._vectors, (pair,), n_vectors)
         self.add_seconds("compute", seconds)
 
@@ -68,7 +74,7 @@ class Metrics:
         self._pending[key] = self._pending.get(key, 0.0) + amount
 
     def flush(self) -> None:
-        """Hand the counts to the library, where other worker processes see them."""
+        """Pass the counts to prometheus_client, where other worker processes see them."""
         pending, self._pending = self._pending, {}
         for (counter, labels), amount in pending.items():
             counter.labels(*labels).inc(amount)
@@ -84,7 +90,7 @@ class Metrics:
         self.flush()
 
     def text(self) -> bytes:
-        """The metrics in Prometheus' text format, of all worker processes together."""
+        """Return the metrics of all worker processes together, in Prometheus' text format."""
         self.flush()
         if SHARED_FOLDER not in os.environ:
             return generate_latest(self.registry)
@@ -95,7 +101,7 @@ class Metrics:
 
 @contextmanager
 def shared_by_workers():
-    """Set the folder in which worker processes started in the block share metrics, unless the environment names one."""
+    """Provide a folder through which worker processes started in this block share metrics, unless one is set."""
     if SHARED_FOLDER in os.environ:
         yield
         return

@@ -1,4 +1,4 @@
-"""`POST /v1/translate`: rows of one space in, rows of another out."""
+"""`POST /v1/translate`: translate rows from one space to another."""
 
 import time
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ from repstitch.wire.rows import DTYPES, Buffer, UnusableError, faults, rows_from
 
 @dataclass(slots=True)
 class TranslateRequest:
-    """One request, read: the route that serves it, its rows, and how its reply is to be written."""
+    """A parsed request: its route, its rows, and the format of its reply."""
 
     served: ServedRoute
     rows: np.ndarray
@@ -53,7 +53,7 @@ class TranslateRequest:
 
 
 class Translate(Endpoint):
-    """Reads rows in any of the formats, translates them, and writes them in any of the formats."""
+    """Reads rows in any of the body formats, translates them, and writes them in any of the formats."""
 
     route = "translate"
 
@@ -68,7 +68,7 @@ class Translate(Endpoint):
         query = read_query(scope["query_string"])
         served = None
         if kind != JSON or ("source" in query and "target" in query):
-            served = self._resolve(query, labels)  # before the body, so that a misspelt name costs no upload
+            served = self._resolve(query, labels)  # before the body is read, so that a misspelt name costs no upload
         if served is not None and kind == OCTETS:
             check_stated_length(request_format, served.source.dim, settings.max_rows)
         limit = settings.json_bytes if kind == JSON else settings.max_body_bytes
@@ -123,7 +123,7 @@ class Translate(Endpoint):
             labels.encoding = "base64"
         encoding = payload.get("encoding_format") or ("base64" if isinstance(embedding, str) else "float")
         rows, single = await run(inline, read_embedding, embedding, served.source.dim, dtype)
-        # In a JSON reply the dtype is that of base64, which Accept does not name.
+        # In a JSON reply, the dtype applies to base64 only. It comes from the body, because Accept does not state it.
         reply = request_format.reply
         if reply is None or reply.kind == JSON:
             reply = MediaType(JSON, dtype)
@@ -136,7 +136,7 @@ class Translate(Endpoint):
 
 
 def encode(request: TranslateRequest, vectors: np.ndarray, measures: np.ndarray | None) -> tuple[Headers, Body]:
-    """The headers and the body of the reply to a request."""
+    """Return the headers and the body of the reply to a request."""
     served, kind = request.served, request.reply.kind
     dtype = request.reply.dtype or "float32"
     names = () if measures is None else served.placed.measures
@@ -159,11 +159,13 @@ def encode(request: TranslateRequest, vectors: np.ndarray, measures: np.ndarray 
     ]
     if names and kind == OCTETS:
         headers.append((b"x-confidence", ",".join(names).encode()))
+    if names and not served.confidence_is_usable:
+        headers.append((b"x-confidence-usable", b"false"))
     return headers, body
 
 
 def reply_media_type(request_format: RequestFormat, dtype: str) -> MediaType:
-    """The format of the reply: the one that Accept names, otherwise that of the body, whose numbers are `dtype`."""
+    """Return the format of the reply: the one that Accept names, else the format and the `dtype` of the body."""
     body, reply = request_format.body, request_format.reply
     if reply is None or (reply.kind == body.kind and reply.dtype is None):
         return MediaType(body.kind, dtype)
@@ -171,46 +173,46 @@ def reply_media_type(request_format: RequestFormat, dtype: str) -> MediaType:
 
 
 def wants_measures(served: ServedRoute, names: dict[str, Any]) -> bool:
-    """Whether the request asks for confidence; Refusal 409 where the route is not calibrated."""
+    """Return whether the request asks for confidence. Raise Refusal 409 if it does and the route is not calibrated."""
     if not names.get("confidence"):
         return False
     if served.placed.measures:
         return True
     route = served.route
     if len(route.names) == 1:
-        message = f"The stitcher {route.names[0]!r} has no calibration, so it cannot tell confidence; ask without it."
+        message = f"Stitcher {route.names[0]!r} has no calibration; send the request without `confidence`."
     else:
         message = (
-            f"The route {'->'.join(route.spaces)} leads over other spaces, and confidence is calibrated for single "
-            "stitchers; ask without it."
+            f"The route {'->'.join(route.spaces)} uses several stitchers, but confidence is calibrated for single "
+            "stitchers only; send the request without `confidence`."
         )
     raise Refusal(409, message, "confidence")
 
 
 def check_space(space: Space | None, served: ServedRoute) -> None:
-    """Refuse rows whose card states another space than the one they are sent for."""
+    """Raise UnusableError if the card sent with the rows states another space than the route's source space."""
     difference = None if space is None else space.conflict(served.source)
     if difference:
         raise UnusableError(
-            f"The rows must be in space {served.source.name!r}, but their card says another identity ({difference})."
+            f"The rows must be in space {served.source.name!r}, but their card states another identity ({difference})."
         )
 
 
 def check_stated_shape(request_format: RequestFormat, dim: int, n_numbers: int) -> None:
-    """Refuse bytes whose X-Dim or X-Rows states another shape.
+    """Raise UnusableError if X-Dim or X-Rows states another shape than the body is read with.
 
-    The bytes alone do not tell: two rows of 384 numbers are one row of 768.
+    The length of the body does not determine its shape: two rows of 384 numbers have as many bytes as one row of 768.
     """
     stated_dim, stated_rows = request_format.dim, request_format.rows
     if stated_dim is not None and stated_dim != b"%d" % dim:
-        raise UnusableError(f"The rows must have {dim} numbers; X-Dim says {stated_dim[:20].decode('latin-1')}.")
+        raise UnusableError(f"The rows must have {dim} numbers; got `X-Dim` {stated_dim[:20].decode('latin-1')}.")
     if stated_rows is not None and stated_rows != b"%d" % (n_numbers // dim):
         shown = stated_rows[:20].decode("latin-1")
-        raise UnusableError(f"The body holds {n_numbers // dim} rows of {dim} numbers; X-Rows says {shown}.")
+        raise UnusableError(f"The body has {n_numbers // dim} rows of {dim} numbers; got `X-Rows` {shown}.")
 
 
 def check_stated_length(request_format: RequestFormat, dim: int, max_rows: int) -> None:
-    """Refuse a body whose Content-Length is that of too many rows, before it is read."""
+    """Raise Refusal 413 if Content-Length implies more than `max_rows` rows, before the body is read."""
     length = request_format.length
     if length is not None and length.isdigit() and len(length) <= 18:
         check_rows(int(length) // (DTYPES[request_format.body.dtype or "float32"].itemsize * dim), max_rows)
