@@ -54,13 +54,13 @@ def test_one_map_then_another_is_one_after_the_other(first, second):
 
 
 def test_an_mlp_cannot_follow_an_mlp_in_one_map():
-    with pytest.raises(InputError, match="`other` must be affine to follow an MLP"):
+    with pytest.raises(InputError, match="`other` must be affine to be merged with an MLP"):
         mlp(5, 4).then(mlp(4, 3))
 
 
 @pytest.mark.parametrize("first", MAKE)
 def test_maps_whose_widths_do_not_meet_are_refused(first):
-    with pytest.raises(InputError, match="`other` must take 4 dimensions, what the first map gives; it takes 5"):
+    with pytest.raises(InputError, match="`other` must take the 4 dimensions that the first map returns; it takes 5"):
         MAKE[first](5, 4).then(affine(5, 3))
 
 
@@ -142,9 +142,9 @@ def test_an_unknown_form_and_missing_or_extra_tensors_are_refused():
     tensors = affine().tensors()
     with pytest.raises(InputError, match="`form` of a map must be one of affine, residual_mlp; got 'rbf'"):
         map_from_tensors("rbf", tensors)
-    with pytest.raises(InputError, match=r"form 'affine' holds \['bias', 'weight'\]; got \['weight'\]"):
+    with pytest.raises(InputError, match=r"form 'affine' must have the tensors \['bias', 'weight'\]; got \['weight'\]"):
         map_from_tensors("affine", {"weight": tensors["weight"]})
-    with pytest.raises(InputError, match="form 'affine' holds"):
+    with pytest.raises(InputError, match="form 'affine' must have the tensors"):
         map_from_tensors("affine", mlp().tensors())
 
 
@@ -161,7 +161,7 @@ def test_weights_that_do_not_fit_one_another_are_refused(weight, bias):
     [((4, 7), (7,), (7, 4)), ((5, 7), (6,), (7, 4)), ((5, 7), (7,), (7, 5)), ((5,), (7,), (7, 4)), ((), (), (7, 4))],
 )
 def test_a_residual_whose_tensors_do_not_fit_is_refused(hidden_weight, hidden_bias, out_weight):
-    with pytest.raises(InputError, match="The residual's tensors must fit d_source -> width -> d_target"):
+    with pytest.raises(InputError, match="`hidden_weight`, `hidden_bias` and `out_weight` must be"):
         ResidualMLP(
             torch.zeros(5, 4), torch.zeros(4), *(torch.zeros(s) for s in (hidden_weight, hidden_bias, out_weight))
         )

@@ -20,11 +20,18 @@ def test_the_model_card_holds_the_table_and_says_what_it_was_measured_on():
     card = Scorecard(values)
     text = model_card(CONFIG, card)
     assert text.startswith("---\nlibrary_name: repstitch\n")
-    for part in ("# old → new", "(12 dimensions)", "Method `ridge`", "`match`", "output `none`", str(card)):
+    for part in (
+        "# old → new",
+        "(12 dimensions)",
+        "the method `ridge`",
+        "`match`",
+        "output normalisation: `none`",
+        str(card),
+    ):
         assert part in text
-    assert "Measured on test pairs only" in text
-    assert "fitted once more" not in text
-    assert "fitted once more on all pairs after these scores were taken" in model_card(
+    assert "measured on test pairs only" in text
+    assert "fitted again" not in text
+    assert "fitted again on all pairs; the scores are of the first fit" in model_card(
         CONFIG, Scorecard(values | {"refit": True})
     )
 
@@ -32,5 +39,5 @@ def test_the_model_card_holds_the_table_and_says_what_it_was_measured_on():
 def test_a_model_card_without_scores_claims_none():
     text = model_card(CONFIG, Scorecard())
     assert "## Scores" not in text
-    assert "It works one way only" in text
+    assert "translates in one direction only" in text
     assert "from repstitch import load" in text

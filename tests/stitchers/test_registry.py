@@ -71,7 +71,7 @@ def test_the_only_stitcher_of_a_pair_serves_it(folder):
 
 def test_several_stitchers_of_a_pair_are_a_conflict_that_lists_them(folder):
     registry = registry_of(folder, b=stitcher(seed=1), a=stitcher(seed=2), other=stitcher("x", "y"))
-    with pytest.raises(ConflictError, match=r"Several stitchers go old -> new \(a, b\) and none is promoted"):
+    with pytest.raises(ConflictError, match=r"Several stitchers translate old -> new \(a, b\) and none is promoted"):
         registry.resolve("old", "new")
 
 
@@ -132,7 +132,7 @@ def test_a_named_stitcher_serves_its_pair_whatever_is_promoted(folder):
 
 def test_a_named_stitcher_of_another_pair_is_a_conflict(folder):
     registry = registry_of(folder, a=stitcher(), b=stitcher("new", "old"))
-    with pytest.raises(ConflictError, match="Stitcher 'b' goes new -> old, not old -> new"):
+    with pytest.raises(ConflictError, match="Stitcher 'b' translates new -> old, not old -> new"):
         registry.resolve("old", "new", "b")
 
 
@@ -144,7 +144,7 @@ def test_unknown_names_and_spaces_are_answered_with_the_nearest(folder):
         registry.resolve("clib", "bert")
     with pytest.raises(NotFoundError, match=r"There is no space 'brt' \(`target`\)\. Nearest: bert"):
         registry.resolve("clip", "brt")
-    with pytest.raises(NotFoundError, match="No stitcher goes bert -> clip"):
+    with pytest.raises(NotFoundError, match="No stitcher translates bert -> clip"):
         registry.resolve("bert", "clip")
     with pytest.raises(NotFoundError, match="There is no stitcher 'x'"):
         registry.promote("x")
@@ -152,7 +152,7 @@ def test_unknown_names_and_spaces_are_answered_with_the_nearest(folder):
 
 def test_an_empty_folder_says_that_it_holds_nothing(folder):
     registry = registry_of(folder)
-    with pytest.raises(NotFoundError, match="The folder holds no stitchers"):
+    with pytest.raises(NotFoundError, match="The folder contains no stitchers"):
         registry.get("a")
     with pytest.raises(NotFoundError, match="There is no space 'old'"):
         registry.resolve("old", "new")
@@ -191,9 +191,9 @@ def test_a_stitcher_replaced_by_a_corrupt_one_is_reported_and_served_as_it_was(f
     (folder / "a" / "model.safetensors").write_bytes(b"torn")
     with caplog.at_level(logging.ERROR):
         report = registry.refresh()
-    assert "is not a whole stitcher" in report["a"]
-    assert "is not a whole stitcher" in registry.state.problems["a"]
-    assert "Not served" in caplog.text
+    assert "is not a complete stitcher" in report["a"]
+    assert "is not a complete stitcher" in registry.state.problems["a"]
+    assert "Not loaded" in caplog.text
     assert registry.get("a").version == stitcher(seed=1).version
     assert registry.refresh() == {}  # said once, and still served
     assert registry.get("a").version == stitcher(seed=1).version
@@ -235,7 +235,7 @@ def test_a_folder_that_is_not_there_yet_is_said_once_and_read_when_it_comes(fold
     registry.refresh()
     registry.refresh()
     assert [record.message for record in caplog.records if "There is no folder" in record.message] == [
-        f"There is no folder {folder / 'later'} yet; nothing is served until there is."
+        f"There is no folder {folder / 'later'} yet; create it to load stitchers."
     ]
     stitcher().save(folder / "later" / "a")
     assert registry.refresh() == {"a": "loaded"}
@@ -374,7 +374,7 @@ def test_a_route_translates_as_its_stitchers_do_in_turn():
 def test_spaces_are_joined_only_where_their_cards_agree():
     other = replace(scored("b", "c", 0.9), source=Space("b", 3, encoder="timm:x"))
     made = {"ab": replace(scored("a", "b", 0.9), target=Space("b", 3, encoder="timm:y")), "bc": other}
-    with pytest.raises(NotFoundError, match=r"No stitcher goes a -> c.*No route over other spaces leads there either"):
+    with pytest.raises(NotFoundError, match=r"No stitcher translates a -> c.*There is no route through other spaces"):
         route_of("a", "c", made)
     made["narrow"] = scored("b", "c", 0.9, dims=(2, 3))
     with pytest.raises(NotFoundError):

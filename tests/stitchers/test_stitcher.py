@@ -194,8 +194,8 @@ def test_a_folder_that_appears_while_saving_is_not_overwritten(tmp_path, monkeyp
         (".", "must name a folder"),
         ("..", "must name a folder"),
         (".hidden", "must name a folder"),
-        ("file.txt/s", "is not a folder that can be written to"),
-        ("file.txt/deeper/s", "is not a folder that can be written to"),
+        ("file.txt/s", "is not a writable folder"),
+        ("file.txt/deeper/s", "is not a writable folder"),
         ("n" * 300, "cannot be created"),
     ],
 )
@@ -260,25 +260,25 @@ def test_a_loaded_stitcher_does_not_change_when_its_files_are_written_over(tmp_p
 
 DROP = object()
 TAMPERED = {
-    "no config": (lambda f: (f / "config.json").unlink(), "not a whole stitcher: config.json"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "not a whole stitcher"),
-    "no scorecard": (lambda f: (f / "scorecard.json").unlink(), "not a whole stitcher: scorecard.json"),
-    "empty config": (edit_bytes("config.json", lambda b: b""), "not a whole stitcher: config.json"),
+    "no config": (lambda f: (f / "config.json").unlink(), "not a complete stitcher: config.json"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "not a complete stitcher"),
+    "no scorecard": (lambda f: (f / "scorecard.json").unlink(), "not a complete stitcher: scorecard.json"),
+    "empty config": (edit_bytes("config.json", lambda b: b""), "not a complete stitcher: config.json"),
     "empty weights": (edit_bytes("model.safetensors", lambda b: b""), "header too small"),
-    "cut config": (edit_bytes("config.json", lambda b: b[:-40]), "not a whole stitcher: config.json"),
+    "cut config": (edit_bytes("config.json", lambda b: b[:-40]), "not a complete stitcher: config.json"),
     "cut weights": (edit_bytes("model.safetensors", lambda b: b[:-9]), "not fully covered"),
-    "cut scorecard": (edit_bytes("scorecard.json", lambda b: b[:1]), "not a whole stitcher: scorecard.json"),
+    "cut scorecard": (edit_bytes("scorecard.json", lambda b: b[:1]), "not a complete stitcher: scorecard.json"),
     "binary config": (edit_bytes("config.json", lambda b: b"\xff\xfe\n\n\x00"), "can't decode"),
     "binary weights": (edit_bytes("model.safetensors", lambda b: b"\xff" * 99), "header too large"),
     "bottomless scorecard": (edit_bytes("scorecard.json", lambda b: b"[" * 10**5), "recursion"),
     "list for a scorecard": (edit_bytes("scorecard.json", lambda b: b"[]"), "must be a JSON object"),
     "scorecard of something else": (
         edit_bytes("scorecard.json", lambda b: b'{"n": 1}'),
-        "A Scorecard must hold 'pool'; it holds n",
+        "A Scorecard must have the key 'pool'; it has n",
     ),
     "scorecard of numbers": (
         edit_bytes("scorecard.json", lambda b: b'{"k": 1, "n": 1, "query": 3}'),
-        "must hold 'pool'",
+        "must have the key 'pool'",
     ),
     "next format": (edit_config(format_version=2), "has format_version 2; this release reads 1"),
     "no format": (edit_config(format_version=DROP), "has format_version None"),
@@ -287,27 +287,27 @@ TAMPERED = {
     "unknown method": (edit_config(method="magic"), "`method` must be one of"),
     "unknown norm": (edit_config(input_norm=["unit"]), "`input_norm` must be one of"),
     "unknown form": (edit_config(form="spline"), "`form` of a map must be one of"),
-    "other form": (edit_config(form="affine"), "'affine' holds"),
+    "other form": (edit_config(form="affine"), "'affine' must have the tensors"),
     "form of a list": (edit_config(form=["affine"]), "unhashable"),
-    "wider source": (edit_config(source={"name": "old", "dim": 7}), "takes 6 dimensions to 4"),
-    "wider target": (edit_config(target={"name": "new", "dim": 5}), "takes 6 dimensions to 4"),
+    "wider source": (edit_config(source={"name": "old", "dim": 7}), "has 6 input and 4 output dimensions"),
+    "wider target": (edit_config(target={"name": "new", "dim": 5}), "has 6 input and 4 output dimensions"),
     "space of a word": (edit_config(source="old"), "unknown field"),
-    "space of nothing": (edit_config(source=None), "not a whole stitcher"),
+    "space of nothing": (edit_config(source=None), "not a complete stitcher"),
     "space of tomorrow": (edit_config(source={"name": "old", "dim": 6, "tomorrow": 1}), "unknown field 'tomorrow'"),
     "settings of a word": (edit_config(settings="x"), "`settings` must be a dict"),
     "NaN weight": (edit_tensors(map__weight=poison), "`weight` of a map must be finite"),
     "NaN hidden weight": (edit_tensors(map__out_weight=poison), "`out_weight` of a map must be finite"),
     "NaN mean": (edit_tensors(target_mean=poison), "must be finite"),
     "flat weight": (edit_tensors(map__weight=lambda t: t[:, 0].clone()), "`weight` must be"),
-    "flat hidden weight": (edit_tensors(map__hidden_weight=lambda t: t[:, 0].clone()), "not a whole stitcher"),
-    "narrow hidden bias": (edit_tensors(map__hidden_bias=lambda t: t[:-1].clone()), "shapes do not"),
-    "no bias": (edit_tensors(map__bias=lambda t: None), "holds"),
+    "flat hidden weight": (edit_tensors(map__hidden_weight=lambda t: t[:, 0].clone()), "not a complete stitcher"),
+    "narrow hidden bias": (edit_tensors(map__hidden_bias=lambda t: t[:-1].clone()), "their shapes differ"),
+    "no bias": (edit_tensors(map__bias=lambda t: None), "must have the tensors"),
     "no seen": (edit_tensors(seen=lambda t: None), "'seen' is missing"),
-    "seen of floats": (edit_tensors(seen=lambda t: t.float()), "`seen` must be a list of int64"),
+    "seen of floats": (edit_tensors(seen=lambda t: t.float()), "`seen` must be an int64 array"),
     "short mean": (edit_tensors(source_mean=lambda t: t[:-1].clone()), "must have the dimensions"),
     "NaN in a confidence": (edit_tensors(confidence__project=poison), "`project` of a calibration must be finite"),
     "flat confidence": (edit_tensors(confidence__project=lambda t: t[0].clone()), "`project` of a calibration must be"),
-    "confidence of nothing": (edit_tensors(confidence__mean=lambda t: torch.tensor(1.0)), "not a whole stitcher"),
+    "confidence of nothing": (edit_tensors(confidence__mean=lambda t: torch.tensor(1.0)), "not a complete stitcher"),
     "part of a confidence": (edit_tensors(confidence__match=lambda t: None), "missing .* 'match'"),
     "more of a confidence": (edit_tensors(confidence__more=lambda t: torch.ones(1)), "'more'"),
     "wide confidence": (
@@ -320,7 +320,7 @@ TAMPERED = {
         "`calibration` must have",
     ),
     "confidence without its settings": (edit_config(confidence=DROP), "disagree on whether it has a confidence"),
-    "confidence of a word": (edit_config(confidence="x"), "not a whole stitcher"),
+    "confidence of a word": (edit_config(confidence="x"), "not a complete stitcher"),
     "confidence without a pool": (edit_config(confidence={"level": 0.9}), "'pool'"),
     "confidence in a pool of none": (edit_config(confidence={"pool": 0, "level": 0.9}), "`pool` of a calibration"),
 }
@@ -347,7 +347,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, whole, name):
     folder = Path(shutil.copytree(whole, tmp_path / "s"))
     (folder / name).unlink()
     (folder / name).mkdir()
-    with pytest.raises(InputError, match="is not a whole stitcher"):
+    with pytest.raises(InputError, match="is not a complete stitcher"):
         load(folder)
 
 
@@ -355,7 +355,7 @@ def test_a_folder_or_file_that_is_something_else_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_bytes(b"\x89PNG")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match=r"photos is not a whole stitcher: config\.json"):
+    with pytest.raises(InputError, match=r"photos is not a complete stitcher: config\.json"):
         load(tmp_path / "photos")
     for nothing in ("file", "absent"):
         with pytest.raises(InputError, match=r"There is no stitcher .*; give the folder of a saved stitcher\.$"):
@@ -411,12 +411,12 @@ def test_a_stitcher_of_format_1_is_written_again_as_it_was(tmp_path, form):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"source": Space("old", 5)}, "takes 6 dimensions to 4, but the spaces have 5 and 4"),
+        ({"source": Space("old", 5)}, "has 6 input and 4 output dimensions, but the spaces have 5 and 4"),
         ({"target_mean": np.zeros(3, np.float32)}, "must have the dimensions of their spaces"),
         ({"method": "magic"}, "`method` must be one of"),
         ({"objective": "cosine"}, "`objective` must be one of"),
         ({"output_norm": "l1"}, "`output_norm` must be one of unit, none; got 'l1'"),
-        ({"seen": np.zeros((1, 2), np.int64)}, "`seen` must be a list of int64"),
+        ({"seen": np.zeros((1, 2), np.int64)}, "`seen` must be an int64 array"),
         ({"calibration": calibration(5)}, "`calibration` must have the source's 6 dimensions; it has 5"),
     ],
 )
@@ -560,13 +560,13 @@ def test_output_norm_decides_the_length_of_what_comes_out(map):
 @pytest.mark.parametrize("dtype", ["bool", "complex64"])
 def test_values_that_are_no_numbers_of_a_vector_are_refused(kind, dtype):
     rows = np.ones((2, D_SOURCE), dtype)
-    with pytest.raises(InputError, match=rf"`X` must hold floats or integers; got (torch\.)?{dtype}"):
+    with pytest.raises(InputError, match=rf"`X` must contain floats or integers; got (torch\.)?{dtype}"):
         make().translate(torch.from_numpy(rows) if kind == "torch" else rows)
 
 
 @pytest.mark.parametrize("rows", [[["a"] * D_SOURCE], [[None] * D_SOURCE], [[2**70] * D_SOURCE], "text", None])
 def test_lists_of_anything_else_are_refused(rows):
-    with pytest.raises(InputError, match=r"`X` must hold floats or integers; got (object|<U)"):
+    with pytest.raises(InputError, match=r"`X` must contain floats or integers; got (object|<U)"):
         make().translate(rows)
 
 
@@ -587,7 +587,7 @@ def test_integers_that_floats_cannot_hold_are_refused(kind):
     rows = np.ones((2, D_SOURCE), np.int64)
     rows[1, 2] = -(2**53)
     given = {"numpy": rows, "torch": torch.from_numpy(rows), "list": rows.tolist()}[kind]
-    with pytest.raises(InputError, match=r"must hold integers below 2\*\*53, which floats hold exactly"):
+    with pytest.raises(InputError, match=r"must contain integers below 2\*\*53, which float64 represents exactly"):
         make().translate(given)
     rows[1, 2] += 1
     assert make().translate(rows).shape == (2, D_TARGET)
@@ -613,16 +613,16 @@ def test_rows_of_different_lengths_are_refused():
 def test_rows_that_are_not_finite_are_refused_by_number(value, dtype):
     rows = gaussian(5, D_SOURCE, 4).astype(dtype)
     rows[3, 1] = value
-    with pytest.raises(InputError, match=r"X must be finite; 1 of 5 rows \(first: row 3\) hold NaN or Inf"):
+    with pytest.raises(InputError, match=r"X must be finite; 1 of 5 rows \(first: row 3\) contain NaN or Inf"):
         make().translate(rows)
-    with pytest.raises(InputError, match="hold NaN or Inf"):
+    with pytest.raises(InputError, match="contain NaN or Inf"):
         make(input_norm="none").translate(rows)
 
 
 def test_rows_without_a_direction_are_refused_by_number():
     rows = gaussian(5, D_SOURCE, 4)
     rows[[2, 4]] = 0
-    with pytest.raises(InputError, match=r"2 of 5 rows \(first: row 2\) hold only zeros"):
+    with pytest.raises(InputError, match=r"2 of 5 rows \(first: row 2\) contain only zeros"):
         make().translate(rows)
 
 
@@ -649,7 +649,7 @@ def test_the_hub_address_that_cannot_be_fetched_is_an_input_error(monkeypatch):
         raise OSError("no such\nrepository")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(InputError, match="hf://o/n could not be fetched from the Hub: no such repository"):
+    with pytest.raises(InputError, match="hf://o/n could not be downloaded from the Hub: no such repository"):
         load("hf://o/n")
 
 
@@ -725,7 +725,7 @@ def test_a_stitcher_moved_to_a_device_takes_its_calibration_along(monkeypatch):
 
 
 def test_confidence_is_refused_without_a_calibration_and_for_bad_rows():
-    with pytest.raises(InputError, match="has no calibration, so it cannot tell confidence; train it again"):
+    with pytest.raises(InputError, match="has no calibration, so it cannot compute confidence; train it again"):
         make().confidence(gaussian(2, D_SOURCE))
     with pytest.raises(InputError, match="X must be finite"):
         make(calibration=calibration(D_SOURCE)).confidence(np.full((1, D_SOURCE), np.nan, np.float32))

@@ -133,20 +133,20 @@ def test_the_studies_that_come_along_name_encoders_of_the_catalogue():
         (
             'about = "Are they alike?"',
             'title = "x"',
-            "must hold 'about' and .*experiment.* tables; got title, experiment",
+            "must have .*experiment.* tables and no other key than 'about'; got title, experiment",
         ),
-        ("k = 3", "neighbours = 3", "holds the unknown key 'neighbours'; known are name, group, metrics"),
+        ("k = 3", "neighbours = 3", "has the unknown key 'neighbours'; allowed keys are name, group, metrics"),
         ("k = 3", 'k = "3"', "'k' must be int; got '3'"),
-        ('name = "first"', "", "must state 'name' of each experiment"),
-        ('name = "first"', 'name = "a/b"', "must give plain names, without slashes, .* got 'a/b'"),
+        ('name = "first"', "", "must have 'name' in each experiment"),
+        ('name = "first"', 'name = "a/b"', "must use plain names without slashes, .* got 'a/b'"),
         ('"mutual_knn"', '"cosine"', "'first', 'metrics' must be among mutual_knn, .*; got 'cosine'"),
         ('"parameters"', '"colour"', "'trend' must be among parameters; got 'colour'"),
         ('against = "files"', 'against = "text"', "'against' must be among vision, files; got 'text'"),
         ('["family"]', '["size"]', "'control' must be among family, architecture, .*; got 'size'"),
-        ('data = "images"\n', "", "group 'vision' must say what 'data' its encoders read"),
-        ('layers = "all"', 'layers = "last"', r"'layers' must be all, or a list like \[1, 6, 12\]; got 'last'"),
+        ('data = "images"\n', "", "group 'vision' must have 'data', the items that its encoders read"),
+        ('layers = "all"', 'layers = "last"', r"'layers' must be all, or a list such as \[1, 6, 12\]; got 'last'"),
         ('name = "files"', 'name = "vision"', "has the name 'vision' twice"),
-        ('name = "files"\nfiles', 'name = "files"\nfile', "holds the unknown key 'file'"),
+        ('name = "files"\nfiles', 'name = "files"\nfile', "has the unknown key 'file'"),
         ("[[experiment.group]]", "[[experiment.group]", "cannot be read"),
         ("k = 3", "k = true", "'k' must be int; got True"),
         ("k = 3", "k = -3", "'k' must be at least 1; got -3"),
@@ -154,9 +154,9 @@ def test_the_studies_that_come_along_name_encoders_of_the_catalogue():
         ("k = 3", "seed = 99999999999", "'seed' must be a whole number from 0 to 4294967295; got 99999999999"),
         ("k = 3", "permutations = 1000000000000", "'permutations' must be from 0 to 100,000; got 1000000000000"),
         ('"parameters"', '""', "'trend' must be among parameters; got ''"),
-        ('name = "first"', 'name = "a\\u0000b"', "must give plain names"),
+        ('name = "first"', 'name = "a\\u0000b"', "must use plain names"),
         ('["mutual_knn"]', "[]", "'metrics' must name at least one of mutual_knn"),
-        ('layers = "all"', "layers = []", r"'layers' must be all, or a list like \[1, 6, 12\]; got \[\]"),
+        ('layers = "all"', "layers = []", r"'layers' must be all, or a list such as \[1, 6, 12\]; got \[\]"),
         ('layers = "all"', "layers = [true]", "'layers' must be all, or a list"),
         ('name = "files"\nfiles', 'name = "files"\nlimit = -5\nfiles', "'limit' must be at least 1; got -5"),
     ],
@@ -168,12 +168,12 @@ def test_a_study_that_says_something_unknown_is_refused(tmp_path, old, new, mess
 
 def test_a_group_without_members_is_refused(tmp_path):
     text = re.sub("files = .*", "", STUDY)
-    with pytest.raises(InputError, match="group 'files' must name 'encoders' or 'files'; it names neither"):
+    with pytest.raises(InputError, match="group 'files' must have 'encoders' or 'files'; it has neither"):
         read_study(write(tmp_path, text))
 
 
 def test_a_study_is_found_by_its_name_or_not_at_all(tmp_path):
-    with pytest.raises(NotFoundError, match=r"There is no study 'phr'; give a \.toml file, or one of local, prh"):
+    with pytest.raises(NotFoundError, match=r"There is no study 'phr'; pass a \.toml file, or one of local, prh"):
         read_study("phr")
 
 
@@ -181,19 +181,19 @@ def test_a_study_is_found_by_its_name_or_not_at_all(tmp_path):
     ("old", "new", "message"),
     [
         ('name = "big"', 'name = "mine"', "has the name 'mine' twice"),
-        ('name = "big"', "layer = 1", "'layer' of .* and 'layers' of its group cannot both be stated"),
-        ('name = "big"', 'poling = "cls"', "'poling' is no setting of an encoder"),
-        ('name = "big"', 'device = "cpu"', "'device' is no setting of an encoder"),
-        ('encoder = "cards/large.toml", ', "", "'encoders' of group 'vision' must each name an 'encoder'"),
+        ('name = "big"', "layer = 1", "'layer' of .* and 'layers' of its group exclude each other"),
+        ('name = "big"', 'poling = "cls"', "'poling' is not a setting of an encoder"),
+        ('name = "big"', 'device = "cpu"', "'device' is not a setting of an encoder"),
+        ('encoder = "cards/large.toml", ', "", "'encoders' of group 'vision' must list encoder names"),
         (MINE, "file = 3", "'file' in 'files' of group 'files' must be str; got 3"),
         (MINE, 'file = "vectors/no.npy"', "'file' in 'files' of group 'files' must be a file"),
         (MINE, MINE + ', card = "nope"', "There is no card 'nope'"),
         (MINE, MINE + ", parameters = true", "'parameters' in 'files' .* got True"),
         (MINE, MINE + ", parameters = -1", "'parameters' in .* must not be negative"),
-        (MINE, 'path = "x"', "'files' of group 'files' must each be a table with 'file'"),
+        (MINE, 'path = "x"', "'files' of group 'files' must list tables with 'file'"),
         (BIG, BIG + ", parameters = true", "'parameters' in 'encoders' .* got True"),
         (BIG, BIG + ", checkpoint = 1", "'checkpoint' in 'encoders' .* got 1"),
-        ("encoders = [", "encoders = [1, ", "must each name an 'encoder'; got 1"),
+        ("encoders = [", "encoders = [1, ", "must list encoder names, or tables with 'encoder'; got 1"),
     ],
 )
 def test_a_member_that_cannot_be_understood_is_refused_before_anything_runs(tmp_path, data, old, new, message):
@@ -205,7 +205,7 @@ def test_a_member_that_cannot_be_understood_is_refused_before_anything_runs(tmp_
 def test_what_the_run_is_given_is_checked(tmp_path, data):
     with pytest.raises(InputError, match=r"`data` must be the folder .*; there is no nowhere"):
         run(tmp_path, "nowhere")
-    with pytest.raises(InputError, match="`only` must be an experiment of s, first; got 'second'"):
+    with pytest.raises(InputError, match=r"`only` must be one of the experiments of s \(first\); got 'second'"):
         run(tmp_path, data, only="second")
 
 
@@ -241,7 +241,7 @@ def test_a_run_leaves_embeddings_an_atlas_and_a_report(tmp_path, data, faked):
     for line in ("# first", "Are they alike?", f"{2 * depth + 1} spaces over {N} items", *result.findings):
         assert line in report
     assert "![map](map.png)" in report
-    assert "Left out" not in report
+    assert "left out" not in report
 
 
 def test_a_second_run_embeds_nothing_again(tmp_path, data, faked, monkeypatch):
@@ -284,7 +284,7 @@ def test_a_limit_takes_some_of_the_items(tmp_path, data, faked):
 
 @pytest.mark.parametrize(
     ("encoder", "reason"),
-    [("timm:test_resnet", "cannot be loaded: no network"), ("text-embedding-3-small", "it is an API model")],
+    [("timm:test_resnet", "cannot be loaded: no network"), ("text-embedding-3-small", "got an API model")],
 )
 def test_an_encoder_out_of_reach_is_named_and_left_out_only_if_asked(
     tmp_path, data, faked, monkeypatch, encoder, reason
@@ -297,7 +297,7 @@ def test_an_encoder_out_of_reach_is_named_and_left_out_only_if_asked(
     items = "t.txt" if encoder.startswith("text") else "images"
     text = STUDY + f'[[experiment.group]]\nname = "far"\ndata = "{items}"\nencoders = ["{encoder}"]\n'
     name = encoder.removeprefix("timm:")
-    with pytest.raises(InputError, match=f"{reason}.* To go on without it, set `skip_missing`"):
+    with pytest.raises(InputError, match=f"{reason}.* To continue without it, set `skip_missing`"):
         run(tmp_path, data, text)
 
     result = run(tmp_path, data, text, skip_missing=True)["first"]
@@ -307,7 +307,7 @@ def test_an_encoder_out_of_reach_is_named_and_left_out_only_if_asked(
     assert f"- {name}: `encoder`" in (tmp_path / "out" / "first" / "REPORT.md").read_text()
     assert f"left out: {name}: `encoder`" in summary({"first": result})
     alone = '[[experiment]]\nname = "alone"\n' + text[text.rindex("[[experiment.group]]") :]
-    with pytest.raises(InputError, match=f"'alone' needs at least two .*; got 0; not reached: {name}. `encoder`"):
+    with pytest.raises(InputError, match=f"'alone' needs at least two .*; got 0; not loaded: {name}. `encoder`"):
         run(tmp_path, data, alone, skip_missing=True)
 
 
@@ -336,7 +336,7 @@ def test_rows_of_files_that_cannot_be_used_are_refused_or_left_out(tmp_path, dat
     rows = np.load(data / "vectors" / "mine.npy")
     rows[3], rows[4], rows[6] = 0, np.nan, rows[5]
     np.save(data / "vectors" / "mine.npy", rows)
-    with pytest.raises(InputError, match=r"mine holds rows that cannot be used \(1 NaN or Inf, 1 all zeros\)"):
+    with pytest.raises(InputError, match=r"mine has rows that cannot be used \(1 NaN or Inf, 1 all zeros\)"):
         run(tmp_path, data)
     run(tmp_path, data, STUDY.replace('name = "files"', 'name = "files"\ndrop_invalid = true'))
     kept = read(tmp_path / "out" / "first" / "embeddings" / "mine.parquet")
@@ -347,7 +347,7 @@ def test_rows_of_files_that_cannot_be_used_are_refused_or_left_out(tmp_path, dat
 
 
 def test_a_file_without_ids_is_refused(tmp_path, data, faked):
-    with pytest.raises(InputError, match="'files' entry 'mine' must have ids, which rows are matched by"):
+    with pytest.raises(InputError, match="'files' entry 'mine' must have ids, because rows are matched by id"):
         run(tmp_path, data, STUDY.replace('ids = "vectors/ids.txt", ', ""))
 
 
@@ -356,7 +356,7 @@ def test_an_experiment_out_of_reach_does_not_keep_the_others_back(tmp_path, data
     (data / "t.txt").write_text("a\n")
     text = STUDY.replace("[[experiment]]", far + "[[experiment]]", 1)
     assert list(run(tmp_path, data, text, skip_missing=True)) == ["first"]
-    assert "Experiment 'far' needs at least two members that are there; got 0; not reached: b." in caplog.text
+    assert "Experiment 'far' needs at least two encoders or files; got 0; not loaded: b." in caplog.text
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------
@@ -380,11 +380,11 @@ def test_findings_speak_of_groups_and_of_the_best_layers():
         "unanswered": {"control": "Too few."},
     }
     assert findings(Atlas(atlas), {"a": "vision", "c": "language", "b": "vision"}) == [
-        "m, within vision: 0.500 (a layer 7 – b); by chance 0.100; 1 of 1 beyond chance (q ≤ 0.05).",
-        "m, between vision and language: mean 0.250 over 2 pairs, highest 0.300 (a layer 2 – c layer 4); by chance "
-        "0.100; 1 of 2 beyond chance (q ≤ 0.05).",
+        "m, within vision: 0.500 (a layer 7 – b); expected by chance 0.100; 1 of 1 above chance (q ≤ 0.05).",
+        "m, between vision and language: mean 0.250 over 2 pairs, highest 0.300 (a layer 2 – c layer 4); expected by "
+        "chance 0.100; 1 of 2 above chance (q ≤ 0.05).",
         "trend: it rises.",
-        "control: not answered. Too few.",
+        "control: not tested. Too few.",
     ]
 
 
@@ -409,14 +409,14 @@ def test_the_command_prints_the_findings_and_ends_with_2_on_what_is_missing(tmp_
     (data / "cards" / "small.safetensors").rename(data / "elsewhere")
     assert main([*command[:3], str(tmp_path / "again"), *command[4:]]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("repstitch study")]
-    assert "'checkpoint' of card 'small' must be a file or folder that is here" in line
-    assert line.endswith("To go on without it, set `--skip-missing`.")
+    assert "'checkpoint' of card 'small' must be an existing file or folder" in line
+    assert line.endswith("To continue without it, set `--skip-missing`.")
 
 
 def test_a_study_without_anything_to_draw_with_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(study, "find_spec", lambda name: None)
     assert study._draw(Atlas({}), tmp_path) == []
-    assert "Figures are left out" in caplog.text
+    assert "no figures are drawn" in caplog.text
 
 
 def test_an_experiment_is_answered_by_the_atlas(tmp_path, data, monkeypatch):

@@ -103,7 +103,7 @@ def test_collapsed_rows_are_refused_whatever_their_length():
     with pytest.raises(InputError, match="only 1 different directions"):
         score("mutual_knn", X, Y)
     flat = X / np.linalg.norm(X, axis=1, keepdims=True)
-    with pytest.raises(InputError, match="all its rows are the same, but for rounding"):
+    with pytest.raises(InputError, match="all its rows are the same up to rounding"):
         score("cka_unbiased", flat, Y)
 
 

@@ -1,4 +1,4 @@
-"""Stitchers: what they compute, how they are saved and loaded, how one of a folder is chosen for two spaces."""
+"""Stitchers: their maps, how they are saved and loaded, and how a registry selects one for two spaces."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Pairs in a stitcher's two spaces: read them, normalise and translate them, and tell which ones training used."""
+"""Read pairs in a stitcher's two spaces, translate them, and recognise the pairs that training used."""
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ def read_sides(
     source_ids: Column | None = None,
     target_ids: Column | None = None,
 ) -> tuple[Embeddings, Embeddings]:
-    """The rows of both sides. Raises InputError unless they are in the stitcher's spaces."""
+    """Read the rows of both sides. Raises InputError unless they are in the stitcher's source and target space."""
     source_rows = read_argument("`source`", source, space=source_space, ids=source_ids)
     target_rows = read_argument("`target`", target, space=target_space, ids=target_ids)
     adopt(source_rows.space, source_rows.declared, stitcher.source, "`source`", opposite=stitcher.target)
@@ -35,10 +35,10 @@ def read_sides(
 
 
 def seen_in_training(stitcher: Stitcher, pairs: Pairs, others: ArrayLike = ()) -> np.ndarray:
-    """A mask (n,) of the pairs that training or selection used, recognised by id or by content.
+    """Return a mask (n,) of the pairs that training or selection used, recognised by id or by vectors.
 
-    An id that is also one of `others` does not count: where queries and documents are both numbered from 0, training
-    used the document of that number.
+    An id that is also in `others` is ignored. If queries and documents are both numbered from 0, and `others` are the
+    ids of the documents, then training used the document with that id, not the query.
     """
     by_id = np.isin(id_fingerprints(pairs.ids), stitcher.seen) & ~np.isin(pairs.ids, others)
     return by_id | np.isin(row_fingerprints(pairs.X, pairs.Y), stitcher.seen)
@@ -46,7 +46,7 @@ def seen_in_training(stitcher: Stitcher, pairs: Pairs, others: ArrayLike = ()) -
 
 @exact_products()
 def translate_pairs(stitcher: Stitcher, pairs: Pairs) -> TranslatedPairs:
-    """The pairs at the stitcher's normalisation, and what it makes of their source rows."""
+    """Normalise the pairs as the stitcher does, and translate their source rows."""
     source = normalise(torch.from_numpy(pairs.X), stitcher.input_norm, "source rows")
     target = normalise(torch.from_numpy(pairs.Y), stitcher.output_norm, "target rows")
     with torch.inference_mode():
@@ -55,7 +55,11 @@ def translate_pairs(stitcher: Stitcher, pairs: Pairs) -> TranslatedPairs:
 
 
 def refuse_backwards(stitcher: Stitcher, X: np.ndarray, declared: bool, argument: str = "source") -> None:
-    """Refuse rows X (n, d_source) without a card that look like rows of the target; `argument` names them."""
+    """Raise InputError if rows X (n, d_source) look like rows of the target space.
+
+    Rows are not checked if `declared`, which means that a card or the caller states their space. `argument` is their
+    name in the message.
+    """
     if not declared:
         source, target = (stitcher.source, stitcher.source_mean), (stitcher.target, stitcher.target_mean)
         refuse_other_side(X, source, target, argument)
@@ -64,9 +68,10 @@ def refuse_backwards(stitcher: Stitcher, X: np.ndarray, declared: bool, argument
 def refuse_other_side(
     X: np.ndarray, expected: tuple[Space, np.ndarray], opposite: tuple[Space, np.ndarray], argument: str
 ) -> None:
-    """Refuse rows X (n, d) whose mean points where the mean of the `opposite` space does, not of the `expected` one.
+    """Raise InputError if rows X (n, d) look like rows of the `opposite` space instead of the `expected` one.
 
-    The check needs spaces of one dimension: others cannot be mistaken for one another.
+    Each of the two is a space and the mean of its training rows. The mean of X is compared with both by cosine. Spaces
+    of different dimensions are not checked, because their rows cannot be confused.
     """
     (expected_space, _), (opposite_space, _) = expected, opposite
     if expected_space.dim != opposite_space.dim:
@@ -79,7 +84,7 @@ def refuse_other_side(
     if to_opposite > 0.5 and to_opposite - to_expected > 0.3:
         by = f" with `{argument}_space`" if argument in ("source", "target") else ""
         raise InputError(
-            f"`{argument}` looks like rows of {opposite_space.name!r}, the other side (cosine of the means "
-            f"{to_opposite:.2f} against {to_expected:.2f}); swap the files, or give them a card of "
-            f"{expected_space.name!r}{by}."
+            f"`{argument}` looks like rows of {opposite_space.name!r}, the other side of the stitcher (cosine of the "
+            f"means {to_opposite:.2f}, with the expected side {to_expected:.2f}); swap the two sides, or state that "
+            f"these rows are in {expected_space.name!r}{by}."
         )

@@ -1,4 +1,4 @@
-"""The learned functions: an affine map, and an affine map with a residual MLP. The only two forms on disk."""
+"""The learned maps: an affine map, and an affine map plus a residual MLP. Only these two forms are stored on disk."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -13,7 +13,7 @@ from repstitch.errors import InputError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Map:
-    """A function of rows, its tensors as fields: takes rows of width `d_source`, gives rows of width `d_target`."""
+    """Base class of the maps from rows (n, d_source) to rows (n, d_target). The fields are the tensors of the map."""
 
     weight: Tensor
     bias: Tensor
@@ -26,7 +26,7 @@ class Map:
             )
         for name, tensor in self.tensors().items():
             if not torch.isfinite(tensor).all():
-                raise InputError(f"`{name}` of a map must be finite; it holds NaN or Inf, so the fit went wrong.")
+                raise InputError(f"`{name}` of a map must be finite; it contains NaN or Inf, so the fit has failed.")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.d_source} -> {self.d_target})"
@@ -40,11 +40,11 @@ class Map:
         return self.weight.shape[1]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights by name, as they are stored."""
+        """Return the tensors by name, as they are stored."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same map with its tensors on another device or in another dtype."""
+        """Return a copy with its tensors on another device or in another dtype."""
         return replace(self, **{k: v.to(device=device, dtype=dtype) for k, v in self.tensors().items()})
 
     @overload
@@ -52,7 +52,10 @@ class Map:
     @overload
     def __call__(self, x: Tensor) -> Tensor: ...
     def __call__(self, x: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Map rows (n, d_source) or one vector (d_source,); NumPy in, NumPy float32 out; torch in, torch out."""
+        """Map rows (n, d_source) or one vector (d_source,).
+
+        A tensor gives a tensor; anything else is converted to a NumPy array and gives a NumPy array of float32.
+        """
         if not isinstance(x, Tensor):
             rows = torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32)).to(self.weight.device)
             return self(rows.to(self.weight.dtype)).float().cpu().numpy()
@@ -61,23 +64,23 @@ class Map:
         return self.apply(x.to(self.weight.dtype))
 
     def apply(self, x: Tensor) -> Tensor:
-        """Map rows or one vector that are known to fit."""
-        raise TypeError("Map is a base; use AffineMap or ResidualMLP.")
+        """Map rows or one vector without checking their shape and dtype."""
+        raise TypeError("Map is a base class; use AffineMap or ResidualMLP.")
 
     def then(self, other: "Map") -> "Map":
-        """The map `x -> other(self(x))`."""
-        raise TypeError("Map is a base; use AffineMap or ResidualMLP.")
+        """Return the map `x -> other(self(x))`."""
+        raise TypeError("Map is a base class; use AffineMap or ResidualMLP.")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AffineMap(Map):
-    """x @ weight + bias."""
+    """The map `x @ weight + bias`."""
 
     def apply(self, x: Tensor) -> Tensor:
         return _affine(x, self.weight, self.bias)
 
     def then(self, other: Map) -> Map:
-        """The map `x -> other(self(x))`, as one map of `other`'s form."""
+        """Return the map `x -> other(self(x))`, as one map of the same form as `other`."""
         _check_chain(self, other)
         if isinstance(other, ResidualMLP):
             return ResidualMLP(
@@ -92,7 +95,7 @@ class AffineMap(Map):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ResidualMLP(Map):
-    """x @ weight + bias + gelu(x @ hidden_weight + hidden_bias) @ out_weight."""
+    """The map `x @ weight + bias + gelu(x @ hidden_weight + hidden_bias) @ out_weight`."""
 
     hidden_weight: Tensor
     hidden_bias: Tensor
@@ -106,17 +109,20 @@ class ResidualMLP(Map):
             or self.hidden_bias.shape != (width,)
             or self.out_weight.shape != (width, self.d_target)
         ):
-            raise InputError("The residual's tensors must fit d_source -> width -> d_target; their shapes do not.")
+            raise InputError(
+                "`hidden_weight`, `hidden_bias` and `out_weight` must be (d_source, width), (width,) and "
+                "(width, d_target); their shapes differ."
+            )
 
     def apply(self, x: Tensor) -> Tensor:
         hidden = torch.nn.functional.gelu(_affine(x, self.hidden_weight, self.hidden_bias))
         return _affine(x, self.weight, self.bias) + hidden @ self.out_weight
 
     def then(self, other: Map) -> Map:
-        """The map `x -> other(self(x))`; only an affine map can follow and keep the form."""
+        """Return the map `x -> other(self(x))`. Raises InputError if `other` is an MLP: no form can represent two."""
         _check_chain(self, other)
         if not isinstance(other, AffineMap):
-            raise InputError("`other` must be affine to follow an MLP in one map; apply the two one after the other.")
+            raise InputError("`other` must be affine to be merged with an MLP; apply the two maps in sequence instead.")
         return replace(
             self,
             weight=self.weight @ other.weight,
@@ -126,29 +132,29 @@ class ResidualMLP(Map):
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x @ weight + bias for rows or one vector, in one call: for a vector the addition costs as much as the product."""
+    """Compute x @ weight + bias in one call, because for one vector the addition takes as long as the product."""
     return torch.addmm(bias, x, weight) if x.ndim == 2 else torch.addmv(bias, weight.T, x)
 
 
 def _check_chain(first: Map, second: Map) -> None:
     if first.d_target != second.d_source:
         raise InputError(
-            f"`other` must take {first.d_target} dimensions, what the first map gives; it takes {second.d_source}."
+            f"`other` must take the {first.d_target} dimensions that the first map returns; it takes {second.d_source}."
         )
 
 
 def map_from_tensors(form: str, tensors: Mapping[str, Tensor]) -> Map:
-    """Rebuild a map from its form's name and its tensors; float32 on the CPU."""
+    """Rebuild a map from the name of its form and its tensors, in float32."""
     if form not in FORMS:
         raise InputError(f"`form` of a map must be one of {', '.join(FORMS)}; got {form!r}.")
     names = {f.name for f in fields(FORMS[form])}
     if set(tensors) != names:
-        raise InputError(f"A map of form {form!r} holds {sorted(names)}; got {sorted(tensors)}.")
+        raise InputError(f"A map of form {form!r} must have the tensors {sorted(names)}; got {sorted(tensors)}.")
     return FORMS[form](**{k: v.float() for k, v in tensors.items()})
 
 
 def form_of(map: Map) -> str:
-    """The name a map's form is stored under."""
+    """Return the name under which the map's form is stored."""
     return next(name for name, cls in FORMS.items() if type(map) is cls)
 
 

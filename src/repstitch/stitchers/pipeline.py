@@ -1,4 +1,4 @@
-"""The computation of a translation: normalisations and maps in turn, of one stitcher or several."""
+"""The computation of a translation: a sequence of normalisations and maps, from one stitcher or several."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -12,10 +12,11 @@ from repstitch.stitchers.maps import AffineMap, Map
 
 
 class PipelineOutput(NamedTuple):
-    """The translation of some rows, and what it was computed from.
+    """The translation of some rows, with the intermediate results.
 
-    `inputs` are the normalised rows that the last map took and `raw` what it returned, before the output normalisation.
-    `norms` holds the norms (n, 1) that the rows had before each normalisation.
+    `inputs` are the normalised rows that the last map was applied to, and `raw` is its output before the output
+    normalisation. `norms` has the norms (n, 1) of the rows before each normalisation; after `run_checked` it has only
+    those of the input rows.
     """
 
     translated: Tensor
@@ -26,7 +27,10 @@ class PipelineOutput(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pipeline:
-    """`maps` in turn, rows brought to `norms[i]` ("unit" or "none") before map i and to `norms[-1]` after the last."""
+    """A sequence of maps, with a normalisation before each map and one after the last.
+
+    `norms[i]` ("unit" or "none") is applied before `maps[i]`, and `norms[-1]` after the last map.
+    """
 
     norms: tuple[str, ...]
     maps: tuple[Map, ...]
@@ -36,13 +40,14 @@ class Pipeline:
         return f"Pipeline({', '.join([*steps, self.norms[-1]])})"
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Pipeline":
-        """The same with its weights on another device or in another dtype."""
+        """Return a copy with its weights on another device or in another dtype."""
         return replace(self, maps=tuple(map.to(device=device, dtype=dtype) for map in self.maps))
 
     def then(self, other: "Pipeline") -> "Pipeline":
-        """This pipeline, then `other`, with exactly the result of the two in turn.
+        """Return the pipeline that applies this one and then `other`.
 
-        Two maps become one only where no normalisation lies between them and one of the forms can hold both.
+        The last map and the next one are merged into one map if there is no normalisation between them and a form can
+        represent both. The result is the same up to rounding.
         """
         first, second = self.maps[-1], other.maps[0]
         if first.d_target != second.d_source:
@@ -56,15 +61,16 @@ class Pipeline:
     def __call__(self, rows: Tensor) -> PipelineOutput:
         """Translate rows (n, d_source) or one vector (d_source,).
 
-        Raises InputError on NaN, Inf and, where a direction is needed, zeros, in the rows or on the way.
+        Raises InputError on NaN and Inf, and on rows of only zeros that must be scaled to unit length, in the input or
+        in an intermediate result.
         """
         output = self.run(rows)
         return output if norms_are_valid(output.norms) else self.run_checked(rows)
 
     def run(self, rows: Tensor) -> PipelineOutput:
-        """Translate without looking at any number, so that nothing waits for a GPU.
+        """Translate without reading any value on the CPU, so that the CPU does not wait for a GPU.
 
-        The result holds only where `norms_are_valid(output.norms)`.
+        The result is valid only if `norms_are_valid(output.norms)`.
         """
         norms, inputs = [], rows
         for norm, map in zip(self.norms, self.maps, strict=False):
@@ -77,7 +83,10 @@ class Pipeline:
         return PipelineOutput(rows / norms[-1] if self.norms[-1] == "unit" else rows, inputs, rows, tuple(norms))
 
     def run_checked(self, rows: Tensor) -> PipelineOutput:
-        """Translate rows whose norms float32 can hardly square; refuse rows that cannot be translated."""
+        """Translate rows of which some may have a norm too large or small to square in float32, and check them.
+
+        Raises InputError on rows that cannot be translated.
+        """
         inputs, name, norms = rows, "X", (row_norms(rows),)
         for norm, map in zip(self.norms, self.maps, strict=False):
             inputs = normalise(rows, norm, name).to(map.weight.dtype)

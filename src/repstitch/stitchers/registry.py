@@ -1,4 +1,4 @@
-"""A folder of stitchers: list them, promote one, find the one that serves a pair of spaces, notice changes."""
+"""A folder of stitchers: list them, promote one, select the one for a pair of spaces, detect changes."""
 
 import json
 import logging
@@ -19,7 +19,11 @@ PROMOTED = "promoted.json"
 
 @dataclass(frozen=True)
 class State:
-    """The content of the folder when it was last read; replaced whole, so that readers need no lock."""
+    """The content of the folder when it was last read. It is replaced as a whole, so readers need no lock.
+
+    `stitchers` has the stitchers by name, `promoted` the name of the promoted stitcher of each pair, `problems` the
+    error messages by name, and `stamps` the state of the files by name.
+    """
 
     stitchers: Mapping[str, Stitcher] = field(default_factory=dict)
     promoted: Mapping[str, str] = field(default_factory=dict)
@@ -28,21 +32,32 @@ class State:
 
 
 class Registry:
-    """The stitchers of one folder, by name. Reading never blocks: `refresh` builds a new State and swaps it in."""
+    """The stitchers in one folder. A stitcher's name is the name of its subfolder.
+
+    A new registry is empty: call `refresh` to read the folder, and again to read changes. Other threads can use the
+    registry during a refresh without waiting, because `refresh` builds a new state and then replaces the old one.
+
+    Args:
+        folder: The folder that contains the stitchers' folders. Default: the environment variable REPSTITCH_STITCHERS,
+            else `models/stitchers`.
+    """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None):
         self.folder = stitchers_folder() if folder is None else Path(folder)
         self.state = State()
 
     def refresh(self) -> dict[str, str]:
-        """Read what changed in the folder; returns by name what happened: loaded, removed or the problem.
+        """Read the changes in the folder.
 
-        A stitcher that cannot be read is reported and left out, unless it was served before: then the earlier content
-        stays. When the whole folder is gone, everything stays as it was.
+        A stitcher that cannot be read is reported and left out. If an earlier version of it was loaded, that version
+        stays in use. If the whole folder is missing, all stitchers stay in use.
+
+        Returns:
+            The change of each changed stitcher, by name: `loaded`, `removed` or an error message.
         """
         old, report = self.state, {}
         if not self.folder.is_dir():
-            missing = {str(self.folder): f"There is no folder {self.folder} yet; nothing is served until there is."}
+            missing = {str(self.folder): f"There is no folder {self.folder} yet; create it to load stitchers."}
             if not old.stitchers and old.problems != missing:  # logged once, not at every refresh
                 log.warning("%s", missing[str(self.folder)])
                 self.state = State(problems=missing)
@@ -64,7 +79,7 @@ class Registry:
                 problems[name] = report[name] = str(error)
                 if name in old.stitchers:
                     stitchers[name] = old.stitchers[name]
-                log.error("Not served: %s", error)
+                log.error("Not loaded: %s", error)
         for name in old.stitchers:
             if name not in stitchers:
                 report[name] = "removed"
@@ -78,23 +93,44 @@ class Registry:
         return report
 
     def get(self, name: str) -> Stitcher:
-        """The stitcher of that name; NotFoundError lists the nearest names."""
+        """Return a stitcher by its name.
+
+        Args:
+            name: The name of the stitcher.
+
+        Returns:
+            The stitcher.
+
+        Raises:
+            NotFoundError: If no stitcher has this name. The message lists the most similar names.
+        """
         stitcher = self.state.stitchers.get(name)
         if stitcher is None:
             raise NotFoundError(f"There is no stitcher {name!r}.{_suggestion(name, self.state.stitchers)}")
         return stitcher
 
     def resolve(self, source: str, target: str, name: str | None = None) -> tuple[str, Stitcher]:
-        """The name and stitcher that serve `source` to `target`: the named one, the only one, or the promoted one.
+        """Select the stitcher for a pair of spaces: the named one, the only one, or the promoted one.
 
-        NotFoundError when no stitcher does, ConflictError when several do and none is promoted.
+        Args:
+            source: The name of the source space.
+            target: The name of the target space.
+            name: The name of the stitcher to use. Default: None, select it by the pair.
+
+        Returns:
+            The stitcher's name and the stitcher.
+
+        Raises:
+            NotFoundError: If no stitcher has this name, or none translates this pair.
+            ConflictError: If the named stitcher translates another pair, or if several stitchers translate this pair
+                and none is promoted.
         """
         state = self.state
         if name is not None:
             stitcher = self.get(name)
             if (stitcher.source.name, stitcher.target.name) != (source, target):
                 raise ConflictError(
-                    f"Stitcher {name!r} goes "
+                    f"Stitcher {name!r} translates "
                     f"{stitcher.source.name} -> {stitcher.target.name}, not {source} -> {target}."
                 )
             return name, stitcher
@@ -106,22 +142,35 @@ class Registry:
             return promoted, state.stitchers[promoted]
         if fits:
             raise ConflictError(
-                f"Several stitchers go {source} -> {target} ({', '.join(sorted(fits))}) and none is promoted; "
-                "name one, or run `repstitch promote NAME`."
+                f"Several stitchers translate {source} -> {target} ({', '.join(sorted(fits))}) and none is promoted; "
+                "name one, or promote one with `repstitch promote NAME`."
             )
         spaces = {x for s in state.stitchers.values() for x in (s.source.name, s.target.name)}
         for side, space in (("source", source), ("target", target)):
             if space not in spaces:
                 raise NotFoundError(f"There is no space {space!r} (`{side}`).{_suggestion(space, spaces)}")
         pairs = [pair_key(s.source.name, s.target.name) for s in state.stitchers.values()]
-        raise NotFoundError(f"No stitcher goes {source} -> {target}.{_suggestion(pair_key(source, target), pairs)}")
+        raise NotFoundError(
+            f"No stitcher translates {source} -> {target}.{_suggestion(pair_key(source, target), pairs)}"
+        )
 
     def route(self, source: str, target: str) -> Route:
-        """The stitcher that serves `source` to `target`, else the best detour over other spaces.
+        """Select the stitcher for a pair of spaces, or else the best route through other spaces.
 
-        A detour uses only the stitchers that serve their pair, and joins only spaces whose cards agree. The best one
-        has the highest expected score, unscored stitchers last, and of equal scores the fewest steps. Raises as
-        `resolve` does; NotFoundError where no route exists.
+        Each step of a route uses the stitcher that `resolve` selects for its pair. Two steps are joined only if the
+        cards of the space between them agree. Routes are compared by their number of stitchers without a score (fewer
+        is better), then by expected recall@1, then by the number of steps.
+
+        Args:
+            source: The name of the source space.
+            target: The name of the target space.
+
+        Returns:
+            The route: one stitcher, or several to apply in sequence.
+
+        Raises:
+            NotFoundError: If there is no route.
+            ConflictError: If several stitchers translate this pair and none is promoted.
         """
         state = self.state
         try:
@@ -130,11 +179,22 @@ class Registry:
         except NotFoundError as error:
             names = best_route(_served(state), source, target)
             if not names:
-                raise NotFoundError(f"{error} No route over other spaces leads there either.") from None
+                raise NotFoundError(f"{error} There is no route through other spaces either.") from None
             return Route(names, tuple(state.stitchers[name] for name in names))
 
     def promote(self, name: str) -> str:
-        """Make `name` the stitcher that serves its pair, atomically, and return the pair."""
+        """Make a stitcher the one to use for its pair of spaces. The folder's `promoted.json` is replaced atomically.
+
+        Args:
+            name: The name of the stitcher.
+
+        Returns:
+            The pair, as `source->target`.
+
+        Raises:
+            NotFoundError: If no stitcher has this name.
+            InputError: If `promoted.json` cannot be read or written.
+        """
         stitcher = self.get(name)
         pair = pair_key(stitcher.source.name, stitcher.target.name)
         promoted = dict(_read_promoted(self.folder)) | {pair: name}
@@ -145,7 +205,7 @@ class Registry:
 
 
 def _served(state: State) -> dict[str, Stitcher]:
-    """The stitchers that serve their pair: the only one of it, or the promoted one."""
+    """Return the stitchers to use: for each pair the only stitcher, or the promoted one."""
     fits: dict[str, list[str]] = {}
     for name, stitcher in state.stitchers.items():
         fits.setdefault(pair_key(stitcher.source.name, stitcher.target.name), []).append(name)
@@ -162,12 +222,15 @@ def _read_promoted(folder: Path) -> dict[str, str]:
     except (OSError, RecursionError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}. Remove it and promote again.") from None
     if not isinstance(promoted, dict) or not all(isinstance(v, str) for v in promoted.values()):
-        raise InputError(f"{path} must map pairs to names. Remove it and promote again.")
+        raise InputError(f"{path} must be a JSON object of pairs and stitcher names. Remove it and promote again.")
     return promoted
 
 
 def _stamp(path: Path) -> tuple:
-    """What changes when a folder's content does, without reading it; empty when it is gone or changing just now."""
+    """Return the name, size, time and inode of a folder's files, to detect changes without reading the files.
+
+    The stamp is empty if the folder is missing or changes at this moment.
+    """
     try:
         stats = [(f.name, f.stat()) for f in sorted(path.iterdir()) if f.is_file()]
     except OSError:
@@ -179,4 +242,4 @@ def _suggestion(name: str, names: Collection[str]) -> str:
     alike = nearest(name, names)
     if alike:
         return f" Nearest: {', '.join(alike)}."
-    return f" Known: {', '.join(sorted(names)[:5])}." if names else " The folder holds no stitchers."
+    return f" Available: {', '.join(sorted(names)[:5])}." if names else " The folder contains no stitchers."

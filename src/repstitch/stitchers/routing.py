@@ -1,4 +1,4 @@
-"""The best way from one space to another through one or several stitchers."""
+"""The best route from one space to another, through one or several stitchers."""
 
 import heapq
 import math
@@ -11,13 +11,13 @@ from repstitch.stitchers.stitcher import Stitcher
 
 
 def pair_key(source: str, target: str) -> str:
-    """How a pair of spaces is written: in the promotions of a registry, in replies, in messages."""
+    """Return the text for a pair of spaces, as used in `promoted.json`, in HTTP responses and in messages."""
     return f"{source}->{target}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Route:
-    """The stitchers that lead from one space to another, in turn: usually one, several for a detour."""
+    """The stitchers to apply in sequence to get from one space to another: usually one, several via other spaces."""
 
     names: tuple[str, ...]
     stitchers: tuple[Stitcher, ...]
@@ -27,33 +27,35 @@ class Route:
 
     @property
     def spaces(self) -> tuple[str, ...]:
-        """The names of the spaces on the way, both ends included."""
+        """The names of all spaces on the route, including both ends."""
         return (self.stitchers[0].source.name, *(stitcher.target.name for stitcher in self.stitchers))
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """The computation: the maps in sequence, with the normalisations between them."""
+        """The maps of all stitchers in sequence, with the normalisations between them."""
         return reduce(Pipeline.then, (stitcher.pipeline for stitcher in self.stitchers))
 
     @cached_property
     def score(self) -> float | None:
-        """The recall@1 to expect in query use: the product over the scorecards, as if steps failed independently.
+        """Expected recall@1 in query use, in [0, 1]: the product of the stitchers' recalls.
 
-        In [0, 1], each factor at the pool of its scorecard; None where one of the stitchers has no such score.
+        This assumes that steps fail independently. Each recall is measured in the pool of its own scorecard. None if
+        one of the stitchers has no such score.
         """
         scores = [expected(stitcher) for stitcher in self.stitchers]
         return math.prod(s for s in scores if s is not None) if None not in scores else None
 
 
 def expected(stitcher: Stitcher) -> float | None:
-    """The recall@1 of a stitcher's scorecard in query use."""
+    """Return the recall@1 in query use from a stitcher's scorecard; None if there is none in [0, 1]."""
     score = stitcher.scorecard.query_recall
     return score if score is not None and 0 <= score <= 1 else None
 
 
 def best_route(served: Mapping[str, Stitcher], source: str, target: str) -> tuple[str, ...]:
-    """Names of the stitchers of the best route, found by Dijkstra's algorithm; empty where there is no route."""
-    # The cost of a route: stitchers without a score, minus the log of the others' product, and its length.
+    """Return the names of the stitchers on the best route, by Dijkstra's algorithm; empty if there is no route."""
+    # The cost of a route: its stitchers without a score, minus the log of the product of the scores, its length.
+    # A node is a stitcher, not a space, because the card of its target decides which stitchers can follow.
     frontier: list[tuple[tuple[int, float, int], tuple[str, ...]]] = [((0, 0.0, 0), ())]
     reached = set()
     while frontier:

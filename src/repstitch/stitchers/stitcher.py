@@ -1,4 +1,4 @@
-"""A map with its two spaces, its normalisation and its scorecard: translate with it, save it, load it."""
+"""The stitcher: a map with its two spaces, its normalisations and its scorecard. Translate, save, load."""
 
 import hashlib
 import json
@@ -28,20 +28,38 @@ from repstitch.text import num
 
 FORMAT_VERSION = 1
 FILES = ("config.json", "model.safetensors", "scorecard.json", "README.md")
-LONGEST_NAME = 40  # of a space in a repr
-BEYOND_EXACT = 2**53  # float64 holds every smaller integer
+LONGEST_NAME = 40  # of a space, in a repr
+BEYOND_EXACT = 2**53  # float64 represents every smaller integer exactly
 Rows = np.ndarray | Sequence[Sequence[float]] | Sequence[float]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Stitcher:
-    """Translates rows of `source` into `target`: input normalisation, the map, output normalisation.
+    """A learned translation from one embedding space to another. `train` and `load` return stitchers.
 
-    `settings`, `split` and `provenance` say how it was made, `scorecard` how good it is. `source_mean` and
-    `target_mean` are the means of the normalised training rows. `seen` holds int64 fingerprints of the id and of the
-    vectors of every pair that training or selection used, so that scoring can leave those pairs out. `calibration`
-    measures how far to trust one translation, where there were enough pairs to calibrate. Two stitchers are equal only
-    where they are one object; `version` compares their content.
+    A translation normalises the input rows, applies the map, and normalises the output. Two stitchers are equal only if
+    they are the same object; compare their `version` to compare their content.
+
+    Args:
+        map: The learned map from d_source to d_target dimensions.
+        source: The card of the source space.
+        target: The card of the target space.
+        method: The method that the map was learned by, such as `ridge`.
+        objective: The objective that the map was selected for, such as `match`.
+        input_norm: The normalisation of input rows, `unit` or `none`.
+        output_norm: The normalisation of translated rows, `unit` or `none`.
+        source_mean: The mean (d_source,) of the normalised source rows of training.
+        target_mean: The mean (d_target,) of the normalised target rows of training.
+        seen: int64 fingerprints (m,) of the id and of the vectors of every pair that training or selection used, so
+            that scoring can leave these pairs out.
+        settings: The settings of the method.
+        split: The shares, the seed and the group of the split.
+        provenance: The versions of the software, how rows were paired, and the number of pairs.
+        scorecard: The scores on held-out pairs. Default: an empty scorecard.
+        calibration: The calibration of the confidence. Default: None, which means that confidence is not available.
+
+    Raises:
+        InputError: If the arguments do not fit together.
     """
 
     map: Map
@@ -63,7 +81,7 @@ class Stitcher:
     def __post_init__(self):
         if (self.map.d_source, self.map.d_target) != (self.source.dim, self.target.dim):
             raise InputError(
-                f"The map takes {self.map.d_source} dimensions to {self.map.d_target}, "
+                f"`map` has {self.map.d_source} input and {self.map.d_target} output dimensions, "
                 f"but the spaces have {self.source.dim} and {self.target.dim}."
             )
         if self.source_mean.shape != (self.source.dim,) or self.target_mean.shape != (self.target.dim,):
@@ -71,7 +89,7 @@ class Stitcher:
         if not (np.isfinite(self.source_mean).all() and np.isfinite(self.target_mean).all()):
             raise InputError("`source_mean` and `target_mean` must be finite.")
         if self.seen.ndim != 1 or self.seen.dtype != np.int64:
-            raise InputError(f"`seen` must be a list of int64; got {self.seen.dtype} of shape {self.seen.shape}.")
+            raise InputError(f"`seen` must be an int64 array (m,); got {self.seen.dtype} of shape {self.seen.shape}.")
         for name in ("settings", "split", "provenance"):
             if not isinstance(getattr(self, name), dict):
                 raise InputError(f"`{name}` must be a dict; got {type(getattr(self, name)).__name__}.")
@@ -98,7 +116,14 @@ class Stitcher:
         return f"`{self!r}`\n\n{self.scorecard._repr_markdown_()}"
 
     def to(self, device: torch.device | str) -> "Stitcher":
-        """The same stitcher with its weights on `device`."""
+        """Return a copy of the stitcher with its weights on another device.
+
+        Args:
+            device: A PyTorch device, such as `cpu` or `cuda`.
+
+        Returns:
+            The copy.
+        """
         calibration = None if self.calibration is None else self.calibration.to(device)
         return replace(self, map=self.map.to(device), calibration=calibration)
 
@@ -111,32 +136,60 @@ class Stitcher:
     @overload
     def translate(self, X: Rows) -> np.ndarray: ...
     def translate(self, X: Rows | torch.Tensor) -> np.ndarray | torch.Tensor:
-        """Rows (n, d_source) or one vector (d_source,) in the target space.
+        """Translate rows into the target space.
 
-        Tensors give tensors; NumPy arrays and lists give NumPy arrays; all float32. Integers are converted where
-        floats hold them exactly. Float32 products are computed as PyTorch is set (`repstitch.precision`). Raises
-        InputError on the wrong width, and on rows with NaN, Inf or (where a direction is needed) only zeros.
+        The precision of float32 products follows PyTorch's setting (`torch.set_float32_matmul_precision`).
+
+        Args:
+            X: Rows (n, d_source) or one vector (d_source,) of the source space, as an array, a list or a tensor of
+                floats or integers. Integers must be smaller than 2**53 in absolute value.
+
+        Returns:
+            The translated rows (n, d_target) or vector (d_target,), in float32: a tensor on the same device if `X` is a
+            tensor, otherwise a NumPy array.
+
+        Raises:
+            InputError: If `X` has the wrong shape or type, or rows with NaN, Inf or (if rows are scaled to unit length)
+                only zeros.
         """
         translated = self._run(X).translated
         return translated.to(X.device) if isinstance(X, torch.Tensor) else translated.cpu().numpy()
 
     def confidence(self, X: Rows | torch.Tensor) -> Confidence:
-        """How far to trust the translation of each row.
+        """Estimate for each row how far its translation can be trusted.
 
-        Raises InputError as `translate` does, and where the stitcher was never calibrated.
+        Args:
+            X: Rows (n, d_source) or one vector (d_source,), as in `translate`.
+
+        Returns:
+            The confidence: arrays (n,) such as `p_match`, the probability that the true counterpart is among the ten
+            nearest target rows in a pool of the stated size.
+
+        Raises:
+            InputError: If the stitcher has no calibration, or if `X` cannot be translated.
         """
         return self.translate_with_confidence(X)[1]
 
     def translate_with_confidence(self, X: Rows | torch.Tensor) -> tuple[np.ndarray, Confidence]:
-        """What `translate` and `confidence` give for rows (n, d_source) or one vector; the map is applied once."""
+        """Return the results of `translate` and `confidence` together. The map is applied only once.
+
+        Args:
+            X: Rows (n, d_source) or one vector (d_source,), as in `translate`.
+
+        Returns:
+            The translated rows, always a NumPy array, and their confidence.
+
+        Raises:
+            InputError: If the stitcher has no calibration, or if `X` cannot be translated.
+        """
         if self.calibration is None:
             raise InputError(
-                "This stitcher has no calibration, so it cannot tell confidence; train it again on more pairs."
+                "This stitcher has no calibration, so it cannot compute confidence; train it again on more pairs."
             )
         output = self._run(X)
         return output.translated.cpu().numpy(), self.calibration.confidence(output.inputs, output.raw)
 
-    @torch.no_grad()  # not inference mode, whose tensors a caller could not train a probe on
+    @torch.no_grad()  # not inference mode: autograd refuses its tensors, for example to train a probe on them
     def _run(self, X: Rows | torch.Tensor) -> PipelineOutput:
         rows = _as_floats(X).to(self.device)
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.source.dim:
@@ -148,12 +201,12 @@ class Stitcher:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """The computation of a translation, which can be joined with that of another stitcher."""
+        """The computation of a translation. It can be joined with the pipeline of another stitcher."""
         return Pipeline((self.input_norm, self.output_norm), (self.map,))
 
     @cached_property
     def version(self) -> str:
-        """A hash of the content: twelve hex digits, the same for the same weights, settings and scores."""
+        """A hash of the content, twelve hex digits. It is the same for the same weights, settings and scores."""
         digest = hashlib.sha256(json.dumps(self._config(), sort_keys=True).encode())
         digest.update(json.dumps(self.scorecard.to_dict(), sort_keys=True).encode())
         for name, tensor in sorted(self._tensors().items()):
@@ -188,7 +241,17 @@ class Stitcher:
         return tensors
 
     def save(self, out: str | os.PathLike[str]) -> Path:
-        """Write the stitcher's folder; it appears whole or not at all, and an existing one is never overwritten."""
+        """Save the stitcher to a new folder. The folder appears only when it is complete.
+
+        Args:
+            out: The folder to create, with its parents. It must not exist yet.
+
+        Returns:
+            The path of the folder.
+
+        Raises:
+            InputError: If the folder exists or cannot be written.
+        """
         target = check_new_folder(out)
         config = self._config()
         with written_whole(target) as folder:
@@ -198,11 +261,22 @@ class Stitcher:
             (folder / "README.md").write_text(model_card(config, self.scorecard), encoding="utf-8")
             tensors = {k: v.clone(memory_format=torch.contiguous_format) for k, v in self._tensors().items()}
             save_file(tensors, folder / "model.safetensors")
-            check_new_folder(out)  # it may have appeared meanwhile
+            check_new_folder(out)  # another process may have created it in the meantime
         return target
 
     def push_to_hub(self, repo_id: str, token: str | None = None) -> str:
-        """Upload the stitcher's folder as a model of the Hugging Face Hub and return its address."""
+        """Upload the stitcher's folder to the Hugging Face Hub as a model.
+
+        Args:
+            repo_id: The repository, `owner/name`. It is created if it does not exist.
+            token: A token of the Hub with write access. Default: the token of the local login.
+
+        Returns:
+            The URL of the upload.
+
+        Raises:
+            HfHubHTTPError: If the Hub refuses the upload. The class is in `huggingface_hub.errors`.
+        """
         import tempfile
 
         from huggingface_hub import HfApi
@@ -215,9 +289,17 @@ class Stitcher:
 
 
 def load(path: str | os.PathLike[str]) -> Stitcher:
-    """Read a stitcher's folder, or `hf://owner/name` from the Hugging Face Hub.
+    """Load a stitcher from its folder or from the Hugging Face Hub.
 
-    Raises InputError when the folder is not a whole stitcher of a known format version.
+    Args:
+        path: The folder of a saved stitcher, or `hf://owner/name` for a model on the Hub.
+
+    Returns:
+        The stitcher, on the CPU.
+
+    Raises:
+        InputError: If the folder does not exist, is incomplete or damaged, or has a format version that this release
+            does not read; also if the download fails.
     """
     check_stitcher_exists(path)
     folder = _from_hub(str(path)) if str(path).startswith("hf://") else Path(path)
@@ -231,11 +313,11 @@ def load(path: str | os.PathLike[str]) -> Stitcher:
     scores = _read_json(folder / "scorecard.json")
     try:
         card = Scorecard.from_dict(scores)
-        # Copied: memory mapped from the file would change, or end the process, when the file is written over.
+        # The tensors are copied: memory-mapped ones would change, or crash the process, if the file is overwritten.
         tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
         calibration = _under("confidence.", tensors)
         if bool(calibration) != ("confidence" in config):
-            raise InputError("its config and its tensors disagree on whether it has a confidence.")
+            raise InputError("config.json and model.safetensors disagree on whether it has a confidence.")
         return Stitcher(
             map=map_from_tensors(config["form"], _under("map.", tensors)),
             source=Space.from_dict(config["source"]),
@@ -251,21 +333,21 @@ def load(path: str | os.PathLike[str]) -> Stitcher:
             },
         )
     except KeyError as error:
-        raise InputError(f"{folder} is not a whole stitcher: {error} is missing.") from None
+        raise InputError(f"{folder} is not a complete stitcher: {error} is missing.") from None
     except (OSError, safetensors.SafetensorError, AttributeError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{folder} is not a whole stitcher: {one_line(error)}") from None
+        raise InputError(f"{folder} is not a complete stitcher: {one_line(error)}") from None
 
 
 def _as_floats(X: Rows | torch.Tensor) -> torch.Tensor:
-    """Rows as a tensor of floats that holds every number exactly; long doubles are rounded to float64."""
+    """Convert rows to a tensor of floats without rounding, except that long doubles are rounded to float64."""
     rows = X if isinstance(X, torch.Tensor) else _as_tensor(X)
     if rows.is_floating_point():
         return rows
     if rows.is_complex() or rows.dtype == torch.bool:
-        raise InputError(f"`X` must hold floats or integers; got {rows.dtype}.")
+        raise InputError(f"`X` must contain floats or integers; got {rows.dtype}.")
     floats = rows.double()
     if floats.numel() and float(floats.abs().max()) >= BEYOND_EXACT:
-        raise InputError("`X` must hold integers below 2**53, which floats hold exactly.")
+        raise InputError("`X` must contain integers below 2**53, which float64 represents exactly.")
     return floats
 
 
@@ -273,14 +355,14 @@ def _as_tensor(X: Rows) -> torch.Tensor:
     try:
         array = np.asarray(X)
     except ValueError:
-        raise InputError("`X` must be one vector or rows of one length; its rows have different lengths.") from None
+        raise InputError("`X` must be one vector or rows of equal length; its rows have different lengths.") from None
     if array.dtype.kind not in "fiu":
-        raise InputError(f"`X` must hold floats or integers; got {array.dtype}.")
+        raise InputError(f"`X` must contain floats or integers; got {array.dtype}.")
     if array.dtype.kind == "f":
-        dtype = np.float64 if array.dtype.itemsize > 4 else np.float32  # float32 cannot hold them all
+        dtype = np.float64 if array.dtype.itemsize > 4 else np.float32  # float32 would round some of them
     else:
         dtype = array.dtype.newbyteorder("=")
-    return torch.from_numpy(np.require(array, dtype, ("C", "W")))  # copied only where it must be
+    return torch.from_numpy(np.require(array, dtype, ("C", "W")))  # copied only if necessary
 
 
 def _shortened(name: str) -> str:
@@ -288,7 +370,7 @@ def _shortened(name: str) -> str:
 
 
 def _under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -300,9 +382,9 @@ def _read_json(path: Path) -> dict:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, RecursionError, ValueError) as error:
-        raise InputError(f"{path.parent} is not a whole stitcher: {path.name}: {one_line(error)}") from None
+        raise InputError(f"{path.parent} is not a complete stitcher: {path.name}: {one_line(error)}") from None
     if not isinstance(loaded, dict):
-        raise InputError(f"{path.parent} is not a whole stitcher: {path.name} must be a JSON object.")
+        raise InputError(f"{path.parent} is not a complete stitcher: {path.name} must be a JSON object.")
     return loaded
 
 
@@ -312,4 +394,4 @@ def _from_hub(address: str) -> Path:
     try:
         return Path(snapshot_download(address.removeprefix("hf://"), allow_patterns=list(FILES)))
     except Exception as error:
-        raise InputError(f"{address} could not be fetched from the Hub: {one_line(error)}") from None
+        raise InputError(f"{address} could not be downloaded from the Hub: {one_line(error)}") from None

@@ -1,1 +1,1 @@
-"""The whole jobs behind the commands: train, score, translate, study and the demo."""
+"""Complete jobs, one for each command: train, score, translate a file, run a study, run the demo."""

@@ -1,4 +1,4 @@
-"""The whole job on small real data: train two encoders, stitch their spaces, score, serve and call the stitcher."""
+"""Run every step on small real data: train two encoders, learn a stitcher, score it, serve it, send it a request."""
 
 import json
 import os
@@ -38,31 +38,34 @@ STAGES = ("untrained", "trained")
 EPOCHS, SIDE, BATCH = 10, 32, 64
 SHARES = (0.5, 0.2, 0.3)
 Say = Callable[[str], None]
-Rows = dict[tuple[str, str], Embeddings]  # by stage and encoder
+Rows = dict[tuple[str, str], Embeddings]  # keys are (stage, encoder)
 
 
 def demo(out: Path, seed: int = 0) -> None:
-    """Run the whole job from images to an HTTP answer and print each step. Everything it makes lies in `out`."""
+    """Run every step from images to an HTTP response, and print progress. All files are written to the folder `out`."""
     _clear(out)
     say = _timed_print()
     say("Writing 1,797 real images of handwritten digits (scikit-learn's load_digits) as PNG files.")
     digits = _write_images(out / "images", out / "labels.csv")
     files = _embed_images(out, digits, seed, say)
     rows = {key: read(path) for key, path in files.items()}
-    say(f"Embedded {len(rows['trained', ENCODERS[0]])} images that neither encoder has seen, with each of the two.")
+    say(
+        f"Embedded {len(rows['trained', ENCODERS[0]])} images with both encoders. "
+        "Neither encoder was trained on these images."
+    )
 
-    say("Learning a stitcher between the two spaces: every method, chosen on validation pairs, proven on test pairs.")
+    say("Learning a stitcher: fitting every method, choosing one on validation pairs, scoring it on test pairs.")
     source, target = (files["trained", name] for name in ENCODERS)
     labels = f"{out / 'labels.csv'}:digit"
     stitcher = train(source, target, objective="neighbours", split_shares=SHARES, labels=labels, seed=seed)
     folder = stitcher.save(out / "stitchers" / f"{ENCODERS[0]}-to-{ENCODERS[1]}")
     print(f"\n{stitcher.scorecard}\n")
-    say(f"Kept {stitcher.method} as {folder} (version {stitcher.version}).")
+    say(f"Chose the method {stitcher.method} and saved the stitcher in {folder} (version {stitcher.version}).")
     translate_file(stitcher, source, out / "translated.parquet")
 
     picture = _compare_stages(out / "demo.png", rows, stitcher.scorecard, say)
     _call_service(out / "stitchers", stitcher, rows, digits, say)
-    say(f"Done. The picture is {picture}.")
+    say(f"Done. The figure is in {picture}.")
     print(NEXT.format(out=out))
 
 
@@ -84,7 +87,10 @@ def _clear(out: Path) -> None:
 
 
 def _embed_images(out: Path, digits: np.ndarray, seed: int, say: Say) -> dict[tuple[str, str], Path]:
-    """Embed half of the images with both encoders, before and after they were trained on the other half."""
+    """Embed half of the images with both encoders, before and after training the encoders on the other half.
+
+    Returns the file of each stage and encoder.
+    """
     training_half = np.arange(len(digits)) % 2 == 0
     (out / "paired").mkdir()
     for path in sorted((out / "images").iterdir()):
@@ -94,7 +100,7 @@ def _embed_images(out: Path, digits: np.ndarray, seed: int, say: Say) -> dict[tu
     for stage in STAGES:
         for name in ENCODERS:
             if stage == "trained":
-                say(f"Training {name} to tell the digits apart: {EPOCHS} epochs on {int(training_half.sum())} images.")
+                say(f"Training {name} to classify the digits: {EPOCHS} epochs on {int(training_half.sum())} images.")
             epochs = EPOCHS if stage == "trained" else 0
             card = _make_encoder(name, out / "encoders" / stage, out / "images", digits, training_half, seed, epochs)
             files[stage, name] = out / f"{name}.{stage}.parquet"
@@ -103,38 +109,40 @@ def _embed_images(out: Path, digits: np.ndarray, seed: int, say: Say) -> dict[tu
 
 
 def _compare_stages(path: Path, rows: Rows, scorecard: Scorecard, say: Say) -> Path:
-    """Print and draw how well the neighbours of both spaces agree: untrained, trained and translated."""
+    """Print and plot how many neighbours the two spaces share: untrained, trained and translated."""
     agreement = {stage: mutual_knn(*_test_rows(rows, stage)) for stage in STAGES}
     after = scorecard.alignment.mutual_knn.after
     overlap = scorecard.query.overlap.score
-    agreement |= {"translated": after.score, "translated,\namong natives": overlap}
+    agreement |= {"translated": after.score, "translated,\nnative index": overlap}
     say(
-        f"Neighbours that both sides agree on (mutual_knn): {agreement['untrained']:.2f} before the encoders were "
-        f"trained, {agreement['trained']:.2f} after, {after.score:.2f} after translation, {overlap:.2f} when a "
-        f"translated row searches the native ones; unrelated spaces {after.null:.2f}."
+        f"Share of the ten nearest neighbours that the two spaces have in common (mutual_knn): "
+        f"{agreement['untrained']:.2f} before the encoders were trained, {agreement['trained']:.2f} after training, "
+        f"{after.score:.2f} after translation; unrelated spaces share {after.null:.2f}. Translated rows that search "
+        f"the target encoder's own rows find {overlap:.2f} of the neighbours that their counterparts find there."
     )
     picture, axes = figure(2, width=5.6)
-    title = "Neighbours both sides agree on (mutual_knn)"
+    title = "Neighbours that both spaces share (mutual_knn)"
     plot_alignment(axes[0], agreement, after.null, title, (GREY, BLUE, ORANGE, GREEN))
     plot_retrieval(axes[1], scorecard)
     return save_picture(picture, path)
 
 
 def _call_service(folder: Path, stitcher: Stitcher, rows: Rows, digits: np.ndarray, say: Say) -> None:
-    """Serve the stitcher, translate one vector over HTTP and print the nearest native rows."""
-    say("Serving the stitcher, and asking for one translation over HTTP.")
+    """Serve the stitcher, translate one vector over HTTP and print the nearest target rows."""
+    say("Starting the service and sending it one vector to translate over HTTP.")
     source, target = (rows["trained", name] for name in ENCODERS)
     reply, request = _serve_and_call(folder, source.vectors[0])
     translated = np.asarray(reply["embedding"], dtype=np.float32)
     difference = float(np.abs(translated - stitcher.translate(source.vectors[0])).max())
     if difference > 1e-4:
         raise InputError(
-            f"The service's answer differs from the stitcher's by {difference}; the installation is broken."
+            f"The service and the stitcher must give the same translation; they differ by {difference}. "
+            "Reinstall repstitch."
         )
-    say(f"{request} -> {reply['dim']} numbers, {np.round(reply['embedding'][:4], 3).tolist()} …")
+    say(f"{request}: {reply['dim']} numbers, {np.round(reply['embedding'][:4], 3).tolist()} …")
     assert source.ids is not None
     image, nearest = source.ids[0], ", ".join(_name(key, digits) for key in _nearest(target, translated))
-    say(f"It is the translation of {image}, a {digits[int(image[:-4])]}; nearest natives: {nearest}.")
+    say(f"This translates {image} (a {digits[int(image[:-4])]}). Nearest images in the target space: {nearest}.")
 
 
 def _write_images(folder: Path, table: Path) -> np.ndarray:
@@ -154,7 +162,7 @@ def _write_images(folder: Path, table: Path) -> np.ndarray:
 def _make_encoder(
     name: str, folder: Path, images: Path, digits: np.ndarray, training_half: np.ndarray, seed: int, epochs: int
 ) -> Path:
-    """Train a timm encoder as a classifier for some epochs, save its checkpoint, and return the path of its card."""
+    """Train a timm encoder as a classifier (0 epochs: not at all), save its checkpoint, and return its card's path."""
     import timm
 
     torch.manual_seed(seed + ENCODERS.index(name))
@@ -208,7 +216,10 @@ def _test_rows(rows: Rows, stage: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _serve_and_call(stitchers: Path, vector: np.ndarray) -> tuple[dict, str]:
-    """Start `repstitch serve` as a user would, post one vector, and stop it again; the reply and what was asked."""
+    """Start `repstitch serve` in a new process, post one vector, and stop the process.
+
+    Returns the response body and a description of the request.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -252,7 +263,7 @@ def _name(image: str, digits: np.ndarray) -> str:
 
 
 NEXT = """
-Now on your own data:
+To do the same with your own data:
   repstitch embed --encoder timm:resnet50 --data photos/ --out old.parquet
   repstitch embed --encoder timm:convnext_tiny --data photos/ --out new.parquet
   repstitch train --source old.parquet --target new.parquet --out models/stitchers/old-new
@@ -260,7 +271,7 @@ Now on your own data:
   repstitch translate models/stitchers/old-new old.parquet --out translated.parquet
   repstitch serve --stitchers models/stitchers
 
-What this run made can be used the same way, for example:
+The same commands work on the files of this demo, for example:
   repstitch show {out}/stitchers/test_resnet-to-test_convnext
   repstitch serve --stitchers {out}/stitchers
 """

@@ -23,11 +23,12 @@ from repstitch.transfer.labels import label
 
 @dataclass(frozen=True)
 class PreparedPairs:
-    """Pairs that a map can be fitted to.
+    """Checked, split and normalised pairs, ready for fitting.
 
-    `pairs` are the rows as they were read and `parts` the row numbers of train, validation and test. `X` (n, d_source)
-    and `Y` (n, d_target) are the same rows normalised, on the device that maps are fitted on. `notes` are the warnings
-    for the scorecard. `near_duplicates` (n,) marks held-out pairs that nearly repeat a training pair.
+    `pairs` are the rows before normalisation, and `parts` has the row numbers of train, validation and test. `X`
+    (n, d_source) and `Y` (n, d_target) are the same rows after normalisation, on the device that maps are fitted on;
+    `output_norm` is the normalisation of `Y`. `notes` are warnings for the scorecard. `near_duplicates` (n,) is a mask
+    of the held-out pairs that nearly repeat a training pair.
     """
 
     pairs: Pairs
@@ -40,11 +41,11 @@ class PreparedPairs:
 
     @property
     def held_out(self) -> np.ndarray:
-        """Row numbers of the pairs that the scorecard is taken on: test, or without any the calibration half."""
+        """Row numbers of the pairs that are scored: test, or the calibration half of validation if test is empty."""
         return self.parts.test if len(self.parts.test) else self.parts.calibrate
 
     def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The normalised source and target rows at these positions."""
+        """Return the normalised source and target rows at these positions."""
         return self.X[rows], self.Y[rows]
 
 
@@ -58,18 +59,19 @@ def read_pair_of_spaces(
     group: Column | None = None,
     labels: Column | None = None,
 ) -> tuple[Embeddings, Embeddings]:
-    """Both sides as embeddings, with groups on the first side that has them and labels on the source.
+    """Read both sides. Groups are attached to the source, or to the target if the source has none.
 
-    Arrays are in spaces called `source` and `target` unless they are named; one is called `array` where the other side
-    has that name. Raises InputError where `group` names no column or file of either side, and where both spaces would
-    have one name that is not stated for both.
+    Labels are attached to the source. The spaces of arrays are named `source` and `target` unless the caller names
+    them. If the other side already has that name, the array's space is named `array`. Raises InputError if `group` is
+    neither a column of one side nor a file or array, and if both spaces have the same name, unless cards or the caller
+    state it for both.
     """
     source_rows = read_argument("`source`", source, space=source_space, ids=source_ids, group=group)
     target_group = group if source_rows.groups is None else None
     target_rows = read_argument("`target`", target, space=target_space, ids=target_ids, group=target_group)
     if group is not None and source_rows.groups is None and target_rows.groups is None:
         raise InputError(
-            f"`group` must be a column of either side, or a file or array with one group a row; got {group!r}."
+            f"`group` must be a column of either side, or a file or array with one group per row; got {group!r}."
         )
     if _is_nameless(source, source_space) and target_rows.space.name != "source":
         source_rows = _named(source_rows, "source")
@@ -77,13 +79,13 @@ def read_pair_of_spaces(
         target_rows = _named(target_rows, "target")
     if source_rows.space.name == target_rows.space.name and not (source_rows.declared and target_rows.declared):
         raise InputError(
-            f"Both sides would be called {source_rows.space.name!r}; name them with `source_space` and `target_space`."
+            f"Both spaces would be named {source_rows.space.name!r}; name them with `source_space` and `target_space`."
         )
     return source_rows if labels is None else label(source_rows, labels), target_rows
 
 
 def _is_nameless(rows: EmbeddingsLike, space: str | Space | None) -> bool:
-    """Whether nothing names the space of the rows: they are an array, and the caller states no name."""
+    """Whether the rows are an array and the caller does not name their space."""
     return space is None and not isinstance(rows, str | os.PathLike | Embeddings)
 
 
@@ -103,8 +105,8 @@ def prepare(
 ) -> PreparedPairs:
     """Pair the rows, split them, check that a map can be learned from them, and normalise them.
 
-    Without `output_norm` target rows are brought to unit length, unless their card says that they are not normalised.
-    Raises InputError on rows, pairs or a split that cannot be used.
+    If `output_norm` is None, target rows are scaled to unit length, unless their card states that they are not
+    normalised. Raises InputError if the rows, the pairs or the split cannot be used.
     """
     pairs = pair(source, target, drop_invalid)
     parts = split(pairs, shares, split_seed)
@@ -122,7 +124,7 @@ def prepare(
 
 
 def group_name(group: Column | None) -> str | None:
-    """What the record of the split calls the groups: their column or file, "array" where they were passed as one."""
+    """Return the groups' name for the record of the split: the name of their column or file, or "array"."""
     if group is None:
         return None
     return Path(group).name if isinstance(group, str | os.PathLike) else "array"

@@ -35,7 +35,7 @@ def evaluate_selection(
     learning_curve: bool,
     seed: int,
 ) -> tuple[Scorecard, Calibration | None]:
-    """The scorecard of the chosen map on held-out pairs, and its confidence where there were pairs to calibrate it."""
+    """Return the scorecard of the chosen map on held-out pairs, and its confidence (None with too few pairs)."""
     rows = prepared.held_out
     X, Y = prepared.take(rows)
     card = score_held_out(prepared, chosen, problem, thresholds)
@@ -59,7 +59,7 @@ def evaluate_selection(
 
 @exact_products()
 def score_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem, thresholds: Thresholds) -> Scorecard:
-    """The scores of the chosen map on the held-out pairs, computed on the CPU."""
+    """Score the chosen map on the held-out pairs, on the CPU."""
     rows = prepared.held_out
     X, Y = (side.cpu() for side in prepared.take(rows))
     map = chosen.map.to("cpu")
@@ -76,33 +76,36 @@ def score_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem,
 
 
 def held_out_name(prepared: PreparedPairs) -> str:
-    """What the scorecard calls the pairs that it was taken on."""
+    """Return the scorecard's name for the pairs that were scored."""
     if len(prepared.parts.test):
         return "test pairs"
     return "validation pairs" if has_calibration_half(prepared) else "validation pairs that also chose the map"
 
 
 def has_calibration_half(prepared: PreparedPairs) -> bool:
-    """Whether validation could be halved, so that calibration has pairs that did not choose the map."""
+    """Whether validation was split into two halves, so that calibration uses pairs that did not select the map."""
     return not np.isin(prepared.parts.calibrate, prepared.parts.select).any()
 
 
 def calibrate_confidence(
     prepared: PreparedPairs, problem: Problem, chosen: Candidate
 ) -> tuple[Calibration | None, str | None]:
-    """The calibrated confidence, or None and a note that says why there is none."""
+    """Return the calibrated confidence, or None and a note with the reason."""
     if not has_calibration_half(prepared):
         return None, "Validation could not be halved (too few pairs or groups), so confidence is not calibrated."
     selection, calibration = (prepared.take(rows) for rows in (prepared.parts.select, prepared.parts.calibrate))
     confidence = calibrate(chosen.map, problem.decomposition, selection, calibration, problem.Y)
     if confidence is None:
-        return None, f"Fewer than {LEAST_ROWS} validation pairs in either half, so confidence is not calibrated."
+        return None, f"One half of validation has fewer than {LEAST_ROWS} pairs, so confidence is not calibrated."
     return confidence, None
 
 
 @exact_products()
 def shuffled_control(problem: Problem, chosen: Candidate, X: torch.Tensor, Y: torch.Tensor, seed: int) -> dict:
-    """Recall of a closed form fitted to shuffled training pairs: what the method finds where there is nothing."""
+    """Recall on held-out pairs of a closed form fitted to shuffled training pairs, as a baseline.
+
+    The closed form is that of the chosen map, or the one that its refinement started from.
+    """
     closed = chosen.settings.get("start", chosen.settings)
     method = closed.get("method", chosen.method)
     map = fit_shuffled(problem.X, problem.Y, method, closed, seed)
@@ -111,7 +114,7 @@ def shuffled_control(problem: Problem, chosen: Candidate, X: torch.Tensor, Y: to
 
 
 def list_candidates(chosen: Candidate, tried: Sequence[Candidate]) -> list[dict]:
-    """Every map that was tried with its validation score; None where it could not translate the validation rows."""
+    """List every map that was tried, with its validation score: None if it could not translate the validation rows."""
     return [
         {
             "method": candidate.method,
@@ -125,7 +128,7 @@ def list_candidates(chosen: Candidate, tried: Sequence[Candidate]) -> list[dict]
 
 
 def learn_curve(prepared: PreparedPairs, problem: Problem, chosen: Candidate, seed: int) -> dict:
-    """The learning curve of the chosen closed form; of `canonical` where the chosen map was refined."""
+    """Compute the learning curve of the chosen closed form, or of `canonical` if the chosen map was refined."""
     pairs = prepared.pairs
     keys = (pairs.ids if pairs.groups is None else pairs.groups)[prepared.parts.train]
     method = chosen.method if chosen.method in FITS else "canonical"

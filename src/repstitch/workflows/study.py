@@ -1,33 +1,33 @@
-"""Run a study: embed many encoders on the same items, align every pair of them, and write a report, from one file.
+"""Run a study from one file: embed the same items with many encoders, align every pair of encoders, write a report.
 
 A study file is TOML with these keys (those marked with * are required):
 
-    about = "the question"                        one sentence, the report's first
+    about = "the question"                        the first sentence of the report
 
     [[experiment]]                                * one or more, independent of each other
-    name = "vision-language"                      * its folder in the results
-    metrics = ["mutual_knn"]                      names of alignment metrics, this by default
-    k = 10                                        neighbours
-    permutations = 200                            draws of the null; 0 leaves it out
+    name = "vision-language"                      * name of its folder in the results
+    metrics = ["mutual_knn"]                      names of alignment metrics; default: mutual_knn
+    k = 10                                        number of neighbours
+    permutations = 200                            draws of the null distribution; 0 computes none
     seed = 0
-    trend = "parameters"                          does alignment rise with this number that each space states?
-    against = "vision"                            the trend is over all other models, in their alignment with this group
-    control = ["family", "objective"]             does lineage explain the agreement? words that each space states
+    trend = "parameters"                          test if alignment rises with this numeric field of the space cards
+    against = "vision"                            the trend tests all other models, by their alignment with this group
+    control = ["family", "objective"]             test if these text fields of the space cards explain the alignment
 
     [[experiment.group]]                          * one or more; encoders that read the same items
     name = "vision"                               *
-    data = "wit/images"                           * for encoders: what `repstitch embed --data` takes
-    limit = 1024                                  only this number of items, evenly spread
-    layers = "all"                                every layer, or some as [1, 6, 12]; else one vector an item
-    drop_invalid = true                           leave out rows of files that are NaN, zeros or repeats
+    data = "wit/images"                           * for encoders: the items, as the argument `data` of `repstitch.embed`
+    limit = 1024                                  use only this many items, evenly spaced
+    layers = "all"                                all layers, or a list such as [1, 6, 12]; default: one vector per item
+    drop_invalid = true                           leave out rows of files with NaN, Inf or only zeros, and repeated rows
     encoders = ["dinov2_small", { encoder = "e5-small-v2", role = "query" }]
     files = [{ file = "x.npy", ids = "ids.txt", name = "mine", family = "resnet" }]
 
-An entry of `encoders` is an `encoder` as in `repstitch embed`, alone or with its settings (name, pooling, role,
-input_size, checkpoint …) and its lineage (family, objective, training_data, parameters). An entry of `files` names a
-file of vectors, its ids where it has none, and the fields of a space card; `card` takes these fields from a card of the
-catalogue. `data`, `file`, `ids`, `checkpoint` and an encoder that is a path are relative to the data folder. Rows of
-all groups are matched by id.
+An entry of `encoders` is an encoder, as the argument `encoder` of `repstitch.embed`, or a table with `encoder`, its
+settings (name, pooling, role, input_size, checkpoint …) and its lineage (family, objective, training_data, parameters).
+An entry of `files` has the path of a file of vectors. It can also have the path of their ids (required if the file has
+none) and fields of a space card; `card` copies these fields from a card of the catalogue. Paths in `data`, `file`,
+`ids`, `checkpoint` and `encoder` are relative to the data folder. Rows of all groups are matched by id.
 """
 
 import json
@@ -62,9 +62,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One encoder or file of an experiment: its name, its group, and its entry in the study.
+    """One encoder or file of an experiment: its name, its group, and its entry in the study file.
 
-    `card` is that of an encoder, None for a file.
+    `card` is the card of the encoder; None for a file.
     """
 
     name: str
@@ -85,10 +85,11 @@ def run(
 ) -> dict[str, StudyResult]:
     """Run a study and return the result of each experiment by name.
 
-    Embeddings that an earlier run made with the same settings on the same items are used again, so a study that was
-    stopped continues. `data` is the folder that paths in the study are relative to, REPSTITCH_DATA by default. `only`
-    runs the experiment of that name. With `skip_missing`, encoders that cannot be loaded are left out and reported, as
-    are experiments with fewer than two members left. Otherwise, and where no experiment is left, they raise InputError.
+    Embeddings from an earlier run are reused if the settings and the items are the same, so an interrupted study can be
+    continued. `data` is the folder that paths in the study are relative to; by default the environment variable
+    REPSTITCH_DATA, else the current folder. `only` is the name of the only experiment to run. With `skip_missing`,
+    encoders that cannot be loaded are left out and reported. Experiments with fewer than two members left are then
+    skipped with a warning, and InputError is raised if none is left. Without `skip_missing`, both raise InputError.
     """
     study, results_folder = read_study(file), Path(out)
     data_folder = Path(data if data is not None else os.environ.get("REPSTITCH_DATA") or ".")
@@ -106,8 +107,8 @@ def run(
         make = partial(_embeddings_of, folder=folder / "embeddings", data=data_folder)
         paths, missing = _gather(members, partial(make, batch_size=batch_size, device=device), skip_missing)
         if len(paths) < 2:
-            why = f"; not reached: {', '.join(missing)}. {next(iter(missing.values()))}" if missing else "."
-            message = f"Experiment {experiment.name!r} needs at least two members that are there; got {len(paths)}{why}"
+            why = f"; not loaded: {', '.join(missing)}. {next(iter(missing.values()))}" if missing else "."
+            message = f"Experiment {experiment.name!r} needs at least two encoders or files; got {len(paths)}{why}"
             if not skip_missing or (experiment is planned[-1][0] and not results):
                 raise InputError(message)
             log.warning("%s", message)
@@ -122,7 +123,7 @@ def run(
 
 
 def _members(experiment: Experiment, data: Path) -> list[Member]:
-    """All encoders and files of an experiment, with their entries checked and the paths in them made whole."""
+    """Return all encoders and files of an experiment, with checked entries and with paths joined to the data folder."""
     members = []
     for group in experiment.group:
         members += [_encoder_member(entry, group, data) for entry in group.encoders]
@@ -134,7 +135,9 @@ def _members(experiment: Experiment, data: Path) -> list[Member]:
 def _encoder_member(entry: Any, group: Group, data: Path) -> Member:
     stated = {"encoder": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, dict) else {}
     if not isinstance(stated.get("encoder"), str):
-        raise InputError(f"'encoders' of group {group.name!r} must each name an 'encoder'; got {entry!r}.")
+        raise InputError(
+            f"'encoders' of group {group.name!r} must list encoder names, or tables with 'encoder'; got {entry!r}."
+        )
     _check_entry(stated, ENCODER_TYPES, f"'encoders' of group {group.name!r}")
     for key in ("encoder", "checkpoint"):
         if key in stated and (data / stated[key]).exists():
@@ -143,7 +146,7 @@ def _encoder_member(entry: Any, group: Group, data: Path) -> Member:
     settings: dict[str, Any] = {key: value for key, value in stated.items() if key not in ("encoder", *LINEAGE)}
     if group.layers is not None:
         if "layer" in settings:
-            raise InputError(f"'layer' of {stated['encoder']!r} and 'layers' of its group cannot both be stated.")
+            raise InputError(f"'layer' of {stated['encoder']!r} and 'layers' of its group exclude each other; set one.")
         settings["layer"] = -1
     card = replace(catalogue.resolve(stated["encoder"], **settings), **lineage)
     return Member(card.name, group, stated, card)
@@ -153,7 +156,7 @@ def _file_member(entry: Any, group: Group, data: Path) -> Member:
     allowed = {"file", "ids", "card"} | SPACE_FIELDS - {"dim"}
     if not isinstance(entry, dict) or "file" not in entry or set(entry) - allowed:
         raise InputError(
-            f"'files' of group {group.name!r} must each be a table with 'file', that may also state "
+            f"'files' of group {group.name!r} must list tables with 'file', which may also have "
             f"{', '.join(sorted(allowed - {'file'}))}; got {entry!r}."
         )
     types = get_type_hints(Space) | {"file": str, "ids": str, "card": str}
@@ -169,7 +172,7 @@ def _file_member(entry: Any, group: Group, data: Path) -> Member:
 
 
 def _check_entry(entry: dict[str, Any], types: Mapping[str, Any], subject: str) -> None:
-    """Raise InputError on values of the wrong type. Which keys are allowed is checked elsewhere."""
+    """Raise InputError on values of the wrong type. The caller checks which keys are allowed."""
     for key, value in entry.items():
         if key in types:
             check_type(value, types[key], f"'{key}' in {subject}")
@@ -178,21 +181,21 @@ def _check_entry(entry: dict[str, Any], types: Mapping[str, Any], subject: str) 
 
 
 def _file_of(path: str) -> Path:
-    """The path without the column or key that may follow it."""
+    """The path without a column or key after it."""
     return Path(split_key(path)[0])
 
 
-# --- their embeddings -------------------------------------------------------------------------------------------------
+# --- the embeddings of the members ------------------------------------------------------------------------------------
 
 
 class UnreachableError(InputError):
-    """An encoder that could not be loaded, as opposed to one that was loaded and then failed."""
+    """Raised if an encoder cannot be loaded. An encoder that fails later raises another InputError."""
 
 
 def _gather(
     members: list[Member], make: Callable[[Member], list[Path]], skip_missing: bool
 ) -> tuple[dict[str, list[Path]], dict[str, str]]:
-    """The files of embeddings of each member by name, and why others are missing."""
+    """Return the files of embeddings by the member's name, and the reasons why members are missing, also by name."""
     paths: dict[str, list[Path]] = {}
     missing: dict[str, str] = {}
     for member in members:
@@ -201,14 +204,14 @@ def _gather(
             paths[member.name] = make(member)
         except UnreachableError as error:
             if not skip_missing:
-                raise InputError(f"{error} To go on without it, set `skip_missing`.") from None
+                raise InputError(f"{error} To continue without it, set `skip_missing`.") from None
             log.warning("%s is left out: %s", member.name, error)
             missing[member.name] = str(error)
     return paths, missing
 
 
 def _embeddings_of(member: Member, folder: Path, data: Path, batch_size: int, device: str) -> list[Path]:
-    """The files of embeddings of a member; they are made where an earlier run has not made them."""
+    """Return the files of embeddings of a member. Create them unless an earlier run did."""
     group, card = member.group, member.card
     if card is None:
         note: dict[str, Any] = member.entry | {"drop_invalid": group.drop_invalid} | _stamps(member.entry)
@@ -226,7 +229,7 @@ def _embeddings_of(member: Member, folder: Path, data: Path, batch_size: int, de
         note_file.write_text(text, encoding="utf-8")
         make(out)
     elif not note_file.exists() or note_file.read_text(encoding="utf-8") != text:
-        raise InputError(f"{out} was made with other settings or from other items; remove it, or give another `out`.")
+        raise InputError(f"{out} was made with other settings or from other items; remove it, or pass another `out`.")
     return sorted(out.glob("*.parquet")) if out.is_dir() else [out]
 
 
@@ -241,7 +244,7 @@ def _embed(card: catalogue.Card, group: Group, items: str, batch_size: int, devi
 
 @contextmanager
 def _group_named(group: Group) -> Iterator[None]:
-    """Errors about the items name the key of the group: `data` itself is the study's argument, another folder."""
+    """Let errors about the items refer to the group's key 'data', because the argument `data` is another folder."""
     try:
         yield
     except InputError as error:
@@ -250,7 +253,7 @@ def _group_named(group: Group) -> Iterator[None]:
 
 
 def _stamps(entry: dict[str, Any]) -> dict[str, list]:
-    """Name, size and time of change of the entry's files, instead of their paths."""
+    """Name, size and modification time of the entry's files. They replace the paths in the note of the settings."""
     stamps = {}
     for key in ("file", "ids"):
         path = _file_of(entry.get(key, ""))
@@ -260,16 +263,17 @@ def _stamps(entry: dict[str, Any]) -> dict[str, list]:
 
 
 def _copy(member: Member, out: Path) -> None:
-    """Write vectors of a file, with the space that the study states, as the embeddings of a member."""
+    """Write the vectors of a file as the embeddings of a member, with the space that the study states."""
     rows = read(member.entry["file"], ids=member.entry.get("ids"))
     if rows.ids is None:
-        raise InputError(f"'files' entry {member.name!r} must have ids, which rows are matched by; give 'ids'.")
+        raise InputError(f"'files' entry {member.name!r} must have ids, because rows are matched by id; add 'ids'.")
     space = _stated_space(member, rows.space)
     invalid = {reason: mask for reason, mask in invalid_rows(rows.vectors).items() if mask.any()}
     if invalid and not member.group.drop_invalid:
         reasons = ", ".join(f"{int(mask.sum())} {reason}" for reason, mask in invalid.items())
         raise InputError(
-            f"{member.name} holds rows that cannot be used ({reasons}); say drop_invalid = true in its group."
+            f"{member.name} has rows that cannot be used ({reasons}); set drop_invalid = true in its group to leave "
+            "them out."
         )
     if member.group.drop_invalid:
         repeats = repeated_rows(rows.vectors)
@@ -283,7 +287,7 @@ def _copy(member: Member, out: Path) -> None:
 
 
 def _stated_space(member: Member, space: Space) -> Space:
-    """The space of a file. The study's entry overrides the catalogue's card that it names, which overrides the file."""
+    """Return the space of a file: fields of the study's entry, else of its catalogue card, else of the file."""
     stated = {key: value for key, value in member.entry.items() if key not in ("file", "ids", "card")}
     fields_of_card: dict[str, Any] = {}
     if "card" in member.entry:
@@ -302,9 +306,9 @@ def _stated_space(member: Member, space: Space) -> Space:
 
 
 def _align(experiment: Experiment, paths: list[Path], against: list[str], folder: Path) -> Atlas:
-    """The atlas of all spaces of an experiment, with its trend and control.
+    """Compute the atlas of all spaces of an experiment, with the tests of its trend and control.
 
-    A test for which there are too few models is in `unanswered`, with the reason.
+    A test that has too few models is listed in `unanswered`, with the reason.
     """
     from repstitch.alignment.hypotheses import HypothesisTests, run_tests
     from repstitch.alignment.measuring import atlas
@@ -339,15 +343,15 @@ def _write(
 
 
 def _draw(atlas: Atlas, folder: Path) -> list[Path]:
-    """The figures of an atlas; none, with a warning, where matplotlib is not installed."""
+    """Draw the figures of an atlas. Without matplotlib, log a warning and draw none."""
     if find_spec("matplotlib") is None:
-        log.warning("Figures are left out; to have them, install repstitch[plot] and run the study again.")
+        log.warning("matplotlib is missing, so no figures are drawn; install repstitch[plot] and run the study again.")
         return []
     from repstitch.plots.alignment import draw_atlas
 
     return draw_atlas(atlas, folder)
 
 
-ENCODER_TYPES = {"encoder": str, "checkpoint": str, "name": str, "parameters": int}  # the card checks other keys
+ENCODER_TYPES = {"encoder": str, "checkpoint": str, "name": str, "parameters": int}  # the card checks the other keys
 LINEAGE = ("family", "objective", "training_data", "parameters")
 SPACE_FIELDS = {field.name for field in fields(Space)}

@@ -1,4 +1,4 @@
-"""Read a study file: TOML with groups of encoders, and what is asked about their alignment. See `study`."""
+"""Read a study file: TOML with groups of encoders and the hypotheses to test. `study` describes its keys."""
 
 import os
 import tomllib
@@ -14,7 +14,7 @@ from repstitch.names import METRICS
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Encoders that read the same items, and files of vectors of those items."""
+    """Encoders that read the same items, and files of vectors of the same items."""
 
     name: str
     data: str | None = None
@@ -27,7 +27,7 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """One question: the groups to align, the metrics, and the hypotheses to test on the alignments."""
+    """One experiment: the groups to align, the metrics, and the hypotheses to test on the alignment scores."""
 
     name: str
     group: list
@@ -42,32 +42,32 @@ class Experiment:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A study file after its checks."""
+    """The content of a study file, checked."""
 
     name: str
     about: str
     experiments: list[Experiment]
 
     def chosen(self, name: str | None) -> list[Experiment]:
-        """The experiment of this name, or all of them without one; InputError where there is none of this name."""
+        """Return the experiment of this name, or all if it is None. Raises InputError if none has the name."""
         chosen = [experiment for experiment in self.experiments if name in (None, experiment.name)]
         if not chosen:
             names = ", ".join(experiment.name for experiment in self.experiments)
-            raise InputError(f"`only` must be an experiment of {self.name}, {names}; got {name!r}.")
+            raise InputError(f"`only` must be one of the experiments of {self.name} ({names}); got {name!r}.")
         return chosen
 
 
 def read_study(file: str | os.PathLike[str]) -> Study:
-    """A study by its path, or by the name of one that comes with the package.
+    """Read a study from a path, or by the name of a study that comes with the package.
 
-    Raises InputError on a file that the format does not allow, NotFoundError on an unknown name.
+    Raises InputError if the file does not follow the format, NotFoundError if the name is unknown.
     """
     path = Path(file)
     if not path.is_file():
         path = data_folder("studies") / f"{file}.toml"
         if not path.is_file():
             available = ", ".join(sorted(study.stem for study in path.parent.glob("*.toml")))
-            raise NotFoundError(f"There is no study {str(file)!r}; give a .toml file, or one of {available}.")
+            raise NotFoundError(f"There is no study {str(file)!r}; pass a .toml file, or one of {available}.")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -75,7 +75,8 @@ def read_study(file: str | os.PathLike[str]) -> Study:
     unknown = sorted(set(table) - {"about", "experiment"})
     if unknown or not isinstance(table.get("experiment"), list) or not table["experiment"]:
         raise InputError(
-            f"The study {path.name} must hold 'about' and [[experiment]] tables; got {', '.join(table) or 'nothing'}."
+            f"The study {path.name} must have [[experiment]] tables and no other key than 'about'; got "
+            f"{', '.join(table) or 'nothing'}."
         )
     experiments = [_experiment(entry, f"The study {path.name}") for entry in table["experiment"]]
     check_unique_names([experiment.name for experiment in experiments], f"The study {path.name}")
@@ -110,34 +111,34 @@ def _experiment(table: Any, study: str) -> Experiment:
 
 def _check_group(group: Group, subject: str) -> None:
     if not group.encoders and not group.files:
-        raise InputError(f"{subject} group {group.name!r} must name 'encoders' or 'files'; it names neither.")
+        raise InputError(f"{subject} group {group.name!r} must have 'encoders' or 'files'; it has neither.")
     if group.encoders and group.data is None:
-        raise InputError(f"{subject} group {group.name!r} must say what 'data' its encoders read.")
+        raise InputError(f"{subject} group {group.name!r} must have 'data', the items that its encoders read.")
     layers = group.layers
     numbers = isinstance(layers, list) and layers and all(type(layer) is int for layer in layers)
     if layers not in (None, "all") and not numbers:
-        raise InputError(f"{subject} 'layers' must be all, or a list like [1, 6, 12]; got {layers!r}.")
+        raise InputError(f"{subject} 'layers' must be all, or a list such as [1, 6, 12]; got {layers!r}.")
     _check_at_least("limit", group.limit, 1, subject)
 
 
 def _build(kind: type, table: Any, subject: str) -> Any:
-    """A `Group` or `Experiment` from its table. Raises InputError on unknown keys and wrong types."""
+    """Build a `Group` or `Experiment` from its table. Raises InputError on unknown keys and wrong types."""
     types = get_type_hints(kind)
     if not isinstance(table, dict):
-        raise InputError(f"{subject} must hold tables; got {table!r}.")
+        raise InputError(f"{subject} must contain tables; got {table!r}.")
     unknown = sorted(set(table) - set(types))
     if unknown:
-        raise InputError(f"{subject} holds the unknown key '{unknown[0]}'; known are {', '.join(types)}.")
+        raise InputError(f"{subject} has the unknown key '{unknown[0]}'; allowed keys are {', '.join(types)}.")
     for key in (f.name for f in fields(kind)):
         if key in ("name", "group") and not table.get(key):
-            raise InputError(f"{subject} must state '{key}' of each {kind.__name__.lower()}.")
+            raise InputError(f"{subject} must have '{key}' in each {kind.__name__.lower()}.")
         if key in table:
             check_type(table[key], types[key], f"{subject} '{key}'")
     return kind(**table)
 
 
 def check_type(value: Any, kind: Any, subject: str) -> None:
-    """Raise InputError unless the value is of that type; true and false are not whole numbers."""
+    """Raise InputError unless the value has the type `kind`; true and false do not count as whole numbers."""
     if not isinstance(value, kind) or (isinstance(value, bool) and bool not in (kind, *get_args(kind))):
         raise InputError(f"{subject} must be {getattr(kind, '__name__', None) or kind}; got {value!r}.")
 
@@ -148,12 +149,14 @@ def _check_at_least(key: str, value: int | None, least: int, subject: str) -> No
 
 
 def check_unique_names(names: list[str], subject: str) -> None:
-    """Raise InputError unless the names differ and can be names of folders."""
+    """Raise InputError unless the names are unique and can be folder names."""
     for name in names:
         if "/" in name or name.startswith(".") or not name.isprintable():
-            raise InputError(f"{subject} must give plain names, without slashes, for they name folders; got {name!r}.")
+            raise InputError(
+                f"{subject} must use plain names without slashes, because they become folder names; got {name!r}."
+            )
         if names.count(name) > 1:
-            raise InputError(f"{subject} has the name {name!r} twice; give each a 'name' of its own.")
+            raise InputError(f"{subject} has the name {name!r} twice; use a different 'name' for each.")
 
 
 NUMERIC_FIELDS = ("parameters",)

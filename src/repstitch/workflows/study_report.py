@@ -1,4 +1,4 @@
-"""The results of a study as text: findings in sentences, the report of an experiment, and the summary of a run."""
+"""The results of a study as text: the findings in sentences, the report of an experiment, the summary of a run."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +14,10 @@ from repstitch.workflows.study_file import Experiment, Study
 
 @dataclass(frozen=True)
 class StudyResult:
-    """The result of one experiment: its atlas, the `missing` encoders with the reason, `findings` in sentences.
+    """The result of one experiment.
 
-    `report` is the path of its REPORT.md.
+    `atlas` has the alignment scores, `missing` the encoders that could not be loaded with the reason, `findings` the
+    results in sentences. `report` is the path of REPORT.md.
     """
 
     atlas: Atlas
@@ -25,7 +26,7 @@ class StudyResult:
     report: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON types."""
+        """Return the result as plain JSON types."""
         return {
             "atlas": self.atlas.to_dict(),
             "missing": self.missing,
@@ -35,9 +36,9 @@ class StudyResult:
 
 
 def findings(atlas: Atlas, groups: Mapping[str, str]) -> list[str]:
-    """Sentences about an atlas: how similar the groups are by each metric, then trend and control.
+    """Summarise an atlas in sentences: the alignment within and between groups by each metric, then trend and control.
 
-    `groups` is the group of each encoder by name.
+    `groups` has the group of each encoder, by the encoder's name.
     """
     lines, order = [], list(dict.fromkeys(groups.values()))
     for metric in atlas.metrics:
@@ -50,7 +51,7 @@ def findings(atlas: Atlas, groups: Mapping[str, str]) -> list[str]:
             lines.append(f"{metric}, {which}: {_range(pairs)}")
     lines += [f"trend: {atlas.trend.verdict}"] if atlas.trend is not None else []
     lines += [f"control: {atlas.control.verdict}"] if atlas.control is not None else []
-    return lines + [f"{test}: not answered. {reason}" for test, reason in atlas.unanswered.items()]
+    return lines + [f"{test}: not tested. {reason}" for test, reason in atlas.unanswered.items()]
 
 
 def _range(pairs: list[AlignmentScore]) -> str:
@@ -62,11 +63,11 @@ def _range(pairs: list[AlignmentScore]) -> str:
         return text + "."
     above = sum(pair.q is not None and pair.q <= LEVEL for pair in pairs)
     chance = sum(pair.null or 0.0 for pair in pairs) / len(pairs)
-    return f"{text}; by chance {num(chance)}; {above} of {len(pairs)} beyond chance (q ≤ {LEVEL})."
+    return f"{text}; expected by chance {num(chance)}; {above} of {len(pairs)} above chance (q ≤ {LEVEL})."
 
 
 def _pairs(atlas: Atlas, metric: str) -> Iterator[AlignmentScore]:
-    """The scores of all pairs of encoders by a metric, of each the best layers; once where the metric is symmetric."""
+    """Yield the score of each pair of encoders by a metric, at their best layers; once if the metric is symmetric."""
     earlier = set()
     for pair in atlas.layers or atlas.pairs(metric):
         both = (pair.source, pair.target)
@@ -87,23 +88,23 @@ def _pair_name(pair: AlignmentScore) -> str:
 
 
 def report(study: Study, experiment: Experiment, result: StudyResult, figures: list[Path]) -> str:
-    """The report of an experiment in Markdown."""
+    """Return the report of an experiment in Markdown."""
     parts = [f"# {experiment.name}", study.about, _setting(result.atlas, experiment)]
-    parts += ["## What was found", "\n".join(f"- {line}" for line in result.findings)]
-    parts += ["## The most alike", _strongest(result.atlas)]
+    parts += ["## Findings", "\n".join(f"- {line}" for line in result.findings)]
+    parts += ["## Highest scores", _strongest(result.atlas)]
     if result.missing:
-        parts += ["## Left out", "\n".join(f"- {name}: {reason}" for name, reason in result.missing.items())]
+        parts += ["## Encoders left out", "\n".join(f"- {name}: {reason}" for name, reason in result.missing.items())]
     parts += [f"![{path.stem}]({path.name})" for path in figures if path.suffix in (".png", ".svg")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _setting(atlas: Atlas, experiment: Experiment) -> str:
-    null = f"beside the null of {experiment.permutations} permutations" if experiment.permutations else "without a null"
-    return f"{len(atlas.names)} spaces over {atlas.n:,} items that all of them have, k = {atlas.k}, {null}."
+    null = f"null from {experiment.permutations} permutations" if experiment.permutations else "no null distribution"
+    return f"{len(atlas.names)} spaces over {atlas.n:,} items that are in all of them; k = {atlas.k}; {null}."
 
 
 def _strongest(atlas: Atlas, n: int = 10) -> str:
-    """A Markdown table of the highest scores by the first metric."""
+    """Return a Markdown table of the highest scores by the first metric."""
     metric = atlas.metrics[0]
     measures = ("score", "null", "calibrated", "q")
     lines = [f"| {metric} | " + " | ".join(measures) + " |", "|---|" + "---:|" * len(measures)]
@@ -115,7 +116,7 @@ def _strongest(atlas: Atlas, n: int = 10) -> str:
 
 
 def summary(results: Mapping[str, StudyResult]) -> str:
-    """The results of `run` as text: each experiment with its findings, missing encoders, and the report's path."""
+    """Return the results of `run` as text: each experiment with its findings, missing encoders and report's path."""
     parts = []
     for name, result in results.items():
         lines = [name, *(f"  {line}" for line in result.findings)]
