@@ -58,9 +58,9 @@ def test_directions_are_carried_and_keep_their_names(shelf, capsys, tmp_path):
     status, text, _ = run(shelf, capsys, f"@v.safetensors --forward @old-new --out {out}")
     assert status == 0
     assert text.splitlines() == [
-        f"3 directions: old -> new, in {out}",
-        "forward: the bare map, exactly: without the normalisation after it",
-        "rows: of old at unit length, of new at unit length",
+        f"3 directions: old -> new, written to {out}",
+        "forward: the stitcher's exact affine map, without output normalisation",
+        "row normalisation: unit length for old, unit length for new",
     ]
     found = content(out)
     np.testing.assert_allclose(found.values, directions(8).values @ R, atol=1e-5)
@@ -74,9 +74,9 @@ def test_a_probe_is_trained_proven_carried_and_drawn(shelf, capsys, tmp_path):
     for part in (
         "a probe of 3 classes: old -> new",
         "carried probe",
-        "carried through shuffled pairs",
-        "share of the native probe's accuracy: 1.0",
-        "the classes' mean directions, carried forward: cosine 0.9",
+        "carried, map fitted to shuffled pairs",
+        "accuracy as a share of the native probe's: 1.0",
+        "class directions (class mean minus overall mean), carried to the target: mean cosine 0.9",
         "labels saved: a native probe needs",
     ):
         assert part in text
@@ -117,7 +117,7 @@ def test_a_head_with_stated_classes_is_proven(shelf, capsys, tmp_path):
 def test_a_dictionary_goes_through_both_and_is_compared_where_rows_are_given(shelf, capsys, tmp_path):
     status, text, _ = run(shelf, capsys, f"@sae.safetensors {BOTH} {ROWS} --out {tmp_path / 'sae.safetensors'}")
     assert status == 0
-    assert "features correlate with the original's by 1.000 on the mean" in text
+    assert "correlation of carried with original features: mean 1.000" in text
     assert content(tmp_path / "sae.safetensors").subtract_b_dec is True
     assert run(shelf, capsys, f"@sae.safetensors {BOTH} --out {tmp_path / 'again.safetensors'}")[0] == 0
 
@@ -137,8 +137,8 @@ def test_names_classify_and_are_proven(shelf, capsys, tmp_path):
     line = "--prompts @prompts.parquet --forward @old-new --target @new.parquet --labels @labels.csv:kind"
     status, text, _ = run(shelf, capsys, f"{line} --out {tmp_path / 'names.safetensors'} --plot {tmp_path / 'p.svg'}")
     assert status == 0
-    assert "from names alone" in text
-    assert "chance: balanced accuracy 0.333" in text
+    assert "probe from class names" in text
+    assert "balanced accuracy of guessing: 0.333" in text
     assert content(tmp_path / "names.safetensors").classes == ("class 0", "class 1", "class 2")
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
 
@@ -147,56 +147,56 @@ def test_an_mlp_says_that_it_acts_by_its_jacobian(shelf, capsys, tmp_path):
     line = f"@head.npz --backward @bent --target @new.parquet --out {tmp_path / 'head.npz'}"
     status, text, _ = run(shelf, capsys, line)
     assert status == 0
-    assert "Jacobian averaged over 400 rows, normalisation included: a tangent, so true near such rows only" in text
+    assert "Jacobian averaged over 400 rows, including normalisation: a linear approximation" in text
 
 
 REFUSED = {
-    "": "Give what is carried: a FILE, --concept with --against, --prompts, or --labels",
+    "": "Nothing to transfer: pass FILE, --concept with --against, --prompts, or --labels",
     "@v.safetensors": "`--forward`, a stitcher from source to target, or `--backward`",
     "@v.safetensors --out OUT.npz": "`--forward`, a stitcher from source to target, or `--backward`",
     "@v.safetensors --backward @new-old --out OUT.npz": "`--forward`, a stitcher from source to target, is needed",
-    "@v.safetensors --forward @new-old --backward @new-old --out OUT.npz": "must lead back between the spaces",
-    "@v.safetensors --forward @old-new --out OUT.txt": r"end in .safetensors or .npz \(directions also in .npy\); got",
+    "@v.safetensors --forward @new-old --backward @new-old --out OUT.npz": "must map the target space of `--forward`",
+    "@v.safetensors --forward @old-new --out OUT.txt": r"end in .safetensors or .npz \(or .npy for directions\); got",
     "--concept x --against y --forward @none --out OUT.txt": "`--out` must end in .safetensors, .npz or .npy; got",
     "--concept x --against y --by classifier --backward @none --out OUT.npy": "must end in .safetensors or .npz; got",
     "--prompts x --forward @none --out OUT.npy": "`--out` must end in .safetensors or .npz; got",
     "@none.npz --directions --forward @none --out OUT.txt": "`--out` must end in .safetensors, .npz or .npy; got",
-    "@v.safetensors --forward @old-new --out nowhere/OUT.npz": "must lie in a folder that exists",
+    "@v.safetensors --forward @old-new --out nowhere/OUT.npz": "must be in an existing folder",
     "@v.safetensors --forward @old-new --out @v.safetensors": "exists and is never overwritten",
-    "@v.safetensors --prompts @prompts.parquet --forward @old-new --out OUT.npz": "Give one thing to carry",
+    "@v.safetensors --prompts @prompts.parquet --forward @old-new --out OUT.npz": "Pass only one of FILE",
     "@none.npz --forward @old-new --out OUT.npz": "There is no file",
-    "@labels.csv --forward @old-new --out OUT.npz": "labels.csv must be one of .npz",
+    "@labels.csv --forward @old-new --out OUT.npz": "labels.csv must end in one of .npz",
     "@v.safetensors --forward @none --out OUT.npz": "There is no stitcher",
-    "@head.npz --backward @bent --out OUT.npz": "An MLP has no one matrix",
-    "@head.npz --backward @new-old --renormalise --out OUT.npz": "`--renormalise` is of directions only",
-    "@head.npz --backward @new-old --jacobian --out OUT.npz": "`--jacobian` is of use with --source or --target only",
-    f"@head.npz --backward @new-old {PROVEN}": "give `--classes`, one a line",
-    "@v.safetensors --forward @old-new --classes @classes.txt --out OUT.npz": "`--classes` is said of a probe",
+    "@head.npz --backward @bent --out OUT.npz": "An MLP is not a single matrix",
+    "@head.npz --backward @new-old --renormalise --out OUT.npz": "`--renormalise` applies only to directions",
+    "@head.npz --backward @new-old --jacobian --out OUT.npz": "`--jacobian` requires --source or --target",
+    f"@head.npz --backward @new-old {PROVEN}": "pass `--classes`, one name per score",
+    "@v.safetensors --forward @old-new --classes @classes.txt --out OUT.npz": "`--classes` applies only to a probe",
     "@head.npz --backward @new-old --classes @none --out OUT.npz": "`--classes` .*none cannot be read",
-    f"@v.safetensors {BOTH} {PROVEN}": "`--labels` prove probes, and this is 3 directions",
+    f"@v.safetensors {BOTH} {PROVEN}": "`--labels` are used to evaluate probes, not 3 directions",
     "--concept @kind0.parquet --forward @old-new --out OUT.npz": "`--concept` needs `--against`",
     "--concept @kind0.parquet --against @new.parquet --forward @old-new --out OUT.npz": "`--against` must be in space",
-    "--against @kind0.parquet --labels x.csv:y": "`--against` is of use with --concept only",
-    f"--by means {BOTH} {PROVEN}": "`--by` is of use with --concept only",
-    f"--names x.txt {BOTH} {PROVEN}": "`--names` is of use with --prompts only",
-    "@v.safetensors --forward @old-new --out OUT.npz --plot p.png": "`--plot` is of use with --labels only",
-    f"{BOTH} --labels @labels.csv:kind": "`--labels` is of use with --target only",
-    f"@v.safetensors --forward @old-new {ROWS}": "there is nothing to prove this on",
+    "--against @kind0.parquet --labels x.csv:y": "`--against` requires --concept",
+    f"--by means {BOTH} {PROVEN}": "`--by` requires --concept",
+    f"--names x.txt {BOTH} {PROVEN}": "`--names` requires --prompts",
+    "@v.safetensors --forward @old-new --out OUT.npz --plot p.png": "`--plot` requires --labels",
+    f"{BOTH} --labels @labels.csv:kind": "`--labels` requires --target",
+    f"@v.safetensors --forward @old-new {ROWS}": "there is nothing to evaluate",
     "@v.safetensors --forward @old-new --seed -1 --out OUT.npz": "`--seed` must be a whole number",
-    "@v.safetensors --forward @old-new --source-ids x.txt --out OUT.npz": "`--source-ids` is of use with --source only",
-    f"--prompts @prompts.parquet {BOTH} --out OUT.npz": "`--backward` has no part in what --prompts does",
+    "@v.safetensors --forward @old-new --source-ids x.txt --out OUT.npz": "`--source-ids` requires --source",
+    f"--prompts @prompts.parquet {BOTH} --out OUT.npz": "`--backward` cannot be combined with --prompts",
     "--concept @kind0.parquet --against @kind0.parquet --backward @new-old --by classifier --out OUT.npz": "same mean",
     f"@head.npz --backward @new-old {PROVEN} --out OUT.npy": "`--out` must end in .safetensors or .npz",
     f"{BOTH} {PROVEN} --out OUT.npy": "`--out` must end in .safetensors or .npz",
-    f"@one.npz --backward @new-old {PROVEN}": "give `--classes`: two lines, the second what a score above 0 says",
+    f"@one.npz --backward @new-old {PROVEN}": "pass `--classes`, two names, of which the second",
     f"{BOTH} --target @new.parquet --labels @labels.csv:kind": "and the rows of both spaces are needed",
-    f"{BOTH} {ROWS} --labels @labels.csv:other": "`--labels` must name a column as labels.csv:COLUMN, out of kind",
-    f"{BOTH} {ROWS} --labels @labels.csv:id": "out of kind; got id",
+    f"{BOTH} {ROWS} --labels @labels.csv:other": "`--labels` must name a column as labels.csv:COLUMN, where",
+    f"{BOTH} {ROWS} --labels @labels.csv:id": "one of kind; got id",
     f"{BOTH} {PROVEN} --plot p.bmp": "`--plot` must end in .png, .svg or .pdf",
     f"{BOTH} --source @new.parquet --target @old.parquet --labels @labels.csv:kind": "`--target` must be in space",
-    "--prompts @prompts.parquet --backward @new-old --out OUT.npz": "`--backward` has no part in what --prompts does",
+    "--prompts @prompts.parquet --backward @new-old --out OUT.npz": "`--backward` cannot be combined with --prompts",
     "--prompts @new.parquet --forward @old-new --out OUT.npz": "`--prompts` must be in space 'old'",
-    f"@sae.safetensors {BOTH} --no-subtract-b-dec --out OUT.safetensors": "stated as true with the file already",
+    f"@sae.safetensors {BOTH} --no-subtract-b-dec --out OUT.safetensors": "states `--subtract-b-dec` as true",
 }  # fmt: skip
 
 
@@ -244,4 +244,4 @@ def test_stitchers_that_do_not_fit_each_other_are_refused_before_any_rows_are_re
     monkeypatch.setattr("repstitch.transfer.context.read", never)
     status, _, error = run(shelf, capsys, f"--forward @old-new --backward @old-new {PROVEN}")
     assert status == 2
-    assert "must lead back between the spaces" in error
+    assert "must map the target space of `--forward`" in error

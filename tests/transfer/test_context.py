@@ -50,7 +50,7 @@ def test_an_mlp_acts_by_its_jacobian_at_training_rows():
     bent = stitcher(mlp(8, 8), "new", "old")
     built = context(backward=bent, forward=None)
     assert f"averaged over {len(built.paired_rows.split.train)} rows" in built.backward_map.description
-    with pytest.raises(InputError, match="An MLP has no one matrix"):
+    with pytest.raises(InputError, match="An MLP is not a single matrix"):
         transfer(probe(8), build_context(None, bent))
     alone: Any = build_context(None, bent, source=OLD, target=NEW.take([3]))  # not paired: each side stands for itself
     assert "at one point" in transfer(probe(8), alone)[1]
@@ -70,7 +70,7 @@ def test_swapped_files_without_cards_are_refused():
     backward = replace(BACKWARD, source_mean=new.vectors.mean(0), target_mean=old.vectors.mean(0))
     guessed = [replace(rows, space=replace(rows.space, name="rows", encoder=None)) for rows in (old, new)]
     build_context(None, backward, guessed[0], guessed[1])
-    with pytest.raises(InputError, match=r"`target` looks like rows of 'old'.*a card of 'new' with `target_space`"):
+    with pytest.raises(InputError, match=r"`target` looks like rows of 'old'.*are in 'new' with `target_space`"):
         build_context(None, backward, guessed[1], guessed[0])
     with pytest.raises(InputError, match="`against` looks like rows of 'new'"):
         concept_from_examples(build_context(None, backward), guessed[0], guessed[1], by="classifier")
@@ -100,7 +100,7 @@ def test_rows_of_one_group_stay_on_one_side():
 def test_a_stitcher_of_groups_without_groups_here_is_warned_of(caplog):
     built = context(backward=replace(BACKWARD, split={"shares": [0.6, 0.15, 0.25], "seed": 0, "group": "photo"}))
     assert len(built.paired_rows.split.test)
-    assert "The stitcher was trained with groups (photo); give `group` here too" in caplog.text
+    assert "The stitcher was trained with groups (photo); pass `group` here too" in caplog.text
 
 
 def test_rows_seen_by_the_forward_stitcher_are_known_by_their_contents_too():
@@ -143,9 +143,9 @@ def test_what_is_seen_is_known_by_id():
 @pytest.mark.parametrize(
     ("target", "seen", "message"),
     [
-        (None, IDS[:0], "`labels` and the `target` rows that they are of are needed"),
-        (NEW, IDS[:0], "`labels` and the `target` rows that they are of are needed"),
-        (replace(NEW, labels=LABELS), IDS, "All labelled target rows were used to train the stitcher"),
+        (None, IDS[:0], "`labels` and the `target` rows that they belong to are needed"),
+        (NEW, IDS[:0], "`labels` and the `target` rows that they belong to are needed"),
+        (replace(NEW, labels=LABELS), IDS, "All usable labelled target rows were used to train the stitcher"),
     ],
 )
 def test_without_unseen_labelled_rows_names_are_not_proven(target, seen, message):

@@ -48,7 +48,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path, name, suffix):
 
 def test_directions_are_also_one_bare_array(tmp_path, caplog):
     files.write(tmp_path / "named.npy", directions())
-    assert "no place for the directions' names" in caplog.text
+    assert "cannot store the names of directions" in caplog.text
     path = files.write(tmp_path / "v.npy", Directions(np.eye(3)))
     same(content(path), Directions(np.eye(3)))
     np.save(tmp_path / "one.npy", np.ones(4))
@@ -66,7 +66,7 @@ def test_vectors_by_name_are_directions_by_name_where_that_is_stated(tmp_path, n
     for name, value in again.items():
         np.testing.assert_array_equal(value, arrays[name])
         assert value.dtype == np.float16
-    with pytest.raises(InputError, match="give `directions` if it is one table of directions"):
+    with pytest.raises(InputError, match="pass `directions` if it contains one matrix of directions"):
         content_and_layout(tmp_path / "v.safetensors")
     assert content(tmp_path / "again.safetensors").names == found.names  # its own notes say what it holds
 
@@ -84,9 +84,9 @@ def test_directions_each_apart_arrive_whole_in_every_format_and_by_any_name(tmp_
 def test_decoder_rows_are_directions_where_that_is_stated(tmp_path):
     path = files.write(tmp_path / "sae.npz", dictionary())
     np.testing.assert_allclose(content(f"{path}:W_dec", directions=True).values, dictionary().W_dec, atol=1e-6)
-    with pytest.raises(InputError, match="'W_dec' is one array of it; give `directions`"):
+    with pytest.raises(InputError, match="'W_dec' is a single array; pass `directions`"):
         content(f"{path}:W_dec")
-    with pytest.raises(InputError, match="Directions are one table, or vectors of one width"):
+    with pytest.raises(InputError, match="Directions must be one matrix, or named vectors of one width"):
         content(path, directions=True)
 
 
@@ -155,7 +155,7 @@ def test_one_layer_of_several_is_named_after_a_colon(tmp_path):
     np.testing.assert_allclose(found.coef, model[2].weight.detach().numpy(), atol=1e-7)
     with pytest.raises(InputError, match=r"several layers; name one after a colon: 0, 2"):
         files.read(tmp_path / "model.pt")
-    with pytest.raises(InputError, match="It has no part 'head'"):
+    with pytest.raises(InputError, match="The file has no layer or array 'head'"):
         files.read(f"{tmp_path}/model.pt:head")
 
 
@@ -256,7 +256,7 @@ def save_dictionary(path, **config):
 
 def test_whether_b_dec_is_subtracted_must_be_stated(tmp_path):
     path = save_dictionary(tmp_path)
-    with pytest.raises(InputError, match="not stated whether b_dec is subtracted before encoding"):
+    with pytest.raises(InputError, match="does not state whether b_dec is subtracted before encoding"):
         files.read(path)
     assert content(path, subtract_b_dec=False).subtract_b_dec is False
 
@@ -265,7 +265,7 @@ def test_whether_b_dec_is_subtracted_must_be_stated(tmp_path):
 def test_a_config_beside_it_states_it(tmp_path, stated):
     path = save_dictionary(tmp_path, apply_b_dec_to_input=stated, architecture="standard", d_in=6)
     assert content(path).subtract_b_dec is stated
-    with pytest.raises(InputError, match=r"stated as .* with the file already"):
+    with pytest.raises(InputError, match="states `subtract_b_dec` as"):
         files.read(path, subtract_b_dec=not stated)
 
 
@@ -278,9 +278,9 @@ def test_topk_of_a_config_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"normalize_activations": "layer_norm"}, r"another step \(normalize_activations: layer_norm\); fold"),
+        ({"normalize_activations": "layer_norm"}, r"not supported \(normalize_activations: layer_norm\); fold"),
         ({"architecture": "gated"}, "`activation` must be one of relu"),
-        ([], "must hold a JSON object"),
+        ([], "must contain a JSON object"),
     ],
 )
 def test_what_a_config_says_of_other_dictionaries_is_refused(tmp_path, config, message):
@@ -293,7 +293,7 @@ def test_what_a_config_says_of_other_dictionaries_is_refused(tmp_path, config, m
 def test_also_a_dictionary_without_a_decoder_bias_must_say_for_what_is_carried_has_one(tmp_path):
     arrays = {n: np.asarray(getattr(dictionary(), n), np.float16) for n in ("W_enc", "W_dec")}
     save_file(arrays, tmp_path / "sae.safetensors")
-    with pytest.raises(InputError, match="not stated whether b_dec is subtracted"):
+    with pytest.raises(InputError, match="does not state whether b_dec is subtracted"):
         content(tmp_path / "sae.safetensors")
     found, layout = content_and_layout(tmp_path / "sae.safetensors", subtract_b_dec=True)
     assert not found.b_dec.any()
@@ -310,13 +310,13 @@ def test_also_a_dictionary_without_a_decoder_bias_must_say_for_what_is_carried_h
         ({"architecture": "topk", "activation_fn": "relu", "k": 3}, "topk"),
         ({"architecture": "jumprelu", "activation_fn": "relu"}, "`threshold` if and only if"),
         ({"architecture": "gated", "activation_fn": "relu"}, "must be one of relu"),
-        ({"architecture": "topk", "activation_fn": "tanh", "k": 3}, "contradicts itself: tanh, topk"),
+        ({"architecture": "topk", "activation_fn": "tanh", "k": 3}, "contradictory activations: tanh, topk"),
         ({"activation_fn": "topk"}, "`k` of a topk dictionary"),
         ({"activation_fn": "topk", "activation_fn_kwargs": [3]}, "`k` of a topk dictionary"),
         ({"activation_fn": "topk", "k": "many"}, "cannot be read"),
         ({"apply_b_dec_to_input": "maybe"}, "cannot be read"),
         ({"apply_b_dec_to_input": 3}, "must be true or false"),
-        ({"rescale_acts_by_decoder_norm": True}, "another step"),
+        ({"rescale_acts_by_decoder_norm": True}, "step that is not supported"),
     ],
 )
 def test_the_activation_is_what_the_config_says_or_refused(tmp_path, config, activation):
@@ -334,7 +334,7 @@ def test_a_threshold_and_another_activation_contradict_one_another(tmp_path):
     save_file(arrays | {"threshold": np.ones(10, np.float32)}, tmp_path / "sae.safetensors")
     assert content(tmp_path / "sae.safetensors", subtract_b_dec=True).activation == "jumprelu"
     (tmp_path / "cfg.json").write_text(json.dumps({"activation_fn": "topk", "k": 3}))
-    with pytest.raises(InputError, match="contradicts itself: a threshold, topk"):
+    with pytest.raises(InputError, match="contradictory activations: a threshold, topk"):
         content(tmp_path / "sae.safetensors", subtract_b_dec=True)
 
 
@@ -400,25 +400,25 @@ def unfitting(path):
 
 
 BROKEN = {
-    "pickle": ("x.pkl", unpickled, "Pickles run code when opened, so they are never read"),
+    "pickle": ("x.pkl", unpickled, "Pickle files can run code when opened, so they are never read"),
     "joblib": ("x.joblib", unpickled, "never read"),
-    "text": ("x.txt", lambda p: p.write_text("1"), "x.txt must be one of .npz, .safetensors"),
+    "text": ("x.txt", lambda p: p.write_text("1"), "x.txt must end in one of .npz, .safetensors"),
     "objects in npz": ("x.npz", objects, "cannot be read"),
     "code in a state dict": ("x.pt", evil_torch, "cannot be read"),
-    "code in skops": ("x.skops", untrusted, "cannot be read|must hold a linear model"),
-    "no linear model": ("x.skops", forest, "must hold a linear model, at most after a StandardScaler; it holds KMeans"),
+    "code in skops": ("x.skops", untrusted, "cannot be read|must contain a linear model"),
+    "no linear model": ("x.skops", forest, "must contain a linear model, .*; it contains KMeans"),
     "no safetensors": ("x.safetensors", lambda p: p.write_bytes(b"x" * 99), "cannot be read"),
     "half an npy": ("x.npy", lambda p: p.write_bytes(b"\x93NUMPY"), "cannot be read"),
-    "empty npz": ("x.npz", lambda p: np.savez(p), "It holds nothing"),
-    "a state dict of no tensors": ("x.pt", lambda p: torch.save({"epoch": 3}, p), "must hold tensors by name"),
+    "empty npz": ("x.npz", lambda p: np.savez(p), "The file contains nothing"),
+    "a state dict of no tensors": ("x.pt", lambda p: torch.save({"epoch": 3}, p), "must contain a state dict"),
     "NaN": ("x.npz", lambda p: np.savez(p, coef=np.full((1, 2), np.nan), intercept=np.ones(1)), "must be finite"),
     "a cube": ("x.npy", lambda p: np.save(p, np.ones((2, 2, 2))), "`values` must have the shape"),
-    "text in npz": ("x.npz", lambda p: np.savez(p, coef=np.array([["a"]])), "must hold numbers"),
-    "a regression with a link": ("x.skops", poisson, "must hold a linear model"),
-    "one against one": ("x.skops", one_against_one, "must hold a linear model"),
-    "unknown names": ("x.npz", lambda p: np.savez(p, w=np.eye(3)), "give `directions`"),
-    "an npz called npy": ("x.npy", lambda p: named_npy(p), "must hold arrays by name"),
-    "numbers for names": ("x.pt", lambda p: torch.save({1: torch.ones(3)}, p), "must hold arrays by name"),
+    "text in npz": ("x.npz", lambda p: np.savez(p, coef=np.array([["a"]])), "must contain numbers"),
+    "a regression with a link": ("x.skops", poisson, "must contain a linear model"),
+    "one against one": ("x.skops", one_against_one, "must contain a linear model"),
+    "unknown names": ("x.npz", lambda p: np.savez(p, w=np.eye(3)), "pass `directions`"),
+    "an npz called npy": ("x.npy", lambda p: named_npy(p), "must contain named arrays"),
+    "numbers for names": ("x.pt", lambda p: torch.save({1: torch.ones(3)}, p), "must contain named arrays"),
     "classes that are no list": ("x.safetensors", lambda p: noted(p, classes="3"), "`classes` must be"),
     "classes that are no JSON": ("x.safetensors", lambda p: noted(p, classes="cat, dog"), "cannot be read"),
     "a space that is none": ("x.safetensors", lambda p: noted(p, **{files.SPACE: "[]"}), "must be a JSON object"),
@@ -426,13 +426,13 @@ BROKEN = {
     "text for a threshold": (
         "x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(2), log_threshold=np.array(["a"])), "cannot be",
     ),
-    "two tables": ("x.npz", lambda p: np.savez(p, a=np.eye(2), b=np.eye(2)), "no probe .* no dictionary"),
+    "two tables": ("x.npz", lambda p: np.savez(p, a=np.eye(2), b=np.eye(2)), "neither a probe .* nor a dictionary"),
     "a probe and more": (
-        "x.npz", lambda p: np.savez(p, coef=np.eye(2), intercept=np.ones(2), scale=np.ones(2)), "what is 'scale' in it",
+        "x.npz", lambda p: np.savez(p, coef=np.eye(2), intercept=np.ones(2), scale=np.ones(2)), "'scale' that is",
     ),
     "half a dictionary": ("x.npz", lambda p: np.savez(p, W_enc=np.eye(2)), "W_dec is missing"),
     "gated": (
-        "x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(2), b_gate=np.ones(2)), "what is 'b_gate' in it",
+        "x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(2), b_gate=np.ones(2)), "'b_gate' that is",
     ),
     "unfitting dictionary": ("x.npz", unfitting, "`W_dec` must have the"),
 }  # fmt: skip
@@ -450,11 +450,11 @@ def test_what_cannot_be_carried_or_trusted_is_refused_in_one_line(tmp_path, caps
 
 def test_what_is_stated_of_another_kind_is_refused(tmp_path):
     path = files.write(tmp_path / "p.npz", probe())
-    with pytest.raises(InputError, match="`subtract_b_dec` is said of a dictionary, and it holds"):
+    with pytest.raises(InputError, match="`subtract_b_dec` applies only to a dictionary"):
         files.read(path, subtract_b_dec=True)
-    with pytest.raises(InputError, match="`classes` are stated in the file already"):
+    with pytest.raises(InputError, match="`classes` differ from those stored in the file"):
         files.read(path, classes=["a", "b", "c"])
-    with pytest.raises(InputError, match="`classes` is said of a probe"):
+    with pytest.raises(InputError, match="`classes` applies only to a probe"):
         files.read(files.write(tmp_path / "v.npz", directions()), classes=["a"])
     with pytest.raises(InputError, match="There is no file"):
         files.read(tmp_path / "none.npz")
@@ -473,7 +473,7 @@ def test_nothing_is_overwritten_or_written_under_a_name_that_cannot_be_read(tmp_
     ):
         with pytest.raises(InputError, match=f"must end in {endings};"):
             files.write(tmp_path / out, transferable)
-    with pytest.raises(InputError, match="lie in a folder that exists"):
+    with pytest.raises(InputError, match="be in an existing folder"):
         files.write(tmp_path / "nowhere" / "p.npz", probe())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.npz"]
 

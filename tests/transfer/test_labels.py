@@ -50,7 +50,7 @@ def test_labels_without_ids_go_by_position(tmp_path):
 
 def test_rows_without_ids_are_not_guessed_to_stand_as_a_table_with_ids_does(tmp_path):
     path = table(tmp_path, ".csv", {"id": list("wxyz"), "kind": list("abcd")})
-    with pytest.raises(InputError, match="goes by ids, and the rows have none; give them too"):
+    with pytest.raises(InputError, match="has a column id, but the rows have no ids"):
         label(embeddings(4, ids=None), f"{path}:kind")
 
 
@@ -60,7 +60,7 @@ def test_what_is_missing_is_no_class_of_its_own(tmp_path):
     assert list(label(ROWS, f"{tmp_path}/l.parquet:kind").labels) == ["1", None, None, "2.5"]
     np.save(tmp_path / "y.npy", np.array([b"a", b"b", b"a", b""]))
     assert list(label(ROWS, str(tmp_path / "y.npy")).labels) == ["a", "b", "a", None]
-    with pytest.raises(InputError, match="must give some of the rows a label; all are empty"):
+    with pytest.raises(InputError, match="must contain a label for at least one of the rows"):
         label(ROWS, ["", None, " ", float("nan")])
 
 
@@ -68,7 +68,7 @@ def test_a_table_with_a_column_twice_or_without_rows_is_refused(tmp_path):
     for name, text, message in (
         ("twice.csv", "id,kind,kind\nitem0,a,b\n", "more than one column 'kind'"),
         ("ids.csv", "id,id,kind\nitem0,item1,b\n", "more than one column 'id'"),
-        ("bare.csv", "id,kind\n", "knows none of the ids"),
+        ("bare.csv", "id,kind\n", "has none of the rows' ids"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=message):
@@ -82,21 +82,21 @@ def test_a_table_with_a_column_twice_or_without_rows_is_refused(tmp_path):
             ".csv",
             {"id": ["x"], "kind": ["a"]},
             ":kind",
-            r"knows none of the ids \(it has e.g. 'x', the rows 'item0'",
+            r"has none of the rows' ids \(the table has e.g. 'x', the rows 'item0'",
         ),
         (".csv", {"id": ["item0", "item0"], "kind": ["a", "b"]}, ":kind", "Ids must be unique; the table of labels"),
         (
             ".csv",
             {"id": ["item0"], "kind": ["a"]},
             ":sort",
-            r"name a column as labels.csv:COLUMN, out of kind; got sort",
+            r"name a column as labels.csv:COLUMN, where COLUMN is one of kind; got sort",
         ),
-        (".parquet", {"id": ["item0"], "kind": ["a"]}, "", "out of kind; got None"),
+        (".parquet", {"id": ["item0"], "kind": ["a"]}, "", "one of kind; got None"),
         (
             ".parquet",
             {"kind": ["a", "b"]},
             ":kind",
-            r"has no column id, so it must have one entry a row \(4\); it has 2",
+            r"has no column id, so it must have one entry per row \(4\); it has 2",
         ),
     ],
 )
@@ -108,7 +108,7 @@ def test_labels_that_cannot_be_matched_are_refused(tmp_path, suffix, rows, colum
 def test_files_that_are_not_there_or_of_another_length_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no file"):
         label(ROWS, f"{tmp_path}/none.csv:kind")
-    with pytest.raises(InputError, match=r"`labels` must have one entry a row \(4\)"):
+    with pytest.raises(InputError, match=r"`labels` must have one entry per row \(4\)"):
         label(ROWS, ["a"])
 
 

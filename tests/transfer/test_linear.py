@@ -76,26 +76,26 @@ def test_an_affine_map_acts_as_it_is_unless_a_tangent_is_wanted():
     tangent = linearise(made, rows, tangent=True)
     np.testing.assert_allclose(tangent.weight, jacobian(made, unit(rows)).weight, atol=1e-6)
     assert "Jacobian averaged over 5 rows" in tangent.description
-    assert "exactly" in linearise(made).description
+    assert "exact affine map" in linearise(made).description
 
 
 def test_an_mlp_acts_by_its_jacobian_and_says_so():
     tangent = linearise(stitcher(MAPS["mlp"]), gaussian(1, 6))
     assert "Jacobian at one point" in tangent.description
-    assert "true near such rows only" in tangent.description
+    assert "a linear approximation that holds near such rows" in tangent.description
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: linearise(stitcher(MAPS["mlp"])), "An MLP has no one matrix, so it acts by its Jacobian at rows"),
+        (lambda: linearise(stitcher(MAPS["mlp"])), "An MLP is not a single matrix, so its Jacobian at rows"),
         (
             lambda: linearise(stitcher(MAPS["affine"]), None, True),
             "A Jacobian is taken at rows of the stitcher's source",
         ),
         (lambda: jacobian(stitcher(MAPS["mlp"]), gaussian(3, 5)), r"`rows` must be \(n, 6\) or \(6,\)"),
-        (lambda: jacobian(stitcher(MAPS["mlp"]), np.zeros((2, 6))), "hold only zeros"),
-        (lambda: linearise(stitcher(MAPS["mlp"]), np.full((2, 6), np.nan)), "hold NaN or Inf"),
+        (lambda: jacobian(stitcher(MAPS["mlp"]), np.zeros((2, 6))), "contain only zeros"),
+        (lambda: linearise(stitcher(MAPS["mlp"]), np.full((2, 6), np.nan)), "contain NaN or Inf"),
     ],
 )
 def test_what_has_no_tangent_is_refused(call, message):

@@ -104,8 +104,8 @@ def test_what_tells_apart_is_not_what_shows_more_of_it():
         (lambda: concept(X[:5], X[:5]), "have the same mean"),
         (lambda: concept(X[:5], X[5:9], by="magic"), "`by` must be one of means, classifier"),
         (lambda: fit_probe(X, np.zeros(300, int), CLASSES, (X, Y)), "rows of at least two classes; got 1 in 300"),
-        (lambda: fit_probe(np.ones((300, 2)), Y, CLASSES, (X, Y)), "rows that differ; these are all the same"),
-        (lambda: fit_probe(X[Y < 2], Y[Y < 2], CLASSES, (X[Y == 2], Y[Y == 2])), "held-out rows of its classes"),
+        (lambda: fit_probe(np.ones((300, 2)), Y, CLASSES, (X, Y)), "rows that differ; all the rows are identical"),
+        (lambda: fit_probe(X[Y < 2], Y[Y < 2], CLASSES, (X[Y == 2], Y[Y == 2])), "validation rows of its classes"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(call, message):

@@ -56,7 +56,7 @@ def test_a_proof_without_what_it_must_hold_is_refused(name):
     for key in [field.key for field in proof.fields() if field.default is None]:
         values = proof.to_dict()
         del values[key]
-        with pytest.raises(InputError, match=f"must hold '{key}'"):
+        with pytest.raises(InputError, match=f"must have the key '{key}'"):
             type(proof).from_dict(values)
         with pytest.raises(InputError, match=f"'{key}' of a {type(proof).__name__} must be"):
             type(proof).from_dict(values | {key: None})
@@ -79,22 +79,22 @@ def test_the_properties_of_a_probes_proof_are_its_keys():
     without = Proof(values | {"retention": None, "label_efficiency": None})
     assert without.retention is None
     assert without.label_efficiency is None
-    assert "share of the native probe's accuracy" not in str(without)
+    assert "accuracy as a share of the native probe's" not in str(without)
 
 
 def test_a_proof_prints_as_a_report():
     lines = str(PROOFS["probe"]).splitlines()
     assert lines[0].startswith(f"{PROOFS['probe'].n_test} unseen rows of new, 3 classes")
     assert lines[1].split()[:2] == ["carried", "probe"]
-    assert "labels saved: a native probe needs about 17 labelled rows of the target to match it" in lines
-    assert "the classes' mean directions, carried forward: cosine 0.500 to the target's own, -0.250 to" in lines[-2]
-    assert "chance: balanced accuracy 0.333" in str(PROOFS["names"])
+    assert "labels saved: a native probe needs about 17 labelled target rows to be as accurate" in lines
+    assert "carried to the target: mean cosine 0.500 with the target's own, -0.250 with those of" in lines[-2]
+    assert "balanced accuracy of guessing: 0.333" in str(PROOFS["names"])
     assert str(PROOFS["dictionary"]).startswith("60 unseen rows, ")
 
 
 @pytest.mark.parametrize(
     ("matches", "sentence"),
-    [(10, "needs at most 10 labelled rows"), (None, "does not match it with all 20 labelled rows")],
+    [(10, "needs at most 10 labelled target rows"), (None, "less accurate even with all 20 labelled target rows")],
 )
 def test_labels_saved_are_told_in_a_sentence(matches, sentence):
     values = PROOFS["probe"].to_dict()

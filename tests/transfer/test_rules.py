@@ -108,14 +108,14 @@ def test_only_an_orthogonal_map_may_stand_for_its_own_inverse_transposed():
 @pytest.mark.parametrize(
     ("thing", "maps", "message"),
     [
-        (directions(), {"backward": BACKWARD}, "`forward` is needed to carry directions: a stitcher from the source"),
-        (probe(), {"forward": FORWARD}, "`backward` is needed to carry a probe: a stitcher from the target"),
+        (directions(), {"backward": BACKWARD}, "`forward` is needed to carry directions: a map from the source"),
+        (probe(), {"forward": FORWARD}, "`backward` is needed to carry a probe: a map from the target"),
         (dictionary(), {"forward": FORWARD}, "`backward` is needed to carry a dictionary"),
-        (directions(5), {"forward": FORWARD}, "has 5 dimensions, but `forward` knows the source by 6"),
+        (directions(5), {"forward": FORWARD}, "has 5 dimensions, but the source space of `forward` has 6"),
         (directions(4), {"forward": FORWARD}, "may be swapped"),
         (probe(4), {"backward": BACKWARD}, "may be swapped"),
-        (dictionary(), {"forward": FORWARD, "backward": linear(5, 6)}, "`backward` must come from the 4 dimensions"),
-        (probe(), {"backward": BACKWARD, "renormalise": True}, "`renormalise` is of directions only"),
+        (dictionary(), {"forward": FORWARD, "backward": linear(5, 6)}, "`backward` must take the 4 dimensions"),
+        (probe(), {"backward": BACKWARD, "renormalise": True}, "`renormalise` applies only to directions"),
     ],
 )
 def test_what_cannot_be_carried_is_refused(thing, maps, message):
@@ -125,7 +125,7 @@ def test_what_cannot_be_carried_is_refused(thing, maps, message):
 
 def test_a_direction_that_the_map_takes_to_zero_is_refused():
     flat = LinearMap(AffineMap(torch.diag(torch.tensor([1.0, 0.0])).double(), torch.zeros(2).double()), "")
-    with pytest.raises(InputError, match="Direction 1 is one of those that the map takes to zero"):
+    with pytest.raises(InputError, match="The map takes direction 1 to zero"):
         carry(Directions(np.eye(2)), flat)
 
 
@@ -133,16 +133,19 @@ def test_a_direction_that_the_map_takes_to_zero_is_refused():
     ("make", "message"),
     [
         (lambda: Directions(np.ones(3)), r"`values` must have the shape \(n, n\); got \(3,\)"),
-        (lambda: Directions(np.zeros((2, 3))), "row 0 holds only zeros"),
+        (lambda: Directions(np.zeros((2, 3))), "row 0 contains only zeros"),
         (lambda: Directions(np.ones((2, 3)), ("a", "a")), "`names` must be 2 different names"),
-        (lambda: Directions(np.array([["a"]])), "must hold numbers"),
+        (lambda: Directions(np.array([["a"]])), "must contain numbers"),
         (lambda: Probe(np.ones((2, 3)), np.ones(3)), r"`intercept` must have the shape \(2\)"),
         (lambda: Probe(np.full((1, 2), np.nan), np.ones(1)), "`coef` must be finite"),
         (lambda: Probe(np.ones((1, 2)), np.ones(1), ("one",)), "`classes` must be 2 different names"),
         (lambda: dictionary(W_dec=np.ones((6, 10))), r"`W_dec` must have the shape \(10, 6\)"),
         (lambda: dictionary(activation="gated"), "`activation` must be one of relu"),
         (lambda: dictionary(activation="jumprelu"), "`threshold` if and only if"),
-        (lambda: dictionary(activation="topk", k=11), "`k` of a topk dictionary must be from 1 to its 10"),
+        (
+            lambda: dictionary(activation="topk", k=11),
+            r"`k` of a topk dictionary must be between 1 and its number of features \(10\)",
+        ),
     ],
 )
 def test_what_is_no_thing_is_refused(make, message):
@@ -173,5 +176,5 @@ def test_equality_is_identity_so_that_arrays_never_raise():
 
 
 def test_a_space_of_another_dimension_is_refused():
-    with pytest.raises(InputError, match="What is of space 'old' must have its 4 dimensions; got 3"):
+    with pytest.raises(InputError, match="must have the 4 dimensions of space 'old'; got 3"):
         Directions(np.eye(3), None, card("old", 4))

@@ -39,8 +39,8 @@ def test_each_kind_goes_by_the_stitcher_it_needs_and_arrives_in_the_target_space
         )
         assert carried.space == card("new", 8)
         assert description == (
-            f"{needed}: the bare map, exactly: without the normalisation after it; "
-            "rows: of old at unit length, of new at unit length"
+            f"{needed}: the stitcher's exact affine map, without output normalisation; "
+            "row normalisation: unit length for old, unit length for new"
         )
     carried, description = transfer(dictionary(8), build_context(FORWARD, BACKWARD))
     assert carried.space == card("new", 8)
@@ -52,7 +52,9 @@ def test_what_was_carried_comes_back_and_is_refused_where_it_is_not_from():
     there, _ = transfer(probe(8), build_context(None, BACKWARD))
     again, _ = transfer(there, build_context(None, FORWARD))
     np.testing.assert_allclose(again.coef, probe(8).coef, atol=1e-5)
-    with pytest.raises(InputError, match="What is carried must be in space 'old', but its card says another identity"):
+    with pytest.raises(
+        InputError, match="The object to transfer must be in space 'old', but its card states another identity"
+    ):
         transfer(there, build_context(None, BACKWARD))
 
 
@@ -79,7 +81,7 @@ def test_heads_without_classes_take_labels_that_number_them():
     head = Probe(trained.coef, trained.intercept)
     _, proof = prove_probe(context(labels=numbers), head, curve=False)
     assert proof.accuracy("carried").score > 0.9
-    with pytest.raises(InputError, match="give `classes`, one a line in the order of the scores"):
+    with pytest.raises(InputError, match="pass `classes`, one name per score, in their order"):
         prove_probe(context(), head)
 
 
@@ -98,14 +100,14 @@ def test_a_dictionary_is_compared_on_unseen_rows(caplog):
     assert proof.shuffled < 0.5
     everything = context(labels=None, paired=True, forward=replace(FORWARD, seen=np.unique(id_fingerprints(IDS))))
     assert evaluate(everything, dictionary(8))[1] is None
-    assert "carried without a proof" in caplog.text
-    with pytest.raises(InputError, match="All items were used to train the stitchers"):
+    assert "carried without being evaluated" in caplog.text
+    with pytest.raises(InputError, match="Fewer than two test items were not used to train the stitchers"):
         prove_dictionary(everything, dictionary(8))
 
 
 def test_a_dictionary_needs_stitchers_that_mean_the_same_rows():
     lengthy = replace(BACKWARD, output_norm="none")
-    with pytest.raises(InputError, match="mean other rows of the source space"):
+    with pytest.raises(InputError, match="must normalise rows of the source space in the same way"):
         transfer(dictionary(8), build_context(FORWARD, lengthy))
 
 
@@ -132,7 +134,7 @@ def test_names_are_proven_on_rows_the_stitcher_has_not_seen(caplog):
         probe_from_names(build_context(forward, None, None, replace(NEW, ids=None), LABELS), prompts)
         by_position = replace(forward, seen=np.empty(0, np.int64), provenance={"paired_by": "position"})
         probe_from_names(build_context(by_position, None, None, NEW, LABELS), prompts)
-    assert caplog.text.count("known by ids, and there are none: all rows test") == 2
+    assert caplog.text.count("all labelled rows are used as test rows") == 2
     probe, without_labels = probe_from_names(build_context(forward), prompts, ["a", "b", "a"])
     assert probe.classes == ("a", "b")
     assert without_labels is None
@@ -144,9 +146,9 @@ def test_names_are_proven_on_rows_the_stitcher_has_not_seen(caplog):
         (lambda: build_context(), "`forward`, a stitcher from source to target, or `backward`"),
         (
             lambda: build_context(FORWARD, FORWARD),
-            "must lead back between the spaces of `forward`; their source spaces differ",
+            "must map the target space of `forward` to its source space; the source spaces differ",
         ),
-        (lambda: build_context(FORWARD, labels=LABELS), "`labels` are of the target's rows; give `target`"),
+        (lambda: build_context(FORWARD, labels=LABELS), "`labels` are the classes of the target's rows; pass `target`"),
         (
             lambda: build_context(FORWARD, source=NEW),
             "`source` must be in space 'old'.*look like rows of 'new', the other side",
@@ -158,9 +160,9 @@ def test_names_are_proven_on_rows_the_stitcher_has_not_seen(caplog):
         ),
         (lambda: transfer(probe(8), build_context(FORWARD)), "`backward`, a stitcher from target to source, is needed"),
         (lambda: transfer(dictionary(8), build_context(FORWARD)), "needed to carry a dictionary"),
-        (lambda: prove_probe(context(backward=None)), "To prove a probe, a `backward` stitcher"),
+        (lambda: prove_probe(context(backward=None)), "To evaluate a probe, a `backward` stitcher"),
         (lambda: prove_probe(context(source=None)), "`labels` and the rows of both spaces are needed"),
-        (lambda: evaluate(context(), directions(8)), "`labels` prove probes, and this is 3 directions"),
+        (lambda: evaluate(context(), directions(8)), "`labels` are used to evaluate probes, not 3 directions"),
         (lambda: prove_dictionary(context(source=None), dictionary(8)), "To compare features, both stitchers"),
         (lambda: probe_from_names(build_context(None, BACKWARD), OLD), "a stitcher from the prompts' space"),
         (lambda: probe_from_names(build_context(FORWARD), replace(OLD, ids=None)), "`prompts` must have ids"),
@@ -185,8 +187,8 @@ def test_a_probe_of_rows_as_they_are_is_warned_of(caplog):
     made, _ = fit_probe(np.abs(raw.vectors), y, ("short", "long"), (np.abs(raw.vectors), y))
     raw = replace(raw, vectors=np.abs(raw.vectors))
     prove_probe(context(source=raw, labels=labels), made, curve=False)
-    assert "as they are" in caplog.text
-    assert "train it on unit rows" in caplog.text
+    assert "without normalisation" in caplog.text
+    assert "train the probe on rows of unit length" in caplog.text
 
 
 def test_a_concept_is_of_rows_as_the_stitcher_it_goes_by_normalises_them():
@@ -198,10 +200,10 @@ def test_a_concept_is_of_rows_as_the_stitcher_it_goes_by_normalises_them():
     for built in (alone, both):
         made: Any = concept_from_examples(built, *sets)
         carried, description = transfer(made, built)
-        assert description.endswith("rows: of old at unit length, of new at unit length")
+        assert description.endswith("row normalisation: unit length for old, unit length for new")
         np.testing.assert_allclose(np.linalg.norm(carried.values), np.linalg.norm(made.values), atol=1e-5)
         assert np.linalg.norm(made.values) < 2
-    assert transfer(probe(8), both)[1].endswith("rows: of old at the length they have, of new at unit length")
+    assert transfer(probe(8), both)[1].endswith("row normalisation: none for old, unit length for new")
     made = concept_from_examples(both, *sets, by="classifier")
     assert (made.scores(long.vectors[LABELS == "class 0"]) > 0).mean() > 0.95
     task = labelled_task(build_context(FORWARD, back, long, NEW, LABELS))
@@ -231,7 +233,7 @@ def test_rows_that_cannot_be_used_make_no_jacobian_where_they_may_be_dropped():
     rows = replace(NEW, vectors=spoiled)
     bent = stitcher(mlp(8, 8), "new", "old")
     assert "over 599 rows" in transfer(probe(8), build_context(None, bent, target=rows, drop_invalid=True))[1]
-    with pytest.raises(InputError, match="hold NaN or Inf"):
+    with pytest.raises(InputError, match="contain NaN or Inf"):
         transfer(probe(8), build_context(None, bent, target=rows))
 
 

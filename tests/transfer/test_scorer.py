@@ -37,10 +37,13 @@ def test_scoring_with_labels_finds_the_same_on_the_rows_it_has_not_seen():
 
 
 def test_the_card_shows_it_and_keeps_it(tmp_path):
-    line = next(one for one in str(TRAINED.scorecard).splitlines() if "a probe of 3 classes of new" in one)
+    line = next(one for one in TRAINED.scorecard.table().splitlines() if "a probe of 3 classes" in one)
     assert TRAINED.scorecard.probe_transfer is not None
     carried = TRAINED.scorecard.probe_transfer.accuracy.carried.score
-    assert f"carried to old ({TRAINED.provenance['pairs']['test']} unseen rows): accuracy {carried:.3f}" in line
+    assert (
+        f"transferred from new to old ({TRAINED.provenance['pairs']['test']} unseen rows): accuracy {carried:.3f}"
+        in line
+    )
     assert "through shuffled pairs" in line
     TRAINED.save(tmp_path / "kept")
     kept = load(tmp_path / "kept")
@@ -57,14 +60,14 @@ def test_refitting_keeps_the_proof_that_was_taken_before():
 def test_without_labels_nothing_is_said():
     plain = train(OLD, NEW, method="ridge", objective="reconstruction")
     assert "probe_transfer" not in plain.scorecard
-    assert "a probe of" not in str(plain.scorecard)
+    assert "a probe of" not in plain.scorecard.table()
 
 
 def test_labels_that_cannot_be_used_are_refused_before_anything_is_fitted(monkeypatch):
     monkeypatch.setattr("repstitch.workflows.training.select", lambda *given: pytest.fail("it was fitted"))
     with pytest.raises(InputError, match="must be classes that repeat"):
         train(OLD, NEW, method="ridge", labels=np.arange(400))
-    with pytest.raises(InputError, match="the split leaves none"):
+    with pytest.raises(InputError, match="the split has none"):
         train(OLD, NEW, split_shares=(0.8, 0.2, 0), **WITH_LABELS)
 
 
@@ -72,7 +75,7 @@ def test_a_stitcher_of_groups_is_warned_of(caplog):
     groups = np.array([f"g{i // 2}" for i in range(400)], dtype=object)
     made = train(OLD, NEW, group=groups, method="ridge", objective="reconstruction")
     score(made, OLD, NEW, labels=LABELS)
-    assert "trained with groups, which `labels` do not know" in caplog.text
+    assert "trained with groups, which the split for `labels` ignores" in caplog.text
 
 
 def test_the_command_line_takes_labels_for_both(tmp_path, capsys):
@@ -81,7 +84,7 @@ def test_the_command_line_takes_labels_for_both(tmp_path, capsys):
     lines = ["id,kind", *(f"item{i},{one}" for i, one in enumerate(LABELS))]
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
     files = f"--source {tmp_path}/old.parquet --target {tmp_path}/new.parquet --labels {tmp_path}/labels.csv:kind"
-    assert main(f"train {files} --out {tmp_path}/made --method ridge --objective reconstruction".split()) == 0
-    assert "a probe of 3 classes of new, carried to old" in capsys.readouterr().out
+    assert main(f"train {files} --out {tmp_path}/made --method ridge --objective reconstruction --full".split()) == 0
+    assert "a probe of 3 classes, transferred from new to old" in capsys.readouterr().out
     assert main(f"score {tmp_path}/made {files} --json".split()) == 0
     assert json.loads(capsys.readouterr().out)["probe_transfer"]["accuracy"]["carried"]["score"] > 0.9

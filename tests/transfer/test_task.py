@@ -27,7 +27,7 @@ def test_rows_that_a_stitcher_has_seen_never_test():
     assert len(made.test) == len(SPLIT.test) - 40
     assert made.left_out["test rows that a stitcher has seen"] == 40
     everything = np.ones(600, dtype=bool)
-    with pytest.raises(InputError, match="give rows that no stitcher was trained on"):
+    with pytest.raises(InputError, match="pass rows that no stitcher was trained on"):
         task(seen_in_training=everything)
 
 
@@ -63,9 +63,9 @@ def test_classes_that_a_probe_does_not_know_are_below_all_that_it_knows():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (names(600), "must be classes that repeat; 600 different ones"),
-        (np.full(600, "one", dtype=object), "at least two classes with 5 rows to train and 2 unseen rows to test"),
-        (np.full(600, None), "there are, to train and to test: none"),
+        (names(600), "must be classes that repeat; got 600 different labels"),
+        (np.full(600, "one", dtype=object), "at least two classes with 5 training rows and 2 unseen test rows"),
+        (np.full(600, None), "training and test rows per class: none"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(labels, message):
@@ -74,12 +74,12 @@ def test_labels_that_are_no_classes_are_refused(labels, message):
 
 
 def test_labels_of_none_of_the_probes_classes_are_refused():
-    with pytest.raises(InputError, match=r"two of the probe's classes \(cat, dog\); they are class 0, class 1"):
+    with pytest.raises(InputError, match=r"two of the probe's classes \(cat, dog\); got class 0, class 1"):
         task(classes=("cat", "dog"))
 
 
 def test_a_split_without_test_rows_proves_nothing():
-    with pytest.raises(InputError, match="the split leaves none; give it a share for testing"):
+    with pytest.raises(InputError, match="the split has none; give the test part a share above 0"):
         task(split=split(PAIRS, (0.7, 0.3, 0.0)))
 
 

@@ -91,15 +91,18 @@ def test_at_most_so_many_rows_test(monkeypatch):
     [
         (
             lambda: probe_from_prompts(FORWARD, PROMPTS, CLASSES[:2]),
-            r"`names` must have one entry a prompt \(3\); got 2",
+            r"`names` must have one entry per prompt \(3\); got 2",
         ),
         (lambda: probe_from_prompts(FORWARD, PROMPTS[:1], ["a"]), "At least two classes are needed"),
         (
             lambda: probe_from_prompts(FORWARD, PROMPTS[:, :5], CLASSES),
-            r"`prompts` must be \(m, 8\), of the space 'old'",
+            r"`prompts` must be \(m, 8\), rows of the space 'old'",
         ),
-        (lambda: probe_from_prompts(FORWARD, np.ones((2, 8)), ["a", "b"]), "The prompt of 'a' is the mean of all"),
-        (lambda: probe_from_prompts(FORWARD, np.zeros((2, 8)), ["a", "b"]), "hold only zeros"),
+        (
+            lambda: probe_from_prompts(FORWARD, np.ones((2, 8)), ["a", "b"]),
+            "The map takes the prompt of 'a' to the mean over classes",
+        ),
+        (lambda: probe_from_prompts(FORWARD, np.zeros((2, 8)), ["a", "b"]), "contain only zeros"),
         (
             lambda: evaluate_names(probe_from_prompts(FORWARD, PROMPTS, ["x", "y", "z"]), NEW.vectors, LABELS),
             "`labels` must name at least two of the classes",

@@ -1,4 +1,4 @@
-"""Carry probes, directions and dictionaries to another space."""
+"""The command `repstitch transfer`: transfer directions, probes and dictionaries to another space."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "transfer",
         run,
-        "carry directions, probes, dictionaries or class names to the other space, and prove that they work there",
+        "transfer directions, linear probes, sparse dictionaries or class names to another space and evaluate them",
         "repstitch transfer probe.safetensors --backward models/stitchers/new-old --out carried.safetensors\n"
         "  repstitch transfer --backward models/stitchers/new-old --source old.parquet --target new.parquet \\\n"
         "      --labels labels.parquet:kind --plot transfer.png\n"
@@ -31,46 +31,109 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "      --forward models/stitchers/old-new --backward models/stitchers/new-old",
     )
     command.add_argument(
-        "file", nargs="?", metavar="FILE", help="what is carried: .safetensors, .npz, .npy, .pt, .pth or .skops"
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="file with the directions, probe or dictionary to transfer (.safetensors, .npz, .npy, .pt, .pth or "
+        ".skops); FILE:NAME selects one layer or array",
     )
     command.add_argument(
-        "--forward", metavar="STITCHER", help="source to target: for directions, dictionaries, prompts"
+        "--forward",
+        metavar="STITCHER",
+        help="stitcher from source to target; needed for directions, dictionaries and --prompts",
     )
-    command.add_argument("--backward", metavar="STITCHER", help="target to source: for probes, dictionaries")
     command.add_argument(
-        "--out", metavar="FILE", help=".safetensors or .npz, for directions also .npy; must not exist yet"
+        "--backward", metavar="STITCHER", help="stitcher from target to source; needed for probes and dictionaries"
     )
-    command.add_argument("--renormalise", action="store_true", help="give each direction the length back that it had")
     command.add_argument(
-        "--jacobian", action="store_true", help="act by the mean Jacobian at the rows given, as MLPs always do"
+        "--out",
+        metavar="FILE",
+        help="new file for the result: .safetensors or .npz, for directions also .npy (default: none)",
     )
-    group = command.add_argument_group("what a FILE does not say")
-    group.add_argument("--directions", action="store_true", help="its arrays are directions, whatever their names")
-    group.add_argument("--classes", metavar="FILE", help="what a probe's scores speak for, one a line")
+    command.add_argument(
+        "--renormalise",
+        action="store_true",
+        help="scale each transferred direction to its original length (default: the length after the map)",
+    )
+    command.add_argument(
+        "--jacobian",
+        action="store_true",
+        help="use the mean Jacobian of each stitcher, which includes normalisation, at rows of --source (forward) or "
+        "--target (backward); default for MLPs, while linear stitchers use their exact map without normalisation",
+    )
+    _add_file_arguments(command.add_argument_group("details of FILE"))
+    _add_example_arguments(command.add_argument_group("instead of FILE"))
+    _add_row_arguments(command.add_argument_group("rows and evaluation"))
+
+
+def _add_file_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add the options that state what FILE does not."""
+    group.add_argument(
+        "--directions",
+        action="store_true",
+        help="read the arrays as directions, whatever their names (default: the names decide)",
+    )
+    group.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="text file with the class names of a probe, one per line, in the order of its scores; two names for a "
+        "probe with one score, of which the second is predicted if the score is above 0 (default: those in FILE)",
+    )
     group.add_argument(
         "--subtract-b-dec",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="whether a dictionary subtracts b_dec before it encodes",
+        help="whether the dictionary subtracts b_dec from its input before encoding (default: as stated in FILE or in "
+        "cfg.json next to it)",
     )
-    group = command.add_argument_group("in place of a FILE")
-    group.add_argument("--concept", metavar="X", help="carry the concept that these embeddings of the source show …")
-    group.add_argument("--against", metavar="X", help="… and these do not")
+
+
+def _add_example_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add the options that make a concept from examples, or a probe from class names."""
     group.add_argument(
-        "--by", choices=CONCEPTS, help="as the difference of means, a direction (default), or as a probe"
+        "--concept", metavar="X", help="the concept to transfer: embeddings in the source space that show it"
     )
     group.add_argument(
-        "--prompts", metavar="X", help="classify by names: embeddings of one prompt a class, called by id"
+        "--against", metavar="X", help="embeddings in the source space that do not show it; required with --concept"
     )
-    group.add_argument("--names", metavar="FILE", help="with --prompts: one class name a prompt, which may repeat")
-    group = command.add_argument_group("rows, and proof")
+    group.add_argument(
+        "--by",
+        choices=CONCEPTS,
+        help="how to derive the concept: `means`, the difference of the two means, gives a direction; `classifier`, a "
+        "logistic classifier between the two sets, gives a probe (default: means)",
+    )
+    group.add_argument(
+        "--prompts",
+        metavar="X",
+        help="embeddings of class prompts in the source space, at least one per class, to make a zero-shot probe from",
+    )
+    group.add_argument(
+        "--names",
+        metavar="FILE",
+        help="the class name of each prompt, one per line; prompts of the same name are averaged (default: the ids of "
+        "--prompts)",
+    )
+
+
+def _add_row_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add the options for the rows of both spaces and for the evaluation."""
     add_pair_arguments(group, needed=False)
-    group.add_argument("--labels", metavar=LABELS, help="classes of the target's rows, to prove a probe or names on")
     group.add_argument(
-        "--group", metavar="COLUMN|FILE", help="rows of one group stay on one side of the split, as in train"
+        "--labels",
+        metavar=LABELS,
+        help="classes of the target's rows, to evaluate a probe or --prompts; if nothing else is to be transferred, a "
+        "probe of these classes is trained on the source's rows",
     )
-    group.add_argument("--plot", metavar="FILE", help="draw the proof, as .png, .svg or .pdf")
-    group.add_argument("--seed", type=int, default=0, help="seed of the resampled rows and of the controls")
+    group.add_argument(
+        "--group",
+        metavar="COLUMN|FILE",
+        help="groups of rows: a column of --source or --target, or a file with one group per row; rows of one group "
+        "stay in the same part of the split, as in `repstitch train`",
+    )
+    group.add_argument(
+        "--plot", metavar="FILE", help="draw the evaluation of a probe or of --prompts as .png, .svg or .pdf"
+    )
+    group.add_argument("--seed", type=int, default=0, help="seed of the random draws in the evaluation (default: 0)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -111,11 +174,11 @@ def run(args: argparse.Namespace) -> None:
     )
     carried, description, proof = _carry(args, context, transferable)
     if not args.out and proof is None:
-        raise InputError("Give `out`, the file to write; there is nothing to prove this on.")
+        raise InputError("Pass `out`, the file to write; with these arguments there is nothing to evaluate.")
     notes = {"through": description} | {
         way: stitcher.version for way, stitcher in (("forward", forward), ("backward", backward)) if stitcher
     }
-    if args.plot:  # before `--out`, which is never overwritten, so that an interrupted run can be repeated
+    if args.plot:  # before `--out`: that file is never overwritten, so an interrupted run can be repeated
         from repstitch.plots.canvas import save
         from repstitch.plots.transfer import plot_transfer
 
@@ -123,7 +186,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out:
         files.write(args.out, carried, layout, notes)
     title = f"{describe(carried)}: {context.source.name} -> {context.target.name}"
-    title += f", in {args.out}" if args.out else ""
+    title += f", written to {args.out}" if args.out else ""
     emit(
         {"out": args.out, "carried": describe(carried), **notes, "proof": proof and proof.to_dict()},
         "\n".join([title, *description.split("; ")]) + (f"\n\n{proof}" if proof else ""),
@@ -134,7 +197,7 @@ def run(args: argparse.Namespace) -> None:
 def _carry(
     args: argparse.Namespace, context: TransferContext, transferable: Transferable | None
 ) -> tuple[Transferable, str, AnyProof | None]:
-    """The result in the target space, what it was carried through in words, and its proof."""
+    """Return the result in the target space, a description of the maps it was carried through, and its proof."""
     from repstitch.transfer import run as whole
 
     if args.prompts:
@@ -147,26 +210,26 @@ def _carry(
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
-    """Refuse arguments that do not go together before anything is loaded."""
+    """Check that the arguments can be combined, before anything is loaded."""
     check_seed(args.seed)
     sources = [name for name in ("file", "concept", "prompts") if getattr(args, name)]
     if len(sources) > 1:
-        raise InputError("Give one thing to carry: a FILE, or --concept with --against, or --prompts.")
+        raise InputError("Pass only one of FILE, --concept (with --against) and --prompts.")
     if not sources and not args.labels:
         raise InputError(
-            "Give what is carried: a FILE, --concept with --against, --prompts, or --labels to train a probe by."
+            "Nothing to transfer: pass FILE, --concept with --against, --prompts, or --labels to train a probe."
         )
     for flag, needs, is_useful in (
         ("against", "--concept", args.concept),
         ("by", "--concept", args.concept),
         ("names", "--prompts", args.prompts),
-        ("classes", "a probe's FILE", args.file),
-        ("subtract_b_dec", "a dictionary's FILE", args.file),
-        ("directions", "a FILE", args.file),
-        ("renormalise", "a FILE or --concept", args.file or args.concept),
+        ("classes", "the FILE of a probe", args.file),
+        ("subtract_b_dec", "the FILE of a dictionary", args.file),
+        ("directions", "FILE", args.file),
+        ("renormalise", "FILE or --concept", args.file or args.concept),
         ("plot", "--labels", args.labels),
         ("labels", "--target", args.target),
-        ("group", "--labels, or a dictionary's FILE and rows", args.labels or args.file),
+        ("group", "--labels, or the FILE of a dictionary with rows", args.labels or args.file),
         ("jacobian", "--source or --target", args.source or args.target),
         ("source_space", "--source", args.source),
         ("source_ids", "--source", args.source),
@@ -175,10 +238,10 @@ def _check_arguments(args: argparse.Namespace) -> None:
         ("drop_invalid", "--source or --target", args.source or args.target),
     ):
         if getattr(args, flag) not in (None, False) and not is_useful:
-            raise InputError(f"`{flag}` is of use with {needs} only; give that too, or leave it out.")
+            raise InputError(f"`{flag}` requires {needs}; pass that too, or leave the option out.")
     for flag in ("backward", "source", "jacobian") if args.prompts else ():
         if getattr(args, flag):
-            raise InputError(f"`{flag}` has no part in what --prompts does; leave it out.")
+            raise InputError(f"`{flag}` cannot be combined with --prompts; leave it out.")
     if args.concept and not args.against:
         raise InputError("`concept` needs `against`: embeddings of examples that do not show the concept.")
     if args.out:
@@ -189,7 +252,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _are_directions(args: argparse.Namespace) -> bool | None:
-    """Whether directions are carried; None where the FILE has to be read to know."""
+    """Return whether directions are transferred; None if only reading FILE can tell."""
     if args.file:
         return True if args.directions else None
     return bool(args.concept) and args.by != "classifier"

@@ -1,4 +1,4 @@
-"""Work done on one model, carried to another: directions, probes and dictionaries through the maps between spaces."""
+"""Transfer directions, linear probes and sparse dictionaries from one model's embedding space to another's."""
 
 from typing import TYPE_CHECKING
 

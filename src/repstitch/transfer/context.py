@@ -1,4 +1,4 @@
-"""Two spaces, the stitchers between them, and rows of both: what transfers and their proofs are computed from."""
+"""The context of a transfer: two spaces, the stitchers between them, and rows of both."""
 
 import logging
 from dataclasses import dataclass, field, replace
@@ -27,10 +27,10 @@ WAYS = {"forward": "a stitcher from source to target", "backward": "a stitcher f
 
 @dataclass(frozen=True, eq=False)
 class PairedRows:
-    """Rows of the same items in both spaces, split as the stitchers' training split them.
+    """Rows of the same items in both spaces, with the split that was used to train the stitchers.
 
-    `pairs` has the target's rows as X and the source's as Y. `seen_in_training` (n,) marks the pairs that either
-    stitcher was trained on or chosen by.
+    `pairs` has the target's rows as X and the source's rows as Y. `seen_in_training` (n,) is true for the pairs that
+    were used to train either stitcher or to select its settings.
     """
 
     pairs: Pairs
@@ -47,16 +47,18 @@ class PairedRows:
 
     @property
     def unseen_test_rows(self) -> np.ndarray:
-        """Positions of the test rows that neither stitcher has seen."""
+        """Positions of the test rows that neither stitcher saw in training."""
         return self.split.test[~self.seen_in_training[self.split.test]]
 
 
 @dataclass(frozen=True, eq=False)
 class TransferContext:
-    """A `forward` stitcher (source to target), a `backward` one (target to source), or both; and rows of the spaces.
+    """The spaces, stitchers and rows that a transfer and its evaluation use. Create it with `build_context`.
 
-    `target_rows` may carry labels. `paired_rows` are the items that have rows in both spaces, None where rows are not
-    to be paired. With `tangent` affine stitchers too are replaced by their Jacobian. Made by `build_context`.
+    `forward` is a stitcher from source to target, `backward` one from target to source. At least one of them is set.
+    `target_rows` may have labels. `paired_rows` contains the items with rows in both spaces, and is None if rows were
+    not paired. If `tangent` is true, affine stitchers are replaced by their Jacobian, as MLPs always are. If
+    `drop_invalid` is true, rows with NaN, Inf or only zeros are left out.
     """
 
     forward: Stitcher | None
@@ -70,14 +72,14 @@ class TransferContext:
     drop_invalid: bool = False
 
     def stitcher(self, way: Way, purpose: str = "") -> Stitcher:
-        """The `forward` or `backward` stitcher; InputError where it is missing."""
+        """Return the `forward` or `backward` stitcher. Raises InputError, ending in `purpose`, if it is missing."""
         stitcher = self.forward if way == "forward" else self.backward
         if stitcher is None:
             raise InputError(f"`{way}`, {WAYS[way]}, is needed{purpose}.")
         return stitcher
 
     def norms(self, way: Way) -> tuple[str, str]:
-        """How the `forward` or `backward` stitcher normalises rows of the source and of the target."""
+        """Return how the `forward` or `backward` stitcher normalises source rows and target rows, in this order."""
         stitcher = self.stitcher(way)
         if way == "forward":
             return stitcher.input_norm, stitcher.output_norm
@@ -89,7 +91,7 @@ class TransferContext:
 
     @cached_property
     def forward_map(self) -> LinearMap | None:
-        """The forward stitcher as one affine map."""
+        """The forward stitcher as one affine map; None without a forward stitcher."""
         if self.forward is None:
             return None
         paired = None if self.paired_rows is None else self.paired_rows.source
@@ -97,14 +99,14 @@ class TransferContext:
 
     @cached_property
     def backward_map(self) -> LinearMap | None:
-        """The backward stitcher as one affine map."""
+        """The backward stitcher as one affine map; None without a backward stitcher."""
         if self.backward is None:
             return None
         paired = None if self.paired_rows is None else self.paired_rows.target
         return linearise(self.backward, self._jacobian_rows(paired, self.target_rows), self.tangent)
 
     def _jacobian_rows(self, paired: np.ndarray | None, embeddings: Embeddings | None) -> np.ndarray | None:
-        """Rows to take a Jacobian at: the training rows where rows are paired, else all rows of that space."""
+        """Select at most 2,000 rows for a Jacobian: from the training rows if rows are paired, else from all rows."""
         if paired is not None and self.paired_rows is not None:
             return evenly_spaced(paired[self.paired_rows.split.train])
         if embeddings is None:
@@ -113,7 +115,7 @@ class TransferContext:
         return evenly_spaced(rows[~_invalid(rows)] if self.drop_invalid else rows)
 
     def read_source_rows(self, rows: EmbeddingsLike, argument: str) -> Embeddings:
-        """Further rows of the source space; messages call them `argument`."""
+        """Read further rows and check that they can be in the source space. Messages call them `argument`."""
         source, target = _ends(self.forward, self.backward)
         return _check_space(read(rows), argument, source, target)
 
@@ -129,12 +131,13 @@ def build_context(
     drop_invalid: bool = False,
     tangent: bool = False,
 ) -> TransferContext:
-    """The context of these stitchers and rows.
+    """Build the context of a transfer from stitchers and rows.
 
-    `source` and `target` are files, `Embeddings` or arrays. `labels` are of the target's rows, see `labels.label`; with
-    labels, or with `paired`, the rows of both sides are of the same items and are paired by id, else by position.
-    Raises InputError where the stitchers do not join the same two spaces, where rows are of another space, and where
-    rows cannot be read or paired.
+    `source` and `target` are files, `Embeddings` or arrays. `labels` are the classes of the target's rows, see
+    `labels.label`. With `labels` or `paired`, both sides must have rows of the same items; they are paired by id if
+    both sides have ids, else by position. `drop_invalid` leaves out rows with NaN, Inf or only zeros. `tangent` uses
+    the Jacobian of affine stitchers too. Raises InputError if the stitchers do not connect the same two spaces, if
+    rows are in another space, and if rows cannot be read or paired.
     """
     check_stitchers(forward, backward)
     source_end, target_end = _ends(forward, backward)
@@ -142,7 +145,7 @@ def build_context(
     source_rows = None if source is None else _check_space(read(source), "source", source_end, target_end)
     if labels is not None:
         if target_rows is None:
-            raise InputError("`labels` are of the target's rows; give `target` too.")
+            raise InputError("`labels` are the classes of the target's rows; pass `target` too.")
         target_rows = label(target_rows, labels)
     paired_rows = None
     if (paired or labels is not None) and source_rows is not None and target_rows is not None:
@@ -162,47 +165,55 @@ def read_rows(
     target_ids=None,
     group=None,
 ) -> tuple[Embeddings | None, Embeddings | None]:
-    """Rows of both sides for `build_context`, with what their files do not state.
+    """Read the rows of both sides for `build_context`, adding spaces, ids and groups that their files do not state.
 
-    `group` is a column of either side, or a file with one group a row; rows of one group stay on one side of the split.
+    `group` is the name of a column in either file, or a file or array with one group per row. Rows of one group stay
+    in the same part of the split. Groups are attached to the target, or to the source if the target has none. Raises
+    InputError if neither side has the groups.
     """
     target_rows = None if target is None else read(target, space=target_space, ids=target_ids, group=group)
     grouped = target_rows is not None and target_rows.groups is not None
     source_group = None if grouped else group
     source_rows = None if source is None else read(source, space=source_space, ids=source_ids, group=source_group)
     if group is not None and all(rows is None or rows.groups is None for rows in (source_rows, target_rows)):
-        raise InputError(f"`group` must be a column of either file, or a file with one group a row; got {group!r}.")
+        raise InputError(f"`group` must be a column of either file, or a file with one group per row; got {group!r}.")
     return source_rows, target_rows
 
 
 def unseen_labelled_rows(forward: Stitcher, target_rows: Embeddings | None, drop_invalid: bool = False) -> Embeddings:
-    """The labelled target rows that the forward stitcher was not trained on, by their ids.
+    """Return the labelled target rows that the forward stitcher was not trained on, which it recognises by id.
 
-    With `drop_invalid` rows that cannot be used are left out too. Raises InputError where no row is left.
+    Without ids no row can be recognised: all labelled rows are returned, and a warning is logged. `drop_invalid` also
+    leaves out rows with NaN, Inf or only zeros. Raises InputError if no row is left.
     """
     if target_rows is None or target_rows.labels is None:
-        raise InputError("`labels` and the `target` rows that they are of are needed.")
+        raise InputError("`labels` and the `target` rows that they belong to are needed.")
     kept = np.array([text is not None for text in target_rows.labels])
     seen_by_id = np.zeros(len(kept), dtype=bool)
     if target_rows.ids is not None:
         seen_by_id = np.isin(id_fingerprints(target_rows.ids), forward.seen)
     if target_rows.ids is None or (forward.provenance.get("paired_by") == "position" and not seen_by_id.any()):
-        log.warning("Rows that the stitcher was trained on are known by ids, and there are none: all rows test.")
+        log.warning(
+            "Rows that the stitcher was trained on are recognised by id, and ids are missing here or were missing in "
+            "training: all labelled rows are used as test rows, including any that were used in training."
+        )
     kept &= ~seen_by_id
     if drop_invalid:
         kept &= ~_invalid(target_rows.vectors)
     if not kept.any():
-        raise InputError("All labelled target rows were used to train the stitcher; give rows it has not seen.")
+        raise InputError("All usable labelled target rows were used to train the stitcher; pass rows that were not.")
     return target_rows.take(kept)
 
 
-End = tuple[Space, np.ndarray]  # a space and the mean of its rows that a stitcher stored
+End = tuple[Space, np.ndarray]  # a space and the mean of its training rows
 
 
 def check_stitchers(forward: Stitcher | None, backward: Stitcher | None) -> None:
-    """Raise InputError unless there is a stitcher, and two stitchers lead forth and back between the same spaces."""
+    """Check that there is at least one stitcher, and that two stitchers map between the same spaces in both ways."""
     if forward is None and backward is None:
-        raise InputError("`forward`, a stitcher from source to target, or `backward`, one back, is needed.")
+        raise InputError(
+            "`forward`, a stitcher from source to target, or `backward`, a stitcher from target to source, is needed."
+        )
     if forward is None or backward is None:
         return
     for end, space, other in (
@@ -214,8 +225,8 @@ def check_stitchers(forward: Stitcher | None, backward: Stitcher | None) -> None
             forth = f"{forward.source.name} -> {forward.target.name}"
             back = f"{backward.source.name} -> {backward.target.name}"
             raise InputError(
-                f"`backward` must lead back between the spaces of `forward`; their {end} spaces differ "
-                f"({difference}): {forth} and {back}."
+                f"`backward` must map the target space of `forward` to its source space; the {end} spaces differ "
+                f"({difference}): `forward` is {forth}, `backward` is {back}."
             )
 
 
@@ -227,7 +238,7 @@ def _ends(forward: Stitcher | None, backward: Stitcher | None) -> tuple[End, End
 
 
 def _check_space(rows: Embeddings, argument: str, end: End, other_end: End) -> Embeddings:
-    """The rows, if they can be of the space at this end; InputError otherwise."""
+    """Check that rows can be in the space at this end of the stitchers, and return them."""
     adopt(rows.space, rows.declared, end[0], f"`{argument}`", opposite=other_end[0])
     if not rows.declared and len(rows) > 1:
         usable = rows.vectors[~_invalid(rows.vectors)].astype(np.float32)
@@ -239,7 +250,7 @@ def _check_space(rows: Embeddings, argument: str, end: End, other_end: End) -> E
 def _pair_rows(
     forward: Stitcher | None, backward: Stitcher | None, source: Embeddings, target: Embeddings, drop_invalid: bool
 ) -> PairedRows | None:
-    """Pair and split the rows; None where they are too few and not labelled, so that they only serve a Jacobian."""
+    """Pair and split the rows. Returns None for unlabelled rows that are too few to split; a Jacobian can use them."""
     if target.labels is None and min(len(source), len(target)) < MIN_PAIRS:
         return None
     pairs = pair(target, source, drop_invalid, side_names=("target", "source"))
@@ -254,13 +265,13 @@ def _pair_rows(
 
 
 def _split_as_in_training(pairs: Pairs, record: dict) -> Split:
-    """Split pairs as the stitcher's `record` says, so that its test rows are test rows here too."""
+    """Split pairs with the shares and seed of the stitcher's `record`, so that its test rows are test rows here."""
     if record.get("group") and pairs.groups is None:
-        log.warning("The stitcher was trained with groups (%s); give `group` here too.", record["group"])
+        log.warning("The stitcher was trained with groups (%s); pass `group` here too.", record["group"])
     shares = record.get("shares", SHARES)
     return split(pairs, shares if shares[-1] else SHARES, record.get("seed", 0))
 
 
 def _invalid(rows: np.ndarray) -> np.ndarray:
-    """A mask (n,) of the rows that cannot be used."""
+    """Mask (n,) of the rows with NaN, Inf or only zeros."""
     return np.any(list(invalid_rows(rows).values()), axis=0)

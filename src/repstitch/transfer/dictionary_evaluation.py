@@ -1,4 +1,4 @@
-"""Does a carried dictionary give the target's rows the features that the original gives the same items' source rows?"""
+"""Compare the features of a carried dictionary on target rows with those of the original on source rows."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from repstitch.transfer.linear import LinearMap
 from repstitch.transfer.proof import DictionaryProof
 from repstitch.transfer.rules import carry_dictionary
 
-LEAST_ACTIVE = 5  # rows a feature must be active in, to be compared
+LEAST_ACTIVE = 5  # source rows in which a feature must be active to be compared
 
 
 def compare_features(
@@ -19,22 +19,26 @@ def compare_features(
     source: np.ndarray,
     controls: tuple[LinearMap, LinearMap],
 ) -> DictionaryProof:
-    """Features of the same items: target (n, d) by the carried dictionary and source (n, d') by the original.
+    """Compare features of the same items: those of target rows (n, d) by the carried dictionary with those of source
+    rows (n, d') by the original. The proof contains
 
-    `correlation` is the mean and the median over features of Pearson's r between the two (0 where one is constant).
-    `same_active` is the share of each source row's active features that are active for the target row, and that share
-    for features that are as often active but independent (`chance`). `shuffled` is the mean correlation of the
-    dictionary carried through the `controls`, a forward and a backward map fitted to shuffled pairs. Features active in
-    fewer than five rows are not compared. `explained` is the share of variance that decoding gives back: of the
-    target's rows by the carried dictionary, of the source's by the original, and of the target's by both maps alone,
-    there and back.
+    - `correlation`: the mean and the median over features of Pearson's r between the two (0 if one is constant);
+    - `shuffled`: the mean correlation for the dictionary carried through the `controls`, a forward and a backward map
+      fitted to shuffled pairs;
+    - `same_active`: of the features that are active on source rows, the share that are active on the target rows of
+      the same items, and the share expected if the features were independent and active equally often (`chance`);
+    - `explained`: the share of variance that reconstructions explain: of the target's rows by the carried dictionary
+      (`target`), of the source's rows by the original (`source`), and of the target's rows by mapping them to the
+      source and back without a dictionary (`maps_alone`).
+
+    `correlation` and `shuffled` leave out features that are active in fewer than five source rows.
     """
     carried = carry_dictionary(dictionary, forward, backward)
     source_features, target_features = dictionary.encode(source), carried.encode(target)
     shuffled_features = carry_dictionary(dictionary, *controls).encode(target)
     active = source_features != 0
     compared = active.sum(0) >= LEAST_ACTIVE
-    # A feature that is never active in the target correlates with nothing.
+    # Pearson's r is NaN for a feature that is constant on the target rows; it counts as 0.
     r, shuffled_r = (
         np.nan_to_num(correlations(source_features.T[compared], features.T[compared]))
         for features in (target_features, shuffled_features)
@@ -61,4 +65,5 @@ def compare_features(
 
 
 def _explained(rows: np.ndarray, decoded: np.ndarray) -> float:
+    """Share of the variance of the rows that the decoded rows explain."""
     return float(1 - np.square(rows - decoded).sum() / np.square(rows - rows.mean(0)).sum())

@@ -1,8 +1,9 @@
-"""Read and write directions, probes and dictionaries; the names of a file's arrays decide which of them it holds.
+"""Read and write files with directions, probes or dictionaries. The names of the arrays decide which of them it is.
 
-A probe is `coef`, `intercept` and `classes`, with scikit-learn's underscores or without, or `weight` and `bias` as of
-torch's nn.Linear, or a model of scikit-learn (.skops). A dictionary is `W_enc`, `b_enc`, `W_dec`, `b_dec`, or its two
-layers `encoder` and `decoder`. Directions are the table `directions`, a bare array (.npy), or vectors by name.
+A probe has the arrays `coef`, `intercept` and `classes`, with or without scikit-learn's trailing underscore, or
+`weight` and `bias` like torch's nn.Linear, or is a scikit-learn model (.skops). A dictionary has `W_enc`, `b_enc`,
+`W_dec` and `b_dec`, or two layers `encoder` and `decoder`. Directions are an array `directions` with one direction per
+row, the only array of an .npy, or one named vector per direction.
 """
 
 import json
@@ -27,14 +28,14 @@ log = logging.getLogger(__name__)
 SPACE, TRANSFER = "repstitch.space", "repstitch.transfer"
 DIRECTIONS = "directions"
 DICTIONARIES = {"W_enc", "W_dec", "encoder.weight", "decoder.weight"}
-RESERVED = {"file", "allow_pickle", NOTES}  # names that no direction can have in an .npz
-# The three styles of naming, in the same order for each array.
+RESERVED = {"file", "allow_pickle", NOTES}  # np.savez and this module use these names, so no direction can have them
+# Names of three conventions: ours, scikit-learn's and torch's, in this order for each array.
 PROBE_NAMES = {
     "coef": ("coef", "coef_", "weight"),
     "intercept": ("intercept", "intercept_", "bias"),
     "classes": ("classes", "classes_", "classes"),
 }
-# Our name, the names that other tools use, and whether their array is transposed.
+# For each of our names: the names that files use for the array, and whether it is transposed there.
 DICTIONARY_NAMES = {
     "W_enc": (("W_enc", False), ("encoder.weight", True)),
     "b_enc": (("b_enc", False), ("encoder.bias", False), ("latent_bias", False)),
@@ -42,7 +43,7 @@ DICTIONARY_NAMES = {
     "b_dec": (("b_dec", False), ("decoder.bias", False), ("pre_bias", False), ("bias", False)),
     "threshold": (("threshold", False), ("log_threshold", False)),
 }
-# What SAELens and other tools state in the cfg.json next to a checkpoint.
+# Settings read from the cfg.json that SAELens and other tools write next to a checkpoint.
 CONFIG = (
     "apply_b_dec_to_input", "normalize_activations", "rescale_acts_by_decoder_norm", "activation", "activation_fn",
     "activation_fn_str", "activation_fn_kwargs", "architecture", "k",
@@ -51,10 +52,10 @@ CONFIG = (
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file names its arrays, so that the carried file can be read by the tool that wrote the original.
+    """Names and dtypes of a file's arrays, so that the tool that wrote the original can also read the carried file.
 
-    `names` maps our name of an array to the file's name and whether the array is transposed there, `dtypes` our name to
-    the array's type. With `apart` each direction is an array of its own.
+    `names` maps our name of an array to its name in the file and whether it is transposed there. `dtypes` maps our name
+    to the dtype in the file. If `apart` is true, each direction is a separate array.
     """
 
     names: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
@@ -69,12 +70,13 @@ def read(
     classes: Sequence[str] | None = None,
     directions: bool = False,
 ) -> tuple[Transferable, Layout]:
-    """The directions, probe or dictionary in a file, and the file's layout.
+    """Read the directions, probe or dictionary in a file. Returns it and the file's layout.
 
-    `file.pt:head` reads only the layer `head`, or the array of that name. State what the file does not:
-    `subtract_b_dec`, whether a dictionary subtracts b_dec before it encodes (a cfg.json next to the file may state it
-    too); `classes`, the class of each of a probe's scores; `directions`, that arrays with other names are directions.
-    Raises InputError on files that cannot be read or carried, and where something would have to be guessed.
+    `file.pt:head` reads only the layer or array `head`. The other arguments state what the file does not.
+    `subtract_b_dec` is whether a dictionary subtracts b_dec before it encodes; a cfg.json next to the file may state
+    it instead. `classes` are the class names of a probe's scores. `directions` reads arrays of any name as directions.
+    Raises InputError on a file that cannot be read, has arrays that cannot be carried, or does not state what is
+    needed.
     """
     location, part = split_key(str(path), OPENERS)
     file = Path(location)
@@ -83,7 +85,7 @@ def read(
         space = Space.from_json(notes[SPACE]) if SPACE in notes else None
         arrays, prefix = _part(arrays, part, directions)
         names = json.loads(notes.get("names", "null"))
-        by_name = names if names is not None and set(names) == set(arrays) else None  # `write` put each apart
+        by_name = names if names is not None and set(names) == set(arrays) else None  # `write` stored each separately
         if not directions and by_name is None and DICTIONARIES & set(arrays):
             _refuse_options(classes=classes)
             config = {} if "subtract_b_dec" in notes else _config(file)
@@ -95,7 +97,7 @@ def read(
         return _directions(arrays, by_name, names, directions, space)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
-    except Exception as error:  # metadata can hold anything in the place of anything
+    except Exception as error:  # metadata may have values of any type
         raise InputError(f"{file} cannot be read: {one_line(error)}") from None
 
 
@@ -107,13 +109,14 @@ def write(
 ) -> Path:
     """Write directions (.safetensors, .npz, .npy), a probe or a dictionary (.safetensors, .npz) to a new file.
 
-    The file appears whole or not at all, and an existing file is never overwritten. `layout` is that of the file it was
-    read from. Names, classes, the space, and `notes` on how it was made are stored in the metadata of .safetensors and
-    in the array `repstitch` of .npz; an .npy has no metadata.
+    A write that fails leaves no partial file, and an existing file is never overwritten. `layout` is the layout of the
+    file that the original was read from. Names, classes, the space and the `notes`, which record how the result was
+    made, are stored in the metadata of a .safetensors file or in the array `repstitch` of an .npz; an .npy has no
+    metadata. Returns the path.
     """
     target, layout = check_carried_file(out, isinstance(transferable, Directions)), layout or Layout()
     if layout.apart and (target.suffix == ".npy" or RESERVED & set(getattr(transferable, "names", None) or ())):
-        layout = Layout()  # in one table
+        layout = Layout()  # one array with a direction per row
     arrays = {}
     for name, value in _arrays(transferable, layout).items():
         file_name, transposed = layout.names.get(name, (name, False))
@@ -121,7 +124,7 @@ def write(
         arrays[file_name] = _typed(np.ascontiguousarray(value.T if transposed else value), layout.dtypes.get(name))
     metadata = _metadata(transferable, notes)
     if target.suffix == ".npy" and "names" in metadata:
-        log.warning("An .npy has no place for the directions' names; write .safetensors or .npz to keep them.")
+        log.warning("An .npy cannot store the names of directions; write .safetensors or .npz to keep them.")
     write_arrays(target, arrays, metadata)
     return target
 
@@ -143,7 +146,7 @@ def _metadata(transferable: Transferable, notes: Mapping[str, Any] | None) -> di
     return metadata
 
 
-# --- from named arrays to probes, dictionaries and directions ---------------------------------------------------------
+# --- convert named arrays to probes, dictionaries and directions ------------------------------------------------------
 
 
 def _probe(arrays: dict, notes: Mapping, classes: Sequence[str] | None, space, prefix: str) -> tuple[Probe, Layout]:
@@ -153,7 +156,7 @@ def _probe(arrays: dict, notes: Mapping, classes: Sequence[str] | None, space, p
     fields = {name: arrays[file_name] for name, file_name in names.items() if file_name in arrays}
     coef = np.atleast_2d(fields["coef"])
     intercept = np.atleast_1d(fields.get("intercept", np.zeros(len(coef))))
-    if intercept.shape == (1,) and not intercept.any():  # what scikit-learn keeps where no intercept is fitted
+    if intercept.shape == (1,) and not intercept.any():  # scikit-learn stores one 0 if no intercept is fitted
         intercept = np.zeros(len(coef))
     stored = fields.get("classes")
     if stored is None and "classes" in notes:
@@ -161,7 +164,9 @@ def _probe(arrays: dict, notes: Mapping, classes: Sequence[str] | None, space, p
     if stored is not None:
         stored = [str(as_text(name)) for name in np.atleast_1d(stored).tolist()]
         if classes is not None and list(classes) != stored:
-            raise InputError(f"`classes` are stated in the file already ({', '.join(stored)[:80]}).")
+            raise InputError(
+                f"`classes` differ from those stored in the file ({', '.join(stored)[:80]}); leave them out."
+            )
         classes = stored
     layout = Layout(
         {name: (prefix + file_name, False) for name, file_name in names.items()},
@@ -184,12 +189,12 @@ def _dictionary(
                 break
     for needed in ("W_enc", "W_dec"):
         if needed not in fields:
-            raise InputError(f"A dictionary has both W_enc and W_dec; {needed} is missing.")
+            raise InputError(f"A dictionary needs both W_enc and W_dec; {needed} is missing.")
     _refuse_unknown(arrays, {file_name for file_name, _ in names.values()}, "a dictionary")
     for step, off in (("normalize_activations", "none"), ("rescale_acts_by_decoder_norm", False)):
         if notes.get(step, off) != off:
             raise InputError(
-                f"Its cfg.json has another step ({step}: {notes[step]}); fold that into the weights first."
+                f"cfg.json adds a step that is not supported ({step}: {notes[step]}); fold it into the weights first."
             )
     d, m = fields["W_enc"].shape if fields["W_enc"].ndim == 2 else (0, 0)
     activation, k = _activation(notes, "threshold" in fields)
@@ -206,7 +211,7 @@ def _dictionary(
     )
     default = arrays[names["W_enc"][0]].dtype
     dtypes = {name: arrays[names[name][0]].dtype if name in names else default for name in DICTIONARY_NAMES}
-    for bias, weight in (("b_enc", "W_enc"), ("b_dec", "W_dec")):  # a missing bias gets a name of the same style
+    for bias, weight in (("b_enc", "W_enc"), ("b_dec", "W_dec")):  # a missing bias is named like the weight
         layer = names[weight][0].removesuffix(".weight")
         names.setdefault(bias, (bias if layer == weight else f"{layer}.bias", False))
     prefixed = {name: (prefix + file_name, transposed) for name, (file_name, transposed) in names.items()}
@@ -214,23 +219,27 @@ def _dictionary(
 
 
 def _subtracts(notes: Mapping, argument: bool | None) -> bool:
-    """Whether b_dec is subtracted before encoding.
+    """Return whether b_dec is subtracted before encoding, as the file or the caller states.
 
-    It must be stated even where b_dec is 0, since the carried dictionary has a b_dec that is not.
+    It must be stated even if b_dec is 0, because the b_dec of the carried dictionary is usually not 0.
     """
     stored = next((notes[name] for name in ("subtract_b_dec", "apply_b_dec_to_input") if name in notes), None)
     stored = json.loads(stored.lower()) if isinstance(stored, str) else stored
     if stored not in (None, True, False):
-        raise InputError(f"What it says of subtracting b_dec must be true or false; got {stored!r}.")
+        raise InputError(
+            f"The setting for subtracting b_dec must be true or false; the file or its cfg.json has {stored!r}."
+        )
     if stored is None and argument is None:
-        raise InputError("It is not stated whether b_dec is subtracted before encoding; give `subtract_b_dec`.")
+        raise InputError("The file does not state whether b_dec is subtracted before encoding; pass `subtract_b_dec`.")
     if stored is not None and argument is not None and bool(stored) != argument:
-        raise InputError(f"`subtract_b_dec` is stated as {str(bool(stored)).lower()} with the file already.")
+        raise InputError(
+            f"The file or its cfg.json states `subtract_b_dec` as {str(bool(stored)).lower()}; leave the argument out."
+        )
     return bool(argument if stored is None else stored)
 
 
 def _activation(notes: Mapping, threshold: bool) -> tuple[str, int | None]:
-    """The activation that a config states, directly or through its architecture, and topk's k; relu by default."""
+    """Return the activation (default relu) that a config states directly or by its architecture, and the k of topk."""
     architecture = str(notes.get("architecture", "standard"))
     functions = {str(notes[name]) for name in ("activation", "activation_fn", "activation_fn_str") if name in notes}
     functions = {{"identity": "none"}.get(name, name) for name in functions}
@@ -240,7 +249,7 @@ def _activation(notes: Mapping, threshold: bool) -> tuple[str, int | None]:
         stated = {architecture} | (functions - {"relu"})
     if len(stated) > 1 or (threshold and stated != {"jumprelu"}):
         contradicting = sorted(stated | ({"a threshold"} if threshold else set()))
-        raise InputError(f"What it says of its activation contradicts itself: {', '.join(contradicting)}.")
+        raise InputError(f"The file and its cfg.json state contradictory activations: {', '.join(contradicting)}.")
     (activation,) = stated
     arguments = notes.get("activation_fn_kwargs") or {}
     k = (arguments.get("k") if isinstance(arguments, dict) else None) or notes.get("k")
@@ -250,7 +259,7 @@ def _activation(notes: Mapping, threshold: bool) -> tuple[str, int | None]:
 def _directions(
     arrays: dict, by_name: list[str] | None, names: list[str] | None, any_name: bool, space
 ) -> tuple[Directions, Layout]:
-    """Directions from one table or from vectors by name; `any_name` says that arrays of other names are directions."""
+    """Build directions from one matrix or from named vectors; with `any_name`, from arrays of any name."""
     flat = {name: array.reshape(-1) if array.shape[:-1] in ((), (1,)) else array for name, array in arrays.items()}
     vectors = len({array.shape for array in flat.values()}) == 1 and all(array.ndim == 1 for array in flat.values())
     if by_name is None and DIRECTIONS in arrays and set(arrays) <= {DIRECTIONS, "names"}:
@@ -265,21 +274,24 @@ def _directions(
         ((name, values),) = arrays.items()
         names, layout = None, Layout({DIRECTIONS: (name, False)}, {DIRECTIONS: values.dtype})
     elif any_name:
-        raise InputError(f"Directions are one table, or vectors of one width by name; it holds {_listed(arrays)}.")
+        raise InputError(
+            f"Directions must be one matrix, or named vectors of one width; the file contains {_listed(arrays)}."
+        )
     else:
         raise InputError(
-            f"It holds {_listed(arrays)}, which is no probe (coef, intercept) and no dictionary (W_enc, b_enc, W_dec, "
-            "b_dec); give `directions` if it is one table of directions, or vectors by name."
+            f"The file contains {_listed(arrays)}, which is neither a probe (coef, intercept) nor a dictionary (W_enc, "
+            "b_enc, W_dec, b_dec); pass `directions` if it contains one matrix of directions, or named vectors."
         )
     return Directions(np.atleast_2d(values), None if names is None else tuple(map(str, names)), space), layout
 
 
 def _listed(arrays: Mapping) -> str:
+    """The first six names, for messages."""
     return ", ".join(sorted(arrays)[:6]) or "nothing"
 
 
 def _arrays(transferable: Transferable, layout: Layout) -> dict[str, np.ndarray]:
-    """The arrays to write, by our names."""
+    """Return the arrays to write, by our names."""
     if isinstance(transferable, Directions):
         if layout.apart and transferable.names is not None:
             return dict(zip(transferable.names, transferable.values, strict=True))
@@ -292,7 +304,7 @@ def _arrays(transferable: Transferable, layout: Layout) -> dict[str, np.ndarray]
 
 
 def _typed(value: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
-    """The array in its original type if that can hold it: not in an integer type, nor above 65504 in float16."""
+    """Convert an array to its original dtype, or to float32 if that is an integer dtype or the values overflow it."""
     if value.dtype.kind == "U":
         whole = dtype is not None and dtype.kind in "iu"
         return value.astype(dtype) if whole else value
@@ -303,32 +315,34 @@ def _typed(value: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
 
 
 def _refuse_options(**options) -> None:
-    """Raise InputError on options that say something of another kind of file."""
+    """Raise InputError on options that do not apply to this kind of file."""
     kinds = {"subtract_b_dec": "a dictionary", "classes": "a probe"}
     for name, value in options.items():
         if value is not None and value is not False:
-            raise InputError(f"`{name}` is said of {kinds[name]}, and it holds something else.")
+            raise InputError(
+                f"`{name}` applies only to {kinds[name]}, and the file contains something else; leave it out."
+            )
 
 
 def _refuse_unknown(arrays: Mapping, allowed: set, kind: str) -> None:
     unknown = sorted(set(arrays) - allowed)
     if unknown:
         raise InputError(
-            f"As {kind} it cannot be carried, for what is {unknown[0]!r} in it? Known here are "
+            f"The file of {kind} has an array {unknown[0]!r} that is not recognised; allowed names are "
             f"{', '.join(sorted(allowed))}."
         )
 
 
 def _part(arrays: dict, part: str | None, directions: bool) -> tuple[dict, str]:
-    """The arrays of one part, by their names without the prefix of a state dict; and that prefix."""
+    """Select one layer or array, or all. Returns arrays by name without a state dict's prefix, and that prefix."""
     if part is not None and part in arrays:
         if not directions:
-            raise InputError(f"{part!r} is one array of it; give `directions` if that is what it holds.")
+            raise InputError(f"{part!r} is a single array; pass `directions` if its rows are directions.")
         return {part: arrays[part]}, ""
     if part is not None:
         layer = {name: array for name, array in arrays.items() if name.startswith(part + ".")}
         if not layer:
-            raise InputError(f"It has no part {part!r}; it holds {', '.join(sorted(arrays)[:6])}.")
+            raise InputError(f"The file has no layer or array {part!r}; it contains {', '.join(sorted(arrays)[:6])}.")
         return {name.removeprefix(part + "."): array for name, array in layer.items()}, part + "."
     recognised = {name for names in PROBE_NAMES.values() for name in names}
     recognised |= {name for names in DICTIONARY_NAMES.values() for name, _ in names}
@@ -338,7 +352,7 @@ def _part(arrays: dict, part: str | None, directions: bool) -> tuple[dict, str]:
         if len(heads) > 1 or not all("." in name for name in stripped):
             layers = sorted(name.removesuffix(".weight") for name in arrays if name.endswith(".weight"))
             if layers:
-                raise InputError(f"It holds several layers; name one after a colon: {', '.join(layers[:6])}.")
+                raise InputError(f"The file contains several layers; name one after a colon: {', '.join(layers[:6])}.")
             return arrays, ""
         prefix += f"{heads.pop()}."
         stripped = {name.partition(".")[2]: value for name, value in stripped.items()}
@@ -346,7 +360,7 @@ def _part(arrays: dict, part: str | None, directions: bool) -> tuple[dict, str]:
 
 
 def _config(file: Path) -> dict:
-    """What the cfg.json next to a dictionary states; empty where there is none."""
+    """Read the settings in the cfg.json next to a dictionary. Returns an empty dict without such a file."""
     path = file.with_name("cfg.json")
     if not path.is_file():
         return {}
@@ -355,5 +369,5 @@ def _config(file: Path) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path.name} cannot be read: {one_line(error)}") from None
     if not isinstance(config, dict):
-        raise InputError(f"{path.name} must hold a JSON object.")
+        raise InputError(f"{path.name} must contain a JSON object.")
     return {name: config[name] for name in CONFIG if config.get(name) is not None}

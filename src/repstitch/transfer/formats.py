@@ -1,4 +1,4 @@
-"""Files of named arrays, opened and written without running code that they may hold."""
+"""Open and write files of named arrays, without running code that a file may contain."""
 
 import json
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ import numpy as np
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_new, written_whole
 
-NOTES = "repstitch"  # the array of an .npz that holds the metadata
+NOTES = "repstitch"  # the array of an .npz that stores the metadata
 UNSAFE = (".pkl", ".pickle", ".joblib", ".sav")
-# Models of scikit-learn whose scores are exactly rows @ coef_.T + intercept_.
+# scikit-learn models whose scores are exactly rows @ coef_.T + intercept_.
 LINEAR_MODELS = (
     "LogisticRegression", "LogisticRegressionCV", "LinearSVC", "LinearSVR", "Ridge", "RidgeCV", "RidgeClassifier",
     "RidgeClassifierCV", "LinearRegression", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "SGDClassifier",
@@ -21,26 +21,28 @@ LINEAR_MODELS = (
 
 
 def open_arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of a file by name, and its metadata. Raises InputError on files that are unreadable or run code."""
+    """Return a file's arrays by name and its metadata. Raises InputError on files that are unreadable or run code."""
     if file.suffix not in OPENERS:
-        unsafe = " Pickles run code when opened, so they are never read." if file.suffix in UNSAFE else ""
-        raise InputError(f"{file.name} must be one of {', '.join(OPENERS)}.{unsafe}")
+        unsafe = " Pickle files can run code when opened, so they are never read." if file.suffix in UNSAFE else ""
+        raise InputError(f"{file.name} must end in one of {', '.join(OPENERS)}.{unsafe}")
     if not file.is_file():
-        raise InputError(f"There is no file {file}; give a probe, directions or a dictionary ({', '.join(OPENERS)}).")
+        raise InputError(
+            f"There is no file {file}; pass a file of directions, a probe or a dictionary ({', '.join(OPENERS)})."
+        )
     try:
         arrays, notes = OPENERS[file.suffix](file)
         for name, array in arrays.items():
             if not isinstance(name, str) or not isinstance(array, np.ndarray):
-                raise InputError(f"it must hold arrays by name; {name!r} is {type(array).__name__}.")
+                raise InputError(f"it must contain named arrays; {name!r} is {type(array).__name__}.")
         return arrays, dict(notes)
     except ImportError:
         raise
-    except Exception as error:  # safetensors, skops, torch and zipfile each have errors of their own
+    except Exception as error:  # safetensors, skops, torch and zipfile each raise different errors
         raise InputError(f"{file} cannot be read: {one_line(error)}") from None
 
 
 def write_arrays(target: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> None:
-    """Write arrays and metadata (.npy: the one array alone) to a new file, which appears whole or not at all."""
+    """Write arrays and metadata to a new file (.npy: one array without metadata). A failed write leaves no file."""
     with written_whole(target) as path:
         if target.suffix == ".safetensors":
             from safetensors.numpy import save_file
@@ -51,13 +53,13 @@ def write_arrays(target: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[
             np.savez(path, **named)
         else:
             np.save(path, next(iter(arrays.values())), allow_pickle=False)
-        check_new(target)  # it may have appeared meanwhile
+        check_new(target)  # another process may have created it meanwhile
 
 
 def _open_safetensors(file: Path):
     from safetensors import safe_open
 
-    with safe_open(file, framework="pt") as opened:  # torch, for NumPy has no bfloat16
+    with safe_open(file, framework="pt") as opened:  # as torch tensors, because NumPy has no bfloat16
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         return {name: _numbers(tensor) for name, tensor in tensors.items()}, opened.metadata() or {}
 
@@ -67,7 +69,7 @@ def _open_npz(file: Path):
         arrays = {name: archive[name] for name in archive.files}
     notes = json.loads(str(arrays.pop(NOTES))) if NOTES in arrays else {}
     if not isinstance(notes, dict):
-        raise InputError(f"its array {NOTES!r} must be a JSON object.")
+        raise InputError(f"its array {NOTES!r} must contain a JSON object.")
     return arrays, notes
 
 
@@ -81,7 +83,7 @@ def _open_torch(file: Path):
     loaded = torch.load(file, map_location="cpu", weights_only=True)
     tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {"directions": loaded}
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise InputError("it must hold tensors by name, a state dict.")
+        raise InputError("it must contain a state dict, that is, named tensors.")
     return {name: _numbers(tensor) for name, tensor in tensors.items()}, {}
 
 
@@ -93,7 +95,7 @@ def _numbers(tensor) -> np.ndarray:
 
 
 def _open_skops(file: Path):
-    """A linear model of scikit-learn, alone or after a StandardScaler; only types that skops trusts are created."""
+    """Open a linear scikit-learn model, alone or after a StandardScaler. Only types that skops trusts are created."""
     from skops.io import load
 
     model = load(file, trusted=[])
@@ -102,7 +104,7 @@ def _open_skops(file: Path):
     scaler = steps[0] if len(steps) == 2 and type(steps[0]).__name__ == "StandardScaler" else None
     if len(steps) != 1 + (scaler is not None) or type(steps[-1]).__name__ not in LINEAR_MODELS:
         names = ", ".join(type(step).__name__ for step in steps)
-        raise InputError(f"it must hold a linear model, at most after a StandardScaler; it holds {names}.")
+        raise InputError(f"it must contain a linear model, alone or after a StandardScaler; it contains {names}.")
     last: Any = steps[-1]
     coef = np.atleast_2d(np.asarray(last.coef_, dtype=np.float64))
     intercept = np.broadcast_to(np.asarray(last.intercept_, dtype=np.float64), (len(coef),))

@@ -1,4 +1,4 @@
-"""What can be carried: directions (vectors), probes (covectors) and dictionaries (both), as float64 NumPy arrays."""
+"""What can be transferred: directions (vectors), probes (covectors) and dictionaries (both), as float64 arrays."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,9 +13,9 @@ ACTIVATIONS = ("relu", "jumprelu", "topk", "none")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Directions:
-    """Vectors `values` (k, d) of a space, such as concept directions or steering vectors.
+    """Directions of a space, such as concept directions or steering vectors: the rows of `values` (k, d).
 
-    A direction is a difference of two points, not a point. `names` (k,) and `space` are None where they are not known.
+    A direction is the difference of two points, not a point. `names` (k,) and `space` are optional.
     """
 
     values: np.ndarray
@@ -26,7 +26,7 @@ class Directions:
         _set_array(self, "values", (None, None))
         zero = ~self.values.any(axis=1)
         if zero.any():
-            raise InputError(f"`values` must be directions; row {int(zero.argmax())} holds only zeros.")
+            raise InputError(f"`values` must have no rows of zeros; row {int(zero.argmax())} contains only zeros.")
         _check_names(self.names, len(self.values), "names")
         _check_space(self.space, self.dim)
 
@@ -40,11 +40,11 @@ class Directions:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Probe:
-    """A linear probe: scores `x @ coef.T + intercept` of rows x (n, d), with `coef` (k, d) and `intercept` (k,).
+    """A linear probe: it scores rows x (n, d) as `x @ coef.T + intercept`, with `coef` (k, d) and `intercept` (k,).
 
-    With k ≥ 2 each score belongs to one of the `classes` (k,) and the highest score wins. With k = 1 there are two
-    classes, and the second wins where the score is above 0 (as in scikit-learn). Without classes the scores are plain
-    numbers, as of a regression.
+    With k ≥ 2, each score belongs to one of the `classes` (k,), and the class with the highest score is predicted. With
+    k = 1 there are two classes, and the second is predicted if the score is above 0 (as in scikit-learn). Without
+    classes, the scores are plain numbers, as in a regression.
     """
 
     coef: np.ndarray
@@ -67,11 +67,11 @@ class Probe:
         return self.coef.shape[1]
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """Scores (n, k) of rows (n, d)."""
+        """Return the scores (n, k) of rows (n, d)."""
         return np.asarray(X, dtype=np.float64) @ self.coef.T + self.intercept
 
     def class_scores(self, X: np.ndarray) -> np.ndarray:
-        """Scores (n, n_classes), one column a class also where `coef` has only one row; the highest wins."""
+        """Return scores (n, n_classes) with one column per class, also if `coef` has only one row."""
         scores = self.scores(X)
         if self.classes is None or len(self.coef) > 1:
             return scores
@@ -82,9 +82,9 @@ class Probe:
 class Dictionary:
     """A sparse autoencoder: `W_enc` (d, m), `b_enc` (m,), `W_dec` (m, d), `b_dec` (d,).
 
-    Features are act((x − b_dec) @ W_enc + b_enc), without the subtraction where `subtract_b_dec` is false. Decoded rows
-    are features @ W_dec + b_dec. `activation` is relu, jumprelu (with `threshold` (m,), up to which a feature is 0),
-    topk (the `k` largest, not below 0) or none.
+    Features are act((x − b_dec) @ W_enc + b_enc); b_dec is not subtracted if `subtract_b_dec` is false. Decoded rows
+    are features @ W_dec + b_dec. `activation` is relu, jumprelu (relu, with features set to 0 unless they exceed
+    `threshold` (m,)), topk (relu, keeping the `k` largest features of each row) or none.
     """
 
     W_enc: np.ndarray
@@ -110,7 +110,9 @@ class Dictionary:
         if self.threshold is not None:
             _set_array(self, "threshold", (m,))
         if self.activation == "topk" and not (isinstance(self.k, int) and 1 <= self.k <= m):
-            raise InputError(f"`k` of a topk dictionary must be from 1 to its {m} features; got {self.k!r}.")
+            raise InputError(
+                f"`k` of a topk dictionary must be between 1 and its number of features ({m}); got {self.k!r}."
+            )
         _check_space(self.space, d)
 
     def __repr__(self) -> str:
@@ -121,7 +123,7 @@ class Dictionary:
         return self.W_enc.shape[0]
 
     def encode(self, X: np.ndarray) -> np.ndarray:
-        """Features (n, m) of rows (n, d)."""
+        """Return the features (n, m) of rows (n, d)."""
         X = np.asarray(X, dtype=np.float64)
         pre = (X - self.b_dec if self.subtract_b_dec else X) @ self.W_enc + self.b_enc
         if self.activation == "none":
@@ -137,7 +139,7 @@ class Dictionary:
         return features
 
     def decode(self, features: np.ndarray) -> np.ndarray:
-        """Rows (n, d) of features (n, m)."""
+        """Return the decoded rows (n, d) of features (n, m)."""
         return features @ self.W_dec + self.b_dec
 
 
@@ -146,7 +148,7 @@ Kind = TypeVar("Kind", bound=Transferable)
 
 
 def describe(transferable: Transferable) -> str:
-    """The kind and size of a transferable, for messages and reports."""
+    """Describe the kind and size of a transferable, for messages and reports."""
     if isinstance(transferable, Directions):
         count = len(transferable.values)
         return "1 direction" if count == 1 else f"{count} directions"
@@ -164,17 +166,17 @@ def _short(transferable: Transferable, size: str) -> str:
 
 
 def _set_array(transferable: Transferable, name: str, shape: tuple[int | None, ...]) -> None:
-    """Store a field as a finite float64 array of this shape, in which None is any size from 1."""
+    """Check a field and store it as a finite float64 array of this shape; None stands for any size of at least 1."""
     values = np.asarray(getattr(transferable, name))
     if values.dtype.kind not in "fiu":
-        raise InputError(f"`{name}` must hold numbers; got {values.dtype}.")
+        raise InputError(f"`{name}` must contain numbers; got {values.dtype}.")
     array = values.astype(np.float64)
     sizes = zip(array.shape, shape, strict=False)
     if array.ndim != len(shape) or not all(size and wanted in (None, size) for size, wanted in sizes):
         expected = ", ".join("n" if wanted is None else str(wanted) for wanted in shape)
         raise InputError(f"`{name}` must have the shape ({expected}); got {array.shape}.")
     if not np.isfinite(array).all():
-        raise InputError(f"`{name}` must be finite; it holds NaN or Inf.")
+        raise InputError(f"`{name}` must be finite; it contains NaN or Inf.")
     object.__setattr__(transferable, name, array)
 
 
@@ -185,4 +187,4 @@ def _check_names(names: tuple[str, ...] | None, count: int, argument: str) -> No
 
 def _check_space(space: Space | None, dim: int) -> None:
     if space is not None and space.dim != dim:
-        raise InputError(f"What is of space {space.name!r} must have its {space.dim} dimensions; got {dim}.")
+        raise InputError(f"The arrays must have the {space.dim} dimensions of space {space.name!r}; got {dim}.")

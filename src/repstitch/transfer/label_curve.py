@@ -1,4 +1,4 @@
-"""How many labelled rows of the target a native probe needs to be as accurate as a carried one."""
+"""Measure how many labelled target rows a native probe needs to be as accurate as a carried probe."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,12 @@ FIRST_SIZE, DRAWS, FEW_DRAWS, MANY = 10, 5, 3, 1000
 
 
 def label_efficiency(task: Task, carried: float | None = None, seed: int = 0) -> LabelEfficiency:
-    """Accuracies of native probes trained on few labelled target rows, and how many rows match the carried probe.
+    """Measure the accuracy of native probes trained on increasing numbers of labelled target rows.
 
-    Sizes are 10, 20, 50, 100 … up to all training rows, each with several random draws. The strength of the fit is
-    chosen once a size, on all validation rows, whose labels are not counted: that favours the native probe. `carried`
-    is the accuracy of the carried probe; with it `matches` says at which number of rows the mean accuracy reaches it.
+    The numbers of training rows are 10, 20, 50, 100 … up to all. Each but the last is tried with several random draws
+    of rows. The penalty is chosen once per number, on all validation rows; their labels are not counted, which favours
+    the native probe. `carried` is the accuracy of the carried probe. If it is passed, the result has `matches`, the
+    number of rows at which the mean accuracy reaches it.
     """
     n, random = len(task.train), np.random.default_rng(seed)
     sizes = [size for p in range(1, 8) for size in (10**p, 2 * 10**p, 5 * 10**p) if FIRST_SIZE <= size < n] + [n]
@@ -34,9 +35,9 @@ def label_efficiency(task: Task, carried: float | None = None, seed: int = 0) ->
 
 
 def first_match(sizes: Sequence[int], accuracy: Sequence[Sequence[float]], carried: float) -> int | None:
-    """The number of labelled rows at which the mean accuracy first reaches `carried`; None where it never does.
+    """Return the number of labelled rows at which the mean accuracy first reaches `carried`, or None if it never does.
 
-    Between two sizes the mean accuracy is taken to be linear in the logarithm of the size.
+    Between two sizes, the mean accuracy is interpolated linearly in the logarithm of the size.
     """
     means = [float(np.mean(draws)) for draws in accuracy]
     for i, mean in enumerate(means):
@@ -51,7 +52,7 @@ def first_match(sizes: Sequence[int], accuracy: Sequence[Sequence[float]], carri
 def _draw_accuracies(
     task: Task, size: int, random: np.random.Generator, validation: LabelledRows, test: LabelledRows
 ) -> list[float]:
-    """Test accuracies of probes trained on random draws of `size` training rows."""
+    """Return the test accuracies of probes trained on random draws of `size` training rows."""
     accuracies, strengths = [], None
     for _ in range(1 if size == len(task.train) else FEW_DRAWS if size >= MANY else DRAWS):
         rows = random.permutation(task.train)[:size]

@@ -1,4 +1,4 @@
-"""Labels of rows, matched to them by id or by position."""
+"""Attach labels to rows, matching them by id or by position."""
 
 import math
 import os
@@ -16,12 +16,13 @@ from repstitch.files import TABLES, split_column
 
 
 def label(rows: Embeddings, labels) -> Embeddings:
-    """The rows with one label each, as text; None where the label is missing, blank or NaN.
+    """Return the rows with one label each, as text. A label that is missing, blank or NaN becomes None.
 
-    `labels` is `table.parquet:column` (or .csv, .tsv) with a column `id`, or has one entry a row in the rows' order: a
-    table without ids, a text file, a `.npy`, `file.npz:key`, an array. A whole number gives the same text in every
-    number type. Raises InputError where no row gets a label, on ids that occur twice, on a table with ids for rows
-    without ids, and on a wrong length where entries go by position.
+    `labels` is a column of a table, `table.parquet:column` (or .csv, .tsv). Labels are matched by id if the table has a
+    column `id`. Otherwise they must have one entry per row in the rows' order: a table without ids, a text file, a
+    `.npy`, `file.npz:key` or an array. A whole number becomes the same text whatever its number type. Raises
+    InputError if no row gets a label, on repeated ids, on a table with ids for rows without ids, and on a wrong number
+    of entries.
     """
     labels = os.fspath(labels) if isinstance(labels, os.PathLike) else labels
     location, column = split_column(labels) if isinstance(labels, str) else (labels, None)
@@ -32,31 +33,33 @@ def label(rows: Embeddings, labels) -> Embeddings:
     else:
         texts = _texts(load_column(np.asarray(labels, dtype=object), len(rows), "labels"))
     if all(text is None for text in texts):
-        raise InputError("`labels` must give some of the rows a label; all are empty.")
+        raise InputError("`labels` must contain a label for at least one of the rows; all are missing or blank.")
     return replace(rows, labels=texts)
 
 
 def _from_table(path: Path, column: str | None, rows: Embeddings) -> np.ndarray:
     if not path.is_file():
-        raise InputError(f"`labels`: there is no file {path}; give TABLE:COLUMN.")
+        raise InputError(f"`labels`: there is no file {path}; pass TABLE:COLUMN.")
     table = read_table(path, "labels", ("id", *([column] if column else [])))
     for name in ("id", column):
         if table.column_names.count(name) > 1:
-            raise InputError(f"`labels` {path} has more than one column {name!r}; give each a name of its own.")
+            raise InputError(f"`labels` {path} has more than one column {name!r}; column names must be unique.")
     if column is None or column not in table.column_names or column == "id":
         others = ", ".join(name for name in table.column_names if name != "id")
-        raise InputError(f"`labels` must name a column as {path.name}:COLUMN, out of {others}; got {column}.")
+        raise InputError(
+            f"`labels` must name a column as {path.name}:COLUMN, where COLUMN is one of {others}; got {column}."
+        )
     values = _texts(table.column(column).to_pylist())
     if "id" not in table.column_names:
         if len(values) != len(rows):
             raise InputError(
-                f"`labels` {path} has no column id, so it must have one entry a row ({len(rows)}); it has "
+                f"`labels` {path} has no column id, so it must have one entry per row ({len(rows)}); it has "
                 f"{len(values)}."
             )
         return values
     if rows.ids is None:
         raise InputError(
-            f"`labels` {path} goes by ids, and the rows have none; give them too (`target_ids`, `source_ids`)."
+            f"`labels` {path} has a column id, but the rows have no ids; pass their ids (`target_ids` or `source_ids`)."
         )
     ids = table.column("id").to_pylist()
     kept = [i for i, key in enumerate(ids) if key is not None]
@@ -64,8 +67,8 @@ def _from_table(path: Path, column: str | None, rows: Embeddings) -> np.ndarray:
     check_unique(keys, "table of labels")
     by_id = dict(zip(keys, values[kept], strict=True))
     if not any(key in by_id for key in rows.ids):
-        first = f"it has e.g. {keys[0]!r}" if len(keys) else "it has none"
-        raise InputError(f"`labels` {path} knows none of the ids ({first}, the rows {rows.ids[0]!r}).")
+        first = f"the table has e.g. {keys[0]!r}" if len(keys) else "the table has none"
+        raise InputError(f"`labels` {path} has none of the rows' ids ({first}, the rows {rows.ids[0]!r}).")
     return _texts([by_id.get(key) for key in rows.ids])
 
 
@@ -76,10 +79,10 @@ def _texts(values) -> np.ndarray:
 
 
 def as_text(value: Any) -> str | None:
-    """A label or class as text, the same for whole numbers of any type; None where it is missing or blank."""
+    """Return a label or class as text, the same for whole numbers of any type; None if it is missing or blank."""
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return None
     if isinstance(value, float | np.floating) and math.isfinite(value) and value == int(value):
-        value = int(value)  # as pandas keeps whole numbers of which some are missing
+        value = int(value)  # pandas stores whole numbers as floats if some are missing
     text = value.decode() if isinstance(value, bytes) else str(value)
     return text if text.strip() else None

@@ -1,4 +1,4 @@
-"""A stitcher as one affine map: its map without normalisations, or a tangent of the whole translation."""
+"""Reduce a stitcher to one affine map: its own map without normalisation, or its mean Jacobian."""
 
 import math
 from dataclasses import dataclass
@@ -13,49 +13,49 @@ from repstitch.stitchers.maps import AffineMap, Map, ResidualMLP
 from repstitch.stitchers.stitcher import Stitcher
 
 BATCH_ROWS = 1024
-MOST_ROWS = 2_000  # for a mean Jacobian
+MOST_ROWS = 2_000  # of a mean Jacobian
 
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """An affine map in float64 that stands for a stitcher; `description` says in words how it was derived."""
+    """An affine map in float64 that is used in place of a stitcher. `description` states how it was derived."""
 
     map: AffineMap
     description: str
 
     @property
     def weight(self) -> np.ndarray:
-        """(d_source, d_target) float64."""
+        """The matrix (d_source, d_target), float64."""
         return self.map.weight.numpy()
 
     @property
     def bias(self) -> np.ndarray:
-        """(d_target,) float64."""
+        """The bias (d_target,), float64."""
         return self.map.bias.numpy()
 
 
 def affine_part(map: Map) -> LinearMap:
-    """A stitcher's affine map without its normalisations, exactly. Raises InputError on an MLP."""
+    """Return a stitcher's affine map unchanged, without the normalisations. Raises InputError on an MLP."""
     if not isinstance(map, AffineMap):
         raise InputError(
-            "An MLP has no one matrix, so it acts by its Jacobian at rows of its source space; give such rows "
+            "An MLP is not a single matrix, so its Jacobian at rows of its source space is used; pass such rows "
             "(`source` for the forward stitcher, `target` for the backward one), or train a linear stitcher."
         )
-    return LinearMap(map.to("cpu", torch.float64), "the bare map, exactly: without the normalisation after it")
+    return LinearMap(map.to("cpu", torch.float64), "the stitcher's exact affine map, without output normalisation")
 
 
 def jacobian(stitcher: Stitcher, rows: np.ndarray) -> LinearMap:
-    """The tangent of `stitcher.translate` with its normalisations, at a point (d_source,) or averaged over rows (n, d).
+    """Linearise `stitcher.translate`, normalisations included, at a point (d_source,) or on average over rows (n, d).
 
-    The weight is the mean Jacobian over the rows; the bias is such that the mean of the rows goes to the mean of their
-    translations, so that at one point it is the first-order expansion there. In closed form, float64, O(n d²) time.
-    Raises InputError as `translate` does.
+    The weight is the mean Jacobian over the rows. The bias is chosen so that the mean of the rows maps to the mean of
+    their translations; at a single point, the result is the first-order Taylor expansion. Computed in closed form, in
+    float64 and O(n d²) time. Raises InputError on rows of another shape and on rows that cannot be normalised.
     """
     X = np.atleast_2d(np.asarray(rows))
     if X.ndim != 2 or X.shape[1] != stitcher.source.dim or not len(X):
         raise InputError(
-            f"`rows` must be (n, {stitcher.source.dim}) or ({stitcher.source.dim},), of the space "
-            f"{stitcher.source.name!r} that the stitcher reads; got {np.asarray(rows).shape}."
+            f"`rows` must be (n, {stitcher.source.dim}) or ({stitcher.source.dim},), rows of the stitcher's source "
+            f"space {stitcher.source.name!r}; got {np.asarray(rows).shape}."
         )
     map, norms = stitcher.map.to("cpu", torch.float64), (stitcher.input_norm, stitcher.output_norm)
     weight = torch.zeros(map.d_source, map.d_target, dtype=torch.float64)
@@ -66,35 +66,38 @@ def jacobian(stitcher: Stitcher, rows: np.ndarray) -> LinearMap:
         mean_in += batch.sum(0) / len(X)
         mean_out += out.sum(0) / len(X)
     points = "at one point" if len(X) == 1 else f"averaged over {len(X):,} rows"
-    description = f"its Jacobian {points}, normalisation included: a tangent, so true near such rows only"
+    description = (
+        f"the stitcher's Jacobian {points}, including normalisation: a linear approximation that holds near such rows"
+    )
     return LinearMap(AffineMap(weight, mean_out - mean_in @ weight), description)
 
 
 def linearise(stitcher: Stitcher, rows: np.ndarray | None = None, tangent: bool = False) -> LinearMap:
-    """The stitcher's affine map, or its mean Jacobian at `rows` where the map is an MLP or with `tangent`.
+    """Return the stitcher's affine map, or its mean Jacobian at `rows` if the map is an MLP or `tangent` is true.
 
-    The rows are first brought to the stitcher's input normalisation, so that either map reads rows so normalised.
-    Raises InputError where a Jacobian is needed and there are no rows.
+    The rows are first normalised as the stitcher normalises its input, so both kinds of map expect normalised rows.
+    Raises InputError if a Jacobian is needed and `rows` is None.
     """
     if rows is None or (isinstance(stitcher.map, AffineMap) and not tangent):
         if tangent:
-            raise InputError("A Jacobian is taken at rows of the stitcher's source space; give some.")
+            raise InputError("A Jacobian is taken at rows of the stitcher's source space; pass such rows.")
         return affine_part(stitcher.map)
     points = torch.from_numpy(np.atleast_2d(np.asarray(rows, dtype=np.float64)))
     return jacobian(stitcher, _normalised(points, stitcher.input_norm, "rows for the Jacobian").numpy())
 
 
 def evenly_spaced(rows: np.ndarray) -> np.ndarray:
-    """At most 2,000 of the rows for a mean Jacobian, evenly spaced, since files are often sorted by content."""
+    """Select at most 2,000 rows for a mean Jacobian, evenly spaced because files are often sorted by content."""
     return rows[:: -(-len(rows) // MOST_ROWS) or 1]
 
 
 @torch.no_grad()
 def _summed_jacobian(map: Map, x: Tensor, norms: tuple[str, str]) -> tuple[Tensor, Tensor]:
-    """Translations (n, d_target) of rows x, and the sum over the rows of the Jacobians (d_source, d_target).
+    """Return the translations (n, d_target) of rows x and the sum of the Jacobians (d_source, d_target) over the rows.
 
-    Row i's is s (I − u uᵀ) M (I − o oᵀ): u and o are the unit rows before and after the map, M the map's own Jacobian,
-    s one over the product of both lengths. A side that is not normalised has length 1 and no projection.
+    The Jacobian of row i is s (I − u uᵀ) M (I − o oᵀ). Here u is the row at unit length, o its translation at unit
+    length, and M the Jacobian of the map alone. s is 1 over the product of the lengths of the row and of the map's
+    output. A side that is not normalised contributes no projection and a length of 1.
     """
     u, lengths = _normalised(x, norms[0], "rows for the Jacobian"), torch.linalg.vector_norm(x, dim=1)
     z = map.apply(u)
@@ -118,13 +121,13 @@ def _summed_jacobian(map: Map, x: Tensor, norms: tuple[str, str]) -> tuple[Tenso
 
 
 def _normalised(rows: Tensor, how: str, argument: str) -> Tensor:
-    """`normalise`, but with lengths in float64, where `normalise` takes them in float32."""
+    """Normalise rows as `normalise` does, but compute their lengths in float64 instead of float32."""
     checked = normalise(rows, how, argument)
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True) if how == "unit" else checked
 
 
 def _gate(map: Map, u: Tensor) -> Tensor | None:
-    """The slope (n, width) of an MLP's hidden units, GELU's Φ(h) + h φ(h); None for an affine map."""
+    """Return the derivative (n, width) of an MLP's hidden units, GELU's Φ(h) + h φ(h); None for an affine map."""
     if not isinstance(map, ResidualMLP):
         return None
     h = u @ map.hidden_weight + map.hidden_bias
@@ -132,7 +135,7 @@ def _gate(map: Map, u: Tensor) -> Tensor | None:
 
 
 def _left_product(map: Map, u: Tensor, gate: Tensor | None) -> Tensor:
-    """uᵀ M of each row."""
+    """Return uᵀ M for each row."""
     rows = u @ map.weight
     if isinstance(map, ResidualMLP) and gate is not None:
         rows = rows + ((u @ map.hidden_weight) * gate) @ map.out_weight
@@ -140,7 +143,7 @@ def _left_product(map: Map, u: Tensor, gate: Tensor | None) -> Tensor:
 
 
 def _right_product(map: Map, o: Tensor, gate: Tensor | None) -> Tensor:
-    """M o of each row."""
+    """Return M o for each row."""
     rows = o @ map.weight.T
     if isinstance(map, ResidualMLP) and gate is not None:
         rows = rows + ((o @ map.out_weight.T) * gate) @ map.hidden_weight.T

@@ -1,4 +1,4 @@
-"""Does a carried probe tell classes on the target's own rows, compared with a native probe and with chance?"""
+"""Evaluate a carried probe on labelled target rows, compared with a native probe and with chance."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from repstitch.transfer.rules import pull_back
 from repstitch.transfer.task import Task
 
 RANDOM_PROBES = 100
-Draws = Mapping[str, tuple[float, np.ndarray]]  # a value and its values on resampled rows, by contender
+Draws = Mapping[str, tuple[float, np.ndarray]]  # each contender's value, and its values on resampled rows
 
 
 @exact_products()
@@ -32,26 +32,32 @@ def evaluate_probe(
     seed: int = 0,
     native: Probe | None = None,
 ) -> Proof:
-    """How well a probe of the source, carried to the target by `backward`, tells the task's classes there.
+    """Evaluate how well a probe of the source, carried to the target by `backward`, classifies the target's rows.
 
-    `probe` is the probe to carry; without one, a probe is trained on the task's source rows. `backward_map` is the
-    affine map it is carried through; by default that of the stitcher, or for an MLP the mean Jacobian at training rows.
-    Each measure of `metrics.classification.evaluate` is taken on the same unseen test rows for
+    `probe` is the probe to carry; by default, one is trained on the task's source rows. `backward_map` is the affine
+    map to carry it through; by default the stitcher's affine map, or for an MLP its mean Jacobian at training rows.
+    Each measure of `metrics.classification.evaluate` is computed on the same unseen test rows for
 
     - `carried`: the carried probe on the target's rows;
-    - `whole`: the original probe on translations of them, by the whole stitcher with its normalisation;
+    - `whole`: the original probe on the target's rows translated by the whole stitcher, with its normalisation;
     - `native`: a probe trained on the target's rows of the same items and labels (or the argument `native`);
     - `home`: the original probe on the source's rows;
     - `shuffled`: the probe carried through a closed-form map that was fitted to shuffled pairs;
-    - `random`: the mean of 100 probes of random directions, with the middle 95 % of them as the interval;
-    - `majority`: the most frequent class of training, always.
+    - `random`: the mean of 100 probes with random directions; the interval is their middle 95 %;
+    - `majority`: always predicting the most frequent class of the training rows.
 
-    `retention` is carried over native accuracy, `below_native` and `above_shuffled` are differences of accuracy, with
-    intervals over the same resampled rows. A probe that is given is scored by all its classes, also those that no row
-    has (`other_classes`); the native probe has only the classes of the rows. `cosine` compares the directions of the
-    carried and the native probe, each class's less the mean over classes. `score_correlation` compares their scores of
-    the test rows, each less the row's mean over classes: Pearson's r over rows, the mean over classes. `left_out`
-    counts rows.
+    The proof further contains
+
+    - `retention`: the accuracy of the carried probe divided by that of the native probe;
+    - `below_native` and `above_shuffled`: the differences of accuracy native − carried and carried − shuffled;
+    - `cosine`: the cosines of the carried and the native probe's class directions, each minus the mean over classes;
+    - `score_correlation`: Pearson's r over test rows of the two probes' scores, each minus the row's mean over classes;
+      the mean over classes;
+    - `other_classes`: the classes of the probe that no row has. All probes but the native one can predict them, always
+      wrongly;
+    - `left_out`: the numbers of rows that were not used, by reason.
+
+    Intervals of `retention` and the differences are computed on the same resampled rows for both probes.
     """
     backward_map = backward_map or linearise(backward, evenly_spaced(task.target[task.train]))
     probe = probe or task.fit_probe(task.source)
@@ -92,10 +98,11 @@ def evaluate_probe(
 
 
 def compare_class_directions(forward: LinearMap, task: Task) -> ClassDirections:
-    """Are the classes' mean directions, each class's mean less the mean of all, carried to those of the target?
+    """Compare the class directions of the source, carried to the target, with the target's own class directions.
 
-    `cosine` is between the carried source direction, from training rows, and the target's own, from test rows.
-    `others` is the mean cosine to the directions of the other classes.
+    A class direction is the mean of the class's rows minus the mean of all rows. `cosine` compares the carried
+    direction, from the source's training rows, with the target's direction of the same class, from test rows. `others`
+    is the mean cosine with the target's directions of the other classes.
     """
     carried = _class_directions(task, task.source, task.train) @ forward.weight
     cosines = _unit(carried) @ _unit(_class_directions(task, task.target, task.test)).T
@@ -109,15 +116,15 @@ def compare_class_directions(forward: LinearMap, task: Task) -> ClassDirections:
 
 
 def shuffled_map(stitcher: Stitcher, X: torch.Tensor, Y: torch.Tensor, seed: int) -> AffineMap:
-    """The stitcher's closed form, or the one its refinement started from, fitted to these pairs in random order."""
+    """Fit the stitcher's closed form, or the one that its training started from, to these pairs in random order."""
     closed_form = stitcher.settings.get("start", stitcher.settings)
-    if "gain" not in closed_form:  # a stitcher that was put together by hand
+    if "gain" not in closed_form:  # a stitcher that was not made by `train`
         closed_form = {"method": "ridge", "penalty": 1e-2, "gain": None}
     return fit_shuffled(X, Y, closed_form.get("method", stitcher.method), closed_form, seed)
 
 
 def compare_accuracies(accuracy: Draws) -> dict[str, Any]:
-    """The carried probe's accuracy over the native one's, their difference, and the difference to shuffled pairs."""
+    """Compare the carried probe's accuracy with the native probe's and with that of a map fitted to shuffled pairs."""
     carried, carried_draws = accuracy["carried"]
     native, native_draws = accuracy["native"]
     shuffled, shuffled_draws = accuracy["shuffled"]
@@ -131,29 +138,30 @@ def compare_accuracies(accuracy: Draws) -> dict[str, Any]:
 
 
 def with_intervals(draws: Draws) -> dict[str, Any]:
-    """Each contender's score with the interval of its draws, as JSON."""
+    """Return each contender's score with the interval of its draws, as JSON."""
     return {name: {"score": score, "interval": interval(values)} for name, (score, values) in draws.items()}
 
 
 def mean_and_range(values: np.ndarray) -> dict[str, Any]:
-    """The mean of random draws and the middle 95 % of them, as JSON."""
+    """Return the mean of random draws and their middle 95 %, as JSON."""
     return {"score": float(values.mean()), "interval": interval(values)}
 
 
 def frequency_scores(counts: np.ndarray) -> np.ndarray:
-    """Scores (c,) that rank classes by their number of rows; of equally frequent classes the first wins."""
+    """Return scores (c,) that rank classes by their number of rows; ties rank the first class highest."""
     scores = np.empty(len(counts))
     scores[np.argsort(-counts, kind="stable")] = np.arange(len(counts))[::-1]
     return scores
 
 
 def _majority_scores(task: Task) -> np.ndarray:
+    """Return the same scores for every test row, highest for the most frequent class of the training rows."""
     counts = np.bincount(task.y[task.train], minlength=len(task.classes)).astype(np.float64)
     return np.broadcast_to(frequency_scores(counts), (len(task.test), len(counts)))
 
 
 def _random_probes(task: Task, seed: int) -> dict[str, np.ndarray]:
-    """Each measure of probes of random directions that score 0 at the mean of the training rows."""
+    """Measure probes with random directions. Their scores are 0 at the mean of the training rows."""
     random = np.random.default_rng(seed)
     centred, y = task.target[task.test] - task.target[task.train].mean(0), task.y[task.test]
     draws: dict[str, list[float]] = {}
@@ -165,6 +173,7 @@ def _random_probes(task: Task, seed: int) -> dict[str, np.ndarray]:
 
 
 def _compare_directions(carried: Probe, native: Probe, shuffled: Probe, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the cosines of the carried and of the shuffled probe's class directions with the native probe's."""
     carried_rows, native_rows, shuffled_rows = (_probe_directions(p, classes) for p in (carried, native, shuffled))
     by_class = _cosines(carried_rows, native_rows)
     return {
@@ -175,7 +184,7 @@ def _compare_directions(carried: Probe, native: Probe, shuffled: Probe, classes:
 
 
 def _probe_directions(probe: Probe, classes: Sequence[str]) -> np.ndarray:
-    """The direction of each class less the mean of all, which decides which class has the highest score."""
+    """Return each class's direction minus the mean over classes; these decide which class has the highest score."""
     coef = np.vstack([np.zeros_like(probe.coef), probe.coef]) if len(probe.coef) == 1 else probe.coef
     directions = coef[[(probe.classes or ()).index(name) for name in classes]]
     directions = directions - directions.mean(0)
@@ -183,21 +192,23 @@ def _probe_directions(probe: Probe, classes: Sequence[str]) -> np.ndarray:
 
 
 def _score_correlation(carried: np.ndarray, native: np.ndarray) -> float:
-    """Pearson's r over rows of scores (n, c), each less the row's mean; the mean over classes, constants as 0."""
+    """Return the mean over classes of Pearson's r between scores (n, c) minus each row's mean; 0 for constants."""
     by_class = correlations(*((scores - scores.mean(1, keepdims=True)).T for scores in (carried, native)))
     return float(np.nan_to_num(by_class).mean())
 
 
 def _class_directions(task: Task, rows: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Each kept class's mean over one part of the rows, less the mean of the part."""
+    """Return the mean of each kept class over one part of the rows, minus the mean of the part."""
     rows, y = rows[part], task.y[part]
     return np.stack([rows[y == k].mean(0) - rows.mean(0) for k in task.columns(task.kept_classes)])
 
 
 def _cosines(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """Cosine of each row of A with the same row of B."""
     return (_unit(A) * _unit(B)).sum(1)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
+    """Scale rows to unit length; rows of zeros stay zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1.0)

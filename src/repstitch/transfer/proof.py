@@ -1,4 +1,4 @@
-"""Proofs: how well a carried probe, a probe from names or a carried dictionary works on rows of the target space."""
+"""Proofs: results of evaluating a carried probe, a probe from class names or a carried dictionary on target rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,46 +22,46 @@ from repstitch.text import num
 
 MEASURES = {
     "accuracy": "accuracy",
-    "top5": "in the first five",
+    "top5": "top-5 accuracy",
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
 }
 
 
 class LabelEfficiency(Record):
-    """Accuracies of native probes trained on few labelled target rows, and how many match the carried probe."""
+    """Accuracies of native probes by number of labelled target rows, and how many rows match the carried probe."""
 
     sizes = sequence(int)  # numbers of labelled rows, ascending
-    accuracy = sequence(list[float])  # the accuracies of several random draws of rows, for each of `sizes`
-    carried = optional(number())  # the accuracy of the carried probe, where it was compared
+    accuracy = sequence(list[float])  # for each of `sizes`, the accuracies of one or more random draws of rows
+    carried = optional(number())  # the accuracy of the carried probe, if it was compared
     matches = optional(whole())
-    """The number of rows at which native probes reach the carried one; None where they never do."""
+    """The number of rows at which native probes are as accurate as the carried probe; None if they never are."""
 
     def __str__(self) -> str:
         sizes = self.sizes
         if self.matches is None:
-            return f"labels saved: a native probe does not match it with all {sizes[-1]:,} labelled rows of the target"
+            return f"labels saved: a native probe is less accurate even with all {sizes[-1]:,} labelled target rows"
         about = "at most" if self.matches == sizes[0] else "about"
-        return f"labels saved: a native probe needs {about} {self.matches:,} labelled rows of the target to match it"
+        return f"labels saved: a native probe needs {about} {self.matches:,} labelled target rows to be as accurate"
 
 
 class ClassCosines(Record):
-    """Cosines of two directions per class, and their mean over classes."""
+    """The cosine of two directions for each class, and the mean over classes."""
 
     mean = number()
     by_class = sequence(float)
 
 
 class ProbeCosines(ClassCosines):
-    """Cosines of the carried and the native probe's directions, and the mean through shuffled pairs."""
+    """Cosines of carried and native probe directions, and their mean for a map fitted to shuffled pairs."""
 
     shuffled = number()
 
 
 class ClassDirections(Record):
-    """Cosines of the classes' mean directions, carried forward, with the target's own."""
+    """Cosines of the source's class directions, carried to the target, with the target's own class directions."""
 
-    others = number()  # the mean cosine with the directions of other classes
+    others = number()  # the mean cosine with the target's directions of other classes
     cosine = part(ClassCosines)
 
 
@@ -72,30 +72,30 @@ class ClassifierProof(Record, ABC):
     target = optional(string())  # the name of the target space
     classes = sequence(str)
     n_test = whole()
-    left_out = mapping(int)  # numbers of rows that were left out, by reason
+    left_out = mapping(int)  # numbers of rows that were not used, by reason
     _accuracy = mapping(dict[str, Any], "accuracy")
 
     CONTENDERS: ClassVar[Mapping[str, str]]  # the name of each contender in reports
 
     @property
     def contenders(self) -> list[str]:
-        """The classifiers that were measured, in the order of reports."""
+        """The names of the classifiers that were measured, in the order of reports."""
         return [name for name in self.CONTENDERS if name in self._accuracy]
 
     def accuracy(self, contender: str = "carried") -> Estimate:
-        """The share of test rows whose class has the highest score."""
+        """Return the share of test rows whose class has the highest score."""
         return self.measure("accuracy", contender)
 
     def balanced_accuracy(self, contender: str = "carried") -> Estimate:
-        """The mean over classes of the accuracy on the class's rows."""
+        """Return the mean over classes of the accuracy on the class's rows."""
         return self.measure("balanced_accuracy", contender)
 
     def auroc(self, contender: str = "carried") -> Estimate:
-        """The mean over classes of the area under the ROC curve."""
+        """Return the mean over classes of the area under the ROC curve."""
         return self.measure("auroc", contender)
 
     def measure(self, name: str, contender: str = "carried") -> Estimate:
-        """A measure by its name: accuracy, top5, balanced_accuracy or auroc."""
+        """Return a measure by its name: accuracy, top5, balanced_accuracy or auroc."""
         return as_estimate(self[name][contender])
 
     def __str__(self) -> str:
@@ -116,39 +116,39 @@ class ClassifierProof(Record, ABC):
             for name in self.contenders
         ]
         counts = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
-        return [[head, *rows], *self._sentences(), *([f"left out: {counts}"] if counts else [])]
+        return [[head, *rows], *self._sentences(), *([f"rows left out: {counts}"] if counts else [])]
 
     @abstractmethod
     def _heading(self) -> str:
-        """The head of the table: what the measures were taken on."""
+        """Return the heading of the first column: the test rows and classes."""
 
     @abstractmethod
     def _sentences(self) -> list[str]:
-        """What the report says below the table."""
+        """Return the sentences of the report below the table."""
 
 
 class Proof(ClassifierProof):
-    """How well a probe of the source, carried to the target, tells classes there; see `evaluate_probe`."""
+    """How well a probe of the source classifies rows of the target once it is carried there; see `evaluate_probe`."""
 
-    through = string()  # in words, what the probe was carried through
+    through = string()  # description of the map that the probe was carried through
     n_train = whole()
-    retention = optional(estimate())  # carried over native accuracy; None where the native probe is never right
+    retention = optional(estimate())  # carried / native accuracy; None if the native probe is never right
     cosine = part(ProbeCosines)
-    below_native = estimate()  # the native probe's accuracy less the carried one's
-    above_shuffled = estimate()  # the carried probe's accuracy less that of one carried through shuffled pairs
+    below_native = estimate()  # accuracy of the native probe minus that of the carried probe
+    above_shuffled = estimate()  # accuracy of the carried probe minus that with a map fitted to shuffled pairs
     score_correlation = number()
-    """The correlation of the carried with the native probe's scores of the test rows, the mean over classes."""
+    """The correlation of the carried and the native probe's scores on the test rows, averaged over classes."""
     label_efficiency = optional(part(LabelEfficiency))
-    """How many labelled rows a native probe needs; None where that was not measured."""
+    """How many labelled rows a native probe needs; None if that was not measured."""
     class_directions = optional(part(ClassDirections))
-    """Cosines of the classes' mean directions; None where they were not measured."""
+    """Cosines of carried and target class directions; None if they were not measured."""
 
     CONTENDERS: ClassVar[Mapping[str, str]] = {
         "carried": "carried probe",
-        "whole": "  the probe after the whole stitcher",
-        "native": "probe trained on the target",
-        "home": "the probe on its own space",
-        "shuffled": "carried through shuffled pairs",
+        "whole": "  original probe on translated rows",
+        "native": "native probe (trained on the target)",
+        "home": "original probe on source rows",
+        "shuffled": "carried, map fitted to shuffled pairs",
         "random": "random directions",
         "majority": "majority class",
     }
@@ -159,17 +159,21 @@ class Proof(ClassifierProof):
     def _sentences(self) -> list[str]:
         sentences = []
         if self.retention is not None:
-            sentences.append(f"share of the native probe's accuracy: {self.retention}")
-        sentences.append(f"above shuffled pairs: {self.above_shuffled}")
+            sentences.append(f"accuracy as a share of the native probe's: {self.retention}")
         sentences.append(
-            f"cosine of carried and native directions {num(self.cosine.mean)} (through shuffled pairs "
-            f"{num(self.cosine.shuffled)}); what they say of the test rows correlates by {num(self.score_correlation)}"
+            f"accuracy above a map fitted to shuffled pairs: {self.above_shuffled} (brackets: 95 % intervals)"
+        )
+        sentences.append(
+            f"carried and native probe: mean cosine of their class directions {num(self.cosine.mean)} "
+            f"(shuffled pairs: {num(self.cosine.shuffled)}), correlation of their scores on the test rows "
+            f"{num(self.score_correlation)}"
         )
         directions = self.class_directions
         if directions is not None:
             sentences.append(
-                f"the classes' mean directions, carried forward: cosine {num(directions.cosine.mean)} to the target's "
-                f"own, {num(directions.others)} to those of other classes"
+                f"class directions (class mean minus overall mean), carried to the target: mean cosine "
+                f"{num(directions.cosine.mean)} with the target's own, {num(directions.others)} with those of other "
+                "classes"
             )
         if self.label_efficiency is not None:
             sentences.append(str(self.label_efficiency))
@@ -177,43 +181,43 @@ class Proof(ClassifierProof):
 
 
 class ZeroShotProof(ClassifierProof):
-    """How well a probe made from the classes' names tells classes of the target; see `evaluate_names`."""
+    """How well a probe made from class names classifies rows of the target; see `evaluate_names`."""
 
     CONTENDERS: ClassVar[Mapping[str, str]] = {
-        "carried": "from names alone",
-        "shuffled": "the same, names shuffled",
+        "carried": "probe from class names",
+        "shuffled": "probe from shuffled names",
         "majority": "majority class",
     }
 
     _chance = mapping(float, "chance")
 
     def chance(self, measure: str = "accuracy") -> float:
-        """The accuracy or balanced_accuracy of a guess among all names."""
+        """Return the accuracy or balanced_accuracy of guessing among all names."""
         return self._chance[measure]
 
     def _heading(self) -> str:
-        return f"{self.n_test} labelled rows, {len(self.classes)} names"
+        return f"{self.n_test} labelled rows, {len(self.classes)} class names"
 
     def _sentences(self) -> list[str]:
-        return [f"chance: balanced accuracy {num(self.chance('balanced_accuracy'))}"]
+        return [f"balanced accuracy of guessing: {num(self.chance('balanced_accuracy'))} (brackets: 95 % intervals)"]
 
 
 class FeatureCorrelation(Record):
-    """Pearson correlation of features with the original's, over features."""
+    """Pearson correlation of carried with original features: mean and median over features."""
 
     mean = number()
     median = number()
 
 
 class SameActive(Record):
-    """The share of an item's active features that stay active, and that share for independent features."""
+    """The share of active source features that are active on the target, and the share expected by chance."""
 
     share = number()
     chance = number()
 
 
 class Explained(Record):
-    """Shares of variance that decoding gives back: of target rows, of source rows, and by both maps alone."""
+    """Shares of variance explained by reconstructions of target rows and source rows, and by both maps alone."""
 
     target = number()
     source = number()
@@ -221,19 +225,19 @@ class Explained(Record):
 
 
 class DictionaryProof(Record):
-    """How far a carried dictionary gives target rows the features of the same items' source rows.
+    """How well a carried dictionary reproduces on target rows the features of the same items' source rows.
 
     See `compare_features`.
     """
 
     n_test = whole()
     features = whole()  # the number of features of the dictionary
-    correlation = optional(part(FeatureCorrelation))  # None where no feature was compared
+    correlation = optional(part(FeatureCorrelation))  # None if no feature was compared
     same_active = part(SameActive)
     explained = part(Explained)
     compared = whole()  # the number of features that are active in enough rows to be compared
     shuffled = optional(number())
-    """The mean correlation of the dictionary carried through maps that were fitted to shuffled pairs."""
+    """The mean correlation for the dictionary carried through maps that were fitted to shuffled pairs."""
 
     def __str__(self) -> str:
         return as_text(self._sentences())
@@ -247,20 +251,22 @@ class DictionaryProof(Record):
 
     def _sentences(self) -> list[str]:
         active, explained = self.same_active, self.explained
-        sentences = [f"{self.n_test} unseen rows, {self.compared} of {self.features} features active often enough"]
+        sentences = [
+            f"{self.n_test} unseen rows, {self.compared} of {self.features} features active in enough rows to compare"
+        ]
         if self.correlation is not None and self.shuffled is not None:
             sentences.append(
-                f"features correlate with the original's by {num(self.correlation.mean)} on the mean, "
-                f"{num(self.correlation.median)} in the middle; through shuffled pairs {num(self.shuffled)}"
+                f"correlation of carried with original features: mean {num(self.correlation.mean)}, median "
+                f"{num(self.correlation.median)} (shuffled pairs: mean {num(self.shuffled)})"
             )
         sentences.append(
-            f"of the features active for a row {active.share:.1%} are active for its counterpart "
-            f"(of all, {active.chance:.1%} are)"
+            f"of the features active on a source row, {active.share:.1%} are active on the same item's target row "
+            f"({active.chance:.1%} expected by chance)"
         )
         sentences.append(
             f"variance explained: {num(explained.target)} of the target's rows by the carried dictionary, "
-            f"{num(explained.source)} of the source's by the original; the maps alone, there and back, "
-            f"{num(explained.maps_alone)}"
+            f"{num(explained.source)} of the source's rows by the original, {num(explained.maps_alone)} of the "
+            "target's rows by mapping them to the source and back"
         )
         return sentences
 

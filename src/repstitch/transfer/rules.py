@@ -1,9 +1,10 @@
-"""The rules by which directions, probes and dictionaries go through an affine map y = x W + b.
+"""The rules for carrying directions, probes and dictionaries through an affine map y = x W + b.
 
-A point goes through the map. A vector, the difference of two points, goes through W alone. A covector, which reads
-points, comes back through the transpose: the probe (w, c) on the target reads source rows as (W w, c + b·w). So vectors
-and points of the source reach the target through the forward map (source → target), and covectors through the backward
-map (target → source).
+A point is mapped to x W + b. A vector v is the difference of two points, so it is mapped to v W, without the bias. A
+covector scores points: the probe (w, c) gives a point y the score y·w + c. It is carried against the direction of the
+map, by the transpose of W: the probe (W w, c + b·w) gives x the score that (w, c) gives to x W + b. So points and
+vectors of the source reach the target through the forward map (source → target), and covectors of the source through
+the backward map (target → source).
 """
 
 from dataclasses import replace
@@ -19,14 +20,15 @@ from repstitch.transfer.linear import LinearMap
 def carry(
     transferable: Kind, forward: LinearMap | None = None, backward: LinearMap | None = None, renormalise: bool = False
 ) -> Kind:
-    """Directions, a probe or a dictionary of the source space, carried to the target space.
+    """Carry directions, a probe or a dictionary of the source space to the target space.
 
-    Directions need the `forward` map, probes the `backward` one, dictionaries both. With `renormalise` each direction
-    keeps its original length. Raises InputError where a map is missing or has other dimensions.
+    Directions need the `forward` map, probes the `backward` map, dictionaries both. `renormalise` scales each carried
+    direction to its original length. Raises InputError if a map is missing or has the wrong dimensions, on directions
+    that the map takes to zero, and if `renormalise` is passed with a probe or dictionary.
     """
     if renormalise and not isinstance(transferable, Directions):
         raise InputError(
-            "`renormalise` is of directions only; a probe's or dictionary's scale is part of what it says."
+            "`renormalise` applies only to directions; rescaling a probe or dictionary would change its results."
         )
     carried: Transferable
     if isinstance(transferable, Directions):
@@ -39,26 +41,28 @@ def carry(
         backward = _check_map(backward, "backward", "a dictionary", transferable.dim)
         if forward.map.d_target != backward.map.d_source:
             raise InputError(
-                f"`backward` must come from the {forward.map.d_target} dimensions that `forward` leads to; "
-                f"it takes {backward.map.d_source}."
+                f"`backward` must take the {forward.map.d_target} dimensions that `forward` returns; it takes "
+                f"{backward.map.d_source}."
             )
         carried = carry_dictionary(transferable, forward, backward)
     return cast(Kind, carried)
 
 
 def push_forward(directions: Directions, forward: LinearMap, renormalise: bool = False) -> Directions:
-    """v → v W, without the bias. Raises InputError on a direction that the map takes to zero."""
+    """Map each direction v to v W, without the bias. Raises InputError on a direction that the map takes to zero."""
     values = directions.values @ forward.weight
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     original_lengths = np.linalg.norm(directions.values, axis=1, keepdims=True)
     lost = lengths[:, 0] <= 1e-12 * original_lengths[:, 0] * np.linalg.norm(forward.weight)
     if lost.any():
-        raise InputError(f"Direction {int(lost.argmax())} is one of those that the map takes to zero; nothing is left.")
+        raise InputError(
+            f"The map takes direction {int(lost.argmax())} to zero, so it cannot be carried; leave it out."
+        )
     return Directions(values / lengths * original_lengths if renormalise else values, directions.names)
 
 
 def pull_back(probe: Probe, backward: LinearMap) -> Probe:
-    """(w, c) → (W w, c + b·w): its scores of x are those that `probe` gives to x W + b, for every x."""
+    """Return the probe (W w, c + b·w). Its scores of any x are the scores that `probe` (w, c) gives to x W + b."""
     return Probe(
         probe.coef @ backward.weight.T,
         probe.intercept + probe.coef @ backward.bias,
@@ -67,10 +71,10 @@ def pull_back(probe: Probe, backward: LinearMap) -> Probe:
 
 
 def carry_dictionary(dictionary: Dictionary, forward: LinearMap, backward: LinearMap) -> Dictionary:
-    """Columns of W_enc with b_enc as covectors, rows of W_dec as vectors, b_dec as a point.
+    """Carry the columns of W_enc with b_enc as covectors, the rows of W_dec as vectors and b_dec as a point.
 
-    encode'(y) = encode(backward(y)) and decode'(f) = forward(decode(f)), for every row y and all features f.
-    `subtract_b_dec` stays the same, so the same code can run the carried dictionary.
+    The carried dictionary encodes a row y to encode(backward(y)) and decodes features f to forward(decode(f)).
+    `subtract_b_dec` does not change, so the same code can run the carried dictionary.
     """
     subtracted = dictionary.b_dec if dictionary.subtract_b_dec else np.zeros_like(dictionary.b_dec)
     W_enc = backward.weight @ dictionary.W_enc
@@ -84,14 +88,16 @@ def carry_dictionary(dictionary: Dictionary, forward: LinearMap, backward: Linea
 
 
 def _check_map(map: LinearMap | None, way: str, kind: str, dim: int) -> LinearMap:
-    """The map, if it is there and its side of the source space has `dim` dimensions."""
+    """Check that the map is not missing and has `dim` dimensions on its side of the source space, and return it."""
     if map is None:
         ends = "the source space to the target space" if way == "forward" else "the target space to the source"
-        raise InputError(f"`{way}` is needed to carry {kind}: a stitcher from {ends}.")
+        raise InputError(f"`{way}` is needed to carry {kind}: a map from {ends}.")
     d_source, d_target = map.map.d_source, map.map.d_target
     if way == "backward":
         d_source, d_target = d_target, d_source
     if dim != d_source:
-        swapped = " It fits the other side: forward and backward may be swapped." if dim == d_target else ""
-        raise InputError(f"What is carried has {dim} dimensions, but `{way}` knows the source by {d_source}.{swapped}")
+        swapped = " The target space has that many: `forward` and `backward` may be swapped." if dim == d_target else ""
+        raise InputError(
+            f"The object to carry has {dim} dimensions, but the source space of `{way}` has {d_source}.{swapped}"
+        )
     return map

@@ -1,4 +1,4 @@
-"""Carry directions, probes and dictionaries to another space, and prove how well they work there."""
+"""Transfer directions, probes and dictionaries to another space, and evaluate how well they work there."""
 
 import logging
 from dataclasses import replace
@@ -35,19 +35,21 @@ NEEDED: dict[type, tuple[Way, ...]] = {
     Dictionary: ("forward", "backward"),
 }
 KINDS = {Directions: "directions", Probe: "a probe", Dictionary: "a dictionary"}
-FROM_NAMES = "forward: the bare map of each prompt, less the mean of all, with rows about the target's mean"
-NOTICEABLE = 0.02  # difference of accuracy
+FROM_NAMES = (
+    "forward: mapped prompts (no output normalisation) minus their mean over classes, target rows minus their mean"
+)
+NOTICEABLE = 0.02  # warn if normalisation lowers the accuracy by more than this
 
 
 def transfer(transferable: Kind, context: TransferContext, renormalise: bool = False) -> tuple[Kind, str]:
-    """The transferable in the target space, and in words what it was carried through.
+    """Carry a transferable to the target space. Returns it and a description of the maps it was carried through.
 
-    Both are of rows as the stitcher normalises them; the words say how. With `renormalise` each direction keeps its
-    original length. Raises InputError where a stitcher is missing that this kind needs, or where the transferable is of
-    another space than the context's source.
+    The original and the result apply to rows as the stitchers normalise them; the description states how. `renormalise`
+    scales each carried direction to its original length. Raises InputError if a stitcher that this kind needs is
+    missing, and if the transferable is in another space than the context's source.
     """
     if transferable.space is not None:
-        adopt(transferable.space, True, context.source, "What is carried", opposite=context.target)
+        adopt(transferable.space, True, context.source, "The object to transfer", opposite=context.target)
     ways = NEEDED[type(transferable)]
     for way in ways:
         context.stitcher(way, f" to carry {KINDS[type(transferable)]}")
@@ -60,10 +62,10 @@ def transfer(transferable: Kind, context: TransferContext, renormalise: bool = F
 
 
 def describe_rows(context: TransferContext, way: Way) -> str:
-    """In words, which rows a transferable is of before and after the `forward` or `backward` stitcher carries it."""
-    lengths = {"unit": "unit length", "none": "the length they have"}
+    """Describe how the `forward` or `backward` stitcher normalises source and target rows."""
+    lengths = {"unit": "unit length", "none": "none"}
     source, target = (lengths[norm] for norm in context.norms(way))
-    return f"rows: of {context.source.name} at {source}, of {context.target.name} at {target}"
+    return f"row normalisation: {source} for {context.source.name}, {target} for {context.target.name}"
 
 
 def evaluate(
@@ -71,29 +73,32 @@ def evaluate(
 ) -> tuple[Transferable, Proof | DictionaryProof | None]:
     """Evaluate how well a probe or a dictionary of the source works on the target's rows once it is carried there.
 
-    With labels, a probe is scored on the target's labelled test rows, see `prove_probe`; without a `transferable`, a
+    With labels, a probe is scored on the target's labelled test rows, see `prove_probe`. Without a `transferable`, a
     probe is first trained on the source's rows. With paired rows, the features of a dictionary are compared on test
-    items, see `prove_dictionary`. Returns what is to be carried and its proof, which is None for directions and where
-    the rows for a proof are missing.
+    items, see `prove_dictionary`. Returns the transferable in the source space and its proof. The proof is None for
+    directions, and if the rows for an evaluation are missing.
     """
     if transferable is None or (isinstance(transferable, Probe) and context.labels is not None):
         return prove_probe(context, transferable, seed=seed)
     if context.labels is not None:
-        raise InputError(f"`labels` prove probes, and this is {describe(transferable)}; leave them out.")
+        raise InputError(f"`labels` are used to evaluate probes, not {describe(transferable)}; leave them out.")
     if isinstance(transferable, Dictionary) and context.paired_rows is not None:
         if len(context.paired_rows.unseen_test_rows):
             return transferable, prove_dictionary(context, transferable, seed)
-        log.warning("No item is left that no stitcher has seen, so the dictionary is carried without a proof.")
+        log.warning(
+            "All test items were used to train a stitcher, so the dictionary is carried without being evaluated."
+        )
     return transferable, None
 
 
 def prove_probe(
     context: TransferContext, probe: Probe | None = None, curve: bool = True, seed: int = 0
 ) -> tuple[Probe, Proof]:
-    """A probe of the source, trained there unless it is given, and how well it tells classes of the target.
+    """Evaluate a probe of the source on labelled target rows. Returns the probe and its proof.
 
-    See `probe_evaluation.evaluate_probe`. With `curve` the proof also says how many labelled target rows a native probe
-    needs, and with a forward stitcher whether the classes' mean directions are carried to those of the target.
+    Without a `probe`, one is trained on the source's rows. See `probe_evaluation.evaluate_probe`. With `curve`, the
+    proof includes how many labelled target rows a native probe needs to be as accurate. With a forward stitcher that
+    normalises rows like the backward one, it includes a comparison of carried and target class directions.
     """
     if probe is not None:
         probe = _with_numbered_classes(probe, context.labels)
@@ -112,16 +117,16 @@ def prove_probe(
 
 
 def labelled_task(context: TransferContext, classes: tuple[str, ...] | None = None, seed: int = 0) -> Task:
-    """The context's labelled rows as a task for a probe; InputError where they are missing."""
+    """Make a task for a probe from the context's labelled rows. Raises InputError if they are missing."""
     backward, paired = context.backward, context.paired_rows
     if backward is None or paired is None or paired.pairs.labels is None:
-        raise InputError("To prove a probe, a `backward` stitcher, `labels` and the rows of both spaces are needed.")
+        raise InputError("To evaluate a probe, a `backward` stitcher, `labels` and the rows of both spaces are needed.")
     target, source = _normalised_pairs(paired, backward)
     return make_task(target, source, paired.pairs.labels, paired.split, paired.seen_in_training, classes, seed)
 
 
 def prove_dictionary(context: TransferContext, dictionary: Dictionary, seed: int = 0) -> DictionaryProof:
-    """How far the carried dictionary gives unseen target rows the features of the source's, see `compare_features`."""
+    """Compare a carried dictionary's features of unseen target rows with the original's; see `compare_features`."""
     _check_same_norms(context.forward, context.backward)
     forward, backward, paired = context.forward, context.backward, context.paired_rows
     forward_map, backward_map = context.forward_map, context.backward_map
@@ -130,7 +135,7 @@ def prove_dictionary(context: TransferContext, dictionary: Dictionary, seed: int
     test, train = paired.unseen_test_rows, paired.split.train
     if len(test) < 2:
         raise InputError(
-            "All items were used to train the stitchers; give some that they have not seen, to compare on."
+            "Fewer than two test items were not used to train the stitchers; pass items that they were not trained on."
         )
     target, source = _normalised_pairs(paired, backward)
     target_train, source_train = torch.from_numpy(target[train]), torch.from_numpy(source[train])
@@ -144,7 +149,7 @@ def prove_dictionary(context: TransferContext, dictionary: Dictionary, seed: int
 def concept_from_examples(
     context: TransferContext, positive: EmbeddingsLike, negative: EmbeddingsLike, by: str | None = None
 ) -> Directions | Probe:
-    """A concept of the source space from embeddings that show it and embeddings that do not, see `probes.concept`."""
+    """Derive a concept from source embeddings that show it and source embeddings that do not; see `probes.concept`."""
     norm, _ = context.norms("backward" if by == "classifier" else "forward")
     examples = [
         _normalised(context.read_source_rows(rows, argument).vectors, norm, "source rows")
@@ -156,17 +161,18 @@ def concept_from_examples(
 def probe_from_names(
     context: TransferContext, prompts: EmbeddingsLike, names=None, seed: int = 0
 ) -> tuple[Probe, ZeroShotProof | None]:
-    """A probe of the target space from prompts in the source space, see `zero_shot`, and how well it works.
+    """Make a probe of the target space from class prompts in the source space, and evaluate it. See `zero_shot`.
 
-    `prompts` are embeddings, at least one a class. `names` has the class of each prompt; without it their ids are the
-    classes. The proof is on the labelled target rows that the stitcher has not seen; it is None without labels.
+    `prompts` are embeddings, at least one per class. `names` are the class names of the prompts; by default, the ids of
+    the prompts. Returns the probe and its proof on the labelled target rows that were not used to train the stitcher.
+    The proof is None without labels.
     """
     if context.forward is None:
-        raise InputError("`forward`, a stitcher from the prompts' space to the target, is needed.")
+        raise InputError("`forward`, a stitcher from the prompts' space to the target space, is needed.")
     rows = context.read_source_rows(prompts, "prompts")
     classes = rows.ids if names is None else read_column(names, len(rows), "names")
     if classes is None:
-        raise InputError("`prompts` must have ids, the names of the classes; or give `names`, one a prompt.")
+        raise InputError("`prompts` must have ids, which are used as class names; or pass `names`, one per prompt.")
     probe = probe_from_prompts(context.forward, rows.vectors, list(classes))
     if context.target_rows is None or context.labels is None:
         return probe, None
@@ -182,46 +188,46 @@ def _normalised(rows: np.ndarray, norm: str, argument: str) -> np.ndarray:
 
 
 def _normalised_pairs(paired: PairedRows, backward: Stitcher) -> tuple[np.ndarray, np.ndarray]:
-    """Target and source rows as the backward stitcher reads and writes them."""
+    """Normalise target rows like the input, and source rows like the output, of the backward stitcher."""
     target = _normalised(paired.target, backward.input_norm, "target rows")
     return target, _normalised(paired.source, backward.output_norm, "source rows")
 
 
 def _warn_of_scale(probe: Probe, task: Task, raw_source: np.ndarray) -> None:
-    """Warn of a probe that is more accurate on rows as they are than on the normalised rows of the stitcher."""
+    """Warn if a probe is more accurate on the original source rows than on the stitcher's normalised ones."""
     y = task.y[task.test]
     normalised, raw = (hits(task.scores(probe, rows[task.test]), y).mean() for rows in (task.source, raw_source))
     if raw > normalised + NOTICEABLE:
         log.warning(
-            "The probe is right on %.1f %% of the source's rows as they are, on %.1f %% at unit length, which the "
-            "stitcher knows them by; train it on unit rows.",
+            "The probe's accuracy on the source's test rows is %.1f %% without normalisation, but %.1f %% at unit "
+            "length, which the stitcher uses; train the probe on rows of unit length.",
             100 * raw,
             100 * normalised,
         )
 
 
 def _with_numbered_classes(probe: Probe, labels: np.ndarray | None) -> Probe:
-    """The probe; where it states no classes, labels that number its scores from 0, as in torch, become its classes."""
+    """Return the probe, with classes 0, 1, 2 … if it has no class names and the labels are these numbers."""
     if probe.classes is not None or labels is None:
         return probe
     numbers = tuple(str(i) for i in range(len(probe.coef)))
     names = set(labels) - {None}
     if len(probe.coef) == 1:
         raise InputError(
-            "The probe's file holds one score and does not say which two classes it tells apart; give `classes`: two "
-            "lines, the second what a score above 0 says."
+            "The probe has one score and no class names; pass `classes`, two names, of which the second is predicted "
+            "if the score is above 0."
         )
     if not names <= set(numbers):
         some = ", ".join(sorted(names - set(numbers))[:4])
         raise InputError(
-            f"The probe's file does not say what its {len(probe.coef)} scores speak for, and the labels ({some} …) do "
-            "not number them from 0; give `classes`, one a line in the order of the scores."
+            f"The probe has {len(probe.coef)} scores and no class names, and the labels ({some} …) are not the numbers "
+            "of the scores from 0; pass `classes`, one name per score, in their order."
         )
     return replace(probe, classes=numbers)
 
 
 def _check_same_norms(forward: Stitcher | None, backward: Stitcher | None) -> None:
-    """A dictionary reads and writes both spaces, so both stitchers must normalise each space in the same way."""
+    """Check that both stitchers normalise each space in the same way; a dictionary reads and writes both spaces."""
     if forward is None or backward is None:
         return
     for end, forward_norm, backward_norm in (
@@ -230,6 +236,6 @@ def _check_same_norms(forward: Stitcher | None, backward: Stitcher | None) -> No
     ):
         if forward_norm != backward_norm:
             raise InputError(
-                f"The stitchers mean other rows of the {end} space, normalised to {forward_norm!r} and "
-                f"{backward_norm!r}, so no dictionary can go through both; train them with `output_norm` unit."
+                f"`forward` and `backward` must normalise rows of the {end} space in the same way to carry a "
+                f"dictionary; got {forward_norm!r} and {backward_norm!r}. Train both with `output_norm` unit."
             )

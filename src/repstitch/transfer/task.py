@@ -1,4 +1,4 @@
-"""Labelled rows of the same items in two spaces, divided into training, validation and test rows for probes."""
+"""Divide labelled rows of the same items in two spaces into training, validation and test rows for probes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,18 +11,19 @@ from repstitch.errors import InputError
 from repstitch.transfer.kinds import Probe
 from repstitch.transfer.probes import fit_probe
 
-LEAST_TRAIN, LEAST_TEST = 5, 2  # rows that a class must have
-MOST_ROWS = 10_000  # to test on
+LEAST_TRAIN, LEAST_TEST = 5, 2  # least numbers of rows per class
+MOST_ROWS = 10_000  # largest number of test rows
 PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Labelled items in two spaces, normalised as the backward stitcher reads and writes them.
+    """Labelled items in two spaces, normalised like the input and output of the backward stitcher.
 
-    `target` (n, d) are the rows that a carried probe reads and `source` (n, d') the rows that it was made for. `y` (n,)
-    are positions in `classes`, the classes that scores are given for, or -1; `kept_classes` are those of them that rows
-    have. `train`, `validation` and `test` are row numbers. `left_out` counts the rows in none of them, by reason.
+    `target` (n, d) are the rows that a carried probe scores, `source` (n, d') the rows that the original probe scores.
+    `y` (n,) are positions in `classes`, the classes of the scores, or -1 for rows that are not used. `kept_classes` are
+    the classes with enough rows. `train`, `validation` and `test` are row positions. `left_out` counts the rows that
+    are in none of the three, by reason.
     """
 
     target: np.ndarray = field(repr=False)
@@ -36,19 +37,19 @@ class Task:
     left_out: dict[str, int]
 
     def fit_probe(self, rows: np.ndarray) -> Probe:
-        """A probe of the kept classes, trained on the rows of one space."""
+        """Train a probe of the kept classes on the rows of one space."""
         validation = rows[self.validation], self.y[self.validation]
         return fit_probe(rows[self.train], self.y[self.train], self.classes, validation)[0]
 
     def scores(self, probe: Probe, rows: np.ndarray) -> np.ndarray:
-        """Scores (n, n_classes) in the order of the task's classes; classes without a score are below all others."""
+        """Return scores (n, n_classes) in the order of the task's classes, lowest for classes that the probe lacks."""
         probe_scores = probe.class_scores(rows)
         scores = np.full((len(rows), len(self.classes)), probe_scores.min() - 1.0 - np.ptp(probe_scores))
         scores[:, self.columns(probe.classes or ())] = probe_scores
         return scores
 
     def columns(self, classes: Sequence[str]) -> np.ndarray:
-        """The positions of these classes in the task's."""
+        """Return the positions of these classes in the task's classes."""
         return np.array([self.classes.index(name) for name in classes], dtype=int)
 
 
@@ -61,15 +62,17 @@ def make_task(
     classes: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Task:
-    """A task of the rows whose class has enough rows: at least five to train on and two to test on.
+    """Make a task from the rows of all classes that have at least five training rows and two test rows.
 
-    `labels` (n,) are text or None. `split` says which rows probes are trained, chosen and tested on; test rows that a
-    stitcher was trained on (`seen_in_training` (n,)) are left out. `classes` are those of the probe to be carried; it
-    is scored by all of them, also by those that no row has. Raises InputError where fewer than two classes or no test
-    rows are left.
+    `labels` (n,) are text or None. `split` assigns rows to training, validation and test. Test rows that a stitcher was
+    trained on (`seen_in_training` (n,)) are left out. `classes` are the classes of the probe to be carried. It can
+    predict all of them, also those that no row has. At most 10,000 test rows are used. Raises InputError if fewer than
+    two classes, no validation rows or no test rows are left.
     """
     if not len(split.test):
-        raise InputError("`labels` prove on test rows, and the split leaves none; give it a share for testing.")
+        raise InputError(
+            "`labels` need test rows to evaluate a probe, and the split has none; give the test part a share above 0."
+        )
     part = np.full(len(target), "", dtype=object)
     for name in PARTS:
         part[getattr(split, name)] = name
@@ -105,32 +108,32 @@ def make_task(
 
 
 def _allowed_classes(labels: np.ndarray, classes: Sequence[str] | None, n: int) -> list[str]:
-    """The classes among the labels, all or those of the probe; InputError where labels are no classes of n rows."""
+    """Return the classes among the labels that the probe has, or all. Raises InputError on too many or too few."""
     names = sorted(set(labels))
     if len(names) > max(2, n // LEAST_TRAIN):
         raise InputError(
-            f"`labels` must be classes that repeat; {len(names)} different ones on {len(labels)} rows are too many."
+            f"`labels` must be classes that repeat; got {len(names)} different labels on {len(labels)} rows."
         )
     if classes is None:
         return names
     allowed = [name for name in classes if name in set(names)]
     if len(allowed) < 2:
         raise InputError(
-            f"`labels` must have at least two of the probe's classes ({', '.join(classes)[:80]}); they are "
+            f"`labels` must have at least two of the probe's classes ({', '.join(classes)[:80]}); got "
             f"{', '.join(names)[:80] or 'none'}."
         )
     return allowed
 
 
 def _classes_with_enough_rows(classes: list[str], counts: dict[str, Counter]) -> list[str]:
-    """The classes with enough rows of each part; InputError where they are fewer than two."""
+    """Return the classes with enough rows in each part. Raises InputError if they are fewer than two."""
     train, test = counts["train"], counts["test"]
     kept = [name for name in classes if train[name] >= LEAST_TRAIN and test[name] >= LEAST_TEST]
     if len(kept) < 2 or not sum(counts["validation"][name] for name in kept):
         most = ", ".join(f"{name!r} {count} and {test[name]}" for name, count in train.most_common(4))
         raise InputError(
-            f"`labels` must have at least two classes with {LEAST_TRAIN} rows to train and {LEAST_TEST} unseen rows to "
-            f"test, and some between to choose by; there are, to train and to test: {most or 'none'}. Label more rows, "
-            "or give rows that no stitcher was trained on."
+            f"`labels` must have at least two classes with {LEAST_TRAIN} training rows and {LEAST_TEST} unseen test "
+            f"rows each, and some validation rows; training and test rows per class: {most or 'none'}. Label more "
+            "rows, or pass rows that no stitcher was trained on."
         )
     return kept

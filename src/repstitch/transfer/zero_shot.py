@@ -1,4 +1,4 @@
-"""A classifier from class names alone: prompts embedded in a text space, carried to an image space (or another)."""
+"""Zero-shot classification: make a probe of one space, such as images, from class prompts in another, such as text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,24 +20,25 @@ SHUFFLES = 100
 
 
 def probe_from_prompts(forward: Stitcher, prompts: np.ndarray, names: Sequence[str]) -> Probe:
-    """A probe of the target space for the classes `names`, from prompts (m, d_source), one or more of each name.
+    """Make a probe of the target space from prompts (m, d_source) of classes. `names` has the class of each prompt.
 
-    A class is told from the others by a direction: its prompt, carried by the map without normalisation, less the mean
-    of all classes. Rows are compared with it about the target's mean, which the stitcher has stored, so no target row
-    is needed. Several prompts of one name are averaged. Scores are cosines of directions times lengths of rows about
-    the mean. After "Text-To-Concept (and Back) via Cross-Model Alignment", Moayeri et al. 2023, which compares points.
+    The direction of a class is its prompt, mapped without output normalisation, minus the mean over classes. Several
+    prompts of one class are averaged. The score of a row is the dot product of the class's direction at unit length and
+    the row minus the target's mean. The stitcher stores that mean, so no target rows are needed. With two classes, the
+    probe has one row: the difference of both. After Moayeri et al. 2023, "Text-To-Concept (and Back) via Cross-Model
+    Alignment", which compares points instead.
 
-    Raises InputError on fewer than two names, or on prompts that the map takes to the same point.
+    Raises InputError on fewer than two classes, and on a class whose mapped prompt equals the mean over classes.
     """
     rows = np.asarray(prompts)
     if len(names) != len(rows):
-        raise InputError(f"`names` must have one entry a prompt ({len(rows)}); got {len(names)}.")
+        raise InputError(f"`names` must have one entry per prompt ({len(rows)}); got {len(names)}.")
     classes = tuple(dict.fromkeys(str(name) for name in names))
     if len(classes) < 2:
-        raise InputError(f"At least two classes are needed to tell apart; got {', '.join(classes)}.")
+        raise InputError(f"At least two classes are needed; got {', '.join(classes)}.")
     if rows.ndim != 2 or rows.shape[1] != forward.source.dim:
         raise InputError(
-            f"`prompts` must be (m, {forward.source.dim}), of the space {forward.source.name!r}; got {rows.shape}."
+            f"`prompts` must be (m, {forward.source.dim}), rows of the space {forward.source.name!r}; got {rows.shape}."
         )
     normalised = normalise(torch.from_numpy(rows.astype(np.float64)), forward.input_norm, "prompts")
     with torch.no_grad():
@@ -48,7 +49,9 @@ def probe_from_prompts(forward: Stitcher, prompts: np.ndarray, names: Sequence[s
     at_mean = lengths[:, 0] <= 1e-9 * np.linalg.norm(means, axis=1).max()
     if at_mean.any():
         name = classes[int(at_mean.argmax())]
-        raise InputError(f"The prompt of {name!r} is the mean of all; the map tells none apart.")
+        raise InputError(
+            f"The map takes the prompt of {name!r} to the mean over classes, so the class has no direction."
+        )
     coef = directions / lengths
     if len(classes) == 2:
         coef = coef[1:] - coef[:1]
@@ -56,12 +59,13 @@ def probe_from_prompts(forward: Stitcher, prompts: np.ndarray, names: Sequence[s
 
 
 def evaluate_names(probe: Probe, X: np.ndarray, labels: np.ndarray, seed: int = 0) -> ZeroShotProof:
-    """How often a probe from names is right on labelled rows X (n, d), and has the class in its first five.
+    """Evaluate a probe from class names on labelled rows X (n, d): accuracy, balanced accuracy, AUROC and, with more
+    than five classes, top-5 accuracy.
 
-    Rows whose label is none of the names, and rows beyond 10,000, are left out and counted. `chance` is a guess among
-    all names. `majority` is the most frequent label, always (it has seen the labels). `shuffled` are the same
-    directions under shuffled names, the mean of 100 draws with the middle 95 % of them. Intervals are over resampled
-    rows. Raises InputError where fewer than two classes are labelled.
+    Rows whose label is not a class of the probe, and rows beyond 10,000, are left out and counted. `chance` is the
+    accuracy of guessing among all classes. `majority` always predicts the most frequent of these labels. `shuffled` are
+    the same scores with the class names shuffled: the mean of 100 draws and their middle 95 %. Other intervals are over
+    resampled rows. Raises InputError if fewer than two classes occur among the labels.
     """
     classes = probe.classes or ()
     column = {name: i for i, name in enumerate(classes)}
@@ -91,7 +95,7 @@ def evaluate_names(probe: Probe, X: np.ndarray, labels: np.ndarray, seed: int = 
 
 
 def _shuffled_names(scores: np.ndarray, y: np.ndarray, top: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
-    """Each measure of the same scores with the names shuffled, once a draw."""
+    """Return each measure (draws,) of the same scores with the class names shuffled."""
     random = np.random.default_rng(seed)
     draws: dict[str, list[float]] = {}
     for _ in range(SHUFFLES):
