@@ -42,7 +42,7 @@ def test_sound_pairs_pass_without_a_note(caplog):
     [(((0, 150),), 1), (((0, 120),), 1), (((120, 150),), 1), (((0, 150), (0, 151), (1, 130), (2, 3)), 2)],
 )
 def test_an_identical_pair_on_both_sides_of_the_split_is_refused_with_the_count(copies, leaks):
-    with pytest.raises(InputError, match=f"{leaks} identical pairs lie on both sides of the split.*`drop_invalid`"):
+    with pytest.raises(InputError, match=f"{leaks} identical pairs are on both sides of the split.*`drop_invalid`"):
         check(repeating(*copies), SPLIT)
 
 
@@ -65,7 +65,7 @@ def test_a_row_that_repeats_on_one_side_only_is_told_and_not_refused(sides, side
 def test_a_group_keeps_repeats_together_and_so_cures_a_leak():
     copies = [(i, i + 100) for i in range(100)]
     leaking = repeating(*copies)
-    with pytest.raises(InputError, match="identical pairs lie on both sides"):
+    with pytest.raises(InputError, match="identical pairs are on both sides"):
         check(leaking, split(leaking))
     grouped = pairs_of(leaking.X, leaking.Y, groups=names(100)[np.arange(200) % 100])
     assert any("repeat" in note for note in check(grouped, split(grouped)).notes)
@@ -76,7 +76,7 @@ def test_dropping_what_is_invalid_cures_a_leak():
     a, b = embeddings(200, 6, vectors=X), embeddings(200, 5, "new", vectors=Y)
     a.vectors[100:], b.vectors[100:] = a.vectors[:100], b.vectors[:100]
     leaking = pair(a, b)
-    with pytest.raises(InputError, match="identical pairs lie on both sides"):
+    with pytest.raises(InputError, match="identical pairs are on both sides"):
         check(leaking, split(leaking))
     cured = pair(a, b, drop_invalid=True)
     assert len(cured) == 100
@@ -94,10 +94,10 @@ def test_rows_without_ids_never_leak_for_identical_pairs_share_their_hash():
 def test_fewer_training_pairs_than_dimensions_are_told(caplog):
     wide = pairs_of(*affine_image(200, 150, 121)[:2])
     assert check(wide, SPLIT).notes == [
-        "120 training pairs are fewer than the 150 dimensions of the source; the map will lean on shrinkage.",
-        "120 training pairs are fewer than the 121 dimensions of the target; the map will lean on shrinkage.",
+        "120 training pairs are fewer than the 150 dimensions of the source; the map depends on regularisation.",
+        "120 training pairs are fewer than the 121 dimensions of the target; the map depends on regularisation.",
     ]
-    assert "lean on shrinkage" in caplog.text
+    assert "depends on regularisation" in caplog.text
     assert check(pairs_of(*affine_image(200, 120, 6)[:2]), SPLIT).notes == []
 
 
@@ -128,7 +128,7 @@ def test_rows_that_differ_in_length_only_are_refused_unless_lengths_are_learned(
 def test_constant_dimensions_are_counted(value, caplog):
     pairs = sound()
     pairs.X[:, [1, 4]] = value
-    assert "2 of 6 source dimensions are constant or as good as; they carry nothing." in check(pairs, SPLIT).notes
+    assert "2 of 6 source dimensions are constant or nearly so; they carry no information." in check(pairs, SPLIT).notes
     assert "2 of 6 source dimensions" in caplog.text
 
 
@@ -251,8 +251,8 @@ def test_near_duplicates_are_told_and_not_refused(caplog):
     findings = check(pairs_of(X, Y), split_at(400, 240, 60))
     assert findings.near_duplicates.sum() == 20
     assert findings.notes == [
-        "20 of 100 test pairs nearly repeat a training pair in both spaces, so their scores lean on memory; keep such "
-        "pairs together with `group`."
+        "20 of 100 test pairs nearly repeat a training pair in both spaces, so their scores partly measure "
+        "memorisation; keep such pairs together with `group`."
     ]
     assert findings.notes[0] in caplog.text
 
@@ -315,7 +315,7 @@ def test_a_shift_is_refused_with_what_to_mend_however_rows_are_paired(by):
     shifted = pair(
         embeddings(200, 12, vectors=X, ids=ids), embeddings(200, 10, "new", vectors=np.roll(Y, 1, axis=0), ids=ids)
     )
-    says = "ids of both files name" if by == "id" else "files hold"
+    says = "ids of both files refer to" if by == "id" else "files contain"
     with pytest.raises(InputError, match=rf"target row i \+ 1 and not row i\. Check that the {says} the same items"):
         check(shifted, split(shifted))
 

@@ -33,7 +33,7 @@ def test_matches_by_position_with_a_warning_where_one_space_has_no_ids(caplog):
     held = match([embeddings(30, 4, "a"), embeddings(30, 4, "b", ids=None), embeddings(30, 5, "c")])
     assert held.ids is not None
     assert held.ids.tolist() == names(30).tolist()
-    assert caplog.messages == ["b carries no ids; all rows are matched by position."]
+    assert caplog.messages == ["b has no ids, so all rows are matched by position."]
 
 
 def test_rows_that_cannot_be_used_are_left_out_of_every_space(caplog):
@@ -84,8 +84,8 @@ def with_value(value: float, ids=None) -> Embeddings:
 @pytest.mark.parametrize(
     ("spaces", "says"),
     [
-        ([embeddings()], "`embeddings` must hold at least two spaces; got 1"),
-        ([embeddings(), embeddings()], "must have names of their own; 'old' is there twice. Rename"),
+        ([embeddings()], "`embeddings` must contain at least two spaces; got 1"),
+        ([embeddings(), embeddings()], "must have different names; 'old' occurs more than once. Rename"),
         ([embeddings(), embeddings(0, name="b")], "b has no rows; at least 20 are needed"),
         (
             [embeddings(30), embeddings(30, name="b", ids=names(30, "x"))],
@@ -93,13 +93,16 @@ def with_value(value: float, ids=None) -> Embeddings:
         ),
         ([embeddings(30), embeddings(30, name="b", ids=["z"] * 30)], "Ids must be unique; the b has 29 repeated"),
         ([embeddings(30), embeddings(19, name="b")], "At least 20 items must be in every space; got 19. Embed more"),
-        ([bare(30, "a"), bare(31, "b")], "match by position, so all files must have as many; got a 30, b 31. Give ids"),
+        (
+            [bare(30, "a"), bare(31, "b")],
+            "all spaces must have the same number of rows; got a 30, b 31. To match by id, every space needs ids",
+        ),
         (
             [embeddings(30), bare(30, "b"), embeddings(30, name="c", ids=names(30)[::-1])],
-            "old and c hold their ids in another order. Give ids for all",
+            "the ids of old and c differ or are in different orders. To match by id, every space needs ids",
         ),
-        ([embeddings(30), with_value(np.nan, names(30))], "b holds rows .*: 1 with NaN or Inf .first: id 'item2'"),
-        ([bare(30, "a"), with_value(0)], "b holds rows .*: 1 with all zeros .first: row 2.. Leave .* `drop_invalid`"),
+        ([embeddings(30), with_value(np.nan, names(30))], "b has rows .*: 1 with NaN or Inf .first: id 'item2'"),
+        ([bare(30, "a"), with_value(0)], "b has rows .*: 1 with all zeros .first: row 2.. Leave .* `drop_invalid`"),
     ],
 )
 def test_refuses_what_cannot_be_matched(spaces, says):

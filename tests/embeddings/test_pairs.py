@@ -43,7 +43,9 @@ def test_rows_pair_by_position_unless_both_sides_have_ids(with_ids, caplog):
         assert not caplog.records
     else:
         assert list(pairs.ids) == list(names(40))
-        assert "Only one side carries ids; the rows are paired by position" in caplog.text
+        other = "target" if with_ids == "source" else "source"
+        says = f"The {other} has no ids, so rows are paired by position; pass `{other}_ids` to pair by id."
+        assert caplog.messages == [says]
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -54,9 +56,18 @@ def test_ids_that_occur_twice_are_refused_with_the_side_and_the_first(side):
         pair(*sides)
 
 
-def test_lengths_that_differ_without_ids_are_refused():
-    with pytest.raises(InputError, match=r"must have as many; got 40 and 39. Give ids for both"):
-        pair(embeddings(40, 4, ids=None), embeddings(39, 4))
+@pytest.mark.parametrize(
+    ("sides", "missing"),
+    [
+        ((embeddings(40, 4, ids=None), embeddings(39, 4)), "`source_ids`"),
+        ((embeddings(40, 4), embeddings(39, 4, ids=None)), "`target_ids`"),
+        ((embeddings(40, 4, ids=None), embeddings(39, 4, ids=None)), "`source_ids` and `target_ids`"),
+    ],
+)
+def test_different_numbers_of_rows_without_ids_are_refused_with_the_ids_to_pass(sides, missing):
+    message = f"must have the same number of rows; got 40 and 39. To pair by id, pass {missing}, with one id per row."
+    with pytest.raises(InputError, match=message):
+        pair(*sides)
 
 
 def test_sides_without_a_common_id_are_refused_with_an_example_of_each():

@@ -140,7 +140,7 @@ def test_a_folder_that_mixes_spaces_is_refused(tmp_path, other):
         pq.write_table(arrow_table(embeddings(20, 4)).replace_schema_metadata(None), path / "b.parquet")
     else:
         write(path / "b.parquet", embeddings(20, 4, space=other))
-    with pytest.raises(InputError, match=r"holds files of several spaces \(.*b.parquet differs\)"):
+    with pytest.raises(InputError, match=r"has files of several spaces \(.*b.parquet differs\)"):
         scan(path)
 
 
@@ -152,11 +152,11 @@ def test_a_file_or_folder_without_rows_is_refused(tmp_path):
     pq.write_table(empty, tmp_path / "zero" / "a.parquet")
     np.save(tmp_path / "x.npy", np.zeros((0, 4), dtype="float32"))
     for path in ("empty", "x.parquet", "zero"):
-        with pytest.raises(InputError, match=f"{path} holds no rows"):
+        with pytest.raises(InputError, match=f"{path} has no rows; it must have at least one vector"):
             read(tmp_path / path)
     with pytest.raises(InputError, match=r"x\.npy"):
         read(tmp_path / "x.npy")
-    with pytest.raises(InputError, match="array holds no rows"):
+    with pytest.raises(InputError, match="The array has no rows"):
         read(np.zeros((0, 4)))
 
 
@@ -183,10 +183,16 @@ def test_an_array_of_several_in_an_npz_is_named(tmp_path):
     np.savez(tmp_path / "x.npz", a=a, b=b, ids=names(30).astype(str))
     np.testing.assert_array_equal(read(f"{tmp_path}/x.npz:b").vectors, b)
     assert read(f"{tmp_path}/x.npz:b").space.name == "b"
-    with pytest.raises(InputError, match=r"holds several arrays; name one as .*x.npz:KEY out of a, b, ids"):
+    with pytest.raises(
+        InputError, match=r"x.npz has several arrays: a, b, ids\. Name the array of vectors, e\.g\. .*x.npz:a\."
+    ):
         scan(tmp_path / "x.npz")
-    with pytest.raises(InputError, match="has no array 'c'; it holds a, b, ids"):
+    with pytest.raises(InputError, match="has no array 'c'; its arrays are: a, b, ids"):
         scan(f"{tmp_path}/x.npz:c")
+    for arrays, listed in (({"ids": a}, "ids"), ({}, "none")):
+        np.savez(tmp_path / "y.npz", **arrays)
+        with pytest.raises(InputError, match=f"y.npz has no array of vectors; its arrays are: {listed}"):
+            scan(tmp_path / "y.npz")
 
 
 def test_embeddings_and_arrays_pass_through():
@@ -205,7 +211,7 @@ def test_a_stated_name_declares_the_space(tmp_path):
     assert (named.space, named.declared) == (Space("old", 4), True)
     whole = read(tmp_path / "x.npy", space=card("old", 4))
     assert (whole.space, whole.declared) == (card("old", 4), True)
-    with pytest.raises(InputError, match=r"`space` 'old' has 5 dimensions, .*x.npy has 4"):
+    with pytest.raises(InputError, match=r"x.npy has 4 dimensions but `space` 'old' has 5"):
         scan(tmp_path / "x.npy", space=card("old", 5))
 
 
@@ -235,7 +241,7 @@ def test_stated_ids_stand_in_for_those_of_the_file(tmp_path):
 def test_ids_in_an_npz_must_be_one_a_row(tmp_path):
     for bad in (names(29).astype(str), np.full((30, 2), "a")):
         np.savez(tmp_path / "x.npz", old=gaussian(30, 4), ids=bad)
-        with pytest.raises(InputError, match=r"`ids` of .*x.npz must have one entry a row \(30\)"):
+        with pytest.raises(InputError, match=r"`ids` of .*x.npz must have one entry per row \(30\); got shape"):
             scan(tmp_path / "x.npz")
 
 
@@ -284,17 +290,38 @@ def test_a_vector_column_is_no_group(tmp_path):
 def test_what_is_not_there_or_has_another_extension_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"There is no file .*none.parquet; give the path of embeddings \(.parquet"):
         scan(tmp_path / "none.parquet")
-    (tmp_path / "x.csv").write_text("1,2\n")
-    with pytest.raises(InputError, match=r"x.csv must be one of .parquet, .arrow, .npy, .npz or a folder"):
-        scan(tmp_path / "x.csv")
+    for name, got in (("x.csv", "the ending .csv"), ("x.json", "the ending .json"), ("x", "no file ending")):
+        (tmp_path / name).write_text("1,2\n")
+        formats = rf"{name} must be one of \.parquet, \.arrow, \.npy, \.npz or a folder of Parquet files"
+        with pytest.raises(InputError, match=rf'{formats}; got {got}\. Save vectors .* `np\.save\("X\.npy", X\)`\.$'):
+            scan(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.pkl", "x.PT"])
+def test_pickles_are_refused_unread_with_the_way_to_convert_them(tmp_path, name):
+    torch.save(torch.zeros(30, 4), tmp_path / name)
+    with pytest.raises(InputError, match=rf'{name} is a pickle\. .* `np\.save\("X\.npy", tensor\.numpy\(\)\)`'):
+        read(tmp_path / name)
 
 
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros(30, dtype="float32"), r"must be a table of floats, \(n, dim\); got float32 of shape \(30,\)"),
-        (np.zeros((3, 4, 5), dtype="float32"), r"got float32 of shape \(3, 4, 5\)"),
-        (np.zeros((30, 4), dtype="bool"), "got bool"),
+        (
+            np.zeros(30, dtype="float32"),
+            r"must have one vector per item, as floats of shape \(n, dim\); got float32 of shape \(30,\)\. "
+            r"Pass a single vector as one row, `X\[None\]`\.$",
+        ),
+        (
+            np.zeros((3, 4, 5), dtype="float32"),
+            r"got float32 of shape \(3, 4, 5\)\. .* pool them first, e\.g\. `X\.mean\(axis=1\)`, or take one token, "
+            r"`X\[:, 0\]`\.$",
+        ),
+        (
+            np.zeros((30, 4), dtype="bool"),
+            r"""got bool of shape .*\. Convert it to floats with `X\.astype\("float32"\)`""",
+        ),
+        (np.full(30, "a cat"), "got <U5 of shape .*Embed texts first"),
         (np.zeros((30, 4), dtype="complex64"), "got complex64"),
         (np.zeros((30, 0), dtype="float32"), r"of shape \(30, 0\)"),
         (np.full((30, 4), "a"), "got <U1"),
@@ -324,13 +351,21 @@ def test_whole_numbers_that_float32_would_round_are_refused():
 
 def test_whole_numbers_in_a_file_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((30, 4), dtype="int64"))
-    with pytest.raises(InputError, match=r"must be a table of floats.*got int64"):
+    with pytest.raises(InputError, match=r"must have one vector per item.*got int64.* Convert it to floats"):
         read(tmp_path / "x.npy")
 
 
 def test_a_list_of_rows_of_different_lengths_is_refused():
     with pytest.raises(InputError, match="its rows have different lengths"):
         read([[1.0, 2.0], [3.0]])
+
+
+def test_a_column_of_vectors_is_refused_with_the_way_to_stack_it():
+    column = np.empty(30, dtype=object)
+    column[:] = list(gaussian(30, 4))
+    with pytest.raises(InputError, match=r"got object of shape \(30,\)\. .* with `np\.stack\(X\)`\.$"):
+        read(column)
+    assert len(read(np.stack(column))) == 30
 
 
 def test_pickled_arrays_are_refused_unread(tmp_path):
@@ -344,19 +379,23 @@ def test_pickled_arrays_are_refused_unread(tmp_path):
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pa.array([[1.0, 2.0, 3.0]] + [[1.0, 2.0]] * 29), "must hold rows of 3 numbers throughout"),
-        (pa.array([[1.0, 2.0], [1.0], [1.0, 2.0, 3.0]]), "must hold rows of 2 numbers throughout"),
-        (pa.array([[1.0, 2.0], None, [1.0, 2.0]]), "holds 1 rows without a vector"),
+        (pa.array([[1.0, 2.0, 3.0]] + [[1.0, 2.0]] * 29), "must have 3 numbers in every row"),
+        (pa.array([[1.0, 2.0], [1.0], [1.0, 2.0, 3.0]]), "must have 2 numbers in every row"),
+        (pa.array([[1.0, 2.0], None, [1.0, 2.0]]), "has 1 rows without a vector"),
         (
             pa.array([[1.0, 2.0], [1.0, None]]),
-            "must hold rows of 2 numbers throughout; some are shorter, longer or null",
+            "must have 2 numbers in every row; some rows are shorter, longer or have null values",
         ),
-        (pa.array([[1.0, 2.0], None, [1.0, 2.0]], pa.list_(pa.float32(), 2)), "holds 1 rows without a vector"),
-        (pa.array([[1.0, 2.0], [None, 1.0]], pa.list_(pa.float32(), 2)), "must hold rows of 2 numbers throughout"),
-        (pa.array([[1, 2], [3, 4]]), "must hold lists of floats; it holds list<.*int64>"),
-        (pa.array([1.0, 2.0]), "must hold lists of floats; it holds double"),
-        (pa.array(["a", "b"]), "must hold lists of floats; it holds string"),
-        (pa.array([[], []], pa.list_(pa.float32())), "holds empty lists"),
+        (pa.array([[1.0, 2.0], None, [1.0, 2.0]], pa.list_(pa.float32(), 2)), "has 1 rows without a vector"),
+        (pa.array([[1.0, 2.0], [None, 1.0]], pa.list_(pa.float32(), 2)), "must have 2 numbers in every row"),
+        (pa.array([[1, 2], [3, 4]]), "must have one list of floats per row; got list<.*int64>"),
+        (
+            pa.array([[[1.0, 2.0], [3.0, 4.0]]]),
+            "must have one list of floats per row; got list<.*Pool the vectors of each row",
+        ),
+        (pa.array([1.0, 2.0]), "must have one list of floats per row; got double"),
+        (pa.array(["a", "b"]), "must have one list of floats per row; got string"),
+        (pa.array([[], []], pa.list_(pa.float32())), "has empty lists; every row needs a vector"),
     ],
 )
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
@@ -373,8 +412,13 @@ def test_columns_that_are_no_table_of_floats_are_refused(tmp_path, column, messa
 
 def test_a_missing_column_is_refused_with_those_that_are_there(tmp_path):
     pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=r"has no column 'vector'; it holds a, b. Name one as .*x.parquet:COLUMN"):
+    with pytest.raises(
+        InputError, match=r"has no column 'vector'; its columns are: a, b\. .*path: .*x.parquet:COLUMN\.$"
+    ):
         scan(tmp_path / "x.parquet")
+    pq.write_table(pa.table({"text": ["a"], "embedding": [[1.0, 2.0]]}), tmp_path / "y.parquet")
+    with pytest.raises(InputError, match=r"its columns are: text, embedding\. .*path: .*y.parquet:embedding\.$"):
+        scan(tmp_path / "y.parquet")
 
 
 def test_rows_without_an_id_or_a_group_are_refused(tmp_path):
@@ -382,9 +426,9 @@ def test_rows_without_an_id_or_a_group_are_refused(tmp_path):
     holes = pa.array(["a", None, *names(28)])
     pq.write_table(pa.table({"id": holes, "vector": vectors}), tmp_path / "x.parquet")
     pq.write_table(pa.table({"photo": holes, "vector": vectors}), tmp_path / "y.parquet")
-    with pytest.raises(InputError, match=r"x.parquet holds 1 rows without an entry in column 'id'"):
+    with pytest.raises(InputError, match=r"x.parquet has 1 rows without an entry in column 'id'"):
         read(tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=r"y.parquet holds 1 rows without an entry in column 'photo'"):
+    with pytest.raises(InputError, match=r"y.parquet has 1 rows without an entry in column 'photo'"):
         read(tmp_path / "y.parquet", group="photo")
 
 
@@ -399,7 +443,7 @@ def test_a_card_that_cannot_be_understood_is_refused(tmp_path, meta):
 def test_a_card_of_another_dimension_is_refused(tmp_path):
     table = arrow_table(embeddings(30, 4)).replace_schema_metadata({SPACE_KEY: card("old", 5).to_json()})
     pq.write_table(table, tmp_path / "x.parquet")
-    with pytest.raises(InputError, match="says 5 dimensions but its vectors have 4"):
+    with pytest.raises(InputError, match="states 5 dimensions but its vectors have 4"):
         scan(tmp_path / "x.parquet")
 
 
@@ -457,14 +501,17 @@ def test_a_tensor_on_another_device_is_brought_to_the_cpu():
 
 def test_what_numpy_cannot_convert_is_refused_in_one_line():
     with pytest.raises(
-        InputError, match=r"^array must be a table of floats, \(n, dim\): Can't call numpy\(\) on Tensor"
+        InputError,
+        match=r"^The array must have one vector per item.*; it cannot be converted: Can't call numpy\(\) on Tensor",
     ):
         read([torch.ones(4, requires_grad=True)])
 
 
 def test_masked_arrays_are_refused():
     masked = np.ma.masked_array(gaussian(30, 4), gaussian(30, 4) > 1)
-    with pytest.raises(InputError, match=r"^array is a masked array, whose mask would be lost; leave .* out first\.$"):
+    with pytest.raises(
+        InputError, match=r"^The array must not be a masked array, because .* lost; remove the masked rows first\.$"
+    ):
         read(masked)
-    with pytest.raises(InputError, match=r"^`vectors` of space 'old' is a masked array"):
+    with pytest.raises(InputError, match=r"^`vectors` of space 'old' must not be a masked array"):
         Embeddings(masked, card("old", 4))

@@ -3,30 +3,49 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.spaces import card, embeddings, gaussian, names, pairs_of, split_at
 
 from repstitch.embeddings.checks import Findings
 from repstitch.embeddings.matching import match
-from repstitch.embeddings.reading import scan
+from repstitch.embeddings.reading import read, scan
 from repstitch.embeddings.rows import Embeddings, check_unique, invalid_rows, row_numbers
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 
 
 def test_embeddings_must_have_the_shape_and_kind_they_say():
-    with pytest.raises(InputError, match=r"`vectors` of space 'old' must be \(n, 4\); got \(30, 5\)"):
+    with pytest.raises(InputError, match=r"`vectors` of space 'old' must have shape \(n, 4\); got \(30, 5\)"):
         Embeddings(gaussian(30, 5), card("old", 4))
-    with pytest.raises(InputError, match=r"`vectors` of space 'old' must be \(n, 4\); got \(4,\)"):
+    with pytest.raises(
+        InputError,
+        match=r"`vectors` of space 'old' must have shape \(n, 4\); got \(4,\)\. Pass a single vector as one row",
+    ):
         Embeddings(gaussian(30, 4)[0], card("old", 4))
-    with pytest.raises(InputError, match="`vectors` of space 'old' must be floats; got int64"):
+    with pytest.raises(InputError, match=r"`vectors` of space 'old' must be floats; got int64\. Convert it to floats"):
         Embeddings(np.zeros((30, 4), dtype="int64"), card("old", 4))
     short: Any = names(29)
     square: Any = names(30)[:, None]
     for field in ("ids", "groups", "labels"):
-        with pytest.raises(InputError, match=rf"`{field}` must have one entry a row \(30\); got \(29,\)"):
+        with pytest.raises(InputError, match=rf"`{field}` must have one entry per row \(30\); got shape \(29,\)"):
             embeddings(30, 4, **{field: short})
-        with pytest.raises(InputError, match=rf"`{field}` must have one entry a row \(30\); got \(30, 1\)"):
+        with pytest.raises(InputError, match=rf"`{field}` must have one entry per row \(30\); got shape \(30, 1\)"):
             embeddings(30, 4, **{field: square})
+
+
+@pytest.mark.parametrize("make", [np.ndarray.tolist, torch.from_numpy])
+def test_vectors_that_are_no_numpy_array_are_refused_and_read_converts_them(make):
+    vectors = make(gaussian(30, 4))
+    with pytest.raises(
+        InputError, match=r"must be a NumPy array; got (list|Tensor)\. `read` converts lists and tensors"
+    ):
+        Embeddings(vectors, card("old", 4))
+    assert len(read(vectors, space=card("old", 4))) == 30
+
+
+def test_tokens_of_each_item_in_vectors_are_refused_with_the_way_to_pool_them():
+    with pytest.raises(InputError, match=r"got \(30, 7, 4\)\. If the second axis is tokens, pool them first"):
+        Embeddings(gaussian(30, 28).reshape(30, 7, 4), card("old", 4))
 
 
 def test_take_keeps_ids_and_groups_with_their_rows():

@@ -94,13 +94,15 @@ def test_too_few_rows_to_halve_validation_serve_both_uses():
     [(0.6, 0.4), (0.5, 0.2, 0.2), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5), ()],
 )
 def test_shares_that_are_no_split_are_refused(shares):
-    with pytest.raises(InputError, match="`split` must be train,validation,test, three shares that sum to 1"):
+    with pytest.raises(
+        InputError, match=r"`split` must be three shares \(train,validation,test\) that sum to 1; only test"
+    ):
         split(many(100), shares)
 
 
 def test_a_part_that_comes_out_empty_is_refused():
     one_group = many(100, groups=np.full(100, "all", dtype=object))
-    with pytest.raises(InputError, match=r"Only 0 pairs fell into .*; give more pairs"):
+    with pytest.raises(InputError, match=r"Only 0 pairs fell into .*; pass more pairs"):
         split(one_group)
     with pytest.raises(InputError, match=r"Only . pairs fell into test"):
         split(many(30), (0.49, 0.5, 0.01))

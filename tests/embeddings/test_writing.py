@@ -66,7 +66,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten_and_no_row_is_lost(tmp
         yield names(30), rows.vectors
         out.write_bytes(b"someone else's")
 
-    with pytest.raises(InputError, match="appeared meanwhile and is not overwritten; the rows are kept in"):
+    with pytest.raises(InputError, match="was created in the meantime and is not overwritten; the rows are kept in"):
         write_stream(out, rows.space, produce, {})
     assert out.read_bytes() == b"someone else's"
     out.unlink()
@@ -99,7 +99,7 @@ def test_an_error_of_what_makes_the_rows_is_not_one_of_writing(tmp_path):
 def test_only_parquet_in_a_folder_that_exists_is_written(tmp_path):
     with pytest.raises(InputError, match=r"`out` must end in .parquet.*got 'x.npy'"):
         write(tmp_path / "x.npy", embeddings(30, 4))
-    with pytest.raises(InputError, match=r"`out` must lie in a folder that exists; there is no .*none"):
+    with pytest.raises(InputError, match=r"`out` must be in an existing folder; there is no .*none"):
         write(tmp_path / "none" / "x.parquet", embeddings(30, 4))
 
 
@@ -180,7 +180,7 @@ def test_the_unfinished_rows_of_another_job_are_refused(tmp_path):
     rows, out = embeddings(40, 4), tmp_path / "x.parquet"
     with pytest.raises(RuntimeError, match="power"):
         write_stream(out, rows.space, stream(rows, fail_at=21), {"a": 1})
-    with pytest.raises(InputError, match="partial holds the unfinished rows of another job; remove it"):
+    with pytest.raises(InputError, match="partial contains the unfinished rows of another job; remove it"):
         write_stream(out, rows.space, stream(rows), {"a": 2})
     with pytest.raises(InputError, match="unfinished rows of another job"):
         write(out, rows)

@@ -93,7 +93,7 @@ def test_ridge_needs_no_target_moments_unless_there_is_a_gain():
     X, Y = shared_latent()
     without = fit_ridge(moments((X, Y), yy=False), 0.1)
     assert_map(without, *normal_equations(X, Y, 0.1))
-    with pytest.raises(InputError, match="taken without `yy`"):
+    with pytest.raises(InputError, match="computed without `yy`"):
         fit_ridge(moments((X, Y), yy=False), 0.1, gain=1.0)
 
 
@@ -261,7 +261,7 @@ def test_a_gain_that_is_not_positive_is_refused(gain):
 
 
 def test_a_gain_about_the_origin_is_refused():
-    with pytest.raises(InputError, match="`gain` needs `centred`"):
+    with pytest.raises(InputError, match="`gain` requires `centred`"):
         fit_procrustes(moments(shared_latent()), centred=False, gain=1.0)
 
 
@@ -320,7 +320,7 @@ def test_the_rank_is_at_least_one_even_where_nothing_is_shared():
 
 @pytest.mark.parametrize("power", [-0.1, 1.1, float("nan")])
 def test_a_power_outside_zero_and_one_is_refused(power):
-    with pytest.raises(InputError, match=r"`power` must lie in \[0, 1\]"):
+    with pytest.raises(InputError, match="`power` must be from 0 to 1; got"):
         fit_canonical(moments(shared_latent()), power=power)
 
 

@@ -373,7 +373,9 @@ def test_a_recipe_leaves_the_width_to_the_method_unless_it_is_given(method):
 
 
 def test_a_setting_that_there_is_not_is_refused():
-    with pytest.raises(InputError, match=r"`lr` is not a setting of a contrastive fit; known are .*learning_rate"):
+    with pytest.raises(
+        InputError, match=r"`lr` is not a setting of a contrastive fit; allowed names are .*learning_rate"
+    ):
         recipe_for("mlp", lr=0.1)
 
 
@@ -455,7 +457,7 @@ def test_a_torn_checkpoint_is_left_aside_with_a_warning(problem, tmp_path, monke
         checkpoint.write_bytes(checkpoint.read_bytes()[:99])
     with caplog.at_level(logging.WARNING):
         again = fit(problem, checkpoints=str(tmp_path))
-    assert "last.ckpt cannot be read and is left aside" in caplog.text
+    assert "last.ckpt cannot be read and is ignored" in caplog.text
     assert same(again.map, whole.map)
 
 

@@ -75,8 +75,8 @@ def test_a_curve_that_bends_widens_its_interval():
     [
         (0.6, 0.65, [0.03, 0.07], "more pairs would pay."),
         (0.6, 0.602, [0.0, 0.005], "more pairs would not pay."),
-        (0.6, 0.65, [0.0, 0.1], "cannot be told from these."),
-        (0.6, 0.605, [0.001, 0.03], "cannot be told from these."),
+        (0.6, 0.65, [0.0, 0.1], "these scores do not show whether more pairs would pay."),
+        (0.6, 0.605, [0.001, 0.03], "these scores do not show whether more pairs would pay."),
     ],
 )
 def test_the_verdict_follows_the_gain_and_its_interval(now, expected, gains, end):

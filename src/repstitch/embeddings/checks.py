@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 LAGS = (-3, -2, -1, 0, 1, 2, 3)
 BLOCKS, BLOCK_ROWS, LEAST_ROWS, FAR_SHIFTS = 4, 512, 40, 40
-SHIFT_DEVIATIONS, RELATED_DEVIATIONS = 6.0, 4.0  # of the null: from here on a shift, or any relation, is believed
+SHIFT_DEVIATIONS, RELATED_DEVIATIONS = (
+    6.0,
+    4.0,
+)  # deviations above the null that prove a shift, or any relation
 MOST_GAP, GAP_SHARE, LEAST_GAP = 0.01, 0.02, 1e-5
 ROUNDING = 1e-6
 PROJECTED, TILE_ROWS, SAMPLE_ROWS = 64, 2048, 2048
@@ -32,11 +35,11 @@ class Findings:
 
 
 def check(pairs: Pairs, split: Split, output_norm: str = "unit") -> Findings:
-    """Refuse pairs that a map cannot be learned from or scored on; return, and log, the lesser problems.
+    """Refuse pairs that a map cannot be learned from or scored on; log and return the smaller problems.
 
     Raises InputError on a side that does not vary, on an identical pair on both sides of the split, and on rows that
-    are shifted against one another. The rows are not normalised yet; `output_norm` "none" means that the lengths of
-    target rows are learned too.
+    are shifted against one another. The rows must not be normalised yet. With `output_norm` "none" the map also learns
+    the lengths of target rows, so target rows may differ in length only.
     """
     refuse_constant(pairs.X, "source")
     refuse_constant(pairs.Y, "target", lengths=output_norm == "none")
@@ -44,7 +47,7 @@ def check(pairs: Pairs, split: Split, output_norm: str = "unit") -> Findings:
     notes = _side_notes(pairs.X, "source", split.train) + _side_notes(pairs.Y, "target", split.train)
     if not refuse_shift(pairs):
         notes.append(
-            "The pairs look unrelated: matched rows agree no more than rows far apart do. Check that both files hold "
+            "The pairs look unrelated: matched rows are no more alike than rows far apart. Check that both sides have "
             "the same items in the same order."
         )
     near_duplicates = find_near_duplicates(pairs, split)
@@ -53,7 +56,7 @@ def check(pairs: Pairs, split: Split, output_norm: str = "unit") -> Findings:
     if n_near:
         notes.append(
             f"{n_near} of {len(held_out)} {name} pairs nearly repeat a training pair in both spaces, so "
-            "their scores lean on memory; keep such pairs together with `group`."
+            "their scores partly measure memorisation; keep such pairs together with `group`."
         )
     for note in notes:
         log.warning("%s", note)
@@ -64,7 +67,7 @@ def check(pairs: Pairs, split: Split, output_norm: str = "unit") -> Findings:
 
 
 def refuse_constant(X: np.ndarray, side: str, lengths: bool = False) -> None:
-    """Raise InputError when all rows (n, d) are the same: in their directions, or with `lengths` as they are."""
+    """Raise InputError if all rows (n, d) point in the same direction or, with `lengths`, if all rows are equal."""
     if np.array_equal(X, np.broadcast_to(X[0], X.shape)):
         raise InputError(
             f"The {side} rows must differ from one another; they are all the same. Check how they were embedded."
@@ -86,32 +89,32 @@ def _side_notes(X: np.ndarray, side: str, train: np.ndarray) -> list[str]:
         notes.append(f"{repeated} of {len(X)} {side} rows repeat another one.")
     if n < d:
         notes.append(
-            f"{n} training pairs are fewer than the {d} dimensions of the {side}; the map will lean on shrinkage."
+            f"{n} training pairs are fewer than the {d} dimensions of the {side}; the map depends on regularisation."
         )
     sample = X[train[_spread_out(n, SAMPLE_ROWS)]]
     spread = _spread(sample)
     typical = float(np.median(spread[spread > 0])) if spread.any() else 0.0
     dead = int((spread <= 1e-4 * typical).sum())
     if dead:
-        notes.append(f"{dead} of {d} {side} dimensions are constant or as good as; they carry nothing.")
+        notes.append(f"{dead} of {d} {side} dimensions are constant or nearly so; they carry no information.")
     if spread.max() > 100 * typical > 0:
         notes.append(
-            f"One {side} dimension varies {spread.max() / typical:.0f} times as much as the typical one and drowns the "
-            "others; scale the dimensions alike before pairing."
+            f"One {side} dimension varies {spread.max() / typical:.0f} times as much as the typical one and dominates "
+            "the others; rescale the dimensions before pairing."
         )
     values = _singular_values(sample)
-    # A direction with a millionth of the largest variance is rounding: of float16 files, if of nothing else.
+    # A direction with less than a millionth of the largest variance may be rounding error, for example of float16.
     rank, effective, most = int((values > 1e-3 * values[0]).sum()), effective_rank(values), min(len(sample) - 1, d)
     if rank < 0.9 * (most - dead) or effective < 0.1 * most:
         notes.append(
             f"The {side} rows span {rank} of at most {most} directions, with an effective rank of {effective:.1f}; "
-            "what they do not hold cannot be translated."
+            "information that these rows lack cannot be translated."
         )
     return notes
 
 
 def _spread(X: np.ndarray) -> np.ndarray:
-    """Standard deviation (d,) of each dimension, relative to the largest entry: rows of any size fit float64."""
+    """Standard deviation (d,) of each dimension, after division by the largest entry, which prevents overflow."""
     return (X / max(float(np.abs(X).max()), 1e-300)).astype(np.float64).std(axis=0)
 
 
@@ -124,9 +127,10 @@ def _singular_values(X: np.ndarray) -> np.ndarray:
 
 
 def effective_rank(values: np.ndarray) -> float:
-    """exp of the entropy of the singular values as shares of their sum: in [1, count], 0 where all are 0.
+    """Return the effective rank: exp of the entropy of the singular values divided by their sum.
 
-    Roy and Vetterli 2007, "The effective rank: a measure of effective dimensionality".
+    It is from 1 to the number of values, and 0 if all values are 0. Roy and Vetterli 2007, "The effective rank: a
+    measure of effective dimensionality".
     """
     values = values[values > 0]
     shares = values / values.sum() if len(values) else values
@@ -134,7 +138,7 @@ def effective_rank(values: np.ndarray) -> float:
 
 
 def directions(X: np.ndarray) -> np.ndarray:
-    """Rows (n, d) at unit length, float32, whatever their size; rows of zeros stay zeros."""
+    """Return the rows (n, d) at unit length, float32, without overflow or underflow; rows of zeros stay zeros."""
     largest = np.abs(X).max(axis=1, keepdims=True)
     X = X / np.where(largest > 0, largest, 1).astype(np.float32)
     norms = np.linalg.norm(X, axis=1, keepdims=True)
@@ -145,7 +149,7 @@ def directions(X: np.ndarray) -> np.ndarray:
 
 
 def refuse_leaks(pairs: Pairs, split: Split) -> None:
-    """Raise InputError when an identical pair lies on both sides of the split, for its score would be memory."""
+    """Raise InputError if an identical pair is on both sides of the split: its score would measure memorisation."""
     if not repeated_pairs(pairs).any():
         return
     part_of_pair = np.full(len(pairs), "train", dtype=object)
@@ -156,21 +160,21 @@ def refuse_leaks(pairs: Pairs, split: Split) -> None:
     leaks = sum(len(parts) > 1 for parts in parts_of_content.values())
     if leaks:
         raise InputError(
-            f"{leaks} identical pairs lie on both sides of the split, so held-out scores would be memory; "
+            f"{leaks} identical pairs are on both sides of the split, so held-out scores would measure memorisation; "
             "leave repeats out with `drop_invalid`, or keep them together with `group`."
         )
 
 
 def refuse_shift(pairs: Pairs) -> bool:
-    """Raise InputError when rows a few places apart match instead of rows at the same place.
+    """Raise InputError if rows a few positions apart match better than rows at the same position.
 
-    Returns whether matched rows are related at all. Up to four blocks of 512 neighbouring rows are compared, in the
-    order of the source. In each, (X[i], Y[i + lag]) is scored for the lags −3 … 3, and for far shifts, which show what
-    unrelated rows score. A lag other than 0 is refused when it is six deviations above the far shifts, above the
-    highest of them, and twice as high as lag 0, in one block or in the sum of all blocks; so a row that is missing
-    halfway down is detected as well. Scores are of the differences between neighbouring rows, because sorted rows
-    (frames of a film, captions of one photo) agree at every small lag. With fewer than 40 rows there is too little to
-    compare, and True is returned.
+    Returns whether the rows are related at all. Up to four blocks of 512 neighbouring rows are compared, in the order
+    of the source. In each block, (X[i], Y[i + lag]) is scored for the lags −3 … 3 and for far shifts, which show the
+    scores of unrelated rows. Scores are measured in deviations from the far shifts. A lag other than 0 is refused if
+    its score is at least 6, at least 1.5 times that of any far shift and at least twice that of lag 0, in one block or
+    in the sum of all blocks. A row that is missing halfway down is therefore detected too. The scores compare
+    differences between neighbouring rows, because sorted rows (frames of a film, captions of one photo) agree at every
+    small lag. Fewer than 40 rows are too few to compare; True is returned for them.
     """
     n = len(pairs)
     if n < LEAST_ROWS:
@@ -187,7 +191,7 @@ def refuse_shift(pairs: Pairs) -> bool:
     for place, scores in zip(("throughout", *blocks), (total, *of_differences), strict=True):
         lag = _winning_lag(scores)
         if lag:
-            paired = "ids of both files name" if pairs.by == "id" else "files hold"
+            paired = "ids of both files refer to" if pairs.by == "id" else "files contain"
             raise InputError(
                 f"The pairs are shifted: {place}, source row i matches target row i {'+' if lag > 0 else '−'} "
                 f"{abs(lag)} and not row i. Check that the {paired} the same items in the same order (a header line, "
@@ -198,17 +202,17 @@ def refuse_shift(pairs: Pairs) -> bool:
 
 
 def lag_scores(X: Tensor, Y: Tensor) -> Tensor:
-    """How related (X[i], Y[i + lag]) are, for each of LAGS and then for up to 40 far shifts.
+    """Score how related (X[i], Y[i + lag]) are, for each lag in LAGS and then for up to 40 far shifts.
 
-    X is (n, d_source), Y is (n, d_target), rows matched; shifts are circular. Higher is more related, about 0 by
-    chance. This is the unbiased HSIC (Song et al. 2012) of both sides after whitening, shrunk by the mean eigenvalue.
-    O(n² (d + n)) time, O(n²) memory.
+    X (n, d_source) and Y (n, d_target) have matched rows; shifts are circular. Higher is more related; unrelated rows
+    score about 0. The score is the unbiased HSIC (Song et al. 2012) of both sides after whitening, with the mean
+    eigenvalue as shrinkage. O(n² (d + n)) time, O(n²) memory.
     """
     K, L = _whitened_kernel(X), _whitened_kernel(Y)
     n = len(K)
     K.fill_diagonal_(0)
     sums = K.sum(1)
-    # U-centring (Székely and Rizzo 2014), after which the other kernel needs no centring.
+    # After U-centring (Székely and Rizzo 2014) of this kernel, the other one needs no centring.
     K = K - (sums[:, None] + sums[None, :]) / (n - 2) + sums.sum() / ((n - 1) * (n - 2))
     K.fill_diagonal_(0)
     far = np.unique(np.linspace(8, n - 8, FAR_SHIFTS).astype(int))
@@ -229,7 +233,7 @@ def _whitened_kernel(X: Tensor) -> Tensor:
 
 
 def _lags(scores: Tensor) -> Tensor:
-    """Of the scores of `lag_scores` those of LAGS."""
+    """Return the scores of LAGS among those of `lag_scores`."""
     return scores[: len(LAGS)]
 
 
@@ -238,32 +242,36 @@ def _far_shifts(scores: Tensor) -> Tensor:
 
 
 def _deviations(scores: Tensor, some: Tensor) -> Tensor:
-    """`some` scores in deviations from those of the far shifts; by medians, because related rows may recur."""
+    """Return `some` scores in deviations from the far shifts.
+
+    The deviations are based on medians, because related rows may recur at some of the far shifts.
+    """
     far = _far_shifts(scores)
     spread = 1.4826 * (far - far.median()).abs().median()
     return (some - far.median()) / spread.clamp(min=1e-12)
 
 
 def _winning_lag(scores: Tensor) -> int:
-    """The lag other than 0 whose score is clearly the highest, else 0."""
+    """Return the lag other than 0 whose score is clearly the highest, or 0 if there is none."""
     deviations = _deviations(scores, _lags(scores))
     best = int(deviations.argmax())
     highest_far = float(_deviations(scores, _far_shifts(scores)).abs().max())
-    # In deviations and not in scores, because periodic differences between neighbours score at every shift.
+    # Deviations are compared, not scores, because periodic differences between neighbours raise every shift's score.
     needed = max(SHIFT_DEVIATIONS, 1.5 * highest_far, 2 * float(deviations[LAGS.index(0)]))
     return LAGS[best] if deviations[best] >= needed else 0
 
 
 @exact_products()
 def find_near_duplicates(pairs: Pairs, split: Split) -> np.ndarray:
-    """A mask (n,) of the held-out pairs that nearly repeat one and the same training pair in both spaces.
+    """Return a mask (n,) of the held-out pairs that nearly repeat a single training pair in both spaces.
 
-    The gap of two rows is one minus the cosine of their unit rows about the training mean; without the mean, all rows
-    of a narrow cone would be alike. Two rows are near when their gap is at most a fiftieth of the typical gap to the
-    tenth nearest training row, and at most 0.01, so that neighbours in a crowded space do not count; a gap of 0.00001
-    is near in any space. Exact and tiled: O(tile² + 64 n) memory beside the rows. Rows are first projected on 64 main
-    directions of either side. A projection only brings rows nearer, so nearly all pairs are ruled out at a sixteenth of
-    the cost of full products of 1,024 dimensions, and only the rest is compared in full.
+    The gap between two rows is one minus the cosine of their unit rows after the training mean is subtracted. Without
+    the subtraction, all rows of a narrow cone would look alike. Two rows are near if their gap is at most 0.01 and at
+    most a fiftieth of the typical gap to the tenth nearest training row, so that neighbours in a crowded space do not
+    count. A gap up to 0.00001 is near in any space. The result is exact. It is computed in tiles, in O(tile² + 64 n)
+    memory in addition to the rows. Rows are first projected on 64 main directions of each side. A projection only
+    brings rows nearer, so it rules out nearly all pairs at a sixteenth of the cost of full products of 1,024
+    dimensions. Only the remaining pairs are compared in full.
     """
     near_duplicates = np.zeros(len(pairs), dtype=bool)
     held_out = np.setdiff1d(np.arange(len(pairs)), split.train)
@@ -290,9 +298,10 @@ def find_near_duplicates(pairs: Pairs, split: Split) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _ComparedSpace:
-    """The rows of one space prepared for comparison: the training mean, main directions (d, 64) and limit of the gap.
+    """The rows `X` of one space, prepared for the search for near duplicates.
 
-    `projected` (n_train, 64) are the training rows on the main directions.
+    `mean` (d,) is the mean of the training rows at unit length, `basis` (d, 64) are the main directions, and
+    `projected` (n_train, 64) are the training rows on these directions. Rows with a gap up to `limit` are near.
     """
 
     X: np.ndarray
@@ -307,7 +316,7 @@ class _ComparedSpace:
         mean = np.mean([directions(X[tile]).mean(0) for tile in tiles], 0).astype(np.float32)
         unprepared = cls(X, mean, torch.zeros(0), torch.zeros(0), 0.0)
         sample = unprepared.centred(train[_spread_out(len(train), SAMPLE_ROWS)])
-        # Any orthonormal basis is exact; one near the main directions rules out most pairs (Halko et al. 2011).
+        # Any orthonormal basis is exact; a basis near the main directions rules out most pairs (Halko et al. 2011).
         guess = torch.randn(sample.shape[1], min(PROJECTED, *sample.shape), generator=torch.Generator().manual_seed(0))
         basis = torch.linalg.qr(sample.T @ (sample @ guess)).Q
         projected = torch.cat([unprepared.centred(tile) @ basis for tile in tiles])
@@ -318,16 +327,16 @@ class _ComparedSpace:
         return cls(X, mean, basis, projected, min(max(GAP_SHARE * typical, LEAST_GAP), MOST_GAP))
 
     def centred(self, rows: np.ndarray) -> Tensor:
-        """These rows as unit rows about the training mean, again at unit length (m, d)."""
+        """Return these rows (m, d) at unit length minus the training mean, again at unit length."""
         U = directions(self.X[rows]) - self.mean
         return torch.from_numpy(U / np.maximum(np.linalg.norm(U, axis=1, keepdims=True), 1e-12))
 
 
 def _spread_out(n: int, most: int) -> np.ndarray:
-    """At most `most` positions out of `n`, evenly spread."""
+    """Return at most `most` evenly spaced positions out of `n`."""
     return np.linspace(0, n - 1, min(n, most)).astype(int)
 
 
 def _squared_distances(A: Tensor, B: Tensor) -> Tensor:
-    """Squared distances (n, m) between rows."""
+    """Squared distances (n, m) between the rows of `A` and `B`."""
     return A.square().sum(1)[:, None] + B.square().sum(1)[None, :] - 2 * A @ B.T

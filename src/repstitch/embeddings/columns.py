@@ -1,4 +1,4 @@
-"""One entry per row (ids, groups, labels) from an array or a file."""
+"""Read one entry per row (ids, groups or labels) from an array or a file."""
 
 import os
 import zipfile
@@ -17,18 +17,18 @@ UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, EOFError, zipfil
 
 
 def read_column(column: Column, n_rows: int, argument: str) -> np.ndarray:
-    """One entry per row (n,) as text; see `load_column`."""
+    """Return one entry per row (n,) as text; see `load_column`."""
     return load_column(column, n_rows, argument).astype(str).astype(object)
 
 
 def load_column(column: Column, n_rows: int, argument: str) -> np.ndarray:
-    """One entry per row (n,) from an array, a text file with one entry a line, a `.npy` or `file.npz:key`.
+    """Return one entry per row (n,) from an array, a text file with one entry per line, a `.npy` or `file.npz:key`.
 
-    Raises InputError, naming the `argument`, on a file that cannot be read and on another number of entries.
+    Raises InputError, naming the `argument`, if the file cannot be read or the number of entries is not `n_rows`.
     """
     values = _load_file(column, argument) if isinstance(column, str | os.PathLike) else np.asarray(column)
     if values.shape != (n_rows,):
-        raise InputError(f"`{argument}` must have one entry a row ({n_rows}); got {values.shape}.")
+        raise InputError(f"`{argument}` must have one entry per row ({n_rows}); got shape {values.shape}.")
     return values
 
 
@@ -42,7 +42,7 @@ def _load_file(path: str | os.PathLike[str], argument: str) -> np.ndarray:
         if isinstance(loaded, np.ndarray):
             return loaded
         if key is None and len(loaded.files) != 1:
-            raise KeyError(f"name one array as {location}:KEY out of {', '.join(loaded.files)}")
+            raise ValueError(f"name one of its arrays ({', '.join(loaded.files)}) as {location}:KEY")
         return loaded[key or loaded.files[0]]
     except UNREADABLE as error:
         raise InputError(f"`{argument}`: {location} cannot be read: {one_line(error)}") from None

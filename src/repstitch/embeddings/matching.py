@@ -1,4 +1,4 @@
-"""Match the rows of many spaces: the items that all of them have, in one order."""
+"""Match the rows of several spaces: keep the items that all spaces have, in one order."""
 
 import logging
 from collections import Counter
@@ -16,14 +16,15 @@ from repstitch.spaces import Space
 log = logging.getLogger(__name__)
 
 REPEATS = "repeats of an identical item"
+GIVE_IDS = "To match by id, every space needs ids: a column `id` in its Parquet file, or `read(..., ids=...)`."
 
 
 @dataclass(frozen=True, eq=False)
 class MatchedSpaces:
-    """The same n items in N spaces: `rows[i]` (n, d_i) float32 are those of `spaces[i]`, in one order.
+    """The same n items in N spaces: `rows[i]` (n, d_i) float32 are their vectors in `spaces[i]`, all in one order.
 
-    `ids` (n,) are those of the files, or None where rows matched by position. `left_out` counts, for each space by
-    name, the rows that were left out, by reason.
+    `ids` (n,) are the ids of the items, or None if no space has ids. `left_out` maps the name of each space to the
+    number of rows that were left out, by reason.
     """
 
     spaces: tuple[Space, ...]
@@ -40,13 +41,13 @@ class MatchedSpaces:
 
 
 def match(embeddings: Sequence[Embeddings], drop_invalid: bool = False, least: int = MIN_PAIRS) -> MatchedSpaces:
-    """The items that all spaces have: by their ids, or by position where a space has none.
+    """Match the items that all spaces have: by id if every space has ids, else by position.
 
-    The rows left out of each space are counted, with a warning. Rows with NaN, Inf or only zeros in any space are
-    refused. With `drop_invalid` they are left out of all spaces, and so are repeats of an item that is the same in
-    every space. Raises InputError on fewer than two spaces, two spaces of one name, repeated ids, no common id, lengths
-    that differ where rows match by position, or fewer than `least` items. Each file is read through once, whatever the
-    number of spaces.
+    The rows left out of each space are counted and logged as a warning. Rows with NaN, Inf or only zeros in any space
+    are refused. With `drop_invalid` they are left out of all spaces, and so are repeats of an item that is the same in
+    every space. Raises InputError on fewer than two spaces, two spaces with the same name, repeated ids, no common id,
+    different numbers of rows when matching by position, or fewer than `least` items. The ids of each space are read
+    once, whatever the number of spaces.
     """
     names = _check_names(embeddings, least)
     left_out: dict[str, dict[str, int]] = {name: {} for name in names}
@@ -74,14 +75,15 @@ def match(embeddings: Sequence[Embeddings], drop_invalid: bool = False, least: i
 
 
 def _check_names(embeddings: Sequence[Embeddings], least: int) -> list[str]:
-    """The names of the spaces; InputError unless there are two or more, with different names and with rows."""
+    """Return the names of the spaces. Raises InputError unless two or more spaces have different names and rows."""
     if len(embeddings) < 2:
-        raise InputError(f"`embeddings` must hold at least two spaces; got {len(embeddings)}.")
+        raise InputError(f"`embeddings` must contain at least two spaces; got {len(embeddings)}.")
     names = [one.space.name for one in embeddings]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise InputError(
-            f"Spaces must have names of their own; {repeated[0]!r} is there twice. Rename one of the files or its card."
+            f"Spaces must have different names; {repeated[0]!r} occurs more than once. Rename one of the files or, if "
+            "it has a card, change the name in the card."
         )
     for name, one in zip(names, embeddings, strict=True):
         if not len(one):
@@ -90,13 +92,13 @@ def _check_names(embeddings: Sequence[Embeddings], least: int) -> list[str]:
 
 
 def _common_ids(names: list[str], ids: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The ids that all spaces have, in the first space's order, and the row of each in every space."""
+    """Return the ids that all spaces have, in the first space's order, and their rows in each space."""
     for name, space_ids in zip(names, ids, strict=True):
         check_unique(space_ids, name)
     shared = set(ids[0]).intersection(*ids[1:])
     if not shared:
         examples = ", ".join(f"{name} has e.g. {one[0]!r}" for name, one in list(zip(names, ids, strict=True))[:3])
-        raise InputError(f"No id is in every file ({examples}); give files of the same items.")
+        raise InputError(f"No id is in every file ({examples}); pass embeddings of the same items.")
     common = np.array([key for key in ids[0] if key in shared], dtype=object)
     positions = []
     for space_ids in ids:
@@ -106,12 +108,16 @@ def _common_ids(names: list[str], ids: list[np.ndarray]) -> tuple[np.ndarray, li
 
 
 def _by_position(names: list[str], embeddings: Sequence[Embeddings]) -> np.ndarray | None:
-    """The ids of the rows, where some spaces have any; all spaces must then have the same length and order."""
+    """Match rows by position, and return the ids of the rows, or None if no space has ids.
+
+    Raises InputError if the spaces have different numbers of rows, or if two spaces with ids have different ids.
+    """
     lengths = [len(one) for one in embeddings]
     if len(set(lengths)) > 1:
         listed = ", ".join(f"{name} {n}" for name, n in zip(names, lengths, strict=True))
         raise InputError(
-            f"Rows without ids match by position, so all files must have as many; got {listed}. Give ids for all."
+            "Not every space has ids, so rows are matched by position and all spaces must have the same number of "
+            f"rows; got {listed}. {GIVE_IDS}"
         )
     with_ids = [(name, one.ids) for name, one in zip(names, embeddings, strict=True) if one.ids is not None]
     if not with_ids:
@@ -120,11 +126,11 @@ def _by_position(names: list[str], embeddings: Sequence[Embeddings]) -> np.ndarr
     for name, space_ids in with_ids[1:]:
         if (space_ids != ids).any():
             raise InputError(
-                f"Some files have no ids, so rows match by position, but {first} and {name} hold their ids in another "
-                "order. Give ids for all."
+                "Not every space has ids, so rows are matched by position, but the ids of "
+                f"{first} and {name} differ or are in different orders. {GIVE_IDS}"
             )
     without_ids = next(name for name, one in zip(names, embeddings, strict=True) if one.ids is None)
-    log.warning("%s carries no ids; all rows are matched by position.", without_ids)
+    log.warning("%s has no ids, so all rows are matched by position.", without_ids)
     return ids
 
 
@@ -135,7 +141,7 @@ def _usable(
     left_out: dict[str, dict[str, int]],
     drop: bool,
 ) -> np.ndarray:
-    """A mask (n,) of the rows that can be used in every space; the others are refused, or counted in `left_out`."""
+    """Return a mask (n,) of the rows that can be used in every space; refuse the others or count them in `left_out`."""
     keep = np.ones(len(rows[0]), dtype=bool)
     for name, X in zip(names, rows, strict=True):
         for reason, invalid in invalid_rows(X).items():
@@ -143,7 +149,7 @@ def _usable(
                 first = int(invalid.argmax())
                 row_name = f"row {first}" if ids is None else f"id {ids[first]!r}"
                 raise InputError(
-                    f"{name} holds rows that cannot be used: {int(invalid.sum())} with {reason} (first: {row_name}). "
+                    f"{name} has rows that cannot be used: {int(invalid.sum())} with {reason} (first: {row_name}). "
                     "Leave them out with `drop_invalid`."
                 )
             if invalid.any():

@@ -1,4 +1,4 @@
-"""Bring rows to unit length, and refuse rows that have no direction."""
+"""Normalise rows to unit length, and refuse rows that have no direction."""
 
 import math
 from collections.abc import Iterable
@@ -8,13 +8,16 @@ from torch import Tensor
 
 from repstitch.errors import InputError
 
-SMALLEST_NORM = 1e-15  # below it the squares lose their digits in float32
+SMALLEST_NORM = 1e-15  # the squares of smaller norms lose precision in float32
 
 
 def norms_are_valid(norms: Iterable[Tensor]) -> bool:
-    """Whether these norms prove that their rows are finite and have a direction. NaN fails every comparison."""
+    """Return whether all norms are finite and not too small, which proves that their rows can be normalised.
+
+    NaN fails every comparison, so it needs no check of its own.
+    """
     for row_lengths in norms:
-        if row_lengths.numel() == 1:  # two calls into torch would cost as much as the rest
+        if row_lengths.numel() == 1:  # for a single norm, `aminmax` would cost as much as the rest
             least = largest = row_lengths.item()
         elif row_lengths.numel():
             least, largest = (float(bound) for bound in torch.aminmax(row_lengths))
@@ -26,24 +29,25 @@ def norms_are_valid(norms: Iterable[Tensor]) -> bool:
 
 
 def row_norms(rows: Tensor) -> Tensor:
-    """The lengths (n, 1) of rows (n, d), in float32."""
+    """Return the lengths (n, 1) of rows (n, d), in float32."""
     return torch.linalg.vector_norm(rows if rows.dtype == torch.float32 else rows.float(), dim=-1, keepdim=True)
 
 
 def normalise(rows: Tensor, norm: str, subject: str = "rows") -> Tensor:
-    """Rows at unit length (`norm` "unit") or as they are ("none").
+    """Return the rows at unit length (`norm` "unit") or unchanged ("none").
 
-    Raises InputError on rows with NaN or Inf, and with "unit" on rows of zeros; `subject` is what the message calls the
-    rows.
+    Raises InputError on rows with NaN or Inf and, with "unit", on rows of zeros. The message calls the rows `subject`.
     """
     norms = row_norms(rows)
-    if not norms_are_valid((norms,)):  # one pass in the common case: a norm in range proves that its row is valid
+    if not norms_are_valid(
+        (norms,)
+    ):  # one pass in the common case, because a norm in range proves that its row is valid
         finite = torch.isfinite(rows).all(dim=-1, keepdim=True)
         if not bool(finite.all()):
-            raise InputError(f"{subject} must be finite; {_count_rows(~finite)} hold NaN or Inf.")
+            raise InputError(f"{subject} must be finite; {_count_rows(~finite)} contain NaN or Inf.")
         largest = rows.abs().amax(dim=-1, keepdim=True)
         if norm == "unit" and bool((largest == 0).any()):
-            raise InputError(f"{subject} must have a direction; {_count_rows(largest == 0)} hold only zeros.")
+            raise InputError(f"{subject} must have a direction; {_count_rows(largest == 0)} contain only zeros.")
         if norm == "unit":  # finite, but too large or small to square in float32
             rows = rows / largest
             norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)

@@ -16,10 +16,10 @@ MIN_PAIRS = 20
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Matched rows: `X` (n, d_source) and `Y` (n, d_target) float32, with one id for each pair.
+    """Matched rows: `X` (n, d_source) and `Y` (n, d_target) float32, with one id per pair.
 
-    `groups` and `labels` (n,) are optional. `by` is "id" where both files have ids, else "position". `dropped` counts
-    the rows that were left out, by reason.
+    `groups` and `labels` (n,) are optional. `by` is "id" if both sides have ids, else "position". `dropped` contains
+    the number of rows that were left out, by reason.
     """
 
     X: np.ndarray
@@ -39,7 +39,7 @@ class Pairs:
         return f"Pairs({len(self):,} rows of {self.source.name!r} and {self.target.name!r}, by {self.by})"
 
     def take(self, rows: RowIndex) -> "Pairs":
-        """The pairs at these positions, in that order (or where a mask is true)."""
+        """Return the pairs at these positions, in that order, or the pairs where a mask is true."""
         groups, labels = take_entries(self.groups, rows), take_entries(self.labels, rows)
         return replace(self, X=self.X[rows], Y=self.Y[rows], ids=self.ids[rows], groups=groups, labels=labels)
 
@@ -51,11 +51,11 @@ def pair(
     least: int = MIN_PAIRS,
     side_names: tuple[str, str] = ("source", "target"),
 ) -> Pairs:
-    """Match the rows of two sets of embeddings: by id where both have ids, else by position.
+    """Match the rows of two sets of embeddings: by id if both have ids, else by position.
 
     Rows with NaN, Inf or only zeros are refused. With `drop_invalid` they are left out and counted, and so are repeats
-    of an identical pair. `side_names` is what messages call the two. Raises InputError on repeated ids, lengths that
-    differ, or fewer than `least` pairs.
+    of an identical pair. Messages call the two sides `side_names`. Raises InputError on repeated ids, no common id,
+    different numbers of rows when pairing by position, or fewer than `least` pairs.
     """
     for name, embeddings in zip(side_names, (source, target), strict=True):
         if not len(embeddings):
@@ -69,23 +69,27 @@ def pair(
         if not len(source_rows):
             raise InputError(
                 f"No id is in both files ({side_names[0]} has e.g. {source.ids[0]!r}, {side_names[1]} "
-                f"{target.ids[0]!r}); give files of the same items."
+                f"{target.ids[0]!r}); pass embeddings of the same items."
             )
     else:
         by = "position"
+        without_ids = [name for name, side in zip(side_names, (source, target), strict=True) if side.ids is None]
+        missing = " and ".join(f"`{name}_ids`" for name in without_ids)
         if len(source) != len(target):
             raise InputError(
-                f"Rows without ids pair by position, so both files must have as many; got {len(source)} and "
-                f"{len(target)}. Give ids for both."
+                "Without ids on both sides rows are paired by position, so both sides must have the same number of "
+                f"rows; got {len(source)} and {len(target)}. To pair by id, pass {missing}, with one id per row."
             )
         source_rows = target_rows = np.arange(len(source))
-        if (source.ids is None) != (target.ids is None):
-            log.warning("Only one side carries ids; the rows are paired by position.")
+        if len(without_ids) == 1:
+            log.warning(
+                "The %s has no ids, so rows are paired by position; pass %s to pair by id.", *without_ids, missing
+            )
     X = np.asarray(source.vectors[source_rows], dtype=np.float32)
     Y = np.asarray(target.vectors[target_rows], dtype=np.float32)
 
     def either(name: str) -> np.ndarray | None:
-        """The source's column of that name, or else the target's, in the order of the pairs."""
+        """Return the source's column of this name, or the target's if the source has none, in the pairs' order."""
         columns = ((getattr(source, name), source_rows), (getattr(target, name), target_rows))
         return next((column[rows] for column, rows in columns if column is not None), None)
 
@@ -102,7 +106,7 @@ def pair(
 def _match(
     source_ids: np.ndarray, target_ids: np.ndarray, side_names: tuple[str, str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of either side whose id both sides have, in the source's order."""
+    """Return the rows of each side whose ids are on both sides, in the source's order."""
     for name, ids in zip(side_names, (source_ids, target_ids), strict=True):
         check_unique(ids, name)
     target_row = {key: row for row, key in enumerate(target_ids)}
@@ -122,7 +126,7 @@ def _drop_invalid(pairs: Pairs, drop: bool, side_names: tuple[str, str]) -> Pair
         reasons = ", ".join(f"{n} with {reason}" for reason, n in counts.items())
         first = pairs.ids[int(np.argmin(keep))]
         raise InputError(
-            f"The pairs hold rows that cannot be used: {reasons} (first: id {first!r}). "
+            f"The pairs have rows that cannot be used: {reasons} (first: id {first!r}). "
             "Leave them out with `drop_invalid`."
         )
     if drop:
@@ -137,5 +141,5 @@ def _drop_invalid(pairs: Pairs, drop: bool, side_names: tuple[str, str]) -> Pair
 
 
 def repeated_pairs(pairs: Pairs) -> np.ndarray:
-    """A mask (n,) of the pairs (x, y) that are equal, byte for byte, to an earlier one."""
+    """Return a mask (n,) of the pairs (x, y) that equal an earlier pair byte for byte."""
     return repeated_rows(pairs.X, pairs.Y)

@@ -1,4 +1,4 @@
-"""Read embeddings: Parquet, Arrow IPC, `.npy` (with the ids in another file) and `.npz` (as `file.npz:key`)."""
+"""Read embeddings from Parquet, Arrow IPC, `.npy` (with ids from another file) and `.npz` (as `file.npz:key`)."""
 
 import os
 import sys
@@ -15,13 +15,21 @@ from numpy.typing import ArrayLike
 
 from repstitch.arguments import check_unmasked, names_keywords
 from repstitch.embeddings.columns import UNREADABLE, Column, read_column
-from repstitch.embeddings.rows import SPACE_KEY, Embeddings, EmbeddingsLike, Scan
+from repstitch.embeddings.rows import (
+    ONE_VECTOR_PER_ITEM,
+    SPACE_KEY,
+    Embeddings,
+    EmbeddingsLike,
+    Scan,
+    shape_advice,
+)
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_embeddings_exist, is_file_or_pipe, split_key
 from repstitch.names import FORMATS
 from repstitch.spaces import Space
 
-EXACT_INTEGERS = 2**24  # every whole number up to it is a float32
+EXACT_INTEGERS = 2**24  # float32 represents all whole numbers up to this one exactly
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
 
 
 def scan(
@@ -31,12 +39,13 @@ def scan(
     ids: Column | None = None,
     group: Column | None = None,
 ) -> Scan:
-    """Open embeddings by their file ending without reading the rows.
+    """Open embeddings without reading their rows. The file ending decides the format.
 
-    `path` is a Parquet or Arrow file, a folder of them, an `s3://` or `gs://` address, a `.npy`, or `file.npz:key`
-    (`file.parquet:column` names another vector column). `space` states the space: its name or its whole card. `ids` is
-    a file with one id a row, `group` a column of the file or a file with one group a row. Raises InputError on anything
-    that cannot be read as rows of numbers.
+    `path` is a Parquet or Arrow file, a folder of such files, an `s3://` or `gs://` address, a `.npy` file, or
+    `file.npz:key`. The vectors of a Parquet or Arrow file are in its column `vector`; `file.parquet:column` names
+    another one. `space` is the name of the space, or its whole card. `ids` is an array or file with one id per row.
+    `group` is a column of the file, or an array or file with one group per row. Raises InputError if the input cannot
+    be read as rows of numbers.
     """
     location, key = split_key(str(path))
     suffix = Path(location).suffix
@@ -51,7 +60,7 @@ def scan(
         elif suffix in (".parquet", ".arrow") or "://" in location or Path(location).is_dir():
             opened = _scan_arrow(location, key or "vector", group)
         else:
-            raise InputError(f"{location} must be one of {', '.join(FORMATS)} or a folder of Parquet files.")
+            raise InputError(_format_advice(location))
     except UNREADABLE as error:
         if isinstance(error, InputError):
             raise
@@ -67,12 +76,28 @@ def read(
     ids: Column | None = None,
     group: Column | None = None,
 ) -> Embeddings:
-    """Read embeddings into memory: from a path (see `scan`), from an array (n, dim), or from `Embeddings`.
+    """Read embeddings into memory from a file, an array or a tensor.
 
-    `space`, `ids` and `group` are as for `scan`, and replace those of the `source`. A torch tensor is read as an array,
-    from any device; a masked array is refused.
+    Args:
+        source: A path, an array (n, dim), a torch tensor on any device, or `Embeddings`. A path is a Parquet or Arrow
+            file, a folder of such files, an `s3://` or `gs://` address, a `.npy` file, or `file.npz:key`. The vectors
+            of a Parquet or Arrow file are in its column `vector`; `file.parquet:column` names another one.
+        space: The name of the space, or its whole card. It replaces that of `source`. By default the space of a file is
+            the one in its card or has the name of the file, and the space of an array is called `array`.
+        ids: One id per row, in place of the ids of `source`: an array, a text file with one id per line, a `.npy` file
+            or `file.npz:key`.
+        group: One group per row, in place of the groups of `source`: the name of a column of the file, or an array or
+            file as for `ids`.
+
+    Returns:
+        The vectors with their space, ids and groups; `source` itself if it is `Embeddings` and nothing replaces its
+        space, ids or groups.
+
+    Raises:
+        InputError: If `source` cannot be read as floats of shape (n, dim), if it is a masked array, and if `ids` or
+            `group` do not have one entry per row.
     """
-    return read_argument("array", source, space=space, ids=ids, group=group)
+    return read_argument("The array", source, space=space, ids=ids, group=group)
 
 
 def read_argument(
@@ -83,7 +108,7 @@ def read_argument(
     ids: Column | None = None,
     group: Column | None = None,
 ) -> Embeddings:
-    """`read` of an argument that messages about an array call `subject`."""
+    """Read `source` like `read`. Messages about an array call it `subject`."""
     if isinstance(source, Embeddings):
         if space is None and ids is None and group is None:
             return source
@@ -96,26 +121,29 @@ def read_argument(
 
 
 def _as_array(values: ArrayLike, subject: str) -> np.ndarray:
-    """The values as an array, whole numbers as float32; InputError where that would round them."""
+    """Return the values as an array, whole numbers as float32. Raises InputError if float32 would round them."""
     check_unmasked(values, subject)
     try:
         array = np.asarray(_off_torch(values))
     except ValueError:
-        raise InputError(f"{subject} must be a table of floats, (n, dim); its rows have different lengths.") from None
+        raise InputError(f"{subject} {ONE_VECTOR_PER_ITEM}; its rows have different lengths.") from None
     except (TypeError, RuntimeError) as error:
-        raise InputError(f"{subject} must be a table of floats, (n, dim): {one_line(error)}") from None
+        raise InputError(f"{subject} {ONE_VECTOR_PER_ITEM}; it cannot be converted: {one_line(error)}") from None
     if array.dtype.kind not in "iu" or not array.size:
         return array
     if max(-int(array.min()), int(array.max())) > EXACT_INTEGERS:
         raise InputError(
-            f"{subject} holds whole numbers beyond {EXACT_INTEGERS:,}, which float32 would round; convert it to floats."
+            f"{subject} has whole numbers beyond {EXACT_INTEGERS:,}, which float32 would round; convert it to floats."
         )
     return array.astype(np.float32)
 
 
 def _off_torch(values: Any) -> Any:
-    """A torch tensor as NumPy can read it: detached, on the CPU, floats that NumPy lacks as float32; others as is."""
-    torch = sys.modules.get("torch")  # no value is a tensor before torch is imported
+    """Return a torch tensor as a NumPy array, and any other value unchanged.
+
+    The tensor is detached and copied to the CPU. Float dtypes that NumPy lacks become float32.
+    """
+    torch = sys.modules.get("torch")  # without torch imported, no value can be a tensor
     if torch is None or not isinstance(values, torch.Tensor):
         return values
     tensor = values.detach().cpu()
@@ -124,10 +152,27 @@ def _off_torch(values: Any) -> Any:
 
 
 def _float_rows(name: str, array: np.ndarray) -> np.ndarray:
-    """The array, if it is a table of floats (n, dim); InputError otherwise."""
+    """Return the array if it contains floats of shape (n, dim); raise InputError otherwise."""
     if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
-        raise InputError(f"{name} must be a table of floats, (n, dim); got {array.dtype} of shape {array.shape}.")
+        raise InputError(
+            f"{name} {ONE_VECTOR_PER_ITEM}; got {array.dtype} of shape {array.shape}.{shape_advice(array)}"
+        )
     return array
+
+
+def _format_advice(path: str) -> str:
+    """The error message for a file whose ending is not one of the formats of embeddings."""
+    ending = Path(path).suffix
+    if ending.lower() in PICKLES:
+        return (
+            f"{path} is a pickle. Pickles are not read, because loading one can run code. Load it yourself and convert "
+            'it once with `np.save("X.npy", tensor.numpy())`, or `np.save("X.npy", array)`; then pass X.npy.'
+        )
+    return (
+        f"{path} must be one of {', '.join(FORMATS)} or a folder of Parquet files; got "
+        f"{f'the ending {ending}' if ending else 'no file ending'}. Save vectors of shape (n, dim) in one of these "
+        'formats, e.g. with `np.save("X.npy", X)`.'
+    )
 
 
 def _scan_embeddings(embeddings: Embeddings) -> Scan:
@@ -145,14 +190,19 @@ def _scan_npz(path: str, key: str | None) -> Scan:
         names = archive.files
         ids = np.asarray(archive["ids"]).astype(str).astype(object) if "ids" in names and key != "ids" else None
         if key is None:
-            if len(set(names) - {"ids"}) != 1:
-                raise InputError(f"{path} holds several arrays; name one as {path}:KEY out of {', '.join(names)}.")
-            key = next(name for name in names if name != "ids")
+            keys = [name for name in names if name != "ids"]
+            if not keys:
+                raise InputError(f"{path} has no array of vectors; its arrays are: {', '.join(names) or 'none'}.")
+            if len(keys) > 1:
+                raise InputError(
+                    f"{path} has several arrays: {', '.join(names)}. Name the array of vectors, e.g. {path}:{keys[0]}."
+                )
+            key = keys[0]
         if key not in names:
-            raise InputError(f"{path} has no array {key!r}; it holds {', '.join(names)}.")
+            raise InputError(f"{path} has no array {key!r}; its arrays are: {', '.join(names)}.")
         array = _float_rows(f"{path}:{key}", archive[key])
     if ids is not None and ids.shape != (len(array),):
-        raise InputError(f"`ids` of {path} must have one entry a row ({len(array)}); got {ids.shape}.")
+        raise InputError(f"`ids` of {path} must have one entry per row ({len(array)}); got shape {ids.shape}.")
     opened = _scan_array(path, array, ids)
     return replace(opened, space=replace(opened.space, name=key))
 
@@ -178,10 +228,10 @@ def _scan_arrow(path: str, column: str, group: Column | None) -> Scan:
     dim = _vector_dim(data, column, kind, path)
     card = _common_card(data, path)
     if column != "vector":
-        card = None  # it describes no other column
+        card = None  # the card describes the column `vector` only
     space = Space.from_json(card) if card else Space(Path(path).stem, dim)
     if space.dim != dim:
-        raise InputError(f"The card of {path} says {space.dim} dimensions but its vectors have {dim}.")
+        raise InputError(f"The card of {path} states {space.dim} dimensions but its vectors have {dim}.")
     ids_column = "id" if "id" in data.schema.names else None
     group_column = str(group) if group is not None and str(group) in data.schema.names else None
     columns = list(dict.fromkeys(name for name in (column, ids_column, group_column) if name))
@@ -200,7 +250,7 @@ def _scan_arrow(path: str, column: str, group: Column | None) -> Scan:
 
 
 def _open_dataset(path: str) -> tuple[pyarrow.dataset.Dataset, int]:
-    """A file or a folder of files, and the number of rows."""
+    """Open a file or a folder of files; return the dataset and its number of rows."""
     form = "ipc" if Path(path).suffix == ".arrow" or any(Path(path).glob("*.arrow")) else "parquet"
     try:
         data = pyarrow.dataset.dataset(path, format=form)
@@ -208,48 +258,59 @@ def _open_dataset(path: str) -> tuple[pyarrow.dataset.Dataset, int]:
     except pa.ArrowInvalid:
         if form != "ipc":
             raise
-        table = pa.ipc.open_stream(pa.memory_map(path)).read_all()  # the other of Arrow's two layouts
+        table = pa.ipc.open_stream(pa.memory_map(path)).read_all()  # the file may have Arrow's stream layout
         return pyarrow.dataset.dataset(table), table.num_rows
 
 
 def _vector_type(schema: pa.Schema, column: str, path: str) -> pa.DataType:
-    """The type of the vector column; InputError unless it holds lists of floats."""
+    """Return the type of the vector column. Raises InputError unless it contains lists of floats."""
     if not schema.names:
-        raise InputError(f"{path} holds no rows.")
+        raise InputError(f"{path} has no rows; it must have at least one vector.")
     if column not in schema.names:
+        example = next((field.name for field in schema if _is_float_lists(field.type)), "COLUMN")
         raise InputError(
-            f"{path} has no column {column!r}; it holds {', '.join(schema.names)}. Name one as {path}:COLUMN."
+            f"{path} has no column {column!r}; its columns are: {', '.join(schema.names)}. Store each vector as a list "
+            f"of floats in a column 'vector', or name another column after the path: {path}:{example}."
         )
     kind = schema.field(column).type
-    is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
-    if not is_list or not pa.types.is_floating(kind.value_type):
-        raise InputError(f"Column {column!r} of {path} must hold lists of floats; it holds {kind}.")
+    if not _is_float_lists(kind):
+        pool = _is_lists(kind) and _is_lists(kind.value_type)
+        advice = " Pool the vectors of each row to one vector first, e.g. by their mean." if pool else ""
+        raise InputError(f"Column {column!r} of {path} must have one list of floats per row; got {kind}.{advice}")
     return kind
 
 
+def _is_lists(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
+
+
+def _is_float_lists(kind: pa.DataType) -> bool:
+    return _is_lists(kind) and pa.types.is_floating(kind.value_type)
+
+
 def _vector_dim(data: pyarrow.dataset.Dataset, column: str, kind: pa.DataType, path: str) -> int:
-    """The number of dimensions: that of the type, or else that of the first row."""
+    """Return the number of dimensions: that of the type, or else the length of the first row."""
     first = data.head(1, columns=[column])
     if not first.num_rows:
-        raise InputError(f"{path} holds no rows.")
+        raise InputError(f"{path} has no rows; it must have at least one vector.")
     dim = kind.list_size if pa.types.is_fixed_size_list(kind) else len(first[column][0].as_py() or [])
     if not dim:
-        raise InputError(f"Column {column!r} of {path} holds empty lists.")
+        raise InputError(f"Column {column!r} of {path} has empty lists; every row needs a vector.")
     return dim
 
 
 def _common_card(data: pyarrow.dataset.Dataset, path: str) -> bytes | None:
-    """The space card in the metadata of a file, or of all files of a folder; InputError where they differ."""
+    """Return the space card in the metadata of a file or of all files of a folder. Raises InputError if they differ."""
     card = (data.schema.metadata or {}).get(SPACE_KEY)
     if isinstance(data, pyarrow.dataset.FileSystemDataset):
         for part in data.get_fragments():
             if (part.physical_schema.metadata or {}).get(SPACE_KEY) != card:
-                raise InputError(f"{path} holds files of several spaces ({part.path} differs); read each on its own.")
+                raise InputError(f"{path} has files of several spaces ({part.path} differs); read each file alone.")
     return card
 
 
 def _skip_rows(batches: Iterable[pa.RecordBatch], n: int) -> Iterator[pa.RecordBatch]:
-    """The batches without the first `n` rows, and without empty ones."""
+    """Yield the batches without the first `n` rows, and without empty batches."""
     for batch in batches:
         rest = batch.slice(min(n, batch.num_rows))
         n -= batch.num_rows - rest.num_rows
@@ -260,29 +321,33 @@ def _skip_rows(batches: Iterable[pa.RecordBatch], n: int) -> Iterator[pa.RecordB
 def _text(batch: pa.RecordBatch, name: str, path: str) -> np.ndarray:
     column = batch.column(name)
     if column.null_count:
-        raise InputError(f"{path} holds {column.null_count} rows without an entry in column {name!r}; give each one.")
+        raise InputError(
+            f"{path} has {column.null_count} rows without an entry in column {name!r}; every row needs one."
+        )
     return column.cast(pa.string()).to_numpy(zero_copy_only=False)
 
 
 def _matrix(column: pa.Array, dim: int, dtype: type, path: str) -> np.ndarray:
     if column.null_count:
-        raise InputError(f"{path} holds {column.null_count} rows without a vector; remove them.")
+        raise InputError(f"{path} has {column.null_count} rows without a vector; remove them.")
     values = column.flatten()
     lengths = pc.call_function("list_value_length", [column]).to_numpy(zero_copy_only=False)
     if values.null_count or (lengths != dim).any():
-        raise InputError(f"{path} must hold rows of {dim} numbers throughout; some are shorter, longer or null.")
+        raise InputError(
+            f"{path} must have {dim} numbers in every row; some rows are shorter, longer or have null values."
+        )
     return values.to_numpy(zero_copy_only=False).reshape(len(column), dim).astype(dtype, copy=False)
 
 
-# --- what the caller states -------------------------------------------------------------------------------------------
+# --- space, ids and groups of the caller ------------------------------------------------------------------------------
 
 
 def _override(opened: Scan, space: str | Space | None, ids: Column | None, group: Column | None) -> Scan:
-    """A scan with the space, ids and groups that the caller states, in place of those of the file."""
+    """Return the scan with the space, ids and groups of the caller in place of those of the file."""
     if isinstance(space, Space):
         if space.dim != opened.space.dim:
             raise InputError(
-                f"`space` {space.name!r} has {space.dim} dimensions, {opened.path} has {opened.space.dim}."
+                f"{opened.path} has {opened.space.dim} dimensions but `space` {space.name!r} has {space.dim}."
             )
         opened = replace(opened, space=space, declared=True)
     elif space is not None:
@@ -308,5 +373,5 @@ def _override(opened: Scan, space: str | Space | None, ids: Column | None, group
 
 
 def _is_column(group: Column) -> bool:
-    """Whether `group` is an array, a file or a pipe, and not the name of a column in the file of embeddings."""
+    """Return whether `group` is an array, a file or a pipe, and not the name of a column in the file of embeddings."""
     return not isinstance(group, str) or is_file_or_pipe(Path(split_key(group)[0]))

@@ -1,4 +1,4 @@
-"""Rows of vectors with their ids and their space: in memory (`Embeddings`), and opened but not yet read (`Scan`)."""
+"""Rows of vectors with their ids and their space: in memory (`Embeddings`), or opened but not yet read (`Scan`)."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +16,26 @@ SPACE_KEY = b"repstitch.space"
 BATCH_ROWS = 16_384
 COLUMNS = ("ids", "groups", "labels")
 RowIndex = slice | Sequence[int] | np.ndarray  # a range of rows, their positions, or a mask
+ONE_VECTOR_PER_ITEM = "must have one vector per item, as floats of shape (n, dim)"
 
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Rows from one encoder: `vectors` (n, dim) float16 or float32 and their `space`.
+    """Vectors from one encoder, one row per item, and the space that they belong to.
 
-    `ids`, `groups` and `labels` (n,) are optional. `declared` is True where a card or the caller states the space, and
-    False where it was guessed from the file's name. Two objects are equal only if they are the same object.
+    Two objects are equal only if they are the same object.
+
+    Args:
+        vectors: A NumPy array (n, dim) of floats, usually float16 or float32. `read` converts lists and tensors.
+        space: The space of the vectors. Its `dim` must be their number of dimensions.
+        ids: One id per row (n,), by which rows of two spaces are paired. Ids that are not text are converted to text.
+        groups: One group per row (n,). A split keeps the pairs of one group together.
+        declared: True if a card or the caller states the space, False if it was guessed from the file's name.
+        labels: One class per row (n,).
+
+    Raises:
+        InputError: If `vectors` is not an unmasked array of floats of shape (n, dim), or if `ids`, `groups` or `labels`
+            do not have one entry per row.
     """
 
     vectors: np.ndarray
@@ -34,18 +46,23 @@ class Embeddings:
     labels: np.ndarray | None = None
 
     def __post_init__(self):
-        check_unmasked(self.vectors, f"`vectors` of space {self.space.name!r}")
+        subject = f"`vectors` of space {self.space.name!r}"
+        check_unmasked(self.vectors, subject)
+        if not isinstance(self.vectors, np.ndarray):
+            kind = type(self.vectors).__name__
+            raise InputError(f"{subject} must be a NumPy array; got {kind}. `read` converts lists and tensors.")
         if self.vectors.ndim != 2 or self.vectors.shape[1] != self.space.dim:
-            raise InputError(
-                f"`vectors` of space {self.space.name!r} must be (n, {self.space.dim}); got {self.vectors.shape}."
-            )
+            advice = shape_advice(self.vectors)
+            raise InputError(f"{subject} must have shape (n, {self.space.dim}); got {self.vectors.shape}.{advice}")
         if self.vectors.dtype.kind != "f":
-            raise InputError(f"`vectors` of space {self.space.name!r} must be floats; got {self.vectors.dtype}.")
+            raise InputError(f"{subject} must be floats; got {self.vectors.dtype}.{shape_advice(self.vectors)}")
         for name in COLUMNS:
             if getattr(self, name) is not None:
                 column = np.asarray(getattr(self, name))
                 if column.shape != (len(self.vectors),):
-                    raise InputError(f"`{name}` must have one entry a row ({len(self.vectors)}); got {column.shape}.")
+                    raise InputError(
+                        f"`{name}` must have one entry per row ({len(self.vectors)}); got shape {column.shape}."
+                    )
                 text = column if column.dtype.kind in "OU" else column.astype(str).astype(object)
                 object.__setattr__(self, name, text)
 
@@ -58,17 +75,24 @@ class Embeddings:
         return f"Embeddings({', '.join(parts)})"
 
     def take(self, rows: RowIndex) -> "Embeddings":
-        """The rows at these positions, in that order (or where a mask is true)."""
+        """Select rows.
+
+        Args:
+            rows: Positions of rows, a slice, or a mask (n,).
+
+        Returns:
+            New `Embeddings` with these rows, in that order, and their ids, groups and labels.
+        """
         columns = {name: take_entries(getattr(self, name), rows) for name in COLUMNS}
         return replace(self, vectors=self.vectors[rows], **columns)
 
 
-EmbeddingsLike = str | os.PathLike[str] | Embeddings | ArrayLike  # everything that `reading.read` reads
+EmbeddingsLike = str | os.PathLike[str] | Embeddings | ArrayLike  # everything that `reading.read` accepts
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A file of embeddings that is opened but not read: its size and space, and its rows in batches."""
+    """Embeddings that are opened but not yet read: their size and their space, and methods that read the rows."""
 
     path: str
     n_rows: int
@@ -78,7 +102,7 @@ class Scan:
     _rows: Callable[[int, int], Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]] = field(repr=False)
 
     def batches(self, rows: int = BATCH_ROWS, start: int = 0) -> Iterator[Embeddings]:
-        """The rows from `start` on, in file order, at most `rows` at a time."""
+        """Yield the rows from `start` on, in file order, in batches of at most `rows`."""
         stream = self._rows(rows, start)
         while True:
             try:
@@ -90,10 +114,10 @@ class Scan:
             yield Embeddings(vectors, self.space, ids, groups, self.declared)
 
     def read(self) -> Embeddings:
-        """All rows at once."""
+        """Read all rows into memory."""
         parts = list(self.batches())
         if not parts:
-            raise InputError(f"{self.path} holds no rows.")
+            raise InputError(f"{self.path} has no rows; it must have at least one vector.")
 
         def join(name: str) -> np.ndarray | None:
             columns = [getattr(part, name) for part in parts]
@@ -103,24 +127,39 @@ class Scan:
         return Embeddings(vectors, self.space, join("ids"), join("groups"), self.declared)
 
 
+def shape_advice(array: np.ndarray) -> str:
+    """Return what to do about an array that is not floats of shape (n, dim), as the end of an error message."""
+    if array.dtype.kind in "US":
+        return " Embed texts first, then pass their vectors."
+    if array.ndim == 3:
+        return " If the second axis is tokens, pool them first, e.g. `X.mean(axis=1)`, or take one token, `X[:, 0]`."
+    if array.ndim == 1 and array.dtype.kind == "O":
+        return " Stack a list or column of vectors with `np.stack(X)`."
+    if array.ndim == 1:
+        return " Pass a single vector as one row, `X[None]`."
+    if array.ndim == 2 and array.dtype.kind in "biu":
+        return ' Convert it to floats with `X.astype("float32")`.'
+    return ""
+
+
 def take_entries(column: np.ndarray | None, rows: RowIndex) -> np.ndarray | None:
-    """The entries of a column at these rows; None where there is no column."""
+    """Return the entries of a column at these rows, or None if there is no column."""
     return None if column is None else column[rows]
 
 
 def row_numbers(start: int, stop: int) -> np.ndarray:
-    """The ids of rows that have none: their positions, as text."""
+    """Return ids for rows that have none: their positions, as text."""
     return np.arange(start, stop).astype(str).astype(object)
 
 
 def invalid_rows(X: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks (n,) of the rows that cannot be used, by reason."""
+    """Return masks (n,) of the rows that cannot be used, by reason."""
     finite = np.asarray(np.isfinite(X).all(axis=1))
     return {"NaN or Inf": ~finite, "all zeros": finite & ~np.asarray(X.any(axis=1))}
 
 
 def check_unique(ids: np.ndarray, name: str) -> None:
-    """Raise InputError where an id occurs twice; `name` is what the message calls the rows."""
+    """Raise InputError if an id occurs twice. The message calls the rows `name`."""
     if len(set(ids)) < len(ids):
         earlier: set = set()
         first = next(key for key in ids if key in earlier or earlier.add(key))

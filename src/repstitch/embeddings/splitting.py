@@ -1,6 +1,7 @@
 """Split pairs into train, validation and test.
 
-The part depends on the id and the seed only, so pairs that are held out stay held out in every run and for every model.
+The part of a pair depends only on its id or group and on the seed, so held-out pairs stay held out in every run and for
+every model.
 """
 
 from collections.abc import Sequence
@@ -34,11 +35,11 @@ class Split:
 
 
 def split(pairs: Pairs, fractions: Sequence[float] = SHARES, seed: int = 0) -> Split:
-    """Divide pairs into train, validation (halved) and test by a hash of each id, or of its group.
+    """Split pairs into train, validation (two halves) and test by a hash of each id, or of its group.
 
-    An id falls into the same part in every run, for every model and whatever other rows there are. `fractions` are
-    three numbers that sum to 1; only that of test may be 0. Raises InputError when a part that is needed has fewer than
-    two pairs.
+    A pair with the same id is in the same part in every run, for every model and whatever the other rows are.
+    `fractions` are three numbers that sum to 1; only the share of test may be 0. Raises InputError if train,
+    validation or a test part with a share above 0 has fewer than two pairs.
     """
     shares = check_shares(fractions)
     keys = pairs.ids if pairs.groups is None else pairs.groups
@@ -50,7 +51,7 @@ def split(pairs: Pairs, fractions: Sequence[float] = SHARES, seed: int = 0) -> S
     validation = ~train & ~test
     parts = Split(*(np.flatnonzero(mask) for mask in (train, validation & half, validation & ~half, test)))
     if min(len(parts.select), len(parts.calibrate)) < 2:
-        # Too few to halve: both halves are all validation pairs, and the scorecard prints their number.
+        # Too few pairs to halve: both parts get all validation pairs, and the scorecard prints their number.
         parts = replace(parts, select=parts.validation, calibrate=parts.validation)
     for name, rows, needed in (
         ("train", train, 2),
@@ -59,7 +60,7 @@ def split(pairs: Pairs, fractions: Sequence[float] = SHARES, seed: int = 0) -> S
     ):
         if rows.sum() < needed:
             raise InputError(
-                f"Only {int(rows.sum())} pairs fell into {name}; give more pairs (or groups), or another `split` or "
+                f"Only {int(rows.sum())} pairs fell into {name}; pass more pairs (or groups), or another `split` or "
                 "`split_seed`."
             )
     return parts

@@ -14,9 +14,9 @@ from repstitch.files import TABLES
 def read_table(
     path: Path, argument: str, text_columns: Sequence[str] = (), only_text: bool = False, header: bool = True
 ) -> pa.Table:
-    """The columns of a table. Those named in `text_columns` are read as text, so that 007 and 1e3 stay as they are.
+    """Read a table. The columns named in `text_columns` are read as text, so that 007 and 1e3 are not changed.
 
-    With `only_text` only these columns are read, from a Parquet file that has the first of them. Without a `header` the
+    With `only_text`, only these columns are read from a Parquet file that has the first of them. Without a `header` the
     columns are called f0, f1 …. Raises InputError, naming the `argument`, on another file ending and on a file that
     cannot be read.
     """

@@ -1,8 +1,8 @@
 """Write embeddings as Parquet: a whole file, or a stream that can be stopped and resumed.
 
 On disk: `id: string`, `vector: fixed_size_list<float16 | float32>[dim]`, the Space as JSON in the schema metadata.
-Finished batches lie in `OUT.partial/` until all are there. They are then joined inside that folder and renamed to
-`OUT`, so that a run that is killed leaves nothing else behind.
+Finished batches are stored in `OUT.partial/` until all rows are written. They are then joined inside that folder and
+renamed to `OUT`, so that a run that is killed leaves nothing else behind.
 """
 
 import fcntl
@@ -25,12 +25,12 @@ from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)
 
-Produce = Callable[[int], Iterator[tuple]]  # the batches from a row on
+Produce = Callable[[int], Iterator[tuple]]  # yields the batches from a row on
 Join = Callable[[list[Path], Path], None]
 
 
 def write(out: str | os.PathLike[str], embeddings: Embeddings) -> None:
-    """Write one Parquet file; it appears whole or not at all, and an existing file is never overwritten."""
+    """Write one Parquet file. It appears complete or not at all, and an existing file is never overwritten."""
     n = len(embeddings)
     ids = row_numbers(0, n) if embeddings.ids is None else embeddings.ids
 
@@ -53,10 +53,10 @@ def write_stream(
 ) -> int:
     """Write a stream of (ids, vectors) batches to one Parquet file and return the number of rows.
 
-    `produce(start)` yields the rows from `start` on. Each finished batch is kept in `OUT.partial/`. After a stop, the
-    same call continues after the last finished batch if `job`, which describes what the rows are made from, is the
-    same. The file itself appears by rename when all rows are written. `measures` names further float32 columns; each
-    batch then ends in a dict that holds them.
+    `produce(start)` yields the rows from `start` on. Each finished batch is stored in `OUT.partial/`. After a stop, the
+    same call continues after the last finished batch, if `job`, which describes how the rows are made, is the same. The
+    file appears under its name when all rows are written. `measures` are the names of further float32 columns; each
+    batch then ends in a dict with their values.
     """
     target = check_embeddings_file(out)
     schema = _schema(space, dtype, metadata or {}, measures)
@@ -85,7 +85,7 @@ def write_layers(
     """Write a stream of (ids, one array of vectors for each space) batches to a folder, and return the number of rows.
 
     Each space gets the file `OUT/NAME.parquet`. Until all rows are written, each batch is kept in `OUT.partial/` as one
-    file with all its spaces. Stopping and resuming is as for `write_stream`, and the folder appears whole.
+    file with all its spaces. Stopping and resuming work as in `write_stream`, and the folder appears complete.
     """
     target = check_layers_folder(out)
     schemas = [_schema(space, dtype, {}, ()) for space in spaces]
@@ -117,14 +117,14 @@ def _schema(space: Space, dtype: str, metadata: dict[str, str], measures: Sequen
 
 
 def _lists(vectors: np.ndarray, schema: pa.Schema) -> pa.Array:
-    """The rows of an array as a column of lists, of the type that the schema states."""
+    """Return the rows of an array as a column of lists, with the list type of the schema."""
     list_type = schema.field("vector").type
     flat = np.ascontiguousarray(vectors, dtype=list_type.value_type.to_pandas_dtype()).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, type=list_type.value_type), list_type.list_size)
 
 
 def _write_parts(target: Path, tables: Callable[[int], Iterator[pa.Table]], join: Join, job: dict, resume: bool) -> int:
-    """Write the tables that are still missing as parts, join all parts to `target`, and return the number of rows."""
+    """Write the missing tables as parts, join all parts to `target`, and return the number of rows."""
     partial = target.with_name(target.name + ".partial")
     with _sole_writer(partial, target):
         with writing(target, partial):
@@ -143,7 +143,7 @@ def _write_parts(target: Path, tables: Callable[[int], Iterator[pa.Table]], join
 
 @contextmanager
 def _sole_writer(partial: Path, target: Path) -> Iterator[None]:
-    """Lock the folder of parts against a second run. The lock ends with the process, however that ends."""
+    """Lock the folder of parts against a second run. The lock is also released if the process is killed."""
     lock = partial.with_name(f".{partial.name}.lock")
     with writing(target, lock):
         lock_file = lock.open("w")
@@ -151,7 +151,7 @@ def _sole_writer(partial: Path, target: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"Another run is writing to {partial}; wait for it, or give another `out`.") from None
+            raise InputError(f"Another run is writing to {partial}; wait for it, or choose another `out`.") from None
         try:
             yield
         finally:
@@ -159,18 +159,18 @@ def _sole_writer(partial: Path, target: Path) -> Iterator[None]:
 
 
 def _open_partial(partial: Path, job: dict, resume: bool) -> int:
-    """Create the folder of finished parts, or open that of a run that was stopped; returns the rows it holds."""
+    """Create the folder of finished parts, or open that of a stopped run; return the number of rows in it."""
     job_file, job_text = partial / "job.json", json.dumps(job, sort_keys=True)
     if partial.exists():
         if not resume or not job_file.exists() or job_file.read_text() != job_text:
             raise InputError(
-                f"{partial} holds the unfinished rows of another job; remove it, or run that job again to its end."
+                f"{partial} contains the unfinished rows of another job; remove it, or let that job finish first."
             )
         for leftover in (*partial.glob("*.tmp"), *partial.glob(".part-*")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         n_rows = sum(pq.read_metadata(part).num_rows for part in partial.glob("part-*.parquet"))
         if n_rows:
-            log.info("%s: going on after the %d rows already done.", partial.name, n_rows)
+            log.info("%s: continuing after the %d rows already written.", partial.name, n_rows)
         return n_rows
     partial.mkdir()
     job_file.write_text(job_text)
@@ -178,7 +178,7 @@ def _open_partial(partial: Path, job: dict, resume: bool) -> int:
 
 
 def _publish(partial: Path, target: Path, join: Join) -> None:
-    """Join the parts and rename the result to `target`, which must not be there yet."""
+    """Join the parts and rename the result to `target`, which must not exist yet."""
     parts = sorted(partial.glob("part-*.parquet"))
     if not parts:
         shutil.rmtree(partial)
@@ -186,6 +186,8 @@ def _publish(partial: Path, target: Path, join: Join) -> None:
     whole = partial / "whole.tmp"
     join(parts, whole)
     if target.exists():
-        raise InputError(f"`out` {target} appeared meanwhile and is not overwritten; the rows are kept in {partial}.")
+        raise InputError(
+            f"`out` {target} was created in the meantime and is not overwritten; the rows are kept in {partial}."
+        )
     os.rename(whole, target)
     shutil.rmtree(partial)

@@ -1,4 +1,4 @@
-"""Maps fitted to pairs: in closed form from moments, refined by gradient, and selected by an objective."""
+"""Fit maps to pairs: in closed form from moments, or refined by gradient descent, and select one by an objective."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Closed-form fits: affine maps from moments by ridge, procrustes and canonical, solved exactly in float64.
+"""Closed-form fits of affine maps: ridge, procrustes and canonical, computed from moments and solved in float64.
 
-`decompose` does the work that every solution shares (one eigendecomposition for either side), so a whole grid of
-penalties, shrinkages and powers costs little more than one of them.
+`decompose` does the work that all solutions share (one eigendecomposition per side), so a whole grid of penalties,
+shrinkages and powers costs little more than a single fit.
 """
 
 import math
@@ -17,16 +17,17 @@ from repstitch.errors import InputError
 from repstitch.metrics.moments import Moments, moments
 from repstitch.stitchers.maps import AffineMap
 
-# Products are summed in float32: an eigenvalue below this share of the largest is rounding, not spread.
+# Products are summed in float32, so an eigenvalue below this share of the largest one is rounding error.
 NOISE = 2 * torch.finfo(torch.float32).eps
-SAFE_PENALTY = 1e-6  # a dimension: then the penalty is well above NOISE times the largest eigenvalue
+SAFE_PENALTY = 1e-6  # per dimension; such a penalty is well above NOISE times the largest eigenvalue
 
 
 @dataclass(frozen=True)
 class Decomposition:
     """Eigendecompositions of both covariances, and the cross-covariance between their eigenvectors.
 
-    `x_values` (d_source,) ascending with `x_vectors` in columns, the same for y; `cross` (d_source, d_target).
+    `x_values` (d_source,) are the ascending eigenvalues of the source, and `x_vectors` has its eigenvectors as columns;
+    `y_values` and `y_vectors` are those of the target. `cross` is (d_source, d_target).
     """
 
     moments: Moments
@@ -37,7 +38,7 @@ class Decomposition:
 
     @cached_property
     def projected(self) -> Tensor:
-        """The cross-covariance with its source side along the eigenvectors."""
+        """The cross-covariance with its source side in the basis of the eigenvectors."""
         return self.x_vectors.T @ self.moments.cov_xy
 
     @cached_property
@@ -46,7 +47,7 @@ class Decomposition:
 
 
 def decompose(moments: Moments) -> Decomposition:
-    """The eigendecompositions of both sides. Raises InputError when either side does not vary."""
+    """Compute the eigendecompositions of both sides. Raises InputError if either side does not vary."""
     x_values, x_vectors = _eigen(moments.cov_xx, "source")
     y_values, y_vectors = _eigen(moments.cov_yy, "target")
     return Decomposition(moments, x_values, x_vectors, y_values, y_vectors)
@@ -64,47 +65,72 @@ def _check_varies(covariance: Tensor, side: str) -> None:
 
 
 def fit_ridge(moments: Moments, penalty: float = 1e-3, gain: float | None = None) -> AffineMap:
-    """Affine least squares with a penalty relative to the mean eigenvalue of the source covariance.
+    """Fit an affine map by least squares, with a penalty relative to the mean eigenvalue of the source covariance.
 
-    The map minimises ‖Xc W − Yc‖²/n + penalty · tr(Cx)/d_source · ‖W‖². As the penalty grows the map tends to the
-    constant mean; at 0 it is least squares (the shortest of them where the source is rank-deficient). With a `gain` the
-    centred prediction is scaled to that multiple of the target's spread. Hoerl and Kennard 1970, "Ridge Regression:
-    Biased Estimation for Nonorthogonal Problems". Raises InputError on a negative penalty.
+    The map minimises ‖Xc W − Yc‖²/n + penalty · tr(Cx)/d_source · ‖W‖², where Xc and Yc are the centred rows. As the
+    penalty grows, the map tends to the constant mean of the target. At 0 it is least squares (the solution of least
+    norm if the source is rank deficient). Hoerl and Kennard 1970, "Ridge Regression: Biased Estimation for
+    Nonorthogonal Problems".
+
+    Args:
+        moments: The moments of the pairs.
+        penalty: The strength of the penalty, at least 0.
+        gain: Scale the centred prediction to this multiple of the target's spread (see `affine`). None leaves the
+            scale of the solution.
+
+    Returns:
+        The map, in float32.
+
+    Raises:
+        InputError: If `penalty` is negative, if `gain` is not positive, or if the source rows do not vary.
     """
     cov = moments.cov_xx
     _check_varies(cov, "source")
     factor, failed = torch.linalg.cholesky_ex(cov + penalty * cov.diagonal().mean() * torch.eye(len(cov)).to(cov))
     if penalty >= SAFE_PENALTY * len(cov) and not failed:
         weight = torch.cholesky_solve(moments.cov_xy, factor)
-    else:  # too little penalty to be sure that the system is well conditioned
+    else:  # the penalty is too small to guarantee a well-conditioned system
         values, vectors = _eigen(cov, "source")
         weight = (vectors * _inverse(values, penalty)) @ (vectors.T @ moments.cov_xy)
     return affine(moments, weight, gain)
 
 
 def ridge_weight(decomposition: Decomposition, penalty: float) -> Tensor:
-    """The weights of `fit_ridge` (d_source, d_target), from an eigendecomposition that every penalty shares."""
+    """Return the weights of `fit_ridge` (d_source, d_target), from a decomposition that all penalties share."""
     d = decomposition
     return (d.x_vectors * _inverse(d.x_values, penalty)) @ d.projected
 
 
 def _inverse(values: Tensor, penalty: float) -> Tensor:
-    """1 / (λ + penalty · mean λ), and 0 where λ is 0, because nothing varies there."""
+    """Return 1 / (λ + penalty · mean λ), and 0 where λ is 0, because nothing varies there."""
     if penalty < 0:
         raise InputError(f"`penalty` must not be negative; got {penalty}.")
     return torch.where(values > 0, 1 / (values + penalty * values.mean()), torch.zeros_like(values))
 
 
 def fit_procrustes(moments: Moments, centred: bool = True, scaled: bool = True, gain: float | None = None) -> AffineMap:
-    """The (semi-)orthogonal map nearest to the pairs: W = s · U Vᵀ with U S Vᵀ the SVD of the cross-covariance.
+    """Fit the (semi-)orthogonal map nearest to the pairs: W = s · U Vᵀ, with U S Vᵀ the SVD of the cross-covariance.
 
-    Distances are kept up to the scale s, so neighbours are; from larger to smaller d it maximises the inner product
-    with the target, which is then not the least-squares solution. `centred` rotates about the means and moves the
-    mean; otherwise it rotates about the origin. `scaled` gives the least-squares s, else s = 1; a `gain` overrules
-    both, see `affine`. Schönemann 1966, "A Generalized Solution of the Orthogonal Procrustes Problem".
+    Distances, and therefore neighbours, are preserved up to the scale s if the target has at least as many dimensions
+    as the source. If it has fewer, the map maximises the inner product with the target, which is then not the
+    least-squares solution. Schönemann 1966, "A Generalized Solution of the Orthogonal Procrustes Problem".
+
+    Args:
+        moments: The moments of the pairs.
+        centred: Rotate about the means and move the source mean to the target mean; otherwise rotate about the origin.
+        scaled: Use the least-squares scale s; otherwise s is 1.
+        gain: Scale the centred prediction to this multiple of the target's spread instead (see `affine`). Requires
+            `centred`.
+
+    Returns:
+        The map, in float32.
+
+    Raises:
+        InputError: If `gain` is not positive or is passed without `centred`, or if `centred` and either side does not
+            vary.
     """
     if gain is not None and not centred:
-        raise InputError("`gain` needs `centred`: about the origin there is no centred prediction to scale.")
+        raise InputError("`gain` requires `centred`: a rotation about the origin has no centred prediction to scale.")
     if centred:
         _check_varies(moments.cov_xx, "source")
         if moments.yy is not None:
@@ -125,11 +151,11 @@ def fit_procrustes(moments: Moments, centred: bool = True, scaled: bool = True, 
 
 @dataclass(frozen=True)
 class Canonical:
-    """The whitened cross-covariance of a decomposition at one pair of shrinkages, as U diag(s) Vᵀ.
+    """The whitened cross-covariance of a decomposition for one pair of shrinkages, as U diag(s) Vᵀ.
 
-    `correlations` s are the (shrunk) canonical correlations, descending; where the target is not whitened
-    (`shrink_y` None) they are in units of the target's own spread. `null_edge` is a value that unrelated spaces of
-    these spectra and this many pairs rarely exceed.
+    `correlations` s are the (shrunk) canonical correlations, descending. If the target is not whitened (`shrink_y`
+    None), they are in units of the target's own spread. `null_edge` is a value that the correlations of unrelated
+    spaces rarely exceed, for these spectra and this number of pairs.
     """
 
     decomposition: Decomposition
@@ -142,28 +168,29 @@ class Canonical:
 
     @property
     def rank(self) -> int:
-        """How many directions correlate more than chance would: at least 1."""
+        """The number of directions whose correlation is above the null edge, at least 1."""
         return max(1, int((self.correlations > self.null_edge).sum()))
 
     @property
     def axes(self) -> tuple[Tensor, Tensor]:
-        """Columns (d_source, r) and (d_target, r) that take centred rows to their canonical variates."""
+        """Columns (d_source, r) and (d_target, r) that map centred rows to their canonical variates."""
         d = self.decomposition
         if self.shrink_y is None:
-            raise InputError("`axes` need a whitened target; give a number as `shrink_y`.")
+            raise InputError("`axes` require a whitened target; pass a number as `shrink_y`.")
         x_axes = (d.x_vectors * _inverse(d.x_values, self.shrink_x).sqrt()) @ self.U
         y_axes = (d.y_vectors * _inverse(d.y_values, self.shrink_y).sqrt()) @ self.Vh.T
         return x_axes, y_axes
 
     def weight(self, power: float = 0.5, cut: bool = False) -> Tensor:
-        """Cx^-½ U sᵖ Vᵀ Cy^½, (d_source, d_target): the shared directions, each with its correlation to the power p.
+        """Return the weight (d_source, d_target) of the map, Cx^-½ U sᵖ Vᵀ Cy^½, where p is the power.
 
-        At power 1 without cut this is ridge with the penalty `shrink_x`, whatever `shrink_y`; at 0 every kept direction
-        gets its full variance back. Where the target is not whitened there is nothing to colour: then power 1 is ridge
-        still, and at 0 the whitened source is rotated. `cut` keeps only the directions that beat the null.
+        Each shared direction is weighted by its correlation to the power p. At power 1 without `cut` this is ridge with
+        the penalty `shrink_x`, whatever `shrink_y` is. At power 0 every kept direction gets its full variance back. If
+        the target is not whitened, the factor Cy^½ is left out: power 1 is still ridge, and power 0 rotates the
+        whitened source. `cut` keeps only the directions above the null edge.
         """
         if not 0 <= power <= 1:
-            raise InputError(f"`power` must lie in [0, 1]; got {power}.")
+            raise InputError(f"`power` must be from 0 to 1; got {power}.")
         d, s = self.decomposition, self.correlations
         kept = self.rank if cut else int((s > 1e-9 * s[0]).sum())
         whiten = d.x_vectors * _inverse(d.x_values, self.shrink_x).sqrt()
@@ -176,12 +203,13 @@ class Canonical:
 
 
 def canonical(decomposition: Decomposition, shrink_x: float = 1e-2, shrink_y: float | None = 1e-2) -> Canonical:
-    """Whiten both sides, each shrunk towards its mean eigenvalue, and take the SVD of what they share.
+    """Whiten both sides, each shrunk towards its mean eigenvalue, and decompose the whitened cross-covariance by SVD.
 
-    With `shrink_y` None only the source is whitened: the limit of ever more shrinkage of the target, but for a scale.
-    Hotelling 1936, "Relations Between Two Sets of Variates"; shrinkage as in Vinod 1976, "Canonical Ridge". The null
-    edge is Chevet's bound for the expected norm of Dx Z Dy / √n with Z Gaussian and D² = λ / (λ + ε), and above it half
-    of the most that this norm can deviate (one standard deviation), which 95 of 100 unrelated spaces stay below.
+    With `shrink_y` None only the source is whitened. Up to a scale, this is the limit of ever stronger shrinkage of the
+    target. Hotelling 1936, "Relations Between Two Sets of Variates"; shrinkage as in Vinod 1976, "Canonical Ridge". The
+    null edge is Chevet's bound for the expected norm of Dx Z Dy / √n, with Z Gaussian and D² = λ / (λ + ε), plus half
+    of the largest standard deviation that this norm can have. The correlations of 95 of 100 unrelated spaces are below
+    it.
     """
     d = decomposition
     x_keep = _inverse(d.x_values, shrink_x)
@@ -207,16 +235,34 @@ def fit_canonical(
     cut: bool = True,
     gain: float | None = 1.0,
 ) -> AffineMap:
-    """The canonical map straight from moments; see `canonical`, `Canonical.weight` and `affine`."""
+    """Fit the canonical map: whiten both sides, and keep the directions that they share (see `Canonical.weight`).
+
+    Args:
+        moments: The moments of the pairs.
+        shrink_x: Shrinkage of the source covariance towards its mean eigenvalue, at least 0.
+        shrink_y: The same for the target covariance. None leaves the target unwhitened.
+        power: The exponent of the correlations, from 0 to 1. At 1 without `cut` and `gain`, the map is ridge with the
+            penalty `shrink_x`; at 0 every kept direction gets its full variance back.
+        cut: Keep only the directions that correlate more than unrelated spaces would.
+        gain: Scale the centred prediction to this multiple of the target's spread (see `affine`). None leaves the
+            scale of the solution.
+
+    Returns:
+        The map, in float32.
+
+    Raises:
+        InputError: If a shrinkage is negative, if `power` is not from 0 to 1, if `gain` is not positive, or if either
+            side does not vary.
+    """
     return affine(moments, canonical(decompose(moments), shrink_x, shrink_y).weight(power, cut), gain)
 
 
 def affine(moments: Moments, weight: Tensor, gain: float | None = None) -> AffineMap:
-    """The affine map with this weight (d_source, d_target) that sends the source mean to the target mean; float32.
+    """Return the float32 affine map with this weight (d_source, d_target) that maps the source mean to the target mean.
 
-    With a `gain` the weight is scaled so that the centred prediction spreads that many times as far as the target: 1
-    gives back the variance that least squares shrinks away, more leans on what tells rows apart rather than on the mean
-    that all share. Raises InputError unless it is positive.
+    With a `gain` the weight is scaled so that the spread of the centred prediction is this multiple of the target's
+    spread. A gain of 1 restores the variance that least squares shrinks away. A larger gain emphasises the differences
+    between rows over their common mean. Raises InputError unless the gain is positive.
     """
     if gain is not None:
         if not 0 < gain < math.inf:
@@ -226,7 +272,7 @@ def affine(moments: Moments, weight: Tensor, gain: float | None = None) -> Affin
 
 
 def _variance_ratio(moments: Moments, weight: Tensor) -> float:
-    """√(tr Cy / tr(Wᵀ Cx W))."""
+    """Return √(tr Cy / tr(Wᵀ Cx W))."""
     predicted = (weight * (moments.cov_xx @ weight)).sum()
     if predicted <= 0:
         raise InputError("The map gives the same output for every row, so its variance cannot be matched.")
@@ -234,7 +280,7 @@ def _variance_ratio(moments: Moments, weight: Tensor) -> float:
 
 
 def fit_closed(decomposition: Decomposition, method: str, settings: Mapping[str, Any]) -> AffineMap:
-    """The map of a closed-form method at these settings, as tuning lists them."""
+    """Fit a closed-form method with the settings of a tuned candidate."""
     pair_moments, gain = decomposition.moments, settings["gain"]
     if method == "ridge":
         return affine(pair_moments, ridge_weight(decomposition, settings["penalty"]), gain)
@@ -245,7 +291,7 @@ def fit_closed(decomposition: Decomposition, method: str, settings: Mapping[str,
 
 
 def fit_shuffled(X: Tensor, Y: Tensor, method: str, settings: Mapping[str, Any], seed: int) -> AffineMap:
-    """A closed form fitted to shuffled pairs (n, d_source), (n, d_target): the control of a fit without a relation."""
+    """Fit a closed form to shuffled pairs (n, d_source), (n, d_target), as the control for pairs without a relation."""
     order = torch.randperm(len(X), generator=torch.Generator().manual_seed(seed))
     return fit_closed(decompose(moments((X, Y[order]))), method, settings)
 

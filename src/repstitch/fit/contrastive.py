@@ -1,7 +1,7 @@
-"""Refinement by gradient descent: start from a closed form, then minimise the loss of the objective.
+"""Refine a map by gradient descent: start from a closed form, then minimise the loss of the objective.
 
-The weights are learned in the source's whitened coordinates, where every direction learns at the same rate, and folded
-back into a plain map at the end.
+The weights are learned in the whitened coordinates of the source, where every direction learns at the same rate. At the
+end they are converted to a map of unwhitened rows.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Refined:
-    """A refined map, its validation score, and the epoch and temperature that gave it (epoch 0: the start)."""
+    """A refined map, its validation score, and the epoch and temperature that gave it. Epoch 0 is the start."""
 
     map: Map
     score: float
@@ -51,11 +51,11 @@ def refine(
     recipe: Recipe,
     loss: Loss | None = None,
 ) -> Refined:
-    """Refine `start` on pairs X (n, d_source), Y (n, d_target) and return the best epoch by the objective.
+    """Refine `start` on pairs X (n, d_source), Y (n, d_target) and return the map of the best epoch by the objective.
 
-    `loss` is minimised; by default it is the objective's own loss. The result is never worse than the start on the
-    objective's rows. With `stop_after` the map after that many epochs is returned whatever its score, for refits. The
-    same seed gives the same map on one machine.
+    The default `loss` is that of the objective. On the rows of the objective, the result never scores lower than the
+    start. If the recipe has `stop_after`, the map after that many epochs is returned whatever its score; refits use
+    this. The same seed gives the same map on the same machine.
     """
     loss = loss or LOSSES[objective.name]
     base, multiples = objective.temperature(start), recipe.temperatures
@@ -149,18 +149,18 @@ def _trainer(folder: Path, kind: str, recipe: Recipe) -> L.Trainer:
     except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
         raise InputError(
             "`accelerator`, `devices` and `strategy` must suit the Lightning Trainer and this machine; "
-            f"it says: {one_line(error)}"
+            f"Lightning reports: {one_line(error)}"
         ) from None
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether there is a checkpoint to resume from; one that was only partly written is none."""
+    """Return whether there is a complete checkpoint to resume from; one that was partly written is ignored."""
     if not checkpoint.exists():
         return False
     try:
         torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:
-        log.warning("%s cannot be read and is left aside: %s", checkpoint, one_line(error))
+        log.warning("%s cannot be read and is ignored: %s", checkpoint, one_line(error))
         return False
     return True
 
@@ -174,7 +174,7 @@ def _job(
     recipe: Recipe,
     loss: Loss,
 ) -> str:
-    """A short hash of everything that decides a run: the recipe, the objective, the loss, the start and the rows."""
+    """Return a short hash of everything that determines a run: recipe, objective, loss, start and rows."""
     settings = (
         f"{temperature:.5f}",
         objective.name,
@@ -192,7 +192,7 @@ def _job(
 
 @contextmanager
 def _quiet():
-    """Keep the Trainer's advice about loggers, loaders and devices away from the user's terminal."""
+    """Hide the Trainer's advice about loggers, loaders and devices from the user's terminal."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

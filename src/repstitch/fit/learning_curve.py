@@ -1,4 +1,4 @@
-"""The learning curve: the score by number of training pairs, extrapolated to twice as many."""
+"""The learning curve: the score by number of training pairs, extrapolated to twice the number."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from repstitch.fit.selection import METHODS, Problem
 from repstitch.names import OBJECTIVES
 from repstitch.text import num
 
-SHARES = {16: 3, 8: 3, 4: 3, 2: 2, 1: 1}  # one over the share of the pairs, and how many draws of it
+SHARES = {16: 3, 8: 3, 4: 3, 2: 2, 1: 1}  # subsets of 1/16, 1/8 … of the pairs, and the number of draws of each
 LEAST_PAIRS, LEAST_SUBSET = 80, 20
 RATES = np.linspace(0.05, 1.5, 30)
 RESAMPLES = 300
@@ -18,14 +18,15 @@ WORTH = 0.01
 
 
 def draw_curve(problem: Problem, method: str = "canonical", keys: np.ndarray | None = None, seed: int = 0) -> dict:
-    """Scores of `method` fitted to 1/16, 1/8 … all of the training pairs, and the expected score of twice as many.
+    """Score `method` fitted to 1/16, 1/8 … all of the training pairs, and extrapolate the score to twice as many pairs.
 
-    `keys` (n,) int64 are hashes of the pairs' ids or groups: subsets are nested, depend on these alone, and keep equal
-    keys together. Every fit is tuned anew for the problem's objective and scored on its validation rows against one
-    gallery, so points compare. The curve s(n) = a − b·n^−c is fitted to the mean at each size (Hestness et al. 2017,
-    "Deep Learning Scaling is Predictable, Empirically"). Intervals are 90 % percentiles over refits to resampled
-    validation rows and draws, widened by how far the smaller sizes alone miss the largest. Returns plain JSON types:
-    `sizes`, `scores` (each objective and recall@1, one list of draws a size), `curve` (a, b, c), `doubled`, `verdict`.
+    `keys` (n,) int64 are hashes of the pairs' ids or groups. Subsets are nested, depend only on the keys and the seed,
+    and keep equal keys together. Every fit is tuned anew for the problem's objective and scored on the same validation
+    rows against the same gallery, so the sizes can be compared. The curve s(n) = a − b·n^−c is fitted to the mean score
+    of each size (Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically"). Intervals are 90 %
+    percentile intervals over curves fitted to resampled validation rows and draws, widened by the error with which the
+    smaller sizes alone predict the largest. Returns plain JSON types: `sizes`, `scores` (each objective and recall@1,
+    with one list of draws per size), `curve` (a, b, c), `doubled` and `verdict`.
 
     Raises InputError on fewer than 80 training pairs.
     """
@@ -66,13 +67,13 @@ def draw_curve(problem: Problem, method: str = "canonical", keys: np.ndarray | N
 
 
 def check_enough(n: int) -> None:
-    """Raise InputError when `n` training pairs are too few to draw a curve through."""
+    """Raise InputError if `n` training pairs are too few for a learning curve."""
     if n < LEAST_PAIRS:
         raise InputError(f"`learning_curve` needs at least {LEAST_PAIRS} training pairs; got {n}. Leave it out.")
 
 
 def nested_order(keys: np.ndarray, draw: int) -> np.ndarray:
-    """An order (n,) of the pairs whose beginnings are nested random subsets: by hashed key, equal keys together."""
+    """Return an order (n,) of the pairs whose prefixes are random subsets: by hashed key, equal keys together."""
     odd = np.random.default_rng(draw).integers(0, 2**63, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     mixed = keys.astype(np.int64).view(np.uint64) * odd
     mixed ^= mixed >> np.uint64(32)
@@ -80,10 +81,11 @@ def nested_order(keys: np.ndarray, draw: int) -> np.ndarray:
 
 
 def extrapolate(sizes: list[int], rows: list[list[np.ndarray]], seed: int = 0) -> tuple[dict, dict]:
-    """The curve through the mean scores, and the expected score at twice the last size with its intervals.
+    """Fit the curve to the mean scores, and predict the score at twice the last size, with intervals.
 
-    `rows` has, for each size, one array (m,) of validation rows' scores a draw. The expected score is the last one plus
-    the curve's gain from there; `missed` is the last score less the prediction of the smaller sizes alone.
+    `rows` has a list for each size, with one array (m,) of the scores of the validation rows per draw. The expected
+    score is the last mean score plus the gain of the curve from there. `missed` is the last mean score minus its
+    prediction from the smaller sizes alone.
     """
     random = np.random.default_rng(seed)
     at = np.array(sizes, dtype=float)
@@ -111,15 +113,15 @@ def extrapolate(sizes: list[int], rows: list[list[np.ndarray]], seed: int = 0) -
 
 
 def _gain(sizes: np.ndarray, scores: np.ndarray) -> float:
-    """The gain of the curve through these scores from the last size to twice that size."""
+    """Return the gain of the curve through these scores from the last size to twice that size."""
     _, b, c = fit_power(sizes, scores)
     return b * float(sizes[-1]) ** -c * (1 - 2**-c)
 
 
 def fit_power(sizes: np.ndarray, scores: np.ndarray) -> tuple[float, float, float]:
-    """a ≤ 1, b ≥ 0 and c of the curve a − b·n^−c nearest to these scores, by least squares.
+    """Return a ≤ 1, b ≥ 0 and c of the curve a − b·n^−c that fits these scores best, by weighted least squares.
 
-    A size weighs as much as it has pairs: few pairs say little of how the curve ends.
+    The weight of a size is its number of pairs, because small sizes show little of the end of the curve.
     """
     w = sizes / sizes.sum()
     x = sizes[None, :] ** -RATES[:, None]
@@ -127,7 +129,7 @@ def fit_power(sizes: np.ndarray, scores: np.ndarray) -> tuple[float, float, floa
     centred = x - x_mean[:, None]
     b = np.maximum(-(centred * (scores - mean)) @ w / (centred**2 @ w), 0)
     a = mean + b * x_mean
-    over = a > 1  # no score is above 1: through that ceiling instead
+    over = a > 1  # no score is above 1, so these curves are fitted again with a = 1
     b = np.where(over, (x * (1 - scores)) @ w / (x**2 @ w), b)
     a = np.where(over, 1.0, a)
     best = int((((a[:, None] - b[:, None] * x - scores) ** 2) @ w).argmin())
@@ -135,7 +137,7 @@ def fit_power(sizes: np.ndarray, scores: np.ndarray) -> tuple[float, float, floa
 
 
 def verdict(objective: str, n: int, doubled: dict) -> str:
-    """One line: the expected gain from twice the pairs, and whether it pays (a point or more, and not by chance)."""
+    """Return one sentence: the expected gain of twice the pairs, and whether it pays (0.01 or more, beyond chance)."""
     least, most = doubled["gain_interval"]
     gain = doubled["expected"] - doubled["now"]
     if gain >= WORTH and least > 0:
@@ -143,7 +145,7 @@ def verdict(objective: str, n: int, doubled: dict) -> str:
     elif most < WORTH:
         end = "more pairs would not pay"
     else:
-        end = "whether more pairs would pay cannot be told from these"
+        end = "these scores do not show whether more pairs would pay"
     low, high = doubled["interval"]
     return (
         f"doubling the {n} training pairs is expected to raise {objective} from {num(doubled['now'])} to "

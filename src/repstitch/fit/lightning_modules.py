@@ -1,4 +1,4 @@
-"""The Lightning modules of refinement: the map being refined, its batches, its training step, its progress bar."""
+"""The Lightning modules of refinement: the map being refined, its batches, its training step and its progress bar."""
 
 import math
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ LOG_SCALE_RATE = 3e-3
 
 
 class Refiner(nn.Module):
-    """An affine map, and perhaps a residual MLP with a zero output layer, on whitened source rows."""
+    """An affine map of whitened source rows, optionally with a residual MLP whose output layer starts at zero."""
 
     mean: Tensor
     whiten: Tensor
@@ -41,7 +41,7 @@ class Refiner(nn.Module):
         self.drop = nn.Dropout(recipe.dropout)
         if recipe.width:
             self.out = nn.Parameter(torch.zeros(recipe.width, start.d_target))
-        self.to(start.weight.device)  # the hidden layer is drawn on the CPU, alike on every machine
+        self.to(start.weight.device)  # the hidden layer is initialised on the CPU, to be the same on every machine
 
     def forward(self, x: Tensor) -> Tensor:
         z = (x - self.mean) @ self.whiten
@@ -50,7 +50,7 @@ class Refiner(nn.Module):
 
     @torch.no_grad()
     def map(self) -> Map:
-        """The same function of unwhitened rows, as one map."""
+        """Return the same function as one map of unwhitened rows."""
         whiten, mean = self.whiten.double(), self.mean.double()
 
         def unwhitened(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,11 +65,11 @@ class Refiner(nn.Module):
 
 
 def draw_extra(rows: Tensor, n: int, gallery: int, seed: int) -> Tensor | None:
-    """Row numbers (m,) of the targets that fill a batch's gallery up; None where the gallery holds all `n` targets.
+    """Draw row numbers (m,) of targets that fill up the gallery of a batch.
 
-    `rows` (b,) are the batch's own, `gallery` is the size. Rows of the batch are left out, because a counterpart that
-    is drawn again would be its own nearest neighbour. The draw is on the CPU: on a GPU, leaving rows out would make
-    every step wait for the device.
+    `rows` (b,) are the rows of the batch, and `gallery` is the size of the gallery. Returns None if the gallery has
+    room for all `n` targets. Rows of the batch are not drawn, because a counterpart that is drawn again would be its
+    own nearest neighbour. The draw is on the CPU: on a GPU, leaving rows out would make every step wait for the device.
     """
     if n <= gallery:
         return None
@@ -79,9 +79,9 @@ def draw_extra(rows: Tensor, n: int, gallery: int, seed: int) -> Tensor | None:
 
 
 class Batches:
-    """Batches of row numbers, shuffled anew each epoch, each with the rows that fill its gallery up (`draw_extra`).
+    """Batches of row numbers, shuffled anew each epoch, with extra rows that fill up their galleries (`draw_extra`).
 
-    Every rank gets its own share of the batch, and the same extra rows, because all ranks compute the same loss.
+    Every rank gets its own share of the batch and the same extra rows, because all ranks compute the same loss.
     """
 
     def __init__(self, n: int, module: "PairsModule"):
@@ -122,14 +122,14 @@ class PairsModule(L.LightningDataModule):
         return Batches(self.n, self)
 
     def val_dataloader(self) -> list[Tensor]:
-        return [torch.zeros(1)]  # one step: the objective has its own rows
+        return [torch.zeros(1)]  # one step, because the objective has its own rows
 
 
 class RefineModule(L.LightningModule):
     """The loss of a refiner on batches of pairs, gathered over ranks, and its validation score after each epoch.
 
-    Each row is compared with all targets or, where there are more than the recipe's `gallery`, with those of the batch
-    and a random draw of the others.
+    Each row is compared with all targets or, if there are more targets than the recipe's `gallery`, with the targets of
+    the batch and a random draw of the others.
     """
 
     def __init__(
@@ -159,22 +159,22 @@ class RefineModule(L.LightningModule):
         self.objective = self.objective.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        # Dropout has a seed for each epoch, so that a resumed run gives the same map.
+        # Dropout is seeded in each epoch, so that a resumed run gives the same map.
         torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch + (self.global_rank << 52))
 
     def training_step(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
         rows, extra = batch
         predicted = self.refiner(self.X[rows])
         if self.trainer.world_size > 1:
-            # Every rank takes the loss of the whole batch; gradients flow back through the gathering.
+            # Every rank computes the loss of the whole batch; gradients flow back through `all_gather`.
             predicted = self.all_gather(predicted, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
             rows = self.all_gather(rows).flatten()  # type: ignore[union-attr]
         return self.loss(predicted, rows, extra)
 
     def loss(self, predicted: Tensor, rows: Tensor, extra: Tensor | None = None) -> Tensor:
-        """The loss of translated rows (b, d_target) whose counterparts are these row numbers (b,).
+        """Return the loss of translated rows (b, d_target) whose counterparts have the row numbers `rows` (b,).
 
-        They are compared with the targets of `rows` and of `extra`; without `extra`, with all targets.
+        They are compared with the targets of `rows` and `extra` or, without `extra`, with all targets.
         """
         in_batch = torch.arange(len(rows), device=rows.device)
         if extra is None:
@@ -194,14 +194,17 @@ class RefineModule(L.LightningModule):
     def validation_step(self, _batch: Tensor) -> None:
         try:
             score = self.objective.score(self.refiner.map())
-        except InputError:  # it diverged; the best epoch so far is kept
+        except InputError:  # the fit diverged; the best epoch so far is kept
             score = -math.inf
         self.log(MONITOR, score, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         recipe = self.recipe
         size = {name: float(p.detach().square().mean().sqrt()) for name, p in self.refiner.named_parameters()}
-        size |= {"bias": size["weight"], "out": size["weight"]}  # they add to what the weight gives, and may be zero
+        size |= {
+            "bias": size["weight"],
+            "out": size["weight"],
+        }  # both are added to the output of the weight, and may be zero
         rate = recipe.learning_rate or self.minimised.rate
         groups = [{"params": [p], "lr": rate * size[name]} for name, p in self.refiner.named_parameters()]
         optimizer = torch.optim.AdamW([*groups, {"params": [self.log_scale], "lr": LOG_SCALE_RATE}], weight_decay=0.0)
@@ -216,7 +219,7 @@ class RefineModule(L.LightningModule):
 
 
 class Progress(Callback):
-    """A progress bar on stderr over the epochs, for runs that take longer than a second."""
+    """A progress bar over the epochs on stderr, shown if the run takes longer than a second."""
 
     def __init__(self, method: str):
         self.method = method

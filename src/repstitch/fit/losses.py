@@ -1,4 +1,4 @@
-"""The losses that refinement minimises, one for each objective, of a batch of translated rows."""
+"""The losses that refinement minimises, one per objective, computed on batches of translated rows."""
 
 import math
 from collections.abc import Callable
@@ -10,18 +10,19 @@ from torch.nn import functional as F
 
 from repstitch.precision import exact_products
 
-NEIGHBOURS = 30  # how many rows the native distribution of neighbours spreads over
+NEIGHBOURS = 30  # perplexity of a row's native distribution over its neighbours
 SAMPLE = 1024
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows that a map `predicted` (b, d_target), before any normalisation, and what they are compared with.
+    """Translated rows, and the rows that a loss compares them with.
 
-    `targets` (b, d_target) are the counterparts at the length that the map should give, `gallery` (m, d_target) unit
-    rows, `positive_index` (b,) the counterpart's position in the gallery. `duplicate_mask` (b, m) marks further copies
-    of the counterpart; None where there are none. `scale` is the inverse of the learned temperature, `native_scale`
-    that of the native similarities.
+    `predicted` (b, d_target) are the translated rows before any normalisation. `targets` (b, d_target) are their
+    counterparts, at the length that the map should give. `gallery` (m, d_target) are rows at unit length, and
+    `positive_index` (b,) is the position of each counterpart in the gallery. `duplicate_mask` (b, m) marks further
+    copies of the counterpart; it is None if there are none. `scale` is the inverse of the learned temperature, and
+    `native_scale` the inverse of the temperature of the native similarities.
     """
 
     predicted: Tensor
@@ -36,9 +37,9 @@ class Batch:
 def info_nce(batch: Batch) -> Tensor:
     """InfoNCE: distinguish each translated row's counterpart from all other targets in the gallery.
 
-    Copies of the counterpart are no negatives. van den Oord et al. 2018, "Representation Learning with Contrastive
-    Predictive Coding". One direction only: the reverse direction, which CLIP adds, costs retrieval
-    (benchmarks/results/losses.md), because in use only one side is searched.
+    Copies of the counterpart do not count as negatives. van den Oord et al. 2018, "Representation Learning with
+    Contrastive Predictive Coding". The loss has one direction only. The reverse direction, which CLIP adds, lowers
+    retrieval scores (benchmarks/results/losses.md), because in use only one side is searched.
     """
     logits = F.normalize(batch.predicted, dim=1) @ batch.gallery.T * batch.scale
     if batch.duplicate_mask is not None:
@@ -47,11 +48,11 @@ def info_nce(batch: Batch) -> Tensor:
 
 
 def listwise_distillation(batch: Batch) -> Tensor:
-    """Listwise distillation: each row should have the neighbours among the targets that its counterpart has.
+    """Listwise distillation: give each translated row the same neighbours among the targets as its counterpart.
 
-    Cross-entropy between the softmax of the native similarities and that of the translated row's, the counterpart
-    itself left out. Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"; Cao et al. 2007, "Learning to
-    Rank: From Pairwise Approach to Listwise Approach".
+    Cross-entropy between the softmax of the counterpart's similarities to the gallery and that of the translated row's
+    similarities. The counterpart itself is left out. Hinton et al. 2015, "Distilling the Knowledge in a Neural
+    Network"; Cao et al. 2007, "Learning to Rank: From Pairwise Approach to Listwise Approach".
     """
     positive = F.one_hot(batch.positive_index, len(batch.gallery)).bool()
     native = F.normalize(batch.targets, dim=1) @ batch.gallery.T * batch.native_scale
@@ -61,16 +62,16 @@ def listwise_distillation(batch: Batch) -> Tensor:
 
 
 def squared_error(batch: Batch) -> Tensor:
-    """Mean squared error of the rows before any normalisation."""
+    """Squared error, before any normalisation, summed over dimensions and averaged over rows."""
     return (batch.predicted - batch.targets).square().sum(1).mean()
 
 
 @exact_products()
 def native_scale(gallery: Tensor) -> float:
-    """The inverse temperature at which a row's native neighbours have a perplexity of `NEIGHBOURS` rows on average.
+    """Return the inverse temperature at which the native neighbours of a row have a perplexity of `NEIGHBOURS` rows.
 
-    `gallery` (m, d_target) are unit rows. One number a space, by bisection as in van der Maaten and Hinton 2008,
-    "Visualizing Data using t-SNE".
+    `gallery` (m, d_target) are rows at unit length. The entropy is averaged over at most 1,024 rows, so each space has
+    one temperature. It is searched by bisection, as in van der Maaten and Hinton 2008, "Visualizing Data using t-SNE".
     """
     rows = gallery[:SAMPLE]
     similar = rows @ gallery.T
@@ -86,10 +87,10 @@ def native_scale(gallery: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss function of batches, its default learning rate (see `recipe.Recipe`), and how its temperature starts.
+    """A loss function of batches, its default learning rate (see `recipe.Recipe`), and its initial temperature.
 
-    `temperature` is "held out" (where the start predicts held-out counterparts best), "native" (where the native
-    similarities spread over a few neighbours) or "none" (a loss without one).
+    `temperature` is "held out" (the temperature at which the start predicts held-out counterparts best), "native" (the
+    temperature of `native_scale`) or "none" (the loss has no temperature).
     """
 
     function: Callable[[Batch], Tensor]
@@ -97,7 +98,7 @@ class Loss:
     temperature: str
 
 
-# Chosen among ten from one start on real pairs: benchmarks/results/losses.md, ARCHITECTURE.md.
+# Chosen among ten losses, from the same start on real pairs: benchmarks/results/losses.md, ARCHITECTURE.md.
 LOSSES = {
     "match": Loss(info_nce, 0.2, "held out"),
     "neighbours": Loss(listwise_distillation, 0.03, "native"),

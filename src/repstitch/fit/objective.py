@@ -1,4 +1,4 @@
-"""The validation objective: scores a map on pairs that no map was fitted to."""
+"""The validation objective: the score of a map on pairs that no map was fitted to."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -47,27 +47,27 @@ class ValidationObjective:
 
     @cached_property
     def native_neighbours(self) -> Tensor:
-        """The nearest others (n, k) of each target in the gallery, k at most ten."""
+        """The nearest other rows (n, k) of each target in the gallery; k is at most ten."""
         k = min(10, len(self.gallery) - 1)
         return knn(self.Y, self.gallery, k, exclude_self=True)
 
     @exact_products()
     @torch.inference_mode()
     def scores_per_row(self, map: Callable[[Tensor], Tensor]) -> Tensor:
-        """The score (n,) of every validation row, higher is better; −inf for a map that gives NaN, Inf or zeros."""
+        """Return the score (n,) of every validation row, higher is better; −inf if the map gives NaN, Inf or zeros."""
         predicted = map(self.X)
         if not bool(torch.isfinite(predicted).all()) or not bool(predicted.any(dim=1).all()):
             return self.X.new_full((len(self.X),), -torch.inf, dtype=torch.float32)
         return OBJECTIVES[self.name](self, predicted).float()
 
     def score(self, map: Callable[[Tensor], Tensor]) -> float:
-        """The mean score over the validation rows."""
+        """Return the mean score over the validation rows."""
         return float(self.scores_per_row(map).mean())
 
     @exact_products()
     @torch.inference_mode()
     def temperature(self, map: Callable[[Tensor], Tensor]) -> float:
-        """The temperature at which the map's similarities best predict the counterpart, on these held-out rows."""
+        """Return the temperature at which the map's similarities best predict the counterparts of validation rows."""
         similar = unit(map(self.X)) @ unit(self.gallery).T
         truth = torch.arange(len(similar), device=similar.device)
         loss = [float(torch.nn.functional.cross_entropy(similar / t, truth)) for t in TEMPERATURES]
@@ -80,13 +80,16 @@ def _match(objective: ValidationObjective, predicted: Tensor) -> Tensor:
 
 
 def _neighbours(objective: ValidationObjective, predicted: Tensor) -> Tensor:
-    """Share of the ten neighbours that the native row would have had, the counterpart itself left out."""
+    """Share of the counterpart's nearest neighbours, at most ten, that are also the translated row's.
+
+    The counterpart itself is left out.
+    """
     native = objective.native_neighbours
     return overlap(knn(predicted, objective.gallery, native.shape[1], exclude_self=True), native)
 
 
 def _reconstruction(objective: ValidationObjective, predicted: Tensor) -> Tensor:
-    """One minus the squared error over the mean squared distance to the mean: averages to R²."""
+    """One minus the squared error as a multiple of the mean squared distance to the mean; the average is R²."""
     spread = (objective.Y - objective.Y.mean(0)).square().sum(1).mean()
     return 1 - (predicted - objective.Y).square().sum(1) / spread
 

@@ -1,15 +1,15 @@
-"""The ranks of processes that share one fit, and what only rank 0 does."""
+"""Ranks of the processes that share a fit, and helpers for work that only rank 0 does."""
 
 import torch
 
 
 def rank() -> int:
-    """This process's number among those that share a fit; 0 where there is only one."""
+    """Return the rank of this process among those that share a fit; 0 if there is only one."""
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
 def from_first_rank(value):
-    """Rank 0's value on every rank of a fit that several processes share; the value itself in any other."""
+    """Return rank 0's value on every rank if several processes share a fit; otherwise return `value`."""
     if not torch.distributed.is_initialized():
         return value
     box = [value]
@@ -18,6 +18,6 @@ def from_first_rank(value):
 
 
 def leave_to_first_rank() -> None:
-    """End the processes that rank 0 launched to share a fit; only rank 0 goes on after it."""
+    """End the processes that rank 0 launched to share a fit, so that only rank 0 continues."""
     if rank():
         raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""The settings of a contrastive fit, checked before anything is loaded to run it."""
+"""The settings of a contrastive fit. They can be checked without importing Lightning."""
 
 import math
 import os
@@ -9,7 +9,7 @@ from repstitch.errors import InputError
 
 
 class RecipeSettings(TypedDict, total=False):
-    """The settings of a `Recipe` that callers pass as keywords; `seed` is a parameter of the caller itself."""
+    """The settings of a `Recipe` that `train` takes as keywords. `seed` is a separate parameter of `train`."""
 
     width: int
     dropout: float
@@ -30,15 +30,16 @@ class RecipeSettings(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a map is refined. `width` is the residual MLP's hidden width, 0 for a linear map.
+    """The settings with which a map is refined.
 
-    For the objective `match`, `temperatures` are tried as multiples of the one that fits the start best on validation
-    rows, and the best run is kept: a softer start helps where the closed form overfits its training rows. `gallery`
-    bounds the targets each row is compared with; up to that many pairs, it is all of them. `learning_rate` is relative
-    to the root mean square of each tensor at the start, so that it suits any space; None takes the loss's default,
-    because larger steps only lose a closed form that is already nearly the best. `devices`, `strategy` and
-    `accelerator` are passed to the Lightning Trainer. With `checkpoints`, a folder, a stopped run resumes from its last
-    epoch and ends with the same map; a run on other pairs or with other settings starts anew.
+    `width` is the hidden width of the residual MLP, 0 for a linear map. For the objective `match`, one run is made for
+    each of `temperatures`, as a multiple of the temperature that suits the start best on validation rows, and the best
+    run is kept. A higher temperature helps if the closed form overfits its training rows. `gallery` limits the number
+    of targets that each row is compared with; with up to that many pairs, a row is compared with all targets.
+    `learning_rate` is relative to the root mean square of each tensor at the start, so that it suits any space. None is
+    the default of the loss; larger steps only move away from a closed form that is already nearly the best. `devices`,
+    `strategy` and `accelerator` are passed to the Lightning Trainer. If `checkpoints` is a folder, a stopped run
+    resumes from its last epoch and ends with the same map; a run on other pairs or with other settings starts anew.
     """
 
     width: int = 0
@@ -72,7 +73,7 @@ class Recipe:
         if not 0 <= self.clip < math.inf:
             raise InputError(f"`clip` must not be negative; got {self.clip}.")
         if not 0 <= self.dropout < 1:
-            raise InputError(f"`dropout` must lie in [0, 1); got {self.dropout}.")
+            raise InputError(f"`dropout` must be at least 0 and below 1; got {self.dropout}.")
         if self.stop_after is not None and self.stop_after < 1:
             raise InputError(f"`stop_after` must be at least 1; got {self.stop_after}.")
         if not self.temperatures or min(self.temperatures) <= 0:
@@ -80,11 +81,15 @@ class Recipe:
 
 
 def recipe_for(method: str, width: int = 512, **settings) -> Recipe:
-    """The recipe of `linear` or `mlp`, with any of its settings replaced."""
+    """Return the recipe of the method `linear` or `mlp`, with `settings` in place of the defaults."""
     names = set(asdict(Recipe()))
     unknown = sorted(set(settings) - names)
     if unknown:
-        raise InputError(f"`{unknown[0]}` is not a setting of a contrastive fit; known are {', '.join(sorted(names))}.")
+        raise InputError(
+            f"`{unknown[0]}` is not a setting of a contrastive fit; allowed names are {', '.join(sorted(names))}."
+        )
     if method == "mlp" and not width:
-        raise InputError("`width` of an mlp must be at least 1; without a hidden layer it is the method linear.")
+        raise InputError(
+            "`width` of an mlp must be at least 1; use the method linear for a map without a hidden layer."
+        )
     return replace(Recipe(**settings), width=width if method == "mlp" else 0)

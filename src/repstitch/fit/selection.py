@@ -1,4 +1,4 @@
-"""Model selection: tune each method, and choose among the methods, by one objective on the same validation rows."""
+"""Model selection: tune each method, and choose among them, by one objective on the same validation rows."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ from repstitch.fit.recipe import Recipe, recipe_for
 from repstitch.metrics.moments import moments
 from repstitch.stitchers.maps import AffineMap, Map
 
-# None leaves a map's own scale; 1 matches the target's variance.
+# None keeps the map's own scale; 1 matches the target's variance.
 GAINS = (None, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 8.0)
 SHRINKAGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 RIDGE = {"penalty": SHRINKAGES, "gain": GAINS}
@@ -46,7 +46,7 @@ NOT_OF_THE_FIT = ("width", "stop_after", "seed", "accelerator", "devices", "stra
 class Candidate:
     """A fitted map, how it was made, and its score on every validation row (n,).
 
-    `tried` lists the settings and the score of every map that tuning compared, this one among them.
+    `tried` lists the settings and the score of every map that tuning compared, including this one.
     """
 
     method: str
@@ -64,7 +64,7 @@ class Candidate:
 class Problem:
     """Normalised training pairs X (n, d_source) and Y (n, d_target), and the objective that scores maps fitted to them.
 
-    `keep_lengths` says that translations are not normalised; then no gain may exceed the target's spread.
+    If `keep_lengths` is true, translations are not normalised, and no gain above 1 is tried.
     """
 
     X: Tensor
@@ -74,7 +74,7 @@ class Problem:
     keep_lengths: bool = False
 
     def allowed(self, axes: dict[str, tuple]) -> dict[str, tuple]:
-        """The axes of a grid without the gains that `keep_lengths` rules out."""
+        """Return the axes of a grid without the gains that `keep_lengths` rules out."""
         gains = tuple(g for g in axes["gain"] if not self.keep_lengths or g is None or g <= 1)
         return axes | {"gain": gains}
 
@@ -92,7 +92,7 @@ class Problem:
 
     @cached_property
     def start(self) -> Candidate:
-        """The closed form that refinement starts from: the better one (ridge is canonical at power 1)."""
+        """The closed form that refinement starts from: canonical, which at power 1 includes ridge, or procrustes."""
         return max(self.canonical, self.procrustes, key=lambda c: c.score)
 
     def candidate(self, method: str, settings: dict[str, Any], map: Map) -> Candidate:
@@ -100,10 +100,11 @@ class Problem:
 
 
 def climb(axes: dict[str, tuple], starts: Iterable[dict], fit: Callable[[dict], Candidate]) -> Candidate:
-    """The best of a grid by hill climbing: from the best of the starts, a step along one axis at a time.
+    """Search a grid by hill climbing, from the best of `starts`, and return the best candidate.
 
-    Each move goes to the best neighbour; the climb ends where no neighbour is better. Nothing is fitted twice. Settings
-    that give no map are skipped; where no start gives one, InputError says why.
+    Each step goes to the best neighbour along one axis; the climb ends when no neighbour is better. No settings are
+    fitted twice. Settings whose fit raises InputError are skipped; if the fits of all starts raise, the first error is
+    raised.
     """
     fitted: dict[tuple, Candidate | InputError] = {}
 
@@ -127,7 +128,7 @@ def climb(axes: dict[str, tuple], starts: Iterable[dict], fit: Callable[[dict], 
         for name, values in axes.items():
             at = values.index(best.settings[name])
             neighbours += [best.settings | {name: v} for v in values[max(0, at - 1) : at + 2] if v != values[at]]
-        step = max([best, *fit_all(neighbours)], key=lambda c: c.score)  # of equals the first, so it stays
+        step = max([best, *fit_all(neighbours)], key=lambda c: c.score)  # on a tie, `max` returns `best`
         if step is best:
             break
         best = step
@@ -135,7 +136,7 @@ def climb(axes: dict[str, tuple], starts: Iterable[dict], fit: Callable[[dict], 
 
 
 def tune_ridge(problem: Problem) -> Candidate:
-    """Ridge at its best penalty and gain."""
+    """Fit ridge with its best penalty and gain."""
     weight = cache(lambda penalty: ridge_weight(problem.decomposition, penalty))
 
     def fit(settings: dict) -> Candidate:
@@ -147,7 +148,7 @@ def tune_ridge(problem: Problem) -> Candidate:
 
 
 def tune_procrustes(problem: Problem) -> Candidate:
-    """Procrustes about the origin, or centred at its best gain."""
+    """Fit procrustes, about the origin or centred with its best gain."""
     pair_moments = problem.decomposition.moments
     rotation = fit_procrustes(pair_moments, scaled=False).weight.double()
 
@@ -164,7 +165,7 @@ def tune_procrustes(problem: Problem) -> Candidate:
 
 
 def tune_canonical(problem: Problem) -> Candidate:
-    """Canonical over shrinkage on either side, power, gain, and the cut at the null's rank."""
+    """Fit canonical with its best shrinkages, power and gain, with or without the cut at the null edge."""
     shared: Callable[[float, float | None], Canonical] = cache(lambda x, y: canonical(problem.decomposition, x, y))
     weight = cache(lambda x, y, power, cut: shared(x, y).weight(power, cut))
 
@@ -172,7 +173,7 @@ def tune_canonical(problem: Problem) -> Candidate:
         w = weight(settings["shrink_x"], settings["shrink_y"], settings["power"], settings["cut"])
         return problem.candidate("canonical", settings, affine(problem.decomposition.moments, w, settings["gain"]))
 
-    # The first of equals wins: where every map distinguishes all rows, that is least squares.
+    # On a tie the first start wins: if all maps distinguish all rows, the result is least squares.
     starts = [
         {"shrink_x": x, "shrink_y": None, "power": p, "gain": g, "cut": False}
         for x, (p, g) in product((1e-2, 1.0), ((1.0, None), (0.5, 1.0), (0.25, 1.0 if problem.keep_lengths else 1.4)))
@@ -181,11 +182,11 @@ def tune_canonical(problem: Problem) -> Candidate:
 
 
 def tune_contrastive(problem: Problem, method: str) -> Candidate:
-    """The best closed form refined by gradient, as a linear map or with a residual MLP."""
-    from repstitch.fit.contrastive import refine  # Lightning takes seconds to import, and closed forms need none of it
+    """Refine the best closed form by gradient descent, as a linear map or with a residual MLP."""
+    from repstitch.fit.contrastive import refine  # Lightning takes seconds to import, and closed forms do not need it
 
     start = problem.start
-    # A recipe without a width leaves it to the method.
+    # With width 0 in the recipe, the method has its default width.
     recipe = recipe_for(method, **{k: v for k, v in asdict(problem.recipe).items() if k != "width" or v})
     refined = refine(problem.X, problem.Y, cast(AffineMap, start.map), problem.decomposition, problem.objective, recipe)
     settings = {
@@ -200,11 +201,11 @@ def tune_contrastive(problem: Problem, method: str) -> Candidate:
 
 
 def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Candidate]]:
-    """The candidate to use and the best of every method that was tried.
+    """Return the candidate to use, and the best candidate of every method that was tried.
 
-    `auto` tries every method. Closed forms are equally simple, so the best of them competes alone. The simplest
-    candidate is used unless a later one, of `linear` and `mlp`, is better by more than one standard error of their
-    paired difference.
+    `auto` tries every method. Closed forms are equally simple, so only the best of them is compared with `linear` and
+    `mlp`. The result is the simplest candidate that is within one standard error of the best one, by their paired
+    difference.
     """
     if method not in (*METHODS, "auto"):
         raise InputError(f"`method` must be one of {', '.join(METHODS)} or auto; got {method!r}.")
@@ -214,7 +215,9 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
     ladder += [c for c in tried if c.method in REFINED]
     best = max(ladder, key=lambda c: c.score)
     if not best.score > -math.inf:
-        raise InputError("No method gives a map that can translate the validation rows; the pairs hold no relation.")
+        raise InputError(
+            "No method gives a map that can translate the validation rows; check that the rows of both sides match."
+        )
     for candidate in ladder:
         lead = best.row_scores - candidate.row_scores
         if float(lead.mean()) <= float(lead.std()) / len(lead) ** 0.5:
@@ -223,7 +226,7 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
 
 
 def refit(chosen: Candidate, X: Tensor, Y: Tensor, problem: Problem) -> Map:
-    """The map of the chosen candidate's settings on these pairs; nothing is selected again."""
+    """Fit a map to these pairs with the settings of the chosen candidate; nothing is selected again."""
     d, (method, settings) = replace(problem, X=X, Y=Y).decomposition, from_first_rank((chosen.method, chosen.settings))
     if "start" not in settings:
         return fit_closed(d, method, settings)

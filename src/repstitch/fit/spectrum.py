@@ -1,4 +1,4 @@
-"""How many directions two spaces share, measured on held-out rows."""
+"""The number of directions that two spaces share, measured on held-out rows."""
 
 import numpy as np
 import torch
@@ -15,16 +15,15 @@ MAX_ROWS = 10_000
 def shared_spectrum(
     decomposition: Decomposition, X: Tensor, Y: Tensor, shrink: float = SHRINK, draws: int = 100, seed: int = 0
 ) -> dict:
-    """Correlation of each canonical pair of variates on held-out rows X (n, d_source), Y (n, d_target), and how many
-    directions beat chance.
+    """Measure canonical correlations on held-out rows X (n, d_source), Y (n, d_target), and count those above chance.
 
-    The variates are those of the training moments, strongest first. Correlations of the training pairs themselves are
-    near 1 wherever pairs are few; on held-out rows a direction that is not shared averages 0. `null` is the 95 % point
-    of the largest correlation, of all directions, over `draws` shuffles of the held-out pairs, so that with 95 %
-    confidence none of the `above` directions is due to chance. `correlation` has at most 64 entries, for the
-    directions of these numbers (`direction`, from 1, evenly spaced in the logarithm). Of more than 10,000 rows the
-    first are used.
-    Hotelling 1936, "Relations Between Two Sets of Variates". Raises InputError on fewer than 4 rows.
+    The canonical variates are computed from the training moments, strongest first. With few pairs, the correlations of
+    the training pairs themselves are near 1. On held-out rows, directions that are not shared have a mean correlation
+    of 0. `null` is the 95 % point of the largest correlation among all directions, over `draws` shuffles of the
+    held-out pairs, so with 95 % confidence none of the `above` directions is due to chance. `correlation` has at most
+    64 entries; `direction` has their numbers, which start at 1 and are evenly spaced on a logarithmic scale. If there
+    are more than 10,000 rows, the first 10,000 are used. Hotelling 1936, "Relations Between Two Sets of Variates".
+    Raises InputError on fewer than 4 rows.
     """
     n = min(len(X), MAX_ROWS)
     if n < 4:
@@ -50,7 +49,7 @@ def shared_spectrum(
 
 
 def _variates(rows: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
-    """The rows (n, d) on their canonical axes (n, r), each column centred and at length one."""
+    """Project the rows (n, d) on the canonical axes (d, r); return (n, r), each column centred and at unit length."""
     variates = (rows.to(axes) - mean) @ axes
     variates = (variates - variates.mean(0)).float()
     return variates / torch.linalg.vector_norm(variates, dim=0).clamp(min=1e-12)
