@@ -61,6 +61,7 @@ INSIDE = {
         "use_scores",
         "scorecard_parts",
         "report",
+        "summary",
         "scorecard",
         "verdict",
         "qrels",

@@ -70,7 +70,7 @@ def test_align_prints_the_atlas_it_writes(capsys, tmp_path, models):
     assert not {"trend", "control", "asymmetry", "layers"} & set(found)
     status, printed, err = run(capsys, "align", *models, *flags, "--out", tmp_path / "again")
     assert (status, err) == (0, [])
-    assert printed == f"{atlas}\n\natlas.json, pairs.csv and pairs.parquet in {tmp_path / 'again'}\n"
+    assert printed == f"{atlas}\n\nWritten to {tmp_path / 'again'}: atlas.json, pairs.csv, pairs.parquet\n"
 
 
 def test_align_by_all_metrics_gives_a_line_each(capsys, shelf):
@@ -145,19 +145,19 @@ def test_align_draws_all_to_a_folder_and_what_was_asked_for_to_a_file(capsys, tm
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--trend", "beauty"], "There is no column 'beauty'; a card has"),
-        (["--trend", "family"], "Column 'family' must hold numbers; m0 has 'f'"),
-        (["--trend", "layer"], "`values` must be known for at least 5 models"),
-        (["--trend", "parameters", "--against", "m9"], "`--against` must name some of `names`; got 'm9'"),
-        (["--control", "modality"], "modality: all models are of one group"),
-        (["--against", "m0"], "`--against` is of use with --trend only"),
-        (["--table", "t.csv"], "`--table` is of use with --trend or --control only"),
+        (["--trend", "beauty"], "Column 'beauty' does not exist; cards have"),
+        (["--trend", "family"], "Column 'family' must contain numbers; m0 has 'f'"),
+        (["--trend", "layer"], "`values` of layer must be numbers for at least 5 models"),
+        (["--trend", "parameters", "--against", "m9"], "`--against` must be a list of some of `names`; got 'm9'"),
+        (["--control", "modality"], "modality: all models belong to one group"),
+        (["--against", "m0"], "`--against` requires --trend; add it, or remove"),
+        (["--table", "t.csv"], "`--table` requires --trend or --control; add it, or remove"),
         (["--trend", "parameters", "--table", "gone.csv"], "`--table` gone.csv cannot be read"),
         (["--sizes", "64;128"], "`--sizes` must be auto or numbers of rows like 64,256,1024; got '64;128'"),
         (["--sizes", "61"], "`--sizes` must be auto or numbers of rows from 20 to 60; got 61"),
-        (["--plot", "gone/atlas.png"], "`--plot` must lie in a folder that exists"),
+        (["--plot", "gone/atlas.png"], "`--plot` must be in an existing folder"),
         (["--plot", "atlas.jpg"], "`--plot` must end in .png, .svg or .pdf"),
-        (["--plot", "gone/atlas"], "`--plot` must be a picture's name or a folder, in a folder that exists"),
+        (["--plot", "gone/atlas"], "`--plot` must be the name of a picture or of a folder, in an existing folder"),
         (["--out", ".atlas"], "`--out` must name a folder to create"),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
@@ -189,9 +189,9 @@ def test_align_says_how_many_rows_were_left_out(capsys, tmp_path, shelf):
 
 
 ALIGN_REFUSALS = {
-    "NaN": "old holds rows that cannot be used: 1 with NaN or Inf (first: id 'item5'). Leave them out with",
-    "Inf": "old holds rows that cannot be used: 1 with NaN or Inf (first: id 'item5')",
-    "zero": "old holds rows that cannot be used: 1 with all zeros (first: id 'item5')",
+    "NaN": "old has rows that cannot be used: 1 with NaN or Inf (first: id 'item5'). Leave them out with",
+    "Inf": "old has rows that cannot be used: 1 with NaN or Inf (first: id 'item5')",
+    "zero": "old has rows that cannot be used: 1 with all zeros (first: id 'item5')",
     "other ids": "No id is in every file (old has e.g. 'other0', new has e.g. 'item0')",
     "twice the id": "Ids must be unique; the old has 1 repeated (first: 'item0')",
     "few pairs": "At least 20 items must be in every space; got 12",
@@ -211,14 +211,14 @@ def test_align_refuses_files_that_cannot_be_matched_in_one_line(capsys, tmp_path
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--metric", "magic"], "`--metric` must be all or among mutual_knn, cycle_knn, lcs_knn"),
+        (["--metric", "magic"], "`--metric` must be all, or some of mutual_knn, cycle_knn, lcs_knn"),
         (["--permutations", "-1"], "`--permutations` must be from 0 to 100,000"),
         (["--k", "0"], "`--k` must be at least 1"),
         (["--seed", "99999999999999999999"], "`--seed` must be a whole number from 0 to 4294967295"),
         (["--seed", "-1"], "`--seed` must be a whole number from 0"),
-        (["--control", ","], "`--control` must be names with commas between them; got ','"),
-        (["--trend", "parameters", "--against", ""], "`--against` must be names with commas between them; got ''"),
-        (["--metric", "cka,"], "`--metric` must be names with commas between them"),
+        (["--control", ","], "`--control` must be names separated by commas; got ','"),
+        (["--trend", "parameters", "--against", ""], "`--against` must be names separated by commas; got ''"),
+        (["--metric", "cka,"], "`--metric` must be names separated by commas"),
     ],
 )
 def test_align_refuses_settings_in_one_line(capsys, shelf, flags, says):

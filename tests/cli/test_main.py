@@ -81,7 +81,7 @@ def test_control_c_exits_130_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr("repstitch.cli.train.run", stopped)
     status, out, err = run(capsys, "train", "--source", "x", "--target", "y", "--out", "z")
     assert (status, out) == (130, "")
-    assert err == ["repstitch train: stopped; the output is not there yet. Run it again to go on."]
+    assert err == ["repstitch train: interrupted; no output was written. Run the same command again to continue."]
 
 
 COMMANDS = next(action for action in parser()._actions if action.dest == "command").choices or ()
@@ -279,13 +279,13 @@ def missing_field_of_a_record(_folder):
 @pytest.mark.parametrize(
     ("command", "refused", "expected"),
     [
-        ("study", unknown_key_of_a_study, "holds the unknown key 'device'; known are name,"),
-        ("study", group_of_a_study_without_data, "group 'b' must say what 'data' its encoders read."),
-        ("embed", unknown_field_of_an_encoders_card, "holds the unknown field 'device'; known are name,"),
+        ("study", unknown_key_of_a_study, "has the unknown key 'device'; allowed keys are name,"),
+        ("study", group_of_a_study_without_data, "group 'b' must have 'data', the items that its encoders read."),
+        ("embed", unknown_field_of_an_encoders_card, "has the unknown field 'device'; allowed fields are name,"),
         ("embed", bad_field_of_an_encoders_card, "'pooling' of card 'a' must be one of cls,"),
-        ("train", unknown_field_of_a_space_card, "A space card holds the unknown field 'seed'; known are"),
+        ("train", unknown_field_of_a_space_card, "A space card has the unknown field 'seed'; allowed fields are"),
         ("embed", bad_field_of_a_space_card, "'role' of space 'a' must be one of query, document, none; got 'key'."),
-        ("align", missing_field_of_a_record, "An AlignmentScore must hold 'metric'; it holds source, target."),
+        ("align", missing_field_of_a_record, "An AlignmentScore must have the key 'metric'; it has source, target."),
     ],
 )
 def test_keys_of_files_are_named_as_the_file_spells_them(tmp_path, command, refused, expected):

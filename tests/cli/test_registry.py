@@ -24,16 +24,21 @@ def test_list_promote_and_show_speak_of_one_folder(capsys, tmp_path, files, monk
         ("b", True, load(tmp_path / "b").version),
     ]
     assert found["stitchers"][0]["dims"] == [D_SOURCE, D_TARGET]
-    assert "is not a whole stitcher" in found["problems"]["torn"]
+    assert "is not a complete stitcher" in found["problems"]["torn"]
     status, printed, err = run(capsys, "list", "--stitchers", tmp_path)
     assert status == 0
     assert "b *: old (6) -> new (4), ridge" in printed
-    assert any("torn is not a whole stitcher" in line for line in err)
+    assert any("torn is not a complete stitcher" in line for line in err)
     assert run(capsys, "promote", "a")[1] == "old->new is now served by a\n"
     for named in ("a", tmp_path / "a"):
         assert result(capsys, "show", named)["version"] == load(tmp_path / "a").version
     status, printed, _ = run(capsys, "show", "a")
-    assert printed.startswith(f"old (6) -> new (4)\nridge for match, version {load(tmp_path / 'a').version}\n\n")
+    made = f"method ridge, objective match, version {load(tmp_path / 'a').version}"
+    assert printed.startswith(f"old (6) -> new (4), {made}\n\nQUERY USE (new queries, old index): ")
+    assert printed.endswith("\n\nEvery score: repstitch show a --full\n")
+    assert len([line for line in printed.splitlines() if line]) <= 11
+    every = run(capsys, "show", "a", "--full")[1]
+    assert load(tmp_path / "a").scorecard.table() in every
 
 
 def test_an_empty_folder_lists_nothing(capsys, tmp_path):
@@ -67,13 +72,13 @@ def test_a_picture_without_matplotlib_says_how_to_install_it(capsys, tmp_path, s
 def test_a_folder_of_stitchers_that_is_not_there_is_one_line(capsys, tmp_path, command):
     status, out, err = run(capsys, *command, "--stitchers", tmp_path / "no")
     assert (status, out, len(err)) == (2, "", 1)
-    assert "There is no folder" in err[0]
+    assert "does not exist; name the folder of stitchers with `--stitchers`" in err[0]
 
 
 def test_a_terminal_without_the_signs_gets_the_scores_all_the_same(stitcher, monkeypatch):
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
-    assert main(["show", stitcher]) == 0
+    assert main(["show", stitcher, "--full"]) == 0
     printed = terminal.buffer.getvalue().decode("ascii")
     assert "recall@1" in printed
     assert "R? " in printed

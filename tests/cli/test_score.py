@@ -14,7 +14,8 @@ def test_score_leaves_out_the_seen_pairs_and_says_so(capsys, files, stitcher, us
     seen = len(load(stitcher).seen) // 2
     status, printed, _ = run(capsys, "score", stitcher, *files, "--use", use)
     assert status == 0
-    assert printed.startswith(f"{seen} pairs left out: the stitcher was trained on them.\n\n{N - seen} unseen pairs")
+    assert printed.startswith(f"{seen} pairs were left out, because training used them.\n\n")
+    assert f"\n{N - seen} unseen pairs, pool of {N - seen}" in printed
     found = result(capsys, "score", stitcher, *files, "--use", use)
     expected = score(load(stitcher), files[1], files[3], uses=("query", "corpus") if use == "both" else (use,))
     assert found == expected.to_dict()
@@ -33,14 +34,14 @@ def test_score_hands_on_judgements_and_thresholds(capsys, tmp_path, files, stitc
     assert found["relevance"]["query"]["queries"] == 40
     assert found["query"]["verdict"]["thresholds"] == {"retention": 0.8, "first_stage": 0.85}
     status, _, err = run(capsys, "score", stitcher, *files, "--qrels", tmp_path / "rel.tsv")
-    said = "`--source-queries`, `--target-queries` and `--qrels` belong together; give all three, or none."
-    assert (status, err) == (2, [f"repstitch score: {said}"])
+    message = "`--source-queries`, `--target-queries` and `--qrels` must be passed together: all three, or none."
+    assert (status, err) == (2, [f"repstitch score: {message}"])
 
 
 @pytest.mark.parametrize("flag", ["--source-queries", "--target-queries", "--source-query-ids", "--target-query-ids"])
 def test_query_flags_are_refused_without_judgements(capsys, files, stitcher, flag):
     status, _, err = run(capsys, "score", stitcher, *files, flag, "nope.txt")
-    message = f"`{flag}` is of use with `--qrels` only; give that too, or leave it out."
+    message = f"`{flag}` requires `--qrels`; add it, or remove `{flag}`."
     assert (status, err) == (2, [f"repstitch score: {message}"])
 
 
@@ -76,4 +77,4 @@ def test_score_refuses_swapped_files(capsys, shelf, stitcher, kind):
         capsys, "score", stitcher, "--source", shelf / f"new.{end}", "--target", shelf / f"old.{end}"
     )
     assert (status, out, len(err)) == (2, "", 1)
-    assert "a stitcher works one way only" in err[0]
+    assert "translates in one direction only" in err[0]

@@ -13,8 +13,14 @@ def test_train_writes_a_stitcher_and_prints_its_scores(capsys, tmp_path, files, 
     status, printed, _ = run(capsys, "train", *files, "--out", out, "--device", "cpu", *fast)
     stitcher = load(out)
     assert status == 0
-    expected = f"old -> new, {stitcher.method}, in {out}\n\n{stitcher.scorecard}\n"
-    assert sorted(printed.splitlines()) == sorted(expected.splitlines())
+    made = f"method {stitcher.method}, objective match"
+    hint = f"Every score: repstitch show {out} --full"
+    assert printed == f"old -> new, {made}, saved in {out}\n\n{stitcher.scorecard}\n\n{hint}\n"
+
+
+def test_train_prints_every_score_with_full(capsys, tmp_path, files):
+    printed = run(capsys, "train", *files, "--out", tmp_path / "s", "--full", *FAST)[1]
+    assert printed.endswith(f"\n\n{load(tmp_path / 's').scorecard.table()}\n")
 
 
 def test_train_gives_the_result_as_json(capsys, tmp_path, files):
@@ -56,7 +62,7 @@ def test_train_states_its_thresholds(capsys, tmp_path, files):
     assert 1 <= card["spectrum"]["above"] <= card["spectrum"]["directions"] == D_TARGET
     status, _, said = run(capsys, "train", *files, "--out", tmp_path / "t", *FAST, "--retention", 2)
     assert status == 2
-    assert "`--retention` must lie above 0" in said[-1]
+    assert "`--retention` must be above 0" in said[-1]
 
 
 @pytest.mark.parametrize("what", TRAIN_REFUSALS)
@@ -82,8 +88,8 @@ def test_drop_invalid_goes_on_without_the_bad_rows(capsys, tmp_path, shelf, what
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--split", "0.5,0.5"], "three shares that sum to 1"),
-        (["--split", "a,b,c"], "`--split` must be three shares like 0.6,0.15,0.25; got 'a,b,c'"),
+        (["--split", "0.5,0.5"], "must be three shares (train,validation,test) that sum to 1"),
+        (["--split", "a,b,c"], "`--split` must be three shares such as 0.6,0.15,0.25; got 'a,b,c'"),
         (["--group", "photo"], "`--group` must be a column of either side"),
         (["--epochs", "0", "--method", "mlp"], "`--epochs` must be a whole number, at least 1"),
         (["--width", "0", "--method", "mlp"], "`--width` of an mlp must be at least 1"),
@@ -109,7 +115,7 @@ def test_train_refuses_an_out_that_cannot_be_made_before_it_reads_anything(capsy
         (out / "notes.txt").write_text("mine")
     else:
         out.write_text("mine")
-    said = "is not a folder that can be written to" if kind == "under a file" else "exists and a stitcher is never"
+    said = "cannot be created:" if kind == "under a file" else "exists and a stitcher is never"
     where = out / "deeper" if kind == "under a file" else out
     status, _, err = run(capsys, "train", "--source", "no.npy", "--target", "no.npy", "--out", where)
     assert (status, len(err)) == (2, 1)
@@ -124,7 +130,7 @@ def test_two_files_of_one_stem_are_refused(capsys, tmp_path, shelf):
     given = ("--source", tmp_path / "a" / "rows.npy", "--target", tmp_path / "b" / "rows.npy")
     status, _, err = run(capsys, "train", *given, "--out", tmp_path / "s", *FAST)
     assert (status, len(err)) == (2, 1)
-    assert "Both sides would be called 'rows'" in err[0]
+    assert "Both spaces would be named 'rows'" in err[0]
     assert "name them with `--source-space` and `--target-space`" in err[0]
 
 

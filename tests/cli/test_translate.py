@@ -47,7 +47,7 @@ def test_translate_refuses_confidence_of_a_stitcher_without_calibration(capsys, 
     status, _, err = run(capsys, "translate", stitcher, shelf / "old.parquet", *flags)
     assert status == 2
     assert err == [
-        "repstitch translate: `--confidence` needs a stitcher with a calibration; this one has none. "
+        "repstitch translate: `--confidence` requires a stitcher with a calibration; this one has none. "
         "Train it again on more pairs."
     ]
     assert list(tmp_path.iterdir()) == []
@@ -57,7 +57,7 @@ def test_translate_says_what_it_did(capsys, tmp_path, shelf, stitcher):
     out = tmp_path / "y.parquet"
     flags = ("--source-space", "old", "--dtype", "float16")
     status, printed, _ = run(capsys, "translate", stitcher, shelf / "old.npy", "--out", out, *flags)
-    assert (status, printed) == (0, f"{N} rows of old translated to new in {out}\n")
+    assert (status, printed) == (0, f"Translated {N} rows from old to new: {out}\n")
     assert read(out).vectors.dtype == np.float16
 
 
@@ -77,10 +77,10 @@ def translate_refusals(shelf: Path, where: Path) -> dict[str, tuple[Path, str]]:
         "NaN": (where / "NaN.parquet", "id 'item5' is NaN or Inf"),
         "Inf": (where / "Inf.parquet", "id 'item5' is NaN or Inf"),
         "zero": (where / "zero.parquet", "id 'item5' is all zeros"),
-        "space": (where / "space.parquet", "its card says another identity (revision 'def' against 'abc')"),
-        "dimension": (where / "wide.npy", "must have 6 dimensions, those of space 'old'; got 9"),
-        "ints": (where / "ints.npy", "must be a table of floats"),
-        "backwards": (shelf / "new.parquet", "a stitcher works one way only"),
+        "space": (where / "space.parquet", "its card states another identity (revision 'def' against 'abc')"),
+        "dimension": (where / "wide.npy", "must have 6 dimensions, like space 'old'; got 9"),
+        "ints": (where / "ints.npy", "must have one vector per item"),
+        "backwards": (shelf / "new.parquet", "translates in one direction only"),
         "torn": (where / "torn.parquet", "cannot be read as embeddings"),
         "csv": (where / "rows.csv", "must be one of .parquet, .arrow, .npy, .npz"),
         "absent": (where / "absent.parquet", "There is no file"),

@@ -49,6 +49,12 @@ def test_a_reply_that_does_not_fit_is_an_error_and_never_an_array(connect, heade
     assert caught.value.status == 200
 
 
+def test_a_translation_tells_whether_its_confidence_is_usable(connect):
+    client = connect(FakeService(x_confidence_usable="false"))
+    assert client.translate_full(rows_of(3), "old", "new", confidence=True).confidence_usable is False
+    assert connect(FakeService()).translate_full(rows_of(3), "old", "new", confidence=True).confidence_usable is True
+
+
 @pytest.mark.parametrize(
     ("headers", "message"),
     [

@@ -41,8 +41,8 @@ def test_lines_without_a_tab_are_split_at_spaces(tmp_path):
         ("q\td\n1\t2\n", "TREC's four columns; line 2"),
         ("q\td\tnan\nq\td\tnan\n", "line 2"),
         ("q\td\t1\nq\td\t2\n", "judges query 'q' and document 'd' twice, with different grades \\(line 2\\)"),
-        ("query\tdocument\tgrade\n", "holds no judgements"),
-        ("", "holds no judgements"),
+        ("query\tdocument\tgrade\n", "contains no judgements"),
+        ("", "contains no judgements"),
     ],
 )
 def test_judgements_that_cannot_be_read_are_refused(tmp_path, text, said):
@@ -137,7 +137,7 @@ def test_seen_queries_do_not_judge_and_what_is_not_there_is_counted():
 def test_few_judged_queries_are_scored_but_not_judged_by():
     scores = score_relevance(*search_rows(), {"q0": {"d0": 1.0}}).corpus
     assert scores.measures["ndcg@10"].ceiling.score > 0
-    assert scores.verdict.why == "1 judged queries are too few to judge by; at least 20 are needed."
+    assert scores.verdict.why == "1 judged queries are too few for a verdict; at least 20 are needed."
 
 
 @pytest.mark.parametrize(("n_documents", "chance"), [(80, 1.0), (150, 2 / 3), (400, 1 / 4)])
@@ -149,7 +149,7 @@ def test_a_shortlist_is_compared_with_what_a_random_search_finds_at_its_depth(n_
 
 @pytest.mark.parametrize("qrels", [{}, {"x": {"d0": 1.0}}, {"q0": {"x": 1.0}}, {"q0": {"d0": 0.0}}])
 def test_no_judged_query_is_refused(qrels):
-    with pytest.raises(InputError, match="relevant to one of the 40 queries at least; none is left"):
+    with pytest.raises(InputError, match="for at least one of 40 queries; none is left"):
         score_relevance(*search_rows(), qrels)
 
 

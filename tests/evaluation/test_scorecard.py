@@ -150,7 +150,7 @@ def test_a_rank_or_use_that_was_not_scored_is_answered_with_those_there_are():
         _ = card.corpus
     with pytest.raises(InputError, match=r"`name` must be a score with an interval \(.*mrr.*\); got 'median_rank'"):
         card.query.interval("median_rank")
-    with pytest.raises(InputError, match="have no verdict: an earlier release wrote them"):
+    with pytest.raises(InputError, match="have no verdict, because an earlier release wrote them"):
         _ = Scorecard.from_dict(stored("format-1-affine")).query.verdict
 
 
@@ -242,7 +242,7 @@ def test_what_no_report_prints_may_be_absent():
 def test_what_could_not_be_read_later_is_refused_at_once():
     values = whole()
     values["learning_curve"]["doubled"]["interval"] = [0.1, 0.2, 0.3]
-    with pytest.raises(InputError, match="'interval' of a DoubledPairs must hold two numbers"):
+    with pytest.raises(InputError, match="'interval' of a DoubledPairs must be a list of two numbers"):
         Scorecard.from_dict(values)
     values = whole()
     values["confidence"]["risk_coverage"] = [1]
@@ -331,7 +331,8 @@ def test_what_can_be_read_can_be_shown(change):
             assert any(f"'{key}" in card or f"{key}'" in card for key in keys), f"{path}: {card}"
             refused += 1
         else:
-            assert len(str(card).splitlines()) > 10
+            assert len(card.table().splitlines()) > 10
+            assert len(str(card).splitlines()) >= 5
             assert repr(card)
             assert card._repr_markdown_()
     assert refused > 40
@@ -340,8 +341,8 @@ def test_what_can_be_read_can_be_shown(change):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"n": 1}, "A Scorecard must hold 'pool'; it holds n"),
-        ({"n": 1, "pool": 1, "k": 1}, "A Scorecard must hold 'chance'"),
+        ({"n": 1}, "A Scorecard must have the key 'pool'; it has n"),
+        ({"n": 1, "pool": 1, "k": 1}, "A Scorecard must have the key 'chance'"),
         (stored("format-1-affine") | {"query": 3}, "'query' of a Scorecard must be an object; got int"),
         (stored("format-1-affine") | {"n": True}, "'n' of a Scorecard must be a whole number; got bool"),
         (stored("format-1-affine") | {"n": 1.5}, "'n' of a Scorecard must be a whole number; got float"),
@@ -357,11 +358,19 @@ def test_the_key_that_is_wrong_is_named(values, says):
 # --- how it is shown --------------------------------------------------------------------------------------------------
 
 
-def test_it_is_printed_as_a_table_and_named_in_one_line():
+def test_it_is_printed_in_ten_lines_as_a_table_and_in_one_line():
     card = Scorecard.from_dict(whole())
     lines = str(card).splitlines()
-    assert lines[0].split() == ["83", "test", "pairs,", "pool", "of", "83", "query", "corpus", "chance"]
-    assert lines[1].split()[:4] == ["recall@1", "0.205", "[0.132,", "0.289]"]
+    assert lines[0].startswith("QUERY USE (new queries, old index): re-embed. The first 10 results keep only 64 % of ")
+    assert lines[1].startswith("CORPUS USE (translated index, new queries): re-embed. The first 10 results keep only ")
+    assert lines[3].split() == ["83", "test", "pairs,", "pool", "of", "83", "query", "use", "corpus", "use", "chance"]
+    assert lines[7].split()[-8:-4] == ["(recall@1)", "0.205", "[0.132,", "0.289]"]
+    assert len(lines) == 10
+    lines = card.table().splitlines()
+    assert lines[:2] == str(card).splitlines()[:2]
+    start = next(i for i, line in enumerate(lines) if line.startswith("83 test pairs"))
+    assert lines[start].split() == ["83", "test", "pairs,", "pool", "of", "83", "query", "corpus", "chance"]
+    assert lines[start + 1].split()[:4] == ["recall@1", "0.205", "[0.132,", "0.289]"]
     assert repr(card) == (
         "Scorecard(n=83, query: recall@1=0.205 verdict='re-embed', corpus: recall@1=0.181 verdict='re-embed')"
     )
@@ -373,7 +382,7 @@ def test_it_is_printed_as_a_table_and_named_in_one_line():
 
 def test_a_notebook_shows_the_same_as_markdown():
     card = Scorecard.from_dict(whole())
-    text, markdown = str(card), card._repr_markdown_()
+    text, markdown = card.table(), card._repr_markdown_()
     assert "| recall@1 | 0.205 [0.132, 0.289] | 0.181 [0.108, 0.265] | 0.012 |" in markdown
     words = [word for word in markdown.split() if word.strip("|-:")]
     assert [word for word in words if word not in text.split()] == []

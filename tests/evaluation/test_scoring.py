@@ -28,7 +28,7 @@ def score(X, Y, translated, **settings) -> dict[str, Any]:
 
 
 def table(card: dict[str, Any]) -> str:
-    return str(Scorecard.from_dict(card))
+    return Scorecard.from_dict(card).table()
 
 
 def exact(n: int = 200) -> dict:
@@ -154,7 +154,7 @@ def test_only_the_asked_uses_are_scored(uses):
     X, Y = shared_latent(100)
     card = score(X, Y, Y, uses=uses)
     assert {use for use in USES if use in card} == set(uses)
-    header = table(card).splitlines()[0]
+    header = next(line for line in table(card).splitlines() if line.startswith("100 held-out pairs"))
     assert [word for word in header.split() if word in USES] == [use for use in USES if use in uses]
 
 
@@ -198,7 +198,7 @@ def test_fewer_than_two_pairs_are_refused(n):
 
 def test_target_rows_that_are_all_the_same_are_refused():
     X, Y = shared_latent(20)
-    with pytest.raises(InputError, match="The 20 held-out target rows are all the same, so nothing can be scored"):
+    with pytest.raises(InputError, match="The 20 held-out target rows are all equal, so nothing can be scored"):
         score(X, np.ones_like(Y), Y)
 
 
@@ -215,7 +215,7 @@ def test_the_table_shows_pool_floor_chance_and_control_beside_the_scores():
     X, Y = shared_latent(120)
     card = score(X, Y, Y + 0.5 * gaussian(120, 10, 7))
     said = table(card | {"held_out": "test pairs"})
-    floor = f"(a constant would score {card['reconstruction']['cosine_floor']:.3f})"
+    floor = f"(a constant translation: {card['reconstruction']['cosine_floor']:.3f})"
     for part in ("120 test pairs, pool of 120", "query", "corpus", "chance", floor, "shuffled pairs, recall@10"):
         assert part in said
     for use in USES:
@@ -354,7 +354,7 @@ def test_thresholds_move_the_verdict_and_are_stated_with_it():
 
 @pytest.mark.parametrize("bad", [0, 1.5, float("nan")])
 def test_thresholds_outside_their_range_are_refused(bad):
-    with pytest.raises(InputError, match="`retention` must lie above 0 and at most at 1"):
+    with pytest.raises(InputError, match="`retention` must be above 0 and at most 1"):
         Thresholds(retention=bad)
 
 
@@ -365,7 +365,7 @@ def test_a_use_that_cannot_be_judged_says_why():
     assert "`source` has only 1 different directions" in repeated["verdict"]["why"]
     assert "references" not in repeated
     few = score(X[:12], Y[:12], Y[:12])["query"]["verdict"]
-    assert few["why"] == "12 queries are too few to judge by; at least 20 are needed."
+    assert few["why"] == "12 queries are too few for a verdict; at least 20 are needed."
 
 
 def test_a_shortlist_as_long_as_the_pool_is_no_evidence():
@@ -373,7 +373,7 @@ def test_a_shortlist_as_long_as_the_pool_is_no_evidence():
     said = score(X, Y, Y + 0.5 * gaussian(80, 10, 4))["corpus"]["verdict"]
     assert said["numbers"]["first_stage"] == 1
     assert said["verdict"] == "re-embed"
-    assert "too small to judge its shortlist (top10_in_79)" in said["why"]
+    assert "too small to judge the shortlist (top10_in_79)" in said["why"]
 
 
 @pytest.mark.parametrize("n", [110, 115])
@@ -412,7 +412,7 @@ def test_the_mask_of_near_duplicates_is_cut_with_the_pool_and_refused_where_it_d
         == near_duplicates[kept].sum()
     )
     with pytest.raises(
-        InputError, match=r"`near_duplicates` must hold one bool a row \(100\); got bool of shape \(3,\)"
+        InputError, match=r"`near_duplicates` must have one bool for each row \(100\); got bool of shape \(3,\)"
     ):
         score(X, Y, Y, near_duplicates=near_duplicates[:3])
 
@@ -423,14 +423,15 @@ def test_the_table_shows_references_verdicts_and_the_best_of_each_method():
     tried = [("ridge", 0.5, False), ("ridge", 0.25, False), ("mlp", None, False), ("linear", 0.75, True)]
     card["candidates"] = [{"method": m, "settings": {}, "validation": v, "chosen": chosen} for m, v, chosen in tried]
     said = table(card)
-    for part in ("keep the old model", "full re-embedding", "corpus: the target's own", "query: the source's own"):
+    heads = ("corpus: true are the target's", "query: true are the source's")
+    for part in ("keep the old model", "full re-embedding", *heads):
         assert part in said
     for use in USES:
-        assert f"{use}: {card[use]['verdict']['verdict'].upper()}. {card[use]['verdict']['why']}" in said
+        assert f"\n{use} use, {card[use]['verdict']['verdict']}: {card[use]['verdict']['why']}" in said
         low, high = card[use]["intervals"]["overlap@10"]
         assert f"[{low:.3f}, {high:.3f}]" in said
     rows = [line.split() for line in said.splitlines()[-3:]]
-    assert rows == [["ridge", "0.500"], ["mlp", "broke"], ["linear", "0.750", "chosen"]]
+    assert rows == [["ridge", "0.500"], ["mlp", "failed"], ["linear", "0.750", "chosen"]]
     card["candidates"] = [
         {"method": "ridge", "settings": {}, "validation": v, "chosen": False} for v in (None, 0.0, -0.5)
     ]  # no better than the mean, by R²

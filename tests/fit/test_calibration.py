@@ -1,13 +1,15 @@
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from helpers.spaces import gaussian, rotation
+from scipy.special import ndtri
 
 from repstitch.embeddings.normalising import normalise
 from repstitch.errors import InputError
-from repstitch.fit.calibration import auroc, calibrate, evaluate, hit_chance
+from repstitch.fit.calibration import auroc, auroc_interval, calibrate, evaluate, hit_chance
 from repstitch.fit.closed_form import decompose, fit_ridge
 from repstitch.metrics.moments import moments
 from repstitch.stitchers.confidence import LEAST_ROWS, Calibration, calibration_from_tensors
@@ -95,6 +97,11 @@ def test_the_measures_are_true_of_rows_it_never_saw(fitted):
     assert scores.ece <= 0.06
     assert scores.auroc is not None
     assert scores.auroc > 0.65
+    assert (scores.usable, scores.reason) == (True, None)
+    estimate = scores.auroc_estimate
+    assert estimate is not None
+    assert estimate.interval is not None
+    assert 0.5 < estimate.interval[0] < scores.auroc < estimate.interval[1] < 0.9
     assert abs(scores.covered - 0.9) <= 3 * (0.09 / 1500 + 0.09 / 300) ** 0.5
     assert scores.unusual is not None
     assert scores.hits is not None
@@ -206,6 +213,59 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(positive, negative, scor
     assert auroc(np.array(positive), np.array(negative)) == score
 
 
+@pytest.mark.parametrize("law", ["normal", "exponential"])
+@pytest.mark.parametrize("true", [0.5, 0.75, 0.9])
+@pytest.mark.parametrize("sizes", [(20, 20), (25, 200), (300, 300)])
+def test_the_interval_of_an_auroc_contains_the_true_value_in_about_95_of_100_samples(law, true, sizes):
+    random, n_positive, n_negative = np.random.default_rng(3), *sizes
+    covered = 0
+    for _ in range(400):
+        if law == "normal":
+            positive = random.normal(np.sqrt(2) * ndtri(true), 1, n_positive)
+            negative = random.normal(0, 1, n_negative)
+        else:  # P(positive > negative) = scale / (1 + scale)
+            positive = random.exponential(true / (1 - true), n_positive)
+            negative = random.exponential(1, n_negative)
+        score = auroc(positive, negative)
+        assert score is not None
+        low, high = auroc_interval(score, n_positive, n_negative)
+        covered += low <= true <= high
+    assert 0.88 <= covered / 400 <= 1.0
+
+
+def test_the_interval_of_an_auroc_stays_within_its_range_and_has_a_width_at_its_ends():
+    for score in (0.0, 0.02, 0.5, 0.98, 1.0):
+        low, high = auroc_interval(score, 25, 40)
+        assert 0 <= low <= score <= high <= 1
+        assert high - low > 0.05
+        assert auroc_interval(1 - score, 25, 40) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+    wide, narrow = auroc_interval(0.7, 25, 40), auroc_interval(0.7, 2500, 4000)
+    assert narrow[1] - narrow[0] == pytest.approx((wide[1] - wide[0]) / 10, rel=0.1)
+
+
+def test_a_confidence_that_does_not_rank_hits_before_misses_is_not_usable(fitted):
+    """Targets in random order: whether a row hits has nothing to do with its source vector."""
+    X, Y = TEST
+    scores = evaluate(fitted, MAP, X, Y[torch.randperm(len(Y), generator=torch.Generator().manual_seed(0))])
+    assert scores.usable is False
+    assert scores.reason is not None
+    assert re.search(r"hits before misses better than chance: AUROC 0\.\d+ \[0\.[34]\d+, 0\.\d+\]", scores.reason)
+
+
+@pytest.mark.parametrize("outcome", ["hits", "misses"])
+def test_with_too_few_hits_or_misses_a_confidence_is_not_usable(fitted, outcome):
+    X = TEST[0][:200]
+    if outcome == "hits":
+        scores = evaluate(fitted, MAP, X, torch.nn.functional.normalize(MAP(X), dim=1), (TRAIN[1],))
+        assert scores.auroc is None
+        assert scores.auroc_estimate is None
+        counted = "it was tested on 200 hits and 0 misses; at least 20 of each are needed"
+    else:
+        scores = evaluate(fitted, MAP, X, -torch.nn.functional.normalize(MAP(X), dim=1), (TRAIN[1],))
+        counted = "it was tested on 0 hits and 200 misses; at least 20 of each are needed"
+    assert (scores.usable, scores.reason) == (False, counted)
+
+
 @pytest.mark.parametrize("short", [0, 1])
 def test_too_few_rows_of_either_half_are_not_calibrated(short):
     halves = [HELD, SELECT]
@@ -234,8 +294,8 @@ def test_one_held_out_pair_cannot_evaluate(fitted):
 
 
 BROKEN = {
-    "no pool": ({"pool": 0}, "`pool` of a calibration must be a whole number above 1"),
-    "a pool of text": ({"pool": "1000"}, "`pool` of a calibration must be a whole number above 1"),
+    "no pool": ({"pool": 0}, "`pool` of a calibration must be an integer above 1"),
+    "a pool of text": ({"pool": "1000"}, "`pool` of a calibration must be an integer above 1"),
     "a level beyond one": ({"level": 1.5}, "`level` a number between 0 and 1"),
     "a short mean": ({"mean": torch.zeros(D_SOURCE - 1)}, "`project` of a calibration must be float32 of shape"),
     "integers": ({"match": torch.zeros(4, dtype=torch.int64)}, "`match` of a calibration must be float32 of shape"),

@@ -72,6 +72,18 @@ def test_a_whole_card_has_five_panels_with_its_own_numbers():
     assert heights(hubness) == [card["hubness_native"], card["query"]["hubness_skew"], card["corpus"]["hubness_skew"]]
 
 
+def test_a_confidence_that_is_not_usable_is_drawn_in_grey_with_its_reason():
+    card = full()
+    card["confidence"] |= {"usable": False, "reason": "it was tested on 3 hits and 7 misses"}
+    axes = plot_scorecard(Scorecard(card), "a → b").axes[3]
+    assert axes.get_title() == "Confidence: not usable"
+    assert " ".join(axes.texts[0].get_text().split()) == "Not usable: it was tested on 3 hits and 7 misses."
+    usable = plot_scorecard(Scorecard(full()), "a → b").axes[3]
+    assert (usable.get_title(), len(usable.texts)) == ("Confidence: calibration error 0.050", 0)
+    colours = [np.asarray(place.collections[0].get_facecolor())[0] for place in (axes, usable)]
+    assert colours[0].tolist() != colours[1].tolist()
+
+
 def test_what_a_card_does_not_hold_is_not_drawn():
     card = full()
     assert len(plot_scorecard(Scorecard({k: v for k, v in card.items() if k != "confidence"}), "a → b").axes) == 4
@@ -114,5 +126,5 @@ def test_an_alignment_is_drawn_beside_its_null():
 
 
 def test_a_stitcher_without_a_scorecard_has_nothing_to_draw():
-    with pytest.raises(InputError, match="`plot` needs a scorecard, and this stitcher has none"):
+    with pytest.raises(InputError, match="`plot` needs a scorecard, but this stitcher has none"):
         plot_scorecard(Scorecard(), "a → b")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.scorecards import scorecard_of as scored
 from helpers.server_calls import URL, b64, client_of, post_rows, read_rows, refused
 from helpers.serving import make_rows, make_stitcher
 from helpers.spaces import calibration, gaussian
@@ -132,9 +133,12 @@ def sure(folder) -> tuple[TestClient, Stitcher]:
 
 @pytest.mark.parametrize("usable", [None, True, False])
 def test_a_confidence_that_is_not_usable_is_sent_with_a_header_that_states_it(folder, usable):
-    scores = {} if usable is None else {"confidence": {"usable": usable}}
+    tested = {"n": 9, "pool": 9, "calibrated": True, "ece": 0.1, "covered": 0.9, "level": 0.9, "usable": usable}
     made = make_stitcher("sure", calibration=calibration(6, pool=500))
-    replace(made, scorecard=Scorecard(made.scorecard.to_dict() | scores)).save(folder / "sure-to-new")
+    scores = scored(gaussian(30, 5), gaussian(30, 4, 1), gaussian(30, 4, 2)).to_dict() | (
+        {} if usable is None else {"confidence": tested}
+    )
+    replace(made, scorecard=Scorecard(scores)).save(folder / "sure-to-new")
     registry = Registry(folder)
     registry.refresh()
     client, rows = client_of(registry), gaussian(3, 6)

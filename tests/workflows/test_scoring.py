@@ -54,7 +54,7 @@ def test_pairs_trained_on_by_position_are_known_again_by_their_bytes(sides):
     X, Y = (side.vectors for side in sides)
     named: dict[str, Any] = {"source_space": card("old", D_SOURCE), "target_space": card("new", D_TARGET)}
     stitcher = train(X, Y, method="ridge", device="cpu", split_shares=(0.8, 0.2, 0), **named)
-    with pytest.raises(InputError, match="All 200 pairs were used to train this stitcher; give pairs it has not seen"):
+    with pytest.raises(InputError, match="All 200 pairs were used to train this stitcher; pass other pairs"):
         score(stitcher, X[::-1], Y[::-1], **named)
 
 
@@ -65,7 +65,7 @@ def test_the_uses_asked_for_are_scored(stitcher, uses):
 
 @pytest.mark.parametrize("uses", ["query", (), ("index",), ("query", "index")])
 def test_uses_that_there_are_not_are_refused(stitcher, uses):
-    with pytest.raises(InputError, match="`uses` must be a tuple of query and corpus"):
+    with pytest.raises(InputError, match="`uses` must be a tuple with at least one of query and corpus"):
         score(stitcher, *fresh(), uses=uses)
 
 
@@ -146,8 +146,10 @@ def test_relevance_is_scored_over_all_documents_and_decides_the_verdicts(sides, 
     for use in USES:
         assert card.uses[use].verdict.to_dict() == found.uses[use].verdict.to_dict()
         assert card.uses[use].verdict.measure == "ndcg@10"
-    assert "60 queries" in str(card)
-    assert f"judged among 200 documents ({card.left_out} seen in training)" in str(card)
+    assert "60 queries" in card.table()
+    assert f"relevance: 200 documents searched ({card.left_out} of them seen in training)" in card.table()
+    line = next(line for line in str(card).splitlines() if line.startswith("nDCG@10 "))
+    assert str(found.query.measures["ndcg@10"].translated) in line
 
 
 def test_queries_seen_in_training_do_not_judge(sides, stitcher, judged, tmp_path):
@@ -171,13 +173,13 @@ def test_queries_that_share_their_ids_with_other_documents_judge(sides, stitcher
 
 @pytest.mark.parametrize("left_out", ["source_queries", "target_queries", "qrels"])
 def test_queries_and_judgements_belong_together(judged, left_out):
-    with pytest.raises(InputError, match="`source_queries`, `target_queries` and `qrels` belong together"):
+    with pytest.raises(InputError, match="`source_queries`, `target_queries` and `qrels` must be passed together"):
         replace(judged, **{left_out: None})
 
 
 @pytest.mark.parametrize("side", ["source_queries", "target_queries"])
 def test_relevance_needs_ids(sides, stitcher, judged, side):
-    with pytest.raises(InputError, match="With `qrels` all four files must have ids"):
+    with pytest.raises(InputError, match="`qrels` refers to ids, so documents and queries must have ids on both sides"):
         score(stitcher, *sides, relevance=replace(judged, **{side: replace(getattr(judged, side), ids=None)}))
 
 

@@ -97,7 +97,7 @@ def test_two_sides_of_one_name_are_refused(tmp_path):
     (tmp_path / "b").mkdir()
     np.save(tmp_path / "a" / "rows.npy", X)
     np.save(tmp_path / "b" / "rows.npy", Y)
-    with pytest.raises(InputError, match=r"Both sides would be called 'rows'; name them with `source_space`"):
+    with pytest.raises(InputError, match=r"Both spaces would be named 'rows'; name them with `source_space`"):
         learn(tmp_path / "a" / "rows.npy", tmp_path / "b" / "rows.npy")
     assert learn(tmp_path / "a" / "rows.npy", tmp_path / "b" / "rows.npy", target_space="new").target.name == "new"
 
@@ -137,9 +137,9 @@ def test_an_array_does_not_take_the_name_of_the_other_side(tmp_path):
 def test_a_name_that_is_stated_for_one_side_only_is_refused_on_both(tmp_path):
     X, Y, _, _ = turned(60)
     np.save(tmp_path / "old.npy", Y)
-    with pytest.raises(InputError, match="Both sides would be called 'old'"):
+    with pytest.raises(InputError, match="Both spaces would be named 'old'"):
         learn(X, tmp_path / "old.npy", source_space="old")
-    with pytest.raises(InputError, match="Both sides would be called 'old'"):
+    with pytest.raises(InputError, match="Both spaces would be named 'old'"):
         learn(tmp_path / "old.npy", carried(X, X)[0].take(np.arange(60)), target_space="old")
     both = learn(X, Y, source_space="old", target_space="old")
     assert (both.source.name, both.target.name) == ("old", "old")
@@ -147,7 +147,7 @@ def test_a_name_that_is_stated_for_one_side_only_is_refused_on_both(tmp_path):
 
 def test_arrays_of_different_lengths_are_refused_as_such():
     X, Y, _, _ = turned(60)
-    with pytest.raises(InputError, match="both files must have as many; got 60 and 59"):
+    with pytest.raises(InputError, match="must have the same number of rows; got 60 and 59"):
         learn(X, Y[:-1])
 
 
@@ -155,9 +155,9 @@ def test_whole_numbers_are_learned_from_where_nothing_is_lost():
     X = np.random.default_rng(0).integers(-9, 10, (60, 4))
     whole, floats = learn(X, 2 * X[:, :3]), learn(X.astype(np.float32), 2 * X[:, :3].astype(np.float32))
     assert whole.version == floats.version
-    with pytest.raises(InputError, match=r"^`source` must be a table of floats.*got bool"):
+    with pytest.raises(InputError, match=r"^`source` must have one vector per item.*got bool"):
         learn(X > 0, X[:, :3])
-    with pytest.raises(InputError, match=r"^`target` must be a table of floats.*got bool"):
+    with pytest.raises(InputError, match=r"^`target` must have one vector per item.*got bool"):
         learn(X, X > 0)
 
 
@@ -350,7 +350,7 @@ def test_a_refit_uses_all_pairs_and_keeps_the_earlier_scores(method):
 def test_a_refit_says_in_the_model_card_that_its_scores_were_taken_before(tmp_path):
     source, target = carried(*shared_latent(200))
     folder = learn(source, target, refit_on_all=True).save(tmp_path / "s")
-    assert "fitted once more on all pairs after these scores were taken" in (folder / "README.md").read_text("utf-8")
+    assert "fitted again on all pairs; the scores are of the first fit" in (folder / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_a_refit_says_in_the_model_card_that_its_scores_were_taken_before(tmp_pa
     [(0.5, 0.5), (1.0, 0.0, 0.0), (0.0, 0.5, 0.5), (0.6, 0.6, -0.2), (0.5, 0.2, 0.2), (float("nan"), 0.5, 0.5)],
 )
 def test_shares_that_are_no_split_are_refused(shares):
-    with pytest.raises(InputError, match="three shares that sum to 1, only test may be 0"):
+    with pytest.raises(InputError, match="that sum to 1; only test may be 0"):
         learn(gaussian(50, 4, 1), gaussian(50, 3, 2), split_shares=shares, **NAMED)
 
 
@@ -370,7 +370,7 @@ def test_a_part_that_comes_out_empty_is_refused():
 def test_an_identical_pair_on_both_sides_of_the_split_is_refused():
     X, Y, _, _ = turned(100)
     X, Y = np.concatenate([X, X]), np.concatenate([Y, Y])
-    with pytest.raises(InputError, match=r"identical pairs lie on both sides of the split"):
+    with pytest.raises(InputError, match=r"identical pairs are on both sides of the split"):
         learn(*carried(X, Y))
     dropped = learn(*carried(X, Y), drop_invalid=True)
     assert dropped.provenance["dropped"]["repeats of an identical pair"] == 100
@@ -439,7 +439,7 @@ def test_a_group_that_names_nothing_is_refused_and_never_left_aside(tmp_path, ki
 
 
 def test_groups_of_another_length_are_refused():
-    with pytest.raises(InputError, match=r"`group` must have one entry a row \(60\); got \(59,\)"):
+    with pytest.raises(InputError, match=r"`group` must have one entry per row \(60\); got shape \(59,\)"):
         learn(gaussian(60, 4, 1), gaussian(60, 3, 2), group=np.arange(59), **NAMED)
 
 
@@ -501,9 +501,9 @@ def test_a_side_that_does_not_vary_is_refused(side):
         ({"learning_rate": float("nan")}, "`learning_rate` must be a positive number"),
         ({"whitening": 0.0}, "`whitening` must be a positive number"),
         ({"clip": -1.0}, "`clip` must not be negative"),
-        ({"dropout": 1.0}, r"`dropout` must lie in \[0, 1\); got 1.0"),
+        ({"dropout": 1.0}, "`dropout` must be at least 0 and below 1; got 1.0"),
         ({"temperatures": ()}, "`temperatures` must be positive multiples"),
-        ({"strategy": "magic"}, "must suit the Lightning Trainer and this machine; it says: .*magic"),
+        ({"strategy": "magic"}, "must suit the Lightning Trainer and this machine; Lightning reports: .*magic"),
         ({"devices": 0}, "must suit the Lightning Trainer"),
         ({"devices": "many"}, "must suit the Lightning Trainer"),
         ({"accelerator": "quantum"}, "must suit the Lightning Trainer"),
@@ -543,7 +543,7 @@ def test_the_card_says_how_true_the_confidence_was_on_test_pairs(tmp_path):
     assert loaded.scorecard == stitcher.scorecard
     for name, values in stitcher.confidence(X[:5]).to_dict().items():
         np.testing.assert_array_equal(loaded.confidence(X[:5]).to_dict()[name], values)
-    assert "confidence (n = " in (tmp_path / "s" / "README.md").read_text(encoding="utf-8")
+    assert "confidence on " in (tmp_path / "s" / "README.md").read_text(encoding="utf-8")
 
 
 def test_few_pairs_are_not_calibrated_and_the_card_says_so():
@@ -551,7 +551,7 @@ def test_few_pairs_are_not_calibrated_and_the_card_says_so():
     stitcher = learn(*carried(X, Y))
     assert stitcher.calibration is None
     assert "confidence" not in stitcher.scorecard
-    note = "Fewer than 20 validation pairs in either half, so confidence is not calibrated."
+    note = "One half of validation has fewer than 20 pairs, so confidence is not calibrated."
     assert stitcher.scorecard.notes[-1] == note
 
 

@@ -12,6 +12,7 @@ from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write, write_stream
 from repstitch.errors import InputError
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.spaces import Space
 from repstitch.stitchers.maps import AffineMap
 from repstitch.stitchers.stitcher import Stitcher
@@ -165,7 +166,7 @@ def test_the_rest_of_another_job_is_not_gone_on_with(tmp_path, stitcher, monkeyp
     else:
         given["ids"] = tmp_path / "ids.txt"
     before = {p.name: p.read_bytes() for p in (tmp_path / "y.parquet.partial").iterdir()}
-    with pytest.raises(InputError, match="holds the unfinished rows of another job; remove it, or run that job again"):
+    with pytest.raises(InputError, match="contains the unfinished rows of another job; remove it, or let"):
         translate_file(out=tmp_path / "y.parquet", batch_rows=10, **given)
     assert {p.name: p.read_bytes() for p in (tmp_path / "y.parquet.partial").iterdir()} == before
 
@@ -180,7 +181,7 @@ def test_an_existing_out_is_refused_and_left_as_it_is(tmp_path, stitcher):
 
 
 @pytest.mark.parametrize(
-    ("out", "says"), [("y.npy", r"`out` must end in \.parquet"), ("no/y.parquet", "in a folder that exists")]
+    ("out", "says"), [("y.npy", r"`out` must end in \.parquet"), ("no/y.parquet", "in an existing folder")]
 )
 def test_an_out_that_cannot_be_written_is_refused(tmp_path, stitcher, out, says):
     path = saved(tmp_path / "x.parquet", rows_of())
@@ -200,7 +201,7 @@ def test_a_bad_row_is_named_and_nothing_is_left(tmp_path, stitcher, kind, value,
         np.save(tmp_path / kind, vectors)
     else:
         saved(tmp_path / kind, rows_of(30, vectors=vectors))
-    with pytest.raises(InputError, match=f"holds rows that cannot be translated: {name} is {what}"):
+    with pytest.raises(InputError, match=f"contains rows that cannot be translated: {name} is {what}"):
         translate_file(stitcher, tmp_path / kind, tmp_path / "y.parquet", batch_rows=batch_rows)
     assert [p.name for p in tmp_path.iterdir()] == [kind]
 
@@ -209,7 +210,7 @@ def test_rows_too_long_for_float16_are_refused_and_nothing_is_left(tmp_path, sti
     map = AffineMap(stitcher.map.weight * 1e6, stitcher.map.bias)
     large = replace(stitcher, map=map, output_norm="none")
     path = saved(tmp_path / "x.parquet", rows_of())
-    with pytest.raises(InputError, match="`dtype` float16 cannot hold the translation of id 'new0'; use float32"):
+    with pytest.raises(InputError, match="`dtype` float16 cannot represent the translation of id 'new0'; use float32"):
         translate_file(large, path, tmp_path / "y.parquet", dtype="float16")
     assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
     translate_file(large, path, tmp_path / "y.parquet")
@@ -226,10 +227,10 @@ def test_another_dtype_is_refused(tmp_path, stitcher):
 @pytest.mark.parametrize(
     ("space", "says"),
     [
-        (card("old", D_SOURCE, revision="def"), r"card says another identity \(revision 'def' against 'abc'\)"),
-        (card("old", D_SOURCE, pooling="mean"), r"card says another identity \(pooling 'mean' against 'cls'\)"),
-        (card("other", D_SOURCE), r"card says another identity \(encoder 'timm:other' against 'timm:old'\)"),
-        (Space("other", D_SOURCE), r"card says another identity \(name 'other' against 'old'\)"),
+        (card("old", D_SOURCE, revision="def"), r"card states another identity \(revision 'def' against 'abc'\)"),
+        (card("old", D_SOURCE, pooling="mean"), r"card states another identity \(pooling 'mean' against 'cls'\)"),
+        (card("other", D_SOURCE), r"card states another identity \(encoder 'timm:other' against 'timm:old'\)"),
+        (Space("other", D_SOURCE), r"card states another identity \(name 'other' against 'old'\)"),
     ],
 )
 def test_rows_of_another_space_are_refused_though_the_dimensions_agree(tmp_path, stitcher, space, says):
@@ -241,7 +242,7 @@ def test_rows_of_another_space_are_refused_though_the_dimensions_agree(tmp_path,
 
 def test_rows_of_another_dimension_are_refused(tmp_path, stitcher):
     np.save(tmp_path / "x.npy", gaussian(30, 9))
-    with pytest.raises(InputError, match="must have 6 dimensions, those of space 'old'; got 9"):
+    with pytest.raises(InputError, match="must have 6 dimensions, like space 'old'; got 9"):
         translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet")
 
 
@@ -268,7 +269,7 @@ def test_backwards_use_is_named(tmp_path, way, d_target):
     else:
         path = tmp_path / ("new.npy" if way == "name" else "x.npy")
         np.save(path, vectors)
-    with pytest.raises(InputError, match="look like rows of 'new', the other side: a stitcher works one way only"):
+    with pytest.raises(InputError, match="look like rows of 'new', the other side of the stitcher, which"):
         translate_file(one_way(d_target), path, tmp_path / "y.parquet")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -276,10 +277,24 @@ def test_backwards_use_is_named(tmp_path, way, d_target):
 def test_a_file_without_a_card_is_taken_to_be_of_the_space_with_a_warning(tmp_path, stitcher, caplog):
     np.save(tmp_path / "x.npy", gaussian(9, D_SOURCE))
     translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet")
-    assert "carries no space card; taken to be in old because the dimension fits" in caplog.text
+    assert "has no space card; assuming space old because the dimension matches" in caplog.text
     caplog.clear()
     translate_file(stitcher, tmp_path / "x.npy", tmp_path / "z.parquet", source_space=card("old", D_SOURCE))
     assert caplog.text == ""
+
+
+def test_confidence_that_is_not_usable_is_written_with_a_warning(tmp_path, stitcher, caplog):
+    path = saved(tmp_path / "x.parquet", rows_of())
+    columns = []
+    for usable in (True, False):
+        scores = {"confidence": {"usable": usable, "reason": "it was tested on 3 hits"}}
+        sure = replace(stitcher, calibration=calibration(D_SOURCE, pool=500), scorecard=Scorecard(scores))
+        caplog.clear()
+        translate_file(sure, path, tmp_path / f"{usable}.parquet", confidence=True)
+        warning = "The confidence columns are not usable: it was tested on 3 hits. They are written all the same."
+        assert [record.message for record in caplog.records] == ([] if usable else [warning])
+        columns.append(pq.read_table(tmp_path / f"{usable}.parquet").columns)
+    assert columns[0] == columns[1]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -319,7 +334,7 @@ def test_a_stopped_translation_goes_on_with_its_confidence_and_not_without(tmp_p
         patch.setattr(Stitcher, "translate_with_confidence", stopping)
         with pytest.raises(KeyboardInterrupt):
             translate_file(sure, path, tmp_path / "y.parquet", batch_rows=10, confidence=True)
-    with pytest.raises(InputError, match="holds the unfinished rows of another job"):
+    with pytest.raises(InputError, match="contains the unfinished rows of another job"):
         translate_file(sure, path, tmp_path / "y.parquet", batch_rows=10)
     assert translate_file(sure, path, tmp_path / "y.parquet", batch_rows=10, confidence=True) == 35
     found = pq.read_table(tmp_path / "y.parquet")["p_typical"].to_numpy()
@@ -328,7 +343,7 @@ def test_a_stopped_translation_goes_on_with_its_confidence_and_not_without(tmp_p
 
 def test_confidence_of_a_stitcher_without_calibration_is_refused(tmp_path, stitcher):
     path = saved(tmp_path / "x.parquet", rows_of())
-    with pytest.raises(InputError, match="`confidence` needs a stitcher with a calibration; this one has none"):
+    with pytest.raises(InputError, match="`confidence` requires a stitcher with a calibration; this one has none"):
         translate_file(replace(stitcher, calibration=None), path, tmp_path / "y.parquet", confidence=True)
     assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
 

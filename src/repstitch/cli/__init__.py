@@ -1,1 +1,1 @@
-"""The command line: one file per command, with its flags and what it does side by side."""
+"""The command line: one file for each command, with its options and the function that runs it."""

@@ -1,11 +1,18 @@
-"""Measure how alike spaces are."""
+"""Measure the alignment of spaces."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repstitch.arguments import check_draws, check_seed
-from repstitch.cli.arguments import add_command, check_inputs, split_names, split_numbers
+from repstitch.cli.arguments import (
+    DEVICE_HELP,
+    FORMATS_HELP,
+    add_command,
+    check_inputs,
+    split_names,
+    split_numbers,
+)
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
 from repstitch.files import check_new_folder, check_picture
@@ -20,37 +27,78 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "align",
         run,
-        "measure how alike spaces are, with the permutation null beside each score",
+        "measure how similar spaces are, with a permutation test for each score",
         "repstitch align a.parquet b.parquet --metric mutual_knn,cka_unbiased\n"
         "  repstitch align *.parquet --sizes auto --cache graphs --out atlas\n"
         "  repstitch align *.parquet --trend parameters --control family,objective --plot trend.png",
     )
-    command.add_argument("embeddings", nargs="+", metavar="X", help="two or more: .parquet, .arrow, .npy or .npz:key")
-    command.add_argument("--metric", default="mutual_knn,cka_unbiased", help=f"all, or of {', '.join(METRICS)}")
-    command.add_argument("--k", type=int, default=10, help="neighbours of each row, for the metrics of neighbours")
-    command.add_argument("--permutations", type=int, default=200, help="draws of the null; 0 leaves it out")
-    command.add_argument("--seed", type=int, default=0, help="seed of the null and of the subsets of rows")
     command.add_argument(
-        "--drop-invalid", action="store_true", help="leave out rows that cannot be used, and say how many"
+        "embeddings", nargs="+", metavar="X", help=f"embeddings of the same items, two or more files: {FORMATS_HELP}"
     )
     command.add_argument(
-        "--sizes", metavar="auto|N,…", help="how the ten best pairs' scores depend on the number of rows"
-    )
-    command.add_argument("--trend", metavar="COLUMN", help="does alignment rise with this number of each model's card?")
-    command.add_argument("--against", metavar="NAME,…", help="with --trend: alignment with these models, not with all")
-    command.add_argument(
-        "--control", metavar="COLUMN,…", help="do models of one family, objective or training_data agree more?"
+        "--metric",
+        default="mutual_knn,cka_unbiased",
+        metavar="NAME,…",
+        help=f"all, or some of {', '.join(METRICS)} (default: mutual_knn,cka_unbiased)",
     )
     command.add_argument(
-        "--table", metavar="FILE", help=".csv, .tsv or .parquet with a column name, for --trend and --control"
+        "--k", type=int, default=10, metavar="N", help="nearest neighbours per row, for neighbour metrics (default: 10)"
     )
     command.add_argument(
-        "--asymmetry", action="store_true", help="of the ten best pairs, which side predicts the other (slow)"
+        "--permutations",
+        type=int,
+        default=200,
+        metavar="N",
+        help="permutations of the null distribution; 0 computes no p-values (default: 200)",
     )
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of permutations and of subsets of rows (default: 0)"
+    )
+    command.add_argument(
+        "--drop-invalid",
+        action="store_true",
+        help="drop rows with NaN, Inf or only zeros and report how many (default: refuse them)",
+    )
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE_HELP)
+    command.add_argument("--cache", metavar="DIR", help="folder that keeps neighbour graphs for later runs")
     command.add_argument("--out", metavar="DIR", help="write atlas.json, pairs.csv and pairs.parquet to a new folder")
-    command.add_argument("--plot", metavar="FILE|DIR", help="a folder for all pictures, or .png, .svg or .pdf for one")
-    command.add_argument("--cache", metavar="DIR", help="keep neighbour graphs here for the next run")
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    command.add_argument(
+        "--plot", metavar="FILE|DIR", help="draw: one plot as .png, .svg or .pdf, or all plots into a folder"
+    )
+    _add_questions(command)
+
+
+def _add_questions(command: argparse.ArgumentParser) -> None:
+    questions = command.add_argument_group("questions about the scores")
+    questions.add_argument(
+        "--sizes",
+        metavar="auto|N,…",
+        help="score the ten best pairs on subsets of these numbers of rows, because scores depend on it",
+    )
+    questions.add_argument(
+        "--trend",
+        metavar="COLUMN",
+        help="test whether alignment rises with a number of each model, such as parameters",
+    )
+    questions.add_argument(
+        "--against", metavar="NAME,…", help="with --trend: use alignment with these models only (default: with all)"
+    )
+    questions.add_argument(
+        "--control",
+        metavar="COLUMN,…",
+        help="test whether models that share a family, objective or training_data are more similar",
+    )
+    questions.add_argument(
+        "--table",
+        metavar="FILE",
+        help="with --trend or --control: .csv, .tsv or .parquet with a column name and more columns (default: the "
+        "cards of the files)",
+    )
+    questions.add_argument(
+        "--asymmetry",
+        action="store_true",
+        help="measure, for the ten best pairs, how well each space predicts the other (slow)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -60,13 +108,13 @@ def run(args: argparse.Namespace) -> None:
     against = None if args.against is None else split_names(args.against, "against")
     control = [] if args.control is None else split_names(args.control, "control")
     if len(args.embeddings) < 2:
-        raise InputError("Give at least two files of embeddings to align.")
+        raise InputError("Name at least two files of embeddings to align.")
     for flag, needs, ok in (
         ("against", "--trend", args.trend),
         ("table", "--trend or --control", args.trend or control),
     ):
         if getattr(args, flag) and not ok:
-            raise InputError(f"`{flag}` is of use with {needs} only; give that too.")
+            raise InputError(f"`{flag}` requires {needs}; add it, or remove `{flag}`.")
     if args.out:
         check_new_folder(args.out, "an atlas")
     if args.plot:
@@ -89,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
     text = str(atlas)
     if args.out:
         files.write(atlas, args.out)
-        text += f"\n\natlas.json, pairs.csv and pairs.parquet in {args.out}"
+        text += f"\n\nWritten to {args.out}: atlas.json, pairs.csv, pairs.parquet"
     if args.plot:
         _draw(atlas, args.plot)
     emit(atlas.to_dict, text, args.json)
@@ -99,11 +147,11 @@ def _check_plot(plot: str) -> None:
     if Path(plot).suffix:
         check_picture(plot)
     elif Path(plot).is_file() or not Path(plot).parent.is_dir():
-        raise InputError(f"`plot` must be a picture's name or a folder, in a folder that exists; got {plot!r}.")
+        raise InputError(f"`plot` must be the name of a picture or of a folder, in an existing folder; got {plot!r}.")
 
 
 def _draw(atlas: "Atlas", plot: str) -> None:
-    """Draw all pictures to a folder; to a file, the one of what the flags ask for, otherwise the matrix of scores."""
+    """Draw all plots into a folder or, if `plot` is a file, one: that of the options, else the matrix of scores."""
     from repstitch.plots.alignment import draw_atlas, plot_atlas
     from repstitch.plots.canvas import save
 
@@ -123,7 +171,7 @@ def _metrics(text: str) -> list[str] | str:
     metrics = split_names(text, "metric")
     unknown = [m for m in metrics if m not in METRICS]
     if unknown:
-        raise InputError(f"`metric` must be all or among {', '.join(METRICS)}; got {unknown[0]!r}.")
+        raise InputError(f"`metric` must be all, or some of {', '.join(METRICS)}; got {unknown[0]!r}.")
     return metrics
 
 

@@ -1,4 +1,4 @@
-"""Flags that several commands share, and checks of what they name that need neither NumPy nor torch."""
+"""Options that several commands share, and checks of their values that need neither NumPy nor torch."""
 
 import argparse
 import json
@@ -8,8 +8,14 @@ from pathlib import Path
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_embeddings_exist, check_file_exists, check_stitcher_exists
 
-LABELS, LABELS_HELP = "TABLE:COLUMN", "classes of the source's rows: how well do probes of the target work on them?"
-# What the arguments of any command name that must be there before it starts.
+LABELS = "TABLE:COLUMN"
+LABELS_HELP = (
+    "class labels of the source rows; the scorecard then has the accuracy of a probe of the target space that is "
+    "transferred to the source space"
+)
+FORMATS_HELP = ".parquet, .arrow, .npy or .npz:KEY"
+DEVICE_HELP = "where to compute; auto uses a CUDA GPU if there is one (default: auto)"
+# Arguments, of any command, that name files which must exist before the command starts.
 STITCHERS = ("stitcher", "forward", "backward")
 EMBEDDINGS = ("embeddings", "source", "target", "source_queries", "target_queries")
 IDS = ("ids", "source_ids", "target_ids", "source_query_ids", "target_query_ids")
@@ -18,7 +24,7 @@ IDS = ("ids", "source_ids", "target_ids", "source_query_ids", "target_query_ids"
 def add_command(
     subparsers, name: str, run: Callable, description: str, example: str, json_flag: bool = True
 ) -> argparse.ArgumentParser:
-    """A subcommand with its one-line description, an example and, unless `json_flag` is off, `--json`."""
+    """Add a subcommand with its description, an example and, if `json_flag`, the option `--json`."""
     command = subparsers.add_parser(
         name,
         help=description,
@@ -28,40 +34,70 @@ def add_command(
     )
     command.set_defaults(run=run, parser=command)
     if json_flag:
-        command.add_argument("--json", action="store_true", help="print the result as JSON")
+        command.add_argument("--json", action="store_true", help="print the result as one line of JSON instead of text")
     return command
 
 
 def add_pair_arguments(command: argparse._ActionsContainer, needed: bool = True) -> None:
-    """The flags that name the embeddings of both sides."""
-    command.add_argument("--source", required=needed, metavar="X", help=".parquet, .arrow, .npy or .npz:key")
-    command.add_argument("--target", required=needed, metavar="Y")
-    command.add_argument("--source-space", metavar="NAME", help="name the space of a file without a card")
-    command.add_argument("--target-space", metavar="NAME")
-    command.add_argument("--source-ids", metavar="FILE", help="one id a row, for a file without ids")
-    command.add_argument("--target-ids", metavar="FILE")
+    """Add the options that name the embeddings of both sides."""
     command.add_argument(
-        "--drop-invalid", action="store_true", help="leave out rows that cannot be used, and say how many"
+        "--source", required=needed, metavar="X", help=f"embeddings of the source model: {FORMATS_HELP}"
+    )
+    command.add_argument(
+        "--target",
+        required=needed,
+        metavar="Y",
+        help="embeddings of the same items by the target model; rows pair by id, or by position without ids",
+    )
+    command.add_argument(
+        "--source-space", metavar="NAME", help="name of the source space (default: the file's card, else its name)"
+    )
+    command.add_argument("--target-space", metavar="NAME", help="name of the target space, likewise")
+    command.add_argument("--source-ids", metavar="FILE", help="text file with one id per row, for a source without ids")
+    command.add_argument("--target-ids", metavar="FILE", help="text file with one id per row, for a target without ids")
+    command.add_argument(
+        "--drop-invalid",
+        action="store_true",
+        help="drop rows with NaN, Inf or only zeros, and repeated pairs, and report how many (default: refuse them)",
     )
 
 
 def add_threshold_arguments(command: argparse.ArgumentParser) -> None:
-    """The thresholds of the verdicts."""
+    """Add the thresholds of the verdicts."""
     command.add_argument(
-        "--retention", type=float, default=0.9, help="share of re-embedding's score for the verdict `use`"
+        "--retention",
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="share of full re-embedding's score that the verdict `use` requires (default: 0.9)",
     )
     command.add_argument(
-        "--first-stage", type=float, default=0.95, help="the same of its shortlist, `use as first stage`"
+        "--first-stage",
+        type=float,
+        default=0.95,
+        metavar="SHARE",
+        help="share of full re-embedding's shortlist that the verdict `use as first stage` requires (default: 0.95)",
+    )
+
+
+def add_full_argument(command: argparse.ArgumentParser) -> None:
+    """Add the option that prints the whole scorecard."""
+    command.add_argument(
+        "--full", action="store_true", help="print every score (default: the verdicts and the five numbers behind them)"
     )
 
 
 def add_folder_argument(command: argparse.ArgumentParser) -> None:
-    """The folder of stitchers."""
-    command.add_argument("--stitchers", metavar="DIR", help="default: REPSTITCH_STITCHERS, else models/stitchers")
+    """Add the option that names the folder of stitchers."""
+    command.add_argument(
+        "--stitchers",
+        metavar="DIR",
+        help="folder that contains the stitchers (default: REPSTITCH_STITCHERS, else models/stitchers)",
+    )
 
 
 def check_inputs(args: argparse.Namespace) -> None:
-    """Raise InputError where a stitcher, embeddings or another file that an argument names is not there."""
+    """Raise InputError if a stitcher, embeddings or another file that an argument names does not exist."""
     for name, value in vars(args).items():
         for path in value if isinstance(value, list) else [value] if value is not None else []:
             if name in STITCHERS:
@@ -75,15 +111,15 @@ def check_inputs(args: argparse.Namespace) -> None:
 
 
 def split_names(text: str, argument: str) -> list[str]:
-    """Names between commas; InputError where one is empty."""
+    """Split names at commas. Raises InputError if one is empty."""
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise InputError(f"`{argument}` must be names with commas between them; got {text!r}.")
+        raise InputError(f"`{argument}` must be names separated by commas; got {text!r}.")
     return names
 
 
 def split_numbers(text: str, argument: str, expected: str) -> list[int]:
-    """Whole numbers between commas; InputError, saying what was `expected`, where one is none."""
+    """Split integers at commas. Raises InputError, which names what was `expected`, if one is not an integer."""
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
@@ -91,7 +127,7 @@ def split_numbers(text: str, argument: str, expected: str) -> list[int]:
 
 
 def read_lines(path: str, argument: str) -> list[str]:
-    """The lines of a text file."""
+    """Return the lines of a text file. Raises InputError if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -99,7 +135,7 @@ def read_lines(path: str, argument: str) -> list[str]:
 
 
 def read_json_object(text: str, argument: str) -> dict:
-    """A JSON object that was written as the value of a flag."""
+    """Parse a JSON object that is the value of an option. Raises InputError if it is anything else."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Run the whole job on small real data."""
+"""Run every step on small real data."""
 
 import argparse
 
@@ -9,10 +9,10 @@ from repstitch.files import check_demo_folder
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     command = add_command(
-        subparsers, "demo", run, "run the whole job on small real data", "repstitch demo --out demo", json_flag=False
+        subparsers, "demo", run, "run every step on small real data", "repstitch demo --out demo", json_flag=False
     )
-    command.add_argument("--out", default="demo", metavar="DIR", help="where the demo keeps what it makes")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", default="demo", metavar="DIR", help="folder to write to (default: demo)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The entry point: the parser of all commands, and how a run ends. Results go to stdout, everything else to stderr."""
+"""The entry point of the command line. Results go to stdout, everything else to stderr."""
 
 import argparse
 import logging
@@ -15,9 +15,14 @@ EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands, built without importing anything heavy."""
-    top = argparse.ArgumentParser(prog="repstitch", description="Translate embeddings between models, with proof.")
-    top.add_argument("--version", action="version", version=f"repstitch {__version__}")
+    """Return the parser of all commands. Building it imports nothing heavy."""
+    top = argparse.ArgumentParser(
+        prog="repstitch",
+        description="Translate embeddings between models, and measure on held-out pairs what the translation keeps.",
+    )
+    top.add_argument(
+        "--version", action="version", version=f"repstitch {__version__}", help="print the version and exit"
+    )
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.register(subparsers)
@@ -25,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 on success, 2 on an error that the caller can mend, 130 when interrupted."""
+    """Run one command. Returns 0 on success, 2 on an error in the input, 130 if interrupted."""
     args = parser().parse_args(argv)
     _prepare_streams(args.parser)
     try:
@@ -33,9 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except InputError as error:
         return _fail(args, with_flags(str(error), args.parser))
-    except BrokenPipeError:  # the reader, such as `head`, has enough
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # a full disk, a folder that the caller may not write to
+    except OSError as error:  # for example a full disk, or a folder without write permission
         return _fail(args, one_line(error))
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
@@ -44,18 +49,20 @@ def main(argv: list[str] | None = None) -> int:
         extra = "demo" if args.command == "demo" else extra
         return _fail(args, f"`{args.command}` needs {error.name}; install it with: pip install 'repstitch[{extra}]'")
     except KeyboardInterrupt:
-        return _fail(args, "stopped; the output is not there yet. Run it again to go on.", EXIT_INTERRUPTED)
+        return _fail(
+            args, "interrupted; no output was written. Run the same command again to continue.", EXIT_INTERRUPTED
+        )
     return 0
 
 
 def with_flags(message: str, command: argparse.ArgumentParser) -> str:
-    """The message with each argument in backticks that a flag of the command sets replaced by that flag."""
+    """Replace each argument in backticks by the option of the command that sets it."""
     flags = {action.dest: action.option_strings[0] for action in command._actions if action.option_strings}
     return re.sub(r"`(\w+)`", lambda quoted: f"`{flags.get(quoted[1], quoted[1])}`", message)
 
 
 class FlagFormatter(logging.Formatter):
-    """Log lines that name arguments by the flags of a command."""
+    """Formats log lines; names arguments by the options of a command."""
 
     def __init__(self, command: argparse.ArgumentParser):
         super().__init__("%(levelname)s: %(message)s")
@@ -72,7 +79,7 @@ def _prepare_streams(command: argparse.ArgumentParser) -> None:
     logging.getLogger("repstitch").setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without "²" gets "?", not a traceback
+            stream.reconfigure(errors="replace")  # a terminal that cannot print "²" shows "?" instead of a traceback
 
 
 def _fail(args: argparse.Namespace, message: str, status: int = EXIT_INPUT) -> int:

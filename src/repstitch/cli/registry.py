@@ -1,12 +1,12 @@
-"""List, show and promote the stitchers of a folder."""
+"""The commands list, promote and show: the stitchers of a folder."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repstitch.cli.arguments import add_command, add_folder_argument
-from repstitch.cli.output import emit
+from repstitch.cli.arguments import add_command, add_folder_argument, add_full_argument
+from repstitch.cli.output import emit, scorecard_text
 from repstitch.errors import InputError
 from repstitch.files import check_picture, stitchers_folder
 from repstitch.text import num
@@ -17,19 +17,28 @@ if TYPE_CHECKING:
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     command = add_command(
-        subparsers, "list", run_list, "list the stitchers of a folder", "repstitch list --stitchers models/stitchers"
+        subparsers,
+        "list",
+        run_list,
+        "list the stitchers of a folder; * marks promoted ones",
+        "repstitch list --stitchers models/stitchers",
     )
     add_folder_argument(command)
     command = add_command(
-        subparsers, "promote", run_promote, "choose the stitcher that serves its pair", "repstitch promote old-new-2"
+        subparsers,
+        "promote",
+        run_promote,
+        "make a stitcher the one that serves its pair of spaces",
+        "repstitch promote old-new-2",
     )
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="name of the stitcher: its folder in --stitchers")
     add_folder_argument(command)
     command = add_command(
-        subparsers, "show", run_show, "show a stitcher's scorecard", "repstitch show old-new --plot card.png"
+        subparsers, "show", run_show, "show the scorecard of a stitcher", "repstitch show old-new --plot card.png"
     )
-    command.add_argument("stitcher", metavar="STITCHER", help="a folder, or a name in --stitchers")
-    command.add_argument("--plot", metavar="FILE", help="also draw it, as .png or .svg")
+    command.add_argument("stitcher", metavar="STITCHER", help="folder of the stitcher, or its name in --stitchers")
+    command.add_argument("--plot", metavar="FILE", help="also draw the scorecard, as .png, .svg or .pdf")
+    add_full_argument(command)
     add_folder_argument(command)
 
 
@@ -85,7 +94,7 @@ def run_show(args: argparse.Namespace) -> None:
 
         save(plot_scorecard(stitcher.scorecard, f"{stitcher.source.name} → {stitcher.target.name}"), args.plot)
     title = f"{stitcher.source.name} ({stitcher.source.dim}) -> {stitcher.target.name} ({stitcher.target.dim})"
-    made = f"{stitcher.method} for {stitcher.objective}, version {stitcher.version}"
+    made = f"method {stitcher.method}, objective {stitcher.objective}, version {stitcher.version}"
     result = {
         "source": stitcher.source.to_dict(),
         "target": stitcher.target.to_dict(),
@@ -96,13 +105,13 @@ def run_show(args: argparse.Namespace) -> None:
         "provenance": stitcher.provenance,
         "scorecard": stitcher.scorecard.to_dict(),
     }
-    emit(result, f"{title}\n{made}\n\n{stitcher.scorecard}", args.json)
+    emit(result, f"{title}, {made}\n\n{scorecard_text(stitcher.scorecard, args.stitcher, args.full)}", args.json)
 
 
 def _registry(named: str | None) -> "Registry":
     folder = stitchers_folder() if named is None else Path(named)
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}; give the stitchers' folder with `stitchers`.")
+        raise InputError(f"The folder {folder} does not exist; name the folder of stitchers with `stitchers`.")
     from repstitch.stitchers.registry import Registry
 
     registry = Registry(folder)

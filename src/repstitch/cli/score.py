@@ -1,4 +1,4 @@
-"""Score a stitcher on pairs that it was not trained on."""
+"""Score a stitcher on pairs that training did not use."""
 
 import argparse
 
@@ -6,6 +6,7 @@ from repstitch.cli.arguments import (
     LABELS,
     LABELS_HELP,
     add_command,
+    add_full_argument,
     add_pair_arguments,
     add_threshold_arguments,
     check_inputs,
@@ -20,21 +21,31 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "score",
         run,
-        "score a stitcher on pairs it was not trained on",
+        "score a stitcher on pairs that training did not use",
         "repstitch score models/stitchers/old-new --source old.parquet --target new.parquet --use corpus",
     )
-    command.add_argument("stitcher", metavar="STITCHER")
+    command.add_argument("stitcher", metavar="STITCHER", help="folder of the stitcher, or hf://OWNER/NAME")
     add_pair_arguments(command)
-    command.add_argument("--use", choices=(*USES, "both"), default="both")
-    command.add_argument("--qrels", metavar="FILE", help="relevance judgements: query, document, grade, between tabs")
     command.add_argument(
-        "--source-queries", metavar="X", help="with --qrels, where --source and --target are the documents"
+        "--use",
+        choices=(*USES, "both"),
+        default="both",
+        help="query: translated queries search the old index; corpus: new queries search the translated index "
+        "(default: both)",
     )
-    command.add_argument("--target-queries", metavar="Y")
-    command.add_argument("--source-query-ids", metavar="FILE", help="one id a row, for a file without ids")
-    command.add_argument("--target-query-ids", metavar="FILE")
+    command.add_argument(
+        "--qrels",
+        metavar="FILE",
+        help="relevance judgements, one per line: query, document and grade, separated by tabs; --source and --target "
+        "are then the documents",
+    )
+    command.add_argument("--source-queries", metavar="X", help="with --qrels: embeddings of the queries, source model")
+    command.add_argument("--target-queries", metavar="Y", help="with --qrels: embeddings of the queries, target model")
+    command.add_argument("--source-query-ids", metavar="FILE", help="one id per row, for source queries without ids")
+    command.add_argument("--target-query-ids", metavar="FILE", help="one id per row, for target queries without ids")
     command.add_argument("--labels", metavar=LABELS, help=LABELS_HELP)
     add_threshold_arguments(command)
+    add_full_argument(command)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     if args.qrels is None:
         for flag in ("source_queries", "target_queries", "source_query_ids", "target_query_ids"):
             if getattr(args, flag) is not None:
-                raise InputError(f"`{flag}` is of use with `qrels` only; give that too, or leave it out.")
+                raise InputError(f"`{flag}` requires `qrels`; add it, or remove `{flag}`.")
     else:
         relevance = RelevanceData(
             args.qrels, args.source_queries, args.target_queries, args.source_query_ids, args.target_query_ids
@@ -70,5 +81,5 @@ def run(args: argparse.Namespace) -> None:
         retention=args.retention,
         first_stage=args.first_stage,
     )
-    note = f"{card.left_out} pairs left out: the stitcher was trained on them.\n\n" if card.left_out else ""
-    emit(card.to_dict, f"{note}{card}", args.json)
+    note = f"{card.left_out} pairs were left out, because training used them.\n\n" if card.left_out else ""
+    emit(card.to_dict, f"{note}{card.table() if args.full else card}", args.json)

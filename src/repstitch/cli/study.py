@@ -1,4 +1,4 @@
-"""Embed many encoders and report whether they converge."""
+"""Run a study: embed items with many encoders and report whether the encoders converge."""
 
 import argparse
 
@@ -12,29 +12,41 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "study",
         run,
-        "embed many encoders, align them all and report whether they converge",
+        "embed items with many encoders, align all pairs and report whether they converge",
         "repstitch study prh --data pictures-and-captions --out results --skip-missing",
     )
     command.add_argument(
-        "study", metavar="FILE", help="a study's .toml, or the name of one that comes along: prh, local"
+        "study", metavar="STUDY", help="a .toml file that describes the study, or a built-in study: prh, local"
     )
     command.add_argument(
-        "--out", required=True, metavar="DIR", help="results, a folder an experiment; run again to go on"
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder for the results, one subfolder per experiment; an interrupted study continues",
     )
     command.add_argument(
-        "--data", metavar="DIR", help="what the study's paths are relative to; default: REPSTITCH_DATA"
+        "--data",
+        metavar="DIR",
+        help="folder that the paths of the study are relative to (default: REPSTITCH_DATA, else the current folder)",
     )
-    command.add_argument("--only", metavar="NAME", help="one experiment of the study")
-    command.add_argument("--skip-missing", action="store_true", help="go on without encoders that cannot be loaded")
-    command.add_argument("--batch-size", type=int, default=64)
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
+    command.add_argument("--only", metavar="NAME", help="run only this experiment of the study")
+    command.add_argument(
+        "--skip-missing", action="store_true", help="skip encoders that cannot be loaded, and list them (default: stop)"
+    )
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="items per batch (default: 64)")
+    command.add_argument(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1 …; auto uses a CUDA GPU if there is one (default: auto)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     from repstitch.workflows.study_file import read_study
 
     check_positive(args.batch_size, "`batch_size`")
-    read_study(args.study).chosen(args.only)  # what is wrong with it shows before anything heavy is imported
+    read_study(args.study).chosen(args.only)  # reports errors in the study before anything heavy is imported
     from repstitch.workflows.study import run
     from repstitch.workflows.study_report import summary
 

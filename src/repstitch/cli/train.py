@@ -1,18 +1,20 @@
-"""Learn a stitcher from paired embeddings."""
+"""Train a stitcher on paired embeddings."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
 from repstitch.arguments import check_seed, check_shares
 from repstitch.cli.arguments import (
+    DEVICE_HELP,
     LABELS,
     LABELS_HELP,
     add_command,
+    add_full_argument,
     add_pair_arguments,
     add_threshold_arguments,
     check_inputs,
 )
-from repstitch.cli.output import emit
+from repstitch.cli.output import emit, scorecard_text
 from repstitch.errors import InputError
 from repstitch.files import check_new_folder, check_picture
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
@@ -28,38 +30,87 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "train",
         run,
-        "learn a stitcher from paired embeddings and prove it on pairs it never saw",
+        "train a stitcher on paired embeddings and score it on held-out pairs",
         "repstitch train --source old.parquet --target new.parquet --out models/stitchers/old-new",
     )
     add_pair_arguments(command)
-    command.add_argument("--out", required=True, metavar="DIR", help="the stitcher's folder; must not exist yet")
-    command.add_argument("--method", choices=(*METHODS, "auto"), default="auto")
-    command.add_argument("--objective", choices=OBJECTIVES, default="match", help="what the map is chosen for")
-    command.add_argument("--split", default="0.6,0.15,0.25", help="shares of train, validation and test")
-    command.add_argument("--split-seed", type=int, default=0)
-    command.add_argument("--seed", type=int, default=0, help="seed of the contrastive fits")
-    command.add_argument("--group", metavar="COLUMN|FILE", help="pairs of one group stay on one side of the split")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder to write the stitcher to; must not exist")
     command.add_argument(
-        "--refit", action="store_true", help="fit the chosen map once more on all pairs, after scoring"
+        "--objective",
+        choices=OBJECTIVES,
+        default="match",
+        help="what the map is optimised for. match: find the same item in the other space; neighbours: keep the "
+        "neighbours that a re-embedded query would have; reconstruction: least squared error, best for probes and "
+        "steering (default: match)",
     )
     command.add_argument(
-        "--output-norm", choices=NORMALISATIONS, help="unit rows out, or lengths as the map gives them"
+        "--method",
+        choices=(*METHODS, "auto"),
+        default="auto",
+        help="how the map is learned. ridge: penalised least squares; procrustes: rotation and scale; canonical: "
+        "whitening and canonical correlations, in seconds; linear: the best of these, refined by gradient descent; "
+        "mlp: linear plus a small neural network; auto: the best of all on validation pairs (default: auto)",
     )
     command.add_argument(
-        "--learning-curve", metavar="FILE.png", help="draw score against number of training pairs (or .svg)"
+        "--output-norm",
+        choices=NORMALISATIONS,
+        help="unit: translations have unit length; none: they have the length that the map computes (default: unit, "
+        "but none if the target's card states that its rows are not normalised)",
     )
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    command.add_argument("--epochs", type=int, help="of the contrastive fits")
-    command.add_argument("--width", type=int, help="hidden width of the mlp")
-    command.add_argument("--batch-size", type=int)
-    command.add_argument("--learning-rate", type=float)
-    command.add_argument("--devices", help="passed to the Lightning Trainer")
-    command.add_argument("--strategy", help="passed to the Lightning Trainer, e.g. ddp")
     command.add_argument(
-        "--checkpoints", metavar="DIR", help="keep checkpoints here, and go on from them when run again"
+        "--refit", action="store_true", help="after scoring, fit the chosen map again on all pairs (default: off)"
+    )
+    command.add_argument(
+        "--learning-curve",
+        metavar="FILE",
+        help="draw scores against the number of training pairs (.png, .svg or .pdf), and report whether twice as many "
+        "would help",
     )
     command.add_argument("--labels", metavar=LABELS, help=LABELS_HELP)
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE_HELP)
     add_threshold_arguments(command)
+    add_full_argument(command)
+    _add_split_arguments(command)
+    _add_fit_arguments(command)
+
+
+def _add_split_arguments(command: argparse.ArgumentParser) -> None:
+    split = command.add_argument_group("split into training, validation and test pairs")
+    split.add_argument(
+        "--split",
+        default="0.6,0.15,0.25",
+        metavar="SHARES",
+        help="shares of training, validation and test pairs (default: 0.6,0.15,0.25)",
+    )
+    split.add_argument("--split-seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
+    split.add_argument(
+        "--group",
+        metavar="COLUMN|FILE",
+        help="group of each row, such as the photo of a caption: all pairs of a group go to the same part",
+    )
+
+
+def _add_fit_arguments(command: argparse.ArgumentParser) -> None:
+    fits = command.add_argument_group("settings of the methods linear and mlp")
+    fits.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    fits.add_argument(
+        "--epochs", type=int, metavar="N", help="most epochs; early stopping may end sooner (default: 25)"
+    )
+    fits.add_argument("--width", type=int, metavar="N", help="hidden units of mlp (default: 512)")
+    fits.add_argument("--batch-size", type=int, metavar="N", help="pairs per batch (default: 512)")
+    fits.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help="learning rate, relative to the size of the weights (default: that of the objective)",
+    )
+    fits.add_argument("--devices", metavar="N", help="number of devices of the Lightning Trainer (default: 1)")
+    fits.add_argument(
+        "--strategy", metavar="NAME", help="strategy of the Lightning Trainer, such as ddp (default: auto)"
+    )
+    fits.add_argument(
+        "--checkpoints", metavar="DIR", help="folder for checkpoints; an interrupted run continues from them"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -109,12 +160,13 @@ def run(args: argparse.Namespace) -> None:
         "objective": stitcher.objective,
         "scorecard": stitcher.scorecard.to_dict(),
     }
-    title = f"{stitcher.source.name} -> {stitcher.target.name}, {stitcher.method}, in {args.out}"
-    text = f"{title}\n\n{stitcher.scorecard}"
+    made = f"method {stitcher.method}, objective {stitcher.objective}"
+    title = f"{stitcher.source.name} -> {stitcher.target.name}, {made}, saved in {args.out}"
+    text = f"{title}\n\n{scorecard_text(stitcher.scorecard, args.out, args.full)}"
     curve = stitcher.scorecard.learning_curve
     if curve is not None:
         _draw_curve(curve, args.learning_curve)
-        text += f"\n\nlearning curve, in {args.learning_curve}: {curve.verdict}"
+        text += f"\n\nLearning curve ({args.learning_curve}): {curve.verdict}"
     emit(result, text, args.json)
 
 
@@ -126,7 +178,7 @@ def _draw_curve(curve: "LearningCurve", path: str) -> None:
 
 
 def _recipe(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the contrastive fits that were written on the command line."""
+    """Return the settings of linear and mlp that the command line sets."""
     recipe = {name: getattr(args, name) for name in RECIPE if getattr(args, name) is not None}
     if recipe.get("devices", "").isdecimal():
         recipe["devices"] = int(recipe["devices"])
@@ -137,5 +189,5 @@ def _shares(text: str) -> tuple[float, float, float]:
     try:
         shares = [float(share) for share in text.split(",")]
     except ValueError:
-        raise InputError(f"`split` must be three shares like 0.6,0.15,0.25; got {text!r}.") from None
+        raise InputError(f"`split` must be three shares such as 0.6,0.15,0.25; got {text!r}.") from None
     return check_shares(shares)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from repstitch.cli.arguments import add_command, check_inputs
+from repstitch.cli.arguments import DEVICE_HELP, FORMATS_HELP, add_command, check_inputs
 from repstitch.cli.output import emit
 from repstitch.files import check_embeddings_file
 
@@ -12,19 +12,28 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "translate",
         run,
-        "translate a file of embeddings into the stitcher's target space",
+        "translate a file of embeddings into the target space of a stitcher",
         "repstitch translate models/stitchers/old-new old.parquet --out translated.parquet",
     )
-    command.add_argument("stitcher", metavar="STITCHER")
-    command.add_argument("embeddings", metavar="X")
-    command.add_argument("--out", required=True, metavar="Y.parquet")
-    command.add_argument("--source-space", metavar="NAME", help="state the space of a file without a card")
-    command.add_argument("--ids", metavar="FILE", help="one id a row, for a file without ids")
-    command.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    command.add_argument("stitcher", metavar="STITCHER", help="folder of the stitcher, or hf://OWNER/NAME")
+    command.add_argument("embeddings", metavar="X", help=f"embeddings to translate: {FORMATS_HELP}, or a folder")
     command.add_argument(
-        "--confidence", action="store_true", help="add a column for each measure of how far to trust a row"
+        "--out", required=True, metavar="Y.parquet", help="file to write; must not exist, and appears when complete"
     )
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    command.add_argument(
+        "--source-space", metavar="NAME", help="name of the space of X (default: its card, else the stitcher's source)"
+    )
+    command.add_argument("--ids", metavar="FILE", help="text file with one id per row, for a file without ids")
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="type of the translated vectors (default: float32)",
+    )
+    command.add_argument(
+        "--confidence", action="store_true", help="add a column for each confidence measure, such as p_match@1000"
+    )
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE_HELP)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,5 +53,5 @@ def run(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         confidence=args.confidence,
     )
-    text = f"{rows} rows of {stitcher.source.name} translated to {stitcher.target.name} in {args.out}"
+    text = f"Translated {rows:,} rows from {stitcher.source.name} to {stitcher.target.name}: {args.out}"
     emit({"out": args.out, "rows": rows, "stitcher": stitcher.version}, text, args.json)

@@ -38,7 +38,8 @@ class Translation:
     array (n,), 0-dimensional for one vector, in the dtype of `vectors`. It is empty unless confidence was requested.
     `stitcher` and `version` are the same for all rows. On a route through several stitchers they list all of them,
     separated by commas. `route` and `expected_score` are set with route="auto" only: the spaces from source to target,
-    and the expected recall@1 (None if unknown).
+    and the expected recall@1 (None if unknown). `confidence_usable` is False if the confidence of the stitcher failed
+    its test on held-out pairs.
     """
 
     vectors: np.ndarray
@@ -47,6 +48,7 @@ class Translation:
     version: str
     route: tuple[str, ...] | None = None
     expected_score: float | None = None
+    confidence_usable: bool = True
 
 
 def read_translation(reply: "httpx.Response", n: int, route: str, confidence: bool, dtype: str) -> Translation:
@@ -78,6 +80,7 @@ def read_translation(reply: "httpx.Response", n: int, route: str, confidence: bo
         unquote(headers["x-stitcher-version"]),
         tuple(unquote(space) for space in headers["x-route"].split("->")) if route == "auto" else None,
         _number(headers.get("x-expected-score")),
+        headers.get("x-confidence-usable") != "false",
     )
 
 

@@ -1,5 +1,5 @@
 # pyright: strict
-"""How good a translation is: scores on held-out pairs beside references, verdicts, relevance judgements."""
+"""Scores of a translation on held-out pairs: the scorecard, verdicts, and scores by relevance judgements."""
 
 from typing import TYPE_CHECKING
 

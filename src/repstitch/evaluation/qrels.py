@@ -1,5 +1,5 @@
 # pyright: strict
-"""Relevance judgements in the text formats of BEIR and TREC."""
+"""Read relevance judgements (qrels) in the text formats of BEIR and TREC."""
 
 import math
 import os
@@ -9,12 +9,12 @@ from repstitch.errors import InputError, one_line
 
 
 def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
-    """Relevance judgements: for each query's id the grade of each document's id.
+    """Read relevance judgements and return, for each query id, the grade of each judged document id.
 
-    A line holds one judgement: query, document, grade (as in BEIR), or query, anything, document, grade (as in TREC).
-    Tabs separate the columns, spaces where a line has no tab. A first line whose last column is no number is a header.
-    Raises InputError on lines of another form, naming the first, and on a pair that is judged twice with different
-    grades.
+    A line has one judgement: query, document, grade (BEIR), or query, iteration, document, grade (TREC). Columns are
+    separated by tabs, or by spaces if a line has no tab. A first line whose last column is not a number is taken for a
+    header. A negative grade counts as 0. Raises InputError on the first malformed line, and on a pair that is judged
+    twice with different grades.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -32,17 +32,17 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
             continue
         if len(columns) not in (3, 4) or grade is None:
             raise InputError(
-                "`qrels` must hold lines of query, document and grade (a number), or TREC's four columns; "
+                "`qrels` must have lines of query, document and grade (a number), or TREC's four columns; "
                 f"line {number} of {path} is {line[:80]!r}."
             )
         grades = qrels.setdefault(columns[0], {})
         if grades.setdefault(columns[-2], grade) != grade:
             raise InputError(
                 f"`qrels` {path} judges query {columns[0]!r} and document {columns[-2]!r} twice, with different grades "
-                f"(line {number}); keep one."
+                f"(line {number}); keep one of them."
             )
     if not qrels:
-        raise InputError(f"`qrels` {path} holds no judgements; give lines of query, document and grade.")
+        raise InputError(f"`qrels` {path} contains no judgements; it must have lines of query, document and grade.")
     return qrels
 
 
@@ -51,4 +51,4 @@ def _grade(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return max(0.0, value) if math.isfinite(value) else None  # TREC marks spam below 0
+    return max(0.0, value) if math.isfinite(value) else None  # TREC marks spam by grades below 0

@@ -1,5 +1,5 @@
 # pyright: strict
-"""Relevance judgements: how well each way of searching finds the documents that people judged relevant to a query."""
+"""Score a translation by relevance judgements: which documents people judged relevant to a query."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from repstitch.metrics.retrieval import ndcg, relevant_recall
 from repstitch.names import USES
 
 FIRST, SHORTLIST = 10, 100
-CELLS = 2**27  # of the similarities in memory at once
+CELLS = 2**27  # most similarities in memory at once
 
 
 @dataclass(frozen=True, eq=False)
 class SearchRows:
-    """Queries, or documents: ids (n,), rows (n, d) of the source and target space, and translated source rows.
+    """Queries or documents: ids (n,), rows (n, d) in the source and target space, and translated source rows.
 
     `seen` (n,) marks those that training used.
     """
@@ -49,17 +49,19 @@ def score_relevance(
     thresholds: Thresholds | None = None,
     seed: int = 0,
 ) -> Relevance:
-    """nDCG@10 and recall@100 of each use by relevance judgements, beside its references, and its verdict.
+    """Score each use by relevance judgements: nDCG@10 and recall@100 with references, and a verdict.
+
+    The table shows which queries search which documents.
 
     | use | translated | keep_old | ceiling (full re-embedding) |
     |---|---|---|---|
     | corpus | target queries, translated documents | source, source | target, target |
     | query | translated queries, target documents | target, target | source, source |
 
-    `naive` leaves the translation out (where dimensions agree); `shuffled` takes another row's translation. The gallery
-    is all `documents`. Scores are means over the judged queries: those that training did not use and that have a
-    document of a grade above 0 in the gallery. recall@100 is among min(100, documents). Judged ids that are not in the
-    files are counted. Raises InputError where no judged query is left.
+    `naive` leaves out the translation (if the dimensions agree); `shuffled` uses the translation of another row. The
+    gallery is all `documents`. Scores are means over the judged queries: those that training did not use and that have
+    a document with a grade above 0 in the gallery. The shortlist of recall@100 has min(100, documents) entries. Judged
+    ids that the files do not contain are counted. Raises InputError if no judged query is left.
     """
     row_of = {str(key): row for row, key in enumerate(documents.ids)}
     grades = [_grades_of_rows(qrels.get(str(query), {}), row_of) for query in queries.ids]
@@ -68,8 +70,8 @@ def score_relevance(
     seen_count = int((relevant & queries.seen).sum())
     if not len(judged_rows):
         raise InputError(
-            f"`qrels` must judge a document of the gallery relevant to one of the {len(grades)} queries at least; none "
-            f"is left ({seen_count} were used in training). Are its ids those of the files?"
+            f"`qrels` must name a relevant document of the gallery (grade above 0) for at least one of {len(grades)} "
+            f"queries; none is left ({seen_count} were used in training). Check that its ids match those of the files."
         )
     judged_queries, judged_grades = queries.take(judged_rows), [grades[row] for row in judged_rows]
     query_ids = {str(query) for query in queries.ids}
@@ -97,7 +99,7 @@ def _use_scores(
     thresholds: Thresholds,
     seed: int,
 ) -> dict[str, Any]:
-    """The scores of one use, from the queries and documents of each way of searching."""
+    """Return the scores of one use, from the queries and documents of each search."""
     depth = min(SHORTLIST, n_documents)
     gains: dict[str, np.ndarray] = {}
     recalls: dict[str, np.ndarray] = {}
@@ -108,7 +110,7 @@ def _use_scores(
     first, shortlist = compare_with_references(gains, seed), compare_with_references(recalls, seed)
     measures = f"ndcg@{FIRST}", f"recall@{SHORTLIST}"
     if len(grades) < MIN_QUERIES:
-        few = f"{len(grades)} judged queries are too few to judge by; at least {MIN_QUERIES} are needed."
+        few = f"{len(grades)} judged queries are too few for a verdict; at least {MIN_QUERIES} are needed."
         verdict = not_judged(few, thresholds)
     else:
         verdict = decide(measures[0], first, measures[1], shortlist, thresholds, depth / n_documents)
@@ -117,7 +119,7 @@ def _use_scores(
 
 
 def _searches(use: str, queries: SearchRows, documents: SearchRows, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """The queries and documents of each way of searching."""
+    """Return the queries and documents of the translation, of each reference and of each control."""
     in_source, in_target = (queries.source, documents.source), (queries.target, documents.target)
     translated_side = documents if use == "corpus" else queries
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(translated_side.translated)))
@@ -134,6 +136,6 @@ def _searches(use: str, queries: SearchRows, documents: SearchRows, seed: int) -
 
 
 def _nearest(queries: Tensor, documents: Tensor, k: int) -> Tensor:
-    """`knn` with bounded memory for the similarities, for galleries of any size."""
+    """Run `knn` on batches of queries, so that the similarities fit in memory whatever the size of the gallery."""
     step = max(1, CELLS // len(documents))
     return torch.cat([knn(queries[at : at + step], documents, k) for at in range(0, len(queries), step)])

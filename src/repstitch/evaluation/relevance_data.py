@@ -1,5 +1,5 @@
 # pyright: strict
-"""Queries and relevance judgements as a caller passes them, before anything is read."""
+"""The queries and relevance judgements that a caller passes to `score`, before any file is read."""
 
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RelevanceData:
-    """Which documents people judged relevant to which queries, for a score in which the pairs are the documents.
+    """Queries and relevance judgements; the documents are the pairs that are passed to `score`.
 
     `qrels` is a file of judgements (see `evaluation.qrels.read_qrels`). `source_queries` and `target_queries` are the
-    same queries in either space. Queries and documents need ids, those that the judgements name;
-    `source_query_ids` and `target_query_ids` give them for queries without.
+    same queries in either space. Queries and documents must have the ids that the judgements use;
+    `source_query_ids` and `target_query_ids` supply ids for queries without any. Raises InputError unless the first
+    three are set.
     """
 
     qrels: "str | os.PathLike[str]"
@@ -30,7 +31,9 @@ class RelevanceData:
 
     def __post_init__(self) -> None:
         if any(getattr(self, name) is None for name in ("qrels", "source_queries", "target_queries")):
-            raise InputError("`source_queries`, `target_queries` and `qrels` belong together; give all three, or none.")
+            raise InputError(
+                "`source_queries`, `target_queries` and `qrels` must be passed together: all three, or none."
+            )
 
     def __repr__(self) -> str:
         named = ", ".join(f.name for f in fields(self) if getattr(self, f.name) is not None)

@@ -1,7 +1,8 @@
 # pyright: strict
-"""A scorecard's parts as sentences and tables, for plain text and for Markdown."""
+"""All scores of a scorecard as sentences and tables, for plain text and for Markdown."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from repstitch.evaluation.scorecard_parts import (
@@ -18,7 +19,7 @@ from repstitch.evaluation.scorecard_parts import (
 from repstitch.evaluation.use_scores import RECALLS, Comparison, RecallScores, Relevance, UseScores
 from repstitch.text import columns, markdown_table, num
 
-Block = str | list[tuple[str, ...]]  # a line, or a table whose first row is its head
+Block = str | list[tuple[str, ...]]  # a line, or a table whose first row is its header
 Uses = Mapping[str, UseScores]
 REFERENCES = {
     "translated": "translated",
@@ -40,8 +41,15 @@ def as_markdown(blocks: Iterable[Block]) -> str:
     return "\n\n".join(block if isinstance(block, str) else markdown_table(block) for block in blocks if block)
 
 
+def measure_name(measure: str) -> str:
+    """Return how reports name a measure of a comparison: `overlap@10` is "true neighbours in the first 10"."""
+    if re.fullmatch(r"overlap@\d+|top\d+_in_\d+", measure):
+        return f"true neighbours in the first {re.findall(r'[0-9]+', measure)[-1]}"
+    return measure.replace("ndcg@", "nDCG@")
+
+
 def retrieval_table(title: str, uses: Uses, chance: RecallScores, pool: int, k: int, hubness: float | None) -> Block:
-    """What each use finds among `pool` rows, beside chance and the controls."""
+    """Return how well each use finds counterparts among `pool` rows, with chance and the controls."""
     scores = uses.values()
     native = "" if hubness is None else f" (native: {hubness:.1f})"
     rows = [
@@ -49,7 +57,7 @@ def retrieval_table(title: str, uses: Uses, chance: RecallScores, pool: int, k: 
         *((f"recall@{r}", *(str(use.recall_at(r)) for use in scores), num(chance.recall_at(r).score)) for r in RECALLS),
         ("mean reciprocal rank", *(str(use.mrr) for use in scores), ""),
         ("median rank", *(f"{use.median_rank:.0f}" for use in scores), f"{pool / 2:.0f}"),
-        (f"neighbour overlap@{k}", *(str(use.overlap) for use in scores), num(k / max(1, pool - 1))),
+        (f"target's neighbours in the first {k}", *(str(use.overlap) for use in scores), num(k / max(1, pool - 1))),
         (f"hubness skew{native}", *(f"{use.hubness_skew:.1f}" for use in scores), ""),
         ("shuffled pairs, recall@10", *(str(use.shuffled.recall_at(10)) for use in scores), ""),
     ]
@@ -65,14 +73,14 @@ def retrieval_table(title: str, uses: Uses, chance: RecallScores, pool: int, k: 
 
 def control_line(control: ControlFit | None) -> Iterable[Block]:
     if control is not None:
-        yield f"a map fitted to shuffled pairs: recall@10 {control.recall_at(10)} (query)"
+        yield f"recall@10 of a map fitted to shuffled pairs: {control.recall_at(10)} (query use)"
 
 
 def near_duplicates_line(without: WithoutNearDuplicates | None, uses: Uses) -> Iterable[Block]:
-    """The main scores without queries that nearly repeat a training row."""
+    """Yield the main scores without the queries that nearly repeat a training row."""
     if without is not None:
         scores = [
-            f"{use} {', '.join(f'{name} {num(value)}' for name, value in without.uses[use].items())}"
+            f"{use} {', '.join(f'{_use_score_name(name)} {num(value)}' for name, value in without.uses[use].items())}"
             for use in uses
             if use in without.uses
         ]
@@ -80,39 +88,51 @@ def near_duplicates_line(without: WithoutNearDuplicates | None, uses: Uses) -> I
         yield start + ("; ".join(scores) or "no query is left")
 
 
-def reconstruction_line(scores: Reconstruction) -> Block:
+def _use_score_name(name: str) -> str:
+    """Return how reports name a score of a use, so that its overlap differs in name from that of a comparison."""
+    return f"target's neighbours in the first {name.removeprefix('overlap@')}" if name.startswith("overlap@") else name
+
+
+def reconstruction_line(scores: Reconstruction, objective: str | None) -> Block:
+    """Return the error of the translations, with a note if the map was not made for a small error."""
+    note = ""
+    if objective in ("match", "neighbours"):
+        note = f"; cosine and R² are no goals of a map made for `{objective}`, whose R² can be far below 0"
+    elif objective is None and scores.r2 < 0:
+        note = "; only a map made for `reconstruction` aims at a high R²"
     return (
-        f"cosine {num(scores.cosine)} (a constant would score {num(scores.cosine_floor)}), R² {num(scores.r2)}, "
-        f"norm ratio {scores.norm_ratio:.2f}"
+        f"cosine {num(scores.cosine)} (a constant translation: {num(scores.cosine_floor)}), R² {num(scores.r2)}, "
+        f"spread {scores.norm_ratio:.2f} times the target's{note}"
     )
 
 
 def confidence_line(scores: CalibrationScores | None) -> Iterable[Block]:
-    """How true the stitcher's confidence was on held-out rows."""
+    """Yield how well the confidence was calibrated on held-out rows, and whether it can be used."""
     if scores is not None:
-        auroc = "" if scores.auroc is None else f", AUROC {num(scores.auroc)}"
-        calibrated = "" if scores.calibrated else ", not calibrated"
+        auroc = "" if scores.auroc is None else f", AUROC {scores.auroc_estimate}"
+        calibrated = "" if scores.calibrated else " (smaller than the pool it was calibrated for)"
+        unusable = f". Not usable: {scores.reason}" if scores.usable is False else ""
         yield (
-            f"confidence (n = {scores.n}): p_match in a pool of {scores.pool}{calibrated}: calibration error "
-            f"{num(scores.ece)}{auroc}; {scores.covered:.1%} of cosines above the bound ({scores.level:.0%} meant)"
+            f"confidence on {scores.n} pairs, pool of {scores.pool}{calibrated}: calibration error {num(scores.ece)}"
+            f"{auroc}; {scores.covered:.1%} of cosines lie above their bound (intended: {scores.level:.0%}){unusable}"
         )
 
 
 def probe_transfer_line(scores: ProbeTransfer | None) -> Iterable[Block]:
-    """How a probe of the target space does on the source's rows, carried back through the map."""
+    """Yield the accuracy of a probe of the target space on the source's rows, transferred back through the map."""
     if scores is not None:
         accuracy = scores.accuracy
         share = "" if scores.retention is None else f", a share of {scores.retention}"
         yield (
-            f"a probe of {len(scores.classes)} classes of {scores.source}, carried to {scores.target} "
-            f"({scores.n_test} unseen rows): accuracy {num(accuracy.carried.score)} where one trained there has "
+            f"a probe of {len(scores.classes)} classes, transferred from {scores.source} to {scores.target} "
+            f"({scores.n_test} unseen rows): accuracy {num(accuracy.carried.score)}, a native probe "
             f"{num(accuracy.native.score)}{share}; through shuffled pairs {num(accuracy.shuffled.score)}, "
             f"majority class {num(accuracy.majority.score)}"
         )
 
 
 def alignment_blocks(alignment: Alignment) -> Iterable[Block]:
-    """Each alignment metric before and after translation, and why one was not scored."""
+    """Yield each alignment metric before and after translation, or why it was not scored."""
     rows: list[tuple[str, ...]] = [("alignment with the target space", "before", "after", "null", "p")]
     for name in ALIGNMENTS:
         before, after = alignment.metric(name).before, alignment.metric(name).after
@@ -125,36 +145,36 @@ def alignment_blocks(alignment: Alignment) -> Iterable[Block]:
 
 
 def spectrum_line(spectrum: Spectrum | None) -> Iterable[Block]:
-    """How many directions the two spaces share, in one sentence."""
+    """Yield how many directions the two spaces share."""
     if spectrum is not None:
         yield (
-            f"{spectrum.above} of {spectrum.directions} canonical directions correlate on held-out pairs more than "
-            f"any do when the pairs are shuffled ({num(spectrum.null)})"
+            f"{spectrum.above} of {spectrum.directions} canonical directions correlate more on held-out pairs than the "
+            f"strongest direction of shuffled pairs ({num(spectrum.null)})"
         )
 
 
 def reference_tables(uses: Uses, relevance: Relevance | None) -> Iterable[Block]:
-    """Each use beside its references: by overlap of neighbours, and by relevance judgements where there are some."""
+    """Yield each use with its references: by neighbours, and by relevance judgements if there are any."""
     overlaps = {name: use.references for name, use in uses.items() if use.references is not None}
     if overlaps:
         yield ""
-        heads = {f"{name}: the {references.truth}'s own": references for name, references in overlaps.items()}
-        yield _reference_table("keeps the neighbours of", heads)
+        heads = {f"{name}: true are the {references.truth}'s": references for name, references in overlaps.items()}
+        yield _reference_table("share of the true neighbours", heads)
     if relevance is not None and relevance.uses:
         yield ""
         heads = {f"{name}: {scores.queries} queries": scores for name, scores in relevance.uses.items()}
-        yield _reference_table("finds what is relevant", heads)
+        yield _reference_table("relevant documents", heads)
 
 
 def _reference_table(title: str, comparisons: Mapping[str, Comparison]) -> Block:
-    """A row a measure and reference, a column a comparison under its head."""
+    """Return a table with a row for each measure and reference, and a column for each comparison under its header."""
     rows: list[tuple[str, ...]] = [(title, *comparisons)]
     columns_of_scores = [comparison.measures for comparison in comparisons.values()]
     for measure in [name for name in columns_of_scores[0] if all(name in scores for scores in columns_of_scores)]:
         for reference, words in REFERENCES.items():
             scores = [measures[measure].get(reference) for measures in columns_of_scores]
             if all(score is not None for score in scores):
-                label = f"{measure}, translated" if reference == "translated" else f"  {words}"
+                label = f"{measure_name(measure)}, translated" if reference == "translated" else f"  {words}"
                 rows.append((label, *map(str, scores)))
     return rows
 
@@ -162,23 +182,24 @@ def _reference_table(title: str, comparisons: Mapping[str, Comparison]) -> Block
 def relevance_line(relevance: Relevance | None) -> Iterable[Block]:
     if relevance is not None:
         yield (
-            f"judged among {relevance.documents} documents ({relevance.documents_seen_in_training} seen in training); "
-            f"left out: {relevance.queries_seen_in_training} queries seen in training, "
-            f"{relevance.queries_without_relevant} without a relevant document; "
-            f"not in the files: {relevance.unknown_queries} queries, {relevance.unknown_documents} documents"
+            f"relevance: {relevance.documents} documents searched ({relevance.documents_seen_in_training} of them seen "
+            f"in training); queries left out: {relevance.queries_seen_in_training} seen in training, "
+            f"{relevance.queries_without_relevant} without a relevant document; not in the files: "
+            f"{relevance.unknown_queries} queries, {relevance.unknown_documents} documents"
         )
 
 
-def verdict_lines(uses: Uses) -> Iterable[Block]:
+def reason_lines(uses: Uses) -> Iterable[Block]:
+    """Yield the numbers that decided each verdict, as a sentence."""
     verdicts = {name: use.verdict for name, use in uses.items() if "verdict" in use}
     if verdicts:
         yield ""
     for use, verdict in verdicts.items():
-        yield f"{use}: {verdict.verdict.upper()}. {verdict.why}"
+        yield f"{use} use, {verdict}: {verdict.why}"
 
 
 def candidate_table(candidates: Sequence[CandidateScore]) -> Iterable[Block]:
-    """The best of each method by its validation score, the chosen one marked."""
+    """Yield the best validation score of each method; the chosen one is marked."""
     if len(candidates) < 2:
         return
     best: dict[str, CandidateScore] = {}
@@ -186,9 +207,9 @@ def candidate_table(candidates: Sequence[CandidateScore]) -> Iterable[Block]:
         rival = best.get(candidate.method)
         if candidate.chosen or rival is None or (not rival.chosen and _validation(candidate) > _validation(rival)):
             best[candidate.method] = candidate
-    rows: list[tuple[str, ...]] = [("method, at its best on validation", "score", "")]
+    rows: list[tuple[str, ...]] = [("best validation score of each method", "score", "")]
     for method, candidate in best.items():
-        score = "broke" if candidate.validation is None else num(candidate.validation)
+        score = "failed" if candidate.validation is None else num(candidate.validation)
         rows.append((method, score, "chosen" if candidate.chosen else ""))
     yield ""
     yield rows

@@ -1,10 +1,10 @@
 # pyright: strict
-"""The scorecard: how good a translation is, as a record with typed names."""
+"""The scorecard: all scores of a translation, as a typed record."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from repstitch.evaluation import report
+from repstitch.evaluation import report, summary
 from repstitch.evaluation.scorecard_parts import (
     Alignment,
     CalibrationScores,
@@ -35,31 +35,33 @@ from repstitch.text import num
 
 
 class Scorecard(Record):
-    """Scores of a translation on held-out pairs, for each use beside chance, controls and references.
+    """Scores of a translation on held-out pairs: each use with chance level, controls, references and a verdict.
 
-    `print(card)` shows them as a table. A stitcher that was never scored has an empty scorecard, which is false.
+    `print(card)` shows the verdicts and the five numbers behind them, `print(card.table())` every score. A stitcher
+    that was never scored has an empty scorecard, which is false.
     """
 
-    n = whole()  # the number of held-out pairs
-    pool = whole()  # the number of rows that a counterpart was looked for in
-    k = whole()  # the number of neighbours that overlap compares
-    held_out = otherwise(string(), "held-out pairs")  # which pairs were scored
-    chance = part(RecallScores)  # the recall of a random search
+    n = whole()  # number of held-out pairs
+    pool = whole()  # number of rows among which each counterpart is searched for
+    k = whole()  # number of neighbours that overlaps compare
+    held_out = otherwise(string(), "held-out pairs")  # which pairs were scored, in words
+    objective = optional(string())  # what the map was chosen for; None in scorecards of earlier releases
+    chance = part(RecallScores)  # recall of a random search
     hubness_native = optional(number())
-    """The skewness of how often each target row is a neighbour of the others, before any translation."""
+    """Skewness of the number of times that each target row is a neighbour of another, before any translation."""
     reconstruction = part(Reconstruction)
     alignment = part(Alignment)
     confidence = optional(part(CalibrationScores))
-    """How true the stitcher's confidence was; None where it was not calibrated or there were no test pairs."""
+    """Test of the confidence; None if it was not calibrated, or if there were no test pairs."""
     spectrum = optional(part(Spectrum))
     control_fit = optional(part(ControlFit))
     without_near_duplicates = optional(part(WithoutNearDuplicates))
-    near_duplicates = optional(whole())  # the number of held-out pairs that nearly repeat a training row
+    near_duplicates = optional(whole())  # number of held-out pairs that nearly repeat a training row
     candidates = otherwise(parts(CandidateScore), [])  # every method and setting that was tried
-    notes = otherwise(sequence(str), [])  # what the checks of the pairs warned of
-    refit = otherwise(flag(), False)  # whether the map was fitted on all pairs after these scores were taken
-    left_out = optional(whole())  # the number of pairs that were not scored because training used them
-    dropped = otherwise(mapping(int), {})  # how many rows could not be used, by reason
+    notes = otherwise(sequence(str), [])  # warnings from the checks of the pairs
+    refit = otherwise(flag(), False)  # whether the map was fitted again on all pairs after scoring
+    left_out = optional(whole())  # number of pairs that were not scored because training used them
+    dropped = otherwise(mapping(int), {})  # number of rows that could not be used, by reason
     relevance = optional(part(Relevance))
     probe_transfer = optional(part(ProbeTransfer))
     learning_curve = optional(part(LearningCurve))
@@ -79,27 +81,31 @@ class Scorecard(Record):
 
     @property
     def uses(self) -> dict[str, UseScores]:
-        """The scores of each use that was scored."""
+        """The scores of each use, for the uses that were scored."""
         return {use: UseScores(self[use]) for use in USES if use in self}
 
     @property
     def query(self) -> UseScores:
-        """Translated queries in an index of native rows. Raises InputError where that was not scored."""
+        """Scores of translated queries that search native rows. Raises InputError if this use was not scored."""
         return chosen(self.uses, "query", "use", "a use that was scored")
 
     @property
     def corpus(self) -> UseScores:
-        """Native queries in an index of translated rows. Raises InputError where that was not scored."""
+        """Scores of native queries that search translated rows. Raises InputError if this use was not scored."""
         return chosen(self.uses, "corpus", "use", "a use that was scored")
 
     @property
     def query_recall(self) -> float | None:
-        """recall@1 in query use; None where that was not scored."""
+        """recall@1 in query use; None if this use was not scored."""
         query: Mapping[str, Any] = self._values.get("query") or {}
-        recall = query.get("recall@1")  # without a record: routing asks for it often
+        recall = query.get("recall@1")  # reads the JSON directly, because routing needs it often
         return None if recall is None else float(recall)
 
     def __str__(self) -> str:
+        return report.as_text(self._summary_blocks())
+
+    def table(self) -> str:
+        """Return every score as text: the verdicts first, then tables."""
         return report.as_text(self._blocks())
 
     def _summary(self) -> str:
@@ -110,24 +116,39 @@ class Scorecard(Record):
         return report.as_markdown(self._blocks())
 
     def _blocks(self) -> list[report.Block]:
-        """Lines and tables in the order that they are shown in; what an earlier release did not score is left out."""
+        """All lines and tables, in order. Scores that an earlier release did not have are left out."""
         if not self:
             return ["no scorecard"]
         uses = self.uses
         title = f"{self.n} {self.held_out}, pool of {self.pool}"
         return [
+            *summary.verdict_lines(uses),
+            *report.reason_lines(uses),
+            *(["", *(f"warning: {note}" for note in self.notes)] if self.notes else []),
+            "",
             report.retrieval_table(title, uses, self.chance, self.pool, self.k, self.hubness_native),
             *report.control_line(self.control_fit),
             *report.near_duplicates_line(self.without_near_duplicates, uses),
-            report.reconstruction_line(self.reconstruction),
+            report.reconstruction_line(self.reconstruction, self.objective),
             *report.confidence_line(self.confidence),
             *report.probe_transfer_line(self.probe_transfer),
             *report.alignment_blocks(self.alignment),
             *report.spectrum_line(self.spectrum),
             *report.reference_tables(uses, self.relevance),
             *report.relevance_line(self.relevance),
-            *report.verdict_lines(uses),
             *report.candidate_table(self.candidates),
+        ]
+
+    def _summary_blocks(self) -> list[report.Block]:
+        """The verdicts with what to do, the five numbers behind them, and warnings."""
+        if not self:
+            return ["no scorecard"]
+        title = f"{self.n} {self.held_out}, pool of {self.pool}"
+        return [
+            *summary.verdict_lines(self.uses),
+            "",
+            summary.key_numbers(title, self.uses, self.relevance, self.chance),
+            *summary.warning_lines(self.notes, self.confidence),
         ]
 
 

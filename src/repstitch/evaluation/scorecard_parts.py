@@ -1,5 +1,5 @@
 # pyright: strict
-"""The parts of a scorecard beside the scores of its uses, each a typed view of one JSON object."""
+"""The parts of a scorecard other than the scores of its uses: each is a typed view of one JSON object."""
 
 from repstitch.errors import InputError
 from repstitch.evaluation.use_scores import ControlScores
@@ -26,24 +26,24 @@ ALIGNMENTS = ("mutual_knn", "cka_unbiased")
 
 
 class Reconstruction(Record):
-    """How near translated rows come to the target rows."""
+    """How close translated rows are to their target rows."""
 
-    cosine = number()  # the mean cosine of a translated row and its counterpart
-    cosine_floor = number()  # the mean cosine that a constant, the training targets' mean, would score
-    r2 = number()  # the share of the target's variance that the map explains, before output normalisation
-    norm_ratio = number()  # the spread of the map's output over that of the target rows
+    cosine = number()  # mean cosine of a translated row and its counterpart
+    cosine_floor = number()  # mean cosine of a constant translation, the mean of the training targets
+    r2 = number()  # share of the target's variance that the map explains, before output normalisation
+    norm_ratio = number()  # spread of the map's output divided by that of the target rows
 
 
 class TestedScore(Record):
-    """A score beside its permutation null; `refused` says why there is no score."""
+    """A score with its permutation test; `refused` is the reason if there is no score."""
 
     refused = optional(string())
     score = number()
-    null = number()  # the mean score of permuted rows
+    null = number()  # mean score of permuted rows
     p = number()
-    calibrated = optional(number())  # 0 at the null's 95 % point, 1 at a perfect score
+    calibrated = optional(number())  # 0 at the 95th percentile of the null, 1 at a perfect score
 
-    __test__ = False  # no test class, whatever its name begins with
+    __test__ = False  # keeps pytest from collecting this class, whose name starts with Test
 
     def check(self) -> None:
         if self.refused is None:
@@ -64,18 +64,18 @@ class Alignment(Record):
     cka_unbiased = part(AlignmentChange)
 
     def metric(self, name: str) -> AlignmentChange:
-        """The metric of that name, one of `ALIGNMENTS`."""
+        """Return the metric called `name`, one of `ALIGNMENTS`."""
         return AlignmentChange(self[name])
 
 
 class ControlFit(ControlScores):
-    """Recall in query use of a closed form that was fitted to shuffled training pairs."""
+    """Recall, in query use, of a closed-form map that was fitted to shuffled training pairs."""
 
     method = optional(string())
 
 
 class WithoutNearDuplicates(Record):
-    """The main scores without the queries that nearly repeat a training row; `left_out` counts those."""
+    """The main scores without the queries that nearly repeat a training row; `left_out` is their number."""
 
     left_out = whole()
     _query = optional(mapping(float, "query"))
@@ -83,7 +83,7 @@ class WithoutNearDuplicates(Record):
 
     @property
     def uses(self) -> dict[str, dict[str, float]]:
-        """The scores by use and name; empty where no query is left."""
+        """The scores by use and name; empty if no query is left."""
         scored = {"query": self._query, "corpus": self._corpus}
         return {
             use: {name: score for name, score in scores.items() if is_number(score)}
@@ -93,7 +93,7 @@ class WithoutNearDuplicates(Record):
 
 
 class CandidateScore(Record):
-    """A method with its settings that was tried on validation rows; `validation` is None where the fit broke."""
+    """A method with settings that was tried, and its validation score, which is None if the fit failed."""
 
     method = string()
     settings = otherwise(mapping(JSON), {})
@@ -102,7 +102,7 @@ class CandidateScore(Record):
 
 
 class CalibrationBin(Record):
-    """A tenth of the held-out rows, by p_match: the mean predicted and the observed share of hits among `n` rows."""
+    """One tenth of the held-out rows, sorted by p_match: mean p_match and observed share of hits of `n` rows."""
 
     predicted = number()
     observed = number()
@@ -110,67 +110,84 @@ class CalibrationBin(Record):
 
 
 class RiskPoint(Record):
-    """Of the most confident share of rows, `coverage`, the share that misses its counterpart."""
+    """A point of the risk-coverage curve: among the `coverage` most confident rows, `risk` is the share of misses."""
 
     coverage = number()
     risk = number()
 
 
 class CalibrationScores(Record):
-    """How true a stitcher's confidence was on held-out rows."""
+    """Scores of the confidence measures on held-out rows."""
 
     n = whole()
-    pool = whole()  # the number of target rows that each counterpart was looked for in
-    calibrated = flag()  # whether the pool was as large as the one that p_match was calibrated for
-    ece = number()  # the expected calibration error of p_match over ten bins of equally many rows
-    auroc = optional(number())  # how well p_match ranks hits before misses; None where all rows are one or the other
-    covered = number()  # the share of cosines above their bound, which should be `level`
+    pool = whole()  # number of target rows among which each counterpart is searched for
+    calibrated = flag()  # whether the pool is as large as the one that p_match was calibrated for
+    ece = number()  # expected calibration error of p_match over ten bins with equal numbers of rows
+    auroc = optional(number())  # how well p_match ranks hits before misses; None without any hit or any miss
+    covered = number()  # share of cosines above their bound; should equal `level`
     level = number()
-    hits = optional(number())  # the share of rows whose counterpart is among the first ten
-    unusual = optional(number("unusual@0.05"))  # the share of p_typical up to 0.05, which should be 0.05
+    hits = optional(number())  # share of rows whose counterpart is among the first ten
+    unusual = optional(number("unusual@0.05"))  # share of rows with p_typical up to 0.05; should be 0.05
     calibration_rows = optional(whole())
     bins = otherwise(parts(CalibrationBin), [])
+    usable = optional(flag())
+    """Whether p_match is shown to rank hits before misses; None in scorecards of earlier releases."""
+    reason = optional(string())  # why the confidence is not usable
+    _auroc_interval = optional(sequence(float, "auroc_interval"))
     _risk_coverage = otherwise(parts(RiskPoint, "risk_coverage"), [])
 
     @property
+    def auroc_estimate(self) -> Estimate | None:
+        """`auroc` with its 95 % interval; None without any hit or any miss."""
+        if self.auroc is None or self._auroc_interval is None:
+            return None if self.auroc is None else Estimate(self.auroc)
+        low, high = self._auroc_interval
+        return Estimate(self.auroc, (float(low), float(high)))
+
+    @property
     def risk_coverage(self) -> list[tuple[float, float]]:
-        """Coverage and risk: of the most confident share of rows, the share that misses its counterpart."""
+        """The risk-coverage curve as (coverage, risk): the share of misses among the most confident rows."""
         return [(point.coverage, point.risk) for point in self._risk_coverage]
+
+    def check(self) -> None:
+        super().check()
+        if self._auroc_interval is not None and not is_interval(self._auroc_interval):
+            raise InputError(f"'auroc_interval' of a {type(self).__name__} must be a list of two numbers.")
 
 
 class Spectrum(Record):
-    """How strongly the directions that two spaces share correlate on held-out pairs."""
+    """Correlations of the canonical directions of two spaces on held-out pairs."""
 
-    above = whole()  # the number of directions that correlate more than any direction of shuffled pairs
+    above = whole()  # number of directions that correlate more than the strongest direction of shuffled pairs
     directions = whole()
-    null = number()  # the 95 % point of the largest correlation of shuffled pairs
-    direction = otherwise(sequence(int), [])  # the places, from 1, of the directions whose correlation is listed
+    null = number()  # 95th percentile of the largest correlation of shuffled pairs
+    direction = otherwise(sequence(int), [])  # numbers, from 1, of the directions in `correlation`
     correlation = otherwise(sequence(float), [])
 
 
 class ProbeAccuracy(Record):
-    """The accuracy of a carried probe on unseen rows beside that of other probes."""
+    """Accuracy of a transferred probe on unseen rows, and of the probes that it is compared with."""
 
-    carried = estimate()
-    native = estimate()  # of a probe trained on the rows that the carried one is tested on
-    shuffled = estimate()  # of the probe carried through a map of shuffled pairs
-    majority = estimate()  # of always the most frequent class
+    carried = estimate()  # the transferred probe
+    native = estimate()  # a probe trained in the space that the first was transferred to
+    shuffled = estimate()  # the probe transferred through a map of shuffled pairs
+    majority = estimate()  # always predicting the most frequent class
 
 
 class ProbeTransfer(Record):
-    """How a probe of the target space does on the source's rows, carried back through the map."""
+    """Test of a probe that was trained on the target space and transferred back to the source space."""
 
-    source = string()  # the space that the probe was trained in: the stitcher's target
-    target = string()  # the space that the probe was carried to: the stitcher's source
+    source = string()  # space that the probe was trained in: the stitcher's target
+    target = string()  # space that the probe was transferred to: the stitcher's source
     classes = sequence(str)
     n_test = whole()
     accuracy = part(ProbeAccuracy)
     retention = optional(estimate())
-    """The carried probe's accuracy over that of one trained on the source's rows; None where that is 0."""
+    """Accuracy of the transferred probe divided by that of the native one; None if the latter is 0."""
 
 
 class DoubledPairs(Record):
-    """What twice as many training pairs should reach."""
+    """The score expected with twice as many training pairs."""
 
     pairs = whole()
     _expected = number("expected")
@@ -178,24 +195,24 @@ class DoubledPairs(Record):
 
     @property
     def expected(self) -> Estimate:
-        """The score to expect, with its 90 % interval."""
+        """The expected score with its 90 % interval."""
         low, high = self._interval
         return Estimate(self._expected, (float(low), float(high)))
 
     def check(self) -> None:
         super().check()
         if not is_interval(self._interval):
-            raise InputError(f"'interval' of a {type(self).__name__} must hold two numbers.")
+            raise InputError(f"'interval' of a {type(self).__name__} must be a list of two numbers.")
 
 
 class LearningCurve(Record):
-    """Scores against the number of training pairs, and what twice as many should reach."""
+    """Scores for several numbers of training pairs, and the score expected with twice as many pairs."""
 
     objective = optional(string())
     validation_rows = optional(whole())
-    sizes = otherwise(sequence(int), [])  # the numbers of training pairs that were tried, ascending
+    sizes = otherwise(sequence(int), [])  # numbers of training pairs that were tried, ascending
     scores = otherwise(mapping(list[list[float]]), {})
-    """For each objective and recall@1 the scores of every draw, a list a size."""
+    """For each objective and for recall@1: one list of scores for each size, with one score for each draw of pairs."""
     curve = otherwise(mapping(float), {})  # a, b and c of the fitted curve a − b·n^−c
     doubled = optional(part(DoubledPairs))
-    verdict = optional(string())  # whether more pairs would pay, in one sentence
+    verdict = optional(string())  # one sentence: whether more pairs would help

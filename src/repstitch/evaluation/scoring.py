@@ -1,5 +1,5 @@
 # pyright: strict
-"""Score one translation on held-out pairs: what it finds, what it keeps, and what chance would give, per use."""
+"""Score a translation on held-out pairs, for each use: retrieval, true neighbours, references, controls, chance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,10 +29,10 @@ SHORTLIST = 100
 
 @dataclass(frozen=True, eq=False)
 class TranslatedPairs:
-    """Pairs of rows, normalised as the stitcher normalises, and what it makes of them; float32 tensors.
+    """Normalised pairs and their translations, as float32 tensors.
 
-    `source` (n, d_source); `target`, `raw` and `translated` (n, d_target), where `raw` is the map's output before the
-    output normalisation.
+    `source` is (n, d_source). `target`, `raw` and `translated` are (n, d_target); `raw` is the output of the map before
+    the output normalisation.
     """
 
     source: Tensor
@@ -52,7 +52,7 @@ class TranslatedPairs:
 
 @dataclass(frozen=True, eq=False)
 class _Pool:
-    """The pairs that are scored among one another, and each row's nearest others in its space (n, depth)."""
+    """The pairs that are searched, and the nearest other rows of each row in its own space (n, depth)."""
 
     pairs: TranslatedPairs
     source_neighbours: Tensor
@@ -68,12 +68,12 @@ class _Pool:
 
     @property
     def native(self) -> Tensor:
-        """The k nearest others of each target row."""
+        """The k nearest other rows of each target row."""
         return self.target_neighbours[:, : self.k]
 
 
 class _Search(NamedTuple):
-    """The rank (n,) of each query's counterpart, and its nearest other rows (n, depth), None where all rows tie."""
+    """The rank (n,) of each query's counterpart, and the nearest other rows (n, depth), None if all rows tie."""
 
     ranks: Tensor
     neighbours: Tensor | None
@@ -89,16 +89,16 @@ def score_pairs(
     permutations: int = 100,
     seed: int = 0,
 ) -> Scorecard:
-    """The scores of translated held-out pairs against the native target rows.
+    """Score translated held-out pairs against the native target rows.
 
-    `training_mean` (d_target,) is the mean of the training targets, the constant that ignores the source. Retrieval is
-    among these n rows (the pool); of more than 10,000 a fixed random 10,000 are used. `near_duplicates` (n,) marks rows
-    that nearly repeat a training row: recall and overlap are then also given without these queries, in the same
+    `training_mean` (d_target,) is the mean of the training targets, used as a constant translation. The pool that is
+    searched has these n rows, or a fixed random 10,000 of them if there are more. `near_duplicates` (n,) marks rows
+    that nearly repeat a training row; the main scores are then also computed without these queries, in the same
     gallery.
 
-    Each use holds how well counterparts are found and the target's own neighbours are kept, with 95 % intervals over
-    queries; recall of the controls (`shuffled` pairs, the `constant` mean, a `naive` swap of untranslated rows where
-    the dimensions agree); overlap beside its references, see `_compare`; and the verdict.
+    Each use has retrieval scores with 95 % intervals over queries; recall of the controls (`shuffled` pairs, the
+    `constant` mean, and a `naive` swap of untranslated rows if the dimensions agree); the share of true neighbours with
+    its references, see `_compare`; and the verdict. Raises InputError with fewer than 2 pairs.
     """
     if not set(uses) <= set(USES):
         raise InputError(f"`uses` must be among {', '.join(USES)}; got {', '.join(map(repr, uses))}.")
@@ -137,29 +137,31 @@ def score_pairs(
 def _check_mask(near_duplicates: np.ndarray | None, n: int) -> None:
     if near_duplicates is not None and (near_duplicates.shape != (n,) or near_duplicates.dtype != bool):
         raise InputError(
-            f"`near_duplicates` must hold one bool a row ({n}); got {near_duplicates.dtype} of shape "
+            f"`near_duplicates` must have one bool for each row ({n}); got {near_duplicates.dtype} of shape "
             f"{near_duplicates.shape}."
         )
 
 
 def _pool_of(pairs: TranslatedPairs) -> _Pool:
     if not bool((pairs.target != pairs.target[0]).any()):
-        raise InputError(f"The {len(pairs)} held-out target rows are all the same, so nothing can be scored.")
+        raise InputError(
+            f"The {len(pairs)} held-out target rows are all equal, so nothing can be scored; check the target file."
+        )
     k, depth = min(10, len(pairs) - 1), min(SHORTLIST, len(pairs) - 1)
     in_source, in_target = (knn(rows, rows, depth, exclude_self=True) for rows in (pairs.source, pairs.target))
     return _Pool(pairs, in_source, in_target, k)
 
 
 def _searches(use: str, pool: _Pool, training_mean: Tensor, seed: int) -> dict[str, _Search]:
-    """What a use finds with the translation, and with each control in its place."""
+    """Search with the translation, and with each control in place of the translation."""
     source, target, translated = pool.pairs.source, pool.pairs.target, pool.pairs.translated
-    # Rows are copies of one another where the native rows are: equal translations are no copies.
+    # Copies are rows whose native target rows are equal. Equal translations of different rows are not copies.
     copies = _number_copies(target)
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(target)))
     stand_ins = {"translated": translated, "shuffled": translated[order]}
     if source.shape[1] == target.shape[1]:
         stand_ins["naive"] = source
-    # In a gallery of one row many times over every row ties, and a tie counts against the query.
+    # If all gallery rows are equal, every row ties with the counterpart, and ties count against the query.
     constant = _Search(1 + len(target) - torch.bincount(copies)[copies], None)
     if use == "corpus":
         searches = {name: _Search(*search(target, rows, pool.depth, copies)) for name, rows in stand_ins.items()}
@@ -171,12 +173,12 @@ def _searches(use: str, pool: _Pool, training_mean: Tensor, seed: int) -> dict[s
 
 
 def _number_copies(rows: Tensor) -> Tensor:
-    """Numbers (n,), the same for identical rows."""
+    """Return a number for each row (n,), equal for identical rows."""
     return torch.unique(rows, dim=0, return_inverse=True)[1]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def _scores_per_query(translated: _Search, pool: _Pool) -> dict[str, np.ndarray]:
-    """Each score of the translation for every query (n,)."""
+    """Return the scores of each query, (n,) for each score."""
     assert translated.neighbours is not None
     scores = {f"recall@{r}": (translated.ranks <= r).numpy() for r in RECALLS}
     kept = overlap(translated.neighbours[:, : pool.k], pool.native)
@@ -186,7 +188,7 @@ def _scores_per_query(translated: _Search, pool: _Pool) -> dict[str, np.ndarray]
 def _use_scores(
     query_scores: Mapping[str, np.ndarray], searches: Mapping[str, _Search], pool: _Pool, seed: int
 ) -> dict[str, Any]:
-    """The means over queries with their intervals, and recall of the controls."""
+    """Return the means over queries with their intervals, and the recall of the controls."""
     translated = searches["translated"]
     assert translated.neighbours is not None
     draws = resampled_means(np.column_stack(list(query_scores.values())), seed=seed)
@@ -203,14 +205,16 @@ def _use_scores(
 def _compare(
     use: str, searches: Mapping[str, _Search], pool: _Pool, thresholds: Thresholds, seed: int
 ) -> dict[str, Any]:
-    """The `references` of one use and its `verdict`.
+    """Return the `references` of one use and its `verdict`.
 
-    A use should give back the neighbours that full re-embedding would find: in corpus use the target's own, because
-    old vectors would be embedded with the target model; in query use the source's own, because the source is the new
-    model there and the index would be embedded with it. So full re-embedding scores 1 (`ceiling`), and keeping the old
-    model scores mutual_knn of the two spaces (`keep_old`: the old model's own neighbours). Each is scored twice:
-    overlap@k is the share of the k true neighbours among the first k results, topk_in_m their share among the first m
-    (100, or all others of a smaller pool), as candidates for a second stage.
+    The true neighbours of a use are those that full re-embedding with the new model would find. In corpus use the new
+    model is the target, so they are the target's own neighbours. In query use the new model is the source, so they are
+    the source's own. Therefore full re-embedding (`ceiling`) scores 1, and keeping the old model (`keep_old`) scores
+    the mutual_knn of the two spaces.
+
+    There are two measures. overlap@k is the share of the k true neighbours among the first k results. topk_in_m is
+    their share among the first m results, where m is 100, or the number of other rows in a smaller pool: the
+    candidates for a second stage.
     """
     truth, true, old = "target", pool.target_neighbours, pool.source_neighbours
     if use == "query":
@@ -231,7 +235,7 @@ def _compare(
         for name, reach in ((first, pool.k), (shortlist, pool.depth))
     }
     if len(pool) < MIN_QUERIES:
-        few = f"{len(pool)} queries are too few to judge by; at least {MIN_QUERIES} are needed."
+        few = f"{len(pool)} queries are too few for a verdict; at least {MIN_QUERIES} are needed."
         verdict = not_judged(few, thresholds)
     else:
         neighbours = f" with the {truth}'s own neighbours"
@@ -241,7 +245,7 @@ def _compare(
 
 
 def _why_neighbours_are_unreliable(pool: _Pool) -> str | None:
-    """Why the neighbours of either space mean nothing, if they do."""
+    """Return why the neighbours in one of the spaces are arbitrary; None if they are not."""
     try:
         check_spread(pool.pairs.source, pool.k, "source")
         check_spread(pool.pairs.target, pool.k, "target")
@@ -253,7 +257,7 @@ def _why_neighbours_are_unreliable(pool: _Pool) -> str | None:
 def _without_near_duplicates(
     query_scores: Mapping[str, Mapping[str, np.ndarray]], near_duplicates: np.ndarray, k: int
 ) -> dict[str, Any]:
-    """The main scores without the queries that nearly repeat a training row."""
+    """Return the main scores without the queries that nearly repeat a training row."""
     without: dict[str, Any] = {"left_out": int(near_duplicates.sum())}
     if not near_duplicates.all():
         names = (f"recall@{RECALLS[0]}", f"recall@{RECALLS[-1]}", f"overlap@{k}")
@@ -263,7 +267,7 @@ def _without_near_duplicates(
 
 
 def _reconstruction(pairs: TranslatedPairs, training_mean: Tensor) -> dict[str, float]:
-    """Cosine with its floor, R² of the map's raw output on centred vectors, and predicted over native spread."""
+    """Return mean cosines, R² of the map's raw output, and the spread of that output relative to the target rows."""
     cosine = torch.nn.functional.cosine_similarity
     target, raw = pairs.target, pairs.raw
     total = (target - target.mean(0)).square().sum()
@@ -276,7 +280,7 @@ def _reconstruction(pairs: TranslatedPairs, training_mean: Tensor) -> dict[str, 
 
 
 def _alignment(pool: _Pool, permutations: int, seed: int) -> dict[str, Any]:
-    """Each alignment metric with the target space, of the source rows and of the translated ones."""
+    """Return each alignment metric between the target space and the source rows, and the translated rows."""
     pairs = pool.pairs
     translated_neighbours = knn(pairs.translated, pairs.translated, pool.k, exclude_self=True)
     mutual_knn = {

@@ -1,17 +1,19 @@
 # pyright: strict
-"""What a translation must keep to be used."""
+"""The thresholds of the verdicts."""
 
 from dataclasses import asdict, dataclass
 
 from repstitch.errors import InputError
 
+MOST_CHANCE = 0.5  # if a random search finds more of a shortlist, poor maps score nearly as well as good ones
+
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What counts as good enough.
+    """How much of full re-embedding's scores a translation must keep. Both are in (0, 1].
 
-    `retention`: the share of full re-embedding's score that a translation must keep to be used as it is. `first_stage`:
-    the share of full re-embedding's shortlist recall that it must keep to fetch candidates for a second stage.
+    `retention`: share of the score that the verdict `use` requires. `first_stage`: share of the shortlist recall that
+    the verdict `use as first stage` requires.
     """
 
     retention: float = 0.9
@@ -20,4 +22,4 @@ class Thresholds:
     def __post_init__(self):
         for name, value in asdict(self).items():
             if not 0 < value <= 1:
-                raise InputError(f"`{name}` must lie above 0 and at most at 1; got {value}.")
+                raise InputError(f"`{name}` must be above 0 and at most 1; got {value}.")

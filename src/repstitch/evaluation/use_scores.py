@@ -1,5 +1,5 @@
 # pyright: strict
-"""The scores of one use of a translation, by counterparts and by relevance judgements, as typed views of JSON."""
+"""The scores of one use of a translation, as typed views of JSON: retrieval, references, relevance, verdict."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -31,22 +31,22 @@ RECALLS = (1, 5, 10)
 
 
 class RecallScores(Record):
-    """Recall at several ranks: the share of queries whose counterpart is among the first k results."""
+    """Recall at several ranks: recall@k is the share of queries whose counterpart is among the first k results."""
 
     RANKS: ClassVar[tuple[int, ...]] = RECALLS
     _intervals = otherwise(mapping(list[float], "intervals"), {})
 
     @property
     def recall(self) -> dict[int, Estimate]:
-        """The recall at each rank that was scored, ascending."""
+        """Recall by rank, for the ranks that were scored, ascending."""
         return {k: self._scored(f"recall@{k}") for k in self._ranks("recall")}
 
     def recall_at(self, k: int) -> Estimate:
-        """The recall at rank `k`. Raises InputError where it was not scored."""
+        """Return recall@k. Raises InputError if rank `k` was not scored."""
         return chosen(self.recall, k, "k", "a rank that recall was scored at")
 
     def interval(self, name: str) -> tuple[float, float]:
-        """The 95 % interval of a score: recall@1, mrr, …. Raises InputError where none was taken."""
+        """Return the 95 % interval of a score such as recall@1 or mrr. Raises InputError if it has none."""
         intervals = {scored: bounds for scored, bounds in self._intervals.items() if is_interval(bounds)}
         low, high = chosen(intervals, name, "name", "a score with an interval")
         return float(low), float(high)
@@ -55,14 +55,14 @@ class RecallScores(Record):
         super().check()
         for k in self.RANKS:
             if not is_number(self._values.get(f"recall@{k}")):
-                raise InputError(f"A {type(self).__name__} must hold 'recall@{k}', a number.")
+                raise InputError(f"A {type(self).__name__} must have 'recall@{k}', a number.")
         names = ["mrr", *(f"{score}@{k}" for score in ("recall", "overlap") for k in self._ranks(score))]
         for name in names:
             if name in self._intervals and not is_interval(self._intervals[name]):
-                raise InputError(f"'intervals' of a {type(self).__name__} must hold two numbers for '{name}'.")
+                raise InputError(f"'intervals' of a {type(self).__name__} must have two numbers for '{name}'.")
 
     def _ranks(self, score: str) -> list[int]:
-        """The k of each number `score@k`, ascending; names of another form, of a newer release, are left out."""
+        """Return the k of each number called `score@k`, ascending. Other names, of a newer release, are ignored."""
         names = [name for name, value in self._values.items() if name.startswith(f"{score}@") and is_number(value)]
         tails = [name.removeprefix(f"{score}@") for name in names]
         return sorted(int(tail) for tail in tails if tail.isdecimal() and tail == str(int(tail)))
@@ -72,23 +72,23 @@ class RecallScores(Record):
 
 
 class ControlScores(RecallScores):
-    """The recall of a control, at rank 10 and where they were scored at other ranks."""
+    """Recall of a control: at rank 10, and at other ranks if they were scored."""
 
     RANKS = (10,)
 
 
 class Verdict(Record):
-    """Whether a translation is worth using for one use: a word, the sentence that explains it, and its numbers.
+    """Whether a translation should be used for one use: the verdict, a sentence that explains it, and its numbers.
 
-    The word is one of `use`, `use as first stage`, `re-embed`, `keep the old model`, `undecided` and `not judged`. A
-    verdict equals its word.
+    The verdict is one of `use`, `use as first stage`, `re-embed`, `keep the old model`, `undecided` and `not judged`. A
+    Verdict compares equal to that text.
     """
 
     verdict = string()
     why = string()
-    measure = optional(string())  # the measure that decided, such as overlap@10; None where nothing could be decided
+    measure = optional(string())  # the measure that decided, such as overlap@10; None if nothing could be decided
     numbers = otherwise(mapping(JSON), {})
-    """The numbers behind the verdict, by name; empty where nothing could be decided."""
+    """The numbers behind the verdict, by name; empty if nothing could be decided."""
 
     _thresholds = optional(mapping(float, "thresholds"))
 
@@ -119,28 +119,29 @@ class Verdict(Record):
 
 
 class ReferenceScores(Record):
-    """One measure of a translation beside the same measure of its references, with intervals over the same queries.
+    """One measure of a translation and of the references it is compared with. All intervals use the same queries.
 
-    `keep_old` is the old model as it is, `ceiling` full re-embedding with the new one. `naive` searches without
-    translating, `constant` translates every row to the mean, `shuffled` to another row's translation.
+    `keep_old` searches with the old model, `ceiling` after full re-embedding with the new one. `naive` searches without
+    translating. `constant` translates every row to the mean. `shuffled` replaces each translation by that of another
+    row.
     """
 
     translated = estimate()
     keep_old = estimate()
     ceiling = estimate()
-    over_keep_old = estimate()  # `translated` less `keep_old`
+    over_keep_old = estimate()  # `translated` minus `keep_old`
     naive = optional(estimate())
     constant = optional(estimate())
     shuffled = optional(estimate())
-    retention = optional(estimate())  # `translated` over `ceiling`; None where the ceiling is 0
+    retention = optional(estimate())  # `translated` divided by `ceiling`; None if the ceiling is 0
 
     def get(self, name: str) -> Estimate | None:
-        """The score of a reference by name; None where it was not scored."""
+        """Return the score of the reference called `name`; None if it was not scored."""
         return as_estimate(self[name]) if name in self else None
 
 
 class Comparison(Record):
-    """Several measures of a translation, each beside its references."""
+    """Several measures of a translation, each with its references."""
 
     @property
     def measures(self) -> dict[str, ReferenceScores]:
@@ -153,28 +154,29 @@ class Comparison(Record):
 
 
 class References(Comparison):
-    """Overlap with the true neighbours: overlap@k among the first k results, topk_in_m among the first m.
+    """Share of the true neighbours that a search finds.
 
-    `truth` names the space whose neighbours are the true ones: source or target.
+    overlap@k is their share among the first k results, topk_in_m their share among the first m. The k true neighbours
+    of a row are those that full re-embedding would find. `truth` names their space: source or target.
     """
 
     truth = string()
-    chance = otherwise(mapping(float), {})  # what a random search scores, by measure
+    chance = otherwise(mapping(float), {})  # score of a random search, by measure
 
 
 class UseScores(RecallScores):
-    """The scores of one use: of translated queries in a native index, or of native queries in a translated corpus."""
+    """Scores of one use: translated queries that search native rows, or native queries that search translated rows."""
 
     _mrr = number("mrr")
     _verdict = optional(part(Verdict, "verdict"))
     median_rank = number()
     hubness_skew = number()
-    """The skewness of how often each row of the gallery is found: large where a few rows are hubs."""
-    shuffled = part(ControlScores)  # recall with another row's translation in place of each row's own
-    constant = optional(part(ControlScores))  # recall of a translation that is the training targets' mean for every row
-    naive = optional(part(ControlScores))  # recall of untranslated rows, where both spaces have one dimension
+    """Skewness of the number of times that each gallery row is a result: large if a few rows are hubs."""
+    shuffled = part(ControlScores)  # recall if each translation is replaced by that of another row
+    constant = optional(part(ControlScores))  # recall if every translation is the mean of the training targets
+    naive = optional(part(ControlScores))  # recall of untranslated rows, if both spaces have the same dimension
     references = optional(part(References))
-    """Scores beside those of the references; None where neighbours in either space are arbitrary."""
+    """Share of the true neighbours, compared with references; None if neighbours in either space are arbitrary."""
 
     @property
     def mrr(self) -> Estimate:
@@ -183,20 +185,25 @@ class UseScores(RecallScores):
 
     @property
     def overlap(self) -> Estimate:
-        """The share of the target's own k nearest neighbours among the first k results."""
+        """Share of the counterpart's k nearest target rows among the first k results.
+
+        In query use this differs from `references`, whose true neighbours are those in the source space.
+        """
         return self._scored(self._overlap_name)
 
     @property
     def verdict(self) -> Verdict:
-        """Whether to use the translation for this. Raises InputError on scores of a release without verdicts."""
+        """The verdict on this use. Raises InputError if the scores were written by a release without verdicts."""
         if self._verdict is None:
-            raise MissingError("These scores have no verdict: an earlier release wrote them. Score the stitcher again.")
+            raise MissingError(
+                "These scores have no verdict, because an earlier release wrote them; score the stitcher again."
+            )
         return self._verdict
 
     def check(self) -> None:
         super().check()
         if not self._ranks("overlap"):
-            raise InputError(f"A {type(self).__name__} must hold 'overlap@k', a number, for some k.")
+            raise InputError(f"A {type(self).__name__} must have 'overlap@k', a number, for some k.")
 
     @property
     def _overlap_name(self) -> str:
@@ -204,15 +211,15 @@ class UseScores(RecallScores):
 
 
 class RelevanceScores(Comparison):
-    """nDCG@10 and recall@100 by relevance judgements, beside the references, and the verdict on one use."""
+    """nDCG@10 and recall@100 by relevance judgements, with references, and the verdict on one use."""
 
-    queries = whole()  # the number of judged queries, over which scores are means
-    depth = optional(whole())  # the length of the shortlist of recall@100: 100, or all documents where they are fewer
+    queries = whole()  # number of judged queries; the scores are means over them
+    depth = optional(whole())  # length of the shortlist of recall@100: 100, or the number of documents if smaller
     verdict = part(Verdict)
 
 
 class Relevance(Record):
-    """Scores by relevance judgements, for each use, and what the judgements name that the files do not hold."""
+    """Scores by relevance judgements for each use, and how many judged ids the files do not contain."""
 
     documents = whole()
     _query = optional(part(RelevanceScores, "query"))
@@ -225,7 +232,7 @@ class Relevance(Record):
 
     @property
     def uses(self) -> dict[str, RelevanceScores]:
-        """The scores of each use that was judged."""
+        """The scores of each use, for the uses that were judged."""
         return {use: RelevanceScores(self[use]) for use in USES if use in self}
 
     @property
@@ -238,7 +245,7 @@ class Relevance(Record):
 
 
 def chosen(values: Mapping[Key, Of], key: Key, argument: str, kind: str) -> Of:
-    """The value of a key. Raises MissingError, with the keys there are, where there is none."""
+    """Return the value of a key. Raises MissingError, which lists the existing keys, if there is none."""
     if key not in values:
         listed = ", ".join(map(str, values)) or "none"
         raise MissingError(f"`{argument}` must be {kind} ({listed}); got {key!r}.")

@@ -1,5 +1,5 @@
 # pyright: strict
-"""The verdict: is a translation worth using, by its scores beside those of the references?"""
+"""The verdict on a translation, from its scores and those of the references."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.evaluation.thresholds import Thresholds
+from repstitch.evaluation.thresholds import MOST_CHANCE, Thresholds
 from repstitch.evaluation.use_scores import ReferenceScores, Verdict
 from repstitch.metrics.resample import interval, resampled_means
 from repstitch.text import num
 
 MIN_QUERIES = 20
-MOST_CHANCE = 0.5  # of a shortlist; beyond it, a poor map fills it nearly as well as a good one
 
 
 def compare_with_references(rows: Mapping[str, np.ndarray], seed: int = 0) -> ReferenceScores:
-    """Scores with 95 % intervals, from values (n,) a query of `translated`, `keep_old`, `ceiling` and more references.
+    """Return mean scores with 95 % intervals from the values (n,) of each query.
 
-    All intervals are over the same resampled queries, so that differences and ratios are paired.
+    `rows` has the values of `translated`, `keep_old`, `ceiling` and optional further references. All intervals use the
+    same resampled queries, so differences and ratios are paired.
     """
     names = list(rows)
     values = np.column_stack([np.asarray(rows[name], dtype=np.float64) for name in names])
@@ -49,21 +49,23 @@ def decide(
     chance: float,
     truth: str = "",
 ) -> Verdict:
-    """The verdict on one use.
+    """Return the verdict on one use.
 
-    `deciding` holds the scores by `measure` (overlap@10 or ndcg@10), `shortlist` those by `shortlist_measure`. With the
-    interval of the paired difference to keeping the old model
+    `deciding` has the scores by `measure` (overlap@10 or ndcg@10), `shortlist` those by `shortlist_measure`. What
+    decides is the interval of the paired difference between the translation and keeping the old model:
 
-    - below 0: `keep the old model`;
-    - around 0: `undecided`;
-    - above 0: `use` where retention reaches its threshold, else `use as first stage` where the shortlist's retention
-      reaches its threshold, else `re-embed`.
+    - entirely below 0: `keep the old model`;
+    - contains 0: `undecided`;
+    - entirely above 0: `use` if the translation's retention reaches its threshold. Otherwise `use as first stage` if
+      the shortlist's retention reaches its threshold. Otherwise `re-embed`.
 
-    Where a random search finds more than half of the shortlist (`chance`), the shortlist is no evidence and does not
-    count. `truth` says in the sentence what the measure compares with.
+    The shortlist does not count if a random search finds more than half of it (`chance`). `truth` is a phrase for the
+    explaining sentence: which neighbours the measure compares with.
     """
     if deciding.retention is None:
-        return not_judged(f"full re-embedding itself scores 0 by {measure}, so there is nothing to keep.", thresholds)
+        return not_judged(
+            f"full re-embedding itself scores 0 in {measure}, so there is nothing to compare with.", thresholds
+        )
     difference = deciding.over_keep_old
     low, high = difference.interval or (difference.score, difference.score)
     retention = deciding.retention.score
@@ -83,30 +85,30 @@ def decide(
         f"old model (difference {low:+.3f} to {high:+.3f})"
     )
     retains = f"it keeps {_percent(retention)} of full re-embedding"
-    fetched = f"the pool is too small to judge its shortlist ({shortlist_measure})"
+    fetched = f"the pool is too small to judge the shortlist ({shortlist_measure})"
     enough = False
     if first_stage is not None and chance <= MOST_CHANCE:
         enough = first_stage >= thresholds.first_stage
-        fetched = f"its shortlist ({shortlist_measure}) {_percent(first_stage)}"
+        fetched = f"the shortlist ({shortlist_measure}) keeps {_percent(first_stage)}"
     if high < 0:
-        word, why = "keep the old model", f"{against}: it loses to changing nothing."
+        word, why = "keep the old model", f"{against}: the translation is worse than keeping the old model."
     elif not low > 0:
-        word, why = "undecided", f"{against}: the interval holds 0; score more queries."
+        word, why = "undecided", f"{against}: the interval contains 0; score more queries."
     elif retention >= thresholds.retention:
-        word, why = "use", f"{against}, and {retains} (needed: {_percent(thresholds.retention)})."
+        word, why = "use", f"{against}, and {retains} (threshold: {_percent(thresholds.retention)})."
     elif enough:
         word = "use as first stage"
-        why = f"{against}; {retains} (to use it alone: {_percent(thresholds.retention)}), but {fetched}."
+        why = f"{against}; {retains} (threshold of `use`: {_percent(thresholds.retention)}), but {fetched}."
     else:
         word = "re-embed"
-        needed = f"{_percent(thresholds.retention)}, or a shortlist of {_percent(thresholds.first_stage)}"
-        why = f"{against}, but {retains} and {fetched} (needed: {needed})."
+        needed = f"{_percent(thresholds.retention)}, or {_percent(thresholds.first_stage)} for the shortlist"
+        why = f"{against}, but {retains} and {fetched} (thresholds: {needed})."
     values = {"verdict": word, "why": why, "measure": measure, "numbers": numbers, "thresholds": asdict(thresholds)}
     return Verdict(values)
 
 
 def not_judged(why: str, thresholds: Thresholds) -> Verdict:
-    """The verdict on a use that cannot be judged, and why not."""
+    """Return the verdict `not judged`, with the reason why a use cannot be judged."""
     return Verdict({"verdict": "not judged", "why": why, "thresholds": asdict(thresholds)})
 
 

@@ -1,9 +1,13 @@
 """Calibrate the confidence of a stitcher on validation pairs, and evaluate it on held-out pairs."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
+from scipy.special import ndtri
 from torch import Tensor
 
 from repstitch.errors import InputError
@@ -22,6 +26,7 @@ from repstitch.stitchers.confidence import (
     weigh,
 )
 from repstitch.stitchers.maps import Map
+from repstitch.text import num
 
 POOL = 1000
 LEVEL = 0.9
@@ -30,7 +35,9 @@ MAX_ROWS = 10_000
 BINS = 10
 CURVE = 20
 NEWTON_STEPS = 20
-SHRINK = 0.1  # towards the mean eigenvalue: new rows differ most where training rows hardly varied
+SHRINK = 0.1  # towards the mean eigenvalue: new rows differ most along directions in which training rows hardly varied
+MIN_OUTCOMES = 20  # hits, and misses, that are needed to measure how well p_match separates them
+Z = float(ndtri(0.975))  # half the width, in standard errors, of a 95 % interval
 Pairs = tuple[Tensor, Tensor]
 
 
@@ -44,14 +51,19 @@ def calibrate(
     training_targets: Tensor,
     pool: int = POOL,
 ) -> Calibration | None:
-    """Calibrate on pairs that neither fitting nor selection used; None with fewer than 20 of them or of `selection`.
+    """Fit the confidence measures of a map on validation pairs. Return None with fewer than 20 pairs in either half.
 
-    Both are normalised pairs (n, d_source), (n, d_target); `decomposition` is that of the training pairs and
-    `training_targets` (m, d_target) are theirs. The pool is made of the calibration targets, topped up with those of
-    `selection`, then with training targets; where there are fewer rows than `pool` in all, that is the pool, and the
-    measure's name says so. The probability is a logistic regression, the bound a ridge regression on `selection` moved
-    to its conformal quantile on `calibration`: Lei et al. 2018, "Distribution-Free Predictive Inference for
-    Regression". The p-value is two-sided, as in Nalisnick et al. 2019, "Detecting Out-of-Distribution Inputs to Deep
+    `selection` and `calibration` are the two halves of validation, as normalised pairs (n, d_source), (n, d_target):
+    the first was used to select the map, the second was not used before. `decomposition` is that of the training pairs,
+    `training_targets` (m, d_target) are their target rows.
+
+    The pool contains the targets of `calibration`. If they are fewer than `pool`, targets of `selection` and then
+    training targets are added. If all of these are fewer, the pool is smaller, and so is the number in the name of the
+    measure.
+
+    `p_match` is a logistic regression. `cosine_lower` is a ridge regression fitted on `selection` and shifted to its
+    conformal quantile on `calibration` (Lei et al. 2018, "Distribution-Free Predictive Inference for Regression").
+    `p_typical` is a two-sided p-value, as in Nalisnick et al. 2019, "Detecting Out-of-Distribution Inputs to Deep
     Generative Models Using Typicality".
     """
     if min(len(selection[0]), len(calibration[0])) < LEAST_ROWS:
@@ -71,7 +83,7 @@ def calibrate(
 
     cosine = _ridge(standard_selection[:, FOR_MATCH], _cosine(raw_selection, Y))
     margins = _cosine(raw, y) - weigh(within, cosine)
-    beyond = int((1 - LEVEL) * (len(margins) + 1) + 1e-9)  # 1 − 0.9 is a little less than a tenth
+    beyond = int((1 - LEVEL) * (len(margins) + 1) + 1e-9)  # in floating point 1 − 0.9 is slightly less than 0.1
     cosine[-1] += margins.sort().values[beyond - 1]
     precision = _precision(standard_selection[:, FOR_TYPICAL])
     mean, project, shared = directions
@@ -93,9 +105,10 @@ def calibrate(
 
 
 def _directions(decomposition: Decomposition) -> tuple[Tensor, Tensor, Tensor]:
-    """The training mean, the whitening along all canonical directions, and their squared correlations."""
+    """Return the training mean, a whitening along all canonical directions, and their squared correlations."""
     fitted = canonical(decomposition, SHRINK, shrink_y=1.0)
-    # Completed to all source directions: rows unlike the training data differ where training hardly varied.
+    # The basis is completed to all source directions, because rows unlike the training data differ from it along
+    # directions in which training rows hardly varied.
     axes = torch.linalg.qr(fitted.U, mode="complete")[0]
     values = decomposition.x_values
     project = (decomposition.x_vectors / (values + SHRINK * values.mean()).sqrt()) @ axes
@@ -105,7 +118,7 @@ def _directions(decomposition: Decomposition) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _gallery(targets: Tensor, others: Sequence[Tensor], pool: int) -> Tensor:
-    """Targets, topped up to `pool` rows where they are fewer, from the first of `others` first."""
+    """Return `targets` and, if they are fewer than `pool`, rows drawn from `others`, from the first of them first."""
     missing = max(0, pool - len(targets))
     for rows in others:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:missing]
@@ -114,9 +127,10 @@ def _gallery(targets: Tensor, others: Sequence[Tensor], pool: int) -> Tensor:
 
 
 def hit_chance(positions: Tensor, gallery: int, pool: int) -> Tensor:
-    """Probability (n,) of rank ten or better in a random pool of `pool`, for ranks (n,) in a gallery of at least it.
+    """Return the probability (n,) of rank 10 or better in a random pool, from the ranks (n,) in a larger gallery.
 
-    Of the others in the gallery rank − 1 are ahead; how many of them are drawn is hypergeometric.
+    A pool has `pool` of the `gallery` rows, the counterpart among them. In the gallery, rank − 1 rows are nearer than
+    the counterpart. The number of them that a pool contains is hypergeometric.
     """
     ahead = (positions.double() - 1)[:, None].cpu()
     drawn = torch.arange(HITS, dtype=torch.float64)
@@ -128,7 +142,7 @@ def hit_chance(positions: Tensor, gallery: int, pool: int) -> Tensor:
 
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:
-    """The logarithm of the number of ways to choose k of n."""
+    """Return the logarithm of the binomial coefficient of n and k."""
     return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma((n - k).clamp(min=0) + 1)
 
 
@@ -137,22 +151,23 @@ def _cosine(predicted: Tensor, Y: Tensor) -> Tensor:
 
 
 def _precision(distances: Tensor) -> Tensor:
-    """The inverse of the distances' correlations, regularised for distances that always agree."""
+    """Return the inverse (2, 2) of the correlations of two distances, regularised in case they are collinear."""
     correlations = distances.T @ distances / len(distances)
     return torch.linalg.inv(correlations + 1e-3 * torch.eye(2).to(correlations))
 
 
 def _ridge(readings: Tensor, values: Tensor) -> Tensor:
-    """Weights (k + 1,), constant last, of least squares with a unit penalty on each standardised reading."""
+    """Fit a ridge regression with penalty 1 on standardised readings; return its weights (k + 1,), intercept last."""
     A, penalty = _design(readings)
     return torch.linalg.solve(A.T @ A + penalty, A.T @ values.double()).float()
 
 
 def _logistic(readings: Tensor, chances: Tensor) -> Tensor:
-    """Weights (k + 1,), constant last, of logistic regression on probabilities, each weight normal a priori.
+    """Fit a logistic regression to probabilities `chances` (n,); return its weights (k + 1,), intercept last.
 
-    Newton's method with halved steps. The chances are smoothed by half a row, so that data of hits only give no
-    certainty: Platt 1999, "Probabilistic Outputs for Support Vector Machines".
+    Uses Newton's method with step halving and a standard normal prior on each weight but the intercept. The
+    probabilities are smoothed by half a row, so that rows that are all hits do not give a probability of 1: Platt 1999,
+    "Probabilistic Outputs for Support Vector Machines".
     """
     A, penalty = _design(readings)
     smoothed = (chances.to(A) * len(A) + 0.5) / (len(A) + 1)
@@ -185,13 +200,16 @@ def _design(readings: Tensor) -> tuple[Tensor, Tensor]:
 def evaluate(
     calibration: Calibration, map: Map, X: Tensor, Y: Tensor, others: Sequence[Tensor] = (), seed: int = 0
 ) -> CalibrationScores:
-    """How true the measures are on held-out normalised pairs X (n, d_source), Y (n, d_target).
+    """Evaluate the confidence measures on held-out normalised pairs X (n, d_source), Y (n, d_target).
 
-    Each row's counterpart is looked for in a pool of exactly `calibration.pool` rows, drawn by `seed` from Y, which is
-    topped up from `others` where it is smaller; where even that is too few the pool is what there is, and `calibrated`
-    is false. `ece` is the expected calibration error over ten bins of equally many rows, `auroc` how well p_match ranks
-    hits before misses (None where all are one or the other), `risk_coverage` the share of misses among the most
-    confident rows. `covered` should be `level`; `unusual@0.05`, the share of p_typical up to 0.05, should be 0.05.
+    Each counterpart is searched for in a pool of `calibration.pool` rows, drawn with `seed` from Y and, if Y is
+    smaller, from `others`. If these are still too few, the pool has all of them and `calibrated` is false.
+
+    `ece` is the expected calibration error over ten bins with equal numbers of rows. `auroc` measures how well p_match
+    ranks hits before misses (None without any hit or without any miss), with its 95 % interval. `usable` is false, with
+    a `reason`, if there are fewer than 20 hits or 20 misses or if that interval reaches down to 0.5. `risk_coverage` is
+    the share of misses among the most confident rows. `covered` should equal `level`; `unusual@0.05`, the share of rows
+    whose p_typical is at most 0.05, should be 0.05. Raises InputError with fewer than 2 pairs.
     """
     if len(X) < 2:
         raise InputError(f"At least 2 held-out pairs are needed to evaluate a confidence; got {len(X)}.")
@@ -221,7 +239,7 @@ def evaluate(
         "hits": float(is_hit.mean()),
         "ece": sum(part["n"] * abs(part["predicted"] - part["observed"]) for part in bins) / len(order),
         "bins": bins,
-        "auroc": auroc(p_match[is_hit], p_match[~is_hit]),
+        **_discrimination(p_match[is_hit], p_match[~is_hit]),
         "risk_coverage": [{"coverage": float(n / len(order)), "risk": float(misses[n - 1] / n)} for n in counts],
         "level": calibration.level,
         "covered": float((_cosine(raw, Y).cpu().double().numpy() >= lower).mean()),
@@ -230,10 +248,50 @@ def evaluate(
     return CalibrationScores(scores)
 
 
+def _discrimination(hits: np.ndarray, misses: np.ndarray) -> dict[str, Any]:
+    """How well p_match separates hits from misses, from its values for either: AUROC, its interval, and usability."""
+    value = auroc(hits, misses)
+    interval = None if value is None else list(auroc_interval(value, len(hits), len(misses)))
+    reason = None
+    if interval is None or min(len(hits), len(misses)) < MIN_OUTCOMES:
+        reason = (
+            f"it was tested on {len(hits)} hits and {len(misses)} misses; at least {MIN_OUTCOMES} of each are needed"
+        )
+    elif interval[0] <= 0.5:
+        reason = (
+            f"p_match is not shown to rank hits before misses better than chance: AUROC {num(value)} "
+            f"[{num(interval[0])}, {num(interval[1])}], chance 0.500"
+        )
+    return {"auroc": value, "auroc_interval": interval, "usable": reason is None, "reason": reason}
+
+
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float | None:
-    """Probability that one of `positive` lies above one of `negative`, a tie counting half; None where one is empty."""
+    """Return the probability that a value of `positive` exceeds one of `negative`; a tie counts as one half.
+
+    Returns None if either is empty.
+    """
     if not len(positive) or not len(negative):
         return None
     below = np.sort(negative)
     counts = np.searchsorted(below, positive, "left") + np.searchsorted(below, positive, "right")
     return float(counts.mean() / (2 * len(below)))
+
+
+def auroc_interval(value: float, n_positive: int, n_negative: int) -> tuple[float, float]:
+    """Return the 95 % interval of an AUROC that was measured on so many positive and negative rows.
+
+    The interval contains every AUROC whose distance to `value` is within 1.96 of its own standard errors, so it stays
+    inside [0, 1] and has a width at 0 and at 1 too. Method 5 of Newcombe 2006, "Confidence intervals for an effect size
+    measure based on the Mann-Whitney statistic, part 2".
+    """
+    mean_rows = (n_positive + n_negative) / 2
+
+    def excess(other: float) -> float:
+        spread = 2 * mean_rows - 1 - 3 * (mean_rows - 1) / ((2 - other) * (1 + other))
+        variance = other * (1 - other) / (n_positive * n_negative) * spread
+        return abs(value - other) - Z * math.sqrt(variance)
+
+    # At 0 and 1 the variance is 0, so `excess` has a root there that is not the end of the interval.
+    low = brentq(excess, 0, min(value, 1 - TINY)) if value > 0 else 0.0
+    high = brentq(excess, max(value, TINY), 1) if value < 1 else 1.0
+    return low, high

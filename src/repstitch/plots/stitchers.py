@@ -1,4 +1,4 @@
-"""Pictures of a stitcher: its scorecard, and the learning curve of its training."""
+"""Plots of a stitcher: its scorecard, and its learning curve."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from repstitch.errors import InputError
-from repstitch.evaluation.report import REFERENCES
+from repstitch.evaluation.report import REFERENCES, measure_name
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.scorecard_parts import (
     ALIGNMENTS,
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-USE_WORDS = {"query": "new queries, old index", "corpus": "old vectors, new queries"}
+USE_WORDS = {"query": "new queries, old index", "corpus": "translated index, new queries"}
 USE_COLOURS = {"query": BLUE, "corpus": ORANGE}
 SHOWN = [name for name in REFERENCES if name not in ("over_keep_old", "retention")]
 
 
 def plot_retrieval(axes: Axes, card: Scorecard) -> Axes:
-    """Recall in the pool, per use, against chance and shuffled pairs, as grouped bars."""
+    """Draw recall in the pool for each use as grouped bars, with the level of chance and of shuffled pairs."""
     uses = card.uses
     width = 0.8 / len(uses)
     for i, (use, colour) in enumerate(zip(uses, (BLUE, ORANGE), strict=False)):
@@ -53,14 +53,14 @@ def plot_retrieval(axes: Axes, card: Scorecard) -> Axes:
     axes.set_xticks(range(len(RECALLS)), [f"recall@{r}" for r in RECALLS])
     axes.set_ylim(0, 1.5)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    axes.set_ylabel("share of counterparts found")
+    axes.set_ylabel("share of counterparts retrieved")
     axes.set_title(f"Retrieval among {card.pool} {card.held_out}", fontsize=10)
     axes.legend(fontsize=8, loc="upper left", frameon=False, ncols=1)
     return axes
 
 
 def plot_alignment(axes: Axes, stages: Mapping[str, float], null: float, title: str, colours: Sequence[str]) -> Axes:
-    """One alignment score a stage, with the null as a line."""
+    """Draw one alignment score for each stage as bars, with the permutation null as a line."""
     bars = axes.bar(range(len(stages)), list(stages.values()), color=list(colours))
     axes.bar_label(bars, fmt="%.2f", fontsize=9, padding=1)
     axes.axhline(null, color="black", lw=1.5, label=f"unrelated spaces: {round(null, 3) + 0.0:.3f}")
@@ -72,7 +72,10 @@ def plot_alignment(axes: Axes, stages: Mapping[str, float], null: float, title: 
 
 
 def plot_references(axes: Axes, card: Scorecard) -> Axes:
-    """Each use's score with its interval against the references: by relevance where it was judged, else by overlap."""
+    """Draw the score of each use, with its interval, and those of the references.
+
+    The scores are by relevance judgements if there are any, otherwise the share of true neighbours.
+    """
     comparisons: dict[str, Comparison] = {
         use: scores.references for use, scores in card.uses.items() if scores.references is not None
     }
@@ -106,49 +109,59 @@ def plot_references(axes: Axes, card: Scorecard) -> Axes:
     axes.set_yticks(range(len(shown)), [REFERENCES[name] for name in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(-0.03, 1.06)
-    axes.set_title("Neighbours of re-embedding kept" if card.relevance is None else "Relevant found", fontsize=10)
-    axes.set_xlabel(measure, fontsize=9)
+    axes.set_title("Compared with the alternatives", fontsize=10)
+    axes.set_xlabel(measure_name(measure), fontsize=9)
     axes.legend(fontsize=8, frameon=True, framealpha=0.9, loc="lower right", title="verdict", title_fontsize=8)
     return axes
 
 
 def plot_spectrum(axes: Axes, spectrum: Spectrum) -> Axes:
-    """Correlation of each shared direction on held-out pairs, against the most that shuffled pairs show."""
+    """Draw the correlation of each shared direction on held-out pairs, and the largest of shuffled pairs as a line."""
     axes.plot(spectrum.direction, spectrum.correlation, color=BLUE, lw=1.8, label="held-out pairs")
-    axes.axhline(spectrum.null, color="black", lw=1.5, label=f"shuffled pairs, 95 %: {spectrum.null:.2f}")
+    axes.axhline(spectrum.null, color="black", lw=1.5, label=f"strongest of shuffled pairs: {spectrum.null:.2f}")
     axes.set_xscale("log")
     axes.set_xlim(1, max(2, spectrum.directions))
     axes.set_ylim(min(-0.1, *spectrum.correlation) - 0.02, 1.05)
-    axes.set_xlabel("canonical direction, strongest in training first", fontsize=9)
+    axes.set_xlabel("canonical direction, strongest first", fontsize=9)
     axes.set_ylabel("correlation")
-    axes.set_title(f"Shared: {spectrum.above} of {spectrum.directions} directions beat chance", fontsize=10)
+    axes.set_title(f"Shared directions: {spectrum.above} of {spectrum.directions} above chance", fontsize=10)
     axes.legend(fontsize=8, frameon=False, loc="lower left")
     return axes
 
 
 def plot_confidence(axes: Axes, confidence: CalibrationScores) -> Axes:
-    """How often a match comes true: predicted against observed, a dot for each bin of equally many held-out rows."""
+    """Draw the observed share of hits against p_match, one dot for each tenth of the held-out rows.
+
+    A confidence that is not usable is drawn in grey, with the reason across the panel.
+    """
     bins = confidence.bins
-    axes.plot([0, 1], [0, 1], color="black", lw=1, ls="--", label="as often as said")
+    unusable = confidence.usable is False
+    axes.plot([0, 1], [0, 1], color="black", lw=1, ls="--", label="perfect calibration")
     axes.scatter(
         [part.predicted for part in bins],
         [part.observed for part in bins],
         45,
-        color=GREEN,
+        color=GREY if unusable else GREEN,
+        alpha=0.4 if unusable else 1,
         zorder=3,
         label=f"a tenth of {confidence.n} held-out rows",
     )
+    if unusable:
+        reason = "\n".join(textwrap.wrap(f"Not usable: {confidence.reason}.", 40))
+        box = {"facecolor": "white", "edgecolor": GREY, "alpha": 0.9}
+        axes.text(0.5, 0.3, reason, ha="center", va="center", fontsize=8, zorder=4, bbox=box)
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel(f"p_match@{confidence.pool}", fontsize=9)
-    axes.set_ylabel("share found in the first ten")
-    axes.set_title(f"Confidence: calibration error {confidence.ece:.3f}", fontsize=10)
+    axes.set_ylabel("observed share in the first 10")
+    state = "not usable" if unusable else f"calibration error {confidence.ece:.3f}"
+    axes.set_title(f"Confidence: {state}", fontsize=10)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
     return axes
 
 
 def plot_hubness(axes: Axes, card: Scorecard) -> Axes:
-    """Skew of how often rows are found as neighbours, before translation (native targets) and after, per use."""
+    """Draw the skewness of neighbour counts, before translation (native target rows) and after it for each use."""
     values = [card.hubness_native or 0.0, *(scores.hubness_skew for scores in card.uses.values())]
     names = ["before:\nnative rows", *(f"after:\n{use}" for use in card.uses)]
     bars = axes.bar(range(len(values)), values, 0.6, color=[GREY, *(USE_COLOURS[use] for use in card.uses)])
@@ -157,18 +170,18 @@ def plot_hubness(axes: Axes, card: Scorecard) -> Axes:
     axes.set_xticks(range(len(values)), names, fontsize=9)
     axes.set_ylim(min(0, *values) * 1.25, max(*values, 0.1) * 1.25)
     axes.set_ylabel("skew of neighbour counts")
-    axes.set_title("Hubness: are a few rows found everywhere?", fontsize=10)
+    axes.set_title("Hubness: do a few rows appear everywhere?", fontsize=10)
     return axes
 
 
 def plot_scorecard(card: Scorecard, title: str) -> Figure:
-    """A stitcher's scorecard in one picture: retrieval, the references, what is shared, confidence, hubness.
+    """Draw a scorecard: retrieval, references, shared directions, confidence and hubness, one panel each.
 
-    Panels without scores are left out; a card of an earlier release shows retrieval, and alignment before and after.
-    Raises InputError on an empty one.
+    Panels without scores are left out. Scorecards of earlier releases show retrieval and alignment instead. Raises
+    InputError if the scorecard is empty.
     """
     if not card:
-        raise InputError("`plot` needs a scorecard, and this stitcher has none; train it again.")
+        raise InputError("`plot` needs a scorecard, but this stitcher has none; train it again.")
     panels: list[Callable[[Axes], Axes]] = [partial(plot_retrieval, card=card)] if card.uses else []
     if card.relevance is not None or any(scores.references is not None for scores in card.uses.values()):
         panels.append(partial(plot_references, card=card))
@@ -193,11 +206,14 @@ def plot_scorecard(card: Scorecard, title: str) -> Figure:
 
 
 def plot_curve(curve: LearningCurve) -> Figure:
-    """A learning curve: every draw's scores against training pairs, the fitted curve carried on to twice as many."""
+    """Draw a learning curve: the scores of each draw of pairs, and the fitted curve up to twice as many pairs.
+
+    Raises InputError if the learning curve is incomplete.
+    """
     picture, (axes,) = figure(1, width=6.4, height=4.2)
     objective, sizes, doubled = curve.objective, curve.sizes, curve.doubled
     if objective is None or doubled is None or not (sizes and curve.scores and curve.curve):
-        raise InputError("`plot` needs a whole learning curve, and this one lacks some of its parts; train again.")
+        raise InputError("`plot` needs a complete learning curve, but parts of this one are missing; train again.")
     colours = {objective: BLUE} | ({"recall@1": ORANGE} if objective == "match" else {"match": ORANGE})
     for name, colour in colours.items():
         draws = curve.scores[name]

@@ -1,9 +1,9 @@
-"""How far to trust one translation, from the source vector alone, calibrated on pairs that nothing else used.
+"""Confidence of single translations, computed from the source vector alone.
 
-Four readings are taken of a source row x: the length of its raw translation, the shrunk Mahalanobis distance of x to
-the training rows, the share of that distance in the directions that both spaces share, and the plain distance to the
-mean. Validation pairs say what the readings are worth: the half that selected the map shows where they usually lie, the
-other half what they say about hits.
+Four readings are computed for a source row x: the length of its raw translation, the shrunk Mahalanobis distance of x
+to the training rows, the share of that distance along the directions that both spaces share, and the Euclidean distance
+to the training mean. They are calibrated on validation pairs: the half that selected the map gives the usual range of
+the readings, the other half relates the readings to hits.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ TINY = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Confidence:
-    """How far to trust the translation of each row: float32 arrays (n,), of no axis for one vector.
+    """The confidence of each translated row: float32 arrays (n,), or scalars () for one vector.
 
-    `p_match` in [0, 1] is the probability that the counterpart is among the first ten of `pool` target rows.
-    `cosine_lower` in [-1, 1] is a bound: the cosine to the counterpart lies above it for a stated share of rows.
-    `p_typical` in (0, 1] is the share of calibration rows that look at least as unusual as this one; where it is small,
-    the other measures say nothing. `shared` in [0, 1] is how much of the row lies where the two spaces agree.
-    `distance` is its shrunk Mahalanobis distance to the training rows, about 1 for one of them.
+    `p_match` in [0, 1] is the probability that the counterpart is among the 10 nearest of `pool` target rows.
+    `cosine_lower` in [-1, 1] is a lower bound of the cosine to the counterpart, which holds for 90 % of rows.
+    `p_typical` in (0, 1] is the share of calibration rows that are at least as unusual as this row; if it is small, do
+    not rely on the first two. `shared` in [0, 1] is the share of the row along directions that both spaces share.
+    `distance` is the shrunk Mahalanobis distance of the row to the training rows, about 1 for a training row.
     """
 
     pool: int
@@ -42,7 +42,7 @@ class Confidence:
     distance: np.ndarray = field(repr=False)
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """The measures by the names that files and replies use, such as `p_match@1000`."""
+        """Return the measures by the names used in files and HTTP responses, such as `p_match@1000`."""
         measures = (self.p_match, self.cosine_lower, self.p_typical, self.shared, self.distance)
         return dict(zip(measure_names(self.pool), measures, strict=True))
 
@@ -51,19 +51,20 @@ class Confidence:
 
 
 def measure_names(pool: int) -> tuple[str, ...]:
-    """The names of the measures, in order; the pool that a probability was calibrated for is part of its name."""
+    """Return the names of the measures, in order. The name of p_match includes the pool it was calibrated for."""
     return (f"p_match@{pool}", "cosine_lower", "p_typical", "shared", "distance")
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What turns readings of a row into its confidence, at pools of `pool` rows; the cosine bound covers `level`.
+    """The fitted parameters that turn the readings of a row into its confidence. All tensors are float32.
 
-    `mean` (d_source,) and `project` (d_source, d_source): source rows about their mean, whitened, along the canonical
-    directions; `shared` (d_source,) their squared correlations. `centre`, `scale` (4,) and `low`, `high` (3,) describe
-    the readings of the selecting half. `match` and `cosine` (4,) are weights of the first three readings, constant
-    last; `precision` (2, 2) joins the two distances; `atypical` (n,) holds their joint size for the calibration rows,
-    ascending. All float32.
+    `pool` is the number of target rows that p_match refers to, `level` the share of rows for which the cosine bound
+    holds. `mean` (d_source,) and `project` (d_source, d_source) centre source rows and whiten them along the canonical
+    directions; `shared` (d_source,) has the squared correlations of these directions. `centre`, `scale` (4,) and `low`,
+    `high` (3,) are statistics of the readings on the half of validation that selected the map. `match` and `cosine`
+    (4,) are weights of the first three readings, intercept last. `precision` (2, 2) combines the two distances;
+    `atypical` (n,) has the combined distance of each calibration row, ascending.
     """
 
     pool: int
@@ -83,7 +84,7 @@ class Calibration:
     def __post_init__(self):
         if type(self.pool) is not int or self.pool < 2 or not isinstance(self.level, float) or not 0 < self.level < 1:
             raise InputError(
-                "`pool` of a calibration must be a whole number above 1 and `level` a number between 0 and 1; "
+                "`pool` of a calibration must be an integer above 1 and `level` a number between 0 and 1; "
                 f"got {self.pool!r} and {self.level!r}."
             )
         d, n = len(self.mean), len(self.atypical)
@@ -97,32 +98,35 @@ class Calibration:
                     f"got {tensor.dtype} of shape {tuple(tensor.shape)}."
                 )
             if not torch.isfinite(tensor).all():
-                raise InputError(f"`{name}` of a calibration must be finite; it holds NaN or Inf.")
+                raise InputError(f"`{name}` of a calibration must be finite; it contains NaN or Inf.")
         if n < LEAST_ROWS or bool((self.atypical.diff() < 0).any()) or not bool((self.scale > 0).all()):
             raise InputError(
-                f"`atypical` of a calibration must hold at least {LEAST_ROWS} ascending numbers, `scale` positive ones."
+                f"`atypical` of a calibration must have at least {LEAST_ROWS} ascending numbers, `scale` positive ones."
             )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of what it measures, in order."""
+        """The names of the measures, in order."""
         return measure_names(self.pool)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name, as they are stored."""
+        """Return the tensors by name, as they are stored."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("pool", "level")}
 
     def to(self, device: torch.device | str) -> "Calibration":
-        """The same with its tensors on `device`."""
+        """Return a copy with its tensors on `device`."""
         return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     @torch.no_grad()
     def measure(self, X: Tensor, raw: Tensor) -> dict[str, Tensor]:
-        """The measures of `Confidence` by name, each (n,), of normalised source rows X (n, d_source) and their raw
-        translations. Costs one product with `project`."""
+        """Return the measures of `Confidence` by name, each (n,).
+
+        X (n, d_source) are normalised source rows, `raw` (n, d_target) their translations before output normalisation.
+        The cost is one product of X with `project`.
+        """
         readings = take_readings(X, raw, self.mean, self.project, self.shared)
         standard = (readings - self.centre) / self.scale
-        # The weights mean nothing beyond what calibration saw: readings count at most as the furthest there.
+        # Readings are clipped to the range that calibration saw, because the weights are not valid outside it.
         within = torch.maximum(torch.minimum(standard[:, FOR_MATCH], self.high), self.low)
         measures = (
             torch.sigmoid(weigh(within, self.match)),
@@ -135,7 +139,10 @@ class Calibration:
 
     @exact_products()
     def confidence(self, X: Tensor, raw: Tensor) -> Confidence:
-        """The confidence of normalised source rows X (n, d_source) or one vector, and their raw translations."""
+        """Return the confidence of normalised source rows X (n, d_source), or of one vector (d_source,).
+
+        `raw` has their translations before output normalisation.
+        """
         measures = self.measure(torch.atleast_2d(X), torch.atleast_2d(raw)).values()
         return Confidence(self.pool, *(values.reshape(X.shape[:-1]).cpu().numpy() for values in measures))
 
@@ -146,12 +153,12 @@ class Calibration:
 
 
 def calibration_from_tensors(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Calibration:
-    """Rebuild a calibration from its pool and level, and its tensors by name."""
+    """Rebuild a calibration from its settings (`pool` and `level`) and its tensors by name."""
     return Calibration(**settings, **tensors)
 
 
 def take_readings(X: Tensor, raw: Tensor, mean: Tensor, project: Tensor, shared: Tensor) -> Tensor:
-    """The readings (n, 4) of source rows (n, d_source) and their raw translations (n, d_target)."""
+    """Return the readings (n, 4) of source rows (n, d_source) with their raw translations (n, d_target)."""
     centred = X.to(mean.dtype) - mean
     power = (centred @ project).square_()
     total = power.sum(1).clamp(min=TINY)
@@ -164,13 +171,13 @@ def _lengths(rows: Tensor) -> Tensor:
 
 
 def weigh(readings: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum (n,) of readings (n, k), the constant last in `weights`."""
+    """Return the weighted sum (n,) of readings (n, k); the last of `weights` is the intercept."""
     return readings @ weights[:-1] + weights[-1]
 
 
 def unusualness(distances: Tensor, precision: Tensor) -> Tensor:
-    """How unusual two standardised distances (n, 2) are together: too near counts as well as too far.
+    """Return how unusual (n,) two standardised distances (n, 2) are together. Too small is as unusual as too large.
 
-    A row in the middle of everything, such as a mean of many, is as unlike the training data as one far outside.
+    A row close to the centre, such as the mean of many rows, differs from training rows as much as one far outside.
     """
     return ((distances @ precision) * distances).sum(1)

@@ -17,7 +17,7 @@ def model_card(config: Mapping[str, Any], card: Scorecard) -> str:
         f"normalisation: `{config['output_norm']}`.",
     ]
     if card:
-        sections += ["## Scores", f"These scores were measured on {card.held_out} only.", f"```\n{card}\n```"]
+        sections += ["## Scores", f"These scores were measured on {card.held_out} only.", f"```\n{card.table()}\n```"]
         if card.refit:
             sections.append("After scoring, the map was fitted again on all pairs; the scores are of the first fit.")
     sections += [

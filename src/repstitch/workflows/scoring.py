@@ -45,35 +45,46 @@ def score(  # noqa: PLR0913 - the whole job in one call
     retention: float = 0.9,
     first_stage: float = 0.95,
 ) -> Scorecard:
-    """The scorecard of a stitcher on pairs, without those that it was trained on or chosen by.
+    """Score a stitcher on pairs that it was not trained on.
+
+    Pairs that training or the selection of the map used are recognised by their ids and vectors, and left out.
 
     Args:
         stitcher: The stitcher to score.
-        source: A file (see `embeddings.scan`), `Embeddings`, or an array (n, d_source).
-        target: The same items in the target space. Rows pair by id where both sides have ids, else by position.
-        uses: Which uses to score: `query`, `corpus`, or both.
-        source_space: The source's name or card, for rows without a card.
-        target_space: The target's name or card, for rows without a card.
-        source_ids: One id a row, for a source without ids.
-        target_ids: One id a row, for a target without ids.
-        drop_invalid: Leave out rows that cannot be used, and repeats of an identical pair.
-        relevance: Queries and relevance judgements. `source` and `target` are then the documents, and the scorecard has
-            `relevance`, which decides the verdicts. Documents that training used stay in the gallery; queries that it
-            used are not scored.
-        labels: Classes of the source's rows (see `transfer.labels.label`). The scorecard then has `probe_transfer`: how
-            well a probe of the target space works on the source's rows once the stitcher has carried it back.
-        retention: The share of re-embedding's score that the verdict `use` needs.
-        first_stage: The share of re-embedding's shortlist recall that the verdict `use as first stage` needs.
+        source: The source embeddings: a file (see `repstitch.read`), `Embeddings`, or an array (n, d_source).
+        target: The target embeddings of the same items, in any of these forms. Rows are paired by id if both sides have
+            ids, otherwise by position.
+        uses: The uses to score: `query` (translated queries search native target vectors), `corpus` (native target
+            queries search translated vectors), or both. Default: both.
+        source_space: The name or card (`Space`) of the source's space, in place of the one in the file. Without a name
+            or card, rows are assumed to be in the stitcher's source space if they have its dimension.
+        target_space: The same for the target's space.
+        source_ids: One id per source row, in place of those in the file: an array, a text file with one id per line, a
+            `.npy` file or `file.npz:key`.
+        target_ids: The same for the target rows.
+        drop_invalid: If True, leave out rows with NaN, Inf or only zeros, and exact repeats of a pair. If False, these
+            rows raise InputError, and repeats are kept. Default: False.
+        relevance: Queries and relevance judgements (`repstitch.evaluation.RelevanceData`). `source` and `target` are
+            then the documents, the scorecard also has `relevance`, and the verdicts are based on it. Documents seen in
+            training stay in the gallery; queries seen in training are not scored. Default: None.
+        labels: One class label per source row: `table.csv:column` with a column `id`, or an array or file in row order.
+            The scorecard then also has `probe_transfer`: the accuracy on source rows of a linear classifier (a probe)
+            that is trained on target rows and transferred to the source space through the stitcher. Default: None.
+        retention: The share of the score of full re-embedding, above 0 and at most 1, that the translation must reach
+            for the verdict `use`. Default: 0.9.
+        first_stage: The share of the shortlist recall of full re-embedding that the translation must reach for the
+            verdict `use as first stage`. Default: 0.95.
 
     Returns:
-        The scorecard. Its `left_out` counts the pairs that were left out because training used them.
+        The scorecard. Its `left_out` is the number of pairs that were left out because training or selection used them.
 
     Raises:
-        InputError: On another space, on a stitcher used backwards, and when no unseen pair or no judged query is left.
+        InputError: If the rows are in other spaces than the stitcher's, if source and target are swapped, if no unseen
+            pair or no judged query is left, or if an argument is invalid.
     """
     thresholds = Thresholds(retention, first_stage)
     if isinstance(uses, str) or not uses or not set(uses) <= set(USES):
-        raise InputError(f"`uses` must be a tuple of {' and '.join(USES)}; got {uses!r}.")
+        raise InputError(f"`uses` must be a tuple with at least one of {' and '.join(USES)}; got {uses!r}.")
     spaces = (source_space, target_space)
     source_rows, target_rows = read_sides(stitcher, source, target, *spaces, source_ids, target_ids)
     documents = pair(source_rows if labels is None else label(source_rows, labels), target_rows, drop_invalid)
@@ -82,14 +93,19 @@ def score(  # noqa: PLR0913 - the whole job in one call
         judged = _read_relevance(stitcher, relevance, spaces, (source_rows, target_rows), drop_invalid)
     used_in_training = seen_in_training(stitcher, documents)
     if used_in_training.all():
-        raise InputError(f"All {len(documents)} pairs were used to train this stitcher; give pairs it has not seen.")
+        raise InputError(f"All {len(documents)} pairs were used to train this stitcher; pass other pairs.")
     pairs = documents.take(~used_in_training)
     refuse_backwards(stitcher, pairs.X, source_rows.declared)
 
     training_mean = torch.from_numpy(stitcher.target_mean)
     card = score_pairs(translate_pairs(stitcher, pairs), training_mean, uses=uses, thresholds=thresholds).to_dict()
     n_used = int(used_in_training.sum())
-    extras: dict = {"left_out": n_used, "held_out": "unseen pairs", "dropped": pairs.dropped}
+    extras: dict = {
+        "objective": stitcher.objective,
+        "left_out": n_used,
+        "held_out": "unseen pairs",
+        "dropped": pairs.dropped,
+    }
     if labels is not None:
         extras["probe_transfer"] = _prove_probe(stitcher, documents, used_in_training)
     if judged is not None:
@@ -109,14 +125,14 @@ def _read_relevance(
     documents: tuple[Embeddings, Embeddings],
     drop_invalid: bool,
 ) -> tuple[Pairs, Qrels]:
-    """The paired queries and the judgements; InputError unless queries and documents all have ids."""
+    """Read the paired queries and the judgements. Raises InputError unless all queries and documents have ids."""
     queries = read_sides(
         stitcher, data.source_queries, data.target_queries, *spaces, data.source_query_ids, data.target_query_ids
     )
     if any(rows.ids is None for rows in (*documents, *queries)):
         raise InputError(
-            "With `qrels` all four files must have ids, those that it names; give `source_ids`, `target_ids`, "
-            "`source_query_ids` and `target_query_ids` for files without."
+            "`qrels` refers to ids, so documents and queries must have ids on both sides; pass `source_ids`, "
+            "`target_ids`, `source_query_ids` and `target_query_ids` for those without."
         )
     qrels = read_qrels(data.qrels)
     return pair(*queries, drop_invalid, least=1), qrels
@@ -128,8 +144,9 @@ def _search_rows(stitcher: Stitcher, pairs: Pairs, seen: np.ndarray) -> SearchRo
 
 
 def _prove_probe(stitcher: Stitcher, pairs: Pairs, used_in_training: np.ndarray) -> dict:
-    """How well a probe of the target space works on the source's labelled rows once the stitcher carried it back."""
-    from repstitch.transfer.probe_evaluation import evaluate_probe  # fits probes, which scoring alone does not need
+    """Evaluate a probe of the target space on labelled source rows, after its transfer back through the stitcher."""
+    # Imported late: scoring without labels does not need the code that fits probes.
+    from repstitch.transfer.probe_evaluation import evaluate_probe
     from repstitch.transfer.task import make_task
 
     rows = translate_pairs(stitcher, pairs)
@@ -137,7 +154,8 @@ def _prove_probe(stitcher: Stitcher, pairs: Pairs, used_in_training: np.ndarray)
     parts = split(pairs, shares if shares[-1] else SHARES, stitcher.split.get("seed", 0))
     if stitcher.split.get("group"):
         log.warning(
-            "The stitcher was trained with groups, which `labels` do not know: probes may train on a test group."
+            "The stitcher was trained with groups, which the split for `labels` ignores: one group may have rows in "
+            "both training and test of the probes."
         )
     assert pairs.labels is not None
     return evaluate_probe(

@@ -1,4 +1,4 @@
-"""Learn a stitcher from pairs in one call: prepare the pairs, select a map, evaluate it, assemble the stitcher."""
+"""Learn a stitcher from pairs in one call: prepare the pairs, select a map, evaluate it, build the stitcher."""
 
 import inspect
 import platform
@@ -58,42 +58,73 @@ def train(  # noqa: PLR0913 - the whole job in one call
     first_stage: float = 0.95,
     **recipe: Unpack[RecipeSettings],
 ) -> Stitcher:
-    """Learn a stitcher from paired embeddings and score it on pairs that were held out.
+    """Learn a stitcher from paired embeddings and score it on held-out pairs.
+
+    The pairs are split into train, validation and test. Maps are fitted to train, one of them is selected on
+    validation, and the scorecard is computed on test.
 
     Args:
-        source: A file (see `embeddings.scan`), `Embeddings`, or an array (n, d_source).
-        target: The same items in the target space. Rows pair by id where both sides have ids, else by position.
-        method: `ridge`, `procrustes`, `canonical`, `linear` or `mlp`; `auto` tries them all (see
-            `fit.selection.select`).
-        objective: What the map is chosen for on validation rows: `match` (find the counterpart), `neighbours` (keep the
-            neighbours) or `reconstruction` (least error).
-        split_shares: The shares of train, validation and test. Only test may be 0.
-        split_seed: Seed of the hash of each id, or of its group, by which pairs are split.
-        seed: Seed of the contrastive fits and of the controls.
-        group: A column of either side, or a file or array with one group a row. The pairs of one group stay together.
-        drop_invalid: Leave out rows that cannot be used, and repeats of an identical pair.
-        refit_on_all: Fit the chosen map once more on all pairs after scoring. The scorecard says so, and the confidence
-            stays the one calibrated before.
-        source_space: The source's name or card. Arrays are called `source` unless named here.
-        target_space: The target's name or card. Arrays are called `target` unless named here.
-        source_ids: One id a row, for a source without ids.
-        target_ids: One id a row, for a target without ids.
-        output_norm: `unit` or `none`, the length of translated rows. By default `unit`, unless the target's card says
-            that its rows are not normalised.
-        device: `auto`, `cpu` or `cuda`. Training steps compute float32 products as PyTorch is set
-            (`torch.set_float32_matmul_precision`); scores and closed forms always in full float32.
-        learning_curve: Add to the scorecard how scores grow with the number of training pairs.
-        labels: Classes of the source's rows (see `transfer.labels.label`). The scorecard then has `probe_transfer`: how
-            well a probe of the target space works on the source's test rows once the map has carried it back.
-        retention: The share of re-embedding's score that the verdict `use` needs.
-        first_stage: The share of re-embedding's shortlist recall that the verdict `use as first stage` needs.
-        **recipe: Settings of the contrastive fits, such as `epochs` and `width` (see `fit.recipe.Recipe`).
+        source: The embeddings to translate from: a file (see `repstitch.read`), `Embeddings`, or an array
+            (n, d_source). At least 20 pairs are needed.
+        target: The embeddings of the same items in the space to translate into, in any of these forms. Rows are paired
+            by id if both sides have ids, otherwise by position.
+        method: How the map is learned. Default: `auto`.
+
+            - `ridge`: linear regression with an L2 penalty.
+            - `procrustes`: an orthogonal map (a rotation or reflection) with a scale and an offset.
+            - `canonical`: regression along the canonical correlation directions, with shrinkage.
+            - `linear`: a linear map that starts from the best of these and is refined by gradient descent.
+            - `mlp`: the same, plus an MLP with one hidden layer.
+            - `auto`: try all of these, and use the simplest one whose validation score is within one standard error of
+              the best. The first three are equally simple; `linear` and `mlp` follow.
+        objective: What the map is selected for on validation pairs; `linear` and `mlp` are also trained for it.
+            Default: `match`.
+
+            - `match`: rank the counterpart of each row first (mean reciprocal rank).
+            - `neighbours`: have the same ten nearest neighbours as the counterpart (share of them in common).
+            - `reconstruction`: come as close to the target vector as possible (R²).
+        split_shares: The shares of train, validation and test, which sum to 1. Only test may be 0; the pairs of the
+            scorecard then come from validation. Default: (0.6, 0.15, 0.25).
+        split_seed: Seed of the split. The part of a pair depends only on this seed and on its id or group (without ids,
+            on its vectors), so the same ids are held out in every run and for every model. Default: 0.
+        seed: Seed of gradient descent, of the controls with shuffled pairs and of the learning curve. Default: 0.
+        group: One group per pair, for example the product that several images show: a column of either file, a file, or
+            an array. All pairs of a group are put in the same part of the split. Default: None, no groups.
+        drop_invalid: If True, leave out rows with NaN, Inf or only zeros, and exact repeats of a pair. If False, these
+            rows raise InputError, and so do repeats that fall into different parts of the split. Default: False.
+        refit_on_all: If True, fit the selected map again on all pairs after scoring, and return that map. The scores
+            and the confidence remain those of the first fit, and the scorecard has `refit`. Default: False.
+        source_space: The name or card (`Space`) of the source's space, in place of the one in the file. Default: the
+            card of the file, else the file's name; `source` for an array.
+        target_space: The same for the target's space; `target` for an array.
+        source_ids: One id per source row, in place of those in the file: an array, a text file with one id per line, a
+            `.npy` file or `file.npz:key`.
+        target_ids: The same for the target rows.
+        output_norm: The length of translated rows. `unit` scales them to length 1; with `none` the map also learns the
+            length of the target rows. Default: `unit`, or `none` if the target's card states that its rows are not
+            normalised.
+        device: The device for fitting: `cpu`, `cuda` or `auto` (CUDA if available). Default: `auto`. Gradient descent
+            uses PyTorch's precision of float32 products (`torch.set_float32_matmul_precision`); scores and closed forms
+            always use full float32.
+        learning_curve: If True, add a learning curve to the scorecard: the score by number of training pairs, and an
+            estimate for twice as many. Requires at least 80 training pairs. Default: False.
+        labels: One class label per source row: `table.csv:column` with a column `id`, or an array or file in row order.
+            The scorecard then also has `probe_transfer`: the accuracy on source test rows of a linear classifier (a
+            probe) that is trained on target rows and transferred to the source space through the map. Requires a test
+            share above 0. Default: None.
+        retention: The share of the score of full re-embedding, above 0 and at most 1, that the translation must reach
+            for the verdict `use`. Default: 0.9.
+        first_stage: The share of the shortlist recall of full re-embedding that the translation must reach for the
+            verdict `use as first stage`. Default: 0.95.
+        **recipe: Settings of `linear` and `mlp`, for example `epochs` (default: 25), `width` of the hidden layer
+            (default: 512), `batch_size` (default: 512) and `checkpoints`, a folder from which an interrupted fit
+            resumes (default: None). `repstitch.fit.recipe.Recipe` describes all of them.
 
     Returns:
-        The stitcher, with the scorecard of the pairs that were held out.
+        The stitcher, with the scorecard of the held-out pairs in `stitcher.scorecard`.
 
     Raises:
-        InputError: On rows, pairs, a split or settings that cannot be used, and on an unknown keyword.
+        InputError: If the rows, the pairs, the split or a setting cannot be used, or if a keyword is unknown.
     """
     check_keywords("train", recipe, PARAMETERS)
     if method not in (*METHODS, "auto"):
@@ -131,7 +162,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
     stitcher = assemble(
         prepared, problem, chosen, scorecard, calibration, objective, split_record, used_all_pairs=refit_on_all
     )
-    extras: dict = {} if refitted is None else {"refit": True}
+    extras: dict = {"objective": objective} | ({} if refitted is None else {"refit": True})
     if task is not None:
         extras["probe_transfer"] = evaluate_probe(stitcher, task, seed=seed).to_dict()
     map = stitcher.map if refitted is None else refitted
@@ -139,7 +170,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
 
 
 def probe_task(prepared: PreparedPairs) -> Task | None:
-    """A task for a probe of the target space, which the stitcher carries back to the source; None without labels."""
+    """Build the task for a probe that is transferred from the target space to the source; None without labels."""
     labels = prepared.pairs.labels
     if labels is None:
         return None
@@ -147,7 +178,7 @@ def probe_task(prepared: PreparedPairs) -> Task | None:
 
 
 def state_problem(prepared: PreparedPairs, objective: str, recipe: Recipe) -> Problem:
-    """What selection solves: the training pairs, and the objective that scores candidates on validation pairs."""
+    """Build the problem that selection solves: the training pairs, and the objective on validation pairs."""
     X, Y = prepared.take(prepared.parts.train)
     validation = ValidationObjective(objective, *prepared.take(prepared.parts.select), Y)
     return Problem(X, Y, validation, recipe, keep_lengths=prepared.output_norm == "none")
@@ -164,7 +195,7 @@ def assemble(
     *,
     used_all_pairs: bool,
 ) -> Stitcher:
-    """The chosen map as a stitcher that records how it was made and which pairs training or selection used."""
+    """Build a stitcher from the chosen map, with a record of how it was made and which pairs were used to make it."""
     pairs, parts = prepared.pairs, prepared.parts
     used = np.arange(len(pairs)) if used_all_pairs else np.concatenate([parts.train, parts.validation])
     fingerprints = [id_fingerprints(pairs.ids[used]), row_fingerprints(pairs.X[used], pairs.Y[used])]

@@ -1,5 +1,6 @@
 """Translate a file of embeddings with a stitcher."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from repstitch.errors import InputError
 from repstitch.spaces import Space, adopt
 from repstitch.stitchers.stitcher import Stitcher
 
+log = logging.getLogger(__name__)
+
 
 @names_keywords
 def translate_file(
@@ -31,34 +34,40 @@ def translate_file(
     batch_rows: int = 16_384,
     confidence: bool = False,
 ) -> int:
-    """Translate embeddings into a new Parquet file.
+    """Translate a file of embeddings into a new Parquet file.
 
-    Works in batches, so memory does not grow with the file. A run that was stopped continues when it is called again;
-    the file appears only when it is complete.
+    The file is translated in batches, so memory use does not grow with its size. If a run is interrupted, the same call
+    continues after the last finished batch. `out` appears only when it is complete.
 
     Args:
         stitcher: The stitcher to translate with.
-        path: The file to translate (see `embeddings.scan`).
-        out: The Parquet file to write; it must not exist yet.
-        source_space: The name or card of the space, for a file without a card.
-        ids: One id a row, for a file without ids. Without any, rows get their positions as ids.
-        dtype: The type of the translated vectors, `float32` or `float16`.
-        batch_rows: Rows to translate at a time.
-        confidence: Add a float32 column for each of the stitcher's measures of confidence.
+        path: The embeddings to translate: a Parquet, Arrow, `.npy` or `.npz` file, or a folder of Parquet or Arrow
+            files (see `repstitch.read`).
+        out: The Parquet file to write. It must not exist yet.
+        source_space: The name or card (`Space`) of the rows' space, in place of the one in the file. Without a name or
+            card, rows are assumed to be in the stitcher's source space if they have its dimension.
+        ids: One id per row, in place of those in the file: an array, a text file with one id per line, a `.npy` file or
+            `file.npz:key`. Rows without ids get their row numbers as ids.
+        dtype: The type of the translated vectors, `float32` or `float16`. Default: `float32`.
+        batch_rows: The number of rows per batch. Default: 16,384.
+        confidence: If True, add a float32 column for each measure of the stitcher's confidence. Default: False.
 
     Returns:
-        The number of rows.
+        The number of rows in `out`.
 
     Raises:
-        InputError: On another space, on rows that cannot be translated (naming the first), when `out` exists, and when
-            `confidence` is asked of a stitcher without a calibration.
+        InputError: If the rows are in another space than the stitcher's source, if a row cannot be translated (the
+            message names the first), if `out` exists, or if `confidence` is True and the stitcher has no calibration.
     """
     if dtype not in ("float32", "float16"):
         raise InputError(f"`dtype` must be float32 or float16; got {dtype!r}.")
     if confidence and stitcher.calibration is None:
         raise InputError(
-            "`confidence` needs a stitcher with a calibration; this one has none. Train it again on more pairs."
+            "`confidence` requires a stitcher with a calibration; this one has none. Train it again on more pairs."
         )
+    tested = stitcher.scorecard.confidence
+    if confidence and tested is not None and tested.usable is False:
+        log.warning("The confidence columns are not usable: %s. They are written all the same.", tested.reason)
     opened = scan(path, space=source_space, ids=ids)
     adopt(opened.space, opened.declared, stitcher.source, str(path), opposite=stitcher.target)
     job = {
@@ -94,13 +103,13 @@ def translate_file(
     try:
         return write_stream(out, stitcher.target, produce, job, dtype=dtype, metadata=written_by, measures=names)
     except InputError:
-        if row_errors:  # with the rows mended it is another job, and the finished parts are of no use to that
+        if row_errors:  # the corrected file will be a different job, which cannot reuse the finished parts
             shutil.rmtree(f"{os.fspath(out)}.partial", ignore_errors=True)
         raise
 
 
 def _translate(stitcher: Stitcher, vectors: np.ndarray, confidence: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The translated rows, and each measure of their confidence where it is wanted."""
+    """Translate the rows. The second result has their confidence by measure, and is empty if `confidence` is False."""
     if not confidence:
         return stitcher.translate(vectors), {}
     translated, measures = stitcher.translate_with_confidence(vectors)
@@ -108,7 +117,7 @@ def _translate(stitcher: Stitcher, vectors: np.ndarray, confidence: bool) -> tup
 
 
 def _stamp(path: Path) -> list:
-    """Name, size and time of a file, or of all files of a folder: what changes when one of them does."""
+    """Name, size and modification time of a file, or of all files in a folder, to detect changes."""
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path] if path.is_file() else []
     return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
@@ -119,7 +128,7 @@ def _refuse_invalid(batch: Embeddings, first_row: int, path: str) -> None:
             row = int(np.argmax(mask))
             name = f"row {first_row + row}" if batch.ids is None else f"id {batch.ids[row]!r}"
             raise InputError(
-                f"{path} holds rows that cannot be translated: {name} is {reason}. Remove such rows first."
+                f"{path} contains rows that cannot be translated: {name} is {reason}. Remove these rows first."
             )
 
 
@@ -127,5 +136,5 @@ def _refuse_overflow(translated: np.ndarray, ids: np.ndarray, dtype: str) -> Non
     too_large = np.abs(translated).max(axis=1) > np.finfo(dtype).max
     if too_large.any():
         raise InputError(
-            f"`dtype` {dtype} cannot hold the translation of id {ids[int(np.argmax(too_large))]!r}; use float32."
+            f"`dtype` {dtype} cannot represent the translation of id {ids[int(np.argmax(too_large))]!r}; use float32."
         )

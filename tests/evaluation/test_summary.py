@@ -1,0 +1,143 @@
+"""The scorecard in ten lines: what each verdict tells the reader to do, and the five numbers behind it."""
+
+import numpy as np
+import pytest
+from helpers.scorecards import scorecard_of
+from helpers.spaces import gaussian, shared_latent
+
+from repstitch.evaluation.scorecard import Scorecard
+from repstitch.evaluation.summary import advice
+from repstitch.evaluation.thresholds import Thresholds
+from repstitch.evaluation.use_scores import Verdict
+from repstitch.evaluation.verdict import compare_with_references, decide
+
+POOR = "The first 10 results keep only 40 % of what re-embedding finds (the old model 30 %)"
+
+
+def verdict(score: float, shortlist: float, keep_old: float = 0.3, spread: float = 0.0, chance: float = 0.1) -> Verdict:
+    """The verdict on 200 queries with these mean scores, by the share of true neighbours."""
+    random = np.random.default_rng(0)
+    rows = {"translated": score, "keep_old": keep_old, "ceiling": 1.0}
+    noise = spread * random.standard_normal(200)
+    scores = {name: np.full(200, value) + (noise if name == "translated" else 0) for name, value in rows.items()}
+    listed = {name: np.full(200, shortlist if name == "translated" else 1.0) for name in rows}
+    first, second = compare_with_references(scores), compare_with_references(listed)
+    return decide("overlap@10", first, "top10_in_100", second, Thresholds(), chance)
+
+
+@pytest.mark.parametrize(
+    ("made", "word", "says"),
+    [
+        (
+            verdict(0.93, 0.99),
+            "use",
+            "The first 10 results keep 93 % of what re-embedding finds; keeping the old model keeps 30 %.",
+        ),
+        (
+            verdict(0.63, 0.992),
+            "use as first stage",
+            "Fetch 100 and rerank: they keep 99 % of what re-embedding finds; the first 10 alone 63 %.",
+        ),
+        (
+            verdict(0.63, 0.9992),
+            "use as first stage",
+            "Fetch 100 and rerank: they keep over 99 % of what re-embedding finds; the first 10 alone 63 %.",
+        ),
+        (
+            verdict(0.4, 0.8),
+            "re-embed",
+            f"{POOR}; the first 100 keep 80 %.",
+        ),
+        (
+            verdict(0.4, 1.0, chance=0.9),
+            "re-embed",
+            f"{POOR}; the scored pool is too small to judge a longer list.",
+        ),
+        (
+            verdict(0.2, 0.8),
+            "keep the old model",
+            "It keeps 30 % of what re-embedding finds; the translation keeps only 20 %.",
+        ),
+        (
+            verdict(0.3, 0.8, spread=0.2),
+            "undecided",
+            "The first 10 results keep 30 % of what re-embedding finds, the old model 30 %: too close to tell apart on "
+            "so few queries. Score more pairs.",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",
+)
+def test_each_verdict_says_what_to_do(made, word, says):
+    assert (made, advice(made)) == (word, says)
+
+
+def test_with_relevance_judgements_the_advice_names_their_measures():
+    numbers = {"score": 0.4, "keep_old": 0.2, "ceiling": 0.5, "first_stage": 0.97, "first_stage_chance": 0.1}
+    made = Verdict(
+        {"verdict": "use as first stage", "why": "", "measure": "ndcg@10", "numbers": numbers | {"recall@100": 0.9}}
+    )
+    says = "Fetch 100 and rerank: they keep 97 % of re-embedding's recall@100; the first 10 alone 80 %."
+    assert advice(made) == says
+    made = Verdict({"verdict": "use", "why": "", "measure": "ndcg@10", "numbers": numbers | {"recall@100": 0.9}})
+    assert advice(made) == "The first 10 results keep 80 % of re-embedding's nDCG@10; keeping the old model keeps 40 %."
+
+
+def test_a_verdict_without_numbers_is_explained_by_its_reason():
+    made = Verdict({"verdict": "not judged", "why": "the 12 queries are too few."})
+    assert advice(made) == "The 12 queries are too few."
+
+
+def test_the_five_numbers_are_those_of_the_record():
+    X, Y = shared_latent(120)
+    card = scorecard_of(X, Y, Y + 0.5 * gaussian(120, 10, 7), permutations=2)
+    lines = str(card).splitlines()
+    assert len(lines) <= 10
+    table = {line.split("  ")[0].strip() or line.split("  ")[1].strip(): line for line in lines[3:]}
+    references = card.query.references
+    assert references is not None
+    overlap = references.measures["overlap@10"]
+    for label, score in (
+        ("true neighbours in the first 10", overlap.translated),
+        ("by keeping the old model", overlap.keep_old),
+        ("true neighbours in the first 100", references.measures["top10_in_100"].translated),
+        ("the counterpart in the first 1 (recall@1)", card.query.recall_at(1)),
+        ("the counterpart in the first 10 (recall@10)", card.query.recall_at(10)),
+    ):
+        assert str(score) in table[label]
+    assert f"{references.chance['overlap@10']:.3f}" in table["true neighbours in the first 10"]
+
+
+def test_warnings_and_an_unusable_confidence_are_named():
+    X, Y = shared_latent(60)
+    values = scorecard_of(X, Y, Y, permutations=2).to_dict() | {"notes": ["3 rows repeat.", "Few pairs."]}
+    lines = str(Scorecard(values)).splitlines()
+    assert lines[-1] == "2 warnings on the pairs: 3 rows repeat."
+    confidence = {"usable": False, "reason": "it was tested on 3 hits"}
+    lines = str(Scorecard(values | {"confidence": confidence})).splitlines()
+    assert lines[-1] == "The confidence of single translations is not usable: it was tested on 3 hits."
+
+
+@pytest.mark.parametrize("objective", ["match", "neighbours", "reconstruction", None])
+def test_a_negative_r2_is_labelled_where_the_map_was_not_made_for_it(objective):
+    X, Y = shared_latent(60)
+    values = scorecard_of(X, Y, 4 * Y, permutations=2).to_dict()
+    values["reconstruction"] |= {"r2": -5.6}
+    line = next(one for one in Scorecard(values | {"objective": objective}).table().splitlines() if "R²" in one)
+    assert "R² -5.600" in line
+    if objective == "reconstruction":
+        assert line.endswith("times the target's")
+    elif objective is None:
+        assert line.endswith("; only a map made for `reconstruction` aims at a high R²")
+    else:
+        assert line.endswith(f"no goals of a map made for `{objective}`, whose R² can be far below 0")
+
+
+def test_no_two_measures_of_the_whole_table_share_a_name():
+    """The overlap of a use is with the target's neighbours, that of its references with the true ones."""
+    X, Y = shared_latent(120)
+    card = scorecard_of(X, Y, Y + 0.5 * gaussian(120, 10, 7), permutations=2)
+    table = card.table()
+    assert "target's neighbours in the first 10 " in table
+    assert "true neighbours in the first 10, translated" in table
+    labels = [line.split("  ")[0] for line in table.splitlines() if "  " in line.strip() and not line.startswith(" ")]
+    assert len(labels) == len(set(labels))
