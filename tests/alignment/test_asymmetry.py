@@ -40,8 +40,8 @@ def test_a_linear_image_of_lower_rank_is_predicted_and_does_not_predict_the_rest
     assert found.left_over["target"] == {"variance": pytest.approx(0, abs=1e-4), "directions": 3, "predicted": 3}
     assert found.left_over["source"]["predicted"] <= 4 < found.left_over["source"]["directions"]
     assert found.shared.above == 3
-    assert found.verdict.startswith("A predicts B better than the reverse: R² 1.000 against 0.5")
-    assert "B lacks 4" in found.verdict
+    assert found.verdict.startswith("A predicts B better than B predicts A: R² 1.000 against 0.5")
+    assert "B does not predict 4" in found.verdict
 
 
 def test_the_other_way_round_the_same_is_said_of_the_other_side():
@@ -65,14 +65,14 @@ def test_views_of_one_latent_predict_each_other_about_equally():
     latent = gaussian(800, 10)
     X, Y = (latent @ rotation(10, seed) + 0.5 * gaussian(800, 10, seed) for seed in (1, 2))
     found = compared(X, Y)
-    assert found.verdict.startswith("each predicts the other about equally: R² A → B is 0.")
+    assert found.verdict.startswith("each space predicts the other about equally well: R² is 0.")
     assert ends(found.difference)[0] < 0 < ends(found.difference)[1]
     assert found.r2_forward.score > found.null_forward["high"]
 
 
 def test_unrelated_spaces_predict_nothing():
     runs = [compared(*unrelated(200, 12, 9, seed=seed)) for seed in range(20)]
-    assert sum(run.verdict.startswith("neither predicts the other") for run in runs) >= 17
+    assert sum(run.verdict.startswith("neither space predicts the other beyond chance") for run in runs) >= 17
     assert all(abs(r2.score) < 0.05 for run in runs for r2 in (run.r2_forward, run.r2_backward))
     assert sum(run.left_over[side]["predicted"] > 0 for run in runs for side in ("source", "target")) <= 5
     assert all(run.left_over["target"]["variance"] > 0.95 for run in runs)
@@ -87,22 +87,22 @@ def test_directions_that_are_not_predicted_are_not_counted_beside_those_that_are
 
 def test_wide_spaces_of_few_rows_do_not_look_related():
     found = compared(*unrelated(80, 150, 120))
-    assert found.verdict.startswith("neither predicts the other")
-    assert "fitted to 64 rows, no more than dimensions, so what A and B predicts is a lower bound" in found.verdict
+    assert found.verdict.startswith("neither space predicts the other beyond chance")
+    assert "the maps from A and B were fitted to 64 rows, but both have at least as many dimensions" in found.verdict
     assert abs(found.r2_forward.score) < 0.05
 
 
 def test_a_wide_space_of_few_rows_still_shows_what_it_shares():
     found = compared(*shared_latent(120, rank=2, d_source=200, d_target=8, noise=0.3))
     assert found.r2_forward.score > 0.8
-    assert "so what A predicts is a lower bound" in found.verdict
+    assert "the map from A was fitted to 96 rows, but A has at least as many dimensions" in found.verdict
 
 
 def test_shuffled_pairs_fall_to_the_null():
     X, Y = shared_latent(400)
     found = compared(X, Y[np.random.default_rng(0).permutation(400)])
     assert found.r2_forward.score < 0.01
-    assert found.verdict.startswith("neither predicts the other")
+    assert found.verdict.startswith("neither space predicts the other beyond chance")
 
 
 def test_r2_is_what_ridge_gives_out_of_fold_at_its_best_penalty():
@@ -140,7 +140,7 @@ def test_the_same_seed_gives_the_same_numbers():
 @pytest.mark.parametrize(
     ("X", "Y", "given", "message"),
     [
-        (gaussian(30, 3), gaussian(29, 3), {}, r"matrices of as many rows; got \(30, 3\) and \(29, 3\)"),
+        (gaussian(30, 3), gaussian(29, 3), {}, r"matrices with the same number of rows; got \(30, 3\) and \(29, 3\)"),
         (gaussian(30, 3)[0], gaussian(30, 3), {}, "`X` and `Y` must be matrices"),
         (gaussian(19, 3), gaussian(19, 3), {}, "at least 20 rows for 5 folds; got 19"),
         (gaussian(30, 3), gaussian(30, 3), {"folds": 10}, "at least 40 rows for 10 folds; got 30"),

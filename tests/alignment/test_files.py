@@ -77,8 +77,8 @@ def test_a_failed_write_names_the_folder_that_was_asked_for(tmp_path, measured, 
     [
         (None, "cannot be read"),
         ("{", "cannot be read"),
-        ("[1]", "holds something else"),
-        ("{}", "holds something else: An Atlas must have the key 'n'"),
+        ("[1]", "does not contain a JSON object"),
+        ("{}", "is not an atlas: An Atlas must have the key 'n'"),
     ],
 )
 def test_refuses_a_folder_that_holds_no_atlas(tmp_path, text, says):

@@ -47,17 +47,17 @@ def test_matched_spaces_are_taken_as_they_are():
 
 @pytest.mark.parametrize("single", ["a.parquet", known_spaces(40)[0], gaussian(40, 4)])
 def test_a_single_space_is_refused(single):
-    with pytest.raises(InputError, match="`embeddings` must hold at least two spaces, as a list or by name"):
+    with pytest.raises(InputError, match="`embeddings` must be a list of at least two spaces, or a mapping from names"):
         atlas(single)
-    with pytest.raises(InputError, match="`embeddings` must hold at least two spaces; got 1"):
+    with pytest.raises(InputError, match="`embeddings` must contain at least two spaces; got 1"):
         scored({"a": gaussian(40, 4)})
 
 
 def test_an_array_that_cannot_be_used_is_called_by_its_name():
     good, bad = gaussian(40, 4), gaussian(40, 4)[0]
-    with pytest.raises(InputError, match=r"^`second` must be a table of floats"):
+    with pytest.raises(InputError, match=r"^`second` must have one vector per item"):
         atlas({"first": good, "second": bad})
-    with pytest.raises(InputError, match=r"^`space1` must be a table of floats"):
+    with pytest.raises(InputError, match=r"^`space1` must have one vector per item"):
         atlas([good, bad])
 
 

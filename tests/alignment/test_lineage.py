@@ -36,11 +36,11 @@ def test_numbers_are_read_from_text_too():
 
 def test_refuses_a_column_that_nobody_has_and_what_is_no_number():
     spaces = [card("a", 4, family="bert")]
-    with pytest.raises(InputError, match=r"There is no column 'size'; a card has .*parameters.*Give a table"):
+    with pytest.raises(InputError, match=r"Column 'size' does not exist; cards have .*parameters.*Pass a table"):
         column(spaces, "size")
-    with pytest.raises(InputError, match=r"There is no column 'size'; a card has .*, the table score"):
+    with pytest.raises(InputError, match=r"Column 'size' does not exist; cards have .*, and the table has score"):
         column(spaces, "size", {"a": {"score": 1}})
-    with pytest.raises(InputError, match="Column 'family' must hold numbers; a has 'bert'"):
+    with pytest.raises(InputError, match="Column 'family' must contain numbers; a has 'bert'"):
         numeric_column(spaces, "family")
 
 
@@ -48,8 +48,8 @@ def test_refuses_a_column_that_nobody_has_and_what_is_no_number():
     ("name", "text", "says"),
     [
         ("t.txt", TEXT, "`table` must end in .parquet, .csv or .tsv; got 't.txt'"),
-        ("t.csv", "model,score\na,1\n", "must have a column name; it has model, score"),
-        ("t.csv", "name,score\na,1\na,2\n", "must hold each name once; 'a' is there twice"),
+        ("t.csv", "model,score\na,1\n", "must have a column `name`; got the columns model, score"),
+        ("t.csv", "name,score\na,1\na,2\n", "must contain each name once; 'a' appears twice"),
         ("t.csv", "name,score\na,1,2\n", "cannot be read"),
         ("t.parquet", TEXT, "cannot be read"),
         ("gone/t.csv", None, "cannot be read"),

@@ -71,7 +71,7 @@ def test_a_planted_monoculture_is_called_one():
     assert found.factors["family"]["mantel"]["p"] <= 0.01
     assert between(found)["share"] == 0
     assert between(found)["above"] is False
-    assert found.verdict.startswith("monoculture: shared family explains what agreement there is")
+    assert found.verdict.startswith("monoculture: shared family explains the agreement")
 
 
 def test_models_of_different_lineage_that_agree_beyond_chance_are_no_monoculture():
@@ -91,15 +91,15 @@ def test_agreement_of_all_with_all_is_not_put_down_to_lineage():
     S = 0.4 + 0.1 * symmetric(12, seed=2)
     found = judged(S, {"family": FAMILY}, null=np.full((12, 12), 0.01))
     assert found.factors["family"]["permanova"]["p"] > 0.05
-    assert found.verdict.startswith("no effect of shared lineage on agreement was found")
+    assert found.verdict.startswith("shared lineage has no significant effect on agreement")
     assert "and models of different lineage agree beyond chance (mean score" in found.verdict
 
 
 def test_agreement_of_nobody_is_no_convergence():
     noise = 0.01 * (symmetric(12, seed=2) - 0.5)
     found = judged(0.01 + noise, {"family": FAMILY}, null=np.full((12, 12), 0.01), q=np.ones((12, 12)))
-    assert found.verdict.startswith("no convergence found: models of different lineage do not agree beyond chance")
-    assert "no effect of shared lineage on agreement was found" in found.verdict
+    assert found.verdict.startswith("no convergence: models of different lineage do not agree beyond chance")
+    assert "shared lineage has no significant effect on agreement" in found.verdict
 
 
 @pytest.mark.parametrize("labels", ["aabb", "aabbc", "aabbccd", "aaaaaaaaaabb"])
@@ -144,13 +144,13 @@ def test_factors_that_leave_no_pair_apart_cannot_be_told_from_convergence():
     factors = {"family": list("aabb"), "objective": list("abab"), "data": list("abba")}
     found = judged(symmetric(4), factors, null=np.zeros((4, 4)))
     assert found.between_above_null is None
-    assert "no two models are known to differ in every factor" in found.verdict
+    assert "no two models have different labels in every factor" in found.verdict
 
 
 def test_too_few_models_are_said_to_be_too_few():
     found = judged(blocks(list("aabb"), strengths=[0.5]), {"family": list("aabb")}, null=np.zeros((4, 4)))
     assert found.factors["family"]["permanova"]["least_p"] == pytest.approx(1 / 3)
-    assert found.verdict.startswith("4 models are too few to tell whether shared lineage explains agreement")
+    assert found.verdict.startswith("4 models are too few to test whether shared lineage explains agreement")
 
 
 def test_without_an_effect_p_is_small_no_more_often_than_it_says():
@@ -216,9 +216,9 @@ def test_a_factor_that_cannot_be_judged_is_reported_beside_those_that_can():
     found = judged(blocks(FAMILY, strengths=[0.3]), factors)
     assert list(found.factors) == ["family"]
     assert found.cannot_be_judged == {
-        "data": "all models are of one group",
-        "name": "every model is its own group",
-        "license": "only 2 models have a label, 4 are needed",
+        "data": "all models belong to one group",
+        "name": "every model has a different label",
+        "license": "only 2 models have a label, at least 4 are needed",
     }
 
 
@@ -232,13 +232,13 @@ def test_groups_that_agree_perfectly_inside_have_no_finite_F():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"factors": {}}, "`factors` must hold at least one factor"),
-        ({"factors": {"family": ["a"]}}, r"`factors\['family'\]` must hold one entry a name \(6\); got 1"),
-        ({"factors": {"family": ["a"] * 6}}, "at least two groups.*family: all models are of one group"),
-        ({"factors": {"family": models(6)}}, "family: every model is its own group. Label more models"),
-        ({"scores": np.full((6, 6), NAN)}, "at least 4 models of which every pair was measured; got 1 of 6"),
-        ({"null": np.ones((2, 2))}, r"`null` must be \(6, 6\)"),
-        ({"q": np.ones((2, 2))}, r"`q` must be \(6, 6\)"),
+        ({"factors": {}}, "`factors` must contain at least one factor"),
+        ({"factors": {"family": ["a"]}}, r"`factors\['family'\]` must have one entry per name \(6\); got 1"),
+        ({"factors": {"family": ["a"] * 6}}, "at least two groups.*family: all models belong to one group"),
+        ({"factors": {"family": models(6)}}, "family: every model has a different label. Add labels for more models"),
+        ({"scores": np.full((6, 6), NAN)}, "at least 4 models with a score for every pair; got 1 of 6"),
+        ({"null": np.ones((2, 2))}, r"`null` must have shape \(6, 6\)"),
+        ({"q": np.ones((2, 2))}, r"`q` must have shape \(6, 6\)"),
     ],
 )
 def test_a_control_that_cannot_be_judged_is_refused(change, message):

@@ -340,8 +340,8 @@ def test_a_size_that_a_metric_refuses_is_left_out_of_the_automatic_ones(caplog):
     assert result.sizes is not None
     assert result.sizes.sizes == [64, 90]
     assert len(caplog.messages) == 1
-    assert "The size of 32 rows is left out: cca refuses a with b" in caplog.messages[0]
-    with pytest.raises(InputError, match=r"`sizes`: 32 rows are too few. cca refuses a with b"):
+    assert "The size of 32 rows is left out: cca cannot be computed for a and b" in caplog.messages[0]
+    with pytest.raises(InputError, match=r"`sizes`: 32 rows are too few. cca cannot be computed for a and b"):
         atlas(spaces, ("mutual_knn", "cca"), permutations=0, sizes=[32])
 
 
@@ -391,8 +391,11 @@ def test_a_broken_file_of_the_cache_is_made_again(tmp_path, caplog):
         ({"sizes": [30], "k": 30}, "`sizes` must be auto or numbers of rows from 31 to 120; got 30"),
         ({"sizes": []}, "`sizes` must be auto or numbers of rows from 20 to 120; got 'none'"),
         ({"sizes": "all"}, "`sizes` must be auto or numbers of rows from 20 to 120; got 'all'"),
-        ({"sizes": [64], "size_pairs": [("rot0", "rot9")]}, "`size_pairs` must be pairs of rot0, .*; got 'rot9'"),
-        ({"sizes": [64], "size_pairs": [("rot0", "rot0")]}, "`size_pairs` must be pairs of two spaces"),
+        (
+            {"sizes": [64], "size_pairs": [("rot0", "rot9")]},
+            "`size_pairs` must be pairs of names from rot0, .*; got 'rot9'",
+        ),
+        ({"sizes": [64], "size_pairs": [("rot0", "rot0")]}, "`size_pairs` must be pairs of two different spaces"),
     ],
 )
 def test_refuses_settings_before_anything_is_computed(given, says, monkeypatch):
@@ -409,7 +412,7 @@ def test_a_space_that_a_metric_refuses_is_named():
 
 def test_a_pair_that_a_metric_refuses_is_named():
     spaces = [space(gaussian(40, d, d), name) for d, name in ((3, "a"), (4, "b"), (45, "c"))]
-    with pytest.raises(InputError, match=r"cca refuses a with c: .*cca. needs more rows than dimensions"):
+    with pytest.raises(InputError, match=r"cca cannot be computed for a and c: .*cca. needs more rows than dimensions"):
         atlas(spaces, "cca")
 
 
@@ -418,7 +421,7 @@ def test_all_metrics_are_those_that_the_spaces_allow(caplog):
     result = atlas(spaces, "all", permutations=5)
     assert set(METRICS) - set(result.metrics) >= {"cca", "pwcca"}
     assert result.metrics == [metric for metric in METRICS if metric in result.metrics]
-    assert any(message.startswith("cca is left out: cca refuses b with c") for message in caplog.messages)
+    assert any(message.startswith("cca is left out: cca cannot be computed for b and c") for message in caplog.messages)
 
 
 def test_all_metrics_that_are_refused_are_an_error():
@@ -429,7 +432,7 @@ def test_all_metrics_that_are_refused_are_an_error():
 def test_rows_that_cannot_be_used_are_refused_or_left_out():
     spaces = known_spaces()
     spaces[2].vectors[4] = 0
-    with pytest.raises(InputError, match="rot1 holds rows that cannot be used: 1 with all zeros"):
+    with pytest.raises(InputError, match="rot1 has rows that cannot be used: 1 with all zeros"):
         atlas(spaces)
     assert atlas(spaces, "cka", permutations=0, drop_invalid=True).n == 119
 
@@ -439,13 +442,13 @@ def test_rows_that_repeat_are_counted_and_warned_of(caplog):
     X[50:] = 2 * X[:10]
     result = atlas([space(X, "copies"), space(gaussian(60, 4, 1), "plain")], "mutual_knn", k=5, permutations=0)
     assert result.repeats == {"copies": 10, "plain": 0}
-    assert "Of 60 rows, some repeat another: 10 of copies." in caplog.text
+    assert "Some of the 60 rows are copies of another row: 10 in copies." in caplog.text
 
 
 def test_ties_at_the_last_neighbour_are_counted_and_many_are_warned_of(caplog):
     ring = np.eye(60) + np.roll(np.eye(60), 1, axis=0)  # two neighbours a row, and all others at right angles
     spaces = [space(ring, "all tied"), space(gaussian(60, 4, 1), "plain")]
     assert atlas(spaces, "mutual_knn", k=5, permutations=0).tied == {"all tied": 60, "plain": 0}
-    assert "Of 60 rows, some have others as near as their neighbour number 5" in caplog.text
-    assert "which one counts: 60 of all tied." in caplog.text
+    assert "Some of the 60 rows have several rows at the distance of their neighbour number 5" in caplog.text
+    assert "this neighbour is arbitrary: 60 in all tied." in caplog.text
     assert "tied" not in atlas(spaces, "cka", permutations=0)

@@ -39,9 +39,9 @@ def test_few_spaces_are_a_matrix_with_its_level_of_chance(measured):
     for i, line in enumerate(lines[at + 1 : at + 6]):
         np.testing.assert_allclose(numbers_of(line), measured.scores("mutual_knn")[i], atol=5e-4)
         assert line.count("*") == (measured.matrix("mutual_knn", "q")[i] <= 0.05).sum()
-    assert lines[at + 6].startswith("by chance 0.0")
-    assert lines[at + 6].endswith("; * where q ≤ 0.05")
-    assert "cycle_knn@6, from row to column" in text
+    assert lines[at + 6].startswith("chance level (null): 0.0")
+    assert lines[at + 6].endswith("; * marks q ≤ 0.05")
+    assert "cycle_knn@6 (row → column)" in text
     assert "rot1: rot0 1.000, rot2 1.000, un" in text
 
 
@@ -52,9 +52,9 @@ def test_many_spaces_are_the_best_pairs_first():
     assert lines[2].split() == ["cka_unbiased", "score", "null", "p", "q", "calibrated", "se"]
     best = sorted(map(float, many.pairs("cka_unbiased")), reverse=True)
     np.testing.assert_allclose([float(line.split()[2]) for line in lines[3:23]], best[:20], atol=5e-4)
-    assert lines[23] == "and 16 pairs that score less (all with --json or --out)"
-    assert lines[24] == "0 of 36 pairs beyond chance (* where q ≤ 0.05)"
-    assert lines[25] == "(with 9 permutations a single pair among 36 cannot have q ≤ 0.05; 719 would do)"
+    assert lines[23] == "and 16 more pairs with lower scores (the JSON output has all)"
+    assert lines[24] == "0 of 36 pairs are above chance (* marks q ≤ 0.05)"
+    assert lines[25] == "(with 9 permutations, a single pair among 36 cannot reach q ≤ 0.05; it takes at least 719)"
 
 
 def test_long_names_make_no_matrix(measured):
@@ -66,10 +66,10 @@ def test_long_names_make_no_matrix(measured):
 
 def test_as_many_permutations_as_are_asked_for_let_one_pair_pass(measured):
     text = str(measured)
-    assert "(with 79 permutations a single pair among 10 cannot have q ≤ 0.05; 199 would do)" in text
-    assert "(with 79 permutations a single pair among 20 cannot have q ≤ 0.05; 399 would do)" in text
+    assert "(with 79 permutations, a single pair among 10 cannot reach q ≤ 0.05; it takes at least 199)" in text
+    assert "(with 79 permutations, a single pair among 20 cannot reach q ≤ 0.05; it takes at least 399)" in text
     enough = atlas(known_spaces(), "mutual_knn", permutations=199)
-    assert "cannot have" not in str(enough)
+    assert "cannot reach" not in str(enough)
 
 
 def test_sizes_layers_and_verdicts_are_said(measured):
@@ -98,11 +98,11 @@ def test_a_matrix_is_a_table_in_a_notebook(measured):
     assert len(rows) == 5
     assert rows[0].startswith("| rot0 | 1 | 0.0")
     assert rows[0].endswith(" | 1.000* |")
-    assert blocks[2].startswith("by chance 0.0")
+    assert blocks[2].startswith("chance level (null): 0.0")
 
 
 def test_a_bar_in_a_name_does_not_end_its_cell():
     spaces = [embeddings(40, 4, name, seed=i) for i, name in enumerate(("a|b", "c", "d"))]
     text = atlas(spaces, "cka", permutations=0)._repr_markdown_()
     assert "| cka | a\\|b | c | d |" in text
-    assert "\n\nnearest by cka\n\na|b: " in text
+    assert "\n\nnearest spaces by cka\n\na|b: " in text

@@ -77,7 +77,7 @@ def test_matrices_are_arrays_with_nan_where_there_is_no_number():
 def test_a_metric_or_measure_that_the_atlas_does_not_hold_is_refused():
     record = made(made_atlas(3, permutations=0))
     for ask in (record.scores, record.pairs, record.order, record.map, record.nearest, record.symmetric):
-        with pytest.raises(InputError, match="`metric` must be one of this atlas, mutual_knn; got 'cka'"):
+        with pytest.raises(InputError, match=r"`metric` must be a metric of this atlas \(mutual_knn\); got 'cka'"):
             ask("cka")
     with pytest.raises(InputError, match="`measure` must be one of score, se; got 'null'"):
         record.matrix(METRIC, "null")
@@ -116,18 +116,21 @@ def with_result(values: dict, **changes) -> dict:
     [
         (lambda v: without(v, "order"), "must have the key 'order'"),
         (lambda v: v | {"n": "many"}, "'n' of an Atlas must be a whole number"),
-        (lambda v: v | {"spaces": [1]}, "'spaces' and 'metrics' of an Atlas must hold objects; got int"),
+        (lambda v: v | {"spaces": [1]}, "'spaces' and 'metrics' of an Atlas must contain objects; got int"),
         (lambda v: v | {"spaces": [{"name": "a"}]}, "must have at least the fields 'name' and 'dim'"),
         (lambda v: v | {"pairs": [3]}, "'pairs' of an Atlas must be a list of objects"),
         (lambda v: v | {"pairs": [without(PAIR, "score")]}, "An AlignmentScore must have the key 'score'"),
         (lambda v: v | {"pairs": [PAIR | {"p": "small"}]}, "'p' of an AlignmentScore must be a number"),
-        (lambda v: v | {"metrics": {METRIC: []}}, "'spaces' and 'metrics' of an Atlas must hold objects; got list"),
-        (lambda v: v | {"metrics": {}}, "'metrics' of an Atlas must hold at least one metric"),
+        (lambda v: v | {"metrics": {METRIC: []}}, "'spaces' and 'metrics' of an Atlas must contain objects; got list"),
+        (lambda v: v | {"metrics": {}}, "'metrics' of an Atlas must contain at least one metric"),
         (lambda v: with_result(v, symmetric=1), "'symmetric' of mutual_knn in an Atlas must be true or false"),
-        (lambda v: with_result(v, q=[[1.0]]), "'q' of mutual_knn in an Atlas must be 3 rows of 3 entries"),
-        (lambda v: with_result(v, null=[["0"] * 3] * 3), "'null' of mutual_knn in an Atlas must hold numbers, or null"),
-        (lambda v: with_result(v, score=None), "'score' of mutual_knn in an Atlas must be 3 rows of 3 entries"),
-        (lambda v: v | {"map": {}}, "'map' of an Atlas must hold mutual_knn, one of its metrics"),
+        (lambda v: with_result(v, q=[[1.0]]), "'q' of mutual_knn in an Atlas must have 3 rows of 3 entries"),
+        (
+            lambda v: with_result(v, null=[["0"] * 3] * 3),
+            "'null' of mutual_knn in an Atlas must contain numbers, or null",
+        ),
+        (lambda v: with_result(v, score=None), "'score' of mutual_knn in an Atlas must have 3 rows of 3 entries"),
+        (lambda v: v | {"map": {}}, "'map' of an Atlas must contain its metric 'mutual_knn'"),
         (lambda v: v | {"trend": {"column": "a"}}, "of an Atlas cannot be used: A Trend must have the key 'verdict'"),
         (lambda v: v | {"asymmetry": [{}]}, "An Asymmetry must have the key 'verdict'"),
         (lambda v: v | {"layers": [PAIR]}, "A LayerScore must have the key 'source_space'"),

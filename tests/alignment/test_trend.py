@@ -67,7 +67,7 @@ def test_without_a_trend_p_is_small_no_more_often_than_it_says():
 def test_a_table_without_a_trend_says_that_no_convergence_was_found():
     found = rising(np.arange(8.0), symmetric(8, seed=1))
     assert found.p > 0.05
-    assert found.verdict.startswith("no convergence found: alignment does not rise with size (rho = ")
+    assert found.verdict.startswith("no significant trend of alignment with size (rho = ")
 
 
 def test_both_directions_of_a_score_are_averaged_and_the_diagonal_is_ignored():
@@ -117,7 +117,7 @@ def test_a_difference_between_families_is_no_trend_within_them():
     within = within_families(found)
     assert within["p"] > 0.05
     assert within["families"] == {"f0": 6, "f1": 6, "f2": 6}
-    assert "within families it shows no trend" in found.verdict
+    assert "within families there is no significant trend" in found.verdict
     assert rising(values, additive(strengths)).within_lineage is None
 
 
@@ -128,7 +128,7 @@ def test_a_trend_in_every_family_is_found_where_families_hide_it():
     assert found.rank_correlation.score < 0
     assert within_families(found)["rank_correlation"] == pytest.approx(1)
     assert within_families(found)["p"] <= 0.01
-    assert "within families it rises (rho = 1.00" in found.verdict
+    assert "within families alignment rises (rho = 1.00" in found.verdict
 
 
 def test_within_families_p_counts_only_orders_inside_each_family():
@@ -165,16 +165,16 @@ def test_the_band_holds_lines_through_permuted_values_and_not_a_trend(scale):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"values": [1, 2, 3, 4, None, None]}, "at least 5 models with a score to show a trend; got 4"),
-        ({"values": [2.0] * 6}, "`values` of size must differ between models to show a trend; all are 2"),
-        ({"values": [1, 2, 3]}, r"`values` must hold one entry a name \(6\); got 3"),
-        ({"scores": np.ones((6, 6))}, "The alignments that `scores` give must differ"),
-        ({"scores": np.ones((6, 5))}, r"`scores` must be \(6, 6\), one row a name; got \(6, 5\)"),
-        ({"scores": np.full((6, 6), np.inf)}, "`scores` must be finite, or NaN where a pair was not measured"),
-        ({"names": ["m0", *models(5)]}, "`names` must differ from one another; 'm0' is there twice"),
-        ({"against": ["m0", "mx"]}, "`against` must name some of `names`; got 'mx'"),
-        ({"against": []}, "`against` must name some of `names`; got 'none'"),
-        ({"families": ["a"]}, r"`families` must hold one entry a name \(6\); got 1"),
+        ({"values": [1, 2, 3, 4, None, None]}, "at least 5 models that have a score; got 4"),
+        ({"values": [2.0] * 6}, "`values` of size must differ between models; all are 2"),
+        ({"values": [1, 2, 3]}, r"`values` must have one entry per name \(6\); got 3"),
+        ({"scores": np.ones((6, 6))}, "The alignments from `scores` must differ"),
+        ({"scores": np.ones((6, 5))}, r"`scores` must have shape \(6, 6\), one row per name; got \(6, 5\)"),
+        ({"scores": np.full((6, 6), np.inf)}, "`scores` must be finite, or NaN where a pair was not scored"),
+        ({"names": ["m0", *models(5)]}, "`names` must be unique; 'm0' appears twice"),
+        ({"against": ["m0", "mx"]}, "`against` must be a list of some of `names`; got 'mx'"),
+        ({"against": []}, "`against` must be a list of some of `names`; got 'none'"),
+        ({"families": ["a"]}, r"`families` must have one entry per name \(6\); got 1"),
     ],
 )
 def test_a_trend_that_cannot_be_judged_is_refused(change, message):

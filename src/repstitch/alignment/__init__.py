@@ -1,4 +1,4 @@
-"""How similar spaces are: one pair (`align`), or many spaces with their order, map, layers and trends (`atlas`)."""
+"""How similar embedding spaces are: of one pair (`align`), or of many with order, map, layers and trends (`atlas`)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""An atlas as files for programs: `atlas.json`, and the pairs as tables."""
+"""Writing and reading an atlas as files: `atlas.json`, and the pairs as tables."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from repstitch.files import check_new_folder, written_whole
 
 
 def write(atlas: Atlas, out: str | os.PathLike[str]) -> Path:
-    """Write an atlas to a new folder, with the files of `put`; the folder appears whole or not at all."""
+    """Write an atlas to a new folder, with the same files as `put`; on failure, no folder is left behind."""
     target = check_new_folder(out, "an atlas")
     with written_whole(target) as folder:
         folder.mkdir(parents=True)
@@ -27,9 +27,9 @@ def write(atlas: Atlas, out: str | os.PathLike[str]) -> Path:
 
 
 def put(atlas: Atlas, folder: Path) -> None:
-    """Write `atlas.json`, `pairs.csv` and `pairs.parquet` (one row per pair and metric) to a folder that exists.
+    """Write `atlas.json`, `pairs.csv` and `pairs.parquet` (one row per pair and metric) to an existing folder.
 
-    Each file replaces an older one whole.
+    Older files of these names are replaced, each in one step.
     """
     for name, write_file in _files(atlas).items():
         with written_whole(folder / name) as path:
@@ -37,7 +37,7 @@ def put(atlas: Atlas, folder: Path) -> None:
 
 
 def _files(atlas: Atlas) -> dict[str, Callable[[Path], object]]:
-    """How each file of an atlas is written."""
+    """Return, for each file name of an atlas, the function that writes the file to a path."""
     pairs = atlas["pairs"]
     rows = pa.table({name: [pair[name] for pair in pairs] for name in COLUMNS if name in pairs[0]})
     return {
@@ -48,17 +48,15 @@ def _files(atlas: Atlas) -> dict[str, Callable[[Path], object]]:
 
 
 def read(folder: str | os.PathLike[str]) -> Atlas:
-    """The atlas that `write` left in a folder; InputError where there is none."""
+    """Read the atlas from a folder that `write` or `put` wrote; InputError if the folder has no atlas."""
     path = Path(folder) / "atlas.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} must be the folder of an atlas; {path} cannot be read: {one_line(error)}") from None
     if not isinstance(values, dict):
-        raise InputError(f"{folder} must be the folder of an atlas; its atlas.json holds something else.")
+        raise InputError(f"{folder} must be the folder of an atlas; its atlas.json does not contain a JSON object.")
     try:
         return Atlas.from_dict(values)
     except InputError as error:
-        raise InputError(
-            f"{folder} must be the folder of an atlas; its atlas.json holds something else: {error}"
-        ) from None
+        raise InputError(f"{folder} must be the folder of an atlas; its atlas.json is not an atlas: {error}") from None

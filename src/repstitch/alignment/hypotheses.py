@@ -1,4 +1,4 @@
-"""Hypotheses about an atlas: does alignment rise with a column, does lineage explain it, which space predicts which."""
+"""Tests of hypotheses about an atlas: trends of alignment, the control for lineage, and asymmetry between spaces."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from repstitch.spaces import Space
 class HypothesisTests:
     """Which tests to run.
 
-    `trend` is a column of numbers, tested with the alignment `against` these models (with all others where None).
-    `control` are columns of labels. `asymmetry` tests the best pairs. Columns are looked up as in `lineage.column`,
-    first in `table`.
+    `trend` names a column of numbers; the test is whether alignment rises with it. `against` names the models that
+    alignment is measured with (None: all other models). `control` names columns of labels. With `asymmetry`, the most
+    similar pairs are tested. Columns are looked up as in `lineage.column`, first in `table`.
     """
 
     trend: str | None = None
@@ -41,7 +41,7 @@ class HypothesisTests:
 
 
 def check(spaces: Sequence[Space], tests: HypothesisTests) -> None:
-    """Run the tests on made-up scores, so that labels that allow no result are refused before anything is computed."""
+    """Check that the labels allow all tests, by running them on made-up scores before anything is computed."""
     models = encoder_spaces(spaces)
     made_up = np.random.default_rng(0).random((len(models), len(models)))
     for test in _prepare_tests(models, tests, {"score": made_up}).values():
@@ -51,10 +51,10 @@ def check(spaces: Sequence[Space], tests: HypothesisTests) -> None:
 def run_tests(
     atlas: Atlas, tests: HypothesisTests, matched: MatchedSpaces | None = None, *, skip: bool = False
 ) -> Atlas:
-    """The atlas with the results of the tests, which are run on the scores of its first metric.
+    """Run the tests on the scores of the atlas's first metric, and return the atlas with the results added.
 
-    `matched` are the spaces that the atlas was made of; asymmetry needs them. With `skip`, a test that these models do
-    not allow is named in `unanswered` with the reason; otherwise it raises InputError.
+    `matched` are the spaces that the atlas was computed from; asymmetry needs them. A test that is not possible with
+    these models raises InputError; with `skip` it is listed in `unanswered` with the reason instead.
     """
     metric = atlas.metrics[0]
     prepared = _prepare_tests(encoder_spaces(atlas.spaces), tests, by_encoder(atlas, metric))
@@ -79,7 +79,7 @@ def run_tests(
 def _prepare_tests(
     models: list[Space], tests: HypothesisTests, measures: Mapping[str, np.ndarray]
 ) -> dict[str, Callable[..., Trend | Control]]:
-    """The tests that need only scores and labels, by name, with all arguments but the metric and the resampling."""
+    """Return the tests that need only scores and labels, by name; `metric` and `resampling` remain to be passed."""
     names, table = [space.name for space in models], tests.table
     prepared: dict[str, Callable[..., Trend | Control]] = {}
     if tests.trend is not None:

@@ -1,4 +1,4 @@
-"""What tests of an atlas give: a trend, the control for lineage, and the asymmetry of a pair, as typed records."""
+"""Results of the hypothesis tests as typed records: a trend, the control for lineage, and the asymmetry of a pair."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ from repstitch.records import (
 
 
 class HypothesisResult(Record):
-    """The result of one test, with its `verdict` in a sentence."""
+    """The result of one test. `verdict` states it in a sentence."""
 
     verdict = string()
 
@@ -39,7 +39,7 @@ class TrendModel(Record):
 
 
 class Trend(HypothesisResult):
-    """Whether alignment rises with a column of numbers; see `trend.trend`."""
+    """Whether alignment rises with a column of numbers. See `trend.trend`."""
 
     column = string()
     models = parts(TrendModel)
@@ -48,13 +48,12 @@ class Trend(HypothesisResult):
     metric = string()
     p = number()
     n_models = whole()
-    left_out = otherwise(mapping(int), {})  # how many models are no points, by reason
+    left_out = otherwise(mapping(int), {})  # the number of models that were left out, by reason
     null_band = mapping(JSON)
-    """The straight `line` through the points and the middle 95 % of lines with shuffled values, on a grid."""
-    against = optional(sequence(str))  # the models that alignment is taken with; None where it is taken with all others
-    within_lineage = optional(
-        mapping(JSON)
-    )  # the same correlation inside families; None where no family has three models
+    """On a grid of values, the straight `line` through the points and the middle 95 % of lines with shuffled values."""
+    against = optional(sequence(str))  # the models that alignment is measured with; None if with all other models
+    within_lineage = optional(mapping(JSON))
+    """The same correlation within families; None if families are unknown or too small for it."""
 
     @property
     def rank_correlation(self) -> Estimate:
@@ -64,43 +63,43 @@ class Trend(HypothesisResult):
 
 
 class Control(HypothesisResult):
-    """Whether shared lineage explains agreement; see `lineage_control.control`."""
+    """Whether shared lineage explains agreement between models. See `lineage_control.control`."""
 
     metric = string()
     n_models = whole()
-    left_out = otherwise(sequence(str), [])  # the models that miss a score with another one
+    left_out = otherwise(sequence(str), [])  # models that lack a score with some other model
     factors = mapping(dict[str, Any])
-    """The effect of each factor: means within and between groups, PERMANOVA, Mantel, partial Mantel, groups."""
-    cannot_be_judged = otherwise(mapping(str), {})  # the reason, by factor, for those that these models cannot judge
+    """The effect of each factor: means within and between groups, PERMANOVA, Mantel, partial Mantel, group sizes."""
+    cannot_be_judged = otherwise(mapping(str), {})  # the factors that could not be tested, with the reason
     between_above_null = optional(mapping(JSON))
-    """Whether models without any shared label agree beyond chance; None where that was not tested."""
+    """Whether models that share no label agree beyond chance; None if that was not tested."""
 
 
 class Asymmetry(HypothesisResult):
-    """How much of each of two spaces the other predicts; see `asymmetry.asymmetry`."""
+    """How much of each of two spaces can be predicted from the other. See `asymmetry.asymmetry`."""
 
     source = string()
     target = string()
     n = whole()  # the number of rows
-    null_forward = mapping(float)  # the `mean` and the 95 % point, `high`, of `r2_forward` with shuffled rows
-    null_backward = mapping(float)  # the `mean` and the 95 % point, `high`, of `r2_backward` with shuffled rows
+    null_forward = mapping(float)  # `mean` and 95 % point (`high`) of `r2_forward` with shuffled rows
+    null_backward = mapping(float)  # `mean` and 95 % point (`high`) of `r2_backward` with shuffled rows
     shared = part(Spectrum)  # the spectrum of the directions that both spaces share
     left_over = mapping(Mapping[str, Any])
-    """By side, the variance and the principal directions that the other side does not predict."""
+    """For `source` and `target`, the share of variance and the principal directions that the other does not predict."""
 
     @property
     def r2_forward(self) -> Estimate:
-        """R² of the target predicted from the source, on rows that were not fitted to."""
+        """R² of the target predicted from the source, on held-out rows."""
         return self._with_interval("r2_forward")
 
     @property
     def r2_backward(self) -> Estimate:
-        """R² of the source predicted from the target, on rows that were not fitted to."""
+        """R² of the source predicted from the target, on held-out rows."""
         return self._with_interval("r2_backward")
 
     @property
     def difference(self) -> Estimate:
-        """`r2_forward` less `r2_backward`."""
+        """`r2_forward` minus `r2_backward`."""
         return self._with_interval("difference")
 
     def _with_interval(self, key: str) -> Estimate:

@@ -1,4 +1,4 @@
-"""The spaces that a caller gives: read, matched, checked, and brought to unit length."""
+"""Reading the spaces that a caller passes, matching their rows, and scaling rows to unit length."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,24 +17,29 @@ Spaces = Mapping[str, EmbeddingsLike] | Sequence[EmbeddingsLike] | MatchedSpaces
 
 
 def read_matched(spaces: Spaces, drop_invalid: bool = False) -> MatchedSpaces:
-    """The items that all spaces have. See `atlas` for what `spaces` can be, `match` for what is refused."""
+    """Read the spaces and keep the items that all of them have.
+
+    `spaces` can be anything that `atlas` accepts. Raises InputError as `match` does.
+    """
     if isinstance(spaces, MatchedSpaces):
         return spaces
     if isinstance(spaces, Mapping):
         return match([read_argument(f"`{name}`", source, space=name) for name, source in spaces.items()], drop_invalid)
     if isinstance(spaces, str | os.PathLike | Embeddings | np.ndarray | Tensor):
-        raise InputError("`embeddings` must hold at least two spaces, as a list or by name; got a single one.")
+        raise InputError(
+            "`embeddings` must be a list of at least two spaces, or a mapping from names to them; got one space."
+        )
     return match([read_named(source, f"space{i}") for i, source in enumerate(spaces)], drop_invalid)
 
 
 def read_named(source: EmbeddingsLike, name: str) -> Embeddings:
-    """The embeddings of a path or of `Embeddings` with the name they have; those of an array as `name`."""
+    """Read a path, `Embeddings` or an array. Paths and `Embeddings` keep their own name; an array is called `name`."""
     has_name = isinstance(source, str | os.PathLike | Embeddings)
     return read(source) if has_name else read_argument(f"`{name}`", source, space=name)
 
 
 def unit_rows(matched: MatchedSpaces) -> list[Tensor]:
-    """Each space's rows at unit length, (n, d) float32."""
+    """Return the rows of each space scaled to unit length, (n, d) float32."""
     return [
         normalise(torch.from_numpy(np.require(X, requirements=("C", "W"))), "unit", name)
         for X, name in zip(matched.rows, matched.names, strict=True)

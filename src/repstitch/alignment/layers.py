@@ -1,4 +1,4 @@
-"""The best pair of layers of every two encoders, and the matrices of encoders instead of layers."""
+"""The best pair of layers for each pair of encoders, and score matrices per encoder instead of per layer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +14,9 @@ from repstitch.spaces import Space
 
 
 def by_encoder(atlas: Atlas, metric: str) -> dict[str, np.ndarray]:
-    """The matrices of an atlas by measure, (N, N) for the N `encoder_spaces`, NaN where there is no number.
+    """Return the matrices (N, N) of an atlas by measure, for the N `encoder_spaces`, NaN where there is no number.
 
-    Where spaces are layers, the score of two encoders is that of their best layers.
+    Where spaces are layers, the score of two encoders is that of their best pair of layers.
     """
     if not atlas.layers:
         return {measure: atlas.matrix(metric, measure) for measure in atlas.measures(metric)}
@@ -41,9 +41,9 @@ def best_layers(
     spaces: Sequence[Space],
     encoders: Mapping[str, list[int]],
 ) -> list[dict[str, Any]]:
-    """For every two encoders their best pair of layers, with the null of the best pair.
+    """Find the best pair of layers for each pair of encoders, with the null of the best pair.
 
-    `pairs` are the pairs of spaces that were `measured`, `encoders` the positions of each encoder's layers.
+    `pairs` are the pairs of spaces in `measured`, and `encoders` has the positions of each encoder's layers.
     """
     encoder_of = {i: name for name, positions in encoders.items() for i in positions}
     groups: dict[tuple[str, str], list[int]] = {}

@@ -1,6 +1,6 @@
-"""What is recorded about models: fields of their cards and of the catalogue's cards, columns of a table.
+"""Metadata of models, from their cards, the cards of the catalogue and a table.
 
-Also which spaces are layers of one encoder.
+Also determines which spaces are layers of one encoder.
 """
 
 import os
@@ -19,35 +19,40 @@ Table = Mapping[str, Mapping[str, Any]]
 
 
 def read_models(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """The rows of a .csv, .tsv or .parquet file by their column `name`; InputError without one or on repeated names."""
+    """Read a .csv, .tsv or .parquet file and return its rows by their column `name`.
+
+    Raises InputError if the column is missing or a name appears twice.
+    """
     location = Path(path)
     rows = read_table(location, "table")
     if "name" not in rows.column_names:
-        raise InputError(f"`table` {location} must have a column name; it has {', '.join(rows.column_names)}.")
+        raise InputError(
+            f"`table` {location} must have a column `name`; got the columns {', '.join(rows.column_names)}."
+        )
     models: dict[str, dict[str, Any]] = {}
     for row in rows.to_pylist():
         name = str(row.pop("name"))
         if name in models:
-            raise InputError(f"`table` {location} must hold each name once; {name!r} is there twice.")
+            raise InputError(f"`table` {location} must contain each name once; {name!r} appears twice.")
         models[name] = row
     return models
 
 
 def column(spaces: Sequence[Space], name: str, table: Table | None = None) -> list[Any]:
-    """The entry of each space in the column `name`; None where there is none.
+    """Return the entry of each space in the column `name`, None where it has no entry.
 
-    It is looked up in the table (if it has the column), then on the space's card, then on the catalogue's card of that
-    space. Raises InputError where neither the table nor a card has the column.
+    The entry is looked up in the table, then on the space's card, then on the catalogue's card of that space. Raises
+    InputError if neither the table nor cards have the column.
     """
     table_columns = {key for row in (table or {}).values() for key in row}
     card_fields = {field.name for field in fields(Space)} - {"name"}
     if name not in table_columns | card_fields:
         raise InputError(
-            f"There is no column {name!r}; a card has {', '.join(sorted(card_fields))}"
+            f"Column {name!r} does not exist; cards have {', '.join(sorted(card_fields))}"
             + (
-                f", the table {', '.join(sorted(table_columns))}."
+                f", and the table has {', '.join(sorted(table_columns))}."
                 if table is not None
-                else ". Give a table that has it."
+                else ". Pass a table that has it."
             )
         )
     cards = catalogue.cards()
@@ -62,29 +67,30 @@ def column(spaces: Sequence[Space], name: str, table: Table | None = None) -> li
 
 
 def numeric_column(spaces: Sequence[Space], name: str, table: Table | None = None) -> list[float | None]:
-    """The entries of a `column` as numbers; InputError where one is not a number."""
+    """Return the entries of a `column` as numbers; InputError if an entry is not a number."""
     numbers = []
     for space, entry in zip(spaces, column(spaces, name, table), strict=True):
         try:
             numbers.append(None if entry is None else float(entry))
         except (TypeError, ValueError):
-            raise InputError(f"Column {name!r} must hold numbers; {space.name} has {entry!r}.") from None
+            raise InputError(f"Column {name!r} must contain numbers; {space.name} has {entry!r}.") from None
     return numbers
 
 
 def encoder_spaces(spaces: Sequence[Space]) -> list[Space]:
-    """One card per encoder: where spaces are its layers, the card of the first layer under the encoder's name."""
+    """Return one card per encoder: the card of its only space or of its first layer, with the encoder's name."""
     return [replace(spaces[positions[0]], name=name) for name, positions in layers_by_encoder(spaces).items()]
 
 
 def layers_by_encoder(spaces: Sequence[Space]) -> dict[str, list[int]]:
-    """The positions of each encoder's spaces, by the encoder's name; several positions where they are its layers."""
+    """Return the positions of each encoder's spaces by the encoder's name; several positions if they are its layers."""
     by_identity: dict[Any, list[int]] = {}
     for i, space in enumerate(spaces):
         by_identity.setdefault(_identity(space) or i, []).append(i)
     groups = []
     for positions in by_identity.values():
-        # One encoder may be there twice, for example pooled in two ways. Then names show which layer belongs to which.
+        # An encoder can appear twice, for example with two kinds of pooling. Names then show which layers belong
+        # together.
         by_stem: dict[str, list[int]] = {}
         for i in positions:
             by_stem.setdefault("" if _layers_differ(spaces, positions) else without_layer(spaces[i].name), []).append(i)
@@ -101,7 +107,7 @@ def layers_by_encoder(spaces: Sequence[Space]) -> dict[str, list[int]]:
 
 
 def same_encoder(source: Space, target: Space) -> bool:
-    """Whether both cards state the same revision of the same encoder, whatever the layer or pooling."""
+    """Whether both cards state the same encoder in the same revision; layer and pooling may differ."""
     return _identity(source) is not None and _identity(source) == _identity(target)
 
 
@@ -114,5 +120,5 @@ def _layers_differ(spaces: Sequence[Space], positions: list[int]) -> bool:
 
 
 def without_layer(name: str) -> str:
-    """A space's name without the suffix `.layerN`, which one layer of an encoder has."""
+    """Remove the suffix `.layerN`, which marks a layer of an encoder, from a space's name."""
     return re.sub(r"\.layer-?\d+$", "", name)

@@ -1,4 +1,4 @@
-"""Does shared lineage explain agreement, as in a monoculture?"""
+"""The control for lineage: a test of whether shared lineage explains the agreement between models."""
 
 import math
 from collections import Counter
@@ -25,7 +25,7 @@ from repstitch.errors import InputError
 from repstitch.records import LEVEL
 from repstitch.text import num
 
-CELLS = 4_000_000  # of permuted scores in memory at once
+CELLS = 4_000_000  # the number of permuted scores in memory at a time
 
 
 def control(
@@ -38,33 +38,41 @@ def control(
     q: Any = None,
     resampling: Resampling = RESAMPLING,
 ) -> Control:
-    """Test whether shared lineage explains agreement, as in a monoculture.
+    """Test whether shared lineage explains the agreement between models, as in a monoculture.
 
-    `scores` is (N, N) as for `trend`; `factors` holds one label a model (None: unknown) for family, objective, training
-    data and the like. For each factor: mean score `within` and `between` groups; `permanova` on the distance 1 − score
-    (Anderson 2001, "A New Method for Non-parametric Multivariate Analysis of Variance"; `F` is None where groups agree
-    perfectly inside, `least_p` is the smallest p that so many models can give); `mantel`, the correlation of score with
-    sharing the label (Mantel 1967), and `partial_mantel`, the same after both were regressed on sharing each other
-    factor (Smouse, Long and Sokal 1986; residuals permuted as in Legendre 2000), which is 0 with p 1 where those
-    determine the factor and None where there are none. p-values are one-sided (more alike within), from models
-    permuted, add-one. PERMANOVA also answers to groups of unequal spread where their sizes differ.
+    `scores` is (N, N), as for `trend`. `factors` has one label per model (None: unknown) for each factor, such as
+    family, objective or training data. The result has, for each factor:
 
-    Models with unknown labels are left out of that factor (`unknown`). Where scores are missing, models are left out of
-    everything, those that miss most first, until each has a score with each (`left_out`). A factor that cannot be
-    judged (one group, each model its own, fewer than 4 models) stands in `cannot_be_judged` with the reason; InputError
-    when that is all of them.
+    - `within` and `between`: the mean score of pairs within and between groups;
+    - `permanova` on the distance 1 − score (Anderson 2001, "A New Method for Non-parametric Multivariate Analysis of
+      Variance"). `F` is None where models of the same group agree perfectly. `least_p` is the smallest p-value that
+      these group sizes and this number of permutations allow. Where group sizes differ, a small p can also come from
+      groups of unequal spread;
+    - `mantel`: the correlation of the score with sharing the label (Mantel 1967);
+    - `partial_mantel`: the same correlation after both were regressed on sharing the labels of all other factors
+      (Smouse, Long and Sokal 1986; residuals permuted as in Legendre 2000). It is 0 with p = 1 where the other factors
+      determine this one, and None where there is no other factor.
 
-    `between_above_null` asks whether models that share no known label in any judged factor still agree beyond chance:
-    their mean score less the mean of `null` (N, N) with a 95 % interval over models (jackknife, Student's t; Miller
-    1974, "The Jackknife: A Review"; None where all pairs share one model), and the share of their pairs with `q` (N, N)
-    at most .05; `above` where the interval lies above 0 and more than a twentieth of the pairs pass, as far as there is
-    each. None where neither tells, or no such pair exists. The verdict takes a factor to explain
-    agreement where PERMANOVA's p is at most .05 (not corrected for the number of factors, which often overlap) and
-    scores are higher within than between.
+    All p-values are one-sided (more similar within groups) and add-one, from permutations of the models.
+
+    Models without a label are left out of that factor; `unknown` counts them. Where scores are missing, models are left
+    out of everything, those with most missing scores first, until every pair has a score (`left_out`). A factor with
+    one group, with one model per group or with fewer than 4 models cannot be tested and is listed in
+    `cannot_be_judged` with the reason. Raises InputError if no factor can be tested.
+
+    `between_above_null` states whether models that share no label in any tested factor agree beyond chance. It has the
+    `excess` of their mean score over the mean of `null` (N, N) with a 95 % interval over models (jackknife, Student's
+    t; Miller 1974, "The Jackknife: A Review"; None where all pairs share one model), and the share of these pairs with
+    `q` (N, N) of at most .05. `above` is true if the interval lies above 0 and the share is larger than .05; a
+    criterion whose matrix or interval is missing is ignored. The result is None where both are missing or where there
+    is no such pair. Pairs with an unknown label do not count as such pairs.
+
+    The verdict states that a factor explains agreement if PERMANOVA's p is at most .05 and scores are higher within
+    groups than between them. This p is not corrected for the number of factors, which often overlap.
     """
     S = pair_scores(scores, names, "scores")
     if not factors:
-        raise InputError("`factors` must hold at least one factor, such as family; got none.")
+        raise InputError("`factors` must contain at least one factor, such as family; got none.")
     for factor, labels in factors.items():
         check_length(labels, len(names), f"factors[{factor!r}]")
     kept = complete(S)
@@ -98,37 +106,37 @@ def control(
 
 
 def _split_by_fitness(labelled: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The factors that can be judged, and the others with the reason; InputError where none can be judged."""
+    """Return the factors that can be tested, and the others with the reason; InputError if no factor can be tested."""
     reasons = {factor: _unfit(codes) for factor, codes in labelled.items()}
     judged = {factor: codes for factor, codes in labelled.items() if reasons[factor] is None}
     unfit = {factor: reason for factor, reason in reasons.items() if reason is not None}
     if not judged:
         raise InputError(
-            "`factors` must hold one with at least two groups, one of them of two models or more; "
+            "`factors` must contain a factor with at least two groups, one of them with at least two models; "
             + "; ".join(f"{factor}: {reason}" for factor, reason in unfit.items())
-            + ". Label more models."
+            + ". Add labels for more models."
         )
     return judged, unfit
 
 
 def _codes(labels: list) -> np.ndarray:
-    """Group numbers (N,), −1 where the label is unknown."""
+    """Return group numbers (N,), −1 where the label is unknown."""
     order = {label: i for i, label in enumerate(dict.fromkeys(x for x in labels if x is not None))}
     return np.array([order.get(label, -1) for label in labels])
 
 
 def _unfit(codes: np.ndarray) -> str | None:
-    """The reason why a factor cannot be judged; None where it can."""
+    """Return the reason why a factor cannot be tested, or None if it can."""
     sizes = np.bincount(codes[codes >= 0])
     if sizes.sum() < LEAST_FACTOR_MODELS:
-        return f"only {sizes.sum()} models have a label, {LEAST_FACTOR_MODELS} are needed"
+        return f"only {sizes.sum()} models have a label, at least {LEAST_FACTOR_MODELS} are needed"
     if len(sizes) == 1:
-        return "all models are of one group"
-    return "every model is its own group" if sizes.max() == 1 else None
+        return "all models belong to one group"
+    return "every model has a different label" if sizes.max() == 1 else None
 
 
 def _grouped(S: np.ndarray, codes: np.ndarray, resampling: Resampling) -> dict[str, Any]:
-    """Means within and between groups, PERMANOVA and Mantel, from one set of permutations of the labelled models."""
+    """Compute means within and between groups, PERMANOVA and Mantel; both tests use the same permutations."""
     labelled = codes >= 0
     S, codes = S[np.ix_(labelled, labelled)], codes[labelled]
     n, sizes = len(codes), np.bincount(codes)
@@ -145,7 +153,8 @@ def _grouped(S: np.ndarray, codes: np.ndarray, resampling: Resampling) -> dict[s
         lean_draws.append(permuted @ lean)
     perfect = inside <= ROUNDING * total
     F = None if perfect else float((total - inside) / (len(sizes) - 1) / (inside / (n - len(sizes))))
-    # The total does not depend on the order of models, so F is as large as observed where the sum inside is as small.
+    # The total does not depend on the order of models, so F is at least as large as observed exactly where the sum
+    # inside groups is at most as large.
     p = share_as_large(-np.concatenate(inside_draws), -inside)
     within, between = float(score[same].mean()), float(score[~same].mean())
     return {
@@ -166,7 +175,7 @@ def _grouped(S: np.ndarray, codes: np.ndarray, resampling: Resampling) -> dict[s
 
 
 def _least_p(sizes: np.ndarray, permutations: int) -> float:
-    """The smallest possible p: 1 over the number of ways to split the models into groups of these sizes."""
+    """Return the smallest possible p: 1 over the number of ways to split the models into groups of these sizes."""
     ways = math.factorial(int(sizes.sum()))
     for factor in (*sizes, *Counter(sizes.tolist()).values()):
         ways //= math.factorial(int(factor))
@@ -176,7 +185,10 @@ def _least_p(sizes: np.ndarray, permutations: int) -> float:
 def _partial_mantel(
     S: np.ndarray, codes: np.ndarray, controls: dict[str, np.ndarray], resampling: Resampling
 ) -> dict[str, Any] | None:
-    """The correlation of score and shared label after both were regressed on sharing each control; None without any."""
+    """Correlate score and shared label after regressing both on sharing the labels of the controls.
+
+    Returns None without controls, or if the models that have all labels do not allow the test.
+    """
     labelled = np.logical_and.reduce([c >= 0 for c in (codes, *controls.values())])
     if not controls or _unfit(codes[labelled]) is not None:
         return None
@@ -194,7 +206,8 @@ def _partial_mantel(
     residual[i, j] = residual[j, i] = score
     r_draws = []
     for permuted in _permuted_pairs(residual, resampling):
-        # Permuted residuals are correlated with the controls again; `lean` is not, so only their length must be mended.
+        # Permuted residuals correlate with the controls again. `lean` does not, so only the length of the residuals
+        # needs a correction.
         rest = (permuted**2).sum(1) - ((permuted @ basis) ** 2).sum(1)
         r_draws.append(permuted @ lean / np.sqrt(np.maximum(rest, ROUNDING * (score @ score))))
     r = float(score @ lean / np.linalg.norm(score))
@@ -202,12 +215,12 @@ def _partial_mantel(
 
 
 def _residual(values: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """What a regression on the columns of an orthonormal basis leaves of the values."""
+    """Return the residuals of a regression of the values on the columns of an orthonormal basis."""
     return values - basis @ (basis.T @ values)
 
 
 def _permuted_pairs(matrix: np.ndarray, resampling: Resampling) -> Iterator[np.ndarray]:
-    """The upper triangle (permutations, pairs) of a symmetric matrix with its models permuted, in chunks."""
+    """Yield the upper triangles (permutations, pairs) of a symmetric matrix with its models permuted, in chunks."""
     i, j = np.triu_indices(len(matrix), 1)
     random = np.random.default_rng(resampling.seed)
     at_once = max(1, CELLS // len(i))
@@ -217,7 +230,7 @@ def _permuted_pairs(matrix: np.ndarray, resampling: Resampling) -> Iterator[np.n
 
 
 def _pairs_apart(codes: np.ndarray) -> np.ndarray:
-    """Which pairs of models (N, N) are labelled as different groups."""
+    """Return a mask (N, N) of the pairs of models whose labels are known and differ."""
     labelled = codes >= 0
     return (codes[:, None] != codes) & labelled[:, None] & labelled
 
@@ -225,7 +238,7 @@ def _pairs_apart(codes: np.ndarray) -> np.ndarray:
 def _between_above_null(
     S: np.ndarray, apart: np.ndarray, null: np.ndarray | None, q: np.ndarray | None
 ) -> dict[str, Any] | None:
-    """Whether the pairs that are `apart` (N, N) agree beyond chance; None where there is no such pair to tell by."""
+    """Summarise whether the pairs in the mask `apart` (N, N) agree beyond chance; None if this cannot be tested."""
     for matrix in (null, q):
         if matrix is not None:
             apart = apart & ~np.isnan(matrix)
@@ -241,14 +254,14 @@ def _between_above_null(
             above.append(summary["interval"][0] > 0)
     if q is not None:
         summary["share"] = float((q[apart] <= LEVEL).mean())
-        above.append(summary["share"] > LEVEL)  # by chance alone, fewer pairs pass
+        above.append(summary["share"] > LEVEL)  # by chance alone, the expected share is smaller
     return summary | {"above": all(above)} if above else None
 
 
 def _over_models(values: np.ndarray, counted: np.ndarray) -> list[float] | None:
-    """A 95 % interval over models for the mean of the counted pairs (N, N); None where one model is in all of them.
+    """Return a 95 % interval over models for the mean of the counted pairs (N, N); None if one model is in all pairs.
 
-    Resampling few models would give too narrow an interval: each is often drawn with no partner but those it has.
+    This is a jackknife, because resampling a few models with replacement gives too narrow an interval.
     """
     in_pairs = counted.any(1)
     values, counted = values[np.ix_(in_pairs, in_pairs)], counted[np.ix_(in_pairs, in_pairs)]
@@ -257,7 +270,8 @@ def _over_models(values: np.ndarray, counted: np.ndarray) -> list[float] | None:
     if not rest.all():
         return None
     mean, without = values.sum() / pairs, (values.sum() - 2 * values.sum(1)) / rest
-    # Where a few models are in most pairs the spread is theirs, and known no better than from so few (Satterthwaite).
+    # If a few models are in most pairs, the estimate of the variance depends on these few, so it has fewer degrees of
+    # freedom (Satterthwaite's approximation).
     weight = counted.sum(1, dtype=float) ** 2
     freedom = min(n - 1, weight.sum() ** 2 / (weight**2).sum())
     half = float(t.ppf(1 - LEVEL / 2, freedom) * np.sqrt((n - 1) * without.var()))
@@ -269,34 +283,34 @@ def _verdict(result: dict[str, Any], some_apart: bool) -> str:
     explain = [name for name, f in factors.items() if f["permanova"]["p"] <= LEVEL and f["difference"] > 0]
     figures = "; ".join(_factor_figures(name, factors[name]) for name in explain or factors)
     shared, verb = "shared " + " and ".join(explain), "explains" if len(explain) == 1 else "explain"
-    nothing = "no effect of shared lineage on agreement was found"
+    nothing = "shared lineage has no significant effect on agreement"
     if not explain and all(f["permanova"]["least_p"] > LEVEL for f in factors.values()):
-        nothing = f"{result['n_models']} models are too few to tell whether shared lineage explains agreement"
+        nothing = f"{result['n_models']} models are too few to test whether shared lineage explains agreement"
     if across is None:
         end = (
             "whether models of different lineage agree beyond chance was not tested"
             if some_apart
-            else "no two models are known to differ in every factor, so agreement across lineages cannot be judged"
+            else "no two models have different labels in every factor, so agreement across lineages cannot be tested"
         )
         start = f"{shared} {verb} part of the agreement" if explain else nothing
         return f"{start} ({figures}); {end}."
     chance = f"mean score {num(across['score'])}"
     if "null" in across:
-        chance += f" against {num(across['null'])} by chance"
+        chance += f", chance level {num(across['null'])}"
     if "share" in across:
-        chance += f", {across['share']:.0%} of {across['pairs']} pairs significant"
+        chance += f", {across['share']:.0%} of {across['pairs']} pairs with q ≤ {LEVEL}"
     if across["above"]:
         start = f"{shared} {verb} part of the agreement" if explain else nothing
         but = "but models of different lineage still" if explain else "and models of different lineage"
         return f"{start} ({figures}), {but} agree beyond chance ({chance})."
     apart = f"models of different lineage do not agree beyond chance ({chance})"
     if explain:
-        return f"monoculture: {shared} {verb} what agreement there is ({figures}), and {apart}."
-    return f"no convergence found: {apart}, and {nothing} ({figures})."
+        return f"monoculture: {shared} {verb} the agreement ({figures}), and {apart}."
+    return f"no convergence: {apart}, and {nothing} ({figures})."
 
 
 def _factor_figures(name: str, factor: dict[str, Any]) -> str:
     permanova, partial = factor["permanova"], factor["partial_mantel"]
-    figures = f"{name} {num(factor['within'])} within against {num(factor['between'])} between, "
-    figures += f"R² = {permanova['r2']:.2f}, p = {permanova['p']:.2g}"
-    return figures + (f", given the rest r = {partial['r']:.2f}, p = {partial['p']:.2g}" if partial else "")
+    figures = f"{name}: mean score {num(factor['within'])} within groups, {num(factor['between'])} between groups, "
+    figures += f"PERMANOVA R² = {permanova['r2']:.2f}, p = {permanova['p']:.2g}"
+    return figures + (f", partial Mantel r = {partial['r']:.2f}, p = {partial['p']:.2g}" if partial else "")

@@ -1,4 +1,4 @@
-"""The atlas of many spaces: how similar every two are, their order, a map of them, and the best layers."""
+"""The atlas of many spaces: the scores of all pairs, an order, a map, and the best layers."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ from repstitch.metrics.neighbours import count_repeats
 
 log = logging.getLogger(__name__)
 
-TIED = 0.1  # a warning names the spaces of which more than this share of rows is tied
+TIED = 0.1  # a warning names each space in which more than this share of the rows has ties
 
 
 @names_keywords
@@ -49,45 +49,48 @@ def atlas(  # noqa: PLR0913 - the whole job in one call
     cache: str | os.PathLike[str] | None = None,
     device: str = "auto",
 ) -> Atlas:
-    """Score how similar every two of N ≥ 2 spaces are, on the items that all of them have, compared with chance.
+    """Score how similar all pairs of N ≥ 2 spaces are, on the items that all spaces contain, and compare with chance.
 
-    Besides the matrices of scores, an `Atlas` holds:
+    Next to the matrices of scores, an `Atlas` contains:
 
     - `q`: Benjamini and Hochberg's q-values over all pairs;
     - `order`: average linkage on 1 − score, leaves in optimal order (Bar-Joseph et al. 2001, "Fast Optimal Leaf
       Ordering for Hierarchical Clustering");
     - `map`: classical scaling of the distances 1 − score (Torgerson 1952, "Multidimensional Scaling"), the largest
       coordinate on each axis positive;
-    - `nearest`: for each space as source the ten best others, without the layers of its own encoder;
-    - `layers`, where spaces share their card's `encoder` and differ in `layer`: for every two encoders the best pair of
-      layers. The null is that of the maximum (the best pair of layers within each permutation), since the best of many
-      is high by chance. Two layers of one encoder are never compared here;
-    - `sizes`, if asked for: scores on nested random subsets of the rows, means over 5 draws; `se` is that of one draw.
+    - `nearest`: for each space as source, the ten most similar other spaces, without layers of its own encoder;
+    - `layers`, where spaces have the same `encoder` on their cards and differ in `layer`: the best pair of layers for
+      each pair of encoders. Its null is the null of the maximum (the best pair of layers within each permutation),
+      because the best of many scores is high by chance. Layers of one encoder are not compared with each other here;
+    - `sizes`, if `sizes` are passed: scores on nested random subsets of the rows, as means over 5 draws. The standard
+      error `se` is that of a single draw.
 
-    Where a metric is not symmetric, order and map use the mean of both directions. O(N n² d) for the graphs,
-    O(N² K n k) for the null of mutual_knn. Huh et al. 2024, "The Platonic Representation Hypothesis".
+    Where a metric is not symmetric, order and map use the mean of both directions. The neighbour graphs take O(N n² d)
+    time and the null of mutual_knn takes O(N² K n k) for K permutations. See Huh et al. 2024, "The Platonic
+    Representation Hypothesis".
 
     Args:
-        embeddings: The spaces, as a list or by name: paths of embeddings, `Embeddings`, or arrays (n, d), which in a
-            list are called space0, space1, …; or what `match` returned. Rows match by id where all spaces have ids, by
-            position otherwise. They are brought to unit length.
-        metrics: Names of `repstitch.metrics.METRICS`, or "all": every metric that the spaces allow.
-        k: Neighbours of each row, for the metrics of neighbours.
-        permutations: Draws of the null: orders of the rows, the same for all pairs. With 0 there is no null, p, q and
-            calibrated score.
+        embeddings: The spaces, as a list, as a mapping from names to spaces, or as returned by `match`. Each space is a
+            path of embeddings, `Embeddings` or an array (n, d); arrays in a list are called space0, space1, …. Rows are
+            matched by id if all spaces have ids, otherwise by position, and are scaled to unit length.
+        metrics: Names from `repstitch.metrics.METRICS`, or "all" for every metric that these spaces allow.
+        k: Number of neighbours of each row, for the metrics that use neighbours.
+        permutations: Number of draws of the null. A draw is an order of the rows, the same for all pairs. With 0, there
+            are no null, p, q and calibrated score.
         seed: Seed of the null and of the subsets of rows.
-        drop_invalid: Leave out rows with NaN, Inf or only zeros and repeats, instead of refusing them.
-        sizes: Numbers of rows to score at, or "auto" for powers of two.
-        size_pairs: Pairs of names to score at these sizes; the ten best by default.
-        cache: A folder that keeps neighbour graphs for the next run.
-        device: Where neighbour graphs are made: auto, cpu or cuda.
+        drop_invalid: Leave out rows with NaN, Inf or only zeros instead of raising InputError, and also repeats of an
+            item that is the same in all spaces.
+        sizes: Numbers of rows to score at, or "auto" for powers of two and the number of rows.
+        size_pairs: Pairs of names to score at these sizes. By default, the ten most similar pairs.
+        cache: A folder in which neighbour graphs are stored and reused by later calls.
+        device: Where neighbour graphs are computed: auto, cpu or cuda.
 
     Returns:
-        The atlas. `print` shows it as text, `to_dict` gives it as plain JSON types.
+        The atlas. `print` shows it as text, and `to_dict` returns it as plain JSON types.
 
     Raises:
-        InputError: As `match` does, on an unknown metric, size or pair, and where a metric refuses a space, which the
-            message names.
+        InputError: For the same reasons as `match`; on an unknown metric, size or pair; and if a metric cannot be
+            computed for a space. The message names the space.
     """
     checked_metrics = metric_names(metrics)
     k, permutations, seed = check_whole(k, "`k`"), check_draws(permutations), check_seed(seed)
@@ -123,7 +126,7 @@ def atlas(  # noqa: PLR0913 - the whole job in one call
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores of an atlas: the `results` of each metric as JSON objects, the best `layers`, and the `tied` rows."""
+    """The scores of an atlas: `results` by metric as JSON objects, the best `layers`, and `tied` rows by space."""
 
     results: dict[str, dict[str, Any]]
     layers: list[dict[str, Any]]
@@ -136,9 +139,9 @@ class Scores:
 
 
 def _score(metrics: list[str], matched: MatchedSpaces, rows: list[Tensor], settings: ScoringSettings) -> Scores:
-    """Score every two spaces by each metric; where spaces are layers of encoders, also find the best layers."""
+    """Score all pairs of spaces by each metric. Where spaces are layers of encoders, also find the best layers."""
     encoders = layers_by_encoder(matched.spaces)
-    # Layers of one encoder are scored one after another, so that of two encoders the null always permutes the same one.
+    # Layers of one encoder follow each other, so that the null of a pair of encoders always permutes the same encoder.
     order = list(chain.from_iterable(encoders.values()))
     pairs = {metric: pairs_to_score(order, METRICS[metric].symmetric) for metric in metrics}
     results, layers, tied = {}, [], {}
@@ -151,12 +154,12 @@ def _score(metrics: list[str], matched: MatchedSpaces, rows: list[Tensor], setti
 
 
 def _count_repeats(names: list[str], rows: list[Tensor]) -> dict[str, int]:
-    """How many rows of each space are copies of another row; a warning where there are any."""
+    """Count the rows of each space that are copies of another row, and warn if there are any."""
     repeats = {name: count_repeats(X) for name, X in zip(names, rows, strict=True)}
     if any(repeats.values()):
         log.warning(
-            "Of %d rows, some repeat another: %s. Where two spaces repeat the same ones, chance is higher than "
-            "the null says.",
+            "Some of the %d rows are copies of another row: %s. Where two spaces repeat the same rows, the chance "
+            "level is higher than the null.",
             len(rows[0]),
             _listed({name: count for name, count in repeats.items() if count}),
         )
@@ -167,8 +170,8 @@ def _warn_of_ties(tied: Mapping[str, int], n: int, k: int) -> None:
     many = {name: count for name, count in tied.items() if count > TIED * n}
     if many:
         log.warning(
-            "Of %d rows, some have others as near as their neighbour number %d, so that it is a matter of chance which "
-            "one counts: %s.",
+            "Some of the %d rows have several rows at the distance of their neighbour number %d, so that the choice of "
+            "this neighbour is arbitrary: %s.",
             n,
             k,
             _listed(many),
@@ -176,4 +179,4 @@ def _warn_of_ties(tied: Mapping[str, int], n: int, k: int) -> None:
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} of {name}" for name, count in counts.items())
+    return ", ".join(f"{count} in {name}" for name, count in counts.items())

@@ -27,21 +27,21 @@ def align(
 
     Args:
         X: The source: an array (n, d_x), the path of embeddings, or `Embeddings`.
-        Y: The target, likewise. Rows match by id where both sides have ids, by position otherwise.
-        metric: A name of `repstitch.metrics.METRICS`. Rows are brought to unit length first, as `atlas` does.
-        k: Neighbours of each row, for the metrics of neighbours.
-        permutations: Draws of the null; 0 leaves out `null`, `p` and `calibrated`.
+        Y: The target, likewise. Rows are matched by id if both sides have ids, otherwise by position.
+        metric: A name from `repstitch.metrics.METRICS`. Rows are scaled to unit length first, as in `atlas`.
+        k: Number of neighbours of each row, for the metrics that use neighbours.
+        permutations: Number of draws of the null. With 0, there are no `null`, `p` and `calibrated`.
         seed: Seed of the null.
-        device: Where neighbour graphs are made: auto, cpu or cuda.
+        device: Where neighbour graphs are computed: auto, cpu or cuda.
 
     Returns:
-        The score with its null, p-value, calibrated score and standard error: the same numbers as `atlas` gives the
-        pair. Arrays are called "X" and "Y". Two sets of one space, such as translated rows and native ones, may be
-        compared: the second is then called by the space's name with "-2" after it.
+        The score with its null, p-value, calibrated score and standard error; `atlas` returns the same numbers for the
+        pair. Arrays are called "X" and "Y". Two sets of one space, such as translated and native rows, can be
+        compared; the name of the second then ends in "-2".
 
     Raises:
-        InputError: On an unknown metric, rows that do not match or cannot be used, fewer than 20 items, a `k` that is
-            not below their number, or where the metric refuses a space.
+        InputError: On an unknown metric, on rows that do not match or cannot be used, on fewer than 20 items, if `k` is
+            not below the number of items, and if the metric cannot be computed for a space.
     """
     check_metrics([metric], "metric")
     k, permutations, seed = check_whole(k, "`k`"), check_draws(permutations), check_seed(seed)

@@ -1,4 +1,4 @@
-"""The JSON object of an atlas as text for people: aligned columns for a terminal, or Markdown."""
+"""The atlas as readable text: aligned columns for a terminal, or Markdown."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from repstitch.records import LEVEL
 from repstitch.text import columns, markdown_table, num
 
-NAMES_IN_MATRIX = 8
-WIDEST = 80  # characters of all names in the head of a matrix
+NAMES_IN_MATRIX = 8  # the largest number of spaces that are shown as a matrix
+WIDEST = 80  # the largest number of characters of all names in the header of a matrix
 LINES = 20
 NEAREST = 3
 MEASURES = ("score", "null", "p", "q", "calibrated", "se")
@@ -16,17 +16,17 @@ COLUMNS = ("source", "target", "metric", *MEASURES)
 
 
 class Grid(NamedTuple):
-    """Rows of cells, the first row the heads; the first `text` columns hold names, the others numbers."""
+    """Rows of cells. The first row is the header; the first `text` columns contain names, the others numbers."""
 
     rows: Sequence[tuple]
     text: int = 1
 
 
 def table(values: Mapping[str, Any]) -> str:
-    """The atlas as aligned text.
+    """Return an atlas (as a JSON object) as aligned text.
 
-    Two spaces are one line per metric. More are a matrix or the best pairs, followed by layers, sizes and verdicts
-    where the atlas holds them.
+    Two spaces give one line per metric. More spaces give, for each metric, a matrix or the most similar pairs, followed
+    by layers, sizes and verdicts if the atlas has them.
     """
     return "\n\n".join(
         "\n".join(columns(part.rows, part.text) if isinstance(part, Grid) else part for part in block)
@@ -35,7 +35,7 @@ def table(values: Mapping[str, Any]) -> str:
 
 
 def markdown(values: Mapping[str, Any]) -> str:
-    """The same content as `table`, in Markdown."""
+    """Return the content of `table` in Markdown."""
     return "\n\n".join(
         markdown_table(part.rows, part.text) if isinstance(part, Grid) else part
         for block in _blocks(values)
@@ -44,7 +44,7 @@ def markdown(values: Mapping[str, Any]) -> str:
 
 
 def _blocks(values: Mapping[str, Any]) -> Iterator[Sequence[str | Grid]]:
-    """Everything that is shown, one block after another; the parts of a block belong together."""
+    """Yield the blocks of the report; the parts of a block belong together."""
     names, metrics = [space["name"] for space in values["spaces"]], list(values["metrics"])
     if len(names) == 2:
         yield [_pair_line(pair, values) for pair in values["pairs"]]
@@ -78,7 +78,7 @@ def _matrix(values: Mapping[str, Any], metric: str) -> list[str | Grid]:
     result = values["metrics"][metric]
     names = [space["name"] for space in values["spaces"]]
     head = _metric_name(metric, values["k"])
-    rows = [(head if result["symmetric"] else f"{head}, from row to column", *names)]
+    rows = [(head if result["symmetric"] else f"{head} (row → column)", *names)]
     for i, name in enumerate(names):
         cells = (
             "1" if i == j else num(score) + (_star(result["q"][i][j]) if "q" in result else "")
@@ -94,7 +94,8 @@ def _legend(result: Mapping[str, Any], draws: int) -> list[str]:
     null = [value for row in result["null"] for value in row if value is not None]
     low, high = num(min(null)), num(max(null))
     tests = len(null) // (1 + result["symmetric"])
-    return [f"by chance {low if low == high else f'{low} to {high}'}; * where q ≤ {LEVEL}", *_too_few(tests, draws)]
+    chance = low if low == high else f"{low} to {high}"
+    return [f"chance level (null): {chance}; * marks q ≤ {LEVEL}", *_too_few(tests, draws)]
 
 
 def _too_few(tests: int, draws: int) -> list[str]:
@@ -105,7 +106,9 @@ def _too_few(tests: int, draws: int) -> list[str]:
     needed = math.ceil(tests / LEVEL) - 1
     if draws >= needed:
         return []
-    return [f"(with {draws} permutations a single pair among {tests} cannot have q ≤ {LEVEL}; {needed} would do)"]
+    return [
+        f"(with {draws} permutations, a single pair among {tests} cannot reach q ≤ {LEVEL}; it takes at least {needed})"
+    ]
 
 
 def _pairs(values: Mapping[str, Any], metric: str) -> list[str | Grid]:
@@ -117,17 +120,21 @@ def _pairs(values: Mapping[str, Any], metric: str) -> list[str | Grid]:
     parts = [Grid(rows, text=2), *_more(pairs)]
     if "q" in pairs[0]:
         significant = sum(pair["q"] <= LEVEL for pair in pairs)
-        parts.append(f"{significant} of {len(pairs)} pairs beyond chance (* where q ≤ {LEVEL})")
+        parts.append(f"{significant} of {len(pairs)} pairs are above chance (* marks q ≤ {LEVEL})")
         parts += _too_few(len(pairs), values["permutations"])
     return parts
 
 
 def _more(pairs: Sequence) -> list[str]:
-    return [f"and {len(pairs) - LINES} pairs that score less (all with --json or --out)"] if len(pairs) > LINES else []
+    return (
+        [f"and {len(pairs) - LINES} more pairs with lower scores (the JSON output has all)"]
+        if len(pairs) > LINES
+        else []
+    )
 
 
 def _nearest(values: Mapping[str, Any], metric: str) -> list[str | Grid]:
-    lines: list[str | Grid] = [f"nearest by {_metric_name(metric, values['k'])}"]
+    lines: list[str | Grid] = [f"nearest spaces by {_metric_name(metric, values['k'])}"]
     for name, others in values["nearest"][metric].items():
         best = ", ".join(f"{other['name']} {num(other['score'])}" for other in others[:NEAREST])
         lines.append(f"{name}: {best or 'none'}")
@@ -137,7 +144,7 @@ def _nearest(values: Mapping[str, Any], metric: str) -> list[str | Grid]:
 def _layers(values: Mapping[str, Any], metric: str) -> list[str | Grid]:
     pairs = sorted((line for line in values["layers"] if line["metric"] == metric), key=lambda line: -line["score"])
     measures = [name for name in MEASURES if name in pairs[0]]
-    rows: list[tuple] = [(f"best layers, {_metric_name(metric, values['k'])}", "", *measures, "")]
+    rows: list[tuple] = [(f"best pairs of layers by {_metric_name(metric, values['k'])}", "", *measures, "")]
     for pair in pairs[:LINES]:
         names = _with_layer(pair, "source"), _with_layer(pair, "target")
         rows.append((*names, *(num(pair[m]) for m in measures), _star_of(pair)))
@@ -150,8 +157,10 @@ def _with_layer(pair: Mapping[str, Any], side: str) -> str:
 
 
 def _sizes(sizes: Mapping[str, Any], metric: str, k: int) -> Grid:
-    rows = [(f"{_metric_name(metric, k)} by number of rows", "", *sizes["sizes"])]
-    for curve in (c for c in sizes["curves"] if c["metric"] == metric):
+    curves = [curve for curve in sizes["curves"] if curve["metric"] == metric]
+    null = " (null in brackets)" if any("null" in curve for curve in curves) else ""
+    rows = [(f"{_metric_name(metric, k)} by number of rows{null}", "", *sizes["sizes"])]
+    for curve in curves:
         scores = [
             num(score) + (f" ({num(curve['null'][i])})" if "null" in curve else "")
             for i, score in enumerate(curve["score"])

@@ -1,4 +1,4 @@
-"""What measuring alignment gives, as typed records: the score of one pair, and the atlas of many spaces."""
+"""Results of measuring alignment as typed records: the score of one pair, and the atlas of many spaces."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -30,14 +30,14 @@ Entry = TypeVar("Entry")
 class AlignmentScore(Record):
     """How similar two spaces are by one metric, compared with chance. `float(score)` is the score.
 
-    Without permutations there is no `null`, `p`, `q` and `calibrated`. One pair alone has no `q`.
+    `null`, `p`, `q` and `calibrated` are None without permutations. `q` is also None if only one pair was scored.
     """
 
     source = string()
     target = string()
     metric = string()
     score = number()
-    null = optional(number())  # the mean score of permuted rows: the level of chance
+    null = optional(number())  # the mean score with permuted rows: the chance level
     p = optional(number())  # the add-one p-value: at least 1 / (permutations + 1)
     q = optional(number())  # Benjamini and Hochberg's q-value among all pairs that were scored together
     calibrated = optional(number())  # 0 at the 95 % point of the null, 1 at a perfect score
@@ -53,7 +53,10 @@ class AlignmentScore(Record):
 
 
 class LayerScore(AlignmentScore):
-    """The score of the best pair of layers of two encoders; `null` and `p` are those of the maximum over layers."""
+    """The score of the best pair of layers of two encoders. `null` and `p` are those of the maximum over layers.
+
+    `source` and `target` are names of encoders, `source_space` and `target_space` names of the spaces of the layers.
+    """
 
     source_layer = optional(whole())
     target_layer = optional(whole())
@@ -62,7 +65,7 @@ class LayerScore(AlignmentScore):
 
 
 class SizeCurve(Record):
-    """The numbers of one pair at each of the `sizes`."""
+    """The scores of one pair at each number of rows in `SizeCurves.sizes`."""
 
     source = string()
     target = string()
@@ -73,7 +76,7 @@ class SizeCurve(Record):
 
 
 class SizeCurves(Record):
-    """How scores depend on the number of rows: `sizes` are numbers of rows, `draws` how often each was drawn."""
+    """How scores depend on the number of rows. `sizes` are numbers of rows, `draws` counts the subsets of each size."""
 
     k = whole()
     sizes = sequence(int)
@@ -82,26 +85,26 @@ class SizeCurves(Record):
 
 
 class NearestSpace(NamedTuple):
-    """Another space, and its score with the one that it is near to."""
+    """A similar space: its `name`, and its `score` with the space that it is near to."""
 
     name: str
     score: float
 
 
 class Atlas(Record):
-    """How similar every two of N spaces are, and what follows from it; `print(atlas)` shows it as text.
+    """How similar all pairs of N spaces are, with an order, a map and further results. `print(atlas)` shows it as text.
 
-    Matrices are (N, N), rows the source and columns the target, in the order of `names`.
+    Matrices are (N, N) in the order of `names`; rows are sources, columns are targets.
     """
 
-    n = whole()  # the number of items that all spaces hold
-    k = whole()  # the number of neighbours of each row, for the metrics of neighbours
+    n = whole()  # the number of items that all spaces have
+    k = whole()  # the number of neighbours of each row, for the metrics that use neighbours
     permutations = whole()
     seed = whole()
-    left_out = mapping(dict[str, int])  # how many rows of each space are not used, by reason
-    repeats = mapping(int)  # how many rows of each space are copies of another row, in direction and to float32
+    left_out = mapping(dict[str, int])  # the number of rows of each space that were not used, by reason
+    repeats = mapping(int)  # the number of rows of each space with the same direction as another row, in float32
     tied = otherwise(mapping(int), {})
-    """How many rows of each space have other rows as near as their k-th neighbour; empty if none was searched."""
+    """The number of rows of each space with a tie at neighbour k; empty if no neighbours were searched."""
     _cards = sequence(dict[str, Any], "spaces")
     _results = mapping(dict[str, Any], "metrics")
     _pairs = parts(AlignmentScore, "pairs")
@@ -109,19 +112,21 @@ class Atlas(Record):
     _map = mapping(dict[str, list[float]], "map")
     _nearest = mapping(dict[str, list[dict[str, Any]]], "nearest")
     layers = otherwise(parts(LayerScore), [])
-    """The best pair of layers of every two encoders; empty where no spaces are layers of one encoder."""
+    """The best pair of layers for each pair of encoders; empty if no spaces are layers of one encoder."""
     sizes = optional(part(SizeCurves))
     trend = optional(part(Trend))
     control = optional(part(Control))
     asymmetry = otherwise(parts(Asymmetry), [])
-    unanswered = otherwise(mapping(str), {})  # the hypotheses that these models cannot test, with the reason
+    unanswered = otherwise(mapping(str), {})  # the tests that are not possible with these models, with the reason
 
     @property
     def spaces(self) -> list[Space]:
+        """The cards of the spaces."""
         return [Space.from_dict(card) for card in self._cards]
 
     @property
     def names(self) -> list[str]:
+        """The names of the spaces."""
         return [card["name"] for card in self._cards]
 
     @property
@@ -130,54 +135,138 @@ class Atlas(Record):
         return list(self._results)
 
     def symmetric(self, metric: str) -> bool:
-        """Whether the metric does not depend on which space comes first."""
+        """Return whether the metric is symmetric.
+
+        Args:
+            metric: One of the atlas's `metrics`.
+
+        Returns:
+            True if the score does not depend on which space is the source.
+
+        Raises:
+            InputError: On an unknown metric.
+        """
         return self._result(metric)["symmetric"]
 
     def measures(self, metric: str) -> list[str]:
-        """The measures that there is a matrix of: score and se, and with permutations null, p, q and calibrated."""
+        """Return the measures that have a matrix.
+
+        Args:
+            metric: One of the atlas's `metrics`.
+
+        Returns:
+            `score` and `se`, and with permutations also `null`, `p`, `q` and `calibrated`.
+
+        Raises:
+            InputError: On an unknown metric.
+        """
         return [measure for measure in MEASURES if measure in self._result(metric)]
 
     def matrix(self, metric: str, measure: str) -> np.ndarray:
-        """One measure of every two spaces, (N, N), NaN where there is no number, as on the diagonal."""
+        """Return one measure of all pairs of spaces.
+
+        Args:
+            metric: One of the atlas's `metrics`.
+            measure: One of `measures(metric)`.
+
+        Returns:
+            Float64 (N, N), NaN where there is no number. The diagonal is NaN except for `score`, where it is 1.
+
+        Raises:
+            InputError: On an unknown metric or measure.
+        """
         if measure not in self.measures(metric):
             raise InputError(f"`measure` must be one of {', '.join(self.measures(metric))}; got {measure!r}.")
         return np.array(self._result(metric)[measure], dtype=float)
 
     def scores(self, metric: str) -> np.ndarray:
-        """The score of every two spaces, (N, N), 1 on the diagonal."""
+        """Return the scores of all pairs of spaces.
+
+        Args:
+            metric: One of the atlas's `metrics`.
+
+        Returns:
+            Float64 (N, N), 1 on the diagonal.
+
+        Raises:
+            InputError: On an unknown metric.
+        """
         return self.matrix(metric, "score")
 
     def pairs(self, metric: str) -> list[AlignmentScore]:
-        """Every two spaces, once where the metric is symmetric and both ways where it is not."""
+        """Return the score of each pair of spaces.
+
+        Args:
+            metric: One of the atlas's `metrics`.
+
+        Returns:
+            One record per pair if the metric is symmetric, otherwise one for each direction.
+
+        Raises:
+            InputError: On an unknown metric.
+        """
         self._result(metric)
         return [AlignmentScore(pair) for pair in self["pairs"] if pair["metric"] == metric]
 
     def order(self, metric: str) -> list[str]:
-        """The names in an order that puts similar spaces next to each other."""
+        """Return the clustering order of the spaces.
+
+        Args:
+            metric: One of the atlas's `metrics`.
+
+        Returns:
+            All names, in an order that puts similar spaces next to each other.
+
+        Raises:
+            InputError: On an unknown metric.
+        """
         return list(self._by_metric(self._order, metric))
 
     def map(self, metric: str) -> dict[str, tuple[float, float]]:
-        """A point [x, y] for each space; the distance of two stands for 1 − score."""
+        """Return a point for each space, so that distances between points approximate 1 − score.
+
+        Args:
+            metric: One of the atlas's `metrics`.
+
+        Returns:
+            The point (x, y) of each space by name.
+
+        Raises:
+            InputError: On an unknown metric.
+        """
         return {name: (point[0], point[1]) for name, point in self._by_metric(self._map, metric).items()}
 
     def nearest(self, metric: str) -> dict[str, list[NearestSpace]]:
-        """For each space up to ten others of other encoders, the most similar first."""
+        """Return the most similar spaces of each space.
+
+        Args:
+            metric: One of the atlas's `metrics`.
+
+        Returns:
+            For each space, by name, up to ten spaces of other encoders, the most similar first.
+
+        Raises:
+            InputError: On an unknown metric.
+        """
         return {
             name: [NearestSpace(**other) for other in others]
             for name, others in self._by_metric(self._nearest, metric).items()
         }
 
     def with_results(self, results: Mapping[str, Any]) -> "Atlas":
-        """The same atlas with the results of hypothesis tests (JSON objects by name) added."""
+        """Return a copy of the atlas to which the results of hypothesis tests (JSON objects by name) are added."""
         return Atlas({**self._values, **results})
 
     def check(self) -> None:
+        """Raise InputError unless all values can be read and all parts fit the metrics and the number of spaces."""
         super().check()
         for value in (*self._cards, *self._results.values()):
             if not isinstance(value, Mapping):
-                raise InputError(f"'spaces' and 'metrics' of an Atlas must hold objects; got {type(value).__name__}.")
+                raise InputError(
+                    f"'spaces' and 'metrics' of an Atlas must contain objects; got {type(value).__name__}."
+                )
         if not self.metrics:
-            raise InputError("'metrics' of an Atlas must hold at least one metric.")
+            raise InputError("'metrics' of an Atlas must contain at least one metric.")
         N = len(self.spaces)
         for metric, result in self._results.items():
             if not isinstance(result.get("symmetric"), bool):
@@ -186,7 +275,7 @@ class Atlas(Record):
                 _check_matrix(result.get(measure), N, f"'{measure}' of {metric}")
             for key in ("order", "map", "nearest"):
                 if metric not in self[key]:
-                    raise InputError(f"'{key}' of an Atlas must hold {metric}, one of its metrics.")
+                    raise InputError(f"'{key}' of an Atlas must contain its metric {metric!r}.")
 
     def __str__(self) -> str:
         return table(self._values)
@@ -209,13 +298,13 @@ class Atlas(Record):
 
     def _by_metric(self, values: Mapping[str, Entry], metric: str) -> Entry:
         if metric not in self._results:
-            raise InputError(f"`metric` must be one of this atlas, {', '.join(self.metrics)}; got {metric!r}.")
+            raise InputError(f"`metric` must be a metric of this atlas ({', '.join(self.metrics)}); got {metric!r}.")
         return values[metric]
 
 
 def _check_matrix(matrix: Any, N: int, name: str) -> None:
     rows: Sequence[Any] = matrix if isinstance(matrix, list) else ()
     if len(rows) != N or not all(isinstance(row, list) and len(row) == N for row in rows):
-        raise InputError(f"{name} in an Atlas must be {N} rows of {N} entries.")
+        raise InputError(f"{name} in an Atlas must have {N} rows of {N} entries.")
     if not all(value is None or is_number(value) for row in rows for value in row):
-        raise InputError(f"{name} in an Atlas must hold numbers, or null where a pair was not measured.")
+        raise InputError(f"{name} in an Atlas must contain numbers, or null where a pair was not scored.")

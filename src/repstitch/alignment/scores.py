@@ -1,4 +1,4 @@
-"""The scores of all pairs of spaces by each metric: which pairs, in which batches, and as matrices."""
+"""Scoring pairs of spaces by each metric: the choice of pairs, batches, and the results as matrices."""
 
 import logging
 import os
@@ -21,15 +21,15 @@ from repstitch.metrics.null import adjust
 
 log = logging.getLogger(__name__)
 
-SECONDS = 5  # about the time between two moves of the progress bar
+SECONDS = 5  # the intended time between two updates of the progress bar
 
 
 @dataclass(frozen=True)
 class ScoringSettings:
     """How spaces are scored: `k` neighbours, `permutations` of the null and their `seed`, the `device` of the graphs.
 
-    `cache` is a folder that keeps neighbour graphs. With `skip_refused`, a metric that refuses these spaces is left out
-    with a warning, unless that leaves no metric.
+    `cache` is a folder in which neighbour graphs are stored. With `skip_refused`, a metric that cannot be computed for
+    these spaces is left out with a warning; if no metric remains, InputError is raised.
     """
 
     k: int
@@ -41,7 +41,7 @@ class ScoringSettings:
 
 
 def metric_names(metrics: Sequence[str] | str) -> list[str]:
-    """The metrics to score by, each once; InputError on an unknown one."""
+    """Return the names of the metrics without repeats; InputError on an unknown name or an empty list."""
     several = isinstance(metrics, Iterable) and not isinstance(metrics, str)
     names: list = list(METRICS) if metrics == "all" else list(metrics) if several else [metrics]
     if not names:
@@ -51,7 +51,10 @@ def metric_names(metrics: Sequence[str] | str) -> list[str]:
 
 
 def pairs_to_score(order: list[int], symmetric: bool) -> list[tuple[int, int]]:
-    """Every two spaces, once where the metric is symmetric; the second, whose rows the null permutes, changes last."""
+    """Return all pairs of spaces: both directions, or one if the metric is symmetric.
+
+    Pairs are grouped by their second space, the one whose rows the null permutes.
+    """
     firsts = (order[:at] if symmetric else order[:at] + order[at + 1 :] for at in range(len(order)))
     return [(i, j) for j, others in zip(order, firsts, strict=True) for i in others]
 
@@ -64,10 +67,10 @@ def score_all(
     settings: ScoringSettings,
     tied: dict[str, int] | None = None,
 ) -> Iterator[tuple[str, Measured]]:
-    """The scores of each metric's pairs, metric by metric, so that the draws of only one metric are in memory.
+    """Yield each metric with the scores of its pairs, one metric at a time, so that only its draws are in memory.
 
-    Metrics that compare the same form of a space share the spaces prepared in that form. Where neighbour graphs are
-    made, the number of tied rows of each space is added to `tied`.
+    Metrics that need the same form of a space, such as a neighbour graph, share the prepared spaces. When neighbour
+    graphs are computed, the number of tied rows of each space is added to `tied`.
     """
     forms: dict[Callable, list[str]] = {}
     for metric in metrics:
@@ -95,7 +98,7 @@ def prepare_spaces(
     settings: ScoringSettings,
     tied: dict[str, int] | None = None,
 ) -> list:
-    """Each space in one form, such as a neighbour graph, ready to be compared with any other."""
+    """Bring each space into the form that metrics compare, such as a neighbour graph."""
     prepared = []
     for X, name in zip(tqdm(rows, desc="prepare", unit="space", delay=1, leave=False), names, strict=True):
         X = X.to(settings.device)
@@ -103,7 +106,7 @@ def prepare_spaces(
             space = kept_graph(X, settings.k, name, settings.cache)
         else:
             space = form(X, settings.k, name)
-        if isinstance(space, Graph):  # made on the device, where matrix products are fast; compared on the CPU
+        if isinstance(space, Graph):  # computed on the device, where matrix products are fast, and compared on the CPU
             space = space.to("cpu")
             if tied is not None:
                 tied[name] = space.tied
@@ -124,7 +127,9 @@ def score_in_batches(
             try:
                 batches.append(measure(metric, prepared, batch, settings.permutations, settings.seed))
             except InputError as error:
-                raise InputError(f"{metric} refuses {_refused_pair(metric, prepared, names, batch)}: {error}") from None
+                raise InputError(
+                    f"{metric} cannot be computed for {_refused_pair(metric, prepared, names, batch)}: {error}"
+                ) from None
             bar.update(len(batch))
             at += step
             step *= 4 if time.monotonic() - started < SECONDS else 1
@@ -136,17 +141,17 @@ def score_in_batches(
 
 
 def _refused_pair(metric: str, prepared: list, names: Sequence[str], pairs: list[tuple[int, int]]) -> str:
-    """The first pair of a batch that the metric refuses, by name."""
+    """Name the first pair of a batch for which the metric cannot be computed."""
     for i, j in pairs:
         try:
             METRICS[metric].compare(prepared[i], prepared[j])
         except InputError:
-            return f"{names[i]} with {names[j]}"
+            return f"{names[i]} and {names[j]}"
     return "these spaces"
 
 
 def score_matrices(measured: Measured, pairs: list[tuple[int, int]], N: int, symmetric: bool) -> dict[str, Any]:
-    """`symmetric`, and the matrix (N, N) of each measure as a list of lists, None where there is no number."""
+    """Return a metric's JSON object: `symmetric`, and a matrix (N, N) per measure as lists, None where not scored."""
     columns = {measure: getattr(measured, measure) for measure in MEASURES if measure != "q"}
     if measured.p is not None:
         columns["q"] = adjust(measured.p)
@@ -166,7 +171,7 @@ def score_matrices(measured: Measured, pairs: list[tuple[int, int]], N: int, sym
 
 
 def list_pairs(names: list[str], results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The numbers of every pair and metric, one JSON object each; both ways where the metric is not symmetric."""
+    """Return one JSON object per pair and metric with its numbers; both directions if the metric is not symmetric."""
     pairs = []
     for i, j in combinations(range(len(names)), 2):
         for metric, result in results.items():

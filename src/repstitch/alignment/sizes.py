@@ -1,4 +1,4 @@
-"""How scores depend on the number of rows: the same pairs on random subsets of the rows."""
+"""How scores depend on the number of rows: the scores of pairs on random subsets of the rows."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,11 @@ from repstitch.metrics.alignment import Measured
 log = logging.getLogger(__name__)
 
 SIZE_DRAWS = 5
-SIZE_PERMUTATIONS = 20  # of each draw of rows: enough, for only the null's mean over all draws is reported
+SIZE_PERMUTATIONS = 20  # per draw of rows; few are enough, because only the mean of the null over all draws is reported
 
 
 def subset_sizes(sizes: Sequence[int] | str | None, n: int, k: int) -> list[int]:
-    """The numbers of rows to score at, in increasing order: those of the caller, or powers of two and n for "auto"."""
+    """Check the numbers of rows to score at and return them in increasing order; "auto" gives powers of two and n."""
     if sizes is None:
         return []
     if sizes == "auto":
@@ -39,12 +39,12 @@ def subset_sizes(sizes: Sequence[int] | str | None, n: int, k: int) -> list[int]
 
 
 def index_pairs(pairs: Sequence[tuple[str, str]] | None, names: list[str]) -> list[tuple[int, int]]:
-    """Pairs of names as pairs of positions; InputError on an unknown name."""
+    """Return pairs of names as pairs of positions; InputError on an unknown name or equal names."""
     unknown = [name for pair in pairs or () for name in pair if name not in names]
     if unknown:
-        raise InputError(f"`size_pairs` must be pairs of {', '.join(names)}; got {unknown[0]!r}.")
+        raise InputError(f"`size_pairs` must be pairs of names from {', '.join(names)}; got {unknown[0]!r}.")
     if any(source == target for source, target in pairs or ()):
-        raise InputError("`size_pairs` must be pairs of two spaces; got one with itself.")
+        raise InputError("`size_pairs` must be pairs of two different spaces; got a space paired with itself.")
     return [(names.index(source), names.index(target)) for source, target in pairs or ()]
 
 
@@ -56,9 +56,10 @@ def score_subsets(
     sizes: list[int],
     settings: ScoringSettings,
 ) -> dict[str, Any]:
-    """Each pair's scores on random subsets of the rows; a draw's smaller subsets are part of its larger ones.
+    """Score each pair on random subsets of the rows; within a draw, smaller subsets are part of the larger ones.
 
-    `results` are the matrices of all rows by metric. With `skip_refused`, a size that a metric refuses is left out.
+    `results` are the matrices for all rows by metric. With `skip_refused`, a size at which a metric cannot be computed
+    is left out with a warning.
     """
     n = len(rows[0])
     curves: list[dict[str, Any]] = [
@@ -102,7 +103,7 @@ def _score_draws(
     size: int,
     settings: ScoringSettings,
 ) -> dict[str, list[Measured]]:
-    """The scores of the pairs by metric, once for each random draw of `size` rows."""
+    """Score the pairs by each metric, once for each random draw of `size` rows."""
     in_pairs = sorted({i for pair in pairs for i in pair})
     local_pairs = [(in_pairs.index(i), in_pairs.index(j)) for i, j in pairs]
     random = torch.Generator().manual_seed(settings.seed)
@@ -121,5 +122,5 @@ def _root_mean_square(values: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(values**2))
 
 
-# Over draws of rows: the mean, and the standard error that one draw has.
+# How each measure is combined over draws of rows. The root mean square of `se` is the standard error of one draw.
 AVERAGED: dict[str, Callable[[np.ndarray], Any]] = {"score": np.mean, "null": np.mean, "se": _root_mean_square}

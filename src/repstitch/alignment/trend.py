@@ -1,4 +1,7 @@
-"""Does alignment rise with size or capability, as the Platonic Representation Hypothesis predicts (Huh et al. 2024)?"""
+"""Tests whether alignment rises with size or capability, as the Platonic Representation Hypothesis predicts.
+
+See Huh et al. 2024, "The Platonic Representation Hypothesis".
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,8 +27,8 @@ from repstitch.metrics.pearson import correlations
 from repstitch.metrics.resample import interval
 from repstitch.records import LEVEL
 
-LEAST_MODELS = 5  # for a trend: four points have 24 orders, so even a perfect trend is hardly evidence
-GRID = 50
+LEAST_MODELS = 5  # four points have only 24 orders, so even a perfect trend of four would be weak evidence
+GRID = 50  # the number of values at which the null band is computed
 
 
 def trend(
@@ -41,19 +44,22 @@ def trend(
 ) -> Trend:
     """Test whether alignment rises with a size or capability `column`, by Spearman's rank correlation over models.
 
-    `scores` is (N, N), NaN where not measured; the two directions are averaged where both are there, the diagonal is
-    ignored. A model's alignment is its mean score with the others, or with the models named in `against`, which are
-    then no points themselves. Models without a value are no points either, though others are still scored with them;
-    `left_out` counts them. `p` is two-sided, from values permuted over models (add-one, so never below
-    1 / (permutations + 1)); the interval resamples models. `null_band` holds, on a grid of values, the middle 95 % of
-    straight lines through permuted values, and `line`, the one through the values themselves; in log value where all
-    are positive and span a factor of ten.
+    `scores` is (N, N), NaN where a pair was not scored. Both directions are averaged if both have a score; the diagonal
+    is ignored. A model's alignment is its mean score with all other models, or with the models named in `against`. The
+    models in `against` and the models without a value are not points of the trend, but the alignment of the others
+    includes their scores. `left_out` counts the models without a value and those without a score.
 
-    `within_lineage` is the same correlation inside families, for bigger models are often of other families too: ranks
-    are taken within each family of two or more and centred, and permuted within it. 1 where every family rises by
-    itself; None without families or where none has three models.
+    `p` is two-sided, from permutations of the values over models (add-one, so at least 1 / (permutations + 1)). The
+    interval resamples models. `null_band` has, on a grid of values, the middle 95 % of straight lines fitted to
+    permuted values, and the `line` fitted to the values themselves. Lines are fitted to the logarithm of the values if
+    all values are positive and span at least a factor of ten.
 
-    Raises InputError on fewer than 5 models with a value and a score, or where values or alignments are all equal.
+    `within_lineage` is the same correlation within families, because larger models often also belong to other families:
+    ranks are taken, centred and permuted within each family of at least two models. It is 1 if alignment rises
+    strictly within every family. It is None without families, if no family has three models, or if values or
+    alignments are equal within every family.
+
+    Raises InputError on fewer than 5 models with a value and a score, or if all values or all alignments are equal.
     """
     S, N = pair_scores(scores, names, "scores"), len(names)
     check_length(values, N, "values")
@@ -93,30 +99,30 @@ def trend(
 def _check_points(x: np.ndarray, y: np.ndarray, column: str) -> None:
     if len(x) < LEAST_MODELS:
         raise InputError(
-            f"`values` must be known for at least {LEAST_MODELS} models with a score to show a trend; "
-            f"got {len(x)}. Give {column} for more models."
+            f"`values` of {column} must be numbers for at least {LEAST_MODELS} models that have a score; "
+            f"got {len(x)}. Add {column} for more models."
         )
-    for subject, numbers in ((f"`values` of {column}", x), ("The alignments that `scores` give", y)):
+    for subject, numbers in ((f"`values` of {column}", x), ("The alignments from `scores`", y)):
         if np.ptp(numbers) <= ROUNDING * np.abs(numbers).max():
-            raise InputError(f"{subject} must differ between models to show a trend; all are {numbers.max():g}.")
+            raise InputError(f"{subject} must differ between models; all are {numbers.max():g}.")
 
 
 def _rank_correlation(
     x: np.ndarray, y: np.ndarray, orders: np.ndarray, draws: int, random: np.random.Generator
 ) -> dict[str, Any]:
-    """Spearman's correlation with its interval over models and its two-sided p-value over `orders` of the models."""
+    """Compute Spearman's correlation, its interval over models, and its two-sided p-value from permuted `orders`."""
     ranks = rankdata(x), rankdata(y)
     rho = float(correlations(*ranks))
     p = share_as_large(np.abs(correlations(ranks[0][orders], ranks[1])), abs(rho))
-    # Alignments are taken once, from all models: a model that is drawn twice brings its point along twice, and is never
-    # scored with its copy. So the interval is for models drawn anew and scored with these same others.
+    # Alignments are computed once, from all models. A model that is drawn twice contributes its point twice and is not
+    # scored with its copy, so the interval is for newly drawn models that are scored with the same other models.
     drawn = random.integers(len(x), size=(draws, len(x)))
     resampled = correlations(rankdata(x[drawn], axis=1), rankdata(y[drawn], axis=1))
     return {"rank_correlation": rho, "interval": interval(resampled), "p": p}
 
 
 def _null_band(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> dict[str, Any]:
-    """Straight lines through the points with permuted values, and the line through the points, on a grid of values."""
+    """Fit straight lines to the points with permuted values, and to the points themselves, on a grid of values."""
     log = bool(x.min() > 0 and x.max() >= 10 * x.min())
     grid = (np.geomspace if log else np.linspace)(x.min(), x.max(), GRID)
     places, grid_places = (np.log(x), np.log(grid)) if log else (x, grid)
@@ -136,7 +142,7 @@ def _null_band(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> dict[str, An
 def _within_lineage(
     x: np.ndarray, y: np.ndarray, families: list, permutations: int, random: np.random.Generator
 ) -> dict[str, Any] | None:
-    """The correlation of ranks inside families, permuted inside families; None where no family has three models."""
+    """Compute the correlation of ranks within families, permuted within families; None where `trend` says so."""
     sizes = {name: count for name, count in Counter(families).items() if name is not None and count > 1}
     if max(sizes.values(), default=0) < 3:
         return None
@@ -147,7 +153,7 @@ def _within_lineage(
     if not x_ranks.any() or not y_ranks.any():
         return None
     family = np.repeat(np.arange(len(groups)), list(sizes.values()))
-    orders = np.argsort(family + random.random((permutations, len(x_ranks))), axis=1)  # shuffled inside each family
+    orders = np.argsort(family + random.random((permutations, len(x_ranks))), axis=1)  # shuffled within each family
     rho = float(correlations(x_ranks, y_ranks))
     p = share_as_large(np.abs(correlations(x_ranks[orders], y_ranks)), abs(rho))
     return {"rank_correlation": rho, "p": p, "n_models": len(x_ranks), "families": sizes}
@@ -157,12 +163,12 @@ def _verdict(column: str, correlation: dict[str, Any], n_models: int, within: di
     rho, (low, high), p = (correlation[key] for key in ("rank_correlation", "interval", "p"))
     direction = _direction(rho, p)
     rises = f"alignment {direction} with {column}"
-    start = rises if direction else f"no convergence found: alignment does not rise with {column}"
+    start = rises if direction else f"no significant trend of alignment with {column}"
     figures = f"(rho = {rho:.2f}, 95 % interval [{low:.2f}, {high:.2f}], p = {p:.2g}"
     end = ""
     if within:
         inside = _direction(within["rank_correlation"], within["p"])
-        end = f"; within families it {inside or 'shows no trend'} "
+        end = f"; within families alignment {inside} " if inside else "; within families there is no significant trend "
         end += f"(rho = {within['rank_correlation']:.2f}, p = {within['p']:.2g}, {within['n_models']} models)"
     return f"{start} {figures}, {n_models} models){end}."
 
