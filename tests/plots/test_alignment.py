@@ -1,4 +1,5 @@
 import itertools
+import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from helpers.pictures import boxes, overlaps
 from helpers.spaces import card, gaussian
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from repstitch.alignment import Atlas
 from repstitch.alignment import atlas as measured_atlas
@@ -168,7 +170,7 @@ def test_a_strip_tells_each_rows_family_and_the_unknown_one_is_grey():
         look[family[name]].colour for name in atlas["order"][METRIC]
     ]
     assert GREY in {to_hex(patch.get_facecolor()).upper() for patch in strip}
-    assert legend(axes)[-5:] == [*sorted(f for f in set(family.values()) if f), "family not known"]
+    assert legend(axes)[-5:] == [*sorted(f for f in set(family.values()) if f), "unknown family"]
 
 
 def test_without_families_there_is_no_strip():
@@ -214,6 +216,78 @@ def test_a_map_of_few_names_each_model_without_overlap(N):
     assert not overlaps(boxes(axes))
 
 
+LONG_NAMES = [
+    f"{owner}_{model}"
+    for owner, models in {
+        "sentence-transformers": "all-mpnet-base-v2 all-MiniLM-L6-v2 all-MiniLM-L12-v2 multi-qa-mpnet-base-dot-v1 "
+        "paraphrase-multilingual-MiniLM-L12-v2",
+        "BAAI": "bge-small-en-v1.5 bge-base-en-v1.5 bge-large-en-v1.5 bge-m3 bge-multilingual-gemma2",
+        "intfloat": "e5-small-v2 e5-base-v2 e5-large-v2 multilingual-e5-large-instruct e5-mistral-7b-instruct",
+        "facebook": "dinov2-small dinov2-base dinov2-large dinov2-giant dinov2-with-registers-large",
+        "openai": "clip-vit-base-patch32 clip-vit-base-patch16 clip-vit-large-patch14 clip-vit-large-patch14-336 "
+        "RN50x64",
+        "google": "siglip-base-patch16-224 siglip-large-patch16-384 siglip-so400m-patch14-384 siglip2-base-patch16 "
+        "vit_large_patch14_clip_336.openai_ft_in12k_in1k",
+    }.items()
+    for model in models.split()
+]
+
+
+def clustered(spread: float, families: int, seed: int = 0) -> dict:
+    """An atlas of 30 models with long names in six clusters of five."""
+    random = np.random.default_rng(seed)
+    angles = np.repeat(np.arange(6) * np.pi / 3, 5)
+    places = 0.3 * np.column_stack([np.cos(angles), 0.6 * np.sin(angles)]) + spread * random.standard_normal((30, 2))
+    names = made_atlas(30, families=None)["order"][METRIC]
+    text = json.dumps(made_atlas(30, families=None))
+    for old, new in zip(sorted(names, key=len, reverse=True), LONG_NAMES, strict=True):
+        text = text.replace(f'"{old}"', f'"{new}"')
+    atlas = json.loads(text)
+    atlas["map"] = {METRIC: dict(zip(LONG_NAMES, places.tolist(), strict=True))}
+    family = {name: f"family {i * families // 30:02d}" for i, name in enumerate(LONG_NAMES)} if families else {}
+    atlas["spaces"] = [space | ({"family": family[space["name"]]} if families else {}) for space in atlas["spaces"]]
+    return atlas
+
+
+def all_text_boxes(picture) -> np.ndarray:
+    """Corners (N, 4), in pixels, of every text that a figure shows: title, axis labels, legend, names of points."""
+    picture.draw_without_rendering()
+    shown = [text for text in picture.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return np.array([Text.get_window_extent(text).extents for text in shown])
+
+
+@pytest.mark.parametrize(("spread", "families"), [(0.0, 6), (0.004, 6), (0.02, 0), (0.06, 30)])
+def test_texts_of_a_map_of_30_clustered_models_neither_overlap_nor_leave_the_figure(families, spread):
+    picture = plot_atlas(made(clustered(spread, families)))[f"map_{METRIC}"]
+    corners = all_text_boxes(picture)
+    assert len(corners) >= 30 + 2
+    assert overlaps(corners) == 0
+    assert (corners[:, :2] >= 0).all()
+    assert (corners[:, 2:] <= picture.get_size_inches() * picture.dpi).all()
+
+
+def test_models_whose_names_have_no_room_are_numbered_in_the_order_of_the_legend():
+    atlas = clustered(0.004, 6)
+    (axes,) = plot_atlas(made(atlas))[f"map_{METRIC}"].axes
+    by_name = dict(zip((space["name"] for space in atlas["spaces"]), written(axes), strict=True))
+    assert sorted(by_name.values(), key=int) == [str(i) for i in range(1, 31)]
+    lines = legend(axes)
+    families = [line for line in lines if line.startswith("family")]
+    assert families == [f"family {i:02d}" for i in range(6)]
+    listed = dict(line.split() for line in lines if line.split()[0].isdigit() and "parameters" not in line)
+    assert listed[by_name["BAAI_bge-m3"]] == "BAAI_bge-m3"
+    assert len(set(listed.values())) == 30
+    assert list(listed) == [str(i) for i in range(1, 31)]
+
+
+def test_names_with_room_are_written_without_numbers():
+    atlas = made_atlas(5)
+    atlas["map"][METRIC] = {space["name"]: [float(i), float(i % 2)] for i, space in enumerate(atlas["spaces"])}
+    axes = drawn(plot_map, atlas, METRIC)
+    assert written(axes) == [space["name"] for space in atlas["spaces"]]
+    assert not any(space["name"] in line for space in atlas["spaces"] for line in legend(axes))
+
+
 def test_a_map_of_many_names_families_or_what_finds_room_where_none_is_known():
     atlas = made_atlas(78, families=12)
     axes = drawn(plot_map, atlas, METRIC)
@@ -254,7 +328,7 @@ def test_a_map_says_what_distance_means_and_how_well_it_holds():
     apart = np.abs(np.subtract.outer(np.arange(5), np.arange(5)))
     atlas["metrics"][METRIC]["score"] = (1 - apart / 5).tolist()
     axes = drawn(plot_map, atlas, METRIC)
-    assert axes.get_xlabel() == "near means alike: distance stands for 1 − mutual_knn (correlation 1.00)"
+    assert axes.get_xlabel() == "distance approximates 1 − mutual_knn (correlation 1.00)"
     assert not len(axes.get_xticks())
     assert not len(axes.get_yticks())
     assert "correlation" not in drawn(plot_map, made_atlas(2), METRIC).get_xlabel()
@@ -270,7 +344,7 @@ def test_models_that_all_lie_at_one_place_are_still_drawn():
 
 @pytest.mark.parametrize("plot", [plot_heatmap, plot_map])
 def test_a_metric_that_the_atlas_does_not_hold_is_refused(plot):
-    with pytest.raises(InputError, match="`metric` must be one of this atlas, mutual_knn; got 'cka'"):
+    with pytest.raises(InputError, match=r"`metric` must be a metric of this atlas \(mutual_knn\); got 'cka'"):
         drawn(plot, made_atlas(5), "cka")
 
 
@@ -285,12 +359,12 @@ def test_a_trend_has_each_model_at_its_value_and_the_verdict_above():
     assert axes.get_title("left").replace("\n", " ") == trend["verdict"]
     assert sorted(written(axes)) == sorted(m["name"] for m in trend["models"])
     assert legend(axes) == [
-        "chance: 95 % of lines\nwith parameters shuffled",
+        "null: 95 % of lines\nwith shuffled parameters",
         "straight line",
         "bge",
         "clip",
         "dinov2",
-        "family not known",
+        "unknown family",
     ]
 
 
@@ -335,8 +409,10 @@ def test_a_trend_without_families_explains_only_band_and_line():
 
 
 def test_a_trend_says_whom_models_were_aligned_with():
-    assert drawn(plot_trend, made_trend() | {"against": ["a", "b"]}).get_ylabel().endswith("with the 2 others chosen")
-    assert drawn(plot_trend, made_trend()).get_ylabel() == "mean mutual_knn with the others"
+    assert (
+        drawn(plot_trend, made_trend() | {"against": ["a", "b"]}).get_ylabel().endswith("with the 2 reference models")
+    )
+    assert drawn(plot_trend, made_trend()).get_ylabel() == "mean mutual_knn with the other models"
 
 
 # Sizes.
@@ -352,8 +428,8 @@ def test_sizes_show_each_pairs_scores_its_band_and_its_null():
     corners = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert corners.max() == curves[0]["score"][0] + 2 * curves[0]["se"][0]
     assert axes.get_xscale() == "log"
-    assert "never compare across n" in axes.get_xlabel()
-    assert legend(axes)[-2:] == ["± 2 standard errors", "null of each pair"]
+    assert "not comparable" in axes.get_xlabel()
+    assert legend(axes)[-2:] == ["± 2 standard errors", "null of each pair (chance level)"]
 
 
 def test_pairs_stand_in_the_legend_as_they_lie_at_the_largest_size():
@@ -378,9 +454,11 @@ def test_sizes_too_near_one_another_share_a_label():
 
 
 def test_sizes_that_were_not_measured_are_refused():
-    with pytest.raises(InputError, match="`atlas` must hold `sizes` to draw them"):
+    with pytest.raises(InputError, match="`atlas` must contain `sizes`"):
         drawn(plot_sizes, made_atlas(5))
-    with pytest.raises(InputError, match="`metric` must be one that sizes were measured for, mutual_knn; got 'cka'"):
+    with pytest.raises(
+        InputError, match=r"`metric` must be a metric with scores at several sizes \(mutual_knn\); got 'cka'"
+    ):
         drawn(plot_sizes, with_sizes(made_atlas(5)), "cka")
 
 
@@ -395,8 +473,8 @@ def test_an_asymmetry_shows_both_ways_with_intervals_above_the_null():
     assert intervals == [[0.6, 0.64], [0.38, 0.44]]
     assert [float(np.asarray(line.get_ydata())[0]) for line in axes.lines[:2]] == [0.001, 0.002]
     assert [t.get_text() for t in axes.get_xticklabels()] == [
-        "dinov2_large\n→ clip_base\n38% of the variance left over",
-        "clip_base\n→ dinov2_large\n59% of the variance left over",
+        "dinov2_large\n→ clip_base\n38% of the variance not predicted",
+        "clip_base\n→ dinov2_large\n59% of the variance not predicted",
     ]
     assert axes.get_title("left").replace("\n", " ") == asymmetry["verdict"]
 
@@ -418,7 +496,7 @@ def test_shared_directions_are_drawn_as_in_a_scorecard():
     axes = drawn(plot_shared, made_asymmetry())
     assert np.asarray(axes.lines[0].get_ydata()).tolist() == shared["correlation"]
     assert float(np.asarray(axes.lines[1].get_ydata())[0]) == shared["null"]
-    assert axes.get_title() == "Shared: 100 of 256 directions beat chance"
+    assert axes.get_title() == "Shared directions: 100 of 256 above chance"
 
 
 # Layers.
@@ -558,5 +636,5 @@ def test_an_atlas_is_written_into_a_folder_as_one_file_a_figure(tmp_path):
     before = [path.read_bytes() for path in paths]
     assert [path.read_bytes() for path in draw_atlas(made(atlas), tmp_path, ".svg")] == before
     assert all(path.stat().st_size > 10_000 for path in draw_atlas(made(atlas), tmp_path))
-    with pytest.raises(InputError, match="`plot` must lie in a folder that exists"):
+    with pytest.raises(InputError, match="`plot` must be in an existing folder"):
         draw_atlas(made(atlas), tmp_path / "none")

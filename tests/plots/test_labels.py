@@ -5,7 +5,7 @@ import pytest
 from helpers.pictures import boxes, overlaps
 
 from repstitch.plots.canvas import figure
-from repstitch.plots.labels import name_points, shorten
+from repstitch.plots.labels import name_points, shorten, shorten_all
 
 
 def scattered(N: int, seed: int = 0):
@@ -86,3 +86,33 @@ def test_a_long_name_keeps_both_ends_and_a_short_one_everything():
     assert len(short) == 30
     assert short.startswith("vit_large")
     assert short.endswith(".layer07")
+
+
+def test_shortened_names_stay_different():
+    names = ["sentence-transformers_all-MiniLM-L12-v2", "sentence-transformers_paraphrase-multilingual-MiniLM-L12-v2"]
+    assert shorten(names[0]) == shorten(names[1])
+    short = shorten_all(names)
+    assert len(set(short)) == 2
+    assert all(len(name) < 40 for name in short)
+    assert shorten_all(["dinov2_small", "clip_base"]) == ["dinov2_small", "clip_base"]
+    assert shorten_all([]) == []
+    same_ends = ["x" * 40 + middle + "y" * 40 for middle in "ab"]
+    assert shorten_all(same_ends) == same_ends
+
+
+def test_no_name_is_written_unless_all_are_clear():
+    axes: Any = figure(1, width=4, height=3)[1][0]
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    crowd = (0.5 + 0.01 * np.random.default_rng(0).random((40, 2))).tolist()
+    assert name_points(axes, [f"a_model_{i}" for i in range(40)], crowd, only_if_clear=True) == []
+    assert not axes.texts
+    assert name_points(axes, ["a", "b"], [[0.2, 0.5], [0.8, 0.5]], only_if_clear=True) == ["a", "b"]
+
+
+def test_a_name_that_is_nearer_to_another_point_has_a_line_to_its_own():
+    axes: Any = figure(1, width=4, height=3)[1][0]
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    name_points(axes, ["first", "second"], [[0.5, 0.5], [0.5, 0.5]])
+    assert all(text.arrow_patch is not None for text in axes.texts)

@@ -25,7 +25,7 @@ def test_the_first_panel_shows_each_contenders_accuracy():
     assert shown[0] == "carried probe"
     assert "majority class" in shown
     assert texts(first) == [f"{PROOF.accuracy(name).score:.3f}" for name in Proof.CONTENDERS]
-    assert second.get_xlabel() == "labelled rows of the target"
+    assert second.get_xlabel() == "labelled target rows"
 
 
 def test_the_second_panel_shows_the_curve_and_what_it_saves():
@@ -34,7 +34,7 @@ def test_the_second_panel_shows_the_curve_and_what_it_saves():
     assert "labels saved" in axes.get_title().replace("\n", " ")
     lines: Any = {line.get_label(): line for line in axes.lines}
     assert list(lines["probe trained on the target"].get_xdata()) == curve.sizes
-    assert lines["carried probe: no labels of the target"].get_ydata()[0] == PROOF.accuracy("carried").score
+    assert lines["carried probe (no target labels)"].get_ydata()[0] == PROOF.accuracy("carried").score
 
 
 def test_the_second_panel_has_the_carried_probes_interval_as_a_band_and_the_means_of_draws_as_points():
@@ -56,7 +56,7 @@ def test_a_proof_without_a_curve_has_one_panel():
 
 def test_what_has_no_accuracy_cannot_be_drawn():
     for proof in (DictionaryProof({"correlation": {}}), None):
-        with pytest.raises(InputError, match="`plot` draws the proof of a probe or of names"):
+        with pytest.raises(InputError, match="`plot` needs the accuracies of a probe; pass `labels`"):
             plot_transfer(proof)
 
 
@@ -67,4 +67,4 @@ def test_names_are_called_what_they_are():
     )
     (axes,) = plot_transfer(evaluate_names(named, NEW.vectors, LABELS)).axes
     shown = [tick.get_text() for tick in axes.get_yticklabels()]
-    assert shown == ["from names alone", "the same, names shuffled", "majority class"]
+    assert shown == ["probe from class names", "probe from shuffled names", "majority class"]

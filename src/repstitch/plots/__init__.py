@@ -1,1 +1,1 @@
-"""Pictures: a result in, a matplotlib Figure out."""
+"""Plots: functions that turn a result into a matplotlib Figure."""

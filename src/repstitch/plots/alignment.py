@@ -1,4 +1,4 @@
-"""Pictures of an atlas: who is like whom, a map of models, and its trend, sizes, asymmetry and layers."""
+"""Plots of an atlas: heat maps and maps of the models, curves over sizes, layers, and the hypothesis tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from repstitch.alignment.result import Atlas, LayerScore, SizeCurve
 from repstitch.errors import InputError
 from repstitch.plots.canvas import GREY, figure, looks, save
 from repstitch.plots.convergence import plot_asymmetry, plot_shared, plot_trend
-from repstitch.plots.labels import name_points, points_across, shorten
+from repstitch.plots.labels import name_points, points_across, shorten, shorten_all
 from repstitch.plots.legends import (
     ITSELF,
     MISSING,
@@ -25,6 +25,7 @@ from repstitch.plots.legends import (
     family_handles,
     family_strip,
     legend_at_right,
+    numbered_legend,
     point_areas,
     size_handles,
 )
@@ -36,15 +37,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMED = 30  # models: with more, the map names families
+NAMED = 30  # the largest number of models that a map names one by one; with more, it names families
+LISTED = 46  # the longest name in a numbered legend, in characters
 LAYER_PANELS = 6
 
 
 def plot_atlas(atlas: Atlas) -> dict[str, Figure]:
-    """All figures of an atlas by name: a heat map and a map per metric, and one for each further part that it has.
+    """Draw all figures of an atlas and return them by name.
 
-    Names can be file names: heatmap_METRIC, map_METRIC, sizes_METRIC, layers_METRIC (the six best pairs of encoders of
-    which one has layers), trend, asymmetry_SOURCE_TARGET.
+    There is a heat map and a map for each metric, and a figure for each further result that the atlas contains. Names
+    can be used as file names: heatmap_METRIC, map_METRIC, sizes_METRIC, layers_METRIC (the six most similar pairs of
+    encoders of which at least one has several layers), trend, asymmetry_SOURCE_TARGET.
     """
     figures: dict[str, Figure] = {}
     for metric in atlas.metrics:
@@ -72,15 +75,15 @@ def plot_atlas(atlas: Atlas) -> dict[str, Figure]:
 
 
 def draw_atlas(atlas: Atlas, folder: str | os.PathLike[str], ending: str = ".png") -> list[Path]:
-    """Write all figures of an atlas into a folder, each under its name; returns the paths."""
+    """Write all figures of an atlas into a folder, each under its name, and return the paths."""
     return [save(picture, Path(folder) / f"{name}{ending}") for name, picture in plot_atlas(atlas).items()]
 
 
 def plot_heatmap(axes: Axes, atlas: Atlas, metric: str) -> Axes:
-    """Scores of every two models as colours, in clustering order; rows are sources, columns targets.
+    """Draw the scores of all pairs of models as colours, in clustering order; rows are sources, columns are targets.
 
-    A dot marks what is not above chance (q > .05), a triangle at the colour bar the level of chance. A strip shows
-    families, where any is known. Scores are written where cells have room for them.
+    A dot marks a score that is not above chance (q > .05), and a triangle at the colour bar marks the chance level. A
+    strip at the left shows the families if any card states one. Cells that are large enough show their score.
     """
     from matplotlib.patches import Patch
 
@@ -91,7 +94,7 @@ def plot_heatmap(axes: Axes, atlas: Atlas, metric: str) -> Axes:
     pitch = min(points_across(axes)) / N
     numbers = pitch > 21
     image = draw_scores(axes, scores, null)
-    handles: list[Artist] = [Patch(color=ITSELF, label="a model with itself")]
+    handles: list[Artist] = [Patch(color=ITSELF, label="same model")]
     missing = np.argwhere(np.isnan(scores) & ~np.eye(N, dtype=bool)).tolist()
     for row, column in missing:
         draw_cell(axes, row, column, lw=0, **MISSING)
@@ -99,13 +102,13 @@ def plot_heatmap(axes: Axes, atlas: Atlas, metric: str) -> Axes:
         handles.append(Patch(label="not measured", **MISSING))
     if np.isfinite(q).any():
         rows, columns = np.nonzero(q > LEVEL)
-        below = 0.33 if numbers else 0  # the number, for above it a dot would be read as a degree
+        below = 0.33 if numbers else 0  # below the number, because above it the dot would look like a degree sign
         label = f"not above chance\n(q > {LEVEL:.2f})".replace("0.", ".")
         size = min(5.0, 0.28 * pitch) ** 2
         handles.append(axes.scatter(columns, rows + below, size, "white", edgecolor="black", lw=0.5, label=label))
     if numbers:
         _write_scores(axes, scores, image.to_rgba(scores), size=min(9, 0.32 * pitch))
-    names, size = [shorten(name) for name in order], float(np.clip(0.72 * pitch, 4, 9))
+    names, size = shorten_all(order), float(np.clip(0.72 * pitch, 4, 9))
     slanted: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if N <= 20 else {"rotation": 90}
     axes.set_yticks(range(N), names, fontsize=size)
     axes.set_xticks(range(N), names, fontsize=size, **slanted)
@@ -120,7 +123,7 @@ def plot_heatmap(axes: Axes, atlas: Atlas, metric: str) -> Axes:
 
 
 def _write_scores(axes: Axes, scores: np.ndarray, colours: np.ndarray, size: float) -> None:
-    """Write each score into its cell, in black on light `colours` (N, N, 4) and in white on dark ones."""
+    """Write each score into its cell, in black on light `colours` (N, N, 4) and in white on dark `colours`."""
     light = colours[..., :3] @ [0.299, 0.587, 0.114]
     for row, column in np.argwhere(np.isfinite(scores)).tolist():
         colour = "black" if light[row, column] > 0.5 else "white"
@@ -129,16 +132,17 @@ def _write_scores(axes: Axes, scores: np.ndarray, colours: np.ndarray, size: flo
 
 
 def plot_map(axes: Axes, atlas: Atlas, metric: str) -> Axes:
-    """Models as points, nearer where more similar; colour and marker show the family, area the number of parameters.
+    """Draw models as points, nearer to each other where more similar; colour and marker show the family.
 
-    Up to 30 models are named. With more, each family is named at its most central model, or where no family is known,
-    the models whose names find room.
+    The area of a point grows with the number of parameters. Up to 30 models are named next to their points; where the
+    names would cover each other, points have numbers instead and the legend lists the names. With more models, each
+    family is named at its most central model, or where no family is known, the models whose names have enough room.
     """
     scores, places_by_name, spaces = atlas.scores(metric), atlas.map(metric), atlas.spaces
-    names = [shorten(space.name) for space in spaces]
+    names = [space.name for space in spaces]
     families = [space.family for space in spaces]
     parameters = [space.parameters for space in spaces]
-    places = np.array([places_by_name[space.name] for space in spaces], dtype=float)
+    places = np.array([places_by_name[name] for name in names], dtype=float)
     few = len(names) <= NAMED
     scale = 1.0 if few else 0.5
     areas = scale * point_areas(parameters)
@@ -153,12 +157,16 @@ def plot_map(axes: Axes, atlas: Atlas, metric: str) -> Axes:
     axes.set_yticks([])
     axes.set_xlabel(_meaning_of_distance(places, scores, metric), fontsize=9)
     axes.set_title(_title(atlas, metric), fontsize=10, loc="left")
-    legend_at_right(axes, [*size_handles(parameters, scale), *family_handles(family_looks)])
+    handles = size_handles(parameters, scale)
+    legend_at_right(axes, [*handles, *family_handles(family_looks)])
     radii = areas**0.5 / 2
     if few:
-        name_points(axes, names, places, radii)
+        if not name_points(axes, shorten_all(names), places, radii, only_if_clear=True):
+            listed = shorten_all(names, LISTED)
+            numbers = numbered_legend(axes, handles, dict(zip(listed, families, strict=True)), family_looks)
+            name_points(axes, [numbers[name] for name in listed], places, radii, size=7)
     elif set(family_looks) == {None}:
-        name_points(axes, names, places, radii, size=7, thin=True)
+        name_points(axes, shorten_all(names), places, radii, size=7, thin=True)
     else:
         centres = {
             family: _most_central(places, positions) for family, positions in members.items() if family is not None
@@ -169,16 +177,19 @@ def plot_map(axes: Axes, atlas: Atlas, metric: str) -> Axes:
 
 
 def plot_sizes(axes: Axes, atlas: Atlas, metric: str | None = None) -> Axes:
-    """Score against the number of items, each pair with a band of two standard errors, its null dashed.
+    """Plot the score of each pair against the number of items, with a band of ± 2 standard errors and a dashed null.
 
-    `metric` is by default the first that sizes were measured for. Raises InputError where there are none.
+    `metric` is by default the first metric that was scored at several sizes. Raises InputError if the atlas has no
+    `sizes`.
     """
     measured, sizes = _size_metrics(atlas), atlas.sizes
     if sizes is None or not measured:
-        raise InputError("`atlas` must hold `sizes` to draw them, and this one has none; make it again with sizes.")
+        raise InputError("`atlas` must contain `sizes`, and this one has none; compute the atlas again with `sizes`.")
     metric = metric or measured[0]
     if metric not in measured:
-        raise InputError(f"`metric` must be one that sizes were measured for, {', '.join(measured)}; got {metric!r}.")
+        raise InputError(
+            f"`metric` must be a metric with scores at several sizes ({', '.join(measured)}); got {metric!r}."
+        )
     ns, curves = sizes.sizes, [curve for curve in sizes.curves if curve.metric == metric]
     sign = "–" if atlas.symmetric(metric) else "→"
     names = [f"{shorten(curve.source, 24)} {sign} {shorten(curve.target, 24)}" for curve in curves]
@@ -195,20 +206,23 @@ def plot_sizes(axes: Axes, atlas: Atlas, metric: str | None = None) -> Axes:
     handles.sort(key=lambda handle: -handle.get_ydata()[-1])
     handles.append(axes.fill_between([], [], color=GREY, alpha=0.3, label="± 2 standard errors"))
     if any(curve.null is not None for curve in curves):
-        handles += axes.plot([], [], "--", color="black", lw=1, label="null of each pair")
+        handles += axes.plot([], [], "--", color="black", lw=1, label="null of each pair (chance level)")
     axes.set_xscale("log", base=2)
     apart = [n for n, after in zip(ns, [*ns[1:], np.inf], strict=True) if after / n > 1.3]
     axes.set_xticks(apart, [f"{n:,}" for n in apart])
     axes.minorticks_off()
-    axes.set_xlabel("number of items n; a score depends on n: never compare across n", fontsize=9)
+    axes.set_xlabel("number of items n (scores at different n are not comparable)", fontsize=9)
     axes.set_ylabel(metric)
-    axes.set_title(f"{metric} over the number of items", fontsize=10, loc="left")
+    axes.set_title(f"{metric} by number of items", fontsize=10, loc="left")
     legend_at_right(axes, handles)
     return axes
 
 
 def plot_layers(axes: Axes, atlas: Atlas, pair: LayerScore) -> Axes:
-    """Scores of each layer of one encoder with each of another, `pair` one of `atlas.layers`; the best is framed."""
+    """Draw the scores of all layers of one encoder with all layers of another, with a frame around the best pair.
+
+    `pair` is one of `atlas.layers`.
+    """
     metric, spaces = pair.metric, atlas.spaces
     best = _positions(atlas, (pair.source_space, pair.target_space))
     rows, columns = (_layers_of(spaces, position) for position in best)
@@ -234,7 +248,7 @@ def _metrics_of(records: Iterable[LayerScore] | Iterable[SizeCurve]) -> list[str
 
 
 def _size_metrics(atlas: Atlas) -> list[str]:
-    """The metrics that were measured at several sizes."""
+    """Names of the metrics that were scored at several sizes."""
     return [] if atlas.sizes is None else _metrics_of(atlas.sizes.curves)
 
 
@@ -244,7 +258,7 @@ def _positions(atlas: Atlas, names: Iterable[str]) -> list[int]:
 
 
 def _cells(atlas: Atlas, metric: str, measure: str, rows: list[int], columns: list[int]) -> np.ndarray:
-    """These rows and columns of one measure's matrix, NaN where there is no number or no such matrix."""
+    """Return these rows and columns of the matrix of one measure, NaN where it has no number or does not exist."""
     if measure not in atlas.measures(metric):
         return np.full((len(rows), len(columns)), np.nan)
     return atlas.matrix(metric, measure)[np.ix_(rows, columns)]
@@ -259,15 +273,15 @@ def _title(atlas: Atlas, metric: str) -> str:
 
 
 def _square_cells(atlas: Atlas, metric: str) -> Figure:
-    """A heat map with square cells on a figure that is as large as the cells and the names next to them need.
+    """Draw a heat map with square cells on a figure just large enough for the cells and the names next to them.
 
-    The aspect of the axes cannot be fixed instead: then the layout leaves too little room for names.
+    Setting the aspect of the axes to "equal" does not work instead: the layout then leaves too little room for names.
     """
     N = len(atlas.names)
     side = max(1.8, N * (0.55 if N <= 12 else 0.33 if N <= 30 else 0.2 if N <= 50 else 0.15))
-    picture, (axes,) = figure(1, width=side / 0.775, height=side / 0.77)  # its axes are `side` wide before the layout
+    picture, (axes,) = figure(1, width=side / 0.775, height=side / 0.77)  # makes the axes `side` wide before the layout
     plot_heatmap(axes, atlas, metric)
-    picture.set_size_inches(side + 8, side + 8)  # more than enough, to measure what surrounds the cells
+    picture.set_size_inches(side + 8, side + 8)  # large enough to measure the labels around the cells
     picture.draw_without_rendering()
     box = axes.get_window_extent()
     across, down = picture.get_size_inches() - np.array([box.width, box.height]) / picture.dpi
@@ -276,17 +290,17 @@ def _square_cells(atlas: Atlas, metric: str) -> Figure:
 
 
 def _most_central(places: np.ndarray, positions: list[int]) -> int:
-    """The one of these positions whose place is nearest to the mean of their places."""
+    """Return the position of the point that is nearest to the mean of the points at `positions`."""
     distances = np.linalg.norm(places[positions] - places[positions].mean(0), axis=1)
     return positions[int(distances.argmin())]
 
 
 def _meaning_of_distance(places: np.ndarray, scores: np.ndarray, metric: str) -> str:
-    """What distances on the map stand for, with the correlation of the two where there are enough points."""
+    """Describe what distances on the map approximate, with the correlation of the two for four models or more."""
     i, j = np.triu_indices(len(places), 1)
     meant = 1 - (scores + scores.T)[i, j] / 2
     shown = np.linalg.norm(places[i] - places[j], axis=1)
-    meaning = f"near means alike: distance stands for 1 − {metric}"
+    meaning = f"distance approximates 1 − {metric}"
     measured = np.isfinite(meant)
     if len(places) < 4 or min(np.ptp(meant[measured]), np.ptp(shown[measured])) == 0:
         return meaning
@@ -294,7 +308,7 @@ def _meaning_of_distance(places: np.ndarray, scores: np.ndarray, metric: str) ->
 
 
 def _layers_of(spaces: Sequence[Space], position: int) -> list[int]:
-    """The positions of all layers of the encoder that the space at `position` is a layer of, in order of depth."""
+    """Return the positions of all layers of the encoder that the space at `position` belongs to, in order of depth."""
     layers = next(layers for layers in layers_by_encoder(spaces).values() if position in layers)
     return sorted(layers, key=lambda i: (spaces[i].layer is None, spaces[i].layer))
 

@@ -1,4 +1,4 @@
-"""What every picture needs: figures without a display, files, and colours that colour-blind readers can tell apart."""
+"""Figures that need no display, saving them to files, and colours that colour-blind readers can distinguish."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, "Color Universal Design". Grey is not one of theirs: it stands for "not known".
+# The palette of Okabe and Ito 2008, "Color Universal Design". Grey is not part of it and stands for "unknown".
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 DPI = 150
@@ -22,7 +22,7 @@ PAD = 0.08  # inches around each panel
 
 
 def figure(panels: int, width: float = 4.6, height: float = 3.6, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
-    """A new figure that needs no display, and its axes: that many panels, at most `columns` in a row."""
+    """Create a figure that needs no display, with `panels` axes of `width` × `height` inches, `columns` in a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -30,15 +30,18 @@ def figure(panels: int, width: float = 4.6, height: float = 3.6, columns: int = 
     across = min(panels, columns)
     down = -(-panels // across)
     size, layout = (width * across, height * down), ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
-    picture = Figure(figsize=size, layout=layout, dpi=DPI)  # as saved: the widths of letters depend on it a little
+    picture = Figure(
+        figsize=size, layout=layout, dpi=DPI
+    )  # the DPI of saved files, because text widths depend on it a little
     FigureCanvasAgg(picture)
     return picture, [picture.add_subplot(down, across, i + 1) for i in range(panels)]
 
 
 def save(figure: Figure, path: str | os.PathLike) -> Path:
-    """Write the picture whole as .png, .svg or .pdf; InputError on another ending or a folder that does not exist.
+    """Write the figure to a .png, .svg or .pdf file and return its path.
 
-    The same picture gives the same bytes, and the text of an .svg stays text that can be searched and edited.
+    The same figure gives the same bytes, and the text of an .svg stays text that can be searched and edited. The file
+    is complete or does not appear at all. Raises InputError on another ending or a folder that does not exist.
     """
     from matplotlib import rc_context
 
@@ -50,7 +53,7 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
 
 @dataclass(frozen=True)
 class Look:
-    """How one kind of thing is drawn: as points (marker, line) or as areas (hatch), in its colour."""
+    """The style of one category: its colour, with marker and line style for points and curves, and hatch for areas."""
 
     colour: str
     marker: str = "o"
@@ -59,9 +62,10 @@ class Look:
 
 
 def looks(kinds: Iterable[str | None]) -> dict[str | None, Look]:
-    """A look for each kind, in order of their names; after eight kinds, colours repeat with other markers and hatches.
+    """Return a style for each category, in alphabetical order.
 
-    None, which stands for an unknown kind, is grey and last.
+    After eight categories, colours repeat with other markers, line styles and hatches. None, which stands for an
+    unknown category, is grey and comes last.
     """
     kinds = set(kinds)
     by_kind: dict[str | None, Look] = {}
@@ -74,5 +78,5 @@ def looks(kinds: Iterable[str | None]) -> dict[str | None, Look]:
 MARKERS = ("o", "s", "^", "D", "v")
 LINES = ("-", "-.", ":")
 HATCHES = ("", "////", "....", "xxxx", "----")
-# Metadata to leave out of each format, so that files do not depend on the time they were written.
+# Metadata to leave out of each format, so that files do not depend on the time at which they are written.
 DATELESS = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}

@@ -1,4 +1,4 @@
-"""Figures of a transfer: the accuracy of the carried probe, and how many labels a native one needs to match it."""
+"""Plots of a transfer: the accuracy of the carried probe, and how many labels a native probe needs to match it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS = {"carried": BLUE, "whole": BLUE, "native": ORANGE, "home": GREEN}
 
 
 def plot_contenders(axes: Axes, proof: ClassifierProof) -> Axes:
-    """Each contender's accuracy with its interval, in the order of the report."""
+    """Plot the accuracy of each contender with its interval, in the order of the report."""
     for i, name in enumerate(proof.contenders):
         accuracy, colour = proof.accuracy(name), COLOURS.get(name, GREY)
         score = accuracy.score
@@ -35,13 +35,13 @@ def plot_contenders(axes: Axes, proof: ClassifierProof) -> Axes:
 
 
 def plot_label_efficiency(axes: Axes, proof: Proof) -> Axes:
-    """Accuracy of native probes against the number of labelled rows, with the carried probe as a band across."""
+    """Plot the accuracy of native probes against the number of labelled rows; a band shows the carried probe."""
     curve, carried = proof.label_efficiency, proof.accuracy("carried")
     assert curve is not None
     sizes, draws = curve.sizes, curve.accuracy
     means = [sum(d) / len(d) for d in draws]
     axes.axhspan(*(carried.interval or (carried.score, carried.score)), color=BLUE, alpha=0.15, lw=0)
-    axes.axhline(carried.score, color=BLUE, lw=2, label="carried probe: no labels of the target")
+    axes.axhline(carried.score, color=BLUE, lw=2, label="carried probe (no target labels)")
     axes.plot(sizes, means, "o-", color=ORANGE, ms=5, label="probe trained on the target")
     axes.plot(*zip(*((n, v) for n, d in zip(sizes, draws, strict=True) for v in d), strict=True), "o", ms=3,
               color=ORANGE, alpha=0.4)  # fmt: skip
@@ -51,7 +51,7 @@ def plot_label_efficiency(axes: Axes, proof: Proof) -> Axes:
         axes.axvline(curve.matches, color="black", lw=1, ls=":")
     axes.set_xscale("log")
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("labelled rows of the target", fontsize=9)
+    axes.set_xlabel("labelled target rows", fontsize=9)
     axes.set_ylabel("accuracy")
     axes.set_title("\n".join(textwrap.wrap(str(curve), 62)), fontsize=9)
     axes.legend(fontsize=8, frameon=True, framealpha=0.9, loc="lower right")
@@ -59,9 +59,9 @@ def plot_label_efficiency(axes: Axes, proof: Proof) -> Axes:
 
 
 def plot_transfer(proof: AnyProof | None) -> Figure:
-    """The proof of a carried probe, or of a probe from names; InputError on a proof without accuracies."""
+    """Plot the evaluation of a carried probe or of one from class names; InputError if `proof` has no accuracies."""
     if not isinstance(proof, ClassifierProof):
-        raise InputError("`plot` draws the proof of a probe or of names; give `labels`.")
+        raise InputError("`plot` needs the accuracies of a probe; pass `labels` so that they can be measured.")
     curve = isinstance(proof, Proof) and proof.label_efficiency is not None
     whole, axes = figure(2 if curve else 1, width=5.4, height=3.9)
     plot_contenders(axes[0], proof)
