@@ -159,7 +159,7 @@ def _place(
     for is_last in [False] * (ROUNDS - 1) + [True]:
         for i in np.argsort(-crowd, kind="stable"):
             placed[i] = lines[i] = False
-            candidates, dislike = _candidates(sizes[i], reach[i], DISTANCES[:2] if thin else DISTANCES)
+            candidates, dislike = _candidates(sizes[i], float(reach[i]), DISTANCES[:2] if thin else DISTANCES)
             corners = np.hstack([at[i] + candidates - sizes[i] / 2, at[i] + candidates + sizes[i] / 2])
             hidden = _overlap(corners, boxes[placed]).sum(1)
             outside = sizes[i].prod() - _overlap(corners, inside[None])[:, 0]
