@@ -1,8 +1,8 @@
-"""How fast and small alignment is: `python benchmarks/align.py`. Prints the tables and keeps them in results/.
+"""Measure the time and memory of alignment: `python benchmarks/align.py`. Prints the tables; writes results/align.md.
 
-Everything is held against the plain n × n definition, written out below, and against what a reader would use instead,
-on the same rows in this one run: each time is the best of several taken in turn. Memory is the peak of a process of its
-own. Needs the extra `bench`.
+Each computation is compared with its plain n × n definition, which is written out below, and with the library that a
+reader might use instead, on the same rows and in the same run. Each time is the best of several runs in which the
+contenders take turns. Memory is the peak of a separate process. Needs the extra `bench`.
 """
 
 import argparse
@@ -34,11 +34,14 @@ RESULTS = Path(__file__).parent / "results"
 ROWS, D_X, D_Y, K = 10_000, 768, 1024, 10
 MANY_ROWS = 100_000
 SPACES, SPACE_ROWS, DRAWS = 78, 1024, 200
-SAMPLE = 60  # pairs, and permutations of pairs, that the slow ways are timed on
+SAMPLE = 60  # pairs of spaces on which the slow implementations are timed
 
 
 def views(n: int, *widths: int, factors: int = 128, seed: int = 0) -> list[Tensor]:
-    """Unit rows of several noisy views of the same factors, with a mean and a decaying spectrum, as embeddings have."""
+    """Return unit rows of several noisy views of the same factors.
+
+    Like the rows of real embeddings, they have a non-zero mean and a decaying spectrum.
+    """
     random = torch.Generator().manual_seed(seed)
     Z = torch.randn(n, factors, generator=random)
     made = []
@@ -65,7 +68,7 @@ def plain_mutual_knn(X: Tensor, Y: Tensor, k: int = K) -> float:
 
 
 def plain_cka(X: Tensor, Y: Tensor) -> float:
-    """tr(KHLH) over the root of the same of each space with itself."""
+    """Return tr(KHLH) / √(tr(KHKH) tr(LHLH))."""
     n = len(X)
     H = torch.eye(n) - 1 / n
     K, L = (side @ side.T for side in (X, Y))
@@ -74,7 +77,7 @@ def plain_cka(X: Tensor, Y: Tensor) -> float:
 
 
 def centred_cka(X: Tensor, Y: Tensor) -> float:
-    """The same n × n kernels, centred by taking out the means of rows and columns rather than by multiplying by H."""
+    """Return the same CKA, with the kernels centred by subtracting row and column means instead of multiplying by H."""
     K, L = (side @ side.T for side in (X, Y))
     K, L = (kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean() for kernel in (K, L))
     return float((K * L).sum() / (K.norm() * L.norm()))
@@ -93,14 +96,14 @@ def plain_cknna(X: Tensor, Y: Tensor, k: int = K) -> float:
 
 
 def faiss_search(X: np.ndarray) -> None:
-    faiss: Any = import_module("faiss")  # of the extra `bench` only
+    faiss: Any = import_module("faiss")  # installed by the extra `bench` only
     index = faiss.IndexFlatIP(X.shape[1])
     index.add(X)
     index.search(X, K + 1)
 
 
 def numpy_draw(a: np.ndarray, b: np.ndarray, order: np.ndarray) -> float:
-    """One draw of the null: permute, relabel, intersect the lists, in plain NumPy without a loop."""
+    """Score one permutation of the null in plain NumPy, without a loop: permute, relabel, intersect the lists."""
     new = np.empty_like(order)
     new[order] = np.arange(len(order))
     permuted = new[b[order]]
@@ -123,10 +126,10 @@ def one_pair(repeats: int) -> list[list]:
         },
         repeats,
     )
-    found: dict[str, float] = {}
+    results: dict[str, float] = {}
 
     def keep(name: str, run: Callable[[], float]) -> Callable[[], None]:
-        return lambda: found.update({name: run()})
+        return lambda: results.update({name: run()})
 
     few = max(2, repeats // 3)
     pairs = {
@@ -148,7 +151,7 @@ def one_pair(repeats: int) -> list[list]:
         spent = times({"ours": keep("ours", ours), "plain": keep("plain", plain)}, few)
         rows.append(
             [f"{name}, {D_X} against {D_Y}", f"{spent['ours']:.3f} s",
-             f"n × n definition, {spent['plain']:.2f} s, {abs(found['ours'] - found['plain']):.0e} apart",
+             f"n × n definition, {spent['plain']:.2f} s, {abs(results['ours'] - results['plain']):.0e} apart",
              f"{spent['plain'] / spent['ours']:.1f}x faster", bar]
         )  # fmt: skip
     peak = in_a_process("mutual", MANY_ROWS)
@@ -196,32 +199,32 @@ def many_pairs(repeats: int) -> list[list]:
     all_pairs = len(pairs) / len(sample)
     title = f"{SPACES} spaces x {SPACE_ROWS} rows x {D_X}, all {len(pairs):,} pairs"
     rows = []
-    for name, said, bar in (
+    for name, method, bar in (
         ("plain", "both graphs anew for every pair, by argsort", "≥ 30x"),
         ("anew", "both graphs anew for every pair, by our own graph", "≥ 30x"),
     ):
         theirs = spent[name] * all_pairs
-        rows.append([f"{title}: scores", f"{spent['ours']:.2f} s", f"{said}, {theirs:.0f} s",
+        rows.append([f"{title}: scores", f"{spent['ours']:.2f} s", f"{method}, {theirs:.0f} s",
                      f"{theirs / spent['ours']:.0f}x faster", bar])  # fmt: skip
-    for name, said in (
+    for name, method in (
         ("plain null", "lists intersected in NumPy per permutation"),
         ("permuted", "lists intersected in torch per permutation"),
     ):
         theirs = spent[name] * all_pairs * DRAWS / 4
-        rows.append([f"{title}: {DRAWS} permutations each", f"{spent['null']:.1f} s", f"{said}, {theirs:.0f} s",
+        rows.append([f"{title}: {DRAWS} permutations each", f"{spent['null']:.1f} s", f"{method}, {theirs:.0f} s",
                      f"{theirs / spent['null']:.1f}x faster", "≥ 5x"])  # fmt: skip
     return rows
 
 
 def growth() -> tuple[list[list], float]:
-    """Time and memory of one graph against n, and the exponent fitted to the times."""
+    """Return the table of one graph's time and memory by n, and the exponent fitted to the times."""
     sizes = [1000 * 2**i for i in range(6)]
     measured = [in_a_process("graph", n) for n in sizes]
     seconds = [m["seconds"] for m in measured]
     slope = float(np.polyfit(np.log(sizes[2:]), np.log(seconds[2:]), 1)[0])
     rows = []
     for n, m in zip(sizes, measured, strict=True):
-        kept = n * (8 * D_X + 24 * K) / 1e6  # unit rows and their padded copy, keys and lists
+        kept = n * (8 * D_X + 24 * K) / 1e6  # unit rows and their padded copy, keys and neighbour lists
         rows.append([f"{n:,}", f"{m['seconds']:.3f} s", f"{m['growth_mb']:.0f} MB", f"{kept:.0f} MB",
                      f"{m['growth_mb'] - kept:.0f} MB", f"{n * n * 4 / 1e6:,.0f} MB"])  # fmt: skip
     return rows, slope
@@ -233,12 +236,12 @@ def in_a_process(what: str, n: int) -> dict[str, float]:
 
 
 def measure_here(what: str, n: int) -> None:
-    """Seconds (the best of three) and memory of one graph, or of mutual_knn of two spaces, in this process."""
+    """Print the seconds and memory that this process takes for a graph (best of three) or for one `mutual_knn`."""
     random = torch.Generator().manual_seed(0)
     X = torch.randn(n, D_X, generator=random)
     Y = X + torch.randn(n, D_X, generator=random) if what == "mutual" else X
     run: Callable = partial(mutual_knn, X, Y, K) if what == "mutual" else partial(graph, X, K)
-    graph(X[:2000], K)  # loads what the first call loads
+    graph(X[:2000], K)  # so that neither time nor memory includes what the first call loads
     grown = growth_mb()
     spent = []
     for _ in range(1 if what == "mutual" else 3):

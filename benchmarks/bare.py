@@ -1,7 +1,7 @@
-"""The baseline of serve.py: the least that Starlette and uvicorn can do, with nothing checked.
+"""The baseline of serve.py: a minimal Starlette application that checks nothing.
 
-Served by `uvicorn bare:app`; the map's weight lies in the file that BENCH_WEIGHT names. It multiplies with NumPy or
-with torch, whichever is faster here, found at start for one row and for many; GET / tells which.
+Start it with `uvicorn bare:app`. The environment variable BENCH_WEIGHT names the file of the map's weight. At start the
+application times NumPy and torch, for one row and for many, and uses the faster one for each. GET / reports which.
 """
 
 import os
@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # read-only is all it takes
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # the array is only read
 
 FEW = 64
 WEIGHT = np.load(os.environ["BENCH_WEIGHT"])

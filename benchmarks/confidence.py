@@ -1,8 +1,9 @@
-"""Is confidence true on real pairs: `python benchmarks/confidence.py`. Prints the tables and keeps them in results/.
+"""Evaluate confidence on real pairs: `python benchmarks/confidence.py`. Prints tables; writes results/confidence.md.
 
-Sixty, fifteen, twenty-five per cent split by hashed id (captions by photo), several split seeds. Calibrated on the half
-of validation that selection never saw; every number is of test rows, at the pool that was calibrated. Then the rows
-that are unlike the training data: real ones (another data set through the same encoder), noise, shuffled dimensions.
+Pairs are split 60/15/25 % into training, validation and test rows by hashed id (captions by photo), with several split
+seeds. Confidence is calibrated on the half of validation that selection does not use. Every number is of test rows, at
+the calibrated pool size. The last table is about rows unlike the training data: real rows (another data set through the
+same encoder), noise, and rows with shuffled dimensions.
 """
 
 import sys
@@ -32,7 +33,7 @@ FEWER_WORDS = "words/aligned_glove50_glove200_word2vec300.npz"
 
 
 def fitted(pairs: Pairs, seed: int, method: str) -> tuple[Map, Calibration, torch.Tensor, torch.Tensor, Sequence]:
-    """A map, its confidence, the test rows, and the targets that top up a pool, as `train` makes them."""
+    """Return a map, its calibration, the test rows X and Y, and the targets that fill up a pool, as `train` does."""
     X, Y = (normalise(torch.from_numpy(side), "unit") for side in (pairs.X, pairs.Y))
     parts = split(pairs, seed=seed)
     validation = ValidationObjective("match", X[parts.select], Y[parts.select], Y[parts.train])
@@ -46,7 +47,10 @@ def fitted(pairs: Pairs, seed: int, method: str) -> tuple[Map, Calibration, torc
 
 
 def unlike(source: str, target: str, ids: str | None, others: str, method: str) -> dict[str, float | None]:
-    """AUROC of a low p_typical for rows unlike the training data against test rows, by kind."""
+    """Return the AUROC with which a low `p_typical` separates rows unlike the training data from test rows, by kind.
+
+    `caught` and `alarms` are the shares of the real and the test rows with `p_typical` ≤ 0.05.
+    """
     map, measures, X, _, _ = fitted(load(RealPair(source, target, ids)), 0, method)
     random = torch.Generator().manual_seed(0)
     real = np.unique(read(DATA / others).vectors.astype(np.float32), axis=0)
@@ -62,8 +66,9 @@ def unlike(source: str, target: str, ids: str | None, others: str, method: str) 
         return measures.measure(rows, map(rows))["p_typical"].numpy()
 
     usual = p_typical(X)
-    found: dict[str, float | None] = {kind: auroc(usual, p_typical(rows)) for kind, rows in kinds.items()}
-    return found | {"caught": float((p_typical(kinds["real"]) <= 0.05).mean()), "alarms": float((usual <= 0.05).mean())}
+    aurocs: dict[str, float | None] = {kind: auroc(usual, p_typical(rows)) for kind, rows in kinds.items()}
+    shares = {"caught": float((p_typical(kinds["real"]) <= 0.05).mean()), "alarms": float((usual <= 0.05).mean())}
+    return aurocs | shares
 
 
 def calibration(measured: dict[str, list[dict]]) -> str:
@@ -71,18 +76,18 @@ def calibration(measured: dict[str, list[dict]]) -> str:
     for name, runs in measured.items():
         mean = {key: float(np.mean([run[key] for run in runs])) for key in ("n", "pool", "hits", "ece", "covered")}
         kept = float(np.mean([run["calibration_rows"] for run in runs]))
-        found = [run["auroc"] for run in runs if run["auroc"] is not None]
+        aurocs = [run["auroc"] for run in runs if run["auroc"] is not None]
         sigmas = [(run["covered"] - 0.9) / (0.09 / run["n"] + 0.09 / run["calibration_rows"]) ** 0.5 for run in runs]
         mean["worst"] = max(sigmas, key=abs)
         means[name] = mean
-        # Half of the most confident rows: what share of them misses, against all.
+        # The share of misses among the most confident half of the rows, next to the share among all rows.
         half = float(np.mean([run["risk_coverage"][9]["risk"] for run in runs]))
         eces = [run["ece"] for run in runs]
         rows.append(
             [
                 f"{name} ({mean['n']:.0f})", f"{kept:.0f}", f"{mean['pool']:.0f}", f"{mean['hits']:.3f}",
                 f"{mean['ece']:.3f} ({min(eces):.3f} to {max(eces):.3f})",
-                f"{np.mean(found):.2f}" if found else "-", f"{1 - mean['hits']:.3f} / {half:.3f}",
+                f"{np.mean(aurocs):.2f}" if aurocs else "-", f"{1 - mean['hits']:.3f} / {half:.3f}",
                 f"{mean['covered']:.3f} ({mean['worst']:+.1f})",
             ]
         )  # fmt: skip
@@ -118,11 +123,11 @@ def calibration(measured: dict[str, list[dict]]) -> str:
 def strangers(method: str) -> str:
     rows = []
     for name, (source, target, ids, others) in UNLIKE.items():
-        found = unlike(source, target, ids, others, method)
-        scores = [f"{found[kind]:.3f}" for kind in ("real", "noise", "shuffled")]
-        met = all((found[kind] or 0) >= 0.9 for kind in ("real", "noise", "shuffled"))
-        rows.append([name, *scores, f"{found['caught']:.2f} / {found['alarms']:.2f}", _met(met)])
-        print(f"{name}: {found}", file=sys.stderr, flush=True)
+        results = unlike(source, target, ids, others, method)
+        scores = [f"{results[kind]:.3f}" for kind in ("real", "noise", "shuffled")]
+        met = all((results[kind] or 0) >= 0.9 for kind in ("real", "noise", "shuffled"))
+        rows.append([name, *scores, f"{results['caught']:.2f} / {results['alarms']:.2f}", _met(met)])
+        print(f"{name}: {results}", file=sys.stderr, flush=True)
     return markdown(["trained on ← rows of", "real", "noise", "shuffled", "p ≤ 0.05: real / test rows", "≥ 0.9"], rows)
 
 

@@ -1,7 +1,7 @@
-"""How fast and how small fitting is: `python benchmarks/fit.py`. Prints the tables and keeps them in results/.
+"""Measure the time and memory of fitting: `python benchmarks/fit.py`. Prints the tables and writes results/fit.md.
 
-Ratios are of times taken side by side in this one run, each the best of several; memory is the peak of a process of
-its own that streams its rows. The second table, of choosing a map, needs the extra `bench`.
+Ratios compare times measured side by side in the same run, each the best of several. Memory is the peak of a separate
+process that streams its rows. The second table, on choosing a map, needs the extra `bench`.
 """
 
 import argparse
@@ -32,7 +32,10 @@ CLOSED_FORMS = ("ridge", "procrustes", "canonical")
 
 
 def rows(n: int, seed: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """A stream of n unit rows with a mean and a decaying spectrum, as embeddings have, and noisy affine images."""
+    """Yield n unit rows in batches, each with its noisy image under one linear map.
+
+    Like the rows of real embeddings, the unit rows have a non-zero mean and a decaying spectrum.
+    """
     random = torch.Generator().manual_seed(seed)
     spread = torch.linspace(1, 0.02, D_SOURCE)
     mixing = torch.randn(D_SOURCE, D_TARGET, generator=random) / D_SOURCE**0.5
@@ -44,7 +47,7 @@ def rows(n: int, seed: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def bare_products(X: torch.Tensor, Y: torch.Tensor) -> None:
-    """The same sums with nothing around them: float32 products a batch, as a reader would write them."""
+    """Compute the same sums in the simplest way: two float32 products for each batch."""
     xx, xy = torch.zeros(D_SOURCE, D_SOURCE), torch.zeros(D_SOURCE, D_TARGET)
     for at in range(0, len(X), BATCH):
         x, y = X[at : at + BATCH], Y[at : at + BATCH]
@@ -64,7 +67,7 @@ def sklearn_ridge(X: np.ndarray, Y: np.ndarray) -> None:
 
 
 def streamed_mb(what: str, n: int) -> float:
-    """Peak resident memory of a process that fits ridge, or every closed form, to n streamed rows."""
+    """Return the peak resident memory of a process that fits ridge, or every closed form, to n streamed rows."""
     command = [sys.executable, __file__, "--stream", what, str(n)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["peak_mb"]
 
@@ -78,7 +81,7 @@ def stream(what: str, n: int) -> None:
 
 
 def hard_pairs(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit rows, 1,024 → 1,280: two bent views of the same factors, each disturbed; ridge finds about half."""
+    """Return unit rows of 1,024 and 1,280 dimensions: noisy, non-linear views of the same factors."""
     random = torch.Generator().manual_seed(seed)
     spread = torch.linspace(1, 0.05, FACTORS)
     factors = torch.randn(n, FACTORS, generator=random)
@@ -93,7 +96,7 @@ def hard_pairs(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def choosing(repeats: int) -> str:
-    """Seconds of the closed-form grid, of `auto`, and of one fit of isotrieve's ridge, on the same training rows."""
+    """Time the closed-form grid, `auto` and one fit of isotrieve's ridge on the same rows, and return the table."""
     X, Y = hard_pairs(PAIRS + 2 * HELD_OUT)
     train, held, test = slice(PAIRS), slice(PAIRS, PAIRS + HELD_OUT), slice(PAIRS + HELD_OUT, None)
     x, y = X[train].numpy(), Y[train].numpy()
@@ -139,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--choosing-only", action="store_true", help="only the second table, printed and not kept")
+    parser.add_argument("--choosing-only", action="store_true", help="print only the second table; write no file")
     parser.add_argument("--stream", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.stream:

@@ -1,4 +1,4 @@
-"""Many spoiled requests: runs both fuzz tests, and writes what was sent and what came back."""
+"""Run both fuzz tests with many malformed requests, and write a table of the requests and their responses."""
 
 import argparse
 import json
@@ -20,17 +20,17 @@ RESULT = ROOT / "benchmarks/results/fuzz.md"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, help="of an earlier run, to have it again; otherwise a new one")
-    asked = parser.parse_args()
-    seed = int.from_bytes(os.urandom(4)) if asked.seed is None else asked.seed
+    parser.add_argument("--seed", type=int, help="seed of an earlier run, to repeat it (default: a new one)")
+    args = parser.parse_args()
+    seed = int.from_bytes(os.urandom(4)) if args.seed is None else args.seed
     print(f"Seed {seed}.", flush=True)
     seconds, failed, counts = {}, False, Counter()
     for test in TESTS:
         began = time.perf_counter()
-        code, found = run(test, asked.cases, seed)
+        code, counted = run(test, args.cases, seed)
         seconds[test], failed = time.perf_counter() - began, failed or code != 0
-        counts |= {(test, *key): count for key, count in found.items()}
-    text = report(asked.cases, seed, failed, counts, seconds)
+        counts |= {(test, *key): count for key, count in counted.items()}
+    text = report(args.cases, seed, failed, counts, seconds)
     print(text)
     if not failed:
         RESULT.write_text(text)
@@ -38,11 +38,11 @@ def main() -> int:
 
 
 def run(test: str, cases: int, seed: int) -> tuple[int, Counter]:
-    """How one file of tests ended, and its counts by route, what was sent, and status."""
+    """Run one test file. Return its exit status and the number of cases by route, kind of request and HTTP status."""
     with tempfile.TemporaryDirectory() as folder:
         tally = Path(folder) / "tally"
-        told = {"CASES": str(cases), "SEED": str(seed), "TALLY": str(tally)}
-        env = os.environ | {f"REPSTITCH_FUZZ_{name}": value for name, value in told.items()}
+        settings = {"CASES": str(cases), "SEED": str(seed), "TALLY": str(tally)}
+        env = os.environ | {f"REPSTITCH_FUZZ_{name}": value for name, value in settings.items()}
         code = subprocess.run([sys.executable, "-m", "pytest", "-q", test], cwd=ROOT, env=env).returncode
         counts = Counter()
         for line in tally.read_text().splitlines() if tally.exists() else ():

@@ -1,9 +1,9 @@
-"""What a GPU gives, in one run from a plain checkout: `python benchmarks/gpu.py`.
+"""Run all GPU benchmarks from a plain checkout: `python benchmarks/gpu.py`.
 
-Prints a table a section and keeps them in results/gpu.md. Each section is a process of its own that is stopped at its
-share of the time, so that one that hangs or fails costs the others nothing. Linux, Python 3.11 or later, torch 2.11 or
-later; where the packages of the service are missing they are taken from wheels/, which gpu_wheels.sh fills. Exit status
-1 where a result on the GPU is not that of the CPU.
+Prints the tables of each section and writes them to results/gpu.md. Each section runs in a separate process that is
+stopped at its share of the time, so that a section that hangs or fails does not affect the others. Requires Linux,
+Python 3.11 or later and torch 2.11 or later. If the packages of the service are missing, they are installed from
+wheels/, which gpu_wheels.sh fills. The exit status is 1 if a result on the GPU differs from that on the CPU.
 """
 
 import argparse
@@ -26,10 +26,10 @@ SOURCE = HERE.parent / "src"
 WHEELS = HERE / "wheels"
 sys.path[:0] = [str(SOURCE), str(HERE)]
 
-from machine import markdown  # noqa: E402 - it lies beside this file, wherever this is run from
+from machine import markdown  # noqa: E402 - found through the path added above
 from servers import end_family  # noqa: E402
 
-# The module of each section, and its share of the whole time.
+# The module of each section, and the section's share of the time budget.
 SECTIONS = {
     "ceiling": ("gpu_maps", 0.05),
     "right": ("gpu_right", 0.14),
@@ -52,14 +52,17 @@ TITLES = {
 }
 SERVICE = ("bentoml", "starlette", "uvicorn", "orjson", "httptools", "uvloop", "prometheus_client", "httpx")
 PACKAGES = ("torch", "numpy", "lightning", "timm", "transformers", "bentoml")
-LEAST_ON_CPU_S = 90  # a busy machine without a GPU only has to get through
+LEAST_ON_CPU_S = 90  # generous: on a CPU, which may be busy, sections only have to finish
 NOT_ON_A_GPU = (
     "**Not measured on a GPU: this run was on the CPU at small sizes and only shows that every section runs.**"
 )
 
 
 def header(args: argparse.Namespace) -> str:
-    """The machine and the versions. The version of this package is read from its source: it need not be installed."""
+    """Return the head of the report: command, machine and versions.
+
+    This package need not be installed, so its version is read from its source.
+    """
     import torch
 
     import repstitch
@@ -90,7 +93,7 @@ def header(args: argparse.Namespace) -> str:
 
 
 def rendered(lines: list[dict]) -> str:
-    """The tables of a section, from the lines that it wrote."""
+    """Return the tables of a section as Markdown, from the lines that the section wrote."""
     tables: dict[str, dict] = {}
     for line in lines:
         if "columns" in line:
@@ -109,7 +112,7 @@ def rendered(lines: list[dict]) -> str:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """What a section wrote; a last line that was cut off is left out."""
+    """Return the lines that a section wrote, without a last line that was cut off."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -120,7 +123,7 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def run_section(name: str, args: argparse.Namespace, limit: float, folder: Path, path: str) -> tuple[str, bool]:
-    """The text of a section, which ran in a process of its own, and whether it came to its end with all exact."""
+    """Run a section in a separate process. Return its text, and whether it finished with all results exact."""
     rows, log = folder / f"{name}.jsonl", folder / f"{name}.log"
     command = [sys.executable, str(HERE / "gpu.py"), "--section", name, "--rows", str(rows), "--device", args.device]
     command += ["--budget", str(args.budget), "--limit", str(limit)]
@@ -131,7 +134,7 @@ def run_section(name: str, args: argparse.Namespace, limit: float, folder: Path,
             env=os.environ | {"PYTHONPATH": path},
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C ends this program, which then ends the section and its servers
+            start_new_session=True,  # Ctrl-C reaches only this program, which then ends the section and its servers
         )
     stopped = ""
     try:
@@ -143,21 +146,24 @@ def run_section(name: str, args: argparse.Namespace, limit: float, folder: Path,
     taken = time.monotonic() - began
     lines = read_lines(rows)
     if process.returncode and not stopped:
-        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        output_lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         cause = (
             f"signal {signal.Signals(-process.returncode).name}"
             if process.returncode < 0
             else f"status {process.returncode}"
         )
-        stopped = f"Ended early ({cause}): {said[-1][:500] if said else 'it said nothing'}"
-        sys.stderr.write("\n".join(said[-30:]) + "\n")
+        stopped = f"Ended early ({cause}): {output_lines[-1][:500] if output_lines else 'it said nothing'}"
+        sys.stderr.write("\n".join(output_lines[-30:]) + "\n")
     exact = not stopped and not any(line.get("inexact") for line in lines)
     parts = [f"## {TITLES[name]}\n", rendered(lines), f"**{stopped}**\n" if stopped else "", f"{taken:.0f} s.\n"]
     return "\n".join(part for part in parts if part), exact
 
 
 def service_path(folder: Path) -> tuple[str, str]:
-    """Where the packages of the service are, as a part of PYTHONPATH ("" where installed), and why they are nowhere."""
+    """Return the PYTHONPATH entry of the service's packages, and why they are unavailable.
+
+    The first is "" if they are installed, the second is "" if they are available.
+    """
     if all(find_spec(name) for name in SERVICE):
         return "", ""
     wheels = sorted(map(str, WHEELS.glob("*.whl")))
@@ -168,16 +174,16 @@ def service_path(folder: Path) -> tuple[str, str]:
     command += ["--disable-pip-version-check", "--target", str(target), *wheels]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
+        lines = (done.stderr or done.stdout).strip().splitlines()
         return "", (
-            f"The wheels in benchmarks/wheels/ cannot be installed ({said[-1] if said else 'pip said nothing'}); run "
+            f"The wheels in benchmarks/wheels/ cannot be installed ({lines[-1] if lines else 'pip said nothing'}); run "
             f"`benchmarks/gpu_wheels.sh {platform.python_version().rpartition('.')[0]}` where there is a network."
         )
     return str(target), ""
 
 
 def limit_of(name: str, chosen: list[str], args: argparse.Namespace, began: float) -> float:
-    """Seconds for a section: up to where its share of the whole ends, what those before it left over included."""
+    """Return the time limit of a section in seconds: its share, plus the time that earlier sections left over."""
     whole = sum(SECTIONS[each][1] for each in chosen)
     until = sum(SECTIONS[each][1] for each in chosen[: chosen.index(name) + 1])
     limit = args.budget * until / whole - (time.monotonic() - began)
@@ -210,7 +216,7 @@ def run_all(args: argparse.Namespace) -> int:
 
 
 def one_section(args: argparse.Namespace) -> int:
-    """Run a section in this process, which the run of all of them started."""
+    """Run one section in this process, which `run_section` started."""
     import torch
     from gpu_run import Run
 
@@ -228,9 +234,9 @@ def one_section(args: argparse.Namespace) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--budget", type=float, default=360, help="seconds of the whole run; fewer cut the sizes")
+    parser.add_argument("--budget", type=float, default=360, help="seconds for the whole run; sizes shrink below 360")
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), metavar="SECTION", help=", ".join(SECTIONS))
-    parser.add_argument("--out", type=Path, help="by default results/gpu.md; with --only nothing is kept")
+    parser.add_argument("--out", type=Path, help="file to write (default: results/gpu.md; none with --only)")
     parser.add_argument("--section", choices=list(SECTIONS), help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=float, help=argparse.SUPPRESS)
@@ -242,12 +248,12 @@ def main() -> int:
     import torch
 
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("PyTorch sees no CUDA device; give --device cpu to only see that every section runs")
+        parser.error("PyTorch finds no CUDA device; pass --device cpu to check only that every section runs")
     args.said = sys.argv[1:]
     try:
         return run_all(args)
     except KeyboardInterrupt:
-        print("Stopped. Sections that came to their end are kept in the file of results.", file=sys.stderr)
+        print("Interrupted. Results of finished sections are in the output file, if there is one.", file=sys.stderr)
         return 130
 
 

@@ -20,7 +20,7 @@ from repstitch.metrics.neighbours import count_repeats, graph, unit
 from repstitch.precision import exact_products
 
 K = 10
-TILE = 8192  # of the bare product: large enough that the card is busy
+TILE = 8192  # rows of a tile of the bare product; large enough to keep the GPU busy
 BATCH = 512
 
 
@@ -33,14 +33,14 @@ def fit(run: Run) -> None:
     table = run.table("Fitting", "what", "pairs", "time", "rate", "TFLOP/s", "share", "device memory", note=note)
     _moments(run, table, d, e)
     _solutions(run, table, d, e)
-    for beside in (False, True):  # all of the card first, for the CPU may take what time is left
+    for beside in (False, True):  # the GPU first, because the CPU may use up the time left
         _grid(run, table, beside, d, e)
         _infonce(run, table, beside, d, e)
         _auto(run, table, beside, d, e)
 
 
 def _side(run: Run, beside: bool, full: int) -> tuple[str, int, str]:
-    """The device of a row, its size, and what is added to its name: all on the device, a tenth on the CPU."""
+    """Return the device of a row, its size (all on the device, a tenth on the CPU) and the suffix of its name."""
     return ("cpu", max(1, full // 10), ", CPU") if beside else (run.device, full, "")
 
 
@@ -51,18 +51,18 @@ def _sized(n: int, full: int) -> str:
 def _moments(run: Run, table: Table, d: int, e: int) -> None:
     full = run.size("moments_rows")
     for beside in (False, True):
-        device, n, said = _side(run, beside, full)
+        device, n, suffix = _side(run, beside, full)
         X, Y = pairs(n, d, e, device)
         taken = seconds(lambda X=X, Y=Y: moments((X, Y)), run.repeats)
-        flops = n * (2 * d * e + d * (d + 1) + e * (e + 1)) / taken  # symmetric products by their upper halves
+        flops = n * (2 * d * e + d * (d + 1) + e * (e + 1)) / taken  # upper halves of the symmetric products
         memory = "-" if beside else run.peak(lambda X=X, Y=Y: moments((X, Y)))
-        table.row(f"moments{said}", _sized(n, full), brief(taken), f"{rate(n / taken)} pairs/s", tera(flops),
+        table.row(f"moments{suffix}", _sized(n, full), brief(taken), f"{rate(n / taken)} pairs/s", tera(flops),
                   run.share(flops, "CPU float32" if beside else "float32"), memory)  # fmt: skip
         del X, Y
 
 
 def _solutions(run: Run, table: Table, d: int, e: int) -> None:
-    """From moments on, all is float64 and of a size that does not depend on the pairs."""
+    """Time the steps after the moments. They are in float64, and their size does not depend on the number of pairs."""
     X, Y = pairs(8 * (d + e), d, e, run.device)
     for beside in (False, True):
         sums = moments((X.cpu(), Y.cpu()) if beside else (X, Y))
@@ -83,7 +83,7 @@ def _problem(device: str, n: int, held: int, d: int, e: int) -> Problem:
 
 
 def _grid(run: Run, table: Table, beside: bool, d: int, e: int) -> None:
-    device, n, said = _side(run, beside, run.size("pairs"))
+    device, n, suffix = _side(run, beside, run.size("pairs"))
     held = _side(run, beside, run.size("validation"))[1]
     problem = _problem(device, n, held, d, e)
     tried: list[int] = []
@@ -93,16 +93,19 @@ def _grid(run: Run, table: Table, beside: bool, d: int, e: int) -> None:
         tried.append(len(tune_canonical(problem).tried))
 
     memory = run.peak(lambda: spent.append(once(tune)))
-    what = f"the grid of canonical{said}: moments to choice, {tried[0]} maps tried on {held:,} validation rows"
+    what = f"the grid of canonical{suffix}: moments to choice, {tried[0]} maps tried on {held:,} validation rows"
     table.row(what, _sized(n, run.size("pairs")), f"{brief(spent[0])}, once", f"{rate(tried[0] / spent[0])} maps/s",
               "-", "-", "-" if beside else memory)  # fmt: skip
 
 
 def _infonce(run: Run, table: Table, beside: bool, d: int, e: int) -> None:
-    """Steps against every training target; what begins and ends a run falls out of the difference of two."""
-    from repstitch.fit.contrastive import refine  # Lightning takes seconds to import, and `neighbours` needs none of it
+    """Time InfoNCE steps against all training targets, as the difference of a long and a short run.
 
-    device, n, said = _side(run, beside, run.size("pairs"))
+    The fixed costs of a run cancel in this difference.
+    """
+    from repstitch.fit.contrastive import refine  # not at the top: Lightning imports slowly, `neighbours` needs none
+
+    device, n, suffix = _side(run, beside, run.size("pairs"))
     problem = _problem(device, n, 200, d, e)
     start = fit_ridge(problem.decomposition.moments)
     epochs, batch = run.size("infonce_epochs"), min(BATCH, max(8, n // 4))
@@ -114,25 +117,25 @@ def _infonce(run: Run, table: Table, beside: bool, d: int, e: int) -> None:
         refine(problem.X, problem.Y, start, problem.decomposition, problem.objective, recipe)
 
     if not beside:
-        train(1)  # the first use of Lightning and of the kernels
+        train(1)  # warm up Lightning and the kernels
     short = once(lambda: train(1))
     long: list[float] = []
     memory = run.peak(lambda: long.append(once(lambda: train(1 + epochs))))
     step = (long[0] - short) / (epochs * (n // batch))
-    what = f"InfoNCE, batches of {batch} against all targets{said}"
-    if step <= 0:  # so few steps that the rest of a run hides them
+    what = f"InfoNCE, batches of {batch} against all targets{suffix}"
+    if step <= 0:  # the steps are too few to show above the fixed costs
         table.row(what, _sized(n, run.size("pairs")), "too short to tell", *["-"] * 4)
         return
-    flops = 3 * 2 * batch * (n * e + 2 * d * d) / step  # forward, and both gradients
+    flops = 3 * 2 * batch * (n * e + 2 * d * d) / step  # the forward pass and both gradients
     table.row(what, _sized(n, run.size("pairs")), f"{brief(step)} a step, once", f"{rate(1 / step)} steps/s",
               tera(flops), run.share(flops, "CPU float32" if beside else "float32"),
               "-" if beside else memory)  # fmt: skip
 
 
 def _auto(run: Run, table: Table, beside: bool, d: int, e: int) -> None:
-    """The whole of `repstitch.train`, from NumPy to the scorecard, where time is left for it."""
+    """Time the whole of `repstitch.train`, from NumPy arrays to the scorecard, if there is time left."""
     full, epochs = run.size("pairs"), run.size("auto_epochs")
-    device, n, said = _side(run, beside, full)
+    device, n, suffix = _side(run, beside, full)
     if run.gpu and run.left() < 10:
         table.note(f"All of `auto` on {device} was left out: {run.left():.0f} s were left.")
         return
@@ -143,8 +146,8 @@ def _auto(run: Run, table: Table, beside: bool, d: int, e: int) -> None:
     memory = run.peak(
         lambda: spent.append(once(lambda: made.append(repstitch.train(X, Y, device=device, epochs=fewer))))
     )
-    found = made[0].scorecard.query_recall
-    what = f"all of `auto`{said}, at most {fewer} epochs: chose {made[0].method}, recall@1 {found:.3f}"
+    recall = made[0].scorecard.query_recall
+    what = f"all of `auto`{suffix}, at most {fewer} epochs: chose {made[0].method}, recall@1 {recall:.3f}"
     table.row(what, _sized(n, full), f"{brief(spent[0])}, once", f"{rate(n / spent[0])} pairs/s", "-", "-",
               "-" if beside else memory)  # fmt: skip
 
@@ -181,7 +184,7 @@ def neighbours(run: Run) -> None:
     _graph_row(run, table, "graph, CPU", X[: n // 10].cpu(), "a tenth")
     del X, Y
     atlases(run)
-    # The large one last, at the rows that the time left allows: it takes as many times as long as it has more pairs.
+    # The large graph comes last, with as many rows as the time left allows; its time is quadratic in the rows.
     large = run.size("large_graph_rows")
     allowed = int(n * (max(0.0, 0.6 * run.left()) / taken) ** 0.5)
     if allowed < large:
@@ -193,16 +196,16 @@ def neighbours(run: Run) -> None:
         _graph_row(run, table, "graph", X, warm=False)
 
 
-def _graph_row(run: Run, table: Table, what: str, X: Tensor, said: str = "", warm: bool = True) -> float:
+def _graph_row(run: Run, table: Table, what: str, X: Tensor, size_note: str = "", warm: bool = True) -> float:
     n, d = X.shape
     U = unit(X)
     block = U[: 4 * TILE]
     bare = seconds(lambda: _bare(block, U), 2) * n / len(block)
-    memory = run.peak(lambda: graph(X, K)) if warm else "-"  # warms up too
+    memory = run.peak(lambda: graph(X, K)) if warm else "-"  # also warms up
     taken = once(lambda: graph(X, K))
     flops = n * n * d / taken
     against = "CPU float32" if what.endswith("CPU") else "float32"
-    table.row(what, f"{n:,}{', ' * bool(said)}{said}", f"{brief(taken)}, once", rate(n * n / taken),
+    table.row(what, f"{n:,}{', ' * bool(size_note)}{size_note}", f"{brief(taken)}, once", rate(n * n / taken),
               tera(flops), run.share(flops, against), brief(bare), f"{taken / bare:.2f}x",
               "-" if what.endswith("CPU") else memory)  # fmt: skip
     return taken
@@ -251,7 +254,7 @@ def atlases(run: Run) -> None:
 
 
 def ddp(run: Run) -> None:
-    """One process with the strategy `ddp` (NCCL on the GPU, Gloo on the CPU) trains the map that it trains without."""
+    """Compare maps trained by one process with and without the strategy `ddp` (NCCL on the GPU, Gloo on the CPU)."""
     n, d, e = run.size("ddp_pairs"), run.size("right_source"), run.size("right_target")
     X, Y = (side.cpu().numpy() for side in pairs(n, d, e, run.device, noise=1.0))
     columns = ("strategy", "pairs", "epochs", "time", "backend", "largest difference of the weights, of their norm")
@@ -261,7 +264,7 @@ def ddp(run: Run) -> None:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1])}
     made: dict[str, Any] = {}
     few = {"epochs": 1, "temperatures": (1.0,)}
-    repstitch.train(X[: n // 2], Y[: n // 2], method="linear", device=run.device, **few)  # to warm up
+    repstitch.train(X[: n // 2], Y[: n // 2], method="linear", device=run.device, **few)  # warm up
     for strategy in ("auto", "ddp"):
 
         def train(strategy=strategy) -> None:
@@ -273,7 +276,7 @@ def ddp(run: Run) -> None:
                 devices=1,
                 device=run.device,
                 temperatures=(1.0,),
-                stop_after=epochs,  # the map after these epochs, whether or not it is better than the closed form
+                stop_after=epochs,  # keep the map after these epochs even if the closed form is better
             )
 
         taken = once(train)
@@ -289,7 +292,7 @@ def ddp(run: Run) -> None:
 
 
 def _kept(made: dict[str, Any]) -> str:
-    """Which epochs the maps are of, and whether they are equal."""
+    """State which epochs the two maps come from, and whether the maps are equal."""
     epochs = [made[name].settings.get("epoch") for name in ("auto", "ddp")]
     same = np.array_equal(*(made[name].map.weight.numpy() for name in ("auto", "ddp")))
     return (

@@ -1,4 +1,4 @@
-"""Sections of gpu.py: what the card reaches, and translating rows."""
+"""Sections of gpu.py: the peak rates of the GPU, and translating rows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +80,7 @@ def translate(run: Run) -> None:
 
 
 def flops_a_row(map: Map) -> int:
-    """Multiplications and additions for one row."""
+    """Return the number of multiplications and additions for one row."""
     total = map.d_source * map.d_target
     if isinstance(map, ResidualMLP):
         total += map.hidden_weight.numel() + map.out_weight.numel()
@@ -113,7 +113,7 @@ def on_device(run: Run, maps: dict[str, Map]) -> None:
                 worst, mean = _loss(there.run(sample).translated, exact.run(sample).translated)
                 memory = run.peak(lambda there=there: there.run(X))
             flops = flops_a_row(map) * len(X) / taken
-            against = "float32" if precision == "float32" else "bfloat16"  # both halves run at one speed
+            against = "float32" if precision == "float32" else "bfloat16"  # bfloat16 and float16 run at the same speed
             table.row(name, precision, f"{len(X):,}", rate(len(X) / taken), tera(flops), run.share(flops, against),
                       f"{worst:.1e}", f"{mean:.1e}", memory)  # fmt: skip
         x = X[: max(1, len(X) // 10)].cpu()
@@ -124,9 +124,9 @@ def on_device(run: Run, maps: dict[str, Map]) -> None:
                   run.share(flops, "CPU float32"), "-", "-", "-")  # fmt: skip
 
 
-def _loss(found: Tensor, expected: Tensor) -> tuple[float, float]:
-    """The worst and the mean of one minus the cosine, in float64 because float32 cannot tell small ones from zero."""
-    loss = 1 - torch.nn.functional.cosine_similarity(found.double(), expected.double(), dim=1)
+def _loss(actual: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Return the largest and the mean 1 − cosine, in float64 because float32 rounds small values to zero."""
+    loss = 1 - torch.nn.functional.cosine_similarity(actual.double(), expected.double(), dim=1)
     return float(loss.max()), float(loss.mean())
 
 
@@ -161,7 +161,7 @@ def crossover(run: Run, map: Map) -> None:
     table = run.table("From how many rows the device is sooner", "rows", "CPU", "device", "ratio")
     here = PlacedRoute(Route(("old-new",), (stitcher(map),)))
     there = placed(run, stitcher(map))
-    chose, there.cpu_rows = there.cpu_rows, 0  # every number of rows goes to the device
+    chose, there.cpu_rows = there.cpu_rows, 0  # so that every batch goes to the device, whatever its size
     sooner: int | None = None
     for n in CROSSOVER:
         X = unit_rows(n, map.d_source)
@@ -169,8 +169,8 @@ def crossover(run: Run, map: Map) -> None:
         on_device = seconds(lambda X=X: there.translate(X), 4 * run.repeats, 1)
         sooner = (n if sooner is None else sooner) if on_device < on_cpu else None
         table.row(f"{n:,}", brief(on_cpu), brief(on_device), f"{on_cpu / on_device:.2f}x")
-    said = "The CPU is sooner at all of them" if sooner is None else f"The device is sooner from {sooner:,} rows on"
-    table.note(f"{said}; `PlacedRoute.cpu_rows` chose the CPU for up to {chose:,}.")
+    summary = "The CPU is sooner at all of them" if sooner is None else f"The device is sooner from {sooner:,} rows on"
+    table.note(f"{summary}; `PlacedRoute.cpu_rows` chose the CPU for up to {chose:,}.")
 
 
 def pinned_memory(run: Run, d: int, e: int) -> None:
@@ -192,12 +192,12 @@ def pinned_memory(run: Run, d: int, e: int) -> None:
 
 
 def pinned_bytes() -> int | None:
-    """Pinned memory of this process in use; None where torch does not tell."""
+    """Return the pinned memory in use by this process, or None if torch does not report it."""
     stats: Callable[[], dict] | None = getattr(torch.cuda, "host_memory_stats", None)
     if stats is None or not torch.cuda.is_available():
         return None
-    told = stats()
-    return next((told[name] for name in ("active_bytes.current", "allocated_bytes.current") if name in told), None)
+    values = stats()
+    return next((values[name] for name in ("active_bytes.current", "allocated_bytes.current") if name in values), None)
 
 
 def _resident() -> int:

@@ -1,4 +1,4 @@
-"""Section of gpu.py: every result on the device is that of the CPU, in the same run."""
+"""Section of gpu.py: compare every result on the device with the result on the CPU, in the same run."""
 
 import tempfile
 from collections.abc import Callable
@@ -34,7 +34,7 @@ PRECISIONS = {"float32": 1e-6, "bfloat16": 1e-3, "float16": 1e-3}
 
 @dataclass
 class Checks:
-    """The rows of the table; one that is not exact, or that fails, marks the run."""
+    """Add the rows of the table. A check that is above its tolerance or raises an error marks the run as inexact."""
 
     run: Run
     table: Table
@@ -42,20 +42,23 @@ class Checks:
     def near(self, what: str, difference: Callable[[], float], tolerance: float, of: str = "") -> None:
         try:
             value = difference()
-            ok, said = value <= tolerance, f"{value:.1e}"
+            ok, result = value <= tolerance, f"{value:.1e}"
         except Exception as error:
-            ok, said = False, f"{type(error).__name__}: {str(error).strip()[:200]}".replace("\n", " ")
-        self.add(what, said, f"{tolerance:.1e}{of}", ok)
+            ok, result = False, f"{type(error).__name__}: {str(error).strip()[:200]}".replace("\n", " ")
+        self.add(what, result, f"{tolerance:.1e}{of}", ok)
 
-    def add(self, what: str, said: str, tolerance: str, ok: bool) -> None:
-        self.table.row(what, said, tolerance, "yes" if ok else "**no**")
+    def add(self, what: str, result: str, tolerance: str, ok: bool) -> None:
+        self.table.row(what, result, tolerance, "yes" if ok else "**no**")
         if not ok:
             self.run.write(inexact=what)
 
 
-def relative(found: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> float:
-    """The largest difference, of a matrix's rows by their length, relative to the largest of what is expected."""
-    a, b = (torch.as_tensor(side).detach().cpu().double() for side in (found, expected))
+def relative(actual: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> float:
+    """Return the largest difference relative to the largest expected value; infinity if shapes differ or on NaN.
+
+    For matrices: the largest distance of two rows relative to the length of the expected row.
+    """
+    a, b = (torch.as_tensor(side).detach().cpu().double() for side in (actual, expected))
     if not bool(torch.isfinite(a).all()) or a.shape != b.shape:
         return float("inf")
     if a.ndim == 2:
@@ -63,8 +66,9 @@ def relative(found: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> float
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-30))
 
 
-def of_norm(found: Tensor, expected: Tensor) -> float:
-    a, b = found.detach().cpu().double(), expected.detach().cpu().double()
+def of_norm(actual: Tensor, expected: Tensor) -> float:
+    """Return the norm of the difference relative to the norm of the expected values."""
+    a, b = actual.detach().cpu().double(), expected.detach().cpu().double()
     return float((a - b).norm() / b.norm())
 
 
@@ -131,7 +135,7 @@ def _three_spaces(d: int, e: int) -> dict[str, Stitcher]:
 
 
 def _calibration(X: Tensor, Y: Tensor, device: str) -> Calibration:
-    """Fitted on the first half, calibrated on the quarters of the second."""
+    """Fit a map on the first half of the pairs and calibrate it on the two quarters of the second half."""
     X, Y = X.to(device), Y.to(device)
     half, quarter = len(X) // 2, len(X) // 4
     d = decompose(moments((X[:half], Y[:half])))
@@ -147,7 +151,7 @@ def _measures(calibration: Calibration, X: Tensor) -> dict[str, Tensor]:
 
 
 def _confidence(checks: Checks, run: Run, X: Tensor, Y: Tensor, calibration: Calibration) -> None:
-    """A share of the calibration rows changes by whole rows, so `p_typical` may be a few of them off."""
+    """Compare the confidence measures. `p_typical` is a share of calibration rows and may differ by a few of them."""
     expected = _measures(calibration, X)
     steps = 2 / (1 + len(calibration.atypical))
     ways = {
@@ -155,14 +159,14 @@ def _confidence(checks: Checks, run: Run, X: Tensor, Y: Tensor, calibration: Cal
         "calibrate, then measure": (lambda: _calibration(X.to(run.device), Y.to(run.device), run.device), FITTED),
     }
     for way, (make, tolerance) in ways.items():
-        found: dict[str, Tensor] = {}
+        actual: dict[str, Tensor] = {}
         for name, values in expected.items():
             loose = name == "p_typical"
 
-            def difference(make=make, name=name, values=values, found=found) -> float:
-                if not found:
-                    found.update(_measures(make(), X.to(run.device)))
-                return relative(found[name], values)
+            def difference(make=make, name=name, values=values, actual=actual) -> float:
+                if not actual:
+                    actual.update(_measures(make(), X.to(run.device)))
+                return relative(actual[name], values)
 
             most = max(tolerance, (1 if way.endswith("measure") and "," not in way else 3) * steps)
             checks.near(f"{way}: {name}", difference, most if loose else tolerance, " (whole rows)" if loose else "")
@@ -176,36 +180,36 @@ def _neighbours(checks: Checks, run: Run, X: Tensor, Y: Tensor) -> None:
         "graph, similarities", lambda: relative(there.similarities.reshape(-1), here.similarities.reshape(-1)), SMALL
     )
     checks.near("graph, mean similarity", lambda: relative(there.mean, here.mean), SMALL)
-    found, expected = knn(x[::3] + x[1].clone(), x, K), knn(X[::3] + X[1], X, K)
-    _same_lists(checks, "knn", found, expected, unit(X[::3] + X[1]), unit(X))
-    found, expected = knn(x, x, K, exclude_self=True), knn(X, X, K, exclude_self=True)
-    _same_lists(checks, "knn without the row itself", found, expected, unit(X), unit(X))
+    actual, expected = knn(x[::3] + x[1].clone(), x, K), knn(X[::3] + X[1], X, K)
+    _same_lists(checks, "knn", actual, expected, unit(X[::3] + X[1]), unit(X))
+    actual, expected = knn(x, x, K, exclude_self=True), knn(X, X, K, exclude_self=True)
+    _same_lists(checks, "knn without the row itself", actual, expected, unit(X), unit(X))
     queries = FITS["ridge"](moments((X, Y), yy=False))(X)
-    found, expected = ranks(queries.to(run.device), Y.to(run.device)).cpu(), ranks(queries, Y)
+    actual, expected = ranks(queries.to(run.device), Y.to(run.device)).cpu(), ranks(queries, Y)
     similar = unit(queries).double() @ unit(Y).double().T
     close = ((similar - similar.diagonal()[:, None]).abs() < TIE).sum(1) - 1
-    ties = bool(((found - expected).abs() <= close).all())
-    differ = int((found != expected).sum())
-    checks.add("ranks", f"{differ} of {len(found):,} differ", "none but ties within 2⁻²²", ties)
+    ties = bool(((actual - expected).abs() <= close).all())
+    differ = int((actual != expected).sum())
+    checks.add("ranks", f"{differ} of {len(actual):,} differ", "none but ties within 2⁻²²", ties)
 
 
-def _same_lists(checks: Checks, what: str, found: Tensor, expected: Tensor, Q: Tensor, G: Tensor) -> None:
-    """Sets of neighbours may differ only where, in float64, what was chosen is as near as what was not."""
-    found, expected = found.cpu(), expected.cpu()
-    same = (found.sort(1).values == expected.sort(1).values).all(1)
+def _same_lists(checks: Checks, what: str, actual: Tensor, expected: Tensor, Q: Tensor, G: Tensor) -> None:
+    """Check that two sets of neighbours differ only by ties: by neighbours that are equally near in float64."""
+    actual, expected = actual.cpu(), expected.cpu()
+    same = (actual.sort(1).values == expected.sort(1).values).all(1)
     at = (~same).nonzero()[:, 0]
-    near = [(Q[at].double()[:, None] * G[lists[at]].double()).sum(2).sort(1).values for lists in (found, expected)]
+    near = [(Q[at].double()[:, None] * G[lists[at]].double()).sum(2).sort(1).values for lists in (actual, expected)]
     tied = (near[0] - near[1]).abs().amax(1) < TIE if len(at) else torch.zeros(0, dtype=torch.bool)
     share, rest = float(same.double().mean()), int((~tied).sum())
     ok = 1 - rest / len(same) >= 0.9999
-    said = f"{share:.5f} of the sets equal, {int(tied.sum())} differ by ties, {rest} otherwise"
-    checks.add(f"{what}, sets of neighbours", said, "≥ 0.9999 but for ties within 2⁻²²", ok)
+    result = f"{share:.5f} of the sets equal, {int(tied.sum())} differ by ties, {rest} otherwise"
+    checks.add(f"{what}, sets of neighbours", result, "≥ 0.9999 but for ties within 2⁻²²", ok)
 
 
 def _metrics(checks: Checks, run: Run, X: Tensor, Y: Tensor) -> None:
-    """Each metric's score and, from the same permutations, its standard error and null.
+    """Compare each metric's score and, from the same permutations, its standard error and null.
 
-    What is nearly 0, as a null may be, is compared with 0.01.
+    Differences are relative to the value on the CPU, or to 0.01 if that is larger, as a null may be nearly 0.
     """
     X, Y = X[:1_000], Y[:1_000]
     for name, metric in METRICS.items():
@@ -237,8 +241,8 @@ def _fits(checks: Checks, run: Run, X: Tensor, Y: Tensor) -> None:
 
 
 def _weights(fit: Callable[[Moments], Map], there: Moments, here: Moments) -> float:
-    found, expected = fit(there), fit(here)
-    return max(of_norm(found.weight, expected.weight), of_norm(found.bias, expected.bias))
+    actual, expected = fit(there), fit(here)
+    return max(of_norm(actual.weight, expected.weight), of_norm(actual.bias, expected.bias))
 
 
 def _placed(checks: Checks, run: Run, calibration: Calibration, d: int, e: int) -> None:
@@ -249,16 +253,16 @@ def _placed(checks: Checks, run: Run, calibration: Calibration, d: int, e: int) 
     for precision, tolerance in PRECISIONS.items():
 
         def cosines(precision=precision) -> float:
-            found, _ = placed(run, one, precision=precision).translate(rows)
-            return float(1 - (found.astype(np.float64) * expected).sum(1).min())
+            actual, _ = placed(run, one, precision=precision).translate(rows)
+            return float(1 - (actual.astype(np.float64) * expected).sum(1).min())
 
         checks.near(f"PlacedRoute, {n:,} rows, {precision}: 1 − cosine", cosines, tolerance)
 
     def measures() -> float:
-        found = placed(run, one).translate(rows, with_measures=True)[1]
-        assert found is not None
-        told = confidence.to_dict()
-        return max(relative(found[:, i], told[name]) for i, name in enumerate(told) if name != "p_typical")
+        actual = placed(run, one).translate(rows, with_measures=True)[1]
+        assert actual is not None
+        by_name = confidence.to_dict()
+        return max(relative(actual[:, i], by_name[name]) for i, name in enumerate(by_name) if name != "p_typical")
 
     checks.near("PlacedRoute, measures", measures, STATISTIC)
     steps = list(_three_spaces(d, e).values())
@@ -272,7 +276,7 @@ def _placed(checks: Checks, run: Run, calibration: Calibration, d: int, e: int) 
 
 
 def _trained(checks: Checks, run: Run, X: Tensor, Y: Tensor) -> None:
-    """Trained on the device, saved, loaded on the CPU: it translates there as it does on the device."""
+    """Train on the device, save, load on the CPU, and compare the translations of the two devices."""
     for method in ("canonical", "linear", "mlp"):
 
         def difference(method=method) -> float:

@@ -1,4 +1,4 @@
-"""What the sections of gpu.py share: sizes, times, rows kept as they come, synthetic pairs and stitchers."""
+"""Shared parts of the sections of gpu.py: sizes, timing, tables written row by row, synthetic pairs and stitchers."""
 
 import json
 import statistics
@@ -19,12 +19,12 @@ from repstitch.stitchers.maps import AffineMap, Map, ResidualMLP
 from repstitch.stitchers.routing import Route
 from repstitch.stitchers.stitcher import Stitcher
 
-FULL_S = 360  # the budget at which sizes are full
-# Of everything that is measured: its full size, and the smallest, which is that of a run on the CPU.
+FULL_S = 360  # with a smaller budget, in seconds, the sizes shrink
+# The full and the smallest size of everything that is measured. A run on the CPU uses the smallest.
 SIZES = {
     "d_source": (768, 48),
     "d_target": (1024, 64),
-    "width": (512, 32),  # of a residual MLP
+    "width": (512, 32),  # hidden units of a residual MLP
     "matrix": (8192, 256),
     "copy_mb": (4096, 8),
     "host_mb": (1024, 8),
@@ -49,13 +49,13 @@ SIZES = {
     "ddp_pairs": (20_000, 400),
     "ddp_epochs": (5, 1),
 }
-WIDTHS = ("d_source", "d_target", "width", "right_source", "right_target")  # a shorter run has fewer rows, not others
+WIDTHS = ("d_source", "d_target", "width", "right_source", "right_target")  # a smaller budget never shrinks these
 CROSSOVER = (1, 4, 16, 64, 256, 1_024, 4_096)
 
 
 @dataclass
 class Run:
-    """One section: what it runs on, for how long at most, and the files that its rows and the ceilings go to."""
+    """One section: its device, its time limit, and the files to which it writes its rows and the ceilings."""
 
     device: str
     budget: float
@@ -91,7 +91,7 @@ class Run:
         return Table(self, title)
 
     def keep_ceiling(self, name: str, rate: float) -> None:
-        """Keep a ceiling (a second: floating-point operations, or bytes) for the sections that follow."""
+        """Store a ceiling (floating-point operations or bytes per second) for the sections that follow."""
         kept = self._ceilings() | {name: rate}
         self.ceilings.write_text(json.dumps(kept), encoding="utf-8")
 
@@ -99,7 +99,7 @@ class Run:
         return self._ceilings().get(name)
 
     def share(self, rate: float, name: str) -> str:
-        """A rate as a share of what the card reached in the section `ceiling`."""
+        """Format a rate as a share of the peak rate that the section `ceiling` measured."""
         most = self.ceiling(name)
         return f"{rate / most:.0%} of {name}" if most else "-"
 
@@ -107,7 +107,7 @@ class Run:
         return json.loads(self.ceilings.read_text(encoding="utf-8")) if self.ceilings.exists() else {}
 
     def peak(self, work: Callable[[], object]) -> str:
-        """The most device memory that was allocated during some work, what lay there before among it."""
+        """Return the most device memory that was allocated during `work`, including what was allocated before it."""
         if not self.gpu:
             work()
             return "-"
@@ -126,7 +126,7 @@ class Table:
         self.run.write(table=self.title, row=[str(cell) for cell in cells])
 
     def note(self, text: str) -> None:
-        """A line below the table."""
+        """Add a line below the table."""
         self.run.write(table=self.title, below=text)
 
 
@@ -136,7 +136,7 @@ def sync() -> None:
 
 
 def once(work: Callable[[], object]) -> float:
-    """Wall seconds of one call, all that it started on the device among them."""
+    """Return the wall seconds of one call, including the work that it started on the device."""
     sync()
     began = time.perf_counter()
     work()
@@ -145,7 +145,7 @@ def once(work: Callable[[], object]) -> float:
 
 
 def seconds(work: Callable[[], object], repeats: int = 5, most_s: float = 3) -> float:
-    """The median of several calls after one to warm up; fewer calls where they take longer than `most_s` in all."""
+    """Return the median time of several calls after a warm-up call; stop early once they have taken `most_s` in all."""
     once(work)
     taken: list[float] = []
     while len(taken) < repeats and sum(taken) < most_s:
@@ -154,7 +154,7 @@ def seconds(work: Callable[[], object], repeats: int = 5, most_s: float = 3) -> 
 
 
 def pairs(n: int, d: int, e: int, device: str, seed: int = 0, noise: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Unit rows (n, d), (n, e): two noisy views of the same factors, with a mean and a decaying spectrum."""
+    """Return unit rows (n, d) and (n, e): noisy views of the same factors, with a mean and a decaying spectrum."""
     random = torch.Generator(device).manual_seed(seed)
     factors = max(4, min(d, e) // 4)
     sides = []
@@ -206,12 +206,12 @@ def stitcher(map: Map, source: str = "old", target: str = "new", calibration: Ca
 
 @cache
 def stage(device: str) -> Stage:
-    """The buffers of this process for a device."""
+    """Return the buffers of this process for a device, which all its routes share."""
     return Stage(device)
 
 
 def placed(run: Run, *stitchers: Stitcher, precision: str = "float32") -> PlacedRoute:
-    """A route on the device, through the buffers that all routes share; on the CPU too."""
+    """Return a route on the run's device that uses the shared buffers, also if the device is the CPU."""
     names = tuple(f"{each.source.name}-{each.target.name}" for each in stitchers)
     return PlacedRoute(Route(names, stitchers), stage(str(run.device)), precision)
 
@@ -222,7 +222,7 @@ def unit_rows(n: int, d: int, seed: int = 0) -> np.ndarray:
 
 
 def rate(value: float) -> str:
-    """A number a second, or of anything, with three digits that count."""
+    """Format a number, such as a rate per second, with at least three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -231,7 +231,7 @@ def tera(value: float) -> str:
 
 
 def brief(value: float) -> str:
-    """Seconds in the unit that reads best."""
+    """Format seconds as s, ms or µs."""
     if value >= 1:
         return f"{value:.2f} s"
     return f"{value * 1e3:.2f} ms" if value >= 1e-3 else f"{value * 1e6:.0f} µs"

@@ -1,4 +1,4 @@
-"""Sections of gpu.py: the service over HTTP, and embedding with models of random weights."""
+"""Sections of gpu.py: the HTTP service, and embedding with randomly initialised models."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ from repstitch.stitchers.stitcher import Stitcher
 ROWS = (1, 64, 1_000, 10_000)
 CONNECTIONS = (1, 16, 64)
 OCTETS = "application/octet-stream"
-BENTOML_S = 35  # to start, answer and end
+BENTOML_S = 35  # to start it, measure it and stop it
 
 
 # --- served -----------------------------------------------------------------------------------------------------------
@@ -90,8 +90,8 @@ def _asked(table: Table, device: str, server: Server, one: Stitcher, n: int, con
     raw = request.raw()
     with Connection(server.port) as connection:
         _, body = connection.ask(raw)
-        found = np.frombuffer(bytes(body), "<f4").reshape(n, one.target.dim).astype(np.float64)
-    worst = 1 - float((found * one.translate(rows)).sum(1).min())
+        translated = np.frombuffer(bytes(body), "<f4").reshape(n, one.target.dim).astype(np.float64)
+    worst = 1 - float((translated * one.translate(rows)).sum(1).min())
     in_turn(server.port, raw, connections, spent / 4)
     load: Load = in_turn(server.port, raw, connections, spent)
     table.row(device, f"{n:,}", connections, rate(load.rate), rate(n * load.rate), f"{load.p50:.2f} ms", f"{worst:.1e}")
@@ -128,7 +128,7 @@ def embed(run: Run) -> None:
 def _measured(
     run: Run, table: Table, encoder: Encoder, items: list, ready: Callable[[], object], n_ready: int, tokens: int
 ) -> None:
-    """The loop on all items, and the forward pass on one batch that is ready on the device."""
+    """Time the encoding loop on all items, and the forward pass alone on one batch that is already on the device."""
     batch = run.size("batch")
     repeats = run.repeats if run.gpu else 1
 
@@ -142,8 +142,8 @@ def _measured(
     bare = seconds(alone, repeats) / n_ready
     loop = seconds(lambda: encoder.encode_loaded(items, batch), min(3, repeats)) / len(items)
     memory = run.peak(lambda: encoder.encode_loaded(items[:batch], batch))
-    said = "-" if not tokens else rate(tokens / len(items) / loop)
-    table.row(encoder.card.name, encoder.precision, f"{len(items):,}", batch, rate(1 / loop), said, rate(1 / bare),
+    tokens_s = "-" if not tokens else rate(tokens / len(items) / loop)
+    table.row(encoder.card.name, encoder.precision, f"{len(items):,}", batch, rate(1 / loop), tokens_s, rate(1 / bare),
               f"{bare / loop:.2f}x", memory)  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def _image_encoder(run: Run, table: Table, precision: str) -> None:
 
 
 def _prepared(table: Table, encoder: Encoder, size: int, n: int) -> None:
-    """How fast one thread prepares pictures, beside which the card may wait."""
+    """Time how fast one thread prepares images, because the GPU may have to wait for them."""
     picture = np.random.default_rng(0).integers(0, 256, (size + 32, size + 64, 3), dtype=np.uint8)
     taken = seconds(lambda: [encoder.load(picture) for _ in range(min(32, n))], 3, 1) / min(32, n)
     cores = len(os.sched_getaffinity(0))
@@ -193,18 +193,18 @@ def _text_encoder(run: Run, table: Table, precision: str) -> None:
     lengths = random.integers(8, 120, run.size("texts"))
     texts = [" ".join(random.choice(words, length)) for length in lengths]
     tokens = int(sum(len(ids) for ids in tokenizer(texts, truncation=True, max_length=128)["input_ids"]))
-    # The batch of middling length stands for all: the loop sorts by length, so that there is little padding.
+    # A batch of medium length represents all: the loop sorts texts by length, so that there is little padding.
     middle = sorted(texts, key=len)[len(texts) // 2 :][: run.size("batch")]
     ready = tokenizer(middle, padding=True, truncation=True, max_length=128, return_tensors="pt").to(run.device)
-    given = {name: ready[name] for name in ("input_ids", "attention_mask")}
-    _measured(run, table, encoder, texts, lambda: model(**given), len(middle), tokens)
+    inputs = {name: ready[name] for name in ("input_ids", "attention_mask")}
+    _measured(run, table, encoder, texts, lambda: model(**inputs), len(middle), tokens)
     if precision == "bfloat16":
         taken = seconds(lambda: tokenizer(texts, padding=True, truncation=True, max_length=128), 2, 2)
         table.note(f"The tokenizer alone: {rate(tokens / taken)} tokens/s.")
 
 
 def _tokenizer() -> tuple[Any, list[str]]:
-    """WordPiece over a small vocabulary of whole words and pieces of two letters."""
+    """Return a WordPiece tokenizer, and the three-letter words that make up its vocabulary with single letters."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

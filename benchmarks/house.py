@@ -1,9 +1,9 @@
-"""The structure of the package in numbers: files, functions, parameters, complexity, public names, words.
+"""Measure the structure of the package: files, functions, parameters, complexity, public names, words.
 
     python benchmarks/house.py            this checkout
-    python benchmarks/house.py PATH       another one, such as a worktree of an older commit
+    python benchmarks/house.py PATH       another checkout, such as a worktree of an older commit
 
-Counts are taken from the syntax tree; only the public names are imported.
+Counts come from the syntax tree. The package is imported only to count its public names.
 """
 
 import argparse
@@ -23,19 +23,19 @@ def functions(tree: ast.AST) -> Iterator[Function]:
 
 
 def body_lines(function: Function) -> int:
-    """Lines of a function's body without its docstring."""
+    """Return the number of lines of a function's body, without its docstring."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
 def parameters(function: Function) -> int:
-    given = function.args
-    names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    arguments = function.args
+    names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
     return len([name for name in names if name not in ("self", "cls")])
 
 
 def public_dicts(tree: ast.Module) -> list[str]:
-    """Public functions of a module and methods of its classes whose annotation says that they return a bare dict."""
+    """Return the names of public functions and methods of a module that are annotated to return a bare dict."""
     nodes = list(tree.body)
     nodes += [node for cls in tree.body if isinstance(cls, ast.ClassDef) for node in cls.body]
     return [
@@ -50,8 +50,11 @@ def public_dicts(tree: ast.Module) -> list[str]:
 
 
 def complexity(function: Function) -> int:
-    """Cyclomatic complexity (McCabe 1976) with every condition counted: branches, loops, handlers, each further operand
-    of `and` and `or`, conditional expressions, comprehensions and their conditions, and assertions."""
+    """Return the cyclomatic complexity (McCabe 1976), counting every condition.
+
+    Conditions are branches, loops, exception handlers, each further operand of `and` and `or`, conditional expressions,
+    comprehensions and their conditions, and assertions.
+    """
     total = 1
     for node in ast.walk(function):
         if isinstance(node, ast.If | ast.IfExp | ast.For | ast.AsyncFor | ast.While | ast.ExceptHandler | ast.Assert):
@@ -78,7 +81,7 @@ def lines(folder: Path) -> int:
 
 
 def house(root: Path) -> dict[str, str]:
-    """The rows of the table for one checkout."""
+    """Return the rows of the table for one checkout."""
     package = root / "src" / "repstitch"
     files = {path: path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py"))}
     trees = {path: ast.parse(text) for path, text in files.items()}

@@ -1,7 +1,7 @@
-"""Clients for serve.py: wrk for many small requests, and sockets where wrk cannot tell what is asked.
+"""HTTP clients for serve.py: wrk for many small requests, and plain sockets for what wrk cannot measure.
 
-wrk cuts off the requests under way when its time is up, has no fixed rate, and mixes refused requests into its
-percentiles. Whatever is not answered as it should be ends the benchmark.
+wrk cuts off the requests in flight when its time is up, cannot send at a fixed rate, and mixes refused requests into
+its percentiles. Any unexpected response ends the benchmark.
 """
 
 import heapq
@@ -33,7 +33,7 @@ file:close()
 
 
 class Failed(Exception):
-    """A request that was not answered with 200."""
+    """A failure that ends the benchmark, such as a request that was not answered with 200."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Load:
-    """What a load got: requests answered, the seconds that took, and milliseconds that half and 99 % stayed below."""
+    """The result of a load: answered requests, seconds in all, and the 50th and 99th percentile of latency in ms."""
 
     requests: int
     seconds: float
@@ -63,20 +63,20 @@ class Load:
 
 
 def wrk(port: int, request: Request, connections: int, seconds: int, folder: Path) -> Load:
-    """As many requests as `connections` can ask one after the other."""
+    """Load the server with wrk: each of `connections` sends one request after the other for `seconds`."""
     body, script = folder / "body", folder / "request.lua"
     body.write_bytes(request.body)
     headers = "\n".join(f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in request.headers.items())
     script.write_text(SCRIPT.format(file=json.dumps(str(body)), headers=headers))
-    said = subprocess.run(
+    output = subprocess.run(
         ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "--latency", "-s", str(script),
          f"http://127.0.0.1:{port}{request.path}"],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    counted = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m),", said)
-    if counted is None or "Non-2xx" in said or "Socket errors" in said or counted[1] == "0":
-        raise Failed(f"{request.path} with {connections} connections:\n{said}")
-    percentiles = dict(re.findall(r"^ +(50|99)% +(.+?) *$", said, re.MULTILINE))
+    counted = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m),", output)
+    if counted is None or "Non-2xx" in output or "Socket errors" in output or counted[1] == "0":
+        raise Failed(f"{request.path} with {connections} connections:\n{output}")
+    percentiles = dict(re.findall(r"^ +(50|99)% +(.+?) *$", output, re.MULTILINE))
     return Load(int(counted[1]), _ms(counted[2] + counted[3]) / 1e3, _ms(percentiles["50"]), _ms(percentiles["99"]))
 
 
@@ -92,7 +92,7 @@ def summary(latencies: list[float], seconds: float) -> Load:
 
 
 class Connection:
-    """One kept connection that asks and waits."""
+    """A persistent connection that sends one request at a time and waits for its response."""
 
     def __init__(self, port: int):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
@@ -106,7 +106,10 @@ class Connection:
         self.socket.close()
 
     def ask(self, raw: bytes) -> tuple[dict[str, str], memoryview]:
-        """The headers, names in lower case, and the body of the reply, which is there until the next one."""
+        """Send a request. Return the headers of the response, with lower-case names, and its body.
+
+        The body is valid only until the next call.
+        """
         self.socket.sendall(raw)
         got = bytearray()
         while (end := got.find(b"\r\n\r\n")) < 0:
@@ -116,7 +119,7 @@ class Connection:
             got += part
         status, headers = parse_head(bytes(got[:end]))
         length = int(headers["content-length"])
-        if length > len(self.room):  # made once, since to fill it with zeros takes time
+        if length > len(self.room):  # reused, because filling a new one with zeros takes time
             self.room = bytearray(length)
         body = memoryview(self.room)[:length]
         at = len(got) - end - 4
@@ -124,7 +127,7 @@ class Connection:
         while at < length:
             read = self.socket.recv_into(body[at:], flags=socket.MSG_WAITALL)
             if not read:
-                raise Failed("the server closed the connection within a reply")
+                raise Failed("the server closed the connection within a response")
             at += read
         if status != 200:
             raise Failed(f"{status} {bytes(body[:300]).decode(errors='replace')}")
@@ -138,7 +141,10 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
 
 
 def in_turn(port: int, raw: bytes, connections: int, seconds: float = 0, requests: int = 1) -> Load:
-    """`connections` that each ask one request after the other, whole ones, for `seconds` and at least `requests`."""
+    """Send one request after the other over each of `connections`, for `seconds` and at least `requests` of them.
+
+    Requests in flight when the time is up are completed.
+    """
     began = time.perf_counter()
 
     def ask() -> list[float]:
@@ -157,9 +163,9 @@ def in_turn(port: int, raw: bytes, connections: int, seconds: float = 0, request
 
 
 class Paced:
-    """Requests at a fixed rate beside whatever runs in the `with` block; `load` tells of them afterwards.
+    """Send requests at a fixed rate while the `with` block runs; afterwards `load` has the result.
 
-    They are asked by a process of their own, since a thread of this one would wait for whatever else this one does.
+    A separate process sends them, because the work in the block would delay a thread of this process.
     """
 
     def __init__(self, port: int, raw: bytes, rate: float, connections: int = 10):
@@ -171,19 +177,19 @@ class Paced:
         self.process.stdin.write(self.raw)  # type: ignore[union-attr]
         self.process.stdin.flush()  # type: ignore[union-attr]
         if self.process.stdout.readline() != READY:  # type: ignore[union-attr]
-            raise Failed("the requests at a fixed rate did not begin")
+            raise Failed("the process that sends requests at a fixed rate did not start")
         self.began = time.perf_counter()
         return self
 
     def __exit__(self, *_) -> None:
-        said, _ = self.process.communicate()  # the end of its input ends it
+        output, _ = self.process.communicate()  # closes its standard input, which stops it
         if self.process.returncode:
             raise Failed("a request at a fixed rate was not answered")
-        self.load = summary(json.loads(said), time.perf_counter() - self.began)
+        self.load = summary(json.loads(output), time.perf_counter() - self.began)
 
 
 class Stop(threading.Event):
-    """An event that knows when it was set."""
+    """An event that records when it was set."""
 
     at = math.inf
 
@@ -193,10 +199,10 @@ class Stop(threading.Event):
 
 
 def paced(connections: list[Connection], raw: bytes, rate: float, stop: Stop) -> list[float]:
-    """Latencies of the requests at a fixed rate that were due before `stop` was set.
+    """Send requests at a fixed rate. Return the latencies of those that were due before `stop` was set.
 
-    Each connection has its own times. A latency counts from when the request was due, so one that had to wait for the
-    one before it is late by that wait too.
+    Each connection has its own schedule. A latency counts from when the request was due, so it includes the time that
+    the request waited for the previous one on its connection.
     """
     began = time.perf_counter()
 
@@ -216,8 +222,11 @@ def paced(connections: list[Connection], raw: bytes, rate: float, stop: Stop) ->
 
 @dataclass(frozen=True)
 class Storm:
-    """What came of a storm: the load of the accepted requests, how many were refused with 429, and how many of the
-    connections had a request accepted."""
+    """The result of `storm`.
+
+    Fields: the load of the accepted requests, the number of requests refused with 429, and the number of connections
+    that had a request accepted.
+    """
 
     load: Load
     refused: int
@@ -225,11 +234,11 @@ class Storm:
 
 
 def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: float) -> Storm:
-    """More connections than are taken at once, all beginning at once.
+    """Overload the server: send requests over more connections than it accepts, all starting at once.
 
-    One thread asks for all of them. Who is refused asks again after `pause_s` and by chance up to a quarter of a second
-    more, as the client of this package does; others at once. What is under way when the time is up is waited for, so
-    that nothing of it is left in the server.
+    One thread drives all connections. A connection whose request was refused retries after `pause_s` plus a random
+    delay of up to a quarter of a second, as the client of this package does; the others send their next request at
+    once. Requests in flight when the time is up are completed, so that none remains in the server.
     """
     accepted: list[float] = []
     refused, served = 0, set()
@@ -266,17 +275,17 @@ def storm(port: int, raw: bytes, connections: int, seconds: float, pause_s: floa
                         refused += 1
                         heapq.heappush(waiting, (time.perf_counter() + pause_s + chance.uniform(0, SPREAD_S), i))
                     else:
-                        raise Failed(f"{caller.status} under overload")
+                        raise Failed(f"a request was answered with status {caller.status} under overload")
         finally:
             for caller in callers:
                 caller.socket.close()
     if not accepted:
-        raise Failed("nothing was accepted under overload")
+        raise Failed("no request was accepted under overload")
     return Storm(summary(accepted, time.perf_counter() - began), refused, len(served))
 
 
 class _Caller:
-    """One connection of a storm: sends and reads as far as it can without waiting."""
+    """One connection of `storm`, which sends and receives without blocking."""
 
     def __init__(self, port: int, raw: bytes):
         self.port, self.raw = port, memoryview(raw)
@@ -296,7 +305,7 @@ class _Caller:
         return selectors.EVENT_READ | selectors.EVENT_WRITE
 
     def go_on(self, mask: int) -> int:
-        """What to wait for next; 0 when the reply is there and the request is sent."""
+        """Send and receive as far as possible. Return the events to wait for, or 0 once the exchange is complete."""
         try:
             if mask & selectors.EVENT_WRITE and self.sent < len(self.raw):
                 self.sent += self.socket.send(self.raw[self.sent : self.sent + STEP])
@@ -306,7 +315,7 @@ class _Caller:
             pass
         except (BrokenPipeError, ConnectionResetError):
             if self.left != 0:
-                raise Failed("the server closed the connection within a reply") from None
+                raise Failed("the server closed the connection within a response") from None
             self.last = True
         if self.left == 0 and (self.last or self.sent == len(self.raw)):
             if self.last:
@@ -317,7 +326,7 @@ class _Caller:
     def _read(self, part: bytes) -> None:
         if not part:
             if self.left != 0:
-                raise Failed("the server closed the connection within a reply")
+                raise Failed("the server closed the connection within a response")
             self.last = True
         elif self.left < 0:
             self.head += part
@@ -334,11 +343,15 @@ class _Caller:
 
 
 def _paced_beside() -> None:
-    """What `Paced` starts: the request comes on standard input, whose end ends it; latencies go to standard output."""
+    """Run the process that `Paced` starts.
+
+    It reads the request from standard input, sends it at a fixed rate until standard input ends, and prints the
+    latencies.
+    """
     port, rate, connections, length = sys.argv[1:]
     raw = sys.stdin.buffer.read(int(length))
     asking = [Connection(int(port)) for _ in range(int(connections))]
-    for connection in asking:  # to begin with what is there, not with its making
+    for connection in asking:  # warm up, so that connecting is not measured
         connection.ask(raw)
     sys.stdout.buffer.write(READY)
     sys.stdout.flush()

@@ -1,9 +1,9 @@
-"""What refinement should minimise: `python benchmarks/losses.py`. Prints the table and keeps it in results/.
+"""Compare losses for refinement: `python benchmarks/losses.py`. Prints the tables and writes results/losses.md.
 
-Every loss refines the same closed form (canonical: source whitened, power a half, the target's variance) as a linear
-map on the same training rows, ten epochs, at two learning rates. After each epoch the map is judged on the selecting
-rows by each objective; the best epoch and rate by an objective is what the loss reaches for it, and is scored on test
-rows. So no loss is at a disadvantage from a rate, a temperature or a stopping point that suits another.
+Every loss refines the same closed form (canonical with the source whitened, power 1/2 and the target's variance) as a
+linear map on the same training rows, for ten epochs and at two learning rates. After each epoch the map is scored by
+each objective on the half of validation that is used for selection. For each objective the best epoch and learning rate
+of a loss are then scored on the test rows, so that no loss suffers from a rate or stopping point that suits another.
 """
 
 from dataclasses import dataclass, field, replace
@@ -41,7 +41,10 @@ def _similarities(batch: Batch) -> Tensor:
 
 
 def both_ways(batch: Batch) -> Tensor:
-    """InfoNCE, the same from each target to the batch's translations, and a tenth of a cosine term."""
+    """Return the mean of InfoNCE in both directions, plus a tenth of the cosine loss.
+
+    The backward direction is from each target to the translations of the batch.
+    """
     logits = _similarities(batch)
     forwards = F.cross_entropy(logits, batch.positive_index)
     backwards = F.cross_entropy(logits[:, batch.positive_index].T, torch.arange(len(logits), device=logits.device))
@@ -49,14 +52,14 @@ def both_ways(batch: Batch) -> Tensor:
 
 
 def in_batch(batch: Batch) -> Tensor:
-    """Symmetric InfoNCE among the counterparts of the batch, as CLIP is trained."""
+    """Return symmetric InfoNCE among the targets of the batch, as in CLIP."""
     logits = _similarities(batch)[:, batch.positive_index]
     diagonal = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
 
 
 def hard_negatives(batch: Batch) -> Tensor:
-    """InfoNCE against the 64 most similar wrong targets alone."""
+    """Return InfoNCE against only the 64 most similar wrong targets."""
     logits = _similarities(batch)
     positive = logits.gather(1, batch.positive_index[:, None])
     wrong = logits.scatter(1, batch.positive_index[:, None], -torch.inf)
@@ -65,7 +68,7 @@ def hard_negatives(batch: Batch) -> Tensor:
 
 
 def queue(batch: Batch) -> Tensor:
-    """InfoNCE against a random memory of 1,024 targets: the targets do not move, so no older copies are needed."""
+    """Return InfoNCE against 1,024 random targets. Targets are constant, so a queue of older copies is not needed."""
     keep = torch.randperm(len(batch.gallery), device=batch.positive_index.device)[:1024]
     logits = _similarities(batch)
     positive = logits.gather(1, batch.positive_index[:, None])
@@ -74,12 +77,12 @@ def queue(batch: Batch) -> Tensor:
 
 
 def cosine(batch: Batch) -> Tensor:
-    """One minus the cosine to the counterpart."""
+    """Return one minus the mean cosine to the targets."""
     return 1 - F.cosine_similarity(batch.predicted, batch.targets).mean()
 
 
 def with_distillation(batch: Batch) -> Tensor:
-    """InfoNCE both ways and listwise distillation, as much of each."""
+    """Return the sum of InfoNCE in both directions and listwise distillation."""
     return both_ways(batch) + listwise_distillation(batch)
 
 
@@ -99,7 +102,7 @@ LOSSES = {
 
 @dataclass(frozen=True)
 class EveryObjective(ValidationObjective):
-    """Scores each map by every objective and keeps the best by each; the score that it returns is constant."""
+    """Score each map by every objective and keep the best map for each; the score returned is constant."""
 
     best: dict = field(default_factory=dict)
 
@@ -123,14 +126,14 @@ def test_scores(map, X: Tensor, Y: Tensor) -> dict:
 
 
 def measure(pairs: Pairs, seed: int) -> dict:
-    """Test scores by loss and objective, and of the start."""
+    """Return the test scores by loss and objective, including those of the initial map."""
     X, Y = (normalise(torch.from_numpy(side), "unit") for side in (pairs.X, pairs.Y))
     parts = split(pairs, seed=seed)
     validation = ValidationObjective("match", X[parts.select], Y[parts.select], Y[parts.train])
     problem = Problem(X[parts.train], Y[parts.train], validation)
     d = problem.decomposition
     start = affine(d.moments, canonical(d, 0.1, None).weight(0.5), 1.0)
-    found = {"the closed form": dict.fromkeys(OBJECTIVES, test_scores(start, X[parts.test], Y[parts.test]))}
+    scores = {"the closed form": dict.fromkeys(OBJECTIVES, test_scores(start, X[parts.test], Y[parts.test]))}
     for name, (function, temperature, multiples) in LOSSES.items():
         best: dict = {}
         for rate in RATES:
@@ -140,12 +143,15 @@ def measure(pairs: Pairs, seed: int) -> dict:
             for objective, (score, map) in every.best.items():
                 if objective not in best or score > best[objective][0]:
                     best[objective] = score, map
-        found[name] = {o: test_scores(map, X[parts.test], Y[parts.test]) for o, (_, map) in best.items()}
-    return found
+        scores[name] = {o: test_scores(map, X[parts.test], Y[parts.test]) for o, (_, map) in best.items()}
+    return scores
 
 
 def report(measured: dict[str, dict], seeds: int) -> str:
-    """A table for each objective: loss by pair, and the mean over pairs; the best of a column is bold."""
+    """Return a table for each objective, with a row for each loss and a column for each pair and for their mean.
+
+    The best value of a column is bold.
+    """
     text = (
         f"\nTest scores of a linear map (split seeds: {seeds}); epoch and learning rate chosen on validation rows by "
         "the objective of the table.\n"
@@ -168,7 +174,7 @@ def main() -> None:
     args = arguments(__doc__, seeds=1).parse_args()
     torch.set_num_threads(args.threads)
     runs = every_split(args, measure)
-    measured = {name: _mean(found) for name, found in runs.items()}
+    measured = {name: _mean(splits) for name, splits in runs.items()}
     text = header("Losses, from one start", "python benchmarks/losses.py") + report(measured, args.seeds)
     if args.pairs == list(PAIRS):
         (RESULTS / "losses.md").write_text(text, encoding="utf-8")

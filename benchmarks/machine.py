@@ -1,4 +1,4 @@
-"""What every table needs: the machine it was measured on, the Markdown, times in turn, and memory."""
+"""Shared parts of the benchmarks: a header with the machine and versions, Markdown tables, timing, and memory."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ PACKAGES = ("repstitch", "torch", "numpy", "scikit-learn", "lightning", "bentoml
 
 
 def header(title: str, command: str, packages: tuple[str, ...] = ()) -> str:
-    """A Markdown title with the command, the machine and the versions."""
+    """Return a Markdown title with the command, the machine and the versions."""
     import torch
 
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
@@ -30,7 +30,7 @@ def markdown(columns: list[str], rows: list[list]) -> str:
 
 
 def times(contenders: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """The best wall time of each, taken in turn so that a busy spell of the machine falls on all of them."""
+    """Return the best wall time of each contender. They take turns, so that other load affects all of them."""
     best = dict.fromkeys(contenders, float("inf"))
     for _ in range(repeats):
         for name, run in contenders.items():
@@ -41,9 +41,9 @@ def times(contenders: dict[str, Callable], repeats: int) -> dict[str, float]:
 
 
 def peak_mb() -> float:
-    """Peak resident memory of this process.
+    """Return the peak resident memory of this process.
 
-    Where Linux tells, that of this program alone: `ru_maxrss` begins at the size of the process that started this one.
+    Linux reports it in /proc. Elsewhere it is `ru_maxrss`, which is at least the size of the parent process.
     """
     try:
         return _status("VmHWM")
@@ -52,14 +52,14 @@ def peak_mb() -> float:
 
 
 def growth_mb() -> Callable[[], float]:
-    """A function that tells how far the peak has risen above the memory held now."""
+    """Return a function that returns by how much the peak has risen above the memory in use now."""
     gc.collect()
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew, at what is held now
-        held = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the memory in use now
+        before = _status("VmRSS")
     except (OSError, StopIteration):
-        held = peak_mb()
-    return lambda: peak_mb() - held
+        before = peak_mb()
+    return lambda: peak_mb() - before
 
 
 def _status(field: str) -> float:

@@ -1,4 +1,4 @@
-"""The rival of serve.py: the same product as BentoML's own ndarray API, without access log, metrics and traces."""
+"""The competitor in serve.py: the same product with BentoML's ndarray API, without access log, metrics and traces."""
 
 import os
 from typing import Annotated

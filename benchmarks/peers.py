@@ -1,9 +1,9 @@
-"""The same pairs through other packages and through `auto`: `python benchmarks/peers.py` (needs the extra `bench`).
+"""Compare `auto` with other packages on the same pairs: `python benchmarks/peers.py` (needs the extra `bench`).
 
-Everyone is fitted to the same training rows at unit length. Whoever leaves a setting open has it chosen on the
-selecting half of validation, once for each score it is compared on. The numbers are of test rows: source rows, however
-the package makes them comparable, against the target rows of the test split, by cosine. To measure on one thread, run
-with OMP_NUM_THREADS=1 and `--threads 1`.
+Every contender is fitted to the same training rows at unit length. Settings that a package leaves open are chosen on
+the half of validation that is used for selection, separately for each score. The numbers are of test rows: source rows,
+translated or made comparable in the package's own way, against the target rows of the test split, by cosine. To measure
+on one thread, run with OMP_NUM_THREADS=1 and `--threads 1`.
 """
 
 import argparse
@@ -50,7 +50,7 @@ Use = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Data:
-    """Unit rows of one split; `rows` says which pairs the test rows are, `clusters` which of them belong together."""
+    """Unit rows of one split. `rows` are the indices of the test pairs, `clusters` the group of each test pair."""
 
     train: tuple[Tensor, Tensor]
     select: tuple[Tensor, Tensor]
@@ -62,10 +62,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to fit, and what the reader should know of it.
+    """A way to fit, and a note on it for the reader.
 
-    `fit` takes float32 arrays and a seed and returns each setting tried with its use: source rows (n, d_source) and
-    target rows (m, d_target) in, queries and gallery of one space out.
+    `fit` takes float32 arrays and a seed. It returns a list of (setting, use), where `use` takes source rows
+    (n, d_source) and target rows (m, d_target) and returns queries and a gallery in the same space.
     """
 
     fit: Callable[[np.ndarray, np.ndarray, int], list[tuple[Any, Use]]]
@@ -82,7 +82,7 @@ def prepare(pairs: Pairs, seed: int) -> Data:
 
 
 def translating(transform: Callable[[np.ndarray], Any]) -> Use:
-    """The use of a package that maps arrays into the target space."""
+    """Return the use of a package that maps source rows into the target space."""
 
     def use(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return torch.as_tensor(np.asarray(transform(x.numpy())), dtype=torch.float32), y
@@ -99,7 +99,7 @@ def isotrieve(name: str) -> Callable:
 
 
 def isotrieve_contrastive(X: np.ndarray, Y: np.ndarray, seed: int) -> list[tuple[Any, Use]]:
-    # Its search begins with one evaluation a weight, each of n² similarities: hours on these pairs, and 60 steps after.
+    # Switch off the search, which starts with one evaluation of n² similarities for each weight: hours on these pairs.
     vars(import_module("isotrieve.mapping.contrastive"))["_NM_MAX_PARAMS"] = 0
     return isotrieve("ContrastiveMapping")(X, Y, seed)
 
@@ -150,7 +150,7 @@ def sklearn_ridge(X: np.ndarray, Y: np.ndarray, seed: int) -> list[tuple[Any, Us
 
 
 def sklearn_components(name: str, components: tuple[int, ...]) -> Callable:
-    """PLS and CCA find one component after another, so the fit with most components holds all the smaller ones."""
+    """Return a fit of PLS or CCA. It fits one component after another, so the largest fit contains the smaller ones."""
 
     def fit(X: np.ndarray, Y: np.ndarray, seed: int) -> list[tuple[Any, Use]]:
         most = min(components[-1], X.shape[1], Y.shape[1], len(X) - 1)
@@ -166,7 +166,7 @@ def sklearn_components(name: str, components: tuple[int, ...]) -> Callable:
 
 @contextmanager
 def capped(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in what takes more processor time, so that a busy machine cuts nobody short."""
+    """Raise TimeoutError after `seconds` of processor time, which does not depend on other load on the machine."""
 
     def stop(*_):
         raise TimeoutError(f"over {seconds:.0f} s")
@@ -181,22 +181,24 @@ def capped(seconds: float) -> Iterator[None]:
 
 
 def score(use: Use, x: Tensor, y: Tensor, extra: Tensor | None = None) -> dict[str, Tensor]:
-    """Every row's rank and its share of native neighbours, in the target rows and `extra` ones beside them."""
+    """Return each row's rank and its share of native neighbours, in a gallery of the target rows and `extra` rows."""
     gallery = y if extra is None else torch.cat([y, extra])
     queries, searched = use(x, gallery)
     native = knn(y, gallery, 10, exclude_self=True)
     return {"rank": ranks(queries, searched), "overlap": overlap(knn(queries, searched, 10, exclude_self=True), native)}
 
 
-def packed(found: dict[str, Tensor]) -> dict[str, str]:
-    """One digit a row: its rank, 11 where beyond ten; and how many of its ten neighbours are native ones."""
-    digits = found["rank"].clamp(max=11), (10 * found["overlap"]).round().long()
+def packed(scores: dict[str, Tensor]) -> dict[str, str]:
+    """Encode scores as one digit for each row: its rank (11 if beyond 10), and its native neighbours out of 10."""
+    digits = scores["rank"].clamp(max=11), (10 * scores["overlap"]).round().long()
     return {key: "".join(DIGITS[i] for i in values) for key, values in zip(("rank", "shared"), digits, strict=True)}
 
 
 def measure_peer(contender: Contender, data: Data) -> dict[str, Any]:
-    """A contender's test rows on one split, or why there are none. Ranks are those of the setting chosen for
-    matching, neighbours those of the setting chosen for neighbours."""
+    """Score a contender on the test rows of one split, or return why its fit failed.
+
+    Ranks are those of the setting chosen for `match`, neighbours those of the setting chosen for `neighbours`.
+    """
     x, y = data.train
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
@@ -229,7 +231,7 @@ def problem_of(data: Data, objective: str) -> Problem:
 
 
 def measure_auto(objective: str, data: Data) -> dict[str, Any]:
-    """The test rows of what `auto` chose by this objective, and of all that it chose from."""
+    """Score the map that `auto` chose for this objective, and all its candidates, on the test rows."""
 
     def use(map) -> Use:
         def translate(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,7 +252,7 @@ def measure_auto(objective: str, data: Data) -> dict[str, Any]:
 
 
 def measure_cost(name: str) -> None:
-    """Print fit seconds and the growth of memory in the fit; runs in a process of its own."""
+    """Print the seconds and the memory growth of one fit. Run in a separate process."""
     data = prepare(load(PAIRS[COST_PAIR]), 0)
     for module in IMPORTS.get(name.split(" ")[0], ()):
         import_module(module)
@@ -269,7 +271,7 @@ def measure_cost(name: str) -> None:
 
 
 def values(run: dict, what: str) -> np.ndarray:
-    """The per-row numbers of one run: "R@1", "R@10" or "overlap@10"."""
+    """Return the value of each row of one run: "R@1", "R@10" or "overlap@10"."""
     digits = np.array([DIGITS.index(d) for d in run["shared" if what == "overlap@10" else "rank"]])
     return digits / 10 if what == "overlap@10" else (digits <= int(what[2:])).astype(float)
 
@@ -287,13 +289,13 @@ class Difference:
 
 
 class Runs:
-    """What was measured: `kept` maps "pair/seed/contender" to a run and "pair/seed" to the identity of test rows."""
+    """All measurements. `kept` maps "pair/seed/contender" to a run, and "pair/seed" to the indices of the test rows."""
 
     def __init__(self, kept: dict[str, dict], pairs: list[str], seeds: int):
         self.kept, self.pairs, self.seeds = kept, pairs, seeds
 
     def of(self, pair: str, name: str) -> dict[int, dict]:
-        """The runs of a contender, or of one of auto's candidates ("auto match: ridge"), by seed."""
+        """Return the runs of a contender, or of a candidate of `auto` ("auto match: ridge"), by seed."""
         whole, _, candidate = name.partition(": ")
         runs = {seed: self.kept.get(f"{pair}/{seed}/{whole}") for seed in range(self.seeds)}
         if candidate:
@@ -309,8 +311,11 @@ class Runs:
         return None if None in means else float(np.mean([m for m in means if m is not None]))
 
     def difference(self, pair: str, ours: str, theirs: str, what: str) -> Difference | None:
-        """Mean over distinct rows of a row's mean difference over the seeds that test it; rows of one cluster (the
-        captions of a photo) count as one observation."""
+        """Return the mean difference of two contenders on one pair, with its standard error.
+
+        A row's difference is averaged over the seeds that test it, then the mean is taken over distinct rows. Rows of
+        one cluster (the captions of a photo) count as one observation in the standard error.
+        """
         a, b = self.of(pair, ours), self.of(pair, theirs)
         total: dict[int, list[float]] = {}
         cluster: dict[int, int] = {}
@@ -344,7 +349,7 @@ def table(runs: Runs, names: list[str], what: str) -> str:
 
 
 def bars(runs: Runs, peers: list[str]) -> str:
-    """Each bar with yes or no and the case that is nearest to breaking it."""
+    """Return the table of the bars: whether each is met, and the case that comes closest to missing it."""
     rows = []
     for ours, what, factor in (("auto match", "R@1", 1.5), ("auto neighbours", "overlap@10", 1.0)):
         gaps = {
@@ -423,15 +428,15 @@ def report(runs: Runs) -> str:
 
 
 def failures(runs: Runs, name: str) -> str:
-    """What went wrong or was warned of, with the pairs where it did."""
-    said: dict[str, list[str]] = {}
+    """Return the errors and warnings of a contender, with the pairs on which they occurred."""
+    messages: dict[str, list[str]] = {}
     for pair in runs.pairs:
-        found = [runs.kept.get(f"{pair}/{seed}/{name}", {}) for seed in range(runs.seeds)]
-        for message in {m for run in found for m in (*run.get("warnings", ()), run.get("failed")) if m}:
+        results = [runs.kept.get(f"{pair}/{seed}/{name}", {}) for seed in range(runs.seeds)]
+        for message in {m for run in results for m in (*run.get("warnings", ()), run.get("failed")) if m}:
             message = re.sub(r"\d[\d,.]*", "#", message)
-            if pair not in said.setdefault(" ".join(message.split())[:100], []):
-                said[" ".join(message.split())[:100]].append(pair)
-    return "".join(f' It said "{message}" on: {", ".join(pairs)}.' for message, pairs in said.items())
+            if pair not in messages.setdefault(" ".join(message.split())[:100], []):
+                messages[" ".join(message.split())[:100]].append(pair)
+    return "".join(f' It said "{message}" on: {", ".join(pairs)}.' for message, pairs in messages.items())
 
 
 def main() -> None:
@@ -440,9 +445,11 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="*", default=list(PAIRS), choices=list(PAIRS))
     parser.add_argument("--contenders", nargs="*", default=[*CONTENDERS, *OURS], choices=[*CONTENDERS, *OURS])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--raw", type=Path, help="also keep every run's rows, and take up what it already holds")
-    parser.add_argument("--no-cost", action="store_true", help="leave out what has no seconds and memory yet")
-    parser.add_argument("--report-only", action="store_true", help="measure nothing; report what --raw holds")
+    parser.add_argument(
+        "--raw", type=Path, help="JSON file of all runs; runs that it already contains are not repeated"
+    )
+    parser.add_argument("--no-cost", action="store_true", help="do not measure seconds and memory")
+    parser.add_argument("--report-only", action="store_true", help="measure nothing; report the runs in --raw")
     parser.add_argument("--cost", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -477,8 +484,8 @@ def main() -> None:
         for name in args.contenders:
             if f"cost/{name}" not in kept and not args.no_cost:
                 command = [sys.executable, __file__, "--cost", name, "--threads", str(args.threads)]
-                found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                keep(f"cost/{name}", json.loads(found.splitlines()[-1]))
+                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                keep(f"cost/{name}", json.loads(output.splitlines()[-1]))
     title = header("Peers on real pairs", "python benchmarks/peers.py", PEER_PACKAGES)
     text = title + report(Runs(kept, args.pairs, args.seeds))
     if args.pairs == list(PAIRS):

@@ -1,4 +1,4 @@
-"""The real paired embeddings that benchmarks run on: read through REPSTITCH_DATA, never part of the project."""
+"""The real paired embeddings of the benchmarks. They are not part of the project; REPSTITCH_DATA names their folder."""
 
 import argparse
 import csv
@@ -22,7 +22,7 @@ DATA = Path(os.environ.get("REPSTITCH_DATA") or Path(__file__).parents[2] / "sha
 
 @dataclass(frozen=True)
 class RealPair:
-    """Two files of matched rows, and where their ids are."""
+    """Two files of matched rows, and the file of their ids."""
 
     source: str
     target: str
@@ -30,7 +30,7 @@ class RealPair:
 
 
 def load(real: RealPair) -> Pairs:
-    """The pairs with unusable rows and repeats of identical pairs left out; captions are grouped by photo."""
+    """Read the pairs, without invalid rows and duplicate pairs; captions are grouped by photo."""
     if not DATA.is_dir():
         raise InputError(f"There is no folder {DATA}; set REPSTITCH_DATA to the folder of real paired embeddings.")
     group = _photos() if real.source.startswith("captions/") else None
@@ -48,19 +48,24 @@ def _photos() -> np.ndarray:
 
 
 def arguments(about: str | None, seeds: int) -> argparse.ArgumentParser:
-    """What every benchmark on the pairs can be told."""
+    """Return a parser of the arguments that all benchmarks on the pairs share."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--pairs", nargs="*", default=list(PAIRS), choices=list(PAIRS))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--raw", type=Path, help="also keep every run's numbers, and take up what it already holds")
+    parser.add_argument(
+        "--raw", type=Path, help="JSON file of all runs; runs that it already contains are not repeated"
+    )
     return parser
 
 
 def every_split(args, measure: Callable[[Pairs, int], Any], what: str = "") -> dict[str, list]:
-    """`measure(pairs, seed)` for every pair and split seed, by pair; `what` tells runs apart in one raw file."""
+    """Return the results of `measure(pairs, seed)` by pair, one for each split seed.
+
+    `what` is a prefix that distinguishes runs in the file --raw.
+    """
     kept = json.loads(args.raw.read_text()) if args.raw and args.raw.exists() else {}
-    found: dict[str, list] = {}
+    results: dict[str, list] = {}
     for name in args.pairs:
         pairs = load(PAIRS[name])
         for seed in range(args.seeds):
@@ -69,9 +74,9 @@ def every_split(args, measure: Callable[[Pairs, int], Any], what: str = "") -> d
                 kept[key] = measure(pairs, seed)
                 if args.raw:
                     args.raw.write_text(json.dumps(kept))
-            found.setdefault(name, []).append(kept[key])
+            results.setdefault(name, []).append(kept[key])
             print(key, file=sys.stderr, flush=True)
-    return found
+    return results
 
 
 FASHION, EMOJI, CLIP = "fashion/ids.txt", "emoji/emoji_minilm_emoji2vec.npz", "clip_text/union_rn50_vitb32.npz"

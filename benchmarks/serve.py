@@ -1,10 +1,11 @@
-"""How fast and how steady the service is: `python benchmarks/serve.py` (Linux, needs wrk). Prints and keeps the tables.
+"""Measure the throughput and latency of the service: `python benchmarks/serve.py` (Linux, needs wrk).
 
-Everything is held against a bare Starlette application that checks nothing (bare.py) and against BentoML's own ndarray
-API (ndarray_api.py), in this one run: every server is up, on one core and one BLAS thread, and is asked in turn while
-the others are idle, in several rounds. A ratio is of two loads of the same round, and the median over the rounds, so
-that a busy spell of the machine falls on both. The client has the other cores, where there are any. Any reply but the
-one asked for ends the run. `--only` prints the tables named and keeps nothing.
+The service is compared with a bare Starlette application that checks nothing (bare.py) and with BentoML's ndarray API
+(ndarray_api.py) in the same run. All servers run at the same time, on one core and one BLAS thread, and are loaded in
+turn, in several rounds, while the others are idle. A ratio compares two loads of the same round, so that other load on
+the machine affects both; its median over the rounds is reported. The client uses the other cores, if there are any. Any
+unexpected response ends the run. Prints the tables and writes results/serve.md; `--only` prints the chosen tables and
+writes nothing.
 """
 
 import argparse
@@ -42,14 +43,14 @@ RESULTS = HERE / "results"
 D_SOURCE, D_TARGET = 768, 1024
 CONNECTIONS = (1, 16, 64)
 BULK = {100: 2, 1_000: 2, 10_000: 1}  # vectors a request: connections
-SMALL_RATE = 100  # requests of one vector a second, beside the large ones
-TAKEN, ASKING = 16, 256  # overload: translations at once, and connections
-PAUSES_S = {1.0: "as Retry-After says", 0.1: "ten times as soon"}  # until who was refused asks again
-KEPT = 2.0  # how much higher the p99 of what is accepted may be under overload than at the limit
+SMALL_RATE = 100  # requests per second of one vector each, sent together with the large ones
+TAKEN, ASKING = 16, 256  # overload: the limit of concurrent requests, and the number of connections
+PAUSES_S = {1.0: "as Retry-After says", 0.1: "ten times as soon"}  # seconds until a refused connection retries
+KEPT = 2.0  # bar: p99 of the accepted requests under overload, as a multiple of the p99 at the limit
 MEMORY_ROWS, MEMORY_WARM, MEMORY_MB = 10_000, 20, 100
 GPU_ROWS = (1, 16, 64, 256, 1_000, 10_000)
 MIB = 2**20
-# Ten thousand vectors are 92 MB as JSON numbers, above the defaults; nothing else differs from them.
+# 10,000 vectors are 92 MB as JSON numbers, above the default limits. All other settings are the defaults.
 OURS = {
     "REPSTITCH_MAX_BODY_BYTES": str(256 * MIB),
     "REPSTITCH_MAX_JSON_BYTES": str(256 * MIB),
@@ -69,7 +70,7 @@ def rows(n: int) -> np.ndarray:
 
 
 def numbers(field: str) -> Callable[[np.ndarray], bytes]:
-    """JSON with the fewest digits that read back the same, for both services that take it."""
+    """Return a writer of JSON numbers with the fewest digits that preserve float32. Both services accept it."""
     return lambda X: orjson.dumps({field: X}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -88,7 +89,7 @@ def as_arrow(X: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Format:
-    """How rows go in, and come back: the same way."""
+    """A format of the request body, also requested for the response."""
 
     media_type: str
     write: Callable[[np.ndarray], bytes]
@@ -112,7 +113,7 @@ NDARRAY_FORMAT = Format(JSON, numbers("rows"), "/translate")
 
 @dataclass(frozen=True)
 class Contender:
-    """A server asked in one format."""
+    """A server, and the format of the requests to it."""
 
     server: str
     format: str
@@ -131,7 +132,7 @@ CONTENDERS = (BASE, *(Contender(s, f) for s in (UVICORN, BENTOML) for f in FORMA
 
 
 class House:
-    """A temporary folder with one stitcher, and the servers of it that were asked for; all end with the block."""
+    """A temporary folder with one stitcher, and the servers started on it. The exit stack stops and removes them."""
 
     def __init__(self, stack: ExitStack):
         self.stack = stack
@@ -157,14 +158,14 @@ class House:
         self.up: dict[str, Server] = {}
 
     def start(self, name: str) -> Server:
-        """The server of this name, started once."""
+        """Return the server of this name, which is started on the first call."""
         if name not in self.up:
             self.up[name] = self.stack.enter_context(self.serve(name))
         return self.up[name]
 
     @contextmanager
     def serve(self, name: str, **settings: str) -> Iterator[Server]:
-        """A server of its own, with settings of ours by name."""
+        """Run a separate server, with REPSTITCH_ settings by name."""
         command, ready = COMMANDS[name]
         named = [part.replace("STITCHERS", str(self.folder / "stitchers")) for part in command]
         env = {
@@ -180,7 +181,7 @@ class House:
             yield server
 
     def agree(self) -> None:
-        """The bare server and ours do the same work: the product here is the translation there."""
+        """Check that the bare server's product, plus bias and normalised, equals the translation of the service."""
         product, ours = (
             np.frombuffer(answer(self.start(c.server), c, 3)[1], np.float32).reshape(3, D_TARGET)
             for c in (BASE, OURS_RAW)
@@ -188,15 +189,15 @@ class House:
         expected = product + self.bias.numpy()
         expected /= np.linalg.norm(expected, axis=1, keepdims=True)
         if not np.allclose(ours, expected, atol=1e-5):
-            raise Failed("the bare server and ours do not give the same translation")
+            raise Failed("the bare server and the service return different translations")
 
     def products(self) -> str:
-        """What the bare server multiplies with."""
+        """Return the libraries with which the bare server multiplies."""
         client = http.client.HTTPConnection("127.0.0.1", self.start(BARE).port)
         client.request("GET", "/")
-        said = json.loads(client.getresponse().read())
+        reported = json.loads(client.getresponse().read())
         client.close()
-        return ", ".join(f"{size} {product.removeprefix('by_')}" for size, product in said.items())
+        return ", ".join(f"{size} {product.removeprefix('by_')}" for size, product in reported.items())
 
 
 def answer(server: Server, contender: Contender, n: int) -> tuple[dict[str, str], bytes]:
@@ -206,17 +207,17 @@ def answer(server: Server, contender: Contender, n: int) -> tuple[dict[str, str]
 
 
 def missing(server: Server, contender: Contender, n: int) -> str:
-    """Why a server cannot be asked in this format: what it said, or how its reply is not what was asked for."""
+    """Return why a server does not support a format: its error, or how its response is wrong; "" if it supports it."""
     try:
         headers, body = answer(server, contender, n)
     except Failed as error:
         return str(error)[:120].replace("|", "/")
-    asked = contender.request(n).headers["Accept"]
-    if headers["content-type"].replace(" ", "") != asked.replace(" ", ""):
-        return f"asked for {asked}, came {headers['content-type']}"
+    accept = contender.request(n).headers["Accept"]
+    if headers["content-type"].replace(" ", "") != accept.replace(" ", ""):
+        return f"asked for {accept}, came {headers['content-type']}"
     if contender.server in (UVICORN, BENTOML) and headers.get("x-rows") != str(n):
         return f"asked for {n} rows, came {headers.get('x-rows')}"
-    if asked.startswith(OCTETS) and len(body) != n * D_TARGET * (2 if contender.format == F16 else 4):
+    if accept.startswith(OCTETS) and len(body) != n * D_TARGET * (2 if contender.format == F16 else 4):
         return f"asked for {n} rows, came {len(body)} bytes"
     return ""
 
@@ -245,7 +246,7 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """A load, and the processor time of the server for each of its requests."""
+    """The result of a load, and the server's processor seconds for each request."""
 
     load: Load
     cpu: float
@@ -267,7 +268,7 @@ class Answer:
 
 
 class Rounds:
-    """What was measured by key, one value a round."""
+    """The measurements by key, one for each round."""
 
     def __init__(self):
         self.kept: dict[tuple, list[Measured]] = defaultdict(list)
@@ -317,7 +318,10 @@ def say(text: str) -> None:
 
 
 def compare(house: House, args, counts: list[tuple[int, int]]) -> tuple[Rounds, dict[Contender, str], list[Contender]]:
-    """Every contender at every (vectors, connections), in turn; why some are not there; and those that are."""
+    """Load every contender with every (vectors, connections) in turn.
+
+    Return the measurements, the reasons why contenders are left out, and the contenders measured.
+    """
     absent = {
         contender: why
         for contender in CONTENDERS
@@ -391,10 +395,10 @@ def bulk(house: House, args) -> Answer:
                 bars.append(at_least(what, rounds.ratio(key, rival, rate), 4))
         key, base = ((c, max(BULK), BULK[max(BULK)]) for c in (contender, BASE))
         table.append([contender.server, contender.format, *cells, f"{rounds.ratio(key, base, cpu):.2f}x"])
-    asked = ", ".join(f"{n:,} by {c}" for n, c in BULK.items())
+    counts = ", ".join(f"{n:,} by {c}" for n, c in BULK.items())
     text = (
         f"Vectors/s and, in brackets, times those of the bare server with {F32}. Whole requests only; connections: "
-        f"{asked}. Settings of ours beside the defaults: {', '.join(f'{k}={v}' for k, v in OURS.items())}, because "
+        f"{counts}. Settings of ours beside the defaults: {', '.join(f'{k}={v}' for k, v in OURS.items())}, because "
         f"{max(BULK):,} vectors as JSON numbers are {len(OURS_JSON.request(max(BULK)).body) / 1e6:.0f} MB.\n\n"
     )
     columns = ["server", "format", *(f"{n:,} vectors" for n in BULK), f"CPU at {max(BULK):,}, x bare"]
@@ -407,7 +411,7 @@ def not_there(absent: dict[Contender, str]) -> str:
 
 
 def beside(house: House, args) -> Answer:
-    """Large requests and small ones at once: what each loses."""
+    """Measure how large and small requests slow each other down."""
     n, seconds = max(BULK), 2 * args.seconds
     rounds, both = Rounds(), (BASE, OURS_RAW)
     house.agree()
@@ -453,7 +457,7 @@ def beside(house: House, args) -> Answer:
 
 def overload(house: House, args) -> Answer:
     table, bars = [], []
-    seconds = 2 * args.seconds  # so that who was refused asks again several times
+    seconds = 2 * args.seconds  # long enough for a refused connection to retry several times
     with house.serve(UVICORN, max_concurrency=str(TAKEN)) as server:
         for n in (1, min(BULK)):
             raw, kept = OURS_RAW.request(n).raw(), {pause_s: [] for pause_s in PAUSES_S}
@@ -520,7 +524,7 @@ def gpu(house: House, args) -> Answer:
         for n in GPU_ROWS:
             raw = OURS_RAW.request(n).raw()
             for server in up.values():
-                in_turn(server.port, raw, 1, requests=5)  # the first of a size loads and chooses kernels
+                in_turn(server.port, raw, 1, requests=5)  # the first requests of a size load and choose kernels
             for _ in range(args.rounds):
                 for device, server in up.items():
                     rounds.measure((device, n), server, lambda s=server, r=raw: in_turn(s.port, r, 1, args.seconds))
@@ -540,14 +544,14 @@ QUESTIONS = {"one": one_vector, "bulk": bulk, "beside": beside, "overload": over
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=2, help="of each load")
+    parser.add_argument("--seconds", type=int, default=2, help="seconds of each load")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=QUESTIONS, metavar="QUESTION", help=", ".join(QUESTIONS))
     parser.add_argument("--memory-requests", type=int, default=1_000)
     args = parser.parse_args()
     if shutil.which("wrk") is None:
         raise SystemExit("serve.py needs wrk; install it (apt-get install wrk).")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
     with ExitStack() as stack:
         house = House(stack)
         answers = [QUESTIONS[name](house, args) for name in args.only or QUESTIONS]

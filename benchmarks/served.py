@@ -1,8 +1,9 @@
-"""What two choices of the service cost: `python benchmarks/served.py`. Prints the tables and keeps them in results/.
+"""Measure the cost of detours and of low precision: `python benchmarks/served.py`. Writes results/served.md.
 
-Detours: a pair that no stitcher serves is translated over another space, the one with the highest expected recall@1
-(`Route.score`). Every ordered pair of a family of real spaces is trained, and every detour measured against the direct
-stitcher and against what was expected of it. Precision: weights in bfloat16 or float16, and vectors sent as float16.
+Detours: a pair of spaces without a stitcher is translated through a third space, the one with the highest expected
+recall@1 (`Route.score`). A stitcher is trained for every ordered pair of a family of real spaces, and every detour is
+compared with the direct stitcher and with its expected recall@1. Precision: weights in bfloat16 or float16, and vectors
+sent as float16.
 """
 
 import argparse
@@ -33,12 +34,16 @@ from repstitch.workflows.training import train
 
 RESULTS = Path(__file__).parent / "results"
 WORDS = "words/aligned_glove50_glove200_word2vec300.npz"
-MANY_ROWS = 5000  # of a family's first rows, so that all of this takes minutes
+MANY_ROWS = 5000  # rows used of each family, so that the whole benchmark takes minutes
 
 
 @dataclass(frozen=True)
 class Family:
-    """Spaces that share ids: where `path` finds each, by name; `served` is the pair whose precision is measured."""
+    """Spaces that share ids.
+
+    `path` is the pattern of the files, `spaces` the file of each space by name, and `served` the pair whose precision
+    is measured.
+    """
 
     ids: str
     path: str
@@ -46,7 +51,7 @@ class Family:
     served: tuple[str, str]
 
     def read(self) -> dict[str, Embeddings]:
-        """The rows that can be used in every space and occur once in each, so that all pairs split alike."""
+        """Read the rows that are valid and unique in every space, so that the split is the same for all pairs."""
         if not DATA.is_dir():
             raise InputError(f"There is no folder {DATA}; set REPSTITCH_DATA to the folder of real paired embeddings.")
         paths = {name: DATA / self.path.format(file) for name, file in self.spaces.items()}
@@ -61,7 +66,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Trained:
-    """A family's stitchers by pair, and its test rows, float32 by space, which none of them saw."""
+    """A family's stitchers by pair, and its test rows (float32) by space, which no stitcher was trained on."""
 
     stitchers: dict[tuple[str, str], Stitcher]
     test: dict[str, np.ndarray]
@@ -71,7 +76,7 @@ class Trained:
         return Route(tuple("-".join(step) for step in steps), tuple(self.stitchers[step] for step in steps))
 
     def recall(self, route: Route) -> float:
-        """Recall@1 in query use on the test rows, as scorecards take it."""
+        """Return recall@1 in query use on the test rows, computed as in a scorecard."""
         source, target = (torch.from_numpy(self.test[route.spaces[end]]) for end in (0, -1))
         return recall(ranks(route.pipeline(source).translated, target), 1)
 
@@ -80,7 +85,7 @@ def train_pairs(spaces: dict[str, Embeddings], wanted: list[tuple[str, str]]) ->
     a, b = wanted[0]
     pairs = pair(spaces[a], spaces[b])
     rows = split(pairs).test
-    test = {name: held.vectors[rows].astype(np.float32) for name, held in spaces.items()}
+    test = {name: space.vectors[rows].astype(np.float32) for name, space in spaces.items()}
     trained = Trained({}, test)
     for a, b in wanted:
         trained.stitchers[a, b] = stitcher = train(spaces[a], spaces[b], method="canonical")
@@ -88,19 +93,19 @@ def train_pairs(spaces: dict[str, Embeddings], wanted: list[tuple[str, str]]) ->
         again = trained.recall(trained.route(a, b))
         scored = stitcher.scorecard.query.recall_at(1).score
         if not np.array_equal(unseen, rows) or abs(again - scored) > 1.5 / len(rows):
-            raise SystemExit(f"{a} -> {b} was not scored on the test rows of the others.")
+            raise SystemExit(f"{a} -> {b} was not scored on the same test rows as the other pairs.")
         print(f"{a} -> {b}: {again:.3f}", file=sys.stderr, flush=True)
     return trained
 
 
 def measure_detours(trained: Trained) -> list[np.ndarray]:
-    """For each pair of spaces the recall@1 (detours, 3) of going straight, over each other space, and as expected."""
+    """Return recall@1 as an array (detours, 3) for each pair: of the direct stitcher, of the detour, and expected."""
     scores: dict[tuple[str, str], list] = {}
     for a, b, c in permutations(trained.test, 3):
         detour = trained.route(a, b, c)
         direct = trained.recall(trained.route(a, c))
         scores.setdefault((a, c), []).append((direct, trained.recall(detour), detour.score))
-    return [np.array(found) for found in scores.values()]
+    return [np.array(detours) for detours in scores.values()]
 
 
 def estimates(measured: dict[str, list[np.ndarray]]) -> str:
@@ -133,7 +138,7 @@ def choices(measured: dict[str, list[np.ndarray]]) -> str:
 
 
 def precision(name: str, trained: Trained, served: tuple[str, str]) -> list[list]:
-    """A row of the table for each way to serve one stitcher: float32, narrower weights, narrower vectors."""
+    """Return a table row for each precision of one stitcher: float32, narrower weights, narrower vectors."""
     route = trained.route(*served)
     rows = unit(trained.test[served[0]])
     native = torch.from_numpy(trained.test[served[1]])
@@ -141,7 +146,7 @@ def precision(name: str, trained: Trained, served: tuple[str, str]) -> list[list
     own = knn(native, native, 10, exclude_self=True)
     placed = {kind: PlacedRoute(route, precision=kind) for kind in ("float32", "bfloat16", "float16")}
     ways = {}
-    for one in placed.values():  # named by what the weights really are: not every dtype can hold all
+    for one in placed.values():  # named by the actual dtype: weights that a dtype cannot represent stay in float32
         ways[f"weights in {str(one.pipeline.maps[0].weight.dtype).removeprefix('torch.')}"] = one.translate(rows)[0]
     exact = ways["weights in float32"]
     sent = placed["float32"].translate(rows.astype(np.float16).astype(np.float32))[0]

@@ -1,4 +1,4 @@
-"""Server processes for serve.py (Linux): started on a core, watched through /proc, ended with all they started."""
+"""Server processes for serve.py (Linux): start them on a core, measure them through /proc, stop all their processes."""
 
 import http.client
 import os
@@ -21,27 +21,30 @@ class Server:
     pid: int
 
     def cpu_seconds(self) -> float:
-        """Processor time spent so far by the process and all below it, which costs the same on a busy machine."""
+        """Return the processor time used so far by the process and its descendants. Other load hardly changes it."""
         return sum(ticks for _, _, ticks, _ in _family(self.pid)) / TICKS
 
     def memory_mb(self, field: str = "VmRSS") -> float:
-        """Memory of the process itself: resident now, or its peak (`VmHWM`)."""
+        """Return the memory of the process itself: resident now (`VmRSS`), or its peak (`VmHWM`)."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
 
 def cores() -> tuple[set[int], set[int]]:
-    """The core of the servers and those of the client: the others, or the same where there is only one."""
+    """Return the core of the servers and the cores of the client: all others, or the same one if there is only one."""
     ours = sorted(os.sched_getaffinity(0))
     return {ours[0]}, set(ours[1:]) or {ours[0]}
 
 
 @contextmanager
 def running(command: list[str], env: dict[str, str], core: set[int], log: Path, ready: str) -> Iterator[Server]:
-    """A server on `core`, ready to be called: `{port}` in the command is a free port, `ready` a path that gives 200."""
+    """Run a server on `core` and yield it once the path `ready` answers with 200.
+
+    `{port}` in the command stands for a free port.
+    """
     port = _free_port()
     here = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, core)  # inherited, so that all the processes of a server are on it from the start
+    os.sched_setaffinity(0, core)  # inherited by all processes of the server
     try:
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -49,7 +52,7 @@ def running(command: list[str], env: dict[str, str], core: set[int], log: Path, 
                 env=os.environ | ONE_THREAD | env,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C ends this benchmark, which then ends its servers
+                start_new_session=True,  # Ctrl-C reaches only this benchmark, which then stops its servers
             )
     finally:
         os.sched_setaffinity(0, here)
@@ -78,11 +81,11 @@ def _wait_until_ready(process: subprocess.Popen, port: int, path: str, log: Path
         finally:
             connection.close()
         time.sleep(0.1)
-    raise SystemExit(f"A server was not ready ({' '.join(process.args)}):\n{log.read_text()[-3000:]}")  # type: ignore[arg-type]
+    raise SystemExit(f"A server did not become ready ({' '.join(process.args)}):\n{log.read_text()[-3000:]}")  # type: ignore[arg-type]
 
 
 def end_family(process: subprocess.Popen) -> None:
-    """End a process and all that it started, which are killed where they do not end by themselves in 15 seconds."""
+    """Terminate a process, kill it after 15 seconds, and kill the descendants that it leaves behind."""
     family = {(pid, began) for pid, _, _, began in _family(process.pid)}
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
@@ -92,24 +95,24 @@ def end_family(process: subprocess.Popen) -> None:
         process.kill()
         process.wait()
     for pid, _, _, began in _processes():
-        if (pid, began) in family:  # the very same, not another that was given its number
+        if (pid, began) in family:  # the same process, not another one that reuses its pid
             os.kill(pid, signal.SIGKILL)
 
 
 def _family(root: int) -> list[tuple[int, int, int, int]]:
-    """A process and all below it."""
+    """Return a process and its descendants."""
     processes = _processes()
-    found, new = [], {root}
+    family, new = [], {root}
     while new:
         here = [process for process in processes if process[0] in new]
-        found += here
+        family += here
         new = {pid for pid, parent, _, _ in processes if parent in {process[0] for process in here}}
-    return found
+    return family
 
 
 def _processes() -> list[tuple[int, int, int, int]]:
-    """Number, parent, ticks spent and time of start of each process."""
-    found = []
+    """Return the pid, parent pid, processor ticks and start time of each process that is not a zombie."""
+    processes = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
@@ -117,5 +120,5 @@ def _processes() -> list[tuple[int, int, int, int]]:
             except OSError:
                 continue  # it has ended
             if fields[0] != "Z":
-                found.append((int(folder.name), int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[19])))
-    return found
+                processes.append((int(folder.name), int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[19])))
+    return processes

@@ -1,10 +1,10 @@
-"""What each command costs before and beside its work: CPU seconds, wall seconds and peak memory of whole processes.
+"""Measure CPU seconds, wall seconds and peak memory of each command as a whole process, start-up included.
 
     python benchmarks/start.py                       this checkout
-    python benchmarks/start.py --against PATH        beside another checkout, such as a worktree of the commit before
+    python benchmarks/start.py --against PATH        also another checkout, such as a worktree of an older commit
 
-Commands run on the files that `make demo` leaves in demo/, or on random vectors of the same shapes where there are
-none. Each is run several times in turn; the table shows medians. A bad argument should cost less than a second.
+Commands run on the files that `make demo` writes to demo/, or on random vectors of the same shapes if there are none.
+The commands take turns for several rounds, and the table shows medians. A bad argument should cost less than a second.
 """
 
 import argparse
@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 def run(source: Path, words: list[str]) -> tuple[float, float, float]:
-    """CPU seconds, wall seconds and peak megabytes of one command."""
+    """Run one command. Return its CPU seconds, wall seconds and peak megabytes."""
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "repstitch", *words],
@@ -49,7 +49,7 @@ def run(source: Path, words: list[str]) -> tuple[float, float, float]:
 
 
 def make_files(folder: Path) -> tuple[Path, Path]:
-    """Two files of paired vectors of the demo's shapes."""
+    """Write two files of random paired vectors with the shapes of the demo, and return their paths."""
     random = np.random.default_rng(0)
     shared = random.standard_normal((ROWS, 32))
     paths = []
@@ -62,7 +62,7 @@ def make_files(folder: Path) -> tuple[Path, Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--against", type=Path, metavar="PATH", help="another checkout to alternate with")
+    parser.add_argument("--against", type=Path, metavar="PATH", help="another checkout to compare with")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "start.md")
     args = parser.parse_args()

@@ -1,8 +1,9 @@
-"""What probes, names and dictionaries are worth on another model: `python benchmarks/transfer.py`.
+"""Evaluate transferred probes, names and dictionaries: `python benchmarks/transfer.py`. Writes results/transfer.md.
 
-Probes on labels of real data, carried between every ordered pair of a family's spaces by stitchers for the objective
-`reconstruction`, beside probes trained natively, shuffled pairs and chance; the same for `match` and for an MLP, and by
-Jacobians. Then classifiers from names alone, and sparse dictionaries. Prints the tables and keeps them in results/.
+Probes on labels of real data are transferred between every ordered pair of a family's spaces by stitchers trained for
+the objective `reconstruction`, and compared with native probes, shuffled pairs and chance. The same is measured for the
+objective `match`, for an MLP, and with Jacobians. Two more tables cover classifiers from class names alone and sparse
+dictionaries.
 """
 
 import argparse
@@ -45,7 +46,7 @@ PHOTOS = {
     "squeeze": "squeezenet1_0_deepcomp", "mnv1-.25": "mobilenetv1_025_224_imagenet",
 }  # fmt: skip
 NOT_A_CLASSIFIER = "ae128"
-LEAST_ITEMS = 20  # of an article type, to be named
+LEAST_ITEMS = 20  # an article type with fewer items is left out
 
 
 def family(files: dict[str, str], folder: str, ids: str) -> dict[str, Embeddings]:
@@ -59,22 +60,22 @@ def ids_of(rows: Embeddings) -> list[str]:
 
 
 def fashion_columns() -> dict[str, dict[str, str]]:
-    """Each column of the table of products, by id."""
+    """Return the columns of the table of products, each as a dict by id."""
     with open(DATA / "fashion" / "titles.tsv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return {column: {row["id"]: row[column] for row in rows} for column in rows[0] if column != "id"}
 
 
-def stitch(spaces: dict[str, Embeddings], **given) -> dict[tuple[str, str], Stitcher]:
+def stitch(spaces: dict[str, Embeddings], **settings) -> dict[tuple[str, str], Stitcher]:
     made = {}
     for a, b in permutations(spaces, 2):
-        made[a, b] = train(spaces[a], spaces[b], drop_invalid=True, **given)
-        print(f"trained {a} -> {b} {given}", file=sys.stderr, flush=True)
+        made[a, b] = train(spaces[a], spaces[b], drop_invalid=True, **settings)
+        print(f"trained {a} -> {b} {settings}", file=sys.stderr, flush=True)
     return made
 
 
 def over(spaces, stitchers, a: str, b: str, labels: dict[str, str], tangent: bool = False) -> TransferContext:
-    """From a to b, with labels of b's rows."""
+    """Return the context of a transfer from a to b, with labels for b's rows."""
     labels_of_b = np.array([labels.get(key) for key in ids_of(spaces[b])], dtype=object)
     return build_context(
         stitchers[a, b], stitchers[b, a], spaces[a], spaces[b], labels_of_b, drop_invalid=True, tangent=tangent
@@ -84,7 +85,7 @@ def over(spaces, stitchers, a: str, b: str, labels: dict[str, str], tangent: boo
 def carry_all(
     title: str, spaces, stitchers, labels: dict[str, str], proofs: dict[tuple[str, str], Proof]
 ) -> list[list]:
-    """A row for each ordered pair; `proofs` collects each pair's proof, to be averaged."""
+    """Return a table row for each ordered pair, and add each pair's proof to `proofs`, for the means."""
     probes: dict[str, Probe] = {}
     natives: dict[str, Probe] = {}
     curves: dict[str, LabelEfficiency] = {}
@@ -131,7 +132,7 @@ def mean_line(name: str, proofs: list[Proof]) -> list:
 
 
 def variants(spaces, labels: dict[str, str], made: dict[str, tuple[dict, bool]]) -> list[list]:
-    """The mean over pairs of other ways to stitch, and of Jacobians instead of bare maps."""
+    """Return the means over pairs for other kinds of stitchers, and for Jacobians instead of bare maps."""
     rows = []
     for name, (stitchers, tangent) in made.items():
         proofs = []
@@ -145,7 +146,7 @@ def variants(spaces, labels: dict[str, str], made: dict[str, tuple[dict, bool]])
 
 
 def named(columns) -> list[list]:
-    """Article types from their names alone, through the text encoder that the product texts were embedded with."""
+    """Classify article types from their names alone, embedded by the same text encoder as the product texts."""
     photos = family(PHOTOS, "fashion", FASHION)
     texts = read(DATA / "fashion" / "text_stories260K_meanpool.npy", ids=DATA / FASHION, space="stories260K")
     types = columns["articleType"]
@@ -183,7 +184,7 @@ def normalised(rows: np.ndarray, norm: str) -> np.ndarray:
 
 
 def sparse_dictionary(X: np.ndarray, features: int, seed: int = 0) -> Dictionary:
-    """A small sparse autoencoder of unit rows: ReLU, unit decoder rows, L1, Adam."""
+    """Train a small sparse autoencoder of unit rows: ReLU, decoder rows of unit length, L1 penalty, Adam."""
     torch.manual_seed(seed)
     x = torch.from_numpy(X)
     mean, spread = x.mean(0), (x - x.mean(0)).square().sum(1).mean().sqrt()
