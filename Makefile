@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test test-all fuzz bento-test bento image audit check format bench clean
+.PHONY: demo test test-all docs fuzz bento-test bento image audit check format bench clean
 
 demo: $(SETUP)
 	$(BIN)/repstitch demo --out demo
@@ -16,6 +16,10 @@ test: $(SETUP)
 
 test-all: $(SETUP)
 	$(PYTEST) -m "not gpu and not network"
+
+# Writes the reference pages and builds the site in build/site, without the network.
+docs: $(SETUP)
+	$(BIN)/python docs/build.py
 
 fuzz: $(SETUP)
 	$(BIN)/python benchmarks/fuzz.py --cases 20000
