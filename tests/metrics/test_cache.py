@@ -18,19 +18,19 @@ def same(a: Graph, b: Graph) -> bool:
 
 @pytest.fixture
 def computed(monkeypatch) -> list[int]:
-    """The k of every graph that is computed rather than read."""
-    asked: list[int] = []
+    """Record the `k` of every graph that is computed rather than read from the cache."""
+    requested: list[int] = []
 
     def counted(X, k, name):
-        asked.append(k)
+        requested.append(k)
         return graph(X, k, name)
 
     monkeypatch.setattr(cache, "graph", counted)
-    return asked
+    return requested
 
 
-def test_a_graph_is_computed_once_and_then_read_as_it_was(tmp_path, computed):
-    X = torch.from_numpy(gaussian(60, 16)).sign()  # many of them as near as one another
+def test_a_graph_is_computed_once_and_then_read_back_unchanged(tmp_path, computed):
+    X = torch.from_numpy(gaussian(60, 16)).sign()  # many rows are equally near
     first, second = (kept_graph(X, 7, "a", tmp_path / "deep" / "er") for _ in range(2))
     assert computed == [7]
     assert same(first, graph(X, 7))
@@ -38,7 +38,7 @@ def test_a_graph_is_computed_once_and_then_read_as_it_was(tmp_path, computed):
     assert second.tied > 30
 
 
-def test_a_larger_k_serves_a_smaller_one_and_not_the_other_way(tmp_path, computed):
+def test_a_cached_graph_is_reused_for_a_smaller_k_only(tmp_path, computed):
     X = torch.from_numpy(gaussian(60, 5))
     kept_graph(X, 10, "a", tmp_path)
     assert same(kept_graph(X, 4, "a", tmp_path), graph(X, 4))
@@ -48,7 +48,7 @@ def test_a_larger_k_serves_a_smaller_one_and_not_the_other_way(tmp_path, compute
 
 
 @pytest.mark.parametrize("changed", ["value", "shape"])
-def test_other_rows_are_never_served(tmp_path, computed, changed):
+def test_a_cached_graph_is_not_reused_for_other_rows(tmp_path, computed, changed):
     X = torch.from_numpy(gaussian(60, 4))
     kept_graph(X, 5, "a", tmp_path)
     other = X.reshape(40, 6) if changed == "shape" else X.clone()
@@ -58,7 +58,7 @@ def test_other_rows_are_never_served(tmp_path, computed, changed):
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "empty", "text", "another graph"])
-def test_a_file_that_is_broken_is_computed_again_with_a_warning(tmp_path, computed, caplog, how):
+def test_a_graph_whose_file_is_damaged_is_computed_again_with_a_warning(tmp_path, computed, caplog, how):
     X = torch.from_numpy(gaussian(60, 5))
     kept_graph(X, 5, "rows", tmp_path)
     (path,) = tmp_path.iterdir()
@@ -77,7 +77,7 @@ def test_a_file_that_is_broken_is_computed_again_with_a_warning(tmp_path, comput
     assert computed == [5, 5]
 
 
-def test_what_is_stopped_while_writing_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_no_file(tmp_path, monkeypatch):
     def stopped(file, **_parts):
         Path(file).write_bytes(b"half")
         raise KeyboardInterrupt
@@ -89,7 +89,7 @@ def test_what_is_stopped_while_writing_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("k", [0, 60])
-def test_refuses_as_graph_does_before_anything_is_kept(tmp_path, k):
+def test_invalid_arguments_are_refused_before_anything_is_written(tmp_path, k):
     with pytest.raises(InputError, match="`k` must be at least 1 and below the number of rows"):
         kept_graph(torch.from_numpy(gaussian(60, 5)), k, "a", tmp_path)
     with pytest.raises(InputError, match="`rows` has only 1 different directions"):
@@ -97,7 +97,7 @@ def test_refuses_as_graph_does_before_anything_is_kept(tmp_path, k):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_refuses_a_folder_that_is_a_file(tmp_path):
+def test_a_cache_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match=r"`cache` .*taken must be a writable folder"):
         kept_graph(torch.from_numpy(gaussian(60, 5)), 5, "a", tmp_path / "taken")

@@ -1,4 +1,4 @@
-"""Every metric is its definition, and keeps the laws that its definition claims."""
+"""Every metric matches its definition and has the range, invariances and chance level that the definition states."""
 
 from dataclasses import replace
 from math import comb
@@ -16,13 +16,13 @@ Sides = tuple[np.ndarray, np.ndarray]
 
 
 def score(name: str, X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
-    """The library's score of these rows as float32."""
+    """Return the library's score of the rows as float32."""
     sides: Any = (torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in (X, Y))
     return METRICS[name](*sides, k=k)
 
 
 def noisy(X: np.ndarray, noise: float, seed: int = 9) -> np.ndarray:
-    """The rows with Gaussian noise of this share of their spread."""
+    """Return the rows with added Gaussian noise of `noise` times their mean standard deviation."""
     return (X + noise * X.std(axis=0).mean() * gaussian(len(X), X.shape[1], seed)).astype(np.float32)
 
 
@@ -34,7 +34,7 @@ SPACES = {
     "two cones": lambda: (cone(60, 16, 0.5, seed=1), cone(60, 12, 0.2, seed=2)),
     "wide": lambda: (gaussian(30, 50), noisy(gaussian(30, 50), 1.0)[:, :40]),
 }
-UNDEFINED = {(name, "wide") for name in ("cca", "pwcca", "linear_r2")}  # 1 whatever the rows where n ≤ d + 1
+UNDEFINED = {(name, "wide") for name in ("cca", "pwcca", "linear_r2")}  # 1 for any rows if n ≤ d + 1
 ONE_WAY = ("cycle_knn", "cknna_released", "pwcca", "linear_r2")
 CASES = [(name, spaces) for name in DEFINITIONS for spaces in SPACES if (name, spaces) not in UNDEFINED]
 SIGNED = ("cka_unbiased", "cknna", "cknna_released", "rsa")
@@ -46,7 +46,7 @@ def test_the_table_and_the_definitions_name_the_same_metrics():
 
 @pytest.mark.parametrize("k", [3, 10])
 @pytest.mark.parametrize(("name", "spaces"), CASES)
-def test_a_metric_is_its_definition(name, spaces, k):
+def test_a_metric_matches_its_definition(name, spaces, k):
     X, Y = SPACES[spaces]()
     for source, target in ((X, Y), (Y, X)):
         expected = DEFINITIONS[name](source, target, k)
@@ -57,12 +57,12 @@ def test_a_metric_is_its_definition(name, spaces, k):
 def test_a_space_scores_one_with_itself(name, spaces):
     X, Y = SPACES[spaces]()
     for side in (X, Y):
-        # 1 - ε under the arc cosine is .9 sqrt(ε) off, so rounding shows there
+        # the arc cosine turns a rounding error ε into about .9 sqrt(ε)
         assert score(name, side, side) == pytest.approx(1, abs=1e-4 if name == "angular" else 1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
-def test_a_cycle_through_a_space_and_itself_ends_only_where_some_neighbour_is_mutual(k):
+def test_cycle_knn_of_a_space_with_itself_is_the_share_of_rows_with_a_mutual_neighbour(k):
     X = shared_latent(80)[0]
     near = neighbour_mask(X, k)
     mutual = (near * near.T).any(axis=1).mean()
@@ -84,7 +84,7 @@ def test_the_order_of_the_rows_does_not_matter(name):
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)
-def test_a_metric_says_whether_it_is_symmetric(name):
+def test_a_metric_states_whether_it_is_symmetric(name):
     X, Y = SPACES["two cones"]()
     apart = abs(score(name, X, Y, k=5) - score(name, Y, X, k=5))
     assert METRICS[name].symmetric == (name not in ONE_WAY)
@@ -95,7 +95,7 @@ def test_a_metric_says_whether_it_is_symmetric(name):
 
 
 def stretch(d: int) -> np.ndarray:
-    """An invertible map (d, d) that is no rotation: it scales from .3 to 3 along axes of its own."""
+    """Return an invertible map (d, d) that is not a rotation: it scales by .3 to 3 along rotated axes."""
     return rotation(d, 5) @ np.diag(np.linspace(0.3, 3, d)) @ rotation(d, 6)
 
 
@@ -110,7 +110,7 @@ BY_COSINE = {"rotation", "row scale", "isotropic scale"}
 BY_SHAPE = {"rotation", "isotropic scale", "translation"}
 BY_SPAN = {"rotation", "isotropic scale", "translation", "linear map"}
 BY_COLUMN = {"isotropic scale", "translation"}
-IGNORES = {  # what may be done to X, and what may be done to Y
+IGNORES = {  # the changes of X and the changes of Y that leave the score unchanged
     "mutual_knn": (BY_COSINE, BY_COSINE),
     "cycle_knn": (BY_COSINE, BY_COSINE),
     "lcs_knn": (BY_COSINE, BY_COSINE),
@@ -131,7 +131,9 @@ IGNORES = {  # what may be done to X, and what may be done to Y
 
 
 def latent_with_minor_directions() -> Sides:
-    """Two views of the same numbers whose directions differ in size, so that 99 % of the variance leaves some out."""
+    """Return two views of the same latent rows, with columns of such sizes that some directions lie outside 99 % of the
+    variance.
+    """
     X, Y = shared_latent(80)
     return X * np.geomspace(1, 0.05, X.shape[1]), Y * np.geomspace(1, 0.05, Y.shape[1])
 
@@ -139,7 +141,7 @@ def latent_with_minor_directions() -> Sides:
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", DEFINITIONS)
-def test_a_metric_ignores_what_it_says_and_nothing_else(name, change, side):
+def test_a_metric_ignores_exactly_the_changes_it_states(name, change, side):
     sides = list(latent_with_minor_directions())
     before = score(name, *sides, k=3)
     sides[side] = CHANGES[change](sides[side])
@@ -182,14 +184,14 @@ CHANCE = {
 
 
 @pytest.mark.parametrize("name", CHANCE)
-def test_unrelated_spaces_score_the_chance_level_stated(name):
+def test_unrelated_spaces_score_the_stated_chance_level(name):
     n, d, k = 150, 12, 6
     scores = [score(name, *unrelated(n, d, d, seed), k=k) for seed in range(20)]
     expected, error = CHANCE[name](n, d, k), np.std(scores) / np.sqrt(len(scores))
     assert abs(np.mean(scores) - expected) < 4 * error + 0.1 * expected
 
 
-def test_the_gaussian_kernel_finds_unrelated_spaces_alike_and_the_more_so_the_wider_they_are():
+def test_cka_rbf_of_unrelated_spaces_is_above_zero_and_higher_for_wider_spaces():
     narrow, wide = (score("cka_rbf", *unrelated(60, d, d)) for d in (5, 300))
     assert 0.1 < narrow < 0.3
     assert wide > 0.8
@@ -204,30 +206,30 @@ def test_the_chance_of_a_cycle_follows_from_how_often_each_row_is_a_neighbour():
     assert abs(np.mean(scores) - exact) < 4 * np.std(scores) / 10
 
 
-# --- relations whose answer is known ----------------------------------------------------------------------------------
+# --- relations with a known answer ------------------------------------------------------------------------------------
 
 
-def test_order_costs_more_than_membership_and_place_more_than_order():
+def test_edit_knn_is_at_most_lcs_knn_which_is_at_most_mutual_knn():
     for make in SPACES.values():
         X, Y = make()
         assert 0 <= score("edit_knn", X, Y) <= score("lcs_knn", X, Y) <= score("mutual_knn", X, Y)
 
 
-def test_a_target_that_the_source_determines_has_an_r2_of_one_and_not_the_other_way_round():
+def test_an_affine_image_of_the_source_has_an_r2_of_one_in_that_direction_only():
     X, Y, _, _ = affine_image(100)
     assert score("linear_r2", X, Y) == pytest.approx(1, abs=1e-5)
     assert score("linear_r2", Y, X) < 0.9
 
 
 @pytest.mark.parametrize("name", ["cca", "svcca", "pwcca"])
-def test_shared_directions_among_unrelated_ones_are_counted(name):
+def test_metrics_of_directions_score_the_share_of_shared_directions(name):
     n = 2000
     shared = gaussian(n, 3)
     X, Y = np.hstack([shared, gaussian(n, 3, 1)]), np.hstack([shared, gaussian(n, 3, 2)])
     assert score(name, X, Y) == pytest.approx(0.5, abs=0.06)
 
 
-def test_the_two_readings_of_cknna_differ():
+def test_the_two_versions_of_cknna_differ():
     X, Y = SPACES["cone"]()
     assert abs(score("cknna", X, Y) - score("cknna_released", X, Y)) > 0.01
 
@@ -239,5 +241,5 @@ def test_graphs_are_compared_on_the_device_of_their_rows(name):
     far = replace(x, neighbours=x.neighbours[:, 5:], similarities=x.similarities[:, 5:])
     for pair in ((x.first(5), y.first(5)), (x.first(5), far)):  # the second pair shares no neighbours
         expected = metric.compare(*pair)
-        with torch.device("meta"):  # a tensor that is made on no device in particular could not be added to the rows'
+        with torch.device("meta"):  # a new tensor without an explicit device could not be added to the rows'
             assert metric.compare(*pair) == expected

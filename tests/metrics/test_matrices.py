@@ -1,4 +1,4 @@
-"""Public metrics take NumPy, torch and nested lists, and refuse anything but two matched matrices in one line."""
+"""Public metrics accept two matched matrices as arrays, tensors or lists; anything else is a one-line error."""
 
 import warnings
 
@@ -12,15 +12,15 @@ from repstitch.errors import InputError
 from repstitch.metrics import METRICS, hubness, knn, mrr, ndcg, ranks, recall, relevant_recall
 from repstitch.metrics.matrices import as_matrix
 
-OFFERED = tuple(METRICS)  # each metric is a function of the package too, by the same name
+METRIC_NAMES = tuple(METRICS)  # each metric is also a function of `repstitch.metrics` with this name
 
 
 def function_of(name: str):
     return getattr(repstitch.metrics, name)
 
 
-@pytest.mark.parametrize("name", OFFERED)
-def test_a_metric_of_arrays_lists_and_tensors_is_one_number(name):
+@pytest.mark.parametrize("name", METRIC_NAMES)
+def test_arrays_lists_and_tensors_give_the_same_score(name):
     X, Y = (side.astype(np.float64) for side in shared_latent(60))
     expected = METRICS[name](torch.from_numpy(X), torch.from_numpy(Y))
     assert isinstance(expected, float)
@@ -30,8 +30,8 @@ def test_a_metric_of_arrays_lists_and_tensors_is_one_number(name):
         assert metric(X.astype(np.float32), Y.astype(np.float32)) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", OFFERED)
-def test_a_metric_refuses_what_is_not_two_matched_matrices(name):
+@pytest.mark.parametrize("name", METRIC_NAMES)
+def test_a_metric_refuses_anything_but_two_matched_matrices(name):
     X, Y = shared_latent(60)
     for metric in (METRICS[name], function_of(name)):
         with pytest.raises(InputError, match=r"^`X` and `Y` must have the same number of rows, .*; got 60 and 59\.$"):
@@ -45,7 +45,7 @@ def test_a_metric_refuses_what_is_not_two_matched_matrices(name):
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ([[1.0, 2.0], [3.0]], r"`rows` must be a matrix of numbers \(n, d\): .*inhomogeneous"),
         ([["a", "b"]], r"`rows` must be a matrix of numbers \(n, d\); got <U1"),
@@ -58,8 +58,8 @@ def test_a_metric_refuses_what_is_not_two_matched_matrices(name):
         ([torch.ones(2, requires_grad=True)], r"`rows` must be a matrix of numbers \(n, d\): Can't call numpy"),
     ],
 )
-def test_only_a_matrix_of_numbers_is_taken(values, says):
-    with pytest.raises(InputError, match=says):
+def test_anything_but_a_matrix_of_numbers_is_refused(values, message):
+    with pytest.raises(InputError, match=message):
         as_matrix(values, "rows")
 
 
@@ -72,14 +72,14 @@ def test_numbers_keep_their_value_and_floats_their_precision(dtype):
     assert matrix.dtype == kept.get(dtype, torch.float64)
 
 
-def test_a_tensor_of_floats_is_taken_as_it_is_and_one_of_integers_is_converted():
+def test_a_float_tensor_is_not_copied_and_an_integer_tensor_is_converted():
     rows = torch.ones(4, 3, dtype=torch.bfloat16)
     assert as_matrix(rows, "rows").data_ptr() == rows.data_ptr()
     assert as_matrix(torch.ones(4, 3, dtype=torch.int32), "rows").dtype == torch.float64
     assert not as_matrix(torch.ones(4, 3, requires_grad=True), "rows").requires_grad
 
 
-def test_arrays_that_cannot_be_written_to_or_lie_across_are_taken_without_a_warning():
+def test_read_only_and_strided_arrays_are_converted_without_a_warning():
     values = gaussian(6, 4)
     values.setflags(write=False)
     with warnings.catch_warnings():
@@ -88,7 +88,7 @@ def test_arrays_that_cannot_be_written_to_or_lie_across_are_taken_without_a_warn
             np.testing.assert_array_equal(as_matrix(view, "rows").numpy(), view)
 
 
-def test_retrieval_takes_arrays_too():
+def test_retrieval_metrics_accept_arrays():
     X, Y = shared_latent(40, d_source=8, d_target=8)
     x, y = torch.from_numpy(X), torch.from_numpy(Y)
     positions, lists = ranks(X, Y), knn(X, Y, 5)
@@ -121,7 +121,7 @@ SCORES = {
 
 
 @pytest.mark.parametrize("dtype", ["i1", ">i4", ">i8", "u8", "f4", ">f8", "longdouble"])
-def test_positions_of_any_type_score_alike(dtype):
+def test_positions_of_any_numeric_type_give_the_same_scores(dtype):
     lists = np.array([[1, 2], [2, 3]])
     for scores in SCORES.values():
         for score in scores:
@@ -129,7 +129,7 @@ def test_positions_of_any_type_score_alike(dtype):
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ([[1.5, 2.0]] * 2, "some have a fraction or are not finite"),
         (torch.tensor([[1.0, torch.nan]] * 2), "some have a fraction or are not finite"),
@@ -140,14 +140,16 @@ def test_positions_of_any_type_score_alike(dtype):
         ([[1], [2, 3]], None),
     ],
 )
-def test_positions_that_are_no_whole_numbers_are_refused(values, says):
+def test_positions_that_are_not_whole_numbers_are_refused(values, message):
     for name, scores in SCORES.items():
         for score in scores:
-            with pytest.raises(InputError, match=f"^`{name}` must be whole numbers(; {says}\\.|: .*inhomogeneous.*)$"):
+            with pytest.raises(
+                InputError, match=f"^`{name}` must be whole numbers(; {message}\\.|: .*inhomogeneous.*)$"
+            ):
                 score(values)
 
 
-def test_positions_are_refused_where_their_mask_would_be_lost_or_they_are_no_lists_or_rows_of_the_gallery():
+def test_masked_positions_wrong_shapes_and_positions_outside_the_gallery_are_refused():
     with pytest.raises(InputError, match="`ranks` must not be a masked array"):
         mrr(np.ma.masked_array([1, 2], [True, False]))
     with pytest.raises(InputError, match=r"`retrieved` must be lists \(n, k\), one per query; got shape \(2,\)"):

@@ -1,4 +1,4 @@
-"""Many pairs at once: the same numbers as one at a time, the same orders for all, honest standard errors."""
+"""Measuring many pairs at once: same scores as one at a time, same permutations for all, correct standard errors."""
 
 from itertools import permutations
 
@@ -17,47 +17,47 @@ GRAPHS = ("mutual_knn", "cycle_knn", "lcs_knn", "edit_knn", "cknna", "cknna_rele
 
 
 def spaces(n: int = 60) -> list[torch.Tensor]:
-    """Four spaces: two that share much, one that shares little, one that shares nothing."""
+    """Return four spaces: two that share much, one that shares little with them, and an unrelated one."""
     X, Y = shared_latent(n, noise=0.3)
     sides = (X, Y, X[:, :5] + 2 * gaussian(n, 5, 7), gaussian(n, 9, 8))
     return [torch.from_numpy(side.astype(np.float32)) for side in sides]
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_many_pairs_are_scored_and_drawn_as_each_alone(metric):
+def test_many_pairs_get_the_same_scores_and_draws_as_each_pair_alone(metric):
     rows, pairs = spaces(), list(permutations(range(4), 2))
     prepared = [METRICS[metric].prepare(X, 5) for X in rows]
-    found = measure(metric, prepared, pairs, draws=12, seed=3)
-    assert found.draws is not None
+    measured = measure(metric, prepared, pairs, draws=12, seed=3)
+    assert measured.draws is not None
     for at, (i, j) in enumerate(pairs):
-        assert found.score[at] == pytest.approx(METRICS[metric](rows[i], rows[j], 5), abs=1e-9)
+        assert measured.score[at] == pytest.approx(METRICS[metric](rows[i], rows[j], 5), abs=1e-9)
         alone = measure(metric, [prepared[i], prepared[j]], [(0, 1)], draws=12, seed=3)
         assert alone.draws is not None
-        np.testing.assert_allclose(found.draws[at], alone.draws[0], atol=1e-6)
-        assert found.pair(at) == pytest.approx(alone.pair(0))
+        np.testing.assert_allclose(measured.draws[at], alone.draws[0], atol=1e-6)
+        assert measured.pair(at) == pytest.approx(alone.pair(0))
 
 
-def test_the_best_of_many_pairs_counts_the_draws_that_equal_it():
+def test_the_p_value_of_the_best_pair_counts_draws_equal_to_its_score():
     for seed in range(20):
         prepared = [METRICS["mutual_knn"].prepare(torch.from_numpy(gaussian(24, 3, 9 * seed + i)), 1) for i in range(4)]
-        found = measure("mutual_knn", prepared, [(0, 2), (0, 3), (1, 2), (1, 3)], draws=99, seed=seed)
-        assert found.draws is not None
-        best, drawn = round(24 * found.score.max()), np.round(24 * found.draws.max(0))
-        assert calibrate(found.score.max(), found.draws.max(0)).p == (1 + (drawn >= best).sum()) / 100
+        measured = measure("mutual_knn", prepared, [(0, 2), (0, 3), (1, 2), (1, 3)], draws=99, seed=seed)
+        assert measured.draws is not None
+        best, drawn = round(24 * measured.score.max()), np.round(24 * measured.draws.max(0))
+        assert calibrate(measured.score.max(), measured.draws.max(0)).p == (1 + (drawn >= best).sum()) / 100
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_draw_is_the_score_of_permuted_rows(metric):
     X, Y = spaces()[:2]
     prepared = [METRICS[metric].prepare(side, 5) for side in (X, Y)]
-    found = measure(metric, prepared, [(0, 1)], draws=6, seed=4).draws
+    draws = measure(metric, prepared, [(0, 1)], draws=6, seed=4).draws
     again = [METRICS[metric](X, Y[order], 5) for order in random_orders(len(X), 6, 4)]
-    assert found is not None
-    np.testing.assert_allclose(found[0], again, atol=1e-5)
+    assert draws is not None
+    np.testing.assert_allclose(draws[0], again, atol=1e-5)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_only_metrics_that_say_so_depend_on_which_space_comes_first(metric):
+def test_only_metrics_marked_as_asymmetric_depend_on_the_order_of_the_two_spaces(metric):
     X, Y, Z, _ = spaces()
     apart = max(abs(METRICS[metric](a, b, 5) - METRICS[metric](b, a, 5)) for a, b in ((X, Y), (X, Z), (Y, Z)))
     assert (apart < 1e-9) == METRICS[metric].symmetric
@@ -74,18 +74,19 @@ def test_the_influences_average_to_the_score(metric):
 
 
 @pytest.mark.parametrize("metric", [m for m in METRICS if m not in GRAPHS])
-def test_the_standard_error_is_that_of_leaving_out_each_row(metric):
+def test_the_standard_error_is_close_to_the_jackknife(metric):
     n = 150
     X, Y = (torch.from_numpy(side) for side in shared_latent(n, rank=3, d_source=5, d_target=3, noise=0.7))
-    found = measured_pair(X.numpy(), Y.numpy(), metric, permutations=0)["se"]
+    standard_error = measured_pair(X.numpy(), Y.numpy(), metric, permutations=0)["se"]
     keep = [torch.arange(n) != row for row in range(n)]
     left_out = np.array([METRICS[metric](X[rows], Y[rows]) for rows in keep])
     jackknife = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
-    assert found == pytest.approx(jackknife, rel=0.15 if metric == "pwcca" else 0.1)  # which is far from linear
+    # PWCCA is far from linear.
+    assert standard_error == pytest.approx(jackknife, rel=0.15 if metric == "pwcca" else 0.1)
 
 
 @pytest.mark.parametrize("metric", ["mutual_knn", "lcs_knn", "cknna"])
-def test_the_standard_error_of_neighbours_holds_the_graph_fixed(metric):
+def test_the_standard_error_of_neighbour_metrics_keeps_the_graph_fixed(metric):
     X, Y = shared_latent(200)
     prepared = [METRICS[metric].prepare(torch.from_numpy(side), 10) for side in (X, Y)]
     rows = METRICS[metric].influence(*prepared).numpy()
@@ -93,7 +94,7 @@ def test_the_standard_error_of_neighbours_holds_the_graph_fixed(metric):
     assert measure(metric, prepared, [(0, 1)], 0).se[0] == pytest.approx(drawn.std(), rel=0.1)
 
 
-def test_shared_weight_is_what_permuting_and_intersecting_gives(monkeypatch):
+def test_shared_weight_equals_permuting_and_intersecting_the_lists(monkeypatch):
     random = torch.Generator().manual_seed(0)
     lists = [torch.stack([torch.randperm(40, generator=random)[:6] for _ in range(40)]) for _ in range(4)]
     weights = [torch.rand(40, 6, generator=random) for _ in lists]
@@ -107,37 +108,39 @@ def test_shared_weight_is_what_permuting_and_intersecting_gives(monkeypatch):
                     if neighbour in b[row]:
                         counted[at, column] += 1
                         weighed[at, column] += float(weights[i][row, left] * w[row, b[row].index(neighbour)])
-    for cells in (2**24, 40 * 7, 1):  # all rows in one part, or seven, or one
+    for cells in (2**24, 40 * 7, 1):  # chunks of all rows, of seven rows, of one row
         monkeypatch.setattr(null, "CELLS", cells)
         np.testing.assert_array_equal(shared_weight(lists, pairs, orders), counted)
         np.testing.assert_allclose(shared_weight(lists, pairs, orders, weights), weighed, rtol=1e-6)
 
 
-def test_draws_that_equal_the_score_but_for_rounding_count_against_it():
+def test_draws_equal_to_the_score_up_to_rounding_count_against_it():
     assert calibrate_all(np.array([0.3]), np.array([[0.1 + 0.2, 0.1, 0.1]]))[1].tolist() == [0.5]
     assert calibrate_all(np.array([0.1 + 0.2]), np.array([[0.3, 0.1, 0.1]]))[1].tolist() == [0.5]
 
 
-def test_q_values_are_benjamini_and_hochbergs():
+def test_q_values_follow_benjamini_and_hochberg():
     p = np.array([0.01, 0.04, 0.03, 0.5])
     np.testing.assert_allclose(adjust(p), [0.04, 0.04 * 4 / 3, 0.04 * 4 / 3, 0.5])
     assert adjust(np.array([])).shape == (0,)
 
 
-def test_one_order_for_all_pairs_makes_the_maximum_honest():
-    """The best of nine unrelated pairs: its p by the maximum of each order's draws is uniform, by its own is not."""
-    naive, honest = [], []
+def test_using_the_same_permutations_for_all_pairs_gives_the_maximum_a_valid_p_value():
+    """The best of nine unrelated pairs has a valid p-value against the maximum over pairs in each permutation, and one
+    that is too small against its own draws.
+    """
+    naive, corrected = [], []
     for seed in range(60):
         sides = [torch.from_numpy(X) for s in range(3) for X in unrelated(40, 5, 5, 100 * seed + s)]
         prepared = [METRICS["mutual_knn"].prepare(X, 5) for X in sides]
         pairs = [(i, j) for i in range(3) for j in range(3, 6)]
-        found = measure("mutual_knn", prepared, pairs, 99, seed)
-        assert found.draws is not None
-        assert found.p is not None
-        naive.append(found.p[found.score.argmax()])
-        honest.append(calibrate_all(found.score.max(keepdims=True), found.draws.max(0)[None])[1][0])
+        measured = measure("mutual_knn", prepared, pairs, 99, seed)
+        assert measured.draws is not None
+        assert measured.p is not None
+        naive.append(measured.p[measured.score.argmax()])
+        corrected.append(calibrate_all(measured.score.max(keepdims=True), measured.draws.max(0)[None])[1][0])
     assert np.mean(np.array(naive) <= 0.05) > 0.15
-    assert np.mean(np.array(honest) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
+    assert np.mean(np.array(corrected) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -157,7 +160,7 @@ def test_rows_that_are_not_finite_are_refused(metric, bad):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_constant_space_is_refused_and_never_scored(metric):
+def test_a_constant_space_is_refused(metric):
     X = torch.full((60, 4), 0.3)
     for sides in ((X, torch.from_numpy(gaussian(60, 3))), (X, X)):
         with pytest.raises(InputError, match=r"must vary|different directions"):
@@ -165,7 +168,7 @@ def test_a_constant_space_is_refused_and_never_scored(metric):
 
 
 @pytest.mark.parametrize("metric", ["cka_rbf", "rsa"])
-def test_metrics_of_all_pairs_of_rows_say_when_there_are_too_many(metric):
+def test_metrics_that_compare_all_pairs_of_rows_refuse_too_many_rows(metric):
     with pytest.raises(InputError, match=r"at most 30,000 rows for a metric that compares all pairs .*; got 30,001"):
         METRICS[metric].prepare(torch.zeros(30_001, 1), 10)
 

@@ -23,15 +23,15 @@ def tensors(*sides) -> Any:
 
 
 def drawn(metric: str, X, Y, draws: int, k: int = 10) -> np.ndarray:
-    """The draws (K,) of the null of one pair."""
+    """Return the draws (K,) from the null distribution of one pair."""
     prepare = METRICS[metric].prepare
-    found = measure(metric, [prepare(X, k, "X"), prepare(Y, k, "Y")], [(0, 1)], draws).draws
-    assert found is not None
-    return found[0]
+    of_pairs = measure(metric, [prepare(X, k, "X"), prepare(Y, k, "Y")], [(0, 1)], draws).draws
+    assert of_pairs is not None
+    return of_pairs[0]
 
 
 def plain_knn(queries, gallery, k: int, exclude_self: bool) -> np.ndarray:
-    """Nearest rows by cosine, by sorting everything."""
+    """Return the nearest rows by cosine, by sorting all similarities."""
     Q, G = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (queries, gallery))
     similar = Q @ G.T
     if exclude_self:
@@ -44,13 +44,13 @@ def plain_knn(queries, gallery, k: int, exclude_self: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("exclude_self", [False, True])
 @pytest.mark.parametrize("k", [1, 5, 39])
-def test_knn_is_what_sorting_every_similarity_gives(exclude_self, k):
+def test_knn_equals_sorting_all_similarities(exclude_self, k):
     X, Y = gaussian(40, 6), gaussian(40, 6, 1)
     np.testing.assert_array_equal(knn(*tensors(X, Y), k=k, exclude_self=exclude_self), plain_knn(X, Y, k, exclude_self))
 
 
 @pytest.mark.parametrize("tile", [1, 7, 40, 100])
-def test_knn_in_tiles_is_knn_at_once(monkeypatch, tile):
+def test_knn_does_not_depend_on_the_tile_size(monkeypatch, tile):
     X, Y = tensors(gaussian(40, 6), gaussian(55, 6, 1))
     whole, without_self = knn(X, Y, 5), knn(X, X, 5, exclude_self=True)
     monkeypatch.setattr(neighbours, "TILE_ROWS", tile)
@@ -58,7 +58,7 @@ def test_knn_in_tiles_is_knn_at_once(monkeypatch, tile):
     assert torch.equal(knn(X, X, 5, exclude_self=True), without_self)
 
 
-def test_a_row_is_left_out_of_its_own_list_or_comes_first():
+def test_a_row_is_either_excluded_from_its_own_neighbours_or_the_first_of_them():
     X = tensors(gaussian(40, 6))[0]
     rows = torch.arange(40)[:, None]
     assert not (knn(X, X, 39, exclude_self=True) == rows).any()
@@ -66,7 +66,7 @@ def test_a_row_is_left_out_of_its_own_list_or_comes_first():
 
 
 @pytest.mark.parametrize("k", [0, -1, 40])
-def test_k_outside_the_rows_that_are_left_is_refused(k):
+def test_k_outside_the_number_of_candidate_rows_is_refused(k):
     X = tensors(gaussian(40, 6))[0]
     with pytest.raises(
         InputError, match=rf"`k` must be at least 1 and at most the number of candidate rows \(39\); got {k}"
@@ -79,7 +79,7 @@ def test_k_outside_the_rows_that_are_left_is_refused(k):
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
-def test_rows_without_a_direction_have_no_neighbours(bad):
+def test_zero_rows_and_rows_that_are_not_finite_are_refused(bad):
     X = gaussian(40, 6)
     X[3] = bad
     for run in (unit, lambda x: knn(x, x, 5), lambda x: ranks(x, x), lambda x: mutual_knn(x, x, 5)):
@@ -102,20 +102,20 @@ def test_overlap_is_the_share_of_common_neighbours_whatever_their_order():
         overlap(a, b[:, :2])
 
 
-def test_overlap_is_what_sets_give():
+def test_overlap_equals_the_intersection_of_sets():
     a, b = (knn(*tensors(X, X), k=7, exclude_self=True) for X in unrelated(50, 3, 4))
     expected = [len(set(x) & set(y)) / 7 for x, y in zip(a.tolist(), b.tolist(), strict=True)]
     np.testing.assert_allclose(overlap(a, b), expected)
 
 
-def test_mutual_knn_is_its_definition():
+def test_mutual_knn_matches_its_definition():
     X, Y = shared_latent(80)
     a, b = (plain_knn(side, side, 10, exclude_self=True) for side in (X, Y))
     expected = np.mean([len(set(x) & set(y)) / 10 for x, y in zip(a, b, strict=True)])
     assert mutual_knn(*tensors(X, Y), k=10) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_space_is_wholly_aligned_with_itself_its_rotation_and_any_scale_of_its_rows():
+def test_mutual_knn_is_one_for_rotations_and_row_scalings_of_a_space():
     X, Y, _ = rotated(200)
     scale = np.random.default_rng(0).uniform(0.1, 10, (200, 1))
     for other in (X, Y, X * scale, 1000 * Y):
@@ -130,13 +130,13 @@ def test_mutual_knn_is_symmetric_and_ignores_the_order_of_the_rows():
     assert mutual_knn(*tensors(X[order], Y[order])) == pytest.approx(score)
 
 
-def test_centring_does_matter_to_mutual_knn():
+def test_translating_a_space_changes_mutual_knn():
     X = gaussian(200, 8)
     assert mutual_knn(*tensors(X, X + 3)) < 0.9
 
 
 @pytest.mark.parametrize(("n", "k"), [(40, 5), (100, 10), (60, 1)])
-def test_unrelated_spaces_agree_on_k_of_all_other_rows(n, k):
+def test_mutual_knn_of_unrelated_spaces_averages_k_over_n_minus_one(n, k):
     scores = [mutual_knn(*tensors(*unrelated(n, 5, 7, seed)), k=k) for seed in range(60)]
     error = np.std(scores) / np.sqrt(len(scores))
     assert abs(np.mean(scores) - k / (n - 1)) < 4 * error
@@ -156,7 +156,7 @@ def repeated(n: int = 100, kinds: int = 10) -> np.ndarray:
         lambda: repeated() * 2.0 ** (np.arange(100)[:, None] // 10),  # copies at another scale
     ],
 )
-def test_spaces_whose_rows_repeat_one_another_are_refused(degenerate):
+def test_spaces_of_repeated_rows_are_refused(degenerate):
     X, Y = tensors(degenerate(), gaussian(100, 6, 1))
     for sides, name in (((X, Y), "X"), ((Y, X), "Y"), ((X, X), "X")):
         with pytest.raises(
@@ -165,11 +165,11 @@ def test_spaces_whose_rows_repeat_one_another_are_refused(degenerate):
             mutual_knn(*sides)
 
 
-def test_a_few_repeats_are_no_reason_to_refuse():
+def test_a_few_repeated_rows_are_accepted():
     check_spread(*tensors(np.r_[gaussian(90, 6), gaussian(10, 6)]), k=10, name="X")
 
 
-def test_mutual_knn_needs_as_many_rows_on_both_sides():
+def test_mutual_knn_needs_the_same_number_of_rows_on_both_sides():
     with pytest.raises(InputError, match="`X` and `Y` must have the same number of rows, at least 2; got 40 and 39"):
         mutual_knn(*tensors(gaussian(40, 3), gaussian(39, 3)))
 
@@ -178,7 +178,7 @@ def test_mutual_knn_needs_as_many_rows_on_both_sides():
 
 
 def plain_cka(X, Y) -> float:
-    """Kornblith's definition on n × n kernels."""
+    """Compute CKA by Kornblith's definition on n × n kernels."""
     n = len(X)
     H = np.eye(n) - 1 / n
     K, L = (H @ (side.astype(np.float64) @ side.T.astype(np.float64)) @ H for side in (X, Y))
@@ -186,7 +186,7 @@ def plain_cka(X, Y) -> float:
 
 
 def plain_hsic(K, L) -> float:
-    """Song's unbiased estimate on n × n kernels."""
+    """Compute Song's unbiased estimate of HSIC on n × n kernels."""
     n = len(K)
     K, L = K - np.diag(np.diag(K)), L - np.diag(np.diag(L))
     cross = K.sum() * L.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (K @ L).sum()
@@ -209,13 +209,13 @@ SPACES = {
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_cka_is_its_definition_on_kernels(name):
+def test_cka_matches_its_definition_on_kernels(name):
     X, Y = SPACES[name]()
     assert cka(*tensors(X, Y)) == pytest.approx(plain_cka(X, Y), abs=1e-10)
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_cka_unbiased_is_songs_definition_on_kernels(name):
+def test_cka_unbiased_matches_songs_definition_on_kernels(name):
     X, Y = SPACES[name]()
     assert cka_unbiased(*tensors(X, Y)) == pytest.approx(plain_cka_unbiased(X, Y), abs=1e-10)
 
@@ -232,18 +232,18 @@ def test_cka_ignores_rotation_scale_and_translation(metric):
 
 @pytest.mark.parametrize("metric", [cka, cka_unbiased])
 @pytest.mark.parametrize("make", [lambda: gaussian(200, 8), lambda: cone(200), lambda: cone(200, spread=0.01)])
-def test_a_space_scores_one_with_itself_also_in_a_narrow_cone(metric, make):
+def test_a_space_scores_one_with_itself_even_in_a_narrow_cone(metric, make):
     X = make()
     assert metric(*tensors(X, X)) == pytest.approx(1, abs=1e-6)
 
 
-def test_a_cone_is_as_narrow_as_it_says():
+def test_the_rows_of_a_cone_are_nearly_parallel():
     X = cone(200)
     assert np.mean(X @ X.T) > 0.99
     assert np.mean(cone(200, spread=0.01) @ cone(200, spread=0.01).T) > 0.9998
 
 
-def test_cka_of_unrelated_spaces_is_high_where_d_is_not_below_n_and_unbiased_cka_is_not():
+def test_cka_of_unrelated_spaces_is_high_if_d_exceeds_n_and_unbiased_cka_is_near_zero():
     sides = tensors(*unrelated(100, 200, 200))
     assert cka(*sides) > 0.6
     assert abs(cka_unbiased(*sides)) < 0.1
@@ -298,18 +298,18 @@ def test_unbiased_cka_needs_four_rows_and_some_spread():
         cka_unbiased(*tensors(lone, gaussian(5, 2)))
 
 
-def test_released_cknna_refuses_a_space_whose_own_term_is_nothing():
+def test_released_cknna_refuses_a_space_whose_similarities_are_all_zero():
     metric, (X,) = METRICS["cknna_released"], tensors(gaussian(50, 4))
-    known = metric.prepare(X, 5)
-    nothing = replace(known, similarities=torch.zeros(50, 5))
-    for pair in ((known, nothing), (nothing, known)):
+    prepared = metric.prepare(X, 5)
+    zeros = replace(prepared, similarities=torch.zeros(50, 5))
+    for pair in ((prepared, zeros), (zeros, prepared)):
         with pytest.raises(InputError, match="Released CKNNA is not defined for a space"):
             metric.compare(*pair)
         with pytest.raises(InputError, match="Released CKNNA is not defined for a space"):
             metric.draws(pair, [(0, 1)], random_orders(50, 3))
 
 
-def test_rsa_is_right_in_a_cone_that_float32_cosines_are_blind_in():
+def test_rsa_is_accurate_in_a_cone_too_narrow_for_float32_cosines():
     X, Y = shared_latent(200)
     exact = METRICS["rsa"](*tensors(5 + X * 1e-2, 5 + Y * 1e-2))
     assert METRICS["rsa"](*tensors(5 + X * 1e-3, 5 + Y * 1e-3)) == pytest.approx(exact, abs=0.01)
@@ -319,30 +319,31 @@ def test_rsa_is_right_in_a_cone_that_float32_cosines_are_blind_in():
 
 
 def plain_ranks(queries, gallery) -> list[int]:
-    """The rank of each counterpart: rows equal to it are as good, any other row as near is ahead."""
+    """Return the rank of each counterpart. Its copies share its rank; other rows as near as it rank before it."""
     Q, G = (side.astype(np.float64) for side in (queries, gallery))
     Q, G = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (Q, G))
-    found = []
+    positions = []
     for i, query in enumerate(Q):
         similar = G @ query
         same = (gallery == gallery[i]).all(axis=1)
-        found.append(1 + int(((similar >= similar[i] - 1e-12) & ~same).sum()))
-    return found
+        positions.append(1 + int(((similar >= similar[i] - 1e-12) & ~same).sum()))
+    return positions
 
 
-def test_ranks_are_what_counting_gives():
+def test_ranks_equal_counting_the_nearer_rows():
     X, Y = shared_latent(60, d_source=8, d_target=8)
     assert ranks(*tensors(X, Y)).tolist() == plain_ranks(X, Y)
     more = np.r_[Y, gaussian(30, 8, 5)]
     assert ranks(*tensors(X, more)).tolist() == plain_ranks(X, more)
 
 
-def test_ranks_with_ties_on_a_grid_are_what_counting_gives():
+def test_ranks_with_ties_on_a_grid_equal_counting_the_nearer_rows():
     random = np.random.default_rng(0)
     for _ in range(20):
         gallery = random.integers(-1, 2, (25, 2)).astype("float32")
         gallery[(gallery == 0).all(axis=1)] = 1
-        queries = random.integers(1, 3, (25, 2)).astype("float32") * [1, 0]  # a coordinate axis: cosines are exact
+        # All queries are on a coordinate axis, so that cosines are exact.
+        queries = random.integers(1, 3, (25, 2)).astype("float32") * [1, 0]
         assert ranks(*tensors(queries, gallery)).tolist() == plain_ranks(queries, gallery)
 
 
@@ -356,20 +357,20 @@ def test_an_identical_target_row_is_a_hit_and_any_other_tie_a_miss():
     assert ranks(*tensors(collapsed, np.array([[1.0, 0], [0, 1.0], [-1.0, 0], [0, -1.0]]))).tolist() == [2, 2, 4, 4]
 
 
-def test_a_row_at_another_scale_is_no_copy():
+def test_a_row_of_another_length_is_not_a_copy():
     gallery = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
     assert ranks(*tensors(gallery[:1], gallery)).tolist() == [2]
 
 
 @pytest.mark.parametrize("tile", [1, 7, 60])
-def test_ranks_in_tiles_are_ranks_at_once(monkeypatch, tile):
+def test_ranks_do_not_depend_on_the_tile_size(monkeypatch, tile):
     X, Y = tensors(*shared_latent(60, d_source=8, d_target=8))
     whole = ranks(X, Y)
     monkeypatch.setattr(neighbours, "TILE_ROWS", tile)
     assert torch.equal(ranks(X, Y), whole)
 
 
-def test_known_copies_are_found_copies():
+def test_copies_from_the_caller_give_the_same_ranks_as_detected_copies():
     Y = tensors(repeated(60))[0]
     X = tensors(gaussian(60, 6, 3))[0]
     assert torch.equal(ranks(X, Y, torch.arange(60) % 10), ranks(X, Y))
@@ -382,19 +383,19 @@ def test_a_gallery_without_every_counterpart_is_refused(queries, gallery):
 
 
 def test_recall_and_reciprocal_rank_count_ranks():
-    found = torch.tensor([1, 2, 4, 10, 11])
-    assert [recall(found, k) for k in (1, 2, 10, 100)] == pytest.approx([0.2, 0.4, 0.8, 1.0])
-    assert mrr(found) == pytest.approx(np.mean([1, 1 / 2, 1 / 4, 1 / 10, 1 / 11]))
+    positions = torch.tensor([1, 2, 4, 10, 11])
+    assert [recall(positions, k) for k in (1, 2, 10, 100)] == pytest.approx([0.2, 0.4, 0.8, 1.0])
+    assert mrr(positions) == pytest.approx(np.mean([1, 1 / 2, 1 / 4, 1 / 10, 1 / 11]))
 
 
-def test_unrelated_rows_are_recalled_by_chance():
-    found = torch.cat([ranks(*tensors(*unrelated(100, 8, 8, seed))) for seed in range(30)])
+def test_recall_of_unrelated_rows_is_at_chance():
+    positions = torch.cat([ranks(*tensors(*unrelated(100, 8, 8, seed))) for seed in range(30)])
     for k in (1, 5, 10):
-        error = np.sqrt(k / 100 * (1 - k / 100) / len(found))
-        assert abs(recall(found, k) - k / 100) < 4 * error
+        error = np.sqrt(k / 100 * (1 - k / 100) / len(positions))
+        assert abs(recall(positions, k) - k / 100) < 4 * error
 
 
-def test_even_lists_have_no_hubs_and_one_hub_shows():
+def test_hubness_is_zero_for_even_lists_and_high_for_one_hub():
     even = torch.arange(100)[:, None].repeat(1, 3)
     assert hubness(even, 100) == 0
     hub = torch.stack([torch.arange(100), torch.zeros(100, dtype=torch.long)], dim=1)
@@ -411,7 +412,7 @@ def test_high_dimensions_have_more_hubs_than_low_ones():
 
 
 def several_hot(n: int, d: int, seed: int) -> np.ndarray:
-    """Rows of d zeros and a few ones: many are at right angles, so that neighbours are mostly a matter of ties."""
+    """Return rows of three ones and otherwise zeros. Many are orthogonal, so ties decide most of the neighbours."""
     return (np.random.default_rng(seed).random((n, d)).argsort(1) < 3).astype(np.float32)
 
 
@@ -420,7 +421,7 @@ def signs(n: int, d: int, seed: int) -> np.ndarray:
 
 
 def with_copies(n: int, d: int, seed: int) -> np.ndarray:
-    """Rows of which a third, anywhere, have one direction."""
+    """Return rows of which a third, at random positions, are equal."""
     X, rows = gaussian(n, d, seed), np.random.default_rng(seed).permutation(n)[: n // 3]
     X[rows] = X[rows[0]]
     return X
@@ -443,7 +444,7 @@ LISTS = [name for name, metric in METRICS.items() if metric.prepare is graph]
 
 
 METRIC_OF_KIND = [(name, "continuous") for name in METRICS] + list(product(LISTS, list(UNRELATED)[1:]))
-# How ties are broken depends on the graph alone, so two metrics of lists stand for all on the last two kinds.
+# Tie-breaking depends on the graph alone, so two neighbour metrics are enough for "signs" and "one space shuffled".
 QUICK = [
     (name, kind)
     for name, kind in METRIC_OF_KIND
@@ -452,13 +453,13 @@ QUICK = [
 
 
 def check_p_values(metric: str, kind: str, spaces: int, permutations: int, levels: tuple[float, ...]) -> None:
-    """Fail where p ≤ α in more than a share α of unrelated spaces, or where p is hardly ever below one half."""
+    """Fail if p ≤ α in more than a share α of unrelated spaces, or if p is rarely at most one half."""
     p = np.array(
         [measured_pair(*UNRELATED[kind](i), metric, k=3, permutations=permutations, seed=i)["p"] for i in range(spaces)]
     )
     for alpha in levels:
         assert np.mean(p <= alpha) <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / spaces)
-    assert np.mean(p <= 0.5) > 0.3  # nor is the test asleep
+    assert np.mean(p <= 0.5) > 0.3  # the p-values are not all large
 
 
 @pytest.mark.parametrize(("metric", "kind"), QUICK)
@@ -473,11 +474,11 @@ def test_p_values_of_many_unrelated_spaces_are_not_too_small_too_often(metric, k
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_related_spaces_have_the_smallest_p_there_is_and_never_zero(metric):
-    found = measured_pair(*shared_latent(100), metric, permutations=50)
-    assert found["p"] == pytest.approx(1 / 51)
-    assert 0 < found["calibrated"] < found["score"] < 1
-    assert found["null"] < found["score"]
+def test_related_spaces_have_the_smallest_possible_p_value(metric):
+    result = measured_pair(*shared_latent(100), metric, permutations=50)
+    assert result["p"] == pytest.approx(1 / 51)
+    assert 0 < result["calibrated"] < result["score"] < 1
+    assert result["null"] < result["score"]
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -489,11 +490,11 @@ def test_the_same_seed_draws_the_same_null(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_without_permutations_only_the_score_is_given(metric):
+def test_without_permutations_only_the_score_and_its_standard_error_are_returned(metric):
     X, Y = shared_latent(60)
-    found = measured_pair(X, Y, metric, permutations=0)
-    assert list(found) == ["score", "se"]
-    assert found["score"] == pytest.approx(METRICS[metric](*tensors(X, Y)), abs=1e-8)
+    result = measured_pair(X, Y, metric, permutations=0)
+    assert list(result) == ["score", "se"]
+    assert result["score"] == pytest.approx(METRICS[metric](*tensors(X, Y)), abs=1e-8)
 
 
 def test_rows_that_do_not_match_are_refused():
@@ -508,7 +509,7 @@ def test_relabelled_neighbours_are_the_neighbours_of_permuted_rows():
     assert torch.equal(relabel(knn(Y, Y, 5, exclude_self=True), order), knn(Y[order], Y[order], 5, exclude_self=True))
 
 
-def test_permuting_the_lists_without_relabelling_is_another_null():
+def test_permuting_the_lists_without_relabelling_gives_a_different_null():
     X, Y = tensors(*shared_latent(40))
     a, b = knn(X, X, 5, exclude_self=True), knn(Y, Y, 5, exclude_self=True)
     orders = random_orders(40, 10, seed=7)
@@ -516,7 +517,7 @@ def test_permuting_the_lists_without_relabelling_is_another_null():
     assert not np.allclose(shared_weight([a, b], [(0, 1)], orders)[0] / 200, naive)
 
 
-def test_a_score_is_placed_between_the_95_percent_point_of_the_null_and_one():
+def test_a_score_is_calibrated_between_the_95_percent_point_of_the_null_and_one():
     draws = np.arange(100) / 200  # 0 … 0.495
     edge = np.sort(draws)[95]
     for score, expected in ((edge, 0), (0.0, 0), (-1.0, 0), (1.0, 1), ((1 + edge) / 2, 0.5)):
@@ -539,32 +540,32 @@ def test_a_null_that_reaches_a_perfect_score_calibrates_to_zero():
         calibrate(0.5, np.array([]))
 
 
-# --- graded relevance, and searching once -----------------------------------------------------------------------------
+# --- graded relevance, and one combined search ------------------------------------------------------------------------
 
 
-def test_ndcg_is_what_its_formula_gives_by_hand():
-    found = torch.tensor([[3, 0, 1], [2, 1, 0]])
+def test_ndcg_matches_its_formula_computed_by_hand():
+    retrieved = torch.tensor([[3, 0, 1], [2, 1, 0]])
     grades = [{0: 2.0, 1: 1.0, 3: 0.0, 9: 1.0}, {2: 1.0}]
     log3 = np.log2(3)
     by_hand = (2 / log3 + 1 / 2) / (2 + 1 / log3 + 1 / 2)
-    np.testing.assert_allclose(ndcg(found, grades, 3).numpy(), [by_hand, 1.0])
-    assert float(ndcg(found, grades, 1)[0]) == 0
+    np.testing.assert_allclose(ndcg(retrieved, grades, 3).numpy(), [by_hand, 1.0])
+    assert float(ndcg(retrieved, grades, 1)[0]) == 0
 
 
-def test_the_best_order_of_grades_has_an_ndcg_of_one_and_no_relevant_document_of_zero():
+def test_ndcg_is_one_for_the_best_order_and_zero_without_relevant_documents():
     grades = [{5: 3.0, 6: 2.0, 7: 1.0}]
     assert float(ndcg(torch.tensor([[5, 6, 7, 8]]), grades)[0]) == pytest.approx(1)
     assert float(ndcg(torch.tensor([[7, 6, 5, 8]]), grades)[0]) < 1
     assert float(ndcg(torch.tensor([[1, 2, 3, 4]]), grades)[0]) == 0
 
 
-def test_relevant_documents_found_are_a_share_of_those_judged_relevant():
+def test_relevant_recall_is_the_share_of_relevant_documents_that_are_retrieved():
     grades = [{0: 2.0, 1: 1.0, 2: 0.0, 9: 1.0}]
     assert relevant_recall(torch.tensor([[2, 0, 1]]), grades).tolist() == pytest.approx([2 / 3])
 
 
 @pytest.mark.parametrize("tile", [7, 2048])
-def test_one_search_gives_the_ranks_and_the_neighbours(monkeypatch, tile):
+def test_one_search_gives_the_same_ranks_and_neighbours_as_separate_calls(monkeypatch, tile):
     queries, gallery = tensors(gaussian(60, 5), gaussian(60, 5, 1))
     gallery[10] = gallery[20]
     copies = torch.unique(gallery, dim=0, return_inverse=True)[1]
@@ -575,12 +576,12 @@ def test_one_search_gives_the_ranks_and_the_neighbours(monkeypatch, tile):
     )
     monkeypatch.setattr(neighbours, "TILE_ROWS", tile)
     for rows, (placed, lists) in ((queries, expected), (queries[:1], alone)):
-        found = search(rows, gallery, 9, copies)
-        assert torch.equal(found[0], placed)
-        assert torch.equal(found[1].sort(1).values, lists.sort(1).values)
+        result = search(rows, gallery, 9, copies)
+        assert torch.equal(result[0], placed)
+        assert torch.equal(result[1].sort(1).values, lists.sort(1).values)
 
 
-def test_the_null_of_wide_spaces_has_the_spread_of_the_exact_one():
+def test_the_fast_null_of_wide_spaces_agrees_with_the_exact_null():
     scale = np.arange(1, 161) ** -0.7
     X, Y = (torch.from_numpy((gaussian(300, 160, seed) * scale).astype(np.float32)) for seed in (0, 1))
     quick = drawn("cka_unbiased", X, Y, 60)

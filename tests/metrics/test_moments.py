@@ -14,7 +14,7 @@ from repstitch.metrics.moments import Moments, moments
 
 
 def expected(X, Y) -> dict[str, np.ndarray]:
-    """Means and covariances in float64 NumPy."""
+    """Return the means and covariances, computed by NumPy in float64."""
     X, Y = np.asarray(X, dtype=np.float64), np.asarray(Y, dtype=np.float64)
     u, v = X - X.mean(0), Y - Y.mean(0)
     return {
@@ -26,10 +26,10 @@ def expected(X, Y) -> dict[str, np.ndarray]:
     }
 
 
-def assert_equal(found: Moments, whole: dict[str, np.ndarray], tolerance: float = 1e-6):
-    """Every mean and covariance, within `tolerance` of the largest entry."""
+def assert_equal(actual: Moments, whole: dict[str, np.ndarray], tolerance: float = 1e-6):
+    """Check every mean and covariance to within `tolerance` of its largest entry."""
     for name, value in whole.items():
-        np.testing.assert_allclose(getattr(found, name).numpy(), value, atol=tolerance * np.abs(value).max(), rtol=0)
+        np.testing.assert_allclose(getattr(actual, name).numpy(), value, atol=tolerance * np.abs(value).max(), rtol=0)
 
 
 def as_numbers(m: Moments) -> dict[str, np.ndarray]:
@@ -37,7 +37,7 @@ def as_numbers(m: Moments) -> dict[str, np.ndarray]:
 
 
 def data(n: int = 500, d_source: int = 6, d_target: int = 4, offset: float = 0.0, seed: int = 0):
-    """Correlated rows with means of size `offset` and columns of different spread."""
+    """Return correlated rows with means of size `offset` and columns of different spread."""
     X = gaussian(n, d_source, seed) * np.linspace(0.5, 2, d_source, dtype="float32") + np.float32(offset)
     Y = X[:, :d_target] * 0.5 + gaussian(n, d_target, seed + 1) - np.float32(offset)
     return X.astype("float32"), Y.astype("float32")
@@ -51,22 +51,22 @@ def test_means_and_covariances_are_those_of_numpy_in_float64():
     assert {getattr(m, name).dtype for name in ("x_sum", "y_sum", "xx", "xy", "yy")} == {torch.float64}
 
 
-def test_a_wide_matrix_is_summed_in_blocks_of_columns_without_a_gap():
+def test_a_wide_matrix_is_summed_completely_in_blocks_of_columns():
     X, Y = data(300, 600, 530)
     assert_equal(moments((X, Y)), expected(X, Y))
 
 
-def test_a_mean_far_from_zero_does_not_cancel_the_covariance():
+def test_a_mean_far_from_zero_does_not_make_the_covariance_inaccurate():
     X, Y = data(2000, offset=1e4)
     whole = expected(X, Y)
     assert_equal(moments((X, Y)), whole, 1e-5)
     naive = X.T @ X / np.float32(2000) - np.outer(X.mean(0), X.mean(0))
-    assert np.abs(naive - whole["cov_xx"]).max() > 1  # what float32 about the origin would give
+    assert np.abs(naive - whole["cov_xx"]).max() > 1  # the error of float32 sums about the origin
 
 
 @pytest.mark.parametrize("sizes", [(500,), (1, 499), (250, 250), (7, 0, 93, 400), (100,) * 5])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_streamed_is_whole(sizes, offset):
+def test_moments_of_a_stream_equal_those_of_all_rows(sizes, offset):
     X, Y = data(offset=offset)
     edges = np.cumsum((0, *sizes))
     stream = ((X[a:b], Y[a:b]) for a, b in pairwise(edges))
@@ -75,7 +75,7 @@ def test_streamed_is_whole(sizes, offset):
     assert_equal(streamed, expected(X, Y), 1e-5)
 
 
-def test_a_first_batch_far_from_all_others_costs_no_digits():
+def test_a_first_batch_far_from_all_others_costs_no_precision():
     X, Y = data(2000, offset=1e4)
     X[0], Y[0] = 0, 0
     assert_equal(moments([(X[:1], Y[:1]), (X[1:], Y[1:])]), expected(X, Y), 1e-6)
@@ -86,7 +86,7 @@ def test_batches_of_falling_size_do_not_see_the_rows_of_the_batch_before():
     assert_equal(moments([(X[:200], Y[:200]), (X[200:210], Y[200:210]), (X[210:], Y[210:])]), expected(X, Y))
 
 
-def test_a_batch_larger_than_the_tile_is_cut(monkeypatch):
+def test_a_batch_above_the_row_limit_is_summed_in_pieces(monkeypatch):
     X, Y = data()
     monkeypatch.setattr(module, "BATCH_ROWS", 64)
     assert_equal(moments((X, Y)), expected(X, Y))
@@ -94,7 +94,7 @@ def test_a_batch_larger_than_the_tile_is_cut(monkeypatch):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=8), st.randoms(use_true_random=False))
-def test_merged_is_whole_in_any_order_and_partition(sizes, random):
+def test_merged_parts_equal_the_whole_in_any_order_and_partition(sizes, random):
     X, Y = data(sum(sizes), offset=100.0)
     edges = np.cumsum((0, *sizes))
     parts = [moments((X[a:b], Y[a:b])) for a, b in pairwise(edges)]
@@ -105,7 +105,7 @@ def test_merged_is_whole_in_any_order_and_partition(sizes, random):
     assert_equal(parts[0], expected(X, Y), 1e-5)
 
 
-def test_adding_leaves_both_parts_as_they_were():
+def test_addition_does_not_change_its_operands():
     a, b = moments(data(seed=1)), moments(data(seed=2))
     before = as_numbers(a), as_numbers(b)
     assert (a + b).n == 1000
@@ -144,7 +144,7 @@ def test_float16_rows_are_summed_in_float32():
     assert_equal(moments((torch.from_numpy(X), torch.from_numpy(Y))), expected(X, Y))
 
 
-def test_one_pair_has_its_mean_and_no_spread():
+def test_one_pair_has_its_own_mean_and_zero_covariance():
     m = moments((np.ones((1, 3)), np.zeros((1, 2))))
     assert (m.n, m.x_mean.tolist(), m.cov_xx.abs().max().item()) == (1, [1, 1, 1], 0)
 
@@ -162,7 +162,7 @@ def test_without_yy_everything_else_is_the_same():
         _ = m.cov_yy
 
 
-def test_moments_of_other_spaces_do_not_add():
+def test_moments_of_different_spaces_cannot_be_added():
     m = moments(data())
     with pytest.raises(
         InputError, match=r"Only moments of the same two spaces can be added; got \(6, 4\) and \(5, 4\)"
@@ -175,7 +175,7 @@ def test_moments_of_other_spaces_do_not_add():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("row", [0, 120, 499])
-def test_rows_that_are_not_finite_are_refused_wherever_they_come(bad, side, row):
+def test_rows_that_are_not_finite_are_refused_in_every_batch(bad, side, row):
     sides = data()
     sides[side][row, -1] = bad
     stream = [(sides[0][at : at + 100], sides[1][at : at + 100]) for at in range(0, 500, 100)]

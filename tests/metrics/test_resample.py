@@ -12,21 +12,21 @@ def test_the_spread_of_resampled_means_is_the_standard_error():
     assert drawn.mean() == pytest.approx(values.mean(), abs=0.01)
 
 
-def test_columns_see_the_same_queries():
+def test_all_columns_use_the_same_resampled_rows():
     a = np.random.default_rng(0).standard_normal(50)
     drawn = resampled_means(np.column_stack([a, a + 1, 2 * a]))
     np.testing.assert_allclose(drawn[:, 1] - drawn[:, 0], 1)
     np.testing.assert_allclose(drawn[:, 2], 2 * drawn[:, 0], atol=1e-12)
 
 
-def test_the_same_seed_draws_the_same_whatever_is_held_at_once(monkeypatch):
+def test_draws_do_not_depend_on_the_chunk_size(monkeypatch):
     values = np.arange(30.0)[:, None]
     whole = resampled_means(values, 20)
     monkeypatch.setattr(resample, "CELLS", 90)
     np.testing.assert_array_equal(resampled_means(values, 20), whole)
 
 
-def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+def test_an_interval_covers_the_true_mean_about_as_often_as_stated():
     random = np.random.default_rng(1)
     hits = 0
     for seed in range(200):
@@ -35,5 +35,5 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     assert 180 <= hits <= 200
 
 
-def test_draws_that_are_no_number_are_left_out_of_an_interval():
+def test_nan_draws_are_left_out_of_an_interval():
     assert interval(np.array([1.0, np.nan, 1.0])) == [1.0, 1.0]

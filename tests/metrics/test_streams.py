@@ -1,4 +1,4 @@
-"""Alignment from streaming sums is alignment of all rows at once."""
+"""Alignment metrics computed from streamed sums equal those computed from all rows at once."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def streamed(X, Y, size: int = 70):
 
 @pytest.mark.parametrize("metric", STREAMED)
 @pytest.mark.parametrize("name", SPACES)
-def test_streamed_is_whole(name, metric):
+def test_a_streamed_score_equals_the_score_of_all_rows(name, metric):
     X, Y = SPACES[name]()
     whole = METRICS[metric](torch.from_numpy(np.ascontiguousarray(X)), torch.from_numpy(np.ascontiguousarray(Y)))
     for size in (7, 70, 300):
@@ -41,7 +41,7 @@ def test_a_space_that_does_not_vary_is_refused(metric):
 
 
 @pytest.mark.parametrize("metric", ["cca", "pwcca", "linear_r2"])
-def test_too_few_rows_are_refused_as_they_are_in_memory(metric):
+def test_too_few_rows_are_refused_as_for_rows_in_memory(metric):
     with pytest.raises(InputError, match="needs more rows than dimensions"):
         STREAMED[metric](streamed(*unrelated(20, 30, 30)))
 
@@ -63,15 +63,15 @@ def test_batches_without_rows_add_nothing(metric):
 
 
 @pytest.mark.parametrize(
-    ("batches", "says"),
+    ("batches", "message"),
     [
         ([(np.ones((5, 3)), np.ones((4, 2)))], "must be matrices with the same number of rows"),
         ([(np.ones((5, 3)), np.ones((5, 2))), (np.ones((5, 4)), np.ones((5, 2)))], "All batches must have the widths"),
         ([(np.ones((5, 3)), np.full((5, 2), np.nan))], "NaN"),
     ],
 )
-def test_batches_that_do_not_match_are_refused(batches, says):
-    with pytest.raises(InputError, match=says):
+def test_batches_that_do_not_match_are_refused(batches, message):
+    with pytest.raises(InputError, match=message):
         sums(batches)
 
 
