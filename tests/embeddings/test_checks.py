@@ -15,14 +15,14 @@ from repstitch.embeddings.splitting import split
 from repstitch.errors import InputError
 
 
-def sound(n: int = 200):
+def valid_pairs(n: int = 200):
     X, Y, _, _ = affine_image(n, 6, 5, noise=0.1)
     return pairs_of(X, Y)
 
 
 def repeating(*copies: tuple[int, int], n: int = 200, sides: str = "XY"):
-    """Pairs in which row `b` repeats row `a`, for each (a, b), on these sides."""
-    pairs = sound(n)
+    """Return pairs in which row `b` repeats row `a`, for each (a, b) of `copies`, on the named sides."""
+    pairs = valid_pairs(n)
     for a, b in copies:
         for side in sides:
             getattr(pairs, side)[b] = getattr(pairs, side)[a]
@@ -33,7 +33,7 @@ SPLIT = split_at(200, 120, 30)  # rows 0 … 119 train, 120 … 149 validate, 15
 
 
 def test_sound_pairs_pass_without_a_note(caplog):
-    assert check(sound(), SPLIT).notes == []
+    assert check(valid_pairs(), SPLIT).notes == []
     assert not caplog.records
 
 
@@ -47,7 +47,7 @@ def test_an_identical_pair_on_both_sides_of_the_split_is_refused_with_the_count(
 
 
 @pytest.mark.parametrize("copies", [((0, 1), (5, 6)), ((120, 149),), ((150, 199), (150, 151))])
-def test_an_identical_pair_that_stays_on_one_side_is_no_leak(copies):
+def test_identical_pairs_on_one_side_of_the_split_are_not_a_leak(copies):
     pairs = repeating(*copies)
     refuse_leaks(pairs, SPLIT)
     assert check(pairs, SPLIT).notes == [
@@ -56,13 +56,13 @@ def test_an_identical_pair_that_stays_on_one_side_is_no_leak(copies):
 
 
 @pytest.mark.parametrize(("sides", "side"), [("X", "source"), ("Y", "target")])
-def test_a_row_that_repeats_on_one_side_only_is_told_and_not_refused(sides, side, caplog):
+def test_rows_repeated_in_one_space_only_give_a_note_and_no_error(sides, side, caplog):
     notes = check(repeating((0, 150), (0, 151), sides=sides), SPLIT).notes
     assert notes == [f"2 of 200 {side} rows repeat another one."]
     assert notes[0] in caplog.text
 
 
-def test_a_group_keeps_repeats_together_and_so_cures_a_leak():
+def test_grouping_repeated_pairs_keeps_them_together_and_prevents_the_leak():
     copies = [(i, i + 100) for i in range(100)]
     leaking = repeating(*copies)
     with pytest.raises(InputError, match="identical pairs are on both sides"):
@@ -71,7 +71,7 @@ def test_a_group_keeps_repeats_together_and_so_cures_a_leak():
     assert any("repeat" in note for note in check(grouped, split(grouped)).notes)
 
 
-def test_dropping_what_is_invalid_cures_a_leak():
+def test_drop_invalid_removes_repeated_pairs_and_so_prevents_the_leak():
     X, Y, _, _ = affine_image(200, 6, 5)
     a, b = embeddings(200, 6, vectors=X), embeddings(200, 5, "new", vectors=Y)
     a.vectors[100:], b.vectors[100:] = a.vectors[:100], b.vectors[:100]
@@ -83,7 +83,7 @@ def test_dropping_what_is_invalid_cures_a_leak():
     assert check(cured, split(cured)).notes == []
 
 
-def test_rows_without_ids_never_leak_for_identical_pairs_share_their_hash():
+def test_identical_pairs_without_ids_never_leak_because_they_have_the_same_hash():
     X, Y = gaussian(100, 6), gaussian(100, 5, 1)
     a, b = (np.concatenate([side, side]) for side in (X, Y))
     pairs = pair(embeddings(200, 6, vectors=a, ids=None), embeddings(200, 5, "new", vectors=b, ids=None))
@@ -91,7 +91,7 @@ def test_rows_without_ids_never_leak_for_identical_pairs_share_their_hash():
     refuse_leaks(pairs, split(pairs))
 
 
-def test_fewer_training_pairs_than_dimensions_are_told(caplog):
+def test_fewer_training_pairs_than_dimensions_give_a_note(caplog):
     wide = pairs_of(*affine_image(200, 150, 121)[:2])
     assert check(wide, SPLIT).notes == [
         "120 training pairs are fewer than the 150 dimensions of the source; the map depends on regularisation.",
@@ -106,15 +106,15 @@ def test_fewer_training_pairs_than_dimensions_are_told(caplog):
 
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_side_of_equal_rows_is_refused(side):
-    pairs = sound()
+    pairs = valid_pairs()
     (pairs.X if side == "source" else pairs.Y)[:] = 0.3
     with pytest.raises(InputError, match=f"The {side} rows must differ from one another; they are all the same"):
         check(pairs, SPLIT)
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_rows_that_differ_in_length_only_are_refused_unless_lengths_are_learned(side):
-    pairs = sound()
+def test_rows_that_differ_only_in_length_are_refused_unless_lengths_are_learned(side):
+    pairs = valid_pairs()
     lengths = np.linspace(1, 3, 200, dtype=np.float32)[:, None]
     rows = pairs.X if side == "source" else pairs.Y
     rows[:] = np.arange(1, rows.shape[1] + 1) * lengths
@@ -126,29 +126,29 @@ def test_rows_that_differ_in_length_only_are_refused_unless_lengths_are_learned(
 
 @pytest.mark.parametrize("value", [0.0, 7.5])
 def test_constant_dimensions_are_counted(value, caplog):
-    pairs = sound()
+    pairs = valid_pairs()
     pairs.X[:, [1, 4]] = value
     assert "2 of 6 source dimensions are constant or nearly so; they carry no information." in check(pairs, SPLIT).notes
     assert "2 of 6 source dimensions" in caplog.text
 
 
-def test_a_dimension_that_barely_varies_is_constant_and_one_that_is_merely_smaller_is_not():
-    pairs = sound()
+def test_a_dimension_counts_as_constant_if_it_barely_varies_and_not_if_it_is_only_smaller():
+    pairs = valid_pairs()
     pairs.Y[:, 2] = 1 + 1e-6 * pairs.Y[:, 2]
     assert any("1 of 5 target dimensions are constant" in note for note in check(pairs, SPLIT).notes)
-    pairs = sound()
+    pairs = valid_pairs()
     pairs.Y[:, 2] *= 0.1
     assert check(pairs, SPLIT).notes == []
 
 
-def test_a_dimension_that_drowns_the_others_is_told_with_its_factor():
-    pairs = sound()
+def test_a_dimension_that_varies_far_more_than_the_others_gives_a_note_with_the_factor():
+    pairs = valid_pairs()
     pairs.X[:, 0] = pairs.X[:, 1] * 1e4
-    told = [note for note in check(pairs, SPLIT).notes if note.startswith("One source dimension varies")]
-    assert 5e3 < float(told[0].split()[4]) < 2e4
+    notes = [note for note in check(pairs, SPLIT).notes if note.startswith("One source dimension varies")]
+    assert 5e3 < float(notes[0].split()[4]) < 2e4
 
 
-def test_a_side_that_spans_few_directions_is_told_with_their_number():
+def test_a_side_that_spans_few_directions_gives_a_note_with_their_number():
     X, Y = shared_latent(200, rank=3, d_source=40, d_target=12, noise=0)
     notes = check(pairs_of(X, Y), SPLIT).notes
     assert [note for note in notes if note.startswith("The source rows span 3 of at most 40 directions")]
@@ -159,7 +159,7 @@ def test_a_side_that_spans_few_directions_is_told_with_their_number():
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 def test_notes_do_not_depend_on_the_scale_of_the_rows(scale):
-    pairs = sound()
+    pairs = valid_pairs()
     assert check(pairs_of(pairs.X * np.float32(scale), pairs.Y), SPLIT).notes == []
 
 
@@ -180,7 +180,7 @@ def test_directions_are_unit_rows_whatever_their_size():
 
 
 def nearly_repeating(noise: float, sides: str = "XY", make=gaussian, n: int = 400):
-    """400 pairs, the first 240 train; the first 20 test rows (300 …) repeat training rows 0 … 19 up to noise."""
+    """Return 400 pairs with 240 training rows. Rows 300 … 319, of the test part, repeat rows 0 … 19 up to noise."""
     X, Y = make(n, 32, seed=0), make(n, 24, seed=1)
     for side, seed in (("X", 2), ("Y", 3)):
         rows = X if side == "X" else Y
@@ -192,37 +192,37 @@ def nearly_repeating(noise: float, sides: str = "XY", make=gaussian, n: int = 40
 
 @pytest.mark.parametrize("make", [gaussian, cone])
 @pytest.mark.parametrize("noise", [0.0, 0.001, 0.05])
-def test_near_duplicates_of_training_pairs_are_found_and_nothing_else(make, noise):
+def test_exactly_the_near_duplicates_of_training_pairs_are_found(make, noise):
     pairs, split_ = nearly_repeating(noise, make=make)
     np.testing.assert_array_equal(np.flatnonzero(find_near_duplicates(pairs, split_)), np.arange(300, 320))
 
 
 @pytest.mark.parametrize("spread", [0.3, 0.03, 0.003])
-def test_unrelated_rows_of_a_cone_are_no_near_duplicates(spread):
+def test_unrelated_rows_of_a_cone_are_not_near_duplicates(spread):
     pairs = pairs_of(cone(400, 32, spread), cone(400, 24, spread, seed=1))
     assert not find_near_duplicates(pairs, split_at(400, 240, 60)).any()
 
 
 @pytest.mark.parametrize("rank", [4, 8])
-def test_neighbours_in_a_crowded_space_are_no_near_duplicates(rank):
-    """Of few directions: the nearest of many rows is near, and no duplicate."""
+def test_neighbours_in_a_crowded_space_are_not_near_duplicates(rank):
+    """In a space of few directions the nearest of many rows is near without being a duplicate."""
     X, Y = shared_latent(4000, rank=rank, d_source=16, d_target=16, noise=0.01)
     assert find_near_duplicates(pairs_of(X, Y), split_at(4000, 2400, 600)).mean() < 0.02
 
 
-def test_rows_near_in_one_space_only_are_no_near_duplicates():
+def test_rows_near_in_one_space_only_are_not_near_duplicates():
     for sides in "XY":
         pairs, split_ = nearly_repeating(0.001, sides)
         assert not find_near_duplicates(pairs, split_).any()
 
 
-def test_rows_near_to_two_different_training_pairs_are_no_near_duplicates():
+def test_rows_near_two_different_training_pairs_are_not_near_duplicates():
     pairs, split_ = nearly_repeating(0.0)
     pairs.Y[300:320] = pairs.Y[100:120]
     assert not find_near_duplicates(pairs, split_).any()
 
 
-def test_near_duplicates_are_found_where_most_held_out_rows_have_one():
+def test_near_duplicates_are_found_even_if_most_held_out_rows_have_one():
     X, Y = gaussian(100, 32), gaussian(100, 24, 1)
     four = [
         np.concatenate([side + np.float32(0.02) * gaussian(len(side), side.shape[1], s) for s in range(4)])
@@ -231,21 +231,21 @@ def test_near_duplicates_are_found_where_most_held_out_rows_have_one():
     assert find_near_duplicates(pairs_of(*four), split_at(400, 240, 60))[240:].all()
 
 
-def test_tiles_change_nothing(monkeypatch):
+def test_near_duplicates_do_not_depend_on_the_tile_size(monkeypatch):
     pairs, split_ = nearly_repeating(0.05)
     whole = find_near_duplicates(pairs, split_)
     monkeypatch.setattr("repstitch.embeddings.checks.TILE_ROWS", 37)
     np.testing.assert_array_equal(find_near_duplicates(pairs, split_), whole)
 
 
-def test_a_projection_leaves_no_near_duplicate_out(monkeypatch):
+def test_the_projection_misses_no_near_duplicate(monkeypatch):
     pairs, split_ = nearly_repeating(0.05)
     whole = find_near_duplicates(pairs, split_)
     monkeypatch.setattr("repstitch.embeddings.checks.PROJECTED", 2)
     np.testing.assert_array_equal(find_near_duplicates(pairs, split_), whole)
 
 
-def test_near_duplicates_are_told_and_not_refused(caplog):
+def test_near_duplicates_give_a_note_and_no_error(caplog):
     X, Y, _, _ = affine_image(400, 32, 24, noise=0.1)
     X[300:320], Y[300:320] = X[:20] * 1.0001 + 1e-4, Y[:20] * 1.0001
     findings = check(pairs_of(X, Y), split_at(400, 240, 60))
@@ -261,7 +261,7 @@ def test_near_duplicates_are_told_and_not_refused(caplog):
 
 
 def film(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two views of a slow walk: each row is nearly the one before it."""
+    """Return two views of a slow random walk, in which each row is close to the one before it."""
     random = np.random.default_rng(seed)
     walk = np.cumsum(random.standard_normal((n, 12)), axis=0)
     X, Y = (walk @ random.standard_normal((12, d)) + 0.1 * random.standard_normal((n, d)) for d in (20, 16))
@@ -269,7 +269,7 @@ def film(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def captions(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two views of five captions a photo, in a row."""
+    """Return two views of captions, with the five captions of each photo in consecutive rows."""
     random = np.random.default_rng(seed)
     photos = np.repeat(random.standard_normal((n // 5, 12)), 5, axis=0) + 0.3 * random.standard_normal((n, 12))
     X, Y = (photos @ random.standard_normal((12, d)) + 0.3 * random.standard_normal((n, d)) for d in (20, 16))
@@ -277,13 +277,13 @@ def captions(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def photo_of_captions(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """One photo's row five times over, against each of its captions."""
+    """Return pairs in which the row of a photo is repeated for each of its five captions."""
     X, Y = captions(n, seed)
     return np.repeat(X[::5], 5, axis=0), Y
 
 
 def sorted_rows(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ten classes, one class after the other."""
+    """Return two views of rows sorted by ten classes."""
     random = np.random.default_rng(seed)
     rows = np.repeat(3 * random.standard_normal((10, 12)), n // 10, axis=0) + random.standard_normal((n, 12))
     X, Y = (rows @ random.standard_normal((12, d)) + 0.3 * random.standard_normal((n, d)) for d in (20, 16))
@@ -295,7 +295,7 @@ ORDERS = [shared_latent, film, captions, photo_of_captions, sorted_rows]
 
 @pytest.mark.parametrize("make", ORDERS)
 @pytest.mark.parametrize("seed", range(3))
-def test_the_diagonal_beats_its_neighbours_in_any_order_of_rows(make, seed):
+def test_matched_rows_are_not_reported_as_shifted_in_any_order_of_rows(make, seed):
     assert refuse_shift(pairs_of(*make(300, seed=seed)))
 
 
@@ -309,18 +309,18 @@ def test_shifted_rows_are_refused_with_the_lag(make, lag):
 
 
 @pytest.mark.parametrize("by", ["id", "position"])
-def test_a_shift_is_refused_with_what_to_mend_however_rows_are_paired(by):
+def test_the_error_on_a_shift_says_what_to_correct_for_pairs_by_id_and_by_position(by):
     X, Y = shared_latent(200)
     ids = names(200) if by == "id" else None
     shifted = pair(
         embeddings(200, 12, vectors=X, ids=ids), embeddings(200, 10, "new", vectors=np.roll(Y, 1, axis=0), ids=ids)
     )
-    says = "ids of both files refer to" if by == "id" else "files contain"
-    with pytest.raises(InputError, match=rf"target row i \+ 1 and not row i\. Check that the {says} the same items"):
+    subject = "ids of both files refer to" if by == "id" else "files contain"
+    with pytest.raises(InputError, match=rf"target row i \+ 1 and not row i\. Check that the {subject} the same items"):
         check(shifted, split(shifted))
 
 
-def test_a_row_missing_halfway_down_is_found_where_it_goes_wrong():
+def test_a_row_missing_halfway_is_reported_with_the_range_of_shifted_rows():
     X, Y = shared_latent(2400)
     Y[1200:-1] = Y[1201:].copy()
     with pytest.raises(InputError, match=r"shifted: in rows 1\d\d\d to \d+, source row i matches target row i − 1"):
@@ -328,18 +328,18 @@ def test_a_row_missing_halfway_down_is_found_where_it_goes_wrong():
 
 
 @pytest.mark.parametrize("n", [40, 60, 200])
-def test_unrelated_rows_are_told_and_never_called_shifted(n):
+def test_unrelated_rows_are_not_reported_as_shifted(n):
     related = [refuse_shift(pairs_of(*unrelated(n, 20, 16, seed))) for seed in range(20)]
     assert sum(related) <= 3
 
 
-def test_pairs_that_look_unrelated_are_told(caplog):
+def test_pairs_that_look_unrelated_give_a_note(caplog):
     pairs = pairs_of(*unrelated(200, 6, 5, seed=1))
     assert any(note.startswith("The pairs look unrelated") for note in check(pairs, SPLIT).notes)
     assert "look unrelated" in caplog.text
 
 
-def test_too_few_rows_say_nothing_of_a_shift():
+def test_too_few_rows_are_not_tested_for_a_shift():
     assert refuse_shift(pairs_of(*unrelated(39)))
 
 

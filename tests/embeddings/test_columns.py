@@ -13,8 +13,8 @@ def test_ids_are_read_from_every_kind_of_column_and_reach_every_batch(tmp_path, 
     (tmp_path / "ids.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
     np.save(tmp_path / "ids.npy", ids.astype(str))
     np.savez(tmp_path / "ids.npz", key=ids.astype(str))
-    stated = {"npz:key": f"{tmp_path}/ids.npz:key", "array": ids, "list": list(ids)}
-    opened = scan(tmp_path / "x.npy", ids=stated.get(kind, tmp_path / f"ids.{kind}"))
+    sources = {"npz:key": f"{tmp_path}/ids.npz:key", "array": ids, "list": list(ids)}
+    opened = scan(tmp_path / "x.npy", ids=sources.get(kind, tmp_path / f"ids.{kind}"))
     assert opened.has_ids
     assert list(opened.read().ids) == list(ids)  # type: ignore[arg-type]
     assert list(next(opened.batches(7, 5)).ids) == list(ids[5:12])  # type: ignore[arg-type]

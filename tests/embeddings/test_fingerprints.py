@@ -6,7 +6,7 @@ from repstitch.embeddings.pairs import pair
 from repstitch.embeddings.rows import Embeddings
 
 
-def test_rows_without_ids_are_known_by_their_bytes_in_every_run_and_precision():
+def test_pairs_without_ids_get_ids_that_depend_on_their_values_only():
     a, b = embeddings(40, 4, ids=None, dtype="float16"), embeddings(40, 4, ids=None, seed=1)
     first = pair(a, b)
     wide = pair(Embeddings(a.vectors.astype("float32"), a.space), b)
@@ -15,14 +15,14 @@ def test_rows_without_ids_are_known_by_their_bytes_in_every_run_and_precision():
     assert list(id_fingerprints(first.ids)) == list(id_fingerprints(moved.ids))[::-1]
 
 
-def test_fingerprints_tell_ids_apart_and_stay_the_same():
+def test_fingerprints_are_distinct_and_reproducible():
     ids = names(4000)
     assert len(set(id_fingerprints(ids))) == 4000
     assert id_fingerprints(ids).dtype == np.int64
     assert list(id_fingerprints(ids[[7, 3]])) == list(id_fingerprints(ids)[[7, 3]])
 
 
-def test_a_row_repeats_where_it_is_equal_in_every_array():
+def test_a_row_is_a_repeat_if_it_is_equal_in_every_array():
     X, Y = gaussian(6, 3), gaussian(6, 2, 1)
     X[[2, 4]], Y[4] = X[1], Y[1]
     assert list(repeated_rows(X, Y)) == [False, False, False, False, True, False]

@@ -8,7 +8,7 @@ from repstitch.embeddings.pairs import pair
 from repstitch.errors import InputError
 
 
-def test_rows_pair_by_id_whatever_their_order():
+def test_rows_are_paired_by_id_in_any_order():
     a = embeddings(40, 4)
     order = np.random.default_rng(0).permutation(40)
     b = embeddings(40, 6, "new", seed=1).take(order)
@@ -20,7 +20,7 @@ def test_rows_pair_by_id_whatever_their_order():
     assert pairs.dropped == {"source only": 0, "target only": 0}
 
 
-def test_rows_of_one_side_only_are_left_out_and_counted():
+def test_rows_on_one_side_only_are_left_out_and_counted():
     a = embeddings(40, 4).take(slice(0, 35))
     b = embeddings(40, 6, "new", seed=1).take(np.arange(39, 9, -1))
     pairs = pair(a, b)
@@ -31,7 +31,7 @@ def test_rows_of_one_side_only_are_left_out_and_counted():
 
 
 @pytest.mark.parametrize("with_ids", ["neither", "source", "target"])
-def test_rows_pair_by_position_unless_both_sides_have_ids(with_ids, caplog):
+def test_rows_are_paired_by_position_unless_both_sides_have_ids(with_ids, caplog):
     a = embeddings(40, 4, ids=names(40) if with_ids == "source" else None)
     b = embeddings(40, 6, "new", seed=1, ids=names(40) if with_ids == "target" else None)
     pairs = pair(a, b)
@@ -44,12 +44,12 @@ def test_rows_pair_by_position_unless_both_sides_have_ids(with_ids, caplog):
     else:
         assert list(pairs.ids) == list(names(40))
         other = "target" if with_ids == "source" else "source"
-        says = f"The {other} has no ids, so rows are paired by position; pass `{other}_ids` to pair by id."
-        assert caplog.messages == [says]
+        warning = f"The {other} has no ids, so rows are paired by position; pass `{other}_ids` to pair by id."
+        assert caplog.messages == [warning]
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_ids_that_occur_twice_are_refused_with_the_side_and_the_first(side):
+def test_repeated_ids_are_refused_with_the_side_and_the_first_of_them(side):
     twice = embeddings(40, 4, ids=np.array(["a", "b", "b", "c", "c", *names(35)], dtype=object))
     sides = (twice, embeddings(40, 4)) if side == "source" else (embeddings(40, 4), twice)
     with pytest.raises(InputError, match=f"the {side} has 2 repeated \\(first: 'b'\\)"):
@@ -90,20 +90,20 @@ def test_twenty_pairs_are_enough_and_nineteen_are_not():
 
 
 def broken_rows():
-    """Pairs of which six hold something that cannot be used, in five kinds."""
+    """Return two sides in which five items have invalid values: NaN, an infinity or all zeros."""
     a, b = embeddings(40, 4), embeddings(40, 6, "new", seed=1)
     a.vectors[3, 1], a.vectors[4, 0], a.vectors[5] = np.nan, np.inf, 0
     b.vectors[5, 2], b.vectors[6], b.vectors[7, 1] = -np.inf, 0, np.nan
     return a, b
 
 
-def test_rows_that_cannot_be_used_are_refused_with_their_counts():
-    said = "2 with source NaN or Inf, 1 with source all zeros, 2 with target NaN or Inf, 1 with target all zeros"
-    with pytest.raises(InputError, match=f"{said} \\(first: id 'item3'\\). Leave them out with `drop_invalid`"):
+def test_invalid_rows_are_refused_with_their_counts():
+    counts = "2 with source NaN or Inf, 1 with source all zeros, 2 with target NaN or Inf, 1 with target all zeros"
+    with pytest.raises(InputError, match=f"{counts} \\(first: id 'item3'\\). Leave them out with `drop_invalid`"):
         pair(*broken_rows())
 
 
-def test_rows_that_cannot_be_used_are_left_out_and_counted_when_asked(caplog):
+def test_drop_invalid_leaves_out_invalid_rows_and_counts_them(caplog):
     a, b = broken_rows()
     with caplog.at_level(logging.WARNING):
         pairs = pair(a, b, drop_invalid=True)
@@ -128,7 +128,7 @@ def test_too_few_pairs_left_after_dropping_are_refused():
         pair(a, b, drop_invalid=True)
 
 
-def test_repeats_of_an_identical_pair_are_left_out_when_asked_but_not_of_one_side():
+def test_drop_invalid_leaves_out_rows_repeated_on_both_sides_and_keeps_those_on_one_side():
     a, b = embeddings(40, 4), embeddings(40, 4, seed=1)
     a.vectors[[10, 20, 30]] = a.vectors[0]
     b.vectors[[10, 20]] = b.vectors[0]
@@ -138,16 +138,16 @@ def test_repeats_of_an_identical_pair_are_left_out_when_asked_but_not_of_one_sid
     assert pairs.dropped["repeats of an identical pair"] == 2
 
 
-def test_each_pair_left_out_is_counted_for_one_reason():
+def test_a_pair_that_is_left_out_is_counted_for_one_reason_only():
     a, b = embeddings(40, 4), embeddings(40, 4, seed=1)
     a.vectors[[5, 6]] = 0
-    b.vectors[6] = b.vectors[5]  # the same pair again, but one of zeros
+    b.vectors[6] = b.vectors[5]  # the same pair again, but its source is all zeros
     pairs = pair(a, b, drop_invalid=True)
     assert len(pairs) == 38
     assert pairs.dropped == {"source only": 0, "target only": 0, "source all zeros": 2}
 
 
-def test_float16_rows_pair_as_float32():
+def test_float16_rows_become_float32_pairs():
     pairs = pair(embeddings(40, 4, dtype="float16"), embeddings(40, 4, seed=1))
     assert (pairs.X.dtype, pairs.Y.dtype) == (np.float32, np.float32)
     np.testing.assert_array_equal(pairs.X, embeddings(40, 4, dtype="float16").vectors.astype("float32"))

@@ -25,7 +25,7 @@ def save_parquet(path, rows: Embeddings):
 
 
 def arrow_table(rows: Embeddings) -> pa.Table:
-    """The rows as an Arrow table with lists of no fixed size."""
+    """Return the rows as an Arrow table, with the vectors as lists of variable size."""
     columns = {"id": pa.array(rows.ids, pa.string()), "vector": pa.array(list(rows.vectors))}
     if rows.groups is not None:
         columns["photo"] = pa.array(rows.groups, pa.string())
@@ -64,7 +64,7 @@ SAVES = {
 
 @pytest.fixture(params=SAVES)
 def saved(request, tmp_path):
-    """A function that saves embeddings in one of the formats and returns the path and the format's name."""
+    """Return a function that saves embeddings in one of the formats and returns the path and the name of the format."""
     name, save = SAVES[request.param]
 
     def run(rows: Embeddings):
@@ -96,7 +96,7 @@ def test_vectors_ids_and_card_survive_every_format(saved, dtype):
 
 @pytest.mark.parametrize("start", [0, 1, 7, 20, 39, 40, 99])
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_batches_from_any_row_are_the_rows_from_there_on(saved, start, size):
+def test_batches_can_start_at_any_row(saved, start, size):
     rows = embeddings(40, 4)
     path, form = saved(rows)
     parts = list(scan(path).batches(size, start))
@@ -108,13 +108,13 @@ def test_batches_from_any_row_are_the_rows_from_there_on(saved, start, size):
         assert ids == list(rows.ids[start:])  # type: ignore[index]
 
 
-def test_a_scan_says_what_is_in_a_file_without_reading_it(saved):
+def test_a_scan_reports_the_rows_dimensions_and_ids_of_a_file(saved):
     path, form = saved(embeddings(40, 4))
     opened = scan(path)
     assert (opened.n_rows, opened.space.dim, opened.has_ids) == (40, 4, form != "npy")
 
 
-def test_a_folder_of_files_is_read_in_the_order_of_their_names(tmp_path):
+def test_a_folder_of_files_is_read_in_the_order_of_the_file_names(tmp_path):
     rows = embeddings(40, 4)
     parts = [rows.take(slice(0, 15)), rows.take(slice(15, 16)), rows.take(slice(16, 40))]
     path = folder_of(tmp_path / "many", parts)
@@ -125,7 +125,7 @@ def test_a_folder_of_files_is_read_in_the_order_of_their_names(tmp_path):
     np.testing.assert_array_equal(np.concatenate([b.vectors for b in scan(path).batches(7, 16)]), rows.vectors[16:])
 
 
-def test_a_folder_of_arrow_files_is_read_too(tmp_path):
+def test_a_folder_of_arrow_files_is_read(tmp_path):
     rows = embeddings(40, 4)
     (tmp_path / "many").mkdir()
     save_arrow_file(tmp_path / "many" / "a.arrow", rows.take(slice(0, 15)))
@@ -160,7 +160,7 @@ def test_a_file_or_folder_without_rows_is_refused(tmp_path):
         read(np.zeros((0, 4)))
 
 
-def test_an_empty_file_in_a_folder_does_no_harm(tmp_path):
+def test_an_empty_file_in_a_folder_is_skipped(tmp_path):
     (tmp_path / "many").mkdir()
     table = arrow_table(embeddings(30, 4))
     pq.write_table(table.slice(0, 0), tmp_path / "many" / "a.parquet")
@@ -168,7 +168,7 @@ def test_an_empty_file_in_a_folder_does_no_harm(tmp_path):
     assert len(read(tmp_path / "many")) == 30
 
 
-def test_another_vector_column_is_named_and_does_not_get_the_card_of_the_first(tmp_path):
+def test_a_vector_column_named_in_the_path_does_not_get_the_card_of_the_default_column(tmp_path):
     rows = embeddings(30, 4)
     other = gaussian(30, 6, 9)
     pq.write_table(arrow_table(rows).append_column("wide", pa.array(list(other))), tmp_path / "x.parquet")
@@ -178,7 +178,7 @@ def test_another_vector_column_is_named_and_does_not_get_the_card_of_the_first(t
     assert read(tmp_path / "x.parquet").space == rows.space
 
 
-def test_an_array_of_several_in_an_npz_is_named(tmp_path):
+def test_one_of_several_arrays_in_an_npz_is_named_in_the_path(tmp_path):
     a, b = gaussian(30, 4, 1), gaussian(30, 5, 2)
     np.savez(tmp_path / "x.npz", a=a, b=b, ids=names(30).astype(str))
     np.testing.assert_array_equal(read(f"{tmp_path}/x.npz:b").vectors, b)
@@ -195,17 +195,17 @@ def test_an_array_of_several_in_an_npz_is_named(tmp_path):
             scan(tmp_path / "y.npz")
 
 
-def test_embeddings_and_arrays_pass_through():
+def test_embeddings_and_arrays_are_returned_unchanged():
     rows = embeddings(30, 4)
     assert read(rows) is rows
     np.testing.assert_array_equal(read(rows.vectors).vectors, rows.vectors)
     assert not read(rows.vectors).declared
 
 
-# --- what the caller states -------------------------------------------------------------------------------------------
+# --- arguments of the caller ------------------------------------------------------------------------------------------
 
 
-def test_a_stated_name_declares_the_space(tmp_path):
+def test_a_space_from_the_caller_declares_the_space(tmp_path):
     np.save(tmp_path / "x.npy", gaussian(30, 4))
     named = read(tmp_path / "x.npy", space="old")
     assert (named.space, named.declared) == (Space("old", 4), True)
@@ -215,30 +215,30 @@ def test_a_stated_name_declares_the_space(tmp_path):
         scan(tmp_path / "x.npy", space=card("old", 5))
 
 
-def test_a_stated_name_keeps_the_identity_of_the_card(tmp_path):
+def test_a_name_from_the_caller_replaces_only_the_name_in_the_card(tmp_path):
     write(tmp_path / "x.parquet", embeddings(30, 4))
     assert read(tmp_path / "x.parquet", space="mine").space == replace(card("old", 4), name="mine")
 
 
-def test_whole_numbers_as_ids_are_taken_as_text(tmp_path):
+def test_integer_ids_are_converted_to_text(tmp_path):
     np.save(tmp_path / "ids.npy", np.arange(30))
     back = read(gaussian(30, 4), ids=tmp_path / "ids.npy")
     assert list(back.ids) == [str(i) for i in range(30)]  # type: ignore[arg-type]
-    given = Embeddings(gaussian(30, 4), card(), ids=np.arange(30))
-    assert len(pair(back, given)) == 30
-    write(tmp_path / "x.parquet", given)
+    numbered = Embeddings(gaussian(30, 4), card(), ids=np.arange(30))
+    assert len(pair(back, numbered)) == 30
+    write(tmp_path / "x.parquet", numbered)
     assert list(read(tmp_path / "x.parquet").ids) == list(back.ids)  # type: ignore[arg-type]
     table = pa.table({"id": pa.array(range(30)), "vector": pa.array(list(gaussian(30, 4)))})
     pq.write_table(table, tmp_path / "numbers.parquet")
     assert list(read(tmp_path / "numbers.parquet").ids) == list(back.ids)  # type: ignore[arg-type]
 
 
-def test_stated_ids_stand_in_for_those_of_the_file(tmp_path):
+def test_ids_from_the_caller_replace_those_of_the_file(tmp_path):
     write(tmp_path / "x.parquet", embeddings(30, 4))
     assert list(read(tmp_path / "x.parquet", ids=names(30, "other")).ids) == list(names(30, "other"))  # type: ignore[arg-type]
 
 
-def test_ids_in_an_npz_must_be_one_a_row(tmp_path):
+def test_an_npz_must_have_one_id_per_row(tmp_path):
     for bad in (names(29).astype(str), np.full((30, 2), "a")):
         np.savez(tmp_path / "x.npz", old=gaussian(30, 4), ids=bad)
         with pytest.raises(InputError, match=r"`ids` of .*x.npz must have one entry per row \(30\); got shape"):
@@ -251,26 +251,26 @@ def test_groups_are_read_from_a_column_or_a_file(tmp_path):
     pq.write_table(table, tmp_path / "x.parquet")
     np.save(tmp_path / "groups.npy", groups.astype(str))
     every: list[Any] = ["photo", tmp_path / "groups.npy", str(tmp_path / "groups.npy"), groups]
-    for stated in every:
-        opened = scan(tmp_path / "x.parquet", group=stated)
+    for source in every:
+        opened = scan(tmp_path / "x.parquet", group=source)
         assert list(opened.read().groups) == list(groups)  # type: ignore[arg-type]
         assert [g for part in opened.batches(7, 3) for g in part.groups] == list(groups[3:])  # type: ignore[arg-type]
     assert list(read(tmp_path / "x.parquet", group="id").groups) == list(names(40))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("argument", ["group", "ids"])
-def test_entries_come_through_a_pipe(tmp_path, argument):
+def test_groups_and_ids_are_read_from_a_named_pipe(tmp_path, argument):
     rows = embeddings(30, 4)
     np.save(tmp_path / "x.npy", rows.vectors)
     os.mkfifo(tmp_path / "pipe")
     writer = Thread(target=(tmp_path / "pipe").write_text, args=("\n".join(f"a{i}" for i in range(30)),))
     writer.start()
-    found = read(tmp_path / "x.npy", **{argument: str(tmp_path / "pipe")})
+    rows_read = read(tmp_path / "x.npy", **{argument: str(tmp_path / "pipe")})
     writer.join()
-    assert list({"group": found.groups, "ids": found.ids}[argument]) == [f"a{i}" for i in range(30)]  # type: ignore[arg-type]
+    assert list({"group": rows_read.groups, "ids": rows_read.ids}[argument]) == [f"a{i}" for i in range(30)]  # type: ignore[arg-type]
 
 
-def test_groups_and_ids_stated_beside_embeddings_and_arrays_are_used():
+def test_groups_and_ids_from_the_caller_are_used_for_embeddings_and_arrays():
     rows, groups = embeddings(30, 4), np.arange(30) // 5
     assert list(read(rows, group=groups).groups) == list(groups.astype(str))  # type: ignore[arg-type]
     assert list(read(rows, ids=names(30, "x")).ids) == list(names(30, "x"))  # type: ignore[arg-type]
@@ -278,16 +278,16 @@ def test_groups_and_ids_stated_beside_embeddings_and_arrays_are_used():
     assert list(read(rows.vectors, group=groups).groups) == list(groups.astype(str))  # type: ignore[arg-type]
 
 
-def test_a_vector_column_is_no_group(tmp_path):
+def test_a_vector_column_is_refused_as_a_group(tmp_path):
     write(tmp_path / "x.parquet", embeddings(30, 4))
     with pytest.raises(InputError, match=r"x.parquet cannot be read to its end: Unsupported cast"):
         read(tmp_path / "x.parquet", group="vector")
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- refused input ----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_there_or_has_another_extension_is_refused(tmp_path):
+def test_missing_files_and_unsupported_extensions_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"There is no file .*none.parquet; give the path of embeddings \(.parquet"):
         scan(tmp_path / "none.parquet")
     for name, got in (("x.csv", "the ending .csv"), ("x.json", "the ending .json"), ("x", "no file ending")):
@@ -298,7 +298,7 @@ def test_what_is_not_there_or_has_another_extension_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.pkl", "x.PT"])
-def test_pickles_are_refused_unread_with_the_way_to_convert_them(tmp_path, name):
+def test_pickles_are_refused_without_reading_them_and_with_the_way_to_convert_them(tmp_path, name):
     torch.save(torch.zeros(30, 4), tmp_path / name)
     with pytest.raises(InputError, match=rf'{name} is a pickle\. .* `np\.save\("X\.npy", tensor\.numpy\(\)\)`'):
         read(tmp_path / name)
@@ -327,7 +327,7 @@ def test_pickles_are_refused_unread_with_the_way_to_convert_them(tmp_path, name)
         (np.full((30, 4), "a"), "got <U1"),
     ],
 )
-def test_arrays_that_are_no_table_of_floats_are_refused(tmp_path, array, message):
+def test_arrays_that_are_not_matrices_of_floats_are_refused(tmp_path, array, message):
     np.save(tmp_path / "x.npy", array)
     np.savez(tmp_path / "x.npz", a=array)
     for source in (array, tmp_path / "x.npz") if array.size == 0 else (array, tmp_path / "x.npy", tmp_path / "x.npz"):
@@ -368,7 +368,7 @@ def test_a_column_of_vectors_is_refused_with_the_way_to_stack_it():
     assert len(read(np.stack(column))) == 30
 
 
-def test_pickled_arrays_are_refused_unread(tmp_path):
+def test_pickled_arrays_are_refused_without_unpickling_them(tmp_path):
     np.save(tmp_path / "x.npy", np.array([[1.0, "a"]] * 30, dtype=object))
     np.savez(tmp_path / "x.npz", a=np.array([[1.0, "a"]] * 30, dtype=object))
     for file in ("x.npy", "x.npz:a"):
@@ -399,7 +399,7 @@ def test_pickled_arrays_are_refused_unread(tmp_path):
     ],
 )
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
-def test_columns_that_are_no_table_of_floats_are_refused(tmp_path, column, message, form):
+def test_columns_that_are_not_vectors_of_floats_are_refused(tmp_path, column, message, form):
     table = pa.table({"vector": column})
     if form == "parquet":
         pq.write_table(table, tmp_path / "x.parquet")
@@ -410,7 +410,7 @@ def test_columns_that_are_no_table_of_floats_are_refused(tmp_path, column, messa
         read(tmp_path / f"x.{form}")
 
 
-def test_a_missing_column_is_refused_with_those_that_are_there(tmp_path):
+def test_a_missing_column_is_refused_with_the_columns_of_the_file(tmp_path):
     pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "x.parquet")
     with pytest.raises(
         InputError, match=r"has no column 'vector'; its columns are: a, b\. .*path: .*x.parquet:COLUMN\.$"
@@ -433,7 +433,7 @@ def test_rows_without_an_id_or_a_group_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("meta", [b"{", b"[]", b'{"name": "a"}', b'{"name": "a", "dim": 4, "later": 1}'])
-def test_a_card_that_cannot_be_understood_is_refused(tmp_path, meta):
+def test_a_card_that_cannot_be_parsed_is_refused(tmp_path, meta):
     table = arrow_table(embeddings(30, 4)).replace_schema_metadata({SPACE_KEY: meta})
     pq.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(InputError, match="space card"):
@@ -458,7 +458,7 @@ def test_a_file_cut_short_is_refused(tmp_path, form):
             read(tmp_path / name)
 
 
-def test_a_stream_cut_short_gives_no_wrong_rows(tmp_path):
+def test_an_arrow_stream_cut_short_is_refused(tmp_path):
     rows = embeddings(400, 8)
     save_arrow_stream(tmp_path / "x.arrow", rows)
     whole = (tmp_path / "x.arrow").read_bytes()
@@ -467,7 +467,7 @@ def test_a_stream_cut_short_gives_no_wrong_rows(tmp_path):
         read(tmp_path / "x.arrow")
 
 
-def test_damage_in_the_middle_of_a_file_is_refused_and_not_a_crash(tmp_path):
+def test_damage_in_the_middle_of_a_file_is_refused_without_a_crash(tmp_path):
     write(tmp_path / "x.parquet", embeddings(400, 8))
     bytes_ = bytearray((tmp_path / "x.parquet").read_bytes())
     bytes_[40:2000] = bytes(1960)
@@ -476,7 +476,7 @@ def test_damage_in_the_middle_of_a_file_is_refused_and_not_a_crash(tmp_path):
         read(tmp_path / "x.parquet")
 
 
-def test_tensors_with_gradients_and_of_other_floats_are_read_as_arrays():
+def test_tensors_with_gradients_or_other_float_types_are_read_as_arrays():
     rows = torch.from_numpy(gaussian(30, 4))
     for tensor in (rows, rows.clone().requires_grad_(), torch.nn.Parameter(rows), rows.double()):
         np.testing.assert_array_equal(read(tensor).vectors, rows.numpy())
@@ -487,7 +487,7 @@ def test_tensors_with_gradients_and_of_other_floats_are_read_as_arrays():
         np.testing.assert_array_equal(back, rows.to(dtype).float().numpy())
 
 
-def test_a_tensor_on_another_device_is_brought_to_the_cpu():
+def test_a_tensor_on_another_device_is_moved_to_the_cpu():
     class Elsewhere(torch.Tensor):
         moved = 0
 
@@ -499,7 +499,7 @@ def test_a_tensor_on_another_device_is_brought_to_the_cpu():
     assert Elsewhere.moved == 1
 
 
-def test_what_numpy_cannot_convert_is_refused_in_one_line():
+def test_values_that_numpy_cannot_convert_are_refused_in_one_line():
     with pytest.raises(
         InputError,
         match=r"^The array must have one vector per item.*; it cannot be converted: Can't call numpy\(\) on Tensor",

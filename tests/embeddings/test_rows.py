@@ -14,7 +14,7 @@ from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 
 
-def test_embeddings_must_have_the_shape_and_kind_they_say():
+def test_embeddings_with_the_wrong_shape_or_dtype_are_refused():
     with pytest.raises(InputError, match=r"`vectors` of space 'old' must have shape \(n, 4\); got \(30, 5\)"):
         Embeddings(gaussian(30, 5), card("old", 4))
     with pytest.raises(
@@ -34,7 +34,7 @@ def test_embeddings_must_have_the_shape_and_kind_they_say():
 
 
 @pytest.mark.parametrize("make", [np.ndarray.tolist, torch.from_numpy])
-def test_vectors_that_are_no_numpy_array_are_refused_and_read_converts_them(make):
+def test_vectors_must_be_a_numpy_array_and_read_converts_lists_and_tensors(make):
     vectors = make(gaussian(30, 4))
     with pytest.raises(
         InputError, match=r"must be a NumPy array; got (list|Tensor)\. `read` converts lists and tensors"
@@ -43,7 +43,7 @@ def test_vectors_that_are_no_numpy_array_are_refused_and_read_converts_them(make
     assert len(read(vectors, space=card("old", 4))) == 30
 
 
-def test_tokens_of_each_item_in_vectors_are_refused_with_the_way_to_pool_them():
+def test_vectors_with_a_token_axis_are_refused_with_the_way_to_pool_them():
     with pytest.raises(InputError, match=r"got \(30, 7, 4\)\. If the second axis is tokens, pool them first"):
         Embeddings(gaussian(30, 28).reshape(30, 7, 4), card("old", 4))
 
@@ -69,11 +69,11 @@ def test_take_keeps_ids_and_groups_with_their_rows():
         (Findings(["They repeat."], np.ones(3, dtype=bool)), "Findings(notes=['They repeat.'])"),
     ],
 )
-def test_rows_are_shown_in_one_line_without_their_numbers(value, shown):
+def test_records_of_rows_are_shown_in_one_line_without_their_values(value, shown):
     assert repr(value) == shown
 
 
-def test_values_that_hold_arrays_can_be_compared_and_hashed(tmp_path):
+def test_records_with_arrays_can_be_compared_and_hashed(tmp_path):
     write(tmp_path / "x.parquet", embeddings(20, 4))
     for value in (
         embeddings(20, 4),
@@ -89,7 +89,7 @@ def test_values_that_hold_arrays_can_be_compared_and_hashed(tmp_path):
         assert "array(" not in repr(value)
 
 
-def test_rows_that_cannot_be_used_are_named_by_reason():
+def test_invalid_rows_are_listed_by_reason():
     X = gaussian(5, 3)
     X[1, 2], X[2], X[3, 0] = np.inf, 0, np.nan
     masks = invalid_rows(X)

@@ -9,7 +9,7 @@ from repstitch.errors import InputError
 
 
 def split_sides(pairs, *args) -> dict[str, str]:
-    """The part that each id falls into."""
+    """Return the part of the split that each id falls into."""
     parts = split(pairs, *args)
     return {pairs.ids[row]: name for name in ("train", "select", "calibrate", "test") for row in getattr(parts, name)}
 
@@ -26,17 +26,17 @@ def test_every_pair_falls_into_exactly_one_part():
 
 
 @pytest.mark.parametrize("shares", [(0.6, 0.15, 0.25), (0.8, 0.1, 0.1), (0.5, 0.5, 0.0), (0.1, 0.1, 0.8)])
-def test_the_parts_have_the_asked_shares(shares):
+def test_the_parts_have_the_requested_shares(shares):
     parts = split(many(), shares)
-    found = np.array([len(parts.train), len(parts.validation), len(parts.test)]) / 4000
+    actual = np.array([len(parts.train), len(parts.validation), len(parts.test)]) / 4000
     error = np.sqrt(np.array(shares) * (1 - np.array(shares)) / 4000)
-    assert (np.abs(found - shares) <= 4 * error).all()
+    assert (np.abs(actual - shares) <= 4 * error).all()
     assert abs(len(parts.select) - len(parts.calibrate)) <= 4 * np.sqrt(len(parts.validation))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.permutations(range(300)), st.integers(120, 300))
-def test_an_id_falls_on_the_same_side_whatever_other_rows_are_there(order, kept):
+def test_the_part_of_an_id_does_not_depend_on_the_other_rows(order, kept):
     whole, some = many(300), many(300).take(np.array(order)[:kept])
     everywhere = split_sides(whole)
     assert all(everywhere[key] == part for key, part in split_sides(some).items())
@@ -75,7 +75,7 @@ def test_a_test_share_of_zero_leaves_no_test_rows():
     assert len(parts.train) + len(parts.validation) == 200
 
 
-def test_too_few_rows_to_halve_validation_serve_both_uses():
+def test_validation_rows_too_few_to_halve_are_used_for_selection_and_calibration():
     for seed in range(50):
         pairs = many(24, prefix=f"{seed}-")
         try:
@@ -93,14 +93,14 @@ def test_too_few_rows_to_halve_validation_serve_both_uses():
     "shares",
     [(0.6, 0.4), (0.5, 0.2, 0.2), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5), ()],
 )
-def test_shares_that_are_no_split_are_refused(shares):
+def test_shares_that_do_not_describe_a_split_are_refused(shares):
     with pytest.raises(
         InputError, match=r"`split` must be three shares \(train,validation,test\) that sum to 1; only test"
     ):
         split(many(100), shares)
 
 
-def test_a_part_that_comes_out_empty_is_refused():
+def test_a_split_with_too_few_pairs_in_a_part_is_refused():
     one_group = many(100, groups=np.full(100, "all", dtype=object))
     with pytest.raises(InputError, match=r"Only 0 pairs fell into .*; pass more pairs"):
         split(one_group)

@@ -24,12 +24,12 @@ def test_a_written_file_is_plain_parquet_with_the_card_in_its_metadata(tmp_path)
     assert table.column("id").to_pylist() == list(rows.ids)  # type: ignore[arg-type]
 
 
-def test_rows_without_ids_are_written_with_their_numbers(tmp_path):
+def test_rows_without_ids_are_written_with_their_positions_as_ids(tmp_path):
     write(tmp_path / "x.parquet", embeddings(25, 4, ids=None))
     assert list(read(tmp_path / "x.parquet").ids) == [str(i) for i in range(25)]  # type: ignore[arg-type]
 
 
-def test_float64_is_written_as_float32_and_read_from_arrays_as_float32(tmp_path):
+def test_float64_vectors_are_written_and_read_as_float32(tmp_path):
     wide = gaussian(30, 4).astype("float64")
     write(tmp_path / "x.parquet", Embeddings(wide, card()))
     assert read(tmp_path / "x.parquet").vectors.dtype == np.float32
@@ -38,7 +38,7 @@ def test_float64_is_written_as_float32_and_read_from_arrays_as_float32(tmp_path)
 
 
 def stream(rows: Embeddings, size: int = 7, fail_at: int | None = None):
-    """`produce` for write_stream; raises instead of giving the batch that starts at row `fail_at`."""
+    """Return `produce` for `write_stream`. It raises at the batch that starts at or after row `fail_at`."""
 
     def produce(start: int):
         for at in range(start, len(rows), size):
@@ -58,7 +58,7 @@ def test_an_existing_file_is_never_overwritten(tmp_path):
     assert out.read_bytes() == before
 
 
-def test_a_file_that_appears_meanwhile_is_not_overwritten_and_no_row_is_lost(tmp_path):
+def test_a_file_that_appears_during_writing_is_not_overwritten_and_the_rows_are_kept(tmp_path):
     out = tmp_path / "x.parquet"
     rows = embeddings(30, 4)
 
@@ -87,7 +87,7 @@ def test_a_full_disk_is_one_error_that_names_the_output(tmp_path, monkeypatch, p
     assert not out.exists()
 
 
-def test_an_error_of_what_makes_the_rows_is_not_one_of_writing(tmp_path):
+def test_an_error_in_the_source_of_the_rows_is_not_reported_as_a_write_error(tmp_path):
     def produce(start):
         (tmp_path / "none.txt").read_text()
         yield [], []
@@ -96,20 +96,20 @@ def test_an_error_of_what_makes_the_rows_is_not_one_of_writing(tmp_path):
         write_stream(tmp_path / "x.parquet", card(), produce, {})
 
 
-def test_only_parquet_in_a_folder_that_exists_is_written(tmp_path):
+def test_the_output_must_be_a_parquet_file_in_an_existing_folder(tmp_path):
     with pytest.raises(InputError, match=r"`out` must end in .parquet.*got 'x.npy'"):
         write(tmp_path / "x.npy", embeddings(30, 4))
     with pytest.raises(InputError, match=r"`out` must be in an existing folder; there is no .*none"):
         write(tmp_path / "none" / "x.parquet", embeddings(30, 4))
 
 
-def test_a_stream_of_no_rows_writes_nothing(tmp_path):
+def test_a_stream_without_rows_is_refused_and_writes_nothing(tmp_path):
     with pytest.raises(InputError, match=r"There are no rows to write to .*x.parquet"):
         write_stream(tmp_path / "x.parquet", card(), lambda start: iter([]), {})
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stream_is_written_whole_and_leaves_nothing_else_behind(tmp_path):
+def test_a_stream_is_written_completely_and_leaves_no_other_file(tmp_path):
     rows = embeddings(40, 4, dtype="float16")
     done = write_stream(
         tmp_path / "x.parquet", rows.space, stream(rows), {"a": 1}, dtype="float16", metadata={"made.by": "test"}
@@ -123,7 +123,7 @@ def test_a_stream_is_written_whole_and_leaves_nothing_else_behind(tmp_path):
     assert pq.read_schema(tmp_path / "x.parquet").metadata[b"made.by"] == b"test"
 
 
-def test_more_than_ten_parts_are_joined_in_their_order(tmp_path):
+def test_more_than_ten_parts_are_joined_in_order(tmp_path):
     rows, out = embeddings(40, 4), tmp_path / "x.parquet"
     with pytest.raises(RuntimeError, match="the power went out"):
         write_stream(out, rows.space, stream(rows, size=2, fail_at=24), {})
@@ -134,24 +134,24 @@ def test_more_than_ten_parts_are_joined_in_their_order(tmp_path):
 
 
 @pytest.mark.parametrize("fail_at", [0, 7, 21, 35])
-def test_an_interrupted_stream_goes_on_to_an_identical_file(tmp_path, fail_at):
+def test_an_interrupted_stream_is_resumed_to_an_identical_file(tmp_path, fail_at):
     rows, out = embeddings(40, 4), tmp_path / "x.parquet"
     with pytest.raises(RuntimeError, match="the power went out"):
         write_stream(out, rows.space, stream(rows, fail_at=fail_at), {"a": 1})
     assert not out.exists()
-    asked = []
+    starts = []
 
     def produce(start):
-        asked.append(start)
+        starts.append(start)
         return stream(rows)(start)
 
     assert write_stream(out, rows.space, produce, {"a": 1}) == 40
-    assert asked == [fail_at]
+    assert starts == [fail_at]
     write_stream(tmp_path / "straight.parquet", rows.space, stream(rows), {"a": 1})
     assert out.read_bytes() == (tmp_path / "straight.parquet").read_bytes()
 
 
-def test_a_half_written_part_is_done_again(tmp_path):
+def test_a_half_written_part_is_written_again(tmp_path):
     rows, out = embeddings(40, 4), tmp_path / "x.parquet"
     with pytest.raises(RuntimeError, match="power"):
         write_stream(out, rows.space, stream(rows, fail_at=21), {})
@@ -161,9 +161,9 @@ def test_a_half_written_part_is_done_again(tmp_path):
     np.testing.assert_array_equal(read(out).vectors, rows.vectors)
 
 
-def test_a_job_that_was_stopped_after_its_last_row_only_publishes(tmp_path):
+def test_a_job_stopped_after_its_last_row_can_be_finished(tmp_path):
     rows, out = embeddings(40, 4), tmp_path / "x.parquet"
-    blocked = tmp_path / "x.parquet.partial"
+    partial = tmp_path / "x.parquet.partial"
 
     def produce(start):
         yield from stream(rows)(start)
@@ -171,7 +171,7 @@ def test_a_job_that_was_stopped_after_its_last_row_only_publishes(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         write_stream(out, rows.space, produce, {})
-    assert blocked.exists()
+    assert partial.exists()
     assert write_stream(out, rows.space, stream(rows), {}) == 40
     np.testing.assert_array_equal(read(out).vectors, rows.vectors)
 
