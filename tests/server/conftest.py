@@ -22,7 +22,7 @@ def client(registry):
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory):
-    """A running service of one calibrated stitcher, for all tests that leave it as it is: its port and its log."""
+    """Start a service with one calibrated stitcher, for all tests that do not change it; yield its port and log."""
     folder = tmp_path_factory.mktemp("service")
     make_stitcher(calibration=calibration(6)).save(folder / "stitchers" / "old-to-new")
     port, log = free_port(), folder / "log"

@@ -1,4 +1,4 @@
-"""Attacks on the service that once succeeded."""
+"""Attacks that once succeeded against the service."""
 
 import asyncio
 import json
@@ -29,11 +29,11 @@ from repstitch.wire.rows import MalformedError
 WIDE = 256
 
 
-# --- rows of one request in the reply of another ----------------------------------------------------------------------
+# --- rows of one request in the response to another -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("small", [1, 16, 64])
-def test_small_requests_together_never_meet_large_ones_on_a_device(tmp_path, small):
+def test_small_and_large_requests_on_a_device_each_get_their_own_rows(tmp_path, small):
     stitcher = make_stitcher(d_source=WIDE, d_target=WIDE)
     stitcher.save(tmp_path / "old-to-new")
     registry = Registry(tmp_path)
@@ -52,7 +52,7 @@ def test_small_requests_together_never_meet_large_ones_on_a_device(tmp_path, sma
         assert np.allclose(read_rows(answer, WIDE), stitcher.translate(rows), atol=1e-5)
 
 
-def test_a_stage_answers_one_call_at_a_time():
+def test_concurrent_calls_on_one_stage_each_get_their_own_rows():
     from repstitch.server.compute import PlacedRoute
     from repstitch.stitchers.routing import Route
 
@@ -64,13 +64,13 @@ def test_a_stage_answers_one_call_at_a_time():
             assert np.allclose(vectors, stitcher.translate(rows), atol=1e-5)
 
 
-# --- rows read as something else --------------------------------------------------------------------------------------
+# --- rows misread as another type -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "parameter", ["dtype =float16", "dtype*=float16", "dtype=float16;dtype=float32", "xdtype=float16", "dtype"]
 )
-def test_what_is_nearly_a_dtype_is_not_passed_over(client, parameter):
+def test_a_malformed_dtype_parameter_is_not_ignored(client, parameter):
     rows = make_rows(4).astype("<f2").tobytes()
     response = client.post(URL, content=rows, headers={"content-type": f"{OCTETS}; {parameter}"})
     if parameter == "dtype =float16":
@@ -80,7 +80,7 @@ def test_what_is_nearly_a_dtype_is_not_passed_over(client, parameter):
         refused(response, 415, "The `dtype` of a `Content-Type` must be float32 or float16", "Content-Type")
 
 
-def test_two_content_types_are_none(client):
+def test_two_content_type_headers_are_refused(client):
     headers = [("content-type", OCTETS), ("content-type", OCTETS16)]
     refused(
         client.post(URL, content=bytes(48), headers=headers),
@@ -99,20 +99,20 @@ def test_two_content_types_are_none(client):
         ({"x-rows": "two", "x-dim": "6"}, "got `X-Rows` two"),
     ],
 )
-def test_rows_of_another_shape_than_the_sender_states_are_refused(client, headers, message):
+def test_rows_whose_shape_differs_from_x_rows_or_x_dim_are_refused(client, headers, message):
     refused(post_rows(client, make_rows(2), **headers), 422, message, "embedding")
     assert post_rows(client, make_rows(2), x_rows="2", x_dim="6").status_code == 200
 
 
-# --- replies that leave no turn to others -----------------------------------------------------------------------------
+# --- large replies block the event loop -------------------------------------------------------------------------------
 
 
-def test_a_large_reply_that_is_fetched_at_once_leaves_every_other_part_to_others():
+def test_a_large_reply_yields_to_the_event_loop_between_its_parts():
     turns, sent = [], []
 
     async def send(message):
         sent.append(bytes(message.get("body", b"")))
-        turns.append(len(turns))  # never waits, as a server whose client fetches as fast as it sends
+        turns.append(len(turns))  # never waits, like a server whose client reads as fast as it sends
 
     async def others():
         turns_taken = []
@@ -138,7 +138,7 @@ def test_a_large_reply_that_is_fetched_at_once_leaves_every_other_part_to_others
 
 
 @pytest.mark.parametrize("options", [{"metadata_version": pa.ipc.MetadataVersion.V4}, {"compression": "zstd"}])
-def test_an_arrow_stream_that_may_unpack_to_any_size_is_refused_unpacked(options, monkeypatch):
+def test_an_arrow_stream_that_could_decompress_to_any_size_is_refused_unopened(options, monkeypatch):
     sink = pa.BufferOutputStream()
     table = pa.table({"vector": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(60, np.float32)), 6)})
     with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
@@ -151,13 +151,13 @@ def test_an_arrow_stream_that_may_unpack_to_any_size_is_refused_unpacked(options
 @pytest.mark.parametrize(
     "body", [b'{"embedding":[' + b"[]," * 9000 + b"[]]}", b'{"embedding":[' + b"{}," * 9000 + b"{}]}"]
 )
-def test_brackets_that_no_rows_need_are_refused_unparsed(registry, body, monkeypatch):
+def test_json_with_too_many_brackets_is_refused_before_parsing(registry, body, monkeypatch):
     monkeypatch.setattr("orjson.loads", lambda _: 1 / 0)
     response = client_of(registry, max_rows=100).post(URL, content=body, headers={"content-type": "application/json"})
     refused(response, 400, "must be one object with at most 100 rows; it has too many brackets")
 
 
-def test_json_has_a_limit_of_its_own(registry):
+def test_json_bodies_have_their_own_size_limit(registry):
     client = client_of(registry, max_json_bytes=100)
     body = json.dumps({"embedding": make_rows(5).tolist()})
     for path in (URL, "/v1/embeddings", "/v1/score"):
@@ -166,7 +166,7 @@ def test_json_has_a_limit_of_its_own(registry):
     assert post_rows(client, make_rows(5)).status_code == 200
 
 
-def test_a_long_list_in_json_is_written_in_parts_that_are_one(client):
+def test_a_long_json_reply_written_in_parts_is_valid_json(client):
     rows = make_rows(1000)
     answer = post_rows(client, rows, accept="application/json")
     assert np.allclose(answer.json()["embedding"], make_stitcher().translate(rows), atol=1e-6)
@@ -174,7 +174,7 @@ def test_a_long_list_in_json_is_written_in_parts_that_are_one(client):
     assert len(answer["data"]) == 1000
 
 
-def test_scores_that_take_long_hold_no_translation_up_and_are_few(registry, monkeypatch):
+def test_slow_scores_are_limited_in_number_and_do_not_block_translations(registry, monkeypatch):
     app = create_app(registry, Settings())
     release = threading.Event()
     monkeypatch.setattr(Score, "_score", lambda self, *_: (release.wait(20), ([(b"content-length", b"0")], b""))[1])
@@ -202,8 +202,8 @@ def test_scores_that_take_long_hold_no_translation_up_and_are_few(registry, monk
     assert after.status_code == 200
 
 
-def test_a_client_that_left_is_answered_all_the_same_and_holds_nothing(registry):
-    """What the application is mounted in may wait for its answer."""
+def test_a_disconnected_client_is_still_answered_and_its_bytes_are_released(registry):
+    """A framework that mounts the application may wait for the response even after the client has disconnected."""
     app, sent = create_app(registry, Settings()), []
 
     async def scenario():
@@ -231,7 +231,7 @@ def test_a_client_that_left_is_answered_all_the_same_and_holds_nothing(registry)
     assert app.state.service.gate.bytes == 0
 
 
-def test_clients_that_fetch_nothing_of_several_replies_hold_nobody_up(tmp_path):
+def test_clients_that_never_read_their_replies_do_not_block_others(tmp_path):
     make_stitcher(d_source=WIDE, d_target=4).save(tmp_path / "st" / "old-to-new")
     port, rows = free_port(), make_rows(4000, WIDE)
     env = {"REPSTITCH_TIMEOUT_S": "1", "REPSTITCH_MAX_HELD_BYTES": str(12 * 2**20), "OMP_NUM_THREADS": "1"}
@@ -279,7 +279,7 @@ def test_clients_that_fetch_nothing_of_several_replies_hold_nobody_up(tmp_path):
 
 
 def exchange(port: int, sent: bytes) -> bytes:
-    """All that comes back until nothing more does."""
+    """Send bytes and return what is received until the connection closes or is silent for 2 s."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.settimeout(2)
         answer = b""
@@ -292,7 +292,7 @@ def exchange(port: int, sent: bytes) -> bytes:
     return answer
 
 
-def test_the_body_of_a_request_for_another_protocol_is_never_the_next_request(service):
+def test_the_body_of_an_upgrade_request_is_never_read_as_the_next_request(service):
     port, _ = service
     inner = b"GET /v1/spaces HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     lines = (f"POST {URL} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {OCTETS}", f"Content-Length: {len(inner)}")
@@ -305,14 +305,14 @@ def test_the_body_of_a_request_for_another_protocol_is_never_the_next_request(se
 
 
 @pytest.mark.parametrize("where", ["path", "header", "headers"])
-def test_heads_without_end_are_cut_off(service, where):
+def test_endless_request_heads_are_cut_off(service, where):
     port, _ = service
     beginning = {"path": b"GET /", "header": b"GET / HTTP/1.1\r\nX-A: ", "headers": b"GET / HTTP/1.1\r\n"}[where]
     part = b"X-B: " + b"b" * 1000 + b"\r\n" if where == "headers" else b"b" * 1000
     with socket.create_connection(("127.0.0.1", port)) as endless:
         endless.sendall(beginning)
         cut = False
-        for _ in range(50_000):  # more than the buffers on the way hold
+        for _ in range(50_000):  # more bytes than the socket buffers hold
             try:
                 endless.sendall(part)
             except OSError:
@@ -322,7 +322,7 @@ def test_heads_without_end_are_cut_off(service, where):
     assert get(f"{LOCAL}:{port}/livez").status_code == 200
 
 
-def test_a_page_whose_name_leads_here_is_not_this_machine(registry):
+def test_a_web_page_cannot_reach_the_service_by_dns_rebinding(registry):
     client = client_of(registry)
     refused(
         client.get("/v1/spaces", headers={"host": "rebound.example"}),
@@ -336,10 +336,10 @@ def test_a_page_whose_name_leads_here_is_not_this_machine(registry):
     assert opened.get("/v1/spaces", headers={"host": "service.example"}).status_code == 200
 
 
-# --- what lies in the folder ------------------------------------------------------------------------------------------
+# --- files in the stitchers folder ------------------------------------------------------------------------------------
 
 
-def test_a_scorecard_with_a_number_beyond_64_bits_can_be_listed(folder, registry):
+def test_a_stitcher_with_a_number_beyond_64_bits_can_be_shown(folder, registry):
     path = folder / "old-to-new" / "scorecard.json"
     path.write_text("{}")
     client = client_of(registry)
@@ -348,7 +348,7 @@ def test_a_scorecard_with_a_number_beyond_64_bits_can_be_listed(folder, registry
     assert json.loads(client.get("/v1/stitchers/old-to-new").text)["settings"]["seed"] == 2**70
 
 
-def test_a_promotion_file_of_any_depth_is_reported_once(folder, registry, caplog):
+def test_a_deeply_nested_promotion_file_is_reported_once(folder, registry, caplog):
     (folder / PROMOTED).write_text("[" * 100_000)
     for _ in range(3):
         registry.refresh()

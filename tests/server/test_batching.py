@@ -1,4 +1,4 @@
-"""Small requests that arrive together share one product."""
+"""Small requests that arrive together are translated in one batch."""
 
 import asyncio
 from typing import Any, cast
@@ -18,8 +18,8 @@ from repstitch.stitchers.pipeline import Pipeline
 
 
 @pytest.fixture
-def products(monkeypatch):
-    """The number of rows of every product that is computed."""
+def batches(monkeypatch):
+    """Record the number of rows in every batch that the pipeline computes."""
     counted, real = [], Pipeline.run
 
     def run(self, rows):
@@ -31,7 +31,7 @@ def products(monkeypatch):
 
 
 def at_once(registry, requests: list[tuple[str, bytes]], **settings) -> list[httpx.Response]:
-    """The answers to requests that are all there before any is answered."""
+    """Send all requests before any of them is answered, and return the responses."""
 
     async def scenario():
         transport = httpx.ASGITransport(create_app(registry, Settings(**settings)))
@@ -42,16 +42,16 @@ def at_once(registry, requests: list[tuple[str, bytes]], **settings) -> list[htt
     return asyncio.run(scenario())
 
 
-def test_requests_that_come_together_are_one_product_and_keep_their_rows(registry, products):
+def test_requests_that_arrive_together_share_batches_and_keep_their_rows(registry, batches):
     sent = [make_rows(1 + i % 3, seed=i) for i in range(20)]
     answers = at_once(registry, [(URL, rows.tobytes()) for rows in sent])
     for rows, answer in zip(sent, answers, strict=True):
         assert np.allclose(read_rows(answer), make_stitcher().translate(rows), atol=1e-6)
-    assert max(products[:-20]) > 3  # the last twenty are those of the assertion above
-    assert len(products[:-20]) < 12
+    assert max(batches[:-20]) > 3  # the last 20 come from the assertion above
+    assert len(batches[:-20]) < 12
 
 
-def test_one_that_cannot_be_answered_is_refused_alone(registry):
+def test_an_invalid_request_in_a_batch_is_refused_alone(registry):
     sent = [make_rows(2, seed=i) for i in range(6)]
     sent[2] = np.zeros((1, 6), np.float32)
     sent[4] = np.full((1, 6), np.nan, np.float32)
@@ -63,7 +63,7 @@ def test_one_that_cannot_be_answered_is_refused_alone(registry):
         assert np.allclose(read_rows(answers[i]), make_stitcher().translate(sent[i]), atol=1e-6)
 
 
-def test_requests_of_different_pairs_and_measures_never_meet(tmp_path):
+def test_requests_for_different_pairs_or_measures_are_never_mixed(tmp_path):
     sure = make_stitcher("sure", calibration=calibration(6, pool=500))
     other = make_stitcher("old", "other", 6, 5, seed=3)
     registry = registry_of(tmp_path, a=make_stitcher(), b=other, c=sure)
@@ -83,14 +83,14 @@ def test_requests_of_different_pairs_and_measures_never_meet(tmp_path):
             assert np.allclose(read_rows(answer, width)[:, 4:], measures, rtol=1e-3)
 
 
-def test_one_that_gives_up_while_it_waits_keeps_no_other_from_its_answer(registry):
+def test_a_request_cancelled_while_it_waits_does_not_block_the_others(registry):
     sent = [make_rows(1, seed=i) for i in range(BATCH_PROBE_INTERVAL + 4)]
 
     async def scenario():
         service = create_app(registry, Settings()).state.service
         served = service.resolve({"source": "old", "target": "new"})
         tasks = [asyncio.create_task(service.translate(served, rows, False)) for rows in sent]
-        await asyncio.sleep(0)  # the last five wait for one another now
+        await asyncio.sleep(0)  # the last five now wait in one batch
         given_up = tasks[-3]
         assert given_up.cancel()
         others = [task for task in tasks if task is not given_up]
@@ -101,14 +101,14 @@ def test_one_that_gives_up_while_it_waits_keeps_no_other_from_its_answer(registr
         assert np.allclose(answer.vectors, make_stitcher().translate(rows), atol=1e-6)
 
 
-def test_no_product_grows_beyond_what_keeps_the_others_waiting(registry, products):
+def test_no_batch_exceeds_the_row_limit(registry, batches):
     answers = at_once(registry, [(URL, make_rows(40, seed=i).tobytes()) for i in range(30)])
     assert all(answer.status_code == 200 for answer in answers)
-    assert 40 < max(products) <= BATCH_ROWS
-    assert sum(products) == 30 * 40
+    assert 40 < max(batches) <= BATCH_ROWS
+    assert sum(batches) == 30 * 40
 
 
-def test_requests_that_come_one_by_one_wait_for_nobody(registry, products):
+def test_requests_sent_one_by_one_do_not_wait_for_a_batch(registry, batches):
     async def scenario():
         app = create_app(registry, Settings())
         service, loop = app.state.service, cast(Any, asyncio.get_running_loop())
@@ -119,11 +119,11 @@ def test_requests_that_come_one_by_one_wait_for_nobody(registry, products):
             await service.translate(served, make_rows(1), False)
         return sum(getattr(turn, "__name__", "") == "_answer_pending" for turn in turns)
 
-    assert asyncio.run(scenario()) == 3  # one in eight looks for others
-    assert products == [1] * BATCH_PROBE_INTERVAL * 3
+    assert asyncio.run(scenario()) == 3  # one request in BATCH_PROBE_INTERVAL checks for others
+    assert batches == [1] * BATCH_PROBE_INTERVAL * 3
 
 
-def test_an_error_of_the_service_reaches_all_that_waited(registry, monkeypatch):
+def test_an_error_in_a_batch_reaches_every_request_in_it(registry, monkeypatch):
     def fail(self, rows):
         raise RuntimeError("broken")
 

@@ -25,7 +25,7 @@ def placed(*stitchers, staged=False, **settings) -> PlacedRoute:
 
 @pytest.mark.parametrize("staged", [False, True])
 @pytest.mark.parametrize("n", SIZES)
-def test_rows_in_chunks_are_the_rows_at_once_with_and_without_a_stage(n, staged):
+def test_translating_in_chunks_equals_translating_at_once(n, staged):
     rows = make_rows(n)
     vectors, measures = placed(SURE, staged=staged).translate(rows, with_measures=True)
     assert vectors.dtype == np.float32
@@ -37,7 +37,7 @@ def test_rows_in_chunks_are_the_rows_at_once_with_and_without_a_stage(n, staged)
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_buffers_are_used_again_without_a_trace_of_what_they_held(staged):
+def test_reused_buffers_leak_nothing_from_earlier_requests(staged):
     one = placed(make_stitcher(), staged=staged)
     for n in (2500, 3, 1700, 1):
         rows = make_rows(n, seed=n)
@@ -47,23 +47,23 @@ def test_buffers_are_used_again_without_a_trace_of_what_they_held(staged):
 @pytest.mark.parametrize("staged", [False, True])
 @pytest.mark.parametrize("at", [0, CHUNK_ROWS, 2 * CHUNK_ROWS + 5])
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
-def test_a_row_that_cannot_be_translated_is_refused_wherever_it_stands(staged, at, value):
+def test_an_invalid_row_is_refused_at_any_position(staged, at, value):
     rows, one = make_rows(3 * CHUNK_ROWS), placed(make_stitcher(), staged=staged)
     rows[at] = value
     with pytest.raises(InputError):
         one.translate(rows)
-    rows[at] = 1.0  # and the next request is answered as if nothing had been
+    rows[at] = 1.0  # the next request is answered normally
     assert np.allclose(one.translate(rows)[0], make_stitcher().translate(rows), atol=1e-6)
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_rows_of_tiny_length_are_answered_exactly(staged):
+def test_rows_of_tiny_norm_are_translated_accurately(staged):
     rows = make_rows(5) * np.float32(1e-25)
     vectors, _ = placed(make_stitcher(), staged=staged).translate(rows)
     assert np.allclose(vectors, make_stitcher().translate(make_rows(5)), atol=1e-5)
 
 
-def test_routes_of_any_widths_share_the_buffers_of_one_stage():
+def test_routes_of_different_dimensions_share_the_buffers_of_one_stage():
     stage = Stage("cpu", slot_floats=2**12)
     memory = [slot.memory.numel() for slot in stage.slots]
     for d_source, d_target in ((3, 2), (700, 30), (40, 2000), (6, 4)):
@@ -96,9 +96,9 @@ def test_a_stage_whose_device_failed_is_free_for_the_next_call(monkeypatch):
     assert np.allclose(route.translate(make_rows(9))[0], make_stitcher().translate(make_rows(9)), atol=1e-6)
 
 
-def test_a_route_is_placed_while_another_holds_the_stage(monkeypatch):
+def test_a_route_can_be_placed_while_the_stage_is_locked(monkeypatch):
     stage = Stage("cpu")
-    stage.device = torch.device("cuda")  # so that it is compared with the CPU, in buffers of its own
+    stage.device = torch.device("cuda")  # so that placing measures it against the CPU, in separate buffers
     monkeypatch.setattr("repstitch.server.compute._place", lambda pipeline, *_: pipeline)
     monkeypatch.setattr("repstitch.server.compute.Stage", lambda device, floats: Stage("cpu", floats))
     with stage.lock:
@@ -119,14 +119,14 @@ def test_a_route_that_is_no_longer_served_is_freed_at_once():
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_what_nobody_waits_for_is_given_up(staged):
+def test_a_cancelled_translation_stops(staged):
     stop = threading.Event()
     stop.set()
     with pytest.raises(Stopped):
         placed(make_stitcher(), staged=staged).translate(make_rows(2 * CHUNK_ROWS), stop=stop)
 
 
-def test_several_stitchers_are_translated_in_turn_and_have_no_measures():
+def test_a_route_of_several_stitchers_applies_them_in_order_and_has_no_measures():
     second = make_stitcher("new", "newest", 4, 5)
     one = placed(SURE, second)
     assert one.measures == ()
@@ -135,7 +135,7 @@ def test_several_stitchers_are_translated_in_turn_and_have_no_measures():
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("staged", [False, True])
-def test_weights_of_less_precision_answer_nearly_the_same(precision, staged):
+def test_reduced_precision_weights_give_nearly_the_same_vectors(precision, staged):
     wide = make_stitcher(d_source=96, d_target=80)
     rows = make_rows(200, 96)
     vectors, _ = placed(wide, precision=precision, staged=staged).translate(rows)
@@ -144,7 +144,7 @@ def test_weights_of_less_precision_answer_nearly_the_same(precision, staged):
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_sums_that_float16_cannot_hold_are_answered_by_the_exact_map(staged):
+def test_rows_whose_sums_overflow_float16_are_translated_in_float32(staged):
     big = make_stitcher()
     big = replace(big, map=AffineMap(torch.full((6, 4), 6e4) * big.map.weight.sign(), torch.zeros(4)))
     rows = np.vstack([big.map.weight.T.numpy(), make_rows(3)])
@@ -153,7 +153,7 @@ def test_sums_that_float16_cannot_hold_are_answered_by_the_exact_map(staged):
     assert np.allclose(vectors, big.translate(rows), atol=1e-5)
 
 
-def test_weights_that_float16_cannot_hold_stay_as_they_are(caplog):
+def test_weights_that_float16_cannot_represent_stay_in_float32(caplog):
     big = make_stitcher()
     big = replace(big, map=replace(big.map, weight=big.map.weight * 1e6))
     assert placed(big, precision="float16").pipeline.maps[0].weight.dtype == torch.float32
@@ -165,7 +165,7 @@ def test_placing_on_the_cpu_copies_no_weights():
     assert placed(stitcher).pipeline.maps[0].weight is stitcher.map.weight
 
 
-def test_the_cpu_answers_as_many_rows_as_it_is_sooner_for(monkeypatch):
+def test_the_cpu_takes_requests_of_the_sizes_for_which_it_is_faster(monkeypatch):
     one = placed(make_stitcher(), staged=True)
     times = [3.0, 1.0, 3.0, 2.0, 3.0, 4.0]  # device, cpu, device, cpu …
     calls = iter(times)
@@ -176,7 +176,7 @@ def test_the_cpu_answers_as_many_rows_as_it_is_sooner_for(monkeypatch):
     assert _crossover(one, "cpu", CROSSOVER_ROWS) == 0
 
 
-def test_small_requests_of_a_staged_route_are_answered_without_the_stage(monkeypatch):
+def test_small_requests_on_a_staged_route_bypass_the_stage(monkeypatch):
     one = placed(make_stitcher(), staged=True)
     one.cpu_rows = 4
     assert one.stage is not None

@@ -1,4 +1,4 @@
-"""The OpenAPI document against the service in a process of its own: schemathesis sends valid and invalid requests."""
+"""Check a running service against its OpenAPI document: schemathesis sends valid and invalid requests."""
 
 import base64
 import json
@@ -25,7 +25,8 @@ from repstitch.wire.arrow import write_arrow
 SHARE = 0.25
 MANY = CASES >= 500
 DIMS = {"embedding": 6, "input": 6, "counterpart": 4}
-# What the document says in words, since its schemas cannot: a request that they allow may still be refused for these.
+# Rules that the document states in words, because its schemas cannot express them. A request that the schemas allow may
+# still be refused with one of these messages.
 IN_WORDS = (
     r"`(source|target)` is missing",
     r"is .+ in the query string and .+ in the body; send it once",
@@ -37,7 +38,7 @@ IN_WORDS = (
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_service_keeps_what_its_document_promises(service):
+def test_the_service_conforms_to_its_openapi_document(service):
     port, log = service
     address, began = f"http://127.0.0.1:{port}", len(log.read_text())
     counts, answered, failures = Counter(), Counter(), []
@@ -84,7 +85,7 @@ HEAD = (
 
 @cases(0.03)
 @given(numbers=rows(6), data=st.data())
-def test_spoiled_http_gets_a_refusal_or_no_answer_and_the_next_request_its_own(service, numbers, data):
+def test_corrupted_http_is_refused_or_unanswered_and_the_service_stays_ready(service, numbers, data):
     port, log = service
     body = numbers.tobytes()
     chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
@@ -92,7 +93,7 @@ def test_spoiled_http_gets_a_refusal_or_no_answer_and_the_next_request_its_own(s
     sent = data.draw(spoiled(whole, 3))
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(sent)
-        if sent != whole:  # a client that stops sending before there is an answer gets none
+        if sent != whole:  # a client that closes its side before the response starts gets none
             select.select([connection], [], [], 0.03)
             connection.shutdown(socket.SHUT_WR)
         reply = b"".join(iter(lambda: connection.recv(2**16), b""))
@@ -105,7 +106,7 @@ def test_spoiled_http_gets_a_refusal_or_no_answer_and_the_next_request_its_own(s
 
 
 def describe(check: Any, body: str) -> str:
-    """A check that failed, with the body of the reply and the call."""
+    """Describe a failed check, with the response body and the code that repeats the call."""
     failure = check.failure_info
     if failure is None:
         return f"{check.name}: the check itself failed"
@@ -113,9 +114,10 @@ def describe(check: Any, body: str) -> str:
 
 
 def load(address: str) -> Any:
-    """The document of the running service, with hooks that aim most requests at the pair that it serves.
+    """Load the OpenAPI document of the running service.
 
-    With few cases, methods that the document does not name are left to `test_openapi.py`, and no links are followed.
+    A refusal for a rule that the document states only in words is no failure. With few cases, undocumented methods are
+    left to `test_openapi.py`, and links are not followed.
     """
     schemathesis.openapi.media_type(OCTETS, rows(6).map(np.ndarray.tobytes))
     schemathesis.openapi.media_type(ARROW, rows(6).map(stream))
@@ -150,9 +152,9 @@ def stream(numbers: np.ndarray) -> bytes:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Make three in four valid requests name the spaces that are served, with rows of their dimensions.
+    """Rewrite three in four valid requests to name the served spaces and to send rows of their dimensions.
 
-    Of scores, which take long, it is two in four.
+    Score requests are slow, so only two in four of them are rewritten.
     """
     chance = zlib.crc32(repr((case.body, case.query)).encode(errors="replace")) % 4
     if not chance or case.method != "POST" or not case.operation.label.startswith("POST"):
@@ -168,7 +170,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         names = {"model": "old-to-new"} if "model" in case.body else {"source": "old", "target": "new"}
         fitted = {name: fit(case.body[name], DIMS[name]) for name in DIMS if name in case.body}
         if "model" in names and chance > 1 and not is_numbers(case.body["input"]):
-            fitted = {"input": make_rows(chance).tolist()}  # few texts are enough: no encoder is loaded
+            fitted = {"input": make_rows(chance).tolist()}  # a few texts are enough, because no encoder is loaded
         if "counterpart" in fitted:
             fitted = {name: make_rows(20 + chance, DIMS[name]).tolist() for name in fitted}
         case.body |= names | fitted
@@ -182,7 +184,7 @@ def is_numbers(value: Any) -> bool:
 
 
 def fit(value: Any, dim: int) -> Any:
-    """Numbers of a request as rows of a dimension that have a direction; whole numbers are made fractions."""
+    """Fit the values of a request to rows of `dim` numbers that are not all zero; whole numbers become fractions."""
     if isinstance(value, str):
         return base64.b64encode(make_rows(2, dim).tobytes()).decode()
     if isinstance(value[0], list):

@@ -1,4 +1,4 @@
-"""The fuzz tests with many more cases than in the quick run."""
+"""Run the fuzz tests with many more cases than the quick run."""
 
 import os
 import subprocess
@@ -10,8 +10,10 @@ from helpers.serving import ROOT
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["tests/wire/test_fuzz_wire.py", "tests/server/test_fuzz_http.py"])
-def test_many_cases_pass(path):
+def test_the_fuzz_tests_pass_with_many_cases(path):
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", path]
-    many = subprocess.run(command, cwd=ROOT, env=env | {"REPSTITCH_FUZZ_CASES": "500"}, capture_output=True, text=True)
-    assert many.returncode == 0, many.stdout[-5000:]
+    result = subprocess.run(
+        command, cwd=ROOT, env=env | {"REPSTITCH_FUZZ_CASES": "500"}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout[-5000:]

@@ -23,7 +23,7 @@ def test_an_empty_environment_gives_the_defaults():
     assert settings == Settings(stitchers=Settings().stitchers.absolute())
 
 
-def test_settings_survive_the_environment(tmp_path):
+def test_settings_round_trip_through_the_environment(tmp_path):
     settings = Settings(
         tmp_path,
         "cpu",
@@ -57,12 +57,12 @@ def test_settings_survive_the_environment(tmp_path):
         ("REPSTITCH_RELOAD_S", "soon", r"REPSTITCH_RELOAD_S\) must be a number; got 'soon'"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_named(variable, value, message):
+def test_an_invalid_setting_is_named(variable, value, message):
     with pytest.raises(InputError, match=message):
         Settings.from_env({variable: value})
 
 
-def test_the_device_is_what_the_machine_has(monkeypatch):
+def test_the_device_depends_on_whether_cuda_is_available(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert choose_device(Settings(device="auto")) == choose_device(Settings(device="cpu")) == "cpu"
     with pytest.raises(InputError, match=r"`device` \(REPSTITCH_DEVICE\) is cuda but PyTorch"):
@@ -85,11 +85,11 @@ def chunk(body, more=False):
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-def test_a_body_is_put_together_from_its_chunks():
+def test_a_body_is_joined_from_its_chunks():
     assert read([chunk(b"ab", True), chunk(b"", True), chunk(b"c")], None, 3) == b"abc"
 
 
-def test_a_stated_length_over_the_limit_is_refused_unread():
+def test_a_content_length_over_the_limit_is_refused_before_reading():
     unread = [chunk(b"abcd")]
     with pytest.raises(Refusal, match="at most 3 bytes; got 4") as caught:
         read(unread, b"4", 3)
@@ -97,7 +97,7 @@ def test_a_stated_length_over_the_limit_is_refused_unread():
     assert unread
 
 
-def test_a_body_of_no_stated_length_is_refused_at_the_limit():
+def test_a_body_without_content_length_is_refused_at_the_limit():
     unread = [chunk(b"ab", True), chunk(b"cd", True), chunk(b"ef")]
     with pytest.raises(Refusal, match="at most 3 bytes; got more"):
         read(unread, None, 3)
@@ -105,7 +105,7 @@ def test_a_body_of_no_stated_length_is_refused_at_the_limit():
 
 
 @pytest.mark.parametrize("n", [2, PREALLOCATE_BYTES + 2, 2 * PREALLOCATE_BYTES])
-def test_a_body_longer_than_it_said_is_refused(n):
+def test_a_body_longer_than_its_content_length_is_refused(n):
     unread = [chunk(b"a" * n, True), chunk(b"b", True), chunk(b"c")]
     with pytest.raises(MalformedError, match=f"must have the {n} bytes that `Content-Length` states; got more"):
         read(unread, b"%d" % n, 9 * PREALLOCATE_BYTES)
@@ -113,19 +113,19 @@ def test_a_body_longer_than_it_said_is_refused(n):
 
 
 @pytest.mark.parametrize("first", [0, 1, PREALLOCATE_BYTES, PREALLOCATE_BYTES + 1])
-def test_a_long_body_is_read_into_its_place(first):
+def test_a_long_body_is_read_into_preallocated_memory(first):
     sent = bytes(range(256)) * (PREALLOCATE_BYTES // 64)
     at = [0, first, first + PREALLOCATE_BYTES, first + PREALLOCATE_BYTES + 7, len(sent)]
     parts = [chunk(sent[start:end], end < len(sent)) for start, end in itertools.pairwise(at)]
     assert read(parts, b"%d" % len(sent), len(sent)) == sent
 
 
-def test_a_long_body_that_is_shorter_than_it_said_is_what_came():
+def test_a_long_body_shorter_than_its_content_length_is_returned_as_received():
     sent = b"a" * (PREALLOCATE_BYTES + 1)
     assert read([chunk(sent, True), chunk(b"b")], b"%d" % (3 * PREALLOCATE_BYTES), 9 * PREALLOCATE_BYTES) == sent + b"b"
 
 
-def test_what_is_promised_holds_nothing_until_some_of_it_has_come():
+def test_bytes_are_reserved_when_they_arrive_not_when_they_are_announced():
     gate = Gate(Settings())
 
     async def reserved_after(*parts):
@@ -144,19 +144,19 @@ def test_what_is_promised_holds_nothing_until_some_of_it_has_come():
 
     large = bytes(PREALLOCATE_BYTES + 1)
     assert asyncio.run(reserved_after(b"a")) == 1
-    assert asyncio.run(reserved_after(large)) == PAGE_BYTES  # what a place takes at least
+    assert asyncio.run(reserved_after(large)) == PAGE_BYTES  # the least that an allocation takes
     assert asyncio.run(reserved_after(large, b"a")) == PAGE_BYTES
     assert asyncio.run(reserved_after(large, bytes(3 * PAGE_BYTES))) == 3 * PAGE_BYTES + len(large)
     assert gate.bytes == 0
 
 
 @pytest.mark.parametrize("length", [b"x", b"-1", b"9" * 5000])
-def test_a_stated_length_that_is_none_is_refused(length):
+def test_an_invalid_content_length_is_refused(length):
     with pytest.raises(Refusal, match="at most 3 bytes"):
         read([chunk(b"")], length, 3)
 
 
-def test_a_client_that_leaves_ends_the_reading():
+def test_a_disconnect_ends_the_reading_of_the_body():
     with pytest.raises(ConnectionError):
         read([chunk(b"a", True), {"type": "http.disconnect"}], None, 3)
 
@@ -167,10 +167,10 @@ def test_rows_over_the_limit_are_refused():
         check_rows(4, 3)
 
 
-# --- time -------------------------------------------------------------------------------------------------------------
+# --- deadlines --------------------------------------------------------------------------------------------------------
 
 
-def test_the_clock_cancels_what_is_late_and_nothing_else():
+def test_only_tasks_past_their_deadline_are_cancelled():
     async def scenario():
         deadlines, ends = Deadlines(0.2), []
 
@@ -182,7 +182,7 @@ def test_the_clock_cancels_what_is_late_and_nothing_else():
                 pass
             finally:
                 ends.append((seconds, deadlines.stop(task)))
-            await asyncio.sleep(0)  # a task that was late can go on
+            await asyncio.sleep(0)  # a task cancelled for being late can continue
             return seconds
 
         done = await asyncio.gather(work(0.01), work(5), work(0.02), work(6))
@@ -195,7 +195,7 @@ def test_the_clock_cancels_what_is_late_and_nothing_else():
     assert not deadlines._cancelled
 
 
-def test_being_cancelled_by_another_is_not_being_late():
+def test_a_task_cancelled_by_other_code_does_not_count_as_late():
     async def scenario():
         deadlines, seen = Deadlines(5), []
 

@@ -1,4 +1,4 @@
-"""Who is let in."""
+"""API keys and loopback access; names, pickles and logs are safe."""
 
 import pytest
 from helpers.server_calls import LOCAL, URL, client_of, post_rows, refused
@@ -10,7 +10,7 @@ from repstitch.server.app import create_app
 from repstitch.server.settings import Settings, is_loopback
 
 KEYS = ("first-key", "second-key")
-ASKS = "This service requires an API key: send `Authorization: Bearer KEY` with one of REPSTITCH_API_KEYS"
+KEY_REQUIRED = "This service requires an API key: send `Authorization: Bearer KEY` with one of REPSTITCH_API_KEYS"
 OPEN = ("/livez", "/healthz", "/readyz", "/openapi.json", "/docs")
 CLOSED = ("/v1/stitchers", "/v1/stitchers/old-to-new", "/v1/spaces", "/v1/models", "/metrics", "/nothing", "/")
 
@@ -20,7 +20,7 @@ def with_key(key: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_each_of_the_keys_opens(registry, key):
+def test_every_configured_key_is_accepted(registry, key):
     client = client_of(registry, api_keys=KEYS)
     assert post_rows(client, make_rows(1), **with_key(key)).status_code == 200
     assert client.get("/v1/stitchers", headers=with_key(key)).status_code == 200
@@ -43,28 +43,28 @@ def test_each_of_the_keys_opens(registry, key):
         {"x-api-key": "first-key"},
     ],
 )
-def test_anything_else_does_not(registry, headers):
+def test_any_other_authorization_is_refused(registry, headers):
     client = client_of(registry, api_keys=KEYS)
     response = client.get("/v1/spaces", headers=headers)
-    refused(response, 401, ASKS, "Authorization")
+    refused(response, 401, KEY_REQUIRED, "Authorization")
     assert response.headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("headers", [{}, with_key("third-key")])
-def test_no_closed_path_answers_without_a_key(registry, headers):
+def test_protected_paths_require_a_key(registry, headers):
     client = client_of(registry, api_keys=KEYS)
     for path in CLOSED:
-        refused(client.get(path, headers=headers), 401, ASKS, "Authorization")
-    refused(client.post(URL, content=b"x" * 24, headers=headers), 401, ASKS, "Authorization")
+        refused(client.get(path, headers=headers), 401, KEY_REQUIRED, "Authorization")
+    refused(client.post(URL, content=b"x" * 24, headers=headers), 401, KEY_REQUIRED, "Authorization")
 
 
-def test_health_and_the_description_are_open_and_so_is_asking_for_options(registry):
+def test_health_routes_the_openapi_document_and_options_requests_need_no_key(registry):
     client = client_of(registry, api_keys=KEYS)
     assert [client.get(path).status_code for path in OPEN] == [200] * len(OPEN)
     refused(client.options("/v1/translate"), 405, "This route does not support this HTTP method")
 
 
-def test_all_keys_are_compared_whole_whichever_fits(registry, monkeypatch):
+def test_every_key_is_compared_in_constant_time_whichever_matches(registry, monkeypatch):
     compared = []
 
     def compare(a, b):
@@ -80,12 +80,12 @@ def test_all_keys_are_compared_whole_whichever_fits(registry, monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "localhost", "[::1]"])
-def test_without_keys_this_machine_is_answered(registry, host):
+def test_without_keys_requests_to_a_loopback_address_are_answered(registry, host):
     assert TestClient(create_app(registry, Settings()), f"http://{host}").get("/v1/spaces").status_code == 200
 
 
 @pytest.mark.parametrize("host", ["192.168.1.5", "example.com", "[2001:db8::1]", "0.0.0.0"])
-def test_without_keys_others_are_not_unless_that_is_said(registry, host):
+def test_without_keys_other_requests_are_refused_unless_open_is_set(registry, host):
     client = TestClient(create_app(registry, Settings()), f"http://{host}")
     refused(
         client.get("/v1/spaces"),
@@ -101,13 +101,13 @@ def test_without_keys_others_are_not_unless_that_is_said(registry, host):
     assert keyed.get("/v1/spaces", headers=with_key(KEYS[0])).status_code == 200
 
 
-def test_a_loopback_address_is_known_in_all_its_forms():
+def test_every_form_of_loopback_address_is_recognised():
     assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "::ffff:10.0.0.1", "localhost.example.com", "")))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
-def test_a_service_that_others_can_reach_does_not_start_without_keys(host):
+def test_a_service_reachable_from_other_machines_does_not_start_without_keys(host):
     with pytest.raises(
         InputError, match="is reachable from other machines, but no API keys are set: set REPSTITCH_API"
     ):
@@ -118,7 +118,7 @@ def test_a_service_that_others_can_reach_does_not_start_without_keys(host):
 
 
 @pytest.mark.parametrize("keys", [("a b",), ("ü",), ("a\tb",), ("",)])
-def test_keys_that_no_header_can_carry_are_refused_and_not_shown(keys):
+def test_keys_that_a_header_cannot_contain_are_refused_and_not_shown(keys):
     if keys == ("",):
         assert Settings.from_env({"REPSTITCH_API_KEYS": " , "}).api_keys == ()
         return
@@ -128,15 +128,15 @@ def test_keys_that_no_header_can_carry_are_refused_and_not_shown(keys):
     assert "first-key" not in repr(Settings(api_keys=KEYS))
 
 
-def test_pages_of_other_origins_may_call_only_where_that_is_said(registry):
+def test_only_configured_origins_may_call_from_a_web_page(registry):
     preflight = {"origin": "https://page.example", "access-control-request-method": "POST"}
     preflight["access-control-request-headers"] = "authorization,content-type"
     closed = client_of(registry, api_keys=KEYS)
     assert "access-control-allow-origin" not in closed.options("/v1/translate", headers=preflight).headers
     client = client_of(registry, api_keys=KEYS, cors_origins=("https://page.example",))
-    asked = client.options("/v1/translate", headers=preflight)
-    assert asked.status_code == 200
-    assert asked.headers["access-control-allow-origin"] == "https://page.example"
+    allowed = client.options("/v1/translate", headers=preflight)
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == "https://page.example"
     response = post_rows(client, make_rows(1), origin="https://page.example", **with_key(KEYS[0]))
     assert "X-Stitcher-Version" in response.headers["access-control-expose-headers"]
     refusal = post_rows(client, make_rows(1), origin="https://page.example")
@@ -161,7 +161,7 @@ def test_pages_of_other_origins_may_call_only_where_that_is_said(registry):
         "old-to-new%2Fconfig.json",
     ],
 )
-def test_a_name_is_looked_up_and_never_a_path(client, folder, name):
+def test_a_stitcher_name_is_never_used_as_a_path(client, folder, name):
     (folder.parent / "secret").write_text("secret")
     response = client.get(f"/v1/stitchers/{name}")
     assert response.status_code in (400, 404)
@@ -206,7 +206,7 @@ def test_nothing_in_the_package_can_load_a_pickle():
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
 
 
-def test_no_log_line_of_a_running_service_holds_a_number_of_a_vector(service):
+def test_no_log_line_contains_a_number_of_a_vector(service):
     port, log = service
     url, number = f"{LOCAL}:{port}{URL}", 0.123456
     bad = [number] * 5 + ["x"]

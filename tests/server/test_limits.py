@@ -17,7 +17,7 @@ from repstitch.server.settings import Settings
 from repstitch.stitchers.pipeline import Pipeline
 
 
-def test_a_large_body_is_refused_by_its_stated_length(registry):
+def test_a_large_body_is_refused_by_its_content_length(registry):
     client = client_of(registry, max_body_bytes=100)
     assert post_rows(client, make_rows(4)).status_code == 200
     refused(post_rows(client, make_rows(5)), 413, "A request body may have at most 100 bytes; got 120")
@@ -48,16 +48,16 @@ def test_too_many_rows_are_refused_in_every_format(registry):
         )
 
 
-def test_more_at_once_than_allowed_are_told_to_come_back(registry, monkeypatch):
+def test_requests_above_the_concurrency_limit_get_429(registry, monkeypatch):
     app = create_app(registry, Settings(max_concurrency=2))
     release, real = threading.Event(), Pipeline.run
 
-    def held(self, rows):
+    def blocked(self, rows):
         if len(rows) > 1:
             release.wait(10)
         return real(self, rows)
 
-    monkeypatch.setattr(Pipeline, "run", held)
+    monkeypatch.setattr(Pipeline, "run", blocked)
 
     async def scenario():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=LOCAL) as client:
@@ -77,7 +77,7 @@ def test_more_at_once_than_allowed_are_told_to_come_back(registry, monkeypatch):
     assert [health.status_code, *done, after.status_code] == [200, 200, 200, 200]
 
 
-def test_clients_that_send_slowly_take_no_place(registry):
+def test_slow_uploads_do_not_count_as_concurrent_requests(registry):
     app = create_app(registry, Settings(max_concurrency=1))
 
     async def scenario():
@@ -91,17 +91,17 @@ def test_clients_that_send_slowly_take_no_place(registry):
             headers = {"content-type": OCTETS}
             waiting = [asyncio.create_task(client.post(URL, content=slow(), headers=headers)) for _ in range(5)]
             await asyncio.sleep(0.05)
-            beside = await client.post(URL, content=make_rows(1).tobytes(), headers=headers)
+            meanwhile = await client.post(URL, content=make_rows(1).tobytes(), headers=headers)
             release.set()
-            return beside, [(await task).status_code for task in waiting]
+            return meanwhile, [(await task).status_code for task in waiting]
 
-    beside, slow = asyncio.run(scenario())
-    assert beside.status_code == 200
+    meanwhile, slow = asyncio.run(scenario())
+    assert meanwhile.status_code == 200
     assert 200 in slow
     assert set(slow) <= {200, 429}
 
 
-def test_bodies_that_together_hold_too_much_are_told_to_come_back(registry):
+def test_bodies_that_together_exceed_the_byte_limit_get_429(registry):
     app = create_app(registry, Settings(max_held_bytes=100))
 
     async def scenario():
@@ -121,7 +121,7 @@ def test_bodies_that_together_hold_too_much_are_told_to_come_back(registry):
 
     second, first, alone = asyncio.run(scenario())
     refused(second, 429, "The requests in progress have reserved 72 bytes, and 48 more would exceed")
-    assert first == 200  # alone it may hold more than all may together: its own limits bound it
+    assert first == 200
     assert alone.status_code == 422
     assert app.state.service.gate.bytes == 0
 
@@ -160,7 +160,7 @@ def test_a_translation_that_is_timed_out_stops_at_the_next_chunk(registry, monke
     assert len(calls) <= 3
 
 
-def test_small_requests_are_answered_beside_a_large_one(registry, monkeypatch):
+def test_small_requests_are_answered_while_a_large_one_runs(registry, monkeypatch):
     monkeypatch.setattr(compute, "CHUNK_ROWS", 10)
     real = Pipeline.run
 
@@ -199,6 +199,6 @@ def test_an_uncaught_error_is_500_and_neither_answer_nor_log_shows_the_vector(re
     assert "in fail" in caplog.text
 
 
-def test_an_uncaught_error_of_another_route_is_500_in_our_form(client, monkeypatch):
+def test_an_uncaught_error_in_another_route_is_a_json_500(client, monkeypatch):
     monkeypatch.setattr(listing, "summary", lambda *_: 1 / 0)
     refused(client.get("/v1/stitchers"), 500, "The service failed to answer")

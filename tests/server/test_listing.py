@@ -1,4 +1,4 @@
-"""The GET routes, and how the service follows its folder."""
+"""The GET routes, and reloading when the stitchers folder changes."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from repstitch.server.settings import Settings
 from repstitch.stitchers.registry import Registry
 
 
-def test_stitchers_are_listed_with_what_they_do(client):
+def test_the_list_describes_every_stitcher(client):
     assert client.get("/v1/stitchers").json() == {
         "stitchers": [
             {
@@ -42,7 +42,7 @@ def test_a_pair_is_served_by_the_promoted_stitcher(folder, registry, client):
     assert [s["serves"] for s in client.get("/v1/stitchers").json()["stitchers"]] == [False, True]
 
 
-def test_the_list_shows_scores_beside_chance_and_one_stitcher_its_whole_scorecard(folder, registry, client):
+def test_the_list_shows_main_scores_and_the_detail_route_the_whole_scorecard(folder, registry, client):
     X, Y = make_rows(40), make_rows(40, 4)
     translated = np.asarray(make_stitcher().translate(X))
     scorecard = scorecard_of(X, Y, translated)
@@ -55,7 +55,7 @@ def test_the_list_shows_scores_beside_chance_and_one_stitcher_its_whole_scorecar
     assert client.get("/v1/stitchers/scored").json()["scorecard"] == card
 
 
-def test_one_stitcher_is_shown_whole(client):
+def test_the_detail_route_describes_one_stitcher(client):
     shown = client.get("/v1/stitchers/old-to-new").json()
     assert shown["scorecard"] == {}
     assert shown["source"] == make_stitcher().source.to_dict()
@@ -64,7 +64,7 @@ def test_one_stitcher_is_shown_whole(client):
     refused(client.get(f"/v1/stitchers/{'x' * 300}"), 400, "`name` must have 1 to 256 characters", "name")
 
 
-def test_spaces_say_where_they_lead(folder, registry, client):
+def test_spaces_are_listed_with_the_spaces_they_translate_from_and_to(folder, registry, client):
     make_stitcher("new", "newest", 4, 5).save(folder / "again")
     registry.refresh()
     spaces = client.get("/v1/spaces").json()["spaces"]
@@ -75,7 +75,7 @@ def test_spaces_say_where_they_lead(folder, registry, client):
     ]
 
 
-def test_a_name_outside_ascii_is_quoted_in_the_header(tmp_path):
+def test_a_non_ascii_name_is_percent_encoded_in_the_header(tmp_path):
     make_stitcher("alt", "neü").save(tmp_path / "ältere→neue")
     registry = Registry(tmp_path)
     registry.refresh()
@@ -83,8 +83,8 @@ def test_a_name_outside_ascii_is_quoted_in_the_header(tmp_path):
     assert response.headers["x-stitcher"] == "%C3%A4ltere%E2%86%92neue"
 
 
-def test_nothing_but_health_answers_until_a_stitcher_is_loaded(folder):
-    client = client_of(Registry(folder))  # without its lifespan, so that nothing is read yet
+def test_only_health_routes_answer_before_a_stitcher_is_loaded(folder):
+    client = client_of(Registry(folder))  # its lifespan does not run, so nothing is loaded yet
     for path in ("/livez", "/healthz"):
         assert client.get(path).json() == {"status": "ok"}
     for response in (
@@ -97,7 +97,7 @@ def test_nothing_but_health_answers_until_a_stitcher_is_loaded(folder):
         assert response.headers["retry-after"] == "1"
 
 
-def test_a_started_service_loads_what_is_there_and_then_what_is_published(folder, tmp_path):
+def test_stitchers_are_loaded_at_the_start_and_when_they_are_published(folder, tmp_path):
     app = create_app(Registry(folder), Settings(reload_s=0.05))
     with TestClient(app, LOCAL) as client:
         eventually(lambda: client.get("/readyz").status_code == 200)
@@ -105,7 +105,7 @@ def test_a_started_service_loads_what_is_there_and_then_what_is_published(folder
         eventually(lambda: post_rows(client, make_rows(1), "/v1/translate?source=old&target=other").is_success)
 
 
-def test_a_corrupt_stitcher_is_refused_and_the_old_one_stays(folder):
+def test_a_corrupt_replacement_is_refused_and_the_old_stitcher_stays(folder):
     app = create_app(Registry(folder), Settings(reload_s=0.05))
     with TestClient(app, LOCAL) as client:
         eventually(lambda: client.get("/readyz").status_code == 200)
@@ -121,7 +121,7 @@ def test_a_corrupt_stitcher_is_refused_and_the_old_one_stays(folder):
         )
 
 
-def test_a_folder_that_cannot_be_read_for_a_while_changes_nothing(folder, monkeypatch, caplog):
+def test_a_temporarily_unreadable_folder_changes_nothing(folder, monkeypatch, caplog):
     registry = Registry(folder)
     real, failures = Registry.refresh, [OSError("gone"), OSError("gone")]
 

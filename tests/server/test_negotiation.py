@@ -1,4 +1,4 @@
-"""Every form of body, each way."""
+"""Every format of request and response bodies."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ LOOSE = {"float32": 1e-6, "float16": 2e-3}
 
 
 def stream(rows, ids=None, dtype="float32", batch=2, fixed=True, metadata=None, options=None, **more) -> bytes:
-    """Rows as an Arrow IPC stream of small batches."""
+    """Write rows as an Arrow IPC stream of small batches."""
     rows = np.asarray(rows, dtype)
     kind = (
         pa.list_(pa.from_numpy_dtype(rows.dtype), rows.shape[1]) if fixed else pa.list_(pa.from_numpy_dtype(rows.dtype))
@@ -52,8 +52,8 @@ def vectors_of(table: pa.Table) -> np.ndarray:
     return np.array(table["vector"].to_pylist(), np.float32)
 
 
-# What is sent, how it is said, and how its answer is read: (content type, body) by form and dtype.
 def sent(form: str, rows: np.ndarray, dtype: str):
+    """Return the content type and the body of a request in a format."""
     raw = rows.astype("<f4" if dtype == "float32" else "<f2").tobytes()
     if form == "octets":
         return f"{OCTETS}; dtype={dtype}", raw
@@ -64,6 +64,7 @@ def sent(form: str, rows: np.ndarray, dtype: str):
 
 
 def answered(response, dtype: str) -> np.ndarray:
+    """Read the vectors of a response in the format that its content type names."""
     kind = response.headers["content-type"].partition(";")[0]
     number = "<f4" if dtype == "float32" else "<f2"
     if kind == OCTETS:
@@ -81,15 +82,15 @@ def answered(response, dtype: str) -> np.ndarray:
     list(itertools.product(("octets", "json", "base64", "arrow"), ("float32", "float16"), (None, OCTETS, JSON, ARROW))),
 )
 @pytest.mark.parametrize("n", [2, 200])
-def test_every_form_can_be_sent_and_every_form_can_be_answered(client, form, dtype, accept, n):
+def test_every_request_format_can_be_answered_in_every_response_format(client, form, dtype, accept, n):
     rows = make_rows(n)
     content_type, body = sent(form, rows, dtype)
     headers = {"content-type": content_type} | ({"accept": accept} if accept else {})
     response = client.post(URL, content=body, headers=headers)
     assert response.status_code == 200, response.text
-    own = accept is None or content_type.startswith(accept)
-    found = answered(response, dtype if own else "float32")
-    assert np.allclose(found, EXPECTED(rows), atol=LOOSE[dtype])
+    same_format = accept is None or content_type.startswith(accept)
+    vectors = answered(response, dtype if same_format else "float32")
+    assert np.allclose(vectors, EXPECTED(rows), atol=LOOSE[dtype])
     assert response.headers["x-rows"] == str(n)
 
 
@@ -109,7 +110,7 @@ def test_every_form_can_be_sent_and_every_form_can_be_answered(client, form, dty
         (ARROW, JSON, JSON),
     ],
 )
-def test_accept_chooses_the_dtype_too(client, content_type, accept, answer):
+def test_accept_also_selects_the_dtype(client, content_type, accept, answer):
     rows = make_rows(2)
     form, dtype = ("arrow" if content_type == ARROW else "json" if content_type == JSON else "octets"), "float32"
     if content_type == OCTETS16:
@@ -121,12 +122,12 @@ def test_accept_chooses_the_dtype_too(client, content_type, accept, answer):
 
 
 @pytest.mark.parametrize("content_type", [f"{OCTETS}; dtype=float64", f"{JSON}; dtype=float16", f"{OCTETS}; dtype="])
-def test_a_dtype_that_is_not_spoken_is_415(client, content_type):
+def test_an_unsupported_dtype_is_415(client, content_type):
     response = client.post(URL, content=bytes(48), headers={"content-type": content_type})
     refused(response, 415, "The `dtype` of a `Content-Type` must be float32 or float16 and is", "Content-Type")
 
 
-def test_a_translation_that_float16_cannot_hold_is_refused(folder):
+def test_a_translation_too_large_for_float16_is_refused(folder):
     big = make_stitcher("raw", "big")
     big = replace(big, map=replace(big.map, weight=big.map.weight * 1e6), output_norm="none")
     big.save(folder / "big")
@@ -163,7 +164,7 @@ def test_arrow_rows_keep_their_ids(client, ids, fixed, dtype):
     assert Space.from_json(table.schema.metadata[SPACE_KEY]) == make_stitcher().target
 
 
-def test_arrow_answers_hold_confidence_as_columns(folder):
+def test_arrow_responses_have_confidence_columns(folder):
     stitcher = make_stitcher("sure", calibration=calibration(6, pool=500))
     stitcher.save(folder / "sure-to-new")
     registry = Registry(folder)
@@ -175,7 +176,7 @@ def test_arrow_answers_hold_confidence_as_columns(folder):
         assert np.allclose(table[name].to_numpy(), values, rtol=1e-3)
 
 
-def test_rows_whose_card_says_another_space_are_refused(client):
+def test_rows_whose_card_states_another_space_are_refused(client):
     rows = make_rows(2)
     card = {SPACE_KEY: Space("other", 6).to_json().encode()}
     response = client.post(URL, content=stream(rows, metadata=card), headers={"content-type": ARROW})
@@ -237,13 +238,13 @@ def test_a_stream_that_cannot_be_translated_is_refused(client, body, status, mes
     assert message in response.json()["error"]["message"]
 
 
-def test_two_rows_of_halves_are_not_one_row(client):
+def test_rows_of_different_lengths_are_not_reshaped(client):
     vectors = pa.array([[1.0] * 3, [1.0] * 9], pa.list_(pa.float32()))
     response = client.post(URL, content=as_stream(pa.table({"vector": vectors})), headers={"content-type": ARROW})
     refused(response, 422, "`vector` must have 6 numbers per row; row 0 has 3", "embedding")
 
 
-def test_arrow_needs_the_names_in_the_query(client):
+def test_an_arrow_request_must_name_both_spaces_in_the_query(client):
     response = client.post("/v1/translate?source=old", content=stream(ROWS), headers={"content-type": ARROW})
     refused(response, 400, "`target` is missing", "target")
 
@@ -251,14 +252,14 @@ def test_arrow_needs_the_names_in_the_query(client):
 # --- headers ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_header_is_read_once_and_strictly():
+def test_content_type_and_accept_headers_are_parsed():
     assert body_type(b"Application/Octet-Stream ; DType=Float16") == MediaType(OCTETS, "float16")
     assert reply_type(b"*/*;q=0, application/json", MediaType(OCTETS)) == MediaType(JSON)
     with pytest.raises(Refusal):
         reply_type(b"application/octet-stream;q=0", MediaType(OCTETS))
 
 
-def test_a_body_too_long_for_its_rows_is_refused_before_it_is_sent(registry):
+def test_too_many_rows_are_refused_from_the_content_length_alone(registry):
     async def never():
         raise AssertionError("the body was read")
         yield b""

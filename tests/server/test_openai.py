@@ -1,4 +1,4 @@
-"""The shape that OpenAI's clients speak, by their own Python client and by hand."""
+"""`POST /v1/embeddings`, the route compatible with OpenAI, called by OpenAI's Python client and by hand."""
 
 import base64
 from dataclasses import replace
@@ -25,10 +25,10 @@ def post(client, **body):
 
 
 @pytest.mark.parametrize("model", ["old-to-new", "old->new"])
-def test_the_real_client_translates_vectors(registry, model):
+def test_the_openai_client_translates_vectors(registry, model):
     rows, http_client = make_rows(70), client_of(registry)
     client = openai.OpenAI(base_url=f"{LOCAL}/v1", api_key="any", max_retries=0, http_client=http_client)
-    for encoding in ("float", "base64", None):  # left open, it asks for base64 and decodes it
+    for encoding in ("float", "base64", None):  # without a format, it requests base64 and decodes it
         options: dict[str, Any] = {} if encoding is None else {"encoding_format": encoding}
         answer = client.embeddings.create(model=model, input=rows.tolist(), **options)
         values: list[Any] = [each.embedding for each in answer.data]
@@ -51,7 +51,7 @@ def test_the_real_client_translates_vectors(registry, model):
         client.embeddings.create(model=model, input="a text")
 
 
-def test_the_answer_has_openais_shape_and_our_headers(client):
+def test_the_response_has_openais_format_and_the_stitcher_headers(client):
     rows = make_rows(2)
     response = post(client, model="old->new", input=rows.tolist())
     answer = response.json()
@@ -92,17 +92,17 @@ def test_the_answer_has_openais_shape_and_our_headers(client):
         ({"model": "old->new", "input": "words"}, 409, "no text encoder is loaded for space 'old'", "input"),
     ],
 )
-def test_what_cannot_be_answered_is_refused(client, body, status, message, param):
+def test_an_invalid_embeddings_request_is_refused(client, body, status, message, param):
     refused(post(client, **body), status, message, param)
 
 
-def test_one_integer_among_floats_is_a_number(client):
+def test_integers_among_floats_are_read_as_numbers(client):
     row = [1, 0.5, 0, -2, 0.25, 3]
     vectors = post(client, model="old->new", input=row).json()["data"][0]["embedding"]
     assert np.allclose(vectors, EXPECTED(np.array(row, np.float32)), atol=1e-6)
 
 
-def test_only_json_is_spoken_and_no_query(client):
+def test_the_route_takes_only_json_and_no_query_parameters(client):
     response = client.post("/v1/embeddings", content=bytes(24), headers={"content-type": OCTETS})
     refused(response, 415, "`Content-Type` must be application/json; got application/octet-stream", "Content-Type")
     refused(client.post("/v1/embeddings?model=x", json={}), 400, "This route takes no query parameters")
@@ -129,7 +129,7 @@ def bert(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def texts(bert, tmp_path_factory):
-    """A client of a service that has the encoder of the source space, that encoder, and the stitcher."""
+    """Return a client of a service with the encoder of the source space loaded, that encoder, and the stitcher."""
     encoder = load_encoder(str(bert), device="cpu")
     stitcher = replace(make_stitcher("words", "new", 16), source=replace(encoder.space, name="words"))
     registry = registry_of(tmp_path_factory.mktemp("stitchers"), **{"words-to-new": stitcher})
@@ -154,7 +154,7 @@ def test_texts_are_embedded_and_translated(texts):
 
 
 @pytest.mark.parametrize("input", ["", ["a", ""], ["a", 7], ["a", None], "  "])
-def test_texts_that_say_nothing_are_refused(texts, input):
+def test_empty_texts_are_refused(texts, input):
     refused(
         post(texts[0], model="words->new", input=input), 400, "`input` must contain only non-empty texts; got", "input"
     )
@@ -164,7 +164,7 @@ def test_too_many_texts_are_refused(texts):
     refused(post(texts[0], model="words->new", input=["a"] * 2049), 413, "at most 2048 texts; got 2049", "input")
 
 
-def test_an_encoder_of_another_space_is_not_taken_for_the_stitchers(texts, monkeypatch):
+def test_an_encoder_that_differs_from_the_stitchers_source_space_is_refused(texts, monkeypatch):
     client, encoder, _ = texts
     another = replace(encoder, space=replace(encoder.space, revision="another"))
     monkeypatch.setattr(service_of(client), "encoders", {"words": another})
@@ -176,7 +176,7 @@ def test_an_encoder_of_another_space_is_not_taken_for_the_stitchers(texts, monke
     )
 
 
-def test_an_encoder_that_cannot_be_loaded_is_said_and_left_out(registry, caplog, tmp_path):
+def test_an_encoder_that_cannot_be_loaded_is_logged_and_left_out(registry, caplog, tmp_path):
     service = service_of(client_of(registry, encoders=(f"old={tmp_path}/none",), device="cpu"))
     service.load_encoders()
     assert service.encoders == {}

@@ -1,4 +1,4 @@
-"""The OpenAPI document by itself, and against the application in this process."""
+"""The OpenAPI document is valid and agrees with the application, called in this process."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def test_the_document_is_valid_openapi_3_1():
     OpenAPIV31SpecValidator(document()).validate()  # pyright: ignore[reportArgumentType]
 
 
-def test_the_document_holds_every_route_and_no_other(registry):
+def test_the_document_lists_exactly_the_routes_of_the_application(registry):
     app = create_app(registry, Settings())
     routes = {(r.path, m) for r in app.routes if isinstance(r, Route) for m in (r.methods or ()) if m != "HEAD"}
     assert routes == {(path, method.upper()) for path, methods in document()["paths"].items() for method in methods}
@@ -67,27 +67,27 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("method", "path", "status", "sent"), REFUSED)
-def test_refusals_are_documented_where_they_are_given(registry, method, path, status, sent):
+def test_every_refusal_is_documented_for_its_route(registry, method, path, status, sent):
     client = client_of(registry, max_body_bytes=4000)
     refuses(client.request(method, path, **sent), status, method, path)
 
 
 @pytest.mark.parametrize("path", [path for path in document()["paths"] if path.startswith("/v1")] + ["/metrics"])
-def test_a_missing_key_is_documented_where_it_is_asked_for(registry, path):
+def test_a_missing_key_is_documented_for_every_protected_route(registry, path):
     (method,) = document()["paths"][path]
     response = client_of(registry, api_keys=("key",)).request(method.upper(), path.replace("{name}", "old-to-new"))
     refuses(response, 401, method, path)
 
 
 @pytest.mark.parametrize("path", [path for path in document()["paths"] if path.startswith("/v1")] + ["/readyz"])
-def test_not_being_ready_is_documented_where_it_is_told(tmp_path, path):
+def test_the_status_503_is_documented_for_every_route_that_needs_a_stitcher(tmp_path, path):
     (method,) = document()["paths"][path]
     refuses(client_of(registry_of(tmp_path)).request(method.upper(), path.replace("{name}", "x")), 503, method, path)
 
 
 @pytest.mark.parametrize("path", document()["paths"])
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "QUERY", "OPTIONS", "BREW"])
-def test_other_methods_are_refused_in_the_form_of_all_errors(client, method, path):
+def test_undocumented_methods_get_a_json_405(client, method, path):
     response = client.request(method, path)
     assert response.status_code == 405
     assert response.json()["error"]["code"] == CODES[405]
@@ -96,7 +96,7 @@ def test_other_methods_are_refused_in_the_form_of_all_errors(client, method, pat
 
 
 def refuses(response: Any, status: int, method: str, path: str) -> None:
-    """The response is a refusal that the document describes for this operation, headers included."""
+    """Assert that the response is an error that the document describes for this operation, headers included."""
     assert response.status_code == status, response.text
     named = path if path in document()["paths"] else "/v1/stitchers/{name}"
     described = document()["paths"][named][method.lower()]["responses"][str(status)]
@@ -123,7 +123,7 @@ def test_a_message_is_one_line_whatever_it_quotes(client, message, query, field)
 
 
 @pytest.mark.parametrize("card", [b"[" * 100_000, b'{"\\ud800": 1}', b'{"name": "' + b"x" * 9000 + b'", "dim": 6}'])
-def test_a_space_card_without_end_or_sense_is_refused_in_one_short_line(client, card):
+def test_a_malformed_space_card_is_refused_with_a_short_message(client, card):
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(make_rows(2).reshape(-1)), 6)
     table = pa.table({"vector": vectors}).replace_schema_metadata({SPACE_KEY: card})
     sink = pa.BufferOutputStream()
@@ -136,15 +136,15 @@ def test_a_space_card_without_end_or_sense_is_refused_in_one_short_line(client, 
     assert len(response.json()["error"]["message"]) <= 1000
 
 
-def test_a_whole_number_may_be_written_as_a_fraction(client):
-    """JSON has one kind of number, and so does the schema's `integer`."""
+def test_a_whole_number_may_be_written_with_a_decimal_point(client):
+    """In JSON and for the schema type `integer`, 4.0 is a whole number."""
     body = {"input": make_rows(1)[0].tolist(), "model": "old-to-new", "dimensions": 4.0}
     assert client.post("/v1/embeddings", json=body).status_code == 200
     body["dimensions"] = 4.5
     assert client.post("/v1/embeddings", json=body).status_code == 400
 
 
-def test_one_stitcher_is_shown_as_the_document_says(client):
+def test_the_stitcher_details_have_the_documented_keys(client):
     schema = document()["paths"]["/v1/stitchers/{name}"]["get"]["responses"]["200"]["content"][JSON]["schema"]
     shown = client.get("/v1/stitchers/old-to-new").json()
     assert set(shown) == set(schema["required"])

@@ -1,4 +1,4 @@
-"""The service as a process of its own: clients that dawdle, more than it can take, and what happens to it."""
+"""The service in a separate process: slow clients, overload, and failures."""
 
 import asyncio
 import math
@@ -35,7 +35,7 @@ def wide(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory):
-    """A service with low limits and a stitcher of ordinary size beside the small one: its port, log and process."""
+    """Start a service with low limits, a small stitcher and one of ordinary size; yield its port, log and process."""
     folder = tmp_path_factory.mktemp("limited")
     make_stitcher().save(folder / "stitchers" / "old-to-new")
     WIDE_STITCHER.save(folder / "stitchers" / "wide")
@@ -47,7 +47,7 @@ def limited(tmp_path_factory):
 
 
 def right(response: httpx.Response, rows: np.ndarray, stitcher: Stitcher) -> bool:
-    """Whether a reply is what a stitcher gives."""
+    """Return whether a response contains the translation of the rows by the stitcher."""
     vectors = np.frombuffer(response.content, "<f4").reshape(-1, stitcher.target.dim)
     return vectors.shape[0] == len(rows) and np.allclose(vectors, stitcher.translate(rows), atol=1e-5)
 
@@ -69,10 +69,10 @@ def memory_mb(pid: int, field: str = "VmRSS") -> float:
     return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
 
-# --- clients that dawdle ----------------------------------------------------------------------------------------------
+# --- slow clients -----------------------------------------------------------------------------------------------------
 
 
-def test_clients_that_send_slowly_hold_nobody_up_and_are_ended(limited):
+def test_slow_uploads_block_nobody_and_time_out(limited):
     port, _, _ = limited
     rows = make_rows(2)
     slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
@@ -92,7 +92,7 @@ def test_clients_that_send_slowly_hold_nobody_up_and_are_ended(limited):
 
 
 @pytest.mark.slow
-def test_clients_that_do_not_fetch_hold_nobody_up_and_are_ended(wide, tmp_path):
+def test_clients_that_do_not_read_their_replies_block_nobody_and_time_out(wide, tmp_path):
     port, log, rows = free_port(), tmp_path / "log", make_rows(4000, WIDE)
     stitcher = make_stitcher(d_source=WIDE, d_target=1024)
     env = {"REPSTITCH_TIMEOUT_S": "2", "OMP_NUM_THREADS": "1"}
@@ -113,7 +113,7 @@ def test_clients_that_do_not_fetch_hold_nobody_up_and_are_ended(wide, tmp_path):
             most = max(most, memory_mb(process.pid))
             time.sleep(0.02)
         replies_mb = len(lazy) * len(rows) * 1024 * 4 / 2**20
-        assert memory_mb(process.pid) < most - replies_mb / 4  # what was not fetched is let go
+        assert memory_mb(process.pid) < most - replies_mb / 4  # the memory of unread replies is released
         for each in lazy:
             each.settimeout(10)
             received = 0
@@ -124,10 +124,10 @@ def test_clients_that_do_not_fetch_hold_nobody_up_and_are_ended(wide, tmp_path):
     assert "Traceback" not in log.read_text()
 
 
-# --- more than it can take --------------------------------------------------------------------------------------------
+# --- overload ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_too_much_is_shed_and_what_is_taken_is_right(limited):
+def test_excess_requests_get_429_and_accepted_ones_are_answered_correctly(limited):
     port, _, _ = limited
     rows = make_rows(300, WIDE)
     expected = WIDE_STITCHER.translate(rows)
@@ -165,7 +165,7 @@ def test_memory_does_not_grow_with_requests(wide, tmp_path):
         assert memory_mb(process.pid) - before < 100
 
 
-def test_a_body_without_end_is_refused_at_the_limit(limited):
+def test_an_endless_body_is_refused_at_the_limit(limited):
     port, _, process = limited
     sent = 0
     with socket.create_connection(("127.0.0.1", port)) as endless:
@@ -195,7 +195,7 @@ def test_a_body_without_end_is_refused_at_the_limit(limited):
     ],
     ids=["url", "header", "lengths", "length", "chunk", "tls", "zeros"],
 )
-def test_what_is_no_http_ends_its_connection_and_nothing_else(service, sent):
+def test_invalid_http_ends_only_its_own_connection(service, sent):
     port, log = service
     with socket.create_connection(("127.0.0.1", port)) as strange:
         strange.sendall(sent)
@@ -209,11 +209,11 @@ def test_what_is_no_http_ends_its_connection_and_nothing_else(service, sent):
     assert "Traceback" not in log.read_text()
 
 
-# --- what happens to it -----------------------------------------------------------------------------------------------
+# --- failures and restarts --------------------------------------------------------------------------------------------
 
 
 class Load(threading.Thread):
-    """Requests one after the other on a connection each, until stopped; what came of each."""
+    """Sends requests one after another, each on a new connection, until stopped; counts the outcomes."""
 
     def __init__(self, port: int, stitchers: list[Stitcher], seed: int):
         super().__init__(daemon=True)
@@ -239,7 +239,7 @@ class Load(threading.Thread):
 
 
 class Loads:
-    """Several of them while the block runs."""
+    """Runs several loads during a `with` block; `loads[outcome]` is the sum of their counts."""
 
     def __init__(self, port: int, *stitchers: Stitcher, n: int = 3):
         self.loads = [Load(port, list(stitchers), seed) for seed in range(n)]
@@ -255,17 +255,17 @@ class Loads:
         for load in self.loads:
             load.join(20)
 
-    def __getitem__(self, what: str) -> int:
-        return sum(load.counts[what] for load in self.loads)
+    def __getitem__(self, outcome: str) -> int:
+        return sum(load.counts[outcome] for load in self.loads)
 
     def wait_for(self, more: int) -> None:
-        """Until so many more right answers have come."""
+        """Wait until this many more correct responses have arrived."""
         goal = self["right"] + more
         eventually(lambda: self["right"] >= goal, 30, 0.02)
 
 
 def workers_of(pid: int) -> list[int]:
-    """The process ids of the workers of a service."""
+    """Return the process ids of the workers of a service."""
     import psutil
 
     alive = [p for p in psutil.Process(pid).children() if p.status() != psutil.STATUS_ZOMBIE]
@@ -273,7 +273,7 @@ def workers_of(pid: int) -> list[int]:
 
 
 def publish(stitcher: Stitcher, folder: Path, name: str = "old-to-new") -> None:
-    """Put a stitcher in the place of another, by rename."""
+    """Replace one stitcher with another by a rename."""
     stitcher.save(folder.parent / "published")
     if (folder / name).exists():
         os.rename(folder / name, folder.parent / f"gone-{time.monotonic_ns()}")
@@ -287,7 +287,7 @@ def stitchers(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_replaced_and_nothing_wrong_is_served(stitchers, tmp_path):
+def test_a_killed_worker_is_replaced_and_no_wrong_response_is_sent(stitchers, tmp_path):
     port, log = free_port(), tmp_path / "log"
     with (
         running(serve_command(stitchers, port, workers=2), port, log) as process,
@@ -301,13 +301,13 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_wrong_is_served(stitche
             loads.wait_for(20)
         text = get(f"{LOCAL}:{port}/metrics").text
     assert loads["wrong"] == loads["refused"] == 0
-    assert loads["unanswered"] <= 2 * 3 * 3  # those that the killed worker held, or that waited for it
+    assert loads["unanswered"] <= 2 * 3 * 3  # requests that the killed worker had accepted or that were waiting for it
     assert "repstitch_requests_total" in text
     assert process.returncode == 0
 
 
 @pytest.mark.slow
-def test_what_is_published_is_served_whole_and_what_is_corrupt_is_not(stitchers, tmp_path):
+def test_published_stitchers_are_served_and_corrupt_ones_are_not(stitchers, tmp_path):
     port, log, old, new = free_port(), tmp_path / "log", make_stitcher(), make_stitcher(seed=7)
     env = {"REPSTITCH_RELOAD_S": "0.1"}
 
@@ -326,11 +326,11 @@ def test_what_is_published_is_served_whole_and_what_is_corrupt_is_not(stitchers,
         weights = stitchers / "old-to-new" / "model.safetensors"
         whole = weights.read_bytes()
         for broken in (b"", b"not weights", whole[: len(whole) // 2], bytes(len(whole))):
-            weights.write_bytes(broken)  # written over in place, the worst way
+            weights.write_bytes(broken)  # overwritten in place, which is the worst case
             time.sleep(0.4)
             loads.wait_for(20)
             assert served() == {new.version}
-        shutil.rmtree(stitchers)  # the whole folder goes, as a volume does that is unmounted
+        shutil.rmtree(stitchers)  # the whole folder disappears, like an unmounted volume
         time.sleep(0.4)
         loads.wait_for(20)
         publish_folder(stitchers, old)
@@ -341,14 +341,14 @@ def test_what_is_published_is_served_whole_and_what_is_corrupt_is_not(stitchers,
 
 
 def publish_folder(folder: Path, stitcher: Stitcher) -> None:
-    """Bring back a whole folder that went, by rename."""
+    """Restore the deleted folder by a rename."""
     stitcher.save(folder.parent / "restored" / "old-to-new")
     os.rename(folder.parent / "restored", folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_sigterm_under_load_loses_nothing_that_was_accepted(stitchers, tmp_path, workers):
+def test_sigterm_under_load_loses_no_accepted_request(stitchers, tmp_path, workers):
     port, log = free_port(), tmp_path / "log"
     rows, answers = make_rows(2), []
 
@@ -376,8 +376,8 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(stitchers, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_full_disk_while_training_leaves_nothing_half_written_and_the_service_as_it_was(stitchers, tmp_path):
-    """The disk is a limit on the size of files, which fails writing in the same place with the same kind of error."""
+def test_a_full_disk_during_training_leaves_no_partial_files_and_does_not_affect_the_service(stitchers, tmp_path):
+    """A limit on the file size stands in for the full disk: the same writes fail with the same kind of error."""
     port, log = free_port(), tmp_path / "log"
     X = make_rows(400, 64)
     Y = X @ make_rows(64, 48, seed=2)

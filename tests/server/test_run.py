@@ -21,7 +21,7 @@ def folder(tmp_path):
     return tmp_path / "stitchers"
 
 
-def test_a_service_answers_over_http_and_finishes_what_is_in_flight_on_sigterm(folder, tmp_path):
+def test_the_service_answers_over_http_and_finishes_open_requests_on_sigterm(folder, tmp_path):
     port, log = free_port(), tmp_path / "log"
     url = f"http://127.0.0.1:{port}/v1/translate?source=old&target=new"
     rows, replies, begun, signalled = make_rows(2), [], threading.Event(), threading.Event()
@@ -30,7 +30,7 @@ def test_a_service_answers_over_http_and_finishes_what_is_in_flight_on_sigterm(f
         yield rows[:1].tobytes()
         begun.set()
         signalled.wait(20)
-        time.sleep(0.3)  # the service is told, and still takes the rest
+        time.sleep(0.3)  # SIGTERM was sent; the service must still read the rest
         yield rows[1:].tobytes()
 
     def post_slowly():
@@ -54,14 +54,14 @@ def test_a_service_answers_over_http_and_finishes_what_is_in_flight_on_sigterm(f
     assert "Traceback" not in log.read_text()
 
 
-def test_a_port_in_use_is_one_clear_line(folder):
+def test_a_port_in_use_is_refused_with_a_clear_message(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"`port` {port} on 127.0.0.1 is not available: Address already in use"):
             listen("127.0.0.1", port)
 
 
-def test_an_address_that_makes_no_sense_is_refused(folder):
+def test_an_invalid_address_worker_count_or_engine_is_refused(folder):
     with pytest.raises(InputError, match="`port` must be a number from 0 to 65535; got 70000"):
         listen("127.0.0.1", 70000)
     with pytest.raises(InputError, match="on no such host is not available"):
@@ -72,7 +72,7 @@ def test_an_address_that_makes_no_sense_is_refused(folder):
         serve(engine="flask")
 
 
-def test_an_address_that_others_reach_is_not_served_without_keys(folder, monkeypatch):
+def test_an_address_reachable_from_other_machines_is_not_served_without_keys(folder, monkeypatch):
     with pytest.raises(
         InputError, match=r"`host` 0\.0\.0\.0 is reachable from other machines, but no API keys are set"
     ):
@@ -82,7 +82,7 @@ def test_an_address_that_others_reach_is_not_served_without_keys(folder, monkeyp
         serve(folder)
 
 
-def test_the_announcement_names_a_few_and_counts_the_rest(tmp_path):
+def test_the_announcement_names_a_few_stitchers_and_counts_the_rest(tmp_path):
     registry = Registry(tmp_path)
     with listen("127.0.0.1", 0) as listener:
         assert "serves nothing yet" in announce(registry, listener)
@@ -95,13 +95,13 @@ def test_the_announcement_names_a_few_and_counts_the_rest(tmp_path):
     assert "\n" not in line
 
 
-def test_the_service_starts_without_a_traceback_where_there_is_nothing_to_serve(tmp_path):
+def test_the_service_starts_without_any_stitcher_to_serve(tmp_path):
     port = free_port()
     process = subprocess.Popen(serve_command(tmp_path / "none", port), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = process.stderr.readline()
     while "serves nothing yet" not in line:
-        assert line, "it ended without saying so"
+        assert line, "the service ended before it announced itself"
         line = process.stderr.readline()
     assert get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 503
     process.send_signal(signal.SIGINT)

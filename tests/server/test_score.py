@@ -17,7 +17,7 @@ def pairs():
 
 
 @pytest.mark.parametrize("write", [lambda rows: rows.tolist(), b64])
-def test_pairs_are_scored_as_the_command_scores_them(client, pairs, write):
+def test_pairs_are_scored_like_the_score_function_scores_them(client, pairs, write):
     X, Y = pairs
     body = {"embedding": write(X), "counterpart": write(Y), "source": "old", "target": "new"}
     answer = client.post("/v1/score", json=body).json()
@@ -65,7 +65,7 @@ def test_too_few_and_too_many_pairs_are_refused(client, pairs):
     refused(missing, 400, "`counterpart` is missing", "counterpart")
 
 
-def test_scores_that_were_refused_leave_their_places_to_others(client, pairs):
+def test_refused_scores_free_their_slots(client, pairs):
     X, Y = pairs
     body = {"embedding": b64(X), "counterpart": b64(Y), "source": "old", "target": "new"}
     for _ in range(MAX_SLOW_TASKS + 1):

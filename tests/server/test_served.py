@@ -1,4 +1,4 @@
-"""Routes over other spaces."""
+"""Translation over routes through other spaces."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ DETOUR = "/v1/translate?source=old&target=newest"
 
 
 def scored(source, target, d_source, d_target, noise, **more):
-    """A stitcher with the scorecard of noisy counterparts, and its recall@1 in query use."""
+    """Return a stitcher with a scorecard on noisy counterparts, and its recall@1 in query use."""
     stitcher = make_stitcher(source, target, d_source, d_target, **more)
     X = make_rows(50, d_source)
     translated = np.asarray(stitcher.translate(X))
@@ -24,7 +24,7 @@ def scored(source, target, d_source, d_target, noise, **more):
 
 @pytest.fixture(scope="module")
 def detour(tmp_path_factory):
-    """Two stitchers that lead from old to newest, their registry, and the product of their scores."""
+    """Return two stitchers that together translate old to newest, their registry, and the product of their scores."""
     first, one = scored("old", "new", 6, 4, 0.2, calibration=calibration(6, pool=500))
     second, two = scored("new", "newest", 4, 5, 0.3, seed=2)
     assert 0 < one < 1
@@ -33,12 +33,12 @@ def detour(tmp_path_factory):
     return first, second, registry_of(tmp_path_factory.mktemp("detour"), **made), one * two
 
 
-def test_a_detour_is_taken_only_when_asked_for(detour):
+def test_a_route_through_another_space_is_used_only_with_route_auto(detour):
     first, second, registry, expected = detour
     client, rows = client_of(registry), make_rows(3)
-    for asked in ("", "&route=direct"):
+    for parameter in ("", "&route=direct"):
         error = refused(
-            post_rows(client, rows, DETOUR + asked), 404, "No stitcher translates old -> newest. Nearest:", "target"
+            post_rows(client, rows, DETOUR + parameter), 404, "No stitcher translates old -> newest. Nearest:", "target"
         )
         assert error["message"].endswith(" A route through new exists: `/v1/translate` uses it with route=auto.")
     response = post_rows(client, rows, DETOUR + "&route=auto")
@@ -50,7 +50,7 @@ def test_a_detour_is_taken_only_when_asked_for(detour):
     assert response.headers["x-dim"] == "5"
 
 
-def test_json_tells_the_route_too(detour):
+def test_a_json_response_contains_the_route(detour):
     first, second, registry, expected = detour
     rows = make_rows(2)
     body = {"embedding": rows.tolist(), "source": "old", "target": "newest", "route": "auto"}
@@ -61,16 +61,16 @@ def test_json_tells_the_route_too(detour):
     assert answer["stitcher"] == "old-to-new,new-to-newest"
 
 
-def test_a_direct_stitcher_asked_for_by_auto_is_told_as_a_route_of_one(detour):
+def test_route_auto_reports_a_direct_stitcher_as_a_route_of_one(detour):
     first, _, registry, _ = detour
     response = post_rows(client_of(registry), make_rows(1), URL + "&route=auto&confidence=true")
     assert response.headers["x-route"] == "old->new"
-    found = float(response.headers["x-expected-score"])
-    assert found == pytest.approx(first.scorecard.query_recall, rel=1e-3)
+    expected_score = float(response.headers["x-expected-score"])
+    assert expected_score == pytest.approx(first.scorecard.query_recall, rel=1e-3)
     assert response.headers["x-confidence"].split(",") == list(first.calibration.names)
 
 
-def test_an_expected_score_that_nobody_knows_is_said_to_be_unknown(tmp_path):
+def test_the_expected_score_is_unknown_without_scorecards(tmp_path):
     made = {"a": make_stitcher("old", "new"), "b": make_stitcher("new", "newest", 4, 5)}
     client = client_of(registry_of(tmp_path, **made))
     response = post_rows(client, make_rows(1), DETOUR + "&route=auto")
@@ -87,10 +87,10 @@ def test_an_expected_score_that_nobody_knows_is_said_to_be_unknown(tmp_path):
         ("&route=auto&confidence=true", 409, "The route old->new->newest uses several stitchers, but", "confidence"),
     ],
 )
-def test_a_route_that_cannot_be_is_refused(detour, query, status, message, param):
+def test_an_invalid_route_request_is_refused(detour, query, status, message, param):
     refused(post_rows(client_of(detour[2]), make_rows(1), DETOUR + query), status, message, param)
 
 
-def test_where_no_route_leads_the_nearest_pairs_are_named(detour):
+def test_a_pair_without_any_route_is_refused(detour):
     response = post_rows(client_of(detour[2]), make_rows(1), "/v1/translate?source=newest&target=old&route=auto")
     refused(response, 404, "There is no route through other spaces either", "source")

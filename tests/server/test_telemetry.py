@@ -1,4 +1,4 @@
-"""What the service tells about itself."""
+"""The metrics of the service for Prometheus."""
 
 import numpy as np
 from helpers.metrics import numbers
@@ -37,7 +37,7 @@ def test_requests_are_counted_by_pair_encoding_and_status(client):
         assert 0 < metrics["step_seconds_total", step] < 10
 
 
-def test_what_is_asked_for_without_being_known_makes_no_series(client):
+def test_unknown_names_in_requests_create_no_new_series(client):
     post_rows(client, make_rows(1), "/v1/translate?source=nobody0&target=new")
     client.post("/v1/embeddings", json={"model": "nobody", "input": [1.5]})
     before = len(metrics_of(client))
@@ -49,7 +49,7 @@ def test_what_is_asked_for_without_being_known_makes_no_series(client):
     assert not any("nobody" in str(key) or "junk" in str(key) for key in metrics_of(client))
 
 
-def test_reloads_and_what_is_loaded_are_counted(folder, registry):
+def test_reloads_and_loaded_stitchers_are_counted(folder, registry):
     client = client_of(registry)
     service = service_of(client)
     service.metrics.count_reloads(service.refresh(), len(registry.state.stitchers))
@@ -62,7 +62,7 @@ def test_reloads_and_what_is_loaded_are_counted(folder, registry):
     assert metrics["stitchers_loaded",] == 2
 
 
-def test_rows_unlike_those_of_the_calibration_show(tmp_path):
+def test_rows_unlike_the_calibration_rows_are_counted_as_unusual(tmp_path):
     stitcher = make_stitcher("sure", calibration=calibration(6, pool=500))
     stitcher.save(tmp_path / "sure-to-new")
     registry = Registry(tmp_path)
@@ -74,6 +74,6 @@ def test_rows_unlike_those_of_the_calibration_show(tmp_path):
     assert metrics["checked_vectors_total", "sure->new"] == len(sample)
     expected = (stitcher.confidence(np.ascontiguousarray(sample)).p_typical < 0.05).sum()
     assert metrics["unusual_vectors_total", "sure->new"] == expected
-    for _ in range(20):  # at most one look a second
+    for _ in range(20):  # at most one check per second
         post_rows(client, make_rows(200), "/v1/translate?source=sure&target=new")
     assert metrics_of(client)["checked_vectors_total", "sure->new"] <= 3 * len(sample)

@@ -1,4 +1,4 @@
-"""`POST /v1/translate`: what comes back, and what is refused."""
+"""`POST /v1/translate`: responses and refusals."""
 
 import base64
 from dataclasses import replace
@@ -20,7 +20,7 @@ from repstitch.stitchers.stitcher import Stitcher
 
 
 @pytest.mark.parametrize("n", [1, 3, INLINE_ROWS, INLINE_ROWS + 1, 2500])
-def test_rows_come_back_translated_by_the_stitcher(client, n):
+def test_rows_are_translated_by_the_stitcher(client, n):
     rows = make_rows(n)
     response = post_rows(client, rows)
     assert np.allclose(read_rows(response), make_stitcher().translate(rows), atol=1e-6)
@@ -57,7 +57,7 @@ def test_a_list_of_vectors_in_json_gives_a_list(client, n):
     assert answer["rows"] == n
 
 
-def test_base64_answers_base64_unless_floats_are_asked_for(client):
+def test_base64_is_answered_with_base64_unless_floats_are_requested(client):
     rows = make_rows(2)
     expected = make_stitcher().translate(rows)
     answer = client.post(URL, json={"embedding": b64(rows)}).json()
@@ -83,24 +83,24 @@ def test_base64_answers_base64_unless_floats_are_asked_for(client):
         ("application/json;q=nan, application/octet-stream;q=0.1", JSON, OCTETS),
     ],
 )
-def test_accept_chooses_the_reply(accept, body, reply):
+def test_accept_selects_the_response_format(accept, body, reply):
     form = reply_type(accept.encode(), MediaType(body))
     assert (body if form is None else form.kind) == reply
 
 
-def test_rows_can_come_back_as_json(client):
+def test_binary_rows_can_be_answered_with_json(client):
     rows = make_rows(2)
     answer = post_rows(client, rows, accept=JSON).json()
     assert np.allclose(answer["embedding"], make_stitcher().translate(rows), atol=1e-6)
 
 
-def test_json_can_come_back_as_rows(client):
+def test_json_can_be_answered_with_binary_rows(client):
     rows = make_rows(2)
     response = client.post(URL, json={"embedding": rows.tolist()}, headers={"accept": OCTETS})
     assert np.allclose(read_rows(response), make_stitcher().translate(rows), atol=1e-6)
 
 
-def test_a_stitcher_without_input_normalisation_takes_zeros(folder):
+def test_a_stitcher_without_input_normalisation_accepts_rows_of_zeros(folder):
     make_stitcher("raw", "new", input_norm="none").save(folder / "raw-to-new")
     registry = Registry(folder)
     registry.refresh()
@@ -109,7 +109,7 @@ def test_a_stitcher_without_input_normalisation_takes_zeros(folder):
     assert np.allclose(read_rows(response), make_stitcher(input_norm="none").translate(zeros))
 
 
-def test_translating_leaves_torch_nothing_to_warn_about(client, recwarn):
+def test_translating_causes_no_torch_warning_about_read_only_arrays(client, recwarn):
     post_rows(client, make_rows(1))
     client.post(URL, json={"embedding": b64(make_rows(1))})
     assert not [warning for warning in recwarn if "writable" in str(warning.message)]
@@ -132,7 +132,7 @@ def sure(folder) -> tuple[TestClient, Stitcher]:
 
 
 @pytest.mark.parametrize("usable", [None, True, False])
-def test_a_confidence_that_is_not_usable_is_sent_with_a_header_that_states_it(folder, usable):
+def test_unusable_confidence_is_marked_by_a_header(folder, usable):
     tested = {"n": 9, "pool": 9, "calibrated": True, "ece": 0.1, "covered": 0.9, "level": 0.9, "usable": usable}
     made = make_stitcher("sure", calibration=calibration(6, pool=500))
     scores = scored(gaussian(30, 5), gaussian(30, 4, 1), gaussian(30, 4, 2)).to_dict() | (
@@ -152,20 +152,20 @@ def test_a_confidence_that_is_not_usable_is_sent_with_a_header_that_states_it(fo
 
 
 @pytest.mark.parametrize("n", [1, INLINE_ROWS + 1, 2500])
-def test_confidence_comes_as_columns_behind_each_row(sure, n):
+def test_confidence_is_appended_to_each_row_as_columns(sure, n):
     client, stitcher = sure
     rows = make_rows(n)
     response = post_rows(client, rows, SURE + "&confidence=true")
-    found = read_rows(response, 4 + len(MEASURES))
-    assert np.allclose(found[:, :4], stitcher.translate(rows), atol=1e-6)
-    assert np.allclose(found[:, 4:].T, list(stitcher.confidence(rows).to_dict().values()), rtol=1e-3)
+    columns = read_rows(response, 4 + len(MEASURES))
+    assert np.allclose(columns[:, :4], stitcher.translate(rows), atol=1e-6)
+    assert np.allclose(columns[:, 4:].T, list(stitcher.confidence(rows).to_dict().values()), rtol=1e-3)
     assert response.headers["x-confidence"].split(",") == MEASURES
     assert (response.headers["x-dim"], response.headers["x-rows"]) == ("4", str(n))
 
 
 @pytest.mark.parametrize("where", ["query", "body", "both"])
 @pytest.mark.parametrize("encoding", ["float", "base64"])
-def test_confidence_comes_as_lists_in_json(sure, where, encoding):
+def test_confidence_in_json_is_one_list_per_measure(sure, where, encoding):
     client, stitcher = sure
     rows = make_rows(3)
     body = {"embedding": rows.tolist(), "encoding_format": encoding}
@@ -174,13 +174,14 @@ def test_confidence_comes_as_lists_in_json(sure, where, encoding):
     assert list(answer["confidence"]) == MEASURES
     for name, values in stitcher.confidence(rows).to_dict().items():
         assert np.allclose(answer["confidence"][name], values, rtol=1e-3)
-    found = answer["embedding"]
-    vectors = np.frombuffer(base64.b64decode(found), "<f4").reshape(3, 4) if encoding == "base64" else found
+    vectors = answer["embedding"]
+    if encoding == "base64":
+        vectors = np.frombuffer(base64.b64decode(vectors), "<f4").reshape(3, 4)
     assert np.allclose(vectors, stitcher.translate(rows), atol=1e-6)
     assert answer["dim"] == 4
 
 
-def test_confidence_of_one_vector_is_one_number_a_measure(sure):
+def test_confidence_of_one_vector_is_one_number_per_measure(sure):
     client, stitcher = sure
     rows = make_rows(1)
     answer = client.post(SURE, json={"embedding": rows[0].tolist(), "confidence": True}).json()
@@ -191,13 +192,13 @@ def test_confidence_of_one_vector_is_one_number_a_measure(sure):
     assert len(answer["embedding"]) == 4
 
 
-@pytest.mark.parametrize("asked", ["", "&confidence=false"])
-def test_confidence_is_left_out_unless_it_is_asked_for(sure, asked):
+@pytest.mark.parametrize("parameter", ["", "&confidence=false"])
+def test_confidence_is_left_out_unless_it_is_requested(sure, parameter):
     client, _ = sure
-    response = post_rows(client, make_rows(3), SURE + asked)
+    response = post_rows(client, make_rows(3), SURE + parameter)
     assert read_rows(response).shape == (3, 4)
     assert "x-confidence" not in response.headers
-    assert "confidence" not in client.post(SURE + asked, json={"embedding": [1.0] * 6}).json()
+    assert "confidence" not in client.post(SURE + parameter, json={"embedding": [1.0] * 6}).json()
 
 
 def test_confidence_of_a_stitcher_without_calibration_is_409(client):
@@ -214,17 +215,17 @@ def test_a_confidence_that_is_neither_true_nor_false_is_400(sure, value):
 
 
 @pytest.mark.parametrize("value", [1, "true", None, [True]])
-def test_a_confidence_in_json_that_is_no_boolean_is_400(sure, value):
+def test_a_confidence_in_json_that_is_not_a_boolean_is_400(sure, value):
     response = sure[0].post(SURE, json={"embedding": [1.0] * 6, "confidence": value})
     refused(response, 400, "`confidence` must be true or false; got", "confidence")
 
 
-def test_confidence_asked_for_in_the_query_and_not_in_the_body_is_refused(sure):
+def test_confidence_that_differs_between_query_and_body_is_refused(sure):
     response = sure[0].post(SURE + "&confidence=true", json={"embedding": [1.0] * 6, "confidence": False})
     refused(response, 400, "`confidence` is True in the query string and False in the body; send it once", "confidence")
 
 
-def test_rows_that_cannot_be_translated_have_no_confidence_either(sure):
+def test_invalid_rows_are_refused_with_confidence_too(sure):
     response = post_rows(sure[0], np.zeros((2, 6)), SURE + "&confidence=true")
     refused(response, 422, "must have a direction; 2 of 2 rows", "embedding")
 
@@ -259,7 +260,7 @@ def test_an_embedding_that_cannot_be_translated_is_refused(client, embedding, st
         (b'{"embedding": [NaN]}', "The body must be JSON", None),
     ],
 )
-def test_a_body_that_is_no_request_is_400(client, body, message, param):
+def test_a_malformed_body_is_400(client, body, message, param):
     response = client.post(URL, content=body, headers={"content-type": JSON})
     refused(response, 400, message, param)
 
@@ -272,13 +273,13 @@ def test_a_body_that_is_no_request_is_400(client, body, message, param):
         (b"x" * 28, 422, "a multiple of 24 bytes; got 28"),
     ],
 )
-def test_bytes_that_are_no_rows_are_refused(client, content, status, message):
+def test_bytes_that_are_not_whole_rows_are_refused(client, content, status, message):
     response = client.post(URL, content=content, headers={"content-type": OCTETS})
     refused(response, status, message, "embedding")
 
 
 @pytest.mark.parametrize("n", [1, 3000])
-def test_rows_that_cannot_be_translated_are_counted_over_the_whole_body(client, n):
+def test_invalid_rows_are_counted_over_the_whole_body(client, n):
     rows = np.concatenate([make_rows(n), np.full((2, 6), np.nan, np.float32)])
     message = f"2 of {n + 2} rows (first: row {n}) contain NaN or Inf"
     refused(post_rows(client, rows), 422, message, "embedding")
@@ -311,19 +312,19 @@ def test_rows_that_cannot_be_translated_are_counted_over_the_whole_body(client, 
         ("?source=new&target=old&stitcher=old-to-new", 409, "translates old -> new, not new -> old", "stitcher"),
     ],
 )
-def test_a_pair_that_nobody_serves_is_refused(client, query, status, message, param):
+def test_an_invalid_or_unserved_pair_is_refused(client, query, status, message, param):
     refused(post_rows(client, make_rows(1), f"/v1/translate{query}"), status, message, param)
     names = dict(part.split("=") for part in query[1:].split("&") if part)
     if status != 400:
         refused(client.post("/v1/translate", json={"embedding": [1.0] * 6} | names), status, message, param)
 
 
-def test_a_name_in_the_query_and_another_in_the_body_is_refused(client):
+def test_a_name_that_differs_between_query_and_body_is_refused(client):
     response = client.post(URL, json={"embedding": [1.0] * 6, "source": "other"})
     refused(response, 400, "`source` is 'old' in the query string and 'other' in the body; send it once", "source")
 
 
-def test_of_several_stitchers_one_must_be_promoted_or_named(folder, registry, client):
+def test_one_of_several_stitchers_must_be_promoted_or_named(folder, registry, client):
     make_stitcher(seed=7).save(folder / "second")
     registry.refresh()
     rows = make_rows(1)
@@ -342,22 +343,22 @@ def test_of_several_stitchers_one_must_be_promoted_or_named(folder, registry, cl
     "content_type",
     ["application/vnd.bentoml+pickle", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain", ""],
 )
-def test_another_content_type_is_415_pickle_too(client, content_type):
+def test_any_other_content_type_is_415_including_pickle(client, content_type):
     response = client.post(URL, content=b"x" * 24, headers={"content-type": content_type})
     refused(response, 415, "`Content-Type` must be application/octet-stream, application/json or", "Content-Type")
 
 
-def test_a_compressed_body_is_not_taken_for_rows(client):
+def test_a_compressed_body_is_refused(client):
     refused(post_rows(client, make_rows(1), content_encoding="gzip"), 415, "Compressed bodies are not supported")
 
 
-def test_an_accept_that_allows_neither_format_is_406(client):
+def test_an_accept_that_allows_no_supported_format_is_406(client):
     message = "`Accept` must allow application/octet-stream, application/json or application/vnd.apache.arrow.stream"
     refused(post_rows(client, make_rows(1), accept="text/html"), 406, message, "Accept")
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/translate/", "/v2/translate", "/v1/stitchers/"])
-def test_an_unknown_route_is_404_in_our_form(client, path):
+def test_an_unknown_route_is_a_json_404(client, path):
     refused(client.get(path), 404, "There is no such route")
 
 
@@ -370,7 +371,7 @@ def test_an_unknown_route_is_404_in_our_form(client, path):
         ("POST", "/livez", "GET, HEAD"),
     ],
 )
-def test_a_method_a_route_does_not_take_is_405(client, method, path, allow):
+def test_an_unsupported_method_is_405(client, method, path, allow):
     response = client.request(method, path)
     refused(response, 405, "This route does not support this HTTP method")
     assert response.headers["allow"] == allow

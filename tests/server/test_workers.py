@@ -1,4 +1,4 @@
-"""A service of two worker processes that asks for keys."""
+"""A service with two worker processes and API keys."""
 
 import re
 
@@ -19,7 +19,7 @@ def with_key(key: str = KEYS[0]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
-    """The address of the service, and its log. It ends with exit status 0 and no traceback, and logged no key."""
+    """Yield the address and the log of the service. It must exit with status 0 and log no traceback and no key."""
     folder = tmp_path_factory.mktemp("workers")
     make_stitcher().save(folder / "stitchers" / "old-to-new")
     make_stitcher("old", "counted").save(folder / "stitchers" / "old-to-counted")
@@ -32,7 +32,7 @@ def workers(tmp_path_factory):
     assert not any(key in log.read_text() for key in (*KEYS, "third-key"))
 
 
-def test_two_workers_answer_and_say_where(workers):
+def test_two_workers_answer_and_announce_their_address(workers):
     address, log = workers
     rows = make_rows(5)
     assert np.allclose(
@@ -46,7 +46,7 @@ def test_two_workers_answer_and_say_where(workers):
     assert f"repstitch: {address} serves old-to-counted (old -> counted), old-to-new (old -> new); try: curl" in line
 
 
-def test_two_workers_ask_for_a_key(workers):
+def test_two_workers_require_a_key(workers):
     address, _ = workers
     body = make_rows(1).tobytes()
     assert post(address + URL, content=body, headers={"content-type": OCTETS}).status_code == 401
@@ -56,9 +56,9 @@ def test_two_workers_ask_for_a_key(workers):
     assert get(f"{address}/metrics").status_code == 401
 
 
-def test_the_metrics_of_worker_processes_are_added_up(workers):
+def test_the_metrics_of_all_worker_processes_are_added_up(workers):
     address, _ = workers
-    for _ in range(40):  # a connection each, so that both workers get some; only this test calls this pair
+    for _ in range(40):  # each on a new connection, so that both workers get some; no other test uses this pair
         url = f"{address}/v1/translate?source=old&target=counted"
         post(url, content=make_rows(2).tobytes(), headers=with_key())
 
@@ -72,7 +72,7 @@ def test_the_metrics_of_worker_processes_are_added_up(workers):
             requests.get(("requests_total", "200", "f32", "old->counted", "translate")) == 40
             and metrics["vectors_total", "old->counted"] == 80
             and metrics["request_seconds_count", "translate"] == sum(requests.values())
-            and metrics["reloads_total", "loaded"] == 4  # each worker reads the folder for itself
+            and metrics["reloads_total", "loaded"] == 4  # each worker reads the folder itself
         )
 
     eventually(added_up)
