@@ -17,7 +17,7 @@ def b64(array) -> str:
     return base64.b64encode(np.asarray(array, dtype="<f4").tobytes()).decode()
 
 
-def test_bytes_come_back_as_the_rows_they_were():
+def test_rows_round_trip_through_bytes():
     assert np.array_equal(bytes_.rows_from_bytes(bytearray(bytes_.rows_to_bytes(ROWS)), DIM), ROWS)
 
 
@@ -40,7 +40,7 @@ def test_bytes_that_do_not_fill_whole_rows_are_refused(n_bytes, kind, message):
 
 @pytest.mark.parametrize("encoding", fields.ENCODINGS)
 @pytest.mark.parametrize("n", [1, 2])
-def test_what_is_written_is_read_back_exactly(encoding, n):
+def test_embeddings_round_trip_through_json_exactly(encoding, n):
     text = fields.write_json({"embedding": fields.write_embedding(ROWS[:n], False, encoding)})
     rows, _ = fields.read_embedding(orjson.loads(text)["embedding"], DIM)
     assert np.array_equal(rows, ROWS[:n])
@@ -48,7 +48,7 @@ def test_what_is_written_is_read_back_exactly(encoding, n):
 
 @pytest.mark.parametrize("n", [1, fields.PART_ROWS, fields.PART_ROWS + 1, 3 * fields.PART_ROWS])
 @pytest.mark.parametrize("kind", ["rows", "list", "base64"])
-def test_the_parts_of_a_reply_are_together_what_one_would_be(n, kind):
+def test_the_parts_of_a_reply_joined_equal_a_reply_in_one_part(n, kind):
     rows = np.random.default_rng(n).standard_normal((n, DIM), dtype=np.float32)
     values = {"rows": rows, "list": [{"index": i} for i in range(n)], "base64": b64(rows)}
     rest = {"model": "a]b", "rows": n}
@@ -63,7 +63,7 @@ def test_a_long_vector_is_written_in_one_part():
 
 
 @pytest.mark.parametrize(("bracket", "limit"), [(b"[", 2 * 10 + fields.EXTRA_BRACKETS), (b"{", fields.EXTRA_BRACKETS)])
-def test_lists_and_objects_are_counted_before_they_are_read(bracket, limit):
+def test_too_many_brackets_are_refused_before_parsing(bracket, limit):
     with pytest.raises(MalformedError, match="at most 10 rows; it has too many brackets"):
         fields.read_json(b'{"embedding":' + bracket * (limit + 1), "embedding", fields.TRANSLATE, 10)
     with pytest.raises(MalformedError, match="must be JSON"):
@@ -129,14 +129,14 @@ def test_rows_of_another_dimension_are_never_reshaped(embedding, message):
         fields.read_embedding(embedding, DIM)
 
 
-def test_numbers_beyond_float32_become_inf_and_are_named_as_such():
+def test_numbers_too_large_for_float32_become_inf_and_are_reported():
     rows, _ = fields.read_embedding([[1, 2, 3], [1e39, 2**64, 3]], DIM)
     assert bytes_.faults(rows) == (
         "`embedding` must be finite float32 numbers; 1 of 2 rows (first: row 1) contain NaN or Inf."
     )
 
 
-def test_a_signalling_nan_is_named_without_a_warning(recwarn):
+def test_a_signalling_nan_is_reported_without_a_warning(recwarn):
     rows = np.frombuffer(b"\x01\x00\x80\x7f" * 6, "<f4").reshape(1, 6)
     assert "NaN or Inf" in (bytes_.faults(rows) or "")
     assert not recwarn.list
@@ -170,12 +170,12 @@ def test_faults_name_the_first_row_of_zeros():
         (b'{"embedding": [1], "encoding_format": []}', "must be one of float, base64; got a list"),
     ],
 )
-def test_a_body_that_is_no_request_is_refused(body, message):
+def test_a_malformed_body_is_refused(body, message):
     with pytest.raises(MalformedError, match=re.escape(message)):
         fields.read_json(bytearray(body), "embedding", fields.TRANSLATE)
 
 
-def test_a_name_too_long_to_compare_is_refused():
+def test_a_very_long_name_is_refused():
     with pytest.raises(MalformedError, match="`source` must have 1 to 256 characters; got 1000000"):
         fields.check_name("source", "x" * 1_000_000)
 

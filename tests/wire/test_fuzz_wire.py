@@ -1,4 +1,4 @@
-"""Requests in all formats, right ones and spoiled ones, against a second reading of what they say."""
+"""Valid and corrupted requests in all formats, checked against an independent reading of the same bytes."""
 
 import asyncio
 import base64
@@ -61,7 +61,7 @@ class App:
             "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 9), "state": {},
         }  # fmt: skip
         sent: list[dict[str, Any]] = []
-        fields.LONG_BYTES = len(body) % 2 * LONG_BYTES  # every second body counts as long, and is parsed in parts
+        fields.LONG_BYTES = len(body) % 2 * LONG_BYTES  # bodies of even length count as long and are parsed in parts
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body}
@@ -91,13 +91,13 @@ def app(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lists, "PART_BYTES", 16)
         patch.setattr(fields, "PART_ROWS", 2)
-        patch.setattr(fields, "LONG_BYTES", fields.LONG_BYTES)  # which each request chooses
+        patch.setattr(fields, "LONG_BYTES", fields.LONG_BYTES)  # each request sets it; it is restored at the end
         yield app
     tell(app.counts)
     gate = app.app.state.service.gate
-    assert (gate.requests, gate.bytes) == (0, 0)  # a request that has ended, however it ended, reserves nothing
+    assert (gate.requests, gate.bytes) == (0, 0)  # a finished request reserves nothing, however it ended
     answered = sum(count for (_, _, status), count in app.counts.items() if status == 200)
-    assert app.counts.total() < 0.5 * CASES or answered > 0.2 * app.counts.total(), app.counts  # all that ran
+    assert app.counts.total() < 0.5 * CASES or answered > 0.2 * app.counts.total(), app.counts  # if most tests ran
     app.loop.close()
 
 
@@ -108,7 +108,7 @@ def app(tmp_path_factory):
 @given(
     numbers=rows(DIM), query=queries(), dtype=st.sampled_from(("", *DTYPES)), accept=accepts, data=st.data(),
 )  # fmt: skip
-def test_octets_are_translated_rightly_or_refused(app, numbers, query, dtype, accept, data):
+def test_binary_rows_are_translated_correctly_or_refused(app, numbers, query, dtype, accept, data):
     kind = DTYPES[dtype or "float32"]
     with np.errstate(over="ignore"):
         body = data.draw(spoiled(numbers.astype(kind).tobytes()))
@@ -124,7 +124,7 @@ def test_octets_are_translated_rightly_or_refused(app, numbers, query, dtype, ac
 
 @cases(0.22)
 @given(body_and_numbers=json_bodies(), accept=st.sampled_from(("", *(*ACCEPTS,) * 3, "text/html")))
-def test_json_is_translated_rightly_or_refused(app, body_and_numbers, accept):
+def test_json_is_translated_correctly_or_refused(app, body_and_numbers, accept):
     body, numbers = body_and_numbers
     reply = app.post("/v1/translate", "", body, accept=accept)
     request, form = read_request(body), reply_form(accept, JSON, "float32")
@@ -142,7 +142,7 @@ def test_json_is_translated_rightly_or_refused(app, body_and_numbers, accept):
 
 @cases(0.2)
 @given(stream=streams(), query=queries(), accept=st.sampled_from(("", "", "*/*", ARROW, OCTETS, JSON)))
-def test_arrow_is_translated_rightly_or_refused(app, stream, query, accept):
+def test_arrow_is_translated_correctly_or_refused(app, stream, query, accept):
     reply = app.post("/v1/translate", query.text, stream.body, ARROW, accept=accept)
     content = read_stream(stream.body, width_of(query.names))
     expected = expect(content[0], query.names) if content is not None and query.names else None
@@ -157,7 +157,7 @@ def test_arrow_is_translated_rightly_or_refused(app, stream, query, accept):
     check(reply, expected, stream.numbers, form._replace(confidence=query.confidence, ids=ids))
 
 
-# --- the other routes that are sent rows ------------------------------------------------------------------------------
+# --- other routes that take rows --------------------------------------------------------------------------------------
 
 
 MODELS = ("old-to-new", "old->new", "raw->new", "odd")
@@ -165,7 +165,7 @@ MODELS = ("old-to-new", "old->new", "raw->new", "odd")
 
 @st.composite
 def embeddings_fields(draw, numbers: np.ndarray) -> tuple[dict[str, Any], Any, bool]:
-    """The fields of a request for /v1/embeddings, its vectors, and whether it is valid."""
+    """Draw the fields of a request for /v1/embeddings, its vectors, and whether it is valid."""
     model = draw(st.sampled_from((*MODELS, "old->far", "no\nne", "->", "a->b->c", "", 1)))
     value: Any = numbers.tolist()
     if len(value) == 1 and draw(st.booleans()):
@@ -191,7 +191,7 @@ def embeddings_fields(draw, numbers: np.ndarray) -> tuple[dict[str, Any], Any, b
 
 @cases(0.06)
 @given(numbers=rows(DIM), data=st.data())
-def test_embeddings_are_translated_rightly_or_refused(app, numbers, data):
+def test_embeddings_are_translated_correctly_or_refused(app, numbers, data):
     fields, value, valid = data.draw(embeddings_fields(numbers))
     reply = app.post("/v1/embeddings", "", json.dumps(fields).encode())
     expected = expect_of_model(value, fields["model"]) if valid else None
@@ -212,7 +212,7 @@ def test_embeddings_are_translated_rightly_or_refused(app, numbers, data):
 
 @cases(0.02)
 @given(n=st.sampled_from((1, 19, 20, 25, 40)), seed=st.integers(0, 2**32 - 1), data=st.data())
-def test_scores_are_given_or_refused(app, n, seed, data):
+def test_scores_are_returned_or_refused(app, n, seed, data):
     draw, random = data.draw, np.random.default_rng(seed)
     X = random.standard_normal((n, DIM)).astype(np.float32)
     Y = STITCHERS["old-to-new"].translate(X)
@@ -248,12 +248,12 @@ def b64(numbers: np.ndarray) -> str:
     return base64.b64encode(np.asarray(numbers, "<f4").tobytes()).decode()
 
 
-# --- reading and writing by themselves --------------------------------------------------------------------------------
+# --- reading and writing without the application ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def counts():
-    """How often each law was tried."""
+    """Count how often each property was tried."""
     counts: Counter = Counter()
     yield counts
     tell(counts)
@@ -281,8 +281,8 @@ def test_bytes_are_read_as_numpy_reads_them_or_refused(counts, body, dim, dtype)
 
 @cases(0.05)
 @given(bits=st.binary(min_size=24, max_size=240), dtype=st.sampled_from(tuple(DTYPES)), single=st.booleans())
-def test_what_is_written_is_read_back_to_the_bit(counts, bits, dtype, single):
-    """Every finite number that a dtype has, in every form, denormals and -0.0 among them."""
+def test_rows_round_trip_bit_for_bit_in_every_format(counts, bits, dtype, single):
+    """The numbers are drawn from all finite numbers of a dtype, including denormals and -0.0."""
     counts["no route", "rows written and read", 0] += 1
     numbers = np.frombuffer(bits[: len(bits) // 24 * 24], DTYPES[dtype]).reshape(-1, DIM)
     numbers = np.where(np.isfinite(numbers), numbers, 0).astype(np.float32)
