@@ -25,7 +25,7 @@ def connect(kind):
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
-    """The registry of an uncalibrated and a calibrated stitcher."""
+    """Return a registry with one uncalibrated and one calibrated stitcher."""
     folder = tmp_path_factory.mktemp("stitchers")
     make_stitcher().save(folder / "old-to-new")
     make_stitcher("sure", calibration=calibration(6, pool=500)).save(folder / "sure-to-new")

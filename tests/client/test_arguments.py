@@ -1,4 +1,4 @@
-"""What is refused before anything is sent."""
+"""Arguments that the clients refuse before they send anything."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_arrays_that_cannot_be_translated_are_refused_without_a_request(connect,
     assert not fake.requests
 
 
-def test_numbers_beyond_float16_are_refused_where_they_would_travel_as_such(connect):
+def test_numbers_too_large_for_float16_are_refused_with_dtype_float16(connect):
     client, X = connect(FakeService()), with_value(70_000, 1)
     message = 'row 1 has .* too large for float16. Remove the row or send it with dtype="float32".'
     with pytest.raises(InputError, match=message):
@@ -87,7 +87,7 @@ def test_choices_and_names_are_checked(connect, options, message):
         ("http://me:secret@host", "got a user name or password in it. Pass a key as `api_key`.$"),
     ],
 )
-def test_an_address_that_is_none_is_refused_and_not_quoted(kind, address, message):
+def test_an_invalid_address_is_refused_and_not_quoted(kind, address, message):
     with pytest.raises(InputError, match=message) as caught:
         kind(address)
     assert "secret" not in str(caught.value)

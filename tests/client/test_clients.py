@@ -1,4 +1,4 @@
-"""The clients as a whole: the key, the connections, the imports, the real service."""
+"""Both clients: API key, connections, imports, and calls of the real service."""
 
 import asyncio
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_the_key_is_sent_as_bearer_and_shown_nowhere(connect):
         assert KEY not in f"{caught.value!r} {caught.value} {caught.value.__dict__} {caught.value.__cause__!r}"
 
 
-def test_without_a_key_nothing_is_sent_in_its_place(connect):
+def test_without_a_key_no_authorization_header_is_sent(connect):
     fake = FakeService()
     connect(fake).translate(rows_of(1), "old", "new")
     assert "authorization" not in fake.requests[0].headers
@@ -102,7 +102,7 @@ def test_the_application_translates_as_the_stitcher_does(to_app, vectors):
     assert (result.stitcher, result.version) == ("old-to-new", make_stitcher().version)
 
 
-def test_the_application_tells_confidence(to_app):
+def test_the_confidence_from_the_application_equals_that_of_the_stitcher(to_app):
     X = make_rows(5)
     expected = make_stitcher("sure", calibration=calibration(6, pool=500)).confidence(X).to_dict()
     result = to_app({"batch_bytes": 48}).translate_full(X, "sure", "new", confidence=True)
@@ -111,7 +111,7 @@ def test_the_application_tells_confidence(to_app):
         assert np.allclose(result.confidence[name], values, rtol=1e-3)
 
 
-def test_the_applications_refusals_are_typed(to_app):
+def test_refusals_of_the_application_raise_typed_errors(to_app):
     client, X = to_app(), make_rows(3)
     with pytest.raises(ClientNotFoundError, match=r"There is no space 'ol' .* Nearest: old") as caught:
         client.translate(X, "ol", "new")
@@ -127,14 +127,14 @@ def test_the_applications_refusals_are_typed(to_app):
         client.stitcher("old-to-ne")
 
 
-def test_the_applications_limits_are_met_by_halving(to_app):
+def test_batches_above_the_limits_of_the_application_are_halved(to_app):
     X = make_rows(9)
     expected = make_stitcher().translate(X)
     for limits in ({"max_rows": 2}, {"max_body_bytes": 50}):
         assert np.allclose(to_app(**limits).translate(X, "old", "new"), expected, atol=1e-6)
 
 
-def test_the_application_lists_what_it_serves(to_app):
+def test_the_spaces_and_stitchers_of_the_application_are_listed(to_app):
     client = to_app()
     assert client.ready()
     assert [space["name"] for space in client.spaces()] == ["new", "old", "sure"]
@@ -142,7 +142,7 @@ def test_the_application_lists_what_it_serves(to_app):
     assert client.stitcher("old-to-new")["version"] == make_stitcher().version
 
 
-def test_a_service_in_a_process_of_its_own(tmp_path: Path):
+def test_both_clients_translate_with_a_service_in_a_separate_process(tmp_path: Path):
     folder, port = tmp_path / "stitchers", free_port()
     make_stitcher().save(folder / "old-to-new")
     X = make_rows(20_000)
@@ -153,12 +153,12 @@ def test_a_service_in_a_process_of_its_own(tmp_path: Path):
         async with AsyncClient(f"http://127.0.0.1:{port}", batch_bytes=100_000) as client:
             return await client.translate(X, "old", "new")
 
-    nobody = Client(f"http://127.0.0.1:{free_port()}", retries=0)
-    assert not nobody.ready()
+    unreachable = Client(f"http://127.0.0.1:{free_port()}", retries=0)
+    assert not unreachable.ready()
     with running(serve_command(folder, port), port, tmp_path / "log", env=env):
         with Client(f"http://127.0.0.1:{port}") as client:
             assert client.ready()
-            # 480 kB in one part, which the service refuses unread, and which is then halved.
+            # 480 kB in one request, which the service refuses unread and the client then halves.
             assert np.allclose(client.translate(X, "old", "new"), expected, atol=1e-6)
             assert isinstance(client.translate_full(X[0], "old", "new"), Translation)
         assert np.allclose(asyncio.run(scenario()), expected, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The calls of both clients, against a service in a function."""
+"""The calls of both clients, answered by a fake service."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ def test_rows_come_back_as_rows_and_a_vector_as_a_vector(connect):
         assert result.dtype == np.float32
         assert result.shape == expected.shape
         assert np.array_equal(result, expected)
-        result += 1  # the caller's own
+        result += 1  # the array belongs to the caller
     request = fake.requests[0]
     assert (request.method, str(request.url)) == ("POST", f"{ADDRESS}/v1/translate?source=old&target=new")
     assert request.headers["content-type"] == request.headers["accept"] == OCTETS
@@ -55,12 +55,12 @@ def test_rows_come_back_as_rows_and_a_vector_as_a_vector(connect):
     ],
     ids=["float64", "float16", "big-endian", "columns first", "strided", "list"],
 )
-def test_floats_of_any_width_and_layout_are_taken(connect, vectors):
+def test_floats_of_any_width_and_layout_are_accepted(connect, vectors):
     expected = np.asarray(vectors, np.float32) @ W
     assert np.array_equal(connect(FakeService()).translate(vectors, "old", "new"), expected)
 
 
-def test_float16_travels_and_comes_back_as_float16(connect):
+def test_float16_is_sent_and_returned_as_float16(connect):
     fake, X = FakeService(), rows_of(5)
     result = connect(fake).translate(X, "old", "new", dtype="float16")
     assert result.dtype == np.float16
@@ -68,7 +68,7 @@ def test_float16_travels_and_comes_back_as_float16(connect):
     assert len(fake.requests[0].content) == X.size * 2
 
 
-def test_names_and_choices_are_told_to_the_service(connect):
+def test_names_and_options_are_sent_in_the_query(connect):
     fake = FakeService()
     client, X = connect(fake), rows_of(2)
     client.translate(X, "öld & co", "new", stitcher="a/b", route="auto")
@@ -84,7 +84,7 @@ def test_names_and_choices_are_told_to_the_service(connect):
 
 @pytest.mark.parametrize("batch_bytes", [10**6, 48])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_full_translation_says_how_sure_it_is_and_where_it_comes_from(connect, batch_bytes, dtype):
+def test_a_full_translation_has_its_confidence_stitcher_and_route(connect, batch_bytes, dtype):
     client, X = connect(FakeService(), batch_bytes=batch_bytes), rows_of(7)
     result = client.translate_full(X, "old", "new", stitcher="näme,1", route="auto", confidence=True, dtype=dtype)
     assert np.array_equal(result.vectors, X @ W)
@@ -104,16 +104,16 @@ def test_the_confidence_of_one_vector_is_one_number(connect):
     assert (result.route, result.expected_score) == (None, None)
 
 
-def test_an_unknown_score_is_none(connect):
+def test_an_unknown_expected_score_is_none(connect):
     client = connect(FakeService(x_expected_score="unknown"))
     assert client.translate_full(rows_of(1), "old", "new", route="auto").expected_score is None
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
+# --- batches ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("batch_bytes", "dtype", "parts"),
+    ("batch_bytes", "dtype", "batch_rows"),
     [
         (24 * 10, "float32", [10]),
         (24 * 4, "float32", [4, 4, 2]),
@@ -122,13 +122,13 @@ def test_an_unknown_score_is_none(connect):
         (1, "float32", [1] * 10),
     ],
 )
-def test_a_large_array_goes_in_parts_of_whole_rows(connect, batch_bytes, dtype, parts):
+def test_a_large_array_is_sent_in_batches_of_whole_rows(connect, batch_bytes, dtype, batch_rows):
     fake, X = FakeService(), rows_of(10)
     assert np.array_equal(connect(fake, batch_bytes=batch_bytes).translate(X, "old", "new", dtype=dtype), X @ W)
-    assert sorted(fake.rows) == sorted(parts)
+    assert sorted(fake.rows) == sorted(batch_rows)
 
 
-def test_parts_that_are_too_large_are_halved_and_later_ones_are_not_even_sent(connect, kind):
+def test_batches_that_are_too_large_are_halved_and_later_ones_start_small(connect, kind):
     fake, X = FakeService(max_rows=3), rows_of(20)
     options = {"concurrency": 1} if kind is AsyncClient else {}
     assert np.array_equal(connect(fake, batch_bytes=240, **options).translate(X, "old", "new"), X @ W)
@@ -143,7 +143,7 @@ def test_one_row_that_is_too_large_is_refused(connect):
     assert fake.rows == [4, 2, 1]
 
 
-def test_a_refused_part_says_where_its_rows_begin(connect, kind):
+def test_the_error_for_a_refused_batch_states_where_its_rows_begin(connect, kind):
     def refuse_the_second(request):
         if request.content == X[4:8].tobytes():
             return problem(422, "1 of 4 rows (first: row 1) contain only zeros.", "embedding", code="unusable")
@@ -156,7 +156,7 @@ def test_a_refused_part_says_where_its_rows_begin(connect, kind):
     assert (caught.value.status, caught.value.code, caught.value.param) == (422, "unusable", "embedding")
 
 
-def test_rows_of_two_versions_are_never_mixed_the_whole_array_is_translated_again(connect):
+def test_the_whole_array_is_translated_again_if_the_version_changes_between_batches(connect):
     fake, X = FakeService(versions=["v1", "v2", "v2", "v2", "v2", "v2"]), rows_of(6)
     result = connect(fake, batch_bytes=48).translate_full(X, "old", "new")
     assert np.array_equal(result.vectors, X @ W)
@@ -173,7 +173,7 @@ def test_versions_that_keep_changing_are_a_conflict(connect):
     assert len(fake.rows) == 6
 
 
-def test_parts_of_two_stitchers_are_mixed_too(connect):
+def test_batches_translated_by_two_stitchers_are_a_conflict_too(connect):
     def by_turns(request):
         answers.append(1)
         return FakeService(x_stitcher=f"s{len(answers) % 2}")(request)
@@ -183,14 +183,14 @@ def test_parts_of_two_stitchers_are_mixed_too(connect):
         connect(by_turns, batch_bytes=24).translate(rows_of(2), "old", "new")
 
 
-def test_parts_go_side_by_side_up_to_the_concurrency_and_stay_in_order():
+def test_batches_are_sent_concurrently_up_to_the_limit_and_rows_stay_in_order():
     under_way, most = 0, 0
 
     async def handler(request):
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
-        # The first parts take longest, so that answers come in another order than the rows went.
+        # The first batches take longest, so that responses arrive in another order than the batches were sent.
         for _ in range(40 - np.frombuffer(request.content, "<f4").astype(int)[0] * 2):
             await asyncio.sleep(0)
         under_way -= 1
@@ -203,7 +203,7 @@ def test_parts_go_side_by_side_up_to_the_concurrency_and_stay_in_order():
     assert most == 3
 
 
-def test_a_part_that_fails_ends_the_others():
+def test_a_batch_that_fails_cancels_the_others():
     async def handler(request):
         received.append(1)
         while len(received) > 1:
@@ -217,7 +217,7 @@ def test_a_part_that_fails_ends_the_others():
     assert len(received) <= 3
 
 
-# --- trying again -----------------------------------------------------------------------------------------------------
+# --- retries ----------------------------------------------------------------------------------------------------------
 
 
 BROKEN = [
@@ -229,7 +229,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("fault", [problem(429), problem(503), *BROKEN], ids=repr)
-def test_a_busy_service_and_a_broken_connection_are_tried_again(connect, fault):
+def test_a_busy_service_and_a_broken_connection_are_retried(connect, fault):
     fake, X = FakeService(faults=[fault, fault]), rows_of(2)
     client = connect(fake)
     assert np.array_equal(client.translate(X, "old", "new"), X @ W)
@@ -240,7 +240,7 @@ def test_a_busy_service_and_a_broken_connection_are_tried_again(connect, fault):
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 405, 408, 409, 415, 422, 500, 502, 504])
-def test_any_other_status_is_not(connect, status):
+def test_any_other_error_status_is_not_retried(connect, status):
     fake = FakeService(faults=[problem(status, retry_after="1")])
     client = connect(fake)
     with pytest.raises(ClientError):
@@ -277,7 +277,7 @@ NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
         ({"retry_after": "Tue, 99 Jan 99999999999999999999 99:99:99 GMT"}, 0),
     ],
 )
-def test_the_service_says_how_long_to_wait_in_seconds_or_as_a_date(connect, headers, least):
+def test_retry_after_is_read_in_seconds_or_as_a_date(connect, headers, least):
     headers = {name: value.encode() for name, value in headers.items()}
     clock = format_datetime(NOON, usegmt=True)
     client = connect(FakeService(faults=[problem(429, date=clock, **headers)]))
@@ -285,14 +285,14 @@ def test_the_service_says_how_long_to_wait_in_seconds_or_as_a_date(connect, head
     assert client.pauses == [min(MAX_PAUSE_S, least + random.Random(0).uniform(0, FIRST_PAUSE_S))]
 
 
-def test_a_date_without_the_services_clock_is_taken_by_ours(connect, monkeypatch):
+def test_a_retry_date_without_a_date_header_is_compared_with_the_local_clock(connect, monkeypatch):
     monkeypatch.setattr(responses.time, "time", lambda: NOON.timestamp() - 5)
     client = connect(FakeService(faults=[problem(429, retry_after=format_datetime(NOON, usegmt=True))]))
     client.translate(rows_of(1), "old", "new")
     assert client.pauses == [5 + random.Random(0).uniform(0, FIRST_PAUSE_S)]
 
 
-def test_a_service_that_stays_busy_is_an_error_after_the_last_try(connect):
+def test_a_service_that_stays_busy_is_an_error_after_the_last_attempt(connect):
     fake = FakeService(faults=[problem(429, "128 translations are under way.", code="too_many_requests")] * 9)
     with pytest.raises(BusyError, match="128 translations are under way") as caught:
         connect(fake, retries=2).translate(rows_of(1), "old", "new")
@@ -300,7 +300,7 @@ def test_a_service_that_stays_busy_is_an_error_after_the_last_try(connect):
     assert len(fake.requests) == 3
 
 
-def test_an_address_where_nothing_answers_is_an_error_after_the_last_try(connect):
+def test_an_address_that_does_not_respond_is_an_error_after_the_last_attempt(connect):
     fake = FakeService(faults=[httpx.ConnectError("Connection refused")] * 9)
     message = f"No response from {ADDRESS} in 3 attempts \\(ConnectError: Connection refused\\). Check that the service"
     with pytest.raises(UnreachableError, match=message) as caught:
@@ -314,7 +314,7 @@ def test_an_address_where_nothing_answers_is_an_error_after_the_last_try(connect
 # --- the other routes -------------------------------------------------------------------------------------------------
 
 
-def test_lists_are_lists(connect):
+def test_spaces_and_stitchers_are_returned_as_lists(connect):
     client = connect(lambda request: httpx.Response(200, json={request.url.path[4:]: [{"name": "a"}]}))
     assert client.spaces() == client.stitchers() == [{"name": "a"}]
 
@@ -328,12 +328,12 @@ def test_lists_are_lists(connect):
         (httpx.Response(200, json={}), "it has no list of spaces"),
     ],
 )
-def test_a_list_in_another_form_is_an_error(connect, reply, message):
+def test_a_malformed_list_is_an_error(connect, reply, message):
     with pytest.raises(ServiceError, match=f"The response does not match the request: {message}"):
         connect(lambda _: unsent(reply)).spaces()
 
 
-def test_a_stitcher_is_asked_for_by_its_quoted_name(connect):
+def test_the_name_of_a_stitcher_is_percent_encoded_in_the_path(connect):
     received = []
 
     def handler(request):
@@ -355,7 +355,7 @@ def test_a_stitcher_is_asked_for_by_its_quoted_name(connect):
         (httpx.ConnectError("refused"), False),
     ],
 )
-def test_ready_asks_once(connect, answer, expected):
+def test_ready_sends_one_request_and_does_not_retry(connect, answer, expected):
     fake = FakeService(faults=[answer])
     client = connect(fake)
     assert client.ready() is expected
@@ -363,14 +363,14 @@ def test_ready_asks_once(connect, answer, expected):
     assert not client.pauses
 
 
-def test_ready_is_no_word_of_something_else(connect):
+def test_ready_raises_where_another_server_answers(connect):
     with pytest.raises(ServiceError, match="its Content-Type is text/html"):
         connect(lambda _: httpx.Response(200, html="welcome")).ready()
     with pytest.raises(ClientNotFoundError):
         connect(lambda _: httpx.Response(404)).ready()
 
 
-def test_pairs_to_score_go_as_base64(connect):
+def test_pairs_to_score_are_sent_as_base64(connect):
     requests = []
 
     def handler(request):

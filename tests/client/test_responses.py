@@ -1,4 +1,4 @@
-"""Replies and errors of the service, as the clients read them."""
+"""How the clients read responses and errors of the service."""
 
 import gzip
 
@@ -43,13 +43,13 @@ from repstitch.errors import ConflictError, InputError, NotFoundError
         ({"x_confidence": "shared"}, "X-Confidence must not name measures; got .*shared"),
     ],
 )
-def test_a_reply_that_does_not_fit_is_an_error_and_never_an_array(connect, headers, message):
+def test_a_response_that_does_not_match_the_request_is_an_error(connect, headers, message):
     with pytest.raises(ServiceError, match=f"The response does not match the request: {message}") as caught:
         connect(FakeService(**headers)).translate(rows_of(3), "old", "new")
     assert caught.value.status == 200
 
 
-def test_a_translation_tells_whether_its_confidence_is_usable(connect):
+def test_a_translation_states_whether_its_confidence_is_usable(connect):
     client = connect(FakeService(x_confidence_usable="false"))
     assert client.translate_full(rows_of(3), "old", "new", confidence=True).confidence_usable is False
     assert connect(FakeService()).translate_full(rows_of(3), "old", "new", confidence=True).confidence_usable is True
@@ -63,20 +63,20 @@ def test_a_translation_tells_whether_its_confidence_is_usable(connect):
         ({"x_route": ""}, "X-Route is missing"),
     ],
 )
-def test_what_was_asked_for_must_be_there(connect, headers, message):
+def test_a_response_without_the_requested_columns_or_route_is_refused(connect, headers, message):
     with pytest.raises(ServiceError, match=message):
         connect(FakeService(**headers)).translate_full(rows_of(3), "old", "new", confidence=True, route="auto")
 
 
 @pytest.mark.parametrize("content", [b"", bytes(35), bytes(37)])
-def test_a_reply_of_another_length_is_an_error(connect, content):
+def test_a_response_of_the_wrong_length_is_an_error(connect, content):
     headers = {"content-type": OCTETS, "x-rows": "3", "x-dim": "3", "x-stitcher": "a", "x-stitcher-version": "v"}
     reply = httpx.Response(200, headers=headers, content=content)
     with pytest.raises(ServiceError, match=f"3 rows of 3 float32 numbers are 36 bytes; got {len(content)}"):
         connect(FakeService(faults=[reply])).translate(rows_of(3), "old", "new")
 
 
-def test_a_compressed_reply_is_not_asked_for_and_a_broken_one_is_an_error(connect):
+def test_compression_is_not_requested_and_an_undecodable_body_is_an_error(connect):
     def handler(request):
         assert request.headers["accept-encoding"] == "identity"
         stream = httpx.ByteStream(gzip.compress(b"x" * 99)[:5] + b"broken")
@@ -92,7 +92,7 @@ def test_a_compressed_reply_is_not_asked_for_and_a_broken_one_is_an_error(connec
 
 
 @pytest.mark.parametrize(
-    ("status", "kind_of_error", "known_as"),
+    ("status", "error_class", "base_class"),
     [
         (400, ClientInputError, InputError),
         (401, UnauthorisedError, ClientError),
@@ -109,12 +109,12 @@ def test_a_compressed_reply_is_not_asked_for_and_a_broken_one_is_an_error(connec
         (504, ServiceError, ClientError),
     ],
 )
-def test_a_status_is_an_error_with_the_services_own_words(connect, status, kind_of_error, known_as):
+def test_an_error_status_raises_a_typed_error_with_the_message_of_the_service(connect, status, error_class, base_class):
     fake = FakeService(faults=[problem(status, "`source` is\n odd.", "source", "odd")])
-    with pytest.raises(known_as, match=r"^`source` is odd\.$") as caught:
+    with pytest.raises(base_class, match=r"^`source` is odd\.$") as caught:
         connect(fake, retries=0).translate(rows_of(1), "old", "new")
     error = caught.value
-    assert type(error) is kind_of_error
+    assert type(error) is error_class
     assert (error.status, error.code, error.param) == (status, "odd", "source")
 
 
@@ -129,6 +129,6 @@ def test_a_status_is_an_error_with_the_services_own_words(connect, status, kind_
         httpx.Response(502, content=b"{", headers={"content-type": "application/json"}),
     ],
 )
-def test_an_error_in_another_form_is_told_by_its_status(connect, reply):
+def test_an_error_without_a_message_is_reported_by_its_status(connect, reply):
     with pytest.raises(ServiceError, match=r"^The service answered 502 Bad Gateway without an error message\.$"):
         connect(FakeService(faults=[reply])).translate(rows_of(1), "old", "new")
