@@ -1,4 +1,4 @@
-"""The command line of transfers: what a user does, and what is refused in one line with nothing written."""
+"""The command `transfer`: typical uses, and calls that are refused in one line without writing anything."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def shelf(tmp_path_factory):
 
 
 def run(shelf, capsys, line: str) -> tuple[int, str, str]:
-    """The command with files of the shelf for what stands in braces."""
+    """Run the command; `@` stands for the folder `shelf`. Return its status, output and errors."""
     status = main(["transfer", *(part.replace("@", f"{shelf}/") for part in line.split())])
     printed = capsys.readouterr()
     return status, printed.out, printed.err
@@ -53,7 +53,7 @@ ROWS = "--source @old.parquet --target @new.parquet"
 PROVEN = f"{ROWS} --labels @labels.csv:kind"
 
 
-def test_directions_are_carried_and_keep_their_names(shelf, capsys, tmp_path):
+def test_directions_are_transferred_and_keep_their_names(shelf, capsys, tmp_path):
     out = tmp_path / "carried.safetensors"
     status, text, _ = run(shelf, capsys, f"@v.safetensors --forward @old-new --out {out}")
     assert status == 0
@@ -62,12 +62,12 @@ def test_directions_are_carried_and_keep_their_names(shelf, capsys, tmp_path):
         "forward: the stitcher's exact affine map, without output normalisation",
         "row normalisation: unit length for old, unit length for new",
     ]
-    found = content(out)
-    np.testing.assert_allclose(found.values, directions(8).values @ R, atol=1e-5)
-    assert found.names == ("v0", "v1", "v2")
+    carried = content(out)
+    np.testing.assert_allclose(carried.values, directions(8).values @ R, atol=1e-5)
+    assert carried.names == ("v0", "v1", "v2")
 
 
-def test_a_probe_is_trained_proven_carried_and_drawn(shelf, capsys, tmp_path):
+def test_a_probe_is_trained_evaluated_transferred_and_plotted(shelf, capsys, tmp_path):
     out, plot = tmp_path / "probe.npz", tmp_path / "proof.png"
     status, text, _ = run(shelf, capsys, f"{BOTH} {PROVEN} --out {out} --plot {plot}")
     assert status == 0
@@ -86,17 +86,17 @@ def test_a_probe_is_trained_proven_carried_and_drawn(shelf, capsys, tmp_path):
     assert Image.open(plot).size[0] > 1000
 
 
-def test_json_holds_the_whole_proof(shelf, capsys):
+def test_json_contains_the_whole_proof(shelf, capsys):
     status, text, _ = run(shelf, capsys, f"{BOTH} {PROVEN} --json --seed 1")
-    found = json.loads(text)
+    printed = json.loads(text)
     assert status == 0
-    assert found["proof"]["accuracy"]["carried"]["score"] > 0.9
-    assert found["proof"]["label_efficiency"]["matches"]
-    assert found["out"] is None
-    assert len(found["forward"]) == len(found["backward"]) == 12
+    assert printed["proof"]["accuracy"]["carried"]["score"] > 0.9
+    assert printed["proof"]["label_efficiency"]["matches"]
+    assert printed["out"] is None
+    assert len(printed["forward"]) == len(printed["backward"]) == 12
 
 
-def test_the_seed_draws_the_controls(shelf, capsys):
+def test_the_seed_changes_only_the_controls(shelf, capsys):
     def proof(seed: int) -> dict:
         return json.loads(run(shelf, capsys, f"--backward @new-old {PROVEN} --json --seed {seed}")[1])["proof"]
 
@@ -106,7 +106,7 @@ def test_the_seed_draws_the_controls(shelf, capsys):
     assert one["accuracy"]["shuffled"] != other["accuracy"]["shuffled"]
 
 
-def test_a_head_with_stated_classes_is_proven(shelf, capsys, tmp_path):
+def test_a_head_with_classes_from_the_caller_is_evaluated(shelf, capsys, tmp_path):
     line = f"@head.npz --backward @new-old {PROVEN} --classes @classes.txt --out {tmp_path / 'head.safetensors'}"
     status, text, _ = run(shelf, capsys, line)
     assert status == 0
@@ -114,7 +114,7 @@ def test_a_head_with_stated_classes_is_proven(shelf, capsys, tmp_path):
     assert content(tmp_path / "head.safetensors").classes == ("class 0", "class 1", "class 2")
 
 
-def test_a_dictionary_goes_through_both_and_is_compared_where_rows_are_given(shelf, capsys, tmp_path):
+def test_a_dictionary_needs_both_stitchers_and_is_evaluated_on_rows_if_there_are_any(shelf, capsys, tmp_path):
     status, text, _ = run(shelf, capsys, f"@sae.safetensors {BOTH} {ROWS} --out {tmp_path / 'sae.safetensors'}")
     assert status == 0
     assert "correlation of carried with original features: mean 1.000" in text
@@ -122,18 +122,18 @@ def test_a_dictionary_goes_through_both_and_is_compared_where_rows_are_given(she
     assert run(shelf, capsys, f"@sae.safetensors {BOTH} --out {tmp_path / 'again.safetensors'}")[0] == 0
 
 
-def test_concepts_are_made_of_two_files(shelf, capsys, tmp_path):
+def test_a_concept_is_made_from_two_files(shelf, capsys, tmp_path):
     concept = "--concept @kind0.parquet --against @kind1.parquet"
     assert run(shelf, capsys, f"{concept} --forward @old-new --out {tmp_path / 'v.npz'}")[0] == 0
-    found = content(tmp_path / "v.npz")
-    assert isinstance(found, Directions)
-    assert found.names == ("kind0",)
+    directions_read = content(tmp_path / "v.npz")
+    assert isinstance(directions_read, Directions)
+    assert directions_read.names == ("kind0",)
     line = f"{concept} --by classifier --backward @new-old --out {tmp_path / 'w.npz'}"
     assert run(shelf, capsys, line)[0] == 0
     assert isinstance(content(tmp_path / "w.npz"), Probe)
 
 
-def test_names_classify_and_are_proven(shelf, capsys, tmp_path):
+def test_class_names_make_a_probe_that_is_evaluated(shelf, capsys, tmp_path):
     line = "--prompts @prompts.parquet --forward @old-new --target @new.parquet --labels @labels.csv:kind"
     status, text, _ = run(shelf, capsys, f"{line} --out {tmp_path / 'names.safetensors'} --plot {tmp_path / 'p.svg'}")
     assert status == 0
@@ -143,7 +143,7 @@ def test_names_classify_and_are_proven(shelf, capsys, tmp_path):
     assert (tmp_path / "p.svg").read_text().startswith("<?xml")
 
 
-def test_an_mlp_says_that_it_acts_by_its_jacobian(shelf, capsys, tmp_path):
+def test_an_mlp_reports_that_its_jacobian_is_used(shelf, capsys, tmp_path):
     line = f"@head.npz --backward @bent --target @new.parquet --out {tmp_path / 'head.npz'}"
     status, text, _ = run(shelf, capsys, line)
     assert status == 0
@@ -201,7 +201,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("line", list(REFUSED))
-def test_what_does_not_go_together_is_refused_in_one_line_with_nothing_written(
+def test_invalid_combinations_are_refused_in_one_line_and_nothing_is_written(
     shelf, capsys, tmp_path, monkeypatch, line
 ):
     monkeypatch.chdir(tmp_path)
@@ -215,7 +215,7 @@ def test_what_does_not_go_together_is_refused_in_one_line_with_nothing_written(
     assert sorted(path.name for path in shelf.iterdir()) == before
 
 
-def test_help_shows_what_works(capsys):
+def test_help_shows_the_flags_and_an_example(capsys):
     with pytest.raises(SystemExit):
         main(["transfer", "--help"])
     text = capsys.readouterr().out
@@ -224,10 +224,10 @@ def test_help_shows_what_works(capsys):
     assert "example:" in text
 
 
-def test_a_picture_that_is_stopped_half_way_leaves_nothing(shelf, capsys, tmp_path, monkeypatch):
+def test_an_interrupted_plot_leaves_no_files(shelf, capsys, tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
-    def stopped(self, path, **given):
+    def stopped(self, path, **kwargs):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -237,7 +237,7 @@ def test_a_picture_that_is_stopped_half_way_leaves_nothing(shelf, capsys, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_stitchers_that_do_not_fit_each_other_are_refused_before_any_rows_are_read(shelf, capsys, monkeypatch):
+def test_incompatible_stitchers_are_refused_before_any_rows_are_read(shelf, capsys, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("rows were read")
 

@@ -1,4 +1,4 @@
-"""Stitchers and rows brought together: spaces, pairing, splits, labels and the affine maps."""
+"""The transfer context: spaces, pairing, splits, labels and affine maps of stitchers and rows."""
 
 from dataclasses import replace
 from typing import Any
@@ -27,7 +27,7 @@ def context(**changes) -> Any:
     return build_context(**fields)
 
 
-def test_rows_that_either_stitcher_saw_are_not_tested_on():
+def test_rows_seen_by_either_stitcher_are_not_test_rows():
     test = context().paired_rows.split.test
     known = np.unique(id_fingerprints(IDS[test[:30]]))
     for side in ("forward", "backward"):
@@ -37,7 +37,7 @@ def test_rows_that_either_stitcher_saw_are_not_tested_on():
         assert not set(IDS[test[:30]]) & set(built.paired_rows.pairs.ids[made.test])
 
 
-def test_rows_of_the_stitchers_own_split_test_here_too():
+def test_the_test_rows_of_the_stitchers_split_are_the_test_rows_here():
     from repstitch.workflows.training import train
 
     made = train(NEW, OLD, method="ridge", objective="reconstruction", split_shares=(0.5, 0.2, 0.3), split_seed=4)
@@ -46,17 +46,18 @@ def test_rows_of_the_stitchers_own_split_test_here_too():
     assert set(labelled_task(built).test) == set(unseen) == set(built.paired_rows.split.test)
 
 
-def test_an_mlp_acts_by_its_jacobian_at_training_rows():
+def test_an_mlp_is_linearised_at_training_rows():
     bent = stitcher(mlp(8, 8), "new", "old")
     built = context(backward=bent, forward=None)
     assert f"averaged over {len(built.paired_rows.split.train)} rows" in built.backward_map.description
     with pytest.raises(InputError, match="An MLP is not a single matrix"):
         transfer(probe(8), build_context(None, bent))
-    alone: Any = build_context(None, bent, source=OLD, target=NEW.take([3]))  # not paired: each side stands for itself
+    # The rows are not paired: each side is used alone.
+    alone: Any = build_context(None, bent, source=OLD, target=NEW.take([3]))
     assert "at one point" in transfer(probe(8), alone)[1]
 
 
-def test_at_most_two_thousand_rows_make_a_jacobian():
+def test_the_jacobian_uses_at_most_two_thousand_rows():
     rows = Embeddings(unit(gaussian(4500, 8)), card("new", 8))
     built: Any = build_context(None, stitcher(mlp(8, 8), "new", "old"), target=rows)
     assert "averaged over 1,500 rows" in built.backward_map.description
@@ -76,7 +77,7 @@ def test_swapped_files_without_cards_are_refused():
         concept_from_examples(build_context(None, backward), guessed[0], guessed[1], by="classifier")
 
 
-def test_messages_name_the_side_that_is_meant():
+def test_messages_name_the_side_with_the_error():
     spoiled = OLD.vectors.copy()
     spoiled[3] = np.nan
     with pytest.raises(InputError, match="1 with source NaN or Inf"):
@@ -86,7 +87,7 @@ def test_messages_name_the_side_that_is_meant():
     assert context(source=replace(OLD, vectors=spoiled), drop_invalid=True).paired_rows
 
 
-def test_rows_of_one_group_stay_on_one_side():
+def test_rows_of_one_group_stay_on_one_side_of_the_split():
     groups = np.array([f"g{i // 5}" for i in range(600)], dtype=object)
     source, target = read_rows(OLD, NEW, group=groups)
     paired = context(source=source, target=target).paired_rows
@@ -97,19 +98,19 @@ def test_rows_of_one_group_stay_on_one_side():
     assert not validation & test
 
 
-def test_a_stitcher_of_groups_without_groups_here_is_warned_of(caplog):
+def test_omitting_the_groups_that_the_stitcher_was_trained_with_warns(caplog):
     built = context(backward=replace(BACKWARD, split={"shares": [0.6, 0.15, 0.25], "seed": 0, "group": "photo"}))
     assert len(built.paired_rows.split.test)
     assert "The stitcher was trained with groups (photo); pass `group` here too" in caplog.text
 
 
-def test_rows_seen_by_the_forward_stitcher_are_known_by_their_contents_too():
+def test_rows_without_ids_seen_by_the_forward_stitcher_are_recognised_by_their_vectors():
     known = np.unique(row_fingerprints(OLD.vectors, NEW.vectors))
     built = context(forward=replace(FORWARD, seen=known), source=replace(OLD, ids=None), target=replace(NEW, ids=None))
     assert built.paired_rows.seen_in_training.all()
 
 
-def test_rows_without_a_label_do_not_test_names():
+def test_rows_without_a_label_are_not_test_rows_for_class_names():
     labels = LABELS.copy()
     labels[:100] = None
     built = build_context(FORWARD, None, None, NEW, labels)
@@ -135,7 +136,7 @@ def test_groups_may_be_a_column_of_either_side(tmp_path):
         read_rows(tmp_path / "old.parquet", tmp_path / "new.parquet", group="photo")
 
 
-def test_what_is_seen_is_known_by_id():
+def test_seen_rows_are_recognised_by_id():
     backward = replace(BACKWARD, seen=np.unique(id_fingerprints(IDS)[:100]))
     assert seen_in_training(backward, pairs_of(NEW.vectors, OLD.vectors, IDS))[:100].all()
 
@@ -148,12 +149,12 @@ def test_what_is_seen_is_known_by_id():
         (replace(NEW, labels=LABELS), IDS, "All usable labelled target rows were used to train the stitcher"),
     ],
 )
-def test_without_unseen_labelled_rows_names_are_not_proven(target, seen, message):
+def test_class_names_cannot_be_evaluated_without_unseen_labelled_rows(target, seen, message):
     with pytest.raises(InputError, match=message):
         unseen_labelled_rows(replace(FORWARD, seen=np.unique(id_fingerprints(seen))), target)
 
 
-def test_rows_that_cannot_be_used_do_not_test_names_where_they_may_be_dropped():
+def test_invalid_rows_are_not_test_rows_for_class_names_with_drop_invalid():
     spoiled = NEW.vectors.copy()
     spoiled[3] = np.nan
     rows = replace(NEW, vectors=spoiled, labels=LABELS)

@@ -9,7 +9,7 @@ from helpers.spaces import gaussian
 
 from repstitch.transfer import dictionary_evaluation
 
-compare_features: Any = dictionary_evaluation.compare_features  # parts that may be None are there
+compare_features: Any = dictionary_evaluation.compare_features  # typed Any because parts of a proof may be None
 FORWARD = linear(6, 6, 3)
 BACK = inverse(FORWARD)
 NOISE = linear(6, 6, 7), linear(6, 6, 8)
@@ -17,7 +17,7 @@ SOURCE = gaussian(400, 6).astype(float)
 TARGET = through(FORWARD, SOURCE)
 
 
-def test_over_an_invertible_map_every_feature_is_what_it_was():
+def test_over_an_invertible_map_every_feature_is_preserved():
     proof = compare_features(dictionary(), FORWARD, BACK, TARGET, SOURCE, NOISE)
     assert proof.correlation.mean == pytest.approx(1)
     assert proof.same_active.share == pytest.approx(1, abs=0.01)
@@ -32,7 +32,7 @@ def test_on_rows_of_other_items_features_do_not_agree():
     assert proof.same_active.share == pytest.approx(proof.same_active.chance, abs=0.03)
 
 
-def test_chance_counts_how_often_a_feature_is_active_on_either_side():
+def test_the_chance_level_uses_how_often_a_feature_is_active_on_each_side():
     louder = replace(BACK, map=replace(BACK.map, bias=BACK.map.bias + 2 * torch.from_numpy(dictionary().W_enc[:, 0])))
     proof = compare_features(dictionary(), FORWARD, louder, TARGET[::-1], SOURCE, NOISE)
     evenly = compare_features(dictionary(), FORWARD, BACK, TARGET[::-1], SOURCE, NOISE)
@@ -40,7 +40,7 @@ def test_chance_counts_how_often_a_feature_is_active_on_either_side():
     assert proof.same_active.share == pytest.approx(proof.same_active.chance, abs=0.02)
 
 
-def test_features_that_are_hardly_ever_active_are_not_compared():
+def test_rarely_active_features_are_not_compared():
     quiet = dictionary(b_enc=np.where(np.arange(10) < 4, -99.0, 0.0))
     proof = compare_features(quiet, FORWARD, BACK, TARGET, SOURCE, NOISE)
     live = ((quiet.encode(SOURCE) > 0).sum(0) >= 5).sum()
@@ -51,7 +51,7 @@ def test_features_that_are_hardly_ever_active_are_not_compared():
     assert silent.shuffled is None
 
 
-def test_a_perfect_dictionary_explains_all_and_a_carried_one_as_much_as_the_maps():
+def test_a_perfect_dictionary_explains_everything_and_a_transferred_one_as_much_as_the_maps():
     exact = dictionary(
         W_enc=np.hstack([np.eye(6), -np.eye(6)]), b_enc=np.zeros(12), b_dec=np.zeros(6),
         W_dec=np.vstack([np.eye(6), -np.eye(6)]),

@@ -16,7 +16,7 @@ from repstitch.transfer.kinds import Dictionary, Directions, Probe, describe
 
 
 def same(a, b) -> None:
-    """Everything that is stated of the two is equal, numbers to float32's precision."""
+    """Assert that all fields of the two are equal, arrays up to the precision of float32."""
     assert type(a) is type(b)
     for name in vars(a):
         mine, theirs = getattr(a, name), getattr(b, name)
@@ -30,12 +30,12 @@ TRANSFERABLES = {
     "directions": directions(),
     "probe": probe(),
     "binary probe": probe(k=1),
-    "no classes": Probe(np.ones((2, 3)), np.ones(2)),
+    "probe without classes": Probe(np.ones((2, 3)), np.ones(2)),
     "dictionary": dictionary(),
-    "not subtracted": dictionary(subtract=False),
+    "b_dec not subtracted": dictionary(subtract=False),
     "topk": dictionary(activation="topk", k=4),
     "jumprelu": dictionary(activation="jumprelu", threshold=np.ones(10)),
-    "of a space": Directions(np.eye(3), None, card("old", 3)),
+    "directions with a space": Directions(np.eye(3), None, card("old", 3)),
 }
 
 
@@ -46,7 +46,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path, name, suffix):
     same(content(path), TRANSFERABLES[name])
 
 
-def test_directions_are_also_one_bare_array(tmp_path, caplog):
+def test_directions_can_be_one_bare_array(tmp_path, caplog):
     files.write(tmp_path / "named.npy", directions())
     assert "cannot store the names of directions" in caplog.text
     path = files.write(tmp_path / "v.npy", Directions(np.eye(3)))
@@ -56,32 +56,32 @@ def test_directions_are_also_one_bare_array(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("names", [("joy", "fear"), ("refusal",)])
-def test_vectors_by_name_are_directions_by_name_where_that_is_stated(tmp_path, names):
+def test_named_vectors_are_read_as_named_directions_with_the_directions_option(tmp_path, names):
     arrays = {name: np.full(4, i + 1, np.float16) for i, name in enumerate(names)}
     save_file(arrays, tmp_path / "v.safetensors")
-    found, layout = content_and_layout(tmp_path / "v.safetensors", directions=True)
-    assert found.names == tuple(sorted(names))
-    again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
+    vectors, layout = content_and_layout(tmp_path / "v.safetensors", directions=True)
+    assert vectors.names == tuple(sorted(names))
+    again = load_file(files.write(tmp_path / "again.safetensors", vectors, layout))
     assert set(again) == set(names)
     for name, value in again.items():
         np.testing.assert_array_equal(value, arrays[name])
         assert value.dtype == np.float16
     with pytest.raises(InputError, match="pass `directions` if it contains one matrix of directions"):
         content_and_layout(tmp_path / "v.safetensors")
-    assert content(tmp_path / "again.safetensors").names == found.names  # its own notes say what it holds
+    assert content(tmp_path / "again.safetensors").names == vectors.names  # the file's own metadata states its kind
 
 
 @pytest.mark.parametrize("names", [("joy", "fear"), ("file", "repstitch"), ("weight", "bias")])
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
-def test_directions_each_apart_arrive_whole_in_every_format_and_by_any_name(tmp_path, suffix, names):
+def test_directions_stored_as_separate_arrays_survive_every_format_and_any_name(tmp_path, suffix, names):
     save_file({name: np.full(4, i + 1.0) for i, name in enumerate(names)}, tmp_path / "v.safetensors")
-    found, layout = content_and_layout(tmp_path / "v.safetensors", directions=True)
-    again = content(files.write(tmp_path / f"again{suffix}", found, layout))
-    np.testing.assert_array_equal(again.values, found.values)
-    assert again.names == (None if suffix == ".npy" else found.names)
+    vectors, layout = content_and_layout(tmp_path / "v.safetensors", directions=True)
+    again = content(files.write(tmp_path / f"again{suffix}", vectors, layout))
+    np.testing.assert_array_equal(again.values, vectors.values)
+    assert again.names == (None if suffix == ".npy" else vectors.names)
 
 
-def test_decoder_rows_are_directions_where_that_is_stated(tmp_path):
+def test_decoder_rows_are_read_as_directions_with_the_directions_option(tmp_path):
     path = files.write(tmp_path / "sae.npz", dictionary())
     np.testing.assert_allclose(content(f"{path}:W_dec", directions=True).values, dictionary().W_dec, atol=1e-6)
     with pytest.raises(InputError, match="'W_dec' is a single array; pass `directions`"):
@@ -90,23 +90,23 @@ def test_decoder_rows_are_directions_where_that_is_stated(tmp_path):
         content(path, directions=True)
 
 
-def test_a_dictionary_of_layers_without_biases_comes_back_as_layers_with_them(tmp_path):
-    given = dictionary()
-    arrays = {"sae.encoder.weight": given.W_enc.T, "sae.decoder.weight": given.W_dec.T}
+def test_a_dictionary_of_layers_without_biases_is_written_with_biases(tmp_path):
+    original = dictionary()
+    arrays = {"sae.encoder.weight": original.W_enc.T, "sae.decoder.weight": original.W_dec.T}
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, tmp_path / "sae.safetensors")
-    found, layout = content_and_layout(tmp_path / "sae.safetensors", subtract_b_dec=False)
-    path = files.write(tmp_path / "again.safetensors", found, layout)
+    read_back, layout = content_and_layout(tmp_path / "sae.safetensors", subtract_b_dec=False)
+    path = files.write(tmp_path / "again.safetensors", read_back, layout)
     assert set(load_file(path)) == {*arrays, "sae.encoder.bias", "sae.decoder.bias"}
-    same(content(path), found)
+    same(content(path), read_back)
 
 
-def test_a_files_own_notes_go_before_a_config_beside_it(tmp_path):
+def test_the_files_own_metadata_takes_precedence_over_a_config_next_to_it(tmp_path):
     path = files.write(tmp_path / "sae.safetensors", dictionary(activation="topk", k=2))
     (tmp_path / "cfg.json").write_text(json.dumps({"activation_fn": "topk", "k": 5, "apply_b_dec_to_input": False}))
     assert (content(path).k, content(path).subtract_b_dec) == (2, True)
 
 
-def test_classes_that_are_whole_numbers_are_the_same_text_whatever_their_type(tmp_path):
+def test_integer_classes_are_read_as_the_same_text_whatever_their_dtype(tmp_path):
     for i, classes in enumerate(
         (np.arange(3.0), np.arange(3), np.array(["0", "1", "2"]), np.array([b"0", b"1", b"2"]))
     ):
@@ -114,14 +114,14 @@ def test_classes_that_are_whole_numbers_are_the_same_text_whatever_their_type(tm
         assert content(tmp_path / f"{i}.npz").classes == ("0", "1", "2")
 
 
-def test_one_array_of_several_is_named_after_a_colon(tmp_path):
+def test_one_array_of_several_is_selected_after_a_colon(tmp_path):
     np.savez(tmp_path / "v.npz", steer=np.eye(3), other=np.ones((4, 4)))
-    found, layout = content_and_layout(f"{tmp_path}/v.npz:steer", directions=True)
-    np.testing.assert_array_equal(found.values, np.eye(3))
-    assert "steer" in np.load(files.write(tmp_path / "again.npz", found, layout)).files
+    vectors, layout = content_and_layout(f"{tmp_path}/v.npz:steer", directions=True)
+    np.testing.assert_array_equal(vectors.values, np.eye(3))
+    assert "steer" in np.load(files.write(tmp_path / "again.npz", vectors, layout)).files
 
 
-def test_whole_numbers_and_narrow_floats_are_widened_where_they_would_lose(tmp_path):
+def test_integers_and_float16_are_widened_when_they_cannot_represent_the_values(tmp_path):
     np.save(tmp_path / "v.npy", np.eye(3, dtype=int))
     _, layout = content_and_layout(tmp_path / "v.npy")
     again = np.load(files.write(tmp_path / "again.npy", Directions(np.eye(3) / 3), layout))
@@ -135,24 +135,24 @@ def test_whole_numbers_and_narrow_floats_are_widened_where_they_would_lose(tmp_p
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
 @pytest.mark.parametrize("prefix", ["", "head.", "model.head."])
-def test_a_linear_layer_of_torch_is_a_probe(tmp_path, suffix, prefix, bias):
+def test_a_torch_linear_layer_is_read_as_a_probe(tmp_path, suffix, prefix, bias):
     layer = torch.nn.Linear(5, 3, bias=bias)
     state = {prefix + name: tensor for name, tensor in layer.state_dict().items()}
     path = tmp_path / f"layer{suffix}"
     save_torch(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    found, layout = content_and_layout(path)
+    read_probe, layout = content_and_layout(path)
     rows = torch.from_numpy(gaussian(7, 5))
-    np.testing.assert_allclose(found.scores(rows.numpy()), layer(rows).detach().numpy(), atol=1e-6)
-    again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
+    np.testing.assert_allclose(read_probe.scores(rows.numpy()), layer(rows).detach().numpy(), atol=1e-6)
+    again = load_file(files.write(tmp_path / "again.safetensors", read_probe, layout))
     assert set(again) == {f"{prefix}weight", f"{prefix}bias"}
     assert again[f"{prefix}weight"].dtype == np.float32
 
 
-def test_one_layer_of_several_is_named_after_a_colon(tmp_path):
+def test_one_layer_of_several_is_selected_after_a_colon(tmp_path):
     model: Any = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
     torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pt")
-    found = content(f"{tmp_path}/model.pt:2")
-    np.testing.assert_allclose(found.coef, model[2].weight.detach().numpy(), atol=1e-7)
+    read_probe = content(f"{tmp_path}/model.pt:2")
+    np.testing.assert_allclose(read_probe.coef, model[2].weight.detach().numpy(), atol=1e-7)
     with pytest.raises(InputError, match=r"several layers; name one after a colon: 0, 2"):
         files.read(tmp_path / "model.pt")
     with pytest.raises(InputError, match="The file has no layer or array 'head'"):
@@ -184,36 +184,38 @@ def models():
         "LinearRegression": (LinearRegression(), 3),
         "RidgeClassifier": (RidgeClassifier(), 3),
         "scaled": (make_pipeline(StandardScaler(), LinearSVC()), 3),
-        "scaled by spread alone": (make_pipeline(StandardScaler(with_mean=False), LogisticRegression()), 3),
+        "scaled without centring": (make_pipeline(StandardScaler(with_mean=False), LogisticRegression()), 3),
     }
 
 
 @pytest.mark.parametrize("name", list(models()))
-def test_models_of_scikit_learn_say_the_same_as_probes(tmp_path, name):
+def test_scikit_learn_models_give_the_same_scores_when_read_as_probes(tmp_path, name):
     from skops.io import dump
 
     model, k = models()[name]
     model, X = fitted(model, k)
     dump(model, tmp_path / "model.skops")
-    found = content(tmp_path / "model.skops")
+    read_probe = content(tmp_path / "model.skops")
     scores = model.decision_function(X) if hasattr(model, "decision_function") else model.predict(X)
-    np.testing.assert_allclose(found.scores(X), scores.reshape(len(X), -1), atol=1e-5)
+    np.testing.assert_allclose(read_probe.scores(X), scores.reshape(len(X), -1), atol=1e-5)
     if hasattr(model, "classes_"):
-        assert [found.classes[i] for i in found.class_scores(X).argmax(1)] == [str(c) for c in model.predict(X)]
+        assert [read_probe.classes[i] for i in read_probe.class_scores(X).argmax(1)] == [
+            str(c) for c in model.predict(X)
+        ]
 
 
 @pytest.mark.parametrize("underscore", ["", "_"])
-def test_coefficients_in_an_npz_are_a_probe(tmp_path, underscore):
+def test_coefficients_in_an_npz_are_read_as_a_probe(tmp_path, underscore):
     arrays = {"coef": gaussian(3, 5), "intercept": np.ones(3), "classes": np.array([1, 2, 3])}
     np.savez(tmp_path / "p.npz", **{name + underscore: value for name, value in arrays.items()})
-    found, layout = content_and_layout(tmp_path / "p.npz")
-    assert found.classes == ("1", "2", "3")
-    again = np.load(files.write(tmp_path / "again.npz", found, layout))
+    read_probe, layout = content_and_layout(tmp_path / "p.npz")
+    assert read_probe.classes == ("1", "2", "3")
+    again = np.load(files.write(tmp_path / "again.npz", read_probe, layout))
     assert {"coef" + underscore, "intercept" + underscore, "classes" + underscore} <= set(again.files)
     np.testing.assert_array_equal(again["classes" + underscore], [1, 2, 3])
 
 
-def test_classes_can_be_stated_for_a_file_that_has_none(tmp_path):
+def test_classes_can_be_passed_for_a_file_without_them(tmp_path):
     np.savez(tmp_path / "p.npz", coef=np.eye(2), intercept=np.ones(2))
     assert content(tmp_path / "p.npz", classes=["a", "b"]).classes == ("a", "b")
 
@@ -228,17 +230,17 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("name", list(LAYOUTS))
 @pytest.mark.parametrize("prefix", ["", "sae."])
-def test_a_dictionary_comes_out_in_the_names_and_types_that_it_came_in(tmp_path, name, prefix):
-    given = dictionary()
+def test_a_dictionary_is_written_with_the_names_and_dtypes_of_its_file(tmp_path, name, prefix):
+    original = dictionary()
     arrays = {}
     for ours, (theirs, turned) in zip(("W_enc", "b_enc", "W_dec", "b_dec"), LAYOUTS[name].items(), strict=True):
-        value = getattr(given, ours).astype(np.float16)
+        value = getattr(original, ours).astype(np.float16)
         arrays[prefix + theirs] = np.ascontiguousarray(value.T if turned else value)
     save_file(arrays, tmp_path / "sae.safetensors")
-    found, layout = content_and_layout(tmp_path / "sae.safetensors", subtract_b_dec=True)
-    np.testing.assert_allclose(found.W_enc, given.W_enc, atol=3e-3)
-    np.testing.assert_allclose(found.b_dec, given.b_dec, atol=3e-3)
-    again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
+    read_back, layout = content_and_layout(tmp_path / "sae.safetensors", subtract_b_dec=True)
+    np.testing.assert_allclose(read_back.W_enc, original.W_enc, atol=3e-3)
+    np.testing.assert_allclose(read_back.b_dec, original.b_dec, atol=3e-3)
+    again = load_file(files.write(tmp_path / "again.safetensors", read_back, layout))
     assert set(again) == set(arrays)
     for theirs, value in again.items():
         np.testing.assert_array_equal(value, arrays[theirs])
@@ -262,17 +264,17 @@ def test_whether_b_dec_is_subtracted_must_be_stated(tmp_path):
 
 
 @pytest.mark.parametrize("stated", [True, False])
-def test_a_config_beside_it_states_it(tmp_path, stated):
+def test_a_config_next_to_the_file_states_whether_b_dec_is_subtracted(tmp_path, stated):
     path = save_dictionary(tmp_path, apply_b_dec_to_input=stated, architecture="standard", d_in=6)
     assert content(path).subtract_b_dec is stated
     with pytest.raises(InputError, match="states `subtract_b_dec` as"):
         files.read(path, subtract_b_dec=not stated)
 
 
-def test_topk_of_a_config_is_kept(tmp_path):
+def test_topk_is_read_from_the_config(tmp_path):
     config = {"apply_b_dec_to_input": True, "activation_fn": "topk", "activation_fn_kwargs": {"k": 4}}
-    found = content(save_dictionary(tmp_path, **config))
-    assert (found.activation, found.k) == ("topk", 4)
+    read_back = content(save_dictionary(tmp_path, **config))
+    assert (read_back.activation, read_back.k) == ("topk", 4)
 
 
 @pytest.mark.parametrize(
@@ -283,21 +285,21 @@ def test_topk_of_a_config_is_kept(tmp_path):
         ([], "must contain a JSON object"),
     ],
 )
-def test_what_a_config_says_of_other_dictionaries_is_refused(tmp_path, config, message):
+def test_a_config_of_an_unsupported_dictionary_is_refused(tmp_path, config, message):
     path = save_dictionary(tmp_path)
     (tmp_path / "cfg.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=message):
         files.read(path, subtract_b_dec=True)
 
 
-def test_also_a_dictionary_without_a_decoder_bias_must_say_for_what_is_carried_has_one(tmp_path):
+def test_without_a_decoder_bias_too_it_must_be_stated_whether_b_dec_is_subtracted(tmp_path):
     arrays = {n: np.asarray(getattr(dictionary(), n), np.float16) for n in ("W_enc", "W_dec")}
     save_file(arrays, tmp_path / "sae.safetensors")
     with pytest.raises(InputError, match="does not state whether b_dec is subtracted"):
         content(tmp_path / "sae.safetensors")
-    found, layout = content_and_layout(tmp_path / "sae.safetensors", subtract_b_dec=True)
-    assert not found.b_dec.any()
-    again = load_file(files.write(tmp_path / "again.safetensors", found, layout))
+    read_back, layout = content_and_layout(tmp_path / "sae.safetensors", subtract_b_dec=True)
+    assert not read_back.b_dec.any()
+    again = load_file(files.write(tmp_path / "again.safetensors", read_back, layout))
     assert {value.dtype for value in again.values()} == {np.dtype(np.float16)}
 
 
@@ -319,7 +321,7 @@ def test_also_a_dictionary_without_a_decoder_bias_must_say_for_what_is_carried_h
         ({"rescale_acts_by_decoder_norm": True}, "step that is not supported"),
     ],
 )
-def test_the_activation_is_what_the_config_says_or_refused(tmp_path, config, activation):
+def test_the_activation_is_read_from_the_config_or_refused(tmp_path, config, activation):
     path = save_dictionary(tmp_path, **({"apply_b_dec_to_input": True} | config))
     if " " in activation:
         with pytest.raises(InputError, match=activation):
@@ -329,7 +331,7 @@ def test_the_activation_is_what_the_config_says_or_refused(tmp_path, config, act
         assert f"({activation}, b_dec subtracted before encoding)" in describe(content(path))
 
 
-def test_a_threshold_and_another_activation_contradict_one_another(tmp_path):
+def test_a_threshold_with_another_activation_is_refused(tmp_path):
     arrays = {n: np.asarray(getattr(dictionary(), n), np.float32) for n in LAYOUTS["sae lens"]}
     save_file(arrays | {"threshold": np.ones(10, np.float32)}, tmp_path / "sae.safetensors")
     assert content(tmp_path / "sae.safetensors", subtract_b_dec=True).activation == "jumprelu"
@@ -403,43 +405,43 @@ BROKEN = {
     "pickle": ("x.pkl", unpickled, "Pickle files can run code when opened, so they are never read"),
     "joblib": ("x.joblib", unpickled, "never read"),
     "text": ("x.txt", lambda p: p.write_text("1"), "x.txt must end in one of .npz, .safetensors"),
-    "objects in npz": ("x.npz", objects, "cannot be read"),
+    "pickled objects in npz": ("x.npz", objects, "cannot be read"),
     "code in a state dict": ("x.pt", evil_torch, "cannot be read"),
     "code in skops": ("x.skops", untrusted, "cannot be read|must contain a linear model"),
-    "no linear model": ("x.skops", forest, "must contain a linear model, .*; it contains KMeans"),
-    "no safetensors": ("x.safetensors", lambda p: p.write_bytes(b"x" * 99), "cannot be read"),
-    "half an npy": ("x.npy", lambda p: p.write_bytes(b"\x93NUMPY"), "cannot be read"),
+    "not a linear model": ("x.skops", forest, "must contain a linear model, .*; it contains KMeans"),
+    "not a safetensors file": ("x.safetensors", lambda p: p.write_bytes(b"x" * 99), "cannot be read"),
+    "truncated npy": ("x.npy", lambda p: p.write_bytes(b"\x93NUMPY"), "cannot be read"),
     "empty npz": ("x.npz", lambda p: np.savez(p), "The file contains nothing"),
-    "a state dict of no tensors": ("x.pt", lambda p: torch.save({"epoch": 3}, p), "must contain a state dict"),
+    "a state dict without tensors": ("x.pt", lambda p: torch.save({"epoch": 3}, p), "must contain a state dict"),
     "NaN": ("x.npz", lambda p: np.savez(p, coef=np.full((1, 2), np.nan), intercept=np.ones(1)), "must be finite"),
-    "a cube": ("x.npy", lambda p: np.save(p, np.ones((2, 2, 2))), "`values` must have the shape"),
+    "a three-dimensional array": ("x.npy", lambda p: np.save(p, np.ones((2, 2, 2))), "`values` must have the shape"),
     "text in npz": ("x.npz", lambda p: np.savez(p, coef=np.array([["a"]])), "must contain numbers"),
     "a regression with a link": ("x.skops", poisson, "must contain a linear model"),
     "one against one": ("x.skops", one_against_one, "must contain a linear model"),
     "unknown names": ("x.npz", lambda p: np.savez(p, w=np.eye(3)), "pass `directions`"),
     "an npz called npy": ("x.npy", lambda p: named_npy(p), "must contain named arrays"),
-    "numbers for names": ("x.pt", lambda p: torch.save({1: torch.ones(3)}, p), "must contain named arrays"),
-    "classes that are no list": ("x.safetensors", lambda p: noted(p, classes="3"), "`classes` must be"),
-    "classes that are no JSON": ("x.safetensors", lambda p: noted(p, classes="cat, dog"), "cannot be read"),
-    "a space that is none": ("x.safetensors", lambda p: noted(p, **{files.SPACE: "[]"}), "must be a JSON object"),
-    "notes that are none": ("x.npz", lambda p: np.savez(p, coef=np.eye(2), repstitch=np.array(3)), "JSON object"),
-    "text for a threshold": (
+    "numbers instead of names": ("x.pt", lambda p: torch.save({1: torch.ones(3)}, p), "must contain named arrays"),
+    "classes that are not a list": ("x.safetensors", lambda p: noted(p, classes="3"), "`classes` must be"),
+    "classes that are not JSON": ("x.safetensors", lambda p: noted(p, classes="cat, dog"), "cannot be read"),
+    "space not an object": ("x.safetensors", lambda p: noted(p, **{files.SPACE: "[]"}), "must be a JSON object"),
+    "notes not an object": ("x.npz", lambda p: np.savez(p, coef=np.eye(2), repstitch=np.array(3)), "JSON object"),
+    "text instead of a threshold": (
         "x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(2), log_threshold=np.array(["a"])), "cannot be",
     ),
-    "two tables": ("x.npz", lambda p: np.savez(p, a=np.eye(2), b=np.eye(2)), "neither a probe .* nor a dictionary"),
-    "a probe and more": (
+    "two matrices": ("x.npz", lambda p: np.savez(p, a=np.eye(2), b=np.eye(2)), "neither a probe .* nor a dictionary"),
+    "a probe and an extra array": (
         "x.npz", lambda p: np.savez(p, coef=np.eye(2), intercept=np.ones(2), scale=np.ones(2)), "'scale' that is",
     ),
     "half a dictionary": ("x.npz", lambda p: np.savez(p, W_enc=np.eye(2)), "W_dec is missing"),
-    "gated": (
+    "a gated dictionary": (
         "x.npz", lambda p: np.savez(p, W_enc=np.eye(2), W_dec=np.eye(2), b_gate=np.ones(2)), "'b_gate' that is",
     ),
-    "unfitting dictionary": ("x.npz", unfitting, "`W_dec` must have the"),
+    "a dictionary with mismatched shapes": ("x.npz", unfitting, "`W_dec` must have the"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(BROKEN))
-def test_what_cannot_be_carried_or_trusted_is_refused_in_one_line(tmp_path, capsys, name):
+def test_invalid_and_unsafe_files_are_refused_in_one_line(tmp_path, capsys, name):
     file, make, message = BROKEN[name]
     make(tmp_path / file)
     with pytest.raises(InputError, match=message) as refused:
@@ -448,7 +450,7 @@ def test_what_cannot_be_carried_or_trusted_is_refused_in_one_line(tmp_path, caps
     assert capsys.readouterr().out == ""
 
 
-def test_what_is_stated_of_another_kind_is_refused(tmp_path):
+def test_options_for_another_kind_of_object_are_refused(tmp_path):
     path = files.write(tmp_path / "p.npz", probe())
     with pytest.raises(InputError, match="`subtract_b_dec` applies only to a dictionary"):
         files.read(path, subtract_b_dec=True)
@@ -460,7 +462,7 @@ def test_what_is_stated_of_another_kind_is_refused(tmp_path):
         files.read(tmp_path / "none.npz")
 
 
-def test_nothing_is_overwritten_or_written_under_a_name_that_cannot_be_read(tmp_path):
+def test_existing_files_and_unreadable_endings_are_refused_as_output(tmp_path):
     path = files.write(tmp_path / "p.npz", probe())
     before = path.read_bytes()
     with pytest.raises(InputError, match="exists and is never overwritten"):
@@ -478,7 +480,7 @@ def test_nothing_is_overwritten_or_written_under_a_name_that_cannot_be_read(tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.npz"]
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_no_file(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
@@ -488,6 +490,6 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_kinds_are_told_by_their_names(tmp_path):
-    found = {type(content(files.write(tmp_path / f"{i}.npz", thing))) for i, thing in enumerate(TRANSFERABLES.values())}
-    assert found == {Directions, Probe, Dictionary}
+def test_the_kind_of_an_object_is_recognised_by_its_array_names(tmp_path):
+    kinds = {type(content(files.write(tmp_path / f"{i}.npz", thing))) for i, thing in enumerate(TRANSFERABLES.values())}
+    assert kinds == {Directions, Probe, Dictionary}

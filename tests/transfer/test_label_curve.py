@@ -1,4 +1,4 @@
-"""How many labels a carried probe saves."""
+"""How many labels a transferred probe saves."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ def task(**changes) -> Any:
     return task_of(OLD, NEW, **{"labels": LABELS} | changes)
 
 
-def test_native_probes_get_better_with_more_labels_and_sizes_go_up_to_all():
+def test_native_probes_improve_with_more_labels_up_to_all_training_rows():
     made = task()
     curve = label_efficiency(made, 0.5)
     assert curve.sizes == [10, 20, 50, 100, 200, len(made.train)]
@@ -35,11 +35,11 @@ def test_native_probes_get_better_with_more_labels_and_sizes_go_up_to_all():
 @pytest.mark.parametrize(
     ("carried", "wanted"), [(0.4, 10), (0.5, 10), (0.6, 100), (0.7, 1000), (0.65, 317), (0.71, None)]
 )
-def test_the_number_of_labels_is_read_off_the_line_between_sizes(carried, wanted):
+def test_the_number_of_labels_is_interpolated_between_sizes(carried, wanted):
     assert first_match([10, 100, 1000], [[0.4, 0.6], [0.6], [0.7]], carried) == wanted
 
 
-def test_few_rows_of_one_class_still_make_a_probe():
+def test_a_class_with_few_rows_still_gives_a_curve():
     labels = np.where(np.arange(600) < 20, "few", "many").astype(object)
     made = task(labels=labels)
     assert (labels[made.train] == "few").sum() >= LEAST_TRAIN
@@ -49,7 +49,7 @@ def test_few_rows_of_one_class_still_make_a_probe():
     assert "matches" not in curve
 
 
-def test_the_label_curve_is_chosen_on_validation_and_scored_on_test(monkeypatch):
+def test_probes_of_the_label_curve_are_tuned_on_validation_and_scored_on_test_rows(monkeypatch):
     made, validations = task(), []
     fit = label_curve.fit_probe
 
@@ -68,7 +68,7 @@ def test_the_label_curve_is_chosen_on_validation_and_scored_on_test(monkeypatch)
     assert np.mean(wrong.accuracy[-1]) < 0.1
 
 
-def test_many_classes_and_hardly_any_validation_rows_still_make_a_curve():
+def test_many_classes_and_few_validation_rows_still_give_a_curve():
     random = np.random.default_rng(0)
     y = random.integers(20, size=500)
     rows = unit(random.standard_normal((20, 12))[y] + 0.3 * random.standard_normal((500, 12))).astype(np.float32)
@@ -78,7 +78,7 @@ def test_many_classes_and_hardly_any_validation_rows_still_make_a_curve():
     assert len(label_efficiency(made).accuracy) > 5
 
 
-def test_validation_and_test_rows_are_taken_once_for_all_draws(monkeypatch):
+def test_validation_and_test_rows_are_the_same_for_all_draws(monkeypatch):
     made, validations, tested = task(), [], []
     fit, class_scores = label_curve.fit_probe, Probe.class_scores
 

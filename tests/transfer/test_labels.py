@@ -26,18 +26,18 @@ def table(tmp_path, suffix: str, rows: dict):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv"])
-def test_labels_go_by_id(tmp_path, suffix):
+def test_labels_are_matched_by_id(tmp_path, suffix):
     path = table(tmp_path, suffix, {"id": [IDS[2], "other", IDS[0]], "kind": ["c", "x", "a"]})
     assert list(label(ROWS, f"{path}:kind").labels) == ["a", None, "c", None]
 
 
-def test_ids_and_labels_stay_what_they_are(tmp_path):
+def test_ids_and_labels_of_a_table_are_kept_as_text(tmp_path):
     path = table(tmp_path, ".csv", {"id": ["007", "1e3", "08", "9"], "kind": ["01", "1.0", "nan", ""]})
     rows = embeddings(4, ids=np.array(["007", "1e3", "08", "9"], dtype=object))
     assert list(label(rows, f"{path}:kind").labels) == ["01", "1.0", "nan", None]
 
 
-def test_labels_without_ids_go_by_position(tmp_path):
+def test_labels_without_ids_are_matched_by_position(tmp_path):
     assert list(label(ROWS, ["a", "b", "a", "b"]).labels) == ["a", "b", "a", "b"]
     np.save(tmp_path / "y.npy", np.array([1, 0, 1, 2]))
     assert list(label(ROWS, str(tmp_path / "y.npy")).labels) == ["1", "0", "1", "2"]
@@ -48,13 +48,13 @@ def test_labels_without_ids_go_by_position(tmp_path):
     assert list(label(ROWS, f"{table(tmp_path, '.tsv', {'kind': list('abcd')})}:kind").labels) == list("abcd")
 
 
-def test_rows_without_ids_are_not_guessed_to_stand_as_a_table_with_ids_does(tmp_path):
+def test_rows_without_ids_are_not_matched_by_position_to_a_table_with_ids(tmp_path):
     path = table(tmp_path, ".csv", {"id": list("wxyz"), "kind": list("abcd")})
     with pytest.raises(InputError, match="has a column id, but the rows have no ids"):
         label(embeddings(4, ids=None), f"{path}:kind")
 
 
-def test_what_is_missing_is_no_class_of_its_own(tmp_path):
+def test_missing_labels_are_not_a_class(tmp_path):
     assert list(label(ROWS, ["a", None, float("nan"), " "]).labels) == ["a", None, None, None]
     pq.write_table(pa.table({"id": [*IDS, None], "kind": [1.0, None, float("nan"), 2.5, 3.0]}), tmp_path / "l.parquet")
     assert list(label(ROWS, f"{tmp_path}/l.parquet:kind").labels) == ["1", None, None, "2.5"]
@@ -64,7 +64,7 @@ def test_what_is_missing_is_no_class_of_its_own(tmp_path):
         label(ROWS, ["", None, " ", float("nan")])
 
 
-def test_a_table_with_a_column_twice_or_without_rows_is_refused(tmp_path):
+def test_a_table_with_a_duplicate_column_or_without_rows_is_refused(tmp_path):
     for name, text, message in (
         ("twice.csv", "id,kind,kind\nitem0,a,b\n", "more than one column 'kind'"),
         ("ids.csv", "id,id,kind\nitem0,item1,b\n", "more than one column 'id'"),
@@ -105,14 +105,14 @@ def test_labels_that_cannot_be_matched_are_refused(tmp_path, suffix, rows, colum
         label(ROWS, f"{table(tmp_path, suffix, rows)}{column}")
 
 
-def test_files_that_are_not_there_or_of_another_length_are_refused(tmp_path):
+def test_missing_files_and_labels_of_the_wrong_length_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no file"):
         label(ROWS, f"{tmp_path}/none.csv:kind")
     with pytest.raises(InputError, match=r"`labels` must have one entry per row \(4\)"):
         label(ROWS, ["a"])
 
 
-def test_labels_go_with_their_rows_when_rows_are_paired():
+def test_labels_stay_with_their_rows_when_rows_are_paired():
     from repstitch.embeddings.pairs import pair
 
     rows = label(embeddings(40), [f"label {i}" for i in range(40)])

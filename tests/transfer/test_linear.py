@@ -13,7 +13,7 @@ NORMS = ("unit", "none")
 
 
 def by_autograd(made, rows: np.ndarray) -> np.ndarray:
-    """The mean over the rows of the Jacobian (d_source, d_target) of the whole translation, as torch has it."""
+    """Return the Jacobian (d_source, d_target) of the whole translation by autograd, averaged over the rows."""
     map = made.map.to(dtype=torch.float64)
 
     def normalised(x, how):
@@ -37,7 +37,7 @@ def test_the_weight_is_the_mean_jacobian_of_the_whole_translation(form, input_no
 
 
 @pytest.mark.parametrize("form", list(MAPS))
-def test_batches_do_not_change_it(form, monkeypatch):
+def test_the_batch_size_does_not_change_the_jacobian(form, monkeypatch):
     from repstitch.transfer import linear as room
 
     made, rows = stitcher(MAPS[form]), gaussian(11, 6)
@@ -47,7 +47,7 @@ def test_batches_do_not_change_it(form, monkeypatch):
     np.testing.assert_allclose(jacobian(made, rows).bias, whole.bias, atol=1e-12)
 
 
-def test_at_one_point_it_is_the_first_order_expansion_there():
+def test_the_jacobian_at_one_point_is_the_first_order_expansion_there():
     made, point = stitcher(MAPS["mlp"]), gaussian(1, 6)[0]
     tangent = jacobian(made, point)
     here = made.translate(point.astype(np.float64))
@@ -57,20 +57,20 @@ def test_at_one_point_it_is_the_first_order_expansion_there():
     assert np.abs(off).max() < 1e-2 * np.linalg.norm(step)
 
 
-def test_over_rows_their_mean_goes_to_the_mean_of_their_translations():
+def test_the_linearisation_maps_the_mean_row_to_the_mean_translation():
     made, rows = stitcher(MAPS["mlp"]), gaussian(40, 6)
     tangent = jacobian(made, rows)
     np.testing.assert_allclose(rows.mean(0) @ tangent.weight + tangent.bias, made.translate(rows).mean(0), atol=1e-5)
 
 
-def test_where_nothing_is_normalised_the_jacobian_of_an_affine_map_is_the_map():
+def test_without_normalisation_the_jacobian_of_an_affine_map_is_the_map():
     made = stitcher(MAPS["affine"], input_norm="none", output_norm="none")
     tangent, exact = jacobian(made, gaussian(5, 6)), affine_part(made.map)
     np.testing.assert_allclose(tangent.weight, exact.weight, atol=1e-12)
     np.testing.assert_allclose(tangent.bias, exact.bias, atol=1e-12)
 
 
-def test_an_affine_map_acts_as_it_is_unless_a_tangent_is_wanted():
+def test_an_affine_map_is_used_exactly_unless_a_tangent_is_requested():
     made, rows = stitcher(MAPS["affine"]), gaussian(5, 6)
     np.testing.assert_array_equal(linearise(made, rows).weight, made.map.weight.double().numpy())
     tangent = linearise(made, rows, tangent=True)
@@ -79,7 +79,7 @@ def test_an_affine_map_acts_as_it_is_unless_a_tangent_is_wanted():
     assert "exact affine map" in linearise(made).description
 
 
-def test_an_mlp_acts_by_its_jacobian_and_says_so():
+def test_an_mlp_is_linearised_by_its_jacobian_and_the_description_states_it():
     tangent = linearise(stitcher(MAPS["mlp"]), gaussian(1, 6))
     assert "Jacobian at one point" in tangent.description
     assert "a linear approximation that holds near such rows" in tangent.description
@@ -98,6 +98,6 @@ def test_an_mlp_acts_by_its_jacobian_and_says_so():
         (lambda: linearise(stitcher(MAPS["mlp"]), np.full((2, 6), np.nan)), "contain NaN or Inf"),
     ],
 )
-def test_what_has_no_tangent_is_refused(call, message):
+def test_a_linearisation_without_usable_rows_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""What the proof of a carried probe measures, on spaces whose answer is known."""
+"""The evaluation of a transferred probe, on spaces for which the right result is known."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ from repstitch.transfer.probe_evaluation import (
 )
 from repstitch.transfer.task import make_task
 
-evaluate_probe: Any = probe_evaluation.evaluate_probe  # a proof with all its optional parts
+evaluate_probe: Any = probe_evaluation.evaluate_probe  # typed Any because parts of a proof may be None
 OLD, NEW, LABELS, R = two_views()
 SPLIT = split(pairs_of(NEW.vectors, OLD.vectors))
 BACKWARD = rotating(R.T.copy(), "new", "old")
@@ -36,7 +36,7 @@ def task(**changes) -> Any:
 PROOF = evaluate_probe(BACKWARD, task())
 
 
-def test_over_an_exact_map_the_carried_probe_is_as_good_as_at_home_on_every_row():
+def test_over_an_exact_map_the_transferred_probe_scores_the_same_as_on_its_source():
     for measure in ("accuracy", "balanced_accuracy", "auroc"):
         carried, home = (PROOF.measure(measure, name) for name in ("carried", "home"))
         assert carried.score == pytest.approx(home.score)
@@ -47,15 +47,15 @@ def test_over_an_exact_map_the_carried_probe_is_as_good_as_at_home_on_every_row(
     assert low <= 1 <= high
 
 
-def test_over_a_rotation_native_and_carried_directions_are_the_same():
-    """A penalty on the length of weights turns with the space, so the native probe is the carried one."""
+def test_over_a_rotation_native_and_transferred_directions_are_equal():
+    """The penalty on the weights is invariant to rotation, so the native probe equals the transferred one."""
     assert PROOF.cosine.mean > 0.999
     assert min(PROOF.cosine.by_class) > 0.999
     assert PROOF.score_correlation > 0.999
     assert abs(PROOF.cosine.shuffled) < 0.9
 
 
-def test_shuffled_pairs_random_directions_and_one_class_are_at_chance():
+def test_shuffled_random_and_majority_controls_score_at_chance():
     test_labels = LABELS[task().test]
     share = max(np.mean(test_labels == name) for name in set(LABELS))
     for name in ("shuffled", "random", "majority"):
@@ -68,7 +68,7 @@ def test_shuffled_pairs_random_directions_and_one_class_are_at_chance():
     assert low < PROOF.accuracy("random").score < high
 
 
-def test_between_unrelated_spaces_nothing_is_carried():
+def test_between_unrelated_spaces_a_transferred_probe_scores_at_chance():
     X, Y = unrelated(600, 8, 8)
     from repstitch.workflows.training import train
 
@@ -81,12 +81,12 @@ def test_between_unrelated_spaces_nothing_is_carried():
     assert proof.auroc("home").score > 0.95
 
 
-def test_it_is_plain_json_and_the_same_twice():
+def test_a_proof_is_plain_json_and_reproducible():
     again = evaluate_probe(BACKWARD, task())
     assert json.dumps(PROOF.to_dict(), sort_keys=True) == json.dumps(again.to_dict(), sort_keys=True)
 
 
-def test_a_given_probe_is_the_one_that_is_carried():
+def test_a_probe_from_the_caller_is_transferred_instead_of_a_trained_one():
     worthless = Probe(gaussian(3, 8, 5), np.zeros(3), tuple(sorted(set(LABELS))))
     proof = evaluate_probe(BACKWARD, task(), worthless)
     assert proof.accuracy("carried").score == pytest.approx(proof.accuracy("home").score)
@@ -101,7 +101,7 @@ def test_the_order_of_a_probes_classes_does_not_matter():
     assert proof.accuracy("carried") == PROOF.accuracy("carried")
 
 
-def test_a_probe_of_two_classes_is_proven_too():
+def test_a_probe_of_two_classes_is_evaluated():
     two = np.where(LABELS == "class 0", "yes", "no").astype(object)
     proof = evaluate_probe(BACKWARD, task(labels=two))
     assert proof.classes == ["no", "yes"]
@@ -110,7 +110,7 @@ def test_a_probe_of_two_classes_is_proven_too():
     assert len(proof.cosine.by_class) == 1
 
 
-def test_an_mlp_is_proven_by_its_jacobian_and_whole():
+def test_a_probe_is_evaluated_through_the_jacobian_and_the_whole_mlp():
     bent = mlp(8, 8)
     nearly_linear = stitcher(
         replace(bent, weight=torch.from_numpy(R.T.copy()).float(), out_weight=bent.out_weight * 0.02), "new", "old"
@@ -121,8 +121,8 @@ def test_an_mlp_is_proven_by_its_jacobian_and_whole():
     assert proof.accuracy("whole").score > 0.9
 
 
-def test_a_given_probe_is_scored_by_all_its_classes():
-    """Where a probe also knows a class that no row has, saying that class is wrong."""
+def test_a_probe_is_scored_on_all_its_classes_even_those_without_rows():
+    """If the probe has a class that no row has, predicting that class counts as wrong."""
     trained: Any = task().fit_probe(OLD.vectors)
     with_another = Probe(
         np.vstack([trained.coef, trained.coef[0]]),
@@ -136,11 +136,11 @@ def test_a_given_probe_is_scored_by_all_its_classes():
     assert proof.classes == list(trained.classes)
 
 
-def test_of_classes_as_frequent_the_first_is_the_majority():
+def test_the_first_of_equally_frequent_classes_is_the_majority():
     assert list(frequency_scores(np.array([3, 5, 5])).argsort()[::-1]) == [1, 2, 0]
 
 
-def test_the_majority_is_that_of_training():
+def test_the_majority_class_is_counted_on_training_rows():
     labels = np.array(["common"] * 600, dtype=object)
     labels[SPLIT.test] = "rare"
     labels[SPLIT.test[:40]] = "common"
@@ -149,12 +149,12 @@ def test_the_majority_is_that_of_training():
     assert proof.accuracy("majority").score == pytest.approx(40 / len(SPLIT.test))
 
 
-def test_a_probe_that_says_nothing_but_how_frequent_classes_are_does_not_correlate():
+def test_scores_of_a_probe_of_intercepts_only_do_not_correlate():
     flat = Probe(np.zeros((3, 8)), np.array([-2.0, 0.0, 2.0]), tuple(sorted(set(LABELS))))
     assert abs(evaluate_probe(BACKWARD, task(), flat).score_correlation) < 1e-6
 
 
-def test_differences_are_taken_within_each_draw():
+def test_differences_of_accuracies_are_paired_within_each_resample():
     wobble = np.random.default_rng(0).permutation(np.linspace(-0.2, 0.2, 500))
     scores = (("carried", 0.6), ("native", 0.7), ("shuffled", 0.3))
     differences = compare_accuracies({name: (score, score + wobble) for name, score in scores})
@@ -164,7 +164,7 @@ def test_differences_are_taken_within_each_draw():
     assert low < 6 / 7 < high
 
 
-def test_random_probes_are_about_the_mean_so_that_rows_far_from_the_origin_are_told_apart_as_badly():
+def test_random_probes_are_centred_on_the_mean_so_rows_far_from_the_origin_stay_at_chance():
     assert PROOF.auroc("random").score == pytest.approx(0.5, abs=0.1)
     far = task(target=NEW.vectors + 40)
     balanced = evaluate_probe(replace(BACKWARD, input_norm="none"), far).balanced_accuracy("random")
@@ -174,7 +174,7 @@ def test_random_probes_are_about_the_mean_so_that_rows_far_from_the_origin_are_t
 # --- directions and controls ------------------------------------------------------------------------------------------
 
 
-def test_over_an_exact_map_class_directions_arrive_where_the_target_has_them():
+def test_over_an_exact_map_class_directions_match_those_of_the_target():
     directions = compare_class_directions(affine_part(rotating(R).map), task())
     assert directions.cosine.mean > 0.98
     assert directions.others < 0
@@ -182,7 +182,7 @@ def test_over_an_exact_map_class_directions_arrive_where_the_target_has_them():
     assert compare_class_directions(affine_part(turned), task()).cosine.mean < 0.7
 
 
-def test_class_directions_of_the_source_are_those_of_its_training_rows():
+def test_class_directions_of_the_source_use_training_rows_only():
     spoiled = OLD.vectors.copy()
     spoiled[SPLIT.test] = gaussian(len(SPLIT.test), 8)
     forward = affine_part(rotating(R).map)
@@ -198,7 +198,7 @@ def test_class_directions_of_the_source_are_those_of_its_training_rows():
         ({}, "ridge"),
     ],
 )
-def test_the_control_is_fitted_by_the_stitchers_own_method(settings, method):
+def test_the_shuffled_control_is_fitted_with_the_stitchers_method(settings, method):
     X, Y = torch.from_numpy(NEW.vectors), torch.from_numpy(OLD.vectors)
     control = shuffled_map(replace(BACKWARD, method=method, settings=settings), X, Y, 0)
     assert (control.d_source, control.d_target) == (8, 8)

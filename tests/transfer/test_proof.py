@@ -1,4 +1,4 @@
-"""Proofs as records: typed names for the JSON object, which stays as it is, and its text."""
+"""Proofs as records: typed properties for the unchanged JSON object, and its text."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def test_a_proof_keeps_every_key_in_order(name):
 
 
 @pytest.mark.parametrize("name", list(PROOFS))
-def test_a_proof_without_what_it_must_hold_is_refused(name):
+def test_a_proof_without_a_required_key_is_refused(name):
     proof = PROOFS[name]
     for key in [field.key for field in proof.fields() if field.default is None]:
         values = proof.to_dict()
@@ -96,7 +96,7 @@ def test_a_proof_prints_as_a_report():
     ("matches", "sentence"),
     [(10, "needs at most 10 labelled target rows"), (None, "less accurate even with all 20 labelled target rows")],
 )
-def test_labels_saved_are_told_in_a_sentence(matches, sentence):
+def test_the_number_of_labels_saved_is_reported_in_a_sentence(matches, sentence):
     values = PROOFS["probe"].to_dict()
     values["label_efficiency"]["matches"] = matches
     assert sentence in str(Proof(values))

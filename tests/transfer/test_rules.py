@@ -1,4 +1,4 @@
-"""The rules by which directions, probes and dictionaries are carried, each proven exactly."""
+"""The rules by which directions, probes and dictionaries are transferred, each checked exactly."""
 
 import numpy as np
 import pytest
@@ -15,52 +15,52 @@ from repstitch.transfer.rules import carry
 FORWARD, BACKWARD = linear(6, 4, 1), linear(4, 6, 2)
 
 
-def test_a_carried_direction_is_the_difference_of_two_carried_points():
+def test_a_transferred_direction_is_the_difference_of_two_transferred_points():
     a, b = gaussian(2, 6).astype(float)
     carried = carry(Directions((a - b)[None]), FORWARD)
     np.testing.assert_allclose(carried.values[0], through(FORWARD, a) - through(FORWARD, b), atol=1e-12)
 
 
-def test_a_carried_direction_keeps_the_length_that_the_map_gives_it():
-    given = directions()
-    np.testing.assert_allclose(carry(given, FORWARD).values, given.values @ FORWARD.weight)
+def test_a_transferred_direction_has_the_length_given_by_the_map():
+    original = directions()
+    np.testing.assert_allclose(carry(original, FORWARD).values, original.values @ FORWARD.weight)
 
 
-def test_a_direction_gets_its_own_length_back_only_when_asked():
-    given = directions()
-    carried, plain = carry(given, FORWARD, renormalise=True), carry(given, FORWARD)
-    np.testing.assert_allclose(np.linalg.norm(carried.values, axis=1), np.linalg.norm(given.values, axis=1))
+def test_renormalise_restores_the_original_length_of_directions():
+    original = directions()
+    carried, plain = carry(original, FORWARD, renormalise=True), carry(original, FORWARD)
+    np.testing.assert_allclose(np.linalg.norm(carried.values, axis=1), np.linalg.norm(original.values, axis=1))
     cosines = (carried.values * plain.values).sum(1)
     np.testing.assert_allclose(cosines, np.linalg.norm(carried.values, axis=1) * np.linalg.norm(plain.values, axis=1))
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
-def test_a_pulled_back_probe_says_of_every_row_what_the_probe_says_of_its_image(k):
+def test_a_transferred_probe_scores_each_row_as_the_original_scores_its_image(k):
     rows = 10 * gaussian(500, 4)
-    given = probe(6, k)
-    carried = carry(given, backward=BACKWARD)
-    np.testing.assert_allclose(carried.scores(rows), given.scores(through(BACKWARD, rows)), atol=1e-5)
-    assert carried.classes == given.classes
+    original = probe(6, k)
+    carried = carry(original, backward=BACKWARD)
+    np.testing.assert_allclose(carried.scores(rows), original.scores(through(BACKWARD, rows)), atol=1e-5)
+    assert carried.classes == original.classes
 
 
-def test_a_probe_carried_by_an_invertible_map_and_back_is_the_same_probe():
-    there, given = linear(6, 6, 3), probe()
-    again = carry(carry(given, backward=there), backward=inverse(there))
-    np.testing.assert_allclose(again.coef, given.coef, atol=1e-9)
-    np.testing.assert_allclose(again.intercept, given.intercept, atol=1e-9)
+def test_a_probe_transferred_through_an_invertible_map_and_back_is_unchanged():
+    there, original = linear(6, 6, 3), probe()
+    again = carry(carry(original, backward=there), backward=inverse(there))
+    np.testing.assert_allclose(again.coef, original.coef, atol=1e-9)
+    np.testing.assert_allclose(again.intercept, original.intercept, atol=1e-9)
 
 
-def test_directions_and_a_dictionary_carried_there_and_back_are_the_same():
+def test_directions_and_a_dictionary_transferred_there_and_back_are_unchanged():
     there = linear(6, 6, 3)
     back = inverse(there)
     np.testing.assert_allclose(carry(carry(directions(), there), back).values, directions().values, atol=1e-9)
-    given = dictionary()
-    again = carry(carry(given, there, back), back, there)
+    original = dictionary()
+    again = carry(carry(original, there, back), back, there)
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
-        np.testing.assert_allclose(getattr(again, name), getattr(given, name), atol=1e-8)
+        np.testing.assert_allclose(getattr(again, name), getattr(original, name), atol=1e-8)
 
 
-def test_what_a_direction_adds_to_a_probe_is_the_same_on_both_sides():
+def test_the_effect_of_a_direction_on_a_probes_scores_is_the_same_on_both_sides():
     there = linear(6, 6, 3)
     v, w = directions(), probe()
     carried_v, carried_w = carry(v, there), carry(w, backward=inverse(there))
@@ -77,25 +77,25 @@ ACTIVATIONS = {
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
 @pytest.mark.parametrize("subtract", [True, False])
-def test_a_carried_dictionary_encodes_what_the_backward_map_gives(activation, subtract):
-    given = dictionary(subtract=subtract, activation=activation, **ACTIVATIONS[activation])
-    carried = carry(given, FORWARD, BACKWARD)
+def test_a_transferred_dictionary_encodes_rows_as_the_original_encodes_their_images(activation, subtract):
+    original = dictionary(subtract=subtract, activation=activation, **ACTIVATIONS[activation])
+    carried = carry(original, FORWARD, BACKWARD)
     rows = gaussian(200, 4, 5)
-    features = given.encode(through(BACKWARD, rows))
+    features = original.encode(through(BACKWARD, rows))
     assert 0 < (features != 0).mean() <= 1
     np.testing.assert_allclose(carried.encode(rows), features, atol=1e-9)
 
 
 @pytest.mark.parametrize("subtract", [True, False])
-def test_a_carried_dictionary_decodes_to_the_image_of_what_it_decoded_to(subtract):
-    given = dictionary(subtract=subtract)
+def test_a_transferred_dictionary_decodes_to_the_image_of_the_original_decoding(subtract):
+    original = dictionary(subtract=subtract)
     features = np.abs(gaussian(50, 10, 6)).astype(float)
-    carried = carry(given, FORWARD, BACKWARD)
-    np.testing.assert_allclose(carried.decode(features), through(FORWARD, given.decode(features)), atol=1e-9)
+    carried = carry(original, FORWARD, BACKWARD)
+    np.testing.assert_allclose(carried.decode(features), through(FORWARD, original.decode(features)), atol=1e-9)
     assert carried.subtract_b_dec is subtract
 
 
-def test_only_an_orthogonal_map_may_stand_for_its_own_inverse_transposed():
+def test_a_probe_transfers_like_a_direction_only_under_an_orthogonal_map():
     R = torch.from_numpy(rotation(6))
     turn, back = (LinearMap(AffineMap(W, torch.zeros(6).double()), "") for W in (R, R.T.contiguous()))
     as_vector = carry(Directions(probe().coef), turn)
@@ -118,7 +118,7 @@ def test_only_an_orthogonal_map_may_stand_for_its_own_inverse_transposed():
         (probe(), {"backward": BACKWARD, "renormalise": True}, "`renormalise` applies only to directions"),
     ],
 )
-def test_what_cannot_be_carried_is_refused(thing, maps, message):
+def test_a_transfer_with_missing_maps_or_wrong_dimensions_is_refused(thing, maps, message):
     with pytest.raises(InputError, match=message):
         carry(thing, **maps)
 
@@ -148,19 +148,19 @@ def test_a_direction_that_the_map_takes_to_zero_is_refused():
         ),
     ],
 )
-def test_what_is_no_thing_is_refused(make, message):
+def test_invalid_directions_probes_and_dictionaries_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
 
 
-def test_a_probe_of_one_row_says_two_classes():
+def test_a_probe_of_one_row_predicts_two_classes():
     one = Probe(np.array([[1.0, 0.0]]), np.array([-1.0]), ("no", "yes"))
     scores = one.class_scores(np.array([[3.0, 0.0], [0.0, 5.0]]))
     assert [("no", "yes")[k] for k in scores.argmax(1)] == ["yes", "no"]
     assert isinstance(carry(dictionary(), FORWARD, BACKWARD), Dictionary)
 
 
-def test_what_can_be_carried_is_one_line_in_a_console():
+def test_the_repr_is_one_line():
     assert repr(directions()) == "Directions(3 vectors, 6 dimensions)"
     assert repr(Directions(np.eye(3), None, card("old", 3))) == "Directions(3 vectors, 3 dimensions, space='old')"
     assert repr(probe()) == "Probe(3 classes, 6 dimensions)"

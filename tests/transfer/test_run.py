@@ -1,4 +1,4 @@
-"""Directions, probes and dictionaries carried by whole stitchers, and their proofs."""
+"""Directions, probes and dictionaries transferred by whole stitchers, and their evaluation."""
 
 import logging
 from dataclasses import replace
@@ -18,7 +18,7 @@ from repstitch.transfer.kinds import Directions, Probe
 from repstitch.transfer.probes import fit_probe
 from repstitch.transfer.run import concept_from_examples, labelled_task, transfer
 
-prove_probe: Any = run.prove_probe  # a proof with its optional parts
+prove_probe: Any = run.prove_probe  # typed Any because parts of a proof may be None
 prove_dictionary: Any = run.prove_dictionary
 probe_from_names: Any = run.probe_from_names
 evaluate: Any = run.evaluate
@@ -32,7 +32,7 @@ def context(**changes) -> Any:
     return build_context(**fields)
 
 
-def test_each_kind_goes_by_the_stitcher_it_needs_and_arrives_in_the_target_space():
+def test_each_kind_uses_the_stitcher_it_needs_and_ends_in_the_target_space():
     for transferable, needed in ((directions(8), "forward"), (probe(8), "backward")):
         carried, description = transfer(
             transferable, build_context(FORWARD) if needed == "forward" else build_context(None, BACKWARD)
@@ -48,7 +48,7 @@ def test_each_kind_goes_by_the_stitcher_it_needs_and_arrives_in_the_target_space
     assert "backward: " in description
 
 
-def test_what_was_carried_comes_back_and_is_refused_where_it_is_not_from():
+def test_a_transferred_probe_can_be_transferred_back_but_not_transferred_again():
     there, _ = transfer(probe(8), build_context(None, BACKWARD))
     again, _ = transfer(there, build_context(None, FORWARD))
     np.testing.assert_allclose(again.coef, probe(8).coef, atol=1e-5)
@@ -58,7 +58,7 @@ def test_what_was_carried_comes_back_and_is_refused_where_it_is_not_from():
         transfer(there, build_context(None, BACKWARD))
 
 
-def test_a_probe_is_trained_carried_and_proven():
+def test_a_probe_is_trained_transferred_and_evaluated():
     made, proof = prove_probe(context())
     assert proof.accuracy("carried").score > 0.9
     assert proof.to_dict()["probe"] == "trained on the source's rows"
@@ -68,14 +68,14 @@ def test_a_probe_is_trained_carried_and_proven():
     np.testing.assert_allclose(carried.scores(NEW.vectors), made.scores(OLD.vectors), atol=1e-4)
 
 
-def test_rows_pair_by_id_whatever_their_order():
+def test_rows_are_paired_by_id_whatever_their_order():
     order = np.random.default_rng(1).permutation(600)
     shuffled = context(target=NEW.take(order), labels=LABELS[order])
     _, proof = prove_probe(shuffled, curve=False)
     assert proof.accuracy("carried").score > 0.9
 
 
-def test_heads_without_classes_take_labels_that_number_them():
+def test_a_head_without_classes_can_be_evaluated_with_labels_that_number_its_scores():
     numbers = np.array([label.removeprefix("class ") for label in LABELS], dtype=object)
     trained = labelled_task(context(labels=numbers)).fit_probe(OLD.vectors)
     head = Probe(trained.coef, trained.intercept)
@@ -85,7 +85,7 @@ def test_heads_without_classes_take_labels_that_number_them():
         prove_probe(context(), head)
 
 
-def test_a_tangent_can_be_asked_for_of_an_affine_map():
+def test_a_tangent_can_be_requested_for_an_affine_map():
     assert "Jacobian" in transfer(probe(8), context(tangent=True))[1]
     with pytest.raises(InputError, match="A Jacobian is taken at rows"):
         transfer(probe(8), build_context(None, BACKWARD, tangent=True))
@@ -105,13 +105,13 @@ def test_a_dictionary_is_compared_on_unseen_rows(caplog):
         prove_dictionary(everything, dictionary(8))
 
 
-def test_a_dictionary_needs_stitchers_that_mean_the_same_rows():
+def test_a_dictionary_needs_stitchers_with_the_same_normalisation():
     lengthy = replace(BACKWARD, output_norm="none")
     with pytest.raises(InputError, match="must normalise rows of the source space in the same way"):
         transfer(dictionary(8), build_context(FORWARD, lengthy))
 
 
-def test_concepts_go_as_directions_by_means_and_as_probes_by_a_classifier():
+def test_a_concept_is_transferred_as_directions_by_means_and_as_a_probe_by_classifier():
     sets: Any = [OLD.take(np.flatnonzero(name == LABELS)) for name in ("class 0", "class 1")]
     made: Any = concept_from_examples(context(labels=None), *sets)
     carried, _ = transfer(made, context(labels=None))
@@ -122,7 +122,7 @@ def test_concepts_go_as_directions_by_means_and_as_probes_by_a_classifier():
     assert (by_probe.scores(NEW.vectors[LABELS == "class 0"]) > 0).mean() > 0.95
 
 
-def test_names_are_proven_on_rows_the_stitcher_has_not_seen(caplog):
+def test_class_names_are_evaluated_on_rows_the_stitcher_has_not_seen(caplog):
     centres = np.stack([OLD.vectors[f"class {k}" == LABELS].mean(0) for k in range(3)])
     prompts = Embeddings(centres, card("old", 8), np.array([f"class {k}" for k in range(3)], dtype=object))
     seen = np.unique(id_fingerprints(IDS[:400]))
@@ -168,18 +168,18 @@ def test_names_are_proven_on_rows_the_stitcher_has_not_seen(caplog):
         (lambda: probe_from_names(build_context(FORWARD), replace(OLD, ids=None)), "`prompts` must have ids"),
     ],
 )
-def test_what_does_not_fit_is_refused(call, message):
+def test_stitchers_rows_and_objects_that_do_not_fit_together_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
 
 
-def test_directions_without_a_proof_are_only_carried():
+def test_directions_are_transferred_without_evaluation():
     transferable, proof = evaluate(context(labels=None), Directions(np.eye(8)))
     assert proof is None
     assert isinstance(transferable, Directions)
 
 
-def test_a_probe_of_rows_as_they_are_is_warned_of(caplog):
+def test_a_probe_trained_on_unnormalised_rows_warns(caplog):
     lengths = 1 + 4 * np.random.default_rng(0).random((600, 1)).astype(np.float32)
     labels = np.where(lengths[:, 0] > 3, "long", "short").astype(object)
     raw = replace(OLD, vectors=OLD.vectors * lengths, space=replace(OLD.space, normalised=None))
@@ -191,8 +191,8 @@ def test_a_probe_of_rows_as_they_are_is_warned_of(caplog):
     assert "train the probe on rows of unit length" in caplog.text
 
 
-def test_a_concept_is_of_rows_as_the_stitcher_it_goes_by_normalises_them():
-    """Here the backward stitcher writes source rows as they are, while the forward stitcher reads unit rows."""
+def test_a_concept_is_computed_from_rows_normalised_as_its_stitcher_normalises_them():
+    """The backward stitcher returns source rows without normalisation; the forward stitcher takes unit rows."""
     long = replace(OLD, vectors=5 * OLD.vectors)
     back = replace(BACKWARD, output_norm="none")
     sets: Any = [long.take(np.flatnonzero(name == LABELS)) for name in ("class 0", "class 1")]
@@ -211,7 +211,7 @@ def test_a_concept_is_of_rows_as_the_stitcher_it_goes_by_normalises_them():
     assert "class_directions" not in prove_probe(build_context(FORWARD, back, long, NEW, LABELS), curve=False)[1]
 
 
-def test_the_target_is_read_at_unit_length_whatever_length_its_rows_have():
+def test_target_rows_are_normalised_to_unit_length():
     long = replace(NEW, vectors=3 * NEW.vectors)
     np.testing.assert_allclose(np.linalg.norm(labelled_task(context(target=long)).target, axis=1), 1, rtol=1e-5)
     prompts = Embeddings(
@@ -227,7 +227,7 @@ def test_the_target_is_read_at_unit_length_whatever_length_its_rows_have():
     assert accuracies[0] == accuracies[1]
 
 
-def test_rows_that_cannot_be_used_make_no_jacobian_where_they_may_be_dropped():
+def test_drop_invalid_excludes_invalid_rows_from_the_jacobian():
     spoiled = NEW.vectors.copy()
     spoiled[3] = np.nan
     rows = replace(NEW, vectors=spoiled)
@@ -237,11 +237,11 @@ def test_rows_that_cannot_be_used_make_no_jacobian_where_they_may_be_dropped():
         transfer(probe(8), build_context(None, bent, target=rows))
 
 
-def test_the_proof_is_of_what_is_carried_also_by_a_tangent():
+def test_with_a_tangent_the_evaluation_uses_the_jacobian_too():
     assert "Jacobian" in prove_probe(context(tangent=True), curve=False)[1].through
 
 
-def test_a_dictionary_through_an_mlp_takes_a_point_of_either_side():
+def test_a_dictionary_through_an_mlp_uses_one_point_of_each_side():
     forward, backward = stitcher(mlp(8, 8)), stitcher(mlp(8, 8, seed=1), "new", "old")
     built = build_context(forward, backward, OLD.take([3]), NEW.take([9]), paired=True)
     transferable, proof = evaluate(built, dictionary(8))

@@ -1,4 +1,4 @@
-"""`train` and `score` with labels: a scorecard that says how probes of the target do on the source's rows."""
+"""`train` and `score` with labels: the scorecard states how well a probe of the target works on source rows."""
 
 import json
 from typing import Any
@@ -21,7 +21,7 @@ WITH_LABELS: dict[str, Any] = {"method": "ridge", "objective": "reconstruction",
 TRAINED = train(OLD, NEW, **WITH_LABELS)
 
 
-def test_training_with_labels_proves_the_targets_probe_on_the_sources_rows():
+def test_training_with_labels_evaluates_a_probe_of_the_target_on_source_rows():
     proof: Any = Proof.from_dict(TRAINED.scorecard.to_dict()["probe_transfer"])
     assert (proof.source, proof.target) == ("new", "old")
     assert proof.accuracy("carried").score > 0.9
@@ -31,12 +31,12 @@ def test_training_with_labels_proves_the_targets_probe_on_the_sources_rows():
     assert json.loads(json.dumps(TRAINED.scorecard.to_dict())) == TRAINED.scorecard.to_dict()
 
 
-def test_scoring_with_labels_finds_the_same_on_the_rows_it_has_not_seen():
-    found = score(TRAINED, OLD, NEW, labels=LABELS)
-    assert found.probe_transfer == TRAINED.scorecard.probe_transfer
+def test_scoring_with_labels_gives_the_same_result_on_the_unseen_rows():
+    scorecard = score(TRAINED, OLD, NEW, labels=LABELS)
+    assert scorecard.probe_transfer == TRAINED.scorecard.probe_transfer
 
 
-def test_the_card_shows_it_and_keeps_it(tmp_path):
+def test_the_scorecard_shows_and_saves_the_probe_transfer(tmp_path):
     line = next(one for one in TRAINED.scorecard.table().splitlines() if "a probe of 3 classes" in one)
     assert TRAINED.scorecard.probe_transfer is not None
     carried = TRAINED.scorecard.probe_transfer.accuracy.carried.score
@@ -51,34 +51,34 @@ def test_the_card_shows_it_and_keeps_it(tmp_path):
     assert line in model_card(kept._config(), kept.scorecard)
 
 
-def test_refitting_keeps_the_proof_that_was_taken_before():
+def test_refitting_keeps_the_probe_transfer_of_the_first_fit():
     again = train(OLD, NEW, refit_on_all=True, **WITH_LABELS)
     assert again.scorecard.probe_transfer == TRAINED.scorecard.probe_transfer
     assert not np.array_equal(again.map.weight.numpy(), TRAINED.map.weight.numpy())
 
 
-def test_without_labels_nothing_is_said():
+def test_without_labels_the_scorecard_has_no_probe_transfer():
     plain = train(OLD, NEW, method="ridge", objective="reconstruction")
     assert "probe_transfer" not in plain.scorecard
     assert "a probe of" not in plain.scorecard.table()
 
 
 def test_labels_that_cannot_be_used_are_refused_before_anything_is_fitted(monkeypatch):
-    monkeypatch.setattr("repstitch.workflows.training.select", lambda *given: pytest.fail("it was fitted"))
+    monkeypatch.setattr("repstitch.workflows.training.select", lambda *args: pytest.fail("it was fitted"))
     with pytest.raises(InputError, match="must be classes that repeat"):
         train(OLD, NEW, method="ridge", labels=np.arange(400))
     with pytest.raises(InputError, match="the split has none"):
         train(OLD, NEW, split_shares=(0.8, 0.2, 0), **WITH_LABELS)
 
 
-def test_a_stitcher_of_groups_is_warned_of(caplog):
+def test_labels_with_a_stitcher_trained_with_groups_warn(caplog):
     groups = np.array([f"g{i // 2}" for i in range(400)], dtype=object)
     made = train(OLD, NEW, group=groups, method="ridge", objective="reconstruction")
     score(made, OLD, NEW, labels=LABELS)
     assert "trained with groups, which the split for `labels` ignores" in caplog.text
 
 
-def test_the_command_line_takes_labels_for_both(tmp_path, capsys):
+def test_train_and_score_take_labels_on_the_command_line(tmp_path, capsys):
     for rows in (OLD, NEW):
         write(tmp_path / f"{rows.space.name}.parquet", rows)
     lines = ["id,kind", *(f"item{i},{one}" for i, one in enumerate(LABELS))]

@@ -1,4 +1,4 @@
-"""Which rows probes are trained, chosen and tested on."""
+"""The rows on which probes are trained, validated and tested."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def task(**changes) -> Any:
     return task_of(OLD, NEW, **{"labels": LABELS} | changes)
 
 
-def test_rows_that_a_stitcher_has_seen_never_test():
+def test_rows_seen_by_a_stitcher_are_never_test_rows():
     seen_in_training = np.zeros(600, dtype=bool)
     seen_in_training[SPLIT.test[:40]] = True
     made = task(seen_in_training=seen_in_training)
@@ -31,7 +31,7 @@ def test_rows_that_a_stitcher_has_seen_never_test():
         task(seen_in_training=everything)
 
 
-def test_training_validation_and_test_share_no_row():
+def test_training_validation_and_test_rows_are_disjoint():
     made = task()
     parts = [set(made.train), set(made.validation), set(made.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 600
@@ -47,14 +47,14 @@ def test_rows_without_a_label_and_classes_with_too_few_are_left_out_and_counted(
     assert not set(range(13)) & {*made.train, *made.validation, *made.test}
 
 
-def test_classes_that_a_probe_does_not_know_are_left_out_and_counted():
+def test_rows_of_classes_that_a_probe_does_not_have_are_left_out_and_counted():
     made = task(classes=("class 2", "class 0", "class 9"))
     assert made.kept_classes == ("class 2", "class 0")
     assert made.classes == ("class 2", "class 0", "class 9")
     assert made.left_out["of a class that the probe does not know"] == (LABELS == "class 1").sum()
 
 
-def test_classes_that_a_probe_does_not_know_are_below_all_that_it_knows():
+def test_classes_without_training_rows_score_below_all_others():
     made = task(classes=("class 0", "class 1", "class 2", "class 9"))
     scores = made.scores(made.fit_probe(NEW.vectors), NEW.vectors)
     assert (scores[:, 3] < scores[:, :3].min()).all()
@@ -68,22 +68,22 @@ def test_classes_that_a_probe_does_not_know_are_below_all_that_it_knows():
         (np.full(600, None), "training and test rows per class: none"),
     ],
 )
-def test_labels_that_are_no_classes_are_refused(labels, message):
+def test_labels_that_do_not_form_classes_are_refused(labels, message):
     with pytest.raises(InputError, match=message):
         task(labels=labels)
 
 
-def test_labels_of_none_of_the_probes_classes_are_refused():
+def test_labels_without_any_of_the_probes_classes_are_refused():
     with pytest.raises(InputError, match=r"two of the probe's classes \(cat, dog\); got class 0, class 1"):
         task(classes=("cat", "dog"))
 
 
-def test_a_split_without_test_rows_proves_nothing():
+def test_a_split_without_test_rows_is_refused():
     with pytest.raises(InputError, match="the split has none; give the test part a share above 0"):
         task(split=split(PAIRS, (0.7, 0.3, 0.0)))
 
 
-def test_at_most_so_many_rows_test(monkeypatch):
+def test_the_number_of_test_rows_is_limited(monkeypatch):
     monkeypatch.setattr("repstitch.transfer.task.MOST_ROWS", 50)
     made = task()
     assert len(made.test) == 50

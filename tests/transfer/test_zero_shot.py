@@ -11,7 +11,7 @@ from repstitch.stitchers.maps import AffineMap
 from repstitch.transfer import zero_shot
 from repstitch.transfer.zero_shot import probe_from_prompts
 
-evaluate_names: Any = zero_shot.evaluate_names  # a proof whose estimates have intervals
+evaluate_names: Any = zero_shot.evaluate_names  # typed Any because intervals of a proof may be None
 OLD, NEW, LABELS, R = two_views()
 CLASSES = sorted(set(LABELS))
 PROMPTS = np.stack([OLD.vectors[name == LABELS][:20].mean(0) for name in CLASSES])
@@ -19,7 +19,7 @@ MAP = AffineMap(torch.from_numpy(R).float(), torch.full((8,), 0.7))
 FORWARD = stitcher(MAP, target_mean=NEW.vectors.mean(0))
 
 
-def test_prompts_of_an_exact_map_name_their_classes():
+def test_prompts_transferred_by_an_exact_map_classify_rows():
     proof = evaluate_names(probe_from_prompts(FORWARD, PROMPTS, CLASSES), NEW.vectors, LABELS)
     assert proof.accuracy("carried").score > 0.9
     assert proof.accuracy("carried").interval[0] > proof.accuracy("majority").interval[1]
@@ -36,7 +36,7 @@ def test_the_bias_of_the_map_and_a_shift_of_all_prompts_do_not_matter():
     np.testing.assert_allclose(moved[0].coef, moved[1].coef, atol=1e-5)
 
 
-def test_scores_are_cosines_of_directions_times_lengths_about_the_targets_mean():
+def test_scores_are_projections_on_unit_directions_centred_on_the_targets_mean():
     probe = probe_from_prompts(FORWARD, PROMPTS, CLASSES)
     np.testing.assert_allclose(np.linalg.norm(probe.coef, axis=1), 1)
     np.testing.assert_allclose(probe.scores(FORWARD.target_mean[None]), 0, atol=1e-7)
@@ -51,7 +51,7 @@ def test_prompts_of_one_name_are_averaged():
     np.testing.assert_allclose(probe.coef, apart, atol=1e-6)
 
 
-def test_two_names_make_one_row_and_an_mlp_needs_no_jacobian():
+def test_two_names_make_a_probe_of_one_row_and_an_mlp_needs_no_jacobian():
     two = probe_from_prompts(stitcher(mlp(8, 4)), PROMPTS[:2], CLASSES[:2])
     assert two.coef.shape == (1, 4)
     assert two.space == card("new", 4)
@@ -63,7 +63,7 @@ def test_rows_of_no_named_class_are_left_out_and_counted():
     assert proof.n_test == (CLASSES[2] != LABELS).sum()
 
 
-def test_the_first_five_are_given_where_there_are_more_names():
+def test_top_five_accuracy_is_reported_if_there_are_more_than_five_names():
     names = [f"n{i}" for i in range(7)]
     labels = np.array([names[i % 7] for i in range(600)], dtype=object)
     proof = evaluate_names(probe_from_prompts(FORWARD, gaussian(7, 8), names), NEW.vectors, labels)
@@ -72,14 +72,14 @@ def test_the_first_five_are_given_where_there_are_more_names():
     assert "top5" not in evaluate_names(probe_from_prompts(FORWARD, PROMPTS, CLASSES), NEW.vectors, LABELS)
 
 
-def test_chance_is_a_guess_among_all_names():
+def test_the_chance_level_is_a_guess_among_all_names():
     names = [*CLASSES, *(f"never {i}" for i in range(7))]
     proof = evaluate_names(probe_from_prompts(FORWARD, gaussian(10, 8), names), NEW.vectors, LABELS)
     assert proof.chance() == proof.chance("balanced_accuracy") == 0.1
     assert proof.measure("balanced_accuracy", "shuffled").score == pytest.approx(0.1, abs=0.05)
 
 
-def test_at_most_so_many_rows_test(monkeypatch):
+def test_the_number_of_test_rows_is_limited(monkeypatch):
     monkeypatch.setattr("repstitch.transfer.zero_shot.MOST_ROWS", 100)
     proof = evaluate_names(probe_from_prompts(FORWARD, PROMPTS, CLASSES), NEW.vectors, LABELS)
     assert proof.n_test == 100
@@ -109,6 +109,6 @@ def test_at_most_so_many_rows_test(monkeypatch):
         ),
     ],
 )
-def test_what_cannot_name_classes_is_refused(call, message):
+def test_prompts_and_labels_that_do_not_define_classes_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
