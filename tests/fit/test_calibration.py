@@ -19,7 +19,7 @@ POOL = 200
 
 
 def pairs(n: int, seed: int, strength=1.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit rows that share five numbers a row, half of them little; four source directions hardly vary."""
+    """Return unit rows with five shared numbers each, small in half of them. Four source directions hardly vary."""
     random = np.random.default_rng(seed)
     Z = random.standard_normal((n, SHARED)) * np.where(random.random((n, 1)) < 0.5, 0.3, 1.0) * strength
     sides, spread = [], np.array([0.4] * 3 + [0.02] * 4)
@@ -30,14 +30,14 @@ def pairs(n: int, seed: int, strength=1.0) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(normalise(side, "unit") for side in sides)  # type: ignore[return-value]
 
 
-TRAIN, SELECT, HELD, TEST = (pairs(n, seed) for n, seed in ((600, 1), (300, 2), (300, 3), (1500, 4)))
+TRAIN, SELECT, HELD_OUT, TEST = (pairs(n, seed) for n, seed in ((600, 1), (300, 2), (300, 3), (1500, 4)))
 FITTED = moments(TRAIN)
 MAP, DECOMPOSED = fit_ridge(FITTED), decompose(FITTED)
 
 
 @pytest.fixture(scope="module")
 def fitted() -> Calibration:
-    made = calibrate(MAP, DECOMPOSED, SELECT, HELD, TRAIN[1], pool=POOL)
+    made = calibrate(MAP, DECOMPOSED, SELECT, HELD_OUT, TRAIN[1], pool=POOL)
     assert made is not None
     return made
 
@@ -47,10 +47,10 @@ def measured(calibration: Calibration, X: torch.Tensor) -> dict[str, np.ndarray]
     return {name: values.numpy() for name, values in calibration.measure(X, MAP(X)).items()}
 
 
-# --- what it measures -------------------------------------------------------------------------------------------------
+# --- the measures -----------------------------------------------------------------------------------------------------
 
 
-def test_each_measure_is_one_float32_a_row_in_its_range(fitted):
+def test_each_measure_is_one_float32_per_row_within_its_range(fitted):
     rows = torch.cat([TEST[0], torch.from_numpy(gaussian(300, D_SOURCE, 9))])
     measures = measured(fitted, rows)
     assert tuple(measures) == fitted.names == (f"p_match@{POOL}", "cosine_lower", "p_typical", "shared", "distance")
@@ -63,7 +63,7 @@ def test_each_measure_is_one_float32_a_row_in_its_range(fitted):
     assert (measures["p_typical"] > 0).all()
 
 
-def test_a_row_is_measured_alike_alone_and_among_others(fitted):
+def test_the_measures_of_a_row_do_not_depend_on_the_other_rows(fitted):
     alone, among = measured(fitted, TEST[0][7:8]), measured(fitted, TEST[0])
     for name in fitted.names:
         assert alone[name][0] == pytest.approx(among[name][7], rel=1e-4)
@@ -78,7 +78,7 @@ def test_the_distance_is_the_shrunk_mahalanobis_distance(fitted):
     np.testing.assert_allclose(measured(fitted, TEST[0])["distance"], expected, rtol=1e-3)
 
 
-def test_all_of_a_row_is_shared_where_the_target_is_a_rotation_and_nothing_where_it_is_noise():
+def test_shared_is_large_for_a_rotated_target_and_near_zero_for_shuffled_targets():
     X = normalise(torch.from_numpy(gaussian(4000, 6, 1)), "unit")
     for Y, low, high in ((X @ torch.from_numpy(rotation(6, 2)).float(), 0.2, 1.0), (X[torch.randperm(4000)], 0, 0.02)):
         parts = [(X[at : at + 1000], Y[at : at + 1000]) for at in (0, 1000, 2000, 3000)]
@@ -88,11 +88,11 @@ def test_all_of_a_row_is_shared_where_the_target_is_a_rotation_and_nothing_where
         assert low <= float(shared.min()) <= float(shared.max()) <= high
 
 
-# --- whether it is true -----------------------------------------------------------------------------------------------
+# --- accuracy of the measures -----------------------------------------------------------------------------------------
 
 
-def test_the_measures_are_true_of_rows_it_never_saw(fitted):
-    scores = evaluate(fitted, MAP, *TEST, (SELECT[1], HELD[1], TRAIN[1]))
+def test_the_measures_are_accurate_on_held_out_rows(fitted):
+    scores = evaluate(fitted, MAP, *TEST, (SELECT[1], HELD_OUT[1], TRAIN[1]))
     assert (scores.n, scores.pool, scores.calibrated, scores.calibration_rows) == (1500, POOL, True, 300)
     assert scores.ece <= 0.06
     assert scores.auroc is not None
@@ -113,29 +113,31 @@ def test_the_measures_are_true_of_rows_it_never_saw(fitted):
     scores.check()
 
 
-def test_the_probability_is_of_the_pool_in_its_name(fitted):
-    larger = calibrate(MAP, DECOMPOSED, SELECT, HELD, TRAIN[1], pool=1000)
+def test_the_match_probability_refers_to_the_pool_size_in_its_name(fitted):
+    larger = calibrate(MAP, DECOMPOSED, SELECT, HELD_OUT, TRAIN[1], pool=1000)
     assert larger is not None
     assert larger.names[0] == "p_match@1000"
     few, many = (measured(c, TEST[0])[c.names[0]].mean() for c in (fitted, larger))
     assert many < few - 0.1
 
 
-def test_where_rows_are_fewer_than_the_pool_the_name_says_how_many_there_were():
-    made = calibrate(MAP, DECOMPOSED, (SELECT[0][:30], SELECT[1][:30]), (HELD[0][:40], HELD[1][:40]), TRAIN[1][:50])
+def test_the_name_states_the_actual_pool_size_if_there_are_fewer_rows():
+    made = calibrate(
+        MAP, DECOMPOSED, (SELECT[0][:30], SELECT[1][:30]), (HELD_OUT[0][:40], HELD_OUT[1][:40]), TRAIN[1][:50]
+    )
     assert made is not None
     assert made.names[0] == "p_match@120"
 
 
-def test_an_evaluation_at_another_pool_is_labelled_not_calibrated(fitted):
+def test_an_evaluation_with_another_pool_size_is_marked_as_not_calibrated(fitted):
     few = evaluate(fitted, MAP, TEST[0][:100], TEST[1][:100])
     assert (few.pool, few.calibrated) == (100, False)
     topped_up = evaluate(fitted, MAP, TEST[0][:100], TEST[1][:100], (TRAIN[1],))
     assert (topped_up.pool, topped_up.calibrated) == (POOL, True)
 
 
-def test_the_bound_holds_for_nine_rows_of_ten_over_many_calibrations():
-    """Marginal coverage is what conformal prediction promises: on average over calibration sets."""
+def test_nine_rows_in_ten_are_above_the_cosine_bound_on_average_over_calibrations():
+    """Conformal prediction guarantees marginal coverage, that is, coverage on average over calibration sets."""
     shares = []
     for seed in range(40):
         made = calibrate(MAP, DECOMPOSED, pairs(60, 100 + seed), pairs(60, 200 + seed), TRAIN[1], pool=POOL)
@@ -144,63 +146,63 @@ def test_the_bound_holds_for_nine_rows_of_ten_over_many_calibrations():
     assert 0.88 <= float(np.mean(shares)) <= 0.94
 
 
-def test_hits_only_give_a_high_probability_but_no_certainty():
+def test_calibration_on_hits_only_gives_high_probabilities_below_one():
     Y = TRAIN[0] @ torch.from_numpy(rotation(D_SOURCE, 5)).float()
     map = fit_ridge(moments((TRAIN[0], Y)), 1e-6)
     turn = torch.from_numpy(rotation(D_SOURCE, 5)).float()
-    sides = [(X, X @ turn) for X, _ in (SELECT, HELD)]
+    sides = [(X, X @ turn) for X, _ in (SELECT, HELD_OUT)]
     made = calibrate(map, decompose(moments((TRAIN[0], Y))), sides[0], sides[1], Y, pool=POOL)
     assert made is not None
-    said = made.measure(TEST[0], map(TEST[0]))[f"p_match@{POOL}"]
-    assert 0.97 < float(said.min()) <= float(said.max()) < 1
+    probability = made.measure(TEST[0], map(TEST[0]))[f"p_match@{POOL}"]
+    assert 0.97 < float(probability.min()) <= float(probability.max()) < 1
 
 
-# --- what is unlike the training data ---------------------------------------------------------------------------------
+# --- rows unlike the training data ------------------------------------------------------------------------------------
 
-STRANGE = {
+UNUSUAL = {
     "noise": torch.from_numpy(gaussian(400, D_SOURCE, 11)),
     "shuffled dimensions": TEST[0][:, torch.randperm(D_SOURCE, generator=torch.Generator().manual_seed(1))],
-    "another place": TEST[0] + 0.5 * torch.from_numpy(rotation(D_SOURCE, 1)[-1]).float(),
-    "the middle of everything": TRAIN[0].mean(0) + 0.02 * torch.from_numpy(gaussian(400, D_SOURCE, 12)),
+    "shifted rows": TEST[0] + 0.5 * torch.from_numpy(rotation(D_SOURCE, 1)[-1]).float(),
+    "rows near the training mean": TRAIN[0].mean(0) + 0.02 * torch.from_numpy(gaussian(400, D_SOURCE, 12)),
 }
 
 
-@pytest.mark.parametrize("kind", STRANGE)
-def test_rows_unlike_the_training_data_get_a_low_p(fitted, kind):
-    usual, strange = (measured(fitted, rows)["p_typical"] for rows in (TEST[0], STRANGE[kind]))
-    score = auroc(usual, strange)
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_rows_unlike_the_training_data_get_a_low_p_typical(fitted, kind):
+    usual, unusual = (measured(fitted, rows)["p_typical"] for rows in (TEST[0], UNUSUAL[kind]))
+    score = auroc(usual, unusual)
     assert score is not None
     assert score >= 0.9
 
 
-def test_the_p_value_never_falls_below_one_over_the_calibration_rows_and_one(fitted):
+def test_p_typical_is_at_least_one_over_the_calibration_rows_plus_one(fitted):
     far = measured(fitted, -TRAIN[0].mean(0, keepdim=True))["p_typical"]
     assert far[0] == pytest.approx(1 / 301)
 
 
-def test_directions_in_which_training_never_varied_are_seen():
+def test_rows_that_vary_in_a_constant_training_direction_get_a_low_p_typical():
     def flat(pairs: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         return normalise(torch.cat([pairs[0], torch.zeros(len(pairs[0]), 3)], dim=1), "unit"), pairs[1]
 
-    train, select, held, test = map(flat, (TRAIN, SELECT, HELD, TEST))
+    train, select, held_out, test = map(flat, (TRAIN, SELECT, HELD_OUT, TEST))
     fitted = moments(train)
     linear = fit_ridge(fitted)
-    made = calibrate(linear, decompose(fitted), select, held, train[1], pool=POOL)
+    made = calibrate(linear, decompose(fitted), select, held_out, train[1], pool=POOL)
     assert made is not None
-    strange = test[0].clone()
-    strange[:, -1] = 0.5
-    strange = normalise(strange, "unit")
-    assert float(made.measure(strange, linear(strange))["p_typical"].max()) <= 2 / 301
+    unusual = test[0].clone()
+    unusual[:, -1] = 0.5
+    unusual = normalise(unusual, "unit")
+    assert float(made.measure(unusual, linear(unusual))["p_typical"].max()) <= 2 / 301
 
 
 # --- the parts --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("gallery", "pool"), [(200, 50), (200, 200), (30, 12), (1000, 999)])
-def test_the_chance_of_a_hit_is_the_share_of_random_pools_with_one(gallery, pool):
-    found = torch.tensor([1, 5, 11, 20, 29])
+def test_the_hit_chance_is_the_share_of_random_pools_in_which_the_row_hits(gallery, pool):
+    positions = torch.tensor([1, 5, 11, 20, 29])
     random = np.random.default_rng(0)
-    for rank, chance in zip(found.tolist(), hit_chance(found, gallery, pool).tolist(), strict=True):
+    for rank, chance in zip(positions.tolist(), hit_chance(positions, gallery, pool).tolist(), strict=True):
         ahead = np.array([np.sum(random.permutation(gallery - 1)[: pool - 1] < rank - 1) for _ in range(2000)])
         assert chance == pytest.approx((ahead < 10).mean(), abs=0.04)
 
@@ -233,7 +235,7 @@ def test_the_interval_of_an_auroc_contains_the_true_value_in_about_95_of_100_sam
     assert 0.88 <= covered / 400 <= 1.0
 
 
-def test_the_interval_of_an_auroc_stays_within_its_range_and_has_a_width_at_its_ends():
+def test_the_interval_of_an_auroc_stays_within_zero_to_one_and_has_a_width_at_both_ends():
     for score in (0.0, 0.02, 0.5, 0.98, 1.0):
         low, high = auroc_interval(score, 25, 40)
         assert 0 <= low <= score <= high <= 1
@@ -244,7 +246,7 @@ def test_the_interval_of_an_auroc_stays_within_its_range_and_has_a_width_at_its_
 
 
 def test_a_confidence_that_does_not_rank_hits_before_misses_is_not_usable(fitted):
-    """Targets in random order: whether a row hits has nothing to do with its source vector."""
+    """With the targets in random order, whether a row hits does not depend on its source vector."""
     X, Y = TEST
     scores = evaluate(fitted, MAP, X, Y[torch.randperm(len(Y), generator=torch.Generator().manual_seed(0))])
     assert scores.usable is False
@@ -267,59 +269,62 @@ def test_with_too_few_hits_or_misses_a_confidence_is_not_usable(fitted, outcome)
 
 
 @pytest.mark.parametrize("short", [0, 1])
-def test_too_few_rows_of_either_half_are_not_calibrated(short):
-    halves = [HELD, SELECT]
+def test_there_is_no_calibration_if_either_half_has_too_few_rows(short):
+    halves = [HELD_OUT, SELECT]
     halves[short] = tuple(side[: LEAST_ROWS - 1] for side in halves[short])  # type: ignore[assignment]
     assert calibrate(MAP, DECOMPOSED, halves[1], halves[0], TRAIN[1]) is None
-    halves[short] = tuple(side[:LEAST_ROWS] for side in (HELD, SELECT)[short])  # type: ignore[assignment]
+    halves[short] = tuple(side[:LEAST_ROWS] for side in (HELD_OUT, SELECT)[short])  # type: ignore[assignment]
     assert calibrate(MAP, DECOMPOSED, halves[1], halves[0], TRAIN[1]) is not None
 
 
 def test_the_same_pairs_give_the_same_calibration(fitted):
-    again = calibrate(MAP, DECOMPOSED, SELECT, HELD, TRAIN[1], pool=POOL)
+    again = calibrate(MAP, DECOMPOSED, SELECT, HELD_OUT, TRAIN[1], pool=POOL)
     assert again is not None
     for name, tensor in fitted.tensors().items():
         assert torch.equal(tensor, getattr(again, name))
 
 
-def test_it_is_rebuilt_from_its_tensors(fitted):
+def test_a_calibration_can_be_rebuilt_from_its_tensors(fitted):
     again = calibration_from_tensors({"pool": fitted.pool, "level": fitted.level}, fitted.tensors())
     for name, values in measured(fitted, TEST[0]).items():
         np.testing.assert_array_equal(measured(again, TEST[0])[name], values)
 
 
-def test_one_held_out_pair_cannot_evaluate(fitted):
+def test_one_held_out_pair_is_too_few_to_evaluate_a_confidence(fitted):
     with pytest.raises(InputError, match="At least 2 held-out pairs are needed to evaluate a confidence; got 1"):
         evaluate(fitted, MAP, TEST[0][:1], TEST[1][:1])
 
 
 BROKEN = {
-    "no pool": ({"pool": 0}, "`pool` of a calibration must be an integer above 1"),
+    "a pool of zero": ({"pool": 0}, "`pool` of a calibration must be an integer above 1"),
     "a pool of text": ({"pool": "1000"}, "`pool` of a calibration must be an integer above 1"),
     "a level beyond one": ({"level": 1.5}, "`level` a number between 0 and 1"),
     "a short mean": ({"mean": torch.zeros(D_SOURCE - 1)}, "`project` of a calibration must be float32 of shape"),
-    "integers": ({"match": torch.zeros(4, dtype=torch.int64)}, "`match` of a calibration must be float32 of shape"),
+    "integer weights": (
+        {"match": torch.zeros(4, dtype=torch.int64)},
+        "`match` of a calibration must be float32 of shape",
+    ),
     "too few weights": ({"cosine": torch.zeros(3)}, "`cosine` of a calibration must be float32 of shape"),
     "NaN": ({"centre": torch.full((4,), torch.nan)}, "`centre` of a calibration must be finite"),
-    "no scale": ({"scale": torch.zeros(4)}, "`scale` positive ones"),
-    "descending": ({"atypical": torch.arange(30.0).flip(0)}, "ascending numbers"),
-    "hardly any calibration": ({"atypical": torch.arange(3.0)}, "at least 20 ascending numbers"),
+    "a scale of zero": ({"scale": torch.zeros(4)}, "`scale` positive ones"),
+    "descending distances": ({"atypical": torch.arange(30.0).flip(0)}, "ascending numbers"),
+    "too few calibration rows": ({"atypical": torch.arange(3.0)}, "at least 20 ascending numbers"),
 }
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_parts_that_make_no_calibration_are_refused(fitted, how):
-    given, says = BROKEN[how]
-    with pytest.raises(InputError, match=says):
-        replace(fitted, **given)
+def test_invalid_parts_of_a_calibration_are_refused(fitted, how):
+    changes, message = BROKEN[how]
+    with pytest.raises(InputError, match=message):
+        replace(fitted, **changes)
 
 
-def test_the_bound_of_99_rows_is_their_tenth_smallest_margin():
-    held = HELD[0][:99], HELD[1][:99]
-    found = calibrate(MAP, DECOMPOSED, SELECT, held, TRAIN[1], POOL)
-    assert found is not None
+def test_the_cosine_bound_of_99_rows_is_their_tenth_smallest_margin():
+    held_out = HELD_OUT[0][:99], HELD_OUT[1][:99]
+    made = calibrate(MAP, DECOMPOSED, SELECT, held_out, TRAIN[1], POOL)
+    assert made is not None
     with torch.no_grad():
-        bare = MAP(held[0])
-    lower = found.measure(held[0], bare)["cosine_lower"]
-    cosine = torch.nn.functional.cosine_similarity(bare, held[1])
+        raw = MAP(held_out[0])
+    lower = made.measure(held_out[0], raw)["cosine_lower"]
+    cosine = torch.nn.functional.cosine_similarity(raw, held_out[1])
     assert int((cosine < lower - 1e-5).sum()) == 9

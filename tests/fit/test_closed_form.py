@@ -20,7 +20,7 @@ from repstitch.metrics.moments import moments
 
 
 def normal_equations(X, Y, penalty: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and bias of ridge as the docstring of `fit_ridge` states it, in float64 NumPy."""
+    """Return the weight and bias of ridge in float64 NumPy, by the formula in the docstring of `fit_ridge`."""
     X, Y = X.astype(np.float64), Y.astype(np.float64)
     u, v = X - X.mean(0), Y - Y.mean(0)
     C = u.T @ u / len(X)
@@ -53,7 +53,7 @@ def test_ridge_without_penalty_is_least_squares():
     assert_map(fit_ridge(moments((X, Y)), 0.0), solution[:-1], solution[-1])
 
 
-def test_ridge_without_penalty_is_the_shortest_of_the_least_squares_where_the_source_is_rank_deficient():
+def test_ridge_without_penalty_is_the_minimum_norm_solution_for_a_rank_deficient_source():
     X, Y, _, _ = affine_image(noise=0.5)
     X = (X @ rotation(8)[:, :5] @ gaussian(5, 12, 3)).astype("float32")
     u, v = X - X.mean(0), Y - Y.mean(0)
@@ -67,14 +67,14 @@ def test_ridge_recovers_an_exact_affine_map():
     assert_map(fit_ridge(moments((X, Y)), 1e-6), W, b)
 
 
-def test_ridge_tends_to_the_constant_mean_as_the_penalty_grows():
+def test_ridge_with_a_large_penalty_predicts_the_constant_mean():
     X, Y, _, _ = affine_image(noise=0.5)
     for penalty in (1e9, np.inf):
         map = fit_ridge(moments((X, Y)), penalty)
         np.testing.assert_allclose(map(X), np.broadcast_to(Y.mean(0), Y.shape), atol=1e-5)
 
 
-def test_ridge_predicts_less_and_less_variance_as_the_penalty_grows():
+def test_ridge_predicts_less_variance_with_a_larger_penalty():
     X, Y, _, _ = affine_image(noise=0.5)
     m = moments((X, Y))
     spread = [trace_of_prediction(fit_ridge(m, penalty), X) for penalty in (0, 1e-2, 0.1, 1, 10)]
@@ -83,7 +83,7 @@ def test_ridge_predicts_less_and_less_variance_as_the_penalty_grows():
 
 @pytest.mark.parametrize("gain", [None, 0.5, 1.0, 3.0])
 @pytest.mark.parametrize("penalty", [0.0, 1e-8, 1e-5, 1e-3, 0.1, 10.0])
-def test_ridge_weights_from_a_shared_decomposition_are_those_of_ridge_alone(gain, penalty):
+def test_ridge_weights_from_a_shared_decomposition_equal_those_of_fit_ridge(gain, penalty):
     m = moments(shared_latent())
     alone = fit_ridge(m, penalty, gain)
     assert_map(affine(m, ridge_weight(decompose(m), penalty), gain), alone.weight, alone.bias, 1e-5)
@@ -124,7 +124,7 @@ def test_centred_procrustes_recovers_rotation_translation_and_scale():
     np.testing.assert_allclose(map(X + 5), 2.5 * Y + shift, atol=1e-4)
 
 
-def test_procrustes_about_the_origin_has_no_bias_whatever_the_means():
+def test_procrustes_about_the_origin_has_no_bias_for_any_means():
     X, _, R = rotated()
     map = fit_procrustes(moments((X + 1, 3 * (X + 1) @ R)), centred=False)
     assert not map.bias.any()
@@ -180,7 +180,7 @@ def test_no_rotation_fits_better_than_procrustes():
 
 @pytest.mark.parametrize("shrink_x", [0.0, 1e-3, 0.1, 1.0])
 @pytest.mark.parametrize("shrink_y", [0.0, 1e-3, 10.0, None])
-def test_canonical_at_power_one_is_ridge_whatever_the_shrinkage_of_the_target(shrink_x, shrink_y):
+def test_canonical_at_power_one_equals_ridge_for_any_shrinkage_of_the_target(shrink_x, shrink_y):
     m = moments(shared_latent(d_source=12, d_target=7))
     ridge = fit_ridge(m, shrink_x)
     map = fit_canonical(m, shrink_x, shrink_y, power=1.0, cut=False, gain=None)
@@ -188,13 +188,13 @@ def test_canonical_at_power_one_is_ridge_whatever_the_shrinkage_of_the_target(sh
 
 
 @pytest.mark.parametrize(("d_source", "d_target"), [(9, 6), (6, 6)])
-def test_canonical_at_power_zero_gives_every_direction_its_full_variance_back(d_source, d_target):
+def test_canonical_at_power_zero_restores_the_full_variance_of_every_direction(d_source, d_target):
     X, Y = shared_latent(d_source=d_source, d_target=d_target, noise=1.0)
     map = fit_canonical(moments((X, Y)), 0.0, 0.0, power=0.0, cut=False, gain=None)
     np.testing.assert_allclose(np.cov(map(X).T), np.cov(Y.T), atol=1e-4)
 
 
-def test_canonical_at_power_zero_gives_the_kept_directions_all_their_variance_and_the_others_none():
+def test_canonical_with_a_cut_restores_the_variance_of_the_kept_directions_only():
     X, Y = shared_latent(2000, rank=2, d_source=8, d_target=6, noise=0.3)
     shared = canonical(decompose(moments((X, Y))), 0.0, 0.0)
     assert shared.rank == 2
@@ -209,7 +209,7 @@ def test_canonical_at_power_zero_gives_the_kept_directions_all_their_variance_an
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("shrink_y", [0.5, 3.0])
-def test_a_target_that_is_not_whitened_is_the_limit_of_one_ever_more_shrunk(power, cut, shrink_y):
+def test_an_unwhitened_target_is_the_limit_of_increasing_shrinkage(power, cut, shrink_y):
     m = moments(shared_latent(d_source=9, d_target=6))
     limit = fit_canonical(m, 0.1, None, power, cut, gain=1.0)
     near, nearer = (fit_canonical(m, 0.1, shrink_y * size, power, cut, gain=1.0) for size in (1e2, 1e5))
@@ -219,7 +219,7 @@ def test_a_target_that_is_not_whitened_is_the_limit_of_one_ever_more_shrunk(powe
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_a_target_that_is_not_whitened_at_power_zero_turns_the_whitened_source(cut):
+def test_an_unwhitened_target_at_power_zero_gives_a_rotation_of_the_whitened_source(cut):
     X, Y = shared_latent(2000, rank=2, d_source=6, d_target=9, noise=0.3)
     shared = canonical(decompose(moments((X, Y))), 0.0, None)
     predicted = (X - X.mean(0)).astype(np.float64) @ shared.weight(0.0, cut).numpy()
@@ -231,7 +231,7 @@ def test_a_target_that_is_not_whitened_at_power_zero_turns_the_whitened_source(c
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("shrink_y", [1.0, None])
-def test_a_gain_makes_the_prediction_spread_that_many_times_as_far_as_the_target(gain, power, cut, shrink_y):
+def test_a_gain_sets_the_spread_of_the_prediction_relative_to_the_target(gain, power, cut, shrink_y):
     X, Y = shared_latent()
     map = fit_canonical(moments((X, Y)), 0.1, shrink_y, power, cut, gain)
     assert trace_of_prediction(map, X) == pytest.approx(gain**2 * np.trace(np.cov(Y.T, bias=True)), rel=1e-4)
@@ -239,7 +239,7 @@ def test_a_gain_makes_the_prediction_spread_that_many_times_as_far_as_the_target
 
 
 @pytest.mark.parametrize("gain", [0.25, 1.0, 3.0])
-def test_a_gain_scales_ridge_and_procrustes_too(gain):
+def test_a_gain_sets_the_spread_of_ridge_and_procrustes(gain):
     X, Y = shared_latent()
     m = moments((X, Y))
     for map in (fit_ridge(m, 0.5, gain), *(fit_procrustes(m, scaled=scaled, gain=gain) for scaled in (True, False))):
@@ -248,7 +248,7 @@ def test_a_gain_scales_ridge_and_procrustes_too(gain):
 
 
 @pytest.mark.parametrize("fit", [fit_ridge, fit_procrustes, fit_canonical])
-def test_a_gain_changes_nothing_but_the_scale_of_the_weights(fit):
+def test_a_gain_changes_only_the_scale_of_the_weights(fit):
     m = moments(shared_latent())
     plain, doubled = fit(m, gain=None).weight, fit(m, gain=2.0).weight
     torch.testing.assert_close(doubled / doubled.norm(), plain / plain.norm())
@@ -260,17 +260,17 @@ def test_a_gain_that_is_not_positive_is_refused(gain):
         fit_ridge(moments(shared_latent()), gain=gain)
 
 
-def test_a_gain_about_the_origin_is_refused():
+def test_a_gain_without_centring_is_refused():
     with pytest.raises(InputError, match="`gain` requires `centred`"):
         fit_procrustes(moments(shared_latent()), centred=False, gain=1.0)
 
 
-def test_the_correlations_are_those_of_whitened_spaces():
+def test_the_canonical_correlations_equal_those_of_whitened_spaces():
     X, Y = shared_latent(d_source=6, d_target=4)
     u, v = (np.linalg.qr(side - side.mean(0))[0] for side in (X.astype(np.float64), Y.astype(np.float64)))
     expected = np.linalg.svd(u.T @ v, compute_uv=False)
-    found = canonical(decompose(moments((X, Y))), 0.0, 0.0).correlations
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    correlations = canonical(decompose(moments((X, Y))), 0.0, 0.0).correlations
+    np.testing.assert_allclose(correlations, expected, atol=1e-5)
 
 
 def test_correlations_ignore_an_invertible_map_of_either_space():
@@ -304,22 +304,22 @@ def test_unrelated_spaces_stay_below_the_null_edge_in_95_of_100_draws(n, d_sourc
 
 @pytest.mark.parametrize("shrinks", [(0.0, 0.0), (1e-3, 0.1), (0.1, 1.0), (1.0, 10.0), (0.1, None)])
 @pytest.mark.parametrize("rank", [1, 3])
-def test_planted_directions_are_above_the_null_edge_and_no_others(shrinks, rank):
-    found = [
+def test_exactly_the_shared_directions_are_above_the_null_edge(shrinks, rank):
+    above = [
         canonical(decompose(moments(shared_latent(600, rank, 12, 10, noise=0.5, seed=seed))), *shrinks).rank
         for seed in range(10)
     ]
-    assert found == [rank] * 10
+    assert above == [rank] * 10
 
 
-def test_the_rank_is_at_least_one_even_where_nothing_is_shared():
+def test_the_rank_of_unrelated_spaces_is_one():
     shared = canonical(decompose(moments(unrelated(100, 60, 50))), 0.01, 0.01)
     assert (shared.rank, shared.null_edge) == (1, 1.0)
     assert torch.isfinite(shared.weight(0.5)).all()
 
 
 @pytest.mark.parametrize("power", [-0.1, 1.1, float("nan")])
-def test_a_power_outside_zero_and_one_is_refused(power):
+def test_a_power_outside_zero_to_one_is_refused(power):
     with pytest.raises(InputError, match="`power` must be from 0 to 1; got"):
         fit_canonical(moments(shared_latent()), power=power)
 
@@ -331,7 +331,7 @@ def test_a_negative_shrinkage_is_refused():
             canonical(d, *shrinks)
 
 
-# --- hard cases, for all of them --------------------------------------------------------------------------------------
+# --- hard cases, for all methods --------------------------------------------------------------------------------------
 
 
 def rank_deficient(n=200):
@@ -382,7 +382,7 @@ def test_every_closed_form_is_finite_on_hard_spaces(name):
         assert np.abs(out).max() <= 100 * size
 
 
-def test_a_shared_scale_changes_nothing_but_the_scale():
+def test_scaling_a_whole_space_changes_only_the_scale_of_the_weights():
     X, Y = shared_latent()
     for fit in (fit_ridge, fit_procrustes, fit_canonical):
         plain = fit(moments((X, Y)))
@@ -404,13 +404,13 @@ def test_sides_whose_rows_are_all_the_same_are_refused(value, n):
             fit(as_target)
 
 
-def test_a_weight_that_ignores_its_input_has_no_variance_to_match():
+def test_a_gain_is_refused_for_a_weight_that_ignores_its_input():
     with pytest.raises(InputError, match="gives the same output for every row, so its variance cannot be matched"):
         affine(moments(shared_latent()), torch.zeros(12, 10, dtype=torch.float64), gain=1.0)
 
 
 @pytest.mark.parametrize("method", FITS)
-def test_every_fit_takes_torch_moments_and_gives_a_float32_map_that_sends_mean_to_mean(method):
+def test_every_fit_returns_a_float32_map_from_the_source_mean_to_the_target_mean(method):
     X, Y = shared_latent()
     map = FITS[method](moments((torch.from_numpy(X) + 1, torch.from_numpy(Y) - 2)))
     assert {tensor.dtype for tensor in map.tensors().values()} == {torch.float32}

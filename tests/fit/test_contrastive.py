@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = FAST | {"width": 16}
 
 
 def bent(n: int, noise: float = 0.1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit rows of two views of six numbers, of which the target's is bent: it also sees their absolute values."""
+    """Return unit rows of two views of six numbers. The target is nonlinear: it also uses their absolute values."""
     random = np.random.default_rng(seed)
     mix_x, mix_y, mix_bent = (np.random.default_rng(99 + i).standard_normal((6, d)) for i, d in enumerate((10, 8, 8)))
     Z = random.standard_normal((n, 6))
@@ -58,7 +58,7 @@ def problem() -> Problem:
 
 
 def start_of(problem: Problem) -> AffineMap:
-    """A closed form with noise on its weights, so that every fit has something to gain from its first epoch on."""
+    """Return a closed form with noise on its weights, so that every fit can improve it from the first epoch on."""
     map = problem.start.map
     assert isinstance(map, AffineMap)
     noise = torch.randn(map.weight.shape, generator=torch.Generator().manual_seed(0))
@@ -124,25 +124,27 @@ def translated(module, rows: list[int]) -> torch.Tensor:
 
 
 def loss_of(module, predicted: torch.Tensor, rows: torch.Tensor, step: int = 0) -> torch.Tensor:
-    """The loss of rows with the extra ones that are drawn at a step."""
+    """Return the loss of the rows, with the extra targets that are drawn at this step."""
     return module.loss(predicted, rows, draw_extra(rows, len(module.Y), module.recipe.gallery, step))
 
 
-def handed(module, rows: list[int], monkeypatch, step: int = 0) -> Batch:
-    """The batch that the module hands to the loss of its objective for these rows."""
-    seen: list[Batch] = []
-    noted = replace(module.minimised, function=lambda batch: seen.append(batch) or torch.tensor(0.0))
-    monkeypatch.setattr(module, "minimised", noted)
+def batch_for_loss(module, rows: list[int], monkeypatch, step: int = 0) -> Batch:
+    """Return the batch that the module passes to its loss function for these rows."""
+    batches: list[Batch] = []
+    recording = replace(module.minimised, function=lambda batch: batches.append(batch) or torch.tensor(0.0))
+    monkeypatch.setattr(module, "minimised", recording)
     loss_of(module, translated(module, rows), torch.tensor(rows), step)
-    return seen[0]
+    return batches[0]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("gallery", [4096, 60, 30], ids=["all targets", "a draw", "the batch's targets"])
-def test_a_loss_gets_the_rows_their_targets_and_a_gallery_that_holds_these(problem, objective, gallery, monkeypatch):
+@pytest.mark.parametrize("gallery", [4096, 60, 30], ids=["all targets", "sampled gallery", "only the batch"])
+def test_a_loss_receives_the_rows_their_targets_and_a_gallery_that_contains_these(
+    problem, objective, gallery, monkeypatch
+):
     rows = rows_of(30, len(problem.Y))
     module = module_of(scored_by(problem, objective), gallery=gallery)
-    batch = handed(module, rows, monkeypatch)
+    batch = batch_for_loss(module, rows, monkeypatch)
     torch.testing.assert_close(batch.predicted, translated(module, rows))
     assert torch.equal(batch.targets, problem.Y[rows])
     torch.testing.assert_close(batch.gallery[batch.positive_index], F.normalize(problem.Y[rows], dim=1))
@@ -152,13 +154,13 @@ def test_a_loss_gets_the_rows_their_targets_and_a_gallery_that_holds_these(probl
     assert batch.native_scale == (native_scale(module.gallery) if objective == "neighbours" else 1)
 
 
-@pytest.mark.parametrize("gallery", [4096, 60], ids=["all targets", "a draw"])
-def test_further_copies_of_a_counterpart_are_marked_and_it_itself_is_not(problem, gallery, monkeypatch):
+@pytest.mark.parametrize("gallery", [4096, 60], ids=["all targets", "sampled gallery"])
+def test_only_other_copies_of_a_counterpart_are_marked_as_duplicates(problem, gallery, monkeypatch):
     Y = problem.Y.clone()
     rows = rows_of(30, len(Y))
     Y[rows[5:9]] = Y[rows[4]].clone()
     Y[100:110] = Y[rows[0]].clone()
-    batch = handed(module_of(problem, Y, gallery=gallery), rows, monkeypatch)
+    batch = batch_for_loss(module_of(problem, Y, gallery=gallery), rows, monkeypatch)
     assert batch.duplicate_mask is not None
     expected = (batch.gallery[batch.positive_index][:, None] == batch.gallery[None]).all(-1)
     expected[torch.arange(30), batch.positive_index] = False
@@ -166,15 +168,15 @@ def test_further_copies_of_a_counterpart_are_marked_and_it_itself_is_not(problem
     assert batch.duplicate_mask[4].sum() >= 4
 
 
-def test_nothing_is_marked_where_all_targets_differ(problem, monkeypatch):
-    assert handed(module_of(problem), rows_of(30, len(problem.Y)), monkeypatch).duplicate_mask is None
+def test_there_is_no_duplicate_mask_if_all_targets_differ(problem, monkeypatch):
+    assert batch_for_loss(module_of(problem), rows_of(30, len(problem.Y)), monkeypatch).duplicate_mask is None
 
 
-def test_a_draw_never_holds_a_row_of_the_batch_a_second_time(problem, monkeypatch):
-    """Or it would be its own nearest neighbour."""
+def test_a_sampled_gallery_never_contains_a_row_of_the_batch_twice(problem, monkeypatch):
+    """Otherwise the second copy would be the nearest neighbour of the row."""
     rows = rows_of(100, len(problem.Y))
     for step in range(5):
-        batch = handed(module_of(scored_by(problem, "neighbours"), gallery=200), rows, monkeypatch, step)
+        batch = batch_for_loss(module_of(scored_by(problem, "neighbours"), gallery=200), rows, monkeypatch, step)
         assert ((batch.gallery @ batch.gallery[:100].T) > 1 - 1e-6).sum() == 100
         assert batch.duplicate_mask is not None
         assert not batch.duplicate_mask.any()
@@ -182,18 +184,18 @@ def test_a_draw_never_holds_a_row_of_the_batch_a_second_time(problem, monkeypatc
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_only_losses_with_a_temperature_learn_one(problem, objective):
-    """Squared error has none, and several processes would wait for its gradient."""
+    """Squared error has no temperature. Several processes would wait for the gradient of an unused one."""
     module = module_of(scored_by(problem, objective))
     assert module.log_scale.requires_grad is (objective != "reconstruction")
     with torch.no_grad():
         module.refiner.out.normal_(generator=torch.Generator().manual_seed(1))
     rows = torch.arange(40)
     module.loss(module.refiner(module.X[rows]), rows).backward()
-    waiting = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
-    assert waiting == []
+    without_gradient = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    assert without_gradient == []
 
 
-def test_a_sampled_gallery_holds_the_batch_and_draws_the_rest_anew_at_each_step(problem):
+def test_a_sampled_gallery_contains_the_batch_and_draws_other_targets_at_each_step(problem):
     rows = torch.arange(20)
     whole, sampled = module_of(problem), module_of(problem, gallery=60)
     predicted = translated(whole, rows.tolist())
@@ -212,9 +214,9 @@ def epoch_of(n: int, batch_size: int, epoch: int = 0, rank: int = 0, world: int 
     trainer = SimpleNamespace(world_size=world, global_rank=rank, current_epoch=epoch)
     module: Any = SimpleNamespace(recipe=Recipe(batch_size=batch_size, seed=seed), trainer=trainer)
     batches = Batches(n, module)
-    found = [rows.tolist() for rows, _ in batches]
-    assert len(found) == len(batches)
-    return found
+    positions = [rows.tolist() for rows, _ in batches]
+    assert len(positions) == len(batches)
+    return positions
 
 
 @pytest.mark.parametrize(("n", "batch_size", "sizes"), [(100, 20, [20] * 5), (109, 20, [20] * 5), (7, 20, [7])])
@@ -226,14 +228,14 @@ def test_an_epoch_visits_each_row_at_most_once_in_batches_of_one_size(n, batch_s
     assert set(rows) <= set(range(n))
 
 
-def test_each_epoch_and_seed_has_an_order_of_its_own_and_keeps_it():
+def test_the_order_of_the_rows_is_determined_by_the_epoch_and_the_seed():
     assert epoch_of(50, 10) == epoch_of(50, 10)
     orders = {str(epoch_of(50, 10, epoch, seed=seed)) for epoch in (0, 1, 2) for seed in (0, 1)}
     assert len(orders) == 6
 
 
 @pytest.mark.parametrize("n", [100, 101, 103])
-def test_no_row_lies_on_two_ranks_in_an_epoch(n):
+def test_no_row_is_used_on_two_ranks_in_an_epoch(n):
     ranks_rows = [[r for batch in epoch_of(n, 10, rank=rank, world=3) for r in batch] for rank in range(3)]
     assert {len(rows) for rows in ranks_rows} == {30}
     assert len(set().union(*ranks_rows)) == 90
@@ -243,8 +245,8 @@ def test_no_row_lies_on_two_ranks_in_an_epoch(n):
 
 
 @pytest.mark.parametrize(("method", "learning_rate", "least"), [("linear", 0.005, 0.005), ("mlp", 0.1, 0.2)])
-def test_a_fit_finds_more_of_the_rows_it_never_saw(method, learning_rate, least):
-    """From the best closed form of a bent and noisy space: the loss pays, and more so where the map can bend too."""
+def test_a_fit_raises_the_mrr_of_rows_it_was_not_trained_on(method, learning_rate, least):
+    """In a noisy nonlinear space, training improves the best closed form, and an MLP gains more than a linear map."""
     n = 2000
     X, Y = bent(n + 400, noise=1.0)
     problem = Problem(X[400:n], Y[400:n], ValidationObjective("match", X[:400], Y[:400], Y[400:n]))
@@ -269,26 +271,26 @@ def test_a_fit_is_never_worse_than_its_start_on_the_validation_rows(problem, obj
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", ["linear", "mlp"])
-def test_a_fit_gains_by_the_objective_it_is_for(problem, objective, method):
+def test_a_fit_improves_the_objective_it_is_trained_for(problem, objective, method):
     problem = scored_by(problem, objective)
     assert fit(problem, method, learning_rate=0.05).score > problem.objective.score(start_of(problem)) + 0.01
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_recipe_without_a_learning_rate_takes_the_objectives_own(problem, objective):
+def test_the_default_learning_rate_is_that_of_the_objective(problem, objective):
     problem = scored_by(problem, objective)
     assert same(fit(problem).map, fit(problem, learning_rate=LOSSES[objective].rate).map)
 
 
 @pytest.mark.parametrize("objective", ["neighbours", "reconstruction"])
-def test_temperatures_are_tried_for_match_alone(problem, objective):
+def test_temperatures_are_tried_for_the_match_objective_only(problem, objective):
     problem = scored_by(problem, objective)
     one, many = fit(problem), fit(problem, temperatures=(2.5, 0.5))
     assert same(one.map, many.map)
     assert one.temperature == many.temperature == pytest.approx(1 / native_scale(F.normalize(problem.Y, dim=1)))
 
 
-def test_a_fit_that_diverges_is_left_out_and_said(problem, caplog):
+def test_a_fit_that_diverges_is_left_out_with_a_warning(problem, caplog):
     with caplog.at_level(logging.WARNING):
         refined = fit(problem, learning_rate=1e30, clip=0.0)
     assert "The mlp fit diverged and is left out; lower `learning_rate`" in caplog.text
@@ -296,7 +298,7 @@ def test_a_fit_that_diverges_is_left_out_and_said(problem, caplog):
     assert refined.epoch == 0
 
 
-def test_the_best_epoch_is_kept_and_named(problem):
+def test_the_map_of_the_best_epoch_is_returned_with_the_number_of_the_epoch(problem):
     """Fitting exactly that many epochs gives the same map again."""
     best = fit(problem, epochs=6)
     assert best.epoch > 0
@@ -305,7 +307,7 @@ def test_the_best_epoch_is_kept_and_named(problem):
     assert (again.epoch, again.score) == (best.epoch, best.score)
 
 
-def test_a_fit_of_a_given_length_is_returned_whatever_its_score(problem):
+def test_a_fit_with_a_fixed_number_of_epochs_is_returned_whatever_its_score(problem):
     refined = fit(problem, learning_rate=1e3, stop_after=2)
     assert refined.epoch == 2
     assert refined.score < problem.objective.score(start_of(problem))
@@ -320,18 +322,18 @@ def test_every_temperature_is_tried_and_the_best_run_kept(problem):
 
 
 @pytest.mark.parametrize("settings", [{}, {"gallery": 100}], ids=["all targets", "sampled gallery"])
-def test_a_seed_gives_one_map_and_another_seed_another(problem, settings):
+def test_the_map_is_determined_by_the_seed(problem, settings):
     first, second, other = (fit(problem, seed=seed, **settings) for seed in (1, 1, 2))
     assert first.epoch > 0
     assert same(first.map, second.map)
     assert not same(first.map, other.map)
 
 
-def test_a_sampled_gallery_learns_too(problem):
+def test_a_fit_with_a_sampled_gallery_improves_the_score(problem):
     assert fit(problem, gallery=80, epochs=5).score > problem.objective.score(start_of(problem))
 
 
-def test_repeated_targets_are_learned_from():
+def test_a_fit_with_repeated_targets_improves_the_score():
     X, Y = bent(400)
     Y = Y[torch.arange(400) // 4 * 4]
     problem = Problem(X[80:], Y[80:], ValidationObjective("match", X[:80], Y[:80], Y[80:]))
@@ -340,14 +342,14 @@ def test_repeated_targets_are_learned_from():
 
 
 def test_gradients_are_clipped(problem):
-    """With hardly any gradient let through, Adam's epsilon holds the weights where they are."""
+    """Gradients clipped to almost nothing are small compared with Adam's epsilon, so the weights hardly change."""
     clipped, free = (fit(problem, clip=clip, stop_after=1) for clip in (1e-20, 1.0))
     start = start_of(problem)
     torch.testing.assert_close(clipped.map.weight, start.weight, atol=1e-4, rtol=1e-4)
     assert (free.map.weight - start.weight).abs().max() > 1e-2
 
 
-def test_patience_ends_a_fit_that_gains_nothing(problem, monkeypatch):
+def test_patience_ends_a_fit_that_no_longer_improves(problem, monkeypatch):
     epochs, scores = [], iter([0.5, 0.6, 0.6, 0.1, 0.7])
     monkeypatch.setattr(RefineModule, "on_train_epoch_end", lambda self: epochs.append(self.current_epoch))
     monkeypatch.setattr(
@@ -357,7 +359,7 @@ def test_patience_ends_a_fit_that_gains_nothing(problem, monkeypatch):
     assert epochs == [0, 1, 2, 3]
 
 
-def test_a_fit_leaves_the_random_state_the_folder_and_the_terminal_as_they_were(problem, tmp_path, monkeypatch, capfd):
+def test_a_fit_does_not_change_the_random_state_write_files_or_print(problem, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     before = torch.get_rng_state()
     fit(problem)
@@ -367,23 +369,23 @@ def test_a_fit_leaves_the_random_state_the_folder_and_the_terminal_as_they_were(
 
 
 @pytest.mark.parametrize("method", ["linear", "mlp"])
-def test_a_recipe_leaves_the_width_to_the_method_unless_it_is_given(method):
+def test_the_default_width_of_a_recipe_depends_on_the_method(method):
     assert recipe_for(method).width == {"linear": 0, "mlp": 512}[method]
     assert recipe_for(method, width=7).width == {"linear": 0, "mlp": 7}[method]
 
 
-def test_a_setting_that_there_is_not_is_refused():
+def test_an_unknown_setting_is_refused():
     with pytest.raises(
         InputError, match=r"`lr` is not a setting of a contrastive fit; allowed names are .*learning_rate"
     ):
         recipe_for("mlp", lr=0.1)
 
 
-# --- stopping and going on --------------------------------------------------------------------------------------------
+# --- interrupting and resuming ----------------------------------------------------------------------------------------
 
 
 def interrupt_at(step: int, monkeypatch, how=None) -> list[int]:
-    """Have training stopped in its `step`-th step, as by Ctrl-C; returns the list that counts the steps."""
+    """Interrupt training in its `step`-th step, as Ctrl-C does. Returns a list that gets an entry for each step."""
     steps: list[int] = []
     whole = RefineModule.training_step
 
@@ -401,8 +403,8 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_control_c_ends_a_fit_at_once_as_an_interruption(problem, monkeypatch):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+def test_ctrl_c_ends_a_fit_at_once_with_a_keyboard_interrupt(problem, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT
     try:
         steps = interrupt_at(6, monkeypatch, how=lambda: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
@@ -415,14 +417,14 @@ def test_control_c_ends_a_fit_at_once_as_an_interruption(problem, monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole_fit(problem):
-    """A fit of four epochs that nothing stops, made once for each method and settings."""
+    """Return a function that makes an uninterrupted fit of four epochs, once for each method and settings."""
     return cache(lambda method, *settings: fit(problem, method, epochs=4, **dict(settings)))
 
 
 @pytest.mark.parametrize("settings", [{}, {"gallery": 100}, {"temperatures": (1.0, 2.0)}], ids=str)
 @pytest.mark.parametrize("method", ["linear", "mlp"])
 @pytest.mark.parametrize("step", [4, 10, 14], ids="step {}".format)
-def test_a_stopped_fit_goes_on_to_where_it_would_have_ended(
+def test_a_resumed_fit_gives_the_same_map_as_an_uninterrupted_fit(
     problem, whole_fit, tmp_path, monkeypatch, method, settings, step
 ):
     whole = whole_fit(method, *settings.items())
@@ -436,10 +438,10 @@ def test_a_stopped_fit_goes_on_to_where_it_would_have_ended(
     assert same(resumed.map, whole.map)
     assert (resumed.score, resumed.epoch, resumed.temperature) == (whole.score, whole.epoch, whole.temperature)
     n_epochs = 4 * len(settings.get("temperatures", (1,)))
-    assert len(steps) == 4 * (n_epochs - (step - 1) // 4)  # four steps an epoch; whole epochs are not done again
+    assert len(steps) == 4 * (n_epochs - (step - 1) // 4)  # four steps per epoch; finished epochs are not repeated
 
 
-def test_a_finished_fit_is_not_done_again(problem, tmp_path, monkeypatch):
+def test_a_finished_fit_is_not_repeated(problem, tmp_path, monkeypatch):
     first = fit(problem, epochs=20, patience=1, checkpoints=str(tmp_path))
     steps = interrupt_at(0, monkeypatch)
     second = fit(problem, epochs=20, patience=1, checkpoints=str(tmp_path))
@@ -447,7 +449,7 @@ def test_a_finished_fit_is_not_done_again(problem, tmp_path, monkeypatch):
     assert steps == []
 
 
-def test_a_torn_checkpoint_is_left_aside_with_a_warning(problem, tmp_path, monkeypatch, caplog):
+def test_a_damaged_checkpoint_is_ignored_with_a_warning(problem, tmp_path, monkeypatch, caplog):
     whole = fit(problem)
     with monkeypatch.context() as patch:
         interrupt_at(9, patch)
@@ -466,16 +468,16 @@ def test_a_torn_checkpoint_is_left_aside_with_a_warning(problem, tmp_path, monke
     [{"learning_rate": 0.2}, {"epochs": 4}, {"seed": 9}, {"width": 8}, {"pairs": 1}, {"objective": 1}],
     ids=str,
 )
-def test_checkpoints_of_another_job_are_left_alone(problem, tmp_path, other):
+def test_checkpoints_of_another_job_are_ignored(problem, tmp_path, other):
     fit(problem, checkpoints=str(tmp_path))
     if "pairs" in other:
         problem, other = problem_of(seed=5), {}
     elif "objective" in other:
         problem, other = replace(problem, objective=replace(problem.objective, name="neighbours")), {}
     expected = fit(problem, **other)
-    found = fit(problem, checkpoints=str(tmp_path), **other)
-    assert same(found.map, expected.map)
-    assert found.score == expected.score
+    actual = fit(problem, checkpoints=str(tmp_path), **other)
+    assert same(actual.map, expected.map)
+    assert actual.score == expected.score
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
@@ -484,12 +486,12 @@ def test_checkpoints_of_another_job_are_left_alone(problem, tmp_path, other):
 @pytest.mark.slow
 @pytest.mark.parametrize("gallery", [4096, 100], ids=["all targets", "sampled gallery"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_two_processes_share_the_rows_and_take_the_gradient_of_the_whole_batch(problem, tmp_path, gallery, objective):
+def test_two_processes_split_the_rows_and_use_the_gradient_of_the_whole_batch(problem, tmp_path, gallery, objective):
     problem = scored_by(problem, objective)
     settings = {"batch_size": 32, "dropout": 0.0, "gallery": gallery}
     torch.manual_seed(0)
     module = module_of(problem, **settings)
-    with torch.no_grad():  # away from zero, so that the hidden layer has a gradient too
+    with torch.no_grad():  # nonzero output weights, so that the hidden layer has a gradient
         module.refiner.out.normal_(generator=torch.Generator().manual_seed(1))
     initial = {name: p.detach().clone() for name, p in module.named_parameters()}
     trainer = L.Trainer(
@@ -528,7 +530,7 @@ def test_two_processes_share_the_rows_and_take_the_gradient_of_the_whole_batch(p
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "more"), [("ddp", ["--refit"]), ("ddp_spawn", [])], ids=["ddp", "ddp_spawn"])
 def test_the_command_line_trains_on_two_processes_as_well_as_on_one(tmp_path, strategy, more):
-    """Two halves of a batch are the batch that one process takes, so that only what dropout draws is different."""
+    """Two processes with half the batch size use the same batches as one process, so only the dropout differs."""
     X, Y = bent(700, noise=0.3)
     np.save(tmp_path / "x.npy", X.numpy())
     np.save(tmp_path / "y.npy", Y.numpy())
@@ -539,7 +541,7 @@ def test_the_command_line_trains_on_two_processes_as_well_as_on_one(tmp_path, st
         environ = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("\n") == 1  # one process speaks
+        assert done.stdout.count("\n") == 1  # only one process prints
         return json.loads(done.stdout)
 
     one = run("one", "--batch-size", "64")
@@ -549,15 +551,15 @@ def test_the_command_line_trains_on_two_processes_as_well_as_on_one(tmp_path, st
     stitcher = load(tmp_path / "two")
     assert stitcher.version == two["version"]
     assert isinstance(stitcher.map, ResidualMLP)
-    assert (len(stitcher.seen) == 2 * 700) == bool(more)  # a pair is known by its id and by its vectors
+    assert (len(stitcher.seen) == 2 * 700) == bool(more)  # each pair is recorded by its id and by its vectors
 
 
-def test_outside_a_shared_fit_the_first_rank_is_alone():
+def test_the_rank_helpers_do_nothing_in_a_single_process():
     assert from_first_rank({"a": 1}) == {"a": 1}
     leave_to_first_rank()
 
 
-def test_every_row_tells_one_job_from_another():
+def test_the_key_of_a_job_depends_on_every_row_the_loss_and_the_start():
     from repstitch.fit.contrastive import _job
     from repstitch.fit.objective import ValidationObjective
 

@@ -30,14 +30,14 @@ def rows_of(means, draws: int = 2, m: int = 400, noise: float = 0.0) -> list[lis
 
 
 @pytest.mark.parametrize(("a", "b", "c"), [(0.9, 3.0, 0.5), (0.6, 5.0, 1.0), (1.0, 1.0, 0.25)])
-def test_a_power_law_is_recovered(a, b, c):
+def test_the_parameters_of_a_power_law_are_recovered(a, b, c):
     at = np.array(SIZES, dtype=float)
-    found = fit_power(at, a - b * at**-c)
-    assert found == pytest.approx((a, b, c), rel=1e-6)
+    parameters = fit_power(at, a - b * at**-c)
+    assert parameters == pytest.approx((a, b, c), rel=1e-6)
 
 
 @pytest.mark.parametrize(("a", "b", "c"), [(0.9, 3.0, 0.5), (0.6, 5.0, 1.0)])
-def test_the_score_at_twice_the_pairs_is_foretold(a, b, c):
+def test_the_score_at_twice_the_pairs_is_predicted(a, b, c):
     means = a - b * np.array(SIZES, dtype=float) ** -c
     _, doubled = extrapolate(SIZES, rows_of(means, noise=0.05))
     truth = a - b * 1600.0**-c
@@ -46,7 +46,7 @@ def test_the_score_at_twice_the_pairs_is_foretold(a, b, c):
     assert doubled["interval"][0] < truth < doubled["interval"][1]
 
 
-def test_a_size_pulls_the_curve_as_hard_as_it_has_pairs():
+def test_the_fit_weights_each_size_by_its_number_of_pairs():
     at, means = np.array(SIZES, dtype=float), np.array([0.1, 0.45, 0.48, 0.6, 0.62])
     a, b, c = fit_power(at, means)
 
@@ -57,13 +57,13 @@ def test_a_size_pulls_the_curve_as_hard_as_it_has_pairs():
         assert misfit(a, b) < min(misfit(a + step, b), misfit(a, b * (1 + step)))
 
 
-def test_no_score_above_one_is_foretold():
+def test_predicted_scores_are_at_most_one():
     _, doubled = extrapolate(SIZES, rows_of([0.2, 0.4, 0.6, 0.8, 0.99]))
     assert doubled["expected"] <= 1
     assert doubled["interval"][1] <= 1
 
 
-def test_a_curve_that_bends_widens_its_interval():
+def test_a_poor_fit_of_the_power_law_widens_the_interval():
     smooth = 0.9 - 3 * np.array(SIZES, dtype=float) ** -0.5
     bent = smooth - np.array([0, 0, 0, 0, 0.05])
     widths = [np.diff(extrapolate(SIZES, rows_of(means, noise=0.01))[1]["interval"])[0] for means in (smooth, bent)]
@@ -95,40 +95,40 @@ def test_subsets_are_nested_and_depend_on_the_keys_alone():
     assert abs(np.corrcoef(order, np.arange(300))[0, 1]) < 0.2
 
 
-def test_equal_keys_stay_together():
+def test_rows_with_equal_keys_stay_together():
     keys = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 60)[np.arange(300) % 60]
-    found = keys[nested_order(keys, 3)]
-    assert (found[1:] != found[:-1]).sum() == 59
+    ordered = keys[nested_order(keys, 3)]
+    assert (ordered[1:] != ordered[:-1]).sum() == 59
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", ["ridge", "canonical"])
 def test_a_curve_is_plain_json_with_every_score_at_every_size(objective, method):
     X, Y = shared_latent(460, rank=6, d_source=16, d_target=14, noise=0.3)
-    found = draw_curve(problem(X, Y, objective), method)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["sizes"] == [25, 50, 100, 200, 400]
-    assert set(found["scores"]) == {*OBJECTIVES, "recall@1"}
-    assert [len(draws) for draws in found["scores"]["recall@1"]] == [3, 3, 3, 2, 1]
-    assert found["scores"][objective][-1][0] == pytest.approx(found["doubled"]["now"])
-    assert (found["method"], found["objective"]) == (method, objective)
+    curve = draw_curve(problem(X, Y, objective), method)
+    assert json.loads(json.dumps(curve, allow_nan=False)) == curve
+    assert curve["sizes"] == [25, 50, 100, 200, 400]
+    assert set(curve["scores"]) == {*OBJECTIVES, "recall@1"}
+    assert [len(draws) for draws in curve["scores"]["recall@1"]] == [3, 3, 3, 2, 1]
+    assert curve["scores"][objective][-1][0] == pytest.approx(curve["doubled"]["now"])
+    assert (curve["method"], curve["objective"]) == (method, objective)
 
 
-def test_more_pairs_pay_where_pairs_are_few_beside_dimensions():
+def test_more_pairs_raise_the_score_if_pairs_are_few_compared_with_dimensions():
     X, Y, _, _ = affine_image(260, 64, 48, noise=16.0)
-    found = draw_curve(problem(X, Y, validation=100))
-    assert np.mean(found["scores"]["match"][-1]) > np.mean(found["scores"]["match"][0]) + 0.1
-    assert found["doubled"]["expected"] > found["doubled"]["now"] + 0.01
+    curve = draw_curve(problem(X, Y, validation=100))
+    assert np.mean(curve["scores"]["match"][-1]) > np.mean(curve["scores"]["match"][0]) + 0.1
+    assert curve["doubled"]["expected"] > curve["doubled"]["now"] + 0.01
 
 
-def test_more_pairs_do_not_pay_where_the_map_is_learned_already():
+def test_more_pairs_do_not_pay_if_the_map_is_already_accurate():
     X, Y, _, _ = affine_image(860, 6, 6, noise=0.01)
     assert draw_curve(problem(X, Y))["verdict"].endswith("more pairs would not pay.")
 
 
-def test_more_pairs_do_not_pay_where_nothing_is_shared():
-    found = draw_curve(problem(*unrelated(860)))
-    assert found["doubled"]["expected"] < 0.1
+def test_the_predicted_score_of_unrelated_spaces_stays_low():
+    curve = draw_curve(problem(*unrelated(860)))
+    assert curve["doubled"]["expected"] < 0.1
 
 
 def test_too_few_pairs_for_a_curve_are_refused():
@@ -140,19 +140,19 @@ def test_too_few_pairs_for_a_curve_are_refused():
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_training_puts_the_curve_on_the_card(grouped):
+def test_training_stores_the_learning_curve_in_the_scorecard(grouped):
     from repstitch.workflows.training import train
 
     X, Y = shared_latent(300)
     group = names(300)[np.arange(300) // 3] if grouped else None
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "method": "ridge",
         "source_space": "old",
         "target_space": "new",
         "device": "cpu",
         "group": group,
     }
-    plain, drawn = train(X, Y, **given), train(X, Y, learning_curve=True, **given)
+    plain, drawn = train(X, Y, **options), train(X, Y, learning_curve=True, **options)
     assert "learning_curve" not in plain.scorecard
     curve = drawn.scorecard.learning_curve
     assert curve is not None
@@ -161,7 +161,7 @@ def test_training_puts_the_curve_on_the_card(grouped):
     assert torch.equal(plain.map.weight, drawn.map.weight)
 
 
-def test_a_curve_that_cannot_be_drawn_is_refused_before_anything_is_trained():
+def test_too_few_pairs_for_a_curve_are_refused_by_train():
     from repstitch.workflows.training import train
 
     X, Y = shared_latent(60)
@@ -169,19 +169,19 @@ def test_a_curve_that_cannot_be_drawn_is_refused_before_anything_is_trained():
         train(X, Y, method="ridge", source_space="old", target_space="new", device="cpu", learning_curve=True)
 
 
-def test_the_command_line_draws_the_curve(tmp_path, capsys):
+def test_the_command_line_plots_the_learning_curve(tmp_path, capsys):
     from repstitch.cli.main import main
 
     X, Y = shared_latent(200)
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", Y)
-    given = ["train", "--source", f"{tmp_path}/x.npy", "--target", f"{tmp_path}/y.npy", "--method", "ridge"]
-    assert main([*given, "--out", f"{tmp_path}/s", "--learning-curve", f"{tmp_path}/curve.png"]) == 0
+    command = ["train", "--source", f"{tmp_path}/x.npy", "--target", f"{tmp_path}/y.npy", "--method", "ridge"]
+    assert main([*command, "--out", f"{tmp_path}/s", "--learning-curve", f"{tmp_path}/curve.png"]) == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert "doubling the" in capsys.readouterr().out
-    assert main([*given, "--out", f"{tmp_path}/t", "--learning-curve", f"{tmp_path}/curve.jpg"]) == 2
+    assert main([*command, "--out", f"{tmp_path}/t", "--learning-curve", f"{tmp_path}/curve.jpg"]) == 2
     assert "`--learning-curve` must end in .png" in capsys.readouterr().err
     (tmp_path / "folder.png").mkdir()
-    assert main([*given, "--out", f"{tmp_path}/t", "--learning-curve", f"{tmp_path}/folder.png"]) == 2
+    assert main([*command, "--out", f"{tmp_path}/t", "--learning-curve", f"{tmp_path}/folder.png"]) == 2
     assert "`--learning-curve` must be a file" in capsys.readouterr().err
     assert not (tmp_path / "t").exists()

@@ -16,7 +16,7 @@ from repstitch.names import OBJECTIVES
 def batch_of(
     predicted, targets, rows=None, duplicate_mask=None, scale: float = 20.0, native_scale: float = 20.0
 ) -> Batch:
-    """These translated rows against all targets; `rows` are the positions of their counterparts (the first)."""
+    """Return a batch with all targets as gallery. `rows` are the positions of the counterparts (default: the first)."""
     predicted, targets = (torch.as_tensor(np.asarray(side), dtype=torch.float32) for side in (predicted, targets))
     positive_index = torch.arange(len(predicted)) if rows is None else torch.as_tensor(rows)
     gallery = F.normalize(targets, dim=1)
@@ -26,7 +26,7 @@ def batch_of(
 
 
 def noisy_batch(noise: float, n: int = 200, seed: int = 5) -> Batch:
-    """A rotation with noise on its weights, applied to the rows it was made for."""
+    """Return the batch of a rotation with noise on its weights, applied to the rows that the rotation fits."""
     X, Y, R = rotated(n)
     return batch_of(X @ (R + noise * gaussian(8, 8, seed)), Y)
 
@@ -36,15 +36,15 @@ def test_every_objective_has_a_loss():
 
 
 @pytest.mark.parametrize("objective", LOSSES)
-def test_a_loss_is_least_at_the_true_map_and_grows_with_the_noise(objective):
+def test_a_loss_is_smallest_at_the_true_map_and_grows_with_noise(objective):
     for seed in range(5, 10):
-        found = [float(LOSSES[objective].function(noisy_batch(noise, seed=seed))) for noise in (0.0, 0.1, 0.3, 1.0)]
-        assert found == sorted(found)
-        assert found[0] < found[1] - 1e-4
+        values = [float(LOSSES[objective].function(noisy_batch(noise, seed=seed))) for noise in (0.0, 0.1, 0.3, 1.0)]
+        assert values == sorted(values)
+        assert values[0] < values[1] - 1e-4
 
 
 @pytest.mark.parametrize("objective", LOSSES)
-def test_a_step_against_the_gradient_lessens_the_loss(objective):
+def test_a_step_against_the_gradient_lowers_the_loss(objective):
     batch = noisy_batch(0.3)
     predicted = batch.predicted.clone().requires_grad_()
     before = LOSSES[objective].function(replace(batch, predicted=predicted))
@@ -55,7 +55,7 @@ def test_a_step_against_the_gradient_lessens_the_loss(objective):
 
 
 @pytest.mark.parametrize("objective", ["match", "neighbours"])
-def test_losses_of_direction_do_not_see_the_length_of_the_rows(objective):
+def test_losses_based_on_cosines_do_not_depend_on_the_length_of_the_rows(objective):
     batch = noisy_batch(0.3)
     longer = replace(batch, predicted=batch.predicted * torch.linspace(0.5, 9, len(batch.predicted))[:, None])
     torch.testing.assert_close(LOSSES[objective].function(longer), LOSSES[objective].function(batch))
@@ -80,7 +80,7 @@ def test_a_loss_does_not_depend_on_the_order_of_batch_and_gallery(objective):
 
 
 def info_nce_by_hand(predicted, targets, rows, columns, scale: float) -> float:
-    """The loss, written out row by row: cross entropy, copies of the counterpart left out."""
+    """Compute the loss row by row: the cross entropy without copies of the counterpart."""
     predicted, targets = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (predicted, targets))
     similar = scale * predicted @ targets.T
 
@@ -89,19 +89,19 @@ def info_nce_by_hand(predicted, targets, rows, columns, scale: float) -> float:
         return np.log(np.exp(kept - kept.max()).sum()) + kept.max() - scores[truth]
 
     copies = (targets[:, None] == targets[None]).all(-1)
-    found = [entropy(similar[i][columns], columns.index(row), ~copies[row][columns]) for i, row in enumerate(rows)]
-    return float(np.mean(found))
+    entropies = [entropy(similar[i][columns], columns.index(row), ~copies[row][columns]) for i, row in enumerate(rows)]
+    return float(np.mean(entropies))
 
 
 def duplicates_of(targets: np.ndarray, rows: list[int], columns: list[int]) -> torch.Tensor:
-    """Where a column is a further copy of a row's counterpart."""
+    """Return a mask that is true where a column is another copy of the counterpart of the row."""
     same = (targets[rows][:, None] == targets[columns][None]).all(-1)
     same[np.arange(len(rows)), [columns.index(row) for row in rows]] = False
     return torch.from_numpy(same)
 
 
 @pytest.mark.parametrize("repeats", [False, True], ids=["all targets differ", "targets repeat"])
-def test_the_contrast_is_the_one_written_out_by_hand(repeats):
+def test_info_nce_equals_the_loss_computed_row_by_row(repeats):
     targets, predicted = gaussian(120, 6), gaussian(30, 6, 1)
     rows = np.random.default_rng(2).permutation(120)[:30].tolist()
     if repeats:
@@ -113,8 +113,8 @@ def test_the_contrast_is_the_one_written_out_by_hand(repeats):
     assert float(info_nce(batch)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_copies_of_the_counterpart_are_no_negatives():
-    """Where every other target is a copy, there is nothing to tell apart and the contrast is zero."""
+def test_copies_of_the_counterpart_are_not_negatives():
+    """If every other target is a copy, there are no negatives and the loss is zero."""
     predicted, targets = gaussian(20, 6), np.repeat(gaussian(1, 6, 1), 20, axis=0)
     duplicate_mask = duplicates_of(targets, list(range(20)), list(range(20)))
     assert float(info_nce(batch_of(predicted, targets, duplicate_mask=duplicate_mask))) == pytest.approx(0, abs=1e-6)
@@ -125,7 +125,7 @@ def test_copies_of_the_counterpart_are_no_negatives():
 
 
 def native_distribution(targets: np.ndarray, scale: float) -> np.ndarray:
-    """Each row's softmax over its similarities with the other rows, itself at 0."""
+    """Return the softmax of each row over its similarities with the other rows, with 0 for the row itself."""
     unit = targets / np.linalg.norm(targets, axis=1, keepdims=True)
     p = np.exp(scale * (unit @ unit.T - 1))
     np.fill_diagonal(p, 0)
@@ -137,13 +137,13 @@ def entropy_of(p: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.0, 60.0])
-def test_the_distillation_of_the_counterparts_themselves_is_their_native_entropy(scale):
+def test_the_distillation_loss_of_the_targets_themselves_is_their_native_entropy(scale):
     targets = gaussian(80, 6).astype(float)
-    found = float(listwise_distillation(batch_of(3 * targets, targets, scale=scale, native_scale=scale)))
-    assert found == pytest.approx(entropy_of(native_distribution(targets, scale)).mean(), rel=1e-4)
+    loss = float(listwise_distillation(batch_of(3 * targets, targets, scale=scale, native_scale=scale)))
+    assert loss == pytest.approx(entropy_of(native_distribution(targets, scale)).mean(), rel=1e-4)
 
 
-def test_no_other_rows_distil_below_the_native_entropy():
+def test_the_distillation_loss_of_other_rows_is_above_the_native_entropy():
     targets = gaussian(80, 6).astype(float)
     least = entropy_of(native_distribution(targets, 8.0)).mean()
     for seed in range(1, 6):
@@ -152,7 +152,7 @@ def test_no_other_rows_distil_below_the_native_entropy():
             assert float(listwise_distillation(other)) > least
 
 
-def test_distillation_is_the_cross_entropy_written_out_by_hand():
+def test_distillation_equals_the_cross_entropy_computed_row_by_row():
     targets, predicted, rows = gaussian(60, 6).astype(float), gaussian(10, 6, 1).astype(float), list(range(20, 30))
     unit, directions = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (targets, predicted))
     wanted, expected = native_distribution(targets, 5.0), []
@@ -160,15 +160,15 @@ def test_distillation_is_the_cross_entropy_written_out_by_hand():
         others = [column for column in range(60) if column != row]
         logits = 9.0 * unit[others] @ directions[i]
         expected.append(-wanted[row, others] @ (logits - np.log(np.exp(logits).sum())))
-    found = float(listwise_distillation(batch_of(predicted, targets, rows, scale=9.0, native_scale=5.0)))
-    assert found == pytest.approx(np.mean(expected), rel=1e-5)
+    loss = float(listwise_distillation(batch_of(predicted, targets, rows, scale=9.0, native_scale=5.0)))
+    assert loss == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_distillation_leaves_the_counterpart_itself_out():
-    """However the counterpart's own column changes, the loss and its gradient do not."""
+def test_distillation_leaves_out_the_counterpart_itself():
+    """Changing the column of the counterpart changes neither the loss nor its gradient."""
     targets, rows = gaussian(60, 6), list(range(20, 30))
     batch = batch_of(gaussian(10, 6, 1), targets, rows)
-    found = []
+    results = []
     for column in (batch.gallery[20], -batch.gallery[20], 5 * batch.gallery[0]):
         predicted = batch.predicted[:1].clone().requires_grad_()
         gallery = batch.gallery.clone()
@@ -183,28 +183,26 @@ def test_distillation_leaves_the_counterpart_itself_out():
             )
         )
         loss.backward()
-        found.append((loss.detach(), predicted.grad))
-    for loss, gradient in found[1:]:
-        torch.testing.assert_close(loss, found[0][0])
-        torch.testing.assert_close(gradient, found[0][1])
+        results.append((loss.detach(), predicted.grad))
+    for loss, gradient in results[1:]:
+        torch.testing.assert_close(loss, results[0][0])
+        torch.testing.assert_close(gradient, results[0][1])
 
 
 # --- squared error ----------------------------------------------------------------------------------------------------
 
 
-def test_squared_is_the_mean_squared_length_of_the_errors():
+def test_squared_error_is_the_mean_squared_length_of_the_errors():
     predicted, targets = gaussian(30, 6), gaussian(50, 6, 1)
     rows = list(range(10, 40))
     expected = np.square(np.linalg.norm(predicted.astype(float) - targets[rows], axis=1)).mean()
     assert float(squared_error(batch_of(predicted, targets, rows))) == pytest.approx(expected, rel=1e-5)
 
 
-def test_squared_looks_at_nothing_but_the_rows_and_their_targets():
+def test_squared_error_uses_only_the_predicted_rows_and_their_targets():
     batch = noisy_batch(0.3)
-    nowhere: Any = torch.tensor(float("nan"))
-    other = replace(
-        batch, gallery=batch.gallery * nowhere, duplicate_mask=None, scale=nowhere, native_scale=float("nan")
-    )
+    nan: Any = torch.tensor(float("nan"))
+    other = replace(batch, gallery=batch.gallery * nan, duplicate_mask=None, scale=nan, native_scale=float("nan"))
     assert float(squared_error(other)) == float(squared_error(batch))
     assert float(squared_error(replace(batch, predicted=batch.targets))) == 0
 
@@ -213,13 +211,13 @@ def test_squared_looks_at_nothing_but_the_rows_and_their_targets():
 
 
 def clusters(groups: int, size: int) -> torch.Tensor:
-    """Unit rows in groups of copies at right angles to each other: `size` − 1 rows at cosine 1, all others at 0."""
+    """Return unit rows in orthogonal groups of `size` copies, so `size` − 1 rows have cosine 1 and all others 0."""
     return torch.eye(groups).repeat_interleave(size, dim=0)
 
 
 @pytest.mark.parametrize(("groups", "size"), [(8, 11), (40, 21), (100, 3), (60, 30)])
-def test_the_native_scale_spreads_neighbours_over_as_many_rows_as_it_says(groups, size):
-    """Two levels of similarity: (s − 1) rows weigh eᵇ each and the (g − 1) s others 1, so that the entropy is known."""
+def test_the_native_scale_of_clusters_gives_the_chosen_perplexity(groups, size):
+    """For g groups of s copies, s − 1 rows weigh eᵇ each and the other (g − 1) s rows 1, which gives the entropy."""
     b = native_scale(clusters(groups, size))
     near, far = size - 1, (groups - 1) * size
     total = near * math.exp(b) + far
@@ -227,7 +225,7 @@ def test_the_native_scale_spreads_neighbours_over_as_many_rows_as_it_says(groups
     assert math.exp(-near * p * math.log(p) - far * q * math.log(q)) == pytest.approx(losses.NEIGHBOURS, rel=1e-3)
 
 
-def test_the_native_scale_of_rows_of_many_kinds_gives_that_perplexity_on_average():
+def test_the_native_scale_of_gaussian_rows_gives_the_chosen_perplexity_on_average():
     rows = gaussian(600, 12).astype(float)
     scale = native_scale(F.normalize(torch.from_numpy(rows).float(), dim=1))
     assert math.exp(entropy_of(native_distribution(rows, scale)).mean()) == pytest.approx(losses.NEIGHBOURS, rel=1e-3)
@@ -241,12 +239,12 @@ def test_a_denser_space_has_a_larger_native_scale():
 
 
 @pytest.mark.parametrize("n", [2, 5, 20, losses.NEIGHBOURS])
-def test_fewer_rows_than_neighbours_have_the_softest_native_scale(n):
+def test_fewer_rows_than_neighbours_have_the_smallest_native_scale(n):
     scale = native_scale(F.normalize(torch.from_numpy(gaussian(n, 4)), dim=1))
     assert scale == pytest.approx(1, rel=1e-3)
 
 
-def test_the_native_scale_leaves_its_rows_as_they_were_and_samples_large_spaces():
+def test_the_native_scale_does_not_change_its_rows_and_samples_large_spaces():
     rows = F.normalize(torch.from_numpy(gaussian(losses.SAMPLE + 300, 4)), dim=1)
     before = rows.clone()
     assert math.isfinite(native_scale(rows))

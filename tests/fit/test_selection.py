@@ -40,7 +40,7 @@ def unit_tensors(*sides: np.ndarray) -> list[torch.Tensor]:
 
 
 def problem_of(X, Y, objective: str = "match", n_train: int = 200, **recipe) -> Problem:
-    """The first rows train, the others validate."""
+    """Return the problem of these pairs. The first `n_train` rows are training rows, the others validation rows."""
     X, Y = unit_tensors(X, Y)
     validation = ValidationObjective(objective, X[n_train:], Y[n_train:], Y[:n_train])
     settings: dict[str, Any] = {"accelerator": "cpu"} | recipe
@@ -70,7 +70,7 @@ def test_every_objective_prefers_the_true_map_to_a_wrong_one(objective):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_an_objective_scores_every_row_and_their_mean(objective):
+def test_the_score_of_an_objective_is_the_mean_of_its_scores_per_row(objective):
     validation = shared_problem(objective).objective
     rows = validation.scores_per_row(linear(gaussian(12, 10)))
     assert rows.shape == (100,)
@@ -80,7 +80,7 @@ def test_an_objective_scores_every_row_and_their_mean(objective):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
-def test_a_map_that_broke_scores_minus_infinity(objective, bad):
+def test_a_map_with_invalid_outputs_scores_minus_infinity(objective, bad):
     validation = shared_problem(objective).objective
 
     def broken(x):
@@ -101,7 +101,7 @@ def test_match_is_the_reciprocal_rank_among_targets_and_distractors():
     torch.testing.assert_close(validation.scores_per_row(map), 1 / ranks(map(validation.X), gallery))
 
 
-def test_neighbours_is_one_for_the_native_rows_and_chance_for_unrelated_ones():
+def test_neighbours_is_one_for_the_native_rows_and_at_chance_for_unrelated_rows():
     problem = shared_problem("neighbours")
     validation = problem.objective
     assert validation.score(lambda x: validation.Y) == 1
@@ -109,7 +109,7 @@ def test_neighbours_is_one_for_the_native_rows_and_chance_for_unrelated_ones():
     assert validation.score(lambda x: unrelated) == pytest.approx(10 / 299, abs=0.03)
 
 
-def test_reconstruction_averages_to_r2():
+def test_the_mean_score_of_reconstruction_is_r2():
     validation = shared_problem("reconstruction").objective
     map = linear(0.1 * gaussian(12, 10))
     residual = (map(validation.X) - validation.Y).square().sum()
@@ -118,7 +118,7 @@ def test_reconstruction_averages_to_r2():
     assert validation.score(linear(np.zeros((12, 10)), validation.Y.mean(0).numpy())) == pytest.approx(0, abs=1e-5)
 
 
-def test_a_sharper_map_has_a_lower_temperature():
+def test_a_more_accurate_map_has_a_lower_temperature():
     X, Y, R = rotated(300, d=32)
     validation = problem_of(X, Y).objective
     sharp, blunt = linear(R), linear(R + 0.3 * gaussian(32, 32, 3))
@@ -144,42 +144,42 @@ SOMEWHERE = {"a": 2, "b": 0.5, "c": False}
 
 
 def climbed(height: Callable[..., float], starts=(SOMEWHERE,), axes=LATTICE) -> tuple[Candidate, list[tuple]]:
-    """Where a climb over `height` of the places along each axis ends, and the places it asked for in order."""
-    asked = []
+    """Return the end of a climb and the positions it fitted, in order. `height` is the score of a position."""
+    visited = []
 
     def fit(settings: dict) -> Candidate:
-        place = tuple(values.index(settings[name]) for name, values in axes.items())
-        asked.append(place)
-        return Candidate("fake", settings, cast(Map, None), torch.tensor([float(height(*place))]))
+        position = tuple(values.index(settings[name]) for name, values in axes.items())
+        visited.append(position)
+        return Candidate("fake", settings, cast(Map, None), torch.tensor([float(height(*position))]))
 
-    return climb(axes, starts, fit), asked
+    return climb(axes, starts, fit), visited
 
 
 PEAKS = list(product(range(6), range(3), range(2)))
 
 
 @pytest.mark.parametrize("start", [{"a": 0, "b": None, "c": True}, SOMEWHERE, {"a": 5, "b": 2.0, "c": False}], ids=str)
-def test_a_climb_ends_on_the_only_peak_wherever_it_starts_and_fits_nothing_twice(start):
+def test_a_climb_reaches_the_only_peak_from_any_start_and_fits_nothing_twice(start):
     for peak in PEAKS:
-        best, asked = climbed(lambda *at, peak=peak: -sum(abs(i - j) for i, j in zip(at, peak, strict=True)), [start])
+        best, visited = climbed(lambda *at, peak=peak: -sum(abs(i - j) for i, j in zip(at, peak, strict=True)), [start])
         assert tuple(LATTICE[name].index(best.settings[name]) for name in LATTICE) == peak
-        assert len(set(asked)) == len(asked)
+        assert len(set(visited)) == len(visited)
 
 
 @pytest.mark.parametrize(("sign", "corner"), [(1, (5, 2.0, True)), (-1, (0, None, False))])
-def test_a_climb_stops_at_the_edges(sign, corner):
+def test_a_climb_stops_at_the_ends_of_the_axes(sign, corner):
     best, _ = climbed(lambda a, b, c: sign * (a + b + c))
     assert tuple(best.settings.values()) == corner
 
 
 def test_a_climb_fits_a_small_part_of_a_large_grid():
     axes = {name: tuple(range(20)) for name in "abcd"}
-    best, asked = climbed(lambda *at: -sum((i - 12) ** 2 for i in at), [dict.fromkeys("abcd", 10)], axes)
+    best, visited = climbed(lambda *at: -sum((i - 12) ** 2 for i in at), [dict.fromkeys("abcd", 10)], axes)
     assert best.settings == dict.fromkeys("abcd", 12)
-    assert len(asked) < 100
+    assert len(visited) < 100
 
 
-def test_a_climb_is_never_worse_than_its_best_start_and_no_neighbour_beats_its_end():
+def test_a_climb_ends_at_a_local_maximum_no_worse_than_its_best_start():
     for seed in range(20):
         heights = np.random.default_rng(seed).random((6, 3, 2))
         starts = [{"a": a, "b": b, "c": False} for a, b in ((0, None), (3, 0.5), (5, 2.0))]
@@ -190,22 +190,22 @@ def test_a_climb_is_never_worse_than_its_best_start_and_no_neighbour_beats_its_e
         assert best.score == pytest.approx(max(around))
 
 
-def test_a_climb_lists_every_place_it_fitted_with_its_score_the_winner_among_them():
-    best, asked = climbed(lambda a, b, c: a - 2 * b + c)
-    assert [tuple(LATTICE[name].index(s[name]) for name in LATTICE) for s, _ in best.tried] == asked
+def test_a_climb_records_the_score_of_every_setting_it_fitted():
+    best, visited = climbed(lambda a, b, c: a - 2 * b + c)
+    assert [tuple(LATTICE[name].index(s[name]) for name in LATTICE) for s, _ in best.tried] == visited
     assert (best.settings, best.score) in best.tried
     assert best.score == max(score for _, score in best.tried)
 
 
-def test_a_climb_stays_at_the_first_start_where_all_are_equal_broken_or_beyond_numbers():
+def test_a_climb_stays_at_the_first_start_if_all_scores_are_equal_infinite_or_nan():
     starts = [{"a": 4, "b": 0.5, "c": True}, SOMEWHERE]
     for flat in (1.0, -np.inf, np.nan):
         assert climbed(lambda *_, flat=flat: flat, starts)[0].settings == starts[0]
 
 
-def test_a_climb_along_axes_of_one_value_is_its_start():
-    best, asked = climbed(lambda *_: 1.0, [{"a": 1}], {"a": (1,)})
-    assert (best.settings, asked) == ({"a": 1}, [(0,)])
+def test_a_climb_along_axes_of_one_value_returns_its_start():
+    best, visited = climbed(lambda *_: 1.0, [{"a": 1}], {"a": (1,)})
+    assert (best.settings, visited) == ({"a": 1}, [(0,)])
 
 
 TUNED = {
@@ -216,14 +216,14 @@ TUNED = {
 
 
 def neighbours_of(settings: dict, axes: dict[str, tuple]) -> list[dict]:
-    """These settings with one of them a step further along its axis."""
+    """Return the settings that differ in one value, by one step along its axis."""
     steps = ((name, axes[name].index(settings[name]) + step) for name in axes for step in (-1, 1))
     return [settings | {name: axes[name][at]} for name, at in steps if 0 <= at < len(axes[name])]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", TUNED)
-def test_a_closed_form_is_tuned_until_no_step_along_its_grid_is_better(method, objective):
+def test_no_single_step_on_the_grid_improves_a_tuned_closed_form(method, objective):
     problem = shared_problem(objective)
     tune, axes = TUNED[method]
     best = tune(problem)
@@ -235,7 +235,7 @@ def test_a_closed_form_is_tuned_until_no_step_along_its_grid_is_better(method, o
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", TUNED)
-def test_what_was_tried_holds_the_winner_and_nothing_better(method, objective):
+def test_the_tried_settings_include_the_best_one_and_none_with_a_higher_score(method, objective):
     best = TUNED[method][0](shared_problem(objective))
     assert (best.settings, best.score) in best.tried
     assert best.score == max(score for _, score in best.tried)
@@ -244,7 +244,7 @@ def test_what_was_tried_holds_the_winner_and_nothing_better(method, objective):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", TUNED)
-def test_the_settings_of_a_tuned_closed_form_give_its_map_again(method, objective):
+def test_fitting_the_settings_of_a_tuned_closed_form_gives_the_same_map(method, objective):
     problem = shared_problem(objective)
     best = TUNED[method][0](problem)
     again = fit_closed(problem.decomposition, method, best.settings)
@@ -253,7 +253,7 @@ def test_the_settings_of_a_tuned_closed_form_give_its_map_again(method, objectiv
 
 
 @pytest.mark.parametrize("method", TUNED)
-def test_every_setting_that_was_tried_gives_the_map_that_was_scored(method):
+def test_fitting_each_tried_setting_again_gives_the_recorded_score(method):
     problem = shared_problem("reconstruction")
     for settings, score in TUNED[method][0](problem).tried:
         assert problem.objective.score(fit_closed(problem.decomposition, method, settings)) == pytest.approx(
@@ -262,11 +262,11 @@ def test_every_setting_that_was_tried_gives_the_map_that_was_scored(method):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_procrustes_is_tried_about_the_origin_too(objective):
+def test_procrustes_is_tried_with_and_without_centring(objective):
     problem = shared_problem(objective)
     whole = problem.decomposition.moments
-    every = [problem.objective.score(fit_procrustes(whole, centred)) for centred in (True, False)]
-    assert tune_procrustes(problem).score >= max(every) - 1e-6
+    scores = [problem.objective.score(fit_procrustes(whole, centred)) for centred in (True, False)]
+    assert tune_procrustes(problem).score >= max(scores) - 1e-6
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -278,27 +278,27 @@ def test_refinement_starts_from_the_better_of_canonical_and_procrustes(objective
         assert problem.start.method in ("canonical", "procrustes")
 
 
-def test_least_squares_error_asks_for_no_more_spread_than_the_target_has():
+def test_the_reconstruction_objective_selects_no_gain_of_one_or_more():
     problem = problem_of(*shared_latent(300, rank=3, noise=2.0), "reconstruction")
     gain = tune_ridge(problem).settings["gain"]
     assert gain is None or gain < 1
 
 
 @pytest.mark.parametrize("method", CLOSED)
-def test_where_all_settings_tell_all_rows_apart_the_map_is_still_the_true_one(method):
+def test_the_true_map_is_selected_even_if_all_settings_have_a_perfect_score(method):
     X, Y, R = rotated(300)
     weight = select(problem_of(X, Y), method)[0].map.weight
     torch.testing.assert_close(weight, torch.from_numpy(R).float(), atol=0.05, rtol=0)
 
 
-def test_retrieval_prefers_the_variance_back_where_least_squares_shrinks_to_the_mean():
+def test_match_selects_a_map_that_restores_variance_over_one_that_shrinks_to_the_mean():
     X, Y = shared_latent(600, rank=20, d_source=40, d_target=40, noise=3.0)
     problem = problem_of(X, Y, "match", n_train=300)
     assert tune_canonical(problem).settings["power"] < 1
     assert tune_canonical(problem).score > tune_ridge(problem).score
 
 
-def test_a_climb_passes_by_settings_that_give_no_map_and_says_why_where_none_does():
+def test_a_climb_skips_settings_without_a_map_and_raises_the_error_if_none_gives_one():
     def fit(settings: dict) -> Candidate:
         if settings["a"] in refused:
             raise InputError(f"no map at {settings['a']}")
@@ -314,7 +314,7 @@ def test_a_climb_passes_by_settings_that_give_no_map_and_says_why_where_none_doe
 
 
 @pytest.mark.parametrize("method", CLOSED)
-def test_where_translations_keep_their_lengths_no_gain_carries_them_beyond_the_target(method):
+def test_gains_above_one_are_not_tried_if_translations_keep_their_lengths(method):
     problem = shared_problem("match")
     assert any((s["gain"] or 0) > 1 for s, _ in METHODS[method](problem).tried)
     kept = METHODS[method](replace(problem, keep_lengths=True))
@@ -325,11 +325,11 @@ def test_where_translations_keep_their_lengths_no_gain_carries_them_beyond_the_t
 
 
 class FakeProblem:
-    """Stands in for a problem whose candidates are known beforehand."""
+    """A placeholder for a problem, for tests that replace all methods by fixed candidates."""
 
 
 def choose(monkeypatch, method: str = "auto", **rows) -> tuple[str, list[str]]:
-    """The method chosen among candidates with these validation scores, and all that were tried."""
+    """Return the method selected among candidates with these validation scores, and all methods that were tried."""
     made = {
         name: Candidate(name, {}, cast(Map, None), torch.as_tensor(score, dtype=torch.float32))
         for name, score in rows.items()
@@ -339,12 +339,12 @@ def choose(monkeypatch, method: str = "auto", **rows) -> tuple[str, list[str]]:
     return chosen.method, [c.method for c in tried]
 
 
-def test_auto_takes_the_best_where_it_leads_clearly(monkeypatch):
+def test_auto_selects_the_best_method_if_its_lead_is_clear(monkeypatch):
     assert choose(monkeypatch, canonical=[0.1] * 50, linear=[0.5] * 50, mlp=[0.9] * 50)[0] == "mlp"
     assert choose(monkeypatch, canonical=[0.9] * 50, linear=[0.5] * 50, mlp=[0.1] * 50)[0] == "canonical"
 
 
-def test_auto_takes_the_simpler_within_one_standard_error_of_the_paired_difference(monkeypatch):
+def test_auto_selects_the_simpler_method_within_one_standard_error_of_the_paired_difference(monkeypatch):
     random = np.random.default_rng(0)
     base = random.random(100)
     gain = random.standard_normal(100)
@@ -353,18 +353,18 @@ def test_auto_takes_the_simpler_within_one_standard_error_of_the_paired_differen
     assert choose(monkeypatch, canonical=base, mlp=base + gain + 0.11)[0] == "mlp"
 
 
-def test_auto_pairs_the_rows_so_a_small_but_steady_lead_wins(monkeypatch):
+def test_auto_compares_paired_rows_so_a_small_constant_lead_wins(monkeypatch):
     base = np.random.default_rng(0).random(100)
     assert choose(monkeypatch, canonical=base, mlp=base + 0.01)[0] == "mlp"
 
 
-def test_auto_takes_the_first_of_equals_and_of_all_that_are_close_enough(monkeypatch):
+def test_auto_selects_the_simplest_of_methods_with_equal_or_close_scores(monkeypatch):
     base = np.random.default_rng(0).random(100)
     assert choose(monkeypatch, canonical=base, linear=base, mlp=base)[0] == "canonical"
     assert choose(monkeypatch, canonical=base - 0.5, linear=base, mlp=base)[0] == "linear"
 
 
-def test_auto_takes_the_best_of_the_closed_forms_however_close_for_none_is_simpler(monkeypatch):
+def test_auto_selects_the_best_of_the_closed_forms_even_if_the_scores_are_close(monkeypatch):
     base = np.random.default_rng(0).random(100)
     better = base.copy()
     better[0] += 0.1
@@ -372,14 +372,14 @@ def test_auto_takes_the_best_of_the_closed_forms_however_close_for_none_is_simpl
     assert choose(monkeypatch, ridge=better, canonical=base, linear=base + 1e-3 * base)[0] == "ridge"
 
 
-def test_auto_never_takes_a_map_that_broke(monkeypatch):
+def test_auto_never_selects_a_map_with_invalid_outputs(monkeypatch):
     broken = [-np.inf] * 50
     good = np.random.default_rng(0).random(50)
     assert choose(monkeypatch, canonical=broken, mlp=good)[0] == "mlp"
     assert choose(monkeypatch, canonical=good, mlp=broken)[0] == "canonical"
 
 
-def test_where_every_map_broke_nothing_is_chosen(monkeypatch):
+def test_an_error_is_raised_if_every_map_has_invalid_outputs(monkeypatch):
     with pytest.raises(InputError, match="No method gives a map that can translate the validation rows"):
         choose(monkeypatch, ridge=[-np.inf] * 50, linear=[-np.inf] * 50)
 
@@ -394,7 +394,7 @@ def test_an_unknown_method_is_refused():
         select(shared_problem(), "lstsq")
 
 
-def test_among_the_closed_forms_a_linear_world_is_given_to_a_simple_one(monkeypatch):
+def test_a_rotation_is_fitted_by_one_of_the_simpler_closed_forms(monkeypatch):
     monkeypatch.setattr(module, "METHODS", {name: METHODS[name] for name in CLOSED})
     X, Y, _ = rotated(300)
     chosen, tried = select(problem_of(X, Y))
@@ -417,7 +417,7 @@ def test_refitting_on_the_same_rows_gives_the_same_closed_form(method, objective
 
 
 @pytest.mark.parametrize("method", CLOSED)
-def test_refitting_on_more_rows_is_fitting_them_with_the_same_settings(method):
+def test_refitting_on_more_rows_gives_a_different_map_of_the_same_settings(method):
     problem = shared_problem()
     chosen, _ = select(problem, method)
     X, Y = (torch.cat(sides) for sides in ((problem.X, problem.objective.X), (problem.Y, problem.objective.Y)))
@@ -429,7 +429,7 @@ def test_refitting_on_more_rows_is_fitting_them_with_the_same_settings(method):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("method", ["linear", "mlp"])
-def test_a_refined_map_is_never_worse_than_its_start_and_refits_from_its_settings(method, objective):
+def test_a_refined_map_is_no_worse_than_its_start_and_can_be_refitted_from_its_settings(method, objective):
     problem = shared_problem(objective, epochs=2, temperatures=(1.5,), batch_size=64, learning_rate=0.02)
     start = problem.start
     refined, _ = select(problem, method)
@@ -441,7 +441,7 @@ def test_a_refined_map_is_never_worse_than_its_start_and_refits_from_its_setting
         torch.testing.assert_close(again.tensors()[name], tensor, atol=1e-5, rtol=1e-5)
 
 
-def test_a_refit_trains_as_many_epochs_as_its_settings_say_whatever_the_validation_rows_say():
+def test_a_refit_trains_the_epochs_in_its_settings_without_early_stopping():
     problem = shared_problem(epochs=3, batch_size=64, learning_rate=0.02)
     refined, _ = select(problem, "linear")
     start, one, two = (
@@ -451,7 +451,7 @@ def test_a_refit_trains_as_many_epochs_as_its_settings_say_whatever_the_validati
     assert 0.2 * (two - start).norm() < (one - start).norm() < 0.9 * (two - start).norm()
 
 
-def test_a_refined_map_starts_from_procrustes_again_where_it_did():
+def test_a_refit_of_a_map_refined_from_procrustes_starts_from_procrustes():
     problem = shared_problem(epochs=1, learning_rate=0.02, batch_size=64)
     turned = tune_procrustes(problem)
     problem.__dict__["start"] = turned
