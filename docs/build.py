@@ -106,6 +106,12 @@ def stage() -> None:
     shutil.copyfile(ROOT / "docs" / "zensical.toml", CONFIG)
 
 
+def build_site() -> int:
+    """Build the site from the staged pages; a link that leads nowhere is an error. Returns the exit status."""
+    command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "-f", str(CONFIG)]
+    return subprocess.run(command, env=os.environ | {"NO_COLOR": "1"}, check=False).returncode
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write the reference pages and build the site in build/site.")
     parser.add_argument("--reference", action="store_true", help="write the two reference pages only")
@@ -115,8 +121,7 @@ def main() -> int:
     if reference_only:
         return 0
     stage()
-    command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "-f", str(CONFIG)]
-    status = subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_COLOR": "1"}, check=False).returncode
+    status = build_site()
     print(f"The site is in {SITE}; open {SITE / 'index.html'}." if status == 0 else "The site was not built.")
     return status
 

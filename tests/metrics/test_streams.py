@@ -82,3 +82,12 @@ def test_directions_of_less_than_a_millionth_of_the_variance_are_left_out():
     whole, kept = METRICS["cca"](x, y), METRICS["cca"](x[:, :3], y)
     assert STREAMED["cca"](streamed(X, Y)) == pytest.approx(kept, abs=1e-4)
     assert whole > kept + 0.3
+
+
+def test_arrays_that_are_read_only_are_streamed_without_a_warning():
+    """As `repstitch.read` returns them, and as NumPy maps files."""
+    X, Y = unrelated(60, 5, 4)
+    whole = STREAMED["cka_unbiased"](streamed(X, Y))
+    for side in (X, Y):
+        side.flags.writeable = False
+    assert STREAMED["cka_unbiased"](streamed(X, Y)) == whole

@@ -28,12 +28,12 @@ def test_every_form_is_tested():
     assert set(MAKE) == set(FORMS)
 
 
-def test_an_affine_map_is_rows_times_weight_plus_bias():
+def test_an_affine_map_returns_rows_times_weight_plus_bias():
     map, X = affine(), gaussian(6, 5)
     np.testing.assert_allclose(map(X), X @ map.weight.numpy() + map.bias.numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_a_residual_mlp_is_its_affine_part_plus_the_residual():
+def test_a_residual_mlp_returns_its_affine_part_plus_the_residual():
     map, x = mlp(), torch.from_numpy(gaussian(6, 5))
     hidden = x @ map.hidden_weight + map.hidden_bias
     gelu = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
@@ -43,7 +43,7 @@ def test_a_residual_mlp_is_its_affine_part_plus_the_residual():
 @pytest.mark.parametrize(
     ("first", "second"), [("affine", "affine"), ("affine", "residual_mlp"), ("residual_mlp", "affine")]
 )
-def test_one_map_then_another_is_one_after_the_other(first, second):
+def test_a_merged_map_equals_the_two_maps_in_turn(first, second):
     a = MAKE[first](5, 4, seed=1, dtype=torch.float64)
     b = MAKE[second](4, 3, seed=2, dtype=torch.float64)
     x = torch.randn(20, 5, dtype=torch.float64)
@@ -53,13 +53,13 @@ def test_one_map_then_another_is_one_after_the_other(first, second):
     torch.testing.assert_close(both(x), b(a(x)), rtol=1e-10, atol=1e-10)
 
 
-def test_an_mlp_cannot_follow_an_mlp_in_one_map():
+def test_two_mlps_cannot_be_merged():
     with pytest.raises(InputError, match="`other` must be affine to be merged with an MLP"):
         mlp(5, 4).then(mlp(4, 3))
 
 
 @pytest.mark.parametrize("first", MAKE)
-def test_maps_whose_widths_do_not_meet_are_refused(first):
+def test_maps_of_different_dimensions_cannot_be_merged(first):
     with pytest.raises(InputError, match="`other` must take the 4 dimensions that the first map returns; it takes 5"):
         MAKE[first](5, 4).then(affine(5, 3))
 
@@ -84,14 +84,14 @@ def test_torch_in_gives_torch_out_in_the_dtype_of_the_weights(form, dtype):
 
 
 @pytest.mark.parametrize("form", MAKE)
-def test_one_vector_is_mapped_as_one_row_is(form):
+def test_a_single_vector_is_mapped_like_a_row(form):
     map, X = MAKE[form](), gaussian(6, 5)
     assert map(X[0]).shape == (4,)
     np.testing.assert_allclose(map(X[0]), map(X)[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(map(torch.from_numpy(X[0])), map(torch.from_numpy(X))[0], rtol=1e-5, atol=1e-5)
 
 
-def test_rows_in_any_memory_order_are_mapped_alike():
+def test_the_memory_order_of_the_rows_does_not_matter():
     map, X = affine(), gaussian(6, 5)
     for same in (np.asfortranarray(X), np.repeat(X, 2, axis=0)[::2], X[::-1][::-1]):
         np.testing.assert_allclose(map(same), map(X), rtol=1e-6, atol=1e-6)
@@ -110,7 +110,7 @@ def test_rows_of_another_width_are_refused(shape):
 
 
 @pytest.mark.parametrize("form", MAKE)
-def test_tensors_rebuild_the_map(form):
+def test_a_map_can_be_rebuilt_from_its_tensors(form):
     map = MAKE[form]()
     rebuilt = map_from_tensors(form_of(map), {name: tensor.clone() for name, tensor in map.tensors().items()})
     assert type(rebuilt) is type(map)
@@ -151,7 +151,7 @@ def test_an_unknown_form_and_missing_or_extra_tensors_are_refused():
 @pytest.mark.parametrize(
     ("weight", "bias"), [((5, 4), (5,)), ((5,), (5,)), ((5, 4), (4, 1)), ((5, 4), ()), ((2, 5, 4), (4,))]
 )
-def test_weights_that_do_not_fit_one_another_are_refused(weight, bias):
+def test_a_weight_and_a_bias_of_wrong_shapes_are_refused(weight, bias):
     with pytest.raises(InputError, match=r"`weight` must be \(d_source, d_target\) and `bias` \(d_target,\)"):
         AffineMap(torch.zeros(weight), torch.zeros(bias))
 
@@ -160,14 +160,21 @@ def test_weights_that_do_not_fit_one_another_are_refused(weight, bias):
     ("hidden_weight", "hidden_bias", "out_weight"),
     [((4, 7), (7,), (7, 4)), ((5, 7), (6,), (7, 4)), ((5, 7), (7,), (7, 5)), ((5,), (7,), (7, 4)), ((), (), (7, 4))],
 )
-def test_a_residual_whose_tensors_do_not_fit_is_refused(hidden_weight, hidden_bias, out_weight):
+def test_a_residual_with_tensors_of_wrong_shapes_is_refused(hidden_weight, hidden_bias, out_weight):
     with pytest.raises(InputError, match="`hidden_weight`, `hidden_bias` and `out_weight` must be"):
         ResidualMLP(
             torch.zeros(5, 4), torch.zeros(4), *(torch.zeros(s) for s in (hidden_weight, hidden_bias, out_weight))
         )
 
 
-def test_the_base_is_no_map():
+def test_the_base_class_cannot_be_called():
     base = Map(torch.zeros(5, 4), torch.zeros(4))
     with pytest.raises(TypeError, match="use AffineMap or ResidualMLP"):
         base(torch.zeros(2, 5))
+
+
+def test_a_row_that_is_read_only_is_mapped_without_a_warning():
+    map, rows = affine(), gaussian(3, 5)
+    expected = map(rows)
+    rows.flags.writeable = False
+    np.testing.assert_array_equal(map(rows), expected)

@@ -20,18 +20,20 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--host",
         default="127.0.0.1",
         help="address to listen on; one that other machines can reach requires REPSTITCH_API_KEYS or "
-        "REPSTITCH_OPEN=true; default: 127.0.0.1",
+        "REPSTITCH_OPEN=true (default: 127.0.0.1)",
     )
-    command.add_argument("--port", type=int, default=3000, help="port to listen on, 0 for any free port; default: 3000")
     command.add_argument(
-        "--workers", type=int, help="number of worker processes, 1 on CUDA; default: REPSTITCH_WORKERS, else 1"
+        "--port", type=int, default=3000, help="port to listen on, 0 for any free port (default: 3000)"
+    )
+    command.add_argument(
+        "--workers", type=int, help="number of worker processes, 1 on CUDA (default: REPSTITCH_WORKERS, else 1)"
     )
     command.add_argument(
         "--engine",
         choices=("uvicorn", "bentoml"),
         default="uvicorn",
         help="`uvicorn` runs the application directly; `bentoml` runs it under `bentoml serve`, from a checkout of "
-        "repstitch or a built bento; default: uvicorn",
+        "repstitch or a built bento (default: uvicorn)",
     )
 
 

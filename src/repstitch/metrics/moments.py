@@ -204,5 +204,5 @@ def add_gram(total: Tensor, rows: Tensor) -> None:
 
 def _rows(batch) -> Tensor:
     if isinstance(batch, np.ndarray):
-        batch = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
+        batch = torch.from_numpy(np.require(batch, np.float32, ("C", "W")))
     return batch.float()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def sums(batches: Iterable[tuple[Any, Any]]) -> Sums:
             yield X, Y  # before they are used, because `moments` checks them
             if not len(X):
                 continue
-            x, y = torch.as_tensor(X).double(), torch.as_tensor(Y).double()
+            x, y = _in_float64(X), _in_float64(Y)
             if not totals:
                 totals.update(x_origin=x.mean(0), y_origin=y.mean(0), squares=0, x_weighted=0, y_weighted=0)
             u, v = x - totals["x_origin"], y - totals["y_origin"]
@@ -66,6 +67,11 @@ def sums(batches: Iterable[tuple[Any, Any]]) -> Sums:
 
     whole = moments(add_weighted_sums())
     return Sums(moments=whole, **totals)
+
+
+def _in_float64(rows: np.ndarray | Tensor) -> Tensor:
+    """Return a batch as a float64 tensor. An array is copied, because torch warns about arrays that are read-only."""
+    return rows.double() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, dtype=np.float64))
 
 
 def _cka(sums: Sums) -> float:

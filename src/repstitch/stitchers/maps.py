@@ -57,7 +57,7 @@ class Map:
         A tensor gives a tensor; anything else is converted to a NumPy array and gives a NumPy array of float32.
         """
         if not isinstance(x, Tensor):
-            rows = torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32)).to(self.weight.device)
+            rows = torch.from_numpy(np.require(x, np.float32, ("C", "W"))).to(self.weight.device)
             return self(rows.to(self.weight.dtype)).float().cpu().numpy()
         if x.ndim not in (1, 2) or x.shape[-1] != self.d_source:
             raise InputError(f"`x` must be (n, {self.d_source}) or ({self.d_source},); got {tuple(x.shape)}.")
