@@ -87,7 +87,7 @@ def test_a_concept_by_classifier_is_fitted_to_all_examples():
 
 
 def test_a_classifier_corrects_for_a_distractor_and_a_mean_difference_does_not():
-    """The classifier's normal compensates for a distractor that varies with the concept; the mean difference does not."""
+    """The classifier's normal corrects for a distractor that varies with the concept; the mean difference does not."""
     random = np.random.default_rng(0)
     signal, distractor = np.repeat([1.0, -1.0], 400), 3 * random.standard_normal(800)
     rows = np.column_stack([signal + distractor + 0.3 * random.standard_normal(800), distractor])

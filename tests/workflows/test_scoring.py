@@ -34,7 +34,7 @@ def test_seen_pairs_are_left_out_and_counted(sides, stitcher):
     assert card.held_out == "unseen pairs"
 
 
-def test_pairs_it_has_never_seen_are_all_scored(stitcher):
+def test_pairs_not_seen_in_training_are_all_scored(stitcher):
     card = score(stitcher, *fresh(60))
     assert (card.left_out, card.n) == (0, 60)
 
@@ -50,7 +50,7 @@ def test_the_scores_are_those_of_the_translation(stitcher):
     assert card.reconstruction.cosine == pytest.approx(own.mean(), abs=1e-5)
 
 
-def test_pairs_trained_on_by_position_are_known_again_by_their_bytes(sides):
+def test_training_pairs_without_ids_are_recognised_by_their_vectors(sides):
     X, Y = (side.vectors for side in sides)
     named: dict[str, Any] = {"source_space": card("old", D_SOURCE), "target_space": card("new", D_TARGET)}
     stitcher = train(X, Y, method="ridge", device="cpu", split_shares=(0.8, 0.2, 0), **named)
@@ -59,12 +59,12 @@ def test_pairs_trained_on_by_position_are_known_again_by_their_bytes(sides):
 
 
 @pytest.mark.parametrize("uses", [("query",), ("corpus",), USES])
-def test_the_uses_asked_for_are_scored(stitcher, uses):
+def test_only_the_requested_uses_are_scored(stitcher, uses):
     assert [use for use in USES if use in score(stitcher, *fresh(), uses=uses)] == list(uses)
 
 
 @pytest.mark.parametrize("uses", ["query", (), ("index",), ("query", "index")])
-def test_uses_that_there_are_not_are_refused(stitcher, uses):
+def test_unknown_or_missing_uses_are_refused(stitcher, uses):
     with pytest.raises(InputError, match="`uses` must be a tuple with at least one of query and corpus"):
         score(stitcher, *fresh(), uses=uses)
 
@@ -75,7 +75,7 @@ def test_swapped_sides_are_refused_by_their_cards(stitcher):
         score(stitcher, b, a)
 
 
-def test_swapped_files_of_one_dimension_without_cards_are_told_apart_by_their_means(tmp_path):
+def test_swapped_files_of_equal_dimension_without_cards_are_detected_by_their_means(tmp_path):
     X, Y = (
         gaussian(200, 5, 1) + np.array([3, 0, 0, 0, 0], np.float32),
         gaussian(200, 5, 2) + np.array([0, 3, 0, 0, 0], np.float32),
@@ -87,7 +87,7 @@ def test_swapped_files_of_one_dimension_without_cards_are_told_apart_by_their_me
         score(stitcher, tmp_path / "y.npy", tmp_path / "x.npy")
 
 
-def test_bad_rows_are_refused_or_left_out_and_counted(stitcher):
+def test_invalid_rows_are_refused_or_left_out_and_counted(stitcher):
     a, b = fresh(60)
     a.vectors[7] = np.nan
     with pytest.raises(InputError, match=r"1 with source NaN or Inf \(first: id 'fresh7'\)"):
@@ -97,7 +97,7 @@ def test_bad_rows_are_refused_or_left_out_and_counted(stitcher):
     assert card.dropped["source NaN or Inf"] == 1
 
 
-def test_files_are_scored_as_their_rows_are(tmp_path, stitcher):
+def test_files_give_the_same_scores_as_their_rows(tmp_path, stitcher):
     a, b = fresh()
     paths = tmp_path / "x.parquet", tmp_path / "y.parquet"
     for path, rows in zip(paths, (a, b), strict=True):
@@ -105,7 +105,7 @@ def test_files_are_scored_as_their_rows_are(tmp_path, stitcher):
     assert score(stitcher, *paths) == score(stitcher, a, b)
 
 
-def test_seen_pairs_are_known_again_by_their_vectors_when_their_ids_are_others(sides, stitcher):
+def test_seen_pairs_with_other_ids_are_recognised_by_their_vectors(sides, stitcher):
     renamed = tuple(Embeddings(side.vectors, side.space, names(200, "renamed")) for side in sides)
     usual, again = score(stitcher, *sides), score(stitcher, *renamed)
     assert again.left_out == usual.left_out
@@ -117,7 +117,7 @@ def test_seen_pairs_are_known_again_by_their_vectors_when_their_ids_are_others(s
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory) -> RelevanceData:
-    """Documents that training partly saw, queries near the last 60 of them, and who is relevant to whom."""
+    """Return queries near the last 60 documents, and their judgements. Training saw a part of the documents."""
     X, Y, _, _ = affine_image(200, D_SOURCE, D_TARGET, noise=0.3)
     ids = names(60, "q")
     queries = X[140:] + 0.05 * gaussian(60, D_SOURCE, 7), Y[140:] + 0.05 * gaussian(60, D_TARGET, 8)
@@ -133,46 +133,46 @@ def judged(tmp_path_factory) -> RelevanceData:
 
 def test_relevance_is_scored_over_all_documents_and_decides_the_verdicts(sides, stitcher, judged):
     card = score(stitcher, *sides, relevance=judged)
-    found = card.relevance
-    assert found is not None
-    assert found.documents == 200
-    assert card.left_out == found.documents_seen_in_training > 0
-    assert (found.unknown_queries, found.queries_seen_in_training) == (1, 0)
+    scores = card.relevance
+    assert scores is not None
+    assert scores.documents == 200
+    assert card.left_out == scores.documents_seen_in_training > 0
+    assert (scores.unknown_queries, scores.queries_seen_in_training) == (1, 0)
     y = sides[1].vectors / np.linalg.norm(sides[1].vectors, axis=1, keepdims=True)
     similar = stitcher.translate(judged.source_queries.vectors) @ y.T
     place = (similar > similar[np.arange(60), 140 + np.arange(60)][:, None]).sum(1)
     by_hand = np.where(place < 10, 1 / np.log2(place + 2), 0).mean()
-    assert found.query.measures["ndcg@10"].translated.score == pytest.approx(by_hand, abs=1e-3)
+    assert scores.query.measures["ndcg@10"].translated.score == pytest.approx(by_hand, abs=1e-3)
     for use in USES:
-        assert card.uses[use].verdict.to_dict() == found.uses[use].verdict.to_dict()
+        assert card.uses[use].verdict.to_dict() == scores.uses[use].verdict.to_dict()
         assert card.uses[use].verdict.measure == "ndcg@10"
     assert "60 queries" in card.table()
     assert f"relevance: 200 documents searched ({card.left_out} of them seen in training)" in card.table()
     line = next(line for line in str(card).splitlines() if line.startswith("nDCG@10 "))
-    assert str(found.query.measures["ndcg@10"].translated) in line
+    assert str(scores.query.measures["ndcg@10"].translated) in line
 
 
-def test_queries_seen_in_training_do_not_judge(sides, stitcher, judged, tmp_path):
+def test_queries_seen_in_training_are_left_out(sides, stitcher, judged, tmp_path):
     qrels = tmp_path / "rel.tsv"
     qrels.write_text("\n".join(f"item{i}\titem{i}\t1" for i in range(200)), encoding="utf-8")
-    found = score(stitcher, *sides, relevance=RelevanceData(qrels, *sides)).relevance
-    assert found is not None
-    assert found.queries_seen_in_training == len(stitcher.seen) // 2
-    assert found.query.queries == 200 - len(stitcher.seen) // 2
+    scores = score(stitcher, *sides, relevance=RelevanceData(qrels, *sides)).relevance
+    assert scores is not None
+    assert scores.queries_seen_in_training == len(stitcher.seen) // 2
+    assert scores.query.queries == 200 - len(stitcher.seen) // 2
 
 
-def test_queries_that_share_their_ids_with_other_documents_judge(sides, stitcher, judged, tmp_path):
+def test_queries_whose_ids_equal_those_of_unrelated_documents_are_kept(sides, stitcher, judged, tmp_path):
     qrels = tmp_path / "rel.tsv"
     qrels.write_text("\n".join(f"item{i}\titem{140 + i}\t1" for i in range(60)), encoding="utf-8")
     numbered = (replace(queries, ids=names(60)) for queries in (judged.source_queries, judged.target_queries))
-    found = score(stitcher, *sides, relevance=RelevanceData(qrels, *numbered)).relevance
-    assert found is not None
-    assert found.queries_seen_in_training == 0
-    assert found.query.queries == 60
+    scores = score(stitcher, *sides, relevance=RelevanceData(qrels, *numbered)).relevance
+    assert scores is not None
+    assert scores.queries_seen_in_training == 0
+    assert scores.query.queries == 60
 
 
 @pytest.mark.parametrize("left_out", ["source_queries", "target_queries", "qrels"])
-def test_queries_and_judgements_belong_together(judged, left_out):
+def test_queries_and_judgements_must_be_passed_together(judged, left_out):
     with pytest.raises(InputError, match="`source_queries`, `target_queries` and `qrels` must be passed together"):
         replace(judged, **{left_out: None})
 
@@ -183,10 +183,10 @@ def test_relevance_needs_ids(sides, stitcher, judged, side):
         score(stitcher, *sides, relevance=replace(judged, **{side: replace(getattr(judged, side), ids=None)}))
 
 
-def test_ids_of_queries_can_be_given_beside_them(sides, stitcher, judged):
+def test_query_ids_can_be_passed_separately(sides, stitcher, judged):
     arrays = {name: getattr(judged, name).vectors for name in ("source_queries", "target_queries")}
-    given = replace(judged, **arrays, source_query_ids=names(60, "q"), target_query_ids=names(60, "q"))
-    assert score(stitcher, *sides, relevance=given) == score(stitcher, *sides, relevance=judged)
+    separate = replace(judged, **arrays, source_query_ids=names(60, "q"), target_query_ids=names(60, "q"))
+    assert score(stitcher, *sides, relevance=separate) == score(stitcher, *sides, relevance=judged)
 
 
 def test_queries_of_the_other_space_are_refused(sides, stitcher, judged):
@@ -195,5 +195,5 @@ def test_queries_of_the_other_space_are_refused(sides, stitcher, judged):
         score(stitcher, *sides, relevance=swapped)
 
 
-def test_the_repr_of_relevance_data_names_what_it_holds(judged):
+def test_the_repr_of_relevance_data_lists_its_fields(judged):
     assert repr(judged) == "RelevanceData(qrels, source_queries, target_queries)"

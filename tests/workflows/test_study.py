@@ -1,4 +1,4 @@
-"""Studies on encoders with random weights: what a file may say, what a run leaves, and how it goes on."""
+"""Studies on encoders with random weights: the study file, the files that a run writes, and how a run resumes."""
 
 import json
 import re
@@ -27,7 +27,7 @@ N = 24
 
 
 def fake_atlas(experiment, paths, against, folder):
-    """An atlas in shape, without a metric: the score of a pair depends on the lengths of the two names."""
+    """Return an atlas without computing a metric: a pair's score depends on the lengths of the two names."""
     spaces = [read(path).space for path in paths]
     pairs = [
         {"source": a.name, "target": b.name, "metric": metric, "score": 1 / (1 + abs(len(a.name) - len(b.name)))}
@@ -49,7 +49,7 @@ def fake_atlas(experiment, paths, against, folder):
 
 @pytest.fixture(scope="module")
 def made_data(tmp_path_factory):
-    """A data folder: images, two encoders' cards, and vectors of the same images that are there already."""
+    """Return a data folder with images, the cards of two encoders, and existing vectors of the same images."""
     root = tmp_path_factory.mktemp("study") / "data"
     for folder in ("images", "cards", "vectors"):
         (root / folder).mkdir(parents=True)
@@ -70,7 +70,7 @@ def made_data(tmp_path_factory):
 
 @pytest.fixture
 def data(made_data, tmp_path):
-    """A copy of that folder, which a test may change."""
+    """Return a copy of that folder, which a test may change."""
     return shutil.copytree(made_data, tmp_path / "data")
 
 
@@ -108,20 +108,20 @@ def faked(monkeypatch):
     monkeypatch.setattr(study, "_draw", lambda atlas, folder: [folder / "map.png"])
 
 
-def run(tmp_path, data, text=STUDY, **given):
-    return study.run(write(tmp_path, text), tmp_path / "out", data=data, device="cpu", **given)
+def run(tmp_path, data, text=STUDY, **options):
+    return study.run(write(tmp_path, text), tmp_path / "out", data=data, device="cpu", **options)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_studies_that_come_along_name_encoders_of_the_catalogue():
-    known = catalogue.cards()
+def test_the_included_studies_name_encoders_of_the_catalogue():
+    cards = catalogue.cards()
     prh, local = read_study("prh"), read_study("local")
     vision, pairs = prh.experiments
     assert [len(group.encoders) for group in (*vision.group, *pairs.group)] == [17, 17, 20]
     assert {name for experiment in prh.experiments for group in experiment.group for name in group.encoders} <= set(
-        known
+        cards
     )
     assert [group.layers for group in pairs.group] == ["all", "all"]
     assert [experiment.name for experiment in local.experiments] == ["vision", "vision-language"]
@@ -161,7 +161,7 @@ def test_the_studies_that_come_along_name_encoders_of_the_catalogue():
         ('name = "files"\nfiles', 'name = "files"\nlimit = -5\nfiles', "'limit' must be at least 1; got -5"),
     ],
 )
-def test_a_study_that_says_something_unknown_is_refused(tmp_path, old, new, message):
+def test_an_invalid_study_file_is_refused(tmp_path, old, new, message):
     with pytest.raises(InputError, match=message):
         read_study(write(tmp_path, STUDY.replace(old, new, 1)))
 
@@ -172,7 +172,7 @@ def test_a_group_without_members_is_refused(tmp_path):
         read_study(write(tmp_path, text))
 
 
-def test_a_study_is_found_by_its_name_or_not_at_all(tmp_path):
+def test_an_unknown_study_name_is_refused_with_a_list_of_studies(tmp_path):
     with pytest.raises(NotFoundError, match=r"There is no study 'phr'; pass a \.toml file, or one of local, prh"):
         read_study("phr")
 
@@ -196,20 +196,20 @@ def test_a_study_is_found_by_its_name_or_not_at_all(tmp_path):
         ("encoders = [", "encoders = [1, ", "must list encoder names, or tables with 'encoder'; got 1"),
     ],
 )
-def test_a_member_that_cannot_be_understood_is_refused_before_anything_runs(tmp_path, data, old, new, message):
+def test_an_invalid_member_is_refused_before_anything_runs(tmp_path, data, old, new, message):
     with pytest.raises(InputError, match=message):
         run(tmp_path, data, STUDY.replace(old, new))
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_run_is_given_is_checked(tmp_path, data):
+def test_the_arguments_of_a_run_are_checked(tmp_path, data):
     with pytest.raises(InputError, match=r"`data` must be the folder .*; there is no nowhere"):
         run(tmp_path, "nowhere")
     with pytest.raises(InputError, match=r"`only` must be one of the experiments of s \(first\); got 'second'"):
         run(tmp_path, data, only="second")
 
 
-def test_items_that_are_not_there_are_the_groups_not_the_studys_folder(tmp_path, data):
+def test_missing_items_are_reported_for_the_group_not_the_data_folder(tmp_path, data):
     with pytest.raises(InputError, match="Group 'vision': 'data' must be"):
         run(tmp_path, data, STUDY.replace('data = "images"', 'data = "nowhere.txt"'))
 
@@ -217,7 +217,7 @@ def test_items_that_are_not_there_are_the_groups_not_the_studys_folder(tmp_path,
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_embeddings_an_atlas_and_a_report(tmp_path, data, faked):
+def test_a_run_writes_embeddings_an_atlas_and_a_report(tmp_path, data, faked):
     result = run(tmp_path, data)["first"]
 
     place = tmp_path / "out" / "first"
@@ -246,11 +246,11 @@ def test_a_run_leaves_embeddings_an_atlas_and_a_report(tmp_path, data, faked):
 
 def test_a_second_run_embeds_nothing_again(tmp_path, data, faked, monkeypatch):
     first = run(tmp_path, data)
-    monkeypatch.setattr(study, "load_encoder", lambda *_, **__: pytest.fail("it is there already"))
+    monkeypatch.setattr(study, "load_encoder", lambda *_, **__: pytest.fail("the embeddings exist already"))
     assert run(tmp_path, data) == first
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path, data, faked, monkeypatch):
+def test_an_interrupted_run_resumes(tmp_path, data, faked, monkeypatch):
     def stop(path, *_, **__):
         raise KeyboardInterrupt
 
@@ -259,7 +259,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, data, faked, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, data)
     loaded = []
-    monkeypatch.setattr(study, "load_encoder", lambda *given, **_: loaded.append(given))
+    monkeypatch.setattr(study, "load_encoder", lambda *args, **_: loaded.append(args))
     assert run(tmp_path, data)["first"].missing == {}
     assert loaded == []
 
@@ -275,7 +275,7 @@ def test_embeddings_of_other_items_or_settings_are_refused(tmp_path, data, faked
         run(tmp_path, data)
 
 
-def test_a_limit_takes_some_of_the_items(tmp_path, data, faked):
+def test_a_limit_takes_evenly_spaced_items(tmp_path, data, faked):
     run(tmp_path, data, STUDY.replace('layers = "all"', "limit = 6"))
     small = read(tmp_path / "out" / "first" / "embeddings" / "small.parquet")
     assert list(small.ids) == [f"{i:02d}.png" for i in range(0, N, 4)]
@@ -286,7 +286,7 @@ def test_a_limit_takes_some_of_the_items(tmp_path, data, faked):
     ("encoder", "reason"),
     [("timm:test_resnet", "cannot be loaded: no network"), ("text-embedding-3-small", "got an API model")],
 )
-def test_an_encoder_out_of_reach_is_named_and_left_out_only_if_asked(
+def test_an_unavailable_encoder_is_named_and_left_out_only_with_skip_missing(
     tmp_path, data, faked, monkeypatch, encoder, reason
 ):
     def fail(*args, **kwargs):
@@ -311,7 +311,7 @@ def test_an_encoder_out_of_reach_is_named_and_left_out_only_if_asked(
         run(tmp_path, data, alone, skip_missing=True)
 
 
-def test_a_file_takes_the_lineage_of_a_card_whose_width_it_has(tmp_path, data, faked):
+def test_a_file_takes_the_metadata_of_a_card_with_the_same_dimensions(tmp_path, data, faked):
     np.save(data / "vectors" / "api.npy", np.ones((N, 1536), dtype=np.float16))
     entry = '{ file = "vectors/api.npy", ids = "vectors/ids.txt", card = "CARD" }'
     text = re.sub(r"files = .*", f"files = [{entry}]", STUDY)
@@ -322,7 +322,7 @@ def test_a_file_takes_the_lineage_of_a_card_whose_width_it_has(tmp_path, data, f
         run(tmp_path, data, text.replace("CARD", "text-embedding-3-large"))
 
 
-def test_what_a_study_states_of_a_file_goes_before_the_card_that_it_names(tmp_path, data, faked):
+def test_metadata_in_the_study_takes_precedence_over_the_card_of_a_file(tmp_path, data, faked):
     np.save(data / "vectors" / "api.npy", np.ones((N, 1536), dtype=np.float16))
     entry = '{ file = "vectors/api.npy", ids = "vectors/ids.txt", card = "text-embedding-3-small", family = "mine" }'
     run(tmp_path, data, re.sub(r"files = .*", f"files = [{entry}]", STUDY))
@@ -332,7 +332,7 @@ def test_what_a_study_states_of_a_file_goes_before_the_card_that_it_names(tmp_pa
     assert (space.family, space.encoder) == ("mine", named.encoder)
 
 
-def test_rows_of_files_that_cannot_be_used_are_refused_or_left_out(tmp_path, data, faked, caplog):
+def test_invalid_rows_of_files_are_refused_or_left_out(tmp_path, data, faked, caplog):
     rows = np.load(data / "vectors" / "mine.npy")
     rows[3], rows[4], rows[6] = 0, np.nan, rows[5]
     np.save(data / "vectors" / "mine.npy", rows)
@@ -343,7 +343,7 @@ def test_rows_of_files_that_cannot_be_used_are_refused_or_left_out(tmp_path, dat
     assert list(kept.ids) == [f"{i:02d}.png" for i in range(N) if i not in (3, 4, 6)]
     assert "mine: rows left out: 1 NaN or Inf, 1 all zeros, 1 repeats" in caplog.text
     with pytest.raises(InputError, match=r"mine\.parquet was made with other settings"):
-        run(tmp_path, data)  # rows that were left out are no longer to be
+        run(tmp_path, data)  # without drop_invalid again
 
 
 def test_a_file_without_ids_is_refused(tmp_path, data, faked):
@@ -351,7 +351,7 @@ def test_a_file_without_ids_is_refused(tmp_path, data, faked):
         run(tmp_path, data, STUDY.replace('ids = "vectors/ids.txt", ', ""))
 
 
-def test_an_experiment_out_of_reach_does_not_keep_the_others_back(tmp_path, data, faked, caplog):
+def test_an_experiment_with_unavailable_encoders_does_not_stop_the_others(tmp_path, data, faked, caplog):
     far = '[[experiment]]\nname = "far"\n[[experiment.group]]\nname = "api"\ndata = "t.txt"\nencoders = ["api:a/b"]\n'
     (data / "t.txt").write_text("a\n")
     text = STUDY.replace("[[experiment]]", far + "[[experiment]]", 1)
@@ -359,14 +359,14 @@ def test_an_experiment_out_of_reach_does_not_keep_the_others_back(tmp_path, data
     assert "Experiment 'far' needs at least two encoders or files; got 0; not loaded: b." in caplog.text
 
 
-# --- the answer -------------------------------------------------------------------------------------------------------
+# --- the results ------------------------------------------------------------------------------------------------------
 
 
 def pair(source, target, score, **more):
     return {"source": source, "target": target, "metric": "m", "score": score, "null": 0.1, "q": 0.04} | more
 
 
-def test_findings_speak_of_groups_and_of_the_best_layers():
+def test_findings_describe_groups_and_their_best_layers():
     atlas = {
         "metrics": {"m": {"symmetric": True}},
         "pairs": [pair("a.layer01", "b", 0.9)],
@@ -388,7 +388,7 @@ def test_findings_speak_of_groups_and_of_the_best_layers():
     ]
 
 
-def test_findings_without_a_null_say_nothing_of_chance():
+def test_findings_without_a_null_do_not_mention_chance():
     atlas = {"metrics": {"m": {"symmetric": False}}, "pairs": [], "layers": None}
     plain = {"source": "a", "target": "b", "metric": "m", "score": 0.25}
     atlas["pairs"] = [plain, plain | {"source": "b", "target": "a", "score": -0.0001}, plain | {"metric": "other"}]
@@ -397,12 +397,14 @@ def test_findings_without_a_null_say_nothing_of_chance():
     ]
 
 
-def test_the_command_prints_the_findings_and_ends_with_2_on_what_is_missing(tmp_path, data, faked, monkeypatch, capsys):
+def test_the_command_prints_the_findings_and_exits_with_2_if_a_file_is_missing(
+    tmp_path, data, faked, monkeypatch, capsys
+):
     command = ["study", str(write(tmp_path)), "--out", str(tmp_path / "out"), "--data", str(data), "--device", "cpu"]
     assert main(command) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("first\n  mutual_knn, within vision: ")
-    assert f"report: {tmp_path / 'out' / 'first' / 'REPORT.md'}" in said
+    printed = capsys.readouterr().out
+    assert printed.startswith("first\n  mutual_knn, within vision: ")
+    assert f"report: {tmp_path / 'out' / 'first' / 'REPORT.md'}" in printed
     assert main([*command, "--json", "--only", "first"]) == 0
     assert json.loads(capsys.readouterr().out)["first"]["missing"] == {}
 
@@ -413,13 +415,13 @@ def test_the_command_prints_the_findings_and_ends_with_2_on_what_is_missing(tmp_
     assert line.endswith("To continue without it, set `--skip-missing`.")
 
 
-def test_a_study_without_anything_to_draw_with_says_so(tmp_path, monkeypatch, caplog):
+def test_a_study_without_matplotlib_logs_that_no_figures_are_drawn(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(study, "find_spec", lambda name: None)
     assert study._draw(Atlas({}), tmp_path) == []
     assert "no figures are drawn" in caplog.text
 
 
-def test_an_experiment_is_answered_by_the_atlas(tmp_path, data, monkeypatch):
+def test_an_experiment_writes_its_atlas_figures_and_findings(tmp_path, data, monkeypatch):
     result = run(tmp_path, data)["first"]
     place = tmp_path / "out" / "first"
     atlas = json.loads((place / "atlas.json").read_text())
@@ -438,7 +440,7 @@ def test_an_experiment_is_answered_by_the_atlas(tmp_path, data, monkeypatch):
 
 @pytest.mark.slow
 @needs_data
-def test_the_local_study_finds_lineage_and_agreement_beyond_it(tmp_path, monkeypatch):
+def test_the_local_study_shows_effects_of_lineage_and_agreement_beyond_it(tmp_path, monkeypatch):
     monkeypatch.setenv("REPSTITCH_WEIGHTS", str(DATA / "vision_weights"))
     results = study.run("local", tmp_path, data=DATA)
     vision, both = (results[name].atlas.to_dict() for name in ("vision", "vision-language"))

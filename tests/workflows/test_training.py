@@ -24,28 +24,28 @@ FAST: dict[str, Any] = {"device": "cpu", "epochs": 2, "width": 8, "batch_size": 
 NAMED: dict[str, Any] = {"source_space": "old", "target_space": "new"}
 
 
-def learn(source, target, method: str = "ridge", **given):
-    settings: dict[str, Any] = {"method": method} | FAST | given
+def learn(source, target, method: str = "ridge", **changes):
+    settings: dict[str, Any] = {"method": method} | FAST | changes
     return train(source, target, **settings)
 
 
 def turned(n: int = 300, d: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Unit rows X, Y = X R + b with R orthogonal, R and b: what every method can represent exactly."""
+    """Return unit rows X, Y = X R + b with R orthogonal, R and b: a map that every method can represent exactly."""
     X, R = gaussian(n, d, seed).astype(np.float64), rotation(d, seed + 1)
     X /= np.linalg.norm(X, axis=1, keepdims=True)
     b = np.random.default_rng(seed + 2).standard_normal(d) / 4
     return X.astype(np.float32), (X @ R + b).astype(np.float32), R, b
 
 
-def carried(X, Y, ids=None, **given) -> tuple[Embeddings, Embeddings]:
+def carried(X, Y, ids=None, **fields) -> tuple[Embeddings, Embeddings]:
     ids = names(len(X)) if ids is None else ids
     return (
-        Embeddings(X, card("old", X.shape[1]), ids=ids, **given),
+        Embeddings(X, card("old", X.shape[1]), ids=ids, **fields),
         Embeddings(Y, card("new", Y.shape[1]), ids=ids),
     )
 
 
-# --- what comes in ----------------------------------------------------------------------------------------------------
+# --- the inputs -------------------------------------------------------------------------------------------------------
 
 
 def test_arrays_embeddings_and_files_of_the_same_rows_give_the_same_map(tmp_path):
@@ -74,7 +74,7 @@ def test_arrays_embeddings_and_files_of_the_same_rows_give_the_same_map(tmp_path
     assert ways[3].source == Space("old", 12)
 
 
-def test_ids_pair_the_rows_whatever_their_order(tmp_path):
+def test_rows_are_paired_by_id_whatever_their_order(tmp_path):
     X, Y, _, _ = turned()
     source, target = carried(X, Y)
     order = np.random.default_rng(3).permutation(len(Y))
@@ -91,7 +91,7 @@ def test_rows_of_only_one_side_are_dropped_and_counted():
     assert stitcher.provenance["dropped"] == {"source only": 10, "target only": 20}
 
 
-def test_two_sides_of_one_name_are_refused(tmp_path):
+def test_two_spaces_with_the_same_default_name_are_refused(tmp_path):
     X, Y, _, _ = turned(60)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -134,7 +134,7 @@ def test_an_array_does_not_take_the_name_of_the_other_side(tmp_path):
         assert (stitcher.source.name, stitcher.target.name) == names_of_spaces
 
 
-def test_a_name_that_is_stated_for_one_side_only_is_refused_on_both(tmp_path):
+def test_a_name_passed_for_one_side_must_differ_from_the_other_sides_default_name(tmp_path):
     X, Y, _, _ = turned(60)
     np.save(tmp_path / "old.npy", Y)
     with pytest.raises(InputError, match="Both spaces would be named 'old'"):
@@ -145,13 +145,13 @@ def test_a_name_that_is_stated_for_one_side_only_is_refused_on_both(tmp_path):
     assert (both.source.name, both.target.name) == ("old", "old")
 
 
-def test_arrays_of_different_lengths_are_refused_as_such():
+def test_arrays_of_different_lengths_are_refused():
     X, Y, _, _ = turned(60)
     with pytest.raises(InputError, match="must have the same number of rows; got 60 and 59"):
         learn(X, Y[:-1])
 
 
-def test_whole_numbers_are_learned_from_where_nothing_is_lost():
+def test_integer_vectors_train_like_floats_and_booleans_are_refused():
     X = np.random.default_rng(0).integers(-9, 10, (60, 4))
     whole, floats = learn(X, 2 * X[:, :3]), learn(X.astype(np.float32), 2 * X[:, :3].astype(np.float32))
     assert whole.version == floats.version
@@ -182,7 +182,7 @@ def test_few_pairs_are_enough_for_every_method(n, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_more_dimensions_than_pairs_are_warned_of_and_translated(method, caplog):
+def test_more_dimensions_than_pairs_warn_and_still_train(method, caplog):
     X, Y = shared_latent(60, rank=3, d_source=90, d_target=80, noise=0.05)
     stitcher = learn(X, Y, method, **NAMED)
     assert "are fewer than the 90 dimensions of the source" in caplog.text
@@ -190,7 +190,7 @@ def test_more_dimensions_than_pairs_are_warned_of_and_translated(method, caplog)
     assert stitcher.scorecard.query.recall_at(5).score > 5 * stitcher.scorecard.chance.recall_at(1).score
 
 
-def test_rows_of_any_length_are_learned_from():
+def test_the_length_of_rows_does_not_matter():
     X, Y, _, _ = turned()
     scale = np.float32(10.0) ** np.random.default_rng(0).integers(-25, 25, size=(len(X), 1))
     plain, scaled = learn(X, Y, output_norm="unit", **NAMED), learn(X * scale, Y, output_norm="unit", **NAMED)
@@ -198,7 +198,7 @@ def test_rows_of_any_length_are_learned_from():
     assert plain.scorecard.query.recall_at(1).score > 0.98
 
 
-# --- what is learned --------------------------------------------------------------------------------------------------
+# --- the learned map --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
@@ -215,7 +215,7 @@ def test_every_method_recovers_a_known_map(method):
     assert cosine.min() > 0.99
 
 
-def test_a_closed_form_learns_the_numbers_themselves():
+def test_a_closed_form_recovers_the_exact_weights():
     X, Y, R, b = turned()
     stitcher = learn(X, Y, objective="reconstruction", output_norm="none", **NAMED)
     np.testing.assert_allclose(stitcher.map.weight.numpy(), R, atol=1e-3)
@@ -244,7 +244,7 @@ def test_another_split_seed_holds_out_other_pairs():
     assert second.split == {"shares": [0.6, 0.15, 0.25], "seed": 1, "group": None}
 
 
-def test_auto_tries_every_method_and_lets_the_simpler_win_where_all_are_perfect():
+def test_auto_tries_every_method_and_prefers_the_simplest_if_all_are_perfect():
     X, Y, _, _ = turned()
     stitcher = learn(X, Y, "auto", output_norm="none", **NAMED)
     tried = stitcher.scorecard.candidates
@@ -260,8 +260,8 @@ def test_the_objective_is_recorded(objective, tmp_path):
     assert load(stitcher.save(tmp_path / "s")).objective == objective
 
 
-def test_the_objective_decides_what_is_chosen():
-    """Least squares wins by error, the variance given back wins by retrieval."""
+def test_the_objective_decides_which_settings_are_chosen():
+    """Least squares has the lowest error; restoring the variance of the target has the best retrieval."""
     X, Y = shared_latent(800, rank=20, d_source=24, d_target=24, noise=2.0)
     match, reconstruction = (learn(X, Y, "canonical", objective=o, **NAMED) for o in ("match", "reconstruction"))
     assert reconstruction.settings["power"] > match.settings["power"]
@@ -288,7 +288,7 @@ def test_the_control_on_broken_pairs_is_at_chance():
         (True, "none", "none"),
     ],
 )
-def test_output_norm_follows_the_targets_card_unless_it_is_given(normalised, asked, expected):
+def test_output_norm_follows_the_targets_card_unless_it_is_passed(normalised, asked, expected):
     X, Y, _, _ = turned(80)
     source, _ = carried(X, Y)
     target = Embeddings(3 * Y, card("new", 12, normalised=normalised), ids=source.ids)
@@ -310,7 +310,7 @@ def test_the_means_are_those_of_the_normalised_training_rows():
 # --- the split --------------------------------------------------------------------------------------------------------
 
 
-def test_the_scores_are_those_of_the_pairs_that_were_not_seen():
+def test_the_scores_are_those_of_the_unseen_pairs():
     source, target = carried(*shared_latent(300))
     stitcher = learn(source, target)
     again = score(stitcher, source, target)
@@ -325,7 +325,7 @@ def test_the_scores_are_those_of_the_pairs_that_were_not_seen():
     assert again.reconstruction.r2 == pytest.approx(stitcher.scorecard.reconstruction.r2, rel=1e-4)
 
 
-def test_without_a_test_share_the_scores_are_of_validation_pairs_and_say_so():
+def test_without_a_test_share_the_scores_are_of_validation_pairs_and_labelled_so():
     X, Y, _, _ = turned()
     stitcher = learn(X, Y, split_shares=(0.7, 0.3, 0), **NAMED)
     counts = stitcher.provenance["pairs"]
@@ -347,7 +347,7 @@ def test_a_refit_uses_all_pairs_and_keeps_the_earlier_scores(method):
         score(refitted, source, target)
 
 
-def test_a_refit_says_in_the_model_card_that_its_scores_were_taken_before(tmp_path):
+def test_the_model_card_of_a_refit_states_that_its_scores_are_of_the_first_fit(tmp_path):
     source, target = carried(*shared_latent(200))
     folder = learn(source, target, refit_on_all=True).save(tmp_path / "s")
     assert "fitted again on all pairs; the scores are of the first fit" in (folder / "README.md").read_text("utf-8")
@@ -357,12 +357,12 @@ def test_a_refit_says_in_the_model_card_that_its_scores_were_taken_before(tmp_pa
     "shares",
     [(0.5, 0.5), (1.0, 0.0, 0.0), (0.0, 0.5, 0.5), (0.6, 0.6, -0.2), (0.5, 0.2, 0.2), (float("nan"), 0.5, 0.5)],
 )
-def test_shares_that_are_no_split_are_refused(shares):
+def test_invalid_shares_of_the_split_are_refused(shares):
     with pytest.raises(InputError, match="that sum to 1; only test may be 0"):
         learn(gaussian(50, 4, 1), gaussian(50, 3, 2), split_shares=shares, **NAMED)
 
 
-def test_a_part_that_comes_out_empty_is_refused():
+def test_an_empty_part_of_the_split_is_refused():
     with pytest.raises(InputError, match=r"Only \d pairs fell into validation"):
         learn(gaussian(50, 4, 1), gaussian(50, 3, 2), group=np.zeros(50), **NAMED)
 
@@ -380,7 +380,7 @@ def test_an_identical_pair_on_both_sides_of_the_split_is_refused():
 
 
 def group_sides(stitcher, groups: np.ndarray, source: Embeddings, target: Embeddings) -> list[set[str]]:
-    """For each group, on which sides of the seen-or-test line its pairs lie."""
+    """Return for each group whether its pairs are seen, test, or both."""
     from repstitch.embeddings.fingerprints import id_fingerprints
     from repstitch.embeddings.pairs import pair
 
@@ -389,19 +389,19 @@ def group_sides(stitcher, groups: np.ndarray, source: Embeddings, target: Embedd
 
 
 @pytest.mark.parametrize("way", ["array", "field", "file", "path", "column of the source", "column of the target"])
-def test_pairs_of_one_group_stay_on_one_side(tmp_path, way):
+def test_pairs_of_one_group_stay_on_one_side_of_the_split(tmp_path, way):
     X, Y, _, _ = turned(200)
     groups = np.array([f"photo{i // 5}" for i in range(200)], dtype=object)
     source, target = carried(X, Y)
     (tmp_path / "groups.txt").write_text("\n".join(groups))
     group: object = {"array": groups, "file": str(tmp_path / "groups.txt"), "path": tmp_path / "groups.txt"}.get(way)
-    given: tuple = (source, target)
+    inputs: tuple = (source, target)
     if way == "field":
-        given = (Embeddings(X, source.space, source.ids, groups), target)
+        inputs = (Embeddings(X, source.space, source.ids, groups), target)
     elif way != "array":
         write(tmp_path / "x.parquet", source)
         write(tmp_path / "y.parquet", target)
-        given = (tmp_path / "x.parquet", tmp_path / "y.parquet")
+        inputs = (tmp_path / "x.parquet", tmp_path / "y.parquet")
     if way.startswith("column"):
         import pyarrow.parquet as pq
 
@@ -409,7 +409,7 @@ def test_pairs_of_one_group_stay_on_one_side(tmp_path, way):
         table = pq.read_table(side)
         pq.write_table(table.append_column("photo", [groups.tolist()]), side)
         group = "photo"
-    stitcher = learn(*given, group=group)
+    stitcher = learn(*inputs, group=group)
     assert all(len(sides) == 1 for sides in group_sides(stitcher, groups, source, target))
     ungrouped = learn(source, target)
     assert any(len(sides) == 2 for sides in group_sides(ungrouped, groups, source, target))
@@ -417,7 +417,7 @@ def test_pairs_of_one_group_stay_on_one_side(tmp_path, way):
     assert stitcher.split["group"] == recorded.get(way, "photo")
 
 
-def test_a_group_file_with_one_entry_a_source_row_serves_where_the_target_has_fewer_rows(tmp_path):
+def test_a_group_file_needs_entries_only_for_source_rows(tmp_path):
     X, Y, _, _ = turned(200)
     source, target = carried(X, Y)
     write(tmp_path / "x.parquet", source)
@@ -428,27 +428,27 @@ def test_a_group_file_with_one_entry_a_source_row_serves_where_the_target_has_fe
 
 
 @pytest.mark.parametrize("kind", ["arrays", "files"])
-def test_a_group_that_names_nothing_is_refused_and_never_left_aside(tmp_path, kind):
+def test_an_unknown_group_column_is_refused(tmp_path, kind):
     X, Y, _, _ = turned(60)
     source, target = carried(X, Y)
     write(tmp_path / "x.parquet", source)
     write(tmp_path / "y.parquet", target)
-    given = (source, target) if kind == "arrays" else (tmp_path / "x.parquet", tmp_path / "y.parquet")
+    inputs = (source, target) if kind == "arrays" else (tmp_path / "x.parquet", tmp_path / "y.parquet")
     with pytest.raises(InputError, match=r"`group` must be a column of either side.*got 'fotos'"):
-        learn(*given, group="fotos")
+        learn(*inputs, group="fotos")
 
 
-def test_groups_of_another_length_are_refused():
+def test_groups_of_the_wrong_length_are_refused():
     with pytest.raises(InputError, match=r"`group` must have one entry per row \(60\); got shape \(59,\)"):
         learn(gaussian(60, 4, 1), gaussian(60, 3, 2), group=np.arange(59), **NAMED)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
 @pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN or Inf"), (np.inf, "NaN or Inf"), (0, "all zeros")])
-def test_bad_rows_are_refused_by_id_or_left_out_and_counted(side, value, what, caplog):
+def test_invalid_rows_are_refused_by_id_or_left_out_and_counted(side, value, what, caplog):
     X, Y, _, _ = turned(100)
     (X if side == "source" else Y)[7] = value
     source, target = carried(X, Y)
@@ -461,7 +461,7 @@ def test_bad_rows_are_refused_by_id_or_left_out_and_counted(side, value, what, c
     assert sum(stitcher.provenance["pairs"].values()) == 99
 
 
-def test_rows_repeated_on_one_side_are_noted_and_trained_on(caplog):
+def test_rows_repeated_on_one_side_are_noted_and_kept(caplog):
     X, Y, _, _ = turned(500)
     Y[10:15] = Y[10]
     notes = learn(X, Y, **NAMED).scorecard.notes
@@ -470,7 +470,7 @@ def test_rows_repeated_on_one_side_are_noted_and_trained_on(caplog):
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_side_that_does_not_vary_is_refused(side):
+def test_a_side_with_identical_rows_is_refused(side):
     X, Y, _, _ = turned(100)
     (X if side == "source" else Y)[:] = 1
     with pytest.raises(InputError, match=f"The {side} rows must differ from one another"):
@@ -478,7 +478,7 @@ def test_a_side_that_does_not_vary_is_refused(side):
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("settings", "message"),
     [
         ({"method": "magic"}, r"`method` must be one of ridge, .* or auto; got 'magic'"),
         ({"objective": "cosine"}, r"`objective` must be one of match, .*; got 'cosine'"),
@@ -510,17 +510,17 @@ def test_a_side_that_does_not_vary_is_refused(side):
         ({"checkpoints": "/dev/null/here"}, "`checkpoints` must be a folder that can be written to"),
     ],
 )
-def test_settings_that_cannot_be_used_are_refused(given, says):
-    with pytest.raises(InputError, match=says) as error:
-        learn(*carried(*shared_latent(60)), **({"method": "mlp"} | given))
+def test_invalid_settings_are_refused(settings, message):
+    with pytest.raises(InputError, match=message) as error:
+        learn(*carried(*shared_latent(60)), **({"method": "mlp"} | settings))
     assert "\n" not in str(error.value)
 
 
-def test_the_card_is_plain_json_and_says_how_it_came_about(tmp_path):
+def test_the_scorecard_is_plain_json_and_the_provenance_is_recorded(tmp_path):
     X, Y, _, _ = affine_image(200, noise=0.2)
     stitcher = learn(X, Y, "mlp", **NAMED)
-    found = load(stitcher.save(tmp_path / "s"))
-    assert json.loads(json.dumps(stitcher.scorecard.to_dict(), allow_nan=False)) == found.scorecard.to_dict()
+    loaded = load(stitcher.save(tmp_path / "s"))
+    assert json.loads(json.dumps(stitcher.scorecard.to_dict(), allow_nan=False)) == loaded.scorecard.to_dict()
     assert stitcher.settings["width"] == FAST["width"]
     assert set(stitcher.provenance) == {"repstitch", "torch", "python", "paired_by", "pairs", "dropped"}
     assert sum(stitcher.provenance["pairs"].values()) == 200
@@ -529,7 +529,7 @@ def test_the_card_is_plain_json_and_says_how_it_came_about(tmp_path):
 # --- confidence -------------------------------------------------------------------------------------------------------
 
 
-def test_the_card_says_how_true_the_confidence_was_on_test_pairs(tmp_path):
+def test_the_scorecard_states_how_well_confidence_is_calibrated_on_test_pairs(tmp_path):
     X, Y = shared_latent(800, rank=4, noise=0.3)
     stitcher = learn(*carried(X, Y), method="canonical")
     scores, pairs = stitcher.scorecard.confidence, stitcher.provenance["pairs"]
@@ -546,7 +546,7 @@ def test_the_card_says_how_true_the_confidence_was_on_test_pairs(tmp_path):
     assert "confidence on " in (tmp_path / "s" / "README.md").read_text(encoding="utf-8")
 
 
-def test_few_pairs_are_not_calibrated_and_the_card_says_so():
+def test_few_pairs_are_not_calibrated_and_the_scorecard_states_it():
     X, Y, _, _ = turned(100)
     stitcher = learn(*carried(X, Y))
     assert stitcher.calibration is None
@@ -555,7 +555,7 @@ def test_few_pairs_are_not_calibrated_and_the_card_says_so():
     assert stitcher.scorecard.notes[-1] == note
 
 
-def test_the_half_of_validation_that_calibrates_has_no_part_in_choosing_the_map():
+def test_the_calibration_half_of_validation_does_not_influence_the_choice_of_map():
     X, Y = shared_latent(400, rank=4, noise=0.5)
     halves = split(pair(*carried(X, Y)))
     tried = []
@@ -569,10 +569,10 @@ def test_the_half_of_validation_that_calibrates_has_no_part_in_choosing_the_map(
     assert without_select != whole
 
 
-def test_confidence_is_not_calibrated_on_the_pairs_that_chose_the_map():
+def test_confidence_is_not_calibrated_on_the_pairs_used_for_selection():
     X, Y = shared_latent(600, rank=4, noise=0.3)
     group = np.array([f"g{i % 6}" for i in range(600)])
-    stitcher = learn(*carried(X, Y), group=group, split_seed=1)  # one of the six groups is all of validation
+    stitcher = learn(*carried(X, Y), group=group, split_seed=1)  # validation consists of one of the six groups
     counts = stitcher.provenance["pairs"]
     assert counts["select"] == counts["calibrate"] == 100
     assert stitcher.calibration is None
@@ -586,7 +586,7 @@ def test_without_test_pairs_confidence_is_calibrated_but_not_scored():
     assert "confidence" not in stitcher.scorecard
 
 
-def test_a_refit_keeps_the_calibration_that_was_taken_before():
+def test_a_refit_keeps_the_calibration_of_the_first_fit():
     X, Y = shared_latent(800, rank=4, noise=0.3)
     before, after = (learn(*carried(X, Y), refit_on_all=refit) for refit in (False, True))
     assert before.calibration is not None

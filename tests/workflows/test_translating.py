@@ -21,13 +21,13 @@ from repstitch.workflows.translating import translate_file
 D_SOURCE = 6
 
 
-def rows_of(n: int = 50, seed: int = 3, **given) -> Embeddings:
+def rows_of(n: int = 50, seed: int = 3, **changes) -> Embeddings:
     fields: dict[str, Any] = {
         "vectors": gaussian(n, D_SOURCE, seed),
         "space": card("old", D_SOURCE),
         "ids": names(n, "new"),
     }
-    return Embeddings(**(fields | given))
+    return Embeddings(**(fields | changes))
 
 
 def saved(path: Path, rows: Embeddings) -> Path:
@@ -37,26 +37,26 @@ def saved(path: Path, rows: Embeddings) -> Path:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("batch_rows", [7, 50, 16_384])
-def test_a_translated_file_holds_what_translate_gives_in_order(tmp_path, stitcher, dtype, batch_rows):
+def test_a_translated_file_contains_the_translations_in_order(tmp_path, stitcher, dtype, batch_rows):
     rows = rows_of()
     n = translate_file(
         stitcher, saved(tmp_path / "x.parquet", rows), tmp_path / "y.parquet", dtype=dtype, batch_rows=batch_rows
     )
-    found = read(tmp_path / "y.parquet")
+    written = read(tmp_path / "y.parquet")
     assert n == 50
-    assert found.vectors.dtype == np.dtype(dtype)
+    assert written.vectors.dtype == np.dtype(dtype)
     np.testing.assert_allclose(
-        found.vectors, stitcher.translate(rows.vectors).astype(dtype), atol=1e-6 if dtype == "float32" else 1e-3
+        written.vectors, stitcher.translate(rows.vectors).astype(dtype), atol=1e-6 if dtype == "float32" else 1e-3
     )
-    assert list(found.ids) == list(rows.ids)  # type: ignore[arg-type]
+    assert list(written.ids) == list(rows.ids)  # type: ignore[arg-type]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.parquet", "y.parquet"]
 
 
 def test_a_translated_file_reads_back_as_rows_of_the_target_space(tmp_path, stitcher):
     translate_file(stitcher, saved(tmp_path / "x.parquet", rows_of()), tmp_path / "y.parquet")
-    found = read(tmp_path / "y.parquet")
-    assert found.space == stitcher.target
-    assert found.declared
+    written = read(tmp_path / "y.parquet")
+    assert written.space == stitcher.target
+    assert written.declared
     assert pq.read_schema(tmp_path / "y.parquet").metadata[b"repstitch.translated_by"] == stitcher.version.encode()
     with pytest.raises(InputError, match="look like rows of 'new', the other side"):
         translate_file(stitcher, tmp_path / "y.parquet", tmp_path / "z.parquet")
@@ -75,7 +75,7 @@ def test_every_kind_of_file_is_translated_alike(tmp_path, stitcher):
         np.testing.assert_allclose(read(out).vectors, expected, atol=1e-6)
 
 
-def test_rows_without_ids_are_named_by_their_position_or_by_the_ids_given(tmp_path, stitcher):
+def test_rows_without_ids_get_their_position_or_the_ids_that_are_passed(tmp_path, stitcher):
     np.save(tmp_path / "x.npy", rows_of(12).vectors)
     (tmp_path / "ids.txt").write_text("\n".join(names(12, "doc")))
     translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet", batch_rows=5)
@@ -84,7 +84,7 @@ def test_rows_without_ids_are_named_by_their_position_or_by_the_ids_given(tmp_pa
     assert list(read(tmp_path / "z.parquet").ids) == list(names(12, "doc"))  # type: ignore[arg-type]
 
 
-def test_at_most_one_batch_is_held_at_a_time(tmp_path, stitcher, monkeypatch):
+def test_rows_are_translated_one_batch_at_a_time(tmp_path, stitcher, monkeypatch):
     sizes = []
     whole = Stitcher.translate
 
@@ -99,7 +99,7 @@ def test_at_most_one_batch_is_held_at_a_time(tmp_path, stitcher, monkeypatch):
 
 
 def interrupt_at(batch: int, monkeypatch) -> list[int]:
-    """Have the translation of that batch stopped by Ctrl-C; returns the list of batch sizes that were asked for."""
+    """Raise KeyboardInterrupt in the translation of that batch. Return the list of batch sizes, filled as they come."""
     sizes: list[int] = []
     whole = Stitcher.translate
 
@@ -116,7 +116,7 @@ def interrupt_at(batch: int, monkeypatch) -> list[int]:
 @pytest.mark.parametrize("kind", ["x.npy", "x.parquet"])
 @pytest.mark.parametrize("batch", [1, 2, 4])
 @pytest.mark.parametrize("then", [10, 7, 100])
-def test_a_stopped_translation_goes_on_to_the_same_file(tmp_path, stitcher, monkeypatch, kind, batch, then):
+def test_an_interrupted_translation_resumes_and_gives_the_same_file(tmp_path, stitcher, monkeypatch, kind, batch, then):
     rows = rows_of(35)
     np.save(tmp_path / "x.npy", rows.vectors)
     saved(tmp_path / "x.parquet", rows)
@@ -127,7 +127,7 @@ def test_a_stopped_translation_goes_on_to_the_same_file(tmp_path, stitcher, monk
     assert not (tmp_path / "y.parquet").exists()
     sizes = interrupt_at(0, monkeypatch)
     assert translate_file(stitcher, tmp_path / kind, tmp_path / "y.parquet", batch_rows=then) == 35
-    assert sum(sizes) == 35 - 10 * (batch - 1)  # what was done is not done again
+    assert sum(sizes) == 35 - 10 * (batch - 1)  # finished batches are not translated again
     translate_file(stitcher, tmp_path / kind, tmp_path / "whole.parquet", batch_rows=10)
     resumed, whole = pq.read_table(tmp_path / "y.parquet"), pq.read_table(tmp_path / "whole.parquet")
     assert resumed.column("id") == whole.column("id")
@@ -137,7 +137,7 @@ def test_a_stopped_translation_goes_on_to_the_same_file(tmp_path, stitcher, monk
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_translation_stopped_at_the_same_batches_gives_the_same_bytes(tmp_path, stitcher, monkeypatch):
+def test_an_interrupted_translation_with_equal_batches_gives_the_same_bytes(tmp_path, stitcher, monkeypatch):
     path = saved(tmp_path / "x.parquet", rows_of(35))
     with monkeypatch.context() as patch:
         interrupt_at(3, patch)
@@ -149,29 +149,29 @@ def test_a_translation_stopped_at_the_same_batches_gives_the_same_bytes(tmp_path
 
 
 @pytest.mark.parametrize("change", ["another stitcher", "another file", "another dtype", "other ids"])
-def test_the_rest_of_another_job_is_not_gone_on_with(tmp_path, stitcher, monkeypatch, change):
+def test_unfinished_rows_of_another_job_are_not_resumed(tmp_path, stitcher, monkeypatch, change):
     np.save(tmp_path / "x.npy", rows_of(30).vectors)
     (tmp_path / "ids.txt").write_text("\n".join(names(30, "doc")))
     with monkeypatch.context() as patch:
         interrupt_at(2, patch)
         with pytest.raises(KeyboardInterrupt):
             translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet", batch_rows=10)
-    given: dict[str, Any] = {"stitcher": stitcher, "path": tmp_path / "x.npy"}
+    arguments: dict[str, Any] = {"stitcher": stitcher, "path": tmp_path / "x.npy"}
     if change == "another stitcher":
-        given["stitcher"] = replace(stitcher, output_norm="none")
+        arguments["stitcher"] = replace(stitcher, output_norm="none")
     elif change == "another file":
         np.save(tmp_path / "x.npy", rows_of(30, seed=9).vectors)
     elif change == "another dtype":
-        given["dtype"] = "float16"
+        arguments["dtype"] = "float16"
     else:
-        given["ids"] = tmp_path / "ids.txt"
+        arguments["ids"] = tmp_path / "ids.txt"
     before = {p.name: p.read_bytes() for p in (tmp_path / "y.parquet.partial").iterdir()}
     with pytest.raises(InputError, match="contains the unfinished rows of another job; remove it, or let"):
-        translate_file(out=tmp_path / "y.parquet", batch_rows=10, **given)
+        translate_file(out=tmp_path / "y.parquet", batch_rows=10, **arguments)
     assert {p.name: p.read_bytes() for p in (tmp_path / "y.parquet.partial").iterdir()} == before
 
 
-def test_an_existing_out_is_refused_and_left_as_it_is(tmp_path, stitcher):
+def test_an_existing_output_is_refused_and_unchanged(tmp_path, stitcher):
     path = saved(tmp_path / "x.parquet", rows_of())
     (tmp_path / "y.parquet").write_text("mine")
     with pytest.raises(InputError, match=r"`out` .*y\.parquet exists and is never overwritten"):
@@ -183,7 +183,7 @@ def test_an_existing_out_is_refused_and_left_as_it_is(tmp_path, stitcher):
 @pytest.mark.parametrize(
     ("out", "says"), [("y.npy", r"`out` must end in \.parquet"), ("no/y.parquet", "in an existing folder")]
 )
-def test_an_out_that_cannot_be_written_is_refused(tmp_path, stitcher, out, says):
+def test_an_output_that_cannot_be_written_is_refused(tmp_path, stitcher, out, says):
     path = saved(tmp_path / "x.parquet", rows_of())
     with pytest.raises(InputError, match=says):
         translate_file(stitcher, path, tmp_path / out)
@@ -193,7 +193,7 @@ def test_an_out_that_cannot_be_written_is_refused(tmp_path, stitcher, out, says)
 @pytest.mark.parametrize("batch_rows", [10, 100])
 @pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN or Inf"), (-np.inf, "NaN or Inf"), (0, "all zeros")])
 @pytest.mark.parametrize("kind", ["x.npy", "x.parquet"])
-def test_a_bad_row_is_named_and_nothing_is_left(tmp_path, stitcher, kind, value, what, batch_rows):
+def test_an_invalid_row_is_named_and_no_file_is_left(tmp_path, stitcher, kind, value, what, batch_rows):
     vectors = gaussian(30, D_SOURCE, 3)
     vectors[23] = value
     name = "row 23" if kind == "x.npy" else "id 'new23'"
@@ -206,7 +206,7 @@ def test_a_bad_row_is_named_and_nothing_is_left(tmp_path, stitcher, kind, value,
     assert [p.name for p in tmp_path.iterdir()] == [kind]
 
 
-def test_rows_too_long_for_float16_are_refused_and_nothing_is_left(tmp_path, stitcher):
+def test_values_too_large_for_float16_are_refused_and_no_file_is_left(tmp_path, stitcher):
     map = AffineMap(stitcher.map.weight * 1e6, stitcher.map.bias)
     large = replace(stitcher, map=map, output_norm="none")
     path = saved(tmp_path / "x.parquet", rows_of())
@@ -217,7 +217,7 @@ def test_rows_too_long_for_float16_are_refused_and_nothing_is_left(tmp_path, sti
     assert np.isfinite(read(tmp_path / "y.parquet").vectors).all()
 
 
-def test_another_dtype_is_refused(tmp_path, stitcher):
+def test_an_unsupported_dtype_is_refused(tmp_path, stitcher):
     path = saved(tmp_path / "x.parquet", rows_of())
     with pytest.raises(InputError, match="`dtype` must be float32 or float16; got 'float64'"):
         translate_file(stitcher, path, tmp_path / "y.parquet", dtype="float64")  # type: ignore[arg-type]
@@ -262,7 +262,7 @@ def one_way(d_target: int) -> Stitcher:
 
 
 @pytest.mark.parametrize(("way", "d_target"), [("card", 4), ("name", 4), ("dimension", 3)])
-def test_backwards_use_is_named(tmp_path, way, d_target):
+def test_rows_of_the_target_space_are_recognised_and_refused(tmp_path, way, d_target):
     vectors = gaussian(9, d_target)
     if way == "card":
         path = saved(tmp_path / "x.parquet", Embeddings(vectors, Space("new", 4), names(9)))
@@ -274,7 +274,7 @@ def test_backwards_use_is_named(tmp_path, way, d_target):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_file_without_a_card_is_taken_to_be_of_the_space_with_a_warning(tmp_path, stitcher, caplog):
+def test_a_file_without_a_card_is_assumed_to_be_in_the_source_space_with_a_warning(tmp_path, stitcher, caplog):
     np.save(tmp_path / "x.npy", gaussian(9, D_SOURCE))
     translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet")
     assert "has no space card; assuming space old because the dimension matches" in caplog.text
@@ -283,7 +283,7 @@ def test_a_file_without_a_card_is_taken_to_be_of_the_space_with_a_warning(tmp_pa
     assert caplog.text == ""
 
 
-def test_confidence_that_is_not_usable_is_written_with_a_warning(tmp_path, stitcher, caplog):
+def test_unusable_confidence_is_written_with_a_warning(tmp_path, stitcher, caplog):
     path = saved(tmp_path / "x.parquet", rows_of())
     columns = []
     for usable in (True, False):
@@ -308,10 +308,10 @@ def test_confidence_is_a_float32_column_for_each_measure(tmp_path, stitcher, dty
     for name, values in sure.confidence(rows.vectors).to_dict().items():
         assert str(table.schema.field(name).type) == "float"
         np.testing.assert_allclose(table[name].to_numpy(), values, rtol=1e-3)
-    found = read(tmp_path / "y.parquet")
-    assert found.space == sure.target
-    np.testing.assert_allclose(found.vectors, sure.translate(rows.vectors), atol=1e-6 if dtype == "float32" else 1e-3)
-    assert list(found.ids) == list(rows.ids)  # type: ignore[arg-type]
+    written = read(tmp_path / "y.parquet")
+    assert written.space == sure.target
+    np.testing.assert_allclose(written.vectors, sure.translate(rows.vectors), atol=1e-6 if dtype == "float32" else 1e-3)
+    assert list(written.ids) == list(rows.ids)  # type: ignore[arg-type]
 
 
 def test_without_confidence_no_column_is_added(tmp_path, stitcher):
@@ -320,7 +320,7 @@ def test_without_confidence_no_column_is_added(tmp_path, stitcher):
     assert pq.read_table(tmp_path / "y.parquet").column_names == ["id", "vector"]
 
 
-def test_a_stopped_translation_goes_on_with_its_confidence_and_not_without(tmp_path, stitcher, monkeypatch):
+def test_an_interrupted_translation_with_confidence_resumes_only_with_confidence(tmp_path, stitcher, monkeypatch):
     sure = replace(stitcher, calibration=calibration(D_SOURCE))
     path, whole, calls = saved(tmp_path / "x.parquet", rows_of(35)), Stitcher.translate_with_confidence, []
 
@@ -337,8 +337,8 @@ def test_a_stopped_translation_goes_on_with_its_confidence_and_not_without(tmp_p
     with pytest.raises(InputError, match="contains the unfinished rows of another job"):
         translate_file(sure, path, tmp_path / "y.parquet", batch_rows=10)
     assert translate_file(sure, path, tmp_path / "y.parquet", batch_rows=10, confidence=True) == 35
-    found = pq.read_table(tmp_path / "y.parquet")["p_typical"].to_numpy()
-    np.testing.assert_allclose(found, sure.confidence(rows_of(35).vectors).p_typical, rtol=1e-3)
+    written = pq.read_table(tmp_path / "y.parquet")["p_typical"].to_numpy()
+    np.testing.assert_allclose(written, sure.confidence(rows_of(35).vectors).p_typical, rtol=1e-3)
 
 
 def test_confidence_of_a_stitcher_without_calibration_is_refused(tmp_path, stitcher):

@@ -1,4 +1,4 @@
-"""Known ways to get alignment wrong, each beside the library's answer on the same rows."""
+"""Known pitfalls of measuring alignment, each compared with the library's result on the same rows."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def score(name: str, X, Y, k: int = 10) -> float:
 
 
 def null(name: str, spaces, pairs, draws: int = 99, k: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The library's scores (pairs,) and permutation null (pairs, draws), one permutation a column for all pairs."""
+    """Return the library's scores (pairs,) and null (pairs, draws); a column is one permutation for all pairs."""
     metric = METRICS[name]
     prepared = [metric.prepare(space, k) for space in tensors(*spaces)]
     random = torch.Generator().manual_seed(seed)
@@ -33,19 +33,19 @@ def null(name: str, spaces, pairs, draws: int = 99, k: int = 10, seed: int = 0) 
 
 
 def standard_error(name: str, X, Y, k: int = 10) -> float:
-    """The library's standard error of a score, the neighbour graphs fixed."""
+    """Return the library's standard error of a score with fixed neighbour graphs."""
     metric = METRICS[name]
     influence = np.asarray(metric.influence(*(metric.prepare(space, k) for space in tensors(X, Y))))
     return float(influence.std() / np.sqrt(len(influence)))
 
 
 def p_value(observed, draws: np.ndarray) -> np.ndarray:
-    """(1 + the draws that reach the score) / (1 + draws), over the last axis."""
+    """Return (1 + number of draws that reach the score) / (1 + number of draws), over the last axis."""
     return (1 + (draws >= np.asarray(observed)[..., None]).sum(axis=-1)) / (1 + draws.shape[-1])
 
 
 def naive_mutual_knn(X, Y, k: int = 10) -> float:
-    """Sort every similarity and count, whatever the rows."""
+    """Sort all similarities and count shared neighbours, without any check of the rows."""
     lists = []
     for side in (X, Y):
         similar = unit(side) @ unit(side).T
@@ -58,7 +58,7 @@ def naive_mutual_knn(X, Y, k: int = 10) -> float:
 
 
 @pytest.mark.parametrize(("spread", "cosine", "low", "high"), [(0.5, 0.8, 0.97, 0.995), (0.1, 0.99, 0.1, 0.25)])
-def test_an_epsilon_in_the_denominator_makes_a_cone_unlike_itself(spread, cosine, low, high):
+def test_an_epsilon_in_the_denominator_makes_a_narrow_cone_unlike_itself(spread, cosine, low, high):
     X = cone(200, 512, spread)
     K = X.astype(np.float64) @ X.T
     hsic = unbiased_hsic(K, K)
@@ -68,7 +68,7 @@ def test_an_epsilon_in_the_denominator_makes_a_cone_unlike_itself(spread, cosine
 
 
 @pytest.mark.parametrize(("d", "at_least"), [(100, 0.46), (200, 0.64), (400, 0.78)])
-def test_biased_cka_finds_independent_spaces_alike_where_they_are_as_wide_as_long(d, at_least):
+def test_biased_cka_is_high_for_independent_spaces_with_as_many_dimensions_as_rows(d, at_least):
     X, Y = unrelated(100, d, d)
     assert at_least < score("cka", X, Y) < 0.82
     assert abs(score("cka_unbiased", X, Y)) < 0.05
@@ -89,7 +89,7 @@ def test_repeated_rows_make_unrelated_spaces_look_aligned_unless_they_are_refuse
 
 
 @pytest.mark.parametrize("noise", [0, 1e-6, 1e-4])
-def test_repeated_rows_are_found_whatever_their_length_and_noise(noise):
+def test_repeated_rows_are_detected_whatever_their_length_and_noise(noise):
     lengths = np.random.default_rng(0).uniform(0.1, 9, (512, 1))
     X, Y = (side[np.arange(512) % 64] * lengths for side in unrelated(64, 32, 24))
     X, Y = (side * (1 + noise * gaussian(*side.shape, 7)) for side in (X, Y))
@@ -108,7 +108,7 @@ def test_collapsed_rows_are_refused_whatever_their_length():
 
 
 def several_hot(n: int, d: int, seed: int) -> np.ndarray:
-    """Rows of zeros and a few ones, of which very many are equally near to one another."""
+    """Return rows of zeros and a few ones, so that very many pairs of rows are equally near."""
     random = np.random.default_rng(seed)
     X = np.zeros((n, d))
     for row in X:
@@ -116,7 +116,7 @@ def several_hot(n: int, d: int, seed: int) -> np.ndarray:
     return X
 
 
-def test_ties_to_the_lower_row_make_unrelated_spaces_look_aligned():
+def test_breaking_ties_by_the_lower_row_makes_unrelated_spaces_look_aligned():
     X, Y = several_hot(200, 800, 1), several_hot(200, 800, 2)
     lists = [torch.from_numpy(np.argsort(-similar_of(side), axis=1, kind="stable")[:, :10]) for side in (X, Y)]
     orders = random_orders(200, 99)
@@ -134,19 +134,19 @@ def similar_of(X) -> np.ndarray:
     return np.round(similar, 6)
 
 
-def test_unrelated_spaces_are_often_on_a_cycle():
+def test_cycle_knn_of_unrelated_spaces_is_high():
     n, k = 300, 10
     scores = [score("cycle_knn", *unrelated(n, 3, 3, seed), k=k) for seed in range(8)]
     assert np.mean(scores) == pytest.approx(1 - (1 - 1 / (n - 1)) ** (k * k), abs=0.03)
 
 
-def test_one_relation_scores_less_among_more_rows():
+def test_mutual_knn_of_the_same_relation_decreases_with_more_rows():
     X, Y = shared_latent(800)
     scores = [score("mutual_knn", X[:n], Y[:n]) for n in (100, 300, 800)]
     assert scores[0] > scores[1] + 0.03 > scores[2] + 0.06
 
 
-def test_one_clipping_threshold_for_all_layers_cuts_the_late_ones():
+def test_one_clipping_threshold_for_all_layers_distorts_the_late_ones():
     early, late = [gaussian(200, 16, seed) for seed in range(3)], 10 * gaussian(200, 16, 3)
     shared = np.quantile(np.abs(np.hstack([*early, late])), 0.95)
     own = np.quantile(np.abs(late), 0.95)
@@ -159,7 +159,7 @@ def test_one_clipping_threshold_for_all_layers_cuts_the_late_ones():
 # --- errors and p-values ----------------------------------------------------------------------------------------------
 
 
-def test_drawing_rows_again_makes_neighbours_of_copies():
+def test_resampling_rows_with_replacement_makes_copies_neighbours():
     (X, Y), random = unrelated(200, 8, 6), np.random.default_rng(0)
     chance, observed = 10 / 199, score("mutual_knn", X, Y)
     again = [naive_mutual_knn(X[rows], Y[rows]) for rows in random.integers(0, 200, (5, 200))]
@@ -169,7 +169,7 @@ def test_drawing_rows_again_makes_neighbours_of_copies():
     assert np.mean(again) - observed > 10 * error
 
 
-def test_shuffling_lists_without_relabelling_what_they_hold_makes_the_null_too_narrow():
+def test_shuffling_lists_without_relabelling_their_entries_makes_the_null_too_narrow():
     n, k, n_spaces = 60, 10, 24
     spaces = [gaussian(n, 3, seed) for seed in range(n_spaces)]
     pairs = [(i, j) for i in range(n_spaces) for j in range(i)]
@@ -184,19 +184,19 @@ def test_shuffling_lists_without_relabelling_what_they_hold_makes_the_null_too_n
 
 
 def layers(n: int, n_layers: int, seed: int) -> list[np.ndarray]:
-    """Spaces of one encoder that drift from one to the next."""
+    """Return related spaces, like the layers of one encoder."""
     base = gaussian(n, 6, seed)
     return [base + 0.6 * gaussian(n, 6, seed + 1 + layer) for layer in range(n_layers)]
 
 
-def test_the_best_of_many_layer_pairs_needs_the_best_of_many_under_the_same_permutations():
+def test_the_best_layer_pair_needs_a_null_of_the_best_pair_under_shared_permutations():
     n, n_layers, best = 50, 4, []
     pairs = [(i, n_layers + j) for i in range(n_layers) for j in range(n_layers)]
     for trial in range(20):
         spaces = layers(n, n_layers, 1000 + 20 * trial) + layers(n, n_layers, 1010 + 20 * trial)
         observed, draws = null("mutual_knn", spaces, pairs, k=5, seed=trial)
         random = np.random.default_rng(trial)
-        apart = random.permuted(draws, axis=1)  # what other permutations for every pair would give
+        apart = random.permuted(draws, axis=1)  # as if every pair had different permutations
         winner = int(observed.argmax())
         own, joint, separate = draws[winner], draws.max(axis=0), apart.max(axis=0)
         best.append([float(p_value(observed.max(), null)) for null in (own, joint, separate)])
