@@ -24,9 +24,9 @@ def written(tmp_path, text: str):
         "q 1\t0\td 1\t2\nq 1\tQ0\td2\t0\nq2\t0\td 1\t1\n",
         "\ufeffq 1\td 1\t2\r\nq 1\td2\t0\r\nq2\td 1\t1\r\nq2\td 1\t1\r\n",
     ],
-    ids=["three columns", "a header, and spam", "TREC", "Windows, and a line twice"],
+    ids=["three columns", "a header and a negative grade", "TREC", "Windows line ends and a repeated line"],
 )
-def test_judgements_are_read_in_the_forms_they_come_in(tmp_path, text):
+def test_judgements_are_read_in_every_supported_format(tmp_path, text):
     assert read_qrels(written(tmp_path, text)) == {"q 1": {"d 1": 2.0, "d2": 0.0}, "q2": {"d 1": 1.0}}
 
 
@@ -35,7 +35,7 @@ def test_lines_without_a_tab_are_split_at_spaces(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("q\td\t1\nq\td\tgood\n", "line 2 .* is 'q\\\\td\\\\tgood'"),
         ("q\td\n1\t2\n", "TREC's four columns; line 2"),
@@ -45,12 +45,12 @@ def test_lines_without_a_tab_are_split_at_spaces(tmp_path):
         ("", "contains no judgements"),
     ],
 )
-def test_judgements_that_cannot_be_read_are_refused(tmp_path, text, said):
-    with pytest.raises(InputError, match=said):
+def test_judgements_that_cannot_be_read_are_refused(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
         read_qrels(written(tmp_path, text))
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"`qrels` .* cannot be read"):
         read_qrels(tmp_path / "none.tsv")
 
@@ -58,9 +58,11 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 def search_rows(
     n_queries: int = 40, n_documents: int = 200, worse: float = 2.0, lost: float = 0.3, d_old: int = 8
 ) -> tuple[SearchRows, SearchRows]:
-    """The new space holds the truth, the old one a noisy view of it; the translation loses `lost`.
+    """Return the search rows of queries and documents.
 
-    Corpus use is old → new. Document i is relevant to query i, being nearly the same item. Training used none of them.
+    The new space has the true rows, the old space a view with noise of size `worse`, and the translation adds noise of
+    size `lost` to the true rows. Corpus use is old → new. Document i is relevant to query i, because they are nearly
+    the same item. Training used none of the rows.
     """
     D = gaussian(n_documents, 8, 1)
     Q = D[:n_queries] + 0.1 * gaussian(n_queries, 8, 2)
@@ -89,11 +91,11 @@ def test_a_good_translation_of_a_corpus_beats_the_old_model_and_stays_below_re_e
     assert scores.queries == 40
 
 
-def test_a_translation_that_lost_everything_is_worse_than_the_old_model():
+def test_a_translation_that_is_mostly_noise_gets_the_verdict_keep_the_old_model():
     assert score_relevance(*search_rows(worse=0.2, lost=50.0), QRELS).corpus.verdict == "keep the old model"
 
 
-def test_each_use_searches_its_own_rows():
+def test_query_use_ignores_translated_documents_and_corpus_use_translated_queries():
     queries, documents = search_rows()
     scores = score_relevance(queries, documents, QRELS)
     blank = replace(queries, translated=gaussian_like(queries.translated))
@@ -110,12 +112,12 @@ def gaussian_like(rows: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(gaussian(*rows.shape, seed=99))
 
 
-def test_a_naive_swap_needs_one_dimension():
+def test_a_naive_swap_is_scored_only_if_both_spaces_have_the_same_dimension():
     assert "naive" in score_relevance(*search_rows(), QRELS).query.measures["ndcg@10"]
     assert "naive" not in score_relevance(*search_rows(d_old=12), QRELS).query.measures["ndcg@10"]
 
 
-def test_seen_queries_do_not_judge_and_what_is_not_there_is_counted():
+def test_queries_seen_in_training_are_left_out_and_unknown_ids_are_counted():
     queries, documents = search_rows()
     queries = replace(queries, seen=np.arange(40) < 10)
     documents = replace(documents, seen=np.arange(200) < 7)
@@ -134,32 +136,32 @@ def test_seen_queries_do_not_judge_and_what_is_not_there_is_counted():
     assert counts == {name: getattr(scores, name) for name in counts}
 
 
-def test_few_judged_queries_are_scored_but_not_judged_by():
+def test_few_judged_queries_are_scored_but_give_no_verdict():
     scores = score_relevance(*search_rows(), {"q0": {"d0": 1.0}}).corpus
     assert scores.measures["ndcg@10"].ceiling.score > 0
     assert scores.verdict.why == "1 judged queries are too few for a verdict; at least 20 are needed."
 
 
 @pytest.mark.parametrize(("n_documents", "chance"), [(80, 1.0), (150, 2 / 3), (400, 1 / 4)])
-def test_a_shortlist_is_compared_with_what_a_random_search_finds_at_its_depth(n_documents, chance):
+def test_the_chance_level_of_a_shortlist_is_its_depth_over_the_number_of_documents(n_documents, chance):
     scores = score_relevance(*search_rows(n_documents=n_documents, lost=1.5), QRELS, ("corpus",)).corpus
     assert scores.depth == min(100, n_documents)
     assert scores.verdict.numbers["first_stage_chance"] == pytest.approx(chance)
 
 
 @pytest.mark.parametrize("qrels", [{}, {"x": {"d0": 1.0}}, {"q0": {"x": 1.0}}, {"q0": {"d0": 0.0}}])
-def test_no_judged_query_is_refused(qrels):
+def test_judgements_without_a_usable_query_are_refused(qrels):
     with pytest.raises(InputError, match="for at least one of 40 queries; none is left"):
         score_relevance(*search_rows(), qrels)
 
 
-def test_queries_that_were_all_seen_are_refused():
+def test_queries_that_were_all_used_in_training_are_refused():
     queries, documents = search_rows()
     with pytest.raises(InputError, match=r"none is left \(40 were used in training\)"):
         score_relevance(replace(queries, seen=np.ones(40, dtype=bool)), documents, QRELS)
 
 
-def test_only_the_uses_asked_for_are_scored():
+def test_only_the_requested_uses_are_scored():
     scores = score_relevance(*search_rows(), QRELS, ("corpus",))
     assert list(scores.uses) == ["corpus"]
     with pytest.raises(InputError, match=r"`use` must be a use that was judged \(corpus\); got 'query'"):

@@ -27,7 +27,7 @@ def stored(name: str) -> dict[str, Any]:
 
 
 def whole() -> dict[str, Any]:
-    """The JSON of a scorecard with every part."""
+    """Return the JSON of a scorecard with every part."""
     card = stored("format-1-confidence")
     card["candidates"] = card["candidates"][:2]
     for name in ("bins", "risk_coverage"):
@@ -56,7 +56,7 @@ def whole() -> dict[str, Any]:
     return card | {"refit": True, "left_out": 7, "dropped": {"zero": 2}, "notes": ["few pairs"], "near_duplicates": 4}
 
 
-# --- what it holds ----------------------------------------------------------------------------------------------------
+# --- fields -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_scores_of_a_use_have_names_and_intervals():
@@ -109,7 +109,7 @@ def test_every_other_part_has_the_numbers_of_the_json():
     ]
 
 
-def test_the_parts_that_need_calibration_labels_or_judgements_are_records_too():
+def test_the_parts_that_need_calibration_labels_or_judgements_are_records():
     values = whole()
     card = Scorecard.from_dict(values)
     assert card.confidence is not None
@@ -140,7 +140,7 @@ def test_parts_that_were_not_scored_are_none():
     assert (card.notes, card.dropped, card.refit, card.query.references) == ([], {}, False, None)
 
 
-def test_a_rank_or_use_that_was_not_scored_is_answered_with_those_there_are():
+def test_the_error_on_a_rank_or_use_that_was_not_scored_lists_the_available_ones():
     values = whole()
     del values["corpus"]
     card = Scorecard.from_dict(values)
@@ -154,13 +154,13 @@ def test_a_rank_or_use_that_was_not_scored_is_answered_with_those_there_are():
         _ = Scorecard.from_dict(stored("format-1-affine")).query.verdict
 
 
-def test_the_recall_of_query_use_is_none_where_it_was_not_scored():
+def test_the_recall_of_query_use_is_none_if_it_was_not_scored():
     assert Scorecard.from_dict(whole()).query_recall == whole()["query"]["recall@1"]
     assert Scorecard().query_recall is None
     assert Scorecard({"query": {}}).query_recall is None
 
 
-def test_a_verdict_equals_its_word_and_explains_it():
+def test_a_verdict_equals_its_name_and_has_a_reason():
     X, Y = shared_latent(300, noise=1.0)
     T = Y + 0.5 * gaussian(300, 10, 4)
     card = scorecard_of(X, Y, T, uses=("corpus",), thresholds=Thresholds(0.5, 0.9))
@@ -175,10 +175,10 @@ def test_a_verdict_equals_its_word_and_explains_it():
     assert verdict != type(verdict)(verdict.to_dict() | {"why": "otherwise"})
 
 
-# --- the JSON it came from --------------------------------------------------------------------------------------------
+# --- JSON -------------------------------------------------------------------------------------------------------------
 
 
-def test_every_key_is_kept_in_its_order_also_those_of_a_newer_release():
+def test_every_key_is_kept_in_order_including_those_of_a_newer_release():
     values = {"tomorrow": [1], **whole()}
     values["query"] = {"new": 1, **values["query"]}
     card = Scorecard.from_dict(values)
@@ -188,14 +188,14 @@ def test_every_key_is_kept_in_its_order_also_those_of_a_newer_release():
 
 
 def with_unknown_keys(value: Any) -> Any:
-    """The JSON value with keys of a newer release in every object of it."""
+    """Return the JSON value with keys of a newer release added to every object."""
     if isinstance(value, dict):
         new = {"tomorrow": {"a": [None]}, "recall@1%": 0.5, "recall@all": {"score": 1}, "overlap@1%": 0.5}
         return new | {name: with_unknown_keys(part) for name, part in value.items()}
     return [with_unknown_keys(part) for part in value] if isinstance(value, list) else value
 
 
-def test_unknown_keys_at_every_level_are_kept_and_disturb_nothing():
+def test_unknown_keys_at_every_level_are_kept_and_otherwise_ignored():
     values = with_unknown_keys(whole())
     card, known = Scorecard.from_dict(values), Scorecard.from_dict(whole())
     assert json.dumps(card.to_dict()) == json.dumps(values)
@@ -222,7 +222,7 @@ OPTIONAL = {
 }
 
 
-def test_what_no_report_prints_may_be_absent():
+def test_keys_that_no_report_prints_may_be_absent():
     values = whole()
     for name, keys in OPTIONAL.items():
         for key in keys:
@@ -239,7 +239,7 @@ def test_what_no_report_prints_may_be_absent():
     assert (card.learning_curve.doubled, card.learning_curve.sizes) == (None, [])
 
 
-def test_what_could_not_be_read_later_is_refused_at_once():
+def test_invalid_nested_values_are_refused_when_the_scorecard_is_read():
     values = whole()
     values["learning_curve"]["doubled"]["interval"] = [0.1, 0.2, 0.3]
     with pytest.raises(InputError, match="'interval' of a DoubledPairs must be a list of two numbers"):
@@ -267,7 +267,7 @@ def test_a_record_that_was_not_checked_can_be_shown_hashed_and_compared():
     assert Verdict({}) == Verdict({})
 
 
-def test_equal_records_have_one_hash():
+def test_equal_records_have_the_same_hash():
     for left, right in (({"n": 1}, {"n": 1.0}), ({"a": 1, "b": [2]}, {"b": [2.0], "a": True})):
         assert Scorecard(left) == Scorecard(right)
         assert hash(Scorecard(left)) == hash(Scorecard(right))
@@ -276,7 +276,7 @@ def test_equal_records_have_one_hash():
     assert repr(Scorecard(mixed)) == "Scorecard(1, a)"
 
 
-def test_what_was_not_scored_is_not_an_attribute():
+def test_a_part_that_was_not_scored_is_not_an_attribute():
     assert not hasattr(Scorecard(), "query")
     assert not hasattr(Scorecard(), "n")
     assert hasattr(Scorecard.from_dict(whole()), "query")
@@ -289,14 +289,14 @@ def test_a_field_cannot_be_set():
     assert card.n == 83
 
 
-def test_the_dictionary_is_a_copy():
+def test_to_dict_returns_a_copy():
     card = Scorecard.from_dict(whole())
     card.to_dict()["query"]["recall@1"] = 2.0
     assert card.query.recall_at(1).score == whole()["query"]["recall@1"]
 
 
 def paths(values: Any, at: tuple = ()) -> Iterator[tuple]:
-    """The place of every value inside a JSON value."""
+    """Yield the path of every value inside a JSON value."""
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     for key, value in items:
         yield (*at, key)
@@ -311,8 +311,8 @@ def card_or_refusal(values: dict[str, Any]) -> Scorecard | str:
 
 
 @pytest.mark.parametrize("change", ["left out", "text", "null", "a list", "a number"])
-def test_what_can_be_read_can_be_shown(change):
-    """Whatever one value is changed to, the card is refused with the key's name, or it can be printed."""
+def test_every_scorecard_that_is_accepted_can_be_shown(change):
+    """After any change to one value, the scorecard is refused with the name of the key, or it can be printed."""
     refused, stored_values = 0, whole()
     for path in paths(stored_values):
         values = copy.deepcopy(stored_values)
@@ -339,7 +339,7 @@ def test_what_can_be_read_can_be_shown(change):
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ({"n": 1}, "A Scorecard must have the key 'pool'; it has n"),
         ({"n": 1, "pool": 1, "k": 1}, "A Scorecard must have the key 'chance'"),
@@ -350,15 +350,15 @@ def test_what_can_be_read_can_be_shown(change):
         (stored("format-1-affine") | {"held_out": 1}, "'held_out' of a Scorecard must be text; got int"),
     ],
 )
-def test_the_key_that_is_wrong_is_named(values, says):
-    with pytest.raises(InputError, match=says):
+def test_the_error_names_the_invalid_key(values, message):
+    with pytest.raises(InputError, match=message):
         Scorecard.from_dict(values)
 
 
-# --- how it is shown --------------------------------------------------------------------------------------------------
+# --- text and Markdown ------------------------------------------------------------------------------------------------
 
 
-def test_it_is_printed_in_ten_lines_as_a_table_and_in_one_line():
+def test_a_scorecard_is_shown_in_ten_lines_as_a_table_and_in_one_line():
     card = Scorecard.from_dict(whole())
     lines = str(card).splitlines()
     assert lines[0].startswith("QUERY USE (new queries, old index): re-embed. The first 10 results keep only 64 % of ")
@@ -380,7 +380,7 @@ def test_it_is_printed_in_ten_lines_as_a_table_and_in_one_line():
     assert repr(card.query.references) == "References(chance, overlap@10, top10_in_82, truth)"
 
 
-def test_a_notebook_shows_the_same_as_markdown():
+def test_a_notebook_shows_the_words_of_the_table_as_markdown():
     card = Scorecard.from_dict(whole())
     text, markdown = card.table(), card._repr_markdown_()
     assert "| recall@1 | 0.205 [0.132, 0.289] | 0.181 [0.108, 0.265] | 0.012 |" in markdown
@@ -389,7 +389,7 @@ def test_a_notebook_shows_the_same_as_markdown():
     assert [word for word in text.split() if word not in words] == []
 
 
-def test_pairs_and_rows_are_shown_without_their_numbers():
+def test_records_of_pairs_and_rows_are_shown_without_their_values():
     rows = torch.zeros(3, 4)
     assert repr(TranslatedPairs(rows, rows[:, :2], rows[:, :2], rows[:, :2])) == "TranslatedPairs(3 pairs, 4 -> 2)"
     search_rows = SearchRows(np.arange(3), rows, rows, rows, np.zeros(3, dtype=bool))
@@ -397,7 +397,7 @@ def test_pairs_and_rows_are_shown_without_their_numbers():
     assert search_rows != search_rows.take(np.arange(3))
 
 
-def test_a_stitcher_that_was_never_scored_has_an_empty_card():
+def test_an_empty_scorecard_is_false_and_is_shown_as_no_scorecard():
     for card in (Scorecard(), Scorecard.from_dict({})):
         assert not card
         assert (str(card), repr(card), card.to_dict(), card.uses) == ("no scorecard", "Scorecard()", {}, {})
@@ -415,7 +415,7 @@ def test_a_stitcher_that_was_never_scored_has_an_empty_card():
         ({}, None),
     ],
 )
-def test_the_recall_in_query_use_is_that_of_the_record(card, recall):
+def test_query_recall_equals_the_recall_of_the_query_scores(card, recall):
     assert Scorecard(card).query_recall == recall
     uses = Scorecard(card).uses
     assert recall is None or uses["query"].recall_at(1).score == recall

@@ -1,4 +1,4 @@
-"""The scorecard in ten lines: what each verdict tells the reader to do, and the five numbers behind it."""
+"""The scorecard in ten lines: the advice for each verdict, and the five numbers behind it."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ POOR = "The first 10 results keep only 40 % of what re-embedding finds (the old 
 
 
 def verdict(score: float, shortlist: float, keep_old: float = 0.3, spread: float = 0.0, chance: float = 0.1) -> Verdict:
-    """The verdict on 200 queries with these mean scores, by the share of true neighbours."""
+    """Return the verdict on 200 queries with these mean shares of true neighbours."""
     random = np.random.default_rng(0)
     rows = {"translated": score, "keep_old": keep_old, "ceiling": 1.0}
     noise = spread * random.standard_normal(200)
@@ -26,7 +26,7 @@ def verdict(score: float, shortlist: float, keep_old: float = 0.3, spread: float
 
 
 @pytest.mark.parametrize(
-    ("made", "word", "says"),
+    ("made", "word", "message"),
     [
         (
             verdict(0.93, 0.99),
@@ -67,8 +67,8 @@ def verdict(score: float, shortlist: float, keep_old: float = 0.3, spread: float
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",
 )
-def test_each_verdict_says_what_to_do(made, word, says):
-    assert (made, advice(made)) == (word, says)
+def test_each_verdict_says_what_to_do(made, word, message):
+    assert (made, advice(made)) == (word, message)
 
 
 def test_with_relevance_judgements_the_advice_names_their_measures():
@@ -76,8 +76,8 @@ def test_with_relevance_judgements_the_advice_names_their_measures():
     made = Verdict(
         {"verdict": "use as first stage", "why": "", "measure": "ndcg@10", "numbers": numbers | {"recall@100": 0.9}}
     )
-    says = "Fetch 100 and rerank: they keep 97 % of re-embedding's recall@100; the first 10 alone 80 %."
-    assert advice(made) == says
+    message = "Fetch 100 and rerank: they keep 97 % of re-embedding's recall@100; the first 10 alone 80 %."
+    assert advice(made) == message
     made = Verdict({"verdict": "use", "why": "", "measure": "ndcg@10", "numbers": numbers | {"recall@100": 0.9}})
     assert advice(made) == "The first 10 results keep 80 % of re-embedding's nDCG@10; keeping the old model keeps 40 %."
 
@@ -87,7 +87,7 @@ def test_a_verdict_without_numbers_is_explained_by_its_reason():
     assert advice(made) == "The 12 queries are too few."
 
 
-def test_the_five_numbers_are_those_of_the_record():
+def test_the_five_numbers_equal_those_of_the_scorecard():
     X, Y = shared_latent(120)
     card = scorecard_of(X, Y, Y + 0.5 * gaussian(120, 10, 7), permutations=2)
     lines = str(card).splitlines()
@@ -107,7 +107,7 @@ def test_the_five_numbers_are_those_of_the_record():
     assert f"{references.chance['overlap@10']:.3f}" in table["true neighbours in the first 10"]
 
 
-def test_warnings_and_an_unusable_confidence_are_named():
+def test_warnings_and_an_unusable_confidence_are_shown():
     X, Y = shared_latent(60)
     values = scorecard_of(X, Y, Y, permutations=2).to_dict() | {"notes": ["3 rows repeat.", "Few pairs."]}
     lines = str(Scorecard(values)).splitlines()
@@ -118,7 +118,7 @@ def test_warnings_and_an_unusable_confidence_are_named():
 
 
 @pytest.mark.parametrize("objective", ["match", "neighbours", "reconstruction", None])
-def test_a_negative_r2_is_labelled_where_the_map_was_not_made_for_it(objective):
+def test_a_negative_r2_is_explained_unless_the_objective_is_reconstruction(objective):
     X, Y = shared_latent(60)
     values = scorecard_of(X, Y, 4 * Y, permutations=2).to_dict()
     values["reconstruction"] |= {"r2": -5.6}
@@ -133,7 +133,7 @@ def test_a_negative_r2_is_labelled_where_the_map_was_not_made_for_it(objective):
 
 
 def test_no_two_measures_of_the_whole_table_share_a_name():
-    """The overlap of a use is with the target's neighbours, that of its references with the true ones."""
+    """The overlap of a use is with the target's neighbours, the overlap of its references with the true neighbours."""
     X, Y = shared_latent(120)
     card = scorecard_of(X, Y, Y + 0.5 * gaussian(120, 10, 7), permutations=2)
     table = card.table()
