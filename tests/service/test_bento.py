@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of what the bento is built from, with a trained stitcher where the project keeps them."""
+    """Copy the files that the bento is built from, with one stitcher in the project's stitchers folder."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("src", "service", "models"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -27,7 +27,7 @@ def checkout(tmp_path_factory):
     (folder / "service" / "deploy" / "metrics.key").write_text("a key that must not be carried along")
     shutil.rmtree(folder / "models" / "stitchers")
     make_stitcher().save(folder / "models" / "stitchers" / "old-to-new")
-    for name in ("half", "half.v2"):  # as a run that was killed would leave them
+    for name in ("half", "half.v2"):  # as a killed run would leave them
         with written_whole(folder / "models" / "stitchers" / name) as unfinished:
             unfinished.mkdir()
         os.rename(unfinished.with_name(name), unfinished)
@@ -42,7 +42,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bento(checkout, home):
-    """The folder of a bento built from the checkout, with no index to ask."""
+    """Build a bento from the checkout without a package index; return its folder."""
     environ = os.environ | {"BENTOML_HOME": str(home), "UV_OFFLINE": "1", "PIP_NO_INDEX": "1"}
     environ.pop("BENTOML_DO_NOT_TRACK", None)
     command = [sys.executable, "-m", "bentoml", "build", "--do-not-track", "--output", "tag"]
@@ -52,7 +52,7 @@ def bento(checkout, home):
     return home / "bentos" / name / version
 
 
-def test_the_bento_holds_the_package_the_service_and_the_stitchers(bento):
+def test_the_bento_contains_the_package_the_service_and_the_stitchers(bento):
     for path in ("repstitch/server/app.py", "service/service.py", "models/stitchers/old-to-new/model.safetensors"):
         assert (bento / "src" / path).is_file()
     stitchers = bento / "src" / "models" / "stitchers"
@@ -62,17 +62,17 @@ def test_the_bento_holds_the_package_the_service_and_the_stitchers(bento):
     assert not (bento / "src" / "service" / "deploy").exists()
 
 
-def test_its_dockerfile_runs_without_root_and_without_telemetry(bento):
+def test_the_dockerfile_runs_without_root_and_without_telemetry(bento):
     text = (bento / "env" / "docker" / "Dockerfile").read_text()
     assert "FROM python:3.11-slim" in text
-    assert "ARG BENTO_USER_UID=1034" in text  # kubernetes.yaml names it
+    assert "ARG BENTO_USER_UID=1034" in text  # kubernetes.yaml uses the same id
     assert text.index("USER bentoml") < text.index("ENTRYPOINT [")
     assert text.rindex("USER") == text.index("USER bentoml")
     assert "ENV BENTOML_DO_NOT_TRACK=$BENTOML_DO_NOT_TRACK" in text
     assert "ARG BENTOML_DO_NOT_TRACK=True" in text
 
 
-def test_its_dockerfile_pins_what_it_installs(bento):
+def test_the_dockerfile_pins_the_packages_that_it_installs(bento):
     text = (bento / "env" / "docker" / "Dockerfile").read_text()
     assert "ARG UV_CONSTRAINT=/home/bentoml/bento/src/constraints.txt" in text
     assert text.index("COPY --chown=bentoml:bentoml ./src/constraints.txt") < text.index("pip install -r")
@@ -81,7 +81,7 @@ def test_its_dockerfile_pins_what_it_installs(bento):
     assert not [line for line in requirements if "://" in line or line.startswith("-")]
 
 
-def test_its_dockerfile_leaves_no_cache_and_no_compiler(bento):
+def test_the_dockerfile_leaves_no_cache_and_no_compiler(bento):
     text = (bento / "env" / "docker" / "Dockerfile").read_text()
     assert text.index("ENV PIP_NO_CACHE_DIR=$PIP_NO_CACHE_DIR") < text.index("pip install")
     assert "ARG PIP_NO_CACHE_DIR=1" in text
@@ -99,8 +99,8 @@ esac
 """
 
 
-def test_make_image_has_the_engine_build_the_bento_and_then_the_health_check(checkout, home, tmp_path):
-    """As far as it goes without an engine: what `docker` would be told, and the Dockerfile that BentoML writes anew."""
+def test_make_image_builds_the_image_of_the_bento_and_then_adds_the_health_check(checkout, home, tmp_path):
+    """Without a container engine: a fake `docker` records its calls and the Dockerfiles that it is passed."""
     (tmp_path / "docker").write_text(ENGINE)
     (tmp_path / "docker").chmod(0o755)
     environ = {"BENTOML_HOME": str(home), "UV_OFFLINE": "1", "CALLS": str(tmp_path)}
@@ -112,7 +112,7 @@ def test_make_image_has_the_engine_build_the_bento_and_then_the_health_check(che
     assert calls[0].startswith("build --tag repstitch-bento:latest --file ")
     assert calls[1:] == ["build --build-arg BENTO=repstitch-bento:latest -t repstitch:latest -"]
     first = (tmp_path / "first").read_text()
-    assert "HEALTHCHECK" not in first  # once BentoML can hold one, the second file is not needed
+    assert "HEALTHCHECK" not in first  # if BentoML ever writes one, the second Dockerfile is not needed
     assert "--mount=type=cache,sharing=locked,target=/root/.cache/" in first
     assert "ARG PIP_NO_CACHE_DIR=1" in first
     assert "apt-get" not in first
@@ -121,7 +121,7 @@ def test_make_image_has_the_engine_build_the_bento_and_then_the_health_check(che
 
 @pytest.fixture
 def as_deployed(bento, tmp_path):
-    """What starts the bento as its container does, told what compose.yaml tells it; home, and where it may write."""
+    """Return the container's start command, its environment by compose.yaml, its home, and its writable folder."""
     folder, user, free = tmp_path / "models", tmp_path / "home", tmp_path / "tmp"
     make_stitcher().save(folder / "old-to-new")
     user.mkdir()
@@ -135,7 +135,7 @@ def as_deployed(bento, tmp_path):
     return ["bash", str(bento / "env" / "docker" / "entrypoint.sh")], environ, user, free
 
 
-def test_a_container_writes_to_its_tmp_and_nowhere_else(bento, as_deployed, tmp_path):
+def test_a_container_writes_only_to_its_tmp(bento, as_deployed, tmp_path):
     command, environ, user, free = as_deployed
     port, before = free_port(), set(bento.rglob("*"))
     with running(command, port, tmp_path / "log", cwd=bento, env=environ | {"PORT": str(port)}) as process:
@@ -152,7 +152,7 @@ def test_a_container_writes_to_its_tmp_and_nowhere_else(bento, as_deployed, tmp_
     assert set(bento.rglob("*")) == before
 
 
-def test_a_container_whose_worker_dies_ends_so_that_it_is_started_again(bento, as_deployed, tmp_path):
+def test_a_container_exits_when_its_worker_dies_so_that_it_is_restarted(bento, as_deployed, tmp_path):
     command, environ, _, _ = as_deployed
     port = free_port()
     with running(command, port, tmp_path / "log", cwd=bento, env=environ | {"PORT": str(port)}) as process:
@@ -173,7 +173,7 @@ def test_the_bento_serves_from_its_own_folder(bento, home, tmp_path, served):
         make_stitcher(seed=7).save(other / "seventh")
         environ["REPSTITCH_STITCHERS"] = str(other)
     else:
-        environ["REPSTITCH_STITCHERS"] = ""  # then it serves those that it carries
+        environ["REPSTITCH_STITCHERS"] = ""  # then it serves the stitchers that the bento contains
     expected = make_stitcher(seed=7 if own else 0).translate(rows)
     url = f"http://127.0.0.1:{port}/v1/translate?source=old&target=new"
     with running(command, port, log, cwd=cwd, env=environ) as process:
@@ -204,7 +204,7 @@ def test_repstitch_serve_starts_the_same_service_under_bentoml(checkout, tmp_pat
 
 
 def package_of_workers(pid: int) -> set[Path]:
-    """Where the worker processes find the package: in their working folder, before anything that is installed."""
+    """Return where the worker processes import the package from: their working folder precedes installed packages."""
     return {find_package(Path(worker.cwd())) for worker in workers_of(pid)}
 
 
@@ -214,5 +214,5 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 def find_package(cwd: Path) -> Path:
     code = "import importlib.util as u; print(*u.find_spec('repstitch').submodule_search_locations)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True)
-    return Path(found.stdout.strip())
+    result = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True)
+    return Path(result.stdout.strip())

@@ -1,5 +1,7 @@
-"""What is deployed is described in files that nothing here can run; so their schemas check their form, and these tests
-that they say what the service needs: its routes, its settings, its times."""
+"""The deployment files, which cannot be run here.
+
+Schemas check their form, and these tests check that they match the routes, settings and timeouts of the service.
+"""
 
 import json
 import re
@@ -43,7 +45,7 @@ from repstitch.stitchers.registry import Registry
 
 VERSIONS = ("1.25", "1.31", "1.37")
 SETTINGS = {f"REPSTITCH_{each.name.upper()}" for each in fields(Settings)}
-PRESTOP_S = 5  # at least: what endpoints take to forget a pod
+PRESTOP_S = 5  # the least time that endpoints need to drop a pod
 TORCH_BYTES = 3 * 2**29  # two processes with torch, measured on CPU at 1.35 GB
 
 
@@ -56,7 +58,7 @@ def check_kubernetes(document: dict, version: str) -> None:
     kubernetes_validate.validate(document, version, strict=True)
 
 
-# --- form -------------------------------------------------------------------------------------------------------------
+# --- schemas ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", COMPOSE)
@@ -109,16 +111,16 @@ def test_a_wrong_kubernetes_file_is_refused(break_it):
         check_kubernetes(deployment, VERSIONS[-1])
 
 
-# --- what the service is told -----------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.iterdir()), ids=lambda path: path.name)
-def test_every_setting_that_a_file_names_is_one(path):
+def test_every_setting_named_in_a_deployment_file_exists(path):
     assert set(re.findall(r"REPSTITCH_[A-Z_]+[A-Z]", path.read_text())) <= SETTINGS
 
 
 @pytest.mark.parametrize("where", ["compose.yaml", "compose.gpu.yaml", *KUBERNETES])
-def test_what_the_service_is_told_can_be_read(where):
+def test_the_environment_of_every_deployment_gives_valid_settings(where):
     environ = environment(where)
     settings = Settings.from_env(environ | {"REPSTITCH_API_KEYS": "key"})
     assert settings.workers == 1
@@ -126,19 +128,19 @@ def test_what_the_service_is_told_can_be_read(where):
 
 
 @pytest.mark.parametrize("where", ["compose.yaml", *KUBERNETES])
-def test_torch_takes_as_many_threads_as_there_are_cores_for_it(where):
+def test_torch_uses_as_many_threads_as_the_cpu_limit_allows(where):
     assert environment(where)["OMP_NUM_THREADS"] == str(limits(where)[0])
 
 
 @pytest.mark.parametrize("where", ["compose.yaml", "compose.gpu.yaml", *KUBERNETES])
-def test_memory_suffices_for_what_the_service_may_hold(where):
+def test_the_memory_limit_covers_torch_and_all_request_bodies(where):
     settings = Settings()
     temporary = 64 * 2**20
     assert limits(where)[1] >= TORCH_BYTES + settings.max_held_bytes + settings.max_body_bytes + temporary
 
 
 @pytest.mark.parametrize("where", ["compose.yaml", *KUBERNETES])
-def test_what_is_written_goes_where_writing_is_possible(where):
+def test_the_service_writes_to_a_writable_tmp(where):
     assert environment(where)["BENTOML_HOME"].startswith("/tmp/")
     if where in COMPOSE:
         service = load(where)["services"]["repstitch"]
@@ -153,7 +155,7 @@ def test_what_is_written_goes_where_writing_is_possible(where):
 
 
 @pytest.mark.parametrize("where", ["compose.yaml", *KUBERNETES])
-def test_stitchers_are_mounted_read_only_where_the_service_looks(where):
+def test_stitchers_are_mounted_read_only_at_the_folder_of_the_service(where):
     folder = environment(where)["REPSTITCH_STITCHERS"]
     if where in COMPOSE:
         (mount,) = [v for v in load(where)["services"]["repstitch"]["volumes"] if v["target"] == folder]
@@ -174,13 +176,13 @@ def test_stitchers_are_mounted_read_only_where_the_service_looks(where):
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
-def test_compose_has_no_default_key_and_says_so():
+def test_compose_requires_a_key_and_has_no_default():
     key = load("compose.yaml")["services"]["repstitch"]["environment"]["REPSTITCH_API_KEYS"]
     assert re.fullmatch(r"\$\{REPSTITCH_API_KEYS:\?.+\}", key)
 
 
 @pytest.mark.parametrize("where", KUBERNETES)
-def test_kubernetes_takes_the_keys_from_a_secret_that_no_file_holds(where):
+def test_kubernetes_takes_the_keys_from_a_secret_that_is_in_no_file(where):
     (entry,) = [e for e in container_of(where)["env"] if e["name"] == "REPSTITCH_API_KEYS"]
     assert set(entry["valueFrom"]) == {"secretKeyRef"}
     assert not entry["valueFrom"]["secretKeyRef"].get("optional")
@@ -199,7 +201,7 @@ def test_key_files_are_kept_out_of_git_and_of_the_bento():
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
-def test_prometheus_asks_the_service_where_it_listens_with_a_key_from_a_file():
+def test_prometheus_scrapes_the_port_of_the_service_with_a_key_from_a_file():
     config, compose = load("prometheus.yml"), load("compose.yaml")
     assert set(config) == {"global", "scrape_configs"}
     (job,) = config["scrape_configs"]
@@ -212,13 +214,14 @@ def test_prometheus_asks_the_service_where_it_listens_with_a_key_from_a_file():
     assert job["authorization"] == {"type": "Bearer", "credentials_file": "/run/secrets/metrics_key"}
     prometheus = compose["services"]["prometheus"]
     assert prometheus["secrets"] == ["metrics_key"]
-    assert "environment" not in compose["secrets"]["metrics_key"]  # cannot be put below a read-only root
+    # Compose cannot mount a secret from the environment into a read-only root file system.
+    assert "environment" not in compose["secrets"]["metrics_key"]
     (mount,) = [v for v in prometheus["volumes"] if isinstance(v, dict)]
     assert (DEPLOY / mount["source"]).is_file()
     assert mount["target"] == "/etc/prometheus/prometheus.yml"
 
 
-def test_what_prometheus_asks_for_is_answered_with_a_key_only(stitchers):
+def test_the_metrics_path_of_prometheus_requires_a_key(stitchers):
     (job,) = load("prometheus.yml")["scrape_configs"]
     settings = Settings(stitchers=stitchers, api_keys=("callers", "metrics"))
     with TestClient(create_app(Registry(stitchers), settings)) as client:
@@ -230,14 +233,14 @@ def test_what_prometheus_asks_for_is_answered_with_a_key_only(stitchers):
 
 
 @pytest.mark.parametrize("where", KUBERNETES)
-def test_annotations_lead_to_the_metrics(where):
+def test_the_pod_annotations_point_to_the_metrics(where):
     notes = deployment(where)["spec"]["template"]["metadata"]["annotations"]
     assert notes["prometheus.io/scrape"] == "true"
     assert notes["prometheus.io/path"] in open_routes()
     assert notes["prometheus.io/port"] == str(container_of(where)["ports"][0]["containerPort"])
 
 
-# --- health and the end -----------------------------------------------------------------------------------------------
+# --- health checks and shutdown ---------------------------------------------------------------------------------------
 
 
 def open_routes() -> set[str]:
@@ -246,32 +249,32 @@ def open_routes() -> set[str]:
 
 
 @pytest.mark.parametrize("where", KUBERNETES)
-def test_probes_ask_what_the_service_answers_without_a_key(where, stitchers):
+def test_probes_use_routes_that_need_no_key(where, stitchers):
     spec = container_of(where)
-    asked = {name: spec[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
-    # An empty folder must not restart a pod: it would be as empty after.
-    assert asked == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
-    assert set(asked.values()) <= open_routes()
-    assert {spec[name]["httpGet"]["port"] for name in asked} == {spec["ports"][0]["name"]}
+    paths = {name: spec[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    # An empty stitchers folder must not restart a pod, because the folder would still be empty afterwards.
+    assert paths == {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+    assert set(paths.values()) <= open_routes()
+    assert {spec[name]["httpGet"]["port"] for name in paths} == {spec["ports"][0]["name"]}
     with TestClient(create_app(Registry(stitchers), Settings(stitchers=stitchers, api_keys=("key",)))) as client:
-        assert {client.get(path).status_code for path in asked.values()} <= {200, 503}
+        assert {client.get(path).status_code for path in paths.values()} <= {200, 503}
 
 
 @pytest.mark.parametrize("where", KUBERNETES)
-def test_a_pod_has_the_time_to_finish(where):
+def test_a_pod_has_time_to_finish_its_requests(where):
     (sleep, seconds) = container_of(where)["lifecycle"]["preStop"]["exec"]["command"]
     assert sleep == "sleep"
     assert float(seconds) >= PRESTOP_S
-    # A request may take the time twice: to be answered, and to be fetched.
+    # A request may take the timeout twice: once until it is answered, and once until the client has read the response.
     assert pod(where)["terminationGracePeriodSeconds"] > float(seconds) + 2 * Settings().timeout_s
 
 
-def test_a_container_has_the_time_to_finish():
+def test_a_container_has_time_to_finish_its_requests():
     grace = load("compose.yaml")["services"]["repstitch"]["stop_grace_period"]
     assert float(grace.removesuffix("s")) > 2 * Settings().timeout_s
 
 
-def test_the_image_asks_whether_the_service_lives_and_compose_whether_it_is_ready():
+def test_the_image_checks_livez_and_compose_checks_readyz():
     assert "'/livez'" in image_check()[-1]
     assert compose_check() == [part.replace("/livez", "/readyz") for part in image_check()]
 
@@ -290,11 +293,11 @@ def test_a_health_check_fails_where_nothing_answers():
     assert not run_check(image_check(), port)
 
 
-# --- who may do what --------------------------------------------------------------------------------------------------
+# --- permissions ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["repstitch", "prometheus"])
-def test_a_container_can_do_no_more_than_it_must(name):
+def test_a_container_has_minimal_permissions(name):
     service = load("compose.yaml")["services"][name]
     assert service["read_only"]
     assert service["cap_drop"] == ["ALL"]
@@ -305,7 +308,7 @@ def test_a_container_can_do_no_more_than_it_must(name):
 
 
 @pytest.mark.parametrize("where", KUBERNETES)
-def test_a_pod_can_do_no_more_than_it_must(where):
+def test_a_pod_has_minimal_permissions(where):
     from bentoml._internal.container.generate import BENTO_UID_GID
 
     spec = pod(where)
@@ -320,31 +323,32 @@ def test_a_pod_can_do_no_more_than_it_must(where):
     }
 
 
-def test_images_of_others_are_named_by_version():
+def test_third_party_images_are_pinned_to_a_version():
     assert re.fullmatch(r"prom/prometheus:v\d+\.\d+\.\d+", load("compose.yaml")["services"]["prometheus"]["image"])
 
 
-# --- several, and on a GPU --------------------------------------------------------------------------------------------
+# --- several pods, GPUs -----------------------------------------------------------------------------------------------
 
 
-def test_the_service_and_the_budget_choose_the_pods_of_both_deployments():
-    chosen = [
+def test_the_service_and_the_disruption_budget_select_the_pods_of_both_deployments():
+    selectors = [
         by_kind("kubernetes.yaml", "Service")["spec"]["selector"],
         by_kind("kubernetes.yaml", "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
     ]
-    own = []
+    match_labels = []
     for where in KUBERNETES:
         labels = deployment(where)["spec"]["template"]["metadata"]["labels"]
-        own.append(deployment(where)["spec"]["selector"]["matchLabels"])
-        assert own[-1].items() <= labels.items()
-        assert all(selector.items() <= labels.items() for selector in chosen)
-    assert own[0] != own[1]  # two Deployments that choose the same pods fight over them
+        match_labels.append(deployment(where)["spec"]["selector"]["matchLabels"])
+        assert match_labels[-1].items() <= labels.items()
+        assert all(selector.items() <= labels.items() for selector in selectors)
+    assert match_labels[0] != match_labels[1]  # two Deployments that select the same pods conflict
     (port,) = by_kind("kubernetes.yaml", "Service")["spec"]["ports"]
     assert port["targetPort"] == container_of("kubernetes.yaml")["ports"][0]["name"]
-    assert deployment("kubernetes.yaml")["spec"]["replicas"] > 1  # else the budget would keep a node from draining
+    # With one replica, the budget would prevent a node from draining.
+    assert deployment("kubernetes.yaml")["spec"]["replicas"] > 1
 
 
-def test_the_gpu_deployment_differs_in_what_a_gpu_needs_and_in_nothing_else():
+def test_the_gpu_deployment_differs_only_in_what_a_gpu_needs():
     cpu, gpu = deployment("kubernetes.yaml"), deployment("kubernetes-gpu.yaml")
     assert container(gpu["spec"])["resources"]["limits"]["nvidia.com/gpu"] == 1
     differing = {path for path, _ in leaves(cpu) ^ leaves(gpu)}
@@ -367,30 +371,30 @@ def test_the_gpu_deployment_differs_in_what_a_gpu_needs_and_in_nothing_else():
 
 
 def leaves(node, path: str = "") -> set[tuple[str, str]]:
-    """Every value of a document beside the path that leads to it."""
+    """Return every value of a document together with its path."""
     if not isinstance(node, dict | list):
         return {(path, json.dumps(node))}
     items = node.items() if isinstance(node, dict) else enumerate(node)
     return set().union(*(leaves(value, f"{path}.{key}" if path else str(key)) for key, value in items))
 
 
-def test_compose_reserves_a_gpu_for_the_service_alone():
+def test_compose_reserves_a_gpu_only_for_the_service():
     override = load("compose.gpu.yaml")["services"]
     assert set(override) == {"repstitch"}
     (device,) = override["repstitch"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
 
 
-def test_the_torch_of_the_image_carries_cuda_and_its_libraries_are_pinned():
-    """The index's wheel for Linux asks for CUDA's libraries; a "+cpu" build, or a requirement unpinned, would show."""
+def test_the_image_installs_torch_with_cuda_and_pins_its_libraries():
+    """The default wheel for Linux requires the CUDA libraries. A "+cpu" build or an unpinned requirement fails here."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    stated = dict(line.split("==") for line in lines if "==" in line)
-    pins: dict[str, str] = {canonicalize_name(name): version for name, version in stated.items()}
+    versions = dict(line.split("==") for line in lines if "==" in line)
+    pins: dict[str, str] = {canonicalize_name(name): version for name, version in versions.items()}
     assert "+" not in pins["torch"]
     assert {"cuda-toolkit", "cuda-bindings", "triton", "nvidia-cublas", "nvidia-cuda-runtime"} <= set(pins)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (asked,) = [r for each in project["dependencies"] if (r := Requirement(each)).name == "torch"]
-    assert pins["torch"] in asked.specifier
+    (torch_requirement,) = [r for each in project["dependencies"] if (r := Requirement(each)).name == "torch"]
+    assert pins["torch"] in torch_requirement.specifier
     linux = {"platform_system": "Linux", "sys_platform": "linux", "python_version": "3.11", "extra": ""}
     for text in requires("torch") or ():
         requirement = Requirement(text)

@@ -25,7 +25,7 @@ def service(stitchers, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def client(service):
-    # Once a session: BentoML registers its metrics in the process when it builds the application.
+    # Once per session, because building the application registers BentoML's metrics in the process.
     with TestClient(service.to_asgi(), "http://127.0.0.1", raise_server_exceptions=False) as client:
         eventually(lambda: client.get("/readyz").status_code == 200)
         yield client
@@ -50,7 +50,7 @@ def test_the_mounted_application_translates(client):
         ("POST", URL, 415),
     ],
 )
-def test_bentoml_answers_nothing_in_a_form_of_its_own(client, method, path, status):
+def test_errors_have_the_format_of_the_application_and_not_of_bentoml(client, method, path, status):
     response = client.request(method, path)
     assert response.status_code == status
     assert set(response.json()["error"]) == {"code", "message", "param"}
@@ -80,25 +80,25 @@ def test_bentoml_does_not_report_usage(service):
     assert usage_stats.do_not_track()
 
 
-def test_its_own_limits_lie_above_ours(service):
+def test_the_limits_of_bentoml_are_above_those_of_the_application(service):
     settings = sys.modules["service.service"].settings
     assert service.config["traffic"]["timeout"] > settings.timeout_s
     assert service.config["traffic"]["max_concurrency"] > settings.max_concurrency
 
 
-# --- what the bento is built from -------------------------------------------------------------------------------------
+# --- packages of the bento --------------------------------------------------------------------------------------------
 
 
 def bentofile() -> dict:
     return yaml.safe_load((ROOT / "bentofile.yaml").read_text())
 
 
-def test_the_bento_installs_all_that_serving_imports():
-    """Import names and package names are the same for all of these, but for what is installed with another."""
+def test_the_bento_installs_every_package_that_serving_imports():
+    """The import name of each of these packages is also its package name."""
     service = ROOT / "service" / "service.py"
     modules = [module for module in imported_modules(service) if module.startswith("repstitch.")]
     listing = (
-        f"import sys, {', '.join(modules)}; "  # without bentoml, which the bento adds, and which takes long to import
+        f"import sys, {', '.join(modules)}; "  # without bentoml: the bento adds it, and it is slow to import
         "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'repstitch' "
         "and getattr(m, '__file__', None)), sep='\\n')"
     )
@@ -106,13 +106,13 @@ def test_the_bento_installs_all_that_serving_imports():
     needed = set()
     for file in (service, *map(Path, run.stdout.split())):
         needed |= {module.split(".")[0] for module in imported_modules(file)} - sys.stdlib_module_names
-    needed -= {"repstitch", "bentoml"}  # the bento carries the one and adds the other
+    needed -= {"repstitch", "bentoml"}  # the bento contains repstitch and adds bentoml itself
     assert {"torch", "starlette", "orjson"} <= needed
     assert needed <= set(bentofile()["python"]["packages"])
 
 
 def imported_modules(path: Path) -> set[str]:
-    """What a file imports when it is imported itself, and orjson and the like that wire and server import late."""
+    """Return the modules that a file imports at the top level; in wire and server, also those imported in functions."""
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if path.parent.name in ("wire", "server") else tree.body
     modules = set()
@@ -124,7 +124,7 @@ def imported_modules(path: Path) -> set[str]:
     return modules
 
 
-def test_the_bento_names_no_package_that_the_project_does_not():
+def test_every_package_of_the_bento_is_a_dependency_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     declared = [*project["dependencies"], *extras["serve"], *extras["encoders"]]
