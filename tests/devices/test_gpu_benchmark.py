@@ -1,4 +1,4 @@
-"""The benchmark of a GPU, at small sizes on the CPU: every section comes to its end, and all results are exact."""
+"""The GPU benchmark at small sizes on the CPU: every section finishes, and all results are exact."""
 
 import subprocess
 import sys
@@ -32,13 +32,13 @@ def test_every_section_runs_on_the_cpu(tmp_path):
     sections = text.split("\n## ")[1:]
     assert [section.splitlines()[0] for section in sections] == [gpu.TITLES[name] for name in gpu.SECTIONS]
     for section in sections:
-        assert "**" not in section, section  # how a section that was stopped, ended early or is inexact says so
+        assert "**" not in section, section  # marks a section that was stopped, ended early or is inexact
         assert "No rows." not in section, section
         assert section.count("\n| ") > 1, section
 
 
 @pytest.mark.parametrize("name", gpu.SECTIONS)
-def test_only_a_result_that_is_not_exact_fails_the_command(name, monkeypatch, capsys):
+def test_only_an_inexact_result_fails_the_command(name, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "run_section", lambda section, *_: (f"{section}\n", section != name))
     monkeypatch.setattr(gpu, "service_path", lambda _: ("", ""))
     monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--only", *gpu.SECTIONS])
@@ -65,7 +65,7 @@ def test_a_difference_above_its_tolerance_marks_the_run(tmp_path):
         (["--only", "everything"], "invalid choice: 'everything'"),
     ],
 )
-def test_what_cannot_be_run_is_refused(arguments, message):
+def test_invalid_arguments_are_refused(arguments, message):
     done = run(*arguments)
     assert done.returncode == 2
     assert message in done.stderr

@@ -1,7 +1,7 @@
-"""Everything that takes a device, on one: on a CUDA device where there is one (marked `gpu`), and on a pretended one.
+"""Every function that takes a device, tested on a pretended device and, with the mark `gpu`, on a CUDA device.
 
-The pretended device computes on the CPU, so its results must be those of the CPU to the last bit; on a real one they
-must be as near as float32 sums in another order are.
+The pretended device computes on the CPU, so its results must equal those of the CPU bit for bit. A real device sums
+float32 numbers in another order, so its results must only be close.
 """
 
 import ast
@@ -49,12 +49,12 @@ from repstitch.stitchers.routing import Route
 
 PACKAGE = Path(rs.__file__).parent
 DEVICES = ["pretended", pytest.param("cuda", marks=pytest.mark.gpu)]
-DERIVED = {"pwcca"}  # its errors need PyTorch's engine of derivatives, which ends the process without a real device
+DERIVED = {"pwcca"}  # its standard errors need autograd, which ends the process without a real device
 
 
 @pytest.fixture(params=DEVICES)
 def device(request):
-    """The tolerance of results on the device, and the counter of waits where the device is pretended."""
+    """Yield the tolerance of results on the device, and the pretended device that counts waits (None if real)."""
     if request.param == "cuda":
         yield 1e-4, None
     else:
@@ -69,23 +69,23 @@ def spaces(n=400, d=24, e=32, seed=0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.nn.functional.normalize(X, dim=1), torch.nn.functional.normalize(Y, dim=1)
 
 
-def near(found, expected, tolerance: float) -> bool:
-    found, expected = (
-        v.detach().cpu() if isinstance(v, torch.Tensor) else torch.as_tensor(v) for v in (found, expected)
+def near(actual, expected, tolerance: float) -> bool:
+    actual, expected = (
+        v.detach().cpu() if isinstance(v, torch.Tensor) else torch.as_tensor(v) for v in (actual, expected)
     )
     if not tolerance:
-        return torch.equal(found, expected)
-    return torch.allclose(found.double(), expected.double(), rtol=tolerance, atol=tolerance)
+        return torch.equal(actual, expected)
+    return torch.allclose(actual.double(), expected.double(), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_metric_of_rows_on_the_device_is_that_of_rows_on_the_cpu(metric, device):
+def test_a_metric_on_the_device_equals_the_metric_on_the_cpu(metric, device):
     X, Y = spaces(120)
     assert near(METRICS[metric](X.to("cuda"), Y.to("cuda"), 5), METRICS[metric](X, Y, 5), device[0])
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_null_and_an_error_of_spaces_on_the_device_are_those_of_spaces_on_the_cpu(metric, device):
+def test_null_distributions_and_standard_errors_on_the_device_equal_those_on_the_cpu(metric, device):
     X, Y = spaces(60)
     form, sides = METRICS[metric], []
     for where in ("cuda", "cpu"):
@@ -97,12 +97,12 @@ def test_a_null_and_an_error_of_spaces_on_the_device_are_those_of_spaces_on_the_
         assert near(there, here, device[0])
 
 
-def test_neighbours_and_ranks_on_the_device_are_those_on_the_cpu(device):
+def test_neighbours_and_ranks_on_the_device_equal_those_on_the_cpu(device):
     X, Y = spaces(3000, 8, 8)
-    found, expected = graph(X.to("cuda"), 10), graph(X, 10)
-    assert (found.neighbours.cpu() == expected.neighbours).float().mean() > 0.9999
-    assert near(found.similarities, expected.similarities, device[0])
-    assert near(found.mean, expected.mean, device[0])
+    actual, expected = graph(X.to("cuda"), 10), graph(X, 10)
+    assert (actual.neighbours.cpu() == expected.neighbours).float().mean() > 0.9999
+    assert near(actual.similarities, expected.similarities, device[0])
+    assert near(actual.mean, expected.mean, device[0])
     assert (knn(X[:50].to("cuda"), Y.to("cuda"), 7).cpu() == knn(X[:50], Y, 7)).float().mean() > 0.999
     assert near(ranks(X.to("cuda"), Y.to("cuda")), ranks(X, Y), 1e-3)
     copies = torch.arange(len(Y))
@@ -114,18 +114,18 @@ def test_neighbours_and_ranks_on_the_device_are_those_on_the_cpu(device):
 
 
 @pytest.mark.parametrize("method", FITS)
-def test_a_closed_form_fitted_on_the_device_is_that_fitted_on_the_cpu(method, device):
+def test_a_closed_form_fit_on_the_device_equals_the_fit_on_the_cpu(method, device):
     X, Y = spaces()
-    found, expected = FITS[method](moments((X.to("cuda"), Y.to("cuda")))), FITS[method](moments((X, Y)))
-    assert found.weight.device.type == "cuda"
-    assert near(found(X.to("cuda")), expected(X), device[0])
+    actual, expected = FITS[method](moments((X.to("cuda"), Y.to("cuda")))), FITS[method](moments((X, Y)))
+    assert actual.weight.device.type == "cuda"
+    assert near(actual(X.to("cuda")), expected(X), device[0])
 
 
 @pytest.mark.parametrize("objective", LOSSES)
 @pytest.mark.parametrize("gallery", [64, 4096])
 @pytest.mark.parametrize("width", [0, 16])
-def test_a_training_step_on_the_device_has_the_loss_of_one_on_the_cpu(width, gallery, objective, device):
-    """With dropout off, whose numbers a real device draws for itself; and nothing in it waits for the device."""
+def test_a_training_step_on_the_device_has_the_same_loss_as_on_the_cpu(width, gallery, objective, device):
+    """Dropout is off, because a real device draws its own random numbers. The step must not wait for the device."""
     X, Y = spaces()
     recipe = Recipe(width=width, gallery=gallery, dropout=0.0)
     losses, rows = [], torch.arange(32)
@@ -149,24 +149,24 @@ def test_a_training_step_on_the_device_has_the_loss_of_one_on_the_cpu(width, gal
 
 
 @pytest.mark.parametrize("objective", LOSSES)
-def test_auto_on_the_device_chooses_the_map_that_it_chooses_on_the_cpu(objective, device):
+def test_training_on_the_device_chooses_the_same_map_as_on_the_cpu(objective, device):
     X, Y = (rows.numpy() for rows in spaces(500))
     settings: dict[str, Any] = {"objective": objective, "epochs": 2, "refit_on_all": True, "learning_curve": True}
-    # The engine of derivatives asks for the device itself, so refinement itself stays on the CPU where it is pretended.
+    # Autograd asks the CUDA driver for the device, so with a pretended device the refinement runs on the CPU.
     refined_on: dict[str, Any] = {} if device[1] is None else {"accelerator": "cpu"}
-    found = rs.train(X, Y, device="cuda", **settings, **refined_on)
+    actual = rs.train(X, Y, device="cuda", **settings, **refined_on)
     expected = rs.train(X, Y, device="cpu", **settings)
-    assert found.map.weight.device.type == "cpu"
+    assert actual.map.weight.device.type == "cpu"
     if device[0]:
-        assert found.method == expected.method
-        assert (found.translate(X) * expected.translate(X)).sum(1).min() > 0.999
+        assert actual.method == expected.method
+        assert (actual.translate(X) * expected.translate(X)).sum(1).min() > 0.999
     else:
-        assert found.scorecard.to_dict() == expected.scorecard.to_dict()
-        assert near(found.map.weight, expected.map.weight, 0)
-    assert (found.translate(X[:5]) * found.to("cuda").translate(X[:5])).sum(1).min() > 0.99999
+        assert actual.scorecard.to_dict() == expected.scorecard.to_dict()
+        assert near(actual.map.weight, expected.map.weight, 0)
+    assert (actual.translate(X[:5]) * actual.to("cuda").translate(X[:5])).sum(1).min() > 0.99999
 
 
-def test_a_copy_from_the_pretended_device_is_there_only_once_its_stream_was_waited_for():
+def test_a_copy_from_the_pretended_device_arrives_only_when_its_stream_is_synchronised():
     with pretend_cuda():
         stream, here = torch.cuda.Stream(), torch.zeros(3)
         with torch.cuda.stream(stream):
@@ -177,7 +177,7 @@ def test_a_copy_from_the_pretended_device_is_there_only_once_its_stream_was_wait
         assert (here == 1).all()
 
 
-def test_tuning_waits_for_the_device_a_few_times_a_map_and_copies_no_rows_back():
+def test_tuning_waits_for_the_device_a_few_times_per_map_and_copies_no_rows_back():
     X, Y = spaces(600)
     with pretend_cuda() as pretended:
         x, y = X.to("cuda"), Y.to("cuda")
@@ -190,7 +190,7 @@ def test_tuning_waits_for_the_device_a_few_times_a_map_and_copies_no_rows_back()
     assert pretended.waits["aten::_local_scalar_dense"] < 12 * maps
 
 
-def test_confidence_on_the_device_is_that_on_the_cpu(device):
+def test_confidence_on_the_device_equals_confidence_on_the_cpu(device):
     X, Y = spaces(600)
     results = []
     for where in ("cuda", "cpu"):
@@ -207,7 +207,7 @@ def test_confidence_on_the_device_is_that_on_the_cpu(device):
         assert results[0][1:] == results[1][1:]
 
 
-def test_every_form_of_map_and_a_chain_give_on_the_device_what_they_give_on_the_cpu(device):
+def test_maps_and_pipelines_on_the_device_give_the_same_rows_as_on_the_cpu(device):
     random = torch.Generator().manual_seed(0)
     W, V = torch.randn(6, 4, generator=random), torch.randn(4, 5, generator=random)
     affine, second = AffineMap(W, torch.randn(4, generator=random)), AffineMap(V, torch.zeros(5))
@@ -228,7 +228,7 @@ def test_every_form_of_map_and_a_chain_give_on_the_device_what_they_give_on_the_
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_a_placed_route_answers_as_the_cpu_does(precision, device):
+def test_a_route_placed_on_the_device_translates_as_on_the_cpu(precision, device):
     wide = make_stitcher(d_source=96, d_target=80, calibration=calibration(96, pool=500))
     placed = PlacedRoute(Route(("one",), (wide,)), Stage("cuda"), precision)
     for n in (1, 64, CHUNK_ROWS, CHUNK_ROWS + 1, 3 * CHUNK_ROWS + 7, 5000):
@@ -263,7 +263,7 @@ def test_all_routes_of_a_service_share_the_pinned_buffers_of_one_stage(tmp_path,
 
 
 @pytest.mark.parametrize("k", [1, 10, 64, 127, 512, 5000])
-def test_what_a_tile_on_the_device_takes_fits_its_free_memory(k, device, monkeypatch):
+def test_a_tile_fits_the_free_memory_of_the_device(k, device, monkeypatch):
     rows = torch.zeros(4, 3).to("cuda")
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
@@ -272,7 +272,7 @@ def test_what_a_tile_on_the_device_takes_fits_its_free_memory(k, device, monkeyp
         for columns in (None, 3000, 1_000_000):
             tile = tile_rows(rows, k, columns)
             wide = columns or tile
-            measured = 93 if k >= wide // BLOCK else 30  # bytes a comparison, by PyTorch's profiler on the CPU
+            measured = 93 if k >= wide // BLOCK else 30  # bytes per comparison, by PyTorch's profiler on the CPU
             assert BLOCK <= tile <= DEVICE_TILE_ROWS
             assert tile.bit_count() == 1
             assert tile == BLOCK or measured * tile * wide <= free
@@ -286,20 +286,20 @@ def test_a_translation_on_the_device_does_not_wait_before_the_copy_back(device):
         pipeline.run(rows)
 
 
-def test_an_atlas_made_on_the_device_is_that_made_on_the_cpu(device):
+def test_an_atlas_made_on_the_device_equals_one_made_on_the_cpu(device):
     rows = [space.numpy() for seed in (0, 1) for space in spaces(150, seed=seed)]
     metrics = [metric for metric in METRICS if device[1] is None or metric not in DERIVED]
-    found, expected = (
+    actual, expected = (
         rs.atlas(rows, metrics=metrics, k=5, permutations=5, device=where).to_dict() for where in ("cuda", "cpu")
     )
     for metric, result in expected["metrics"].items():
         for name in ("score", "null", "se"):
-            there, here = (np.array(r[name], dtype=float) for r in (found["metrics"][metric], result))
+            there, here = (np.array(r[name], dtype=float) for r in (actual["metrics"][metric], result))
             assert np.allclose(there, here, atol=10 * device[0], rtol=0, equal_nan=True), (metric, name)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "none"])
-def test_an_encoder_on_the_device_gives_the_vectors_of_one_on_the_cpu(pooling, device):
+def test_an_encoder_on_the_device_gives_the_same_vectors_as_on_the_cpu(pooling, device):
     model = timm.create_model("test_vit", num_classes=0, img_size=32)
     steps = [
         from_module(copy.deepcopy(model), card("test_vit", pooling=pooling), device=where, precision="float32")
@@ -314,7 +314,7 @@ def test_an_encoder_on_the_device_gives_the_vectors_of_one_on_the_cpu(pooling, d
     assert np.allclose(there, here, atol=device[0] or 1e-6)
 
 
-def test_texts_encoded_on_the_device_have_the_vectors_of_the_cpu(tmp_path, device):
+def test_texts_encoded_on_the_device_have_the_same_vectors_as_on_the_cpu(tmp_path, device):
     folder = tiny_bert(tmp_path / "tiny-bert")
     there, here = (
         load_encoder(f"transformers:{folder}", pooling="mean", device=where, precision="float32").encode(TEXTS, 2)
@@ -323,7 +323,7 @@ def test_texts_encoded_on_the_device_have_the_vectors_of_the_cpu(tmp_path, devic
     assert np.allclose(there, here, atol=device[0] or 1e-6)
 
 
-def test_a_file_translated_on_the_device_is_that_translated_on_the_cpu(tmp_path, device):
+def test_a_file_translated_on_the_device_equals_one_translated_on_the_cpu(tmp_path, device):
     sure = calibration(24, pool=500)
     stitcher, measures = make_stitcher(d_source=24, d_target=32, calibration=sure), sure.names
     stitcher.save(tmp_path / "old-new")
@@ -337,13 +337,13 @@ def test_a_file_translated_on_the_device_is_that_translated_on_the_cpu(tmp_path,
     assert there.schema.equals(here.schema)
     for name in here.column_names:
         if name in measures or name == "vector":
-            found, expected = (np.array(table[name].to_pylist()) for table in tables)
-            assert np.allclose(found, expected, atol=10 * device[0], rtol=0), name
+            actual, expected = (np.array(table[name].to_pylist()) for table in tables)
+            assert np.allclose(actual, expected, atol=10 * device[0], rtol=0), name
         else:
             assert there[name].equals(here[name]), name
 
 
-def test_a_stitcher_on_the_device_has_the_scores_of_one_on_the_cpu(device):
+def test_a_stitcher_on_the_device_has_the_same_scores_as_on_the_cpu(device):
     X, Y = (rows.numpy() for rows in spaces(300))
     stitcher = rs.train(X, Y, source_space="old", target_space="new", method="ridge", device="cpu")
     pairs = {"source_space": "old", "target_space": "new"}
@@ -352,15 +352,15 @@ def test_a_stitcher_on_the_device_has_the_scores_of_one_on_the_cpu(device):
     assert there == pytest.approx(here, abs=100 * device[0])
 
 
-def test_alignment_of_two_spaces_measured_on_the_device_is_that_of_the_cpu(device):
+def test_alignment_of_two_spaces_on_the_device_equals_that_on_the_cpu(device):
     X, Y = (rows.numpy() for rows in spaces(150))
     there, here = (rs.align(X, Y, k=5, permutations=5, device=where).to_dict() for where in ("cuda", "cpu"))
     assert there["score"] == pytest.approx(here["score"], abs=10 * device[0])
     assert there["null"] == pytest.approx(here["null"], abs=10 * device[0])
 
 
-def test_the_first_routes_are_placed_on_the_device_by_whichever_thread_is_first(tmp_path, device, monkeypatch):
-    """Also where the stage takes long to open, or fails at first."""
+def test_threads_that_place_the_first_routes_together_open_one_stage(tmp_path, device, monkeypatch):
+    """Here the stage takes long to open, and fails the first time."""
     for i in range(2):
         make_stitcher("old", f"new{i}", 24, 8).save(tmp_path / f"old-new{i}")
     service = Service(Registry(tmp_path), Settings(device="cuda"))
@@ -392,30 +392,30 @@ def test_the_first_routes_are_placed_on_the_device_by_whichever_thread_is_first(
     assert all(route.stage is opened[0] for route in routes)
 
 
-def test_every_place_that_asks_for_a_device_is_tested_here():
-    found = set()
+def test_every_function_that_picks_a_device_is_tested_here():
+    functions = set()
     for file in PACKAGE.rglob("*.py"):
         for function in ast.walk(ast.parse(file.read_text())):
             if isinstance(function, ast.FunctionDef):
                 calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
                 if {call.id for call in calls if isinstance(call, ast.Name)} & {"pick_device", "open_device"}:
-                    found.add(f"{file.relative_to(PACKAGE)}: {function.name}")
-    assert found == set(ASKS)
+                    functions.add(f"{file.relative_to(PACKAGE)}: {function.name}")
+    assert functions == set(TESTS_BY_FUNCTION)
 
 
-ASKS = {
-    "alignment/measuring.py: atlas": test_an_atlas_made_on_the_device_is_that_made_on_the_cpu,
-    "alignment/pair.py: align": test_alignment_of_two_spaces_measured_on_the_device_is_that_of_the_cpu,
-    "cli/translate.py: run": test_a_file_translated_on_the_device_is_that_translated_on_the_cpu,
-    "encoders/encoder.py: from_module": test_an_encoder_on_the_device_gives_the_vectors_of_one_on_the_cpu,
+TESTS_BY_FUNCTION = {
+    "alignment/measuring.py: atlas": test_an_atlas_made_on_the_device_equals_one_made_on_the_cpu,
+    "alignment/pair.py: align": test_alignment_of_two_spaces_on_the_device_equals_that_on_the_cpu,
+    "cli/translate.py: run": test_a_file_translated_on_the_device_equals_one_translated_on_the_cpu,
+    "encoders/encoder.py: from_module": test_an_encoder_on_the_device_gives_the_same_vectors_as_on_the_cpu,
     "server/settings.py: choose_device": test_all_routes_of_a_service_share_the_pinned_buffers_of_one_stage,
-    "workflows/training.py: train": test_auto_on_the_device_chooses_the_map_that_it_chooses_on_the_cpu,
+    "workflows/training.py: train": test_training_on_the_device_chooses_the_same_map_as_on_the_cpu,
 }
 
 
 @contextlib.contextmanager
 def no_waiting(pretended: Pretend | None):
-    """Fails where the program waits for the device inside."""
+    """Fail if the program waits for the device inside the block."""
     if pretended is None:
         torch.cuda.set_sync_debug_mode("error")
         try:
