@@ -11,7 +11,7 @@ from repstitch.encoders.catalogue import Card
 from repstitch.errors import InputError, NotFoundError
 from repstitch.files import data_folder
 
-# The models of Huh et al. 2024, by the names of their checkpoints: 17 that see, 12 that read, and 8 that came later.
+# Checkpoint names of the models in Huh et al. 2024: 17 vision models, 12 language models, and 8 later language models.
 VISION = (
     "vit_tiny_patch16_224.augreg_in21k",
     "vit_small_patch16_224.augreg_in21k",
@@ -61,7 +61,7 @@ def test_importing_encoders_and_the_catalogue_imports_no_model_library():
     assert done.returncode == 0, done.stderr
 
 
-def test_every_card_is_read_and_says_which_library_dim_and_lineage():
+def test_every_card_states_its_library_dim_and_lineage():
     cards = catalogue.cards()
     assert {"mobilenetv2_slim_imagenet", "all-MiniLM-L6-v2", "dinov2_base"} <= set(cards)
     for name, card in cards.items():
@@ -80,7 +80,7 @@ def test_every_encoder_has_one_card():
     assert len(set(encoders)) == len(encoders)
 
 
-def test_the_catalogue_holds_the_models_of_the_platonic_study():
+def test_the_catalogue_contains_the_models_of_the_platonic_study():
     cards = {card.encoder: card for card in catalogue.cards().values()}
     assert (len(VISION), len(LANGUAGE), len(LATER)) == (17, 12, 8)
     for encoder, pooling in (
@@ -92,7 +92,7 @@ def test_the_catalogue_holds_the_models_of_the_platonic_study():
         assert all((card.family, card.architecture, card.objective, card.training_data, card.parameters))
 
 
-def test_the_towers_of_one_clip_share_a_width():
+def test_the_two_towers_of_each_clip_have_the_same_dim():
     cards = catalogue.cards()
     images = [name for name in cards if name.startswith("clip_vit_") and name.endswith("_image")]
     assert len(images) == 7
@@ -112,7 +112,7 @@ def test_a_timm_card_states_the_width_and_the_parameters_of_its_model(name):
     card = catalogue.find(name)
     architecture = card.encoder.partition(":")[2].partition(".")[0]
     settings = {"num_classes": 0} | ({"weight_init": "skip"} if architecture.startswith("vit_") else {})
-    with torch.device("meta"):  # no weights, and for the large models no time spent on filling them
+    with torch.device("meta"):  # allocates no weights, so that large models take no time to initialise
         make = BUILDERS.get(architecture, partial(timm.create_model, architecture))
         model: Any = make(**settings | card.model_args)
     assert card.dim == (model.num_classes or model.num_features)
@@ -120,26 +120,26 @@ def test_a_timm_card_states_the_width_and_the_parameters_of_its_model(name):
 
 
 @pytest.mark.parametrize(("name", "dim"), [("text-embedding-3-large", 3072), ("embed-english-v3.0", 1024)])
-def test_a_model_behind_an_api_has_a_card_and_says_that_it_cannot_be_loaded(name, dim):
+def test_an_api_model_has_a_card_but_cannot_be_loaded(name, dim):
     card = catalogue.find(name)
     assert (card.dim, catalogue.modality(card)) == (dim, "text")
     with pytest.raises(InputError, match=f"`encoder` '{name}' must be a model that can be loaded; got an API model"):
         load_encoder(name)
 
 
-def test_a_card_with_a_checkpoint_says_which_one_it_means():
+def test_a_card_has_a_revision_exactly_when_it_has_a_checkpoint():
     for card in catalogue.cards().values():
         assert (card.checkpoint is None) == (card.revision is None), card.name
 
 
-def test_an_e5_card_prompts_by_role():
+def test_an_e5_card_has_a_prompt_for_each_role():
     card = catalogue.find("e5-base-v2")
     assert card.prompts == {"query": "query: ", "document": "passage: "}
     assert card.prompt == "passage: "
     assert catalogue.resolve("e5-base-v2", role="query").prompt == "query: "
 
 
-def test_cards_survive_writing_and_reading(tmp_path):
+def test_cards_round_trip_through_a_file(tmp_path):
     cards = [
         *catalogue.cards().values(),
         Card("odd", "timm:test_resnet", model_args={"a": [1, 2.5], "b": True}, prompts={"query": 'say "ä"\n'}),
@@ -154,12 +154,12 @@ def test_a_written_card_is_never_overwritten(tmp_path):
         catalogue.write(tmp_path / "a.toml", [])
 
 
-def test_an_architecture_alone_stands_for_a_timm_model(tmp_path):
+def test_an_architecture_alone_means_a_timm_model(tmp_path):
     path = write(tmp_path / "a.toml", '[[space]]\nname = "a"\narchitecture = "test_resnet"\n')
     assert catalogue.read(path)["a"].encoder == "timm:test_resnet"
 
 
-def test_a_checkpoint_is_found_beside_its_card_or_in_the_folder_of_weights(tmp_path, monkeypatch):
+def test_a_checkpoint_is_loaded_from_the_folder_of_its_card_or_of_the_weights(tmp_path, monkeypatch):
     monkeypatch.delenv("REPSTITCH_WEIGHTS", raising=False)
     (tmp_path / "cards").mkdir()
     (tmp_path / "weights").mkdir()
@@ -172,14 +172,14 @@ def test_a_checkpoint_is_found_beside_its_card_or_in_the_folder_of_weights(tmp_p
     ):
         catalogue.weights(catalogue.read(path)["a"])
 
-    elsewhere = tmp_path / "weights" / "a.safetensors"
-    elsewhere.touch()
+    in_weights = tmp_path / "weights" / "a.safetensors"
+    in_weights.touch()
     monkeypatch.setenv("REPSTITCH_WEIGHTS", str(tmp_path / "weights"))
-    assert catalogue.weights(catalogue.read(path)["a"]) == elsewhere
+    assert catalogue.weights(catalogue.read(path)["a"]) == in_weights
 
-    beside = tmp_path / "cards" / "a.safetensors"
-    beside.touch()
-    assert catalogue.weights(catalogue.read(path)["a"]) == beside
+    next_to_card = tmp_path / "cards" / "a.safetensors"
+    next_to_card.touch()
+    assert catalogue.weights(catalogue.read(path)["a"]) == next_to_card
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_a_checkpoint_is_found_beside_its_card_or_in_the_folder_of_weights(tmp_p
         ("not toml", "cannot be read"),
     ],
 )
-def test_a_card_that_says_nothing_known_is_refused(tmp_path, text, message):
+def test_an_invalid_card_is_refused(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
         catalogue.read(write(tmp_path / "a.toml", text))
 
 
-def test_a_misspelt_name_is_answered_with_the_nearest():
+def test_the_error_for_a_misspelt_name_suggests_the_nearest():
     with pytest.raises(NotFoundError, match="e5-base-v2"):
         catalogue.find("e5-base")
     with pytest.raises(InputError, match=r"`encoder` must be a card.*got 'e5-bse-v2'.*Nearest: e5-base-v2"):
@@ -219,7 +219,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("given", "encoder", "name"),
+    ("requested", "encoder", "name"),
     [
         ("timm:resnet50", "timm:resnet50", "resnet50"),
         ("timm/resnet18.a1_in1k", "timm:timm/resnet18.a1_in1k", "resnet18.a1_in1k"),
@@ -229,12 +229,12 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
         ("gte-base", "transformers:thenlper/gte-base", "gte-base"),
     ],
 )
-def test_what_an_encoder_is_called_says_where_it_comes_from(given, encoder, name):
-    card = catalogue.resolve(given)
+def test_the_form_of_an_encoders_name_selects_its_library(requested, encoder, name):
+    card = catalogue.resolve(requested)
     assert (card.encoder, card.name) == (encoder, name)
 
 
-def test_what_is_set_goes_over_the_card():
+def test_settings_override_the_card():
     card = catalogue.resolve(
         "bge-small-en-v1.5",
         name="mine",
@@ -245,20 +245,20 @@ def test_what_is_set_goes_over_the_card():
         normalise=False,
         max_length=8,
     )
-    found = (card.name, card.pooling, card.layer, card.role, card.prompt)
-    assert found == ("mine", "mean", 3, "query", "Q: ")
+    fields = (card.name, card.pooling, card.layer, card.role, card.prompt)
+    assert fields == ("mine", "mean", 3, "query", "Q: ")
     assert card.normalised is False
     assert card.max_length == 8
 
 
-def test_the_width_of_a_card_is_that_of_its_own_vectors_only():
+def test_the_dim_of_a_card_applies_only_to_its_own_pooling_and_layer():
     assert catalogue.resolve("clip_vit_b32_openai_image", name="mine").dim == 512
     assert catalogue.resolve("clip_vit_b32_openai_image", pooling="cls", layer=3).dim is None
     assert catalogue.resolve("mobilenetv2_slim_imagenet", pooling="gap").dim == 1280
     assert catalogue.resolve("mobilenetv2_slim_imagenet", layer=-1).dim is None
 
 
-def test_another_checkpoint_leaves_the_revision_behind():
+def test_another_checkpoint_drops_the_revision():
     assert catalogue.resolve("mobilenetv2_slim_imagenet", checkpoint="mine.safetensors").revision is None
 
 
@@ -273,7 +273,7 @@ def test_an_unknown_setting_is_refused():
         catalogue.resolve("gte-base", qqq=1)
 
 
-def test_one_card_of_several_is_named_after_a_colon(tmp_path):
+def test_one_card_of_several_is_selected_by_a_colon_and_its_name(tmp_path):
     path = tmp_path / "two.toml"
     catalogue.write(path, [Card("a", "timm:x"), Card("b", "timm:y")])
     assert catalogue.resolve(f"{path}:b").encoder == "timm:y"
@@ -288,12 +288,12 @@ def test_a_file_of_weights_needs_its_architecture(tmp_path):
     assert catalogue.resolve(str(tmp_path / "w.safetensors"), architecture="test_vit").encoder == "timm:test_vit"
 
 
-def test_an_architecture_beside_anything_but_a_file_is_refused():
+def test_an_architecture_is_refused_unless_the_encoder_is_a_file_of_weights():
     with pytest.raises(InputError, match="`architecture` requires an `encoder` that is a file of weights; gte-base is"):
         catalogue.resolve("gte-base", architecture="test_vit")
 
 
-def test_a_folder_is_known_by_its_config(tmp_path):
+def test_the_library_of_a_folder_is_read_from_its_config(tmp_path):
     with pytest.raises(InputError, match=r"must be a model's folder with a config.json"):
         catalogue.resolve(str(tmp_path))
     write(tmp_path / "config.json", "{}")

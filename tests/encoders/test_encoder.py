@@ -1,4 +1,4 @@
-"""Embedding to files: layers in one pass, stopping and resuming."""
+"""Embedding to files: several layers in one pass, interrupting and resuming."""
 
 import os
 from dataclasses import replace
@@ -15,7 +15,7 @@ from repstitch.encoders import loading
 from repstitch.errors import InputError
 
 
-def test_a_saved_encoder_comes_back_from_its_card(tmp_path, photos):
+def test_a_saved_encoder_is_loaded_from_its_card(tmp_path, photos):
     model = build("test_convnext", num_classes=10)
     made = encoders.from_module(
         model, card("test_convnext", pooling="gap", mean=(0.4,) * 3, std=(0.2,) * 3, family="tiny", objective="none")
@@ -109,7 +109,7 @@ def test_every_layer_of_a_text_encoder_equals_a_run_for_that_layer(tmp_path, ber
         assert together.space == replace(single.space, name=f"tiny-bert.layer{layer:02d}")
 
 
-def test_layer_0_of_a_text_encoder_is_what_enters_its_first_block(tmp_path, bert):
+def test_layer_0_of_a_text_encoder_is_the_input_of_its_first_block(tmp_path, bert):
     encoder = encoders.load_encoder(str(bert))
     entered = []
     encoder.model.encoder.layer[0].register_forward_hook(lambda block, inputs, output: entered.append(inputs[0]))
@@ -118,7 +118,7 @@ def test_layer_0_of_a_text_encoder_is_what_enters_its_first_block(tmp_path, bert
     np.testing.assert_allclose(rows[0], entered[-1][0].mean(0).numpy(), atol=1e-6)
 
 
-def test_some_layers_are_counted_from_either_end_and_written_once(tmp_path, photos):
+def test_layers_are_counted_from_either_end_and_written_once(tmp_path, photos):
     encoder, model = vit(layer=-1, normalised=True)
     encoders.embed(encoder, photos, tmp_path / "x", layers=[-1, 2, len(model.blocks)], dtype="float16")
     files = sorted(tmp_path.glob("x/*"))
@@ -127,7 +127,7 @@ def test_some_layers_are_counted_from_either_end_and_written_once(tmp_path, phot
     assert read(files[0]).vectors.dtype == np.float16
 
 
-def test_layers_that_were_interrupted_go_on_to_the_same_files(tmp_path, photos):
+def test_an_interrupted_embed_of_layers_resumes_to_the_same_files(tmp_path, photos):
     encoder, _ = vit(layer=-1)
     with pytest.raises(KeyboardInterrupt):
         encoders.embed(interrupted(encoder, 3), photos, tmp_path / "x", batch_size=2, layers="all")
@@ -147,7 +147,7 @@ def test_layers_that_were_interrupted_go_on_to_the_same_files(tmp_path, photos):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "x", "y"]
 
 
-def test_layers_that_were_stopped_while_published_are_published_again(tmp_path, photos, monkeypatch):
+def test_layers_interrupted_while_being_published_are_published_by_the_next_run(tmp_path, photos, monkeypatch):
     encoder, _ = vit(layer=-1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -159,7 +159,7 @@ def test_layers_that_were_stopped_while_published_are_published_again(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
         ({"layers": [9]}, "`layer` of 'tiny-bert' must be from 0 to 2, .* got 9"),
         ({"layers": []}, r"`layers` must be 'all' or a list of layer numbers; got \[\]"),
@@ -168,13 +168,13 @@ def test_layers_that_were_stopped_while_published_are_published_again(tmp_path, 
         ({"layers": "all", "limit": 0}, "`limit` must be at least 1; got 0"),
     ],
 )
-def test_layers_that_cannot_be_taken_are_refused(tmp_path, bert, given, message):
+def test_invalid_layers_are_refused(tmp_path, bert, settings, message):
     (tmp_path / "t.txt").write_text("a\n")
     with pytest.raises(InputError, match=message):
-        encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / "x", **given)
+        encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / "x", **settings)
 
 
-def test_stages_may_be_wider_or_narrower_than_their_card_says_of_the_end(tmp_path, photos):
+def test_stages_may_have_another_dim_than_the_card(tmp_path, photos):
     torch.manual_seed(0)
     made = encoders.from_module(build("test_resnet", num_classes=0), card(pooling="gap"))
     assert made.card.dim == 96
@@ -184,7 +184,7 @@ def test_stages_may_be_wider_or_narrower_than_their_card_says_of_the_end(tmp_pat
     assert widths == [info["num_chs"] for info in made.model.feature_info]
 
 
-def test_layers_need_a_folder_that_is_not_there(tmp_path, photos):
+def test_layers_need_an_out_folder_that_does_not_exist(tmp_path, photos):
     encoder, _ = vit(layer=-1)
     with pytest.raises(InputError, match=r"`out` must be a folder, to which .* is written; got 'x\.parquet'"):
         encoders.embed(encoder, photos, tmp_path / "x.parquet", layers="all")
@@ -192,7 +192,7 @@ def test_layers_need_a_folder_that_is_not_there(tmp_path, photos):
         encoders.embed(encoder, photos, photos, layers="all")
 
 
-def test_layers_of_a_pooled_vector_or_an_unknown_network_are_refused(tmp_path, photos):
+def test_layers_without_pooling_or_of_an_unknown_network_are_refused(tmp_path, photos):
     pooled, _ = vit(pooling="none")
     with pytest.raises(InputError, match="with a `pooling` other than none"):
         encoders.embed(pooled, photos, tmp_path / "x", layers="all")
@@ -201,10 +201,10 @@ def test_layers_of_a_pooled_vector_or_an_unknown_network_are_refused(tmp_path, p
         encoders.embed(flat, photos, tmp_path / "x", layers="all")
 
 
-# --- stopping and going on --------------------------------------------------------------------------------------------
+# --- interrupting and resuming ----------------------------------------------------------------------------------------
 
 
-def test_an_embed_that_was_interrupted_goes_on_to_the_same_file(tmp_path, photos):
+def test_an_interrupted_embed_resumes_to_the_same_file(tmp_path, photos):
     encoder = encoders.from_module(build("test_resnet", num_classes=0), card())
     with pytest.raises(KeyboardInterrupt):
         encoders.embed(interrupted(encoder, 2), photos, tmp_path / "x.parquet", batch_size=2)
@@ -230,7 +230,7 @@ def test_texts_are_written_in_their_order_at_any_batch_size(tmp_path, bert):
 
 
 @pytest.mark.parametrize("change", ["weights", "dtype", "precision", "items"])
-def test_a_job_of_other_weights_numbers_or_items_does_not_go_on_with_the_rows_of_this_one(tmp_path, photos, change):
+def test_unfinished_rows_are_not_resumed_with_other_weights_dtype_precision_or_items(tmp_path, photos, change):
     def encoder(seed: int = 0, precision: str = "float32") -> encoders.Encoder:
         torch.manual_seed(seed)
         return encoders.from_module(build("test_resnet", num_classes=0), card(), precision=precision)
@@ -238,7 +238,7 @@ def test_a_job_of_other_weights_numbers_or_items_does_not_go_on_with_the_rows_of
     out = tmp_path / "x.parquet"
     with pytest.raises(KeyboardInterrupt):
         encoders.embed(interrupted(encoder(), 1), photos, out, batch_size=2)
-    if change == "items":  # the rows already done are of this image
+    if change == "items":  # the rows already written include this image
         Image.new("RGB", (32, 32), "red").save(photos / "0.png")
     other = encoder(seed=int(change == "weights"), precision="bfloat16" if change == "precision" else "float32")
     with pytest.raises(InputError, match="contains the unfinished rows of another job"):
@@ -251,5 +251,5 @@ def test_a_small_llama_reproduces_the_vectors_of_captions(tmp_path):
     captions = (DATA / "captions" / "captions.tsv").read_text(encoding="utf-8").splitlines()[:100]
     (tmp_path / "c.tsv").write_text("\n".join(captions), encoding="utf-8")
     encoders.embed(str(folder), f"{tmp_path / 'c.tsv'}:2", tmp_path / "c.parquet", skip_first=True)
-    found = read(tmp_path / "c.parquet").vectors
-    assert cosines(found, np.load(DATA / "captions" / "stories260K_meanpool.npy")[:100]).min() > 0.999
+    rows = read(tmp_path / "c.parquet").vectors
+    assert cosines(rows, np.load(DATA / "captions" / "stories260K_meanpool.npy")[:100]).min() > 0.999

@@ -1,4 +1,4 @@
-"""What can be embedded."""
+"""Items to embed: images and texts from folders, archives, text files and tables."""
 
 import zipfile
 
@@ -27,31 +27,31 @@ def test_a_zip_holds_the_same_images_as_its_folder(tmp_path, photos):
 
 def test_lines_of_a_text_file_are_numbered_from_zero(tmp_path):
     (tmp_path / "t.txt").write_bytes("ein\r\nzwei \u2028 drei\n".encode())
-    found = items.read_items(tmp_path / "t.txt", "text")
-    assert (found.ids, found.values) == (["0", "1"], ["ein", "zwei \u2028 drei"])
+    loaded = items.read_items(tmp_path / "t.txt", "text")
+    assert (loaded.ids, loaded.values) == (["0", "1"], ["ein", "zwei \u2028 drei"])
 
 
-def test_tables_give_texts_with_their_ids(tmp_path):
+def test_tables_contain_texts_with_their_ids(tmp_path):
     ids, texts = ["007", "1e3"], ['say "a", b', "12"]
     pq.write_table(pa.table({"id": ids, "text": texts}), tmp_path / "t.parquet")
     (tmp_path / "t.csv").write_text('id,text\n007,"say ""a"", b"\n1e3,12\n')
     (tmp_path / "t.tsv").write_text('id\ttext\n007\tsay "a", b\n1e3\t12\n')
     (tmp_path / "bare.tsv").write_text('007\tsay "a", b\n1e3\t12\n')
     for name in ("t.parquet", "t.csv", "t.tsv"):
-        found = items.read_items(f"{tmp_path / name}:text", "text")
-        assert (found.ids, found.values) == (ids, texts)
-    found = items.read_items(f"{tmp_path / 'bare.tsv'}:1", "text")
-    assert (found.ids, found.values) == (["0", "1"], texts)
+        loaded = items.read_items(f"{tmp_path / name}:text", "text")
+        assert (loaded.ids, loaded.values) == (ids, texts)
+    loaded = items.read_items(f"{tmp_path / 'bare.tsv'}:1", "text")
+    assert (loaded.ids, loaded.values) == (["0", "1"], texts)
 
 
-def test_tables_give_images_as_bytes_or_as_paths_beside_them(tmp_path, photos):
+def test_tables_contain_images_as_bytes_or_as_paths_relative_to_the_table(tmp_path, photos):
     names = ["0.png", "b/1.png"]
     raw = [(photos / name).read_bytes() for name in names]
     table = pa.table({"bytes": raw, "path": names, "hf": [{"bytes": data, "path": None} for data in raw]})
     pq.write_table(table, photos / "t.parquet")
     for column in ("bytes", "path", "hf"):
-        found = items.read_items(f"{photos / 't.parquet'}:{column}", "image")
-        assert [image.read() for image in found.values] == raw
+        loaded = items.read_items(f"{photos / 't.parquet'}:{column}", "image")
+        assert [image.read() for image in loaded.values] == raw
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_data_without_usable_images_is_refused(tmp_path):
         items.read_items(tmp_path / "bad.zip", "image")
 
 
-def test_bytes_that_are_no_image_are_refused():
+def test_bytes_that_are_not_an_image_are_refused():
     with pytest.raises(InputError, match=r"an image of 7 bytes must be an image .* its format is unknown"):
         items.open_image(b"no jpeg")
 
 
-def test_the_stamp_of_images_changes_with_what_they_show(tmp_path, photos):
+def test_the_stamp_of_images_changes_with_their_content(tmp_path, photos):
     def stamps() -> list[str]:
         names = ["0.png", "b/1.png"]
         raw = [(photos / name).read_bytes() for name in names]
@@ -121,7 +121,7 @@ def test_the_stamp_of_texts_changes_with_their_words_ids_and_order(tmp_path):
     assert len({stamp(text) for text in ("1,a\n2,b\n", "1,a\n2,c\n", "1,a\n3,b\n", "2,b\n1,a\n", "1,a\n")}) == 5
 
 
-def test_a_limit_takes_items_evenly_spread(tmp_path, photos):
+def test_a_limit_takes_evenly_spaced_items(tmp_path, photos):
     encoder, _ = vit(pooling="cls")
     encoders.embed(encoder, photos, tmp_path / "all.parquet")
     encoders.embed(encoder, photos, tmp_path / "some.parquet", limit=3)

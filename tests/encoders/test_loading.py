@@ -1,4 +1,4 @@
-"""Where encoders come from, and weights that are refused; real ones where there is data."""
+"""Loading encoders from all sources, and refusing weights; with real weights where the data is present."""
 
 import re
 import zipfile
@@ -19,7 +19,7 @@ from repstitch.encoders import catalogue, loading
 from repstitch.errors import InputError
 
 
-def test_a_folder_of_sentence_transformers_says_how_to_pool(bert):
+def test_a_sentence_transformers_folder_sets_the_pooling(bert):
     (bert / "modules.json").write_text(
         '[{"type": "sentence_transformers.models.Transformer", "path": ""},'
         '{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},'
@@ -37,7 +37,7 @@ def test_a_folder_of_sentence_transformers_says_how_to_pool(bert):
     assert encoders.load_encoder(str(bert), pooling="mean", normalise=False).space.normalised is False
 
 
-def test_a_linear_step_that_is_not_whole_or_not_known_is_refused(bert):
+def test_an_incomplete_or_unsupported_linear_step_is_refused(bert):
     with_dense(bert, activation="torch.nn.GELU", bias=False)
     with pytest.raises(InputError, match="step 2_Dense must have the activation Identity or Tanh; got GELU"):
         encoders.load_encoder(str(bert))
@@ -47,7 +47,7 @@ def test_a_linear_step_that_is_not_whole_or_not_known_is_refused(bert):
         encoders.load_encoder(str(bert))
 
 
-def test_a_text_folder_is_identified_by_its_weights_and_not_by_its_place(bert):
+def test_a_text_folder_is_identified_by_its_weights_and_not_by_its_path(bert):
     space: Any = encoders.load_encoder(str(bert)).space
     assert space.encoder == "transformers:tiny-bert"
     assert space.architecture == "bert"
@@ -55,7 +55,7 @@ def test_a_text_folder_is_identified_by_its_weights_and_not_by_its_place(bert):
     assert re.fullmatch("[0-9a-f]{16}", space.revision)
 
 
-def test_a_card_written_by_hand_loads_a_checkpoint_beside_it(tmp_path):
+def test_a_card_written_by_hand_loads_a_checkpoint_next_to_it(tmp_path):
     model = build("test_resnet", in_chans=1, num_classes=7).eval()
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     (tmp_path / "c.toml").write_text(
@@ -69,7 +69,7 @@ def test_a_card_written_by_hand_loads_a_checkpoint_beside_it(tmp_path):
     np.testing.assert_allclose(encoder.encode(noise()), expected, atol=1e-5)
 
 
-def test_a_timm_folder_brings_its_own_preprocessing(tmp_path):
+def test_a_timm_folder_sets_the_preprocessing(tmp_path):
     model = build("test_resnet").eval()
     model.pretrained_cfg.update(mean=(0.1, 0.2, 0.3), input_size=(3, 48, 48))
     timm.models.save_for_hf(model, tmp_path / "mine", safe_serialization=True)
@@ -82,14 +82,14 @@ def test_a_timm_folder_brings_its_own_preprocessing(tmp_path):
         np.testing.assert_allclose(encoder.encode(noise()), model.global_pool(model.forward_features(x)), atol=1e-5)
 
 
-def test_hub_names_load_from_the_folder_they_are_downloaded_to(tmp_path, bert, monkeypatch):
+def test_hub_names_are_loaded_from_the_download_folder(tmp_path, bert, monkeypatch):
     snapshots = tmp_path / "snapshots" / "c0ffee"
     model = build("test_resnet").eval()
     timm.models.save_for_hf(model, snapshots, safe_serialization=True)
-    asked = []
+    downloaded = []
 
     def download(repo, revision=None, allow_patterns=()):
-        asked.append(repo)
+        downloaded.append(repo)
         return str(bert if repo == "owner/bert" else snapshots)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
@@ -97,13 +97,13 @@ def test_hub_names_load_from_the_folder_they_are_downloaded_to(tmp_path, bert, m
     by_id = encoders.load_encoder("timm/test_resnet.r160_in1k")
     text = encoders.load_encoder("owner/bert")
 
-    assert asked == ["timm/test_resnet.r160_in1k"] * 2 + ["owner/bert"]
+    assert downloaded == ["timm/test_resnet.r160_in1k"] * 2 + ["owner/bert"]
     assert named.space.encoder == "timm:test_resnet.r160_in1k"
     assert named.space.revision == "c0ffee"
     np.testing.assert_allclose(named.encode(noise(2)), by_id.encode(noise(2)), atol=1e-6)
     with torch.inference_mode():
-        own = model.global_pool(model.forward_features(torch.stack([named.load(i) for i in noise(2)])))
-    np.testing.assert_allclose(named.encode(noise(2)), own.numpy(), atol=1e-5)
+        expected = model.global_pool(model.forward_features(torch.stack([named.load(i) for i in noise(2)])))
+    np.testing.assert_allclose(named.encode(noise(2)), expected.numpy(), atol=1e-5)
     assert text.space.encoder == "transformers:owner/bert"
 
 
@@ -119,19 +119,19 @@ def test_a_download_that_fails_says_what_to_do_in_one_line(monkeypatch):
         assert "\n" not in str(caught.value)
 
 
-def test_the_libraries_of_the_catalogue_are_those_that_load():
+def test_every_library_of_the_catalogue_can_be_loaded():
     assert tuple(loading.LIBRARIES) == catalogue.LIBRARIES
 
 
 def test_catalogue_vision_cards_fit_their_architectures():
-    """Builds every convolutional model of the catalogue with random weights; transformers are too large for a test."""
+    """Build three MobileNets of the catalogue with random weights; vision transformers are too large for a test."""
     for name in ("mobilenetv2_slim_imagenet", "mobilenetv1_slim_imagenet", "mobilenetv1_025_imagenet"):
-        found = replace(catalogue.find(name), checkpoint=None, revision=None)
-        architecture = found.encoder.partition(":")[2]
+        catalogue_card = replace(catalogue.find(name), checkpoint=None, revision=None)
+        architecture = catalogue_card.encoder.partition(":")[2]
         make = loading.BUILDERS.get(architecture, partial(build, architecture))
-        model = make(num_classes=0, **found.model_args)
-        encoder = encoders.from_module(model, replace(found, input_size=(3, 64, 64)))
-        assert encoder.space.dim == found.dim
+        model = make(num_classes=0, **catalogue_card.model_args)
+        encoder = encoders.from_module(model, replace(catalogue_card, input_size=(3, 64, 64)))
+        assert encoder.space.dim == catalogue_card.dim
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
@@ -160,7 +160,7 @@ def test_a_pickled_checkpoint_runs_no_code(tmp_path):
     assert not (tmp_path / "went-off").exists()
 
 
-def test_a_text_folder_with_weights_left_out_is_refused(bert):
+def test_a_text_folder_with_missing_weights_is_refused(bert):
     from safetensors.torch import load_file
 
     state = load_file(bert / "model.safetensors")
@@ -196,8 +196,8 @@ def test_mobilenets_reproduce_the_vectors_of_cifar_photos(monkeypatch, name, ref
     rows = np.load(DATA / "cifar10" / "up128_rows500.npy")[::20]
     encoder = encoders.load_encoder(name, input_size=128)
     with zipfile.ZipFile(DATA / "cifar10" / "images_jpeg.zip") as archive:
-        found = encoder.encode([archive.read(files[row]) for row in rows])
-    assert cosines(found, np.load(DATA / "cifar10" / reference)[::20]).min() > 0.999
+        vectors = encoder.encode([archive.read(files[row]) for row in rows])
+    assert cosines(vectors, np.load(DATA / "cifar10" / reference)[::20]).min() > 0.999
 
 
 @needs_data

@@ -1,4 +1,4 @@
-"""Vectors against a computation by hand, on models with random weights."""
+"""Vectors of models with random weights, compared with a computation by hand."""
 
 import numpy as np
 import pytest
@@ -38,17 +38,17 @@ def test_without_a_pooling_a_timm_model_gives_its_own_vector():
 
 
 def test_poolings_of_a_vision_transformer_differ_and_match_a_computation_by_hand():
-    found = {}
+    rows_by_pooling = {}
     for pooling in ("cls", "mean", "last", "gap"):
         encoder, model = vit(pooling=pooling)
         x = torch.stack([encoder.load(image) for image in noise()])
         with torch.inference_mode():
             tokens = model.forward_features(x).numpy()
         by_hand = {"cls": tokens[:, 0], "mean": tokens.mean(1), "last": tokens[:, -1], "gap": tokens[:, 1:].mean(1)}
-        found[pooling] = encoder.encode(noise())
-        np.testing.assert_allclose(found[pooling], by_hand[pooling], atol=1e-5)
+        rows_by_pooling[pooling] = encoder.encode(noise())
+        np.testing.assert_allclose(rows_by_pooling[pooling], by_hand[pooling], atol=1e-5)
         torch.manual_seed(0)
-    assert len({rows.tobytes() for rows in found.values()}) == 4
+    assert len({rows.tobytes() for rows in rows_by_pooling.values()}) == 4
 
 
 def test_a_layer_of_a_vision_transformer_is_the_class_token_after_that_block():
@@ -76,7 +76,7 @@ def test_a_layer_of_a_convolutional_network_is_a_stage_pooled():
     np.testing.assert_allclose(encoder.encode(noise()), expected, atol=1e-5)
 
 
-def test_channels_kept_last_are_pooled_over_positions():
+def test_channels_last_features_are_pooled_over_positions():
     class Last(torch.nn.Module):
         output_fmt = "NHWC"
 
@@ -101,7 +101,7 @@ def test_bgr_equals_rgb_with_flipped_channels():
     np.testing.assert_allclose(white[:, 0, 0], [151, 138, 132])
 
 
-def test_one_channel_reads_images_as_grey():
+def test_a_model_with_one_channel_reads_images_as_grey():
     model = build("test_resnet", num_classes=0, in_chans=1)
     encoder = encoders.from_module(model, card(input_size=(1, 32, 32), mean=(0.5,), std=(0.5,)))
     np.testing.assert_array_equal(encoder.encode(noise()), encoder.encode([image.convert("L") for image in noise()]))
@@ -186,12 +186,12 @@ def test_a_prompt_is_put_before_every_text(bert):
     assert (prompted.space.role, prompted.space.prompt) == ("query", "query: ")
 
 
-def test_texts_are_cut_at_the_length_asked_for(bert):
+def test_texts_are_truncated_at_max_length(bert):
     cut = encoders.load_encoder(str(bert), max_length=4)
     np.testing.assert_allclose(cut.encode(["a b c d e f g"]), cut.encode(["a b"]), atol=1e-6)
 
 
-def test_the_linear_step_of_a_sentence_encoder_follows_the_mean_but_not_a_layers(bert, tmp_path):
+def test_the_linear_step_of_a_sentence_encoder_applies_to_its_mean_but_not_to_a_layer(bert, tmp_path):
     plain = encoders.load_encoder(str(bert)).encode(TEXTS)
     layer = encoders.load_encoder(str(bert), layer=1).encode(TEXTS)
     linear = with_dense(bert)
@@ -225,7 +225,7 @@ def test_a_layer_or_pooling_that_a_text_encoder_lacks_is_refused(bert):
         encoders.load_encoder(str(bert), pooling="gap")
 
 
-def test_a_pooling_law_holds_for_any_padding():
+def test_pooling_ignores_padding():
     tokens = torch.randn(3, 5, 4)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
     garbage = tokens.masked_fill(mask[:, :, None] == 0, 1e6)
