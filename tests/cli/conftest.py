@@ -12,7 +12,7 @@ from repstitch.embeddings.writing import write
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory) -> Path:
-    """Two carded Parquet files, their bare arrays, and a stitcher learned from them."""
+    """Create two Parquet files with cards, their bare arrays, and a stitcher trained on them."""
     folder = tmp_path_factory.mktemp("shelf")
     X, Y, _, _ = affine_image(N, D_SOURCE, D_TARGET, noise=0.2)
     for name, rows, dim in (("old", X, D_SOURCE), ("new", Y, D_TARGET)):

@@ -12,7 +12,7 @@ from repstitch.metrics.alignment import METRICS
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[str]:
-    """Six files: four models of one origin, the larger the nearer to it, and two with nothing in common."""
+    """Create six files: four models that share an origin, the larger with less noise, and two that share nothing."""
     folder = tmp_path_factory.mktemp("models")
     Z, random = gaussian(60, 6, 1), np.random.default_rng(2)
     for i in range(6):
@@ -27,15 +27,15 @@ def models(tmp_path_factory) -> list[str]:
 def test_align_scores_every_pair_of_files_by_every_metric(capsys, tmp_path, shelf):
     write(tmp_path / "third.parquet", Embeddings(gaussian(N, 5, 9), card("third", 5), names(N)))
     paths = (shelf / "old.parquet", shelf / "new.parquet", tmp_path / "third.parquet")
-    found = result(capsys, "align", *paths, "--metric", "mutual_knn,cka", "--k", 5, "--permutations", 20)
-    assert [(r["source"], r["target"], r["metric"]) for r in found["pairs"]] == [
+    output = result(capsys, "align", *paths, "--metric", "mutual_knn,cka", "--k", 5, "--permutations", 20)
+    assert [(r["source"], r["target"], r["metric"]) for r in output["pairs"]] == [
         (a, b, metric)
         for a, b in (("old", "new"), ("old", "third"), ("new", "third"))
         for metric in ("mutual_knn", "cka")
     ]
-    assert (found["n"], found["k"]) == (N, 5)
+    assert (output["n"], output["k"]) == (N, 5)
     pair = align(*paths[:2], "mutual_knn", k=5, permutations=20).to_dict()
-    assert {key: value for key, value in found["pairs"][0].items() if key != "q"} == pair
+    assert {key: value for key, value in output["pairs"][0].items() if key != "q"} == pair
     status, printed, _ = run(capsys, "align", *paths[:2], "--permutations", 20)
     assert status == 0
     assert printed.startswith(f"old - new, n = {N}: mutual_knn@10 0.")
@@ -43,37 +43,37 @@ def test_align_scores_every_pair_of_files_by_every_metric(capsys, tmp_path, shel
 
 
 @pytest.mark.parametrize("scale", [1e30, 1e-30])
-def test_align_does_not_mind_the_length_of_rows(capsys, tmp_path, shelf, scale):
+def test_align_scores_do_not_depend_on_the_norm_of_rows(capsys, tmp_path, shelf, scale):
     np.save(tmp_path / "scaled.npy", (np.load(shelf / "old.npy").astype(np.float64) * scale).astype(np.float32))
-    found = result(capsys, "align", tmp_path / "scaled.npy", shelf / "new.npy", "--permutations", 0)
+    output = result(capsys, "align", tmp_path / "scaled.npy", shelf / "new.npy", "--permutations", 0)
     plain = result(capsys, "align", shelf / "old.npy", shelf / "new.npy", "--permutations", 0)
-    for one, other in zip(found["pairs"], plain["pairs"], strict=True):
+    for one, other in zip(output["pairs"], plain["pairs"], strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=1e-3)
 
 
 def test_align_without_permutations_gives_the_bare_scores(capsys, shelf):
-    found = result(capsys, "align", shelf / "old.parquet", shelf / "new.parquet", "--permutations", 0)
-    assert all("p" not in r for r in found["pairs"])
+    output = result(capsys, "align", shelf / "old.parquet", shelf / "new.parquet", "--permutations", 0)
+    assert all("p" not in r for r in output["pairs"])
 
 
 def test_align_prints_the_atlas_it_writes(capsys, tmp_path, models):
     from repstitch.alignment import files
 
     flags = ["--metric", "mutual_knn", "--permutations", 19, "--sizes", "30,60", "--cache", tmp_path / "graphs"]
-    found = result(capsys, "align", *models, *flags, "--out", tmp_path / "atlas")
+    output = result(capsys, "align", *models, *flags, "--out", tmp_path / "atlas")
     atlas = files.read(tmp_path / "atlas")
-    assert found == atlas.to_dict()
-    assert found["sizes"]["sizes"] == [30, 60]
-    assert len(found["pairs"]) == 15
-    assert set(found["pairs"][0]) == {"source", "target", "metric", "score", "null", "p", "q", "calibrated", "se"}
+    assert output == atlas.to_dict()
+    assert output["sizes"]["sizes"] == [30, 60]
+    assert len(output["pairs"]) == 15
+    assert set(output["pairs"][0]) == {"source", "target", "metric", "score", "null", "p", "q", "calibrated", "se"}
     assert len(list((tmp_path / "graphs").iterdir())) == 6
-    assert not {"trend", "control", "asymmetry", "layers"} & set(found)
+    assert not {"trend", "control", "asymmetry", "layers"} & set(output)
     status, printed, err = run(capsys, "align", *models, *flags, "--out", tmp_path / "again")
     assert (status, err) == (0, [])
     assert printed == f"{atlas}\n\nWritten to {tmp_path / 'again'}: atlas.json, pairs.csv, pairs.parquet\n"
 
 
-def test_align_by_all_metrics_gives_a_line_each(capsys, shelf):
+def test_align_with_all_metrics_prints_a_line_for_each(capsys, shelf):
     status, printed, err = run(
         capsys, "align", shelf / "old.parquet", shelf / "new.parquet", "--metric", "all", "--permutations", 2
     )
@@ -82,7 +82,7 @@ def test_align_by_all_metrics_gives_a_line_each(capsys, shelf):
     assert list(dict.fromkeys(named)) == list(METRICS)
 
 
-def test_align_asks_for_trend_lineage_and_asymmetry(capsys, models):
+def test_align_reports_trend_control_and_asymmetry(capsys, models):
     from repstitch.alignment.asymmetry import asymmetry
     from repstitch.alignment.inputs import unit_rows
     from repstitch.alignment.layers import by_encoder
@@ -93,37 +93,39 @@ def test_align_asks_for_trend_lineage_and_asymmetry(capsys, models):
     from repstitch.embeddings.matching import match
 
     flags = ["--metric", "mutual_knn", "--permutations", 19, "--seed", 4]
-    found = result(capsys, "align", *models, *flags, "--trend", "parameters", "--control", "family", "--asymmetry")
-    numbers = by_encoder(Atlas(found), "mutual_knn")
-    labels = [[space.get(field) for space in found["spaces"]] for field in ("parameters", "family")]
-    called = [space["name"] for space in found["spaces"]]
-    asked = {"metric": "mutual_knn", "resampling": Resampling(seed=4)}
-    rises = trend(numbers["score"], labels[0], called, column="parameters", families=labels[1], **asked)
-    assert found["trend"] == rises.to_dict()
-    shared = control(numbers["score"], {"family": labels[1]}, called, null=numbers["null"], q=numbers["q"], **asked)
-    assert found["control"] == shared.to_dict()
-    assert len(found["asymmetry"]) == 10
-    first = found["asymmetry"][0]
-    X = dict(zip(called, unit_rows(match([read(path) for path in models])), strict=True))
+    output = result(capsys, "align", *models, *flags, "--trend", "parameters", "--control", "family", "--asymmetry")
+    numbers = by_encoder(Atlas(output), "mutual_knn")
+    labels = [[space.get(field) for space in output["spaces"]] for field in ("parameters", "family")]
+    model_names = [space["name"] for space in output["spaces"]]
+    settings = {"metric": "mutual_knn", "resampling": Resampling(seed=4)}
+    rises = trend(numbers["score"], labels[0], model_names, column="parameters", families=labels[1], **settings)
+    assert output["trend"] == rises.to_dict()
+    shared = control(
+        numbers["score"], {"family": labels[1]}, model_names, null=numbers["null"], q=numbers["q"], **settings
+    )
+    assert output["control"] == shared.to_dict()
+    assert len(output["asymmetry"]) == 10
+    first = output["asymmetry"][0]
+    X = dict(zip(model_names, unit_rows(match([read(path) for path in models])), strict=True))
     a, b = first["source"], first["target"]
     assert first == asymmetry(X[a], X[b], source=a, target=b, seed=4).to_dict()
     status, printed, _ = run(capsys, "align", *models, *flags, "--trend", "parameters", "--control", "family")
     assert status == 0
-    assert printed.endswith(f"\n\ntrend: {found['trend']['verdict']}\n\ncontrol: {found['control']['verdict']}\n")
+    assert printed.endswith(f"\n\ntrend: {output['trend']['verdict']}\n\ncontrol: {output['control']['verdict']}\n")
 
 
-def test_align_takes_columns_of_a_table_and_models_to_compare_with(capsys, tmp_path, models):
+def test_align_reads_columns_of_a_table_and_models_to_compare_against(capsys, tmp_path, models):
     rows = [f"m{i}\t{i * i}\t{'ab'[i % 2]}" for i in range(6)]
     (tmp_path / "t.tsv").write_text("\n".join(["name\tleaderboard\tmaker", *rows]))
     flags = ["--metric", "cka", "--permutations", 0, "--table", tmp_path / "t.tsv"]
-    asked = ["--trend", "leaderboard", "--control", "maker", "--against", "m5"]
-    found = result(capsys, "align", *models, *flags, *asked)
-    assert [model["value"] for model in found["trend"]["models"]] == [0, 1, 4, 9, 16]
-    assert found["trend"]["against"] == ["m5"]
-    assert found["control"]["factors"]["maker"]["groups"] == {"a": 3, "b": 3}
+    more_flags = ["--trend", "leaderboard", "--control", "maker", "--against", "m5"]
+    output = result(capsys, "align", *models, *flags, *more_flags)
+    assert [model["value"] for model in output["trend"]["models"]] == [0, 1, 4, 9, 16]
+    assert output["trend"]["against"] == ["m5"]
+    assert output["control"]["factors"]["maker"]["groups"] == {"a": 3, "b": 3}
 
 
-def test_align_draws_all_to_a_folder_and_what_was_asked_for_to_a_file(capsys, tmp_path, models, monkeypatch):
+def test_align_plots_everything_to_a_folder_and_one_plot_to_a_file(capsys, tmp_path, models, monkeypatch):
     pytest.importorskip("matplotlib")
     import repstitch.plots.alignment
 
@@ -133,17 +135,17 @@ def test_align_draws_all_to_a_folder_and_what_was_asked_for_to_a_file(capsys, tm
     assert {path.name for path in (tmp_path / "all").iterdir()} == {"heatmap_cka.png", "map_cka.png"}
     drawn = {}
     plot = repstitch.plots.alignment.plot_atlas
-    monkeypatch.setattr(repstitch.plots.alignment, "plot_atlas", lambda found: drawn.update(plot(found)) or drawn)
+    monkeypatch.setattr(repstitch.plots.alignment, "plot_atlas", lambda atlas: drawn.update(plot(atlas)) or drawn)
     monkeypatch.setattr("repstitch.plots.canvas.save", lambda made, path: drawn.setdefault(str(path), made))
-    for name, asked in (("heatmap_cka", []), ("trend", ["--trend", "parameters", "--sizes", "30"])):
+    for name, more_flags in (("heatmap_cka", []), ("trend", ["--trend", "parameters", "--sizes", "30"])):
         path = tmp_path / f"{name}.svg"
-        assert run(capsys, "align", *models, *flags, *asked, "--plot", path)[0] == 0
+        assert run(capsys, "align", *models, *flags, *more_flags, "--plot", path)[0] == 0
         assert drawn[str(path)] is drawn[name]
         drawn.clear()
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         (["--trend", "beauty"], "Column 'beauty' does not exist; cards have"),
         (["--trend", "family"], "Column 'family' must contain numbers; m0 has 'f'"),
@@ -162,26 +164,26 @@ def test_align_draws_all_to_a_folder_and_what_was_asked_for_to_a_file(capsys, tm
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else "",
 )
-def test_align_refuses_what_it_is_asked_before_anything_is_computed(capsys, tmp_path, models, monkeypatch, flags, says):
+def test_align_refuses_invalid_flags_before_it_computes_anything(capsys, tmp_path, models, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("repstitch.alignment.measuring.score_all", None)
     status, out, err = run(capsys, "align", *models, *flags)
     assert (status, out, len(err)) == (2, "", 1)
-    assert says in err[0]
+    assert message in err[0]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_align_that_is_stopped_leaves_nothing(capsys, tmp_path, models, monkeypatch):
-    def stopped(*_given):
+def test_an_interrupted_align_leaves_no_files(capsys, tmp_path, models, monkeypatch):
+    def interrupt(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("repstitch.alignment.files.pq.write_table", stopped)
+    monkeypatch.setattr("repstitch.alignment.files.pq.write_table", interrupt)
     status, out, err = run(capsys, "align", *models, "--permutations", 0, "--out", tmp_path / "atlas")
     assert (status, out, len(err)) == (130, "", 1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_align_says_how_many_rows_were_left_out(capsys, tmp_path, shelf):
+def test_align_reports_how_many_rows_were_left_out(capsys, tmp_path, shelf):
     x, y = bad_files(tmp_path, shelf, "NaN")
     status, printed, err = run(capsys, "align", x, y, "--drop-invalid", "--permutations", 0)
     assert (status, err) == (0, ["WARNING: Left out of old: 1 NaN or Inf."])
@@ -209,7 +211,7 @@ def test_align_refuses_files_that_cannot_be_matched_in_one_line(capsys, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         (["--metric", "magic"], "`--metric` must be all, or some of mutual_knn, cycle_knn, lcs_knn"),
         (["--permutations", "-1"], "`--permutations` must be from 0 to 100,000"),
@@ -221,10 +223,10 @@ def test_align_refuses_files_that_cannot_be_matched_in_one_line(capsys, tmp_path
         (["--metric", "cka,"], "`--metric` must be names separated by commas"),
     ],
 )
-def test_align_refuses_settings_in_one_line(capsys, shelf, flags, says):
+def test_align_refuses_invalid_settings_in_one_line(capsys, shelf, flags, message):
     status, out, err = run(capsys, "align", shelf / "old.parquet", shelf / "new.parquet", *flags)
     assert (status, out, len(err)) == (2, "", 1)
-    assert says in err[0]
+    assert message in err[0]
 
 
 def test_align_refuses_a_single_file(capsys, shelf):

@@ -1,7 +1,7 @@
 from helpers.command_line import result, run
 
 
-def test_embed_hands_its_flags_to_the_encoder(capsys, tmp_path, monkeypatch):
+def test_embed_passes_its_flags_to_the_encoder(capsys, tmp_path, monkeypatch):
     import repstitch.encoders
 
     calls = []
@@ -14,8 +14,8 @@ def test_embed_hands_its_flags_to_the_encoder(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "D").mkdir()
     flags = ["--pooling", "mean", "--layer", -2, "--role", "query", "--no-normalise", "--model-args", '{"depth": 2}']
-    found = result(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X.parquet", "--batch-size", 3, *flags)
-    assert found == {"out": "X.parquet", "rows": 7}
+    output = result(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X.parquet", "--batch-size", 3, *flags)
+    assert output == {"out": "X.parquet", "rows": 7}
     assert calls == [
         (
             ("E", "D", "X.parquet"),
@@ -35,11 +35,11 @@ def test_embed_hands_its_flags_to_the_encoder(capsys, tmp_path, monkeypatch):
     ]
     status, _, err = run(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X.parquet", "--model-args", "[1]")
     assert (status, err) == (2, ["repstitch embed: `--model-args` must be a JSON object; got '[1]'."])
-    for layers, handed in (("all", "all"), ("1,6,-1", [1, 6, -1])):
+    for layers, expected in (("all", "all"), ("1,6,-1", [1, 6, -1])):
         result(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X", "--layers", layers)
-        assert calls[-1][1]["layers"] == handed
+        assert calls[-1][1]["layers"] == expected
     status, _, err = run(capsys, "embed", "--encoder", "E", "--data", "D", "--out", "X", "--layers", "first")
     assert (status, err) == (2, ["repstitch embed: `--layers` must be all, or numbers like 1,6,12; got 'first'."])
     status, _, err = run(capsys, "embed", "--encoder", "E", "--data", "no.csv:text", "--out", "X.parquet")
-    said = "`--data` must be an existing folder, .zip, .txt or table; there is no no.csv."
-    assert (status, err) == (2, [f"repstitch embed: {said}"])
+    message = "`--data` must be an existing folder, .zip, .txt or table; there is no no.csv."
+    assert (status, err) == (2, [f"repstitch embed: {message}"])

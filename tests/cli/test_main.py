@@ -17,7 +17,7 @@ from repstitch.workflows.study_file import read_study
 
 
 @pytest.mark.parametrize("command", ["score", "translate", "show", "promote"])
-def test_an_unknown_stitcher_is_one_line(capsys, tmp_path, shelf, files, command):
+def test_an_unknown_stitcher_is_reported_in_one_line(capsys, tmp_path, shelf, files, command):
     rest = {
         "score": ["old-nwe", *files],
         "translate": ["old-nwe", shelf / "old.parquet", "--out", tmp_path / "y.parquet"],
@@ -33,7 +33,7 @@ def test_an_unknown_stitcher_is_one_line(capsys, tmp_path, shelf, files, command
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_operating_systems_refusal_is_one_line(capsys, tmp_path, files, monkeypatch):
+def test_an_operating_system_error_is_reported_in_one_line(capsys, tmp_path, files, monkeypatch):
     from repstitch.stitchers.stitcher import Stitcher
 
     def full(*_args):
@@ -53,7 +53,7 @@ def test_the_operating_systems_refusal_is_one_line(capsys, tmp_path, files, monk
         ("transformers", "encoders", ["embed", "--encoder", "E", "--data", "D", "--out", "X.parquet"]),
     ],
 )
-def test_what_is_not_installed_is_named_with_the_extra_that_installs_it(capsys, monkeypatch, module, extra, argv):
+def test_a_missing_package_is_named_with_the_extra_that_installs_it(capsys, monkeypatch, module, extra, argv):
     def missing(_args):
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
@@ -61,11 +61,11 @@ def test_what_is_not_installed_is_named_with_the_extra_that_installs_it(capsys, 
         "repstitch.cli.registry.run_show" if argv[0] == "show" else f"repstitch.cli.{argv[0]}.run", missing
     )
     status, out, err = run(capsys, *argv)
-    said = f"`{argv[0]}` needs {module}; install it with: pip install 'repstitch[{extra}]'"
-    assert (status, out, err) == (2, "", [f"repstitch {argv[0]}: {said}"])
+    message = f"`{argv[0]}` needs {module}; install it with: pip install 'repstitch[{extra}]'"
+    assert (status, out, err) == (2, "", [f"repstitch {argv[0]}: {message}"])
 
 
-def test_a_module_of_our_own_that_is_missing_is_not_hidden(monkeypatch):
+def test_a_missing_module_of_repstitch_itself_is_not_hidden(monkeypatch):
     def missing(_args):
         raise ModuleNotFoundError("No module named 'repstitch.gone'", name="repstitch.gone")
 
@@ -75,10 +75,10 @@ def test_a_module_of_our_own_that_is_missing_is_not_hidden(monkeypatch):
 
 
 def test_control_c_exits_130_in_one_line(capsys, monkeypatch):
-    def stopped(_args):
+    def interrupt(_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("repstitch.cli.train.run", stopped)
+    monkeypatch.setattr("repstitch.cli.train.run", interrupt)
     status, out, err = run(capsys, "train", "--source", "x", "--target", "y", "--out", "z")
     assert (status, out) == (130, "")
     assert err == ["repstitch train: interrupted; no output was written. Run the same command again to continue."]
@@ -88,11 +88,11 @@ COMMANDS = next(action for action in parser()._actions if action.dest == "comman
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_ends_with_a_command_that_parses(capsys, command):
-    with pytest.raises(SystemExit) as left:
+def test_help_ends_with_example_commands_that_parse(capsys, command):
+    with pytest.raises(SystemExit) as exit_info:
         main([command, "--help"])
     printed = capsys.readouterr().out
-    assert left.value.code == 0
+    assert exit_info.value.code == 0
     examples = printed.partition("\nexample:\n")[2].replace("\\\n", " ").strip().splitlines()
     assert examples
     for words in map(str.split, examples):
@@ -124,9 +124,9 @@ def test_help_names_every_command_and_version_is_the_packages(capsys):
 
 @pytest.mark.parametrize("argv", [[], ["magic"], ["train"], ["train", "--method", "magic"]], ids=" ".join)
 def test_a_command_line_that_does_not_parse_exits_2(argv):
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         main(argv)
-    assert left.value.code == 2
+    assert exit_info.value.code == 2
 
 
 def test_help_imports_nothing_heavy():
@@ -140,52 +140,52 @@ for command in {list(COMMANDS)!r}:
 
 SIDES = ("--source", "old.npy", "--target", "new.npy")
 BAD = {
-    "train into a folder that is there": ["train", *SIDES, "--out", "taken"],
-    "train with shares that are none": ["train", *SIDES, "--out", "s", "--split", "half"],
+    "train into a folder that exists": ["train", *SIDES, "--out", "taken"],
+    "train with shares that are not numbers": ["train", *SIDES, "--out", "s", "--split", "half"],
     "train with shares that do not sum to 1": ["train", *SIDES, "--out", "s", "--split", "0.5,0.2,0.2"],
     "train with a bad seed": ["train", *SIDES, "--out", "s", "--seed", "-1"],
     "train with a bad threshold": ["train", *SIDES, "--out", "s", "--retention", "2"],
     "train with bad epochs": ["train", *SIDES, "--out", "s", "--epochs", "0"],
-    "train from a file that is not there": ["train", "--source", "no.npy", "--target", "new.npy", "--out", "s"],
-    "train with ids that are not there": ["train", *SIDES, "--out", "s", "--source-ids", "no.txt"],
-    "train with a curve of another kind": ["train", *SIDES, "--out", "s", "--learning-curve", "curve.txt"],
-    "score a stitcher that is not there": ["score", "no", *SIDES],
+    "train from a file that does not exist": ["train", "--source", "no.npy", "--target", "new.npy", "--out", "s"],
+    "train with an ids file that does not exist": ["train", *SIDES, "--out", "s", "--source-ids", "no.txt"],
+    "train with an unknown curve format": ["train", *SIDES, "--out", "s", "--learning-curve", "curve.txt"],
+    "score a stitcher that does not exist": ["score", "no", *SIDES],
     "score with a bad threshold": ["score", "taken", *SIDES, "--first-stage", "0"],
     "score with judgements but no queries": ["score", "taken", *SIDES, "--qrels", "rel.tsv"],
-    "score with queries that are not there": [
+    "score with query files that do not exist": [
         *("score", "taken", *SIDES, "--qrels", "rel.tsv"),
         *("--source-queries", "no.npy", "--target-queries", "no.npy"),
     ],
-    "translate into a file that is there": ["translate", "taken", "old.npy", "--out", "old.parquet"],
-    "translate into another kind of file": ["translate", "taken", "old.npy", "--out", "y.npy"],
-    "translate a file that is not there": ["translate", "taken", "no.npy", "--out", "y.parquet"],
-    "translate with a stitcher that is not there": ["translate", "no", "old.npy", "--out", "y.parquet"],
+    "translate into a file that exists": ["translate", "taken", "old.npy", "--out", "old.parquet"],
+    "translate into a file of an unsupported type": ["translate", "taken", "old.npy", "--out", "y.npy"],
+    "translate a file that does not exist": ["translate", "taken", "no.npy", "--out", "y.parquet"],
+    "translate with a stitcher that does not exist": ["translate", "no", "old.npy", "--out", "y.parquet"],
     "align one file": ["align", "old.npy"],
-    "align by a metric that there is not": ["align", "old.npy", "new.npy", "--metric", "magic"],
-    "align a file that is not there": ["align", "old.npy", "no.npy"],
-    "embed into a file that is there": ["embed", "--encoder", "E", "--data", "taken", "--out", "old.parquet"],
-    "embed layers that are none": ["embed", "--encoder", "E", "--data", "taken", "--out", "x", "--layers", "first"],
-    "embed what is not there": ["embed", "--encoder", "E", "--data", "no.csv:text", "--out", "x.parquet"],
-    "embed with arguments that are no JSON": [
+    "align by a metric that does not exist": ["align", "old.npy", "new.npy", "--metric", "magic"],
+    "align a file that does not exist": ["align", "old.npy", "no.npy"],
+    "embed into a file that exists": ["embed", "--encoder", "E", "--data", "taken", "--out", "old.parquet"],
+    "embed with invalid layers": ["embed", "--encoder", "E", "--data", "taken", "--out", "x", "--layers", "first"],
+    "embed data that does not exist": ["embed", "--encoder", "E", "--data", "no.csv:text", "--out", "x.parquet"],
+    "embed with model arguments that are not a JSON object": [
         *("embed", "--encoder", "E", "--data", "taken", "--out", "x.parquet", "--model-args", "[1]")
     ],
-    "list a folder that is not there": ["list", "--stitchers", "no"],
-    "promote in a folder that is not there": ["promote", "x", "--stitchers", "no"],
-    "show from a folder that is not there": ["show", "x", "--stitchers", "no"],
-    "show as another kind of picture": ["show", "taken", "--plot", "card.txt"],
+    "list a folder that does not exist": ["list", "--stitchers", "no"],
+    "promote in a folder that does not exist": ["promote", "x", "--stitchers", "no"],
+    "show from a folder that does not exist": ["show", "x", "--stitchers", "no"],
+    "show with an unknown picture format": ["show", "taken", "--plot", "card.txt"],
     "transfer nothing": ["transfer"],
     "transfer with a bad seed": ["transfer", "--labels", "l.csv:a", "--target", "new.npy", "--seed", "-1"],
-    "transfer by a stitcher that is not there": ["transfer", "old.npy", "--forward", "no", "--out", "y.npy"],
-    "study what is not there": ["study", "no.toml", "--out", "results"],
-    "serve on a port that there is not": ["serve", "--port", "99999"],
-    "demo into a folder of another kind": ["demo", "--out", "taken"],
+    "transfer by a stitcher that does not exist": ["transfer", "old.npy", "--forward", "no", "--out", "y.npy"],
+    "study a file that does not exist": ["study", "no.toml", "--out", "results"],
+    "serve on an invalid port": ["serve", "--port", "99999"],
+    "demo into a folder with other files": ["demo", "--out", "taken"],
     "demo with a bad seed": ["demo", "--seed", "-1"],
 }
 
 
 @pytest.fixture(scope="module")
 def bad_runs(tmp_path_factory) -> dict[str, tuple[int, str, list[str], list[str]]]:
-    """For each bad command line its exit status, stdout, stderr and the heavy modules that were imported."""
+    """Return the exit status, stdout, stderr and imported heavy modules of each bad command line."""
     folder = tmp_path_factory.mktemp("bad")
     (folder / "taken").mkdir()
     for name in ("old.npy", "new.npy", "old.parquet", "rel.tsv", "taken/photo.jpg"):
@@ -206,7 +206,7 @@ print(json.dumps(runs))"""
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_argument_is_answered_in_one_line_before_anything_heavy_is_imported(bad_runs, name):
+def test_a_bad_argument_is_refused_in_one_line_before_heavy_imports(bad_runs, name):
     status, out, err, heavy = bad_runs[name]
     assert (status, out, len(err), heavy) == (2, "", 1, [])
     assert err[0].startswith(f"repstitch {BAD[name][0]}: ")
@@ -306,7 +306,7 @@ def test_warnings_name_an_argument_by_the_flag_that_sets_it(capsys, files, tmp_p
     assert (status, err) == (0, ["WARNING: The mlp fit diverged; lower `--learning-rate`, not `k`."])
 
 
-def test_a_refusal_comes_without_a_traceback_and_with_exit_status_2(tmp_path):
+def test_a_refusal_exits_with_status_2_and_without_a_traceback(tmp_path):
     command = [sys.executable, "-m", "repstitch", "train", "--source", "no", "--target", "no", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")

@@ -9,7 +9,7 @@ from repstitch.stitchers.registry import Registry
 from repstitch.stitchers.stitcher import load
 
 
-def test_list_promote_and_show_speak_of_one_folder(capsys, tmp_path, files, monkeypatch):
+def test_list_promote_and_show_use_the_same_folder(capsys, tmp_path, files, monkeypatch):
     for name in ("a", "b"):
         main(["train", *files, "--out", str(tmp_path / name), "--split-seed", str(ord(name)), *FAST])
     (tmp_path / "torn").mkdir()
@@ -18,13 +18,13 @@ def test_list_promote_and_show_speak_of_one_folder(capsys, tmp_path, files, monk
     registry = Registry(tmp_path)
     registry.refresh()
     assert registry.resolve("old", "new")[0] == "b"
-    found = result(capsys, "list")
-    assert [(r["name"], r["promoted"], r["version"]) for r in found["stitchers"]] == [
+    listed = result(capsys, "list")
+    assert [(r["name"], r["promoted"], r["version"]) for r in listed["stitchers"]] == [
         ("a", False, load(tmp_path / "a").version),
         ("b", True, load(tmp_path / "b").version),
     ]
-    assert found["stitchers"][0]["dims"] == [D_SOURCE, D_TARGET]
-    assert "is not a complete stitcher" in found["problems"]["torn"]
+    assert listed["stitchers"][0]["dims"] == [D_SOURCE, D_TARGET]
+    assert "is not a complete stitcher" in listed["problems"]["torn"]
     status, printed, err = run(capsys, "list", "--stitchers", tmp_path)
     assert status == 0
     assert "b *: old (6) -> new (4), ridge" in printed
@@ -53,13 +53,13 @@ def test_show_draws_the_scorecard(capsys, tmp_path, stitcher):
     assert (tmp_path / "card.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_show_refuses_a_picture_of_another_kind_and_draws_nothing(capsys, tmp_path, stitcher):
+def test_show_refuses_an_unknown_picture_format_and_writes_nothing(capsys, tmp_path, stitcher):
     status, _, err = run(capsys, "show", stitcher, "--plot", tmp_path / "card.txt")
     assert (status, len(err)) == (2, 1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_without_matplotlib_says_how_to_install_it(capsys, tmp_path, stitcher, monkeypatch):
+def test_a_plot_without_matplotlib_says_how_to_install_it(capsys, tmp_path, stitcher, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -69,13 +69,13 @@ def test_a_picture_without_matplotlib_says_how_to_install_it(capsys, tmp_path, s
 
 
 @pytest.mark.parametrize("command", [["list"], ["promote", "x"], ["show", "x"]], ids=lambda c: c[0])
-def test_a_folder_of_stitchers_that_is_not_there_is_one_line(capsys, tmp_path, command):
+def test_a_missing_stitchers_folder_is_reported_in_one_line(capsys, tmp_path, command):
     status, out, err = run(capsys, *command, "--stitchers", tmp_path / "no")
     assert (status, out, len(err)) == (2, "", 1)
     assert "does not exist; name the folder of stitchers with `--stitchers`" in err[0]
 
 
-def test_a_terminal_without_the_signs_gets_the_scores_all_the_same(stitcher, monkeypatch):
+def test_scores_are_printed_on_a_terminal_that_supports_only_ascii(stitcher, monkeypatch):
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
     assert main(["show", stitcher, "--full"]) == 0

@@ -16,12 +16,12 @@ def test_score_leaves_out_the_seen_pairs_and_says_so(capsys, files, stitcher, us
     assert status == 0
     assert printed.startswith(f"{seen} pairs were left out, because training used them.\n\n")
     assert f"\n{N - seen} unseen pairs, pool of {N - seen}" in printed
-    found = result(capsys, "score", stitcher, *files, "--use", use)
+    output = result(capsys, "score", stitcher, *files, "--use", use)
     expected = score(load(stitcher), files[1], files[3], uses=("query", "corpus") if use == "both" else (use,))
-    assert found == expected.to_dict()
+    assert output == expected.to_dict()
 
 
-def test_score_hands_on_judgements_and_thresholds(capsys, tmp_path, files, stitcher):
+def test_score_passes_on_judgements_and_thresholds(capsys, tmp_path, files, stitcher):
     X, Y, _, _ = affine_image(N, D_SOURCE, D_TARGET, noise=0.2)
     flags = []
     for side, rows in (("source", X), ("target", Y)):
@@ -30,9 +30,9 @@ def test_score_hands_on_judgements_and_thresholds(capsys, tmp_path, files, stitc
     (tmp_path / "ids.txt").write_text("\n".join(f"q{i}" for i in range(40)))
     (tmp_path / "rel.tsv").write_text("\n".join(f"q{i} 0 item{N - 40 + i} 1" for i in range(40)))
     flags += ["--qrels", tmp_path / "rel.tsv", "--retention", 0.8, "--first-stage", 0.85]
-    found = result(capsys, "score", stitcher, *files, *flags)
-    assert found["relevance"]["query"]["queries"] == 40
-    assert found["query"]["verdict"]["thresholds"] == {"retention": 0.8, "first_stage": 0.85}
+    output = result(capsys, "score", stitcher, *files, *flags)
+    assert output["relevance"]["query"]["queries"] == 40
+    assert output["query"]["verdict"]["thresholds"] == {"retention": 0.8, "first_stage": 0.85}
     status, _, err = run(capsys, "score", stitcher, *files, "--qrels", tmp_path / "rel.tsv")
     message = "`--source-queries`, `--target-queries` and `--qrels` must be passed together: all three, or none."
     assert (status, err) == (2, [f"repstitch score: {message}"])
@@ -45,7 +45,7 @@ def test_query_flags_are_refused_without_judgements(capsys, files, stitcher, fla
     assert (status, err) == (2, [f"repstitch score: {message}"])
 
 
-def test_judgements_may_come_through_a_pipe(capsys, tmp_path, files, stitcher):
+def test_judgements_may_be_read_from_a_pipe(capsys, tmp_path, files, stitcher):
     X, Y, _, _ = affine_image(N, D_SOURCE, D_TARGET, noise=0.2)
     for side, rows in (("source", X), ("target", Y)):
         np.save(tmp_path / f"{side}.npy", rows[-40:] + 0.01)
@@ -63,7 +63,7 @@ def test_judgements_may_come_through_a_pipe(capsys, tmp_path, files, stitcher):
 
 
 @pytest.mark.parametrize("what", ["NaN", "Inf", "zero", "other ids", "few pairs", "torn file"])
-def test_score_refuses_the_same_files(capsys, tmp_path, shelf, stitcher, what):
+def test_score_refuses_unusable_files_in_one_line(capsys, tmp_path, shelf, stitcher, what):
     x, y = bad_files(tmp_path, shelf, what)
     status, out, err = run(capsys, "score", stitcher, "--source", x, "--target", y)
     assert (status, out, len(err)) == (2, "", 1)

@@ -3,7 +3,7 @@ from pathlib import Path
 from helpers.command_line import run
 
 
-def test_serve_and_demo_hand_their_flags_on(capsys, monkeypatch):
+def test_serve_and_demo_pass_their_flags_on(capsys, monkeypatch):
     import repstitch.server.run
     import repstitch.workflows.demo
 

@@ -14,13 +14,13 @@ from repstitch.stitchers.stitcher import load
 
 def test_translate_writes_the_translated_rows(capsys, tmp_path, shelf, stitcher):
     out = tmp_path / "y.parquet"
-    found = result(capsys, "translate", stitcher, shelf / "old.parquet", "--out", out, "--device", "cpu")
-    assert found == {"out": str(out), "rows": N, "stitcher": load(stitcher).version}
+    output = result(capsys, "translate", stitcher, shelf / "old.parquet", "--out", out, "--device", "cpu")
+    assert output == {"out": str(out), "rows": N, "stitcher": load(stitcher).version}
     expected = load(stitcher).translate(read(shelf / "old.parquet").vectors)
     np.testing.assert_allclose(read(out).vectors, expected, atol=1e-6)
 
 
-def test_translate_adds_confidence_when_asked(capsys, tmp_path):
+def test_translate_adds_confidence_with_the_flag(capsys, tmp_path):
     X, Y, _, _ = affine_image(400, D_SOURCE, D_TARGET, noise=0.2)
     for name, rows, dim in (("old", X, D_SOURCE), ("new", Y, D_TARGET)):
         write(tmp_path / f"{name}.parquet", Embeddings(rows, card(name, dim), names(400)))
@@ -34,7 +34,7 @@ def test_translate_adds_confidence_when_asked(capsys, tmp_path):
         np.testing.assert_allclose(table[name].to_numpy(), values, rtol=1e-3)
 
 
-def test_translate_takes_the_ids_of_a_file_without_any_from_another(capsys, tmp_path, shelf, stitcher):
+def test_translate_reads_the_ids_of_bare_rows_from_another_file(capsys, tmp_path, shelf, stitcher):
     np.save(tmp_path / "old.npy", read(shelf / "old.parquet").vectors)
     (tmp_path / "ids.txt").write_text("\n".join(names(N, "row ")))
     flags = ("--source-space", "old", "--ids", tmp_path / "ids.txt", "--device", "cpu")
@@ -53,7 +53,7 @@ def test_translate_refuses_confidence_of_a_stitcher_without_calibration(capsys, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_translate_says_what_it_did(capsys, tmp_path, shelf, stitcher):
+def test_translate_prints_a_summary(capsys, tmp_path, shelf, stitcher):
     out = tmp_path / "y.parquet"
     flags = ("--source-space", "old", "--dtype", "float16")
     status, printed, _ = run(capsys, "translate", stitcher, shelf / "old.npy", "--out", out, *flags)
@@ -62,7 +62,7 @@ def test_translate_says_what_it_did(capsys, tmp_path, shelf, stitcher):
 
 
 def translate_refusals(shelf: Path, where: Path) -> dict[str, tuple[Path, str]]:
-    """Files that the stitcher cannot translate, and what is said of them."""
+    """Create files that the stitcher cannot translate; return each with its error message."""
     rows = read(shelf / "old.parquet")
     for what, value in (("NaN", np.nan), ("Inf", np.inf), ("zero", 0)):
         vectors = rows.vectors.copy()
@@ -91,13 +91,13 @@ REFUSED = ("NaN", "Inf", "zero", "space", "dimension", "ints", "backwards", "tor
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_translate_refuses_in_one_line_and_writes_nothing(capsys, tmp_path, shelf, stitcher, what):
-    path, says = translate_refusals(shelf, tmp_path)[what]
+def test_translate_refuses_unusable_files_in_one_line_and_writes_nothing(capsys, tmp_path, shelf, stitcher, what):
+    path, message = translate_refusals(shelf, tmp_path)[what]
     before = sorted(p.name for p in tmp_path.iterdir())
     status, out, err = run(capsys, "translate", stitcher, path, "--out", tmp_path / "y.parquet")
     assert (status, out, len(err)) == (2, "", 1)
     assert err[0].startswith("repstitch translate: ")
-    assert says in err[0]
+    assert message in err[0]
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
