@@ -14,7 +14,7 @@ CONFIG = {
 }
 
 
-def test_the_model_card_holds_the_table_and_says_what_it_was_measured_on():
+def test_the_model_card_contains_the_scores_and_states_which_rows_they_were_measured_on():
     X, Y = shared_latent(120)
     values = scorecard_of(X, Y, Y).to_dict() | {"held_out": "test pairs"}
     card = Scorecard(values)
@@ -36,7 +36,7 @@ def test_the_model_card_holds_the_table_and_says_what_it_was_measured_on():
     )
 
 
-def test_a_model_card_without_scores_claims_none():
+def test_a_model_card_without_scores_has_no_section_on_scores():
     text = model_card(CONFIG, Scorecard())
     assert "## Scores" not in text
     assert "translates in one direction only" in text

@@ -36,7 +36,7 @@ def stitcher(source: str = "old", target: str = "new", seed: int = 0) -> Stitche
 
 
 def registry_of(folder: Path, **made: Stitcher) -> Registry:
-    """A registry that has read a folder of these stitchers, by name."""
+    """Save these stitchers by name and return a registry that has read the folder."""
     for name, one in made.items():
         one.save(folder / name)
     registry = Registry(folder)
@@ -45,7 +45,7 @@ def registry_of(folder: Path, **made: Stitcher) -> Registry:
 
 
 def put(one: Stitcher, folder: Path, name: str) -> None:
-    """Put a stitcher in the place of another, as a deployment does: write beside it, then swap by rename."""
+    """Replace a stitcher as a deployment does: write the new one to another folder, then rename both."""
     one.save(folder.parent / "new" / name)
     os.rename(folder / name, folder.parent / f"{name}.gone")
     os.rename(folder.parent / "new" / name, folder / name)
@@ -58,14 +58,14 @@ def folder(tmp_path) -> Path:
     return made
 
 
-# --- which one serves -------------------------------------------------------------------------------------------------
+# --- which stitcher is used -------------------------------------------------------------------------------------------
 
 
-def test_the_only_stitcher_of_a_pair_serves_it(folder):
+def test_the_only_stitcher_of_a_pair_is_used(folder):
     registry = registry_of(folder, one=stitcher(), back=stitcher("new", "old"))
-    name, found = registry.resolve("old", "new")
+    name, resolved = registry.resolve("old", "new")
     assert name == "one"
-    assert found.version == stitcher().version
+    assert resolved.version == stitcher().version
     assert registry.resolve("new", "old")[0] == "back"
 
 
@@ -75,7 +75,7 @@ def test_several_stitchers_of_a_pair_are_a_conflict_that_lists_them(folder):
         registry.resolve("old", "new")
 
 
-def test_promoting_chooses_and_promoting_the_older_rolls_back(folder):
+def test_promoting_selects_a_stitcher_and_promoting_the_older_one_rolls_back(folder):
     registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2))
     assert registry.promote("b") == "old->new"
     assert registry.resolve("old", "new")[1].version == stitcher(seed=2).version
@@ -84,7 +84,7 @@ def test_promoting_chooses_and_promoting_the_older_rolls_back(folder):
     assert [p.name for p in folder.iterdir() if p.is_file()] == ["promoted.json"]
 
 
-def test_promoting_for_one_pair_leaves_the_others(folder):
+def test_promoting_for_one_pair_does_not_affect_the_others(folder):
     made = {"a": stitcher(seed=1), "b": stitcher(seed=2), "c": stitcher("x", "y", 3), "d": stitcher("x", "y", 4)}
     registry = registry_of(folder, **made)
     registry.promote("a")
@@ -93,7 +93,7 @@ def test_promoting_for_one_pair_leaves_the_others(folder):
     assert json.loads((folder / "promoted.json").read_text()) == {"old->new": "a", "x->y": "d"}
 
 
-def test_a_promotion_that_cannot_be_written_names_its_file(folder, monkeypatch):
+def test_the_error_on_a_promotion_that_cannot_be_written_names_the_file(folder, monkeypatch):
     registry = registry_of(folder, a=stitcher())
 
     def full_disk(*args, **kwargs):
@@ -112,7 +112,7 @@ def test_another_process_sees_the_promotion_when_it_refreshes(folder):
     assert other.resolve("old", "new")[0] == "b"
 
 
-def test_a_promotion_of_a_stitcher_that_is_gone_counts_for_nothing(folder):
+def test_the_promotion_of_a_removed_stitcher_is_ignored(folder):
     registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2), c=stitcher(seed=3))
     registry.promote("c")
     shutil.rmtree(folder / "c")
@@ -124,19 +124,19 @@ def test_a_promotion_of_a_stitcher_that_is_gone_counts_for_nothing(folder):
     assert registry.resolve("old", "new")[0] == "a"
 
 
-def test_a_named_stitcher_serves_its_pair_whatever_is_promoted(folder):
+def test_a_stitcher_requested_by_name_is_used_even_if_another_is_promoted(folder):
     registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2))
     registry.promote("b")
     assert registry.resolve("old", "new", "a")[1].version == stitcher(seed=1).version
 
 
-def test_a_named_stitcher_of_another_pair_is_a_conflict(folder):
+def test_a_stitcher_requested_by_name_for_another_pair_is_a_conflict(folder):
     registry = registry_of(folder, a=stitcher(), b=stitcher("new", "old"))
     with pytest.raises(ConflictError, match="Stitcher 'b' translates new -> old, not old -> new"):
         registry.resolve("old", "new", "b")
 
 
-def test_unknown_names_and_spaces_are_answered_with_the_nearest(folder):
+def test_the_error_on_unknown_names_and_spaces_lists_the_nearest(folder):
     registry = registry_of(folder, clip_to_bert=stitcher("clip", "bert"), siglip_to_dino=stitcher("siglip", "dino"))
     with pytest.raises(NotFoundError, match=r"There is no stitcher 'clip_to_brt'\. Nearest: clip_to_bert"):
         registry.get("clip_to_brt")
@@ -150,7 +150,7 @@ def test_unknown_names_and_spaces_are_answered_with_the_nearest(folder):
         registry.promote("x")
 
 
-def test_an_empty_folder_says_that_it_holds_nothing(folder):
+def test_the_error_on_an_empty_folder_says_that_it_contains_no_stitchers(folder):
     registry = registry_of(folder)
     with pytest.raises(NotFoundError, match="The folder contains no stitchers"):
         registry.get("a")
@@ -158,10 +158,10 @@ def test_an_empty_folder_says_that_it_holds_nothing(folder):
         registry.resolve("old", "new")
 
 
-# --- following the folder ---------------------------------------------------------------------------------------------
+# --- changes in the folder --------------------------------------------------------------------------------------------
 
 
-def test_refresh_picks_up_what_is_new_and_drops_what_is_gone(folder):
+def test_refresh_loads_new_stitchers_and_drops_removed_ones(folder):
     registry = registry_of(folder, a=stitcher(seed=1))
     stitcher("x", "y").save(folder / "b")
     assert registry.refresh() == {"b": "loaded"}
@@ -171,7 +171,7 @@ def test_refresh_picks_up_what_is_new_and_drops_what_is_gone(folder):
     assert set(registry.state.stitchers) == {"b"}
 
 
-def test_what_has_not_changed_is_not_read_again(folder, monkeypatch):
+def test_unchanged_stitchers_are_not_read_again(folder, monkeypatch):
     registry = registry_of(folder, a=stitcher(seed=1))
     before = registry.state.stitchers["a"]
     monkeypatch.setattr(module, "load", lambda path: pytest.fail(f"read {path}"))
@@ -186,7 +186,7 @@ def test_a_stitcher_replaced_by_rename_is_read_again(folder):
     assert registry.get("a").version == stitcher(seed=2).version
 
 
-def test_a_stitcher_replaced_by_a_corrupt_one_is_reported_and_served_as_it_was(folder, caplog):
+def test_a_stitcher_replaced_by_a_corrupt_one_is_reported_and_stays_in_use(folder, caplog):
     registry = registry_of(folder, a=stitcher(seed=1))
     (folder / "a" / "model.safetensors").write_bytes(b"torn")
     with caplog.at_level(logging.ERROR):
@@ -195,7 +195,7 @@ def test_a_stitcher_replaced_by_a_corrupt_one_is_reported_and_served_as_it_was(f
     assert "is not a complete stitcher" in registry.state.problems["a"]
     assert "Not loaded" in caplog.text
     assert registry.get("a").version == stitcher(seed=1).version
-    assert registry.refresh() == {}  # said once, and still served
+    assert registry.refresh() == {}  # reported once, and still in use
     assert registry.get("a").version == stitcher(seed=1).version
     assert "a" in registry.state.problems
     put(stitcher(seed=2), folder, "a")
@@ -203,7 +203,7 @@ def test_a_stitcher_replaced_by_a_corrupt_one_is_reported_and_served_as_it_was(f
     assert registry.state.problems == {}
 
 
-def test_a_corrupt_stitcher_keeps_the_others_from_nothing(folder):
+def test_a_corrupt_stitcher_does_not_affect_the_others(folder):
     registry = registry_of(folder, a=stitcher(seed=1))
     stitcher("x", "y").save(folder / "b")
     (folder / "torn").mkdir()
@@ -217,7 +217,7 @@ def test_a_corrupt_stitcher_keeps_the_others_from_nothing(folder):
     assert registry.state.problems == {}
 
 
-def test_when_the_whole_folder_is_gone_everything_stays(folder):
+def test_all_stitchers_stay_in_use_if_the_whole_folder_disappears(folder):
     registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2))
     registry.promote("b")
     before = registry.state
@@ -230,7 +230,7 @@ def test_when_the_whole_folder_is_gone_everything_stays(folder):
     assert registry.resolve("old", "new")[0] == "b"
 
 
-def test_a_folder_that_is_not_there_yet_is_said_once_and_read_when_it_comes(folder, caplog):
+def test_a_missing_folder_is_reported_once_and_read_when_it_is_created(folder, caplog):
     registry = Registry(folder / "later")
     registry.refresh()
     registry.refresh()
@@ -242,7 +242,7 @@ def test_a_folder_that_is_not_there_yet_is_said_once_and_read_when_it_comes(fold
     assert registry.state.problems == {}
 
 
-def test_hidden_and_half_written_folders_and_files_are_left_alone(folder):
+def test_hidden_folders_half_written_folders_and_files_are_ignored(folder):
     stitcher().save(folder / "a")
     shutil.copytree(folder / "a", folder / ".b.1234abcd.tmp")
     shutil.copytree(folder / "a", folder / ".git")
@@ -252,7 +252,7 @@ def test_hidden_and_half_written_folders_and_files_are_left_alone(folder):
     assert registry.state.problems == {}
 
 
-def test_a_folder_that_goes_while_it_is_read_is_a_problem_and_not_a_crash(folder, monkeypatch):
+def test_a_folder_removed_while_it_is_read_is_reported_as_a_problem(folder, monkeypatch):
     registry = registry_of(folder, a=stitcher(seed=1))
     stitcher("x", "y").save(folder / "b")
     whole = Path.iterdir
@@ -298,7 +298,7 @@ def test_a_promotion_that_cannot_be_written_changes_nothing(folder, monkeypatch)
     assert registry.resolve("old", "new")[0] == "a"
 
 
-def test_the_folder_is_the_named_one_else_that_of_the_environment_else_the_default(tmp_path, monkeypatch):
+def test_the_folder_is_the_argument_else_the_environment_variable_else_the_default(tmp_path, monkeypatch):
     monkeypatch.delenv("REPSTITCH_STITCHERS", raising=False)
     assert stitchers_folder() == Path("models/stitchers")
     monkeypatch.setenv("REPSTITCH_STITCHERS", str(tmp_path / "env"))
@@ -310,7 +310,7 @@ def test_the_folder_is_the_named_one_else_that_of_the_environment_else_the_defau
 
 
 def scored(source: str, target: str, recall: float | None, seed: int = 0, dims: tuple[int, int] = (3, 3)) -> Stitcher:
-    """A stitcher whose scorecard says how often it finds the counterpart, or nothing."""
+    """Return a stitcher whose scorecard has this recall@1, or is empty if `recall` is None."""
     weight = torch.randn(*dims, generator=torch.Generator().manual_seed(seed))
     card = Scorecard() if recall is None else Scorecard({"query": {"recall@1": recall}})
     return replace(
@@ -330,12 +330,12 @@ def route_of(source: str, target: str, made: dict[str, Stitcher], promoted: dict
     return registry.route(source, target)
 
 
-def test_a_direct_stitcher_is_taken_even_where_a_detour_promises_more():
+def test_a_direct_stitcher_is_used_even_if_a_longer_route_has_a_higher_score():
     made = {"ab": scored("a", "b", 0.9), "bc": scored("b", "c", 0.9), "ac": scored("a", "c", 0.1)}
     assert route_of("a", "c", made).names == ("ac",)
 
 
-def test_the_route_with_the_highest_product_of_scores_is_taken():
+def test_the_route_with_the_highest_product_of_scores_is_used():
     made = {
         "ab": scored("a", "b", 0.5),
         "bd": scored("b", "d", 0.5),
@@ -351,7 +351,7 @@ def test_the_route_with_the_highest_product_of_scores_is_taken():
     assert route_of("a", "d", made).names == ("ab", "bd")
 
 
-def test_of_equal_routes_the_shorter_is_taken_and_unscored_ones_are_taken_last():
+def test_the_shorter_of_equal_routes_is_used_and_routes_without_scores_come_last():
     made = {"ab": scored("a", "b", 1.0), "bc": scored("b", "c", 1.0), "cd": scored("c", "d", 1.0)}
     made["bd"] = scored("b", "d", 1.0)
     assert route_of("a", "d", made).names == ("ab", "bd")
@@ -371,7 +371,7 @@ def test_a_route_translates_as_its_stitchers_do_in_turn():
     assert np.allclose(route.pipeline(torch.from_numpy(rows)).translated, in_turn, atol=1e-6)
 
 
-def test_spaces_are_joined_only_where_their_cards_agree():
+def test_a_route_joins_two_stitchers_only_if_the_cards_of_the_space_agree():
     other = replace(scored("b", "c", 0.9), source=Space("b", 3, encoder="timm:x"))
     made = {"ab": replace(scored("a", "b", 0.9), target=Space("b", 3, encoder="timm:y")), "bc": other}
     with pytest.raises(NotFoundError, match=r"No stitcher translates a -> c.*There is no route through other spaces"):
@@ -381,7 +381,7 @@ def test_spaces_are_joined_only_where_their_cards_agree():
         route_of("a", "c", made)
 
 
-def test_a_detour_takes_only_what_serves_its_pair():
+def test_a_route_uses_only_stitchers_that_are_promoted_or_the_only_one_of_their_pair():
     made = {"ab": scored("a", "b", 0.5), "ab2": scored("a", "b", 0.9, 1), "bc": scored("b", "c", 0.5)}
     with pytest.raises(NotFoundError):
         route_of("a", "c", made)
@@ -390,7 +390,7 @@ def test_a_detour_takes_only_what_serves_its_pair():
         route_of("a", "b", made)
 
 
-def test_rings_and_ends_that_nothing_leads_to_end_the_search():
+def test_the_search_ends_if_there_are_cycles_or_spaces_that_cannot_be_reached():
     made = {"ab": scored("a", "b", 0.9), "ba": scored("b", "a", 0.9), "cd": scored("c", "d", 0.9)}
     for source, target in (("a", "d"), ("a", "c"), ("a", "a"), ("d", "a")):
         with pytest.raises(NotFoundError):

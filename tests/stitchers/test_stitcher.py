@@ -36,7 +36,7 @@ def mlp(seed: int = 0, width: int = 5) -> ResidualMLP:
     return ResidualMLP(start.weight, start.bias, *(torch.from_numpy(t) for t in (hidden, hidden[0], out)))
 
 
-def make(map=None, **given) -> Stitcher:
+def make(map=None, **changes) -> Stitcher:
     fields = {
         "map": affine() if map is None else map,
         "source": card("old", D_SOURCE),
@@ -52,11 +52,11 @@ def make(map=None, **given) -> Stitcher:
         "split": {"shares": [0.6, 0.15, 0.25], "seed": 0, "group": None},
         "provenance": {"pairs": {"train": 3}},
     }
-    return Stitcher(**(fields | given))
+    return Stitcher(**(fields | changes))
 
 
 def plain_translation(stitcher: Stitcher, rows: np.ndarray) -> np.ndarray:
-    """The same translation written out in float64, for an affine map with unit rows in and out."""
+    """Compute the translation in float64, for an affine map that normalises its input and its output to unit length."""
     x = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     y = x @ stitcher.map.weight.double().numpy() + stitcher.map.bias.double().numpy()
     return y / np.linalg.norm(y, axis=1, keepdims=True)
@@ -66,42 +66,42 @@ def plain_translation(stitcher: Stitcher, rows: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("map", [affine(), mlp()], ids=["affine", "residual_mlp"])
-def test_what_is_saved_is_what_is_loaded_value_by_value(tmp_path, map):
+def test_a_loaded_stitcher_equals_the_saved_one_in_every_value(tmp_path, map):
     saved = make(map)
-    found = load(saved.save(tmp_path / "s"))
-    assert type(found.map) is type(map)
+    loaded = load(saved.save(tmp_path / "s"))
+    assert type(loaded.map) is type(map)
     for name, tensor in map.tensors().items():
-        assert torch.equal(getattr(found.map, name), tensor)
+        assert torch.equal(getattr(loaded.map, name), tensor)
     for name in ("source", "target", "method", "objective", "input_norm", "output_norm", "settings", "split"):
-        assert getattr(found, name) == getattr(saved, name)
-    assert found.provenance == saved.provenance
-    assert found.scorecard == saved.scorecard
+        assert getattr(loaded, name) == getattr(saved, name)
+    assert loaded.provenance == saved.provenance
+    assert loaded.scorecard == saved.scorecard
     for name in ("source_mean", "target_mean", "seen"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(saved, name))
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
     rows = gaussian(9, D_SOURCE, 4)
-    np.testing.assert_array_equal(found.translate(rows), saved.translate(rows))
+    np.testing.assert_array_equal(loaded.translate(rows), saved.translate(rows))
 
 
 def test_a_calibration_survives_saving_bit_for_bit(tmp_path):
     saved = make(calibration=calibration(D_SOURCE, pool=972))
-    found = load(saved.save(tmp_path / "s"))
-    assert found.calibration is not None
-    assert (found.calibration.pool, found.calibration.level) == (972, 0.9)
+    loaded = load(saved.save(tmp_path / "s"))
+    assert loaded.calibration is not None
+    assert (loaded.calibration.pool, loaded.calibration.level) == (972, 0.9)
     for name, tensor in saved.calibration.tensors().items():  # type: ignore[union-attr]
-        assert torch.equal(getattr(found.calibration, name), tensor)
+        assert torch.equal(getattr(loaded.calibration, name), tensor)
     rows = gaussian(9, D_SOURCE, 4)
     for name, values in saved.confidence(rows).to_dict().items():
-        np.testing.assert_array_equal(found.confidence(rows).to_dict()[name], values)
+        np.testing.assert_array_equal(loaded.confidence(rows).to_dict()[name], values)
     assert json.loads((tmp_path / "s" / "config.json").read_text())["confidence"] == {"level": 0.9, "pool": 972}
 
 
-def test_the_version_differs_with_the_calibration(tmp_path):
+def test_the_version_depends_on_the_calibration(tmp_path):
     plain, one, other = (make(calibration=c) for c in (None, calibration(D_SOURCE), calibration(D_SOURCE, seed=1)))
     assert len({plain.version, one.version, other.version}) == 3
     assert load(one.save(tmp_path / "s")).version == one.version
 
 
-def test_a_stitcher_without_calibration_is_written_as_before(tmp_path):
+def test_the_files_of_a_stitcher_without_calibration_have_no_confidence_part(tmp_path):
     folder = make().save(tmp_path / "s")
     assert "confidence" not in json.loads((folder / "config.json").read_text())
     assert not [name for name in load_file(folder / "model.safetensors") if name.startswith("confidence")]
@@ -109,7 +109,7 @@ def test_a_stitcher_without_calibration_is_written_as_before(tmp_path):
 
 
 @pytest.mark.parametrize("map", [affine(), mlp()], ids=["affine", "residual_mlp"])
-def test_the_version_survives_saving_and_differs_with_the_content(tmp_path, map):
+def test_the_version_survives_saving_and_depends_on_the_content(tmp_path, map):
     saved = make(map)
     assert load(saved.save(tmp_path / "s")).version == saved.version == make(map).version
     others = [
@@ -122,7 +122,7 @@ def test_the_version_survives_saving_and_differs_with_the_content(tmp_path, map)
     assert len({saved.version, *(other.version for other in others)}) == 1 + len(others)
 
 
-def test_a_saved_folder_holds_the_four_files_and_nothing_pickled(tmp_path):
+def test_a_saved_folder_contains_the_four_files_and_no_pickle(tmp_path):
     folder = make().save(tmp_path / "s")
     assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
@@ -130,12 +130,12 @@ def test_a_saved_folder_holds_the_four_files_and_nothing_pickled(tmp_path):
     assert "# old → new" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_missing_parent_folders_are_made(tmp_path):
+def test_missing_parent_folders_are_created(tmp_path):
     assert load(make().save(tmp_path / "a" / "b" / "s")).version == make().version
 
 
 @pytest.mark.parametrize("broken", ["save_file", "model_card"])
-def test_a_save_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch, broken):
+def test_a_save_that_fails_half_way_leaves_no_files(tmp_path, monkeypatch, broken):
     def fail(*_args):
         raise KeyboardInterrupt
 
@@ -145,7 +145,7 @@ def test_a_save_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch, broken
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_cannot_take_the_files_is_an_input_error_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_input_error_and_leaves_no_files(tmp_path, monkeypatch):
     def full(*_args):
         raise OSError(28, "No space left on device")
 
@@ -156,7 +156,7 @@ def test_a_disk_that_cannot_take_the_files_is_an_input_error_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "dangling link"])
-def test_an_existing_out_is_refused_and_left_as_it_is(tmp_path, kind):
+def test_an_existing_output_is_refused_and_not_changed(tmp_path, kind):
     out = tmp_path / "s"
     if kind == "file":
         out.write_text("mine")
@@ -188,7 +188,7 @@ def test_a_folder_that_appears_while_saving_is_not_overwritten(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("out", "says"),
+    ("out", "message"),
     [
         ("", "must name a folder"),
         (".", "must name a folder"),
@@ -199,19 +199,19 @@ def test_a_folder_that_appears_while_saving_is_not_overwritten(tmp_path, monkeyp
         ("n" * 300, "cannot be created"),
     ],
 )
-def test_an_out_that_cannot_be_a_folder_is_refused(tmp_path, monkeypatch, out, says):
+def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path, monkeypatch, out, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.txt").write_text("mine")
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         make().save(out)
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
-def test_means_that_are_one_array_can_be_saved(tmp_path):
+def test_means_that_share_one_array_can_be_saved(tmp_path):
     mean = np.zeros(3, dtype=np.float32)
     square = AffineMap(torch.eye(3), torch.zeros(3))
-    given = {"source": Space("a", 3), "target": Space("b", 3), "source_mean": mean, "target_mean": mean}
-    assert load(make(square, **given).save(tmp_path / "s")).version == make(square, **given).version
+    fields = {"source": Space("a", 3), "target": Space("b", 3), "source_mean": mean, "target_mean": mean}
+    assert load(make(square, **fields).save(tmp_path / "s")).version == make(square, **fields).version
 
 
 def edit_config(**changes):
@@ -243,19 +243,19 @@ def edit_bytes(name: str, change):
     return edit
 
 
-def poison(tensor: torch.Tensor) -> torch.Tensor:
+def set_nan(tensor: torch.Tensor) -> torch.Tensor:
     tensor.view(-1)[0] = float("nan")
     return tensor
 
 
-def test_a_loaded_stitcher_does_not_change_when_its_files_are_written_over(tmp_path):
+def test_a_loaded_stitcher_does_not_change_when_its_files_are_overwritten(tmp_path):
     folder = make().save(tmp_path / "s")
-    found, rows = load(folder), gaussian(5, D_SOURCE, 4)
-    before = found.translate(rows)
+    loaded, rows = load(folder), gaussian(5, D_SOURCE, 4)
+    before = loaded.translate(rows)
     path = folder / "model.safetensors"
     path.write_bytes(b"\xff" * path.stat().st_size)
-    np.testing.assert_array_equal(found.translate(rows), before)
-    assert found.version == make().version
+    np.testing.assert_array_equal(loaded.translate(rows), before)
+    assert loaded.version == make().version
 
 
 DROP = object()
@@ -270,47 +270,59 @@ TAMPERED = {
     "cut scorecard": (edit_bytes("scorecard.json", lambda b: b[:1]), "not a complete stitcher: scorecard.json"),
     "binary config": (edit_bytes("config.json", lambda b: b"\xff\xfe\n\n\x00"), "can't decode"),
     "binary weights": (edit_bytes("model.safetensors", lambda b: b"\xff" * 99), "header too large"),
-    "bottomless scorecard": (edit_bytes("scorecard.json", lambda b: b"[" * 10**5), "recursion"),
-    "list for a scorecard": (edit_bytes("scorecard.json", lambda b: b"[]"), "must be a JSON object"),
-    "scorecard of something else": (
+    "deeply nested scorecard": (edit_bytes("scorecard.json", lambda b: b"[" * 10**5), "recursion"),
+    "scorecard that is a list": (edit_bytes("scorecard.json", lambda b: b"[]"), "must be a JSON object"),
+    "scorecard with one key": (
         edit_bytes("scorecard.json", lambda b: b'{"n": 1}'),
         "A Scorecard must have the key 'pool'; it has n",
     ),
-    "scorecard of numbers": (
+    "scorecard without a pool": (
         edit_bytes("scorecard.json", lambda b: b'{"k": 1, "n": 1, "query": 3}'),
         "must have the key 'pool'",
     ),
-    "next format": (edit_config(format_version=2), "has format_version 2; this release reads 1"),
+    "newer format": (edit_config(format_version=2), "has format_version 2; this release reads 1"),
     "no format": (edit_config(format_version=DROP), "has format_version None"),
-    "text format": (edit_config(format_version="1"), "has format_version '1'"),
+    "format as text": (edit_config(format_version="1"), "has format_version '1'"),
     "no method": (edit_config(method=DROP), "'method' is missing"),
     "unknown method": (edit_config(method="magic"), "`method` must be one of"),
     "unknown norm": (edit_config(input_norm=["unit"]), "`input_norm` must be one of"),
     "unknown form": (edit_config(form="spline"), "`form` of a map must be one of"),
     "other form": (edit_config(form="affine"), "'affine' must have the tensors"),
-    "form of a list": (edit_config(form=["affine"]), "unhashable"),
+    "form that is a list": (edit_config(form=["affine"]), "unhashable"),
     "wider source": (edit_config(source={"name": "old", "dim": 7}), "has 6 input and 4 output dimensions"),
     "wider target": (edit_config(target={"name": "new", "dim": 5}), "has 6 input and 4 output dimensions"),
-    "space of a word": (edit_config(source="old"), "unknown field"),
-    "space of nothing": (edit_config(source=None), "not a complete stitcher"),
-    "space of tomorrow": (edit_config(source={"name": "old", "dim": 6, "tomorrow": 1}), "unknown field 'tomorrow'"),
-    "settings of a word": (edit_config(settings="x"), "`settings` must be a dict"),
-    "NaN weight": (edit_tensors(map__weight=poison), "`weight` of a map must be finite"),
-    "NaN hidden weight": (edit_tensors(map__out_weight=poison), "`out_weight` of a map must be finite"),
-    "NaN mean": (edit_tensors(target_mean=poison), "must be finite"),
-    "flat weight": (edit_tensors(map__weight=lambda t: t[:, 0].clone()), "`weight` must be"),
-    "flat hidden weight": (edit_tensors(map__hidden_weight=lambda t: t[:, 0].clone()), "not a complete stitcher"),
+    "space that is text": (edit_config(source="old"), "unknown field"),
+    "space that is null": (edit_config(source=None), "not a complete stitcher"),
+    "space with an unknown field": (
+        edit_config(source={"name": "old", "dim": 6, "tomorrow": 1}),
+        "unknown field 'tomorrow'",
+    ),
+    "settings that are text": (edit_config(settings="x"), "`settings` must be a dict"),
+    "NaN weight": (edit_tensors(map__weight=set_nan), "`weight` of a map must be finite"),
+    "NaN hidden weight": (edit_tensors(map__out_weight=set_nan), "`out_weight` of a map must be finite"),
+    "NaN mean": (edit_tensors(target_mean=set_nan), "must be finite"),
+    "one-dimensional weight": (edit_tensors(map__weight=lambda t: t[:, 0].clone()), "`weight` must be"),
+    "one-dimensional hidden weight": (
+        edit_tensors(map__hidden_weight=lambda t: t[:, 0].clone()),
+        "not a complete stitcher",
+    ),
     "narrow hidden bias": (edit_tensors(map__hidden_bias=lambda t: t[:-1].clone()), "their shapes differ"),
     "no bias": (edit_tensors(map__bias=lambda t: None), "must have the tensors"),
     "no seen": (edit_tensors(seen=lambda t: None), "'seen' is missing"),
-    "seen of floats": (edit_tensors(seen=lambda t: t.float()), "`seen` must be an int64 array"),
+    "seen as floats": (edit_tensors(seen=lambda t: t.float()), "`seen` must be an int64 array"),
     "short mean": (edit_tensors(source_mean=lambda t: t[:-1].clone()), "must have the dimensions"),
-    "NaN in a confidence": (edit_tensors(confidence__project=poison), "`project` of a calibration must be finite"),
-    "flat confidence": (edit_tensors(confidence__project=lambda t: t[0].clone()), "`project` of a calibration must be"),
-    "confidence of nothing": (edit_tensors(confidence__mean=lambda t: torch.tensor(1.0)), "not a complete stitcher"),
-    "part of a confidence": (edit_tensors(confidence__match=lambda t: None), "missing .* 'match'"),
-    "more of a confidence": (edit_tensors(confidence__more=lambda t: torch.ones(1)), "'more'"),
-    "wide confidence": (
+    "NaN in a confidence": (edit_tensors(confidence__project=set_nan), "`project` of a calibration must be finite"),
+    "one-dimensional confidence": (
+        edit_tensors(confidence__project=lambda t: t[0].clone()),
+        "`project` of a calibration must be",
+    ),
+    "confidence with a scalar mean": (
+        edit_tensors(confidence__mean=lambda t: torch.tensor(1.0)),
+        "not a complete stitcher",
+    ),
+    "confidence with a missing tensor": (edit_tensors(confidence__match=lambda t: None), "missing .* 'match'"),
+    "confidence with an extra tensor": (edit_tensors(confidence__more=lambda t: torch.ones(1)), "'more'"),
+    "confidence of another width": (
         edit_tensors(
             **{
                 f"confidence__{k}": lambda t: torch.eye(7) if t.ndim > 1 else torch.ones(7)
@@ -320,9 +332,9 @@ TAMPERED = {
         "`calibration` must have",
     ),
     "confidence without its settings": (edit_config(confidence=DROP), "disagree on whether it has a confidence"),
-    "confidence of a word": (edit_config(confidence="x"), "not a complete stitcher"),
+    "confidence that is text": (edit_config(confidence="x"), "not a complete stitcher"),
     "confidence without a pool": (edit_config(confidence={"level": 0.9}), "'pool'"),
-    "confidence in a pool of none": (edit_config(confidence={"pool": 0, "level": 0.9}), "`pool` of a calibration"),
+    "confidence with a pool of zero": (edit_config(confidence={"pool": 0, "level": 0.9}), "`pool` of a calibration"),
 }
 
 
@@ -332,18 +344,18 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", TAMPERED)
-def test_a_folder_that_is_not_whole_is_refused_in_one_line(tmp_path, whole, name):
-    tamper, says = TAMPERED[name]
+def test_an_incomplete_or_invalid_folder_is_refused_in_one_line(tmp_path, whole, name):
+    tamper, message = TAMPERED[name]
     folder = Path(shutil.copytree(whole, tmp_path / "s"))
     tamper(folder)
-    with pytest.raises(InputError, match=says) as error:
+    with pytest.raises(InputError, match=message) as error:
         load(folder)
     assert "\n" not in str(error.value)
     assert str(folder) in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "scorecard.json"])
-def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, whole, name):
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path, whole, name):
     folder = Path(shutil.copytree(whole, tmp_path / "s"))
     (folder / name).unlink()
     (folder / name).mkdir()
@@ -351,7 +363,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, whole, name):
         load(folder)
 
 
-def test_a_folder_or_file_that_is_something_else_is_refused(tmp_path):
+def test_a_path_without_a_saved_stitcher_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_bytes(b"\x89PNG")
     (tmp_path / "file").write_text("x")
@@ -362,7 +374,7 @@ def test_a_folder_or_file_that_is_something_else_is_refused(tmp_path):
             load(tmp_path / nothing)
 
 
-def test_a_name_that_could_be_of_the_hub_is_answered_with_its_address(tmp_path, monkeypatch):
+def test_the_error_on_a_missing_owner_slash_name_path_suggests_the_hub_address(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"There is no stitcher owner/name; .*, or hf://owner/name for one on the Hug"):
         load("owner/name")
@@ -373,8 +385,8 @@ def test_a_name_that_could_be_of_the_hub_is_answered_with_its_address(tmp_path, 
 
 
 @pytest.mark.parametrize("form", ["affine", "residual_mlp"])
-def test_a_stitcher_of_format_1_translates_as_it_did_when_it_was_written(form):
-    """The expected rows were computed from the stored weights in float64, apart from this package."""
+def test_a_stitcher_of_format_1_still_gives_the_same_translations(form):
+    """The expected rows were computed in float64 from the stored weights, without this package."""
     expected = np.load(GOLDEN / "format-1.npz")
     stitcher = load(GOLDEN / f"format-1-{form}")
     np.testing.assert_allclose(stitcher.translate(expected["rows"]), expected[form], atol=1e-6)
@@ -385,10 +397,10 @@ def test_a_stitcher_of_format_1_translates_as_it_did_when_it_was_written(form):
     assert 0 < stitcher.scorecard.query.recall_at(1).score <= 1
 
 
-def test_a_stitcher_of_format_1_keeps_its_confidence():
+def test_a_stitcher_of_format_1_still_gives_the_same_confidence():
     stitcher = load(GOLDEN / "format-1-confidence")
-    with np.load(GOLDEN / "format-1-confidence.npz") as held:
-        expected = dict(held)
+    with np.load(GOLDEN / "format-1-confidence.npz") as file:
+        expected = dict(file)
     rows = expected.pop("rows")
     np.testing.assert_allclose(stitcher.translate(rows), expected.pop("translated"), atol=1e-6)
     measured = stitcher.confidence(rows).to_dict()
@@ -398,18 +410,18 @@ def test_a_stitcher_of_format_1_keeps_its_confidence():
 
 
 @pytest.mark.parametrize("form", ["affine", "residual_mlp", "confidence"])
-def test_a_stitcher_of_format_1_is_written_again_as_it_was(tmp_path, form):
+def test_saving_a_loaded_stitcher_of_format_1_gives_identical_files(tmp_path, form):
     old = GOLDEN / f"format-1-{form}"
     new = load(old).save(tmp_path / "s")
     for name in ("config.json", "scorecard.json", "model.safetensors"):
         assert (new / name).read_bytes() == (old / name).read_bytes()
 
 
-# --- what a stitcher may be -------------------------------------------------------------------------------------------
+# --- construction and repr --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("changes", "message"),
     [
         ({"source": Space("old", 5)}, "has 6 input and 4 output dimensions, but the spaces have 5 and 4"),
         ({"target_mean": np.zeros(3, np.float32)}, "must have the dimensions of their spaces"),
@@ -420,9 +432,9 @@ def test_a_stitcher_of_format_1_is_written_again_as_it_was(tmp_path, form):
         ({"calibration": calibration(5)}, "`calibration` must have the source's 6 dimensions; it has 5"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(given, says):
-    with pytest.raises(InputError, match=says):
-        make(**given)
+def test_parts_that_do_not_match_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        make(**changes)
 
 
 def test_a_stitcher_is_shown_in_one_line():
@@ -449,7 +461,7 @@ def test_a_stitcher_and_its_parts_are_compared_by_identity():
     assert again.version == stitcher.version
 
 
-def test_the_parts_of_a_stitcher_are_shown_without_their_numbers():
+def test_the_parts_of_a_stitcher_are_shown_without_their_values():
     stitcher = make(mlp(), calibration=calibration(D_SOURCE, pool=500))
     assert repr(stitcher.map) == "ResidualMLP(6 -> 4)"
     assert repr(stitcher.pipeline) == "Pipeline(unit, ResidualMLP(6 -> 4), unit)"
@@ -465,7 +477,7 @@ def test_a_scorecard_that_is_a_plain_dictionary_is_refused():
 # --- translate --------------------------------------------------------------------------------------------------------
 
 
-def test_translates_rows_and_single_vectors_alike():
+def test_a_single_vector_is_translated_like_a_row():
     stitcher, rows = make(), gaussian(5, D_SOURCE, 4)
     translated = stitcher.translate(rows)
     assert translated.dtype == np.float32
@@ -476,7 +488,7 @@ def test_translates_rows_and_single_vectors_alike():
     np.testing.assert_allclose(single, translated[3], atol=1e-6)
 
 
-def test_torch_in_is_torch_out_and_numpy_in_is_numpy_out():
+def test_torch_in_gives_torch_out_and_numpy_in_gives_numpy_out():
     stitcher, rows = make(), gaussian(5, D_SOURCE, 4)
     translated = stitcher.translate(torch.from_numpy(rows))
     assert isinstance(translated, torch.Tensor)
@@ -496,13 +508,13 @@ def test_a_probe_can_be_trained_on_translated_torch_rows():
 def test_every_float_type_is_translated(dtype, kind):
     stitcher = make()
     rows = gaussian(5, D_SOURCE, 4).astype(dtype)
-    given = torch.from_numpy(rows) if kind == "torch" else rows
-    translated = np.asarray(stitcher.translate(given))
+    values = torch.from_numpy(rows) if kind == "torch" else rows
+    translated = np.asarray(stitcher.translate(values))
     assert translated.dtype == np.float32
     np.testing.assert_allclose(translated, plain_translation(stitcher, rows), atol=2e-6)
 
 
-def test_rows_are_left_as_they_were_given():
+def test_translate_does_not_change_the_rows_passed_to_it():
     rows = gaussian(5, D_SOURCE, 4)
     rows.flags.writeable = False
     before = rows.copy()
@@ -511,7 +523,7 @@ def test_rows_are_left_as_they_were_given():
     np.testing.assert_array_equal(rows, before)
 
 
-def test_rows_laid_out_in_any_way_in_memory_are_translated_alike():
+def test_the_memory_layout_of_the_rows_does_not_matter():
     stitcher, rows = make(), gaussian(10, D_SOURCE, 4)
     expected = stitcher.translate(rows[::2])
     np.testing.assert_allclose(stitcher.translate(np.asfortranarray(rows)[::2]), expected, atol=1e-6)
@@ -538,7 +550,7 @@ def test_float64_rows_beyond_float32_keep_their_direction(scale):
     np.testing.assert_allclose(stitcher.translate(rows * scale), plain_translation(stitcher, rows), atol=1e-6)
 
 
-def test_without_input_normalisation_lengths_count():
+def test_without_input_normalisation_the_length_of_a_row_matters():
     stitcher, rows = make(input_norm="none", output_norm="none"), gaussian(5, D_SOURCE, 4)
     weight, bias = stitcher.map.weight.numpy(), stitcher.map.bias.numpy()
     np.testing.assert_allclose(stitcher.translate(3 * rows), 3 * rows @ weight + bias, rtol=1e-5, atol=1e-5)
@@ -546,7 +558,7 @@ def test_without_input_normalisation_lengths_count():
 
 
 @pytest.mark.parametrize("map", [affine(), mlp()], ids=["affine", "residual_mlp"])
-def test_output_norm_decides_the_length_of_what_comes_out(map):
+def test_output_norm_determines_the_length_of_the_translations(map):
     rows = gaussian(50, D_SOURCE, 4)
     unit = make(map, output_norm="unit").translate(rows)
     plain = make(map, output_norm="none").translate(rows)
@@ -558,20 +570,20 @@ def test_output_norm_decides_the_length_of_what_comes_out(map):
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 @pytest.mark.parametrize("dtype", ["bool", "complex64"])
-def test_values_that_are_no_numbers_of_a_vector_are_refused(kind, dtype):
+def test_booleans_and_complex_numbers_are_refused(kind, dtype):
     rows = np.ones((2, D_SOURCE), dtype)
     with pytest.raises(InputError, match=rf"`X` must contain floats or integers; got (torch\.)?{dtype}"):
         make().translate(torch.from_numpy(rows) if kind == "torch" else rows)
 
 
 @pytest.mark.parametrize("rows", [[["a"] * D_SOURCE], [[None] * D_SOURCE], [[2**70] * D_SOURCE], "text", None])
-def test_lists_of_anything_else_are_refused(rows):
+def test_values_that_are_not_numbers_are_refused(rows):
     with pytest.raises(InputError, match=r"`X` must contain floats or integers; got (object|<U)"):
         make().translate(rows)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", ">i4", "uint32", "int64", "uint64"])
-def test_integers_are_translated_as_the_floats_of_their_value(dtype):
+def test_integers_are_translated_like_floats_of_the_same_value(dtype):
     stitcher, rows = make(), np.arange(2 * D_SOURCE).reshape(2, -1)
     expected = stitcher.translate(rows.astype(np.float64))
     np.testing.assert_array_equal(stitcher.translate(rows.astype(dtype)), expected)
@@ -583,22 +595,22 @@ def test_integers_are_translated_as_the_floats_of_their_value(dtype):
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch", "list"])
-def test_integers_that_floats_cannot_hold_are_refused(kind):
+def test_integers_that_float64_cannot_represent_exactly_are_refused(kind):
     rows = np.ones((2, D_SOURCE), np.int64)
     rows[1, 2] = -(2**53)
-    given = {"numpy": rows, "torch": torch.from_numpy(rows), "list": rows.tolist()}[kind]
+    values = {"numpy": rows, "torch": torch.from_numpy(rows), "list": rows.tolist()}[kind]
     with pytest.raises(InputError, match=r"must contain integers below 2\*\*53, which float64 represents exactly"):
-        make().translate(given)
+        make().translate(values)
     rows[1, 2] += 1
     assert make().translate(rows).shape == (2, D_TARGET)
 
 
-def test_no_integers_are_translated_to_no_rows():
+def test_an_integer_array_without_rows_is_translated_to_no_rows():
     assert make().translate(np.empty((0, D_SOURCE), np.int64)).shape == (0, D_TARGET)
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 7), (5,), (), (2, 2, 6), (6, 2)])
-def test_another_width_is_refused(shape):
+def test_rows_of_another_width_are_refused(shape):
     with pytest.raises(InputError, match=r"`X` must be \(n, 6\) or \(6,\), the dimensions of space 'old'"):
         make().translate(np.ones(shape, np.float32))
 
@@ -610,7 +622,7 @@ def test_rows_of_different_lengths_are_refused():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_rows_that_are_not_finite_are_refused_by_number(value, dtype):
+def test_rows_that_are_not_finite_are_refused_with_their_row_number(value, dtype):
     rows = gaussian(5, D_SOURCE, 4).astype(dtype)
     rows[3, 1] = value
     with pytest.raises(InputError, match=r"X must be finite; 1 of 5 rows \(first: row 3\) contain NaN or Inf"):
@@ -619,14 +631,14 @@ def test_rows_that_are_not_finite_are_refused_by_number(value, dtype):
         make(input_norm="none").translate(rows)
 
 
-def test_rows_without_a_direction_are_refused_by_number():
+def test_rows_that_are_all_zeros_are_refused_with_their_row_number():
     rows = gaussian(5, D_SOURCE, 4)
     rows[[2, 4]] = 0
     with pytest.raises(InputError, match=r"2 of 5 rows \(first: row 2\) contain only zeros"):
         make().translate(rows)
 
 
-def test_a_translation_without_a_direction_is_refused():
+def test_a_translation_that_is_all_zeros_is_refused():
     map = AffineMap(torch.zeros(D_SOURCE, D_TARGET), torch.zeros(D_TARGET))
     with pytest.raises(InputError, match="the translation must have a direction"):
         make(map).translate(gaussian(2, D_SOURCE))
@@ -642,7 +654,7 @@ def test_normalising_no_rows_gives_no_rows():
     assert normalise(torch.empty(0, 3), "unit").shape == (0, 3)
 
 
-def test_the_hub_address_that_cannot_be_fetched_is_an_input_error(monkeypatch):
+def test_a_failed_download_from_the_hub_is_an_input_error(monkeypatch):
     import huggingface_hub
 
     def refuse(*_args, **_kwargs):
@@ -653,7 +665,7 @@ def test_the_hub_address_that_cannot_be_fetched_is_an_input_error(monkeypatch):
         load("hf://o/n")
 
 
-def test_a_stitcher_pushed_to_the_hub_is_the_one_that_is_loaded_from_there(tmp_path, monkeypatch):
+def test_a_stitcher_pushed_to_the_hub_can_be_loaded_from_there(tmp_path, monkeypatch):
     import huggingface_hub
 
     class Api:
@@ -677,7 +689,7 @@ def test_a_stitcher_pushed_to_the_hub_is_the_one_that_is_loaded_from_there(tmp_p
 
 
 @pytest.mark.parametrize("map", [affine(), mlp()], ids=["affine", "residual_mlp"])
-def test_confidence_is_of_the_normalised_rows_and_what_the_bare_map_gave(map):
+def test_confidence_is_computed_from_the_normalised_rows_and_the_raw_map_output(map):
     stitcher, rows = make(map, calibration=calibration(D_SOURCE)), gaussian(9, D_SOURCE, 4) * 7
     unit = torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True))
     expected = stitcher.calibration.measure(unit, map(unit))  # type: ignore[union-attr]
@@ -691,7 +703,7 @@ def test_confidence_is_of_the_normalised_rows_and_what_the_bare_map_gave(map):
         np.testing.assert_array_equal(stitcher.confidence(rows).to_dict()[name], values)
 
 
-def test_each_measure_has_a_name_of_its_own_in_the_record_and_one_with_the_pool_in_files():
+def test_the_name_of_p_match_contains_the_pool_in_the_dictionary_and_not_in_the_record():
     confidence = make(calibration=calibration(D_SOURCE, pool=972)).confidence(gaussian(3, D_SOURCE))
     assert isinstance(confidence, Confidence)
     assert confidence.pool == 972
@@ -703,21 +715,21 @@ def test_each_measure_has_a_name_of_its_own_in_the_record_and_one_with_the_pool_
     assert repr(confidence) == "Confidence(3 rows, p_match in a pool of 972)"
 
 
-def test_tensors_and_lists_are_measured_as_arrays_are():
+def test_tensors_lists_and_arrays_have_the_same_confidence():
     stitcher, rows = make(calibration=calibration(D_SOURCE)), gaussian(3, D_SOURCE)
     expected = stitcher.confidence(rows).p_match
     np.testing.assert_array_equal(stitcher.confidence(torch.from_numpy(rows)).p_match, expected)
     np.testing.assert_allclose(stitcher.confidence(rows.tolist()).p_match, expected, rtol=1e-5)
 
 
-def test_one_vector_has_one_number_for_each_measure():
+def test_a_single_vector_has_one_number_for_each_measure():
     stitcher, rows = make(calibration=calibration(D_SOURCE)), gaussian(2, D_SOURCE, 4)
     for name, value in stitcher.confidence(rows[0]).to_dict().items():
         assert value.shape == ()
         assert value == pytest.approx(stitcher.confidence(rows).to_dict()[name][0], rel=1e-4)
 
 
-def test_a_stitcher_moved_to_a_device_takes_its_calibration_along(monkeypatch):
+def test_moving_a_stitcher_to_a_device_moves_its_calibration(monkeypatch):
     stitcher, moved = make(calibration=calibration(D_SOURCE)), []
     monkeypatch.setattr(Calibration, "to", lambda self, device: moved.append((self, device)) or self)
     assert stitcher.to("cpu").calibration is stitcher.calibration
