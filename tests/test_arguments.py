@@ -30,7 +30,7 @@ def test_a_seed_of_32_bits_is_allowed(seed):
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
-def test_another_seed_is_refused(seed):
+def test_a_seed_outside_32_bits_is_refused(seed):
     with pytest.raises(InputError, match=f"`seed` must be a whole number from 0 to 4294967295; got {seed}"):
         check_seed(seed)
     with pytest.raises(InputError, match="`other` must be"):
@@ -43,13 +43,13 @@ def test_permutations_up_to_the_limit_are_allowed(draws):
 
 
 @pytest.mark.parametrize("draws", [-1, MOST_DRAWS + 1])
-def test_more_or_fewer_permutations_are_refused(draws):
+def test_permutations_outside_the_limits_are_refused(draws):
     with pytest.raises(InputError, match=f"`permutations` must be from 0 to 100,000; got {draws}"):
         check_draws(draws)
 
 
 @pytest.mark.parametrize("shares", [(0.6, 0.15, 0.25), [0.5, 0.5, 0.0], (0.1, 0.2, 0.7)])
-def test_shares_of_train_validation_and_test_are_returned_as_they_are(shares):
+def test_valid_shares_are_returned_as_a_tuple(shares):
     assert check_shares(shares) == tuple(shares)
 
 
@@ -57,7 +57,7 @@ def test_shares_of_train_validation_and_test_are_returned_as_they_are(shares):
     "shares",
     [(0.6, 0.4), (0.5, 0.2, 0.2), (0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5), ()],
 )
-def test_shares_that_are_no_split_are_refused(shares):
+def test_invalid_shares_are_refused(shares):
     with pytest.raises(InputError, match=r"`split` must be three shares .* that sum to 1; only test may be 0; got"):
         check_shares(shares)
 
@@ -72,19 +72,19 @@ CHECKS = {
 
 @pytest.mark.parametrize("value", [1.5, 2.0, "3", True, None, np.float64(1), np.bool_(True), [1]])
 @pytest.mark.parametrize("argument", CHECKS)
-def test_a_count_that_is_no_whole_number_is_refused(argument, value):
+def test_a_count_that_is_not_a_whole_number_is_refused(argument, value):
     with pytest.raises(InputError, match=f"^`{argument}` must be a whole number; got .*\\.$"):
         CHECKS[argument](value)
 
 
 @pytest.mark.parametrize("argument", CHECKS)
-def test_whole_numbers_of_numpy_become_those_of_python(argument):
+def test_numpy_integers_become_python_integers(argument):
     for value in (3, np.int8(3), np.int64(3), np.uint64(3)):
         checked = CHECKS[argument](value)
         assert (checked, type(checked)) == (3, int)
 
 
-def test_a_row_has_all_other_rows_for_neighbours_at_most():
+def test_k_must_be_below_the_number_of_rows():
     assert [check_neighbours(k, 10) for k in (1, 9)] == [1, 9]
     for k in (0, 10):
         message = rf"^`k` must be at least 1 and below the number of rows \(10\); got {k}\.$"
@@ -98,7 +98,7 @@ def test_a_count_of_at_least_one_has_no_upper_limit():
         check_positive(0, "`draws`")
 
 
-def test_only_masked_arrays_lose_a_mask():
+def test_only_masked_arrays_are_refused():
     masked = np.ma.masked_array([1.0, 2.0], [False, True])
     for values in (masked, [masked, masked]):
         with pytest.raises(InputError, match=r"^rows must not be a masked array, .*; remove the masked rows"):
@@ -107,7 +107,7 @@ def test_only_masked_arrays_lose_a_mask():
         check_unmasked(values, "rows")
 
 
-def test_an_unknown_keyword_is_answered_with_the_nearest_parameter_and_other_calls_are_left_alone():
+def test_an_unknown_keyword_is_refused_with_the_nearest_parameter_and_other_calls_are_unchanged():
     @names_keywords
     def scale(rows: list[int], *, factor: int = 2) -> list[int]:
         """Rows times a factor."""
@@ -139,7 +139,7 @@ def test_an_unknown_keyword_is_answered_with_the_nearest_parameter_and_other_cal
         ("embed", "promt", "prompt"),
     ],
 )
-def test_the_functions_of_whole_jobs_answer_a_misspelt_keyword_with_the_nearest(name, misspelt, meant):
+def test_public_functions_suggest_the_nearest_parameter_for_a_misspelt_keyword(name, misspelt, meant):
     function = getattr(rs, name)
     required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty and p.kind == 1]
     with pytest.raises(InputError, match=rf"^`{misspelt}` is not a parameter of {name}; did you mean `{meant}`\?$"):

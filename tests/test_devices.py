@@ -1,4 +1,4 @@
-"""What a machine with an accelerator needs, proved without one: the meta device holds no numbers, only places."""
+"""Code for machines with an accelerator, tested without one: tensors on the meta device have a device but no data."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from repstitch.fit.lightning_modules import Refiner
 from repstitch.fit.recipe import Recipe
 
 
-def test_all_of_a_refiner_lies_where_its_start_does():
+def test_a_refiner_is_on_the_device_of_its_initial_map():
     def on_device(*shape: int) -> torch.Tensor:
         return torch.ones(shape, dtype=torch.float64, device="meta")
 
@@ -24,7 +24,7 @@ def test_all_of_a_refiner_lies_where_its_start_does():
     assert {tensor.device.type for tensor in refiner.state_dict().values()} == {"meta"}
 
 
-def test_cuda_is_refused_where_there_is_none(monkeypatch):
+def test_cuda_is_refused_without_a_cuda_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == "cpu"
     with pytest.raises(InputError, match="`device` is cuda but PyTorch sees no CUDA device"):

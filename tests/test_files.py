@@ -29,10 +29,10 @@ def entries(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-# --- written whole ----------------------------------------------------------------------------------------------------
+# --- atomic writing ---------------------------------------------------------------------------------------------------
 
 
-def test_a_new_file_appears_when_it_is_written_and_nothing_else_stays(tmp_path):
+def test_a_new_file_appears_once_it_is_complete_and_no_temporary_file_remains(tmp_path):
     target = tmp_path / "x.json"
     with written_whole(target) as path:
         path.write_text("all of it")
@@ -52,7 +52,7 @@ def test_an_older_file_stays_until_the_new_one_replaces_it(tmp_path):
     assert entries(tmp_path) == {"x.json"}
 
 
-def test_a_folder_appears_with_all_that_is_in_it(tmp_path):
+def test_a_folder_appears_once_it_is_complete(tmp_path):
     target = tmp_path / "s"
     with written_whole(target) as folder:
         folder.mkdir()
@@ -65,7 +65,7 @@ def test_a_folder_appears_with_all_that_is_in_it(tmp_path):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
-def test_an_exception_leaves_what_was_there_and_nothing_else(tmp_path, error, kind):
+def test_an_exception_leaves_the_old_file_unchanged_and_no_temporary_file(tmp_path, error, kind):
     target = tmp_path / "x"
     target.write_text("old")
 
@@ -83,7 +83,7 @@ def test_an_exception_leaves_what_was_there_and_nothing_else(tmp_path, error, ki
     assert entries(tmp_path) == {"x"}
 
 
-def test_an_error_of_the_file_system_names_the_argument(tmp_path):
+def test_a_file_system_error_names_the_argument(tmp_path):
     def full_disk():
         with written_whole(tmp_path / "x.png", "plot") as path:
             path.write_text("half")
@@ -94,7 +94,7 @@ def test_an_error_of_the_file_system_names_the_argument(tmp_path):
     assert not entries(tmp_path)
 
 
-def test_an_error_of_reading_another_file_is_raised_as_it_is(tmp_path):
+def test_an_error_while_reading_another_file_is_raised_unchanged(tmp_path):
     def reading(name):
         with written_whole(tmp_path / "x.json") as path:
             path.write_text((tmp_path / name).read_text())
@@ -104,7 +104,7 @@ def test_an_error_of_reading_another_file_is_raised_as_it_is(tmp_path):
     assert not entries(tmp_path)
 
 
-def test_an_error_names_the_file_alone_or_the_output_that_it_is_a_part_of(tmp_path):
+def test_an_error_names_the_file_or_the_output_that_contains_it(tmp_path):
     with (
         pytest.raises(InputError, match=rf"^{tmp_path}/none/x cannot be written"),
         written_whole(tmp_path / "none" / "x", argument=None) as path,
@@ -122,7 +122,7 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path):
         pass
 
 
-def test_a_place_that_cannot_be_written_is_an_error_and_not_a_crash(tmp_path):
+def test_an_unwritable_path_raises_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
     for target in (tmp_path / "file" / "x", tmp_path / "none" / "x", tmp_path / ("x" * 254)):
         with pytest.raises(InputError, match=r"`out` .* cannot be written"), written_whole(target) as path:
@@ -186,10 +186,10 @@ def test_a_column_follows_the_last_colon_of_a_table(path, parts):
     assert split_column(path) == parts
 
 
-# --- what must be there -----------------------------------------------------------------------------------------------
+# --- existing inputs --------------------------------------------------------------------------------------------------
 
 
-def test_inputs_that_are_not_there_are_refused(tmp_path):
+def test_missing_inputs_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"There is no file .*x\.npz; give the path of embeddings \(\.parquet"):
         check_embeddings_exist(f"{tmp_path}/x.npz:key")
     with pytest.raises(InputError, match=r"`ids`: there is no file .*ids\.npz; give a file with one entry a row\."):
@@ -204,7 +204,7 @@ def test_inputs_that_are_not_there_are_refused(tmp_path):
         check_stitcher_exists("me/none")
 
 
-def test_inputs_that_are_there_or_elsewhere_are_not_refused(tmp_path):
+def test_existing_and_remote_inputs_are_accepted(tmp_path):
     for name in ("x.npz", "t.csv"):
         (tmp_path / name).touch()
     check_embeddings_exist(f"{tmp_path}/x.npz:key")
@@ -218,10 +218,10 @@ def test_inputs_that_are_there_or_elsewhere_are_not_refused(tmp_path):
     check_stitcher_exists("hf://owner/name")
 
 
-# --- what may be written ----------------------------------------------------------------------------------------------
+# --- allowed outputs --------------------------------------------------------------------------------------------------
 
 
-def test_an_output_has_one_of_the_endings_and_the_message_names_the_argument(tmp_path):
+def test_an_output_must_have_one_of_the_endings_and_the_message_names_the_argument(tmp_path):
     assert check_ending(tmp_path / "x.b", (".a", ".b")) == tmp_path / "x.b"
     with pytest.raises(InputError, match=r"`plot` must end in \.a, \.b or \.c; got 'x\.txt'"):
         check_ending(tmp_path / "x.txt", (".a", ".b", ".c"), "plot")
@@ -229,7 +229,7 @@ def test_an_output_has_one_of_the_endings_and_the_message_names_the_argument(tmp
         check_ending(tmp_path / "x.A", (".a",), note=", the only format")
 
 
-def test_a_new_output_is_not_there_yet_and_its_folder_is(tmp_path):
+def test_a_new_output_must_not_exist_and_its_folder_must(tmp_path):
     assert check_new(tmp_path / "x") == tmp_path / "x"
     (tmp_path / "x").touch()
     with pytest.raises(
@@ -249,7 +249,7 @@ def test_embeddings_are_written_as_parquet_and_layers_into_a_folder(tmp_path):
         check_layers_folder(tmp_path / "x.parquet")
 
 
-def test_only_directions_are_carried_to_an_npy(tmp_path):
+def test_only_directions_can_be_written_as_npy(tmp_path):
     assert check_carried_file(tmp_path / "x.npy") == tmp_path / "x.npy"
     with pytest.raises(InputError, match=r"`out` must end in \.safetensors or \.npz; got 'x\.npy'"):
         check_carried_file(tmp_path / "x.npy", directions=False)
@@ -259,7 +259,7 @@ def test_only_directions_are_carried_to_an_npy(tmp_path):
         check_carried_file(tmp_path / "x.txt")
 
 
-def test_a_new_folder_has_a_plain_name_and_is_not_there_yet(tmp_path):
+def test_a_new_folder_must_have_a_plain_name_and_must_not_exist(tmp_path):
     assert check_new_folder(tmp_path / "a" / "b" / "s") == tmp_path / "a" / "b" / "s"
     for name in ("", "..", ".hidden"):
         with pytest.raises(InputError, match="`out` must name a folder to create and must not start with a dot; got"):
@@ -269,7 +269,7 @@ def test_a_new_folder_has_a_plain_name_and_is_not_there_yet(tmp_path):
         check_new_folder(tmp_path / "s", "an atlas")
 
 
-def test_a_new_folder_lies_where_one_can_be_created(tmp_path, monkeypatch):
+def test_a_new_folder_must_be_where_one_can_be_created(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"`out` .* cannot be created"):
         check_new_folder(tmp_path / "file" / "s")
@@ -280,7 +280,7 @@ def test_a_new_folder_lies_where_one_can_be_created(tmp_path, monkeypatch):
         check_new_folder(tmp_path / "s")
 
 
-def test_a_picture_replaces_a_file_but_not_a_folder(tmp_path):
+def test_a_plot_replaces_a_file_but_not_a_folder(tmp_path):
     (tmp_path / "old.png").touch()
     assert check_picture(tmp_path / "old.png") == tmp_path / "old.png"
     with pytest.raises(InputError, match=r"`plot` must end in \.png, \.svg or \.pdf; got 'x\.gif'"):

@@ -1,7 +1,7 @@
-"""What `--json` prints has the keys, order, types and numbers that programs were written for.
+"""The output of `--json` keeps its keys, their order, types and numbers, because programs rely on them.
 
-The files in golden/json are what release 0.1.0 printed for these commands on these made-up spaces. Sentences may be
-reworded; numbers may differ in the last places from one kind of processor to another.
+The files in golden/json are the output of release 0.1.0 for these commands on these synthetic spaces. Sentences may be
+reworded, and numbers may differ by up to 2 %, because processors round differently.
 """
 
 import json
@@ -33,7 +33,7 @@ COMMANDS: dict[str, str] = {
 
 
 def write_spaces(folder: Path) -> None:
-    """Three spaces of 400 items with three classes, and 60 queries with judgements."""
+    """Write three spaces of 400 items with three classes, and 60 queries with judgements."""
     random, n = np.random.default_rng(0), 400
     z = random.standard_normal((n, 12))
     z[:, 0] += 2 * (np.arange(n) % 3 == 0)
@@ -64,7 +64,7 @@ def place(tmp_path_factory):
 
 
 def differences(now, golden, at: str = "") -> list[str]:
-    """Where two JSON values differ: in keys and their order, in types, or in numbers beyond rounding."""
+    """List the differences of two JSON values: in keys and their order, in types, and in numbers beyond tolerance."""
     if isinstance(golden, dict) and isinstance(now, dict):
         now = {key: value for key, value in now.items() if key in golden or key not in ADDED}
         if list(now) != list(golden):
@@ -86,7 +86,7 @@ def differences(now, golden, at: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_programs_read_is_what_it_was(place, name, monkeypatch, capsys):
+def test_the_json_output_equals_that_of_release_0_1_0(place, name, monkeypatch, capsys):
     monkeypatch.chdir(place)
     assert main([*COMMANDS[name].split(), "--json"]) == 0
     golden = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
@@ -103,5 +103,5 @@ def test_what_programs_read_is_what_it_was(place, name, monkeypatch, capsys):
         ({"a": None}, {"a": 0.6}),
     ],
 )
-def test_a_difference_is_seen(now, golden):
+def test_a_difference_is_detected(now, golden):
     assert differences(now, golden)

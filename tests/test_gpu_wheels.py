@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Installed on the other machine, or of no use there.
+# Packages that the other machine already has or does not need.
 LEFT_OUT = {"torch", "torchvision", "lightning", "timm", "transformers", "huggingface_hub", "pyarrow", "scipy", "numpy"}
 LEFT_OUT |= {"safetensors", "tqdm", "pillow", "triton", "typing_extensions", "PyYAML", "Jinja2", "click", "uv"}
 CARRIED = {"bentoml", "starlette", "uvicorn", "uvloop", "httptools", "orjson", "prometheus_client", "httpx", "pytest"}
@@ -16,7 +16,7 @@ CARRIED |= {"opentelemetry-sdk", "cattrs", "pydantic", "pydantic_core", "iniconf
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout with the script, whose .venv is the environment that runs the tests."""
+    """Return a checkout with the script; its .venv is the environment that runs the tests."""
     for name in ("benchmarks/gpu_wheels.sh", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -25,7 +25,7 @@ def checkout(tmp_path):
 
 
 def collect(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the script with an index that cannot be reached."""
+    """Run the script without access to a package index."""
     env = os.environ | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
     command = ["bash", "benchmarks/gpu_wheels.sh", *arguments]
     return subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True)
@@ -44,7 +44,7 @@ def assert_refused(run: subprocess.CompletedProcess[str], reason: str, status: i
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12"])
-def test_what_only_the_service_and_the_tests_need_is_carried_in_the_pinned_versions(checkout, version):
+def test_the_list_contains_the_pinned_packages_that_only_the_service_and_the_tests_need(checkout, version):
     carried = listed(checkout, version)
     assert set(carried) >= CARRIED
     assert not set(carried) & LEFT_OUT
@@ -53,7 +53,7 @@ def test_what_only_the_service_and_the_tests_need_is_carried_in_the_pinned_versi
     assert {f"{name}=={number}" for name, number in carried.items()} <= set(pinned)
 
 
-def test_the_list_is_for_python_3_12_where_no_version_is_given_and_nothing_is_downloaded(checkout):
+def test_the_list_is_for_python_3_12_by_default_and_nothing_is_downloaded(checkout):
     assert listed(checkout) == listed(checkout, "3.12")
     assert [path.name for path in (checkout / "benchmarks").iterdir()] == ["gpu_wheels.sh"]
 
@@ -73,7 +73,7 @@ def test_bad_arguments_are_refused(checkout, arguments, reason):
     assert_refused(collect(checkout, *arguments), reason)
 
 
-def test_without_an_environment_it_says_what_to_do(checkout):
+def test_without_an_environment_the_message_says_what_to_run(checkout):
     (checkout / ".venv").unlink()
     assert_refused(collect(checkout), "run 'make .venv/.ready' first")
 
@@ -85,7 +85,7 @@ def test_a_package_without_a_pinned_version_is_named(checkout):
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".hidden", "sub/some.whl"])
-def test_a_folder_that_holds_anything_but_wheels_is_kept(checkout, name):
+def test_a_folder_with_files_other_than_wheels_is_not_replaced(checkout, name):
     path = checkout / "wheels" / name
     path.parent.mkdir(parents=True)
     path.touch()
@@ -93,7 +93,7 @@ def test_a_folder_that_holds_anything_but_wheels_is_kept(checkout, name):
     assert path.exists()
 
 
-def test_a_file_or_a_link_in_place_of_the_folder_is_kept(checkout):
+def test_a_file_or_link_in_place_of_the_folder_is_not_replaced(checkout):
     (checkout / "file").touch()
     (checkout / "link").symlink_to(checkout / "benchmarks", target_is_directory=True)
     for name in ("file", "link"):
@@ -102,7 +102,7 @@ def test_a_file_or_a_link_in_place_of_the_folder_is_kept(checkout):
     assert (checkout / "link").is_symlink()
 
 
-def test_a_download_that_fails_says_so_in_a_line_and_keeps_the_folder_as_it_was(checkout):
+def test_a_failed_download_is_reported_in_one_line_and_keeps_the_folder_unchanged(checkout):
     old = checkout / "wheels" / "old-1.0-py3-none-any.whl"
     old.parent.mkdir()
     old.touch()

@@ -1,8 +1,8 @@
-"""What each command and each public name imports, seen in fresh interpreters.
+"""The packages that each command and each public name imports, checked in fresh interpreters.
 
-Importing torch takes seconds, Lightning and transformers many: nobody should wait for a package that gives no help.
-What several names load together is at least what each of them loads, so names with the same forbidden packages share an
-interpreter.
+Importing torch takes seconds, and Lightning and transformers take longer, so nothing may import a package that it does
+not need. Several names together load at least what each of them loads, so names with the same forbidden packages share
+an interpreter.
 """
 
 import numpy as np
@@ -44,7 +44,7 @@ def test_help_imports_nothing_heavy():
     assert loaded_after(code) == set()
 
 
-def test_every_public_name_is_in_the_table():
+def test_the_table_of_forbidden_imports_lists_every_public_name():
     assert sorted(name for group in FORBIDDEN_TO_NAMES for name in group) == sorted(repstitch.__all__)
 
 
@@ -86,7 +86,7 @@ BAD_ARGUMENTS = {
 }
 
 
-def test_a_bad_argument_is_answered_before_anything_heavy_is_imported(tmp_path):
+def test_an_invalid_argument_is_reported_before_anything_heavy_is_imported(tmp_path):
     (tmp_path / "there").mkdir()
     for name in ("old.npy", "new.npy"):
         (tmp_path / name).touch()

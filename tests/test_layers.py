@@ -175,28 +175,28 @@ INSIDE = {
 
 
 def modules() -> dict[str, Path]:
-    """Every module by its dotted name below the package; a package answers to its own name."""
-    found = {}
+    """Return the path of every module by its dotted name inside repstitch; a package has its own name."""
+    paths = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return {name: path for name, path in found.items() if name}
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return {name: path for name, path in paths.items() if name}
 
 
-def imports(path: Path, known: set[str]) -> set[str]:
-    """The modules of the package that a file imports, anywhere in it."""
-    found = set()
+def imports(path: Path, all_modules: set[str]) -> set[str]:
+    """Return the modules of the package that a file imports, including imports inside functions."""
+    imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path.name} imports relatively"
             whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            whole = [name if name.removeprefix("repstitch.") in known else node.module or "" for name in whole]
+            whole = [name if name.removeprefix("repstitch.") in all_modules else node.module or "" for name in whole]
         elif isinstance(node, ast.Import):
             whole = [alias.name for alias in node.names]
         else:
             continue
-        found |= {name.removeprefix("repstitch.") for name in whole if name.startswith("repstitch.")}
-    return found & known
+        imported |= {name.removeprefix("repstitch.") for name in whole if name.startswith("repstitch.")}
+    return imported & all_modules
 
 
 def row_of(module: str) -> int:
@@ -215,7 +215,7 @@ def place_in(package: str, module: str) -> int:
 MODULES = modules()
 
 
-def test_the_walk_finds_the_modules_and_their_imports():
+def test_modules_and_their_imports_are_detected():
     assert {"errors", "metrics.null", "fit.selection", "encoders", "cli.main"} <= set(MODULES)
     assert imports(MODULES["fit.selection"], set(MODULES)) >= {
         "errors",
@@ -237,12 +237,12 @@ def test_a_module_imports_only_from_rows_above_its_own(module):
 
 
 @pytest.mark.parametrize("package", INSIDE)
-def test_the_face_of_a_package_hands_on_its_own_names_only(package):
+def test_a_package_reexports_only_its_own_names(package):
     imported = imports(MODULES[package], set(MODULES)) - {"lazy"}
     assert {module.partition(".")[0] for module in imported} <= {package}
 
 
-def test_the_names_are_those_of_the_dicts_they_stand_for():
+def test_the_tuples_of_names_equal_the_keys_of_the_dicts():
     from repstitch.encoders.vectors import POOLS
     from repstitch.fit.closed_form import FITS
     from repstitch.fit.objective import OBJECTIVES
@@ -258,7 +258,7 @@ def test_the_names_are_those_of_the_dicts_they_stand_for():
     assert set(POOLS) <= set(names.POOLINGS)
 
 
-def test_every_named_normalisation_is_one_that_rows_can_be_brought_to():
+def test_every_named_normalisation_is_implemented():
     import torch
 
     from repstitch.embeddings.normalising import normalise

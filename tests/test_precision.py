@@ -1,4 +1,4 @@
-"""Products of a program that lets PyTorch round their factors: exact wherever a score depends on them."""
+"""Scores use exact products even if the program has set PyTorch to a lower precision of float32 products."""
 
 import threading
 import traceback
@@ -24,13 +24,13 @@ PACKAGE = Path(rs.__file__).parent
 ALL: Any = torch.backends
 BACKENDS: tuple[Any, ...] = (torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul)
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "vdot", "linear", "matmul", "_cdist_forward"}
-# A training step and a translation follow the program's setting.
+# Training steps, like translations, use the precision that the program has set.
 FOLLOW = {"fit/lightning_modules.py", "fit/losses.py", "fit/contrastive.py"}
 
 
 @pytest.fixture(params=["high", "medium", "backends"])
 def coarse(request) -> Iterator[None]:
-    """A program that has asked for coarse products, by PyTorch's older setting or backend by backend."""
+    """Set a low precision of products, by PyTorch's older setting or for each backend."""
     if request.param == "backends":
         BACKENDS[0].fp32_precision, BACKENDS[1].fp32_precision = "tf32", "bf16"
     else:
@@ -49,7 +49,7 @@ def precisions() -> tuple[str, str]:
 
 
 class Products(TorchDispatchMode):
-    """Records where products of float32 are computed, by file of the package, and which of them are not exact."""
+    """Count the products of float32 matrices, and record the files of the package that compute inexact ones."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ def spaces(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("objective", ["match", "neighbours", "reconstruction"])
-def test_a_program_with_coarse_products_gets_exact_sums_scores_and_confidence(objective):
+def test_training_scores_and_confidence_are_exact_in_a_program_with_coarse_products(objective):
     X, Y = spaces(1000)
     with Products() as products:
         stitcher = rs.train(
@@ -89,16 +89,16 @@ def test_a_program_with_coarse_products_gets_exact_sums_scores_and_confidence(ob
     assert not products.coarse
     with Products() as products:
         stitcher.confidence(X[:50])
-    assert products.coarse == {"stitchers/maps.py"}  # the translation that the confidence is about
+    assert products.coarse == {"stitchers/maps.py"}  # the translation itself follows the program's setting
 
 
-# The other metrics compute few rows in float64.
+# The other metrics compute so few rows in float64.
 IN_FLOAT32 = {"mutual_knn", "cycle_knn", "lcs_knn", "edit_knn", "cknna", "cknna_released", "cka", "cka_unbiased"}
 
 
 @pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_program_with_coarse_products_gets_exact_alignment(metric):
+def test_alignment_is_exact_in_a_program_with_coarse_products(metric):
     X, Y = spaces(60)
     with Products() as products:
         rs.align(X, Y, metric, k=5, permutations=5, device="cpu")
@@ -107,8 +107,8 @@ def test_a_program_with_coarse_products_gets_exact_alignment(metric):
 
 
 @pytest.mark.parametrize("metric", ["cka", "cka_unbiased"])
-def test_a_program_with_coarse_products_gets_exact_alignment_of_many_wide_rows(metric):
-    """So many that their products are computed in float32, and so wide that the null takes the leading directions."""
+def test_alignment_of_many_wide_rows_is_exact_in_a_program_with_coarse_products(metric):
+    """With so many rows products are in float32, and with so many dimensions the null uses the leading directions."""
     random = torch.Generator().manual_seed(0)
     X, Y = (torch.randn(1100, 1024, generator=random) for _ in range(2))
     torch.set_float32_matmul_precision("high")
@@ -122,7 +122,7 @@ def test_a_program_with_coarse_products_gets_exact_alignment_of_many_wide_rows(m
 
 
 @pytest.mark.usefixtures("coarse")
-def test_a_program_with_coarse_products_gets_exact_ranks_and_neighbours():
+def test_ranks_and_neighbours_are_exact_in_a_program_with_coarse_products():
     X, Y = spaces(60)
     for work in (lambda: ranks(X, Y), lambda: knn(X, Y, 5)):
         with Products() as products:
@@ -132,7 +132,7 @@ def test_a_program_with_coarse_products_gets_exact_ranks_and_neighbours():
 
 
 @pytest.mark.usefixtures("coarse")
-def test_a_program_with_coarse_products_gets_exact_asymmetry():
+def test_asymmetry_is_exact_in_a_program_with_coarse_products():
     X, Y = spaces(60)
     with Products() as products:
         asymmetry(X, Y, source="old", target="new", permutations=2)
@@ -141,7 +141,7 @@ def test_a_program_with_coarse_products_gets_exact_asymmetry():
 
 
 @pytest.mark.usefixtures("coarse")
-def test_a_program_with_coarse_products_gets_an_exact_proof_of_a_probe():
+def test_the_evaluation_of_a_probe_is_exact_in_a_program_with_coarse_products():
     X, Y = spaces(400)
     labels = np.where(X[:, 0] > 0, "above", "below")
     with Products() as products:
@@ -156,7 +156,7 @@ PARENTS = ("none", "ieee", "tf32")
 
 @pytest.mark.parametrize("after", PARENTS)
 @pytest.mark.parametrize("before", PARENTS)
-def test_backends_follow_the_setting_of_all_afterwards_as_they_did_before(before, after):
+def test_exact_products_leaves_backends_following_the_global_setting(before, after):
     try:
         ALL.fp32_precision = before
         with exact_products():
@@ -170,7 +170,7 @@ def test_backends_follow_the_setting_of_all_afterwards_as_they_did_before(before
         ALL.fp32_precision = "none"
 
 
-def test_other_threads_can_ask_what_is_set_meanwhile():
+def test_the_precision_can_be_read_inside_exact_products():
     for precision in ("high", "highest"):
         torch.set_float32_matmul_precision(precision)
         with exact_products():
@@ -190,7 +190,7 @@ def test_a_precision_that_lightning_cannot_read_is_refused_before_refinement_on_
             backend.fp32_precision = "none"
 
 
-def test_products_stay_exact_until_the_last_thread_has_left():
+def test_products_stay_exact_until_the_last_thread_leaves():
     torch.set_float32_matmul_precision("medium")
     before, entered, leave = precisions(), threading.Event(), threading.Event()
 

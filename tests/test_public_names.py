@@ -1,4 +1,4 @@
-"""The names that `import repstitch as rs` offers: the same in every list, typed, and never hidden by a module."""
+"""The public names of `repstitch`: consistent in every list, typed, and never shadowed by a module."""
 
 import ast
 import importlib
@@ -18,7 +18,7 @@ FACES = ("alignment", "embeddings", "encoders", "evaluation", "fit", "metrics", 
 
 
 def checked_names(path: Path) -> dict[str, str]:
-    """The names that a package's TYPE_CHECKING block imports, and the modules they come from."""
+    """Return the names that a package's TYPE_CHECKING block imports, with their modules."""
     block = next(
         node
         for node in ast.parse(path.read_text(encoding="utf-8")).body
@@ -29,7 +29,7 @@ def checked_names(path: Path) -> dict[str, str]:
     }
 
 
-def test_the_table_the_type_checker_and_all_agree():
+def test_homes_type_checking_imports_and_all_list_the_same_names():
     home = {name: f"repstitch.{module}" for module, names in rs.HOMES.items() for name in names}
     assert checked_names(PACKAGE / "__init__.py") == home
     assert sorted([*home, "__version__"]) == sorted(rs.__all__)
@@ -37,12 +37,12 @@ def test_the_table_the_type_checker_and_all_agree():
 
 
 @pytest.mark.parametrize("name", [name for name in rs.__all__ if name != "__version__"])
-def test_a_public_name_is_what_its_module_defines(name):
+def test_a_public_name_is_the_object_of_its_module(name):
     home = next(module for module, names in rs.HOMES.items() if name in names)
     assert getattr(rs, name) is getattr(importlib.import_module(f"repstitch.{home}"), name)
 
 
-def test_no_module_hides_a_public_name():
+def test_no_module_has_the_name_of_a_public_object():
     assert not [name for name in rs.__all__ if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()]
     code = (
         "import pkgutil, repstitch\nprint(*[m.name for m in pkgutil.walk_packages(repstitch.__path__, 'repstitch.')])"
@@ -52,12 +52,12 @@ def test_no_module_hides_a_public_name():
     assert not {f"repstitch.{name}" for name in rs.__all__} & set(modules)
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error():
+def test_an_unknown_name_raises_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'repstitch' has no attribute 'trian'"):
         rs.trian  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_a_package_lists_its_loaded_modules_and_nothing_private():
+def test_dir_lists_loaded_modules_and_no_private_names():
     importlib.import_module("repstitch.metrics.kernels")
     assert {"__version__", "__doc__", "metrics", "train"} <= set(dir(rs))
     assert "kernels" in dir(importlib.import_module("repstitch.metrics"))
@@ -66,7 +66,7 @@ def test_a_package_lists_its_loaded_modules_and_nothing_private():
 
 
 @pytest.mark.parametrize("package", FACES)
-def test_the_face_of_a_package_offers_what_it_lists(package):
+def test_a_package_provides_every_name_in_its_all(package):
     module = importlib.import_module(f"repstitch.{package}")
     assert module.__all__
     assert set(module.__all__) == set(checked_names(PACKAGE / package / "__init__.py"))
@@ -78,7 +78,7 @@ def test_the_face_of_a_package_offers_what_it_lists(package):
 
 
 def typed() -> None:
-    """Never called: the type checker reads it."""
+    """Checked by the type checker; never called."""
     assert_type(rs.load("x"), rs.Stitcher)
     assert_type(rs.train("x", "y").scorecard, rs.Scorecard)
     assert_type(rs.score(rs.load("x"), "x", "y"), rs.Scorecard)

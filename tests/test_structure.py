@@ -1,4 +1,4 @@
-"""Limits that keep files and functions readable, and names that say what they hold."""
+"""Limits on the length of files and functions, and a list of names that are too vague to use."""
 
 import ast
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "service").rglob("*.py")])
 LONGEST_FILE, LONGEST_BODY = 420, 60
-# Each of these could stand for anything; the field has a noun for what is meant.
+# These names could mean anything; use a noun for the content instead.
 EMPTY_NAMES = {"found", "held", "known", "given", "said", "told", "asked", "thing", "around", "beside"}
 
 
 def names_bound(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and name of everything that a file names: variables, parameters, attributes, functions, classes, imports."""
+    """Yield the line and name of each variable, parameter, attribute, function, class and import that a file binds."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.id
@@ -35,13 +35,13 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-def test_the_walk_sees_every_way_to_bind_a_name():
+def test_names_bound_detects_every_kind_of_binding():
     code = "import a as b\ndef c(d, *e, f=0): g = 0\nclass h: i: int = 0\nfor j in k: x.l = 0\nwith m as n: (o := 0)"
     assert {name for _, name in names_bound(ast.parse(code))} == set("bcdefghijlno")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_is_short_and_so_are_its_functions(path):
+def test_files_and_functions_are_short(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LONGEST_FILE
     for node in ast.walk(ast.parse(text)):
@@ -50,7 +50,7 @@ def test_a_file_is_short_and_so_are_its_functions(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_name_says_what_it_holds(path):
+def test_no_name_is_too_vague(path):
     empty = [
         f"{name} at line {line}"
         for line, name in names_bound(ast.parse(path.read_text(encoding="utf-8")))

@@ -19,12 +19,12 @@ def test_a_line_does_not_end_in_spaces():
     assert columns([("a", ""), ("b", "x")]) == "a\nb  x"
 
 
-def test_a_table_in_markdown_keeps_a_cell_with_a_bar_whole():
+def test_a_markdown_table_escapes_bars_in_cells():
     table = markdown_table([("name", "n"), ("a|b", 1), (" c ", 22)])
     assert table.splitlines() == ["| name | n |", "| --- | ---: |", r"| a\|b | 1 |", "| c | 22 |"]
 
 
-def test_the_nearest_names_come_best_first_and_none_where_nothing_is_similar():
+def test_nearest_names_are_sorted_by_similarity_and_unrelated_ones_are_left_out():
     names = ["method", "objective", "metric", "methods", "meth"]
     assert nearest("methd", names)[0] in ("method", "meth")
     assert len(nearest("metho", names)) == 3
