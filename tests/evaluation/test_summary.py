@@ -100,7 +100,7 @@ def test_the_five_numbers_equal_those_of_the_scorecard():
         ("true neighbours in the first 10", overlap.translated),
         ("by keeping the old model", overlap.keep_old),
         ("true neighbours in the first 100", references.measures["top10_in_100"].translated),
-        ("the counterpart in the first 1 (recall@1)", card.query.recall_at(1)),
+        ("the counterpart comes first (recall@1)", card.query.recall_at(1)),
         ("the counterpart in the first 10 (recall@10)", card.query.recall_at(10)),
     ):
         assert str(score) in table[label]

@@ -77,8 +77,8 @@ def key_numbers(title: str, uses: Uses, relevance: Relevance | None, chance: Rec
         rows.append((measure_name(measure), *_cells(comparisons, measure, "translated"), by_chance))
         if i == 0:
             rows.append(("  by keeping the old model", *_cells(comparisons, measure, "keep_old"), ""))
-    for k in (1, 10):
-        label = f"the counterpart in the first {k} (recall@{k})"
+    for k, place in ((1, "comes first"), (10, "in the first 10")):
+        label = f"the counterpart {place} (recall@{k})"
         rows.append((label, *(str(use.recall_at(k)) for use in uses.values()), num(chance.recall_at(k).score)))
     return rows
 
