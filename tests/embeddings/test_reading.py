@@ -190,7 +190,7 @@ def test_one_of_several_arrays_in_an_npz_is_named_in_the_path(tmp_path):
     with pytest.raises(InputError, match="has no array 'c'; its arrays are: a, b, ids"):
         scan(f"{tmp_path}/x.npz:c")
     for arrays, listed in (({"ids": a}, "ids"), ({}, "none")):
-        np.savez(tmp_path / "y.npz", **arrays)
+        np.savez(tmp_path / "y.npz", **arrays)  # pyright: ignore[reportArgumentType]
         with pytest.raises(InputError, match=f"y.npz has no array of vectors; its arrays are: {listed}"):
             scan(tmp_path / "y.npz")
 
@@ -288,7 +288,7 @@ def test_a_vector_column_is_refused_as_a_group(tmp_path):
 
 
 def test_missing_files_and_unsupported_extensions_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"There is no file .*none.parquet; give the path of embeddings \(.parquet"):
+    with pytest.raises(InputError, match=r"There is no file .*none.parquet; pass the path of embeddings \(.parquet"):
         scan(tmp_path / "none.parquet")
     for name, got in (("x.csv", "the ending .csv"), ("x.json", "the ending .json"), ("x", "no file ending")):
         (tmp_path / name).write_text("1,2\n")
@@ -345,7 +345,7 @@ def test_whole_numbers_in_memory_are_read_as_float32(kind):
 
 def test_whole_numbers_that_float32_would_round_are_refused():
     for rows in ([[2**24 + 1, 0]], [[0, -(2**40)]], np.full((3, 2), np.iinfo(np.int64).min)):
-        with pytest.raises(InputError, match=r"whole numbers beyond 16,777,216, which float32 would round"):
+        with pytest.raises(InputError, match=r"integers beyond 16,777,216, which float32 would round"):
             read(rows)
 
 
@@ -365,7 +365,7 @@ def test_a_column_of_vectors_is_refused_with_the_way_to_stack_it():
     column[:] = list(gaussian(30, 4))
     with pytest.raises(InputError, match=r"got object of shape \(30,\)\. .* with `np\.stack\(X\)`\.$"):
         read(column)
-    assert len(read(np.stack(column))) == 30
+    assert len(read(np.stack(list(column)))) == 30
 
 
 def test_pickled_arrays_are_refused_without_unpickling_them(tmp_path):

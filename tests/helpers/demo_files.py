@@ -20,7 +20,6 @@ from repstitch.stitchers.registry import Registry
 from repstitch.workflows.training import train
 
 N, LATENT, DIMS = 898, 16, {"test_resnet": 48, "test_convnext": 32}
-CARD = {"modality": "image", "pooling": "gap", "family": "test", "objective": "supervised", "training_data": "digits"}
 
 
 def write_demo(folder: Path) -> None:
@@ -38,7 +37,15 @@ def write_demo(folder: Path) -> None:
         for state, noise in (("trained", 0.3), ("untrained", 4.0)):
             mixed = latent @ rotation(dim, turn)[:LATENT] + noise * random.standard_normal((N, dim))
             space = Space(
-                name=f"{name}-{state}", encoder=f"demo:{name}", revision=state, dim=dim, parameters=100_000, **CARD
+                name=f"{name}-{state}",
+                encoder=f"demo:{name}",
+                revision=state,
+                dim=dim,
+                modality="image",
+                family="test",
+                objective="supervised",
+                training_data="digits",
+                parameters=100_000,
             )
             rows = Embeddings(np.tanh(mixed / 3).astype(np.float32), space, ids)
             write(folder / f"{name}.{state}.parquet", rows)

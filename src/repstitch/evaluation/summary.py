@@ -32,12 +32,13 @@ def advice(verdict: Verdict) -> str:
     shortlist = next((name for name in numbers if re.fullmatch(r"(top\d+_in_|recall@)\d+", name)), None)
     shown = ("score", "keep_old", "ceiling", "first_stage", "first_stage_chance")
     complete = all(is_number(numbers.get(name)) for name in shown) and numbers["ceiling"] > 0
-    if not re.fullmatch(r"(overlap|ndcg)@\d+", verdict.measure or "") or shortlist is None or not complete:
+    measure = verdict.measure or ""
+    if not re.fullmatch(r"(overlap|ndcg)@\d+", measure) or shortlist is None or not complete:
         return verdict.why[:1].upper() + verdict.why[1:]
-    ceiling, k, depth = numbers["ceiling"], _last_number(verdict.measure), _last_number(shortlist)
+    ceiling, k, depth = numbers["ceiling"], _last_number(measure), _last_number(shortlist)
     kept, old = _percent(numbers["score"] / ceiling), _percent(numbers["keep_old"] / ceiling)
-    by_overlap = verdict.measure.startswith("overlap")
-    all_found = "what re-embedding finds" if by_overlap else f"re-embedding's {measure_name(verdict.measure)}"
+    by_overlap = measure.startswith("overlap")
+    all_found = "what re-embedding finds" if by_overlap else f"re-embedding's {measure_name(measure)}"
     listed = "what re-embedding finds" if by_overlap else f"re-embedding's {measure_name(shortlist)}"
     share = _percent(numbers["first_stage"])
     fetched = "the scored pool is too small to judge a longer list"
@@ -56,9 +57,9 @@ def advice(verdict: Verdict) -> str:
     return sentences.get(verdict.verdict, verdict.why)
 
 
-def _last_number(name: str | None) -> int:
+def _last_number(name: str) -> int:
     """Return the number that a measure's name ends in: 100 for top10_in_100."""
-    return int(re.findall(r"\d+", name or "")[-1])
+    return int(re.findall(r"\d+", name)[-1])
 
 
 def _percent(share: float) -> str:

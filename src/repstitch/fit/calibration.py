@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import ndtri
 from torch import Tensor
 
@@ -253,7 +253,7 @@ def _discrimination(hits: np.ndarray, misses: np.ndarray) -> dict[str, Any]:
     value = auroc(hits, misses)
     interval = None if value is None else list(auroc_interval(value, len(hits), len(misses)))
     reason = None
-    if interval is None or min(len(hits), len(misses)) < MIN_OUTCOMES:
+    if value is None or interval is None or min(len(hits), len(misses)) < MIN_OUTCOMES:
         reason = (
             f"it was tested on {len(hits)} hits and {len(misses)} misses; at least {MIN_OUTCOMES} of each are needed"
         )
@@ -292,6 +292,6 @@ def auroc_interval(value: float, n_positive: int, n_negative: int) -> tuple[floa
         return abs(value - other) - Z * math.sqrt(variance)
 
     # At 0 and 1 the variance is 0, so `excess` has a root there that is not the end of the interval.
-    low = brentq(excess, 0, min(value, 1 - TINY)) if value > 0 else 0.0
-    high = brentq(excess, max(value, TINY), 1) if value < 1 else 1.0
-    return low, high
+    low = root_scalar(excess, bracket=(0, min(value, 1 - TINY))).root if value > 0 else 0.0
+    high = root_scalar(excess, bracket=(max(value, TINY), 1)).root if value < 1 else 1.0
+    return float(low), float(high)

@@ -98,7 +98,7 @@ class Loss:
     temperature: str
 
 
-# Chosen among ten losses, from the same start on real pairs: benchmarks/results/losses.md, ARCHITECTURE.md.
+# Chosen among ten losses, from the same start on real pairs: see benchmarks/results/losses.md.
 LOSSES = {
     "match": Loss(info_nce, 0.2, "held out"),
     "neighbours": Loss(listwise_distillation, 0.03, "native"),
