@@ -1,1 +1,1 @@
-"""What tests of several rooms share: made-up spaces whose answers are known, servers, and calls to them."""
+"""Helpers for tests in several folders: synthetic spaces with known answers, servers, and calls to them."""

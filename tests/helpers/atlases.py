@@ -1,4 +1,4 @@
-"""Made-up atlases as JSON objects, with numbers that need no embeddings; `made` makes the record of one."""
+"""Synthetic atlases as JSON objects, made without embeddings. `made` turns one into a record."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from repstitch.alignment.result import Atlas
 
 
 def made(values: dict) -> Atlas:
-    """The record of a made-up atlas, checked."""
+    """Check the JSON object of an atlas and return its record."""
     return Atlas.from_dict(values)
 
 
@@ -19,7 +19,10 @@ def made_atlas(
     metric: str = "mutual_knn",
     seed: int = 0,
 ) -> dict:
-    """N models in so many families (None: not known, and one model of unknown family where N > 4), alike within one."""
+    """Return an atlas of N models that are more similar within a family.
+
+    With `families=None` no card states a family. Otherwise, if N > 4, the last model has no family.
+    """
     random = np.random.default_rng(seed)
     group = random.permutation(np.arange(N) % (families or 3))
     centre = random.standard_normal((int(group.max()) + 1, 2))
@@ -61,7 +64,7 @@ def made_atlas(
 
 
 def with_sizes(atlas: dict, pairs: int = 4) -> dict:
-    """The same with curves over sizes for the first pairs."""
+    """Return the atlas with curves over sample sizes for the first `pairs` pairs."""
     (metric, result), names = next(iter(atlas["metrics"].items())), [s["name"] for s in atlas["spaces"]]
     sizes = [32, 64, 128, 256, 512, 1000, 1024]
     curves = []
@@ -75,7 +78,7 @@ def with_sizes(atlas: dict, pairs: int = 4) -> dict:
 
 
 def made_trend(N: int = 14, families: int = 3, log: bool = True, seed: int = 0) -> dict:
-    """A rising trend, as a JSON object."""
+    """Return a rising trend as a JSON object."""
     random = np.random.default_rng(seed)
     values = np.geomspace(5e6, 7e9, N) if log else np.linspace(60, 85, N)
     x = np.log10(values) if log else values
@@ -114,7 +117,7 @@ def made_trend(N: int = 14, families: int = 3, log: bool = True, seed: int = 0) 
 
 
 def made_asymmetry(source: str = "dinov2_large", target: str = "clip_base") -> dict:
-    """An asymmetry of two spaces, as a JSON object."""
+    """Return the asymmetry of two spaces as a JSON object."""
     places = np.unique(np.geomspace(1, 256, 40).round().astype(int))
     return {
         "source": source,
@@ -145,7 +148,7 @@ def made_asymmetry(source: str = "dinov2_large", target: str = "clip_base") -> d
 
 
 def layered_atlas(depths: dict[str, int] | None = None, seed: int = 0) -> dict:
-    """Encoders whose spaces are their layers, the middle of one most like the middle of another."""
+    """Return an atlas whose spaces are the layers of encoders. Layers at 60 % of the depth are the most similar."""
     depths = depths or {"vit_base": 12, "bert_small": 8, "gpt_tiny": 5}
     named = [(encoder, layer) for encoder, depth in depths.items() for layer in range(1, depth + 1)]
     atlas = made_atlas(len(named), families=None, seed=seed)
@@ -189,12 +192,12 @@ def layered_atlas(depths: dict[str, int] | None = None, seed: int = 0) -> dict:
 
 
 def without_own(matrix: np.ndarray) -> np.ndarray:
-    """The matrix with nothing on its diagonal."""
+    """Return the matrix with NaN on its diagonal."""
     return np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
 
 
 def listed(matrix: np.ndarray) -> list[list[float | None]]:
-    """As JSON holds it: lists, None where there is no number."""
+    """Return the matrix as nested lists for JSON, with None for NaN."""
     return [[None if np.isnan(v) else float(v) for v in row] for row in matrix]
 
 

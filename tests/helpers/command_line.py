@@ -1,4 +1,4 @@
-"""The command line run in this process, and files for it to work on."""
+"""Run the command line in this process, and write input files for it."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ D_SOURCE, D_TARGET, N = 6, 4, 120
 
 
 def run(capsys, *argv) -> tuple[int, str, list[str]]:
-    """The exit status, what is on stdout, and the lines on stderr, log lines among them as on a terminal."""
+    """Return the exit status, the text on stdout, and the lines on stderr, which include log lines as on a terminal."""
     capsys.readouterr()
     root, package = logging.getLogger(), logging.getLogger("repstitch")
     handlers, level = root.handlers[:], package.level
@@ -34,7 +34,7 @@ def run(capsys, *argv) -> tuple[int, str, list[str]]:
 
 
 def result(capsys, *argv) -> dict[str, Any]:
-    """What `--json` prints: one line, strict JSON."""
+    """Run with `--json`, check that it prints one line of strict JSON, and return the parsed object."""
     status, out, _ = run(capsys, *argv, "--json")
     assert status == 0
     assert out.count("\n") == 1
@@ -42,7 +42,7 @@ def result(capsys, *argv) -> dict[str, Any]:
 
 
 def bad_files(where: Path, shelf: Path, what: str) -> tuple[Path, Path]:
-    """Source and target that cannot be trained on, in a folder of their own."""
+    """Write a source and a target that cannot be used for training to `where`, and return their paths."""
     old, new = (read(shelf / f"{name}.parquet") for name in ("old", "new"))
     x, y = where / "x.parquet", where / "y.parquet"
     vectors = old.vectors.copy()
@@ -66,7 +66,7 @@ TRAIN_REFUSALS = {
     "Inf": "1 with source NaN or Inf (first: id 'item5')",
     "zero": "1 with source all zeros (first: id 'item5')",
     "other ids": "No id is in both files",
-    "twice the id": "Ids must be unique; the source has 1 repeated (first: 'item0')",
+    "twice the id": "Ids must be unique; repeated ids in the source: 1 (first: 'item0')",
     "few pairs": "At least 20 pairs are needed; got 12",
     "no file": "There is no file",
     "torn file": "cannot be read as embeddings",

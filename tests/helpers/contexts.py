@@ -1,4 +1,4 @@
-"""Two spaces with exact stitchers between them, and directions, probes and dictionaries to carry."""
+"""Two spaces with exact stitchers between them, and directions, probes and dictionaries to transfer."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ from repstitch.transfer.task import Task, make_task
 
 
 def linear(d_source: int, d_target: int, seed: int = 0) -> LinearMap:
-    """A random affine map in float64, well conditioned."""
+    """Return a random, well-conditioned affine map in float64."""
     random = np.random.default_rng(seed)
     W = random.standard_normal((d_source, d_target)) / np.sqrt(d_source)
     return LinearMap(AffineMap(torch.from_numpy(W), torch.from_numpy(random.standard_normal(d_target))), "a test's")
 
 
 def inverse(map: LinearMap) -> LinearMap:
-    """The affine map that undoes a square one."""
+    """Return the inverse of a square affine map."""
     back = np.linalg.inv(map.weight)
     return LinearMap(AffineMap(torch.from_numpy(back), torch.from_numpy(-map.bias @ back)), "a test's")
 
@@ -70,7 +70,7 @@ def mlp(d_source: int = 6, d_target: int = 4, width: int = 5, seed: int = 0) -> 
 
 
 def stitcher(map: Map, source: str = "old", target: str = "new", **fields) -> Stitcher:
-    """A stitcher of this map, between spaces with cards, that was trained on no rows."""
+    """Return a stitcher with this map between spaces with cards, and no rows seen in training."""
     defaults: dict[str, Any] = {
         "source": card(source, map.d_source),
         "target": card(target, map.d_target),
@@ -90,9 +90,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def two_views(n: int = 600, d: int = 8, classes: int = 3, noise: float = 0.3, seed: int = 0):
-    """Clusters on the sphere in two spaces, Y a rotation of X: both as `Embeddings` with ids, and labels.
+    """Make clusters on the sphere in two spaces, the second an exact rotation R of the first.
 
-    The rotation is exact, so the two spaces hold the same. Returns the embeddings of both, the labels and R.
+    Returns the `Embeddings` of both, with ids, the labels of the rows, and R.
     """
     random = np.random.default_rng(seed)
     labels = random.integers(classes, size=n)
@@ -105,7 +105,7 @@ def two_views(n: int = 600, d: int = 8, classes: int = 3, noise: float = 0.3, se
 
 
 def task_of(old: Embeddings, new: Embeddings, labels: np.ndarray, **changes) -> Task:
-    """A task of carrying probes from old to new, where the two hold the same items in the same order."""
+    """Return a probe task with `old` as source and `new` as target, which contain the same items in the same order."""
     fields: dict[str, Any] = {
         "target": new.vectors,
         "source": old.vectors,
@@ -116,16 +116,16 @@ def task_of(old: Embeddings, new: Embeddings, labels: np.ndarray, **changes) -> 
 
 
 def rotating(R: np.ndarray, source: str = "old", target: str = "new", **fields) -> Stitcher:
-    """The stitcher of an exact rotation."""
+    """Return the stitcher of an exact rotation."""
     weight = torch.from_numpy(R).float()
     return stitcher(AffineMap(weight, torch.zeros(len(R))), source, target, **fields)
 
 
 def content_and_layout(path, **options) -> tuple[Any, Layout]:
-    """The directions, probe or dictionary in a file, and its layout."""
+    """Read the directions, probe or dictionary in a file, and its layout."""
     return files.read(path, **options)
 
 
 def content(path, **options) -> Any:
-    """The directions, probe or dictionary in a file."""
+    """Read the directions, probe or dictionary in a file."""
     return content_and_layout(path, **options)[0]

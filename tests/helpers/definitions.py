@@ -1,32 +1,32 @@
-"""Every alignment metric a second time, written from its paper alone: float64, n × n kernels, plain loops.
+"""Reference implementations of all alignment metrics, written from the papers: float64, n × n kernels, plain loops.
 
-Nothing here is fast and nothing is shared with the library, so that the two can be held against one another.
-Every function takes matched rows X (n, d_x) and Y (n, d_y) and the number of neighbours `k`, which only the
-neighbour metrics read, and returns one number: 1 for a space against itself, in all but `cycle_knn`. "Chance" is the
-mean score of unrelated spaces.
+They are slow and share no code with the library, so that the tests can compare the two. Every function takes matched
+rows X (n, d_x) and Y (n, d_y) and the number of neighbours `k`, which only the neighbour metrics use. It returns one
+number, which is 1 for a space compared with itself, except in `cycle_knn`. "Chance" is the mean score of unrelated
+spaces.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-FLOAT32_STEP = 2.0**-23  # rows come as float32, so smaller singular values (times max(n, d)) are rounding, not rank
+FLOAT32_STEP = 2.0**-23  # rows are float32, so relative singular values below max(n, d) times this are rounding
 
 
 def unit(X: np.ndarray) -> np.ndarray:
-    """Rows at length one, float64."""
+    """Return the rows at unit length, float64."""
     X = np.asarray(X, dtype=np.float64)
     return X / np.linalg.norm(X, axis=1, keepdims=True)
 
 
 def centred(X: np.ndarray) -> np.ndarray:
-    """Columns less their means, float64."""
+    """Return the columns minus their means, float64."""
     X = np.asarray(X, dtype=np.float64)
     return X - X.mean(axis=0)
 
 
 def neighbour_lists(X: np.ndarray, k: int) -> list[list[int]]:
-    """Of every row its `k` nearest others by cosine, nearest first. Which of several ties come first is not defined."""
+    """Return the `k` nearest other rows of every row by cosine, nearest first. The order of ties is not defined."""
     similar = unit(X) @ unit(X).T
     lists = []
     for i, row in enumerate(similar):
@@ -36,7 +36,7 @@ def neighbour_lists(X: np.ndarray, k: int) -> list[list[int]]:
 
 
 def neighbour_mask(X: np.ndarray, k: int) -> np.ndarray:
-    """(n, n), 1 where column j is among the `k` nearest of row i, else 0; the diagonal is 0."""
+    """Return the mask (n, n) that is 1 where j is one of the `k` nearest neighbours of row i, and 0 elsewhere."""
     mask = np.zeros((len(X), len(X)))
     for i, near in enumerate(neighbour_lists(X, k)):
         mask[i, near] = 1
@@ -55,10 +55,10 @@ def mutual_knn(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 def cycle_knn(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
     """Share of rows i with i ∈ N_x(j) for at least one j ∈ N_y(i): out along Y, back along X.
 
-    Not symmetric in X and Y. In [0, 1], yet X against itself scores only the share of rows that are a neighbour of one
-    of their own neighbours, so 1 is not a perfect score but a full one. Chance about 1 - (1 - 1 / (n - 1))^(k²);
-    exactly 1 - mean_i C(n - 1 - c_i, k) / C(n - 1, k), c_i the number of lists of X that hold i: less where X has hubs.
-    Huh et al. 2024, the code released with the paper.
+    Not symmetric in X and Y. In [0, 1]. X compared with itself scores only the share of rows that are a neighbour of
+    one of their own neighbours. Chance about 1 - (1 - 1 / (n - 1))^(k²); exactly
+    1 - mean_i C(n - 1 - c_i, k) / C(n - 1, k), where c_i is the number of lists of X that contain i. Hubs in X
+    lower it. Huh et al. 2024, the code released with the paper.
     """
     near_x, near_y = neighbour_lists(X, k), neighbour_lists(Y, k)
     return float(np.mean([any(i in near_x[j] for j in near_y[i]) for i in range(len(near_x))]))
@@ -75,7 +75,7 @@ def lcs_knn(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 
 
 def longest_common_subsequence(a: list[int], b: list[int]) -> int:
-    """Length of the longest list that both hold in its order, gaps allowed (Wagner and Fischer 1974)."""
+    """Return the length of the longest common subsequence, gaps allowed (Wagner and Fischer 1974)."""
     best = np.zeros((len(a) + 1, len(b) + 1), dtype=int)
     for i, left in enumerate(a, 1):
         for j, right in enumerate(b, 1):
@@ -94,7 +94,7 @@ def edit_knn(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 
 
 def edit_distance(a: list[int], b: list[int]) -> int:
-    """Fewest insertions, deletions and replacements that turn one list into the other (Levenshtein 1966)."""
+    """Return the smallest number of insertions, deletions and replacements between two lists (Levenshtein 1966)."""
     cost = np.zeros((len(a) + 1, len(b) + 1), dtype=int)
     cost[:, 0], cost[0] = range(len(a) + 1), range(len(b) + 1)
     for i, left in enumerate(a, 1):
@@ -151,7 +151,8 @@ def cka_unbiased(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 def cka_rbf(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
     """As `cka`, biased HSIC, on K_ab = exp(-‖x_a - x_b‖² / (2σ²)), σ = the median of ‖x_a - x_b‖ over a < b.
 
-    Every space has its own σ. Chance is not 0 and nears 1 in wide spaces, where all distances are alike. In [0, 1].
+    Each space has its own σ. Chance is not 0, and approaches 1 in wide spaces, where all distances are similar.
+    In [0, 1].
     Kornblith et al. 2019, section 3, with the fraction of the median distance at 1.
     """
     return normalised(biased_hsic, gaussian_kernel(X), gaussian_kernel(Y))
@@ -170,10 +171,10 @@ def cknna(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
     """Align(K, L) / sqrt(Align(K, K) Align(L, L)), where
 
     Align(K, L) = Σ_ij α(i, j) (K_ij - mean_l K_il) (L_ij - mean_l L_il) and
-    α(i, j) = [i ≠ j, j ∈ N_x(i), j ∈ N_y(i)]; in Align(K, K) both lists are X's own, in Align(L, L) Y's own.
+    α(i, j) = [i ≠ j, j ∈ N_x(i), j ∈ N_y(i)]. In Align(K, K) both lists are those of X, in Align(L, L) those of Y.
 
-    K and L are inner products of unit rows. The mean over l takes every row, l = i (the 1 on the diagonal) included.
-    The factor 1 / (n - 1)² cancels. Chance about k / (n - 1), somewhat less; in [-1, 1].
+    K and L are inner products of unit rows. The mean over l includes every row, also l = i (the 1 on the diagonal).
+    The factor 1 / (n - 1)² cancels. Chance is slightly below k / (n - 1); in [-1, 1].
     Huh et al. 2024, the appendix on CKNNA.
     """
     spaces = [(row_centred(unit(Z) @ unit(Z).T), neighbour_mask(Z, k)) for Z in (X, Y)]
@@ -187,24 +188,25 @@ def cknna(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 
 
 def row_centred(K: np.ndarray) -> np.ndarray:
-    """K_ij - mean_l K_il, l over all n."""
+    """Return K_ij - mean_l K_il, with l over all n rows."""
     return K - K.mean(axis=1, keepdims=True)
 
 
 def cknna_released(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
-    """What the code released with the paper computes for CKNNA at its default, `unbiased=True`, less its 1e-6.
+    """CKNNA as computed by the code released with the paper at its default, `unbiased=True`, without its 1e-6.
 
     HSIC(M∘K, M∘L) / sqrt(HSIC(M_x∘K, M_x∘K) HSIC(M_y∘L, M_y∘L)), HSIC as in Song et al. 2012, M = M_x∘M_y,
     M_x and M_y the neighbour masks, K and L the *uncentred* inner products of unit rows. The code adds 1e-6 to the
     denominator, which is left out here. The masks are not symmetric, so tr(K̃L̃) counts only neighbours in both
-    directions, and 1ᵀK̃L̃1 is not 1ᵀL̃K̃1: X against Y and Y against X differ a little (.0015 at n = 80, .00001 at 1,000).
-    Chance about k / (n - 1), somewhat less. Not bounded by a theorem. Huh et al. 2024, its repository.
+    directions, and 1ᵀK̃L̃1 differs from 1ᵀL̃K̃1. The scores of (X, Y) and (Y, X) therefore differ slightly (.0015 at
+    n = 80, .00001 at 1,000). Chance is slightly below k / (n - 1). No theorem bounds the score. Huh et al. 2024, its
+    repository.
     """
     K, L = unit(X) @ unit(X).T, unit(Y) @ unit(Y).T
     near_x, near_y = neighbour_mask(X, k), neighbour_mask(Y, k)
     both = near_x * near_y
-    own_x, own_y = unbiased_hsic(near_x * K, near_x * K), unbiased_hsic(near_y * L, near_y * L)
-    return unbiased_hsic(both * K, both * L) / np.sqrt(own_x * own_y)
+    self_x, self_y = unbiased_hsic(near_x * K, near_x * K), unbiased_hsic(near_y * L, near_y * L)
+    return unbiased_hsic(both * K, both * L) / np.sqrt(self_x * self_y)
 
 
 def rsa(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
@@ -219,22 +221,22 @@ def rsa(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of the ranks they fill."""
+    """Return ranks from 1. Equal values get the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]
 
 
 def basis(X: np.ndarray, variance: float = 1.0) -> np.ndarray:
-    """Orthonormal left singular vectors (n, r) of the centred rows: the fewest that hold this share of the variance.
+    """Return the fewest left singular vectors (n, r) of the centred rows that contain this share of the variance.
 
-    At 1.0 all of them, down to the singular value that float32 rows cannot tell from 0.
+    At 1.0 these are all vectors whose singular value float32 rows can distinguish from 0.
     """
     U, s, _ = np.linalg.svd(centred(X), full_matrices=False)
     rank = int(np.sum(s > max(X.shape) * FLOAT32_STEP * s[0]))
     if variance < 1:
-        held = np.cumsum(s**2) / np.sum(s**2)
-        rank = min(rank, int(np.argmax(held >= variance)) + 1)
+        cumulative = np.cumsum(s**2) / np.sum(s**2)
+        rank = min(rank, int(np.argmax(cumulative >= variance)) + 1)
     return U[:, :rank]
 
 
@@ -242,13 +244,13 @@ def cca(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
     """Mean canonical correlation: the mean of the min(r_x, r_y) singular values of Q_xᵀQ_y, Q orthonormal bases.
 
     r is the rank of the centred rows. Chance is not 0: the *squared* correlations average max(r_x, r_y) / (n - 1), and
-    all are 1 where n ≤ d + 1. In [0, 1]. Hotelling 1936; Raghu et al. 2017; Kornblith et al. 2019, table 1.
+    all are 1 if n ≤ d + 1. In [0, 1]. Hotelling 1936; Raghu et al. 2017; Kornblith et al. 2019, table 1.
     """
     return float(np.linalg.svd(basis(X).T @ basis(Y), compute_uv=False).mean())
 
 
 def svcca(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
-    """`cca` of the leading singular directions of each space, the fewest that hold at least 99 % of its variance.
+    """`cca` of the fewest leading singular directions of each space that contain at least 99 % of its variance.
 
     Mean over min(r_x, r_y) directions. Chance as in `cca` with the kept dimensions. In [0, 1].
     Raghu, Gilmer, Yosinski, Sohl-Dickstein 2017, "SVCCA: Singular Vector Canonical Correlation Analysis".
@@ -259,9 +261,10 @@ def svcca(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 def pwcca(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
     """Σ_i α_i ρ_i / Σ_i α_i, α_i = Σ_j |⟨h_i, x̄_j⟩|: h_i the canonical variates of X at length 1, x̄_j X's columns.
 
-    i runs over the min(r_x, r_y) correlations. Not symmetric: only X's variation gives weight (the authors' code takes
-    whichever side has fewer dimensions). The sum of absolute values depends on X's axes, so rotating X moves the score;
-    where some but not all correlations tie, their h_i are not unique and nor is it. Chance as in `cca`. In [0, 1].
+    i runs over the min(r_x, r_y) correlations. Not symmetric: the weights come from X only (the authors' code uses the
+    side with fewer dimensions). The sum of absolute values depends on X's axes, so rotating X changes the score. If
+    some but not all correlations are equal, their h_i are not unique, and neither is the score. Chance as in `cca`.
+    In [0, 1].
     Morcos, Raghu, Bengio 2018, "Insights on Representational Similarity in Neural Networks with CCA", section 2.
     """
     Q = basis(X)
@@ -283,7 +286,7 @@ def procrustes(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 def angular(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
     """1 - 2 arccos(procrustes(X, Y)) / π: the angular shape distance as a similarity. In [0, 1].
 
-    Near 1 it magnifies: a Procrustes score of 1 - ε is an angular one of about 1 - .9 sqrt(ε).
+    Near 1 it magnifies differences: a Procrustes score of 1 - ε is an angular score of about 1 - .9 sqrt(ε).
     Williams et al. 2021.
     """
     return float(1 - 2 * np.arccos(np.clip(procrustes(X, Y), -1, 1)) / np.pi)
@@ -292,8 +295,8 @@ def angular(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
 def linear_r2(X: np.ndarray, Y: np.ndarray, k: int = 10) -> float:
     """‖Q_xᵀȲ‖_F² / ‖Ȳ‖_F²: the share of Y's variance that the best linear map from X explains on the same rows.
 
-    Source X, target Y, not symmetric. Chance r_x / (n - 1), and 1 where n ≤ d_x + 1. In [0, 1].
-    Kornblith et al. 2019, table 1, "Linear Reg.", whose letters are the other way round.
+    X is the source and Y the target; not symmetric. Chance r_x / (n - 1), and 1 if n ≤ d_x + 1. In [0, 1].
+    Kornblith et al. 2019, table 1, "Linear Reg.", where X and Y are swapped.
     """
     Y = centred(Y)
     return float(np.linalg.norm(basis(X).T @ Y) ** 2 / np.linalg.norm(Y) ** 2)

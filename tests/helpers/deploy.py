@@ -1,4 +1,4 @@
-"""The files that deploy the service: what they state, and their health checks."""
+"""The deployment files of the service: their settings and their health checks."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def load(name: str) -> dict:
 
 
 def image_check() -> list[str]:
-    """The command of the image's HEALTHCHECK."""
+    """Return the command of the HEALTHCHECK in the Dockerfile."""
     text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^HEALTHCHECK .*?CMD (\[.*\])$", text, flags=re.MULTILINE)
     return json.loads(line)
@@ -36,7 +36,7 @@ def compose_check() -> list[str]:
 
 
 def run_check(command: list[str], port: int) -> bool:
-    """Whether a health check says yes, in a container where a proxy is set and PORT names the port."""
+    """Return whether a health check succeeds in an environment with a proxy and with the port in PORT."""
     python, *arguments = command
     assert python == "python"
     environ = {"PORT": str(port), "http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
@@ -70,7 +70,7 @@ def container_of(where: str) -> dict:
 
 
 def environment(where: str) -> dict[str, str]:
-    """The variables that a file states outright."""
+    """Return the environment variables that a file sets to literal values."""
     if where in COMPOSE:
         variables = load(where)["services"]["repstitch"]["environment"]
         return {name: value for name, value in variables.items() if not value.startswith("${")}
@@ -78,12 +78,12 @@ def environment(where: str) -> dict[str, str]:
 
 
 def limits(where: str) -> tuple[int, int]:
-    """Cores (0 where none are stated) and bytes."""
+    """Return the limits on cores (0 if there is none) and on memory in bytes."""
     if where in COMPOSE:
-        stated = load(where)["services"]["repstitch"]["deploy"]["resources"]["limits"]
-        return int(stated.get("cpus", 0)), n_bytes(stated["memory"])
-    stated = container_of(where)["resources"]["limits"]
-    return int(stated["cpu"]), n_bytes(stated["memory"])
+        limit = load(where)["services"]["repstitch"]["deploy"]["resources"]["limits"]
+        return int(limit.get("cpus", 0)), n_bytes(limit["memory"])
+    limit = container_of(where)["resources"]["limits"]
+    return int(limit["cpu"]), n_bytes(limit["memory"])
 
 
 def n_bytes(size: str) -> int:
@@ -93,7 +93,7 @@ def n_bytes(size: str) -> int:
 
 @contextmanager
 def answering(statuses: dict[str, int]):
-    """A server on a free port that answers some paths with a status, and others with 418."""
+    """Run a server on a free port that answers the paths in `statuses` with these statuses, and all others with 418."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):

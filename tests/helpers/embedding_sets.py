@@ -1,4 +1,4 @@
-"""Sets of embeddings whose alignment is known."""
+"""Sets of embeddings with known alignment."""
 
 import numpy as np
 
@@ -13,15 +13,15 @@ def space(rows: np.ndarray, name: str, **stated) -> Embeddings:
 
 
 def known_spaces(n: int = 120) -> list[Embeddings]:
-    """Three rotations of one space and two that have nothing to do with it, in a mixed order."""
+    """Return three rotations of one space and two unrelated spaces, in a mixed order."""
     X = gaussian(n, 8, 1)
     turned = [space(X @ rotation(8, 5 + i), name) for i, name in enumerate(FAMILY)]
-    alone = [space(gaussian(n, 6, 50 + i), name) for i, name in enumerate(OTHERS)]
-    return [turned[0], alone[0], turned[1], alone[1], turned[2]]
+    unrelated = [space(gaussian(n, 6, 50 + i), name) for i, name in enumerate(OTHERS)]
+    return [turned[0], unrelated[0], turned[1], unrelated[1], turned[2]]
 
 
 def layered_spaces(name: str, layers: int, n: int, seed: int, d: int = 5) -> list[Embeddings]:
-    """Layers of one encoder that have nothing to do with one another."""
+    """Return unrelated spaces that are named as the layers of one encoder."""
     return [
         space(gaussian(n, d, 100 * seed + i), f"{name}.layer{i:02d}", encoder=f"timm:{name}", layer=i)
         for i in range(1, layers + 1)

@@ -1,4 +1,4 @@
-"""Encoders with random weights, what they read, and the same vectors computed by hand."""
+"""Encoders with random weights, their inputs, and reference computations of their vectors."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def cosines(A, B):
 def with_dense(
     folder: Path, activation: str = "torch.nn.modules.activation.Tanh", bias: bool = True
 ) -> torch.nn.Linear:
-    """Put a linear step after the mean, as GTR and LaBSE have one."""
+    """Add a linear layer after the mean pooling, as GTR and LaBSE have."""
     (folder / "modules.json").write_text(
         '[{"type": "sentence_transformers.models.Transformer", "path": ""},'
         '{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},'
@@ -80,21 +80,21 @@ def with_dense(
     )
     (folder / "2_Dense").mkdir()
     linear = torch.nn.Linear(16, 6, bias=bias)
-    said = {"in_features": 16, "out_features": 6, "bias": bias, "activation_function": activation}
-    (folder / "2_Dense" / "config.json").write_text(json.dumps(said))
+    config = {"in_features": 16, "out_features": 6, "bias": bias, "activation_function": activation}
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(config))
     save_file({f"linear.{k}": v for k, v in linear.state_dict().items()}, folder / "2_Dense" / "model.safetensors")
     return linear
 
 
 def interrupted(encoder, after):
-    """The same encoder, with a hand on Ctrl-C after so many batches."""
+    """Return the encoder, which raises KeyboardInterrupt after `after` batches."""
     left = iter(range(after))
 
     def stoppable(run):
-        def stop_or_run(*given):
+        def stop_or_run(*args):
             if next(left, None) is None:
                 raise KeyboardInterrupt
-            return run(*given)
+            return run(*args)
 
         return stop_or_run
 

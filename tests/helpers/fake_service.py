@@ -1,4 +1,4 @@
-"""A service in a function, with faults to order, and clients of either kind that are called in the same way."""
+"""A fake service as a function, with chosen faults, and a wrapper that calls both kinds of client in the same way."""
 
 import asyncio
 import inspect
@@ -13,11 +13,11 @@ from repstitch.client.responses import OCTETS
 
 ADDRESS = "http://127.0.0.1:3000"
 W = np.array([[1, 0, 2], [0, 1, 0], [1, 1, 0], [0, 0, 1], [2, 0, 0], [0, 3, 1]], np.float32)
-MEASURES = {"p_match@500": 0, "shared": 1}  # the column of the row that each measure repeats
+MEASURES = {"p_match@500": 0, "shared": 1}  # the column of the row whose values are returned for each measure
 
 
 class FakeService:
-    """Translates rows by W as the HTTP contract has it; each of `faults` replaces one answer."""
+    """Translates rows with the matrix W as the HTTP API does. Each of `faults` replaces one response."""
 
     def __init__(self, max_rows=10**9, versions=(), faults=(), **headers):
         self.max_rows, self.versions, self.faults = max_rows, list(versions), list(faults)
@@ -38,7 +38,7 @@ class FakeService:
         rows = np.frombuffer(request.content, dtype).reshape(-1, len(W)).astype(np.float32)
         self.rows.append(len(rows))
         if len(rows) > self.max_rows:
-            return problem(413, f"A request may hold at most {self.max_rows} rows; got {len(rows)}.", "embedding")
+            return problem(413, f"A request may contain at most {self.max_rows} rows; got {len(rows)}.", "embedding")
         params = request.url.params
         headers = {
             "content-type": media_type,
@@ -59,7 +59,7 @@ class FakeService:
 
 
 class Blocking:
-    """A client of either kind whose methods are called without await; it notes its pauses instead of sleeping."""
+    """Calls the methods of either kind of client without await. It records pauses instead of sleeping."""
 
     def __init__(self, client: Client | AsyncClient):
         self.client, self.pauses = client, []
@@ -84,7 +84,7 @@ class Blocking:
 
 
 class AppTransport(httpx.BaseTransport):
-    """An ASGI application for the blocking client."""
+    """A transport that connects the blocking client to an ASGI application."""
 
     def __init__(self, app):
         self.inner = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -103,7 +103,7 @@ class AppTransport(httpx.BaseTransport):
 
 
 def unsent(reply: httpx.Response) -> httpx.Response:
-    """A copy of a reply, since only one kind of client can read a reply that was sent."""
+    """Return a copy of a response, because a response that was sent can be read by one kind of client only."""
     return httpx.Response(reply.status_code, headers=reply.headers, content=reply.content)
 
 
@@ -113,12 +113,12 @@ def problem(status, message="It is so.", param=None, code="word", **headers) -> 
 
 
 def rows_of(n=3, dim=6) -> np.ndarray:
-    """Whole numbers, so that float16 and sums in any order are exact."""
+    """Return rows of whole numbers, so that float16 values and sums in any order are exact."""
     return np.random.default_rng(n).integers(-4, 5, (n, dim)).astype(np.float32)
 
 
 def with_value(value, at, dtype: type = np.float32):
-    """Ones (6, 6) with one other value in row `at`."""
+    """Return ones (6, 6) with `value` in row `at`."""
     X = np.ones((6, 6), dtype)
     X[at, 2] = value
     return X

@@ -1,7 +1,7 @@
-"""How many cases are fuzzed and from which seed, counts of what came of them, and ways to spoil valid bytes.
+"""Settings of the fuzz tests, counts of their results, and strategies that corrupt valid bytes.
 
-`make test` runs 150 cases, the same each time, and the tests marked slow 500 (`test_fuzz_long.py`). `make fuzz` sets
-the cases, the seed, and a file for the counts.
+`make test` runs 150 cases, the same each time, and the tests marked slow run 500 (`test_fuzz_long.py`). `make fuzz`
+sets the number of cases, the seed, and a file for the counts.
 """
 
 import json
@@ -23,7 +23,7 @@ SPECIAL = (
 
 
 def cases(share: float):
-    """Run a property on this share of all cases: the same each time, or from the seed where one is set."""
+    """Run a property on this share of all cases. The cases are the same each time, unless a seed is set."""
     chosen = settings(
         max_examples=max(1, round(CASES * share)),
         derandomize=SEED is None,
@@ -35,7 +35,7 @@ def cases(share: float):
 
 
 def tell(counts: Counter) -> None:
-    """Add counts by (route, what was sent, status) to the file that `make fuzz` reads."""
+    """Add counts by (route, kind of input, status) to the file that `make fuzz` reads."""
     if TALLY:
         with Path(TALLY).open("a") as file:
             for key, count in counts.items():
@@ -43,13 +43,13 @@ def tell(counts: Counter) -> None:
 
 
 def one_in(n: int) -> st.SearchStrategy[bool]:
-    """True once in n times."""
+    """Draw True in one of n cases."""
     return st.sampled_from((False,) * (n - 1) + (True,))
 
 
 @st.composite
 def rows(draw, dim: int, special: bool = True) -> np.ndarray:
-    """A few rows, now and then more than are answered inline; among their numbers some of the `SPECIAL` ones."""
+    """Draw some rows, sometimes more than are answered inline, and sometimes with `SPECIAL` numbers among them."""
     n = draw(st.sampled_from((1, 1, 2, 3, 5, 64, 65, 70)))
     numbers = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).standard_normal((n, dim))
     numbers *= 10.0 ** draw(st.sampled_from((0, 0, 0, -3, 4, 15, -15)))
@@ -65,7 +65,7 @@ def rows(draw, dim: int, special: bool = True) -> np.ndarray:
 
 @st.composite
 def spoiled(draw, body: bytes, most: int = 3) -> bytes:
-    """Bytes after up to so many accidents; mostly none."""
+    """Draw the bytes with at most `most` corruptions, usually none."""
     changed = bytearray(body)
     for _ in range(draw(st.sampled_from((*(0,) * 3 * most, *range(1, most + 1))))):
         at = draw(st.integers(0, len(changed)))

@@ -1,4 +1,4 @@
-"""What a piece of code imports, seen in a fresh interpreter."""
+"""The packages that a piece of code imports in a fresh interpreter."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ HEAVY = (
 
 
 def loaded_after(code: str) -> set[str]:
-    """Which heavy packages are loaded after running `code` in a fresh interpreter."""
+    """Return the heavy packages that are loaded after running `code` in a fresh interpreter."""
     ending = f"\nprint('loaded:', *(m for m in {HEAVY!r} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", "import sys\n" + code + ending], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
-"""A second reading of requests, plain and strict: what each one says, and whether a reply is the right one.
+"""An independent, strict parser of requests, and checks of responses for the fuzz tests.
 
-What a request says is translated in NumPy. Whenever the service answers 200, that must be its answer, to the last row
-and header; otherwise it must refuse in the form of all errors.
+The rows of a request are translated in NumPy. If the service answers 200, all rows and headers of its response must
+match this translation. Otherwise the response must be an error in the usual form.
 """
 
 import base64
@@ -42,7 +42,7 @@ class Reply(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """Rows to be translated, by which stitchers; `certain` where the service has no reason to refuse them."""
+    """Rows to translate and the names of the stitchers. `certain` is true if the service may not refuse the rows."""
 
     rows: np.ndarray
     names: list[str]
@@ -50,7 +50,7 @@ class Expected(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How a reply is to be written."""
+    """The required format of a response."""
 
     kind: str
     dtype: str
@@ -65,7 +65,7 @@ def width_of(names: list[str] | None) -> int:
 
 
 def expect(numbers: np.ndarray, names: list[str]) -> Expected | None:
-    """What is expected of a request with these rows; None where some of them cannot be translated."""
+    """Return the expected translation of these rows, or None if some of them cannot be translated."""
     with np.errstate(all="ignore"):
         rows = numbers.astype(np.float32).astype(np.float64)
     if not np.isfinite(rows).all():
@@ -78,7 +78,7 @@ def expect(numbers: np.ndarray, names: list[str]) -> Expected | None:
 
 
 def translations(expected: Expected) -> tuple[np.ndarray, np.ndarray]:
-    """The translations in float64, and by how much float32 may differ from them in each row."""
+    """Return the translations in float64, and the tolerance of each row for float32 results."""
     X, tolerance = expected.rows, np.full((len(expected.rows), 1), 1e-6)
     for name in expected.names:
         stitcher = STITCHERS[name]
@@ -98,7 +98,7 @@ def unit(X: np.ndarray) -> np.ndarray:
 
 
 def check(reply: Reply, expected: Expected | None, sent: np.ndarray, form: Form) -> None:
-    """A reply is the right translation in the right form, or a refusal of what need not be translated."""
+    """Check that a response is the correct translation in the required format, or an error where one is allowed."""
     if reply.status != 200:
         assert expected is None or not expected.certain, reply
         check_refusal(reply, sent)
@@ -165,7 +165,7 @@ READERS = {OCTETS: read_octets, ARROW: read_arrow, JSON: read_json}
 
 
 def check_refusal(reply: Reply, sent: np.ndarray | None = None) -> None:
-    """A refusal has the one form, one line, and quotes no number that was sent."""
+    """Check that an error has the usual form and one line, and quotes none of the numbers in the request."""
     assert reply.headers["content-type"] == JSON
     error = json.loads(reply.body)["error"]
     assert json.loads(reply.body) == {"error": error}
@@ -179,7 +179,7 @@ def check_refusal(reply: Reply, sent: np.ndarray | None = None) -> None:
         assert not [text for text in texts if text in error["message"]]
 
 
-# The format and the dtype of the reply that each Accept asks for; None where they are those of the body.
+# The format and dtype of the response for each Accept header; None where they are those of the request body.
 ACCEPTS = {
     "": (None, None),
     "*/*": (None, None),
@@ -194,7 +194,7 @@ ACCEPTS = {
 
 
 def reply_form(accept: str, kind: str, dtype: str) -> Form | None:
-    """The form of the reply to a body of this format and dtype; None where Accept allows none."""
+    """Return the format of the response to a body of this format and dtype, or None if Accept allows no format."""
     if accept not in ACCEPTS:
         return None
     reply_kind, reply_dtype = ACCEPTS[accept]
@@ -210,7 +210,7 @@ class JsonRequest(NamedTuple):
 
 
 def read_request(body: bytes) -> JsonRequest | None:
-    """A JSON request, read plainly; None where it is invalid."""
+    """Parse a JSON request; return None if it is invalid."""
     fields = read_fields(body)
     if fields is None:
         return None
@@ -227,10 +227,10 @@ def read_request(body: bytes) -> JsonRequest | None:
 
 
 def read_fields(body: bytes) -> dict[str, Any] | None:
-    """The fields of a JSON request; None where one of them is invalid by itself."""
+    """Return the fields of a JSON request, or None if one of them is invalid in itself."""
     try:
         fields = json.loads(body.decode(), parse_constant=no_number)
-        json.dumps(fields, ensure_ascii=False).encode()  # which refuses halves of surrogate pairs
+        json.dumps(fields, ensure_ascii=False).encode()  # raises on unpaired surrogates
     except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict) or not set(fields) <= set(TRANSLATE) or "embedding" not in fields:
@@ -245,7 +245,7 @@ def read_fields(body: bytes) -> dict[str, Any] | None:
 
 
 def read_numbers(value: Any, dim: int, dtype: np.dtype) -> tuple[np.ndarray | None, bool]:
-    """The numbers of `embedding` (n, dim), None where it is invalid, and whether it is one vector."""
+    """Return the numbers of `embedding` (n, dim), or None if it is invalid, and whether it is a single vector."""
     if isinstance(value, str):
         try:
             packed = base64.b64decode(value, validate=True)
@@ -277,7 +277,7 @@ def as_float(number: float) -> float:
 
 
 def read_stream(body: bytes, dim: int) -> tuple[np.ndarray, Any] | None:
-    """The vectors and ids of a stream as pyarrow itself reads them; None where it does not."""
+    """Return the vectors and ids of a stream as read by pyarrow, or None if pyarrow cannot read it."""
     try:
         table = pa.ipc.open_stream(body).read_all()
         table.validate(full=True)
@@ -290,7 +290,7 @@ def read_stream(body: bytes, dim: int) -> tuple[np.ndarray, Any] | None:
 
 
 def expect_of_model(value: Any, model: str) -> Expected | None:
-    """What is expected of a `model` for vectors in JSON; None where they hold what JSON cannot."""
+    """Return the expected translation of vectors by `model`, or None if they have values that JSON cannot encode."""
     try:
         json.loads(json.dumps(value), parse_constant=no_number)
     except ValueError:

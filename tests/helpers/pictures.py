@@ -1,17 +1,18 @@
-"""Where the texts of a picture lie, and whether they overlap."""
+"""Positions of the texts in a plot, and how many of them overlap."""
 
 import numpy as np
 from matplotlib.text import Text
 
 
 def boxes(axes) -> np.ndarray:
-    """Corners (N, 4) of what is written in the axes, in pixels, without the lines that lead to points."""
+    """Return the corners (N, 4) of the texts in the axes, in pixels, without the lines from texts to points."""
     for text in axes.texts:
-        text.get_window_extent()  # puts the text where its point is
+        text.get_window_extent()  # moves the text to its point
     return np.array([Text.get_window_extent(text).extents for text in axes.texts])
 
 
 def overlaps(boxes: np.ndarray) -> int:
+    """Count the pairs of boxes that overlap by more than one square pixel."""
     low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     return int(np.triu((high - low).clip(min=0).prod(2) > 1, 1).sum())

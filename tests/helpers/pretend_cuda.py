@@ -1,8 +1,8 @@
 """A pretended CUDA device, for machines without one: its tensors report `cuda:0` and are computed on the CPU.
 
-It refuses what a real device refuses: an operation on tensors of two devices, and a tensor that NumPy reads without a
-copy to the CPU. It counts the operations that make the program wait for the device. Results equal those of the CPU to
-the last bit. Derivatives cannot be computed on it: PyTorch's engine for them asks the CUDA driver.
+It raises the errors of a real device: on operations on tensors of two devices, and when NumPy reads a tensor without a
+copy to the CPU. It counts the operations that make the program wait for the device. Results equal those of the CPU bit
+for bit. Gradients cannot be computed on it, because PyTorch's autograd engine calls the CUDA driver.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::
 
 
 class OnDevice(torch.Tensor):
-    """A tensor that reports `cuda:0` as its device; the CPU tensor `inner` holds its values."""
+    """A tensor that reports `cuda:0` as its device. The CPU tensor `inner` has its values."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
     inner: torch.Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor):
-        with torch.inference_mode(False):  # views of tensors made elsewhere could not be made otherwise
+        with torch.inference_mode(False):  # otherwise views of tensors from outside would be refused
             wrapper = torch.Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
                 cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
                 device=CUDA,
@@ -63,14 +63,14 @@ def _does_not_block(args: tuple, kwargs: dict[str, Any]) -> bool:
 
 
 class Stream:
-    """Computes at once, but finishes copies to the CPU that do not block only when it is waited for."""
+    """A stream that computes immediately, but completes non-blocking copies to the CPU only when it is synchronised."""
 
     def __init__(self, *_: Any, **__: Any):
         self.device, self.cuda_stream = CUDA, 0
         self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def copy_later(self, into: torch.Tensor, values: torch.Tensor) -> None:
-        """Until the stream is waited for, `into` keeps what it held."""
+        """Copy `values` to `into` when the stream is synchronised. Until then `into` keeps its old values."""
         self.copies.append((into, values.clone()))
 
     def synchronize(self) -> None:
@@ -82,11 +82,11 @@ class Stream:
         return False
 
     def wait_stream(self, other: Any) -> None:
-        """Whatever another stream computes was computed at once."""
+        """Do nothing, because other streams compute immediately."""
 
 
 class Pretend(TorchDispatchMode):
-    """Computes the operations on tensors of the device, and counts in `waits` those that wait for it, by name."""
+    """Computes the operations on device tensors, and counts by name in `waits` those that wait for the device."""
 
     def __init__(self):
         super().__init__()
@@ -129,7 +129,7 @@ class Pretend(TorchDispatchMode):
         return tree_unflatten([wrap(leaf) for leaf in leaves], form)
 
     def _check(self, name: str, args: tuple, leaves: list[Any]) -> None:
-        """Refuse CPU tensors among those of the device, except in copies, as scalars and as positions of an index."""
+        """Raise on CPU tensors mixed with device tensors, except in copies, as scalars and as index positions."""
         if name in COPIES:
             return
         if name in INDEXED and isinstance(args[0], OnDevice):
@@ -155,7 +155,7 @@ class Pretend(TorchDispatchMode):
 
 
 class Calls(TorchFunctionMode):
-    """Replaces the Python calls that ask the CUDA driver for the device before they reach `Pretend`."""
+    """Replaces the Python calls that would call the CUDA driver before they reach `Pretend`."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -173,7 +173,9 @@ class Calls(TorchFunctionMode):
             if function is torch.Tensor.new_tensor:
                 return torch.tensor(args[1], dtype=kwargs.get("dtype", first.dtype)).to(CUDA)
             if function.__name__ in ("__matmul__", "matmul") and first.ndim == 1 and args[1].ndim == 2:
-                return aten.select(aten.mm(aten.unsqueeze(first, 0), args[1]), 0, 0)  # else `squeeze_` would be used
+                return aten.select(
+                    aten.mm(aten.unsqueeze(first, 0), args[1]), 0, 0
+                )  # otherwise PyTorch would use `squeeze_`
         if function is torch.Tensor.pin_memory:
             return first
         if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
@@ -192,13 +194,13 @@ class Calls(TorchFunctionMode):
 
 
 def _numbered(value: Any) -> Any:
-    """`cuda:0` for `cuda`, which PyTorch would ask the driver to number; other values unchanged."""
+    """Replace `cuda`, whose index PyTorch would request from the driver, by `cuda:0`. Return other values unchanged."""
     is_cuda = value == "cuda" if isinstance(value, str) else isinstance(value, torch.device) and value.type == "cuda"
     return CUDA if is_cuda else value
 
 
 def _get(tensor: torch.Tensor, index: Any) -> torch.Tensor:
-    """`tensor[index]` by operations that reach `Pretend`."""
+    """Compute `tensor[index]` with operations that reach `Pretend`."""
     plain, positions = _split(tensor, index)
     return plain if not positions else aten.index(plain, positions)
 
@@ -214,7 +216,7 @@ def _set(tensor: torch.Tensor, index: Any, value: Any) -> None:
 
 
 def _split(tensor: torch.Tensor, index: Any) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """The view that slices, numbers, None and ellipsis of an index select, and the tensors that index it further."""
+    """Return the view selected by the slices, integers, None and ellipsis of an index, and the other index tensors."""
     parts = list(index) if isinstance(index, tuple) else [index]
     if any(part is ... for part in parts):
         at = next(i for i, part in enumerate(parts) if part is ...)
@@ -263,7 +265,7 @@ def _inner(value: Any) -> Any:
 
 @contextlib.contextmanager
 def pretend_cuda() -> Iterator[Pretend]:
-    """Make PyTorch see one CUDA device inside; yields the counter of waits."""
+    """Make PyTorch see one CUDA device inside the block. Yields the mode that counts waits."""
     state, pretended = torch.zeros(1, dtype=torch.uint8), Pretend()
     replaced = {
         "_lazy_init": lambda: None,
@@ -284,7 +286,7 @@ def pretend_cuda() -> Iterator[Pretend]:
         "memory_reserved": lambda *_: 2**22,
         "memory_allocated": lambda *_: 2**21,
         "Stream": Stream,
-        "is_current_stream_capturing": lambda: False,  # asked by the optimisers of torch 2.11
+        "is_current_stream_capturing": lambda: False,  # called by the optimisers of torch 2.11
         "current_stream": lambda *_: pretended.stream,
         "default_stream": lambda *_: pretended.stream,
         "stream": pretended.on_stream,
@@ -295,7 +297,7 @@ def pretend_cuda() -> Iterator[Pretend]:
         for name in ("device_count", "synchronize", "current_stream", "is_available"):
             stack.enter_context(mock.patch.object(torch.accelerator, name, replaced[name]))
         stack.enter_context(mock.patch.object(torch.accelerator, "current_device_index", return_value=0))
-        # A module's parameters are replaced when it is moved: a CPU tensor cannot become one of ours.
+        # Moving a module must replace its parameters, because a CPU tensor cannot become an `OnDevice` tensor in place.
         overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrites)

@@ -1,4 +1,4 @@
-"""What the processes of a training run carry with them; each finds it by the name of this module."""
+"""A callback for training with several processes. It is in a module so that each process can import it."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Spy(Callback):
-    """Writes down each rank's rows, and the gradients of the first step as they are after the ranks agreed on them."""
+    """Saves the rows of each rank, and the gradients of the first step after they were averaged over the ranks."""
 
     def __init__(self, folder: Path):
         self.folder, self.rows = folder, []

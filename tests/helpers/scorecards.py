@@ -1,4 +1,4 @@
-"""Scorecards of made-up translations."""
+"""Scorecards of synthetic translations."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def scorecard_of(
     training_mean: np.ndarray | None = None,
     **settings: Any,
 ) -> Scorecard:
-    """The scorecard of a translation of X, whose counterparts are Y; the raw output is the translation if not given."""
+    """Return the scorecard of a translation of X whose counterparts are Y. `raw` defaults to the translation."""
     rows = (X, Y, translated if raw is None else raw, translated)
     pairs = TranslatedPairs(*(torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in rows))
     mean = Y.mean(0) if training_mean is None else training_mean

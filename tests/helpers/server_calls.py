@@ -1,4 +1,4 @@
-"""Calls of the application in process, and what their answers must be."""
+"""Requests to the application in this process, and checks of the responses."""
 
 import base64
 from pathlib import Path
@@ -16,11 +16,11 @@ from repstitch.stitchers.registry import Registry
 from repstitch.stitchers.stitcher import Stitcher
 
 URL = "/v1/translate?source=old&target=new"
-LOCAL = "http://127.0.0.1"  # without keys, only what arrives on a loopback address is answered
+LOCAL = "http://127.0.0.1"  # without API keys, only requests to a loopback address are answered
 
 
 def registry_of(folder: Path, **stitchers: Stitcher) -> Registry:
-    """The registry of a folder after these stitchers were saved there."""
+    """Save these stitchers to a folder and return its registry."""
     for name, stitcher in stitchers.items():
         stitcher.save(folder / name)
     registry = Registry(folder)
@@ -29,12 +29,12 @@ def registry_of(folder: Path, **stitchers: Stitcher) -> Registry:
 
 
 def client_of(registry: Registry, **settings) -> TestClient:
-    """A client of the application in this process, whose lifespan has not run."""
+    """Return a client of the application in this process, without running its lifespan."""
     return TestClient(create_app(registry, Settings(**settings)), LOCAL, raise_server_exceptions=False)
 
 
 def refused(response, status, message, param=None) -> dict:
-    """The error object of a response that must be a refusal with this status, message and parameter."""
+    """Check that a response is an error with this status, message and parameter, and return its error object."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == JSON
     assert set(response.json()) == {"error"}
@@ -62,6 +62,6 @@ def read_rows(response, dim=4) -> np.ndarray:
 
 
 def service_of(client: TestClient) -> Service:
-    """The service behind a client."""
+    """Return the service that a client calls."""
     app: Any = client.app
     return app.state.service

@@ -1,4 +1,4 @@
-"""Stitchers to serve, and a service in a process of its own, for the tests of the server and of the deployment."""
+"""Stitchers to serve and a service in a separate process, for the tests of the server and of the deployment."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def make_stitcher(
     scorecard: Scorecard | None = None,
     calibration: Calibration | None = None,
 ) -> Stitcher:
-    """A stitcher with a random affine map; nothing about it is trained."""
+    """Return a stitcher with a random, untrained affine map."""
     generator = torch.Generator().manual_seed(seed)
     return Stitcher(
         map=AffineMap(
@@ -59,12 +59,12 @@ def make_rows(n=3, dim=6, seed=1) -> np.ndarray:
 
 
 def get(url: str, **options) -> httpx.Response:
-    """GET on a connection of its own, without the certificates that httpx otherwise reads for 0.1 s at each call."""
+    """Send GET on a new connection, without loading certificates, which takes httpx 0.1 s per call."""
     return httpx.get(url, verify=False, **options)
 
 
 def post(url: str, **options) -> httpx.Response:
-    """POST as `get`."""
+    """Send POST like `get`."""
     return httpx.post(url, verify=False, **options)
 
 
@@ -74,16 +74,16 @@ def free_port() -> int:
 
 
 def eventually(check: Callable[[], object], patience_s: float = 20, pause_s: float = 0.05) -> None:
-    """Wait until `check` returns something true; fail when it does not in time."""
+    """Wait until `check` returns a true value; fail after `patience_s` seconds."""
     deadline = time.monotonic() + patience_s
     while not check():
-        assert time.monotonic() < deadline, f"did not come to hold within {patience_s} s"
+        assert time.monotonic() < deadline, f"the condition was not met within {patience_s} s"
         time.sleep(pause_s)
 
 
 @contextmanager
 def running(command: list[str], port: int, log: Path, cwd: Path | None = None, env: dict[str, str] | None = None):
-    """A service in a process of its own, ready to be called, and stopped by SIGTERM when the block is left."""
+    """Run a service in a separate process, yield when it is ready, and stop it by SIGTERM at the end of the block."""
     environ = os.environ | (env or {})
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -117,6 +117,6 @@ def wait_until_ready(process: subprocess.Popen, port: int, log: Path, patience_s
 
 
 def serve_command(folder: Path, port: int, workers: int = 1) -> list[str]:
-    """The command that starts the service from Python, as `repstitch serve` does."""
+    """Return a command that starts the service from Python, as `repstitch serve` does."""
     call = f"serve({str(folder)!r}, port={port}, workers={workers})"
     return [sys.executable, "-c", f"from repstitch.server.run import serve\nif __name__ == '__main__': {call}"]

@@ -1,4 +1,4 @@
-"""Pairs of spaces whose right answer is known, and small embeddings to read, write and pair."""
+"""Pairs of spaces with known answers, and small embeddings to read, write and pair."""
 
 from functools import partial
 from pathlib import Path
@@ -15,17 +15,17 @@ from repstitch.stitchers.confidence import Calibration
 
 
 def gaussian(n: int, d: int, seed: int = 0) -> np.ndarray:
-    """Rows (n, d) of independent standard normal numbers, float32."""
+    """Return rows (n, d) of independent standard normal numbers, float32."""
     return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
 
 
 def rotation(d: int, seed: int = 0) -> np.ndarray:
-    """An orthogonal matrix (d, d), float64."""
+    """Return an orthogonal matrix (d, d), float64."""
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))[0]
 
 
 def rotated(n: int = 300, d: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """X, its rotated copy Y = X R, and R."""
+    """Return X, its rotated copy Y = X R, and R."""
     X, R = gaussian(n, d, seed), rotation(d, seed + 1)
     return X, (X @ R).astype(np.float32), R
 
@@ -33,7 +33,7 @@ def rotated(n: int = 300, d: int = 8, seed: int = 0) -> tuple[np.ndarray, np.nda
 def affine_image(
     n: int = 400, d_source: int = 8, d_target: int = 5, noise: float = 0.0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """X, Y = X W + b + noise, W and b."""
+    """Return X, Y = X W + b + noise, W and b."""
     random = np.random.default_rng(seed)
     X = gaussian(n, d_source, seed + 1)
     W, b = random.standard_normal((d_source, d_target)), random.standard_normal(d_target)
@@ -41,12 +41,12 @@ def affine_image(
 
 
 def unrelated(n: int = 300, d_source: int = 8, d_target: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two spaces that have nothing to do with one another."""
+    """Return two independent spaces."""
     return gaussian(n, d_source, 2 * seed), gaussian(n, d_target, 2 * seed + 1)
 
 
 def cone(n: int = 300, d: int = 16, spread: float = 0.1, seed: int = 0) -> np.ndarray:
-    """Unit rows in a narrow cone: their mean cosine is about 1 / (1 + spread²)."""
+    """Return unit rows in a narrow cone, with a mean cosine of about 1 / (1 + spread²)."""
     rows = np.random.default_rng(seed).standard_normal((n, d)) * spread / np.sqrt(d) + np.eye(1, d)
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
@@ -54,7 +54,7 @@ def cone(n: int = 300, d: int = 16, spread: float = 0.1, seed: int = 0) -> np.nd
 def shared_latent(
     n: int = 400, rank: int = 3, d_source: int = 12, d_target: int = 10, noise: float = 0.5, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two noisy views of the same `rank` numbers a row."""
+    """Return two noisy linear views of the same `rank` latent numbers per row."""
     random = np.random.default_rng(seed)
     Z = random.standard_normal((n, rank))
     X, Y = (
@@ -64,18 +64,18 @@ def shared_latent(
 
 
 def card(name: str = "old", dim: int = 4, **stated) -> Space:
-    """A space with an encoder, so that it has an identity."""
+    """Return a space with an encoder, so that it has an identity."""
     fields: dict[str, Any] = {"encoder": f"timm:{name}", "revision": "abc", "pooling": "cls"} | stated
     return Space(name, dim, **fields)
 
 
 def names(n: int, prefix: str = "item") -> np.ndarray:
-    """Ids (n,) as text."""
+    """Return ids (n,) as text."""
     return np.array([f"{prefix}{i}" for i in range(n)], dtype=object)
 
 
 def embeddings(n: int = 40, dim: int = 4, name: str = "old", seed: int = 0, dtype: str = "float32", **columns):
-    """Embeddings of `n` random rows with ids item0, item1, …; `columns` replace fields of `Embeddings`."""
+    """Return `Embeddings` of n random rows with the ids item0, item1, …; `columns` replace fields."""
     fields: dict[str, Any] = {
         "vectors": gaussian(n, dim, seed).astype(dtype),
         "space": card(name, dim),
@@ -85,20 +85,20 @@ def embeddings(n: int = 40, dim: int = 4, name: str = "old", seed: int = 0, dtyp
 
 
 def pairs_of(X: np.ndarray, Y: np.ndarray, ids=None, groups=None) -> Pairs:
-    """Pairs of these rows as they are, without any of the checks of `pair`."""
+    """Return `Pairs` of these rows without the checks of `pair`."""
     ids = names(len(X)) if ids is None else np.asarray(ids, dtype=object)
     return Pairs(X, Y, card("old", X.shape[1]), card("new", Y.shape[1]), ids, "id", groups, {})
 
 
 def split_at(n: int, train: int, validation: int) -> Split:
-    """The first rows train, the next validate (halved), the rest test."""
+    """Return a split: the first rows for training, the next for validation (halved), the rest for testing."""
     middle = train + validation // 2
     edges = np.split(np.arange(n), [train, middle, train + validation])
     return Split(*edges)
 
 
 def folder_of(path: Path, parts: list[Embeddings]) -> Path:
-    """A folder of Parquet files, one for each of the parts."""
+    """Write a folder of Parquet files, one for each part, and return its path."""
     from repstitch.embeddings.writing import write
 
     path.mkdir()
@@ -108,7 +108,7 @@ def folder_of(path: Path, parts: list[Embeddings]) -> Path:
 
 
 def calibration(d_source: int, pool: int = 1000, seed: int = 0) -> Calibration:
-    """A confidence of random numbers; nothing about it is calibrated."""
+    """Return a calibration of random numbers, which is not fitted to any rows."""
     number = partial(torch.rand, generator=torch.Generator().manual_seed(seed))
     return Calibration(
         pool=pool,
@@ -128,7 +128,7 @@ def calibration(d_source: int, pool: int = 1000, seed: int = 0) -> Calibration:
 
 
 def tiny_bert(folder: Path) -> Path:
-    """A folder with a two-layer BERT of random weights and a tokenizer of a dozen words; 16 dimensions."""
+    """Write a two-layer BERT of 16 dimensions with random weights, and a tokenizer of a few words, to the folder."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 

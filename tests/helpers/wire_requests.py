@@ -1,4 +1,4 @@
-"""Strategies for requests to translate, right ones and spoiled ones: queries, JSON bodies, Arrow streams."""
+"""Strategies for valid and corrupted translate requests: query strings, JSON bodies and Arrow streams."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ class Query(NamedTuple):
 
 @st.composite
 def queries(draw) -> Query:
-    """A query, the stitchers that serve it (None where it must be refused), and whether it asks for confidence."""
+    """Draw a query, its stitchers (None if it must be refused), and whether it requests confidence."""
     source, target = draw(st.sampled_from((("old", "new"), *DETOURS, *STRAIGHT, *STRAIGHT, *STRAIGHT)))
     if draw(one_in(10)):
         source, target = draw(st.sampled_from(NAMES)), draw(st.sampled_from(NAMES))
@@ -53,7 +53,7 @@ def queries(draw) -> Query:
 
 @st.composite
 def junk(draw) -> Any:
-    """A JSON value of another kind than was wanted."""
+    """Draw a JSON value of a wrong type."""
     deep: Any = draw(st.sampled_from((0.5, "x", None)))
     for _ in range(draw(st.sampled_from((1, 2, 40)))):
         deep = [deep]
@@ -67,7 +67,7 @@ def junk(draw) -> Any:
 
 @st.composite
 def json_bodies(draw) -> tuple[bytes, np.ndarray]:
-    """A JSON request for /v1/translate, whole or spoiled in its structure or its text, and the numbers in it."""
+    """Draw a JSON request for /v1/translate, valid or corrupted in its structure or text, and the numbers in it."""
     numbers, fields = draw(json_fields())
     for _ in range(draw(st.sampled_from((0, 0, 0, 0, 0, 1, 1, 2)))):
         fields = draw(spoiled_fields(fields))
@@ -87,7 +87,7 @@ def json_bodies(draw) -> tuple[bytes, np.ndarray]:
 
 @st.composite
 def json_fields(draw) -> tuple[np.ndarray, dict[str, Any]]:
-    """Numbers, and the fields of a valid request with them."""
+    """Draw numbers and the fields of a valid request with them."""
     numbers, dtype = draw(rows(DIM)), draw(st.sampled_from(tuple(DTYPES)))
     coded = draw(st.booleans())
     if coded:
@@ -111,25 +111,25 @@ def json_fields(draw) -> tuple[np.ndarray, dict[str, Any]]:
 
 @st.composite
 def spoiled_fields(draw, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a request after one accident."""
+    """Draw the fields of a request with one corruption."""
     name = draw(st.sampled_from(tuple(fields)))
-    accident = draw(
+    corruption = draw(
         st.sampled_from(("drop", "retype", "add", "number", "number", "number", "row", "nest", "widen", "name"))
     )
-    if accident == "drop" and len(fields) > 1:
+    if corruption == "drop" and len(fields) > 1:
         del fields[name]
-    if accident == "retype":
+    if corruption == "retype":
         fields[name] = draw(junk())
-    if accident == "add":
+    if corruption == "add":
         added = draw(st.sampled_from(("x\ny", "Embedding", "stitcher", "user", "\u2028", "é" * 300)))
         fields[added] = draw(junk())
-    if accident == "name":
+    if corruption == "name":
         fields[draw(st.sampled_from(("source", "target", "stitcher")))] = draw(st.sampled_from(NAMES))
     value = fields.get("embedding")
     if isinstance(value, list) and value:
         at = draw(st.integers(0, len(value) - 1))
         row = value[at] if isinstance(value[at], list) and value[at] else value
-        match accident:
+        match corruption:
             case "number":
                 row[draw(st.integers(0, len(row) - 1))] = draw(junk())
             case "row":
@@ -168,7 +168,7 @@ ID_KINDS = {
 
 @st.composite
 def streams(draw) -> Stream:
-    """An Arrow stream, and whether it is one that must be taken where its numbers can be translated."""
+    """Draw an Arrow stream, and whether it must be accepted if its numbers can be translated."""
     fault = draw(
         st.sampled_from(("",) * 24 + ("width", "type", "gap", "hole", "extra", "twice", "packed", "dictionary"))
     )
@@ -200,7 +200,7 @@ def streams(draw) -> Stream:
 
 @st.composite
 def vector_columns(draw, fault: str) -> tuple[np.ndarray, Any]:
-    """Numbers (n, DIM), and the column `vector` of them in one of its forms, with a fault."""
+    """Draw numbers (n, DIM) and the column `vector` with them in one of its types, with a fault."""
     numbers, dtype = draw(rows(DIM)), draw(st.sampled_from(tuple(DTYPES)))
     with np.errstate(over="ignore"):
         flat = numbers.astype(DTYPES[dtype]).reshape(-1)
@@ -224,7 +224,7 @@ def vector_columns(draw, fault: str) -> tuple[np.ndarray, Any]:
 
 @st.composite
 def written(draw, table: pa.Table, compression: str | None) -> bytes:
-    """A table as a stream of batches of some size."""
+    """Draw the bytes of a table as a stream of batches of a random size."""
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
