@@ -36,9 +36,9 @@ def test_numbers_are_read_from_text_too():
 
 def test_refuses_a_column_that_nobody_has_and_what_is_no_number():
     spaces = [card("a", 4, family="bert")]
-    with pytest.raises(InputError, match=r"Column 'size' does not exist; cards have .*parameters.*Pass a table"):
+    with pytest.raises(InputError, match=r"There is no column 'size'; cards have .*parameters.*Pass a `table`"):
         column(spaces, "size")
-    with pytest.raises(InputError, match=r"Column 'size' does not exist; cards have .*, and the table has score"):
+    with pytest.raises(InputError, match=r"There is no column 'size'; cards have .*, and the table has score"):
         column(spaces, "size", {"a": {"score": 1}})
     with pytest.raises(InputError, match="Column 'family' must contain numbers; a has 'bert'"):
         numeric_column(spaces, "family")

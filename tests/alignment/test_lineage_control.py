@@ -218,7 +218,7 @@ def test_a_factor_that_cannot_be_judged_is_reported_beside_those_that_can():
     assert found.cannot_be_judged == {
         "data": "all models belong to one group",
         "name": "every model has a different label",
-        "license": "only 2 models have a label, at least 4 are needed",
+        "license": "only 2 models have a label, and at least 4 must have one",
     }
 
 

@@ -449,6 +449,6 @@ def test_ties_at_the_last_neighbour_are_counted_and_many_are_warned_of(caplog):
     ring = np.eye(60) + np.roll(np.eye(60), 1, axis=0)  # two neighbours a row, and all others at right angles
     spaces = [space(ring, "all tied"), space(gaussian(60, 4, 1), "plain")]
     assert atlas(spaces, "mutual_knn", k=5, permutations=0).tied == {"all tied": 60, "plain": 0}
-    assert "Some of the 60 rows have several rows at the distance of their neighbour number 5" in caplog.text
+    assert "For some of the 60 rows, several rows are equally near as neighbour number 5" in caplog.text
     assert "this neighbour is arbitrary: 60 in all tied." in caplog.text
     assert "tied" not in atlas(spaces, "cka", permutations=0)

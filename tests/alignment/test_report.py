@@ -54,7 +54,7 @@ def test_many_spaces_are_the_best_pairs_first():
     np.testing.assert_allclose([float(line.split()[2]) for line in lines[3:23]], best[:20], atol=5e-4)
     assert lines[23] == "and 16 more pairs with lower scores (the JSON output has all)"
     assert lines[24] == "0 of 36 pairs are above chance (* marks q ≤ 0.05)"
-    assert lines[25] == "(with 9 permutations, a single pair among 36 cannot reach q ≤ 0.05; it takes at least 719)"
+    assert lines[25] == "(with 9 permutations, a single pair among 36 cannot reach q ≤ 0.05; at least 719 are needed)"
 
 
 def test_long_names_make_no_matrix(measured):
@@ -66,8 +66,8 @@ def test_long_names_make_no_matrix(measured):
 
 def test_as_many_permutations_as_are_asked_for_let_one_pair_pass(measured):
     text = str(measured)
-    assert "(with 79 permutations, a single pair among 10 cannot reach q ≤ 0.05; it takes at least 199)" in text
-    assert "(with 79 permutations, a single pair among 20 cannot reach q ≤ 0.05; it takes at least 399)" in text
+    assert "(with 79 permutations, a single pair among 10 cannot reach q ≤ 0.05; at least 199 are needed)" in text
+    assert "(with 79 permutations, a single pair among 20 cannot reach q ≤ 0.05; at least 399 are needed)" in text
     enough = atlas(known_spaces(), "mutual_knn", permutations=199)
     assert "cannot reach" not in str(enough)
 

@@ -165,15 +165,15 @@ def test_the_band_holds_lines_through_permuted_values_and_not_a_trend(scale):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"values": [1, 2, 3, 4, None, None]}, "at least 5 models that have a score; got 4"),
-        ({"values": [2.0] * 6}, "`values` of size must differ between models; all are 2"),
+        ({"values": [1, 2, 3, 4, None, None]}, "at least 5 models that have a score and a value of 'size'; got 4"),
+        ({"values": [2.0] * 6}, "The values of 'size' must differ between models; all are 2"),
         ({"values": [1, 2, 3]}, r"`values` must have one entry per name \(6\); got 3"),
-        ({"scores": np.ones((6, 6))}, "The alignments from `scores` must differ"),
+        ({"scores": np.ones((6, 6))}, "The alignment scores must differ"),
         ({"scores": np.ones((6, 5))}, r"`scores` must have shape \(6, 6\), one row per name; got \(6, 5\)"),
         ({"scores": np.full((6, 6), np.inf)}, "`scores` must be finite, or NaN where a pair was not scored"),
         ({"names": ["m0", *models(5)]}, "`names` must be unique; 'm0' appears twice"),
-        ({"against": ["m0", "mx"]}, "`against` must be a list of some of `names`; got 'mx'"),
-        ({"against": []}, "`against` must be a list of some of `names`; got 'none'"),
+        ({"against": ["m0", "mx"]}, "`against` must be one or more of m0, m1, m2, m3, m4, m5; got 'mx'"),
+        ({"against": []}, "`against` must be one or more of m0, m1, m2, m3, m4, m5; got 'none'"),
         ({"families": ["a"]}, r"`families` must have one entry per name \(6\); got 1"),
     ],
 )

@@ -222,8 +222,8 @@ def test_a_bad_argument_is_refused_in_one_line_before_heavy_imports(bad_runs, na
         ),
         (
             "train",
-            "name them with `source_space` and `target_space`",
-            "name them with `--source-space` and `--target-space`",
+            "set different names with `source_space` and `target_space`",
+            "set different names with `--source-space` and `--target-space`",
         ),
         (
             "train",

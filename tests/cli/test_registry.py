@@ -72,7 +72,7 @@ def test_a_plot_without_matplotlib_says_how_to_install_it(capsys, tmp_path, stit
 def test_a_missing_stitchers_folder_is_reported_in_one_line(capsys, tmp_path, command):
     status, out, err = run(capsys, *command, "--stitchers", tmp_path / "no")
     assert (status, out, len(err)) == (2, "", 1)
-    assert "does not exist; name the folder of stitchers with `--stitchers`" in err[0]
+    assert "does not exist; pass the folder of stitchers with `--stitchers`" in err[0]
 
 
 def test_scores_are_printed_on_a_terminal_that_supports_only_ascii(stitcher, monkeypatch):

@@ -131,7 +131,7 @@ def test_two_files_with_the_same_stem_are_refused(capsys, tmp_path, shelf):
     status, _, err = run(capsys, "train", *arguments, "--out", tmp_path / "s", *FAST)
     assert (status, len(err)) == (2, 1)
     assert "Both spaces would be named 'rows'" in err[0]
-    assert "name them with `--source-space` and `--target-space`" in err[0]
+    assert "set different names with `--source-space` and `--target-space`" in err[0]
 
 
 def test_control_c_during_a_fit_exits_130_and_leaves_no_files(capsys, tmp_path, files, monkeypatch):

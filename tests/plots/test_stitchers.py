@@ -126,5 +126,5 @@ def test_an_alignment_is_drawn_beside_its_null():
 
 
 def test_a_stitcher_without_a_scorecard_has_nothing_to_draw():
-    with pytest.raises(InputError, match="`plot` needs a scorecard, but this stitcher has none"):
+    with pytest.raises(InputError, match="`plot` requires a stitcher with a scorecard; this one has none"):
         plot_scorecard(Scorecard(), "a → b")

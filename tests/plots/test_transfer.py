@@ -22,7 +22,7 @@ def texts(axes) -> list[str]:
 def test_the_first_panel_shows_each_contenders_accuracy():
     first, second = plot_transfer(PROOF).axes
     shown = [tick.get_text() for tick in first.get_yticklabels()]
-    assert shown[0] == "carried probe"
+    assert shown[0] == "transferred probe"
     assert "majority class" in shown
     assert texts(first) == [f"{PROOF.accuracy(name).score:.3f}" for name in Proof.CONTENDERS]
     assert second.get_xlabel() == "labelled target rows"
@@ -34,7 +34,7 @@ def test_the_second_panel_shows_the_curve_and_what_it_saves():
     assert "labels saved" in axes.get_title().replace("\n", " ")
     lines: Any = {line.get_label(): line for line in axes.lines}
     assert list(lines["probe trained on the target"].get_xdata()) == curve.sizes
-    assert lines["carried probe (no target labels)"].get_ydata()[0] == PROOF.accuracy("carried").score
+    assert lines["transferred probe (no target labels)"].get_ydata()[0] == PROOF.accuracy("carried").score
 
 
 def test_the_second_panel_has_the_carried_probes_interval_as_a_band_and_the_means_of_draws_as_points():
@@ -56,7 +56,7 @@ def test_a_proof_without_a_curve_has_one_panel():
 
 def test_what_has_no_accuracy_cannot_be_drawn():
     for proof in (DictionaryProof({"correlation": {}}), None):
-        with pytest.raises(InputError, match="`plot` needs the accuracies of a probe; pass `labels`"):
+        with pytest.raises(InputError, match="`plot` requires the accuracies of a probe; pass `labels`"):
             plot_transfer(proof)
 
 

@@ -73,10 +73,10 @@ def test_a_probe_is_trained_evaluated_transferred_and_plotted(shelf, capsys, tmp
     assert status == 0
     for part in (
         "a probe of 3 classes: old -> new",
-        "carried probe",
-        "carried, map fitted to shuffled pairs",
+        "transferred probe",
+        "transferred, map fitted to shuffled pairs",
         "accuracy as a share of the native probe's: 1.0",
-        "class directions (class mean minus overall mean), carried to the target: mean cosine 0.9",
+        "class directions (class mean minus overall mean), transferred to the target: mean cosine 0.9",
         "labels saved: a native probe needs",
     ):
         assert part in text
@@ -110,14 +110,14 @@ def test_a_head_with_classes_from_the_caller_is_evaluated(shelf, capsys, tmp_pat
     line = f"@head.npz --backward @new-old {PROVEN} --classes @classes.txt --out {tmp_path / 'head.safetensors'}"
     status, text, _ = run(shelf, capsys, line)
     assert status == 0
-    assert "carried probe" in text
+    assert "transferred probe" in text
     assert content(tmp_path / "head.safetensors").classes == ("class 0", "class 1", "class 2")
 
 
 def test_a_dictionary_needs_both_stitchers_and_is_evaluated_on_rows_if_there_are_any(shelf, capsys, tmp_path):
     status, text, _ = run(shelf, capsys, f"@sae.safetensors {BOTH} {ROWS} --out {tmp_path / 'sae.safetensors'}")
     assert status == 0
-    assert "correlation of carried with original features: mean 1.000" in text
+    assert "correlation of transferred with original features: mean 1.000" in text
     assert content(tmp_path / "sae.safetensors").subtract_b_dec is True
     assert run(shelf, capsys, f"@sae.safetensors {BOTH} --out {tmp_path / 'again.safetensors'}")[0] == 0
 
@@ -181,7 +181,7 @@ REFUSED = {
     f"--names x.txt {BOTH} {PROVEN}": "`--names` requires --prompts",
     "@v.safetensors --forward @old-new --out OUT.npz --plot p.png": "`--plot` requires --labels",
     f"{BOTH} --labels @labels.csv:kind": "`--labels` requires --target",
-    f"@v.safetensors --forward @old-new {ROWS}": "there is nothing to evaluate",
+    f"@v.safetensors --forward @old-new {ROWS}": "nothing is evaluated",
     "@v.safetensors --forward @old-new --seed -1 --out OUT.npz": "`--seed` must be a whole number",
     "@v.safetensors --forward @old-new --source-ids x.txt --out OUT.npz": "`--source-ids` requires --source",
     f"--prompts @prompts.parquet {BOTH} --out OUT.npz": "`--backward` cannot be combined with --prompts",

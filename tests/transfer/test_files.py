@@ -310,7 +310,7 @@ def test_without_a_decoder_bias_too_it_must_be_stated_whether_b_dec_is_subtracte
         ({"activation_fn": "identity"}, "none"),
         ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}}, "topk"),
         ({"architecture": "topk", "activation_fn": "relu", "k": 3}, "topk"),
-        ({"architecture": "jumprelu", "activation_fn": "relu"}, "`threshold` if and only if"),
+        ({"architecture": "jumprelu", "activation_fn": "relu"}, "must have a `threshold` if its `activation` is"),
         ({"architecture": "gated", "activation_fn": "relu"}, "must be one of relu"),
         ({"architecture": "topk", "activation_fn": "tanh", "k": 3}, "contradictory activations: tanh, topk"),
         ({"activation_fn": "topk"}, "`k` of a topk dictionary"),

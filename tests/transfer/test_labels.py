@@ -84,7 +84,7 @@ def test_a_table_with_a_duplicate_column_or_without_rows_is_refused(tmp_path):
             ":kind",
             r"has none of the rows' ids \(the table has e.g. 'x', the rows 'item0'",
         ),
-        (".csv", {"id": ["item0", "item0"], "kind": ["a", "b"]}, ":kind", "Ids must be unique; the table of labels"),
+        (".csv", {"id": ["item0", "item0"], "kind": ["a", "b"]}, ":kind", "repeated ids in the table of labels: 1"),
         (
             ".csv",
             {"id": ["item0"], "kind": ["a"]},

@@ -82,7 +82,7 @@ def test_an_affine_map_is_used_exactly_unless_a_tangent_is_requested():
 def test_an_mlp_is_linearised_by_its_jacobian_and_the_description_states_it():
     tangent = linearise(stitcher(MAPS["mlp"]), gaussian(1, 6))
     assert "Jacobian at one point" in tangent.description
-    assert "a linear approximation that holds near such rows" in tangent.description
+    assert "a linear approximation, valid near such rows" in tangent.description
 
 
 @pytest.mark.parametrize(

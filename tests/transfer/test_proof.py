@@ -85,9 +85,9 @@ def test_the_properties_of_a_probes_proof_are_its_keys():
 def test_a_proof_prints_as_a_report():
     lines = str(PROOFS["probe"]).splitlines()
     assert lines[0].startswith(f"{PROOFS['probe'].n_test} unseen rows of new, 3 classes")
-    assert lines[1].split()[:2] == ["carried", "probe"]
+    assert lines[1].split()[:2] == ["transferred", "probe"]
     assert "labels saved: a native probe needs about 17 labelled target rows to be as accurate" in lines
-    assert "carried to the target: mean cosine 0.500 with the target's own, -0.250 with those of" in lines[-2]
+    assert "transferred to the target: mean cosine 0.500 with the target's own, -0.250 with those of" in lines[-2]
     assert "balanced accuracy of guessing: 0.333" in str(PROOFS["names"])
     assert str(PROOFS["dictionary"]).startswith("60 unseen rows, ")
 

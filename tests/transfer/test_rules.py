@@ -108,9 +108,9 @@ def test_a_probe_transfers_like_a_direction_only_under_an_orthogonal_map():
 @pytest.mark.parametrize(
     ("thing", "maps", "message"),
     [
-        (directions(), {"backward": BACKWARD}, "`forward` is needed to carry directions: a map from the source"),
-        (probe(), {"forward": FORWARD}, "`backward` is needed to carry a probe: a map from the target"),
-        (dictionary(), {"forward": FORWARD}, "`backward` is needed to carry a dictionary"),
+        (directions(), {"backward": BACKWARD}, "`forward` is needed to transfer directions: a map from the source"),
+        (probe(), {"forward": FORWARD}, "`backward` is needed to transfer a probe: a map from the target"),
+        (dictionary(), {"forward": FORWARD}, "`backward` is needed to transfer a dictionary"),
         (directions(5), {"forward": FORWARD}, "has 5 dimensions, but the source space of `forward` has 6"),
         (directions(4), {"forward": FORWARD}, "may be swapped"),
         (probe(4), {"backward": BACKWARD}, "may be swapped"),
@@ -141,7 +141,7 @@ def test_a_direction_that_the_map_takes_to_zero_is_refused():
         (lambda: Probe(np.ones((1, 2)), np.ones(1), ("one",)), "`classes` must be 2 different names"),
         (lambda: dictionary(W_dec=np.ones((6, 10))), r"`W_dec` must have the shape \(10, 6\)"),
         (lambda: dictionary(activation="gated"), "`activation` must be one of relu"),
-        (lambda: dictionary(activation="jumprelu"), "`threshold` if and only if"),
+        (lambda: dictionary(activation="jumprelu"), "must have a `threshold` if its `activation` is jumprelu"),
         (
             lambda: dictionary(activation="topk", k=11),
             r"`k` of a topk dictionary must be between 1 and its number of features \(10\)",

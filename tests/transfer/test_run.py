@@ -100,8 +100,8 @@ def test_a_dictionary_is_compared_on_unseen_rows(caplog):
     assert proof.shuffled < 0.5
     everything = context(labels=None, paired=True, forward=replace(FORWARD, seen=np.unique(id_fingerprints(IDS))))
     assert evaluate(everything, dictionary(8))[1] is None
-    assert "carried without being evaluated" in caplog.text
-    with pytest.raises(InputError, match="Fewer than two test items were not used to train the stitchers"):
+    assert "transferred without being evaluated" in caplog.text
+    with pytest.raises(InputError, match="At least two test items that the stitchers were not trained on are needed"):
         prove_dictionary(everything, dictionary(8))
 
 
@@ -159,7 +159,7 @@ def test_class_names_are_evaluated_on_rows_the_stitcher_has_not_seen(caplog):
             "`forward`, a stitcher from source to target, is",
         ),
         (lambda: transfer(probe(8), build_context(FORWARD)), "`backward`, a stitcher from target to source, is needed"),
-        (lambda: transfer(dictionary(8), build_context(FORWARD)), "needed to carry a dictionary"),
+        (lambda: transfer(dictionary(8), build_context(FORWARD)), "needed to transfer a dictionary"),
         (lambda: prove_probe(context(backward=None)), "To evaluate a probe, a `backward` stitcher"),
         (lambda: prove_probe(context(source=None)), "`labels` and the rows of both spaces are needed"),
         (lambda: evaluate(context(), directions(8)), "`labels` are used to evaluate probes, not 3 directions"),

@@ -79,7 +79,7 @@ def test_labels_without_any_of_the_probes_classes_are_refused():
 
 
 def test_a_split_without_test_rows_is_refused():
-    with pytest.raises(InputError, match="the split has none; give the test part a share above 0"):
+    with pytest.raises(InputError, match="the split has none; pass a test share above 0"):
         task(split=split(PAIRS, (0.7, 0.3, 0.0)))
 
 

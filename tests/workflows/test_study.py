@@ -139,10 +139,10 @@ def test_the_included_studies_name_encoders_of_the_catalogue():
         ("k = 3", 'k = "3"', "'k' must be int; got '3'"),
         ('name = "first"', "", "must have 'name' in each experiment"),
         ('name = "first"', 'name = "a/b"', "must use plain names without slashes, .* got 'a/b'"),
-        ('"mutual_knn"', '"cosine"', "'first', 'metrics' must be among mutual_knn, .*; got 'cosine'"),
-        ('"parameters"', '"colour"', "'trend' must be among parameters; got 'colour'"),
-        ('against = "files"', 'against = "text"', "'against' must be among vision, files; got 'text'"),
-        ('["family"]', '["size"]', "'control' must be among family, architecture, .*; got 'size'"),
+        ('"mutual_knn"', '"cosine"', "'first', 'metrics' must be one of mutual_knn, .*; got 'cosine'"),
+        ('"parameters"', '"colour"', "'trend' must be one of parameters; got 'colour'"),
+        ('against = "files"', 'against = "text"', "'against' must be one of vision, files; got 'text'"),
+        ('["family"]', '["size"]', "'control' must be one of family, architecture, .*; got 'size'"),
         ('data = "images"\n', "", "group 'vision' must have 'data', the items that its encoders read"),
         ('layers = "all"', 'layers = "last"', r"'layers' must be all, or a list such as \[1, 6, 12\]; got 'last'"),
         ('name = "files"', 'name = "vision"', "has the name 'vision' twice"),
@@ -153,7 +153,7 @@ def test_the_included_studies_name_encoders_of_the_catalogue():
         ("k = 3", "permutations = -1", "'permutations' must be from 0 to 100,000; got -1"),
         ("k = 3", "seed = 99999999999", "'seed' must be a whole number from 0 to 4294967295; got 99999999999"),
         ("k = 3", "permutations = 1000000000000", "'permutations' must be from 0 to 100,000; got 1000000000000"),
-        ('"parameters"', '""', "'trend' must be among parameters; got ''"),
+        ('"parameters"', '""', "'trend' must be one of parameters; got ''"),
         ('name = "first"', 'name = "a\\u0000b"', "must use plain names"),
         ('["mutual_knn"]', "[]", "'metrics' must name at least one of mutual_knn"),
         ('layers = "all"', "layers = []", r"'layers' must be all, or a list such as \[1, 6, 12\]; got \[\]"),
@@ -181,7 +181,7 @@ def test_an_unknown_study_name_is_refused_with_a_list_of_studies(tmp_path):
     ("old", "new", "message"),
     [
         ('name = "big"', 'name = "mine"', "has the name 'mine' twice"),
-        ('name = "big"', "layer = 1", "'layer' of .* and 'layers' of its group exclude each other"),
+        ('name = "big"', "layer = 1", "'layer' of .* and 'layers' of its group cannot be combined"),
         ('name = "big"', 'poling = "cls"', "'poling' is not a setting of an encoder"),
         ('name = "big"', 'device = "cpu"', "'device' is not a setting of an encoder"),
         ('encoder = "cards/large.toml", ', "", "'encoders' of group 'vision' must list encoder names"),
@@ -238,7 +238,7 @@ def test_a_run_writes_embeddings_an_atlas_and_a_report(tmp_path, data, faked):
     assert pq.read_table(place / "pairs.parquet").to_pylist() == atlas["pairs"]
     assert pyarrow.csv.read_csv(place / "pairs.csv").to_pylist() == atlas["pairs"]
     report = (place / "REPORT.md").read_text()
-    for line in ("# first", "Are they alike?", f"{2 * depth + 1} spaces over {N} items", *result.findings):
+    for line in ("# first", "Are they alike?", f"{2 * depth + 1} spaces, {N} items", *result.findings):
         assert line in report
     assert "![map](map.png)" in report
     assert "left out" not in report

@@ -97,7 +97,7 @@ def test_two_spaces_with_the_same_default_name_are_refused(tmp_path):
     (tmp_path / "b").mkdir()
     np.save(tmp_path / "a" / "rows.npy", X)
     np.save(tmp_path / "b" / "rows.npy", Y)
-    with pytest.raises(InputError, match=r"Both spaces would be named 'rows'; name them with `source_space`"):
+    with pytest.raises(InputError, match=r"Both spaces would be named 'rows'; set different names with `source_space`"):
         learn(tmp_path / "a" / "rows.npy", tmp_path / "b" / "rows.npy")
     assert learn(tmp_path / "a" / "rows.npy", tmp_path / "b" / "rows.npy", target_space="new").target.name == "new"
 
@@ -370,7 +370,7 @@ def test_an_empty_part_of_the_split_is_refused():
 def test_an_identical_pair_on_both_sides_of_the_split_is_refused():
     X, Y, _, _ = turned(100)
     X, Y = np.concatenate([X, X]), np.concatenate([Y, Y])
-    with pytest.raises(InputError, match=r"identical pairs are on both sides of the split"):
+    with pytest.raises(InputError, match=r"identical pairs are in more than one part of the split"):
         learn(*carried(X, Y))
     dropped = learn(*carried(X, Y), drop_invalid=True)
     assert dropped.provenance["dropped"]["repeats of an identical pair"] == 100
@@ -465,7 +465,7 @@ def test_rows_repeated_on_one_side_are_noted_and_kept(caplog):
     X, Y, _, _ = turned(500)
     Y[10:15] = Y[10]
     notes = learn(X, Y, **NAMED).scorecard.notes
-    assert notes == ["4 of 500 target rows repeat another one."]
+    assert notes == ["4 of 500 target rows repeat another row."]
     assert notes[0] in caplog.text
 
 

@@ -166,7 +166,7 @@ def test_unfinished_rows_of_another_job_are_not_resumed(tmp_path, stitcher, monk
     else:
         arguments["ids"] = tmp_path / "ids.txt"
     before = {p.name: p.read_bytes() for p in (tmp_path / "y.parquet.partial").iterdir()}
-    with pytest.raises(InputError, match="contains the unfinished rows of another job; remove it, or let"):
+    with pytest.raises(InputError, match="contains the unfinished rows of another job; remove it, or finish"):
         translate_file(out=tmp_path / "y.parquet", batch_rows=10, **arguments)
     assert {p.name: p.read_bytes() for p in (tmp_path / "y.parquet.partial").iterdir()} == before
 
@@ -291,7 +291,7 @@ def test_unusable_confidence_is_written_with_a_warning(tmp_path, stitcher, caplo
         sure = replace(stitcher, calibration=calibration(D_SOURCE, pool=500), scorecard=Scorecard(scores))
         caplog.clear()
         translate_file(sure, path, tmp_path / f"{usable}.parquet", confidence=True)
-        warning = "The confidence columns are not usable: it was tested on 3 hits. They are written all the same."
+        warning = "The confidence columns are not usable: it was tested on 3 hits. They are written anyway."
         assert [record.message for record in caplog.records] == ([] if usable else [warning])
         columns.append(pq.read_table(tmp_path / f"{usable}.parquet").columns)
     assert columns[0] == columns[1]

@@ -1,4 +1,4 @@
-"""How similar embedding spaces are: of one pair (`align`), or of many with order, map, layers and trends (`atlas`)."""
+"""Measure how similar embedding spaces are: two spaces with `align`, two or more with `atlas`."""
 
 from typing import TYPE_CHECKING
 

@@ -25,7 +25,7 @@ from repstitch.text import num
 
 LEAST_ROWS, LEAST_FOLD = 20, 4
 PENALTIES = np.logspace(-6, 4, 41)
-# The smallest share of residual degrees of freedom: below it, the residual that selects a penalty is mostly rounding.
+# Penalties that leave a smaller share of the degrees of freedom are not chosen: their residual is mostly rounding.
 LEAST_LEFT = 0.05
 PRINCIPAL = 0.95
 
@@ -47,11 +47,11 @@ def asymmetry(
     the R² of a ridge regression from X to Y, 1 − Σ‖y − ŷ‖² / Σ‖y − mean‖². Each row is predicted by a map that was
     fitted without the row's fold, and `mean` is the mean of the rows that this map was fitted to. `r2_backward` is the
     same from Y to X. R² is at most 1, about 0 for unrelated spaces, and below 0 where the map predicts worse than the
-    mean. It does not change when a space is rotated, translated or scaled. Directions count in proportion to their
+    mean. It does not change when a space is rotated, translated or scaled. Each direction counts in proportion to its
     variance. The penalty is chosen on the training folds by generalised cross-validation (Golub, Heath and Wahba 1979).
     Intervals resample rows with the predictions fixed; the interval of the difference resamples both directions
-    together. The nulls repeat everything, including the choice of the penalty, with the predicted rows shuffled inside
-    folds; `high` is the 95 % point.
+    together. `null_forward` and `null_backward` repeat the fit, including the choice of the penalty, with the predicted
+    rows shuffled inside folds. Each has the `mean` over the shuffles and their 95 % point `high`.
 
     `left_over` describes, for each space, what the other space does not predict. `variance` is the share 1 − R² of the
     space's variance (limited to the range from 0 to 1) that a linear map from the other space does not predict at this
@@ -209,8 +209,8 @@ def _out_of_fold(
     """Return the centred rows of y, the residuals of ridge regression (both (n, d)), and the weights of each fold.
 
     Rows are centred by the mean of the rows that their map was fitted to. `products` are the `_products` of the source
-    with y; the products of a fold's training rows are the sum over all other folds. `weights` are those of the
-    eigenvectors of each fold; they are chosen by `_ridge_weights` if None.
+    with y; the products of a fold's training rows are the sum over all other folds. `weights` has one weight per
+    eigenvector for each fold; if None, `_ridge_weights` chooses them.
     """
     truth, residuals, used = torch.empty_like(y), torch.empty_like(y), []
     whole, spread = reduce(add, products), y.square().sum()
@@ -258,7 +258,7 @@ def _r2(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shuffle_in_folds(folds: list[Fold], random: torch.Generator) -> Tensor:
-    """Return a random order (n,) that keeps each row in its fold, so that the means and covariances of folds stay."""
+    """Return a random order (n,) that keeps each row in its fold, so that means and covariances of folds are kept."""
     tests = [fold.test for fold in folds]
     return torch.cat([rows.start + torch.randperm(rows.stop - rows.start, generator=random) for rows in tests])
 
@@ -292,8 +292,8 @@ def _left_over(
         truth, residuals, _ = _out_of_fold(folds, coordinates, _products(source, coordinates, folds), weights)
         return 1 - residuals.square().sum(0) / truth.square().sum(0)
 
-    # The penalties stay those of the unshuffled rows, so that the null is that of an unpredicted direction in a space
-    # whose other directions are predicted.
+    # The penalties chosen for the unshuffled rows are kept. The null is then that of one direction that cannot be
+    # predicted in a space whose other directions can.
     largest = np.array(
         [float(direction_r2(coordinates[_shuffle_in_folds(folds, random)]).max()) for _ in range(permutations)]
     )

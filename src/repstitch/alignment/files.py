@@ -1,4 +1,4 @@
-"""Writing and reading an atlas as files: `atlas.json`, and the pairs as tables."""
+"""Write and read an atlas as files: `atlas.json`, and its pairs as tables."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def write(atlas: Atlas, out: str | os.PathLike[str]) -> Path:
 def put(atlas: Atlas, folder: Path) -> None:
     """Write `atlas.json`, `pairs.csv` and `pairs.parquet` (one row per pair and metric) to an existing folder.
 
-    Older files of these names are replaced, each in one step.
+    Existing files with these names are replaced, each atomically.
     """
     for name, write_file in _files(atlas).items():
         with written_whole(folder / name) as path:

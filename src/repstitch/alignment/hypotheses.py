@@ -41,7 +41,10 @@ class HypothesisTests:
 
 
 def check(spaces: Sequence[Space], tests: HypothesisTests) -> None:
-    """Check that the labels allow all tests, by running them on made-up scores before anything is computed."""
+    """Check that the spaces' columns allow all tests, by running the tests on random scores.
+
+    So a test that is not possible raises InputError before the spaces are scored.
+    """
     models = encoder_spaces(spaces)
     made_up = np.random.default_rng(0).random((len(models), len(models)))
     for test in _prepare_tests(models, tests, {"score": made_up}).values():
@@ -79,7 +82,7 @@ def run_tests(
 def _prepare_tests(
     models: list[Space], tests: HypothesisTests, measures: Mapping[str, np.ndarray]
 ) -> dict[str, Callable[..., Trend | Control]]:
-    """Return the tests that need only scores and labels, by name; `metric` and `resampling` remain to be passed."""
+    """Return the tests that need only scores and labels, by name. They are called with `metric` and `resampling`."""
     names, table = [space.name for space in models], tests.table
     prepared: dict[str, Callable[..., Trend | Control]] = {}
     if tests.trend is not None:

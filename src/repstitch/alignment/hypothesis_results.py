@@ -50,10 +50,11 @@ class Trend(HypothesisResult):
     n_models = whole()
     left_out = otherwise(mapping(int), {})  # the number of models that were left out, by reason
     null_band = mapping(JSON)
-    """On a grid of values, the straight `line` through the points and the middle 95 % of lines with shuffled values."""
+    """On a grid of values: the straight `line` fitted to the points, and the middle 95 % of lines fitted to shuffled
+    values."""
     against = optional(sequence(str))  # the models that alignment is measured with; None if with all other models
     within_lineage = optional(mapping(JSON))
-    """The same correlation within families; None if families are unknown or too small for it."""
+    """The correlation within families; None if families are unknown or too small. See `trend.trend`."""
 
     @property
     def rank_correlation(self) -> Estimate:

@@ -1,4 +1,4 @@
-"""Reading the spaces that a caller passes, matching their rows, and scaling rows to unit length."""
+"""Read the spaces that a caller passes, match their rows, and scale rows to unit length."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def read_matched(spaces: Spaces, drop_invalid: bool = False) -> MatchedSpaces:
 
 
 def read_named(source: EmbeddingsLike, name: str) -> Embeddings:
-    """Read a path, `Embeddings` or an array. Paths and `Embeddings` keep their own name; an array is called `name`."""
+    """Read a path, `Embeddings` or an array. `name` becomes the name of an array's space; the others have a name."""
     has_name = isinstance(source, str | os.PathLike | Embeddings)
     return read(source) if has_name else read_argument(f"`{name}`", source, space=name)
 

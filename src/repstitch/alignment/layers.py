@@ -14,9 +14,9 @@ from repstitch.spaces import Space
 
 
 def by_encoder(atlas: Atlas, metric: str) -> dict[str, np.ndarray]:
-    """Return the matrices (N, N) of an atlas by measure, for the N `encoder_spaces`, NaN where there is no number.
+    """Return the matrix (N, N) of each measure, by name, for the N `encoder_spaces`; NaN where there is no number.
 
-    Where spaces are layers, the score of two encoders is that of their best pair of layers.
+    If spaces are layers, the score of two encoders is the score of their best pair of layers.
     """
     if not atlas.layers:
         return {measure: atlas.matrix(metric, measure) for measure in atlas.measures(metric)}
@@ -41,7 +41,7 @@ def best_layers(
     spaces: Sequence[Space],
     encoders: Mapping[str, list[int]],
 ) -> list[dict[str, Any]]:
-    """Find the best pair of layers for each pair of encoders, with the null of the best pair.
+    """Find the best pair of layers for each pair of encoders, with the null of the maximum over pairs of layers.
 
     `pairs` are the pairs of spaces in `measured`, and `encoders` has the positions of each encoder's layers.
     """

@@ -54,9 +54,8 @@ def classical_scaling(distances: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(-centred / 2)
     places = vectors[:, ::-1][:, :2] * np.sqrt(values[::-1][:2].clip(min=0))
     size = np.abs(places)
-    largest = (size >= size.max(0) * (1 - 1e-9)).argmax(
-        0
-    )  # the first of the coordinates that are largest up to rounding
+    # The first of the coordinates that are largest up to rounding.
+    largest = (size >= size.max(0) * (1 - 1e-9)).argmax(0)
     return places * np.where(places[largest, [0, 1]] < 0, -1, 1)
 
 
@@ -74,7 +73,7 @@ def nearest_spaces(S: np.ndarray, names: list[str], encoders: list[list[int]]) -
 
 
 def best_index_pairs(S: np.ndarray, encoders: list[list[int]], count: int = BEST_PAIRS) -> list[tuple[int, int]]:
-    """Return the best pairs (i, j), i < j, of spaces of different encoders; of one encoder if there is only one."""
+    """Return the best pairs (i, j), i < j, of spaces of different encoders; if there is one encoder, of its layers."""
     encoder_of = {i: at for at, group in enumerate(encoders) for i in group}
     pairs = list(combinations(range(len(S)), 2))
     pairs = [(i, j) for i, j in pairs if encoder_of[i] != encoder_of[j]] or pairs

@@ -48,11 +48,11 @@ def column(spaces: Sequence[Space], name: str, table: Table | None = None) -> li
     card_fields = {field.name for field in fields(Space)} - {"name"}
     if name not in table_columns | card_fields:
         raise InputError(
-            f"Column {name!r} does not exist; cards have {', '.join(sorted(card_fields))}"
+            f"There is no column {name!r}; cards have {', '.join(sorted(card_fields))}"
             + (
                 f", and the table has {', '.join(sorted(table_columns))}."
                 if table is not None
-                else ". Pass a table that has it."
+                else ". Pass a `table` that has this column."
             )
         )
     cards = catalogue.cards()

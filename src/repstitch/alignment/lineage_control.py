@@ -38,7 +38,7 @@ def control(
     q: Any = None,
     resampling: Resampling = RESAMPLING,
 ) -> Control:
-    """Test whether shared lineage explains the agreement between models, as in a monoculture.
+    """Test whether shared lineage explains the agreement between models.
 
     `scores` is (N, N), as for `trend`. `factors` has one label per model (None: unknown) for each factor, such as
     family, objective or training data. The result has, for each factor:
@@ -62,13 +62,14 @@ def control(
 
     `between_above_null` states whether models that share no label in any tested factor agree beyond chance. It has the
     `excess` of their mean score over the mean of `null` (N, N) with a 95 % interval over models (jackknife, Student's
-    t; Miller 1974, "The Jackknife: A Review"; None where all pairs share one model), and the share of these pairs with
-    `q` (N, N) of at most .05. `above` is true if the interval lies above 0 and the share is larger than .05; a
-    criterion whose matrix or interval is missing is ignored. The result is None where both are missing or where there
-    is no such pair. Pairs with an unknown label do not count as such pairs.
+    t; Miller 1974, "The Jackknife: A Review"; None where all pairs share one model), and the `share` of these pairs
+    with `q` (N, N) of at most .05. `above` is true if the interval lies above 0 and the share is larger than .05; a
+    criterion whose matrix or interval is missing is ignored. `between_above_null` is None if both criteria are missing,
+    or if there is no such pair. Pairs with an unknown label are not counted.
 
     The verdict states that a factor explains agreement if PERMANOVA's p is at most .05 and scores are higher within
-    groups than between them. This p is not corrected for the number of factors, which often overlap.
+    groups than between them. This p is not corrected for the number of factors, which often overlap. It is called a
+    monoculture if models that share no label also do not agree beyond chance.
     """
     S = pair_scores(scores, names, "scores")
     if not factors:
@@ -112,7 +113,8 @@ def _split_by_fitness(labelled: Mapping[str, np.ndarray]) -> tuple[dict[str, np.
     unfit = {factor: reason for factor, reason in reasons.items() if reason is not None}
     if not judged:
         raise InputError(
-            "`factors` must contain a factor with at least two groups, one of them with at least two models; "
+            "The control for lineage requires labels that divide the models into at least two groups, one of them with "
+            "at least two models; got "
             + "; ".join(f"{factor}: {reason}" for factor, reason in unfit.items())
             + ". Add labels for more models."
         )
@@ -129,7 +131,7 @@ def _unfit(codes: np.ndarray) -> str | None:
     """Return the reason why a factor cannot be tested, or None if it can."""
     sizes = np.bincount(codes[codes >= 0])
     if sizes.sum() < LEAST_FACTOR_MODELS:
-        return f"only {sizes.sum()} models have a label, at least {LEAST_FACTOR_MODELS} are needed"
+        return f"only {sizes.sum()} models have a label, and at least {LEAST_FACTOR_MODELS} must have one"
     if len(sizes) == 1:
         return "all models belong to one group"
     return "every model has a different label" if sizes.max() == 1 else None
@@ -175,7 +177,7 @@ def _grouped(S: np.ndarray, codes: np.ndarray, resampling: Resampling) -> dict[s
 
 
 def _least_p(sizes: np.ndarray, permutations: int) -> float:
-    """Return the smallest possible p: 1 over the number of ways to split the models into groups of these sizes."""
+    """Return the smallest p-value that these group sizes and this number of permutations allow."""
     ways = math.factorial(int(sizes.sum()))
     for factor in (*sizes, *Counter(sizes.tolist()).values()):
         ways //= math.factorial(int(factor))

@@ -32,7 +32,7 @@ from repstitch.metrics.neighbours import count_repeats
 
 log = logging.getLogger(__name__)
 
-TIED = 0.1  # a warning names each space in which more than this share of the rows has ties
+TIED = 0.1  # warn of each space in which more than this share of the rows has a tie
 
 
 @names_keywords
@@ -78,8 +78,8 @@ def atlas(  # noqa: PLR0913 - the whole job in one call
         permutations: Number of draws of the null. A draw is an order of the rows, the same for all pairs. With 0, there
             are no null, p, q and calibrated score.
         seed: Seed of the null and of the subsets of rows.
-        drop_invalid: Leave out rows with NaN, Inf or only zeros instead of raising InputError, and also repeats of an
-            item that is the same in all spaces.
+        drop_invalid: Leave out rows with NaN, Inf or only zeros instead of raising InputError. Also leave out items
+            whose rows repeat those of an earlier item in every space.
         sizes: Numbers of rows to score at, or "auto" for powers of two and the number of rows.
         size_pairs: Pairs of names to score at these sizes. By default, the ten most similar pairs.
         cache: A folder in which neighbour graphs are stored and reused by later calls.
@@ -170,8 +170,8 @@ def _warn_of_ties(tied: Mapping[str, int], n: int, k: int) -> None:
     many = {name: count for name, count in tied.items() if count > TIED * n}
     if many:
         log.warning(
-            "Some of the %d rows have several rows at the distance of their neighbour number %d, so that the choice of "
-            "this neighbour is arbitrary: %s.",
+            "For some of the %d rows, several rows are equally near as neighbour number %d, so that the choice of this "
+            "neighbour is arbitrary: %s.",
             n,
             k,
             _listed(many),

@@ -1,4 +1,4 @@
-"""Functions that the tests over many models share: the matrix of scores, permutations of models, p-values."""
+"""Helpers of the tests over many models: check the matrix of scores, permute models, compute p-values."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def pair_scores(scores: Any, names: Sequence[str], argument: str, combine=np.mea
 
 
 def row_means(S: np.ndarray) -> np.ndarray:
-    """Mean of the scores in each row, without NaN; NaN where a row has no score."""
+    """Mean of the scores in each row, ignoring NaN; NaN for a row without scores."""
     counts = (~np.isnan(S)).sum(1)
     return np.nansum(S, axis=1) / np.where(counts > 0, counts, np.nan)
 
@@ -59,14 +59,14 @@ def complete(S: np.ndarray) -> np.ndarray:
     """Remove the model with most missing scores until no score is missing; return the positions of the others."""
     kept = np.arange(len(S))
     while True:
-        missing = np.isnan(S[np.ix_(kept, kept)]).sum(1) - 1  # not the diagonal, which is always NaN
+        missing = np.isnan(S[np.ix_(kept, kept)]).sum(1) - 1  # without the diagonal, which is always NaN
         if not len(kept) or not missing.any():
             break
         kept = np.delete(kept, missing.argmax())
     if len(kept) < LEAST_FACTOR_MODELS:
         raise InputError(
-            f"`scores` must contain at least {LEAST_FACTOR_MODELS} models with a score for every pair; "
-            f"got {len(kept)} of {len(S)}. Score the missing pairs."
+            f"The control for lineage requires at least {LEAST_FACTOR_MODELS} models with a score for every pair; got "
+            f"{len(kept)} of {len(S)} models. Add models, or score the missing pairs."
         )
     return kept
 
@@ -75,7 +75,9 @@ def mask_of_names(chosen: Sequence[str], names: Sequence[str]) -> np.ndarray:
     """Return a mask (N,) of the chosen names; InputError if a name is unknown or none is chosen."""
     unknown = [name for name in chosen if name not in names]
     if unknown or not len(chosen):
-        raise InputError(f"`against` must be a list of some of `names`; got {unknown[0] if unknown else 'none'!r}.")
+        raise InputError(
+            f"`against` must be one or more of {', '.join(names)}; got {unknown[0] if unknown else 'none'!r}."
+        )
     return np.array([name in chosen for name in names])
 
 

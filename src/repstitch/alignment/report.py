@@ -106,9 +106,8 @@ def _too_few(tests: int, draws: int) -> list[str]:
     needed = math.ceil(tests / LEVEL) - 1
     if draws >= needed:
         return []
-    return [
-        f"(with {draws} permutations, a single pair among {tests} cannot reach q ≤ {LEVEL}; it takes at least {needed})"
-    ]
+    few = f"with {draws} permutations, a single pair among {tests} cannot reach q ≤ {LEVEL}"
+    return [f"({few}; at least {needed} are needed)"]
 
 
 def _pairs(values: Mapping[str, Any], metric: str) -> list[str | Grid]:

@@ -76,7 +76,7 @@ class SizeCurve(Record):
 
 
 class SizeCurves(Record):
-    """How scores depend on the number of rows. `sizes` are numbers of rows, `draws` counts the subsets of each size."""
+    """How scores depend on the number of rows. `sizes` are numbers of rows; `draws` are numbers of subsets per size."""
 
     k = whole()
     sizes = sequence(int)
@@ -85,7 +85,7 @@ class SizeCurves(Record):
 
 
 class NearestSpace(NamedTuple):
-    """A similar space: its `name`, and its `score` with the space that it is near to."""
+    """A space that is similar to another: its `name`, and the `score` of the two."""
 
     name: str
     score: float
@@ -266,7 +266,7 @@ class Atlas(Record):
                     f"'spaces' and 'metrics' of an Atlas must contain objects; got {type(value).__name__}."
                 )
         if not self.metrics:
-            raise InputError("'metrics' of an Atlas must contain at least one metric.")
+            raise InputError("'metrics' of an Atlas must contain at least one metric; got none.")
         N = len(self.spaces)
         for metric, result in self._results.items():
             if not isinstance(result.get("symmetric"), bool):

@@ -1,4 +1,4 @@
-"""Scoring pairs of spaces by each metric: the choice of pairs, batches, and the results as matrices."""
+"""Score pairs of spaces by each metric, in batches, and return the results as matrices."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ SECONDS = 5  # the intended time between two updates of the progress bar
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """How spaces are scored: `k` neighbours, `permutations` of the null and their `seed`, the `device` of the graphs.
+    """How spaces are scored: `k` neighbours, `permutations` of the null, their `seed`, and the `device` of the graphs.
 
     `cache` is a folder in which neighbour graphs are stored. With `skip_refused`, a metric that cannot be computed for
     these spaces is left out with a warning; if no metric remains, InputError is raised.
@@ -45,7 +45,7 @@ def metric_names(metrics: Sequence[str] | str) -> list[str]:
     several = isinstance(metrics, Iterable) and not isinstance(metrics, str)
     names: list = list(METRICS) if metrics == "all" else list(metrics) if several else [metrics]
     if not names:
-        raise InputError(f"`metrics` must name at least one of {', '.join(METRICS)}.")
+        raise InputError(f"`metrics` must name at least one of {', '.join(METRICS)}; got none.")
     check_metrics(names, "metrics")
     return list(dict.fromkeys(names))
 
@@ -98,7 +98,7 @@ def prepare_spaces(
     settings: ScoringSettings,
     tied: dict[str, int] | None = None,
 ) -> list:
-    """Bring each space into the form that metrics compare, such as a neighbour graph."""
+    """Convert each space to the form that metrics compare, such as a neighbour graph."""
     prepared = []
     for X, name in zip(tqdm(rows, desc="prepare", unit="space", delay=1, leave=False), names, strict=True):
         X = X.to(settings.device)

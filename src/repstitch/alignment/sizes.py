@@ -44,7 +44,7 @@ def index_pairs(pairs: Sequence[tuple[str, str]] | None, names: list[str]) -> li
     if unknown:
         raise InputError(f"`size_pairs` must be pairs of names from {', '.join(names)}; got {unknown[0]!r}.")
     if any(source == target for source, target in pairs or ()):
-        raise InputError("`size_pairs` must be pairs of two different spaces; got a space paired with itself.")
+        raise InputError("`size_pairs` must be pairs of two different spaces; got a space with itself.")
     return [(names.index(source), names.index(target)) for source, target in pairs or ()]
 
 

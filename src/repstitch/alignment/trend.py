@@ -1,4 +1,4 @@
-"""Tests whether alignment rises with size or capability, as the Platonic Representation Hypothesis predicts.
+"""Test whether alignment rises with size or capability, as the Platonic Representation Hypothesis predicts.
 
 See Huh et al. 2024, "The Platonic Representation Hypothesis".
 """
@@ -27,7 +27,7 @@ from repstitch.metrics.pearson import correlations
 from repstitch.metrics.resample import interval
 from repstitch.records import LEVEL
 
-LEAST_MODELS = 5  # four points have only 24 orders, so even a perfect trend of four would be weak evidence
+LEAST_MODELS = 5  # four models have only 24 orders, so even a perfect trend of four would be weak evidence
 GRID = 50  # the number of values at which the null band is computed
 
 
@@ -99,10 +99,10 @@ def trend(
 def _check_points(x: np.ndarray, y: np.ndarray, column: str) -> None:
     if len(x) < LEAST_MODELS:
         raise InputError(
-            f"`values` of {column} must be numbers for at least {LEAST_MODELS} models that have a score; "
-            f"got {len(x)}. Add {column} for more models."
+            f"A trend with {column!r} requires at least {LEAST_MODELS} models that have a score and a value of "
+            f"{column!r}; got {len(x)}. Add models, or values of {column!r}."
         )
-    for subject, numbers in ((f"`values` of {column}", x), ("The alignments from `scores`", y)):
+    for subject, numbers in ((f"The values of {column!r}", x), ("The alignment scores", y)):
         if np.ptp(numbers) <= ROUNDING * np.abs(numbers).max():
             raise InputError(f"{subject} must differ between models; all are {numbers.max():g}.")
 
@@ -142,7 +142,7 @@ def _null_band(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> dict[str, An
 def _within_lineage(
     x: np.ndarray, y: np.ndarray, families: list, permutations: int, random: np.random.Generator
 ) -> dict[str, Any] | None:
-    """Compute the correlation of ranks within families, permuted within families; None where `trend` says so."""
+    """Compute the correlation of ranks within families, permuted within families; None as described in `trend`."""
     sizes = {name: count for name, count in Counter(families).items() if name is not None and count > 1}
     if max(sizes.values(), default=0) < 3:
         return None

@@ -39,10 +39,14 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--metric",
         default="mutual_knn,cka_unbiased",
         metavar="NAME,…",
-        help=f"all, or some of {', '.join(METRICS)} (default: mutual_knn,cka_unbiased)",
+        help=f"alignment metrics: all, or some of {', '.join(METRICS)} (default: mutual_knn,cka_unbiased)",
     )
     command.add_argument(
-        "--k", type=int, default=10, metavar="N", help="nearest neighbours per row, for neighbour metrics (default: 10)"
+        "--k",
+        type=int,
+        default=10,
+        metavar="N",
+        help="neighbours of each row, for metrics that use neighbours (default: 10)",
     )
     command.add_argument(
         "--permutations",
@@ -57,47 +61,49 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--drop-invalid",
         action="store_true",
-        help="drop rows with NaN, Inf or only zeros and report how many (default: refuse them)",
+        help="leave out rows with NaN, Inf or only zeros and report how many (default: stop with an error)",
     )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE_HELP)
-    command.add_argument("--cache", metavar="DIR", help="folder that keeps neighbour graphs for later runs")
+    command.add_argument("--cache", metavar="DIR", help="folder in which neighbour graphs are stored for later runs")
     command.add_argument("--out", metavar="DIR", help="write atlas.json, pairs.csv and pairs.parquet to a new folder")
     command.add_argument(
-        "--plot", metavar="FILE|DIR", help="draw: one plot as .png, .svg or .pdf, or all plots into a folder"
+        "--plot", metavar="FILE|DIR", help="draw one plot to a file (.png, .svg or .pdf), or all plots to a folder"
     )
     _add_questions(command)
 
 
 def _add_questions(command: argparse.ArgumentParser) -> None:
-    questions = command.add_argument_group("questions about the scores")
+    questions = command.add_argument_group("further measurements and tests")
     questions.add_argument(
         "--sizes",
         metavar="auto|N,…",
-        help="score the ten best pairs on subsets of these numbers of rows, because scores depend on it",
+        help="also score the ten most similar pairs on fewer rows, because scores depend on the number of rows",
     )
     questions.add_argument(
         "--trend",
         metavar="COLUMN",
-        help="test whether alignment rises with a number of each model, such as parameters",
+        help="test whether alignment rises with a numeric column, such as parameters",
     )
     questions.add_argument(
-        "--against", metavar="NAME,…", help="with --trend: use alignment with these models only (default: with all)"
+        "--against",
+        metavar="NAME,…",
+        help="with --trend: measure alignment with these models only (default: with all other models)",
     )
     questions.add_argument(
         "--control",
         metavar="COLUMN,…",
-        help="test whether models that share a family, objective or training_data are more similar",
+        help="test whether models with the same label in a column, such as family or training_data, are more similar",
     )
     questions.add_argument(
         "--table",
         metavar="FILE",
-        help="with --trend or --control: .csv, .tsv or .parquet with a column name and more columns (default: the "
-        "cards of the files)",
+        help="with --trend or --control: .csv, .tsv or .parquet file with a column `name` and the columns of these "
+        "options (default: the cards of the files)",
     )
     questions.add_argument(
         "--asymmetry",
         action="store_true",
-        help="measure, for the ten best pairs, how well each space predicts the other (slow)",
+        help="measure how well each space of the ten most similar pairs predicts the other (slow)",
     )
 
 
@@ -108,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     against = None if args.against is None else split_names(args.against, "against")
     control = [] if args.control is None else split_names(args.control, "control")
     if len(args.embeddings) < 2:
-        raise InputError("Name at least two files of embeddings to align.")
+        raise InputError("`X` must be at least two files of embeddings; got one.")
     for flag, needs, ok in (
         ("against", "--trend", args.trend),
         ("table", "--trend or --control", args.trend or control),
@@ -147,11 +153,11 @@ def _check_plot(plot: str) -> None:
     if Path(plot).suffix:
         check_picture(plot)
     elif Path(plot).is_file() or not Path(plot).parent.is_dir():
-        raise InputError(f"`plot` must be the name of a picture or of a folder, in an existing folder; got {plot!r}.")
+        raise InputError(f"`plot` must be a picture or a folder, in an existing folder; got {plot!r}.")
 
 
 def _draw(atlas: "Atlas", plot: str) -> None:
-    """Draw all plots into a folder or, if `plot` is a file, one: that of the options, else the matrix of scores."""
+    """Draw all plots into a folder. If `plot` is a file, draw the plot of the test options, else the heat map."""
     from repstitch.plots.alignment import draw_atlas, plot_atlas
     from repstitch.plots.canvas import save
 

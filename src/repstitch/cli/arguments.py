@@ -10,12 +10,12 @@ from repstitch.files import check_embeddings_exist, check_file_exists, check_sti
 
 LABELS = "TABLE:COLUMN"
 LABELS_HELP = (
-    "class labels of the source rows; the scorecard then has the accuracy of a probe of the target space that is "
-    "transferred to the source space"
+    "class labels of the source rows; the scorecard then has the accuracy of a linear probe that is trained on target "
+    "rows and transferred to the source space"
 )
 FORMATS_HELP = ".parquet, .arrow, .npy or .npz:KEY"
-DEVICE_HELP = "where to compute; auto uses a CUDA GPU if there is one (default: auto)"
-# Arguments, of any command, that name files which must exist before the command starts.
+DEVICE_HELP = "device to compute on; auto uses a CUDA GPU if there is one (default: auto)"
+# Arguments of all commands that name files. The files must exist before the command starts.
 STITCHERS = ("stitcher", "forward", "backward")
 EMBEDDINGS = ("embeddings", "source", "target", "source_queries", "target_queries")
 IDS = ("ids", "source_ids", "target_ids", "source_query_ids", "target_query_ids")
@@ -47,18 +47,23 @@ def add_pair_arguments(command: argparse._ActionsContainer, needed: bool = True)
         "--target",
         required=needed,
         metavar="Y",
-        help="embeddings of the same items by the target model; rows pair by id, or by position without ids",
+        help="embeddings of the same items by the target model; rows are paired by id, or by position without ids",
     )
     command.add_argument(
-        "--source-space", metavar="NAME", help="name of the source space (default: the file's card, else its name)"
+        "--source-space",
+        metavar="NAME",
+        help="name of the source space (default: the name on the file's card, else the file's name)",
     )
-    command.add_argument("--target-space", metavar="NAME", help="name of the target space, likewise")
+    command.add_argument(
+        "--target-space", metavar="NAME", help="name of the target space (default: as for --source-space)"
+    )
     command.add_argument("--source-ids", metavar="FILE", help="text file with one id per row, for a source without ids")
     command.add_argument("--target-ids", metavar="FILE", help="text file with one id per row, for a target without ids")
     command.add_argument(
         "--drop-invalid",
         action="store_true",
-        help="drop rows with NaN, Inf or only zeros, and repeated pairs, and report how many (default: refuse them)",
+        help="leave out rows with NaN, Inf or only zeros, and repeated pairs, and report how many (default: stop with "
+        "an error)",
     )
 
 
@@ -69,14 +74,15 @@ def add_threshold_arguments(command: argparse.ArgumentParser) -> None:
         type=float,
         default=0.9,
         metavar="SHARE",
-        help="share of full re-embedding's score that the verdict `use` requires (default: 0.9)",
+        help="share of the score of full re-embedding that the verdict `use` requires (default: 0.9)",
     )
     command.add_argument(
         "--first-stage",
         type=float,
         default=0.95,
         metavar="SHARE",
-        help="share of full re-embedding's shortlist that the verdict `use as first stage` requires (default: 0.95)",
+        help="share of the shortlist recall of full re-embedding that the verdict `use as first stage` requires "
+        "(default: 0.95)",
     )
 
 
@@ -119,7 +125,7 @@ def split_names(text: str, argument: str) -> list[str]:
 
 
 def split_numbers(text: str, argument: str, expected: str) -> list[int]:
-    """Split integers at commas. Raises InputError, which names what was `expected`, if one is not an integer."""
+    """Split integers at commas. If one is not an integer, raises InputError with the text `expected`."""
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:

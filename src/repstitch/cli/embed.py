@@ -32,14 +32,17 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         ".csv or .tsv table with texts, image bytes or image paths",
     )
     command.add_argument(
-        "--out", required=True, metavar="X.parquet", help="file to write, or folder if --layers is set; must not exist"
+        "--out",
+        required=True,
+        metavar="X.parquet",
+        help="file to write, or folder if --layers is set; it must not exist",
     )
     _add_card_arguments(command)
     _add_run_arguments(command)
 
 
 def _add_card_arguments(command: argparse.ArgumentParser) -> None:
-    """Add the flags that replace settings of the card."""
+    """Add the options that replace settings of the card."""
     command.add_argument("--name", help="name of the space (default: the name of the card or model)")
     command.add_argument(
         "--pooling",
@@ -100,7 +103,7 @@ def _add_card_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _add_run_arguments(command: argparse.ArgumentParser) -> None:
-    """Add the flags that state how the embeddings are computed and stored."""
+    """Add the options for computing and storing the embeddings."""
     command.add_argument(
         "--layers",
         metavar="all|1,6,12",

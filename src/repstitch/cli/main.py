@@ -62,7 +62,7 @@ def with_flags(message: str, command: argparse.ArgumentParser) -> str:
 
 
 class FlagFormatter(logging.Formatter):
-    """Formats log lines; names arguments by the options of a command."""
+    """Formats log lines; replaces each argument in backticks by the option of the command that sets it."""
 
     def __init__(self, command: argparse.ArgumentParser):
         super().__init__("%(levelname)s: %(message)s")

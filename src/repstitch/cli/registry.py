@@ -28,7 +28,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "promote",
         run_promote,
-        "make a stitcher the one that serves its pair of spaces",
+        "choose the stitcher that the service uses for its pair of spaces",
         "repstitch promote old-new-2",
     )
     command.add_argument("name", metavar="NAME", help="name of the stitcher: its folder in --stitchers")
@@ -111,7 +111,7 @@ def run_show(args: argparse.Namespace) -> None:
 def _registry(named: str | None) -> "Registry":
     folder = stitchers_folder() if named is None else Path(named)
     if not folder.is_dir():
-        raise InputError(f"The folder {folder} does not exist; name the folder of stitchers with `stitchers`.")
+        raise InputError(f"The folder {folder} does not exist; pass the folder of stitchers with `stitchers`.")
     from repstitch.stitchers.registry import Registry
 
     registry = Registry(folder)

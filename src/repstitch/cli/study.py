@@ -12,7 +12,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "study",
         run,
-        "embed items with many encoders, align all pairs and report whether they converge",
+        "embed items with many encoders, align all pairs and report whether the encoders converge",
         "repstitch study prh --data pictures-and-captions --out results --skip-missing",
     )
     command.add_argument(
@@ -22,7 +22,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--out",
         required=True,
         metavar="DIR",
-        help="folder for the results, one subfolder per experiment; an interrupted study continues",
+        help="folder for the results, one subfolder per experiment; run the same command again to continue an "
+        "interrupted study",
     )
     command.add_argument(
         "--data",

@@ -34,7 +34,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "repstitch train --source old.parquet --target new.parquet --out models/stitchers/old-new",
     )
     add_pair_arguments(command)
-    command.add_argument("--out", required=True, metavar="DIR", help="folder to write the stitcher to; must not exist")
+    command.add_argument(
+        "--out", required=True, metavar="DIR", help="folder to write the stitcher to; it must not exist"
+    )
     command.add_argument(
         "--objective",
         choices=OBJECTIVES,
@@ -49,7 +51,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         default="auto",
         help="how the map is learned. ridge: penalised least squares; procrustes: rotation and scale; canonical: "
         "whitening and canonical correlations, in seconds; linear: the best of these, refined by gradient descent; "
-        "mlp: linear plus a small neural network; auto: the best of all on validation pairs (default: auto)",
+        "mlp: linear plus a small neural network; auto: try all, and use the simplest one within one standard error of "
+        "the best on validation pairs (default: auto)",
     )
     command.add_argument(
         "--output-norm",
@@ -86,7 +89,8 @@ def _add_split_arguments(command: argparse.ArgumentParser) -> None:
     split.add_argument(
         "--group",
         metavar="COLUMN|FILE",
-        help="group of each row, such as the photo of a caption: all pairs of a group go to the same part",
+        help="group of each row, such as the photo of a caption; all pairs of a group are put in the same part of the "
+        "split",
     )
 
 
@@ -94,7 +98,10 @@ def _add_fit_arguments(command: argparse.ArgumentParser) -> None:
     fits = command.add_argument_group("settings of the methods linear and mlp")
     fits.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
     fits.add_argument(
-        "--epochs", type=int, metavar="N", help="most epochs; early stopping may end sooner (default: 25)"
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="maximum number of epochs; early stopping may end training sooner (default: 25)",
     )
     fits.add_argument("--width", type=int, metavar="N", help="hidden units of mlp (default: 512)")
     fits.add_argument("--batch-size", type=int, metavar="N", help="pairs per batch (default: 512)")
@@ -102,7 +109,7 @@ def _add_fit_arguments(command: argparse.ArgumentParser) -> None:
         "--learning-rate",
         type=float,
         metavar="RATE",
-        help="learning rate, relative to the size of the weights (default: that of the objective)",
+        help="learning rate, relative to the size of the weights (default: depends on the objective)",
     )
     fits.add_argument("--devices", metavar="N", help="number of devices of the Lightning Trainer (default: 1)")
     fits.add_argument(

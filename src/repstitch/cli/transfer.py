@@ -1,4 +1,4 @@
-"""The command `repstitch transfer`: transfer directions, probes and dictionaries to another space."""
+"""Transfer directions, probes and dictionaries to another space."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "transfer",
         run,
         "transfer directions, linear probes, sparse dictionaries or class names to another space and evaluate them",
-        "repstitch transfer probe.safetensors --backward models/stitchers/new-old --out carried.safetensors\n"
+        "repstitch transfer probe.safetensors --backward models/stitchers/new-old --out transferred.safetensors\n"
         "  repstitch transfer --backward models/stitchers/new-old --source old.parquet --target new.parquet \\\n"
         "      --labels labels.parquet:kind --plot transfer.png\n"
-        "  repstitch transfer sae.safetensors --subtract-b-dec --out carried.safetensors \\\n"
+        "  repstitch transfer sae.safetensors --subtract-b-dec --out transferred.safetensors \\\n"
         "      --forward models/stitchers/old-new --backward models/stitchers/new-old",
     )
     command.add_argument(
@@ -53,7 +53,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--renormalise",
         action="store_true",
-        help="scale each transferred direction to its original length (default: the length after the map)",
+        help="scale each transferred direction to its original length (default: keep the length that the map gives it)",
     )
     command.add_argument(
         "--jacobian",
@@ -67,11 +67,11 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _add_file_arguments(group: argparse._ArgumentGroup) -> None:
-    """Add the options that state what FILE does not."""
+    """Add the options that state facts about FILE that it does not contain."""
     group.add_argument(
         "--directions",
         action="store_true",
-        help="read the arrays as directions, whatever their names (default: the names decide)",
+        help="read the arrays as directions, whatever their names (default: their names determine the kind)",
     )
     group.add_argument(
         "--classes",
@@ -121,8 +121,8 @@ def _add_row_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--labels",
         metavar=LABELS,
-        help="classes of the target's rows, to evaluate a probe or --prompts; if nothing else is to be transferred, a "
-        "probe of these classes is trained on the source's rows",
+        help="classes of the target's rows, to evaluate a probe or --prompts; without FILE, --concept or --prompts, a "
+        "probe of these classes is trained on the source's rows and transferred",
     )
     group.add_argument(
         "--group",
@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> None:
     )
     carried, description, proof = _carry(args, context, transferable)
     if not args.out and proof is None:
-        raise InputError("Pass `out`, the file to write; with these arguments there is nothing to evaluate.")
+        raise InputError("Pass `out`, the file to write: without it there is no result, because nothing is evaluated.")
     notes = {"through": description} | {
         way: stitcher.version for way, stitcher in (("forward", forward), ("backward", backward)) if stitcher
     }
@@ -197,7 +197,7 @@ def run(args: argparse.Namespace) -> None:
 def _carry(
     args: argparse.Namespace, context: TransferContext, transferable: Transferable | None
 ) -> tuple[Transferable, str, AnyProof | None]:
-    """Return the result in the target space, a description of the maps it was carried through, and its proof."""
+    """Return the result in the target space, a description of the maps that were used, and its proof."""
     from repstitch.transfer import run as whole
 
     if args.prompts:

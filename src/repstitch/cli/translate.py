@@ -18,10 +18,15 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     command.add_argument("stitcher", metavar="STITCHER", help="folder of the stitcher, or hf://OWNER/NAME")
     command.add_argument("embeddings", metavar="X", help=f"embeddings to translate: {FORMATS_HELP}, or a folder")
     command.add_argument(
-        "--out", required=True, metavar="Y.parquet", help="file to write; must not exist, and appears when complete"
+        "--out",
+        required=True,
+        metavar="Y.parquet",
+        help="file to write; it must not exist, and appears only when it is complete",
     )
     command.add_argument(
-        "--source-space", metavar="NAME", help="name of the space of X (default: its card, else the stitcher's source)"
+        "--source-space",
+        metavar="NAME",
+        help="name of the space of X (default: the name on its card, else the stitcher's source space)",
     )
     command.add_argument("--ids", metavar="FILE", help="text file with one id per row, for a file without ids")
     command.add_argument(

@@ -27,8 +27,8 @@ class ClientNotFoundError(ClientError, NotFoundError):
 class ClientConflictError(ClientError, ConflictError):
     """The request conflicts with the stitchers of the service: 409.
 
-    Several stitchers fit it, the named one translates between other spaces, or confidence was requested of one without
-    calibration. Also raised if several versions of a stitcher translated parts of one array.
+    Several stitchers fit the request, the named one translates between other spaces, or confidence was requested from
+    a stitcher without calibration. Also raised if several versions of a stitcher translated parts of one array.
     """
 
 

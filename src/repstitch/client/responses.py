@@ -85,7 +85,7 @@ def read_translation(reply: "httpx.Response", n: int, route: str, confidence: bo
 
 
 def provenance(part: Translation) -> tuple[object, ...]:
-    """Return what must be equal in all parts of one array."""
+    """Return the values that must be equal in all parts of one array."""
     measures = tuple(part.confidence)
     return part.vectors.shape[1], measures, part.stitcher, part.version, part.route, part.expected_score
 
@@ -167,7 +167,7 @@ def error_of(reply: "httpx.Response") -> ClientError:
 
 
 def with_row_offset(error: ClientInputError, start: int) -> ClientInputError:
-    """Return the error for a part that begins at row `start`, with a note that its message counts rows from there."""
+    """Return the error for a part that begins at row `start`, with a note that its row numbers count from there."""
     if not start:
         return error
     return ClientInputError(

@@ -184,7 +184,7 @@ def plot_sizes(axes: Axes, atlas: Atlas, metric: str | None = None) -> Axes:
     """
     measured, sizes = _size_metrics(atlas), atlas.sizes
     if sizes is None or not measured:
-        raise InputError("`atlas` must contain `sizes`, and this one has none; compute the atlas again with `sizes`.")
+        raise InputError("`atlas` must contain `sizes`; this one has none. Compute the atlas again with `sizes`.")
     metric = metric or measured[0]
     if metric not in measured:
         raise InputError(
@@ -258,7 +258,7 @@ def _positions(atlas: Atlas, names: Iterable[str]) -> list[int]:
 
 
 def _cells(atlas: Atlas, metric: str, measure: str, rows: list[int], columns: list[int]) -> np.ndarray:
-    """Return these rows and columns of the matrix of one measure, NaN where it has no number or does not exist."""
+    """Return these rows and columns of the matrix of one measure, NaN where there is no number."""
     if measure not in atlas.measures(metric):
         return np.full((len(rows), len(columns)), np.nan)
     return atlas.matrix(metric, measure)[np.ix_(rows, columns)]

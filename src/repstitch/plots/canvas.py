@@ -1,4 +1,4 @@
-"""Figures that need no display, saving them to files, and colours that colour-blind readers can distinguish."""
+"""Create figures without a display, save them to files, and choose colours that colour-blind readers distinguish."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def figure(panels: int, width: float = 4.6, height: float = 3.6, columns: int = 
     across = min(panels, columns)
     down = -(-panels // across)
     size, layout = (width * across, height * down), ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
-    picture = Figure(
-        figsize=size, layout=layout, dpi=DPI
-    )  # the DPI of saved files, because text widths depend on it a little
+    # The DPI of saved files is also used for the layout, because text widths depend on it a little.
+    picture = Figure(figsize=size, layout=layout, dpi=DPI)
     FigureCanvasAgg(picture)
     return picture, [picture.add_subplot(down, across, i + 1) for i in range(panels)]
 
@@ -40,8 +39,8 @@ def figure(panels: int, width: float = 4.6, height: float = 3.6, columns: int = 
 def save(figure: Figure, path: str | os.PathLike) -> Path:
     """Write the figure to a .png, .svg or .pdf file and return its path.
 
-    The same figure gives the same bytes, and the text of an .svg stays text that can be searched and edited. The file
-    is complete or does not appear at all. Raises InputError on another ending or a folder that does not exist.
+    The same figure gives the same bytes, and the text of an .svg stays text that can be searched and edited. A write
+    that fails leaves no partial file. Raises InputError on another ending or a folder that does not exist.
     """
     from matplotlib import rc_context
 

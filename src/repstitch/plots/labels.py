@@ -20,7 +20,7 @@ LINE_FROM = 6.0  # a name that is further than this from its point gets a line t
 LONGEST_LINE = 30.0  # the longest line that is easy to follow
 DISTANCES = (0.0, 4.0, 10.0, 18.0, 28.0, 40.0)
 ROUNDS = 4
-# Costs of a candidate position. Outside the axes, a square point of a name costs 1.
+# Costs of a candidate position, relative to a cost of 1 for each square point of a name that lies outside the axes.
 OTHER_NAME, OTHER_POINT = 6.0, 2.0  # for each square point of a name that covers another name or a point
 CROSSING = 60.0  # for each name that a line crosses
 NEARER_POINT = 12.0  # where another point is nearer to the name than its own
@@ -78,10 +78,10 @@ def name_points(
     """Write each name near its place (x, y) and return the names that were written.
 
     A name that had to move away, or that is nearer to another point, gets a thin line to its own point. Where possible,
-    names cover neither the points at the places, of the given `radii` in points of 1/72 inch, nor the `occupied`
-    places. With `thin`, a name without free room next to its point is left out, and no lines are drawn. With
-    `only_if_clear`, all names are left out unless each has free room, with a short line that crosses no other name. Set
-    the limits of the axes and all labels before; the names that are written do not change the layout.
+    names cover neither the points at the places, whose `radii` are in points of 1/72 inch, nor the `occupied` places.
+    With `thin`, a name without free room next to its point is left out, and no lines are drawn. With `only_if_clear`,
+    all names are left out unless each has free room, with a short line that crosses no other name. Set the limits of
+    the axes and all labels before; the names that are written do not change the layout.
     """
     if not names:
         return []
@@ -181,7 +181,7 @@ def _place(
 
 
 def _candidates(size: np.ndarray, radius: float, distances: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (K, 2) in all directions and distances, and a cost for each, least for those at the right and near."""
+    """Offsets (K, 2) in all directions and distances, and the cost of each, lowest for near ones at the right."""
     angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     directions = np.column_stack([np.cos(angles), np.sin(angles)])
     away = np.array(distances)[:, None, None] + size / 2 + radius + GAP
@@ -205,7 +205,7 @@ def _gaps(boxes: np.ndarray, centres: np.ndarray, radii: np.ndarray | float) -> 
 
 
 def _another_is_nearer(boxes: np.ndarray, at: np.ndarray, reach: np.ndarray, i: int) -> np.ndarray:
-    """Which of the boxes (K, 4) of name `i` are nearer to the point of another name than to its own."""
+    """Mask (K,) of the boxes (K, 4) of name `i` that are nearer to the point of another name than to its own."""
     if len(at) == 1:
         return np.zeros(len(boxes), dtype=bool)
     gaps = _gaps(boxes, at, reach)
@@ -213,7 +213,7 @@ def _another_is_nearer(boxes: np.ndarray, at: np.ndarray, reach: np.ndarray, i: 
 
 
 def _crossings(starts: np.ndarray, ends: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Which lines (L) from `starts` to `ends` pass through which boxes (B), a mask (L, B)."""
+    """Mask (L, B) of the lines (L) from `starts` to `ends` that pass through the boxes (B)."""
     along = (ends - starts)[:, None]
     along = np.where(along == 0, 1e-9, along)
     at_low, at_high = ((boxes[:, side] - starts[:, None]) / along for side in (slice(2), slice(2, 4)))

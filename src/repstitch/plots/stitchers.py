@@ -30,7 +30,7 @@ SHOWN = [name for name in REFERENCES if name not in ("over_keep_old", "retention
 
 
 def plot_retrieval(axes: Axes, card: Scorecard) -> Axes:
-    """Draw recall in the pool for each use as grouped bars, with the level of chance and of shuffled pairs."""
+    """Draw recall in the pool for each use as grouped bars, with a line at the level of chance and shuffled pairs."""
     uses = card.uses
     width = 0.8 / len(uses)
     for i, (use, colour) in enumerate(zip(uses, (BLUE, ORANGE), strict=False)):
@@ -72,9 +72,9 @@ def plot_alignment(axes: Axes, stages: Mapping[str, float], null: float, title: 
 
 
 def plot_references(axes: Axes, card: Scorecard) -> Axes:
-    """Draw the score of each use, with its interval, and those of the references.
+    """Draw the scores of the translation and of the references for each use, with their intervals.
 
-    The scores are by relevance judgements if there are any, otherwise the share of true neighbours.
+    The scores come from relevance judgements if there are any. Otherwise they are the share of true neighbours.
     """
     comparisons: dict[str, Comparison] = {
         use: scores.references for use, scores in card.uses.items() if scores.references is not None
@@ -116,7 +116,7 @@ def plot_references(axes: Axes, card: Scorecard) -> Axes:
 
 
 def plot_spectrum(axes: Axes, spectrum: Spectrum) -> Axes:
-    """Draw the correlation of each shared direction on held-out pairs, and the largest of shuffled pairs as a line."""
+    """Draw the correlation of each shared direction on held-out pairs, and the largest for shuffled pairs as a line."""
     axes.plot(spectrum.direction, spectrum.correlation, color=BLUE, lw=1.8, label="held-out pairs")
     axes.axhline(spectrum.null, color="black", lw=1.5, label=f"strongest of shuffled pairs: {spectrum.null:.2f}")
     axes.set_xscale("log")
@@ -161,7 +161,7 @@ def plot_confidence(axes: Axes, confidence: CalibrationScores) -> Axes:
 
 
 def plot_hubness(axes: Axes, card: Scorecard) -> Axes:
-    """Draw the skewness of neighbour counts, before translation (native target rows) and after it for each use."""
+    """Draw the skewness of neighbour counts: of native target rows, and after translation for each use."""
     values = [card.hubness_native or 0.0, *(scores.hubness_skew for scores in card.uses.values())]
     names = ["before:\nnative rows", *(f"after:\n{use}" for use in card.uses)]
     bars = axes.bar(range(len(values)), values, 0.6, color=[GREY, *(USE_COLOURS[use] for use in card.uses)])
@@ -181,7 +181,7 @@ def plot_scorecard(card: Scorecard, title: str) -> Figure:
     InputError if the scorecard is empty.
     """
     if not card:
-        raise InputError("`plot` needs a scorecard, but this stitcher has none; train it again.")
+        raise InputError("`plot` requires a stitcher with a scorecard; this one has none. Train it again.")
     panels: list[Callable[[Axes], Axes]] = [partial(plot_retrieval, card=card)] if card.uses else []
     if card.relevance is not None or any(scores.references is not None for scores in card.uses.values()):
         panels.append(partial(plot_references, card=card))
@@ -213,7 +213,7 @@ def plot_curve(curve: LearningCurve) -> Figure:
     picture, (axes,) = figure(1, width=6.4, height=4.2)
     objective, sizes, doubled = curve.objective, curve.sizes, curve.doubled
     if objective is None or doubled is None or not (sizes and curve.scores and curve.curve):
-        raise InputError("`plot` needs a complete learning curve, but parts of this one are missing; train again.")
+        raise InputError("`plot` requires a complete learning curve; parts of this one are missing. Train again.")
     colours = {objective: BLUE} | ({"recall@1": ORANGE} if objective == "match" else {"match": ORANGE})
     for name, colour in colours.items():
         draws = curve.scores[name]

@@ -1,4 +1,4 @@
-"""Plots of a transfer: the accuracy of the carried probe, and how many labels a native probe needs to match it."""
+"""Plots of a transfer: the accuracy of a transferred probe, and how many labels a native probe needs to match it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def plot_contenders(axes: Axes, proof: ClassifierProof) -> Axes:
 
 
 def plot_label_efficiency(axes: Axes, proof: Proof) -> Axes:
-    """Plot the accuracy of native probes against the number of labelled rows; a band shows the carried probe."""
+    """Plot the accuracy of native probes against the number of labelled rows; a band shows the transferred probe."""
     curve, carried = proof.label_efficiency, proof.accuracy("carried")
     assert curve is not None
     sizes, draws = curve.sizes, curve.accuracy
     means = [sum(d) / len(d) for d in draws]
     axes.axhspan(*(carried.interval or (carried.score, carried.score)), color=BLUE, alpha=0.15, lw=0)
-    axes.axhline(carried.score, color=BLUE, lw=2, label="carried probe (no target labels)")
+    axes.axhline(carried.score, color=BLUE, lw=2, label="transferred probe (no target labels)")
     axes.plot(sizes, means, "o-", color=ORANGE, ms=5, label="probe trained on the target")
     axes.plot(*zip(*((n, v) for n, d in zip(sizes, draws, strict=True) for v in d), strict=True), "o", ms=3,
               color=ORANGE, alpha=0.4)  # fmt: skip
@@ -59,9 +59,12 @@ def plot_label_efficiency(axes: Axes, proof: Proof) -> Axes:
 
 
 def plot_transfer(proof: AnyProof | None) -> Figure:
-    """Plot the evaluation of a carried probe or of one from class names; InputError if `proof` has no accuracies."""
+    """Plot the evaluation of a transferred probe or of a probe from class names.
+
+    Raises InputError if `proof` has no accuracies.
+    """
     if not isinstance(proof, ClassifierProof):
-        raise InputError("`plot` needs the accuracies of a probe; pass `labels` so that they can be measured.")
+        raise InputError("`plot` requires the accuracies of a probe; pass `labels` so that they can be measured.")
     curve = isinstance(proof, Proof) and proof.label_efficiency is not None
     whole, axes = figure(2 if curve else 1, width=5.4, height=3.9)
     plot_contenders(axes[0], proof)

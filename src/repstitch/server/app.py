@@ -40,7 +40,7 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
     """Return the application that serves one registry, which it reads at start and reloads at intervals."""
     service = Service(registry, settings)
     guards = [Middleware(Authentication, settings=settings)]
-    if settings.cors_origins:  # before authentication, so that browsers can read its 401 replies too
+    if settings.cors_origins:  # before authentication, so that browsers can read its 401 responses too
         cors = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
         guards.insert(0, Middleware(CORSMiddleware, expose_headers=EXPOSED, **cors))
     app = Starlette(

@@ -53,9 +53,8 @@ class Batcher:
     def _answer_pending(self, key: tuple[int, bool], served: ServedRoute, with_measures: bool) -> None:
         pending = [(rows, answer) for rows, answer in self._pending.pop(key) if not answer.done()]
         self._one_by_one = len(pending) < 2
-        limit = min(
-            BATCH_ROWS, served.placed.inline_rows
-        )  # more rows would run on the device, which only the worker thread may use
+        # More rows than `inline_rows` would run on the device, which only the worker thread may use.
+        limit = min(BATCH_ROWS, served.placed.inline_rows)
         while pending:
             n_rows, count = 0, 0
             while count < len(pending) and (count == 0 or n_rows + len(pending[count][0]) <= limit):

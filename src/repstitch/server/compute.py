@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 256  # small requests are answered between the chunks of a large one
 DEVICE_CHUNK_ROWS = 4096
-BOUNDS = 2  # numbers that a chunk returns besides its rows: its smallest and its largest norm
+BOUNDS = 2  # numbers that a chunk returns in addition to its rows: its smallest and its largest norm
 SLOT_FLOATS = 2**23  # 32 MiB: room for 4,096 rows of 768 dimensions and their translations of 1,024
 CROSSOVER_ROWS = (1, 4, 16, 64, 256)  # numbers of rows for which a device is timed against the CPU
 

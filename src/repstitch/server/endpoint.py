@@ -16,12 +16,12 @@ from repstitch.server.service import Service
 from repstitch.wire.rows import Buffer
 
 log = logging.getLogger(__name__)
-INLINE_BYTES = 2**18  # bodies up to this size are parsed in the event loop: a thread would cost more than it frees
-INLINE_NUMBERS = 2**16  # replies with up to this many numbers are encoded in the event loop, for the same reason
+INLINE_BYTES = 2**18  # bodies up to this size are parsed in the event loop, because handing them to a thread is slower
+INLINE_NUMBERS = 2**16  # responses with up to this many numbers are encoded in the event loop, for the same reason
 JSON_MEMORY_FACTOR = 8  # the most memory that parsed numbers take, as a multiple of the size of their text
-JSON_NUMBER_BYTES = 16  # the most bytes that one number takes in a JSON reply
-PART_BYTES = 2**18  # a reply is sent in parts of this size, so that a client that stops reading is noticed
-CLIENT_LEFT = 499  # the status in the metrics of requests whose client disconnected before the reply
+JSON_NUMBER_BYTES = 16  # the most bytes that one number takes in a JSON response
+PART_BYTES = 2**18  # a response is sent in parts of this size, so that a client that stops reading is noticed
+CLIENT_LEFT = 499  # the status in the metrics of requests whose client disconnected before the response
 Headers = list[tuple[bytes, bytes]]
 Body = list[Buffer]  # the parts of a body, which are never joined
 
@@ -38,7 +38,7 @@ class Endpoint(ABC):
     """A route as a plain ASGI endpoint, because building a Request object takes longer than a small translation.
 
     Enforces the limits on concurrent requests, on reserved bytes, on the time to receive and answer a request, and on
-    the time to send the reply.
+    the time to send the response.
     """
 
     route = ""
@@ -50,7 +50,7 @@ class Endpoint(ABC):
     async def answer(
         self, scope: Scope, receive: Receive, reservation: ByteReservation, labels: RequestLabels
     ) -> tuple[Headers, Body]:
-        """Return the headers and the body of the reply. Raise Refusal or InputError if the request is refused."""
+        """Return the headers and the body of the response. Raise Refusal or InputError to reject the request."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, labels, status, answered = self.service, RequestLabels(), 200, False
@@ -66,11 +66,11 @@ class Endpoint(ABC):
                     await send_reply(send, headers, body)
                 finally:
                     if service.deadlines.stop(task):
-                        # If the client does not read the reply in time, the reply is cut off and the connection closed.
+                        # If the client reads too slowly, the response is cut off and the connection closed.
                         raise (ConnectionError if answered else timed_out(self.settings.timeout_s)) from None
         except ConnectionError:
             status = CLIENT_LEFT
-            if not answered:  # a server that mounts this application may still wait for a reply
+            if not answered:  # a server that mounts this application may still wait for a response
                 await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
                 await send({"type": "http.response.body", "body": b""})
         except asyncio.CancelledError:
@@ -96,7 +96,7 @@ def timed_out(seconds: float) -> Refusal:
 
 
 async def send_reply(send: Send, headers: Headers, body: Body) -> None:
-    """Send a reply. A large one is sent in parts, and other tasks run between two parts."""
+    """Send a response. A large one is sent in parts, and other tasks run between two parts."""
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     if len(body) == 1 and len(body[0]) <= PART_BYTES:
         await send({"type": "http.response.body", "body": body[0]})

@@ -144,7 +144,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> asyncio.Task:
-        """Start the deadline of the calling task. Return the task, which the caller must later pass to `stop`."""
+        """Start the deadline of the calling task. Return the task; the caller must later pass it to `stop`."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         self._ends[task] = loop.time() + self.seconds
@@ -153,7 +153,7 @@ class Deadlines:
         return task
 
     def restart(self, task: asyncio.Task) -> None:
-        """Give a task the full time again."""
+        """Restart the deadline of a task, with the full time."""
         self._ends[task] = asyncio.get_running_loop().time() + self.seconds
 
     def stop(self, task: asyncio.Task) -> bool:

@@ -77,7 +77,7 @@ def summary(name: str, state: State) -> dict:
 
 
 def headline(card: Scorecard) -> dict[str, dict[str, float]]:
-    """Return recall@1 and recall@10 for each use and for chance, as far as the scorecard contains them."""
+    """Return the recall@1 and recall@10 that the scorecard contains, for each use and for chance."""
     parts = card.uses | ({"chance": card.chance} if "chance" in card else {})
     return {
         part: {f"recall@{k}": scores.recall[k].score for k in HEADLINE if k in scores.recall}

@@ -1,4 +1,4 @@
-"""Read the headers and the query string of a request: the formats of its body and reply, its names and flags."""
+"""Read the headers and the query string of a request: the formats of its body and response, its names and flags."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,9 +27,9 @@ class MediaType:
 
 @dataclass(frozen=True, slots=True)
 class RequestFormat:
-    """The formats of the body and the reply, and the values of Content-Length, X-Dim and X-Rows, from the headers.
+    """The formats of the body and the response, and the values of Content-Length, X-Dim and X-Rows, from the headers.
 
-    `reply` is None if the reply has the format of the body.
+    `reply` is None if the response has the format of the body.
     """
 
     body: MediaType

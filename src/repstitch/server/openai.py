@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings` and `GET /v1/models` in OpenAI's format: its clients work with another base URL."""
+"""`POST /v1/embeddings` and `GET /v1/models` in OpenAI's format: OpenAI's clients need only another base URL."""
 
 from dataclasses import replace
 from typing import Any
@@ -83,7 +83,7 @@ class Embeddings(Endpoint):
 
 
 def encode(served: ServedRoute, vectors: np.ndarray, payload: dict[str, Any]) -> tuple[Headers, Body]:
-    """Return the headers and the body of the reply to a request with the fields `payload`."""
+    """Return the headers and the body of the response to a request with the fields `payload`."""
     encoding = payload.get("encoding_format", "float")
     data = [
         {"object": "embedding", "index": i, "embedding": write_embedding(vector[None], True, encoding)}

@@ -79,7 +79,7 @@ ERRORS = {
     504: "The request took longer than the timeout; send less data per request.",
 }
 ALWAYS = (401, 500)
-ROWS_ANSWERED = {"X-Rows": ("Number of rows in the reply.", COUNT)}
+ROWS_ANSWERED = {"X-Rows": ("Number of rows in the response.", COUNT)}
 SERVED = {
     "X-Dim": ("Dimension of the target space (numbers per vector).", COUNT),
     "X-Stitcher": ("Names of the stitchers used (usually one), percent-encoded, separated by commas.", TEXT),
@@ -121,7 +121,7 @@ def document() -> dict[str, Any]:
             "version": __version__,
             "summary": "Translates embeddings between the spaces of two models.",
             "description": (
-                "A route answers unsupported methods with 405; unknown paths are answered with 404. Every error has "
+                "A route answers unsupported methods with 405. Unknown paths are answered with 404. Every error has "
                 "the schema `Error`. Bytes that are not valid HTTP reach no route: the HTTP server answers them with "
                 "400 in plain text, or closes the connection."
             ),
@@ -161,11 +161,12 @@ def _translate() -> dict[str, Any]:
         "description": (
             f"Send rows as little-endian numbers (`{OCTETS}`, float32 unless the `Content-Type` has the parameter "
             "`dtype=float16`), as JSON (numbers or base64), or as an uncompressed Arrow IPC stream with a column "
-            "`vector` and an optional column `id`. The reply has the format of the body unless `Accept` names another "
-            f"one. For `{OCTETS}` and Arrow, `Accept` can also name the dtype. The bytes of `{OCTETS}` do not contain "
-            "the width of a row: send the headers `X-Dim` (numbers per row) and `X-Rows` (number of rows) to have the "
-            "shape checked. A single vector in JSON is answered with a single vector. Names and flags can be sent in "
-            "the query string or, in JSON, in the body; if both contain one, the two must be equal."
+            "`vector` and an optional column `id`. The response has the format of the body unless `Accept` "
+            f"names another one. For `{OCTETS}` and Arrow, `Accept` can also name the dtype. The bytes of `{OCTETS}` "
+            "do not contain the width of a row: send the headers `X-Dim` (numbers per row) and `X-Rows` (number of "
+            "rows) to have the shape checked. A single vector in JSON is answered with a single vector. Names and "
+            "flags can be sent in the query string or, in JSON, in the body; if both contain one, the two must be "
+            "equal."
         ),
         "parameters": [
             _query("source", NAME, "Name of the space of the rows. Required here unless a JSON body contains it."),
@@ -190,7 +191,7 @@ def _translate() -> dict[str, Any]:
 
 
 def _translation() -> dict[str, Any]:
-    """Return the schema of the reply to `POST /v1/translate` in JSON."""
+    """Return the schema of the response to `POST /v1/translate` in JSON."""
     confidence = {
         "type": "object",
         "description": "Confidence measures by name: one number for a single vector, else a list with one per row.",
@@ -224,7 +225,7 @@ def _embeddings() -> dict[str, Any]:
         "embeddings",
         "Translate vectors or texts in OpenAI's embeddings format",
         f"`input` is one vector of floats, a list of vectors, one text, or a list of at most {MAX_TEXTS} texts. Texts "
-        "require that a text encoder of the model's source space is loaded. Lists of whole numbers are refused, "
+        "require that a text encoder of the model's source space is loaded. Lists of whole numbers are rejected, "
         "because they are tokens in OpenAI's format. `usage` is always 0.",
         "Embeddings",
         reply,
@@ -384,8 +385,8 @@ def _schemas() -> dict[str, Any]:
             | {
                 "confidence": {"type": "boolean", "default": False, "description": CONFIDENCE_TEXT},
                 "route": {"type": "string", "enum": list(ROUTES), "default": "direct", "description": ROUTE_TEXT},
-                "encoding_format": ENCODING | {"description": "Form of the vectors in the reply; default: as sent."},
-                "dtype": DTYPE | {"description": "Dtype of the numbers in base64, in the request and in the reply."},
+                "encoding_format": ENCODING | {"description": "Form of the vectors in the response; default: as sent."},
+                "dtype": DTYPE | {"description": "Dtype of the numbers in base64, in the request and in the response."},
             },
         ),
         "Score": _object(
@@ -401,7 +402,7 @@ def _schemas() -> dict[str, Any]:
                 },
             },
             {
-                "encoding_format": ENCODING | {"description": "Form of the vectors in the reply; default: `float`."},
+                "encoding_format": ENCODING | {"description": "Form of the vectors in the response; default: `float`."},
                 "dimensions": {
                     "type": "integer",
                     "minimum": 1,

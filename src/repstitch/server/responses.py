@@ -1,4 +1,4 @@
-"""JSON replies, refusals, and the common format of all errors."""
+"""JSON responses, refusals, and the common format of all errors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ def json_reply(content: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 
 def status_of(error: Exception) -> int:
-    """Return the HTTP status of the reply to an error."""
+    """Return the HTTP status of the response to an error."""
     if isinstance(error, Refusal):
         return error.status
     if isinstance(error, HTTPException):
@@ -36,7 +36,7 @@ def status_of(error: Exception) -> int:
 
 
 def error_reply(error: Exception) -> Response:
-    """Return the reply to an error, with the body `{"error": {"code", "message", "param"}}`."""
+    """Return the response to an error, with the body `{"error": {"code", "message", "param"}}`."""
     status = status_of(error)
     if isinstance(error, Refusal):
         message = error.message

@@ -31,7 +31,7 @@ def serve(
     workers: int | None = None,
     engine: str = "uvicorn",
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests in progress and exit with status 0.
+    """Serve until SIGTERM or SIGINT. Then finish the requests in progress and exit with status 0.
 
     All settings come from the environment (see `Settings`); `stitchers` and `workers` override it if passed. Writes one
     line to stderr: the address, the stitchers, and an example call. `port` 0 picks a free port. `engine` "uvicorn" runs
@@ -121,7 +121,7 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(2 * settings.timeout_s) + 1,  # once to answer, once to send the reply
+        timeout_graceful_shutdown=int(2 * settings.timeout_s) + 1,  # once to answer, once to send the response
     )
     with contextlib.suppress(KeyboardInterrupt):
         if several:

@@ -1,4 +1,4 @@
-"""Find the route for a request, and build the headers and fields that are common to all its replies."""
+"""Find the route for a request, and build the headers and fields that are common to all its responses."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from repstitch.wire.rows import MalformedError
 
 @dataclass(slots=True)
 class ServedRoute:
-    """A route as requests use it: placed on a device, with its label in metrics and what all its replies contain."""
+    """A route that requests use: placed on a device, with its metrics label and the common parts of its responses."""
 
     route: Route
     placed: PlacedRoute
@@ -40,7 +40,7 @@ class ServedRoute:
 
 
 def serve_route(route: Route, placed: PlacedRoute, show_route: bool) -> ServedRoute:
-    """Build a served route. With `show_route`, its replies also contain its spaces and its expected score."""
+    """Build a served route. With `show_route`, its responses also contain its spaces and its expected score."""
     versions = ",".join(stitcher.version for stitcher in route.stitchers)
     source, target = route.spaces[0], route.spaces[-1]
     headers = [

@@ -26,7 +26,7 @@ from repstitch.stitchers.stitcher import Stitcher
 
 log = logging.getLogger(__name__)
 
-INLINE_ROWS = 64  # requests of up to this many rows run in the event loop: a thread would cost more than it frees
+INLINE_ROWS = 64  # requests of up to this many rows run in the event loop, because handing them to a thread is slower
 WORKER_NICENESS = 10
 MAX_SLOW_TASKS = 8
 DRIFT_CHECK_INTERVAL_S = 1.0
@@ -54,7 +54,7 @@ class Service:
     # --- the registry ---
 
     def refresh(self) -> list[str]:
-        """Read the changes in the folder and place new stitchers, so that no request has to wait for this.
+        """Read the changes in the folder and place new stitchers, so that no request has to do this.
 
         Returns "loaded", "removed" or "refused" for each stitcher that changed.
         """

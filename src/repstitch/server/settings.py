@@ -31,10 +31,10 @@ class Settings:
         workers: The number of processes.
         max_body_bytes: The largest request body, in bytes.
         max_json_bytes: The largest JSON body, smaller because parsed JSON takes several times the memory of its text.
-        max_rows: The most rows of a request.
-        max_concurrency: The most requests that are answered at the same time.
-        max_held_bytes: The most memory for all bodies and replies together, in bytes.
-        timeout_s: The most seconds to receive and answer a request, and again to send its reply.
+        max_rows: The maximum number of rows in a request.
+        max_concurrency: The maximum number of requests that are answered at the same time.
+        max_held_bytes: The maximum memory for the bodies of all requests and responses together, in bytes.
+        timeout_s: The maximum time to receive and answer a request, and again to send its response, in seconds.
         reload_s: The seconds between two checks of the folder for changes.
         api_keys: The valid API keys. If there are none, only requests to a loopback address are answered.
         open: Answer requests to any address even without API keys.
@@ -82,7 +82,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read the settings from the environment. A variable that is missing or empty leaves the default."""
+        """Read the settings from the environment. A setting whose variable is missing or empty has its default."""
         values: dict[str, Any] = {}
         for setting in fields(cls):
             text = environ.get(_variable(setting.name), "").strip()
@@ -136,7 +136,7 @@ def choose_device(settings: Settings) -> str:
 
 
 def quoted(name: str) -> str:
-    """Return a setting as messages name it: the field and its environment variable."""
+    """Return the name of a setting for messages: the field and its environment variable."""
     return f"`{name}` ({_variable(name)})"
 
 

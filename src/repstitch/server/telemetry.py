@@ -13,7 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # environment variable: the folder through which workers share metrics
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-NO_PAIR = "none"  # the label of all pairs that are not served, so that names in requests create no time series
+NO_PAIR = "none"  # the label of all pairs that are not served, so that unknown names create no time series
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 UNUSUAL_P = 0.05  # for rows like those of the calibration, `p_typical` is below this value with this probability
 
@@ -33,7 +33,7 @@ class Metrics:
             "step_seconds", "Seconds spent on each step: decode, compute or encode.", ("step",), **options
         )
         self._request_seconds = Histogram(
-            "request_seconds", "Seconds from the headers of a request to the end of its reply, by route.",
+            "request_seconds", "Seconds from the headers of a request to the end of its response, by route.",
             ("route",), buckets=SECONDS, **options,
         )  # fmt: skip
         self._request_seconds_by_route: dict[str, Histogram] = {}

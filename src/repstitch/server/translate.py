@@ -41,7 +41,7 @@ from repstitch.wire.rows import DTYPES, Buffer, UnusableError, faults, rows_from
 
 @dataclass(slots=True)
 class TranslateRequest:
-    """A parsed request: its route, its rows, and the format of its reply."""
+    """A parsed request: its route, its rows, and the format of its response."""
 
     served: ServedRoute
     rows: np.ndarray
@@ -123,7 +123,7 @@ class Translate(Endpoint):
             labels.encoding = "base64"
         encoding = payload.get("encoding_format") or ("base64" if isinstance(embedding, str) else "float")
         rows, single = await run(inline, read_embedding, embedding, served.source.dim, dtype)
-        # In a JSON reply, the dtype applies to base64 only. It comes from the body, because Accept does not state it.
+        # In a JSON response, the dtype applies to base64 only. It comes from the body, since Accept does not state it.
         reply = request_format.reply
         if reply is None or reply.kind == JSON:
             reply = MediaType(JSON, dtype)
@@ -136,7 +136,7 @@ class Translate(Endpoint):
 
 
 def encode(request: TranslateRequest, vectors: np.ndarray, measures: np.ndarray | None) -> tuple[Headers, Body]:
-    """Return the headers and the body of the reply to a request."""
+    """Return the headers and the body of the response to a request."""
     served, kind = request.served, request.reply.kind
     dtype = request.reply.dtype or "float32"
     names = () if measures is None else served.placed.measures
@@ -165,7 +165,7 @@ def encode(request: TranslateRequest, vectors: np.ndarray, measures: np.ndarray 
 
 
 def reply_media_type(request_format: RequestFormat, dtype: str) -> MediaType:
-    """Return the format of the reply: the one that Accept names, else the format and the `dtype` of the body."""
+    """Return the format of the response: the one that Accept names, else the format and the `dtype` of the body."""
     body, reply = request_format.body, request_format.reply
     if reply is None or (reply.kind == body.kind and reply.dtype is None):
         return MediaType(body.kind, dtype)
@@ -173,7 +173,7 @@ def reply_media_type(request_format: RequestFormat, dtype: str) -> MediaType:
 
 
 def wants_measures(served: ServedRoute, names: dict[str, Any]) -> bool:
-    """Return whether the request asks for confidence. Raise Refusal 409 if it does and the route is not calibrated."""
+    """Return whether confidence is requested. Raise Refusal 409 if it is and the route is not calibrated."""
     if not names.get("confidence"):
         return False
     if served.placed.measures:

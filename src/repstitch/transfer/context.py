@@ -115,7 +115,7 @@ class TransferContext:
         return evenly_spaced(rows[~_invalid(rows)] if self.drop_invalid else rows)
 
     def read_source_rows(self, rows: EmbeddingsLike, argument: str) -> Embeddings:
-        """Read further rows and check that they can be in the source space. Messages call them `argument`."""
+        """Read further rows and check that they can be in the source space. Error messages name them `argument`."""
         source, target = _ends(self.forward, self.backward)
         return _check_space(read(rows), argument, source, target)
 
@@ -181,10 +181,10 @@ def read_rows(
 
 
 def unseen_labelled_rows(forward: Stitcher, target_rows: Embeddings | None, drop_invalid: bool = False) -> Embeddings:
-    """Return the labelled target rows that the forward stitcher was not trained on, which it recognises by id.
+    """Return the labelled target rows that the forward stitcher was not trained on. Training rows are recognised by id.
 
-    Without ids no row can be recognised: all labelled rows are returned, and a warning is logged. `drop_invalid` also
-    leaves out rows with NaN, Inf or only zeros. Raises InputError if no row is left.
+    Without ids, all labelled rows are returned and a warning is logged. `drop_invalid` also leaves out rows with NaN,
+    Inf or only zeros. Raises InputError if no row is left.
     """
     if target_rows is None or target_rows.labels is None:
         raise InputError("`labels` and the `target` rows that they belong to are needed.")
@@ -194,8 +194,8 @@ def unseen_labelled_rows(forward: Stitcher, target_rows: Embeddings | None, drop
         seen_by_id = np.isin(id_fingerprints(target_rows.ids), forward.seen)
     if target_rows.ids is None or (forward.provenance.get("paired_by") == "position" and not seen_by_id.any()):
         log.warning(
-            "Rows that the stitcher was trained on are recognised by id, and ids are missing here or were missing in "
-            "training: all labelled rows are used as test rows, including any that were used in training."
+            "Rows that the stitcher was trained on are recognised by id, but these rows or the training rows have no "
+            "ids: all labelled rows are used as test rows, including any that were used in training."
         )
     kept &= ~seen_by_id
     if drop_invalid:

@@ -1,4 +1,4 @@
-"""Compare the features of a carried dictionary on target rows with those of the original on source rows."""
+"""Compare the features of a transferred dictionary on target rows with those of the original on source rows."""
 
 import numpy as np
 
@@ -19,17 +19,18 @@ def compare_features(
     source: np.ndarray,
     controls: tuple[LinearMap, LinearMap],
 ) -> DictionaryProof:
-    """Compare features of the same items: those of target rows (n, d) by the carried dictionary with those of source
-    rows (n, d') by the original. The proof contains
+    """Compare the transferred dictionary's features of target rows (n, d) with the original's features of source rows.
+
+    Both are rows of the same n items; the source rows are (n, d'). The proof contains
 
     - `correlation`: the mean and the median over features of Pearson's r between the two (0 if one is constant);
-    - `shuffled`: the mean correlation for the dictionary carried through the `controls`, a forward and a backward map
-      fitted to shuffled pairs;
+    - `shuffled`: the mean correlation for the dictionary transferred through the `controls`, a forward and a backward
+      map fitted to shuffled pairs;
     - `same_active`: of the features that are active on source rows, the share that are active on the target rows of
       the same items, and the share expected if the features were independent and active equally often (`chance`);
-    - `explained`: the share of variance that reconstructions explain: of the target's rows by the carried dictionary
-      (`target`), of the source's rows by the original (`source`), and of the target's rows by mapping them to the
-      source and back without a dictionary (`maps_alone`).
+    - `explained`: the share of variance that reconstructions explain: of the target's rows by the transferred
+      dictionary (`target`), of the source's rows by the original (`source`), and of the target's rows by mapping them
+      to the source and back without a dictionary (`maps_alone`).
 
     `correlation` and `shuffled` leave out features that are active in fewer than five source rows.
     """

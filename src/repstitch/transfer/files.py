@@ -1,4 +1,4 @@
-"""Read and write files with directions, probes or dictionaries. The names of the arrays decide which of them it is.
+"""Read and write files of directions, probes or dictionaries. The kind is recognised by the names of the arrays.
 
 A probe has the arrays `coef`, `intercept` and `classes`, with or without scikit-learn's trailing underscore, or
 `weight` and `bias` like torch's nn.Linear, or is a scikit-learn model (.skops). A dictionary has `W_enc`, `b_enc`,
@@ -52,7 +52,7 @@ CONFIG = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Names and dtypes of a file's arrays, so that the tool that wrote the original can also read the carried file.
+    """Names and dtypes of a file's arrays. The result is written with them, so that the same tools can read it.
 
     `names` maps our name of an array to its name in the file and whether it is transposed there. `dtypes` maps our name
     to the dtype in the file. If `apart` is true, each direction is a separate array.
@@ -72,10 +72,10 @@ def read(
 ) -> tuple[Transferable, Layout]:
     """Read the directions, probe or dictionary in a file. Returns it and the file's layout.
 
-    `file.pt:head` reads only the layer or array `head`. The other arguments state what the file does not.
+    `file.pt:head` reads only the layer or array `head`. The other arguments state facts that the file does not.
     `subtract_b_dec` is whether a dictionary subtracts b_dec before it encodes; a cfg.json next to the file may state
     it instead. `classes` are the class names of a probe's scores. `directions` reads arrays of any name as directions.
-    Raises InputError on a file that cannot be read, has arrays that cannot be carried, or does not state what is
+    Raises InputError on a file that cannot be read, has arrays that cannot be transferred, or does not state what is
     needed.
     """
     location, part = split_key(str(path), OPENERS)
@@ -221,7 +221,7 @@ def _dictionary(
 def _subtracts(notes: Mapping, argument: bool | None) -> bool:
     """Return whether b_dec is subtracted before encoding, as the file or the caller states.
 
-    It must be stated even if b_dec is 0, because the b_dec of the carried dictionary is usually not 0.
+    It must be stated even if b_dec is 0, because the b_dec of the transferred dictionary is usually not 0.
     """
     stored = next((notes[name] for name in ("subtract_b_dec", "apply_b_dec_to_input") if name in notes), None)
     stored = json.loads(stored.lower()) if isinstance(stored, str) else stored

@@ -1,4 +1,4 @@
-"""What can be transferred: directions (vectors), probes (covectors) and dictionaries (both), as float64 arrays."""
+"""The objects that can be transferred: directions (vectors), probes (covectors), dictionaries (both); all float64."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,7 +26,7 @@ class Directions:
         _set_array(self, "values", (None, None))
         zero = ~self.values.any(axis=1)
         if zero.any():
-            raise InputError(f"`values` must have no rows of zeros; row {int(zero.argmax())} contains only zeros.")
+            raise InputError(f"Directions must not be zero; row {int(zero.argmax())} contains only zeros.")
         _check_names(self.names, len(self.values), "names")
         _check_space(self.space, self.dim)
 
@@ -106,7 +106,9 @@ class Dictionary:
         if self.activation not in ACTIVATIONS:
             raise InputError(f"`activation` must be one of {', '.join(ACTIVATIONS)}; got {self.activation!r}.")
         if (self.activation == "jumprelu") != (self.threshold is not None):
-            raise InputError("A dictionary has a `threshold` if and only if its activation is jumprelu.")
+            raise InputError(
+                "A dictionary must have a `threshold` if its `activation` is jumprelu, and none otherwise."
+            )
         if self.threshold is not None:
             _set_array(self, "threshold", (m,))
         if self.activation == "topk" and not (isinstance(self.k, int) and 1 <= self.k <= m):

@@ -1,4 +1,4 @@
-"""Measure how many labelled target rows a native probe needs to be as accurate as a carried probe."""
+"""Measure how many labelled target rows a native probe needs to be as accurate as a transferred probe."""
 
 from collections.abc import Sequence
 
@@ -17,9 +17,9 @@ def label_efficiency(task: Task, carried: float | None = None, seed: int = 0) ->
     """Measure the accuracy of native probes trained on increasing numbers of labelled target rows.
 
     The numbers of training rows are 10, 20, 50, 100 … up to all. Each but the last is tried with several random draws
-    of rows. The penalty is chosen once per number, on all validation rows; their labels are not counted, which favours
-    the native probe. `carried` is the accuracy of the carried probe. If it is passed, the result has `matches`, the
-    number of rows at which the mean accuracy reaches it.
+    of rows. The penalty is chosen once per number, on all validation rows. The labels of these rows are not counted,
+    which favours the native probe. `carried` is the accuracy of the transferred probe. If it is passed, the result has
+    `matches`, the number of rows at which the mean accuracy reaches it.
     """
     n, random = len(task.train), np.random.default_rng(seed)
     sizes = [size for p in range(1, 8) for size in (10**p, 2 * 10**p, 5 * 10**p) if FIRST_SIZE <= size < n] + [n]

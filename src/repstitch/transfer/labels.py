@@ -20,9 +20,9 @@ def label(rows: Embeddings, labels) -> Embeddings:
 
     `labels` is a column of a table, `table.parquet:column` (or .csv, .tsv). Labels are matched by id if the table has a
     column `id`. Otherwise they must have one entry per row in the rows' order: a table without ids, a text file, a
-    `.npy`, `file.npz:key` or an array. A whole number becomes the same text whatever its number type. Raises
-    InputError if no row gets a label, on repeated ids, on a table with ids for rows without ids, and on a wrong number
-    of entries.
+    `.npy`, `file.npz:key` or an array. Whole numbers become the same text in every number type (1 and 1.0 become "1").
+    Raises InputError if no row gets a label, on repeated ids, on a table with ids for rows without ids, and on a wrong
+    number of entries.
     """
     labels = os.fspath(labels) if isinstance(labels, os.PathLike) else labels
     location, column = split_column(labels) if isinstance(labels, str) else (labels, None)
@@ -39,7 +39,7 @@ def label(rows: Embeddings, labels) -> Embeddings:
 
 def _from_table(path: Path, column: str | None, rows: Embeddings) -> np.ndarray:
     if not path.is_file():
-        raise InputError(f"`labels`: there is no file {path}; pass TABLE:COLUMN.")
+        raise InputError(f"`labels` must be TABLE:COLUMN; there is no file {path}.")
     table = read_table(path, "labels", ("id", *([column] if column else [])))
     for name in ("id", column):
         if table.column_names.count(name) > 1:
@@ -64,7 +64,7 @@ def _from_table(path: Path, column: str | None, rows: Embeddings) -> np.ndarray:
     ids = table.column("id").to_pylist()
     kept = [i for i, key in enumerate(ids) if key is not None]
     keys = np.array([str(ids[i]) for i in kept], dtype=object)
-    check_unique(keys, "table of labels")
+    check_unique(keys, "the table of labels")
     by_id = dict(zip(keys, values[kept], strict=True))
     if not any(key in by_id for key in rows.ids):
         first = f"the table has e.g. {keys[0]!r}" if len(keys) else "the table has none"
@@ -79,7 +79,7 @@ def _texts(values) -> np.ndarray:
 
 
 def as_text(value: Any) -> str | None:
-    """Return a label or class as text, the same for whole numbers of any type; None if it is missing or blank."""
+    """Return a label or class as text, the same for 1 and 1.0; None if it is missing or blank."""
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return None
     if isinstance(value, float | np.floating) and math.isfinite(value) and value == int(value):

@@ -13,7 +13,7 @@ from repstitch.stitchers.maps import AffineMap, Map, ResidualMLP
 from repstitch.stitchers.stitcher import Stitcher
 
 BATCH_ROWS = 1024
-MOST_ROWS = 2_000  # of a mean Jacobian
+MOST_ROWS = 2_000  # the largest number of rows for a mean Jacobian
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def jacobian(stitcher: Stitcher, rows: np.ndarray) -> LinearMap:
         mean_out += out.sum(0) / len(X)
     points = "at one point" if len(X) == 1 else f"averaged over {len(X):,} rows"
     description = (
-        f"the stitcher's Jacobian {points}, including normalisation: a linear approximation that holds near such rows"
+        f"the stitcher's Jacobian {points}, including normalisation: a linear approximation, valid near such rows"
     )
     return LinearMap(AffineMap(weight, mean_out - mean_in @ weight), description)
 

@@ -1,4 +1,4 @@
-"""Evaluate a carried probe on labelled target rows, compared with a native probe and with chance."""
+"""Evaluate a transferred probe on labelled target rows, compared with a native probe and with chance."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,25 +32,27 @@ def evaluate_probe(
     seed: int = 0,
     native: Probe | None = None,
 ) -> Proof:
-    """Evaluate how well a probe of the source, carried to the target by `backward`, classifies the target's rows.
+    """Evaluate how well a probe of the source, transferred to the target by `backward`, classifies the target's rows.
 
-    `probe` is the probe to carry; by default, one is trained on the task's source rows. `backward_map` is the affine
-    map to carry it through; by default the stitcher's affine map, or for an MLP its mean Jacobian at training rows.
+    `probe` is the probe to transfer; by default, one is trained on the task's source rows. `backward_map` is the affine
+    map to transfer it through; by default the stitcher's affine map, or for an MLP its mean Jacobian at training rows.
     Each measure of `metrics.classification.evaluate` is computed on the same unseen test rows for
 
-    - `carried`: the carried probe on the target's rows;
+    - `carried`: the transferred probe on the target's rows;
     - `whole`: the original probe on the target's rows translated by the whole stitcher, with its normalisation;
     - `native`: a probe trained on the target's rows of the same items and labels (or the argument `native`);
     - `home`: the original probe on the source's rows;
-    - `shuffled`: the probe carried through a closed-form map that was fitted to shuffled pairs;
+    - `shuffled`: the probe transferred through a closed-form map that was fitted to shuffled pairs;
     - `random`: the mean of 100 probes with random directions; the interval is their middle 95 %;
     - `majority`: always predicting the most frequent class of the training rows.
 
     The proof further contains
 
-    - `retention`: the accuracy of the carried probe divided by that of the native probe;
-    - `below_native` and `above_shuffled`: the differences of accuracy native − carried and carried − shuffled;
-    - `cosine`: the cosines of the carried and the native probe's class directions, each minus the mean over classes;
+    - `retention`: the accuracy of the transferred probe divided by that of the native probe;
+    - `below_native` and `above_shuffled`: the accuracy of `native` minus that of `carried`, and of `carried` minus that
+      of `shuffled`;
+    - `cosine`: the cosines of the transferred and the native probe's class directions, each minus the mean over
+      classes;
     - `score_correlation`: Pearson's r over test rows of the two probes' scores, each minus the row's mean over classes;
       the mean over classes;
     - `other_classes`: the classes of the probe that no row has. All probes but the native one can predict them, always
@@ -98,9 +100,9 @@ def evaluate_probe(
 
 
 def compare_class_directions(forward: LinearMap, task: Task) -> ClassDirections:
-    """Compare the class directions of the source, carried to the target, with the target's own class directions.
+    """Compare the class directions of the source, transferred to the target, with the target's own class directions.
 
-    A class direction is the mean of the class's rows minus the mean of all rows. `cosine` compares the carried
+    A class direction is the mean of the class's rows minus the mean of all rows. `cosine` compares the transferred
     direction, from the source's training rows, with the target's direction of the same class, from test rows. `others`
     is the mean cosine with the target's directions of the other classes.
     """
@@ -118,13 +120,13 @@ def compare_class_directions(forward: LinearMap, task: Task) -> ClassDirections:
 def shuffled_map(stitcher: Stitcher, X: torch.Tensor, Y: torch.Tensor, seed: int) -> AffineMap:
     """Fit the stitcher's closed form, or the one that its training started from, to these pairs in random order."""
     closed_form = stitcher.settings.get("start", stitcher.settings)
-    if "gain" not in closed_form:  # a stitcher that was not made by `train`
+    if "gain" not in closed_form:  # the stitcher was not made by `train`
         closed_form = {"method": "ridge", "penalty": 1e-2, "gain": None}
     return fit_shuffled(X, Y, closed_form.get("method", stitcher.method), closed_form, seed)
 
 
 def compare_accuracies(accuracy: Draws) -> dict[str, Any]:
-    """Compare the carried probe's accuracy with the native probe's and with that of a map fitted to shuffled pairs."""
+    """Compare the accuracy of the transferred probe with those of the native and of the shuffled one."""
     carried, carried_draws = accuracy["carried"]
     native, native_draws = accuracy["native"]
     shuffled, shuffled_draws = accuracy["shuffled"]
@@ -173,7 +175,7 @@ def _random_probes(task: Task, seed: int) -> dict[str, np.ndarray]:
 
 
 def _compare_directions(carried: Probe, native: Probe, shuffled: Probe, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the cosines of the carried and of the shuffled probe's class directions with the native probe's."""
+    """Return the cosines of the transferred and of the shuffled probe's class directions with the native probe's."""
     carried_rows, native_rows, shuffled_rows = (_probe_directions(p, classes) for p in (carried, native, shuffled))
     by_class = _cosines(carried_rows, native_rows)
     return {

@@ -1,4 +1,4 @@
-"""Proofs: results of evaluating a carried probe, a probe from class names or a carried dictionary on target rows."""
+"""Proofs: the results of evaluating transferred probes, probes from class names and transferred dictionaries."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -29,13 +29,13 @@ MEASURES = {
 
 
 class LabelEfficiency(Record):
-    """Accuracies of native probes by number of labelled target rows, and how many rows match the carried probe."""
+    """Accuracies of native probes by number of labelled target rows, compared with a transferred probe."""
 
     sizes = sequence(int)  # numbers of labelled rows, ascending
     accuracy = sequence(list[float])  # for each of `sizes`, the accuracies of one or more random draws of rows
-    carried = optional(number())  # the accuracy of the carried probe, if it was compared
+    carried = optional(number())  # the accuracy of the transferred probe, if it was compared
     matches = optional(whole())
-    """The number of rows at which native probes are as accurate as the carried probe; None if they never are."""
+    """The number of rows at which native probes are as accurate as the transferred probe; None if they never are."""
 
     def __str__(self) -> str:
         sizes = self.sizes
@@ -53,13 +53,13 @@ class ClassCosines(Record):
 
 
 class ProbeCosines(ClassCosines):
-    """Cosines of carried and native probe directions, and their mean for a map fitted to shuffled pairs."""
+    """Cosines of transferred and native probe directions, and their mean for a map fitted to shuffled pairs."""
 
     shuffled = number()
 
 
 class ClassDirections(Record):
-    """Cosines of the source's class directions, carried to the target, with the target's own class directions."""
+    """Cosines of the source's class directions, transferred to the target, with the target's own class directions."""
 
     others = number()  # the mean cosine with the target's directions of other classes
     cosine = part(ClassCosines)
@@ -128,27 +128,27 @@ class ClassifierProof(Record, ABC):
 
 
 class Proof(ClassifierProof):
-    """How well a probe of the source classifies rows of the target once it is carried there; see `evaluate_probe`."""
+    """How well a probe of the source classifies target rows after its transfer; see `evaluate_probe`."""
 
-    through = string()  # description of the map that the probe was carried through
+    through = string()  # description of the map that the probe was transferred through
     n_train = whole()
-    retention = optional(estimate())  # carried / native accuracy; None if the native probe is never right
+    retention = optional(estimate())  # transferred / native accuracy; None if the native probe is never right
     cosine = part(ProbeCosines)
-    below_native = estimate()  # accuracy of the native probe minus that of the carried probe
-    above_shuffled = estimate()  # accuracy of the carried probe minus that with a map fitted to shuffled pairs
+    below_native = estimate()  # accuracy of the native probe minus that of the transferred probe
+    above_shuffled = estimate()  # accuracy of the transferred probe minus that with a map fitted to shuffled pairs
     score_correlation = number()
-    """The correlation of the carried and the native probe's scores on the test rows, averaged over classes."""
+    """The correlation of the transferred and the native probe's scores on the test rows, averaged over classes."""
     label_efficiency = optional(part(LabelEfficiency))
     """How many labelled rows a native probe needs; None if that was not measured."""
     class_directions = optional(part(ClassDirections))
-    """Cosines of carried and target class directions; None if they were not measured."""
+    """Cosines of transferred and target class directions; None if they were not measured."""
 
     CONTENDERS: ClassVar[Mapping[str, str]] = {
-        "carried": "carried probe",
+        "carried": "transferred probe",
         "whole": "  original probe on translated rows",
         "native": "native probe (trained on the target)",
         "home": "original probe on source rows",
-        "shuffled": "carried, map fitted to shuffled pairs",
+        "shuffled": "transferred, map fitted to shuffled pairs",
         "random": "random directions",
         "majority": "majority class",
     }
@@ -161,17 +161,17 @@ class Proof(ClassifierProof):
         if self.retention is not None:
             sentences.append(f"accuracy as a share of the native probe's: {self.retention}")
         sentences.append(
-            f"accuracy above a map fitted to shuffled pairs: {self.above_shuffled} (brackets: 95 % intervals)"
+            f"accuracy minus that with a map fitted to shuffled pairs: {self.above_shuffled} (brackets: 95 % intervals)"
         )
         sentences.append(
-            f"carried and native probe: mean cosine of their class directions {num(self.cosine.mean)} "
+            f"transferred and native probe: mean cosine of their class directions {num(self.cosine.mean)} "
             f"(shuffled pairs: {num(self.cosine.shuffled)}), correlation of their scores on the test rows "
             f"{num(self.score_correlation)}"
         )
         directions = self.class_directions
         if directions is not None:
             sentences.append(
-                f"class directions (class mean minus overall mean), carried to the target: mean cosine "
+                f"class directions (class mean minus overall mean), transferred to the target: mean cosine "
                 f"{num(directions.cosine.mean)} with the target's own, {num(directions.others)} with those of other "
                 "classes"
             )
@@ -203,7 +203,7 @@ class ZeroShotProof(ClassifierProof):
 
 
 class FeatureCorrelation(Record):
-    """Pearson correlation of carried with original features: mean and median over features."""
+    """Pearson correlation of transferred with original features: mean and median over features."""
 
     mean = number()
     median = number()
@@ -225,9 +225,9 @@ class Explained(Record):
 
 
 class DictionaryProof(Record):
-    """How well a carried dictionary reproduces on target rows the features of the same items' source rows.
+    """How well a transferred dictionary's features of target rows match the original's features of source rows.
 
-    See `compare_features`.
+    The rows are of the same items. See `compare_features`.
     """
 
     n_test = whole()
@@ -237,7 +237,7 @@ class DictionaryProof(Record):
     explained = part(Explained)
     compared = whole()  # the number of features that are active in enough rows to be compared
     shuffled = optional(number())
-    """The mean correlation for the dictionary carried through maps that were fitted to shuffled pairs."""
+    """The mean correlation for the dictionary transferred through maps that were fitted to shuffled pairs."""
 
     def __str__(self) -> str:
         return as_text(self._sentences())
@@ -256,7 +256,7 @@ class DictionaryProof(Record):
         ]
         if self.correlation is not None and self.shuffled is not None:
             sentences.append(
-                f"correlation of carried with original features: mean {num(self.correlation.mean)}, median "
+                f"correlation of transferred with original features: mean {num(self.correlation.mean)}, median "
                 f"{num(self.correlation.median)} (shuffled pairs: mean {num(self.shuffled)})"
             )
         sentences.append(
@@ -264,7 +264,7 @@ class DictionaryProof(Record):
             f"({active.chance:.1%} expected by chance)"
         )
         sentences.append(
-            f"variance explained: {num(explained.target)} of the target's rows by the carried dictionary, "
+            f"variance explained: {num(explained.target)} of the target's rows by the transferred dictionary, "
             f"{num(explained.source)} of the source's rows by the original, {num(explained.maps_alone)} of the "
             "target's rows by mapping them to the source and back"
         )

@@ -42,17 +42,17 @@ NOTICEABLE = 0.02  # warn if normalisation lowers the accuracy by more than this
 
 
 def transfer(transferable: Kind, context: TransferContext, renormalise: bool = False) -> tuple[Kind, str]:
-    """Carry a transferable to the target space. Returns it and a description of the maps it was carried through.
+    """Transfer an object to the target space. Returns the result and a description of the maps that were used.
 
     The original and the result apply to rows as the stitchers normalise them; the description states how. `renormalise`
-    scales each carried direction to its original length. Raises InputError if a stitcher that this kind needs is
+    scales each transferred direction to its original length. Raises InputError if a stitcher that this kind needs is
     missing, and if the transferable is in another space than the context's source.
     """
     if transferable.space is not None:
         adopt(transferable.space, True, context.source, "The object to transfer", opposite=context.target)
     ways = NEEDED[type(transferable)]
     for way in ways:
-        context.stitcher(way, f" to carry {KINDS[type(transferable)]}")
+        context.stitcher(way, f" to transfer {KINDS[type(transferable)]}")
     if isinstance(transferable, Dictionary):
         _check_same_norms(context.forward, context.backward)
     maps = {way: context.forward_map if way == "forward" else context.backward_map for way in ways}
@@ -71,7 +71,7 @@ def describe_rows(context: TransferContext, way: Way) -> str:
 def evaluate(
     context: TransferContext, transferable: Transferable | None = None, seed: int = 0
 ) -> tuple[Transferable, Proof | DictionaryProof | None]:
-    """Evaluate how well a probe or a dictionary of the source works on the target's rows once it is carried there.
+    """Evaluate how well a probe or a dictionary of the source works on the target's rows after its transfer.
 
     With labels, a probe is scored on the target's labelled test rows, see `prove_probe`. Without a `transferable`, a
     probe is first trained on the source's rows. With paired rows, the features of a dictionary are compared on test
@@ -86,7 +86,7 @@ def evaluate(
         if len(context.paired_rows.unseen_test_rows):
             return transferable, prove_dictionary(context, transferable, seed)
         log.warning(
-            "All test items were used to train a stitcher, so the dictionary is carried without being evaluated."
+            "All test items were used to train a stitcher, so the dictionary is transferred without being evaluated."
         )
     return transferable, None
 
@@ -97,8 +97,8 @@ def prove_probe(
     """Evaluate a probe of the source on labelled target rows. Returns the probe and its proof.
 
     Without a `probe`, one is trained on the source's rows. See `probe_evaluation.evaluate_probe`. With `curve`, the
-    proof includes how many labelled target rows a native probe needs to be as accurate. With a forward stitcher that
-    normalises rows like the backward one, it includes a comparison of carried and target class directions.
+    proof includes how many labelled target rows a native probe needs to be as accurate. If there is a forward stitcher
+    and it normalises rows like the backward one, the proof also compares transferred and target class directions.
     """
     if probe is not None:
         probe = _with_numbered_classes(probe, context.labels)
@@ -126,7 +126,7 @@ def labelled_task(context: TransferContext, classes: tuple[str, ...] | None = No
 
 
 def prove_dictionary(context: TransferContext, dictionary: Dictionary, seed: int = 0) -> DictionaryProof:
-    """Compare a carried dictionary's features of unseen target rows with the original's; see `compare_features`."""
+    """Compare a transferred dictionary's features of unseen target rows with the original's; see `compare_features`."""
     _check_same_norms(context.forward, context.backward)
     forward, backward, paired = context.forward, context.backward, context.paired_rows
     forward_map, backward_map = context.forward_map, context.backward_map
@@ -135,7 +135,7 @@ def prove_dictionary(context: TransferContext, dictionary: Dictionary, seed: int
     test, train = paired.unseen_test_rows, paired.split.train
     if len(test) < 2:
         raise InputError(
-            "Fewer than two test items were not used to train the stitchers; pass items that they were not trained on."
+            "At least two test items that the stitchers were not trained on are needed; pass more such items."
         )
     target, source = _normalised_pairs(paired, backward)
     target_train, source_train = torch.from_numpy(target[train]), torch.from_numpy(source[train])
@@ -220,8 +220,8 @@ def _with_numbered_classes(probe: Probe, labels: np.ndarray | None) -> Probe:
     if not names <= set(numbers):
         some = ", ".join(sorted(names - set(numbers))[:4])
         raise InputError(
-            f"The probe has {len(probe.coef)} scores and no class names, and the labels ({some} …) are not the numbers "
-            "of the scores from 0; pass `classes`, one name per score, in their order."
+            f"The probe has {len(probe.coef)} scores and no class names, and the labels ({some} …) are not the "
+            f"numbers 0 to {len(numbers) - 1}; pass `classes`, one name per score, in their order."
         )
     return replace(probe, classes=numbers)
 
@@ -236,6 +236,6 @@ def _check_same_norms(forward: Stitcher | None, backward: Stitcher | None) -> No
     ):
         if forward_norm != backward_norm:
             raise InputError(
-                f"`forward` and `backward` must normalise rows of the {end} space in the same way to carry a "
+                f"`forward` and `backward` must normalise rows of the {end} space in the same way to transfer a "
                 f"dictionary; got {forward_norm!r} and {backward_norm!r}. Train both with `output_norm` unit."
             )

@@ -20,7 +20,7 @@ PARTS = ("train", "validation", "test")
 class Task:
     """Labelled items in two spaces, normalised like the input and output of the backward stitcher.
 
-    `target` (n, d) are the rows that a carried probe scores, `source` (n, d') the rows that the original probe scores.
+    A transferred probe scores the rows `target` (n, d); the original probe scores the rows `source` (n, d').
     `y` (n,) are positions in `classes`, the classes of the scores, or -1 for rows that are not used. `kept_classes` are
     the classes with enough rows. `train`, `validation` and `test` are row positions. `left_out` counts the rows that
     are in none of the three, by reason.
@@ -65,13 +65,13 @@ def make_task(
     """Make a task from the rows of all classes that have at least five training rows and two test rows.
 
     `labels` (n,) are text or None. `split` assigns rows to training, validation and test. Test rows that a stitcher was
-    trained on (`seen_in_training` (n,)) are left out. `classes` are the classes of the probe to be carried. It can
+    trained on (`seen_in_training` (n,)) are left out. `classes` are the classes of the probe to be transferred. It can
     predict all of them, also those that no row has. At most 10,000 test rows are used. Raises InputError if fewer than
     two classes, no validation rows or no test rows are left.
     """
     if not len(split.test):
         raise InputError(
-            "`labels` need test rows to evaluate a probe, and the split has none; give the test part a share above 0."
+            "`labels` need test rows to evaluate a probe, and the split has none; pass a test share above 0."
         )
     part = np.full(len(target), "", dtype=object)
     for name in PARTS:

@@ -59,12 +59,12 @@ def probe_from_prompts(forward: Stitcher, prompts: np.ndarray, names: Sequence[s
 
 
 def evaluate_names(probe: Probe, X: np.ndarray, labels: np.ndarray, seed: int = 0) -> ZeroShotProof:
-    """Evaluate a probe from class names on labelled rows X (n, d): accuracy, balanced accuracy, AUROC and, with more
-    than five classes, top-5 accuracy.
+    """Evaluate a probe from class names on labelled rows X (n, d).
 
-    Rows whose label is not a class of the probe, and rows beyond 10,000, are left out and counted. `chance` is the
-    accuracy of guessing among all classes. `majority` always predicts the most frequent of these labels. `shuffled` are
-    the same scores with the class names shuffled: the mean of 100 draws and their middle 95 %. Other intervals are over
+    The measures are accuracy, balanced accuracy, AUROC and, with more than five classes, top-5 accuracy. Rows whose
+    label is not a class of the probe, and rows beyond 10,000, are left out and counted. `chance` is the accuracy of
+    guessing among all classes. `majority` always predicts the most frequent of these labels. `shuffled` are the same
+    scores with the class names shuffled: the mean of 100 draws and their middle 95 %. Other intervals are over
     resampled rows. Raises InputError if fewer than two classes occur among the labels.
     """
     classes = probe.classes or ()

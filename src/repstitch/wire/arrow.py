@@ -118,7 +118,7 @@ def _is_compressed(metadata: bytes) -> bool:
 
 
 def _check_schema(schema: pa.Schema, dim: int) -> str:
-    """Return the dtype of the column `vector`. Reject columns other than `COLUMNS` and lists of anything but floats."""
+    """Return the dtype of the column `vector`. Reject columns other than `COLUMNS`, and lists of non-floats."""
     for name in schema.names:
         if name not in COLUMNS or schema.names.count(name) > 1:
             raise MalformedError(

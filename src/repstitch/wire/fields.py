@@ -190,7 +190,7 @@ def _not_numbers(row: Any, subject: str, single: bool, param: str) -> MalformedE
 
 
 def _kind(value: object) -> str:
-    """Return the type of a JSON value as messages call it."""
+    """Return the name of a JSON value's type for messages."""
     return KINDS.get(type(value), type(value).__name__)
 
 
@@ -213,8 +213,8 @@ ENCODING_FIELDS = {
     "encoding_format": partial(check_word, ENCODINGS),
     "dtype": partial(check_word, tuple(DTYPES)),
 }
-# The fields of each JSON request with their checks. Rows have None: they are read once the dimension of the space is
-# known.
+# The fields of each JSON request with their checks. Rows have no check here, because it needs the dimension of the
+# space.
 TRANSLATE: Checks = {"embedding": None, **NAME_FIELDS, **OPTION_FIELDS, **ENCODING_FIELDS}
 SCORE: Checks = {"embedding": None, "counterpart": None, **NAME_FIELDS, "dtype": ENCODING_FIELDS["dtype"]}
 EMBEDDINGS: Checks = {

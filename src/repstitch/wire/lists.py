@@ -13,7 +13,7 @@ import numpy as np
 from repstitch.wire.rows import Buffer
 
 PART_BYTES = 2**18  # of text per chunk; a parsed chunk then fits in the processor's cache
-TAIL_BYTES = 2**12  # at most, of text after the list
+TAIL_BYTES = 2**12  # the longest text after the list
 BLOCK = 2**16
 # Whitespace is matched as JSON defines it. `\s` would accept other characters too, and the text between two chunks is
 # never parsed.
@@ -27,7 +27,7 @@ def read_rows(body: Buffer, field: str) -> dict[str, Any] | None:
     """Parse a JSON object whose `field` is a list of rows. Return its fields, with that list as float32 (n, d).
 
     Return None if the text is anything else, if the rows differ in length, or if a row has no float. Such a text must
-    be parsed as a whole, which also reports its error. Otherwise the numbers equal those of parsing it as a whole.
+    be parsed as a whole, which also reports its error. The numbers are the same as if the text were parsed as a whole.
     """
     import orjson
 
@@ -36,7 +36,7 @@ def read_rows(body: Buffer, field: str) -> dict[str, Any] | None:
         return None
     start, end, text = first.start(), lasts[-1].end(), memoryview(body)
     if count(text[start:end], b'"'):
-        return None  # a quote between the brackets: they belong to several values
+        return None  # a quote between the brackets shows that they belong to several values
     # The list is replaced by a mark that no sender can guess. Inside a string, the mark's quotes would be invalid JSON.
     mark = secrets.token_hex()
     try:

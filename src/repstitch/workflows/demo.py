@@ -117,8 +117,8 @@ def _compare_stages(path: Path, rows: Rows, scorecard: Scorecard, say: Say) -> P
     say(
         f"Share of the ten nearest neighbours that the two spaces have in common (mutual_knn): "
         f"{agreement['untrained']:.2f} before the encoders were trained, {agreement['trained']:.2f} after training, "
-        f"{after.score:.2f} after translation; unrelated spaces share {after.null:.2f}. Translated rows that search "
-        f"the target encoder's own rows find {overlap:.2f} of the neighbours that their counterparts find there."
+        f"{after.score:.2f} after translation; unrelated spaces share {after.null:.2f}. Among the target "
+        f"encoder's rows, a translated row and its counterpart share {overlap:.2f} of their neighbours."
     )
     picture, axes = figure(2, width=5.6)
     title = "Neighbours that both spaces share (mutual_knn)"
@@ -136,13 +136,13 @@ def _call_service(folder: Path, stitcher: Stitcher, rows: Rows, digits: np.ndarr
     difference = float(np.abs(translated - stitcher.translate(source.vectors[0])).max())
     if difference > 1e-4:
         raise InputError(
-            f"The service and the stitcher must give the same translation; they differ by {difference}. "
+            f"The service and the stitcher must return the same translation; they differ by {difference}. "
             "Reinstall repstitch."
         )
     say(f"{request}: {reply['dim']} numbers, {np.round(reply['embedding'][:4], 3).tolist()} …")
     assert source.ids is not None
     image, nearest = source.ids[0], ", ".join(_name(key, digits) for key in _nearest(target, translated))
-    say(f"This translates {image} (a {digits[int(image[:-4])]}). Nearest images in the target space: {nearest}.")
+    say(f"The vector was that of {image} (a {digits[int(image[:-4])]}). Images nearest to its translation: {nearest}.")
 
 
 def _write_images(folder: Path, table: Path) -> np.ndarray:

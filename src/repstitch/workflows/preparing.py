@@ -63,8 +63,8 @@ def read_pair_of_spaces(
 
     Labels are attached to the source. The spaces of arrays are named `source` and `target` unless the caller names
     them. If the other side already has that name, the array's space is named `array`. Raises InputError if `group` is
-    neither a column of one side nor a file or array, and if both spaces have the same name, unless cards or the caller
-    state it for both.
+    neither a column of one side nor a file or array, and if both spaces have the same name, unless a card or the caller
+    states the name of each.
     """
     source_rows = read_argument("`source`", source, space=source_space, ids=source_ids, group=group)
     target_group = group if source_rows.groups is None else None
@@ -79,7 +79,8 @@ def read_pair_of_spaces(
         target_rows = _named(target_rows, "target")
     if source_rows.space.name == target_rows.space.name and not (source_rows.declared and target_rows.declared):
         raise InputError(
-            f"Both spaces would be named {source_rows.space.name!r}; name them with `source_space` and `target_space`."
+            f"Both spaces would be named {source_rows.space.name!r}; set different names with `source_space` and "
+            "`target_space`."
         )
     return source_rows if labels is None else label(source_rows, labels), target_rows
 

@@ -35,7 +35,7 @@ def evaluate_selection(
     learning_curve: bool,
     seed: int,
 ) -> tuple[Scorecard, Calibration | None]:
-    """Return the scorecard of the chosen map on held-out pairs, and its confidence (None with too few pairs)."""
+    """Return the scorecard of the chosen map on held-out pairs, and its confidence (None if pairs are too few)."""
     rows = prepared.held_out
     X, Y = prepared.take(rows)
     card = score_held_out(prepared, chosen, problem, thresholds)

@@ -146,7 +146,9 @@ def _encoder_member(entry: Any, group: Group, data: Path) -> Member:
     settings: dict[str, Any] = {key: value for key, value in stated.items() if key not in ("encoder", *LINEAGE)}
     if group.layers is not None:
         if "layer" in settings:
-            raise InputError(f"'layer' of {stated['encoder']!r} and 'layers' of its group exclude each other; set one.")
+            raise InputError(
+                f"'layer' of {stated['encoder']!r} and 'layers' of its group cannot be combined; set one of them."
+            )
         settings["layer"] = -1
     card = replace(catalogue.resolve(stated["encoder"], **settings), **lineage)
     return Member(card.name, group, stated, card)
@@ -244,7 +246,7 @@ def _embed(card: catalogue.Card, group: Group, items: str, batch_size: int, devi
 
 @contextmanager
 def _group_named(group: Group) -> Iterator[None]:
-    """Let errors about the items refer to the group's key 'data', because the argument `data` is another folder."""
+    """Make errors about the items name the group's key 'data', because the argument `data` is another folder."""
     try:
         yield
     except InputError as error:

@@ -95,7 +95,7 @@ def _experiment(table: Any, study: str) -> Experiment:
     check_draws(experiment.permutations, f"{subject} 'permutations'")
     check_seed(experiment.seed, f"{subject} 'seed'")
     if not experiment.metrics:
-        raise InputError(f"{subject} 'metrics' must name at least one of {', '.join(METRICS)}.")
+        raise InputError(f"{subject} 'metrics' must name at least one of {', '.join(METRICS)}; got none.")
     for key, values, allowed in (
         ("metrics", experiment.metrics, METRICS),
         ("against", [experiment.against], [None, *names]),
@@ -105,7 +105,7 @@ def _experiment(table: Any, study: str) -> Experiment:
         wrong = [value for value in values if value not in allowed]
         if wrong:
             listed = ", ".join(name for name in allowed if name is not None)
-            raise InputError(f"{subject} '{key}' must be among {listed}; got {wrong[0]!r}.")
+            raise InputError(f"{subject} '{key}' must be one of {listed}; got {wrong[0]!r}.")
     return replace(experiment, group=groups)
 
 

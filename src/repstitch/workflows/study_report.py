@@ -100,7 +100,7 @@ def report(study: Study, experiment: Experiment, result: StudyResult, figures: l
 
 def _setting(atlas: Atlas, experiment: Experiment) -> str:
     null = f"null from {experiment.permutations} permutations" if experiment.permutations else "no null distribution"
-    return f"{len(atlas.names)} spaces over {atlas.n:,} items that are in all of them; k = {atlas.k}; {null}."
+    return f"{len(atlas.names)} spaces, {atlas.n:,} items that all of them contain; k = {atlas.k}; {null}."
 
 
 def _strongest(atlas: Atlas, n: int = 10) -> str:

@@ -67,7 +67,7 @@ def translate_file(
         )
     tested = stitcher.scorecard.confidence
     if confidence and tested is not None and tested.usable is False:
-        log.warning("The confidence columns are not usable: %s. They are written all the same.", tested.reason)
+        log.warning("The confidence columns are not usable: %s. They are written anyway.", tested.reason)
     opened = scan(path, space=source_space, ids=ids)
     adopt(opened.space, opened.declared, stitcher.source, str(path), opposite=stitcher.target)
     job = {
@@ -103,7 +103,7 @@ def translate_file(
     try:
         return write_stream(out, stitcher.target, produce, job, dtype=dtype, metadata=written_by, measures=names)
     except InputError:
-        if row_errors:  # the corrected file will be a different job, which cannot reuse the finished parts
+        if row_errors:  # the corrected file is a different job, which cannot reuse the finished parts
             shutil.rmtree(f"{os.fspath(out)}.partial", ignore_errors=True)
         raise
 
