@@ -190,15 +190,15 @@ def test_a_column_follows_the_last_colon_of_a_table(path, parts):
 
 
 def test_missing_inputs_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"There is no file .*x\.npz; give the path of embeddings \(\.parquet"):
+    with pytest.raises(InputError, match=r"There is no file .*x\.npz; pass the path of embeddings \(\.parquet"):
         check_embeddings_exist(f"{tmp_path}/x.npz:key")
-    with pytest.raises(InputError, match=r"`ids`: there is no file .*ids\.npz; give a file with one entry a row\."):
+    with pytest.raises(InputError, match=r"`ids`: there is no file .*ids\.npz; pass a file with one entry per row\."):
         check_file_exists(f"{tmp_path}/ids.npz:key", "ids")
-    with pytest.raises(InputError, match=r"`qrels`: there is no file .*; give a file with lines of query"):
+    with pytest.raises(InputError, match=r"`qrels`: there is no file .*; pass a file with lines of query"):
         check_file_exists(tmp_path, "qrels", "lines of query")
     with pytest.raises(InputError, match=r"`data` must be an existing folder, .* or table; there is no .*t\.csv\."):
         check_items_exist(f"{tmp_path}/t.csv:text")
-    with pytest.raises(InputError, match=r"There is no stitcher .*none; give the folder of a saved stitcher\.$"):
+    with pytest.raises(InputError, match=r"There is no stitcher .*none; pass the folder of a saved stitcher\.$"):
         check_stitcher_exists(tmp_path / "none")
     with pytest.raises(InputError, match=r"There is no stitcher me/none; .*, or hf://me/none for one on the Hugging"):
         check_stitcher_exists("me/none")
@@ -233,7 +233,7 @@ def test_a_new_output_must_not_exist_and_its_folder_must(tmp_path):
     assert check_new(tmp_path / "x") == tmp_path / "x"
     (tmp_path / "x").touch()
     with pytest.raises(
-        InputError, match=r"`cache` .*x exists and is never overwritten; give another name or remove it"
+        InputError, match=r"`cache` .*x exists and is never overwritten; pass another name or remove it"
     ):
         check_new(tmp_path / "x", "cache")
     with pytest.raises(InputError, match=r"`out` must be in an existing folder; there is no .*none"):
@@ -245,7 +245,7 @@ def test_embeddings_are_written_as_parquet_and_layers_into_a_folder(tmp_path):
     with pytest.raises(InputError, match=r"`out` must end in \.parquet, the format of embeddings"):
         check_embeddings_file(tmp_path / "x.npy")
     assert check_layers_folder(tmp_path / "x") == tmp_path / "x"
-    with pytest.raises(InputError, match=r"`out` must be a folder, to which .* is written; got 'x\.parquet'"):
+    with pytest.raises(InputError, match=r"`out` must be a folder, because .* is written; got 'x\.parquet'"):
         check_layers_folder(tmp_path / "x.parquet")
 
 
@@ -265,7 +265,7 @@ def test_a_new_folder_must_have_a_plain_name_and_must_not_exist(tmp_path):
         with pytest.raises(InputError, match="`out` must name a folder to create and must not start with a dot; got"):
             check_new_folder(f"{tmp_path}/x/{name}" if name else "")
     (tmp_path / "s").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"`out` .*s exists and an atlas is never overwritten; give another name"):
+    with pytest.raises(InputError, match=r"`out` .*s exists and an atlas is never overwritten; pass another name"):
         check_new_folder(tmp_path / "s", "an atlas")
 
 
@@ -296,7 +296,7 @@ def test_the_demo_replaces_only_its_own_folder(tmp_path):
     assert check_demo_folder(tmp_path / "new") == tmp_path / "new"
     assert check_demo_folder(tmp_path) == tmp_path
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(InputError, match=r"`out` .* exists and was not created by the demo; give another folder"):
+    with pytest.raises(InputError, match=r"`out` .* exists and was not created by the demo; pass another folder"):
         check_demo_folder(tmp_path)
     (tmp_path / files.DEMO_MARK).touch()
     assert check_demo_folder(tmp_path) == tmp_path

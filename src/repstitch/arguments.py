@@ -31,7 +31,7 @@ def check_keywords(function: str, keywords: Iterable[str], parameters: Collectio
 
 
 def names_keywords(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function so that an unknown keyword raises InputError, which suggests a parameter, not TypeError."""
+    """Decorate a function so that an unknown keyword argument raises InputError with a suggestion, not TypeError."""
     parameters = inspect.signature(function).parameters
 
     @functools.wraps(function)
@@ -43,7 +43,7 @@ def names_keywords(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def check_whole(value: int, argument: str) -> int:
-    """Return the value as an `int`. Raises InputError unless it is a whole number of Python or NumPy."""
+    """Return the value as an `int`. Raises InputError unless it is a Python or NumPy integer."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise InputError(f"{argument} must be a whole number; got {value!r}.")
     return int(value)
@@ -93,7 +93,7 @@ def check_unmasked(values: Any, subject: str) -> None:
 
 
 def check_port(port: int) -> None:
-    """Raise InputError unless `port` is a TCP port number, from 0 to 65535. 0 means any free port."""
+    """Raise InputError unless `port` is a TCP port number from 0 to 65535, where 0 means any free port."""
     if not 0 <= port < 2**16:
         raise InputError(f"`port` must be a number from 0 to 65535; got {port}.")
 
@@ -101,7 +101,7 @@ def check_port(port: int) -> None:
 def check_shares(shares: Sequence[float]) -> tuple[float, float, float]:
     """Return the shares of train, validation and test.
 
-    Raises InputError unless there are three shares that sum to 1. Only the share of test may be 0.
+    Raises InputError unless they are three numbers that sum to 1. Only the share of test may be 0.
     """
     parts = tuple(shares)
     if len(parts) != 3 or min(parts) < 0 or not abs(sum(parts) - 1) <= 1e-6 or parts[0] <= 0 or parts[1] <= 0:

@@ -1,4 +1,4 @@
-"""Choice of the device that tensors are on, from the devices that PyTorch reports."""
+"""Choose the PyTorch device for maps and for encoders."""
 
 from typing import TYPE_CHECKING
 

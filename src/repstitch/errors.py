@@ -5,7 +5,7 @@ Each message names the argument and states what it must be, what was passed and 
 
 
 class InputError(ValueError):
-    """An argument, file or row cannot be used. The command line exits with status 2; the service answers 4xx."""
+    """An argument, a file or a row is invalid. The command line exits with status 2; the service answers 4xx."""
 
 
 class NotFoundError(InputError):
@@ -24,5 +24,5 @@ class ConflictError(InputError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error as one line of at most 300 characters, or its class name if it has no message."""
+    """Return the message of an error as one line of at most 300 characters; its class name if it has no message."""
     return " ".join(str(error).split())[:300] or type(error).__name__

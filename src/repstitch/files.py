@@ -58,17 +58,17 @@ def check_embeddings_exist(path: str | os.PathLike) -> None:
     """Raise InputError if a local path of embeddings does not exist. URLs are not checked."""
     location, _ = split_key(str(path))
     if "://" not in location and not Path(location).exists():
-        raise InputError(f"There is no file {location}; give the path of embeddings ({', '.join(FORMATS)}).")
+        raise InputError(f"There is no file {location}; pass the path of embeddings ({', '.join(FORMATS)}).")
 
 
-def check_file_exists(path: str | os.PathLike, argument: str, content: str = "one entry a row") -> None:
+def check_file_exists(path: str | os.PathLike, argument: str, content: str = "one entry per row") -> None:
     """Raise InputError if the file or pipe `path` does not exist. `path` may end in the key of an array.
 
-    `content` describes in the message what the file must contain.
+    `content` describes the required content of the file, for the message.
     """
     location = Path(split_key(str(path))[0])
     if not is_file_or_pipe(location):
-        raise InputError(f"`{argument}`: there is no file {location}; give a file with {content}.")
+        raise InputError(f"`{argument}`: there is no file {location}; pass a file with {content}.")
 
 
 def check_items_exist(data: str | os.PathLike) -> None:
@@ -82,17 +82,17 @@ def check_stitcher_exists(path: str | os.PathLike) -> None:
     """Raise InputError if the folder of a stitcher does not exist. Paths on the Hugging Face Hub are not checked."""
     if not str(path).startswith("hf://") and not Path(path).is_dir():
         on_hub = f", or hf://{path} for one on the Hugging Face Hub" if HUB_NAME.fullmatch(str(path)) else ""
-        raise InputError(f"There is no stitcher {path}; give the folder of a saved stitcher{on_hub}.")
+        raise InputError(f"There is no stitcher {path}; pass the folder of a saved stitcher{on_hub}.")
 
 
 def check_demo_folder(out: str | os.PathLike) -> Path:
     """Return the path of the demo's folder.
 
-    Raises InputError unless the demo may replace it: it must not exist, be empty, or come from an earlier demo.
+    The folder must not exist yet, be empty, or come from an earlier demo. Raises InputError otherwise.
     """
     folder = Path(out)
     if folder.exists() and not (folder / DEMO_MARK).exists() and any(folder.iterdir()):
-        raise InputError(f"`out` {folder} exists and was not created by the demo; give another folder.")
+        raise InputError(f"`out` {folder} exists and was not created by the demo; pass another folder.")
     return folder
 
 
@@ -110,7 +110,7 @@ def check_new(path: str | os.PathLike, argument: str = "out") -> Path:
     target = Path(path)
     if target.exists():
         raise InputError(
-            f"`{argument}` {target} exists and is never overwritten; give another name or remove it first."
+            f"`{argument}` {target} exists and is never overwritten; pass another name or remove it first."
         )
     if not target.parent.is_dir():
         raise InputError(f"`{argument}` must be in an existing folder; there is no {target.parent}.")
@@ -125,7 +125,7 @@ def check_embeddings_file(out: str | os.PathLike) -> Path:
 def check_layers_folder(out: str | os.PathLike) -> Path:
     """Return the path of a new folder for one file of embeddings per layer. Raises InputError if it is not new."""
     if Path(out).suffix in FORMATS:
-        raise InputError(f"`out` must be a folder, to which one file per layer is written; got {Path(out).name!r}.")
+        raise InputError(f"`out` must be a folder, because one file per layer is written; got {Path(out).name!r}.")
     return check_new(out)
 
 
@@ -133,8 +133,8 @@ def check_carried_file(out: str | os.PathLike, directions: bool | None = None) -
     """Return the path of a new file for the result of a transfer.
 
     Raises InputError if the file exists or its ending is wrong. Only directions can be written to an .npy file, because
-    they are one array. `directions` is None if it is not clear yet whether the file will contain directions; an .npy
-    file is accepted then.
+    they are one array. `directions` is None if it is not clear yet whether the file will contain directions; .npy is
+    then accepted.
     """
     if directions or (directions is None and Path(out).suffix == ".npy"):
         return check_new(check_ending(out, CARRIED))
@@ -152,7 +152,7 @@ def check_new_folder(out: str | os.PathLike, content: str = "a stitcher") -> Pat
         raise InputError(f"`out` must name a folder to create and must not start with a dot; got {str(out)!r}.")
     try:
         if target.exists() or target.is_symlink():
-            raise InputError(f"`out` {target} exists and {content} is never overwritten; give another name.")
+            raise InputError(f"`out` {target} exists and {content} is never overwritten; pass another name.")
         above = next(folder for folder in target.absolute().parents if folder.exists())
     except OSError as error:
         raise InputError(f"`out` cannot be created: {one_line(error)}") from None
@@ -180,7 +180,7 @@ def written_whole(target: Path, argument: str | None = "out", named: Path | None
 
     The block creates a file or a folder at the temporary path. Readers see the old content or the new, never a part of
     it. If the block raises, the temporary path is removed. An OSError from writing becomes an InputError (see
-    `writing`). If `target` is part of a larger output, `named` is that output, which the message then names.
+    `writing`). If `target` is part of a larger output, pass that output as `named`, so that the message names it.
     """
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
     with writing(named or target, temporary, argument):

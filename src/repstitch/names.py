@@ -1,4 +1,4 @@
-"""The closed sets of names, as plain tuples: the command line can list them without importing torch."""
+"""The allowed names of methods, metrics, formats and so on. The command line lists them without importing torch."""
 
 from typing import Literal, get_args
 

@@ -1,4 +1,4 @@
-"""The precision of float32 matrix products: fits and scores are computed in full float32.
+"""Precision of float32 matrix products: compute fits and scores in full float32, whatever the program has set.
 
 A program may let PyTorch round the factors of float32 products to fewer bits (TF32 or bfloat16), which is faster on
 some devices. Encoders, training steps and translations follow the program's setting. So does the confidence that the
@@ -93,7 +93,7 @@ def exact_products() -> Iterator[None]:
 
 
 def check_set_as_a_whole() -> None:
-    """Raise InputError if the program has set the backends one by one, which makes Lightning fail on CUDA."""
+    """Raise InputError if the program has set the precision of single backends, which makes Lightning fail on CUDA."""
     if _whole() is None:
         raise InputError(
             "PyTorch's float32 precision must be set for all backends at once to train on CUDA; call "

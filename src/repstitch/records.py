@@ -1,7 +1,7 @@
 # pyright: strict
 """Results with typed attributes: each record is a view of the JSON object that is stored and sent.
 
-The JSON object is kept unchanged. So `to_dict` returns every key in the original order, including keys that a newer
+The JSON object is kept unchanged, so `to_dict` returns every key in the original order, including keys that a newer
 release has added. A record class declares its keys, one per line. A value is converted when its attribute is read:
 
     class Reconstruction(Record):

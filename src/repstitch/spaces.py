@@ -27,12 +27,13 @@ class Space:
         encoder: Library and checkpoint of the encoder, as `library:model`.
         revision: Revision of the checkpoint.
         pooling: How one vector is made of the tokens or patches of an item, such as `mean` or `cls`.
-        layer: Block whose output the vectors are, counted from 1. 0 is the input of the first block.
+        layer: Number of the block whose output is used, counted from 1; 0 is the input of the first block.
         normalised: Whether the vectors have unit length.
         modality: `image`, `text` or `other`.
         role: `query` or `document` for an encoder that embeds them differently, else `none`.
         prompt: Text that the encoder puts before each text.
-        family: Model family. This and the remaining fields are the lineage that studies of convergence control for.
+        family: Model family. This and the remaining fields describe the lineage of the encoder, which studies of
+            convergence control for.
         architecture: Architecture of the encoder.
         objective: Training objective of the encoder.
         training_data: Data on which the encoder was trained.
@@ -98,8 +99,8 @@ class Space:
             The space.
 
         Raises:
-            InputError: If a field is invalid, if `name` or `dim` is missing, or if a field is not recognised. A card of
-                a newer release is therefore never read in part.
+            InputError: If a field is invalid or unknown, or if `name` or `dim` is missing. A card of a newer release is
+                therefore never read in part.
         """
         allowed = {field.name for field in fields(cls)}
         unknown = sorted(set(card) - allowed)
@@ -126,7 +127,7 @@ class Space:
             The space.
 
         Raises:
-            InputError: If the text is not a JSON object, and as `from_dict` does.
+            InputError: If the text is not a JSON object, or if `from_dict` rejects the card.
         """
         try:
             card = json.loads(text)
@@ -163,7 +164,7 @@ def adopt(stated: Space, declared: bool, expected: Space, subject: str, opposite
     `stated` is the space that is attached to the rows. If `declared` is True, a card or the caller has stated it, and
     it must agree with `expected`. Otherwise it was guessed from the name of the file; rows of the right dimension are
     then assumed to be in `expected`, with a warning. `subject` names the rows in messages. `opposite` is the space on
-    the other side of the stitcher; the error message says so if the rows look like rows of that space.
+    the other side of the stitcher; the error message mentions it if the rows look like rows of that space.
     """
     backwards = ""
     if opposite is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 
 def num(value: float) -> str:
-    """Format a number with three decimals; never "-0.000"."""
+    """Format a number with three decimals. Zero has no sign: "0.000", never "-0.000"."""
     return f"{round(value, 3) + 0.0:.3f}"
 
 

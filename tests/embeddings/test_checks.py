@@ -42,7 +42,9 @@ def test_sound_pairs_pass_without_a_note(caplog):
     [(((0, 150),), 1), (((0, 120),), 1), (((120, 150),), 1), (((0, 150), (0, 151), (1, 130), (2, 3)), 2)],
 )
 def test_an_identical_pair_on_both_sides_of_the_split_is_refused_with_the_count(copies, leaks):
-    with pytest.raises(InputError, match=f"{leaks} identical pairs are on both sides of the split.*`drop_invalid`"):
+    with pytest.raises(
+        InputError, match=f"{leaks} identical pairs are in more than one part of the split.*`drop_invalid`"
+    ):
         check(repeating(*copies), SPLIT)
 
 
@@ -51,21 +53,21 @@ def test_identical_pairs_on_one_side_of_the_split_are_not_a_leak(copies):
     pairs = repeating(*copies)
     refuse_leaks(pairs, SPLIT)
     assert check(pairs, SPLIT).notes == [
-        f"{len(copies)} of 200 {side} rows repeat another one." for side in ("source", "target")
+        f"{len(copies)} of 200 {side} rows repeat another row." for side in ("source", "target")
     ]
 
 
 @pytest.mark.parametrize(("sides", "side"), [("X", "source"), ("Y", "target")])
 def test_rows_repeated_in_one_space_only_give_a_note_and_no_error(sides, side, caplog):
     notes = check(repeating((0, 150), (0, 151), sides=sides), SPLIT).notes
-    assert notes == [f"2 of 200 {side} rows repeat another one."]
+    assert notes == [f"2 of 200 {side} rows repeat another row."]
     assert notes[0] in caplog.text
 
 
 def test_grouping_repeated_pairs_keeps_them_together_and_prevents_the_leak():
     copies = [(i, i + 100) for i in range(100)]
     leaking = repeating(*copies)
-    with pytest.raises(InputError, match="identical pairs are on both sides"):
+    with pytest.raises(InputError, match="identical pairs are in more than one part"):
         check(leaking, split(leaking))
     grouped = pairs_of(leaking.X, leaking.Y, groups=names(100)[np.arange(200) % 100])
     assert any("repeat" in note for note in check(grouped, split(grouped)).notes)
@@ -76,7 +78,7 @@ def test_drop_invalid_removes_repeated_pairs_and_so_prevents_the_leak():
     a, b = embeddings(200, 6, vectors=X), embeddings(200, 5, "new", vectors=Y)
     a.vectors[100:], b.vectors[100:] = a.vectors[:100], b.vectors[:100]
     leaking = pair(a, b)
-    with pytest.raises(InputError, match="identical pairs are on both sides"):
+    with pytest.raises(InputError, match="identical pairs are in more than one part"):
         check(leaking, split(leaking))
     cured = pair(a, b, drop_invalid=True)
     assert len(cured) == 100
@@ -128,7 +130,9 @@ def test_rows_that_differ_only_in_length_are_refused_unless_lengths_are_learned(
 def test_constant_dimensions_are_counted(value, caplog):
     pairs = valid_pairs()
     pairs.X[:, [1, 4]] = value
-    assert "2 of 6 source dimensions are constant or nearly so; they carry no information." in check(pairs, SPLIT).notes
+    assert (
+        "2 of 6 source dimensions are constant or nearly so; they contain no information." in check(pairs, SPLIT).notes
+    )
     assert "2 of 6 source dimensions" in caplog.text
 
 

@@ -23,7 +23,7 @@ def test_ids_are_read_from_every_kind_of_column_and_reach_every_batch(tmp_path, 
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("missing.txt", "`ids`: there is no file .*missing.txt; give a file with one entry a row"),
+        ("missing.txt", "`ids`: there is no file .*missing.txt; pass a file with one entry per row"),
         ("short.txt", r"`ids` must have one entry per row \(30\); got shape \(3,\)"),
         ("two.npz", r"`ids`: .*two.npz cannot be read: name one of its arrays \(a, b\) as .*two.npz:KEY$"),
         ("two.npz:c", "`ids`: .*two.npz cannot be read: .*c is not a file in the archive"),

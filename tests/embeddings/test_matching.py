@@ -89,9 +89,9 @@ def with_value(value: float, ids=None) -> Embeddings:
         ([embeddings(), embeddings(0, name="b")], "b has no rows; at least 20 are needed"),
         (
             [embeddings(30), embeddings(30, name="b", ids=names(30, "x"))],
-            "No id is in every file .*'item0', b has.*'x0'",
+            "No id is in every space .*'item0', b has.*'x0'",
         ),
-        ([embeddings(30), embeddings(30, name="b", ids=["z"] * 30)], "Ids must be unique; the b has 29 repeated"),
+        ([embeddings(30), embeddings(30, name="b", ids=["z"] * 30)], "Ids must be unique; repeated ids in b: 29"),
         ([embeddings(30), embeddings(19, name="b")], "At least 20 items must be in every space; got 19. Embed more"),
         (
             [without_ids(30, "a"), without_ids(31, "b")],

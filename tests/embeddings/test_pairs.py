@@ -52,7 +52,7 @@ def test_rows_are_paired_by_position_unless_both_sides_have_ids(with_ids, caplog
 def test_repeated_ids_are_refused_with_the_side_and_the_first_of_them(side):
     twice = embeddings(40, 4, ids=np.array(["a", "b", "b", "c", "c", *names(35)], dtype=object))
     sides = (twice, embeddings(40, 4)) if side == "source" else (embeddings(40, 4), twice)
-    with pytest.raises(InputError, match=f"the {side} has 2 repeated \\(first: 'b'\\)"):
+    with pytest.raises(InputError, match=f"repeated ids in the {side}: 2 \\(first: 'b'\\)"):
         pair(*sides)
 
 

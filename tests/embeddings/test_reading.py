@@ -395,7 +395,7 @@ def test_pickled_arrays_are_refused_without_unpickling_them(tmp_path):
         ),
         (pa.array([1.0, 2.0]), "must have one list of floats per row; got double"),
         (pa.array(["a", "b"]), "must have one list of floats per row; got string"),
-        (pa.array([[], []], pa.list_(pa.float32())), "has empty lists; every row needs a vector"),
+        (pa.array([[], []], pa.list_(pa.float32())), "has empty lists; every row must have a vector"),
     ],
 )
 @pytest.mark.parametrize("form", ["parquet", "arrow"])

@@ -100,9 +100,9 @@ def test_invalid_rows_are_listed_by_reason():
 
 
 def test_ids_must_be_unique():
-    check_unique(names(5), "file")
-    with pytest.raises(InputError, match=r"the file has 2 repeated \(first: 'b'\). Remove the repeats"):
-        check_unique(np.array(["a", "b", "b", "c", "c"], dtype=object), "file")
+    check_unique(names(5), "the file")
+    with pytest.raises(InputError, match=r"repeated ids in the file: 2 \(first: 'b'\). Remove the repeats"):
+        check_unique(np.array(["a", "b", "b", "c", "c"], dtype=object), "the file")
 
 
 def test_row_numbers_are_text():

@@ -53,7 +53,7 @@ def test_an_existing_file_is_never_overwritten(tmp_path):
     out = tmp_path / "x.parquet"
     write(out, embeddings(30, 4))
     before = out.read_bytes()
-    with pytest.raises(InputError, match="exists and is never overwritten; give another name"):
+    with pytest.raises(InputError, match="exists and is never overwritten; pass another name"):
         write(out, embeddings(30, 4, seed=1))
     assert out.read_bytes() == before
 

@@ -200,8 +200,11 @@ def test_a_checkpoint_is_loaded_from_the_folder_of_its_card_or_of_the_weights(tm
             "'channels' of card 'a' must be one of RGB, BGR",
         ),
         ('[[space]]\nname = "a"\nencoder = "timm:x"\ninput_size = [32, 32]\n', "must be \\[channels, height, width\\]"),
-        ('[[space]]\nname = "a"\nencoder = "timm:x"\nprompts = { answer = "a: " }\n', "'prompts' .* must be by role"),
-        ('[[space]]\nname = "a"\nencoder = "timm:x"\n' * 2, "has two spaces named 'a'"),
+        (
+            '[[space]]\nname = "a"\nencoder = "timm:x"\nprompts = { answer = "a: " }\n',
+            "'prompts' .* must have roles as keys",
+        ),
+        ('[[space]]\nname = "a"\nencoder = "timm:x"\n' * 2, "has two cards named 'a'"),
         ('[spaces]\nname = "a"\n', "must contain \\[\\[space\\]\\] tables"),
         ("not toml", "cannot be read"),
     ],
@@ -294,7 +297,7 @@ def test_an_architecture_is_refused_unless_the_encoder_is_a_file_of_weights():
 
 
 def test_the_library_of_a_folder_is_read_from_its_config(tmp_path):
-    with pytest.raises(InputError, match=r"must be a model's folder with a config.json"):
+    with pytest.raises(InputError, match=r"must be the folder of a model, with a config.json"):
         catalogue.resolve(str(tmp_path))
     write(tmp_path / "config.json", "{}")
     with pytest.raises(InputError, match=r"must have a config.json with 'architecture' \(timm\) or 'model_type'"):

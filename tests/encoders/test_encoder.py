@@ -186,7 +186,7 @@ def test_stages_may_have_another_dim_than_the_card(tmp_path, photos):
 
 def test_layers_need_an_out_folder_that_does_not_exist(tmp_path, photos):
     encoder, _ = vit(layer=-1)
-    with pytest.raises(InputError, match=r"`out` must be a folder, to which .* is written; got 'x\.parquet'"):
+    with pytest.raises(InputError, match=r"`out` must be a folder, because .* is written; got 'x\.parquet'"):
         encoders.embed(encoder, photos, tmp_path / "x.parquet", layers="all")
     with pytest.raises(InputError, match=r"`out` .* exists and is never overwritten"):
         encoders.embed(encoder, photos, photos, layers="all")
@@ -197,7 +197,9 @@ def test_layers_without_pooling_or_of_an_unknown_network_are_refused(tmp_path, p
     with pytest.raises(InputError, match="with a `pooling` other than none"):
         encoders.embed(pooled, photos, tmp_path / "x", layers="all")
     flat = encoders.from_module(torch.nn.Flatten(), card())
-    with pytest.raises(InputError, match="`layer` of 'tiny' must not be set, since its model does not list its blocks"):
+    with pytest.raises(
+        InputError, match="`layer` of 'tiny' must not be set, because its model does not list its blocks"
+    ):
         encoders.embed(flat, photos, tmp_path / "x", layers="all")
 
 

@@ -58,7 +58,7 @@ def test_tables_contain_images_as_bytes_or_as_paths_relative_to_the_table(tmp_pa
     ("name", "content", "data", "message"),
     [
         ("t.txt", "a\n\nb\n", "t.txt", "line 2 of t.txt is ''"),
-        ("t.csv", "id,text\n1,a\n1,b\n", "t.csv:text", "the data has 1 repeated \\(first: '1'\\)"),
+        ("t.csv", "id,text\n1,a\n1,b\n", "t.csv:text", "repeated ids in `data`: 1 \\(first: '1'\\)"),
         ("t.csv", "id,text\n1,a\n2,\n", "t.csv:text", "row 1 of t.csv:text is ''"),
         (
             "t.csv",

@@ -206,7 +206,7 @@ def test_the_linear_step_of_a_sentence_encoder_applies_to_its_mean_but_not_to_a_
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pooling": "cls"}, "`pooling` of 'tiny' must be gap, mean or none, since the model has no class token"),
+        ({"pooling": "cls"}, "`pooling` of 'tiny' must be gap, mean or none, because the model has no class token"),
         ({"dim": 95}, r"must return vectors of `dim` 95; got shape \(96,\)"),
         ({"layer": 9}, "`layer` of 'tiny' must be from 1 to 5"),
         ({"layer": 1, "pooling": "none"}, "`layer` of 'tiny' must be .* other than none"),

@@ -51,7 +51,7 @@ def whole() -> dict[str, Any]:
         "scores": {"match": [[0.1, 0.2], [0.3]], "recall@1": [[0.2, 0.3], [0.4]]},
         "curve": {"a": 0.9, "b": 2.0, "c": 0.5},
         "doubled": {"pairs": 80, "expected": 0.5, "interval": [0.4, 0.6]},
-        "verdict": "more pairs would pay.",
+        "verdict": "more pairs would help.",
     }
     return card | {"refit": True, "left_out": 7, "dropped": {"zero": 2}, "notes": ["few pairs"], "near_duplicates": 4}
 

@@ -431,7 +431,7 @@ def test_the_table_shows_references_verdicts_and_the_best_of_each_method():
     tried = [("ridge", 0.5, False), ("ridge", 0.25, False), ("mlp", None, False), ("linear", 0.75, True)]
     card["candidates"] = [{"method": m, "settings": {}, "validation": v, "chosen": chosen} for m, v, chosen in tried]
     text = table(card)
-    heads = ("corpus: true are the target's", "query: true are the source's")
+    heads = ("corpus: neighbours in the target space", "query: neighbours in the source space")
     for part in ("keep the old model", "full re-embedding", *heads):
         assert part in text
     for use in USES:

@@ -11,7 +11,7 @@ from repstitch.evaluation.thresholds import Thresholds
 from repstitch.evaluation.use_scores import Verdict
 from repstitch.evaluation.verdict import compare_with_references, decide
 
-POOR = "The first 10 results keep only 40 % of what re-embedding finds (the old model 30 %)"
+POOR = "The first 10 results keep only 40 % of the neighbours that re-embedding finds (the old model 30 %)"
 
 
 def verdict(score: float, shortlist: float, keep_old: float = 0.3, spread: float = 0.0, chance: float = 0.1) -> Verdict:
@@ -31,17 +31,19 @@ def verdict(score: float, shortlist: float, keep_old: float = 0.3, spread: float
         (
             verdict(0.93, 0.99),
             "use",
-            "The first 10 results keep 93 % of what re-embedding finds; keeping the old model keeps 30 %.",
+            "The first 10 results keep 93 % of the neighbours that re-embedding finds; keeping the old model keeps "
+            "30 %.",
         ),
         (
             verdict(0.63, 0.992),
             "use as first stage",
-            "Fetch 100 and rerank: they keep 99 % of what re-embedding finds; the first 10 alone 63 %.",
+            "Fetch 100 and rerank: they keep 99 % of the neighbours that re-embedding finds; the first 10 alone 63 %.",
         ),
         (
             verdict(0.63, 0.9992),
             "use as first stage",
-            "Fetch 100 and rerank: they keep over 99 % of what re-embedding finds; the first 10 alone 63 %.",
+            "Fetch 100 and rerank: they keep over 99 % of the neighbours that re-embedding finds; the first 10 alone "
+            "63 %.",
         ),
         (
             verdict(0.4, 0.8),
@@ -56,13 +58,13 @@ def verdict(score: float, shortlist: float, keep_old: float = 0.3, spread: float
         (
             verdict(0.2, 0.8),
             "keep the old model",
-            "It keeps 30 % of what re-embedding finds; the translation keeps only 20 %.",
+            "It keeps 30 % of the neighbours that re-embedding finds; the translation keeps only 20 %.",
         ),
         (
             verdict(0.3, 0.8, spread=0.2),
             "undecided",
-            "The first 10 results keep 30 % of what re-embedding finds, the old model 30 %: too close to tell apart on "
-            "so few queries. Score more pairs.",
+            "The first 10 results keep 30 % of the neighbours that re-embedding finds, the old model 30 %: too close "
+            "to tell apart on so few queries. Score more pairs.",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",
@@ -129,7 +131,9 @@ def test_a_negative_r2_is_explained_unless_the_objective_is_reconstruction(objec
     elif objective is None:
         assert line.endswith("; only a map made for `reconstruction` aims at a high R²")
     else:
-        assert line.endswith(f"no goals of a map made for `{objective}`, whose R² can be far below 0")
+        assert line.endswith(
+            f"a map made for `{objective}` does not aim at a high cosine or R², and its R² can be far below 0"
+        )
 
 
 def test_no_two_measures_of_the_whole_table_share_a_name():

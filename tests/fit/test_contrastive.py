@@ -376,7 +376,7 @@ def test_the_default_width_of_a_recipe_depends_on_the_method(method):
 
 def test_an_unknown_setting_is_refused():
     with pytest.raises(
-        InputError, match=r"`lr` is not a setting of a contrastive fit; allowed names are .*learning_rate"
+        InputError, match=r"`lr` is not a setting of the methods linear and mlp; allowed names are .*learning_rate"
     ):
         recipe_for("mlp", lr=0.1)
 

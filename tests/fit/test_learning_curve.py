@@ -73,10 +73,10 @@ def test_a_poor_fit_of_the_power_law_widens_the_interval():
 @pytest.mark.parametrize(
     ("now", "expected", "gains", "end"),
     [
-        (0.6, 0.65, [0.03, 0.07], "more pairs would pay."),
-        (0.6, 0.602, [0.0, 0.005], "more pairs would not pay."),
-        (0.6, 0.65, [0.0, 0.1], "these scores do not show whether more pairs would pay."),
-        (0.6, 0.605, [0.001, 0.03], "these scores do not show whether more pairs would pay."),
+        (0.6, 0.65, [0.03, 0.07], "more pairs would help."),
+        (0.6, 0.602, [0.0, 0.005], "more pairs would not help."),
+        (0.6, 0.65, [0.0, 0.1], "these scores do not show whether more pairs would help."),
+        (0.6, 0.605, [0.001, 0.03], "these scores do not show whether more pairs would help."),
     ],
 )
 def test_the_verdict_follows_the_gain_and_its_interval(now, expected, gains, end):
@@ -123,7 +123,7 @@ def test_more_pairs_raise_the_score_if_pairs_are_few_compared_with_dimensions():
 
 def test_more_pairs_do_not_pay_if_the_map_is_already_accurate():
     X, Y, _, _ = affine_image(860, 6, 6, noise=0.01)
-    assert draw_curve(problem(X, Y))["verdict"].endswith("more pairs would not pay.")
+    assert draw_curve(problem(X, Y))["verdict"].endswith("more pairs would not help.")
 
 
 def test_the_predicted_score_of_unrelated_spaces_stays_low():

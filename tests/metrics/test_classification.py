@@ -96,5 +96,5 @@ def test_a_class_without_drawn_rows_is_left_out_of_the_draw():
 
 
 def test_rows_of_one_class_are_refused():
-    with pytest.raises(InputError, match="Scoring needs rows of at least two classes; got 1"):
+    with pytest.raises(InputError, match="Scoring requires rows of at least two classes; got 1"):
         evaluate({"a": np.ones((5, 2))}, np.zeros(5, dtype=int))

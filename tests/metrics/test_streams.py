@@ -58,7 +58,7 @@ def test_batches_without_rows_add_nothing(metric):
     assert STREAMED[metric](sums([empty, (X[:40], Y[:40]), empty, (X[40:], Y[40:])])) == pytest.approx(
         STREAMED[metric](streamed(X, Y, 40)), abs=1e-9
     )
-    with pytest.raises(InputError, match="no pairs"):
+    with pytest.raises(InputError, match="at least one pair of rows; got none"):
         sums([empty])
 
 
@@ -66,7 +66,10 @@ def test_batches_without_rows_add_nothing(metric):
     ("batches", "message"),
     [
         ([(np.ones((5, 3)), np.ones((4, 2)))], "must be matrices with the same number of rows"),
-        ([(np.ones((5, 3)), np.ones((5, 2))), (np.ones((5, 4)), np.ones((5, 2)))], "All batches must have the widths"),
+        (
+            [(np.ones((5, 3)), np.ones((5, 2))), (np.ones((5, 4)), np.ones((5, 2)))],
+            "All batches must have the numbers of columns",
+        ),
         ([(np.ones((5, 3)), np.full((5, 2), np.nan))], "NaN"),
     ],
 )

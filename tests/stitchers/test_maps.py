@@ -60,7 +60,7 @@ def test_two_mlps_cannot_be_merged():
 
 @pytest.mark.parametrize("first", MAKE)
 def test_maps_of_different_dimensions_cannot_be_merged(first):
-    with pytest.raises(InputError, match="`other` must take the 4 dimensions that the first map returns; it takes 5"):
+    with pytest.raises(InputError, match="`other` must take the 4 dimensions that the first map returns; got 5"):
         MAKE[first](5, 4).then(affine(5, 3))
 
 

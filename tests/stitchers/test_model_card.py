@@ -26,7 +26,7 @@ def test_the_model_card_contains_the_scores_and_states_which_rows_they_were_meas
         "the method `ridge`",
         "`match`",
         "output normalisation: `none`",
-        str(card),
+        card.table(),
     ):
         assert part in text
     assert "measured on test pairs only" in text

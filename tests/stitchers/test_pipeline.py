@@ -72,7 +72,7 @@ def test_joining_three_pipelines_is_associative():
 
 
 def test_pipelines_of_different_dimensions_cannot_be_joined():
-    with pytest.raises(InputError, match="`other` must take 4 dimensions; it takes 5"):
+    with pytest.raises(InputError, match="`other` must take 4 dimensions; got 5"):
         Pipeline(("unit", "unit"), (affine(6, 4, 1),)).then(Pipeline(("unit", "unit"), (affine(5, 4, 1),)))
 
 

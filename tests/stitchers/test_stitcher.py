@@ -289,8 +289,8 @@ TAMPERED = {
     "unknown form": (edit_config(form="spline"), "`form` of a map must be one of"),
     "other form": (edit_config(form="affine"), "'affine' must have the tensors"),
     "form that is a list": (edit_config(form=["affine"]), "unhashable"),
-    "wider source": (edit_config(source={"name": "old", "dim": 7}), "has 6 input and 4 output dimensions"),
-    "wider target": (edit_config(target={"name": "new", "dim": 5}), "has 6 input and 4 output dimensions"),
+    "wider source": (edit_config(source={"name": "old", "dim": 7}), "must have 7 input and 4 output dimensions"),
+    "wider target": (edit_config(target={"name": "new", "dim": 5}), "must have 6 input and 5 output dimensions"),
     "space that is text": (edit_config(source="old"), "unknown field"),
     "space that is null": (edit_config(source=None), "not a complete stitcher"),
     "space with an unknown field": (
@@ -331,7 +331,10 @@ TAMPERED = {
         ),
         "`calibration` must have",
     ),
-    "confidence without its settings": (edit_config(confidence=DROP), "disagree on whether it has a confidence"),
+    "confidence without its settings": (
+        edit_config(confidence=DROP),
+        "disagree on whether the stitcher has a confidence",
+    ),
     "confidence that is text": (edit_config(confidence="x"), "not a complete stitcher"),
     "confidence without a pool": (edit_config(confidence={"level": 0.9}), "'pool'"),
     "confidence with a pool of zero": (edit_config(confidence={"pool": 0, "level": 0.9}), "`pool` of a calibration"),
@@ -370,7 +373,7 @@ def test_a_path_without_a_saved_stitcher_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"photos is not a complete stitcher: config\.json"):
         load(tmp_path / "photos")
     for nothing in ("file", "absent"):
-        with pytest.raises(InputError, match=r"There is no stitcher .*; give the folder of a saved stitcher\.$"):
+        with pytest.raises(InputError, match=r"There is no stitcher .*; pass the folder of a saved stitcher\.$"):
             load(tmp_path / nothing)
 
 
@@ -423,13 +426,13 @@ def test_saving_a_loaded_stitcher_of_format_1_gives_identical_files(tmp_path, fo
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": Space("old", 5)}, "has 6 input and 4 output dimensions, but the spaces have 5 and 4"),
+        ({"source": Space("old", 5)}, "must have 5 input and 4 output dimensions, like its spaces; got 6 and 4"),
         ({"target_mean": np.zeros(3, np.float32)}, "must have the dimensions of their spaces"),
         ({"method": "magic"}, "`method` must be one of"),
         ({"objective": "cosine"}, "`objective` must be one of"),
         ({"output_norm": "l1"}, "`output_norm` must be one of unit, none; got 'l1'"),
         ({"seen": np.zeros((1, 2), np.int64)}, "`seen` must be an int64 array"),
-        ({"calibration": calibration(5)}, "`calibration` must have the source's 6 dimensions; it has 5"),
+        ({"calibration": calibration(5)}, "`calibration` must have the source's 6 dimensions; got 5"),
     ],
 )
 def test_parts_that_do_not_match_are_refused(changes, message):

@@ -17,10 +17,8 @@ log = logging.getLogger(__name__)
 
 LAGS = (-3, -2, -1, 0, 1, 2, 3)
 BLOCKS, BLOCK_ROWS, LEAST_ROWS, FAR_SHIFTS = 4, 512, 40, 40
-SHIFT_DEVIATIONS, RELATED_DEVIATIONS = (
-    6.0,
-    4.0,
-)  # deviations above the null that prove a shift, or any relation
+# Robust deviations above the median far shift that prove a shift, or that the rows are related at all.
+SHIFT_DEVIATIONS, RELATED_DEVIATIONS = 6.0, 4.0
 MOST_GAP, GAP_SHARE, LEAST_GAP = 0.01, 0.02, 1e-5
 ROUNDING = 1e-6
 PROJECTED, TILE_ROWS, SAMPLE_ROWS = 64, 2048, 2048
@@ -37,9 +35,9 @@ class Findings:
 def check(pairs: Pairs, split: Split, output_norm: str = "unit") -> Findings:
     """Refuse pairs that a map cannot be learned from or scored on; log and return the smaller problems.
 
-    Raises InputError on a side that does not vary, on an identical pair on both sides of the split, and on rows that
-    are shifted against one another. The rows must not be normalised yet. With `output_norm` "none" the map also learns
-    the lengths of target rows, so target rows may differ in length only.
+    Raises InputError if one side does not vary, if an identical pair is in more than one part of the split, or if the
+    two sides are shifted against each other. The rows must not be normalised yet. With `output_norm` "none" the map
+    also learns the lengths of target rows, so target rows may differ in length only.
     """
     refuse_constant(pairs.X, "source")
     refuse_constant(pairs.Y, "target", lengths=output_norm == "none")
@@ -86,7 +84,7 @@ def _side_notes(X: np.ndarray, side: str, train: np.ndarray) -> list[str]:
     notes = []
     repeated = int(repeated_rows(X).sum())
     if repeated:
-        notes.append(f"{repeated} of {len(X)} {side} rows repeat another one.")
+        notes.append(f"{repeated} of {len(X)} {side} rows repeat another row.")
     if n < d:
         notes.append(
             f"{n} training pairs are fewer than the {d} dimensions of the {side}; the map depends on regularisation."
@@ -96,7 +94,7 @@ def _side_notes(X: np.ndarray, side: str, train: np.ndarray) -> list[str]:
     typical = float(np.median(spread[spread > 0])) if spread.any() else 0.0
     dead = int((spread <= 1e-4 * typical).sum())
     if dead:
-        notes.append(f"{dead} of {d} {side} dimensions are constant or nearly so; they carry no information.")
+        notes.append(f"{dead} of {d} {side} dimensions are constant or nearly so; they contain no information.")
     if spread.max() > 100 * typical > 0:
         notes.append(
             f"One {side} dimension varies {spread.max() / typical:.0f} times as much as the typical one and dominates "
@@ -149,7 +147,7 @@ def directions(X: np.ndarray) -> np.ndarray:
 
 
 def refuse_leaks(pairs: Pairs, split: Split) -> None:
-    """Raise InputError if an identical pair is on both sides of the split: its score would measure memorisation."""
+    """Raise InputError if an identical pair is in several parts of the split: its score would measure memorisation."""
     if not repeated_pairs(pairs).any():
         return
     part_of_pair = np.full(len(pairs), "train", dtype=object)
@@ -160,8 +158,8 @@ def refuse_leaks(pairs: Pairs, split: Split) -> None:
     leaks = sum(len(parts) > 1 for parts in parts_of_content.values())
     if leaks:
         raise InputError(
-            f"{leaks} identical pairs are on both sides of the split, so held-out scores would measure memorisation; "
-            "leave repeats out with `drop_invalid`, or keep them together with `group`."
+            f"{leaks} identical pairs are in more than one part of the split, so held-out scores would measure "
+            "memorisation; leave repeats out with `drop_invalid`, or keep them together with `group`."
         )
 
 
@@ -170,11 +168,11 @@ def refuse_shift(pairs: Pairs) -> bool:
 
     Returns whether the rows are related at all. Up to four blocks of 512 neighbouring rows are compared, in the order
     of the source. In each block, (X[i], Y[i + lag]) is scored for the lags −3 … 3 and for far shifts, which show the
-    scores of unrelated rows. Scores are measured in deviations from the far shifts. A lag other than 0 is refused if
-    its score is at least 6, at least 1.5 times that of any far shift and at least twice that of lag 0, in one block or
-    in the sum of all blocks. A row that is missing halfway down is therefore detected too. The scores compare
-    differences between neighbouring rows, because sorted rows (frames of a film, captions of one photo) agree at every
-    small lag. Fewer than 40 rows are too few to compare; True is returned for them.
+    scores of unrelated rows. Scores are expressed in robust standard deviations above the median far shift. A lag other
+    than 0 is refused if its score is at least 6, at least 1.5 times that of any far shift and at least twice that of
+    lag 0, in one block or in the sum of all blocks. A row that is missing halfway down is therefore detected too. The
+    scores compare differences between neighbouring rows, because sorted rows (frames of a film, captions of one photo)
+    agree at every small lag. Fewer than 40 rows are too few to compare; True is returned for them.
     """
     n = len(pairs)
     if n < LEAST_ROWS:
@@ -194,8 +192,8 @@ def refuse_shift(pairs: Pairs) -> bool:
             paired = "ids of both files refer to" if pairs.by == "id" else "files contain"
             raise InputError(
                 f"The pairs are shifted: {place}, source row i matches target row i {'+' if lag > 0 else '−'} "
-                f"{abs(lag)} and not row i. Check that the {paired} the same items in the same order (a header line, "
-                "or a row missing from one file)."
+                f"{abs(lag)} and not row i. Check that the {paired} the same items in the same order (common causes: a "
+                "header line, or a row missing from one file)."
             )
     totals = (total, torch.stack(of_rows).sum(0))
     return any(bool((_deviations(scores, _lags(scores)) >= RELATED_DEVIATIONS).any()) for scores in totals)
@@ -233,7 +231,7 @@ def _whitened_kernel(X: Tensor) -> Tensor:
 
 
 def _lags(scores: Tensor) -> Tensor:
-    """Return the scores of LAGS among those of `lag_scores`."""
+    """Return the scores of the lags in LAGS, which come first in the result of `lag_scores`."""
     return scores[: len(LAGS)]
 
 
@@ -242,9 +240,9 @@ def _far_shifts(scores: Tensor) -> Tensor:
 
 
 def _deviations(scores: Tensor, some: Tensor) -> Tensor:
-    """Return `some` scores in deviations from the far shifts.
+    """Convert the scores `some` to robust standard deviations above the median of the far shifts.
 
-    The deviations are based on medians, because related rows may recur at some of the far shifts.
+    The spread is based on medians too, because related rows may recur at some of the far shifts.
     """
     far = _far_shifts(scores)
     spread = 1.4826 * (far - far.median()).abs().median()
@@ -268,10 +266,10 @@ def find_near_duplicates(pairs: Pairs, split: Split) -> np.ndarray:
     The gap between two rows is one minus the cosine of their unit rows after the training mean is subtracted. Without
     the subtraction, all rows of a narrow cone would look alike. Two rows are near if their gap is at most 0.01 and at
     most a fiftieth of the typical gap to the tenth nearest training row, so that neighbours in a crowded space do not
-    count. A gap up to 0.00001 is near in any space. The result is exact. It is computed in tiles, in O(tile² + 64 n)
-    memory in addition to the rows. Rows are first projected on 64 main directions of each side. A projection only
-    brings rows nearer, so it rules out nearly all pairs at a sixteenth of the cost of full products of 1,024
-    dimensions. Only the remaining pairs are compared in full.
+    count. Rows with a gap up to 0.00001 are near in any space. The result is exact. It is computed in tiles and needs
+    O(tile² + 64 n) memory in addition to the rows. Rows are first projected on 64 main directions of each side. A
+    projection only brings rows nearer, so it rules out nearly all pairs at a sixteenth of the cost of full products of
+    1,024 dimensions. Only the remaining pairs are compared in full.
     """
     near_duplicates = np.zeros(len(pairs), dtype=bool)
     held_out = np.setdiff1d(np.arange(len(pairs)), split.train)
@@ -327,7 +325,7 @@ class _ComparedSpace:
         return cls(X, mean, basis, projected, min(max(GAP_SHARE * typical, LEAST_GAP), MOST_GAP))
 
     def centred(self, rows: np.ndarray) -> Tensor:
-        """Return these rows (m, d) at unit length minus the training mean, again at unit length."""
+        """Scale these rows (m, d) to unit length, subtract the training mean, and scale them to unit length again."""
         U = directions(self.X[rows]) - self.mean
         return torch.from_numpy(U / np.maximum(np.linalg.norm(U, axis=1, keepdims=True), 1e-12))
 

@@ -22,7 +22,7 @@ def read_column(column: Column, n_rows: int, argument: str) -> np.ndarray:
 
 
 def load_column(column: Column, n_rows: int, argument: str) -> np.ndarray:
-    """Return one entry per row (n,) from an array, a text file with one entry per line, a `.npy` or `file.npz:key`.
+    """Return one entry per row (n,) from an array, a text file of lines, a `.npy` file or `file.npz:key`.
 
     Raises InputError, naming the `argument`, if the file cannot be read or the number of entries is not `n_rows`.
     """

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def digests(*arrays: np.ndarray) -> Iterator[bytes]:
-    """Yield a 16-byte digest per row over all arrays (n, …); digests are equal if the bytes of the rows are equal."""
+    """Yield one 16-byte digest per row, computed over all arrays (n, …). Rows with equal bytes have equal digests."""
     for rows in zip(*arrays, strict=True):
         yield hashlib.blake2b(b"".join(row.tobytes() for row in rows), digest_size=16).digest()
 
@@ -23,7 +23,7 @@ def repeated_rows(*arrays: np.ndarray) -> np.ndarray:
 
 
 def hash_key(seed: int, key: object) -> tuple[int, int]:
-    """Return two uint64 hashes of a key's text under a seed."""
+    """Return two uint64 hashes of the text of a key, which depend on the seed."""
     digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest()
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 

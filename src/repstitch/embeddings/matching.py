@@ -44,10 +44,10 @@ def match(embeddings: Sequence[Embeddings], drop_invalid: bool = False, least: i
     """Match the items that all spaces have: by id if every space has ids, else by position.
 
     The rows left out of each space are counted and logged as a warning. Rows with NaN, Inf or only zeros in any space
-    are refused. With `drop_invalid` they are left out of all spaces, and so are repeats of an item that is the same in
-    every space. Raises InputError on fewer than two spaces, two spaces with the same name, repeated ids, no common id,
-    different numbers of rows when matching by position, or fewer than `least` items. The ids of each space are read
-    once, whatever the number of spaces.
+    raise InputError. With `drop_invalid` they are left out of all spaces, and so are items whose rows repeat those of
+    an earlier item in every space. Raises InputError on fewer than two spaces, two spaces with the same name, repeated
+    ids, no common id, different numbers of rows when matching by position, or fewer than `least` items. The ids of each
+    space are read once, whatever the number of spaces.
     """
     names = _check_names(embeddings, least)
     left_out: dict[str, dict[str, int]] = {name: {} for name in names}
@@ -98,7 +98,7 @@ def _common_ids(names: list[str], ids: list[np.ndarray]) -> tuple[np.ndarray, li
     shared = set(ids[0]).intersection(*ids[1:])
     if not shared:
         examples = ", ".join(f"{name} has e.g. {one[0]!r}" for name, one in list(zip(names, ids, strict=True))[:3])
-        raise InputError(f"No id is in every file ({examples}); pass embeddings of the same items.")
+        raise InputError(f"No id is in every space ({examples}); pass embeddings of the same items.")
     common = np.array([key for key in ids[0] if key in shared], dtype=object)
     positions = []
     for space_ids in ids:
@@ -141,7 +141,10 @@ def _usable(
     left_out: dict[str, dict[str, int]],
     drop: bool,
 ) -> np.ndarray:
-    """Return a mask (n,) of the rows that can be used in every space; refuse the others or count them in `left_out`."""
+    """Return a mask (n,) of the rows that can be used in every space.
+
+    With `drop`, the other rows are counted in `left_out`; without it, they raise InputError.
+    """
     keep = np.ones(len(rows[0]), dtype=bool)
     for name, X in zip(names, rows, strict=True):
         for reason, invalid in invalid_rows(X).items():

@@ -1,4 +1,4 @@
-"""Normalise rows to unit length, and refuse rows that have no direction."""
+"""Normalise rows to unit length, and reject rows that are not finite or contain only zeros."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ SMALLEST_NORM = 1e-15  # the squares of smaller norms lose precision in float32
 def norms_are_valid(norms: Iterable[Tensor]) -> bool:
     """Return whether all norms are finite and not too small, which proves that their rows can be normalised.
 
-    NaN fails every comparison, so it needs no check of its own.
+    A norm of NaN fails the comparison, so it needs no separate check.
     """
     for row_lengths in norms:
         if row_lengths.numel() == 1:  # for a single norm, `aminmax` would cost as much as the rest
@@ -39,9 +39,8 @@ def normalise(rows: Tensor, norm: str, subject: str = "rows") -> Tensor:
     Raises InputError on rows with NaN or Inf and, with "unit", on rows of zeros. The message calls the rows `subject`.
     """
     norms = row_norms(rows)
-    if not norms_are_valid(
-        (norms,)
-    ):  # one pass in the common case, because a norm in range proves that its row is valid
+    # In the common case this check is enough, because a norm in range proves that its row is valid.
+    if not norms_are_valid((norms,)):
         finite = torch.isfinite(rows).all(dim=-1, keepdim=True)
         if not bool(finite.all()):
             raise InputError(f"{subject} must be finite; {_count_rows(~finite)} contain NaN or Inf.")

@@ -53,9 +53,9 @@ def pair(
 ) -> Pairs:
     """Match the rows of two sets of embeddings: by id if both have ids, else by position.
 
-    Rows with NaN, Inf or only zeros are refused. With `drop_invalid` they are left out and counted, and so are repeats
-    of an identical pair. Messages call the two sides `side_names`. Raises InputError on repeated ids, no common id,
-    different numbers of rows when pairing by position, or fewer than `least` pairs.
+    Rows with NaN, Inf or only zeros raise InputError. With `drop_invalid` they are left out and counted, and so are
+    repeats of an identical pair. Messages call the two sides `side_names`. Raises InputError on repeated ids, no common
+    id, different numbers of rows when pairing by position, or fewer than `least` pairs.
     """
     for name, embeddings in zip(side_names, (source, target), strict=True):
         if not len(embeddings):
@@ -108,7 +108,7 @@ def _match(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of each side whose ids are on both sides, in the source's order."""
     for name, ids in zip(side_names, (source_ids, target_ids), strict=True):
-        check_unique(ids, name)
+        check_unique(ids, f"the {name}")
     target_row = {key: row for row, key in enumerate(target_ids)}
     source_rows = [row for row, key in enumerate(source_ids) if key in target_row]
     return np.array(source_rows, dtype=int), np.array([target_row[source_ids[row]] for row in source_rows], dtype=int)

@@ -28,7 +28,7 @@ from repstitch.files import check_embeddings_exist, is_file_or_pipe, split_key
 from repstitch.names import FORMATS
 from repstitch.spaces import Space
 
-EXACT_INTEGERS = 2**24  # float32 represents all whole numbers up to this one exactly
+EXACT_INTEGERS = 2**24  # float32 represents all integers up to this one exactly
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
 
 
@@ -43,7 +43,7 @@ def scan(
 
     `path` is a Parquet or Arrow file, a folder of such files, an `s3://` or `gs://` address, a `.npy` file, or
     `file.npz:key`. The vectors of a Parquet or Arrow file are in its column `vector`; `file.parquet:column` names
-    another one. `space` is the name of the space, or its whole card. `ids` is an array or file with one id per row.
+    another column. `space` is the name of the space, or its whole card. `ids` is an array or file with one id per row.
     `group` is a column of the file, or an array or file with one group per row. Raises InputError if the input cannot
     be read as rows of numbers.
     """
@@ -81,9 +81,9 @@ def read(
     Args:
         source: A path, an array (n, dim), a torch tensor on any device, or `Embeddings`. A path is a Parquet or Arrow
             file, a folder of such files, an `s3://` or `gs://` address, a `.npy` file, or `file.npz:key`. The vectors
-            of a Parquet or Arrow file are in its column `vector`; `file.parquet:column` names another one.
-        space: The name of the space, or its whole card. It replaces that of `source`. By default the space of a file is
-            the one in its card or has the name of the file, and the space of an array is called `array`.
+            of a Parquet or Arrow file are in its column `vector`; `file.parquet:column` names another column.
+        space: The name of the space, or its whole card (`Space`), in place of that of `source`. By default the space of
+            a file is the one in its card or has the name of the file, and the space of an array is called `array`.
         ids: One id per row, in place of the ids of `source`: an array, a text file with one id per line, a `.npy` file
             or `file.npz:key`.
         group: One group per row, in place of the groups of `source`: the name of a column of the file, or an array or
@@ -94,8 +94,8 @@ def read(
         space, ids or groups.
 
     Raises:
-        InputError: If `source` cannot be read as floats of shape (n, dim), if it is a masked array, and if `ids` or
-            `group` do not have one entry per row.
+        InputError: If `source` cannot be read as floats of shape (n, dim), if it is a masked array, or if `ids` or
+            `group` does not have one entry per row.
     """
     return read_argument("The array", source, space=space, ids=ids, group=group)
 
@@ -121,7 +121,7 @@ def read_argument(
 
 
 def _as_array(values: ArrayLike, subject: str) -> np.ndarray:
-    """Return the values as an array, whole numbers as float32. Raises InputError if float32 would round them."""
+    """Return the values as an array; integers become float32. Raises InputError if float32 would round an integer."""
     check_unmasked(values, subject)
     try:
         array = np.asarray(_off_torch(values))
@@ -133,7 +133,7 @@ def _as_array(values: ArrayLike, subject: str) -> np.ndarray:
         return array
     if max(-int(array.min()), int(array.max())) > EXACT_INTEGERS:
         raise InputError(
-            f"{subject} has whole numbers beyond {EXACT_INTEGERS:,}, which float32 would round; convert it to floats."
+            f"{subject} has integers beyond {EXACT_INTEGERS:,}, which float32 would round; convert it to floats."
         )
     return array.astype(np.float32)
 
@@ -295,7 +295,7 @@ def _vector_dim(data: pyarrow.dataset.Dataset, column: str, kind: pa.DataType, p
         raise InputError(f"{path} has no rows; it must have at least one vector.")
     dim = kind.list_size if pa.types.is_fixed_size_list(kind) else len(first[column][0].as_py() or [])
     if not dim:
-        raise InputError(f"Column {column!r} of {path} has empty lists; every row needs a vector.")
+        raise InputError(f"Column {column!r} of {path} has empty lists; every row must have a vector.")
     return dim
 
 
@@ -305,7 +305,9 @@ def _common_card(data: pyarrow.dataset.Dataset, path: str) -> bytes | None:
     if isinstance(data, pyarrow.dataset.FileSystemDataset):
         for part in data.get_fragments():
             if (part.physical_schema.metadata or {}).get(SPACE_KEY) != card:
-                raise InputError(f"{path} has files of several spaces ({part.path} differs); read each file alone.")
+                raise InputError(
+                    f"{path} has files of several spaces ({part.path} differs); read each file separately."
+                )
     return card
 
 
@@ -322,7 +324,7 @@ def _text(batch: pa.RecordBatch, name: str, path: str) -> np.ndarray:
     column = batch.column(name)
     if column.null_count:
         raise InputError(
-            f"{path} has {column.null_count} rows without an entry in column {name!r}; every row needs one."
+            f"{path} has {column.null_count} rows without an entry in column {name!r}; every row must have one."
         )
     return column.cast(pa.string()).to_numpy(zero_copy_only=False)
 

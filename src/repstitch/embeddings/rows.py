@@ -28,9 +28,9 @@ class Embeddings:
     Args:
         vectors: A NumPy array (n, dim) of floats, usually float16 or float32. `read` converts lists and tensors.
         space: The space of the vectors. Its `dim` must be their number of dimensions.
-        ids: One id per row (n,), by which rows of two spaces are paired. Ids that are not text are converted to text.
+        ids: One id per row (n,), used to pair the rows of two spaces. Ids that are not text are converted to text.
         groups: One group per row (n,). A split keeps the pairs of one group together.
-        declared: True if a card or the caller states the space, False if it was guessed from the file's name.
+        declared: True if a card or the caller has stated the space, False if it was guessed from the file's name.
         labels: One class per row (n,).
 
     Raises:
@@ -128,7 +128,7 @@ class Scan:
 
 
 def shape_advice(array: np.ndarray) -> str:
-    """Return what to do about an array that is not floats of shape (n, dim), as the end of an error message."""
+    """Return advice about an array that is not floats of shape (n, dim), as the end of an error message."""
     if array.dtype.kind in "US":
         return " Embed texts first, then pass their vectors."
     if array.ndim == 3:
@@ -164,6 +164,6 @@ def check_unique(ids: np.ndarray, name: str) -> None:
         earlier: set = set()
         first = next(key for key in ids if key in earlier or earlier.add(key))
         raise InputError(
-            f"Ids must be unique; the {name} has {len(ids) - len(set(ids))} repeated (first: {first!r}). "
+            f"Ids must be unique; repeated ids in {name}: {len(ids) - len(set(ids))} (first: {first!r}). "
             "Remove the repeats."
         )

@@ -37,9 +37,9 @@ class Split:
 def split(pairs: Pairs, fractions: Sequence[float] = SHARES, seed: int = 0) -> Split:
     """Split pairs into train, validation (two halves) and test by a hash of each id, or of its group.
 
-    A pair with the same id is in the same part in every run, for every model and whatever the other rows are.
-    `fractions` are three numbers that sum to 1; only the share of test may be 0. Raises InputError if train,
-    validation or a test part with a share above 0 has fewer than two pairs.
+    A pair with the same id or group is in the same part in every run, for every model and whatever the other rows are.
+    `fractions` are the shares of train, validation and test. They sum to 1, and only the share of test may be 0. Raises
+    InputError if train, validation or a test part with a share above 0 has fewer than two pairs.
     """
     shares = check_shares(fractions)
     keys = pairs.ids if pairs.groups is None else pairs.groups
@@ -51,7 +51,7 @@ def split(pairs: Pairs, fractions: Sequence[float] = SHARES, seed: int = 0) -> S
     validation = ~train & ~test
     parts = Split(*(np.flatnonzero(mask) for mask in (train, validation & half, validation & ~half, test)))
     if min(len(parts.select), len(parts.calibrate)) < 2:
-        # Too few pairs to halve: both parts get all validation pairs, and the scorecard prints their number.
+        # Too few pairs to halve: both halves get all validation pairs, and the scorecard prints their number.
         parts = replace(parts, select=parts.validation, calibrate=parts.validation)
     for name, rows, needed in (
         ("train", train, 2),

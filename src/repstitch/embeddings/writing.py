@@ -2,7 +2,7 @@
 
 On disk: `id: string`, `vector: fixed_size_list<float16 | float32>[dim]`, the Space as JSON in the schema metadata.
 Finished batches are stored in `OUT.partial/` until all rows are written. They are then joined inside that folder and
-renamed to `OUT`, so that a run that is killed leaves nothing else behind.
+renamed to `OUT`, so that a run that is killed leaves only `OUT.partial/` behind.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)
 
-Produce = Callable[[int], Iterator[tuple]]  # yields the batches from a row on
+Produce = Callable[[int], Iterator[tuple]]  # takes the number of the first row, and yields batches from there on
 Join = Callable[[list[Path], Path], None]
 
 
@@ -151,7 +151,7 @@ def _sole_writer(partial: Path, target: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"Another run is writing to {partial}; wait for it, or choose another `out`.") from None
+            raise InputError(f"Another run is writing to {partial}; wait for it, or pass another `out`.") from None
         try:
             yield
         finally:
@@ -164,7 +164,7 @@ def _open_partial(partial: Path, job: dict, resume: bool) -> int:
     if partial.exists():
         if not resume or not job_file.exists() or job_file.read_text() != job_text:
             raise InputError(
-                f"{partial} contains the unfinished rows of another job; remove it, or let that job finish first."
+                f"{partial} contains the unfinished rows of another job; remove it, or finish that job first."
             )
         for leftover in (*partial.glob("*.tmp"), *partial.glob(".part-*")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

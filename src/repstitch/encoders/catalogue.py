@@ -27,7 +27,7 @@ from repstitch.text import nearest
 
 @dataclass(frozen=True)
 class Card:
-    """One encoder, as a `[[space]]` table states it. If a field is None, the setting of the checkpoint is used.
+    """The card of an encoder: a `[[space]]` table of a TOML file. If a field is None, the checkpoint's setting is used.
 
     `encoder` is `library:model`. The library is `timm`, `torchvision`, `transformers`, or `api` for a model that only
     its provider runs; the vectors of such a model are read from files. `checkpoint` is a local file or folder with the
@@ -88,7 +88,7 @@ class Card:
         unknown = set(self.prompts) - set(ROLES)
         if unknown:
             raise InputError(
-                f"'prompts' of card {self.name!r} must be by role ({', '.join(ROLES)}); got the keys {unknown}."
+                f"'prompts' of card {self.name!r} must have roles as keys ({', '.join(ROLES)}); got the keys {unknown}."
             )
         if self.input_size is not None and (
             len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size)
@@ -132,26 +132,28 @@ def from_dict(table: dict[str, Any], subject: str = "A card") -> Card:
 
 
 def read(path: str | os.PathLike) -> dict[str, Card]:
-    """Read the cards of one TOML file, by name. A relative `checkpoint` is first looked up in the file's folder."""
+    """Read the cards of a TOML file, by name. A relative `checkpoint` is looked up first in the folder of the file."""
     path = Path(path)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"The card {path} cannot be read: {error}") from None
+        raise InputError(f"The card file {path} cannot be read: {error}") from None
     spaces = tables.get("space")
     if set(tables) != {"space"} or not isinstance(spaces, list):
-        raise InputError(f"The card {path} must contain [[space]] tables and nothing else; got {', '.join(tables)}.")
+        raise InputError(
+            f"The card file {path} must contain [[space]] tables and nothing else; got {', '.join(tables)}."
+        )
     cards: dict[str, Card] = {}
     for table in spaces:
-        card = from_dict(_with_checkpoint(table, path.parent), f"The card {path}")
+        card = from_dict(_with_checkpoint(table, path.parent), f"A card of {path}")
         if card.name in cards:
-            raise InputError(f"The card {path} has two spaces named {card.name!r}; give each space a different name.")
+            raise InputError(f"The card file {path} has two cards named {card.name!r}; names must be unique.")
         cards[card.name] = card
     return cards
 
 
 def _with_checkpoint(table: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the table. If its `checkpoint` is in the folder, its path there replaces it."""
+    """Return the table. If its `checkpoint` exists in the folder, it is replaced by its path there."""
     checkpoint = table.get("checkpoint")
     if isinstance(checkpoint, str) and (folder / checkpoint).exists():
         return table | {"checkpoint": str(folder / checkpoint)}
@@ -167,7 +169,7 @@ def write(path: str | os.PathLike, cards: Iterable[Card]) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise InputError(f"The card {path} cannot be written: {error}") from None
+        raise InputError(f"The card file {path} cannot be written: {error}") from None
 
 
 def _toml(value: Any) -> str:
@@ -190,7 +192,7 @@ def cards() -> dict[str, Card]:
 
 
 def find(name: str) -> Card:
-    """Return the card `name` of the catalogue. Raises NotFoundError, with the nearest names, if there is none."""
+    """Return the card `name` of the catalogue. Raises NotFoundError, which lists similar names, if there is none."""
     catalogue = cards()
     if name not in catalogue:
         raise NotFoundError(f"There is no card {name!r} in the catalogue. Nearest: {_nearest(name, catalogue)}.")
@@ -210,7 +212,7 @@ def weights(card: Card) -> Path:
             return path
     raise InputError(
         f"'checkpoint' of card {card.name!r} must be an existing file or folder; there is no {card.checkpoint}"
-        + (f", also not in {extra}" if extra else "")
+        + (f", and none in {extra}" if extra else "")
         + ". Pass its path as `checkpoint`, or set REPSTITCH_WEIGHTS to its folder."
     )
 
@@ -225,7 +227,7 @@ def resolve(
     input_size: int | None = None,
     **settings: Any,
 ) -> Card:
-    """Return the card of `encoder`, with the fields that the other arguments replace.
+    """Return the card of `encoder`, with some of its fields replaced by the other arguments.
 
     The module docstring lists the forms of `encoder`. `checkpoint` replaces the weights. `architecture` names the timm
     model that a file of weights belongs to. `prompt` replaces the prompt of the role, `normalise` the field
@@ -277,7 +279,7 @@ def _find_card(encoder: str, architecture: str | None) -> Card:
     if path.is_file():
         if not architecture:
             raise InputError(
-                f"`encoder` {encoder} is a file of weights, so `architecture` must name the timm model it belongs to; "
+                f"`encoder` {encoder} is a file of weights, so `architecture` must name the timm model of the weights; "
                 "got None. Pass `architecture`, or a card."
             )
         return Card(path.name.split(".")[0], f"timm:{architecture}", checkpoint=encoder)
@@ -309,11 +311,11 @@ def _plain_name(model: str) -> str:
 
 
 def _library_of(folder: Path) -> str:
-    """Return the library of a model's folder, read from its config.json."""
+    """Return the library of the model in a folder: timm or transformers, read from config.json."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"`encoder` {folder} must be a model's folder with a config.json; {error}") from None
+        raise InputError(f"`encoder` {folder} must be the folder of a model, with a config.json; {error}") from None
     if "architecture" in config:
         return "timm"
     if "model_type" in config:

@@ -33,9 +33,9 @@ TEXT_PART = 16  # texts are sorted by length within this many batches, to reduce
 class Encoder:
     """A loaded model with its preprocessing, and the `space` of its vectors.
 
-    `card` is its card with all settings resolved. `layers` are the numbers of its layers. `load` preprocesses one item
-    and is thread-safe; `sample` is a preprocessed item. `run` returns the vectors (n, dim) of a batch of preprocessed
-    items. `run_layers` returns one such tensor for each of several layers, from one forward pass.
+    `card` is the encoder's card with all settings resolved. `layers` is the range of the numbers of its layers. `load`
+    preprocesses one item and is thread-safe; `sample` is a preprocessed item. `run` returns the vectors (n, dim) of a
+    batch of preprocessed items. `run_layers` returns one such tensor for each of several layers, from one forward pass.
     """
 
     card: Card
@@ -100,7 +100,7 @@ def _encode(
         batch = order[at : at + batch_size]
         computed = run([items[i] for i in batch])
         if pending is not None:
-            fetch(*pending)  # the next batch is queued by now, so the device computes it while this one is copied
+            fetch(*pending)  # the next batch is already queued, so the device computes it while this one is copied
         pending = batch, computed
     if pending is not None:
         fetch(*pending)
@@ -139,7 +139,7 @@ def embed(  # noqa: PLR0913 - the whole job in one call
     Args:
         encoder: A name in the catalogue, a card, a Hub id, a folder or a file of weights (see `encoders.catalogue`), or
             a loaded `Encoder`. `device`, `precision` and `settings` are ignored for a loaded one.
-        data: A folder or .zip of images (ids: their paths in it), a .txt with one text per line (ids: line numbers from
+        data: A folder or .zip of images (ids: paths inside it), a .txt with one text per line (ids: line numbers from
             0), or `table.parquet:column` (also .csv, .tsv) with texts, image bytes or image paths (ids: the column
             `id`, else row numbers).
         out: The file to write, or the folder if `layers` is set. It must not exist.
@@ -149,7 +149,7 @@ def embed(  # noqa: PLR0913 - the whole job in one call
             float32; the arithmetic runs under autocast.
         dtype: Type in which vectors are stored: `float32` or `float16`.
         layers: `all`, or the numbers of layers; negative numbers count from the end.
-        limit: Embed only this number of items, evenly spaced over the data.
+        limit: Maximum number of items to embed, evenly spaced over the data. Default: None, embed all items.
         **settings: Settings that replace those of the card: `name`, `pooling`, `layer`, `role`, `prompt`, `normalise`,
             `skip_first`, `max_length`, `input_size`, `model_args`, `checkpoint` and `architecture` (see
             `catalogue.resolve`).
@@ -174,7 +174,7 @@ def embed(  # noqa: PLR0913 - the whole job in one call
         model, items = encoder, read_items(data, encoder.space.modality, limit)
     else:
         card = resolve(encoder, **settings)
-        items = read_items(data, modality(card), limit)  # before loading the model, so that errors appear at once
+        items = read_items(data, modality(card), limit)  # before the model is loaded, so that errors appear at once
         model = load_encoder(card, device=device, precision=precision)
     spaces = None if layers is None else model.layer_spaces(layers)
     part = batch_size * (TEXT_PART if model.space.modality == "text" else 1)
@@ -217,7 +217,7 @@ def _load_ahead(items: Sequence, load: Callable, size: int) -> Iterator[list]:
 
 
 def load_encoder(encoder: str | Card, *, device: str = "auto", precision: str = "auto", **settings: Any) -> Encoder:
-    """Load an encoder by its name (see `catalogue`) or its card.
+    """Load an encoder by its name (see `encoders.catalogue`) or from its card.
 
     `device` is `auto` (CUDA if available, else Apple's MPS, else the CPU), or a PyTorch device such as `cuda:1`.
     `precision` is `auto` (bfloat16 on a CUDA GPU, else float32), `float32`, `bfloat16` or `float16`. Weights stay
@@ -235,7 +235,7 @@ def load_encoder(encoder: str | Card, *, device: str = "auto", precision: str = 
         raise
     except ImportError as error:
         raise InputError(
-            f"`encoder` {card.encoder} needs {error.name}; install it with `pip install 'repstitch[encoders]'`."
+            f"`encoder` {card.encoder} requires {error.name}; install it with `pip install 'repstitch[encoders]'`."
         ) from error
     except Exception as error:  # the libraries raise nearly every exception, including their own
         raise InputError(
@@ -247,10 +247,11 @@ def load_encoder(encoder: str | Card, *, device: str = "auto", precision: str = 
 def from_module(
     model: "nn.Module", card: Card, tokenizer: Any = None, *, device: str = "auto", precision: str = "auto"
 ) -> Encoder:
-    """Return an encoder of an existing model: of timm or torchvision, or of transformers with its `tokenizer`.
+    """Create an encoder from a loaded model: of timm or torchvision, or of transformers together with its `tokenizer`.
 
-    Settings that the card does not state are taken from the model. The model is put in eval mode and moved to the
-    device. One item is embedded to determine `dim`. Raises InputError if the card states another `dim`.
+    `device` and `precision` are as in `load_encoder`. Settings that the card does not state are taken from the model.
+    The model is put in eval mode and moved to the device. One item is embedded to determine `dim`. Raises InputError if
+    the card states another `dim`.
     """
     import torch
 
@@ -279,7 +280,7 @@ def from_module(
 
 
 def save(encoder: Encoder, folder: str | os.PathLike) -> Path:
-    """Write an image encoder as `NAME.safetensors` and its card as `NAME.toml`. Return the path of the card."""
+    """Save an image encoder as `NAME.safetensors` and its card as `NAME.toml`, and return the path of the card."""
     from safetensors.torch import save_file
 
     card, folder = encoder.card, Path(folder)

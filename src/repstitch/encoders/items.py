@@ -24,7 +24,7 @@ Listing = tuple[list[str], list, list[str]]  # ids, values, and one stamp per it
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Items to embed: `ids`, `values` that an encoder loads, and `stamp`, a hash that changes with the content."""
+    """Items to embed: their `ids`, their `values`, and `stamp`, a hash that changes with the content."""
 
     ids: list[str]
     values: list
@@ -33,7 +33,7 @@ class Items:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image that is read when it is needed. Messages call it `name`."""
+    """An image that is read only when an encoder loads it. Messages call it `name`."""
 
     name: str
     read: Callable[[], bytes]
@@ -81,7 +81,9 @@ def read_items(data: str | os.PathLike, modality: str, limit: int | None = None)
     if kind not in READERS:
         raise InputError(f"`data` must be a folder or a file of type {', '.join(list(READERS)[1:])}; got {path.name}.")
     if kind in {"text": ("folder", ".zip"), "image": (".txt",)}.get(modality, ()):
-        raise InputError(f"`data` {path.name} must contain {modality}s, which the encoder embeds; a {kind} does not.")
+        raise InputError(
+            f"`data` {path.name} must contain {modality}s, which the encoder embeds; a {kind} cannot contain them."
+        )
     try:
         ids, values, stamps = READERS[kind](path, column, modality)
     except InputError:
@@ -90,7 +92,7 @@ def read_items(data: str | os.PathLike, modality: str, limit: int | None = None)
         raise InputError(f"`data` {location} cannot be read: {one_line(error)}") from None
     if not ids:
         raise InputError(f"`data` {location} must contain at least one item ({', '.join(IMAGES)} or text); got none.")
-    check_unique(np.array(ids, dtype=object), "data")
+    check_unique(np.array(ids, dtype=object), "`data`")
     if limit is not None and limit < len(ids):
         picked = [i * len(ids) // limit for i in range(limit)]
         ids, values, stamps = [ids[i] for i in picked], [values[i] for i in picked], [stamps[i] for i in picked]
@@ -162,7 +164,7 @@ def _file_stamp(path: Path) -> str:
 
 
 def _bytes_or_path(value: Any) -> Any:
-    """Return the bytes or the path in an image's cell. Hugging Face data sets store a dict of both; one may be null."""
+    """Return the bytes or the path in a cell. Hugging Face data sets store a dict of both, one of which may be null."""
     return value["bytes"] or value.get("path") if isinstance(value, dict) and "bytes" in value else value
 
 

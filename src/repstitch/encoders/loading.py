@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 def digest(path: Path) -> str:
-    """Return 16 hex digits of the SHA-256 of a file of weights.
+    """Return the first 16 hex digits of the SHA-256 of a file or folder of weights.
 
-    For a folder, it is that of all its files with one ending, the first of `WEIGHTS` that occurs.
+    For a folder, the hash covers all files with the first ending of `catalogue.WEIGHTS` that occurs in it.
     """
     files = (
         [path] if path.is_file() else next(filter(None, (sorted(path.glob(f"*{s}")) for s in catalogue.WEIGHTS)), [])
@@ -61,7 +61,7 @@ def _from_hub(repo: str, card: Card) -> tuple[Path, Card]:
 
 
 def _load_weights(model: "nn.Module", path: Path) -> None:
-    """Load a checkpoint into a model. A classifier in it is left out if the model was built without one."""
+    """Load a checkpoint into a model. A classifier in the checkpoint is ignored if the model was built without one."""
     from timm.models import load_state_dict
 
     state = load_state_dict(str(path), weights_only=True)
@@ -121,7 +121,7 @@ def _open_torchvision(card: Card) -> tuple["nn.Module", Card, None]:
 
     if not card.checkpoint:
         raise InputError(
-            f"`checkpoint` of {card.encoder} must be a local file, since torchvision's weights are pickles; got None."
+            f"`checkpoint` of {card.encoder} must be a local file, because torchvision's weights are pickles; got None."
         )
     path, card = _local(card)
     model = torchvision.models.get_model(card.encoder.partition(":")[2], weights=None, **card.model_args)
@@ -164,7 +164,7 @@ def _json(path: Path) -> Any:
 
 
 def _dense(folder: Path) -> "nn.Module":
-    """Load the dense step of a Sentence Transformers model. It follows pooling: a linear layer and an activation."""
+    """Load the dense step of a Sentence Transformers model: a linear layer and an activation that follow pooling."""
     import torch
     from timm.models import load_state_dict
 

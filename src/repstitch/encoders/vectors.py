@@ -19,7 +19,7 @@ class Steps(NamedTuple):
 
     `card` has all settings resolved, `layers` are the numbers of the model's layers, and `sample` is an item to test
     the model with. `load` preprocesses one item. `forward` takes a batch of preprocessed items and some layers, and
-    returns one tensor (n, d) per layer. The layer None stands for the model's output.
+    returns one tensor (n, d) per layer. The layer None means the model's final output.
     """
 
     card: Card
@@ -78,7 +78,7 @@ def _pool_image(model: "nn.Module", tokens: "Tensor", card: Card) -> "Tensor":
         return tokens[:, getattr(model, "num_prefix_tokens", 0) :].float().mean(1)
     if card.pooling == "cls" and not _has_class(model):
         raise InputError(
-            f"`pooling` of {card.name!r} must be gap, mean or none, since the model has no class token; got cls."
+            f"`pooling` of {card.name!r} must be gap, mean or none, because the model has no class token; got cls."
         )
     return pool(tokens, torch.ones(tokens.shape[:2], device=tokens.device), card.pooling or "mean", card.skip_first)
 
@@ -115,7 +115,7 @@ def _flat(tokens: "Tensor", channels_last: bool = False) -> "Tensor":
 
 
 def _layer(card: Card, layers: range) -> int | None:
-    """Return the layer of the card, counted from the start; None if it states none."""
+    """Return the layer of the card, counted from the start, or None if the card does not state a layer."""
     if card.layer is None:
         return None
     [layer] = pick_layers(card, [card.layer], layers)
@@ -128,7 +128,7 @@ def pick_layers(card: Card, chosen: Sequence[int], layers: range) -> list[int]:
     Raises InputError if a layer is not in `layers`, the layers of the model.
     """
     if not layers:
-        raise InputError(f"`layer` of {card.name!r} must not be set, since its model does not list its blocks.")
+        raise InputError(f"`layer` of {card.name!r} must not be set, because its model does not list its blocks.")
     picked = [layer + (layers.stop if layer < 0 else 0) for layer in chosen]
     for layer, stated in zip(picked, chosen, strict=True):
         if layer not in layers or card.pooling == "none":
@@ -147,7 +147,7 @@ def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.de
     layers = range(net.config.num_hidden_layers + 1)
     card = replace(card, pooling=card.pooling or "mean")
     card = replace(card, layer=_layer(card, layers))
-    # "none" is the projected vector that CLIP compares with images
+    # With "none", the vector is the projection that CLIP compares with images.
     poolings = (*POOLS, "none") if hasattr(net, "text_projection") else tuple(POOLS)
     if card.pooling not in poolings:
         raise InputError(f"`pooling` of a text encoder must be one of {', '.join(poolings)}; got {card.pooling!r}.")
@@ -156,7 +156,7 @@ def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.de
     card = replace(card, max_length=limit)
     tokenizer.padding_side = "right"  # position 0 is then the first token, and a causal model never attends to padding
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # any token works, since padding is masked
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # any token works, because padding is masked
 
     # The dense step of a sentence encoder applies to the final output only, not to the output of a layer.
     head = getattr(net, "sentence_head", torch.nn.Identity())

@@ -1,5 +1,5 @@
 # pyright: strict
-"""Scores of a translation on held-out pairs: the scorecard, verdicts, and scores by relevance judgements."""
+"""Score a translation on held-out pairs or by relevance judgements: the scorecard and its verdicts."""
 
 from typing import TYPE_CHECKING
 

@@ -9,10 +9,10 @@ from repstitch.errors import InputError, one_line
 
 
 def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
-    """Read relevance judgements and return, for each query id, the grade of each judged document id.
+    """Read relevance judgements from a file. Return, for each query id, the grade of each judged document id.
 
-    A line has one judgement: query, document, grade (BEIR), or query, iteration, document, grade (TREC). Columns are
-    separated by tabs, or by spaces if a line has no tab. A first line whose last column is not a number is taken for a
+    Each line is one judgement: query, document, grade (BEIR), or query, iteration, document, grade (TREC). Columns are
+    separated by tabs, or by spaces if a line has no tab. A first line whose last column is not a number is treated as a
     header. A negative grade counts as 0. Raises InputError on the first malformed line, and on a pair that is judged
     twice with different grades.
     """
@@ -51,4 +51,4 @@ def _grade(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return max(0.0, value) if math.isfinite(value) else None  # TREC marks spam by grades below 0
+    return max(0.0, value) if math.isfinite(value) else None  # TREC marks spam with grades below 0

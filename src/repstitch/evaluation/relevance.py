@@ -1,5 +1,5 @@
 # pyright: strict
-"""Score a translation by relevance judgements: which documents people judged relevant to a query."""
+"""Score a translation by relevance judgements, which state the documents that are relevant to each query."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from repstitch.metrics.retrieval import ndcg, relevant_recall
 from repstitch.names import USES
 
 FIRST, SHORTLIST = 10, 100
-CELLS = 2**27  # most similarities in memory at once
+CELLS = 2**27  # maximum number of similarities in memory at once
 
 
 @dataclass(frozen=True, eq=False)
 class SearchRows:
     """Queries or documents: ids (n,), rows (n, d) in the source and target space, and translated source rows.
 
-    `seen` (n,) marks those that training used.
+    `seen` (n,) marks the rows that training used.
     """
 
     ids: np.ndarray
@@ -51,17 +51,17 @@ def score_relevance(
 ) -> Relevance:
     """Score each use by relevance judgements: nDCG@10 and recall@100 with references, and a verdict.
 
-    The table shows which queries search which documents.
+    The table shows the queries and the documents of each search.
 
     | use | translated | keep_old | ceiling (full re-embedding) |
     |---|---|---|---|
     | corpus | target queries, translated documents | source, source | target, target |
     | query | translated queries, target documents | target, target | source, source |
 
-    `naive` leaves out the translation (if the dimensions agree); `shuffled` uses the translation of another row. The
-    gallery is all `documents`. Scores are means over the judged queries: those that training did not use and that have
-    a document with a grade above 0 in the gallery. The shortlist of recall@100 has min(100, documents) entries. Judged
-    ids that the files do not contain are counted. Raises InputError if no judged query is left.
+    `naive` searches without translating (if the dimensions agree); `shuffled` uses the translation of another row. The
+    gallery is all `documents`. Scores are means over the judged queries: queries that training did not use and that
+    have a document with a grade above 0 in the gallery. The shortlist of recall@100 has min(100, documents) entries.
+    Judged ids that the files do not contain are counted. Raises InputError if no judged query is left.
     """
     row_of = {str(key): row for row, key in enumerate(documents.ids)}
     grades = [_grades_of_rows(qrels.get(str(query), {}), row_of) for query in queries.ids]
@@ -71,7 +71,7 @@ def score_relevance(
     if not len(judged_rows):
         raise InputError(
             f"`qrels` must name a relevant document of the gallery (grade above 0) for at least one of {len(grades)} "
-            f"queries; none is left ({seen_count} were used in training). Check that its ids match those of the files."
+            f"queries; none is left ({seen_count} were used in training). Check that its ids are those of the files."
         )
     judged_queries, judged_grades = queries.take(judged_rows), [grades[row] for row in judged_rows]
     query_ids = {str(query) for query in queries.ids}

@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 class RelevanceData:
     """Queries and relevance judgements; the documents are the pairs that are passed to `score`.
 
-    `qrels` is a file of judgements (see `evaluation.qrels.read_qrels`). `source_queries` and `target_queries` are the
-    same queries in either space. Queries and documents must have the ids that the judgements use;
-    `source_query_ids` and `target_query_ids` supply ids for queries without any. Raises InputError unless the first
-    three are set.
+    `qrels` is a file of judgements (see `evaluation.read_qrels`). `source_queries` and `target_queries` are the same
+    queries in the two spaces. Queries and documents must have the ids that the judgements use; `source_query_ids` and
+    `target_query_ids` supply ids for queries without any. Raises InputError unless the first three are set.
     """
 
     qrels: "str | os.PathLike[str]"

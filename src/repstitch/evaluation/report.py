@@ -1,5 +1,5 @@
 # pyright: strict
-"""All scores of a scorecard as sentences and tables, for plain text and for Markdown."""
+"""Format all scores of a scorecard as sentences and tables, in plain text or Markdown."""
 
 import math
 import re
@@ -42,14 +42,14 @@ def as_markdown(blocks: Iterable[Block]) -> str:
 
 
 def measure_name(measure: str) -> str:
-    """Return how reports name a measure of a comparison: `overlap@10` is "true neighbours in the first 10"."""
+    """Return the name of a measure in reports: `overlap@10` is "true neighbours in the first 10"."""
     if re.fullmatch(r"overlap@\d+|top\d+_in_\d+", measure):
         return f"true neighbours in the first {re.findall(r'[0-9]+', measure)[-1]}"
     return measure.replace("ndcg@", "nDCG@")
 
 
 def retrieval_table(title: str, uses: Uses, chance: RecallScores, pool: int, k: int, hubness: float | None) -> Block:
-    """Return how well each use finds counterparts among `pool` rows, with chance and the controls."""
+    """Return a table of how well each use finds counterparts among `pool` rows, with chance and the controls."""
     scores = uses.values()
     native = "" if hubness is None else f" (native: {hubness:.1f})"
     rows = [
@@ -89,15 +89,15 @@ def near_duplicates_line(without: WithoutNearDuplicates | None, uses: Uses) -> I
 
 
 def _use_score_name(name: str) -> str:
-    """Return how reports name a score of a use, so that its overlap differs in name from that of a comparison."""
+    """Return the name of a use's score in reports. Its overlap is named differently from that of a comparison."""
     return f"target's neighbours in the first {name.removeprefix('overlap@')}" if name.startswith("overlap@") else name
 
 
 def reconstruction_line(scores: Reconstruction, objective: str | None) -> Block:
-    """Return the error of the translations, with a note if the map was not made for a small error."""
+    """Return how close translations are to their targets, with a note if the map was not made to be close."""
     note = ""
     if objective in ("match", "neighbours"):
-        note = f"; cosine and R² are no goals of a map made for `{objective}`, whose R² can be far below 0"
+        note = f"; a map made for `{objective}` does not aim at a high cosine or R², and its R² can be far below 0"
     elif objective is None and scores.r2 < 0:
         note = "; only a map made for `reconstruction` aims at a high R²"
     return (
@@ -114,7 +114,7 @@ def confidence_line(scores: CalibrationScores | None) -> Iterable[Block]:
         unusable = f". Not usable: {scores.reason}" if scores.usable is False else ""
         yield (
             f"confidence on {scores.n} pairs, pool of {scores.pool}{calibrated}: calibration error {num(scores.ece)}"
-            f"{auroc}; {scores.covered:.1%} of cosines lie above their bound (intended: {scores.level:.0%}){unusable}"
+            f"{auroc}; {scores.covered:.1%} of cosines are above their bound (intended: {scores.level:.0%}){unusable}"
         )
 
 
@@ -158,7 +158,9 @@ def reference_tables(uses: Uses, relevance: Relevance | None) -> Iterable[Block]
     overlaps = {name: use.references for name, use in uses.items() if use.references is not None}
     if overlaps:
         yield ""
-        heads = {f"{name}: true are the {references.truth}'s": references for name, references in overlaps.items()}
+        heads = {
+            f"{name}: neighbours in the {references.truth} space": references for name, references in overlaps.items()
+        }
         yield _reference_table("share of the true neighbours", heads)
     if relevance is not None and relevance.uses:
         yield ""

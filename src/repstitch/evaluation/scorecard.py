@@ -37,15 +37,15 @@ from repstitch.text import num
 class Scorecard(Record):
     """Scores of a translation on held-out pairs: each use with chance level, controls, references and a verdict.
 
-    `print(card)` shows the verdicts and the five numbers behind them, `print(card.table())` every score. A stitcher
-    that was never scored has an empty scorecard, which is false.
+    `print(scorecard)` shows the verdicts and the five numbers behind them, `print(scorecard.table())` every score. A
+    stitcher that was never scored has an empty scorecard, whose truth value is False.
     """
 
     n = whole()  # number of held-out pairs
-    pool = whole()  # number of rows among which each counterpart is searched for
-    k = whole()  # number of neighbours that overlaps compare
-    held_out = otherwise(string(), "held-out pairs")  # which pairs were scored, in words
-    objective = optional(string())  # what the map was chosen for; None in scorecards of earlier releases
+    pool = whole()  # number of rows in which each counterpart is searched for
+    k = whole()  # number of neighbours per row that the overlap scores compare
+    held_out = otherwise(string(), "held-out pairs")  # description of the pairs that were scored
+    objective = optional(string())  # objective that the map was selected for; None in scorecards of earlier releases
     chance = part(RecallScores)  # recall of a random search
     hubness_native = optional(number())
     """Skewness of the number of times that each target row is a neighbour of another, before any translation."""
@@ -140,7 +140,7 @@ class Scorecard(Record):
         ]
 
     def _summary_blocks(self) -> list[report.Block]:
-        """The verdicts with what to do, the five numbers behind them, and warnings."""
+        """The verdicts with advice, the five numbers behind them, and warnings."""
         if not self:
             return ["no scorecard"]
         title = f"{self.n} {self.held_out}, pool of {self.pool}"

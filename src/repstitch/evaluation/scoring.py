@@ -52,7 +52,7 @@ class TranslatedPairs:
 
 @dataclass(frozen=True, eq=False)
 class _Pool:
-    """The pairs that are searched, and the nearest other rows of each row in its own space (n, depth)."""
+    """The pairs that are searched, and the nearest other rows (n, depth) of each row in each of the two spaces."""
 
     pairs: TranslatedPairs
     source_neighbours: Tensor
@@ -173,12 +173,12 @@ def _searches(use: str, pool: _Pool, training_mean: Tensor, seed: int) -> dict[s
 
 
 def _number_copies(rows: Tensor) -> Tensor:
-    """Return a number for each row (n,), equal for identical rows."""
+    """Return one number per row (n,), which is the same for identical rows."""
     return torch.unique(rows, dim=0, return_inverse=True)[1]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def _scores_per_query(translated: _Search, pool: _Pool) -> dict[str, np.ndarray]:
-    """Return the scores of each query, (n,) for each score."""
+    """Return the values (n,) of each score, one per query."""
     assert translated.neighbours is not None
     scores = {f"recall@{r}": (translated.ranks <= r).numpy() for r in RECALLS}
     kept = overlap(translated.neighbours[:, : pool.k], pool.native)
@@ -212,9 +212,9 @@ def _compare(
     the source's own. Therefore full re-embedding (`ceiling`) scores 1, and keeping the old model (`keep_old`) scores
     the mutual_knn of the two spaces.
 
-    There are two measures. overlap@k is the share of the k true neighbours among the first k results. topk_in_m is
-    their share among the first m results, where m is 100, or the number of other rows in a smaller pool: the
-    candidates for a second stage.
+    There are two measures. overlap@k is the share of the k true neighbours that are among the first k results.
+    topk_in_m is the share that are among the first m results, the candidates for a second stage. m is 100, or the
+    number of other rows in a smaller pool.
     """
     truth, true, old = "target", pool.target_neighbours, pool.source_neighbours
     if use == "query":
@@ -280,7 +280,7 @@ def _reconstruction(pairs: TranslatedPairs, training_mean: Tensor) -> dict[str, 
 
 
 def _alignment(pool: _Pool, permutations: int, seed: int) -> dict[str, Any]:
-    """Return each alignment metric between the target space and the source rows, and the translated rows."""
+    """Return each alignment metric with the target rows: of the source rows, and of the translated rows."""
     pairs = pool.pairs
     translated_neighbours = knn(pairs.translated, pairs.translated, pool.k, exclude_self=True)
     mutual_knn = {

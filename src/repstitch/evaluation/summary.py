@@ -1,5 +1,5 @@
 # pyright: strict
-"""A scorecard in about ten lines: the verdict of each use with what to do next, then the five numbers behind it."""
+"""Summarise a scorecard in about ten lines: the verdict and advice for each use, then the five numbers behind them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ USE_TITLES = {
 
 
 def verdict_lines(uses: Uses) -> Iterable[Block]:
-    """Yield one line for each use: its verdict, and what to do."""
+    """Yield one line for each use: its verdict and the advice."""
     for use, scores in uses.items():
         if "verdict" in scores:
             yield f"{USE_TITLES[use]}: {scores.verdict}. {advice(scores.verdict)}"
@@ -27,7 +27,7 @@ def verdict_lines(uses: Uses) -> Iterable[Block]:
 
 
 def advice(verdict: Verdict) -> str:
-    """Return what a verdict means for the reader, as one or two sentences with the shares that decided it."""
+    """Return one or two sentences that explain a verdict in practical terms, with the shares that decided it."""
     numbers = verdict.numbers
     shortlist = next((name for name in numbers if re.fullmatch(r"(top\d+_in_|recall@)\d+", name)), None)
     shown = ("score", "keep_old", "ceiling", "first_stage", "first_stage_chance")
@@ -38,8 +38,8 @@ def advice(verdict: Verdict) -> str:
     ceiling, k, depth = numbers["ceiling"], _last_number(measure), _last_number(shortlist)
     kept, old = _percent(numbers["score"] / ceiling), _percent(numbers["keep_old"] / ceiling)
     by_overlap = measure.startswith("overlap")
-    all_found = "what re-embedding finds" if by_overlap else f"re-embedding's {measure_name(measure)}"
-    listed = "what re-embedding finds" if by_overlap else f"re-embedding's {measure_name(shortlist)}"
+    all_found = "the neighbours that re-embedding finds" if by_overlap else f"re-embedding's {measure_name(measure)}"
+    listed = "the neighbours that re-embedding finds" if by_overlap else f"re-embedding's {measure_name(shortlist)}"
     share = _percent(numbers["first_stage"])
     fetched = "the scored pool is too small to judge a longer list"
     if numbers["first_stage_chance"] <= MOST_CHANCE:
@@ -95,7 +95,7 @@ def _cells(comparisons: Mapping[str, Comparison | None], measure: str, reference
 
 
 def warning_lines(notes: list[str], confidence: CalibrationScores | None) -> Iterable[Block]:
-    """Yield what limits the scores: the number of warnings, and why the confidence cannot be used."""
+    """Yield the number of warnings with the first of them, and the reason if the confidence cannot be used."""
     if notes:
         yield f"{len(notes)} warning{'s' if len(notes) > 1 else ''} on the pairs: {notes[0]}"
     if confidence is not None and confidence.usable is False:

@@ -5,15 +5,15 @@ from dataclasses import asdict, dataclass
 
 from repstitch.errors import InputError
 
-MOST_CHANCE = 0.5  # if a random search finds more of a shortlist, poor maps score nearly as well as good ones
+MOST_CHANCE = 0.5  # if a random shortlist scores more than this, poor maps score nearly as well as good ones
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How much of full re-embedding's scores a translation must keep. Both are in (0, 1].
+    """The shares of full re-embedding's scores that a translation must reach for each verdict, in (0, 1].
 
-    `retention`: share of the score that the verdict `use` requires. `first_stage`: share of the shortlist recall that
-    the verdict `use as first stage` requires.
+    `retention` is the share of the score that the verdict `use` requires. `first_stage` is the share of the shortlist
+    recall that the verdict `use as first stage` requires.
     """
 
     retention: float = 0.9

@@ -78,7 +78,7 @@ class ControlScores(RecallScores):
 
 
 class Verdict(Record):
-    """Whether a translation should be used for one use: the verdict, a sentence that explains it, and its numbers.
+    """The verdict on one use of a translation, a sentence that explains it, and the numbers behind it.
 
     The verdict is one of `use`, `use as first stage`, `re-embed`, `keep the old model`, `undecided` and `not judged`. A
     Verdict compares equal to that text.
@@ -119,7 +119,7 @@ class Verdict(Record):
 
 
 class ReferenceScores(Record):
-    """One measure of a translation and of the references it is compared with. All intervals use the same queries.
+    """One measure of a translation and of its references. All intervals use the same queries.
 
     `keep_old` searches with the old model, `ceiling` after full re-embedding with the new one. `naive` searches without
     translating. `constant` translates every row to the mean. `shuffled` replaces each translation by that of another
@@ -219,7 +219,7 @@ class RelevanceScores(Comparison):
 
 
 class Relevance(Record):
-    """Scores by relevance judgements for each use, and how many judged ids the files do not contain."""
+    """Scores by relevance judgements for each use, and the number of judged ids that the files do not contain."""
 
     documents = whole()
     _query = optional(part(RelevanceScores, "query"))

@@ -16,9 +16,9 @@ MIN_QUERIES = 20
 
 
 def compare_with_references(rows: Mapping[str, np.ndarray], seed: int = 0) -> ReferenceScores:
-    """Return mean scores with 95 % intervals from the values (n,) of each query.
+    """Return mean scores with 95 % intervals from the scores (n,) of the queries.
 
-    `rows` has the values of `translated`, `keep_old`, `ceiling` and optional further references. All intervals use the
+    `rows` has the scores of `translated`, `keep_old`, `ceiling` and optional further references. All intervals use the
     same resampled queries, so differences and ratios are paired.
     """
     names = list(rows)
@@ -51,16 +51,16 @@ def decide(
 ) -> Verdict:
     """Return the verdict on one use.
 
-    `deciding` has the scores by `measure` (overlap@10 or ndcg@10), `shortlist` those by `shortlist_measure`. What
-    decides is the interval of the paired difference between the translation and keeping the old model:
+    `deciding` has the scores by `measure` (overlap@10 or ndcg@10), `shortlist` those by `shortlist_measure`. The
+    verdict depends on the interval of the paired difference between the translation and keeping the old model:
 
     - entirely below 0: `keep the old model`;
     - contains 0: `undecided`;
     - entirely above 0: `use` if the translation's retention reaches its threshold. Otherwise `use as first stage` if
       the shortlist's retention reaches its threshold. Otherwise `re-embed`.
 
-    The shortlist does not count if a random search finds more than half of it (`chance`). `truth` is a phrase for the
-    explaining sentence: which neighbours the measure compares with.
+    The shortlist is ignored if `chance`, the score of a random shortlist, is above one half. `truth` is a phrase for
+    the explanation that names the true neighbours.
     """
     if deciding.retention is None:
         return not_judged(

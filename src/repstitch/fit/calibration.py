@@ -35,8 +35,8 @@ MAX_ROWS = 10_000
 BINS = 10
 CURVE = 20
 NEWTON_STEPS = 20
-SHRINK = 0.1  # towards the mean eigenvalue: new rows differ most along directions in which training rows hardly varied
-MIN_OUTCOMES = 20  # hits, and misses, that are needed to measure how well p_match separates them
+SHRINK = 0.1  # towards the mean eigenvalue, since new rows differ most where training rows hardly varied
+MIN_OUTCOMES = 20  # hits, and as many misses, are needed to measure how well p_match separates them
 Z = float(ndtri(0.975))  # half the width, in standard errors, of a 95 % interval
 Pairs = tuple[Tensor, Tensor]
 
@@ -58,8 +58,8 @@ def calibrate(
     `training_targets` (m, d_target) are their target rows.
 
     The pool contains the targets of `calibration`. If they are fewer than `pool`, targets of `selection` and then
-    training targets are added. If all of these are fewer, the pool is smaller, and so is the number in the name of the
-    measure.
+    training targets are added. If all of these together are fewer, the pool is smaller, and so is the number in the
+    name of the measure (`p_match@1000`).
 
     `p_match` is a logistic regression. `cosine_lower` is a ridge regression fitted on `selection` and shifted to its
     conformal quantile on `calibration` (Lei et al. 2018, "Distribution-Free Predictive Inference for Regression").
@@ -118,7 +118,7 @@ def _directions(decomposition: Decomposition) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _gallery(targets: Tensor, others: Sequence[Tensor], pool: int) -> Tensor:
-    """Return `targets` and, if they are fewer than `pool`, rows drawn from `others`, from the first of them first."""
+    """Return `targets`; if they are fewer than `pool`, add rows drawn from the first of `others`, then the next."""
     missing = max(0, pool - len(targets))
     for rows in others:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:missing]
@@ -129,7 +129,7 @@ def _gallery(targets: Tensor, others: Sequence[Tensor], pool: int) -> Tensor:
 def hit_chance(positions: Tensor, gallery: int, pool: int) -> Tensor:
     """Return the probability (n,) of rank 10 or better in a random pool, from the ranks (n,) in a larger gallery.
 
-    A pool has `pool` of the `gallery` rows, the counterpart among them. In the gallery, rank − 1 rows are nearer than
+    A pool has `pool` of the `gallery` rows, including the counterpart. In the gallery, rank − 1 rows are nearer than
     the counterpart. The number of them that a pool contains is hypergeometric.
     """
     ahead = (positions.double() - 1)[:, None].cpu()
@@ -249,7 +249,7 @@ def evaluate(
 
 
 def _discrimination(hits: np.ndarray, misses: np.ndarray) -> dict[str, Any]:
-    """How well p_match separates hits from misses, from its values for either: AUROC, its interval, and usability."""
+    """Measure how well p_match separates hits from misses: AUROC, its interval, and whether p_match is usable."""
     value = auroc(hits, misses)
     interval = None if value is None else list(auroc_interval(value, len(hits), len(misses)))
     reason = None
@@ -278,11 +278,11 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float | None:
 
 
 def auroc_interval(value: float, n_positive: int, n_negative: int) -> tuple[float, float]:
-    """Return the 95 % interval of an AUROC that was measured on so many positive and negative rows.
+    """Return the 95 % interval of an AUROC `value`, measured on `n_positive` and `n_negative` rows.
 
-    The interval contains every AUROC whose distance to `value` is within 1.96 of its own standard errors, so it stays
-    inside [0, 1] and has a width at 0 and at 1 too. Method 5 of Newcombe 2006, "Confidence intervals for an effect size
-    measure based on the Mann-Whitney statistic, part 2".
+    The interval contains every AUROC whose distance to `value` is at most 1.96 times its own standard error, so it
+    stays inside [0, 1] and has a width above 0 for a value of 0 or 1 too. Method 5 of Newcombe 2006, "Confidence
+    intervals for an effect size measure based on the Mann-Whitney statistic, part 2".
     """
     mean_rows = (n_positive + n_negative) / 2
 

@@ -19,7 +19,7 @@ from repstitch.stitchers.maps import AffineMap
 
 # Products are summed in float32, so an eigenvalue below this share of the largest one is rounding error.
 NOISE = 2 * torch.finfo(torch.float32).eps
-SAFE_PENALTY = 1e-6  # per dimension; such a penalty is well above NOISE times the largest eigenvalue
+SAFE_PENALTY = 1e-6  # per dimension; larger penalties are well above NOISE times the largest eigenvalue
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def fit_canonical(
     Args:
         moments: The moments of the pairs.
         shrink_x: Shrinkage of the source covariance towards its mean eigenvalue, at least 0.
-        shrink_y: The same for the target covariance. None leaves the target unwhitened.
+        shrink_y: Shrinkage of the target covariance, like `shrink_x`. None leaves the target unwhitened.
         power: The exponent of the correlations, from 0 to 1. At 1 without `cut` and `gain`, the map is ridge with the
             penalty `shrink_x`; at 0 every kept direction gets its full variance back.
         cut: Keep only the directions that correlate more than unrelated spaces would.
@@ -291,7 +291,7 @@ def fit_closed(decomposition: Decomposition, method: str, settings: Mapping[str,
 
 
 def fit_shuffled(X: Tensor, Y: Tensor, method: str, settings: Mapping[str, Any], seed: int) -> AffineMap:
-    """Fit a closed form to shuffled pairs (n, d_source), (n, d_target), as the control for pairs without a relation."""
+    """Fit a closed form to shuffled pairs (n, d_source), (n, d_target), as a control: such pairs are unrelated."""
     order = torch.randperm(len(X), generator=torch.Generator().manual_seed(seed))
     return fit_closed(decompose(moments((X, Y[order]))), method, settings)
 

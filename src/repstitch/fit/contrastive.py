@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Refined:
-    """A refined map, its validation score, and the epoch and temperature that gave it. Epoch 0 is the start."""
+    """A refined map with its validation score, epoch and temperature. Epoch 0 is the map before refinement."""
 
     map: Map
     score: float
@@ -130,7 +130,7 @@ def _trainer(folder: Path, kind: str, recipe: Recipe) -> L.Trainer:
     if recipe.accelerator != "cpu" and torch.cuda.is_available():
         check_set_as_a_whole()
     best = ModelCheckpoint(folder, filename="best", monitor=MONITOR, mode="max", enable_version_counter=False)
-    # A second callback, because `save_last` skips epochs that are not the best; after `best`, to include its state.
+    # A second callback, because `save_last` skips epochs that are not the best. It follows `best`, to save its state.
     last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
     stop = EarlyStopping(MONITOR, mode="max", patience=recipe.patience)
     try:
@@ -154,7 +154,7 @@ def _trainer(folder: Path, kind: str, recipe: Recipe) -> L.Trainer:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Return whether there is a complete checkpoint to resume from; one that was partly written is ignored."""
+    """Return whether there is a complete checkpoint to resume from. A partly written checkpoint is ignored."""
     if not checkpoint.exists():
         return False
     try:
@@ -192,7 +192,7 @@ def _job(
 
 @contextmanager
 def _quiet():
-    """Hide the Trainer's advice about loggers, loaders and devices from the user's terminal."""
+    """Suppress the Trainer's messages about loggers, data loaders and devices."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The learning curve: the score by number of training pairs, extrapolated to twice the number."""
+"""The learning curve: the score as a function of the number of training pairs, extrapolated to twice the number."""
 
 from dataclasses import replace
 
@@ -69,7 +69,7 @@ def draw_curve(problem: Problem, method: str = "canonical", keys: np.ndarray | N
 def check_enough(n: int) -> None:
     """Raise InputError if `n` training pairs are too few for a learning curve."""
     if n < LEAST_PAIRS:
-        raise InputError(f"`learning_curve` needs at least {LEAST_PAIRS} training pairs; got {n}. Leave it out.")
+        raise InputError(f"`learning_curve` needs at least {LEAST_PAIRS} training pairs; got {n}. Omit it.")
 
 
 def nested_order(keys: np.ndarray, draw: int) -> np.ndarray:
@@ -121,7 +121,7 @@ def _gain(sizes: np.ndarray, scores: np.ndarray) -> float:
 def fit_power(sizes: np.ndarray, scores: np.ndarray) -> tuple[float, float, float]:
     """Return a ≤ 1, b ≥ 0 and c of the curve a − b·n^−c that fits these scores best, by weighted least squares.
 
-    The weight of a size is its number of pairs, because small sizes show little of the end of the curve.
+    The weight of a size is its number of pairs, because small sizes say little about the end of the curve.
     """
     w = sizes / sizes.sum()
     x = sizes[None, :] ** -RATES[:, None]
@@ -137,15 +137,15 @@ def fit_power(sizes: np.ndarray, scores: np.ndarray) -> tuple[float, float, floa
 
 
 def verdict(objective: str, n: int, doubled: dict) -> str:
-    """Return one sentence: the expected gain of twice the pairs, and whether it pays (0.01 or more, beyond chance)."""
+    """Return one sentence: the expected gain from twice the pairs, and whether more would help (by at least 0.01)."""
     least, most = doubled["gain_interval"]
     gain = doubled["expected"] - doubled["now"]
     if gain >= WORTH and least > 0:
-        end = "more pairs would pay"
+        end = "more pairs would help"
     elif most < WORTH:
-        end = "more pairs would not pay"
+        end = "more pairs would not help"
     else:
-        end = "these scores do not show whether more pairs would pay"
+        end = "these scores do not show whether more pairs would help"
     low, high = doubled["interval"]
     return (
         f"doubling the {n} training pairs is expected to raise {objective} from {num(doubled['now'])} to "

@@ -69,7 +69,8 @@ def draw_extra(rows: Tensor, n: int, gallery: int, seed: int) -> Tensor | None:
 
     `rows` (b,) are the rows of the batch, and `gallery` is the size of the gallery. Returns None if the gallery has
     room for all `n` targets. Rows of the batch are not drawn, because a counterpart that is drawn again would be its
-    own nearest neighbour. The draw is on the CPU: on a GPU, leaving rows out would make every step wait for the device.
+    own nearest neighbour. The draw is on the CPU: on a GPU, removing these rows would make every step wait for the
+    device.
     """
     if n <= gallery:
         return None
@@ -126,7 +127,7 @@ class PairsModule(L.LightningDataModule):
 
 
 class RefineModule(L.LightningModule):
-    """The loss of a refiner on batches of pairs, gathered over ranks, and its validation score after each epoch.
+    """Computes the loss of a refiner on batches of pairs gathered over ranks, and its validation score each epoch.
 
     Each row is compared with all targets or, if there are more targets than the recipe's `gallery`, with the targets of
     the batch and a random draw of the others.
@@ -201,10 +202,8 @@ class RefineModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         recipe = self.recipe
         size = {name: float(p.detach().square().mean().sqrt()) for name, p in self.refiner.named_parameters()}
-        size |= {
-            "bias": size["weight"],
-            "out": size["weight"],
-        }  # both are added to the output of the weight, and may be zero
+        # Both are added to the output of the weight, and may be zero at the start.
+        size |= {"bias": size["weight"], "out": size["weight"]}
         rate = recipe.learning_rate or self.minimised.rate
         groups = [{"params": [p], "lr": rate * size[name]} for name, p in self.refiner.named_parameters()]
         optimizer = torch.optim.AdamW([*groups, {"params": [self.log_scale], "lr": LOG_SCALE_RATE}], weight_decay=0.0)

@@ -19,10 +19,10 @@ TEMPERATURES = tuple(0.003 * 1.25**step for step in range(20))
 
 @dataclass(frozen=True)
 class ValidationObjective:
-    """The objective `name` on validation pairs `X` (n, d_source) and `Y` (n, d_target).
+    """The score that model selection maximises, computed on validation pairs `X` (n, d_source) and `Y` (n, d_target).
 
-    The `distractors` (m, d_target) are training targets. They enlarge the gallery, so that few validation rows still
-    distinguish a good map from a very good one.
+    `name` is match, neighbours or reconstruction. The `distractors` (m, d_target) are training targets. They enlarge
+    the gallery, so that few validation rows still distinguish a good map from a very good one.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The settings of a contrastive fit. They can be checked without importing Lightning."""
+"""The settings of refinement by gradient descent. They can be checked without importing Lightning."""
 
 import math
 import os
@@ -30,16 +30,16 @@ class RecipeSettings(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings with which a map is refined.
+    """Settings for refining a map by gradient descent, as the methods `linear` and `mlp` do.
 
     `width` is the hidden width of the residual MLP, 0 for a linear map. For the objective `match`, one run is made for
     each of `temperatures`, as a multiple of the temperature that suits the start best on validation rows, and the best
     run is kept. A higher temperature helps if the closed form overfits its training rows. `gallery` limits the number
     of targets that each row is compared with; with up to that many pairs, a row is compared with all targets.
-    `learning_rate` is relative to the root mean square of each tensor at the start, so that it suits any space. None is
-    the default of the loss; larger steps only move away from a closed form that is already nearly the best. `devices`,
-    `strategy` and `accelerator` are passed to the Lightning Trainer. If `checkpoints` is a folder, a stopped run
-    resumes from its last epoch and ends with the same map; a run on other pairs or with other settings starts anew.
+    `learning_rate` is relative to the root mean square of each tensor at the start, so that it suits any space. None
+    means the default of the loss; larger steps only move away from a closed form that is already nearly the best.
+    `devices`, `strategy` and `accelerator` are passed to the Lightning Trainer. If `checkpoints` is a folder, a stopped
+    run resumes from its last epoch and ends with the same map; a run on other pairs or with other settings starts anew.
     """
 
     width: int = 0
@@ -86,7 +86,8 @@ def recipe_for(method: str, width: int = 512, **settings) -> Recipe:
     unknown = sorted(set(settings) - names)
     if unknown:
         raise InputError(
-            f"`{unknown[0]}` is not a setting of a contrastive fit; allowed names are {', '.join(sorted(names))}."
+            f"`{unknown[0]}` is not a setting of the methods linear and mlp; allowed names are "
+            f"{', '.join(sorted(names))}."
         )
     if method == "mlp" and not width:
         raise InputError(

@@ -44,7 +44,7 @@ NOT_OF_THE_FIT = ("width", "stop_after", "seed", "accelerator", "devices", "stra
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted map, how it was made, and its score on every validation row (n,).
+    """A fitted map with its method, its settings and its score on every validation row (n,).
 
     `tried` lists the settings and the score of every map that tuning compared, including this one.
     """
@@ -201,10 +201,10 @@ def tune_contrastive(problem: Problem, method: str) -> Candidate:
 
 
 def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Candidate]]:
-    """Return the candidate to use, and the best candidate of every method that was tried.
+    """Fit a map by one method or by all, and return the chosen candidate and the best candidate of each method.
 
     `auto` tries every method. Closed forms are equally simple, so only the best of them is compared with `linear` and
-    `mlp`. The result is the simplest candidate that is within one standard error of the best one, by their paired
+    `mlp`. The choice is the simplest candidate that is within one standard error of the best one, by their paired
     difference.
     """
     if method not in (*METHODS, "auto"):
@@ -216,7 +216,7 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
     best = max(ladder, key=lambda c: c.score)
     if not best.score > -math.inf:
         raise InputError(
-            "No method gives a map that can translate the validation rows; check that the rows of both sides match."
+            "No method gives a map that can translate the validation rows; check that the rows of the two sides match."
         )
     for candidate in ladder:
         lead = best.row_scores - candidate.row_scores

@@ -1,4 +1,4 @@
-"""The number of directions that two spaces share, measured on held-out rows."""
+"""Measure the number of directions that two spaces share, on held-out rows."""
 
 import numpy as np
 import torch

@@ -97,10 +97,10 @@ class Measured:
 def measure(metric: str, spaces: Sequence[Any], pairs: Pairs, draws: int = 200, seed: int = 0) -> Measured:
     """Score pairs (i, j) of spaces, with a permutation null. `METRICS[metric].prepare` must have prepared the spaces.
 
-    The rows of the second space are permuted by the same `draws` orders in all pairs. So the maximum over pairs in each
-    draw follows the null distribution of the maximum. With 0 draws there is no null. O(pairs · draws)
-    comparisons. `mutual_knn` and `cknna` share work between pairs; `cka` and `cka_unbiased` draw in the leading
-    principal directions.
+    The rows of the second space are permuted by the same `draws` random orders in all pairs. So the maximum over pairs
+    in each draw follows the null distribution of the maximum. With 0 draws there is no null. O(pairs · draws)
+    comparisons. `mutual_knn` and `cknna` share work between pairs; `cka` and `cka_unbiased` compute the null in the
+    leading principal directions.
     """
     form = METRICS[metric]
     check_draws(draws)

@@ -24,8 +24,8 @@ def kept_graph(X: Tensor, k: int, name: str, folder: str | os.PathLike) -> Graph
     """Return `graph(X, k, name)`, read from `folder` if it contains the graph for this `k` or a larger one.
 
     The name of a file is a hash of the bytes and the shape of the rows, so changed rows have another file. Files are
-    written by rename. If a file cannot be read, a warning is logged and the graph is computed again. Raises InputError
-    as `graph` does, and if the folder cannot be written.
+    written under a temporary name and renamed. If a file cannot be read, a warning is logged and the graph is computed
+    again. Raises InputError as `graph` does, and if the folder cannot be written.
     """
     if not 1 <= k < len(X):
         return graph(X, k, name)  # raises InputError
@@ -63,14 +63,12 @@ def _size(path: Path) -> int:
 
 
 def _read(path: Path, n: int, size: int, k: int, device: torch.device) -> Graph:
-    with (
-        open(path, "rb") as file,
-        np.load(file, allow_pickle=False) as archive,
-    ):  # each array in the archive has a checksum
+    # Each array in the archive has a checksum, so a damaged file raises an error.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
         parts = {key: archive[key] for key in ("neighbours", "similarities", "mean", "tied")}
     shapes = {"neighbours": (n, size), "similarities": (n, size), "mean": (n,)}
     if any(parts[key].shape != shape for key, shape in shapes.items()):
-        raise ValueError("the arrays have other shapes")
+        raise ValueError("its arrays have unexpected shapes")
     neighbours, similarities, mean = (torch.from_numpy(parts[key]) for key in shapes)
     return Graph(neighbours.long(), similarities, mean, int(parts["tied"])).first(k).to(device)
 

@@ -22,9 +22,9 @@ def hits(scores: np.ndarray, y: np.ndarray, top: int = 1) -> np.ndarray:
 
 
 def margins(scores: np.ndarray) -> np.ndarray:
-    """Return each score minus the highest other score of its row (n, c). AUROC ranks the rows of a class by it.
+    """Return each score minus the highest other score of its row (n, c). The AUROC of a class ranks all rows by it.
 
-    Like softmax, it does not change if a constant is added to all scores of a row.
+    Like softmax, the margin does not change if a constant is added to all scores of a row.
     """
     order = np.partition(scores, -2, axis=1)
     highest, second = order[:, -1:], order[:, -2:-1]
@@ -34,11 +34,11 @@ def margins(scores: np.ndarray) -> np.ndarray:
 def evaluate(
     contenders: Mapping[str, np.ndarray], y: np.ndarray, seed: int = 0, top: tuple[int, ...] = (), draws: int = DRAWS
 ) -> dict[str, dict[str, tuple[float, np.ndarray]]]:
-    """Score every contender by every measure, on the rows and on rows drawn with replacement.
+    """Score every classifier by every measure, on the rows and on bootstrap samples of the rows.
 
-    `contenders` has the scores (n, c) of each contender by name; `y` (n,) are the classes. The result has, for each
-    measure and contender, the value on the rows and the values (draws,) on the resampled rows. All contenders use the
-    same rows in one draw, so differences of draws are paired.
+    `contenders` has the scores (n, c) of each classifier by name; `y` (n,) are the classes. The result has, for each
+    measure and classifier, the value on the rows and the values (draws,) on the bootstrap samples. All classifiers use
+    the same rows in one draw, so differences of draws are paired.
 
     - `accuracy`, and `top5` and so on for each of `top`: in [0, 1], higher is better; chance is the share of the class
       that is always predicted.
@@ -52,7 +52,7 @@ def evaluate(
     """
     classes = np.unique(y)
     if len(classes) < 2:
-        raise InputError(f"Scoring needs rows of at least two classes; got {len(classes)} in {len(y)} rows.")
+        raise InputError(f"Scoring requires rows of at least two classes; got {len(classes)} in {len(y)} rows.")
     member = (y[:, None] == classes).astype(np.float64)
     results: dict[str, dict[str, tuple[float, np.ndarray]]] = {
         name: {} for name in ("accuracy", *(f"top{t}" for t in top), *MEASURES[1:])

@@ -69,7 +69,7 @@ class Centred:
     def leading(self) -> Tensor:
         """Rows (n, r), float32, scaled to ‖X‖ = 1 and projected on the leading principal directions.
 
-        These directions account for all but a thousandth of ‖X Xᵀ‖². Up to 128 dimensions, all directions are kept.
+        These directions account for all but a thousandth of ‖X Xᵀ‖². Up to 128 dimensions, it is all of them.
         """
         X = self.rows.float() / len(self.rows) ** 0.5  # so that fourth powers of the rows' lengths fit float32
         if X.shape[1] > WIDE:
@@ -343,15 +343,15 @@ def checked_self_hsic(hsic: float, trace: float) -> float:
     """Return `hsic`, the unbiased HSIC of a space with itself. Raises InputError unless it is above 1e-12 `trace`²."""
     if hsic <= 1e-12 * trace**2:
         raise InputError(
-            "Unbiased CKA is not defined for a space whose unbiased HSIC with itself is not above 0; give more rows."
+            "Unbiased CKA is not defined for a space whose unbiased HSIC with itself is not above 0; pass more rows."
         )
     return hsic
 
 
 def check_vary(spread: float, size: float, rounding: float, name: str) -> None:
-    """Raise InputError if rows do not vary.
+    """Raise InputError if rows do not vary: if `spread` is no larger than the rounding of rows of length `size`.
 
-    That is, if `spread`, their distance from their mean, is no larger than the rounding of rows of length `size`.
+    `spread` is the root mean square distance of the rows from their mean.
     """
     if not spread > 4 * rounding * size:
         raise InputError(f"`{name}` must vary; all its rows are the same up to rounding.")

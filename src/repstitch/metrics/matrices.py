@@ -67,7 +67,7 @@ def _as_array(values: ArrayLike, name: str) -> np.ndarray:
 
 
 def _plain_array(values: ArrayLike, name: str, expected: str) -> np.ndarray:
-    """Return the values as an array of numbers. Raises InputError, which states what is `expected`, otherwise."""
+    """Return the values as an array of numbers. `expected` describes valid values in the error message."""
     check_unmasked(values, f"`{name}`")
     try:
         array = np.asarray(values)

@@ -123,7 +123,7 @@ def moments(batches: Iterable[tuple[Any, Any]] | tuple[Any, Any], yy: bool = Tru
                 total = _Sums(x, y, yy)
             total.add(x, y)
     if total is None:
-        raise InputError("Moments need at least one pair of rows; got no pairs.")
+        raise InputError("Moments require at least one pair of rows; got none.")
     return total.result()
 
 
@@ -143,7 +143,8 @@ class _Sums:
     def add(self, x: Tensor, y: Tensor) -> None:
         if (x.shape[1], y.shape[1]) != tuple(self.xy.shape):
             raise InputError(
-                f"All batches must have the widths {tuple(self.xy.shape)}; got {(x.shape[1], y.shape[1])}."
+                f"All batches must have the numbers of columns of the first, {tuple(self.xy.shape)}; got "
+                f"{(x.shape[1], y.shape[1])}."
             )
         x_mean, y_mean = x.mean(0), y.mean(0)
         u, v = self._centred(x, x_mean, 0), self._centred(y, y_mean, 1)

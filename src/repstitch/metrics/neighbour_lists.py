@@ -1,4 +1,4 @@
-"""Metrics of the agreement of two spaces' neighbour lists, as sets and as sequences."""
+"""Metrics that compare the neighbour lists of two spaces, as sets or as sequences."""
 
 from collections.abc import Callable
 
@@ -71,7 +71,7 @@ def mutual_knn(X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
 
 
 def cycle_knn(X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
-    """Share of rows that are reached again by a step to a neighbour in Y and from there to a neighbour in X.
+    """Share of rows that can be reached again by a step to a neighbour in Y, then a step to a neighbour in X.
 
     Mean over i of 1[i ∈ N_x(j) for some j ∈ N_y(i)]. X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is
     more aligned. Not symmetric. Unrelated spaces score about 1 − (1 − 1/(n − 1))^k², far above the chance level of

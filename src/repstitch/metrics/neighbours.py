@@ -158,9 +158,9 @@ def unit(X: Tensor) -> Tensor:
 
 
 def check_spread(X: Tensor, k: int, name: str) -> None:
-    """Raise InputError if too many rows of a space are copies.
+    """Raise InputError if too many rows of a space are copies of other rows.
 
-    The neighbour lists of such a space are arbitrary, but they could look aligned.
+    The neighbour lists of such a space are arbitrary, but two such spaces could look aligned.
     """
     check_neighbours(k, len(X))
     _check_spread(unit(X), k, name)
@@ -186,9 +186,8 @@ def tie_order(U: Tensor) -> Tensor:
     """
     along = _sketch(U, 1)[:, 0].double().cpu()
     weights = torch.randn(len(U), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    drawn = (
-        float(along.abs() @ weights) / len(U) ** 0.5
-    )  # rounded below, since the rows' lengths change the last digits
+    drawn = float(along.abs() @ weights) / len(U) ** 0.5
+    # Rounded, because the lengths of the rows change the last digits.
     lot = torch.Generator().manual_seed(abs(round(drawn * 2**12)))
     return (along + 1e-4 * torch.randn(len(U), generator=lot, dtype=torch.float64)).argsort().to(U.device)
 
@@ -197,8 +196,8 @@ def count_repeats(U: Tensor) -> int:
     """Return how many unit rows (n, d) copy another row in float32: n minus the number of different directions.
 
     Copies are close in any projection, so each row is compared only with its nearest rows in a projection on eight
-    random directions. One row of each set of copies is kept, and the search is repeated until it finds no copies.
-    O(n (d + log n)) time. Copies are missed only where many other rows are as close to one another as they are.
+    random directions. One row of each set of copies is kept, and the search is repeated until it finds no copies. O(n
+    (d + log n)) time. Copies are missed only if many other rows are as close to them as they are to each other.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
@@ -295,11 +294,11 @@ def _whole_blocks(U: Tensor, order: Tensor) -> Tensor:
 
 
 def tile_rows(rows: Tensor, k: int, columns: int | None = None) -> int:
-    """Return the number of rows of one tile of similarities, which has `columns` columns, or is square by default.
+    """Return how many rows one tile of similarities should have. It has `columns` columns, or is square by default.
 
-    1,440 on the CPU. On a CUDA device, the largest power of two for which the tile fits a quarter of the free memory,
-    between 32 and 16,384. `_absorb` needs 12 bytes per similarity. If a row has no more than `k` blocks, `_absorb`
-    reads all of them and needs 96 bytes.
+    1,440 rows on the CPU. On a CUDA device, the largest power of two for which the tile fits a quarter of the free
+    memory, between 32 and 16,384. `_absorb` needs 12 bytes per similarity. If a row has no more than `k` blocks,
+    `_absorb` reads all of them and needs 96 bytes.
     """
     if rows.device.type != "cuda":
         return TILE_ROWS

@@ -61,7 +61,7 @@ def adjust(p: np.ndarray) -> np.ndarray:
 def random_orders(n: int, draws: int, seed: int = 0) -> Tensor:
     """Return `draws` random orders (draws, n) of n rows.
 
-    All pairs use the same orders, so that the maximum over pairs has a null as well.
+    All pairs of spaces use the same orders, so that the maximum over pairs has a null distribution too.
     """
     random = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randperm(n, generator=random) for _ in range(draws)])
@@ -70,8 +70,8 @@ def random_orders(n: int, draws: int, seed: int = 0) -> Tensor:
 def relabel(neighbours: Tensor, order: Tensor) -> Tensor:
     """Return the neighbour lists (n, k) of the rows in another order.
 
-    The lists are permuted and the positions in them relabelled. Permuting the lists alone gives a graph that no space
-    has, and a test that rejects too often.
+    The lists are permuted, and the positions in them are relabelled. Without relabelling, the result would not be the
+    graph of any rows, and the permutation test would reject too often.
     """
     order = order.to(neighbours.device)
     new = torch.empty_like(order)

@@ -68,14 +68,17 @@ def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Te
 
 
 def recall(ranks: Tensor | ArrayLike, k: int) -> float:
-    """Share of counterparts among the first `k`, from `ranks` (n,). In [0, 1]; k / m by chance in a gallery of m."""
+    """Share of queries whose counterpart is among the first `k` results, from the ranks (n,) of the counterparts.
+
+    In [0, 1]; k / m by chance in a gallery of m rows.
+    """
     return float((as_positions(ranks, "ranks") <= k).float().mean())
 
 
 def mrr(ranks: Tensor | ArrayLike) -> float:
-    """Mean reciprocal rank, from `ranks` (n,). In (0, 1]; about ln(m) / m by chance in a gallery of m.
+    """Mean reciprocal rank of the counterparts, from their `ranks` (n,).
 
-    Voorhees 1999, "The TREC-8 QA Track Report".
+    In (0, 1]; about ln(m) / m by chance in a gallery of m rows. Voorhees 1999, "The TREC-8 QA Track Report".
     """
     return float((1.0 / as_positions(ranks, "ranks")).mean())
 
@@ -95,7 +98,7 @@ def ndcg(retrieved: Tensor | ArrayLike, grades: Sequence[Mapping[int, float]], k
     """Normalised discounted cumulated gain (n,) of the first `k` documents of each query's list.
 
     `retrieved` (n, depth) are document numbers, best first. The depth is at least `k`, unless there are fewer
-    documents. `grades` has one mapping per query, from document to grade, with at least one grade above 0.
+    documents. `grades` has one mapping per query, from document number to grade, with at least one grade above 0.
 
     The gain is the grade itself (not 2^grade − 1), as in trec_eval and BEIR. The discount is 1 / log2(rank + 1). The
     ideal is the best order of all judged documents. A document without a judgement has gain 0. In [0, 1], higher is

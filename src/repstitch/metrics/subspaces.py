@@ -43,7 +43,7 @@ class Principal:
 
 
 def cca(X: MatrixLike, Y: MatrixLike) -> float:
-    """Mean canonical correlation: mean of the singular values of Q_xᵀ Q_y, with Q an orthonormal basis of centred rows.
+    """Mean canonical correlation: mean singular value of Q_xᵀ Q_y, with Q an orthonormal basis of the centred rows.
 
     X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Unrelated spaces score about
     .85 √(d / n) for equal d well below n. If d_x + d_y > n, some correlations are 1 for any data, so always compare the
@@ -88,11 +88,11 @@ def procrustes(X: MatrixLike, Y: MatrixLike) -> float:
 
 
 def angular(X: MatrixLike, Y: MatrixLike) -> float:
-    """`procrustes` as an angle: 1 − 2 arccos(procrustes) / π, which is 1 minus a metric distance between shapes.
+    """Angular similarity: `procrustes` as an angle, scaled to [0, 1] as 1 − 2 arccos(procrustes) / π.
 
-    X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1], higher is more aligned. Invariances as for `procrustes`, and
-    unrelated spaces score above 0 as they do there. O(n d² + d³) time. Williams et al. 2021, "Generalized Shape Metrics
-    on Neural Representations".
+    One minus the score is a metric distance between shapes. X is (n, d_x), Y is (n, d_y), rows matched. In [0, 1],
+    higher is more aligned. Invariances as for `procrustes`, and unrelated spaces score above 0 as they do there. O(n d²
+    + d³) time. Williams et al. 2021, "Generalized Shape Metrics on Neural Representations".
     """
     return compare_angular(*_principal_pair(X, Y))
 
@@ -172,7 +172,7 @@ def linear_r2_of(cosines: Tensor, right: Tensor) -> float:
 def check_predictor(n: int, rank: int) -> None:
     if rank >= n - 1:
         raise InputError(
-            f"`linear_r2` needs more rows than dimensions: rank {rank} predicts anything on {n} rows; give more rows."
+            f"`linear_r2` needs more rows than dimensions: rank {rank} predicts anything on {n} rows; pass more rows."
         )
 
 
@@ -265,7 +265,7 @@ def check_room(n: int, r: int, s: int, metric: str) -> None:
     if max(r, s) >= n - 1:
         raise InputError(
             f"`{metric}` needs more rows than dimensions: with ranks {r} and {s} on {n} rows it is 1 for any data; "
-            "give more rows."
+            "pass more rows."
         )
 
 

@@ -30,7 +30,7 @@ class Confidence:
     `p_match` in [0, 1] is the probability that the counterpart is among the 10 nearest of `pool` target rows.
     `cosine_lower` in [-1, 1] is a lower bound of the cosine to the counterpart, which holds for 90 % of rows.
     `p_typical` in (0, 1] is the share of calibration rows that are at least as unusual as this row; if it is small, do
-    not rely on the first two. `shared` in [0, 1] is the share of the row along directions that both spaces share.
+    not rely on the first two. `shared` in [0, 1] is the share of the row along directions that both spaces have.
     `distance` is the shrunk Mahalanobis distance of the row to the training rows, about 1 for a training row.
     """
 
@@ -57,7 +57,7 @@ def measure_names(pool: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """The fitted parameters that turn the readings of a row into its confidence. All tensors are float32.
+    """The fitted parameters from which the confidence of each row is computed. All tensors are float32.
 
     `pool` is the number of target rows that p_match refers to, `level` the share of rows for which the cosine bound
     holds. `mean` (d_source,) and `project` (d_source, d_source) centre source rows and whiten them along the canonical

@@ -37,8 +37,8 @@ def read_sides(
 def seen_in_training(stitcher: Stitcher, pairs: Pairs, others: ArrayLike = ()) -> np.ndarray:
     """Return a mask (n,) of the pairs that training or selection used, recognised by id or by vectors.
 
-    An id that is also in `others` is ignored. If queries and documents are both numbered from 0, and `others` are the
-    ids of the documents, then training used the document with that id, not the query.
+    An id that is also in `others` is ignored. For queries, `others` are the ids of the documents: if queries and
+    documents are both numbered from 0, training used the document with that id, not the query.
     """
     by_id = np.isin(id_fingerprints(pairs.ids), stitcher.seen) & ~np.isin(pairs.ids, others)
     return by_id | np.isin(row_fingerprints(pairs.X, pairs.Y), stitcher.seen)
@@ -70,8 +70,8 @@ def refuse_other_side(
 ) -> None:
     """Raise InputError if rows X (n, d) look like rows of the `opposite` space instead of the `expected` one.
 
-    Each of the two is a space and the mean of its training rows. The mean of X is compared with both by cosine. Spaces
-    of different dimensions are not checked, because their rows cannot be confused.
+    `expected` and `opposite` are each a space and the mean of its training rows. The mean of X is compared with both by
+    cosine. Spaces of different dimensions are not checked, because their rows cannot be confused.
     """
     (expected_space, _), (opposite_space, _) = expected, opposite
     if expected_space.dim != opposite_space.dim:

@@ -13,7 +13,7 @@ from repstitch.errors import InputError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Map:
-    """Base class of the maps from rows (n, d_source) to rows (n, d_target). The fields are the tensors of the map."""
+    """Base class of the maps from rows (n, d_source) to rows (n, d_target). Its fields are the tensors of the map."""
 
     weight: Tensor
     bias: Tensor
@@ -119,7 +119,7 @@ class ResidualMLP(Map):
         return _affine(x, self.weight, self.bias) + hidden @ self.out_weight
 
     def then(self, other: Map) -> Map:
-        """Return the map `x -> other(self(x))`. Raises InputError if `other` is an MLP: no form can represent two."""
+        """Return the map `x -> other(self(x))`. Raises InputError if `other` is an MLP: no form has two MLPs."""
         _check_chain(self, other)
         if not isinstance(other, AffineMap):
             raise InputError("`other` must be affine to be merged with an MLP; apply the two maps in sequence instead.")
@@ -139,7 +139,7 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _check_chain(first: Map, second: Map) -> None:
     if first.d_target != second.d_source:
         raise InputError(
-            f"`other` must take the {first.d_target} dimensions that the first map returns; it takes {second.d_source}."
+            f"`other` must take the {first.d_target} dimensions that the first map returns; got {second.d_source}."
         )
 
 

@@ -1,4 +1,4 @@
-"""The README.md of a stitcher's folder, a model card in the format of the Hugging Face Hub."""
+"""Write the README.md of a stitcher's folder: a model card in the format of the Hugging Face Hub."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -51,7 +51,7 @@ class Pipeline:
         """
         first, second = self.maps[-1], other.maps[0]
         if first.d_target != second.d_source:
-            raise InputError(f"`other` must take {first.d_target} dimensions; it takes {second.d_source}.")
+            raise InputError(f"`other` must take {first.d_target} dimensions; got {second.d_source}.")
         between = "unit" if "unit" in (self.norms[-1], other.norms[0]) else "none"
         if between == "none" and (isinstance(first, AffineMap) or isinstance(second, AffineMap)):
             maps = (*self.maps[:-1], first.then(second), *other.maps[1:])
@@ -83,7 +83,7 @@ class Pipeline:
         return PipelineOutput(rows / norms[-1] if self.norms[-1] == "unit" else rows, inputs, rows, tuple(norms))
 
     def run_checked(self, rows: Tensor) -> PipelineOutput:
-        """Translate rows of which some may have a norm too large or small to square in float32, and check them.
+        """Translate rows and check every step. Norms that are too large or too small to square in float32 are accepted.
 
         Raises InputError on rows that cannot be translated.
         """

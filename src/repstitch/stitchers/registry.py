@@ -227,7 +227,7 @@ def _read_promoted(folder: Path) -> dict[str, str]:
 
 
 def _stamp(path: Path) -> tuple:
-    """Return the name, size, time and inode of a folder's files, to detect changes without reading the files.
+    """Return the name, size, time and inode of each file of a folder, to detect changes without reading the files.
 
     The stamp is empty if the folder is missing or changes at this moment.
     """

@@ -17,7 +17,7 @@ def pair_key(source: str, target: str) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Route:
-    """The stitchers to apply in sequence to get from one space to another: usually one, several via other spaces."""
+    """The stitchers to apply in sequence to translate from one space to another: one, or several via other spaces."""
 
     names: tuple[str, ...]
     stitchers: tuple[Stitcher, ...]
@@ -54,7 +54,7 @@ def expected(stitcher: Stitcher) -> float | None:
 
 def best_route(served: Mapping[str, Stitcher], source: str, target: str) -> tuple[str, ...]:
     """Return the names of the stitchers on the best route, by Dijkstra's algorithm; empty if there is no route."""
-    # The cost of a route: its stitchers without a score, minus the log of the product of the scores, its length.
+    # Cost of a route: number of stitchers without a score, then minus the log of the product of scores, then length.
     # A node is a stitcher, not a space, because the card of its target decides which stitchers can follow.
     frontier: list[tuple[tuple[int, float, int], tuple[str, ...]]] = [((0, 0.0, 0), ())]
     reached = set()

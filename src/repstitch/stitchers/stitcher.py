@@ -1,4 +1,4 @@
-"""The stitcher: a map with its two spaces, its normalisations and its scorecard. Translate, save, load."""
+"""The stitcher: a map with its two spaces, its normalisations and its scorecard. Translate rows, save and load."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from repstitch.text import num
 
 FORMAT_VERSION = 1
 FILES = ("config.json", "model.safetensors", "scorecard.json", "README.md")
-LONGEST_NAME = 40  # of a space, in a repr
+LONGEST_NAME = 40  # maximum number of characters of a space's name in a repr
 BEYOND_EXACT = 2**53  # float64 represents every smaller integer exactly
 Rows = np.ndarray | Sequence[Sequence[float]] | Sequence[float]
 
@@ -81,8 +81,8 @@ class Stitcher:
     def __post_init__(self):
         if (self.map.d_source, self.map.d_target) != (self.source.dim, self.target.dim):
             raise InputError(
-                f"`map` has {self.map.d_source} input and {self.map.d_target} output dimensions, "
-                f"but the spaces have {self.source.dim} and {self.target.dim}."
+                f"`map` must have {self.source.dim} input and {self.target.dim} output dimensions, like its spaces; "
+                f"got {self.map.d_source} and {self.map.d_target}."
             )
         if self.source_mean.shape != (self.source.dim,) or self.target_mean.shape != (self.target.dim,):
             raise InputError("`source_mean` and `target_mean` must have the dimensions of their spaces.")
@@ -97,7 +97,7 @@ class Stitcher:
             raise InputError(f"`scorecard` must be a Scorecard; got {type(self.scorecard).__name__}.")
         if self.calibration is not None and len(self.calibration.mean) != self.source.dim:
             dim = len(self.calibration.mean)
-            raise InputError(f"`calibration` must have the source's {self.source.dim} dimensions; it has {dim}.")
+            raise InputError(f"`calibration` must have the source's {self.source.dim} dimensions; got {dim}.")
         check_choice("method", self.method, METHODS)
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("input_norm", self.input_norm, NORMALISATIONS)
@@ -189,7 +189,7 @@ class Stitcher:
         output = self._run(X)
         return output.translated.cpu().numpy(), self.calibration.confidence(output.inputs, output.raw)
 
-    @torch.no_grad()  # not inference mode: autograd refuses its tensors, for example to train a probe on them
+    @torch.no_grad()  # not inference mode, whose tensors autograd rejects, for example when a probe is trained on them
     def _run(self, X: Rows | torch.Tensor) -> PipelineOutput:
         rows = _as_floats(X).to(self.device)
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.source.dim:
@@ -299,7 +299,7 @@ def load(path: str | os.PathLike[str]) -> Stitcher:
 
     Raises:
         InputError: If the folder does not exist, is incomplete or damaged, or has a format version that this release
-            does not read; also if the download fails.
+            cannot read, or if the download fails.
     """
     check_stitcher_exists(path)
     folder = _from_hub(str(path)) if str(path).startswith("hf://") else Path(path)
@@ -317,7 +317,9 @@ def load(path: str | os.PathLike[str]) -> Stitcher:
         tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
         calibration = _under("confidence.", tensors)
         if bool(calibration) != ("confidence" in config):
-            raise InputError("config.json and model.safetensors disagree on whether it has a confidence.")
+            raise InputError(
+                "config.json and model.safetensors disagree on whether the stitcher has a confidence calibration."
+            )
         return Stitcher(
             map=map_from_tensors(config["form"], _under("map.", tensors)),
             source=Space.from_dict(config["source"]),
@@ -359,7 +361,7 @@ def _as_tensor(X: Rows) -> torch.Tensor:
     if array.dtype.kind not in "fiu":
         raise InputError(f"`X` must contain floats or integers; got {array.dtype}.")
     if array.dtype.kind == "f":
-        dtype = np.float64 if array.dtype.itemsize > 4 else np.float32  # float32 would round some of them
+        dtype = np.float64 if array.dtype.itemsize > 4 else np.float32  # float32 would round float64 values
     else:
         dtype = array.dtype.newbyteorder("=")
     return torch.from_numpy(np.require(array, dtype, ("C", "W")))  # copied only if necessary
