@@ -14,7 +14,8 @@ from repstitch.cli.main import main
 
 GOLDEN = Path(__file__).parent / "golden" / "json"
 SENTENCES = {"why", "message", "warnings", "refused", "notes", "through", "how"}
-ADDED = {"objective", "auroc_interval", "usable", "reason"}  # keys that later releases added to a scorecard
+# Keys that later releases added to a scorecard.
+ADDED = {"source", "target", "objective", "auroc_interval", "usable", "reason"}
 OF_THIS_RUN = {"version", "repstitch", "torch", "python", "forward", "backward"}
 SIDES = "--source old.npz --target new.npz"
 MAKE: tuple[str, ...] = (

@@ -79,9 +79,16 @@ def test_control_c_exits_130_in_one_line(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("repstitch.cli.train.run", interrupt)
-    status, out, err = run(capsys, "train", "--source", "x", "--target", "y", "--out", "z")
-    assert (status, out) == (130, "")
-    assert err == ["repstitch train: interrupted; no output was written. Run the same command again to continue."]
+    monkeypatch.setattr("repstitch.cli.translate.run", interrupt)
+    train = ("train", "--source", "x", "--target", "y", "--out", "z")
+    for words, hint in (
+        (train, ""),
+        ((*train, "--checkpoints", "c"), " Run the same command again to continue."),
+        (("translate", "s", "x", "--out", "y.parquet"), " Run the same command again to continue."),
+    ):
+        status, out, err = run(capsys, *words)
+        assert (status, out) == (130, "")
+        assert err == [f"repstitch {words[0]}: interrupted; no output was written.{hint}"]
 
 
 COMMANDS = next(action for action in parser()._actions if action.dest == "command").choices or ()

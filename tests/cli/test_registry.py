@@ -34,7 +34,7 @@ def test_list_promote_and_show_use_the_same_folder(capsys, tmp_path, files, monk
         assert result(capsys, "show", named)["version"] == load(tmp_path / "a").version
     status, printed, _ = run(capsys, "show", "a")
     made = f"method ridge, objective match, version {load(tmp_path / 'a').version}"
-    assert printed.startswith(f"old (6) -> new (4), {made}\n\nQUERY USE (new queries, old index): ")
+    assert printed.startswith(f"old (6) -> new (4), {made}\n\nQUERY USE (old queries, new index): ")
     assert printed.endswith("\n\nEvery score: repstitch show a --full\n")
     assert len([line for line in printed.splitlines() if line]) <= 11
     every = run(capsys, "show", "a", "--full")[1]

@@ -160,3 +160,10 @@ def test_groups_of_either_side_stay_with_their_pairs():
     assert list(pair(grouped, plain).groups) == list(names(40, "g"))  # type: ignore[arg-type]
     assert list(pair(plain, grouped).groups) == list(names(40, "g")[order])  # type: ignore[arg-type]
     assert pair(embeddings(40, 4), plain).groups is None
+
+
+def test_an_unusable_row_without_an_id_is_named_by_its_number():
+    a, b = embeddings(40, 4, ids=None), embeddings(40, 6, "new", ids=None, seed=1)
+    b.vectors[17] = 0
+    with pytest.raises(InputError, match=r"\(first: row 17\)\. Leave them out with `drop_invalid`"):
+        pair(a, b)

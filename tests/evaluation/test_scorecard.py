@@ -361,8 +361,10 @@ def test_the_error_names_the_invalid_key(values, message):
 def test_a_scorecard_is_shown_in_ten_lines_as_a_table_and_in_one_line():
     card = Scorecard.from_dict(whole())
     lines = str(card).splitlines()
-    assert lines[0].startswith("QUERY USE (new queries, old index): re-embed. The first 10 results keep only 64 % of ")
-    assert lines[1].startswith("CORPUS USE (translated index, new queries): re-embed. The first 10 results keep only ")
+    assert lines[0].startswith(
+        "QUERY USE (translated queries, native index): re-embed. The first 10 results keep only "
+    )
+    assert lines[1].startswith("CORPUS USE (translated index, native queries): re-embed. The first 10 results keep ")
     assert lines[3].split() == ["83", "test", "pairs,", "pool", "of", "83", "query", "use", "corpus", "use", "chance"]
     assert lines[7].split()[-8:-4] == ["(recall@1)", "0.205", "[0.132,", "0.289]"]
     assert len(lines) == 10

@@ -381,7 +381,7 @@ def test_a_shortlist_as_long_as_the_pool_does_not_count_for_the_verdict():
     verdict = score(X, Y, Y + 0.5 * gaussian(80, 10, 4))["corpus"]["verdict"]
     assert verdict["numbers"]["first_stage"] == 1
     assert verdict["verdict"] == "re-embed"
-    assert "too small to judge the shortlist (top10_in_79)" in verdict["why"]
+    assert "too small to judge the shortlist (true neighbours in the first 79)" in verdict["why"]
 
 
 @pytest.mark.parametrize("n", [110, 115])

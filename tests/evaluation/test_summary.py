@@ -58,7 +58,7 @@ def verdict(score: float, shortlist: float, keep_old: float = 0.3, spread: float
         (
             verdict(0.2, 0.8),
             "keep the old model",
-            "It keeps 30 % of the neighbours that re-embedding finds; the translation keeps only 20 %.",
+            "The old model keeps 30 % of the neighbours that re-embedding finds; the translation only 20 %.",
         ),
         (
             verdict(0.3, 0.8, spread=0.2),
@@ -78,10 +78,35 @@ def test_with_relevance_judgements_the_advice_names_their_measures():
     made = Verdict(
         {"verdict": "use as first stage", "why": "", "measure": "ndcg@10", "numbers": numbers | {"recall@100": 0.9}}
     )
-    message = "Fetch 100 and rerank: they keep 97 % of re-embedding's recall@100; the first 10 alone 80 %."
+    message = "Fetch 100 and rerank: they keep 97 % of the recall@100 of re-embedding; the first 10 alone 80 %."
     assert advice(made) == message
     made = Verdict({"verdict": "use", "why": "", "measure": "ndcg@10", "numbers": numbers | {"recall@100": 0.9}})
-    assert advice(made) == "The first 10 results keep 80 % of re-embedding's nDCG@10; keeping the old model keeps 40 %."
+    kept = "The first 10 results keep 80 % of the nDCG@10 of re-embedding; keeping the old model keeps 40 %."
+    assert advice(made) == kept
+
+
+def test_an_old_model_that_beats_re_embedding_is_named_with_its_score_and_no_share_above_100_percent():
+    numbers = {"score": 0.09, "keep_old": 0.432, "ceiling": 0.1, "first_stage": 0.9, "first_stage_chance": 0.1}
+    made = Verdict(
+        {"verdict": "keep the old model", "why": "", "measure": "ndcg@10", "numbers": numbers | {"recall@100": 0.9}}
+    )
+    message = "The old model (minilm) scores higher (0.432) than re-embedding with e5 (0.100) by nDCG@10"
+    assert advice(made, "minilm", "e5") == f"{message}; the translation has 0.090."
+
+
+def test_the_lines_name_the_spaces_by_their_roles():
+    X, Y = shared_latent(120)
+    values = scorecard_of(X, Y, Y + 0.5 * gaussian(120, 10, 7), permutations=2).to_dict()
+    query, corpus = str(Scorecard(values | {"source": "e5", "target": "minilm"})).splitlines()[:2]
+    assert query.startswith("QUERY USE (e5 queries, minilm index): ")
+    assert "re-embedding with e5" in query
+    assert "the old model (minilm)" in query.lower()
+    assert corpus.startswith("CORPUS USE (translated e5 index, minilm queries): ")
+    assert "re-embedding with minilm" in corpus
+    assert "the old model (e5)" in corpus.lower()
+    query, corpus = str(Scorecard(values)).splitlines()[:2]
+    assert query.startswith("QUERY USE (translated queries, native index): ")
+    assert corpus.startswith("CORPUS USE (translated index, native queries): ")
 
 
 def test_a_verdict_without_numbers_is_explained_by_its_reason():

@@ -261,10 +261,10 @@ def test_with_too_few_hits_or_misses_a_confidence_is_not_usable(fitted, outcome)
         scores = evaluate(fitted, MAP, X, torch.nn.functional.normalize(MAP(X), dim=1), (TRAIN[1],))
         assert scores.auroc is None
         assert scores.auroc_estimate is None
-        counted = "it was tested on 200 hits and 0 misses; at least 20 of each are needed"
+        counted = "p_match was tested on 200 hits and 0 misses; at least 20 of each are needed"
     else:
         scores = evaluate(fitted, MAP, X, -torch.nn.functional.normalize(MAP(X), dim=1), (TRAIN[1],))
-        counted = "it was tested on 0 hits and 200 misses; at least 20 of each are needed"
+        counted = "p_match was tested on 0 hits and 200 misses; at least 20 of each are needed"
     assert (scores.usable, scores.reason) == (False, counted)
 
 

@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         extra = "demo" if args.command == "demo" else extra
         return _fail(args, f"`{args.command}` needs {error.name}; install it with: pip install 'repstitch[{extra}]'")
     except KeyboardInterrupt:
-        return _fail(
-            args, "interrupted; no output was written. Run the same command again to continue.", EXIT_INTERRUPTED
-        )
+        continues = args.command in RESUMED or getattr(args, "checkpoints", None) is not None
+        hint = " Run the same command again to continue." if continues else ""
+        return _fail(args, f"interrupted; no output was written.{hint}", EXIT_INTERRUPTED)
     return 0
 
 
@@ -87,6 +87,7 @@ def _fail(args: argparse.Namespace, message: str, status: int = EXIT_INPUT) -> i
     return status
 
 
+RESUMED = ("embed", "translate", "study")  # commands that keep finished parts if they are interrupted
 COMMANDS = (embed, train, score, translate, transfer, align, study, registry, serve, demo)
 EXTRAS = {
     "timm": "encoders",

@@ -124,10 +124,10 @@ def _drop_invalid(pairs: Pairs, drop: bool, side_names: tuple[str, str]) -> Pair
                 keep &= ~mask
     if counts and not drop:
         reasons = ", ".join(f"{n} with {reason}" for reason, n in counts.items())
-        first = pairs.ids[int(np.argmin(keep))]
+        row = int(np.argmin(keep))
+        first = f"id {pairs.ids[row]!r}" if pairs.by == "id" else f"row {row}"
         raise InputError(
-            f"The pairs have rows that cannot be used: {reasons} (first: id {first!r}). "
-            "Leave them out with `drop_invalid`."
+            f"The pairs have rows that cannot be used: {reasons} (first: {first}). Leave them out with `drop_invalid`."
         )
     if drop:
         repeats = repeated_pairs(pairs) & keep

@@ -2,7 +2,6 @@
 """Format all scores of a scorecard as sentences and tables, in plain text or Markdown."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from repstitch.evaluation.scorecard_parts import (
@@ -16,7 +15,7 @@ from repstitch.evaluation.scorecard_parts import (
     Spectrum,
     WithoutNearDuplicates,
 )
-from repstitch.evaluation.use_scores import RECALLS, Comparison, RecallScores, Relevance, UseScores
+from repstitch.evaluation.use_scores import RECALLS, Comparison, RecallScores, Relevance, UseScores, measure_name
 from repstitch.text import columns, markdown_table, num
 
 Block = str | list[tuple[str, ...]]  # a line, or a table whose first row is its header
@@ -39,13 +38,6 @@ def as_text(blocks: Iterable[Block]) -> str:
 
 def as_markdown(blocks: Iterable[Block]) -> str:
     return "\n\n".join(block if isinstance(block, str) else markdown_table(block) for block in blocks if block)
-
-
-def measure_name(measure: str) -> str:
-    """Return the name of a measure in reports: `overlap@10` is "true neighbours in the first 10"."""
-    if re.fullmatch(r"overlap@\d+|top\d+_in_\d+", measure):
-        return f"true neighbours in the first {re.findall(r'[0-9]+', measure)[-1]}"
-    return measure.replace("ndcg@", "nDCG@")
 
 
 def retrieval_table(title: str, uses: Uses, chance: RecallScores, pool: int, k: int, hubness: float | None) -> Block:

@@ -45,6 +45,8 @@ class Scorecard(Record):
     pool = whole()  # number of rows in which each counterpart is searched for
     k = whole()  # number of neighbours per row that the overlap scores compare
     held_out = otherwise(string(), "held-out pairs")  # description of the pairs that were scored
+    source = optional(string())  # name of the source space; None in scorecards of earlier releases
+    target = optional(string())  # name of the target space; likewise
     objective = optional(string())  # objective that the map was selected for; None in scorecards of earlier releases
     chance = part(RecallScores)  # recall of a random search
     hubness_native = optional(number())
@@ -122,7 +124,7 @@ class Scorecard(Record):
         uses = self.uses
         title = f"{self.n} {self.held_out}, pool of {self.pool}"
         return [
-            *summary.verdict_lines(uses),
+            *summary.verdict_lines(uses, self.source, self.target),
             *report.reason_lines(uses),
             *(["", *(f"warning: {note}" for note in self.notes)] if self.notes else []),
             "",
@@ -145,7 +147,7 @@ class Scorecard(Record):
             return ["no scorecard"]
         title = f"{self.n} {self.held_out}, pool of {self.pool}"
         return [
-            *summary.verdict_lines(self.uses),
+            *summary.verdict_lines(self.uses, self.source, self.target),
             "",
             summary.key_numbers(title, self.uses, self.relevance, self.chance),
             *summary.warning_lines(self.notes, self.confidence),

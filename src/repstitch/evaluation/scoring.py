@@ -238,7 +238,7 @@ def _compare(
         few = f"{len(pool)} queries are too few for a verdict; at least {MIN_QUERIES} are needed."
         verdict = not_judged(few, thresholds)
     else:
-        neighbours = f" with the {truth}'s own neighbours"
+        neighbours = f" (neighbours in the {truth} space)"
         verdict = decide(first, scores[first], shortlist, scores[shortlist], thresholds, chance[shortlist], neighbours)
     compared = {name: part.to_dict() for name, part in scores.items()}
     return {"references": {"truth": truth, "chance": chance, **compared}, "verdict": verdict.to_dict()}

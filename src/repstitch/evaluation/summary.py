@@ -3,31 +3,65 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from repstitch.evaluation.report import Block, Uses, measure_name
+from repstitch.evaluation.report import Block, Uses
 from repstitch.evaluation.scorecard_parts import CalibrationScores
 from repstitch.evaluation.thresholds import MOST_CHANCE
-from repstitch.evaluation.use_scores import Comparison, RecallScores, References, Relevance, UseScores, Verdict
+from repstitch.evaluation.use_scores import (
+    Comparison,
+    RecallScores,
+    References,
+    Relevance,
+    UseScores,
+    Verdict,
+    measure_name,
+)
 from repstitch.records import is_number
 from repstitch.text import num
 
-USE_TITLES = {
-    "query": "QUERY USE (new queries, old index)",
-    "corpus": "CORPUS USE (translated index, new queries)",
-}
+
+@dataclass(frozen=True)
+class Roles:
+    """Which space is the old model's and which the new one's in a use. Names are None in cards of earlier releases."""
+
+    title: str
+    old: str | None
+    new: str | None
 
 
-def verdict_lines(uses: Uses) -> Iterable[Block]:
-    """Yield one line for each use: its verdict and the advice."""
+def roles(use: str, source: str | None, target: str | None) -> Roles:
+    """Return the roles of the two spaces in a use.
+
+    In query use the source is the new model, whose queries search the old index. In corpus use the target is the new
+    model, whose queries search the translated old index.
+    """
+    if source is None or target is None:
+        titles = {
+            "query": "QUERY USE (translated queries, native index)",
+            "corpus": "CORPUS USE (translated index, native queries)",
+        }
+        return Roles(titles[use], None, None)
+    if use == "query":
+        return Roles(f"QUERY USE ({source} queries, {target} index)", target, source)
+    return Roles(f"CORPUS USE (translated {source} index, {target} queries)", source, target)
+
+
+def verdict_lines(uses: Uses, source: str | None, target: str | None) -> Iterable[Block]:
+    """Yield one line for each use: its verdict and the advice. `source` and `target` are the names of the spaces."""
     for use, scores in uses.items():
+        spaces = roles(use, source, target)
         if "verdict" in scores:
-            yield f"{USE_TITLES[use]}: {scores.verdict}. {advice(scores.verdict)}"
+            yield f"{spaces.title}: {scores.verdict}. {advice(scores.verdict, spaces.old, spaces.new)}"
         else:
-            yield f"{USE_TITLES[use]}: no verdict (an earlier release wrote these scores). Score the stitcher again."
+            yield f"{spaces.title}: no verdict (an earlier release wrote these scores). Score the stitcher again."
 
 
-def advice(verdict: Verdict) -> str:
-    """Return one or two sentences that explain a verdict in practical terms, with the shares that decided it."""
+def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> str:
+    """Return one or two sentences that explain a verdict in practical terms, with the shares that decided it.
+
+    `old` and `new` are the names of the spaces of the old and of the new model.
+    """
     numbers = verdict.numbers
     shortlist = next((name for name in numbers if re.fullmatch(r"(top\d+_in_|recall@)\d+", name)), None)
     shown = ("score", "keep_old", "ceiling", "first_stage", "first_stage_chance")
@@ -35,23 +69,29 @@ def advice(verdict: Verdict) -> str:
     measure = verdict.measure or ""
     if not re.fullmatch(r"(overlap|ndcg)@\d+", measure) or shortlist is None or not complete:
         return verdict.why[:1].upper() + verdict.why[1:]
-    ceiling, k, depth = numbers["ceiling"], _last_number(measure), _last_number(shortlist)
-    kept, old = _percent(numbers["score"] / ceiling), _percent(numbers["keep_old"] / ceiling)
+    score, keep_old, ceiling = numbers["score"], numbers["keep_old"], numbers["ceiling"]
+    k, depth = _last_number(measure), _last_number(shortlist)
+    kept, kept_by_old, share = _percent(score / ceiling), _percent(keep_old / ceiling), _percent(numbers["first_stage"])
     by_overlap = measure.startswith("overlap")
-    all_found = "the neighbours that re-embedding finds" if by_overlap else f"re-embedding's {measure_name(measure)}"
-    listed = "the neighbours that re-embedding finds" if by_overlap else f"re-embedding's {measure_name(shortlist)}"
-    share = _percent(numbers["first_stage"])
+    re_embedding = "re-embedding" if new is None else f"re-embedding with {new}"
+    old_model = "the old model" if old is None else f"the old model ({old})"
+    all_found = f"the neighbours that {re_embedding} finds" if by_overlap else f"the nDCG@{k} of {re_embedding}"
+    listed = all_found if by_overlap else f"the {shortlist} of {re_embedding}"
     fetched = "the scored pool is too small to judge a longer list"
     if numbers["first_stage_chance"] <= MOST_CHANCE:
         fetched = f"the first {depth} keep {share}"
+    keep = f"{old_model[0].upper()}{old_model[1:]} keeps {kept_by_old} of {all_found}; the translation only {kept}."
+    if keep_old > ceiling:  # by relevance judgements the new model can be the worse one
+        better = f"{old_model[0].upper()}{old_model[1:]} scores higher ({num(keep_old)}) than {re_embedding}"
+        keep = f"{better} ({num(ceiling)}) by {measure_name(measure)}; the translation has {num(score)}."
     sentences = {
-        "use": f"The first {k} results keep {kept} of {all_found}; keeping the old model keeps {old}.",
-        "use as first stage": (f"Fetch {depth} and rerank: they keep {share} of {listed}; the first {k} alone {kept}."),
-        "re-embed": f"The first {k} results keep only {kept} of {all_found} (the old model {old}); {fetched}.",
-        "keep the old model": f"It keeps {old} of {all_found}; the translation keeps only {kept}.",
+        "use": f"The first {k} results keep {kept} of {all_found}; keeping {old_model} keeps {kept_by_old}.",
+        "use as first stage": f"Fetch {depth} and rerank: they keep {share} of {listed}; the first {k} alone {kept}.",
+        "re-embed": f"The first {k} results keep only {kept} of {all_found} ({old_model} {kept_by_old}); {fetched}.",
+        "keep the old model": keep,
         "undecided": (
-            f"The first {k} results keep {kept} of {all_found}, the old model {old}: too close to tell apart on so few "
-            "queries. Score more pairs."
+            f"The first {k} results keep {kept} of {all_found}, {old_model} {kept_by_old}: too close to tell apart on "
+            "so few queries. Score more pairs."
         ),
     }
     return sentences.get(verdict.verdict, verdict.why)
@@ -75,13 +115,19 @@ def key_numbers(title: str, uses: Uses, relevance: Relevance | None, chance: Rec
     for i, measure in enumerate([] if first is None else list(first.measures)[:2]):
         at_random = first.chance.get(measure) if isinstance(first, References) else None
         by_chance = "" if at_random is None else num(at_random)
-        rows.append((measure_name(measure), *_cells(comparisons, measure, "translated"), by_chance))
+        judged = "" if relevance is None else f" ({_judged(relevance)})"
+        rows.append((measure_name(measure) + judged, *_cells(comparisons, measure, "translated"), by_chance))
         if i == 0:
             rows.append(("  by keeping the old model", *_cells(comparisons, measure, "keep_old"), ""))
     for k, place in ((1, "comes first"), (10, "in the first 10")):
         label = f"the counterpart {place} (recall@{k})"
         rows.append((label, *(str(use.recall_at(k)) for use in uses.values()), num(chance.recall_at(k).score)))
     return rows
+
+
+def _judged(relevance: Relevance) -> str:
+    queries = max(scores.queries for scores in relevance.uses.values())
+    return f"{queries:,} queries, {relevance.documents:,} documents"
 
 
 def _deciding(use: str, scores: UseScores, relevance: Relevance | None) -> Comparison | None:

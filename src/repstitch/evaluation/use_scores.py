@@ -1,6 +1,7 @@
 # pyright: strict
 """The scores of one use of a translation, as typed views of JSON: retrieval, references, relevance, verdict."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import ClassVar, TypeVar
@@ -242,6 +243,13 @@ class Relevance(Record):
     @property
     def corpus(self) -> RelevanceScores:
         return chosen(self.uses, "corpus", "use", "a use that was judged")
+
+
+def measure_name(measure: str) -> str:
+    """Return the name of a measure in reports: `overlap@10` is "true neighbours in the first 10"."""
+    if re.fullmatch(r"overlap@\d+|top\d+_in_\d+", measure):
+        return f"true neighbours in the first {re.findall(r'[0-9]+', measure)[-1]}"
+    return measure.replace("ndcg@", "nDCG@")
 
 
 def chosen(values: Mapping[Key, Of], key: Key, argument: str, kind: str) -> Of:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from repstitch.evaluation.thresholds import MOST_CHANCE, Thresholds
-from repstitch.evaluation.use_scores import ReferenceScores, Verdict
+from repstitch.evaluation.use_scores import ReferenceScores, Verdict, measure_name
 from repstitch.metrics.resample import interval, resampled_means
 from repstitch.text import num
 
@@ -81,15 +81,15 @@ def decide(
         "first_stage_chance": chance,
     }
     against = (
-        f"{measure}{truth} {num(deciding.translated.score)} against {num(deciding.keep_old.score)} for keeping the "
-        f"old model (difference {low:+.3f} to {high:+.3f})"
+        f"{measure_name(measure)}{truth} {num(deciding.translated.score)} against {num(deciding.keep_old.score)} for "
+        f"keeping the old model (difference {low:+.3f} to {high:+.3f})"
     )
     retains = f"it keeps {_percent(retention)} of full re-embedding"
-    fetched = f"the pool is too small to judge the shortlist ({shortlist_measure})"
+    fetched = f"the pool is too small to judge the shortlist ({measure_name(shortlist_measure)})"
     enough = False
     if first_stage is not None and chance <= MOST_CHANCE:
         enough = first_stage >= thresholds.first_stage
-        fetched = f"the shortlist ({shortlist_measure}) keeps {_percent(first_stage)}"
+        fetched = f"the shortlist ({measure_name(shortlist_measure)}) keeps {_percent(first_stage)}"
     if high < 0:
         word, why = "keep the old model", f"{against}: the translation is worse than keeping the old model."
     elif not low > 0:

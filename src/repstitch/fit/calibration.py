@@ -255,7 +255,8 @@ def _discrimination(hits: np.ndarray, misses: np.ndarray) -> dict[str, Any]:
     reason = None
     if value is None or interval is None or min(len(hits), len(misses)) < MIN_OUTCOMES:
         reason = (
-            f"it was tested on {len(hits)} hits and {len(misses)} misses; at least {MIN_OUTCOMES} of each are needed"
+            f"p_match was tested on {len(hits)} hits and {len(misses)} misses; at least {MIN_OUTCOMES} of each are "
+            "needed"
         )
     elif interval[0] <= 0.5:
         reason = (

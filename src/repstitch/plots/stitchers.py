@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from repstitch.errors import InputError
-from repstitch.evaluation.report import REFERENCES, measure_name
+from repstitch.evaluation.report import REFERENCES
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.scorecard_parts import (
     ALIGNMENTS,
@@ -17,14 +17,14 @@ from repstitch.evaluation.scorecard_parts import (
     LearningCurve,
     Spectrum,
 )
-from repstitch.evaluation.use_scores import RECALLS, Comparison
+from repstitch.evaluation.use_scores import RECALLS, Comparison, measure_name
 from repstitch.plots.canvas import BLUE, GREEN, GREY, ORANGE, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-USE_WORDS = {"query": "new queries, old index", "corpus": "translated index, new queries"}
+USE_WORDS = {"query": "translated queries, native index", "corpus": "translated index, native queries"}
 USE_COLOURS = {"query": BLUE, "corpus": ORANGE}
 SHOWN = [name for name in REFERENCES if name not in ("over_keep_old", "retention")]
 
@@ -120,6 +120,7 @@ def plot_spectrum(axes: Axes, spectrum: Spectrum) -> Axes:
     axes.plot(spectrum.direction, spectrum.correlation, color=BLUE, lw=1.8, label="held-out pairs")
     axes.axhline(spectrum.null, color="black", lw=1.5, label=f"strongest of shuffled pairs: {spectrum.null:.2f}")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(1, max(2, spectrum.directions))
     axes.set_ylim(min(-0.1, *spectrum.correlation) - 0.02, 1.05)
     axes.set_xlabel("canonical direction, strongest first", fontsize=9)

@@ -101,6 +101,8 @@ def score(  # noqa: PLR0913 - the whole job in one call
     card = score_pairs(translate_pairs(stitcher, pairs), training_mean, uses=uses, thresholds=thresholds).to_dict()
     n_used = int(used_in_training.sum())
     extras: dict = {
+        "source": stitcher.source.name,
+        "target": stitcher.target.name,
         "objective": stitcher.objective,
         "left_out": n_used,
         "held_out": "unseen pairs",

@@ -162,7 +162,8 @@ def train(  # noqa: PLR0913 - the whole job in one call
     stitcher = assemble(
         prepared, problem, chosen, scorecard, calibration, objective, split_record, used_all_pairs=refit_on_all
     )
-    extras: dict = {"objective": objective} | ({} if refitted is None else {"refit": True})
+    spaces = {"source": stitcher.source.name, "target": stitcher.target.name}
+    extras: dict = spaces | {"objective": objective} | ({} if refitted is None else {"refit": True})
     if task is not None:
         extras["probe_transfer"] = evaluate_probe(stitcher, task, seed=seed).to_dict()
     map = stitcher.map if refitted is None else refitted
