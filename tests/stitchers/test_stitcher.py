@@ -134,7 +134,7 @@ def test_missing_parent_folders_are_created(tmp_path):
     assert load(make().save(tmp_path / "a" / "b" / "s")).version == make().version
 
 
-@pytest.mark.parametrize("broken", ["save_file", "model_card"])
+@pytest.mark.parametrize("broken", ["to_safetensors", "model_card"])
 def test_a_save_that_fails_half_way_leaves_no_files(tmp_path, monkeypatch, broken):
     def fail(*_args):
         raise KeyboardInterrupt
@@ -145,11 +145,21 @@ def test_a_save_that_fails_half_way_leaves_no_files(tmp_path, monkeypatch, broke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_every_file_has_the_permissions_of_the_umask(tmp_path):
+    """Another user, such as that of a container, can then read what was trained."""
+    before = os.umask(0o027)
+    try:
+        folder = make().save(tmp_path / "s")
+    finally:
+        os.umask(before)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == dict.fromkeys(FILES, "0o640")
+
+
 def test_a_full_disk_is_an_input_error_and_leaves_no_files(tmp_path, monkeypatch):
     def full(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(module, "to_safetensors", full)
     with pytest.raises(InputError, match=r"cannot be written: .*No space left"):
         make().save(tmp_path / "s")
     assert list(tmp_path.iterdir()) == []
@@ -180,7 +190,7 @@ def test_a_folder_that_appears_while_saving_is_not_overwritten(tmp_path, monkeyp
         save_file(tensors, path)
         out.mkdir()
 
-    monkeypatch.setattr(module, "save_file", meanwhile)
+    monkeypatch.setattr(module, "to_safetensors", meanwhile)
     with pytest.raises(InputError, match="never overwritten"):
         make().save(out)
     assert [p.name for p in tmp_path.iterdir()] == ["s"]

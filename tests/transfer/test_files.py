@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 from typing import Any
 
@@ -44,6 +45,16 @@ TRANSFERABLES = {
 def test_a_file_is_read_as_it_was_written(tmp_path, name, suffix):
     path = files.write(tmp_path / f"x{suffix}", TRANSFERABLES[name], notes={"forward": "abc"})
     same(content(path), TRANSFERABLES[name])
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".npy"])
+def test_a_file_has_the_permissions_of_the_umask(tmp_path, suffix):
+    before = os.umask(0o022)
+    try:
+        path = files.write(tmp_path / f"x{suffix}", Directions(np.eye(3)))
+    finally:
+        os.umask(before)
+    assert oct(path.stat().st_mode & 0o777) == "0o644"
 
 
 def test_directions_can_be_one_bare_array(tmp_path, caplog):

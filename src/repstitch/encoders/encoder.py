@@ -281,7 +281,7 @@ def from_module(
 
 def save(encoder: Encoder, folder: str | os.PathLike) -> Path:
     """Save an image encoder as `NAME.safetensors` and its card as `NAME.toml`, and return the path of the card."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_safetensors
 
     card, folder = encoder.card, Path(folder)
     if encoder.space.modality != "image":
@@ -293,7 +293,7 @@ def save(encoder: Encoder, folder: str | os.PathLike) -> Path:
         )
     state = {name: value.detach().cpu().contiguous() for name, value in encoder.model.state_dict().items()}
     with written_whole(weights, "folder") as path:
-        save_file(state, path)
+        path.write_bytes(to_safetensors(state))  # `save_file` ignores the umask
     catalogue.write(folder / f"{card.name}.toml", [replace(card, checkpoint=weights.name, revision=digest(weights))])
     return folder / f"{card.name}.toml"
 

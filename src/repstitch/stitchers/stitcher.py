@@ -12,7 +12,8 @@ from typing import Any, overload
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 
 from repstitch.arguments import check_choice
 from repstitch.errors import InputError, one_line
@@ -260,7 +261,8 @@ class Stitcher:
             (folder / "scorecard.json").write_text(_json(self.scorecard.to_dict()), encoding="utf-8")
             (folder / "README.md").write_text(model_card(config, self.scorecard), encoding="utf-8")
             tensors = {k: v.clone(memory_format=torch.contiguous_format) for k, v in self._tensors().items()}
-            save_file(tensors, folder / "model.safetensors")
+            # Not `save_file`, which makes a file that only its owner can read, whatever the umask.
+            (folder / "model.safetensors").write_bytes(to_safetensors(tensors))
             check_new_folder(out)  # another process may have created it in the meantime
         return target
 

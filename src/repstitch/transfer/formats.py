@@ -45,9 +45,10 @@ def write_arrays(target: Path, arrays: Mapping[str, np.ndarray], notes: Mapping[
     """Write arrays and metadata to a new file (.npy: one array without metadata). A failed write leaves no file."""
     with written_whole(target) as path:
         if target.suffix == ".safetensors":
-            from safetensors.numpy import save_file
+            from safetensors.numpy import save as to_safetensors
 
-            save_file({k: v for k, v in arrays.items() if v.dtype.kind != "U"}, path, metadata=dict(notes))
+            numbers = {k: v for k, v in arrays.items() if v.dtype.kind != "U"}
+            path.write_bytes(to_safetensors(numbers, dict(notes)))  # `save_file` ignores the umask
         elif target.suffix == ".npz":
             named: dict[str, Any] = {**arrays, NOTES: np.array(json.dumps(dict(notes), ensure_ascii=False))}
             np.savez(path, **named)
