@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.spaces import calibration, card, gaussian
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as to_safetensors
 
 from repstitch.embeddings.normalising import normalise
 from repstitch.errors import InputError
@@ -186,9 +187,9 @@ def test_an_existing_output_is_refused_and_not_changed(tmp_path, kind):
 def test_a_folder_that_appears_while_saving_is_not_overwritten(tmp_path, monkeypatch):
     out = tmp_path / "s"
 
-    def meanwhile(tensors, path):
-        save_file(tensors, path)
+    def meanwhile(tensors):
         out.mkdir()
+        return to_safetensors(tensors)
 
     monkeypatch.setattr(module, "to_safetensors", meanwhile)
     with pytest.raises(InputError, match="never overwritten"):
