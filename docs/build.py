@@ -13,8 +13,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 PAGES, SITE, CONFIG = ROOT / "build" / "pages", ROOT / "build" / "site", ROOT / "build" / "zensical.toml"
 CLI_PAGE, PYTHON_PAGE = ROOT / "docs" / "reference" / "cli.md", ROOT / "docs" / "reference" / "python.md"
 WIDTH = 100  # of the help texts
@@ -66,13 +67,13 @@ def python_page() -> str:
         names = [name for name in module.__all__ if not name.startswith("__")]
         rows = "\n".join(f"| `{name}` | {_summary(getattr(module, name))} |" for name in names)
         sections.append(f"## {package}\n\n{purpose}\n\n| name | what it is |\n|---|---|\n{rows}")
-        details += [f"::: {package}.{name}" for name in names if package == "repstitch" or not _at_top(name)]
+        details += [f"::: {package}.{name}" for name in names if package == "repstitch" or not _at_top(module, name)]
     return "\n\n".join([*sections, *details]) + "\n"
 
 
-def _at_top(name: str) -> bool:
-    """Whether the package `repstitch` itself offers the name, so that its details appear once."""
-    return name in importlib.import_module("repstitch").__all__
+def _at_top(module: ModuleType, name: str) -> bool:
+    """Whether `repstitch` itself offers the object that has this name in a module, so that its details appear once."""
+    return getattr(importlib.import_module("repstitch"), name, None) is getattr(module, name)
 
 
 def _summary(thing: object) -> str:

@@ -1,4 +1,5 @@
 import io
+import shlex
 import sys
 
 import pytest
@@ -37,7 +38,13 @@ def test_list_promote_and_show_use_the_same_folder(capsys, tmp_path, files, monk
     assert printed.startswith(f"old (6) -> new (4), {made}\n\nQUERY USE (old queries, new index): ")
     assert printed.endswith("\n\nEvery score: repstitch show a --full\n")
     assert len([line for line in printed.splitlines() if line]) <= 11
-    every = run(capsys, "show", "a", "--full")[1]
+    monkeypatch.delenv("REPSTITCH_STITCHERS")
+    (tmp_path / "a").rename(tmp_path / "an a")
+    printed = run(capsys, "show", "an a", "--stitchers", tmp_path)[1]
+    words = shlex.split(printed.splitlines()[-1].removeprefix("Every score: "))
+    assert words == ["repstitch", "show", "an a", "--stitchers", str(tmp_path), "--full"]
+    (tmp_path / "an a").rename(tmp_path / "a")
+    every = run(capsys, "show", tmp_path / "a", "--full")[1]
     assert load(tmp_path / "a").scorecard.table() in every
 
 

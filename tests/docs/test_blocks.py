@@ -1,6 +1,5 @@
 """The Python blocks of the documentation run: on synthetic files like those of the demo, and on the real demo."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -8,13 +7,12 @@ from pathlib import Path
 
 import pytest
 from helpers.demo_files import served, write_demo, write_working_folder
-from helpers.pages import PAGES, blocks, name_of, text_of, typed
+from helpers.pages import FENCE, PAGES, ROOT, blocks, commands, name_of, text_of
 
 from repstitch.cli.main import main
 
 WITH_PYTHON = [page for page in PAGES if blocks(text_of(page), "python")]
 ADDRESS = "http://127.0.0.1:3000"
-NEEDS_THE_HUB = ("timm:", "hf://")
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +35,7 @@ def real(tmp_path_factory) -> Path:
 
 def run_blocks(page: Path, folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the Python blocks of a page in one namespace, in a copy of `folder`, with a service if they use one."""
-    shutil.copytree(folder, place, copy_function=os.link, dirs_exist_ok=True)
+    shutil.copytree(folder, place, dirs_exist_ok=True)
     monkeypatch.chdir(place)
     python = blocks(text_of(page), "python")
     names = {"__name__": "__main__"}
@@ -61,21 +59,26 @@ def test_the_python_blocks_run_on_the_real_demo(page, real, tmp_path, monkeypatc
     run_blocks(page, real, tmp_path / "here", monkeypatch)
 
 
-def runnable(page: Path) -> list[list[str]]:
-    """The commands of a page's shell blocks that end by themselves and need neither the network nor made-up files."""
-    local = [words for words in typed(page) if words[0] not in ("serve", "demo", "study")]
-    return [words for words in local if not any(part in word for word in words for part in NEEDS_THE_HUB)]
+# Commands that do not end by themselves, or need the network, or files that only the reader has.
+NOT_RUN = ("serve", "demo", "study")
+READERS_FILES = ("timm:", "hf://", "photos/", "later.", "OWNER/NAME")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["README.md", "docs/getting-started.md", "docs/guides/move-an-index.md"])
-def test_the_commands_of_a_first_page_run_in_order_on_the_real_demo(name, real, tmp_path, monkeypatch, capsys):
-    page = next(page for page in PAGES if name_of(page) == name)
+def test_a_first_page_can_be_typed_from_top_to_bottom(name, real, tmp_path, monkeypatch, capsys):
+    """Its commands and its Python blocks run in order, on the files of the demo."""
+    page = ROOT / name
     place = tmp_path / "here"
-    shutil.copytree(real, place, copy_function=os.link)
+    shutil.copytree(real, place)
     monkeypatch.chdir(place)
-    for words in runnable(page):
-        files = [word for word in words if word.endswith((".npy", ".parquet")) and not Path(word).exists()]
-        out = words[words.index("--out") + 1] if "--out" in words else None
-        if all(file == out for file in files):
-            assert main(words) == 0, capsys.readouterr().err
+    names, ran = {"__name__": "__main__"}, 0
+    for _, kind, body in FENCE.findall(text_of(page)):
+        if kind == "python":
+            exec(compile(body, name, "exec"), names)
+        for words in commands(body) if kind == "bash" else ():
+            if words[0] in NOT_RUN or any(part in word for word in words for part in READERS_FILES):
+                continue
+            assert main(words) == 0, (words, capsys.readouterr().err)
+            ran += 1
+    assert ran >= 5

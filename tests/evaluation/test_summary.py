@@ -42,7 +42,7 @@ def verdict(score: float, shortlist: float, keep_old: float = 0.3, spread: float
         (
             verdict(0.63, 0.9992),
             "use as first stage",
-            "Fetch 100 and rerank: they keep over 99 % of the neighbours that re-embedding finds; the first 10 alone "
+            "Fetch 100 and rerank: they keep 99.9 % of the neighbours that re-embedding finds; the first 10 alone "
             "63 %.",
         ),
         (
@@ -64,7 +64,7 @@ def verdict(score: float, shortlist: float, keep_old: float = 0.3, spread: float
             verdict(0.3, 0.8, spread=0.2),
             "undecided",
             "The first 10 results keep 30 % of the neighbours that re-embedding finds, the old model 30 %: too close "
-            "to tell apart on so few queries. Score more pairs.",
+            "to tell apart. Score more pairs.",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",
@@ -92,6 +92,28 @@ def test_an_old_model_that_beats_re_embedding_is_named_with_its_score_and_no_sha
     )
     message = "The old model (minilm) scores higher (0.432) than re-embedding with e5 (0.100) by nDCG@10"
     assert advice(made, "minilm", "e5") == f"{message}; the translation has 0.090."
+
+
+def test_a_share_that_misses_its_threshold_is_not_rounded_up_to_it():
+    assert verdict(0.896, 0.948) == "re-embed"
+    assert "keep only 89.6 %" in advice(verdict(0.896, 0.948))
+    assert advice(verdict(0.896, 0.948)).endswith("the first 100 keep 94.8 %.")
+    assert "keep 90 %" in advice(verdict(0.9, 0.99))
+
+
+def test_undecided_by_relevance_asks_for_judged_queries():
+    numbers = {"score": 0.4, "keep_old": 0.4, "ceiling": 0.5, "first_stage": 0.97, "first_stage_chance": 0.1}
+    made = Verdict({"verdict": "undecided", "why": "", "measure": "ndcg@10", "numbers": numbers | {"recall@100": 0.9}})
+    assert advice(made).endswith("too close to tell apart. Score more judged queries.")
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), None, "x"])
+def test_numbers_that_cannot_be_read_leave_the_reason(broken):
+    numbers = {"score": broken, "keep_old": 0.4, "ceiling": 0.5, "first_stage": 0.97, "first_stage_chance": 0.1}
+    made = Verdict(
+        {"verdict": "use", "why": "because", "measure": "overlap@10", "numbers": numbers | {"top10_in_100": 1}}
+    )
+    assert advice(made) == "Because"
 
 
 def test_the_lines_name_the_spaces_by_their_roles():
@@ -141,7 +163,7 @@ def test_warnings_and_an_unusable_confidence_are_shown():
     assert lines[-1] == "2 warnings on the pairs: 3 rows repeat."
     confidence = {"usable": False, "reason": "it was tested on 3 hits"}
     lines = str(Scorecard(values | {"confidence": confidence})).splitlines()
-    assert lines[-1] == "The confidence of single translations is not usable: it was tested on 3 hits."
+    assert lines[-1] == "The p_match of single translations is not usable: it was tested on 3 hits."
 
 
 @pytest.mark.parametrize("objective", ["match", "neighbours", "reconstruction", None])

@@ -16,7 +16,7 @@ FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", flags=re.DOTALL | re.MULTILIN
 LINK = re.compile(r"\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
 FIGURE = re.compile(r"\[([^\]]+)\]\(([^)\s#]*results/[^)\s#]+\.md)(?:#([^)\s]*))?\s+\"([^\"]+)\"\)")
 NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e-?\d+)?|-?\.\d+")
-UNITS = r" ?(?:%|times\b|x\b|ms\b|s\b|seconds\b|minutes\b|MB\b|GB\b|requests/s)"
+UNITS = r" ?(?:%|×|times\b|fold\b|x\b|µs\b|ms\b|s\b|seconds\b|minutes\b|hours\b|[MG]B\b|requests/s)"
 MEASURED = re.compile(rf"(?<![\w.@/-])(?:\d[\d,]*\.\d+|\.\d+|\d[\d,]*(?={UNITS}))")
 
 
@@ -40,7 +40,7 @@ def blocks(text: str, language: str) -> list[str]:
 def commands(text: str) -> list[list[str]]:
     """Return the arguments of every line of a script that calls repstitch; backslashes join lines."""
     joined = re.sub(r"\\\n\s*", "", text)
-    lines = re.findall(r"^\s*(?:\$ )?(repstitch [a-z][^\n`|>]*)", joined, flags=re.MULTILINE)
+    lines = re.findall(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(repstitch [a-z][^\n`|>]*)", joined, flags=re.MULTILINE)
     return [shlex.split(line.rstrip().rstrip("&"), comments=True)[1:] for line in lines]
 
 
@@ -60,9 +60,10 @@ def headings(text: str) -> list[str]:
 
 
 def prose(text: str) -> str:
-    """Return a page without code blocks, inline code and links."""
-    text = re.sub(r"``.+?``|`[^`]*`", "", FENCE.sub("", text))
-    return re.sub(r"!?\[[^\]]*\]\([^)]*\)", "", text)
+    """Return a page without code, figures that link to their row, and the addresses of other links."""
+    text = FIGURE.sub("", FENCE.sub("", text))
+    text = re.sub(r"``.+?``|`[^`]*`", "", text)
+    return re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,21 @@ class Figure:
         return matching
 
     def agrees(self, cell: str) -> bool:
-        """Whether the cell has the number that is shown, rounded to the digits that are shown."""
-        number = NUMBER.search(self.shown)
-        if number is None:
+        """Whether the cell has every number that is shown, rounded to the digits that are shown, and the same unit."""
+        without_intervals = re.sub(r"\[[^\]]*\]", "", cell)
+        units = [unit for unit in re.findall(r"[a-zA-Zµ/]+", self.shown) if unit not in ("to", "x")]
+        if not NUMBER.search(self.shown) or any(unit not in cell + self.title for unit in units):
             return False
-        digits = number.group().replace(",", "")
-        tolerance = 0.5 * 10.0 ** -len(digits.partition(".")[2])
         scale = 100 if "%" in self.shown and "%" not in cell else 1
-        values = [scale * float(value.replace(",", "")) for value in NUMBER.findall(cell)]
-        return any(abs(value - float(digits)) <= tolerance * (1 + 1e-6) for value in values)
+        values = [scale * float(value.replace(",", "")) for value in NUMBER.findall(without_intervals)]
+        return all(_is_rounded(number, values) for number in NUMBER.findall(self.shown))
+
+
+def _is_rounded(number: str, values: list[float]) -> bool:
+    """Whether a number, as text, is one of the values rounded to its digits."""
+    digits = number.replace(",", "")
+    tolerance = 0.5 * 10.0 ** -len(digits.partition(".")[2]) * (1 + 1e-6)
+    return any(abs(value - float(digits)) <= tolerance for value in values)
 
 
 def figures(page: Path) -> list[Figure]:

@@ -291,7 +291,7 @@ def test_unusable_confidence_is_written_with_a_warning(tmp_path, stitcher, caplo
         sure = replace(stitcher, calibration=calibration(D_SOURCE, pool=500), scorecard=Scorecard(scores))
         caplog.clear()
         translate_file(sure, path, tmp_path / f"{usable}.parquet", confidence=True)
-        warning = "The confidence columns are not usable: it was tested on 3 hits. They are written anyway."
+        warning = "The column of p_match is not usable: it was tested on 3 hits. It is written anyway."
         assert [record.message for record in caplog.records] == ([] if usable else [warning])
         columns.append(pq.read_table(tmp_path / f"{usable}.parquet").columns)
     assert columns[0] == columns[1]

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         continues = args.command in RESUMED or getattr(args, "checkpoints", None) is not None
         hint = " Run the same command again to continue." if continues else ""
-        return _fail(args, f"interrupted; no output was written.{hint}", EXIT_INTERRUPTED)
+        return _fail(args, f"interrupted.{hint}", EXIT_INTERRUPTED)
     return 0
 
 

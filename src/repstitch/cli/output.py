@@ -1,7 +1,8 @@
 """Print the result of a command: text for people, or JSON with `--json`."""
 
 import json
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ def emit(result: Mapping[str, Any] | Callable[[], Mapping[str, Any]], text: str,
     print(text)
 
 
-def scorecard_text(card: "Scorecard", stitcher: str, full: bool) -> str:
-    """Return the summary of a stitcher's scorecard with the command that shows all scores; if `full`, all scores."""
-    return card.table() if full else f"{card}\n\nEvery score: repstitch show {stitcher} --full"
+def scorecard_text(card: "Scorecard", command: Sequence[str], full: bool) -> str:
+    """Return the summary of a scorecard and the command that shows every score; if `full`, every score."""
+    if full or not card:
+        return card.table()
+    return f"{card}\n\nEvery score: {shlex.join([*command, '--full'])}"

@@ -105,7 +105,8 @@ def run_show(args: argparse.Namespace) -> None:
         "provenance": stitcher.provenance,
         "scorecard": stitcher.scorecard.to_dict(),
     }
-    emit(result, f"{title}, {made}\n\n{scorecard_text(stitcher.scorecard, args.stitcher, args.full)}", args.json)
+    command = ["repstitch", "show", args.stitcher, *(["--stitchers", args.stitchers] if args.stitchers else [])]
+    emit(result, f"{title}, {made}\n\n{scorecard_text(stitcher.scorecard, command, args.full)}", args.json)
 
 
 def _registry(named: str | None) -> "Registry":

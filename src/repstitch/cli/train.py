@@ -169,7 +169,7 @@ def run(args: argparse.Namespace) -> None:
     }
     made = f"method {stitcher.method}, objective {stitcher.objective}"
     title = f"{stitcher.source.name} -> {stitcher.target.name}, {made}, saved in {args.out}"
-    text = f"{title}\n\n{scorecard_text(stitcher.scorecard, args.out, args.full)}"
+    text = f"{title}\n\n{scorecard_text(stitcher.scorecard, ['repstitch', 'show', args.out], args.full)}"
     curve = stitcher.scorecard.learning_curve
     if curve is not None:
         _draw_curve(curve, args.learning_curve)

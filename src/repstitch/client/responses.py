@@ -38,8 +38,8 @@ class Translation:
     array (n,), 0-dimensional for one vector, in the dtype of `vectors`. It is empty unless confidence was requested.
     `stitcher` and `version` are the same for all rows. On a route through several stitchers they list all of them,
     separated by commas. `route` and `expected_score` are set with route="auto" only: the spaces from source to target,
-    and the expected recall@1 (None if unknown). `confidence_usable` is False if the confidence of the stitcher failed
-    its test on held-out pairs.
+    and the expected recall@1 (None if unknown). `confidence_usable` is False if `p_match` of the stitcher was not
+    shown to separate hits from misses on held-out pairs.
     """
 
     vectors: np.ndarray

@@ -16,7 +16,10 @@ from repstitch.spaces import Space
 log = logging.getLogger(__name__)
 
 REPEATS = "repeats of an identical item"
-GIVE_IDS = "To match by id, every space needs ids: a column `id` in its Parquet file, or `read(..., ids=...)`."
+GIVE_IDS = (
+    "To match by id, every space needs ids: a column `id` in a Parquet or Arrow file, an array `ids` in an .npz file, "
+    "or in Python `read(..., ids=...)`."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +85,8 @@ def _check_names(embeddings: Sequence[Embeddings], least: int) -> list[str]:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise InputError(
-            f"Spaces must have different names; {repeated[0]!r} occurs more than once. Rename one of the files or, if "
-            "it has a card, change the name in the card."
+            f"Spaces must have different names; {repeated[0]!r} occurs more than once. Rename one of the files (in an "
+            ".npz, the array) or, if it has a card, change the name in the card."
         )
     for name, one in zip(names, embeddings, strict=True):
         if not len(one):

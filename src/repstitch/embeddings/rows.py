@@ -52,7 +52,7 @@ class Embeddings:
             kind = type(self.vectors).__name__
             raise InputError(f"{subject} must be a NumPy array; got {kind}. `read` converts lists and tensors.")
         if self.vectors.ndim != 2 or self.vectors.shape[1] != self.space.dim:
-            advice = shape_advice(self.vectors)
+            advice = "" if self.vectors.ndim == 2 else shape_advice(self.vectors)
             raise InputError(f"{subject} must have shape (n, {self.space.dim}); got {self.vectors.shape}.{advice}")
         if self.vectors.dtype.kind != "f":
             raise InputError(f"{subject} must be floats; got {self.vectors.dtype}.{shape_advice(self.vectors)}")

@@ -1,6 +1,7 @@
 # pyright: strict
 """Summarise a scorecard in about ten lines: the verdict and advice for each use, then the five numbers behind them."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from repstitch.evaluation.use_scores import (
     Verdict,
     measure_name,
 )
-from repstitch.records import is_number
 from repstitch.text import num
 
 
@@ -36,7 +36,7 @@ def roles(use: str, source: str | None, target: str | None) -> Roles:
     In query use the source is the new model, whose queries search the old index. In corpus use the target is the new
     model, whose queries search the translated old index.
     """
-    if source is None or target is None:
+    if not source or not target:
         titles = {
             "query": "QUERY USE (translated queries, native index)",
             "corpus": "CORPUS USE (translated index, native queries)",
@@ -65,13 +65,15 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
     numbers = verdict.numbers
     shortlist = next((name for name in numbers if re.fullmatch(r"(top\d+_in_|recall@)\d+", name)), None)
     shown = ("score", "keep_old", "ceiling", "first_stage", "first_stage_chance")
-    complete = all(is_number(numbers.get(name)) for name in shown) and numbers["ceiling"] > 0
+    complete = all(_is_finite(numbers.get(name)) for name in shown) and numbers["ceiling"] > 0
     measure = verdict.measure or ""
     if not re.fullmatch(r"(overlap|ndcg)@\d+", measure) or shortlist is None or not complete:
         return verdict.why[:1].upper() + verdict.why[1:]
     score, keep_old, ceiling = numbers["score"], numbers["keep_old"], numbers["ceiling"]
     k, depth = _last_number(measure), _last_number(shortlist)
-    kept, kept_by_old, share = _percent(score / ceiling), _percent(keep_old / ceiling), _percent(numbers["first_stage"])
+    thresholds = verdict.thresholds
+    kept = _percent(score / ceiling, thresholds.retention)
+    kept_by_old, share = _percent(keep_old / ceiling), _percent(numbers["first_stage"], thresholds.first_stage)
     by_overlap = measure.startswith("overlap")
     re_embedding = "re-embedding" if new is None else f"re-embedding with {new}"
     old_model = "the old model" if old is None else f"the old model ({old})"
@@ -90,8 +92,8 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
         "re-embed": f"The first {k} results keep only {kept} of {all_found} ({old_model} {kept_by_old}); {fetched}.",
         "keep the old model": keep,
         "undecided": (
-            f"The first {k} results keep {kept} of {all_found}, {old_model} {kept_by_old}: too close to tell apart on "
-            "so few queries. Score more pairs."
+            f"The first {k} results keep {kept} of {all_found}, {old_model} {kept_by_old}: too close to tell apart. "
+            f"Score more {'pairs' if by_overlap else 'judged queries'}."
         ),
     }
     return sentences.get(verdict.verdict, verdict.why)
@@ -102,9 +104,14 @@ def _last_number(name: str) -> int:
     return int(re.findall(r"\d+", name)[-1])
 
 
-def _percent(share: float) -> str:
-    rounded = round(100 * share)
-    return f"over {rounded - 1} %" if rounded == 100 and share < 1 else f"{rounded} %"
+def _percent(share: float, threshold: float = 1.0) -> str:
+    """Return a share in whole percent, or with one decimal where rounding would lift it to a threshold it missed."""
+    missed = any(share < limit and round(100 * share) >= 100 * limit for limit in (threshold, 1.0))
+    return f"{math.floor(1000 * share + 1e-6) / 10:.1f} %" if missed else f"{100 * share:.0f} %"
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def key_numbers(title: str, uses: Uses, relevance: Relevance | None, chance: RecallScores) -> Block:
@@ -132,7 +139,7 @@ def _judged(relevance: Relevance) -> str:
 
 def _deciding(use: str, scores: UseScores, relevance: Relevance | None) -> Comparison | None:
     """Return the comparison that decided the verdict: by relevance judgements if there are any, else by neighbours."""
-    return scores.references if relevance is None else relevance.uses.get(use)
+    return scores.references if relevance is None else relevance.uses.get(use, scores.references)
 
 
 def _cells(comparisons: Mapping[str, Comparison | None], measure: str, reference: str) -> list[str]:
@@ -145,4 +152,4 @@ def warning_lines(notes: list[str], confidence: CalibrationScores | None) -> Ite
     if notes:
         yield f"{len(notes)} warning{'s' if len(notes) > 1 else ''} on the pairs: {notes[0]}"
     if confidence is not None and confidence.usable is False:
-        yield f"The confidence of single translations is not usable: {confidence.reason}."
+        yield f"The p_match of single translations is not usable: {confidence.reason or 'it was not tested enough'}."

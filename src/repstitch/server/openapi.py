@@ -92,8 +92,8 @@ TRANSLATED = {
         TEXT,
     ),
     "X-Confidence-Usable": (
-        "Only with `confidence=true`, and only `false`: the confidence of this stitcher failed its test on held-out "
-        "pairs. Its scorecard (`/v1/stitchers/{name}`) has the reason.",
+        "Only with `confidence=true`, and only `false`: `p_match` of this stitcher was not shown to separate hits from "
+        "misses on held-out pairs. Its scorecard (`/v1/stitchers/{name}`) has the reason.",
         TEXT,
     ),
     "X-Route": ("Only with `route=auto`: names of the spaces along the route, percent-encoded, joined by `->`.", TEXT),

@@ -34,7 +34,7 @@ class ServedRoute:
 
     @property
     def confidence_is_usable(self) -> bool:
-        """False if the scorecard states that the confidence failed its test on held-out pairs."""
+        """False if the scorecard states that p_match was not shown to separate hits from misses."""
         confidence = self.route.stitchers[0].scorecard.confidence
         return confidence is None or confidence.usable is not False
 

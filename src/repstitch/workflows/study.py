@@ -168,7 +168,10 @@ def _file_member(entry: Any, group: Group, data: Path) -> Member:
     paths = {key: str(data / entry[key]) for key in ("file", "ids") if key in entry}
     for key, path in paths.items():
         if not _file_of(path).is_file():
-            raise InputError(f"'{key}' in 'files' of group {group.name!r} must be a file; there is no {path}.")
+            raise InputError(
+                f"'{key}' in 'files' of group {group.name!r} must be a file; there is no {path}. Paths are relative to "
+                "`data`."
+            )
     stated = entry | paths
     return Member(stated.get("name") or stated.get("card") or Path(stated["file"]).stem, group, stated)
 

@@ -67,7 +67,7 @@ def translate_file(
         )
     tested = stitcher.scorecard.confidence
     if confidence and tested is not None and tested.usable is False:
-        log.warning("The confidence columns are not usable: %s. They are written anyway.", tested.reason)
+        log.warning("The column of p_match is not usable: %s. It is written anyway.", tested.reason)
     opened = scan(path, space=source_space, ids=ids)
     adopt(opened.space, opened.declared, stitcher.source, str(path), opposite=stitcher.target)
     job = {
