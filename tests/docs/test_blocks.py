@@ -61,7 +61,7 @@ def test_the_python_blocks_run_on_the_real_demo(page, real, tmp_path, monkeypatc
 
 # Commands that do not end by themselves, or need the network, or files that only the reader has.
 NOT_RUN = ("serve", "demo", "study")
-READERS_FILES = ("timm:", "hf://", "photos/", "later.", "OWNER/NAME")
+READERS_FILES = ("timm:", "photos/", "later.", "store.parquet:", "ids.txt")
 
 
 @pytest.mark.slow
@@ -81,4 +81,4 @@ def test_a_first_page_can_be_typed_from_top_to_bottom(name, real, tmp_path, monk
                 continue
             assert main(words) == 0, (words, capsys.readouterr().err)
             ran += 1
-    assert ran >= 5
+    assert ran >= 4

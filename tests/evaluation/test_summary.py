@@ -163,7 +163,7 @@ def test_warnings_and_an_unusable_confidence_are_shown():
     assert lines[-1] == "2 warnings on the pairs: 3 rows repeat."
     confidence = {"usable": False, "reason": "it was tested on 3 hits"}
     lines = str(Scorecard(values | {"confidence": confidence})).splitlines()
-    assert lines[-1] == "The p_match of single translations is not usable: it was tested on 3 hits."
+    assert lines[-1] == "Confidence not usable: it was tested on 3 hits."
 
 
 @pytest.mark.parametrize("objective", ["match", "neighbours", "reconstruction", None])

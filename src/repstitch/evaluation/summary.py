@@ -152,4 +152,4 @@ def warning_lines(notes: list[str], confidence: CalibrationScores | None) -> Ite
     if notes:
         yield f"{len(notes)} warning{'s' if len(notes) > 1 else ''} on the pairs: {notes[0]}"
     if confidence is not None and confidence.usable is False:
-        yield f"The p_match of single translations is not usable: {confidence.reason or 'it was not tested enough'}."
+        yield f"Confidence not usable: {confidence.reason or 'it was not tested enough'}."
