@@ -95,6 +95,18 @@ def test_agreement_of_all_with_all_is_not_put_down_to_lineage():
     assert "and models of different lineage agree beyond chance (mean score" in found.verdict
 
 
+def test_few_models_of_which_some_agree_with_nobody_leave_the_question_undecided():
+    """A third of the pairs of different lineage agree far above chance, but six models give a wide interval."""
+    S = np.full((6, 6), 0.5)
+    S[:2, 2:] = S[2:, :2] = 0.02
+    found = judged(S, {"family": list("aabbcc")}, null=np.full((6, 6), 0.01), q=np.where(S > 0.1, 0.01, 0.5))
+    across = between(found)
+    assert across["above"] is False
+    assert across["interval"][0] <= 0 < across["excess"]
+    assert found.verdict.startswith("undecided: 6 models are too few to tell whether models of different lineage agree")
+    assert f"above chance by {across['excess']:.3f} [" in found.verdict
+
+
 def test_agreement_of_nobody_is_no_convergence():
     noise = 0.01 * (symmetric(12, seed=2) - 0.5)
     found = judged(0.01 + noise, {"family": FAMILY}, null=np.full((12, 12), 0.01), q=np.ones((12, 12)))

@@ -296,6 +296,23 @@ def _verdict(result: dict[str, Any], some_apart: bool) -> str:
         )
         start = f"{shared} {verb} part of the agreement" if explain else nothing
         return f"{start} ({figures}); {end}."
+    chance = _chance_figures(across)
+    if across["above"]:
+        start = f"{shared} {verb} part of the agreement" if explain else nothing
+        but = "but models of different lineage still" if explain else "and models of different lineage"
+        return f"{start} ({figures}), {but} agree beyond chance ({chance})."
+    if _is_undecided(across):
+        start = f"{shared} {verb} part of the agreement" if explain else nothing
+        few = f"{result['n_models']} models are too few to tell whether models of different lineage agree beyond chance"
+        return f"undecided: {few} ({chance}); {start} ({figures})."
+    apart = f"models of different lineage do not agree beyond chance ({chance})"
+    if explain:
+        return f"monoculture: {shared} {verb} the agreement ({figures}), and {apart}."
+    return f"no convergence: {apart}, and {nothing} ({figures})."
+
+
+def _chance_figures(across: dict[str, Any]) -> str:
+    """Return the figures that compare the agreement of models of different lineage with chance."""
     chance = f"mean score {num(across['score'])}"
     if "null" in across:
         chance += f", chance level {num(across['null'])}"
@@ -304,18 +321,13 @@ def _verdict(result: dict[str, Any], some_apart: bool) -> str:
         chance += f", above chance by {num(across['excess'])} [{num(interval[0])}, {num(interval[1])}]"
     if "share" in across:
         chance += f", {across['share']:.0%} of {across['pairs']} pairs with q ≤ {LEVEL}"
-    if across["above"]:
-        start = f"{shared} {verb} part of the agreement" if explain else nothing
-        but = "but models of different lineage still" if explain else "and models of different lineage"
-        return f"{start} ({figures}), {but} agree beyond chance ({chance})."
-    if interval is not None and interval[0] <= 0 < across["excess"] and across.get("share", 0) > LEVEL:
-        start = f"{shared} {verb} part of the agreement" if explain else nothing
-        few = f"{result['n_models']} models are too few to tell whether models of different lineage agree beyond chance"
-        return f"undecided: {few} ({chance}); {start} ({figures})."
-    apart = f"models of different lineage do not agree beyond chance ({chance})"
-    if explain:
-        return f"monoculture: {shared} {verb} the agreement ({figures}), and {apart}."
-    return f"no convergence: {apart}, and {nothing} ({figures})."
+    return chance
+
+
+def _is_undecided(across: dict[str, Any]) -> bool:
+    """Whether many pairs score above chance, but too few models do so to conclude it for models in general."""
+    interval = across.get("interval")
+    return interval is not None and interval[0] <= 0 < across["excess"] and across.get("share", 0) > LEVEL
 
 
 def _factor_figures(name: str, factor: dict[str, Any]) -> str:
