@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import numpy as np
@@ -283,12 +284,10 @@ def exchange(port: int, sent: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.settimeout(2)
         answer = b""
-        try:
+        with suppress(TimeoutError, ConnectionError):
             connection.sendall(sent)
             while part := connection.recv(65536):
                 answer += part
-        except (TimeoutError, ConnectionError):
-            pass
     return answer
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from repstitch.arguments import check_draws, check_seed
 from repstitch.cli.arguments import (
-    DEVICE_HELP,
     FORMATS_HELP,
     add_command,
+    add_device_argument,
     check_inputs,
     split_names,
     split_numbers,
@@ -63,7 +63,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="leave out rows with NaN, Inf or only zeros and report how many (default: stop with an error)",
     )
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE_HELP)
+    add_device_argument(command)
     command.add_argument("--cache", metavar="DIR", help="folder in which neighbour graphs are stored for later runs")
     command.add_argument("--out", metavar="DIR", help="write atlas.json, pairs.csv and pairs.parquet to a new folder")
     command.add_argument(

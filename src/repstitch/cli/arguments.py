@@ -14,7 +14,6 @@ LABELS_HELP = (
     "rows and transferred to the source space"
 )
 FORMATS_HELP = ".parquet, .arrow, .npy or .npz:KEY"
-DEVICE_HELP = "device to compute on; auto uses a CUDA GPU if there is one (default: auto)"
 # Arguments of all commands that name files. The files must exist before the command starts.
 STITCHERS = ("stitcher", "forward", "backward")
 EMBEDDINGS = ("embeddings", "source", "target", "source_queries", "target_queries")
@@ -83,6 +82,16 @@ def add_threshold_arguments(command: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of the shortlist recall of full re-embedding that the verdict `use as first stage` requires "
         "(default: 0.95)",
+    )
+
+
+def add_device_argument(command: argparse.ArgumentParser) -> None:
+    """Add the option that chooses where to compute."""
+    command.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="device to compute on; auto uses a CUDA GPU if there is one (default: auto)",
     )
 
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from repstitch.arguments import check_seed, check_shares
 from repstitch.cli.arguments import (
-    DEVICE_HELP,
     LABELS,
     LABELS_HELP,
     add_command,
+    add_device_argument,
     add_full_argument,
     add_pair_arguments,
     add_threshold_arguments,
@@ -70,7 +70,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "would help",
     )
     command.add_argument("--labels", metavar=LABELS, help=LABELS_HELP)
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE_HELP)
+    add_device_argument(command)
     add_threshold_arguments(command)
     add_full_argument(command)
     _add_split_arguments(command)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from repstitch.cli.arguments import DEVICE_HELP, FORMATS_HELP, add_command, check_inputs
+from repstitch.cli.arguments import FORMATS_HELP, add_command, add_device_argument, check_inputs
 from repstitch.cli.output import emit
 from repstitch.files import check_embeddings_file
 
@@ -38,7 +38,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--confidence", action="store_true", help="add a column for each confidence measure, such as p_match@1000"
     )
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=DEVICE_HELP)
+    add_device_argument(command)
 
 
 def run(args: argparse.Namespace) -> None:

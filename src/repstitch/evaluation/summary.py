@@ -68,7 +68,7 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
     complete = all(_is_finite(numbers.get(name)) for name in shown) and numbers["ceiling"] > 0
     measure = verdict.measure or ""
     if not re.fullmatch(r"(overlap|ndcg)@\d+", measure) or shortlist is None or not complete:
-        return verdict.why[:1].upper() + verdict.why[1:]
+        return _capitalised(verdict.why)
     score, keep_old, ceiling = numbers["score"], numbers["keep_old"], numbers["ceiling"]
     k, depth = _last_number(measure), _last_number(shortlist)
     thresholds = verdict.thresholds
@@ -82,10 +82,10 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
     fetched = "the scored pool is too small to judge a longer list"
     if numbers["first_stage_chance"] <= MOST_CHANCE:
         fetched = f"the first {depth} keep {share}"
-    keep = f"{old_model[0].upper()}{old_model[1:]} keeps {kept_by_old} of {all_found}; the translation only {kept}."
+    keep = f"{_capitalised(old_model)} keeps {kept_by_old} of {all_found}; the translation only {kept}."
     if keep_old > ceiling:  # by relevance judgements the new model can be the worse one
-        better = f"{old_model[0].upper()}{old_model[1:]} scores higher ({num(keep_old)}) than {re_embedding}"
-        keep = f"{better} ({num(ceiling)}) by {measure_name(measure)}; the translation has {num(score)}."
+        better = f"{_capitalised(old_model)} scores higher ({num(keep_old)}) than {re_embedding} ({num(ceiling)})"
+        keep = f"{better} by {measure_name(measure)}; the translation has {num(score)}."
     sentences = {
         "use": f"The first {k} results keep {kept} of {all_found}; keeping {old_model} keeps {kept_by_old}.",
         "use as first stage": f"Fetch {depth} and rerank: they keep {share} of {listed}; the first {k} alone {kept}.",
@@ -96,7 +96,11 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
             f"Score more {'pairs' if by_overlap else 'judged queries'}."
         ),
     }
-    return sentences.get(verdict.verdict, verdict.why)
+    return sentences.get(verdict.verdict, _capitalised(verdict.why))
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _last_number(name: str) -> int:

@@ -1,13 +1,12 @@
 """Calibrate the confidence of a stitcher on validation pairs, and evaluate it on held-out pairs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import root_scalar
-from scipy.special import ndtri
 from torch import Tensor
 
 from repstitch.errors import InputError
@@ -37,7 +36,7 @@ CURVE = 20
 NEWTON_STEPS = 20
 SHRINK = 0.1  # towards the mean eigenvalue, since new rows differ most where training rows hardly varied
 MIN_OUTCOMES = 20  # hits, and as many misses, are needed to measure how well p_match separates them
-Z = float(ndtri(0.975))  # half the width, in standard errors, of a 95 % interval
+Z = NormalDist().inv_cdf(0.975)  # half the width, in standard errors, of a 95 % interval
 Pairs = tuple[Tensor, Tensor]
 
 
@@ -292,7 +291,20 @@ def auroc_interval(value: float, n_positive: int, n_negative: int) -> tuple[floa
         variance = other * (1 - other) / (n_positive * n_negative) * spread
         return abs(value - other) - Z * math.sqrt(variance)
 
-    # At 0 and 1 the variance is 0, so `excess` has a root there that is not the end of the interval.
-    low = root_scalar(excess, bracket=(0, min(value, 1 - TINY))).root if value > 0 else 0.0
-    high = root_scalar(excess, bracket=(max(value, TINY), 1)).root if value < 1 else 1.0
-    return float(low), float(high)
+    low = _bisect(excess, 0.0, value) if value > 0 else 0.0
+    high = _bisect(excess, 1.0, value) if value < 1 else 1.0
+    return low, high
+
+
+def _bisect(function: Callable[[float], float], positive: float, negative: float) -> float:
+    """Return the root between a place where the function is positive and one where it is not, by bisection.
+
+    SciPy's solvers would add 0.4 s to the start of every training.
+    """
+    for _ in range(60):
+        middle = (positive + negative) / 2
+        if function(middle) > 0:
+            positive = middle
+        else:
+            negative = middle
+    return (positive + negative) / 2
