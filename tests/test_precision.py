@@ -28,6 +28,15 @@ PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "vdot", "line
 FOLLOW = {"fit/lightning_modules.py", "fit/losses.py", "fit/contrastive.py"}
 
 
+@pytest.fixture(autouse=True)
+def precision_is_restored() -> Iterator[None]:
+    """Return to PyTorch's default, in which no backend has a precision of its own, after every test."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for backend in (*BACKENDS, ALL):
+        backend.fp32_precision = "none"
+
+
 @pytest.fixture(params=["high", "medium", "backends"])
 def coarse(request) -> Iterator[None]:
     """Set a low precision of products, by PyTorch's older setting or for each backend."""
@@ -37,11 +46,7 @@ def coarse(request) -> Iterator[None]:
         torch.set_float32_matmul_precision(request.param)
     before = precisions()
     yield
-    after = precisions()
-    torch.set_float32_matmul_precision("highest")
-    for backend in BACKENDS:
-        backend.fp32_precision = "none"
-    assert after == before
+    assert precisions() == before
 
 
 def precisions() -> tuple[str, str]:
@@ -112,11 +117,8 @@ def test_alignment_of_many_wide_rows_is_exact_in_a_program_with_coarse_products(
     random = torch.Generator().manual_seed(0)
     X, Y = (torch.randn(1100, 1024, generator=random) for _ in range(2))
     torch.set_float32_matmul_precision("high")
-    try:
-        with Products() as products:
-            rs.align(X.numpy(), Y.numpy(), metric, permutations=2, device="cpu")
-    finally:
-        torch.set_float32_matmul_precision("highest")
+    with Products() as products:
+        rs.align(X.numpy(), Y.numpy(), metric, permutations=2, device="cpu")
     assert products.count > 5
     assert not products.coarse
 
@@ -157,17 +159,14 @@ PARENTS = ("none", "ieee", "tf32")
 @pytest.mark.parametrize("after", PARENTS)
 @pytest.mark.parametrize("before", PARENTS)
 def test_exact_products_leaves_backends_following_the_global_setting(before, after):
-    try:
-        ALL.fp32_precision = before
-        with exact_products():
-            assert set(precisions()) <= {"ieee", "none"}
-        ALL.fp32_precision = after
-        assert precisions() == (after, after)
-        with ALL.flags(fp32_precision="tf32"), exact_products():
-            assert precisions() == ("ieee", "ieee")
-        assert precisions() == (after, after)
-    finally:
-        ALL.fp32_precision = "none"
+    ALL.fp32_precision = before
+    with exact_products():
+        assert set(precisions()) <= {"ieee", "none"}
+    ALL.fp32_precision = after
+    assert precisions() == (after, after)
+    with ALL.flags(fp32_precision="tf32"), exact_products():
+        assert precisions() == ("ieee", "ieee")
+    assert precisions() == (after, after)
 
 
 def test_the_precision_can_be_read_inside_exact_products():
@@ -182,12 +181,8 @@ def test_the_precision_can_be_read_inside_exact_products():
 def test_a_precision_that_lightning_cannot_read_is_refused_before_refinement_on_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     BACKENDS[0].fp32_precision, BACKENDS[1].fp32_precision = "tf32", "ieee"
-    try:
-        with pytest.raises(rs.InputError, match=r"call `torch.set_float32_matmul_precision`"):
-            _trainer(Path(), "linear", recipe_for("linear", accelerator="gpu"))
-    finally:
-        for backend in BACKENDS:
-            backend.fp32_precision = "none"
+    with pytest.raises(rs.InputError, match=r"call `torch.set_float32_matmul_precision`"):
+        _trainer(Path(), "linear", recipe_for("linear", accelerator="gpu"))
 
 
 def test_products_stay_exact_until_the_last_thread_leaves():
@@ -214,4 +209,3 @@ def test_products_stay_exact_until_the_last_thread_leaves():
         assert precisions() == before
     finally:
         leave.set()
-        torch.set_float32_matmul_precision("highest")
