@@ -486,7 +486,11 @@ def test_checkpoints_of_another_job_are_ignored(problem, tmp_path, other):
 @pytest.mark.slow
 @pytest.mark.parametrize("gallery", [4096, 100], ids=["all targets", "sampled gallery"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_two_processes_split_the_rows_and_use_the_gradient_of_the_whole_batch(problem, tmp_path, gallery, objective):
+def test_two_processes_split_the_rows_and_use_the_gradient_of_the_whole_batch(
+    problem, tmp_path, monkeypatch, gallery, objective
+):
+    monkeypatch.setenv("MASTER_PORT", "chosen by Lightning")  # so that the test ends without the port
+    monkeypatch.delenv("MASTER_PORT")
     problem = scored_by(problem, objective)
     settings = {"batch_size": 32, "dropout": 0.0, "gallery": gallery}
     torch.manual_seed(0)
