@@ -1,5 +1,6 @@
 import asyncio
 import itertools
+from contextlib import suppress
 
 import pytest
 
@@ -176,12 +177,9 @@ def test_only_tasks_past_their_deadline_are_cancelled():
 
         async def work(seconds):
             task = deadlines.start()
-            try:
+            with suppress(asyncio.CancelledError):
                 await asyncio.sleep(seconds)
-            except asyncio.CancelledError:
-                pass
-            finally:
-                ends.append((seconds, deadlines.stop(task)))
+            ends.append((seconds, deadlines.stop(task)))
             await asyncio.sleep(0)  # a task cancelled for being late can continue
             return seconds
 
