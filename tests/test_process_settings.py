@@ -10,10 +10,10 @@ import torch
 from helpers.process_settings import changed_settings, process_settings
 
 SETTINGS = {
-    "$REPSTITCH_LEFT": lambda patch, _: patch.setenv("REPSTITCH_LEFT", "1"),
+    "$REPSTITCH_LEFT": lambda patch, _: patch.setenv("REPSTITCH_LEFT", os.environ.get("REPSTITCH_LEFT", "") + "1"),
     "working folder": lambda patch, folder: patch.chdir(folder),
     "import path": lambda patch, folder: patch.syspath_prepend(folder),
-    "disabled log level": lambda patch, _: patch.setattr(logging.root.manager, "disable", logging.ERROR),
+    "disabled log level": lambda patch, _: patch.setattr(logging.root.manager, "disable", logging.root.manager.disable + 1),
 }
 
 
@@ -28,13 +28,13 @@ def test_a_setting_changed_by_monkeypatch_is_noticed_until_it_is_undone(name, tm
 
 def test_settings_of_the_system_and_of_numpy_are_noticed():
     before = process_settings()
-    umask, handler = os.umask(0o077), signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    umask, handler = os.umask(before["umask"] ^ 0o070), signal.signal(signal.SIGALRM, lambda *_: None)
     try:
         with np.errstate(divide="raise"):
             assert changed_settings(before) == ["NumPy's handling of errors", "signal handlers", "umask"]
     finally:
         os.umask(umask)
-        signal.signal(signal.SIGHUP, handler)
+        signal.signal(signal.SIGALRM, handler)
     assert changed_settings(before) == []
 
 
