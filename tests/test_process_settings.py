@@ -9,11 +9,12 @@ import pytest
 import torch
 from helpers.process_settings import changed_settings, process_settings
 
+LOGS = logging.root.manager
 SETTINGS = {
     "$REPSTITCH_LEFT": lambda patch, _: patch.setenv("REPSTITCH_LEFT", os.environ.get("REPSTITCH_LEFT", "") + "1"),
     "working folder": lambda patch, folder: patch.chdir(folder),
     "import path": lambda patch, folder: patch.syspath_prepend(folder),
-    "disabled log level": lambda patch, _: patch.setattr(logging.root.manager, "disable", logging.root.manager.disable + 1),
+    "disabled log level": lambda patch, _: patch.setattr(LOGS, "disable", LOGS.disable + 1),
 }
 
 
