@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGALRM)
-SET_BY_LIBRARIES = ("PYTEST_", "KMP_")  # environment variables: by pytest for each test, by scikit-learn when imported
+# Environment variables set by pytest for each test, and by scikit-learn and torch when a module is first imported.
+SET_BY_LIBRARIES = ("PYTEST_", "KMP_", "PYTORCH_", "TORCHINDUCTOR_")
 BACKENDS: dict[str, Any] = {
     "all": torch.backends,
     "products on CUDA": torch.backends.cuda.matmul,

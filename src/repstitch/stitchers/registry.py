@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from repstitch.text import nearest
 
 log = logging.getLogger(__name__)
 PROMOTED = "promoted.json"
+SECOND_LOOK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -50,21 +52,26 @@ class Registry:
         """Read the changes in the folder.
 
         A stitcher that cannot be read is reported and left out. If an earlier version of it was loaded, that version
-        stays in use. If the whole folder is missing, all stitchers stay in use.
+        stays in use. A stitcher is removed only if its folder is also missing 0.1 s later, because a folder may be
+        missing for a moment while it is replaced. If the whole folder is missing, all stitchers stay in use.
 
         Returns:
             The change of each changed stitcher, by name: `loaded`, `removed` or an error message.
         """
         old, report = self.state, {}
-        if not self.folder.is_dir():
+        paths = _stitcher_folders(self.folder)
+        if paths is not None and old.stitchers.keys() - paths.keys():
+            # A folder that is replaced by two renames has no name between them, so look again before it is removed.
+            time.sleep(SECOND_LOOK_S)
+            paths = _stitcher_folders(self.folder)
+        if paths is None:
             missing = {str(self.folder): f"There is no folder {self.folder} yet; create it to load stitchers."}
             if not old.stitchers and old.problems != missing:  # logged once, not at every refresh
                 log.warning("%s", missing[str(self.folder)])
                 self.state = State(problems=missing)
             return report
         stitchers, problems, stamps = {}, {}, {}
-        for path in sorted(p for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-            name = path.name
+        for name, path in paths.items():
             stamps[name] = stamp = _stamp(path)
             if old.stamps.get(name) == stamp:
                 if name in old.stitchers:
@@ -211,6 +218,13 @@ def _served(state: State) -> dict[str, Stitcher]:
         fits.setdefault(pair_key(stitcher.source.name, stitcher.target.name), []).append(name)
     chosen = {pair: names[0] if len(names) == 1 else state.promoted.get(pair) for pair, names in fits.items()}
     return {name: state.stitchers[name] for pair, name in chosen.items() if name in fits[pair]}
+
+
+def _stitcher_folders(folder: Path) -> dict[str, Path] | None:
+    """Return the folders of stitchers by name, sorted; None if `folder` is missing."""
+    if not folder.is_dir():
+        return None
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
 
 
 def _read_promoted(folder: Path) -> dict[str, str]:
