@@ -119,7 +119,7 @@ def test_an_error_names_the_file_or_the_output_that_contains_it(tmp_path):
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"`out` .*x cannot be written: .*No such file"), written_whole(tmp_path / "x"):
-        pass
+        assert not entries(tmp_path)
 
 
 def test_an_unwritable_path_raises_an_input_error(tmp_path):

@@ -63,12 +63,12 @@ def test_an_address_may_have_a_path(connect):
 
 def test_leaving_the_block_closes_the_connections():
     with Client(ADDRESS) as client:
-        pass
+        assert not client._http.is_closed
     assert client._http.is_closed
 
     async def scenario():
         async with AsyncClient(ADDRESS) as client:
-            pass
+            assert not client._http.is_closed
         return client._http.is_closed
 
     assert asyncio.run(scenario())

@@ -101,7 +101,7 @@ def answering(statuses: dict[str, int]):
             self.end_headers()
 
         def log_message(self, format, *args):
-            pass
+            """Write nothing to stderr."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -328,7 +328,7 @@ def test_published_stitchers_are_served_and_corrupt_ones_are_not(stitchers, tmp_
             time.sleep(0.4)
             loads.wait_for(20)
             assert served() == {new.version}
-        os.rename(stitchers, tmp_path / "away")  # the whole folder disappears at once, like a volume
+        os.rename(stitchers, tmp_path / "away")  # the whole folder disappears in one step
         time.sleep(0.4)
         loads.wait_for(20)
         publish_folder(stitchers, old)

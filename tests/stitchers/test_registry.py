@@ -234,7 +234,7 @@ def test_a_stitcher_that_is_replaced_by_two_renames_stays_in_use(folder, monkeyp
     registry = registry_of(folder, a=stitcher(seed=1))
     stitcher(seed=2).save(folder.parent / "new")
     os.rename(folder / "a", folder.parent / "old")
-    monkeypatch.setattr(module.time, "sleep", lambda _: os.rename(folder.parent / "new", folder / "a"))
+    monkeypatch.setattr(module, "sleep", lambda _: os.rename(folder.parent / "new", folder / "a"))
     assert registry.refresh() == {"a": "loaded"}
     assert registry.get("a").version == stitcher(seed=2).version
 
@@ -243,7 +243,7 @@ def test_all_stitchers_stay_in_use_while_the_whole_folder_is_being_deleted(folde
     registry = registry_of(folder, a=stitcher(seed=1), b=stitcher(seed=2))
     before = registry.state
     shutil.rmtree(folder / "a")
-    monkeypatch.setattr(module.time, "sleep", lambda _: shutil.rmtree(folder))
+    monkeypatch.setattr(module, "sleep", lambda _: shutil.rmtree(folder))
     assert registry.refresh() == {}
     assert registry.state is before
 

@@ -683,8 +683,8 @@ def test_a_stitcher_pushed_to_the_hub_can_be_loaded_from_there(tmp_path, monkeyp
     import huggingface_hub
 
     class Api:
-        def __init__(self, token=None):
-            pass
+        def __init__(self, token):
+            assert token == "secret"
 
         def create_repo(self, repo_id, exist_ok):
             assert (repo_id, exist_ok) == ("o/n", True)
@@ -695,7 +695,7 @@ def test_a_stitcher_pushed_to_the_hub_can_be_loaded_from_there(tmp_path, monkeyp
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_args, **_kwargs: os.fspath(tmp_path / "hub"))
-    assert make().push_to_hub("o/n") == "address"
+    assert make().push_to_hub("o/n", token="secret") == "address"
     assert load("hf://o/n").version == make().version
 
 

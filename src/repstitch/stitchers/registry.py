@@ -3,10 +3,10 @@
 import json
 import logging
 import os
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import sleep
 
 from repstitch.errors import ConflictError, InputError, NotFoundError, one_line
 from repstitch.files import stitchers_folder, written_whole
@@ -62,7 +62,7 @@ class Registry:
         paths = _stitcher_folders(self.folder)
         if paths is not None and old.stitchers.keys() - paths.keys():
             # A folder that is replaced by two renames has no name between them, so look again before it is removed.
-            time.sleep(SECOND_LOOK_S)
+            sleep(SECOND_LOOK_S)
             paths = _stitcher_folders(self.folder)
         if paths is None:
             missing = {str(self.folder): f"There is no folder {self.folder} yet; create it to load stitchers."}
