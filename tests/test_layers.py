@@ -9,7 +9,7 @@ PACKAGE = Path(names.__file__).parent
 # A module imports only from rows above its own; inside a package only from files listed before it.
 ROWS = (
     ("errors", "lazy", "names", "text"),
-    ("arguments", "devices", "files", "precision", "records", "spaces"),
+    ("arguments", "devices", "files", "lines", "precision", "records", "spaces"),
     ("embeddings",),
     ("metrics", "encoders"),
     ("evaluation",),
@@ -25,10 +25,13 @@ ROWS = (
 INSIDE = {
     "embeddings": (
         "fingerprints",
+        "ids",
         "rows",
-        "columns",
         "tables",
+        "columns",
         "normalising",
+        "shards",
+        "arrow_tables",
         "reading",
         "writing",
         "pairs",
@@ -36,7 +39,7 @@ INSIDE = {
         "checks",
         "matching",
     ),
-    "encoders": ("catalogue", "items", "vectors", "loading", "encoder"),
+    "encoders": ("catalogue", "items", "vectors", "sentence", "folders", "loading", "encoder"),
     "metrics": (
         "matrices",
         "moments",
@@ -89,6 +92,7 @@ INSIDE = {
         "rules",
         "labels",
         "formats",
+        "settings",
         "files",
         "probes",
         "task",

@@ -13,7 +13,7 @@ from safetensors.torch import save_file as save_torch
 
 from repstitch.errors import InputError
 from repstitch.transfer import files
-from repstitch.transfer.kinds import Dictionary, Directions, Probe, describe
+from repstitch.transfer.kinds import Dictionary, Directions, Probe
 
 
 def same(a, b) -> None:
@@ -258,51 +258,6 @@ def test_a_dictionary_is_written_with_the_names_and_dtypes_of_its_file(tmp_path,
         assert value.dtype == np.float16
 
 
-def save_dictionary(path, **config):
-    save_file(
-        {n: np.asarray(getattr(dictionary(), n), np.float32) for n in LAYOUTS["sae lens"]}, path / "sae.safetensors"
-    )
-    if config:
-        (path / "cfg.json").write_text(json.dumps(config))
-    return path / "sae.safetensors"
-
-
-def test_whether_b_dec_is_subtracted_must_be_stated(tmp_path):
-    path = save_dictionary(tmp_path)
-    with pytest.raises(InputError, match="does not state whether b_dec is subtracted before encoding"):
-        files.read(path)
-    assert content(path, subtract_b_dec=False).subtract_b_dec is False
-
-
-@pytest.mark.parametrize("stated", [True, False])
-def test_a_config_next_to_the_file_states_whether_b_dec_is_subtracted(tmp_path, stated):
-    path = save_dictionary(tmp_path, apply_b_dec_to_input=stated, architecture="standard", d_in=6)
-    assert content(path).subtract_b_dec is stated
-    with pytest.raises(InputError, match="states `subtract_b_dec` as"):
-        files.read(path, subtract_b_dec=not stated)
-
-
-def test_topk_is_read_from_the_config(tmp_path):
-    config = {"apply_b_dec_to_input": True, "activation_fn": "topk", "activation_fn_kwargs": {"k": 4}}
-    read_back = content(save_dictionary(tmp_path, **config))
-    assert (read_back.activation, read_back.k) == ("topk", 4)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"normalize_activations": "layer_norm"}, r"not supported \(normalize_activations: layer_norm\); fold"),
-        ({"architecture": "gated"}, "`activation` must be one of relu"),
-        ([], "must contain a JSON object"),
-    ],
-)
-def test_a_config_of_an_unsupported_dictionary_is_refused(tmp_path, config, message):
-    path = save_dictionary(tmp_path)
-    (tmp_path / "cfg.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=message):
-        files.read(path, subtract_b_dec=True)
-
-
 def test_without_a_decoder_bias_too_it_must_be_stated_whether_b_dec_is_subtracted(tmp_path):
     arrays = {n: np.asarray(getattr(dictionary(), n), np.float16) for n in ("W_enc", "W_dec")}
     save_file(arrays, tmp_path / "sae.safetensors")
@@ -312,43 +267,6 @@ def test_without_a_decoder_bias_too_it_must_be_stated_whether_b_dec_is_subtracte
     assert not read_back.b_dec.any()
     again = load_file(files.write(tmp_path / "again.safetensors", read_back, layout))
     assert {value.dtype for value in again.values()} == {np.dtype(np.float16)}
-
-
-@pytest.mark.parametrize(
-    ("config", "activation"),
-    [
-        ({}, "relu"),
-        ({"activation_fn": "identity"}, "none"),
-        ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}}, "topk"),
-        ({"architecture": "topk", "activation_fn": "relu", "k": 3}, "topk"),
-        ({"architecture": "jumprelu", "activation_fn": "relu"}, "must have a `threshold` if its `activation` is"),
-        ({"architecture": "gated", "activation_fn": "relu"}, "must be one of relu"),
-        ({"architecture": "topk", "activation_fn": "tanh", "k": 3}, "contradictory activations: tanh, topk"),
-        ({"activation_fn": "topk"}, "`k` of a topk dictionary"),
-        ({"activation_fn": "topk", "activation_fn_kwargs": [3]}, "`k` of a topk dictionary"),
-        ({"activation_fn": "topk", "k": "many"}, "cannot be read"),
-        ({"apply_b_dec_to_input": "maybe"}, "cannot be read"),
-        ({"apply_b_dec_to_input": 3}, "must be true or false"),
-        ({"rescale_acts_by_decoder_norm": True}, "step that is not supported"),
-    ],
-)
-def test_the_activation_is_read_from_the_config_or_refused(tmp_path, config, activation):
-    path = save_dictionary(tmp_path, **({"apply_b_dec_to_input": True} | config))
-    if " " in activation:
-        with pytest.raises(InputError, match=activation):
-            content(path)
-    else:
-        assert content(path).activation == activation
-        assert f"({activation}, b_dec subtracted before encoding)" in describe(content(path))
-
-
-def test_a_threshold_with_another_activation_is_refused(tmp_path):
-    arrays = {n: np.asarray(getattr(dictionary(), n), np.float32) for n in LAYOUTS["sae lens"]}
-    save_file(arrays | {"threshold": np.ones(10, np.float32)}, tmp_path / "sae.safetensors")
-    assert content(tmp_path / "sae.safetensors", subtract_b_dec=True).activation == "jumprelu"
-    (tmp_path / "cfg.json").write_text(json.dumps({"activation_fn": "topk", "k": 3}))
-    with pytest.raises(InputError, match="contradictory activations: a threshold, topk"):
-        content(tmp_path / "sae.safetensors", subtract_b_dec=True)
 
 
 class Evil:

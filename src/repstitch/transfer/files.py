@@ -19,13 +19,13 @@ import numpy as np
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_carried_file, split_key
 from repstitch.spaces import Space
-from repstitch.transfer.formats import NOTES, OPENERS, open_arrays, write_arrays
+from repstitch.transfer.formats import NOTES, OPENERS, SPACE, TRANSFER, open_arrays, write_arrays
 from repstitch.transfer.kinds import Dictionary, Directions, Probe, Transferable
 from repstitch.transfer.labels import as_text
+from repstitch.transfer.settings import activation_of, check_sizes, read_settings, subtracts_b_dec
 
 log = logging.getLogger(__name__)
 
-SPACE, TRANSFER = "repstitch.space", "repstitch.transfer"
 DIRECTIONS = "directions"
 DICTIONARIES = {"W_enc", "W_dec", "encoder.weight", "decoder.weight"}
 RESERVED = {"file", "allow_pickle", NOTES}  # np.savez and this module use these names, so no direction can have them
@@ -43,11 +43,6 @@ DICTIONARY_NAMES = {
     "b_dec": (("b_dec", False), ("decoder.bias", False), ("pre_bias", False), ("bias", False)),
     "threshold": (("threshold", False), ("log_threshold", False)),
 }
-# Settings read from the cfg.json that SAELens and other tools write next to a checkpoint.
-CONFIG = (
-    "apply_b_dec_to_input", "normalize_activations", "rescale_acts_by_decoder_norm", "activation", "activation_fn",
-    "activation_fn_str", "activation_fn_kwargs", "architecture", "k",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,10 +68,10 @@ def read(
     """Read the directions, probe or dictionary in a file. Returns it and the file's layout.
 
     `file.pt:head` reads only the layer or array `head`. The other arguments state facts that the file does not.
-    `subtract_b_dec` is whether a dictionary subtracts b_dec before it encodes; a cfg.json next to the file may state
-    it instead. `classes` are the class names of a probe's scores. `directions` reads arrays of any name as directions.
-    Raises InputError on a file that cannot be read, has arrays that cannot be transferred, or does not state what is
-    needed.
+    `subtract_b_dec` is whether a dictionary subtracts b_dec before it encodes; a config next to the file (cfg.json or
+    config.json) may state it instead. `classes` are the class names of a probe's scores. `directions` reads arrays of
+    any name as directions. Raises InputError on a file that cannot be read, has arrays or settings that cannot be
+    transferred, or does not state what is needed.
     """
     location, part = split_key(str(path), OPENERS)
     file = Path(location)
@@ -88,8 +83,7 @@ def read(
         by_name = names if names is not None and set(names) == set(arrays) else None  # `write` stored each separately
         if not directions and by_name is None and DICTIONARIES & set(arrays):
             _refuse_options(classes=classes)
-            config = {} if "subtract_b_dec" in notes else _config(file)
-            return _dictionary(arrays, config | notes, subtract_b_dec, space, prefix)
+            return _dictionary(arrays, read_settings(file, notes), subtract_b_dec, space, prefix)
         if not directions and by_name is None and set(PROBE_NAMES["coef"]) & set(arrays):
             _refuse_options(subtract_b_dec=subtract_b_dec)
             return _probe(arrays, notes, classes, space, prefix)
@@ -176,7 +170,7 @@ def _probe(arrays: dict, notes: Mapping, classes: Sequence[str] | None, space, p
 
 
 def _dictionary(
-    arrays: dict, notes: Mapping, subtract_b_dec: bool | None, space, prefix: str
+    arrays: dict, settings: Mapping, subtract_b_dec: bool | None, space, prefix: str
 ) -> tuple[Dictionary, Layout]:
     fields: dict[str, np.ndarray] = {}
     names: dict[str, tuple[str, bool]] = {}
@@ -191,19 +185,15 @@ def _dictionary(
         if needed not in fields:
             raise InputError(f"A dictionary needs both W_enc and W_dec; {needed} is missing.")
     _refuse_unknown(arrays, {file_name for file_name, _ in names.values()}, "a dictionary")
-    for step, off in (("normalize_activations", "none"), ("rescale_acts_by_decoder_norm", False)):
-        if notes.get(step, off) != off:
-            raise InputError(
-                f"cfg.json adds a step that is not supported ({step}: {notes[step]}); fold it into the weights first."
-            )
     d, m = fields["W_enc"].shape if fields["W_enc"].ndim == 2 else (0, 0)
-    activation, k = _activation(notes, "threshold" in fields)
+    check_sizes(settings, d, m)
+    activation, k = activation_of(settings, "threshold" in fields)
     dictionary = Dictionary(
         fields["W_enc"],
         fields.get("b_enc", np.zeros(m)),
         fields["W_dec"],
         fields.get("b_dec", np.zeros(d)),
-        _subtracts(notes, subtract_b_dec),
+        subtracts_b_dec(settings, subtract_b_dec),
         activation,
         fields.get("threshold"),
         k,
@@ -216,44 +206,6 @@ def _dictionary(
         names.setdefault(bias, (bias if layer == weight else f"{layer}.bias", False))
     prefixed = {name: (prefix + file_name, transposed) for name, (file_name, transposed) in names.items()}
     return dictionary, Layout(prefixed, dtypes)
-
-
-def _subtracts(notes: Mapping, argument: bool | None) -> bool:
-    """Return whether b_dec is subtracted before encoding, as the file or the caller states.
-
-    It must be stated even if b_dec is 0, because the b_dec of the transferred dictionary is usually not 0.
-    """
-    stored = next((notes[name] for name in ("subtract_b_dec", "apply_b_dec_to_input") if name in notes), None)
-    stored = json.loads(stored.lower()) if isinstance(stored, str) else stored
-    if stored not in (None, True, False):
-        raise InputError(
-            f"The setting for subtracting b_dec must be true or false; the file or its cfg.json has {stored!r}."
-        )
-    if stored is None and argument is None:
-        raise InputError("The file does not state whether b_dec is subtracted before encoding; pass `subtract_b_dec`.")
-    if stored is not None and argument is not None and bool(stored) != argument:
-        raise InputError(
-            f"The file or its cfg.json states `subtract_b_dec` as {str(bool(stored)).lower()}; leave the argument out."
-        )
-    return bool(argument if stored is None else stored)
-
-
-def _activation(notes: Mapping, threshold: bool) -> tuple[str, int | None]:
-    """Return the activation (default relu) that a config states directly or by its architecture, and the k of topk."""
-    architecture = str(notes.get("architecture", "standard"))
-    functions = {str(notes[name]) for name in ("activation", "activation_fn", "activation_fn_str") if name in notes}
-    functions = {{"identity": "none"}.get(name, name) for name in functions}
-    if architecture == "standard":
-        stated = functions or ({"jumprelu"} if threshold else {"relu"})
-    else:
-        stated = {architecture} | (functions - {"relu"})
-    if len(stated) > 1 or (threshold and stated != {"jumprelu"}):
-        contradicting = sorted(stated | ({"a threshold"} if threshold else set()))
-        raise InputError(f"The file and its cfg.json state contradictory activations: {', '.join(contradicting)}.")
-    (activation,) = stated
-    arguments = notes.get("activation_fn_kwargs") or {}
-    k = (arguments.get("k") if isinstance(arguments, dict) else None) or notes.get("k")
-    return activation, int(k) if activation == "topk" and k is not None else None
 
 
 def _directions(
@@ -357,17 +309,3 @@ def _part(arrays: dict, part: str | None, directions: bool) -> tuple[dict, str]:
         prefix += f"{heads.pop()}."
         stripped = {name.partition(".")[2]: value for name, value in stripped.items()}
     return stripped, prefix
-
-
-def _config(file: Path) -> dict:
-    """Read the settings in the cfg.json next to a dictionary. Returns an empty dict without such a file."""
-    path = file.with_name("cfg.json")
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path.name} cannot be read: {one_line(error)}") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path.name} must contain a JSON object.")
-    return {name: config[name] for name in CONFIG if config.get(name) is not None}

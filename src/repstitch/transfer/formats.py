@@ -11,6 +11,7 @@ from repstitch.errors import InputError, one_line
 from repstitch.files import check_new, written_whole
 
 NOTES = "repstitch"  # the array of an .npz that stores the metadata
+SPACE, TRANSFER = "repstitch.space", "repstitch.transfer"  # keys of the metadata
 UNSAFE = (".pkl", ".pickle", ".joblib", ".sav")
 # scikit-learn models whose scores are exactly rows @ coef_.T + intercept_.
 LINEAR_MODELS = (
@@ -82,10 +83,15 @@ def _open_torch(file: Path):
     import torch
 
     loaded = torch.load(file, map_location="cpu", weights_only=True)
-    tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {"directions": loaded}
-    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise InputError("it must contain a state dict, that is, named tensors.")
-    return {name: _numbers(tensor) for name, tensor in tensors.items()}, {}
+    checkpoint: dict = loaded if isinstance(loaded, dict) and "state_dict" in loaded else {"state_dict": loaded}
+    tensors = checkpoint.pop("state_dict")
+    tensors = tensors if isinstance(tensors, dict) else {"directions": tensors}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(
+                f"it must contain a state dict, that is, named tensors; {name!r} is {type(tensor).__name__}."
+            )
+    return {name: _numbers(tensor) for name, tensor in tensors.items()}, {"checkpoint": checkpoint}
 
 
 def _numbers(tensor) -> np.ndarray:
