@@ -24,6 +24,7 @@ ROWS = (
 )
 INSIDE = {
     "embeddings": (
+        "cells",
         "fingerprints",
         "ids",
         "rows",
@@ -33,13 +34,15 @@ INSIDE = {
         "shards",
         "arrow_tables",
         "reading",
+        "parts",
         "writing",
         "pairs",
         "splitting",
+        "near_duplicates",
         "checks",
         "matching",
     ),
-    "encoders": ("catalogue", "items", "vectors", "sentence", "folders", "loading", "encoder"),
+    "encoders": ("catalogue", "images", "items", "vectors", "sentence", "folders", "loading", "encoder"),
     "metrics": (
         "matrices",
         "moments",
@@ -138,7 +141,7 @@ INSIDE = {
         "study",
         "demo",
     ),
-    "client": ("errors", "arguments", "responses", "core", "clients"),
+    "client": ("errors", "arguments", "responses", "receiving", "core", "clients"),
     "server": (
         "settings",
         "responses",

@@ -280,7 +280,9 @@ def test_groups_and_ids_from_the_caller_are_used_for_embeddings_and_arrays():
 
 def test_a_vector_column_is_refused_as_a_group(tmp_path):
     write(tmp_path / "x.parquet", embeddings(30, 4))
-    with pytest.raises(InputError, match=r"x.parquet cannot be read to its end: Unsupported cast"):
+    with pytest.raises(
+        InputError, match=r"Column 'vector' of .*x.parquet must contain text or numbers; got fixed_size"
+    ):
         read(tmp_path / "x.parquet", group="vector")
 
 
@@ -379,15 +381,11 @@ def test_pickled_arrays_are_refused_without_unpickling_them(tmp_path):
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pa.array([[1.0, 2.0, 3.0]] + [[1.0, 2.0]] * 29), "must have 3 numbers in every row"),
-        (pa.array([[1.0, 2.0], [1.0], [1.0, 2.0, 3.0]]), "must have 2 numbers in every row"),
-        (pa.array([[1.0, 2.0], None, [1.0, 2.0]]), "has 1 rows without a vector"),
+        (pa.array([[1.0, 2.0, 3.0]] + [[1.0, 2.0]] * 29), r"must have 3 numbers in every row; 29 rows have another"),
         (
-            pa.array([[1.0, 2.0], [1.0, None]]),
-            "must have 2 numbers in every row; some rows are shorter, longer or have null values",
+            pa.array([None, [1.0, 2.0], [1.0], [1.0, 2.0, 3.0]]),
+            r"must have 2 numbers in every row; 2 rows have another number of them \(first: row 2 with 1\)\.$",
         ),
-        (pa.array([[1.0, 2.0], None, [1.0, 2.0]], pa.list_(pa.float32(), 2)), "has 1 rows without a vector"),
-        (pa.array([[1.0, 2.0], [None, 1.0]], pa.list_(pa.float32(), 2)), "must have 2 numbers in every row"),
         (pa.array([[1, 2], [3, 4]]), "must have one list of floats per row; got list<.*int64>"),
         (
             pa.array([[[1.0, 2.0], [3.0, 4.0]]]),
@@ -395,7 +393,7 @@ def test_pickled_arrays_are_refused_without_unpickling_them(tmp_path):
         ),
         (pa.array([1.0, 2.0]), "must have one list of floats per row; got double"),
         (pa.array(["a", "b"]), "must have one list of floats per row; got string"),
-        (pa.array([[], []], pa.list_(pa.float32())), "has empty lists; every row must have a vector"),
+        (pa.array([[], []], pa.list_(pa.float32())), "has no vectors; at least one row must have one"),
     ],
 )
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
@@ -426,9 +424,13 @@ def test_rows_without_an_id_or_a_group_are_refused(tmp_path):
     holes = pa.array(["a", None, *names(28)])
     pq.write_table(pa.table({"id": holes, "vector": vectors}), tmp_path / "x.parquet")
     pq.write_table(pa.table({"photo": holes, "vector": vectors}), tmp_path / "y.parquet")
-    with pytest.raises(InputError, match=r"x.parquet has 1 rows without an entry in column 'id'"):
+    with pytest.raises(
+        InputError, match=r"Column 'id' of .*x.parquet must have an entry in every row; 1 are missing \(first: row 1\)"
+    ):
         read(tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=r"y.parquet has 1 rows without an entry in column 'photo'"):
+    with pytest.raises(
+        InputError, match=r"Column 'photo' of .*y.parquet must have an entry in every row; 1 are missing"
+    ):
         read(tmp_path / "y.parquet", group="photo")
 
 

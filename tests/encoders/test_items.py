@@ -11,6 +11,7 @@ from PIL import Image
 
 from repstitch import encoders
 from repstitch.encoders import items
+from repstitch.encoders.images import open_image
 from repstitch.errors import InputError
 
 
@@ -22,7 +23,7 @@ def test_a_zip_holds_the_same_images_as_its_folder(tmp_path, photos):
     folder, packed = items.read_items(photos, "image"), items.read_items(tmp_path / "p.zip", "image")
     assert folder.ids == packed.ids
     for a, b in zip(folder.values, packed.values, strict=True):
-        np.testing.assert_array_equal(np.asarray(items.open_image(a)), np.asarray(items.open_image(b)))
+        np.testing.assert_array_equal(np.asarray(open_image(a)), np.asarray(open_image(b)))
 
 
 def test_lines_of_a_text_file_are_numbered_from_zero(tmp_path):
@@ -64,9 +65,9 @@ def test_tables_contain_images_as_bytes_or_as_paths_relative_to_the_table(tmp_pa
             "t.csv",
             "id,text\n1,a\n",
             "t.csv:body",
-            "must name a column of t.csv as t.csv:COLUMN, one of id, text; got body",
+            "must name a column as t.csv:COLUMN, where COLUMN is one of text; got body",
         ),
-        ("t.csv", "id,text\n1,a\n", "t.csv", "must name a column of t.csv"),
+        ("t.csv", "id,text\n1,a\n", "t.csv", "must name a column as t.csv:COLUMN"),
         ("t.csv", "id,text\n1\n", "t.csv:text", "cannot be read"),
         ("t.pdf", "", "t.pdf", "must be a folder or a file of type .zip, .txt"),
         ("t.zip", "", "t.zip", "t.zip must contain texts, which the encoder embeds"),
@@ -92,7 +93,7 @@ def test_data_without_usable_images_is_refused(tmp_path):
 
 def test_bytes_that_are_not_an_image_are_refused():
     with pytest.raises(InputError, match=r"an image of 7 bytes must be an image .* its format is unknown"):
-        items.open_image(b"no jpeg")
+        open_image(b"no jpeg")
 
 
 def test_the_stamp_of_images_changes_with_their_content(tmp_path, photos):

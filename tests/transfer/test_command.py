@@ -191,7 +191,7 @@ REFUSED = {
     f"@one.npz --backward @new-old {PROVEN}": "pass `--classes`, two names, of which the second",
     f"{BOTH} --target @new.parquet --labels @labels.csv:kind": "and the rows of both spaces are needed",
     f"{BOTH} {ROWS} --labels @labels.csv:other": "`--labels` must name a column as labels.csv:COLUMN, where",
-    f"{BOTH} {ROWS} --labels @labels.csv:id": "one of kind; got id",
+    f"{BOTH} {ROWS} --labels @labels.csv:id": "labels.csv:id names the ids",
     f"{BOTH} {PROVEN} --plot p.bmp": "`--plot` must end in .png, .svg or .pdf",
     f"{BOTH} --source @new.parquet --target @old.parquet --labels @labels.csv:kind": "`--target` must be in space",
     "--prompts @prompts.parquet --backward @new-old --out OUT.npz": "`--backward` cannot be combined with --prompts",

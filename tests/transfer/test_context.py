@@ -132,7 +132,7 @@ def test_groups_may_be_a_column_of_either_side(tmp_path):
     pq.write_table(grouped, tmp_path / "grouped.parquet")
     source, target = read_rows(tmp_path / "grouped.parquet", tmp_path / "new.parquet", group="photo")
     assert context(source=source, target=target).paired_rows.pairs.groups[7] == "g1"
-    with pytest.raises(InputError, match="`group` must be a column of either file"):
+    with pytest.raises(InputError, match="`group` must be a column of either side"):
         read_rows(tmp_path / "old.parquet", tmp_path / "new.parquet", group="photo")
 
 

@@ -50,7 +50,7 @@ def test_labels_without_ids_are_matched_by_position(tmp_path):
 
 def test_rows_without_ids_are_not_matched_by_position_to_a_table_with_ids(tmp_path):
     path = table(tmp_path, ".csv", {"id": list("wxyz"), "kind": list("abcd")})
-    with pytest.raises(InputError, match="has a column id, but the rows have no ids"):
+    with pytest.raises(InputError, match="has a column of ids, but the rows have no ids; pass the ids of the rows"):
         label(embeddings(4, ids=None), f"{path}:kind")
 
 
@@ -96,7 +96,7 @@ def test_a_table_with_a_duplicate_column_or_without_rows_is_refused(tmp_path):
             ".parquet",
             {"kind": ["a", "b"]},
             ":kind",
-            r"has no column id, so it must have one entry per row \(4\); it has 2",
+            r"`labels` .*labels.parquet must have one entry per row \(4\); got 2 entries\.$",
         ),
     ],
 )

@@ -347,6 +347,7 @@ def test_invalid_rows_of_files_are_refused_or_left_out(tmp_path, data, faked, ca
 
 
 def test_a_file_without_ids_is_refused(tmp_path, data, faked):
+    (data / "vectors" / "ids.txt").rename(data / "names.txt")  # ids beside the file would be read
     with pytest.raises(InputError, match="'files' entry 'mine' must have ids, because rows are matched by id"):
         run(tmp_path, data, STUDY.replace('ids = "vectors/ids.txt", ', ""))
 

@@ -439,7 +439,7 @@ def test_an_unknown_group_column_is_refused(tmp_path, kind):
 
 
 def test_groups_of_the_wrong_length_are_refused():
-    with pytest.raises(InputError, match=r"`group` must have one entry per row \(60\); got shape \(59,\)"):
+    with pytest.raises(InputError, match=r"`group` must have one entry per row of `source` \(60\); got 59 entries"):
         learn(gaussian(60, 4, 1), gaussian(60, 3, 2), group=np.arange(59), **NAMED)
 
 

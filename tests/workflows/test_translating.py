@@ -77,9 +77,9 @@ def test_every_kind_of_file_is_translated_alike(tmp_path, stitcher):
 
 def test_rows_without_ids_get_their_position_or_the_ids_that_are_passed(tmp_path, stitcher):
     np.save(tmp_path / "x.npy", rows_of(12).vectors)
-    (tmp_path / "ids.txt").write_text("\n".join(names(12, "doc")))
     translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet", batch_rows=5)
-    translate_file(stitcher, tmp_path / "x.npy", tmp_path / "z.parquet", batch_rows=5, ids=tmp_path / "ids.txt")
+    (tmp_path / "names.txt").write_text("\n".join(names(12, "doc")))
+    translate_file(stitcher, tmp_path / "x.npy", tmp_path / "z.parquet", batch_rows=5, ids=tmp_path / "names.txt")
     assert list(read(tmp_path / "y.parquet").ids) == [str(i) for i in range(12)]  # type: ignore[arg-type]
     assert list(read(tmp_path / "z.parquet").ids) == list(names(12, "doc"))  # type: ignore[arg-type]
 

@@ -9,6 +9,7 @@ from repstitch.cli.arguments import (
     FORMATS_HELP,
     add_command,
     add_device_argument,
+    add_id_column_argument,
     check_inputs,
     split_names,
     split_numbers,
@@ -63,6 +64,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="leave out rows with NaN, Inf or only zeros and report how many (default: stop with an error)",
     )
+    add_id_column_argument(command)
     add_device_argument(command)
     command.add_argument("--cache", metavar="DIR", help="folder in which neighbour graphs are stored for later runs")
     command.add_argument("--out", metavar="DIR", help="write atlas.json, pairs.csv and pairs.parquet to a new folder")
@@ -132,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
     from repstitch.embeddings.matching import match
     from repstitch.embeddings.reading import read
 
-    matched = match([read(path) for path in args.embeddings], args.drop_invalid)
+    matched = match([read(path, id_column=args.id_column) for path in args.embeddings], args.drop_invalid)
     table = read_models(args.table) if args.table else None
     tests = hypotheses.HypothesisTests(args.trend, against, control, args.asymmetry, table, args.seed)
     hypotheses.check(matched.spaces, tests)

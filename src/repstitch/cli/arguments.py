@@ -3,9 +3,8 @@
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 
-from repstitch.errors import InputError, one_line
+from repstitch.errors import InputError
 from repstitch.files import check_embeddings_exist, check_file_exists, check_stitcher_exists
 
 LABELS = "TABLE:COLUMN"
@@ -58,12 +57,31 @@ def add_pair_arguments(command: argparse._ActionsContainer, needed: bool = True)
     )
     command.add_argument("--source-ids", metavar="FILE", help="text file with one id per row, for a source without ids")
     command.add_argument("--target-ids", metavar="FILE", help="text file with one id per row, for a target without ids")
+    add_id_column_argument(command)
     command.add_argument(
         "--drop-invalid",
         action="store_true",
         help="leave out rows with NaN, Inf or only zeros, and repeated pairs, and report how many (default: stop with "
         "an error)",
     )
+
+
+def add_id_column_argument(command: argparse._ActionsContainer) -> None:
+    """Add the option that names the column of ids."""
+    command.add_argument(
+        "--id-column",
+        type=_names,
+        metavar="NAME,…",
+        help="column that contains the ids, or its names in the different files (default: id, else the index of a "
+        "pandas data frame, else the only column with a usual name such as doc_id, _id or uuid)",
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(split_names(text, "id_column"))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_threshold_arguments(command: argparse.ArgumentParser) -> None:
@@ -139,14 +157,6 @@ def split_numbers(text: str, argument: str, expected: str) -> list[int]:
         return [int(number) for number in text.split(",")]
     except ValueError:
         raise InputError(f"`{argument}` must be {expected}; got {text!r}.") from None
-
-
-def read_lines(path: str, argument: str) -> list[str]:
-    """Return the lines of a text file. Raises InputError if it cannot be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"`{argument}` {path} cannot be read: {one_line(error)}") from None
 
 
 def read_json_object(text: str, argument: str) -> dict:

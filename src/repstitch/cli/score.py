@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
         target_space=args.target_space,
         source_ids=args.source_ids,
         target_ids=args.target_ids,
+        id_column=args.id_column,
         drop_invalid=args.drop_invalid,
         relevance=relevance,
         labels=args.labels,

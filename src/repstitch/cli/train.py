@@ -88,9 +88,10 @@ def _add_split_arguments(command: argparse.ArgumentParser) -> None:
     split.add_argument("--split-seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
     split.add_argument(
         "--group",
-        metavar="COLUMN|FILE",
-        help="group of each row, such as the photo of a caption; all pairs of a group are put in the same part of the "
-        "split",
+        metavar="COLUMN|TABLE:COLUMN|FILE",
+        help="group of each row, such as the photo of a caption: a column of --source or --target, a column of a table "
+        "(matched by id if the table has ids), or a file with one group per row; all pairs of a group are put in the "
+        "same part of the split",
     )
 
 
@@ -149,6 +150,7 @@ def run(args: argparse.Namespace) -> None:
         target_space=args.target_space,
         source_ids=args.source_ids,
         target_ids=args.target_ids,
+        id_column=args.id_column,
         output_norm=args.output_norm,
         device=args.device,
         learning_curve=args.learning_curve is not None,

@@ -6,10 +6,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 from repstitch.arguments import check_seed
-from repstitch.cli.arguments import LABELS, add_command, add_pair_arguments, check_inputs, read_lines
+from repstitch.cli.arguments import LABELS, add_command, add_pair_arguments, check_inputs
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
 from repstitch.files import check_carried_file, check_picture
+from repstitch.lines import read_lines
 from repstitch.names import CONCEPTS
 
 if TYPE_CHECKING:
@@ -126,9 +127,10 @@ def _add_row_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--group",
-        metavar="COLUMN|FILE",
-        help="groups of rows: a column of --source or --target, or a file with one group per row; rows of one group "
-        "stay in the same part of the split, as in `repstitch train`",
+        metavar="COLUMN|TABLE:COLUMN|FILE",
+        help="groups of rows: a column of --source or --target, a column of a table (matched by id if the table has "
+        "ids), or a file with one group per row; rows of one group stay in the same part of the split, as in "
+        "`repstitch train`",
     )
     group.add_argument(
         "--plot", metavar="FILE", help="draw the evaluation of a probe or of --prompts as .png, .svg or .pdf"
@@ -160,6 +162,7 @@ def run(args: argparse.Namespace) -> None:
         target_space=args.target_space,
         source_ids=args.source_ids,
         target_ids=args.target_ids,
+        id_column=args.id_column,
         group=args.group,
     )
     context = build_context(
@@ -235,6 +238,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
         ("source_ids", "--source", args.source),
         ("target_space", "--target", args.target),
         ("target_ids", "--target", args.target),
+        ("id_column", "--source or --target", args.source or args.target),
         ("drop_invalid", "--source or --target", args.source or args.target),
     ):
         if getattr(args, flag) not in (None, False) and not is_useful:

@@ -1,48 +1,89 @@
 """Read one entry per row (ids, groups or labels) from an array or a file."""
 
 import os
-import zipfile
-import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
+from repstitch.embeddings.ids import column_texts, object_column, texts
+from repstitch.embeddings.rows import check_unique
+from repstitch.embeddings.tables import read_column_with_ids
 from repstitch.errors import InputError, one_line
-from repstitch.files import check_file_exists, split_key
+from repstitch.files import check_file_exists, split_column, split_key
+from repstitch.lines import read_lines
 
-Column = str | os.PathLike[str] | ArrayLike  # a file, or the entries themselves
-UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-
-
-def read_column(column: Column, n_rows: int, argument: str) -> np.ndarray:
-    """Return one entry per row (n,) as text; see `load_column`."""
-    return load_column(column, n_rows, argument).astype(str).astype(object)
+Column = str | os.PathLike[str] | ArrayLike  # a file, a column of a table, or the entries themselves
+Entries = Callable[[slice, np.ndarray | None], np.ndarray]  # takes a range of rows and their ids
 
 
-def load_column(column: Column, n_rows: int, argument: str) -> np.ndarray:
-    """Return one entry per row (n,) from an array, a text file of lines, a `.npy` file or `file.npz:key`.
+def read_column(column: Column, n_rows: int, argument: str, rows: str = "") -> np.ndarray:
+    """Return one entry per row (n,) as text; see `open_column`."""
+    return texts(open_column(column, n_rows, argument, rows)(slice(None), None), f"`{argument}`")
 
-    Raises InputError, naming the `argument`, if the file cannot be read or the number of entries is not `n_rows`.
+
+def open_column(column: Column, n_rows: int, argument: str, rows: str = "") -> Entries:
+    """Read one entry per row, and return a function from a range of rows and their ids to the entries of these rows.
+
+    `column` is an array, a text file of lines, a `.npy` file, `file.npz:key`, or a column of a table as
+    `table.csv:column`. The entries are in the order of the rows. Those of a table that has ids are matched by id; a row
+    whose id is not in the table gets None. Raises InputError, naming the `argument`, if the file cannot be read or the
+    number of entries is not `n_rows`. Messages call the file of the rows `rows`.
     """
-    values = _load_file(column, argument) if isinstance(column, str | os.PathLike) else np.asarray(column)
-    if values.shape != (n_rows,):
-        raise InputError(f"`{argument}` must have one entry per row ({n_rows}); got shape {values.shape}.")
-    return values
+    location, name = split_column(str(column)) if isinstance(column, str | os.PathLike) else ("", None)
+    if name is not None or location.endswith(".parquet"):
+        check_file_exists(location, argument)
+        values, ids = read_column_with_ids(Path(location), name or None, argument)
+        if ids is not None:
+            return _by_id(ids.filter(ids.is_valid()), values.filter(ids.is_valid()), location, argument)
+        entries = object_column(values.to_pylist())
+    elif location:
+        entries = _load_file(str(column), argument)
+    else:
+        entries = np.asarray(column)
+    if entries.shape != (n_rows,):
+        named, of = (f" {part}" if part else "" for part in (location, rows and f"of {rows}"))
+        count = f"{len(entries):,} entries" if entries.ndim == 1 else f"shape {entries.shape}"
+        raise InputError(f"`{argument}`{named} must have one entry per row{of} ({n_rows:,}); got {count}.")
+    return lambda part, _: entries[part]
 
 
-def _load_file(path: str | os.PathLike[str], argument: str) -> np.ndarray:
-    location, key = split_key(str(path))
+def count_entries(path: Path, argument: str) -> int:
+    """Return the number of entries in a text file of lines or a `.npy` file."""
+    return len(_load_file(str(path), argument))
+
+
+def _by_id(ids: pa.ChunkedArray, values: pa.ChunkedArray, location: str, argument: str) -> Entries:
+    keys = column_texts(ids, f"The ids of `{argument}` {location}")
+    check_unique(keys, f"the table of {argument}")
+    entry_of = dict(zip(keys, values.to_pylist(), strict=True))
+
+    def entries(part: slice, row_ids: np.ndarray | None) -> np.ndarray:
+        if row_ids is None:
+            raise InputError(
+                f"`{argument}` {location} has a column of ids, but the rows have no ids; pass the ids of the rows."
+            )
+        if not any(key in entry_of for key in row_ids):
+            first = f"the table has e.g. {keys[0]!r}" if len(keys) else "the table has none"
+            raise InputError(f"`{argument}` {location} has none of the rows' ids ({first}, the rows {row_ids[0]!r}).")
+        return object_column(entry_of.get(key) for key in row_ids)
+
+    return entries
+
+
+def _load_file(path: str, argument: str) -> np.ndarray:
+    location, key = split_key(path)
     check_file_exists(location, argument)
+    if Path(location).suffix not in (".npy", ".npz"):
+        return np.array(read_lines(location, argument), dtype=object)
     try:
-        if Path(location).suffix not in (".npy", ".npz"):
-            return np.array(Path(location).read_text(encoding="utf-8").splitlines(), dtype=object)
-        loaded = np.load(location, allow_pickle=False)
+        loaded = np.load(location, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
         if key is None and len(loaded.files) != 1:
             raise ValueError(f"name one of its arrays ({', '.join(loaded.files)}) as {location}:KEY")
         return loaded[key or loaded.files[0]]
-    except UNREADABLE as error:
+    except Exception as error:  # the readers of damaged files raise nearly every exception
         raise InputError(f"`{argument}`: {location} cannot be read: {one_line(error)}") from None

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 REPEATS = "repeats of an identical item"
 GIVE_IDS = (
     "To match by id, every space needs ids: a column `id` in a Parquet or Arrow file, an array `ids` in an .npz file, "
-    "or in Python `read(..., ids=...)`."
+    "a file NAME.ids.txt beside NAME.npy, or in Python `read(..., ids=...)`."
 )
 
 

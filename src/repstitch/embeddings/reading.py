@@ -1,34 +1,41 @@
 """Read embeddings from Parquet, Arrow IPC, `.npy` (with ids from another file) and `.npz` (as `file.npz:key`)."""
 
+import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset
 from numpy.typing import ArrayLike
 
 from repstitch.arguments import check_unmasked, names_keywords
-from repstitch.embeddings.columns import UNREADABLE, Column, read_column
+from repstitch.embeddings.arrow_tables import VECTOR, scan_table, warn_of_numbered_rows
+from repstitch.embeddings.columns import Column, Entries, count_entries, open_column, read_column
+from repstitch.embeddings.ids import NO_IDS, IdColumn, choose_id_column, texts
 from repstitch.embeddings.rows import (
     ONE_VECTOR_PER_ITEM,
-    SPACE_KEY,
+    Batch,
     Embeddings,
     EmbeddingsLike,
     Scan,
     shape_advice,
+    take_entries,
 )
+from repstitch.embeddings.shards import ENDINGS, open_dataset
 from repstitch.errors import InputError, one_line
-from repstitch.files import check_embeddings_exist, is_file_or_pipe, split_key
+from repstitch.files import check_embeddings_exist, is_file_or_pipe, split_column, split_key
 from repstitch.names import FORMATS
 from repstitch.spaces import Space
 
+log = logging.getLogger(__name__)
+
 EXACT_INTEGERS = 2**24  # float32 represents all integers up to this one exactly
+LISTS = (".txt", ".npy")  # endings of files of ids beside a file of embeddings
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
 
 
@@ -38,33 +45,36 @@ def scan(
     space: str | Space | None = None,
     ids: Column | None = None,
     group: Column | None = None,
+    id_column: IdColumn | None = None,
+    columns: Sequence[str] | str = (),
 ) -> Scan:
     """Open embeddings without reading their rows. The file ending decides the format.
 
     `path` is a Parquet or Arrow file, a folder of such files, an `s3://` or `gs://` address, a `.npy` file, or
     `file.npz:key`. The vectors of a Parquet or Arrow file are in its column `vector`; `file.parquet:column` names
-    another column. `space` is the name of the space, or its whole card. `ids` is an array or file with one id per row.
-    `group` is a column of the file, or an array or file with one group per row. Raises InputError if the input cannot
-    be read as rows of numbers.
+    another column. `space` is the name of the space, or its whole card. `ids`, `group` and `id_column` are those of
+    `read`. `columns` are the names of further columns to read as payload, or "all". Raises InputError if the input
+    cannot be read as rows of numbers.
     """
     location, key = split_key(str(path))
-    suffix = Path(location).suffix
     check_embeddings_exist(path)
+    data, files = None, []
+    id_column = id_column if ids is None else NO_IDS
     try:
-        if suffix == ".npy":
-            opened = _scan_array(
-                location, _float_rows(location, np.load(location, mmap_mode="r", allow_pickle=False)), None
-            )
-        elif suffix == ".npz":
-            opened = _scan_npz(location, key)
-        elif suffix in (".parquet", ".arrow") or "://" in location or Path(location).is_dir():
-            opened = _scan_arrow(location, key or "vector", group)
+        if _is_table(location):
+            data, files = open_dataset(location)
+            group_column = group if isinstance(group, str) and group in data.schema.names else None
+            opened = scan_table(data, location, key or VECTOR, group_column, id_column, columns)
         else:
-            raise InputError(_format_advice(location))
-    except UNREADABLE as error:
-        if isinstance(error, InputError):
-            raise
+            opened = _scan_array_file(location, key, id_column, columns)
+    except InputError:
+        raise
+    except Exception as error:  # the readers of damaged files raise nearly every exception
         raise InputError(f"{location} cannot be read as embeddings: {one_line(error)}") from None
+    if ids is None and not opened.has_ids:
+        ids = _ids_beside(location, opened.n_rows)
+        if ids is None and data is not None:
+            warn_of_numbered_rows(data, opened, files)
     return _override(opened, space, ids, group)
 
 
@@ -75,29 +85,37 @@ def read(
     space: str | Space | None = None,
     ids: Column | None = None,
     group: Column | None = None,
+    id_column: IdColumn | None = None,
 ) -> Embeddings:
     """Read embeddings into memory from a file, an array or a tensor.
 
     Args:
-        source: A path, an array (n, dim), a torch tensor on any device, or `Embeddings`. A path is a Parquet or Arrow
-            file, a folder of such files, an `s3://` or `gs://` address, a `.npy` file, or `file.npz:key`. The vectors
-            of a Parquet or Arrow file are in its column `vector`; `file.parquet:column` names another column.
+        source: A path, an array (n, dim), a torch tensor on any device, a data frame or Arrow table, or `Embeddings`. A
+            path is a Parquet or Arrow file, a folder of such files, an `s3://` or `gs://` address, a `.npy` file, or
+            `file.npz:key`. The vectors of a Parquet or Arrow file are in its column `vector`; `file.parquet:column`
+            names another column. Without this column, a data frame must have one number per column. The files of a
+            folder are read in natural order (`part_2` before `part_10`).
         space: The name of the space, or its whole card (`Space`), in place of that of `source`. By default the space of
             a file is the one in its card or has the name of the file, and the space of an array is called `array`.
-        ids: One id per row, in place of the ids of `source`: an array, a text file with one id per line, a `.npy` file
-            or `file.npz:key`.
-        group: One group per row, in place of the groups of `source`: the name of a column of the file, or an array or
-            file as for `ids`.
+        ids: One id per row, in place of the ids of `source`: an array, a text file with one id per line, a `.npy` file,
+            `file.npz:key` or `table.csv:column`. By default, the ids of a file without any are those in a file beside
+            it: `NAME.ids.txt`, `NAME.ids.npy`, `ids.txt` or `ids.npy`.
+        group: One group per row, in place of the groups of `source`: the name of a column of `source`,
+            `table.csv:column` (matched by id if the table has ids), or an array or file as for `ids`. A column goes
+            before a file of the same name.
+        id_column: The column of `source` that contains the ids, or the names that it has in different files. By
+            default it is `id`, else the index of a pandas data frame, else the only column with a usual name such as
+            `doc_id`, `_id` or `uuid`.
 
     Returns:
         The vectors with their space, ids and groups; `source` itself if it is `Embeddings` and nothing replaces its
         space, ids or groups.
 
     Raises:
-        InputError: If `source` cannot be read as floats of shape (n, dim), if it is a masked array, or if `ids` or
-            `group` does not have one entry per row.
+        InputError: If `source` cannot be read as floats of shape (n, dim), if it is a masked array, if `ids` or `group`
+            does not have one entry per row, or if it is not clear which column contains the ids.
     """
-    return read_argument("The array", source, space=space, ids=ids, group=group)
+    return read_argument("The array", source, space=space, ids=ids, group=group, id_column=id_column)
 
 
 def read_argument(
@@ -107,14 +125,17 @@ def read_argument(
     space: str | Space | None = None,
     ids: Column | None = None,
     group: Column | None = None,
+    id_column: IdColumn | None = None,
 ) -> Embeddings:
     """Read `source` like `read`. Messages about an array call it `subject`."""
+    if isinstance(source, str | os.PathLike):
+        return scan(source, space=space, ids=ids, group=group, id_column=id_column).read()
     if isinstance(source, Embeddings):
         if space is None and ids is None and group is None:
             return source
         opened = _scan_embeddings(source)
-    elif isinstance(source, str | os.PathLike):
-        return scan(source, space=space, ids=ids, group=group).read()
+    elif hasattr(source, "__arrow_c_stream__") and (hasattr(source, "columns") or hasattr(source, "column_names")):
+        opened = _scan_frame(pa.table(source), subject, group, NO_IDS if ids is not None else id_column)
     else:
         opened = replace(_scan_array("array", _float_rows(subject, _as_array(source, subject)), None), path=subject)
     return _override(opened, space, ids, group).read()
@@ -175,22 +196,56 @@ def _format_advice(path: str) -> str:
     )
 
 
+def _is_table(location: str) -> bool:
+    return Path(location).suffix in ENDINGS or "://" in location or Path(location).is_dir()
+
+
 def _scan_embeddings(embeddings: Embeddings) -> Scan:
-    def rows(size: int, start: int):
+    def rows(size: int, start: int) -> Iterator[Batch]:
         for at in range(start, len(embeddings), size):
             part = embeddings.take(slice(at, at + size))
-            yield part.vectors, part.ids, part.groups
+            yield part.vectors, part.ids, part.groups, part.payload
 
     has_ids = embeddings.ids is not None
     return Scan("embeddings", len(embeddings), embeddings.space, embeddings.declared, has_ids, rows)
 
 
-def _scan_npz(path: str, key: str | None) -> Scan:
+def _scan_frame(table: pa.Table, subject: str, group: Column | None, id_column: IdColumn | None) -> Scan:
+    """Scan a data frame or Arrow table: its column `vector`, or else all columns but those of ids and groups."""
+    group_column = group if isinstance(group, str) and group in table.column_names else None
+    if VECTOR not in table.column_names:
+        ids = choose_id_column(table.schema, subject, id_column, others=(group_column,) if group_column else ())
+        names = [name for name in table.column_names if name not in (ids, group_column)]
+        array = np.column_stack([table[name].to_numpy() for name in names]) if names else np.zeros((len(table), 0))
+        array = _float_rows(subject, _as_array(array, subject))
+        column = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
+        table = table.drop_columns(names).append_column(VECTOR, column)
+        id_column = ids or NO_IDS
+    opened = scan_table(pyarrow.dataset.dataset(table), subject, VECTOR, group_column, id_column)
+    return replace(opened, space=opened.space if opened.declared else replace(opened.space, name="array"))
+
+
+def _scan_array_file(location: str, key: str | None, id_column: IdColumn | None, columns: Sequence[str] | str) -> Scan:
+    """Scan an `.npy` or `.npz` file. Raises InputError on a file of another type."""
+    suffix = Path(location).suffix
+    if suffix not in (".npy", ".npz"):
+        raise InputError(_format_advice(location))
+    if columns:
+        raise InputError(f"`columns` must be columns of a Parquet or Arrow file; {location} has none.")
+    if suffix == ".npz":
+        return _scan_npz(location, key, id_column)
+    if id_column:
+        raise InputError(f"`id_column` must name a column, and {location} has none; pass its ids with `ids`.")
+    return _scan_array(location, _float_rows(location, np.load(location, mmap_mode="r", allow_pickle=False)), None)
+
+
+def _scan_npz(path: str, key: str | None, id_column: IdColumn | None) -> Scan:
     with np.load(path, allow_pickle=False) as archive:
         names = archive.files
-        ids = np.asarray(archive["ids"]).astype(str).astype(object) if "ids" in names and key != "ids" else None
+        schema = pa.schema([(name, pa.null()) for name in names])
+        ids_key = choose_id_column(schema, path, id_column, others=(key,) if key else ())
         if key is None:
-            keys = [name for name in names if name != "ids"]
+            keys = [name for name in names if name != ids_key]
             if not keys:
                 raise InputError(f"{path} has no array of vectors; its arrays are: {', '.join(names) or 'none'}.")
             if len(keys) > 1:
@@ -201,147 +256,73 @@ def _scan_npz(path: str, key: str | None) -> Scan:
         if key not in names:
             raise InputError(f"{path} has no array {key!r}; its arrays are: {', '.join(names)}.")
         array = _float_rows(f"{path}:{key}", archive[key])
+        ids = None if ids_key is None else np.asarray(archive[ids_key])
     if ids is not None and ids.shape != (len(array),):
-        raise InputError(f"`ids` of {path} must have one entry per row ({len(array)}); got shape {ids.shape}.")
-    opened = _scan_array(path, array, ids)
+        raise InputError(f"`{ids_key}` of {path} must have one entry per row ({len(array)}); got shape {ids.shape}.")
+    opened = _scan_array(path, array, None if ids is None else texts(ids, f"`{ids_key}` of {path}"))
     return replace(opened, space=replace(opened.space, name=key))
 
 
 def _scan_array(path: str, array: np.ndarray, ids: np.ndarray | None) -> Scan:
     dtype = array.dtype if array.dtype in (np.float16, np.float32) else np.dtype(np.float32)
 
-    def rows(size: int, start: int):
+    def rows(size: int, start: int) -> Iterator[Batch]:
         for at in range(start, len(array), size):
             chunk = np.ascontiguousarray(array[at : at + size], dtype=dtype)
-            yield chunk, None if ids is None else ids[at : at + size], None
+            yield chunk, take_entries(ids, slice(at, at + size)), None, None
 
     space = Space(Path(path).stem, int(array.shape[1]))
     return Scan(path, len(array), space, False, ids is not None, rows)
 
 
-# --- Parquet and Arrow ------------------------------------------------------------------------------------------------
-
-
-def _scan_arrow(path: str, column: str, group: Column | None) -> Scan:
-    data, n_rows = _open_dataset(path)
-    kind = _vector_type(data.schema, column, path)
-    dim = _vector_dim(data, column, kind, path)
-    card = _common_card(data, path)
-    if column != "vector":
-        card = None  # the card describes the column `vector` only
-    space = Space.from_json(card) if card else Space(Path(path).stem, dim)
-    if space.dim != dim:
-        raise InputError(f"The card of {path} states {space.dim} dimensions but its vectors have {dim}.")
-    ids_column = "id" if "id" in data.schema.names else None
-    group_column = str(group) if group is not None and str(group) in data.schema.names else None
-    columns = list(dict.fromkeys(name for name in (column, ids_column, group_column) if name))
-    dtype = np.float16 if kind.value_type == pa.float16() else np.float32
-
-    def rows(size: int, start: int):
-        batches = data.to_batches(columns=columns, batch_size=size, batch_readahead=2, fragment_readahead=1)
-        for batch in _skip_rows(batches, start):
-            yield (
-                _matrix(batch.column(column), dim, dtype, path),
-                _text(batch, ids_column, path) if ids_column else None,
-                _text(batch, group_column, path) if group_column else None,
-            )
-
-    return Scan(path, n_rows, space, bool(card), ids_column is not None, rows)
-
-
-def _open_dataset(path: str) -> tuple[pyarrow.dataset.Dataset, int]:
-    """Open a file or a folder of files; return the dataset and its number of rows."""
-    form = "ipc" if Path(path).suffix == ".arrow" or any(Path(path).glob("*.arrow")) else "parquet"
-    try:
-        data = pyarrow.dataset.dataset(path, format=form)
-        return data, data.count_rows()
-    except pa.ArrowInvalid:
-        if form != "ipc":
-            raise
-        table = pa.ipc.open_stream(pa.memory_map(path)).read_all()  # the file may have Arrow's stream layout
-        return pyarrow.dataset.dataset(table), table.num_rows
-
-
-def _vector_type(schema: pa.Schema, column: str, path: str) -> pa.DataType:
-    """Return the type of the vector column. Raises InputError unless it contains lists of floats."""
-    if not schema.names:
-        raise InputError(f"{path} has no rows; it must have at least one vector.")
-    if column not in schema.names:
-        example = next((field.name for field in schema if _is_float_lists(field.type)), "COLUMN")
-        raise InputError(
-            f"{path} has no column {column!r}; its columns are: {', '.join(schema.names)}. Store each vector as a list "
-            f"of floats in a column 'vector', or name another column after the path: {path}:{example}."
-        )
-    kind = schema.field(column).type
-    if not _is_float_lists(kind):
-        pool = _is_lists(kind) and _is_lists(kind.value_type)
-        advice = " Pool the vectors of each row to one vector first, e.g. by their mean." if pool else ""
-        raise InputError(f"Column {column!r} of {path} must have one list of floats per row; got {kind}.{advice}")
-    return kind
-
-
-def _is_lists(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
-
-
-def _is_float_lists(kind: pa.DataType) -> bool:
-    return _is_lists(kind) and pa.types.is_floating(kind.value_type)
-
-
-def _vector_dim(data: pyarrow.dataset.Dataset, column: str, kind: pa.DataType, path: str) -> int:
-    """Return the number of dimensions: that of the type, or else the length of the first row."""
-    first = data.head(1, columns=[column])
-    if not first.num_rows:
-        raise InputError(f"{path} has no rows; it must have at least one vector.")
-    dim = kind.list_size if pa.types.is_fixed_size_list(kind) else len(first[column][0].as_py() or [])
-    if not dim:
-        raise InputError(f"Column {column!r} of {path} has empty lists; every row must have a vector.")
-    return dim
-
-
-def _common_card(data: pyarrow.dataset.Dataset, path: str) -> bytes | None:
-    """Return the space card in the metadata of a file or of all files of a folder. Raises InputError if they differ."""
-    card = (data.schema.metadata or {}).get(SPACE_KEY)
-    if isinstance(data, pyarrow.dataset.FileSystemDataset):
-        for part in data.get_fragments():
-            if (part.physical_schema.metadata or {}).get(SPACE_KEY) != card:
-                raise InputError(
-                    f"{path} has files of several spaces ({part.path} differs); read each file separately."
-                )
-    return card
-
-
-def _skip_rows(batches: Iterable[pa.RecordBatch], n: int) -> Iterator[pa.RecordBatch]:
-    """Yield the batches without the first `n` rows, and without empty batches."""
-    for batch in batches:
-        rest = batch.slice(min(n, batch.num_rows))
-        n -= batch.num_rows - rest.num_rows
-        if rest.num_rows:
-            yield rest
-
-
-def _text(batch: pa.RecordBatch, name: str, path: str) -> np.ndarray:
-    column = batch.column(name)
-    if column.null_count:
-        raise InputError(
-            f"{path} has {column.null_count} rows without an entry in column {name!r}; every row must have one."
-        )
-    return column.cast(pa.string()).to_numpy(zero_copy_only=False)
-
-
-def _matrix(column: pa.Array, dim: int, dtype: type, path: str) -> np.ndarray:
-    if column.null_count:
-        raise InputError(f"{path} has {column.null_count} rows without a vector; remove them.")
-    values = column.flatten()
-    lengths = pc.call_function("list_value_length", [column]).to_numpy(zero_copy_only=False)
-    if values.null_count or (lengths != dim).any():
-        raise InputError(
-            f"{path} must have {dim} numbers in every row; some rows are shorter, longer or have null values."
-        )
-    return values.to_numpy(zero_copy_only=False).reshape(len(column), dim).astype(dtype, copy=False)
-
-
 # --- space, ids and groups of the caller ------------------------------------------------------------------------------
+
+
+def _ids_beside(location: str, n_rows: int) -> Path | None:
+    """Return the file of ids beside a file without ids: one with its name, or one for the folder if the number fits."""
+    path = Path(location)
+    if "://" in location:
+        return None
+    folder = path if path.is_dir() else path.parent
+    for beside in (path.with_name(f"{path.stem}.ids{ending}") for ending in LISTS):
+        if os.path.isfile(beside):  # unlike `Path.is_file`, it accepts names that are too long
+            log.info("%s: the ids are those in %s.", location, beside)
+            return beside
+    for beside in (folder / f"ids{ending}" for ending in LISTS):
+        if os.path.isfile(beside) and beside != path:
+            n_ids = count_entries(beside, "ids")
+            if n_ids == n_rows:
+                log.info("%s: the ids are those in %s.", location, beside)
+                return beside
+            log.warning("%s: %s is not used, because it has %d ids for %d rows.", location, beside, n_ids, n_rows)
+    return None
+
+
+def place_group(sources: Sequence[EmbeddingsLike | None], group: Column | None) -> list[Column | None]:
+    """Return the `group` to read each source with: only one source, the first with a column of this name, gets it.
+
+    Groups that are no column belong to the first source that is not None. Raises InputError if `group` is text that
+    names neither a column nor a file.
+    """
+    owners = [i for i, source in enumerate(sources) if source is not None and _has_column(source, group)]
+    present = [i for i, source in enumerate(sources) if source is not None]
+    if not owners and isinstance(group, str) and not _is_list(group):
+        raise InputError(
+            "`group` must be a column of either side, TABLE:COLUMN, or a file or array with one group per row; got "
+            f"{group!r}."
+        )
+    owner = next(iter([*owners, *present]), None)
+    return [group if i == owner else None for i in range(len(sources))]
+
+
+def _has_column(source: EmbeddingsLike, group: Column | None) -> bool:
+    if not isinstance(group, str):
+        return False
+    if isinstance(source, str | os.PathLike):
+        location, _ = split_key(str(source))
+        check_embeddings_exist(location)
+        return _is_table(location) and group in open_dataset(location)[0].schema.names
+    return group in getattr(source, "columns", ())
 
 
 def _override(opened: Scan, space: str | Space | None, ids: Column | None, group: Column | None) -> Scan:
@@ -354,26 +335,33 @@ def _override(opened: Scan, space: str | Space | None, ids: Column | None, group
         opened = replace(opened, space=space, declared=True)
     elif space is not None:
         opened = replace(opened, space=replace(opened.space, name=space), declared=True)
-    stated_ids = None if ids is None else read_column(ids, opened.n_rows, "ids")
-    stated_groups = read_column(group, opened.n_rows, "group") if group is not None and _is_column(group) else None
-    if stated_ids is None and stated_groups is None:
+    stated_ids = None if ids is None else read_column(ids, opened.n_rows, "ids", opened.path)
+    groups_of = None if group is None or opened.has_groups else _open_group(group, opened)
+    if stated_ids is None and groups_of is None:
         return opened
     file_rows = opened._rows
 
-    def rows(size: int, start: int):
+    def rows(size: int, start: int) -> Iterator[Batch]:
         at = start
-        for vectors, file_ids, file_groups in file_rows(size, start):
+        for vectors, row_ids, groups, payload in file_rows(size, start):
             part = slice(at, at + len(vectors))
             at += len(vectors)
-            yield (
-                vectors,
-                file_ids if stated_ids is None else stated_ids[part],
-                file_groups if stated_groups is None else stated_groups[part],
-            )
+            row_ids = row_ids if stated_ids is None else stated_ids[part]
+            groups = groups if groups_of is None else texts(groups_of(part, row_ids), "`group`")
+            yield vectors, row_ids, groups, payload
 
     return replace(opened, has_ids=opened.has_ids or ids is not None, _rows=rows)
 
 
-def _is_column(group: Column) -> bool:
-    """Return whether `group` is an array, a file or a pipe, and not the name of a column in the file of embeddings."""
-    return not isinstance(group, str) or is_file_or_pipe(Path(split_key(group)[0]))
+def _is_list(group: str) -> bool:
+    """Return whether `group` is a file of groups or a column of a table, and not the name of a column."""
+    return is_file_or_pipe(Path(split_column(split_key(group)[0])[0]))
+
+
+def _open_group(group: Column, opened: Scan) -> Entries:
+    if isinstance(group, str) and not _is_list(group):
+        raise InputError(
+            f"`group` must be a column of {opened.path}, TABLE:COLUMN, or a file or array with one group per row; got "
+            f"{group!r}."
+        )
+    return open_column(group, opened.n_rows, "group", opened.path)

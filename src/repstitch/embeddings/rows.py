@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike
 
 from repstitch.arguments import check_unmasked
+from repstitch.embeddings.ids import texts
 from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
 
@@ -32,10 +33,11 @@ class Embeddings:
         groups: One group per row (n,). A split keeps the pairs of one group together.
         declared: True if a card or the caller has stated the space, False if it was guessed from the file's name.
         labels: One class per row (n,).
+        payload: Further columns, one entry per row, which `write` stores beside the vectors.
 
     Raises:
-        InputError: If `vectors` is not an unmasked array of floats of shape (n, dim), or if `ids`, `groups` or `labels`
-            do not have one entry per row.
+        InputError: If `vectors` is not an unmasked array of floats of shape (n, dim), if `ids`, `groups`, `labels` or
+            `payload` do not have one entry per row, or if an id or a group is missing or cannot be written as text.
     """
 
     vectors: np.ndarray
@@ -44,6 +46,7 @@ class Embeddings:
     groups: np.ndarray | None = None
     declared: bool = True
     labels: np.ndarray | None = None
+    payload: pa.Table | None = None
 
     def __post_init__(self):
         subject = f"`vectors` of space {self.space.name!r}"
@@ -63,8 +66,10 @@ class Embeddings:
                     raise InputError(
                         f"`{name}` must have one entry per row ({len(self.vectors)}); got shape {column.shape}."
                     )
-                text = column if column.dtype.kind in "OU" else column.astype(str).astype(object)
-                object.__setattr__(self, name, text)
+                is_text = name == "labels" and column.dtype.kind in "OU"  # a row may have no label
+                object.__setattr__(self, name, column if is_text else texts(column, f"`{name}`"))
+        if self.payload is not None and len(self.payload) != len(self.vectors):
+            raise InputError(f"`payload` must have one entry per row ({len(self.vectors)}); got {len(self.payload)}.")
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -81,37 +86,49 @@ class Embeddings:
             rows: Positions of rows, a slice, or a mask (n,).
 
         Returns:
-            New `Embeddings` with these rows, in that order, and their ids, groups and labels.
+            New `Embeddings` with these rows, in that order, and their ids, groups, labels and payload.
         """
         columns = {name: take_entries(getattr(self, name), rows) for name in COLUMNS}
-        return replace(self, vectors=self.vectors[rows], **columns)
+        payload = None if self.payload is None else self.payload.take(np.arange(len(self))[rows])
+        return replace(self, vectors=self.vectors[rows], payload=payload, **columns)
 
 
 EmbeddingsLike = str | os.PathLike[str] | Embeddings | ArrayLike  # everything that `reading.read` accepts
 
 
+Batch = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, pa.Table | None]  # vectors, ids, groups, payload
+
+
 @dataclass(frozen=True)
 class Scan:
-    """Embeddings that are opened but not yet read: their size and their space, and methods that read the rows."""
+    """Embeddings that are opened but not yet read: their size and their space, and methods that read the rows.
+
+    `id_type` is the Arrow type in which the ids are written: that of the file's column if it has one. `payload` are the
+    further columns that are read, and `left_out` the names of those that are not.
+    """
 
     path: str
     n_rows: int
     space: Space
     declared: bool
     has_ids: bool
-    _rows: Callable[[int, int], Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]] = field(repr=False)
+    _rows: Callable[[int, int], Iterator[Batch]] = field(repr=False)
+    id_type: pa.DataType = field(default_factory=pa.string)
+    payload: pa.Schema = field(default_factory=lambda: pa.schema([]), repr=False)
+    left_out: tuple[str, ...] = field(default=(), repr=False)
+    has_groups: bool = False
 
     def batches(self, rows: int = BATCH_ROWS, start: int = 0) -> Iterator[Embeddings]:
         """Yield the rows from `start` on, in file order, in batches of at most `rows`."""
         stream = self._rows(rows, start)
         while True:
             try:
-                vectors, ids, groups = next(stream)
+                vectors, ids, groups, payload = next(stream)
             except StopIteration:
                 return
             except (OSError, pa.ArrowException) as error:
                 raise InputError(f"{self.path} cannot be read to its end: {one_line(error)}") from None
-            yield Embeddings(vectors, self.space, ids, groups, self.declared)
+            yield Embeddings(vectors, self.space, ids, groups, self.declared, payload=payload)
 
     def read(self) -> Embeddings:
         """Read all rows into memory."""
@@ -124,7 +141,15 @@ class Scan:
             return None if columns[0] is None else np.concatenate(columns)
 
         vectors = parts[0].vectors if len(parts) == 1 else np.concatenate([p.vectors for p in parts])
-        return Embeddings(vectors, self.space, join("ids"), join("groups"), self.declared)
+        payload = [part.payload for part in parts if part.payload is not None]
+        return Embeddings(
+            vectors,
+            self.space,
+            join("ids"),
+            join("groups"),
+            self.declared,
+            payload=pa.concat_tables(payload) if payload else None,
+        )
 
 
 def shape_advice(array: np.ndarray) -> str:

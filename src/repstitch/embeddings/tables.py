@@ -1,14 +1,18 @@
 """Read tables of ids, labels, texts or metadata from .parquet, .csv and .tsv files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from repstitch.embeddings.ids import IdColumn, choose_id_column, say_id_column, warn_of_unused_ids
 from repstitch.errors import InputError, one_line
 from repstitch.files import TABLES
+
+HEAD_ROWS = 1000
 
 
 def read_table(
@@ -16,25 +20,83 @@ def read_table(
 ) -> pa.Table:
     """Read a table. The columns named in `text_columns` are read as text, so that 007 and 1e3 are not changed.
 
-    With `only_text`, only these columns are read from a Parquet file that has the first of them. Without a `header` the
-    columns are called f0, f1 …. Raises InputError, naming the `argument`, on another file ending and on a file that
-    cannot be read.
+    With `only_text`, only these columns are read from a Parquet file. Without a `header` the columns are called f0, f1
+    …. Raises InputError, naming the `argument`, on another file ending and on a file that cannot be read.
     """
-    suffix = path.suffix.lower()
-    if suffix not in TABLES:
+    with _readable(path, argument):
+        if _is_parquet(path):
+            return pq.read_table(path, columns=list(text_columns) if only_text else None)
+        types = pacsv.ConvertOptions(column_types={name: pa.string() for name in text_columns})
+        return pacsv.read_csv(path, *_csv_options(path, header), types)
+
+
+def read_column_with_ids(
+    path: Path, column: str | None, argument: str, id_column: IdColumn | None = None, header: bool = True
+) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
+    """Return a column of a table, and the column with the ids of its rows, or None if the table has none.
+
+    The column of ids is chosen by `choose_id_column`. Raises InputError as `read_table` does, and if the table does not
+    have the column exactly once.
+    """
+    with _readable(path, argument):
+        schema = _read_schema(path, header)
+    ids = choose_id_column(schema, str(path), id_column, others=(column,) if column else ())
+    if column is None or column not in schema.names:
+        others = ", ".join(name for name in schema.names if name != ids)
+        raise InputError(
+            f"`{argument}` must name a column as {path.name}:COLUMN, where COLUMN is one of {others}; got {column}."
+        )
+    if schema.names.count(column) > 1:
+        raise InputError(f"`{argument}` {path} has more than one column {column!r}; column names must be unique.")
+    columns = (column,) if ids is None else (column, ids)
+    say_id_column(ids, str(path))
+    table = read_table(path, argument, columns, only_text=True, header=header)
+    if ids is None:
+        warn_of_unused_ids(_read_head(path, table, column, argument), str(path), "call it `id`")
+        return table.column(column), None
+    return table.column(column), table.column(ids)
+
+
+def _read_head(path: Path, table: pa.Table, column: str, argument: str) -> pa.Table:
+    """Return the first rows of the columns other than `column`."""
+    if not _is_parquet(path):
+        return table.drop_columns([column]).slice(0, HEAD_ROWS)
+    with _readable(path, argument), pq.ParquetFile(path) as file:
+        flat = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)]
+        names = [name for name in flat if name != column]
+        first = next(file.iter_batches(HEAD_ROWS, columns=names), None)
+        return pa.table({}) if first is None else pa.Table.from_batches([first])
+
+
+def _read_schema(path: Path, header: bool) -> pa.Schema:
+    if _is_parquet(path):
+        return pq.read_schema(path)
+    with pacsv.open_csv(path, *_csv_options(path, header)) as reader:
+        return reader.schema
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
+
+
+def _csv_options(path: Path, header: bool) -> tuple[pacsv.ReadOptions, pacsv.ParseOptions]:
+    tabs = path.suffix.lower() == ".tsv"
+    return (
+        pacsv.ReadOptions(autogenerate_column_names=not header),
+        pacsv.ParseOptions(
+            delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
+        ),
+    )
+
+
+@contextmanager
+def _readable(path: Path, argument: str) -> Iterator[None]:
+    """Check the ending of the file, and convert an error of reading to an InputError that names the `argument`."""
+    if path.suffix.lower() not in TABLES:
         raise InputError(f"`{argument}` must end in {', '.join(TABLES[:-1])} or {TABLES[-1]}; got {path.name!r}.")
     try:
-        if suffix == ".parquet":
-            present = [name for name in text_columns if name in pq.read_schema(path).names]
-            return pq.read_table(path, columns=present if only_text and text_columns[0] in present else None)
-        tabs = suffix == ".tsv"
-        return pacsv.read_csv(
-            path,
-            pacsv.ReadOptions(autogenerate_column_names=not header),
-            pacsv.ParseOptions(
-                delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs
-            ),
-            pacsv.ConvertOptions(column_types={name: pa.string() for name in text_columns}),
-        )
-    except (OSError, pa.ArrowException) as error:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the readers of damaged files raise nearly every exception
         raise InputError(f"`{argument}` {path} cannot be read: {one_line(error)}") from None

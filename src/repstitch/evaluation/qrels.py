@@ -3,9 +3,10 @@
 
 import math
 import os
-from pathlib import Path
+import re
 
-from repstitch.errors import InputError, one_line
+from repstitch.errors import InputError
+from repstitch.lines import read_lines
 
 
 def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
@@ -16,16 +17,14 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     header. A negative grade counts as 0. Raises InputError on the first malformed line, and on a pair that is judged
     twice with different grades.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"`qrels` {path} cannot be read: {one_line(error)}") from None
+    lines = read_lines(path, "qrels")
     qrels: dict[str, dict[str, float]] = {}
     first = True
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        columns = [column.strip() for column in (line.split("\t") if "\t" in line else line.split())]
+        columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
+        columns = [column.strip(" ") for column in columns]
         grade = _grade(columns[-1])
         is_header, first = first and grade is None, False
         if is_header:

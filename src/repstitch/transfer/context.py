@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 
 from repstitch.embeddings.fingerprints import id_fingerprints
+from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.pairs import MIN_PAIRS, Pairs, pair
-from repstitch.embeddings.reading import read
+from repstitch.embeddings.reading import place_group, read
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike, invalid_rows
 from repstitch.embeddings.splitting import SHARES, Split, split
 from repstitch.errors import InputError
@@ -164,20 +165,20 @@ def read_rows(
     source_ids=None,
     target_ids=None,
     group=None,
+    id_column: IdColumn | None = None,
 ) -> tuple[Embeddings | None, Embeddings | None]:
     """Read the rows of both sides for `build_context`, adding spaces, ids and groups that their files do not state.
 
-    `group` is the name of a column in either file, or a file or array with one group per row. Rows of one group stay
-    in the same part of the split. Groups are attached to the target, or to the source if the target has none. Raises
-    InputError if neither side has the groups.
+    `group` is the name of a column in either file, `table.csv:column`, or a file or array with one group per row. Rows
+    of one group stay in the same part of the split. Groups are attached to the side that has them as a column; all
+    others to the target, or to the source without a target. Raises InputError if the groups cannot be read.
     """
-    target_rows = None if target is None else read(target, space=target_space, ids=target_ids, group=group)
-    grouped = target_rows is not None and target_rows.groups is not None
-    source_group = None if grouped else group
-    source_rows = None if source is None else read(source, space=source_space, ids=source_ids, group=source_group)
-    if group is not None and all(rows is None or rows.groups is None for rows in (source_rows, target_rows)):
-        raise InputError(f"`group` must be a column of either file, or a file with one group per row; got {group!r}.")
-    return source_rows, target_rows
+    target_group, source_group = place_group((target, source), group)
+    if target is not None:
+        target = read(target, space=target_space, ids=target_ids, group=target_group, id_column=id_column)
+    if source is not None:
+        source = read(source, space=source_space, ids=source_ids, group=source_group, id_column=id_column)
+    return source, target
 
 
 def unseen_labelled_rows(forward: Stitcher, target_rows: Embeddings | None, drop_invalid: bool = False) -> Embeddings:

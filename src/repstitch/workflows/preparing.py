@@ -11,9 +11,10 @@ from torch import Tensor
 
 from repstitch.embeddings.checks import check
 from repstitch.embeddings.columns import Column
+from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs, pair
-from repstitch.embeddings.reading import read_argument
+from repstitch.embeddings.reading import place_group, read_argument
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.embeddings.splitting import Split, split
 from repstitch.errors import InputError
@@ -49,7 +50,7 @@ class PreparedPairs:
         return self.X[rows], self.Y[rows]
 
 
-def read_pair_of_spaces(
+def read_pair_of_spaces(  # noqa: PLR0913 - all that `train` states about its two inputs
     source: EmbeddingsLike,
     target: EmbeddingsLike,
     source_space: str | Space | None = None,
@@ -58,21 +59,27 @@ def read_pair_of_spaces(
     target_ids: Column | None = None,
     group: Column | None = None,
     labels: Column | None = None,
+    id_column: IdColumn | None = None,
 ) -> tuple[Embeddings, Embeddings]:
-    """Read both sides. Groups are attached to the source, or to the target if the source has none.
+    """Read both sides. Groups are attached to the side that has them as a column; all other groups, to the source.
 
     Labels are attached to the source. The spaces of arrays are named `source` and `target` unless the caller names
     them. If the other side already has that name, the array's space is named `array`. Raises InputError if `group` is
     neither a column of one side nor a file or array, and if both spaces have the same name, unless a card or the caller
     states the name of each.
     """
-    source_rows = read_argument("`source`", source, space=source_space, ids=source_ids, group=group)
-    target_group = group if source_rows.groups is None else None
-    target_rows = read_argument("`target`", target, space=target_space, ids=target_ids, group=target_group)
-    if group is not None and source_rows.groups is None and target_rows.groups is None:
-        raise InputError(
-            f"`group` must be a column of either side, or a file or array with one group per row; got {group!r}."
+    groups = place_group((source, target), group)
+    source_rows, target_rows = (
+        read_argument(f"`{name}`", rows, space=space, ids=ids, group=group_of_side, id_column=id_column)
+        for name, rows, space, ids, group_of_side in zip(
+            ("source", "target"),
+            (source, target),
+            (source_space, target_space),
+            (source_ids, target_ids),
+            groups,
+            strict=True,
         )
+    )
     if _is_nameless(source, source_space) and target_rows.space.name != "source":
         source_rows = _named(source_rows, "source")
     if _is_nameless(target, target_space) and source_rows.space.name != "target":
