@@ -10,7 +10,7 @@ from email.utils import format_datetime
 import httpx
 import numpy as np
 import pytest
-from helpers.fake_service import ADDRESS, MEASURES, FakeService, W, problem, rows_of, unsent, with_value
+from helpers.fake_service import ADDRESS, MEASURES, FakeService, W, json_reply, problem, rows_of, unsent, with_value
 
 from repstitch.client import (
     AsyncClient,
@@ -196,7 +196,7 @@ def test_batches_are_sent_concurrently_up_to_the_limit_and_rows_stay_in_order():
         under_way -= 1
         return FakeService()(request)
 
-    X = np.zeros((20, 6), np.float32)
+    X = np.ones((20, 6), np.float32)
     X[:, 0] = np.arange(20)
     client = AsyncClient(ADDRESS, batch_bytes=24, concurrency=3, transport=httpx.MockTransport(handler))
     assert np.array_equal(asyncio.run(client.translate(X, "old", "new")), X @ W)
@@ -323,9 +323,15 @@ def test_spaces_and_stitchers_are_returned_as_lists(connect):
     ("reply", "message"),
     [
         (httpx.Response(200, html="<p>hello"), "its Content-Type is text/html, not application/json"),
-        (httpx.Response(200, content=b"{", headers={"content-type": "application/json"}), "its body is not JSON"),
-        (httpx.Response(200, json=[]), "its body is not a JSON object"),
-        (httpx.Response(200, json={}), "it has no list of spaces"),
+        (json_reply("{"), "its body is not JSON, or nested too deeply"),
+        (json_reply('{"spaces": ' + "[" * 100_000 + "]" * 100_000 + "}"), "its body is not JSON, or nested too deeply"),
+        (json_reply('{"spaces": [{"dim": NaN}]}'), "its body is not JSON"),
+        (json_reply('{"spaces": [{"dim": 1e999}]}'), "its body is not JSON"),
+        (json_reply('{"spaces": [{"dim": ' + "9" * 5000 + "}]}"), "its body is not JSON"),
+        (json_reply(b'{"spaces": "\xff"}'), "its body is not JSON"),
+        (json_reply("[]"), "its body is not a JSON object"),
+        (json_reply("{}"), "it has no list of spaces"),
+        (json_reply('{"spaces": [7]}'), "it has no list of spaces"),
     ],
 )
 def test_a_malformed_list_is_an_error(connect, reply, message):

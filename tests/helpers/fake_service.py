@@ -112,6 +112,10 @@ def problem(status, message="It is so.", param=None, code="word", **headers) -> 
     return httpx.Response(status, json=error, headers={n.replace("_", "-"): v for n, v in headers.items()})
 
 
+def json_reply(content: str | bytes, status=200) -> httpx.Response:
+    return httpx.Response(status, content=content, headers={"content-type": "application/json"})
+
+
 def rows_of(n=3, dim=6) -> np.ndarray:
     """Return rows of whole numbers, so that float16 values and sums in any order are exact."""
     return np.random.default_rng(n).integers(-4, 5, (n, dim)).astype(np.float32)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from repstitch.client.arguments import check_whole_number
 from repstitch.client.core import BATCH_BYTES, Core, Pause, Steps, httpx
+from repstitch.client.receiving import receive, receive_async
 from repstitch.client.responses import JsonObject, Translation
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ class Client:
     Args:
         address: URL of the service, such as "http://127.0.0.1:3000".
         api_key: API key, sent as a Bearer token. It is sent to this address only, since redirects are not followed.
-        timeout_s: Timeout in seconds to connect, and to send or receive each chunk of a request or response.
+        timeout_s: Timeout in seconds to connect, and to send or receive each chunk of a request or response. After this
+            time, a response must also come at 1 KiB/s or more.
         retries: Maximum number of retries of one request.
         batch_bytes: Maximum size of the vectors in one request, in bytes. Larger arrays are sent in several requests.
         transport: An httpx transport that replaces the network.
@@ -73,7 +75,7 @@ class Client:
             X: Rows (n, d_source) or one vector (d_source,) of finite floats.
             source: Name of the space of `X`.
             target: Name of the space to translate to.
-            stitcher: Name of the stitcher. By default the service uses the only one of the pair, or the promoted one.
+            stitcher: Name of the stitcher. By default the service uses the promoted one, or else the one created first.
             route: "direct", or "auto" to allow a route through other spaces if no stitcher connects the two directly.
             dtype: "float32", or "float16", which halves the bytes that are sent and received.
 
@@ -213,10 +215,7 @@ class Client:
             elif isinstance(step, list):
                 answer = [self._run(part) for part in step]
             else:
-                try:
-                    answer = self._http.request(**step._asdict())
-                except httpx.RequestError as error:
-                    answer = error
+                answer = receive(self._http, step)
 
 
 class AsyncClient:
@@ -389,10 +388,7 @@ class AsyncClient:
             elif isinstance(step, list):
                 answer = await self._run_all(step)
             else:
-                try:
-                    answer = await self._http.request(**step._asdict())
-                except httpx.RequestError as error:
-                    answer = error
+                answer = await receive_async(self._http, step)
 
     async def _run_all(self, parts: list[Steps[T]]) -> list[T]:
         """Run the parts of a call, at most `concurrency` at once. Raise the first error, not an ExceptionGroup."""

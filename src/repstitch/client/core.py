@@ -7,8 +7,8 @@ A generator yields the requests to send, the pauses to wait and the generators t
 import base64
 import json
 import random
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import quote
 
 import numpy as np
@@ -26,15 +26,18 @@ from repstitch.client.arguments import (
     to_bytes,
 )
 from repstitch.client.errors import BusyError, ClientConflictError, ClientInputError, ServiceError, UnreachableError
+from repstitch.client.receiving import Request, httpx
 from repstitch.client.responses import (
     JSON,
     OCTETS,
     JsonObject,
+    Reply,
     Translation,
     error_of,
     join,
     mismatch,
     provenance,
+    read_layout,
     read_object,
     read_translation,
     retry_after,
@@ -44,28 +47,12 @@ from repstitch.errors import InputError, one_line
 from repstitch.wire.fields import ROUTES
 from repstitch.wire.rows import DTYPES
 
-if TYPE_CHECKING:
-    import httpx
-else:
-    try:
-        import httpx
-    except ModuleNotFoundError:  # reported when a client is created, so that importing this module never fails
-        httpx = None
-
 BATCH_BYTES = 8 * 2**20
 FIRST_PAUSE_S = 0.25  # the longest pause before the first retry; it doubles with each further retry
 MAX_PAUSE_S = 30.0
 BUSY_STATUSES = (429, 503)
 
 T = TypeVar("T")
-
-
-class Request(NamedTuple):
-    method: str
-    url: str
-    params: dict[str, str] | None = None
-    headers: dict[str, str] | None = None
-    content: bytes | None = None
 
 
 class Pause(NamedTuple):
@@ -80,7 +67,7 @@ Steps: TypeAlias = Generator[Step, Any, T]
 class Core:
     """The calls that both clients share.
 
-    A call yields a `Request` and receives the response, or the httpx error if there was none. It yields a `Pause` to
+    A call yields a `Request` and receives the `Reply`, or the httpx error if there was none. It yields a `Pause` to
     wait. It yields a list of generators to run, and receives the list of their return values.
     """
 
@@ -131,9 +118,14 @@ class Core:
         def send(start: int, stop: int) -> Steps[list[Translation]]:
             nonlocal max_rows
             n = stop - start
+
+            def max_bytes(head: Reply) -> int:
+                return read_layout(head, n, route, confidence, dtype).n_bytes
+
             if n <= max_rows:
                 try:
-                    reply = yield from self.exchange(_translate_request(rows[start:stop], params, dtype))
+                    request = _translate_request(rows[start:stop], params, dtype, max_bytes)
+                    reply = yield from self.exchange(request)
                     return [read_translation(reply, n, route, confidence, dtype)]
                 except ClientInputError as error:
                     if error.status != 413 or n == 1:
@@ -169,7 +161,7 @@ class Core:
         """Return the list `name` in the response of /v1/`name`."""
         reply = yield from self.exchange(Request("GET", f"/v1/{name}"))
         items = read_object(reply).get(name)
-        if not isinstance(items, list):
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in cast("list[object]", items)):
             raise mismatch(reply, f"it has no list of {name}")
         return cast("list[JsonObject]", items)
 
@@ -192,7 +184,7 @@ class Core:
                 raise
             return False
 
-    def exchange(self, request: Request, retries: int | None = None) -> "Steps[httpx.Response]":
+    def exchange(self, request: Request, retries: int | None = None) -> Steps[Reply]:
         """Send a request and return its response, whose status is 200.
 
         The request is retried if the service is busy or the connection fails.
@@ -200,15 +192,13 @@ class Core:
         retries = self.retries if retries is None else retries
         attempt = 0
         while True:
-            answer: httpx.Response | httpx.RequestError = yield request
+            answer: Reply | httpx.RequestError = yield request
             broken = isinstance(answer, httpx.TransportError)
-            busy = isinstance(answer, httpx.Response) and answer.status_code in BUSY_STATUSES
+            busy = isinstance(answer, Reply) and answer.status_code in BUSY_STATUSES
             if attempt == retries or not (broken or busy):
                 break
             yield Pause(self.pause_s(attempt, answer))
             attempt += 1
-        if isinstance(answer, httpx.DecodingError):
-            raise ServiceError(f"The body of the response cannot be decoded; {one_line(answer)}") from answer
         if isinstance(answer, httpx.RequestError):
             attempts = "one attempt" if retries == 0 else f"{retries + 1} attempts"
             raise UnreachableError(
@@ -219,13 +209,13 @@ class Core:
             raise error_of(answer)
         return answer
 
-    def pause_s(self, attempt: int, answer: "httpx.Response | httpx.RequestError") -> float:
+    def pause_s(self, attempt: int, answer: "Reply | httpx.RequestError") -> float:
         """Return the seconds to wait before the next attempt, at most `MAX_PAUSE_S`.
 
         This is the time that the service requests (Retry-After) plus a random time, whose limit doubles with each
         attempt. The random time keeps clients that were rejected together from retrying together.
         """
-        minimum = retry_after(answer.headers) if isinstance(answer, httpx.Response) else 0.0
+        minimum = retry_after(answer.headers) if isinstance(answer, Reply) else 0.0
         longest = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**attempt)
         return min(MAX_PAUSE_S, minimum + self.random.uniform(0, longest))
 
@@ -250,11 +240,13 @@ def _check_address(address: str) -> str:
     return str(url).rstrip("/")
 
 
-def _translate_request(rows: np.ndarray, params: dict[str, str], dtype: str) -> Request:
+def _translate_request(
+    rows: np.ndarray, params: dict[str, str], dtype: str, max_bytes: Callable[[Reply], int]
+) -> Request:
     media_type = OCTETS if dtype == "float32" else f"{OCTETS}; dtype={dtype}"
     n, dim = rows.shape  # sent as headers, since the body is ambiguous: two rows of 384 numbers look like one of 768
     headers = {"Content-Type": media_type, "Accept": media_type, "X-Rows": str(n), "X-Dim": str(dim)}
-    return Request("POST", "/v1/translate", params, headers, to_bytes(rows, dtype))
+    return Request("POST", "/v1/translate", params, headers, to_bytes(rows, dtype), max_bytes)
 
 
 def _scored_rows(param: str, values: ArrayLike) -> np.ndarray:

@@ -27,8 +27,8 @@ class ClientNotFoundError(ClientError, NotFoundError):
 class ClientConflictError(ClientError, ConflictError):
     """The request conflicts with the stitchers of the service: 409.
 
-    Several stitchers fit the request, the named one translates between other spaces, or confidence was requested from
-    a stitcher without calibration. Also raised if several versions of a stitcher translated parts of one array.
+    The named stitcher translates between other spaces, or confidence was requested from a stitcher without calibration.
+    Also raised if several versions of a stitcher translated parts of one array.
     """
 
 
@@ -41,7 +41,11 @@ class BusyError(ClientError):
 
 
 class ServiceError(ClientError):
-    """The service failed (5xx; 504 if it was too slow), or its response does not match the request."""
+    """The service failed (5xx; 504 if it was too slow), or its response cannot be used.
+
+    A response cannot be used if it does not match the request, if its body is compressed or larger than the request
+    allows, or if the translation contains NaN, Inf or a row of zeros.
+    """
 
 
 class UnreachableError(ClientError):

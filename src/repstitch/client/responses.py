@@ -1,11 +1,13 @@
 # pyright: strict
 """Check and read the responses of the service: translations, JSON objects and errors."""
 
+import json
 import math
+import re
 import time
 from dataclasses import dataclass, replace
 from email.utils import mktime_tz, parsedate_tz
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote
 
 import numpy as np
@@ -19,7 +21,7 @@ from repstitch.client.errors import (
     ServiceError,
     UnauthorisedError,
 )
-from repstitch.wire.rows import DTYPES
+from repstitch.wire.rows import DTYPES, faults
 
 if TYPE_CHECKING:
     import httpx
@@ -27,7 +29,18 @@ if TYPE_CHECKING:
 OCTETS = "application/octet-stream"
 JSON = "application/json"
 MESSAGE_LENGTH = 1000
+MAX_COLUMNS = 65_536  # of a translation, so that its size is bounded although only the response states its dimension
+REDIRECTS = (301, 302, 303, 307, 308)
 JsonObject: TypeAlias = dict[str, Any]
+
+
+class Reply(NamedTuple):
+    """A response, or its beginning as long as the content is not received."""
+
+    status_code: int
+    reason_phrase: str
+    headers: "httpx.Headers"
+    content: bytes | bytearray = b""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,31 +64,46 @@ class Translation:
     confidence_usable: bool = True
 
 
-def read_translation(reply: "httpx.Response", n: int, route: str, confidence: bool, dtype: str) -> Translation:
-    """Read the `n` rows of one response. Raises ServiceError if its headers or its length do not match the request."""
+class Layout(NamedTuple):
+    """The numbers in the body of a translation: `dim` columns of vectors, then one of each measure."""
+
+    dim: int
+    measures: tuple[str, ...]
+    n_bytes: int
+
+
+def read_layout(reply: Reply, n: int, route: str, confidence: bool, dtype: str) -> Layout:
+    """Return the layout of `n` rows. Raises ServiceError if the headers do not match the request."""
     headers = reply.headers
     media_type = _media_type(headers.get("content-type", ""))
     if media_type != (OCTETS, dtype):
         raise mismatch(reply, f"its Content-Type is {' with '.join(media_type)}, not {OCTETS} with {dtype}")
     if headers.get("x-rows") != str(n):
         raise mismatch(reply, f"X-Rows must be {n}; got {_shown(headers.get('x-rows'))}")
-    dim = headers.get("x-dim", "")
-    if not (dim.isascii() and dim.isdigit() and len(dim) < 10 and int(dim)):
-        raise mismatch(reply, f"X-Dim must be a whole number of at least 1; got {_shown(headers.get('x-dim'))}")
     for header in ("x-stitcher", "x-stitcher-version", *(["x-route"] if route == "auto" else [])):
         if not headers.get(header):
             raise mismatch(reply, f"{header.title()} is missing")
-    measures = [name for name in headers.get("x-confidence", "").split(",") if name]
+    measures = tuple(unquote(name) for name in headers.get("x-confidence", "").split(",") if name)
     if bool(measures) != confidence:
         raise mismatch(reply, f"X-Confidence must{'' if confidence else ' not'} name measures; got {_shown(measures)}")
-    d, n_columns = int(dim), int(dim) + len(measures)
-    n_bytes = n * n_columns * DTYPES[dtype].itemsize
+    text = headers.get("x-dim", "")
+    dim = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    if not 1 <= dim <= MAX_COLUMNS - len(measures):
+        raise mismatch(reply, f"X-Dim must be a whole number from 1 to {MAX_COLUMNS}; got {_shown(text)}")
+    return Layout(dim, measures, n * (dim + len(measures)) * DTYPES[dtype].itemsize)
+
+
+def read_translation(reply: Reply, n: int, route: str, confidence: bool, dtype: str) -> Translation:
+    """Read the `n` rows of one response. Raises ServiceError if its headers or its length do not match the request."""
+    headers = reply.headers
+    dim, measures, n_bytes = read_layout(reply, n, route, confidence, dtype)
+    n_columns = dim + len(measures)
     if len(reply.content) != n_bytes:
         raise mismatch(reply, f"{n} rows of {n_columns} {dtype} numbers are {n_bytes} bytes; got {len(reply.content)}")
     rows = np.frombuffer(reply.content, DTYPES[dtype]).reshape(n, n_columns)
     return Translation(
-        rows[:, :d],
-        {unquote(name): rows[:, d + i] for i, name in enumerate(measures)},
+        rows[:, :dim],
+        {name: rows[:, dim + i] for i, name in enumerate(measures)},
         unquote(headers["x-stitcher"]),
         unquote(headers["x-stitcher-version"]),
         tuple(unquote(space) for space in headers["x-route"].split("->")) if route == "auto" else None,
@@ -91,10 +119,19 @@ def provenance(part: Translation) -> tuple[object, ...]:
 
 
 def join(parts: list[Translation], single: bool) -> Translation:
-    """Join the parts of an array to one translation, in new memory. If `single`, the only row becomes a vector."""
+    """Join the parts of an array to one translation, in new memory. If `single`, the only row becomes a vector.
+
+    Raises ServiceError on NaN or Inf, and on vectors of zeros, which no stitcher returns.
+    """
     vectors = np.concatenate([part.vectors for part in parts])
     measures = parts[0].confidence
     confidence = {name: np.concatenate([part.confidence[name] for part in parts]) for name in measures}
+    message = faults(vectors, "vectors")
+    for name, values in confidence.items():
+        if not np.isfinite(values).all():
+            message = f"`{name}` must be finite; row {int(np.argmin(np.isfinite(values)))} contains NaN or Inf."
+    if message:
+        raise ServiceError(f"The translation in the response cannot be used: {message} Check the stitcher.")
     native = vectors.dtype.newbyteorder("=")
     vectors = vectors.astype(native, copy=False)
     confidence = {name: values.astype(native, copy=False) for name, values in confidence.items()}
@@ -104,18 +141,26 @@ def join(parts: list[Translation], single: bool) -> Translation:
     return replace(parts[0], vectors=vectors, confidence=confidence)
 
 
-def read_object(reply: "httpx.Response") -> JsonObject:
+def read_object(reply: Reply) -> JsonObject:
     """Return the JSON object in the body of a response. Raises ServiceError if the body is anything else."""
     media_type, _ = _media_type(reply.headers.get("content-type", ""))
     if media_type != JSON:
         raise mismatch(reply, f"its Content-Type is {media_type}, not {JSON}")
     try:
-        body = reply.json()
-    except ValueError:
-        raise mismatch(reply, "its body is not JSON") from None
+        body: object = json.loads(reply.content, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError):
+        raise mismatch(reply, "its body is not JSON, or nested too deeply") from None
     if not isinstance(body, dict):
         raise mismatch(reply, "its body is not a JSON object")
     return cast("JsonObject", body)
+
+
+def _finite(text: str) -> float:
+    """Parse a number of JSON. Raises ValueError on NaN and Inf, which are not JSON, and on numbers as large as Inf."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _media_type(content_type: str) -> tuple[str, str]:
@@ -151,18 +196,20 @@ def _timestamp(date: str) -> float | None:
         return None
 
 
-def error_of(reply: "httpx.Response") -> ClientError:
+def error_of(reply: Reply) -> ClientError:
     """Return the error for a response with a status other than 200. It has the service's message if there is one."""
     status = reply.status_code
     kind = STATUSES.get(status, ClientInputError if 400 <= status < 500 else ServiceError)
-    if reply.has_redirect_location:
+    if status in REDIRECTS and "location" in reply.headers:
         return kind(f"`address` must be the URL of the service; got a redirect ({status}) to another URL.", status)
     try:
         error = read_object(reply)["error"]
         message, code, param = (error.get(key) for key in ("message", "code", "param"))
-        message = " ".join(message.split())[:MESSAGE_LENGTH]
-    except (ServiceError, KeyError, AttributeError):
+        # Without control characters, which terminals obey, and lone surrogates, which cannot be printed.
+        message = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", " ", message)
+    except (ServiceError, KeyError, AttributeError, TypeError):
         return kind(f"The service answered {status} {reply.reason_phrase} without an error message.", status)
+    message = " ".join(message.split())[:MESSAGE_LENGTH]
     return kind(message, status, *(value if isinstance(value, str) else None for value in (code, param)))
 
 
@@ -175,7 +222,7 @@ def with_row_offset(error: ClientInputError, start: int) -> ClientInputError:
     )
 
 
-def mismatch(reply: "httpx.Response", reason: str) -> ServiceError:
+def mismatch(reply: Reply, reason: str) -> ServiceError:
     """Return the error for a response that does not match its request."""
     message = (
         f"The response does not match the request: {reason}. Check that `address` is the URL of a repstitch service of "
