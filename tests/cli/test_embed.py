@@ -25,6 +25,7 @@ def test_embed_passes_its_flags_to_the_encoder(capsys, tmp_path, monkeypatch):
                 "precision": "auto",
                 "dtype": "float32",
                 "layers": None,
+                "id_column": None,
                 "pooling": "mean",
                 "layer": -2,
                 "role": "query",

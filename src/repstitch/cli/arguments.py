@@ -78,10 +78,15 @@ def add_id_column_argument(command: argparse._ActionsContainer) -> None:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(split_names(text, "id_column"))
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"names must be separated by commas; got {text!r}.")
+    return names
+
+
+def names_or_all(text: str) -> tuple[str, ...] | str:
+    """Parse the value of an option: names separated by commas, or all."""
+    return text if text == "all" else _names(text)
 
 
 def add_threshold_arguments(command: argparse.ArgumentParser) -> None:

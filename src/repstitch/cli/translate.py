@@ -2,7 +2,14 @@
 
 import argparse
 
-from repstitch.cli.arguments import FORMATS_HELP, add_command, add_device_argument, check_inputs
+from repstitch.cli.arguments import (
+    FORMATS_HELP,
+    add_command,
+    add_device_argument,
+    add_id_column_argument,
+    check_inputs,
+    names_or_all,
+)
 from repstitch.cli.output import emit
 from repstitch.files import check_embeddings_file
 
@@ -29,6 +36,14 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         help="name of the space of X (default: the name on its card, else the stitcher's source space)",
     )
     command.add_argument("--ids", metavar="FILE", help="text file with one id per row, for a file without ids")
+    add_id_column_argument(command)
+    command.add_argument(
+        "--columns",
+        type=names_or_all,
+        default=(),
+        metavar="all|NAME,…",
+        help="further columns of X to copy to the output (default: none)",
+    )
     command.add_argument(
         "--dtype",
         choices=("float32", "float16"),
@@ -55,6 +70,8 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         source_space=args.source_space,
         ids=args.ids,
+        id_column=args.id_column,
+        columns=args.columns,
         dtype=args.dtype,
         confidence=args.confidence,
     )
