@@ -6,11 +6,22 @@ Method = Literal["ridge", "procrustes", "canonical", "linear", "mlp"]
 Objective = Literal["match", "neighbours", "reconstruction"]
 Use = Literal["query", "corpus"]
 Normalisation = Literal["unit", "none"]
+VerdictWord = Literal[
+    "use",
+    "use as first stage",
+    "probably use",
+    "probably use as first stage",
+    "re-embed",
+    "keep the old model",
+    "undecided",
+    "not judged",
+]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 USES: tuple[Use, ...] = get_args(Use)
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
+VERDICTS: tuple[VerdictWord, ...] = get_args(VerdictWord)
 METRICS = (
     "mutual_knn",
     "cycle_knn",
@@ -30,7 +41,7 @@ METRICS = (
     "linear_r2",
 )
 CONCEPTS = ("means", "classifier")
-POOLINGS = ("cls", "mean", "last", "gap", "none")
+POOLINGS = ("cls", "mean", "last", "max", "mean_sqrt_len", "weighted_mean", "gap", "none")
 MODALITIES = ("image", "text", "other")
 ROLES = ("query", "document", "none")
 FORMATS = (".parquet", ".arrow", ".npy", ".npz")

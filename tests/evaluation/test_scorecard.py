@@ -11,9 +11,9 @@ from helpers.scorecards import scorecard_of
 from helpers.spaces import gaussian, shared_latent
 
 from repstitch.errors import InputError
+from repstitch.evaluation.pool import TranslatedPairs
 from repstitch.evaluation.relevance import SearchRows
 from repstitch.evaluation.scorecard import Scorecard
-from repstitch.evaluation.scoring import TranslatedPairs
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.evaluation.use_scores import Verdict
 from repstitch.names import USES
@@ -362,9 +362,9 @@ def test_a_scorecard_is_shown_in_ten_lines_as_a_table_and_in_one_line():
     card = Scorecard.from_dict(whole())
     lines = str(card).splitlines()
     assert lines[0].startswith(
-        "QUERY USE (translated queries, native index): re-embed. The first 10 results keep only "
+        "QUERY USE (translated queries, native index): re-embed (interval over queries only: score again). The first "
     )
-    assert lines[1].startswith("CORPUS USE (translated index, native queries): re-embed. The first 10 results keep ")
+    assert lines[1].startswith("CORPUS USE (translated index, native queries): re-embed (interval over queries only: ")
     assert lines[3].split() == ["83", "test", "pairs,", "pool", "of", "83", "query", "use", "corpus", "use", "chance"]
     assert lines[7].split()[-8:-4] == ["(recall@1)", "0.205", "[0.132,", "0.289]"]
     assert len(lines) == 10

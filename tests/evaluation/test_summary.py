@@ -10,17 +10,20 @@ from repstitch.evaluation.summary import advice
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.evaluation.use_scores import Verdict
 from repstitch.evaluation.verdict import compare_with_references, decide
+from repstitch.metrics.delete_one import RowScores
 
 POOR = "The first 10 results keep only 40 % of the neighbours that re-embedding finds (the old model 30 %)"
 
 
 def verdict(score: float, shortlist: float, keep_old: float = 0.3, spread: float = 0.0, chance: float = 0.1) -> Verdict:
-    """Return the verdict on 200 queries with these mean shares of true neighbours."""
+    """Return the verdict on 20,000 queries with these mean shares of true neighbours."""
     random = np.random.default_rng(0)
     rows = {"translated": score, "keep_old": keep_old, "ceiling": 1.0}
-    noise = spread * random.standard_normal(200)
-    scores = {name: np.full(200, value) + (noise if name == "translated" else 0) for name, value in rows.items()}
-    listed = {name: np.full(200, shortlist if name == "translated" else 1.0) for name in rows}
+    noise = spread * random.standard_normal(20_000)
+    scores = {
+        name: RowScores(np.full(20_000, value) + (noise if name == "translated" else 0)) for name, value in rows.items()
+    }
+    listed = {name: RowScores(np.full(20_000, shortlist if name == "translated" else 1.0)) for name in rows}
     first, second = compare_with_references(scores), compare_with_references(listed)
     return decide("overlap@10", first, "top10_in_100", second, Thresholds(), chance)
 
@@ -76,11 +79,19 @@ def test_each_verdict_says_what_to_do(made, word, message):
 def test_with_relevance_judgements_the_advice_names_their_measures():
     numbers = {"score": 0.4, "keep_old": 0.2, "ceiling": 0.5, "first_stage": 0.97, "first_stage_chance": 0.1}
     made = Verdict(
-        {"verdict": "use as first stage", "why": "", "measure": "ndcg@10", "numbers": numbers | {"recall@100": 0.9}}
+        {
+            "verdict": "use as first stage",
+            "why": "",
+            "sure": True,
+            "measure": "ndcg@10",
+            "numbers": numbers | {"recall@100": 0.9},
+        }
     )
     message = "Fetch 100 and rerank: they keep 97 % of the recall@100 of re-embedding; the first 10 alone 80 %."
     assert advice(made) == message
-    made = Verdict({"verdict": "use", "why": "", "measure": "ndcg@10", "numbers": numbers | {"recall@100": 0.9}})
+    made = Verdict(
+        {"verdict": "use", "why": "", "sure": True, "measure": "ndcg@10", "numbers": numbers | {"recall@100": 0.9}}
+    )
     kept = "The first 10 results keep 80 % of the nDCG@10 of re-embedding; keeping the old model keeps 40 %."
     assert advice(made) == kept
 
@@ -98,7 +109,7 @@ def test_a_share_that_misses_its_threshold_is_not_rounded_up_to_it():
     assert verdict(0.896, 0.948) == "re-embed"
     assert "keep only 89.6 %" in advice(verdict(0.896, 0.948))
     assert advice(verdict(0.896, 0.948)).endswith("the first 100 keep 94.8 %.")
-    assert "keep 90 %" in advice(verdict(0.9, 0.99))
+    assert "keep 90 %" in advice(verdict(0.9001, 0.94))
 
 
 def test_undecided_by_relevance_asks_for_judged_queries():
@@ -111,7 +122,13 @@ def test_undecided_by_relevance_asks_for_judged_queries():
 def test_numbers_that_cannot_be_read_leave_the_reason(broken):
     numbers = {"score": broken, "keep_old": 0.4, "ceiling": 0.5, "first_stage": 0.97, "first_stage_chance": 0.1}
     made = Verdict(
-        {"verdict": "use", "why": "because", "measure": "overlap@10", "numbers": numbers | {"top10_in_100": 1}}
+        {
+            "verdict": "use",
+            "why": "because",
+            "sure": True,
+            "measure": "overlap@10",
+            "numbers": numbers | {"top10_in_100": 1},
+        }
     )
     assert advice(made) == "Because"
 

@@ -2,20 +2,30 @@ import numpy as np
 import pytest
 
 from repstitch.evaluation.thresholds import Thresholds
-from repstitch.evaluation.use_scores import ReferenceScores
-from repstitch.evaluation.verdict import compare_with_references, decide
+from repstitch.evaluation.use_scores import ReferenceScores, Verdict
+from repstitch.evaluation.verdict import compare_with_references, decide, not_judged
+from repstitch.metrics.delete_one import RowScores
+from repstitch.names import VERDICTS
 
 
-def compared(retention: float, low: float = 0.1, high: float = 0.2) -> ReferenceScores:
-    """Return the scores of a translation with this retention and this interval of its lead over the old model."""
+def compared(retention: float | list[float], low: float = 0.1, high: float = 0.2) -> ReferenceScores:
+    """Return the scores of a translation with this retention and this interval of its lead over the old model.
+
+    A retention is one number, whose interval is narrow, or the low end, the score and the high end.
+    """
+    ends = retention if isinstance(retention, list) else [retention, retention, retention]
     lead = (low + high) / 2
-    scores = {"translated": retention, "keep_old": retention - lead, "ceiling": 1.0, "retention": retention}
+    share = {"score": ends[1], "interval": [ends[0], ends[2]]}
+    scores = {"translated": ends[1], "keep_old": ends[1] - lead, "ceiling": 1.0, "retention": share}
     return ReferenceScores(scores | {"over_keep_old": {"score": lead, "interval": [low, high]}})
 
 
-def verdict_of(deciding: ReferenceScores, shortlist: float = 0.0, chance: float = 0.1) -> str:
-    whole = decide("overlap@10", deciding, "top10_in_100", compared(shortlist), Thresholds(0.9, 0.95), chance)
-    return whole.verdict
+def decided(deciding: ReferenceScores, shortlist: float | list[float] = 0.0, chance: float = 0.1) -> Verdict:
+    return decide("overlap@10", deciding, "top10_in_100", compared(shortlist), Thresholds(0.9, 0.95), chance)
+
+
+def verdict_of(deciding: ReferenceScores, shortlist: float | list[float] = 0.0, chance: float = 0.1) -> str:
+    return decided(deciding, shortlist, chance).verdict
 
 
 @pytest.mark.parametrize(
@@ -49,8 +59,57 @@ def test_a_shortlist_is_ignored_if_a_random_search_finds_more_than_half_of_it():
     assert verdict_of(compared(0.5), 0.99, chance=0.51) == "re-embed"
 
 
-def test_draws_in_which_re_embedding_has_no_hit_are_left_out_of_the_retention():
-    hits = np.arange(20) < 2  # about one draw in eight contains neither of the two hits
-    retention = compare_with_references({"translated": hits, "keep_old": ~hits, "ceiling": hits}).retention
-    assert retention is not None
-    assert retention.interval == pytest.approx((1, 1))
+@pytest.mark.parametrize(
+    ("retention", "shortlist", "word", "sure"),
+    [
+        ([0.9, 0.92, 0.94], [0.9, 0.94, 0.96], "use", True),
+        ([0.89, 0.92, 0.94], [0.9, 0.94, 0.96], "probably use", False),
+        ([0.89, 0.92, 0.94], [0.95, 0.96, 0.97], "use as first stage", True),
+        ([0.8, 0.85, 0.89], [0.95, 0.96, 0.97], "use as first stage", True),
+        ([0.8, 0.85, 0.91], [0.94, 0.96, 0.97], "probably use as first stage", False),
+        ([0.8, 0.85, 0.9], [0.8, 0.85, 0.9], "re-embed", False),
+        ([0.8, 0.85, 0.89], [0.8, 0.94, 0.95], "re-embed", False),
+        ([0.8, 0.85, 0.89], [0.8, 0.94, 0.949], "re-embed", True),
+    ],
+)
+def test_a_share_is_enough_only_if_its_whole_interval_reaches_the_threshold(retention, shortlist, word, sure):
+    made = decided(compared(retention), shortlist)
+    assert (made.verdict, made.sure) == (word, sure)
+    assert made.numbers["retention_interval"] == [retention[0], retention[2]]
+    assert made.numbers["first_stage_interval"] == [shortlist[0], shortlist[2]]
+
+
+def test_the_shortlist_of_a_small_pool_neither_decides_nor_makes_re_embed_unsure():
+    made = decided(compared([0.5, 0.6, 0.7]), [0.8, 0.94, 0.99], chance=0.51)
+    assert (made.verdict, made.sure) == ("re-embed", True)
+
+
+def test_every_verdict_is_one_of_the_names():
+    words = {
+        verdict_of(compared(retention, low, high), shortlist)
+        for low, high in ((-0.2, -0.1), (-0.1, 0.1), (0.1, 0.2))
+        for retention in ([0.91, 0.92, 0.93], [0.8, 0.92, 0.93], [0.5, 0.6, 0.7])
+        for shortlist in ([0.96, 0.97, 0.98], [0.9, 0.96, 0.98], [0.5, 0.6, 0.7])
+    }
+    assert words | {not_judged("few", Thresholds()).verdict} == set(VERDICTS)
+
+
+def test_a_verdict_over_queries_only_is_shown_as_such_and_is_never_use():
+    for word, shown in (("use", "probably use"), ("use as first stage", "probably use as first stage")):
+        old = Verdict({"verdict": word, "why": "It is good.", "measure": "overlap@10"})
+        assert (old.verdict, str(old), old.sure) == (shown, shown, False)
+        assert old == shown
+        assert old != word
+        assert old.why == "It is good. (interval over queries only: score again)"
+        assert old.to_dict()["verdict"] == word
+    assert not decided(compared(0.99)).over_queries_only
+    assert not not_judged("few", Thresholds()).over_queries_only
+
+
+def test_the_interval_of_a_translation_that_equals_re_embedding_has_a_width():
+    hits = RowScores((np.arange(20) < 2).astype(float))
+    scores = compare_with_references({"translated": hits, "keep_old": RowScores(1 - hits.values), "ceiling": hits})
+    assert scores.retention is not None
+    low, high = scores.retention.interval
+    assert low == pytest.approx(1 - 3 / 20)
+    assert high == pytest.approx(1 + 3 / 20 * 9)

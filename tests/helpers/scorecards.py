@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from repstitch.evaluation.pool import TranslatedPairs
 from repstitch.evaluation.scorecard import Scorecard
-from repstitch.evaluation.scoring import TranslatedPairs, score_pairs
+from repstitch.evaluation.scoring import score_pairs
 
 
 def scorecard_of(

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from repstitch.lazy import public_names
 
 if TYPE_CHECKING:
+    from repstitch.evaluation.pool import TranslatedPairs
     from repstitch.evaluation.qrels import read_qrels
     from repstitch.evaluation.relevance import SearchRows, score_relevance
     from repstitch.evaluation.relevance_data import RelevanceData
     from repstitch.evaluation.scorecard import Scorecard
-    from repstitch.evaluation.scoring import TranslatedPairs, score_pairs
+    from repstitch.evaluation.scoring import score_pairs
     from repstitch.evaluation.thresholds import Thresholds
     from repstitch.evaluation.use_scores import UseScores, Verdict
 
@@ -33,7 +34,8 @@ __getattr__, __dir__ = public_names(
         "relevance": ("SearchRows", "score_relevance"),
         "relevance_data": ("RelevanceData",),
         "scorecard": ("Scorecard",),
-        "scoring": ("TranslatedPairs", "score_pairs"),
+        "pool": ("TranslatedPairs",),
+        "scoring": ("score_pairs",),
         "thresholds": ("Thresholds",),
         "use_scores": ("UseScores", "Verdict"),
     },

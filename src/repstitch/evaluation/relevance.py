@@ -13,6 +13,7 @@ from repstitch.errors import InputError
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.evaluation.use_scores import Relevance
 from repstitch.evaluation.verdict import MIN_QUERIES, compare_with_references, decide, not_judged
+from repstitch.metrics.delete_one import RowScores
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ndcg, relevant_recall
 from repstitch.names import USES
@@ -84,7 +85,7 @@ def score_relevance(
     }
     for use in uses:
         searches = _searches(use, judged_queries, documents, seed)
-        scores[use] = _use_scores(searches, judged_grades, len(row_of), thresholds or Thresholds(), seed)
+        scores[use] = _use_scores(searches, judged_grades, len(row_of), thresholds or Thresholds())
     return Relevance(scores | {"documents_seen_in_training": int(documents.seen.sum())})
 
 
@@ -97,17 +98,16 @@ def _use_scores(
     grades: Sequence[Mapping[int, float]],
     n_documents: int,
     thresholds: Thresholds,
-    seed: int,
 ) -> dict[str, Any]:
     """Return the scores of one use, from the queries and documents of each search."""
     depth = min(SHORTLIST, n_documents)
-    gains: dict[str, np.ndarray] = {}
-    recalls: dict[str, np.ndarray] = {}
+    gains: dict[str, RowScores] = {}
+    recalls: dict[str, RowScores] = {}
     for name, (queries, documents) in searches.items():
         nearest = _nearest(queries, documents, depth)
-        gains[name] = ndcg(nearest, grades, FIRST).numpy()
-        recalls[name] = relevant_recall(nearest, grades).numpy()
-    first, shortlist = compare_with_references(gains, seed), compare_with_references(recalls, seed)
+        gains[name] = RowScores(ndcg(nearest, grades, FIRST).numpy())
+        recalls[name] = RowScores(relevant_recall(nearest, grades).numpy())
+    first, shortlist = compare_with_references(gains), compare_with_references(recalls)
     measures = f"ndcg@{FIRST}", f"recall@{SHORTLIST}"
     if len(grades) < MIN_QUERIES:
         few = f"{len(grades)} judged queries are too few for a verdict; at least {MIN_QUERIES} are needed."

@@ -10,6 +10,7 @@ from repstitch.evaluation.report import Block, Uses
 from repstitch.evaluation.scorecard_parts import CalibrationScores
 from repstitch.evaluation.thresholds import MOST_CHANCE
 from repstitch.evaluation.use_scores import (
+    OVER_QUERIES_ONLY,
     Comparison,
     RecallScores,
     References,
@@ -52,7 +53,8 @@ def verdict_lines(uses: Uses, source: str | None, target: str | None) -> Iterabl
     for use, scores in uses.items():
         spaces = roles(use, source, target)
         if "verdict" in scores:
-            yield f"{spaces.title}: {scores.verdict}. {advice(scores.verdict, spaces.old, spaces.new)}"
+            old = f" ({OVER_QUERIES_ONLY})" if scores.verdict.over_queries_only else ""
+            yield f"{spaces.title}: {scores.verdict}{old}. {advice(scores.verdict, spaces.old, spaces.new)}"
         else:
             yield f"{spaces.title}: no verdict (an earlier release wrote these scores). Score the stitcher again."
 
@@ -86,14 +88,22 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
     if keep_old > ceiling:  # by relevance judgements the new model can be the worse one
         better = f"{_capitalised(old_model)} scores higher ({num(keep_old)}) than {re_embedding} ({num(ceiling)})"
         keep = f"{better} by {measure_name(measure)}; the translation has {num(score)}."
+    more = f"Score more {'pairs' if by_overlap else 'judged queries'}"
+    use = f"The first {k} results keep {kept} of {all_found}; keeping {old_model} keeps {kept_by_old}."
+    rerank = f"Fetch {depth} and rerank: they keep {share} of {listed}; the first {k} alone {kept}."
+    re_embed = f"The first {k} results keep only {kept} of {all_found} ({old_model} {kept_by_old}); {fetched}."
     sentences = {
-        "use": f"The first {k} results keep {kept} of {all_found}; keeping {old_model} keeps {kept_by_old}.",
-        "use as first stage": f"Fetch {depth} and rerank: they keep {share} of {listed}; the first {k} alone {kept}.",
-        "re-embed": f"The first {k} results keep only {kept} of {all_found} ({old_model} {kept_by_old}); {fetched}.",
+        "use": use,
+        "use as first stage": rerank,
+        "probably use": f"{use} {more} to be sure that this is at least {_percent(thresholds.retention)}.",
+        "probably use as first stage": (
+            f"{rerank} {more} to be sure that the first {depth} keep at least {_percent(thresholds.first_stage)}."
+        ),
+        "re-embed": re_embed if verdict.sure else f"{re_embed} {more} to be sure that it is not enough.",
         "keep the old model": keep,
         "undecided": (
             f"The first {k} results keep {kept} of {all_found}, {old_model} {kept_by_old}: too close to tell apart. "
-            f"Score more {'pairs' if by_overlap else 'judged queries'}."
+            f"{more}."
         ),
     }
     return sentences.get(verdict.verdict, _capitalised(verdict.why))

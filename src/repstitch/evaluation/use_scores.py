@@ -15,6 +15,7 @@ from repstitch.records import (
     Record,
     as_estimate,
     estimate,
+    flag,
     is_interval,
     is_number,
     mapping,
@@ -29,6 +30,8 @@ from repstitch.records import (
 Key = TypeVar("Key")
 Of = TypeVar("Of")
 RECALLS = (1, 5, 10)
+OVER_QUERIES_ONLY = "interval over queries only: score again"
+PROBABLE = {"use": "probably use", "use as first stage": "probably use as first stage"}
 
 
 class RecallScores(Record):
@@ -81,17 +84,36 @@ class ControlScores(RecallScores):
 class Verdict(Record):
     """The verdict on one use of a translation, a sentence that explains it, and the numbers behind it.
 
-    The verdict is one of `use`, `use as first stage`, `re-embed`, `keep the old model`, `undecided` and `not judged`. A
-    Verdict compares equal to that text.
+    The verdict is one of `names.VERDICTS`. A Verdict compares equal to that text. A card that was scored before 0.2 has
+    narrower intervals, which vary only the queries; its `use` is read as `probably use`.
     """
 
-    verdict = string()
-    why = string()
+    _word = string("verdict")
+    _reason = string("why")
+    _sure = optional(flag("sure"))  # None in cards whose intervals vary only the queries
     measure = optional(string())  # the measure that decided, such as overlap@10; None if nothing could be decided
     numbers = otherwise(mapping(JSON), {})
     """The numbers behind the verdict, by name; empty if nothing could be decided."""
 
     _thresholds = optional(mapping(float, "thresholds"))
+
+    @property
+    def verdict(self) -> str:
+        return PROBABLE.get(self._word, self._word) if self.over_queries_only else self._word
+
+    @property
+    def why(self) -> str:
+        return f"{self._reason} ({OVER_QUERIES_ONLY})" if self.over_queries_only else self._reason
+
+    @property
+    def sure(self) -> bool:
+        """Whether no other verdict is possible inside the intervals of the shares of full re-embedding."""
+        return bool(self._sure)
+
+    @property
+    def over_queries_only(self) -> bool:
+        """Whether the intervals behind the verdict vary only the queries, as those of releases before 0.2 did."""
+        return self._sure is None and self._word != "not judged"
 
     @property
     def thresholds(self) -> Thresholds:
@@ -112,11 +134,12 @@ class Verdict(Record):
         return f"Verdict({self.verdict!r}: {self.why})"
 
     def __eq__(self, other: object) -> bool:
-        return self._values.get("verdict") == other if isinstance(other, str) else super().__eq__(other)
+        if isinstance(other, str):
+            return "verdict" in self and self.verdict == other
+        return super().__eq__(other)
 
     def __hash__(self) -> int:
-        word = self._values.get("verdict")
-        return hash(word) if isinstance(word, str) else super().__hash__()
+        return hash(self.verdict) if isinstance(self._values.get("verdict"), str) else super().__hash__()
 
 
 class ReferenceScores(Record):

@@ -1,43 +1,36 @@
 # pyright: strict
 """The verdict on a translation, from its scores and those of the references."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from repstitch.evaluation.thresholds import MOST_CHANCE, Thresholds
 from repstitch.evaluation.use_scores import ReferenceScores, Verdict, measure_name
-from repstitch.metrics.resample import interval, resampled_means
+from repstitch.metrics.delete_one import RowScores
+from repstitch.names import VerdictWord
+from repstitch.records import Estimate
 from repstitch.text import num
 
 MIN_QUERIES = 20
 
 
-def compare_with_references(rows: Mapping[str, np.ndarray], seed: int = 0) -> ReferenceScores:
-    """Return mean scores with 95 % intervals from the scores (n,) of the queries.
+def compare_with_references(rows: Mapping[str, RowScores]) -> ReferenceScores:
+    """Return mean scores with 95 % intervals.
 
-    `rows` has the scores of `translated`, `keep_old`, `ceiling` and optional further references. All intervals use the
-    same resampled queries, so differences and ratios are paired.
+    `rows` has the scores of `translated`, `keep_old`, `ceiling` and optional further references, each for the same
+    queries, so differences and ratios are paired.
     """
-    names = list(rows)
-    values = np.column_stack([np.asarray(rows[name], dtype=np.float64) for name in names])
-    means = dict(zip(names, values.mean(0).tolist(), strict=True))
-    draws = dict(zip(names, resampled_means(values, seed=seed).T, strict=True))
-    scores: dict[str, Any] = {name: {"score": means[name], "interval": interval(draws[name])} for name in names}
-    scores["over_keep_old"] = {
-        "score": means["translated"] - means["keep_old"],
-        "interval": interval(draws["translated"] - draws["keep_old"]),
-    }
-    scores["retention"] = None
-    if means["ceiling"] > 0:
-        ceiling = np.where(draws["ceiling"] > 0, draws["ceiling"], np.nan)
-        scores["retention"] = {
-            "score": means["translated"] / means["ceiling"],
-            "interval": interval(draws["translated"] / ceiling),
-        }
+    translated, ceiling = rows["translated"], rows["ceiling"]
+    compared = dict(rows) | {"over_keep_old": translated.minus(rows["keep_old"])}
+    scores: dict[str, Any] = {name: _estimate(scored) for name, scored in compared.items()}
+    scores["retention"] = _estimate(translated.over(ceiling)) if ceiling.mean > 0 else None
     return ReferenceScores(scores)
+
+
+def _estimate(scored: RowScores) -> dict[str, Any]:
+    return {"score": scored.mean, "interval": scored.interval()}
 
 
 def decide(
@@ -51,65 +44,107 @@ def decide(
 ) -> Verdict:
     """Return the verdict on one use.
 
-    `deciding` has the scores by `measure` (overlap@10 or ndcg@10), `shortlist` those by `shortlist_measure`. The
-    verdict depends on the interval of the paired difference between the translation and keeping the old model:
-
-    - entirely below 0: `keep the old model`;
-    - contains 0: `undecided`;
-    - entirely above 0: `use` if the translation's retention reaches its threshold. Otherwise `use as first stage` if
-      the shortlist's retention reaches its threshold. Otherwise `re-embed`.
-
-    The shortlist is ignored if `chance`, the score of a random shortlist, is above one half. `truth` is a phrase for
-    the explanation that names the true neighbours.
+    `deciding` has the scores by `measure` (overlap@10 or ndcg@10), `shortlist` those by `shortlist_measure`. See
+    `_judge` for the rule. The shortlist is ignored if `chance`, the score of a random shortlist, is above one half.
+    `truth` is a phrase for the explanation that names the true neighbours.
     """
     if deciding.retention is None:
         return not_judged(
             f"full re-embedding itself scores 0 in {measure}, so there is nothing to compare with.", thresholds
         )
-    difference = deciding.over_keep_old
-    low, high = difference.interval or (difference.score, difference.score)
-    retention = deciding.retention.score
-    first_stage = None if shortlist.retention is None else shortlist.retention.score
+    low, high = _bounds(deciding.over_keep_old)
+    retention, first_stage = deciding.retention, shortlist.retention
+    listed = first_stage is not None and chance <= MOST_CHANCE
     numbers = {
         "score": deciding.translated.score,
         "keep_old": deciding.keep_old.score,
         "ceiling": deciding.ceiling.score,
         "over_keep_old": [low, high],
-        "retention": retention,
+        "retention": retention.score,
+        "retention_interval": list(_bounds(retention)),
         shortlist_measure: shortlist.translated.score,
-        "first_stage": first_stage,
+        "first_stage": None if first_stage is None else first_stage.score,
+        "first_stage_interval": None if first_stage is None else list(_bounds(first_stage)),
         "first_stage_chance": chance,
     }
     against = (
         f"{measure_name(measure)}{truth} {num(deciding.translated.score)} against {num(deciding.keep_old.score)} for "
         f"keeping the old model (difference {low:+.3f} to {high:+.3f})"
     )
-    retains = f"it keeps {_percent(retention)} of full re-embedding"
+    retains = f"it keeps {_shares(retention)} of full re-embedding (threshold: {_percent(thresholds.retention)})"
     fetched = f"the pool is too small to judge the shortlist ({measure_name(shortlist_measure)})"
-    enough = False
-    if first_stage is not None and chance <= MOST_CHANCE:
-        enough = first_stage >= thresholds.first_stage
-        fetched = f"the shortlist ({measure_name(shortlist_measure)}) keeps {_percent(first_stage)}"
+    if first_stage is not None and listed:
+        fetched = f"the shortlist ({measure_name(shortlist_measure)}) keeps {_shares(first_stage)} "
+        fetched += f"(threshold: {_percent(thresholds.first_stage)})"
+    word, sure = _judge(
+        (low, high),
+        _above(retention, thresholds.retention),
+        _above(first_stage if listed else None, thresholds.first_stage),
+    )
+    enough, as_first_stage = f"{against}, and {retains}.", f"{against}; {retains}, but {fetched}."
+    why = {
+        "keep the old model": f"{against}: the translation is worse than keeping the old model.",
+        "undecided": f"{against}: the interval contains 0; score more queries.",
+        "use": enough,
+        "probably use": enough,
+        "use as first stage": as_first_stage,
+        "probably use as first stage": as_first_stage,
+        "re-embed": f"{against}, but {retains} and {fetched}.",
+    }[word]
+    values = {"verdict": word, "why": why, "sure": sure, "measure": measure}
+    return Verdict(values | {"numbers": numbers, "thresholds": asdict(thresholds)})
+
+
+def _bounds(scored: Estimate) -> tuple[float, float]:
+    return scored.interval or (scored.score, scored.score)
+
+
+class _Margin(NamedTuple):
+    """How far a share and the ends of its interval are above a threshold."""
+
+    low: float
+    score: float
+    high: float
+
+
+def _above(share: Estimate | None, threshold: float) -> _Margin:
+    if share is None:
+        return _Margin(-math.inf, -math.inf, -math.inf)
+    low, high = _bounds(share)
+    return _Margin(low - threshold, share.score - threshold, high - threshold)
+
+
+def _judge(difference: tuple[float, float], whole: _Margin, shortlist: _Margin) -> tuple[VerdictWord, bool]:
+    """Return the verdict, and whether it is the only one possible inside the intervals of the two shares.
+
+    `difference` is the interval of the translation's lead over the old model. `whole` and `shortlist` are the margins
+    of the shares of full re-embedding over their thresholds.
+    """
+    low, high = difference
     if high < 0:
-        word, why = "keep the old model", f"{against}: the translation is worse than keeping the old model."
-    elif not low > 0:
-        word, why = "undecided", f"{against}: the interval contains 0; score more queries."
-    elif retention >= thresholds.retention:
-        word, why = "use", f"{against}, and {retains} (threshold: {_percent(thresholds.retention)})."
-    elif enough:
-        word = "use as first stage"
-        why = f"{against}; {retains} (threshold of `use`: {_percent(thresholds.retention)}), but {fetched}."
-    else:
-        word = "re-embed"
-        needed = f"{_percent(thresholds.retention)}, or {_percent(thresholds.first_stage)} for the shortlist"
-        why = f"{against}, but {retains} and {fetched} (thresholds: {needed})."
-    values = {"verdict": word, "why": why, "measure": measure, "numbers": numbers, "thresholds": asdict(thresholds)}
-    return Verdict(values)
+        return "keep the old model", True
+    if not low > 0:
+        return "undecided", True
+    if whole.low >= 0:
+        return "use", True
+    if shortlist.low >= 0:
+        return "use as first stage", True
+    if whole.score >= 0:
+        return "probably use", False
+    if shortlist.score >= 0:
+        return "probably use as first stage", False
+    return "re-embed", max(whole.high, shortlist.high) < 0
 
 
 def not_judged(why: str, thresholds: Thresholds) -> Verdict:
     """Return the verdict `not judged`, with the reason why a use cannot be judged."""
-    return Verdict({"verdict": "not judged", "why": why, "thresholds": asdict(thresholds)})
+    return Verdict({"verdict": "not judged", "why": why, "sure": False, "thresholds": asdict(thresholds)})
+
+
+def _shares(share: Estimate) -> str:
+    """Return a share with its interval, in percent."""
+    low, high = _bounds(share)
+    return f"{_percent(share.score)} ({100 * low:.1f} to {100 * high:.1f} %)"
 
 
 def _percent(share: float) -> str:

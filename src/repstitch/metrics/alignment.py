@@ -17,10 +17,11 @@ from repstitch.errors import InputError
 from repstitch.metrics.matrices import MatrixLike, check_rows, matched_matrices
 from repstitch.metrics.neighbours import Graph, graph
 from repstitch.metrics.null import calibrate_all, permute_graph, random_orders, relabel, shared_weight
+from repstitch.metrics.overlaps import overlaps
 
 Pairs = Sequence[tuple[int, int]]
 ROWS = 2**16  # permuted neighbour lists that are compared in one call
-CELLS = 2**24  # elements of one block of a dense adjacency matrix
+EDGES = 2**21  # edges of neighbour graphs that are compared in one call
 
 
 @dataclass(frozen=True)
@@ -138,28 +139,17 @@ def _of_lists(
 
 
 def _overlaps(spaces: Sequence[Graph], pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean overlap of each pair and its standard error.
-
-    For each first space, the neighbours in all its second spaces are looked up in its adjacency matrix in one call.
-    """
-    n, k = spaces[0].neighbours.shape
-    total, squares = np.zeros(len(pairs)), np.zeros(len(pairs))
+    """Return the mean overlap of each pair and its standard error. Pairs with the same first space share a call."""
+    results = np.zeros((2, len(pairs)))
     pairs_of_first: dict[int, list[int]] = {}
-    for at, (i, j) in enumerate(pairs):
-        check_rows(n, min(len(spaces[i]), len(spaces[j])), 3)
+    for at, (i, _) in enumerate(pairs):
         pairs_of_first.setdefault(i, []).append(at)
     for i, at in pairs_of_first.items():
-        others = torch.stack([spaces[pairs[row][1]].neighbours for row in at], 1)  # (n, pairs, k)
-        for start in range(0, n, max(1, CELLS // n)):
-            block = slice(start, start + max(1, CELLS // n))
-            neighbours = spaces[i].neighbours[block]
-            adjacent = torch.zeros(len(neighbours), n, dtype=torch.bool, device=neighbours.device)
-            adjacent.scatter_(1, neighbours, True)
-            counts = adjacent.gather(1, others[block].flatten(1)).unflatten(1, (-1, k)).sum(2).double()
-            total[at] += counts.sum(0).cpu().numpy()
-            squares[at] += counts.square().sum(0).cpu().numpy()
-    variance = np.maximum(squares / n - (total / n) ** 2, 0) * n / (n - 1)
-    return total / n / k, np.sqrt(variance / n) / k
+        at_once = max(1, EDGES // spaces[i].neighbours.numel())
+        for start in range(0, len(at), at_once):
+            part = at[start : start + at_once]
+            results[:, part] = overlaps(spaces[i], [spaces[pairs[row][1]] for row in part])
+    return results[0], results[1]
 
 
 def _overlap_draws(spaces: Sequence[Graph], pairs: Pairs, orders: Tensor) -> np.ndarray:

@@ -16,7 +16,7 @@ from repstitch.metrics.neighbours import Graph, graph
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # version of the files and of the graphs; increase it when either changes, so that older files are not read
+FORMAT = 3  # version of the files and of the graphs; increase it when either changes, so that older files are not read
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -65,18 +65,19 @@ def _size(path: Path) -> int:
 def _read(path: Path, n: int, size: int, k: int, device: torch.device) -> Graph:
     # Each array in the archive has a checksum, so a damaged file raises an error.
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        parts = {key: archive[key] for key in ("neighbours", "similarities", "mean", "tied")}
-    shapes = {"neighbours": (n, size), "similarities": (n, size), "mean": (n,)}
+        parts = {key: archive[key] for key in ("neighbours", "similarities", "following", "mean", "tied")}
+    shapes = {"neighbours": (n, size), "similarities": (n, size), "following": (n,), "mean": (n,)}
     if any(parts[key].shape != shape for key, shape in shapes.items()):
         raise ValueError("its arrays have unexpected shapes")
-    neighbours, similarities, mean = (torch.from_numpy(parts[key]) for key in shapes)
-    return Graph(neighbours.long(), similarities, mean, int(parts["tied"])).first(k).to(device)
+    neighbours, similarities, following, mean = (torch.from_numpy(parts[key]) for key in shapes)
+    return Graph(neighbours.long(), similarities, following.long(), mean, int(parts["tied"])).first(k).to(device)
 
 
 def _write(path: Path, computed: Graph) -> None:
     parts = {
         "neighbours": computed.neighbours.cpu().numpy().astype(np.int32),
         "similarities": computed.similarities.cpu().numpy(),
+        "following": computed.following.cpu().numpy().astype(np.int32),
         "mean": computed.mean.cpu().numpy(),
         "tied": np.int64(computed.tied),
     }

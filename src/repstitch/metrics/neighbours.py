@@ -35,13 +35,14 @@ NEAR = 4  # nearest rows in the sketch, including the row itself, that are check
 class Graph:
     """The nearest neighbours of every row of one space. A row is not a neighbour of itself.
 
-    `neighbours` (n, k) are positions, nearest first, and `similarities` (n, k) their cosines. `mean` (n,) is each row's
-    mean cosine to all n rows, including itself. `tied` counts the rows whose k-th and next neighbour are equally near
-    in float32, so that `tie_order` decided between them.
+    `neighbours` (n, k) are positions, nearest first, and `similarities` (n, k) their cosines. `following` (n,) is the
+    next neighbour, −1 if there is none. `mean` (n,) is each row's mean cosine to all n rows, including itself. `tied`
+    counts the rows whose k-th and next neighbour are equally near in float32, so that `tie_order` decided between them.
     """
 
     neighbours: Tensor
     similarities: Tensor
+    following: Tensor
     mean: Tensor
     tied: int
 
@@ -58,12 +59,13 @@ class Graph:
             return self
         neighbours, similarities = self.neighbours[:, :k].contiguous(), self.similarities[:, :k].contiguous()
         tied = int((similarities[:, -1] - self.similarities[:, k] <= STEP).sum())
-        return replace(self, neighbours=neighbours, similarities=similarities, tied=tied)
+        following = self.neighbours[:, k].contiguous()
+        return replace(self, neighbours=neighbours, similarities=similarities, following=following, tied=tied)
 
     def to(self, device: torch.device | str) -> "Graph":
         """Return the graph with its tensors on `device`."""
-        neighbours, similarities = self.neighbours.to(device), self.similarities.to(device)
-        return replace(self, neighbours=neighbours, similarities=similarities, mean=self.mean.to(device))
+        tensors = {name: getattr(self, name).to(device) for name in ("neighbours", "similarities", "following", "mean")}
+        return replace(self, **tensors)
 
 
 @exact_products()
@@ -94,7 +96,8 @@ def graph(X: Tensor, k: int = 10, name: str = "X") -> Graph:
             _absorb(keys[columns], similar.T, rows.start)
     places, similarities = (part[order.argsort()] for part in _decode(keys[:n]))
     _check_lead(similarities[:, 0], mean, name)
-    return Graph(order[places], similarities, mean, tied=0).first(k)
+    neighbours = order[places]
+    return Graph(neighbours, similarities, torch.full_like(neighbours[:, 0], -1), mean, tied=0).first(k)
 
 
 @exact_products()

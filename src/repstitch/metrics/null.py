@@ -68,21 +68,27 @@ def random_orders(n: int, draws: int, seed: int = 0) -> Tensor:
 
 
 def relabel(neighbours: Tensor, order: Tensor) -> Tensor:
-    """Return the neighbour lists (n, k) of the rows in another order.
+    """Return the neighbour lists (n, k) of the rows in another order; −1, no neighbour, stays −1.
 
     The lists are permuted, and the positions in them are relabelled. Without relabelling, the result would not be the
     graph of any rows, and the permutation test would reject too often.
     """
     order = order.to(neighbours.device)
-    new = torch.empty_like(order)
+    new = torch.full((len(order) + 1,), -1, dtype=order.dtype, device=order.device)
     new[order] = torch.arange(len(order), device=order.device)
     return new[neighbours[order]]
 
 
 def permute_graph(space: Graph, order: Tensor) -> Graph:
     """Return the neighbour graph of the rows in another order."""
-    neighbours, similarities = relabel(space.neighbours, order), space.similarities[order]
-    return replace(space, neighbours=neighbours, similarities=similarities, mean=space.mean[order])
+    lists = relabel(torch.cat([space.neighbours, space.following[:, None]], 1), order)
+    return replace(
+        space,
+        neighbours=lists[:, :-1].contiguous(),
+        similarities=space.similarities[order],
+        following=lists[:, -1].contiguous(),
+        mean=space.mean[order],
+    )
 
 
 def shared_weight(

@@ -6,12 +6,13 @@ from numpy.typing import ArrayLike
 
 from repstitch.embeddings.columns import Column
 from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
+from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs
 from repstitch.embeddings.reading import read_argument
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.errors import InputError
-from repstitch.evaluation.scoring import TranslatedPairs
+from repstitch.evaluation.pool import TranslatedPairs
 from repstitch.precision import exact_products
 from repstitch.spaces import Space, adopt
 from repstitch.stitchers.stitcher import Stitcher
@@ -25,10 +26,11 @@ def read_sides(
     target_space: str | Space | None = None,
     source_ids: Column | None = None,
     target_ids: Column | None = None,
+    id_column: IdColumn | None = None,
 ) -> tuple[Embeddings, Embeddings]:
     """Read the rows of both sides. Raises InputError unless they are in the stitcher's source and target space."""
-    source_rows = read_argument("`source`", source, space=source_space, ids=source_ids)
-    target_rows = read_argument("`target`", target, space=target_space, ids=target_ids)
+    source_rows = read_argument("`source`", source, space=source_space, ids=source_ids, id_column=id_column)
+    target_rows = read_argument("`target`", target, space=target_space, ids=target_ids, id_column=id_column)
     adopt(source_rows.space, source_rows.declared, stitcher.source, "`source`", opposite=stitcher.target)
     adopt(target_rows.space, target_rows.declared, stitcher.target, "`target`", opposite=stitcher.source)
     return source_rows, target_rows
@@ -37,11 +39,35 @@ def read_sides(
 def seen_in_training(stitcher: Stitcher, pairs: Pairs, others: ArrayLike = ()) -> np.ndarray:
     """Return a mask (n,) of the pairs that training or selection used, recognised by id or by vectors.
 
+    Vectors may have been multiplied by a positive number or rounded since, see `recognition_limit`.
+
     An id that is also in `others` is ignored. For queries, `others` are the ids of the documents: if queries and
     documents are both numbered from 0, training used the document with that id, not the query.
     """
-    by_id = np.isin(id_fingerprints(pairs.ids), stitcher.seen) & ~np.isin(pairs.ids, others)
-    return by_id | np.isin(row_fingerprints(pairs.X, pairs.Y), stitcher.seen)
+    seen = np.isin(id_fingerprints(pairs.ids), stitcher.seen) & ~np.isin(pairs.ids, others)
+    seen |= np.isin(row_fingerprints(pairs.X, pairs.Y), stitcher.seen)
+    if stitcher.seen_rows is not None:
+        seen[~seen] = stitcher.seen_rows.recognise(pairs.X[~seen], pairs.Y[~seen])
+    return seen
+
+
+def recognition_limit(stitcher: Stitcher) -> str | None:
+    """Return which training pairs `seen_in_training` cannot recognise, as a sentence; None if it recognises all.
+
+    All are recognised by id, and by vectors that were scaled or rounded to bfloat16 or float16.
+    """
+    keys = stitcher.seen_rows
+    if keys is None:
+        return (
+            "This stitcher is of an earlier release and recognises training pairs by ids and identical vectors only: "
+            "vectors that were scaled or rounded since are scored as unseen. Train again, or pass the ids of training."
+        )
+    if keys.precision == "bfloat16":
+        return None
+    return (
+        "The training pairs are too close to one another to recognise their vectors after rounding to fewer bits than "
+        f"{keys.precision}: vectors that were rounded further are scored as unseen. Pass the ids of training."
+    )
 
 
 @exact_products()

@@ -9,8 +9,9 @@ import torch
 
 from repstitch.embeddings.fingerprints import id_fingerprints
 from repstitch.embeddings.normalising import normalise
+from repstitch.evaluation.pool import TranslatedPairs
 from repstitch.evaluation.scorecard import Scorecard
-from repstitch.evaluation.scoring import MAX_POOL, TranslatedPairs, score_pairs
+from repstitch.evaluation.scoring import MAX_POOL, score_pairs
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.fit.calibration import calibrate, evaluate
 from repstitch.fit.closed_form import FITS, fit_shuffled

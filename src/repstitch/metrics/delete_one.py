@@ -1,0 +1,191 @@
+"""The standard error of a mean score of rows that are also each other's neighbours, by leaving out one row at a time.
+
+If row j of a pool is left out, its own query is gone, and every list that contains j gains its next entry. So the mean
+without row j is exact, without a new search, if lists are kept one entry longer than they are scored. The variance of
+these n means (the jackknife, Efron and Stein 1981, "The Jackknife Estimate of Variance") is too large here: the effect
+of a pair of a query i and a row j of the pool is counted once for i and once for j. The excess is the variance of such
+pair effects, which is estimated from the changes themselves and subtracted once.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+WIDTH = 2.1  # standard errors in half a 95 % interval: more than 1.96, because the variance is itself an estimate
+LEVEL = 0.95
+NONE_OF_N = 3.0  # if none of n rows differs, less than 3 / n of all rows do, at 95 % (Hanley and Lippman-Hand 1983)
+
+
+@dataclass(frozen=True, eq=False)
+class RowScores:
+    """The score (n,) of each query of a pool, and the `changes` (n, n) of query i's score if row j is left out.
+
+    `changes` is None if the rows that are searched are fixed. All scores are between `lowest` and `highest`. `hits` is
+    True if each score is 0 or 1.
+    """
+
+    values: np.ndarray
+    changes: "csr_array | None" = None
+    lowest: float = 0.0
+    highest: float = 1.0
+    hits: bool = False
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    def minus(self, other: "RowScores") -> "RowScores":
+        """Return the difference of two scores of the same queries."""
+        changes = _combine(self.changes, other.changes, -1.0)
+        bounds = self.lowest - other.highest, self.highest - other.lowest
+        return RowScores(self.values - other.values, changes, *bounds)
+
+    def over(self, other: "RowScores") -> "RowScores":
+        """Return values whose mean is the ratio of the two means, and whose variance is that of the ratio.
+
+        It is the ratio's first-order expansion, (a − r b) / mean(b) + r. The mean of `other` must be above 0.
+        """
+        ratio = self.mean / other.mean
+        changes = _combine(self.changes, other.changes, -ratio)
+        return RowScores(
+            (self.values - ratio * other.values) / other.mean + ratio,
+            None if changes is None else changes / other.mean,
+            0.0,
+            max(ratio, self.highest / other.mean),
+        )
+
+    def means_without(self) -> np.ndarray:
+        """Return the mean score (n,) without each row."""
+        total = self.values.sum() - self.values
+        if self.changes is not None:
+            total = total + np.asarray(self.changes.sum(axis=0)).ravel()
+        return total / (len(self.values) - 1)
+
+    def variance(self) -> float:
+        """Return the variance of the mean over pools of n rows."""
+        n = len(self.values)
+        over_queries = float(self.values.var(ddof=1)) / n
+        if self.changes is None:
+            return over_queries
+        jackknife = float(self.means_without().var()) * (n - 1)
+        return max(jackknife - self._pair_effects(), over_queries)
+
+    def _pair_effects(self) -> float:
+        """Return the variance of the mean that is due to pairs of a query and another row.
+
+        A change counts from its mean over the rows that are left out, because leaving out any row moves lists up.
+        """
+        assert self.changes is not None
+        n, changes = len(self.values), self.changes
+        of_query, of_row = (np.asarray(changes.sum(axis=axis)).ravel() for axis in (1, 0))
+        expected = of_query / (n - 1)
+        squares = changes.multiply(changes).sum() - (n - 1) * (expected**2).sum()
+        products = changes.multiply(changes.T).sum() - 2 * expected @ of_row + expected.sum() ** 2 - (expected**2).sum()
+        return float(squares + products) / n**2
+
+    def interval(self) -> list[float]:
+        """Return [low, high], a 95 % interval of the mean. Its width is 0 only if `lowest` is `highest`.
+
+        Scores from 0 to 1 have Wilson's interval (1927, "Probable Inference") with p (1 − p) / variance in place of
+        the number of queries.
+        """
+        n, mean = len(self.values), self.mean
+        if np.ptp(self.values) == 0:  # nothing is known of the spread, but few of all rows can differ
+            below, above = (min(1.0, NONE_OF_N / n) * room for room in (mean - self.lowest, self.highest - mean))
+            return [mean - below, mean + above]
+        variance, width = self.variance(), _quantile(n)
+        if (self.lowest, self.highest) == (0.0, 1.0):
+            effective = mean * (1 - mean) / variance
+            return _wilson(mean, min(effective, n) if self.hits else effective, width)
+        half = width * variance**0.5
+        return [max(self.lowest, mean - half), min(self.highest, mean + half)]
+
+
+def _quantile(n: int) -> float:
+    """Return half the width of a 95 % interval in standard errors, estimated from n rows."""
+    from scipy.special import stdtrit
+
+    return max(WIDTH, float(stdtrit(n - 1, (1 + LEVEL) / 2)))
+
+
+def certain(score: float, n: int) -> RowScores:
+    """Return n equal scores that are known by definition: their interval is the score itself."""
+    return RowScores(np.full(n, score), None, score, score)
+
+
+def _combine(first: "csr_array | None", second: "csr_array | None", weight: float) -> "csr_array | None":
+    if second is None:
+        return first
+    return second * weight if first is None else first + second * weight
+
+
+def _wilson(share: float, n: float, width: float) -> list[float]:
+    centre = (share + width**2 / (2 * n)) / (1 + width**2 / n)
+    half = width / (1 + width**2 / n) * (share * (1 - share) / n + width**2 / (4 * n**2)) ** 0.5
+    return [max(0.0, centre - half), min(1.0, centre + half)]
+
+
+def share_of_neighbours(true: Tensor, k: int, lists: Tensor, m: int) -> RowScores:
+    """Return the share of each row's first k `true` neighbours that its first m entries of `lists` contain.
+
+    Both are (n, depth) positions of other rows, nearest first, and are one entry longer than k or m if there are as
+    many other rows. If the lists contain all other rows, the share is 1 by definition.
+    """
+    n = len(true)
+    if m >= n - 1:
+        return certain(1.0, n)
+    wanted, next_wanted = _split(true, k)
+    results, next_result = _split(lists, m)
+    same = wanted[:, :, None] == results[:, None, :]
+    is_result, is_wanted = same.any(2), same.any(1)
+    # If a row of a list is left out, the next row of the list moves up. It counts if the other list contains it.
+    wanted_counts = (next_wanted[:, None] == results).any(1)
+    result_counts = (next_result[:, None] == wanted).any(1)
+    both = wanted_counts.double() + result_counts + ((next_wanted == next_result) & (next_wanted >= 0)) - 1
+    # A wanted row is lost if it is a result; then both lists move up. A result that is not wanted costs nothing.
+    change = torch.cat(
+        [torch.where(is_result, both[:, None], wanted_counts[:, None]), result_counts[:, None] & ~is_wanted], 1
+    )
+    return RowScores(is_result.double().mean(1).numpy(), _changes(torch.cat([wanted, results], 1), change / k, n))
+
+
+def _split(lists: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the first k entries (n, k) and the next one (n,), which is −1 if the lists end there."""
+    following = lists[:, k] if lists.shape[1] > k else lists.new_full((len(lists),), -1)
+    return lists[:, :k], following
+
+
+def _changes(rows: Tensor, change: Tensor, n: int) -> "csr_array":
+    """Return the sparse matrix (n, n) with `change` (n, e) at the positions `rows` (n, e)."""
+    from scipy.sparse import csr_array
+
+    query, entry = change.nonzero(as_tuple=True)
+    places = (query.numpy(), rows[query, entry].numpy())
+    return csr_array((change[query, entry].double().numpy(), places), shape=(n, n))
+
+
+def reciprocal_ranks(ranks: Tensor, ahead: Tensor) -> RowScores:
+    """Return 1 / rank of each query's counterpart. See `hits` for the arguments."""
+    # If a row ahead is left out, the counterpart moves up by one. Rows beyond the lists would change little.
+    gain = 1 / (ranks - 1).clamp(min=1).double() - 1 / ranks.double()
+    return _of_ranks(1 / ranks.double(), ranks, ahead, gain)
+
+
+def hits(ranks: Tensor, ahead: Tensor, r: int) -> RowScores:
+    """Return 1 for each query whose counterpart is among its first r results, else 0.
+
+    `ranks` (n,) are from 1, and the rows ahead of a counterpart are the first rank − 1 entries of `ahead` (n, depth).
+    """
+    scores = _of_ranks((ranks <= r).double(), ranks, ahead, (ranks == r + 1).double())
+    return RowScores(scores.values, scores.changes, hits=True)
+
+
+def _of_ranks(values: Tensor, ranks: Tensor, ahead: Tensor, gain: Tensor) -> RowScores:
+    is_ahead = torch.arange(ahead.shape[1]) < (ranks - 1)[:, None]
+    return RowScores(values.numpy(), _changes(ahead, is_ahead * gain[:, None], len(ranks)))
