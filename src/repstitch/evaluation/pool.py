@@ -11,7 +11,7 @@ from torch import Tensor
 
 from repstitch.errors import InputError
 from repstitch.evaluation.use_scores import RECALLS
-from repstitch.metrics.delete_one import RowScores, certain, hits, reciprocal_ranks, share_of_neighbours
+from repstitch.metrics.delete_one import RowScores, certain, hits, reciprocal_ranks, share_of_neighbours, without_copies
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import search
 
@@ -115,17 +115,11 @@ def search_all(use: str, pool: Pool, training_mean: Tensor, seed: int) -> dict[s
 def scores_of_queries(translated: Search, pool: Pool) -> dict[str, RowScores]:
     """Return the retrieval scores of every query of a search with the translations."""
     assert translated.neighbours is not None
-    ahead = _without_copies(translated.neighbours, pool.copies)
+    ahead = without_copies(translated.neighbours, pool.copies)
     scores = {f"recall@{r}": hits(translated.ranks, ahead, r) for r in RECALLS}
     scores["mrr"] = reciprocal_ranks(translated.ranks, ahead)
     scores[f"overlap@{pool.k}"] = share_of_neighbours(pool.target_neighbours, pool.k, translated.neighbours, pool.k)
     return scores
-
-
-def _without_copies(neighbours: Tensor, copies: Tensor) -> Tensor:
-    """Return the lists (n, depth) with copies of each row's counterpart, which do not count against it, at the end."""
-    is_copy = copies[neighbours] == copies[:, None]
-    return neighbours.gather(1, is_copy.long().argsort(dim=1, stable=True)) if bool(is_copy.any()) else neighbours
 
 
 def scores_with_references(

@@ -25,8 +25,9 @@ def draw_curve(problem: Problem, method: str = "canonical", keys: np.ndarray | N
     rows against the same gallery, so the sizes can be compared. The curve s(n) = a − b·n^−c is fitted to the mean score
     of each size (Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically"). Intervals are 90 %
     percentile intervals over curves fitted to resampled validation rows and draws, widened by the error with which the
-    smaller sizes alone predict the largest. Returns plain JSON types: `sizes`, `scores` (each objective and recall@1,
-    with one list of draws per size), `curve` (a, b, c), `doubled` and `verdict`.
+    smaller sizes alone predict the largest. Before resampling, the scores of the rows are spread as far as the mean
+    varies between sets of rows (`metrics.delete_one`). Returns plain JSON types: `sizes`, `scores` (each objective and
+    recall@1, with one list of draws per size), `curve` (a, b, c), `doubled` and `verdict`.
 
     Raises InputError on fewer than 80 training pairs.
     """
@@ -48,7 +49,7 @@ def draw_curve(problem: Problem, method: str = "canonical", keys: np.ndarray | N
                 name: scorer.scores_per_row(map).double().cpu().numpy() for name, scorer in objectives.items()
             }
             row_scores["recall@1"] = (row_scores["match"] >= 1).astype(float)
-            rows[-1].append(row_scores[objective])
+            rows[-1].append(objectives[objective].row_scores(map).as_independent())
             for name, lists in scores.items():
                 if not draw:
                     lists.append([])

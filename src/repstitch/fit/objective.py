@@ -1,18 +1,23 @@
 """The validation objective: the score of a map on pairs that no map was fitted to."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
+from repstitch.metrics.delete_one import RowScores, reciprocal_ranks, share_of_neighbours, without_copies
 from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn, unit
 from repstitch.metrics.retrieval import ranks
 from repstitch.precision import exact_products
 
+K = 10
+SHORTLIST = 100  # rows ahead of a counterpart that are considered when one of them is left out
 MAX_DISTRACTORS = 8192
 TEMPERATURES = tuple(0.003 * 1.25**step for step in range(20))
 
@@ -47,9 +52,8 @@ class ValidationObjective:
 
     @cached_property
     def native_neighbours(self) -> Tensor:
-        """The nearest other rows (n, k) of each target in the gallery; k is at most ten."""
-        k = min(10, len(self.gallery) - 1)
-        return knn(self.Y, self.gallery, k, exclude_self=True)
+        """The nearest other rows of each target in the gallery: at most ten, and the next one if there is one."""
+        return knn(self.Y, self.gallery, min(K + 1, len(self.gallery) - 1), exclude_self=True)
 
     @exact_products()
     @torch.inference_mode()
@@ -59,6 +63,20 @@ class ValidationObjective:
         if not bool(torch.isfinite(predicted).all()) or not bool(predicted.any(dim=1).all()):
             return self.X.new_full((len(self.X),), -torch.inf, dtype=torch.float32)
         return OBJECTIVES[self.name](self, predicted).float()
+
+    @exact_products()
+    @torch.inference_mode()
+    def row_scores(self, map: Callable[[Tensor], Tensor]) -> RowScores:
+        """Return the scores of `scores_per_row`, and how they change if a row of the gallery is left out."""
+        values, pool = self.scores_per_row(map).double().cpu().numpy(), len(self.gallery)
+        if self.name == "reconstruction" or not np.isfinite(values).all():
+            return RowScores(values, None, -math.inf)
+        depth = min(K if self.name == "neighbours" else SHORTLIST, pool - 2) + 1
+        lists = knn(map(self.X), self.gallery, depth, exclude_self=True).cpu()
+        if self.name == "neighbours":
+            return share_of_neighbours(self.native_neighbours.cpu(), min(K, pool - 1), lists, min(K, pool - 1), pool)
+        ahead = without_copies(lists, self.copies.cpu())
+        return reciprocal_ranks(torch.from_numpy(1 / values).round().long(), ahead, pool)
 
     def score(self, map: Callable[[Tensor], Tensor]) -> float:
         """Return the mean score over the validation rows."""
@@ -84,7 +102,7 @@ def _neighbours(objective: ValidationObjective, predicted: Tensor) -> Tensor:
 
     The counterpart itself is left out.
     """
-    native = objective.native_neighbours
+    native = objective.native_neighbours[:, :K]
     return overlap(knn(predicted, objective.gallery, native.shape[1], exclude_self=True), native)
 
 

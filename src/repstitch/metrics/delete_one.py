@@ -24,10 +24,10 @@ NONE_OF_N = 3.0  # if none of n rows differs, less than 3 / n of all rows do, at
 
 @dataclass(frozen=True, eq=False)
 class RowScores:
-    """The score (n,) of each query of a pool, and the `changes` (n, n) of query i's score if row j is left out.
+    """The score (n,) of each query of a pool, and the `changes` (n, m) of query i's score if row j is left out.
 
-    `changes` is None if the rows that are searched are fixed. All scores are between `lowest` and `highest`. `hits` is
-    True if each score is 0 or 1.
+    Row i < n of the pool is that of query i; further rows have no query. `changes` is None if the rows that are
+    searched are fixed. All scores are between `lowest` and `highest`. `hits` is True if each score is 0 or 1.
     """
 
     values: np.ndarray
@@ -61,20 +61,34 @@ class RowScores:
         )
 
     def means_without(self) -> np.ndarray:
-        """Return the mean score (n,) without each row."""
-        total = self.values.sum() - self.values
-        if self.changes is not None:
-            total = total + np.asarray(self.changes.sum(axis=0)).ravel()
-        return total / (len(self.values) - 1)
+        """Return the mean score (m,) without each row."""
+        n, total = len(self.values), self.values.sum()
+        if self.changes is None:
+            return (total - self.values) / (n - 1)
+        sums = total + np.asarray(self.changes.sum(axis=0)).ravel()
+        sums[:n] -= self.values
+        return sums / np.where(np.arange(len(sums)) < n, n - 1, n)
 
     def variance(self) -> float:
-        """Return the variance of the mean over pools of n rows."""
+        """Return the variance of the mean over pools of m rows with n queries."""
         n = len(self.values)
         over_queries = float(self.values.var(ddof=1)) / n
         if self.changes is None:
             return over_queries
-        jackknife = float(self.means_without().var()) * (n - 1)
+        without = self.means_without()
+        groups = [rows for rows in (without[:n], without[n:]) if len(rows)]
+        jackknife = sum(float(rows.var()) * (len(rows) - 1) for rows in groups)
         return max(jackknife - self._pair_effects(), over_queries)
+
+    def as_independent(self) -> np.ndarray:
+        """Return values (n,) with the same mean whose variance, divided by n, is that of the mean.
+
+        They can be resampled as if they were independent. These are the jackknife's pseudo-values, drawn together.
+        """
+        n, mean = len(self.values), self.mean
+        deviations = self.means_without()[:n].mean() - self.means_without()[:n]
+        spread = float(deviations.var(ddof=1))
+        return mean + deviations * ((self.variance() * n / spread) ** 0.5 if spread > 0 else 0.0)
 
     def _pair_effects(self) -> float:
         """Return the variance of the mean that is due to pairs of a query and another row.
@@ -82,11 +96,12 @@ class RowScores:
         A change counts from its mean over the rows that are left out, because leaving out any row moves lists up.
         """
         assert self.changes is not None
-        n, changes = len(self.values), self.changes
-        of_query, of_row = (np.asarray(changes.sum(axis=axis)).ravel() for axis in (1, 0))
-        expected = of_query / (n - 1)
-        squares = changes.multiply(changes).sum() - (n - 1) * (expected**2).sum()
-        products = changes.multiply(changes.T).sum() - 2 * expected @ of_row + expected.sum() ** 2 - (expected**2).sum()
+        n, (_, m) = len(self.values), self.changes.shape
+        expected = np.asarray(self.changes.sum(axis=1)).ravel() / (m - 1)
+        squares = self.changes.multiply(self.changes).sum() - (m - 1) * (expected**2).sum()
+        both = self.changes[:, :n]  # rows that have a query themselves
+        products = both.multiply(both.T).sum() - 2 * expected @ np.asarray(both.sum(axis=0)).ravel()
+        products += expected.sum() ** 2 - (expected**2).sum()
         return float(squares + products) / n**2
 
     def interval(self) -> list[float]:
@@ -131,14 +146,15 @@ def _wilson(share: float, n: float, width: float) -> list[float]:
     return [max(0.0, centre - half), min(1.0, centre + half)]
 
 
-def share_of_neighbours(true: Tensor, k: int, lists: Tensor, m: int) -> RowScores:
+def share_of_neighbours(true: Tensor, k: int, lists: Tensor, m: int, pool: int | None = None) -> RowScores:
     """Return the share of each row's first k `true` neighbours that its first m entries of `lists` contain.
 
     Both are (n, depth) positions of other rows, nearest first, and are one entry longer than k or m if there are as
-    many other rows. If the lists contain all other rows, the share is 1 by definition.
+    many other rows. If the lists contain all other rows, the share is 1 by definition. `pool` is the number of rows
+    that are searched, n by default; the first n are those of the queries.
     """
-    n = len(true)
-    if m >= n - 1:
+    n, pool = len(true), pool or len(true)
+    if m >= pool - 1:
         return certain(1.0, n)
     wanted, next_wanted = _split(true, k)
     results, next_result = _split(lists, m)
@@ -152,7 +168,7 @@ def share_of_neighbours(true: Tensor, k: int, lists: Tensor, m: int) -> RowScore
     change = torch.cat(
         [torch.where(is_result, both[:, None], wanted_counts[:, None]), result_counts[:, None] & ~is_wanted], 1
     )
-    return RowScores(is_result.double().mean(1).numpy(), _changes(torch.cat([wanted, results], 1), change / k, n))
+    return RowScores(is_result.double().mean(1).numpy(), _changes(torch.cat([wanted, results], 1), change / k, pool))
 
 
 def _split(lists: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -161,31 +177,41 @@ def _split(lists: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return lists[:, :k], following
 
 
-def _changes(rows: Tensor, change: Tensor, n: int) -> "csr_array":
-    """Return the sparse matrix (n, n) with `change` (n, e) at the positions `rows` (n, e)."""
+def _changes(rows: Tensor, change: Tensor, pool: int) -> "csr_array":
+    """Return the sparse matrix (n, pool) with `change` (n, e) at the positions `rows` (n, e)."""
     from scipy.sparse import csr_array
 
     query, entry = change.nonzero(as_tuple=True)
     places = (query.numpy(), rows[query, entry].numpy())
-    return csr_array((change[query, entry].double().numpy(), places), shape=(n, n))
+    return csr_array((change[query, entry].double().numpy(), places), shape=(len(rows), pool))
 
 
-def reciprocal_ranks(ranks: Tensor, ahead: Tensor) -> RowScores:
+def reciprocal_ranks(ranks: Tensor, ahead: Tensor, pool: int | None = None) -> RowScores:
     """Return 1 / rank of each query's counterpart. See `hits` for the arguments."""
     # If a row ahead is left out, the counterpart moves up by one. Rows beyond the lists would change little.
     gain = 1 / (ranks - 1).clamp(min=1).double() - 1 / ranks.double()
-    return _of_ranks(1 / ranks.double(), ranks, ahead, gain)
+    return _of_ranks(1 / ranks.double(), ranks, ahead, gain, pool)
 
 
-def hits(ranks: Tensor, ahead: Tensor, r: int) -> RowScores:
+def hits(ranks: Tensor, ahead: Tensor, r: int, pool: int | None = None) -> RowScores:
     """Return 1 for each query whose counterpart is among its first r results, else 0.
 
     `ranks` (n,) are from 1, and the rows ahead of a counterpart are the first rank − 1 entries of `ahead` (n, depth).
+    `pool` is as in `share_of_neighbours`.
     """
-    scores = _of_ranks((ranks <= r).double(), ranks, ahead, (ranks == r + 1).double())
+    scores = _of_ranks((ranks <= r).double(), ranks, ahead, (ranks == r + 1).double(), pool)
     return RowScores(scores.values, scores.changes, hits=True)
 
 
-def _of_ranks(values: Tensor, ranks: Tensor, ahead: Tensor, gain: Tensor) -> RowScores:
+def _of_ranks(values: Tensor, ranks: Tensor, ahead: Tensor, gain: Tensor, pool: int | None) -> RowScores:
     is_ahead = torch.arange(ahead.shape[1]) < (ranks - 1)[:, None]
-    return RowScores(values.numpy(), _changes(ahead, is_ahead * gain[:, None], len(ranks)))
+    return RowScores(values.numpy(), _changes(ahead, is_ahead * gain[:, None], pool or len(ranks)))
+
+
+def without_copies(lists: Tensor, copies: Tensor) -> Tensor:
+    """Return the lists (n, depth) with copies of each row's counterpart, which do not count against it, at the end.
+
+    `copies` (m,) has the same number for gallery rows that are equal. The counterpart of query i is gallery row i.
+    """
+    is_copy = copies[lists] == copies[: len(lists), None]
+    return lists.gather(1, is_copy.long().argsort(dim=1, stable=True)) if bool(is_copy.any()) else lists
