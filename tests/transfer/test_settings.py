@@ -246,6 +246,29 @@ def test_two_configs_next_to_a_dictionary_must_agree(tmp_path):
         content(path)
 
 
+def test_the_config_above_a_folder_of_checkpoints_is_read_too(tmp_path):
+    """As dictionary_learning and Llama Scope store them."""
+    (tmp_path / "checkpoints").mkdir()
+    path = save_dictionary(tmp_path / "checkpoints")
+    (tmp_path / "config.json").write_text(json.dumps(trained("AutoEncoderTopK", k=4)))
+    assert (content(path).activation, content(path).k) == ("topk", 4)
+    (tmp_path / "hyperparams.json").write_text(json.dumps({"norm_activation": "dataset-wise"}))
+    with pytest.raises(InputError, match=r"`norm_activation` must be .*; got .dataset-wise. in \.\./hyperparams\.json"):
+        content(path)
+
+
+def test_a_probe_warns_of_settings_that_it_does_not_apply(tmp_path, caplog):
+    layer = {"weight": torch.ones(3, 6), "bias": torch.zeros(3)}
+    torch.save({"state_dict": layer, "epoch": 3, "optimizer": {"lr": 1}}, tmp_path / "p.pt")
+    assert content(tmp_path / "p.pt").coef.shape == (3, 6)
+    save_file({"coef": np.ones((3, 6), np.float32)}, tmp_path / "p.safetensors", metadata={"format": "pt"})
+    content(tmp_path / "p.safetensors")
+    assert not caplog.text
+    torch.save({"state_dict": layer, "mean": torch.ones(6)}, tmp_path / "standardised.pt")
+    content(tmp_path / "standardised.pt")
+    assert "standardised.pt states mean, which a probe does not apply; check its scores." in caplog.text
+
+
 def test_whether_b_dec_is_subtracted_must_be_stated(tmp_path):
     path = save_dictionary(tmp_path)
     with pytest.raises(InputError, match="does not state whether b_dec is subtracted before encoding"):

@@ -22,7 +22,7 @@ from repstitch.spaces import Space
 from repstitch.transfer.formats import NOTES, OPENERS, SPACE, TRANSFER, open_arrays, write_arrays
 from repstitch.transfer.kinds import Dictionary, Directions, Probe, Transferable
 from repstitch.transfer.labels import as_text
-from repstitch.transfer.settings import activation_of, check_sizes, read_settings, subtracts_b_dec
+from repstitch.transfer.settings import activation_of, check_sizes, read_settings, subtracts_b_dec, unknown_settings
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,8 @@ def read(
             return _dictionary(arrays, read_settings(file, notes), subtract_b_dec, space, prefix)
         if not directions and by_name is None and set(PROBE_NAMES["coef"]) & set(arrays):
             _refuse_options(subtract_b_dec=subtract_b_dec)
+            if unknown := unknown_settings(notes):
+                log.warning("%s states %s, which a probe does not apply; check its scores.", file, ", ".join(unknown))
             return _probe(arrays, notes, classes, space, prefix)
         _refuse_options(subtract_b_dec=subtract_b_dec, classes=classes)
         return _directions(arrays, by_name, names, directions, space)

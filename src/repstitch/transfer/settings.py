@@ -6,7 +6,9 @@ of others.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,11 @@ def read_settings(file: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def unknown_settings(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the names in the metadata of a probe's file that are neither read nor known to change nothing."""
+    return [name for name, _ in _flat("the file", metadata) if name not in _HARMLESS]
+
+
 def check_sizes(settings: Mapping[str, Any], d: int, m: int) -> None:
     """Raise InputError if a setting states another number of dimensions than `d`, or of features than `m`."""
     for names, size, axis in ((WIDTHS, d, "dimensions"), (COUNTS, m, "features")):
@@ -167,26 +174,28 @@ def activation_of(settings: Mapping[str, Any], threshold: bool) -> tuple[str, in
 
 
 def _configs(file: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the configs next to a dictionary's file, by file name."""
+    """Return the configs next to a dictionary's file, or next to the folder `checkpoints` that contains it, by name."""
+    folder = file.absolute().parent
+    folders = (folder, folder.parent) if folder.name == "checkpoints" else (folder,)
     configs = {}
-    for name in (pattern.format(stem=file.stem) for pattern in CONFIGS):
-        path = file.with_name(name)
+    for folder, pattern in product(folders, CONFIGS):
+        path = folder / pattern.format(stem=file.stem)
         if not path.is_file():
             continue
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{name} cannot be read: {one_line(error)}") from None
+            raise InputError(f"{path.name} cannot be read: {one_line(error)}") from None
         if not isinstance(config, dict):
-            raise InputError(f"{name} must contain a JSON object.")
-        configs[name] = config
+            raise InputError(f"{path.name} must contain a JSON object.")
+        configs[os.path.relpath(path, file.parent)] = config
     return configs
 
 
 def _flat(source: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the settings of a config and of the settings nested in it. Empty settings state nothing."""
     for name, value in config.items():
-        if value in (None, {}, []):
+        if value is None or (isinstance(value, Mapping | list) and not value):
             continue
         if name not in NESTED:
             # Metadata is text, so a true value is the text "true" there.
