@@ -267,7 +267,7 @@ def unknown_field_of_an_encoders_card(folder):
 
 
 def bad_field_of_an_encoders_card(folder):
-    (folder / "card.toml").write_text('[[space]]\nname = "a"\nencoder = "timm:x"\npooling = "max"\n')
+    (folder / "card.toml").write_text('[[space]]\nname = "a"\nencoder = "timm:x"\npooling = "median"\n')
     catalogue.read(folder / "card.toml")
 
 

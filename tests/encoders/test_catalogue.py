@@ -192,7 +192,11 @@ def test_a_checkpoint_is_loaded_from_the_folder_of_its_card_or_of_the_weights(tm
         ('[[space]]\nname = "a"\n', "must state 'name' and 'encoder'"),
         ('[[space]]\nname = "a"\nencoder = "timm:x"\ndim = "wide"\n', "'dim' of card 'a' must be int"),
         (
-            '[[space]]\nname = "a"\nencoder = "timm:x"\npooling = "max"\n',
+            '[[space]]\nname = "a"\nencoder = "timm:x"\npooling = "median"\n',
+            "'pooling' of card 'a' must be one of cls, mean",
+        ),
+        (
+            '[[space]]\nname = "a"\nencoder = "timm:x"\npooling = "cls+median"\n',
             "'pooling' of card 'a' must be one of cls, mean",
         ),
         (

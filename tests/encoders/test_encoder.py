@@ -1,13 +1,14 @@
 """Embedding to files: several layers in one pass, interrupting and resuming."""
 
-import os
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.encoders import DATA, TEXTS, build, card, cosines, interrupted, needs_data, read, vit
+from helpers.sentence_models import save_reader
 from PIL import Image
 
 from repstitch import encoders
@@ -71,10 +72,9 @@ def test_an_unreadable_image_is_named_and_finished_batches_are_kept(tmp_path, ph
         encoders.embed(encoder, photos, out, batch_size=2)
 
     assert not out.exists()
-    assert len(list((tmp_path / "x.parquet.partial").glob("part-*.parquet"))) == 2
-    bad.unlink()
-    with pytest.raises(InputError, match="unfinished rows of another job"):
-        encoders.embed(encoder, photos, out, batch_size=2)
+    assert len(list((tmp_path / "x.parquet.partial").glob("part-*"))) == 2
+    bad.unlink()  # the finished batches are before it
+    assert encoders.embed(encoder, photos, out, batch_size=2) == 5
 
 
 @pytest.mark.parametrize("architecture", ["test_vit", "test_resnet", "test_convnext"])
@@ -150,7 +150,7 @@ def test_an_interrupted_embed_of_layers_resumes_to_the_same_files(tmp_path, phot
 def test_layers_interrupted_while_being_published_are_published_by_the_next_run(tmp_path, photos, monkeypatch):
     encoder, _ = vit(layer=-1)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(pq.ParquetWriter, "write_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             encoders.embed(encoder, photos, tmp_path / "x", layers=[1, 2])
     assert not (tmp_path / "x").exists()
@@ -255,3 +255,60 @@ def test_a_small_llama_reproduces_the_vectors_of_captions(tmp_path):
     encoders.embed(str(folder), f"{tmp_path / 'c.tsv'}:2", tmp_path / "c.parquet", skip_first=True)
     rows = read(tmp_path / "c.parquet").vectors
     assert cosines(rows, np.load(DATA / "captions" / "stories260K_meanpool.npy")[:100]).min() > 0.999
+
+
+# --- truncated texts --------------------------------------------------------------------------------------------------
+
+
+def metadata(path):
+    return {key: value for key, value in pq.read_schema(path).metadata.items() if key == b"repstitch.truncated"}
+
+
+def test_truncated_texts_are_counted_in_the_file_and_in_a_warning(tmp_path, bert, caplog):
+    texts = ["a b", "a b c d", "a b c d e f g", "a", "a b c"]  # 4, 6, 9, 3 and 5 tokens
+    (tmp_path / "t.txt").write_text("\n".join(texts))
+    encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / "x.parquet", max_length=5)
+    assert metadata(tmp_path / "x.parquet") == {b"repstitch.truncated": b"2"}
+    assert "t.txt: 2 of 5 texts are truncated to 5 tokens (the longest has 9)" in caplog.text
+    encoder = encoders.load_encoder(str(bert), max_length=5)
+    assert encoder.count_tokens(texts).tolist() == [4, 6, 9, 3, 5]
+    assert encoder.card.max_length == 5
+
+
+def test_texts_that_fit_are_not_warned_of(tmp_path, bert, caplog):
+    (tmp_path / "t.txt").write_text("a b\nc")
+    encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / "x", max_length=4, layers="all")
+    assert [metadata(path) for path in (tmp_path / "x").iterdir()] == [{b"repstitch.truncated": b"0"}] * 3
+    assert not caplog.records
+
+
+def test_the_prompt_counts_as_a_part_of_the_text(bert):
+    encoder = encoders.load_encoder(str(bert), prompt="query : ")
+    assert encoder.count_tokens(["a b"]).tolist() == [6]
+    assert encoder.count_tokens([]).tolist() == []
+
+
+def test_all_truncated_texts_are_counted_if_the_job_is_resumed(tmp_path, bert):
+    (tmp_path / "t.txt").write_text("a b c d\n" * 40 + "a\n" * 40)
+    encoder = encoders.load_encoder(str(bert), max_length=4)
+    with pytest.raises(KeyboardInterrupt):
+        encoders.embed(interrupted(encoder, 34), tmp_path / "t.txt", tmp_path / "x.parquet", batch_size=2)
+    encoders.embed(encoder, tmp_path / "t.txt", tmp_path / "x.parquet", batch_size=2)
+    assert metadata(tmp_path / "x.parquet") == {b"repstitch.truncated": b"40"}
+
+
+def test_images_have_no_tokens(tmp_path, photos):
+    encoder, _ = vit(pooling="cls")
+    encoders.embed(encoder, photos, tmp_path / "x.parquet")
+    assert metadata(tmp_path / "x.parquet") == {}
+    with pytest.raises(InputError, match="`encoder` 'tiny' must be a text encoder to count tokens"):
+        encoder.count_tokens(["a"])
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2", "opt", "distilbert", "electra", "albert", "deberta-v2"])
+def test_a_text_of_any_length_is_cut_to_the_positions_of_the_model(tmp_path, kind):
+    settings = {"n_embd": 16, "n_layer": 1, "n_head": 2} if kind == "gpt2" else {}
+    folder = save_reader(tmp_path / kind, kind, model_max_length=int(1e30), **settings)
+    encoder = encoders.load_encoder(str(folder))
+    n_words = (encoder.card.max_length or 0) - (encoder.count_tokens(["dog"])[0] - 1)
+    np.testing.assert_allclose(encoder.encode(["dog " * 500]), encoder.encode(["dog " * n_words]), atol=1e-5)

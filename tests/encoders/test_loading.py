@@ -1,8 +1,10 @@
 """Loading encoders from all sources, and refusing weights; with real weights where the data is present."""
 
 import re
+import shutil
 import zipfile
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import timm
 import torch
 from helpers.encoders import DATA, build, card, cosines, needs_data, noise, with_dense
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from repstitch import encoders
 from repstitch.encoders import catalogue, loading
@@ -38,8 +40,8 @@ def test_a_sentence_transformers_folder_sets_the_pooling(bert):
 
 
 def test_an_incomplete_or_unsupported_linear_step_is_refused(bert):
-    with_dense(bert, activation="torch.nn.GELU", bias=False)
-    with pytest.raises(InputError, match="step 2_Dense must have the activation Identity or Tanh; got GELU"):
+    with_dense(bert, activation="mine.GELU", bias=False)
+    with pytest.raises(InputError, match=r"step 2_Dense must have an activation of torch\.nn; got mine\.GELU"):
         encoders.load_encoder(str(bert))
     (bert / "2_Dense" / "config.json").write_text('{"in_features": 16, "out_features": 6, "bias": false}')
     (bert / "2_Dense" / "model.safetensors").unlink()
@@ -107,6 +109,30 @@ def test_hub_names_are_loaded_from_the_download_folder(tmp_path, bert, monkeypat
     assert text.space.encoder == "transformers:owner/bert"
 
 
+def test_only_the_weights_that_a_model_of_several_modules_needs_are_downloaded(tmp_path, bert, monkeypatch):
+    with_dense(bert)
+    (bert / "1_Pooling").mkdir()
+    (bert / "onnx").mkdir()
+    (bert / "onnx" / "model.onnx").touch()
+    torch.save(load_file(bert / "2_Dense" / "model.safetensors"), bert / "2_Dense" / "pytorch_model.bin")
+    (bert / "2_Dense" / "model.safetensors").unlink()
+    snapshot = tmp_path / "c0ffee"
+
+    def download(repo, revision=None, allow_patterns=()):
+        for path in filter(Path.is_file, bert.rglob("*")):
+            name = path.relative_to(bert)
+            if any(fnmatch(str(name), pattern) for pattern in allow_patterns):
+                (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, snapshot / name)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    encoder = encoders.load_encoder("owner/model")
+    assert encoder.space.revision == "c0ffee"
+    assert not (snapshot / "onnx").exists()
+    np.testing.assert_array_equal(encoder.encode(["a cat"]), encoders.load_encoder(str(bert)).encode(["a cat"]))
+
+
 def test_a_download_that_fails_says_what_to_do_in_one_line(monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("cannot reach the host\nand more")
@@ -161,8 +187,6 @@ def test_a_pickled_checkpoint_runs_no_code(tmp_path):
 
 
 def test_a_text_folder_with_missing_weights_is_refused(bert):
-    from safetensors.torch import load_file
-
     state = load_file(bert / "model.safetensors")
     state.pop("encoder.layer.1.output.dense.weight")
     save_file(state, bert / "model.safetensors", {"format": "pt"})

@@ -3,10 +3,10 @@
 import argparse
 
 from repstitch.arguments import check_positive
-from repstitch.cli.arguments import add_command, read_json_object, split_numbers
+from repstitch.cli.arguments import add_command, add_id_column_argument, read_json_object, split_numbers
 from repstitch.cli.output import emit
 from repstitch.files import check_embeddings_file, check_items_exist, check_layers_folder
-from repstitch.names import POOLINGS, ROLES
+from repstitch.names import MODALITIES, POOLINGS, ROLES
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -37,7 +37,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         metavar="X.parquet",
         help="file to write, or folder if --layers is set; it must not exist",
     )
+    add_id_column_argument(command)
     _add_card_arguments(command)
+    _add_model_arguments(command)
     _add_run_arguments(command)
 
 
@@ -48,8 +50,10 @@ def _add_card_arguments(command: argparse.ArgumentParser) -> None:
         "--pooling",
         choices=POOLINGS,
         help="how an item's vector is computed from its tokens: cls = the first (class) token, mean = the mean of all "
-        "tokens, last = the last token, gap = the mean of the patches or of the feature map (images only), none = no "
-        "pooling, the vector that the model returns (default: as the card or the model states)",
+        "tokens, last = the last token, max = the maximum of each column, mean_sqrt_len = the sum over the root of the "
+        "number of tokens, weighted_mean = the mean with the positions as weights, gap = the mean of the patches "
+        "or of the feature map (images only), none = no pooling, the vector that the model returns (default: as the "
+        "card or the model states)",
     )
     command.add_argument(
         "--layer",
@@ -60,10 +64,12 @@ def _add_card_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--role",
         choices=ROLES,
-        help="role of the texts, which selects the card's prompt: query = search queries, document = texts that are "
-        "searched, none = neither (default: the role of the card)",
+        help="role of the texts, which selects the prompt of the card or the model: query = search queries, document = "
+        "texts that are searched, none = neither (default: the role of the card)",
     )
-    command.add_argument("--prompt", help="text to put before each text (default: the card's prompt for the role)")
+    command.add_argument(
+        "--prompt", help="text to put before each text (default: the prompt of the card or the model for the role)"
+    )
     command.add_argument(
         "--normalise",
         action=argparse.BooleanOptionalAction,
@@ -80,6 +86,16 @@ def _add_card_arguments(command: argparse.ArgumentParser) -> None:
         "--max-length",
         type=int,
         help="truncate texts to this number of tokens (default: the limit of the card or the model)",
+    )
+
+
+def _add_model_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the options for the model and its weights."""
+    command.add_argument(
+        "--modality",
+        choices=MODALITIES[:2],
+        help="kind of the items, for a model that reads both or is on the Hub: image or text (default: as the card or "
+        "the model's folder states, else text for a model of transformers)",
     )
     command.add_argument(
         "--input-size",
@@ -153,6 +169,7 @@ def run(args: argparse.Namespace) -> None:
         precision=args.precision,
         dtype=args.dtype,
         layers=layers,
+        id_column=args.id_column,
         **settings,
     )
     emit({"out": args.out, "rows": rows}, f"{rows} rows in {args.out}", args.json)
@@ -173,6 +190,7 @@ CARD_SETTINGS = (
     "normalise",
     "skip_first",
     "max_length",
+    "modality",
     "input_size",
     "checkpoint",
     "architecture",

@@ -5,7 +5,7 @@ An `encoder` argument has one of these forms, tried in this order:
 - `CARD.toml`, or `CARD.toml:NAME` if the file has several cards
 - the name of a card in the catalogue
 - `timm:MODEL`, `torchvision:MODEL` or `transformers:MODEL`, where MODEL may be a path
-- a folder of a timm or transformers model; its config.json shows which
+- a folder of a timm, transformers or Sentence Transformers model; its files show which
 - a file of weights, together with `architecture`
 - `timm/...` or `hf-hub:...`, a timm model on the Hugging Face Hub
 - any other `owner/name`, a transformers model on the Hub
@@ -39,7 +39,9 @@ class Card:
     divided by `std`; both are in that channel order.
 
     Texts are prefixed with the prompt of `role` in `prompts`, and truncated to `max_length` tokens. With `skip_first`,
-    mean pooling leaves out the first token.
+    mean pooling leaves out the first token; with `skip_prompt`, pooling leaves out the tokens of the prompt. Several
+    poolings joined by +, as in `cls+mean`, give their vectors one after the other. Vectors are cut to their first
+    `truncate_dim` dimensions before they are normalised.
 
     `layer` counts blocks (stages of a convolutional network) from 1. Layer 0 is the input of the first block.
 
@@ -56,6 +58,8 @@ class Card:
     pooling: str | None = None
     layer: int | None = None
     skip_first: bool = False
+    skip_prompt: bool = False
+    truncate_dim: int | None = None
     normalised: bool | None = None
     input_size: tuple | None = None
     interpolation: str | None = None
@@ -81,7 +85,8 @@ class Card:
                 raise InputError(f"'{key}' of card {self.name!r} must be {wanted}; got {getattr(self, key)!r}.")
         for key, allowed in CHOICES.items():
             value = getattr(self, key)
-            if value is not None and value not in allowed:
+            parts = value.split("+") if key == "pooling" and value else [value]
+            if value is not None and not set(parts) <= set(allowed):
                 raise InputError(
                     f"'{key}' of card {self.name!r} must be one of {', '.join(map(str, allowed))}; got {value!r}."
                 )
@@ -232,7 +237,7 @@ def resolve(
     The module docstring lists the forms of `encoder`. `checkpoint` replaces the weights. `architecture` names the timm
     model that a file of weights belongs to. `prompt` replaces the prompt of the role, `normalise` the field
     `normalised`. `input_size` is the side of a square image in pixels. `settings` are fields of `Card`: name, pooling,
-    layer, role, skip_first, max_length, model_args.
+    layer, role, skip_first, max_length, modality, model_args.
     """
     card = _find_card(str(encoder), architecture)
     if architecture is not None and card.encoder != f"timm:{architecture}":
@@ -272,10 +277,13 @@ def _find_card(encoder: str, architecture: str | None) -> Card:
     if colon and library in LIBRARIES:
         if not Path(model).exists():
             return Card(_plain_name(model), encoder)
-        return Card(_plain_name(model), f"{library}:{_plain_name(model)}", checkpoint=model)
+        kind = "image" if library == "transformers" and _reads_only_images(Path(model)) else None
+        return Card(_plain_name(model), f"{library}:{_plain_name(model)}", checkpoint=model, modality=kind)
     path = Path(encoder)
     if path.is_dir():
-        return Card(_plain_name(encoder), f"{_library_of(path)}:{_plain_name(encoder)}", checkpoint=encoder)
+        library = _library_of(path)
+        kind = "image" if library == "transformers" and _reads_only_images(path) else None
+        return Card(_plain_name(encoder), f"{library}:{_plain_name(encoder)}", checkpoint=encoder, modality=kind)
     if path.is_file():
         if not architecture:
             raise InputError(
@@ -311,7 +319,9 @@ def _plain_name(model: str) -> str:
 
 
 def _library_of(folder: Path) -> str:
-    """Return the library of the model in a folder: timm or transformers, read from config.json."""
+    """Return the library of the model in a folder, timm or transformers, by its files and its config.json."""
+    if (folder / "modules.json").is_file() or (folder / "adapter_config.json").is_file():
+        return "transformers"
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -325,6 +335,12 @@ def _library_of(folder: Path) -> str:
     )
 
 
+def _reads_only_images(folder: Path) -> bool:
+    """Return whether the folder of a transformers model has settings for images and no tokenizer."""
+    names = {path.name for path in (*folder.glob("*"), *folder.glob("*/*"))}
+    return not any(name.startswith(TOKENIZERS) for name in names) and bool(names & {*IMAGE_SETTINGS})
+
+
 def modality(card: Card) -> str:
     """Return the modality of the items that the encoder embeds."""
     return card.modality or ("text" if card.encoder.startswith(("transformers:", "api:")) else "image")
@@ -332,7 +348,9 @@ def modality(card: Card) -> str:
 
 LIBRARIES = ("timm", "torchvision", "transformers", "api")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
-SETTINGS = {"name", "pooling", "layer", "role", "skip_first", "max_length", "model_args"}
+TOKENIZERS = ("tokenizer", "vocab", "spiece", "sentencepiece")
+IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
+SETTINGS = {"name", "pooling", "layer", "role", "skip_first", "max_length", "modality", "model_args"}
 RESOLVE_PARAMETERS = SETTINGS | {"checkpoint", "architecture", "prompt", "normalise", "input_size"}
 SHAPING = ("pooling", "layer", "model_args")
 CHOICES = {

@@ -2,10 +2,12 @@
 
 import hashlib
 import inspect
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,15 @@ import numpy as np
 
 from repstitch.arguments import check_choice, check_keywords, check_positive
 from repstitch.devices import open_device
+from repstitch.embeddings.ids import IdColumn
+from repstitch.embeddings.parts import Job
 from repstitch.embeddings.writing import write_layers, write_stream
 from repstitch.encoders import catalogue
 from repstitch.encoders.catalogue import RESOLVE_PARAMETERS, Card, modality, resolve
-from repstitch.encoders.items import read_items
+from repstitch.encoders.images import ImageFile
+from repstitch.encoders.items import content_hash, hash_items, read_items
 from repstitch.encoders.loading import LIBRARIES, digest
-from repstitch.encoders.vectors import image_steps, pick_layers, text_steps
+from repstitch.encoders.vectors import image_steps, pick_layers, static_steps, text_steps, vision_steps
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_embeddings_file, check_layers_folder, written_whole
 from repstitch.spaces import Space
@@ -26,7 +31,11 @@ from repstitch.spaces import Space
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+log = logging.getLogger(__name__)
+
 TEXT_PART = 16  # texts are sorted by length within this many batches, to reduce padding
+COUNTED = 4096  # texts whose tokens are in memory at once while they are counted
+TRUNCATED_KEY = "repstitch.truncated"  # in the metadata of a file: how many of its texts were truncated
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +45,7 @@ class Encoder:
     `card` is the encoder's card with all settings resolved. `layers` is the range of the numbers of its layers. `load`
     preprocesses one item and is thread-safe; `sample` is a preprocessed item. `run` returns the vectors (n, dim) of a
     batch of preprocessed items. `run_layers` returns one such tensor for each of several layers, from one forward pass.
+    `count` returns the number of tokens of each preprocessed text; it is None for images.
     """
 
     card: Card
@@ -47,6 +57,7 @@ class Encoder:
     load: Callable[[Any], Any] = field(repr=False)
     run: Callable[[list], "Tensor"] = field(repr=False)
     run_layers: Callable[[list, Sequence[int]], list["Tensor"]] = field(repr=False)
+    count: Callable[[list[str]], list[int]] | None = field(repr=False, default=None)
 
     def encode(self, items: Sequence, batch_size: int = 64) -> np.ndarray:
         """Return float32 vectors (n, dim) of texts, or of images (paths, bytes, PIL images, uint8 arrays (h, w, 3))."""
@@ -61,6 +72,17 @@ class Encoder:
         """Return float32 vectors (n, dim) of preprocessed items, one array for each space from `layer_spaces`."""
         layers = tuple(space.layer for space in spaces if space.layer is not None)
         return _encode(self, lambda batch: self.run_layers(batch, layers), spaces, items, batch_size)
+
+    def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the number of tokens of each text before truncation, with the prompt and all special tokens.
+
+        A text with more tokens than `card.max_length` is truncated to that number. If that is None, none is truncated.
+        """
+        if self.count is None:
+            raise InputError(f"`encoder` {self.card.name!r} must be a text encoder to count tokens.")
+        parts = [texts[at : at + COUNTED] for at in range(0, len(texts), COUNTED)]
+        counts = [self.count([self.load(text) for text in part]) for part in parts]
+        return np.array([n for part in counts for n in part], dtype=np.int64)
 
     def layer_spaces(self, layers: str | Sequence[int] = "all") -> list[Space]:
         """Return the spaces of the chosen layers, in the order of the model. Negative layers count from the end.
@@ -125,6 +147,7 @@ def embed(  # noqa: PLR0913 - the whole job in one call
     dtype: str = "float32",
     layers: str | Sequence[int] | None = None,
     limit: int | None = None,
+    id_column: IdColumn | None = None,
     **settings: Any,
 ) -> int:
     """Embed every item of `data` and write the vectors, with their ids, to the Parquet file `out`.
@@ -140,8 +163,8 @@ def embed(  # noqa: PLR0913 - the whole job in one call
         encoder: A name in the catalogue, a card, a Hub id, a folder or a file of weights (see `encoders.catalogue`), or
             a loaded `Encoder`. `device`, `precision` and `settings` are ignored for a loaded one.
         data: A folder or .zip of images (ids: paths inside it), a .txt with one text per line (ids: line numbers from
-            0), or `table.parquet:column` (also .csv, .tsv) with texts, image bytes or image paths (ids: the column
-            `id`, else row numbers).
+            0), or `table.parquet:column` (also .csv, .tsv) with texts, image bytes or image paths (ids: see
+            `id_column`; without such a column, row numbers).
         out: The file to write, or the folder if `layers` is set. It must not exist.
         batch_size: Number of items per forward pass.
         device: `auto` (CUDA if available, else Apple's MPS, else the CPU), or a PyTorch device such as `cuda:1`.
@@ -150,8 +173,10 @@ def embed(  # noqa: PLR0913 - the whole job in one call
         dtype: Type in which vectors are stored: `float32` or `float16`.
         layers: `all`, or the numbers of layers; negative numbers count from the end.
         limit: Maximum number of items to embed, evenly spaced over the data. Default: None, embed all items.
+        id_column: The column of the table that contains the ids. By default, it is chosen as by `repstitch.read`: the
+            column `id`, else one with another usual name.
         **settings: Settings that replace those of the card: `name`, `pooling`, `layer`, `role`, `prompt`, `normalise`,
-            `skip_first`, `max_length`, `input_size`, `model_args`, `checkpoint` and `architecture` (see
+            `skip_first`, `max_length`, `modality`, `input_size`, `model_args`, `checkpoint` and `architecture` (see
             `catalogue.resolve`).
 
     Returns:
@@ -171,34 +196,73 @@ def embed(  # noqa: PLR0913 - the whole job in one call
             raise InputError("`layer` and `layers` cannot be combined; omit one of them.")
         settings["layer"] = -1  # so that the defaults for a single layer, such as its pooling, apply to each
     if isinstance(encoder, Encoder):
-        model, items = encoder, read_items(data, encoder.space.modality, limit)
+        model, items = encoder, read_items(data, encoder.space.modality, limit, id_column)
     else:
         card = resolve(encoder, **settings)
-        items = read_items(data, modality(card), limit)  # before the model is loaded, so that errors appear at once
+        # Items are read before the model is loaded, so that errors appear at once.
+        items = read_items(data, modality(card), limit, id_column)
         model = load_encoder(card, device=device, precision=precision)
     spaces = None if layers is None else model.layer_spaces(layers)
     part = batch_size * (TEXT_PART if model.space.modality == "text" else 1)
 
-    def produce(start: int) -> Iterator[tuple[np.ndarray, Any]]:
+    def produce(start: int) -> Iterator[tuple]:
         from tqdm import tqdm
 
         with tqdm(total=len(items.ids), initial=start, delay=1, unit="row", desc=model.space.name) as progress:
-            for loaded in _load_ahead(items.values[start:], model.load, part):
-                ids = np.array(items.ids[start : start + len(loaded)], dtype=object)
+            for batch in _load_ahead(items.values[start:], partial(_load_and_hash, model.load), part):
+                hashes, loaded = zip(*batch, strict=True)
+                ids = items.ids[start : start + len(loaded)]
                 if spaces is None:
-                    yield ids, model.encode_loaded(loaded, batch_size)
+                    vectors: Any = model.encode_loaded(loaded, batch_size)
                 else:
-                    yield ids, model.encode_layers(loaded, spaces, batch_size)
+                    vectors = model.encode_layers(loaded, spaces, batch_size)
+                yield hash_items(ids, hashes), np.array(ids, dtype=object), vectors
                 start += len(loaded)
                 progress.update(len(loaded))
 
-    job = {"space": model.space.to_dict(), "card": asdict(replace(model.card, checkpoint=None))}
-    job |= {"weights": model.card.revision or _fingerprint(model.model), "precision": model.precision}
-    job |= {"dtype": dtype, "data": items.stamp}
+    made_by = {"space": model.space.to_dict(), "card": asdict(replace(model.card, checkpoint=None))}
+    made_by |= {"weights": model.card.revision or _fingerprint(model.model), "precision": model.precision}
+    made_by |= {"dtype": dtype} | ({} if spaces is None else {"layers": [space.layer for space in spaces]})
+    job = Job(made_by, len(items.ids), produce, items.hashes)
+    metadata = _truncated(model, items.values, data)
     if spaces is None:
-        return write_stream(out, model.space, produce, job, dtype=dtype)
-    job |= {"layers": [space.layer for space in spaces]}
-    return write_layers(out, spaces, produce, job, dtype=dtype)
+        return write_stream(out, model.space, job, dtype=dtype, metadata=metadata)
+    return write_layers(out, spaces, job, dtype=dtype, metadata=metadata)
+
+
+def _truncated(model: Encoder, texts: list, data: str | os.PathLike[str]) -> dict[str, str]:
+    """Count the texts that the encoder will truncate, and warn of them. Return the count as metadata of the file."""
+    if model.count is None:
+        return {}
+    limit = model.card.max_length
+    counts = model.count_tokens(texts)
+    n_cut = 0 if limit is None else int((counts > limit).sum())
+    if n_cut:
+        log.warning(
+            "%s: %d of %d texts are truncated to %d tokens (the longest has %d); what follows has no effect on their "
+            "vectors. Split these texts, or set `max_length` if the model has room for more.",
+            data,
+            n_cut,
+            len(texts),
+            limit,
+            counts.max(),
+        )
+    return {TRUNCATED_KEY: str(n_cut)}
+
+
+def _load_and_hash(load: Callable, item: Any) -> tuple[bytes, Any]:
+    """Return a hash of the content of a text or an ImageFile, and the preprocessed item. The content is read once."""
+    if isinstance(item, str):
+        return content_hash(item), load(item)
+    hashes = []
+
+    def read() -> bytes:
+        content = item.read()
+        hashes.append(content_hash(content))
+        return content
+
+    loaded = load(ImageFile(item.name, read))
+    return hashes[0], loaded
 
 
 def _load_ahead(items: Sequence, load: Callable, size: int) -> Iterator[list]:
@@ -259,8 +323,13 @@ def from_module(
     opened = open_device(device)
     precision = ("bfloat16" if opened.type == "cuda" else "float32") if precision == "auto" else precision
     model = model.eval().to(opened)
-    make_steps = text_steps if tokenizer is not None else image_steps
-    card, layers, sample, load, forward = make_steps(model, card, tokenizer, opened)
+    if tokenizer is None:
+        make_steps = image_steps
+    elif isinstance(model, torch.nn.EmbeddingBag):
+        make_steps = static_steps
+    else:
+        make_steps = vision_steps if modality(card) == "image" else text_steps
+    card, layers, sample, load, forward, count = make_steps(model, card, tokenizer, opened)
 
     @torch.inference_mode()
     def run_layers(batch: list, chosen: Sequence[int | None]) -> list["Tensor"]:
@@ -276,7 +345,7 @@ def from_module(
     if len(shape) != 1 or card.dim not in (None, shape[0]):
         raise InputError(f"`encoder` {card.name!r} must return vectors of `dim` {card.dim or 'n'}; got shape {shape}.")
     card = replace(card, dim=shape[0])
-    return Encoder(card, _space(card, model), model, precision, layers, sample, load, run, run_layers)
+    return Encoder(card, _space(card, model), model, precision, layers, sample, load, run, run_layers, count)
 
 
 def save(encoder: Encoder, folder: str | os.PathLike) -> Path:
@@ -304,7 +373,7 @@ def _space(card: Card, model: "nn.Module") -> Space:
         dim=card.dim or 0,
         encoder=card.encoder,
         revision=card.revision,
-        pooling=f"{card.pooling}, first token left out" if card.skip_first else card.pooling,
+        pooling="".join([card.pooling or "", *(words for field, words in LEFT_OUT.items() if getattr(card, field))]),
         layer=card.layer,
         normalised=bool(card.normalised),
         modality=modality(card),
@@ -326,6 +395,7 @@ def _fingerprint(model: "nn.Module") -> str:
     return total.hexdigest()
 
 
+LEFT_OUT = {"skip_first": ", first token left out", "skip_prompt": ", prompt left out"}
 DTYPES = ("float32", "float16")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 

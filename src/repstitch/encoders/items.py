@@ -1,11 +1,11 @@
 """List the items to embed, with their ids: images in a folder or zip, lines of text, or a column of a table."""
 
 import hashlib
-import io
 import itertools
+import logging
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from repstitch.embeddings.ids import IdColumn, column_texts
 from repstitch.embeddings.rows import check_unique
-from repstitch.embeddings.tables import read_table
+from repstitch.embeddings.tables import read_column_with_ids
+from repstitch.encoders.images import ImageFile
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_items_exist, split_column
+from repstitch.lines import read_lines
+
+log = logging.getLogger(__name__)
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+OTHER_IMAGES = (".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tif", ".tiff")  # not read, but warned of
 Listing = tuple[list[str], list, list[str]]  # ids, values, and one stamp per item that changes with its content
 
 
@@ -30,47 +36,36 @@ class Items:
     values: list
     stamp: str
 
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image that is read only when an encoder loads it. Messages call it `name`."""
-
-    name: str
-    read: Callable[[], bytes]
-
-
-def open_image(item: Any) -> Any:
-    """Open an image as a PIL image. Raises InputError if it cannot be read.
-
-    `item` is a path, bytes, an ImageFile, a PIL image or a uint8 array (h, w, 3).
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(item, Image.Image):
-        return item
-    if isinstance(item, np.ndarray):
-        return Image.fromarray(item)
-    if isinstance(item, str | os.PathLike):
-        item = ImageFile(str(item), Path(item).read_bytes)
-    elif isinstance(item, bytes):
-        item = ImageFile(f"an image of {len(item)} bytes", partial(bytes, item))
-    try:
-        image = Image.open(io.BytesIO(item.read()))
-        image.load()
-    except Exception as error:  # the readers of image formats and archives raise nearly every exception
-        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else one_line(error)
-        raise InputError(
-            f"`data`: {item.name} must be an image that can be read; {reason}. Repair or remove it."
-        ) from None
-    return image
+    def hashes(self, sizes: Iterable[int]) -> Iterator[str]:
+        """Yield a hash of the ids and the content of the items, in batches of these sizes from the first item on."""
+        start = 0
+        for size in sizes:
+            part = slice(start, start + size)
+            yield hash_items(self.ids[part], map(content_hash, self.values[part]))
+            start += size
 
 
-def read_items(data: str | os.PathLike, modality: str, limit: int | None = None) -> Items:
+def hash_items(ids: Iterable[str], content_hashes: Iterable[bytes]) -> str:
+    """Return a hash of items from their ids and the hashes of their content."""
+    digest = hashlib.sha256("\0".join(ids).encode())
+    digest.update(b"".join(content_hashes))
+    return digest.hexdigest()
+
+
+def content_hash(item: str | bytes | ImageFile) -> bytes:
+    """Return a hash of a text, or of an image as it is stored."""
+    content = item.read() if isinstance(item, ImageFile) else item
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).digest()
+
+
+def read_items(
+    data: str | os.PathLike, modality: str, limit: int | None = None, id_column: IdColumn | None = None
+) -> Items:
     """List the items of `data` for an encoder of a modality; see `embed` for the forms of `data`.
 
     The column of a table follows a colon, as in `table.csv:text`. For a .csv or .tsv without a header, it is a number
-    counted from 0. With `limit`, only that number of items is listed, evenly spaced. Raises InputError on repeated ids
-    and on empty texts.
+    counted from 0. The ids of a table are those of `id_column`, by the rules of `repstitch.read`. With `limit`, only
+    that number of items is listed, evenly spaced. Raises InputError on repeated ids and on empty texts.
     """
     if limit is not None and limit < 1:
         raise InputError(f"`limit` must be at least 1; got {limit}.")
@@ -81,14 +76,16 @@ def read_items(data: str | os.PathLike, modality: str, limit: int | None = None)
     if kind not in READERS:
         raise InputError(f"`data` must be a folder or a file of type {', '.join(list(READERS)[1:])}; got {path.name}.")
     if kind in {"text": ("folder", ".zip"), "image": (".txt",)}.get(modality, ()):
+        advice = " If the encoder embeds images, set `modality` to image." if modality == "text" else ""
         raise InputError(
             f"`data` {path.name} must contain {modality}s, which the encoder embeds; a {kind} cannot contain them."
+            + advice
         )
     try:
-        ids, values, stamps = READERS[kind](path, column, modality)
+        ids, values, stamps = READERS[kind](path, column, modality, id_column)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # these include Arrow's errors
+    except Exception as error:  # the readers of damaged files and archives raise nearly every exception
         raise InputError(f"`data` {location} cannot be read: {one_line(error)}") from None
     if not ids:
         raise InputError(f"`data` {location} must contain at least one item ({', '.join(IMAGES)} or text); got none.")
@@ -106,40 +103,51 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGES and not path.name.startswith(".")
 
 
-def _read_folder(path: Path, column: str | None, modality: str) -> Listing:
-    files = sorted((p for p in path.rglob("*") if _is_image(p)), key=lambda p: p.relative_to(path).as_posix())
+def _warn_of_others(source: Path, paths: list[Path]) -> None:
+    """Warn of images in formats that are not read, which would otherwise be missing without a word."""
+    others = sorted(p for p in paths if p.suffix.lower() in OTHER_IMAGES and not p.name.startswith("."))
+    if others:
+        log.warning(
+            "%s contains %d images that are not read and have no vectors (first: %s); convert them to %s.",
+            source,
+            len(others),
+            others[0],
+            ", ".join(IMAGES),
+        )
+
+
+def _read_folder(path: Path, column: str | None, modality: str, id_column: IdColumn | None) -> Listing:
+    paths = list(path.rglob("*"))
+    _warn_of_others(path, [p.relative_to(path) for p in paths])
+    files = sorted(filter(_is_image, paths), key=lambda p: p.relative_to(path).as_posix())
     ids = [p.relative_to(path).as_posix() for p in files]
     return ids, [ImageFile(str(p), p.read_bytes) for p in files], [_file_stamp(p) for p in files]
 
 
-def _read_zip(path: Path, column: str | None, modality: str) -> Listing:
+def _read_zip(path: Path, column: str | None, modality: str, id_column: IdColumn | None) -> Listing:
     archive = zipfile.ZipFile(path)
+    _warn_of_others(path, [Path(m.filename) for m in archive.infolist()])
     members = sorted((m for m in archive.infolist() if _is_image(Path(m.filename))), key=lambda m: m.filename)
     images = [ImageFile(f"{path.name}/{m.filename}", partial(archive.read, m)) for m in members]
     return [m.filename for m in members], images, [f"{m.file_size} {m.CRC}" for m in members]
 
 
-def _read_lines(path: Path, column: str | None, modality: str) -> Listing:
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+def _read_lines(path: Path, column: str | None, modality: str, id_column: IdColumn | None) -> Listing:
+    lines = read_lines(path, "data")
     ids = [str(i) for i in range(len(lines))]
     _check_texts(lines, lambda i: f"line {i + 1} of {path.name}")
     return ids, lines, lines
 
 
-def _read_table(path: Path, column: str | None, modality: str) -> Listing:
+def _read_table(path: Path, column: str | None, modality: str, id_column: IdColumn | None) -> Listing:
     numbered = column is not None and column.isdigit() and path.suffix.lower() != ".parquet"
-    text_columns = (f"f{column}" if numbered else str(column), "id")
-    table = read_table(path, "data", text_columns, only_text=True, header=not numbered)
-    name = f"f{column}" if column and column.isdigit() and column not in table.column_names else column
-    if name not in table.column_names:
-        raise InputError(
-            f"`data` must name a column of {path.name} as {path.name}:COLUMN, one of {', '.join(table.column_names)}; "
-            f"got {column}."
-        )
-    values = table.column(name).to_pylist()
-    ids = [str(i) for i in range(len(values))]
-    if "id" in table.column_names and name != "id":
-        ids = [str(value) for value in table.column("id").to_pylist()]
+    name = f"f{column}" if numbered else column
+    table = read_column_with_ids(path, name, "data", id_column, header=not numbered)
+    values = table.column(0).to_pylist()
+    if table.num_columns == 2:
+        ids = column_texts(table.column(1), f"Column {table.column_names[1]!r} of {path.name}").tolist()
+    else:
+        ids = [str(i) for i in range(len(values))]
 
     def row_name(i: int) -> str:
         return f"row {i} of {path.name}:{column}"

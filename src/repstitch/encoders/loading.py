@@ -1,8 +1,6 @@
 """Load the model of a card from a local checkpoint or folder, or from the Hugging Face Hub."""
 
 import hashlib
-import json
-import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,28 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 from repstitch.encoders import catalogue
 from repstitch.encoders.catalogue import Card
+from repstitch.encoders.folders import open_folder
+from repstitch.encoders.sentence import weight_folders
 from repstitch.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-log = logging.getLogger(__name__)
-
 
 def digest(path: Path) -> str:
     """Return the first 16 hex digits of the SHA-256 of a file or folder of weights.
 
-    For a folder, the hash covers all files with the first ending of `catalogue.WEIGHTS` that occurs in it.
+    For a folder, the hash covers all files with the first ending of `catalogue.WEIGHTS` that occurs in it, and those in
+    the folders of its modules.
     """
-    files = (
-        [path] if path.is_file() else next(filter(None, (sorted(path.glob(f"*{s}")) for s in catalogue.WEIGHTS)), [])
-    )
     total = hashlib.sha256()
-    for file in files:
+    for file in [path] if path.is_file() else _weight_files(path):
         with open(file, "rb") as stream:
             while chunk := stream.read(1 << 20):
                 total.update(chunk)
     return total.hexdigest()[:16]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    by_ending = ([sorted(part.glob(f"*{s}")) for s in catalogue.WEIGHTS] for part in weight_folders(folder))
+    return [file for endings in by_ending for file in next(filter(None, endings), [])]
 
 
 def _local(card: Card) -> tuple[Path, Card]:
@@ -53,10 +54,15 @@ def _from_hub(repo: str, card: Card) -> tuple[Path, Card]:
     """Download a Hub repository. Return its local folder, and the card with the commit as its revision."""
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors", "*_Dense/*"]
-    folder = Path(snapshot_download(repo, revision=card.revision, allow_patterns=patterns))
-    if not any(folder.glob("model*.safetensors")):
-        folder = Path(snapshot_download(repo, revision=card.revision, allow_patterns=[*patterns, "pytorch_model*.bin"]))
+    def download(*patterns: str) -> Path:
+        settings = ["*.json", "*.txt", "*.model"]
+        return Path(snapshot_download(repo, revision=card.revision, allow_patterns=[*settings, *patterns]))
+
+    folder = download("model*.safetensors")
+    for ending in ("model*.safetensors", "pytorch_model*.bin"):
+        parts = [part for part in weight_folders(folder) if not any(part.glob("model*.safetensors"))]
+        if parts:
+            download(*((part.relative_to(folder) / ending).as_posix() for part in parts))
     return folder, replace(card, revision=folder.name)
 
 
@@ -132,73 +138,8 @@ def _open_torchvision(card: Card) -> tuple["nn.Module", Card, None]:
 
 
 def _open_transformers(card: Card) -> tuple["nn.Module", Card, Any]:
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModelWithProjection
-
-    class TextTower(CLIPTextModelWithProjection):
-        """The text tower of a CLIP model. The image tower is loaded by timm."""
-
-        _keys_to_ignore_on_load_unexpected = ["^vision_model", "^visual_projection", "^logit_scale"]  # noqa: RUF012
-
     folder, card = _local(card) if card.checkpoint else _from_hub(card.encoder.partition(":")[2], card)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    clip = AutoConfig.from_pretrained(folder).model_type == "clip"
-    kind: Any = TextTower if clip else AutoModel
-    model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    # Sentence encoders omit an unused pooler or decoder. Any other missing weight would stay random.
-    missing = [key for key in report["missing_keys"] if not key.startswith(("pooler.", "decoder."))]
-    if missing:
-        raise InputError(f"`checkpoint` {folder.name} must contain all weights of its model; {missing[0]} is missing.")
-    model = model.get_encoder() if model.config.is_encoder_decoder else model
-    card = replace(card, architecture=card.architecture or model.config.model_type)
-    card = replace(card, pooling=card.pooling or ("none" if clip and card.layer is None else None))
-    steps = [(step["type"].rpartition(".")[2], folder / step["path"]) for step in _json(folder / "modules.json") or []]
-    dense = [_dense(path) for kind, path in steps if kind == "Dense"]
-    if dense:
-        model.sentence_head = torch.nn.Sequential(*dense)  # a submodule, so that it moves to the device with the model
-    return model, _sentence_settings(folder, dict(steps), card), tokenizer
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _dense(folder: Path) -> "nn.Module":
-    """Load the dense step of a Sentence Transformers model: a linear layer and an activation that follow pooling."""
-    import torch
-    from timm.models import load_state_dict
-
-    config = _json(folder / "config.json")
-    activation = str(config.get("activation_function", "Identity")).rpartition(".")[2]
-    if activation not in ACTIVATIONS:
-        raise InputError(
-            f"`checkpoint` step {folder.name} must have the activation {' or '.join(ACTIVATIONS)}; got {activation}."
-        )
-    linear = torch.nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
-    file = next((f for f in (folder / "model.safetensors", folder / "pytorch_model.bin") if f.is_file()), None)
-    if file is None:
-        raise InputError(f"`checkpoint` step {folder.name} must contain its weights; there is no model.safetensors.")
-    state = load_state_dict(str(file), weights_only=True)
-    linear.load_state_dict({key.removeprefix("linear."): value.float() for key, value in state.items()})
-    return torch.nn.Sequential(linear, getattr(torch.nn, activation)())
-
-
-def _sentence_settings(folder: Path, steps: dict[str, Path], card: Card) -> Card:
-    """Return the card, with unstated pooling, maximum length and normalisation from a Sentence Transformers folder."""
-    unknown = sorted(set(steps) - {"Transformer", "Pooling", "Dense", "Normalize"})
-    if unknown:
-        log.warning(
-            "%s also has a step %s, which is not supported; its vectors are computed without it.", card.name, unknown[0]
-        )
-    modes = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
-    pooling = _json(steps.get("Pooling", folder / "1_Pooling") / "config.json")
-    chosen = [mode for name, mode in modes.items() if pooling.get(f"pooling_mode_{name}")]
-    settings = {
-        "pooling": chosen[0] if chosen else "mean",
-        "normalised": "Normalize" in steps,
-        "max_length": _json(folder / "sentence_bert_config.json").get("max_seq_length"),
-    }
-    return replace(card, **{key: value for key, value in settings.items() if getattr(card, key) is None})
+    return open_folder(folder, card)
 
 
 def _open_api(card: Card) -> tuple["nn.Module", Card, Any]:
@@ -215,4 +156,3 @@ LIBRARIES = {
     "api": _open_api,
 }
 BUILDERS = {"mobilenetv1_025": _mobilenetv1_025}
-ACTIVATIONS = ("Identity", "Tanh")
