@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
-from helpers.spaces import affine_image, cone, embeddings, gaussian, names, pairs_of, shared_latent, split_at, unrelated
+from helpers.spaces import affine_image, embeddings, gaussian, names, pairs_of, shared_latent, split_at, unrelated
 
 from repstitch.embeddings.checks import (
     check,
-    directions,
     effective_rank,
-    find_near_duplicates,
     refuse_leaks,
     refuse_shift,
 )
@@ -172,81 +170,6 @@ def test_effective_rank_is_the_count_of_equal_values_and_less_where_they_differ(
     assert effective_rank(np.array([1.0, 0, 0])) == pytest.approx(1)
     assert 1 < effective_rank(np.array([3.0, 1.0])) < 2
     assert effective_rank(np.zeros(3)) == 0
-
-
-def test_directions_are_unit_rows_whatever_their_size():
-    X = gaussian(30, 5) * np.float32(10.0) ** np.linspace(-30, 30, 30, dtype=np.float32)[:, None]
-    np.testing.assert_allclose(np.linalg.norm(directions(X), axis=1), 1, rtol=1e-6)
-    assert not directions(np.zeros((2, 3), dtype=np.float32)).any()
-
-
-# --- near duplicates --------------------------------------------------------------------------------------------------
-
-
-def nearly_repeating(noise: float, sides: str = "XY", make=gaussian, n: int = 400):
-    """Return 400 pairs with 240 training rows. Rows 300 … 319, of the test part, repeat rows 0 … 19 up to noise."""
-    X, Y = make(n, 32, seed=0), make(n, 24, seed=1)
-    for side, seed in (("X", 2), ("Y", 3)):
-        rows = X if side == "X" else Y
-        if side in sides:
-            spread = rows.std(0).mean()
-            rows[300:320] = rows[:20] + np.float32(noise * spread) * gaussian(20, rows.shape[1], seed)
-    return pairs_of(X, Y), split_at(n, 240, 60)
-
-
-@pytest.mark.parametrize("make", [gaussian, cone])
-@pytest.mark.parametrize("noise", [0.0, 0.001, 0.05])
-def test_exactly_the_near_duplicates_of_training_pairs_are_found(make, noise):
-    pairs, split_ = nearly_repeating(noise, make=make)
-    np.testing.assert_array_equal(np.flatnonzero(find_near_duplicates(pairs, split_)), np.arange(300, 320))
-
-
-@pytest.mark.parametrize("spread", [0.3, 0.03, 0.003])
-def test_unrelated_rows_of_a_cone_are_not_near_duplicates(spread):
-    pairs = pairs_of(cone(400, 32, spread), cone(400, 24, spread, seed=1))
-    assert not find_near_duplicates(pairs, split_at(400, 240, 60)).any()
-
-
-@pytest.mark.parametrize("rank", [4, 8])
-def test_neighbours_in_a_crowded_space_are_not_near_duplicates(rank):
-    """In a space of few directions the nearest of many rows is near without being a duplicate."""
-    X, Y = shared_latent(4000, rank=rank, d_source=16, d_target=16, noise=0.01)
-    assert find_near_duplicates(pairs_of(X, Y), split_at(4000, 2400, 600)).mean() < 0.02
-
-
-def test_rows_near_in_one_space_only_are_not_near_duplicates():
-    for sides in "XY":
-        pairs, split_ = nearly_repeating(0.001, sides)
-        assert not find_near_duplicates(pairs, split_).any()
-
-
-def test_rows_near_two_different_training_pairs_are_not_near_duplicates():
-    pairs, split_ = nearly_repeating(0.0)
-    pairs.Y[300:320] = pairs.Y[100:120]
-    assert not find_near_duplicates(pairs, split_).any()
-
-
-def test_near_duplicates_are_found_even_if_most_held_out_rows_have_one():
-    X, Y = gaussian(100, 32), gaussian(100, 24, 1)
-    four = [
-        np.concatenate([side + np.float32(0.02) * gaussian(len(side), side.shape[1], s) for s in range(4)])
-        for side in (X, Y)
-    ]
-    assert find_near_duplicates(pairs_of(*four), split_at(400, 240, 60))[240:].all()
-
-
-def test_near_duplicates_do_not_depend_on_the_tile_size(monkeypatch):
-    pairs, split_ = nearly_repeating(0.05)
-    whole = find_near_duplicates(pairs, split_)
-    monkeypatch.setattr("repstitch.embeddings.checks.TILE_ROWS", 37)
-    np.testing.assert_array_equal(find_near_duplicates(pairs, split_), whole)
-
-
-def test_the_projection_misses_no_near_duplicate(monkeypatch):
-    pairs, split_ = nearly_repeating(0.05)
-    whole = find_near_duplicates(pairs, split_)
-    monkeypatch.setattr("repstitch.embeddings.checks.PROJECTED", 2)
-    np.testing.assert_array_equal(find_near_duplicates(pairs, split_), whole)
 
 
 def test_near_duplicates_give_a_note_and_no_error(caplog):

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repstitch.embeddings.cells import directions
 from repstitch.embeddings.fingerprints import repeated_rows, row_fingerprints
+from repstitch.embeddings.near_duplicates import find_near_duplicates
 from repstitch.embeddings.pairs import Pairs, repeated_pairs
 from repstitch.embeddings.splitting import Split
 from repstitch.errors import InputError
-from repstitch.precision import exact_products
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +20,8 @@ LAGS = (-3, -2, -1, 0, 1, 2, 3)
 BLOCKS, BLOCK_ROWS, LEAST_ROWS, FAR_SHIFTS = 4, 512, 40, 40
 # Robust deviations above the median far shift that prove a shift, or that the rows are related at all.
 SHIFT_DEVIATIONS, RELATED_DEVIATIONS = 6.0, 4.0
-MOST_GAP, GAP_SHARE, LEAST_GAP = 0.01, 0.02, 1e-5
 ROUNDING = 1e-6
-PROJECTED, TILE_ROWS, SAMPLE_ROWS = 64, 2048, 2048
+TILE_ROWS, SAMPLE_ROWS = 2048, 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def check(pairs: Pairs, split: Split, output_norm: str = "unit") -> Findings:
             "The pairs look unrelated: matched rows are no more alike than rows far apart. Check that both sides have "
             "the same items in the same order."
         )
-    near_duplicates = find_near_duplicates(pairs, split)
+    near_duplicates = find_near_duplicates(pairs, split.train)
     held_out, name = (split.test, "test") if len(split.test) else (split.calibrate, "validation")
     n_near = int(near_duplicates[held_out].sum())
     if n_near:
@@ -133,14 +133,6 @@ def effective_rank(values: np.ndarray) -> float:
     values = values[values > 0]
     shares = values / values.sum() if len(values) else values
     return float(np.exp(-(shares * np.log(shares)).sum())) if len(values) else 0.0
-
-
-def directions(X: np.ndarray) -> np.ndarray:
-    """Return the rows (n, d) at unit length, float32, without overflow or underflow; rows of zeros stay zeros."""
-    largest = np.abs(X).max(axis=1, keepdims=True)
-    X = X / np.where(largest > 0, largest, 1).astype(np.float32)
-    norms = np.linalg.norm(X, axis=1, keepdims=True)
-    return X / np.where(norms > 0, norms, 1)
 
 
 # --- both sides -------------------------------------------------------------------------------------------------------
@@ -259,82 +251,6 @@ def _winning_lag(scores: Tensor) -> int:
     return LAGS[best] if deviations[best] >= needed else 0
 
 
-@exact_products()
-def find_near_duplicates(pairs: Pairs, split: Split) -> np.ndarray:
-    """Return a mask (n,) of the held-out pairs that nearly repeat a single training pair in both spaces.
-
-    The gap between two rows is one minus the cosine of their unit rows after the training mean is subtracted. Without
-    the subtraction, all rows of a narrow cone would look alike. Two rows are near if their gap is at most 0.01 and at
-    most a fiftieth of the typical gap to the tenth nearest training row, so that neighbours in a crowded space do not
-    count. Rows with a gap up to 0.00001 are near in any space. The result is exact. It is computed in tiles and needs
-    O(tile² + 64 n) memory in addition to the rows. Rows are first projected on 64 main directions of each side. A
-    projection only brings rows nearer, so it rules out nearly all pairs at a sixteenth of the cost of full products of
-    1,024 dimensions. Only the remaining pairs are compared in full.
-    """
-    near_duplicates = np.zeros(len(pairs), dtype=bool)
-    held_out = np.setdiff1d(np.arange(len(pairs)), split.train)
-    spaces = [_ComparedSpace.of(X, split.train, held_out) for X in (pairs.X, pairs.Y)]
-    for at in range(0, len(held_out), TILE_ROWS):
-        rows = held_out[at : at + TILE_ROWS]
-        full = [space.centred(rows) for space in spaces]
-        projected = [queries @ space.basis for queries, space in zip(full, spaces, strict=True)]
-        for start in range(0, len(split.train), TILE_ROWS):
-            train_rows = split.train[start : start + TILE_ROWS]
-            candidates = torch.ones(len(rows), len(train_rows), dtype=torch.bool)
-            for space, queries in zip(spaces, projected, strict=True):
-                distances = _squared_distances(queries, space.projected[start : start + TILE_ROWS])
-                candidates &= distances <= 2 * space.limit + 1e-6
-            if not candidates.any():
-                continue
-            some, some_train = candidates.any(1), candidates.any(0)
-            for space, queries in zip(spaces, full, strict=True):
-                references = space.centred(train_rows[some_train.numpy()])
-                candidates[some.nonzero(), some_train.nonzero().T] &= 1 - queries[some] @ references.T <= space.limit
-            near_duplicates[rows[candidates.any(1).numpy()]] = True
-    return near_duplicates
-
-
-@dataclass(frozen=True, eq=False)
-class _ComparedSpace:
-    """The rows `X` of one space, prepared for the search for near duplicates.
-
-    `mean` (d,) is the mean of the training rows at unit length, `basis` (d, 64) are the main directions, and
-    `projected` (n_train, 64) are the training rows on these directions. Rows with a gap up to `limit` are near.
-    """
-
-    X: np.ndarray
-    mean: np.ndarray
-    basis: Tensor
-    projected: Tensor
-    limit: float
-
-    @classmethod
-    def of(cls, X: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> "_ComparedSpace":
-        tiles = np.array_split(train, -(-len(train) // TILE_ROWS))
-        mean = np.mean([directions(X[tile]).mean(0) for tile in tiles], 0).astype(np.float32)
-        unprepared = cls(X, mean, torch.zeros(0), torch.zeros(0), 0.0)
-        sample = unprepared.centred(train[_spread_out(len(train), SAMPLE_ROWS)])
-        # Any orthonormal basis is exact; a basis near the main directions rules out most pairs (Halko et al. 2011).
-        guess = torch.randn(sample.shape[1], min(PROJECTED, *sample.shape), generator=torch.Generator().manual_seed(0))
-        basis = torch.linalg.qr(sample.T @ (sample @ guess)).Q
-        projected = torch.cat([unprepared.centred(tile) @ basis for tile in tiles])
-        queries = unprepared.centred(held_out[_spread_out(len(held_out), 256)])
-        k = min(10, len(train))
-        cosines = [(queries @ unprepared.centred(tile).T).topk(min(k, len(tile)), dim=1).values for tile in tiles]
-        typical = float((1 - torch.cat(cosines, 1).topk(k, dim=1).values[:, -1]).median())
-        return cls(X, mean, basis, projected, min(max(GAP_SHARE * typical, LEAST_GAP), MOST_GAP))
-
-    def centred(self, rows: np.ndarray) -> Tensor:
-        """Scale these rows (m, d) to unit length, subtract the training mean, and scale them to unit length again."""
-        U = directions(self.X[rows]) - self.mean
-        return torch.from_numpy(U / np.maximum(np.linalg.norm(U, axis=1, keepdims=True), 1e-12))
-
-
 def _spread_out(n: int, most: int) -> np.ndarray:
     """Return at most `most` evenly spaced positions out of `n`."""
     return np.linspace(0, n - 1, min(n, most)).astype(int)
-
-
-def _squared_distances(A: Tensor, B: Tensor) -> Tensor:
-    """Squared distances (n, m) between the rows of `A` and `B`."""
-    return A.square().sum(1)[:, None] + B.square().sum(1)[None, :] - 2 * A @ B.T
