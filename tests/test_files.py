@@ -1,4 +1,7 @@
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from repstitch.files import (
     check_picture,
     check_stitcher_exists,
     data_folder,
+    locked,
     split_column,
     split_key,
     written_whole,
@@ -118,13 +122,17 @@ def test_an_error_names_the_file_or_the_output_that_contains_it(tmp_path):
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
-    with pytest.raises(InputError, match=r"`out` .*x cannot be written: .*No such file"), written_whole(tmp_path / "x"):
-        assert not entries(tmp_path)
+    with (
+        pytest.raises(InputError, match=r"`out` .*x cannot be written: .*No such file"),
+        written_whole(tmp_path / "x") as path,
+    ):
+        assert not path.exists()
+    assert not entries(tmp_path)
 
 
 def test_an_unwritable_path_raises_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
-    for target in (tmp_path / "file" / "x", tmp_path / "none" / "x", tmp_path / ("x" * 254)):
+    for target in (tmp_path / "file" / "x", tmp_path / "none" / "x", tmp_path / ("x" * 256)):
         with pytest.raises(InputError, match=r"`out` .* cannot be written"), written_whole(target) as path:
             path.write_text("half")
     assert entries(tmp_path) == {"file"}
@@ -137,6 +145,121 @@ def test_a_file_does_not_replace_a_folder(tmp_path):
         path.write_text("new")
     assert entries(tmp_path / "x") == {"a"}
     assert entries(tmp_path) == {"x"}
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    for name in ("x" * 255, "é" * 127, ".repstitch.loc", ".repstitch.lock.json"):
+        with written_whole(tmp_path / name) as path:
+            path.write_text("all of it")
+        assert (tmp_path / name).read_text() == "all of it"
+
+
+def test_missing_folders_are_created_on_request(tmp_path):
+    with written_whole(tmp_path / "a" / "b" / "s", parents=True) as folder:
+        folder.mkdir()
+    assert (tmp_path / "a" / "b" / "s").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_content_and_folders_are_synced_before_and_after_the_rename(tmp_path, monkeypatch, kind):
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def sync(descriptor):
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def rename(source, target):
+        events.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", rename)
+    with written_whole(tmp_path / "x") as path:
+        if kind == "folder":
+            path.mkdir()
+            path = path / "a"
+        path.write_text("1")
+    assert events == [*(["a"] if kind == "folder" else []), "x", "rename", tmp_path.name]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error_but_a_file_is(tmp_path, monkeypatch):
+    def refuse(kinds):
+        def fsync(descriptor):
+            if Path(os.readlink(f"/proc/self/fd/{descriptor}")).is_dir() in kinds:
+                raise OSError(22, "Invalid argument")
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    refuse({True})
+    with written_whole(tmp_path / "x") as path:
+        path.write_text("1")
+    refuse({False})
+    with (
+        pytest.raises(InputError, match=r"cannot be written: .*Invalid argument"),
+        written_whole(tmp_path / "y") as path,
+    ):
+        path.write_text("1")
+    assert entries(tmp_path) == {"x"}
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from repstitch.files import written_whole
+with written_whole(Path(sys.argv[1])) as path:
+    path.mkdir()
+    (path / "a").write_text("half")
+    if sys.argv[2] == "killed":
+        os._exit(137)
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def writer(target: Path, ending: str) -> subprocess.Popen:
+    """Start a process that writes to `target` until its input is closed, or is killed."""
+    command = [sys.executable, "-c", KILLED, str(target), ending]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_the_next_write_removes_what_killed_processes_left_and_nothing_else(tmp_path):
+    with writer(tmp_path / "alive", "lives") as alive:
+        assert alive.stdout.readline() == "writing\n"  # type: ignore[union-attr]
+        with writer(tmp_path / "killed", "killed") as killed:
+            assert killed.wait() == 137
+        assert len(entries(tmp_path)) == 2
+        with written_whole(tmp_path / "x") as path:
+            path.write_text("1")
+        assert len(entries(tmp_path)) == 2
+        alive.communicate("")
+        assert alive.returncode == 0
+    assert entries(tmp_path) == {"x", "alive"}
+
+
+def test_what_another_user_left_is_not_an_error(tmp_path, monkeypatch):
+    (tmp_path / ".repstitch-0123456789ab.tmp").mkdir()
+    flock = fcntl.flock
+
+    def refuse(file, operation):
+        if operation & fcntl.LOCK_NB:
+            raise PermissionError(13, "Permission denied")
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with written_whole(tmp_path / "x") as path:
+        path.write_text("1")
+    assert "x" in entries(tmp_path)
+
+
+def test_a_folder_is_locked_for_one_process_at_a_time_and_follows_a_rename(tmp_path):
+    with locked(tmp_path / "a") as first, locked(tmp_path / "a") as second:
+        assert (first, second) == (True, False)
+        (tmp_path / "a").rename(tmp_path / "b")
+        with locked(tmp_path / "a") as fresh, locked(tmp_path / "b") as moved:
+            assert (fresh, moved) == (True, False)
+    with locked(tmp_path / "b") as again:
+        assert again
 
 
 # --- the package's data -----------------------------------------------------------------------------------------------

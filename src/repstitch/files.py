@@ -4,13 +4,18 @@ Output paths are checked before any work starts. A file is written completely or
 or torch, so the command line can reject a path at once.
 """
 
+import fcntl
+import json
+import math
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from repstitch.errors import InputError, one_line
 from repstitch.names import FORMATS
@@ -20,6 +25,9 @@ PICTURES = (".png", ".svg", ".pdf")
 TABLES = (".parquet", ".csv", ".tsv")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
 DEFAULT_STITCHERS = "models/stitchers"
+MAX_JSON_BYTES = 2**26
+SCRATCH = ".repstitch-{}.tmp"  # a temporary folder
+LOCK = ".repstitch.lock"  # the file that is locked in a folder that only one process may use
 DEMO_MARK = "made-by-repstitch-demo"
 
 
@@ -174,23 +182,125 @@ def check_picture(path: str | os.PathLike, argument: str = "plot") -> Path:
     return target
 
 
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file of at most `MAX_JSON_BYTES`. Raises as `check_regular` and `json.loads`."""
+    check_regular(path, MAX_JSON_BYTES)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_regular(path: Path, max_bytes: float = math.inf) -> None:
+    """Raise ValueError unless the path is a regular file of this size. Reading others, such as pipes, may never end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path.name} must be a regular file.")
+    if status.st_size > max_bytes:
+        raise ValueError(f"{path.name} must have at most {max_bytes} bytes; got {status.st_size}.")
+
+
 @contextmanager
-def written_whole(target: Path, argument: str | None = "out", named: Path | None = None) -> Iterator[Path]:
+def written_whole(
+    target: Path, argument: str | None = "out", named: Path | None = None, parents: bool = False
+) -> Iterator[Path]:
     """Yield a temporary path to write to. When the block ends, it is renamed to `target` and replaces an older file.
 
     The block creates a file or a folder at the temporary path. Readers see the old content or the new, never a part of
-    it. If the block raises, the temporary path is removed. An OSError from writing becomes an InputError (see
-    `writing`). If `target` is part of a larger output, pass that output as `named`, so that the message names it.
+    it, also after a power failure, because the content is synced to the disk before it is renamed. If the block raises,
+    the temporary path is removed. What killed processes left in the folder of `target` is removed too. With `parents`,
+    missing folders above `target` are created. An OSError from writing becomes an InputError (see `writing`). If
+    `target` is part of a larger output, pass that output as `named`, so that the message names it.
     """
-    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
-    with writing(named or target, temporary, argument):
+    folder = _scratch(target.parent)
+    with writing(named or target, folder, argument):
+        if parents:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target.parent)
+        with locked(folder, wait=True):
+            try:
+                yield folder / target.name
+                sync(folder / target.name)
+                os.replace(folder / target.name, target)
+                _sync_one(target.parent)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder that this process has locked. It disappears at once, also if the process is killed meanwhile."""
+    removed = _scratch(folder.parent)
+    os.rename(folder, removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Write a file, or a folder with all that it contains, to the disk."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            sync(inner)
+    _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
         try:
-            yield temporary
-            os.replace(temporary, target)
+            os.fsync(descriptor)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            with suppress(OSError):  # if the path could not be created, it cannot be removed
-                temporary.unlink(missing_ok=True)
+            os.close(descriptor)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot sync a folder
+            raise
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Lock a folder, which is created if it is missing. Yields False if another process has locked it.
+
+    With `wait`, the lock is waited for. It ends with the block or with the process, and stays with a folder that is
+    renamed. On a file system without locks, every process gets the lock.
+    """
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            file = (folder / LOCK).open("a")
+        except FileNotFoundError:  # another process has removed or renamed the folder since
+            continue
+        except OSError:
+            with suppress(OSError):  # it is not empty, so it was not created here
+                folder.rmdir()
+            raise
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError:  # the file system has no locks
+                pass
+            if not _is_at(file.fileno(), folder / LOCK):
+                continue
+            yield True
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is still the one at this path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _scratch(parent: Path) -> Path:
+    """Return the path of a new temporary folder. Its name is short, whatever the length of the name of the output."""
+    return parent / SCRATCH.format(uuid.uuid4().hex[:12])
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the temporary folders in `parent` that killed processes left, as far as the permissions allow."""
+    for left in parent.glob(SCRATCH.format("*")):
+        with suppress(OSError), locked(left) as unused:
+            if unused:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.spaces import calibration, card, folder_of, gaussian, names
+from pyarrow import feather
 
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
-from repstitch.embeddings.writing import write, write_stream
+from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.spaces import Space
 from repstitch.stitchers.maps import AffineMap
 from repstitch.stitchers.stitcher import Stitcher
+from repstitch.workflows import translating
 from repstitch.workflows.translating import translate_file
 
 D_SOURCE = 6
@@ -148,27 +151,132 @@ def test_an_interrupted_translation_with_equal_batches_gives_the_same_bytes(tmp_
     assert (tmp_path / "y.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
-@pytest.mark.parametrize("change", ["another stitcher", "another file", "another dtype", "other ids"])
-def test_unfinished_rows_of_another_job_are_not_resumed(tmp_path, stitcher, monkeypatch, change):
-    np.save(tmp_path / "x.npy", rows_of(30).vectors)
-    (tmp_path / "ids.txt").write_text("\n".join(names(30, "doc")))
+def stopped(stitcher, path, out: Path, monkeypatch, **options) -> None:
+    """Stop the translation after its first batch of 10 rows."""
     with monkeypatch.context() as patch:
         interrupt_at(2, patch)
         with pytest.raises(KeyboardInterrupt):
-            translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet", batch_rows=10)
-    arguments: dict[str, Any] = {"stitcher": stitcher, "path": tmp_path / "x.npy"}
-    if change == "another stitcher":
-        arguments["stitcher"] = replace(stitcher, output_norm="none")
-    elif change == "another file":
-        np.save(tmp_path / "x.npy", rows_of(30, seed=9).vectors)
-    elif change == "another dtype":
-        arguments["dtype"] = "float16"
-    else:
-        arguments["ids"] = tmp_path / "ids.txt"
-    before = {p.name: p.read_bytes() for p in (tmp_path / "y.parquet.partial").iterdir()}
+            translate_file(stitcher, path, out, batch_rows=10, **options)
+
+
+@pytest.mark.parametrize("change", ["another stitcher", "another dtype"])
+def test_unfinished_rows_of_another_job_are_not_resumed(tmp_path, stitcher, monkeypatch, change):
+    np.save(tmp_path / "x.npy", rows_of(30).vectors)
+    out, partial = tmp_path / "y.parquet", tmp_path / "y.parquet.partial"
+    stopped(stitcher, tmp_path / "x.npy", out, monkeypatch)
+    before = {p.name: p.read_bytes() for p in partial.iterdir()}
+    other = replace(stitcher, output_norm="none") if change == "another stitcher" else stitcher
+    dtype = "float16" if change == "another dtype" else "float32"
     with pytest.raises(InputError, match="contains the unfinished rows of another job; remove it, or finish"):
-        translate_file(out=tmp_path / "y.parquet", batch_rows=10, **arguments)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "y.parquet.partial").iterdir()} == before
+        translate_file(other, tmp_path / "x.npy", out, batch_rows=10, dtype=dtype)
+    assert {p.name: p.read_bytes() for p in partial.iterdir()} == before
+
+
+def put_ids(folder: Path, form: str, ids: np.ndarray) -> Any:
+    """Store ids in one of the forms that `ids` accepts, and return the argument."""
+    if form == "array":
+        return ids
+    if form == "text":
+        (folder / "ids.txt").write_text("\n".join(ids))
+        return folder / "ids.txt"
+    if form == "npy":
+        np.save(folder / "ids.npy", ids.astype(str))
+        return folder / "ids.npy"
+    np.savez(folder / "ids.npz", key=ids.astype(str), other=ids.astype(str))
+    return f"{folder / 'ids.npz'}:key"
+
+
+@pytest.mark.parametrize("form", ["array", "text", "npy", "npz:KEY"])
+def test_ids_that_change_between_stop_and_resume_are_refused_in_every_form(tmp_path, stitcher, monkeypatch, form):
+    np.save(tmp_path / "x.npy", rows_of(30).vectors)
+    out, ids = tmp_path / "y.parquet", names(30, "doc")
+    stopped(stitcher, tmp_path / "x.npy", out, monkeypatch, ids=put_ids(tmp_path, form, ids))
+    changed = ids.copy()
+    changed[3] = "DOC3"
+    with pytest.raises(InputError, match=r"Rows 0 to 9 of its input had other content"):
+        translate_file(stitcher, tmp_path / "x.npy", out, batch_rows=10, ids=put_ids(tmp_path, form, changed))
+    with pytest.raises(InputError, match=r"Rows 0 to 9 of its input had other content"):
+        translate_file(stitcher, tmp_path / "x.npy", out, batch_rows=10)
+    for same in ("array", "text", "npy", "npz:KEY"):  # the content counts, not its form
+        translate_file(stitcher, tmp_path / "x.npy", out, batch_rows=10, ids=put_ids(tmp_path, same, ids))
+        assert list(read(out).ids) == list(ids)  # type: ignore[arg-type]
+        out.unlink()
+
+
+@pytest.mark.parametrize("kind", ["x.npy", "x.npz", "x.parquet", "x.arrow", "folder"])
+def test_a_source_replaced_at_the_same_size_and_time_is_noticed(tmp_path, stitcher, monkeypatch, kind):
+    def put(rows: Embeddings) -> None:
+        path = tmp_path / kind
+        if kind == "x.npy":
+            np.save(path, rows.vectors)
+        elif kind == "x.npz":
+            np.savez(path, vectors=rows.vectors)
+        elif kind == "x.arrow":
+            saved(tmp_path / "t.parquet", rows)
+            feather.write_feather(pq.read_table(tmp_path / "t.parquet"), path, compression="uncompressed")
+            (tmp_path / "t.parquet").unlink()
+        else:
+            (path / "0.parquet" if kind == "folder" else path).unlink(missing_ok=True)
+            path.mkdir(exist_ok=True) if kind == "folder" else None
+            saved(path / "0.parquet" if kind == "folder" else path, rows)
+        for file in (path, *path.glob("*")):
+            os.utime(file, ns=(10**18, 10**18))
+
+    rows, other = rows_of(30), rows_of(30, seed=9)
+    other.vectors[10:] = rows.vectors[10:]
+    put(rows)
+    stopped(stitcher, tmp_path / kind, tmp_path / "y.parquet", monkeypatch)
+    put(other)
+    with pytest.raises(InputError, match=r"unfinished rows of another job; .* Rows 0 to 9 of its input had other"):
+        translate_file(stitcher, tmp_path / kind, tmp_path / "y.parquet", batch_rows=10)
+    put(rows)
+    assert translate_file(stitcher, tmp_path / kind, tmp_path / "y.parquet", batch_rows=10) == 30
+    np.testing.assert_allclose(read(tmp_path / "y.parquet").vectors, stitcher.translate(rows.vectors), atol=1e-6)
+
+
+def test_a_source_that_was_moved_or_copied_is_still_the_same(tmp_path, stitcher, monkeypatch):
+    path = saved(tmp_path / "x.parquet", rows_of(30))
+    stopped(stitcher, path, tmp_path / "y.parquet", monkeypatch)
+    moved = path.rename(tmp_path / "moved.parquet")
+    os.utime(moved, ns=(10**18, 10**18))
+    sizes = interrupt_at(0, monkeypatch)
+    assert translate_file(stitcher, moved, tmp_path / "y.parquet", batch_rows=10) == 30
+    assert sizes == [10, 10]
+
+
+@pytest.mark.parametrize("kind", ["x.npy", "x.parquet"])
+def test_a_source_that_is_cut_or_grows_between_stop_and_resume_is_read_as_it_is_now(
+    tmp_path, stitcher, monkeypatch, kind
+):
+    def put(rows: Embeddings) -> None:
+        (tmp_path / kind).unlink(missing_ok=True)
+        np.save(tmp_path / kind, rows.vectors) if kind == "x.npy" else saved(tmp_path / kind, rows)
+
+    rows = rows_of(40)
+    put(rows.take(slice(0, 30)))
+    stopped(stitcher, tmp_path / kind, tmp_path / "y.parquet", monkeypatch)
+    put(rows.take(slice(0, 9)))
+    with pytest.raises(InputError, match="Rows 0 to 9 of its input had other content"):
+        translate_file(stitcher, tmp_path / kind, tmp_path / "y.parquet", batch_rows=10)
+    put(rows)
+    assert translate_file(stitcher, tmp_path / kind, tmp_path / "y.parquet", batch_rows=10) == 40
+    np.testing.assert_allclose(read(tmp_path / "y.parquet").vectors, stitcher.translate(rows.vectors), atol=1e-6)
+
+
+@pytest.mark.parametrize("confidence", [False, True])
+def test_rows_of_a_large_batch_are_translated_a_few_at_a_time_with_the_same_result(
+    tmp_path, stitcher, monkeypatch, confidence
+):
+    sure, rows = replace(stitcher, calibration=calibration(D_SOURCE)), rows_of(50)
+    path = saved(tmp_path / "x.parquet", rows)
+    translate_file(sure, path, tmp_path / "y.parquet", confidence=confidence)
+    monkeypatch.setattr(translating, "CHUNK_BYTES", 7 * 4 * D_SOURCE)
+    translate_file(sure, path, tmp_path / "z.parquet", confidence=confidence)
+    tables = [pq.read_table(tmp_path / name) for name in ("y.parquet", "z.parquet")]
+    assert tables[0].column_names == tables[1].column_names
+    np.testing.assert_allclose(*[read(tmp_path / name).vectors for name in ("y.parquet", "z.parquet")], atol=1e-6)
+    for name in tables[0].column_names[2:]:
+        np.testing.assert_allclose(*[table[name].to_numpy() for table in tables], rtol=1e-5)
 
 
 def test_an_existing_output_is_refused_and_unchanged(tmp_path, stitcher):
@@ -346,16 +454,3 @@ def test_confidence_of_a_stitcher_without_calibration_is_refused(tmp_path, stitc
     with pytest.raises(InputError, match="`confidence` requires a stitcher with a calibration; this one has none"):
         translate_file(replace(stitcher, calibration=None), path, tmp_path / "y.parquet", confidence=True)
     assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
-
-
-def test_a_second_run_to_one_output_is_refused_while_the_first_writes(tmp_path):
-    out, space = tmp_path / "out.parquet", card("old", D_SOURCE)
-    rows = np.ones((3, D_SOURCE), dtype=np.float32)
-
-    def second(start):
-        yield names(3), rows
-        with pytest.raises(InputError, match=r"Another run is writing to .*out\.parquet\.partial"):
-            write_stream(out, space, lambda start: iter([(names(3), rows)]), job={})
-
-    assert write_stream(out, space, second, job={}) == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]

@@ -18,8 +18,8 @@ from repstitch.files import check_new_folder, written_whole
 def write(atlas: Atlas, out: str | os.PathLike[str]) -> Path:
     """Write an atlas to a new folder, with the same files as `put`; on failure, no folder is left behind."""
     target = check_new_folder(out, "an atlas")
-    with written_whole(target) as folder:
-        folder.mkdir(parents=True)
+    with written_whole(target, parents=True) as folder:
+        folder.mkdir()
         for name, write_file in _files(atlas).items():
             write_file(folder / name)
         check_new_folder(out, "an atlas")  # another process may have created it meanwhile

@@ -1,119 +1,127 @@
 """Write embeddings as Parquet: a whole file, or a stream that can be stopped and resumed.
 
-On disk: `id: string`, `vector: fixed_size_list<float16 | float32>[dim]`, the Space as JSON in the schema metadata.
-Finished batches are stored in `OUT.partial/` until all rows are written. They are then joined inside that folder and
-renamed to `OUT`, so that a run that is killed leaves only `OUT.partial/` behind.
+On disk: `id`, text or another type; `vector: fixed_size_list<float16 | float32>[dim]`; further columns; the Space as
+JSON in the schema metadata. A stream is written in parts (see `parts`).
 """
 
-import fcntl
-import json
-import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from repstitch.embeddings.parts import Job, write_parts
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, row_numbers
 from repstitch.errors import InputError
-from repstitch.files import check_embeddings_file, check_layers_folder, writing, written_whole
+from repstitch.files import check_embeddings_file, check_layers_folder, check_new, written_whole
 from repstitch.spaces import Space
 
-log = logging.getLogger(__name__)
-
-Produce = Callable[[int], Iterator[tuple]]  # takes the number of the first row, and yields batches from there on
-Join = Callable[[list[Path], Path], None]
+NO_COLUMNS = pa.schema([])
 
 
 def write(out: str | os.PathLike[str], embeddings: Embeddings) -> None:
     """Write one Parquet file. It appears complete or not at all, and an existing file is never overwritten."""
-    n = len(embeddings)
-    ids = row_numbers(0, n) if embeddings.ids is None else embeddings.ids
-
-    def produce(start: int) -> Iterator[tuple]:
-        yield ids[start:], embeddings.vectors[start:]
-
+    target = check_embeddings_file(out)
+    ids = row_numbers(0, len(embeddings)) if embeddings.ids is None else embeddings.ids
     dtype = "float16" if embeddings.vectors.dtype == np.float16 else "float32"
-    write_stream(out, embeddings.space, produce, job={}, resume=False, dtype=dtype)
+    payload = pa.table({}) if embeddings.payload is None else embeddings.payload
+    schema = _schema(embeddings.space, dtype, columns=payload.schema)
+    table = _table(schema, ids, embeddings.vectors, payload.columns)
+    if not len(table):
+        raise InputError(f"There are no rows to write to {target}.")
+    with written_whole(target) as path:
+        with _parquet(path, schema) as writer:
+            writer.write_table(table)
+        check_new(target)  # another process may have created it in the meantime
 
 
 def write_stream(
     out: str | os.PathLike[str],
     space: Space,
-    produce: Produce,
-    job: dict,
-    resume: bool = True,
+    job: Job,
     dtype: str = "float32",
     metadata: dict[str, str] | None = None,
-    measures: tuple[str, ...] = (),
+    id_type: pa.DataType | None = None,
+    columns: pa.Schema = NO_COLUMNS,
 ) -> int:
-    """Write a stream of (ids, vectors) batches to one Parquet file and return the number of rows.
+    """Write the rows of a job to one Parquet file and return their number.
 
-    `produce(start)` yields the rows from `start` on. Each finished batch is stored in `OUT.partial/`. After a stop, the
-    same call continues after the last finished batch, if `job`, which describes how the rows are made, is the same. The
-    file appears under its name when all rows are written. `measures` are the names of further float32 columns; each
-    batch then ends in a dict with their values.
+    `job.produce` yields (hash of the input, ids, vectors), and a fourth entry with the values of `columns`, if there
+    are any. After a stop, the same call continues after the last finished batch, if the settings of the job and its
+    input are the same. The file appears under its name when all rows are written. `id_type` is the Arrow type of the
+    ids, by default text.
     """
     target = check_embeddings_file(out)
-    schema = _schema(space, dtype, metadata or {}, measures)
+    schema = _schema(space, dtype, metadata or {}, id_type or pa.string(), columns)
 
-    def tables(start: int) -> Iterator[pa.Table]:
-        for ids, vectors, *measure_columns in produce(start):
-            columns = [pa.array(ids, pa.string()), _lists(vectors, schema)]
-            columns += [pa.array(measure_columns[0][name], pa.float32()) for name in measures]
-            yield pa.Table.from_arrays(columns, schema=schema)
+    def to_table(ids: np.ndarray, vectors: np.ndarray, values: Sequence[Any] = ()) -> pa.Table:
+        return _table(schema, ids, vectors, values)
 
-    def join(parts: list[Path], whole: Path) -> None:
-        with pq.ParquetWriter(whole, schema) as writer:
-            for part in parts:
-                writer.write_table(pq.read_table(part).cast(schema))
+    def join(tables: Callable[[], Iterator[pa.Table]], whole: Path) -> None:
+        with _parquet(whole, schema) as writer:
+            for table in tables():
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
 
-    return _write_parts(target, tables, join, job, resume)
+    return write_parts(target, job, to_table, join)
 
 
 def write_layers(
     out: str | os.PathLike[str],
     spaces: Sequence[Space],
-    produce: Produce,
-    job: dict,
+    job: Job,
     dtype: str = "float32",
+    metadata: dict[str, str] | None = None,
 ) -> int:
-    """Write a stream of (ids, one array of vectors for each space) batches to a folder, and return the number of rows.
+    """Write the rows of a job to a folder with the file `OUT/NAME.parquet` for each space, and return their number.
 
-    Each space gets the file `OUT/NAME.parquet`. Until all rows are written, each batch is kept in `OUT.partial/` as one
-    file with all its spaces. Stopping and resuming work as in `write_stream`, and the folder appears complete.
+    `job.produce` yields (hash of the input, ids, one array of vectors for each space). Stopping and resuming work as in
+    `write_stream`, and the folder appears complete.
     """
     target = check_layers_folder(out)
-    schemas = [_schema(space, dtype, {}, ()) for space in spaces]
+    schemas = [_schema(space, dtype, metadata or {}) for space in spaces]
     names = [space.name for space in spaces]
     wide = pa.schema({"id": pa.string()} | {n: s.field("vector").type for n, s in zip(names, schemas, strict=True)})
 
-    def tables(start: int) -> Iterator[pa.Table]:
-        for ids, layers in produce(start):
-            columns = [_lists(vectors, schema) for vectors, schema in zip(layers, schemas, strict=True)]
-            yield pa.Table.from_arrays([pa.array(ids, pa.string()), *columns], schema=wide)
+    def to_table(ids: np.ndarray, layers: Sequence[np.ndarray]) -> pa.Table:
+        lists = [_lists(vectors, schema) for vectors, schema in zip(layers, schemas, strict=True)]
+        return pa.Table.from_arrays([pa.array(ids, pa.string()), *lists], schema=wide)
 
-    def join(parts: list[Path], whole: Path) -> None:
-        whole.mkdir(exist_ok=True)
+    def join(tables: Callable[[], Iterator[pa.Table]], whole: Path) -> None:
+        whole.mkdir()
         for name, schema in zip(names, schemas, strict=True):
-            with pq.ParquetWriter(whole / f"{name}.parquet", schema) as writer:
-                for part in parts:
-                    table = pq.read_table(part, columns=["id", name])
-                    writer.write_table(table.rename_columns(["id", "vector"]).cast(schema))
+            with _parquet(whole / f"{name}.parquet", schema) as writer:
+                for table in tables():
+                    layer = table.select(["id", name]).rename_columns(["id", "vector"])
+                    writer.write_table(layer.replace_schema_metadata(schema.metadata))
 
-    return _write_parts(target, tables, join, job, resume=True)
+    return write_parts(target, job, to_table, join)
 
 
-def _schema(space: Space, dtype: str, metadata: dict[str, str], measures: Sequence[str]) -> pa.Schema:
+def _schema(
+    space: Space,
+    dtype: str,
+    metadata: dict[str, str] | None = None,
+    id_type: pa.DataType | None = None,
+    columns: pa.Schema = NO_COLUMNS,
+) -> pa.Schema:
     value = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
     return pa.schema(
-        [("id", pa.string()), ("vector", pa.list_(value, space.dim)), *((name, pa.float32()) for name in measures)],
-        metadata={SPACE_KEY: space.to_json().encode()} | {k.encode(): v.encode() for k, v in metadata.items()},
+        [("id", id_type or pa.string()), ("vector", pa.list_(value, space.dim)), *columns],
+        metadata={SPACE_KEY: space.to_json().encode()} | {k.encode(): v.encode() for k, v in (metadata or {}).items()},
     )
+
+
+def _table(schema: pa.Schema, ids: np.ndarray, vectors: np.ndarray, values: Sequence[Any]) -> pa.Table:
+    """Return rows as a table. `values` are those of the columns after the vectors: arrays, or columns of Arrow."""
+    id_column = pa.array(ids, pa.string()).cast(schema.field("id").type)
+    further = [
+        value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value, field.type)
+        for value, field in zip(values, list(schema)[2:], strict=True)
+    ]
+    return pa.Table.from_arrays([id_column, _lists(vectors, schema), *further], schema=schema)
 
 
 def _lists(vectors: np.ndarray, schema: pa.Schema) -> pa.Array:
@@ -123,71 +131,6 @@ def _lists(vectors: np.ndarray, schema: pa.Schema) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, type=list_type.value_type), list_type.list_size)
 
 
-def _write_parts(target: Path, tables: Callable[[int], Iterator[pa.Table]], join: Join, job: dict, resume: bool) -> int:
-    """Write the missing tables as parts, join all parts to `target`, and return the number of rows."""
-    partial = target.with_name(target.name + ".partial")
-    with _sole_writer(partial, target):
-        with writing(target, partial):
-            n_rows = _open_partial(partial, job, resume)
-            n_parts = len(list(partial.glob("part-*.parquet")))
-        for table in tables(n_rows):
-            if not table.num_rows:
-                continue
-            with written_whole(partial / f"part-{n_parts:06d}.parquet", named=target) as path:
-                pq.write_table(table, path)
-            n_parts, n_rows = n_parts + 1, n_rows + table.num_rows
-        with writing(target, partial):
-            _publish(partial, target, join)
-        return n_rows
-
-
-@contextmanager
-def _sole_writer(partial: Path, target: Path) -> Iterator[None]:
-    """Lock the folder of parts against a second run. The lock is also released if the process is killed."""
-    lock = partial.with_name(f".{partial.name}.lock")
-    with writing(target, lock):
-        lock_file = lock.open("w")
-    with lock_file:
-        try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"Another run is writing to {partial}; wait for it, or pass another `out`.") from None
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-def _open_partial(partial: Path, job: dict, resume: bool) -> int:
-    """Create the folder of finished parts, or open that of a stopped run; return the number of rows in it."""
-    job_file, job_text = partial / "job.json", json.dumps(job, sort_keys=True)
-    if partial.exists():
-        if not resume or not job_file.exists() or job_file.read_text() != job_text:
-            raise InputError(
-                f"{partial} contains the unfinished rows of another job; remove it, or finish that job first."
-            )
-        for leftover in (*partial.glob("*.tmp"), *partial.glob(".part-*")):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        n_rows = sum(pq.read_metadata(part).num_rows for part in partial.glob("part-*.parquet"))
-        if n_rows:
-            log.info("%s: continuing after the %d rows already written.", partial.name, n_rows)
-        return n_rows
-    partial.mkdir()
-    job_file.write_text(job_text)
-    return 0
-
-
-def _publish(partial: Path, target: Path, join: Join) -> None:
-    """Join the parts and rename the result to `target`, which must not exist yet."""
-    parts = sorted(partial.glob("part-*.parquet"))
-    if not parts:
-        shutil.rmtree(partial)
-        raise InputError(f"There are no rows to write to {target}.")
-    whole = partial / "whole.tmp"
-    join(parts, whole)
-    if target.exists():
-        raise InputError(
-            f"`out` {target} was created in the meantime and is not overwritten; the rows are kept in {partial}."
-        )
-    os.rename(whole, target)
-    shutil.rmtree(partial)
+def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a Parquet file for writing. Vectors get no dictionary, which would cost time and is never smaller."""
+    return pq.ParquetWriter(path, schema, use_dictionary=[name for name in schema.names if name != "vector"])

@@ -1,19 +1,24 @@
 """Translate a file of embeddings with a stitcher."""
 
+import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, islice
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from tqdm import tqdm
 
 from repstitch.arguments import names_keywords
 from repstitch.embeddings.columns import Column
+from repstitch.embeddings.ids import IdColumn
+from repstitch.embeddings.parts import Job
 from repstitch.embeddings.reading import scan
-from repstitch.embeddings.rows import Embeddings, invalid_rows, row_numbers
+from repstitch.embeddings.rows import Embeddings, Scan, invalid_rows, row_numbers
 from repstitch.embeddings.writing import write_stream
 from repstitch.errors import InputError
 from repstitch.spaces import Space, adopt
@@ -23,13 +28,15 @@ log = logging.getLogger(__name__)
 
 
 @names_keywords
-def translate_file(
+def translate_file(  # noqa: PLR0913 - the whole job in one call
     stitcher: Stitcher,
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
     source_space: str | Space | None = None,
     ids: Column | None = None,
+    id_column: IdColumn | None = None,
+    columns: Sequence[str] | str = (),
     dtype: Literal["float32", "float16"] = "float32",
     batch_rows: int = 16_384,
     confidence: bool = False,
@@ -46,8 +53,11 @@ def translate_file(
         out: The Parquet file to write. It must not exist yet.
         source_space: The name or card (`Space`) of the rows' space, in place of the one in the file. Without a name or
             card, rows are assumed to be in the stitcher's source space if they have its dimension.
-        ids: One id per row, in place of those in the file: an array, a text file with one id per line, a `.npy` file or
-            `file.npz:key`. Rows without ids get their row numbers as ids.
+        ids: One id per row, in place of those in the file: an array, a text file with one id per line, a `.npy` file,
+            `file.npz:key` or `table.csv:column`. Rows without ids get their row numbers as ids.
+        id_column: The column that contains the ids. Default: chosen as by `repstitch.read`. The ids keep the type of
+            their column, except that UUIDs become text.
+        columns: The names of further columns to copy to `out`, or "all". Default: none.
         dtype: The type of the translated vectors, `float32` or `float16`. Default: `float32`.
         batch_rows: The number of rows per batch. Default: 16,384.
         confidence: If True, add a float32 column for each measure of the stitcher's confidence. Default: False.
@@ -68,24 +78,21 @@ def translate_file(
     tested = stitcher.scorecard.confidence
     if confidence and tested is not None and tested.usable is False:
         log.warning("The column of p_match is not usable: %s. It is written anyway.", tested.reason)
-    opened = scan(path, space=source_space, ids=ids)
+    opened = scan(path, space=source_space, ids=ids, id_column=id_column, columns=columns)
     adopt(opened.space, opened.declared, stitcher.source, str(path), opposite=stitcher.target)
-    job = {
-        "stitcher": stitcher.version,
-        "source": str(path),
-        "rows": opened.n_rows,
-        "stamp": _stamp(Path(opened.path)),
-        "dtype": dtype,
-        "ids": [str(ids), _stamp(Path(ids))] if isinstance(ids, str | os.PathLike) else ids is not None,
-    }
-    if confidence:
-        job["confidence"] = True
+    names = stitcher.calibration.names if confidence and stitcher.calibration else ()
+    further = _further_columns(opened, names)
+    settings = {"stitcher": stitcher.version, "dtype": dtype, "ids": str(opened.id_type), "columns": str(further)}
     row_errors: list[InputError] = []
 
-    def produce(start: int) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+    def produce(start: int) -> Iterator[tuple]:
         row = start
-        with tqdm(total=opened.n_rows, initial=start, unit="row", delay=1, desc="translate", leave=False) as bar:
+        with (
+            ThreadPoolExecutor(1) as hashing,
+            tqdm(total=opened.n_rows, initial=start, unit="row", delay=1, desc="translate", leave=False) as bar,
+        ):
             for batch in opened.batches(batch_rows, start):
+                input_hash = hashing.submit(_input_hash, batch)
                 keys = row_numbers(row, row + len(batch)) if batch.ids is None else batch.ids
                 try:
                     _refuse_invalid(batch, row, str(path))
@@ -94,32 +101,71 @@ def translate_file(
                 except InputError as error:
                     row_errors.append(error)
                     raise
-                yield keys, translated, measures
+                payload = [] if batch.payload is None else batch.payload.columns
+                yield input_hash.result(), keys, translated, [*measures, *payload]
                 row += len(batch)
                 bar.update(len(batch))
 
+    def input_hashes(sizes: Sequence[int]) -> Iterator[str]:
+        start = 0
+        for size, equal in groupby(sizes):
+            n_parts = len(list(equal))
+            yield from map(_input_hash, islice(opened.batches(size, start), n_parts))
+            start += n_parts * size
+
+    job = Job(settings, opened.n_rows, produce, input_hashes)
     written_by = {"repstitch.translated_by": stitcher.version}
-    names = stitcher.calibration.names if confidence and stitcher.calibration else ()
     try:
-        return write_stream(out, stitcher.target, produce, job, dtype=dtype, metadata=written_by, measures=names)
+        return write_stream(out, stitcher.target, job, dtype, written_by, opened.id_type, further)
     except InputError:
         if row_errors:  # the corrected file is a different job, which cannot reuse the finished parts
             shutil.rmtree(f"{os.fspath(out)}.partial", ignore_errors=True)
         raise
 
 
-def _translate(stitcher: Stitcher, vectors: np.ndarray, confidence: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Translate the rows. The second result has their confidence by measure, and is empty if `confidence` is False."""
-    if not confidence:
-        return stitcher.translate(vectors), {}
-    translated, measures = stitcher.translate_with_confidence(vectors)
-    return translated, measures.to_dict()
+def _further_columns(opened: Scan, measures: Sequence[str]) -> pa.Schema:
+    """Return the columns of the output after ids and vectors, and log which columns of the input are left out.
+
+    Raises InputError if two of them would have the same name.
+    """
+    if opened.left_out:
+        log.info("%s: not copied: %s. Copy columns with `columns`.", opened.path, ", ".join(opened.left_out))
+    taken = {"id", "vector", *measures}.intersection(opened.payload.names)
+    if taken:
+        raise InputError(
+            f"`columns` must not name {', '.join(sorted(taken))}, which the output has already; name the other columns."
+        )
+    return pa.schema([*((name, pa.float32()) for name in measures), *opened.payload])
 
 
-def _stamp(path: Path) -> list:
-    """Name, size and modification time of a file, or of all files in a folder, to detect changes."""
-    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path] if path.is_file() else []
-    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+def _input_hash(batch: Embeddings) -> str:
+    """Return a hash of the content of rows: their vectors, ids and further columns."""
+    digest = hashlib.sha256(f"{batch.vectors.dtype} {batch.vectors.shape}\n".encode())
+    digest.update(np.ascontiguousarray(batch.vectors))
+    if batch.ids is not None:
+        digest.update("\n".join(batch.ids).encode())
+    if batch.payload is not None:
+        digest.update(repr(batch.payload.to_pylist()).encode())
+    return digest.hexdigest()
+
+
+def _translate(stitcher: Stitcher, vectors: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the translated rows (n, d_target) and their measures of confidence (k, n); k is 0 without `confidence`.
+
+    The rows are translated a few at a time, so that intermediate results need little memory.
+    """
+    names = stitcher.calibration.names if confidence and stitcher.calibration else ()
+    translated = np.empty((len(vectors), stitcher.target.dim), dtype=np.float32)
+    measures = np.empty((len(names), len(vectors)), dtype=np.float32)
+    size = max(1, CHUNK_BYTES // vectors[:1].nbytes)
+    for at in range(0, len(vectors), size):
+        part = slice(at, at + size)
+        if names:
+            translated[part], of_part = stitcher.translate_with_confidence(vectors[part])
+            measures[:, part] = list(of_part.to_dict().values())
+        else:
+            translated[part] = stitcher.translate(vectors[part])
+    return translated, measures
 
 
 def _refuse_invalid(batch: Embeddings, first_row: int, path: str) -> None:
@@ -133,8 +179,14 @@ def _refuse_invalid(batch: Embeddings, first_row: int, path: str) -> None:
 
 
 def _refuse_overflow(translated: np.ndarray, ids: np.ndarray, dtype: str) -> None:
-    too_large = np.abs(translated).max(axis=1) > np.finfo(dtype).max
+    largest = np.finfo(dtype).max
+    if -largest <= translated.min() and translated.max() <= largest:
+        return
+    too_large = np.abs(translated).max(axis=1) > largest
     if too_large.any():
         raise InputError(
             f"`dtype` {dtype} cannot represent the translation of id {ids[int(np.argmax(too_large))]!r}; use float32."
         )
+
+
+CHUNK_BYTES = 2**22

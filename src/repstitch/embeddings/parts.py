@@ -1,0 +1,181 @@
+"""Write rows in parts, so that a job that is stopped or killed can be continued.
+
+Finished parts are kept in `OUT.partial/` until all rows are written. They are then joined beside `OUT`, the number of
+rows is compared with that of the job, and the result is renamed to `OUT`. At every moment the job is in one of three
+states: nothing is written, it can be continued, or `OUT` is complete. Each part records a hash of the input that its
+rows were made from, so a part is used again only if the input still has the same content.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from errno import ENOENT
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from repstitch.errors import InputError, one_line
+from repstitch.files import LOCK, check_new, locked, read_json, remove_whole, writing, written_whole
+
+log = logging.getLogger(__name__)
+
+Join = Callable[[Callable[[], Iterator[pa.Table]], Path], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """How rows are made.
+
+    `settings` determine the rows together with the input; they are stored as JSON. `n_rows` is the number of rows.
+    `produce(start)` yields the rows from `start` on in batches, as tuples (hash of the input, ids, vectors …).
+    `input_hashes(sizes)` yields the hashes of the input of batches of these sizes, from row 0 on.
+    """
+
+    settings: dict[str, Any]
+    n_rows: int
+    produce: Callable[[int], Iterator[tuple]]
+    input_hashes: Callable[[Sequence[int]], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished part: its file, its number of rows, and the hash of the input that they were made from."""
+
+    path: Path
+    n_rows: int
+    input_hash: str
+
+
+def write_parts(target: Path, job: Job, to_table: Callable[..., pa.Table], join: Join) -> int:
+    """Write the missing parts of a job, join all parts to `target`, and return the number of rows.
+
+    `to_table` makes a table from a batch of `job.produce` without its hash. `join` writes the tables of all parts to a
+    path; each call of its first argument yields them in order. Raises InputError if another process is writing to
+    `target`, if its unfinished rows belong to another job, or if the number of rows is not that of the job.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    with ExitStack() as stack:
+        with writing(target, partial):
+            is_alone = stack.enter_context(locked(partial))
+        if not is_alone:
+            raise InputError(f"Another run is writing to {partial}; wait for it, or pass another `out`.")
+        is_whole = False
+        try:
+            check_new(target)  # another run may have finished since the path was checked
+            parts = _open_partial(partial, target, job)
+            for input_hash, *batch in job.produce(sum(part.n_rows for part in parts)):
+                table = to_table(*batch)
+                if table.num_rows:
+                    parts.append(_write_part(partial, len(parts), table, input_hash, target))
+            _publish(parts, target, job.n_rows, join)
+            is_whole = True
+        finally:
+            if is_whole or not any(partial.glob("part-*")):
+                remove_whole(partial)
+        return job.n_rows
+
+
+def _open_partial(partial: Path, target: Path, job: Job) -> list[Part]:
+    """Return the finished parts of a job, and remove all else that its folder contains."""
+    job_file, settings = partial / "job.json", json.dumps(job.settings, sort_keys=True)
+    try:
+        stored = json.dumps(read_json(job_file), sort_keys=True)
+    except (FileNotFoundError, ValueError, RecursionError):  # it is missing, empty or incomplete
+        stored = None
+    others = {path for path in partial.iterdir() if path.name not in (job_file.name, LOCK)}
+    if stored not in (None, settings) and any(path.name.startswith("part-") for path in others):
+        raise InputError(f"{partial} {OTHER_JOB}")
+    parts = _first_parts(partial) if stored == settings else []
+    others -= {part.path for part in parts}
+    if any(path.name.startswith("part-") for path in others):
+        log.warning(
+            "%s: the parts after the first %d are incomplete, or one before them is missing; they are written again.",
+            partial.name,
+            len(parts),
+        )
+    _check_input(parts, job, partial)
+    with writing(target, partial):
+        for path in others:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if stored != settings:
+        with written_whole(job_file, named=target) as path:
+            path.write_text(settings, encoding="utf-8")
+    if parts:
+        n_rows = sum(part.n_rows for part in parts)
+        log.info("%s: continuing after the %d rows already written.", partial.name, n_rows)
+    return parts
+
+
+def _first_parts(partial: Path) -> list[Part]:
+    """Return the complete parts from part 0 on, up to the first that is missing or incomplete."""
+    parts: list[Part] = []
+    while True:
+        path = partial / PART.format(len(parts))
+        try:
+            table = _read(path)
+            input_hash = table.schema.metadata[INPUT_KEY].decode()
+        except Exception as error:  # damaged files raise nearly every exception
+            if isinstance(error, OSError) and error.errno not in (None, ENOENT):
+                raise InputError(f"{path} cannot be read: {one_line(error)}") from None
+            return parts
+        parts.append(Part(path, table.num_rows, input_hash))
+
+
+def _check_input(parts: list[Part], job: Job, partial: Path) -> None:
+    """Raise InputError if the input of a finished part has other content now."""
+    hashes = job.input_hashes([part.n_rows for part in parts])
+    first = 0
+    for part, now in zip_longest(parts, hashes):
+        if now != part.input_hash:
+            last = first + part.n_rows - 1
+            raise InputError(f"{partial} {OTHER_JOB} Rows {first} to {last} of its input had other content.")
+        first += part.n_rows
+
+
+def _write_part(partial: Path, number: int, table: pa.Table, input_hash: str, target: Path) -> Part:
+    path, table = partial / PART.format(number), table.replace_schema_metadata({INPUT_KEY: input_hash})
+    with (
+        written_whole(path, named=target) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
+        writer.write_table(table)
+    return Part(path, table.num_rows, input_hash)
+
+
+def _read(path: Path) -> pa.Table:
+    """Return a part. Its columns stay in the file until they are used."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _publish(parts: list[Part], target: Path, n_rows: int, join: Join) -> None:
+    """Join the parts and rename the result to `target`, which must not exist yet."""
+    n_written = sum(part.n_rows for part in parts)
+    if not n_written:
+        raise InputError(f"There are no rows to write to {target}.")
+    if n_written != n_rows:
+        raise InputError(
+            f"`out` {target} must have {n_rows} rows, but the input gave {n_written}; it changed while it was read. "
+            "Run the same command again."
+        )
+
+    def tables() -> Iterator[pa.Table]:
+        for part in parts:
+            table = _read(part.path)
+            if table.num_rows != part.n_rows:
+                raise OSError(f"{part.path.name} changed while it was read.")
+            yield table
+
+    with writing(target, parts[0].path.parent), written_whole(target) as whole:
+        join(tables, whole)
+        check_new(target)
+
+
+INPUT_KEY = b"repstitch.input"
+PART = "part-{:06d}.arrow"
+OTHER_JOB = "contains the unfinished rows of another job; remove it, or finish that job first."
