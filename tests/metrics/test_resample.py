@@ -35,5 +35,13 @@ def test_an_interval_covers_the_true_mean_about_as_often_as_stated():
     assert 180 <= hits <= 200
 
 
+def test_equal_draws_of_a_score_of_n_rows_leave_room_for_three_of_them():
+    assert interval(np.ones(50), n=60) == pytest.approx([0.95, 1])
+    assert interval(np.ones(50), n=60, bounds=(-1, 1)) == pytest.approx([0.9, 1])
+    assert interval(np.zeros(50), n=60) == pytest.approx([0, 0.05])
+    assert interval(np.full(50, 0.5), n=2) == [0, 1]
+    assert interval(np.ones(50)) == [1, 1]
+
+
 def test_nan_draws_are_left_out_of_an_interval():
     assert interval(np.array([1.0, np.nan, 1.0])) == [1.0, 1.0]

@@ -118,7 +118,7 @@ def _rank_correlation(
     # scored with its copy, so the interval is for newly drawn models that are scored with the same other models.
     drawn = random.integers(len(x), size=(draws, len(x)))
     resampled = correlations(rankdata(x[drawn], axis=1), rankdata(y[drawn], axis=1))
-    return {"rank_correlation": rho, "interval": interval(resampled), "p": p}
+    return {"rank_correlation": rho, "interval": interval(resampled, n=len(x), bounds=(-1.0, 1.0)), "p": p}
 
 
 def _null_band(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> dict[str, Any]:

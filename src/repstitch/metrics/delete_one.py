@@ -111,9 +111,8 @@ class RowScores:
         the number of queries.
         """
         n, mean = len(self.values), self.mean
-        if np.ptp(self.values) == 0:  # nothing is known of the spread, but few of all rows can differ
-            below, above = (min(1.0, NONE_OF_N / n) * room for room in (mean - self.lowest, self.highest - mean))
-            return [mean - below, mean + above]
+        if np.ptp(self.values) == 0:
+            return interval_of_constant(mean, n, self.lowest, self.highest)
         variance, width = self.variance(), _quantile(n)
         if (self.lowest, self.highest) == (0.0, 1.0):
             effective = mean * (1 - mean) / variance
@@ -127,6 +126,15 @@ def _quantile(n: int) -> float:
     from scipy.special import stdtrit
 
     return max(WIDTH, float(stdtrit(n - 1, (1 + LEVEL) / 2)))
+
+
+def interval_of_constant(score: float, n: int, lowest: float = 0.0, highest: float = 1.0) -> list[float]:
+    """Return a 95 % interval of a mean over n rows that all have the same score, between `lowest` and `highest`.
+
+    Nothing is known of the spread, but less than 3 / n of all rows can differ.
+    """
+    share = min(1.0, NONE_OF_N / n)
+    return [score - share * (score - lowest), score + share * (highest - score)]
 
 
 def certain(score: float, n: int) -> RowScores:

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from repstitch.metrics.delete_one import interval_of_constant
+
 DRAWS = 1000
 LEVEL = 0.95
+ROUNDING = 1e-9  # draws that differ by less are equal
 CELLS = 2_000_000  # counts in memory at once
 
 
@@ -34,7 +37,15 @@ def resample_counts(n: int, draws: int = DRAWS, seed: int = 0) -> Iterator[np.nd
         yield np.bincount(picked.ravel(), minlength=rows * n).reshape(rows, n)
 
 
-def interval(draws: np.ndarray, level: float = LEVEL) -> list[float]:
-    """Return [low, high], the central interval that contains the share `level` of the draws (K,). NaN is ignored."""
+def interval(
+    draws: np.ndarray, level: float = LEVEL, n: int | None = None, bounds: tuple[float, float] = (0.0, 1.0)
+) -> list[float]:
+    """Return [low, high], the central interval that contains the share `level` of the draws (K,). NaN is ignored.
+
+    If `n` rows were resampled and all draws of a score inside `bounds` are equal, it is the `interval_of_constant`.
+    """
     edge = (1 - level) / 2
-    return [float(v) for v in np.nanquantile(draws, (edge, 1 - edge))]
+    low, high = (float(v) for v in np.nanquantile(draws, (edge, 1 - edge)))
+    if n is not None and high - low <= ROUNDING:
+        return interval_of_constant(min(max(low, bounds[0]), bounds[1]), n, *bounds)
+    return [low, high]

@@ -90,8 +90,8 @@ def evaluate_probe(
         values["other_classes"] = [name for name in task.classes if name not in task.kept_classes]
     random_measures = _random_probes(task, seed)
     for name, draws in measures.items():
-        values[name] = with_intervals(draws) | {"random": mean_and_range(random_measures[name])}
-    values |= compare_accuracies(measures["accuracy"])
+        values[name] = with_intervals(draws, len(y)) | {"random": mean_and_range(random_measures[name])}
+    values |= compare_accuracies(measures["accuracy"], len(y))
     values["cosine"] = _compare_directions(carried, native, shuffled, task.kept_classes)
     values["score_correlation"] = _score_correlation(*(
         scores[name][:, task.columns(task.kept_classes)] for name in ("carried", "native")
@@ -125,23 +125,35 @@ def shuffled_map(stitcher: Stitcher, X: torch.Tensor, Y: torch.Tensor, seed: int
     return fit_shuffled(X, Y, closed_form.get("method", stitcher.method), closed_form, seed)
 
 
-def compare_accuracies(accuracy: Draws) -> dict[str, Any]:
-    """Compare the accuracy of the transferred probe with those of the native and of the shuffled one."""
+def compare_accuracies(accuracy: Draws, n: int) -> dict[str, Any]:
+    """Compare the accuracy of the transferred probe on n rows with those of the native and of the shuffled one."""
     carried, carried_draws = accuracy["carried"]
     native, native_draws = accuracy["native"]
     shuffled, shuffled_draws = accuracy["shuffled"]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = carried_draws / np.where(native_draws > 0, native_draws, np.nan)
+    retention = None
+    if native > 0:
+        bounds = 0.0, max(carried, 1.0) / native
+        retention = {"score": carried / native, "interval": interval(ratio, n=n, bounds=bounds)}
+    differences = native_draws - carried_draws, carried_draws - shuffled_draws
+    below, above = (interval(draws, n=n, bounds=(-1.0, 1.0)) for draws in differences)
     return {
-        "retention": {"score": carried / native, "interval": interval(ratio)} if native > 0 else None,
-        "below_native": {"score": native - carried, "interval": interval(native_draws - carried_draws)},
-        "above_shuffled": {"score": carried - shuffled, "interval": interval(carried_draws - shuffled_draws)},
+        "retention": retention,
+        "below_native": {"score": native - carried, "interval": below},
+        "above_shuffled": {"score": carried - shuffled, "interval": above},
     }
 
 
-def with_intervals(draws: Draws) -> dict[str, Any]:
-    """Return each contender's score with the interval of its draws, as JSON."""
-    return {name: {"score": score, "interval": interval(values)} for name, (score, values) in draws.items()}
+def with_intervals(draws: Draws, n: int) -> dict[str, Any]:
+    """Return each contender's score on n rows with the interval of its draws, as JSON.
+
+    Some scores of `majority` are known by definition, and have an interval without width.
+    """
+    return {
+        name: {"score": score, "interval": interval(values, n=None if name == "majority" else n)}
+        for name, (score, values) in draws.items()
+    }
 
 
 def mean_and_range(values: np.ndarray) -> dict[str, Any]:

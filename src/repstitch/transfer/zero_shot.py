@@ -90,7 +90,7 @@ def evaluate_names(probe: Probe, X: np.ndarray, labels: np.ndarray, seed: int = 
         "chance": {"accuracy": 1 / len(classes), "balanced_accuracy": 1 / len(classes)},
     }
     for measure, draws in measures.items():
-        values[measure] = with_intervals(draws) | {"shuffled": mean_and_range(shuffled[measure])}
+        values[measure] = with_intervals(draws, len(y)) | {"shuffled": mean_and_range(shuffled[measure])}
     return ZeroShotProof(values)
 
 
