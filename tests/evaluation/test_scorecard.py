@@ -358,6 +358,21 @@ def test_the_error_names_the_invalid_key(values, message):
 # --- text and Markdown ------------------------------------------------------------------------------------------------
 
 
+def test_a_card_of_an_earlier_release_is_never_shown_as_use():
+    values = whole()
+    values["query"]["verdict"] |= {"verdict": "use", "why": "It is good."}
+    values["relevance"]["query"]["verdict"] |= {"verdict": "use as first stage"}
+    card = Scorecard.from_dict(values)
+    shown = card.shown()
+    assert shown["query"]["verdict"]["verdict"] == "probably use"
+    assert shown["query"]["verdict"]["why"] == "It is good. (interval over queries only: score again)"
+    assert shown["relevance"]["query"]["verdict"]["verdict"] == "probably use as first stage"
+    assert card.to_dict() == values
+    assert "QUERY USE (translated queries, native index): probably use (interval over queries only: score again)." in (
+        str(card)
+    )
+
+
 def test_a_scorecard_is_shown_in_ten_lines_as_a_table_and_in_one_line():
     card = Scorecard.from_dict(whole())
     lines = str(card).splitlines()

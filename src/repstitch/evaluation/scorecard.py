@@ -16,7 +16,7 @@ from repstitch.evaluation.scorecard_parts import (
     Spectrum,
     WithoutNearDuplicates,
 )
-from repstitch.evaluation.use_scores import RecallScores, Relevance, UseScores, chosen
+from repstitch.evaluation.use_scores import RecallScores, Relevance, UseScores, Verdict, chosen
 from repstitch.names import USES
 from repstitch.records import (
     Record,
@@ -102,6 +102,16 @@ class Scorecard(Record):
         query: Mapping[str, Any] = self._values.get("query") or {}
         recall = query.get("recall@1")  # reads the JSON directly, because routing needs it often
         return None if recall is None else float(recall)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the JSON object for display: a verdict of an earlier release is never `use`, see `Verdict`."""
+        values = self.to_dict()
+        for part_of_card in (values, values.get("relevance") or {}):
+            for use in USES:
+                verdict = (part_of_card.get(use) or {}).get("verdict")
+                if verdict is not None:
+                    verdict |= {"verdict": Verdict(verdict).verdict, "why": Verdict(verdict).why}
+        return values
 
     def __str__(self) -> str:
         return report.as_text(self._summary_blocks())
