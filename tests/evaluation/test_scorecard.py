@@ -360,8 +360,8 @@ def test_the_error_names_the_invalid_key(values, message):
 
 def test_a_card_of_an_earlier_release_is_never_shown_as_use():
     values = whole()
-    values["query"]["verdict"] |= {"verdict": "use", "why": "It is good."}
-    values["relevance"]["query"]["verdict"] |= {"verdict": "use as first stage"}
+    for scores, word in ((values, "use"), (values["relevance"], "use as first stage")):
+        scores["query"]["verdict"] = scores["query"]["verdict"] | {"verdict": word, "why": "It is good."}
     card = Scorecard.from_dict(values)
     shown = card.shown()
     assert shown["query"]["verdict"]["verdict"] == "probably use"

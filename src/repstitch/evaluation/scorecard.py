@@ -108,9 +108,10 @@ class Scorecard(Record):
         values = self.to_dict()
         for part_of_card in (values, values.get("relevance") or {}):
             for use in USES:
-                verdict = (part_of_card.get(use) or {}).get("verdict")
-                if verdict is not None:
-                    verdict |= {"verdict": Verdict(verdict).verdict, "why": Verdict(verdict).why}
+                scores = part_of_card.get(use) or {}
+                if "verdict" in scores:
+                    verdict = Verdict(scores["verdict"])
+                    scores["verdict"] = scores["verdict"] | {"verdict": verdict.verdict, "why": verdict.why}
         return values
 
     def __str__(self) -> str:
