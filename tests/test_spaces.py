@@ -11,10 +11,21 @@ OLD = card("old", 4, revision="1", layer=-1, normalised=True)
 NEW = card("new", 6)
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "a\nb", "a\0b", "a\r", None, 5])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".hidden", "a/b", "a\\b", "a\nb", "a\0b", "a\r", None, 5),
+        *("a\ud800", "\udcff", "a\tb", "a\u2028b", "a\u202eb", "\x7f", "a" * 257),
+    ],
+)
 def test_the_name_of_a_space_must_be_plain_text(name):
     with pytest.raises(InputError, match="'name' of a space must be text without slashes"):
         Space(name, 4)
+
+
+def test_a_name_may_have_256_characters_of_any_script():
+    assert Space("ä" * 256, 4).name == "ä" * 256
+    assert Space("多言語 e5, v2 (ü) 🙂", 4).name == "多言語 e5, v2 (ü) 🙂"
 
 
 @pytest.mark.parametrize("dim", [0, -1, 2.0, "4", None, True])

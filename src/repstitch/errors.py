@@ -20,7 +20,7 @@ class MissingError(InputError, AttributeError):
 
 
 class ConflictError(InputError):
-    """Several stitchers match the request, so the caller must name one. The service answers 409."""
+    """The named stitcher does not fit the rest of the request. The service answers 409."""
 
 
 def one_line(error: BaseException) -> str:

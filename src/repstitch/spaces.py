@@ -10,6 +10,7 @@ from repstitch.names import MODALITIES, ROLES
 
 log = logging.getLogger(__name__)
 
+NAME_LENGTH = 256
 IDENTITY = ("encoder", "revision", "dim", "pooling", "layer", "normalised")
 
 
@@ -21,7 +22,7 @@ class Space:
     is not stated and conflicts with nothing. The other fields are recorded and reported.
 
     Args:
-        name: The name for people and requests. It must not be empty, contain slashes, line breaks or `->`, or start
+        name: The name for people and requests: 1 to 256 printable characters without slashes and `->`, not starting
             with a dot.
         dim: Number of dimensions, at least 1.
         encoder: Library and checkpoint of the encoder, as `library:model`.
@@ -62,14 +63,16 @@ class Space:
     def __post_init__(self):
         if (
             not isinstance(self.name, str)
-            or not self.name
-            or any(c in self.name for c in "/\\\n\r\0")
+            or not 0 < len(self.name) <= NAME_LENGTH
+            or not self.name.isprintable()  # others, such as halves of surrogate pairs, cannot be sent or logged
+            or any(c in self.name for c in "/\\")
             or self.name.startswith(".")
             or "->" in self.name  # separates the two names of a pair
         ):
+            shown = self.name[:NAME_LENGTH] if isinstance(self.name, str) else self.name
             raise InputError(
-                "'name' of a space must be text without slashes, line breaks or '->' and must not start with a dot; "
-                f"got {self.name!r}."
+                f"'name' of a space must be text without slashes, unprintable characters or '->', of 1 to "
+                f"{NAME_LENGTH} characters, and must not start with a dot; got {shown!r}."
             )
         if type(self.dim) is not int or self.dim < 1:
             raise InputError(f"'dim' of space {self.name!r} must be a positive whole number; got {self.dim!r}.")

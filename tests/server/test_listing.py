@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 from helpers.scorecards import scorecard_of
@@ -37,9 +38,17 @@ def test_the_list_describes_every_stitcher(client):
 def test_a_pair_is_served_by_the_promoted_stitcher(folder, registry, client):
     make_stitcher(seed=7).save(folder / "second")
     registry.refresh()
-    assert [s["serves"] for s in client.get("/v1/stitchers").json()["stitchers"]] == [False, False]
+    assert [s["serves"] for s in client.get("/v1/stitchers").json()["stitchers"]] == [True, False]
     registry.promote("second")
     assert [s["serves"] for s in client.get("/v1/stitchers").json()["stitchers"]] == [False, True]
+
+
+def test_the_list_says_when_a_stitcher_was_created_if_that_is_recorded(folder, registry, client):
+    replace(make_stitcher("x", "y"), created="2026-05-17T09:30:00+00:00").save(folder / "recorded")
+    registry.refresh()
+    listed = client.get("/v1/stitchers").json()["stitchers"]
+    assert [stitcher.get("created") for stitcher in listed] == [None, "2026-05-17T09:30:00+00:00"]
+    assert client.get("/v1/stitchers/recorded").json()["created"] == "2026-05-17T09:30:00+00:00"
 
 
 def test_the_list_shows_main_scores_and_the_detail_route_the_whole_scorecard(folder, registry, client):

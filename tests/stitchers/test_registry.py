@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from repstitch.spaces import Space
 from repstitch.stitchers import registry as module
 from repstitch.stitchers.maps import AffineMap
 from repstitch.stitchers.registry import Registry
-from repstitch.stitchers.stitcher import Stitcher
+from repstitch.stitchers.stitcher import Stitcher, load
 
 
 def stitcher(source: str = "old", target: str = "new", seed: int = 0) -> Stitcher:
@@ -69,10 +70,56 @@ def test_the_only_stitcher_of_a_pair_is_used(folder):
     assert registry.resolve("new", "old")[0] == "back"
 
 
-def test_several_stitchers_of_a_pair_are_a_conflict_that_lists_them(folder):
-    registry = registry_of(folder, b=stitcher(seed=1), a=stitcher(seed=2), other=stitcher("x", "y"))
-    with pytest.raises(ConflictError, match=r"Several stitchers translate old -> new \(a, b\) and none is promoted"):
-        registry.resolve("old", "new")
+CREATED = {"c": None, "d": None, "b": "2026-05-17T09:30:00Z", "e": "2026-05-17T12:00:00+02:00", "a": "2026-05-18"}
+SERVING_ORDER = ("c", "d", "b", "e", "a")  # not recorded: older than all; "e" is half an hour after "b"
+
+
+def test_a_pair_is_served_by_the_stitcher_that_was_created_first(folder):
+    for name, created in CREATED.items():
+        replace(stitcher(seed=ord(name)), created=created).save(folder / name)
+    registry = registry_of(folder)
+    for i, name in enumerate(SERVING_ORDER):
+        assert registry.resolve("old", "new")[0] == registry_of(folder).resolve("old", "new")[0] == name
+        assert registry.route("old", "new").names == (name,)
+        assert [n for n in registry.state.stitchers if registry.state.serves(n)] == [name]
+        if i < len(SERVING_ORDER) - 1:
+            shutil.rmtree(folder / name)
+            registry.refresh()
+
+
+def test_a_newcomer_is_a_candidate_and_takes_over_when_the_serving_one_is_removed(folder, caplog):
+    caplog.set_level(logging.INFO)
+    registry = registry_of(folder, first=replace(stitcher(seed=1), created="2026-05-17T09:30:00Z"))
+    for name, created in (("later", "2026-05-18T09:30:00Z"), ("latest", "2026-05-19T09:30:00Z")):
+        replace(stitcher(seed=2), created=created).save(folder / name)
+    registry.refresh()
+    registry.refresh()
+    assert registry.resolve("old", "new")[0] == "first"
+    assert caplog.text.count("Stitcher later is a candidate for old->new, which first serves") == 1
+    assert caplog.text.count("Stitcher latest is a candidate for old->new, which first serves") == 1
+    shutil.rmtree(folder / "first")
+    registry.refresh()
+    assert registry.resolve("old", "new")[0] == "later"
+    assert "old->new is now served by later; before, it was first" in caplog.text
+    registry.promote("latest")
+    assert registry.resolve("old", "new")[0] == "latest"
+    assert "old->new is now served by latest; before, it was later" in caplog.text
+
+
+def test_the_time_of_creation_is_no_part_of_the_version(folder):
+    made = replace(stitcher(), created="2026-05-17T09:30:00+00:00")
+    made.save(folder / "a")
+    assert load(folder / "a").created == made.created
+    assert load(folder / "a").version == made.version == stitcher().version
+
+
+@pytest.mark.parametrize("created", ["", "yesterday", 3, ["2026-05-17"], True])
+def test_a_stitcher_without_a_valid_time_of_creation_is_refused(folder, created):
+    stitcher().save(folder / "a")
+    config = json.loads((folder / "a" / "config.json").read_text())
+    (folder / "a" / "config.json").write_text(json.dumps(config | {"created": created}))
+    with pytest.raises(InputError, match="`created` must be a date and a time in ISO 8601"):
+        load(folder / "a")
 
 
 def test_promoting_selects_a_stitcher_and_promoting_the_older_one_rolls_back(folder):
@@ -117,11 +164,24 @@ def test_the_promotion_of_a_removed_stitcher_is_ignored(folder):
     registry.promote("c")
     shutil.rmtree(folder / "c")
     registry.refresh()
-    with pytest.raises(ConflictError, match=r"\(a, b\) and none is promoted"):
-        registry.resolve("old", "new")
-    shutil.rmtree(folder / "b")
-    registry.refresh()
     assert registry.resolve("old", "new")[0] == "a"
+
+
+def promote(registry: Registry, name: str, start: threading.Barrier) -> None:
+    start.wait(20)
+    registry.promote(name)
+
+
+def test_promotions_at_the_same_time_are_all_kept(folder):
+    names = [f"s{i}" for i in range(30)]
+    registry = registry_of(folder, **{name: stitcher(name, "new") for name in names})
+    start = threading.Barrier(len(names))
+    threads = [threading.Thread(target=promote, args=(registry, name, start)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert json.loads((folder / "promoted.json").read_text()) == {f"{name}->new": name for name in names}
 
 
 def test_a_stitcher_requested_by_name_is_used_even_if_another_is_promoted(folder):
@@ -144,7 +204,9 @@ def test_the_error_on_unknown_names_and_spaces_lists_the_nearest(folder):
         registry.resolve("clib", "bert")
     with pytest.raises(NotFoundError, match=r"There is no space 'brt' \(`target`\)\. Nearest: bert"):
         registry.resolve("clip", "brt")
-    with pytest.raises(NotFoundError, match="No stitcher translates bert -> clip"):
+    stitcher("clip", "bert", seed=1).save(registry.folder / "clip_to_bert_2")
+    registry.refresh()
+    with pytest.raises(NotFoundError, match=r"No stitcher translates bert -> clip\. Nearest: clip->bert\.$"):
         registry.resolve("bert", "clip")
     with pytest.raises(NotFoundError, match="There is no stitcher 'x'"):
         registry.promote("x")
@@ -246,6 +308,65 @@ def test_all_stitchers_stay_in_use_while_the_whole_folder_is_being_deleted(folde
     monkeypatch.setattr(module, "sleep", lambda _: shutil.rmtree(folder))
     assert registry.refresh() == {}
     assert registry.state is before
+
+
+def test_a_stitcher_that_may_not_be_read_is_read_when_its_permissions_change(folder, monkeypatch):
+    def permitted(path: Path) -> Stitcher:
+        if not os.stat(path / "config.json").st_mode & 0o400:  # as the system refuses it, unless root asks
+            raise InputError("Permission denied")
+        return load(path)
+
+    monkeypatch.setattr(module, "load", permitted)
+    stitcher().save(folder / "a")
+    os.chmod(folder / "a" / "config.json", 0o000)
+    registry = registry_of(folder)
+    assert registry.state.problems == {"a": "Permission denied"}
+    assert registry.refresh() == {}
+    os.chmod(folder / "a" / "config.json", 0o600)
+    assert registry.refresh() == {"a": "loaded"}
+    assert registry.state.problems == {}
+
+
+def test_a_stitcher_that_could_not_be_read_is_read_again_later(folder, monkeypatch, caplog):
+    failures: list[Exception] = [MemoryError(), MemoryError(), OSError(24, "Too many open files")]
+
+    def short_of_memory(path: Path) -> Stitcher:
+        if failures:
+            raise failures.pop(0)
+        return load(path)
+
+    monkeypatch.setattr(module, "load", short_of_memory)
+    registry = registry_of(folder, a=stitcher())
+    assert registry.refresh() == {}
+    assert len(failures) == 2  # not tried at every refresh
+    monkeypatch.setattr(module, "RETRY_S", 0.0)
+    registry._retry_at = 0.0
+    assert registry.refresh() == {}
+    assert list(registry.refresh()) == ["a"]
+    assert registry.refresh() == {"a": "loaded"}
+    assert registry.state.problems == {}
+    assert [record.getMessage() for record in caplog.records if "Not loaded" in record.message] == [
+        f"Not loaded: {folder / 'a'}: MemoryError",
+        f"Not loaded: {folder / 'a'}: [Errno 24] Too many open files",
+    ]
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_folder_that_cannot_be_listed_changes_nothing_and_is_reported_once(folder, monkeypatch, caplog, loaded):
+    registry = registry_of(folder, a=stitcher()) if loaded else Registry(folder)
+    before = set(registry.state.stitchers)
+
+    def refuse(_path):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", refuse)
+        for _ in range(3):
+            assert registry.refresh() == {}
+    assert set(registry.state.stitchers) == before
+    assert caplog.text.count(f"The folder {folder} cannot be read: [Errno 13] Permission denied") == 1
+    stitcher("x", "y").save(folder / "b")
+    assert registry.refresh() == {"b": "loaded"}
 
 
 def test_a_missing_folder_is_reported_once_and_read_when_it_is_created(folder, caplog):
@@ -399,13 +520,10 @@ def test_a_route_joins_two_stitchers_only_if_the_cards_of_the_space_agree():
         route_of("a", "c", made)
 
 
-def test_a_route_uses_only_stitchers_that_are_promoted_or_the_only_one_of_their_pair():
+def test_a_route_uses_only_stitchers_that_serve_their_pair():
     made = {"ab": scored("a", "b", 0.5), "ab2": scored("a", "b", 0.9, 1), "bc": scored("b", "c", 0.5)}
-    with pytest.raises(NotFoundError):
-        route_of("a", "c", made)
-    assert route_of("a", "c", made, {"a->b": "ab"}).names == ("ab", "bc")
-    with pytest.raises(ConflictError, match="none is promoted"):
-        route_of("a", "b", made)
+    assert route_of("a", "c", made).names == ("ab", "bc")
+    assert route_of("a", "c", made, {"a->b": "ab2"}).names == ("ab2", "bc")
 
 
 def test_the_search_ends_if_there_are_cycles_or_spaces_that_cannot_be_reached():

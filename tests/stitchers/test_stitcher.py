@@ -456,7 +456,7 @@ def test_a_stitcher_is_shown_in_one_line():
     scored = make(scorecard=Scorecard.from_dict(values))
     assert repr(make()) == "Stitcher(old[6] -> new[4], method='ridge')"
     assert repr(scored) == ("Stitcher(old[6] -> new[4], method='ridge', recall@1=0.205, verdict query='re-embed')")
-    long = make(source=card("x" * 300, D_SOURCE), target=card("y" * 300, D_TARGET), scorecard=scored.scorecard)
+    long = make(source=card("x" * 256, D_SOURCE), target=card("y" * 256, D_TARGET), scorecard=scored.scorecard)
     assert "\n" not in repr(long)
     assert len(repr(long)) < 200
     markdown = scored._repr_markdown_()

@@ -20,7 +20,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "list",
         run_list,
-        "list the stitchers of a folder; * marks promoted ones",
+        "list the stitchers of a folder; * marks promoted ones, and candidates do not serve their pair",
         "repstitch list --stitchers models/stitchers",
     )
     add_folder_argument(command)
@@ -57,6 +57,8 @@ def run_list(args: argparse.Namespace) -> None:
             "version": stitcher.version,
             "promoted": state.promoted.get(pair_key(stitcher.source.name, stitcher.target.name)) == name,
             "recall@1": stitcher.scorecard.query_recall,
+            "serves": state.serves(name),
+            "created": stitcher.created,
         }
         for name, stitcher in state.stitchers.items()
     ]
@@ -65,6 +67,7 @@ def run_list(args: argparse.Namespace) -> None:
         f"{row['source']} ({row['dims'][0]}) -> {row['target']} ({row['dims'][1]}), "
         f"{row['method']}, version {row['version']}"
         + (f", recall@1 {num(row['recall@1'])}" if row["recall@1"] is not None else "")
+        + ("" if row["serves"] else f", candidate: {state.serving[pair_key(row['source'], row['target'])]} serves")
         for row in rows
     ]
     for problem in state.problems.values():
@@ -103,7 +106,7 @@ def run_show(args: argparse.Namespace) -> None:
         "settings": stitcher.settings,
         "version": stitcher.version,
         "provenance": stitcher.provenance,
-        "scorecard": stitcher.scorecard.to_dict(),
+        "scorecard": stitcher.scorecard.shown(),
     }
     command = ["repstitch", "show", args.stitcher, *(["--stitchers", args.stitchers] if args.stitchers else [])]
     emit(result, f"{title}, {made}\n\n{scorecard_text(stitcher.scorecard, command, args.full)}", args.json)

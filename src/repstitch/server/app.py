@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -9,10 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match, Mount, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from repstitch.errors import InputError
 from repstitch.server.docs import show_docs
+from repstitch.server.endpoint import CLIENT_LEFT, Endpoint
 from repstitch.server.guards import Authentication
 from repstitch.server.listing import list_spaces, list_stitchers, live, ready, show_metrics, show_stitcher
 from repstitch.server.openai import Embeddings, list_models
@@ -21,6 +23,7 @@ from repstitch.server.responses import Refusal, on_error
 from repstitch.server.score import Score
 from repstitch.server.service import Service
 from repstitch.server.settings import Settings
+from repstitch.server.telemetry import NO_ENCODING, NO_ROUTE, Metrics
 from repstitch.server.translate import Translate
 from repstitch.stitchers.registry import Registry
 
@@ -39,10 +42,10 @@ EXPOSED = (
 def create_app(registry: Registry, settings: Settings) -> Starlette:
     """Return the application that serves one registry, which it reads at start and reloads at intervals."""
     service = Service(registry, settings)
-    guards = [Middleware(Authentication, settings=settings)]
+    guards = [Middleware(RequestCounter, metrics=service.metrics), Middleware(Authentication, settings=settings)]
     if settings.cors_origins:  # before authentication, so that browsers can read its 401 responses too
         cors = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
-        guards.insert(0, Middleware(CORSMiddleware, expose_headers=EXPOSED, **cors))
+        guards.insert(1, Middleware(CORSMiddleware, expose_headers=EXPOSED, **cors))
     app = Starlette(
         routes=[
             Route("/v1/translate", Translate(service), methods=["POST"]),
@@ -66,7 +69,40 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
         lifespan=lifespan,
     )
     app.state.service = service
+    for route in app.routes:
+        if isinstance(route, Route) and not isinstance(route.endpoint, Endpoint):
+            service.metrics.begin(_label(route), "200")
     return app
+
+
+class RequestCounter:
+    """Middleware that counts the requests that no `Endpoint` counts: of GET routes, unknown paths and refused keys."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        status, began = CLIENT_LEFT, time.perf_counter()
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_and_note)
+        finally:
+            if not isinstance(scope.get("endpoint"), Endpoint):
+                seconds = time.perf_counter() - began
+                self.metrics.count_request(_label(scope.get("route")), None, NO_ENCODING, status, seconds)
+
+
+def _label(route: object) -> str:
+    """Return the label of a route in the metrics: its path without `/v1/`."""
+    return route.path.removeprefix("/v1").strip("/") if isinstance(route, Route) else NO_ROUTE
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from repstitch.errors import InputError
 from repstitch.server.guards import ByteReservation
 from repstitch.server.responses import FAILED, Refusal, status_of
 from repstitch.server.service import Service
+from repstitch.server.telemetry import NO_ENCODING
 from repstitch.wire.rows import Buffer
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class RequestLabels:
     """Labels of a request in the metrics, filled in while the request is read."""
 
     pair: str | None = None
-    encoding: str = "none"
+    encoding: str = NO_ENCODING
 
 
 class Endpoint(ABC):

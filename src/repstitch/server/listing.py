@@ -9,7 +9,6 @@ from repstitch.server.responses import Refusal, json_reply
 from repstitch.server.service import Service
 from repstitch.server.telemetry import CONTENT_TYPE
 from repstitch.stitchers.registry import State
-from repstitch.stitchers.routing import pair_key
 from repstitch.wire.fields import check_name
 
 HEADLINE = (1, 10)
@@ -56,11 +55,10 @@ async def list_spaces(request: Request) -> Response:
 def summary(name: str, state: State) -> dict:
     """Return the entry of a stitcher in the list: its spaces, how it was trained, and whether it serves its pair.
 
-    It serves its pair (`serves`) if requests that name no stitcher use it: it is the only one of the pair, or promoted.
+    It serves its pair (`serves`) if requests that name no stitcher use it; otherwise it is a candidate.
     """
     stitcher = state.stitchers[name]
     source, target = stitcher.source, stitcher.target
-    rivals = [n for n, s in state.stitchers.items() if (s.source.name, s.target.name) == (source.name, target.name)]
     return {
         "name": name,
         "source": source.name,
@@ -71,9 +69,9 @@ def summary(name: str, state: State) -> dict:
         "method": stitcher.method,
         "objective": stitcher.objective,
         "confidence": [] if stitcher.calibration is None else list(stitcher.calibration.names),
-        "serves": rivals == [name] or state.promoted.get(pair_key(source.name, target.name)) == name,
+        "serves": state.serves(name),
         "scores": headline(stitcher.scorecard),
-    }
+    } | ({} if stitcher.created is None else {"created": stitcher.created})
 
 
 def headline(card: Scorecard) -> dict[str, dict[str, float]]:

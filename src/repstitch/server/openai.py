@@ -99,8 +99,8 @@ def encode(served: ServedRoute, vectors: np.ndarray, payload: dict[str, Any]) ->
 def resolve_model(service: Service, payload: dict[str, Any]) -> ServedRoute:
     """Return the route that `model` names: the name of a stitcher, or a pair `source->target`.
 
-    Raises MalformedError if `model` is missing, Refusal 404 with the nearest names if it does not exist, Refusal 409 if
-    several stitchers fit and none is promoted, and UnusableError if `dimensions` is not the target's dimension.
+    Raises MalformedError if `model` is missing, Refusal 404 with the nearest names if it does not exist, and
+    UnusableError if `dimensions` is not the target's dimension.
     """
     model = payload.get("model")
     if model is None:

@@ -46,11 +46,11 @@ HEADLINE = {
     "method": TEXT,
     "objective": TEXT,
     "confidence": {"type": "array", "items": TEXT},
-    "serves": {"type": "boolean"},
+    "serves": {"type": "boolean", "description": "True if requests without `stitcher` use it; false for a candidate."},
     "scores": FREE,
 }
 
-STITCHER_TEXT = "Name of the stitcher to use. Required if several translate the pair and none is promoted."
+STITCHER_TEXT = "Name of the stitcher to use. Without it, the promoted one of the pair, else the one created first."
 CONFIDENCE_TEXT = (
     "Return confidence measures for each vector: in the field `confidence` in JSON, in one column per measure in "
     f"Arrow, and after the numbers of each vector in `{OCTETS}`. The stitcher must be calibrated."
@@ -66,9 +66,8 @@ ERRORS = {
     405: "The route does not support this HTTP method.",
     406: "The route supports none of the formats that `Accept` allows.",
     409: (
-        "The loaded stitchers do not fit the request: several translate the pair and none is promoted, the named "
-        "stitcher translates another pair, it has no calibration for `confidence`, or its source space has no text "
-        "encoder."
+        "The stitcher does not fit the request: the named one translates another pair, it has no calibration for "
+        "`confidence`, or its source space has no text encoder."
     ),
     413: "The request has more bytes, rows or texts than allowed; split it into several requests.",
     415: "The route does not support the `Content-Type` of the body, or the body is compressed.",
@@ -294,7 +293,8 @@ def _read(name: str, summary: str, schema: str) -> dict[str, Any]:
 
 
 def _stitcher() -> dict[str, Any]:
-    details = _object(HEADLINE | {"source": SPACE, "target": SPACE, "settings": FREE, "split": FREE, "scorecard": FREE})
+    whole = {"source": SPACE, "target": SPACE, "settings": FREE, "split": FREE, "scorecard": FREE}
+    details = _object(HEADLINE | whole, {"created": TEXT})
     return {
         "operationId": "show_stitcher",
         "summary": "Show one stitcher with its complete scorecard",
@@ -376,7 +376,7 @@ def _schemas() -> dict[str, Any]:
     error = _object(
         {"code": {"enum": sorted({*CODES.values(), "error"})}, "message": TEXT, "param": {"type": ["string", "null"]}}
     )
-    lists = {"Stitchers": ("stitchers", _object(HEADLINE)), "Spaces": ("spaces", space)}
+    lists = {"Stitchers": ("stitchers", _object(HEADLINE, {"created": TEXT})), "Spaces": ("spaces", space)}
     return {
         "Error": _object({"error": error}),
         "Translate": _object(

@@ -63,7 +63,7 @@ def find_route(
     """Find the route between two spaces, through other spaces only if `routing` is "auto" and `name` is None.
 
     Raises MalformedError if a space is missing, Refusal 404 with the nearest names if no stitcher fits, and Refusal 409
-    if several fit and none is promoted, or if the stitcher `name` translates another pair.
+    if the stitcher `name` translates another pair.
     """
     if source is None or target is None:
         missing = "source" if source is None else "target"

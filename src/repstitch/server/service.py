@@ -65,7 +65,11 @@ class Service:
         current = {(name, stitcher.version) for name, stitcher in stitchers.items()}
         self._placed = {key: placed for key, placed in self._placed.items() if set(key) <= current}
         for name, stitcher in stitchers.items():
-            self._place(Route((name,), (stitcher,)))
+            try:
+                self._place(Route((name,), (stitcher,)))
+            except Exception:  # for example a lack of memory, which must not stop the others
+                if name in report:
+                    log.exception("Stitcher %s cannot be used yet.", name)
         return [event if event in ("loaded", "removed") else "refused" for event in report.values()]
 
     async def reload(self) -> None:
@@ -77,7 +81,8 @@ class Service:
                 "The folder %s could not be read; the stitchers loaded before remain in use.", self.registry.folder
             )
         else:
-            self.metrics.count_reloads(results, len(self.registry.state.stitchers))
+            state = self.registry.state
+            self.metrics.count_reloads(results, len(state.stitchers), state.serving.keys())
 
     async def watch(self) -> None:
         """Reload every `reload_s` seconds, until cancelled."""

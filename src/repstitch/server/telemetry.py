@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # environment variable: the folder through which workers share metrics
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+NO_ENCODING = "none"  # the label of requests whose body was not read
+# The encodings of the body by route, for the time series that exist before the first request.
+POST_ROUTES = {
+    "translate": ("f32", "f16", "json", "base64", "arrow"),
+    "embeddings": ("json", "text"),
+    "score": ("json",),
+}
+NO_ROUTE = "none"  # the label of requests that reached no route: unknown paths, and requests without a valid key
 NO_PAIR = "none"  # the label of all pairs that are not served, so that unknown names create no time series
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 UNUSUAL_P = 0.05  # for rows like those of the calibration, `p_typical` is below this value with this probability
@@ -40,6 +48,10 @@ class Metrics:
         self._loaded = Gauge(
             "stitchers_loaded", "Stitchers that are loaded now.", multiprocess_mode="mostrecent", **options
         )
+        self._candidates = Gauge(
+            "stitchers_candidates", "Loaded stitchers that do not serve their pair, because another one does.",
+            multiprocess_mode="mostrecent", **options,
+        )  # fmt: skip
         self._reloads = Counter(
             "reloads", "Changes of stitchers, by result: loaded, removed or refused.", ("result",), **options
         )
@@ -49,9 +61,14 @@ class Metrics:
             f"Checked vectors with p_typical below {UNUSUAL_P}, by pair; without drift, a share of {UNUSUAL_P}.",
             ("pair",), **options,
         )  # fmt: skip
+        self.begin(NO_ROUTE, "401")
         # Counts are collected here and passed to prometheus_client at intervals, because its own counting would take a
         # tenth of the time of a small request.
         self._pending: dict[tuple[Counter, tuple[str, ...]], float] = {}
+
+    def begin(self, route: str, code: str, pair: str = NO_PAIR, encoding: str = NO_ENCODING) -> None:
+        """Create a time series of requests, which is then 0 and not missing before the first of them."""
+        self._requests.labels(route, pair, encoding, code)
 
     def count_request(self, route: str, pair: str | None, encoding: str, status: int, seconds: float) -> None:
         """Count one request and the seconds it took."""
@@ -83,10 +100,19 @@ class Metrics:
         self._checked.labels(pair).inc(n_checked)
         self._unusual.labels(pair).inc(n_unusual)
 
-    def count_reloads(self, results: Iterable[str], n_loaded: int) -> None:
+    def count_reloads(self, results: Iterable[str], n_loaded: int, pairs: Collection[str]) -> None:
+        """Count the changes of stitchers, and set how many are loaded and how many of them are candidates.
+
+        `pairs` are the pairs that are served. The time series of their requests begin.
+        """
         for result in results:
             self._reloads.labels(result).inc()
         self._loaded.set(n_loaded)
+        self._candidates.set(n_loaded - len(pairs))
+        for pair in pairs:
+            for route, encodings in POST_ROUTES.items():
+                for encoding in encodings:
+                    self.begin(route, "200", pair, encoding)
         self.flush()
 
     def text(self) -> bytes:

@@ -1,15 +1,18 @@
 """A folder of stitchers: list them, promote one, select the one for a pair of spaces, detect changes."""
 
+import fcntl
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 
 from repstitch.errors import ConflictError, InputError, NotFoundError, one_line
-from repstitch.files import stitchers_folder, written_whole
+from repstitch.files import read_json, stitchers_folder, written_whole
 from repstitch.stitchers.routing import Route, best_route, pair_key
 from repstitch.stitchers.stitcher import Stitcher, load
 from repstitch.text import nearest
@@ -17,6 +20,7 @@ from repstitch.text import nearest
 log = logging.getLogger(__name__)
 PROMOTED = "promoted.json"
 SECOND_LOOK_S = 0.1
+RETRY_S = 60.0  # seconds after which folders that could not be read are read again
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,28 @@ class State:
     promoted: Mapping[str, str] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
     stamps: Mapping[str, tuple] = field(default_factory=dict)
+
+    @cached_property
+    def serving(self) -> dict[str, str]:
+        """The name of the stitcher that serves each pair: the promoted one, else the one that was created first.
+
+        Stitchers of releases that did not record when they were created count as older than all others; the name
+        decides between equals. The other stitchers of a pair are candidates.
+        """
+        pairs: dict[str, list[str]] = {}
+        for name, stitcher in self.stitchers.items():
+            pairs.setdefault(pair_key(stitcher.source.name, stitcher.target.name), []).append(name)
+        return {
+            pair: self.promoted[pair]
+            if self.promoted.get(pair) in names
+            else min(names, key=lambda name: (self.stitchers[name].created_at, name))
+            for pair, names in pairs.items()
+        }
+
+    def serves(self, name: str) -> bool:
+        """Whether requests that name no stitcher use this one for its pair."""
+        stitcher = self.stitchers[name]
+        return self.serving[pair_key(stitcher.source.name, stitcher.target.name)] == name
 
 
 class Registry:
@@ -47,49 +73,33 @@ class Registry:
     def __init__(self, folder: str | os.PathLike[str] | None = None):
         self.folder = stitchers_folder() if folder is None else Path(folder)
         self.state = State()
+        self._unreadable: str | None = None  # the error message of the whole folder, which is logged once
+        self._retry_at = 0.0
 
     def refresh(self) -> dict[str, str]:
         """Read the changes in the folder.
 
-        A stitcher that cannot be read is reported and left out. If an earlier version of it was loaded, that version
-        stays in use. A stitcher is removed only if its folder is also missing 0.1 s later, because a folder may be
-        missing for a moment while it is replaced. If the whole folder is missing, all stitchers stay in use.
+        A stitcher that cannot be read, for whatever reason, is reported and left out, and read again when it changes or
+        after a minute. If an earlier version of it was loaded, that version stays in use. A stitcher is removed only if
+        its folder is also missing 0.1 s later, because a folder may be missing for a moment while it is replaced. If
+        the whole folder is missing or cannot be read, all stitchers stay in use.
 
         Returns:
             The change of each changed stitcher, by name: `loaded`, `removed` or an error message.
         """
-        old, report = self.state, {}
-        paths = _stitcher_folders(self.folder)
-        if paths is not None and old.stitchers.keys() - paths.keys():
-            # A folder that is replaced by two renames has no name between them, so look again before it is removed.
-            sleep(SECOND_LOOK_S)
+        old = self.state
+        try:
             paths = _stitcher_folders(self.folder)
-        if paths is None:
-            missing = {str(self.folder): f"There is no folder {self.folder} yet; create it to load stitchers."}
-            if not old.stitchers and old.problems != missing:  # logged once, not at every refresh
-                log.warning("%s", missing[str(self.folder)])
-                self.state = State(problems=missing)
-            return report
-        stitchers, problems, stamps = {}, {}, {}
-        for name, path in paths.items():
-            stamps[name] = stamp = _stamp(path)
-            if old.stamps.get(name) == stamp:
-                if name in old.stitchers:
-                    stitchers[name] = old.stitchers[name]
-                if name in old.problems:
-                    problems[name] = old.problems[name]
-                continue
-            try:
-                stitchers[name] = load(path)
-                report[name] = "loaded"
-            except InputError as error:
-                problems[name] = report[name] = str(error)
-                if name in old.stitchers:
-                    stitchers[name] = old.stitchers[name]
-                log.error("Not loaded: %s", error)
-        for name in old.stitchers:
-            if name not in stitchers:
-                report[name] = "removed"
+            if old.stitchers.keys() - paths.keys():
+                # A folder that is replaced by two renames has no name between them, so look again before it is removed.
+                sleep(SECOND_LOOK_S)
+                paths = _stitcher_folders(self.folder)
+        except OSError as error:
+            self._keep_all(error)
+            return {}
+        self._unreadable = None
+        stitchers, problems, stamps, report = self._read(paths)
+        report |= dict.fromkeys(old.stitchers.keys() - stitchers.keys(), "removed")
         try:
             promoted = _read_promoted(self.folder)
         except InputError as error:
@@ -97,7 +107,47 @@ class Registry:
             if old.problems.get(PROMOTED) != str(error):  # logged once, not at every refresh
                 log.error("%s", error)
         self.state = State(stitchers, promoted, problems, stamps)
+        _log_who_serves(old, self.state)
         return report
+
+    def _read(self, paths: Mapping[str, Path]) -> tuple[dict[str, Stitcher], dict[str, str], dict[str, tuple], dict]:
+        """Return the stitchers, the problems and the stamps of the folder, and the report of `refresh`."""
+        old, report = self.state, {}
+        stitchers, problems, stamps = {}, {}, {}
+        # A problem may also end without a change of the files, for example a lack of memory or a lost connection.
+        retry = monotonic() >= self._retry_at
+        if retry:
+            self._retry_at = monotonic() + RETRY_S
+        for name, path in paths.items():
+            stamps[name] = stamp = _stamp(path)
+            if name in old.stitchers:
+                stitchers[name] = old.stitchers[name]
+            if old.stamps.get(name) == stamp and not (retry and name in old.problems):
+                if name in old.problems:
+                    problems[name] = old.problems[name]
+                continue
+            try:
+                stitchers[name] = _load(path)
+                report[name] = "loaded"
+            except Exception as error:  # whatever is wrong with one folder must not stop the others
+                problems[name] = problem = str(error) if isinstance(error, InputError) else f"{path}: {one_line(error)}"
+                if old.problems.get(name) != problem or old.stamps.get(name) != stamp:
+                    report[name] = problem
+                    log.error("Not loaded: %s", problem)
+        return stitchers, problems, stamps, report
+
+    def _keep_all(self, error: OSError) -> None:
+        """Keep the state although the whole folder cannot be read, and log the reason once."""
+        problem = (
+            f"There is no folder {self.folder} yet; create it to load stitchers."
+            if isinstance(error, FileNotFoundError | NotADirectoryError)
+            else f"The folder {self.folder} cannot be read: {one_line(error)}"
+        )
+        if self._unreadable != problem:
+            log.warning("%s", problem)
+        self._unreadable = problem
+        if not self.state.stitchers:
+            self.state = State(problems={str(self.folder): problem})
 
     def get(self, name: str) -> Stitcher:
         """Return a stitcher by its name.
@@ -117,7 +167,7 @@ class Registry:
         return stitcher
 
     def resolve(self, source: str, target: str, name: str | None = None) -> tuple[str, Stitcher]:
-        """Select the stitcher for a pair of spaces: the named one, the only one, or the promoted one.
+        """Select the stitcher for a pair of spaces: the named one, else the promoted one, else the one created first.
 
         Args:
             source: The name of the source space.
@@ -129,8 +179,7 @@ class Registry:
 
         Raises:
             NotFoundError: If no stitcher has this name, or none translates this pair.
-            ConflictError: If the named stitcher translates another pair, or if several stitchers translate this pair
-                and none is promoted.
+            ConflictError: If the named stitcher translates another pair.
         """
         state = self.state
         if name is not None:
@@ -141,24 +190,15 @@ class Registry:
                     f"{stitcher.source.name} -> {stitcher.target.name}, not {source} -> {target}."
                 )
             return name, stitcher
-        fits = [n for n, s in state.stitchers.items() if (s.source.name, s.target.name) == (source, target)]
-        if len(fits) == 1:
-            return fits[0], state.stitchers[fits[0]]
-        promoted = state.promoted.get(pair_key(source, target))
-        if promoted in fits:
-            return promoted, state.stitchers[promoted]
-        if fits:
-            raise ConflictError(
-                f"Several stitchers translate {source} -> {target} ({', '.join(sorted(fits))}) and none is promoted; "
-                "name one, or promote one with `repstitch promote NAME`."
-            )
+        serving = state.serving.get(pair_key(source, target))
+        if serving is not None:
+            return serving, state.stitchers[serving]
         spaces = {x for s in state.stitchers.values() for x in (s.source.name, s.target.name)}
         for side, space in (("source", source), ("target", target)):
             if space not in spaces:
                 raise NotFoundError(f"There is no space {space!r} (`{side}`).{_suggestion(space, spaces)}")
-        pairs = [pair_key(s.source.name, s.target.name) for s in state.stitchers.values()]
         raise NotFoundError(
-            f"No stitcher translates {source} -> {target}.{_suggestion(pair_key(source, target), pairs)}"
+            f"No stitcher translates {source} -> {target}.{_suggestion(pair_key(source, target), state.serving)}"
         )
 
     def route(self, source: str, target: str) -> Route:
@@ -177,20 +217,22 @@ class Registry:
 
         Raises:
             NotFoundError: If there is no route.
-            ConflictError: If several stitchers translate this pair and none is promoted.
         """
         state = self.state
         try:
             name, stitcher = self.resolve(source, target)
             return Route((name,), (stitcher,))
         except NotFoundError as error:
-            names = best_route(_served(state), source, target)
+            served = {name: state.stitchers[name] for name in state.serving.values()}
+            names = best_route(served, source, target)
             if not names:
                 raise NotFoundError(f"{error} There is no route through other spaces either.") from None
             return Route(names, tuple(state.stitchers[name] for name in names))
 
     def promote(self, name: str) -> str:
-        """Make a stitcher the one to use for its pair of spaces. The folder's `promoted.json` is replaced atomically.
+        """Make a stitcher the one to use for its pair of spaces.
+
+        The folder's `promoted.json` is replaced atomically. Promotions at the same time are made one after another.
 
         Args:
             name: The name of the stitcher.
@@ -204,27 +246,54 @@ class Registry:
         """
         stitcher = self.get(name)
         pair = pair_key(stitcher.source.name, stitcher.target.name)
-        promoted = dict(_read_promoted(self.folder)) | {pair: name}
-        with written_whole(self.folder / PROMOTED, argument=None) as path:
+        with _locked(self.folder), written_whole(self.folder / PROMOTED, argument=None) as path:
+            promoted = dict(_read_promoted(self.folder)) | {pair: name}
             path.write_text(json.dumps(promoted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         self.refresh()
         return pair
 
 
-def _served(state: State) -> dict[str, Stitcher]:
-    """Return the stitchers to use: for each pair the only stitcher, or the promoted one."""
-    fits: dict[str, list[str]] = {}
-    for name, stitcher in state.stitchers.items():
-        fits.setdefault(pair_key(stitcher.source.name, stitcher.target.name), []).append(name)
-    chosen = {pair: names[0] if len(names) == 1 else state.promoted.get(pair) for pair, names in fits.items()}
-    return {name: state.stitchers[name] for pair, name in chosen.items() if name in fits[pair]}
+def _log_who_serves(old: State, new: State) -> None:
+    """Log the pairs that another stitcher serves now, and the new candidates."""
+    for pair, name in new.serving.items():
+        if old.serving.get(pair, name) != name:
+            log.info("%s is now served by %s; before, it was %s.", pair, name, old.serving[pair])
+    for name, stitcher in new.stitchers.items():
+        if not new.serves(name) and old.stitchers.get(name) is not stitcher:
+            pair = pair_key(stitcher.source.name, stitcher.target.name)
+            log.info(
+                "Stitcher %s is a candidate for %s, which %s serves; promote it to use it.",
+                name,
+                pair,
+                new.serving[pair],
+            )
 
 
-def _stitcher_folders(folder: Path) -> dict[str, Path] | None:
-    """Return the folders of stitchers by name, sorted; None if `folder` is missing."""
-    if not folder.is_dir():
-        return None
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+def _stitcher_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders of stitchers by name, sorted."""
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    return {name: folder / name for name in names if os.path.isdir(folder / name)}
+
+
+def _load(path: Path) -> Stitcher:
+    if not path.name.isprintable():  # such a name could not be shown, logged or sent
+        raise InputError(f"The name of the folder {str(path)!r} must consist of printable characters; rename it.")
+    return load(path)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes and threads that lock it too."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {one_line(error)}") from None
+    try:
+        with suppress(OSError):  # some network file systems cannot lock a folder
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read_promoted(folder: Path) -> dict[str, str]:
@@ -232,8 +301,8 @@ def _read_promoted(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        promoted = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError) as error:
+        promoted = read_json(path)
+    except Exception as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}. Remove it and promote again.") from None
     if not isinstance(promoted, dict) or not all(isinstance(v, str) for v in promoted.values()):
         raise InputError(f"{path} must be a JSON object of pairs and stitcher names. Remove it and promote again.")
@@ -241,19 +310,20 @@ def _read_promoted(folder: Path) -> dict[str, str]:
 
 
 def _stamp(path: Path) -> tuple:
-    """Return the name, size, time and inode of each file of a folder, to detect changes without reading the files.
+    """Return the name, size, times and inode of each file of a folder, to detect changes without reading the files.
 
-    The stamp is empty if the folder is missing or changes at this moment.
+    The time of the last change of the inode shows a change of permissions. The stamp is empty if the folder is missing
+    or changes at this moment.
     """
     try:
         stats = [(f.name, f.stat()) for f in sorted(path.iterdir()) if f.is_file()]
     except OSError:
         return ()
-    return tuple((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats)
+    return tuple((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in stats)
 
 
 def _suggestion(name: str, names: Collection[str]) -> str:
-    alike = nearest(name, names)
+    alike = nearest(name, sorted(names))
     if alike:
         return f" Nearest: {', '.join(alike)}."
     return f" Available: {', '.join(sorted(names)[:5])}." if names else " The folder contains no stitchers."

@@ -5,12 +5,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import safetensors
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
@@ -18,7 +18,7 @@ from safetensors.torch import save as to_safetensors
 from repstitch.arguments import check_choice
 from repstitch.errors import InputError, one_line
 from repstitch.evaluation.scorecard import Scorecard
-from repstitch.files import check_new_folder, check_stitcher_exists, written_whole
+from repstitch.files import check_new_folder, check_regular, check_stitcher_exists, read_json, written_whole
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
 from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Calibration, Confidence, calibration_from_tensors
@@ -58,6 +58,8 @@ class Stitcher:
         provenance: The versions of the software, how rows were paired, and the number of pairs.
         scorecard: The scores on held-out pairs. Default: an empty scorecard.
         calibration: The calibration of the confidence. Default: None, which means that confidence is not available.
+        created: When the stitcher was created, in the ISO 8601 format, such as `2026-05-17T09:30:00+00:00`. It decides
+            which of several stitchers serves a pair, and is no part of the version. Default: None, for not recorded.
 
     Raises:
         InputError: If the arguments do not fit together.
@@ -78,6 +80,7 @@ class Stitcher:
     provenance: dict[str, Any] = field(default_factory=dict)
     scorecard: Scorecard = field(default_factory=Scorecard)
     calibration: Calibration | None = None
+    created: str | None = None
 
     def __post_init__(self):
         if (self.map.d_source, self.map.d_target) != (self.source.dim, self.target.dim):
@@ -99,6 +102,10 @@ class Stitcher:
         if self.calibration is not None and len(self.calibration.mean) != self.source.dim:
             dim = len(self.calibration.mean)
             raise InputError(f"`calibration` must have the source's {self.source.dim} dimensions; got {dim}.")
+        try:
+            _ = self.created_at
+        except (TypeError, ValueError):
+            raise InputError(f"`created` must be a date and a time in ISO 8601; got {self.created!r}.") from None
         check_choice("method", self.method, METHODS)
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("input_norm", self.input_norm, NORMALISATIONS)
@@ -201,6 +208,14 @@ class Stitcher:
         return self.pipeline(rows)
 
     @cached_property
+    def created_at(self) -> datetime:
+        """When the stitcher was created; the earliest time that there is if this was not recorded."""
+        if self.created is None:
+            return datetime.min.replace(tzinfo=UTC)
+        moment = datetime.fromisoformat(self.created)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+    @cached_property
     def pipeline(self) -> Pipeline:
         """The computation of a translation. It can be joined with the pipeline of another stitcher."""
         return Pipeline((self.input_norm, self.output_norm), (self.map,))
@@ -254,9 +269,9 @@ class Stitcher:
             InputError: If the folder exists or cannot be written.
         """
         target = check_new_folder(out)
-        config = self._config()
-        with written_whole(target) as folder:
-            folder.mkdir(parents=True)
+        config = self._config() | ({} if self.created is None else {"created": self.created})
+        with written_whole(target, parents=True) as folder:
+            folder.mkdir()
             (folder / "config.json").write_text(_json(config), encoding="utf-8")
             (folder / "scorecard.json").write_text(_json(self.scorecard.to_dict()), encoding="utf-8")
             (folder / "README.md").write_text(model_card(config, self.scorecard), encoding="utf-8")
@@ -314,6 +329,7 @@ def load(path: str | os.PathLike[str]) -> Stitcher:
         )
     scores = _read_json(folder / "scorecard.json")
     try:
+        check_regular(folder / "model.safetensors")
         card = Scorecard.from_dict(scores)
         # The tensors are copied: memory-mapped ones would change, or crash the process, if the file is overwritten.
         tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
@@ -331,6 +347,7 @@ def load(path: str | os.PathLike[str]) -> Stitcher:
             seen=tensors["seen"].numpy(),
             scorecard=card,
             calibration=calibration_from_tensors(config["confidence"], calibration) if calibration else None,
+            created=config.get("created"),
             **{
                 key: config[key]
                 for key in ("method", "objective", "input_norm", "output_norm", "settings", "split", "provenance")
@@ -338,7 +355,7 @@ def load(path: str | os.PathLike[str]) -> Stitcher:
         )
     except KeyError as error:
         raise InputError(f"{folder} is not a complete stitcher: {error} is missing.") from None
-    except (OSError, safetensors.SafetensorError, AttributeError, IndexError, TypeError, ValueError) as error:
+    except Exception as error:  # no list of types is complete: the files can contain anything
         raise InputError(f"{folder} is not a complete stitcher: {one_line(error)}") from None
 
 
@@ -384,8 +401,8 @@ def _json(value: Mapping[str, Any]) -> str:
 
 def _read_json(path: Path) -> dict:
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError) as error:
+        loaded = read_json(path)
+    except Exception as error:
         raise InputError(f"{path.parent} is not a complete stitcher: {path.name}: {one_line(error)}") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{path.parent} is not a complete stitcher: {path.name} must be a JSON object.")

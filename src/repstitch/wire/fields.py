@@ -8,10 +8,10 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
+from repstitch.spaces import NAME_LENGTH
 from repstitch.wire.lists import count, read_rows
 from repstitch.wire.rows import DTYPES, Buffer, MalformedError, UnusableError, rows_from_base64, rows_to_base64
 
-NAME_LENGTH = 256
 EXTRA_BRACKETS = 2000  # allowed on top of those of the rows, since names may contain brackets
 PART_ROWS = 256
 LONG_BYTES = 2**20  # lists of rows in longer bodies are parsed in chunks

@@ -4,6 +4,7 @@ import inspect
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Literal, Unpack
 
 import numpy as np
@@ -224,6 +225,8 @@ def assemble(
         },
         scorecard=scorecard,
         calibration=None if calibration is None else calibration.to("cpu"),
+        created=datetime.now(UTC).isoformat(),
+        seen_rows=pair_keys(X, Y),
     )
 
 
