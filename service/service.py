@@ -5,10 +5,12 @@ import os
 
 import bentoml
 from bentoml._internal.utils.analytics import usage_stats
+from circus.sighandler import SysHandler
 
 from repstitch.server.app import create_app
 from repstitch.server.protocol import install
-from repstitch.server.settings import Settings
+from repstitch.server.run import hang_up_as_terminate
+from repstitch.server.settings import Settings, warn_of_unknown
 from repstitch.stitchers.registry import Registry
 
 # BentoML reports usage data unless this variable is set. It reads the variable once and caches the value before it
@@ -16,8 +18,12 @@ from repstitch.stitchers.registry import Registry
 os.environ["BENTOML_DO_NOT_TRACK"] = os.environ.get("BENTOML_DO_NOT_TRACK") or "True"
 usage_stats.do_not_track.cache_clear()
 
-install()
+logging.getLogger("repstitch").setLevel(logging.INFO)  # BentoML logs only warnings of other packages
 settings = Settings.from_env()
+install(settings)
+hang_up_as_terminate()
+SysHandler.handle_hup = SysHandler.handle_term  # the same for the process that starts the workers
+warn_of_unknown()
 registry = Registry(settings.stitchers)
 app = create_app(registry, settings)
 if not (settings.api_keys or settings.open):

@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import httpx
 import numpy as np
@@ -277,30 +276,6 @@ def test_clients_that_never_read_their_replies_do_not_block_others(tmp_path):
 
 
 # --- HTTP itself ------------------------------------------------------------------------------------------------------
-
-
-def exchange(port: int, sent: bytes) -> bytes:
-    """Send bytes and return what is received until the connection closes or is silent for 2 s."""
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.settimeout(2)
-        answer = b""
-        with suppress(TimeoutError, ConnectionError):
-            connection.sendall(sent)
-            while part := connection.recv(65536):
-                answer += part
-    return answer
-
-
-def test_the_body_of_an_upgrade_request_is_never_read_as_the_next_request(service):
-    port, _ = service
-    inner = b"GET /v1/spaces HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    lines = (f"POST {URL} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {OCTETS}", f"Content-Length: {len(inner)}")
-    upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "", "")
-    answer = exchange(port, "\r\n".join(lines + upgrade).encode() + inner)
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert b"remove the `Upgrade` header" in answer
-    assert answer.count(b"HTTP/1.1") == 1
-    assert b"spaces" not in answer
 
 
 @pytest.mark.parametrize("where", ["path", "header", "headers"])

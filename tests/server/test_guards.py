@@ -1,5 +1,6 @@
 import asyncio
 import itertools
+import re
 from contextlib import suppress
 
 import pytest
@@ -15,7 +16,7 @@ from repstitch.server.guards import (
     read_body,
 )
 from repstitch.server.responses import Refusal
-from repstitch.server.settings import Settings, choose_device
+from repstitch.server.settings import Settings, choose_device, warn_of_unknown
 from repstitch.wire.rows import MalformedError
 
 
@@ -36,6 +37,7 @@ def test_settings_round_trip_through_the_environment(tmp_path):
         5,
         5000,
         1.5,
+        20.0,
         0.25,
         ("one", "two"),
         True,
@@ -56,11 +58,49 @@ def test_settings_round_trip_through_the_environment(tmp_path):
         ("REPSTITCH_TIMEOUT_S", "0", r"REPSTITCH_TIMEOUT_S\) must be a number of seconds above 0; got 0.0"),
         ("REPSTITCH_TIMEOUT_S", "nan", r"REPSTITCH_TIMEOUT_S\) must be a number of seconds above 0; got nan"),
         ("REPSTITCH_RELOAD_S", "soon", r"REPSTITCH_RELOAD_S\) must be a number; got 'soon'"),
+        ("REPSTITCH_HEAD_S", "-1", r"REPSTITCH_HEAD_S\) must be a number of seconds above 0; got -1.0"),
     ],
 )
 def test_an_invalid_setting_is_named(variable, value, message):
     with pytest.raises(InputError, match=message):
         Settings.from_env({variable: value})
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["page.example", "https://", "https://page.example/", "https://Page.example", "HTTPS://page.example", "null", "**"]
+    + [f"https://{place}" for place in ("page.example/app", "me@page.example", "page.example:port", "page example")],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin):
+    with pytest.raises(
+        InputError, match=r"\(REPSTITCH_CORS_ORIGINS\) must be origins such as .*; got " + re.escape(repr(origin))
+    ):
+        Settings.from_env({"REPSTITCH_CORS_ORIGINS": f"https://page.example,{origin}"})
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "https://page.example",
+        "http://localhost:8080",
+        "http://[::1]:80",
+        "chrome-extension://abc",
+        "http://127.0.0.1",
+    ],
+)
+def test_an_origin_as_browsers_send_it_is_accepted(origin):
+    assert Settings.from_env({"REPSTITCH_CORS_ORIGINS": origin}).cors_origins == (origin,)
+
+
+def test_a_variable_that_names_no_setting_is_warned_of(caplog):
+    warn_of_unknown(
+        {"REPSTITCH_MAX_ROW": "5", "REPSTITCH_MAX_ROWS": "5", "HOME": "/", "REPSTITCH_": "", "REPSTITCH_OPEN": ""}
+    )
+    assert [record.getMessage() for record in caplog.records] == [
+        "REPSTITCH_ is no setting of the service and has no effect. Nearest: REPSTITCH_OPEN.",
+        "REPSTITCH_MAX_ROW is no setting of the service and has no effect. Nearest: REPSTITCH_MAX_ROWS.",
+    ]
 
 
 def test_the_device_depends_on_whether_cuda_is_available(monkeypatch):

@@ -1,3 +1,5 @@
+import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,7 +11,7 @@ import pytest
 from helpers.serving import free_port, get, make_rows, make_stitcher, post, running, serve_command
 
 from repstitch.errors import InputError
-from repstitch.server.run import announce, listen, serve
+from repstitch.server.run import announce, hang_up_as_terminate, listen, serve
 from repstitch.stitchers.registry import Registry
 
 HEADERS = {"content-type": "application/octet-stream"}
@@ -21,7 +23,9 @@ def folder(tmp_path):
     return tmp_path / "stitchers"
 
 
-def test_the_service_answers_over_http_and_finishes_open_requests_on_sigterm(folder, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_service_answers_over_http_and_finishes_open_requests_on_a_signal(folder, tmp_path, number, workers):
     port, log = free_port(), tmp_path / "log"
     url = f"http://127.0.0.1:{port}/v1/translate?source=old&target=new"
     rows, replies, begun, signalled = make_rows(2), [], threading.Event(), threading.Event()
@@ -30,28 +34,54 @@ def test_the_service_answers_over_http_and_finishes_open_requests_on_sigterm(fol
         yield rows[:1].tobytes()
         begun.set()
         signalled.wait(20)
-        time.sleep(0.3)  # SIGTERM was sent; the service must still read the rest
+        time.sleep(0.3)  # the signal was sent; the service must still read the rest
         yield rows[1:].tobytes()
 
     def post_slowly():
         replies.append(post(url, content=slow_body(), headers=HEADERS, timeout=20))
 
-    with running(serve_command(folder, port), port, log) as process:
+    with running(serve_command(folder, port, workers), port, log) as process:
         answer = post(url, json={"embedding": rows.tolist()}).json()
         assert np.allclose(answer["embedding"], make_stitcher().translate(rows), atol=1e-6)
         thread = threading.Thread(target=post_slowly)
         thread.start()
         begun.wait(20)
         time.sleep(0.3)  # until the service has begun to read
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, number)  # as a terminal does, to all processes of the service
         signalled.set()
         thread.join()
+        assert process.wait(30) == 0
     vectors = np.frombuffer(replies[0].content, "<f4").reshape(-1, 4)
     assert np.allclose(vectors, make_stitcher().translate(rows), atol=1e-6)
-    assert process.returncode == 0
-    line = log.read_text().splitlines()[0]
+    line = next(line for line in log.read_text().splitlines() if line.startswith("repstitch: "))
     assert f"repstitch: http://127.0.0.1:{port} serves old-to-new (old -> new); try: curl -X POST" in line
     assert "Traceback" not in log.read_text()
+
+
+def test_a_process_that_ignores_hang_ups_keeps_ignoring_them():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        hang_up_as_terminate()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_lines_of_the_log_begin_with_the_time(folder, tmp_path):
+    port, log = free_port(), tmp_path / "log"
+    (folder / "broken").mkdir()
+    env = {"REPSTITCH_MAX_ROW": "5"}
+    with (
+        running(serve_command(folder, port), port, log, env=env),
+        socket.create_connection(("127.0.0.1", port)) as strange,
+    ):
+        strange.sendall(b"\x00\r\n\r\n")
+        strange.recv(1000)
+    first, *lines = [line for line in log.read_text().splitlines() if not line.startswith("repstitch: ")]
+    for line in (first, *lines):
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [\w.]+: ", line), line
+    for text in ("REPSTITCH_MAX_ROW is no setting", "Not loaded: ", "Invalid HTTP request received"):
+        assert text in log.read_text()
 
 
 def test_a_port_in_use_is_refused_with_a_clear_message(folder):
@@ -93,6 +123,17 @@ def test_the_announcement_names_a_few_stitchers_and_counts_the_rest(tmp_path):
     assert "s0 (old -> new0), s1 (old -> new1)" in line
     assert "and 2 more" in line
     assert "\n" not in line
+
+
+def test_the_announcement_names_only_stitchers_that_serve(tmp_path):
+    make_stitcher().save(tmp_path / "b")
+    make_stitcher(seed=1).save(tmp_path / "a")
+    make_stitcher("x", "y").save(tmp_path / "c")
+    registry = Registry(tmp_path)
+    registry.refresh()
+    registry.promote("b")
+    with listen("127.0.0.1", 0) as listener:
+        assert "serves b (old -> new), c (x -> y); try" in announce(registry, listener)
 
 
 def test_the_service_starts_without_any_stitcher_to_serve(tmp_path):

@@ -30,11 +30,6 @@ class Authentication:
         self.digests = [_digest(key.encode()) for key in settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and any(name == b"upgrade" for name, _ in scope["headers"]):
-            # A server stops parsing after the headers of such a request and would parse its body as the next request.
-            message = "Protocol upgrades are not supported; remove the `Upgrade` header."
-            refusal = Refusal(400, message, "Upgrade", {"Connection": "close"})
-            return await error_reply(refusal)(scope, receive, send)
         if scope["type"] != "http" or self.open or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             return await self.app(scope, receive, send)
         refusal = self._check_key(scope) if self.digests else _check_local(scope)

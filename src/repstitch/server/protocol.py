@@ -1,56 +1,217 @@
-"""Limit the size and the time of the request line and the headers."""
+"""Limit the bytes, the time and the number of connections that clients can use before a request is complete."""
 
 import asyncio
+import resource
 from typing import Any
 
+import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http import auto
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from repstitch.server.settings import Settings
 
 MAX_HEAD_BYTES = 2**16
-HEAD_SECONDS = 30.0
+MAX_TRAILER_BYTES = 2**13
+MAX_PIPELINED = 128  # requests that may wait for the response to an earlier one, since each takes kilobytes of memory
+MAX_CONNECTIONS = 1000
+SPARE_DESCRIPTORS = 64  # for everything that is no connection: listeners, pipes, files of the stitchers folder
+MIN_BYTES_PER_S = 1000
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with limits on the request line and the headers, which uvicorn does not limit.
+    """uvicorn's HTTP protocol with the limits that uvicorn lacks.
 
-    Aborts a connection whose request line and headers exceed `MAX_HEAD_BYTES` or take longer than `HEAD_SECONDS`.
+    A client must send a complete head (request line and headers) within `head_s` seconds of connecting and of each
+    response, however many other bytes it sends. A body must then arrive, and a response be read, at `MIN_BYTES_PER_S`,
+    averaged over `head_s` seconds. Connections that break these rules are aborted, as are those with a head longer than
+    `MAX_HEAD_BYTES`. Trailers are ignored up to `MAX_TRAILER_BYTES` and refused beyond. With more than
+    `max_connections`, the connection that has waited longest for its client is aborted. A request to upgrade to another
+    protocol, such as `Upgrade: h2c`, is answered in HTTP/1.1, as HTTP allows.
     """
 
+    head_s = Settings.head_s
+    max_connections = MAX_CONNECTIONS
+
+    timer: asyncio.TimerHandle | None = None
+    answering: RequestResponseCycle | None = None  # `cycle` is the last request, which may wait for this one
+    in_head = in_trailers = upgrading = False
     head_bytes = 0
-    head_timer: asyncio.TimerHandle | None = None
+    trailer_bytes = trailer_field_bytes = 0  # received as whole parts of data, and as complete fields
+    since = 0.0  # when the client's present turn began: to send a head or part of a body, or to read part of a response
+    moved = 0  # bytes of the body received in this turn
+    unread = 0  # bytes of the response that were waiting for the client when this turn began
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.head_bytes = 0
-        self._cancel_timer()
-        self.head_timer = self.loop.call_later(HEAD_SECONDS, self._abort)
+    # --- connections ---
 
-    def on_headers_complete(self) -> None:
-        self._cancel_timer()
-        super().on_headers_complete()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_turn()
+        self._check_turn()
+        if len(self.connections) > self.max_connections:
+            self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self._disconnect()
+        super().connection_lost(exc)
+
+    def _abort(self) -> None:
+        self._disconnect()
+        self.transport.abort()
+
+    def _disconnect(self) -> None:
+        """Let the application write no more, which would fail. uvicorn tells only the last of several requests."""
+        for cycle in (self.cycle, self.answering):
+            if cycle is not None:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def _make_room(self) -> None:
+        """Abort the connection that has waited longest for its client, first those that wait for a head."""
+        waiting = [each for each in self.connections if each.waits_for_client]  # type: ignore[union-attr]
+        longest = min(waiting, key=lambda each: (not each.waits_for_head, each.since), default=self)
+        self.connections.discard(longest)
+        longest._abort()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self.answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    # --- turns of the client ---
+
+    @property
+    def waits_for_head(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def waits_for_client(self) -> bool:
+        waits_for_body = not self.waits_for_head and self.cycle.more_body and not self.flow.read_paused
+        return self.waits_for_head or waits_for_body or self.flow.write_paused
+
+    def _start_turn(self) -> None:
+        self.since, self.moved = self.loop.time(), 0
+        self.unread = self.transport.get_write_buffer_size()
+
+    def _check_turn(self) -> None:
+        """Abort the connection if its client's turn is over and it did not do its part; else check again later."""
+        if self.loop.time() - self.since >= self.head_s:
+            least = MIN_BYTES_PER_S * self.head_s
+            read = self.unread - self.transport.get_write_buffer_size()
+            if self.transport.is_closing() or self.waits_for_head:
+                done = False
+            elif self.flow.write_paused:
+                done = read >= least
+            else:
+                done = self.moved >= least or not self.waits_for_client
+            if not done:
+                self._abort()
+                return
+            self._start_turn()
+        self.timer = self.loop.call_at(self.since + self.head_s, self._check_turn)
+
+    def on_response_complete(self) -> None:
+        self._start_turn()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_turn()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._start_turn()
+
+    # --- parsing ---
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.head_timer is not None:
+        self._unset_keepalive_if_required()
+        was_in_trailers = self.in_trailers
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse()
+            return
+        # The parser keeps an incomplete header to itself, so the size of what arrived is added up here.
+        if self.in_head:
             self.head_bytes += len(data)
             if self.head_bytes > MAX_HEAD_BYTES:
                 self._abort()
+        elif was_in_trailers and self.in_trailers:
+            self.trailer_bytes += len(data)
+            if self.trailer_bytes > MAX_TRAILER_BYTES:
+                self._refuse()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_timer()
-        super().connection_lost(exc)
+    def _parse(self, data: bytes) -> None:
+        while True:
+            try:
+                return self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self.upgrading:
+                    return None
+                # The parser takes what follows for another protocol. A new one reads the head again without `Upgrade`.
+                method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+                head = [b"%b %b HTTP/%b" % (method, self.url, version)]
+                head += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+                data = b"\r\n".join((*head, b"", data[upgrade.args[0] :]))
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
-    def _cancel_timer(self) -> None:
-        if self.head_timer is not None:
-            self.head_timer.cancel()
-            self.head_timer = None
+    def _refuse(self) -> None:
+        """Answer 400 and close the connection; only close it if the answer could be read as part of another one."""
+        if self.pipeline or (not self.waits_for_head and self.cycle.response_started):
+            self._abort()
+            return
+        message = "Invalid HTTP request received."
+        self.logger.warning(message)
+        self.send_400_response(message)
 
-    def _abort(self) -> None:
-        self._cancel_timer()
-        self.transport.abort()
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.in_head, self.upgrading, self.head_bytes = True, False, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_head:
+            super().on_header(name, value)
+            return
+        self.trailer_field_bytes += len(name) + len(value)
+        if self.trailer_field_bytes > MAX_TRAILER_BYTES:
+            raise httptools.HttpParserError("the trailers are too long")
+
+    def on_headers_complete(self) -> None:
+        self.in_head = False
+        self.upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self.upgrading:
+            return
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise httptools.HttpParserError("too many requests wait for a response")
+        self._start_turn()
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        # Trailers are what follows the header of the last chunk, which has no body.
+        self.in_trailers, self.trailer_bytes, self.trailer_field_bytes = True, 0, 0
+
+    def on_body(self, body: bytes) -> None:
+        self.in_trailers = False
+        self.moved += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.in_trailers = False
+        if not self.upgrading:
+            super().on_message_complete()
+
+    def _should_upgrade(self) -> bool:
+        return False
 
 
-def install() -> None:
-    """Make uvicorn use `BoundedProtocol` where uvicorn chooses the protocol itself, as under BentoML."""
-    module: Any = auto
+def install(settings: Settings) -> None:
+    """Set the limits of this process, and make uvicorn use `BoundedProtocol` where it chooses the protocol itself."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    available = MAX_CONNECTIONS if descriptors == resource.RLIM_INFINITY else descriptors - SPARE_DESCRIPTORS
+    BoundedProtocol.max_connections = max(1, min(MAX_CONNECTIONS, available))
+    BoundedProtocol.head_s = settings.head_s
+    module: Any = auto  # BentoML lets uvicorn choose
     module.AutoHTTPProtocol = BoundedProtocol

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -14,14 +15,14 @@ from starlette.applications import Starlette
 from repstitch.arguments import check_choice, check_port
 from repstitch.errors import InputError
 from repstitch.server.app import create_app
-from repstitch.server.settings import Settings, choose_device
+from repstitch.server.protocol import BoundedProtocol, install
+from repstitch.server.settings import Settings, choose_device, warn_of_unknown
 from repstitch.server.telemetry import shared_by_workers
 from repstitch.stitchers.registry import Registry
 
 BACKLOG = 2048
-KEEP_ALIVE_S = 65  # longer than the idle timeout of common load balancers, so that they close connections first
 SHOWN = 5
-LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def serve(
@@ -50,7 +51,9 @@ def serve(
     # For signals that arrive before uvicorn handles them, and for the one that uvicorn raises again after shutdown.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
+    hang_up_as_terminate()
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    warn_of_unknown()
     registry = Registry(settings.stitchers)
     registry.refresh()
     listener = listen(host, port)
@@ -82,9 +85,10 @@ def announce(registry: Registry, listener: socket.socket) -> str:
     stitchers = registry.state.stitchers
     if not stitchers:
         return f"repstitch: {address} serves nothing yet: {registry.folder} contains no readable stitcher."
-    pairs = [f"{name} ({s.source.name} -> {s.target.name})" for name, s in stitchers.items()]
+    serving = {name: stitchers[name] for name in sorted(registry.state.serving.values())}
+    pairs = [f"{name} ({s.source.name} -> {s.target.name})" for name, s in serving.items()]
     more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
-    first = next(iter(stitchers.values()))
+    first = next(iter(serving.values()))
     call = (
         f"curl -X POST '{address}/v1/translate?source={first.source.name}&target={first.target.name}' "
         f"-H 'Content-Type: application/octet-stream' --data-binary @ROWS -o TRANSLATED "
@@ -93,10 +97,18 @@ def announce(registry: Registry, listener: socket.socket) -> str:
     return f"repstitch: {address} serves {', '.join(pairs[:SHOWN])}{more}; try: {call}"
 
 
+def hang_up_as_terminate() -> None:
+    """Make this process treat SIGHUP, which ends a process at once by default, as SIGTERM, unless it ignores SIGHUP."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` makes a process ignore it
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+
+
 def app_from_env() -> Starlette:
     """Build the application from the settings in the environment; each worker process calls this."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    hang_up_as_terminate()
     settings = Settings.from_env()
+    install(settings)
     return create_app(Registry(settings.stitchers), settings)
 
 
@@ -104,11 +116,10 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
-    from repstitch.server.protocol import BoundedProtocol
-
     several = settings.workers > 1
     if several:
         os.environ.update(settings.to_env())
+    install(settings)
     config = uvicorn.Config(
         f"{__name__}:{app_from_env.__name__}" if several else create_app(registry, settings),
         factory=several,
@@ -117,16 +128,20 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
         http=BoundedProtocol,
         ws="none",
         access_log=False,
+        log_config=None,  # uvicorn's loggers then use this process's format, which contains the time
         log_level=logging.WARNING,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=math.ceil(settings.head_s),
         timeout_graceful_shutdown=int(2 * settings.timeout_s) + 1,  # once to answer, once to send the response
     )
     with contextlib.suppress(KeyboardInterrupt):
         if several:
             with shared_by_workers():
-                Multiprocess(config, [listener]).run()
+                on_hang_up = signal.getsignal(signal.SIGHUP)
+                supervisor = Multiprocess(config, [listener])
+                signal.signal(signal.SIGHUP, on_hang_up)  # the supervisor's own handler restarts the workers
+                supervisor.run()
         else:
             uvicorn.Server(config).run([listener])
 

@@ -1,7 +1,9 @@
 """The settings of the service, read from the environment and passed to worker processes through it."""
 
+import logging
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -12,8 +14,13 @@ from typing import Any
 from repstitch.devices import pick_device
 from repstitch.errors import InputError
 from repstitch.files import DEFAULT_STITCHERS
+from repstitch.text import nearest
 
+log = logging.getLogger(__name__)
+PREFIX = "REPSTITCH_"
 CHOICES = {"device": ("auto", "cpu", "cuda"), "precision": ("float32", "bfloat16", "float16")}
+# As browsers send them: scheme, host and port. One in another form would match no request.
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]A-Z]+)(:[0-9]+)?")
 FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -35,6 +42,9 @@ class Settings:
         max_concurrency: The maximum number of requests that are answered at the same time.
         max_held_bytes: The maximum memory for the bodies of all requests and responses together, in bytes.
         timeout_s: The maximum time to receive and answer a request, and again to send its response, in seconds.
+        head_s: The maximum time from connecting, or from a response, to a complete request head, in seconds. A body
+            sent, or a response read, at less than 1,000 bytes per second over this time is cut off too. Set it above
+            the idle timeout of a load balancer, so that the balancer closes idle connections first.
         reload_s: The seconds between two checks of the folder for changes.
         api_keys: The valid API keys. If there are none, only requests to a loopback address are answered.
         open: Answer requests to any address even without API keys.
@@ -52,6 +62,7 @@ class Settings:
     max_concurrency: int = 128
     max_held_bytes: int = 512 * 2**20
     timeout_s: float = 30.0
+    head_s: float = 30.0
     reload_s: float = 2.0
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     open: bool = False
@@ -73,6 +84,12 @@ class Settings:
                 raise InputError(
                     f"{quoted('api_keys')} must be printable ASCII without spaces, with commas between keys; one of "
                     "them is not."
+                )
+        for origin in self.cors_origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise InputError(
+                    f"{quoted('cors_origins')} must be origins such as https://app.example or http://localhost:80, in "
+                    f"lower case and without a path, with commas between, or *; got {origin!r}."
                 )
         for entry in self.encoders:
             if not all(entry.partition("=")):
@@ -135,6 +152,15 @@ def choose_device(settings: Settings) -> str:
     return device
 
 
+def warn_of_unknown(environ: Mapping[str, str] = os.environ) -> None:
+    """Log a warning for each environment variable that begins with `REPSTITCH_` and names no setting."""
+    names = [_variable(setting.name) for setting in fields(Settings)]
+    for name in sorted(environ.keys() - set(names)):
+        if name.startswith(PREFIX):
+            alike = "".join(f" Nearest: {nearby}." for nearby in nearest(name, names)[:1])
+            log.warning("%s is no setting of the service and has no effect.%s", name, alike)
+
+
 def quoted(name: str) -> str:
     """Return the name of a setting for messages: the field and its environment variable."""
     return f"`{name}` ({_variable(name)})"
@@ -161,4 +187,4 @@ def _to_text(value: Any) -> str:
 
 
 def _variable(name: str) -> str:
-    return f"REPSTITCH_{name.upper()}"
+    return f"{PREFIX}{name.upper()}"

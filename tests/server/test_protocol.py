@@ -1,0 +1,281 @@
+"""The bytes, the time and the connections that clients can use, in a service with low limits and an API key."""
+
+import http.client
+import socket
+import sys
+import threading
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.server_calls import LOCAL, URL
+from helpers.serving import ROOT, eventually, free_port, get, make_rows, make_stitcher, running, serve_command
+
+from repstitch.server.negotiation import OCTETS
+from repstitch.server.protocol import MAX_PIPELINED, MAX_TRAILER_BYTES
+
+ENGINES = ("uvicorn", pytest.param("bentoml", marks=pytest.mark.slow))
+ROWS = make_rows(2)
+HEAD = f"POST {URL} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {OCTETS}\r\n".encode()
+KEY = b"Authorization: Bearer secret\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (ROWS.nbytes, ROWS.tobytes())
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAA\r\n"
+HEAD_S = 1.5
+
+
+def command_of(engine: str, folder: Path, port: int, descriptors: int | None = None) -> list[str]:
+    """Return a command that serves under an engine; `descriptors` limits the files that the process may open."""
+    command = serve_command(folder, port)
+    if engine == "bentoml":
+        options = ["--stitchers", str(folder), "--port", str(port), "--engine", engine]
+        command = [sys.executable, "-m", "repstitch", "serve", *options]
+    return command if descriptors is None else ["bash", "-c", f'ulimit -n {descriptors}; exec "$@"', "-", *command]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def bounded(request, tmp_path_factory):
+    """Start a service; yield its port and the process ids of the service and its workers."""
+    import psutil
+
+    folder = tmp_path_factory.mktemp("bounded")
+    make_stitcher().save(folder / "stitchers" / "old-to-new")
+    port, log = free_port(), folder / "log"
+    env = {"REPSTITCH_HEAD_S": str(HEAD_S), "REPSTITCH_TIMEOUT_S": "60", "REPSTITCH_API_KEYS": "secret"}
+    command = command_of(request.param, folder / "stitchers", port)
+    with running(command, port, log, cwd=ROOT, env=env) as process:
+        yield port, [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    assert "Traceback" not in log.read_text()
+
+
+def exchange(port: int, *parts: bytes, pause_s: float = 0.02) -> bytes:
+    """Send the parts one after another; return what is received until the service closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        received = b""
+        with suppress(ConnectionError):
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(pause_s)
+            while part := connection.recv(65536):
+                received += part
+    return received
+
+
+def is_translated(answer: bytes) -> bool:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    expected = make_stitcher().translate(ROWS)
+    return head.startswith(b"HTTP/1.1 200") and np.allclose(np.frombuffer(body, "<f4").reshape(-1, 4), expected)
+
+
+# --- trailers ---------------------------------------------------------------------------------------------------------
+
+
+def memory_mb(processes) -> float:
+    return sum(process.memory_info().rss for process in processes) / 2**20
+
+
+@pytest.mark.parametrize("start", [b"", b"X-Trailer: "], ids=["many fields", "one value"])
+@pytest.mark.parametrize("key", [b"", KEY], ids=["without a key", "with a key"])
+def test_endless_trailers_are_refused_and_take_no_memory(bounded, start, key):
+    port, processes = bounded
+    part = b"a" * 2**16 if start else b"a:b\r\n" * 2**14
+    before = memory_mb(processes)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(HEAD + key + CHUNKED + start)
+        is_closed = False
+        for _ in range(500):
+            try:
+                connection.sendall(part)
+            except ConnectionError:
+                is_closed = True
+                break
+            assert memory_mb(processes) - before < 5
+        assert is_closed
+    assert get(f"{LOCAL}:{port}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "trailer",
+    [b"", b"X-A: 1\r\n", b"X-A: " + b"a" * (MAX_TRAILER_BYTES - 3) + b"\r\n", b"Authorization: Bearer wrong\r\n" * 9],
+    ids=["none", "short", "longest", "with the name of a header"],
+)
+def test_trailers_are_ignored(bounded, trailer):
+    port, _ = bounded
+    whole = HEAD + KEY + b"Connection: close\r\n" + CHUNKED + trailer + b"\r\n"
+    assert is_translated(exchange(port, whole))
+    assert is_translated(exchange(port, whole[:-100], whole[-100:-50], whole[-50:]))
+
+
+def test_a_trailer_that_is_too_long_is_refused(bounded):
+    port, _ = bounded
+    whole = HEAD + KEY + CHUNKED + b"X-A: " + b"a" * (MAX_TRAILER_BYTES - 2) + b"\r\n\r\n"
+    for parts in ((whole,), (whole[:-4000], whole[-4000:-50], whole[-50:])):
+        assert exchange(port, *parts).startswith(b"HTTP/1.1 400")
+
+
+def test_a_key_in_a_trailer_does_not_count(bounded):
+    port, _ = bounded
+    whole = HEAD + b"Connection: close\r\n" + CHUNKED + KEY + b"\r\n"
+    assert exchange(port, whole).startswith(b"HTTP/1.1 401")
+
+
+# --- upgrades ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"Content-Length: %d\r\n\r\n" % ROWS.nbytes + ROWS.tobytes(), CHUNKED + b"\r\n"],
+    ids=["length", "chunked"],
+)
+def test_a_request_to_upgrade_is_answered_in_http_1(bounded, body):
+    port, _ = bounded
+    whole = HEAD + KEY + UPGRADE + body
+    last = whole.replace(b"Upgrade, ", b"Upgrade, close, ")
+    assert is_translated(exchange(port, last))
+    assert is_translated(exchange(port, *(last[i : i + 60] for i in range(0, len(last), 60))))
+    assert exchange(port, whole + whole + last).count(b"HTTP/1.1 200") == 3
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "h2c", "TLS/1.0"])
+def test_a_request_without_a_body_to_upgrade_is_answered_in_http_1(bounded, protocol):
+    port, _ = bounded
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    for _ in range(2):
+        connection.request("GET", "/healthz", headers={"Connection": "Upgrade", "Upgrade": protocol})
+        response = connection.getresponse()
+        assert response.status == 200
+        response.read()
+    connection.close()
+
+
+def test_the_body_of_a_request_to_upgrade_is_never_read_as_the_next_request(bounded):
+    port, _ = bounded
+    inner = b"GET /v1/spaces HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    answer = exchange(port, HEAD + KEY + UPGRADE + b"Content-Length: %d\r\n\r\n" % len(inner) + inner)
+    assert answer.startswith(b"HTTP/1.1 422")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"spaces" not in answer
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+LENGTH = b"Content-Length: 240000\r\n\r\n"
+GET_HEALTH = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+SLOW = {  # what a client sends first, and then every 0.2 s
+    "no byte": (b"", b""),
+    "empty lines": (b"", b"\r\n"),
+    "a head byte by byte": (b"GET /healthz HTTP/1.1\r\nX-A: ", b"a"),
+    "nothing after a reply": (GET_HEALTH, b""),
+    "empty lines after a reply": (GET_HEALTH, b"\r\n"),
+    "a body after a 401": (HEAD + LENGTH, b"a" * 1000),
+    "a body too slowly": (HEAD + KEY + LENGTH, b"a" * 100),
+    "the extension of a chunk": (HEAD + KEY + b"Transfer-Encoding: chunked\r\n\r\n5;", b"a" * 1000),
+    "a chunk of one byte at a time": (HEAD + KEY + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+}
+
+
+@pytest.mark.parametrize(("first", "then"), SLOW.values(), ids=SLOW)
+def test_a_client_that_does_not_complete_a_request_is_disconnected(bounded, first, then):
+    port, _ = bounded
+    with socket.create_connection(("127.0.0.1", port), timeout=0.2) as connection:
+        connection.sendall(first)
+        answer = b""
+
+        def is_closed() -> bool:
+            nonlocal answer
+            try:
+                connection.sendall(then)
+                part = connection.recv(65536)
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+            answer += part
+            return not part
+
+        eventually(is_closed)
+    assert answer.count(b"HTTP/1.1") == (first == GET_HEALTH or first == HEAD + LENGTH)
+
+
+def test_a_client_that_never_reads_its_replies_is_disconnected(bounded):
+    import psutil
+
+    port, processes = bounded
+    with socket.socket() as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.connect(("127.0.0.1", port))
+        lazy.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 100)
+        address = lazy.getsockname()
+
+        def is_closed() -> bool:
+            remote = [tuple(each.raddr) for process in processes for each in process.net_connections("tcp")]
+            return address not in remote
+
+        with suppress(psutil.NoSuchProcess):
+            eventually(is_closed)
+
+
+def test_a_body_and_pauses_within_the_limits_are_served(bounded):
+    """A body at 2,000 bytes per second, a connection that is reused within the time, and a client that reads slowly."""
+    port, _ = bounded
+    rows = make_rows(200)
+    body = rows.tobytes()
+    parts = [body[i : i + 400] for i in range(0, len(body), 400)]
+    whole = HEAD + KEY + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    answer = exchange(port, GET_HEALTH, whole, *parts, pause_s=0.2)
+    assert answer.count(b"HTTP/1.1 200") == 2
+    vectors = np.frombuffer(answer[-200 * 16 :], "<f4").reshape(-1, 4)
+    assert np.allclose(vectors, make_stitcher().translate(rows), atol=1e-6)
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_silent_clients_keep_nobody_out_when_descriptors_are_few(engine, tmp_path):
+    make_stitcher().save(tmp_path / "stitchers" / "old-to-new")
+    port = free_port()
+    command = command_of(engine, tmp_path / "stitchers", port, 256)
+    with running(command, port, tmp_path / "log", cwd=ROOT) as _, ExitStack() as opened:
+        for _ in range(400):
+            connection = opened.enter_context(socket.socket())
+            connection.setblocking(False)
+            with suppress(BlockingIOError):
+                connection.connect(("127.0.0.1", port))
+        for _ in range(5):
+            assert get(f"{LOCAL}:{port}/healthz", timeout=5).status_code == 200
+
+
+def test_a_connection_with_a_request_in_progress_outlives_idle_ones(tmp_path):
+    make_stitcher().save(tmp_path / "stitchers" / "old-to-new")
+    port, body, answers = free_port(), ROWS.tobytes(), []
+    head = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    half_sent, flooded = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(head + body[:10])
+            half_sent.set()
+            flooded.wait(20)
+            connection.sendall(body[10:])
+            answers.append(b"".join(iter(lambda: connection.recv(65536), b"")))
+
+    command = command_of("uvicorn", tmp_path / "stitchers", port, 128)
+    with running(command, port, tmp_path / "log") as _, ExitStack() as opened:
+        thread = threading.Thread(target=slowly)
+        thread.start()
+        half_sent.wait(20)
+        for _ in range(200):
+            opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        assert get(f"{LOCAL}:{port}/healthz").status_code == 200
+        flooded.set()
+        thread.join(20)
+    assert is_translated(answers[0])
+
+
+def test_few_pipelined_requests_are_answered_and_many_are_refused(bounded):
+    port, _ = bounded
+    last = GET_HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert exchange(port, GET_HEALTH * (MAX_PIPELINED - 1) + last).count(b"HTTP/1.1 200") == MAX_PIPELINED
+    assert exchange(port, GET_HEALTH * (MAX_PIPELINED + 2) + last).count(b"HTTP/1.1 200") < MAX_PIPELINED
