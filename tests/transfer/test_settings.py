@@ -89,6 +89,7 @@ SOMETHING = {"input_unit_norm": True}
         (SOMETHING, "sae_cfg.json"),
         ({"trainer": SOMETHING}, "config.json"),
         ({"sae": SOMETHING}, "cfg.json"),
+        ({"metadata": SOMETHING}, "cfg.json"),
         ({"activation_fn_kwargs": SOMETHING}, "cfg.json"),
     ],
 )
@@ -118,6 +119,7 @@ LENS = {
     "d_in": 6, "d_sae": 10, "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True,
     "normalize_activations": "none", "reshape_activations": "none",
     "metadata": {"sae_lens_version": "6.12.1", "hook_name": "blocks.3.hook_resid_post", "context_size": 128},
+    "logger": {"log_to_wandb": True, "wandb_project": "saes", "run_name": None},
 }  # fmt: skip
 OLD_LENS = {
     "model_name": "gpt2-small", "hook_point": "blocks.8.hook_resid_pre", "hook_point_layer": 8,

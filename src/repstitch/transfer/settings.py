@@ -16,8 +16,8 @@ from repstitch.errors import InputError, one_line
 from repstitch.transfer.formats import SPACE, TRANSFER
 
 CONFIGS = ("cfg.json", "config.json", "hyperparams.json", "{stem}_cfg.json")
-# Settings that contain settings. Those of `metadata` and `logger` are not read, because they never change the features.
-NESTED = ("trainer", "buffer", "sae", "activation_fn_kwargs", "checkpoint")
+# Settings that contain settings.
+NESTED = ("trainer", "buffer", "sae", "metadata", "logger", "activation_fn_kwargs", "checkpoint")
 FUNCTIONS = ("activation", "activation_fn", "activation_fn_str")
 SUBTRACTS = ("subtract_b_dec", "apply_b_dec_to_input")
 # OpenAI's "TopK" is missing on purpose: with it, rows are normalised before they are encoded.
@@ -60,7 +60,7 @@ IGNORED = {
         context_size ctx_len n_ctxs seqpos_slice start_pos_offset end_pos_offset exclude_special_tokens
         exclude_bos_between_sequences dataset_path dataset_name dataset_trust_remote_code is_dataset_tokenized
         streaming disable_concat_sequences sequence_separator_token begin_batch_token begin_sequence_token
-        use_cached_activations cached_activations_path refresh_batch_size out_batch_size neuronpedia_id metadata""",
+        use_cached_activations cached_activations_path refresh_batch_size out_batch_size neuronpedia_id""",
     "was used in training only; the arrays are its result": """
         trainer_class expansion_factor dict_mult normalize_decoder normalize_sae_decoder multi_topk seed lr lr_end
         lr_scheduler_name lr_warm_up_steps lr_warmup_steps lr_decay_steps n_restart_cycles adam_beta1 adam_beta2
@@ -79,7 +79,7 @@ IGNORED = {
         pytorch-lightning_version""",
     "says where or how the dictionary was run and logged": """
         device dtype enc_dtype autocast autocast_lm compile_llm compile_sae llm_compilation_mode sae_compilation_mode
-        checkpoint_path n_checkpoints output_path save_path verbose run_name logger log_to_wandb wandb_project
+        checkpoint_path n_checkpoints output_path save_path verbose run_name log_to_wandb wandb_project
         wandb_id wandb_entity wandb_name wandb_log_frequency eval_every_n_wandb_logs n_eval_batches n_eval_seqs
         eval_batch_size_prompts log_activations_store_to_wandb log_optimizer_state_to_wandb sae_lens_version
         sae_lens_training_version""",
@@ -183,7 +183,7 @@ def _configs(file: Path) -> dict[str, Mapping[str, Any]]:
         if not path.is_file():
             continue
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = json.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path.name} cannot be read: {one_line(error)}") from None
         if not isinstance(config, dict):
