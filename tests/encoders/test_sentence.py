@@ -416,6 +416,12 @@ def test_a_setting_that_is_not_supported_is_refused_by_name(make, file, changes,
         load_encoder(str(folder))
 
 
+def test_a_folder_that_contains_only_an_adapter_is_refused(tmp_path):
+    rewrite(tmp_path / "adapter_config.json", peft_type="LORA", base_model_name_or_path="owner/base")
+    with pytest.raises(InputError, match=r"must be a whole model; adapter_config\.json states an adapter"):
+        load_encoder(str(tmp_path))
+
+
 def test_weights_of_an_adapter_inside_a_checkpoint_are_refused(make):
     from safetensors.torch import load_file, save_file
 
@@ -445,7 +451,14 @@ def test_a_decoder_whose_output_the_library_pools_is_refused(make):
         load_encoder(str(make(kind="bart", settings=sizes)))
 
 
-def test_a_file_that_is_not_json_is_named(make):
+def test_modules_that_are_not_a_list_are_refused(make):
+    folder = make()
+    (folder / "modules.json").write_text("{}")
+    with pytest.raises(InputError, match=r"file model/modules\.json must be a list of modules"):
+        load_encoder(str(folder))
+
+
+def test_a_setting_that_is_not_json_is_named(make):
     folder = make()
     (folder / "1_Pooling" / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"`checkpoint` file 1_Pooling/config.json must be JSON"):

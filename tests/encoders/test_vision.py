@@ -8,6 +8,7 @@ import torch
 from helpers.encoders import noise, read
 
 from repstitch import encoders
+from repstitch.encoders.catalogue import Card
 from repstitch.errors import InputError
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -133,3 +134,17 @@ def test_a_vision_model_that_cannot_be_read_is_refused_by_name(tmp_path, bert, c
         encoders.load_encoder(str(folder))
     with pytest.raises(InputError, match=r"tiny-bert must contain a preprocessor_config\.json"):
         encoders.load_encoder(str(bert), modality="image")
+
+
+def test_a_vision_model_and_its_processor_make_an_encoder(tmp_path):
+    from transformers import AutoImageProcessor, AutoModel
+
+    folder = save(tmp_path / "vit", "vit")
+    model, processor = AutoModel.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+    made = encoders.from_module(model, Card("vit", "transformers:vit", modality="image"), processor)
+    np.testing.assert_array_equal(made.encode(noise()), encoders.load_encoder(str(folder)).encode(noise()))
+
+
+def test_the_modality_of_a_model_that_reads_images_only_is_not_changed():
+    with pytest.raises(InputError, match="`modality` of timm:resnet50 must be image; got text"):
+        encoders.load_encoder("timm:resnet50", modality="text")

@@ -245,6 +245,8 @@ def resolve(
             f"`architecture` requires an `encoder` that is a file of weights; {encoder} is {card.encoder}. Omit it."
         )
     changes = {key: value for key, value in settings.items() if value is not None}
+    if not card.encoder.startswith("transformers:") and changes.get("modality", modality(card)) != modality(card):
+        raise InputError(f"`modality` of {encoder} must be {modality(card)}; got {changes['modality']}.")
     unknown = sorted(set(changes) - SETTINGS)
     if unknown:
         similar = nearest(unknown[0], RESOLVE_PARAMETERS)

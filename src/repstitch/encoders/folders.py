@@ -104,10 +104,6 @@ def _open_vision(folder: Path, card: Card) -> tuple["nn.Module", Card, Any]:
             f"`checkpoint` {folder.name} must be a vision model that reads whole images; {model.config.model_type} is "
             "not supported. Use the timm model of this name."
         )
-    sizes = {name.rpartition(".")[2]: weight for name, weight in model.named_parameters()}
-    model.num_prefix_tokens = sum(name in sizes for name in ("cls_token", "class_embedding", "distillation_token"))
-    model.num_prefix_tokens += sizes["register_tokens"].shape[1] if "register_tokens" in sizes else 0
-    model.has_class_token = "cls_token" in sizes or "class_embedding" in sizes
     return model, replace(card, modality="image", architecture=card.architecture or model.config.model_type), processor
 
 

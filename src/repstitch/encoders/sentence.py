@@ -47,8 +47,8 @@ def read_json(path: Path) -> Any:
 
 def weight_folders(folder: Path) -> list[Path]:
     """Return the folders that contain weights of a model: those of its modules, or `folder` itself."""
-    listed = read_json(folder / "modules.json")
-    modules = _expand(folder, _entries(folder, listed), None) if listed else []
+    file = folder / "modules.json"
+    modules = _expand(folder, _entries(folder, read_json(file)), None) if file.is_file() else []
     return list(dict.fromkeys(module.folder for module in modules if module.kind in WEIGHTED)) or [folder]
 
 
@@ -62,16 +62,13 @@ def read_sentence_model(folder: Path, role: str, modality: str) -> SentenceModel
     reader = modules[0]
     if reader.kind not in READERS:
         raise _unsupported(folder, f"begins with the module {reader.kind}")
-    stated = _reader_settings(reader, role, modality)
-    fields: dict[str, Any] = {"max_length": stated.get("max_length"), "pooling": stated.get("pooling", "none")}
+    fields, lower_case = _reader_settings(reader, role, modality)
     following = modules[1:]
     if fields["pooling"] is None:
         if not following or following[0].kind != "Pooling":
             raise _unsupported(folder, f"has no Pooling after the module {reader.kind}")
         fields |= _pooling(following[0].folder)
         following = following[1:]
-    elif reader.kind == "StaticEmbedding":
-        fields["pooling"] = "mean"
     for module in following:
         if module.kind not in HEADS:
             raise _unsupported(folder, f"has the module {module.kind} after {reader.kind}")
@@ -80,7 +77,7 @@ def read_sentence_model(folder: Path, role: str, modality: str) -> SentenceModel
     fields["normalised"] = bool(following) and following[-1].kind == "Normalize" and fields["truncate_dim"] is None
     head = following[:-1] if fields["normalised"] else following
     layers = [HEADS[module.kind](module.folder) for module in head]
-    return SentenceModel(reader, fields, bool(stated.get("do_lower_case")), layers)
+    return SentenceModel(reader, fields, lower_case, layers)
 
 
 def _unsupported(folder: Path, what: str) -> InputError:
@@ -91,7 +88,9 @@ def _unsupported(folder: Path, what: str) -> InputError:
 
 
 def _entries(folder: Path, listed: Any) -> list[Module]:
-    return [_module(folder, entry["type"], entry["path"]) for entry in listed]
+    if not listed or not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+        raise InputError(f"`checkpoint` file {folder.name}/modules.json must be a list of modules.")
+    return [_module(folder, str(entry.get("type")), str(entry.get("path", ""))) for entry in listed]
 
 
 def _module(folder: Path, kind: str, path: str) -> Module:
@@ -138,32 +137,36 @@ def _route(folder: Path, config: dict, role: str, modality: str) -> str:
     return default
 
 
-def _reader_settings(reader: Module, role: str, modality: str) -> dict[str, Any]:
-    """Return `max_length`, `do_lower_case`, and `pooling`: None if tokens are pooled, absent if vectors are read."""
+def _reader_settings(reader: Module, role: str, modality: str) -> tuple[dict[str, Any], bool]:
+    """Return `max_length` and `pooling`, which is None if a Pooling follows, and whether texts are in lower case."""
     if reader.kind == "StaticEmbedding":
-        return {}
+        return {"pooling": "mean", "max_length": None}, False
     config: dict[str, Any] = next(map(read_json, sorted(reader.folder.glob("sentence_*_config.json"))), {})
-    stated = {"max_length": config.get("max_seq_length"), "do_lower_case": config.get("do_lower_case")}
-    tokenizer_settings = config.get("processor_kwargs") or config.get("tokenizer_args") or {}
-    stated["max_length"] = tokenizer_settings.get("model_max_length", stated["max_length"])
-    stated["max_length"] = config.get(f"{role}_length") or stated["max_length"]
     for key, value in config.items():
         unknown = set(value) - HARMLESS if key in ARGUMENTS and isinstance(value, dict) else {key} - SETTINGS
         if value and unknown:
             raise _unsupported(reader.folder, f"has the setting '{min(unknown)}'")
     if config.get("transformer_task", "feature-extraction") != "feature-extraction":
         raise _unsupported(reader.folder, f"has the transformer_task '{config['transformer_task']}'")
+    tokenizer_settings = config.get("processor_kwargs") or config.get("tokenizer_args") or {}
+    lengths = (config.get(f"{role}_length"), tokenizer_settings.get("model_max_length"), config.get("max_seq_length"))
+    fields = {"max_length": next(filter(None, lengths), None), "pooling": _output(reader, config, modality)}
+    return fields, bool(config.get("do_lower_case"))
+
+
+def _output(reader: Module, config: dict[str, Any], modality: str) -> str | None:
+    """Return `none` if a Transformer gives the vector of an item, or None if it gives one vector for each token."""
     outputs = config.get("modality_config")
     if outputs is None:
-        return stated if reader.kind == "CLIPModel" else stated | {"pooling": None}
+        return "none" if reader.kind == "CLIPModel" else None
     if "message" in outputs or modality not in outputs:
         raise _unsupported(reader.folder, f"reads {', '.join(outputs)}; {modality} without a chat template")
     method, output = (outputs[modality][key] for key in ("method", "method_output_name"))
     if method == f"get_{modality}_features" and output in (None, "pooler_output"):
-        return stated
+        return "none"
     if (method, output) != ("forward", "last_hidden_state"):
         raise _unsupported(reader.folder, f"takes {output} of the method {method}")
-    return stated | {"pooling": None}
+    return None
 
 
 def _pooling(folder: Path) -> dict[str, Any]:

@@ -155,12 +155,16 @@ def vision_steps(model: "nn.Module", card: Card, processor: Any, device: "torch.
             f"`{stated[0]}` of {card.name!r} must not be set, because a model of transformers states its own "
             "preprocessing; use the timm model of this name."
         )
+    sizes = {name.rpartition(".")[2]: weight for name, weight in net.named_parameters()}
+    net.has_class_token = "cls_token" in sizes or "class_embedding" in sizes
+    net.num_prefix_tokens = net.has_class_token + ("distillation_token" in sizes)
+    net.num_prefix_tokens += sizes["register_tokens"].shape[1] if "register_tokens" in sizes else 0
     projected = hasattr(net, "visual_projection")
     default = "none" if projected and card.layer is None else "cls" if _has_class(net) else "gap"
     card = replace(card, pooling=card.pooling or default)
     layers = _layers_of(net)
     card = replace(card, layer=_layer(card, layers))
-    if card.pooling == "none" and not projected and not net.has_pooler:
+    if card.pooling == "none" and not projected and not getattr(net, "has_pooler", hasattr(net, "pooler")):
         raise InputError(
             f"`pooling` of {card.name!r} must not be none, because the model returns no vector of its own."
         )
@@ -202,7 +206,7 @@ def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.de
 
     def forward(texts: list, chosen: Sequence[int | None]) -> list["Tensor"]:
         batch = tokenizer(
-            texts, padding=True, truncation=limit is not None, max_length=limit, return_tensors="pt", verbose=False
+            texts, padding=True, truncation=limit is not None, max_length=limit, return_tensors="pt", **QUIET
         )
         tensors = {name: _to_device(batch[name], device) for name in batch if name in inputs}
         output = net(**tensors, output_hidden_states=chosen != (None,))
@@ -215,7 +219,7 @@ def text_steps(model: "nn.Module", card: Card, tokenizer: Any, device: "torch.de
         return [_finish(net, card, row) if layer is None else row for row, layer in rows]
 
     def count_tokens(texts: list[str]) -> list[int]:
-        return [len(ids) for ids in whole(texts, return_attention_mask=False, verbose=False)["input_ids"]]
+        return [len(ids) for ids in whole(texts, **QUIET)["input_ids"]]
 
     return Steps(card, layers, "a", partial(_with_prompt, card.prompt or ""), forward, count_tokens)
 
@@ -350,6 +354,7 @@ POOLS = {
     "mean_sqrt_len": _pool_mean_sqrt_len,
     "weighted_mean": _pool_weighted_mean,
 }
+QUIET: dict[str, Any] = {"return_attention_mask": True, "verbose": False}
 NO_LIMIT = 10**9  # a tokenizer without a limit states 10 to the power of 30
 PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 MODES = {1: "L", 3: "RGB"}
