@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers.spaces import gaussian
 
+from repstitch.metrics.alignment import METRICS
 from repstitch.metrics.delete_one import RowScores, certain, hits, reciprocal_ranks, share_of_neighbours
 from repstitch.metrics.neighbour_lists import share_contained
 from repstitch.metrics.neighbours import graph, knn
@@ -120,6 +121,19 @@ def test_the_standard_error_is_the_spread_over_fresh_pools_and_that_over_queries
     spread = np.std(means)
     assert 0.95 < np.mean(np.sqrt(variances)) / spread < 1.15
     assert np.mean(np.sqrt(over_queries)) / spread < 0.85
+
+
+@pytest.mark.parametrize("metric", ["mutual_knn", "lcs_knn", "edit_knn", "cycle_knn"])
+@pytest.mark.parametrize(("n", "k", "noise"), [(40, 4, 0.5), (40, 4, 3.0), (30, 2, 1.0), (12, 10, 1.0)])
+def test_the_scores_of_neighbour_lists_without_a_row_are_those_of_the_other_rows(metric, n, k, noise):
+    X = gaussian(n, 6, 1)
+    X, Y = torch.from_numpy(X), torch.from_numpy(X + noise * gaussian(n, 6, 2))
+    left_out = METRICS[metric].left_out
+    assert left_out is not None
+    rows = left_out(graph(X, k), graph(Y, k))
+    assert rows.mean == pytest.approx(METRICS[metric](X, Y, k))
+    keep = [torch.arange(n) != row for row in range(n)]
+    assert rows.means_without() == pytest.approx([METRICS[metric](X[others], Y[others], k) for others in keep])
 
 
 @pytest.mark.parametrize(("n", "k"), [(40, 5), (200, 10), (12, 10)])

@@ -1,7 +1,7 @@
 """All alignment metrics by name, and `measure`: scores with their permutation null and standard error."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import repstitch.metrics.neighbour_lists as neighbour_lists
 import repstitch.metrics.subspaces as subspaces
 from repstitch.arguments import check_draws
 from repstitch.errors import InputError
+from repstitch.metrics.delete_one import RowScores, closed_cycles, compared_lists
 from repstitch.metrics.matrices import MatrixLike, check_rows, matched_matrices
 from repstitch.metrics.neighbours import Graph, graph
 from repstitch.metrics.null import calibrate_all, permute_graph, random_orders, relabel, shared_weight
@@ -31,7 +32,9 @@ class Metric:
     - `prepare(X, k, name)` prepares the rows (n, d) of one space. Several metrics share one such function.
     - `compare(x, y)` returns the score of two prepared spaces.
     - `influence(x, y)` returns values (n,) whose mean is the score. Their standard deviation is √n times the standard
-      error of the score, with the other rows fixed.
+      error of the score, for neighbour lists that stay the same.
+    - `left_out(x, y)`, if set, returns the `RowScores` of neighbour lists: the standard error then also varies the rows
+      that are each other's neighbours.
     - `permute(y, order)` returns the prepared space with its rows in another order.
     - `together`, if set, computes the scores and standard errors of all pairs faster than one pair at a time.
     - `shared`, if set, does the same for the scores under permutation.
@@ -45,6 +48,7 @@ class Metric:
     shared: Callable[[Sequence[Any], Pairs, Tensor], np.ndarray] | None = None
     symmetric: bool = True
     together: Callable[[Sequence[Any], Pairs], tuple[np.ndarray, np.ndarray]] | None = None
+    left_out: Callable[[Any, Any], RowScores] | None = None
 
     def __call__(self, X: MatrixLike, Y: MatrixLike, k: int = 10) -> float:
         """Return the score of matched rows X (n, d_x) and Y (n, d_y). Only metrics of neighbours use `k`."""
@@ -55,6 +59,10 @@ class Metric:
         """Return the scores and standard errors, each (pairs,), of pairs of prepared spaces."""
         if self.together is not None:
             return self.together(spaces, pairs)
+        if self.left_out is not None:
+            of_lists = [self.left_out(spaces[i], spaces[j]) for i, j in pairs]
+            scores = np.array([(rows.mean, rows.variance() ** 0.5) for rows in of_lists]).reshape(-1, 2)
+            return scores[:, 0], scores[:, 1]
         rows = (self.influence(spaces[i], spaces[j]).double() for i, j in pairs)
         scores = np.array([(float(r.mean()), float(r.std()) / len(r) ** 0.5) for r in rows]).reshape(-1, 2)
         return scores[:, 0], scores[:, 1]
@@ -125,8 +133,14 @@ def _of_lists(
     symmetric: bool = True,
     draws: Callable | None = None,
     together: Callable | None = None,
+    left_out: Callable[[Tensor, Tensor], RowScores] | None = None,
 ) -> Metric:
     """Build a metric that compares the two neighbour lists of each row and averages over the rows."""
+
+    def leave_out(x: Graph, y: Graph) -> RowScores:
+        check_rows(len(x), len(y), 3)
+        first, second = (torch.cat([space.neighbours, space.following[:, None]], 1) for space in (x, y))
+        return compared_lists(compare_rows, first, second) if left_out is None else left_out(first, second)
 
     def influence(x: Graph, y: Graph) -> Tensor:
         check_rows(len(x), len(y), 3)
@@ -135,7 +149,7 @@ def _of_lists(
     def compare(x: Graph, y: Graph) -> float:
         return float(influence(x, y).mean())
 
-    return _of_graphs(compare, influence, draws, symmetric, together)
+    return replace(_of_graphs(compare, influence, draws, symmetric), together=together, left_out=leave_out)
 
 
 def _overlaps(spaces: Sequence[Graph], pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
@@ -179,8 +193,8 @@ def _draws_of_rows(compare_rows: Callable[[Tensor, Tensor], Tensor]) -> Callable
     return draws
 
 
-def _of_graphs(compare, influence, draws=None, symmetric=True, together=None) -> Metric:
-    return Metric(graph, compare, influence, permute_graph, draws, symmetric, together)
+def _of_graphs(compare, influence, draws=None, symmetric=True) -> Metric:
+    return Metric(graph, compare, influence, permute_graph, draws, symmetric)
 
 
 def _of_rows(compare, influence, draws) -> Metric:
@@ -197,7 +211,7 @@ def _of_subspaces(compare, influence, symmetric=True) -> Metric:
 
 METRICS: dict[str, Metric] = {
     "mutual_knn": _of_lists(neighbour_lists.overlap, draws=_overlap_draws, together=_overlaps),
-    "cycle_knn": _of_lists(neighbour_lists.closes_cycle, symmetric=False),
+    "cycle_knn": _of_lists(neighbour_lists.closes_cycle, symmetric=False, left_out=closed_cycles),
     "lcs_knn": _of_lists(neighbour_lists.common_sequence, draws=_draws_of_rows(neighbour_lists.common_sequence)),
     "edit_knn": _of_lists(neighbour_lists.edits_saved, draws=_draws_of_rows(neighbour_lists.edits_saved)),
     "cka": _of_rows(kernels.compare_cka, kernels.influence_cka, kernels.draws_cka),

@@ -7,6 +7,7 @@ of a pair of a query i and a row j of the pool is counted once for i and once fo
 pair effects, which is estimated from the changes themselves and subtracted once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 WIDTH = 2.1  # standard errors in half a 95 % interval: more than 1.96, because the variance is itself an estimate
 LEVEL = 0.95
+ROWS = 2**16  # lists that are compared in one call
 NONE_OF_N = 3.0  # if none of n rows differs, less than 3 / n of all rows do, at 95 % (Hanley and Lippman-Hand 1983)
 
 
@@ -223,3 +225,62 @@ def without_copies(lists: Tensor, copies: Tensor) -> Tensor:
     """
     is_copy = copies[lists] == copies[: len(lists), None]
     return lists.gather(1, is_copy.long().argsort(dim=1, stable=True)) if bool(is_copy.any()) else lists
+
+
+def compared_lists(compare_rows: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> RowScores:
+    """Return the comparison of each row's two lists, which are (n, k + 1) with the next entry last.
+
+    `compare_rows` takes two matrices (r, k) and returns scores (r,) from 0 to 1.
+    """
+    n, k = len(first), first.shape[1] - 1
+    values = compare_rows(first[:, :k], second[:, :k])
+    entries = torch.cat([first[:, :k], second[:, :k]], 1)
+    repeated = torch.cat([first.new_zeros(n, k, dtype=torch.bool), _contains(first[:, :k], second[:, :k])], 1)
+    parts = []
+    for start in range(0, n, max(1, ROWS // (2 * k))):
+        rows = slice(start, start + max(1, ROWS // (2 * k)))
+        left_out = entries[rows].flatten()
+        without = (_without(lists[rows].repeat_interleave(2 * k, 0), left_out) for lists in (first, second))
+        parts.append(compare_rows(*without).unflatten(0, (-1, 2 * k)) - values[rows, None])
+    change = torch.where(repeated, 0.0, torch.cat(parts))
+    return RowScores(values.double().numpy(), _changes(entries, change, n))
+
+
+def _contains(lists: Tensor, entries: Tensor) -> Tensor:
+    """Return whether each of the `entries` (n, e) is in the same row of `lists` (n, m)."""
+    return (entries[:, :, None] == lists[:, None, :]).any(2)
+
+
+def _without(lists: Tensor, left_out: Tensor) -> Tensor:
+    """Return the lists (r, k) that are left of lists (r, k + 1) without one row each; without the last by default."""
+    is_left_out = lists == left_out[:, None]
+    is_left_out[:, -1] = ~is_left_out[:, :-1].any(1)
+    return lists[~is_left_out].unflatten(0, (len(lists), -1))
+
+
+def closed_cycles(in_x: Tensor, in_y: Tensor) -> RowScores:
+    """Return 1 for each row that is in the `in_x` list of one of its `in_y` neighbours, else 0.
+
+    Both are (n, k + 1) with the next entry last. A row m "closes" row i if i is in the first k entries of m's list. If
+    another of these entries is left out and i comes next, m closes i as well.
+    """
+    n, k = len(in_x), in_x.shape[1] - 1
+    rows = torch.arange(n)
+    closes = (in_x[in_y, :k] == rows[:, None, None]).any(2)  # (n, k + 1), also for the next y neighbour
+    comes_next = in_x[in_y, k] == rows[:, None]
+    several = closes[:, :k].sum(1)
+    opened, closed = several == 1, several == 0
+    # Row i is closed by a single row m. Without m, the next y neighbour closes i, or a row whose list contains m.
+    single = in_y[rows, closes[:, :k].long().argmax(1)]
+    has_single = (in_x[in_y, :k] == single[:, None, None]).any(2)
+    rescued = closes[:, k] | (comes_next & has_single).any(1)
+    # Row i is not closed. It is without an entry of the list of a row at which it comes next, or without any of its
+    # neighbours if the next one closes it, or comes next to closing it.
+    by_entry = (closed[:, None] & comes_next[:, :k])[:, :, None].expand(-1, -1, k)
+    next_has = (in_x[in_y[:, k], :k][:, None, :] == in_y[:, :k, None]).any(2)
+    by_neighbour = closed[:, None] & (closes[:, k:] | (comes_next[:, k:] & next_has))
+    entries = torch.cat([single[:, None], in_x[in_y[:, :k], :k].flatten(1), in_y[:, :k]], 1)
+    change = torch.cat([-(opened & ~rescued).double()[:, None], by_entry.flatten(1).double(), by_neighbour.double()], 1)
+    changes = _changes(entries, change, n)
+    changes.data = changes.data.clip(-1, 1)  # a row that closes i in several ways closes it once
+    return RowScores((several > 0).double().numpy(), changes, hits=True)
