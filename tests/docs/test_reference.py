@@ -12,6 +12,7 @@ from helpers.pages import DOCS, PAGES, ROOT, text_of
 import repstitch
 from repstitch.cli.main import parser
 from repstitch.fit.recipe import Recipe
+from repstitch.names import VERDICTS
 from repstitch.server.openapi import document
 from repstitch.server.responses import CODES
 from repstitch.server.settings import Settings
@@ -25,7 +26,6 @@ OPTIONS = [
     for action in command._actions
     if action.dest != "help"
 ]
-VERDICTS = ("use", "use as first stage", "re-embed", "keep the old model", "undecided", "not judged")
 
 
 def build() -> Any:
