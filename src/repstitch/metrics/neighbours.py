@@ -10,6 +10,7 @@ float32 are not ties: rounding decides which of them is larger, and the result m
 import itertools
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -52,6 +53,12 @@ class Graph:
     @property
     def k(self) -> int:
         return self.neighbours.shape[1]
+
+    @cached_property
+    def mutual(self) -> Tensor:
+        """Whether each edge (n, k) has its reverse in the graph."""
+        rows = torch.arange(len(self), device=self.neighbours.device)
+        return (self.neighbours[self.neighbours] == rows[:, None, None]).any(2)
 
     def first(self, k: int) -> "Graph":
         """Return the graph of the first k ≤ `self.k` neighbours."""

@@ -15,7 +15,7 @@ CELLS = 2**24  # elements of one block of a dense adjacency matrix
 def overlaps(first: Graph, others: Sequence[Graph]) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean share of common neighbours of `first` with each of P `others`, and its standard error, (P,) each.
 
-    The standard error is that of `delete_one.share_of_neighbours`, where every change e_ij follows from four bits: if j
+    The standard error is that of `delete_one.share_of_neighbours`, where every change e_ij follows from three bits: if j
     is in only one of the two lists of row i, whether the next row of that list is in the other one; if it is in both,
     their sum minus 1, plus 1 if both next rows are the same. So all sums are sums over edges.
     """
@@ -27,7 +27,7 @@ def overlaps(first: Graph, others: Sequence[Graph]) -> tuple[np.ndarray, np.ndar
     X, Y = first.neighbours, torch.stack([other.neighbours for other in others], 1)  # (n, k), (n, P, k)
     y_next = torch.stack([other.following for other in others], 1)
     in_x, back_in_x, y_next_in_x = _in_first(first, Y, y_next)
-    mutual = torch.stack([_mutual(other) for other in others], 1)
+    mutual = torch.stack([other.mutual for other in others], 1)
     x_gain = (first.following[:, None, None] == Y).any(2).float()
     y_gain = y_next_in_x.float()
     same = (first.following[:, None] == y_next).float() - 1
@@ -71,13 +71,6 @@ def _in_first(first: Graph, Y: Tensor, y_next: Tensor) -> tuple[Tensor, Tensor, 
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))  # pyright: ignore[reportReturnType]
 
 
-def _mutual(space: Graph) -> Tensor:
-    """Return whether each edge (n, k) of a graph has its reverse in the graph."""
-    neighbours = space.neighbours
-    rows = torch.arange(len(neighbours), device=neighbours.device)
-    return (neighbours[neighbours] == rows[:, None, None]).any(2)
-
-
 def _products(
     first: Graph,
     Y: Tensor,
@@ -98,5 +91,5 @@ def _products(
     times = 2.0 - mutual.float()  # an edge without its reverse stands for two ordered pairs
     only_x = x_here * x_there * (in_x & back_in_x)  # pairs that are mutual in X, and counted with Y's edges
     among_y = ((out * back - only_x) * times).double().sum((0, 2))
-    x_mutual = _mutual(first)[:, :, None]
+    x_mutual = first.mutual[:, :, None]
     return among_y + (x_gain[:, None] * x_gain[first.neighbours] * x_mutual).double().sum((0, 1))
