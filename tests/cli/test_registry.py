@@ -1,6 +1,7 @@
 import io
 import shlex
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from helpers.command_line import D_SOURCE, D_TARGET, FAST, result, run
@@ -29,6 +30,11 @@ def test_list_promote_and_show_use_the_same_folder(capsys, tmp_path, files, monk
     status, printed, err = run(capsys, "list", "--stitchers", tmp_path)
     assert status == 0
     assert "b *: old (6) -> new (4), ridge" in printed
+    assert [line.endswith(", candidate: b serves") for line in printed.splitlines()] == [True, False]
+    assert [(row["serves"], row["created"]) for row in listed["stitchers"]] == [
+        (name == "b", load(tmp_path / name).created) for name in "ab"
+    ]
+    assert datetime.now(UTC) - timedelta(hours=1) < load(tmp_path / "a").created_at < load(tmp_path / "b").created_at
     assert any("torn is not a complete stitcher" in line for line in err)
     assert run(capsys, "promote", "a")[1] == "old->new is now served by a\n"
     for named in ("a", tmp_path / "a"):

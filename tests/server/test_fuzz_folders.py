@@ -123,7 +123,7 @@ def spoil_json(folder: Path, file: str, steps: list[int], value: object) -> None
     (folder / file).write_text(json.dumps(content))
 
 
-@cases(0.5)
+@cases(0.1)
 @given(data=st.data())
 def test_a_spoiled_folder_affects_no_other(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("fuzz")

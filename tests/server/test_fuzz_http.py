@@ -1,19 +1,22 @@
 """Check a running service against its OpenAPI document: schemathesis sends valid and invalid requests."""
 
 import base64
+import itertools
 import json
 import re
 import select
 import socket
+import time
 import zlib
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 import schemathesis
 from helpers.fuzz import CASES, SEED, cases, rows, spoiled, tell
-from helpers.serving import get, make_rows, make_stitcher, post
+from helpers.serving import free_port, get, make_rows, make_stitcher, post, running, serve_command
 from hypothesis import given
 from hypothesis import strategies as st
 from schemathesis.engine import Status, events, from_schema
@@ -83,14 +86,21 @@ HEAD = (
 )
 
 
+@st.composite
+def requests(draw) -> tuple[bytes, bytes]:
+    """Draw a whole request, with a length or in chunks and with trailers, and the same bytes with some corruptions."""
+    body = draw(rows(6)).tobytes()
+    fields = draw(st.sampled_from((0, 0, 1, 3, 300))) * b"X-Trailer: of a request that is sent in chunks\r\n"
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, fields)
+    whole = HEAD + draw(st.sampled_from((b"Content-Length: %d\r\n\r\n" % len(body) + body, chunked)))
+    return whole, draw(spoiled(whole, 3))
+
+
 @cases(0.03)
-@given(numbers=rows(6), data=st.data())
-def test_corrupted_http_is_refused_or_unanswered_and_the_service_stays_ready(service, numbers, data):
+@given(request=requests())
+def test_corrupted_http_is_refused_or_unanswered_and_the_service_stays_ready(service, request):
     port, log = service
-    body = numbers.tobytes()
-    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-    whole = HEAD + data.draw(st.sampled_from((b"Content-Length: %d\r\n\r\n" % len(body) + body, chunked)))
-    sent = data.draw(spoiled(whole, 3))
+    whole, sent = request
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(sent)
         if sent != whole:  # a client that closes its side before the response starts gets none
@@ -101,6 +111,37 @@ def test_corrupted_http_is_refused_or_unanswered_and_the_service_stays_ready(ser
     tell(Counter({("HTTP", "spoiled", int(status[9:] or 0)): 1}))
     assert re.fullmatch(r"|HTTP/1\.1 [24]\d\d", status), reply[:300]
     assert sent != whole or status
+    assert "Traceback" not in log.read_text()
+    assert get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory):
+    """Start a service that waits only 0.3 s for the rest of a request; yield its port and log."""
+    folder = tmp_path_factory.mktemp("impatient")
+    make_stitcher().save(folder / "stitchers" / "old-to-new")
+    port, log = free_port(), folder / "log"
+    with running(serve_command(folder / "stitchers", port), port, log, env={"REPSTITCH_HEAD_S": "0.3"}):
+        yield port, log
+
+
+@cases(0.03)
+@given(request=requests(), data=st.data())
+def test_a_client_that_stops_or_dawdles_anywhere_is_answered_or_disconnected(impatient, request, data):
+    port, log = impatient
+    sent = request[1][: data.draw(st.integers(0, len(request[1])))]
+    pause_s = data.draw(st.sampled_from((0, 0.05, 0.2)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=4)))
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        reply = b""
+        with suppress(ConnectionError):
+            for start, end in itertools.pairwise((0, *cuts, len(sent))):
+                connection.sendall(sent[start:end])
+                time.sleep(pause_s)
+            while part := connection.recv(2**16):  # which times out if the service never closes the connection
+                reply += part
+    tell(Counter({("HTTP", "slow or cut off", int(reply[9:12] or 0)): 1}))
+    assert re.match(rb"$|HTTP/1\.1 [24]\d\d", reply), reply[:300]
     assert "Traceback" not in log.read_text()
     assert get(f"http://127.0.0.1:{port}/readyz").status_code == 200
 

@@ -115,6 +115,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._start_turn()
         super().on_response_complete()
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Leave the connection open: uvicorn calls this after a time of its own."""
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._start_turn()

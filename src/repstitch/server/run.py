@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import os
 import signal
 import socket
@@ -132,7 +131,6 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
         log_level=logging.WARNING,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=math.ceil(settings.head_s),
         timeout_graceful_shutdown=int(2 * settings.timeout_s) + 1,  # once to answer, once to send the response
     )
     with contextlib.suppress(KeyboardInterrupt):
