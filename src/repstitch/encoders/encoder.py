@@ -154,6 +154,9 @@ def embed(  # noqa: PLR0913 - the whole job in one call
 
     If the call is interrupted, the same call continues where it stopped. The file appears once all rows are written.
 
+    Texts with more tokens than the encoder reads are truncated. Their number is logged, and stored in the metadata of
+    the file under `repstitch.truncated`. Images are turned as their EXIF tag says, and transparent parts show white.
+
     With `layers`, the folder `out` gets one file per layer, such as NAME.layer07.parquet. Each batch needs only one
     forward pass. The vectors of block 7 are the same as with `layer=7`. For an image encoder, they are taken before any
     norm that follows the block. For a text encoder, they are the hidden states of transformers: layer 0 is the input of
