@@ -166,6 +166,18 @@ def test_a_body_that_trickles_is_a_timeout(calls):
         calls(server, *SPACES, timeout_s=0.2)
 
 
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [("http://x/", r"got a redirect \(302\) to another URL"), ("htp:tp://x/", "got a redirect to an invalid URL")],
+)
+def test_a_redirect_to_any_location_is_an_error(calls, location, message):
+    with (
+        misbehaving(fixed(head(f"location: {location}\r\ncontent-length: 0\r\n", "302 Found"))) as server,
+        pytest.raises(ServiceError, match=message),
+    ):
+        calls(server, *SPACES)
+
+
 @pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
 def test_nested_json_is_an_error(calls, status):
     body = b'{"spaces":' + b"[" * 500_000

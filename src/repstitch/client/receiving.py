@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from repstitch.client.responses import Reply, mismatch
+from repstitch.client.responses import Reply, invalid_redirect, mismatch
 
 if TYPE_CHECKING:
     import httpx
@@ -50,6 +50,8 @@ def receive(http: "httpx.Client", request: Request) -> "Reply | httpx.RequestErr
             return body.reply()
     except httpx.RequestError as error:
         return error
+    except httpx.InvalidURL:
+        raise invalid_redirect() from None
 
 
 async def receive_async(http: "httpx.AsyncClient", request: Request) -> "Reply | httpx.RequestError":
@@ -64,6 +66,8 @@ async def receive_async(http: "httpx.AsyncClient", request: Request) -> "Reply |
             return body.reply()
     except httpx.RequestError as error:
         return error
+    except httpx.InvalidURL:
+        raise invalid_redirect() from None
 
 
 class _Body:

@@ -213,6 +213,11 @@ def error_of(reply: Reply) -> ClientError:
     return kind(message, status, *(value if isinstance(value, str) else None for value in (code, param)))
 
 
+def invalid_redirect() -> ServiceError:
+    """Return the error for a redirect that httpx cannot parse, although it is not followed."""
+    return ServiceError("`address` must be the URL of the service; got a redirect to an invalid URL.")
+
+
 def with_row_offset(error: ClientInputError, start: int) -> ClientInputError:
     """Return the error for a part that begins at row `start`, with a note that its row numbers count from there."""
     if not start:
