@@ -1,5 +1,6 @@
 """The bytes, the time and the connections that clients can use, in a service with low limits and an API key."""
 
+import asyncio
 import http.client
 import socket
 import sys
@@ -7,14 +8,17 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.server_calls import LOCAL, URL
 from helpers.serving import ROOT, eventually, free_port, get, make_rows, make_stitcher, running, serve_command
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from repstitch.server.negotiation import OCTETS
-from repstitch.server.protocol import MAX_PIPELINED, MAX_TRAILER_BYTES
+from repstitch.server.protocol import MAX_PIPELINED, MAX_TRAILER_BYTES, BoundedProtocol
 
 ENGINES = ("uvicorn", pytest.param("bentoml", marks=pytest.mark.slow))
 ROWS = make_rows(2)
@@ -227,6 +231,76 @@ def test_a_body_and_pauses_within_the_limits_are_served(bounded):
     assert answer.count(b"HTTP/1.1 200") == 2
     vectors = np.frombuffer(answer[-200 * 16 :], "<f4").reshape(-1, 4)
     assert np.allclose(vectors, make_stitcher().translate(rows), atol=1e-6)
+
+
+class Clock:
+    """The loop and the transport of one connection, with a time that a test advances."""
+
+    def __init__(self):
+        self.now, self.buffered, self.is_aborted, self.timers = 0.0, 0, False, []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, call):
+        self.timers.append((when, call))
+
+    def advance(self, seconds: float) -> None:
+        """Advance the time and call what is due meanwhile, unless the connection is aborted."""
+        end = self.now + seconds
+        while self.timers and self.timers[0][0] <= end and not self.is_aborted:
+            self.now, call = self.timers.pop(0)
+            call()
+        self.now = end
+
+    def get_write_buffer_size(self) -> int:
+        return self.buffered
+
+    def get_extra_info(self, name: str):
+        return None
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+@pytest.fixture
+def connection():
+    """Return a new connection with the default limits, and its clock."""
+    clock = Clock()
+    protocol = BoundedProtocol(Config(lambda: None, log_config=None), ServerState(), {}, clock)  # pyright: ignore
+    protocol.connection_made(clock)  # pyright: ignore[reportArgumentType]
+    return protocol, clock
+
+
+def test_a_client_has_30_seconds_for_a_head(connection):
+    _, clock = connection
+    clock.advance(29.9)
+    assert not clock.is_aborted
+    clock.advance(0.2)
+    assert clock.is_aborted
+
+
+@pytest.mark.parametrize(("rate", "is_aborted"), [(999, True), (1000, False)])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_client_must_read_1000_bytes_a_second(connection, rate, is_aborted, complete):
+    protocol, clock = connection
+    clock.buffered = 300_000
+    protocol.cycle = SimpleNamespace(response_complete=complete, more_body=False, message_event=asyncio.Event())
+    protocol.pause_writing()
+    for _ in range(10):
+        clock.buffered -= 6 * rate
+        clock.advance(6)
+    assert clock.is_aborted == is_aborted
+
+
+def test_the_time_of_the_service_does_not_count(connection):
+    protocol, clock = connection
+    protocol.cycle = SimpleNamespace(response_complete=False, more_body=False)
+    clock.advance(1000)
+    assert not clock.is_aborted
 
 
 # --- connections ------------------------------------------------------------------------------------------------------

@@ -2,10 +2,9 @@
 
 import asyncio
 import resource
-from typing import Any
+from typing import Any, cast
 
 import httptools
-from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -70,12 +69,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _make_room(self) -> None:
         """Abort the connection that has waited longest for its client, first those that wait for a head."""
-        waiting = [each for each in self.connections if each.waits_for_client]  # type: ignore[union-attr]
+        connections = cast("set[BoundedProtocol]", self.connections)
+        waiting = [each for each in connections if each.waits_for_client]
         longest = min(waiting, key=lambda each: (not each.waits_for_head, each.since), default=self)
         self.connections.discard(longest)
         longest._abort()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.answering = cycle
         super()._start_asgi_task(cycle, app)
 
@@ -98,11 +98,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Abort the connection if its client's turn is over and it did not do its part; else check again later."""
         if self.loop.time() - self.since >= self.head_s:
             least = MIN_BYTES_PER_S * self.head_s
-            read = self.unread - self.transport.get_write_buffer_size()
-            if self.transport.is_closing() or self.waits_for_head:
+            if self.unread - self.transport.get_write_buffer_size() >= least:
+                done = True
+            elif self.transport.is_closing() or self.waits_for_head or self.flow.write_paused:
                 done = False
-            elif self.flow.write_paused:
-                done = read >= least
             else:
                 done = self.moved >= least or not self.waits_for_client
             if not done:
