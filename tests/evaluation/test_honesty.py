@@ -1,4 +1,4 @@
-"""A cut of benchmarks/honesty.py: intervals contain the truth of fresh pools, and unrelated spaces are not called better.
+"""A cut of benchmarks/honesty.py: intervals contain the truth of new pools, and unrelated spaces are not called better.
 
 The seeds are fixed, and the bounds are those of the benchmark minus two standard errors of so few maps and pools.
 """
