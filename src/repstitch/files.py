@@ -59,13 +59,13 @@ def split_column(path: str) -> tuple[str, str | None]:
 
 def is_file_or_pipe(path: Path) -> bool:
     """Whether the path exists and is not a folder, so that it can be read as a file."""
-    return path.exists() and not path.is_dir()
+    return os.path.exists(path) and not path.is_dir()  # unlike `Path.exists`, it accepts names that are too long
 
 
 def check_embeddings_exist(path: str | os.PathLike) -> None:
     """Raise InputError if a local path of embeddings does not exist. URLs are not checked."""
     location, _ = split_key(str(path))
-    if "://" not in location and not Path(location).exists():
+    if "://" not in location and not os.path.exists(location):
         raise InputError(f"There is no file {location}; pass the path of embeddings ({', '.join(FORMATS)}).")
 
 

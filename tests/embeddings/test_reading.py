@@ -1,4 +1,5 @@
 import os
+import zipfile
 from dataclasses import replace
 from threading import Thread
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from helpers.spaces import card, embeddings, folder_of, gaussian, names
 
 from repstitch.embeddings.pairs import pair
-from repstitch.embeddings.reading import read, scan
+from repstitch.embeddings.reading import place_group, read, scan
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
@@ -281,7 +282,7 @@ def test_groups_and_ids_from_the_caller_are_used_for_embeddings_and_arrays():
 def test_a_vector_column_is_refused_as_a_group(tmp_path):
     write(tmp_path / "x.parquet", embeddings(30, 4))
     with pytest.raises(
-        InputError, match=r"Column 'vector' of .*x.parquet must contain text or numbers; got fixed_size"
+        InputError, match=r"`group` must be another column of .*x\.parquet than its vectors; got 'vector'"
     ):
         read(tmp_path / "x.parquet", group="vector")
 
@@ -504,9 +505,9 @@ def test_a_tensor_on_another_device_is_moved_to_the_cpu():
 def test_values_that_numpy_cannot_convert_are_refused_in_one_line():
     with pytest.raises(
         InputError,
-        match=r"^The array must have one vector per item.*; it cannot be converted: Can't call numpy\(\) on Tensor",
+        match=r"^The array must have one vector per item.*; it cannot be converted: Cannot copy out of meta",
     ):
-        read([torch.ones(4, requires_grad=True)])
+        read([torch.ones(4, device="meta")])
 
 
 def test_masked_arrays_are_refused():
@@ -517,3 +518,174 @@ def test_masked_arrays_are_refused():
         read(masked)
     with pytest.raises(InputError, match=r"^`vectors` of space 'old' must not be a masked array"):
         Embeddings(masked, card("old", 4))
+
+
+# --- rows without a vector --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 2), pa.large_list(pa.float16())])
+@pytest.mark.parametrize("size", [2, 100])
+def test_a_row_without_a_vector_is_read_as_nan(tmp_path, kind, size):
+    column = pa.array([None, [1.0, 2.0], None, [3.0, 4.0], [5.0, None]], kind)
+    pq.write_table(pa.table({"vector": column, "id": list("abcde")}), tmp_path / "x.parquet")
+    nan = np.nan
+    expected = [[nan, nan], [1, 2], [nan, nan], [3, 4], [5, nan]]
+    for start in range(5):
+        parts = [part.vectors for part in scan(tmp_path / "x.parquet").batches(size, start)]
+        np.testing.assert_array_equal(np.concatenate(parts), expected[start:])
+    assert read(tmp_path / "x.parquet").vectors.dtype == (np.float16 if kind.value_type == pa.float16() else np.float32)
+
+
+def test_an_empty_list_is_a_row_without_a_vector(tmp_path):
+    column = pa.array([[], [1.0, 2.0], []], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"vector": column}), tmp_path / "x.parquet")
+    assert list(np.isnan(read(tmp_path / "x.parquet").vectors).all(1)) == [True, False, True]
+
+
+@pytest.mark.parametrize("missing", [None, [], [float("nan")] * 4])
+def test_rows_without_a_vector_are_left_out_if_asked_and_else_the_first_is_named(tmp_path, missing):
+    for name, gap in (("a", 7), ("b", 90)):
+        rows = gaussian(300, 4).tolist()
+        rows[gap] = missing
+        column = pa.array(rows, pa.list_(pa.float32()))
+        pq.write_table(pa.table({"id": names(300), "vector": column}), tmp_path / f"{name}.parquet")
+    source, target = read(tmp_path / "a.parquet"), read(tmp_path / "b.parquet", space="other")
+    pairs = pair(source, target, drop_invalid=True)
+    assert len(pairs) == 298
+    assert {reason: n for reason, n in pairs.dropped.items() if n} == {"source NaN or Inf": 1, "target NaN or Inf": 1}
+    with pytest.raises(InputError, match=r"1 with source NaN or Inf, 1 with target NaN or Inf \(first: id 'item7'\)"):
+        pair(source, target)
+
+
+# --- files of ids beside a file ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beside", ["x.ids.txt", "x.ids.npy", "ids.txt", "ids.npy"])
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.parquet"])
+def test_ids_beside_a_file_are_read_and_the_log_names_them(tmp_path, beside, name, caplog):
+    caplog.set_level("INFO")
+    X = gaussian(30, 4)
+    np.save(tmp_path / "x.npy", X)
+    np.savez(tmp_path / "x.npz", X=X)
+    pq.write_table(pa.table({"vector": list(X)}), tmp_path / "x.parquet")
+    if beside.endswith(".npy"):
+        np.save(tmp_path / beside, names(30).astype(str))
+    else:
+        (tmp_path / beside).write_text("\n".join(names(30)) + "\n")
+    assert list(read(tmp_path / name).ids) == list(names(30))  # type: ignore[arg-type]
+    assert caplog.text.count(f"{name}: the ids are those in {tmp_path / beside}.") == 1
+    caplog.clear()
+    assert list(read(tmp_path / name, ids=names(30, "mine")).ids) == list(names(30, "mine"))  # type: ignore[arg-type]
+    assert not caplog.text
+
+
+def test_ids_beside_a_file_do_not_replace_its_own(tmp_path):
+    write(tmp_path / "x.parquet", embeddings(30, 4))
+    (tmp_path / "x.ids.txt").write_text("\n".join(names(30, "other")))
+    assert list(read(tmp_path / "x.parquet").ids) == list(names(30))  # type: ignore[arg-type]
+
+
+def test_ids_of_a_folder_are_read_only_if_their_number_fits_and_those_of_a_file_must_fit(tmp_path, caplog):
+    np.save(tmp_path / "x.npy", gaussian(2500, 4))
+    (tmp_path / "ids.txt").write_text("\n".join(names(10_000)))
+    assert read(tmp_path / "x.npy").ids is None
+    assert "x.npy: " in caplog.text
+    assert "ids.txt is not used, because it has 10000 ids for 2500 rows." in caplog.text
+    (tmp_path / "ids.txt").rename(tmp_path / "x.ids.txt")
+    message = r"^`ids` .*x\.ids\.txt must have one entry per row of .*x\.npy \(2,500\); got 10,000 entries\.$"
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "x.npy")
+
+
+def test_ids_are_read_from_a_column_of_a_table(tmp_path):
+    (tmp_path / "t.csv").write_text("sku,name\n" + "".join(f"00{i},a\n" for i in range(30)))
+    rows = read(gaussian(30, 4), ids=f"{tmp_path}/t.csv:sku")
+    assert list(rows.ids)[:2] == ["000", "001"]  # type: ignore[arg-type]
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_column_of_groups_goes_before_a_file_of_the_same_name(tmp_path, monkeypatch):
+    groups = np.array([f"photo{i // 5}" for i in range(40)], dtype=object)
+    pq.write_table(arrow_table(embeddings(40, 4, groups=groups)), tmp_path / "x.parquet")
+    (tmp_path / "photo").write_text("\n".join(names(40, "wrong")))
+    monkeypatch.chdir(tmp_path)
+    assert list(read("x.parquet", group="photo").groups) == list(groups)  # type: ignore[arg-type]
+    np.save("x.npy", gaussian(40, 4))
+    assert place_group(["x.npy", "x.parquet"], "photo") == [None, "photo"]
+    assert list(read("x.npy", group="photo").groups) == list(names(40, "wrong"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("ids", ["id", "doc_id", None])
+def test_groups_are_read_from_a_column_of_a_table(tmp_path, ending, ids):
+    rows = embeddings(40, 4)
+    groups = [f"g{i // 5}" for i in range(40)]
+    order = list(reversed(range(40))) if ids else range(40)
+    columns = {"photo": [groups[i] for i in order]} | ({ids: [names(40)[i] for i in order]} if ids else {})
+    if ending == ".parquet":
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    else:
+        between = "\t" if ending == ".tsv" else ","
+        lines = [between.join(columns), *(between.join(row) for row in zip(*columns.values(), strict=True))]
+        (tmp_path / f"t{ending}").write_text("\n".join(lines))
+    write(tmp_path / "x.parquet", rows)
+    back = scan(tmp_path / "x.parquet", group=f"{tmp_path}/t{ending}:photo")
+    assert [group for part in back.batches(7) for group in part.groups] == groups  # type: ignore[union-attr]
+    assert [group for part in back.batches(7, 9) for group in part.groups] == groups[9:]  # type: ignore[union-attr]
+
+
+def test_a_table_without_the_group_of_a_row_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("id,photo\nitem0,a\n")
+    with pytest.raises(InputError, match=r"`group` must have an entry in every row; .*"):
+        read(embeddings(40, 4), group=f"{tmp_path}/t.csv:photo")
+    with pytest.raises(InputError, match=r"`group` must name a column as t\.csv:COLUMN, where COLUMN is one of photo"):
+        read(embeddings(40, 4), group=f"{tmp_path}/t.csv:none")
+    with pytest.raises(InputError, match=r"`group` must be a column of embeddings, TABLE:COLUMN, or a file or array"):
+        read(embeddings(40, 4), group="nothing")
+
+
+# --- damaged and hostile files ----------------------------------------------------------------------------------------
+
+
+def npy(shape, dtype: str = "<f4", content: bytes = bytes(48)) -> bytes:
+    """Return a `.npy` file whose header states a shape, whatever its content is."""
+    header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}, }}".encode()
+    header += b" " * (63 - (10 + len(header)) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
+
+
+@pytest.mark.parametrize(
+    "shape", [(-3, 4), (3, -4), (-1, -1), (10**12, 8), (2**62, 2**62), (2**70, 4), (3.5, 4), ("a",)]
+)
+@pytest.mark.parametrize("form", ["npy", "npz", "compressed"])
+@pytest.mark.parametrize("argument", ["source", "ids", "group"])
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_a_header_that_states_an_impossible_shape_is_refused(tmp_path, shape, form, argument):
+    path = tmp_path / ("x.npy" if form == "npy" else "x.npz")
+    if form == "npy":
+        path.write_bytes(npy(shape))
+    else:
+        with zipfile.ZipFile(
+            path, "w", zipfile.ZIP_DEFLATED if form == "compressed" else zipfile.ZIP_STORED
+        ) as archive:
+            archive.writestr("x.npy", npy(shape))
+    with pytest.raises(InputError, match=r"x\.np[yz]|must have one entry per row"):
+        read(path) if argument == "source" else read(gaussian(30, 4), **{argument: str(path)})
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".npy", "x" * 5000 + ".parquet", "x\0y.npy", "x\udc80.npy"])
+def test_names_that_no_file_can_have_are_refused(name):
+    with pytest.raises(InputError, match="There is no file"):
+        read(name)
+    with pytest.raises(InputError, match="there is no file"):
+        read(gaussian(30, 4), ids=name)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_a_list_of_tensors_is_read_like_their_stack(dtype):
+    rows = torch.from_numpy(gaussian(30, 4)).to(getattr(torch, dtype))
+    back = read(list(rows))
+    np.testing.assert_array_equal(back.vectors, read(rows).vectors)
+    assert len(read([rows[0].requires_grad_(), rows[1]])) == 2

@@ -4,6 +4,9 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.spaces import affine_image, card, gaussian, names, rotation, shared_latent
@@ -594,3 +597,50 @@ def test_a_refit_keeps_the_calibration_of_the_first_fit():
     for name, tensor in before.calibration.tensors().items():
         assert torch.equal(getattr(after.calibration, name), tensor)
     assert after.scorecard.confidence == before.scorecard.confidence
+
+
+# --- ids and groups in files ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [None, "doc_id", "_id", "ID", "uuid", "point_id", "sku"])
+def test_files_in_different_orders_are_paired_by_the_ids_that_they_have(tmp_path, index):
+    X, Y, _, _ = turned()
+    order = np.random.default_rng(1).permutation(300)
+    for name, rows, positions in (("old", X, np.arange(300)), ("new", Y, order)):
+        frame = pd.DataFrame({"vector": list(rows[positions])}, index=pd.Index(names(300)[positions], name=index))
+        if index not in (None, "sku"):
+            frame = frame.reset_index()
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+    stitcher = learn(tmp_path / "old.parquet", tmp_path / "new.parquet")
+    assert stitcher.provenance["paired_by"] == "id"
+    assert stitcher.scorecard.query["recall@1"] > 0.99
+
+
+def test_each_file_may_have_another_column_of_ids(tmp_path):
+    X, Y, _, _ = turned()
+    for name, rows, column in (("old", X, "sku"), ("new", Y[::-1], "ean")):
+        ids = names(300) if name == "old" else names(300)[::-1]
+        table = pa.table({"vector": list(rows), column: ids, "id": names(300, f"{name}-")})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    files = (tmp_path / "old.parquet", tmp_path / "new.parquet")
+    stitcher = learn(*files, id_column=("sku", "ean"))
+    assert stitcher.scorecard.query["recall@1"] > 0.99
+    with pytest.raises(InputError, match=r"`id_column` must name one column of .*new\.parquet \(ean, id\); got sku\.$"):
+        learn(*files, id_column="sku")
+
+
+@pytest.mark.parametrize("owner", ["old", "new"])
+def test_a_column_of_groups_in_either_file_goes_before_a_file_of_that_name(tmp_path, monkeypatch, owner):
+    X, Y, _, _ = turned()
+    groups = [f"photo{i // 5}" for i in range(300)]
+    for name, rows in (("old", X), ("new", Y)):
+        columns = {"id": names(300), "vector": list(rows)} | ({"photo": groups} if name == owner else {})
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    (tmp_path / "photo").write_text("\n".join(names(300, "wrong")))
+    monkeypatch.chdir(tmp_path)
+    by_column = learn("old.parquet", "new.parquet", group="photo")
+    by_array = learn("old.parquet", "new.parquet", group=groups)
+    by_table = learn("old.parquet", "new.parquet", group=f"{owner}.parquet:photo")
+    assert by_column.provenance["pairs"] == by_array.provenance["pairs"] == by_table.provenance["pairs"]
+    assert by_column.provenance["pairs"] != learn("old.parquet", "new.parquet").provenance["pairs"]
+    np.testing.assert_array_equal(by_column.seen, by_array.seen)

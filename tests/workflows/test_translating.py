@@ -1,9 +1,11 @@
 import os
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -454,3 +456,122 @@ def test_confidence_of_a_stitcher_without_calibration_is_refused(tmp_path, stitc
     with pytest.raises(InputError, match="`confidence` requires a stitcher with a calibration; this one has none"):
         translate_file(replace(stitcher, calibration=None), path, tmp_path / "y.parquet", confidence=True)
     assert [p.name for p in tmp_path.iterdir()] == ["x.parquet"]
+
+
+# --- ids and further columns ------------------------------------------------------------------------------------------
+
+
+def table_of(**columns) -> pa.Table:
+    rows = rows_of(40)
+    return pa.table({**columns, "vector": pa.array(list(rows.vectors))})
+
+
+ID_COLUMNS = {
+    "int64": pa.array(range(7, 47)),
+    "uint64": pa.array(range(2**63, 2**63 + 40), pa.uint64()),
+    "int32": pa.array(range(40), pa.int32()),
+    "string": pa.array(names(40), pa.string()),
+    "large_string": pa.array(names(40), pa.large_string()),
+    "double": pa.array([i / 8 for i in range(40)]),
+    "binary": pa.array([f"b{i}".encode() for i in range(40)]),
+    "date32": pa.array(range(40), pa.date32()),
+    "timestamp": pa.array(range(40), pa.timestamp("us")),
+    "decimal": pa.array(range(40), pa.decimal128(10, 2)),
+    "categories": pa.array(names(40), pa.string()).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("kind", ID_COLUMNS)
+@pytest.mark.parametrize("name", ["id", "doc_id", "sku"])
+def test_ids_keep_their_type_and_their_order(tmp_path, stitcher, kind, name):
+    pq.write_table(table_of(**{name: ID_COLUMNS[kind]}), tmp_path / "x.parquet")
+    id_column = "sku" if name == "sku" else None
+    translate_file(stitcher, tmp_path / "x.parquet", tmp_path / "y.parquet", id_column=id_column, batch_rows=7)
+    written = pq.read_table(tmp_path / "y.parquet")
+    assert written.column("id").combine_chunks().equals(ID_COLUMNS[kind])
+    source = read(tmp_path / "x.parquet", id_column=id_column)
+    np.testing.assert_array_equal(read(tmp_path / "y.parquet").ids, source.ids)  # type: ignore[arg-type]
+
+
+def test_uuids_are_written_as_text(tmp_path, stitcher):
+    keys = [uuid.UUID(int=2**120 + i) for i in range(40)]
+    pq.write_table(table_of(id=pa.array([key.bytes for key in keys], pa.uuid())), tmp_path / "x.parquet")
+    translate_file(stitcher, tmp_path / "x.parquet", tmp_path / "y.parquet")
+    assert pq.read_table(tmp_path / "y.parquet")["id"].to_pylist() == [str(key) for key in keys]
+
+
+@pytest.mark.parametrize("columns", [("lang", "title"), "all", ()])
+def test_further_columns_are_copied_and_the_log_names_the_others(tmp_path, stitcher, columns, caplog):
+    caplog.set_level("INFO")
+    payload = {"title": names(40, "a title ").tolist(), "lang": ["en", None] * 20, "tags": [["a", "b"], []] * 20}
+    table = table_of(doc_id=names(40), **payload)
+    pq.write_table(table, tmp_path / "x.parquet")
+    translate_file(stitcher, tmp_path / "x.parquet", tmp_path / "y.parquet", columns=columns, batch_rows=7)
+    written = pq.read_table(tmp_path / "y.parquet")
+    copied = list(payload) if columns == "all" else list(columns)
+    assert written.column_names == ["id", "vector", *copied]
+    for name in copied:
+        assert written.schema.field(name).type == table.schema.field(name).type
+        assert written[name].to_pylist() == payload[name]
+    left_out = [name for name in payload if name not in copied]
+    assert caplog.text.count("not copied: ") == bool(left_out)
+    if left_out:
+        assert f"x.parquet: not copied: {', '.join(left_out)}. Copy columns with `columns`." in caplog.text
+
+
+def test_columns_that_cannot_be_copied_are_refused(tmp_path, stitcher):
+    pq.write_table(table_of(doc_id=names(40), title=names(40)).append_column("id", [names(40)]), tmp_path / "x.parquet")
+    for changes, message in (
+        (
+            {"columns": ("title", "name")},
+            r"`columns` must be all, or some of the columns of .*\(doc_id, title\); got name",
+        ),
+        ({"columns": "all", "id_column": "doc_id"}, r"`columns` must not name id, which the output has already"),
+        ({"columns": ("vector",)}, r"`columns` must be all, or some of the columns of .*; got vector"),
+    ):
+        with pytest.raises(InputError, match=message):
+            translate_file(stitcher, tmp_path / "x.parquet", tmp_path / "y.parquet", **changes)
+    np.save(tmp_path / "x.npy", rows_of(40).vectors)
+    with pytest.raises(InputError, match=r"`columns` must be columns of a Parquet or Arrow file; .*x\.npy has none"):
+        translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet", columns="all")
+
+
+PEAK = """
+import sys
+from repstitch.stitchers.stitcher import load
+from repstitch.workflows.translating import translate_file
+stitcher, path, out, confidence = sys.argv[1:]
+translate_file(load(stitcher), path, out, source_space="old", confidence=confidence == "True")
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(peak.split()[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def large_files(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """Return a stitcher with confidence, and files of 1,000 and of 900,000 rows in a single row group each."""
+    d, folder = 384, tmp_path_factory.mktemp("large")
+    stitcher = replace(one_way(4), map=AffineMap(torch.eye(d), torch.zeros(d)), source=Space("old", d))
+    stitcher = replace(stitcher, target=Space("new", d), source_mean=np.zeros(d, np.float32))
+    stitcher = replace(stitcher, target_mean=np.zeros(d, np.float32), calibration=calibration(d))
+    vectors = np.random.default_rng(0).standard_normal((900_000, d), dtype=np.float32)
+    for name, n in (("small", 1_000), ("large", 900_000)):
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors[:n].reshape(-1)), d)
+        table = pa.table({"id": pa.array(range(n)), "vector": lists})
+        pq.write_table(table, folder / f"{name}.parquet", row_group_size=n, use_dictionary=False)
+    return stitcher.save(folder / "stitcher"), folder / "small.parquet", folder / "large.parquet"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("confidence", [False, True])
+def test_memory_does_not_grow_with_the_file(tmp_path, large_files, confidence):
+    stitcher, *files = large_files
+    peaks = []
+    for path in files:
+        command = [sys.executable, "-c", PEAK, str(stitcher), str(path), str(tmp_path / path.name), str(confidence)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout) / 1024)
+    assert pq.read_metadata(tmp_path / "large.parquet").num_rows == 900_000
+    assert peaks[1] - peaks[0] < 150  # MiB
+    (tmp_path / "large.parquet").unlink()

@@ -1,7 +1,7 @@
 """Scan embeddings in Arrow tables: the columns of vectors, ids, groups and payload of Parquet and Arrow files."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from repstitch.embeddings.ids import (
     warn_of_unused_ids,
 )
 from repstitch.embeddings.rows import SPACE_KEY, Batch, Scan
+from repstitch.embeddings.streaming import stream
 from repstitch.embeddings.tables import HEAD_ROWS
 from repstitch.errors import InputError
 from repstitch.spaces import Space
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 ALL_COLUMNS = "all"
 VECTOR = "vector"
+PIECE_BYTES = 2**21  # of vectors that are read at a time
 
 
 def scan_table(
@@ -41,6 +43,8 @@ def scan_table(
     `group` is the column of groups. `payload` are the names of further columns to read, or "all". Raises InputError if
     the columns cannot be used.
     """
+    if group == column:
+        raise InputError(f"`group` must be another column of {path} than its vectors; got {group!r}.")
     kind = _vector_type(data.schema, column, path)
     dim = _vector_dim(data, column, kind, path)
     card = _common_card(data, path)
@@ -56,21 +60,37 @@ def scan_table(
     columns = list(dict.fromkeys(name for name in (column, ids_column, group, *kept) if name))
     dtype = np.float16 if kind.value_type == pa.float16() else np.float32
 
-    def texts(batch: pa.RecordBatch, name: str | None) -> np.ndarray | None:
-        return None if name is None else column_texts(batch.column(name), f"Column {name!r} of {path}")
+    def texts(table: pa.Table, name: str | None) -> np.ndarray | None:
+        return None if name is None else column_texts(table.column(name), f"Column {name!r} of {path}")
+
+    n_rows = data.count_rows()
+
+    def batch_of(vectors: np.ndarray, pieces: list[pa.RecordBatch]) -> Batch:
+        table = pa.Table.from_batches(pieces)
+        return vectors, texts(table, ids_column), texts(table, group), table.select(kept) if kept else None
 
     def rows(size: int, start: int) -> Iterator[Batch]:
-        batches = data.to_batches(columns=columns, batch_size=size, batch_readahead=2, fragment_readahead=1)
-        at = start
-        for batch in _skip_rows(batches, start):
-            vectors = _matrix(batch.column(column), dim, dtype, path, at)
-            further = pa.Table.from_batches([batch.select(kept)]) if kept else None
-            yield vectors, texts(batch, ids_column), texts(batch, group), further
-            at += batch.num_rows
+        vectors, without_vectors, filled = np.empty((0, dim), dtype), [], 0
+        for piece in stream(data, columns, max(1, PIECE_BYTES // (dim * vectors.itemsize)), start):
+            while piece.num_rows:
+                if not filled:
+                    vectors = np.empty((min(size, max(n_rows - start, piece.num_rows)), dim), dtype)
+                part = piece.slice(0, len(vectors) - filled)
+                piece = piece.slice(part.num_rows)
+                end = filled + part.num_rows
+                vectors[filled:end] = _matrix(part.column(column), dim, dtype, path, start + filled)
+                without_vectors.append(part.drop_columns([column]))
+                filled = end
+                if filled == len(vectors):
+                    yield batch_of(vectors, without_vectors)
+                    start += filled
+                    vectors, without_vectors, filled = np.empty((0, dim), dtype), [], 0  # frees the rows
+        if filled:
+            yield batch_of(vectors[:filled], without_vectors)
 
     return Scan(
         path,
-        data.count_rows(),
+        n_rows,
         space,
         bool(card),
         ids_column is not None,
@@ -125,11 +145,11 @@ def _is_float_lists(kind: pa.DataType) -> bool:
 
 def _vector_dim(data: pyarrow.dataset.Dataset, column: str, kind: pa.DataType, path: str) -> int:
     """Return the number of dimensions: that of the type, or else the length of the first row with a vector."""
-    if not data.head(1, columns=[column]).num_rows:
+    if not data.count_rows():
         raise InputError(f"{path} has no rows; it must have at least one vector.")
     if pa.types.is_fixed_size_list(kind) and kind.list_size:
         return kind.list_size
-    for batch in data.to_batches(columns=[column], batch_size=HEAD_ROWS, batch_readahead=1, fragment_readahead=1):
+    for batch in stream(data, [column], HEAD_ROWS):
         lengths = pc.call_function("list_value_length", [batch.column(column)])
         dims = lengths.fill_null(0).to_numpy(zero_copy_only=False)
         if dims.any():
@@ -172,15 +192,6 @@ def _payload(columns: Sequence[str], names: Sequence[str] | str, path: str) -> l
                 f"({', '.join(columns) or 'it has none'}); got {name}."
             )
     return list(dict.fromkeys(names))
-
-
-def _skip_rows(batches: Iterable[pa.RecordBatch], n: int) -> Iterator[pa.RecordBatch]:
-    """Yield the batches without the first `n` rows, and without empty batches."""
-    for batch in batches:
-        rest = batch.slice(min(n, batch.num_rows))
-        n -= batch.num_rows - rest.num_rows
-        if rest.num_rows:
-            yield rest
 
 
 def _matrix(column: pa.Array, dim: int, dtype: type, path: str, first_row: int) -> np.ndarray:

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from repstitch.embeddings.ids import column_texts, object_column, texts
+from repstitch.embeddings.ids import column_texts, object_column, texts, without_views
 from repstitch.embeddings.rows import check_unique
 from repstitch.embeddings.tables import read_column_with_ids
 from repstitch.errors import InputError, one_line
@@ -35,10 +36,10 @@ def open_column(column: Column, n_rows: int, argument: str, rows: str = "") -> E
     location, name = split_column(str(column)) if isinstance(column, str | os.PathLike) else ("", None)
     if name is not None or location.endswith(".parquet"):
         check_file_exists(location, argument)
-        values, ids = read_column_with_ids(Path(location), name or None, argument)
-        if ids is not None:
-            return _by_id(ids.filter(ids.is_valid()), values.filter(ids.is_valid()), location, argument)
-        entries = object_column(values.to_pylist())
+        table = read_column_with_ids(Path(location), name or None, argument)
+        if table.num_columns == 2:
+            return _by_id(table, location, argument)
+        entries = object_column(table.column(0).to_pylist())
     elif location:
         entries = _load_file(str(column), argument)
     else:
@@ -55,10 +56,13 @@ def count_entries(path: Path, argument: str) -> int:
     return len(_load_file(str(path), argument))
 
 
-def _by_id(ids: pa.ChunkedArray, values: pa.ChunkedArray, location: str, argument: str) -> Entries:
-    keys = column_texts(ids, f"The ids of `{argument}` {location}")
+def _by_id(table: pa.Table, location: str, argument: str) -> Entries:
+    """Return the function of `open_column` for a table of entries and ids, whose rows without an id are not used."""
+    values, ids = without_views(table).columns
+    has_id = ids.is_valid().to_pylist()
+    keys = column_texts(ids.drop_null(), f"Column {table.column_names[1]!r} of {location}")
     check_unique(keys, f"the table of {argument}")
-    entry_of = dict(zip(keys, values.to_pylist(), strict=True))
+    entry_of = dict(zip(keys, compress(values.to_pylist(), has_id), strict=True))
 
     def entries(part: slice, row_ids: np.ndarray | None) -> np.ndarray:
         if row_ids is None:

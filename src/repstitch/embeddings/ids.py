@@ -182,6 +182,12 @@ def object_column(entries: Iterable[Any]) -> np.ndarray:
     return column
 
 
+def without_views(table: pa.Table) -> pa.Table:
+    """Return the table with views of text as plain text, because Arrow cannot select rows of views."""
+    types = [pa.string() if pa.types.is_string_view(field.type) else field.type for field in table.schema]
+    return table.cast(pa.schema([field.with_type(kind) for field, kind in zip(table.schema, types, strict=True)]))
+
+
 def type_on_the_way_out(kind: pa.DataType | None) -> pa.DataType:
     """Return the Arrow type in which ids of this type are written: the same, or text if text cannot be cast to it."""
     if kind is None or isinstance(kind, pa.BaseExtensionType):

@@ -160,12 +160,16 @@ def _as_array(values: ArrayLike, subject: str) -> np.ndarray:
 
 
 def _off_torch(values: Any) -> Any:
-    """Return a torch tensor as a NumPy array, and any other value unchanged.
+    """Return a torch tensor, or a list of tensors, as a NumPy array, and any other value unchanged.
 
     The tensor is detached and copied to the CPU. Float dtypes that NumPy lacks become float32.
     """
     torch = sys.modules.get("torch")  # without torch imported, no value can be a tensor
-    if torch is None or not isinstance(values, torch.Tensor):
+    if torch is None:
+        return values
+    if isinstance(values, list | tuple) and values and all(isinstance(row, torch.Tensor) for row in values):
+        values = torch.stack([row.detach() for row in values])
+    if not isinstance(values, torch.Tensor):
         return values
     tensor = values.detach().cpu()
     widens = tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64)

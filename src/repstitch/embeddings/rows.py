@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike
 
 from repstitch.arguments import check_unmasked
-from repstitch.embeddings.ids import texts
+from repstitch.embeddings.ids import texts, without_views
 from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
 
@@ -89,7 +89,7 @@ class Embeddings:
             New `Embeddings` with these rows, in that order, and their ids, groups, labels and payload.
         """
         columns = {name: take_entries(getattr(self, name), rows) for name in COLUMNS}
-        payload = None if self.payload is None else self.payload.take(np.arange(len(self))[rows])
+        payload = None if self.payload is None else without_views(self.payload).take(np.arange(len(self))[rows])
         return replace(self, vectors=self.vectors[rows], payload=payload, **columns)
 
 
@@ -129,6 +129,7 @@ class Scan:
             except (OSError, pa.ArrowException) as error:
                 raise InputError(f"{self.path} cannot be read to its end: {one_line(error)}") from None
             yield Embeddings(vectors, self.space, ids, groups, self.declared, payload=payload)
+            del vectors, payload  # before others are read
 
     def read(self) -> Embeddings:
         """Read all rows into memory."""

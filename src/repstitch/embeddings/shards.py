@@ -57,10 +57,10 @@ def _files(filesystem: fs.FileSystem, folder: str, path: str) -> list[str]:
     return [f"{folder}/{name}" for name in sorted(rows, key=natural_order)]
 
 
-def natural_order(name: str) -> list[tuple[int, str]]:
+def natural_order(name: str) -> tuple[list[int | str], str]:
     """Return a key that sorts names by the numbers in them."""
-    parts = re.split(r"([0-9]+)", name)
-    return [(int(part), part) if i % 2 else (-1, part) for i, part in enumerate(parts)]
+    parts = re.split(r"([0-9]+)", name)  # texts and numbers in turn
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def _is_hidden(name: str) -> bool:

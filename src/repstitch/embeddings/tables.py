@@ -32,8 +32,8 @@ def read_table(
 
 def read_column_with_ids(
     path: Path, column: str | None, argument: str, id_column: IdColumn | None = None, header: bool = True
-) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
-    """Return a column of a table, and the column with the ids of its rows, or None if the table has none.
+) -> pa.Table:
+    """Return a column of a table and, as a second column if the table has it, that of the ids of its rows.
 
     The column of ids is chosen by `choose_id_column`. Raises InputError as `read_table` does, and if the table does not
     have the column exactly once.
@@ -48,13 +48,12 @@ def read_column_with_ids(
         )
     if schema.names.count(column) > 1:
         raise InputError(f"`{argument}` {path} has more than one column {column!r}; column names must be unique.")
-    columns = (column,) if ids is None else (column, ids)
     say_id_column(ids, str(path))
+    columns = [column] if ids is None else [column, ids]
     table = read_table(path, argument, columns, only_text=True, header=header)
     if ids is None:
         warn_of_unused_ids(_read_head(path, table, column, argument), str(path), "call it `id`")
-        return table.column(column), None
-    return table.column(column), table.column(ids)
+    return table.select(columns)
 
 
 def _read_head(path: Path, table: pa.Table, column: str, argument: str) -> pa.Table:
