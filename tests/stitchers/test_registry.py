@@ -12,7 +12,7 @@ import torch
 
 from repstitch.errors import ConflictError, InputError, NotFoundError
 from repstitch.evaluation.scorecard import Scorecard
-from repstitch.files import stitchers_folder
+from repstitch.files import LOCK, stitchers_folder
 from repstitch.spaces import Space
 from repstitch.stitchers import registry as module
 from repstitch.stitchers.maps import AffineMap
@@ -128,7 +128,7 @@ def test_promoting_selects_a_stitcher_and_promoting_the_older_one_rolls_back(fol
     assert registry.resolve("old", "new")[1].version == stitcher(seed=2).version
     registry.promote("a")
     assert registry.resolve("old", "new")[1].version == stitcher(seed=1).version
-    assert [p.name for p in folder.iterdir() if p.is_file()] == ["promoted.json"]
+    assert sorted(p.name for p in folder.iterdir() if p.is_file()) == [LOCK, "promoted.json"]
 
 
 def test_promoting_for_one_pair_does_not_affect_the_others(folder):
@@ -432,7 +432,7 @@ def test_a_promotion_that_cannot_be_written_changes_nothing(folder, monkeypatch)
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(InputError, match=r"promoted\.json cannot be written: .*Permission denied"):
         registry.promote("b")
-    assert sorted(p.name for p in folder.iterdir()) == ["a", "b", "promoted.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [LOCK, "a", "b", "promoted.json"]
     registry.refresh()
     assert registry.resolve("old", "new")[0] == "a"
 

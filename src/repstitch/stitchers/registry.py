@@ -1,18 +1,16 @@
 """A folder of stitchers: list them, promote one, select the one for a pair of spaces, detect changes."""
 
-import fcntl
 import json
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import monotonic, sleep
 
 from repstitch.errors import ConflictError, InputError, NotFoundError, one_line
-from repstitch.files import read_json, stitchers_folder, written_whole
+from repstitch.files import locked, read_json, stitchers_folder, writing, written_whole
 from repstitch.stitchers.routing import Route, best_route, pair_key
 from repstitch.stitchers.stitcher import Stitcher, load
 from repstitch.text import nearest
@@ -246,9 +244,11 @@ class Registry:
         """
         stitcher = self.get(name)
         pair = pair_key(stitcher.source.name, stitcher.target.name)
-        with _locked(self.folder), written_whole(self.folder / PROMOTED, argument=None) as path:
+        target = self.folder / PROMOTED
+        with writing(target, self.folder, argument=None), locked(self.folder, wait=True):
             promoted = dict(_read_promoted(self.folder)) | {pair: name}
-            path.write_text(json.dumps(promoted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            with written_whole(target, argument=None) as path:
+                path.write_text(json.dumps(promoted, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         self.refresh()
         return pair
 
@@ -279,21 +279,6 @@ def _load(path: Path) -> Stitcher:
     if not path.name.isprintable():  # such a name could not be shown, logged or sent
         raise InputError(f"The name of the folder {str(path)!r} must consist of printable characters; rename it.")
     return load(path)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder against other processes and threads that lock it too."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read: {one_line(error)}") from None
-    try:
-        with suppress(OSError):  # some network file systems cannot lock a folder
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _read_promoted(folder: Path) -> dict[str, str]:
