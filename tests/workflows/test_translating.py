@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import uuid
 from dataclasses import replace
 from pathlib import Path

@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from errno import ENOENT
@@ -68,10 +69,7 @@ def write_parts(target: Path, job: Job, to_table: Callable[..., pa.Table], join:
         try:
             check_new(target)  # another run may have finished since the path was checked
             parts = _open_partial(partial, target, job)
-            for input_hash, *batch in job.produce(sum(part.n_rows for part in parts)):
-                table = to_table(*batch)
-                if table.num_rows:
-                    parts.append(_write_part(partial, len(parts), table, input_hash, target))
+            _write_missing(parts, partial, target, job, to_table)
             _publish(parts, target, job.n_rows, join)
             is_whole = True
         finally:
@@ -137,8 +135,25 @@ def _check_input(parts: list[Part], job: Job, partial: Path) -> None:
         first += part.n_rows
 
 
-def _write_part(partial: Path, number: int, table: pa.Table, input_hash: str, target: Path) -> Part:
-    path, table = partial / PART.format(number), table.replace_schema_metadata({INPUT_KEY: input_hash})
+def _write_missing(parts: list[Part], partial: Path, target: Path, job: Job, to_table: Callable[..., pa.Table]) -> None:
+    """Write the missing parts and add them to `parts`. Each is written while the rows of the next are made."""
+    with ThreadPoolExecutor(1) as writer:
+        pending: Future[Part] | None = None
+        for input_hash, *batch in job.produce(sum(part.n_rows for part in parts)):
+            table = to_table(*batch)
+            if not table.num_rows:
+                continue
+            if pending is not None:
+                parts.append(pending.result())
+            number = len(parts)
+            pending = writer.submit(_write_part, partial / PART.format(number), table, input_hash, target)
+            del batch, table  # before others are made
+        if pending is not None:
+            parts.append(pending.result())
+
+
+def _write_part(path: Path, table: pa.Table, input_hash: str, target: Path) -> Part:
+    table = table.replace_schema_metadata({INPUT_KEY: input_hash})
     with (
         written_whole(path, named=target) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,

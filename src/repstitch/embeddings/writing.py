@@ -127,10 +127,12 @@ def _table(schema: pa.Schema, ids: np.ndarray, vectors: np.ndarray, values: Sequ
 def _lists(vectors: np.ndarray, schema: pa.Schema) -> pa.Array:
     """Return the rows of an array as a column of lists, with the list type of the schema."""
     list_type = schema.field("vector").type
-    flat = np.ascontiguousarray(vectors, dtype=list_type.value_type.to_pandas_dtype()).reshape(-1)
+    dtype = np.float16 if list_type.value_type == pa.float16() else np.float32
+    flat = np.ascontiguousarray(vectors, dtype=dtype).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, type=list_type.value_type), list_type.list_size)
 
 
 def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a Parquet file for writing. Vectors get no dictionary, which would cost time and is never smaller."""
-    return pq.ParquetWriter(path, schema, use_dictionary=[name for name in schema.names if name != "vector"])
+    """Open a Parquet file for writing. Vectors get no dictionary and no statistics, which take time for nothing."""
+    others = [name for name in schema.names if name != "vector"]
+    return pq.ParquetWriter(path, schema, use_dictionary=others, write_statistics=others)

@@ -38,7 +38,7 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
     id_column: IdColumn | None = None,
     columns: Sequence[str] | str = (),
     dtype: Literal["float32", "float16"] = "float32",
-    batch_rows: int = 16_384,
+    batch_rows: int = 8_192,
     confidence: bool = False,
 ) -> int:
     """Translate a file of embeddings into a new Parquet file.
@@ -59,7 +59,7 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
             their column, except that UUIDs become text.
         columns: The names of further columns to copy to `out`, or "all". Default: none.
         dtype: The type of the translated vectors, `float32` or `float16`. Default: `float32`.
-        batch_rows: The number of rows per batch. Default: 16,384.
+        batch_rows: The number of rows per batch. Default: 8,192.
         confidence: If True, add a float32 column for each measure of the stitcher's confidence. Default: False.
 
     Returns:
@@ -105,6 +105,7 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
                 yield input_hash.result(), keys, translated, [*measures, *payload]
                 row += len(batch)
                 bar.update(len(batch))
+                del batch, translated, measures, payload  # before others are read
 
     def input_hashes(sizes: Sequence[int]) -> Iterator[str]:
         start = 0
