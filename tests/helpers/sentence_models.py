@@ -95,7 +95,7 @@ def reference(folder: Path, items: list, role: str = "none") -> np.ndarray:
     """Return the vectors of Sentence Transformers itself."""
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(folder), device="cpu")
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     encode = {"query": model.encode_query, "document": model.encode_document, "none": model.encode}[role]
     return np.asarray(encode(items), dtype=np.float64)
 
