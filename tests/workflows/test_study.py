@@ -1,6 +1,7 @@
 """Studies on encoders with random weights: the study file, the files that a run writes, and how a run resumes."""
 
 import json
+import os
 import re
 import shutil
 
@@ -273,6 +274,56 @@ def test_embeddings_of_other_items_or_settings_are_refused(tmp_path, data, faked
     (data / "images" / "00.png").unlink()
     with pytest.raises(InputError, match="small was made with other settings or from other items"):
         run(tmp_path, data)
+
+
+@pytest.mark.parametrize("kind", ["image", "vectors", "ids"])
+def test_items_replaced_at_the_same_size_and_time_are_refused(tmp_path, data, faked, kind):
+    run(tmp_path, data)
+    path = data / {"image": "images/03.png", "vectors": "vectors/mine.npy", "ids": "vectors/ids.txt"}[kind]
+    content, times = bytearray(path.read_bytes()), path.stat()
+    content[-30] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    name = "small" if kind == "image" else r"mine\.parquet"
+    with pytest.raises(InputError, match=f"{name} was made with other settings or from other items"):
+        run(tmp_path, data)
+
+
+def test_embeddings_of_an_older_version_are_used_and_those_of_an_unreadable_note_are_not(tmp_path, data, faked):
+    first = run(tmp_path, data)
+    for name in ("small", "mine"):
+        note_file = tmp_path / "out" / "first" / "embeddings" / f"{name}.json"
+        note = json.loads(note_file.read_text())
+        assert len(note.pop("content")) >= 64
+        note_file.write_text(json.dumps(note, sort_keys=True))
+    assert run(tmp_path, data) == first
+    for damaged in ("", "[]", note_file.read_text()[:20]):
+        note_file.write_text(damaged)
+        with pytest.raises(InputError, match=r"mine\.parquet was made with other settings"):
+            run(tmp_path, data)
+
+
+def test_a_file_whose_copy_was_killed_is_copied_again(tmp_path, data, faked, monkeypatch):
+    def killed(out, rows):
+        left = out.parent / ".repstitch-0123456789ab.tmp"
+        left.mkdir()
+        (left / out.name).write_bytes(b"PAR1 half of it")
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "write", killed)
+        with pytest.raises(SystemExit):
+            run(tmp_path, data)
+    run(tmp_path, data)
+    folder = tmp_path / "out" / "first" / "embeddings"
+    assert {path.name for path in folder.iterdir()} == {
+        "small",
+        "small.json",
+        "big",
+        "big.json",
+        "mine.parquet",
+        "mine.json",
+    }
 
 
 def test_a_limit_takes_evenly_spaced_items(tmp_path, data, faked):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from repstitch.errors import InputError, NotFoundError
-from repstitch.files import data_folder
+from repstitch.files import check_new, data_folder, written_whole
 from repstitch.names import MODALITIES, POOLINGS, ROLES
 from repstitch.text import nearest
 
@@ -170,11 +170,9 @@ def write(path: str | os.PathLike, cards: Iterable[Card]) -> None:
     text = "\n".join(
         "[[space]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in card.to_dict().items()) for card in cards
     )
-    try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise InputError(f"The card file {path} cannot be written: {error}") from None
+    target = check_new(path, "path")
+    with written_whole(target, argument=None) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _toml(value: Any) -> str:

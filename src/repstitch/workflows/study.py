@@ -30,6 +30,7 @@ none) and fields of a space card; `card` copies these fields from a card of the 
 `ids`, `checkpoint` and `encoder` are relative to the data folder. Rows of all groups are matched by id.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -52,7 +53,7 @@ from repstitch.embeddings.writing import write
 from repstitch.encoders import catalogue, embed, load_encoder
 from repstitch.encoders.items import read_items
 from repstitch.errors import InputError
-from repstitch.files import split_key, written_whole
+from repstitch.files import read_json, split_key, written_whole
 from repstitch.spaces import Space
 from repstitch.workflows.study_file import Experiment, Group, Study, check_type, check_unique_names, read_study
 from repstitch.workflows.study_report import StudyResult, findings, report
@@ -219,23 +220,42 @@ def _embeddings_of(member: Member, folder: Path, data: Path, batch_size: int, de
     """Return the files of embeddings of a member. Create them unless an earlier run did."""
     group, card = member.group, member.card
     if card is None:
-        note: dict[str, Any] = member.entry | {"drop_invalid": group.drop_invalid} | _stamps(member.entry)
+        files = {key: _file_of(member.entry[key]) for key in ("file", "ids") if key in member.entry}
+        stamps = {key: [path.name, path.stat().st_size, path.stat().st_mtime_ns] for key, path in files.items()}
+        note: dict[str, Any] = member.entry | {"drop_invalid": group.drop_invalid} | stamps
+        content = "".join(_file_hash(path) for path in files.values())
         make: Callable[[Path], None] = partial(_copy, member)
     else:
         items = str(data / (group.data or ""))
         with _group_named(group):
-            stamp = read_items(items, catalogue.modality(card), group.limit).stamp
-        note = {"card": asdict(replace(card, checkpoint=None)), "data": stamp, "layers": group.layers}
+            listed = read_items(items, catalogue.modality(card), group.limit)
+            [content] = listed.hashes([len(listed.ids)])
+        note = {"card": asdict(replace(card, checkpoint=None)), "data": listed.stamp, "layers": group.layers}
         make = partial(_embed, card, group, items, batch_size, device)
     out = folder / (member.name if card is not None and group.layers is not None else f"{member.name}.parquet")
     note_file = folder / f"{member.name}.json"
-    text = json.dumps(note, sort_keys=True, default=list)
+    note = json.loads(json.dumps(note | {"content": content}, default=list))
     if not out.exists():
-        note_file.write_text(text, encoding="utf-8")
+        with written_whole(note_file) as path:
+            path.write_text(json.dumps(note, sort_keys=True), encoding="utf-8")
         make(out)
-    elif not note_file.exists() or note_file.read_text(encoding="utf-8") != text:
+    elif not _is_same(note_file, note):
         raise InputError(f"{out} was made with other settings or from other items; remove it, or pass another `out`.")
     return sorted(out.glob("*.parquet")) if out.is_dir() else [out]
+
+
+def _is_same(note_file: Path, note: dict[str, Any]) -> bool:
+    """Return whether the note of an earlier run is this one. Notes of older versions have no hash of the content."""
+    try:
+        stored = read_json(note_file)
+    except (FileNotFoundError, ValueError, RecursionError):  # it is missing, or not the file that was written
+        return False
+    return isinstance(stored, dict) and {"content": note["content"]} | stored == note
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _embed(card: catalogue.Card, group: Group, items: str, batch_size: int, device: str, out: Path) -> None:
@@ -255,16 +275,6 @@ def _group_named(group: Group) -> Iterator[None]:
     except InputError as error:
         message = str(error).replace("`data`", "'data'")
         raise InputError(f"Group {group.name!r}: {message}") from None
-
-
-def _stamps(entry: dict[str, Any]) -> dict[str, list]:
-    """Name, size and modification time of the entry's files. They replace the paths in the note of the settings."""
-    stamps = {}
-    for key in ("file", "ids"):
-        path = _file_of(entry.get(key, ""))
-        if key in entry and path.exists():
-            stamps[key] = [path.name, path.stat().st_size, path.stat().st_mtime_ns]
-    return stamps
 
 
 def _copy(member: Member, out: Path) -> None:
