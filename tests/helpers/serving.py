@@ -116,7 +116,7 @@ def wait_until_ready(process: subprocess.Popen, port: int, log: Path, patience_s
         raise AssertionError(f"the service was not ready: {error}\n{log.read_text()}") from None
 
 
-def serve_command(folder: Path, port: int, workers: int = 1) -> list[str]:
+def serve_command(folder: Path, port: int, workers: int = 1, engine: str = "uvicorn") -> list[str]:
     """Return a command that starts the service from Python, as `repstitch serve` does."""
-    call = f"serve({str(folder)!r}, port={port}, workers={workers})"
+    call = f"serve({str(folder)!r}, port={port}, workers={workers}, engine={engine!r})"
     return [sys.executable, "-c", f"from repstitch.server.run import serve\nif __name__ == '__main__': {call}"]

@@ -3,11 +3,9 @@
 import asyncio
 import http.client
 import socket
-import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,13 +27,9 @@ UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Setting
 HEAD_S = 1.5
 
 
-def command_of(engine: str, folder: Path, port: int, descriptors: int | None = None) -> list[str]:
-    """Return a command that serves under an engine; `descriptors` limits the files that the process may open."""
-    command = serve_command(folder, port)
-    if engine == "bentoml":
-        options = ["--stitchers", str(folder), "--port", str(port), "--engine", engine]
-        command = [sys.executable, "-m", "repstitch", "serve", *options]
-    return command if descriptors is None else ["bash", "-c", f'ulimit -n {descriptors}; exec "$@"', "-", *command]
+def with_descriptors(n: int, command: list[str]) -> list[str]:
+    """Return a command whose process may open only `n` files."""
+    return ["bash", "-c", f'ulimit -n {n}; exec "$@"', "-", *command]
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -47,7 +41,7 @@ def bounded(request, tmp_path_factory):
     make_stitcher().save(folder / "stitchers" / "old-to-new")
     port, log = free_port(), folder / "log"
     env = {"REPSTITCH_HEAD_S": str(HEAD_S), "REPSTITCH_TIMEOUT_S": "60", "REPSTITCH_API_KEYS": "secret"}
-    command = command_of(request.param, folder / "stitchers", port)
+    command = serve_command(folder / "stitchers", port, engine=request.param)
     with running(command, port, log, cwd=ROOT, env=env) as process:
         yield port, [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     assert "Traceback" not in log.read_text()
@@ -310,7 +304,7 @@ def test_the_time_of_the_service_does_not_count(connection):
 def test_silent_clients_keep_nobody_out_when_descriptors_are_few(engine, tmp_path):
     make_stitcher().save(tmp_path / "stitchers" / "old-to-new")
     port = free_port()
-    command = command_of(engine, tmp_path / "stitchers", port, 256)
+    command = with_descriptors(256, serve_command(tmp_path / "stitchers", port, engine=engine))
     with running(command, port, tmp_path / "log", cwd=ROOT) as _, ExitStack() as opened:
         for _ in range(400):
             connection = opened.enter_context(socket.socket())
@@ -335,7 +329,7 @@ def test_a_connection_with_a_request_in_progress_outlives_idle_ones(tmp_path):
             connection.sendall(body[10:])
             answers.append(b"".join(iter(lambda: connection.recv(65536), b"")))
 
-    command = command_of("uvicorn", tmp_path / "stitchers", port, 128)
+    command = with_descriptors(128, serve_command(tmp_path / "stitchers", port))
     with running(command, port, tmp_path / "log") as _, ExitStack() as opened:
         thread = threading.Thread(target=slowly)
         thread.start()

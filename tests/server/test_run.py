@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers.serving import free_port, get, make_rows, make_stitcher, post, running, serve_command
+from helpers.serving import ROOT, free_port, get, make_rows, make_stitcher, post, running, serve_command
 
 from repstitch.errors import InputError
 from repstitch.server.run import announce, hang_up_as_terminate, listen, serve
@@ -24,8 +24,17 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_the_service_answers_over_http_and_finishes_open_requests_on_a_signal(folder, tmp_path, number, workers):
+@pytest.mark.parametrize(
+    ("engine", "workers"),
+    [
+        ("uvicorn", 1),
+        pytest.param("uvicorn", 2, marks=pytest.mark.slow),
+        pytest.param("bentoml", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_the_service_answers_over_http_and_finishes_open_requests_on_a_signal(
+    folder, tmp_path, number, engine, workers
+):
     port, log = free_port(), tmp_path / "log"
     url = f"http://127.0.0.1:{port}/v1/translate?source=old&target=new"
     rows, replies, begun, signalled = make_rows(2), [], threading.Event(), threading.Event()
@@ -40,7 +49,7 @@ def test_the_service_answers_over_http_and_finishes_open_requests_on_a_signal(fo
     def post_slowly():
         replies.append(post(url, content=slow_body(), headers=HEADERS, timeout=20))
 
-    with running(serve_command(folder, port, workers), port, log) as process:
+    with running(serve_command(folder, port, workers, engine), port, log, cwd=ROOT) as process:
         answer = post(url, json={"embedding": rows.tolist()}).json()
         assert np.allclose(answer["embedding"], make_stitcher().translate(rows), atol=1e-6)
         thread = threading.Thread(target=post_slowly)
