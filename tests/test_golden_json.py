@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parent / "golden" / "json"
 SENTENCES = {"why", "message", "warnings", "refused", "notes", "through", "how"}
 # The keys that later releases added, by the end of the path of their object.
 ADDED = {
-    "scorecard": ("source", "target", "objective"),
+    "scorecard": ("source", "target", "objective", "near_duplicates"),
     "confidence": ("auroc_interval", "usable", "reason"),
     "verdict": ("sure",),
     "numbers": ("retention_interval", "first_stage_interval"),

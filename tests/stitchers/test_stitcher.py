@@ -12,6 +12,7 @@ from helpers.spaces import calibration, card, gaussian
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save as to_safetensors
 
+from repstitch.embeddings.fingerprints import pair_keys
 from repstitch.embeddings.normalising import normalise
 from repstitch.errors import InputError
 from repstitch.evaluation.scorecard import Scorecard
@@ -94,6 +95,14 @@ def test_a_calibration_survives_saving_bit_for_bit(tmp_path):
     for name, values in saved.confidence(rows).to_dict().items():
         np.testing.assert_array_equal(loaded.confidence(rows).to_dict()[name], values)
     assert json.loads((tmp_path / "s" / "config.json").read_text())["confidence"] == {"level": 0.9, "pool": 972}
+
+
+def test_the_keys_of_the_seen_rows_survive_saving_and_are_part_of_the_version(tmp_path):
+    saved = make(seen_rows=pair_keys(gaussian(20, D_SOURCE), gaussian(20, D_TARGET)))
+    loaded = load(saved.save(tmp_path / "s"))
+    np.testing.assert_array_equal(loaded.seen_rows, saved.seen_rows)
+    assert loaded.version == saved.version != make().version
+    assert load(make().save(tmp_path / "plain")).seen_rows is None
 
 
 def test_the_version_depends_on_the_calibration(tmp_path):
@@ -321,6 +330,11 @@ TAMPERED = {
     "no bias": (edit_tensors(map__bias=lambda t: None), "must have the tensors"),
     "no seen": (edit_tensors(seen=lambda t: None), "'seen' is missing"),
     "seen as floats": (edit_tensors(seen=lambda t: t.float()), "`seen` must be an int64 array"),
+    "seen rows as floats": (edit_tensors(seen_rows=lambda t: torch.ones(3, 16)), "`seen_rows` must be a uint8 array"),
+    "narrow seen rows": (
+        edit_tensors(seen_rows=lambda t: torch.ones(3, 8).byte()),
+        r"`seen_rows` must be a uint8 array \(m, 16\); got uint8 of shape \(3, 8\)",
+    ),
     "short mean": (edit_tensors(source_mean=lambda t: t[:-1].clone()), "must have the dimensions"),
     "NaN in a confidence": (edit_tensors(confidence__project=set_nan), "`project` of a calibration must be finite"),
     "one-dimensional confidence": (

@@ -1,8 +1,10 @@
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.spaces import affine_image, card, gaussian, names
 
 from repstitch.embeddings.rows import Embeddings
@@ -10,10 +12,12 @@ from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.evaluation.relevance_data import RelevanceData
 from repstitch.names import USES
+from repstitch.stitchers.stitcher import Stitcher, load
 from repstitch.workflows.scoring import score
 from repstitch.workflows.training import train
 
 D_SOURCE, D_TARGET = 6, 4
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def fresh(n: int = 80) -> tuple[Embeddings, Embeddings]:
@@ -110,6 +114,109 @@ def test_seen_pairs_with_other_ids_are_recognised_by_their_vectors(sides, stitch
     usual, again = score(stitcher, *sides), score(stitcher, *renamed)
     assert again.left_out == usual.left_out
     assert again.query.recall_at(1).score == usual.query.recall_at(1).score
+
+
+# --- training pairs in another form -----------------------------------------------------------------------------------
+
+
+def unit(X: np.ndarray) -> np.ndarray:
+    return X / np.linalg.norm(X, axis=1, keepdims=True)
+
+
+def bfloat16(X: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(X).bfloat16().float().numpy()
+
+
+FORMS = {
+    "unit": unit,
+    "doubled": lambda X: 2 * X,
+    "float16": lambda X: X.astype(np.float16),
+    "bfloat16": bfloat16,
+    "unit, bfloat16": lambda X: bfloat16(unit(X)),
+}
+
+
+def converted(sides, form: str) -> tuple[Embeddings, ...]:
+    """Return the rows in another form and with other ids."""
+    return tuple(
+        Embeddings(FORMS[form](side.vectors), side.space, names(len(side.vectors), "renamed")) for side in sides
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_training_pairs_are_left_out_in_any_form(sides, stitcher, form):
+    card = score(stitcher, *converted(sides, form))
+    assert card.left_out == len(stitcher.seen) // 2
+    assert card.notes == []
+
+
+def test_queries_are_left_out_in_any_form(sides, stitcher, judged, tmp_path):
+    qrels = tmp_path / "rel.tsv"
+    qrels.write_text("\n".join(f"renamed{i}\titem{i}\t1" for i in range(200)), encoding="utf-8")
+    scores = score(stitcher, *sides, relevance=RelevanceData(qrels, *converted(sides, "bfloat16"))).relevance
+    assert scores is not None
+    assert scores.queries_seen_in_training == len(stitcher.seen) // 2
+
+
+def test_a_stitcher_remembers_a_training_pair_in_at_most_32_bytes(stitcher):
+    assert stitcher.seen.nbytes + stitcher.seen_rows.nbytes <= 32 * len(stitcher.seen) // 2
+
+
+def test_a_stitcher_of_an_earlier_release_recognises_equal_vectors_only_and_its_scorecard_says_so(sides, stitcher):
+    earlier = replace(stitcher, seen_rows=None)
+    same, doubled = (score(earlier, *rows) for rows in (sides, converted(sides, "doubled")))
+    assert (same.left_out, doubled.left_out) == (len(stitcher.seen) // 2, 0)
+    for scores in (same, doubled):
+        (note,) = scores.notes
+        assert note.startswith("This stitcher is of an earlier release and recognises training pairs by ids and ident")
+        assert note in str(scores)
+    assert load(GOLDEN / "format-1-affine").seen_rows is None
+
+
+# --- near duplicates --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide() -> tuple[Stitcher, np.ndarray, np.ndarray]:
+    """Return a stitcher that was trained on all of 300 pairs, and the pairs."""
+    X, Y, _, _ = affine_image(300, 24, 16, noise=0.3)
+    return train(X, Y, method="ridge", device="cpu", refit_on_all=True, source_space="old", target_space="new"), X, Y
+
+
+def scored(stitcher: Stitcher, *parts: tuple[np.ndarray, np.ndarray]):
+    """Score the rows of all parts together, without ids."""
+    X, Y = (np.concatenate(side) for side in zip(*parts, strict=True))
+    return score(stitcher, X, Y, source_space="old", target_space="new")
+
+
+def unseen(n: int) -> tuple[np.ndarray, np.ndarray]:
+    X, Y, _, _ = affine_image(1000, 24, 16, noise=0.3)
+    return X[-n:], Y[-n:]
+
+
+def test_near_duplicates_of_training_pairs_in_the_same_files_are_counted_and_scored_apart(wide):
+    stitcher, X, Y = wide
+    near = X[:40] + np.float32(0.05) * gaussian(40, 24, 7), Y[:40] + np.float32(0.05) * gaussian(40, 16, 8)
+    card, alone = scored(stitcher, (2 * X, Y), near, unseen(60)), scored(stitcher, unseen(60))
+    assert (card.left_out, card.n, card.near_duplicates) == (300, 100, 40)
+    assert card.notes == [
+        "40 of 100 unseen pairs nearly repeat one of 300 training pairs in these files in both spaces, so their scores "
+        "partly measure memorisation."
+    ]
+    assert card.without_near_duplicates is not None
+    assert card.without_near_duplicates.left_out == 40
+    for use in USES:
+        without = card.without_near_duplicates.uses[use]["recall@1"]
+        assert without <= alone.uses[use].recall_at(1).score  # the same queries, in a larger gallery
+    assert "without the 40 near duplicates of training rows" in card.table()
+
+
+def test_near_duplicates_are_not_counted_where_the_files_have_no_training_pairs(wide):
+    stitcher, X, Y = wide
+    card = scored(stitcher, unseen(60))
+    assert (card.left_out, card.near_duplicates, card.without_near_duplicates, card.notes) == (0, None, None, [])
+    card = scored(stitcher, (X, Y), unseen(60))
+    assert (card.left_out, card.near_duplicates, card.without_near_duplicates, card.notes) == (300, 0, None, [])
 
 
 # --- by relevance judgements ------------------------------------------------------------------------------------------

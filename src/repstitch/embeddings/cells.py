@@ -1,18 +1,20 @@
-"""Cells: unit rows on a few fixed directions, cut into intervals, so that nearly equal rows are in neighbouring cells.
+"""Cells: rows on a few fixed directions, cut into intervals, so that nearly equal rows are in neighbouring cells.
 
 A cell is one whole number per direction. A row that is rounded, or that differs a little, stays in its cell or crosses
-the edges that were nearest to it, so it is found by looking up one cell and a few of its neighbours, whatever the
-number of rows.
+the edges that were nearest to it. So it is found by looking up its cell and a few neighbours, whatever the number of
+rows (Lv et al. 2007, "Multi-probe LSH").
 """
 
 import hashlib
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 CROSSED = 4  # nearest edges of a row that `nearby_cells` crosses
+MOST_ROWS_OF_A_CELL = 64
 
 
 def directions(X: np.ndarray) -> np.ndarray:
@@ -27,11 +29,10 @@ def directions(X: np.ndarray) -> np.ndarray:
 def axes(dim: int, count: int, name: str) -> np.ndarray:
     """Return `count` directions (dim, count), float32, with entries of variance 1.
 
-    They depend on the arguments only, in every release, because stitchers store keys that were computed with them.
+    They depend on the arguments only, in every release, because stitchers store what was computed with them.
     """
-    octets = hashlib.shake_256(f"repstitch {name}".encode()).digest(4 * dim * count)
-    whole = np.frombuffer(octets, dtype="<i4").reshape(count, dim).T
-    return (whole * (np.sqrt(3) / 2**31)).astype(np.float32)
+    entries = np.frombuffer(_octets(name, 4 * dim * count), dtype="<i4").reshape(count, dim).T
+    return (entries * (np.sqrt(3) / 2**31)).astype(np.float32)
 
 
 def cells(positions: np.ndarray) -> np.ndarray:
@@ -51,3 +52,41 @@ def nearby_cells(positions: np.ndarray) -> Iterator[np.ndarray]:
         for edge in nearest.T[list(crossed)]:
             cell[rows, edge] += across[rows, edge]
         yield cell
+
+
+def cell_hashes(cell: np.ndarray) -> np.ndarray:
+    """Return one uint32 (n,) per cell (n, k), the same in every release."""
+    factors = np.frombuffer(_octets("hashes", 8 * cell.shape[1]), dtype="<u8")
+    return ((cell.astype(np.int64).view(np.uint64) @ (factors | np.uint64(1))) >> np.uint64(32)).astype(np.uint32)
+
+
+@dataclass(frozen=True, eq=False)
+class CellIndex:
+    """Rows sorted by their cells: their positions `order` (n,), and the `hashes` (n,) of their cells, ascending."""
+
+    order: np.ndarray
+    hashes: np.ndarray
+
+    @classmethod
+    def of(cls, hashes: np.ndarray) -> "CellIndex":
+        """Return the index of rows whose cells have these `hashes` (n,), see `cell_hashes`."""
+        order = hashes.argsort(kind="stable")
+        return cls(order, hashes[order])
+
+    def candidates(self, positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield row numbers of `positions` (m, k), row numbers of the index, and the cell that the two rows share.
+
+        Of the rows in one cell at most 64 are taken.
+        """
+        for cell in nearby_cells(positions):
+            wanted = cell_hashes(cell)
+            first = self.hashes.searchsorted(wanted)
+            count = np.minimum(self.hashes.searchsorted(wanted, side="right") - first, MOST_ROWS_OF_A_CELL)
+            query = np.repeat(np.arange(len(positions)), count)
+            rank = np.arange(len(query)) - np.repeat(count.cumsum() - count, count)
+            yield query, self.order[first[query] + rank], cell[query]
+
+
+def _octets(name: str, count: int) -> bytes:
+    """Return `count` random bytes, which depend on the name only."""
+    return hashlib.shake_256(f"repstitch {name}".encode()).digest(count)

@@ -2,17 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from repstitch.embeddings.cells import axes, cells, directions, nearby_cells
-from repstitch.errors import InputError
+from repstitch.embeddings.cells import CellIndex, axes, cell_hashes, cells, directions
 
-# Widths of a cell, 16 times the largest rounding error of a unit row, and more for float32, in which rows are computed.
-WIDTHS = {"bfloat16": 2.0**-4, "float16": 2.0**-7, "float32": 2.0**-15}
-TABLES, AXES = 2, 8  # keys of a pair, and directions of each of its rows that a key depends on
-CROWDED = 1e-3  # share of pairs whose keys become equal if cells are twice as wide, beyond which cells are too wide
+# Of unit rows: the width of a cell, the period of check values, and their root mean square error after rounding.
+WIDTH, PERIOD, MOST_ERROR = 1 / 8, 1 / 16, 0.0033
+AXES, CHECKS, STEPS = 8, 12, 16  # of each row: directions of its cell, check values, and steps of a check value
+KEY_BYTES = 16
 BATCH_ROWS = 4096
 
 
@@ -49,75 +47,60 @@ def id_fingerprints(ids: np.ndarray) -> np.ndarray:
     return np.array([hash_key(-1, key)[0] for key in ids], dtype=np.uint64).view(np.int64)
 
 
-@dataclass(frozen=True, eq=False)
-class PairKeys:
-    """Keys that recognise pairs (x, y) whose rows were multiplied by a positive number, or rounded, since.
+def pair_keys(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Return the keys (m, 16), uint8, by which `have_keys` recognises pairs X (n, d_source), Y (n, d_target).
 
-    Each pair has two keys, of eight bytes. A key is a hash of the cells of x and of y (see `cells`), so it has no
-    information on where a row is, and its bits cannot be turned back into a vector. `keys` (m,) are int64, ascending;
-    `width` is the width of the cells.
+    A key has four bytes of a hash of the cell that the pair is in (see `cells`), and a check value of half a byte for
+    each row on twelve other directions: its position in a period, without the number of the period. These are encrypted
+    with a one-way hash of the cell, so whoever does not have the pair cannot read them, and no vector can be rebuilt.
+    Equal keys are listed once, and keys are in no order of the pairs.
     """
-
-    keys: np.ndarray
-    width: float
-
-    def __post_init__(self):
-        if self.keys.ndim != 1 or self.keys.dtype != np.int64:
-            raise InputError(f"`keys` must be an int64 array (m,); got {self.keys.dtype} of shape {self.keys.shape}.")
-        if not 0 < self.width < np.inf:
-            raise InputError(f"`width` must be above 0; got {self.width}.")
-
-    @classmethod
-    def of(cls, X: np.ndarray, Y: np.ndarray) -> "PairKeys":
-        """Return the keys of pairs X (n, d_source) and Y (n, d_target), in the widest cells that tell them apart.
-
-        Cells are too wide in spaces of two or three dimensions and in very narrow cones, where other rows are as near
-        as a rounded copy.
-        """
-        for width in WIDTHS.values():
-            keys, wider = (np.unique(_keys(X, Y, factor * width)) for factor in (1, 2))
-            if len(keys) - len(wider) <= CROWDED * TABLES * len(X):
-                break
-        return cls(keys, width)
-
-    @property
-    def precision(self) -> str | None:
-        """The coarsest type of float through which rows may be rounded and still be recognised."""
-        return next((name for name, width in WIDTHS.items() if width <= self.width), None)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the keys and the width as arrays by name, for a file."""
-        return {"keys": self.keys, "width": np.array(self.width, dtype=np.float32)}
-
-    def recognise(self, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
-        """Return a mask (n,) of the pairs X (n, d_source), Y (n, d_target) that have one of the keys."""
-        recognised = np.zeros(len(X), dtype=bool)
-        for at in range(0, len(X), BATCH_ROWS):
-            rows = slice(at, at + BATCH_ROWS)
-            for positions in _positions(X[rows], Y[rows], self.width):
-                for cell in nearby_cells(positions):
-                    recognised[rows] |= np.isin(_cell_hashes(cell), self.keys)
-        return recognised
+    keys = [np.zeros((0, KEY_BYTES), dtype=np.uint8)]
+    for at in range(0, len(X), BATCH_ROWS):
+        rows = X[at : at + BATCH_ROWS], Y[at : at + BATCH_ROWS]
+        cell = cells(_positions(*rows))
+        steps = np.floor(_checks(*rows) * STEPS).astype(np.uint8)
+        hashes = cell_hashes(cell).astype("<u4").view(np.uint8).reshape(-1, 4)
+        keys.append(np.column_stack([hashes, (steps[:, ::2] * STEPS + steps[:, 1::2]) ^ _masks(cell)]))
+    return np.unique(np.concatenate(keys), axis=0)
 
 
-def _keys(X: np.ndarray, Y: np.ndarray, width: float) -> np.ndarray:
-    """Return the keys of all pairs, in no order."""
-    parts = [slice(at, at + BATCH_ROWS) for at in range(0, len(X), BATCH_ROWS)]
-    hashes = [_cell_hashes(cells(positions)) for rows in parts for positions in _positions(X[rows], Y[rows], width)]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *hashes])
+def have_keys(keys: np.ndarray, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Return a mask (n,) of the pairs that have one of the `keys`, see `pair_keys`.
+
+    Each row may have been multiplied by a positive number or rounded to float16 or bfloat16 since. Rows that differ by
+    more, one or two percent, are other rows.
+    """
+    index = CellIndex.of(np.ascontiguousarray(keys[:, :4]).view("<u4").ravel())
+    recognised = np.zeros(len(X), dtype=bool)
+    for at in range(0, len(X), BATCH_ROWS):
+        rows = X[at : at + BATCH_ROWS], Y[at : at + BATCH_ROWS]
+        checks = _checks(*rows)
+        for query, match, cell in index.candidates(_positions(*rows)):
+            octets = keys[match, 4:] ^ _masks(cell)
+            steps = np.stack([octets // STEPS, octets % STEPS], axis=2).reshape(len(octets), 2 * CHECKS)
+            apart = np.abs((steps + 0.5) / STEPS - checks[query])
+            errors = np.square(PERIOD * np.minimum(apart, 1 - apart)).mean(axis=1)
+            recognised[at + query[errors <= MOST_ERROR**2]] = True
+    return recognised
 
 
-def _positions(X: np.ndarray, Y: np.ndarray, width: float) -> np.ndarray:
-    """Return the pairs' rows on the directions of each key, (TABLES, n, 2 · AXES), in widths of a cell."""
-    sides = [
-        directions(rows) @ axes(rows.shape[1], TABLES * AXES, name) for rows, name in ((X, "source"), (Y, "target"))
-    ]
-    joined = np.concatenate([side.reshape(-1, TABLES, AXES) for side in sides], axis=2) / np.float32(width)
-    return joined.swapaxes(0, 1)
+def _positions(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Return the pairs on the directions of their cells, (n, 2 · AXES), in widths of a cell."""
+    sides = [directions(rows) @ axes(rows.shape[1], AXES, name) for rows, name in ((X, "source"), (Y, "target"))]
+    return np.concatenate(sides, axis=1) / np.float32(WIDTH)
 
 
-def _cell_hashes(cell: np.ndarray) -> np.ndarray:
-    """Return one int64 (n,) per cell (n, k)."""
+def _checks(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Return the pairs on the directions of their check values, (n, 2 · CHECKS): positions in a period, from 0 to 1."""
+    names = ((X, "source checks"), (Y, "target checks"))
+    sides = [directions(rows) @ axes(rows.shape[1], CHECKS, name) for rows, name in names]
+    positions = np.concatenate(sides, axis=1).astype(np.float64) / PERIOD
+    return positions - np.floor(positions)
+
+
+def _masks(cell: np.ndarray) -> np.ndarray:
+    """Return the bytes (n, CHECKS) that encrypt the check values of pairs in each cell (n, k)."""
     rows = np.ascontiguousarray(cell, dtype="<i4").view(f"V{4 * cell.shape[1]}").ravel().tolist()
-    hashes = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
-    return np.frombuffer(hashes, dtype="<i8").astype(np.int64)
+    masks = b"".join(hashlib.blake2b(row, digest_size=CHECKS).digest() for row in rows)
+    return np.frombuffer(masks, dtype=np.uint8).reshape(-1, CHECKS)

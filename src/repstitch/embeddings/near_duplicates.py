@@ -1,12 +1,11 @@
 """Find the pairs that nearly repeat a training pair in both spaces."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from repstitch.embeddings.cells import axes, cells, directions, nearby_cells
+from repstitch.embeddings.cells import CellIndex, axes, cell_hashes, cells, directions
 from repstitch.embeddings.pairs import Pairs
 from repstitch.precision import exact_products
 
@@ -14,7 +13,7 @@ MOST_GAP, GAP_SHARE, LEAST_GAP = 0.01, 0.02, 1e-5
 TABLES, AXES = 4, 16
 WIDTH = 12  # of a cell, in distances of two rows whose gap is the limit
 FARTHEST = 40 / WIDTH**2  # squared distance on the 16 directions that one in a thousand of such rows exceeds
-BATCH_ROWS, SAMPLE_ROWS, MOST_ROWS_OF_A_CELL = 4096, 256, 64
+BATCH_ROWS, SAMPLE_ROWS = 4096, 256
 
 
 @exact_products()
@@ -26,9 +25,9 @@ def find_near_duplicates(pairs: Pairs, train: np.ndarray) -> np.ndarray:
     are near if their gap is at most 0.01 and at most a fiftieth of the typical gap to the tenth nearest training row,
     so that neighbours in a crowded space do not count. Rows with a gap up to 0.00001 are near in any space.
 
-    Rows are looked up in four tables of cells (see `cells`; Lv et al. 2007, "Multi-probe LSH"), and all that share a
-    cell are compared in full. So there are no false near duplicates, and nearly all are found: 99 % of those whose gap
-    is at the limit, more of nearer ones. O(n d) time, and O(n) memory in addition to the rows.
+    Rows are looked up in four tables of cells (see `cells`), and those that share a cell are compared in full. So there
+    are no false near duplicates, and nearly all are found: 99 % of those whose gap is at the limit, more of nearer
+    ones. O(n d) time, and O(n) memory in addition to the rows.
     """
     near = np.zeros(len(pairs), dtype=bool)
     others = np.setdiff1d(np.arange(len(pairs)), train)
@@ -38,12 +37,14 @@ def find_near_duplicates(pairs: Pairs, train: np.ndarray) -> np.ndarray:
     telling = [side for side in sides if not side.crowded] or sides
     positions = np.concatenate([side.positions(AXES // len(telling)) for side in telling], axis=2)
     for table in range(TABLES):
-        index = _Index.of(positions[train, table])
+        index = CellIndex.of(cell_hashes(cells(positions[train, table])))
         left = others[~near[others]]
         for at in range(0, len(left), BATCH_ROWS):
             rows = left[at : at + BATCH_ROWS]
-            for query, match in index.candidates(positions[rows, table]):
+            for query, match, _ in index.candidates(positions[rows, table]):
                 row, repeated = rows[query], train[match]
+                close = np.square(positions[row, table] - positions[repeated, table]).sum(1) <= FARTHEST
+                row, repeated = row[close], repeated[close]
                 for side in sides:
                     close = side.gaps(row, repeated) <= side.limit
                     row, repeated = row[close], repeated[close]
@@ -97,36 +98,3 @@ class _Side:
         rows = np.arange(len(self.X))
         batches = [self.centred(rows[at : at + BATCH_ROWS]) @ scaled for at in range(0, len(rows), BATCH_ROWS)]
         return np.concatenate(batches).reshape(len(rows), TABLES, count)
-
-
-@dataclass(frozen=True, eq=False)
-class _Index:
-    """Rows sorted by their cells: `positions` (n, AXES), and the `hashes` (n,) of their cells in ascending order."""
-
-    positions: np.ndarray
-    order: np.ndarray
-    hashes: np.ndarray
-
-    @classmethod
-    def of(cls, positions: np.ndarray) -> "_Index":
-        hashes = _hashes(cells(positions))
-        order = hashes.argsort()
-        return cls(positions, order, hashes[order])
-
-    def candidates(self, queries: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield positions of queries (m, AXES), and of indexed rows that are close to them on all directions."""
-        for cell in nearby_cells(queries):
-            wanted = _hashes(cell)
-            first = self.hashes.searchsorted(wanted)
-            count = np.minimum(self.hashes.searchsorted(wanted, side="right") - first, MOST_ROWS_OF_A_CELL)
-            query = np.repeat(np.arange(len(queries)), count)
-            rank = np.arange(len(query)) - np.repeat(count.cumsum() - count, count)
-            match = self.order[first[query] + rank]
-            apart = np.square(queries[query] - self.positions[match]).sum(1)
-            yield query[apart <= FARTHEST], match[apart <= FARTHEST]
-
-
-def _hashes(cell: np.ndarray) -> np.ndarray:
-    """Return one uint64 (n,) per cell (n, AXES)."""
-    odd = np.random.default_rng(0).integers(2**63, size=cell.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    return cell.astype(np.int64).view(np.uint64) @ odd

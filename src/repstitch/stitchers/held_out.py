@@ -5,7 +5,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from repstitch.embeddings.columns import Column
-from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
+from repstitch.embeddings.fingerprints import have_keys, id_fingerprints, row_fingerprints
 from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs
@@ -39,7 +39,7 @@ def read_sides(
 def seen_in_training(stitcher: Stitcher, pairs: Pairs, others: ArrayLike = ()) -> np.ndarray:
     """Return a mask (n,) of the pairs that training or selection used, recognised by id or by vectors.
 
-    Vectors may have been multiplied by a positive number or rounded since, see `recognition_limit`.
+    Vectors may have been multiplied by a positive number or rounded since, except for a stitcher of an earlier release.
 
     An id that is also in `others` is ignored. For queries, `others` are the ids of the documents: if queries and
     documents are both numbered from 0, training used the document with that id, not the query.
@@ -47,27 +47,8 @@ def seen_in_training(stitcher: Stitcher, pairs: Pairs, others: ArrayLike = ()) -
     seen = np.isin(id_fingerprints(pairs.ids), stitcher.seen) & ~np.isin(pairs.ids, others)
     seen |= np.isin(row_fingerprints(pairs.X, pairs.Y), stitcher.seen)
     if stitcher.seen_rows is not None:
-        seen[~seen] = stitcher.seen_rows.recognise(pairs.X[~seen], pairs.Y[~seen])
+        seen[~seen] = have_keys(stitcher.seen_rows, pairs.X[~seen], pairs.Y[~seen])
     return seen
-
-
-def recognition_limit(stitcher: Stitcher) -> str | None:
-    """Return which training pairs `seen_in_training` cannot recognise, as a sentence; None if it recognises all.
-
-    All are recognised by id, and by vectors that were scaled or rounded to bfloat16 or float16.
-    """
-    keys = stitcher.seen_rows
-    if keys is None:
-        return (
-            "This stitcher is of an earlier release and recognises training pairs by ids and identical vectors only: "
-            "vectors that were scaled or rounded since are scored as unseen. Train again, or pass the ids of training."
-        )
-    if keys.precision == "bfloat16":
-        return None
-    return (
-        "The training pairs are too close to one another to recognise their vectors after rounding to fewer bits than "
-        f"{keys.precision}: vectors that were rounded further are scored as unseen. Pass the ids of training."
-    )
 
 
 @exact_products()

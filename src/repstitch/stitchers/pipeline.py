@@ -1,14 +1,19 @@
 """The computation of a translation: a sequence of normalisations and maps, from one stitcher or several."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from repstitch.embeddings.normalising import normalise, norms_are_valid, row_norms
 from repstitch.errors import InputError
 from repstitch.stitchers.maps import AffineMap, Map
+
+BEYOND_EXACT = 2**53  # float64 represents every smaller integer exactly
+Rows = np.ndarray | Sequence[Sequence[float]] | Sequence[float]
 
 
 class PipelineOutput(NamedTuple):
@@ -92,3 +97,30 @@ class Pipeline:
             inputs = normalise(rows, norm, name).to(map.weight.dtype)
             rows, name = map.apply(inputs), "the translation"
         return PipelineOutput(normalise(rows, self.norms[-1], name), inputs, rows, norms)
+
+
+def as_floats(X: Rows | torch.Tensor) -> torch.Tensor:
+    """Return rows as a tensor of floats without rounding, except that long doubles are rounded to float64."""
+    rows = X if isinstance(X, torch.Tensor) else _as_tensor(X)
+    if rows.is_floating_point():
+        return rows
+    if rows.is_complex() or rows.dtype == torch.bool:
+        raise InputError(f"`X` must contain floats or integers; got {rows.dtype}.")
+    floats = rows.double()
+    if floats.numel() and float(floats.abs().max()) >= BEYOND_EXACT:
+        raise InputError("`X` must contain integers below 2**53, which float64 represents exactly.")
+    return floats
+
+
+def _as_tensor(X: Rows) -> torch.Tensor:
+    try:
+        array = np.asarray(X)
+    except ValueError:
+        raise InputError("`X` must be one vector or rows of equal length; its rows have different lengths.") from None
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"`X` must contain floats or integers; got {array.dtype}.")
+    if array.dtype.kind == "f":
+        dtype = np.float64 if array.dtype.itemsize > 4 else np.float32  # float32 would round float64 values
+    else:
+        dtype = array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.require(array, dtype, ("C", "W")))  # copied only if necessary

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
 from repstitch.arguments import check_choice
+from repstitch.embeddings.fingerprints import KEY_BYTES
 from repstitch.errors import InputError, one_line
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.files import check_new_folder, check_regular, check_stitcher_exists, read_json, written_whole
@@ -24,14 +25,12 @@ from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Calibration, Confidence, calibration_from_tensors
 from repstitch.stitchers.maps import Map, form_of, map_from_tensors
 from repstitch.stitchers.model_card import model_card
-from repstitch.stitchers.pipeline import Pipeline, PipelineOutput
+from repstitch.stitchers.pipeline import Pipeline, PipelineOutput, Rows, as_floats
 from repstitch.text import num
 
 FORMAT_VERSION = 1
 FILES = ("config.json", "model.safetensors", "scorecard.json", "README.md")
 LONGEST_NAME = 40  # maximum number of characters of a space's name in a repr
-BEYOND_EXACT = 2**53  # float64 represents every smaller integer exactly
-Rows = np.ndarray | Sequence[Sequence[float]] | Sequence[float]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,6 +59,8 @@ class Stitcher:
         calibration: The calibration of the confidence. Default: None, which means that confidence is not available.
         created: When the stitcher was created, in the ISO 8601 format, such as `2026-05-17T09:30:00+00:00`. It decides
             which of several stitchers serves a pair, and is no part of the version. Default: None, for not recorded.
+        seen_rows: uint8 keys (m, 16) of the vectors of the pairs of `seen`, which are recognised by them after scaling
+            and rounding. Default: None, as in stitchers of earlier releases.
 
     Raises:
         InputError: If the arguments do not fit together.
@@ -81,6 +82,7 @@ class Stitcher:
     scorecard: Scorecard = field(default_factory=Scorecard)
     calibration: Calibration | None = None
     created: str | None = None
+    seen_rows: np.ndarray | None = None
 
     def __post_init__(self):
         if (self.map.d_source, self.map.d_target) != (self.source.dim, self.target.dim):
@@ -94,6 +96,9 @@ class Stitcher:
             raise InputError("`source_mean` and `target_mean` must be finite.")
         if self.seen.ndim != 1 or self.seen.dtype != np.int64:
             raise InputError(f"`seen` must be an int64 array (m,); got {self.seen.dtype} of shape {self.seen.shape}.")
+        keys = self.seen_rows
+        if keys is not None and (keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES):
+            raise InputError(f"`seen_rows` must be a uint8 array (m, 16); got {keys.dtype} of shape {keys.shape}.")
         for name in ("settings", "split", "provenance"):
             if not isinstance(getattr(self, name), dict):
                 raise InputError(f"`{name}` must be a dict; got {type(getattr(self, name)).__name__}.")
@@ -199,7 +204,7 @@ class Stitcher:
 
     @torch.no_grad()  # not inference mode, whose tensors autograd rejects, for example when a probe is trained on them
     def _run(self, X: Rows | torch.Tensor) -> PipelineOutput:
-        rows = _as_floats(X).to(self.device)
+        rows = as_floats(X).to(self.device)
         if rows.ndim not in (1, 2) or rows.shape[-1] != self.source.dim:
             raise InputError(
                 f"`X` must be (n, {self.source.dim}) or ({self.source.dim},), the dimensions of space "
@@ -254,6 +259,8 @@ class Stitcher:
         tensors["source_mean"] = torch.from_numpy(self.source_mean)
         tensors["target_mean"] = torch.from_numpy(self.target_mean)
         tensors["seen"] = torch.from_numpy(self.seen)
+        if self.seen_rows is not None:
+            tensors["seen_rows"] = torch.from_numpy(self.seen_rows)
         return tensors
 
     def save(self, out: str | os.PathLike[str]) -> Path:
@@ -347,6 +354,7 @@ def load(path: str | os.PathLike[str]) -> Stitcher:
             seen=tensors["seen"].numpy(),
             scorecard=card,
             calibration=calibration_from_tensors(config["confidence"], calibration) if calibration else None,
+            seen_rows=tensors["seen_rows"].numpy() if "seen_rows" in tensors else None,
             created=config.get("created"),
             **{
                 key: config[key]
@@ -357,33 +365,6 @@ def load(path: str | os.PathLike[str]) -> Stitcher:
         raise InputError(f"{folder} is not a complete stitcher: {error} is missing.") from None
     except Exception as error:  # no list of types is complete: the files can contain anything
         raise InputError(f"{folder} is not a complete stitcher: {one_line(error)}") from None
-
-
-def _as_floats(X: Rows | torch.Tensor) -> torch.Tensor:
-    """Convert rows to a tensor of floats without rounding, except that long doubles are rounded to float64."""
-    rows = X if isinstance(X, torch.Tensor) else _as_tensor(X)
-    if rows.is_floating_point():
-        return rows
-    if rows.is_complex() or rows.dtype == torch.bool:
-        raise InputError(f"`X` must contain floats or integers; got {rows.dtype}.")
-    floats = rows.double()
-    if floats.numel() and float(floats.abs().max()) >= BEYOND_EXACT:
-        raise InputError("`X` must contain integers below 2**53, which float64 represents exactly.")
-    return floats
-
-
-def _as_tensor(X: Rows) -> torch.Tensor:
-    try:
-        array = np.asarray(X)
-    except ValueError:
-        raise InputError("`X` must be one vector or rows of equal length; its rows have different lengths.") from None
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"`X` must contain floats or integers; got {array.dtype}.")
-    if array.dtype.kind == "f":
-        dtype = np.float64 if array.dtype.itemsize > 4 else np.float32  # float32 would round float64 values
-    else:
-        dtype = array.dtype.newbyteorder("=")
-    return torch.from_numpy(np.require(array, dtype, ("C", "W")))  # copied only if necessary
 
 
 def _shortened(name: str) -> str:

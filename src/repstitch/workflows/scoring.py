@@ -8,6 +8,8 @@ import torch
 
 from repstitch.arguments import names_keywords
 from repstitch.embeddings.columns import Column
+from repstitch.embeddings.ids import IdColumn
+from repstitch.embeddings.near_duplicates import find_near_duplicates
 from repstitch.embeddings.pairs import Pairs, pair
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.embeddings.splitting import SHARES, split
@@ -20,7 +22,12 @@ from repstitch.evaluation.scoring import score_pairs
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.names import USES, Use
 from repstitch.spaces import Space
-from repstitch.stitchers.held_out import read_sides, refuse_backwards, seen_in_training, translate_pairs
+from repstitch.stitchers.held_out import (
+    read_sides,
+    refuse_backwards,
+    seen_in_training,
+    translate_pairs,
+)
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.labels import label
 
@@ -39,6 +46,7 @@ def score(  # noqa: PLR0913 - the whole job in one call
     target_space: str | Space | None = None,
     source_ids: Column | None = None,
     target_ids: Column | None = None,
+    id_column: IdColumn | None = None,
     drop_invalid: bool = False,
     relevance: RelevanceData | None = None,
     labels: Column | None = None,
@@ -47,7 +55,9 @@ def score(  # noqa: PLR0913 - the whole job in one call
 ) -> Scorecard:
     """Score a stitcher on pairs that it was not trained on.
 
-    Pairs that training or the selection of the map used are recognised by their ids and vectors, and left out.
+    Pairs that training or the selection of the map used are recognised by their ids and by their vectors, also after
+    these were multiplied by a positive number or rounded to float16 or bfloat16, and left out. If there are any, pairs
+    that nearly repeat one of them in both spaces are counted, and the main scores are also computed without them.
 
     Args:
         stitcher: The stitcher to score.
@@ -60,8 +70,10 @@ def score(  # noqa: PLR0913 - the whole job in one call
             or card, rows are assumed to be in the stitcher's source space if they have its dimension.
         target_space: The same for the target's space.
         source_ids: One id per source row, in place of those in the file: an array, a text file with one id per line, a
-            `.npy` file or `file.npz:key`.
+            `.npy` file, `file.npz:key` or `table.csv:column`.
         target_ids: The same for the target rows.
+        id_column: The column that contains the ids, or the names that it has in the different files. Default: chosen as
+            by `repstitch.read`.
         drop_invalid: If True, leave out rows with NaN, Inf or only zeros, and exact repeats of a pair. If False, these
             rows raise InputError, and repeats are kept. Default: False.
         relevance: Queries and relevance judgements (`repstitch.evaluation.RelevanceData`). `source` and `target` are
@@ -86,26 +98,33 @@ def score(  # noqa: PLR0913 - the whole job in one call
     if isinstance(uses, str) or not uses or not set(uses) <= set(USES):
         raise InputError(f"`uses` must be a tuple with at least one of {' and '.join(USES)}; got {uses!r}.")
     spaces = (source_space, target_space)
-    source_rows, target_rows = read_sides(stitcher, source, target, *spaces, source_ids, target_ids)
+    source_rows, target_rows = read_sides(stitcher, source, target, *spaces, source_ids, target_ids, id_column)
     documents = pair(source_rows if labels is None else label(source_rows, labels), target_rows, drop_invalid)
     judged = None
     if relevance is not None:
-        judged = _read_relevance(stitcher, relevance, spaces, (source_rows, target_rows), drop_invalid)
+        judged = _read_relevance(stitcher, relevance, spaces, (source_rows, target_rows), id_column, drop_invalid)
     used_in_training = seen_in_training(stitcher, documents)
+    n_used = int(used_in_training.sum())
     if used_in_training.all():
         raise InputError(f"All {len(documents)} pairs were used to train this stitcher; pass other pairs.")
     pairs = documents.take(~used_in_training)
     refuse_backwards(stitcher, pairs.X, source_rows.declared)
 
-    training_mean = torch.from_numpy(stitcher.target_mean)
-    card = score_pairs(translate_pairs(stitcher, pairs), training_mean, uses=uses, thresholds=thresholds).to_dict()
-    n_used = int(used_in_training.sum())
+    near_duplicates = find_near_duplicates(documents, np.flatnonzero(used_in_training))[~used_in_training]
+    card = score_pairs(
+        translate_pairs(stitcher, pairs),
+        torch.from_numpy(stitcher.target_mean),
+        near_duplicates=near_duplicates if near_duplicates.any() else None,
+        uses=uses,
+        thresholds=thresholds,
+    ).to_dict()
     extras: dict = {
         "source": stitcher.source.name,
         "target": stitcher.target.name,
         "objective": stitcher.objective,
         "left_out": n_used,
         "held_out": "unseen pairs",
+        **_notes(stitcher, near_duplicates, n_used),
         "dropped": pairs.dropped,
     }
     if labels is not None:
@@ -120,17 +139,36 @@ def score(  # noqa: PLR0913 - the whole job in one call
     return Scorecard(card | extras)
 
 
+def _notes(stitcher: Stitcher, near_duplicates: np.ndarray, n_used: int) -> dict:
+    """Return the scorecard's entries on near duplicates and on training pairs that may not be recognised.
+
+    Near duplicates are searched only among training pairs in the same files, so without any they are not counted.
+    """
+    n_near, notes = int(near_duplicates.sum()), []
+    if stitcher.seen_rows is None:
+        notes.append(
+            "This stitcher is of an earlier release and recognises training pairs by ids and identical vectors only: "
+            "vectors that were scaled or rounded since are scored as unseen. Train again, or pass the ids of training."
+        )
+    if n_near:
+        notes.append(
+            f"{n_near} of {len(near_duplicates)} unseen pairs nearly repeat one of {n_used} training pairs in these "
+            "files in both spaces, so their scores partly measure memorisation."
+        )
+    return ({"notes": notes} if notes else {}) | ({"near_duplicates": n_near} if n_used else {})
+
+
 def _read_relevance(
     stitcher: Stitcher,
     data: RelevanceData,
     spaces: tuple[str | Space | None, str | Space | None],
     documents: tuple[Embeddings, Embeddings],
+    id_column: IdColumn | None,
     drop_invalid: bool,
 ) -> tuple[Pairs, Qrels]:
     """Read the paired queries and the judgements. Raises InputError unless all queries and documents have ids."""
-    queries = read_sides(
-        stitcher, data.source_queries, data.target_queries, *spaces, data.source_query_ids, data.target_query_ids
-    )
+    paths, ids = (data.source_queries, data.target_queries), (data.source_query_ids, data.target_query_ids)
+    queries = read_sides(stitcher, *paths, *spaces, *ids, id_column)
     if any(rows.ids is None for rows in (*documents, *queries)):
         raise InputError(
             "`qrels` refers to ids, so documents and queries must have ids on both sides; pass `source_ids`, "

@@ -14,7 +14,8 @@ import repstitch
 from repstitch.arguments import check_choice, check_keywords, check_seed
 from repstitch.devices import pick_device
 from repstitch.embeddings.columns import Column
-from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
+from repstitch.embeddings.fingerprints import id_fingerprints, pair_keys, row_fingerprints
+from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.rows import EmbeddingsLike
 from repstitch.embeddings.splitting import SHARES
 from repstitch.errors import InputError
@@ -51,6 +52,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
     target_space: str | Space | None = None,
     source_ids: Column | None = None,
     target_ids: Column | None = None,
+    id_column: IdColumn | None = None,
     output_norm: Normalisation | None = None,
     device: str = "auto",
     learning_curve: bool = False,
@@ -89,8 +91,9 @@ def train(  # noqa: PLR0913 - the whole job in one call
         split_seed: Seed of the split. The part of a pair depends only on this seed and on its id or group (without ids,
             on its vectors), so the same ids are held out in every run and for every model. Default: 0.
         seed: Seed of gradient descent, of the controls with shuffled pairs and of the learning curve. Default: 0.
-        group: One group per pair, for example the product that several images show: a column of either file, a file, or
-            an array. All pairs of a group are put in the same part of the split. Default: None, no groups.
+        group: One group per pair, for example the product that several images show: a column of either file, a
+            column of a table (`table.csv:column`, matched by id if the table has ids), a file, or an array. All pairs
+            of a group are put in the same part of the split. Default: None, no groups.
         drop_invalid: If True, leave out rows with NaN, Inf or only zeros, and exact repeats of a pair. If False, these
             rows raise InputError, and so do repeats that fall into different parts of the split. Default: False.
         refit_on_all: If True, fit the selected map again on all pairs after scoring, and return that map. The scores
@@ -99,8 +102,10 @@ def train(  # noqa: PLR0913 - the whole job in one call
             card of the file, else the file's name; `source` for an array.
         target_space: The same for the target's space; `target` for an array.
         source_ids: One id per source row, in place of those in the file: an array, a text file with one id per line, a
-            `.npy` file or `file.npz:key`.
+            `.npy` file, `file.npz:key` or `table.csv:column`.
         target_ids: The same for the target rows.
+        id_column: The column that contains the ids, or the names that it has in the different files. Default: chosen as
+            by `repstitch.read`.
         output_norm: The length of translated rows. `unit` scales them to length 1; with `none` the map also learns the
             length of the target rows. Default: `unit`, or `none` if the target's card states that its rows are not
             normalised.
@@ -140,7 +145,9 @@ def train(  # noqa: PLR0913 - the whole job in one call
     fit_recipe = recipe_for("mlp", **{"accelerator": accelerator, "seed": seed, **recipe})
 
     prepared = prepare(
-        *read_pair_of_spaces(source, target, source_space, target_space, source_ids, target_ids, group, labels),
+        *read_pair_of_spaces(
+            source, target, source_space, target_space, source_ids, target_ids, group, labels, id_column
+        ),
         shares=split_shares,
         split_seed=split_seed,
         drop_invalid=drop_invalid,
@@ -200,7 +207,8 @@ def assemble(
     """Build a stitcher from the chosen map, with a record of how it was made and which pairs were used to make it."""
     pairs, parts = prepared.pairs, prepared.parts
     used = np.arange(len(pairs)) if used_all_pairs else np.concatenate([parts.train, parts.validation])
-    fingerprints = [id_fingerprints(pairs.ids[used]), row_fingerprints(pairs.X[used], pairs.Y[used])]
+    X, Y = pairs.X[used], pairs.Y[used]
+    fingerprints = [id_fingerprints(pairs.ids[used]), row_fingerprints(X, Y)]
     counts = {"train": parts.train, "select": parts.select, "calibrate": parts.calibrate, "test": parts.test}
     return Stitcher(
         map=chosen.map.to("cpu"),
