@@ -8,7 +8,7 @@ definition are left out. `--quick` is a cut with few maps and pools, to check th
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import header, markdown
+from tqdm import tqdm
 from worlds import WORLDS, Source, Translate, World
 
 from repstitch.evaluation.pool import TranslatedPairs, pool_of, scores_of_queries, scores_with_references, search_pool
@@ -33,7 +34,9 @@ from repstitch.metrics.retrieval import ndcg
 from repstitch.names import USES
 
 RESULTS = Path(__file__).parent / "results"
-POOLS = (60, 100, 250, 500)
+POOLS = (30, 60, 100, 250)
+LARGE = 500
+Compared = tuple[dict[str, dict[str, RowScores]], dict[str, float]]
 EXTREME = 0.97  # a score above this, or below one minus this, is near its bound
 UNRELATED = [World(name, **settings) for name, settings in (
     ("Gaussian", {}),
@@ -49,38 +52,50 @@ class Effort:
 
     maps: int = 12
     pools: int = 201
+    intervals: int = 100
     sizes: tuple[int, ...] = POOLS
     worlds: Sequence[World] = WORLDS
     unrelated: int = 10
     curves: int = 60
 
 
-QUICK = Effort(2, 12, (60, 100), WORLDS[:1], 2, 2)
+QUICK = Effort(2, 12, 12, (60, 100), WORLDS[:1], 2, 2)
 
 
-def scores_of(pairs: TranslatedPairs) -> tuple[dict[str, RowScores], dict[str, Verdict]]:
-    """Return every score of both uses by name, and the verdicts."""
+def compare(pairs: TranslatedPairs) -> Iterator[tuple[str, dict[str, RowScores], Compared]]:
+    """Yield each use with its retrieval scores, and its shares of true neighbours with references and chance."""
     pool = pool_of(pairs)
-    scores, verdicts = {}, {}
     for use in USES:
         searches = {"translated": search_pool(use, pool, pairs.translated)}
-        for name, rows in scores_of_queries(searches["translated"], pool).items():
-            scores[f"{use}: {name.replace('overlap', 'target overlap')}"] = rows
-        compared, chance = scores_with_references(use, searches, pool)
+        yield use, scores_of_queries(searches["translated"], pool), scores_with_references(use, searches, pool)
+
+
+def scores_of(pairs: TranslatedPairs) -> dict[str, RowScores]:
+    """Return every score of both uses by name."""
+    scores = {}
+    for use, retrieval, (compared, _) in compare(pairs):
+        scores |= {f"{use}: {name.replace('overlap', 'target overlap')}": rows for name, rows in retrieval.items()}
         for measure, rows in compared.items():
             name = measure if measure.startswith("overlap") else "shortlist"
             scores[f"{use}: retention, {name}"] = rows["translated"].over(rows["ceiling"])
             scores[f"{use}: difference, {name}"] = rows["translated"].minus(rows["keep_old"])
+    return scores
+
+
+def verdicts_of(pairs: TranslatedPairs) -> dict[str, Verdict]:
+    """Return the verdict of each use."""
+    verdicts = {}
+    for use, _, (compared, chance) in compare(pairs):
         (first, first_scores), (second, second_scores) = (
             (measure, compare_with_references(rows)) for measure, rows in compared.items()
         )
         verdicts[use] = decide(first, first_scores, second, second_scores, Thresholds(), chance[second])
-    return scores, verdicts
+    return verdicts
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """The means of one score in many pools of the same map, and their intervals (pools, 2)."""
+    """The means of one score in many pools of the same map, and the intervals (pools, 2) of the first of them."""
 
     means: np.ndarray
     intervals: np.ndarray
@@ -93,7 +108,8 @@ class Estimates:
     @property
     def covered(self) -> float:
         low, high = self.intervals.T
-        return float(((low <= self.truths) & (self.truths <= high)).mean())
+        truths = self.truths[: len(low)]
+        return float(((low <= truths) & (truths <= high)).mean())
 
     @property
     def half_width(self) -> float:
@@ -138,33 +154,37 @@ def cell_of(
     return Cell(world, n, score, truth, covered, width, level)
 
 
-def estimates(pools: Iterable[Mapping[str, tuple[float, Sequence[float]]]]) -> dict[str, Estimates]:
-    """Collect the mean and the interval of each score over pools."""
-    collected = defaultdict(list)
-    for scores in pools:
-        for name, value in scores.items():
-            collected[name].append(value)
-    return {
-        name: Estimates(np.array([mean for mean, _ in values]), np.array([bounds for _, bounds in values]))
-        for name, values in collected.items()
-    }
+def estimates(pools: Iterable[Mapping[str, RowScores]], intervals: int) -> dict[str, Estimates]:
+    """Collect the mean of each score over pools, and the intervals of the first pools. Known scores are left out."""
+    means, bounds = defaultdict(list), defaultdict(list)
+    for number, scores in enumerate(pools):
+        for name, rows in scores.items():
+            if rows.lowest < rows.highest:
+                means[name].append(rows.mean)
+                if number < intervals:
+                    bounds[name].append(rows.interval())
+    return {name: Estimates(np.array(means[name]), np.array(bounds[name])) for name in means}
 
 
-def summarised(scores: Mapping[str, RowScores]) -> dict[str, tuple[float, list[float]]]:
-    return {name: (rows.mean, rows.interval()) for name, rows in scores.items() if rows.lowest < rows.highest}
+@dataclass(frozen=True, eq=False)
+class AtlasPair(RowScores):
+    """The score of a pair of an atlas, and the interval of 2.1 of its standard errors on either side."""
+
+    error: float = 0.0
+
+    def interval(self) -> list[float]:
+        return [self.mean - WIDTH * self.error, self.mean + WIDTH * self.error]
 
 
-def mutual_knn(pairs: TranslatedPairs) -> dict[str, tuple[float, list[float]]]:
-    """Return the score of a pair of an atlas, and the interval of 2.1 of its standard errors on either side."""
+def atlas_pair(pairs: TranslatedPairs) -> AtlasPair:
     metric = METRICS["mutual_knn"]
     score, error = metric.scores([metric.prepare(rows, 10) for rows in (pairs.source, pairs.target)], [(0, 1)])
-    value, half = float(score[0]), WIDTH * float(error[0])
-    return {"atlas: mutual_knn": (value, [value - half, value + half])}
+    return AtlasPair(score, error=float(error[0]))
 
 
-def scored_pool(source: Source, translate: Translate, n: int) -> dict[str, tuple[float, list[float]]]:
+def scored_pool(source: Source, translate: Translate, n: int) -> dict[str, RowScores]:
     pairs = source.pool(translate, n)
-    return summarised(scores_of(pairs)[0]) | mutual_knn(pairs)
+    return scores_of(pairs) | {"atlas: mutual_knn": atlas_pair(pairs)}
 
 
 def judged_queries(source: Source, translate: Translate, documents: int = 400) -> Callable[[int], dict]:
@@ -176,7 +196,7 @@ def judged_queries(source: Source, translate: Translate, documents: int = 400) -
     old, new = source.seen(latent)
     gallery = torch.from_numpy(latent)
 
-    def score(n: int) -> dict[str, tuple[float, list[float]]]:
+    def score(n: int) -> dict[str, RowScores]:
         asked = source.latent(n)
         relevant = knn(torch.from_numpy(asked), gallery, 5)
         grades = [{int(row): 5.0 - at for at, row in enumerate(rows)} for rows in relevant.tolist()]
@@ -187,13 +207,11 @@ def judged_queries(source: Source, translate: Translate, documents: int = 400) -
             "ceiling": (new_queries, new),
         }
         gains = {name: RowScores(ndcg(knn(*search, 10), grades).numpy()) for name, search in searches.items()}
-        return summarised(
-            {
-                "relevance: nDCG@10": gains["translated"],
-                "relevance: difference, nDCG@10": gains["translated"].minus(gains["keep_old"]),
-                "relevance: retention, nDCG@10": gains["translated"].over(gains["ceiling"]),
-            }
-        )
+        return {
+            "relevance: nDCG@10": gains["translated"],
+            "relevance: difference, nDCG@10": gains["translated"].minus(gains["keep_old"]),
+            "relevance: retention, nDCG@10": gains["translated"].over(gains["ceiling"]),
+        }
 
     return score
 
@@ -207,7 +225,7 @@ def coverage_cells(world: World, n: int, effort: Effort, kind: str) -> list[Cell
         translate = source.trained()
         judge = judged_queries(source, translate)
         one = judge if kind == "relevance" else lambda rows: scored_pool(source, translate, rows)  # noqa: B023
-        for name, values in estimates(one(n) for _ in range(effort.pools)).items():
+        for name, values in estimates((one(n) for _ in range(effort.pools)), effort.intervals).items():
             by_score[name].append(values)
     return [cell_of(world.name, n, name, maps) for name, maps in by_score.items()]
 
@@ -242,7 +260,7 @@ def unrelated_counts(world: World, n: int, shuffled: bool, effort: Effort) -> li
         source = source_world.drawn(np.random.default_rng((number, n, int(shuffled))))
         translate = source.trained(shuffled=shuffled)
         for _ in range(5):
-            for verdict in scores_of(source.pool(translate, n, shuffled=shuffled))[1].values():
+            for verdict in verdicts_of(source.pool(translate, n, shuffled=shuffled)).values():
                 low, high = verdict.numbers["over_keep_old"]
                 word = str(verdict)
                 counts += [1, low > 0, high < 0, word in ("use", "probably use")]
@@ -256,13 +274,13 @@ def power_points(world: World, n: int, effort: Effort) -> list[list]:
     """
     torch.set_num_threads(1)
     points = defaultdict(list)
-    for lost in np.geomspace(0.2, 6, 12):
+    for lost in np.geomspace(0.25, 5, 9):
         means, decided = defaultdict(list), defaultdict(list)
         for number in range(max(2, effort.maps // 3)):
             source = world.drawn(np.random.default_rng((number, n, 9)))
             translate = source.trained()
             for _ in range(max(12, effort.pools // 4)):
-                for use, verdict in scores_of(source.pool(translate, n, float(lost)))[1].items():
+                for use, verdict in verdicts_of(source.pool(translate, n, float(lost))).items():
                     low, high = verdict.numbers["over_keep_old"]
                     means[use, number].append(verdict.numbers["score"] - verdict.numbers["keep_old"])
                     decided[use, number].append(low > 0 or high < 0)
@@ -283,7 +301,7 @@ def run(jobs: Sequence[tuple], workers: int) -> list:
     """Run each (function, *arguments) in its own process and return all results in order."""
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as executor:
         futures = [executor.submit(*job) for job in jobs]
-        return [future.result() for future in futures]
+        return [future.result() for future in tqdm(futures, desc=jobs[0][0].__name__)]
 
 
 def coverage_table(cells: Sequence[Cell]) -> str:
@@ -315,9 +333,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     effort = QUICK if args.quick else Effort()
-    largest_first = sorted(effort.sizes, reverse=True)
+    pools = [(LARGE, effort.worlds[:5:2]), *((n, effort.worlds) for n in sorted(effort.sizes, reverse=True))]
     neighbours = run(
-        [(coverage_cells, w, n, effort, "neighbours") for n in largest_first for w in effort.worlds], args.workers
+        [(coverage_cells, w, n, effort, "neighbours") for n, worlds in pools for w in worlds], args.workers
     )
     relevance = run(
         [(coverage_cells, w, n, effort, "relevance") for n in effort.sizes[1:3] for w in effort.worlds], args.workers
@@ -337,9 +355,12 @@ def main() -> None:
     power = run([(power_points, w, n, effort) for n in (250, 100) for w in effort.worlds[:6:2]], args.workers)
     cells = [cell for group in (*neighbours, *relevance, *curves) for cell in group]
     text = header("Honesty of intervals and verdicts", "python benchmarks/honesty.py")
-    text += f"\n## Coverage\n\n{effort.maps} maps a world, {effort.pools} pools a map.\n\n{coverage_table(cells)}"
+    text += f"\n## Coverage\n\n{effort.maps} maps a world, {effort.pools} pools a map, {effort.intervals} of them with "
+    text += f"intervals.\n\n{coverage_table(cells)}"
     text += f"\n## Verdicts on unrelated spaces\n\n{unrelated_table(unrelated)}"
-    text += "\n## Power\n\nThe share of verdicts that are not `undecided` at a true difference of three standard errors. "
+    text += (
+        "\n## Power\n\nThe share of verdicts that are not `undecided` at a true difference of three standard errors. "
+    )
     text += "Noise is added to translations to get there.\n\n"
     text += markdown(
         ["world", "n", "use", "translation is", "points", "decided"], [row for rows in power for row in rows]

@@ -19,7 +19,7 @@ sys.path.insert(0, str(SCRIPT.parent))
 honesty: Any = import_module("honesty")
 sys.path[:] = paths
 
-EFFORT = honesty.Effort(maps=3, pools=60, unrelated=3)
+EFFORT = honesty.Effort(maps=3, pools=60, intervals=60, unrelated=3)
 BY_NAME = {world.name: world for world in honesty.WORLDS}
 UNRELATED = {world.name: world for world in honesty.UNRELATED}
 OF_NEIGHBOURS = [
