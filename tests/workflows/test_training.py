@@ -644,3 +644,13 @@ def test_a_column_of_groups_in_either_file_goes_before_a_file_of_that_name(tmp_p
     assert by_column.provenance["pairs"] == by_array.provenance["pairs"] == by_table.provenance["pairs"]
     assert by_column.provenance["pairs"] != learn("old.parquet", "new.parquet").provenance["pairs"]
     np.testing.assert_array_equal(by_column.seen, by_array.seen)
+
+
+@pytest.mark.parametrize("factor", [1e-10, 1e-20])
+def test_the_cosine_with_tiny_targets_is_that_of_their_directions(factor):
+    X, Y, _, _ = affine_image(300, 8, 6, noise=0.3)
+    ids: dict[str, Any] = {"source_ids": names(300), "target_ids": names(300), "output_norm": "none"}
+    expected = learn(X, Y, **ids).scorecard.reconstruction
+    tiny = learn(X, Y * np.float32(factor), **ids).scorecard.reconstruction
+    assert tiny["cosine"] == pytest.approx(expected["cosine"], abs=1e-3)
+    assert tiny["cosine_floor"] == pytest.approx(expected["cosine_floor"], abs=1e-3)

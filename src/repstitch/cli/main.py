@@ -8,7 +8,7 @@ import sys
 from io import TextIOWrapper
 
 from repstitch import __version__
-from repstitch.cli import align, demo, embed, registry, score, serve, study, train, transfer, translate
+from repstitch.cli import align, convert, demo, embed, registry, score, serve, study, train, transfer, translate
 from repstitch.errors import InputError, one_line
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -88,7 +88,7 @@ def _fail(args: argparse.Namespace, message: str, status: int = EXIT_INPUT) -> i
 
 
 RESUMED = ("embed", "translate", "study")  # commands that keep finished parts if they are interrupted
-COMMANDS = (embed, train, score, translate, transfer, align, study, registry, serve, demo)
+COMMANDS = (embed, train, score, translate, convert, transfer, align, study, registry, serve, demo)
 EXTRAS = {
     "timm": "encoders",
     "torchvision": "encoders",

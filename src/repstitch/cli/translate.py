@@ -40,7 +40,6 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--columns",
         type=names_or_all,
-        default=(),
         metavar="all|NAME,…",
         help="further columns of X to copy to the output (default: none)",
     )
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         source_space=args.source_space,
         ids=args.ids,
         id_column=args.id_column,
-        columns=args.columns,
+        columns=args.columns or (),
         dtype=args.dtype,
         confidence=args.confidence,
     )

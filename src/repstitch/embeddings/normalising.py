@@ -53,6 +53,16 @@ def normalise(rows: Tensor, norm: str, subject: str = "rows") -> Tensor:
     return rows / norms if norm == "unit" else rows
 
 
+def cosines(X: Tensor, Y: Tensor) -> Tensor:
+    """Return the cosine (n,) of each row of X (n, d) with the same row of Y (n, d), whatever their lengths.
+
+    The cosine with a row of zeros is 0.
+    """
+    # PyTorch takes norms below 1e-8 for zero. A scaling by a power of two changes no digit.
+    X, Y = (torch.ldexp(rows, -torch.frexp(rows.abs().amax(dim=-1, keepdim=True)).exponent) for rows in (X, Y))
+    return torch.nn.functional.cosine_similarity(X, Y)
+
+
 def _count_rows(mask: Tensor) -> str:
     positions = torch.nonzero(mask.reshape(-1)).reshape(-1).tolist()
     return f"{len(positions)} of {mask.numel()} rows (first: row {positions[0]})"

@@ -128,17 +128,31 @@ def read_argument(
     id_column: IdColumn | None = None,
 ) -> Embeddings:
     """Read `source` like `read`. Messages about an array call it `subject`."""
+    if isinstance(source, Embeddings) and space is None and ids is None and group is None:
+        return source
+    return scan_argument(subject, source, space=space, ids=ids, group=group, id_column=id_column).read()
+
+
+def scan_argument(
+    subject: str,
+    source: EmbeddingsLike,
+    *,
+    space: str | Space | None = None,
+    ids: Column | None = None,
+    group: Column | None = None,
+    id_column: IdColumn | None = None,
+    columns: Sequence[str] | str = (),
+) -> Scan:
+    """Open a file as `scan` does, or embeddings, a table or an array in memory, which messages call `subject`."""
     if isinstance(source, str | os.PathLike):
-        return scan(source, space=space, ids=ids, group=group, id_column=id_column).read()
+        return scan(source, space=space, ids=ids, group=group, id_column=id_column, columns=columns)
     if isinstance(source, Embeddings):
-        if space is None and ids is None and group is None:
-            return source
         opened = _scan_embeddings(source)
     elif hasattr(source, "__arrow_c_stream__") and (hasattr(source, "columns") or hasattr(source, "column_names")):
-        opened = _scan_frame(pa.table(source), subject, group, NO_IDS if ids is not None else id_column)
+        opened = _scan_frame(pa.table(source), subject, group, NO_IDS if ids is not None else id_column, columns)
     else:
         opened = replace(_scan_array("array", _float_rows(subject, _as_array(source, subject)), None), path=subject)
-    return _override(opened, space, ids, group).read()
+    return _override(opened, space, ids, group)
 
 
 def _as_array(values: ArrayLike, subject: str) -> np.ndarray:
@@ -167,11 +181,11 @@ def _off_torch(values: Any) -> Any:
     torch = sys.modules.get("torch")  # without torch imported, no value can be a tensor
     if torch is None:
         return values
-    if isinstance(values, list | tuple) and values and all(isinstance(row, torch.Tensor) for row in values):
-        values = torch.stack([row.detach() for row in values])
-    if not isinstance(values, torch.Tensor):
+    is_list = isinstance(values, list | tuple) and values and all(isinstance(row, torch.Tensor) for row in values)
+    tensor: Any = torch.stack([row.detach() for row in values]) if is_list else values
+    if not isinstance(tensor, torch.Tensor):
         return values
-    tensor = values.detach().cpu()
+    tensor = tensor.detach().cpu()
     widens = tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64)
     return (tensor.float() if widens else tensor).numpy()
 
@@ -214,7 +228,9 @@ def _scan_embeddings(embeddings: Embeddings) -> Scan:
     return Scan("embeddings", len(embeddings), embeddings.space, embeddings.declared, has_ids, rows)
 
 
-def _scan_frame(table: pa.Table, subject: str, group: Column | None, id_column: IdColumn | None) -> Scan:
+def _scan_frame(
+    table: pa.Table, subject: str, group: Column | None, id_column: IdColumn | None, columns: Sequence[str] | str
+) -> Scan:
     """Scan a data frame or Arrow table: its column `vector`, or else all columns but those of ids and groups."""
     group_column = group if isinstance(group, str) and group in table.column_names else None
     if VECTOR not in table.column_names:
@@ -225,7 +241,7 @@ def _scan_frame(table: pa.Table, subject: str, group: Column | None, id_column: 
         column = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
         table = table.drop_columns(names).append_column(VECTOR, column)
         id_column = ids or NO_IDS
-    opened = scan_table(pyarrow.dataset.dataset(table), subject, VECTOR, group_column, id_column)
+    opened = scan_table(pyarrow.dataset.dataset(table), subject, VECTOR, group_column, id_column, columns)
     return replace(opened, space=opened.space if opened.declared else replace(opened.space, name="array"))
 
 
@@ -288,17 +304,17 @@ def _ids_beside(location: str, n_rows: int) -> Path | None:
     if "://" in location:
         return None
     folder = path if path.is_dir() else path.parent
-    for beside in (path.with_name(f"{path.stem}.ids{ending}") for ending in LISTS):
-        if os.path.isfile(beside):  # unlike `Path.is_file`, it accepts names that are too long
-            log.info("%s: the ids are those in %s.", location, beside)
-            return beside
-    for beside in (folder / f"ids{ending}" for ending in LISTS):
-        if os.path.isfile(beside) and beside != path:
-            n_ids = count_entries(beside, "ids")
+    for ids_file in (path.with_name(f"{path.stem}.ids{ending}") for ending in LISTS):
+        if os.path.isfile(ids_file):  # unlike `Path.is_file`, it accepts names that are too long
+            log.info("%s: the ids are those in %s.", location, ids_file)
+            return ids_file
+    for ids_file in (folder / f"ids{ending}" for ending in LISTS):
+        if os.path.isfile(ids_file) and ids_file != path:
+            n_ids = count_entries(ids_file, "ids")
             if n_ids == n_rows:
-                log.info("%s: the ids are those in %s.", location, beside)
-                return beside
-            log.warning("%s: %s is not used, because it has %d ids for %d rows.", location, beside, n_ids, n_rows)
+                log.info("%s: the ids are those in %s.", location, ids_file)
+                return ids_file
+            log.warning("%s: %s is not used, because it has %d ids for %d rows.", location, ids_file, n_ids, n_rows)
     return None
 
 

@@ -38,8 +38,7 @@ def read_column_with_ids(
     The column of ids is chosen by `choose_id_column`. Raises InputError as `read_table` does, and if the table does not
     have the column exactly once.
     """
-    with _readable(path, argument):
-        schema = _read_schema(path, header)
+    schema = read_schema(path, argument, header)
     ids = choose_id_column(schema, str(path), id_column, others=(column,) if column else ())
     if column is None or column not in schema.names:
         others = ", ".join(name for name in schema.names if name != ids)
@@ -67,11 +66,13 @@ def _read_head(path: Path, table: pa.Table, column: str, argument: str) -> pa.Ta
         return pa.table({}) if first is None else pa.Table.from_batches([first])
 
 
-def _read_schema(path: Path, header: bool) -> pa.Schema:
-    if _is_parquet(path):
-        return pq.read_schema(path)
-    with pacsv.open_csv(path, *_csv_options(path, header)) as reader:
-        return reader.schema
+def read_schema(path: Path, argument: str, header: bool = True) -> pa.Schema:
+    """Return the schema of a table without reading its rows. Raises InputError as `read_table` does."""
+    with _readable(path, argument):
+        if _is_parquet(path):
+            return pq.read_schema(path)
+        with pacsv.open_csv(path, *_csv_options(path, header)) as reader:
+            return reader.schema
 
 
 def _is_parquet(path: Path) -> bool:

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from repstitch.embeddings.normalising import cosines
 from repstitch.errors import InputError
 from repstitch.evaluation.pool import (
     Pool,
@@ -154,12 +154,11 @@ def _without_near_duplicates(
 
 def _reconstruction(pairs: TranslatedPairs, training_mean: Tensor) -> dict[str, float]:
     """Return mean cosines, R² of the map's raw output, and the spread of that output relative to the target rows."""
-    cosine = torch.nn.functional.cosine_similarity
     target, raw = pairs.target, pairs.raw
     total = (target - target.mean(0)).square().sum()
     return {
-        "cosine": float(cosine(pairs.translated, target).mean()),
-        "cosine_floor": float(cosine(training_mean.expand_as(target), target).mean()),
+        "cosine": float(cosines(pairs.translated, target).mean()),
+        "cosine_floor": float(cosines(training_mean.expand_as(target), target).mean()),
         "r2": float(1 - (target - raw).square().sum() / total),
         "norm_ratio": float(((raw - raw.mean(0)).square().sum() / total).sqrt()),
     }

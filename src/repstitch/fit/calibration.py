@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repstitch.embeddings.normalising import cosines
 from repstitch.errors import InputError
 from repstitch.evaluation.scorecard_parts import CalibrationScores
 from repstitch.fit.closed_form import Decomposition, canonical
@@ -146,7 +147,7 @@ def _log_choose(n: Tensor, k: Tensor) -> Tensor:
 
 
 def _cosine(predicted: Tensor, Y: Tensor) -> Tensor:
-    return torch.nn.functional.cosine_similarity(predicted, Y.to(predicted.dtype))
+    return cosines(predicted, Y.to(predicted.dtype))
 
 
 def _precision(distances: Tensor) -> Tensor:
