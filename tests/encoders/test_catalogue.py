@@ -209,6 +209,14 @@ def test_a_checkpoint_is_loaded_from_the_folder_of_its_card_or_of_the_weights(tm
             "'prompts' .* must have roles as keys",
         ),
         ('[[space]]\nname = "a"\nencoder = "timm:x"\n' * 2, "has two cards named 'a'"),
+        (
+            '[[space]]\nname = "a"\nencoder = "x:y"\nmax_length = 0\n',
+            "'max_length' of card 'a' must be at least 1; got 0",
+        ),
+        (
+            '[[space]]\nname = "a"\nencoder = "x:y"\ntruncate_dim = -1\n',
+            "'truncate_dim' of card 'a' must be at least 1",
+        ),
         ('[spaces]\nname = "a"\n', "must contain \\[\\[space\\]\\] tables"),
         ("not toml", "cannot be read"),
     ],

@@ -90,6 +90,9 @@ class Card:
                 raise InputError(
                     f"'{key}' of card {self.name!r} must be one of {', '.join(map(str, allowed))}; got {value!r}."
                 )
+        for key in ("max_length", "truncate_dim"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise InputError(f"'{key}' of card {self.name!r} must be at least 1; got {getattr(self, key)}.")
         unknown = set(self.prompts) - set(ROLES)
         if unknown:
             raise InputError(
