@@ -1,5 +1,6 @@
 """Embedding to files: several layers in one pass, interrupting and resuming."""
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -245,6 +246,42 @@ def test_unfinished_rows_are_not_resumed_with_other_weights_dtype_precision_or_i
     other = encoder(seed=int(change == "weights"), precision="bfloat16" if change == "precision" else "float32")
     with pytest.raises(InputError, match="contains the unfinished rows of another job"):
         encoders.embed(other, photos, out, batch_size=2, dtype="float16" if change == "dtype" else "float32")
+
+
+@pytest.mark.parametrize("layers", [None, "all"])
+def test_images_replaced_at_the_same_size_and_time_are_noticed_and_touched_ones_are_the_same(tmp_path, photos, layers):
+    encoder, out = vit(layer=-1)[0], tmp_path / ("x" if layers else "x.parquet")
+    with pytest.raises(KeyboardInterrupt):
+        encoders.embed(interrupted(encoder, 2 + bool(layers)), photos, out, batch_size=2, layers=layers)
+    path = photos / "2.png"
+    content, times = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-30] + bytes([content[-30] ^ 1]) + content[-29:])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(InputError, match=r"unfinished rows of another job; .* Rows 0 to 1 of its input had other"):
+        encoders.embed(encoder, photos, out, batch_size=2, layers=layers)
+    path.write_bytes(content)  # at a new time
+    assert encoders.embed(interrupted(encoder, 1 + bool(layers)), photos, out, batch_size=2, layers=layers) == 6
+
+
+@pytest.mark.parametrize("change", ["text", "id", "order"])
+def test_texts_and_ids_that_change_between_stop_and_resume_are_refused(tmp_path, bert, change):
+    encoder, table, out = encoders.load_encoder(str(bert)), tmp_path / "t.csv", tmp_path / "x.parquet"
+    lines = ["id,text", *(f"{i},{text}" for i, text in enumerate(TEXTS * 9))]
+    table.write_text("\n".join(lines))
+    with pytest.raises(KeyboardInterrupt):
+        encoders.embed(interrupted(encoder, 16), f"{table}:text", out, batch_size=1)
+    changed = lines.copy()
+    if change == "text":
+        changed[3] = "2,the dog"
+    elif change == "id":
+        changed[3] = changed[3].replace("2,", "A,", 1)
+    else:
+        changed[3], changed[4] = lines[4], lines[3]
+    table.write_text("\n".join(changed))
+    with pytest.raises(InputError, match=r"Rows 0 to 15 of its input had other content"):
+        encoders.embed(encoder, f"{table}:text", out, batch_size=1)
+    table.write_text("\n".join(lines))
+    assert encoders.embed(encoder, f"{table}:text", out, batch_size=1) == 45
 
 
 @needs_data
