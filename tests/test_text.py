@@ -1,6 +1,6 @@
 import pytest
 
-from repstitch.text import columns, markdown_table, nearest, num
+from repstitch.text import columns, ends, markdown_table, nearest, num
 
 
 @pytest.mark.parametrize(
@@ -8,6 +8,21 @@ from repstitch.text import columns, markdown_table, nearest, num
 )
 def test_a_number_has_three_decimals_and_zero_has_no_sign(value, text):
     assert num(value) == text
+
+
+@pytest.mark.parametrize(
+    ("interval", "texts"),
+    [
+        ((0.1234, 0.5), ("0.123", "0.500")),
+        ((0.9996, 1.0), ("0.999", "1.000")),
+        ((0.50001, 0.50002), ("0.500", "0.501")),
+        ((-0.0001, 0.0001), ("-0.001", "0.001")),
+    ],
+)
+def test_the_ends_of_an_interval_never_look_equal(interval, texts):
+    assert ends(*interval) == texts
+    assert ends(0.01, 0.02, sign="+") == ("+0.010", "+0.020")
+    assert ends(0.999, 1.0, digits=2) == ("0.99", "1.00")
 
 
 def test_columns_are_aligned_to_the_left_and_numbers_to_the_right():

@@ -12,14 +12,13 @@ release has added. A record class declares its keys, one per line. A value is co
 
 import copy
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, Self, TypeVar, cast, overload
 
 from repstitch.errors import InputError, MissingError
-from repstitch.text import num
+from repstitch.text import ends, num
 
 Value = TypeVar("Value")
 Part = TypeVar("Part", bound="Record")
@@ -44,15 +43,7 @@ class Estimate:
         """Return the score with its interval. A score that is known by definition has an interval without width."""
         if self.interval is None or self.interval[0] == self.interval[1]:
             return num(self.score)
-        return f"{num(self.score)} [{', '.join(_ends(*self.interval))}]"
-
-
-def _ends(low: float, high: float) -> tuple[str, str]:
-    """Format the two ends of an interval, rounded outwards if rounding would make them equal."""
-    rounded = num(low), num(high)
-    if rounded[0] == rounded[1]:
-        rounded = num(math.floor(1000 * low) / 1000), num(math.ceil(1000 * high) / 1000)
-    return rounded
+        return f"{num(self.score)} [{', '.join(ends(*self.interval))}]"
 
 
 class Field(Generic[Value]):

@@ -1,12 +1,22 @@
 """Formatting of numbers and tables as text, and suggestions for misspelt names."""
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 
 
 def num(value: float) -> str:
     """Format a number with three decimals. Zero has no sign: "0.000", never "-0.000"."""
     return f"{round(value, 3) + 0.0:.3f}"
+
+
+def ends(low: float, high: float, digits: int = 3, sign: str = "") -> tuple[str, str]:
+    """Format the two ends of an interval, rounded outwards if rounding would make them equal. `sign` is "" or "+"."""
+    unit = 10.0**-digits
+    if round(low, digits) == round(high, digits):
+        low, high = math.floor(low / unit) * unit, math.ceil(high / unit) * unit
+    first, last = (f"{round(end, digits) + 0.0:{sign}.{digits}f}" for end in (low, high))
+    return first, last
 
 
 def columns(rows: Sequence[tuple[object, ...]], text: int = 1) -> str:

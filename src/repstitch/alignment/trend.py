@@ -26,6 +26,7 @@ from repstitch.errors import InputError
 from repstitch.metrics.pearson import correlations
 from repstitch.metrics.resample import interval
 from repstitch.records import LEVEL
+from repstitch.text import ends
 
 LEAST_MODELS = 5  # four models have only 24 orders, so even a perfect trend of four would be weak evidence
 GRID = 50  # the number of values at which the null band is computed
@@ -164,7 +165,7 @@ def _verdict(column: str, correlation: dict[str, Any], n_models: int, within: di
     direction = _direction(rho, p)
     rises = f"alignment {direction} with {column}"
     start = rises if direction else f"no significant trend of alignment with {column}"
-    figures = f"(rho = {rho:.2f}, 95 % interval [{low:.2f}, {high:.2f}], p = {p:.2g}"
+    figures = f"(rho = {rho:.2f}, 95 % interval [{', '.join(ends(low, high, 2))}], p = {p:.2g}"
     end = ""
     if within:
         inside = _direction(within["rank_correlation"], within["p"])

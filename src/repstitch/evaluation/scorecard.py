@@ -108,7 +108,7 @@ class Scorecard(Record):
         values = self.to_dict()
         for part_of_card in (values, values.get("relevance") or {}):
             for use in USES:
-                scores = part_of_card.get(use) or {}
+                scores: dict[str, Any] = part_of_card.get(use) or {}
                 if "verdict" in scores:
                     verdict = Verdict(scores["verdict"])
                     scores["verdict"] = scores["verdict"] | {"verdict": verdict.verdict, "why": verdict.why}

@@ -11,7 +11,7 @@ from repstitch.evaluation.use_scores import ReferenceScores, Verdict, measure_na
 from repstitch.metrics.delete_one import RowScores
 from repstitch.names import VerdictWord
 from repstitch.records import Estimate
-from repstitch.text import num
+from repstitch.text import ends, num
 
 MIN_QUERIES = 20
 
@@ -69,7 +69,7 @@ def decide(
     }
     against = (
         f"{measure_name(measure)}{truth} {num(deciding.translated.score)} against {num(deciding.keep_old.score)} for "
-        f"keeping the old model (difference {low:+.3f} to {high:+.3f})"
+        f"keeping the old model (difference {' to '.join(ends(low, high, sign='+'))})"
     )
     retains = f"it keeps {_shares(retention)} of full re-embedding (threshold: {_percent(thresholds.retention)})"
     fetched = f"the pool is too small to judge the shortlist ({measure_name(shortlist_measure)})"
@@ -144,7 +144,7 @@ def not_judged(why: str, thresholds: Thresholds) -> Verdict:
 def _shares(share: Estimate) -> str:
     """Return a share with its interval, in percent."""
     low, high = _bounds(share)
-    return f"{_percent(share.score)} ({100 * low:.1f} to {100 * high:.1f} %)"
+    return f"{_percent(share.score)} ({' to '.join(ends(100 * low, 100 * high, 1))} %)"
 
 
 def _percent(share: float) -> str:

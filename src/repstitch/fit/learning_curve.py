@@ -7,8 +7,9 @@ import torch
 
 from repstitch.errors import InputError
 from repstitch.fit.selection import METHODS, Problem
+from repstitch.metrics.resample import interval
 from repstitch.names import OBJECTIVES
-from repstitch.text import num
+from repstitch.text import ends, num
 
 SHARES = {16: 3, 8: 3, 4: 3, 2: 2, 1: 1}  # subsets of 1/16, 1/8 … of the pairs, and the number of draws of each
 LEAST_PAIRS, LEAST_SUBSET = 80, 20
@@ -100,13 +101,13 @@ def extrapolate(sizes: list[int], rows: list[list[np.ndarray]], seed: int = 0) -
         ]
         resampled.append((points[-1], _gain(at, np.array(points))))
     last, gains = np.array(resampled).T
-    low, high = np.quantile(last + gains, (0.05, 0.95))
+    low, high = interval(last + gains, 0.9, n=len(rows[0][0]))
     least, most = np.quantile(gains, (0.05, 0.95))
     doubled = {
         "pairs": 2 * sizes[-1],
         "now": float(means[-1]),
         "expected": min(1.0, float(means[-1] + _gain(at, means))),
-        "interval": [float(low) - abs(missed), min(1.0, float(high) + abs(missed))],
+        "interval": [low - abs(missed), min(1.0, high + abs(missed))],
         "gain_interval": [max(0.0, float(least) - abs(missed)), float(most) + abs(missed)],
         "missed": missed,
     }
@@ -147,8 +148,7 @@ def verdict(objective: str, n: int, doubled: dict) -> str:
         end = "more pairs would not help"
     else:
         end = "these scores do not show whether more pairs would help"
-    low, high = doubled["interval"]
-    return (
-        f"doubling the {n} training pairs is expected to raise {objective} from {num(doubled['now'])} to "
-        f"{num(doubled['expected'])} ({num(low)} to {num(high)}); {end}."
-    )
+    now, expected = num(doubled["now"]), num(doubled["expected"])
+    change = f"leave {objective} at {now}" if now == expected else f"raise {objective} from {now} to {expected}"
+    interval = " to ".join(ends(*doubled["interval"]))
+    return f"doubling the {n} training pairs is expected to {change} ({interval}); {end}."

@@ -227,7 +227,9 @@ def plot_curve(curve: LearningCurve) -> Figure:
     expected = doubled.expected.score
     low, high = doubled.expected.interval or (expected, expected)
     ends = [[max(expected - low, 0)], [max(high - expected, 0)]]
-    axes.errorbar([doubled.pairs], [expected], yerr=ends, fmt="D", ms=5, color="black", capsize=4)
+    forecast = f"{objective} at twice the pairs, with 90 % interval"
+    axes.errorbar([doubled.pairs], [expected], yerr=ends, fmt="D", ms=5, color="black", capsize=4, label=forecast)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.02))  # no score is above 1
     axes.set_xscale("log", base=2)
     axes.set_xticks([*sizes, doubled.pairs], [f"{n:,}" for n in (*sizes, doubled.pairs)])
     axes.minorticks_off()
