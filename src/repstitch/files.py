@@ -70,11 +70,11 @@ def check_embeddings_exist(path: str | os.PathLike) -> None:
 
 
 def check_file_exists(path: str | os.PathLike, argument: str, content: str = "one entry per row") -> None:
-    """Raise InputError if the file or pipe `path` does not exist. `path` may end in the key of an array.
+    """Raise InputError if the file or pipe `path` does not exist. `path` may end in the key of an array or a column.
 
     `content` describes the required content of the file, for the message.
     """
-    location = Path(split_key(str(path))[0])
+    location = Path(split_column(split_key(str(path))[0])[0])
     if not is_file_or_pipe(location):
         raise InputError(f"`{argument}`: there is no file {location}; pass a file with {content}.")
 

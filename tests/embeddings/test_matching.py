@@ -30,10 +30,11 @@ def test_rows_are_matched_by_position_if_no_space_has_ids():
 
 
 def test_rows_are_matched_by_position_with_a_warning_if_one_space_has_no_ids(caplog):
-    matched = match([embeddings(30, 4, "a"), embeddings(30, 4, "b", ids=None), embeddings(30, 5, "c")])
+    spaces = {name: embeddings(30, 4, name, ids=names(30) if name in "ac" else None) for name in "abcd"}
+    matched = match(list(spaces.values()))
     assert matched.ids is not None
     assert matched.ids.tolist() == names(30).tolist()
-    assert caplog.messages == ["b has no ids, so all rows are matched by position."]
+    assert caplog.messages == ["Without ids: b, d; so all rows are matched by position."]
 
 
 def test_invalid_rows_of_one_space_are_left_out_of_every_space(caplog):

@@ -44,7 +44,8 @@ def test_rows_are_paired_by_position_unless_both_sides_have_ids(with_ids, caplog
     else:
         assert list(pairs.ids) == list(names(40))
         other = "target" if with_ids == "source" else "source"
-        warning = f"The {other} has no ids, so rows are paired by position; pass `{other}_ids` to pair by id."
+        space = {"source": "old", "target": "new"}[other]
+        warning = f"The {other} ({space}) has no ids, so rows are paired by position; pass `{other}_ids` to pair by id."
         assert caplog.messages == [warning]
 
 

@@ -130,3 +130,28 @@ def test_a_limit_takes_evenly_spaced_items(tmp_path, photos):
     assert list(some.ids) == [whole.ids[i] for i in (0, 2, 4)]
     np.testing.assert_allclose(some.vectors, whole.vectors[[0, 2, 4]], atol=1e-5)
     assert items.read_items(photos, "image", 99).ids == list(whole.ids)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("column", ["doc_id", "_id", "ID", "uuid", "sku"])
+def test_the_ids_of_a_table_are_in_a_usual_column_or_the_named_one(tmp_path, suffix, column):
+    rows = {"text": ["a b", "c d"], column: ["007", "1e3"]}
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table(rows), path)
+    else:
+        between = "\t" if suffix == ".tsv" else ","
+        lines = [between.join(rows), *(between.join(row) for row in zip(*rows.values(), strict=True))]
+        path.write_text("\n".join(lines))
+    assert items.read_items(f"{path}:text", "text", id_column="sku" if column == "sku" else None).ids == ["007", "1e3"]
+    if column == "sku":
+        assert items.read_items(f"{path}:text", "text").ids == ["0", "1"]
+
+
+def test_numbered_items_of_a_table_are_warned_of_if_a_column_looks_like_ids(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text("text,sku\na b,x1\nc d,x2\n")
+    items.read_items(f"{tmp_path}/t.csv:text", "text")
+    warning = (
+        f"{tmp_path}/t.csv: its rows have no ids and are numbered, but column 'sku' may contain ids; if so, call it"
+    )
+    assert caplog.text.count(warning) == 1

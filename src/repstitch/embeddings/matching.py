@@ -132,8 +132,8 @@ def _by_position(names: list[str], embeddings: Sequence[Embeddings]) -> np.ndarr
                 "Not every space has ids, so rows are matched by position, but the ids of "
                 f"{first} and {name} differ or are in different orders. {GIVE_IDS}"
             )
-    without_ids = next(name for name, one in zip(names, embeddings, strict=True) if one.ids is None)
-    log.warning("%s has no ids, so all rows are matched by position.", without_ids)
+    without_ids = [name for name, one in zip(names, embeddings, strict=True) if one.ids is None]
+    log.warning("Without ids: %s; so all rows are matched by position.", ", ".join(without_ids))
     return ids
 
 

@@ -82,8 +82,12 @@ def pair(
             )
         source_rows = target_rows = np.arange(len(source))
         if len(without_ids) == 1:
+            side = source if source.ids is None else target
             log.warning(
-                "The %s has no ids, so rows are paired by position; pass %s to pair by id.", *without_ids, missing
+                "The %s (%s) has no ids, so rows are paired by position; pass %s to pair by id.",
+                *without_ids,
+                side.space.name,
+                missing,
             )
     X = np.asarray(source.vectors[source_rows], dtype=np.float32)
     Y = np.asarray(target.vectors[target_rows], dtype=np.float32)
