@@ -8,7 +8,7 @@ import pytest
 from helpers.contexts import mlp, probe, rotating, stitcher, two_views, unit
 from helpers.spaces import card, gaussian, names, pairs_of
 
-from repstitch.embeddings.fingerprints import id_fingerprints, row_fingerprints
+from repstitch.embeddings.fingerprints import id_fingerprints, pair_keys, row_fingerprints
 from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
 from repstitch.stitchers.held_out import seen_in_training
@@ -107,6 +107,13 @@ def test_omitting_the_groups_that_the_stitcher_was_trained_with_warns(caplog):
 def test_rows_without_ids_seen_by_the_forward_stitcher_are_recognised_by_their_vectors():
     known = np.unique(row_fingerprints(OLD.vectors, NEW.vectors))
     built = context(forward=replace(FORWARD, seen=known), source=replace(OLD, ids=None), target=replace(NEW, ids=None))
+    assert built.paired_rows.seen_in_training.all()
+
+
+def test_rows_without_ids_are_recognised_after_they_were_scaled_and_rounded():
+    rounded = [replace(side, ids=None, vectors=(3 * side.vectors).astype(np.float16)) for side in (OLD, NEW)]
+    forward = replace(FORWARD, seen_rows=pair_keys(OLD.vectors, NEW.vectors))
+    built = context(forward=forward, source=rounded[0], target=rounded[1])
     assert built.paired_rows.seen_in_training.all()
 
 

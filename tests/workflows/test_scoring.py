@@ -153,7 +153,8 @@ def test_training_pairs_are_left_out_in_any_form(sides, stitcher, form):
 def test_queries_are_left_out_in_any_form(sides, stitcher, judged, tmp_path):
     qrels = tmp_path / "rel.tsv"
     qrels.write_text("\n".join(f"renamed{i}\titem{i}\t1" for i in range(200)), encoding="utf-8")
-    scores = score(stitcher, *sides, relevance=RelevanceData(qrels, *converted(sides, "bfloat16"))).relevance
+    source, target = converted(sides, "bfloat16")
+    scores = score(stitcher, *sides, relevance=RelevanceData(qrels, source, target)).relevance
     assert scores is not None
     assert scores.queries_seen_in_training == len(stitcher.seen) // 2
 
