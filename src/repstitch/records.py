@@ -12,6 +12,7 @@ release has added. A record class declares its keys, one per line. A value is co
 
 import copy
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -232,11 +233,12 @@ def as_estimate(value: Mapping[str, Any] | float) -> Estimate:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a JSON value is a number. Whole numbers beyond the range of floats are not, because scores are floats."""
+    return isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def _is_whole(value: object) -> bool:
-    return type(value) is int or (isinstance(value, float) and value.is_integer())
+    return is_number(value) and float(cast(float, value)).is_integer()
 
 
 def is_interval(value: object) -> bool:

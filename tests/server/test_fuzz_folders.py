@@ -57,6 +57,8 @@ def sparse(path: Path) -> None:
 
 HOSTILE = {
     "a number of 400 digits": edit("scorecard.json", query={"recall@1": int("9" * 400)}),
+    "a chance level of 400 digits": edit("scorecard.json", chance={"recall@10": 0.1, "recall@1": int("9" * 400)}),
+    "a number of rows of 400 digits": edit("scorecard.json", n=int("9" * 400)),
     "a dimension of 400 digits": edit_space(dim=int("9" * 400)),
     "half of a surrogate pair in the name of a space": edit_space(name="a\ud800b"),
     "a line break in the name of a space": edit_space(name="a\nb"),
