@@ -6,11 +6,13 @@ from helpers.spaces import card, gaussian
 from repstitch.embeddings.columns import read_column
 from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
+from repstitch.encoders import catalogue
 from repstitch.encoders.items import read_items
 from repstitch.errors import InputError
 from repstitch.evaluation.qrels import read_qrels
 from repstitch.lines import read_lines
 from repstitch.transfer.labels import label
+from repstitch.workflows.study_file import read_study
 
 # Characters at which `str.splitlines` ends a line, but a text file does not, and separators that `str.split` removes.
 INSIDE = {
@@ -85,3 +87,12 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
         read_lines(tmp_path / "list.txt", "ids")
     with pytest.raises(InputError, match=r"^`ids` .*none\.txt cannot be read as UTF-8 text: .*No such file"):
         read_lines(tmp_path / "none.txt", "ids")
+
+
+def test_cards_and_studies_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "card.toml").write_text('[[space]]\nname = "a"\nencoder = "timm:a"\n', encoding="utf-8-sig")
+    assert list(catalogue.read(tmp_path / "card.toml")) == ["a"]
+    files = ", ".join(f'{{ file = "{name}.npy", name = "{name}" }}' for name in "ab")
+    study = f'[[experiment]]\nname = "e"\n[[experiment.group]]\nname = "g"\nfiles = [{files}]\n'
+    (tmp_path / "study.toml").write_text(study, encoding="utf-8-sig")
+    assert [experiment.name for experiment in read_study(tmp_path / "study.toml").experiments] == ["e"]

@@ -126,7 +126,9 @@ class Scan:
                 vectors, ids, groups, payload = next(stream)
             except StopIteration:
                 return
-            except (OSError, pa.ArrowException) as error:
+            except InputError:
+                raise
+            except Exception as error:  # the readers of damaged files raise nearly every exception
                 raise InputError(f"{self.path} cannot be read to its end: {one_line(error)}") from None
             yield Embeddings(vectors, self.space, ids, groups, self.declared, payload=payload)
             del vectors, payload  # before others are read

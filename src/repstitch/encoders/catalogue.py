@@ -143,7 +143,7 @@ def read(path: str | os.PathLike) -> dict[str, Card]:
     """Read the cards of a TOML file, by name. A relative `checkpoint` is looked up first in the folder of the file."""
     path = Path(path)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(f"The card file {path} cannot be read: {error}") from None
     spaces = tables.get("space")

@@ -69,7 +69,7 @@ def read_study(file: str | os.PathLike[str]) -> Study:
             available = ", ".join(sorted(study.stem for study in path.parent.glob("*.toml")))
             raise NotFoundError(f"There is no study {str(file)!r}; pass a .toml file, or one of {available}.")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(f"The study {path} cannot be read: {error}") from None
     unknown = sorted(set(table) - {"about", "experiment"})
