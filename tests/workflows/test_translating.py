@@ -238,6 +238,32 @@ def test_a_source_replaced_at_the_same_size_and_time_is_noticed(tmp_path, stitch
     np.testing.assert_allclose(read(tmp_path / "y.parquet").vectors, stitcher.translate(rows.vectors), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (7, 3), (90_000, 5)])  # the last has whole pieces and a rest
+def test_the_hash_of_rows_changes_with_every_bit_and_with_their_order(n, d, dtype):
+    rows = Embeddings(gaussian(n, d).astype(dtype), card("old", d), names(n))
+    flips = {
+        (byte, bit) for byte in np.random.default_rng(0).integers(0, rows.vectors.nbytes, 40).tolist() for bit in (0, 7)
+    }
+    seen = {translating._input_hash(rows)}
+    for byte, bit in flips:
+        changed = rows.vectors.copy()
+        changed.reshape(-1).view(np.uint8)[byte] ^= 1 << bit
+        seen.add(translating._input_hash(replace(rows, vectors=changed)))
+    assert len(seen) == 1 + len(flips)
+    if n > 1:
+        swapped = np.r_[1, 0, 2:n]
+        assert translating._input_hash(replace(rows, vectors=rows.vectors[swapped])) not in seen
+        assert translating._input_hash(replace(rows, ids=rows.ids[swapped])) not in seen  # type: ignore[index]
+        fortran = replace(rows, vectors=np.asfortranarray(rows.vectors))
+        assert translating._input_hash(fortran) in seen
+
+
+def test_the_hash_of_rows_stays_the_same_in_later_versions():
+    vectors = (np.arange(9_000, dtype=np.float32) / 7).reshape(1_000, 9)
+    assert translating._input_hash(Embeddings(vectors, card("old", 9), names(1_000)))[:16] == "fd56b92d119190aa"
+
+
 def test_a_source_that_was_moved_or_copied_is_still_the_same(tmp_path, stitcher, monkeypatch):
     path = saved(tmp_path / "x.parquet", rows_of(30))
     stopped(stitcher, path, tmp_path / "y.parquet", monkeypatch)
