@@ -62,29 +62,36 @@ def cell_hashes(cell: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class CellIndex:
-    """Rows sorted by their cells: their positions `order` (n,), and the `hashes` (n,) of their cells, ascending."""
+    """Rows by their cells: the `hashes` (m,) of the cells, ascending, and how many rows each has.
+
+    `order` (n,) are the rows, sorted by cell; those of cell j begin at `first[j]`.
+    """
 
     order: np.ndarray
     hashes: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
 
     @classmethod
     def of(cls, hashes: np.ndarray) -> "CellIndex":
         """Return the index of rows whose cells have these `hashes` (n,), see `cell_hashes`."""
         order = hashes.argsort(kind="stable")
-        return cls(order, hashes[order])
+        return cls(order, *np.unique(hashes[order], return_index=True, return_counts=True))
 
     def candidates(self, positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield row numbers of `positions` (m, k), row numbers of the index, and the cell that the two rows share.
 
         Of the rows in one cell at most 64 are taken.
         """
+        if not len(self.hashes):
+            return
         for cell in nearby_cells(positions):
             wanted = cell_hashes(cell)
-            first = self.hashes.searchsorted(wanted)
-            count = np.minimum(self.hashes.searchsorted(wanted, side="right") - first, MOST_ROWS_OF_A_CELL)
+            place = np.minimum(self.hashes.searchsorted(wanted), len(self.hashes) - 1)
+            count = np.where(self.hashes[place] == wanted, np.minimum(self.count[place], MOST_ROWS_OF_A_CELL), 0)
             query = np.repeat(np.arange(len(positions)), count)
             rank = np.arange(len(query)) - np.repeat(count.cumsum() - count, count)
-            yield query, self.order[first[query] + rank], cell[query]
+            yield query, self.order[self.first[place[query]] + rank], cell[query]
 
 
 def _octets(name: str, count: int) -> bytes:
