@@ -325,6 +325,9 @@ def test_missing_inputs_are_refused(tmp_path):
         check_stitcher_exists(tmp_path / "none")
     with pytest.raises(InputError, match=r"There is no stitcher me/none; .*, or hf://me/none for one on the Hugging"):
         check_stitcher_exists("me/none")
+    for check in (check_embeddings_exist, check_items_exist, check_stitcher_exists):
+        with pytest.raises(InputError, match="x" * 300):
+            check("x" * 300)
 
 
 def test_existing_and_remote_inputs_are_accepted(tmp_path):
@@ -361,6 +364,10 @@ def test_a_new_output_must_not_exist_and_its_folder_must(tmp_path):
         check_new(tmp_path / "x", "cache")
     with pytest.raises(InputError, match=r"`out` must be in an existing folder; there is no .*none"):
         check_new(tmp_path / "none" / "x")
+    for check in (check_new, check_picture, check_embeddings_file, check_carried_file):
+        long = tmp_path / ("x" * 300 + {check_picture: ".png", check_carried_file: ".npz"}.get(check, ".parquet"))
+        with pytest.raises(InputError, match=r"cannot be created: .*too long"):
+            check(long)
 
 
 def test_embeddings_are_written_as_parquet_and_layers_into_a_folder(tmp_path):

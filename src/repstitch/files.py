@@ -82,13 +82,13 @@ def check_file_exists(path: str | os.PathLike, argument: str, content: str = "on
 def check_items_exist(data: str | os.PathLike) -> None:
     """Raise InputError if the images or texts to embed do not exist. `data` may end in the column of a table."""
     location, _ = split_column(str(data))
-    if not Path(location).exists():
+    if not os.path.exists(location):
         raise InputError(f"`data` must be an existing folder, .zip, .txt or table; there is no {location}.")
 
 
 def check_stitcher_exists(path: str | os.PathLike) -> None:
     """Raise InputError if the folder of a stitcher does not exist. Paths on the Hugging Face Hub are not checked."""
-    if not str(path).startswith("hf://") and not Path(path).is_dir():
+    if not str(path).startswith("hf://") and not os.path.isdir(path):
         on_hub = f", or hf://{path} for one on the Hugging Face Hub" if HUB_NAME.fullmatch(str(path)) else ""
         raise InputError(f"There is no stitcher {path}; pass the folder of a saved stitcher{on_hub}.")
 
@@ -114,13 +114,17 @@ def check_ending(path: str | os.PathLike, endings: Sequence[str], argument: str 
 
 
 def check_new(path: str | os.PathLike, argument: str = "out") -> Path:
-    """Return the path. Raises InputError if it exists already or if its folder does not exist."""
+    """Return the path. Raises InputError if it exists already or if it cannot be created in an existing folder."""
     target = Path(path)
-    if target.exists():
+    try:
+        exists, is_in_folder = target.exists(), target.parent.is_dir()
+    except OSError as error:  # its name is too long, or a folder above it may not be read
+        raise InputError(f"`{argument}` cannot be created: {one_line(error)}") from None
+    if exists:
         raise InputError(
             f"`{argument}` {target} exists and is never overwritten; pass another name or remove it first."
         )
-    if not target.parent.is_dir():
+    if not is_in_folder:
         raise InputError(f"`{argument}` must be in an existing folder; there is no {target.parent}.")
     return target
 
@@ -175,11 +179,9 @@ def check_picture(path: str | os.PathLike, argument: str = "plot") -> Path:
     An existing plot is replaced.
     """
     target = check_ending(path, PICTURES, argument)
-    if not target.parent.is_dir():
-        raise InputError(f"`{argument}` must be in an existing folder; there is no {target.parent}.")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise InputError(f"`{argument}` must be a file; {target} is a folder.")
-    return target
+    return target if os.path.exists(target) else check_new(target, argument)
 
 
 def read_json(path: Path) -> Any:

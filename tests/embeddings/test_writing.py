@@ -390,6 +390,14 @@ def test_an_output_with_the_longest_name_is_written(tmp_path):
     assert_whole(out, rows)
 
 
+@pytest.mark.parametrize("length", [248, 256])
+def test_an_output_with_too_long_a_name_is_refused_in_one_line(tmp_path, length):
+    rows, out = embeddings(40, 4), tmp_path / f"{'x' * (length - 8)}.parquet"
+    with pytest.raises(InputError, match=r"^`out` .*too long"):
+        write_stream(out, rows.space, job_of(rows))
+    assert not list(tmp_path.iterdir())
+
+
 # --- killed jobs ------------------------------------------------------------------------------------------------------
 
 

@@ -126,8 +126,10 @@ def main(folder: Path, name: str) -> None:
         runs = 0
         (folder / kind).mkdir()
         for run in killed_runs(job, folder / kind, torn):
-            check_next_run(job, run, expected)
             runs += 1
+            if runs % 2:  # the run that continues is killed too
+                forked(job, run, lambda n=runs: kill_at(1 + 7 * n % 31))
+            check_next_run(job, run, expected)
         counts.append(f"{kind} {runs}")
     print(", ".join(counts))
 

@@ -27,11 +27,12 @@ def checkout(tmp_path_factory):
     (folder / "service" / "deploy" / "metrics.key").write_text("a key that must not be carried along")
     shutil.rmtree(folder / "models" / "stitchers")
     make_stitcher().save(folder / "models" / "stitchers" / "old-to-new")
-    for name in ("half", "half.v2"):  # as a killed run would leave them
-        with written_whole(folder / "models" / "stitchers" / name) as unfinished:
-            unfinished.mkdir()
-        os.rename(unfinished.with_name(name), unfinished)
-        (unfinished / "config.json").write_text("{}")
+    with written_whole(folder / "models" / "stitchers" / "half") as unfinished:  # as a killed run would leave it
+        unfinished.mkdir()
+        shutil.copytree(unfinished.parent, folder / "left")
+    shutil.rmtree(folder / "models" / "stitchers" / "half")
+    (folder / "left" / "half" / "config.json").write_text("{}")
+    os.rename(folder / "left", unfinished.parent)
     return folder
 
 
