@@ -56,6 +56,7 @@ bench: $(SETUP)
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/confidence.py --method auto
+	$(BIN)/python benchmarks/repeats.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/served.py
 	$(BIN)/python benchmarks/transfer.py
