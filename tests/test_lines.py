@@ -31,9 +31,9 @@ ENTRIES = ["red{}apple", "{}pear", "plum{}", "fig"]
 
 READERS: dict[str, Callable] = {
     "lines": lambda path: read_lines(path, "lines"),
-    "ids": lambda path: list(read(gaussian(4, 3), ids=path).ids),
-    "groups": lambda path: list(read(gaussian(4, 3), group=path).groups),
-    "labels": lambda path: list(label(Embeddings(gaussian(4, 3), card("old", 3)), path).labels),
+    "ids": lambda path: list(read(gaussian(4, 3), ids=path).ids),  # type: ignore[arg-type]
+    "groups": lambda path: list(read(gaussian(4, 3), group=path).groups),  # type: ignore[arg-type]
+    "labels": lambda path: list(label(Embeddings(gaussian(4, 3), card("old", 3)), path).labels),  # type: ignore[arg-type]
     "names of prompts": lambda path: list(read_column(path, 4, "names")),
     "texts": lambda path: read_items(path, "text").values,
 }
@@ -71,7 +71,7 @@ def test_spaces_around_the_columns_of_judgements_are_no_part_of_them(tmp_path):
 def test_ids_and_labels_of_a_table_begin_after_a_byte_order_mark(tmp_path):
     (tmp_path / "t.csv").write_bytes("\ufeffid,kind\r\na,x\r\nb,y\r\n".encode())
     rows = Embeddings(gaussian(2, 3), card("old", 3), ["b", "a"])  # type: ignore[arg-type]
-    assert list(label(rows, f"{tmp_path}/t.csv:kind").labels) == ["y", "x"]
+    assert list(label(rows, f"{tmp_path}/t.csv:kind").labels) == ["y", "x"]  # type: ignore[arg-type]
     assert read_items(f"{tmp_path}/t.csv:kind", "text").ids == ["a", "b"]
 
 

@@ -288,4 +288,4 @@ def test_ids_that_are_missing_or_no_text_are_refused_by_reading_and_embedding(tm
 def test_ids_in_memory_that_are_missing_or_no_text_are_refused(ids, message, argument):
     column = np.array(ids, dtype=object) if isinstance(ids, list) else ids
     with pytest.raises(InputError, match=f"^`{argument}` {message}"):
-        Embeddings(gaussian(2, 3), card("old", 3), **{argument: column})
+        Embeddings(gaussian(2, 3), card("old", 3), **{argument: column})  # type: ignore[arg-type]

@@ -558,7 +558,7 @@ def test_columns_that_cannot_be_copied_are_refused(tmp_path, stitcher):
         ({"columns": ("vector",)}, r"`columns` must be all, or some of the columns of .*; got vector"),
     ):
         with pytest.raises(InputError, match=message):
-            translate_file(stitcher, tmp_path / "x.parquet", tmp_path / "y.parquet", **changes)
+            translate_file(stitcher, tmp_path / "x.parquet", tmp_path / "y.parquet", **changes)  # type: ignore[arg-type]
     np.save(tmp_path / "x.npy", rows_of(40).vectors)
     with pytest.raises(InputError, match=r"`columns` must be columns of a Parquet or Arrow file; .*x\.npy has none"):
         translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet", columns="all")
@@ -579,9 +579,15 @@ print(peak.split()[1])
 def large_files(tmp_path_factory) -> tuple[Path, Path, Path]:
     """Return a stitcher with confidence, and files of 1,000 and of 900,000 rows in a single row group each."""
     d, folder = 384, tmp_path_factory.mktemp("large")
-    stitcher = replace(one_way(4), map=AffineMap(torch.eye(d), torch.zeros(d)), source=Space("old", d))
-    stitcher = replace(stitcher, target=Space("new", d), source_mean=np.zeros(d, np.float32))
-    stitcher = replace(stitcher, target_mean=np.zeros(d, np.float32), calibration=calibration(d))
+    stitcher = replace(
+        one_way(4),
+        map=AffineMap(torch.eye(d), torch.zeros(d)),
+        source=Space("old", d),
+        target=Space("new", d),
+        source_mean=np.zeros(d, np.float32),
+        target_mean=np.zeros(d, np.float32),
+        calibration=calibration(d),
+    )
     vectors = np.random.default_rng(0).standard_normal((900_000, d), dtype=np.float32)
     for name, n in (("small", 1_000), ("large", 900_000)):
         lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors[:n].reshape(-1)), d)
