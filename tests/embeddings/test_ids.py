@@ -149,6 +149,23 @@ def test_other_columns_are_not_warned_of(tmp_path, caplog, columns):
     assert not caplog.text
 
 
+def test_a_column_of_lists_is_never_chosen_for_its_name(tmp_path):
+    path = saved(tmp_path / "x.parquet", ids=[[i, i] for i in range(N)])
+    assert read(path).ids is None
+    path = saved(tmp_path / "y.parquet", ids=[[i, i] for i in range(N)], doc_id=names(N))
+    assert list(read(path).ids) == list(names(N))  # type: ignore[arg-type]
+
+
+def test_repeated_ids_are_refused_with_the_way_to_name_another_column(tmp_path):
+    chunks = saved(tmp_path / "x.parquet", doc_id=names(N // 2).repeat(2), chunk=names(N, "chunk"))
+    with pytest.raises(
+        InputError, match=r"repeated ids in the source: 15 .*, or name another column of ids"
+    ):
+        pair(read(chunks), read(chunks, space="other"))
+    rows = read(chunks, id_column="chunk")
+    assert len(pair(rows, read(chunks, space="other", id_column="chunk"))) == N
+
+
 def test_files_of_a_folder_with_different_columns_of_ids_are_refused(tmp_path):
     saved(tmp_path / "a.parquet", doc_id=names(N))
     saved(tmp_path / "b.parquet", id=names(N), doc_id=names(N))

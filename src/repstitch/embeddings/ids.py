@@ -56,7 +56,8 @@ def _choose(columns: list[str], schema: pa.Schema, path: str, id_column: IdColum
     if "id" in columns:
         return "id"
     index = [name for name in _pandas_index(schema) if name in columns]
-    named = index if len(index) == 1 else list(dict.fromkeys(name for name in columns if name.casefold() in NAMES))
+    flat = [field.name for field in schema if field.name in columns and not pa.types.is_nested(field.type)]
+    named = index if len(index) == 1 else list(dict.fromkeys(name for name in flat if name.casefold() in NAMES))
     if len(named) > 1:
         raise InputError(
             f"{path} has several columns that may contain the ids: {', '.join(named)}; name one with `id_column`."

@@ -193,5 +193,5 @@ def check_unique(ids: np.ndarray, name: str) -> None:
         first = next(key for key in ids if key in earlier or earlier.add(key))
         raise InputError(
             f"Ids must be unique; repeated ids in {name}: {len(ids) - len(set(ids))} (first: {first!r}). "
-            "Remove the repeats."
+            "Remove the repeats, or name another column of ids with `id_column`."
         )
