@@ -24,7 +24,8 @@ def job_of(
 
     def batch(at: int, size: int) -> tuple:
         part = rows.take(slice(at, at + size))
-        digest = hashlib.sha256(part.vectors.tobytes() + repr(list(part.ids)).encode()).hexdigest()
+        names = [] if part.ids is None else part.ids
+        digest = hashlib.sha256(part.vectors.tobytes() + "\n".join(names).encode()).hexdigest()
         return digest, part.ids, [part.vectors + i for i in range(n_layers)] if n_layers else part.vectors
 
     def produce(start: int) -> Iterator[tuple]:

@@ -304,9 +304,11 @@ def test_rows_of_a_large_batch_are_translated_a_few_at_a_time_with_the_same_resu
     translate_file(sure, path, tmp_path / "z.parquet", confidence=confidence)
     tables = [pq.read_table(tmp_path / name) for name in ("y.parquet", "z.parquet")]
     assert tables[0].column_names == tables[1].column_names
-    np.testing.assert_allclose(*[read(tmp_path / name).vectors for name in ("y.parquet", "z.parquet")], atol=1e-6)
+    vectors = [read(tmp_path / name).vectors for name in ("y.parquet", "z.parquet")]
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
     for name in tables[0].column_names[2:]:
-        np.testing.assert_allclose(*[table[name].to_numpy() for table in tables], rtol=1e-5)
+        values = [table[name].to_numpy() for table in tables]
+        np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
 
 
 def test_an_existing_output_is_refused_and_unchanged(tmp_path, stitcher):

@@ -134,5 +134,5 @@ def _lists(vectors: np.ndarray, schema: pa.Schema) -> pa.Array:
 
 def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Open a Parquet file for writing. Vectors get no dictionary and no statistics, which take time for nothing."""
-    others = [name for name in schema.names if name != "vector"]
+    others: Any = [name for name in schema.names if name != "vector"]
     return pq.ParquetWriter(path, schema, use_dictionary=others, write_statistics=others)

@@ -148,7 +148,7 @@ def _input_hash(batch: Embeddings) -> str:
     content = np.ascontiguousarray(batch.vectors).reshape(-1).view(np.uint8)
     digest = hashlib.sha256(f"{batch.vectors.dtype} {batch.vectors.shape}\n".encode())
     for at in range(0, len(content), PIECE_BYTES):
-        digest.update(zlib.crc32(content[at : at + PIECE_BYTES]).to_bytes(4, "little"))
+        digest.update(zlib.crc32(content[at : at + PIECE_BYTES].data).to_bytes(4, "little"))
     if batch.ids is not None:
         digest.update("\n".join(batch.ids).encode())
     if batch.payload is not None:
