@@ -9,6 +9,7 @@ from circus.sighandler import SysHandler
 
 from repstitch.server.app import create_app
 from repstitch.server.protocol import install
+from repstitch.server.responses import Refusal
 from repstitch.server.run import hang_up_as_terminate
 from repstitch.server.settings import Settings, warn_of_unknown
 from repstitch.stitchers.registry import Registry
@@ -26,7 +27,7 @@ SysHandler.handle_hup = SysHandler.handle_term  # the same for the process that 
 warn_of_unknown()
 registry = Registry(settings.stitchers)
 app = create_app(registry, settings)
-if not (settings.api_keys or settings.open):
+if not (settings.requires_key or settings.open):
     logging.getLogger(__name__).warning(
         "No API keys are set (REPSTITCH_API_KEYS), so only requests to a loopback address are answered."
     )
@@ -57,4 +58,8 @@ class Translator:
     """Translates embeddings between the spaces of a folder of stitchers."""
 
     async def __is_ready__(self) -> bool:
-        return bool(registry.state.stitchers)
+        try:
+            app.state.service.check_ready()
+        except Refusal:
+            return False
+        return True

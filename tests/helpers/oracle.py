@@ -235,6 +235,7 @@ def read_fields(body: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(fields, dict) or not set(fields) <= set(TRANSLATE) or "embedding" not in fields:
         return None
+    fields = {name: value for name, value in fields.items() if value is not None or name == "embedding"}
     words = {"route": ("direct", "auto"), "encoding_format": ("float", "base64"), "dtype": tuple(DTYPES)}
     for name, value in fields.items():
         if name in words and value not in words[name]:

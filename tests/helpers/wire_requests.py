@@ -159,6 +159,7 @@ class Stream(NamedTuple):
 ID_KINDS = {
     "text": pa.string(),
     "large": pa.large_string(),
+    "view": pa.string_view(),
     "gaps": pa.string(),
     "int64": pa.int64(),
     "uint8": pa.uint8(),
@@ -175,9 +176,9 @@ def streams(draw) -> Stream:
     numbers, vectors = draw(vector_columns(fault))
     n = len(vectors)
     columns: dict[str, Any] = {"vector": vectors}
-    ids = draw(st.sampled_from((*("none", "text", "large", "int64", "uint8", "gaps") * 3, "float")))
+    ids = draw(st.sampled_from((*("none", "text", "large", "view", "int64", "uint8", "gaps") * 3, "float")))
     if ids != "none":
-        textual = ID_KINDS[ids] in (pa.string(), pa.large_string())
+        textual = ID_KINDS[ids] in (pa.string(), pa.large_string(), pa.string_view())
         values: list[Any] = [f"ü{i}\n" if textual else i % 200 for i in range(n)]
         if ids == "gaps":
             values[0] = None

@@ -26,6 +26,7 @@ def test_an_empty_environment_gives_the_defaults():
 
 
 def test_settings_round_trip_through_the_environment(tmp_path):
+    (tmp_path / "keys").write_text("three", encoding="utf-8")
     settings = Settings(
         tmp_path,
         "cpu",
@@ -40,6 +41,7 @@ def test_settings_round_trip_through_the_environment(tmp_path):
         20.0,
         0.25,
         ("one", "two"),
+        tmp_path / "keys",
         True,
         ("https://a.b",),
         ("s=x",),

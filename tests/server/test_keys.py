@@ -1,8 +1,8 @@
 """API keys and loopback access; names, pickles and logs are safe."""
 
 import pytest
-from helpers.server_calls import LOCAL, URL, client_of, post_rows, refused
-from helpers.serving import make_rows, post
+from helpers.server_calls import LOCAL, URL, client_of, post_rows, refused, service_of
+from helpers.serving import eventually, make_rows, post
 from starlette.testclient import TestClient
 
 from repstitch.errors import InputError
@@ -10,7 +10,7 @@ from repstitch.server.app import create_app
 from repstitch.server.settings import Settings, is_loopback
 
 KEYS = ("first-key", "second-key")
-KEY_REQUIRED = "This service requires an API key: send `Authorization: Bearer KEY` with one of REPSTITCH_API_KEYS"
+KEY_REQUIRED = "This service requires an API key: send `Authorization: Bearer KEY`, `x-api-key` or `api-key`."
 OPEN = ("/livez", "/healthz", "/readyz", "/openapi.json", "/docs")
 CLOSED = ("/v1/stitchers", "/v1/stitchers/old-to-new", "/v1/spaces", "/v1/models", "/metrics", "/nothing", "/")
 
@@ -27,6 +27,69 @@ def test_every_configured_key_is_accepted(registry, key):
     assert client.get("/v1/stitchers", headers={"authorization": f"bearer  {key} "}).status_code == 200
 
 
+@pytest.mark.parametrize("header", ["x-api-key", "api-key", "X-API-Key"])
+def test_a_key_may_be_sent_in_the_headers_of_other_services(registry, header):
+    client = client_of(registry, api_keys=KEYS)
+    assert client.get("/v1/stitchers", headers={header: KEYS[1]}).status_code == 200
+    both = {header: KEYS[1], "authorization": "Basic of-a-proxy"}
+    assert client.get("/v1/stitchers", headers=both).status_code == 200
+
+
+def test_keys_in_a_file_are_read_again_while_the_service_runs(registry, tmp_path, caplog):
+    file = tmp_path / "keys"
+    file.write_text("# of the first team\nold-key\n\n", encoding="utf-8")
+    client = client_of(registry, api_keys=KEYS, api_keys_file=file)
+    keys = service_of(client).keys
+
+    def statuses(*sent):
+        return [client.get("/v1/spaces", headers=with_key(key)).status_code for key in sent]
+
+    assert statuses("old-key", KEYS[0], "new-key", "# of the first team", "") == [200, 200, 401, 401, 401]
+    file.write_text("new-key\r\n", encoding="utf-8")
+    keys.reload()
+    assert statuses("old-key", KEYS[0], "new-key") == [401, 200, 200]
+    for broken in (lambda: file.write_text(""), lambda: file.write_bytes(b"a b\n"), file.unlink):
+        broken()
+        caplog.clear()
+        keys.reload()
+        assert statuses("old-key", KEYS[0], "new-key") == [401, 200, 200]
+        assert "The API keys that were read before stay valid: `api_keys_file`" in caplog.text
+    assert "new-key" not in caplog.text
+
+
+def test_a_running_service_notices_new_keys_in_a_file(registry, tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("old-key", encoding="utf-8")
+    app = create_app(registry, Settings(api_keys_file=file, reload_s=0.05))
+    with TestClient(app, LOCAL) as client:
+        assert client.get("/v1/spaces", headers=with_key("new-key")).status_code == 401
+        file.write_text("new-key", encoding="utf-8")
+        eventually(lambda: client.get("/v1/spaces", headers=with_key("new-key")).status_code == 200)
+        assert client.get("/v1/spaces", headers=with_key("old-key")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("\n# none\n", "at least one API key"), ("a b", "printable ASCII without spaces"), (None, "cannot be read")],
+)
+def test_a_file_of_keys_that_cannot_be_used_stops_the_start(tmp_path, content, message):
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=f"api_keys_file.*{message}"):
+        Settings.from_env({"REPSTITCH_API_KEYS_FILE": str(file)})
+
+
+def test_a_file_of_keys_is_passed_to_workers_and_counts_as_keys(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("key", encoding="utf-8")
+    settings = Settings(api_keys_file=file, open=True)
+    assert Settings.from_env(settings.to_env()).api_keys_file == file
+    assert Settings.from_env(Settings().to_env()).api_keys_file is None
+    settings.check_exposure("0.0.0.0")
+    assert settings.requires_key
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -40,7 +103,10 @@ def test_every_configured_key_is_accepted(registry, key):
         {"authorization": "first-key"},
         {"authorization": "Bearer first-key,second-key"},
         {"authorization": b"Bearer \xff\xfe"},
-        {"x-api-key": "first-key"},
+        {"x-api-key": ""},
+        {"x-api-key": "third-key"},
+        {"api-key": "Bearer first-key"},
+        {"x-key": "first-key"},
     ],
 )
 def test_any_other_authorization_is_refused(registry, headers):
@@ -122,7 +188,7 @@ def test_keys_that_a_header_cannot_contain_are_refused_and_not_shown(keys):
     if keys == ("",):
         assert Settings.from_env({"REPSTITCH_API_KEYS": " , "}).api_keys == ()
         return
-    with pytest.raises(InputError, match="one of them is not") as caught:
+    with pytest.raises(InputError, match="one is not") as caught:
         Settings(api_keys=keys)
     assert keys[0] not in str(caught.value)
     assert "first-key" not in repr(Settings(api_keys=KEYS))

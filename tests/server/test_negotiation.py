@@ -164,6 +164,31 @@ def test_arrow_rows_keep_their_ids(client, ids, fixed, dtype):
     assert Space.from_json(table.schema.metadata[SPACE_KEY]) == make_stitcher().target
 
 
+def write_stream(**columns: pa.Array) -> bytes:
+    table, sink = pa.table(columns), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def test_an_arrow_stream_of_polars_is_read_and_its_ids_are_returned(client):
+    """polars writes text as `string_view` and vectors as `large_list`."""
+    rows, ids = make_rows(3), ["a", "b" * 20, "ü"]
+    vectors = pa.array(list(rows), pa.large_list(pa.float32()))
+    body = write_stream(id=pa.array(ids, pa.string_view()), vector=vectors)
+    answer = read_stream(client.post(URL, content=body, headers={"content-type": ARROW}))
+    assert answer["id"].to_pylist() == ids
+    assert np.allclose(vectors_of(answer), EXPECTED(rows), atol=1e-6)
+
+
+def test_views_of_lists_are_refused_because_a_small_body_could_have_many_rows(client):
+    numbers = pa.array(make_rows(1)[0])
+    zeros, sixes = (pa.array([value] * 50_000, pa.int32()) for value in (0, 6))
+    body = write_stream(vector=pa.ListViewArray.from_arrays(zeros, sixes, numbers))
+    response = client.post(URL, content=body, headers={"content-type": ARROW})
+    refused(response, 400, "`vector` must contain lists of float32 or float16; got list_view", "embedding")
+
+
 def test_arrow_responses_have_confidence_columns(folder):
     stitcher = make_stitcher("sure", calibration=calibration(6, pool=500))
     stitcher.save(folder / "sure-to-new")

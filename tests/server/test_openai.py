@@ -42,8 +42,11 @@ def test_the_openai_client_translates_vectors(registry, model):
     assert [each.id for each in client.models.list()] == ["old-to-new", "old->new"]
     with pytest.raises(openai.NotFoundError, match="There is no stitcher 'old-to-nwe'"):
         client.embeddings.create(model="old-to-nwe", input=rows.tolist())
-    with pytest.raises(openai.BadRequestError, match="whole numbers are tokens") as caught:
-        client.embeddings.create(model=model, input=[1, 2, 3, 4, 5, 6])
+    assert client.models.retrieve(model).id == model
+    with pytest.raises(openai.NotFoundError, match="There is no stitcher 'old-to-nwe'"):
+        client.models.retrieve("old-to-nwe")
+    with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False") as caught:
+        client.embeddings.create(model=model, input=[1, 2, 3, 4, 5])
     assert caught.value.param == "input"
     with pytest.raises(openai.UnprocessableEntityError, match="must have 6 numbers; got 5"):
         client.embeddings.create(model=model, input=rows[:, :5].tolist())
@@ -76,8 +79,8 @@ def test_the_response_has_openais_format_and_the_stitcher_headers(client):
         ),
         ({"model": "old->new"}, 400, "`input` is missing", "input"),
         ({"model": "old->new", "input": []}, 400, "must contain at least one row of 6 numbers", "input"),
-        ({"model": "old->new", "input": [1, 2, 3, 4, 5, 6]}, 400, "whole numbers are tokens", "input"),
-        ({"model": "old->new", "input": [[1.5] * 6, [1] * 6]}, 400, "whole numbers are tokens", "input"),
+        ({"model": "old->new", "input": [1, 2, 3, 4, 5]}, 400, "got 5 whole numbers, which are tokens", "input"),
+        ({"model": "old->new", "input": [[1.5] * 6, [1] * 7]}, 400, "check_embedding_ctx_length=False", "input"),
         ({"model": "old->new", "input": [[0.0] * 6]}, 422, "`input` must have a direction", "input"),
         ({"model": "old->new", "input": [["0.1"] * 6]}, 400, "got text at position 0", "input"),
         ({"model": "old->new", "input": None}, 400, "must be a list of numbers", "input"),
@@ -96,16 +99,57 @@ def test_an_invalid_embeddings_request_is_refused(client, body, status, message,
     refused(post(client, **body), status, message, param)
 
 
-def test_integers_among_floats_are_read_as_numbers(client):
-    row = [1, 0.5, 0, -2, 0.25, 3]
+@pytest.mark.parametrize("row", [[1, 0.5, 0, -2, 0.25, 3], [1, 0, 0, -2, 0, 3]])
+def test_whole_numbers_are_a_vector_if_it_has_the_dimension_of_the_source(client, row):
+    """JavaScript writes 1.0 as 1."""
     vectors = post(client, model="old->new", input=row).json()["data"][0]["embedding"]
     assert np.allclose(vectors, EXPECTED(np.array(row, np.float32)), atol=1e-6)
+
+
+OPTIONAL = ("encoding_format", "dimensions", "user", "input_type", "safety_identifier", "request_id")
+
+
+@pytest.mark.parametrize("field", OPTIONAL)
+def test_null_is_the_same_as_leaving_a_field_out(client, field):
+    response = post(client, model="old->new", input=[1.5] * 6, **{field: None})
+    assert response.content == post(client, model="old->new", input=[1.5] * 6).content
+
+
+@pytest.mark.parametrize("field", OPTIONAL[2:])
+def test_fields_of_other_services_have_no_effect(client, field):
+    response = post(client, model="old->new", input=[1.5] * 6, **{field: "query"})
+    assert response.content == post(client, model="old->new", input=[1.5] * 6).content
+
+
+def test_the_azure_client_translates_vectors(registry):
+    rows = make_rows(3)
+    for options in ({"azure_endpoint": LOCAL}, {"azure_endpoint": LOCAL, "azure_deployment": "old->new"}):
+        client = openai.AzureOpenAI(
+            api_key="first", api_version="2026-01-01", http_client=client_of(registry, api_keys=("first",)), **options
+        )
+        model = "text-embedding-3-small" if "azure_deployment" in options else "old->new"
+        answer = client.embeddings.create(model=model, input=rows.tolist())
+        assert np.allclose([each.embedding for each in answer.data], EXPECTED(rows), atol=1e-6)
+        assert answer.model == "old->new"
+    with pytest.raises(openai.NotFoundError, match="There is no stitcher 'old-to-nwe'"):
+        openai.AzureOpenAI(
+            api_key="any", api_version="1", azure_endpoint=LOCAL, http_client=client_of(registry)
+        ).embeddings.create(model="old-to-nwe", input=rows.tolist())
+    preview = openai.OpenAI(
+        base_url=f"{LOCAL}/openai/v1/",
+        api_key="any",
+        default_query={"api-version": "preview"},
+        http_client=client_of(registry),
+    )
+    assert len(preview.embeddings.create(model="old->new", input=rows.tolist()).data) == 3
+    assert [each.id for each in preview.models.list()] == ["old-to-new", "old->new"]
 
 
 def test_the_route_takes_only_json_and_no_query_parameters(client):
     response = client.post("/v1/embeddings", content=bytes(24), headers={"content-type": OCTETS})
     refused(response, 415, "`Content-Type` must be application/json; got application/octet-stream", "Content-Type")
-    refused(client.post("/v1/embeddings?model=x", json={}), 400, "This route takes no query parameters")
+    for query in ("model=x", "api-version=1&model=x", "api-versions=1", "%61pi-version"):
+        refused(client.post(f"/v1/embeddings?{query}", json={}), 400, "This route takes no query parameters")
 
 
 def test_a_pair_is_the_stitcher_that_serves_it_and_a_candidate_needs_its_name(folder, registry, client):
@@ -135,7 +179,7 @@ def texts(bert, tmp_path_factory):
     stitcher = replace(make_stitcher("words", "new", 16), source=replace(encoder.space, name="words"))
     registry = registry_of(tmp_path_factory.mktemp("stitchers"), **{"words-to-new": stitcher})
     client = client_of(registry, encoders=(f"words={bert}",), device="cpu")
-    service_of(client).load_encoders()
+    service_of(client).texts.load()
     return client, encoder, stitcher
 
 
@@ -168,7 +212,7 @@ def test_too_many_texts_are_refused(texts):
 def test_an_encoder_that_differs_from_the_stitchers_source_space_is_refused(texts, monkeypatch):
     client, encoder, _ = texts
     another = replace(encoder, space=replace(encoder.space, revision="another"))
-    monkeypatch.setattr(service_of(client), "encoders", {"words": another})
+    monkeypatch.setattr(service_of(client).texts, "encoders", {"words": another})
     refused(
         post(client, model="words->new", input="a"),
         409,
@@ -179,8 +223,8 @@ def test_an_encoder_that_differs_from_the_stitchers_source_space_is_refused(text
 
 def test_an_encoder_that_cannot_be_loaded_is_logged_and_left_out(registry, caplog, tmp_path):
     service = service_of(client_of(registry, encoders=(f"old={tmp_path}/none",), device="cpu"))
-    service.load_encoders()
-    assert service.encoders == {}
+    service.texts.load()
+    assert service.texts.encoders == {}
     assert "The text encoder of space old could not be loaded" in caplog.text
 
 

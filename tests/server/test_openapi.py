@@ -1,5 +1,7 @@
 """The OpenAPI document is valid and agrees with the application, called in this process."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,11 +11,15 @@ from helpers.serving import make_rows, make_stitcher
 from starlette.routing import Route
 
 from repstitch.embeddings.rows import SPACE_KEY
+from repstitch.evaluation.scorecard import Scorecard
+from repstitch.names import USES, VERDICTS
 from repstitch.server.app import create_app
 from repstitch.server.negotiation import ARROW
 from repstitch.server.openapi import ERRORS, document
 from repstitch.server.responses import CODES, JSON
 from repstitch.server.settings import Settings
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def test_every_error_is_described():
     assert set(CODES) == set(ERRORS)
     described = document()["components"]
     assert set(described["responses"]) == {str(status) for status in CODES}
-    codes = described["schemas"]["Error"]["properties"]["error"]["properties"]["code"]["enum"]
+    codes = described["schemas"]["ErrorDetails"]["properties"]["code"]["enum"]
     assert set(CODES.values()) <= set(codes)
 
 
@@ -145,6 +151,55 @@ def test_a_whole_number_may_be_written_with_a_decimal_point(client):
 
 
 def test_the_stitcher_details_have_the_documented_keys(client):
-    schema = document()["paths"]["/v1/stitchers/{name}"]["get"]["responses"]["200"]["content"][JSON]["schema"]
     shown = client.get("/v1/stitchers/old-to-new").json()
-    assert set(shown) == set(schema["required"])
+    assert set(shown) == set(document()["components"]["schemas"]["Stitcher"]["required"])
+
+
+def test_the_document_states_the_verdicts(client):
+    described = document()["components"]["schemas"]
+    for use in USES:
+        assert described["Scorecard"]["properties"][use] == {"$ref": "#/components/schemas/UseScores"}
+    verdict = described["UseScores"]["properties"]["verdict"]["properties"]["verdict"]
+    assert verdict == {"$ref": "#/components/schemas/VerdictName"}
+    assert described["VerdictName"]["enum"] == list(VERDICTS)
+
+
+def test_generators_find_what_they_need(client):
+    """They send defaults, take no media type with a parameter, and name types by titles."""
+    text = json.dumps(document())
+    assert '"default"' not in text
+    content = [kind for kind in find_keys(document(), "content") for kind in kind]
+    assert {kind for kind in content if ";" in kind} == set()
+    schemas = document()["components"]["schemas"]
+    assert {title: schema["title"] for title, schema in schemas.items()} == {title: title for title in schemas}
+    operations = [each["operationId"] for path in document()["paths"].values() for each in path.values()]
+    assert len(set(operations)) == len(operations)
+
+
+def find_keys(value: Any, key: str) -> list[Any]:
+    """Return the values of a key wherever it is in a JSON value."""
+    if isinstance(value, list):
+        return [each for part in value for each in find_keys(part, key)]
+    if not isinstance(value, dict):
+        return []
+    inside = [each for part in value.values() for each in find_keys(part, key)]
+    return [value[key], *inside] if key in value else inside
+
+
+def test_a_card_of_an_earlier_release_is_never_shown_as_use(tmp_path):
+    values = json.loads((GOLDEN / "format-1-confidence" / "scorecard.json").read_text())
+    values["query"]["verdict"]["verdict"] = "use"
+    card = Scorecard.from_dict(values)
+    registry = registry_of(tmp_path, old=make_stitcher(scorecard=card))
+    shown = client_of(registry).get("/v1/stitchers/old").json()["scorecard"]
+    assert shown == card.shown()
+    assert shown["query"]["verdict"]["verdict"] == "probably use"
+
+
+@pytest.mark.parametrize("path", ["/v1/stitchers/", "/v1/stitchers/old-to-new/", "/v1/models/old-to-new/", "/readyz/"])
+def test_a_slash_at_the_end_of_a_path_is_ignored(client, path):
+    assert client.get(path, follow_redirects=False).json() == client.get(path[:-1]).json()
+    url = "/v1/translate/?source=old&target=new"
+    assert client.post(url, json={"embedding": make_rows(1).tolist()}, follow_redirects=False).status_code == 200
+    assert client.get("/").status_code == 404
+    assert client.get(f"{path}/").status_code == 404

@@ -33,7 +33,7 @@ def test_pairs_are_scored_like_the_score_function_scores_them(client, pairs, wri
 @pytest.mark.parametrize(
     ("change", "status", "message", "param"),
     [
-        ({"counterpart": None}, 400, "`counterpart` must be a list of numbers", "counterpart"),
+        ({"counterpart": None}, 400, "`counterpart` is missing", "counterpart"),
         (
             {"counterpart": [[1.0] * 4] * 59},
             422,

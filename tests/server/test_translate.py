@@ -214,7 +214,7 @@ def test_a_confidence_that_is_neither_true_nor_false_is_400(sure, value):
     refused(response, 400, "`confidence` must be true or false; got", "confidence")
 
 
-@pytest.mark.parametrize("value", [1, "true", None, [True]])
+@pytest.mark.parametrize("value", [1, "true", [True]])
 def test_a_confidence_in_json_that_is_not_a_boolean_is_400(sure, value):
     response = sure[0].post(SURE, json={"embedding": [1.0] * 6, "confidence": value})
     refused(response, 400, "`confidence` must be true or false; got", "confidence")
@@ -356,7 +356,7 @@ def test_an_accept_that_allows_no_supported_format_is_406(client):
     refused(post_rows(client, make_rows(1), accept="text/html"), 406, message, "Accept")
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/translate/", "/v2/translate", "/v1/stitchers/"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/translate//", "/v2/translate", "/v1/stitchers//"])
 def test_an_unknown_route_is_a_json_404(client, path):
     refused(client.get(path), 404, "There is no such route")
 

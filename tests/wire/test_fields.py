@@ -164,7 +164,6 @@ def test_faults_name_the_first_row_of_zeros():
         (b'{"embeddings": [1, 2, 3]}', "`embedding` is missing"),
         (b'{"embedding": [1], "sticher": "x"}', "`sticher` is not a field; allowed fields are embedding, source"),
         (b'{"embedding": [1], "source": 7}', "`source` must be a name; got a number"),
-        (b'{"embedding": [1], "stitcher": null}', "`stitcher` must be a name; got null"),
         (b'{"embedding": [1], "target": ""}', "`target` must have 1 to 256 characters; got 0"),
         (b'{"embedding": [1], "encoding_format": "hex"}', "`encoding_format` must be one of float, base64; got 'hex'"),
         (b'{"embedding": [1], "encoding_format": []}', "must be one of float, base64; got a list"),
@@ -173,6 +172,15 @@ def test_faults_name_the_first_row_of_zeros():
 def test_a_malformed_body_is_refused(body, message):
     with pytest.raises(MalformedError, match=re.escape(message)):
         fields.read_json(bytearray(body), "embedding", fields.TRANSLATE)
+
+
+@pytest.mark.parametrize("checks", [fields.TRANSLATE, fields.SCORE, fields.EMBEDDINGS])
+def test_null_for_an_optional_field_is_the_same_as_leaving_it_out(checks):
+    required = "input" if "input" in checks else "embedding"
+    for name in set(checks) - {required}:
+        body = bytearray(f'{{"{required}": [0.5, 1], "{name}": null}}'.encode())
+        assert fields.read_json(body, required, checks) == {required: [0.5, 1]}
+    assert fields.read_json(bytearray(f'{{"{required}": null}}'.encode()), required, checks) == {required: None}
 
 
 def test_a_very_long_name_is_refused():

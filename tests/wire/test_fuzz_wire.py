@@ -173,14 +173,18 @@ def embeddings_fields(draw, numbers: np.ndarray) -> tuple[dict[str, Any], Any, b
     encoding = draw(st.sampled_from(("float", "base64")))
     fields: dict[str, Any] = {"model": model, "input": value, "encoding_format": encoding}
     valid = model in MODELS
-    match draw(st.sampled_from(("", "", "", "text", "tokens", "junk", "dimensions", "user", "query"))):
+    match draw(st.sampled_from(("", "", "", "text", "tokens", "whole", "junk", "dimensions", "user", "query"))):
         case "text":
             texts = ("words", ["words", "more"], ["words", 1], [" "], b64(numbers))
             fields["input"], valid = draw(st.sampled_from(texts)), False
         case "tokens":
-            fields["input"], valid = draw(st.sampled_from(([1, 2, 3], [[1] * DIM]))), False
+            fields["input"], valid = draw(st.sampled_from(([1, 2, 3], [[1] * (DIM + 1)]))), False
+        case "whole":
+            fields["input"] = value = [1, 0, -2, *range(DIM - 3)]
         case "junk":
-            fields[draw(st.sampled_from(tuple(fields)))], valid = draw(junk()), False
+            name = draw(st.sampled_from(tuple(fields)))
+            fields[name] = draw(junk())
+            valid = valid and name == "encoding_format" and fields[name] is None
         case "dimensions":
             fields["dimensions"] = draw(st.sampled_from((4, 4.0, 3, 0, -1, 4.5, True, "4", 10**30)))
             valid = valid and fields["dimensions"] == 4 and type(fields["dimensions"]) is not str

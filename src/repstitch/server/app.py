@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import time
 from contextlib import asynccontextmanager
 
@@ -17,18 +18,20 @@ from repstitch.server.docs import show_docs
 from repstitch.server.endpoint import CLIENT_LEFT, Endpoint
 from repstitch.server.guards import Authentication
 from repstitch.server.listing import list_spaces, list_stitchers, live, ready, show_metrics, show_stitcher
-from repstitch.server.openai import Embeddings, list_models
+from repstitch.server.negotiation import OCTETS
+from repstitch.server.openai import EMBEDDINGS_PATHS, MODELS_PATHS, Embeddings, list_models, show_model
 from repstitch.server.openapi import show_openapi
 from repstitch.server.responses import Refusal, on_error
 from repstitch.server.score import Score
 from repstitch.server.service import Service
 from repstitch.server.settings import Settings
 from repstitch.server.telemetry import NO_ENCODING, NO_ROUTE, Metrics
-from repstitch.server.translate import Translate
+from repstitch.server.translate import BYTES_PATH, Translate
 from repstitch.stitchers.registry import Registry
 
 EXPOSED = (
     "X-Rows",
+    "X-Truncated",
     "X-Dim",
     "X-Stitcher",
     "X-Stitcher-Version",
@@ -42,19 +45,25 @@ EXPOSED = (
 def create_app(registry: Registry, settings: Settings) -> Starlette:
     """Return the application that serves one registry, which it reads at start and reloads at intervals."""
     service = Service(registry, settings)
-    guards = [Middleware(RequestCounter, metrics=service.metrics), Middleware(Authentication, settings=settings)]
+    guards = [
+        Middleware(WithoutTrailingSlash),
+        Middleware(RequestCounter, metrics=service.metrics),
+        Middleware(Authentication, settings=settings, keys=service.keys),
+    ]
     if settings.cors_origins:  # before authentication, so that browsers can read its 401 responses too
         cors = {"allow_origins": settings.cors_origins, "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
-        guards.insert(1, Middleware(CORSMiddleware, expose_headers=EXPOSED, **cors))
+        guards.insert(2, Middleware(CORSMiddleware, expose_headers=EXPOSED, **cors))
     app = Starlette(
         routes=[
             Route("/v1/translate", Translate(service), methods=["POST"]),
-            Route("/v1/embeddings", Embeddings(service), methods=["POST"]),
+            Route(BYTES_PATH, Translate(service, (OCTETS,)), methods=["POST"]),
+            *(Route(path, Embeddings(service), methods=["POST"]) for path in EMBEDDINGS_PATHS),
             Route("/v1/score", Score(service), methods=["POST"]),
             Route("/v1/stitchers", list_stitchers),
             Route("/v1/stitchers/{name}", show_stitcher),
             Route("/v1/spaces", list_spaces),
-            Route("/v1/models", list_models),
+            *(Route(path, list_models) for path in MODELS_PATHS),
+            *(Route(f"{path}/{{model}}", show_model) for path in MODELS_PATHS),
             Route("/metrics", show_metrics),
             Route("/healthz", live),
             Route("/livez", live),
@@ -73,6 +82,18 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
         if isinstance(route, Route) and not isinstance(route.endpoint, Endpoint):
             service.metrics.begin(_label(route), "200")
     return app
+
+
+class WithoutTrailingSlash:
+    """Middleware that ignores a slash at the end of a path. Starlette would redirect, but not past the last route."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"][:-1]}
+        await self.app(scope, receive, send)
 
 
 class RequestCounter:
@@ -118,13 +139,13 @@ async def lifespan(app: Starlette):
     # visits them blocks all requests, for 0.1 s under BentoML.
     gc.collect()
     gc.freeze()
-    tasks = [asyncio.create_task(service.watch())]
-    if service.settings.encoders:
-        tasks.append(asyncio.create_task(asyncio.to_thread(service.load_encoders)))
+    watching = asyncio.create_task(service.watch())
+    # A daemon, because the process must not wait for a download when it stops.
+    threading.Thread(target=service.texts.load, name="encoders", daemon=True).start()
     yield
     gc.unfreeze()
-    for task in tasks:
-        task.cancel()
+    watching.cancel()
+    service.text_queue.close()
 
 
 async def refuse_unknown(scope: Scope, receive: Receive, send: Send) -> None:

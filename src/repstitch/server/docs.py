@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, Response
 from repstitch import __version__
 from repstitch.server.openapi import ERRORS, document
 from repstitch.server.responses import CODES
+from repstitch.server.schemas import NULL, schemas
 from repstitch.server.settings import Settings
 
 
@@ -27,7 +28,8 @@ def page() -> str:
         f"<p>{escape(openapi['info']['summary'])} This service lists its stitchers at <a href='/v1/stitchers'>"
         "/v1/stitchers</a> and their spaces at <a href='/v1/spaces'>/v1/spaces</a>. A machine-readable version of this "
         "page is at <a href='/openapi.json'>/openapi.json</a>.</p>",
-        "<p>If the service requires an API key, send <code>Authorization: Bearer KEY</code>.</p>",
+        "<p>If the service requires an API key, send <code>Authorization: Bearer KEY</code>, or the key in "
+        "<code>x-api-key</code> or <code>api-key</code>.</p>",
         f"<h2>Examples</h2><pre>{escape(EXAMPLES)}</pre>",
         "<h2>Routes</h2>",
     ]
@@ -89,9 +91,11 @@ def _code(text: str) -> str:
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """Name the type of a schema in words."""
+    """Name the type of a schema in words. Null is not named, because every optional field may be null."""
+    if "$ref" in schema:
+        return _kind(schemas()[schema["$ref"].rpartition("/")[2]])
     if "anyOf" in schema:
-        return " or ".join(_kind(alternative) for alternative in schema["anyOf"])
+        return " or ".join(_kind(alternative) for alternative in schema["anyOf"] if alternative != NULL)
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "array":

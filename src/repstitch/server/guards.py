@@ -3,19 +3,45 @@
 import asyncio
 import hashlib
 import hmac
+import logging
 from functools import lru_cache
 
 import numpy as np
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from repstitch.errors import InputError
 from repstitch.server.responses import Refusal, error_reply
 from repstitch.server.settings import Settings, is_loopback
 from repstitch.wire.rows import Buffer, MalformedError
 
+log = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/docs", "/openapi.json"})
+KEY_HEADERS = (b"x-api-key", b"api-key")  # in place of `Authorization: Bearer`
 RETRY = {"Retry-After": "1"}
 PREALLOCATE_BYTES = 2**18  # bytes of a body that must arrive before memory for all of it is allocated
 PAGE_BYTES = 2**21  # the least memory that a large array occupies
+
+
+class ApiKeys:
+    """The valid API keys, as hashes: those of the settings and those in their file, as it was last read."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.digests = self._read()
+
+    def reload(self) -> None:
+        """Read the file again. The keys that were read before stay valid while it cannot be used."""
+        try:
+            digests = self._read()
+        except InputError as error:
+            log.error("The API keys that were read before stay valid: %s", error)
+            return
+        if digests != self.digests:
+            log.info("The API keys have changed; %d are valid.", len(digests))
+            self.digests = digests
+
+    def _read(self) -> list[bytes]:
+        return [_digest(key.encode()) for key in self.settings.read_keys()]
 
 
 class Authentication:
@@ -25,28 +51,35 @@ class Authentication:
     checks, the OpenAPI document, the /docs page and OPTIONS requests (CORS preflight) need no key.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings):
-        self.app, self.open = app, settings.open and not settings.api_keys
-        self.digests = [_digest(key.encode()) for key in settings.api_keys]
+    def __init__(self, app: ASGIApp, settings: Settings, keys: ApiKeys):
+        self.app, self.keys, self.requires_key = app, keys, settings.requires_key
+        self.open = settings.open and not settings.requires_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self.open or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             return await self.app(scope, receive, send)
-        refusal = self._check_key(scope) if self.digests else _check_local(scope)
+        refusal = self._check_key(scope) if self.requires_key else _check_local(scope)
         if refusal is None:
             return await self.app(scope, receive, send)
         return await error_reply(refusal)(scope, receive, send)
 
     def _check_key(self, scope: Scope) -> Refusal | None:
-        header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, key = header.partition(b" ")
-        digest = _digest(key.strip())
+        sent = [key for name, value in scope["headers"] if (key := _key(name, value)) is not None]
         # All digests have the same length and all are compared, so the time reveals no key and not which one matches.
-        n_equal = sum([hmac.compare_digest(digest, other) for other in self.digests])
-        if n_equal and scheme.lower() == b"bearer":
+        digests = [_digest(key) for key in sent or [b""]]
+        n_equal = sum([hmac.compare_digest(digest, other) for digest in digests for other in self.keys.digests])
+        if n_equal and sent:
             return None
-        message = "This service requires an API key: send `Authorization: Bearer KEY` with one of REPSTITCH_API_KEYS."
+        message = "This service requires an API key: send `Authorization: Bearer KEY`, `x-api-key` or `api-key`."
         return Refusal(401, message, "Authorization", {"WWW-Authenticate": "Bearer"})
+
+
+def _key(header: bytes, value: bytes) -> bytes | None:
+    """Return the API key that a header contains, or None if it contains none."""
+    if header == b"authorization":
+        scheme, _, key = value.partition(b" ")
+        return key.strip() if scheme.lower() == b"bearer" else None
+    return value.strip() if header in KEY_HEADERS else None
 
 
 def _digest(key: bytes) -> bytes:
@@ -146,6 +179,12 @@ class Deadlines:
         if self._timer is None:
             self._timer = loop.call_later(self.seconds / 8, self._cancel_overdue, loop)
         return task
+
+    def remaining(self) -> float:
+        """Return the seconds until the deadline of the calling task."""
+        task = asyncio.current_task()
+        assert task is not None
+        return self._ends[task] - asyncio.get_running_loop().time()
 
     def restart(self, task: asyncio.Task) -> None:
         """Restart the deadline of a task, with the full time."""

@@ -31,7 +31,7 @@ async def show_stitcher(request: Request) -> Response:
     details = {
         "settings": stitcher.settings,
         "split": stitcher.split,
-        "scorecard": stitcher.scorecard.to_dict(),
+        "scorecard": stitcher.scorecard.shown(),
         "source": stitcher.source.to_dict(),
         "target": stitcher.target.to_dict(),
     }
@@ -44,7 +44,7 @@ async def list_spaces(request: Request) -> Response:
     for stitcher in service.state().stitchers.values():
         source, target = stitcher.source, stitcher.target
         for space in (source, target):
-            texts = space.name in service.encoders
+            texts = space.name in service.texts.encoders
             spaces.setdefault(space.name, {**space.to_dict(), "to": set(), "from": set(), "takes_texts": texts})
         spaces[source.name]["to"].add(target.name)
         spaces[target.name]["from"].add(source.name)
@@ -88,7 +88,7 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    return json_reply({"status": "ready", "stitchers": len(_service(request).state().stitchers)})
+    return json_reply({"status": "ready", "stitchers": len(_service(request).check_ready().stitchers)})
 
 
 async def show_metrics(request: Request) -> Response:

@@ -1,6 +1,6 @@
 """`POST /v1/embeddings` and `GET /v1/models` in OpenAI's format: OpenAI's clients need only another base URL."""
 
-from dataclasses import replace
+import asyncio
 from typing import Any
 
 import numpy as np
@@ -25,17 +25,22 @@ from repstitch.server.negotiation import read_headers
 from repstitch.server.responses import JSON, Refusal, json_reply
 from repstitch.server.served import ServedRoute
 from repstitch.server.service import Service
+from repstitch.server.texts import EncodedTexts
 from repstitch.stitchers.routing import pair_key
 from repstitch.wire import fields
-from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_reply
+from repstitch.wire.fields import check_name, read_embedding, read_json, write_embedding, write_reply
 from repstitch.wire.rows import MalformedError, UnusableError, faults
 
 MAX_TEXTS = 2048
-TEXT_BATCH = 32
+EMBEDDINGS_PATHS = ("/v1/embeddings", "/openai/v1/embeddings", "/openai/deployments/{model}/embeddings")
+MODELS_PATHS = ("/v1/models", "/openai/v1/models", "/openai/models")
 
 
 class Embeddings(Endpoint):
-    """Translates `input`: vectors of the model's source space, or texts if an encoder of that space is loaded."""
+    """Translates `input`: vectors of the model's source space, or texts if an encoder of that space is loaded.
+
+    Azure's paths name the model in the path. The one in the body then has no effect, as in Azure's service.
+    """
 
     route = "embeddings"
 
@@ -45,23 +50,24 @@ class Embeddings(Endpoint):
         service, max_rows = self.service, self.settings.max_rows
         service.state()
         request_format = read_headers(scope["headers"], (JSON,))
-        if scope["query_string"]:
-            raise MalformedError("This route takes no query parameters; send them in the body.")
+        check_query(scope["query_string"])
         labels.encoding = "json"
         body = await read_body(receive, request_format.length, self.settings.json_bytes, reservation)
         with service.gate:
             reservation.reserve(JSON_MEMORY_FACTOR * len(body))
             inline = len(body) <= INLINE_BYTES
             payload = await service.run(inline, read_json, body, "input", fields.EMBEDDINGS, max_rows)
-            served = resolve_model(service, payload)
+            payload |= scope["path_params"]
+            served = resolve_request(service, payload)
             labels.pair = served.pair
-            inputs = payload["input"]
+            inputs, encoded = payload["input"], None
             texts = [inputs] if isinstance(inputs, str) else inputs
             if isinstance(texts, list) and texts and isinstance(texts[0], str):
                 labels.encoding = "text"
-                rows = await service.run_slow(self._encode_texts, served, texts)
+                encoded = await self._encode_texts(served, texts, payload.get("input_type"))
+                rows = encoded.vectors
             else:
-                refuse_tokens(inputs)
+                refuse_tokens(inputs, served.source.dim)
                 rows, _ = await service.run(inline, read_embedding, inputs, served.source.dim, "float32", "input")
             check_rows(len(rows), max_rows)
             reservation.reserve(len(rows) * served.target.dim * JSON_NUMBER_BYTES)
@@ -69,37 +75,57 @@ class Embeddings(Endpoint):
                 vectors, _, _ = await service.translate(served, rows, False)
             except InputError as error:
                 raise UnusableError(faults(rows, "input") or str(error), "input") from None
-            return await service.run(vectors.size <= INLINE_NUMBERS, encode, served, vectors, payload)
+            return await service.run(vectors.size <= INLINE_NUMBERS, encode, served, vectors, payload, encoded)
 
-    def _encode_texts(self, served: ServedRoute, texts: list) -> np.ndarray:
-        encoder = encoder_of(self.service, served)
+    async def _encode_texts(self, served: ServedRoute, texts: list, input_type: str | None) -> EncodedTexts:
+        service, space = self.service, served.source
+        encoder = service.texts.encoder_of(space)
         if len(texts) > MAX_TEXTS:
             raise Refusal(413, f"A request may contain at most {MAX_TEXTS} texts; got {len(texts)}.", "input")
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 kind = "an empty text" if isinstance(text, str) else "another type"
                 raise MalformedError(f"`input` must contain only non-empty texts; got {kind} at position {i}.", "input")
-        return encoder.encode(texts, TEXT_BATCH)
+        if space.role in ROLES_OF_TYPES.values() and ROLES_OF_TYPES.get(input_type or "", space.role) != space.role:
+            raise UnusableError(
+                f"`input_type` must be {space.role}, the role of space {space.name!r}; got {input_type}.", "input_type"
+            )
+        task = service.text_queue.submit(encoder, texts, service.deadlines.remaining())
+        return await asyncio.wrap_future(task)
 
 
-def encode(served: ServedRoute, vectors: np.ndarray, payload: dict[str, Any]) -> tuple[Headers, Body]:
-    """Return the headers and the body of the response to a request with the fields `payload`."""
+def check_query(query: bytes) -> None:
+    """Raise MalformedError if a query string contains anything but `api-version`, which Azure's clients send."""
+    unknown = [param for param in query.split(b"&") if param and not param.startswith(b"api-version=")]
+    if unknown:
+        raise MalformedError("This route takes no query parameters but `api-version`; send the others in the body.")
+
+
+def encode(
+    served: ServedRoute, vectors: np.ndarray, payload: dict[str, Any], encoded: EncodedTexts | None
+) -> tuple[Headers, Body]:
+    """Return the headers and the body of the response to a request with the fields `payload`.
+
+    `encoded` is what the encoder returned if the request contained texts.
+    """
     encoding = payload.get("encoding_format", "float")
     data = [
         {"object": "embedding", "index": i, "embedding": write_embedding(vector[None], True, encoding)}
         for i, vector in enumerate(vectors)
     ]
-    # The service counts no tokens, but OpenAI's clients require the field.
-    usage = {"prompt_tokens": 0, "total_tokens": 0}
+    n_tokens = 0 if encoded is None else encoded.n_tokens
+    usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
     body = write_reply("data", data, {"object": "list", "model": payload["model"], "usage": usage})
-    headers = [(b"content-type", JSON.encode()), length_header(body)]
-    return [*headers, (b"x-rows", b"%d" % len(vectors)), *served.headers], body
+    headers = [(b"content-type", JSON.encode()), length_header(body), (b"x-rows", b"%d" % len(vectors))]
+    if encoded is not None:
+        headers.append((b"x-truncated", b"%d" % encoded.n_truncated))
+    return [*headers, *served.headers], body
 
 
-def resolve_model(service: Service, payload: dict[str, Any]) -> ServedRoute:
-    """Return the route that `model` names: the name of a stitcher, or a pair `source->target`.
+def resolve_request(service: Service, payload: dict[str, Any]) -> ServedRoute:
+    """Return the route that the field `model` names.
 
-    Raises MalformedError if `model` is missing, Refusal 404 with the nearest names if it does not exist, and
+    Raises MalformedError if it is missing, Refusal 404 with the nearest names if there is no such model, and
     UnusableError if `dimensions` is not the target's dimension.
     """
     model = payload.get("model")
@@ -107,6 +133,21 @@ def resolve_model(service: Service, payload: dict[str, Any]) -> ServedRoute:
         raise MalformedError(
             "`model` is missing; send the name of a stitcher or a pair source->target, see /v1/models.", "model"
         )
+    served = resolve_model(service, model)
+    dimensions = payload.get("dimensions", served.target.dim)
+    if dimensions != served.target.dim:
+        raise UnusableError(
+            f"`dimensions` must be {served.target.dim}, the dimension of {model!r}; got {dimensions}.", "dimensions"
+        )
+    return served
+
+
+def resolve_model(service: Service, model: str) -> ServedRoute:
+    """Return the route of a model: the name of a stitcher, or a pair `source->target`.
+
+    Raises MalformedError if it cannot be a name, and Refusal 404 with the nearest names if there is none.
+    """
+    check_name("model", model)
     stitcher = service.registry.state.stitchers.get(model)
     try:
         if stitcher is not None:
@@ -117,49 +158,26 @@ def resolve_model(service: Service, payload: dict[str, Any]) -> ServedRoute:
         else:
             service.registry.get(model)  # raises NotFoundError with the nearest names
             raise AssertionError(model)
-        served = service.resolve(names)
+        return service.resolve(names)
     except InputError as error:
         raise Refusal(409 if isinstance(error, ConflictError) else 404, str(error), "model") from None
     except Refusal as refusal:
         raise Refusal(refusal.status, refusal.message, "model") from None
-    dimensions = payload.get("dimensions", served.target.dim)
-    if dimensions != served.target.dim:
-        raise UnusableError(
-            f"`dimensions` must be {served.target.dim}, the dimension of {model!r}; got {dimensions}.", "dimensions"
-        )
-    return served
 
 
-def refuse_tokens(inputs: Any) -> None:
-    """Raise MalformedError on lists of whole numbers: in OpenAI's format these are tokens, not vectors."""
+def refuse_tokens(inputs: Any, dim: int) -> None:
+    """Raise MalformedError on lists of whole numbers that are not `dim` long: they are tokens, not vectors.
+
+    Whole numbers can be a vector, because JavaScript writes 1.0 as 1.
+    """
     rows = inputs if isinstance(inputs, list) and inputs and isinstance(inputs[0], list) else [inputs]
     for row in rows:
-        if isinstance(row, list) and row and all(type(value) is int for value in row):
+        if isinstance(row, list) and row and len(row) != dim and all(type(value) is int for value in row):
             raise MalformedError(
-                "`input` must be vectors of floats, or texts; whole numbers are tokens, which are not supported.",
+                f"`input` must be texts, or vectors of {dim} numbers; got {len(row)} whole numbers, which are tokens. "
+                "Send texts: LangChain's OpenAIEmbeddings does with check_embedding_ctx_length=False.",
                 "input",
             )
-
-
-def encoder_of(service: Service, served: ServedRoute) -> Any:
-    """Return the text encoder of a route's source space. Raise Refusal 409 if none with this space is loaded."""
-    space = served.source
-    encoder = service.encoders.get(space.name)
-    if encoder is None:
-        raise Refusal(
-            409,
-            f"`input` must be vectors: no text encoder is loaded for space {space.name!r} (see REPSTITCH_ENCODERS).",
-            "input",
-        )
-    difference = replace(encoder.space, name=space.name).conflict(space)
-    if difference:
-        raise Refusal(
-            409,
-            f"`input` must be vectors: the encoder loaded for space {space.name!r} differs from the one that the "
-            f"stitcher was trained for ({difference}).",
-            "input",
-        )
-    return encoder
 
 
 async def list_models(request: Request) -> Response:
@@ -167,8 +185,26 @@ async def list_models(request: Request) -> Response:
     service: Service = request.app.state.service
     state = service.state()
     pairs = {pair_key(s.source.name, s.target.name) for s in state.stitchers.values()}
-    models = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "repstitch"}
-        for name in (*sorted(state.stitchers), *sorted(pairs))
-    ]
-    return json_reply({"object": "list", "data": models})
+    return json_reply({"object": "list", "data": [_model(name) for name in (*sorted(state.stitchers), *sorted(pairs))]})
+
+
+async def show_model(request: Request) -> Response:
+    """Answer whether a model exists."""
+    service: Service = request.app.state.service
+    service.state()
+    name = request.path_params["model"]
+    resolve_model(service, name)
+    return json_reply(_model(name))
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "repstitch"}
+
+
+ROLES_OF_TYPES = {  # the values of `input_type` in use, with the role that they ask for
+    "query": "query",
+    "search_query": "query",
+    "document": "document",
+    "search_document": "document",
+    "passage": "document",
+}

@@ -7,55 +7,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from repstitch import __version__
-from repstitch.server.negotiation import ARROW, OCTETS, OCTETS16
-from repstitch.server.openai import MAX_TEXTS
-from repstitch.server.responses import CODES, JSON, json_reply
-from repstitch.server.score import MAX_SCORED
-from repstitch.wire.fields import ENCODINGS, NAME_LENGTH, ROUTES
-from repstitch.wire.rows import DTYPES
-
-NAME = {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH}
-NUMBER = {"type": "number"}
-VECTOR = {"type": "array", "items": NUMBER, "minItems": 1}
-VECTORS = {"type": "array", "items": VECTOR, "minItems": 1}
-BASE64 = {
-    "type": "string",
-    "contentEncoding": "base64",
-    "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)$",
-}
-ROWS = {"anyOf": [VECTOR, VECTORS, BASE64]}
-BINARY = {"type": "string", "format": "binary"}
-DTYPE = {"type": "string", "enum": list(DTYPES), "default": "float32"}
-ENCODING = {"type": "string", "enum": list(ENCODINGS)}
-FREE = {"type": "object"}
-TEXT = {"type": "string"}
-TEXTS = {"type": "array", "items": TEXT, "minItems": 1}
-COUNT = {"type": "integer", "minimum": 0}
-SPACE: dict[str, Any] = {  # the card of a space; it has more fields if the space states them
-    "type": "object",
-    "properties": {"name": NAME, "dim": COUNT, "modality": TEXT, "role": TEXT},
-    "required": ["name", "dim"],
-}
-HEADLINE = {
-    "name": NAME,
-    "source": NAME,
-    "target": NAME,
-    "source_dim": COUNT,
-    "target_dim": COUNT,
-    "version": TEXT,
-    "method": TEXT,
-    "objective": TEXT,
-    "confidence": {"type": "array", "items": TEXT},
-    "serves": {"type": "boolean", "description": "True if requests without `stitcher` use it; false for a candidate."},
-    "scores": FREE,
-}
-
-STITCHER_TEXT = "Name of the stitcher to use. Without it, the promoted one of the pair, else the one created first."
-CONFIDENCE_TEXT = (
-    "Return confidence measures for each vector: in the field `confidence` in JSON, in one column per measure in "
-    f"Arrow, and after the numbers of each vector in `{OCTETS}`. The stitcher must be calibrated."
+from repstitch.server.negotiation import ARROW, OCTETS
+from repstitch.server.openai import EMBEDDINGS_PATHS, MAX_TEXTS, MODELS_PATHS
+from repstitch.server.responses import JSON, json_reply
+from repstitch.server.schemas import (
+    BINARY,
+    CONFIDENCE_TEXT,
+    COUNT,
+    FLAG,
+    FREE,
+    NAME,
+    ROUTE_TEXT,
+    STITCHER_TEXT,
+    TEXT,
+    ref,
+    schemas,
 )
-ROUTE_TEXT = "`auto` allows a route through other spaces if no stitcher translates the pair directly."
+from repstitch.server.score import MAX_SCORED
+from repstitch.server.translate import BYTES_PATH
+
 ERRORS = {
     400: "The request is malformed, or one of its parameters or fields is missing, unknown, repeated or invalid.",
     401: (
@@ -69,16 +39,30 @@ ERRORS = {
         "The stitcher does not fit the request: the named one translates another pair, it has no calibration for "
         "`confidence`, or its source space has no text encoder."
     ),
-    413: "The request has more bytes, rows or texts than allowed; split it into several requests.",
+    413: (
+        "The request has more bytes, rows or texts than allowed, or more texts than can be encoded in time; split it "
+        "into several requests."
+    ),
     415: "The route does not support the `Content-Type` of the body, or the body is compressed.",
     422: "The rows were read but cannot be used: for example a wrong dimension or space, NaN, Inf, or a row of zeros.",
     429: "The service has reached a limit on concurrent requests or memory; retry after `Retry-After` seconds.",
     500: "An internal error of the service.",
-    503: "No stitcher is loaded yet; retry after `Retry-After` seconds.",
+    503: "No stitcher, or not every text encoder, is loaded yet; retry after `Retry-After` seconds.",
     504: "The request took longer than the timeout; send less data per request.",
 }
 ALWAYS = (401, 500)
+KEY_SCHEMES = {
+    "key": {"type": "http", "scheme": "bearer"},
+    "x_api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "api-key"},
+}
 ROWS_ANSWERED = {"X-Rows": ("Number of rows in the response.", COUNT)}
+EMBEDDED = {
+    "X-Truncated": (
+        "Only if `input` contains texts: how many of them had more tokens than the encoder reads, and were cut.",
+        COUNT,
+    )
+}
 SERVED = {
     "X-Dim": ("Dimension of the target space (numbers per vector).", COUNT),
     "X-Stitcher": ("Names of the stitchers used (usually one), percent-encoded, separated by commas.", TEXT),
@@ -126,116 +110,103 @@ def document() -> dict[str, Any]:
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "security": [{"key": []}, {}],
-        "paths": {
-            "/v1/translate": {"post": _translate()},
-            "/v1/embeddings": {"post": _embeddings()},
-            "/v1/score": {"post": _score()},
-            "/v1/stitchers": {"get": _read("list_stitchers", "List the stitchers that are loaded", "Stitchers")},
-            "/v1/stitchers/{name}": {"get": _stitcher()},
-            "/v1/spaces": {"get": _read("list_spaces", "List the spaces of the loaded stitchers", "Spaces")},
-            "/v1/models": {
-                "get": _read("list_models", "List stitchers and pairs of spaces in OpenAI's model format", "Models")
-            },
-            "/healthz": {"get": _health("healthz", "Liveness: the process is running")},
-            "/livez": {"get": _health("livez", "Liveness: the process is running")},
-            "/readyz": {"get": _health("readyz", "Readiness: at least one stitcher is loaded", 503)},
-            "/metrics": {"get": _plain("metrics", "Metrics in Prometheus' text format", "text/plain", ALWAYS)},
-            "/openapi.json": {"get": _plain("openapi", "This OpenAPI document", JSON, (500,), FREE, open_to_all=True)},
-            "/docs": {"get": _plain("docs", "This document as an HTML page", "text/html", (500,), open_to_all=True)},
-        },
-        "components": {
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": _schemas(),
-            "responses": _errors(*ERRORS),
-        },
+        "security": [*({name: []} for name in KEY_SCHEMES), {}],
+        "paths": _paths(),
+        "components": {"securitySchemes": KEY_SCHEMES, "schemas": schemas(), "responses": _errors(*ERRORS)},
+    }
+
+
+def _paths() -> dict[str, Any]:
+    embeddings = zip(EMBEDDINGS_PATHS, ("embeddings", "azure_embeddings", "deployment_embeddings"), strict=True)
+    models = tuple(zip(MODELS_PATHS, ("model", "azure_model", "deployment_model"), strict=True))
+    models_text, model_text = "List stitchers and pairs in OpenAI's model format", "Show a model of that list"
+    stitcher_text = "Show one stitcher with its complete scorecard"
+    return {
+        "/v1/translate": {"post": _translate()},
+        BYTES_PATH: {"post": _translate_bytes()},
+        **{path: {"post": _embeddings(name, "{model}" in path)} for path, name in embeddings},
+        "/v1/score": {"post": _score()},
+        "/v1/stitchers": {"get": _read("list_stitchers", "List the stitchers that are loaded", "Stitchers")},
+        "/v1/stitchers/{name}": {"get": _show("show_stitcher", stitcher_text, "name", "Stitcher")},
+        "/v1/spaces": {"get": _read("list_spaces", "List the spaces of the loaded stitchers", "Spaces")},
+        **{path: {"get": _read(f"list_{name}s", models_text, "Models")} for path, name in models},
+        **{f"{path}/{{model}}": {"get": _show(f"show_{name}", model_text, "model", "Model")} for path, name in models},
+        "/healthz": {"get": _health("healthz", "Liveness: the process is running")},
+        "/livez": {"get": _health("livez", "Liveness: the process is running")},
+        "/readyz": {"get": _health("readyz", "Readiness: a stitcher and all text encoders are loaded", 503)},
+        "/metrics": {"get": _plain("metrics", "Metrics in Prometheus' text format", "text/plain", ALWAYS)},
+        "/openapi.json": {"get": _plain("openapi", "This OpenAPI document", JSON, (500,), FREE, open_to_all=True)},
+        "/docs": {"get": _plain("docs", "This document as an HTML page", "text/html", (500,), open_to_all=True)},
     }
 
 
 def _translate() -> dict[str, Any]:
-    binary = {kind: {"schema": BINARY} for kind in (OCTETS, OCTETS16, ARROW)}
+    binary = {kind: {"schema": BINARY} for kind in (OCTETS, ARROW)}
+    description = (
+        f"Send rows as little-endian numbers (`{OCTETS}`, float32 unless the `Content-Type` has the parameter "
+        "`dtype=float16`), as JSON (numbers or base64), or as an uncompressed Arrow IPC stream with a column "
+        "`vector` and an optional column `id`. The response has the format of the body unless `Accept` "
+        f"names another one. For `{OCTETS}` and Arrow, `Accept` can also name the dtype. The bytes of `{OCTETS}` "
+        "do not contain the width of a row: send the headers `X-Dim` (numbers per row) and `X-Rows` (number of "
+        "rows) to have the shape checked. A single vector in JSON is answered with a single vector. Names and "
+        "flags can be sent in the query string or, in JSON, in the body; if both contain one, the two must be "
+        f"equal. For generated clients, which expect one format per operation, `{BYTES_PATH}` is the same for bytes."
+    )
     return {
         "operationId": "translate",
         "summary": "Translate vectors from one space into another",
-        "description": (
-            f"Send rows as little-endian numbers (`{OCTETS}`, float32 unless the `Content-Type` has the parameter "
-            "`dtype=float16`), as JSON (numbers or base64), or as an uncompressed Arrow IPC stream with a column "
-            "`vector` and an optional column `id`. The response has the format of the body unless `Accept` "
-            f"names another one. For `{OCTETS}` and Arrow, `Accept` can also name the dtype. The bytes of `{OCTETS}` "
-            "do not contain the width of a row: send the headers `X-Dim` (numbers per row) and `X-Rows` (number of "
-            "rows) to have the shape checked. A single vector in JSON is answered with a single vector. Names and "
-            "flags can be sent in the query string or, in JSON, in the body; if both contain one, the two must be "
-            "equal."
-        ),
-        "parameters": [
-            _query("source", NAME, "Name of the space of the rows. Required here unless a JSON body contains it."),
-            _query("target", NAME, "Name of the space to translate to. Required here unless a JSON body contains it."),
-            _query("stitcher", NAME, STITCHER_TEXT),
-            _query("confidence", {"type": "boolean", "default": False}, CONFIDENCE_TEXT),
-            _query("route", {"type": "string", "enum": list(ROUTES), "default": "direct"}, ROUTE_TEXT),
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {JSON: {"schema": {"$ref": "#/components/schemas/Translate"}}, **binary},
-        },
-        "responses": {
-            "200": {
-                "description": "The translated vectors.",
-                "headers": _headers(ROWS_ANSWERED | SERVED) | _headers(TRANSLATED, required=False),
-                "content": {JSON: {"schema": _translation()}, **binary},
-            },
-            **_errors(400, *ALWAYS, 404, 406, 409, 413, 415, 422, 429, 503, 504),
-        },
-    }  # fmt: skip
-
-
-def _translation() -> dict[str, Any]:
-    """Return the schema of the response to `POST /v1/translate` in JSON."""
-    confidence = {
-        "type": "object",
-        "description": "Confidence measures by name: one number for a single vector, else a list with one per row.",
-        "additionalProperties": {"anyOf": [NUMBER, {"type": "array", "items": NUMBER}]},
+        "description": description,
+        "parameters": _translate_parameters("here unless a JSON body contains it"),
+        "requestBody": {"required": True, "content": {JSON: {"schema": ref("Translate")}, **binary}},
+        "responses": _answers({JSON: {"schema": ref("Translation")}, **binary}, ROWS_ANSWERED | SERVED, TRANSLATED),
     }
-    return _object(
-        {
-            "embedding": ROWS,
-            "source": NAME,
-            "target": NAME,
-            "stitcher": TEXT,
-            "version": TEXT,
-            "rows": COUNT,
-            "dim": COUNT,
-        },
-        {
-            "confidence": confidence,
-            "route": {"type": "array", "items": NAME},
-            "expected_score": {"type": ["number", "null"]},
-        },
-    )
 
 
-def _embeddings() -> dict[str, Any]:
-    embedding = _object({"object": {"const": "embedding"}, "index": COUNT, "embedding": {"anyOf": [VECTOR, BASE64]}})
-    usage = _object({"prompt_tokens": COUNT, "total_tokens": COUNT})
-    reply = _object(
-        {"object": {"const": "list"}, "data": {"type": "array", "items": embedding}, "model": TEXT, "usage": usage}
-    )
-    return _post(
-        "embeddings",
+def _translate_bytes() -> dict[str, Any]:
+    binary = {OCTETS: {"schema": BINARY}}
+    return {
+        "operationId": "translate_bytes",
+        "summary": "Translate vectors in bytes from one space into another",
+        "description": (
+            "The same as `/v1/translate`, for rows of little-endian numbers only: float32 unless `Content-Type` or "
+            "`Accept` has the parameter `dtype=float16`."
+        ),
+        "parameters": _translate_parameters("here"),
+        "requestBody": {"required": True, "content": binary},
+        "responses": _answers(binary, ROWS_ANSWERED | SERVED, TRANSLATED),
+    }
+
+
+def _translate_parameters(where: str) -> list[dict[str, Any]]:
+    return [
+        _query("source", NAME, f"Name of the space of the rows. Required {where}."),
+        _query("target", NAME, f"Name of the space to translate to. Required {where}."),
+        _query("stitcher", NAME, STITCHER_TEXT),
+        _query("confidence", FLAG, CONFIDENCE_TEXT),
+        _query("route", ref("Route"), ROUTE_TEXT),
+    ]
+
+
+def _embeddings(name: str, model_in_path: bool) -> dict[str, Any]:
+    operation = _post(
+        name,
         "Translate vectors or texts in OpenAI's embeddings format",
-        f"`input` is one vector of floats, a list of vectors, one text, or a list of at most {MAX_TEXTS} texts. Texts "
-        "require that a text encoder of the model's source space is loaded. Lists of whole numbers are rejected, "
-        "because they are tokens in OpenAI's format. `usage` is always 0.",
-        "Embeddings",
-        reply,
+        f"`input` is one vector, a list of vectors, one text, or a list of at most {MAX_TEXTS} texts. Texts require "
+        "that a text encoder of the model's source space is loaded. A list of whole numbers is a vector if it has the "
+        "dimension of the source space; else it is rejected, because it is tokens in OpenAI's format. `usage` counts "
+        "the tokens of texts. The paths that begin with `/openai` are those of Azure.",
+        "DeploymentEmbeddings" if model_in_path else "Embeddings",
+        "EmbeddingList",
         ROWS_ANSWERED | SERVED,
+        EMBEDDED,
     )
+    operation["parameters"] = [_query("api-version", TEXT, "Has no effect; accepted for Azure's clients.")]
+    if model_in_path:
+        operation["parameters"].append(_in_path("model", "Name of a stitcher, or a pair `source->target`."))
+    return operation
 
 
 def _score() -> dict[str, Any]:
-    reply = _object(
-        {"source": NAME, "target": NAME, "stitcher": TEXT, "version": TEXT, "rows": COUNT, "scorecard": FREE}
-    )
     operation = _post(
         "score",
         "Score a stitcher on pairs of vectors",
@@ -244,7 +215,7 @@ def _score() -> dict[str, Any]:
         "each use, it contains the scores, the chance level, the reference scores and the verdict. A verdict requires "
         "that at least 20 pairs remain.",
         "Score",
-        reply,
+        "Scored",
         SERVED,
     )
     operation["parameters"] = [
@@ -258,59 +229,49 @@ def _score() -> dict[str, Any]:
     return operation
 
 
-def _post(name: str, summary: str, description: str, schema: str, reply: dict, headers: dict) -> dict[str, Any]:
+def _post(
+    name: str, summary: str, description: str, body: str, reply: str, headers: dict, optional: dict | None = None
+) -> dict[str, Any]:
     return {
         "operationId": name,
         "summary": summary,
         "description": description,
-        "requestBody": {
-            "required": True,
-            "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
-        },
-        "responses": {
-            "200": {
-                "description": "The result.",
-                "headers": _headers(headers),
-                "content": {JSON: {"schema": reply}},
-            },
-            **_errors(400, *ALWAYS, 404, 406, 409, 413, 415, 422, 429, 503, 504),
-        },
+        "requestBody": {"required": True, "content": {JSON: {"schema": ref(body)}}},
+        "responses": _answers({JSON: {"schema": ref(reply)}}, headers, optional or {}),
     }
+
+
+def _answers(content: dict, headers: dict, optional: dict) -> dict[str, Any]:
+    """Return the responses of a route that receives rows."""
+    answered = {
+        "description": "The result.",
+        "headers": _headers(headers) | _headers(optional, required=False),
+        "content": content,
+    }
+    return {"200": answered, **_errors(400, *ALWAYS, 404, 406, 409, 413, 415, 422, 429, 503, 504)}
 
 
 def _read(name: str, summary: str, schema: str) -> dict[str, Any]:
+    answered = {"description": "The list.", "content": {JSON: {"schema": ref(schema)}}}
     return {
         "operationId": name,
         "summary": summary,
-        "responses": {
-            "200": {
-                "description": "The list.",
-                "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
-            },
-            **_errors(*ALWAYS, 503),
-        },
+        "responses": {"200": answered, **_errors(*ALWAYS, 503)},
     }
 
 
-def _stitcher() -> dict[str, Any]:
-    whole = {"source": SPACE, "target": SPACE, "settings": FREE, "split": FREE, "scorecard": FREE}
-    details = _object(HEADLINE | whole, {"created": TEXT})
+def _show(name: str, summary: str, param: str, schema: str) -> dict[str, Any]:
+    answered = {"description": summary + ".", "content": {JSON: {"schema": ref(schema)}}}
     return {
-        "operationId": "show_stitcher",
-        "summary": "Show one stitcher with its complete scorecard",
-        "parameters": [
-            {"name": "name", "in": "path", "required": True, "description": "Name of the stitcher.", "schema": NAME}
-        ],
-        "responses": {
-            "200": {"description": "The stitcher.", "content": {JSON: {"schema": details}}},
-            **_errors(400, *ALWAYS, 404, 503),
-        },
+        "operationId": name,
+        "summary": summary,
+        "parameters": [_in_path(param, f"Name of the {param if param == 'model' else 'stitcher'}.")],
+        "responses": {"200": answered, **_errors(400, *ALWAYS, 404, 503)},
     }
 
 
 def _health(name: str, summary: str, *errors: int) -> dict[str, Any]:
-    status = _object({"status": TEXT}, {"stitchers": COUNT})
-    operation = _plain(name, summary, JSON, (500, *errors), status, open_to_all=True)
+    operation = _plain(name, summary, JSON, (500, *errors), ref("Health"), open_to_all=True)
     return operation | {
         "description": "Under BentoML, BentoML itself answers this path, with the same statuses but a different body."
     }
@@ -330,7 +291,7 @@ def _errors(*codes: int) -> dict[str, Any]:
     for code in sorted(set(codes)):
         responses[str(code)] = {
             "description": ERRORS[code],
-            "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+            "content": {JSON: {"schema": ref("Error")}},
         }
         if code in ERROR_HEADERS:
             responses[str(code)]["headers"] = _headers(ERROR_HEADERS[code])
@@ -344,76 +305,12 @@ def _headers(headers: dict[str, tuple[str, dict]], required: bool = True) -> dic
     }
 
 
+def _in_path(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": NAME}
+
+
 def _query(name: str, schema: dict, description: str) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": description, "schema": schema}
-
-
-def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": required | (optional or {}),
-        "required": list(required),
-        "additionalProperties": False,
-    }
-
-
-def _schemas() -> dict[str, Any]:
-    pair = {
-        "source": NAME | {"description": "Name of the space of `embedding`. Required here or in the query string."},
-        "target": NAME | {"description": "Name of the target space. Required here or in the query string."},
-        "stitcher": NAME | {"description": STITCHER_TEXT},
-    }
-    rows = ROWS | {"description": "One vector, a list of vectors, or base64 of little-endian numbers."}
-    counterpart = ROWS | {
-        "description": "The target vectors of the items in `embedding`, in the same order. Formats as for `embedding`."
-    }
-    listed = {"type": "array", "items": NAME}
-    space = SPACE | {
-        "properties": SPACE["properties"] | {"to": listed, "from": listed, "takes_texts": {"type": "boolean"}},
-        "required": [*SPACE["required"], "to", "from", "takes_texts"],
-    }
-    model = _object({"id": TEXT, "object": {"const": "model"}, "created": COUNT, "owned_by": TEXT})
-    error = _object(
-        {"code": {"enum": sorted({*CODES.values(), "error"})}, "message": TEXT, "param": {"type": ["string", "null"]}}
-    )
-    lists = {"Stitchers": ("stitchers", _object(HEADLINE, {"created": TEXT})), "Spaces": ("spaces", space)}
-    return {
-        "Error": _object({"error": error}),
-        "Translate": _object(
-            {"embedding": rows},
-            pair
-            | {
-                "confidence": {"type": "boolean", "default": False, "description": CONFIDENCE_TEXT},
-                "route": {"type": "string", "enum": list(ROUTES), "default": "direct", "description": ROUTE_TEXT},
-                "encoding_format": ENCODING | {"description": "Form of the vectors in the response; default: as sent."},
-                "dtype": DTYPE | {"description": "Dtype of the numbers in base64, in the request and in the response."},
-            },
-        ),
-        "Score": _object(
-            {"embedding": rows, "counterpart": counterpart},
-            pair | {"dtype": DTYPE | {"description": "Dtype of the numbers in base64."}},
-        ),
-        "Embeddings": _object(
-            {
-                "model": NAME | {"description": "Name of a stitcher, or a pair `source->target`; see `/v1/models`."},
-                "input": {
-                    "anyOf": [VECTOR, VECTORS, TEXT, TEXTS],
-                    "description": "One vector, a list of vectors, one text, or a list of texts.",
-                },
-            },
-            {
-                "encoding_format": ENCODING | {"description": "Form of the vectors in the response; default: `float`."},
-                "dimensions": {
-                    "type": "integer",
-                    "minimum": 1,
-                    "description": "If sent, it must be the dimension of the target space.",
-                },
-                "user": TEXT | {"description": "Ignored; accepted for compatibility with OpenAI's clients."},
-            },
-        ),
-        **{name: _object({key: {"type": "array", "items": item}}) for name, (key, item) in lists.items()},
-        "Models": _object({"object": {"const": "list"}, "data": {"type": "array", "items": model}}),
-    }  # fmt: skip
 
 
 async def show_openapi(request: Request) -> Response:

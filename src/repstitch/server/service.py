@@ -7,19 +7,19 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from repstitch.errors import InputError, one_line
 from repstitch.server.batching import Batcher, Translated
 from repstitch.server.compute import PlacedRoute, Stage
-from repstitch.server.guards import RETRY, Deadlines, Gate
+from repstitch.server.guards import RETRY, ApiKeys, Deadlines, Gate
 from repstitch.server.responses import Refusal
 from repstitch.server.served import ServedRoute, find_route, serve_route
 from repstitch.server.settings import Settings, choose_device
 from repstitch.server.telemetry import UNUSUAL_P, Metrics
+from repstitch.server.texts import TextEncoders, TextQueue
 from repstitch.stitchers.registry import Registry, State
 from repstitch.stitchers.routing import Route
 from repstitch.stitchers.stitcher import Stitcher
@@ -37,13 +37,14 @@ class Service:
     """The state of one process. The routes use it in the event loop; `refresh` runs in a thread."""
 
     def __init__(self, registry: Registry, settings: Settings):
-        self.registry, self.settings = registry, settings
+        self.registry, self.settings, self.keys = registry, settings, ApiKeys(settings)
         self.gate, self.deadlines, self.metrics = Gate(settings), Deadlines(settings.timeout_s), Metrics()
         self.thread = ThreadPoolExecutor(1, "translate", initializer=_lower_priority)
         self.slow_thread = ThreadPoolExecutor(1, "slow", initializer=_lower_priority)
         self.batcher = Batcher(self._compute)
-        self.encoders: dict[str, Any] = {}
-        self._slow_tasks = 0
+        self.text_queue = TextQueue(ThreadPoolExecutor(1, "texts", initializer=_lower_priority))
+        self.texts = TextEncoders(settings, registry, self.text_queue)
+        self._slow_tasks: set[Future] = set()
         self._placed: dict[tuple, PlacedRoute] = {}
         self._served: dict[tuple, ServedRoute] = {}
         self._served_state: State | None = None  # the registry's state that `_served` was filled from
@@ -85,9 +86,10 @@ class Service:
             self.metrics.count_reloads(results, len(state.stitchers), state.serving.keys())
 
     async def watch(self) -> None:
-        """Reload every `reload_s` seconds, until cancelled."""
+        """Reload the API keys and the stitchers every `reload_s` seconds, until cancelled."""
         while True:
             await asyncio.sleep(self.settings.reload_s)
+            await asyncio.to_thread(self.keys.reload)
             await self.reload()
 
     def state(self) -> State:
@@ -95,6 +97,12 @@ class Service:
         state = self.registry.state
         if not state.stitchers:
             raise Refusal(503, "No stitcher is loaded yet; retry later.", headers=RETRY)
+        return state
+
+    def check_ready(self) -> State:
+        """Return the registry's state. Raise Refusal 503 until a stitcher and all text encoders are loaded."""
+        state = self.state()
+        self.texts.check_loaded()
         return state
 
     def resolve(self, names: dict[str, Any]) -> ServedRoute:
@@ -143,19 +151,13 @@ class Service:
         Raises Refusal 429 while `MAX_SLOW_TASKS` calls are queued or running. A call that has started runs to its end
         and counts until then, even if its request was cancelled.
         """
-        if self._slow_tasks >= MAX_SLOW_TASKS:
-            message = (
-                f"The service is already processing {self._slow_tasks} score and text requests, its limit; retry later."
-            )
+        self._slow_tasks = {task for task in self._slow_tasks if not task.done()}
+        if len(self._slow_tasks) >= MAX_SLOW_TASKS:
+            message = f"The service is already processing {MAX_SLOW_TASKS} score requests, its limit; retry later."
             raise Refusal(429, message, headers=RETRY)
-        loop = asyncio.get_running_loop()
-        self._slow_tasks += 1
-        future = self.slow_thread.submit(work, *args)
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._end_slow_task))
-        return await asyncio.wrap_future(future)
-
-    def _end_slow_task(self) -> None:
-        self._slow_tasks -= 1
+        task = self.slow_thread.submit(work, *args)
+        self._slow_tasks.add(task)
+        return await asyncio.wrap_future(task)
 
     async def translate(self, served: ServedRoute, rows: np.ndarray, with_measures: bool) -> Translated:
         """Translate rows through a route.
@@ -187,21 +189,6 @@ class Service:
             n_unusual = int((served.placed.p_typical(sample) < UNUSUAL_P).sum())
             self.metrics.count_drift(served.pair, len(sample), n_unusual)
         return Translated(vectors, measures, seconds)
-
-    def load_encoders(self) -> None:
-        """Load the text encoders that the settings name. One that fails is logged and left out."""
-        from repstitch.encoders.encoder import load_encoder
-
-        for entry in self.settings.encoders:
-            space, _, name = entry.partition("=")
-            try:
-                encoder = load_encoder(name.strip(), device=self.settings.device)
-                if encoder.space.modality != "text":
-                    raise InputError(f"`encoder` {name} must encode text; its modality is {encoder.space.modality}.")
-                self.encoders = {**self.encoders, space.strip(): encoder}
-                log.info("The text encoder of space %s is loaded: %s", space, name)
-            except InputError as error:
-                log.error("The text encoder of space %s could not be loaded: %s", space, one_line(error))
 
 
 def _lower_priority() -> None:

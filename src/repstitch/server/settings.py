@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from ipaddress import ip_address
@@ -14,6 +14,7 @@ from typing import Any
 from repstitch.devices import pick_device
 from repstitch.errors import InputError
 from repstitch.files import DEFAULT_STITCHERS
+from repstitch.lines import read_lines
 from repstitch.text import nearest
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Settings:
             the idle timeout of a load balancer, so that the balancer closes idle connections first.
         reload_s: The seconds between two checks of the folder for changes.
         api_keys: The valid API keys. If there are none, only requests to a loopback address are answered.
+        api_keys_file: A file of further valid API keys, one per line. It is read again every `reload_s` seconds.
         open: Answer requests to any address even without API keys.
         cors_origins: The origins of the web pages that may call the service from a browser.
         encoders: The text encoders, each `SPACE=ID|PATH|CARD.toml`. `/v1/embeddings` accepts texts for these spaces.
@@ -65,6 +67,7 @@ class Settings:
     head_s: float = 30.0
     reload_s: float = 2.0
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    api_keys_file: Path | None = None
     open: bool = False
     cors_origins: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ()
@@ -79,12 +82,8 @@ class Settings:
                 raise InputError(f"{quoted(setting.name)} must be a whole number of at least 1; got {value!r}.")
             if setting.type is float and not (math.isfinite(value) and value > 0):
                 raise InputError(f"{quoted(setting.name)} must be a number of seconds above 0; got {value!r}.")
-        for key in self.api_keys:
-            if not key.isascii() or not key.isprintable() or " " in key:
-                raise InputError(
-                    f"{quoted('api_keys')} must be printable ASCII without spaces, with commas between keys; one of "
-                    "them is not."
-                )
+        check_keys(self.api_keys, f"{quoted('api_keys')} must be")
+        self.read_keys()
         for origin in self.cors_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise InputError(
@@ -105,13 +104,34 @@ class Settings:
             text = environ.get(_variable(setting.name), "").strip()
             if text:
                 values[setting.name] = _parse(setting.name, setting.type, text)
+        values.setdefault("stitchers", Path(DEFAULT_STITCHERS))
         # Absolute, because BentoML changes the working folder between importing a service and running it.
-        values["stitchers"] = values.get("stitchers", Path(DEFAULT_STITCHERS)).absolute()
+        values = {name: value.absolute() if isinstance(value, Path) else value for name, value in values.items()}
         return cls(**values)
 
     def to_env(self) -> dict[str, str]:
         """Return the environment variables from which `from_env` reads these settings back."""
         return {_variable(setting.name): _to_text(getattr(self, setting.name)) for setting in fields(self)}
+
+    @property
+    def requires_key(self) -> bool:
+        """Whether requests need an API key."""
+        return bool(self.api_keys or self.api_keys_file)
+
+    def read_keys(self) -> tuple[str, ...]:
+        """Return `api_keys` and the keys in `api_keys_file`. Raises InputError if the file has none or is malformed.
+
+        Empty lines and those that begin with # are no keys.
+        """
+        if self.api_keys_file is None:
+            return self.api_keys
+        lines = [line.strip() for line in read_lines(self.api_keys_file, "api_keys_file")]
+        keys = tuple(line for line in lines if line and not line.startswith("#"))
+        subject = f"{quoted('api_keys_file')} {self.api_keys_file} must contain"
+        if not keys:
+            raise InputError(f"{subject} at least one API key, each on its own line; it has none.")
+        check_keys(keys, subject)
+        return (*self.api_keys, *keys)
 
     @property
     def json_bytes(self) -> int:
@@ -120,11 +140,17 @@ class Settings:
 
     def check_exposure(self, host: str) -> None:
         """Raise InputError if other machines can reach `host` and neither API keys nor `open` are set."""
-        if not (self.api_keys or self.open or is_loopback(host)):
+        if not (self.requires_key or self.open or is_loopback(host)):
             raise InputError(
                 f"`host` {host} is reachable from other machines, but no API keys are set: set REPSTITCH_API_KEYS, or "
                 "set REPSTITCH_OPEN=true if a proxy in front of the service controls access."
             )
+
+
+def check_keys(keys: Iterable[str], subject: str) -> None:
+    """Raise InputError if one of the API keys is not printable ASCII without spaces. The message does not quote it."""
+    if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+        raise InputError(f"{subject} printable ASCII without spaces, with commas or lines between keys; one is not.")
 
 
 @lru_cache(maxsize=64)
@@ -171,6 +197,8 @@ def _parse(name: str, kind: Any, text: str) -> Any:
         if text.lower() not in FLAGS:
             raise InputError(f"{quoted(name)} must be true or false; got {text!r}.")
         return FLAGS[text.lower()]
+    if kind == Path | None:
+        return Path(text)
     if kind not in (int, float, str, Path):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     try:
@@ -181,6 +209,8 @@ def _parse(name: str, kind: Any, text: str) -> Any:
 
 
 def _to_text(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, tuple):
         return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -22,6 +22,7 @@ from repstitch.server.endpoint import (
 from repstitch.server.guards import ByteReservation, check_rows, read_body
 from repstitch.server.negotiation import (
     ARROW,
+    FORMATS,
     OCTETS,
     OCTETS16,
     MediaType,
@@ -32,11 +33,14 @@ from repstitch.server.negotiation import (
 )
 from repstitch.server.responses import JSON, Refusal
 from repstitch.server.served import ServedRoute
+from repstitch.server.service import Service
 from repstitch.spaces import Space
 from repstitch.wire import fields
 from repstitch.wire.arrow import read_arrow, write_arrow
 from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_reply
 from repstitch.wire.rows import DTYPES, Buffer, UnusableError, faults, rows_from_bytes, rows_to_bytes
+
+BYTES_PATH = "/v1/translate/bytes"  # for clients that are generated from the OpenAPI document
 
 
 @dataclass(slots=True)
@@ -53,16 +57,20 @@ class TranslateRequest:
 
 
 class Translate(Endpoint):
-    """Reads rows in any of the body formats, translates them, and writes them in any of the formats."""
+    """Reads rows in one of the formats, translates them, and writes them in one of the formats."""
 
     route = "translate"
+
+    def __init__(self, service: Service, formats: tuple[str, ...] = FORMATS):
+        super().__init__(service)
+        self.formats = formats
 
     async def answer(
         self, scope: Scope, receive: Receive, reservation: ByteReservation, labels: RequestLabels
     ) -> tuple[Headers, Body]:
         service, settings = self.service, self.settings
         service.state()
-        request_format = read_headers(scope["headers"])
+        request_format = read_headers(scope["headers"], self.formats)
         kind = request_format.body.kind
         labels.encoding = ENCODINGS[kind, request_format.body.dtype or "float32"]
         query = read_query(scope["query_string"])

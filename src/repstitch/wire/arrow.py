@@ -15,6 +15,7 @@ from repstitch.wire.rows import Buffer, MalformedError, UnusableError, cast
 
 COLUMNS = ("id", "vector")
 MESSAGE_HEADER, MESSAGE_METADATA, BATCH_COMPRESSION = 2, 4, 3  # fields of `Message` and `RecordBatch` in Arrow's format
+TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 WIDTHS = {pa.float32(): "float32", pa.float16(): "float16"}
 
 
@@ -31,9 +32,11 @@ class ArrowRows:
 def read_arrow(body: Buffer, dim: int) -> ArrowRows:
     """Read the rows of an uncompressed stream with the column `vector` and, optionally, the column `id`.
 
-    `vector` contains lists of `dim` float32 or float16 numbers, of fixed or variable size. `id` contains text or
-    integers. Raises MalformedError if the body is anything else, and UnusableError if a row has another dimension or
-    a value is missing.
+    `vector` contains lists of `dim` float32 or float16 numbers, of fixed or variable size. Views of lists are refused,
+    because many of them can share the same numbers, so that a small body has many rows. `id` contains text or integers.
+
+    Raises MalformedError if the body is anything else, and UnusableError if a row has another dimension or a value is
+    missing.
     """
     source = pa.py_buffer(body)
     try:
@@ -136,7 +139,7 @@ def _check_schema(schema: pa.Schema, dim: int) -> str:
         raise UnusableError(f"`vector` must have {dim} numbers per row; got {kind.list_size}.")
     if "id" in schema.names:
         ids = schema.field("id").type
-        if not (pa.types.is_string(ids) or pa.types.is_large_string(ids) or pa.types.is_integer(ids)):
+        if ids not in TEXTS and not pa.types.is_integer(ids):
             raise MalformedError(f"`id` must contain text or integers; got {ids}.", "id")
     return WIDTHS[kind.value_type]
 

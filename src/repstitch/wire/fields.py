@@ -22,6 +22,7 @@ def read_json(body: Buffer, required: str, checks: Checks, max_lists: int | None
     """Parse a JSON request, check each field by its function in `checks`, and return the fields.
 
     The field `required` must be present. In a long body, its value may be an array (n, d) instead of a list of rows.
+    Other fields that are null are left out, because typed clients send null for each field that is not set.
 
     Raises MalformedError if the body is not an object with these fields. It is raised before parsing if the body has
     far more lists than `max_lists`, or more objects than a request needs: parsed lists and objects take a hundred times
@@ -49,9 +50,9 @@ def read_json(body: Buffer, required: str, checks: Checks, max_lists: int | None
                 f"`{name[:NAME_LENGTH]}` is not a field; allowed fields are {', '.join(checks)}.", None
             )
         check = checks[name]
-        if check is not None:
+        if check is not None and value is not None:
             check(name, value)
-    return fields
+    return {name: value for name, value in fields.items() if value is not None or name == required}
 
 
 def check_name(param: str, value: Any) -> None:
@@ -217,10 +218,13 @@ ENCODING_FIELDS = {
 # space.
 TRANSLATE: Checks = {"embedding": None, **NAME_FIELDS, **OPTION_FIELDS, **ENCODING_FIELDS}
 SCORE: Checks = {"embedding": None, "counterpart": None, **NAME_FIELDS, "dtype": ENCODING_FIELDS["dtype"]}
+# Fields of OpenAI's API and of services like it that change nothing about a vector.
+IGNORED_FIELDS = ("user", "safety_identifier", "request_id")
 EMBEDDINGS: Checks = {
     "model": check_name,
     "input": None,
     "encoding_format": ENCODING_FIELDS["encoding_format"],
     "dimensions": check_size,
-    "user": check_text,
+    "input_type": check_text,
+    **dict.fromkeys(IGNORED_FIELDS, check_text),
 }
