@@ -28,7 +28,7 @@ from repstitch.fit.learning_curve import draw_curve
 from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.selection import METHODS, Problem
 from repstitch.metrics.alignment import METRICS
-from repstitch.metrics.delete_one import WIDTH, RowScores
+from repstitch.metrics.delete_one import WIDTH, Ratio, RowScores
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ndcg
 from repstitch.names import USES
@@ -77,7 +77,7 @@ def scores_of(pairs: TranslatedPairs) -> dict[str, RowScores]:
         scores |= {f"{use}: {name.replace('overlap', 'target overlap')}": rows for name, rows in retrieval.items()}
         for measure, rows in compared.items():
             name = measure if measure.startswith("overlap") else "shortlist"
-            scores[f"{use}: retention, {name}"] = rows["translated"].over(rows["ceiling"])
+            scores[f"{use}: retention, {name}"] = rows["translated"]  # full re-embedding has 1
             scores[f"{use}: difference, {name}"] = rows["translated"].minus(rows["keep_old"])
     return scores
 
@@ -154,12 +154,12 @@ def cell_of(
     return Cell(world, n, score, truth, covered, width, level)
 
 
-def estimates(pools: Iterable[Mapping[str, RowScores]], intervals: int) -> dict[str, Estimates]:
+def estimates(pools: Iterable[Mapping[str, RowScores | Ratio]], intervals: int) -> dict[str, Estimates]:
     """Collect the mean of each score over pools, and the intervals of the first pools. Known scores are left out."""
     means, bounds = defaultdict(list), defaultdict(list)
     for number, scores in enumerate(pools):
         for name, rows in scores.items():
-            if rows.lowest < rows.highest:
+            if isinstance(rows, Ratio) or rows.lowest < rows.highest:
                 means[name].append(rows.mean)
                 if number < intervals:
                     bounds[name].append(rows.interval())
@@ -196,7 +196,7 @@ def judged_queries(source: Source, translate: Translate, documents: int = 400) -
     old, new = source.seen(latent)
     gallery = torch.from_numpy(latent)
 
-    def score(n: int) -> dict[str, RowScores]:
+    def score(n: int) -> dict[str, RowScores | Ratio]:
         asked = source.latent(n)
         relevant = knn(torch.from_numpy(asked), gallery, 5)
         grades = [{int(row): 5.0 - at for at, row in enumerate(rows)} for rows in relevant.tolist()]

@@ -51,21 +51,44 @@ def test_the_values_are_those_of_the_lists():
     np.testing.assert_array_equal(reciprocal.values, 1 / ranks.double())
 
 
-def test_differences_and_ratios_without_a_row_are_those_of_the_means():
-    X, Y = spaces(40, 5)
-    first, second, third = score(X, Y, 5, 5)
+def test_a_difference_without_a_row_is_that_of_the_means():
+    first, second, _ = score(*spaces(40, 5), 5, 5)
     np.testing.assert_allclose(
         first.minus(second).means_without(), first.means_without() - second.means_without(), atol=1e-12
     )
-    ratio = first.over(third)
-    assert ratio.mean == pytest.approx(first.mean / third.mean)
-    np.testing.assert_allclose(ratio.means_without(), first.means_without() / third.means_without(), rtol=2e-2)
-
-
-def test_a_score_with_itself_has_difference_0_and_ratio_1():
-    first = score(*spaces(40, 6), 5, 5)[0]
     assert np.ptp(first.minus(first).means_without()) < 1e-12
-    assert first.over(first).mean == pytest.approx(1)
+
+
+def test_a_ratio_to_a_constant_has_the_interval_of_its_upper_part():
+    first = score(*spaces(40, 6), 5, 5)[0]
+    half = RowScores(np.full(40, 0.5))
+    assert first.over(half).mean == pytest.approx(2 * first.mean)
+    assert first.over(half).interval() == pytest.approx([2 * end for end in first.interval()])
+
+
+def test_a_ratio_of_equal_scores_is_1_with_room_for_3_rows():
+    scores = RowScores(np.arange(40) / 80)
+    low, high = scores.over(scores).interval()
+    assert scores.over(scores).mean == 1
+    assert low == pytest.approx(1 - 3 / 40)
+    assert high == pytest.approx(1 + 3 / 40 * (1 / scores.mean - 1))
+
+
+def test_the_interval_of_a_ratio_contains_the_ratios_at_which_the_difference_may_be_0():
+    random = np.random.default_rng(0)
+    below = RowScores(random.uniform(0, 1, 50))
+    above = RowScores(np.clip(below.values * 0.6 + random.normal(0, 0.1, 50), 0, 1))
+    low, high = above.over(below).interval()
+    assert low < above.mean / below.mean < high
+    for end in (low, high):
+        difference = RowScores(above.values - end * below.values, None, -10, 10)
+        assert abs(difference.mean) == pytest.approx(2.1 * difference.variance() ** 0.5, rel=1e-6)
+
+
+def test_a_ratio_to_a_mean_that_may_be_0_has_no_upper_end_below_the_largest_possible():
+    rare = RowScores((np.arange(50) == 3).astype(float))
+    often = RowScores((np.arange(50) < 25).astype(float))
+    assert often.over(rare).interval() == [0.0, 50.0]
 
 
 def test_a_share_of_the_whole_pool_is_1_by_definition():

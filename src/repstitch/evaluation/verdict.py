@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from repstitch.evaluation.thresholds import MOST_CHANCE, Thresholds
 from repstitch.evaluation.use_scores import ReferenceScores, Verdict, measure_name
-from repstitch.metrics.delete_one import RowScores
+from repstitch.metrics.delete_one import Ratio, RowScores
 from repstitch.names import VerdictWord
 from repstitch.records import Estimate
 from repstitch.text import ends, num
@@ -29,7 +29,7 @@ def compare_with_references(rows: Mapping[str, RowScores]) -> ReferenceScores:
     return ReferenceScores(scores)
 
 
-def _estimate(scored: RowScores) -> dict[str, Any]:
+def _estimate(scored: RowScores | Ratio) -> dict[str, Any]:
     return {"score": scored.mean, "interval": scored.interval()}
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 WIDTH = 2.1  # standard errors in half a 95 % interval: more than 1.96, because the variance is itself an estimate
 LEVEL = 0.95
+ROUNDING = 1e-12
 ROWS = 2**16  # lists that are compared in one call
 NONE_OF_N = 3.0  # if none of n rows differs, less than 3 / n of all rows do, at 95 % (Hanley and Lippman-Hand 1983)
 
@@ -48,19 +49,9 @@ class RowScores:
         bounds = self.lowest - other.highest, self.highest - other.lowest
         return RowScores(self.values - other.values, changes, *bounds)
 
-    def over(self, other: "RowScores") -> "RowScores":
-        """Return values whose mean is the ratio of the two means, and whose variance is that of the ratio.
-
-        It is the ratio's first-order expansion, (a − r b) / mean(b) + r. The mean of `other` must be above 0.
-        """
-        ratio = self.mean / other.mean
-        changes = _combine(self.changes, other.changes, -ratio)
-        return RowScores(
-            (self.values - ratio * other.values) / other.mean + ratio,
-            None if changes is None else changes / other.mean,
-            0.0,
-            max(ratio, self.highest / other.mean),
-        )
+    def over(self, other: "RowScores") -> "Ratio":
+        """Return the ratio of two mean scores of the same queries. The mean of `other` must be above 0."""
+        return Ratio(self, other)
 
     def means_without(self) -> np.ndarray:
         """Return the mean score (m,) without each row."""
@@ -98,11 +89,12 @@ class RowScores:
         A change counts from its mean over the rows that are left out, because leaving out any row moves lists up.
         """
         assert self.changes is not None
-        n, (_, m) = len(self.values), self.changes.shape
-        expected = np.asarray(self.changes.sum(axis=1)).ravel() / (m - 1)
+        of_query, of_row = (np.asarray(self.changes.sum(axis=axis)).ravel() for axis in (1, 0))
+        n, m = len(of_query), len(of_row)
+        expected = of_query / (m - 1)
         squares = self.changes.multiply(self.changes).sum() - (m - 1) * (expected**2).sum()
         both = self.changes[:, :n]  # rows that have a query themselves
-        products = both.multiply(both.T).sum() - 2 * expected @ np.asarray(both.sum(axis=0)).ravel()
+        products = both.multiply(both.T).sum() - 2 * expected @ of_row[:n]
         products += expected.sum() ** 2 - (expected**2).sum()
         return float(squares + products) / n**2
 
@@ -121,6 +113,38 @@ class RowScores:
             return _wilson(mean, min(effective, n) if self.hits else effective, width)
         half = width * variance**0.5
         return [max(self.lowest, mean - half), min(self.highest, mean + half)]
+
+
+@dataclass(frozen=True, eq=False)
+class Ratio:
+    """The ratio of two mean scores of the same queries, of which the lower one is above 0."""
+
+    above: RowScores
+    below: RowScores
+
+    @property
+    def mean(self) -> float:
+        return self.above.mean / self.below.mean
+
+    def interval(self) -> list[float]:
+        """Return a 95 % interval: the ratios r for which the mean of `above` − r · `below` may be 0.
+
+        If the mean of `below` may be 0, it begins at 0 and ends at the largest possible mean of `above` divided by the
+        mean of `below`. Fieller 1954, "Some Problems in Interval Estimation".
+        """
+        n, above, below = len(self.above.values), self.above.mean, self.below.mean
+        if np.ptp(self.below.values) == 0:
+            return [end / below for end in self.above.interval()]
+        highest = max(self.mean, self.above.highest / below)
+        if np.ptp(self.above.values * below - self.below.values * above) <= ROUNDING:
+            return interval_of_constant(self.mean, n, 0.0, highest)
+        of_above, of_below = self.above.variance(), self.below.variance()
+        common = (of_above + of_below - self.above.minus(self.below).variance()) / 2
+        # above² − 2 r above below + r² below² = q² (of_above − 2 r common + r² of_below)
+        squared = _quantile(n) ** 2
+        first, half = below**2 - squared * of_below, above * below - squared * common
+        root = max(half**2 - first * (above**2 - squared * of_above), 0.0) ** 0.5
+        return [0.0, highest] if first <= 0 else [max(0.0, (half - root) / first), (half + root) / first]
 
 
 def _quantile(n: int) -> float:

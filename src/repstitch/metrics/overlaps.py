@@ -15,8 +15,8 @@ CELLS = 2**24  # elements of one block of a dense adjacency matrix
 def overlaps(first: Graph, others: Sequence[Graph]) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean share of common neighbours of `first` with each of P `others`, and its standard error, (P,) each.
 
-    The standard error is that of `delete_one.share_of_neighbours`, where every change e_ij follows from three bits: if j
-    is in only one of the two lists of row i, whether the next row of that list is in the other one; if it is in both,
+    The standard error is that of `delete_one.share_of_neighbours`, where every change e_ij follows from three bits: if
+    j is in only one of the two lists of row i, whether the next row of that list is in the other one; if it is in both,
     their sum minus 1, plus 1 if both next rows are the same. So all sums are sums over edges.
     """
     n, k = first.neighbours.shape
