@@ -19,8 +19,8 @@ def test_axes_depend_on_their_arguments_only_and_have_independent_entries_of_var
     assert abs(first.mean()) < 0.04
 
 
-def test_nearby_cells_are_the_own_cell_and_those_across_the_four_nearest_edges():
+def test_nearby_cells_are_the_own_cell_and_those_across_the_nearest_edges():
     position = np.array([[0.05, 3.9, -0.02, 7.25, 5.45, 9.5]])
-    nearby = {tuple(int(number) for number in cell[0]) for cell in nearby_cells(position)}
+    nearby = {tuple(int(number) for number in cell[0]) for cell in nearby_cells(position, 4)}
     assert tuple(cells(position)[0]) == (0, 3, -1, 7, 5, 9)
     assert nearby == {(a, b, c, d, 5, 9) for a in (0, -1) for b in (3, 4) for c in (-1, 0) for d in (7, 6)}

@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 
-CROSSED = 4  # nearest edges of a row that `nearby_cells` crosses
 MOST_ROWS_OF_A_CELL = 64
 
 
@@ -40,14 +39,14 @@ def cells(positions: np.ndarray) -> np.ndarray:
     return np.floor(positions).astype(np.int32)
 
 
-def nearby_cells(positions: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield 16 cells (n, k) of each row: its own, and those across every subset of its four nearest edges."""
+def nearby_cells(positions: np.ndarray, edges: int) -> Iterator[np.ndarray]:
+    """Yield 2^edges cells (n, k) of each row: its own, and those across every subset of its nearest edges."""
     own = cells(positions)
     inside = positions - own
     across = np.where(inside < 0.5, -1, 1).astype(np.int32)
-    nearest = np.argpartition(np.minimum(inside, 1 - inside), CROSSED, axis=1)[:, :CROSSED]
+    nearest = np.argpartition(np.minimum(inside, 1 - inside), edges, axis=1)[:, :edges]
     rows = np.arange(len(own))
-    for crossed in itertools.product((False, True), repeat=CROSSED):
+    for crossed in itertools.product((False, True), repeat=edges):
         cell = own.copy()
         for edge in nearest.T[list(crossed)]:
             cell[rows, edge] += across[rows, edge]
@@ -78,14 +77,14 @@ class CellIndex:
         order = hashes.argsort(kind="stable")
         return cls(order, *np.unique(hashes[order], return_index=True, return_counts=True))
 
-    def candidates(self, positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def candidates(self, positions: np.ndarray, edges: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield row numbers of `positions` (m, k), row numbers of the index, and the cell that the two rows share.
 
-        Of the rows in one cell at most 64 are taken.
+        Rows share a cell across `edges` edges, see `nearby_cells`. Of the rows in one cell at most 64 are taken.
         """
         if not len(self.hashes):
             return
-        for cell in nearby_cells(positions):
+        for cell in nearby_cells(positions, edges):
             wanted = cell_hashes(cell)
             place = np.minimum(self.hashes.searchsorted(wanted), len(self.hashes) - 1)
             count = np.where(self.hashes[place] == wanted, np.minimum(self.count[place], MOST_ROWS_OF_A_CELL), 0)

@@ -8,8 +8,9 @@ import numpy as np
 from repstitch.embeddings.cells import CellIndex, axes, cell_hashes, cells, directions
 
 # Of unit rows: the width of a cell, the period of check values, and their root mean square error after rounding.
-WIDTH, PERIOD, MOST_ERROR = 1 / 8, 1 / 16, 0.0033
-AXES, CHECKS, STEPS = 8, 12, 16  # of each row: directions of its cell, check values, and steps of a check value
+WIDTH, PERIOD, MOST_ERROR = 1 / 6, 1 / 16, 0.0033
+AXES, CHECKS, STEPS = 16, 12, 16  # of each row: directions of its cell, check values, and steps of a check value
+EDGES = 5  # of a cell that a rounded pair may have crossed
 KEY_BYTES = 16
 BATCH_ROWS = 4096
 
@@ -76,7 +77,7 @@ def have_keys(keys: np.ndarray, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     for at in range(0, len(X), BATCH_ROWS):
         rows = X[at : at + BATCH_ROWS], Y[at : at + BATCH_ROWS]
         checks = _checks(*rows)
-        for query, match, cell in index.candidates(_positions(*rows)):
+        for query, match, cell in index.candidates(_positions(*rows), EDGES):
             octets = keys[match, 4:] ^ _masks(cell)
             steps = np.stack([octets // STEPS, octets % STEPS], axis=2).reshape(len(octets), 2 * CHECKS)
             apart = np.abs((steps + 0.5) / STEPS - checks[query])

@@ -10,7 +10,7 @@ from repstitch.embeddings.pairs import Pairs
 from repstitch.precision import exact_products
 
 MOST_GAP, GAP_SHARE, LEAST_GAP = 0.01, 0.02, 1e-5
-TABLES, AXES = 4, 16
+TABLES, AXES, EDGES = 4, 16, 4
 WIDTH = 12  # of a cell, in distances of two rows whose gap is the limit
 FARTHEST = 40 / WIDTH**2  # squared distance on the 16 directions that one in a thousand of such rows exceeds
 BATCH_ROWS, SAMPLE_ROWS = 4096, 256
@@ -41,7 +41,7 @@ def find_near_duplicates(pairs: Pairs, train: np.ndarray) -> np.ndarray:
         left = others[~near[others]]
         for at in range(0, len(left), BATCH_ROWS):
             rows = left[at : at + BATCH_ROWS]
-            for query, match, _ in index.candidates(positions[rows, table]):
+            for query, match, _ in index.candidates(positions[rows, table], EDGES):
                 row, repeated = rows[query], train[match]
                 close = np.square(positions[row, table] - positions[repeated, table]).sum(1) <= FARTHEST
                 row, repeated = row[close], repeated[close]
