@@ -89,7 +89,7 @@ def repeat_at(gap: float, X: np.ndarray, train: np.ndarray, rows: np.ndarray, co
     """Replace `rows` by copies of the training rows `copied`, with this share of the largest gap of near rows."""
     U, lengths, mean = centred(X, train)
     near = gap * limit(U, train, np.setdiff1d(np.arange(len(X)), train))
-    aside = gaussian(*U[copied].shape, seed)
+    aside = gaussian(len(copied), X.shape[1], seed)
     aside -= (aside * U[copied]).sum(1, keepdims=True) * U[copied]
     turned = (1 - near) * U[copied] + math.sqrt(1 - (1 - near) ** 2) * directions(aside)
     X[rows] = mean + lengths[copied] * turned
