@@ -123,11 +123,15 @@ def test_fields_of_other_services_have_no_effect(client, field):
 
 def test_the_azure_client_translates_vectors(registry):
     rows = make_rows(3)
-    for options in ({"azure_endpoint": LOCAL}, {"azure_endpoint": LOCAL, "azure_deployment": "old->new"}):
+    for deployment in (None, "old->new"):
         client = openai.AzureOpenAI(
-            api_key="first", api_version="2026-01-01", http_client=client_of(registry, api_keys=("first",)), **options
+            api_key="first",
+            api_version="2026-01-01",
+            azure_endpoint=LOCAL,
+            azure_deployment=deployment,
+            http_client=client_of(registry, api_keys=("first",)),
         )
-        model = "text-embedding-3-small" if "azure_deployment" in options else "old->new"
+        model = "text-embedding-3-small" if deployment else "old->new"
         answer = client.embeddings.create(model=model, input=rows.tolist())
         assert np.allclose([each.embedding for each in answer.data], EXPECTED(rows), atol=1e-6)
         assert answer.model == "old->new"

@@ -26,7 +26,8 @@ BATCH_TEXTS = 32
 BATCH_S = 1.0  # a batch is chosen to take no longer, because work that nobody waits for stops only between two batches
 TEXT_COST = 64  # the time of a text that does not depend on its length, in characters
 CHARACTERS_PER_TOKEN = 4  # with more characters than this times its limit of tokens, a text is truncated
-LATEST_WEIGHT = 0.3  # of the latest batch in the measured time per character
+MAX_RETRY_S = 60
+LATEST_WEIGHT = 0.5  # of the latest batch in the measured time per character
 USABLE_SHARE = 0.8  # of the time that a request has left; the rest allows for slower batches and the translation
 
 
@@ -71,15 +72,17 @@ class TextQueue:
         self._lock = threading.Lock()
         self._waiting: deque[_Request] = deque()
         self._is_running = self._is_closed = False
-        self._pace: dict[Encoder, float] = {}  # seconds per character of cost
+        self.pace: dict[Encoder, float] = {}  # seconds per character of cost
+        self._returning: list[tuple[float, float]] = []  # of refused requests: when they may retry, and what they need
 
     def measure(self, encoder: "Encoder") -> None:
         """Measure the time per text of an encoder that was just loaded, by encoding a few."""
-        samples = ["word " * 40] * 4
-        for _ in range(2):  # the first batch also loads code and allocates memory
+        samples, seconds = ["word " * 40] * 4, []
+        for _ in range(3):  # the first batch also loads code and allocates memory
             began = time.perf_counter()
             encoder.encode(samples, len(samples))
-            self._pace[encoder] = (time.perf_counter() - began) / float(text_costs(encoder, samples).sum())
+            seconds.append(time.perf_counter() - began)
+        self.pace[encoder] = min(seconds) / float(text_costs(encoder, samples).sum())
 
     def submit(self, encoder: "Encoder", texts: list[str], within_s: float) -> Future[EncodedTexts]:
         """Queue the texts of a request that has `within_s` seconds left.
@@ -90,7 +93,7 @@ class TextQueue:
         vectors = np.empty((len(texts), encoder.space.dim), dtype=np.float32)
         request = _Request(encoder, texts, costs, np.argsort(costs, kind="stable"), vectors)
         with self._lock:
-            pace = self._pace.get(encoder, 0.0)
+            pace = self.pace.get(encoder, 0.0)
             needed_s = pace * request.remaining
             # One text is never too many. If even that takes too long, the request ends with a timeout.
             if needed_s > usable_s and len(texts) > 1:
@@ -101,9 +104,9 @@ class TextQueue:
                     f"take; send at most {n_possible} of them in one request.",
                     "input",
                 )
-            waiting_s = sum(self._pace.get(w.encoder, 0.0) * w.remaining for w in self._waiting if not w.future.done())
+            waiting_s = sum(self.pace.get(w.encoder, 0.0) * w.remaining for w in self._waiting if not w.future.done())
             if waiting_s and waiting_s + needed_s > usable_s:
-                seconds = math.ceil(waiting_s + needed_s - usable_s)
+                seconds = self._seconds_to_wait(waiting_s - usable_s, needed_s)
                 raise Refusal(
                     429,
                     f"The texts that wait for the encoder take about {waiting_s:.0f} s, too long to answer this in "
@@ -115,6 +118,15 @@ class TextQueue:
                 self._is_running = True
                 self.thread.submit(self._run)
         return request.future
+
+    def _seconds_to_wait(self, excess_s: float, needed_s: float) -> int:
+        """Return after how many seconds a refused request will fit, counting the refused ones that return before it."""
+        now = time.monotonic()
+        self._returning = [(due, seconds) for due, seconds in self._returning if due > now]
+        seconds = excess_s + needed_s + sum(seconds for _, seconds in self._returning)
+        wait_s = max(1, min(math.ceil(seconds), MAX_RETRY_S))
+        self._returning.append((now + wait_s, needed_s))
+        return wait_s
 
     def close(self) -> None:
         """Stop after the current batch, and refuse what is waiting."""
@@ -142,7 +154,7 @@ class TextQueue:
                 if request.encoder is not encoder:
                     continue
                 numbers = request.order[request.n_done : request.n_done + BATCH_TEXTS - n_texts]
-                ends = seconds + self._pace.get(encoder, 0.0) * request.costs[numbers].cumsum()
+                ends = seconds + self.pace.get(encoder, 0.0) * request.costs[numbers].cumsum()
                 n_fitting = int((ends <= BATCH_S).sum())
                 numbers = numbers[: n_fitting if batch else max(1, n_fitting)]
                 if not len(numbers):
@@ -169,8 +181,8 @@ class TextQueue:
         limit = encoder.card.max_length or math.inf
         start = 0
         with self._lock:
-            before = self._pace.get(encoder, pace)
-            self._pace[encoder] = before + LATEST_WEIGHT * (pace - before)
+            before = self.pace.get(encoder, pace)
+            self.pace[encoder] = before + LATEST_WEIGHT * (pace - before)
             for request, numbers in batch:
                 part = slice(start, start := start + len(numbers))
                 request.vectors[numbers] = vectors[part]
