@@ -53,6 +53,46 @@ def test_translate_refuses_confidence_of_a_stitcher_without_calibration(capsys, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["y.npy", "y.arrow"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_translate_writes_the_format_that_the_name_asks_for(capsys, tmp_path, shelf, stitcher, name, dtype):
+    out = tmp_path / name
+    output = result(capsys, "translate", stitcher, shelf / "old.parquet", "--out", out, "--dtype", dtype)
+    assert output == {"out": str(out), "rows": N, "stitcher": load(stitcher).version}
+    expected, written = load(stitcher).translate(read(shelf / "old.parquet").vectors), read(out)
+    np.testing.assert_allclose(written.vectors, expected, atol=1e-6 if dtype == "float32" else 1e-3)
+    assert list(written.ids) == list(read(shelf / "old.parquet").ids)  # type: ignore[arg-type]
+    if name == "y.npy":
+        assert np.load(out).dtype == dtype
+    else:
+        assert written.space == load(stitcher).target
+    assert {path.name for path in tmp_path.iterdir()} == {name} | ({"y.ids.txt"} if name == "y.npy" else set())
+
+
+@pytest.mark.parametrize(
+    ("out", "flags", "message"),
+    [
+        ("y.csv", (), "`--out` must end in .parquet, .arrow or .npy; got 'y.csv'"),
+        ("y.npy", ("--confidence",), "`--out` must end in .parquet or .arrow with `--confidence`, because an array"),
+        ("y.npy", ("--columns", "all"), "`--out` must end in .parquet or .arrow with `--columns`, because an array"),
+    ],
+)
+def test_translate_refuses_a_format_that_cannot_contain_the_result(
+    capsys, tmp_path, shelf, stitcher, out, flags, message
+):
+    status, _, err = run(capsys, "translate", stitcher, shelf / "old.parquet", "--out", tmp_path / out, *flags)
+    assert status == 2
+    assert message in err[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_translate_refuses_to_overwrite_ids(capsys, tmp_path, shelf, stitcher):
+    (tmp_path / "y.ids.txt").write_text("mine", encoding="utf-8")
+    status, _, err = run(capsys, "translate", stitcher, shelf / "old.parquet", "--out", tmp_path / "y.npy")
+    assert (status, [path.name for path in tmp_path.iterdir()]) == (2, ["y.ids.txt"])
+    assert "y.ids.txt exists" in err[0]
+
+
 def test_translate_prints_a_summary(capsys, tmp_path, shelf, stitcher):
     out = tmp_path / "y.parquet"
     flags = ("--source-space", "old", "--dtype", "float16")
