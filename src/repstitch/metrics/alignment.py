@@ -139,7 +139,7 @@ def _of_lists(
 
     def leave_out(x: Graph, y: Graph) -> RowScores:
         check_rows(len(x), len(y), 3)
-        first, second = (torch.cat([space.neighbours, space.following[:, None]], 1) for space in (x, y))
+        first, second = (torch.cat([space.neighbours, space.following[:, None]], 1).cpu() for space in (x, y))
         return compared_lists(compare_rows, first, second) if left_out is None else left_out(first, second)
 
     def influence(x: Graph, y: Graph) -> Tensor:
