@@ -164,7 +164,7 @@ BAD = {
         *("--source-queries", "no.npy", "--target-queries", "no.npy"),
     ],
     "translate into a file that exists": ["translate", "taken", "old.npy", "--out", "old.parquet"],
-    "translate into a file of an unsupported type": ["translate", "taken", "old.npy", "--out", "y.npy"],
+    "translate into a file of an unsupported type": ["translate", "taken", "old.npy", "--out", "y.csv"],
     "translate a file that does not exist": ["translate", "taken", "no.npy", "--out", "y.parquet"],
     "translate with a stitcher that does not exist": ["translate", "no", "old.npy", "--out", "y.parquet"],
     "align one file": ["align", "old.npy"],
