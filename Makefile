@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test test-all docs fuzz bento-test bento image audit check format bench clean
+.PHONY: demo test test-all clients docs fuzz bento-test bento image audit check format bench clean
 
 demo: $(SETUP)
 	$(BIN)/repstitch demo --out demo
@@ -15,7 +15,14 @@ test: $(SETUP)
 	$(PYTEST)
 
 test-all: $(SETUP)
-	$(PYTEST) -m "not gpu and not network"
+	$(PYTEST) -m "not gpu and not network and not clients"
+
+# Drives real clients against a running service, and tools that check services. Needs PyPI, and for some of the tests
+# Node.js, Java, and promtool of Debian's package prometheus; those are skipped without them.
+clients: $(SETUP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[clients]'
+	if command -v npm > /dev/null; then npm install --silent --prefix build/clients openai@6; fi
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q -n 0 -m clients tests/clients
 
 # Writes the reference pages and builds the site in build/site, without the network.
 docs: $(SETUP)

@@ -31,12 +31,10 @@ DIMS = {"embedding": 6, "input": 6, "counterpart": 4}
 # Rules that the document states in words, because its schemas cannot express them. A request that the schemas allow may
 # still be refused with one of these messages.
 IN_WORDS = (
-    r"`(source|target)` is missing",
-    r"is .+ in the query string and .+ in the body; send it once",
     r"The rows of `\w+` must all have",
     r"must be a list, like the rows before it",
     r"(in base64|The body) must be little-endian float(32|16) numbers, a multiple of",
-    r"whole numbers are tokens",
+    r"whole numbers, which are tokens",
 )
 
 

@@ -164,6 +164,17 @@ def test_arrow_rows_keep_their_ids(client, ids, fixed, dtype):
     assert Space.from_json(table.schema.metadata[SPACE_KEY]) == make_stitcher().target
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/html", f"{OCTETS};dtype=float64"])
+def test_the_path_for_bytes_answers_in_the_format_of_the_body_whatever_is_accepted(client, accept):
+    url, rows = URL.replace("translate", "translate/bytes"), make_rows(3)
+    response = client.post(url, content=rows.tobytes(), headers={"content-type": OCTETS, "accept": accept})
+    assert response.headers["content-type"] == OCTETS
+    assert np.allclose(read_rows(response), EXPECTED(rows), atol=1e-6)
+    response = client.post(url, content=rows.tobytes(), headers={"content-type": OCTETS, "accept": ARROW})
+    assert np.allclose(vectors_of(read_stream(response)), EXPECTED(rows), atol=1e-6)
+    refused(client.post(url, json={"embedding": rows.tolist()}), 415, "`Content-Type` must be", "Content-Type")
+
+
 def write_stream(**columns: pa.Array) -> bytes:
     table, sink = pa.table(columns), pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:

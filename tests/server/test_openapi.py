@@ -159,8 +159,8 @@ def test_the_document_states_the_verdicts(client):
     described = document()["components"]["schemas"]
     for use in USES:
         assert described["Scorecard"]["properties"][use] == {"$ref": "#/components/schemas/UseScores"}
-    verdict = described["UseScores"]["properties"]["verdict"]["properties"]["verdict"]
-    assert verdict == {"$ref": "#/components/schemas/VerdictName"}
+    assert described["UseScores"]["properties"]["verdict"] == {"$ref": "#/components/schemas/Verdict"}
+    assert described["Verdict"]["properties"]["verdict"] == {"$ref": "#/components/schemas/VerdictName"}
     assert described["VerdictName"]["enum"] == list(VERDICTS)
 
 

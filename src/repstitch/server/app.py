@@ -18,7 +18,7 @@ from repstitch.server.docs import show_docs
 from repstitch.server.endpoint import CLIENT_LEFT, Endpoint
 from repstitch.server.guards import Authentication
 from repstitch.server.listing import list_spaces, list_stitchers, live, ready, show_metrics, show_stitcher
-from repstitch.server.negotiation import OCTETS
+from repstitch.server.negotiation import ARROW, OCTETS
 from repstitch.server.openai import EMBEDDINGS_PATHS, MODELS_PATHS, Embeddings, list_models, show_model
 from repstitch.server.openapi import show_openapi
 from repstitch.server.responses import Refusal, on_error
@@ -56,7 +56,7 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/translate", Translate(service), methods=["POST"]),
-            Route(BYTES_PATH, Translate(service, (OCTETS,)), methods=["POST"]),
+            Route(BYTES_PATH, Translate(service, (OCTETS, ARROW)), methods=["POST"]),
             *(Route(path, Embeddings(service), methods=["POST"]) for path in EMBEDDINGS_PATHS),
             Route("/v1/score", Score(service), methods=["POST"]),
             Route("/v1/stitchers", list_stitchers),

@@ -39,8 +39,14 @@ class RequestFormat:
     rows: bytes | None = None
 
 
-def read_headers(headers: list[tuple[bytes, bytes]], formats: tuple[str, ...] = FORMATS) -> RequestFormat:
-    """Return the format of a request. Raise Refusal 415 or 406 if its headers allow no format of `formats`."""
+def read_headers(
+    headers: list[tuple[bytes, bytes]], formats: tuple[str, ...] = FORMATS, accept_any: bool = False
+) -> RequestFormat:
+    """Return the format of a request. Raise Refusal 415 or 406 if its headers allow no format of `formats`.
+
+    With `accept_any`, an Accept that allows none of them has no effect, so that the response has the format of the
+    body. Generated clients send one that allows only the format of the errors.
+    """
     content_type, accept = None, b""
     length = dim = rows = None
     for name, value in headers:
@@ -61,7 +67,13 @@ def read_headers(headers: list[tuple[bytes, bytes]], formats: tuple[str, ...] = 
                 415, "Compressed bodies are not supported; send the body uncompressed, without `Content-Encoding`."
             )
     body = body_type(content_type or b"", formats)
-    return RequestFormat(body, reply_type(accept, body, formats), length, dim, rows)
+    try:
+        reply = reply_type(accept, body, formats)
+    except Refusal:
+        if not accept_any:
+            raise
+        reply = None
+    return RequestFormat(body, reply, length, dim, rows)
 
 
 @lru_cache(maxsize=64)

@@ -141,50 +141,42 @@ def _paths() -> dict[str, Any]:
 
 
 def _translate() -> dict[str, Any]:
-    binary = {kind: {"schema": BINARY} for kind in (OCTETS, ARROW)}
-    description = (
-        f"Send rows as little-endian numbers (`{OCTETS}`, float32 unless the `Content-Type` has the parameter "
-        "`dtype=float16`), as JSON (numbers or base64), or as an uncompressed Arrow IPC stream with a column "
-        "`vector` and an optional column `id`. The response has the format of the body unless `Accept` "
-        f"names another one. For `{OCTETS}` and Arrow, `Accept` can also name the dtype. The bytes of `{OCTETS}` "
-        "do not contain the width of a row: send the headers `X-Dim` (numbers per row) and `X-Rows` (number of "
-        "rows) to have the shape checked. A single vector in JSON is answered with a single vector. Names and "
-        "flags can be sent in the query string or, in JSON, in the body; if both contain one, the two must be "
-        f"equal. For generated clients, which expect one format per operation, `{BYTES_PATH}` is the same for bytes."
-    )
     return {
         "operationId": "translate",
         "summary": "Translate vectors from one space into another",
-        "description": description,
-        "parameters": _translate_parameters("here unless a JSON body contains it"),
-        "requestBody": {"required": True, "content": {JSON: {"schema": ref("Translate")}, **binary}},
-        "responses": _answers({JSON: {"schema": ref("Translation")}, **binary}, ROWS_ANSWERED | SERVED, TRANSLATED),
+        "description": (
+            "Send rows as JSON: numbers, or base64 of little-endian numbers. A single vector is answered with a single "
+            "vector. Names and flags can also be sent in the query string; if both contain one, the two must be equal. "
+            f"This path accepts the formats of `{BYTES_PATH}` too, with names and flags in the query string, and the "
+            "header `Accept` can name a format of the response other than that of the body."
+        ),
+        "requestBody": {"required": True, "content": {JSON: {"schema": ref("Translate")}}},
+        "responses": _answers({JSON: {"schema": ref("Translation")}}, ROWS_ANSWERED | SERVED, TRANSLATED),
     }
 
 
 def _translate_bytes() -> dict[str, Any]:
-    binary = {OCTETS: {"schema": BINARY}}
+    binary = {kind: {"schema": BINARY} for kind in (OCTETS, ARROW)}
     return {
         "operationId": "translate_bytes",
         "summary": "Translate vectors in bytes from one space into another",
         "description": (
-            "The same as `/v1/translate`, for rows of little-endian numbers only: float32 unless `Content-Type` or "
-            "`Accept` has the parameter `dtype=float16`."
+            f"Send rows as little-endian numbers (`{OCTETS}`, float32 unless the `Content-Type` has the parameter "
+            "`dtype=float16`), or as an uncompressed Arrow IPC stream with a column `vector` and an optional column "
+            "`id`. The response has the format of the body unless `Accept` prefers the other; `Accept` can also name the "
+            f"dtype. The bytes of `{OCTETS}` do not contain the width of a row: send the headers `X-Dim` (numbers "
+            "per row) and `X-Rows` (number of rows) to have the shape checked."
         ),
-        "parameters": _translate_parameters("here"),
+        "parameters": [
+            _query("source", NAME, "Name of the space of the rows.", required=True),
+            _query("target", NAME, "Name of the space to translate to.", required=True),
+            _query("stitcher", NAME, STITCHER_TEXT),
+            _query("confidence", FLAG, CONFIDENCE_TEXT),
+            _query("route", ref("Route"), ROUTE_TEXT),
+        ],
         "requestBody": {"required": True, "content": binary},
         "responses": _answers(binary, ROWS_ANSWERED | SERVED, TRANSLATED),
     }
-
-
-def _translate_parameters(where: str) -> list[dict[str, Any]]:
-    return [
-        _query("source", NAME, f"Name of the space of the rows. Required {where}."),
-        _query("target", NAME, f"Name of the space to translate to. Required {where}."),
-        _query("stitcher", NAME, STITCHER_TEXT),
-        _query("confidence", FLAG, CONFIDENCE_TEXT),
-        _query("route", ref("Route"), ROUTE_TEXT),
-    ]
 
 
 def _embeddings(name: str, model_in_path: bool) -> dict[str, Any]:
@@ -207,26 +199,17 @@ def _embeddings(name: str, model_in_path: bool) -> dict[str, Any]:
 
 
 def _score() -> dict[str, Any]:
-    operation = _post(
+    return _post(
         "score",
         "Score a stitcher on pairs of vectors",
         f"Send 20 to {MAX_SCORED} pairs: row i of `counterpart` is the target vector of the same item as row i of "
         "`embedding`. Pairs that the stitcher was trained on are left out; the scorecard contains their number. For "
         "each use, it contains the scores, the chance level, the reference scores and the verdict. A verdict requires "
-        "that at least 20 pairs remain.",
+        "that at least 20 pairs remain. Names can also be sent in the query string.",
         "Score",
         "Scored",
         SERVED,
     )
-    operation["parameters"] = [
-        _query(name, NAME, description)
-        for name, description in (
-            ("source", "Name of the space of `embedding`. Required here unless the body contains it."),
-            ("target", "Name of the space of `counterpart`. Required here unless the body contains it."),
-            ("stitcher", STITCHER_TEXT),
-        )
-    ]
-    return operation
 
 
 def _post(
@@ -309,8 +292,8 @@ def _in_path(name: str, description: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "description": description, "schema": NAME}
 
 
-def _query(name: str, schema: dict, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": description, "schema": schema}
+def _query(name: str, schema: dict, description: str, required: bool = False) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": required, "description": description, "schema": schema}
 
 
 async def show_openapi(request: Request) -> Response:

@@ -19,7 +19,8 @@ BASE64 = {
 }
 ROWS = {"anyOf": [VECTOR, VECTORS, BASE64]}
 BINARY = {"type": "string", "format": "binary"}
-FREE = {"type": "object"}
+OPEN = {"additionalProperties": True}  # without it, some generated clients lose the fields that are not listed
+FREE = {"type": "object", **OPEN}
 TEXT = {"type": "string"}
 TEXTS = {"type": "array", "items": TEXT, "minItems": 1}
 FLAG = {"type": "boolean"}
@@ -57,7 +58,7 @@ def _names() -> dict[str, Any]:
 
 def _registry() -> dict[str, Any]:
     """Return the schemas of what the service lists. The card of a space has more fields if the space states them."""
-    space = {"name": NAME, "dim": COUNT, "modality": TEXT, "role": TEXT}
+    space = {"name": NAME, "dim": COUNT, **dict.fromkeys(("modality", "role"), TEXT)}
     listed = {"type": "array", "items": NAME}
     listed_space = space | {"to": listed, "from": listed, "takes_texts": FLAG}
     serves = FLAG | {"description": "True if requests without `stitcher` use it; false for a candidate."}
@@ -70,17 +71,19 @@ def _registry() -> dict[str, Any]:
         "scores": FREE,
     }
     whole = {"source": ref("Space"), "target": ref("Space"), "settings": FREE, "split": FREE}
-    use = {"verdict": {"type": "object", "properties": {"verdict": ref("VerdictName"), "why": TEXT}}}
+    verdict = {"verdict": ref("VerdictName"), "why": TEXT}
     return {
-        "Space": {"type": "object", "properties": space, "required": ["name", "dim"]},
+        "Space": {"type": "object", "properties": space, "required": ["name", "dim"], **OPEN},
         "ListedSpace": {
             "type": "object",
             "properties": listed_space,
             "required": ["name", "dim", "to", "from", "takes_texts"],
+            **OPEN,
         },
         "Spaces": _record({"spaces": {"type": "array", "items": ref("ListedSpace")}}),
-        "UseScores": {"type": "object", "properties": use},
-        "Scorecard": {"type": "object", "properties": {name: ref("UseScores") for name in USES}},
+        "Verdict": {"type": "object", "properties": verdict, **OPEN},
+        "UseScores": {"type": "object", "properties": {"verdict": ref("Verdict")}, **OPEN},
+        "Scorecard": {"type": "object", "properties": {name: ref("UseScores") for name in USES}, **OPEN},
         "ListedStitcher": _record(summary, {"created": TEXT}),
         "Stitchers": _record({"stitchers": {"type": "array", "items": ref("ListedStitcher")}}),
         "Stitcher": _record(summary | whole | {"scorecard": ref("Scorecard")}, {"created": TEXT}),
@@ -91,15 +94,15 @@ def _registry() -> dict[str, Any]:
 
 def _requests() -> dict[str, Any]:
     pair = {
-        "source": (NAME, "Name of the space of `embedding`. Required here or in the query string."),
-        "target": (NAME, "Name of the target space. Required here or in the query string."),
-        "stitcher": (NAME, STITCHER_TEXT),
+        "source": NAME | {"description": "Name of the space of `embedding`."},
+        "target": NAME | {"description": "Name of the space to translate to."},
     }
+    stitcher = {"stitcher": (NAME, STITCHER_TEXT)}
     rows = ROWS | {"description": "One vector, a list of vectors, or base64 of little-endian numbers."}
     counterpart = ROWS | {
         "description": "The target vectors of the items in `embedding`, in the same order. Formats as for `embedding`."
     }
-    translate = pair | {
+    translate = stitcher | {
         "confidence": (FLAG, CONFIDENCE_TEXT),
         "route": (ref("Route"), ROUTE_TEXT),
         "encoding_format": (ref("EncodingFormat"), "Form of the vectors in the response. Default: as sent."),
@@ -108,7 +111,7 @@ def _requests() -> dict[str, Any]:
             "Dtype of the numbers in base64, in the request and in the response. Default: float32.",
         ),
     }
-    score = pair | {"dtype": (ref("Dtype"), "Dtype of the numbers in base64. Default: float32.")}
+    score = stitcher | {"dtype": (ref("Dtype"), "Dtype of the numbers in base64. Default: float32.")}
     inputs = {"anyOf": [VECTOR, VECTORS, TEXT, TEXTS]}
     size = {"type": "integer", "minimum": 1}
     embeddings = {
@@ -123,8 +126,8 @@ def _requests() -> dict[str, Any]:
     inputs = inputs | {"description": "One vector, a list of vectors, one text, or a list of texts."}
     in_path = {"model": (NAME, "Has no effect: the path names the model.")}
     return {
-        "Translate": _record({"embedding": rows}, _nullable(translate)),
-        "Score": _record({"embedding": rows, "counterpart": counterpart}, _nullable(score)),
+        "Translate": _record({"embedding": rows, **pair}, _nullable(translate)),
+        "Score": _record({"embedding": rows, "counterpart": counterpart, **pair}, _nullable(score)),
         "Embeddings": _record({"model": model, "input": inputs}, _nullable(embeddings)),
         "DeploymentEmbeddings": _record({"input": inputs}, _nullable(in_path | embeddings)),
     }

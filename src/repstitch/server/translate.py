@@ -40,7 +40,7 @@ from repstitch.wire.arrow import read_arrow, write_arrow
 from repstitch.wire.fields import read_embedding, read_json, write_embedding, write_reply
 from repstitch.wire.rows import DTYPES, Buffer, UnusableError, faults, rows_from_bytes, rows_to_bytes
 
-BYTES_PATH = "/v1/translate/bytes"  # for clients that are generated from the OpenAPI document
+BYTES_PATH = "/v1/translate/bytes"  # for generated clients, which expect one kind of format per path
 
 
 @dataclass(slots=True)
@@ -63,14 +63,14 @@ class Translate(Endpoint):
 
     def __init__(self, service: Service, formats: tuple[str, ...] = FORMATS):
         super().__init__(service)
-        self.formats = formats
+        self.formats, self.accept_any = formats, formats is not FORMATS
 
     async def answer(
         self, scope: Scope, receive: Receive, reservation: ByteReservation, labels: RequestLabels
     ) -> tuple[Headers, Body]:
         service, settings = self.service, self.settings
         service.state()
-        request_format = read_headers(scope["headers"], self.formats)
+        request_format = read_headers(scope["headers"], self.formats, self.accept_any)
         kind = request_format.body.kind
         labels.encoding = ENCODINGS[kind, request_format.body.dtype or "float32"]
         query = read_query(scope["query_string"])
