@@ -51,8 +51,7 @@ def plain(service):
     """Return a function that sends a request by hand and returns the JSON of the response."""
 
     def ask(method: str, path: str, **body: Any) -> Any:
-        sent = {"json": body} if body else {}
-        response = httpx.request(method, service.address + path, headers={"x-api-key": KEY}, **sent)
+        response = httpx.request(method, service.address + path, headers={"x-api-key": KEY}, json=body or None)
         assert response.status_code == 200, response.text
         return response.json()
 
@@ -115,9 +114,9 @@ def test_openapi_python_client(service, plain, imported, tmp_path):
             sent = {"embedding": vectors, **PAIR} | ({"confidence": True} if confidence else {})
             body = models.Translate(vectors, **PAIR, confidence=confidence)
             assert call("translate", body=body).parsed.to_dict() == plain("POST", "/v1/translate", **sent)
+        expected = plain("POST", "/v1/embeddings", model="old->new", input=vectors)
         for operation, kind in EMBEDDINGS.items():
             body = getattr(models, kind)(model="old->new", input_=vectors)
-            expected = plain("POST", "/v1/embeddings", model="old->new", input=vectors)
             assert call(operation, body=body).parsed.to_dict() == expected
         body = models.DeploymentEmbeddings(input_=vectors)
         assert call("deployment_embeddings", model="old->new", body=body).parsed.to_dict() == expected

@@ -86,12 +86,10 @@ def test_openai_for_node(service):
 
 
 def test_langchain(service):
-    from langchain_openai import AzureOpenAIEmbeddings, OpenAIEmbeddings
-    from pydantic import SecretStr
-
-    options: dict[str, Any] = {"api_key": SecretStr(KEY), "check_embedding_ctx_length": False}
-    plain = OpenAIEmbeddings(model=MODEL, base_url=f"{service.address}/v1", **options)
-    azure = AzureOpenAIEmbeddings(
+    langchain = pytest.importorskip("langchain_openai")
+    options: dict[str, Any] = {"api_key": KEY, "check_embedding_ctx_length": False}
+    plain = langchain.OpenAIEmbeddings(model=MODEL, base_url=f"{service.address}/v1", **options)
+    azure = langchain.AzureOpenAIEmbeddings(
         azure_endpoint=service.address, azure_deployment=MODEL, api_version="2026-01-01", **options
     )
     for embeddings in (plain, azure):
@@ -102,8 +100,8 @@ def test_langchain(service):
 
 def test_langchain_that_sends_tokens_learns_which_setting_to_change(service):
     import openai
-    from langchain_openai import OpenAIEmbeddings
-    from pydantic import SecretStr
+
+    langchain = pytest.importorskip("langchain_openai")
 
     class Words:
         """A tokenizer, in place of one that would be downloaded."""
@@ -111,7 +109,7 @@ def test_langchain_that_sends_tokens_learns_which_setting_to_change(service):
         def encode_ordinary(self, text):
             return [len(word) for word in text.split()]
 
-    embeddings = OpenAIEmbeddings(model=MODEL, base_url=f"{service.address}/v1", api_key=SecretStr(KEY))
+    embeddings = langchain.OpenAIEmbeddings(model=MODEL, base_url=f"{service.address}/v1", api_key=KEY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tiktoken.encoding_for_model", lambda _: Words())
         patch.setattr("tiktoken.get_encoding", lambda _: Words())
@@ -120,16 +118,14 @@ def test_langchain_that_sends_tokens_learns_which_setting_to_change(service):
 
 
 def test_llama_index(service):
-    from llama_index.embeddings.openai_like import OpenAILikeEmbedding
-
-    client = OpenAILikeEmbedding(model_name=MODEL, api_base=f"{service.address}/v1", api_key=KEY)
+    llama_index = pytest.importorskip("llama_index.embeddings.openai_like")
+    client = llama_index.OpenAILikeEmbedding(model_name=MODEL, api_base=f"{service.address}/v1", api_key=KEY)
     assert close(client.get_text_embedding_batch(TEXTS), service.texts)
     assert close(client.get_query_embedding(TEXTS[2]), service.texts[2])
 
 
 def test_litellm(service):
-    import litellm
-
+    litellm = pytest.importorskip("litellm")
     for options in (
         {"model": f"openai/{MODEL}", "api_base": f"{service.address}/v1"},
         {"model": f"azure/{MODEL}", "api_base": service.address, "api_version": "2026-01-01"},
@@ -139,20 +135,17 @@ def test_litellm(service):
 
 
 def test_chroma(service):
-    from chromadb.utils.embedding_functions.openai_embedding_function import OpenAIEmbeddingFunction
-
-    function = OpenAIEmbeddingFunction(api_key=KEY, api_base=f"{service.address}/v1", model_name=MODEL)
+    functions = pytest.importorskip("chromadb.utils.embedding_functions")
+    function = functions.OpenAIEmbeddingFunction(api_key=KEY, api_base=f"{service.address}/v1", model_name=MODEL)
     assert close(function(TEXTS), service.texts)
 
 
 def test_haystack(service):
-    from haystack import Document
-    from haystack.components.embedders import OpenAIDocumentEmbedder, OpenAITextEmbedder
-    from haystack.utils import Secret
-
-    options: dict[str, Any] = {"api_key": Secret.from_token(KEY), "api_base_url": f"{service.address}/v1"}
-    texts = OpenAITextEmbedder(model=MODEL, **options)
+    haystack, embedders = pytest.importorskip("haystack"), pytest.importorskip("haystack.components.embedders")
+    secret = pytest.importorskip("haystack.utils").Secret.from_token(KEY)
+    options: dict[str, Any] = {"api_key": secret, "api_base_url": f"{service.address}/v1"}
+    texts = embedders.OpenAITextEmbedder(model=MODEL, **options)
     assert close(texts.run(TEXTS[0])["embedding"], service.texts[0])
-    documents = OpenAIDocumentEmbedder(model=MODEL, progress_bar=False, **options)
-    answer = documents.run([Document(content=text) for text in TEXTS])["documents"]
+    documents = embedders.OpenAIDocumentEmbedder(model=MODEL, progress_bar=False, **options)
+    answer = documents.run([haystack.Document(content=text) for text in TEXTS])["documents"]
     assert close([each.embedding for each in answer], service.texts)

@@ -163,8 +163,8 @@ def _translate_bytes() -> dict[str, Any]:
         "description": (
             f"Send rows as little-endian numbers (`{OCTETS}`, float32 unless the `Content-Type` has the parameter "
             "`dtype=float16`), or as an uncompressed Arrow IPC stream with a column `vector` and an optional column "
-            "`id`. The response has the format of the body unless `Accept` prefers the other; `Accept` can also name the "
-            f"dtype. The bytes of `{OCTETS}` do not contain the width of a row: send the headers `X-Dim` (numbers "
+            "`id`. The response has the format of the body unless `Accept` prefers the other; `Accept` can also name "
+            f"the dtype. The bytes of `{OCTETS}` do not contain the width of a row: send the headers `X-Dim` (numbers "
             "per row) and `X-Rows` (number of rows) to have the shape checked."
         ),
         "parameters": [
