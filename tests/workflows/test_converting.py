@@ -1,3 +1,4 @@
+import csv
 import json
 import logging
 
@@ -181,3 +182,116 @@ def test_outputs_that_exist_or_cannot_contain_the_rows_are_refused(tmp_path, sou
 
 def test_the_formats_that_are_read_and_written_are_known_endings():
     assert set(READ_FORMATS) - {".json", ".tsv"} < set(WRITTEN_FORMATS)
+
+
+def rows_of(tmp_path, name, content, **how) -> list[dict]:
+    """Convert a text file and return its rows."""
+    (tmp_path / name.split(":")[0]).write_text(content)
+    convert(tmp_path / name, tmp_path / "rows.parquet", **how)
+    rows = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    (tmp_path / "rows.parquet").unlink()
+    return rows
+
+
+def test_a_row_never_gets_another_vector_than_the_one_that_is_named(tmp_path):
+    lines = '{"id": 1, "emb": [1, 0], "vector": [9, 9]}\n{"id": 2, "vector": [8, 8]}\n'
+    with pytest.raises(InputError, match=r"Row 1 of .*x\.jsonl has no 'emb'; its fields are: id, vector"):
+        rows_of(tmp_path, "x.jsonl:emb", lines)
+    points = [{"id": 1, "vector": {"title": [1, 0], "body": [5, 5]}}, {"id": 2, "vector": {"body": [6, 6]}}]
+    rows = rows_of(tmp_path, "x.json:title", json.dumps(points))
+    assert rows[0]["vector"] == [1, 0]
+    assert np.isnan(rows[1]["vector"]).all()
+    points = [{"id": 1, "vector": {"title": [1, 0]}}, {"id": 2, "vector": {"body": [6, 6]}}]
+    with pytest.raises(InputError, match=r"has vectors of several names \('title' in row 0, 'body' in row 1\); name"):
+        rows_of(tmp_path, "x.json", json.dumps(points))
+    with pytest.raises(InputError, match="has no vector 'titel'"):
+        rows_of(tmp_path, "x.json:titel", json.dumps(points))
+    point = {"id": 1, "vector": {"title": [1, 0]}, "payload": {"title": "a title", "vector": "text"}}
+    rows = rows_of(tmp_path, "x.json:title", json.dumps([point]))
+    assert rows == [{"id": 1, "vector": [1, 0], "title": "a title", "payload.vector": "text"}]
+
+
+@pytest.mark.parametrize("form", [lambda page: {"result": page}, lambda page: page], ids=["reply", "points"])
+def test_one_page_of_several_is_refused(tmp_path, form):
+    page = {"points": [{"id": 1, "vector": [1, 0]}], "next_page_offset": 3}
+    with pytest.raises(InputError, match="is one page of them: the next begins at `next_page_offset` 3"):
+        rows_of(tmp_path, "x.json", json.dumps(form(page)))
+
+
+def test_the_texts_of_a_csv_file_are_kept(tmp_path):
+    content = 'id,zip,state,n,price,day,vector\n001,01234,NA,7,0.5,2020-01-02,"[1,0]"\n002,00007,CA,,1.25,,"[0,1]"\n'
+    first, second = rows_of(tmp_path, "x.csv", content)
+    assert (first["zip"], first["state"], first["n"], first["price"]) == ("01234", "NA", 7, 0.5)
+    assert (first["day"].isoformat(), second["n"], second["day"]) == ("2020-01-02", None, None)
+
+
+def test_a_second_column_called_vector_or_id_is_left_out_with_a_warning(tmp_path, caplog):
+    assert rows_of(tmp_path, "x.jsonl:emb", '{"vector": [9], "emb": [1], "id": 3}\n') == [{"id": 3, "vector": [1]}]
+    assert rows_of(tmp_path, "x.csv:emb", 'vector,emb,id\n9,"[1]",a\n') == [{"id": "a", "vector": [1]}]
+    assert caplog.text.count("its column 'vector' is not copied") == 2
+    table = pa.table({"id": ["1"], "sku": ["a"], "emb": [[1.0]], "vector": [[9.0]], "n": [5]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    convert(f"{tmp_path}/x.parquet:emb", tmp_path / "y.parquet", id_column="sku")
+    assert pq.read_table(tmp_path / "y.parquet").to_pylist() == [{"id": "a", "vector": [1], "n": 5}]
+    assert "its column 'id' is not copied" in caplog.text
+
+
+def test_ids_of_the_caller_replace_several_columns_of_a_csv_file(tmp_path):
+    content = 'doc_id,uuid,vector\n7,u1,"[1,0]"\n8,u2,"[0,1]"\n'
+    assert [row["id"] for row in rows_of(tmp_path, "x.csv", content, ids=["a", "b"])] == ["a", "b"]
+
+
+def test_values_of_several_types_are_kept(tmp_path):
+    lines = '{"id": 1, "vector": [1], "n": 9007199254740993}\n{"id": 2.5, "vector": [2], "n": 0.5}\n'
+    rows = rows_of(tmp_path, "x.jsonl", lines)
+    assert [(row["id"], row["n"]) for row in rows] == [("1", "9007199254740993"), ("2.5", "0.5")]
+    assert rows_of(tmp_path, "x.jsonl", '{"vector": [1], "payload": "text"}\n')[0]["payload"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("x.jsonl", '{"vector": [1e400]}'), ("x.csv", 'id,vector\na,"[1e39]"\n')]
+)
+def test_numbers_beyond_float32_are_refused(tmp_path, name, content):
+    with pytest.raises(InputError, match="must have finite numbers that float32 can represent"):
+        rows_of(tmp_path, name, content)
+
+
+UUID = "00000000-0000-0000-0000-000000000005"
+PLAIN = {
+    "bytes": (pa.array([b"\xc3\xa9", None]), ["é", None], ["é", ""]),
+    "uuid": (pa.array([bytes(15) + b"\x05", None], pa.uuid()), [UUID, None], [UUID, ""]),
+    "view": (pa.array(["m", "n"], pa.string_view()), ["m", "n"], ["m", "n"]),
+    "nan": (pa.array([float("nan"), 1.5]), [None, 1.5], ["nan", "1.5"]),
+    "lists of bytes": (pa.array([[b"a"], [b"b"]]), [["a"], ["b"]], ['["a"]', '["b"]']),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_text_files_contain_columns_of_every_type(tmp_path, kind):
+    column, expected, cells = PLAIN[kind]
+    table = pa.table({"id": ["1", "2"], "vector": [[1.0], [2.0]], "p": column})
+    pq.write_table(table, tmp_path / "x.parquet")
+    convert(tmp_path / "x.parquet", tmp_path / "y.jsonl")
+    lines = (tmp_path / "y.jsonl").read_text().splitlines()
+    refuse = {"parse_constant": pytest.fail}  # of NaN, which is not JSON
+    assert [json.loads(line, **refuse)["p"] for line in lines] == expected
+    convert(tmp_path / "x.parquet", tmp_path / "y.csv")
+    with (tmp_path / "y.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["p"] for row in csv.DictReader(file)] == cells
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_bytes_that_are_not_text_are_refused_in_text_files(tmp_path, ending):
+    pq.write_table(pa.table({"id": ["1"], "vector": [[1.0]], "p": [b"\xff"]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="cannot contain bytes that are not UTF-8"):
+        convert(tmp_path / "x.parquet", tmp_path / f"y{ending}")
+    assert not (tmp_path / f"y{ending}").exists()
+
+
+def test_ids_with_a_byte_order_mark_or_a_nul_character_are_kept_or_refused(tmp_path):
+    rows = Embeddings(X[:2], card("old", 4), np.array(["\ufeffa", "b\0"], object))
+    write(tmp_path / "x.parquet", rows)
+    convert(tmp_path / "x.parquet", tmp_path / "y.npy")
+    assert list(read(tmp_path / "y.npy").ids) == ["\ufeffa", "b\0"]  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"must not end in \.npz, because the id 'b\\x00' ends with a NUL"):
+        convert(tmp_path / "x.parquet", tmp_path / "y.npz")

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 ALL_COLUMNS = "all"
 VECTOR = "vector"
+OUTPUT_COLUMNS = ("id", VECTOR)
 PIECE_BYTES = 2**21  # of vectors that are read at a time
 
 
@@ -182,9 +183,15 @@ def _common_id_column(data: pyarrow.dataset.Dataset, path: str, id_column: IdCol
 
 
 def _payload(columns: Sequence[str], names: Sequence[str] | str, path: str) -> list[str]:
-    """Return the names of the columns to read beside vectors, ids and groups. Raises InputError if one is missing."""
-    if names == ALL_COLUMNS:
-        return list(columns)
+    """Return the names of the columns to read beside vectors, ids and groups. Raises InputError if one is missing.
+
+    All columns are those that an output can have beside its own columns `id` and `vector`.
+    """
+    if isinstance(names, str) and names == ALL_COLUMNS:
+        for name in (name for name in columns if name in OUTPUT_COLUMNS):
+            log.warning("%s: its column %r is not copied, because the output's column %r has others.", path, name, name)
+        return [name for name in columns if name not in OUTPUT_COLUMNS]
+    names = [names] if isinstance(names, str) else names
     for name in names:
         if name not in columns:
             raise InputError(

@@ -5,6 +5,8 @@ JSON, it is a list. A JSON document is a list of such objects, or the reply to a
 """
 
 import json
+import logging
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from repstitch.embeddings.arrow_tables import VECTOR
-from repstitch.embeddings.ids import IdColumn, choose_id_column
+from repstitch.embeddings.ids import IdColumn, choose_id_column, is_bytes
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings
 from repstitch.embeddings.tables import read_schema, read_table
 from repstitch.errors import InputError, one_line
@@ -26,20 +28,25 @@ LINES_OF_JSON = (".jsonl", ".ndjson")
 READ_FORMATS = (".csv", ".tsv", *LINES_OF_JSON, ".json")
 WRITTEN_FORMATS = (".parquet", ".arrow", ".npy", ".npz", ".csv", *LINES_OF_JSON)
 BRACKETS = "[](){} "
+EXACT_INTEGERS = 2**53  # float64 represents all integers up to this one exactly
+
+log = logging.getLogger(__name__)
 
 
 def read_text_table(path: Path, column: str | None = None, id_column: IdColumn | None = None) -> pa.Table:
     """Return the rows of a CSV or JSON file as a table whose column `vector` contains lists of floats.
 
     `column` is the column of the vectors in the file, by default `vector`. A CSV file without it must have a number per
-    column. The ids of a CSV file, chosen by `choose_id_column`, are read as text. The fields of the object `payload` of
-    a point become columns. Raises InputError, naming the row, if the file cannot be read.
+    column. The ids of a CSV file, chosen by `choose_id_column`, are read as text, and so is a column beside vectors
+    unless its texts are those of numbers, truth values or dates. The fields of the object `payload` of a point become
+    columns. A point without the vector `column` among its named vectors has no vector. Raises InputError, naming the
+    row, if the file cannot be read.
     """
     try:
         suffix = path.suffix.lower()
         if suffix in (".csv", ".tsv"):
             return _read_csv(path, column, id_column)
-        return _table(_lines(path) if suffix in LINES_OF_JSON else _document(path), path, column)
+        return _table(_lines(path) if suffix in LINES_OF_JSON else _document(path), path, column, id_column)
     except InputError:
         raise
     except Exception as error:  # the readers of damaged files raise nearly every exception
@@ -54,10 +61,35 @@ def _read_csv(path: Path, column: str | None, id_column: IdColumn | None) -> pa.
     if column is not None and column not in schema.names:
         raise InputError(f"{path} has no column {column!r}; its columns are: {', '.join(schema.names)}.")
     ids = choose_id_column(schema, str(path), id_column, others=(name,))
-    table = read_table(path, "embeddings", [name] if ids is None else [name, ids])
     if name not in schema.names:
-        return table
-    return table.drop_columns([name]).append_column(VECTOR, _parse_vectors(table.column(name).combine_chunks(), path))
+        return read_table(path, "embeddings", [] if ids is None else [ids])
+    table = read_table(path, "embeddings", schema.names)
+    further = {other: table[other] if other == ids else _typed(table[other]) for other in schema.names if other != name}
+    return pa.table(_without_vector(further, path) | {VECTOR: _parse_vectors(table[name].combine_chunks(), path)})
+
+
+def _typed(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return texts as numbers, truth values or dates if these are written exactly so, and else unchanged.
+
+    An empty text is null in a column of another type. 01234 and NA stay text.
+    """
+    is_empty = pc.call_function("equal", [texts, pa.scalar("")])
+    present = pc.call_function("if_else", [is_empty, pa.scalar(None, pa.string()), texts])
+    for kind in (pa.int64(), pa.float64(), pa.bool_(), pa.date32()) if present.null_count < len(present) else ():
+        try:
+            values = present.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+        if values.cast(pa.string()).equals(present):
+            return values
+    return texts
+
+
+def _without_vector(columns: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the columns beside the vectors. A further column called `vector` is left out with a warning."""
+    if VECTOR in columns:
+        log.warning("%s: its column 'vector' is not copied, because the output's column 'vector' has others.", path)
+    return {name: values for name, values in columns.items() if name != VECTOR}
 
 
 def _parse_vectors(texts: pa.Array, path: Path) -> pa.Array:
@@ -73,6 +105,8 @@ def _parse_vectors(texts: pa.Array, path: Path) -> pa.Array:
         numbers = pc.call_function("utf8_trim", [lists.values], pc.TrimOptions(" ")).cast(pa.float32())
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} must have vectors such as [0.1,0.2]; {one_line(error)}.") from None
+    if np.isinf(numbers.to_numpy(zero_copy_only=False)).any():
+        raise InputError(f"{path} must have finite numbers that float32 can represent in its vectors.")
     return pa.ListArray.from_arrays(lists.offsets, numbers, mask=lists.is_null())
 
 
@@ -89,11 +123,22 @@ def _lines(path: Path) -> Iterator[Any]:
 def _document(path: Path) -> Iterator[Any]:
     content = _parse(path.read_text(encoding="utf-8-sig"), str(path))
     for key in ("result", "points"):
+        _check_last_page(content, path)
         if isinstance(content, dict) and key in content:
             content = content[key]
     if not isinstance(content, list):
         raise InputError(f"{path} must contain a list of points, or the reply to a scroll request of Qdrant.")
     yield from content
+
+
+def _check_last_page(content: Any, path: Path) -> None:
+    """Raise InputError if a reply to a scroll request of Qdrant states that more points follow."""
+    following = content.get("next_page_offset") if isinstance(content, dict) else None
+    if following is not None:
+        raise InputError(
+            f"{path} must contain all points, but it is one page of them: the next begins at `next_page_offset` "
+            f"{following!r}. Scroll with a larger `limit`, or join the points of all pages in one list."
+        )
 
 
 def _parse(text: str, name: str) -> Any:
@@ -103,52 +148,79 @@ def _parse(text: str, name: str) -> Any:
         raise InputError(f"{name} is not JSON: {one_line(error)}") from None
 
 
-def _table(points: Iterator[Any], path: Path, column: str | None) -> pa.Table:
-    vectors, columns, n = [], {}, 0
+def _table(points: Iterator[Any], path: Path, column: str | None, id_column: IdColumn | None) -> pa.Table:
+    vectors, columns, sources, n = [], {}, {}, 0
     for n, point in enumerate(points, 1):
         name = f"Row {n - 1} of {path}"
         if not isinstance(point, dict):
             raise InputError(f"{name} must be a JSON object; got {type(point).__name__}.")
-        payload = point.pop("payload", None)
-        if isinstance(payload, dict):
-            point |= {f"payload.{key}" if key in point else key: value for key, value in payload.items()}
-        vectors.append(_vector(point, column, name))
+        taken = {VECTOR, *point}
+        vector, source = _vector(point, column, name)
+        vectors.append(vector)
+        if vector is not None:
+            sources.setdefault(source, n - 1)
+        if isinstance(point.get("payload"), dict):
+            payload = point.pop("payload")
+            point |= {f"payload.{key}" if key in taken else key: value for key, value in payload.items()}
         for key, value in point.items():
             columns.setdefault(key, [None] * (n - 1)).append(value)
         for values in columns.values():
             values.extend([None] * (n - len(values)))
-    table = {name: _column(values) for name, values in columns.items()}
+    if column is None and len(sources) > 1:
+        listed = ", ".join(f"{source!r} in row {row}" for source, row in sources.items())
+        raise InputError(f"{path} has vectors of several names ({listed}); name one after the path, with a colon.")
+    if column is not None and n and not sources:
+        raise InputError(f"{path} has no vector {column!r}; its fields are: {', '.join(columns)}.")
+    further = _without_vector(columns, path)
+    ids = choose_id_column(pa.schema([(key, pa.null()) for key in further]), str(path), id_column)
+    table = {name: _column(values, name == ids) for name, values in further.items()}
     return pa.table(table | {VECTOR: pa.array(vectors, pa.list_(pa.float32()))})
 
 
-def _vector(fields: dict[str, Any], column: str | None, name: str) -> np.ndarray | None:
-    """Remove the vector from the fields of a point, and return it. A point may have several named vectors."""
-    source = column if column in fields else VECTOR
+def _vector(fields: dict[str, Any], column: str | None, name: str) -> tuple[np.ndarray | None, str]:
+    """Remove the vector from the fields of a point, and return it with its name.
+
+    A point may have several named vectors. Without the one called `column` among them, it has no vector.
+    """
+    several = isinstance(fields.get(VECTOR), dict)
+    source = column if column is not None and (column in fields or not several) else VECTOR
     if source not in fields:
         raise InputError(f"{name} has no {source!r}; its fields are: {', '.join(fields)}.")
-    value = fields.pop(source)
+    value, key = fields.pop(source), source
     if isinstance(value, dict):
-        key = column if column in value else next(iter(value)) if len(value) == 1 else None
-        if key is None:
+        if column is not None and (column in value or column != source):
+            key = column
+        elif len(value) <= 1:
+            key = next(iter(value), source)
+        else:
             raise InputError(f"{name} has several vectors ({', '.join(value)}); name one after the path, with a colon.")
-        value = value[key]
+        value = value.get(key)
     if value is None:
-        return None
+        return None, key
     try:
-        vector = np.array(value, dtype=np.float32)
+        vector = np.array(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         vector = np.zeros((0, 0))
     if vector.ndim != 1:
         raise InputError(f"{name} must have a list of numbers in {source!r}.")
-    return vector
+    if (np.abs(vector) > np.finfo(np.float32).max).any():
+        raise InputError(f"{name} must have finite numbers that float32 can represent in {source!r}.")
+    return vector.astype(np.float32), key
 
 
-def _column(values: list[Any]) -> pa.Array:
-    """Return values as a column. Values of several types become text, numbers without quotes."""
+def _column(values: list[Any], is_ids: bool) -> pa.Array:
+    """Return values as a column. Values of several types become text, numbers without quotes.
+
+    Whole numbers and others are of one type unless they are ids, or are not all exact as floats.
+    """
+    kinds = {type(value) for value in values}
+    whole = [value for value in values if type(value) is int] if kinds >= {int, float} else []
     try:
-        return pa.array(values)
+        if not whole or not (is_ids or max(map(abs, whole)) > EXACT_INTEGERS):
+            return pa.array(values)
     except (pa.ArrowException, OverflowError):
-        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values])
+        pass
+    return pa.array([v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values])
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -168,7 +240,7 @@ def write_as(out: Path, embeddings: Embeddings, id_type: pa.DataType) -> list[Pa
             if ids is None:
                 np.savez(path, vector=embeddings.vectors)
             else:
-                np.savez(path, vector=embeddings.vectors, ids=np.asarray(embeddings.ids).astype(str))
+                np.savez(path, vector=embeddings.vectors, ids=_unicode(embeddings.ids))
         return [out]
     is_text = out.suffix not in (".parquet", ".arrow")
     columns = {} if ids is None else {"id": ids.cast(id_type)}
@@ -184,6 +256,14 @@ def write_as(out: Path, embeddings: Embeddings, id_type: pa.DataType) -> list[Pa
     return [out]
 
 
+def _unicode(ids: Any) -> np.ndarray:
+    """Return ids as NumPy's text, which would drop a NUL character from the end of one."""
+    cut = next((key for key in ids if key.endswith("\0")), None)
+    if cut is not None:
+        raise InputError(f"`out` must not end in .npz, because the id {cut!r} ends with a NUL character; use .parquet.")
+    return np.asarray(ids).astype(str)
+
+
 def _write_npy(out: Path, embeddings: Embeddings) -> list[Path]:
     files = [check_new(out)]
     if embeddings.ids is not None:
@@ -192,7 +272,9 @@ def _write_npy(out: Path, embeddings: Embeddings) -> list[Path]:
         if broken is not None:
             raise InputError(f"`out` must not end in .npy, because the id {broken!r} has a line break; use .npz.")
         with written_whole(files[1]) as path:
-            path.write_text("".join(f"{key}\n" for key in embeddings.ids), encoding="utf-8", newline="")
+            # The reader takes one byte order mark from the start, which must not be that of the first id.
+            mark = "\ufeff" if len(embeddings.ids) and embeddings.ids[0].startswith("\ufeff") else ""
+            path.write_text(mark + "".join(f"{key}\n" for key in embeddings.ids), encoding="utf-8", newline="")
     with written_whole(out) as path:
         np.save(path, embeddings.vectors)
     return files
@@ -220,8 +302,31 @@ def _write_json_lines(table: pa.Table, path: Path) -> None:
         for batch in table.to_batches(max_chunksize=1024):
             vectors = batch.column(VECTOR).to_pylist()
             for row, vector in zip(batch.drop_columns([VECTOR]).to_pylist(), vectors, strict=True):
-                fields = json.dumps(row, ensure_ascii=False, default=str)[:-1]
+                fields = _json(row)[:-1]
                 file.write(f'{fields}{", " if row else ""}"{VECTOR}": {vector or "null"}}}\n')
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON. NaN, which JSON lacks, is null. Raises InputError on Inf, and on bytes not in UTF-8."""
+    try:
+        return json.dumps(_plain(value), ensure_ascii=False, default=str, allow_nan=False)
+    except UnicodeDecodeError:
+        raise InputError(
+            "`out` is a text file, which cannot contain bytes that are not UTF-8; name the `columns` to copy."
+        ) from None
+    except ValueError:
+        raise InputError("`out` is a text file, which cannot contain Inf; name the `columns` to copy.") from None
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with bytes as text and NaN as None, at any depth."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:
@@ -230,14 +335,18 @@ def _write_arrow(table: pa.Table, path: Path) -> None:
 
 
 def _write_csv(table: pa.Table, path: Path) -> None:
-    """Write a table as CSV. Values that are no text or numbers, such as lists, are written as JSON."""
-    flat = [
-        pa.array([None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in column.to_pylist()])
-        if pa.types.is_nested(column.type)
-        else column
-        for column in table.columns
-    ]
-    pacsv.write_csv(pa.table(flat, table.column_names), path)
+    """Write a table as CSV. Lists and objects are written as JSON, bytes and UUIDs as text."""
+    pacsv.write_csv(pa.table([_flat(column) for column in table.columns], table.column_names), path)
+
+
+def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    kind = column.type
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if not pa.types.is_nested(kind) and not is_bytes(kind) and not isinstance(kind, pa.BaseExtensionType):
+        return column
+    texts = (None if value is None else _json(value) for value in column.to_pylist())
+    return pa.array([text if text is None or text[0] != '"' else json.loads(text) for text in texts], pa.string())
 
 
 WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {

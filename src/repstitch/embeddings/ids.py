@@ -97,7 +97,7 @@ def _looks_like_ids(name: str, column: pa.ChunkedArray) -> bool:
     """Return whether a column is named like ids, or has different whole numbers or short words in all of its rows."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if not (is_text or pa.types.is_integer(kind) or _is_bytes(kind) or isinstance(kind, pa.BaseExtensionType)):
+    if not (is_text or pa.types.is_integer(kind) or is_bytes(kind) or isinstance(kind, pa.BaseExtensionType)):
         return False
     if LOOKS_LIKE_ID.search(name) or isinstance(kind, pa.UuidType):
         return True
@@ -108,7 +108,8 @@ def _looks_like_ids(name: str, column: pa.ChunkedArray) -> bool:
     return are_words and len(set(entries)) == len(entries)
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
+def is_bytes(kind: pa.DataType) -> bool:
+    """Return whether a type is one of bytes."""
     types = pa.types
     kinds = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
     return any(is_kind(kind) for is_kind in kinds)

@@ -9,7 +9,7 @@ from repstitch.arguments import names_keywords
 from repstitch.embeddings.arrow_tables import ALL_COLUMNS
 from repstitch.embeddings.columns import Column
 from repstitch.embeddings.exchange import READ_FORMATS, WRITTEN_FORMATS, read_text_table, write_as
-from repstitch.embeddings.ids import IdColumn
+from repstitch.embeddings.ids import NO_IDS, IdColumn
 from repstitch.embeddings.reading import scan, scan_argument
 from repstitch.errors import InputError
 from repstitch.files import check_ending, check_new, split_key
@@ -54,7 +54,7 @@ def convert(
     location, key = split_key(str(path), (*FORMATS, *READ_FORMATS))
     ending = Path(location).suffix.lower()
     if ending in READ_FORMATS:
-        table = read_text_table(Path(location), key, id_column)
+        table = read_text_table(Path(location), key, id_column if ids is None else NO_IDS)
         opened = scan_argument(location, table, ids=ids, id_column=id_column, columns=columns, space=space)
     else:
         further = () if ending in WITHOUT_COLUMNS and columns == ALL_COLUMNS else columns
