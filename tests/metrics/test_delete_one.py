@@ -61,13 +61,13 @@ def test_a_difference_without_a_row_is_that_of_the_means():
 
 def test_a_ratio_to_a_constant_has_the_interval_of_its_upper_part():
     first = score(*spaces(40, 6), 5, 5)[0]
-    half = RowScores(np.full(40, 0.5))
+    half = certain(0.5, 40)
     assert first.over(half).mean == pytest.approx(2 * first.mean)
     assert first.over(half).interval() == pytest.approx([2 * end for end in first.interval()])
 
 
 def test_a_ratio_of_equal_scores_is_1_with_room_for_3_rows():
-    scores = RowScores(np.arange(40) / 80)
+    scores = RowScores(np.full(40, 0.25))
     low, high = scores.over(scores).interval()
     assert scores.over(scores).mean == 1
     assert low == pytest.approx(1 - 3 / 40)
@@ -83,6 +83,23 @@ def test_the_interval_of_a_ratio_contains_the_ratios_at_which_the_difference_may
     for end in (low, high):
         difference = RowScores(above.values - end * below.values, None, -10, 10)
         assert abs(difference.mean) == pytest.approx(2.1 * difference.variance() ** 0.5, rel=1e-6)
+
+
+def test_queries_without_a_hit_say_nothing_of_a_ratio_of_equal_scores():
+    hits_of_few = RowScores((np.arange(40) < 8).astype(float))
+    assert hits_of_few.over(hits_of_few).interval()[0] == pytest.approx(1 - 3 / 8)
+
+
+def test_a_ratio_to_equal_scores_that_are_not_known_by_definition_varies_both():
+    above, ones = RowScores(np.arange(20) / 20), RowScores(np.ones(20))
+    by_definition = above.over(certain(1.0, 20)).interval()
+    assert by_definition == above.interval()
+    assert above.over(ones).interval() != by_definition
+
+
+def test_a_hit_among_all_rows_is_certain():
+    scores = hits(torch.tensor([1, 3]), torch.tensor([[1], [0]]), 5)
+    assert scores.interval() == [1.0, 1.0]
 
 
 def test_a_ratio_to_a_mean_that_may_be_0_has_no_upper_end_below_the_largest_possible():

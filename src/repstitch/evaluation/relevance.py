@@ -13,7 +13,7 @@ from repstitch.errors import InputError
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.evaluation.use_scores import Relevance
 from repstitch.evaluation.verdict import MIN_QUERIES, compare_with_references, decide, not_judged
-from repstitch.metrics.delete_one import RowScores
+from repstitch.metrics.delete_one import RowScores, certain
 from repstitch.metrics.neighbours import knn
 from repstitch.metrics.retrieval import ndcg, relevant_recall
 from repstitch.names import USES
@@ -106,7 +106,8 @@ def _use_scores(
     for name, (queries, documents) in searches.items():
         nearest = _nearest(queries, documents, depth)
         gains[name] = RowScores(ndcg(nearest, grades, FIRST).numpy())
-        recalls[name] = RowScores(relevant_recall(nearest, grades).numpy())
+        listed_all = depth == n_documents
+        recalls[name] = certain(1.0, len(grades)) if listed_all else RowScores(relevant_recall(nearest, grades).numpy())
     first, shortlist = compare_with_references(gains), compare_with_references(recalls)
     measures = f"ndcg@{FIRST}", f"recall@{SHORTLIST}"
     if len(grades) < MIN_QUERIES:

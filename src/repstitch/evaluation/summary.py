@@ -95,9 +95,9 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
     sentences = {
         "use": use,
         "use as first stage": rerank,
-        "probably use": f"{use} {more} to be sure that this is at least {_percent(thresholds.retention)}.",
+        "probably use": f"{use} {more} to be sure that this is at least {100 * thresholds.retention:g} %.",
         "probably use as first stage": (
-            f"{rerank} {more} to be sure that the first {depth} keep at least {_percent(thresholds.first_stage)}."
+            f"{rerank} {more} to be sure that the first {depth} keep at least {100 * thresholds.first_stage:g} %."
         ),
         "re-embed": re_embed if verdict.sure else f"{re_embed} {more} to be sure that it is not enough.",
         "keep the old model": keep,

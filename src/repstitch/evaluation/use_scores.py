@@ -103,17 +103,18 @@ class Verdict(Record):
 
     @property
     def why(self) -> str:
-        return f"{self._reason} ({OVER_QUERIES_ONLY})" if self.over_queries_only else self._reason
+        note = f" ({OVER_QUERIES_ONLY})" if self.over_queries_only and self._word != "not judged" else ""
+        return self._reason + note
 
     @property
     def sure(self) -> bool:
-        """Whether no other verdict is possible inside the intervals of the shares of full re-embedding."""
+        """False for `probably …`, and for `re-embed` while the interval of a share still reaches its threshold."""
         return bool(self._sure)
 
     @property
     def over_queries_only(self) -> bool:
         """Whether the intervals behind the verdict vary only the queries, as those of releases before 0.2 did."""
-        return self._sure is None and self._word != "not judged"
+        return self._sure is None
 
     @property
     def thresholds(self) -> Thresholds:

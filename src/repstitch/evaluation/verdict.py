@@ -71,11 +71,14 @@ def decide(
         f"{measure_name(measure)}{truth} {num(deciding.translated.score)} against {num(deciding.keep_old.score)} for "
         f"keeping the old model (difference {' to '.join(ends(low, high, sign='+'))})"
     )
-    retains = f"it keeps {_shares(retention)} of full re-embedding (threshold: {_percent(thresholds.retention)})"
+    kept = _shares(retention, thresholds.retention)
+    retains = f"it keeps {kept} of full re-embedding (threshold: {100 * thresholds.retention:g} %)"
     fetched = f"the pool is too small to judge the shortlist ({measure_name(shortlist_measure)})"
     if first_stage is not None and listed:
-        fetched = f"the shortlist ({measure_name(shortlist_measure)}) keeps {_shares(first_stage)} "
-        fetched += f"(threshold: {_percent(thresholds.first_stage)})"
+        fetched = (
+            f"the shortlist ({measure_name(shortlist_measure)}) keeps {_shares(first_stage, thresholds.first_stage)} "
+        )
+        fetched += f"(threshold: {100 * thresholds.first_stage:g} %)"
     word, sure = _judge(
         (low, high),
         _above(retention, thresholds.retention),
@@ -115,7 +118,7 @@ def _above(share: Estimate | None, threshold: float) -> _Margin:
 
 
 def _judge(difference: tuple[float, float], whole: _Margin, shortlist: _Margin) -> tuple[VerdictWord, bool]:
-    """Return the verdict, and whether it is the only one possible inside the intervals of the two shares.
+    """Return the verdict, and whether the shares that decide it are beyond their thresholds with their whole intervals.
 
     `difference` is the interval of the translation's lead over the old model. `whole` and `shortlist` are the margins
     of the shares of full re-embedding over their thresholds.
@@ -141,11 +144,9 @@ def not_judged(why: str, thresholds: Thresholds) -> Verdict:
     return Verdict({"verdict": "not judged", "why": why, "sure": False, "thresholds": asdict(thresholds)})
 
 
-def _shares(share: Estimate) -> str:
+def _shares(share: Estimate, threshold: float) -> str:
     """Return a share with its interval, in percent."""
     low, high = _bounds(share)
-    return f"{_percent(share.score)} ({' to '.join(ends(100 * low, 100 * high, 1))} %)"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    missed = share.score < threshold <= round(share.score, 3)  # rounding would lift it to its threshold
+    score = math.floor(1000 * share.score) / 10 if missed else 100 * share.score
+    return f"{score:.1f} % ({' to '.join(ends(100 * low, 100 * high, 1))} %)"

@@ -101,7 +101,8 @@ def extrapolate(sizes: list[int], rows: list[list[np.ndarray]], seed: int = 0) -
         ]
         resampled.append((points[-1], _gain(at, np.array(points))))
     last, gains = np.array(resampled).T
-    low, high = interval(last + gains, 0.9, n=len(rows[0][0]))
+    bounded = means.min() >= 0 and means.max() <= 1  # R² may be below 0
+    low, high = interval(last + gains, 0.9, n=len(rows[0][0]) if bounded else None)
     least, most = np.quantile(gains, (0.05, 0.95))
     doubled = {
         "pairs": 2 * sizes[-1],

@@ -79,7 +79,8 @@ class RowScores:
         They can be resampled as if they were independent. These are the jackknife's pseudo-values, drawn together.
         """
         n, mean = len(self.values), self.mean
-        deviations = self.means_without()[:n].mean() - self.means_without()[:n]
+        without = self.means_without()[:n]
+        deviations = without.mean() - without
         spread = float(deviations.var(ddof=1))
         return mean + deviations * ((self.variance() * n / spread) ** 0.5 if spread > 0 else 0.0)
 
@@ -105,7 +106,7 @@ class RowScores:
         the number of queries.
         """
         n, mean = len(self.values), self.mean
-        if np.ptp(self.values) == 0:
+        if np.ptp(self.values) <= ROUNDING:
             return interval_of_constant(mean, n, self.lowest, self.highest)
         variance, width = self.variance(), _quantile(n)
         if (self.lowest, self.highest) == (0.0, 1.0):
@@ -133,18 +134,22 @@ class Ratio:
         mean of `below`. Fieller 1954, "Some Problems in Interval Estimation".
         """
         n, above, below = len(self.above.values), self.above.mean, self.below.mean
-        if np.ptp(self.below.values) == 0:
+        if self.below.lowest == self.below.highest:
             return [end / below for end in self.above.interval()]
         highest = max(self.mean, self.above.highest / below)
         if np.ptp(self.above.values * below - self.below.values * above) <= ROUNDING:
-            return interval_of_constant(self.mean, n, 0.0, highest)
+            # Queries that `below` scores 0 say nothing of the ratio.
+            telling = self.below.values.sum() ** 2 / (self.below.values**2).sum()
+            return interval_of_constant(self.mean, telling, 0.0, highest)
         of_above, of_below = self.above.variance(), self.below.variance()
         common = (of_above + of_below - self.above.minus(self.below).variance()) / 2
         # above² − 2 r above below + r² below² = q² (of_above − 2 r common + r² of_below)
         squared = _quantile(n) ** 2
         first, half = below**2 - squared * of_below, above * below - squared * common
         root = max(half**2 - first * (above**2 - squared * of_above), 0.0) ** 0.5
-        return [0.0, highest] if first <= 0 else [max(0.0, (half - root) / first), (half + root) / first]
+        if first <= 0:
+            return [0.0, highest]
+        return [max(0.0, (half - root) / first), min(highest, (half + root) / first)]
 
 
 def _quantile(n: int) -> float:
@@ -154,7 +159,7 @@ def _quantile(n: int) -> float:
     return max(WIDTH, float(stdtrit(n - 1, (1 + LEVEL) / 2)))
 
 
-def interval_of_constant(score: float, n: int, lowest: float = 0.0, highest: float = 1.0) -> list[float]:
+def interval_of_constant(score: float, n: float, lowest: float = 0.0, highest: float = 1.0) -> list[float]:
     """Return a 95 % interval of a mean over n rows that all have the same score, between `lowest` and `highest`.
 
     Nothing is known of the spread, but less than 3 / n of all rows can differ.
@@ -233,6 +238,8 @@ def hits(ranks: Tensor, ahead: Tensor, r: int, pool: int | None = None) -> RowSc
     `ranks` (n,) are from 1, and the rows ahead of a counterpart are the first rank − 1 entries of `ahead` (n, depth).
     `pool` is as in `share_of_neighbours`.
     """
+    if r >= (pool or len(ranks)):
+        return certain(1.0, len(ranks))
     scores = _of_ranks((ranks <= r).double(), ranks, ahead, (ranks == r + 1).double(), pool)
     return RowScores(scores.values, scores.changes, hits=True)
 

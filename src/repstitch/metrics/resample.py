@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from repstitch.metrics.delete_one import interval_of_constant
+from repstitch.metrics.delete_one import LEVEL, interval_of_constant
 
 DRAWS = 1000
-LEVEL = 0.95
 ROUNDING = 1e-9  # draws that differ by less are equal
 CELLS = 2_000_000  # counts in memory at once
 
