@@ -284,6 +284,30 @@ def test_texts_and_ids_that_change_between_stop_and_resume_are_refused(tmp_path,
     assert encoders.embed(encoder, f"{table}:text", out, batch_size=1) == 45
 
 
+SETTINGS = {
+    "the tokenizer": ("tokenizer.json", '"cat"', '"cow"'),
+    "the activation": ("config.json", '"gelu"', '"relu"'),
+    "an epsilon": ("config.json", '"layer_norm_eps": 1e-12', '"layer_norm_eps": 0.5'),
+}
+
+
+@pytest.mark.parametrize("change", SETTINGS)
+def test_unfinished_rows_are_not_resumed_after_a_file_beside_the_weights_has_changed(tmp_path, bert, change):
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS * 9))
+    out = tmp_path / "x.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        encoders.embed(interrupted(encoders.load_encoder(str(bert)), 16), tmp_path / "t.txt", out, batch_size=1)
+    name, old, new = SETTINGS[change]
+    content = (bert / name).read_text()
+    assert old in content
+    (bert / name).write_text(content.replace(old, new))
+    with pytest.raises(InputError, match="contains the unfinished rows of another job"):
+        encoders.embed(str(bert), tmp_path / "t.txt", out, batch_size=1)
+    (bert / name).write_text(content)
+    (bert / "README.md").write_text("What the model is for.")  # no vector depends on it
+    assert encoders.embed(str(bert), tmp_path / "t.txt", out, batch_size=1) == 45
+
+
 @needs_data
 def test_a_small_llama_reproduces_the_vectors_of_captions(tmp_path):
     folder = DATA / "text_encoders" / "stories260K"

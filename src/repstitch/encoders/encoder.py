@@ -22,7 +22,7 @@ from repstitch.encoders import catalogue
 from repstitch.encoders.catalogue import RESOLVE_PARAMETERS, Card, modality, resolve
 from repstitch.encoders.images import ImageFile
 from repstitch.encoders.items import content_hash, hash_items, read_items
-from repstitch.encoders.loading import LIBRARIES, digest
+from repstitch.encoders.loading import LIBRARIES, digest, settings_digest
 from repstitch.encoders.vectors import image_steps, pick_layers, static_steps, text_steps, vision_steps
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_embeddings_file, check_layers_folder, written_whole
@@ -45,7 +45,8 @@ class Encoder:
     `card` is the encoder's card with all settings resolved. `layers` is the range of the numbers of its layers. `load`
     preprocesses one item and is thread-safe; `sample` is a preprocessed item. `run` returns the vectors (n, dim) of a
     batch of preprocessed items. `run_layers` returns one such tensor for each of several layers, from one forward pass.
-    `count` returns the number of tokens of each preprocessed text; it is None for images.
+    `count` returns the number of tokens of each preprocessed text; it is None for images. `settings_hash` is the hash
+    of the files beside the weights, if the model was loaded from a local folder.
     """
 
     card: Card
@@ -58,6 +59,7 @@ class Encoder:
     run: Callable[[list], "Tensor"] = field(repr=False)
     run_layers: Callable[[list, Sequence[int]], list["Tensor"]] = field(repr=False)
     count: Callable[[list[str]], list[int]] | None = field(repr=False, default=None)
+    settings_hash: str | None = field(repr=False, default=None)
 
     def encode(self, items: Sequence, batch_size: int = 64) -> np.ndarray:
         """Return float32 vectors (n, dim) of texts, or of images (paths, bytes, PIL images, uint8 arrays (h, w, 3))."""
@@ -225,6 +227,7 @@ def embed(  # noqa: PLR0913 - the whole job in one call
 
     made_by = {"space": model.space.to_dict(), "card": asdict(replace(model.card, checkpoint=None))}
     made_by |= {"weights": model.card.revision or _fingerprint(model.model), "precision": model.precision}
+    made_by |= {} if model.settings_hash is None else {"settings": model.settings_hash}
     made_by |= {"dtype": dtype} | ({} if spaces is None else {"layers": [space.layer for space in spaces]})
     job = Job(made_by, len(items.ids), produce, items.hashes)
     metadata = _truncated(model, items.values, data)
@@ -296,8 +299,10 @@ def load_encoder(encoder: str | Card, *, device: str = "auto", precision: str = 
     if library not in LIBRARIES:
         raise InputError(f"'encoder' of card {card.name!r} must begin with one of {', '.join(LIBRARIES)} and a colon.")
     try:
+        settings_hash = settings_digest(catalogue.weights(card)) if card.checkpoint else None
         model, card, tokenizer = LIBRARIES[library](card)
-        return from_module(model, card, tokenizer, device=device, precision=precision)
+        opened = from_module(model, card, tokenizer, device=device, precision=precision)
+        return replace(opened, settings_hash=settings_hash)
     except InputError:
         raise
     except ImportError as error:

@@ -24,10 +24,30 @@ def digest(path: Path) -> str:
     """
     total = hashlib.sha256()
     for file in [path] if path.is_file() else _weight_files(path):
-        with open(file, "rb") as stream:
-            while chunk := stream.read(1 << 20):
-                total.update(chunk)
+        _add_file(total, file)
     return total.hexdigest()[:16]
+
+
+def settings_digest(path: Path) -> str | None:
+    """Return the SHA-256 of the files beside the weights in a folder (config, tokenizer …); None for a file.
+
+    Two folders with the same `digest` and the same `settings_digest` give the same vectors.
+    """
+    if path.is_file():
+        return None
+    names = {file.relative_to(path).as_posix() for pattern in SETTINGS for file in path.rglob(pattern)}
+    total = hashlib.sha256()
+    for name in sorted(names):
+        if (path / name).is_file() and not name.startswith("."):
+            total.update(f"{len(name)} {name} {(path / name).stat().st_size}\n".encode())
+            _add_file(total, path / name)
+    return total.hexdigest()
+
+
+def _add_file(total: Any, file: Path) -> None:
+    with open(file, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            total.update(chunk)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -55,8 +75,7 @@ def _from_hub(repo: str, card: Card) -> tuple[Path, Card]:
     from huggingface_hub import snapshot_download
 
     def download(*patterns: str) -> Path:
-        settings = ["*.json", "*.txt", "*.model"]
-        return Path(snapshot_download(repo, revision=card.revision, allow_patterns=[*settings, *patterns]))
+        return Path(snapshot_download(repo, revision=card.revision, allow_patterns=[*SETTINGS, *patterns]))
 
     folder = download("model*.safetensors")
     for ending in ("model*.safetensors", "pytorch_model*.bin"):
@@ -149,6 +168,7 @@ def _open_api(card: Card) -> tuple["nn.Module", Card, Any]:
     )
 
 
+SETTINGS = ("*.json", "*.txt", "*.model")  # the files of a model besides its weights
 LIBRARIES = {
     "timm": _open_timm,
     "torchvision": _open_torchvision,
