@@ -1,7 +1,7 @@
 import numpy as np
 from helpers.spaces import gaussian
 
-from repstitch.embeddings.cells import axes, cells, directions, nearby_cells
+from repstitch.embeddings.cells import CellIndex, axes, cell_hashes, cells, directions, nearby_cells
 
 
 def test_directions_are_unit_rows_whatever_their_size():
@@ -24,3 +24,16 @@ def test_nearby_cells_are_the_own_cell_and_those_across_the_nearest_edges():
     nearby = {tuple(int(number) for number in cell[0]) for cell in nearby_cells(position, 4)}
     assert tuple(cells(position)[0]) == (0, 3, -1, 7, 5, 9)
     assert nearby == {(a, b, c, d, 5, 9) for a in (0, -1) for b in (3, 4) for c in (-1, 0) for d in (7, 6)}
+
+
+def test_every_row_that_shares_a_cell_is_a_candidate_however_many_there_are():
+    """Cells of three directions that have from one row to hundreds."""
+    random = np.random.default_rng(0)
+    indexed, rows = (random.normal(scale=random.uniform(0.2, 3, (n, 1)), size=(n, 3)) for n in (3000, 200))
+    shared: list[tuple[int, int]] = []
+    for _, query, match, blocks in CellIndex.of(cell_hashes(cells(indexed))).candidates(rows, 2):
+        shared += zip(query, match, strict=True)
+        shared += [(i, j) for some, matches in blocks for i in some for j in matches]
+    nearby = np.stack(list(nearby_cells(rows, 2)), axis=1)
+    expected = np.argwhere((nearby[:, None] == cells(indexed)[None, :, None]).all(3).any(2))
+    assert sorted(shared) == [tuple(pair) for pair in expected.tolist()]

@@ -3,6 +3,8 @@ import pytest
 import torch
 from helpers.spaces import cone, embeddings, gaussian, names
 
+from repstitch.embeddings import cells as cell_index
+from repstitch.embeddings import fingerprints
 from repstitch.embeddings.cells import directions
 from repstitch.embeddings.fingerprints import have_keys, id_fingerprints, pair_keys, repeated_rows
 from repstitch.embeddings.pairs import pair
@@ -84,6 +86,38 @@ def test_pairs_are_recognised_after_scaling_and_rounding(space, form):
 def test_pairs_of_cones_with_a_mean_cosine_of_997_thousandths_are_recognised_after_rounding():
     X, Y = cone(10_000, 64, 0.05), cone(10_000, 48, 0.05, seed=1)
     assert have_keys(pair_keys(X, Y), bfloat16(X), bfloat16(Y)).mean() >= 0.999
+
+
+def families(n: int, d: int, spread: float, count: int, seed: int = 0) -> np.ndarray:
+    """Return rows in this number of families; the rows of one are alike up to the spread."""
+    return gaussian(count, d, seed)[np.arange(n) % count] + np.float32(spread) * gaussian(n, d, seed + 1)
+
+
+CROWDED = {
+    "cone with a mean cosine of .9991": lambda d, seed: cone(10_000, d, 0.03, seed),
+    "cone with a mean cosine of .9996": lambda d, seed: cone(10_000, d, 0.02, seed),
+    "30 families of 300 variants with a cosine of .9999": lambda d, seed: families(9000, d, 0.01, 30, seed),
+}
+
+
+@pytest.mark.parametrize("name", CROWDED)
+def test_pairs_are_recognised_however_many_are_in_their_cell(name):
+    X, Y = CROWDED[name](256, 0), CROWDED[name](200, 3)
+    keys, X, Y = pair_keys(X, Y), X[::8], Y[::8]
+    assert have_keys(keys, 2 * X, 2 * Y).all()
+    assert have_keys(keys, bfloat16(X), bfloat16(Y)).mean() >= 0.999
+
+
+def test_unrelated_pairs_of_the_same_cells_are_not_recognised():
+    X, Y = families(20_000, 256, 0.02, 10), families(20_000, 200, 0.02, 10, seed=3)
+    assert have_keys(pair_keys(X[:10_000], Y[:10_000]), X[10_000:], Y[10_000:]).sum() <= 1
+
+
+def test_pairs_are_recognised_if_another_cell_has_the_same_hash(monkeypatch):
+    monkeypatch.setattr(fingerprints, "cell_hashes", lambda cell: np.zeros(len(cell), dtype=np.uint32))
+    monkeypatch.setattr(cell_index, "cell_hashes", lambda cell: np.zeros(len(cell), dtype=np.uint32))
+    X, Y = gaussian(300, 64), gaussian(300, 48, 1)
+    assert have_keys(pair_keys(X[:200], Y[:200]), X, Y).tolist() == [True] * 200 + [False] * 100
 
 
 def test_pairs_are_recognised_if_only_the_training_rows_or_only_one_side_were_rounded(space):

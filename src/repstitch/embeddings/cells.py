@@ -10,10 +10,12 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress
+from typing import NamedTuple
 
 import numpy as np
 
-MOST_ROWS_OF_A_CELL = 64
+MOST_PAIRS = 64  # of rows and rows of the index in one cell that are listed one by one
 
 
 def directions(X: np.ndarray) -> np.ndarray:
@@ -59,6 +61,19 @@ def cell_hashes(cell: np.ndarray) -> np.ndarray:
     return ((cell.astype(np.int64).view(np.uint64) @ (factors | np.uint64(1))) >> np.uint64(32)).astype(np.uint32)
 
 
+class Candidates(NamedTuple):
+    """Rows that share a cell with rows of an index.
+
+    `cell` (m, k) is the cell of each row that was looked up. Row `query[i]` shares it with row `match[i]` of the index.
+    In each of the `blocks`, two arrays of row numbers, every row of the first shares it with every row of the second.
+    """
+
+    cell: np.ndarray
+    query: np.ndarray
+    match: np.ndarray
+    blocks: list[tuple[np.ndarray, np.ndarray]]
+
+
 @dataclass(frozen=True, eq=False)
 class CellIndex:
     """Rows by their cells: the `hashes` (m,) of the cells, ascending, and how many rows each has.
@@ -77,20 +92,27 @@ class CellIndex:
         order = hashes.argsort(kind="stable")
         return cls(order, *np.unique(hashes[order], return_index=True, return_counts=True))
 
-    def candidates(self, positions: np.ndarray, edges: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield row numbers of `positions` (m, k), row numbers of the index, and the cell that the two rows share.
+    def candidates(self, positions: np.ndarray, edges: int) -> Iterator[Candidates]:
+        """Yield the rows of the index that share a cell with rows of `positions` (m, k), across `edges` edges or fewer.
 
-        Rows share a cell across `edges` edges, see `nearby_cells`. Of the rows in one cell at most 64 are taken.
+        Each row of the index in these cells is a candidate, however many a cell has: a fuller cell becomes a block.
         """
         if not len(self.hashes):
             return
         for cell in nearby_cells(positions, edges):
             wanted = cell_hashes(cell)
             place = np.minimum(self.hashes.searchsorted(wanted), len(self.hashes) - 1)
-            count = np.where(self.hashes[place] == wanted, np.minimum(self.count[place], MOST_ROWS_OF_A_CELL), 0)
-            query = np.repeat(np.arange(len(positions)), count)
+            occupied = np.flatnonzero(self.hashes[place] == wanted)
+            shared, of, lookups = np.unique(place[occupied], return_inverse=True, return_counts=True)
+            full = lookups * self.count[shared] > MOST_PAIRS
+            few = ~full[of]
+            place, count = place[occupied[few]], self.count[place[occupied[few]]]
+            query = np.repeat(occupied[few], count)
             rank = np.arange(len(query)) - np.repeat(count.cumsum() - count, count)
-            yield query, self.order[self.first[place[query]] + rank], cell[query]
+            match = self.order[np.repeat(self.first[place], count) + rank]
+            queries = np.split(occupied[of.argsort(kind="stable")], lookups.cumsum()[:-1])
+            members = [self.order[self.first[j] : self.first[j] + self.count[j]] for j in shared[full]]
+            yield Candidates(cell, query, match, list(zip(compress(queries, full), members, strict=True)))
 
 
 def _octets(name: str, count: int) -> bytes:

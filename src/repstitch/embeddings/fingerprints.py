@@ -11,6 +11,7 @@ from repstitch.embeddings.cells import CellIndex, axes, cell_hashes, cells, dire
 WIDTH, PERIOD, MOST_ERROR = 1 / 6, 1 / 16, 0.0033
 AXES, CHECKS, STEPS = 16, 12, 16  # of each row: directions of its cell, check values, and steps of a check value
 EDGES = 5  # of a cell that a rounded pair may have crossed
+LEAST_COSINE = 2 * CHECKS * (1 - 2 * (np.pi * MOST_ERROR / PERIOD) ** 2)  # sum over the check values, as angles
 KEY_BYTES = 16
 BATCH_ROWS = 4096
 
@@ -77,13 +78,39 @@ def have_keys(keys: np.ndarray, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     for at in range(0, len(X), BATCH_ROWS):
         rows = X[at : at + BATCH_ROWS], Y[at : at + BATCH_ROWS]
         checks = _checks(*rows)
-        for query, match, cell in index.candidates(_positions(*rows), EDGES):
-            octets = keys[match, 4:] ^ _masks(cell)
-            steps = np.stack([octets // STEPS, octets % STEPS], axis=2).reshape(len(octets), 2 * CHECKS)
-            apart = np.abs((steps + 0.5) / STEPS - checks[query])
-            errors = np.square(PERIOD * np.minimum(apart, 1 - apart)).mean(axis=1)
-            recognised[at + query[errors <= MOST_ERROR**2]] = True
+        for cell, query, match, blocks in index.candidates(_positions(*rows), EDGES):
+            apart = _decrypted(keys[match], cell[query]) - checks[query]
+            recognised[at + query[np.cos(2 * np.pi * apart).sum(axis=1) >= LEAST_COSINE]] = True
+            for some, matches in blocks:
+                while len(some):  # once, unless cells have equal hashes
+                    equal = (cell[some] == cell[some[0]]).all(axis=1)
+                    matched = _have_a_key(keys[matches], cell[some[:1]], checks[some[equal]])
+                    recognised[at + some[equal][matched]] = True
+                    some = some[~equal]
     return recognised
+
+
+def _have_a_key(keys: np.ndarray, cell: np.ndarray, checks: np.ndarray) -> np.ndarray:
+    """Return a mask of the rows with these `checks`, all of one `cell` (1, k), that have one of the keys."""
+    recognised = np.zeros(len(checks), dtype=bool)
+    turns = _turns(checks)
+    for at in range(0, len(keys), BATCH_ROWS):
+        left = np.flatnonzero(~recognised)
+        cosines = turns[left] @ _turns(_decrypted(keys[at : at + BATCH_ROWS], cell)).T
+        recognised[left] = cosines.max(axis=1) >= LEAST_COSINE
+    return recognised
+
+
+def _turns(checks: np.ndarray) -> np.ndarray:
+    """Return points on circles (n, 4 · CHECKS) whose products are the sums of the cosines between check values."""
+    angles = (2 * np.pi * checks).astype(np.float32)
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _decrypted(keys: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Return the check values (n, 2 · CHECKS) in keys (n, 16) of pairs in these cells, (n, k) or one for all (1, k)."""
+    octets = keys[:, 4:] ^ _masks(cell)
+    return (np.stack([octets // STEPS, octets % STEPS], axis=2).reshape(len(octets), 2 * CHECKS) + 0.5) / STEPS
 
 
 def _positions(X: np.ndarray, Y: np.ndarray) -> np.ndarray:

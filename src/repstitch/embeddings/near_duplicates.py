@@ -13,7 +13,8 @@ MOST_GAP, GAP_SHARE, LEAST_GAP = 0.01, 0.02, 1e-5
 TABLES, AXES, EDGES = 4, 16, 4
 WIDTH = 12  # of a cell, in distances of two rows whose gap is the limit
 FARTHEST = 40 / WIDTH**2  # squared distance on the 16 directions that one in a thousand of such rows exceeds
-BATCH_ROWS, SAMPLE_ROWS = 4096, 256
+FARTHEST_OF_ALL = 105 / WIDTH**2  # the same on the directions of all tables
+BATCH_ROWS, BLOCK_ROWS, SAMPLE_ROWS = 4096, 512, 256
 
 
 @exact_products()
@@ -27,7 +28,8 @@ def find_near_duplicates(pairs: Pairs, train: np.ndarray) -> np.ndarray:
 
     Rows are looked up in four tables of cells (see `cells`), and those that share a cell are compared in full. So there
     are no false near duplicates, and nearly all are found: 99 % of those whose gap is at the limit, more of nearer
-    ones. O(n d) time, and O(n) memory in addition to the rows.
+    ones. O(n d) time, and O(n) memory in addition to the rows. A clump of rows in one cell is compared whole, which is
+    quadratic in the rows of the clump.
     """
     near = np.zeros(len(pairs), dtype=bool)
     others = np.setdiff1d(np.arange(len(pairs)), train)
@@ -41,7 +43,7 @@ def find_near_duplicates(pairs: Pairs, train: np.ndarray) -> np.ndarray:
         left = others[~near[others]]
         for at in range(0, len(left), BATCH_ROWS):
             rows = left[at : at + BATCH_ROWS]
-            for query, match, _ in index.candidates(positions[rows, table], EDGES):
+            for _, query, match, blocks in index.candidates(positions[rows, table], EDGES):
                 row, repeated = rows[query], train[match]
                 close = np.square(positions[row, table] - positions[repeated, table]).sum(1) <= FARTHEST
                 row, repeated = row[close], repeated[close]
@@ -49,6 +51,31 @@ def find_near_duplicates(pairs: Pairs, train: np.ndarray) -> np.ndarray:
                     close = side.gaps(row, repeated) <= side.limit
                     row, repeated = row[close], repeated[close]
                 near[row] = True
+                for some, matches in blocks:
+                    row = rows[some][~near[rows[some]]]
+                    near[row] = _repeat_any(row, train[matches], sides, positions)
+    return near
+
+
+def _repeat_any(rows: np.ndarray, repeated: np.ndarray, sides: "list[_Side]", positions: np.ndarray) -> np.ndarray:
+    """Return a mask (m,) of those of `rows` that are near one of `repeated` in both spaces.
+
+    Each is compared with each: first on the directions of all tables, then, where any of these are close, in full.
+    """
+    near = np.zeros(len(rows), dtype=bool)
+    places = positions.reshape(len(positions), np.prod(positions.shape[1:]))
+    for at in range(0, len(repeated), BLOCK_ROWS):
+        others = repeated[at : at + BLOCK_ROWS]
+        centre = places[others[:1]]
+        to = places[others] - centre
+        for start in range(0, len(rows), BLOCK_ROWS):
+            left = start + np.flatnonzero(~near[start : start + BLOCK_ROWS])
+            of = places[rows[left]] - centre
+            close = np.square(of).sum(1)[:, None] + np.square(to).sum(1) - 2 * of @ to.T <= FARTHEST_OF_ALL
+            left, some = left[close.any(1)], others[close.any(0)]
+            if len(left):
+                alike = [side.centred(rows[left]) @ side.centred(some).T >= 1 - side.limit for side in sides]
+                near[left] = np.logical_and.reduce(alike).any(1)
     return near
 
 
