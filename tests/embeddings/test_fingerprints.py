@@ -140,6 +140,18 @@ def test_hardly_any_row_that_differs_by_more_than_rounding_is_recognised(change,
     assert have_keys(keys, X, Y + np.float32(change) * gaussian(10_000, 48, 8)).mean() <= most
 
 
+def test_in_few_dimensions_only_rows_within_the_error_of_rounding_are_recognised():
+    """Rows on a circle and a sphere, whose neighbours are so near, and the rows of a map of them."""
+    for d in (2, 3):
+        Z = directions(gaussian(6000, d))
+        X, Y = Z, directions(Z @ gaussian(d, 384, 1))
+        recognised = have_keys(pair_keys(X[:5000], Y[:5000]), X[5000:], Y[5000:])
+        rows = np.concatenate([X, Y], axis=1)
+        squares = 4 - 2 * rows[5000:][recognised] @ rows[:5000].T  # of unit rows on both sides
+        assert recognised.any()
+        assert squares.min(axis=1).max() <= 0.007**2
+
+
 def test_a_row_with_another_partner_is_not_recognised():
     X, Y = SPACES["gaussian"](10_000, 0)
     keys = pair_keys(X, Y)

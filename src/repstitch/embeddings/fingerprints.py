@@ -71,7 +71,8 @@ def have_keys(keys: np.ndarray, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """Return a mask (n,) of the pairs that have one of the `keys`, see `pair_keys`.
 
     Each row may have been multiplied by a positive number or rounded to float16 or bfloat16 since. Rows that differ by
-    more, one or two percent, are other rows.
+    more, one or two percent, are other rows. If rows vary in one to three directions, neighbours may differ by less
+    than a rounded row does. They are recognised as well, because their keys cannot tell them from rounded rows.
     """
     index = CellIndex.of(np.ascontiguousarray(keys[:, :4]).view("<u4").ravel())
     recognised = np.zeros(len(X), dtype=bool)
