@@ -18,6 +18,7 @@ from repstitch.embeddings.rows import Embeddings
 from repstitch.encoders.items import read_items
 from repstitch.errors import InputError
 from repstitch.transfer.labels import label
+from repstitch.workflows.converting import convert
 
 N = 30
 UUIDS = [uuid.UUID(int=0x8F3A5C7E9B1D4F6082A4C6E8F0B2D4F6 + i) for i in range(N)]
@@ -158,9 +159,7 @@ def test_a_column_of_lists_is_never_chosen_for_its_name(tmp_path):
 
 def test_repeated_ids_are_refused_with_the_way_to_name_another_column(tmp_path):
     chunks = saved(tmp_path / "x.parquet", doc_id=names(N // 2).repeat(2), chunk=names(N, "chunk"))
-    with pytest.raises(
-        InputError, match=r"repeated ids in the source: 15 .*, or name another column of ids"
-    ):
+    with pytest.raises(InputError, match=r"repeated ids in the source: 15 .*, or name another column of ids"):
         pair(read(chunks), read(chunks, space="other"))
     rows = read(chunks, id_column="chunk")
     assert len(pair(rows, read(chunks, space="other", id_column="chunk"))) == N
@@ -306,3 +305,63 @@ def test_ids_in_memory_that_are_missing_or_no_text_are_refused(ids, message, arg
     column = np.array(ids, dtype=object) if isinstance(ids, list) else ids
     with pytest.raises(InputError, match=f"^`{argument}` {message}"):
         Embeddings(gaussian(2, 3), card("old", 3), **{argument: column})  # type: ignore[arg-type]
+
+
+def test_a_column_of_ids_is_never_a_dimension(tmp_path, caplog):
+    X = gaussian(N, 3)
+    frame = pd.DataFrame(X, columns=list("abc"))
+    with_ids = frame.assign(id=range(100, 100 + N))
+    assert read(with_ids, ids=names(N)).vectors.shape == (N, 3)
+    assert read(frame.iloc[1:].reset_index(), ids=names(N - 1)).vectors.shape == (N - 1, 3)
+    with pytest.raises(InputError, match="column 'index' is named like ids; name the column of ids with `id_column`"):
+        read(frame.iloc[1:].reset_index())
+    frame.to_csv(tmp_path / "x.csv")
+    with pytest.raises(InputError, match="column '' is named like ids"):
+        convert(tmp_path / "x.csv", tmp_path / "y.parquet")
+    convert(tmp_path / "x.csv", tmp_path / "y.parquet", id_column="")
+    assert list(read(tmp_path / "y.parquet").ids) == [str(i) for i in range(N)]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(read(tmp_path / "y.parquet").vectors, X)
+    assert not caplog.text
+    assert read(frame.assign(sku=range(100, 100 + N))).vectors.shape == (N, 4)
+    assert "column 'sku' has different whole numbers and is read as a dimension" in caplog.text
+
+
+def test_rows_of_a_larger_data_frame_are_warned_of(tmp_path, caplog):
+    frame = pd.DataFrame({"vector": list(gaussian(N, 4))})
+    frame.iloc[5:].to_parquet(tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet").ids is None
+    assert "x.parquet: its rows have no ids and are numbered from 0, but its pandas index starts at 5" in caplog.text
+    caplog.clear()
+    read(frame.iloc[::2])
+    assert "its pandas index starts at 0 with step 2" in caplog.text
+    caplog.clear()
+    read(frame.iloc[5:], ids=names(N - 5))
+    assert not caplog.text
+
+
+def test_numbered_rows_are_warned_of_whatever_contains_them(tmp_path, caplog):
+    warning = "its rows have no ids and are numbered, but column 'sku' may contain ids"
+    path = saved(tmp_path / "x.parquet", sku=names(N))
+    scan(path, columns="all")
+    read(pq.read_table(path))
+    np.savez(tmp_path / "x.npz", vector=gaussian(N, 4), sku=names(N).astype(str), phase=np.ones(N, complex))
+    read(f"{tmp_path}/x.npz:vector")
+    assert caplog.text.count(warning) == 3
+    caplog.clear()
+    for kind in (pa.float64(), pa.decimal128(19, 0)):
+        scan(saved(tmp_path / "x.parquet", user_id=pa.array(range(N)).cast(kind)))
+    assert caplog.text.count("column 'user_id' may contain ids") == 2
+
+
+def test_ids_of_the_other_byte_order_are_read_and_numbers_too_long_to_print_are_refused():
+    assert list(texts(np.array([1, 2], ">i8"), "ids")) == ["1", "2"]
+    with pytest.raises(InputError, match="ids must contain text or numbers; got object: Exceeds the limit"):
+        texts(np.array([10**5000, "a"], object), "ids")
+
+
+@pytest.mark.parametrize("ids", [["a\ud800", "b"], np.array(["a\ud800", "b"])])
+def test_half_a_surrogate_pair_is_refused(ids):
+    with pytest.raises(InputError, match=r"`ids` must contain text in Unicode; .*is not"):
+        read(gaussian(2, 3), ids=ids)
+    with pytest.raises(InputError, match=r"`ids` must contain text in Unicode; .*is not"):
+        Embeddings(gaussian(2, 3), card("old", 3), np.asarray(ids))

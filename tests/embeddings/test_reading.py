@@ -617,6 +617,27 @@ def test_a_column_of_groups_goes_before_a_file_of_the_same_name(tmp_path, monkey
     assert list(read("x.npy", group="photo").groups) == list(names(40, "wrong"))  # type: ignore[arg-type]
 
 
+SIDES = {
+    "table": lambda table: table,
+    "batch": lambda table: table.combine_chunks().to_batches()[0],
+    "frame": lambda table: table.to_pandas(),
+    "payload": lambda table: replace(read(table), payload=table.select(["photo"])),
+    "archive": lambda table: np.savez("x.npz", vector=read(table).vectors, photo=table["photo"].to_numpy().astype(str)),
+}
+
+
+@pytest.mark.parametrize("kind", SIDES)
+def test_a_column_of_groups_of_either_side_goes_before_a_file_of_the_same_name(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    groups = np.array([f"photo{i // 5}" for i in range(40)], dtype=object)
+    (tmp_path / "photo").write_text("\n".join(names(40, "wrong")))
+    table = arrow_table(embeddings(40, 4))
+    side = SIDES[kind](table.append_column("photo", pa.array(groups)))
+    side = "x.npz" if side is None else side
+    assert place_group([table, side], "photo") == [None, "photo"]
+    assert list(read(side, group="photo").groups) == list(groups)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
 @pytest.mark.parametrize("ids", ["id", "doc_id", None])
 def test_groups_are_read_from_a_column_of_a_table(tmp_path, ending, ids):

@@ -15,6 +15,7 @@ from repstitch.embeddings.ids import (
     column_texts,
     say_id_column,
     type_on_the_way_out,
+    warn_of_range_index,
     warn_of_unused_ids,
 )
 from repstitch.embeddings.rows import SPACE_KEY, Batch, Scan
@@ -58,7 +59,7 @@ def scan_table(
     say_id_column(ids_column, path)
     others = [name for name in data.schema.names if name not in (column, ids_column)]
     kept = _payload(others, payload, path)
-    columns = list(dict.fromkeys(name for name in (column, ids_column, group, *kept) if name))
+    columns = list(dict.fromkeys(name for name in (column, ids_column, group, *kept) if name is not None))
     dtype = np.float16 if kind.value_type == pa.float16() else np.float32
 
     def texts(table: pa.Table, name: str | None) -> np.ndarray | None:
@@ -103,9 +104,11 @@ def scan_table(
     )
 
 
-def warn_of_numbered_rows(data: pyarrow.dataset.Dataset, opened: Scan, files: Sequence[str]) -> None:
+def warn_of_numbered_rows(data: pyarrow.dataset.Dataset, opened: Scan, files: Sequence[str] = ()) -> None:
     """Log a warning if rows without ids have a column that looks like ids, or come from several files."""
-    flat = [name for name in opened.left_out if not pa.types.is_nested(data.schema.field(name).type)]
+    columns = [*opened.left_out, *opened.payload.names]
+    flat = [name for name in columns if not pa.types.is_nested(data.schema.field(name).type)]
+    warn_of_range_index(data.schema, opened.path)
     if flat:
         warn_of_unused_ids(data.head(HEAD_ROWS, columns=flat), opened.path)
     if len(files) > 1:

@@ -80,6 +80,51 @@ def _pandas_index(schema: pa.Schema) -> list[str]:
         return []
 
 
+def choose_dimensions(table: pa.Table, path: str, ids: str | None, has_ids: bool, group: str | None) -> list[str]:
+    """Return the names of the columns of numbers that are dimensions: none that is named like ids, and no index.
+
+    Raises InputError if a column is named like ids, unless the rows have other ids. Logs a warning that names columns
+    of different whole numbers among others.
+    """
+    index = _pandas_index(table.schema)
+    columns = [name for name in table.column_names if name not in (ids, group, *index)]
+    doubtful = [name for name in columns if name.casefold() in NAMES or LOOKS_LIKE_ID.search(name)]
+    if doubtful and not has_ids:
+        listed = " and ".join(repr(name) for name in doubtful)
+        raise InputError(
+            f"{path} must have a number per dimension, and column {listed} is named like ids; name the column of ids "
+            "with `id_column`, or leave it out."
+        )
+    dimensions = [name for name in columns if name not in doubtful]
+    whole = [name for name in dimensions if pa.types.is_integer(table[name].type)]
+    for name in whole if len(whole) < len(dimensions) else ():
+        if _looks_like_ids(name, table[name]):
+            log.warning(
+                "%s: column %r has different whole numbers and is read as a dimension; if it contains ids, name it "
+                "with `id_column`.",
+                path,
+                name,
+            )
+    return dimensions
+
+
+def warn_of_range_index(schema: pa.Schema, path: str) -> None:
+    """Log a warning if pandas saved rows of a larger data frame, whose index is a range that is not read as ids."""
+    try:
+        (index,) = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
+        start, step = int(index["start"]), int(index["step"])
+    except Exception:  # any program may write this metadata in any form
+        return
+    if (start, step) != (0, 1):
+        log.warning(
+            "%s: its rows have no ids and are numbered from 0, but its pandas index starts at %d with step %d; to keep "
+            'it as ids, use `frame.rename_axis("id").reset_index()`.',
+            path,
+            start,
+            step,
+        )
+
+
 def warn_of_unused_ids(rows: pa.Table, path: str, advice: str = "name it with `id_column`") -> None:
     """Log a warning that names the columns that look like ids, for rows of which no column was read as ids.
 
@@ -97,7 +142,8 @@ def _looks_like_ids(name: str, column: pa.ChunkedArray) -> bool:
     """Return whether a column is named like ids, or has different whole numbers or short words in all of its rows."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if not (is_text or pa.types.is_integer(kind) or is_bytes(kind) or isinstance(kind, pa.BaseExtensionType)):
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if not (is_text or is_number or is_bytes(kind) or isinstance(kind, pa.BaseExtensionType)):
         return False
     if LOOKS_LIKE_ID.search(name) or isinstance(kind, pa.UuidType):
         return True
@@ -153,6 +199,7 @@ def column_texts(column: pa.Array | pa.ChunkedArray, subject: str) -> np.ndarray
 def texts(values: ArrayLike, subject: str) -> np.ndarray:
     """Return values (n,) as text, by the rules of `column_texts`. Messages call the values `subject`."""
     array = np.asarray(values)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # Arrow has no other byte orders
     try:
         if array.dtype.kind != "O":
             return column_texts(pa.array(array), subject)
@@ -160,9 +207,12 @@ def texts(values: ArrayLike, subject: str) -> np.ndarray:
             return column_texts(pa.array(array, pa.string()), subject)
         except (pa.ArrowTypeError, pa.ArrowInvalid):  # not all of them are text
             return object_column(_text(value, row, subject) for row, value in enumerate(array))
-    except UnicodeEncodeError as error:
-        raise InputError(f"{subject} must contain text in Unicode; {error.object[:40]!r} is not.") from None
-    except (pa.ArrowException, TypeError, OverflowError) as error:
+    except UnicodeError as error:
+        text = getattr(error, "object", b"")
+        raise InputError(f"{subject} must contain text in Unicode; {text[:40]!r} is not.") from None
+    except InputError:
+        raise
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:  # Python limits the digits of integers
         raise InputError(f"{subject} must contain text or numbers; got {array.dtype}: {one_line(error)}") from None
 
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from repstitch.arguments import check_unmasked, names_keywords
 from repstitch.embeddings.arrow_tables import VECTOR, scan_table, warn_of_numbered_rows
 from repstitch.embeddings.columns import Column, Entries, count_entries, open_column, read_column
-from repstitch.embeddings.ids import NO_IDS, IdColumn, choose_id_column, texts
+from repstitch.embeddings.ids import NO_IDS, IdColumn, choose_dimensions, choose_id_column, column_texts, texts
 from repstitch.embeddings.rows import (
     ONE_VECTOR_PER_ITEM,
     Batch,
@@ -66,7 +66,7 @@ def scan(
             group_column = group if isinstance(group, str) and group in data.schema.names else None
             opened = scan_table(data, location, key or VECTOR, group_column, id_column, columns)
         else:
-            opened = _scan_array_file(location, key, id_column, columns)
+            opened, data = _scan_array_file(location, key, id_column, columns, group)
     except InputError:
         raise
     except Exception as error:  # the readers of damaged files raise nearly every exception
@@ -147,9 +147,11 @@ def scan_argument(
     if isinstance(source, str | os.PathLike):
         return scan(source, space=space, ids=ids, group=group, id_column=id_column, columns=columns)
     if isinstance(source, Embeddings):
-        opened = _scan_embeddings(source)
+        opened = _scan_embeddings(source, group)
     elif hasattr(source, "__arrow_c_stream__") and (hasattr(source, "columns") or hasattr(source, "column_names")):
         opened = _scan_frame(pa.table(source), subject, group, NO_IDS if ids is not None else id_column, columns)
+        if ids is None and not opened.has_ids:
+            warn_of_numbered_rows(pyarrow.dataset.dataset(pa.table(source)), opened)
     else:
         opened = replace(_scan_array("array", _float_rows(subject, _as_array(source, subject)), None), path=subject)
     return _override(opened, space, ids, group)
@@ -218,14 +220,19 @@ def _is_table(location: str) -> bool:
     return Path(location).suffix in ENDINGS or "://" in location or Path(location).is_dir()
 
 
-def _scan_embeddings(embeddings: Embeddings) -> Scan:
+def _scan_embeddings(embeddings: Embeddings, group: Column | None) -> Scan:
+    groups_of = embeddings.groups
+    if _has_column(embeddings, group):
+        groups_of = column_texts(embeddings.payload[group], f"Column {group!r} of the payload")  # type: ignore[index]
+
     def rows(size: int, start: int) -> Iterator[Batch]:
         for at in range(start, len(embeddings), size):
             part = embeddings.take(slice(at, at + size))
-            yield part.vectors, part.ids, part.groups, part.payload
+            yield part.vectors, part.ids, take_entries(groups_of, slice(at, at + size)), part.payload
 
-    has_ids = embeddings.ids is not None
-    return Scan("embeddings", len(embeddings), embeddings.space, embeddings.declared, has_ids, rows)
+    has_ids, has_groups = embeddings.ids is not None, groups_of is not embeddings.groups
+    opened = Scan("embeddings", len(embeddings), embeddings.space, embeddings.declared, has_ids, rows)
+    return replace(opened, has_groups=has_groups)
 
 
 def _scan_frame(
@@ -235,37 +242,42 @@ def _scan_frame(
     group_column = group if isinstance(group, str) and group in table.column_names else None
     if VECTOR not in table.column_names:
         ids = choose_id_column(table.schema, subject, id_column, others=(group_column,) if group_column else ())
-        names = [name for name in table.column_names if name not in (ids, group_column)]
+        names = choose_dimensions(table, subject, ids, ids is not None or id_column == NO_IDS, group_column)
         array = np.column_stack([table[name].to_numpy() for name in names]) if names else np.zeros((len(table), 0))
         array = _float_rows(subject, _as_array(array, subject))
         column = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
         table = table.drop_columns(names).append_column(VECTOR, column)
-        id_column = ids or NO_IDS
+        id_column = NO_IDS if ids is None else ids
     opened = scan_table(pyarrow.dataset.dataset(table), subject, VECTOR, group_column, id_column, columns)
     return replace(opened, space=opened.space if opened.declared else replace(opened.space, name="array"))
 
 
-def _scan_array_file(location: str, key: str | None, id_column: IdColumn | None, columns: Sequence[str] | str) -> Scan:
-    """Scan an `.npy` or `.npz` file. Raises InputError on a file of another type."""
+def _scan_array_file(
+    location: str, key: str | None, id_column: IdColumn | None, columns: Sequence[str] | str, group: Column | None
+) -> tuple[Scan, pyarrow.dataset.Dataset | None]:
+    """Scan an `.npy` or `.npz` file, and return its unused arrays too. Raises InputError on a file of another type."""
     suffix = Path(location).suffix
     if suffix not in (".npy", ".npz"):
         raise InputError(_format_advice(location))
     if columns:
         raise InputError(f"`columns` must be columns of a Parquet or Arrow file; {location} has none.")
     if suffix == ".npz":
-        return _scan_npz(location, key, id_column)
+        return _scan_npz(location, key, id_column, group)
     if id_column:
         raise InputError(f"`id_column` must name a column, and {location} has none; pass its ids with `ids`.")
-    return _scan_array(location, _float_rows(location, np.load(location, mmap_mode="r", allow_pickle=False)), None)
+    array = _float_rows(location, np.load(location, mmap_mode="r", allow_pickle=False))
+    return _scan_array(location, array, None), None
 
 
-def _scan_npz(path: str, key: str | None, id_column: IdColumn | None) -> Scan:
+def _scan_npz(
+    path: str, key: str | None, id_column: IdColumn | None, group: Column | None
+) -> tuple[Scan, pyarrow.dataset.Dataset]:
     with np.load(path, allow_pickle=False) as archive:
         names = archive.files
         schema = pa.schema([(name, pa.null()) for name in names])
         ids_key = choose_id_column(schema, path, id_column, others=(key,) if key else ())
         if key is None:
-            keys = [name for name in names if name != ids_key]
+            keys = [name for name in names if name not in (ids_key, group)]
             if not keys:
                 raise InputError(f"{path} has no array of vectors; its arrays are: {', '.join(names) or 'none'}.")
             if len(keys) > 1:
@@ -276,23 +288,35 @@ def _scan_npz(path: str, key: str | None, id_column: IdColumn | None) -> Scan:
         if key not in names:
             raise InputError(f"{path} has no array {key!r}; its arrays are: {', '.join(names)}.")
         array = _float_rows(f"{path}:{key}", archive[key])
-        ids = None if ids_key is None else np.asarray(archive[ids_key])
-    if ids is not None and ids.shape != (len(array),):
-        raise InputError(f"`{ids_key}` of {path} must have one entry per row ({len(array)}); got shape {ids.shape}.")
-    opened = _scan_array(path, array, None if ids is None else texts(ids, f"`{ids_key}` of {path}"))
-    return replace(opened, space=replace(opened.space, name=key))
+        ids, groups = (
+            None if name is None else _entries(archive[name], f"`{name}` of {path}", len(array))
+            for name in (ids_key, group if isinstance(group, str) and group in names else None)
+        )
+        others = {name: archive[name] for name in names if name not in (key, ids_key, group)}
+    opened = _scan_array(path, array, ids, groups)
+    flat = {name: one for name, one in others.items() if one.shape == (len(array),) and one.dtype.kind in "iufSU"}
+    unused = pa.table({name: pa.array(one) for name, one in flat.items()})
+    opened = replace(opened, space=replace(opened.space, name=key), left_out=tuple(unused.column_names))
+    return opened, pyarrow.dataset.dataset(unused)
 
 
-def _scan_array(path: str, array: np.ndarray, ids: np.ndarray | None) -> Scan:
+def _entries(entries: np.ndarray, name: str, n_rows: int) -> np.ndarray:
+    if entries.shape != (n_rows,):
+        raise InputError(f"{name} must have one entry per row ({n_rows}); got shape {entries.shape}.")
+    return texts(entries, name)
+
+
+def _scan_array(path: str, array: np.ndarray, ids: np.ndarray | None, groups: np.ndarray | None = None) -> Scan:
     dtype = array.dtype if array.dtype in (np.float16, np.float32) else np.dtype(np.float32)
 
     def rows(size: int, start: int) -> Iterator[Batch]:
         for at in range(start, len(array), size):
             chunk = np.ascontiguousarray(array[at : at + size], dtype=dtype)
-            yield chunk, take_entries(ids, slice(at, at + size)), None, None
+            part = slice(at, at + size)
+            yield chunk, take_entries(ids, part), take_entries(groups, part), None
 
     space = Space(Path(path).stem, int(array.shape[1]))
-    return Scan(path, len(array), space, False, ids is not None, rows)
+    return Scan(path, len(array), space, False, ids is not None, rows, has_groups=groups is not None)
 
 
 # --- space, ids and groups of the caller ------------------------------------------------------------------------------
@@ -341,8 +365,14 @@ def _has_column(source: EmbeddingsLike, group: Column | None) -> bool:
     if isinstance(source, str | os.PathLike):
         location, _ = split_key(str(source))
         check_embeddings_exist(location)
+        if location.endswith(".npz"):
+            with np.load(location, allow_pickle=False) as archive:
+                return group in archive.files
         return _is_table(location) and group in open_dataset(location)[0].schema.names
-    return group in getattr(source, "columns", ())
+    table = source.payload if isinstance(source, Embeddings) else source
+    if isinstance(table, pa.Table | pa.RecordBatch):
+        return group in table.schema.names
+    return group in getattr(table, "columns", ())
 
 
 def _override(opened: Scan, space: str | Space | None, ids: Column | None, group: Column | None) -> Scan:
