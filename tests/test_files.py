@@ -237,6 +237,19 @@ def test_the_next_write_removes_what_killed_processes_left_and_nothing_else(tmp_
     assert entries(tmp_path) == {"x", "alive"}
 
 
+def test_without_locks_a_second_writer_leaves_the_temporary_folder_of_the_first(tmp_path, monkeypatch):
+    def unsupported(*args):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with written_whole(tmp_path / "x") as first:
+        first.write_text("1")
+        with written_whole(tmp_path / "y") as second:
+            second.write_text("2")
+    assert [(tmp_path / name).read_text() for name in "xy"] == ["1", "2"]
+    assert entries(tmp_path) == {"x", "y"}
+
+
 def test_what_another_user_left_is_not_an_error(tmp_path, monkeypatch):
     (tmp_path / ".repstitch-0123456789ab.tmp").mkdir()
     flock = fcntl.flock

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import tomllib
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -187,7 +188,23 @@ def check_picture(path: str | os.PathLike, argument: str = "plot") -> Path:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file of at most `MAX_JSON_BYTES`. Raises as `check_regular` and `json.loads`."""
     check_regular(path, MAX_JSON_BYTES)
-    return json.loads(path.read_text(encoding="utf-8"))
+    with _shallow(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file, which may begin with a byte order mark. Raises as `tomllib.loads`."""
+    with _shallow(path):
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+
+
+@contextmanager
+def _shallow(path: Path) -> Iterator[None]:
+    """Convert the error of a parser about a file that is nested too deeply to a ValueError, as for other content."""
+    try:
+        yield
+    except RecursionError:
+        raise ValueError(f"{path.name} must be nested less deeply.") from None
 
 
 def check_regular(path: Path, max_bytes: float = math.inf) -> None:
@@ -254,11 +271,11 @@ def _sync_one(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+def locked(folder: Path, wait: bool = False, required: bool = False) -> Iterator[bool]:
     """Lock a folder, which is created if it is missing. Yields False if another process has locked it.
 
     With `wait`, the lock is waited for. It ends with the block or with the process, and stays with a folder that is
-    renamed. On a file system without locks, every process gets the lock.
+    renamed. On a file system without locks, every process gets the lock, or none does if it is `required`.
     """
     while True:
         folder.mkdir(exist_ok=True)
@@ -277,7 +294,9 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
                 yield False
                 return
             except OSError:  # the file system has no locks
-                pass
+                if required:
+                    yield False
+                    return
             if not _is_at(file.fileno(), folder / LOCK):
                 continue
             yield True
@@ -298,9 +317,12 @@ def _scratch(parent: Path) -> Path:
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Remove the temporary folders in `parent` that killed processes left, as far as the permissions allow."""
+    """Remove the temporary folders in `parent` that killed processes left, as far as the permissions allow.
+
+    On a file system without locks, none is removed, because other processes may be writing to them.
+    """
     for left in parent.glob(SCRATCH.format("*")):
-        with suppress(OSError), locked(left) as unused:
+        with suppress(OSError), locked(left, required=True) as unused:
             if unused:
                 shutil.rmtree(left, ignore_errors=True)
 

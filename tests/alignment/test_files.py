@@ -77,6 +77,7 @@ def test_a_failed_write_names_the_folder_that_was_asked_for(tmp_path, measured, 
     [
         (None, "cannot be read"),
         ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read: atlas.json must be nested less deeply"),
         ("[1]", "does not contain a JSON object"),
         ("{}", "is not an atlas: An Atlas must have the key 'n'"),
     ],

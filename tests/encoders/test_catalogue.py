@@ -219,6 +219,7 @@ def test_a_checkpoint_is_loaded_from_the_folder_of_its_card_or_of_the_weights(tm
         ),
         ('[spaces]\nname = "a"\n', "must contain \\[\\[space\\]\\] tables"),
         ("not toml", "cannot be read"),
+        ("a = " + "[" * 100_000, "cannot be read: a.toml must be nested less deeply"),
     ],
 )
 def test_an_invalid_card_is_refused(tmp_path, text, message):

@@ -1,6 +1,5 @@
 """Write and read an atlas as files: `atlas.json`, and its pairs as tables."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 from repstitch.alignment.report import COLUMNS
 from repstitch.alignment.result import Atlas
 from repstitch.errors import InputError, one_line
-from repstitch.files import check_new_folder, written_whole
+from repstitch.files import check_new_folder, read_json, written_whole
 
 
 def write(atlas: Atlas, out: str | os.PathLike[str]) -> Path:
@@ -51,7 +50,7 @@ def read(folder: str | os.PathLike[str]) -> Atlas:
     """Read the atlas from a folder that `write` or `put` wrote; InputError if the folder has no atlas."""
     path = Path(folder) / "atlas.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} must be the folder of an atlas; {path} cannot be read: {one_line(error)}") from None
     if not isinstance(values, dict):

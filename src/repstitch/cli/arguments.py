@@ -168,7 +168,7 @@ def read_json_object(text: str, argument: str) -> dict:
     """Parse a JSON object that is the value of an option. Raises InputError if it is anything else."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise InputError(f"`{argument}` must be a JSON object; got {text!r}.")

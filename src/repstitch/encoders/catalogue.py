@@ -13,14 +13,13 @@ An `encoder` argument has one of these forms, tried in this order:
 
 import json
 import os
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from repstitch.errors import InputError, NotFoundError
-from repstitch.files import check_new, data_folder, written_whole
+from repstitch.files import check_new, data_folder, read_json, read_toml, written_whole
 from repstitch.names import MODALITIES, POOLINGS, ROLES
 from repstitch.text import nearest
 
@@ -143,7 +142,7 @@ def read(path: str | os.PathLike) -> dict[str, Card]:
     """Read the cards of a TOML file, by name. A relative `checkpoint` is looked up first in the folder of the file."""
     path = Path(path)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        tables = read_toml(path)
     except (OSError, ValueError) as error:
         raise InputError(f"The card file {path} cannot be read: {error}") from None
     spaces = tables.get("space")
@@ -326,7 +325,7 @@ def _library_of(folder: Path) -> str:
     if (folder / "modules.json").is_file() or (folder / "adapter_config.json").is_file():
         return "transformers"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
     except (OSError, ValueError) as error:
         raise InputError(f"`encoder` {folder} must be the folder of a model, with a config.json; {error}") from None
     if "architecture" in config:

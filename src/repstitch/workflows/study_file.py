@@ -1,14 +1,13 @@
 """Read a study file: TOML with groups of encoders and the hypotheses to test. `study` describes its keys."""
 
 import os
-import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from repstitch.arguments import check_draws, check_seed
 from repstitch.errors import InputError, NotFoundError
-from repstitch.files import data_folder
+from repstitch.files import data_folder, read_toml
 from repstitch.names import METRICS
 
 
@@ -69,7 +68,7 @@ def read_study(file: str | os.PathLike[str]) -> Study:
             available = ", ".join(sorted(study.stem for study in path.parent.glob("*.toml")))
             raise NotFoundError(f"There is no study {str(file)!r}; pass a .toml file, or one of {available}.")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        table = read_toml(path)
     except (OSError, ValueError) as error:
         raise InputError(f"The study {path} cannot be read: {error}") from None
     unknown = sorted(set(table) - {"about", "experiment"})
