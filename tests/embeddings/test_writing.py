@@ -221,11 +221,20 @@ def test_a_job_may_continue_with_another_batch_size(tmp_path, then):
     assert_whole(out, rows)
 
 
+def overwrite(path: Path, at: int, content: bytes) -> None:
+    before = path.read_bytes()
+    path.write_bytes(before[:at] + content + before[at + len(content) :])
+    assert path.read_bytes() != before
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "lost": Path.unlink,
     "empty": lambda path: path.write_bytes(b""),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "not ours": lambda path: path.write_text("PAR1 half of it"),
+    "some bytes": lambda path: overwrite(path, path.stat().st_size // 2 - 8, b"\xff" * 16),
+    "one bit": lambda path: overwrite(path, 8, bytes([path.read_bytes()[8] ^ 1])),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     "of another program": lambda path: feather.write_feather(pa.table({"id": ["a"]}), path),
 }
 
@@ -242,6 +251,17 @@ def test_rows_after_a_lost_or_damaged_part_are_made_again(tmp_path, caplog, dama
     assert_whole(out, rows)
     if (damage, number) != ("lost", 2):  # the last part is not missed
         assert f"x.parquet.partial: the parts after the first {number} are incomplete" in caplog.text
+
+
+def test_parts_of_an_older_version_without_a_checksum_are_continued(tmp_path):
+    rows = embeddings(40, 4)
+    out, partial = stopped(tmp_path, rows)
+    for path in partial.glob("part-*"):
+        path.write_bytes(path.read_bytes()[:-4])
+    job, starts = starts_of(job_of(rows))
+    assert write_stream(out, rows.space, job) == 40
+    assert starts == [21]
+    assert_whole(out, rows)
 
 
 @pytest.mark.parametrize("damage", ["lost", "empty", "half"])
@@ -271,9 +291,26 @@ def test_a_part_that_cannot_be_read_is_an_error_and_stays(tmp_path, monkeypatch)
     assert write_stream(out, rows.space, job_of(rows)) == 40
 
 
-def test_what_else_is_in_the_folder_of_parts_is_removed(tmp_path):
+@pytest.mark.parametrize("name", ["thesis.docx", "photos", "part-00000.parquet", ".notes"])
+@pytest.mark.parametrize("has_parts", [True, False])
+def test_files_that_no_job_wrote_stay_in_the_folder_of_parts_and_are_refused(tmp_path, name, has_parts):
+    rows = embeddings(40, 4)
+    out, partial = stopped(tmp_path, rows) if has_parts else (tmp_path / "x.parquet", tmp_path / "x.parquet.partial")
+    partial.mkdir(exist_ok=True)
+    (partial / name).mkdir() if name == "photos" else (partial / name).write_text("mine")
+    before = sorted(partial.iterdir())
+    with pytest.raises(InputError, match=rf"x\.parquet\.partial must contain nothing but .* it contains '{name}'"):
+        write_stream(out, rows.space, job_of(rows))
+    assert sorted(partial.iterdir()) == before
+    (partial / name).rename(tmp_path / name)
+    assert write_stream(out, rows.space, job_of(rows)) == 40
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["x.parquet", name])
+
+
+def test_what_killed_jobs_left_in_the_folder_of_parts_is_removed(tmp_path):
     rows = embeddings(40, 4)
     out, partial = stopped(tmp_path, rows)
+    (partial / ".repstitch-0123456789ab.tmp").mkdir()
     (partial / "whole.tmp").write_bytes(b"PAR1 half of it")
     (partial / ".part-000003.1234abcd.tmp").mkdir()
     assert write_stream(out, rows.space, job_of(rows)) == 40

@@ -3,12 +3,15 @@
 Finished parts are kept in `OUT.partial/` until all rows are written. They are then joined beside `OUT`, the number of
 rows is compared with that of the job, and the result is renamed to `OUT`. At every moment the job is in one of three
 states: nothing is written, it can be continued, or `OUT` is complete. Each part records a hash of the input that its
-rows were made from, so a part is used again only if the input still has the same content.
+rows were made from, and a checksum of itself. So a part is used again only if it and the input still have the same
+content.
 """
 
 import json
 import logging
+import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -57,11 +60,13 @@ def write_parts(target: Path, job: Job, to_table: Callable[..., pa.Table], join:
 
     `to_table` makes a table from a batch of `job.produce` without its hash. `join` writes the tables of all parts to a
     path; each call of its first argument yields them in order. Raises InputError if another process is writing to
-    `target`, if its unfinished rows belong to another job, or if the number of rows is not that of the job.
+    `target`, if its unfinished rows belong to another job, if their folder has other files, or if the number of rows is
+    not that of the job.
     """
     partial = target.with_name(f"{target.name}.partial")
     with ExitStack() as stack:
         with writing(target, partial):
+            _refuse_other_files(partial)
             is_alone = stack.enter_context(locked(partial))
         if not is_alone:
             raise InputError(f"Another run is writing to {partial}; wait for it, or pass another `out`.")
@@ -78,12 +83,23 @@ def write_parts(target: Path, job: Job, to_table: Callable[..., pa.Table], join:
         return job.n_rows
 
 
+def _refuse_other_files(partial: Path) -> None:
+    """Raise InputError if the folder of the parts contains a file that no job wrote, because it is removed later."""
+    names = sorted(path.name for path in partial.iterdir()) if partial.is_dir() else []
+    others = [name for name in names if not OWN.fullmatch(name)]
+    if others:
+        raise InputError(
+            f"{partial} must contain nothing but the unfinished rows of a job; it contains {others[0]!r}. Move it to "
+            "another folder, or pass another `out`."
+        )
+
+
 def _open_partial(partial: Path, target: Path, job: Job) -> list[Part]:
-    """Return the finished parts of a job, and remove all else that its folder contains."""
+    """Return the finished parts of a job, and remove what else a job left in the folder."""
     job_file, settings = partial / "job.json", json.dumps(job.settings, sort_keys=True)
     try:
         stored = json.dumps(read_json(job_file), sort_keys=True)
-    except (FileNotFoundError, ValueError, RecursionError):  # it is missing, empty or incomplete
+    except (FileNotFoundError, ValueError):  # it is missing, empty or incomplete
         stored = None
     others = {path for path in partial.iterdir() if path.name not in (job_file.name, LOCK)}
     if stored not in (None, settings) and any(path.name.startswith("part-") for path in others):
@@ -115,6 +131,7 @@ def _first_parts(partial: Path) -> list[Part]:
     while True:
         path = partial / PART.format(len(parts))
         try:
+            _check_content(path)
             table = _read(path)
             input_hash = table.schema.metadata[INPUT_KEY].decode()
         except Exception as error:  # damaged files raise nearly every exception
@@ -122,6 +139,25 @@ def _first_parts(partial: Path) -> list[Part]:
                 raise InputError(f"{path} cannot be read: {one_line(error)}") from None
             return parts
         parts.append(Part(path, table.num_rows, input_hash))
+
+
+def _check_content(path: Path) -> None:
+    """Raise ValueError if a part does not end in the checksum of its content. Parts of older versions have none."""
+    content, checksum = _split(path)
+    if checksum and checksum != _checksum(content):
+        raise ValueError(f"{path.name} must end in the checksum of its content.")
+
+
+def _split(path: Path) -> tuple[pa.Buffer, bytes]:
+    """Return the content of a part, which stays in the file until it is used, and the checksum after it."""
+    whole = pa.memory_map(str(path)).read_buffer()
+    if whole[-len(MAGIC) :].to_pybytes() == MAGIC:
+        return whole, b""
+    return whole[:-CHECKSUM_BYTES], whole[-CHECKSUM_BYTES:].to_pybytes()
+
+
+def _checksum(content: pa.Buffer) -> bytes:
+    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def _check_input(parts: list[Part], job: Job, partial: Path) -> None:
@@ -154,18 +190,19 @@ def _write_missing(parts: list[Part], partial: Path, target: Path, job: Job, to_
 
 def _write_part(path: Path, table: pa.Table, input_hash: str, target: Path) -> Part:
     table = table.replace_schema_metadata({INPUT_KEY: input_hash})
-    with (
-        written_whole(path, named=target) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, table.schema) as writer,
-    ):
-        writer.write_table(table)
+    with written_whole(path, named=target) as temporary:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        checksum = _checksum(pa.memory_map(str(temporary)).read_buffer())
+        with temporary.open("ab") as file:
+            file.write(checksum)
     return Part(path, table.num_rows, input_hash)
 
 
 def _read(path: Path) -> pa.Table:
     """Return a part. Its columns stay in the file until they are used."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    content, _ = _split(path)
+    return pa.ipc.open_file(pa.BufferReader(content)).read_all()
 
 
 def _publish(parts: list[Part], target: Path, n_rows: int, join: Join) -> None:
@@ -193,4 +230,10 @@ def _publish(parts: list[Part], target: Path, n_rows: int, join: Join) -> None:
 
 INPUT_KEY = b"repstitch.input"
 PART = "part-{:06d}.arrow"
+# The names of what jobs write into the folder, and of what they leave if they are killed. The last two are old names.
+OWN = re.compile(
+    r"job\.json|part-\d{6,}\.arrow|\.repstitch\.lock|\.repstitch-\w+\.tmp|whole\.tmp|\.part-\d{6,}\.\w+\.tmp"
+)
+MAGIC = b"ARROW1"  # the end of a file of Arrow
+CHECKSUM_BYTES = 4
 OTHER_JOB = "contains the unfinished rows of another job; remove it, or finish that job first."
