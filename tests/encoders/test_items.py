@@ -1,5 +1,6 @@
 """Items to embed: images and texts from folders, archives, text files and tables."""
 
+import hashlib
 import zipfile
 
 import numpy as np
@@ -120,6 +121,14 @@ def test_the_stamp_of_texts_changes_with_their_words_ids_and_order(tmp_path):
 
     assert stamp("1,a\n2,b\n") == stamp("1,a\n2,b\n")
     assert len({stamp(text) for text in ("1,a\n2,b\n", "1,a\n2,c\n", "1,a\n3,b\n", "2,b\n1,a\n", "1,a\n")}) == 5
+
+
+def test_the_hash_of_items_tells_ids_apart_that_are_equal_when_joined():
+    contents = [b"1", b"2"]
+    lists = (["a\0b", "c"], ["a", "b\0c"], ["a\1\2b", "c"], ["a\1", "b\0c"], ["a\nb", "c"], ["a", "b\nc"])
+    assert len({items.hash_items(ids, contents) for ids in lists}) == len(lists)
+    plain = hashlib.sha256(b"a\0b" + b"12").hexdigest()  # as in the notes of older versions
+    assert items.hash_items(["a", "b"], contents) == plain
 
 
 def test_a_limit_takes_evenly_spaced_items(tmp_path, photos):

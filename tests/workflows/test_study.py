@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from helpers.encoders import DATA, needs_data, read
+from helpers.sentence_models import save_reader
 from PIL import Image
 
 from repstitch import encoders
@@ -149,6 +150,7 @@ def test_the_included_studies_name_encoders_of_the_catalogue():
         ('name = "files"', 'name = "vision"', "has the name 'vision' twice"),
         ('name = "files"\nfiles', 'name = "files"\nfile', "has the unknown key 'file'"),
         ("[[experiment.group]]", "[[experiment.group]", "cannot be read"),
+        ('"Are they alike?"', "[" * 100_000, "cannot be read: s.toml must be nested less deeply"),
         ("k = 3", "k = true", "'k' must be int; got True"),
         ("k = 3", "k = -3", "'k' must be at least 1; got -3"),
         ("k = 3", "permutations = -1", "'permutations' must be from 0 to 100,000; got -1"),
@@ -289,12 +291,56 @@ def test_items_replaced_at_the_same_size_and_time_are_refused(tmp_path, data, fa
         run(tmp_path, data)
 
 
+@pytest.mark.parametrize("ending", [".ids.txt", "ids.txt", ".ids.npy"])
+def test_ids_beside_a_file_that_have_changed_are_refused(tmp_path, data, faked, ending):
+    ids = (data / "vectors" / "ids.txt").read_text().split()
+    (data / "vectors" / "ids.txt").unlink()
+    path = data / "vectors" / (ending if ending == "ids.txt" else f"mine{ending}")
+
+    def put(ids: list[str]) -> None:
+        np.save(path, ids) if path.suffix == ".npy" else path.write_text("\n".join(ids))
+
+    text = STUDY.replace('ids = "vectors/ids.txt", ', "")
+    put(ids)
+    first = run(tmp_path, data, text)
+    (data / "vectors" / "other.ids.txt").write_text("of another file")
+    assert run(tmp_path, data, text) == first
+    put(ids[::-1])
+    with pytest.raises(InputError, match=r"mine\.parquet was made with other settings or from other items"):
+        run(tmp_path, data, text)
+
+
+def test_embeddings_of_a_model_whose_weights_were_replaced_are_refused(tmp_path, data, faked):
+    first = run(tmp_path, data)
+    weights = data / "cards" / "small.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    assert run(tmp_path, data) == first  # a model that is not there any more is not needed
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match="small was made with other settings or from other items"):
+        run(tmp_path, data)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_embeddings_of_a_model_folder_that_has_changed_are_refused(tmp_path, data, faked, name):
+    save_reader(data / "reader")
+    (data / "t.txt").write_text("the cat\na dog\n" * 12)
+    group = '[[experiment.group]]\nname = "words"\ndata = "t.txt"\nencoders = [{encoder = "reader", name = "words"}]\n'
+    first = run(tmp_path, data, STUDY + group)
+    assert run(tmp_path, data, STUDY + group) == first
+    path = data / "reader" / name
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    with pytest.raises(InputError, match=r"words\.parquet was made with other settings or from other items"):
+        run(tmp_path, data, STUDY + group)
+
+
 def test_embeddings_of_an_older_version_are_used_and_those_of_an_unreadable_note_are_not(tmp_path, data, faked):
     first = run(tmp_path, data)
     for name in ("small", "mine"):
         note_file = tmp_path / "out" / "first" / "embeddings" / f"{name}.json"
         note = json.loads(note_file.read_text())
         assert len(note.pop("content")) >= 64
+        assert [note.pop(key) for key in ("weights", "settings", "ids_read") if key in note]  # added later still
         note_file.write_text(json.dumps(note, sort_keys=True))
     assert run(tmp_path, data) == first
     for damaged in ("", "[]", note_file.read_text()[:20]):

@@ -207,6 +207,19 @@ def test_ids_that_change_between_stop_and_resume_are_refused_in_every_form(tmp_p
         out.unlink()
 
 
+@pytest.mark.parametrize("separator", ["\n", "\0", "\t"])
+def test_ids_that_are_equal_only_when_joined_are_not_resumed(tmp_path, stitcher, monkeypatch, separator):
+    np.save(tmp_path / "x.npy", rows_of(30).vectors)
+    out, ids, other = tmp_path / "y.parquet", names(30, "doc"), names(30, "doc")
+    ids[:2] = [f"a{separator}b", "c"]
+    other[:2] = ["a", f"b{separator}c"]
+    stopped(stitcher, tmp_path / "x.npy", out, monkeypatch, ids=ids)
+    with pytest.raises(InputError, match=r"Rows 0 to 9 of its input had other content"):
+        translate_file(stitcher, tmp_path / "x.npy", out, batch_rows=10, ids=other)
+    translate_file(stitcher, tmp_path / "x.npy", out, batch_rows=10, ids=ids)
+    assert list(read(out).ids) == list(ids)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", ["x.npy", "x.npz", "x.parquet", "x.arrow", "folder"])
 def test_a_source_replaced_at_the_same_size_and_time_is_noticed(tmp_path, stitcher, monkeypatch, kind):
     def put(rows: Embeddings) -> None:
@@ -333,17 +346,29 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path, stitcher, out, sa
 @pytest.mark.parametrize("batch_rows", [10, 100])
 @pytest.mark.parametrize(("value", "what"), [(np.nan, "NaN or Inf"), (-np.inf, "NaN or Inf"), (0, "all zeros")])
 @pytest.mark.parametrize("kind", ["x.npy", "x.parquet"])
-def test_an_invalid_row_is_named_and_no_file_is_left(tmp_path, stitcher, kind, value, what, batch_rows):
+def test_an_invalid_row_is_named_and_the_rows_before_it_are_kept(
+    tmp_path, stitcher, monkeypatch, kind, value, what, batch_rows
+):
+    def put(vectors: np.ndarray) -> None:
+        if kind == "x.npy":
+            np.save(tmp_path / kind, vectors)
+        else:
+            (tmp_path / kind).unlink(missing_ok=True)
+            saved(tmp_path / kind, rows_of(len(vectors), vectors=vectors))
+
     vectors = gaussian(30, D_SOURCE, 3)
     vectors[23] = value
     name = "row 23" if kind == "x.npy" else "id 'new23'"
-    if kind == "x.npy":
-        np.save(tmp_path / kind, vectors)
-    else:
-        saved(tmp_path / kind, rows_of(30, vectors=vectors))
+    put(vectors)
     with pytest.raises(InputError, match=f"contains rows that cannot be translated: {name} is {what}"):
         translate_file(stitcher, tmp_path / kind, tmp_path / "y.parquet", batch_rows=batch_rows)
-    assert [p.name for p in tmp_path.iterdir()] == [kind]
+    finished = 20 if batch_rows == 10 else 0
+    assert {p.name for p in tmp_path.iterdir()} == {kind, *(["y.parquet.partial"] if finished else [])}
+    put(np.delete(vectors, 23, axis=0))
+    sizes = interrupt_at(0, monkeypatch)
+    assert translate_file(stitcher, tmp_path / kind, tmp_path / "y.parquet", batch_rows=batch_rows) == 29
+    assert sum(sizes) == 29 - finished
+    assert {p.name for p in tmp_path.iterdir()} == {kind, "y.parquet"}
 
 
 def test_values_too_large_for_float16_are_refused_and_no_file_is_left(tmp_path, stitcher):

@@ -1,7 +1,7 @@
 """Rows of vectors with their ids and their space: in memory (`Embeddings`), or opened but not yet read (`Scan`)."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -178,6 +178,11 @@ def take_entries(column: np.ndarray | None, rows: RowIndex) -> np.ndarray | None
 def row_numbers(start: int, stop: int) -> np.ndarray:
     """Return ids for rows that have none: their positions, as text."""
     return np.arange(start, stop).astype(str).astype(object)
+
+
+def join_ids(ids: Iterable[str], separator: str = "\0") -> bytes:
+    """Return ids as bytes to hash. Other ids give other bytes, because a separator inside an id is escaped."""
+    return separator.join(key.replace("\1", "\1\1").replace(separator, "\1\2") for key in ids).encode()
 
 
 def invalid_rows(X: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from repstitch.embeddings.ids import IdColumn, column_texts
-from repstitch.embeddings.rows import check_unique
+from repstitch.embeddings.rows import check_unique, join_ids
 from repstitch.embeddings.tables import read_column_with_ids
 from repstitch.encoders.images import ImageFile
 from repstitch.errors import InputError, one_line
@@ -47,7 +47,7 @@ class Items:
 
 def hash_items(ids: Iterable[str], content_hashes: Iterable[bytes]) -> str:
     """Return a hash of items from their ids and the hashes of their content."""
-    digest = hashlib.sha256("\0".join(ids).encode())
+    digest = hashlib.sha256(join_ids(ids))
     digest.update(b"".join(content_hashes))
     return digest.hexdigest()
 

@@ -47,11 +47,12 @@ import numpy as np
 from repstitch.alignment.lineage import encoder_spaces, without_layer
 from repstitch.alignment.result import Atlas
 from repstitch.embeddings.fingerprints import repeated_rows
-from repstitch.embeddings.reading import read
-from repstitch.embeddings.rows import Embeddings, invalid_rows
+from repstitch.embeddings.reading import read, scan
+from repstitch.embeddings.rows import Embeddings, invalid_rows, join_ids
 from repstitch.embeddings.writing import write
 from repstitch.encoders import catalogue, embed, load_encoder
 from repstitch.encoders.items import read_items
+from repstitch.encoders.loading import digest, settings_digest
 from repstitch.errors import InputError
 from repstitch.files import read_json, split_key, written_whole
 from repstitch.spaces import Space
@@ -223,6 +224,7 @@ def _embeddings_of(member: Member, folder: Path, data: Path, batch_size: int, de
         files = {key: _file_of(member.entry[key]) for key in ("file", "ids") if key in member.entry}
         stamps = {key: [path.name, path.stat().st_size, path.stat().st_mtime_ns] for key, path in files.items()}
         note: dict[str, Any] = member.entry | {"drop_invalid": group.drop_invalid} | stamps
+        note["ids_read"] = None if "ids" in files else _ids_hash(member.entry["file"])
         content = "".join(_file_hash(path) for path in files.values())
         make: Callable[[Path], None] = partial(_copy, member)
     else:
@@ -231,6 +233,7 @@ def _embeddings_of(member: Member, folder: Path, data: Path, batch_size: int, de
             listed = read_items(items, catalogue.modality(card), group.limit)
             [content] = listed.hashes([len(listed.ids)])
         note = {"card": asdict(replace(card, checkpoint=None)), "data": listed.stamp, "layers": group.layers}
+        note |= _model_hashes(card)
         make = partial(_embed, card, group, items, batch_size, device)
     out = folder / (member.name if card is not None and group.layers is not None else f"{member.name}.parquet")
     note_file = folder / f"{member.name}.json"
@@ -245,17 +248,46 @@ def _embeddings_of(member: Member, folder: Path, data: Path, batch_size: int, de
 
 
 def _is_same(note_file: Path, note: dict[str, Any]) -> bool:
-    """Return whether the note of an earlier run is this one. Notes of older versions have no hash of the content."""
+    """Return whether the note of an earlier run is this one. Hashes that one of them lacks are not compared.
+
+    Notes of older versions lack some. This one lacks those of a model whose files are not there any more.
+    """
     try:
         stored = read_json(note_file)
-    except (FileNotFoundError, ValueError, RecursionError):  # it is missing, or not the file that was written
+    except (FileNotFoundError, ValueError):  # it is missing, or not the file that was written
         return False
-    return isinstance(stored, dict) and {"content": note["content"]} | stored == note
+    if not isinstance(stored, dict):
+        return False
+    lacking = {key for key in HASHES if key not in stored or key not in note}
+    ours, theirs = ({key: value for key, value in of.items() if key not in lacking} for of in (note, stored))
+    return ours == theirs
 
 
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _ids_hash(file: str) -> str | None:
+    """Return a hash of the ids that are read with a file, which may be in another file beside it; None without ids."""
+    opened = scan(file)
+    if not opened.has_ids:
+        return None
+    total = hashlib.sha256()
+    for batch in opened.batches():
+        total.update(join_ids(batch.ids) + b"\0")  # the same for batches of any size
+    return total.hexdigest()
+
+
+def _model_hashes(card: catalogue.Card) -> dict[str, str | None]:
+    """Return hashes of the local files of a model; none if it is on the Hub, or if its files do not exist."""
+    if card.checkpoint is None:
+        return {}
+    try:
+        path = catalogue.weights(card)
+    except InputError:  # its vectors may have been made before
+        return {}
+    return {"weights": digest(path), "settings": settings_digest(path)}
 
 
 def _embed(card: catalogue.Card, group: Group, items: str, batch_size: int, device: str, out: Path) -> None:
@@ -368,5 +400,6 @@ def _draw(atlas: Atlas, folder: Path) -> list[Path]:
 
 
 ENCODER_TYPES = {"encoder": str, "checkpoint": str, "name": str, "parameters": int}  # the card checks the other keys
+HASHES = ("content", "ids_read", "weights", "settings")
 LINEAGE = ("family", "objective", "training_data", "parameters")
 SPACE_FIELDS = {field.name for field in fields(Space)}

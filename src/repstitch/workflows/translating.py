@@ -19,7 +19,7 @@ from repstitch.embeddings.columns import Column
 from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.parts import Job
 from repstitch.embeddings.reading import scan
-from repstitch.embeddings.rows import Embeddings, Scan, invalid_rows, row_numbers
+from repstitch.embeddings.rows import Embeddings, Scan, invalid_rows, join_ids, row_numbers
 from repstitch.embeddings.writing import write_stream
 from repstitch.errors import InputError
 from repstitch.spaces import Space, adopt
@@ -84,7 +84,7 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
     names = stitcher.calibration.names if confidence and stitcher.calibration else ()
     further = _further_columns(opened, names)
     settings = {"stitcher": stitcher.version, "dtype": dtype, "ids": str(opened.id_type), "columns": str(further)}
-    row_errors: list[InputError] = []
+    overflows: list[InputError] = []
 
     def produce(start: int) -> Iterator[tuple]:
         row = start
@@ -95,12 +95,12 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
             for batch in opened.batches(batch_rows, start):
                 input_hash = hashing.submit(_input_hash, batch)
                 keys = row_numbers(row, row + len(batch)) if batch.ids is None else batch.ids
+                _refuse_invalid(batch, row, str(path))
+                translated, measures = _translate(stitcher, batch.vectors, confidence)
                 try:
-                    _refuse_invalid(batch, row, str(path))
-                    translated, measures = _translate(stitcher, batch.vectors, confidence)
                     _refuse_overflow(translated, keys, dtype)
                 except InputError as error:
-                    row_errors.append(error)
+                    overflows.append(error)
                     raise
                 payload = [] if batch.payload is None else batch.payload.columns
                 yield input_hash.result(), keys, translated, [*measures, *payload]
@@ -120,7 +120,7 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
     try:
         return write_stream(out, stitcher.target, job, dtype, written_by, opened.id_type, further)
     except InputError:
-        if row_errors:  # the corrected file is a different job, which cannot reuse the finished parts
+        if overflows:  # with another dtype it is a different job, which cannot reuse the finished parts
             shutil.rmtree(f"{os.fspath(out)}.partial", ignore_errors=True)
         raise
 
@@ -150,7 +150,7 @@ def _input_hash(batch: Embeddings) -> str:
     for at in range(0, len(content), PIECE_BYTES):
         digest.update(zlib.crc32(content[at : at + PIECE_BYTES].data).to_bytes(4, "little"))
     if batch.ids is not None:
-        digest.update("\n".join(batch.ids).encode())
+        digest.update(join_ids(batch.ids, "\n"))
     if batch.payload is not None:
         digest.update(repr(batch.payload.to_pylist()).encode())
     return digest.hexdigest()
