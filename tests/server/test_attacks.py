@@ -196,7 +196,7 @@ def test_slow_scores_are_limited_in_number_and_do_not_block_translations(registr
             )
 
     more, bulk, scores, after = asyncio.run(scenario())
-    refused(more, 429, f"already processing {MAX_SLOW_TASKS} score and text requests")
+    refused(more, 429, f"already processing {MAX_SLOW_TASKS} score requests")
     assert np.allclose(read_rows(bulk), make_stitcher().translate(make_rows(500)), atol=1e-6)
     assert scores == [200] * MAX_SLOW_TASKS
     assert after.status_code == 200

@@ -80,7 +80,9 @@ def test_sixteen_requests_of_eight_texts_are_all_encoded(queue, encoder):
 
 def test_waiting_requests_share_batches_of_a_bounded_number_of_texts(queue, encoder):
     gate = Gate(encoder)
-    futures = [queue.submit(gate.encoder, ["b"] * 8, PLENTY_S) for _ in range(9)]
+    futures = [queue.submit(gate.encoder, ["b"] * 8, PLENTY_S)]
+    eventually(lambda: gate.sizes == [8])  # the first batch has begun, so the others wait
+    futures += [queue.submit(gate.encoder, ["b"] * 8, PLENTY_S) for _ in range(8)]
     gate.release()
     assert [len(future.result(60).vectors) for future in futures] == [8] * 9
     assert gate.sizes == [8, BATCH_TEXTS, BATCH_TEXTS]

@@ -290,7 +290,7 @@ TAMPERED = {
     "cut scorecard": (edit_bytes("scorecard.json", lambda b: b[:1]), "not a complete stitcher: scorecard.json"),
     "binary config": (edit_bytes("config.json", lambda b: b"\xff\xfe\n\n\x00"), "can't decode"),
     "binary weights": (edit_bytes("model.safetensors", lambda b: b"\xff" * 99), "header too large"),
-    "deeply nested scorecard": (edit_bytes("scorecard.json", lambda b: b"[" * 10**5), "recursion"),
+    "deeply nested scorecard": (edit_bytes("scorecard.json", lambda b: b"[" * 10**5), "must be nested less deeply"),
     "scorecard that is a list": (edit_bytes("scorecard.json", lambda b: b"[]"), "must be a JSON object"),
     "scorecard with one key": (
         edit_bytes("scorecard.json", lambda b: b'{"n": 1}'),
