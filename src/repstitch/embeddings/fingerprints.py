@@ -83,6 +83,7 @@ def have_keys(keys: np.ndarray, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
             apart = _decrypted(keys[match], cell[query]) - checks[query]
             recognised[at + query[np.cos(2 * np.pi * apart).sum(axis=1) >= LEAST_COSINE]] = True
             for some, matches in blocks:
+                some = some[~recognised[at + some]]
                 while len(some):  # once, unless cells have equal hashes
                     equal = (cell[some] == cell[some[0]]).all(axis=1)
                     matched = _have_a_key(keys[matches], cell[some[:1]], checks[some[equal]])
