@@ -42,3 +42,15 @@ def test_ids_that_cannot_be_used_are_refused(tmp_path, file, message):
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(InputError, match=message):
         read(gaussian(30, 4), ids=f"{tmp_path}/{file}")
+
+
+def test_ids_beside_a_file_that_are_one_number_are_not_used(tmp_path, caplog):
+    np.save(tmp_path / "x.npy", gaussian(3, 4))
+    np.save(tmp_path / "ids.npy", np.float32(3))
+    assert read(tmp_path / "x.npy").ids is None
+    assert "is not used, because it has 1 ids for 3 rows" in caplog.text
+
+
+def test_ids_are_read_from_a_table_with_several_columns_of_ids(tmp_path):
+    (tmp_path / "x.csv").write_text("doc_id,uuid,label\n07,u1,x\nb,u2,y\n")
+    assert list(read(gaussian(2, 4), ids=f"{tmp_path}/x.csv:doc_id").ids) == ["07", "b"]  # type: ignore[arg-type]

@@ -5,9 +5,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.spaces import embeddings, gaussian, names
+from helpers.spaces import card, embeddings, gaussian, names
 
 from repstitch.embeddings.reading import read, scan
+from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.embeddings.shards import natural_order
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
@@ -151,3 +152,52 @@ def test_a_folder_that_embed_or_write_filled_is_read(tmp_path):
     write(tmp_path / "many" / "2.parquet", rows.take(slice(0, 20)))
     write(tmp_path / "many" / "10.parquet", rows.take(slice(20, 40)))
     assert list(read(tmp_path / "many").ids) == list(rows.ids)  # type: ignore[arg-type]
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, caplog):
+    save(tmp_path / "many" / "a.parquet", slice(0, 30))
+    save(tmp_path / "many" / "b.PARQUET", slice(30, 60))
+    for name in ("c.parq", "d.pq"):
+        save(tmp_path / "many" / name, slice(0, 7))
+    np.save(tmp_path / "many" / "e.npy", ROWS)
+    np.testing.assert_array_equal(read(tmp_path / "many").vectors, ROWS)
+    assert "not read, because its other files are read: c.parq, d.pq, e.npy." in caplog.text
+
+
+@pytest.mark.parametrize("first", ["old", None])
+def test_streams_of_several_spaces_are_refused(tmp_path, first):
+    for name, space in (("a", first), ("b", "new")):
+        metadata = {SPACE_KEY: card(space, 4).to_json()} if space else None
+        table = pa.table({"vector": pa.array(list(ROWS), pa.list_(pa.float32()))}).replace_schema_metadata(metadata)
+        with pa.OSFile(str(tmp_path / f"{name}.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(InputError, match="has files of several spaces"):
+        read(tmp_path)
+
+
+def save_ids(folder, *ids) -> None:
+    for i, column in enumerate(ids):
+        pq.write_table(pa.table({"id": column, "vector": [[1.0]] * len(column)}), folder / f"{i}.parquet")
+
+
+UUIDS = pa.array([bytes(15) + b"\x05"], pa.uuid())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [([1, 2], ["007", "8"]), ([1, 2], [7.0]), (["1"], [7.0]), (["1"], UUIDS), ([True], ["true1"])]
+)
+def test_ids_of_different_kinds_in_a_folder_are_refused(tmp_path, one, other):
+    save_ids(tmp_path, one, other)
+    with pytest.raises(InputError, match="must have one type of column 'id' in all files; got"):
+        read(tmp_path)
+
+
+def test_a_folder_has_types_that_represent_the_values_of_all_files(tmp_path):
+    save_ids(tmp_path, pa.array([1], pa.int8()), pa.array([2**40], pa.int64()))
+    assert list(read(tmp_path).ids) == ["1", str(2**40)]  # type: ignore[arg-type]
+    save_ids(tmp_path, pa.array(["a"]).dictionary_encode(), pa.array(["b"], pa.large_string()))
+    assert list(read(tmp_path).ids) == ["a", "b"]  # type: ignore[arg-type]
+    for i, kind in enumerate((pa.float16(), pa.float32())):
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.array([1, 10.0 ** (6 * i)]), kind), 2)
+        pq.write_table(pa.table({"vector": vectors}), tmp_path / f"{i}.parquet")
+    assert read(tmp_path).vectors.tolist() == [[1, 1], [1, 1e6]]

@@ -38,8 +38,8 @@ def test_lines_without_a_tab_are_split_at_spaces(tmp_path):
     ("text", "message"),
     [
         ("q\td\t1\nq\td\tgood\n", "line 2 .* is 'q\\\\td\\\\tgood'"),
-        ("q\td\n1\t2\n", "TREC's four columns; line 2"),
-        ("q\td\tnan\nq\td\tnan\n", "line 2"),
+        ("q\td\n1\t2\n", "TREC's four columns; line 1"),
+        ("q\td\tnan\nq\td\tnan\n", "line 1"),
         ("q\td\t1\nq\td\t2\n", "judges query 'q' and document 'd' twice, with different grades \\(line 2\\)"),
         ("query\tdocument\tgrade\n", "contains no judgements"),
         ("", "contains no judgements"),

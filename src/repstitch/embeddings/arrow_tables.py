@@ -19,6 +19,7 @@ from repstitch.embeddings.ids import (
     warn_of_unused_ids,
 )
 from repstitch.embeddings.rows import SPACE_KEY, Batch, Scan
+from repstitch.embeddings.shards import is_lists, with_common_types
 from repstitch.embeddings.streaming import stream
 from repstitch.embeddings.tables import HEAD_ROWS
 from repstitch.errors import InputError
@@ -47,6 +48,8 @@ def scan_table(
     """
     if group == column:
         raise InputError(f"`group` must be another column of {path} than its vectors; got {group!r}.")
+    _vector_type(data.schema, column, path)
+    data = with_common_types(data, [column], path)
     kind = _vector_type(data.schema, column, path)
     dim = _vector_dim(data, column, kind, path)
     card = _common_card(data, path)
@@ -60,6 +63,7 @@ def scan_table(
     others = [name for name in data.schema.names if name not in (column, ids_column)]
     kept = _payload(others, payload, path)
     columns = list(dict.fromkeys(name for name in (column, ids_column, group, *kept) if name is not None))
+    data = with_common_types(data, columns, path)
     dtype = np.float16 if kind.value_type == pa.float16() else np.float32
 
     def texts(table: pa.Table, name: str | None) -> np.ndarray | None:
@@ -133,18 +137,14 @@ def _vector_type(schema: pa.Schema, column: str, path: str) -> pa.DataType:
         )
     kind = schema.field(column).type
     if not _is_float_lists(kind):
-        pool = _is_lists(kind) and _is_lists(kind.value_type)
+        pool = is_lists(kind) and is_lists(kind.value_type)
         advice = " Pool the vectors of each row to one vector first, e.g. by their mean." if pool else ""
         raise InputError(f"Column {column!r} of {path} must have one list of floats per row; got {kind}.{advice}")
     return kind
 
 
-def _is_lists(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
-
-
 def _is_float_lists(kind: pa.DataType) -> bool:
-    return _is_lists(kind) and pa.types.is_floating(kind.value_type)
+    return is_lists(kind) and pa.types.is_floating(kind.value_type)
 
 
 def _vector_dim(data: pyarrow.dataset.Dataset, column: str, kind: pa.DataType, path: str) -> int:

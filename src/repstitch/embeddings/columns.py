@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from repstitch.embeddings.ids import column_texts, object_column, texts, without_views
+from repstitch.embeddings.ids import NO_IDS, column_texts, object_column, texts, without_views
 from repstitch.embeddings.rows import check_unique
 from repstitch.embeddings.tables import read_column_with_ids
 from repstitch.errors import InputError, one_line
@@ -36,7 +36,8 @@ def open_column(column: Column, n_rows: int, argument: str, rows: str = "") -> E
     location, name = split_column(str(column)) if isinstance(column, str | os.PathLike) else ("", None)
     if name is not None or location.endswith(".parquet"):
         check_file_exists(location, argument)
-        table = read_column_with_ids(Path(location), name or None, argument)
+        # Ids are in the order of the rows, whatever other columns of ids their table has.
+        table = read_column_with_ids(Path(location), name or None, argument, NO_IDS if argument == "ids" else None)
         if table.num_columns == 2:
             return _by_id(table, location, argument)
         entries = object_column(table.column(0).to_pylist())
@@ -53,7 +54,7 @@ def open_column(column: Column, n_rows: int, argument: str, rows: str = "") -> E
 
 def count_entries(path: Path, argument: str) -> int:
     """Return the number of entries in a text file of lines or a `.npy` file."""
-    return len(_load_file(str(path), argument))
+    return np.atleast_1d(_load_file(str(path), argument)).shape[0]
 
 
 def _by_id(table: pa.Table, location: str, argument: str) -> Entries:

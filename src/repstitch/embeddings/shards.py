@@ -1,17 +1,23 @@
 """Open a Parquet or Arrow file, or the files of a folder in the order of their numbers, as one dataset."""
 
 import json
+import logging
 import posixpath
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset
 from pyarrow import fs
 
+from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.errors import InputError
 
+log = logging.getLogger(__name__)
+
 ENDINGS = (".parquet", ".arrow")
+UNREAD = (".parq", ".pq", ".feather", ".ipc", ".npy", ".npz", ".csv", ".jsonl")  # of files that may contain rows
 ARROW_FILE = b"ARROW1"  # how a file begins that has Arrow's file layout, not its stream layout
 # Parquet files are read part by part: with `pre_buffer`, Arrow would keep every part that it has read in memory.
 PARQUET = pyarrow.dataset.ParquetFileFormat(
@@ -30,7 +36,7 @@ def open_dataset(path: str) -> tuple[pyarrow.dataset.Dataset, list[str]]:
     filesystem, location = fs.FileSystem.from_uri(path) if "://" in path else (fs.LocalFileSystem(), path)
     is_folder = filesystem.get_file_info(location).type == fs.FileType.Directory
     files = _files(filesystem, location.rstrip("/"), path) if is_folder else [location]
-    endings = {Path(file).suffix for file in files} & set(ENDINGS)
+    endings = {Path(file).suffix.lower() for file in files} & set(ENDINGS)
     if len(endings) > 1:
         raise InputError(f"{path} must contain either .parquet or .arrow files; it has both. Read them separately.")
     if endings != {".arrow"}:
@@ -38,6 +44,9 @@ def open_dataset(path: str) -> tuple[pyarrow.dataset.Dataset, list[str]]:
     if all(_has_file_layout(filesystem, file) for file in files):
         return pyarrow.dataset.dataset(files, format="ipc", filesystem=filesystem), files
     tables = [_read_arrow(filesystem, file) for file in files]
+    for file, table in zip(files, tables, strict=True):
+        if (table.schema.metadata or {}).get(SPACE_KEY) != (tables[0].schema.metadata or {}).get(SPACE_KEY):
+            raise InputError(f"{path} has files of several spaces ({file} differs); read each file separately.")
     return pyarrow.dataset.dataset(pa.concat_tables(tables)), files
 
 
@@ -53,8 +62,70 @@ def _files(filesystem: fs.FileSystem, folder: str, path: str) -> list[str]:
         if saved:
             return [f"{folder}/{name}" for name in saved]
     visible = [name for name in names if not any(_is_hidden(part) for part in name.split("/"))]
-    rows = [name for name in visible if name.endswith(ENDINGS)] or visible
+    rows = [name for name in visible if Path(name).suffix.lower() in ENDINGS] or visible
+    others = [name for name in visible if name not in rows and Path(name).suffix.lower() in UNREAD]
+    unread = [name for name in others if Path(name).name not in ("ids.npy", f"{posixpath.basename(folder)}.ids.npy")]
+    if unread:
+        log.warning("%s: not read, because its other files are read: %s.", path, ", ".join(sorted(unread)))
     return [f"{folder}/{name}" for name in sorted(rows, key=natural_order)]
+
+
+def with_common_types(data: pyarrow.dataset.Dataset, columns: Iterable[str], path: str) -> pyarrow.dataset.Dataset:
+    """Return the dataset with, for each of the columns, a type that represents the values of all files exactly.
+
+    Raises InputError if two files have types of different kinds, such as text and whole numbers.
+    """
+    if not isinstance(data, pyarrow.dataset.FileSystemDataset):
+        return data
+    schema = data.schema
+    for part in data.get_fragments():
+        for name in set(columns) & set(part.physical_schema.names):
+            at, kinds = schema.get_field_index(name), (schema.field(name).type, part.physical_schema.field(name).type)
+            common = _common_type(*kinds)
+            if common is None:
+                raise InputError(
+                    f"{path} must have one type of column {name!r} in all files; got {kinds[0]}, and {kinds[1]} in "
+                    f"{part.path}. Read each file separately."
+                )
+            schema = schema.set(at, schema.field(at).with_type(common))
+    if schema.equals(data.schema):
+        return data
+    return pyarrow.dataset.FileSystemDataset(list(data.get_fragments()), schema, data.format, data.filesystem)
+
+
+def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """Return the type to which both can be cast without a change of a value, or None if there is none."""
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if pa.types.is_dictionary(one) or pa.types.is_dictionary(other):
+        return _common_type(*(kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (one, other)))
+    if all(pa.types.is_fixed_size_list(kind) for kind in (one, other)) and one.list_size == other.list_size:
+        value = _common_type(one.value_type, other.value_type)
+        return None if value is None else pa.list_(value, one.list_size)
+    if all(is_lists(kind) for kind in (one, other)):
+        value = _common_type(one.value_type, other.value_type)
+        return None if value is None else pa.large_list(value)
+    alike = (pa.types.is_integer, pa.types.is_floating, _is_text, pa.types.is_timestamp, pa.types.is_decimal)
+    if not any(is_kind(one) and is_kind(other) for is_kind in alike):
+        return None
+    if _is_text(one):
+        return pa.large_string()
+    schemas = [pa.schema([("", kind)]) for kind in (one, other)]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
+
+
+def is_lists(kind: pa.DataType) -> bool:
+    """Return whether a type is one of lists of any size."""
+    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def natural_order(name: str) -> tuple[list[int | str], str]:

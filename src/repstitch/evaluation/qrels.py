@@ -23,10 +23,11 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        line = line.rstrip("\t ")
         columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
         columns = [column.strip(" ") for column in columns]
         grade = _grade(columns[-1])
-        is_header, first = first and grade is None, False
+        is_header, first = first and len(columns) in (3, 4) and not _is_number(columns[-1]), False
         if is_header:
             continue
         if len(columns) not in (3, 4) or grade is None:
@@ -45,9 +46,14 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     return qrels
 
 
-def _grade(text: str) -> float | None:
+def _is_number(text: str) -> bool:
     try:
-        value = float(text)
+        float(text)
     except ValueError:
-        return None
+        return False
+    return True
+
+
+def _grade(text: str) -> float | None:
+    value = float(text) if _is_number(text) else math.nan
     return max(0.0, value) if math.isfinite(value) else None  # TREC marks spam with grades below 0
