@@ -423,6 +423,14 @@ def test_a_new_folder_must_be_where_one_can_be_created(tmp_path, monkeypatch):
         check_new_folder(tmp_path / "s")
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, name):
+    for check in (check_new, check_new_folder):
+        with pytest.raises(InputError, match="`out` cannot be created: ") as caught:
+            check(tmp_path / name)
+        assert str(caught.value).isprintable()
+
+
 def test_a_plot_replaces_a_file_but_not_a_folder(tmp_path):
     (tmp_path / "old.png").touch()
     assert check_picture(tmp_path / "old.png") == tmp_path / "old.png"

@@ -118,8 +118,8 @@ def check_new(path: str | os.PathLike, argument: str = "out") -> Path:
     """Return the path. Raises InputError if it exists already or if it cannot be created in an existing folder."""
     target = Path(path)
     try:
-        exists, is_in_folder = target.exists(), target.parent.is_dir()
-    except OSError as error:  # its name is too long, or a folder above it may not be read
+        exists, is_in_folder = _exists(target), target.parent.is_dir()
+    except (OSError, ValueError) as error:  # no file can have the name, or a folder above it may not be read
         raise InputError(f"`{argument}` cannot be created: {one_line(error)}") from None
     if exists:
         raise InputError(
@@ -128,6 +128,15 @@ def check_new(path: str | os.PathLike, argument: str = "out") -> Path:
     if not is_in_folder:
         raise InputError(f"`{argument}` must be in an existing folder; there is no {target.parent}.")
     return target
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a path exists. Unlike `Path.exists`, it raises ValueError on names that no file can have."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def check_embeddings_file(out: str | os.PathLike) -> Path:
@@ -164,10 +173,10 @@ def check_new_folder(out: str | os.PathLike, content: str = "a stitcher") -> Pat
     if target.name in ("", ".", "..") or target.name.startswith("."):
         raise InputError(f"`out` must name a folder to create and must not start with a dot; got {str(out)!r}.")
     try:
-        if target.exists() or target.is_symlink():
+        if _exists(target) or target.is_symlink():
             raise InputError(f"`out` {target} exists and {content} is never overwritten; pass another name.")
         above = next(folder for folder in target.absolute().parents if folder.exists())
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"`out` cannot be created: {one_line(error)}") from None
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise InputError(f"`out` {target} cannot be created: {above} is not a writable folder.")

@@ -271,12 +271,10 @@ def _file_hash(path: Path) -> str:
 def _ids_hash(file: str) -> str | None:
     """Return a hash of the ids that are read with a file, which may be in another file beside it; None without ids."""
     opened = scan(file)
-    if not opened.has_ids:
-        return None
     total = hashlib.sha256()
-    for batch in opened.batches():
-        total.update(join_ids(batch.ids) + b"\0")  # the same for batches of any size
-    return total.hexdigest()
+    for batch in opened.batches() if opened.has_ids else ():
+        total.update(join_ids(() if batch.ids is None else batch.ids) + b"\0")  # the same for batches of any size
+    return total.hexdigest() if opened.has_ids else None
 
 
 def _model_hashes(card: catalogue.Card) -> dict[str, str | None]:
