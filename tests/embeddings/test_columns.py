@@ -54,3 +54,9 @@ def test_ids_beside_a_file_that_are_one_number_are_not_used(tmp_path, caplog):
 def test_ids_are_read_from_a_table_with_several_columns_of_ids(tmp_path):
     (tmp_path / "x.csv").write_text("doc_id,uuid,label\n07,u1,x\nb,u2,y\n")
     assert list(read(gaussian(2, 4), ids=f"{tmp_path}/x.csv:doc_id").ids) == ["07", "b"]  # type: ignore[arg-type]
+
+
+def test_several_columns_of_ids_beside_groups_are_refused_with_what_to_do(tmp_path):
+    (tmp_path / "x.csv").write_text("doc_id,uuid,group\na,u1,x\nb,u2,y\n")
+    with pytest.raises(InputError, match="may contain the ids: doc_id, uuid; call the one to use `id`"):
+        read(gaussian(2, 4), ids=["a", "b"], group=f"{tmp_path}/x.csv:group")

@@ -365,3 +365,8 @@ def test_half_a_surrogate_pair_is_refused(ids):
         read(gaussian(2, 3), ids=ids)
     with pytest.raises(InputError, match=r"`ids` must contain text in Unicode; .*is not"):
         Embeddings(gaussian(2, 3), card("old", 3), np.asarray(ids))
+
+
+def test_categories_have_room_for_the_ids_of_several_files():
+    kind = type_on_the_way_out(pa.dictionary(pa.int8(), pa.string()))
+    assert len(pa.array(names(300), pa.string()).cast(kind).dictionary) == 300

@@ -26,7 +26,11 @@ UUID_BYTES = 16
 
 
 def choose_id_column(
-    schema: pa.Schema, path: str, id_column: IdColumn | None = None, others: Collection[str] = ()
+    schema: pa.Schema,
+    path: str,
+    id_column: IdColumn | None = None,
+    others: Collection[str] = (),
+    advice: str = "name one with `id_column`",
 ) -> str | None:
     """Return the name of the column that contains the ids of the rows, or None if no column does.
 
@@ -35,13 +39,13 @@ def choose_id_column(
     has none or several of the columns that `id_column` names, and if several columns have one of NAMES.
     """
     columns = [name for name in schema.names if name not in others]
-    chosen = _choose(columns, schema, path, id_column)
+    chosen = _choose(columns, schema, path, id_column, advice)
     if columns.count(chosen) > 1:
         raise InputError(f"{path} has more than one column {chosen!r}; column names must be unique.")
     return chosen
 
 
-def _choose(columns: list[str], schema: pa.Schema, path: str, id_column: IdColumn | None) -> str | None:
+def _choose(columns: list[str], schema: pa.Schema, path: str, id_column: IdColumn | None, advice: str) -> str | None:
     if id_column == NO_IDS:
         return None
     if id_column is not None:
@@ -59,9 +63,7 @@ def _choose(columns: list[str], schema: pa.Schema, path: str, id_column: IdColum
     flat = [field.name for field in schema if field.name in columns and not pa.types.is_nested(field.type)]
     named = index if len(index) == 1 else list(dict.fromkeys(name for name in flat if name.casefold() in NAMES))
     if len(named) > 1:
-        raise InputError(
-            f"{path} has several columns that may contain the ids: {', '.join(named)}; name one with `id_column`."
-        )
+        raise InputError(f"{path} has several columns that may contain the ids: {', '.join(named)}; {advice}.")
     return named[0] if named else None
 
 
@@ -244,6 +246,8 @@ def type_on_the_way_out(kind: pa.DataType | None) -> pa.DataType:
     """Return the Arrow type in which ids of this type are written: the same, or text if text cannot be cast to it."""
     if kind is None or isinstance(kind, pa.BaseExtensionType):
         return pa.string()
+    if pa.types.is_dictionary(kind):
+        kind = pa.dictionary(pa.int32(), kind.value_type)  # 8 bits are too few for the ids of several files
     try:
         pa.array([], pa.string()).cast(kind)
     except pa.ArrowNotImplementedError:

@@ -39,11 +39,13 @@ def read_column_with_ids(
     have the column exactly once.
     """
     schema = read_schema(path, argument, header)
-    ids = choose_id_column(schema, str(path), id_column, others=(column,) if column else ())
+    others = (column,) if column else ()
+    advice = "name one with `id_column`" if argument == "data" else "call the one to use `id`"
+    ids = choose_id_column(schema, str(path), id_column, others, advice)
     if column is None or column not in schema.names:
-        others = ", ".join(name for name in schema.names if name != ids)
+        listed = ", ".join(name for name in schema.names if name != ids)
         raise InputError(
-            f"`{argument}` must name a column as {path.name}:COLUMN, where COLUMN is one of {others}; got {column}."
+            f"`{argument}` must name a column as {path.name}:COLUMN, where COLUMN is one of {listed}; got {column}."
         )
     if schema.names.count(column) > 1:
         raise InputError(f"`{argument}` {path} has more than one column {column!r}; column names must be unique.")
@@ -51,7 +53,11 @@ def read_column_with_ids(
     columns = [column] if ids is None else [column, ids]
     table = read_table(path, argument, columns, only_text=True, header=header)
     if ids is None:
-        warn_of_unused_ids(_read_head(path, table, column, argument), str(path), "call it `id`")
+        warn_of_unused_ids(
+            _read_head(path, table, column, argument),
+            str(path),
+            "name it with `id_column`" if argument == "data" else "call it `id`",
+        )
     return table.select(columns)
 
 
