@@ -369,7 +369,7 @@ def _has_column(source: EmbeddingsLike, group: Column | None) -> bool:
             with np.load(location, allow_pickle=False) as archive:
                 return group in archive.files
         return _is_table(location) and group in open_dataset(location)[0].schema.names
-    table = source.payload if isinstance(source, Embeddings) else source
+    table: Any = source.payload if isinstance(source, Embeddings) else source
     if isinstance(table, pa.Table | pa.RecordBatch):
         return group in table.schema.names
     return group in getattr(table, "columns", ())
