@@ -581,11 +581,13 @@ def test_columns_that_cannot_be_copied_are_refused(tmp_path, stitcher):
             {"columns": ("title", "name")},
             r"`columns` must be all, or some of the columns of .*\(doc_id, title\); got name",
         ),
-        ({"columns": "all", "id_column": "doc_id"}, r"`columns` must not name id, which the output has already"),
+        ({"columns": ("id",), "id_column": "doc_id"}, r"`columns` must not name id, which the output has already"),
         ({"columns": ("vector",)}, r"`columns` must be all, or some of the columns of .*; got vector"),
     ):
         with pytest.raises(InputError, match=message):
             translate_file(stitcher, tmp_path / "x.parquet", tmp_path / "y.parquet", **changes)  # type: ignore[arg-type]
+    translate_file(stitcher, tmp_path / "x.parquet", tmp_path / "y.parquet", columns="all", id_column="doc_id")
+    assert pq.read_schema(tmp_path / "y.parquet").names == ["id", "vector", "title"]
     np.save(tmp_path / "x.npy", rows_of(40).vectors)
     with pytest.raises(InputError, match=r"`columns` must be columns of a Parquet or Arrow file; .*x\.npy has none"):
         translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet", columns="all")
