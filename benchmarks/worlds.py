@@ -62,9 +62,9 @@ class Source:
         """Return both sides (n, 32) of these latent rows, at unit length."""
         world, sides = self.world, []
         for view, shift in zip(self.views, self.shifts, strict=True):
-            own = latent if world.related else self.latent(len(latent))
-            own = np.column_stack([own[:, : world.shared], self.latent(len(own))[:, world.shared :]])
-            rows = np.tanh(2 * own @ view) if world.bent else own @ view
+            common = latent if world.related else self.latent(len(latent))
+            directions = np.column_stack([common[:, : world.shared], self.latent(len(common))[:, world.shared :]])
+            rows = np.tanh(2 * directions @ view) if world.bent else directions @ view
             rows = rows + shift + world.noise * self.random.standard_normal(rows.shape)
             sides.append(normalise(torch.from_numpy(rows.astype(np.float32)), "unit"))
         return sides[0], sides[1]

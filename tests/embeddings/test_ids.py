@@ -41,8 +41,8 @@ def test_ids_are_read_from_a_column_with_a_usual_name_in_any_case(tmp_path, name
     caplog.set_level(logging.INFO)
     path = saved(tmp_path / "x.parquet", title=names(N, "a b "), **{name: names(N)})
     assert list(read(path).ids) == list(names(N))  # type: ignore[arg-type]
-    said = f"x.parquet: the ids are those of column {name!r}." in caplog.text
-    assert said == (name != "id")
+    message_logged = f"x.parquet: the ids are those of column {name!r}." in caplog.text
+    assert message_logged == (name != "id")
 
 
 def test_the_named_column_goes_before_id_and_id_before_an_index_and_an_index_before_other_names():

@@ -42,12 +42,12 @@ def test_the_mean_without_a_row_is_that_of_the_other_rows(k, m):
 
 def test_the_values_are_those_of_the_lists():
     X, Y = spaces(30, 4)
-    shares, found, reciprocal = score(X, Y, 5, 9)
+    shares, in_first, reciprocal = score(X, Y, 5, 9)
     ranks, results = search(X, Y, 29, torch.arange(30))
     np.testing.assert_array_equal(
         shares.values, share_contained(knn(Y, Y, 5, exclude_self=True), results[:, :9]).numpy()
     )
-    np.testing.assert_array_equal(found.values, ranks <= 3)
+    np.testing.assert_array_equal(in_first.values, ranks <= 3)
     np.testing.assert_array_equal(reciprocal.values, 1 / ranks.double())
 
 

@@ -43,13 +43,13 @@ def cells(positions: np.ndarray) -> np.ndarray:
 
 def nearby_cells(positions: np.ndarray, edges: int) -> Iterator[np.ndarray]:
     """Yield 2^edges cells (n, k) of each row: its own, and those across every subset of its nearest edges."""
-    own = cells(positions)
-    inside = positions - own
+    containing = cells(positions)
+    inside = positions - containing
     across = np.where(inside < 0.5, -1, 1).astype(np.int32)
     nearest = np.argpartition(np.minimum(inside, 1 - inside), edges, axis=1)[:, :edges]
-    rows = np.arange(len(own))
+    rows = np.arange(len(containing))
     for crossed in itertools.product((False, True), repeat=edges):
-        cell = own.copy()
+        cell = containing.copy()
         for edge in nearest.T[list(crossed)]:
             cell[rows, edge] += across[rows, edge]
         yield cell

@@ -215,11 +215,15 @@ def _column(values: list[Any], is_ids: bool) -> pa.Array:
     """
     kinds = {type(value) for value in values}
     whole = [value for value in values if type(value) is int] if kinds >= {int, float} else []
+    if whole and (is_ids or max(map(abs, whole)) > EXACT_INTEGERS):
+        return _as_text(values)
     try:
-        if not whole or not (is_ids or max(map(abs, whole)) > EXACT_INTEGERS):
-            return pa.array(values)
-    except (pa.ArrowException, OverflowError):
-        pass
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError):  # the values have no type in common
+        return _as_text(values)
+
+
+def _as_text(values: list[Any]) -> pa.Array:
     return pa.array([v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values])
 
 
