@@ -201,17 +201,18 @@ def judged_queries(source: Source, translate: Translate, documents: int = 400) -
         relevant = knn(torch.from_numpy(asked), gallery, 5)
         grades = [{int(row): 5.0 - at for at, row in enumerate(rows)} for rows in relevant.tolist()]
         old_queries, new_queries = source.seen(asked)
-        searches = {
-            "translated": (new_queries, translate(old)),
-            "keep_old": (old_queries, old),
-            "ceiling": (new_queries, new),
-        }
-        gains = {name: RowScores(ndcg(knn(*search, 10), grades).numpy()) for name, search in searches.items()}
-        return {
-            "relevance: nDCG@10": gains["translated"],
-            "relevance: difference, nDCG@10": gains["translated"].minus(gains["keep_old"]),
-            "relevance: retention, nDCG@10": gains["translated"].over(gains["ceiling"]),
-        }
+        keep_old, ceiling = (
+            RowScores(ndcg(knn(*search, 10), grades).numpy()) for search in ((old_queries, old), (new_queries, new))
+        )
+        scores: dict[str, RowScores | Ratio] = {}
+        for use, search in (("query", (translate(old_queries), new)), ("corpus", (new_queries, translate(old)))):
+            gains = RowScores(ndcg(knn(*search, 10), grades).numpy())
+            scores |= {
+                f"relevance, {use}: nDCG@10": gains,
+                f"relevance, {use}: difference, nDCG@10": gains.minus(keep_old),
+                f"relevance, {use}: retention, nDCG@10": gains.over(ceiling),
+            }
+        return scores
 
     return score
 
@@ -341,7 +342,7 @@ def main() -> None:
         [(coverage_cells, w, n, effort, "relevance") for n in effort.sizes[1:3] for w in effort.worlds], args.workers
     )
     curves = run(
-        [(curve_cells, w, o, effort) for w in effort.worlds[::3] for o in ("match", "neighbours")], args.workers
+        [(curve_cells, w, o, effort) for w in effort.worlds[::2] for o in ("match", "neighbours")], args.workers
     )
     unrelated = run(
         [

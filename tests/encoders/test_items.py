@@ -161,6 +161,6 @@ def test_numbered_items_of_a_table_are_warned_of_if_a_column_looks_like_ids(tmp_
     (tmp_path / "t.csv").write_text("text,sku\na b,x1\nc d,x2\n")
     items.read_items(f"{tmp_path}/t.csv:text", "text")
     warning = (
-        f"{tmp_path}/t.csv: its rows have no ids and are numbered, but column 'sku' may contain ids; if so, name it with"
+        f"{tmp_path}/t.csv: its rows have no ids and are numbered, but column 'sku' may contain ids; if so, name it"
     )
     assert caplog.text.count(warning) == 1
