@@ -10,7 +10,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -38,12 +38,12 @@ POOLS = (30, 60, 100, 250)
 LARGE = 500
 Compared = tuple[dict[str, dict[str, RowScores]], dict[str, float]]
 EXTREME = 0.97  # a score above this, or below one minus this, is near its bound
-UNRELATED = [World(name, **settings) for name, settings in (
-    ("Gaussian", {}),
-    ("hubs", {"shift": 1.5}),
-    ("clusters", {"latent": "clusters"}),
-    ("heavy tails", {"latent": "heavy tails"}),
-)]  # fmt: skip
+UNRELATED = (
+    World("Gaussian"),
+    World("hubs", shift=1.5),
+    World("clusters", latent="clusters"),
+    World("heavy tails", latent="heavy tails"),
+)
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def curve_cells(world: World, objective: str, effort: Effort) -> list[Cell]:
 def unrelated_counts(world: World, n: int, shuffled: bool, effort: Effort) -> list:
     """Return the numbers of verdicts on unrelated spaces: all, better, worse, and `use` or `probably use`."""
     torch.set_num_threads(1)
-    source_world = world if shuffled else World(**(vars(world) | {"related": False}))
+    source_world = world if shuffled else replace(world, related=False)
     counts = np.zeros(4, dtype=int)
     for number in range(effort.unrelated):
         source = source_world.drawn(np.random.default_rng((number, n, int(shuffled))))
@@ -329,7 +329,7 @@ def unrelated_table(rows: Sequence[list]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few maps and pools; prints, writes nothing")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()

@@ -184,7 +184,7 @@ def test_no_vector_can_be_rebuilt_from_its_key():
 def test_the_key_of_a_nearby_row_is_as_different_as_that_of_any_row():
     X, Y = SPACES["gaussian"](2000, 0)
     nearby = X + np.float32(0.1) * gaussian(2000, 64, 9)
-    assert np.unpackbits(each_key(X, Y) ^ each_key(nearby, Y)).mean() == pytest.approx(0.5, abs=0.01)
+    assert np.unpackbits(np.bitwise_xor(each_key(X, Y), each_key(nearby, Y))).mean() == pytest.approx(0.5, abs=0.01)
 
 
 def test_keys_stay_the_same_in_every_release():

@@ -110,6 +110,7 @@ def test_the_interval_of_a_translation_that_equals_re_embedding_has_a_width():
     hits = RowScores((np.arange(20) < 2).astype(float))
     scores = compare_with_references({"translated": hits, "keep_old": RowScores(1 - hits.values), "ceiling": hits})
     assert scores.retention is not None
+    assert scores.retention.interval is not None
     low, high = scores.retention.interval
     assert low == 0  # only two queries say anything
     assert high == pytest.approx(10)

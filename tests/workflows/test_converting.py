@@ -273,8 +273,8 @@ def test_text_files_contain_columns_of_every_type(tmp_path, kind):
     pq.write_table(table, tmp_path / "x.parquet")
     convert(tmp_path / "x.parquet", tmp_path / "y.jsonl")
     lines = (tmp_path / "y.jsonl").read_text().splitlines()
-    refuse = {"parse_constant": pytest.fail}  # of NaN, which is not JSON
-    assert [json.loads(line, **refuse)["p"] for line in lines] == expected
+    refuse = pytest.fail  # of NaN, which is not JSON
+    assert [json.loads(line, parse_constant=refuse)["p"] for line in lines] == expected
     convert(tmp_path / "x.parquet", tmp_path / "y.csv")
     with (tmp_path / "y.csv").open(encoding="utf-8", newline="") as file:
         assert [row["p"] for row in csv.DictReader(file)] == cells
