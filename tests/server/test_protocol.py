@@ -16,7 +16,13 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from repstitch.server.negotiation import OCTETS
-from repstitch.server.protocol import MAX_PIPELINED, MAX_TRAILER_BYTES, BoundedProtocol
+from repstitch.server.protocol import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_PIPELINED,
+    MAX_TRAILER_BYTES,
+    BoundedProtocol,
+)
 
 ENGINES = ("uvicorn", pytest.param("bentoml", marks=pytest.mark.slow))
 ROWS = make_rows(2)
@@ -116,6 +122,51 @@ def test_a_key_in_a_trailer_does_not_count(bounded):
     port, _ = bounded
     whole = HEAD + b"Connection: close\r\n" + CHUNKED + KEY + b"\r\n"
     assert exchange(port, whole).startswith(b"HTTP/1.1 401")
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+LAST = b"Connection: close\r\n\r\n"
+
+
+def healthz(fields: bytes) -> bytes:
+    return b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n" + fields + LAST
+
+
+def test_heads_without_a_key_take_little_memory(bounded):
+    port, processes = bounded
+    before = memory_mb(processes)
+    fields = b"".join(b"%c%c:ab\r\n" % (97 + i % 26, 97 + i // 26 % 26) for i in range(9000))
+    with ExitStack() as opened:
+        for _ in range(50):
+            connection = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            connection.sendall(HEAD + fields + b"Content-Length: 5\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+        assert memory_mb(processes) - before < 5
+
+
+@pytest.mark.parametrize(
+    ("largest", "larger"),
+    [
+        (b"a: b\r\n" * (MAX_HEADERS - 3), b"a: b\r\n" * (MAX_HEADERS - 2)),
+        (b"a: " + b"b" * (MAX_HEAD_BYTES - 100) + b"\r\n", b"a: " + b"b" * MAX_HEAD_BYTES + b"\r\n"),
+    ],
+    ids=["fields", "bytes"],
+)
+def test_a_head_that_is_too_large_is_refused(bounded, largest, larger):
+    port, _ = bounded
+    assert exchange(port, healthz(largest)).startswith(b"HTTP/1.1 200")
+    for parts in ((healthz(larger),), (healthz(larger)[:-60], healthz(larger)[-60:])):
+        assert exchange(port, *parts).startswith(b"HTTP/1.1 400")
+
+
+def test_the_end_of_a_body_does_not_count_as_part_of_the_next_head(bounded):
+    port, _ = bounded
+    body = make_rows(8000).tobytes()
+    assert len(body) > 2 * MAX_HEAD_BYTES
+    first = HEAD + KEY + b"Content-Length: %d\r\n\r\n" % len(body) + body[:100]
+    answer = exchange(port, first, body[100:] + healthz(b"")[:20], healthz(b"")[20:], pause_s=0.2)
+    assert answer.count(b"HTTP/1.1 200") == 2
 
 
 # --- upgrades ---------------------------------------------------------------------------------------------------------
@@ -231,13 +282,23 @@ class Clock:
     """The loop and the transport of one connection, with a time that a test advances."""
 
     def __init__(self):
-        self.now, self.buffered, self.is_aborted, self.timers = 0.0, 0, False, []
+        self.now, self.buffered, self.timers = 0.0, 0, []
+        self.is_aborted = self.is_paused = False
 
     def time(self) -> float:
         return self.now
 
     def call_at(self, when: float, call):
         self.timers.append((when, call))
+
+    def call_later(self, delay: float, call):
+        self.call_at(self.now + delay, call)
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
 
     def advance(self, seconds: float) -> None:
         """Advance the time and call what is due meanwhile, unless the connection is aborted."""
@@ -347,3 +408,16 @@ def test_few_pipelined_requests_are_answered_and_many_are_refused(bounded):
     last = GET_HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     assert exchange(port, GET_HEALTH * (MAX_PIPELINED - 1) + last).count(b"HTTP/1.1 200") == MAX_PIPELINED
     assert exchange(port, GET_HEALTH * (MAX_PIPELINED + 2) + last).count(b"HTTP/1.1 200") < MAX_PIPELINED
+
+
+def test_no_more_is_read_while_pipelined_requests_wait(connection, monkeypatch):
+    protocol, clock = connection
+    started = []
+    monkeypatch.setattr(protocol, "_start_asgi_task", lambda cycle, _: started.append(cycle))
+    protocol.data_received(GET_HEALTH * 3)
+    waiting = []
+    for n in range(3):
+        waiting.append(clock.is_paused)
+        started[n].response_complete = True
+        protocol.on_response_complete()
+    assert (waiting, clock.is_paused) == ([True, True, False], False)

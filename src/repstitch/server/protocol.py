@@ -1,6 +1,7 @@
 """Limit the bytes, the time and the number of connections that clients can use before a request is complete."""
 
 import asyncio
+import math
 import resource
 from typing import Any, cast
 
@@ -11,11 +12,36 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from repstitch.server.settings import Settings
 
 MAX_HEAD_BYTES = 2**16
+MAX_HEADERS = 100  # since a header of a few bytes takes twenty times its size in memory
 MAX_TRAILER_BYTES = 2**13
-MAX_PIPELINED = 128  # requests that may wait for the response to an earlier one, since each takes kilobytes of memory
+MAX_PIPELINED = 32  # requests that may wait for the response to an earlier one, since each takes kilobytes of memory
 MAX_CONNECTIONS = 1000
 SPARE_DESCRIPTORS = 64  # for everything that is no connection: listeners, pipes, files of the stitchers folder
 MIN_BYTES_PER_S = 1000
+
+
+class Fields:
+    """The fields of a head or of trailers that are being received, whose number and bytes are limited.
+
+    Bytes are counted as complete fields and as parts of data, because the parser keeps an incomplete field to itself.
+    """
+
+    def __init__(self, max_bytes: int, max_fields: float = math.inf):
+        self.max_bytes, self.max_fields = max_bytes, max_fields
+        self.n_bytes = self.n_fields = self.n_received = 0
+
+    def add(self, n_bytes: int) -> None:
+        """Count a complete field, or a part of the URL. Raises HttpParserError beyond the limits."""
+        self.n_fields += 1
+        self.n_bytes += n_bytes
+        if self.n_fields > self.max_fields or self.n_bytes > self.max_bytes:
+            raise httptools.HttpParserError("the head or the trailers are too large")
+
+    def receive(self, n_bytes: int) -> None:
+        """Count a part of data that belongs to these fields as a whole. Raises HttpParserError beyond the limit."""
+        self.n_received += n_bytes
+        if self.n_received > self.max_bytes:
+            raise httptools.HttpParserError("the head or the trailers are too large")
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -23,10 +49,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     A client must send a complete head (request line and headers) within `head_s` seconds of connecting and of each
     response, however many other bytes it sends. A body must then arrive, and a response be read, at `MIN_BYTES_PER_S`,
-    averaged over `head_s` seconds. Connections that break these rules are aborted, as are those with a head longer than
-    `MAX_HEAD_BYTES`. Trailers are ignored up to `MAX_TRAILER_BYTES` and refused beyond. With more than
-    `max_connections`, the connection that has waited longest for its client is aborted. A request to upgrade to another
-    protocol, such as `Upgrade: h2c`, is answered in HTTP/1.1, as HTTP allows.
+    averaged over `head_s` seconds. Connections that break these rules are aborted. A head with more than
+    `MAX_HEAD_BYTES` or `MAX_HEADERS` is refused. Trailers are ignored up to `MAX_TRAILER_BYTES` and refused beyond.
+    With more than `max_connections`, the connection that has waited longest for its client is aborted. A request to
+    upgrade to another protocol, such as `Upgrade: h2c`, is answered in HTTP/1.1, as HTTP allows.
     """
 
     head_s = Settings.head_s
@@ -34,9 +60,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     timer: asyncio.TimerHandle | None = None
     answering: RequestResponseCycle | None = None  # `cycle` is the last request, which may wait for this one
-    in_head = in_trailers = upgrading = False
-    head_bytes = 0
-    trailer_bytes = trailer_field_bytes = 0  # received as whole parts of data, and as complete fields
+    fields: Fields | None = None  # of the head or of the trailers that are being received
+    in_trailers = upgrading = False
     since = 0.0  # when the client's present turn began: to send a head or part of a body, or to read part of a response
     moved = 0  # bytes of the body received in this turn
     unread = 0  # bytes of the response that were waiting for the client when this turn began
@@ -113,6 +138,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self._start_turn()
         super().on_response_complete()
+        if self.pipeline and not self.transport.is_closing():  # else each response would let in more than one request
+            self.flow.pause_reading()
 
     def timeout_keep_alive_handler(self) -> None:
         """Leave the connection open: uvicorn calls this after a time of its own."""
@@ -129,21 +156,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        was_in_trailers = self.in_trailers
         try:
-            self._parse(data)
+            for start in range(0, len(data), MAX_HEAD_BYTES):  # so that no part is much larger than the limits
+                part, unfinished = data[start : start + MAX_HEAD_BYTES], self.fields
+                self._parse(part)
+                if unfinished is not None and self.fields is unfinished:
+                    unfinished.receive(len(part))
         except httptools.HttpParserError:
             self._refuse()
-            return
-        # The parser keeps an incomplete header to itself, so the size of what arrived is added up here.
-        if self.in_head:
-            self.head_bytes += len(data)
-            if self.head_bytes > MAX_HEAD_BYTES:
-                self._abort()
-        elif was_in_trailers and self.in_trailers:
-            self.trailer_bytes += len(data)
-            if self.trailer_bytes > MAX_TRAILER_BYTES:
-                self._refuse()
 
     def _parse(self, data: bytes) -> None:
         while True:
@@ -171,18 +191,23 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.in_head, self.upgrading, self.head_bytes = True, False, 0
+        self.fields, self.in_trailers, self.upgrading = Fields(MAX_HEAD_BYTES, MAX_HEADERS), False, False
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.in_head:
+        self._count(len(name) + len(value))
+        if not self.in_trailers:
             super().on_header(name, value)
-            return
-        self.trailer_field_bytes += len(name) + len(value)
-        if self.trailer_field_bytes > MAX_TRAILER_BYTES:
-            raise httptools.HttpParserError("the trailers are too long")
+
+    def _count(self, n_bytes: int) -> None:
+        if self.fields is not None:
+            self.fields.add(n_bytes)
 
     def on_headers_complete(self) -> None:
-        self.in_head = False
+        self.fields = None
         self.upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if self.upgrading:
             return
@@ -193,15 +218,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_chunk_header(self) -> None:
         # Trailers are what follows the header of the last chunk, which has no body.
-        self.in_trailers, self.trailer_bytes, self.trailer_field_bytes = True, 0, 0
+        self.fields, self.in_trailers = Fields(MAX_TRAILER_BYTES), True
 
     def on_body(self, body: bytes) -> None:
-        self.in_trailers = False
+        self.fields, self.in_trailers = None, False
         self.moved += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self.in_trailers = False
+        self.fields, self.in_trailers = None, False
         if not self.upgrading:
             super().on_message_complete()
 
