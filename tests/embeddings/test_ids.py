@@ -1,7 +1,9 @@
+import base64
 import decimal
 import json
 import logging
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.spaces import card, gaussian, names
+from pyarrow import feather
 
 from repstitch.embeddings.ids import NAMES, choose_id_column, column_texts, texts, type_on_the_way_out
 from repstitch.embeddings.pairs import pair
-from repstitch.embeddings.reading import read, scan
+from repstitch.embeddings.reading import read, scan, scan_argument
 from repstitch.embeddings.rows import Embeddings
 from repstitch.encoders.items import read_items
 from repstitch.errors import InputError
@@ -88,7 +91,7 @@ def test_the_index_of_a_data_frame_contains_the_ids(tmp_path, index):
     assert list(read(frame).ids) == list(names(N))  # type: ignore[arg-type]
 
 
-def test_a_range_index_and_an_index_of_several_levels_are_not_ids(tmp_path, caplog):
+def test_row_numbers_and_an_index_of_several_levels_are_not_ids(tmp_path, caplog):
     frame = pd.DataFrame({"vector": list(gaussian(N, 4))})
     frame.to_parquet(tmp_path / "x.parquet")
     assert read(tmp_path / "x.parquet").ids is None
@@ -326,17 +329,136 @@ def test_a_column_of_ids_is_never_a_dimension(tmp_path, caplog):
     assert "column 'sku' has different whole numbers and is read as a dimension" in caplog.text
 
 
-def test_rows_of_a_larger_data_frame_are_warned_of(tmp_path, caplog):
-    frame = pd.DataFrame({"vector": list(gaussian(N, 4))})
-    frame.iloc[5:].to_parquet(tmp_path / "x.parquet")
-    assert read(tmp_path / "x.parquet").ids is None
-    assert "x.parquet: its rows have no ids and are numbered from 0, but its pandas index starts at 5" in caplog.text
-    caplog.clear()
-    read(frame.iloc[::2])
-    assert "its pandas index starts at 0 with step 2" in caplog.text
-    caplog.clear()
-    read(frame.iloc[5:], ids=names(N - 5))
+def put_frame(frame: pd.DataFrame, path: Path) -> Any:
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix == ".arrow":
+        feather.write_feather(pa.Table.from_pandas(frame), path, compression="uncompressed")
+    else:
+        return frame
+    return path
+
+
+LARGER = pd.DataFrame({"vector": list(gaussian(200, 4))})
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ""])
+@pytest.mark.parametrize("rows", [slice(50, 150), slice(0, 200, 2), slice(149, 49, -1)])
+def test_rows_of_a_larger_data_frame_are_paired_by_their_index(tmp_path, caplog, ending, rows):
+    part = put_frame(LARGER.iloc[rows], tmp_path / f"x{ending}")
+    whole = put_frame(LARGER, tmp_path / f"y{ending}")
+    pairs = pair(read(part), read(whole))
+    assert len(pairs) == 100
+    np.testing.assert_array_equal(pairs.X, pairs.Y)
+    numbers = list(range(200))[rows]
+    assert list(read(part).ids) == [str(i) for i in numbers]  # type: ignore[arg-type]
+    assert [key for b in scan_argument("x", part).batches(33, 40) for key in b.ids] == [str(i) for i in numbers[40:]]  # type: ignore[union-attr]
+    assert scan_argument("x", part).id_type == pa.int64()
     assert not caplog.text
+    assert list(read(part, ids=names(100)).ids) == list(names(100))  # type: ignore[arg-type]
+
+
+TYPES = {
+    pa.int32(): [pa.time32("s")],
+    pa.int64(): [
+        pa.timestamp("s"),
+        pa.timestamp("s", "Europe/Berlin"),
+        pa.timestamp("ns"),
+        pa.duration("s"),
+        pa.uint64(),
+    ],
+    pa.date32(): [pa.date32(), pa.date64()],
+    pa.string(): [pa.large_string(), pa.string_view(), pa.large_binary(), pa.binary(2), pa.float16()],
+}
+
+
+@pytest.mark.parametrize(("base", "kind"), [(base, kind) for base in TYPES for kind in TYPES[base]], ids=str)
+def test_a_parquet_file_has_the_ids_of_the_arrow_file_and_their_type(tmp_path, base, kind):
+    rows = table(key=pa.array(range(10, 10 + N), pa.int32()).cast(base).cast(kind))
+    pq.write_table(rows, tmp_path / "x.parquet")
+    feather.write_feather(rows, tmp_path / "x.arrow", compression="uncompressed")
+    (ids, ids_kind, column), other = (
+        (list(s.read().ids), s.id_type, scan(path, columns="all").payload)  # type: ignore[arg-type]
+        for path in (tmp_path / "x.parquet", tmp_path / "x.arrow")
+        for s in [scan(path, id_column="key")]
+    )
+    assert (ids, ids_kind, column) == other
+    assert column.field("key").type == kind
+    convert(tmp_path / "x.parquet", tmp_path / "y.parquet", id_column="key")
+    convert(tmp_path / "y.parquet", tmp_path / "z.parquet")
+    assert scan(tmp_path / "z.parquet").id_type == ids_kind
+    assert list(read(tmp_path / "z.parquet").ids) == ids  # type: ignore[arg-type]
+
+
+def test_a_folder_has_times_of_the_finest_unit(tmp_path):
+    for i, unit in enumerate(("s", "ms")):
+        pq.write_table(table(id=pa.array(range(N * i, N * i + N), pa.timestamp(unit))), tmp_path / f"{i}.parquet")
+    assert scan(tmp_path).id_type == pa.timestamp("ms")
+    assert list(read(tmp_path).ids)[:: N + 1] == ["1970-01-01 00:00:00.000", "1970-01-01 00:00:00.031"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stored", [pa.schema([("id", pa.string())]), pa.schema([("key", pa.timestamp("s"))])])
+def test_a_type_in_the_metadata_that_is_not_that_of_the_column_is_ignored(tmp_path, stored):
+    rows = table(id=pa.array(range(N), pa.timestamp("ms")))
+    with pq.ParquetWriter(tmp_path / "x.parquet", rows.schema, store_schema=False) as writer:
+        writer.add_key_value_metadata({b"ARROW:schema": base64.b64encode(stored.serialize())})
+        writer.write_table(rows)
+    assert scan(tmp_path / "x.parquet").id_type == pa.timestamp("ms")
+
+
+def test_equally_many_rows_of_two_parts_of_a_data_frame_are_not_paired_by_position(tmp_path):
+    LARGER.iloc[:100].to_parquet(tmp_path / "x.parquet")
+    LARGER.iloc[50:150].to_parquet(tmp_path / "y.parquet")
+    for sides in (("x", "y"), ("y", "x")):
+        pairs = pair(*(read(tmp_path / f"{name}.parquet") for name in sides))
+        assert (pairs.by, list(pairs.ids)) == ("id", [str(i) for i in range(50, 100)])
+        np.testing.assert_array_equal(pairs.X, pairs.Y)
+    whole = read(tmp_path / "x.parquet")
+    assert whole.ids is None
+    assert pair(whole, whole).by == "position"
+    array = read(LARGER["vector"].iloc[50:150].tolist())
+    assert pair(array, read(tmp_path / "y.parquet")).by == "position"
+
+
+def test_a_frame_of_numbers_has_its_range_index_as_ids():
+    frame = pd.DataFrame(gaussian(N, 3), columns=list("abc"))
+    assert list(read(frame.iloc[5:]).ids) == [str(i) for i in range(5, N)]  # type: ignore[arg-type]
+    assert read(frame.iloc[5:]).vectors.shape == (N - 5, 3)
+    assert read(frame.iloc[:5]).ids is None
+    assert "105" in read(frame.assign(doc_id=range(100, 100 + N)).iloc[5:]).ids  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("parts", "numbers"),
+    [
+        ([slice(100, 200), slice(0, 100)], [*range(100, 200), *range(100)]),
+        ([slice(20, 40), slice(40, 60)], list(range(20, 60))),
+        ([slice(0, 100), slice(100, 200)], None),  # they are the numbers of the rows
+        ([slice(0, 100), slice(0, 100)], None),  # two frames of their own
+    ],
+)
+def test_files_of_a_folder_have_the_range_indices_of_all_parts(tmp_path, parts, numbers):
+    for i, rows in enumerate(parts):
+        LARGER.iloc[rows].to_parquet(tmp_path / f"{i}.parquet")
+    ids = read(tmp_path).ids
+    assert (None if ids is None else list(ids)) == (numbers and [str(i) for i in numbers])
+
+
+def test_a_range_index_of_other_rows_is_not_read(tmp_path):
+    saved_part = pa.Table.from_pandas(LARGER.iloc[50:150])
+    pq.write_table(saved_part.slice(0, 30), tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet").ids is None
+
+
+def test_ids_beside_a_file_go_before_its_range_index(tmp_path):
+    LARGER.iloc[50:53].to_parquet(tmp_path / "x.parquet")
+    (tmp_path / "x.ids.txt").write_text("a\nb\nc\n")
+    assert list(read(tmp_path / "x.parquet").ids) == ["a", "b", "c"]  # type: ignore[arg-type]
+
+
+def test_items_to_embed_have_the_ids_of_their_range_index(tmp_path):
+    pd.DataFrame({"text": names(200, "text ")}).iloc[50:150].to_parquet(tmp_path / "x.parquet")
+    assert read_items(f"{tmp_path}/x.parquet:text", "text").ids == [str(i) for i in range(50, 150)]
 
 
 def test_numbered_rows_are_warned_of_whatever_contains_them(tmp_path, caplog):

@@ -14,7 +14,7 @@ import torch
 from helpers.spaces import calibration, card, folder_of, gaussian, names
 from pyarrow import feather
 
-from repstitch.embeddings.reading import read
+from repstitch.embeddings.reading import read, scan
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
@@ -23,6 +23,7 @@ from repstitch.spaces import Space
 from repstitch.stitchers.maps import AffineMap
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.workflows import translating
+from repstitch.workflows.converting import convert
 from repstitch.workflows.translating import translate_file
 
 D_SOURCE = 6
@@ -591,6 +592,35 @@ def test_columns_that_cannot_be_copied_are_refused(tmp_path, stitcher):
     np.save(tmp_path / "x.npy", rows_of(40).vectors)
     with pytest.raises(InputError, match=r"`columns` must be columns of a Parquet or Arrow file; .*x\.npy has none"):
         translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet", columns="all")
+
+
+@pytest.mark.parametrize("out", ["y.parquet", "y.arrow"])
+def test_shards_with_different_categories_are_translated_and_converted(tmp_path, stitcher, out):
+    (tmp_path / "x").mkdir()
+    for i in range(3):  # 8 bits are enough for the categories of each, but not of all
+        shard = pa.table(
+            {
+                "id": categories([f"{i}-{j}" for j in range(100)]),
+                "lang": categories([f"{i}-{j % 90}" for j in range(100)]),
+                "tags": pa.ListArray.from_arrays(range(101), categories([f"{i}-{j % 20}" for j in range(100)])),
+                "vector": pa.array(list(gaussian(100, D_SOURCE, seed=i))),
+            }
+        )
+        pq.write_table(shard, tmp_path / "x" / f"{i}.parquet")
+    if out == "y.parquet":
+        translate_file(stitcher, tmp_path / "x", tmp_path / out, columns="all", batch_rows=130)
+    else:
+        convert(tmp_path / "x", tmp_path / out)
+    written = scan(tmp_path / out, columns="all").read()
+    assert list(written.ids) == [f"{i}-{j}" for i in range(3) for j in range(100)]  # type: ignore[arg-type]
+    assert written.payload["lang"].to_pylist() == [f"{i}-{j % 90}" for i in range(3) for j in range(100)]  # type: ignore[index]
+    assert written.payload["tags"].to_pylist() == [[f"{i}-{j % 20}"] for i in range(3) for j in range(100)]  # type: ignore[index]
+    assert written.payload.schema.field("lang").type == pa.dictionary(pa.int32(), pa.string())  # type: ignore[union-attr]
+
+
+def categories(values: list[str]) -> pa.DictionaryArray:
+    kinds = list(dict.fromkeys(values))
+    return pa.DictionaryArray.from_arrays(pa.array(map(kinds.index, values), pa.int8()), pa.array(kinds))
 
 
 PEAK = """

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from repstitch.embeddings.ids import (
     IdColumn,
     choose_id_column,
     column_texts,
+    range_index,
     say_id_column,
     type_on_the_way_out,
-    warn_of_range_index,
     warn_of_unused_ids,
+    with_room,
 )
 from repstitch.embeddings.rows import SPACE_KEY, Batch, Scan
 from repstitch.embeddings.shards import is_lists, with_common_types
@@ -102,17 +104,51 @@ def scan_table(
         ids_column is not None,
         rows,
         type_on_the_way_out(data.schema.field(ids_column).type if ids_column else None),
-        pa.schema([data.schema.field(name) for name in kept]),
+        pa.schema([data.schema.field(name).with_type(with_room(data.schema.field(name).type)) for name in kept]),
         tuple(name for name in others if name not in (group, *kept)),
         group is not None,
     )
 
 
-def warn_of_numbered_rows(data: pyarrow.dataset.Dataset, opened: Scan, files: Sequence[str] = ()) -> None:
-    """Log a warning if rows without ids have a column that looks like ids, or come from several files."""
+def with_index(data: pyarrow.dataset.Dataset, opened: Scan, files: Sequence[str] = ()) -> Scan:
+    """Return the scan of rows without ids with their numbers in the larger data frame of pandas that they come from.
+
+    If pandas has not numbered them, or from 0 without gaps, log a warning if a column looks like ids, or if the rows
+    come from several files.
+    """
+    numbers = _index_numbers(data)
+    opened = replace(opened, has_range_index=numbers is not None)
+    if numbers is None or np.array_equal(numbers, np.arange(len(numbers))):
+        _warn_of_numbered_rows(data, opened, files)
+        return opened
+    log.info("%s: the ids are those of its pandas index.", opened.path)
+
+    def rows(size: int, start: int) -> Iterator[Batch]:
+        for vectors, _, groups, payload in opened._rows(size, start):
+            ids = column_texts(pa.array(numbers[start : start + len(vectors)]), f"The index of {opened.path}")
+            start += len(vectors)
+            yield vectors, ids, groups, payload
+            del vectors, payload  # before others are read
+
+    return replace(opened, has_ids=True, id_type=pa.int64(), _rows=rows)
+
+
+def _index_numbers(data: pyarrow.dataset.Dataset) -> np.ndarray | None:
+    """Return the range indices of all files, one after another, or None if each of several begins again at 0."""
+    if isinstance(data, pyarrow.dataset.FileSystemDataset):
+        indices = [range_index(part.physical_schema, part.count_rows()) for part in data.get_fragments()]
+    else:
+        indices = [range_index(data.schema, data.count_rows())]
+    known = [index for index in indices if index is not None]
+    begin_again = len(indices) > 1 and all(index == range(len(index)) for index in known)
+    if len(known) < len(indices) or begin_again:
+        return None
+    return np.concatenate([np.arange(index.start, index.stop, index.step, np.int64) for index in known])
+
+
+def _warn_of_numbered_rows(data: pyarrow.dataset.Dataset, opened: Scan, files: Sequence[str]) -> None:
     columns = [*opened.left_out, *opened.payload.names]
     flat = [name for name in columns if not pa.types.is_nested(data.schema.field(name).type)]
-    warn_of_range_index(data.schema, opened.path)
     if flat:
         warn_of_unused_ids(data.head(HEAD_ROWS, columns=flat), opened.path)
     if len(files) > 1:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from repstitch.embeddings.arrow_tables import VECTOR
 from repstitch.embeddings.ids import IdColumn, choose_id_column, is_bytes
+from repstitch.embeddings.parts import write_arrow_file
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings
 from repstitch.embeddings.tables import read_schema, read_table
 from repstitch.errors import InputError, one_line
@@ -333,11 +334,6 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _write_arrow(table: pa.Table, path: Path) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
 def _write_csv(table: pa.Table, path: Path) -> None:
     """Write a table as CSV. Lists and objects are written as JSON, bytes and UUIDs as text."""
     pacsv.write_csv(pa.table([_flat(column) for column in table.columns], table.column_names), path)
@@ -355,7 +351,7 @@ def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
     ".parquet": lambda table, path: pq.write_table(table, path),
-    ".arrow": _write_arrow,
+    ".arrow": write_arrow_file,
     ".csv": _write_csv,
     ".jsonl": _write_json_lines,
     ".ndjson": _write_json_lines,

@@ -74,7 +74,7 @@ def say_id_column(column: str | None, path: str) -> None:
 
 
 def _pandas_index(schema: pa.Schema) -> list[str]:
-    """Return the columns that contain the index of a pandas data frame. A range index is in none."""
+    """Return the columns that contain the index of a pandas data frame. A range index is in none (`range_index`)."""
     try:
         index = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
         return [name for name in index if isinstance(name, str)]
@@ -110,21 +110,18 @@ def choose_dimensions(table: pa.Table, path: str, ids: str | None, has_ids: bool
     return dimensions
 
 
-def warn_of_range_index(schema: pa.Schema, path: str) -> None:
-    """Log a warning if pandas saved rows of a larger data frame, whose index is a range that is not read as ids."""
+def range_index(schema: pa.Schema, n_rows: int) -> range | None:
+    """Return the range that pandas saved as the index of these rows, or None if it saved no range of this length.
+
+    Arrow keeps the metadata when it selects rows, so a range of another length is that of other rows.
+    """
     try:
         (index,) = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
-        start, step = int(index["start"]), int(index["step"])
+        numbers = range(index["start"], index["stop"], index["step"])
+        np.array([numbers.start, numbers.stop], np.int64)
+        return numbers if len(numbers) == n_rows else None
     except Exception:  # any program may write this metadata in any form
-        return
-    if (start, step) != (0, 1):
-        log.warning(
-            "%s: its rows have no ids and are numbered from 0, but its pandas index starts at %d with step %d; to keep "
-            'it as ids, use `frame.rename_axis("id").reset_index()`.',
-            path,
-            start,
-            step,
-        )
+        return None
 
 
 def warn_of_unused_ids(rows: pa.Table, path: str, advice: str = "name it with `id_column`") -> None:
@@ -246,10 +243,13 @@ def type_on_the_way_out(kind: pa.DataType | None) -> pa.DataType:
     """Return the Arrow type in which ids of this type are written: the same, or text if text cannot be cast to it."""
     if kind is None or isinstance(kind, pa.BaseExtensionType):
         return pa.string()
-    if pa.types.is_dictionary(kind):
-        kind = pa.dictionary(pa.int32(), kind.value_type)  # 8 bits are too few for the ids of several files
     try:
-        pa.array([], pa.string()).cast(kind)
+        pa.array([], pa.string()).cast(with_room(kind))
     except pa.ArrowNotImplementedError:
         return pa.string()
-    return kind
+    return with_room(kind)
+
+
+def with_room(kind: pa.DataType) -> pa.DataType:
+    """Return the type with indices of 32 bits if it has a dictionary: 8 bits are too few for that of several files."""
+    return pa.dictionary(pa.int32(), kind.value_type, kind.ordered) if pa.types.is_dictionary(kind) else kind

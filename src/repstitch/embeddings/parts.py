@@ -191,12 +191,18 @@ def _write_missing(parts: list[Part], partial: Path, target: Path, job: Job, to_
 def _write_part(path: Path, table: pa.Table, input_hash: str, target: Path) -> Part:
     table = table.replace_schema_metadata({INPUT_KEY: input_hash})
     with written_whole(path, named=target) as temporary:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+        write_arrow_file(table, temporary)
         checksum = _checksum(pa.memory_map(str(temporary)).read_buffer())
         with temporary.open("ab") as file:
             file.write(checksum)
     return Part(path, table.num_rows, input_hash)
+
+
+def write_arrow_file(table: pa.Table, path: Path) -> None:
+    """Write a table in Arrow's file layout, in which a column of categories has the same ones in all rows."""
+    options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
 
 
 def _read(path: Path) -> pa.Table:

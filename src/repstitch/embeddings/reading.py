@@ -14,7 +14,7 @@ import pyarrow.dataset
 from numpy.typing import ArrayLike
 
 from repstitch.arguments import check_unmasked, names_keywords
-from repstitch.embeddings.arrow_tables import VECTOR, scan_table, warn_of_numbered_rows
+from repstitch.embeddings.arrow_tables import VECTOR, scan_table, with_index
 from repstitch.embeddings.columns import Column, Entries, count_entries, open_column, read_column
 from repstitch.embeddings.ids import NO_IDS, IdColumn, choose_dimensions, choose_id_column, column_texts, texts
 from repstitch.embeddings.rows import (
@@ -73,8 +73,8 @@ def scan(
         raise InputError(f"{location} cannot be read as embeddings: {one_line(error)}") from None
     if ids is None and not opened.has_ids:
         ids = _ids_beside(location, opened.n_rows)
-        if ids is None and data is not None:
-            warn_of_numbered_rows(data, opened, files)
+        if ids is None and data is not None and id_column is None:
+            opened = with_index(data, opened, files)
     return _override(opened, space, ids, group)
 
 
@@ -150,8 +150,8 @@ def scan_argument(
         opened = _scan_embeddings(source, group)
     elif hasattr(source, "__arrow_c_stream__") and (hasattr(source, "columns") or hasattr(source, "column_names")):
         opened = _scan_frame(pa.table(source), subject, group, NO_IDS if ids is not None else id_column, columns)
-        if ids is None and not opened.has_ids:
-            warn_of_numbered_rows(pyarrow.dataset.dataset(pa.table(source)), opened)
+        if ids is None and not opened.has_ids and id_column is None:
+            opened = with_index(pyarrow.dataset.dataset(pa.table(source)), opened)
     else:
         opened = replace(_scan_array("array", _float_rows(subject, _as_array(source, subject)), None), path=subject)
     return _override(opened, space, ids, group)
@@ -232,7 +232,7 @@ def _scan_embeddings(embeddings: Embeddings, group: Column | None) -> Scan:
 
     has_ids, has_groups = embeddings.ids is not None, groups_of is not embeddings.groups
     opened = Scan("embeddings", len(embeddings), embeddings.space, embeddings.declared, has_ids, rows)
-    return replace(opened, has_groups=has_groups)
+    return replace(opened, has_groups=has_groups, has_range_index=embeddings.has_range_index)
 
 
 def _scan_frame(
@@ -400,7 +400,8 @@ def _override(opened: Scan, space: str | Space | None, ids: Column | None, group
             groups = groups if groups_of is None else texts(groups_of(part, row_ids), "`group`")
             yield vectors, row_ids, groups, payload
 
-    return replace(opened, has_ids=opened.has_ids or ids is not None, _rows=rows)
+    has_range_index = opened.has_range_index and ids is None
+    return replace(opened, has_ids=opened.has_ids or ids is not None, has_range_index=has_range_index, _rows=rows)
 
 
 def _is_list(group: str) -> bool:

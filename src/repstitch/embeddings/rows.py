@@ -34,6 +34,8 @@ class Embeddings:
         declared: True if a card or the caller has stated the space, False if it was guessed from the file's name.
         labels: One class per row (n,).
         payload: Further columns, one entry per row, which `write` stores beside the vectors.
+        has_range_index: True if the range index of a pandas data frame numbers the rows. If it begins at 0, `ids` is
+            None, and the positions are the ids beside rows of a larger data frame, whose index begins elsewhere.
 
     Raises:
         InputError: If `vectors` is not an unmasked array of floats of shape (n, dim), if `ids`, `groups`, `labels` or
@@ -47,6 +49,7 @@ class Embeddings:
     declared: bool = True
     labels: np.ndarray | None = None
     payload: pa.Table | None = None
+    has_range_index: bool = False
 
     def __post_init__(self):
         subject = f"`vectors` of space {self.space.name!r}"
@@ -90,7 +93,8 @@ class Embeddings:
         """
         columns = {name: take_entries(getattr(self, name), rows) for name in COLUMNS}
         payload = None if self.payload is None else without_views(self.payload).take(np.arange(len(self))[rows])
-        return replace(self, vectors=self.vectors[rows], payload=payload, **columns)
+        has_range_index = self.has_range_index and self.ids is not None
+        return replace(self, vectors=self.vectors[rows], payload=payload, has_range_index=has_range_index, **columns)
 
 
 EmbeddingsLike = str | os.PathLike[str] | Embeddings | ArrayLike  # everything that `reading.read` accepts
@@ -117,6 +121,7 @@ class Scan:
     payload: pa.Schema = field(default_factory=lambda: pa.schema([]), repr=False)
     left_out: tuple[str, ...] = field(default=(), repr=False)
     has_groups: bool = False
+    has_range_index: bool = False
 
     def batches(self, rows: int = BATCH_ROWS, start: int = 0) -> Iterator[Embeddings]:
         """Yield the rows from `start` on, in file order, in batches of at most `rows`."""
@@ -152,6 +157,7 @@ class Scan:
             join("groups"),
             self.declared,
             payload=pa.concat_tables(payload) if payload else None,
+            has_range_index=self.has_range_index,
         )
 
 

@@ -1,5 +1,6 @@
 """Open a Parquet or Arrow file, or the files of a folder in the order of their numbers, as one dataset."""
 
+import base64
 import json
 import logging
 import posixpath
@@ -77,10 +78,12 @@ def with_common_types(data: pyarrow.dataset.Dataset, columns: Iterable[str], pat
     """
     if not isinstance(data, pyarrow.dataset.FileSystemDataset):
         return data
-    schema = data.schema
+    schema, typed = data.schema, set()
     for part in data.get_fragments():
         for name in set(columns) & set(part.physical_schema.names):
-            at, kinds = schema.get_field_index(name), (schema.field(name).type, part.physical_schema.field(name).type)
+            at, kind = schema.get_field_index(name), _written_type(part, name)
+            kinds = (schema.field(name).type if name in typed else kind, kind)
+            typed.add(name)
             common = _common_type(*kinds)
             if common is None:
                 raise InputError(
@@ -91,6 +94,24 @@ def with_common_types(data: pyarrow.dataset.Dataset, columns: Iterable[str], pat
     if schema.equals(data.schema):
         return data
     return pyarrow.dataset.FileSystemDataset(list(data.get_fragments()), schema, data.format, data.filesystem)
+
+
+def _written_type(part: pyarrow.dataset.FileFragment, name: str) -> pa.DataType:
+    """Return the type that a column had when the file was written. Parquet has no seconds and no dates in milliseconds.
+
+    Arrow keeps the type that it wrote in the metadata.
+    """
+    kind = part.physical_schema.field(name).type
+    if not pa.types.is_temporal(kind) or not isinstance(part, pyarrow.dataset.ParquetFileFragment):
+        return kind
+    try:
+        stored = base64.b64decode(part.metadata.metadata[b"ARROW:schema"])
+        written = pa.ipc.read_schema(pa.py_buffer(stored)).field(name).type
+    except Exception:  # other programs write no such metadata, or may write it in any form
+        return kind
+    written = written.value_type if pa.types.is_dictionary(written) else written
+    is_alike = written in (pa.timestamp("s", getattr(kind, "tz", None)), pa.date64(), pa.time32("s"))
+    return written if is_alike and _common_type(kind, written) is not None else kind
 
 
 def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
@@ -107,7 +128,9 @@ def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     if all(is_lists(kind) for kind in (one, other)):
         value = _common_type(one.value_type, other.value_type)
         return None if value is None else pa.large_list(value)
-    alike = (pa.types.is_integer, pa.types.is_floating, _is_text, pa.types.is_timestamp, pa.types.is_decimal)
+    types = pa.types
+    alike = (types.is_integer, types.is_floating, _is_text, types.is_decimal)
+    alike += (types.is_timestamp, types.is_date, types.is_time)
     if not any(is_kind(one) and is_kind(other) for is_kind in alike):
         return None
     if _is_text(one):

@@ -7,6 +7,8 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from repstitch.embeddings.ids import with_room
+
 BUFFER_BYTES = 2**22  # of each column; a request to a remote store reads as much
 
 
@@ -15,9 +17,10 @@ def stream(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the columns of a dataset in batches of at most `size` rows, in order, from row `start` on.
 
-    A dataset of Arrow would read whole row groups at once, and a file may be a single one.
+    Categories get indices of 32 bits. A dataset of Arrow would read whole row groups at once, and a
+    file may be a single one.
     """
-    schema = pa.schema([data.schema.field(name) for name in columns])
+    schema = pa.schema([(name, with_room(data.schema.field(name).type)) for name in columns])
     for fragment in data.get_fragments():
         n_rows = fragment.count_rows()
         if n_rows <= start:

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from repstitch.embeddings.ids import IdColumn, choose_id_column, say_id_column, warn_of_unused_ids
+from repstitch.embeddings.ids import IdColumn, choose_id_column, range_index, say_id_column, warn_of_unused_ids
 from repstitch.errors import InputError, one_line
 from repstitch.files import TABLES
 
@@ -35,8 +36,9 @@ def read_column_with_ids(
 ) -> pa.Table:
     """Return a column of a table and, as a second column if the table has it, that of the ids of its rows.
 
-    The column of ids is chosen by `choose_id_column`. Raises InputError as `read_table` does, and if the table does not
-    have the column exactly once.
+    The column of ids is chosen by `choose_id_column`. Without one, the ids of `data` to embed are the numbers of
+    its rows in the larger data frame of pandas that they come from. Raises InputError as `read_table` does, and if the
+    table does not have the column exactly once.
     """
     schema = read_schema(path, argument, header)
     others = (column,) if column else ()
@@ -52,6 +54,9 @@ def read_column_with_ids(
     say_id_column(ids, str(path))
     columns = [column] if ids is None else [column, ids]
     table = read_table(path, argument, columns, only_text=True, header=header)
+    index = range_index(schema, table.num_rows) if ids is None and argument == "data" else None
+    if index is not None and index != range(len(index)):
+        return table.append_column("the index", [pa.array(np.arange(index.start, index.stop, index.step, np.int64))])
     if ids is None:
         warn_of_unused_ids(
             _read_head(path, table, column, argument),
