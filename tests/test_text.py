@@ -1,6 +1,6 @@
 import pytest
 
-from repstitch.text import columns, ends, markdown_table, nearest, num
+from repstitch.text import columns, ends, is_deeper, markdown_table, nearest, num
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,12 @@ def test_nearest_names_are_sorted_by_similarity_and_unrelated_ones_are_left_out(
     assert len(nearest("metho", names)) == 3
     assert nearest("qqq", names) == []
     assert nearest("a", []) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "depth"), [([], 1), ({"a": 1}, 1), ([1, {"a": [2]}], 3), ({"a": {"b": {"c": {}}}, "d": [1]}, 4)]
+)
+def test_levels_of_lists_and_dicts_are_counted(value, depth):
+    assert is_deeper(value, depth - 1)
+    assert not is_deeper(value, depth)
+    assert not is_deeper("a", 0)

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, fields
 
 from repstitch.errors import InputError
 from repstitch.names import MODALITIES, ROLES
+from repstitch.text import is_deeper
 
 log = logging.getLogger(__name__)
 
 NAME_LENGTH = 256
+MAX_DEPTH = 16
 IDENTITY = ("encoder", "revision", "dim", "pooling", "layer", "normalised")
 
 
@@ -138,6 +140,8 @@ class Space:
             raise InputError(f"The space card must be JSON: {error}.") from None
         if not isinstance(card, dict):
             raise InputError(f"The space card must be a JSON object; got {type(card).__name__}.")
+        if is_deeper(card, MAX_DEPTH):
+            raise InputError("The space card must be nested less deeply.")
         return cls.from_dict(card)
 
     def conflict(self, other: "Space") -> str | None:

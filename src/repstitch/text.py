@@ -39,3 +39,16 @@ def markdown_table(rows: Sequence[tuple[object, ...]], text: int = 1) -> str:
 def nearest(name: str, names: Iterable[str]) -> list[str]:
     """Return the names most similar to `name`: at most three, best first, and none if no name is similar."""
     return difflib.get_close_matches(name, list(names), n=3, cutoff=0.3)
+
+
+def is_deeper(value: object, levels: int) -> bool:
+    """Return whether lists and dicts are nested in more than this number of levels, such as in a value from JSON."""
+    inside: list[object] = [value]
+    for _ in range(levels):
+        inside = [
+            inner
+            for outer in inside
+            if isinstance(outer, list | dict)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return any(isinstance(value, list | dict) for value in inside)

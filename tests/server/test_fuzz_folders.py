@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.fuzz import cases, spoiled, tell
@@ -50,6 +51,23 @@ def replace_file(file: str, make):
     return change
 
 
+def nested(depth: int) -> list:
+    """Return lists nested in `depth` levels."""
+    value: list = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+def zeros(path: Path) -> None:
+    """Write weights of 5 GiB that take no space on the disk."""
+    n_bytes = 5 * 2**30
+    header = json.dumps({"seen": {"dtype": "I64", "shape": [n_bytes // 8], "data_offsets": [0, n_bytes]}}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + n_bytes)
+
+
 def sparse(path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(2**40)
@@ -65,9 +83,12 @@ HOSTILE = {
     "a name of a space that is too long": edit_space(name="a" * 257),
     "a time of creation beyond the calendar": edit("config.json", created="0000-00-00"),
     "deeply nested JSON": lambda folder: (folder / "scorecard.json").write_text("[" * 100_000),
+    "deep nesting in the card of a space": edit_space(encoder=nested(500)),
+    "deep nesting in the settings": edit("config.json", settings={"a": nested(900)}),
     "a config of a terabyte": replace_file("config.json", sparse),
     "a scorecard of a terabyte": replace_file("scorecard.json", sparse),
     "weights of a terabyte": replace_file("model.safetensors", sparse),
+    "weights of zeros that take no space on the disk": replace_file("model.safetensors", zeros),
     "a pipe as config": replace_file("config.json", os.mkfifo),
     "a pipe as weights": replace_file("model.safetensors", os.mkfifo),
     "an endless device as scorecard": replace_file("scorecard.json", lambda path: path.symlink_to("/dev/zero")),
@@ -91,11 +112,28 @@ def check_the_others(client, registry: Registry) -> None:
     for target in ("new", name):
         assert post_rows(client, make_rows(1), f"/v1/translate?source=old&target={target}").status_code == 200
     for path in ("stitchers", "spaces", "models"):
-        assert client.get(f"/v1/{path}").status_code == 200
+        strict_json(client.get(f"/v1/{path}"))
     for listed in client.get("/v1/stitchers").json()["stitchers"]:
-        assert client.get(f"/v1/stitchers/{listed['name']}").status_code == 200
+        strict_json(client.get(f"/v1/stitchers/{listed['name']}"))
     assert numbers(client.get("/metrics").text)
     shutil.rmtree(registry.folder / name)
+
+
+def strict_json(response) -> Any:
+    """Return the JSON of a response, which has no NaN, no Inf and no half of a surrogate pair."""
+    assert response.status_code == 200
+    content = json.loads(response.content, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+def test_what_json_cannot_contain_is_replaced(stitchers):
+    client = client_of(registry_of(stitchers, good=make_stitcher()))
+    settings = {"big": 2**70, "nan": float("nan"), "inf": [float("inf")], "half": "a\ud800b", "\udc00": (1, None)}
+    edit("config.json", settings=settings)(stitchers / "good")
+    service_of(client).refresh()
+    shown = strict_json(client.get("/v1/stitchers/good"))["settings"]
+    assert shown == {"big": 2**70, "nan": None, "inf": [None], "half": "a?b", "?": [1, None]}
 
 
 @pytest.mark.parametrize("spoil", HOSTILE.values(), ids=HOSTILE)

@@ -2,7 +2,10 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from repstitch.files import LOCK, stitchers_folder
 from repstitch.spaces import Space
 from repstitch.stitchers import registry as module
 from repstitch.stitchers.maps import AffineMap
-from repstitch.stitchers.registry import Registry
+from repstitch.stitchers.registry import PROMOTED, Registry
 from repstitch.stitchers.stitcher import Stitcher, load
 
 
@@ -367,6 +370,66 @@ def test_a_folder_that_cannot_be_listed_changes_nothing_and_is_reported_once(fol
     assert caplog.text.count(f"The folder {folder} cannot be read: [Errno 13] Permission denied") == 1
     stitcher("x", "y").save(folder / "b")
     assert registry.refresh() == {"b": "loaded"}
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """Yield an empty folder that an ordinary user reads: if root runs the tests, another user for this test."""
+    with tempfile.TemporaryDirectory() as parent:
+        os.chmod(parent, 0o755)
+        path = Path(parent) / "stitchers"
+        path.mkdir()
+        yield path
+        os.chmod(path, 0o755)
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Run the block without the rights of root."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_folder_whose_entries_cannot_be_reached_changes_nothing(public, caplog):
+    registry = Registry(public)
+    for name, seed in (("a", 0), ("b", 1)):
+        stitcher(seed=seed).save(public / name)
+    promote_by_file(public, "b")
+    registry.refresh()
+    before = registry.state
+    for path, mode in ((public, 0o644), (public, 0o000), (public / "a", 0o000), (public / PROMOTED, 0o000)):
+        allowed = path.stat().st_mode
+        path.chmod(mode)
+        with ordinary_user():
+            for _ in range(2):
+                assert set(registry.refresh().values()) <= {"loaded"} | set(registry.state.problems.values())
+                assert registry.state.serving == before.serving
+                assert registry.state.stitchers.keys() == before.stitchers.keys()
+        path.chmod(allowed)
+        registry.refresh()
+        assert not registry.state.problems
+    assert caplog.text.count("cannot be read") == 3  # each once: twice the whole folder, once the promotions
+
+
+def test_a_promotion_that_is_a_link_to_itself_is_reported_and_the_last_choice_stays(folder):
+    registry = registry_of(folder, a=stitcher(), b=stitcher(seed=1))
+    promote_by_file(folder, "b")
+    registry.refresh()
+    before = registry.state.serving
+    (folder / PROMOTED).unlink()
+    (folder / PROMOTED).symlink_to(folder / PROMOTED)
+    registry.refresh()
+    assert registry.state.serving == before
+    assert PROMOTED in registry.state.problems
+
+
+def promote_by_file(folder: Path, name: str) -> None:
+    (folder / PROMOTED).write_text(json.dumps({"old->new": name}), encoding="utf-8")
 
 
 def test_a_missing_folder_is_reported_once_and_read_when_it_is_created(folder, caplog):

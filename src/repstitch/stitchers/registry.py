@@ -1,8 +1,10 @@
 """A folder of stitchers: list them, promote one, select the one for a pair of spaces, detect changes."""
 
+import errno
 import json
 import logging
 import os
+import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -270,23 +272,34 @@ def _log_who_serves(old: State, new: State) -> None:
 
 
 def _stitcher_folders(folder: Path) -> dict[str, Path]:
-    """Return the folders of stitchers by name, sorted."""
+    """Return the folders of stitchers by name, sorted. Raises OSError if the folder cannot be read."""
+    os.stat(os.path.join(folder, os.curdir))  # raises an error if nothing in the folder can be reached
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    return {name: folder / name for name in names if os.path.isdir(folder / name)}
+    return {name: folder / name for name in names if _may_be_folder(folder / name)}
+
+
+def _may_be_folder(path: Path) -> bool:
+    """Return whether a path is a folder, or cannot be examined at present, for example because a disk fails."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def _load(path: Path) -> Stitcher:
     if not path.name.isprintable():  # such a name could not be shown, logged or sent
         raise InputError(f"The name of the folder {str(path)!r} must consist of printable characters; rename it.")
-    return load(path)
+    stitcher = load(path)
+    _ = stitcher.version  # computed here, since nothing that a folder contains may raise an error later
+    return stitcher
 
 
 def _read_promoted(folder: Path) -> dict[str, str]:
     path = folder / PROMOTED
-    if not path.exists():
-        return {}
     try:
         promoted = read_json(path)
+    except FileNotFoundError:
+        return {}
     except Exception as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}. Remove it and promote again.") from None
     if not isinstance(promoted, dict) or not all(isinstance(v, str) for v in promoted.values()):

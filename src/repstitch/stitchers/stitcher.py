@@ -26,10 +26,12 @@ from repstitch.stitchers.confidence import Calibration, Confidence, calibration_
 from repstitch.stitchers.maps import Map, form_of, map_from_tensors
 from repstitch.stitchers.model_card import model_card
 from repstitch.stitchers.pipeline import Pipeline, PipelineOutput, Rows, as_floats
-from repstitch.text import num
+from repstitch.text import is_deeper, num
 
 FORMAT_VERSION = 1
 FILES = ("config.json", "model.safetensors", "scorecard.json", "README.md")
+MAX_DEPTH = 64  # of JSON; what is nested much deeper can be read but not copied or written again
+MAX_WEIGHTS_BYTES = 2**32  # a sparse file takes no space on the disk, but all of its size in memory
 LONGEST_NAME = 40  # maximum number of characters of a space's name in a repr
 
 
@@ -336,7 +338,7 @@ def load(path: str | os.PathLike[str]) -> Stitcher:
         )
     scores = _read_json(folder / "scorecard.json")
     try:
-        check_regular(folder / "model.safetensors")
+        check_regular(folder / "model.safetensors", MAX_WEIGHTS_BYTES)
         card = Scorecard.from_dict(scores)
         # The tensors are copied: memory-mapped ones would change, or crash the process, if the file is overwritten.
         tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
@@ -387,6 +389,8 @@ def _read_json(path: Path) -> dict:
         raise InputError(f"{path.parent} is not a complete stitcher: {path.name}: {one_line(error)}") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{path.parent} is not a complete stitcher: {path.name} must be a JSON object.")
+    if is_deeper(loaded, MAX_DEPTH):
+        raise InputError(f"{path.parent} is not a complete stitcher: {path.name} must be nested less deeply.")
     return loaded
 
 

@@ -2,6 +2,7 @@
 """Read fields and rows from JSON requests, and write responses as JSON."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias, cast
@@ -174,8 +175,19 @@ def write_json(reply: Any) -> bytes:
 
     try:
         return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
-    except orjson.JSONEncodeError:  # for integers beyond 64 bits, which a scorecard may contain
-        return json.dumps(reply).encode()
+    except orjson.JSONEncodeError:  # for integers beyond 64 bits and halves of surrogate pairs in what a folder states
+        return json.dumps(_strict(reply), allow_nan=False).encode()
+
+
+def _strict(value: Any) -> Any:
+    """Return a value without NaN and Inf, which become null as in orjson, and without halves of surrogate pairs."""
+    if isinstance(value, dict):
+        return {_strict(name): _strict(inner) for name, inner in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in cast("list[Any]", value)]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _not_numbers(row: Any, subject: str, single: bool, param: str) -> MalformedError:
