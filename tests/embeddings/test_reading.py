@@ -710,3 +710,15 @@ def test_a_list_of_tensors_is_read_like_their_stack(dtype):
     back = read(list(rows))
     np.testing.assert_array_equal(back.vectors, read(rows).vectors)
     assert len(read([rows[0].requires_grad_(), rows[1]])) == 2
+
+
+@pytest.mark.parametrize("kind", ["x.npy", "x.parquet", "array"])
+def test_float64_numbers_that_would_become_infinite_are_refused(tmp_path, kind):
+    X = gaussian(5, 3).astype(np.float64)
+    X[1, 1], X[3, 2] = np.inf, 1e39
+    source: Any = X if kind == "array" else tmp_path / kind
+    np.save(tmp_path / "x.npy", X)
+    pq.write_table(pa.table({"vector": pa.array(list(X))}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"must have numbers that float32 can represent; row 3 has others"):
+        read(source)
+    assert read(X[:3]).vectors[1, 1] == np.inf

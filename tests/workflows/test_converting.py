@@ -249,11 +249,32 @@ def test_values_of_several_types_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("x.jsonl", '{"vector": [1e400]}'), ("x.csv", 'id,vector\na,"[1e39]"\n')]
+    ("name", "content"),
+    [
+        ("x.jsonl", '{"vector": [1e39]}'),
+        ("x.csv", 'id,vector\na,"[1e39]"\n'),
+        ("x.csv", "a,b\n1.5,1e39\n"),
+        ("x.csv", "a,b\n1.5,1e400\n"),
+    ],
 )
 def test_numbers_beyond_float32_are_refused(tmp_path, name, content):
     with pytest.raises(InputError, match="must have finite numbers that float32 can represent"):
         rows_of(tmp_path, name, content)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1E+400", f"1{'0' * 309}.5"])
+@pytest.mark.parametrize("row", ['{"vector": [%s]}', '{"vector": [1], "p": %s}', '{"vector": [1], "p": {"q": [%s]}}'])
+def test_numbers_of_json_beyond_the_range_of_floats_are_refused(tmp_path, number, row):
+    with pytest.raises(InputError, match=r"^line 1 of .*x\.jsonl must have numbers that floats can represent; got -?1"):
+        rows_of(tmp_path, "x.jsonl", row % number)
+    with pytest.raises(InputError, match=r"x\.json must have numbers that floats can represent; got -?1"):
+        rows_of(tmp_path, "x.json", f"[{row % number}]")
+
+
+@pytest.mark.parametrize("value", ["1e300", '"1e400"', "1e-400", "1.5e+100"])
+def test_numbers_and_texts_that_only_look_too_large_are_kept(tmp_path, value):
+    (row,) = rows_of(tmp_path, "x.jsonl", f'{{"id": "a", "vector": [1], "p": {value}}}')
+    assert row["p"] == json.loads(value)
 
 
 UUID = "00000000-0000-0000-0000-000000000005"

@@ -20,7 +20,7 @@ from repstitch.embeddings.ids import (
     warn_of_unused_ids,
     with_room,
 )
-from repstitch.embeddings.rows import SPACE_KEY, Batch, Scan
+from repstitch.embeddings.rows import SPACE_KEY, Batch, Scan, as_float
 from repstitch.embeddings.shards import is_lists, with_common_types
 from repstitch.embeddings.streaming import stream
 from repstitch.embeddings.tables import HEAD_ROWS
@@ -253,7 +253,7 @@ def _matrix(column: pa.Array, dim: int, dtype: type, path: str, first_row: int) 
         )
     values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)  # without the rows that have no vector
     if has_vector.all():
-        return values.astype(dtype, copy=False)
-    rows = np.full((len(column), dim), np.nan, dtype=dtype)
+        return as_float(values, dtype, path, first_row)
+    rows = np.full((len(column), dim), np.nan, dtype=values.dtype)
     rows[has_vector] = values
-    return rows
+    return as_float(rows, dtype, path, first_row)

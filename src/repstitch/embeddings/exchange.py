@@ -7,6 +7,7 @@ JSON, it is a list. A JSON document is a list of such objects, or the reply to a
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ LINES_OF_JSON = (".jsonl", ".ndjson")
 READ_FORMATS = (".csv", ".tsv", *LINES_OF_JSON, ".json")
 WRITTEN_FORMATS = (".parquet", ".arrow", ".npy", ".npz", ".csv", *LINES_OF_JSON)
 BRACKETS = "[](){} "
+MAY_OVERFLOW = re.compile(r"[eE]\+?\d{3}|\d{300}")  # in all numbers beyond the range of floats, and in some others
 EXACT_INTEGERS = 2**53  # float64 represents all integers up to this one exactly
 
 log = logging.getLogger(__name__)
@@ -63,7 +65,10 @@ def _read_csv(path: Path, column: str | None, id_column: IdColumn | None) -> pa.
         raise InputError(f"{path} has no column {column!r}; its columns are: {', '.join(schema.names)}.")
     ids = choose_id_column(schema, str(path), id_column, others=(name,))
     if name not in schema.names:
-        return read_table(path, "embeddings", [] if ids is None else [ids])
+        table = read_table(path, "embeddings", [] if ids is None else [ids])
+        for column in (column for column in table.columns if pa.types.is_floating(column.type)):
+            _check_float32(column.to_numpy(), path)
+        return table
     table = read_table(path, "embeddings", schema.names)
     further = {other: table[other] if other == ids else _typed(table[other]) for other in schema.names if other != name}
     return pa.table(_without_vector(further, path) | {VECTOR: _parse_vectors(table[name].combine_chunks(), path)})
@@ -106,9 +111,13 @@ def _parse_vectors(texts: pa.Array, path: Path) -> pa.Array:
         numbers = pc.call_function("utf8_trim", [lists.values], pc.TrimOptions(" ")).cast(pa.float32())
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} must have vectors such as [0.1,0.2]; {one_line(error)}.") from None
-    if np.isinf(numbers.to_numpy(zero_copy_only=False)).any():
-        raise InputError(f"{path} must have finite numbers that float32 can represent in its vectors.")
+    _check_float32(numbers.to_numpy(zero_copy_only=False), path)
     return pa.ListArray.from_arrays(lists.offsets, numbers, mask=lists.is_null())
+
+
+def _check_float32(numbers: np.ndarray, path: Path) -> None:
+    if (np.abs(numbers) > np.finfo(np.float32).max).any():
+        raise InputError(f"{path} must have finite numbers that float32 can represent in its vectors.")
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -144,9 +153,18 @@ def _check_last_page(content: Any, path: Path) -> None:
 
 def _parse(text: str, name: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_finite if MAY_OVERFLOW.search(text) else None)
+    except OverflowError as error:
+        raise InputError(f"{name} must have numbers that floats can represent; got {error}.") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not JSON: {one_line(error)}") from None
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise OverflowError(digits[:40])
+    return number
 
 
 def _table(points: Iterator[Any], path: Path, column: str | None, id_column: IdColumn | None) -> pa.Table:

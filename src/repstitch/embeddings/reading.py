@@ -23,6 +23,7 @@ from repstitch.embeddings.rows import (
     Embeddings,
     EmbeddingsLike,
     Scan,
+    as_float,
     shape_advice,
     take_entries,
 )
@@ -311,7 +312,7 @@ def _scan_array(path: str, array: np.ndarray, ids: np.ndarray | None, groups: np
 
     def rows(size: int, start: int) -> Iterator[Batch]:
         for at in range(start, len(array), size):
-            chunk = np.ascontiguousarray(array[at : at + size], dtype=dtype)
+            chunk = np.ascontiguousarray(as_float(array[at : at + size], dtype, path, at))
             part = slice(at, at + size)
             yield chunk, take_entries(ids, part), take_entries(groups, part), None
 

@@ -191,6 +191,18 @@ def join_ids(ids: Iterable[str], separator: str = "\0") -> bytes:
     return separator.join(key.replace("\1", "\1\1").replace(separator, "\1\2") for key in ids).encode()
 
 
+def as_float(values: np.ndarray, dtype: np.typing.DTypeLike, path: str, first_row: int) -> np.ndarray:
+    """Return rows as floats of another type. Raises InputError if a finite number would become Inf."""
+    with np.errstate(over="ignore"):
+        rows = values.astype(dtype, copy=False)
+    if rows.dtype.itemsize < values.dtype.itemsize and not np.isfinite(rows).all():
+        overflows = (np.isinf(rows) & np.isfinite(values)).any(axis=1)
+        if overflows.any():
+            row = first_row + int(overflows.argmax())
+            raise InputError(f"{path} must have numbers that {rows.dtype} can represent; row {row} has others.")
+    return rows
+
+
 def invalid_rows(X: np.ndarray) -> dict[str, np.ndarray]:
     """Return masks (n,) of the rows that cannot be used, by reason."""
     finite = np.asarray(np.isfinite(X).all(axis=1))
