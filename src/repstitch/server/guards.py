@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from repstitch.errors import InputError
+from repstitch.errors import one_line
 from repstitch.server.responses import Refusal, error_reply
 from repstitch.server.settings import Settings, is_loopback
 from repstitch.wire.rows import Buffer, MalformedError
@@ -28,14 +28,19 @@ class ApiKeys:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.digests = self._read()
+        self._problem: str | None = None  # why the file cannot be used, which is logged once
 
     def reload(self) -> None:
         """Read the file again. The keys that were read before stay valid while it cannot be used."""
         try:
             digests = self._read()
-        except InputError as error:
-            log.error("The API keys that were read before stay valid: %s", error)
+        except Exception as error:  # whatever is wrong with the file must not stop the service
+            problem = one_line(error)
+            if problem != self._problem:
+                log.error("The API keys that were read before stay valid: %s", problem)
+            self._problem = problem
             return
+        self._problem = None
         if digests != self.digests:
             log.info("The API keys have changed; %d are valid.", len(digests))
             self.digests = digests

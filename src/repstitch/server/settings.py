@@ -13,12 +13,13 @@ from typing import Any
 
 from repstitch.devices import pick_device
 from repstitch.errors import InputError
-from repstitch.files import DEFAULT_STITCHERS
+from repstitch.files import DEFAULT_STITCHERS, check_regular
 from repstitch.lines import read_lines
 from repstitch.text import nearest
 
 log = logging.getLogger(__name__)
 PREFIX = "REPSTITCH_"
+MAX_KEYS_BYTES = 2**20
 CHOICES = {"device": ("auto", "cpu", "cuda"), "precision": ("float32", "bfloat16", "float16")}
 # As browsers send them: scheme, host and port. One in another form would match no request.
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]A-Z]+)(:[0-9]+)?")
@@ -125,6 +126,10 @@ class Settings:
         """
         if self.api_keys_file is None:
             return self.api_keys
+        try:
+            check_regular(self.api_keys_file, MAX_KEYS_BYTES)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{quoted('api_keys_file')} {self.api_keys_file} cannot be read: {error}") from None
         lines = [line.strip() for line in read_lines(self.api_keys_file, "api_keys_file")]
         keys = tuple(line for line in lines if line and not line.startswith("#"))
         subject = f"{quoted('api_keys_file')} {self.api_keys_file} must contain"

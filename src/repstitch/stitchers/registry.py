@@ -301,7 +301,9 @@ def _read_promoted(folder: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except Exception as error:
-        raise InputError(f"{path} cannot be read: {one_line(error)}. Remove it and promote again.") from None
+        raise InputError(
+            f"{path} cannot be read: {one_line(error).rstrip('.')}. Remove it and promote again."
+        ) from None
     if not isinstance(promoted, dict) or not all(isinstance(v, str) for v in promoted.values()):
         raise InputError(f"{path} must be a JSON object of pairs and stitcher names. Remove it and promote again.")
     return promoted
