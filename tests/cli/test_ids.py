@@ -63,6 +63,17 @@ def test_ids_may_be_a_column_of_a_table(capsys, sides):
     assert load(sides / "s").scorecard.query["recall@1"] > 0.95
 
 
+def test_the_column_that_is_named_is_that_of_tables_of_labels_and_groups_too(capsys, sides):
+    kinds = [f"k{i % 12}" for i in range(N)]
+    table = pa.table({"uuid": names(N)[::-1], "sku": names(N), "kind": kinds, "doc_id": names(N, "other")})
+    pq.write_table(table, sides / "meta.parquet")
+    files = ("--source", sides / "old.parquet", "--target", sides / "new.parquet", "--id-column", "sku,ean")
+    for option in ("--labels", "--group"):
+        described = (option, f"{sides}/meta.parquet:kind")
+        status, _, err = run(capsys, "train", *files, *described, "--out", sides / option.strip("-"), *FAST)
+        assert (status, [line for line in err if "ids are those" not in line]) == (0, [])
+
+
 @pytest.mark.parametrize("command", ["train", "score", "align", "translate", "embed", "transfer", "convert"])
 def test_names_of_columns_are_separated_by_commas(capsys, command):
     with pytest.raises(SystemExit) as exit_:

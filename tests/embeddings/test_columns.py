@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from helpers.spaces import gaussian, names
 
+from repstitch.embeddings.columns import read_column
 from repstitch.embeddings.reading import read, scan
 from repstitch.errors import InputError
+from repstitch.transfer.labels import label
 
 
 @pytest.mark.parametrize("kind", ["txt", "npy", "npz", "npz:key", "array", "list"])
@@ -56,7 +58,31 @@ def test_ids_are_read_from_a_table_with_several_columns_of_ids(tmp_path):
     assert list(read(gaussian(2, 4), ids=f"{tmp_path}/x.csv:doc_id").ids) == ["07", "b"]  # type: ignore[arg-type]
 
 
-def test_several_columns_of_ids_beside_groups_are_refused_with_what_to_do(tmp_path):
-    (tmp_path / "x.csv").write_text("doc_id,uuid,group\na,u1,x\nb,u2,y\n")
-    with pytest.raises(InputError, match="may contain the ids: doc_id, uuid; call the one to use `id`"):
-        read(gaussian(2, 4), ids=["a", "b"], group=f"{tmp_path}/x.csv:group")
+@pytest.mark.parametrize("kind", ["groups", "labels"])
+def test_a_table_with_several_columns_of_ids_is_matched_by_the_one_that_is_named(tmp_path, kind):
+    (tmp_path / "x.csv").write_text("doc_id,uuid,kind\nb,u1,y\na,u2,x\n")
+
+    def entries(id_column):
+        if kind == "groups":
+            return read(gaussian(2, 4), ids=["a", "b"], group=f"{tmp_path}/x.csv:kind", id_column=id_column).groups
+        return label(read(gaussian(2, 4), ids=["a", "b"]), f"{tmp_path}/x.csv:kind", id_column).labels
+
+    with pytest.raises(InputError, match="may contain the ids: doc_id, uuid; name one with `id_column`"):
+        entries(None)
+    assert list(entries("doc_id")) == list(entries(("sku", "doc_id"))) == ["x", "y"]  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="may contain the ids: doc_id, uuid; name one with `id_column`"):
+        entries("sku")  # which is in another file
+    with pytest.raises(InputError, match=r"`id_column` must name one column of .*x\.csv .*; got doc_id, uuid"):
+        entries(("doc_id", "uuid"))
+
+
+def test_the_column_that_is_named_goes_before_id_in_a_table_of_labels(tmp_path):
+    (tmp_path / "x.csv").write_text("id,sku,kind\na,b,1\nb,a,2\n")
+    rows = read(gaussian(2, 4), ids=["a", "b"])
+    assert list(label(rows, f"{tmp_path}/x.csv:kind").labels) == ["1", "2"]  # type: ignore[arg-type]
+    assert list(label(rows, f"{tmp_path}/x.csv:kind", "sku").labels) == ["2", "1"]  # type: ignore[arg-type]
+
+
+def test_names_of_a_table_are_in_the_order_of_the_rows_whatever_its_ids(tmp_path):
+    (tmp_path / "x.csv").write_text("id,name\nb,y\na,x\n")
+    assert list(read_column(f"{tmp_path}/x.csv:name", 2, "names")) == ["y", "x"]

@@ -174,6 +174,7 @@ def run(args: argparse.Namespace) -> None:
         paired=isinstance(transferable, Dictionary),
         drop_invalid=args.drop_invalid,
         tangent=args.jacobian,
+        id_column=args.id_column,
     )
     carried, description, proof = _carry(args, context, transferable)
     if not args.out and proof is None:

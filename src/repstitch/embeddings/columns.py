@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from repstitch.embeddings.ids import NO_IDS, column_texts, object_column, texts, without_views
+from repstitch.embeddings.ids import NO_IDS, IdColumn, column_texts, object_column, texts, without_views
 from repstitch.embeddings.rows import check_unique
 from repstitch.embeddings.tables import read_column_with_ids
 from repstitch.errors import InputError, one_line
@@ -21,23 +21,25 @@ Entries = Callable[[slice, np.ndarray | None], np.ndarray]  # takes a range of r
 
 
 def read_column(column: Column, n_rows: int, argument: str, rows: str = "") -> np.ndarray:
-    """Return one entry per row (n,) as text; see `open_column`."""
-    return texts(open_column(column, n_rows, argument, rows)(slice(None), None), f"`{argument}`")
+    """Return one entry per row (n,) as text, in the order of the rows; see `open_column`."""
+    return texts(open_column(column, n_rows, argument, rows, NO_IDS)(slice(None), None), f"`{argument}`")
 
 
-def open_column(column: Column, n_rows: int, argument: str, rows: str = "") -> Entries:
+def open_column(
+    column: Column, n_rows: int, argument: str, rows: str = "", id_column: IdColumn | None = None
+) -> Entries:
     """Read one entry per row, and return a function from a range of rows and their ids to the entries of these rows.
 
     `column` is an array, a text file of lines, a `.npy` file, `file.npz:key`, or a column of a table as
     `table.csv:column`. The entries are in the order of the rows. Those of a table that has ids are matched by id; a row
-    whose id is not in the table gets None. Raises InputError, naming the `argument`, if the file cannot be read or the
-    number of entries is not `n_rows`. Messages call the file of the rows `rows`.
+    whose id is not in the table gets None. `id_column` names the column of ids if the table has it. Raises InputError,
+    naming the `argument`, if the file cannot be read or the number of entries is not `n_rows`. Messages call the file
+    of the rows `rows`.
     """
     location, name = split_column(str(column)) if isinstance(column, str | os.PathLike) else ("", None)
     if name is not None or location.endswith(".parquet"):
         check_file_exists(location, argument)
-        # Ids are in the order of the rows, whatever other columns of ids their table has.
-        table = read_column_with_ids(Path(location), name or None, argument, NO_IDS if argument == "ids" else None)
+        table = read_column_with_ids(Path(location), name or None, argument, id_column)
         if table.num_columns == 2:
             return _by_id(table, location, argument)
         entries = object_column(table.column(0).to_pylist())

@@ -30,7 +30,6 @@ def choose_id_column(
     path: str,
     id_column: IdColumn | None = None,
     others: Collection[str] = (),
-    advice: str = "name one with `id_column`",
 ) -> str | None:
     """Return the name of the column that contains the ids of the rows, or None if no column does.
 
@@ -39,13 +38,13 @@ def choose_id_column(
     has none or several of the columns that `id_column` names, and if several columns have one of NAMES.
     """
     columns = [name for name in schema.names if name not in others]
-    chosen = _choose(columns, schema, path, id_column, advice)
+    chosen = _choose(columns, schema, path, id_column)
     if columns.count(chosen) > 1:
         raise InputError(f"{path} has more than one column {chosen!r}; column names must be unique.")
     return chosen
 
 
-def _choose(columns: list[str], schema: pa.Schema, path: str, id_column: IdColumn | None, advice: str) -> str | None:
+def _choose(columns: list[str], schema: pa.Schema, path: str, id_column: IdColumn | None) -> str | None:
     if id_column == NO_IDS:
         return None
     if id_column is not None:
@@ -63,7 +62,9 @@ def _choose(columns: list[str], schema: pa.Schema, path: str, id_column: IdColum
     flat = [field.name for field in schema if field.name in columns and not pa.types.is_nested(field.type)]
     named = index if len(index) == 1 else list(dict.fromkeys(name for name in flat if name.casefold() in NAMES))
     if len(named) > 1:
-        raise InputError(f"{path} has several columns that may contain the ids: {', '.join(named)}; {advice}.")
+        raise InputError(
+            f"{path} has several columns that may contain the ids: {', '.join(named)}; name one with `id_column`."
+        )
     return named[0] if named else None
 
 
@@ -124,7 +125,7 @@ def range_index(schema: pa.Schema, n_rows: int) -> range | None:
         return None
 
 
-def warn_of_unused_ids(rows: pa.Table, path: str, advice: str = "name it with `id_column`") -> None:
+def warn_of_unused_ids(rows: pa.Table, path: str) -> None:
     """Log a warning that names the columns that look like ids, for rows of which no column was read as ids.
 
     `rows` are the first rows, with the columns that contain nothing else.
@@ -133,7 +134,10 @@ def warn_of_unused_ids(rows: pa.Table, path: str, advice: str = "name it with `i
     if columns:
         listed = " or ".join(repr(name) for name in columns)
         log.warning(
-            "%s: its rows have no ids and are numbered, but column %s may contain ids; if so, %s.", path, listed, advice
+            "%s: its rows have no ids and are numbered, but column %s may contain ids; if so, name it with "
+            "`id_column`.",
+            path,
+            listed,
         )
 
 

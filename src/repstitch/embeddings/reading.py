@@ -60,14 +60,14 @@ def scan(
     location, key = split_key(str(path))
     check_embeddings_exist(path)
     data, files = None, []
-    id_column = id_column if ids is None else NO_IDS
+    own_id_column = id_column if ids is None else NO_IDS
     try:
         if _is_table(location):
             data, files = open_dataset(location)
             group_column = group if isinstance(group, str) and group in data.schema.names else None
-            opened = scan_table(data, location, key or VECTOR, group_column, id_column, columns)
+            opened = scan_table(data, location, key or VECTOR, group_column, own_id_column, columns)
         else:
-            opened, data = _scan_array_file(location, key, id_column, columns, group)
+            opened, data = _scan_array_file(location, key, own_id_column, columns, group)
     except InputError:
         raise
     except Exception as error:  # the readers of damaged files raise nearly every exception
@@ -76,7 +76,7 @@ def scan(
         ids = _ids_beside(location, opened.n_rows)
         if ids is None and data is not None and id_column is None:
             opened = with_index(data, opened, files)
-    return _override(opened, space, ids, group)
+    return _override(opened, space, ids, group, id_column)
 
 
 @names_keywords
@@ -104,9 +104,9 @@ def read(
         group: One group per row, in place of the groups of `source`: the name of a column of `source`,
             `table.csv:column` (matched by id if the table has ids), or an array or file as for `ids`. A column goes
             before a file of the same name.
-        id_column: The column of `source` that contains the ids, or the names that it has in different files. By
-            default it is `id`, else the index of a pandas data frame, else the only column with a usual name such as
-            `doc_id`, `_id` or `uuid`.
+        id_column: The column of `source` that contains the ids, or the names that it has in different files, such as
+            `source` and a table of groups. By default it is `id`, else the index of a pandas data frame, else the only
+            column with a usual name such as `doc_id`, `_id` or `uuid`.
 
     Returns:
         The vectors with their space, ids and groups; `source` itself if it is `Embeddings` and nothing replaces its
@@ -155,7 +155,7 @@ def scan_argument(
             opened = with_index(pyarrow.dataset.dataset(pa.table(source)), opened)
     else:
         opened = replace(_scan_array("array", _float_rows(subject, _as_array(source, subject)), None), path=subject)
-    return _override(opened, space, ids, group)
+    return _override(opened, space, ids, group, id_column)
 
 
 def _as_array(values: ArrayLike, subject: str) -> np.ndarray:
@@ -376,7 +376,9 @@ def _has_column(source: EmbeddingsLike, group: Column | None) -> bool:
     return group in getattr(table, "columns", ())
 
 
-def _override(opened: Scan, space: str | Space | None, ids: Column | None, group: Column | None) -> Scan:
+def _override(
+    opened: Scan, space: str | Space | None, ids: Column | None, group: Column | None, id_column: IdColumn | None
+) -> Scan:
     """Return the scan with the space, ids and groups of the caller in place of those of the file."""
     if isinstance(space, Space):
         if space.dim != opened.space.dim:
@@ -387,7 +389,7 @@ def _override(opened: Scan, space: str | Space | None, ids: Column | None, group
     elif space is not None:
         opened = replace(opened, space=replace(opened.space, name=space), declared=True)
     stated_ids = None if ids is None else read_column(ids, opened.n_rows, "ids", opened.path)
-    groups_of = None if group is None or opened.has_groups else _open_group(group, opened)
+    groups_of = None if group is None or opened.has_groups else _open_group(group, opened, id_column)
     if stated_ids is None and groups_of is None:
         return opened
     file_rows = opened._rows
@@ -410,10 +412,10 @@ def _is_list(group: str) -> bool:
     return is_file_or_pipe(Path(split_column(split_key(group)[0])[0]))
 
 
-def _open_group(group: Column, opened: Scan) -> Entries:
+def _open_group(group: Column, opened: Scan, id_column: IdColumn | None) -> Entries:
     if isinstance(group, str) and not _is_list(group):
         raise InputError(
             f"`group` must be a column of {opened.path}, TABLE:COLUMN, or a file or array with one group per row; got "
             f"{group!r}."
         )
-    return open_column(group, opened.n_rows, "group", opened.path)
+    return open_column(group, opened.n_rows, "group", opened.path, id_column)

@@ -36,14 +36,17 @@ def read_column_with_ids(
 ) -> pa.Table:
     """Return a column of a table and, as a second column if the table has it, that of the ids of its rows.
 
-    The column of ids is chosen by `choose_id_column`. Without one, the ids of `data` to embed are the numbers of
-    its rows in the larger data frame of pandas that they come from. Raises InputError as `read_table` does, and if the
-    table does not have the column exactly once.
+    The column of ids is chosen by `choose_id_column`. A table of labels or groups may lack the columns that `id_column`
+    names, which may be those of other files. Without a column of ids, `data` to embed has the ids of the larger data
+    frame of pandas that it comes from (`range_index`). Raises InputError as `read_table` does, and if the table does
+    not have the column exactly once.
     """
     schema = read_schema(path, argument, header)
     others = (column,) if column else ()
-    advice = "name one with `id_column`" if argument == "data" else "call the one to use `id`"
-    ids = choose_id_column(schema, str(path), id_column, others, advice)
+    if argument != "data" and id_column:
+        names = (id_column,) if isinstance(id_column, str) else id_column
+        id_column = [name for name in names if name in schema.names and name != column] or None
+    ids = choose_id_column(schema, str(path), id_column, others)
     if column is None or column not in schema.names:
         listed = ", ".join(name for name in schema.names if name != ids)
         raise InputError(
@@ -58,11 +61,7 @@ def read_column_with_ids(
     if index is not None and index != range(len(index)):
         return table.append_column("the index", [pa.array(np.arange(index.start, index.stop, index.step, np.int64))])
     if ids is None:
-        warn_of_unused_ids(
-            _read_head(path, table, column, argument),
-            str(path),
-            "name it with `id_column`" if argument == "data" else "call it `id`",
-        )
+        warn_of_unused_ids(_read_head(path, table, column, argument), str(path))
     return table.select(columns)
 
 

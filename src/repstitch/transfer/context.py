@@ -121,7 +121,7 @@ class TransferContext:
         return _check_space(read(rows), argument, source, target)
 
 
-def build_context(
+def build_context(  # noqa: PLR0913 - all that a transfer uses
     forward: Stitcher | None = None,
     backward: Stitcher | None = None,
     source: EmbeddingsLike | None = None,
@@ -131,14 +131,15 @@ def build_context(
     paired: bool = False,
     drop_invalid: bool = False,
     tangent: bool = False,
+    id_column: IdColumn | None = None,
 ) -> TransferContext:
     """Build the context of a transfer from stitchers and rows.
 
     `source` and `target` are files, `Embeddings` or arrays. `labels` are the classes of the target's rows, see
-    `labels.label`. With `labels` or `paired`, both sides must have rows of the same items; they are paired by id if
-    both sides have ids, else by position. `drop_invalid` leaves out rows with NaN, Inf or only zeros. `tangent` uses
-    the Jacobian of affine stitchers too. Raises InputError if the stitchers do not connect the same two spaces, if
-    rows are in another space, and if rows cannot be read or paired.
+    `labels.label`; `id_column` names the column of ids of their table. With `labels` or `paired`, both sides must have
+    rows of the same items; they are paired by id if both sides have ids, else by position. `drop_invalid` leaves out
+    rows with NaN, Inf or only zeros. `tangent` uses the Jacobian of affine stitchers too. Raises InputError if the
+    stitchers do not connect the same two spaces, if rows are in another space, and if rows cannot be read or paired.
     """
     check_stitchers(forward, backward)
     source_end, target_end = _ends(forward, backward)
@@ -147,7 +148,7 @@ def build_context(
     if labels is not None:
         if target_rows is None:
             raise InputError("`labels` are the classes of the target's rows; pass `target` too.")
-        target_rows = label(target_rows, labels)
+        target_rows = label(target_rows, labels, id_column)
     paired_rows = None
     if (paired or labels is not None) and source_rows is not None and target_rows is not None:
         paired_rows = _pair_rows(forward, backward, source_rows, target_rows, drop_invalid)

@@ -89,7 +89,7 @@ def read_pair_of_spaces(  # noqa: PLR0913 - all that `train` states about its tw
             f"Both spaces would be named {source_rows.space.name!r}; set different names with `source_space` and "
             "`target_space`."
         )
-    return source_rows if labels is None else label(source_rows, labels), target_rows
+    return source_rows if labels is None else label(source_rows, labels, id_column), target_rows
 
 
 def _is_nameless(rows: EmbeddingsLike, space: str | Space | None) -> bool:

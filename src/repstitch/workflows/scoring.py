@@ -99,7 +99,9 @@ def score(  # noqa: PLR0913 - the whole job in one call
         raise InputError(f"`uses` must be a tuple with at least one of {' and '.join(USES)}; got {uses!r}.")
     spaces = (source_space, target_space)
     source_rows, target_rows = read_sides(stitcher, source, target, *spaces, source_ids, target_ids, id_column)
-    documents = pair(source_rows if labels is None else label(source_rows, labels), target_rows, drop_invalid)
+    documents = pair(
+        source_rows if labels is None else label(source_rows, labels, id_column), target_rows, drop_invalid
+    )
     judged = None
     if relevance is not None:
         judged = _read_relevance(stitcher, relevance, spaces, (source_rows, target_rows), id_column, drop_invalid)
