@@ -30,6 +30,7 @@ INSIDE = {
         "rows",
         "tables",
         "columns",
+        "arrays",
         "normalising",
         "shards",
         "streaming",

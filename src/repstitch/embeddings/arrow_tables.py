@@ -139,11 +139,11 @@ def _index_numbers(data: pyarrow.dataset.Dataset) -> np.ndarray | None:
         indices = [range_index(part.physical_schema, part.count_rows()) for part in data.get_fragments()]
     else:
         indices = [range_index(data.schema, data.count_rows())]
-    known = [index for index in indices if index is not None]
-    begin_again = len(indices) > 1 and all(index == range(len(index)) for index in known)
-    if len(known) < len(indices) or begin_again:
+    ranges = [index for index in indices if index is not None]
+    begin_again = len(indices) > 1 and all(index == range(len(index)) for index in ranges)
+    if len(ranges) < len(indices) or begin_again:
         return None
-    return np.concatenate([np.arange(index.start, index.stop, index.step, np.int64) for index in known])
+    return np.concatenate([np.arange(index.start, index.stop, index.step, dtype=np.int64) for index in ranges])
 
 
 def _warn_of_numbered_rows(data: pyarrow.dataset.Dataset, opened: Scan, files: Sequence[str]) -> None:

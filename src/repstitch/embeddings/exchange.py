@@ -66,8 +66,9 @@ def _read_csv(path: Path, column: str | None, id_column: IdColumn | None) -> pa.
     ids = choose_id_column(schema, str(path), id_column, others=(name,))
     if name not in schema.names:
         table = read_table(path, "embeddings", [] if ids is None else [ids])
-        for column in (column for column in table.columns if pa.types.is_floating(column.type)):
-            _check_float32(column.to_numpy(), path)
+        for numbers in table.columns:
+            if pa.types.is_floating(numbers.type):
+                _check_float32(numbers.to_numpy(), path)
         return table
     table = read_table(path, "embeddings", schema.names)
     further = {other: table[other] if other == ids else _typed(table[other]) for other in schema.names if other != name}

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,33 +10,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
-from numpy.typing import ArrayLike
 
-from repstitch.arguments import check_unmasked, names_keywords
+from repstitch.arguments import names_keywords
+from repstitch.embeddings.arrays import as_rows, scan_array, scan_array_file
 from repstitch.embeddings.arrow_tables import VECTOR, scan_table, with_index
 from repstitch.embeddings.columns import Column, Entries, count_entries, open_column, read_column
 from repstitch.embeddings.ids import NO_IDS, IdColumn, choose_dimensions, choose_id_column, column_texts, texts
-from repstitch.embeddings.rows import (
-    ONE_VECTOR_PER_ITEM,
-    Batch,
-    Embeddings,
-    EmbeddingsLike,
-    Scan,
-    as_float,
-    shape_advice,
-    take_entries,
-)
+from repstitch.embeddings.rows import Batch, Embeddings, EmbeddingsLike, Scan, take_entries
 from repstitch.embeddings.shards import ENDINGS, open_dataset
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_embeddings_exist, is_file_or_pipe, split_column, split_key
-from repstitch.names import FORMATS
 from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)
 
-EXACT_INTEGERS = 2**24  # float32 represents all integers up to this one exactly
 LISTS = (".txt", ".npy")  # endings of files of ids beside a file of embeddings
-PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
 
 
 def scan(
@@ -67,7 +54,7 @@ def scan(
             group_column = group if isinstance(group, str) and group in data.schema.names else None
             opened = scan_table(data, location, key or VECTOR, group_column, own_id_column, columns)
         else:
-            opened, data = _scan_array_file(location, key, own_id_column, columns, group)
+            opened, data = scan_array_file(location, key, own_id_column, columns, group)
     except InputError:
         raise
     except Exception as error:  # the readers of damaged files raise nearly every exception
@@ -119,19 +106,11 @@ def read(
     return read_argument("The array", source, space=space, ids=ids, group=group, id_column=id_column)
 
 
-def read_argument(
-    subject: str,
-    source: EmbeddingsLike,
-    *,
-    space: str | Space | None = None,
-    ids: Column | None = None,
-    group: Column | None = None,
-    id_column: IdColumn | None = None,
-) -> Embeddings:
-    """Read `source` like `read`. Messages about an array call it `subject`."""
-    if isinstance(source, Embeddings) and space is None and ids is None and group is None:
+def read_argument(subject: str, source: EmbeddingsLike, **options: Any) -> Embeddings:
+    """Read `source` like `read`, with its options. Messages about an array call it `subject`."""
+    if isinstance(source, Embeddings) and all(options.get(name) is None for name in ("space", "ids", "group")):
         return source
-    return scan_argument(subject, source, space=space, ids=ids, group=group, id_column=id_column).read()
+    return scan_argument(subject, source, **options).read()
 
 
 def scan_argument(
@@ -154,67 +133,8 @@ def scan_argument(
         if ids is None and not opened.has_ids and id_column is None:
             opened = with_index(pyarrow.dataset.dataset(pa.table(source)), opened)
     else:
-        opened = replace(_scan_array("array", _float_rows(subject, _as_array(source, subject)), None), path=subject)
+        opened = replace(scan_array("array", as_rows(source, subject)), path=subject)
     return _override(opened, space, ids, group, id_column)
-
-
-def _as_array(values: ArrayLike, subject: str) -> np.ndarray:
-    """Return the values as an array; integers become float32. Raises InputError if float32 would round an integer."""
-    check_unmasked(values, subject)
-    try:
-        array = np.asarray(_off_torch(values))
-    except ValueError:
-        raise InputError(f"{subject} {ONE_VECTOR_PER_ITEM}; its rows have different lengths.") from None
-    except (TypeError, RuntimeError) as error:
-        raise InputError(f"{subject} {ONE_VECTOR_PER_ITEM}; it cannot be converted: {one_line(error)}") from None
-    if array.dtype.kind not in "iu" or not array.size:
-        return array
-    if max(-int(array.min()), int(array.max())) > EXACT_INTEGERS:
-        raise InputError(
-            f"{subject} has integers beyond {EXACT_INTEGERS:,}, which float32 would round; convert it to floats."
-        )
-    return array.astype(np.float32)
-
-
-def _off_torch(values: Any) -> Any:
-    """Return a torch tensor, or a list of tensors, as a NumPy array, and any other value unchanged.
-
-    The tensor is detached and copied to the CPU. Float dtypes that NumPy lacks become float32.
-    """
-    torch = sys.modules.get("torch")  # without torch imported, no value can be a tensor
-    if torch is None:
-        return values
-    is_list = isinstance(values, list | tuple) and values and all(isinstance(row, torch.Tensor) for row in values)
-    tensor: Any = torch.stack([row.detach() for row in values]) if is_list else values
-    if not isinstance(tensor, torch.Tensor):
-        return values
-    tensor = tensor.detach().cpu()
-    widens = tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64)
-    return (tensor.float() if widens else tensor).numpy()
-
-
-def _float_rows(name: str, array: np.ndarray) -> np.ndarray:
-    """Return the array if it contains floats of shape (n, dim); raise InputError otherwise."""
-    if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
-        raise InputError(
-            f"{name} {ONE_VECTOR_PER_ITEM}; got {array.dtype} of shape {array.shape}.{shape_advice(array)}"
-        )
-    return array
-
-
-def _format_advice(path: str) -> str:
-    """The error message for a file whose ending is not one of the formats of embeddings."""
-    ending = Path(path).suffix
-    if ending.lower() in PICKLES:
-        return (
-            f"{path} is a pickle. Pickles are not read, because loading one can run code. Load it yourself and convert "
-            'it once with `np.save("X.npy", tensor.numpy())`, or `np.save("X.npy", array)`; then pass X.npy.'
-        )
-    return (
-        f"{path} must be one of {', '.join(FORMATS)} or a folder of Parquet files; got "
-        f"{f'the ending {ending}' if ending else 'no file ending'}. Save vectors of shape (n, dim) in one of these "
-        'formats, e.g. with `np.save("X.npy", X)`.'
-    )
 
 
 def _is_table(location: str) -> bool:
@@ -245,79 +165,12 @@ def _scan_frame(
         ids = choose_id_column(table.schema, subject, id_column, others=(group_column,) if group_column else ())
         names = choose_dimensions(table, subject, ids, ids is not None or id_column == NO_IDS, group_column)
         array = np.column_stack([table[name].to_numpy() for name in names]) if names else np.zeros((len(table), 0))
-        array = _float_rows(subject, _as_array(array, subject))
+        array = as_rows(array, subject)
         column = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
         table = table.drop_columns(names).append_column(VECTOR, column)
         id_column = NO_IDS if ids is None else ids
     opened = scan_table(pyarrow.dataset.dataset(table), subject, VECTOR, group_column, id_column, columns)
     return replace(opened, space=opened.space if opened.declared else replace(opened.space, name="array"))
-
-
-def _scan_array_file(
-    location: str, key: str | None, id_column: IdColumn | None, columns: Sequence[str] | str, group: Column | None
-) -> tuple[Scan, pyarrow.dataset.Dataset | None]:
-    """Scan an `.npy` or `.npz` file, and return its unused arrays too. Raises InputError on a file of another type."""
-    suffix = Path(location).suffix
-    if suffix not in (".npy", ".npz"):
-        raise InputError(_format_advice(location))
-    if columns:
-        raise InputError(f"`columns` must be columns of a Parquet or Arrow file; {location} has none.")
-    if suffix == ".npz":
-        return _scan_npz(location, key, id_column, group)
-    if id_column:
-        raise InputError(f"`id_column` must name a column, and {location} has none; pass its ids with `ids`.")
-    array = _float_rows(location, np.load(location, mmap_mode="r", allow_pickle=False))
-    return _scan_array(location, array, None), None
-
-
-def _scan_npz(
-    path: str, key: str | None, id_column: IdColumn | None, group: Column | None
-) -> tuple[Scan, pyarrow.dataset.Dataset]:
-    with np.load(path, allow_pickle=False) as archive:
-        names = archive.files
-        schema = pa.schema([(name, pa.null()) for name in names])
-        ids_key = choose_id_column(schema, path, id_column, others=(key,) if key else ())
-        if key is None:
-            keys = [name for name in names if name not in (ids_key, group)]
-            if not keys:
-                raise InputError(f"{path} has no array of vectors; its arrays are: {', '.join(names) or 'none'}.")
-            if len(keys) > 1:
-                raise InputError(
-                    f"{path} has several arrays: {', '.join(names)}. Name the array of vectors, e.g. {path}:{keys[0]}."
-                )
-            key = keys[0]
-        if key not in names:
-            raise InputError(f"{path} has no array {key!r}; its arrays are: {', '.join(names)}.")
-        array = _float_rows(f"{path}:{key}", archive[key])
-        ids, groups = (
-            None if name is None else _entries(archive[name], f"`{name}` of {path}", len(array))
-            for name in (ids_key, group if isinstance(group, str) and group in names else None)
-        )
-        others = {name: archive[name] for name in names if name not in (key, ids_key, group)}
-    opened = _scan_array(path, array, ids, groups)
-    flat = {name: one for name, one in others.items() if one.shape == (len(array),) and one.dtype.kind in "iufSU"}
-    unused = pa.table({name: pa.array(one) for name, one in flat.items()})
-    opened = replace(opened, space=replace(opened.space, name=key), left_out=tuple(unused.column_names))
-    return opened, pyarrow.dataset.dataset(unused)
-
-
-def _entries(entries: np.ndarray, name: str, n_rows: int) -> np.ndarray:
-    if entries.shape != (n_rows,):
-        raise InputError(f"{name} must have one entry per row ({n_rows}); got shape {entries.shape}.")
-    return texts(entries, name)
-
-
-def _scan_array(path: str, array: np.ndarray, ids: np.ndarray | None, groups: np.ndarray | None = None) -> Scan:
-    dtype = array.dtype if array.dtype in (np.float16, np.float32) else np.dtype(np.float32)
-
-    def rows(size: int, start: int) -> Iterator[Batch]:
-        for at in range(start, len(array), size):
-            chunk = np.ascontiguousarray(as_float(array[at : at + size], dtype, path, at))
-            part = slice(at, at + size)
-            yield chunk, take_entries(ids, part), take_entries(groups, part), None
-
-    space = Space(Path(path).stem, int(array.shape[1]))
-    return Scan(path, len(array), space, False, ids is not None, rows, has_groups=groups is not None)
 
 
 # --- space, ids and groups of the caller ------------------------------------------------------------------------------

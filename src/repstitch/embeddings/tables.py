@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -59,7 +58,7 @@ def read_column_with_ids(
     table = read_table(path, argument, columns, only_text=True, header=header)
     index = range_index(schema, table.num_rows) if ids is None and argument == "data" else None
     if index is not None and index != range(len(index)):
-        return table.append_column("the index", [pa.array(np.arange(index.start, index.stop, index.step, np.int64))])
+        return table.append_column("the index", [pa.array(index, pa.int64())])
     if ids is None:
         warn_of_unused_ids(_read_head(path, table, column, argument), str(path))
     return table.select(columns)
