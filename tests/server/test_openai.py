@@ -54,6 +54,16 @@ def test_the_openai_client_translates_vectors(registry, model):
         client.embeddings.create(model=model, input="a text")
 
 
+def test_a_model_that_is_a_pair_and_the_name_of_a_stitcher_of_another_pair_is_ambiguous(tmp_path):
+    made = {"old->new": make_stitcher("a", "b"), "a->b": make_stitcher("a", "b", seed=2), "first": make_stitcher()}
+    client = client_of(registry_of(tmp_path, **made))
+    message = "`model` 'old->new' is a pair and the name of a stitcher of another pair; rename it"
+    refused(post(client, model="old->new", input=make_rows(1).tolist()), 409, message, "model")
+    refused(client.get("/v1/models/old->new"), 409, message, "model")
+    assert post(client, model="a->b", input=make_rows(1).tolist()).headers["x-stitcher"] == "a-%3Eb"
+    assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["a->b", "first", "old->new"]
+
+
 def test_the_response_has_openais_format_and_the_stitcher_headers(client):
     rows = make_rows(2)
     response = post(client, model="old->new", input=rows.tolist())

@@ -128,6 +128,14 @@ def test_more_texts_than_can_be_encoded_in_time_are_refused_with_the_number_that
     assert len(queue.submit(encoder, ["b"], 0.1).result(60).vectors) == 1
 
 
+def test_a_rate_that_was_measured_in_a_bad_moment_does_not_refuse_requests_for_good(queue, encoder):
+    queue.pace[encoder] = 1e3
+    with pytest.raises(Refusal, match="send at most 1 of them"):
+        queue.submit(encoder, ["b"] * 20, 10)
+    eventually(lambda: queue.pace[encoder] < 1e-3)
+    assert len(queue.submit(encoder, ["b"] * 20, 10).result(60).vectors) == 20
+
+
 def test_a_request_that_must_wait_too_long_is_refused_with_the_time_after_which_it_fits(queue, encoder):
     gate = Gate(encoder)
     queue.pace[gate.encoder] = 1 / (TEXT_COST + 1)  # one second per text

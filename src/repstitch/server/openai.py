@@ -145,12 +145,18 @@ def resolve_request(service: Service, payload: dict[str, Any]) -> ServedRoute:
 def resolve_model(service: Service, model: str) -> ServedRoute:
     """Return the route of a model: the name of a stitcher, or a pair `source->target`.
 
-    Raises MalformedError if it cannot be a name, and Refusal 404 with the nearest names if there is none.
+    Raises MalformedError if it cannot be a name, Refusal 404 with the nearest names if there is none, and Refusal 409
+    if it is both the name of a stitcher and another stitcher's pair.
     """
     check_name("model", model)
-    stitcher = service.registry.state.stitchers.get(model)
+    state = service.registry.state
+    stitcher = state.stitchers.get(model)
     try:
         if stitcher is not None:
+            if model in state.serving and model != pair_key(stitcher.source.name, stitcher.target.name):
+                raise ConflictError(
+                    f"`model` {model!r} is a pair and the name of a stitcher of another pair; rename it."
+                )
             names = {"source": stitcher.source.name, "target": stitcher.target.name, "stitcher": model}
         elif "->" in model:
             source, _, target = model.partition("->")
@@ -185,7 +191,8 @@ async def list_models(request: Request) -> Response:
     service: Service = request.app.state.service
     state = service.state()
     pairs = {pair_key(s.source.name, s.target.name) for s in state.stitchers.values()}
-    return json_reply({"object": "list", "data": [_model(name) for name in (*sorted(state.stitchers), *sorted(pairs))]})
+    names = dict.fromkeys((*sorted(state.stitchers), *sorted(pairs)))
+    return json_reply({"object": "list", "data": [_model(name) for name in names]})
 
 
 async def show_model(request: Request) -> Response:

@@ -36,8 +36,8 @@ ERRORS = {
     405: "The route does not support this HTTP method.",
     406: "The route supports none of the formats that `Accept` allows.",
     409: (
-        "The stitcher does not fit the request: the named one translates another pair, it has no calibration for "
-        "`confidence`, or its source space has no text encoder."
+        "The stitcher does not fit the request: the named one translates another pair, its name is another pair, it "
+        "has no calibration for `confidence`, or its source space has no text encoder."
     ),
     413: (
         "The request has more bytes, rows or texts than allowed, or more texts than can be encoded in time; split it "
@@ -45,7 +45,10 @@ ERRORS = {
     ),
     415: "The route does not support the `Content-Type` of the body, or the body is compressed.",
     422: "The rows were read but cannot be used: for example a wrong dimension or space, NaN, Inf, or a row of zeros.",
-    429: "The service has reached a limit on concurrent requests or memory; retry after `Retry-After` seconds.",
+    429: (
+        "The service has reached a limit on concurrent requests or memory, or texts of other requests wait for the "
+        "encoder; retry after `Retry-After` seconds."
+    ),
     500: "An internal error of the service.",
     503: "No stitcher, or not every text encoder, is loaded yet; retry after `Retry-After` seconds.",
     504: "The request took longer than the timeout; send less data per request.",
@@ -249,7 +252,7 @@ def _show(name: str, summary: str, param: str, schema: str) -> dict[str, Any]:
         "operationId": name,
         "summary": summary,
         "parameters": [_in_path(param, f"Name of the {param if param == 'model' else 'stitcher'}.")],
-        "responses": {"200": answered, **_errors(400, *ALWAYS, 404, 503)},
+        "responses": {"200": answered, **_errors(400, *ALWAYS, 404, *((409,) if param == "model" else ()), 503)},
     }
 
 

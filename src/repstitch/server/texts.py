@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,6 +98,8 @@ class TextQueue:
             needed_s = pace * request.remaining
             # One text is never too many. If even that takes too long, the request ends with a timeout.
             if needed_s > usable_s and len(texts) > 1:
+                # No request may be left that corrects a rate that was measured in a bad moment.
+                self._start(self._measure_again, encoder)
                 n_possible = max(1, int((pace * costs.cumsum() <= usable_s).sum()))
                 raise Refusal(
                     413,
@@ -114,10 +117,14 @@ class TextQueue:
                     headers={"Retry-After": str(seconds)},
                 )
             self._waiting.append(request)
-            if not self._is_running and not self._is_closed:
-                self._is_running = True
-                self.thread.submit(self._run)
+            self._start(self._run)
         return request.future
+
+    def _start(self, work: Callable, *args: object) -> None:
+        """Let the thread work, unless it does already or the queue is closed."""
+        if not self._is_running and not self._is_closed:
+            self._is_running = True
+            self.thread.submit(work, *args)
 
     def _seconds_to_wait(self, excess_s: float, needed_s: float) -> int:
         """Return after how many seconds a refused request will fit, counting the refused ones that return before it."""
@@ -136,6 +143,12 @@ class TextQueue:
                 request.future.cancel()
 
     # --- in the thread ---
+
+    def _measure_again(self, encoder: "Encoder") -> None:
+        try:
+            self.measure(encoder)
+        finally:
+            self._run()
 
     def _run(self) -> None:
         while batch := self._next_batch():
