@@ -1,16 +1,18 @@
 from helpers.command_line import result, run
+from helpers.spaces import tiny_bert
+
+from repstitch.encoders import encoder
 
 
 def test_embed_passes_its_flags_to_the_encoder(capsys, tmp_path, monkeypatch):
-    import repstitch.encoders
-
     calls = []
 
     def embed(*args, **settings) -> int:
         calls.append((args, settings))
         return 7
 
-    monkeypatch.setattr(repstitch.encoders, "embed", embed)
+    monkeypatch.setattr(encoder, "embed", embed)
+    monkeypatch.setattr(encoder, "n_truncated", lambda out: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "D").mkdir()
     flags = ["--pooling", "mean", "--layer", -2, "--role", "query", "--no-normalise", "--model-args", '{"depth": 2}']
@@ -44,3 +46,16 @@ def test_embed_passes_its_flags_to_the_encoder(capsys, tmp_path, monkeypatch):
     status, _, err = run(capsys, "embed", "--encoder", "E", "--data", "no.csv:text", "--out", "X.parquet")
     message = "`--data` must be an existing folder, .zip, .txt or table; there is no no.csv."
     assert (status, err) == (2, [f"repstitch embed: {message}"])
+
+
+def test_truncated_texts_are_counted_in_the_result(capsys, tmp_path):
+    (tmp_path / "t.txt").write_text("a b\na b c d\na\n")
+    model = ("--encoder", tiny_bert(tmp_path / "bert"), "--data", tmp_path / "t.txt", "--device", "cpu")
+    out = tmp_path / "x.parquet"
+    assert result(capsys, "embed", *model, "--out", out, "--max-length", 5) == {
+        "out": str(out),
+        "rows": 3,
+        "truncated": 1,
+    }
+    out.unlink()
+    assert run(capsys, "embed", *model, "--out", out, "--max-length", 5)[1] == f"3 rows in {out} (truncated: 1)\n"

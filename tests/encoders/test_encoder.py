@@ -14,6 +14,7 @@ from PIL import Image
 
 from repstitch import encoders
 from repstitch.encoders import loading
+from repstitch.encoders.encoder import n_truncated
 from repstitch.errors import InputError
 
 
@@ -76,6 +77,30 @@ def test_an_unreadable_image_is_named_and_finished_batches_are_kept(tmp_path, ph
     assert len(list((tmp_path / "x.parquet.partial").glob("part-*"))) == 2
     bad.unlink()  # the finished batches are before it
     assert encoders.embed(encoder, photos, out, batch_size=2) == 5
+
+
+@pytest.mark.parametrize("layers", [None, "all"])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError, ValueError])
+def test_an_error_of_the_model_is_one_line_and_finished_batches_are_kept(tmp_path, photos, error, layers):
+    encoder, _ = vit(pooling="cls")
+    calls = []
+
+    def fails(run):
+        def run_or_fail(*args):
+            calls.append(args)
+            if len(calls) == 3 + (layers is not None):  # with layers, the first call determines their dimensions
+                raise error("CUDA out of memory.\nTried to allocate 20 GiB")
+            return run(*args)
+
+        return run_or_fail
+
+    failing = replace(encoder, run=fails(encoder.run), run_layers=fails(encoder.run_layers))
+    out = tmp_path / ("x.parquet" if layers is None else "x")
+    with pytest.raises(InputError, match=r"failed on items 4 to 5: CUDA out .*Tried .*set a smaller `batch_size`") as e:
+        encoders.embed(failing, photos, out, batch_size=2, layers=layers)
+    assert "\n" not in str(e.value)
+    assert len(list((tmp_path / f"{out.name}.partial").glob("part-*"))) == 2
+    assert encoders.embed(encoder, photos, out, batch_size=1, layers=layers) == 6
 
 
 @pytest.mark.parametrize("architecture", ["test_vit", "test_resnet", "test_convnext"])
@@ -330,6 +355,7 @@ def test_truncated_texts_are_counted_in_the_file_and_in_a_warning(tmp_path, bert
     (tmp_path / "t.txt").write_text("\n".join(texts))
     encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / "x.parquet", max_length=5)
     assert metadata(tmp_path / "x.parquet") == {b"repstitch.truncated": b"2"}
+    assert n_truncated(tmp_path / "x.parquet") == 2
     assert "t.txt: 2 of 5 texts are truncated to 5 tokens (the longest has 9)" in caplog.text
     encoder = encoders.load_encoder(str(bert), max_length=5)
     assert encoder.count_tokens(texts).tolist() == [4, 6, 9, 3, 5]
@@ -340,6 +366,7 @@ def test_texts_that_fit_are_not_warned_of(tmp_path, bert, caplog):
     (tmp_path / "t.txt").write_text("a b\nc")
     encoders.embed(str(bert), tmp_path / "t.txt", tmp_path / "x", max_length=4, layers="all")
     assert [metadata(path) for path in (tmp_path / "x").iterdir()] == [{b"repstitch.truncated": b"0"}] * 3
+    assert n_truncated(tmp_path / "x") == 0
     assert not caplog.records
 
 
@@ -364,6 +391,7 @@ def test_images_have_no_tokens(tmp_path, photos):
     assert metadata(tmp_path / "x.parquet") == {}
     with pytest.raises(InputError, match="`encoder` 'tiny' must be a text encoder to count tokens"):
         encoder.count_tokens(["a"])
+    assert n_truncated(tmp_path / "x.parquet") is None
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2", "opt", "distilbert", "electra", "albert", "deberta-v2"])

@@ -429,6 +429,18 @@ def test_metadata_in_the_study_takes_precedence_over_the_card_of_a_file(tmp_path
     assert (space.family, space.encoder) == ("mine", named.encoder)
 
 
+def test_a_warning_about_the_items_or_the_file_of_a_member_is_logged_once(tmp_path, data, faked, caplog):
+    Image.new("RGB", (32, 32)).save(data / "images" / "x.gif")
+    (data / "vectors" / "x.ids.txt").write_text((data / "vectors" / "ids.txt").read_text())
+    shutil.copy(data / "vectors" / "mine.npy", data / "vectors" / "x.npy")
+    caplog.set_level("INFO")
+    text = STUDY.replace('file = "vectors/mine.npy", ids = "vectors/ids.txt"', 'file = "vectors/x.npy"')
+    text = text.replace(', { encoder = "cards/large.toml", name = "big", family = "vast" }', "")
+    run(tmp_path, data, text)
+    assert caplog.text.count("images that are not read and have no vectors (first: x.gif)") == 1
+    assert caplog.text.count("x.npy: the ids are those in") == 1
+
+
 def test_invalid_rows_of_files_are_refused_or_left_out(tmp_path, data, faked, caplog):
     rows = np.load(data / "vectors" / "mine.npy")
     rows[3], rows[4], rows[6] = 0, np.nan, rows[5]

@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> None:
         settings["model_args"] = read_json_object(args.model_args, "model_args")
     check_items_exist(args.data)
     check_positive(args.batch_size, "`batch_size`")
-    from repstitch.encoders import embed
+    from repstitch.encoders.encoder import embed, n_truncated
 
     rows = embed(
         args.encoder,
@@ -172,7 +172,9 @@ def run(args: argparse.Namespace) -> None:
         id_column=args.id_column,
         **settings,
     )
-    emit({"out": args.out, "rows": rows}, f"{rows} rows in {args.out}", args.json)
+    truncated = n_truncated(args.out)
+    result = {"out": args.out, "rows": rows} | ({} if truncated is None else {"truncated": truncated})
+    emit(result, f"{rows} rows in {args.out}" + (f" (truncated: {truncated})" if truncated else ""), args.json)
 
 
 def _layers(text: str | None) -> str | list[int] | None:

@@ -5,13 +5,13 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from repstitch.arguments import check_choice, check_keywords, check_positive
 from repstitch.devices import open_device
@@ -20,8 +20,7 @@ from repstitch.embeddings.parts import Job
 from repstitch.embeddings.writing import write_layers, write_stream
 from repstitch.encoders import catalogue
 from repstitch.encoders.catalogue import RESOLVE_PARAMETERS, Card, modality, resolve
-from repstitch.encoders.images import ImageFile
-from repstitch.encoders.items import content_hash, hash_items, read_items
+from repstitch.encoders.items import Items, hash_items, load_ahead, load_and_hash, read_items
 from repstitch.encoders.loading import LIBRARIES, digest, settings_digest
 from repstitch.encoders.vectors import image_steps, pick_layers, static_steps, text_steps, vision_steps
 from repstitch.errors import InputError, one_line
@@ -140,7 +139,7 @@ def _encode(
 
 def embed(  # noqa: PLR0913 - the whole job in one call
     encoder: str | Encoder,
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Items,
     out: str | os.PathLike[str],
     *,
     batch_size: int = 64,
@@ -169,7 +168,7 @@ def embed(  # noqa: PLR0913 - the whole job in one call
             a loaded `Encoder`. `device`, `precision` and `settings` are ignored for a loaded one.
         data: A folder or .zip of images (ids: paths inside it), a .txt with one text per line (ids: line numbers from
             0), or `table.parquet:column` (also .csv, .tsv) with texts, image bytes or image paths (ids: see
-            `id_column`; without such a column, row numbers).
+            `id_column`; without such a column, row numbers), or the `Items` that `read_items` has listed.
         out: The file to write, or the folder if `layers` is set. It must not exist.
         batch_size: Number of items per forward pass.
         device: `auto` (CUDA if available, else Apple's MPS, else the CPU), or a PyTorch device such as `cuda:1`.
@@ -189,7 +188,7 @@ def embed(  # noqa: PLR0913 - the whole job in one call
 
     Raises:
         InputError: If an argument is invalid, `out` exists, the encoder cannot be loaded, an item cannot be read, or
-            the model returns NaN or Inf.
+            the model fails or returns NaN or Inf. Finished batches are kept.
     """
     check_keywords("embed", settings, EMBED_PARAMETERS)
     check_embeddings_file(out) if layers is None else check_layers_folder(out)
@@ -201,11 +200,11 @@ def embed(  # noqa: PLR0913 - the whole job in one call
             raise InputError("`layer` and `layers` cannot be combined; omit one of them.")
         settings["layer"] = -1  # so that the defaults for a single layer, such as its pooling, apply to each
     if isinstance(encoder, Encoder):
-        model, items = encoder, read_items(data, encoder.space.modality, limit, id_column)
+        model, items = encoder, _items(data, encoder.space.modality, limit, id_column)
     else:
         card = resolve(encoder, **settings)
         # Items are read before the model is loaded, so that errors appear at once.
-        items = read_items(data, modality(card), limit, id_column)
+        items = _items(data, modality(card), limit, id_column)
         model = load_encoder(card, device=device, precision=precision)
     spaces = None if layers is None else model.layer_spaces(layers)
     part = batch_size * (TEXT_PART if model.space.modality == "text" else 1)
@@ -214,13 +213,10 @@ def embed(  # noqa: PLR0913 - the whole job in one call
         from tqdm import tqdm
 
         with tqdm(total=len(items.ids), initial=start, delay=1, unit="row", desc=model.space.name) as progress:
-            for batch in _load_ahead(items.values[start:], partial(_load_and_hash, model.load), part):
+            for batch in load_ahead(items.values[start:], partial(load_and_hash, model.load), part):
                 hashes, loaded = zip(*batch, strict=True)
                 ids = items.ids[start : start + len(loaded)]
-                if spaces is None:
-                    vectors: Any = model.encode_loaded(loaded, batch_size)
-                else:
-                    vectors = model.encode_layers(loaded, spaces, batch_size)
+                vectors = _vectors(model, loaded, spaces, batch_size, start)
                 yield hash_items(ids, hashes), np.array(ids, dtype=object), vectors
                 start += len(loaded)
                 progress.update(len(loaded))
@@ -230,60 +226,56 @@ def embed(  # noqa: PLR0913 - the whole job in one call
     made_by |= {} if model.settings_hash is None else {"settings": model.settings_hash}
     made_by |= {"dtype": dtype} | ({} if spaces is None else {"layers": [space.layer for space in spaces]})
     job = Job(made_by, len(items.ids), produce, items.hashes)
-    metadata = _truncated(model, items.values, data)
+    metadata = _truncated(model, items)
     if spaces is None:
         return write_stream(out, model.space, job, dtype=dtype, metadata=metadata)
     return write_layers(out, spaces, job, dtype=dtype, metadata=metadata)
 
 
-def _truncated(model: Encoder, texts: list, data: str | os.PathLike[str]) -> dict[str, str]:
+def _items(data: str | os.PathLike[str] | Items, *options: Any) -> Items:
+    return data if isinstance(data, Items) else read_items(data, *options)
+
+
+def _vectors(model: Encoder, loaded: Sequence, spaces: Sequence[Space] | None, batch_size: int, first: int) -> Any:
+    """Return the vectors of preprocessed items, of which the first is item `first`, or those of several spaces."""
+    try:
+        if spaces is None:
+            return model.encode_loaded(loaded, batch_size)
+        return model.encode_layers(loaded, spaces, batch_size)
+    except InputError:
+        raise
+    except Exception as error:  # models raise nearly every exception, for example if memory is short
+        raise InputError(
+            f"`encoder` {model.space.name!r} failed on items {first} to {first + len(loaded) - 1}: {one_line(error)} "
+            "If memory is short, set a smaller `batch_size`; the vectors of the items before them are kept."
+        ) from error
+
+
+def _truncated(model: Encoder, items: Items) -> dict[str, str]:
     """Count the texts that the encoder will truncate, and warn of them. Return the count as metadata of the file."""
     if model.count is None:
         return {}
     limit = model.card.max_length
-    counts = model.count_tokens(texts)
+    counts = model.count_tokens(items.values)
     n_cut = 0 if limit is None else int((counts > limit).sum())
     if n_cut:
         log.warning(
             "%s: %d of %d texts are truncated to %d tokens (the longest has %d); what follows has no effect on their "
             "vectors. Split these texts, or set `max_length` if the model has room for more.",
-            data,
+            items.data,
             n_cut,
-            len(texts),
+            len(items.values),
             limit,
             counts.max(),
         )
     return {TRUNCATED_KEY: str(n_cut)}
 
 
-def _load_and_hash(load: Callable, item: Any) -> tuple[bytes, Any]:
-    """Return a hash of the content of a text or an ImageFile, and the preprocessed item. The content is read once."""
-    if isinstance(item, str):
-        return content_hash(item), load(item)
-    hashes = []
-
-    def read() -> bytes:
-        content = item.read()
-        hashes.append(content_hash(content))
-        return content
-
-    loaded = load(ImageFile(item.name, read))
-    return hashes[0], loaded
-
-
-def _load_ahead(items: Sequence, load: Callable, size: int) -> Iterator[list]:
-    """Yield preprocessed items, `size` at a time. Threads load the next ones while the caller processes these."""
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        waiting = None
-        for at in range(0, len(items), size):
-            ready, waiting = waiting, [pool.submit(load, item) for item in items[at : at + size]]
-            if ready:
-                yield [future.result() for future in ready]
-        if waiting:
-            yield [future.result() for future in waiting]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def n_truncated(out: str | os.PathLike[str]) -> int | None:
+    """Return how many texts were truncated for the file or folder that `embed` wrote; None for images."""
+    file = next(Path(out).glob("*.parquet")) if Path(out).is_dir() else out
+    stated = pq.read_schema(file).metadata.get(TRUNCATED_KEY.encode())
+    return None if stated is None else int(stated)
 
 
 def load_encoder(encoder: str | Card, *, device: str = "auto", precision: str = "auto", **settings: Any) -> Encoder:

@@ -5,7 +5,8 @@ import itertools
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,12 @@ Listing = tuple[list[str], list, list[str]]  # ids, values, and one stamp per it
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Items to embed: their `ids`, their `values`, and `stamp`, a hash that changes with the content."""
+    """Items to embed: their `ids`, their `values`, and `stamp`, a hash that changes with the content.
 
+    `data` is the path that they were listed from.
+    """
+
+    data: str
     ids: list[str]
     values: list
     stamp: str
@@ -96,7 +101,37 @@ def read_items(
     total = hashlib.sha256()
     for entry in itertools.chain(ids, stamps):
         total.update(entry.encode() + b"\0")
-    return Items(ids, values, total.hexdigest())
+    return Items(str(data), ids, values, total.hexdigest())
+
+
+def load_and_hash(load: Callable, item: Any) -> tuple[bytes, Any]:
+    """Return a hash of the content of a text or an ImageFile, and the preprocessed item. The content is read once."""
+    if isinstance(item, str):
+        return content_hash(item), load(item)
+    hashes = []
+
+    def read() -> bytes:
+        content = item.read()
+        hashes.append(content_hash(content))
+        return content
+
+    loaded = load(ImageFile(item.name, read))
+    return hashes[0], loaded
+
+
+def load_ahead(items: Sequence, load: Callable, size: int) -> Iterator[list]:
+    """Yield preprocessed items, `size` at a time. Threads load the next ones while the caller processes these."""
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        waiting = None
+        for at in range(0, len(items), size):
+            ready, waiting = waiting, [pool.submit(load, item) for item in items[at : at + size]]
+            if ready:
+                yield [future.result() for future in ready]
+        if waiting:
+            yield [future.result() for future in waiting]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _is_image(path: Path) -> bool:

@@ -48,10 +48,10 @@ from repstitch.alignment.lineage import encoder_spaces, without_layer
 from repstitch.alignment.result import Atlas
 from repstitch.embeddings.fingerprints import repeated_rows
 from repstitch.embeddings.reading import read, scan
-from repstitch.embeddings.rows import Embeddings, invalid_rows, join_ids
+from repstitch.embeddings.rows import Embeddings, Scan, invalid_rows, join_ids
 from repstitch.embeddings.writing import write
 from repstitch.encoders import catalogue, embed, load_encoder
-from repstitch.encoders.items import read_items
+from repstitch.encoders.items import Items, read_items
 from repstitch.encoders.loading import digest, settings_digest
 from repstitch.errors import InputError
 from repstitch.files import read_json, split_key, written_whole
@@ -106,8 +106,8 @@ def run(
     for experiment, members in planned:
         folder = results_folder / experiment.name
         (folder / "embeddings").mkdir(parents=True, exist_ok=True)
-        make = partial(_embeddings_of, folder=folder / "embeddings", data=data_folder)
-        paths, missing = _gather(members, partial(make, batch_size=batch_size, device=device), skip_missing)
+        make = partial(_embeddings_of, folder / "embeddings", data_folder, batch_size, device)
+        paths, missing = _gather(members, make, skip_missing)
         if len(paths) < 2:
             why = f"; not loaded: {', '.join(missing)}. {next(iter(missing.values()))}" if missing else "."
             message = f"Experiment {experiment.name!r} needs at least two encoders or files; got {len(paths)}{why}"
@@ -217,22 +217,22 @@ def _gather(
     return paths, missing
 
 
-def _embeddings_of(member: Member, folder: Path, data: Path, batch_size: int, device: str) -> list[Path]:
+def _embeddings_of(folder: Path, data: Path, batch_size: int, device: str, member: Member) -> list[Path]:
     """Return the files of embeddings of a member. Create them unless an earlier run did."""
     group, card = member.group, member.card
     if card is None:
         files = {key: _file_of(member.entry[key]) for key in ("file", "ids") if key in member.entry}
         stamps = {key: [path.name, path.stat().st_size, path.stat().st_mtime_ns] for key, path in files.items()}
         note: dict[str, Any] = member.entry | {"drop_invalid": group.drop_invalid} | stamps
-        note["ids_read"] = None if "ids" in files else _ids_hash(member.entry["file"])
+        opened = scan(member.entry["file"], ids=member.entry.get("ids"))
+        note["ids_read"] = None if "ids" in files else _ids_hash(opened)
         content = "".join(_file_hash(path) for path in files.values())
-        make: Callable[[Path], None] = partial(_copy, member)
+        make: Callable[[Path], None] = partial(_copy, member, opened)
     else:
-        items = str(data / (group.data or ""))
         with _group_named(group):
-            listed = read_items(items, catalogue.modality(card), group.limit)
-            [content] = listed.hashes([len(listed.ids)])
-        note = {"card": asdict(replace(card, checkpoint=None)), "data": listed.stamp, "layers": group.layers}
+            items = read_items(data / (group.data or ""), catalogue.modality(card), group.limit)
+            [content] = items.hashes([len(items.ids)])
+        note = {"card": asdict(replace(card, checkpoint=None)), "data": items.stamp, "layers": group.layers}
         note |= _model_hashes(card)
         make = partial(_embed, card, group, items, batch_size, device)
     out = folder / (member.name if card is not None and group.layers is not None else f"{member.name}.parquet")
@@ -268,9 +268,8 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _ids_hash(file: str) -> str | None:
+def _ids_hash(opened: Scan) -> str | None:
     """Return a hash of the ids that are read with a file, which may be in another file beside it; None without ids."""
-    opened = scan(file)
     total = hashlib.sha256()
     for batch in opened.batches() if opened.has_ids else ():
         total.update(join_ids(() if batch.ids is None else batch.ids) + b"\0")  # the same for batches of any size
@@ -288,13 +287,13 @@ def _model_hashes(card: catalogue.Card) -> dict[str, str | None]:
     return {"weights": digest(path), "settings": settings_digest(path)}
 
 
-def _embed(card: catalogue.Card, group: Group, items: str, batch_size: int, device: str, out: Path) -> None:
+def _embed(card: catalogue.Card, group: Group, items: Items, batch_size: int, device: str, out: Path) -> None:
     try:
         encoder = load_encoder(card, device=device)
     except InputError as error:
         raise UnreachableError(str(error)) from None
     with _group_named(group):
-        embed(encoder, items, out, batch_size=batch_size, layers=group.layers, limit=group.limit)
+        embed(encoder, items, out, batch_size=batch_size, layers=group.layers)
 
 
 @contextmanager
@@ -307,9 +306,9 @@ def _group_named(group: Group) -> Iterator[None]:
         raise InputError(f"Group {group.name!r}: {message}") from None
 
 
-def _copy(member: Member, out: Path) -> None:
+def _copy(member: Member, opened: Scan, out: Path) -> None:
     """Write the vectors of a file as the embeddings of a member, with the space that the study states."""
-    rows = read(member.entry["file"], ids=member.entry.get("ids"))
+    rows = opened.read()
     if rows.ids is None:
         raise InputError(f"'files' entry {member.name!r} must have ids, because rows are matched by id; add 'ids'.")
     space = _stated_space(member, rows.space)
