@@ -145,6 +145,17 @@ def test_heads_without_a_key_take_little_memory(bounded):
         assert memory_mb(processes) - before < 5
 
 
+def test_bodies_that_are_not_read_take_no_memory(bounded):
+    port, processes = bounded
+    before = memory_mb(processes)
+    with ExitStack() as opened:
+        for _ in range(100):
+            connection = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            connection.sendall(HEAD + b"Content-Length: 250000\r\n\r\n" + b"a" * 240_000)
+            assert connection.recv(100).startswith(b"HTTP/1.1 401")
+        assert memory_mb(processes) - before < 5
+
+
 @pytest.mark.parametrize(
     ("largest", "larger"),
     [

@@ -137,6 +137,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._start_turn()
+        if self.answering is not None:
+            self.answering.body.clear()  # of a request that was answered without reading it
         super().on_response_complete()
         if self.pipeline and not self.transport.is_closing():  # else each response would let in more than one request
             self.flow.pause_reading()

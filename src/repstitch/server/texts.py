@@ -132,7 +132,8 @@ class TextQueue:
         self._returning = [(due, seconds) for due, seconds in self._returning if due > now]
         seconds = excess_s + needed_s + sum(seconds for _, seconds in self._returning)
         wait_s = max(1, min(math.ceil(seconds), MAX_RETRY_S))
-        self._returning.append((now + wait_s, needed_s))
+        if seconds < MAX_RETRY_S:  # else their number would have no bound
+            self._returning.append((now + wait_s, needed_s))
         return wait_s
 
     def close(self) -> None:
