@@ -39,6 +39,7 @@ INSIDE = {
         "parts",
         "writing",
         "exchange",
+        "exporting",
         "pairs",
         "splitting",
         "near_duplicates",

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.spaces import card, gaussian, names
 
-from repstitch.embeddings.exchange import READ_FORMATS, WRITTEN_FORMATS
-from repstitch.embeddings.reading import read
-from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.exchange import READ_FORMATS
+from repstitch.embeddings.exporting import WRITTEN_FORMATS
+from repstitch.embeddings.reading import read, scan
+from repstitch.embeddings.rows import Embeddings, Scan
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.workflows.converting import convert
@@ -121,6 +122,46 @@ def test_a_scroll_of_qdrant_is_read(tmp_path, form, named):
     if named:
         with pytest.raises(InputError, match=r"Row 0 of .* has several vectors \(image, text\); name one after"):
             convert(path, tmp_path / "z.parquet")
+
+
+@pytest.mark.parametrize("ending", [ending for ending in WRITTEN_FORMATS if ending != ".npz"])
+def test_files_are_written_a_batch_at_a_time(tmp_path, ending, monkeypatch):
+    n = 40_000
+    rows = Embeddings(gaussian(n, 2), card("old", 2), names(n), payload=pa.table({"n": range(n)}))
+    write(tmp_path / "x.parquet", rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scan, "read", lambda self: pytest.fail("all rows are in memory"))
+        assert convert(tmp_path / "x.parquet", tmp_path / f"y{ending}") == n
+    if ending == ".npy":
+        np.save(tmp_path / "z.npy", rows.vectors)
+        assert (tmp_path / "y.npy").read_bytes() == (tmp_path / "z.npy").read_bytes()
+    convert(tmp_path / f"y{ending}", tmp_path / "back.parquet")
+    back = scan(tmp_path / "back.parquet", columns="all").read()
+    np.testing.assert_array_equal(back.vectors, rows.vectors)
+    assert list(back.ids) == list(names(n))  # type: ignore[arg-type]
+    assert back.payload is None if ending == ".npy" else back.payload["n"].to_pylist() == list(range(n))  # type: ignore[index]
+
+
+def test_a_row_that_text_cannot_contain_is_named_by_its_number_in_the_file(tmp_path):
+    X = gaussian(20_000, 2)
+    X[17_000, 1] = np.inf
+    np.save(tmp_path / "x.npy", X)
+    with pytest.raises(InputError, match=r"cannot contain NaN or Inf \(first: row 17000\)"):
+        convert(tmp_path / "x.npy", tmp_path / "y.csv")
+
+
+@pytest.mark.parametrize("ending", [".npy", ".parquet"])
+def test_a_file_that_loses_rows_meanwhile_is_not_converted(tmp_path, monkeypatch, ending):
+    write(tmp_path / "x.parquet", Embeddings(gaussian(50, 2), card("old", 2), names(50)))
+    batches = Scan.batches
+
+    def fewer(self, *sizes):
+        return (batch.take(slice(0, 49)) for batch in batches(self, *sizes))
+
+    monkeypatch.setattr(Scan, "batches", fewer)
+    with pytest.raises(InputError, match="must have 50 rows, but 49 were read; it has changed"):
+        convert(tmp_path / "x.parquet", tmp_path / f"y{ending}")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.parquet"]
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])

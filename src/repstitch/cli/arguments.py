@@ -77,6 +77,22 @@ def add_id_column_argument(command: argparse._ActionsContainer) -> None:
     )
 
 
+def add_copy_arguments(command: argparse._ActionsContainer, columns: str | None) -> None:
+    """Add the options that name the ids and the columns of a file whose rows are copied to another one.
+
+    `columns` is the default of the columns.
+    """
+    command.add_argument("--ids", metavar="FILE", help="text file with one id per row, for a file without ids")
+    add_id_column_argument(command)
+    command.add_argument(
+        "--columns",
+        type=_names_or_all,
+        default=columns,
+        metavar="all|NAME,…",
+        help=f"further columns of X to copy to the output (default: {columns or 'none'})",
+    )
+
+
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
@@ -84,7 +100,7 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def names_or_all(text: str) -> tuple[str, ...] | str:
+def _names_or_all(text: str) -> tuple[str, ...] | str:
     """Parse the value of an option: names separated by commas, or all."""
     return text if text == "all" else _names(text)
 

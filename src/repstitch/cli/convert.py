@@ -2,7 +2,7 @@
 
 import argparse
 
-from repstitch.cli.arguments import add_command, add_id_column_argument, check_inputs, names_or_all
+from repstitch.cli.arguments import add_command, add_copy_arguments, check_inputs
 from repstitch.cli.output import emit
 from repstitch.files import check_new
 
@@ -30,15 +30,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         help="file to write, which must not exist: .parquet, .arrow, .npy (with NAME.ids.txt beside it), .npz, .csv, "
         ".jsonl or .ndjson",
     )
-    command.add_argument("--ids", metavar="FILE", help="text file with one id per row, for a file without ids")
-    add_id_column_argument(command)
-    command.add_argument(
-        "--columns",
-        type=names_or_all,
-        default="all",
-        metavar="all|NAME,…",
-        help="further columns of X to copy (default: all)",
-    )
+    add_copy_arguments(command, columns="all")
     command.add_argument(
         "--space",
         metavar="NAME",

@@ -5,10 +5,9 @@ import argparse
 from repstitch.cli.arguments import (
     FORMATS_HELP,
     add_command,
+    add_copy_arguments,
     add_device_argument,
-    add_id_column_argument,
     check_inputs,
-    names_or_all,
 )
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
@@ -37,14 +36,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="name of the space of X (default: the name on its card, else the stitcher's source space)",
     )
-    command.add_argument("--ids", metavar="FILE", help="text file with one id per row, for a file without ids")
-    add_id_column_argument(command)
-    command.add_argument(
-        "--columns",
-        type=names_or_all,
-        metavar="all|NAME,…",
-        help="further columns of X to copy to the output (default: none)",
-    )
+    add_copy_arguments(command, columns=None)
     command.add_argument(
         "--dtype",
         choices=("float32", "float16"),

@@ -1,4 +1,4 @@
-"""Read embeddings from the CSV and JSON files that databases export, and write them to files of every format.
+"""Read embeddings from the CSV and JSON files that databases export.
 
 In CSV, a vector is text such as `[0.1,0.2]`, as pgvector writes it, or each of its numbers has a column. In lines of
 JSON, it is a list. A JSON document is a list of such objects, or the reply to a scroll request of Qdrant.
@@ -8,27 +8,21 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from repstitch.embeddings.arrow_tables import VECTOR
-from repstitch.embeddings.ids import IdColumn, choose_id_column, is_bytes
-from repstitch.embeddings.parts import write_arrow_file
-from repstitch.embeddings.rows import SPACE_KEY, Embeddings
+from repstitch.embeddings.ids import IdColumn, choose_id_column
 from repstitch.embeddings.tables import read_schema, read_table
 from repstitch.errors import InputError, one_line
-from repstitch.files import check_new, written_whole
 
 LINES_OF_JSON = (".jsonl", ".ndjson")
 READ_FORMATS = (".csv", ".tsv", *LINES_OF_JSON, ".json")
-WRITTEN_FORMATS = (".parquet", ".arrow", ".npy", ".npz", ".csv", *LINES_OF_JSON)
 BRACKETS = "[](){} "
 MAY_OVERFLOW = re.compile(r"[eE]\+?\d{3}|\d{300}")  # in all numbers beyond the range of floats, and in some others
 EXACT_INTEGERS = 2**53  # float64 represents all integers up to this one exactly
@@ -245,133 +239,3 @@ def _column(values: list[Any], is_ids: bool) -> pa.Array:
 
 def _as_text(values: list[Any]) -> pa.Array:
     return pa.array([v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values])
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-def write_as(out: Path, embeddings: Embeddings, id_type: pa.DataType) -> list[Path]:
-    """Write embeddings in the format that the ending of `out` names, and return the files.
-
-    An `.npy` file gets a file `NAME.ids.txt` beside it if the rows have ids. Raises InputError if a file exists, if an
-    id does not fit in a line of text, or if a vector with NaN or Inf would be written as text.
-    """
-    ids = None if embeddings.ids is None else pa.array(embeddings.ids, pa.string())
-    if out.suffix == ".npy":
-        return _write_npy(out, embeddings)
-    if out.suffix == ".npz":
-        with written_whole(check_new(out)) as path:
-            if ids is None:
-                np.savez(path, vector=embeddings.vectors)
-            else:
-                np.savez(path, vector=embeddings.vectors, ids=_unicode(embeddings.ids))
-        return [out]
-    is_text = out.suffix not in (".parquet", ".arrow")
-    columns = {} if ids is None else {"id": ids.cast(id_type)}
-    columns[VECTOR] = _vector_texts(embeddings) if is_text else _vector_lists(embeddings.vectors)
-    table = pa.table(columns)
-    payload = pa.table({}) if embeddings.payload is None else embeddings.payload
-    for field, values in zip(payload.schema, payload.columns, strict=True):
-        table = table.append_column(field, values)
-    if embeddings.declared and not is_text:
-        table = table.replace_schema_metadata({SPACE_KEY: embeddings.space.to_json()})
-    with written_whole(check_new(out)) as path:
-        WRITERS[out.suffix](table, path)
-    return [out]
-
-
-def _unicode(ids: Any) -> np.ndarray:
-    """Return ids as NumPy's text, which would drop a NUL character from the end of one."""
-    cut = next((key for key in ids if key.endswith("\0")), None)
-    if cut is not None:
-        raise InputError(f"`out` must not end in .npz, because the id {cut!r} ends with a NUL character; use .parquet.")
-    return np.asarray(ids).astype(str)
-
-
-def _write_npy(out: Path, embeddings: Embeddings) -> list[Path]:
-    files = [check_new(out)]
-    if embeddings.ids is not None:
-        files.append(check_new(out.with_name(f"{out.stem}.ids.txt")))
-        broken = next((key for key in embeddings.ids if "\n" in key or key.endswith("\r")), None)
-        if broken is not None:
-            raise InputError(f"`out` must not end in .npy, because the id {broken!r} has a line break; use .npz.")
-        with written_whole(files[1]) as path:
-            # The reader takes one byte order mark from the start, which must not be that of the first id.
-            mark = "\ufeff" if len(embeddings.ids) and embeddings.ids[0].startswith("\ufeff") else ""
-            path.write_text(mark + "".join(f"{key}\n" for key in embeddings.ids), encoding="utf-8", newline="")
-    with written_whole(out) as path:
-        np.save(path, embeddings.vectors)
-    return files
-
-
-def _vector_lists(vectors: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).reshape(-1)), vectors.shape[1])
-
-
-def _vector_texts(embeddings: Embeddings) -> pa.Array:
-    """Return vectors as text such as `[0.1,0.2]`, with as many digits as each number needs; a row of NaN is null."""
-    missing = np.asarray(np.isnan(embeddings.vectors).all(axis=1))
-    unfit = ~missing & ~np.isfinite(embeddings.vectors).all(axis=1)
-    if unfit.any():
-        raise InputError(f"`out` is a text file, which cannot contain NaN or Inf (first: row {int(unfit.argmax())}).")
-    numbers = pa.array(np.ascontiguousarray(embeddings.vectors, dtype=np.float32).reshape(-1)).cast(pa.string())
-    offsets = np.arange(len(missing) + 1, dtype=np.int64) * embeddings.vectors.shape[1]
-    joined = pc.call_function("binary_join", [pa.LargeListArray.from_arrays(offsets, numbers), pa.scalar(",")])
-    texts = [f"[{text}]" for text in joined.to_pylist()]
-    return pa.array(texts, pa.string(), mask=missing)
-
-
-def _write_json_lines(table: pa.Table, path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for batch in table.to_batches(max_chunksize=1024):
-            vectors = batch.column(VECTOR).to_pylist()
-            for row, vector in zip(batch.drop_columns([VECTOR]).to_pylist(), vectors, strict=True):
-                fields = _json(row)[:-1]
-                file.write(f'{fields}{", " if row else ""}"{VECTOR}": {vector or "null"}}}\n')
-
-
-def _json(value: Any) -> str:
-    """Return a value as JSON. NaN, which JSON lacks, is null. Raises InputError on Inf, and on bytes not in UTF-8."""
-    try:
-        return json.dumps(_plain(value), ensure_ascii=False, default=str, allow_nan=False)
-    except UnicodeDecodeError:
-        raise InputError(
-            "`out` is a text file, which cannot contain bytes that are not UTF-8; name the `columns` to copy."
-        ) from None
-    except ValueError:
-        raise InputError("`out` is a text file, which cannot contain Inf; name the `columns` to copy.") from None
-
-
-def _plain(value: Any) -> Any:
-    """Return a value with bytes as text and NaN as None, at any depth."""
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-def _write_csv(table: pa.Table, path: Path) -> None:
-    """Write a table as CSV. Lists and objects are written as JSON, bytes and UUIDs as text."""
-    pacsv.write_csv(pa.table([_flat(column) for column in table.columns], table.column_names), path)
-
-
-def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    kind = column.type
-    if pa.types.is_string_view(kind):
-        return column.cast(pa.string())
-    if not pa.types.is_nested(kind) and not is_bytes(kind) and not isinstance(kind, pa.BaseExtensionType):
-        return column
-    texts = (None if value is None else _json(value) for value in column.to_pylist())
-    return pa.array([text if text is None or text[0] != '"' else json.loads(text) for text in texts], pa.string())
-
-
-WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
-    ".parquet": lambda table, path: pq.write_table(table, path),
-    ".arrow": write_arrow_file,
-    ".csv": _write_csv,
-    ".jsonl": _write_json_lines,
-    ".ndjson": _write_json_lines,
-}

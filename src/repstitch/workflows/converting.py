@@ -8,7 +8,8 @@ from pathlib import Path
 from repstitch.arguments import names_keywords
 from repstitch.embeddings.arrow_tables import ALL_COLUMNS
 from repstitch.embeddings.columns import Column
-from repstitch.embeddings.exchange import READ_FORMATS, WRITTEN_FORMATS, read_text_table, write_as
+from repstitch.embeddings.exchange import READ_FORMATS, read_text_table
+from repstitch.embeddings.exporting import WRITTEN_FORMATS, write_as
 from repstitch.embeddings.ids import NO_IDS, IdColumn
 from repstitch.embeddings.reading import scan, scan_argument
 from repstitch.errors import InputError
@@ -65,6 +66,5 @@ def convert(
     taken = {"id", "vector"}.intersection(opened.payload.names)
     if taken:
         raise InputError(f"`columns` must not name {', '.join(sorted(taken))}, which the output has already.")
-    rows = opened.read()
-    write_as(target, rows, opened.id_type)
-    return len(rows)
+    write_as(target, opened)
+    return opened.n_rows

@@ -1,0 +1,205 @@
+"""Write embeddings to files of every format, a batch of rows at a time."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from repstitch.embeddings.arrow_tables import VECTOR
+from repstitch.embeddings.ids import is_bytes
+from repstitch.embeddings.parts import write_arrow_file
+from repstitch.embeddings.rows import SPACE_KEY, Embeddings, Scan
+from repstitch.errors import InputError
+from repstitch.files import check_new, written_whole
+
+WRITTEN_FORMATS = (".parquet", ".arrow", ".npy", ".npz", ".csv", ".jsonl", ".ndjson")
+
+
+def write_as(out: Path, opened: Scan) -> None:
+    """Write the rows of a scan, a batch at a time, in the format that the ending of `out` names.
+
+    An `.npy` file gets a file `NAME.ids.txt` beside it if the rows have ids. Raises InputError if a file exists, if
+    there are no rows, if an id does not fit in a line of text, or if a vector with NaN or Inf would be written as text.
+    """
+    if out.suffix == ".npy":
+        _write_npy(out, opened)
+        return
+    with written_whole(check_new(out)) as path:
+        if out.suffix == ".npz":
+            rows = opened.read()
+            arrays: Any = {} if rows.ids is None else {"ids": _unicode(rows.ids)}
+            np.savez(path, vector=rows.vectors, **arrays)
+        else:
+            is_text = out.suffix not in (".parquet", ".arrow")
+            WRITERS[out.suffix]((_table_of(batch, first, opened, is_text) for first, batch in _batches(opened)), path)
+
+
+def _batches(opened: Scan) -> Iterator[tuple[int, Embeddings]]:
+    """Yield all rows in batches, each with the number of its first row.
+
+    Raises InputError if there are none, or another number than when the file was opened.
+    """
+    if not opened.n_rows:
+        raise InputError(f"{opened.path} has no rows; it must have at least one vector.")
+    n_rows = 0
+    for batch in opened.batches():
+        yield n_rows, batch
+        n_rows += len(batch)
+    if n_rows != opened.n_rows:
+        raise InputError(f"{opened.path} must have {opened.n_rows} rows, but {n_rows} were read; it has changed.")
+
+
+def _table_of(batch: Embeddings, first: int, opened: Scan, is_text: bool) -> pa.Table:
+    columns = {} if batch.ids is None else {"id": pa.array(batch.ids, pa.string()).cast(opened.id_type)}
+    columns[VECTOR] = _vector_texts(batch.vectors, first) if is_text else _vector_lists(batch.vectors)
+    table = pa.table(columns)
+    payload = pa.table({}) if batch.payload is None else batch.payload
+    for field, values in zip(payload.schema, payload.columns, strict=True):
+        table = table.append_column(field, values)
+    has_card = opened.declared and not is_text
+    return table.replace_schema_metadata({SPACE_KEY: opened.space.to_json()} if has_card else None)
+
+
+def _unicode(ids: Any) -> np.ndarray:
+    """Return ids as NumPy's text, which would drop a NUL character from the end of one."""
+    cut = next((key for key in ids if key.endswith("\0")), None)
+    if cut is not None:
+        raise InputError(f"`out` must not end in .npz, because the id {cut!r} ends with a NUL character; use .parquet.")
+    return np.asarray(ids).astype(str)
+
+
+def _write_npy(out: Path, opened: Scan) -> None:
+    ids_file = out.with_name(f"{out.stem}.ids.txt")
+    with ExitStack() as stack:
+        file = stack.enter_context(stack.enter_context(written_whole(check_new(out))).open("wb"))
+        lines: Any = None
+        if opened.has_ids:
+            path = stack.enter_context(written_whole(check_new(ids_file)))
+            lines = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+        for first, batch in _batches(opened):
+            if first == 0:
+                shape = (opened.n_rows, opened.space.dim)
+                header = {"descr": batch.vectors.dtype.str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(batch.vectors).data)
+            if lines is not None:
+                lines.write(_id_lines(batch.ids, is_first=first == 0))
+
+
+def _id_lines(ids: Any, is_first: bool) -> str:
+    broken = next((key for key in ids if "\n" in key or key.endswith("\r")), None)
+    if broken is not None:
+        raise InputError(f"`out` must not end in .npy, because the id {broken!r} has a line break; use .npz.")
+    # The reader takes one byte order mark from the start, which must not be that of the first id.
+    mark = "\ufeff" if is_first and ids[0].startswith("\ufeff") else ""
+    return mark + "".join(f"{key}\n" for key in ids)
+
+
+def _vector_lists(vectors: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors).reshape(-1)), vectors.shape[1])
+
+
+def _vector_texts(vectors: np.ndarray, first: int) -> pa.Array:
+    """Return vectors as text such as `[0.1,0.2]`, with as many digits as each number needs; a row of NaN is null."""
+    missing = np.asarray(np.isnan(vectors).all(axis=1))
+    unfit = ~missing & ~np.isfinite(vectors).all(axis=1)
+    if unfit.any():
+        raise InputError(
+            f"`out` is a text file, which cannot contain NaN or Inf (first: row {first + int(unfit.argmax())})."
+        )
+    numbers = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1)).cast(pa.string())
+    offsets = np.arange(len(missing) + 1, dtype=np.int64) * vectors.shape[1]
+    joined = pc.call_function("binary_join", [pa.LargeListArray.from_arrays(offsets, numbers), pa.scalar(",")])
+    texts = [f"[{text}]" for text in joined.to_pylist()]
+    return pa.array(texts, pa.string(), mask=missing)
+
+
+def _write_parquet(tables: Iterator[pa.Table], path: Path) -> None:
+    _write_tables(tables, lambda schema: pq.ParquetWriter(path, schema))
+
+
+def _write_arrow(tables: Iterator[pa.Table], path: Path) -> None:
+    """Write tables in Arrow's file layout. Tables with categories, which a file has only once, are joined first."""
+    first = next(tables)
+    if any(_has_categories(kind) for kind in first.schema.types):
+        write_arrow_file(pa.concat_tables([first, *tables]), path)
+    else:
+        _write_tables(chain([first], tables), lambda schema: pa.ipc.new_file(str(path), schema))
+
+
+def _has_categories(kind: pa.DataType) -> bool:
+    return pa.types.is_dictionary(kind) or any(_has_categories(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _write_csv(tables: Iterator[pa.Table], path: Path) -> None:
+    """Write tables as CSV. Lists and objects are written as JSON, bytes and UUIDs as text."""
+    flat = (pa.table([_flat(column) for column in table.columns], table.column_names) for table in tables)
+    _write_tables(flat, lambda schema: pacsv.CSVWriter(str(path), schema))
+
+
+def _write_tables(tables: Iterator[pa.Table], open_writer: Callable[[pa.Schema], Any]) -> None:
+    """Write tables of one schema."""
+    first = next(tables)
+    with open_writer(first.schema) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
+
+
+def _write_json_lines(tables: Iterator[pa.Table], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for table in tables:
+            vectors = table.column(VECTOR).to_pylist()
+            for row, vector in zip(table.drop_columns([VECTOR]).to_pylist(), vectors, strict=True):
+                fields = _json(row)[:-1]
+                file.write(f'{fields}{", " if row else ""}"{VECTOR}": {vector or "null"}}}\n')
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON. NaN, which JSON lacks, is null. Raises InputError on Inf, and on bytes not in UTF-8."""
+    try:
+        return json.dumps(_plain(value), ensure_ascii=False, default=str, allow_nan=False)
+    except UnicodeDecodeError:
+        raise InputError(
+            "`out` is a text file, which cannot contain bytes that are not UTF-8; name the `columns` to copy."
+        ) from None
+    except ValueError:
+        raise InputError("`out` is a text file, which cannot contain Inf; name the `columns` to copy.") from None
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with bytes as text and NaN as None, at any depth."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    kind = column.type
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if not pa.types.is_nested(kind) and not is_bytes(kind) and not isinstance(kind, pa.BaseExtensionType):
+        return column
+    texts = (None if value is None else _json(value) for value in column.to_pylist())
+    return pa.array([text if text is None or text[0] != '"' else json.loads(text) for text in texts], pa.string())
+
+
+WRITERS: dict[str, Callable[[Iterator[pa.Table], Path], None]] = {
+    ".parquet": _write_parquet,
+    ".arrow": _write_arrow,
+    ".csv": _write_csv,
+    ".jsonl": _write_json_lines,
+    ".ndjson": _write_json_lines,
+}
