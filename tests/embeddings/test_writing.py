@@ -331,6 +331,30 @@ def test_a_job_stopped_after_its_last_row_can_be_finished(tmp_path):
     assert_whole(out, rows)
 
 
+def test_parts_that_are_left_beside_the_whole_file_are_neither_read_nor_lost(tmp_path, monkeypatch):
+    """A kill after the file has its name, and before the parts are removed, leaves both."""
+    rows, out, partial = embeddings(40, 4), tmp_path / "x.parquet", tmp_path / "x.parquet.partial"
+
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("repstitch.embeddings.parts.remove_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_stream(out, rows.space, job_of(rows))
+    whole, parts = out.read_bytes(), sorted(partial.iterdir())
+    assert len([path for path in parts if path.name.startswith("part-")]) == 6
+    np.testing.assert_array_equal(read(tmp_path).vectors, rows.vectors)
+    with pytest.raises(InputError, match=r"x\.parquet exists and is never overwritten"):
+        write_stream(out, rows.space, job_of(rows))
+    assert (out.read_bytes(), sorted(partial.iterdir())) == (whole, parts)
+    out.unlink()
+    job, starts = starts_of(job_of(rows))
+    assert write_stream(out, rows.space, job) == 40
+    assert starts == [40]  # all parts are used again
+    assert_whole(out, rows)
+
+
 def test_the_unfinished_rows_of_another_job_are_refused(tmp_path):
     rows = embeddings(40, 4)
     out, partial = stopped(tmp_path, rows, a=1)

@@ -372,6 +372,17 @@ def test_a_file_whose_copy_was_killed_is_copied_again(tmp_path, data, faked, mon
     }
 
 
+def test_parts_that_are_left_beside_whole_embeddings_are_not_read(tmp_path, data, faked, monkeypatch):
+    text = STUDY.replace('layers = "all"\n', "")
+    with monkeypatch.context() as patch:
+        patch.setattr("repstitch.embeddings.parts.remove_whole", lambda folder: None)  # as if it was killed before
+        first = run(tmp_path, data, text)
+    folder = tmp_path / "out" / "first" / "embeddings"
+    assert sorted(path.name for path in folder.glob("*.partial")) == ["big.parquet.partial", "small.parquet.partial"]
+    monkeypatch.setattr(study, "_embed", lambda *args: pytest.fail("the embeddings are whole"))
+    assert run(tmp_path, data, text) == first
+
+
 def test_a_limit_takes_evenly_spaced_items(tmp_path, data, faked):
     run(tmp_path, data, STUDY.replace('layers = "all"', "limit = 6"))
     small = read(tmp_path / "out" / "first" / "embeddings" / "small.parquet")
