@@ -11,13 +11,13 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
-from helpers.server_calls import LOCAL, URL, client_of, read_rows, refused
+from helpers.server_calls import LOCAL, URL, client_of, post_rows, read_rows, refused
 from helpers.serving import make_rows, make_stitcher
 from helpers.spaces import calibration
 
 from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.server.app import create_app
-from repstitch.server.negotiation import ARROW, OCTETS, OCTETS16, MediaType, body_type, reply_type
+from repstitch.server.negotiation import ACCEPT_BYTES, ARROW, OCTETS, OCTETS16, MediaType, body_type, reply_type
 from repstitch.server.responses import JSON, Refusal
 from repstitch.server.settings import Settings
 from repstitch.spaces import Space
@@ -286,6 +286,15 @@ def test_an_arrow_request_must_name_both_spaces_in_the_query(client):
 
 
 # --- headers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_accept_header_is_refused_before_it_is_parsed(client, monkeypatch):
+    longest = "*/*," * (ACCEPT_BYTES // 4)
+    assert post_rows(client, make_rows(1), accept=longest).status_code == 200
+    monkeypatch.setattr("repstitch.server.negotiation._read_range", lambda _: 1 / 0)
+    refused(
+        post_rows(client, make_rows(1), accept=f"{longest},"), 406, "`Accept` may have at most 4096 bytes", "Accept"
+    )
 
 
 def test_content_type_and_accept_headers_are_parsed():

@@ -15,6 +15,7 @@ OCTETS16 = f"{OCTETS}; dtype=float16"
 FORMATS = (OCTETS, JSON, ARROW)
 PARAMS = (*NAME_FIELDS, *OPTION_FIELDS)
 QUERY_BYTES = 4096
+ACCEPT_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,8 @@ def reply_type(accept: bytes, body: MediaType, formats: tuple[str, ...] = FORMAT
     """Return the media type that Accept prefers, None if it is the body's. Raise Refusal 406 if it allows none."""
     if not accept:
         return None
+    if len(accept) > ACCEPT_BYTES:  # since its ranges are compared one by one
+        raise Refusal(406, f"`Accept` may have at most {ACCEPT_BYTES} bytes; got {len(accept)}.", "Accept")
     ranges = [_read_range(part) for part in accept.decode("latin-1").split(",")]
     best_quality, best = 0.0, None
     for kind in (body.kind, *(other for other in formats if other != body.kind)):
