@@ -458,9 +458,10 @@ def test_modules_that_are_not_a_list_are_refused(make):
         load_encoder(str(folder))
 
 
-def test_a_setting_that_is_not_json_is_named(make):
+@pytest.mark.parametrize("content", ["{", "[" * 100_000])
+def test_a_setting_that_is_not_json_is_named(make, content):
     folder = make()
-    (folder / "1_Pooling" / "config.json").write_text("{")
+    (folder / "1_Pooling" / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"`checkpoint` file 1_Pooling/config.json must be JSON"):
         load_encoder(str(folder))
 

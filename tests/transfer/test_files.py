@@ -352,6 +352,11 @@ BROKEN = {
     "numbers instead of names": ("x.pt", lambda p: torch.save({1: torch.ones(3)}, p), "must contain named arrays"),
     "classes that are not a list": ("x.safetensors", lambda p: noted(p, classes="3"), "`classes` must be"),
     "classes that are not JSON": ("x.safetensors", lambda p: noted(p, classes="cat, dog"), "cannot be read"),
+    "deeply nested classes": ("x.safetensors", lambda p: noted(p, classes="[" * 100_000), "cannot be read: "),
+    "deeply nested card": ("x.safetensors", lambda p: noted(p, **{files.SPACE: "[" * 100_000}), "card must be JSON"),
+    "deeply nested notes": (
+        "x.npz", lambda p: np.savez(p, coef=np.eye(2), repstitch=np.array("[" * 100_000)), "cannot be read: ",
+    ),
     "space not an object": ("x.safetensors", lambda p: noted(p, **{files.SPACE: "[]"}), "must be a JSON object"),
     "notes not an object": ("x.npz", lambda p: np.savez(p, coef=np.eye(2), repstitch=np.array(3)), "JSON object"),
     "text instead of a threshold": (

@@ -195,6 +195,14 @@ def test_the_activation_is_read_from_the_config(tmp_path, config, activation, k)
     assert (read_back.activation, read_back.k) == (activation, k)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"cfg": ' * 100_000, "{", "\udcff"])
+def test_a_config_that_is_not_json_is_refused_in_one_line(tmp_path, text):
+    path = save_dictionary(tmp_path, STANDARD)
+    (tmp_path / "cfg.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=r"^[^\n]*cfg\.json cannot be read: [^\n]*$"):
+        content(path)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
