@@ -5,6 +5,7 @@ import pytest
 from helpers.spaces import card, embeddings, gaussian, names
 
 from repstitch.embeddings.matching import match
+from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
 from repstitch.errors import InputError
 
@@ -118,3 +119,16 @@ def test_there_is_no_warning_if_no_row_is_left_out(caplog):
     with caplog.at_level(logging.INFO):
         matched = match([embeddings(30, 4, "a"), Embeddings(gaussian(30, 5), card("b", 5), names(30))])
     assert (len(matched), matched.left_out, caplog.messages) == (30, {"a": {}, "b": {}}, [])
+
+
+def test_parts_of_one_data_frame_are_matched_by_its_range_index():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"vector": list(gaussian(200, 4))})
+    pieces = {"a": slice(100), "b": slice(50, 150), "c": slice(30, 99)}
+    parts = [read(frame.iloc[rows], space=name) for name, rows in pieces.items()]
+    matched = match(parts)
+    assert matched.ids is not None
+    assert matched.ids.tolist() == [str(i) for i in range(50, 99)]
+    for rows in matched.rows:
+        np.testing.assert_array_equal(rows, gaussian(200, 4)[50:99])
+    assert match([parts[0], read(frame.iloc[:100], space="b")]).ids is None  # both are numbered from 0

@@ -9,7 +9,7 @@ import numpy as np
 
 from repstitch.embeddings.fingerprints import repeated_rows
 from repstitch.embeddings.pairs import MIN_PAIRS
-from repstitch.embeddings.rows import Embeddings, check_unique, invalid_rows
+from repstitch.embeddings.rows import Embeddings, check_unique, invalid_rows, with_range_ids
 from repstitch.errors import InputError
 from repstitch.spaces import Space
 
@@ -54,6 +54,7 @@ def match(embeddings: Sequence[Embeddings], drop_invalid: bool = False, least: i
     """
     names = _check_names(embeddings, least)
     left_out: dict[str, dict[str, int]] = {name: {} for name in names}
+    embeddings = with_range_ids(embeddings)
     if all(one.ids is not None for one in embeddings):
         ids, positions = _common_ids(names, [one.ids for one in embeddings if one.ids is not None])
         for name, one in zip(names, embeddings, strict=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from repstitch.embeddings.fingerprints import digests, repeated_rows
-from repstitch.embeddings.rows import Embeddings, RowIndex, check_unique, invalid_rows, row_numbers, take_entries
+from repstitch.embeddings.rows import Embeddings, RowIndex, check_unique, invalid_rows, take_entries, with_range_ids
 from repstitch.errors import InputError
 from repstitch.spaces import Space
 
@@ -61,8 +61,7 @@ def pair(
         if not len(embeddings):
             raise InputError(f"The {name} has no rows; at least {least} pairs are needed.")
     dropped: dict[str, int] = {}
-    if source.has_range_index and target.has_range_index and (source.ids is None) != (target.ids is None):
-        source, target = (_numbered(side) for side in (source, target))
+    source, target = with_range_ids([source, target])
     if source.ids is not None and target.ids is not None:
         by = "id"
         source_rows, target_rows = _match(source.ids, target.ids, side_names)
@@ -107,10 +106,6 @@ def pair(
     if len(pairs) < least:
         raise InputError(f"At least {least} pairs are needed; got {len(pairs)}. Embed more items with both encoders.")
     return pairs
-
-
-def _numbered(side: Embeddings) -> Embeddings:
-    return side if side.ids is not None else replace(side, ids=row_numbers(0, len(side)))
 
 
 def _match(

@@ -181,6 +181,16 @@ def take_entries(column: np.ndarray | None, rows: RowIndex) -> np.ndarray | None
     return None if column is None else column[rows]
 
 
+def with_range_ids(sides: Sequence[Embeddings]) -> list[Embeddings]:
+    """Return embeddings with positions as ids, if the range index of a data frame numbers the rows of all of them.
+
+    If it begins at 0 for all, they need no ids.
+    """
+    if not all(side.has_range_index for side in sides) or all(side.ids is None for side in sides):
+        return list(sides)
+    return [side if side.ids is not None else replace(side, ids=row_numbers(0, len(side))) for side in sides]
+
+
 def row_numbers(start: int, stop: int) -> np.ndarray:
     """Return ids for rows that have none: their positions, as text."""
     return np.arange(start, stop).astype(str).astype(object)
