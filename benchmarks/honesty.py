@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import header, markdown
+from scipy.special import ndtr, ndtri
 from tqdm import tqdm
 from worlds import WORLDS, Source, Translate, World
 
@@ -271,11 +272,12 @@ def unrelated_counts(world: World, n: int, shuffled: bool, effort: Effort) -> li
 def power_points(world: World, n: int, effort: Effort) -> list[list]:
     """Return, for each use, the share of decided verdicts where the true difference is three true standard errors.
 
-    Noise is added to the translations until the difference has that size: the share is interpolated between levels.
+    Noise is added to the translations until the difference has about that size. The share at three is that of a normal
+    distribution function that is fitted to the levels.
     """
     torch.set_num_threads(1)
     points = defaultdict(list)
-    for lost in np.geomspace(0.25, 5, 9):
+    for lost in np.geomspace(0.25, 5, 13):
         means, decided = defaultdict(list), defaultdict(list)
         for number in range(max(2, effort.maps // 3)):
             source = world.drawn(np.random.default_rng((number, n, 9)))
@@ -293,8 +295,8 @@ def power_points(world: World, n: int, effort: Effort) -> list[list]:
             near = sorted((ratio * sign, share) for ratio, share in pairs if 1.5 < ratio * sign < 5)
             if len(near) > 3:
                 ratios, shares = np.array(near).T
-                at_three = np.polyfit(ratios - 3, shares, 1)[1]
-                rows.append([world.name, n, use, side, len(near), f"{at_three:.2f}"])
+                at_three = np.polyfit(ratios - 3, ndtri(shares.clip(0.01, 0.99)), 1)[1]
+                rows.append([world.name, n, use, side, len(near), f"{ndtr(at_three):.2f}"])
     return rows
 
 

@@ -410,6 +410,11 @@ def test_a_new_folder_must_have_a_plain_name_and_must_not_exist(tmp_path):
     (tmp_path / "s").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"`out` .*s exists and an atlas is never overwritten; pass another name"):
         check_new_folder(tmp_path / "s", "an atlas")
+    (tmp_path / "t").mkdir()
+    with pytest.raises(
+        InputError, match=r"^`out` [^`]*t exists and a stitcher is never overwritten; pass another name"
+    ):
+        check_new_folder(tmp_path / "t")
 
 
 def test_a_new_folder_must_be_where_one_can_be_created(tmp_path, monkeypatch):

@@ -25,4 +25,10 @@ class ConflictError(InputError):
 
 def one_line(error: BaseException) -> str:
     """Return the message of an error as one line of at most 300 characters; its class name if it has no message."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    message = " ".join(str(error).split())
+    if "allow_pickle" in message:  # NumPy's advice on any file that it does not know, which would run code in the file
+        return NO_ARRAY
+    return message[:300] or type(error).__name__
+
+
+NO_ARRAY = "it must contain arrays of numbers or text, as `numpy.save` writes them; Python objects are not read"

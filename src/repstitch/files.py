@@ -173,11 +173,12 @@ def check_new_folder(out: str | os.PathLike, content: str = "a stitcher") -> Pat
     if target.name in ("", ".", "..") or target.name.startswith("."):
         raise InputError(f"`out` must name a folder to create and must not start with a dot; got {str(out)!r}.")
     try:
-        if _exists(target) or target.is_symlink():
-            raise InputError(f"`out` {target} exists and {content} is never overwritten; pass another name.")
+        exists = _exists(target) or target.is_symlink()
         above = next(folder for folder in target.absolute().parents if folder.exists())
     except (OSError, ValueError) as error:
         raise InputError(f"`out` cannot be created: {one_line(error)}") from None
+    if exists:
+        raise InputError(f"`out` {target} exists and {content} is never overwritten; pass another name.")
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise InputError(f"`out` {target} cannot be created: {above} is not a writable folder.")
     return target

@@ -1,8 +1,10 @@
-"""Formatting of numbers and tables as text, and suggestions for misspelt names."""
+"""Formatting of numbers, tables and logs as text, and suggestions for misspelt names."""
 
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"  # of processes that run for long
 
 
 def num(value: float) -> str:

@@ -300,6 +300,16 @@ def test_missing_files_and_unsupported_extensions_are_refused(tmp_path):
             scan(tmp_path / name)
 
 
+def test_numpys_advice_to_run_the_code_in_a_file_is_not_repeated(tmp_path):
+    (tmp_path / "text.npy").write_text("1 2 3\n")
+    np.save(tmp_path / "objects.npy", np.array([{}, {}]))
+    np.savez(tmp_path / "objects.npz", X=np.array([{}, {}]))
+    for name in ("text.npy", "objects.npy", "objects.npz"):
+        with pytest.raises(InputError, match=r"cannot be read as embeddings: .*Python objects") as caught:
+            read(tmp_path / name)
+        assert "pickle" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.pkl", "x.PT"])
 def test_pickles_are_refused_without_reading_them_and_with_the_way_to_convert_them(tmp_path, name):
     torch.save(torch.zeros(30, 4), tmp_path / name)
@@ -375,7 +385,7 @@ def test_pickled_arrays_are_refused_without_unpickling_them(tmp_path):
     np.save(tmp_path / "x.npy", np.array([[1.0, "a"]] * 30, dtype=object))
     np.savez(tmp_path / "x.npz", a=np.array([[1.0, "a"]] * 30, dtype=object))
     for file in ("x.npy", "x.npz:a"):
-        with pytest.raises(InputError, match=r"cannot be read as embeddings: .*(allow_pickle|Python objects)"):
+        with pytest.raises(InputError, match=r"cannot be read as embeddings: .*Python objects"):
             read(f"{tmp_path}/{file}")
 
 

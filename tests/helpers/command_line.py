@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from repstitch.embeddings.reading import read
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 
+PROGRESS = re.compile(r"\d%\|")
 FAST = ("--method", "ridge", "--device", "cpu")
 D_SOURCE, D_TARGET, N = 6, 4, 120
 
 
 def run(capsys, *argv) -> tuple[int, str, list[str]]:
-    """Return the exit status, the text on stdout, and the lines on stderr, which include log lines as on a terminal."""
+    """Return the exit status, the text on stdout, and the lines on stderr, which include log lines as on a terminal.
+
+    Progress bars, which appear only after a second, are left out.
+    """
     capsys.readouterr()
     root, package = logging.getLogger(), logging.getLogger("repstitch")
     handlers, level = root.handlers[:], package.level
@@ -30,7 +35,7 @@ def run(capsys, *argv) -> tuple[int, str, list[str]]:
         root.handlers[:] = handlers
         package.setLevel(level)
     out, err = capsys.readouterr()
-    return status, out, err.splitlines()
+    return status, out, [line for line in err.splitlines() if line.strip() and not PROGRESS.search(line)]
 
 
 def result(capsys, *argv) -> dict[str, Any]:

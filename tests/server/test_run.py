@@ -134,6 +134,15 @@ def test_the_announcement_names_a_few_stitchers_and_counts_the_rest(tmp_path):
     assert "\n" not in line
 
 
+def test_the_example_call_has_a_key_if_the_service_requires_one(tmp_path):
+    registry = Registry(tmp_path)
+    make_stitcher().save(tmp_path / "s")
+    registry.refresh()
+    with listen("127.0.0.1", 0) as listener:
+        assert "-H 'Authorization: Bearer KEY' -H 'Content-Type" in announce(registry, listener, with_key=True)
+        assert "Bearer" not in announce(registry, listener)
+
+
 def test_the_announcement_names_only_stitchers_that_serve(tmp_path):
     make_stitcher().save(tmp_path / "b")
     make_stitcher(seed=1).save(tmp_path / "a")

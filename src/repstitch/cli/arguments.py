@@ -3,6 +3,8 @@
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
 
 from repstitch.errors import InputError
 from repstitch.files import check_embeddings_exist, check_file_exists, check_stitcher_exists
@@ -30,10 +32,16 @@ def add_command(
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    command.error = partial(_one_line_error, command)
     command.set_defaults(run=run, parser=command)
     if json_flag:
         command.add_argument("--json", action="store_true", help="print the result as one line of JSON instead of text")
     return command
+
+
+def _one_line_error(command: argparse.ArgumentParser, message: str) -> NoReturn:
+    """Exit with the message alone, without the usage, which can have more lines than a terminal."""
+    command.exit(2, f"{command.prog}: {message}; see {command.prog} --help\n")
 
 
 def add_pair_arguments(command: argparse._ActionsContainer, needed: bool = True) -> None:

@@ -10,6 +10,7 @@ from io import TextIOWrapper
 from repstitch import __version__
 from repstitch.cli import align, convert, demo, embed, registry, score, serve, study, train, transfer, translate
 from repstitch.errors import InputError, one_line
+from repstitch.text import LOG_FORMAT
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
 
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0 on success, 2 on an error in the input, 130 if interrupted."""
     args = parser().parse_args(argv)
-    _prepare_streams(args.parser)
+    _prepare_streams(args.parser, LOG_FORMAT if args.command == "serve" else "%(levelname)s: %(message)s")
     try:
         args.run(args)
         sys.stdout.flush()
@@ -64,17 +65,17 @@ def with_flags(message: str, command: argparse.ArgumentParser) -> str:
 class FlagFormatter(logging.Formatter):
     """Formats log lines; replaces each argument in backticks by the option of the command that sets it."""
 
-    def __init__(self, command: argparse.ArgumentParser):
-        super().__init__("%(levelname)s: %(message)s")
+    def __init__(self, command: argparse.ArgumentParser, form: str):
+        super().__init__(form)
         self.command = command
 
     def format(self, record: logging.LogRecord) -> str:
         return with_flags(super().format(record), self.command)
 
 
-def _prepare_streams(command: argparse.ArgumentParser) -> None:
+def _prepare_streams(command: argparse.ArgumentParser, log_format: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(FlagFormatter(command))
+    handler.setFormatter(FlagFormatter(command, log_format))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("repstitch").setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):

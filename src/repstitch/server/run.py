@@ -18,10 +18,11 @@ from repstitch.server.protocol import BoundedProtocol, install
 from repstitch.server.settings import Settings, choose_device, warn_of_unknown
 from repstitch.server.telemetry import shared_by_workers
 from repstitch.stitchers.registry import Registry
+from repstitch.text import LOG_FORMAT
 
 BACKLOG = 2048
 SHOWN = 5
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+KEY_HEADER = "-H 'Authorization: Bearer KEY' "
 
 
 def serve(
@@ -56,7 +57,7 @@ def serve(
     registry = Registry(settings.stitchers)
     registry.refresh()
     listener = listen(host, port)
-    sys.stderr.write(announce(registry, listener) + "\n")
+    sys.stderr.write(announce(registry, listener, settings.requires_key) + "\n")
     sys.stderr.flush()
     ENGINES[engine](settings, registry, listener)
 
@@ -77,8 +78,8 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def announce(registry: Registry, listener: socket.socket) -> str:
-    """Return one line for the operator: the address, the stitchers, and an example call."""
+def announce(registry: Registry, listener: socket.socket, with_key: bool = False) -> str:
+    """Return one line for the operator: the address, the stitchers, and an example call, with or without a key."""
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     stitchers = registry.state.stitchers
@@ -90,7 +91,8 @@ def announce(registry: Registry, listener: socket.socket) -> str:
     first = next(iter(serving.values()))
     call = (
         f"curl -X POST '{address}/v1/translate?source={first.source.name}&target={first.target.name}' "
-        f"-H 'Content-Type: application/octet-stream' --data-binary @ROWS -o TRANSLATED "
+        f"{KEY_HEADER if with_key else ''}-H 'Content-Type: application/octet-stream' --data-binary @ROWS "
+        f"-o TRANSLATED "
         f"(ROWS: a file of little-endian float32 rows of {first.source.dim} numbers)"
     )
     return f"repstitch: {address} serves {', '.join(pairs[:SHOWN])}{more}; try: {call}"

@@ -22,7 +22,6 @@ from repstitch.server.telemetry import UNUSUAL_P, Metrics
 from repstitch.server.texts import TextEncoders, TextQueue
 from repstitch.stitchers.registry import Registry, State
 from repstitch.stitchers.routing import Route
-from repstitch.stitchers.stitcher import Stitcher
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,8 @@ class Service:
         report = self.registry.refresh()
         stitchers = self.registry.state.stitchers
         for name, event in report.items():
-            log.info("Stitcher %s (version %s): %s", name, _version(stitchers.get(name)), event)
+            version = f" (version {stitchers[name].version})" if name in stitchers else ""
+            log.info("Stitcher %s%s: %s", name, version, event)
         current = {(name, stitcher.version) for name, stitcher in stitchers.items()}
         self._placed = {key: placed for key, placed in self._placed.items() if set(key) <= current}
         for name, stitcher in stitchers.items():
@@ -195,7 +195,3 @@ def _lower_priority() -> None:
     """Let the event loop run first if it shares a core with this thread, because its work is short."""
     with contextlib.suppress(OSError, AttributeError):  # only Linux can set the priority of a thread
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
-
-
-def _version(stitcher: Stitcher | None) -> str:
-    return "none" if stitcher is None else stitcher.version
