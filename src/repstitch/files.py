@@ -21,6 +21,7 @@ from typing import Any
 from repstitch.errors import InputError, one_line
 from repstitch.names import FORMATS
 
+TRANSLATED = (".parquet", ".arrow", ".npy")
 CARRIED = (".safetensors", ".npz", ".npy")
 PICTURES = (".png", ".svg", ".pdf")
 TABLES = (".parquet", ".csv", ".tsv")
@@ -142,6 +143,31 @@ def _exists(path: Path) -> bool:
 def check_embeddings_file(out: str | os.PathLike) -> Path:
     """Return the path of a new Parquet file of embeddings. Raises InputError if the file cannot be created."""
     return check_new(check_ending(out, (".parquet",), note=", the format of embeddings"))
+
+
+def check_translated_file(out: str | os.PathLike, columns: str | None = None) -> Path:
+    """Return the path of a new file of translations.
+
+    `columns` is the argument that adds columns, which an .npy file cannot have. The ids beside an .npy file may exist
+    if an interrupted run can have written them. Raises InputError if a file exists or the ending is wrong.
+    """
+    target = check_new(check_ending(out, TRANSLATED))
+    if target.suffix == ".npy":
+        if columns:
+            raise InputError(f"`out` must end in .parquet or .arrow with `{columns}`, because an array has no columns.")
+        if not partial_folder(target).exists():
+            check_new(ids_beside(target))
+    return target
+
+
+def partial_folder(target: Path) -> Path:
+    """Return the folder of the finished parts of a file that is being written."""
+    return target.with_name(f"{target.name}.partial")
+
+
+def ids_beside(array: Path) -> Path:
+    """Return the file of ids that is written beside an .npy file."""
+    return array.with_name(f"{array.stem}.ids.txt")
 
 
 def check_layers_folder(out: str | os.PathLike) -> Path:

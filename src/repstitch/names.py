@@ -45,3 +45,4 @@ POOLINGS = ("cls", "mean", "last", "max", "mean_sqrt_len", "weighted_mean", "gap
 MODALITIES = ("image", "text", "other")
 ROLES = ("query", "document", "none")
 FORMATS = (".parquet", ".arrow", ".npy", ".npz")
+CONVERTIBLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")  # formats that `repstitch convert` reads too

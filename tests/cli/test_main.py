@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 import subprocess
 import sys
 
@@ -130,10 +131,13 @@ def test_help_names_every_command_and_version_is_the_packages(capsys):
 
 
 @pytest.mark.parametrize("argv", [[], ["magic"], ["train"], ["train", "--method", "magic"]], ids=" ".join)
-def test_a_command_line_that_does_not_parse_exits_2(argv):
+def test_a_command_line_that_does_not_parse_exits_2_with_one_line(capsys, argv):
     with pytest.raises(SystemExit) as exit_info:
         main(argv)
     assert exit_info.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert re.match(r"repstitch( train)?: .*; see repstitch( train)? --help\n", err)
 
 
 def test_help_imports_nothing_heavy():

@@ -293,10 +293,18 @@ def test_a_vector_column_is_refused_as_a_group(tmp_path):
 def test_missing_files_and_unsupported_extensions_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"There is no file .*none.parquet; pass the path of embeddings \(.parquet"):
         scan(tmp_path / "none.parquet")
-    for name, got in (("x.csv", "the ending .csv"), ("x.json", "the ending .json"), ("x", "no file ending")):
+    save, convert = (
+        r'Save vectors .* `np\.save\("X\.npy", X\)`\.',
+        r"Convert it with: repstitch convert .*x\.csv --out x\.parquet",
+    )
+    for name, got, advice in (
+        ("x.csv", "the ending .csv", convert),
+        ("x.xlsx", "the ending .xlsx", save),
+        ("x", "no file ending", save),
+    ):
         (tmp_path / name).write_text("1,2\n")
         formats = rf"{name} must be one of \.parquet, \.arrow, \.npy, \.npz or a folder of Parquet files"
-        with pytest.raises(InputError, match=rf'{formats}; got {got}\. Save vectors .* `np\.save\("X\.npy", X\)`\.$'):
+        with pytest.raises(InputError, match=rf"{formats}; got {got}\. {advice}$"):
             scan(tmp_path / name)
 
 

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.spaces import card, gaussian, names
 
-from repstitch.embeddings.exchange import READ_FORMATS
 from repstitch.embeddings.exporting import WRITTEN_FORMATS
 from repstitch.embeddings.reading import read, scan
 from repstitch.embeddings.rows import Embeddings, Scan
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
+from repstitch.names import CONVERTIBLE
 from repstitch.workflows.converting import convert
 
 N = 30
@@ -222,7 +222,7 @@ def test_outputs_that_exist_or_cannot_contain_the_rows_are_refused(tmp_path, sou
 
 
 def test_the_formats_that_are_read_and_written_are_known_endings():
-    assert set(READ_FORMATS) - {".json", ".tsv"} < set(WRITTEN_FORMATS)
+    assert set(CONVERTIBLE) - {".json", ".tsv"} < set(WRITTEN_FORMATS)
 
 
 def rows_of(tmp_path, name, content, **how) -> list[dict]:

@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Callable
-from functools import partial
 from typing import NoReturn
 
 from repstitch.errors import InputError
@@ -21,6 +20,13 @@ EMBEDDINGS = ("embeddings", "source", "target", "source_queries", "target_querie
 IDS = ("ids", "source_ids", "target_ids", "source_query_ids", "target_query_ids")
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors have one line, without the usage, which would take half a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def add_command(
     subparsers, name: str, run: Callable, description: str, example: str, json_flag: bool = True
 ) -> argparse.ArgumentParser:
@@ -32,16 +38,10 @@ def add_command(
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.error = partial(_one_line_error, command)
     command.set_defaults(run=run, parser=command)
     if json_flag:
         command.add_argument("--json", action="store_true", help="print the result as one line of JSON instead of text")
     return command
-
-
-def _one_line_error(command: argparse.ArgumentParser, message: str) -> NoReturn:
-    """Exit with the message alone, without the usage, which can have more lines than a terminal."""
-    command.exit(2, f"{command.prog}: {message}; see {command.prog} --help\n")
 
 
 def add_pair_arguments(command: argparse._ActionsContainer, needed: bool = True) -> None:
@@ -120,7 +120,8 @@ def add_threshold_arguments(command: argparse.ArgumentParser) -> None:
         type=float,
         default=0.9,
         metavar="SHARE",
-        help="share of the score of full re-embedding that the verdict `use` requires (default: 0.9)",
+        help="share of the score of full re-embedding that the verdict `use` requires "
+        "of the whole 95 %% interval (default: 0.9)",
     )
     command.add_argument(
         "--first-stage",
@@ -128,7 +129,7 @@ def add_threshold_arguments(command: argparse.ArgumentParser) -> None:
         default=0.95,
         metavar="SHARE",
         help="share of the shortlist recall of full re-embedding that the verdict `use as first stage` requires "
-        "(default: 0.95)",
+        "of the whole 95 %% interval (default: 0.95)",
     )
 
 

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 
 from repstitch import __version__
 from repstitch.cli import align, convert, demo, embed, registry, score, serve, study, train, transfer, translate
+from repstitch.cli.arguments import Parser
 from repstitch.errors import InputError, one_line
 from repstitch.text import LOG_FORMAT
 
@@ -17,7 +18,7 @@ EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands. Building it imports nothing heavy."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="repstitch",
         description="Translate embeddings between models, and measure on held-out pairs what the translation keeps.",
     )

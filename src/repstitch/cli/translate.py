@@ -10,8 +10,7 @@ from repstitch.cli.arguments import (
     check_inputs,
 )
 from repstitch.cli.output import emit
-from repstitch.errors import InputError
-from repstitch.files import check_ending, check_new
+from repstitch.files import check_translated_file
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -50,25 +49,17 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    out = check_new(check_ending(args.out, (".parquet", ".arrow", ".npy")))
-    if out.suffix == ".npy":
-        check_new(out.with_name(f"{out.stem}.ids.txt"))
-        if args.confidence or args.columns:
-            option = "confidence" if args.confidence else "columns"
-            raise InputError(f"`out` must end in .parquet or .arrow with `{option}`, because an array has no columns.")
-    # Other formats cannot be written in parts, so that an interrupted run continues.
-    written = out if out.suffix == ".parquet" else check_new(out.with_name(f"{out.name}.parquet"))
+    check_translated_file(args.out, "confidence" if args.confidence else "columns" if args.columns else None)
     check_inputs(args)
     from repstitch.devices import pick_device
     from repstitch.stitchers.stitcher import load
-    from repstitch.workflows.converting import convert
     from repstitch.workflows.translating import translate_file
 
     stitcher = load(args.stitcher).to(pick_device(args.device))
     rows = translate_file(
         stitcher,
         args.embeddings,
-        written,
+        args.out,
         source_space=args.source_space,
         ids=args.ids,
         id_column=args.id_column,
@@ -76,8 +67,5 @@ def run(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         confidence=args.confidence,
     )
-    if written != out:
-        convert(written, out)
-        written.unlink()
     text = f"Translated {rows:,} rows from {stitcher.source.name} to {stitcher.target.name}: {args.out}"
     emit({"out": args.out, "rows": rows, "stitcher": stitcher.version}, text, args.json)

@@ -16,7 +16,7 @@ from repstitch.embeddings.columns import Column
 from repstitch.embeddings.ids import IdColumn, choose_id_column, texts
 from repstitch.embeddings.rows import ONE_VECTOR_PER_ITEM, Batch, Scan, as_float, shape_advice, take_entries
 from repstitch.errors import InputError, one_line
-from repstitch.names import FORMATS
+from repstitch.names import CONVERTIBLE, FORMATS
 from repstitch.spaces import Space
 
 EXACT_INTEGERS = 2**24  # float32 represents all integers up to this one exactly
@@ -148,8 +148,10 @@ def _format_advice(path: str) -> str:
             f"{path} is a pickle. Pickles are not read, because loading one can run code. Load it yourself and convert "
             'it once with `np.save("X.npy", tensor.numpy())`, or `np.save("X.npy", array)`; then pass X.npy.'
         )
+    advice = 'Save vectors of shape (n, dim) in one of these formats, e.g. with `np.save("X.npy", X)`.'
+    if ending.lower() in CONVERTIBLE:
+        advice = f"Convert it with: repstitch convert {path} --out {Path(path).stem}.parquet"
     return (
         f"{path} must be one of {', '.join(FORMATS)} or a folder of Parquet files; got "
-        f"{f'the ending {ending}' if ending else 'no file ending'}. Save vectors of shape (n, dim) in one of these "
-        'formats, e.g. with `np.save("X.npy", X)`.'
+        f"{f'the ending {ending}' if ending else 'no file ending'}. {advice}"
     )

@@ -22,7 +22,6 @@ from repstitch.embeddings.tables import read_schema, read_table
 from repstitch.errors import InputError, one_line
 
 LINES_OF_JSON = (".jsonl", ".ndjson")
-READ_FORMATS = (".csv", ".tsv", *LINES_OF_JSON, ".json")
 BRACKETS = "[](){} "
 MAY_OVERFLOW = re.compile(r"[eE]\+?\d{3}|\d{300}")  # in all numbers beyond the range of floats, and in some others
 EXACT_INTEGERS = 2**53  # float64 represents all integers up to this one exactly

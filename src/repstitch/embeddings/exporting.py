@@ -19,7 +19,7 @@ from repstitch.embeddings.ids import is_bytes
 from repstitch.embeddings.parts import write_arrow_file
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, Scan
 from repstitch.errors import InputError
-from repstitch.files import check_new, written_whole
+from repstitch.files import check_new, ids_beside, written_whole
 
 WRITTEN_FORMATS = (".parquet", ".arrow", ".npy", ".npz", ".csv", ".jsonl", ".ndjson")
 
@@ -78,21 +78,27 @@ def _unicode(ids: Any) -> np.ndarray:
 
 
 def _write_npy(out: Path, opened: Scan) -> None:
-    ids_file = out.with_name(f"{out.stem}.ids.txt")
+    ids_file = check_new(ids_beside(out)) if opened.has_ids else None
+    with written_whole(check_new(out)) as path:
+        batches = ((batch.ids, batch.vectors) for _, batch in _batches(opened))
+        write_array(batches, opened.n_rows, path, ids_file)
+
+
+def write_array(batches: Iterator[tuple[Any, np.ndarray]], n_rows: int, path: Path, ids_file: Path | None) -> None:
+    """Write batches of ids and vectors to the .npy file `path`, and the ids to `ids_file`, which appears complete."""
     with ExitStack() as stack:
-        file = stack.enter_context(stack.enter_context(written_whole(check_new(out))).open("wb"))
+        file = stack.enter_context(path.open("wb"))
         lines: Any = None
-        if opened.has_ids:
-            path = stack.enter_context(written_whole(check_new(ids_file)))
-            lines = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
-        for first, batch in _batches(opened):
-            if first == 0:
-                shape = (opened.n_rows, opened.space.dim)
-                header = {"descr": batch.vectors.dtype.str, "fortran_order": False, "shape": shape}
+        if ids_file is not None:
+            lines_path = stack.enter_context(written_whole(ids_file))
+            lines = stack.enter_context(lines_path.open("w", encoding="utf-8", newline=""))
+        for number, (ids, vectors) in enumerate(batches):
+            if number == 0:
+                header = {"descr": vectors.dtype.str, "fortran_order": False, "shape": (n_rows, vectors.shape[1])}
                 np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(batch.vectors).data)
+            file.write(np.ascontiguousarray(vectors).data)
             if lines is not None:
-                lines.write(_id_lines(batch.ids, is_first=first == 0))
+                lines.write(_id_lines(ids, is_first=number == 0))
 
 
 def _id_lines(ids: Any, is_first: bool) -> str:
@@ -127,7 +133,7 @@ def _write_parquet(tables: Iterator[pa.Table], path: Path) -> None:
     _write_tables(tables, lambda schema: pq.ParquetWriter(path, schema))
 
 
-def _write_arrow(tables: Iterator[pa.Table], path: Path) -> None:
+def write_arrow(tables: Iterator[pa.Table], path: Path) -> None:
     """Write tables in Arrow's file layout. Tables with categories, which a file has only once, are joined first."""
     first = next(tables)
     if any(_has_categories(kind) for kind in first.schema.types):
@@ -198,7 +204,7 @@ def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 WRITERS: dict[str, Callable[[Iterator[pa.Table], Path], None]] = {
     ".parquet": _write_parquet,
-    ".arrow": _write_arrow,
+    ".arrow": write_arrow,
     ".csv": _write_csv,
     ".jsonl": _write_json_lines,
     ".ndjson": _write_json_lines,

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from repstitch.errors import InputError, one_line
-from repstitch.files import LOCK, check_new, locked, read_json, remove_whole, writing, written_whole
+from repstitch.files import LOCK, check_new, locked, partial_folder, read_json, remove_whole, writing, written_whole
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def write_parts(target: Path, job: Job, to_table: Callable[..., pa.Table], join:
     `target`, if its unfinished rows belong to another job, if their folder has other files, or if the number of rows is
     not that of the job.
     """
-    partial = target.with_name(f"{target.name}.partial")
+    partial = partial_folder(target)
     with ExitStack() as stack:
         with writing(target, partial):
             _refuse_other_files(partial)

@@ -1,4 +1,4 @@
-"""Write embeddings as Parquet: a whole file, or a stream that can be stopped and resumed.
+"""Write embeddings: a whole file, or a stream that can be stopped and resumed.
 
 On disk: `id`, text or another type; `vector: fixed_size_list<float16 | float32>[dim]`; further columns; the Space as
 JSON in the schema metadata. A stream is written in parts (see `parts`).
@@ -13,10 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from repstitch.embeddings.exporting import write_array, write_arrow
+from repstitch.embeddings.ids import column_texts
 from repstitch.embeddings.parts import Job, write_parts
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, row_numbers
 from repstitch.errors import InputError
-from repstitch.files import check_embeddings_file, check_layers_folder, check_new, written_whole
+from repstitch.files import (
+    TRANSLATED,
+    check_embeddings_file,
+    check_ending,
+    check_layers_folder,
+    check_new,
+    ids_beside,
+    written_whole,
+)
 from repstitch.spaces import Space
 
 NO_COLUMNS = pa.schema([])
@@ -47,25 +57,37 @@ def write_stream(
     id_type: pa.DataType | None = None,
     columns: pa.Schema = NO_COLUMNS,
 ) -> int:
-    """Write the rows of a job to one Parquet file and return their number.
+    """Write the rows of a job to one file (.parquet, .arrow, or .npy with its ids beside it) and return their number.
 
     `job.produce` yields (hash of the input, ids, vectors), and a fourth entry with the values of `columns`, if there
     are any. After a stop, the same call continues after the last finished batch, if the settings of the job and its
     input are the same. The file appears under its name when all rows are written. `id_type` is the Arrow type of the
     ids, by default text.
     """
-    target = check_embeddings_file(out)
+    target = check_new(check_ending(out, TRANSLATED))
     schema = _schema(space, dtype, metadata or {}, id_type or pa.string(), columns)
 
     def to_table(ids: np.ndarray, vectors: np.ndarray, values: Sequence[Any] = ()) -> pa.Table:
         return _table(schema, ids, vectors, values)
 
     def join(tables: Callable[[], Iterator[pa.Table]], whole: Path) -> None:
-        with _parquet(whole, schema) as writer:
-            for table in tables():
-                writer.write_table(table.replace_schema_metadata(schema.metadata))
+        parts = (table.replace_schema_metadata(schema.metadata) for table in tables())
+        if target.suffix == ".npy":
+            write_array(map(_ids_and_vectors, parts), job.n_rows, whole, ids_beside(target))
+        elif target.suffix == ".arrow":
+            write_arrow(parts, whole)
+        else:
+            with _parquet(whole, schema) as writer:
+                for table in parts:
+                    writer.write_table(table)
 
     return write_parts(target, job, to_table, join)
+
+
+def _ids_and_vectors(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    lists = table.column("vector").combine_chunks()
+    vectors = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), lists.type.list_size)
+    return column_texts(table.column("id"), "`id`"), vectors
 
 
 def write_layers(

@@ -12,6 +12,8 @@ MOST_CHANCE = 0.5  # if a random shortlist scores more than this, poor maps scor
 class Thresholds:
     """The shares of full re-embedding's scores that a translation must reach for each verdict, in (0, 1].
 
+    The whole 95 % interval of a share must reach it. If only the share itself does, the verdict is `probably …`.
+
     `retention` is the share of the score that the verdict `use` requires. `first_stage` is the share of the shortlist
     recall that the verdict `use as first stage` requires.
     """

@@ -8,13 +8,13 @@ from pathlib import Path
 from repstitch.arguments import names_keywords
 from repstitch.embeddings.arrow_tables import ALL_COLUMNS
 from repstitch.embeddings.columns import Column
-from repstitch.embeddings.exchange import READ_FORMATS, read_text_table
+from repstitch.embeddings.exchange import read_text_table
 from repstitch.embeddings.exporting import WRITTEN_FORMATS, write_as
 from repstitch.embeddings.ids import NO_IDS, IdColumn
 from repstitch.embeddings.reading import scan, scan_argument
 from repstitch.errors import InputError
 from repstitch.files import check_ending, check_new, split_key
-from repstitch.names import FORMATS
+from repstitch.names import CONVERTIBLE, FORMATS
 from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,9 @@ def convert(
         InputError: If `path` cannot be read, if a file to write exists, or if its format cannot contain the rows.
     """
     target = check_new(check_ending(out, WRITTEN_FORMATS))
-    location, key = split_key(str(path), (*FORMATS, *READ_FORMATS))
+    location, key = split_key(str(path), (*FORMATS, *CONVERTIBLE))
     ending = Path(location).suffix.lower()
-    if ending in READ_FORMATS:
+    if ending in CONVERTIBLE:
         table = read_text_table(Path(location), key, id_column if ids is None else NO_IDS)
         opened = scan_argument(location, table, ids=ids, id_column=id_column, columns=columns, space=space)
     else:

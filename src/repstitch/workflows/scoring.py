@@ -83,9 +83,9 @@ def score(  # noqa: PLR0913 - the whole job in one call
             The scorecard then also has `probe_transfer`: the accuracy on source rows of a linear classifier (a probe)
             that is trained on target rows and transferred to the source space through the stitcher. Default: None.
         retention: The share of the score of full re-embedding, above 0 and at most 1, that the translation must reach
-            for the verdict `use`. Default: 0.9.
-        first_stage: The share of the shortlist recall of full re-embedding that the translation must reach for the
-            verdict `use as first stage`. Default: 0.95.
+            with its whole 95 % interval for the verdict `use`. Default: 0.9.
+        first_stage: The share of the shortlist recall of full re-embedding that the translation must reach with
+            its whole 95 % interval for the verdict `use as first stage`. Default: 0.95.
 
     Returns:
         The scorecard. Its `left_out` is the number of pairs that were left out because training or selection used them.

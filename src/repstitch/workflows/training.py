@@ -119,9 +119,9 @@ def train(  # noqa: PLR0913 - the whole job in one call
             probe) that is trained on target rows and transferred to the source space through the map. Requires a test
             share above 0. Default: None.
         retention: The share of the score of full re-embedding, above 0 and at most 1, that the translation must reach
-            for the verdict `use`. Default: 0.9.
-        first_stage: The share of the shortlist recall of full re-embedding that the translation must reach for the
-            verdict `use as first stage`. Default: 0.95.
+            with its whole 95 % interval for the verdict `use`. Default: 0.9.
+        first_stage: The share of the shortlist recall of full re-embedding that the translation must reach with
+            its whole 95 % interval for the verdict `use as first stage`. Default: 0.95.
         **recipe: Settings of `linear` and `mlp`, for example `epochs` (default: 25), `width` of the hidden layer
             (default: 512), `batch_size` (default: 512) and `checkpoints`, a folder from which an interrupted fit
             resumes (default: None). `repstitch.fit.recipe.Recipe` describes all of them.

@@ -22,6 +22,7 @@ from repstitch.embeddings.reading import scan
 from repstitch.embeddings.rows import Embeddings, Scan, invalid_rows, join_ids, row_numbers
 from repstitch.embeddings.writing import write_stream
 from repstitch.errors import InputError
+from repstitch.files import check_translated_file, partial_folder
 from repstitch.spaces import Space, adopt
 from repstitch.stitchers.stitcher import Stitcher
 
@@ -42,7 +43,7 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
     batch_rows: int = 8_192,
     confidence: bool = False,
 ) -> int:
-    """Translate a file of embeddings into a new Parquet file.
+    """Translate a file of embeddings into a new file.
 
     The file is translated in batches, so memory use does not grow with its size. If a run is interrupted, the same call
     continues after the last finished batch. `out` appears only when it is complete.
@@ -51,7 +52,8 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
         stitcher: The stitcher to translate with.
         path: The embeddings to translate: a Parquet, Arrow, `.npy` or `.npz` file, or a folder of Parquet or Arrow
             files (see `repstitch.read`).
-        out: The Parquet file to write. It must not exist yet.
+        out: The file to write, which must not exist yet: .parquet, .arrow, or .npy with its ids in `NAME.ids.txt`
+            beside it.
         source_space: The name or card (`Space`) of the rows' space, in place of the one in the file. Without a name or
             card, rows are assumed to be in the stitcher's source space if they have its dimension.
         ids: One id per row, in place of those in the file: an array, a text file with one id per line, a `.npy` file,
@@ -79,6 +81,7 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
     tested = stitcher.scorecard.confidence
     if confidence and tested is not None and tested.usable is False:
         log.warning("The column of p_match is not usable: %s. It is written anyway.", tested.reason)
+    target = check_translated_file(out, "confidence" if confidence else "columns" if columns else None)
     opened = scan(path, space=source_space, ids=ids, id_column=id_column, columns=columns)
     adopt(opened.space, opened.declared, stitcher.source, str(path), opposite=stitcher.target)
     names = stitcher.calibration.names if confidence and stitcher.calibration else ()
@@ -118,10 +121,10 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
     job = Job(settings, opened.n_rows, produce, input_hashes)
     written_by = {"repstitch.translated_by": stitcher.version}
     try:
-        return write_stream(out, stitcher.target, job, dtype, written_by, opened.id_type, further)
+        return write_stream(target, stitcher.target, job, dtype, written_by, opened.id_type, further)
     except InputError:
         if overflows:  # with another dtype it is a different job, which cannot reuse the finished parts
-            shutil.rmtree(f"{os.fspath(out)}.partial", ignore_errors=True)
+            shutil.rmtree(partial_folder(target), ignore_errors=True)
         raise
 
 
