@@ -410,7 +410,8 @@ def test_equally_many_rows_of_two_parts_of_a_data_frame_are_not_paired_by_positi
     LARGER.iloc[:100].to_parquet(tmp_path / "x.parquet")
     LARGER.iloc[50:150].to_parquet(tmp_path / "y.parquet")
     for sides in (("x", "y"), ("y", "x")):
-        pairs = pair(*(read(tmp_path / f"{name}.parquet") for name in sides))
+        source, target = (read(tmp_path / f"{name}.parquet") for name in sides)
+        pairs = pair(source, target)
         assert (pairs.by, list(pairs.ids)) == ("id", [str(i) for i in range(50, 100)])
         np.testing.assert_array_equal(pairs.X, pairs.Y)
     whole = read(tmp_path / "x.parquet")
