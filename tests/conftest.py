@@ -20,8 +20,8 @@ from helpers.process_settings import changed_settings, process_settings
 @pytest.fixture(autouse=True)
 def every_test_leaves_the_process_as_it_was() -> Iterator[None]:
     before, logger = process_settings(), logging.getLogger("repstitch")
-    level = logger.level
+    logger.setLevel(logging.NOTSET)  # commands set it, in tests and in fixtures of whole modules
     yield
-    logger.setLevel(level)  # commands set it, and end with their process
+    logger.setLevel(logging.NOTSET)
     changed = changed_settings(before)
     assert not changed, f"the test must restore these settings of the process: {', '.join(changed)}"

@@ -85,10 +85,12 @@ def eventually(check: Callable[[], object], patience_s: float = 20, pause_s: flo
 def running(command: list[str], port: int, log: Path, cwd: Path | None = None, env: dict[str, str] | None = None):
     """Run a service in a separate process, yield when it is ready, and stop it by SIGTERM at the end of the block."""
     environ = os.environ | (env or {})
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` makes processes ignore it
     with log.open("w") as output:
         process = subprocess.Popen(
             command, cwd=cwd, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
+    signal.signal(signal.SIGHUP, hang_up)
     try:
         wait_until_ready(process, port, log)
         yield process

@@ -335,7 +335,11 @@ def test_an_existing_output_is_refused_and_unchanged(tmp_path, stitcher):
 
 
 @pytest.mark.parametrize(
-    ("out", "says"), [("y.npy", r"`out` must end in \.parquet"), ("no/y.parquet", "in an existing folder")]
+    ("out", "says"),
+    [
+        ("y.npz", r"`out` must end in \.parquet, \.arrow or \.npy; got 'y\.npz'"),
+        ("no/y.parquet", "in an existing folder"),
+    ],
 )
 def test_an_output_that_cannot_be_written_is_refused(tmp_path, stitcher, out, says):
     path = saved(tmp_path / "x.parquet", rows_of())
@@ -591,7 +595,7 @@ def test_columns_that_cannot_be_copied_are_refused(tmp_path, stitcher):
     assert pq.read_schema(tmp_path / "y.parquet").names == ["id", "vector", "title"]
     np.save(tmp_path / "x.npy", rows_of(40).vectors)
     with pytest.raises(InputError, match=r"`columns` must be columns of a Parquet or Arrow file; .*x\.npy has none"):
-        translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.parquet", columns="all")
+        translate_file(stitcher, tmp_path / "x.npy", tmp_path / "z.parquet", columns="all")
 
 
 @pytest.mark.parametrize("out", ["y.parquet", "y.arrow"])
