@@ -162,9 +162,7 @@ def open_seconds(server: Server, first: bytes, every: float, part: bytes, most: 
         connection.connect(("127.0.0.1", server.port))
         began = sent = time.monotonic()
         with suppress(OSError):
-            for at in range(0, len(first), 1000):  # in parts, because few requests may wait on a connection
-                connection.sendall(first[at : at + 1000])
-                time.sleep(0.02)
+            connection.sendall(first)
             while (now := time.monotonic()) - began < most:
                 if every and now - sent >= every:
                     connection.sendall(part)

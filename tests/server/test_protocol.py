@@ -19,8 +19,8 @@ from repstitch.server.negotiation import OCTETS
 from repstitch.server.protocol import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
-    MAX_PIPELINED,
     MAX_TRAILER_BYTES,
+    PART_BYTES,
     BoundedProtocol,
 )
 
@@ -266,9 +266,8 @@ def test_a_client_that_never_reads_its_replies_is_disconnected(bounded):
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.connect(("127.0.0.1", port))
         address = lazy.getsockname()
-        for _ in range(10):  # in parts, because few requests may wait on a connection
-            lazy.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 10)
-            time.sleep(0.05)
+        lazy.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 100)
+        time.sleep(0.5)
 
         def is_closed() -> bool:
             remote = [tuple(each.raddr) for process in processes for each in process.net_connections("tcp")]
@@ -417,17 +416,65 @@ def test_a_connection_with_a_request_in_progress_outlives_idle_ones(tmp_path):
     assert is_translated(answers[0])
 
 
-def test_few_pipelined_requests_are_answered_and_many_are_refused(bounded):
+# --- pipelined requests -----------------------------------------------------------------------------------------------
+
+TRANSLATE = HEAD + KEY + b"Content-Length: %d\r\n\r\n" % ROWS.nbytes + ROWS.tobytes()
+
+
+@pytest.mark.parametrize("size", [20, 1000, 10**6])
+def test_pipelined_requests_are_all_answered_in_order(bounded, size):
     port, _ = bounded
+    rows = make_rows(2000)  # more than is parsed, and than is read, at a time
+    long = TRANSLATE.replace(b": %d\r\n\r\n" % ROWS.nbytes, b": %d\r\n\r\n" % rows.nbytes)
+    long = long.replace(ROWS.tobytes(), rows.tobytes())
+    chunked = HEAD + KEY + CHUNKED + b"X-A: 1\r\n\r\n"
+    missing = GET_HEALTH.replace(b"/healthz", b"/missing").replace(b"\r\n\r\n", b"\r\n" + KEY + b"\r\n")
     last = GET_HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    assert exchange(port, GET_HEALTH * (MAX_PIPELINED - 1) + last).count(b"HTTP/1.1 200") == MAX_PIPELINED
-    assert exchange(port, GET_HEALTH * (MAX_PIPELINED + 2) + last).count(b"HTTP/1.1 200") < MAX_PIPELINED
+    sent = (TRANSLATE + missing + chunked + long + missing + HEAD + UPGRADE + KEY + CHUNKED + b"\r\n") * 10 + last
+    parts = (sent[i : i + size] for i in range(0, len(sent), size))
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        sender = threading.Thread(target=lambda: [connection.sendall(part) for part in parts])
+        sender.start()
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+        sender.join()
+    statuses = [int(answer[:3]) for answer in received.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [200, 404, 200, 200, 404, 200] * 10 + [200]
 
 
-def test_no_more_is_read_while_pipelined_requests_wait(connection, monkeypatch):
-    protocol, clock = connection
+@pytest.mark.parametrize("n", [1, 3, 1000])
+def test_what_is_not_http_is_refused_after_the_requests_before_it(bounded, n):
+    port, _ = bounded
+    answers = exchange(port, GET_HEALTH * n + b"not HTTP\r\n\r\n").split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers[:n]] == [b"200"] * n
+    assert [answer[:3] for answer in answers[n:]] in ([], [b"400"])
+
+
+@pytest.fixture
+def started(connection, monkeypatch):
+    """Return the requests that the connection has started, which stay without a response."""
     started = []
-    monkeypatch.setattr(protocol, "_start_asgi_task", lambda cycle, _: started.append(cycle))
+    monkeypatch.setattr(connection[0], "_start_asgi_task", lambda cycle, _: started.append(cycle))
+    return started
+
+
+def test_few_of_many_pipelined_requests_are_parsed_before_their_turn(connection, started):
+    protocol, clock = connection
+    n, parsed = 5000, []
+    for i in range(0, n, 1000):
+        protocol.data_received(GET_HEALTH * 1000)
+        parsed.append(len(protocol.pipeline))
+        assert clock.is_paused, i
+    for i in range(n):
+        assert len(started) == i + 1
+        parsed.append(len(protocol.pipeline))
+        started[i].response_complete = True
+        protocol.on_response_complete()
+    assert max(parsed) <= PART_BYTES // len(GET_HEALTH)
+    assert (len(started), len(protocol.unparsed), clock.is_paused) == (n, 0, False)
+
+
+def test_no_more_is_read_while_pipelined_requests_wait(connection, started):
+    protocol, clock = connection
     protocol.data_received(GET_HEALTH * 3)
     waiting = []
     for n in range(3):
@@ -435,3 +482,14 @@ def test_no_more_is_read_while_pipelined_requests_wait(connection, monkeypatch):
         started[n].response_complete = True
         protocol.on_response_complete()
     assert (waiting, clock.is_paused) == ([True, True, False], False)
+
+
+def test_a_body_is_parsed_in_large_parts_and_what_follows_it_in_small_ones(connection, started, monkeypatch):
+    protocol, _ = connection
+    sizes, parse = [], protocol._parse
+    monkeypatch.setattr(protocol, "_parse", lambda part: (sizes.append(len(part)), parse(part)))
+    body = b"a" * (MAX_HEAD_BYTES + 5000)
+    protocol.data_received(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body + GET_HEALTH * 100)
+    rest = len(HEAD) + len(b"Content-Length: 70536\r\n\r\n") + len(body) - PART_BYTES
+    assert sizes == [PART_BYTES, MAX_HEAD_BYTES, rest - MAX_HEAD_BYTES]
+    assert started[0].body == body

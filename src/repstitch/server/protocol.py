@@ -14,7 +14,7 @@ from repstitch.server.settings import Settings
 MAX_HEAD_BYTES = 2**16
 MAX_HEADERS = 100  # since a header of a few bytes takes twenty times its size in memory
 MAX_TRAILER_BYTES = 2**13
-MAX_PIPELINED = 32  # requests that may wait for the response to an earlier one, since each takes kilobytes of memory
+PART_BYTES = 2**10  # parsed at a time, since requests that wait for their turn take more memory parsed than unparsed
 MAX_CONNECTIONS = 1000
 SPARE_DESCRIPTORS = 64  # for everything that is no connection: listeners, pipes, files of the stitchers folder
 MIN_BYTES_PER_S = 1000
@@ -51,8 +51,9 @@ class BoundedProtocol(HttpToolsProtocol):
     response, however many other bytes it sends. A body must then arrive, and a response be read, at `MIN_BYTES_PER_S`,
     averaged over `head_s` seconds. Connections that break these rules are aborted. A head with more than
     `MAX_HEAD_BYTES` or `MAX_HEADERS` is refused. Trailers are ignored up to `MAX_TRAILER_BYTES` and refused beyond.
-    With more than `max_connections`, the connection that has waited longest for its client is aborted. A request to
-    upgrade to another protocol, such as `Upgrade: h2c`, is answered in HTTP/1.1, as HTTP allows.
+    What follows a complete request is parsed once that request is answered. With more than `max_connections`, the
+    connection that has waited longest for its client is aborted. A request to upgrade to another protocol, such as
+    `Upgrade: h2c`, is answered in HTTP/1.1, as HTTP allows.
     """
 
     head_s = Settings.head_s
@@ -62,6 +63,8 @@ class BoundedProtocol(HttpToolsProtocol):
     answering: RequestResponseCycle | None = None  # `cycle` is the last request, which may wait for this one
     fields: Fields | None = None  # of the head or of the trailers that are being received
     in_trailers = upgrading = False
+    unparsed: bytes | memoryview = b""
+    body_left = 0  # bytes of the body that are still to come, if its length is stated
     since = 0.0  # when the client's present turn began: to send a head or part of a body, or to read part of a response
     moved = 0  # bytes of the body received in this turn
     unread = 0  # bytes of the response that were waiting for the client when this turn began
@@ -140,8 +143,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.answering is not None:
             self.answering.body.clear()  # of a request that was answered without reading it
         super().on_response_complete()
-        if self.pipeline and not self.transport.is_closing():  # else each response would let in more than one request
-            self.flow.pause_reading()
+        self._advance()
 
     def timeout_keep_alive_handler(self) -> None:
         """Leave the connection open: uvicorn calls this after a time of its own."""
@@ -158,16 +160,34 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        self.unparsed = b"".join((self.unparsed, data)) if self.unparsed else data
+        self._advance()
+
+    def _advance(self) -> None:
+        """Parse what was received, up to the end of a request; read no more while anything is left."""
+        rest = memoryview(self.unparsed)
         try:
-            for start in range(0, len(data), MAX_HEAD_BYTES):  # so that no part is much larger than the limits
-                part, unfinished = data[start : start + MAX_HEAD_BYTES], self.fields
+            while rest and self._expects_data():
+                n = max(PART_BYTES, min(self.body_left, MAX_HEAD_BYTES))
+                part, rest, unfinished = rest[:n], rest[n:], self.fields
                 self._parse(part)
                 if unfinished is not None and self.fields is unfinished:
                     unfinished.receive(len(part))
         except httptools.HttpParserError:
+            rest = b""
             self._refuse()
+        if self.transport.is_closing():
+            rest = b""
+        elif rest or self.pipeline:
+            self.flow.pause_reading()
+        self.unparsed = rest or b""  # since an empty view would keep the memory of all that it is a view of
 
-    def _parse(self, data: bytes) -> None:
+    def _expects_data(self) -> bool:
+        """Return whether the client is to send a head or the rest of a body, rather than to wait for a response."""
+        may_send = self.waits_for_head or self.cycle.more_body
+        return may_send and not self.pipeline and not self.transport.is_closing()
+
+    def _parse(self, data: bytes | memoryview) -> None:
         while True:
             try:
                 return self.parser.feed_data(data)
@@ -183,7 +203,13 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
     def _refuse(self) -> None:
-        """Answer 400 and close the connection; only close it if the answer could be read as part of another one."""
+        """Answer 400 and close the connection, after the responses to complete requests.
+
+        Only close it if the answer could be read as part of another one.
+        """
+        if not (self.waits_for_head or self.cycle.more_body):
+            self.cycle.keep_alive = False
+            return
         if self.pipeline or (not self.waits_for_head and self.cycle.response_started):
             self._abort()
             return
@@ -213,10 +239,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self.upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if self.upgrading:
             return
-        if len(self.pipeline) >= MAX_PIPELINED:
-            raise httptools.HttpParserError("too many requests wait for a response")
         self._start_turn()
         super().on_headers_complete()
+        self.body_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
 
     def on_chunk_header(self) -> None:
         # Trailers are what follows the header of the last chunk, which has no body.
@@ -225,10 +250,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self.fields, self.in_trailers = None, False
         self.moved += len(body)
+        self.body_left -= len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self.fields, self.in_trailers = None, False
+        self.fields, self.in_trailers, self.body_left = None, False, 0
         if not self.upgrading:
             super().on_message_complete()
 
