@@ -38,6 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 POOLS = (30, 60, 100, 250)
 LARGE = 500
 Compared = tuple[dict[str, dict[str, RowScores]], dict[str, float]]
+POWER = 0.75  # of decided verdicts at a difference of three standard errors
 EXTREME = 0.97  # a score above this, or below one minus this, is near its bound
 UNRELATED = (
     World("Gaussian"),
@@ -296,8 +297,16 @@ def power_points(world: World, n: int, effort: Effort) -> list[list]:
             if len(near) > 3:
                 ratios, shares = np.array(near).T
                 at_three = np.polyfit(ratios - 3, ndtri(shares.clip(0.01, 0.99)), 1)[1]
-                rows.append([world.name, n, use, side, len(near), f"{ndtr(at_three):.2f}"])
+                rows.append([world.name, n, use, side, len(near), float(ndtr(at_three))])
     return rows
+
+
+def power_table(rows: Sequence[list]) -> str:
+    reached = sum(row[-1] >= POWER for row in rows)
+    text = "The share of verdicts that are not `undecided` at a true difference of three standard errors. "
+    text += f"Noise is added to translations to get there. {reached} of {len(rows)} cells reach {POWER}.\n\n"
+    shown = [[*row[:-1], f"{row[-1]:.2f}", "yes" if row[-1] >= POWER else "**no**"] for row in rows]
+    return text + markdown(["world", "n", "use", "translation is", "points", "decided", f"≥ {POWER}"], shown)
 
 
 def run(jobs: Sequence[tuple], workers: int) -> list:
@@ -361,13 +370,7 @@ def main() -> None:
     text += f"\n## Coverage\n\n{effort.maps} maps a world, {effort.pools} pools a map, {effort.intervals} of them with "
     text += f"intervals.\n\n{coverage_table(cells)}"
     text += f"\n## Verdicts on unrelated spaces\n\n{unrelated_table(unrelated)}"
-    text += (
-        "\n## Power\n\nThe share of verdicts that are not `undecided` at a true difference of three standard errors. "
-    )
-    text += "Noise is added to translations to get there.\n\n"
-    text += markdown(
-        ["world", "n", "use", "translation is", "points", "decided"], [row for rows in power for row in rows]
-    )
+    text += f"\n## Power\n\n{power_table([row for rows in power for row in rows])}"
     print(text)
     if not args.quick:
         (RESULTS / "honesty.md").write_text(text, encoding="utf-8")

@@ -26,6 +26,7 @@ INSIDE = {
     "embeddings": (
         "cells",
         "fingerprints",
+        "plain_types",
         "ids",
         "rows",
         "tables",

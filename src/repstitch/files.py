@@ -132,9 +132,9 @@ def check_new(path: str | os.PathLike, argument: str = "out") -> Path:
 
 
 def _exists(path: Path) -> bool:
-    """Return whether a path exists. Unlike `Path.exists`, it raises ValueError on names that no file can have."""
+    """Return whether there is a file, a folder or a link at a path. Raises ValueError on names that none can have."""
     try:
-        path.stat()
+        path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
@@ -155,7 +155,7 @@ def check_translated_file(out: str | os.PathLike, columns: str | None = None) ->
     if target.suffix == ".npy":
         if columns:
             raise InputError(f"`out` must end in .parquet or .arrow with `{columns}`, because an array has no columns.")
-        if not partial_folder(target).exists():
+        if not os.path.exists(partial_folder(target)):  # unlike `Path.exists`, it accepts names that are too long
             check_new(ids_beside(target))
     return target
 
@@ -163,6 +163,12 @@ def check_translated_file(out: str | os.PathLike, columns: str | None = None) ->
 def partial_folder(target: Path) -> Path:
     """Return the folder of the finished parts of a file that is being written."""
     return target.with_name(f"{target.name}.partial")
+
+
+def stem_of(location: str) -> str:
+    """Return the name of a file without its ending, or the name of a folder, also if the path is `.` or `..`."""
+    path = os.path.abspath(location)
+    return os.path.basename(path) if os.path.isdir(path) else Path(path).stem
 
 
 def ids_beside(array: Path) -> Path:
@@ -199,7 +205,7 @@ def check_new_folder(out: str | os.PathLike, content: str = "a stitcher") -> Pat
     if target.name in ("", ".", "..") or target.name.startswith("."):
         raise InputError(f"`out` must name a folder to create and must not start with a dot; got {str(out)!r}.")
     try:
-        exists = _exists(target) or target.is_symlink()
+        exists = _exists(target)
         above = next(folder for folder in target.absolute().parents if folder.exists())
     except (OSError, ValueError) as error:
         raise InputError(f"`out` cannot be created: {one_line(error)}") from None

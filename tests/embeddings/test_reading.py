@@ -438,19 +438,43 @@ def test_a_missing_column_is_refused_with_the_columns_of_the_file(tmp_path):
         scan(tmp_path / "y.parquet")
 
 
-def test_rows_without_an_id_or_a_group_are_refused(tmp_path):
-    vectors = pa.array(list(gaussian(30, 4)))
-    holes = pa.array(["a", None, *names(28)])
-    pq.write_table(pa.table({"id": holes, "vector": vectors}), tmp_path / "x.parquet")
-    pq.write_table(pa.table({"photo": holes, "vector": vectors}), tmp_path / "y.parquet")
-    with pytest.raises(
-        InputError, match=r"Column 'id' of .*x.parquet must have an entry in every row; 1 are missing \(first: row 1\)"
-    ):
-        read(tmp_path / "x.parquet")
-    with pytest.raises(
-        InputError, match=r"Column 'photo' of .*y.parquet must have an entry in every row; 1 are missing"
-    ):
-        read(tmp_path / "y.parquet", group="photo")
+@pytest.mark.parametrize("row", [1, 25])
+def test_the_row_without_an_id_or_a_group_is_named_by_its_number_in_the_file(tmp_path, row):
+    holes = np.array(names(30), object)
+    holes[row:] = None
+    table = pa.table({"id": pa.array(holes, pa.string()), "vector": list(gaussian(30, 4))})
+    for name in ("id", "photo"):
+        pq.write_table(table.rename_columns([name, "vector"]), tmp_path / f"{name}.parquet")
+    np.save(tmp_path / "x.npy", gaussian(30, 4))
+    message = rf"must have an entry in every row; row {row} has none\.$"
+    with pytest.raises(InputError, match=rf"Column 'id' of .*id\.parquet {message}"):
+        list(scan(tmp_path / "id.parquet").batches(10))
+    with pytest.raises(InputError, match=rf"Column 'photo' of .*photo\.parquet {message}"):
+        list(scan(tmp_path / "photo.parquet", group="photo").batches(10))
+    with pytest.raises(InputError, match=f"`group` {message}"):
+        list(scan(tmp_path / "x.npy", group=holes).batches(10))
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".parquet"])
+def test_groups_may_be_an_array_beside_every_kind_of_file(tmp_path, ending):
+    groups = np.arange(30) // 3
+    np.save(tmp_path / "x.npy", gaussian(30, 4))
+    np.savez(tmp_path / "x.npz", vectors=gaussian(30, 4), ids=names(30).astype(str))
+    pq.write_table(pa.table({"vector": list(gaussian(30, 4))}), tmp_path / "x.parquet")
+    assert list(read(tmp_path / f"x{ending}", group=groups).groups) == [str(group) for group in groups]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", [".", "./", "../e.v2", "{absolute}"])
+def test_a_folder_is_named_by_its_whole_name_wherever_one_stands(tmp_path, monkeypatch, place):
+    folder = tmp_path / "e.v2"
+    folder.mkdir()
+    pq.write_table(pa.table({"vector": list(gaussian(30, 4))}), folder / "0.parquet")
+    (tmp_path / "e.ids.txt").write_text("\n".join(names(30, "other")))  # of e.npy
+    monkeypatch.chdir(folder)
+    rows = read(place.format(absolute=folder))
+    assert (rows.space.name, rows.ids) == ("e.v2", None)
+    (tmp_path / "e.v2.ids.txt").write_text("\n".join(names(30)))
+    assert list(read(place.format(absolute=folder)).ids) == list(names(30))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("meta", [b"{", b"[]", b'{"name": "a"}', b'{"name": "a", "dim": 4, "later": 1}'])

@@ -76,8 +76,11 @@ def test_a_file_that_appears_during_writing_is_not_overwritten_and_the_rows_are_
 @pytest.mark.parametrize("place", ["part", "join", "lock", "settings"])
 def test_a_full_disk_is_one_error_that_names_the_output_and_the_job_can_be_continued(tmp_path, monkeypatch, place):
     def full_disk(*args, **kwargs):
+        if args and isinstance(args[0], pa.BufferOutputStream):  # in memory
+            return parquet_writer(*args, **kwargs)
         raise OSError(28, "No space left on device")
 
+    parquet_writer = pq.ParquetWriter
     rows, out = embeddings(30, 4), tmp_path / "x.parquet"
     places = {
         "part": (pa.ipc, "new_file"),
@@ -461,10 +464,10 @@ def test_an_output_with_too_long_a_name_is_refused_in_one_line(tmp_path, length)
 
 # --- killed jobs ------------------------------------------------------------------------------------------------------
 
-LEAST_KILLS = {"write": 12, "stream": 60, "arrow": 60, "array": 60, "layers": 60}
+LEAST_KILLS = {"write": 12, "convert": 12, "stream": 60, "arrow": 60, "array": 60, "layers": 60}
 
 
-@pytest.mark.parametrize("job", ["write", *(pytest.param(job, marks=SLOW) for job in LEAST_KILLS if job != "write")])
+@pytest.mark.parametrize("job", [pytest.param(job, marks=SLOW if n > 12 else ()) for job, n in LEAST_KILLS.items()])
 def test_a_job_that_is_killed_anywhere_is_whole_or_can_be_continued(tmp_path, job):
     command = [sys.executable, "-m", "helpers.killing", str(tmp_path / "runs"), job]
     done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True)

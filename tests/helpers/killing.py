@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 
 from helpers.jobs import job_of
 from helpers.spaces import card, embeddings
+from repstitch.embeddings.exporting import write_as
+from repstitch.embeddings.reading import scan_argument
 from repstitch.embeddings.writing import write, write_layers, write_stream
 
 KILLED = 137
@@ -134,6 +136,7 @@ def main(folder: Path, name: str) -> None:
 
 
 ROWS = embeddings(30, 4)
+SCAN = scan_argument("rows", ROWS)
 TORN = {"killed": None, "empty": lambda size: 0, "half": lambda size: size // 2}
 JOBS = {
     "stream": lambda folder: write_stream(folder / "out.parquet", ROWS.space, job_of(ROWS, 10)),
@@ -141,6 +144,7 @@ JOBS = {
     "array": lambda folder: write_stream(folder / "out.npy", ROWS.space, job_of(ROWS, 10)),
     "layers": lambda folder: write_layers(folder / "out", [card("a"), card("b")], job_of(ROWS, 10, n_layers=2)),
     "write": lambda folder: write(folder / "out.parquet", ROWS),
+    "convert": lambda folder: write_as(folder / "out.npy", SCAN),
 }
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 import csv
 import json
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -216,9 +218,82 @@ def test_outputs_that_exist_or_cannot_contain_the_rows_are_refused(tmp_path, sou
     with pytest.raises(InputError, match="exists and is never overwritten"):
         convert(source, source)
     write(tmp_path / "w.parquet", Embeddings(X, card("old", 4), [f"a\n{i}" for i in range(N)]))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"must not end in \.npy, because the id 'a\\n0' has a line break; use \.npz"):
+    with pytest.raises(
+        InputError, match=r"must not end in \.npy, because the id 'a\\n0' has a line break; use \.parquet\."
+    ):
         convert(tmp_path / "w.parquet", tmp_path / "w.npy")
     assert convert(tmp_path / "w.parquet", tmp_path / "w.jsonl") == N
+
+
+@pytest.mark.parametrize("ending", WRITTEN_FORMATS)
+def test_an_output_that_appears_meanwhile_is_kept(tmp_path, source, ending, monkeypatch):
+    out, beside = tmp_path / f"y{ending}", tmp_path / "y.ids.txt"
+    batches = Scan.batches
+
+    def late(self, *args):
+        yield from batches(self, *args)
+        out.write_text("of another")
+        beside.write_text("of another")
+
+    monkeypatch.setattr(Scan, "batches", late)
+    with pytest.raises(InputError, match="exists and is never overwritten"):
+        convert(source, out)
+    assert (out.read_text(), beside.read_text()) == ("of another", "of another")
+    assert {path.name for path in tmp_path.iterdir()} == {source.name, out.name, beside.name}
+
+
+def test_a_link_to_nothing_is_not_replaced(tmp_path, source):
+    (tmp_path / "y.parquet").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(InputError, match="exists and is never overwritten"):
+        convert(source, tmp_path / "y.parquet")
+
+
+@pytest.mark.parametrize(
+    ("ending", "column"),
+    [
+        (".parquet", pa.array([{}] * 2, pa.struct([]))),
+        (".parquet", pa.array([None] * 2, pa.month_day_nano_interval())),
+        (".csv", pa.array([None] * 2, pa.month_day_nano_interval())),
+    ],
+)
+def test_columns_that_a_format_cannot_contain_are_refused(tmp_path, ending, column):
+    with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as file:
+        table = pa.table({"id": ["1", "2"], "vector": [[1.0], [2.0]], "p": column})
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(InputError, match=rf"`out` y{ending} cannot contain all of the columns: .* Name the `columns`"):
+        convert(tmp_path / "x.arrow", tmp_path / f"y{ending}")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.arrow"]
+    assert convert(tmp_path / "x.arrow", tmp_path / f"y{ending}", columns=()) == 2
+    assert convert(tmp_path / "x.arrow", tmp_path / "y.arrow") == 2
+
+
+def test_times_in_nanoseconds_are_written_without_pandas(tmp_path):
+    times = pa.array([7, None], pa.timestamp("ns"))
+    table = pa.table(
+        {"id": ["1", "2"], "vector": [[1.0], [2.0]], "t": times, "l": pa.array([[7], []], pa.list_(times.type))}
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    code = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class WithoutPandas(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "pandas":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, WithoutPandas())
+from repstitch.workflows.converting import convert
+convert("x.parquet", "y.jsonl")
+convert("x.parquet", "y.csv")
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    first, second = map(json.loads, (tmp_path / "y.jsonl").read_text().splitlines())
+    assert (first["t"], first["l"]) == ("1970-01-01 00:00:00.000000007", ["1970-01-01 00:00:00.000000007"])
+    assert (second["t"], second["l"]) == (None, [])
+    assert "000000007" in (tmp_path / "y.csv").read_text()
 
 
 def test_the_formats_that_are_read_and_written_are_known_endings():

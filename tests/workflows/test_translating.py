@@ -14,6 +14,7 @@ import torch
 from helpers.spaces import calibration, card, folder_of, gaussian, names
 from pyarrow import feather
 
+from repstitch.embeddings.plain_types import content
 from repstitch.embeddings.reading import read, scan
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
@@ -90,6 +91,17 @@ def test_rows_without_ids_get_their_position_or_the_ids_that_are_passed(tmp_path
     translate_file(stitcher, tmp_path / "x.npy", tmp_path / "z.parquet", batch_rows=5, ids=tmp_path / "names.txt")
     assert list(read(tmp_path / "y.parquet").ids) == [str(i) for i in range(12)]  # type: ignore[arg-type]
     assert list(read(tmp_path / "z.parquet").ids) == list(names(12, "doc"))  # type: ignore[arg-type]
+
+
+def test_numbers_of_rows_are_not_written_beside_an_array(tmp_path, stitcher):
+    """They would be taken for ids, also of another array that is called like it."""
+    np.save(tmp_path / "x.npy", rows_of(12).vectors)
+    translate_file(stitcher, tmp_path / "x.npy", tmp_path / "y.npy", batch_rows=5)
+    translate_file(stitcher, tmp_path / "x.npy", tmp_path / "z.npy", batch_rows=5, ids=names(12))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "y.npy", "z.ids.txt", "z.npy"]
+    assert read(tmp_path / "y.npy").ids is None
+    assert list(read(tmp_path / "z.npy").ids) == list(names(12))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), np.load(tmp_path / "z.npy"))
 
 
 def test_rows_are_translated_one_batch_at_a_time(tmp_path, stitcher, monkeypatch):
@@ -276,6 +288,57 @@ def test_the_hash_of_rows_changes_with_every_bit_and_with_their_order(n, d, dtyp
 def test_the_hash_of_rows_stays_the_same_in_later_versions():
     vectors = (np.arange(9_000, dtype=np.float32) / 7).reshape(1_000, 9)
     assert translating._input_hash(Embeddings(vectors, card("old", 9), names(1_000)))[:16] == "fd56b92d119190aa"
+
+
+def payloads() -> dict[str, pa.Array]:
+    """Return columns of several types, with a value that lacks in each."""
+    texts, times = pa.array(["a", None, "c"] * 20), pa.array([7, None, 9] * 20, pa.timestamp("ns", "UTC"))
+    return {
+        "texts": texts,
+        "views": texts.cast(pa.string_view()),
+        "categories": texts.dictionary_encode(),
+        "numbers": pa.array([1, None, 3] * 20, pa.int16()),
+        "times": times,
+        "lists": pa.array([["a"], None, []] * 20),
+        "of categories": pa.array([["a"], None, ["b", "a"]] * 20, pa.list_(pa.dictionary(pa.int8(), pa.string()))),
+        "fields": pa.array(
+            [{"k": 1, "t": 7}, None, {"k": None, "t": None}] * 20, pa.struct({"k": pa.int8(), "t": times.type})
+        ),
+        "maps": pa.array([[("k", 1)], None, []] * 20, pa.map_(pa.string(), pa.int8())),
+        "fixed": pa.array([[1.0, 2.0], None, [3.0, None]] * 20, pa.list_(pa.float32(), 2)),
+        "without fields": pa.array([{}, None, {}] * 20, pa.struct([])),
+    }
+
+
+@pytest.mark.parametrize("kind", payloads())
+def test_further_columns_are_recognised_by_their_values_however_they_are_read(kind):
+    column = payloads()[kind]
+    table = pa.table({"p": column})
+    contents = {content(table.slice(20, 15)).to_pybytes()}
+    again = [pa.concat_tables([pa.table({"p": column[at : at + 7]}) for at in range(0, 60, 7)])]
+    again += [pa.table({"p": pa.concat_arrays([column[20:23], column[23:60]])}).slice(0, 15)]
+    contents |= {content(again[0].slice(20, 15)).to_pybytes(), content(again[1]).to_pybytes()}
+    assert len(contents) == 1
+    others = {content(table.slice(at, 15)).to_pybytes() for at in (19, 21)}
+    assert len(contents | others) == 3
+
+
+def test_a_further_column_that_changes_between_stop_and_resume_is_noticed(tmp_path, stitcher, monkeypatch):
+    rows, path = rows_of(30), tmp_path / "x.parquet"
+    columns = {name: column[:30] for name, column in payloads().items() if name in ("categories", "times", "fields")}
+
+    def put(**changed: pa.Array) -> None:
+        path.unlink(missing_ok=True)
+        saved(path, replace(rows, payload=pa.table(columns | changed)))
+
+    for name, column in columns.items():
+        put()
+        stopped(stitcher, path, tmp_path / f"{name}.parquet", monkeypatch, columns="all")
+        put(**{name: pa.concat_arrays([column[:9], column[10:], column[:1]])})
+        with pytest.raises(InputError, match=r"unfinished rows of another job; .* Rows 0 to 9 of its input had other"):
+            translate_file(stitcher, path, tmp_path / f"{name}.parquet", batch_rows=10, columns="all")
+        put()
+        assert translate_file(stitcher, path, tmp_path / f"{name}.parquet", batch_rows=10, columns="all") == 30
 
 
 def test_a_source_that_was_moved_or_copied_is_still_the_same(tmp_path, stitcher, monkeypatch):
@@ -577,6 +640,39 @@ def test_further_columns_are_copied_and_the_log_names_the_others(tmp_path, stitc
     assert caplog.text.count("not copied: ") == bool(left_out)
     if left_out:
         assert f"x.parquet: not copied: {', '.join(left_out)}. Copy columns with `columns`." in caplog.text
+
+
+def test_columns_that_the_output_cannot_contain_are_refused_before_any_row_is_translated(
+    tmp_path, stitcher, monkeypatch
+):
+    payload = pa.table({"p": pa.array([{}] * 12, pa.struct([]))})
+    path = tmp_path / "x.arrow"
+    table = pa.table({"vector": list(rows_of(12).vectors), "p": payload["p"]})
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+    monkeypatch.setattr(translating, "_translate", pytest.fail)
+    with pytest.raises(InputError, match=r"`out` y\.parquet cannot contain all of the columns: .* or use \.arrow\."):
+        translate_file(stitcher, path, tmp_path / "y.parquet", columns="all", source_space="old")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.arrow"]
+
+
+def test_an_id_with_a_line_break_is_refused_beside_an_array_at_its_batch(tmp_path, stitcher):
+    ids = np.array([*names(9), "a\nb", *names(20, "more")], object)
+    path = saved(tmp_path / "x.parquet", rows_of(30, ids=ids))
+    with pytest.raises(InputError, match=r"because the id 'a\\nb' has a line break; use \.parquet\.$"):
+        translate_file(stitcher, path, tmp_path / "y.npy", batch_rows=10)
+    assert [file.name for file in tmp_path.iterdir()] == ["x.parquet"]  # nothing was translated
+
+
+def test_ids_that_another_wrote_beside_the_array_meanwhile_are_kept(tmp_path, stitcher, monkeypatch):
+    path, out = saved(tmp_path / "x.parquet", rows_of(30)), tmp_path / "y.npy"
+    stopped(stitcher, path, out, monkeypatch)
+    (tmp_path / "y.ids.txt").write_text("my only copy")
+    with pytest.raises(InputError, match=r"`out` .*y\.ids\.txt exists and is never overwritten"):
+        translate_file(stitcher, path, out, batch_rows=10)
+    assert (tmp_path / "y.ids.txt").read_text() == "my only copy"
+    (tmp_path / "y.ids.txt").unlink()
+    assert translate_file(stitcher, path, out, batch_rows=10) == 30
 
 
 def test_columns_that_cannot_be_copied_are_refused(tmp_path, stitcher):

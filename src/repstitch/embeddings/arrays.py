@@ -62,6 +62,7 @@ def scan_array_file(
 def _scan_npz(
     path: str, key: str | None, id_column: IdColumn | None, group: Column | None
 ) -> tuple[Scan, pyarrow.dataset.Dataset]:
+    group = group if isinstance(group, str) else None
     with np.load(path, allow_pickle=False) as archive:
         names = archive.files
         schema = pa.schema([(name, pa.null()) for name in names])
@@ -80,7 +81,7 @@ def _scan_npz(
         array = _float_rows(f"{path}:{key}", archive[key])
         ids, groups = (
             None if name is None else _entries(archive[name], f"`{name}` of {path}", len(array))
-            for name in (ids_key, group if isinstance(group, str) and group in names else None)
+            for name in (ids_key, group if group in names else None)
         )
         others = {name: archive[name] for name in names if name not in (key, ids_key, group)}
     opened = scan_array(path, array, ids, groups)

@@ -25,6 +25,7 @@ from repstitch.embeddings.shards import is_lists, with_common_types
 from repstitch.embeddings.streaming import stream
 from repstitch.embeddings.tables import HEAD_ROWS
 from repstitch.errors import InputError
+from repstitch.files import stem_of
 from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)
@@ -54,10 +55,8 @@ def scan_table(
     data = with_common_types(data, [column], path)
     kind = _vector_type(data.schema, column, path)
     dim = _vector_dim(data, column, kind, path)
-    card = _common_card(data, path)
-    if column != VECTOR:
-        card = None  # the card describes the column `vector` only
-    space = Space.from_json(card) if card else Space(Path(path).stem, dim)
+    card = _common_card(data, path) if column == VECTOR else None  # it describes this column only
+    space = Space.from_json(card) if card else Space(stem_of(path), dim)
     if space.dim != dim:
         raise InputError(f"The card of {path} states {space.dim} dimensions but its vectors have {dim}.")
     ids_column = _common_id_column(data, path, id_column, column)
@@ -68,14 +67,15 @@ def scan_table(
     data = with_common_types(data, columns, path)
     dtype = np.float16 if kind.value_type == pa.float16() else np.float32
 
-    def texts(table: pa.Table, name: str | None) -> np.ndarray | None:
-        return None if name is None else column_texts(table.column(name), f"Column {name!r} of {path}")
-
     n_rows = data.count_rows()
 
-    def batch_of(vectors: np.ndarray, pieces: list[pa.RecordBatch]) -> Batch:
+    def batch_of(vectors: np.ndarray, pieces: list[pa.RecordBatch], first_row: int) -> Batch:
         table = pa.Table.from_batches(pieces)
-        return vectors, texts(table, ids_column), texts(table, group), table.select(kept) if kept else None
+        ids, groups = (
+            None if name is None else column_texts(table.column(name), f"Column {name!r} of {path}", first_row)
+            for name in (ids_column, group)
+        )
+        return vectors, ids, groups, table.select(kept) if kept else None
 
     def rows(size: int, start: int) -> Iterator[Batch]:
         vectors, without_vectors, filled = np.empty((0, dim), dtype), [], 0
@@ -90,11 +90,11 @@ def scan_table(
                 without_vectors.append(part.drop_columns([column]))
                 filled = end
                 if filled == len(vectors):
-                    yield batch_of(vectors, without_vectors)
+                    yield batch_of(vectors, without_vectors, start)
                     start += filled
                     vectors, without_vectors, filled = np.empty((0, dim), dtype), [], 0  # frees the rows
         if filled:
-            yield batch_of(vectors[:filled], without_vectors)
+            yield batch_of(vectors[:filled], without_vectors, start)
 
     return Scan(
         path,

@@ -1,12 +1,14 @@
 """Write embeddings to files of every format, a batch of rows at a time."""
 
+import filecmp
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +19,9 @@ import pyarrow.parquet as pq
 from repstitch.embeddings.arrow_tables import VECTOR
 from repstitch.embeddings.ids import is_bytes
 from repstitch.embeddings.parts import write_arrow_file
+from repstitch.embeddings.plain_types import plain
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, Scan
-from repstitch.errors import InputError
+from repstitch.errors import InputError, one_line
 from repstitch.files import check_new, ids_beside, written_whole
 
 WRITTEN_FORMATS = (".parquet", ".arrow", ".npy", ".npz", ".csv", ".jsonl", ".ndjson")
@@ -30,17 +33,30 @@ def write_as(out: Path, opened: Scan) -> None:
     An `.npy` file gets a file `NAME.ids.txt` beside it if the rows have ids. Raises InputError if a file exists, if
     there are no rows, if an id does not fit in a line of text, or if a vector with NaN or Inf would be written as text.
     """
-    if out.suffix == ".npy":
-        _write_npy(out, opened)
-        return
-    with written_whole(check_new(out)) as path:
-        if out.suffix == ".npz":
+    with written_whole(check_new(out)) as path, fitting_columns(out):
+        if out.suffix == ".npy":
+            batches = ((batch.ids, batch.vectors) for _, batch in _batches(opened))
+            write_array(batches, opened.n_rows, path, out if opened.has_ids else None)
+        elif out.suffix == ".npz":
             rows = opened.read()
             arrays: Any = {} if rows.ids is None else {"ids": _unicode(rows.ids)}
             np.savez(path, vector=rows.vectors, **arrays)
         else:
             is_text = out.suffix not in (".parquet", ".arrow")
             WRITERS[out.suffix]((_table_of(batch, first, opened, is_text) for first, batch in _batches(opened)), path)
+        check_new(out)  # another process may have created it in the meantime
+
+
+@contextmanager
+def fitting_columns(out: Path) -> Iterator[None]:
+    """Convert an error of a writer that cannot write a type, such as a struct without fields, to an InputError."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise InputError(
+            f"`out` {out.name} cannot contain all of the columns: {one_line(error)} Name the `columns` to copy, or use "
+            ".arrow."
+        ) from None
 
 
 def _batches(opened: Scan) -> Iterator[tuple[int, Embeddings]]:
@@ -77,21 +93,26 @@ def _unicode(ids: Any) -> np.ndarray:
     return np.asarray(ids).astype(str)
 
 
-def _write_npy(out: Path, opened: Scan) -> None:
-    ids_file = check_new(ids_beside(out)) if opened.has_ids else None
-    with written_whole(check_new(out)) as path:
-        batches = ((batch.ids, batch.vectors) for _, batch in _batches(opened))
-        write_array(batches, opened.n_rows, path, ids_file)
+def write_array(batches: Iterator[tuple[Any, np.ndarray]], n_rows: int, path: Path, out: Path | None) -> None:
+    """Write batches of ids and vectors to the .npy file `path`, which will be renamed to `out`, and the ids beside it.
+
+    Without `out`, no ids are written. The ids appear complete, and before the array. Raises InputError if `out` exists,
+    or a file of other ids beside it.
+    """
+    if out is None:
+        _write_rows(batches, n_rows, path, None)
+        return
+    ids_file = ids_beside(out)
+    with written_whole(ids_file) as lines_path:
+        with lines_path.open("w", encoding="utf-8", newline="") as lines:
+            _write_rows(batches, n_rows, path, lines)
+        check_new(out)
+        if not (os.path.isfile(ids_file) and filecmp.cmp(lines_path, ids_file, shallow=False)):
+            check_new(ids_file)  # the same ids are those of a run that was killed before it renamed the array
 
 
-def write_array(batches: Iterator[tuple[Any, np.ndarray]], n_rows: int, path: Path, ids_file: Path | None) -> None:
-    """Write batches of ids and vectors to the .npy file `path`, and the ids to `ids_file`, which appears complete."""
-    with ExitStack() as stack:
-        file = stack.enter_context(path.open("wb"))
-        lines: Any = None
-        if ids_file is not None:
-            lines_path = stack.enter_context(written_whole(ids_file))
-            lines = stack.enter_context(lines_path.open("w", encoding="utf-8", newline=""))
+def _write_rows(batches: Iterator[tuple[Any, np.ndarray]], n_rows: int, path: Path, lines: TextIO | None) -> None:
+    with path.open("wb") as file:
         for number, (ids, vectors) in enumerate(batches):
             if number == 0:
                 header = {"descr": vectors.dtype.str, "fortran_order": False, "shape": (n_rows, vectors.shape[1])}
@@ -99,12 +120,19 @@ def write_array(batches: Iterator[tuple[Any, np.ndarray]], n_rows: int, path: Pa
             file.write(np.ascontiguousarray(vectors).data)
             if lines is not None:
                 lines.write(_id_lines(ids, is_first=number == 0))
+        file.flush()
+        os.fsync(file.fileno())  # so that the ids do not appear if the disk is full
+
+
+def check_lines(ids: Any) -> None:
+    """Raise InputError if an id cannot be a line of the file of ids beside an .npy file."""
+    broken = next((key for key in ids if "\n" in key or key.endswith("\r")), None)
+    if broken is not None:
+        raise InputError(f"`out` must not end in .npy, because the id {broken!r} has a line break; use .parquet.")
 
 
 def _id_lines(ids: Any, is_first: bool) -> str:
-    broken = next((key for key in ids if "\n" in key or key.endswith("\r")), None)
-    if broken is not None:
-        raise InputError(f"`out` must not end in .npy, because the id {broken!r} has a line break; use .npz.")
+    check_lines(ids)
     # The reader takes one byte order mark from the start, which must not be that of the first id.
     mark = "\ufeff" if is_first and ids[0].startswith("\ufeff") else ""
     return mark + "".join(f"{key}\n" for key in ids)
@@ -164,9 +192,20 @@ def _write_json_lines(tables: Iterator[pa.Table], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for table in tables:
             vectors = table.column(VECTOR).to_pylist()
-            for row, vector in zip(table.drop_columns([VECTOR]).to_pylist(), vectors, strict=True):
+            for row, vector in zip(_values(table.drop_columns([VECTOR])), vectors, strict=True):
                 fields = _json(row)[:-1]
                 file.write(f'{fields}{", " if row else ""}"{VECTOR}": {vector or "null"}}}\n')
+
+
+def _values(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a table as Python's values. Raises InputError on durations that Python cannot represent."""
+    try:
+        return plain(table).to_pylist()
+    except ValueError as error:
+        raise InputError(
+            f"`out` is a text file, which cannot contain all of the columns: {one_line(error)} Name the `columns` to "
+            "copy."
+        ) from None
 
 
 def _json(value: Any) -> str:
@@ -198,7 +237,8 @@ def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
         return column.cast(pa.string())
     if not pa.types.is_nested(kind) and not is_bytes(kind) and not isinstance(kind, pa.BaseExtensionType):
         return column
-    texts = (None if value is None else _json(value) for value in column.to_pylist())
+    values = (row[""] for row in _values(pa.table([column], [""])))
+    texts = (None if value is None else _json(value) for value in values)
     return pa.array([text if text is None or text[0] != '"' else json.loads(text) for text in texts], pa.string())
 
 

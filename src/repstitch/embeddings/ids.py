@@ -167,11 +167,12 @@ def is_bytes(kind: pa.DataType) -> bool:
 # --- as text ----------------------------------------------------------------------------------------------------------
 
 
-def column_texts(column: pa.Array | pa.ChunkedArray, subject: str) -> np.ndarray:
+def column_texts(column: pa.Array | pa.ChunkedArray, subject: str, first_row: int | None = None) -> np.ndarray:
     """Return the entries (n,) of an Arrow column as text. Messages call the column `subject`.
 
     A float always has a point or an exponent (7.0), bytes are UTF-8, and UUIDs have their usual 36 characters. Raises
-    InputError if an entry is missing (null or NaN) or cannot be written as text.
+    InputError if an entry is missing (null or NaN) or cannot be written as text. `first_row` is the number of the first
+    row, if the entries are those of a part of the rows.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -183,7 +184,10 @@ def column_texts(column: pa.Array | pa.ChunkedArray, subject: str) -> np.ndarray
     missing = column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
     if missing.any():
         count, first = int(missing.sum()), int(missing.argmax())
-        raise InputError(f"{subject} must have an entry in every row; {count} are missing (first: row {first}).")
+        where = f"{count} are missing (first: row {first})"
+        if first_row is not None:
+            where = f"row {first_row + first} has none"
+        raise InputError(f"{subject} must have an entry in every row; {where}.")
     if is_uuid:
         return object_column(str(uuid.UUID(bytes=entry)) for entry in column.to_pylist())
     if pa.types.is_floating(column.type):
@@ -199,17 +203,17 @@ def column_texts(column: pa.Array | pa.ChunkedArray, subject: str) -> np.ndarray
     return texts.to_numpy(zero_copy_only=False).astype(object)
 
 
-def texts(values: ArrayLike, subject: str) -> np.ndarray:
-    """Return values (n,) as text, by the rules of `column_texts`. Messages call the values `subject`."""
+def texts(values: ArrayLike, subject: str, first_row: int | None = None) -> np.ndarray:
+    """Return values (n,) as text, by the rules and with the arguments of `column_texts`."""
     array = np.asarray(values)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)  # Arrow has no other byte orders
     try:
         if array.dtype.kind != "O":
-            return column_texts(pa.array(array), subject)
+            return column_texts(pa.array(array), subject, first_row)
         try:
-            return column_texts(pa.array(array, pa.string()), subject)
+            return column_texts(pa.array(array, pa.string()), subject, first_row)
         except (pa.ArrowTypeError, pa.ArrowInvalid):  # not all of them are text
-            return object_column(_text(value, row, subject) for row, value in enumerate(array))
+            return object_column(_text(value, row, subject) for row, value in enumerate(array, first_row or 0))
     except UnicodeError as error:
         text = getattr(error, "object", b"")
         raise InputError(f"{subject} must contain text in Unicode; {text[:40]!r} is not.") from None

@@ -19,7 +19,7 @@ from repstitch.embeddings.ids import NO_IDS, IdColumn, choose_dimensions, choose
 from repstitch.embeddings.rows import Batch, Embeddings, EmbeddingsLike, Scan, take_entries
 from repstitch.embeddings.shards import ENDINGS, open_dataset
 from repstitch.errors import InputError, one_line
-from repstitch.files import check_embeddings_exist, is_file_or_pipe, split_column, split_key
+from repstitch.files import check_embeddings_exist, is_file_or_pipe, split_column, split_key, stem_of
 from repstitch.spaces import Space
 
 log = logging.getLogger(__name__)
@@ -178,11 +178,12 @@ def _scan_frame(
 
 def _ids_beside(location: str, n_rows: int) -> Path | None:
     """Return the file of ids beside a file without ids: one with its name, or one for the folder if the number fits."""
-    path = Path(location)
     if "://" in location:
         return None
-    folder = path if path.is_dir() else path.parent
-    for ids_file in (path.with_name(f"{path.stem}.ids{ending}") for ending in LISTS):
+    is_folder = os.path.isdir(location)
+    path = Path(os.path.abspath(location) if is_folder else location)
+    folder = path if is_folder else path.parent
+    for ids_file in (path.with_name(f"{stem_of(location)}.ids{ending}") for ending in LISTS):
         if os.path.isfile(ids_file):  # unlike `Path.is_file`, it accepts names that are too long
             log.info("%s: the ids are those in %s.", location, ids_file)
             return ids_file
@@ -253,7 +254,7 @@ def _override(
             part = slice(at, at + len(vectors))
             at += len(vectors)
             row_ids = row_ids if stated_ids is None else stated_ids[part]
-            groups = groups if groups_of is None else texts(groups_of(part, row_ids), "`group`")
+            groups = groups if groups_of is None else texts(groups_of(part, row_ids), "`group`", part.start)
             yield vectors, row_ids, groups, payload
 
     has_range_index = opened.has_range_index and ids is None

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from repstitch.embeddings.exporting import write_array, write_arrow
+from repstitch.embeddings.exporting import check_lines, fitting_columns, write_array, write_arrow
 from repstitch.embeddings.ids import column_texts
 from repstitch.embeddings.parts import Job, write_parts
 from repstitch.embeddings.rows import SPACE_KEY, Embeddings, row_numbers
@@ -24,7 +24,6 @@ from repstitch.files import (
     check_ending,
     check_layers_folder,
     check_new,
-    ids_beside,
     written_whole,
 )
 from repstitch.spaces import Space
@@ -43,7 +42,7 @@ def write(out: str | os.PathLike[str], embeddings: Embeddings) -> None:
     if not len(table):
         raise InputError(f"There are no rows to write to {target}.")
     with written_whole(target) as path:
-        with _parquet(path, schema) as writer:
+        with fitting_columns(target), _parquet(path, schema) as writer:
             writer.write_table(table)
         check_new(target)  # another process may have created it in the meantime
 
@@ -56,24 +55,31 @@ def write_stream(
     metadata: dict[str, str] | None = None,
     id_type: pa.DataType | None = None,
     columns: pa.Schema = NO_COLUMNS,
+    has_ids: bool = True,
 ) -> int:
     """Write the rows of a job to one file (.parquet, .arrow, or .npy with its ids beside it) and return their number.
 
     `job.produce` yields (hash of the input, ids, vectors), and a fourth entry with the values of `columns`, if there
     are any. After a stop, the same call continues after the last finished batch, if the settings of the job and its
     input are the same. The file appears under its name when all rows are written. `id_type` is the Arrow type of the
-    ids, by default text.
+    ids, by default text. Without `has_ids`, the ids are numbers of rows, which are not written beside an .npy file.
     """
     target = check_new(check_ending(out, TRANSLATED))
     schema = _schema(space, dtype, metadata or {}, id_type or pa.string(), columns)
+    with_ids_beside = has_ids and target.suffix == ".npy"
+    if target.suffix == ".parquet":
+        with fitting_columns(target):
+            _parquet(pa.BufferOutputStream(), schema).close()
 
     def to_table(ids: np.ndarray, vectors: np.ndarray, values: Sequence[Any] = ()) -> pa.Table:
+        if with_ids_beside:
+            check_lines(ids)
         return _table(schema, ids, vectors, values)
 
     def join(tables: Callable[[], Iterator[pa.Table]], whole: Path) -> None:
         parts = (table.replace_schema_metadata(schema.metadata) for table in tables())
         if target.suffix == ".npy":
-            write_array(map(_ids_and_vectors, parts), job.n_rows, whole, ids_beside(target))
+            write_array(map(_ids_and_vectors, parts), job.n_rows, whole, target if with_ids_beside else None)
         elif target.suffix == ".arrow":
             write_arrow(parts, whole)
         else:
@@ -154,7 +160,7 @@ def _lists(vectors: np.ndarray, schema: pa.Schema) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, type=list_type.value_type), list_type.list_size)
 
 
-def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def _parquet(path: Path | pa.BufferOutputStream, schema: pa.Schema) -> pq.ParquetWriter:
     """Open a Parquet file for writing. Vectors get no dictionary and no statistics, which take time for nothing."""
     others: Any = [name for name in schema.names if name != "vector"]
     return pq.ParquetWriter(path, schema, use_dictionary=others, write_statistics=others)

@@ -18,6 +18,7 @@ from repstitch.arguments import names_keywords
 from repstitch.embeddings.columns import Column
 from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.parts import Job
+from repstitch.embeddings.plain_types import content
 from repstitch.embeddings.reading import scan
 from repstitch.embeddings.rows import Embeddings, Scan, invalid_rows, join_ids, row_numbers
 from repstitch.embeddings.writing import write_stream
@@ -57,7 +58,8 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
         source_space: The name or card (`Space`) of the rows' space, in place of the one in the file. Without a name or
             card, rows are assumed to be in the stitcher's source space if they have its dimension.
         ids: One id per row, in place of those in the file: an array, a text file with one id per line, a `.npy` file,
-            `file.npz:key` or `table.csv:column`. Rows without ids get their row numbers as ids.
+            `file.npz:key` or `table.csv:column`. Rows without ids get their row numbers as ids, and none beside an
+            `.npy` file.
         id_column: The column that contains the ids. Default: chosen as by `repstitch.read`. The ids keep the type of
             their column, except that UUIDs become text.
         columns: The names of further columns to copy to `out`, or "all". Default: none.
@@ -121,7 +123,7 @@ def translate_file(  # noqa: PLR0913 - the whole job in one call
     job = Job(settings, opened.n_rows, produce, input_hashes)
     written_by = {"repstitch.translated_by": stitcher.version}
     try:
-        return write_stream(target, stitcher.target, job, dtype, written_by, opened.id_type, further)
+        return write_stream(target, stitcher.target, job, dtype, written_by, opened.id_type, further, opened.has_ids)
     except InputError:
         if overflows:  # with another dtype it is a different job, which cannot reuse the finished parts
             shutil.rmtree(partial_folder(target), ignore_errors=True)
@@ -148,14 +150,14 @@ def _input_hash(batch: Embeddings) -> str:
 
     Of the vectors, the checksum of each piece is hashed, which takes half of the time of hashing the vectors.
     """
-    content = np.ascontiguousarray(batch.vectors).reshape(-1).view(np.uint8)
+    flat = np.ascontiguousarray(batch.vectors).reshape(-1).view(np.uint8)
     digest = hashlib.sha256(f"{batch.vectors.dtype} {batch.vectors.shape}\n".encode())
-    for at in range(0, len(content), PIECE_BYTES):
-        digest.update(zlib.crc32(content[at : at + PIECE_BYTES].data).to_bytes(4, "little"))
+    for at in range(0, len(flat), PIECE_BYTES):
+        digest.update(zlib.crc32(flat[at : at + PIECE_BYTES].data).to_bytes(4, "little"))
     if batch.ids is not None:
         digest.update(join_ids(batch.ids, "\n"))
     if batch.payload is not None:
-        digest.update(repr(batch.payload.to_pylist()).encode())
+        digest.update(content(batch.payload))
     return digest.hexdigest()
 
 
