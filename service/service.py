@@ -4,6 +4,7 @@ import logging
 import os
 
 import bentoml
+from bentoml._internal.server.http import traffic
 from bentoml._internal.utils.analytics import usage_stats
 from circus.sighandler import SysHandler
 
@@ -24,6 +25,8 @@ settings = Settings.from_env()
 install(settings)
 hang_up_as_terminate()
 SysHandler.handle_hup = SysHandler.handle_term  # the same for the process that starts the workers
+# BentoML's timer keeps every request in memory until `timeout` has passed. The application has a time limit of its own.
+setattr(traffic, "TimeoutMiddleware", lambda app, timeout: app)  # noqa: B010 - another type, on purpose
 warn_of_unknown()
 registry = Registry(settings.stitchers)
 app = create_app(registry, settings)
@@ -38,12 +41,9 @@ if not (settings.requires_key or settings.open):
     name="repstitch",
     workers=settings.workers,
     # Above the application's own limits, so that those apply first: their errors have the format of the API, while
-    # BentoML's errors have another.
-    traffic={
-        "timeout": settings.timeout_s + 30,
-        # BentoML counts requests from their first byte, so slow clients would use up a lower limit.
-        "max_concurrency": 1_000_000,
-    },
+    # BentoML's errors have another. BentoML counts requests from their first byte, so slow clients would use up a lower
+    # limit.
+    traffic={"timeout": settings.timeout_s + 30, "max_concurrency": 1_000_000},
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},
     tracing={"excluded_urls": "v1/"},

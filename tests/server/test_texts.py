@@ -2,19 +2,32 @@
 
 import asyncio
 import logging
+import signal
 import threading
+import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
+import httpx
 import numpy as np
 import pytest
-from helpers.server_calls import client_of, refused, registry_of, service_of
-from helpers.serving import eventually, make_rows, make_stitcher
+from helpers.server_calls import LOCAL, client_of, refused, registry_of, service_of
+from helpers.serving import ROOT, eventually, free_port, make_rows, make_stitcher, running, serve_command
 from helpers.spaces import tiny_bert
 
 from repstitch.encoders.encoder import load_encoder
 from repstitch.server.responses import Refusal
-from repstitch.server.texts import BATCH_S, BATCH_TEXTS, TEXT_COST, TextQueue, encoder_differs
+from repstitch.server.texts import (
+    BATCH_S,
+    BATCH_TEXTS,
+    BYTES_PER_TOKEN,
+    MAX_BYTES_PER_TOKEN,
+    TEXT_COST,
+    TextQueue,
+    encoder_differs,
+    text_costs,
+)
 from repstitch.spaces import Space
 
 TEXTS = ["the cat sat on the mat", "a dog", "b"]
@@ -151,6 +164,21 @@ def test_a_request_that_must_wait_too_long_is_refused_with_the_time_after_which_
     assert len(fits.result(60).vectors) == 5
 
 
+def test_a_text_that_is_much_longer_than_the_encoder_reads_is_refused(queue, encoder):
+    """A tokenizer reads all of it, in one call that nothing can stop."""
+    longest = MAX_BYTES_PER_TOKEN * encoder.card.max_length
+    for text in ("a" * longest, "中" * (longest // 3)):
+        assert len(queue.submit(encoder, [text], PLENTY_S).result(60).vectors) == 1
+        with pytest.raises(Refusal, match=rf"at position 1 of `input` is too long; send at most {longest} ") as caught:
+            queue.submit(encoder, ["b", text + "ab中"], PLENTY_S)
+        assert caught.value.status == 413
+
+
+def test_texts_cost_their_bytes_up_to_the_limit_of_tokens(encoder):
+    most = TEXT_COST + BYTES_PER_TOKEN * encoder.card.max_length
+    assert text_costs(encoder, ["b" * 9, "中" * 3, "b" * 99, "中" * 99]).tolist() == [TEXT_COST + 9] * 2 + [most] * 2
+
+
 def test_closing_refuses_what_waits_and_ends_the_thread(queue, encoder):
     gate = Gate(encoder)
     futures = [queue.submit(gate.encoder, ["b"] * 100, PLENTY_S) for _ in range(3)]
@@ -246,6 +274,90 @@ def test_an_input_type_that_contradicts_the_role_is_refused(bert, tmp_path, inpu
     refused(response, 422, f"`input_type` must be query, the role of space 'words'; got {input_type}", "input_type")
     for agreeing in ("query", "search_query", "classification"):
         assert posts(client, input="b", input_type=agreeing).status_code == 200
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def test_too_many_rows_of_texts_are_refused_before_they_are_encoded(bert, tmp_path):
+    client, loaded, stitcher = service_with(tmp_path, bert)
+    gate = Gate(loaded)
+    for count, status in ((4, 200), (5, 413)):
+        client = client_of(registry_of(tmp_path / str(count), **{"words-to-new": stitcher}), max_rows=4)
+        service_of(client).texts.encoders = {"words": gate.encoder}
+        if status == 200:
+            gate.release()
+        assert posts(client, input=["b"] * count).status_code == status
+    assert gate.sizes == [4]
+
+
+def test_texts_that_wait_for_the_encoder_leave_room_for_other_requests(bert, tmp_path):
+    client, loaded, _ = service_with(tmp_path, bert)
+    service, gate = service_of(client), Gate(loaded)
+    service.gate.max_requests = 2
+    with client, ThreadPoolExecutor(5) as threads:
+        eventually(lambda: client.get("/readyz").status_code == 200)
+        service.texts.encoders = {"words": gate.encoder}
+        waiting = [threads.submit(posts, client, input="b") for _ in range(5)]
+        eventually(lambda: gate.sizes and len(service.text_queue._waiting) == 5)
+        assert posts(client, input=make_rows(1, 16).tolist()).status_code == 200
+        gate.release()
+        assert [each.result(60).status_code for each in waiting] == [200] * 5
+    assert service.gate.requests == 0
+
+
+@pytest.fixture(scope="module")
+def with_texts(bert, tmp_path_factory):
+    """Return a command of a service that takes texts for `words->new`, its port, its log and its environment."""
+    folder, port = tmp_path_factory.mktemp("texts"), free_port()
+    space = replace(load_encoder(str(bert), device="cpu").space, name="words")
+    replace(make_stitcher("words", "new", 16), source=space).save(folder / "stitchers" / "words-to-new")
+    env = {"REPSTITCH_ENCODERS": f"words={bert}", "REPSTITCH_TIMEOUT_S": "3", "REPSTITCH_DEVICE": "cpu"}
+    return serve_command(folder / "stitchers", port), port, folder / "log", ROOT, env
+
+
+def send_texts(port: int, n: int, length: int = 100) -> httpx.Response:
+    body = {"model": "words->new", "input": [f"{'the cat ' * (length // 8)} {i}" for i in range(n)]}
+    return httpx.post(f"{LOCAL}:{port}/v1/embeddings", json=body, timeout=60)
+
+
+def test_texts_of_sixteen_clients_are_answered_in_time_or_told_when_they_will_be(with_texts):
+    def patiently() -> list[int]:
+        statuses = []
+        while 200 not in statuses:
+            response = send_texts(with_texts[1], 8)
+            statuses.append(response.status_code)
+            if response.status_code == 429:
+                time.sleep(float(response.headers["retry-after"]))
+        return statuses
+
+    with running(*with_texts), ThreadPoolExecutor(16) as threads:
+        for statuses in threads.map(lambda _: patiently(), range(16)):
+            assert set(statuses) <= {200, 429}
+            assert len(statuses) <= 3
+
+
+def test_work_on_texts_does_not_hold_the_exit(with_texts):
+    """Neither many requests that wait nor one that is as long as the service accepts."""
+    statuses, ended = set(), threading.Event()
+
+    def client(n: int) -> None:
+        while not ended.is_set():
+            with suppress(httpx.TransportError):
+                statuses.add(send_texts(with_texts[1], n, 2000).status_code)
+
+    with running(*with_texts) as process, ThreadPoolExecutor(8) as threads:
+        clients = [threads.submit(client, n) for n in (2000, 500, 200, 100, 50, 20, 5, 1)]
+        time.sleep(4)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        process.wait(60)
+        seconds = time.monotonic() - began
+        ended.set()
+        for each in clients:
+            each.result()
+    assert seconds < 3 + 5  # the time limit of the requests that were accepted, and five seconds
+    assert 200 in statuses
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------

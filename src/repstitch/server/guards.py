@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import hmac
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -133,6 +135,15 @@ class Gate:
 
     def __exit__(self, *_) -> None:
         self.requests -= 1
+
+    @contextmanager
+    def left(self) -> Iterator[None]:
+        """Do not count a request while it waits for something that has a limit of its own."""
+        self.requests -= 1
+        try:
+            yield
+        finally:
+            self.requests += 1
 
 
 class ByteReservation:

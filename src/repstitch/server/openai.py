@@ -82,6 +82,7 @@ class Embeddings(Endpoint):
         encoder = service.texts.encoder_of(space)
         if len(texts) > MAX_TEXTS:
             raise Refusal(413, f"A request may contain at most {MAX_TEXTS} texts; got {len(texts)}.", "input")
+        check_rows(len(texts), self.settings.max_rows)
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 kind = "an empty text" if isinstance(text, str) else "another type"
@@ -91,7 +92,8 @@ class Embeddings(Endpoint):
                 f"`input_type` must be {space.role}, the role of space {space.name!r}; got {input_type}.", "input_type"
             )
         task = service.text_queue.submit(encoder, texts, service.deadlines.remaining())
-        return await asyncio.wrap_future(task)
+        with service.gate.left():
+            return await asyncio.wrap_future(task)
 
 
 def check_query(query: bytes) -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http import auto
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from repstitch.server.settings import Settings
@@ -30,9 +31,9 @@ class Fields:
         self.max_bytes, self.max_fields = max_bytes, max_fields
         self.n_bytes = self.n_fields = self.n_received = 0
 
-    def add(self, n_bytes: int) -> None:
-        """Count a complete field, or a part of the URL. Raises HttpParserError beyond the limits."""
-        self.n_fields += 1
+    def add(self, n_bytes: int, n_fields: int = 1) -> None:
+        """Count a complete field, or a part of the URL, which is no field. Raises HttpParserError beyond the limits."""
+        self.n_fields += n_fields
         self.n_bytes += n_bytes
         if self.n_fields > self.max_fields or self.n_bytes > self.max_bytes:
             raise httptools.HttpParserError("the head or the trailers are too large")
@@ -42,6 +43,18 @@ class Fields:
         self.n_received += n_bytes
         if self.n_received > self.max_bytes:
             raise httptools.HttpParserError("the head or the trailers are too large")
+
+
+class _Flow(FlowControl):
+    """Reads nothing from a client while something that it has sent waits for its turn."""
+
+    def __init__(self, protocol: "BoundedProtocol"):
+        super().__init__(protocol.transport)
+        self.protocol = protocol
+
+    def resume_reading(self) -> None:
+        if not (self.protocol.unparsed or self.protocol.pipeline):
+            super().resume_reading()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -73,6 +86,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _Flow(self)
         self._start_turn()
         self._check_turn()
         if len(self.connections) > self.max_connections:
@@ -115,7 +129,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def waits_for_client(self) -> bool:
-        waits_for_body = not self.waits_for_head and self.cycle.more_body and not self.flow.read_paused
+        waits_for_body = not (self.waits_for_head or self.pipeline or self.flow.read_paused) and self.cycle.more_body
         return self.waits_for_head or waits_for_body or self.flow.write_paused
 
     def _start_turn(self) -> None:
@@ -144,6 +158,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.answering.body.clear()  # of a request that was answered without reading it
         super().on_response_complete()
         self._advance()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def timeout_keep_alive_handler(self) -> None:
         """Leave the connection open: uvicorn calls this after a time of its own."""
@@ -203,14 +219,17 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
     def _refuse(self) -> None:
-        """Answer 400 and close the connection, after the responses to complete requests.
+        """Answer 400 and close the connection. Complete requests before are answered instead of it.
 
-        Only close it if the answer could be read as part of another one.
+        Only close the connection if the 400 could be read as part of another response.
         """
+        if self.pipeline and self.cycle.more_body:  # the latest request is the one that is invalid
+            self.pipeline.popleft()
+            self.cycle = self.pipeline[0][0] if self.pipeline else cast("RequestResponseCycle", self.answering)
         if not (self.waits_for_head or self.cycle.more_body):
             self.cycle.keep_alive = False
             return
-        if self.pipeline or (not self.waits_for_head and self.cycle.response_started):
+        if not self.waits_for_head and self.cycle.response_started:
             self._abort()
             return
         message = "Invalid HTTP request received."
@@ -222,7 +241,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.fields, self.in_trailers, self.upgrading = Fields(MAX_HEAD_BYTES, MAX_HEADERS), False, False
 
     def on_url(self, url: bytes) -> None:
-        self._count(len(url))
+        self._count(len(url), 0)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -230,9 +249,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self.in_trailers:
             super().on_header(name, value)
 
-    def _count(self, n_bytes: int) -> None:
+    def _count(self, n_bytes: int, n_fields: int = 1) -> None:
         if self.fields is not None:
-            self.fields.add(n_bytes)
+            self.fields.add(n_bytes, n_fields)
 
     def on_headers_complete(self) -> None:
         self.fields = None

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 BATCH_TEXTS = 32
 BATCH_S = 1.0  # a batch is chosen to take no longer, because work that nobody waits for stops only between two batches
-TEXT_COST = 64  # the time of a text that does not depend on its length, in characters
-CHARACTERS_PER_TOKEN = 4  # with more characters than this times its limit of tokens, a text is truncated
+TEXT_COST = 64  # the time of a text that does not depend on its length, in bytes
+BYTES_PER_TOKEN = 4  # with more bytes than this times its limit of tokens, a text is truncated
+MAX_BYTES_PER_TOKEN = 64  # of the limit of tokens, that a text may have, because a tokenizer reads all of it
+USUAL_TOKENS = 2048  # taken for the limit of an encoder without one
 MAX_RETRY_S = 60
-LATEST_WEIGHT = 0.5  # of the latest batch in the measured time per character
+LATEST_WEIGHT = 0.5  # of the latest batch in the measured time per byte
 USABLE_SHARE = 0.8  # of the time that a request has left; the rest allows for slower batches and the translation
 
 
@@ -73,7 +75,7 @@ class TextQueue:
         self._lock = threading.Lock()
         self._waiting: deque[_Request] = deque()
         self._is_running = self._is_closed = False
-        self.pace: dict[Encoder, float] = {}  # seconds per character of cost
+        self.pace: dict[Encoder, float] = {}  # seconds per byte of cost
         self._returning: list[tuple[float, float]] = []  # of refused requests: when they may retry, and what they need
 
     def measure(self, encoder: "Encoder") -> None:
@@ -88,8 +90,10 @@ class TextQueue:
     def submit(self, encoder: "Encoder", texts: list[str], within_s: float) -> Future[EncodedTexts]:
         """Queue the texts of a request that has `within_s` seconds left.
 
-        Raises Refusal 413 if its texts alone would take longer, and Refusal 429 if they would after those that wait.
+        Raises Refusal 413 if a text is too long or if the texts alone would take longer, and Refusal 429 if they would
+        after those that wait.
         """
+        _check_lengths(encoder, texts)
         costs, usable_s = text_costs(encoder, texts), USABLE_SHARE * within_s
         vectors = np.empty((len(texts), encoder.space.dim), dtype=np.float32)
         request = _Request(encoder, texts, costs, np.argsort(costs, kind="stable"), vectors)
@@ -209,9 +213,26 @@ class TextQueue:
 
 
 def text_costs(encoder: "Encoder", texts: list[str]) -> np.ndarray:
-    """Return the cost of encoding each text, in characters; what is truncated costs nothing."""
-    limit = CHARACTERS_PER_TOKEN * (encoder.card.max_length or math.inf)
-    return np.array([TEXT_COST + min(len(text), limit) for text in texts], dtype=np.float64)
+    """Return the cost of encoding each text, in bytes; what is truncated costs nothing."""
+    limit = BYTES_PER_TOKEN * (encoder.card.max_length or math.inf)
+    return np.array([TEXT_COST + min(_n_bytes(text), limit) for text in texts], dtype=np.float64)
+
+
+def _n_bytes(text: str) -> int:
+    """Return the number of bytes in UTF-8, which follows the number of tokens better than that of characters does."""
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
+
+
+def _check_lengths(encoder: "Encoder", texts: list[str]) -> None:
+    limit = MAX_BYTES_PER_TOKEN * (encoder.card.max_length or USUAL_TOKENS)
+    for i, text in enumerate(texts):
+        if len(text) > limit or _n_bytes(text) > limit:
+            raise Refusal(
+                413,
+                f"The text at position {i} of `input` is too long; send at most {limit:,} bytes of a text, of which "
+                "the encoder reads the first.",
+                "input",
+            )
 
 
 class TextEncoders:
