@@ -19,9 +19,18 @@ def header(title: str, command: str, packages: tuple[str, ...] = ()) -> str:
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     versions = ", ".join(f"{name} {version(name)}" for name in (*PACKAGES, *packages))
     return (
-        f"# {title}\n\n`{command}`\n\n{platform.machine()}, {os.cpu_count()} cores, {where}, "
+        f"# {title}\n\n`{command}`\n\n{platform.machine()}{_processor()}, {os.cpu_count()} cores, {where}, "
         f"Python {platform.python_version()}, {versions}\n"
     )
+
+
+def _processor() -> str:
+    """Return the name of the processor in brackets, as far as Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((f" ({line.partition(':')[2].strip()})" for line in lines if line.startswith("model name")), "")
 
 
 def markdown(columns: list[str], rows: list[list]) -> str:

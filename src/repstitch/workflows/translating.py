@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 import shutil
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
@@ -148,12 +147,19 @@ def _further_columns(opened: Scan, measures: Sequence[str]) -> pa.Schema:
 def _input_hash(batch: Embeddings) -> str:
     """Return a hash of the content of rows: their vectors, ids and further columns.
 
-    Of the vectors, the checksum of each piece is hashed, which takes half of the time of hashing the vectors.
+    Of the vectors, sums are hashed, which takes a quarter of the time of hashing the vectors: their bytes are laid out
+    as a grid of integers, and each column of it is summed within each piece, and each row. Rounding, other rows and
+    another order change several of these sums. Changes that cancel in all of them are made only on purpose.
     """
-    flat = np.ascontiguousarray(batch.vectors).reshape(-1).view(np.uint8)
     digest = hashlib.sha256(f"{batch.vectors.dtype} {batch.vectors.shape}\n".encode())
-    for at in range(0, len(flat), PIECE_BYTES):
-        digest.update(zlib.crc32(flat[at : at + PIECE_BYTES].data).to_bytes(4, "little"))
+    flat = np.ascontiguousarray(batch.vectors).reshape(-1).view(np.uint8)
+    in_grid = len(flat) - len(flat) % (GRID_COLUMNS * np.uint64().itemsize)
+    grid = flat[:in_grid].view(np.uint64).reshape(-1, GRID_COLUMNS)
+    for at in range(0, len(grid), PIECE_ROWS):
+        piece = grid[at : at + PIECE_ROWS]
+        digest.update(piece.sum(axis=0))
+        digest.update(piece.sum(axis=1))
+    digest.update(flat[in_grid:])
     if batch.ids is not None:
         digest.update(join_ids(batch.ids, "\n"))
     if batch.payload is not None:
@@ -202,4 +208,4 @@ def _refuse_overflow(translated: np.ndarray, ids: np.ndarray, dtype: str) -> Non
 
 
 CHUNK_BYTES = 2**22
-PIECE_BYTES = 2**20
+GRID_COLUMNS, PIECE_ROWS = 2**10, 2**7  # a piece fits in the cache of a core
