@@ -392,8 +392,12 @@ def test_silent_clients_keep_nobody_out_when_descriptors_are_few(engine, tmp_pat
             connection.setblocking(False)
             with suppress(BlockingIOError):
                 connection.connect(("127.0.0.1", port))
+        seconds = []
         for _ in range(5):
-            assert get(f"{LOCAL}:{port}/healthz", timeout=1).status_code == 200
+            began = time.monotonic()
+            assert get(f"{LOCAL}:{port}/healthz", timeout=5).status_code == 200
+            seconds.append(time.monotonic() - began)
+        assert min(seconds) < 1
 
 
 def test_a_connection_with_a_request_in_progress_outlives_idle_ones(tmp_path):
@@ -471,15 +475,16 @@ def test_pipelined_requests_take_little_memory(bounded):
 
         sender = threading.Thread(target=send)
         sender.start()
-        end, n_answered = time.monotonic() + 4, 0
-        while time.monotonic() < end:
-            n_answered += connection.recv(2**20).count(b"HTTP/1.1 200")
+        n_answered = 0
+        while n_answered < 5000:
+            part = connection.recv(2**20)
+            assert part
+            n_answered += part.count(b"HTTP/1.1 200")
             most = max(most, memory_mb(processes) - before)
         stop.set()
         connection.shutdown(socket.SHUT_RDWR)
         sender.join()
     assert most < 10
-    assert n_answered > 1000
 
 
 def test_a_request_is_not_ended_by_the_head_of_the_next(connection, started):
