@@ -159,7 +159,7 @@ def _input_hash(batch: Embeddings) -> str:
         piece = grid[at : at + PIECE_ROWS]
         digest.update(piece.sum(axis=0))
         digest.update(piece.sum(axis=1))
-    digest.update(flat[in_grid:])
+    digest.update(flat[in_grid:].data)
     if batch.ids is not None:
         digest.update(join_ids(batch.ids, "\n"))
     if batch.payload is not None:
