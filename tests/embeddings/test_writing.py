@@ -467,7 +467,7 @@ def test_an_output_with_too_long_a_name_is_refused_in_one_line(tmp_path, length)
 LEAST_KILLS = {"write": 12, "convert": 12, "stream": 60, "arrow": 60, "array": 60, "layers": 60}
 
 
-@pytest.mark.parametrize("job", [pytest.param(job, marks=SLOW if n > 12 else ()) for job, n in LEAST_KILLS.items()])
+@pytest.mark.parametrize("job", [pytest.param(job, marks=() if job == "write" else SLOW) for job in LEAST_KILLS])
 def test_a_job_that_is_killed_anywhere_is_whole_or_can_be_continued(tmp_path, job):
     command = [sys.executable, "-m", "helpers.killing", str(tmp_path / "runs"), job]
     done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True)

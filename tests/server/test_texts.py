@@ -337,6 +337,7 @@ def test_texts_of_sixteen_clients_are_answered_in_time_or_told_when_they_will_be
             assert len(statuses) <= 3
 
 
+@pytest.mark.slow
 def test_work_on_texts_does_not_hold_the_exit(with_texts):
     """Neither many requests that wait nor one that is as long as the service accepts."""
     statuses, ended = set(), threading.Event()
