@@ -14,8 +14,9 @@ PYTEST := $(BIN)/pytest -q -n auto --dist worksteal
 test: $(SETUP)
 	$(PYTEST)
 
-test-all: $(SETUP)
-	$(PYTEST) -m "not gpu and not network and not clients"
+# The tests of `make test`, then those that take longer.
+test-all: test
+	$(PYTEST) -m "slow and not gpu and not network and not clients"
 
 # Drives real clients against a running service, and tools that check services. Needs PyPI, and for some of the tests
 # Node.js, Java, and promtool of Debian's package prometheus; those are skipped without them.
