@@ -41,8 +41,8 @@ if not (settings.requires_key or settings.open):
     name="repstitch",
     workers=settings.workers,
     # Above the application's own limits, so that those apply first: their errors have the format of the API, while
-    # BentoML's errors have another. BentoML counts requests from their first byte, so slow clients would use up a lower
-    # limit.
+    # BentoML's errors have another. Its `timeout` must be a number, but has no effect (see above). BentoML counts
+    # requests from their first byte, so slow clients would use up a lower limit.
     traffic={"timeout": settings.timeout_s + 30, "max_concurrency": 1_000_000},
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},
