@@ -67,6 +67,23 @@ def test_the_service_answers_over_http_and_finishes_open_requests_on_a_signal(
     assert "Traceback" not in log.read_text()
 
 
+STUCK = "import time; from repstitch.server import score; score.Score._score = lambda *_: time.sleep(60)\n"
+
+
+def test_work_whose_request_has_ended_does_not_hold_the_exit(folder, tmp_path):
+    port, log = free_port(), tmp_path / "log"
+    command = serve_command(folder, port)
+    with running([*command[:-1], STUCK + command[-1]], port, log, env={"REPSTITCH_TIMEOUT_S": "1"}) as process:
+        pairs = {"embedding": make_rows(2).tolist(), "counterpart": make_rows(2, 4).tolist(), "source": "old"}
+        answer = post(f"http://127.0.0.1:{port}/v1/score", json=pairs | {"target": "new"}, timeout=20)
+        assert answer.status_code == 504
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.wait(30) == 0
+        assert time.monotonic() - began < 5
+    assert "Traceback" not in log.read_text()
+
+
 def test_a_process_that_ignores_hang_ups_keeps_ignoring_them():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
     try:

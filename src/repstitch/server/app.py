@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import logging
+import os
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -29,6 +31,7 @@ from repstitch.server.telemetry import NO_ENCODING, NO_ROUTE, Metrics
 from repstitch.server.translate import BYTES_PATH, Translate
 from repstitch.stitchers.registry import Registry
 
+LINGER_S = 0.5  # after the application has shut down, the server has this long to end the process by itself
 EXPOSED = (
     "X-Rows",
     "X-Truncated",
@@ -42,8 +45,11 @@ EXPOSED = (
 )
 
 
-def create_app(registry: Registry, settings: Settings) -> Starlette:
-    """Return the application that serves one registry, which it reads at start and reloads at intervals."""
+def create_app(registry: Registry, settings: Settings, owns_process: bool = False) -> Starlette:
+    """Return the application that serves one registry, which it reads at start and reloads at intervals.
+
+    If it has a process to itself, it ends the process when it has shut down.
+    """
     service = Service(registry, settings)
     guards = [
         Middleware(WithoutTrailingSlash),
@@ -77,7 +83,7 @@ def create_app(registry: Registry, settings: Settings) -> Starlette:
         exception_handlers=dict.fromkeys((Refusal, InputError, HTTPException, Exception), on_error),
         lifespan=lifespan,
     )
-    app.state.service = service
+    app.state.service, app.state.owns_process = service, owns_process
     for route in app.routes:
         if isinstance(route, Route) and not isinstance(route.endpoint, Endpoint):
             service.metrics.begin(_label(route), "200")
@@ -146,6 +152,15 @@ async def lifespan(app: Starlette):
     gc.unfreeze()
     watching.cancel()
     service.text_queue.close()
+    if app.state.owns_process:
+        threading.Thread(target=_end_process, name="end", daemon=True).start()
+
+
+def _end_process() -> None:
+    """End the process soon, without waiting for threads that still compute what nobody waits for any more."""
+    time.sleep(LINGER_S)
+    logging.shutdown()
+    os._exit(0)
 
 
 async def refuse_unknown(scope: Scope, receive: Receive, send: Send) -> None:

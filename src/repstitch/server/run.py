@@ -110,7 +110,7 @@ def app_from_env() -> Starlette:
     hang_up_as_terminate()
     settings = Settings.from_env()
     install(settings)
-    return create_app(Registry(settings.stitchers), settings)
+    return create_app(Registry(settings.stitchers), settings, owns_process=True)
 
 
 def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket) -> None:
@@ -122,7 +122,7 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
         os.environ.update(settings.to_env())
     install(settings)
     config = uvicorn.Config(
-        f"{__name__}:{app_from_env.__name__}" if several else create_app(registry, settings),
+        f"{__name__}:{app_from_env.__name__}" if several else create_app(registry, settings, True),
         factory=several,
         workers=settings.workers,
         loop="auto",  # uvloop if it is installed
