@@ -29,7 +29,7 @@ SysHandler.handle_hup = SysHandler.handle_term  # the same for the process that 
 setattr(traffic, "TimeoutMiddleware", lambda app, timeout: app)  # noqa: B010 - another type, on purpose
 warn_of_unknown()
 registry = Registry(settings.stitchers)
-app = create_app(registry, settings, owns_process=True)
+app = create_app(registry, settings)
 if not (settings.requires_key or settings.open):
     logging.getLogger(__name__).warning(
         "No API keys are set (REPSTITCH_API_KEYS), so only requests to a loopback address are answered."

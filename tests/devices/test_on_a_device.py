@@ -148,7 +148,9 @@ def test_a_training_step_on_the_device_has_the_same_loss_as_on_the_cpu(width, ga
     assert near(losses[0], losses[1], device[0])
 
 
-@pytest.mark.parametrize("objective", LOSSES)
+@pytest.mark.parametrize(
+    "objective", [name if name == "match" else pytest.param(name, marks=pytest.mark.slow) for name in LOSSES]
+)
 def test_training_on_the_device_chooses_the_same_map_as_on_the_cpu(objective, device):
     X, Y = (rows.numpy() for rows in spaces(500))
     settings: dict[str, Any] = {"objective": objective, "epochs": 2, "refit_on_all": True, "learning_curve": True}
@@ -378,11 +380,7 @@ def test_threads_that_place_the_first_routes_together_open_one_stage(tmp_path, d
 
     monkeypatch.setattr("repstitch.server.service.Stage", open_slowly)
 
-    def refresh() -> None:
-        with pytest.raises(RuntimeError, match="out of memory"):
-            service.refresh()
-
-    failed = threading.Thread(target=refresh)
+    failed = threading.Thread(target=service.refresh)  # which logs the error
     failed.start()
     assert entered.wait(10)
     routes = [service.resolve({"source": "old", "target": f"new{i}"}).placed for i in range(2)]

@@ -231,6 +231,7 @@ def test_a_disconnected_client_is_still_answered_and_its_bytes_are_released(regi
     assert app.state.service.gate.bytes == 0
 
 
+@pytest.mark.slow
 def test_clients_that_never_read_their_replies_do_not_block_others(tmp_path):
     make_stitcher(d_source=WIDE, d_target=4).save(tmp_path / "st" / "old-to-new")
     port, rows = free_port(), make_rows(4000, WIDE)

@@ -39,6 +39,7 @@ IN_WORDS = (
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
 def test_the_service_conforms_to_its_openapi_document(service):
     port, log = service
     address, began = f"http://127.0.0.1:{port}", len(log.read_text())

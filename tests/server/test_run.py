@@ -70,10 +70,19 @@ def test_the_service_answers_over_http_and_finishes_open_requests_on_a_signal(
 STUCK = "import time; from repstitch.server import score; score.Score._score = lambda *_: time.sleep(60)\n"
 
 
-def test_work_whose_request_has_ended_does_not_hold_the_exit(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("engine", "workers"),
+    [
+        ("uvicorn", 1),
+        pytest.param("uvicorn", 2, marks=pytest.mark.slow),
+        pytest.param("bentoml", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_work_whose_request_has_ended_does_not_hold_the_exit(folder, tmp_path, engine, workers):
     port, log = free_port(), tmp_path / "log"
-    command = serve_command(folder, port)
-    with running([*command[:-1], STUCK + command[-1]], port, log, env={"REPSTITCH_TIMEOUT_S": "1"}) as process:
+    (tmp_path / "sitecustomize.py").write_text(STUCK)  # which every process of the service imports
+    env = {"REPSTITCH_TIMEOUT_S": "1", "PYTHONPATH": str(tmp_path)}
+    with running(serve_command(folder, port, workers, engine), port, log, cwd=ROOT, env=env) as process:
         pairs = {"embedding": make_rows(2).tolist(), "counterpart": make_rows(2, 4).tolist(), "source": "old"}
         answer = post(f"http://127.0.0.1:{port}/v1/score", json=pairs | {"target": "new"}, timeout=20)
         assert answer.status_code == 504

@@ -321,6 +321,7 @@ def send_texts(port: int, n: int, length: int = 100) -> httpx.Response:
     return httpx.post(f"{LOCAL}:{port}/v1/embeddings", json=body, timeout=60)
 
 
+@pytest.mark.slow
 def test_texts_of_sixteen_clients_are_answered_in_time_or_told_when_they_will_be(with_texts):
     def patiently() -> list[int]:
         statuses = []
