@@ -122,7 +122,7 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
         os.environ.update(settings.to_env())
     install(settings)
     config = uvicorn.Config(
-        f"{__name__}:{app_from_env.__name__}" if several else create_app(registry, settings, True),
+        f"{__name__}:{app_from_env.__name__}" if several else create_app(registry, settings, owns_process=True),
         factory=several,
         workers=settings.workers,
         loop="auto",  # uvloop if it is installed
