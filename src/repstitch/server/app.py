@@ -48,7 +48,7 @@ EXPOSED = (
 def create_app(registry: Registry, settings: Settings, owns_process: bool = False) -> Starlette:
     """Return the application that serves one registry, which it reads at start and reloads at intervals.
 
-    If it has a process to itself, it ends the process when it has shut down.
+    With `owns_process`, the process ends soon after the application has shut down, even if a thread still computes.
     """
     service = Service(registry, settings)
     guards = [
@@ -157,7 +157,7 @@ async def lifespan(app: Starlette):
 
 
 def _end_process() -> None:
-    """End the process soon, without waiting for threads that still compute what nobody waits for any more."""
+    """End the process after `LINGER_S` seconds, without waiting for threads whose requests have ended."""
     time.sleep(LINGER_S)
     logging.shutdown()
     os._exit(0)
