@@ -172,6 +172,7 @@ INSIDE = {
         "docs",
         "app",
         "protocol",
+        "workers",
         "run",
     ),
     "cli": (

@@ -82,7 +82,14 @@ def eventually(check: Callable[[], object], patience_s: float = 20, pause_s: flo
 
 
 @contextmanager
-def running(command: list[str], port: int, log: Path, cwd: Path | None = None, env: dict[str, str] | None = None):
+def running(
+    command: list[str],
+    port: int,
+    log: Path,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    ready: Callable[[subprocess.Popen, int, Path], None] | None = None,
+):
     """Run a service in a separate process, yield when it is ready, and stop it by SIGTERM at the end of the block."""
     environ = os.environ | (env or {})
     hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` makes processes ignore it
@@ -92,7 +99,7 @@ def running(command: list[str], port: int, log: Path, cwd: Path | None = None, e
         )
     signal.signal(signal.SIGHUP, hang_up)
     try:
-        wait_until_ready(process, port, log)
+        (ready or wait_until_ready)(process, port, log)
         yield process
     finally:
         if process.poll() is None:

@@ -1,6 +1,9 @@
 """A service with two worker processes and API keys."""
 
+import os
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -78,3 +81,42 @@ def test_the_metrics_of_all_worker_processes_are_added_up(workers):
     eventually(added_up)
     assert numbers(text())["stitchers_loaded",] == 2
     assert not re.search(r"pid=", text())
+
+
+SLOW = "import sys, time\nif '--multiprocessing-fork' in sys.orig_argv: time.sleep({})\n"
+
+
+@pytest.fixture
+def slow_workers(tmp_path):
+    """Return a function that starts two workers which load their modules for some seconds before anything else."""
+    make_stitcher().save(tmp_path / "stitchers" / "old-to-new")
+    port, log = free_port(), tmp_path / "log"
+
+    def start(seconds: float, ready=None):
+        (tmp_path / "sitecustomize.py").write_text(SLOW.format(seconds))
+        command = serve_command(tmp_path / "stitchers", port, workers=2)
+        return running(command, port, log, env={"PYTHONPATH": str(tmp_path)}, ready=ready), log
+
+    return start
+
+
+@pytest.mark.slow
+def test_workers_that_take_long_to_load_are_waited_for(slow_workers):
+    service, log = slow_workers(14)
+    with service:
+        pass
+    assert "replaced" not in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_service_whose_workers_still_load_ends_at_once(slow_workers, number):
+    def announced(process, port, log):
+        eventually(lambda: "repstitch: " in log.read_text())
+        time.sleep(1)  # the workers are started right after the announcement
+
+    service, _ = slow_workers(30, announced)
+    with service as process:
+        began = time.monotonic()
+        os.killpg(process.pid, number)  # as a terminal does
+        assert process.wait(20) == 0
+        assert time.monotonic() - began < 3

@@ -115,7 +115,8 @@ def app_from_env() -> Starlette:
 
 def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket) -> None:
     import uvicorn
-    from uvicorn.supervisors import Multiprocess
+
+    from repstitch.server.workers import Workers
 
     several = settings.workers > 1
     if several:
@@ -139,9 +140,9 @@ def _run_uvicorn(settings: Settings, registry: Registry, listener: socket.socket
         if several:
             with shared_by_workers():
                 on_hang_up = signal.getsignal(signal.SIGHUP)
-                supervisor = Multiprocess(config, [listener])
-                signal.signal(signal.SIGHUP, on_hang_up)  # the supervisor's own handler restarts the workers
-                supervisor.run()
+                workers = Workers(config, [listener])
+                signal.signal(signal.SIGHUP, on_hang_up)  # uvicorn's own handler restarts the workers
+                workers.run()
         else:
             uvicorn.Server(config).run([listener])
 
