@@ -81,36 +81,6 @@ def eventually(check: Callable[[], object], patience_s: float = 20, pause_s: flo
         time.sleep(pause_s)
 
 
-@contextmanager
-def running(
-    command: list[str],
-    port: int,
-    log: Path,
-    cwd: Path | None = None,
-    env: dict[str, str] | None = None,
-    ready: Callable[[subprocess.Popen, int, Path], None] | None = None,
-):
-    """Run a service in a separate process, yield when it is ready, and stop it by SIGTERM at the end of the block."""
-    environ = os.environ | (env or {})
-    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` makes processes ignore it
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=cwd, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    signal.signal(signal.SIGHUP, hang_up)
-    try:
-        (ready or wait_until_ready)(process, port, log)
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-
-
 def wait_until_ready(process: subprocess.Popen, port: int, log: Path, patience_s: float = 60) -> None:
     def ready() -> bool:
         assert process.poll() is None, f"the service ended with {process.returncode}:\n{log.read_text()}"
@@ -123,6 +93,36 @@ def wait_until_ready(process: subprocess.Popen, port: int, log: Path, patience_s
         eventually(ready, patience_s, 0.1)
     except AssertionError as error:
         raise AssertionError(f"the service was not ready: {error}\n{log.read_text()}") from None
+
+
+@contextmanager
+def running(
+    command: list[str],
+    port: int,
+    log: Path,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    ready: Callable[[subprocess.Popen, int, Path], object] = wait_until_ready,
+):
+    """Run a service in a separate process, yield when it is ready, and stop it by SIGTERM at the end of the block."""
+    environ = os.environ | (env or {})
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` makes processes ignore it
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    signal.signal(signal.SIGHUP, hang_up)
+    try:
+        ready(process, port, log)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
 
 
 def serve_command(folder: Path, port: int, workers: int = 1, engine: str = "uvicorn") -> list[str]:

@@ -1,4 +1,4 @@
-"""A service with two worker processes and API keys."""
+"""A service with two worker processes."""
 
 import os
 import re
@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from helpers.metrics import numbers
 from helpers.server_calls import LOCAL, URL, read_rows
-from helpers.serving import eventually, free_port, get, make_rows, make_stitcher, post, running, serve_command
+from helpers.serving import (
+    eventually,
+    free_port,
+    get,
+    make_rows,
+    make_stitcher,
+    post,
+    running,
+    serve_command,
+    wait_until_ready,
+)
+from uvicorn.config import STARTUP_FAILURE
 
 from repstitch.server.negotiation import OCTETS
 
@@ -83,17 +94,15 @@ def test_the_metrics_of_all_worker_processes_are_added_up(workers):
     assert not re.search(r"pid=", text())
 
 
-SLOW = "import sys, time\nif '--multiprocessing-fork' in sys.orig_argv: time.sleep({})\n"
-
-
 @pytest.fixture
-def slow_workers(tmp_path):
-    """Return a function that starts two workers which load their modules for some seconds before anything else."""
+def with_workers(tmp_path):
+    """Return a function that starts a service whose workers run some code before they load their modules."""
     make_stitcher().save(tmp_path / "stitchers" / "old-to-new")
     port, log = free_port(), tmp_path / "log"
 
-    def start(seconds: float, ready=None):
-        (tmp_path / "sitecustomize.py").write_text(SLOW.format(seconds))
+    def start(code: str, ready=wait_until_ready):
+        lines = f"import os, sys, time\nif '--multiprocessing-fork' in sys.orig_argv: {code}\n"
+        (tmp_path / "sitecustomize.py").write_text(lines)
         command = serve_command(tmp_path / "stitchers", port, workers=2)
         return running(command, port, log, env={"PYTHONPATH": str(tmp_path)}, ready=ready), log
 
@@ -101,22 +110,30 @@ def slow_workers(tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_that_take_long_to_load_are_waited_for(slow_workers):
-    service, log = slow_workers(14)
-    with service:
-        pass
-    assert "replaced" not in log.read_text()
+def test_workers_that_take_long_to_load_are_waited_for(with_workers):
+    service, log = with_workers("time.sleep(14)")
+    with service as process:
+        assert "replaced" not in log.read_text()
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_service_whose_workers_still_load_ends_at_once(slow_workers, number):
+def test_a_service_whose_workers_still_load_ends_at_once(with_workers, number):
     def announced(process, port, log):
         eventually(lambda: "repstitch: " in log.read_text())
         time.sleep(1)  # the workers are started right after the announcement
 
-    service, _ = slow_workers(30, announced)
+    service, _ = with_workers("time.sleep(30)", announced)
     with service as process:
         began = time.monotonic()
         os.killpg(process.pid, number)  # as a terminal does
         assert process.wait(20) == 0
         assert time.monotonic() - began < 3
+
+
+def test_a_service_whose_workers_cannot_start_ends_with_their_status(with_workers):
+    service, log = with_workers(f"os._exit({STARTUP_FAILURE})", lambda process, *_: process.wait(30))
+    with service as process:
+        assert process.returncode == STARTUP_FAILURE
+    assert "A worker could not start; the service ends." in log.read_text()
+    assert "Traceback" not in log.read_text()

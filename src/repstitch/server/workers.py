@@ -1,6 +1,7 @@
 """The worker processes of a service with several workers."""
 
 import logging
+import sys
 
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
@@ -16,6 +17,12 @@ class Workers(Multiprocess):
     loaded its modules, so on a slow or busy machine that supervisor kills every worker again and again before it
     serves, and while it waits for an answer it handles no signal.
     """
+
+    def run(self) -> None:
+        """Run the workers until a signal. If one of them could not start, exit with its status."""
+        super().run()
+        if any(worker.exitcode == STARTUP_FAILURE for worker in self.processes):
+            sys.exit(STARTUP_FAILURE)
 
     def init_processes(self) -> None:
         self.processes = [self._start() for _ in range(self.processes_num)]
