@@ -8,8 +8,10 @@ from repstitch import names
 PACKAGE = Path(names.__file__).parent
 # A module imports only from rows above its own; inside a package only from files listed before it.
 ROWS = (
+    ("redaction",),
     ("errors", "lazy", "names", "text"),
-    ("arguments", "devices", "files", "lines", "precision", "records", "spaces"),
+    ("addresses", "arguments", "devices", "files", "lines", "precision", "records", "spaces"),
+    ("stores",),
     ("embeddings",),
     ("metrics", "encoders"),
     ("evaluation",),
@@ -23,6 +25,11 @@ ROWS = (
     ("__main__",),
 )
 INSIDE = {
+    "stores": (
+        "store",
+        "copying",
+        "opening",
+    ),
     "embeddings": (
         "cells",
         "fingerprints",
@@ -33,10 +40,13 @@ INSIDE = {
         "columns",
         "arrays",
         "normalising",
+        "sampling",
         "shards",
         "streaming",
         "arrow_tables",
+        "stored",
         "reading",
+        "sides",
         "parts",
         "exporting",
         "writing",
@@ -82,7 +92,7 @@ INSIDE = {
         "pool",
         "scoring",
     ),
-    "stitchers": ("maps", "pipeline", "confidence", "model_card", "stitcher", "held_out", "routing", "registry"),
+    "stitchers": ("maps", "pipeline", "confidence", "model_card", "held_out_rows", "stitcher", "held_out", "routing", "registry"),
     "fit": (
         "ranks",
         "recipe",

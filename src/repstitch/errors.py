@@ -1,11 +1,16 @@
 """Errors that the caller can correct.
 
-Each message names the argument and states what it must be, what was passed and what to do.
+Each message names the argument and states what it must be, what was passed and what to do. It contains no secrets.
 """
+
+from repstitch.redaction import redact
 
 
 class InputError(ValueError):
     """An argument, a file or a row is invalid. The command line exits with status 2; the service answers 4xx."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(redact(message))
 
 
 class NotFoundError(InputError):
@@ -25,7 +30,7 @@ class ConflictError(InputError):
 
 def one_line(error: BaseException) -> str:
     """Return the message of an error as one line of at most 300 characters; its class name if it has no message."""
-    message = " ".join(str(error).split())
+    message = redact(" ".join(str(error).split()))
     if "allow_pickle" in message:  # NumPy's advice on any file that it does not know, which would run code in the file
         return NO_ARRAY
     return message[:300] or type(error).__name__

@@ -13,7 +13,7 @@ LABELS_HELP = (
     "class labels of the source rows; the scorecard then has the accuracy of a linear probe that is trained on target "
     "rows and transferred to the source space"
 )
-FORMATS_HELP = ".parquet, .arrow, .npy or .npz:KEY"
+FORMATS_HELP = ".parquet, .arrow, .npy, .npz:KEY, or the address of a table (lancedb://, postgresql://)"
 # Arguments of all commands that name files. The files must exist before the command starts.
 STITCHERS = ("stitcher", "forward", "backward")
 EMBEDDINGS = ("embeddings", "source", "target", "source_queries", "target_queries")

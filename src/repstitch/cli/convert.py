@@ -19,9 +19,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     command.add_argument(
         "path",
         metavar="X",
-        help="embeddings: .parquet, .arrow, .npy or .npz:KEY, a folder, .csv or .tsv with vectors such as [0.1,0.2] or "
-        "one number per column, .jsonl or .ndjson, or .json with the reply to a scroll request of Qdrant; X:COLUMN "
-        "names the column of the vectors (default: vector)",
+        help="embeddings: .parquet, .arrow, .npy or .npz:KEY, a folder, the address of a table, .csv or .tsv with "
+        "vectors such as [0.1,0.2] or one number per column, .jsonl or .ndjson, or .json with the reply to a scroll "
+        "request of Qdrant; X:COLUMN names the column of the vectors (default: vector)",
     )
     command.add_argument(
         "--out",
@@ -31,6 +31,13 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         ".jsonl or .ndjson",
     )
     add_copy_arguments(command, columns="all")
+    command.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="convert N rows drawn at random; of a store, only these are read (default: all rows)",
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draw (default: 0)")
     command.add_argument(
         "--space",
         metavar="NAME",
@@ -43,5 +50,14 @@ def run(args: argparse.Namespace) -> None:
     check_inputs(args)
     from repstitch.workflows.converting import convert
 
-    rows = convert(args.path, args.out, space=args.space, ids=args.ids, id_column=args.id_column, columns=args.columns)
+    rows = convert(
+        args.path,
+        args.out,
+        space=args.space,
+        ids=args.ids,
+        id_column=args.id_column,
+        columns=args.columns,
+        sample=args.sample,
+        seed=args.seed,
+    )
     emit({"out": args.out, "rows": rows}, f"{rows:,} rows in {args.out}", args.json)

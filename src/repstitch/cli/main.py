@@ -5,12 +5,29 @@ import logging
 import os
 import re
 import sys
+import traceback
 from io import TextIOWrapper
+from types import TracebackType
 
 from repstitch import __version__
-from repstitch.cli import align, convert, demo, embed, registry, score, serve, study, train, transfer, translate
+from repstitch.addresses import check_no_secret
+from repstitch.cli import (
+    align,
+    convert,
+    demo,
+    embed,
+    migrate,
+    registry,
+    score,
+    serve,
+    study,
+    train,
+    transfer,
+    translate,
+)
 from repstitch.cli.arguments import Parser
 from repstitch.errors import InputError, one_line
+from repstitch.redaction import RedactingFormatter, redact
 from repstitch.text import LOG_FORMAT
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -32,11 +49,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns 0 on success, 2 on an error in the input, 130 if interrupted."""
+    """Run one command. Returns 0 on success, 1 if a check failed, 2 on an error in the input, 130 if interrupted."""
+    sys.excepthook = _print_traceback
+    try:
+        for argument in sys.argv[1:] if argv is None else argv:
+            check_no_secret(argument)
+    except InputError as error:
+        print(f"repstitch: {error}", file=sys.stderr)
+        return EXIT_INPUT
     args = parser().parse_args(argv)
     _prepare_streams(args.parser, LOG_FORMAT if args.command == "serve" else "%(levelname)s: %(message)s")
+    status = 0
     try:
-        args.run(args)
+        status = args.run(args) or 0
         sys.stdout.flush()
     except InputError as error:
         return _fail(args, with_flags(str(error), args.parser))
@@ -54,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         continues = args.command in RESUMED or getattr(args, "checkpoints", None) is not None
         hint = " Run the same command again to continue." if continues else ""
         return _fail(args, f"interrupted.{hint}", EXIT_INTERRUPTED)
-    return 0
+    return status
 
 
 def with_flags(message: str, command: argparse.ArgumentParser) -> str:
@@ -63,7 +88,7 @@ def with_flags(message: str, command: argparse.ArgumentParser) -> str:
     return re.sub(r"`(\w+)`", lambda quoted: f"`{flags.get(quoted[1], quoted[1])}`", message)
 
 
-class FlagFormatter(logging.Formatter):
+class FlagFormatter(RedactingFormatter):
     """Formats log lines; replaces each argument in backticks by the option of the command that sets it."""
 
     def __init__(self, command: argparse.ArgumentParser, form: str):
@@ -72,6 +97,11 @@ class FlagFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return with_flags(super().format(record), self.command)
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of an error that nothing expected, without secrets."""
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _prepare_streams(command: argparse.ArgumentParser, log_format: str) -> None:
@@ -85,12 +115,12 @@ def _prepare_streams(command: argparse.ArgumentParser, log_format: str) -> None:
 
 
 def _fail(args: argparse.Namespace, message: str, status: int = EXIT_INPUT) -> int:
-    print(f"repstitch {args.command}: {message}", file=sys.stderr)
+    print(redact(f"repstitch {args.command}: {message}"), file=sys.stderr)
     return status
 
 
-RESUMED = ("embed", "translate", "study")  # commands that keep finished parts if they are interrupted
-COMMANDS = (embed, train, score, translate, convert, transfer, align, study, registry, serve, demo)
+RESUMED = ("embed", "translate", "study", "migrate")  # commands that keep finished parts if they are interrupted
+COMMANDS = (embed, train, score, translate, migrate, convert, transfer, align, study, registry, serve, demo)
 EXTRAS = {
     "timm": "encoders",
     "torchvision": "encoders",
@@ -105,6 +135,8 @@ EXTRAS = {
     "matplotlib": "plot",
     "sklearn": "probes",
     "skops": "probes",
+    "lance": "lancedb",
+    "psycopg": "postgresql",
 }
 
 if __name__ == "__main__":

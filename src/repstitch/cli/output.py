@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from repstitch.redaction import redact
+
 if TYPE_CHECKING:
     from repstitch.evaluation.scorecard import Scorecard
 
@@ -13,7 +15,7 @@ def emit(result: Mapping[str, Any] | Callable[[], Mapping[str, Any]], text: str,
     """Print `text` or, if `as_json`, `result` as one line of JSON. A function is called to get the result."""
     if as_json:
         text = json.dumps(result() if callable(result) else result, ensure_ascii=False)
-    print(text)
+    print(redact(text))
 
 
 def scorecard_text(card: "Scorecard", command: Sequence[str], full: bool) -> str:

@@ -70,6 +70,12 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "would help",
     )
     command.add_argument("--labels", metavar=LABELS, help=LABELS_HELP)
+    command.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="train on N pairs drawn at random with --seed; of a store, only their rows are read (default: all pairs)",
+    )
     add_device_argument(command)
     add_threshold_arguments(command)
     add_full_argument(command)
@@ -157,6 +163,7 @@ def run(args: argparse.Namespace) -> None:
         labels=args.labels,
         retention=args.retention,
         first_stage=args.first_stage,
+        sample=args.sample,
         **recipe,
     )
     stitcher.save(args.out)

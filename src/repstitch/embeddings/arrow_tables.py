@@ -43,11 +43,14 @@ def scan_table(
     group: str | None = None,
     id_column: IdColumn | None = None,
     payload: Sequence[str] | str = (),
+    name: str | None = None,
+    card_of: str = VECTOR,
 ) -> Scan:
     """Scan a dataset whose vectors are in `column`. Messages call it `path`.
 
-    `group` is the column of groups. `payload` are the names of further columns to read, or "all". Raises InputError if
-    the columns cannot be used.
+    `group` is the column of groups. `payload` are the names of further columns to read, or "all". `name` is the name of
+    the space if no card states it; by default it is that of the file. `card_of` is the column whose space the card in
+    the metadata describes. Raises InputError if the columns cannot be used.
     """
     if group == column:
         raise InputError(f"`group` must be another column of {path} than its vectors; got {group!r}.")
@@ -55,8 +58,8 @@ def scan_table(
     data = with_common_types(data, [column], path)
     kind = _vector_type(data.schema, column, path)
     dim = _vector_dim(data, column, kind, path)
-    card = _common_card(data, path) if column == VECTOR else None  # it describes this column only
-    space = Space.from_json(card) if card else Space(stem_of(path), dim)
+    card = _common_card(data, path) if column == card_of else None
+    space = Space.from_json(card) if card else Space(stem_of(path) if name is None else name, dim)
     if space.dim != dim:
         raise InputError(f"The card of {path} states {space.dim} dimensions but its vectors have {dim}.")
     ids_column = _common_id_column(data, path, id_column, column)

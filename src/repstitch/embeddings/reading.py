@@ -11,13 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 
+from repstitch.addresses import is_address
 from repstitch.arguments import names_keywords
 from repstitch.embeddings.arrays import as_rows, scan_array, scan_array_file
 from repstitch.embeddings.arrow_tables import VECTOR, scan_table, with_index
 from repstitch.embeddings.columns import Column, Entries, count_entries, open_column, read_column
 from repstitch.embeddings.ids import NO_IDS, IdColumn, choose_dimensions, choose_id_column, column_texts, texts
 from repstitch.embeddings.rows import Batch, Embeddings, EmbeddingsLike, Scan, take_entries
+from repstitch.embeddings.sampling import Sample, sampled
 from repstitch.embeddings.shards import ENDINGS, open_dataset
+from repstitch.embeddings.stored import column_names, scan_address
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_embeddings_exist, is_file_or_pipe, split_column, split_key, stem_of
 from repstitch.spaces import Space
@@ -35,19 +38,24 @@ def scan(
     group: Column | None = None,
     id_column: IdColumn | None = None,
     columns: Sequence[str] | str = (),
+    select: Sample | Sequence[str] | None = None,
 ) -> Scan:
     """Open embeddings without reading their rows. The file ending decides the format.
 
-    `path` is a Parquet or Arrow file, a folder of such files, an `s3://` or `gs://` address, a `.npy` file, or
-    `file.npz:key`. The vectors of a Parquet or Arrow file are in its column `vector`; `file.parquet:column` names
-    another column. `space` is the name of the space, or its whole card. `ids`, `group` and `id_column` are those of
-    `read`. `columns` are the names of further columns to read as payload, or "all". Raises InputError if the input
-    cannot be read as rows of numbers.
+    `path` is a Parquet or Arrow file, a folder of such files, an `s3://` or `gs://` address, a `.npy` file,
+    `file.npz:key`, or the address of a table in a store (see `repstitch.addresses`). The vectors of a Parquet or Arrow
+    file are in its column `vector`; `file.parquet:column` names another column. `space` is the name of the space, or
+    its whole card. `ids`, `group` and `id_column` are those of `read`. `columns` are the names of further columns to
+    read as payload, or "all". `select` is a sample to draw or, for a store, the ids of the rows to read. Raises
+    InputError if the input cannot be read as rows of numbers.
     """
+    own_id_column = id_column if ids is None else NO_IDS
+    if is_address(str(path)):
+        opened = _open_address(str(path), group, own_id_column, columns, select)
+        return _override(opened, space, ids, group, id_column)
     location, key = split_key(str(path))
     check_embeddings_exist(path)
     data, files = None, []
-    own_id_column = id_column if ids is None else NO_IDS
     try:
         if _is_table(location):
             data, files = open_dataset(location)
@@ -63,7 +71,8 @@ def scan(
         ids = _ids_beside(location, opened.n_rows)
         if ids is None and data is not None and id_column is None:
             opened = with_index(data, opened, files)
-    return _override(opened, space, ids, group, id_column)
+    opened = _override(opened, space, ids, group, id_column)
+    return sampled(opened, select) if isinstance(select, Sample) else opened
 
 
 @names_keywords
@@ -74,15 +83,18 @@ def read(
     ids: Column | None = None,
     group: Column | None = None,
     id_column: IdColumn | None = None,
+    sample: int | None = None,
+    seed: int = 0,
 ) -> Embeddings:
-    """Read embeddings into memory from a file, an array or a tensor.
+    """Read embeddings into memory from a file, the table of a store, an array or a tensor.
 
     Args:
         source: A path, an array (n, dim), a torch tensor on any device, a data frame or Arrow table, or `Embeddings`. A
-            path is a Parquet or Arrow file, a folder of such files, an `s3://` or `gs://` address, a `.npy` file, or
-            `file.npz:key`. The vectors of a Parquet or Arrow file are in its column `vector`; `file.parquet:column`
-            names another column. Without this column, a data frame must have one number per column. The files of a
-            folder are read in natural order (`part_2` before `part_10`).
+            path is a Parquet or Arrow file, a folder of such files, an `s3://` or `gs://` address, a `.npy` file,
+            `file.npz:key`, or the address of a table in a store: `lancedb://PATH?table=T&vector=V&id=ID` or
+            `postgresql://HOST/DATABASE?table=T&vector=V&id=ID`. The vectors of a Parquet or Arrow file are in its
+            column `vector`; `file.parquet:column` names another column. Without this column, a data frame must have one
+            number per column. The files of a folder are read in natural order (`part_2` before `part_10`).
         space: The name of the space, or its whole card (`Space`), in place of that of `source`. By default the space of
             a file is the one in its card or has the name of the file, and the space of an array is called `array`.
         ids: One id per row, in place of the ids of `source`: an array, a text file with one id per line, a `.npy` file,
@@ -94,21 +106,27 @@ def read(
         id_column: The column of `source` that contains the ids, or the names that it has in different files, such as
             `source` and a table of groups. By default it is `id`, else the index of a pandas data frame, else the only
             column with a usual name such as `doc_id`, `_id` or `uuid`.
+        sample: The number of rows to draw at random; all if there are no more. Of a store, only these are read.
+            Default: None, all rows.
+        seed: The seed of the draw. Default: 0.
 
     Returns:
         The vectors with their space, ids and groups; `source` itself if it is `Embeddings` and nothing replaces its
-        space, ids or groups.
+        space, ids or groups, and no sample is drawn.
 
     Raises:
         InputError: If `source` cannot be read as floats of shape (n, dim), if it is a masked array, if `ids` or `group`
             does not have one entry per row, or if it is not clear which column contains the ids.
     """
-    return read_argument("The array", source, space=space, ids=ids, group=group, id_column=id_column)
+    select = None if sample is None else Sample(sample, seed)
+    return read_argument("The array", source, space=space, ids=ids, group=group, id_column=id_column, select=select)
 
 
 def read_argument(subject: str, source: EmbeddingsLike, **options: Any) -> Embeddings:
     """Read `source` like `read`, with its options. Messages about an array call it `subject`."""
-    if isinstance(source, Embeddings) and all(options.get(name) is None for name in ("space", "ids", "group")):
+    if isinstance(source, Embeddings) and all(
+        options.get(name) is None for name in ("space", "ids", "group", "select")
+    ):
         return source
     return scan_argument(subject, source, **options).read()
 
@@ -122,10 +140,11 @@ def scan_argument(
     group: Column | None = None,
     id_column: IdColumn | None = None,
     columns: Sequence[str] | str = (),
+    select: Sample | Sequence[str] | None = None,
 ) -> Scan:
     """Open a file as `scan` does, or embeddings, a table or an array in memory, which messages call `subject`."""
     if isinstance(source, str | os.PathLike):
-        return scan(source, space=space, ids=ids, group=group, id_column=id_column, columns=columns)
+        return scan(source, space=space, ids=ids, group=group, id_column=id_column, columns=columns, select=select)
     if isinstance(source, Embeddings):
         opened = _scan_embeddings(source, group)
     elif hasattr(source, "__arrow_c_stream__") and (hasattr(source, "columns") or hasattr(source, "column_names")):
@@ -134,7 +153,21 @@ def scan_argument(
             opened = with_index(pyarrow.dataset.dataset(pa.table(source)), opened)
     else:
         opened = replace(scan_array("array", as_rows(source, subject)), path=subject)
-    return _override(opened, space, ids, group, id_column)
+    opened = _override(opened, space, ids, group, id_column)
+    return sampled(opened, select) if isinstance(select, Sample) else opened
+
+
+def _open_address(
+    address: str,
+    group: Column | None,
+    id_column: IdColumn | None,
+    columns: Sequence[str] | str,
+    select: Sample | Sequence[str] | None,
+) -> Scan:
+    """Open rows of a store. Their ids are always a column, because a store has no order by which to pair."""
+    if id_column == NO_IDS:
+        raise InputError(f"`ids` cannot replace the ids of a table; name their column in the address: {address}&id=ID.")
+    return scan_address(address, group if isinstance(group, str) else None, id_column, columns, select)
 
 
 def _is_table(location: str) -> bool:
@@ -217,6 +250,8 @@ def place_group(sources: Sequence[EmbeddingsLike | None], group: Column | None) 
 def _has_column(source: EmbeddingsLike, group: Column | None) -> bool:
     if not isinstance(group, str):
         return False
+    if is_address(source):
+        return group in column_names(str(source))
     if isinstance(source, str | os.PathLike):
         location, _ = split_key(str(source))
         check_embeddings_exist(location)

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from repstitch.arguments import check_choice, check_port
 from repstitch.errors import InputError
+from repstitch.redaction import log_handler
 from repstitch.server.app import create_app
 from repstitch.server.protocol import BoundedProtocol, install
 from repstitch.server.settings import Settings, choose_device, warn_of_unknown
@@ -52,7 +53,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     hang_up_as_terminate()
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    logging.basicConfig(level=logging.INFO, handlers=[log_handler(LOG_FORMAT)])
     warn_of_unknown()
     registry = Registry(settings.stitchers)
     registry.refresh()
@@ -106,7 +107,7 @@ def hang_up_as_terminate() -> None:
 
 def app_from_env() -> Starlette:
     """Build the application from the settings in the environment; each worker process calls this."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    logging.basicConfig(level=logging.INFO, handlers=[log_handler(LOG_FORMAT)])
     hang_up_as_terminate()
     settings = Settings.from_env()
     install(settings)

@@ -9,8 +9,8 @@ from repstitch.embeddings.fingerprints import have_keys, id_fingerprints, row_fi
 from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs
-from repstitch.embeddings.reading import read_argument
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
+from repstitch.embeddings.sides import read_both
 from repstitch.errors import InputError
 from repstitch.evaluation.pool import TranslatedPairs
 from repstitch.precision import exact_products
@@ -29,8 +29,14 @@ def read_sides(
     id_column: IdColumn | None = None,
 ) -> tuple[Embeddings, Embeddings]:
     """Read the rows of both sides. Raises InputError unless they are in the stitcher's source and target space."""
-    source_rows = read_argument("`source`", source, space=source_space, ids=source_ids, id_column=id_column)
-    target_rows = read_argument("`target`", target, space=target_space, ids=target_ids, id_column=id_column)
+    source_rows, target_rows = read_both(
+        source,
+        target,
+        (
+            {"space": source_space, "ids": source_ids, "id_column": id_column},
+            {"space": target_space, "ids": target_ids, "id_column": id_column},
+        ),
+    )
     adopt(source_rows.space, source_rows.declared, stitcher.source, "`source`", opposite=stitcher.target)
     adopt(target_rows.space, target_rows.declared, stitcher.target, "`target`", opposite=stitcher.source)
     return source_rows, target_rows

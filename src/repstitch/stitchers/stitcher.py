@@ -23,6 +23,7 @@ from repstitch.files import check_new_folder, check_regular, check_stitcher_exis
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
 from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Calibration, Confidence, calibration_from_tensors
+from repstitch.stitchers.held_out_rows import HeldOutRows
 from repstitch.stitchers.maps import Map, form_of, map_from_tensors
 from repstitch.stitchers.model_card import model_card
 from repstitch.stitchers.pipeline import Pipeline, PipelineOutput, Rows, as_floats
@@ -63,6 +64,7 @@ class Stitcher:
             which of several stitchers serves a pair, and is no part of the version. Default: None, for not recorded.
         seen_rows: uint8 keys (m, 16) of the vectors of the pairs of `seen`, which are recognised by them after scaling
             and rounding. Default: None, as in stitchers of earlier releases.
+        held_out: Native rows of held-out pairs, which `save` writes beside the folder. Default: None.
 
     Raises:
         InputError: If the arguments do not fit together.
@@ -85,6 +87,7 @@ class Stitcher:
     calibration: Calibration | None = None
     created: str | None = None
     seen_rows: np.ndarray | None = None
+    held_out: HeldOutRows | None = None
 
     def __post_init__(self):
         if (self.map.d_source, self.map.d_target) != (self.source.dim, self.target.dim):
@@ -266,7 +269,9 @@ class Stitcher:
         return tensors
 
     def save(self, out: str | os.PathLike[str]) -> Path:
-        """Save the stitcher to a new folder. The folder appears only when it is complete.
+        """Save the stitcher to a new folder, which appears only when it is complete.
+
+        Held-out rows are written to `NAME.held-out.parquet` beside it (see `repstitch migrate verify`).
 
         Args:
             out: The folder to create, with its parents. It must not exist yet.
@@ -288,6 +293,8 @@ class Stitcher:
             # Not `save_file`, which makes a file that only its owner can read, whatever the umask.
             (folder / "model.safetensors").write_bytes(to_safetensors(tensors))
             check_new_folder(out)  # another process may have created it in the meantime
+        if self.held_out is not None:
+            self.held_out.write(target, self.version)
         return target
 
     def push_to_hub(self, repo_id: str, token: str | None = None) -> str:

@@ -14,8 +14,10 @@ from repstitch.embeddings.columns import Column
 from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pairs import Pairs, pair
-from repstitch.embeddings.reading import place_group, read_argument
+from repstitch.embeddings.reading import place_group
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
+from repstitch.embeddings.sampling import Sample
+from repstitch.embeddings.sides import read_both
 from repstitch.embeddings.splitting import Split, split
 from repstitch.errors import InputError
 from repstitch.spaces import Space
@@ -60,6 +62,7 @@ def read_pair_of_spaces(  # noqa: PLR0913 - all that `train` states about its tw
     group: Column | None = None,
     labels: Column | None = None,
     id_column: IdColumn | None = None,
+    sample: Sample | None = None,
 ) -> tuple[Embeddings, Embeddings]:
     """Read both sides. Groups are attached to the side that has them as a column; all other groups, to the source.
 
@@ -69,16 +72,14 @@ def read_pair_of_spaces(  # noqa: PLR0913 - all that `train` states about its tw
     states the name of each.
     """
     groups = place_group((source, target), group)
-    source_rows, target_rows = (
-        read_argument(f"`{name}`", rows, space=space, ids=ids, group=group_of_side, id_column=id_column)
-        for name, rows, space, ids, group_of_side in zip(
-            ("source", "target"),
-            (source, target),
-            (source_space, target_space),
-            (source_ids, target_ids),
-            groups,
-            strict=True,
-        )
+    source_rows, target_rows = read_both(
+        source,
+        target,
+        (
+            {"space": source_space, "ids": source_ids, "group": groups[0], "id_column": id_column},
+            {"space": target_space, "ids": target_ids, "group": groups[1], "id_column": id_column},
+        ),
+        sample,
     )
     if _is_nameless(source, source_space) and target_rows.space.name != "source":
         source_rows = _named(source_rows, "source")
@@ -110,13 +111,17 @@ def prepare(
     drop_invalid: bool,
     output_norm: str | None,
     device: str,
+    sample: Sample | None = None,
 ) -> PreparedPairs:
     """Pair the rows, split them, check that a map can be learned from them, and normalise them.
 
-    If `output_norm` is None, target rows are scaled to unit length, unless their card states that they are not
-    normalised. Raises InputError if the rows, the pairs or the split cannot be used.
+    Only a `sample` of the pairs is kept, if there is one. If `output_norm` is None, target rows are scaled to unit
+    length, unless their card states that they are not normalised. Raises InputError if the rows, the pairs or the split
+    cannot be used.
     """
     pairs = pair(source, target, drop_invalid)
+    if sample is not None:
+        pairs = pairs.take(sample.positions(len(pairs)))
     parts = split(pairs, shares, split_seed)
     output_norm = output_norm or ("none" if target.space.normalised is False else "unit")
     findings = check(pairs, parts, output_norm)

@@ -17,6 +17,7 @@ from repstitch.embeddings.columns import Column
 from repstitch.embeddings.fingerprints import id_fingerprints, pair_keys, row_fingerprints
 from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.rows import EmbeddingsLike
+from repstitch.embeddings.sampling import Sample
 from repstitch.embeddings.splitting import SHARES
 from repstitch.errors import InputError
 from repstitch.evaluation.scorecard import Scorecard
@@ -29,6 +30,7 @@ from repstitch.fit.selection import Candidate, Problem, refit, select
 from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES, Method, Normalisation, Objective
 from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Calibration
+from repstitch.stitchers.held_out_rows import HeldOutRows, keep_rows
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.probe_evaluation import evaluate_probe
 from repstitch.transfer.task import Task, make_task
@@ -59,6 +61,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
     labels: Column | None = None,
     retention: float = 0.9,
     first_stage: float = 0.95,
+    sample: int | None = None,
     **recipe: Unpack[RecipeSettings],
 ) -> Stitcher:
     """Learn a stitcher from paired embeddings and score it on held-out pairs.
@@ -67,10 +70,11 @@ def train(  # noqa: PLR0913 - the whole job in one call
     validation, and the scorecard is computed on test.
 
     Args:
-        source: The embeddings to translate from: a file (see `repstitch.read`), `Embeddings`, or an array
-            (n, d_source). At least 20 pairs are needed.
+        source: The embeddings to translate from: a file or the address of a table in a store (see `repstitch.read`),
+            `Embeddings`, or an array (n, d_source). At least 20 pairs are needed.
         target: The embeddings of the same items in the space to translate into, in any of these forms. Rows are paired
-            by id if both sides have ids, otherwise by position.
+            by id if both sides have ids, otherwise by position. Rows of a store are always paired by id; only those
+            with the ids of the other side are read.
         method: How the map is learned. Default: `auto`.
 
             - `ridge`: linear regression with an L2 penalty.
@@ -122,6 +126,8 @@ def train(  # noqa: PLR0913 - the whole job in one call
             with its whole 95 % interval for the verdict `use`. Default: 0.9.
         first_stage: The share of the shortlist recall of full re-embedding that the translation must reach with
             its whole 95 % interval for the verdict `use as first stage`. Default: 0.95.
+        sample: The number of pairs to draw at random with `seed`; all if there are no more. Of a store, only their rows
+            are read. Default: None, all pairs.
         **recipe: Settings of `linear` and `mlp`, for example `epochs` (default: 25), `width` of the hidden layer
             (default: 512), `batch_size` (default: 512) and `checkpoints`, a folder from which an interrupted fit
             resumes (default: None). `repstitch.fit.recipe.Recipe` describes all of them.
@@ -140,19 +146,21 @@ def train(  # noqa: PLR0913 - the whole job in one call
         check_choice("output_norm", output_norm, NORMALISATIONS)
     check_seed(seed)
     thresholds = Thresholds(retention, first_stage)
+    drawn = None if sample is None else Sample(sample, seed)
     device = pick_device(device)
     accelerator = "gpu" if device == "cuda" else "cpu"
     fit_recipe = recipe_for("mlp", **{"accelerator": accelerator, "seed": seed, **recipe})
 
     prepared = prepare(
         *read_pair_of_spaces(
-            source, target, source_space, target_space, source_ids, target_ids, group, labels, id_column
+            source, target, source_space, target_space, source_ids, target_ids, group, labels, id_column, drawn
         ),
         shares=split_shares,
         split_seed=split_seed,
         drop_invalid=drop_invalid,
         output_norm=output_norm,
         device=device,
+        sample=drawn,
     )
     if learning_curve:
         check_enough(len(prepared.parts.train))
@@ -175,7 +183,18 @@ def train(  # noqa: PLR0913 - the whole job in one call
     if task is not None:
         extras["probe_transfer"] = evaluate_probe(stitcher, task, seed=seed).to_dict()
     map = stitcher.map if refitted is None else refitted
-    return replace(stitcher, map=map, scorecard=Scorecard(scorecard.to_dict() | extras))
+    return replace(
+        stitcher,
+        map=map,
+        scorecard=Scorecard(scorecard.to_dict() | extras),
+        held_out=_held_out_rows(prepared) if refitted is None else None,
+    )
+
+
+def _held_out_rows(prepared: PreparedPairs) -> HeldOutRows | None:
+    """Return the held-out pairs by their ids; None if the pairs have no ids by which a store could know them."""
+    pairs, rows = prepared.pairs, prepared.held_out
+    return keep_rows(pairs.ids[rows], pairs.Y[rows]) if pairs.by == "id" else None
 
 
 def probe_task(prepared: PreparedPairs) -> Task | None:

@@ -1,0 +1,190 @@
+"""Addresses of embeddings in stores: `scheme://LOCATOR?table=T&vector=V&id=ID&where=CONDITION`.
+
+The locator, which is everything between `://` and `?`, belongs to the store and stays as it is. Of the parameters after
+`?`, those named in OWN are ours. The others are for the driver of the store, which gets them unchanged.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from repstitch.errors import InputError
+from repstitch.redaction import SECRET_NAMES, keep_secret, redact
+from repstitch.text import nearest
+
+OWN = ("table", "vector", "id", "where")
+SCHEMES = ("lancedb", "postgresql", "postgres")
+WITH_PARAMETERS = ("postgresql", "postgres")  # their drivers have parameters of their own
+ENVIRONMENT = "REPSTITCH_ADDRESS"
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+USER = re.compile(r"(?P<user>[^/@:]*):(?P<password>[^/@]+)@")
+NAME = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
+
+
+@dataclass(frozen=True)
+class Address:
+    """The embeddings of one column of a table in a store.
+
+    Args:
+        scheme: `lancedb` or `postgresql`.
+        locator: The part between `://` and `?`, unchanged: a path, or hosts and the name of a database.
+        table: The table, as `NAME` or `SCHEMA.NAME`. A name that contains a dot is in double quotes.
+        vector: The column of the vectors, or None for the only column of vectors.
+        id: The column of the ids, or None for the primary key.
+        where: A condition in SQL that selects rows, or None for all rows.
+        parameters: The parameters of the driver, unchanged, such as `sslmode=require`.
+    """
+
+    scheme: str
+    locator: str
+    table: str
+    vector: str | None = None
+    id: str | None = None
+    where: str | None = None
+    parameters: str = ""
+
+    def __str__(self) -> str:
+        """Return the address without secrets."""
+        return redact(self.to_text())
+
+    def __repr__(self) -> str:
+        return f"Address({str(self)!r})"
+
+    def to_text(self) -> str:
+        """Return the whole address, with the password if it contains one."""
+        own = [f"{name}={quote(value, safe=SAFE)}" for name in OWN if (value := getattr(self, name)) is not None]
+        return f"{self.scheme}://{self.locator}?{'&'.join([*own, *filter(None, [self.parameters])])}"
+
+    @property
+    def connection(self) -> str:
+        """The address of the store itself, for its driver: with the driver's parameters and without ours."""
+        return f"{self.scheme}://{self.locator}{'?' if self.parameters else ''}{self.parameters}"
+
+    @property
+    def label(self) -> str:
+        """What cards and reports say of the address: the scheme, the table and the column, and no host or user."""
+        return f"{self.scheme} table {self.table}" + (f", column {self.vector}" if self.vector else "")
+
+    def table_parts(self) -> tuple[str, ...]:
+        """Return the names in `table`, without quotes: (name,) or (schema, name)."""
+        return split_table(self.table)
+
+
+def is_address(source: object) -> bool:
+    """Return whether a source of embeddings is text that begins with the scheme of a store."""
+    found = SCHEME.match(source) if isinstance(source, str) else None
+    return found is not None and found[1].lower() in SCHEMES
+
+
+def parse_address(text: str) -> Address:
+    """Parse an address.
+
+    If the locator is empty, the environment variable REPSTITCH_ADDRESS may contain the locator and the parameters of
+    the driver. Raises InputError if the address is not valid. No message repeats a password.
+    """
+    found = SCHEME.match(text)
+    if found is None or found[1].lower() not in SCHEMES:
+        raise InputError(f"An address must begin with {' or '.join(f'{name}://' for name in SCHEMES)}; got {text}.")
+    scheme = "postgresql" if found[1].lower() == "postgres" else found[1].lower()
+    locator, _, query = text[found.end() :].partition("?")
+    _keep_secrets(locator, query)
+    own, others = _split_parameters(query, scheme, text)
+    if not locator and not others:
+        locator, others = _from_environment(scheme)
+    if scheme == "lancedb" and not locator:
+        raise InputError(f"{redact(text)} must name the folder of the database: lancedb://PATH?table=T.")
+    if "table" not in own:
+        raise InputError(f"{redact(text)} must name a table: add {'&' if query else '?'}table=NAME.")
+    split_table(own["table"])
+    return Address(scheme, locator, parameters="&".join(others), **own)
+
+
+def check_no_secret(text: str) -> None:
+    """Raise InputError if an address contains a password or a key. The message does not repeat the address.
+
+    Other users of the machine can read the arguments of a program.
+    """
+    if text.startswith("--"):
+        text = text.partition("=")[2]
+    if not SCHEME.match(text):
+        return
+    locator, _, query = text.partition("://")[2].partition("?")
+    if _keep_secrets(locator, query):
+        raise InputError(
+            "An address on the command line must not contain a password or a key, because other users of the machine "
+            "can read it there. Put it into ~/.pgpass, PGPASSWORD or a service (PGSERVICE), or put the address without "
+            f"table, vector and id into {ENVIRONMENT} and pass postgresql://?table=NAME."
+        )
+
+
+def split_table(table: str) -> tuple[str, ...]:
+    """Split `SCHEMA.NAME` or `NAME`, in which names may be in double quotes, into the names without quotes."""
+    parts, at = [], 0
+    while found := NAME.match(table, at):
+        parts.append(found[1].replace('""', '"') if found[1] is not None else found[2])
+        at = found.end()
+        if table[at : at + 1] != ".":
+            break
+        at += 1
+    if at != len(table) or not 1 <= len(parts) <= 2:
+        raise InputError(
+            f"`table` must be NAME or SCHEMA.NAME, with double quotes around a name that contains a dot; got {table!r}."
+        )
+    return tuple(parts)
+
+
+def _split_parameters(query: str, scheme: str, text: str) -> tuple[dict[str, str], list[str]]:
+    """Split the parameters into ours, decoded, and those of the driver, unchanged."""
+    own: dict[str, str] = {}
+    others: list[str] = []
+    for parameter in filter(None, query.split("&")):
+        name, equals, value = parameter.partition("=")
+        if name in OWN:
+            if name in own:
+                raise InputError(f"{redact(text)} must state {name} once.")
+            if not value:
+                raise InputError(f"{redact(text)} must have a value after {name}=.")
+            own[name] = unquote(value)
+        elif scheme in WITH_PARAMETERS and equals and not _is_misspelt(name):
+            others.append(parameter)
+        else:
+            near = nearest(name, OWN)
+            advice = f"; did you mean {near[0]}?" if near else f"; parameters are {', '.join(OWN)}."
+            raise InputError(f"{redact(text)} has the unknown parameter {name}{advice}")
+    return own, others
+
+
+def _is_misspelt(name: str) -> bool:
+    return name.casefold() in OWN or name.rstrip("s").casefold() in OWN or name in ("vectors", "column", "where_clause")
+
+
+def _from_environment(scheme: str) -> tuple[str, list[str]]:
+    """Return the locator and the driver's parameters in REPSTITCH_ADDRESS: nothing if it is not set."""
+    stated = os.environ.get(ENVIRONMENT, "")
+    found = SCHEME.match(stated)
+    if found is None:
+        if stated:
+            raise InputError(f"{ENVIRONMENT} must be an address such as postgresql://user@host/database.")
+        return "", []
+    if scheme != ("postgresql" if found[1].lower() == "postgres" else found[1].lower()):
+        raise InputError(f"{ENVIRONMENT} must begin with {scheme}://, as the address does.")
+    locator, _, query = stated[found.end() :].partition("?")
+    _keep_secrets(locator, query)
+    return locator, [part for part in query.split("&") if part and part.partition("=")[0] not in OWN]
+
+
+def _keep_secrets(locator: str, query: str) -> bool:
+    """Remember the secrets of an address, for `redact`, and return whether there are any."""
+    user = USER.match(locator)
+    secrets = [user["password"]] if user else []
+    for parameter in query.split("&"):
+        name, _, value = parameter.partition("=")
+        if value and re.fullmatch(SECRET_NAMES, unquote(name), re.IGNORECASE):
+            secrets.append(value)
+    for secret in secrets:
+        keep_secret(secret)
+    return bool(secrets)
+
+
+SAFE = "/:@$,;()*!'\"._-~ ".replace(" ", "")

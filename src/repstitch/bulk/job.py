@@ -1,0 +1,157 @@
+"""The state of a migration, which is stored with the new column so that any machine can go on."""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import repstitch
+from repstitch.bulk.settings import JobSettings
+from repstitch.errors import InputError
+from repstitch.spaces import Space
+from repstitch.stitchers.stitcher import Stitcher
+from repstitch.stores.store import Migration, Store
+
+FORMAT_VERSION = 1
+FILLING, FILLED, INDEXED, INCOMPLETE, VERIFIED, CUT_OVER, ROLLED_BACK = (
+    "filling",
+    "filled",
+    "indexed",
+    "incomplete",  # all rows are right, but no search question was asked
+    "verified",
+    "cut over",
+    "rolled back",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A migration and how far it has come.
+
+    Args:
+        migration: What is done to the table.
+        phase: `filling`, `filled`, `indexed`, `incomplete`, `verified`, `cut over` or `rolled back`.
+        source: The card of the old space.
+        verification: The result of the last verification, as JSON, with the stamp of the index that it was made with.
+        guard: Whether writers must state the new space after the cut-over.
+        started: When the job began, in ISO 8601.
+    """
+
+    migration: Migration
+    phase: str
+    source: dict[str, Any]
+    verification: dict[str, Any] | None = None
+    guard: bool = False
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the job as JSON types."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "repstitch": repstitch.__version__,
+            "phase": self.phase,
+            "stitcher": self.migration.version,
+            "source": self.source,
+            "target": Space.from_json(self.migration.space).to_dict(),
+            "dim": self.migration.dim,
+            "new": self.migration.new,
+            "old": self.migration.old,
+            "keep_names": self.migration.keep_names,
+            "view": self.migration.view,
+            "layout": self.migration.layout,
+            "guard": self.guard,
+            "verification": self.verification,
+            "started": self.started,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Job":
+        """Read a job. Raises InputError if a newer release has written it, or if it is damaged."""
+        if values.get("format_version") != FORMAT_VERSION:
+            raise InputError(
+                f"The job on this column has format {values.get('format_version')!r}, and this release reads format "
+                f"{FORMAT_VERSION}; use the release that began the job ({values.get('repstitch')})."
+            )
+        try:
+            migration = Migration(
+                dim=values["dim"],
+                version=values["stitcher"],
+                space=Space.from_dict(values["target"]).to_json(),
+                new=values["new"],
+                old=values["old"],
+                keep_names=values["keep_names"],
+                view=values["view"],
+                layout=values["layout"],
+            )
+            rest = {name: values[name] for name in ("phase", "source", "verification", "guard", "started")}
+            return cls(migration, **rest)
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"The state of the job on this column is damaged ({error}); clean up and begin anew."
+            ) from None
+
+    def at(self, phase: str, **changes: Any) -> "Job":
+        """Return the job in another phase."""
+        return replace(self, phase=phase, **changes)
+
+
+def new_job(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
+    """Return the job that moves a column with a stitcher.
+
+    Raises InputError if the column is not in the stitcher's source space.
+    """
+    facts = store.facts()
+    if facts.dim != stitcher.source.dim:
+        raise InputError(
+            f"The stitcher translates {stitcher.source.dim} dimensions, and column {store.vector} has {facts.dim}; "
+            "pass a stitcher whose source is the space of the column."
+        )
+    is_equal = stitcher.source.dim == stitcher.target.dim
+    migration = Migration(
+        dim=stitcher.target.dim,
+        version=stitcher.version,
+        space=stitcher.target.to_json(),
+        new=settings.new_vector or f"{store.vector}_new",
+        old=settings.old_vector or f"{store.vector}_old",
+        keep_names=settings.keep_names or (is_equal and not settings.swap_equal and settings.view is None),
+        view=settings.view,
+        layout=settings.layout,
+    )
+    if len({migration.new, migration.old, store.vector}) < 3:
+        raise InputError("`new_vector` and `old_vector` must be two other names than that of the column.")
+    return Job(migration, FILLING, stitcher.source.to_dict(), guard=settings.guard)
+
+
+def job_of(store: Store) -> Job | None:
+    """Return the job on the column of a store, or None if there is none."""
+    stored = store.job()
+    return None if stored is None else Job.from_dict(stored)
+
+
+def required_job(store: Store, *phases: str) -> Job:
+    """Return the job on a column. Raises InputError if there is none, or if it is in none of the phases."""
+    job = job_of(store)
+    if job is None:
+        raise InputError(f"There is no migration of {store.address.label}; begin one with `repstitch migrate run`.")
+    if phases and job.phase not in phases:
+        raise InputError(f"The migration of {store.address.label} is {job.phase}. {ADVICE[job.phase]}")
+    return job
+
+
+def check_stitcher(job: Job, stitcher: Stitcher) -> None:
+    """Raise InputError unless a stitcher is the one of a job."""
+    if stitcher.version != job.migration.version:
+        raise InputError(
+            f"The migration uses stitcher version {job.migration.version}, and the stitcher that was passed has "
+            f"version {stitcher.version}; pass the first, or clean up and begin anew."
+        )
+
+
+ADVICE = {
+    FILLING: "Finish it with `repstitch migrate run`.",
+    FILLED: "Finish it with `repstitch migrate run`.",
+    INCOMPLETE: "Verify it by search with `repstitch migrate verify`, or cut over with `without_search`.",
+    INDEXED: "Verify it with `repstitch migrate verify`.",
+    VERIFIED: "Cut over with `repstitch migrate cutover`.",
+    CUT_OVER: "Go back with `repstitch migrate rollback`, or end it with `repstitch migrate cleanup`.",
+    ROLLED_BACK: "Continue it with `repstitch migrate run`, or end it with `repstitch migrate cleanup`.",
+}

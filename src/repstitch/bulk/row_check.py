@@ -1,0 +1,133 @@
+"""Translate every row of a table again, and compare the result with what the table contains."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from repstitch.bulk.exact_search import ExactSearch
+from repstitch.bulk.job import Job
+from repstitch.bulk.running import catch_up
+from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Compared, Store, Translate
+
+FLOAT32_TOLERANCE, FLOAT16_TOLERANCE = 1e-5, 2e-3  # of a number, relative to the length of its row
+MOST_SUSPECTS, MOST_LOOKS = 100_000, 3
+
+
+@dataclass
+class RowCheck:
+    """The number of rows by what was found.
+
+    Args:
+        rows: All rows with an old vector or a new one.
+        translated: Rows whose new vector is the translation of the old one.
+        native: Rows whose new vector the application wrote itself, unchanged since.
+        skipped: Rows whose old vector has no translation, such as one of zeros.
+        missing: Rows with an old vector and without a new one.
+        wrong: Translated rows whose new vector is not the translation of the old one.
+        changed: Rows that the stored checksum or version contradicts.
+        doubled: Rows whose id another row has too.
+        first_bad: The id of the first row that is missing, wrong or changed.
+    """
+
+    rows: int = 0
+    translated: int = 0
+    native: int = 0
+    skipped: int = 0
+    missing: int = 0
+    wrong: int = 0
+    changed: int = 0
+    doubled: int = 0
+    first_bad: str | None = None
+
+    @property
+    def n_bad(self) -> int:
+        """The number of rows that are missing, wrong or changed."""
+        return self.missing + self.wrong + self.changed
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is missing, wrong, changed or doubled."""
+        return not (self.n_bad or self.doubled)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"passed": self.passed}
+
+
+def check_rows(store: Store, job: Job, translate: Translate, searches: list[ExactSearch]) -> RowCheck:
+    """Compare every row through a new connection. The exact searches look at all new vectors on the way.
+
+    Rows that others have just written are not translated yet, so rows that look bad are caught up and compared again.
+    """
+    check, hashes, suspects = RowCheck(), [], []
+    fresh = store.reopen()
+    try:
+        fresh.resume(job.migration)
+        with tqdm(total=fresh.facts().n_rows, unit="row", unit_scale=True, delay=1, desc="verify", leave=False) as bar:
+            for rows in fresh.compare():
+                is_bad = _count(check, rows, translate)
+                suspects += list(rows.ids[is_bad][: MOST_SUSPECTS - len(suspects)])
+                hashes.append(np.fromiter(map(hash, rows.ids), np.int64, len(rows.ids)))
+                for search in searches:
+                    search.add(rows.ids, rows.new)
+                bar.update(len(rows.ids))
+        for _ in range(MOST_LOOKS):
+            if not suspects or check.n_bad > MOST_SUSPECTS:
+                break
+            catch_up(store, translate)
+            check, suspects = _look_again(fresh, check, suspects, translate)
+    finally:
+        fresh.close()
+    check.first_bad = suspects[0] if suspects else None
+    check.doubled = _n_repeats(hashes)
+    return check
+
+
+def _look_again(store: Store, check: RowCheck, suspects: list[str], translate: Translate) -> tuple[RowCheck, list[str]]:
+    """Return the counts, in which rows that looked bad are counted as they are now, and the ids that still look bad."""
+    again = replace(check, rows=check.rows - len(suspects), missing=0, wrong=0, changed=0)
+    still: list[str] = []
+    for rows in store.compare(suspects):
+        still += list(rows.ids[_count(again, rows, translate)])
+    return again, still
+
+
+def _count(check: RowCheck, rows: Compared, translate: Translate) -> np.ndarray:
+    """Add rows to the counts, and return a mask (n,) of those that look bad."""
+    expected = translate(np.ascontiguousarray(rows.old, np.float32))
+    has_old, has_new, is_possible = (np.isfinite(part).all(axis=1) for part in (rows.old, rows.new, expected))
+    is_skipped = rows.states == SKIPPED
+    missing = has_old & ~has_new & ~is_skipped
+    wrong = (rows.states == TRANSLATED) & has_old & has_new & differ(rows.new, expected)
+    wrong |= is_skipped & is_possible
+    changed = ~rows.intact & ~missing & ~wrong
+    is_bad = wrong | missing | changed
+    check.rows += len(rows.ids)
+    check.missing += int(missing.sum())
+    check.wrong += int(wrong.sum())
+    check.changed += int(changed.sum())
+    for name in (TRANSLATED, NATIVE, SKIPPED):
+        setattr(check, name, getattr(check, name) + int(((rows.states == name) & ~is_bad).sum()))
+    return is_bad
+
+
+def differ(new: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Return a mask (n,) of the rows that differ by more than rounding. A row without a translation differs.
+
+    Rows of which float16 represents every number may have been rounded to it.
+    """
+    lengths = np.linalg.norm(expected, axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        errors = np.abs(new - expected).max(axis=1, initial=0)
+        differs = ~(errors <= FLOAT32_TOLERANCE * lengths)
+        if differs.any():
+            is_half = (new[differs] == new[differs].astype(np.float16)).all(axis=1)
+            differs[differs] = ~(is_half & (errors[differs] <= FLOAT16_TOLERANCE * lengths[differs]))
+    return differs
+
+
+def _n_repeats(hashes: list[np.ndarray]) -> int:
+    every = np.concatenate(hashes) if hashes else np.empty(0, np.int64)
+    every.sort()
+    return int((every[1:] == every[:-1]).sum())

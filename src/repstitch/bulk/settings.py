@@ -1,0 +1,126 @@
+"""The settings of a migration, as a caller states them or as a TOML file contains them."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from repstitch.errors import InputError, one_line
+from repstitch.text import nearest
+
+LAYOUTS = ("column", "side")
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """How a column is moved. Every setting has a default.
+
+    Args:
+        new_vector: The name of the new column. Default: the name of the old one and `_new`.
+        old_vector: The name that the old column gets when the names are swapped. Default: its name and `_old`.
+        layout: Where the new vectors stand until the cut-over: `column` or `side`. Default: the store decides.
+        view: The name of the view through which readers read. The cut-over replaces it instead of swapping names.
+        keep_names: If True, the cut-over swaps no names, and readers go to the new name.
+        swap_equal: If True, names are swapped although both spaces have the same number of dimensions.
+        guard: If True, writers of the readers' column must state the new space after the cut-over.
+        workers: Number of connections that fill the table at the same time.
+        max_rows_per_second: The most rows to translate per second. Default: no limit.
+        index_recall: The least share of the exact nearest ten that the new index must find.
+        max_rest: The most rows to catch up inside the cut-over.
+        max_pause: The most seconds for which readers and writers may have to wait for the cut-over.
+        target: Native target embeddings of rows of the table, as a file or an address, to verify with.
+        queries: Native queries of the new model, as a file or an address, to verify with.
+        old_queries: The same queries by the old model, to measure the latency of the old index.
+        qrels: Relevance judgements of `queries`.
+        filter: A condition in the store's language, to measure the latency of filtered searches.
+        text_column: The column of the texts, from which a plan estimates the tokens of re-embedding.
+        price_per_million: The price of a million tokens of re-embedding.
+
+    Raises:
+        InputError: If a setting is invalid.
+    """
+
+    new_vector: str | None = None
+    old_vector: str | None = None
+    layout: str | None = None
+    view: str | None = None
+    keep_names: bool = False
+    swap_equal: bool = False
+    guard: bool = False
+    workers: int = 1
+    max_rows_per_second: float | None = None
+    index_recall: float = 0.95
+    max_rest: int = 1_000
+    max_pause: float = 2.0
+    target: str | None = None
+    queries: str | None = None
+    old_queries: str | None = None
+    qrels: str | None = None
+    filter: str | None = None
+    text_column: str | None = None
+    price_per_million: float | None = None
+
+    def __post_init__(self):
+        for field in fields(self):
+            _check_type(field.name, getattr(self, field.name), field.default)
+        if self.layout not in (None, *LAYOUTS):
+            raise InputError(f"`layout` must be {' or '.join(LAYOUTS)}; got {self.layout!r}.")
+        if not 1 <= self.workers <= 64:
+            raise InputError(f"`workers` must be from 1 to 64; got {self.workers}.")
+        if not 0 < self.index_recall <= 1:
+            raise InputError(f"`index_recall` must be above 0 and at most 1; got {self.index_recall}.")
+        if self.max_rest < 0:
+            raise InputError(f"`max_rest` must be at least 0; got {self.max_rest}.")
+        for name in ("max_pause", "max_rows_per_second"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"`{name}` must be above 0; got {value}.")
+        if self.price_per_million is not None and not self.price_per_million >= 0:
+            raise InputError(f"`price_per_million` must be at least 0; got {self.price_per_million}.")
+        if self.keep_names and (self.swap_equal or self.view):
+            raise InputError("`keep_names` must not be set together with `swap_equal` or `view`; choose one of them.")
+        if self.qrels and not self.queries:
+            raise InputError("`qrels` must be passed with `queries`, whose ids the judgements use.")
+        if self.old_queries and not self.queries:
+            raise InputError("`old_queries` must be passed with `queries`, the same queries by the new model.")
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Read the TOML file of a job: the settings, and optionally `address` and `stitcher`.
+
+    Raises InputError if the file cannot be read or has an unknown key.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"`job` {path} cannot be read as TOML: {one_line(error)}") from None
+    allowed = ["address", "stitcher", *(field.name for field in fields(JobSettings))]
+    for key in values:
+        if key not in allowed:
+            near = nearest(key, allowed)
+            advice = f"did you mean {near[0]}?" if near else f"it may have {', '.join(allowed)}."
+            raise InputError(f"`job` {path} has the unknown key {key!r}; {advice}")
+    for key in ("address", "stitcher"):
+        if not isinstance(values.get(key, ""), str):
+            raise InputError(f"`{key}` in {path} must be text; got {values[key]!r}.")
+    return values
+
+
+def merged(file: Mapping[str, Any], stated: Mapping[str, Any]) -> JobSettings:
+    """Return the settings of a file, in which those that the caller states replace the file's."""
+    settings = {key: value for key, value in file.items() if key not in ("address", "stitcher")}
+    return JobSettings(**settings | {key: value for key, value in stated.items() if value is not None})
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    kind = TYPES.get(name, str if default is None else type(default))
+    if value is None and default is None:
+        return
+    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if not fits:
+        raise InputError(f"`{name}` must be {expected[kind]}; got {value!r}.")
+
+
+TYPES = {"max_rows_per_second": float, "price_per_million": float}

@@ -1,0 +1,334 @@
+"""Move a table of a store to another space: plan, run, status, verify, cut over, roll back, clean up."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repstitch.addresses import Address, is_address, parse_address
+from repstitch.cli.arguments import add_command
+from repstitch.cli.output import emit
+from repstitch.errors import InputError
+from repstitch.files import check_stitcher_exists
+
+if TYPE_CHECKING:
+    from repstitch.bulk.settings import JobSettings
+    from repstitch.stitchers.held_out_rows import HeldOutRows
+    from repstitch.stitchers.stitcher import Stitcher
+    from repstitch.stores.store import Store
+
+EXAMPLE = "'lancedb://data/db?table=docs&vector=vector&id=id'"
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    command = subparsers.add_parser(
+        "migrate",
+        help="move a table of a vector store to the target space of a stitcher",
+        description="Move a table of a vector store to the target space of a stitcher, while others read and write it.",
+    )
+    steps = command.add_subparsers(dest="step", required=True, metavar="STEP")
+    for name, (run, description, example, groups) in STEPS.items():
+        step = add_command(steps, name, run, description, f"repstitch migrate {name} {EXAMPLE}{example}")
+        step.add_argument(
+            "address",
+            nargs="?",
+            metavar="ADDRESS",
+            help="table to move: lancedb://PATH?table=T&vector=V&id=ID, "
+            "postgresql://HOST/DATABASE?table=T&vector=V&id=ID, or a folder of Parquet files",
+        )
+        step.add_argument("--stitcher", metavar="S", help="folder of the stitcher, or hf://OWNER/NAME")
+        step.add_argument(
+            "--job", metavar="FILE.toml", help="file with the address, the stitcher and any of the settings"
+        )
+        for group in groups:
+            group(step)
+
+
+def _add_names(step: argparse.ArgumentParser) -> None:
+    names = step.add_argument_group("names and layout")
+    names.add_argument("--new-vector", metavar="NAME", help="name of the new column (default: the old name and _new)")
+    names.add_argument(
+        "--old-vector", metavar="NAME", help="name of the old column after the cut-over (default: its name and _old)"
+    )
+    names.add_argument(
+        "--layout",
+        choices=("column", "side"),
+        help="where the new vectors stand: in a second column, or in a side table (default: the store decides)",
+    )
+    names.add_argument("--view", metavar="NAME", help="view through which readers read; the cut-over replaces it")
+    _add_swap(step)
+
+
+def _add_swap(step: argparse.ArgumentParser) -> None:
+    swap = step.add_mutually_exclusive_group()
+    swap.add_argument(
+        "--keep-names",
+        action="store_true",
+        default=None,
+        help="the cut-over swaps no names, and readers go to the new name (default between equal dimensions)",
+    )
+    swap.add_argument(
+        "--swap-equal",
+        action="store_true",
+        default=None,
+        help="swap the names although both spaces have the same number of dimensions, so that readers that still send "
+        "old queries get wrong results without an error",
+    )
+    step.add_argument(
+        "--guard",
+        action="store_true",
+        default=None,
+        help="after the cut-over, refuse writes of vectors that do not state the new space in column vector_space",
+    )
+
+
+def _add_speed(step: argparse.ArgumentParser) -> None:
+    step.add_argument("--workers", type=int, metavar="N", help="connections that fill at the same time (default: 1)")
+    step.add_argument(
+        "--max-rows-per-second", type=float, metavar="N", help="most rows to translate per second (default: no limit)"
+    )
+
+
+def _add_cost(step: argparse.ArgumentParser) -> None:
+    step.add_argument("--text-column", metavar="NAME", help="column of the texts, to estimate the cost of re-embedding")
+    step.add_argument(
+        "--price-per-million", type=float, metavar="PRICE", help="price of a million tokens of re-embedding"
+    )
+
+
+def _add_verify(step: argparse.ArgumentParser) -> None:
+    step.add_argument("--target", metavar="Y", help="native target embeddings of rows of the table, with their ids")
+    step.add_argument("--queries", metavar="Q", help="embeddings of queries by the new model")
+    step.add_argument("--old-queries", metavar="Q", help="embeddings of the same queries by the old model")
+    step.add_argument(
+        "--qrels", metavar="FILE", help="relevance judgements of --queries: lines of query, document, grade"
+    )
+    step.add_argument(
+        "--index-recall",
+        type=float,
+        metavar="SHARE",
+        help="least share of the exact nearest ten that the new index must find (default: 0.95)",
+    )
+    step.add_argument("--filter", metavar="CONDITION", help="condition of the store, to time filtered searches too")
+
+
+def _add_cut_over(step: argparse.ArgumentParser) -> None:
+    step.add_argument(
+        "--max-rest", type=int, metavar="N", help="most rows to catch up inside the cut-over (default: 1000)"
+    )
+    step.add_argument(
+        "--without-search", action="store_true", help="cut over although no search question was asked in the store"
+    )
+    _add_swap(step)
+    _add_pause(step)
+
+
+def _add_pause(step: argparse.ArgumentParser) -> None:
+    step.add_argument(
+        "--max-pause",
+        type=float,
+        metavar="SECONDS",
+        help="most seconds for which readers and writers may have to wait (default: 2)",
+    )
+
+
+def _add_yes(step: argparse.ArgumentParser) -> None:
+    step.add_argument("--yes", action="store_true", help="do not ask before anything is written")
+
+
+def plan(args: argparse.Namespace) -> None:
+    from repstitch.bulk.planning import make_plan
+    from repstitch.bulk.report import plan_text
+
+    address, stitcher_path, settings = _read(args)
+    with _opened(address) as store:
+        result = make_plan(store, _load(stitcher_path), settings)
+    emit(result, plan_text(result), args.json)
+
+
+def run(args: argparse.Namespace) -> None:
+    from repstitch.bulk.job import job_of
+    from repstitch.bulk.planning import make_plan
+    from repstitch.bulk.report import plan_text
+    from repstitch.bulk.running import run as run_job
+
+    address, stitcher_path, settings = _read(args)
+    stitcher = _load(stitcher_path)
+    with _opened(address) as store:
+        if job_of(store) is None:
+            print(plan_text(make_plan(store, stitcher, settings)), file=sys.stderr)
+            _ask(args, "Begin?")
+        job = run_job(store, stitcher, settings)
+        states, rest = store.states(), store.count_rest()
+    counts = ", ".join(f"{n_rows:,} {state}" for state, n_rows in states.items() if state and n_rows)
+    result = {"address": address.label, "phase": job.phase, "states": states, "rest": rest}
+    emit(result, f"{address.label}: {job.phase}; {counts or 'no rows'}; {rest:,} written meanwhile.", args.json)
+
+
+def status(args: argparse.Namespace) -> None:
+    from repstitch.bulk.finishing import status as status_of
+    from repstitch.bulk.report import status_text
+
+    address, stitcher_path, _ = _read(args, needs_stitcher=False)
+    held_out = None if stitcher_path is None else _held_out(stitcher_path, _load(stitcher_path))
+    with _opened(address) as store:
+        result = status_of(store, held_out)
+    emit(result, status_text(result), args.json)
+
+
+def verify(args: argparse.Namespace) -> int:
+    from repstitch.bulk.report import verification_text
+    from repstitch.bulk.verification import verify as verify_job
+
+    address, stitcher_path, settings = _read(args)
+    stitcher = _load(stitcher_path)
+    with _opened(address) as store:
+        job, result = verify_job(store, stitcher, settings, _held_out(stitcher_path, stitcher))
+    emit(result | {"phase": job.phase}, verification_text(result, job.phase), args.json)
+    return 0 if result["passed"] else 1
+
+
+def cutover(args: argparse.Namespace) -> None:
+    from repstitch.bulk.finishing import cut_over
+
+    address, stitcher_path, settings = _read(args)
+    stitcher = _load(stitcher_path)
+    with _opened(address) as store:
+        _ask(args, f"Show readers of {address.label} the new vectors?")
+        job, done = cut_over(store, stitcher, settings, without_search=args.without_search)
+    result = {"phase": job.phase, "rest": done.n_rest, "pause_seconds": done.pause_seconds, "repaired": done.repaired}
+    lines = [
+        f"{address.label}: cut over in {done.pause_seconds:.3f} s, with {done.n_rest:,} rows caught up inside.",
+        *([f"{done.repaired:,} rows were written at that moment and have been repaired."] if done.repaired else []),
+        *done.notes,
+    ]
+    emit(result | {"notes": list(done.notes)}, "\n".join(lines), args.json)
+
+
+def rollback(args: argparse.Namespace) -> None:
+    from repstitch.bulk.finishing import roll_back
+
+    address, _, settings = _read(args, needs_stitcher=False)
+    with _opened(address) as store:
+        job, done = roll_back(store, settings)
+    lines = [
+        f"{address.label}: rolled back in {done.pause_seconds:.3f} s; {done.n_without_old:,} rows have no old vector, "
+        "because they were written since the cut-over.",
+        *done.notes,
+    ]
+    result = {"phase": job.phase, "without_old": done.n_without_old, "pause_seconds": done.pause_seconds}
+    emit(result | {"notes": list(done.notes)}, "\n".join(lines), args.json)
+
+
+def cleanup(args: argparse.Namespace) -> None:
+    from repstitch.bulk.finishing import clean_up
+    from repstitch.bulk.job import CUT_OVER, job_of
+
+    address, _, _ = _read(args, needs_stitcher=False)
+    with _opened(address) as store:
+        try:
+            job = job_of(store)
+            phase = "" if job is None else job.phase
+        except InputError:
+            phase = "damaged"
+        loses = "the old vectors" if phase == CUT_OVER else "the new vectors"
+        _ask(args, f"End the migration of {address.label} ({phase or 'no job'}) and remove {loses}?")
+        phase = clean_up(store)
+    text = (
+        f"{address.label}: cleaned up."
+        if phase
+        else f"{address.label}: there was no migration; nothing is left of one."
+    )
+    emit({"address": address.label, "phase_before": phase or None}, text, args.json)
+
+
+def _read(args: argparse.Namespace, needs_stitcher: bool = True) -> tuple[Address, Any, "JobSettings"]:
+    """Return the address, the path of the stitcher and the settings, of the command line and of the job's file."""
+    from dataclasses import fields
+
+    from repstitch.bulk.settings import JobSettings, merged, read_settings
+
+    file = {} if args.job is None else read_settings(args.job)
+    address = args.address or file.get("address")
+    stitcher = args.stitcher or file.get("stitcher")
+    if address is None:
+        raise InputError("An address of the table to move is required, as an argument or in the file of `job`.")
+    if needs_stitcher and stitcher is None:
+        raise InputError("`stitcher` is required, as an option or in the file of `job`.")
+    settings = merged(file, {field.name: getattr(args, field.name, None) for field in fields(JobSettings)})
+    if stitcher is not None:
+        check_stitcher_exists(stitcher)
+    if not is_address(address) and Path(address).is_dir():
+        return Address("folder", address, Path(address).absolute().name), stitcher, settings
+    return parse_address(address), stitcher, settings
+
+
+def _opened(address: Address) -> "Store":
+    from contextlib import closing
+
+    from repstitch.stores.opening import open_store
+
+    return closing(open_store(address))  # type: ignore[return-value]
+
+
+def _load(path: str) -> "Stitcher":
+    from repstitch.devices import pick_device
+    from repstitch.stitchers.stitcher import load
+
+    return load(path).to(pick_device("auto"))
+
+
+def _held_out(path: str, stitcher: "Stitcher") -> "HeldOutRows | None":
+    from repstitch.stitchers.held_out_rows import read_held_out
+
+    return None if str(path).startswith("hf://") else read_held_out(Path(path), stitcher.version)
+
+
+def _ask(args: argparse.Namespace, question: str) -> None:
+    """Ask before anything is written. Raises InputError if the answer is no, or if nobody can answer."""
+    if args.yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError("Nothing was written. Nobody can be asked here; pass `yes` to go on without a question.")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise InputError("Nothing was written.")
+
+
+Group = Callable[[argparse.ArgumentParser], None]
+STITCHER = " --stitcher models/stitchers/old-new"
+STEPS: dict[str, tuple[Callable, str, str, tuple[Group, ...]]] = {
+    "plan": (
+        plan,
+        "estimate the space, the time and the cost of a migration; nothing is written to the table",
+        STITCHER,
+        (_add_names, _add_speed, _add_cost),
+    ),
+    "run": (
+        run,
+        "fill the new vectors beside the old ones and build their index; run again to go on after an interruption",
+        STITCHER,
+        (_add_names, _add_speed, _add_cost, _add_yes),
+    ),
+    "status": (status, "show how far a migration has come", "", ()),
+    "verify": (
+        verify,
+        "check every row, the index and the map by search in the store; exit status 1 if a check fails",
+        STITCHER,
+        (_add_verify,),
+    ),
+    "cutover": (
+        cutover,
+        "make the new vectors those that readers see, in one step",
+        STITCHER,
+        (_add_cut_over, _add_yes),
+    ),
+    "rollback": (rollback, "make the old vectors those that readers see again, in one step", "", (_add_pause,)),
+    "cleanup": (
+        cleanup,
+        "end a migration: before the cut-over the table becomes as it was, after it the old vectors are removed",
+        "",
+        (_add_yes,),
+    ),
+}

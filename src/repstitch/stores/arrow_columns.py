@@ -1,0 +1,78 @@
+"""Columns of vectors and ids in Arrow tables as NumPy arrays, and back."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from repstitch.errors import InputError
+
+SPACE_KEY = b"repstitch.space"  # the key of the space's card in the metadata of a schema or a field
+
+
+def is_vectors(kind: pa.DataType) -> bool:
+    """Return whether a type is a fixed-size list of float32 or float16."""
+    return pa.types.is_fixed_size_list(kind) and kind.value_type in (pa.float32(), pa.float16())
+
+
+def matrix(column: pa.Array | pa.ChunkedArray, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors (n, dim) of a column as float32, NaN where there is none, and a mask (n,) of those there are.
+
+    Vectors of float32 without nulls are not copied.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    values = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim).astype(np.float32, copy=False)
+    if not array.null_count:
+        return values, np.ones(len(array), bool)
+    valid = np.asarray(array.is_valid())
+    rows = np.full((len(array), dim), np.nan, np.float32)
+    rows[valid] = values
+    return rows, valid
+
+
+def vector_column(rows: np.ndarray, valid: np.ndarray | None = None) -> pa.FixedSizeListArray:
+    """Return vectors (n, dim) as a column of float32, which is null where `valid` (n,) is False."""
+    values = pa.array(np.ascontiguousarray(rows, np.float32).reshape(-1))
+    mask = None if valid is None or valid.all() else pa.array(~valid)
+    return pa.FixedSizeListArray.from_arrays(values, rows.shape[1], mask=mask)
+
+
+def has_vector(rows: np.ndarray) -> np.ndarray:
+    """Return a mask (n,) of the translated rows that are vectors; a row without a translation is NaN."""
+    return ~np.isnan(rows[:, 0]) if rows.shape[1] else np.zeros(len(rows), bool)
+
+
+def id_texts(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Return a column of ids (n,) as text."""
+    return np.asarray(column.cast(pa.string()).to_pylist(), dtype=object)
+
+
+def check_ids(read: Callable[[], Iterator[pa.Array]], name: str, place: str) -> None:
+    """Raise InputError if an id is missing or occurs twice.
+
+    `read` yields the column of ids in pieces; it is called again to name a repeated id. Memory is eight bytes a row.
+    """
+    hashes = []
+    for piece in read():
+        if piece.null_count:
+            raise InputError(f"Column {name!r} of {place} must have an id in every row; some are null.")
+        hashes.append(_hashes(piece))
+    every = np.sort(np.concatenate(hashes)) if hashes else np.zeros(0, np.int64)
+    repeated = np.unique(every[1:][every[1:] == every[:-1]])
+    if not len(repeated):
+        return
+    seen: set[str] = set()
+    for piece in read():
+        for key in id_texts(piece.filter(pa.array(np.isin(_hashes(piece), repeated)))):
+            if key in seen:
+                raise InputError(
+                    f"Column {name!r} of {place} must have another id in each row; {key!r} occurs more than once. "
+                    "Remove the repeats, or name another column with id=."
+                )
+            seen.add(key)
+
+
+def _hashes(column: pa.Array) -> np.ndarray:
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False)
+    return np.fromiter(map(hash, column.to_pylist()), np.int64, len(column))

@@ -1,0 +1,281 @@
+"""Translate the rows of fragments of a LanceDB table that have no right new vector, and count such rows."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow as pa
+from lance.fragment import LanceFragment
+
+from repstitch.errors import InputError
+from repstitch.stores.arrow_columns import has_vector, matrix, vector_column
+from repstitch.stores.lancedb_fragments import (
+    Files,
+    Written,
+    commit_files,
+    files_with,
+    key_of,
+    read_rows,
+    write_file,
+)
+from repstitch.stores.lancedb_job import Columns, need_columns
+from repstitch.stores.lancedb_opening import explained, open_latest, quoted
+from repstitch.stores.lancedb_states import Need, checksums, first_word, needs, no_checksums, split, states
+from repstitch.stores.store import NATIVE, SKIPPED, Translate, Unit
+
+UNIT_ROWS = 50_000  # small fragments are translated together, because each commit writes the list of all fragments
+AT_ONCE_ROWS = 10_000  # that `catch_up` looks at
+
+
+@dataclass
+class Batch:
+    """Rows of a fragment: their old and new vectors with masks of those there are, checksums, states and needs."""
+
+    places: np.ndarray
+    old: np.ndarray
+    has_old: np.ndarray
+    new: np.ndarray
+    has_new: np.ndarray
+    old_sums: np.ndarray
+    new_sums: np.ndarray
+    states: pa.Array
+    needs: np.ndarray
+    ids: pa.Array | None = None
+
+
+@dataclass
+class Filling:
+    """The rows of a table and what is known of them.
+
+    `checked` are the keys of fragments in which every row was right, or was translated by this process. It is shared
+    by the instances of a process.
+
+    Args:
+        path: The folder of the table.
+        vector: The column of vectors that is moved.
+        word: The word of the state of translated rows.
+        dims: Number of dimensions of the old and the new vectors.
+    """
+
+    path: Path
+    vector: str
+    word: str
+    dims: tuple[int, int]
+    checked: set[tuple[int, Files, Files]] = field(default_factory=set)
+
+    def columns(self, dataset: lance.LanceDataset) -> Columns:
+        columns = need_columns(dataset, self.vector)
+        if columns.old is None:
+            raise InputError(f"The old vectors of {self.path} have been removed; the job on {self.vector!r} is over.")
+        return columns
+
+    def unchecked(self, dataset: lance.LanceDataset, columns: Columns) -> list[LanceFragment]:
+        """Return the fragments that were changed since all their rows were right."""
+        return [fragment for fragment in dataset.get_fragments() if key_of(fragment, columns) not in self.checked]
+
+    def units(self) -> list[Unit]:
+        """Return the fragments with rows without a state, small ones together."""
+        dataset = open_latest(self.path)
+        columns = self.columns(dataset)
+        units: list[list[tuple[int, int]]] = []
+        for fragment in self.unchecked(dataset, columns):
+            n_rows = fragment.count_rows()
+            if is_filled(fragment, columns) and not count_without_state(fragment, columns):
+                continue
+            if units and sum(n for _, n in units[-1]) + n_rows <= UNIT_ROWS:
+                units[-1].append((fragment.fragment_id, n_rows))
+            else:
+                units.append([(fragment.fragment_id, n_rows)])
+        return [self._unit(members) for members in units]
+
+    @staticmethod
+    def _unit(members: Sequence[tuple[int, int]]) -> Unit:
+        first, last = members[0][0], members[-1][0]
+        name = f"fragment {first}" if first == last else f"fragments {first} to {last}"
+        return Unit(name, sum(n for _, n in members), tuple(fragment for fragment, _ in members))
+
+    def fill(self, fragment_ids: Iterable[int], translate: Translate) -> int:
+        """Translate the rows of fragments, commit their files together, and return the number of rows translated.
+
+        A fragment that is gone, because others have rewritten it, is left out.
+        """
+        dataset = open_latest(self.path)
+        columns = self.columns(dataset)
+        fragments = [dataset.get_fragment(number) for number in fragment_ids]
+        return self._rewrite([part for part in fragments if part is not None], columns, translate)
+
+    def catch_up(self, translate: Translate, at_most: int | None = AT_ONCE_ROWS) -> int:
+        """Look at rows of fragments that were changed, translate where needed, and return the number looked at.
+
+        It stops after the fragment in which `at_most` rows are reached.
+        """
+        dataset = open_latest(self.path)
+        columns = self.columns(dataset)
+        n_seen, changed = 0, []
+        for fragment in self.unchecked(dataset, columns):
+            if at_most is not None and n_seen >= at_most:
+                break
+            n_seen += fragment.count_rows()
+            if not is_filled(fragment, columns) or self._count(fragment, columns, first=True):
+                changed.append(fragment)
+            else:
+                self.checked.add(key_of(fragment, columns))
+        if changed:
+            self._rewrite(changed, columns, translate)
+        return n_seen
+
+    def count_rest(self, dataset: lance.LanceDataset, at_most: int | None = None) -> int:
+        """Return the number of rows whose new vector is missing or out of date; counting may end at `at_most`."""
+        columns = self.columns(dataset)
+        n_rest = 0
+        for fragment in self.unchecked(dataset, columns):
+            if at_most is not None and n_rest >= at_most:
+                return n_rest
+            if is_filled(fragment, columns):
+                n_fragment = self._count(fragment, columns)
+            else:
+                n_fragment = fragment.count_rows(f"{quoted(columns.old or '')} is not null")
+            if not n_fragment and is_filled(fragment, columns):
+                self.checked.add(key_of(fragment, columns))
+            n_rest += n_fragment
+        return n_rest
+
+    def batches(
+        self, fragment: LanceFragment, columns: Columns, id_column: str | None = None, where: str | None = None
+    ) -> Iterator[Batch]:
+        """Yield the rows of a fragment, or those that a condition selects, with what each needs."""
+        is_new_there = is_filled(fragment, columns)
+        names = [columns.old or "", *([columns.new, columns.state] if is_new_there else [])]
+        names += [id_column] if id_column is not None else []
+        for places, read in read_rows(fragment, names, where):
+            n = len(places)
+            old, has_old = matrix(read[columns.old], self.dims[0])
+            old_sums = checksums(old, has_old)
+            if is_new_there and read[columns.new].null_count < n:
+                new, has_new = matrix(read[columns.new], self.dims[1])
+                new_sums = checksums(new, has_new)
+            else:
+                new, has_new, new_sums = np.empty((n, 0), np.float32), np.zeros(n, bool), no_checksums(n)
+            stored = read[columns.state] if is_new_there else pa.nulls(n, pa.string())
+            ids = None if id_column is None else read[id_column]
+            need = needs(stored, self.word, old_sums, new_sums)
+            if columns.is_cut_over:
+                need[_is_readers_own(need, stored, new_sums)] = Need.NOTHING
+            yield Batch(places, old, has_old, new, has_new, old_sums, new_sums, stored, need, ids)
+
+    def _count(self, fragment: LanceFragment, columns: Columns, first: bool = False) -> int:
+        n_rest = 0
+        for batch in self.batches(fragment, columns):
+            n_rest += int(np.count_nonzero(batch.needs))
+            if first and n_rest:
+                break
+        return n_rest
+
+    def _rewrite(self, fragments: Sequence[LanceFragment], columns: Columns, translate: Translate) -> int:
+        """Write the new vectors of fragments, and commit them. Fragments that others changed meanwhile are left out."""
+        ids = {name: columns.ids[name] for name in (columns.new, columns.state)}
+        written: list[Written] = []
+        for fragment in fragments:
+            if not fragment.count_rows():
+                continue
+            counts: list[int] = []
+            rows = self._translated(fragment, columns, translate, counts)
+            file = write_file(self.path, fragment, ids, rows)
+            replaced = files_with(fragment, ids.values())
+            written.append(Written(fragment.fragment_id, tuple(ids), replaced, file, sum(counts)))
+        if not written:
+            return 0
+        done, dataset = commit_files(self.path, written)
+        self._note_checked([part for part in fragments if part.fragment_id in done], columns, dataset)
+        return sum(part.n_rows for part in written if part.fragment in done)
+
+    def _note_checked(self, fragments: Sequence[LanceFragment], columns: Columns, dataset: lance.LanceDataset) -> None:
+        """Remember the fragments whose old vectors are those that were translated."""
+        for before in fragments:
+            after = dataset.get_fragment(before.fragment_id)
+            if after is not None and key_of(after, columns)[1] == key_of(before, columns)[1]:
+                self.checked.add(key_of(after, columns))
+
+    def _translated(
+        self, fragment: LanceFragment, columns: Columns, translate: Translate, counts: list[int]
+    ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+        """Yield the new vectors and states of a fragment, and add the numbers of translated rows to `counts`."""
+        for batch in self.batches(fragment, columns):
+            todo = batch.needs == Need.TRANSLATION
+            counts.append(int(np.count_nonzero(todo)))
+            vectors, texts = self._whole(batch, translate) if todo.all() else self._mixed(batch, translate, todo)
+            yield batch.places, pa.record_batch([vectors, texts], names=[columns.new, columns.state])
+
+    def _whole(self, batch: Batch, translate: Translate) -> tuple[pa.Array, pa.Array]:
+        new = checked_rows(translate(batch.old), self.dims[1])
+        valid = has_vector(new)
+        texts = states(self.word, batch.old_sums, checksums(new, valid))
+        if not valid.all():
+            skipped = states(SKIPPED, batch.old_sums, no_checksums(len(new)))
+            texts = pa.array(np.where(valid, texts.to_numpy(False), skipped.to_numpy(False)), pa.string())
+        return vector_column(new, valid), texts
+
+    def _mixed(self, batch: Batch, translate: Translate, todo: np.ndarray) -> tuple[pa.Array, pa.Array]:
+        n = len(todo)
+        new = np.zeros((n, self.dims[1]), np.float32)
+        valid, texts = batch.has_new.copy(), np.asarray(batch.states.to_pylist(), object)
+        if batch.new.shape[1]:
+            new[:] = batch.new
+        if todo.any():
+            new[todo] = checked_rows(translate(batch.old[todo]), self.dims[1])
+            valid[todo] = has_vector(new[todo])
+        valid[batch.needs == Need.REMOVAL] = False
+        new_sums = checksums(new, valid)
+        texts[batch.needs == Need.REMOVAL] = None
+        for word, rows in ((self.word, todo & valid), (SKIPPED, todo & ~valid), (NATIVE, batch.needs == Need.STATE)):
+            texts[rows] = states(word, batch.old_sums[rows], new_sums[rows]).to_numpy(False)
+        return vector_column(new, valid), pa.array(texts, pa.string())
+
+
+def _is_readers_own(need: np.ndarray, stored: pa.Array, new_sums: np.ndarray) -> np.ndarray:
+    """Return a mask of the rows whose new vector was written after the cut-over, as readers' vectors are.
+
+    Their state stays as it is, because it tells `roll_back` that the old vector is out of date.
+    """
+    mask = (need == Need.STATE) | (need == Need.REMOVAL)
+    for row in np.flatnonzero(need == Need.TRANSLATION):
+        state = stored[row].as_py()
+        mask[row] = state is not None and split(state)[2] != new_sums[row].tobytes().decode()
+    return mask
+
+
+def checked_rows(rows: np.ndarray, dim: int) -> np.ndarray:
+    """Return translated rows as float32. Raises InputError if they do not have `dim` numbers."""
+    if rows.ndim != 2 or rows.shape[1] != dim:
+        raise InputError(
+            f"The stitcher must translate to {dim} dimensions, those of the new column; got {rows.shape[1:]}."
+        )
+    return np.ascontiguousarray(rows, np.float32)
+
+
+def is_filled(fragment: LanceFragment, columns: Columns) -> bool:
+    """Return whether a file of the fragment has new vectors, which may be null, or states."""
+    return bool(files_with(fragment, [columns.ids[columns.new], columns.ids[columns.state]]))
+
+
+def count_without_state(fragment: LanceFragment, columns: Columns) -> int:
+    """Return the number of rows that have no state."""
+    with explained("The states of rows cannot be read"):
+        return fragment.count_rows(f"{quoted(columns.state)} is null")
+
+
+def count_states(dataset: lance.LanceDataset, columns: Columns) -> dict[str, int]:
+    """Return the number of rows by the first word of their state, with "" for those that are still to do."""
+    counts: dict[str, int] = {}
+    names = [columns.state]
+    for fragment in dataset.get_fragments():
+        if not is_filled(fragment, columns):
+            counts[""] = counts.get("", 0) + fragment.count_rows()
+            continue
+        for _, batch in read_rows(fragment, names):
+            for state in batch[columns.state].to_pylist():
+                word = first_word(state)
+                counts[word] = counts.get(word, 0) + 1
+    return counts

@@ -1,0 +1,417 @@
+"""The embeddings in a table of PostgreSQL with pgvector.
+
+Where an index on the old vectors would slow each update down, the new vectors go to a side table, else to a second
+column. Triggers keep both right while others write. See `postgresql_column` and `postgresql_side`.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from repstitch.addresses import Address
+from repstitch.errors import InputError
+from repstitch.stores.copying import FLAG, record, rows_of
+from repstitch.stores.postgresql_catalog import choose_id, dim_of, open_table
+from repstitch.stores.postgresql_connection import Session, compose, quoted
+from repstitch.stores.postgresql_cutover import CutOverJob, open_layout, roll_back
+from repstitch.stores.postgresql_facts import (
+    Column,
+    check_column,
+    choose_layout,
+    facts_of,
+    is_half,
+    peak_bytes_of,
+    space_in_comments,
+)
+from repstitch.stores.postgresql_index import build_indexes, search, stamp
+from repstitch.stores.postgresql_job import Book, Record, comment_on, find_record, find_records
+from repstitch.stores.postgresql_layout import LIVE_NATIVE, Layout, not_null_name, retried
+from repstitch.stores.postgresql_rehearsal import copied_table
+from repstitch.stores.postgresql_rows import (
+    PostgresRows,
+    Selection,
+    batch_rows,
+    grouped,
+    or_zeros,
+    sample,
+    take,
+)
+from repstitch.stores.store import (
+    NATIVE,
+    SKIPPED,
+    TRANSLATED,
+    Capabilities,
+    Compared,
+    CutOver,
+    Facts,
+    Hits,
+    Migration,
+    RolledBack,
+    Store,
+    Translate,
+    Unit,
+    Which,
+)
+
+WORDS = ("", TRANSLATED, NATIVE, SKIPPED)
+NO_OLD, NO_NEW, BROKEN = 4, 8, 16  # added to the place in WORDS, in the flag of a row that is compared
+SIGNS = ord("A")  # of the flag 0
+
+
+class PostgresTable(Store):
+    """One column of vectors of a table in PostgreSQL."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        concurrent_writers=True,
+        atomic_cutover=True,
+        column_in_place=True,
+        writers_guard=True,
+        state_kept="the comment of the new column or of the side table",
+    )
+
+    def __init__(self, address: Address, again: bool = False):
+        self.address = address
+        self.session = Session(address, again)
+        try:
+            self.table = open_table(self.session, address)
+            self.vector = self._choose_vector()
+            self.id = choose_id(self.session, self.table, address)
+        except BaseException:
+            self.session.close()
+            raise
+        self._layout: Layout | None = None
+        self._is_rehearsal = False
+
+    def _choose_vector(self) -> str:
+        """Return the column of vectors that the address names, or the only one that is not a job's own."""
+        table, name = self.table, self.address.vector
+        if name is None:
+            own: set[str] = set().union(*(r.book.own_columns for r in find_records(self.session, table) if r.book))
+            names = [column for column in table.vectors() if column not in own]
+            if len(names) != 1:
+                several = f"the columns of vectors {', '.join(names)}" if names else "no column of vectors"
+                raise InputError(f"{table.title} has {several}; add &vector=COLUMN to the address.")
+            name = names[0]
+        if not table.field(name).is_vector:
+            raise InputError(
+                f"Column {name!r} of {table.title} must be vector or halfvec; got {table.fields[name].type_text}. Columns "
+                f"of vectors: {', '.join(table.vectors()) or 'none'}."
+            )
+        return name
+
+    @property
+    def _column(self) -> Column:
+        return Column(self.session, self.table, self.vector, self.id)
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the job, after `begin` or `resume`."""
+        if self._layout is None:
+            raise InputError(f"No job has been opened on column {self.vector!r} of {self.table.title}.")
+        return self._layout
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def rows(self) -> PostgresRows:
+        """Return the rows that the address selects, at one moment."""
+        return PostgresRows(self._selection(), self.address)
+
+    def _selection(self) -> Selection:
+        table = self.table
+        comment = self.session.value("select obj_description({oid}::oid, 'pg_class')", oid=table.oid)
+        space = space_in_comments(table, self.vector, comment)
+        dim = dim_of(self.session, table, self.vector)
+        return Selection(table, self.vector, self.id, self.address.where, dim, space)
+
+    def sample(self, n: int, seed: int, columns: Sequence[str]) -> pa.Table:
+        """Return n rows drawn at random, each with the same probability, without reading the whole table."""
+        return sample(self.session, self._selection(), n, seed, columns)
+
+    def take(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Return the rows with these ids, in any order. Rows that do not exist are left out."""
+        return take(self.session, self._selection(), ids, columns)
+
+    def reopen(self) -> "PostgresTable":
+        """Return the same embeddings through a new connection."""
+        store = PostgresTable(self.address, again=True)
+        store._is_rehearsal = self._is_rehearsal
+        return store
+
+    def close(self) -> None:
+        """End the connection."""
+        self.session.close()
+
+    # --- before a job -------------------------------------------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        """Return what a plan must know. Writes nothing."""
+        return facts_of(self._column)
+
+    def check(self, migration: Migration) -> None:
+        """Raise InputError, which says what to do, if the column cannot be moved so. Writes nothing."""
+        check_column(self._column, self._in_rehearsal(migration), self.address.where)
+
+    def peak_bytes(self, migration: Migration, facts: Facts) -> dict[str, int]:
+        """Estimate the bytes that a job adds at its peak, by cause."""
+        return peak_bytes_of(self._column, migration, facts)
+
+    @contextmanager
+    def rehearsal(self, n: int) -> Iterator[Store]:
+        """Yield a store with a copy of n random rows that has the same indexes, and remove it at the end."""
+        with copied_table(self._column, self._selection(), self.address, n, _clean_up_at) as address:
+            store = PostgresTable(address)
+            store._is_rehearsal = True
+            try:
+                yield store
+            finally:
+                store.close()
+
+    def _in_rehearsal(self, migration: Migration) -> Migration:
+        """Return a migration that makes no view, in a rehearsal."""
+        return replace(migration, view=None, keep_names=True) if self._is_rehearsal else migration
+
+    # --- the job ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the right to work on this column. Raises InputError if another job on it is running."""
+        digest = hashlib.sha256(f"repstitch {self._tag()}".encode()).digest()
+        key = int.from_bytes(digest[:8], "big", signed=True)
+        holder = Session(self.address)
+        try:
+            if not holder.value("select pg_try_advisory_lock({key}::bigint)", key=key):
+                raise InputError(
+                    f"Another job is running on column {self.vector!r} of {self.table.title}; wait for it, or stop it."
+                )
+            yield
+        finally:
+            holder.close()
+
+    def _tag(self) -> str:
+        job = find_record(self.session, self.table, self.vector)
+        if job is not None and job.book is not None:
+            return job.book.tag
+        return f"{self.table.oid}_{self.table.fields[self.vector].number}"
+
+    def job(self) -> dict[str, Any] | None:
+        """Return what `save_job` has stored with the column, or None if there is no job."""
+        job = find_record(self.session, self.table, self.vector)
+        return job.job if job is not None else None
+
+    def save_job(self, job: dict[str, Any]) -> None:
+        """Store the state of the job in the comment of what the job has made."""
+        if self._layout is None:
+            self._open_layout()
+        self.layout.save(job)
+
+    def begin(self, migration: Migration, job: dict[str, Any]) -> None:
+        """Make the place for the new vectors, with its triggers and the state of the job, in one transaction."""
+        migration = self._in_rehearsal(migration)
+        if find_record(self.session, self.table, self.vector) is not None:
+            self.resume(migration)
+            return
+        self.check(migration)
+        column, table = self._column, self.table
+        old = table.fields[self.vector]
+        book = Book(
+            table=table.title,
+            tag=self._tag(),
+            vector=self.vector,
+            new=migration.new,
+            old=migration.old,
+            dim=migration.dim,
+            version=migration.version,
+            layout=migration.layout or choose_layout(column),
+            half=is_half(column, migration),
+            keep_names=migration.keep_names,
+            view=migration.view,
+            not_null=not_null_name(self.session, table.oid, self.vector) if old.not_null else None,
+            begun="0",
+        )
+
+        def make() -> None:
+            begun = self.session.value("select pg_current_xact_id()::xid::text")
+            made = Record(space_card(migration.space), replace(book, begun=begun), job)
+            layout = open_layout(self.session, table, self.id, dim_of(self.session, table, self.vector), made)
+            layout.create()
+            layout.save(job)
+
+        retried(self.session, make)
+        self.resume(migration)
+
+    def resume(self, migration: Migration) -> None:
+        """Prepare this instance for a job that has begun. Raises InputError if what the job needs is gone."""
+        migration = self._in_rehearsal(migration)
+        self._open_layout()
+        book, card = asdict(self.layout.book), space_card(migration.space)
+        for name in ("dim", "version", "new", "old", "keep_names", "view", "layout"):
+            wanted = getattr(migration, name)
+            if book[name] != wanted and not (name == "layout" and wanted is None):
+                raise InputError(
+                    f"The job on column {self.vector!r} of {self.table.title} began with {name} {book[name]!r}; got "
+                    f"{wanted!r}. Go on with the same, or clean the job up first."
+                )
+        if card != self.layout.record.space:
+            raise InputError(
+                f"The job on column {self.vector!r} of {self.table.title} moves it to another space; clean it up first."
+            )
+
+    def _open_layout(self) -> None:
+        job = find_record(self.session, self.table, self.vector)
+        if job is None or job.book is None:
+            raise InputError(f"There is no job on column {self.vector!r} of {self.table.title}; run it first.")
+        self.table.fields = open_table(self.session, self.address).fields
+        for name in {job.book.old_name} | ({job.book.new_name} if job.book.layout == "column" else set()):
+            self.table.field(name)
+        dim = dim_of(self.session, self.table, job.book.old_name)
+        self._layout = open_layout(self.session, self.table, self.id, dim, job)
+        self._layout.prepare()
+
+    def units(self) -> list[Unit]:
+        """Return the units of the first pass that are still to do: ranges of blocks."""
+        return self.layout.units()
+
+    def fill(self, unit: Unit, translate: Translate) -> int:
+        """Translate and write the rows of a unit that have no new vector, and return their number."""
+        return self.layout.fill(unit, translate)
+
+    def catch_up(self, translate: Translate) -> int:
+        """Translate some of the rows that were written since. Return the number looked at."""
+        self.layout.prepare_rest()
+        return self.layout.rest_page(translate)
+
+    def count_rest(self, at_most: int | None = None) -> int:
+        """Return the number of rows whose new vector is missing or out of date; counting may end at `at_most`."""
+        return self.layout.count_rest(at_most)
+
+    def states(self) -> dict[str, int]:
+        """Return the number of rows by the first word of their state, with "" for those that are still to do."""
+        return self.layout.states()
+
+    def index(self, progress: Callable[[float], None]) -> None:
+        """Build the index of the new column with the settings of the old one, if there is one."""
+        build_indexes(self.layout, progress)
+
+    def index_stamp(self) -> str:
+        """Return text that changes if the index of the new column is made anew or is no longer usable; "" for none."""
+        return stamp(self.layout)
+
+    # --- verification -------------------------------------------------------------------------------------------------
+
+    def compare(self) -> Iterator[Compared]:
+        """Yield all rows that have an old or a new vector, in batches, at one moment."""
+        layout, table = self.layout, self.table
+        relation, columns = layout.compared()
+        query = layout.sql(
+            """select chr({signs} + case split_part({state}, '@', 1) when {translated} then 1 when {native} then 2
+                    when {skipped} then 3 else 0 end
+                + case when {old} is null then {no_old} else 0 end + case when {new} is null then {no_new} else 0 end
+                + case when {state} is null and {new} is not null or {new} is null and {state} <> {skipped}
+                    or split_part({state}, '@', 1) = {translated} and {state} <> {job_state} then {broken} else 0 end
+                )::"char", {old_or_zeros}, {new_or_zeros}, {id}::text
+            from {relation} where {old} is not null or {new} is not null""",
+            relation=relation,
+            signs=SIGNS,
+            translated=TRANSLATED,
+            native=NATIVE,
+            no_old=NO_OLD,
+            no_new=NO_NEW,
+            broken=BROKEN,
+            job_state=layout.names["state"],
+            old_or_zeros=or_zeros(table, columns["old"], layout.source),
+            new_or_zeros=or_zeros(table, columns["new"], layout.target),
+            **columns,
+        )
+        fields = record({"flag": FLAG, "old": layout.source, "new": layout.target})
+        selection = self._selection()
+        for rows in grouped(rows_of(self.session.copy_out(query)), batch_rows(layout.target)):
+            records, ids = selection.decoded(rows, fields)
+            yield _compared(records, ids)
+
+    def search(
+        self, queries: np.ndarray, k: int, which: Which, *, exact: bool = False, where: str | None = None
+    ) -> Hits:
+        """Search one column, one query after another, with the store's index, or `exact` over all rows."""
+        return search(self.layout, queries, k, which, exact, where)
+
+    # --- cut-over -----------------------------------------------------------------------------------------------------
+
+    def cut_over(self, translate: Translate, job: dict[str, Any], max_rest: int, max_pause: float) -> CutOver:
+        """Catch up the rest, make the new vectors those that readers see, and store the job, in one transaction."""
+        if self.layout.book.is_live:
+            self.layout.save(job)
+            return CutOver(0, 0.0)
+        result = CutOverJob(self.layout, job, max_pause).run(translate, max_rest)
+        self._open_layout()
+        return result
+
+    def roll_back(self, job: dict[str, Any], max_pause: float) -> RolledBack:
+        """Make the old vectors those that readers see again, and store the state of the job, in one transaction."""
+        result = roll_back(self.layout, job, max_pause)
+        self._open_layout()
+        return result
+
+    def clean_up(self) -> None:
+        """Before a cut-over, or after a roll-back: remove all that the job has made. After a cut-over: the old vectors."""
+        job = find_record(self.session, self.table, self.vector)
+        if job is None:
+            return
+        self._open_layout()
+        layout = self.layout
+        if layout.book.is_live:
+            retried(self.session, lambda: _finish(layout))
+        else:
+            layout.restore_not_null()
+            retried(self.session, layout.remove)
+        self._layout = None
+        self.table.fields = open_table(self.session, self.address).fields
+
+    def written_since(self, limit: int) -> np.ndarray:
+        """Return the vectors (n, d) that others wrote to the readers' column since the cut-over, at most `limit`."""
+        target, vector = self.layout.place
+        state = quoted(self.layout.book.state_name if self.layout.book.layout == "column" else "state")
+        rows = self.session.run(
+            "select {vector}::{type}::real[] from {target} where {state} = {native} and {vector} is not null limit {n}",
+            vector=quoted(vector),
+            type=self.table.type("vector"),
+            target=target,
+            state=state,
+            native=LIVE_NATIVE,
+            n=limit,
+        )
+        return np.array([vector for (vector,) in rows], np.float32).reshape(len(rows), self.layout.book.dim)
+
+
+def _clean_up_at(address: Address) -> None:
+    """Remove what a job has made beside a table."""
+    store = PostgresTable(address)
+    try:
+        store.clean_up()
+    finally:
+        store.close()
+
+
+def _finish(layout: Layout) -> None:
+    """Remove the old vectors, and leave the card of the space with the new ones."""
+    layout.finish()
+    target, vector = layout.place
+    card = Record(layout.record.space)
+    if layout.book.layout == "column":
+        comment_on(layout.session, compose("column {T}.{N}", T=target, N=quoted(vector)), card)
+    else:
+        comment_on(layout.session, compose("table {T}", T=target), card)
+
+
+def _compared(records: np.ndarray, ids: list[str]) -> Compared:
+    """Return rows as they are compared, from records with a flag."""
+    flags = records["flag"].view(np.uint8).astype(int) - SIGNS
+    old, new = records["old"].astype(np.float32), records["new"].astype(np.float32)
+    old[flags & NO_OLD > 0] = np.nan
+    new[flags & NO_NEW > 0] = np.nan
+    words = np.array(WORDS, dtype=object)[flags & 3]
+    return Compared(np.array(ids, dtype=object), old, new, words, flags & BROKEN == 0)

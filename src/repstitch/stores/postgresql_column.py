@@ -1,0 +1,188 @@
+"""The layout of a second column: the new vectors stand in the table, beside a column of states.
+
+Triggers empty the new vector of a row whose old one changes, unless the statement brings both. The job itself is known
+by the state that it writes in the same statement. A row that is still to do has neither a new vector nor a state.
+"""
+
+from typing import LiteralString
+
+import numpy as np
+from psycopg import sql
+
+from repstitch.stores.postgresql_catalog import Table
+from repstitch.stores.postgresql_connection import Session, compose, quoted
+from repstitch.stores.postgresql_job import Record
+from repstitch.stores.postgresql_layout import PAGE_ROWS, Layout
+from repstitch.stores.store import Translate, Unit, Which
+
+ON_INSERT: LiteralString = """begin
+  if new.{N} is null then new.{S} := null;
+  elsif new.{S} is null then new.{S} := {native};
+  end if;
+  return new;
+end"""
+ON_UPDATE: LiteralString = """begin
+  if new.{V} is distinct from old.{V} then
+    if new.{N} is not distinct from old.{N} then
+      new.{N} := null;
+    end if;
+    new.{S} := case when new.{N} is null then null else {native} end;
+  elsif new.{N} is distinct from old.{N} then
+    new.{S} := case when new.{N} is null then null else {native} end;
+    {empty_old}
+  end if;
+  return new;
+end"""
+EMPTY_OLD: LiteralString = "if new.{N} is not null then new.{V} := null; end if;"
+TO_DO: LiteralString = "{N} is null and {V} is not null and {S} is null"
+
+
+class ColumnLayout(Layout):
+    """A second column of vectors in the table."""
+
+    def __init__(self, session: Session, table: Table, id_column: str, source_dim: int, job: Record):
+        super().__init__(session, table, id_column, source_dim, job)
+        self.names |= {
+            "N": quoted(self.book.new_name),
+            "S": quoted(self.book.state_name),
+            "rest": quoted(self.label("rest")),
+        }
+        self.to_do = self.sql(TO_DO)
+
+    def create(self) -> None:
+        """Add the two columns and the triggers."""
+        self.run("alter table {T} add column {N} {type}, add column {S} text", type=self.new_type)
+        self.arm()
+        self.trigger("insert", "before insert on {T} for each row", "insert")
+        self.trigger(
+            "update",
+            "before update on {T} for each row when (new.{S} is not distinct from old.{S})",
+            "update",
+        )
+
+    def arm(self) -> None:
+        """Write the functions of the triggers, and the view, for the present phase of the job."""
+        self.function("insert", self.sql(ON_INSERT))
+        self.function("update", self.sql(ON_UPDATE, empty_old=self.sql(EMPTY_OLD if self.book.is_live else "")))
+        self.write_view(self.sql("{T} d"), self.sql("d.{N}" if self.book.is_live else "d.{V}"))
+
+    @property
+    def place(self) -> tuple[sql.Composable, str]:
+        """The quoted table that has the new vectors, and the name of their column."""
+        return self.table.sql, self.book.new_name
+
+    @property
+    def job_writes(self) -> sql.Composed:
+        """The condition, in a trigger on the new vectors, on a write of the job itself."""
+        return self.sql("new.{S} is distinct from old.{S}")
+
+    # --- filling ------------------------------------------------------------------------------------------------------
+
+    def remaining(self) -> sql.Composed:
+        """Return the condition on rows of T that the first pass must still fill: older than the triggers."""
+        return self.sql("{to_do} and age(xmin) >= age({begun}::xid)", to_do=self.to_do, begun=self.book.begun)
+
+    def fill(self, unit: Unit, translate: Translate) -> int:
+        """Translate and write the rows of a range of blocks."""
+        where = self.sql("{blocks} and {to_do}", blocks=self.blocks(unit), to_do=self.to_do)
+        return self._write(
+            self.read_page(self.sql("select ctid, xmin, {V} from {T} d where {where}", where=where)), translate
+        )
+
+    def rest_page(self, translate: Translate) -> int:
+        """Translate and write some rows without a new vector, which a partial index finds."""
+        with self.session.transaction():
+            self.session.run("set local enable_seqscan = off")
+            rows = self.read_page(
+                self.sql("select ctid, xmin, {V} from {T} where {to_do} limit {n}", to_do=self.to_do, n=PAGE_ROWS)
+            )
+        self._write(rows, translate)
+        return len(rows)
+
+    def _write(self, rows: np.ndarray, translate: Translate) -> int:
+        """Translate rows, write those that have not changed, and return their number."""
+        if not len(rows):
+            return 0
+        content, _ = self.translated(rows, translate)
+        with self.session.transaction():
+            self.put_page(content)
+            return self.session.count(
+                self.sql(
+                    """update {T} d set {N} = page.vector,
+                        {S} = case when page.vector is null then {skipped} else {state} end
+                    from {page} page where d.ctid = page.place and d.xmin = page.transaction"""
+                )
+            )
+
+    def prepare_rest(self) -> None:
+        """Make the partial index that finds rows still to do, without stopping writers."""
+        is_valid = self.session.value(
+            """select i.indisvalid from pg_index i join pg_class c on c.oid = i.indexrelid
+            where i.indrelid = {oid} and c.relname = {name}""",
+            oid=self.table.oid,
+            name=self.label("rest"),
+        )
+        if is_valid is False:
+            self.run("drop index concurrently {index}", index=self.object_name("rest"))
+        if not is_valid:
+            self.run("create index concurrently {rest} on {T} ({S}) where {to_do}", to_do=self.to_do)
+
+    def count_rest(self, at_most: int | None) -> int:
+        """Return the number of rows still to do, at most `at_most`."""
+        limit = compose("limit {n}", n=at_most) if at_most is not None else compose("")
+        with self.session.transaction():
+            if not self.book.first_pass:
+                self.session.run("set local enable_seqscan = off")
+            return self.session.value(
+                self.sql(
+                    "select count(*) from (select from {T} where {to_do} {limit}) rest", to_do=self.to_do, limit=limit
+                )
+            )
+
+    def states(self) -> dict[str, int]:
+        """Return the number of rows by the first word of their state."""
+        rows = self.run(
+            """select coalesce(split_part({S}, '@', 1), ''), count(*) from {T}
+            where {V} is not null or {N} is not null group by 1 order by 1"""
+        )
+        return dict(rows)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def compared(self) -> tuple[sql.Composed, dict[str, sql.Composable]]:
+        """Return the join of both columns, and its columns: id, old, new, state."""
+        return self.sql("{T} d"), {
+            "id": self.sql("d.{I}"),
+            "old": self.sql("d.{V}"),
+            "new": self.sql("d.{N}"),
+            "state": self.sql("d.{S}"),
+        }
+
+    def searched(self, which: Which) -> tuple[sql.Composed, sql.Composable]:
+        """Return the relation to search, with the table as `d`, and the column of vectors in it."""
+        return self.sql("{T} d"), self.sql("d.{V}" if which == "old" else "d.{N}")
+
+    # --- cut-over and after -------------------------------------------------------------------------------------------
+
+    def rename(self, live: bool) -> None:
+        """Swap the names of the columns, or swap them back."""
+        if not self.book.swaps or live == self.book.is_live:
+            return
+        renames = [(self.book.vector, self.book.old), (self.book.new, self.book.vector)]
+        for name, to in renames if live else [(to, name) for name, to in reversed(renames)]:
+            self.run("alter table {T} rename column {name} to {to}", name=quoted(name), to=quoted(to))
+
+    def remove(self) -> None:
+        """Remove all that the job has made."""
+        self.drop_view()
+        self.drop_guard(column=True)
+        self.drop_functions("insert", "update")
+        self.run("drop index if exists {index}", index=self.object_name("rest"))
+        self.run("alter table {T} drop column if exists {N}, drop column if exists {S}")
+
+    def finish(self) -> None:
+        """Remove the old vectors, the states and the triggers."""
+        self.drop_guard(column=True)
+        self.drop_functions("insert", "update")
+        self.run("drop index if exists {index}", index=self.object_name("rest"))
+        self.run("alter table {T} drop column if exists {V}, drop column if exists {S}")

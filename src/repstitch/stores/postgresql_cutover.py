@@ -1,0 +1,152 @@
+"""The cut-over and the roll-back of a migration in PostgreSQL, each in one transaction."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from repstitch.errors import InputError
+from repstitch.stores.postgresql_catalog import Table, fields_of
+from repstitch.stores.postgresql_column import ColumnLayout
+from repstitch.stores.postgresql_connection import LockedError, Session, raw
+from repstitch.stores.postgresql_job import FILLING, LIVE, Record, find_record, guard_name
+from repstitch.stores.postgresql_layout import Layout, patient
+from repstitch.stores.postgresql_side import SideLayout
+from repstitch.stores.store import CutOver, RolledBack, Translate
+
+TRIES = 10
+CATCH_UP_PAGES = 1000
+BETWEEN_TRIES_SECONDS = 0.2
+
+
+class TooMuchRestError(Exception):
+    """More rows or more time would remain under the lock than allowed."""
+
+
+def open_layout(session: Session, table: Table, id_column: str, source_dim: int, record: Record) -> Layout:
+    """Return the layout of a job for the present columns of the table."""
+    assert record.book is not None
+    table.fields = fields_of(session, table)
+    return LAYOUTS[record.book.layout](session, table, id_column, source_dim, record)
+
+
+def changed_layout(layout: Layout, record: Record) -> Layout:
+    """Return a layout for another state of its job."""
+    return open_layout(layout.session, layout.table, layout.id, layout.source.dim, record)
+
+
+def reloaded(layout: Layout) -> Layout:
+    """Return a layout for the state of its job that the database has."""
+    record = find_record(layout.session, layout.table, layout.book.vector)
+    if record is None:
+        raise InputError(f"The job on column {layout.book.vector!r} of {layout.table.title} has been removed.")
+    return changed_layout(layout, record)
+
+
+@dataclass
+class CutOverJob:
+    """A cut-over of a layout, with the state of the job that it stores."""
+
+    layout: Layout
+    job: dict[str, Any]
+    max_pause: float
+
+    def run(self, translate: Translate, max_rest: int) -> CutOver:
+        """Catch up, then lock, catch up the rest and switch; let go and try again if it takes too long."""
+        self.layout.prepare_rest()
+        for attempt in range(TRIES):
+            for _ in range(CATCH_UP_PAGES):
+                if self.layout.count_rest(max_rest + 1) <= max_rest // 10 or not self.layout.rest_page(translate):
+                    break
+            start = time.perf_counter()
+            try:
+                with patient(self.layout.session, self.max_pause):
+                    n_rest = self._under_lock(translate, max_rest, start)
+                return CutOver(n_rest, time.perf_counter() - start)
+            except (TooMuchRestError, LockedError):
+                time.sleep(BETWEEN_TRIES_SECONDS * (attempt + 1))
+            finally:
+                self.layout = reloaded(self.layout)
+        raise InputError(
+            f"The cut-over must not stop writers for longer than {self.max_pause:g} s or for more than {max_rest:,} rows, "
+            f"and did not succeed in {TRIES} tries. Run it when there are fewer writers or long transactions, or allow a "
+            "longer pause."
+        )
+
+    def _under_lock(self, translate: Translate, max_rest: int, start: float) -> int:
+        layout = self.layout
+        layout.run("lock table {T} in {mode} mode", mode=raw(lock_mode(layout)))
+        n_rest = layout.count_rest(max_rest + 1)
+        if n_rest > max_rest:
+            raise TooMuchRestError
+        while layout.rest_page(translate):
+            if time.perf_counter() - start > self.max_pause:
+                raise TooMuchRestError
+        if layout.table_not_null():
+            layout.run("alter table {T} alter column {V} drop not null")
+        layout = switch(layout, live=True)
+        guard = self._guard(layout)
+        layout.save(self.job, guard=guard or layout.book.guard)
+        if time.perf_counter() - start > self.max_pause:
+            raise TooMuchRestError
+        return n_rest
+
+    def _guard(self, layout: Layout) -> str | None:
+        """Make the guard of writers, if the job wants it, and return the name of the space that it lets in."""
+        if not self.job.get("guard"):
+            return None
+        space = str(layout.record.space.get("name", ""))
+        column = guard_name(layout.book.vector)
+        if layout.book.guard is None and column in layout.table.fields and layout.book.layout == "column":
+            raise InputError(
+                f"The guard of writers needs the name {column!r} for a column of {layout.table.title}, which exists. "
+                "Cut over without the guard, or rename that column."
+            )
+        layout.make_guard(space)
+        return space
+
+
+def switch(layout: Layout, live: bool) -> Layout:
+    """Change names, triggers and the view, so that readers see the new vectors, or the old ones again."""
+    layout.rename(live)
+    changed = changed_layout(layout, layout.record.with_book(phase=LIVE if live else FILLING, first_pass=False))
+    changed.arm()
+    return changed
+
+
+def lock_mode(layout: Layout) -> str:
+    """Return the lock of a cut-over: readers wait only if the table itself is changed."""
+    changes_table = layout.book.layout == "column" or layout.table_not_null()
+    return "access exclusive" if changes_table else "share row exclusive"
+
+
+def roll_back(layout: Layout, job: dict[str, Any], max_pause: float) -> RolledBack:
+    """Make the old vectors those that readers see again, in one transaction, and count the rows without one."""
+    for attempt in range(TRIES):
+        start = time.perf_counter()
+        try:
+            with patient(layout.session, max_pause):
+                layout.run("lock table {T} in {mode} mode", mode=raw(lock_mode(layout)))
+                layout.drop_guard(column=False)
+                changed = switch(layout, live=False)
+                changed.save(job)
+            break
+        except LockedError:
+            if attempt == TRIES - 1:
+                raise
+            time.sleep(BETWEEN_TRIES_SECONDS * (attempt + 1))
+    pause = time.perf_counter() - start
+    changed = reloaded(changed)
+    relation, columns = changed.compared()
+    n_without = changed.session.value(
+        "select count(*) from {relation} where {old} is null and {new} is not null", relation=relation, **columns
+    )
+    notes = []
+    if not changed.restore_not_null():
+        notes.append(
+            f"Column {changed.book.old_name!r} was `not null` before the job and is not now, because rows have no old "
+            "vector. Embed these rows with the old model, and clean up again."
+        )
+    return RolledBack(n_without, pause, tuple(notes))
+
+
+LAYOUTS: dict[str, type[Layout]] = {"column": ColumnLayout, "side": SideLayout}

@@ -1,0 +1,421 @@
+"""What both layouts of a migration in PostgreSQL share: pages of rows that are read, translated and written."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, LiteralString
+
+import numpy as np
+from psycopg import sql
+
+from repstitch.errors import InputError
+from repstitch.stores.copying import PLACE, TRANSACTION, Vectors, decode, encode, record, rows_of
+from repstitch.stores.postgresql_catalog import Table
+from repstitch.stores.postgresql_connection import LockedError, Session, compose, join, quoted, raw
+from repstitch.stores.postgresql_job import PREFIX, Book, Record, comment_on, guard_name, write_record
+from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Translate, Unit, Which
+
+PAGE_ROWS = 4096  # rows that are translated together
+LOCK_TRIES = 5
+LIVE_NATIVE = f"{NATIVE}@live"  # the state of a row that others have written since the cut-over
+
+
+class Layout(ABC):
+    """The place of the new vectors of a job, with the SQL that fills it and makes it the one that readers see.
+
+    In `sql`, the names T, V and I are the table, its old vectors and its ids, and N the new vectors.
+    """
+
+    def __init__(self, session: Session, table: Table, id_column: str, source_dim: int, job: Record):
+        assert job.book is not None
+        self.session, self.table, self.id, self.record, self.book = session, table, id_column, job, job.book
+        old = table.fields[self.book.old_name]
+        self.source = Vectors(source_dim, old.type == "halfvec")
+        self.target = Vectors(self.book.dim, self.book.half)
+        self.new_type = table.type("halfvec" if self.book.half else "vector", self.book.dim)
+        self.names: dict[str, sql.Composable] = {
+            "T": table.sql,
+            "V": quoted(self.book.old_name),
+            "I": quoted(id_column),
+            "page": raw("pg_temp.repstitch_page"),
+            "state": sql.Literal(f"{TRANSLATED}@{self.book.version}"),
+            "skipped": sql.Literal(SKIPPED),
+            "native": sql.Literal(LIVE_NATIVE if self.book.is_live else NATIVE),
+        }
+
+    def sql(self, text: LiteralString, **values: Any) -> sql.Composed:
+        """Return SQL with the names of this layout."""
+        return compose(text, **(self.names | values))
+
+    def run(self, text: LiteralString, **values: Any) -> list[tuple]:
+        """Run SQL with the names of this layout."""
+        return self.session.run(self.sql(text, **values))
+
+    # --- what a layout defines ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def create(self) -> None:
+        """Make the place for the new vectors, with its triggers."""
+
+    @abstractmethod
+    def remaining(self) -> sql.Composed:
+        """Return the condition on rows of T that the first pass must still fill, whatever page they are on."""
+
+    @abstractmethod
+    def fill(self, unit: Unit, translate: Translate) -> int:
+        """Translate and write the rows of a range of blocks."""
+
+    @abstractmethod
+    def prepare_rest(self) -> None:
+        """Make what finds the rest quickly, outside a transaction."""
+
+    @abstractmethod
+    def rest_page(self, translate: Translate) -> int:
+        """Translate and write some rows that changed since. Return the number looked at."""
+
+    @abstractmethod
+    def count_rest(self, at_most: int | None) -> int:
+        """Return the number of rows still to do, at most `at_most`."""
+
+    @abstractmethod
+    def states(self) -> dict[str, int]:
+        """Return the number of rows by the first word of their state."""
+
+    @abstractmethod
+    def compared(self) -> tuple[sql.Composed, dict[str, sql.Composable]]:
+        """Return the join of both columns, and its columns: id, old, new, state."""
+
+    @abstractmethod
+    def searched(self, which: Which) -> tuple[sql.Composed, sql.Composable]:
+        """Return the relation to search, with the table as `d`, and the column of vectors in it."""
+
+    @property
+    @abstractmethod
+    def place(self) -> tuple[sql.Composable, str]:
+        """The quoted table that has the new vectors, and the name of their column."""
+
+    @property
+    @abstractmethod
+    def job_writes(self) -> sql.Composed:
+        """The condition, in a trigger on the new vectors, on a write of the job itself."""
+
+    @abstractmethod
+    def arm(self) -> None:
+        """Write the functions of the triggers, and the view, for the present phase of the job."""
+
+    @abstractmethod
+    def rename(self, live: bool) -> None:
+        """Swap the names of the columns, or swap them back, if this layout and this job do so."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Remove all that the job has made."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Remove the old vectors, after a cut-over, and what the job needs no more."""
+
+    # --- pages of rows ------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the temporary table of this connection."""
+        self.session.run("set synchronous_commit = off")
+        self.run(
+            "create temp table if not exists repstitch_page(place tid, transaction xid, vector {type}) "
+            "on commit delete rows",
+            type=self.new_type,
+        )
+
+    def units(self) -> list[Unit]:
+        """Return ranges of blocks with rows of the first pass, and remember when there are none."""
+        if not self.book.first_pass:
+            return []
+        blocks = max(
+            self.session.value(
+                "select pg_relation_size({oid}::oid) / current_setting('block_size')::bigint", oid=self.table.oid
+            ),
+            1,
+        )
+        n_rows = self.session.value("select reltuples::bigint from pg_class where oid = {oid}", oid=self.table.oid)
+        if n_rows <= 0:
+            n_rows = self.session.value("select count(*) from {T}", T=self.table.sql)
+        size = max(1, min(blocks, round(PAGE_ROWS * blocks / max(n_rows, 1))))
+        rows = self.run(
+            """select block, count(*) from (select (ctid::text::point)[0]::bigint / {size} as block from {T} d
+            where {remaining}) blocks group by block order by block""",
+            size=size,
+            remaining=self.remaining(),
+        )
+        if not rows:
+            self.save(first_pass=False)
+        return [
+            Unit(f"blocks {block * size} to {block * size + size - 1}", n, (block * size, block * size + size))
+            for block, n in rows
+        ]
+
+    def blocks(self, unit: Unit) -> sql.Composed:
+        """Return the condition on the place of a row of T."""
+        first, end = (f"({block},0)" for block in unit.token)
+        return compose("d.ctid >= {first}::tid and d.ctid < {end}::tid", first=first, end=end)
+
+    def read_page(self, query: sql.Composed) -> np.ndarray:
+        """Return rows with their places, transactions and old vectors."""
+        layout = record({"place": PLACE, "transaction": TRANSACTION, "vector": self.source})
+        try:
+            return decode(list(rows_of(self.session.copy_out(query))), layout)[0]
+        except ValueError as error:
+            raise InputError(
+                f"Column {self.book.old_name!r} of {self.table.title} must have {self.source.dim} numbers in every "
+                f"vector; it has {error}."
+            ) from None
+
+    def translated(self, rows: np.ndarray, translate: Translate) -> tuple[bytes, int]:
+        """Return rows translated, as a COPY, and the number of those with a translation."""
+        vectors = np.asarray(translate(rows["vector"].astype(np.float32)))
+        if vectors.shape != (len(rows), self.book.dim):
+            raise InputError(f"The new vectors must have {self.book.dim} dimensions; got shape {vectors.shape}.")
+        return encode(rows, vectors, self.book.half)
+
+    def put_page(self, content: bytes) -> None:
+        """Write a page to the temporary table, and make the planner look up each row by its place."""
+        self.session.run("set local enable_hashjoin = off")
+        self.session.run("set local enable_mergejoin = off")
+        self.session.run("set local enable_seqscan = off")
+        self.run("delete from {page}")  # a cut-over writes several pages in one transaction
+        self.session.copy_in(self.names["page"], content)
+
+    # --- parts of the two steps ---------------------------------------------------------------------------------------
+
+    def save(self, job: dict[str, Any] | None = None, **changes: Any) -> None:
+        """Store the state of the job, and changes in what this store remembers."""
+        self.record = self.record.with_book(**changes)
+        if job is not None:
+            self.record = replace(self.record, job=job)
+        assert self.record.book is not None
+        self.book: Book = self.record.book
+        write_record(self.session, self.table, self.record)
+
+    def function(self, name: str, body: sql.Composable, definer: bool = False) -> None:
+        """Make a function for triggers, or replace it. With `definer` it has the rights of the owner of the table."""
+        self.run(
+            """create or replace function {name}() returns trigger language plpgsql {security}
+            set search_path = pg_catalog, {extension}, pg_temp as {body}""",
+            name=self.object_name(name),
+            security=raw("security definer" if definer else ""),
+            extension=quoted(self.table.extension),
+            body=body.as_string(self.session.connection),
+        )
+
+    def trigger(self, name: str, when: LiteralString, function: str, target: sql.Composable | None = None) -> None:
+        """Make a trigger that fires for replicated rows too. `when` is all between its name and its function."""
+        names = {"name": quoted(self.label(name)), "target": target or self.table.sql}
+        self.run(
+            "create trigger {name} {when} execute function {function}()",
+            when=self.sql(when),
+            function=self.object_name(function),
+            **names,
+        )
+        self.run("alter table {target} enable always trigger {name}", **names)
+
+    def label(self, name: str) -> str:
+        """Return the name of an object of this job. Triggers fire in the order of their names, and ours are last."""
+        return f"zzz_repstitch_{self.book.tag}_{name}"
+
+    def object_name(self, name: str) -> sql.Identifier:
+        """Return the quoted name of an object of this job with its schema."""
+        return self.table.beside(self.label(name))
+
+    def drop_functions(self, *names: str) -> None:
+        """Drop functions of this job, and the triggers that call them."""
+        for name in names:
+            self.run("drop function if exists {name}() cascade", name=self.object_name(name))
+
+    # --- the view of readers ------------------------------------------------------------------------------------------
+
+    def view_name(self) -> sql.Identifier:
+        """Return the quoted name of the view, in the schema of the table."""
+        assert self.book.view is not None
+        return self.table.beside(self.book.view)
+
+    def write_view(self, relation: sql.Composable, vector: sql.Composable) -> None:
+        """Make the view, or replace it in one step: the columns of T, with `vector` in place of the readers' column."""
+        if self.book.view is None:
+            return
+        oid = self.session.value(
+            "select to_regclass({name})::oid", name=self.view_name().as_string(self.session.connection)
+        )
+        source = oid or self.table.oid
+        columns = [
+            name
+            for (name,) in self.session.run(
+                "select attname from pg_attribute where attrelid = {oid} and attnum > 0 and not attisdropped "
+                "order by attnum",
+                oid=source,
+            )
+            if name not in self.book.own_columns
+        ]
+        kind = self.table.type("halfvec" if self.source.half else "vector")
+        listed = [
+            compose("{vector}::{kind} as {name}", vector=vector, kind=kind, name=quoted(name))
+            if name == self.book.vector
+            else compose("d.{name}", name=quoted(name))
+            for name in columns
+        ]
+        self.run(
+            "create or replace view {view} as select {columns} from {relation}",
+            view=self.view_name(),
+            columns=join(listed),
+            relation=relation,
+        )
+        if oid is None:
+            self.copy_grants(self.view_name(), "SELECT")
+        space = self.record.space if self.book.is_live else {}
+        comment_on(self.session, compose("view {view}", view=self.view_name()), Record(space))
+
+    def copy_grants(self, target: sql.Composable, *privileges: str) -> None:
+        """Give those who have privileges on the table the same ones on another relation."""
+        grants = self.session.run(
+            """select g.privilege_type, case when g.grantee = 0 then 'public' else quote_ident(r.rolname) end
+            from pg_class c, aclexplode(c.relacl) g left join pg_roles r on r.oid = g.grantee
+            where c.oid = {oid} and g.privilege_type = any({privileges}) and g.grantee <> c.relowner""",
+            oid=self.table.oid,
+            privileges=list(privileges),
+        )
+        for privilege, role in grants:
+            self.run("grant {privilege} on {target} to {role}", privilege=raw(privilege), target=target, role=raw(role))
+
+    def drop_view(self) -> None:
+        """Drop the view, if it is ours."""
+        if self.book.view is not None and is_own_view(self.session, self.view_name()):
+            self.run("drop view {view}", view=self.view_name())
+
+    # --- the guard of writers -----------------------------------------------------------------------------------------
+
+    def make_guard(self, space: str) -> None:
+        """Refuse a write of the readers' vectors that does not state the new space in a column of its own.
+
+        The first trigger fires if a statement sets that column, and marks the value. So a value that an earlier writer
+        left in the row does not pass for one that was stated.
+        """
+        target, vector = self.place
+        column = guard_name(self.book.vector)
+        self.run("alter table {target} add column if not exists {space} text", target=target, space=quoted(column))
+        names = {
+            "G": quoted(column),
+            "N": quoted(vector),
+            "name": space,
+            "text": f"a vector must come with {column} = {space!r}; this writer still sends vectors of the old space",
+            "job_writes": self.job_writes,
+        }
+        self.function("guard_mark", self.sql(GUARD_MARK, **names))
+        self.function("guard", self.sql(GUARD, **names))
+        for name, events, function in (
+            ("guard_a", "insert or update of {G}", "guard_mark"),
+            ("guard_b", "insert or update", "guard"),
+        ):
+            self.run(
+                "create trigger {name} before {events} on {target} for each row execute function {function}()",
+                name=quoted(self.label(name)),
+                events=compose(events, G=quoted(column)),
+                target=target,
+                function=self.object_name(function),
+            )
+
+    def drop_guard(self, column: bool) -> None:
+        """Remove the triggers of the guard, and its column too."""
+        self.drop_functions("guard_mark", "guard")
+        if column and self.book.guard:
+            target, _ = self.place
+            name = quoted(guard_name(self.book.vector))
+            self.run("alter table {target} drop column if exists {name}", target=target, name=name)
+
+    # --- not null -----------------------------------------------------------------------------------------------------
+
+    def restore_not_null(self) -> bool:
+        """Restore `not null` of the old column, without a long lock, if no row lacks a vector. Return whether it is so."""
+        if self.book.not_null is None or self.table_not_null():
+            return True
+        check = quoted(self.label("not_null"))
+        try:
+            with patient(self.session):
+                self.run("alter table {T} drop constraint if exists {check}", check=check)
+                self.run("alter table {T} add constraint {check} check ({V} is not null) not valid", check=check)
+            self.run("alter table {T} validate constraint {check}", check=check)
+            with patient(self.session):
+                self.run("alter table {T} alter column {V} set not null", check=check)
+                self.run("alter table {T} drop constraint {check}", check=check)
+                self._name_not_null()
+        except InputError:
+            with patient(self.session):
+                self.run("alter table {T} drop constraint if exists {check}", check=check)
+            return False
+        return True
+
+    def table_not_null(self) -> bool:
+        """Return whether the old column is `not null` now."""
+        return self.session.value(
+            "select attnotnull from pg_attribute where attrelid = {oid} and attname = {name}",
+            oid=self.table.oid,
+            name=self.book.old_name,
+        )
+
+    def _name_not_null(self) -> None:
+        name = not_null_name(self.session, self.table.oid, self.book.old_name)
+        if self.book.not_null and name and name != self.book.not_null:
+            self.run(
+                "alter table {T} rename constraint {name} to {wanted}",
+                name=quoted(name),
+                wanted=quoted(self.book.not_null),
+            )
+
+
+def not_null_name(session: Session, oid: int, column: str) -> str:
+    """Return the name of the `not null` constraint of a column, or "" before PostgreSQL 18, where it has none."""
+    return (
+        session.value(
+            """select c.conname from pg_constraint c join pg_attribute a on a.attrelid = c.conrelid
+            and c.conkey = array[a.attnum] where c.conrelid = {oid} and c.contype = 'n' and a.attname = {column}""",
+            oid=oid,
+            column=column,
+        )
+        or ""
+    )
+
+
+def is_own_view(session: Session, name: sql.Identifier) -> bool:
+    """Return whether there is a view of this name that a job has made."""
+    text = name.as_string(session.connection)
+    comment = session.value("select obj_description(to_regclass({name}), 'pg_class')", name=text)
+    return bool(comment and comment.startswith(PREFIX))
+
+
+@contextmanager
+def patient(session: Session, seconds: float = 2.0) -> Iterator[None]:
+    """Run the statements inside as one transaction that waits only briefly for locks, because others wait behind it."""
+    with session.transaction():
+        session.run("set local lock_timeout = {wait}", wait=f"{max(1, int(seconds * 1000))}ms")
+        yield
+
+
+def retried(session: Session, change: Any) -> None:
+    """Run a change of the table in a transaction, some times if others hold a lock."""
+    for attempt in range(LOCK_TRIES):
+        try:
+            with patient(session):
+                change()
+            return
+        except LockedError:
+            if attempt == LOCK_TRIES - 1:
+                raise
+
+
+GUARD_MARK: LiteralString = "begin new.{G} := '+' || new.{G}; return new; end"
+GUARD: LiteralString = """begin
+  if not ({job_writes}) and new.{N} is not null and (tg_op = 'INSERT' or new.{N} is distinct from old.{N})
+      and new.{G} is distinct from '+' || {name} then
+    raise exception using errcode = 'check_violation', message = {text};
+  end if;
+  if starts_with(new.{G}, '+') then new.{G} := substr(new.{G}, 2); end if;
+  return new;
+end"""

@@ -1,0 +1,311 @@
+"""The layout of a side table: the new vectors stand in a table of their own, so that an index on the old ones costs
+nothing during the fill.
+
+A trigger on the table appends the id of each changed row to a queue, which has no unique key, so writers never wait for
+each other. Each row of the side table has the number `at` of its last write, from the same sequence as the entries of
+the queue. A native vector is up to date if it was written after the last change of its row, or in the same transaction.
+The job is known by a number that it brings itself. A row without an old vector has a row without a vector in the side
+table, so that the view of readers shows it.
+"""
+
+from typing import LiteralString
+
+from psycopg import sql
+
+from repstitch.stores.postgresql_catalog import Table
+from repstitch.stores.postgresql_connection import Session, compose, quoted, raw
+from repstitch.stores.postgresql_job import Record, shortened, side_name
+from repstitch.stores.postgresql_layout import PAGE_ROWS, Layout
+from repstitch.stores.store import Translate, Unit, Which
+
+ON_CHANGE: LiteralString = """begin
+  if tg_op <> 'INSERT' then insert into {C}(id) values (old.{I}); end if;
+  if tg_op = 'INSERT' or (tg_op = 'UPDATE' and new.{I} is distinct from old.{I}) then
+    insert into {C}(id) values (new.{I});
+  end if;
+  {keep_in_line}
+  return null;
+end"""
+IN_LINE: LiteralString = """
+  if tg_op = 'DELETE' or (tg_op = 'UPDATE' and new.{I} is distinct from old.{I}) then
+    delete from {side} where id = old.{I};
+  end if;
+  if tg_op <> 'DELETE' then
+    insert into {side}(id, at, xact) values (new.{I}, {next}, pg_current_xact_id()) on conflict (id) do nothing;
+  end if;
+  if tg_op = 'UPDATE' and new.{V} is not null then
+    update {side} set vector = null, state = null, at = {next}
+    where id = new.{I} and vector is not null and xact is distinct from pg_current_xact_id();
+  end if;"""
+ON_NATIVE: LiteralString = """begin
+  new.at := {next}; new.xact := pg_current_xact_id();
+  if new.vector is null then
+    new.state := null; insert into {C}(id) values (new.id);
+  else new.state := {native};
+  end if;
+  return new;
+end"""
+ON_LIVE: LiteralString = """begin
+  update {T} set {V} = null where {I} = new.id and {V} is not null
+    and not exists (select from {C} c where c.id = new.id and c.xact = pg_current_xact_id());
+  return null;
+end"""
+ON_TRUNCATE: LiteralString = "begin truncate {side}, {C}; return null; end"
+KEPT: LiteralString = "(coalesce(s.state like 'native%', false) and (s.at > c.at or s.xact = c.xact))"
+
+
+class SideLayout(Layout):
+    """A table with the new vectors beside the table."""
+
+    def __init__(self, session: Session, table: Table, id_column: str, source_dim: int, job: Record):
+        super().__init__(session, table, id_column, source_dim, job)
+        side = side_name(table.name, self.book.new)
+        self.queue_name = shortened(side, "_changes")
+        sequence = table.beside(shortened(side, "_changes_at_seq"))
+        self.names |= {
+            "side": table.beside(side),
+            "C": table.beside(self.queue_name),
+            "next": compose("nextval({name}::regclass)", name=sequence.as_string(session.connection)),
+            "sequence": sequence,
+            "changes": raw("pg_temp.repstitch_changes"),
+            "kept": raw(KEPT),
+            "lock": sql.Literal(self.book.tag),
+        }
+        self.without_side = self.sql(
+            "{V} is not null and not exists (select from {side} s where s.id = d.{I}) "
+            "and not exists (select from {C} c where c.id = d.{I})"
+        )
+
+    def create(self) -> None:
+        """Make the side table, the queue and the triggers."""
+        key = raw(self.table.fields[self.id].type_text)
+        self.run(
+            "create table {side}(id {key} primary key, vector {type}, state text, at bigint, xact xid8)",
+            key=key,
+            type=self.new_type,
+        )
+        self.run("create sequence {sequence}")
+        self.run(
+            "create table {C}(id {key}, xact xid8 default pg_current_xact_id(), at bigint default {next})", key=key
+        )
+        self.run("alter sequence {sequence} owned by {C}.at")
+        self.copy_grants(self.names["side"], "SELECT", "INSERT", "UPDATE", "DELETE")
+        self.arm()
+        self.function("truncate", self.sql(ON_TRUNCATE), definer=True)
+        self.trigger("change", "after insert or delete on {T} for each row", "change")
+        self.trigger(
+            "update",
+            "after update on {T} for each row when (new.{V} is distinct from old.{V} or new.{I} is distinct from old.{I})",
+            "change",
+        )
+        self.trigger("truncate", "after truncate on {T} for each statement", "truncate")
+        side = self.names["side"]
+        self.trigger("insert", "before insert on {side} for each row when (new.at is null)", "native", side)
+        native = "new.at is not distinct from old.at and new.vector is distinct from old.vector"
+        self.trigger("native", f"before update on {{side}} for each row when ({native})", "native", side)
+        self.trigger(
+            "live", "after insert or update on {side} for each row when (new.state = 'native@live')", "live", side
+        )
+
+    def arm(self) -> None:
+        """Write the functions of the triggers, and the view, for the present phase of the job."""
+        live = self.book.is_live
+        self.function("change", self.sql(ON_CHANGE, keep_in_line=self.sql(IN_LINE if live else "")), definer=True)
+        self.function("native", self.sql(ON_NATIVE), definer=True)
+        self.function("live", self.sql(ON_LIVE) if live else self.sql("begin return null; end"), definer=True)
+        if live:
+            self.run("create index if not exists {name} on {C}(id)", name=quoted(shortened(self.queue_name, "_id")))
+        if live:
+            self.write_view(self.sql("{T} d join {side} s on s.id = d.{I}"), self.sql("s.vector"))
+        else:
+            self.write_view(self.sql("{T} d"), self.sql("d.{V}"))
+
+    @property
+    def place(self) -> tuple[sql.Composable, str]:
+        """The quoted table that has the new vectors, and the name of their column."""
+        return self.names["side"], "vector"
+
+    @property
+    def job_writes(self) -> sql.Composed:
+        """The condition, in a trigger on the new vectors, on a write of the job itself."""
+        return compose("new.at is distinct from old.at")
+
+    def prepare(self) -> None:
+        """Make the temporary tables of this connection."""
+        super().prepare()
+        self.session.run(
+            "create temp table if not exists repstitch_changes(id {key}, xact xid8, at bigint) on commit delete rows",
+            key=raw(self.table.fields[self.id].type_text),
+        )
+
+    # --- filling ------------------------------------------------------------------------------------------------------
+
+    def remaining(self) -> sql.Composed:
+        """Return the condition on rows of T that the first pass must still fill: those not in the queue."""
+        return self.sql(
+            "({V} is null and not exists (select from {side} s where s.id = d.{I})) or ({rows})", rows=self.without_side
+        )
+
+    def fill(self, unit: Unit, translate: Translate) -> int:
+        """Translate and write the rows of a range of blocks."""
+        blocks = self.blocks(unit)
+        rows = self.read_page(
+            self.sql(
+                "select ctid, xmin, {V} from {T} d where {blocks} and {todo}", blocks=blocks, todo=self.without_side
+            )
+        )
+        content = self.translated(rows, translate)[0] if len(rows) else None
+        with self.session.transaction():
+            self.run("select pg_advisory_xact_lock_shared(hashtextextended({lock}, 1))")
+            self.run(
+                """insert into {side}(id, at, xact) select d.{I}, {next}, pg_current_xact_id() from {T} d
+                where {blocks} and {V} is null on conflict (id) do nothing""",
+                blocks=blocks,
+            )
+            if content is None:
+                return 0
+            self.put_page(content)
+            return self.session.count(self.sql("{insert} on conflict (id) do nothing", insert=self._insert()))
+
+    def _insert(self) -> sql.Composed:
+        return self.sql(
+            """insert into {side}(id, vector, state, at, xact)
+            select d.{I}, page.vector, case when page.vector is null then {skipped} else {state} end, {next},
+                pg_current_xact_id()
+            from {page} page join {T} d on d.ctid = page.place and d.xmin = page.transaction"""
+        )
+
+    def prepare_rest(self) -> None:
+        """Do nothing: the queue is what finds the rest."""
+
+    def rest_page(self, translate: Translate) -> int:
+        """Translate and write the rows of some entries of the queue.
+
+        No page of the first pass may be written meanwhile: it could insert a row that has been deleted here.
+        """
+        with self.session.transaction():
+            self.run("select pg_advisory_xact_lock(hashtextextended({lock}, 1))")
+            n_entries = self._take_entries()
+            if not n_entries:
+                return 0
+            self.run(
+                """delete from {side} s using {changes} c
+                where s.id = c.id and not exists (select from {T} d where d.{I} = c.id)"""
+            )
+            joined = self.sql("{changes} c join {T} d on d.{I} = c.id left join {side} s on s.id = c.id")
+            self.run(
+                """insert into {side}(id, at, xact) select c.id, {next}, pg_current_xact_id() from {joined}
+                where d.{V} is null and not {kept}
+                on conflict (id) do update set vector = null, state = null, at = excluded.at, xact = excluded.xact""",
+                joined=joined,
+            )
+            rows = self.read_page(
+                self.sql(
+                    "select d.ctid, d.xmin, d.{V} from {joined} where d.{V} is not null and not {kept}", joined=joined
+                )
+            )
+            if len(rows):
+                self.put_page(self.translated(rows, translate)[0])
+                upsert = self.sql(
+                    """{insert} on conflict (id) do update set vector = excluded.vector, state = excluded.state,
+                        at = excluded.at, xact = excluded.xact""",
+                    insert=self._insert(),
+                )
+                if self.session.count(upsert) < len(rows):
+                    self._put_back(joined)
+        return n_entries
+
+    def _take_entries(self) -> int:
+        """Take some entries out of the queue, and return the number of ids in them.
+
+        The rows of the table are read by later statements, so they are at least as new as the entries.
+        """
+        self.run("delete from {changes}")
+        return self.session.count(
+            self.sql(
+                """with taken as (delete from {C} where ctid = any(array(select ctid from {C} limit {n}))
+                    returning id, xact, at)
+                insert into {changes} select distinct on (id) id, xact, at from taken order by id, at desc""",
+                n=PAGE_ROWS,
+            )
+        )
+
+    def _put_back(self, joined: sql.Composed) -> None:
+        """Put the entries of rows back into the queue that were written between reading and writing."""
+        self.run(
+            """insert into {C}(id, xact, at) select c.id, c.xact, c.at from {joined} where d.{V} is not null
+            and not {kept} and s.xact is distinct from pg_current_xact_id()""",
+            joined=joined,
+        )
+
+    def count_rest(self, at_most: int | None) -> int:
+        """Return the number of rows still to do, at most `at_most`."""
+        first_pass = self.sql("union all select {I} from {T} d where {rows}", rows=self.without_side)
+        return self.session.value(
+            self.sql(
+                "select count(*) from (select * from (select distinct id from {C}) queue {first_pass} {limit}) rest",
+                first_pass=first_pass if self.book.first_pass else compose(""),
+                limit=compose("limit {n}", n=at_most) if at_most is not None else compose(""),
+            )
+        )
+
+    def states(self) -> dict[str, int]:
+        """Return the number of rows by the first word of their state."""
+        rows = self.run(
+            """select coalesce(split_part(s.state, '@', 1), ''), count(*)
+            from {T} d left join {side} s on s.id = d.{I}
+            where d.{V} is not null or s.vector is not null group by 1 order by 1"""
+        )
+        return dict(rows)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def compared(self) -> tuple[sql.Composed, dict[str, sql.Composable]]:
+        """Return the join of both columns, and its columns: id, old, new, state."""
+        return self.sql("{T} d full join {side} s on s.id = d.{I}"), {
+            "id": self.sql("coalesce(d.{I}, s.id)"),
+            "old": self.sql("d.{V}"),
+            "new": raw("s.vector"),
+            "state": raw("s.state"),
+        }
+
+    def searched(self, which: Which) -> tuple[sql.Composed, sql.Composable]:
+        """Return the relation to search, with the table as `d`, and the column of vectors in it."""
+        if which == "old":
+            return self.sql("{T} d"), self.sql("d.{V}")
+        return self.sql("{T} d join {side} s on s.id = d.{I}"), raw("s.vector")
+
+    # --- cut-over and after -------------------------------------------------------------------------------------------
+
+    def rename(self, live: bool) -> None:
+        """Rename nothing: readers read a view, or the side table itself."""
+
+    def remove(self) -> None:
+        """Remove all that the job has made."""
+        self.drop_view()
+        self._drop_triggers()
+        self.run("drop table if exists {side}, {C}")
+
+    def _drop_triggers(self) -> None:
+        self.drop_functions("change", "truncate", "native", "live", "guard_mark", "guard")
+
+    def finish(self) -> None:
+        """Remove the old vectors and the queue, and keep the side table in line with the table."""
+        self.drop_guard(column=True)
+        self._drop_triggers()
+        self.function("rows", self.sql(ROWS_IN_LINE), definer=True)
+        self.trigger("rows", "after insert or delete or update of {I} on {T} for each row", "rows")
+        self.function("truncate", self.sql("begin truncate {side}; return null; end"), definer=True)
+        self.trigger("truncate", "after truncate on {T} for each statement", "truncate")
+        self.run("drop table {C}")
+        self.run("alter table {side} drop column state, drop column at, drop column xact")
+        self.run("alter table {T} drop column if exists {V}")
+
+
+ROWS_IN_LINE: LiteralString = """begin
+  if tg_op = 'DELETE' then delete from {side} where id = old.{I};
+  elsif tg_op = 'INSERT' then insert into {side}(id) values (new.{I}) on conflict (id) do nothing;
+  else update {side} set id = new.{I} where id = old.{I};
+  end if;
+  return null;
+end"""

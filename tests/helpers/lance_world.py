@@ -1,0 +1,120 @@
+"""A table of LanceDB with writers and readers, as an application has them, for the tests of stores."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import lance
+import lancedb
+import numpy as np
+import pyarrow as pa
+
+TRIES = 100
+TABLE = "docs"
+
+
+def vectors_of(rows: np.ndarray, kind: pa.DataType | None = None) -> pa.Array:
+    """Return vectors (n, d) as a column; a row of NaN is null."""
+    rows = np.asarray(rows, np.float32)
+    mask = np.isnan(rows).any(axis=1)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1], mask=pa.array(mask))
+    return column if kind is None else column.cast(kind)
+
+
+class LanceWorld:
+    """A LanceDB database in a folder with the table `docs`."""
+
+    name = "lancedb"
+
+    def __init__(self, folder: Path):
+        self.database = folder / "database"
+        self.path = self.database / f"{TABLE}.lance"
+
+    @property
+    def latest(self) -> lance.LanceDataset:
+        return lance.dataset(str(self.path))
+
+    def create(
+        self, ids: Sequence[int], vectors: np.ndarray, *, index: bool = False, lang: Sequence[str] | None = None
+    ) -> str:
+        self.database.mkdir(parents=True, exist_ok=True)
+        rows = self._rows(ids, vectors, lang)
+        lance.write_dataset(rows, str(self.path), max_rows_per_file=max(1, -(-len(rows) // 5)))
+        if index:
+            self.latest.create_index(
+                "vector", "IVF_HNSW_SQ", num_partitions=1, metric="cosine", m=12, ef_construction=60
+            )
+        return f"lancedb://{self.database}?table={TABLE}&vector=vector&id=id"
+
+    @staticmethod
+    def _rows(ids: Sequence[int], vectors: np.ndarray, lang: Sequence[str] | None = None) -> pa.Table:
+        return pa.table(
+            {
+                "id": pa.array(np.asarray(ids, np.int64)),
+                "body": pa.array([f"text {number}" for number in ids]),
+                "lang": pa.array(["en"] * len(ids) if lang is None else list(lang)),
+                "n": pa.array(np.zeros(len(ids), np.int64)),
+                "vector": vectors_of(vectors),
+            }
+        )
+
+    @staticmethod
+    def _again(write) -> None:
+        """Write again until no other program's commit is in the way, as LanceDB's own clients do."""
+        for attempt in range(TRIES):
+            try:
+                write()
+                return
+            except OSError as error:
+                if ("onflict" not in str(error) and "preempted" not in str(error)) or attempt == TRIES - 1:
+                    raise
+
+    def insert(self, ids: Sequence[int], vectors: np.ndarray) -> None:
+        self._again(lambda: lance.write_dataset(self._rows(ids, vectors), str(self.path), mode="append"))
+
+    def _merge(self, rows: pa.Table) -> None:
+        self._again(lambda: self.latest.merge_insert("id").when_matched_update_all().execute(rows))
+
+    def update(self, ids: Sequence[int], vectors: np.ndarray) -> None:
+        self._merge(pa.table({"id": pa.array(np.asarray(ids, np.int64)), "vector": vectors_of(vectors)}))
+
+    def touch(self, ids: Sequence[int]) -> None:
+        self._again(lambda: self.latest.update({"n": "n + 1"}, where=_in(ids)))
+
+    def delete(self, ids: Sequence[int]) -> None:
+        self._again(lambda: self.latest.delete(_in(ids)))
+
+    def dual(self, ids: Sequence[int], old: np.ndarray, new: np.ndarray, new_name: str = "vector_new") -> None:
+        columns = {"id": pa.array(np.asarray(ids, np.int64)), "vector": vectors_of(old), new_name: vectors_of(new)}
+        self._merge(pa.table(columns))
+
+    def compact(self) -> None:
+        self._again(lambda: self.latest.optimize.compact_files())
+
+    def read(self) -> dict[int, tuple[str, np.ndarray | None]]:
+        rows = lancedb.connect(str(self.database)).open_table(TABLE).to_arrow().to_pydict()
+        return {
+            number: (body, None if vector is None else np.asarray(vector, np.float32))
+            for number, body, vector in zip(rows["id"], rows["body"], rows["vector"], strict=True)
+        }
+
+    def column(self, name: str) -> dict[int, np.ndarray | None]:
+        rows = self.latest.to_table(columns=["id", name]).to_pydict()
+        assert len(set(rows["id"])) == len(rows["id"])
+        return {
+            number: None if vector is None else np.asarray(vector, np.float32)
+            for number, vector in zip(rows["id"], rows[name], strict=True)
+        }
+
+    def schema(self) -> object:
+        table = self.latest
+        fields = [(f.name, str(f.type), f.nullable, f.metadata) for f in table.schema]
+        indexes = [(index.name, index.index_type, index.field_names) for index in table.describe_indices()]
+        others = sorted(file.name for file in self.database.iterdir())
+        return fields, table.schema.metadata, indexes, sorted(table.tags.list()), others
+
+    def close(self) -> None:
+        """Do nothing: a version of a table holds no connection."""
+
+
+def _in(ids: Sequence[int]) -> str:
+    return f"id in ({', '.join(map(str, ids)) or 'null'})"

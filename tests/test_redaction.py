@@ -1,0 +1,61 @@
+"""No secret leaves the program: in messages, logs, files or replies."""
+
+import logging
+from urllib.parse import quote
+
+import pytest
+
+from repstitch import redaction
+from repstitch.addresses import parse_address
+from repstitch.errors import InputError, one_line
+from repstitch.redaction import log_handler, redact
+
+SECRET = "tr0ub@dor/&3 +ß"
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests(monkeypatch):
+    monkeypatch.setattr(redaction, "_secrets", set())
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("connect to postgresql://user:hunter22@host/b failed", "connect to postgresql://user:[hidden]@host/b failed"),
+        ("postgresql://host/b?password=hunter22&x=1", "postgresql://host/b?password=[hidden]&x=1"),
+        ("https://host/?x=1&api_key=hunter22", "https://host/?x=1&api_key=[hidden]"),
+        ("host=h password=hunter22 user=u", "host=h password=[hidden] user=u"),
+        ("password='hun ter22' user=u", "password=[hidden] user=u"),
+        ("password = 'it\\'s' x", "password = [hidden] x"),
+        (
+            "nothing to hide: a:b@c, token 5, the password is long",
+            "nothing to hide: a:b@c, token 5, the password is long",
+        ),
+    ],
+)
+def test_secrets_in_addresses_and_settings_are_removed(text, redacted):
+    assert redact(text) == redacted
+
+
+@pytest.mark.parametrize("form", [SECRET, quote(SECRET), quote(SECRET, safe="")])
+def test_a_secret_that_was_seen_once_is_removed_everywhere_in_every_form(form):
+    parse_address(f"postgresql://user:{quote(SECRET, safe='')}@host/base?table=t")
+    assert form not in redact(f"the server said: {form}!")
+
+
+def test_the_password_of_the_environment_is_removed(monkeypatch):
+    monkeypatch.setenv("PGPASSWORD", SECRET)
+    assert SECRET not in redact(f"FATAL: {SECRET}")
+
+
+def test_errors_contain_no_secret():
+    parse_address("postgresql://user:hunter22@host/base?table=t")
+    assert "hunter22" not in str(InputError("no hunter22 here"))
+    assert "hunter22" not in one_line(RuntimeError("no hunter22 here"))
+
+
+def test_log_lines_contain_no_secret(capsys):
+    parse_address("postgresql://user:hunter22@host/base?table=t")
+    handler = log_handler("%(message)s")
+    handler.emit(logging.makeLogRecord({"msg": "no %s here", "args": ("hunter22",)}))
+    assert capsys.readouterr().err == "no [hidden] here\n"
