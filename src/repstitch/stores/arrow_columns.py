@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from repstitch.errors import InputError
 
@@ -18,13 +19,16 @@ def is_vectors(kind: pa.DataType) -> bool:
 def matrix(column: pa.Array | pa.ChunkedArray, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the vectors (n, dim) of a column as float32, NaN where there is none, and a mask (n,) of those there are.
 
-    Vectors of float32 without nulls are not copied.
+    Vectors of float32 without nulls are not copied. Raises InputError if a list has another length.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    lengths = pc.call_function("list_value_length", [array]).fill_null(0).to_numpy(zero_copy_only=False)
+    valid = lengths > 0
+    if np.any(lengths[valid] != dim):
+        raise InputError(f"Every vector must have {dim} numbers; got one with another number of them.")
     values = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim).astype(np.float32, copy=False)
-    if not array.null_count:
-        return values, np.ones(len(array), bool)
-    valid = np.asarray(array.is_valid())
+    if valid.all():
+        return values, valid
     rows = np.full((len(array), dim), np.nan, np.float32)
     rows[valid] = values
     return rows, valid
@@ -35,6 +39,21 @@ def vector_column(rows: np.ndarray, valid: np.ndarray | None = None) -> pa.Fixed
     values = pa.array(np.ascontiguousarray(rows, np.float32).reshape(-1))
     mask = None if valid is None or valid.all() else pa.array(~valid)
     return pa.FixedSizeListArray.from_arrays(values, rows.shape[1], mask=mask)
+
+
+def draw_rows(n_rows: int, n: int, seed: int, vector: str, read: Callable[[np.ndarray], pa.Table]) -> pa.Table:
+    """Return n of `n_rows` rows drawn at random, without those that have no vector; all if there are no more.
+
+    `read` reads the rows at sorted positions.
+    """
+    draw, size = np.random.default_rng(seed), n
+    while True:
+        size = min(size, n_rows)
+        rows = read(np.sort(draw.choice(n_rows, size, replace=False)))
+        rows = rows.filter(rows[vector].is_valid())
+        if len(rows) >= n or size == n_rows:
+            return rows.take(draw.permutation(len(rows))[:n])
+        size = 2 * size  # some of the rows have no vector
 
 
 def has_vector(rows: np.ndarray) -> np.ndarray:

@@ -16,7 +16,9 @@ from repstitch.addresses import Address
 from repstitch.errors import InputError
 from repstitch.stores import lancedb_indexes, lancedb_reading, lancedb_swapping
 from repstitch.stores.arrow_columns import check_ids
+from repstitch.stores.exact_search import search_exactly
 from repstitch.stores.lancedb_filling import Filling, count_states
+from repstitch.stores.lancedb_fragments import BATCH_ROWS
 from repstitch.stores.lancedb_job import (
     JOB,
     JOB_SWAPPED,
@@ -245,7 +247,7 @@ class LanceTable(Store):
         likes = lancedb_indexes.describe(dataset, columns.old or "")
         for number, like in enumerate(likes):
             name = f"{columns.move.new}_idx{number or ''}"
-            lancedb_indexes.build(dataset, like, columns.new, name, self.filling.dims)
+            lancedb_indexes.build(self.path, like, columns.new, name, self.filling.dims)
             progress((number + 1) / len(likes))
 
     def index_stamp(self) -> str:
@@ -272,8 +274,8 @@ class LanceTable(Store):
         lancedb_indexes.check_condition(dataset, where)
         if not exact:
             return lancedb_indexes.search(dataset, column, self.id, queries, k, where)
-        batches = dataset.to_batches(columns=[self.id, column], filter=where, batch_size=lancedb_indexes.BATCH_ROWS)
-        return lancedb_indexes.search_exactly(batches, (self.id, column), queries, k)
+        batches = dataset.to_batches(columns=[self.id, column], filter=where, batch_size=BATCH_ROWS)
+        return search_exactly(batches, (self.id, column), queries, k)
 
     # --- cut-over -----------------------------------------------------------------------------------------------------
 

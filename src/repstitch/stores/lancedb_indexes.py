@@ -1,20 +1,18 @@
 """Vector indexes of LanceDB tables: their settings, copies of them for another column, and searches."""
 
 import time
-from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import lance
 import numpy as np
-import pyarrow as pa
 
-from repstitch.stores.arrow_columns import id_texts, matrix
-from repstitch.stores.lancedb_opening import explained
+from repstitch.stores.arrow_columns import id_texts
+from repstitch.stores.exact_search import NO_ID
+from repstitch.stores.lancedb_opening import committed, explained, open_latest
 from repstitch.stores.store import Hits, Index
 
 READERS_PROBES = 20  # partitions that a search of LanceDB looks into, if the reader does not say
-BATCH_ROWS = 4096
-NO_ID = ""
 
 
 def vector_indexes(dataset: lance.LanceDataset, column: str) -> list[Any]:
@@ -61,21 +59,22 @@ def copied_settings(index: Index, dims: tuple[int, int], n_rows: int) -> dict[st
     return settings
 
 
-def build(
-    dataset: lance.LanceDataset,
-    like: Index,
-    column: str,
-    name: str,
-    dims: tuple[int, int],
-) -> None:
-    """Build an index on a column with the settings of another one, or bring an existing one up to date."""
-    existing = {index.name: index for index in vector_indexes(dataset, column)}.get(name)
-    settings = copied_settings(like, dims, dataset.count_rows())
-    with explained(f"The index of column {column!r} cannot be built"):
+def build(path: Path, like: Index, column: str, name: str, dims: tuple[int, int]) -> None:
+    """Build an index on a column with the settings of another one, or bring an existing one up to date.
+
+    It is built again if other programs compact the table meanwhile, for their commit is in the way of this one.
+    """
+
+    def change() -> None:
+        dataset = open_latest(path)
+        existing = {index.name: index for index in vector_indexes(dataset, column)}.get(name)
         if existing is not None and existing.index_type == like.kind:
             dataset.optimize.optimize_indices(index_names=[name])
         else:
+            settings = copied_settings(like, dims, dataset.count_rows())
             dataset.create_index(column, like.kind, name=name, replace=True, **settings)
+
+    committed(change, f"The index of column {column!r} cannot be built")
 
 
 def stamp(dataset: lance.LanceDataset, column: str) -> str:
@@ -101,39 +100,6 @@ def search(
         texts = id_texts(table[id_column])
         ids[row, : len(texts)] = texts
     return Hits(ids, seconds)
-
-
-def search_exactly(batches: Iterator[pa.RecordBatch], names: Sequence[str], queries: np.ndarray, k: int) -> Hits:
-    """Search all rows by cosine in one pass. `names` are the columns of ids and of vectors. Times are the mean.
-
-    Rows without a vector, and those of zeros, which have no cosine, are no hits.
-    """
-    started = time.perf_counter()
-    n, dim = queries.shape
-    ids = np.full((n, 0), NO_ID, dtype=object)
-    scores = np.empty((n, 0), np.float32)
-    units, _ = _unit_rows(np.asarray(queries, np.float32))
-    for batch in batches:
-        rows, valid = matrix(batch[names[1]], dim)
-        rows, is_usable = _unit_rows(rows)
-        valid &= is_usable
-        if not valid.any():
-            continue
-        new_scores = units @ rows[valid].T
-        new_ids = np.broadcast_to(id_texts(batch[names[0]])[valid], new_scores.shape)
-        scores, ids = np.concatenate([scores, new_scores], axis=1), np.concatenate([ids, new_ids], axis=1)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        scores, ids = np.take_along_axis(scores, best, axis=1), np.take_along_axis(ids, best, axis=1)
-    padded = np.full((n, k), NO_ID, dtype=object)
-    padded[:, : ids.shape[1]] = ids
-    return Hits(padded, np.full(n, (time.perf_counter() - started) / max(1, n)))
-
-
-def _unit_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows (n, d) divided by their norms, and a mask (n,) of those with a norm."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    usable = np.isfinite(norms) & (norms > 0)
-    return rows / np.where(usable, norms, 1), usable[:, 0]
 
 
 def check_condition(dataset: lance.LanceDataset, where: str | None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from lance.fragment import LanceFragment
 
-from repstitch.stores.arrow_columns import SPACE_KEY, id_texts
+from repstitch.stores.arrow_columns import SPACE_KEY, draw_rows, id_texts
 from repstitch.stores.lancedb_filling import Filling
 from repstitch.stores.lancedb_job import Columns
 from repstitch.stores.lancedb_opening import explained, literal, quoted
@@ -73,23 +73,20 @@ def sample(
     dataset: lance.LanceDataset, vector: str, where: str | None, n: int, seed: int, columns: Sequence[str]
 ) -> pa.Table:
     """Return n rows with a vector, drawn at random. Only the row ids are read if there is a condition."""
-    draw = np.random.default_rng(seed)
     names = list(dict.fromkeys([*columns, vector]))
     with explained(READING):
         if where is not None:
+            draw = np.random.default_rng(seed)
             condition = f"({where}) and {quoted(vector)} is not null"
             ids = dataset.scanner(columns=[], filter=condition, with_row_id=True).to_table()["_rowid"].to_numpy()
             chosen = np.sort(draw.choice(ids, min(n, len(ids)), replace=False))
             rows = dataset._take_rows(chosen.tolist(), columns=names)
             return rows.take(draw.permutation(len(rows))).select(list(columns))
-        n_rows, size = dataset.count_rows(), n
-        while True:
-            size = min(size, n_rows)
-            rows = dataset.take(np.sort(draw.choice(n_rows, size, replace=False)).tolist(), columns=names)
-            rows = rows.filter(rows[vector].is_valid())
-            if len(rows) >= n or size == n_rows:
-                return rows.take(draw.permutation(len(rows))[:n]).select(list(columns))
-            size = 2 * size  # some of the rows have no vector
+
+        def read(positions: np.ndarray) -> pa.Table:
+            return dataset.take(positions.tolist(), columns=names)
+
+        return draw_rows(dataset.count_rows(), n, seed, vector, read).select(list(columns))
 
 
 def take(dataset: lance.LanceDataset, id_column: str, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:

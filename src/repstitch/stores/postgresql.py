@@ -5,6 +5,7 @@ column. Triggers keep both right while others write. See `postgresql_column` and
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -17,7 +18,7 @@ from repstitch.addresses import Address
 from repstitch.errors import InputError
 from repstitch.stores.copying import FLAG, record, rows_of
 from repstitch.stores.postgresql_catalog import choose_id, dim_of, open_table
-from repstitch.stores.postgresql_connection import Session, compose, quoted
+from repstitch.stores.postgresql_connection import Session, compose, quoted, raw
 from repstitch.stores.postgresql_cutover import CutOverJob, open_layout, roll_back
 from repstitch.stores.postgresql_facts import (
     Column,
@@ -37,6 +38,7 @@ from repstitch.stores.postgresql_rows import (
     Selection,
     batch_rows,
     grouped,
+    one_of,
     or_zeros,
     sample,
     take,
@@ -99,8 +101,8 @@ class PostgresTable(Store):
             name = names[0]
         if not table.field(name).is_vector:
             raise InputError(
-                f"Column {name!r} of {table.title} must be vector or halfvec; got {table.fields[name].type_text}. Columns "
-                f"of vectors: {', '.join(table.vectors()) or 'none'}."
+                f"Column {name!r} of {table.title} must be vector or halfvec; got {table.fields[name].type_text}. "
+                f"Columns of vectors: {', '.join(table.vectors()) or 'none'}."
             )
         return name
 
@@ -236,7 +238,7 @@ class PostgresTable(Store):
 
         def make() -> None:
             begun = self.session.value("select pg_current_xact_id()::xid::text")
-            made = Record(space_card(migration.space), replace(book, begun=begun), job)
+            made = Record(json.loads(migration.space), replace(book, begun=begun), job)
             layout = open_layout(self.session, table, self.id, dim_of(self.session, table, self.vector), made)
             layout.create()
             layout.save(job)
@@ -248,7 +250,7 @@ class PostgresTable(Store):
         """Prepare this instance for a job that has begun. Raises InputError if what the job needs is gone."""
         migration = self._in_rehearsal(migration)
         self._open_layout()
-        book, card = asdict(self.layout.book), space_card(migration.space)
+        book, card = asdict(self.layout.book), json.loads(migration.space)
         for name in ("dim", "version", "new", "old", "keep_names", "view", "layout"):
             wanted = getattr(migration, name)
             if book[name] != wanted and not (name == "layout" and wanted is None):
@@ -303,11 +305,12 @@ class PostgresTable(Store):
 
     # --- verification -------------------------------------------------------------------------------------------------
 
-    def compare(self) -> Iterator[Compared]:
-        """Yield all rows that have an old or a new vector, in batches, at one moment."""
+    def compare(self, ids: Sequence[str] | None = None) -> Iterator[Compared]:
+        """Yield all rows with an old or a new vector, in batches, at one moment; only those with `ids` if given."""
         layout, table = self.layout, self.table
-        relation, columns = layout.compared()
-        query = layout.sql(
+        chosen = raw("is not null") if ids is None else one_of(ids, table.fields[self.id].type)
+        relation, columns = layout.compared(chosen)
+        query = layout.compose(
             """select chr({signs} + case split_part({state}, '@', 1) when {translated} then 1 when {native} then 2
                     when {skipped} then 3 else 0 end
                 + case when {old} is null then {no_old} else 0 end + case when {new} is null then {no_new} else 0 end
@@ -330,8 +333,8 @@ class PostgresTable(Store):
         fields = record({"flag": FLAG, "old": layout.source, "new": layout.target})
         selection = self._selection()
         for rows in grouped(rows_of(self.session.copy_out(query)), batch_rows(layout.target)):
-            records, ids = selection.decoded(rows, fields)
-            yield _compared(records, ids)
+            records, texts = selection.decoded(rows, fields)
+            yield _compared(records, texts)
 
     def search(
         self, queries: np.ndarray, k: int, which: Which, *, exact: bool = False, where: str | None = None
@@ -357,7 +360,7 @@ class PostgresTable(Store):
         return result
 
     def clean_up(self) -> None:
-        """Before a cut-over, or after a roll-back: remove all that the job has made. After a cut-over: the old vectors."""
+        """Remove all that the job has made; after a cut-over the old vectors, and what the job needs no more."""
         job = find_record(self.session, self.table, self.vector)
         if job is None:
             return

@@ -72,7 +72,7 @@ class Table:
     fields: dict[str, Field] = field(default_factory=dict)
 
     @property
-    def sql(self) -> sql.Identifier:
+    def qualified(self) -> sql.Identifier:
         """The name in its schema, quoted."""
         return quoted(self.schema, self.name)
 
@@ -165,8 +165,8 @@ def fields_of(session: Session, table: Table) -> dict[str, Field]:
 def _tables(session: Session, address: Address) -> str:
     rows = session.run(
         """select distinct c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
-        join pg_type t on t.oid = a.atttypid where t.typname in ('vector', 'halfvec') and c.relkind in ('r', 'p', 'v', 'm', 'f')
-        order by 1 limit 200"""
+        join pg_type t on t.oid = a.atttypid
+        where t.typname in ('vector', 'halfvec') and c.relkind in ('r', 'p', 'v', 'm', 'f') order by 1 limit 200"""
     )
     names = [name for (name,) in rows]
     near = nearest(address.table_parts()[-1], names) or names[:3]
@@ -224,8 +224,9 @@ def vector_indexes(session: Session, oid: int, number: int) -> list[VectorIndex]
             i.indisvalid, i.indkey[0] = 0, pg_relation_size(c.oid)
         from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = c.relam
             join pg_opclass o on o.oid = i.indclass[0]
-        where i.indrelid = {oid} and m.amname = any({methods}) and (i.indkey[0] = {number} or (i.indkey[0] = 0 and exists
-            (select from pg_depend d where d.objid = i.indexrelid and d.refobjid = {oid} and d.refobjsubid = {number})))
+        where i.indrelid = {oid} and m.amname = any({methods}) and (i.indkey[0] = {number} or (i.indkey[0] = 0
+            and exists (select from pg_depend d
+                where d.objid = i.indexrelid and d.refobjid = {oid} and d.refobjsubid = {number})))
         order by c.relname""",
         oid=oid,
         number=number,
@@ -244,7 +245,7 @@ def dim_of(session: Session, table: Table, name: str) -> int:
         "select {function}({V}) from {T} where {V} is not null limit 1",
         function=quoted(table.extension, "vector_dims"),
         V=quoted(name),
-        T=table.sql,
+        T=table.qualified,
     )
     if not dim:
         raise InputError(f"Column {name!r} of {table.title} has no vectors; at least one row must have one.")

@@ -4,13 +4,16 @@ Triggers empty the new vector of a row whose old one changes, unless the stateme
 by the state that it writes in the same statement. A row that is still to do has neither a new vector nor a state.
 """
 
+import logging
+import time
 from typing import LiteralString
 
 import numpy as np
 from psycopg import sql
 
 from repstitch.stores.postgresql_catalog import Table
-from repstitch.stores.postgresql_connection import Session, compose, quoted
+from repstitch.stores.postgresql_connection import LockedError, Session, compose, quoted
+from repstitch.stores.postgresql_guard import drop_guard
 from repstitch.stores.postgresql_job import Record
 from repstitch.stores.postgresql_layout import PAGE_ROWS, Layout
 from repstitch.stores.store import Translate, Unit, Which
@@ -34,7 +37,18 @@ ON_UPDATE: LiteralString = """begin
   return new;
 end"""
 EMPTY_OLD: LiteralString = "if new.{N} is not null then new.{V} := null; end if;"
+log = logging.getLogger(__name__)
+
+INDEX_WAIT_SECONDS = 30
+LOCKED_SECONDS = 0.05  # to wait where others have locked all rows that are left
 TO_DO: LiteralString = "{N} is null and {V} is not null and {S} is null"
+
+
+def may_pass_triggers(session: Session) -> bool:
+    """Return whether this role may write rows without firing the triggers of others, such as one that sets a date."""
+    if session.connection.info.server_version < 150_000:
+        return session.value("select current_setting('is_superuser')::boolean")
+    return session.value("select has_parameter_privilege('session_replication_role', 'SET')")
 
 
 class ColumnLayout(Layout):
@@ -47,7 +61,9 @@ class ColumnLayout(Layout):
             "S": quoted(self.book.state_name),
             "rest": quoted(self.label("rest")),
         }
-        self.to_do = self.sql(TO_DO)
+        self.to_do = self.compose(TO_DO)
+        self.may_pass_triggers = may_pass_triggers(session)
+        self._has_waited = False
 
     def create(self) -> None:
         """Add the two columns and the triggers."""
@@ -62,31 +78,31 @@ class ColumnLayout(Layout):
 
     def arm(self) -> None:
         """Write the functions of the triggers, and the view, for the present phase of the job."""
-        self.function("insert", self.sql(ON_INSERT))
-        self.function("update", self.sql(ON_UPDATE, empty_old=self.sql(EMPTY_OLD if self.book.is_live else "")))
-        self.write_view(self.sql("{T} d"), self.sql("d.{N}" if self.book.is_live else "d.{V}"))
+        self.function("insert", self.compose(ON_INSERT))
+        self.function("update", self.compose(ON_UPDATE, empty_old=self.compose(EMPTY_OLD if self.book.is_live else "")))
+        self.write_view(self.compose("{T} d"), self.compose("d.{N}" if self.book.is_live else "d.{V}"))
 
     @property
     def place(self) -> tuple[sql.Composable, str]:
         """The quoted table that has the new vectors, and the name of their column."""
-        return self.table.sql, self.book.new_name
+        return self.table.qualified, self.book.new_name
 
     @property
     def job_writes(self) -> sql.Composed:
         """The condition, in a trigger on the new vectors, on a write of the job itself."""
-        return self.sql("new.{S} is distinct from old.{S}")
+        return self.compose("new.{S} is distinct from old.{S}")
 
     # --- filling ------------------------------------------------------------------------------------------------------
 
     def remaining(self) -> sql.Composed:
         """Return the condition on rows of T that the first pass must still fill: older than the triggers."""
-        return self.sql("{to_do} and age(xmin) >= age({begun}::xid)", to_do=self.to_do, begun=self.book.begun)
+        return self.compose("{to_do} and age(xmin) >= age({begun}::xid)", to_do=self.to_do, begun=self.book.begun)
 
     def fill(self, unit: Unit, translate: Translate) -> int:
         """Translate and write the rows of a range of blocks."""
-        where = self.sql("{blocks} and {to_do}", blocks=self.blocks(unit), to_do=self.to_do)
+        where = self.compose("{blocks} and {to_do}", blocks=self.blocks(unit), to_do=self.to_do)
         return self._write(
-            self.read_page(self.sql("select ctid, xmin, {V} from {T} d where {where}", where=where)), translate
+            self.read_page(self.compose("select ctid, xmin, {V} from {T} d where {where}", where=where)), translate
         )
 
     def rest_page(self, translate: Translate) -> int:
@@ -94,38 +110,57 @@ class ColumnLayout(Layout):
         with self.session.transaction():
             self.session.run("set local enable_seqscan = off")
             rows = self.read_page(
-                self.sql("select ctid, xmin, {V} from {T} where {to_do} limit {n}", to_do=self.to_do, n=PAGE_ROWS)
+                self.compose("select ctid, xmin, {V} from {T} where {to_do} limit {n}", to_do=self.to_do, n=PAGE_ROWS)
             )
-        self._write(rows, translate)
+        if not self._write(rows, translate) and len(rows):
+            time.sleep(LOCKED_SECONDS)
         return len(rows)
 
     def _write(self, rows: np.ndarray, translate: Translate) -> int:
-        """Translate rows, write those that have not changed, and return their number."""
+        """Translate rows, write those that have not changed, and return their number.
+
+        Rows that others have locked come again, so the job never waits for a writer, and cannot be in a deadlock.
+        """
         if not len(rows):
             return 0
         content, _ = self.translated(rows, translate)
         with self.session.transaction():
+            if self.may_pass_triggers:
+                self.session.run("set local session_replication_role = replica")
             self.put_page(content)
             return self.session.count(
-                self.sql(
+                self.compose(
                     """update {T} d set {N} = page.vector,
                         {S} = case when page.vector is null then {skipped} else {state} end
-                    from {page} page where d.ctid = page.place and d.xmin = page.transaction"""
+                    from (select d.ctid as place, page.vector from {page} page
+                        join {T} d on d.ctid = page.place and d.xmin = page.transaction
+                        for no key update of d skip locked) page
+                    where d.ctid = page.place"""
                 )
             )
 
     def prepare_rest(self) -> None:
-        """Make the partial index that finds rows still to do, without stopping writers."""
+        """Make the partial index that finds rows still to do, without stopping writers.
+
+        It waits for all transactions that use the table. If one of them lasts long, the rest is found without an index.
+        """
         is_valid = self.session.value(
             """select i.indisvalid from pg_index i join pg_class c on c.oid = i.indexrelid
             where i.indrelid = {oid} and c.relname = {name}""",
             oid=self.table.oid,
             name=self.label("rest"),
         )
-        if is_valid is False:
-            self.run("drop index concurrently {index}", index=self.object_name("rest"))
-        if not is_valid:
+        if is_valid or self._has_waited:
+            return
+        self._has_waited = True
+        self.session.run("set lock_timeout = {wait}", wait=f"{INDEX_WAIT_SECONDS * 1000:.0f}ms")
+        try:
+            self.run("drop index concurrently if exists {index}", index=self.object_name("rest"))
             self.run("create index concurrently {rest} on {T} ({S}) where {to_do}", to_do=self.to_do)
+        except LockedError:
+            log.info("%s: a long transaction delays the index of the rows still to do.", self.table.title)
+        finally:
+            self.session.run("reset lock_timeout")
 
     def count_rest(self, at_most: int | None) -> int:
         """Return the number of rows still to do, at most `at_most`."""
@@ -134,7 +169,7 @@ class ColumnLayout(Layout):
             if not self.book.first_pass:
                 self.session.run("set local enable_seqscan = off")
             return self.session.value(
-                self.sql(
+                self.compose(
                     "select count(*) from (select from {T} where {to_do} {limit}) rest", to_do=self.to_do, limit=limit
                 )
             )
@@ -149,18 +184,18 @@ class ColumnLayout(Layout):
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def compared(self) -> tuple[sql.Composed, dict[str, sql.Composable]]:
-        """Return the join of both columns, and its columns: id, old, new, state."""
-        return self.sql("{T} d"), {
-            "id": self.sql("d.{I}"),
-            "old": self.sql("d.{V}"),
-            "new": self.sql("d.{N}"),
-            "state": self.sql("d.{S}"),
+    def compared(self, chosen: sql.Composable) -> tuple[sql.Composed, dict[str, sql.Composable]]:
+        """Return the rows of both columns, and its columns: id, old, new, state."""
+        return self.compose("(select * from {T} where {I} {chosen}) d", chosen=chosen), {
+            "id": self.compose("d.{I}"),
+            "old": self.compose("d.{V}"),
+            "new": self.compose("d.{N}"),
+            "state": self.compose("d.{S}"),
         }
 
     def searched(self, which: Which) -> tuple[sql.Composed, sql.Composable]:
         """Return the relation to search, with the table as `d`, and the column of vectors in it."""
-        return self.sql("{T} d"), self.sql("d.{V}" if which == "old" else "d.{N}")
+        return self.compose("{T} d"), self.compose("d.{V}" if which == "old" else "d.{N}")
 
     # --- cut-over and after -------------------------------------------------------------------------------------------
 
@@ -175,14 +210,14 @@ class ColumnLayout(Layout):
     def remove(self) -> None:
         """Remove all that the job has made."""
         self.drop_view()
-        self.drop_guard(column=True)
+        drop_guard(self, column=True)
         self.drop_functions("insert", "update")
         self.run("drop index if exists {index}", index=self.object_name("rest"))
         self.run("alter table {T} drop column if exists {N}, drop column if exists {S}")
 
     def finish(self) -> None:
         """Remove the old vectors, the states and the triggers."""
-        self.drop_guard(column=True)
+        drop_guard(self, column=True)
         self.drop_functions("insert", "update")
         self.run("drop index if exists {index}", index=self.object_name("rest"))
         self.run("alter table {T} drop column if exists {V}, drop column if exists {S}")

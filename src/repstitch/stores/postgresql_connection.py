@@ -13,6 +13,7 @@ from repstitch.addresses import Address
 from repstitch.errors import InputError, one_line
 
 CONNECT_SECONDS = 10
+LIMITS = ("statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout", "transaction_timeout")
 LOST = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleInTransactionSessionTimeout)
 
 
@@ -35,7 +36,7 @@ def join(parts: Sequence[sql.Composable], separator: LiteralString = ", ") -> sq
     return sql.SQL(separator).join(parts)
 
 
-def compose(text: LiteralString, **values: Any) -> sql.Composed:
+def compose(text: LiteralString, /, **values: Any) -> sql.Composed:
     """Return SQL with `{name}` replaced by values: names and SQL as they are, and all others as quoted literals.
 
     Nothing is sent as a parameter of the protocol, so a percent sign in a name means nothing.
@@ -62,24 +63,28 @@ class Session:
                 if "connect_timeout" not in stated and "PGCONNECT_TIMEOUT" not in os.environ:
                     settings["connect_timeout"] = CONNECT_SECONDS
             self.connection = psycopg.connect(address.connection, autocommit=True, prepare_threshold=None, **settings)
-        self.run("set idle_in_transaction_session_timeout = 0")
+        self.run("select set_config(name, '0', false) from pg_settings where name = any({limits})", limits=list(LIMITS))
 
-    def run(self, text: LiteralString | sql.Composable, **values: Any) -> list[tuple]:
+    def run(self, text: LiteralString | sql.Composed, /, **values: Any) -> list[tuple]:
         """Run a statement and return its rows, if it has any."""
         with _in_our_words(self.connection):
-            cursor = self.connection.execute(text if isinstance(text, sql.Composable) else compose(text, **values))
+            cursor = self.connection.execute(text if isinstance(text, sql.Composed) else compose(text, **values))
             return cursor.fetchall() if cursor.description else []
 
-    def value(self, text: LiteralString | sql.Composable, **values: Any) -> Any:
+    def value(self, text: LiteralString | sql.Composed, /, **values: Any) -> Any:
         """Run a statement and return the first value of its first row, or None if it has no row."""
         rows = self.run(text, **values)
         return rows[0][0] if rows else None
 
-    def count(self, text: LiteralString | sql.Composable, **values: Any) -> int:
+    def count(self, text: LiteralString | sql.Composed, /, **values: Any) -> int:
         """Run a statement and return the number of rows that it wrote."""
         with _in_our_words(self.connection):
-            query = text if isinstance(text, sql.Composable) else compose(text, **values)
+            query = text if isinstance(text, sql.Composed) else compose(text, **values)
             return max(self.connection.execute(query).rowcount, 0)
+
+    def oid_of(self, name: sql.Identifier) -> int | None:
+        """Return the number of a table, view or index, or None if there is none of this name."""
+        return self.value("select to_regclass({name})::oid", name=name.as_string(self.connection))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -104,9 +109,9 @@ class Session:
 
     def copy_in(self, target: sql.Composable, content: bytes) -> None:
         """Write rows in binary format to a table."""
-        with _in_our_words(self.connection), self.connection.cursor() as cursor:
-            with cursor.copy(compose("copy {target} from stdin (format binary)", target=target)) as copy:
-                copy.write(content)
+        statement = compose("copy {target} from stdin (format binary)", target=target)
+        with _in_our_words(self.connection), self.connection.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.write(content)
 
     def cancel(self) -> None:
         """End the statement that another thread runs over this connection."""

@@ -8,8 +8,9 @@ from repstitch.errors import InputError
 from repstitch.stores.postgresql_catalog import Table, fields_of
 from repstitch.stores.postgresql_column import ColumnLayout
 from repstitch.stores.postgresql_connection import LockedError, Session, raw
+from repstitch.stores.postgresql_guard import drop_guard, make_guard
 from repstitch.stores.postgresql_job import FILLING, LIVE, Record, find_record, guard_name
-from repstitch.stores.postgresql_layout import Layout, patient
+from repstitch.stores.postgresql_layout import Layout, patient, retried
 from repstitch.stores.postgresql_side import SideLayout
 from repstitch.stores.store import CutOver, RolledBack, Translate
 
@@ -67,9 +68,9 @@ class CutOverJob:
             finally:
                 self.layout = reloaded(self.layout)
         raise InputError(
-            f"The cut-over must not stop writers for longer than {self.max_pause:g} s or for more than {max_rest:,} rows, "
-            f"and did not succeed in {TRIES} tries. Run it when there are fewer writers or long transactions, or allow a "
-            "longer pause."
+            f"The cut-over must not stop writers for longer than {self.max_pause:g} s or for more than {max_rest:,} "
+            f"rows, and did not succeed in {TRIES} tries. Run it when there are fewer writers or long transactions, or "
+            "allow a longer pause."
         )
 
     def _under_lock(self, translate: Translate, max_rest: int, start: float) -> int:
@@ -85,7 +86,7 @@ class CutOverJob:
             layout.run("alter table {T} alter column {V} drop not null")
         layout = switch(layout, live=True)
         guard = self._guard(layout)
-        layout.save(self.job, guard=guard or layout.book.guard)
+        layout.save(self.job, phase=LIVE, first_pass=False, guard=guard or layout.book.guard)
         if time.perf_counter() - start > self.max_pause:
             raise TooMuchRestError
         return n_rest
@@ -101,14 +102,14 @@ class CutOverJob:
                 f"The guard of writers needs the name {column!r} for a column of {layout.table.title}, which exists. "
                 "Cut over without the guard, or rename that column."
             )
-        layout.make_guard(space)
+        make_guard(layout, space)
         return space
 
 
 def switch(layout: Layout, live: bool) -> Layout:
     """Change names, triggers and the view, so that readers see the new vectors, or the old ones again."""
     layout.rename(live)
-    changed = changed_layout(layout, layout.record.with_book(phase=LIVE if live else FILLING, first_pass=False))
+    changed = changed_layout(layout, layout.record.with_book(phase=LIVE if live else FILLING))
     changed.arm()
     return changed
 
@@ -121,22 +122,19 @@ def lock_mode(layout: Layout) -> str:
 
 def roll_back(layout: Layout, job: dict[str, Any], max_pause: float) -> RolledBack:
     """Make the old vectors those that readers see again, in one transaction, and count the rows without one."""
-    for attempt in range(TRIES):
+    pause = 0.0
+
+    def switch_back() -> None:
+        nonlocal pause
         start = time.perf_counter()
-        try:
-            with patient(layout.session, max_pause):
-                layout.run("lock table {T} in {mode} mode", mode=raw(lock_mode(layout)))
-                layout.drop_guard(column=False)
-                changed = switch(layout, live=False)
-                changed.save(job)
-            break
-        except LockedError:
-            if attempt == TRIES - 1:
-                raise
-            time.sleep(BETWEEN_TRIES_SECONDS * (attempt + 1))
-    pause = time.perf_counter() - start
-    changed = reloaded(changed)
-    relation, columns = changed.compared()
+        layout.run("lock table {T} in {mode} mode", mode=raw(lock_mode(layout)))
+        drop_guard(layout, column=False)
+        switch(layout, live=False).save(job, phase=FILLING)
+        pause = time.perf_counter() - start
+
+    retried(layout.session, switch_back, max_pause)
+    changed = reloaded(layout)
+    relation, columns = changed.compared(raw("is not null"))
     n_without = changed.session.value(
         "select count(*) from {relation} where {old} is null and {new} is not null", relation=relation, **columns
     )

@@ -3,9 +3,11 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import LiteralString
 
 from repstitch.errors import InputError
 from repstitch.stores.postgresql_catalog import Table, VectorIndex, dim_of, is_unique, options_of, vector_indexes
+from repstitch.stores.postgresql_column import may_pass_triggers
 from repstitch.stores.postgresql_connection import Session, quoted
 from repstitch.stores.postgresql_job import find_records, parse_comment, shortened, side_name, state_name
 from repstitch.stores.postgresql_layout import is_own_view
@@ -40,7 +42,7 @@ def facts_of(column: Column) -> Facts:
     """Return what a plan must know."""
     session, table = column.session, column.table
     from_rows = session.run(
-        "select count(*), count(*) filter (where {V} is null) from {T}", V=quoted(column.vector), T=table.sql
+        "select count(*), count(*) filter (where {V} is null) from {T}", V=quoted(column.vector), T=table.qualified
     )
     n_rows, n_without = from_rows[0]
     table_bytes, index_bytes = session.run(
@@ -143,12 +145,15 @@ def dependents(column: Column) -> Iterator[str]:
     for text, sentence in DEPENDENTS:
         for (name,) in column.session.run(text, oid=column.table.oid, number=column.number):
             yield sentence.format(name)
+    if not may_pass_triggers(column.session):
+        for (name,) in column.session.run(TRIGGERS_OF_ROWS, oid=column.table.oid, number=column.number):
+            yield f"trigger {name} fires at each row that the job fills in a second column"
     for index in column.indexes():
         if index.is_expression:
             yield f"index {index.name} is on an expression of the column; make it anew for the new vectors"
 
 
-DEPENDENTS = (
+DEPENDENTS: tuple[tuple[LiteralString, str], ...] = (
     (
         """select distinct n.nspname || '.' || c.relname from pg_depend d join pg_rewrite r on r.oid = d.objid
         join pg_class c on c.oid = r.ev_class join pg_namespace n on n.oid = c.relnamespace
@@ -207,13 +212,10 @@ DEPENDENTS = (
         order by 1""",
         "trigger {} fires at updates of the old column",
     ),
-    (
-        """select tgname from pg_trigger t where tgrelid = {oid} and not tgisinternal and tgtype & 17 = 17
-            and not {number} = any(tgattr) and tgattr = '' and tgenabled <> 'D'
-            and not starts_with(tgname, 'zzz_repstitch_') order by 1""",
-        "trigger {} fires at each update of a row, and so at each row that the job fills in a second column",
-    ),
 )
+TRIGGERS_OF_ROWS: LiteralString = """select tgname from pg_trigger where tgrelid = {oid} and not tgisinternal
+    and tgtype & 17 = 17 and tgattr = '' and tgenabled <> 'D' and not starts_with(tgname, 'zzz_repstitch_')
+    order by 1"""
 
 
 # --- what a column must be for a job ----------------------------------------------------------------------------------
@@ -226,9 +228,13 @@ def check_column(column: Column, migration: Migration, condition: str | None) ->
         raise InputError("A migration moves all rows of a table: leave `where` out of the address.")
     if table.kind != "table":
         raise InputError(
-            f"{table.title} is a {table.kind}, and a migration needs a table; "
-            + ("migrate each partition by itself." if table.kind.startswith("part") else "name the table behind it.")
+            f"{table.title} is a {table.kind}, and a migration needs a plain table; "
+            + ("copy its rows to one." if table.kind.startswith("part") else "name the table behind it.")
         )
+    if column.session.value("select exists (select from pg_inherits where inhparent = {oid})", oid=table.oid):
+        raise InputError(f"{table.title} has child tables, and a migration needs a plain table.")
+    if column.session.value("select row_security_active({oid}::oid)", oid=table.oid):
+        raise InputError(f"The policies of {table.title} must not hide rows from this role; connect as its owner.")
     if not is_unique(column.session, table, column.id):
         raise InputError(
             f"The ids in column {column.id!r} of {table.title} must be unique and not null, and an index must "
@@ -265,6 +271,11 @@ def _check_rights(column: Column) -> None:
 def _check_dims(column: Column, migration: Migration) -> None:
     dim_of(column.session, column.table, column.vector)
     indexes = [index for index in column.indexes() if not index.is_expression]
+    if column.session.connection.info.server_version < 140_000:
+        raise InputError("A migration needs PostgreSQL 14 or later.")
+    halfvec = column.table.type("halfvec").as_string(column.session.connection)
+    if is_half(column, migration) and not column.session.value("select to_regtype({name})::oid", name=halfvec):
+        raise InputError("A migration to more than 2,000 dimensions with an index needs pgvector 0.7 or later.")
     if migration.dim > TYPE_DIMS:
         raise InputError(f"A vector of pgvector has at most {TYPE_DIMS:,} dimensions; got {migration.dim:,}.")
     if indexes and migration.dim > INDEX_DIMS["halfvec"]:
@@ -303,12 +314,13 @@ def _check_cut_over(column: Column, migration: Migration) -> None:
     layout = migration.layout or choose_layout(column)
     if layout not in LAYOUT_NAMES:
         raise InputError(f"`layout` must be column or side; got {layout!r}.")
+    if layout == "column" and session.value("select relispartition from pg_class where oid = {oid}", oid=table.oid):
+        raise InputError(f"{table.title} is a partition, which takes no column of its own; use the layout side.")
     if migration.view is not None:
         name = table.beside(migration.view)
-        text = name.as_string(session.connection)
-        if session.value("select to_regclass({text})::oid", text=text) and not is_own_view(session, name):
+        if session.oid_of(name) and not is_own_view(session, name):
             raise InputError(
-                f"{table.schema}.{migration.view} exists and is not a view of this job; choose another name for the view."
+                f"{table.schema}.{migration.view} exists and is not a view of this job; choose another name."
             )
         if _row_security(column):
             raise InputError(
@@ -316,8 +328,8 @@ def _check_cut_over(column: Column, migration: Migration) -> None:
             )
         if is_half(column, migration) != (table.fields[column.vector].type == "halfvec"):
             raise InputError(
-                f"With {migration.dim:,} dimensions the new vectors are halfvec, and a view cannot change its type; keep "
-                "the names (keep_names)."
+                f"With {migration.dim:,} dimensions the new vectors are halfvec, and a view cannot change its type; "
+                "keep the names (keep_names)."
             )
     if layout == "side":
         if _row_security(column):
@@ -328,9 +340,9 @@ def _check_cut_over(column: Column, migration: Migration) -> None:
             raise InputError("A partial index cannot be copied to a side table; use the layout column.")
         if migration.view is None and not migration.keep_names:
             raise InputError(
-                f"{table.title} has a vector index, so the new vectors go to a side table, and no names can be swapped: "
-                f"name a view through which readers read (view), or keep the names (keep_names) and let readers join "
-                f"{side_name(table.name, migration.new)}. The layout `column` swaps names, and fills more slowly."
+                f"The new vectors of {table.title}, which has a vector index, go to a side table, and no names can "
+                "be swapped: name a view through which readers read (view), or keep the names (keep_names) and let "
+                f"readers join {side_name(table.name, migration.new)}. The layout `column` swaps names; it is slower."
             )
     elif not migration.keep_names and migration.view is None and (views := views_on(column)):
         raise InputError(

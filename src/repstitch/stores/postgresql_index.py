@@ -90,7 +90,8 @@ def _build(layout: Layout, index: VectorIndex, name: str, progress: Callable[[fl
         while thread.is_alive():
             thread.join(POLL_SECONDS)
             share = layout.session.value(
-                """select greatest(tuples_done::float / nullif(tuples_total, 0), blocks_done::float / nullif(blocks_total, 0))
+                """select greatest(tuples_done::float / nullif(tuples_total, 0),
+                    blocks_done::float / nullif(blocks_total, 0))
                 from pg_stat_progress_create_index where pid = {pid} and phase like 'building%'""",
                 pid=pid,
             )
@@ -131,7 +132,7 @@ def search(layout: Layout, queries: np.ndarray, k: int, which: Which, exact: boo
         if exact:
             layout.session.run("set local enable_indexscan = off")
         for at, query in enumerate(queries):
-            statement = layout.sql(
+            statement = layout.compose(
                 """select d.{I}::text from {relation} where {vector} is not null {condition}
                 order by {vector} {operator} {query}::{type} limit {k}""",
                 relation=relation,

@@ -170,7 +170,7 @@ def write_record(session: Session, table: Table, record: Record) -> None:
     if book.layout == "side":
         comment_on(session, compose("table {side}", side=table.beside(side_name(table.name, book.new))), record)
     else:
-        comment_on(session, compose("column {T}.{N}", T=table.sql, N=quoted(book.new_name)), record)
+        comment_on(session, compose("column {T}.{N}", T=table.qualified, N=quoted(book.new_name)), record)
 
 
 def comment_on(session: Session, target: sql.Composable, record: Record) -> None:

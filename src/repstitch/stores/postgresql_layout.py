@@ -1,7 +1,8 @@
 """What both layouts of a migration in PostgreSQL share: pages of rows that are read, translated and written."""
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, LiteralString
@@ -13,18 +14,19 @@ from repstitch.errors import InputError
 from repstitch.stores.copying import PLACE, TRANSACTION, Vectors, decode, encode, record, rows_of
 from repstitch.stores.postgresql_catalog import Table
 from repstitch.stores.postgresql_connection import LockedError, Session, compose, join, quoted, raw
-from repstitch.stores.postgresql_job import PREFIX, Book, Record, comment_on, guard_name, write_record
+from repstitch.stores.postgresql_job import PREFIX, Book, Record, comment_on, find_record, write_record
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Translate, Unit, Which
 
 PAGE_ROWS = 4096  # rows that are translated together
-LOCK_TRIES = 5
+LOCK_TRIES = 10
+BETWEEN_TRIES_SECONDS = 0.2
 LIVE_NATIVE = f"{NATIVE}@live"  # the state of a row that others have written since the cut-over
 
 
 class Layout(ABC):
     """The place of the new vectors of a job, with the SQL that fills it and makes it the one that readers see.
 
-    In `sql`, the names T, V and I are the table, its old vectors and its ids, and N the new vectors.
+    In `compose`, the names T, V and I are the table, its old vectors and its ids, and N the new vectors.
     """
 
     def __init__(self, session: Session, table: Table, id_column: str, source_dim: int, job: Record):
@@ -35,7 +37,7 @@ class Layout(ABC):
         self.target = Vectors(self.book.dim, self.book.half)
         self.new_type = table.type("halfvec" if self.book.half else "vector", self.book.dim)
         self.names: dict[str, sql.Composable] = {
-            "T": table.sql,
+            "T": table.qualified,
             "V": quoted(self.book.old_name),
             "I": quoted(id_column),
             "page": raw("pg_temp.repstitch_page"),
@@ -44,13 +46,13 @@ class Layout(ABC):
             "native": sql.Literal(LIVE_NATIVE if self.book.is_live else NATIVE),
         }
 
-    def sql(self, text: LiteralString, **values: Any) -> sql.Composed:
+    def compose(self, text: LiteralString, /, **values: Any) -> sql.Composed:
         """Return SQL with the names of this layout."""
         return compose(text, **(self.names | values))
 
-    def run(self, text: LiteralString, **values: Any) -> list[tuple]:
+    def run(self, text: LiteralString, /, **values: Any) -> list[tuple]:
         """Run SQL with the names of this layout."""
-        return self.session.run(self.sql(text, **values))
+        return self.session.run(self.compose(text, **values))
 
     # --- what a layout defines ----------------------------------------------------------------------------------------
 
@@ -83,8 +85,11 @@ class Layout(ABC):
         """Return the number of rows by the first word of their state."""
 
     @abstractmethod
-    def compared(self) -> tuple[sql.Composed, dict[str, sql.Composable]]:
-        """Return the join of both columns, and its columns: id, old, new, state."""
+    def compared(self, chosen: sql.Composable) -> tuple[sql.Composed, dict[str, sql.Composable]]:
+        """Return the join of both columns for the ids that are `chosen`, and its columns: id, old, new, state.
+
+        `chosen` is SQL that follows the id, such as `= any(…)`.
+        """
 
     @abstractmethod
     def searched(self, which: Which) -> tuple[sql.Composed, sql.Composable]:
@@ -139,7 +144,7 @@ class Layout(ABC):
         )
         n_rows = self.session.value("select reltuples::bigint from pg_class where oid = {oid}", oid=self.table.oid)
         if n_rows <= 0:
-            n_rows = self.session.value("select count(*) from {T}", T=self.table.sql)
+            n_rows = self.session.value("select count(*) from {T}", T=self.table.qualified)
         size = max(1, min(blocks, round(PAGE_ROWS * blocks / max(n_rows, 1))))
         rows = self.run(
             """select block, count(*) from (select (ctid::text::point)[0]::bigint / {size} as block from {T} d
@@ -188,8 +193,9 @@ class Layout(ABC):
     # --- parts of the two steps ---------------------------------------------------------------------------------------
 
     def save(self, job: dict[str, Any] | None = None, **changes: Any) -> None:
-        """Store the state of the job, and changes in what this store remembers."""
-        self.record = self.record.with_book(**changes)
+        """Store the job, and changes in what this store remembers. Other connections may have saved since."""
+        saved = find_record(self.session, self.table, self.book.vector) or self.record
+        self.record = saved.with_book(**changes)
         if job is not None:
             self.record = replace(self.record, job=job)
         assert self.record.book is not None
@@ -209,10 +215,10 @@ class Layout(ABC):
 
     def trigger(self, name: str, when: LiteralString, function: str, target: sql.Composable | None = None) -> None:
         """Make a trigger that fires for replicated rows too. `when` is all between its name and its function."""
-        names = {"name": quoted(self.label(name)), "target": target or self.table.sql}
+        names = {"name": quoted(self.label(name)), "target": target or self.table.qualified}
         self.run(
             "create trigger {name} {when} execute function {function}()",
-            when=self.sql(when),
+            when=self.compose(when),
             function=self.object_name(function),
             **names,
         )
@@ -290,50 +296,10 @@ class Layout(ABC):
         if self.book.view is not None and is_own_view(self.session, self.view_name()):
             self.run("drop view {view}", view=self.view_name())
 
-    # --- the guard of writers -----------------------------------------------------------------------------------------
-
-    def make_guard(self, space: str) -> None:
-        """Refuse a write of the readers' vectors that does not state the new space in a column of its own.
-
-        The first trigger fires if a statement sets that column, and marks the value. So a value that an earlier writer
-        left in the row does not pass for one that was stated.
-        """
-        target, vector = self.place
-        column = guard_name(self.book.vector)
-        self.run("alter table {target} add column if not exists {space} text", target=target, space=quoted(column))
-        names = {
-            "G": quoted(column),
-            "N": quoted(vector),
-            "name": space,
-            "text": f"a vector must come with {column} = {space!r}; this writer still sends vectors of the old space",
-            "job_writes": self.job_writes,
-        }
-        self.function("guard_mark", self.sql(GUARD_MARK, **names))
-        self.function("guard", self.sql(GUARD, **names))
-        for name, events, function in (
-            ("guard_a", "insert or update of {G}", "guard_mark"),
-            ("guard_b", "insert or update", "guard"),
-        ):
-            self.run(
-                "create trigger {name} before {events} on {target} for each row execute function {function}()",
-                name=quoted(self.label(name)),
-                events=compose(events, G=quoted(column)),
-                target=target,
-                function=self.object_name(function),
-            )
-
-    def drop_guard(self, column: bool) -> None:
-        """Remove the triggers of the guard, and its column too."""
-        self.drop_functions("guard_mark", "guard")
-        if column and self.book.guard:
-            target, _ = self.place
-            name = quoted(guard_name(self.book.vector))
-            self.run("alter table {target} drop column if exists {name}", target=target, name=name)
-
     # --- not null -----------------------------------------------------------------------------------------------------
 
     def restore_not_null(self) -> bool:
-        """Restore `not null` of the old column, without a long lock, if no row lacks a vector. Return whether it is so."""
+        """Restore `not null` of the old column without a long lock, and return False if a row lacks a vector."""
         if self.book.not_null is None or self.table_not_null():
             return True
         check = quoted(self.label("not_null"))
@@ -385,8 +351,7 @@ def not_null_name(session: Session, oid: int, column: str) -> str:
 
 def is_own_view(session: Session, name: sql.Identifier) -> bool:
     """Return whether there is a view of this name that a job has made."""
-    text = name.as_string(session.connection)
-    comment = session.value("select obj_description(to_regclass({name}), 'pg_class')", name=text)
+    comment = session.value("select obj_description({oid}::oid, 'pg_class')", oid=session.oid_of(name))
     return bool(comment and comment.startswith(PREFIX))
 
 
@@ -398,24 +363,14 @@ def patient(session: Session, seconds: float = 2.0) -> Iterator[None]:
         yield
 
 
-def retried(session: Session, change: Any) -> None:
-    """Run a change of the table in a transaction, some times if others hold a lock."""
+def retried(session: Session, change: Callable[[], None], seconds: float = 2.0) -> None:
+    """Run a change of the table in a `patient` transaction, and try again if others hold a lock."""
     for attempt in range(LOCK_TRIES):
         try:
-            with patient(session):
+            with patient(session, seconds):
                 change()
             return
         except LockedError:
             if attempt == LOCK_TRIES - 1:
                 raise
-
-
-GUARD_MARK: LiteralString = "begin new.{G} := '+' || new.{G}; return new; end"
-GUARD: LiteralString = """begin
-  if not ({job_writes}) and new.{N} is not null and (tg_op = 'INSERT' or new.{N} is distinct from old.{N})
-      and new.{G} is distinct from '+' || {name} then
-    raise exception using errcode = 'check_violation', message = {text};
-  end if;
-  if starts_with(new.{G}, '+') then new.{G} := substr(new.{G}, 2); end if;
-  return new;
-end"""
+            time.sleep(BETWEEN_TRIES_SECONDS * (attempt + 1))

@@ -30,14 +30,14 @@ def copied_table(
     copied = replace(address, table=f'"{schema}"."{name}"', vector=column.vector, id=column.id, where=None)
     _drop(column, copied, name, clean_up)
     try:
-        session.run("create table {copy} (like {T} including all excluding comments)", copy=copy, T=table.sql)
+        session.run("create table {copy} (like {T} including all excluding comments)", copy=copy, T=table.qualified)
         for at in range(0, len(ids), KEY_ROWS):
             session.run(
                 """insert into {copy} ({columns}) overriding system value select {columns} from {T}
                 where {I} = any({ids}::{kind}[])""",
                 copy=copy,
                 columns=columns,
-                T=table.sql,
+                T=table.qualified,
                 I=quoted(column.id),
                 ids=[str(key) for key in ids[at : at + KEY_ROWS]],
                 kind=raw(KEY_TYPES[table.fields[column.id].type]),
@@ -50,7 +50,6 @@ def copied_table(
 
 def _drop(column: Column, copied: Address, name: str, clean_up: Callable[[Address], None]) -> None:
     copy = column.table.beside(name)
-    text = copy.as_string(column.session.connection)
-    if column.session.value("select to_regclass({text})::oid", text=text):
+    if column.session.oid_of(copy):
         clean_up(copied)
         column.session.run("drop table {copy}", copy=copy)

@@ -66,7 +66,7 @@ class Selection:
         return compose(
             "select {columns} from {T} d where {selected} and {condition}",
             columns=join(columns) if columns else raw(""),
-            T=self.table.sql,
+            T=self.table.qualified,
             selected=self.condition,
             condition=condition or raw("true"),
         )
@@ -255,14 +255,15 @@ def _random_places(session: Session, selection: Selection, n: int, seed: int) ->
 
 def take(session: Session, selection: Selection, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """Return the rows with these ids. Text that cannot be an id of this type is left out."""
-    kind = selection.table.fields[selection.id].type
-    condition = compose(
-        "d.{I} = any({ids}::{kind}[])",
-        I=quoted(selection.id),
-        ids=[text for text in ids if _can_be(text, kind)],
-        kind=raw(KEY_TYPES[kind]),
-    )
+    chosen = one_of(ids, selection.table.fields[selection.id].type)
+    condition = compose("d.{I} {chosen}", I=quoted(selection.id), chosen=chosen)
     return selection.table_of(selection.batches(session, columns, condition), columns)
+
+
+def one_of(ids: Sequence[str], kind: str) -> sql.Composed:
+    """Return the condition, after the name of a column of ids, that it is one of these ids."""
+    present = [text for text in ids if _can_be(text, kind)]
+    return compose("= any({ids}::{kind}[])", ids=present, kind=raw(KEY_TYPES[kind]))
 
 
 def _can_be(text: str, kind: str) -> bool:

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from repstitch.stores.postgresql_catalog import Table
 from repstitch.stores.postgresql_connection import Session, compose, quoted, raw
+from repstitch.stores.postgresql_guard import drop_guard
 from repstitch.stores.postgresql_job import Record, shortened, side_name
 from repstitch.stores.postgresql_layout import PAGE_ROWS, Layout
 from repstitch.stores.store import Translate, Unit, Which
@@ -71,7 +72,7 @@ class SideLayout(Layout):
             "kept": raw(KEPT),
             "lock": sql.Literal(self.book.tag),
         }
-        self.without_side = self.sql(
+        self.without_side = self.compose(
             "{V} is not null and not exists (select from {side} s where s.id = d.{I}) "
             "and not exists (select from {C} c where c.id = d.{I})"
         )
@@ -91,11 +92,12 @@ class SideLayout(Layout):
         self.run("alter sequence {sequence} owned by {C}.at")
         self.copy_grants(self.names["side"], "SELECT", "INSERT", "UPDATE", "DELETE")
         self.arm()
-        self.function("truncate", self.sql(ON_TRUNCATE), definer=True)
+        self.function("truncate", self.compose(ON_TRUNCATE), definer=True)
         self.trigger("change", "after insert or delete on {T} for each row", "change")
         self.trigger(
             "update",
-            "after update on {T} for each row when (new.{V} is distinct from old.{V} or new.{I} is distinct from old.{I})",
+            "after update on {T} for each row "
+            "when (new.{V} is distinct from old.{V} or new.{I} is distinct from old.{I})",
             "change",
         )
         self.trigger("truncate", "after truncate on {T} for each statement", "truncate")
@@ -110,15 +112,17 @@ class SideLayout(Layout):
     def arm(self) -> None:
         """Write the functions of the triggers, and the view, for the present phase of the job."""
         live = self.book.is_live
-        self.function("change", self.sql(ON_CHANGE, keep_in_line=self.sql(IN_LINE if live else "")), definer=True)
-        self.function("native", self.sql(ON_NATIVE), definer=True)
-        self.function("live", self.sql(ON_LIVE) if live else self.sql("begin return null; end"), definer=True)
+        self.function(
+            "change", self.compose(ON_CHANGE, keep_in_line=self.compose(IN_LINE if live else "")), definer=True
+        )
+        self.function("native", self.compose(ON_NATIVE), definer=True)
+        self.function("live", self.compose(ON_LIVE) if live else self.compose("begin return null; end"), definer=True)
         if live:
             self.run("create index if not exists {name} on {C}(id)", name=quoted(shortened(self.queue_name, "_id")))
         if live:
-            self.write_view(self.sql("{T} d join {side} s on s.id = d.{I}"), self.sql("s.vector"))
+            self.write_view(self.compose("{T} d join {side} s on s.id = d.{I}"), self.compose("s.vector"))
         else:
-            self.write_view(self.sql("{T} d"), self.sql("d.{V}"))
+            self.write_view(self.compose("{T} d"), self.compose("d.{V}"))
 
     @property
     def place(self) -> tuple[sql.Composable, str]:
@@ -142,7 +146,7 @@ class SideLayout(Layout):
 
     def remaining(self) -> sql.Composed:
         """Return the condition on rows of T that the first pass must still fill: those not in the queue."""
-        return self.sql(
+        return self.compose(
             "({V} is null and not exists (select from {side} s where s.id = d.{I})) or ({rows})", rows=self.without_side
         )
 
@@ -150,7 +154,7 @@ class SideLayout(Layout):
         """Translate and write the rows of a range of blocks."""
         blocks = self.blocks(unit)
         rows = self.read_page(
-            self.sql(
+            self.compose(
                 "select ctid, xmin, {V} from {T} d where {blocks} and {todo}", blocks=blocks, todo=self.without_side
             )
         )
@@ -165,10 +169,10 @@ class SideLayout(Layout):
             if content is None:
                 return 0
             self.put_page(content)
-            return self.session.count(self.sql("{insert} on conflict (id) do nothing", insert=self._insert()))
+            return self.session.count(self.compose("{insert} on conflict (id) do nothing", insert=self._insert()))
 
     def _insert(self) -> sql.Composed:
-        return self.sql(
+        return self.compose(
             """insert into {side}(id, vector, state, at, xact)
             select d.{I}, page.vector, case when page.vector is null then {skipped} else {state} end, {next},
                 pg_current_xact_id()
@@ -192,27 +196,24 @@ class SideLayout(Layout):
                 """delete from {side} s using {changes} c
                 where s.id = c.id and not exists (select from {T} d where d.{I} = c.id)"""
             )
-            joined = self.sql("{changes} c join {T} d on d.{I} = c.id left join {side} s on s.id = c.id")
+            joined = self.compose("{changes} c join {T} d on d.{I} = c.id left join {side} s on s.id = c.id")
             self.run(
                 """insert into {side}(id, at, xact) select c.id, {next}, pg_current_xact_id() from {joined}
                 where d.{V} is null and not {kept}
                 on conflict (id) do update set vector = null, state = null, at = excluded.at, xact = excluded.xact""",
                 joined=joined,
             )
-            rows = self.read_page(
-                self.sql(
-                    "select d.ctid, d.xmin, d.{V} from {joined} where d.{V} is not null and not {kept}", joined=joined
-                )
-            )
+            stale = self.compose("from {joined} where d.{V} is not null and not {kept}", joined=joined)
+            rows = self.read_page(self.compose("select d.ctid, d.xmin, d.{V} {stale}", stale=stale))
             if len(rows):
                 self.put_page(self.translated(rows, translate)[0])
-                upsert = self.sql(
+                upsert = self.compose(
                     """{insert} on conflict (id) do update set vector = excluded.vector, state = excluded.state,
                         at = excluded.at, xact = excluded.xact""",
                     insert=self._insert(),
                 )
                 if self.session.count(upsert) < len(rows):
-                    self._put_back(joined)
+                    self._put_back(stale)
         return n_entries
 
     def _take_entries(self) -> int:
@@ -222,7 +223,7 @@ class SideLayout(Layout):
         """
         self.run("delete from {changes}")
         return self.session.count(
-            self.sql(
+            self.compose(
                 """with taken as (delete from {C} where ctid = any(array(select ctid from {C} limit {n}))
                     returning id, xact, at)
                 insert into {changes} select distinct on (id) id, xact, at from taken order by id, at desc""",
@@ -230,19 +231,19 @@ class SideLayout(Layout):
             )
         )
 
-    def _put_back(self, joined: sql.Composed) -> None:
+    def _put_back(self, stale: sql.Composed) -> None:
         """Put the entries of rows back into the queue that were written between reading and writing."""
         self.run(
-            """insert into {C}(id, xact, at) select c.id, c.xact, c.at from {joined} where d.{V} is not null
-            and not {kept} and s.xact is distinct from pg_current_xact_id()""",
-            joined=joined,
+            "insert into {C}(id, xact, at) select c.id, c.xact, c.at {stale} "
+            "and s.xact is distinct from pg_current_xact_id()",
+            stale=stale,
         )
 
     def count_rest(self, at_most: int | None) -> int:
         """Return the number of rows still to do, at most `at_most`."""
-        first_pass = self.sql("union all select {I} from {T} d where {rows}", rows=self.without_side)
+        first_pass = self.compose("union all select {I} from {T} d where {rows}", rows=self.without_side)
         return self.session.value(
-            self.sql(
+            self.compose(
                 "select count(*) from (select * from (select distinct id from {C}) queue {first_pass} {limit}) rest",
                 first_pass=first_pass if self.book.first_pass else compose(""),
                 limit=compose("limit {n}", n=at_most) if at_most is not None else compose(""),
@@ -260,11 +261,16 @@ class SideLayout(Layout):
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def compared(self) -> tuple[sql.Composed, dict[str, sql.Composable]]:
+    def compared(self, chosen: sql.Composable) -> tuple[sql.Composed, dict[str, sql.Composable]]:
         """Return the join of both columns, and its columns: id, old, new, state."""
-        return self.sql("{T} d full join {side} s on s.id = d.{I}"), {
-            "id": self.sql("coalesce(d.{I}, s.id)"),
-            "old": self.sql("d.{V}"),
+        relation = self.compose(
+            """(select * from {T} where {I} {chosen}) d
+            full join (select * from {side} where id {chosen}) s on s.id = d.{I}""",
+            chosen=chosen,
+        )
+        return relation, {
+            "id": self.compose("coalesce(d.{I}, s.id)"),
+            "old": self.compose("d.{V}"),
             "new": raw("s.vector"),
             "state": raw("s.state"),
         }
@@ -272,8 +278,8 @@ class SideLayout(Layout):
     def searched(self, which: Which) -> tuple[sql.Composed, sql.Composable]:
         """Return the relation to search, with the table as `d`, and the column of vectors in it."""
         if which == "old":
-            return self.sql("{T} d"), self.sql("d.{V}")
-        return self.sql("{T} d join {side} s on s.id = d.{I}"), raw("s.vector")
+            return self.compose("{T} d"), self.compose("d.{V}")
+        return self.compose("{T} d join {side} s on s.id = d.{I}"), raw("s.vector")
 
     # --- cut-over and after -------------------------------------------------------------------------------------------
 
@@ -291,11 +297,11 @@ class SideLayout(Layout):
 
     def finish(self) -> None:
         """Remove the old vectors and the queue, and keep the side table in line with the table."""
-        self.drop_guard(column=True)
+        drop_guard(self, column=True)
         self._drop_triggers()
-        self.function("rows", self.sql(ROWS_IN_LINE), definer=True)
+        self.function("rows", self.compose(ROWS_IN_LINE), definer=True)
         self.trigger("rows", "after insert or delete or update of {I} on {T} for each row", "rows")
-        self.function("truncate", self.sql("begin truncate {side}; return null; end"), definer=True)
+        self.function("truncate", self.compose("begin truncate {side}; return null; end"), definer=True)
         self.trigger("truncate", "after truncate on {T} for each statement", "truncate")
         self.run("drop table {C}")
         self.run("alter table {side} drop column state, drop column at, drop column xact")

@@ -1,0 +1,324 @@
+"""A folder of Parquet files. The new vectors are written to files with the same names in a folder beside it."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from repstitch.addresses import Address
+from repstitch.errors import InputError
+from repstitch.stores.arrow_columns import check_ids, id_texts
+from repstitch.stores.exact_search import search_exactly
+from repstitch.stores.local_folders import free_bytes, job_lock
+from repstitch.stores.parquet_files import (
+    dimensions,
+    is_float_lists,
+    list_files,
+    open_file,
+    read_batches,
+    vector_type,
+)
+from repstitch.stores.parquet_filling import Filling
+from repstitch.stores.parquet_job import Folders, Ledger, as_token
+from repstitch.stores.parquet_reading import FolderRows, Sides, native_rows
+from repstitch.stores.store import (
+    Capabilities,
+    Compared,
+    CutOver,
+    Facts,
+    Hits,
+    Migration,
+    RolledBack,
+    Rows,
+    Store,
+    Translate,
+    Unit,
+    Which,
+)
+
+VECTOR, ID = "vector", "id"
+
+
+class ParquetFolder(Store):
+    """A folder of Parquet files. See `Store`.
+
+    Readers that open the files of a folder one after another can see old and new files during the cut-over, which
+    renames the folders.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        concurrent_writers=False,
+        atomic_cutover=False,
+        column_in_place=False,
+        writers_guard=False,
+        state_kept="_repstitch.json in the new folder, and the metadata of the new files",
+    )
+
+    def __init__(self, address: Address):
+        self.address = address
+        self.folders = Folders(Path(os.path.abspath(address.locator)))
+        self.folders.repair()
+        home = self.folders.home
+        if address.where is not None:
+            raise InputError("An address of a folder must have no condition (where=).")
+        if not home.is_dir():
+            raise InputError(f"There is no folder {home}; pass a folder of Parquet files.")
+        files = list_files(home)
+        if not files:
+            raise InputError(f"{home} must have Parquet files; it has none.")
+        first = home / next(iter(files))
+        with open_file(first) as opened:
+            schema = opened.schema_arrow
+        self.vector = address.vector or _choose_vector(schema, str(first))
+        self.id = address.id or ID
+        vector_type(schema, self.vector, str(first))
+        if self.id not in schema.names:
+            raise InputError(f"{first} has no column {self.id!r}; name the column of ids with id=.")
+        self._filling: Filling | None = None
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def rows(self) -> Rows:
+        return self._rows(self.folders.home)
+
+    def _rows(self, folder: Path) -> FolderRows:
+        files = tuple(folder / name for name in list_files(folder))
+        dim = next((dim for file in files if (dim := dimensions(file, self.vector))), 0)
+        if not dim:
+            raise InputError(f"Column {self.vector!r} of {folder} has no vectors.")
+        return FolderRows(files, self.vector, dim)
+
+    def sample(self, n: int, seed: int, columns: Sequence[str]) -> pa.Table:
+        return self._rows(self.folders.home).sample(n, seed, columns)
+
+    def take(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        return self._rows(self.folders.home).take(self.id, ids, columns)
+
+    def reopen(self) -> "ParquetFolder":
+        store = ParquetFolder(self.address)
+        store._filling = self._filling
+        return store
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    # --- before a job -------------------------------------------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        rows = self._rows(self.folders.home)
+        n_rows, n_without = 0, 0
+        for file in rows.files:
+            with open_file(file) as opened:
+                n_rows += opened.metadata.num_rows
+                n_without += _without_vector(opened, file, self.vector)
+        return Facts(
+            n_rows=n_rows,
+            n_without_vector=n_without,
+            dim=rows.dim,
+            table_bytes=sum(file.stat().st_size for file in rows.files),
+            index_bytes=0,
+            free_bytes=free_bytes(self.folders.home),
+            dependents=(
+                "Programs that have the folder open, or know its files, see the old ones until they open it again.",
+            ),
+            layout="folder",
+        )
+
+    def check(self, migration: Migration) -> None:
+        self._check_options(migration)
+        folders = self.folders
+        if not os.access(folders.home.parent, os.W_OK):
+            raise InputError(f"{folders.home.parent} must be writable, because the new folder is made in it.")
+        if folders.ledger() is None:
+            for path in (folders.beside, *([] if migration.keep_names else [folders.aside])):
+                if path.exists():
+                    raise InputError(f"{path} exists and is never overwritten; move it away first.")
+        files = [folders.old / name for name in list_files(folders.old)]
+        check_ids(
+            lambda: (batch[self.id] for file in files for batch in read_batches(file, [self.id])),
+            self.id,
+            str(folders.old),
+        )
+
+    def _check_options(self, migration: Migration) -> None:
+        if migration.view is not None:
+            raise InputError("A folder of files has no views that a cut-over could replace; leave out the view.")
+        if migration.layout not in (None, "folder"):
+            raise InputError(f"New files are in a folder of their own; the layout {migration.layout} is not possible.")
+
+    def peak_bytes(self, migration: Migration, facts: Facts) -> dict[str, int]:
+        old_vectors = facts.n_rows * facts.dim * 4
+        return {
+            "new vectors": facts.n_rows * migration.dim * 4,
+            "copies of the other columns": max(0, facts.table_bytes - old_vectors),
+        }
+
+    @contextmanager
+    def rehearsal(self, n: int) -> Iterator["Store"]:
+        rows = self._rows(self.folders.home)
+        table = rows.sample(n, 0, rows.schema.names)
+        with tempfile.TemporaryDirectory(prefix=".repstitch-", dir=self.folders.home.parent) as temporary:
+            folder = Path(temporary) / "rows"
+            folder.mkdir()
+            pq.write_table(table, folder / "rows.parquet")
+            yield ParquetFolder(replace(self.address, locator=str(folder)))
+
+    # --- the job ------------------------------------------------------------------------------------------------------
+
+    def locked(self) -> AbstractContextManager[None]:
+        return job_lock(self.folders.home)
+
+    def job(self) -> dict[str, Any] | None:
+        ledger = self.folders.ledger()
+        if ledger is None:
+            return None
+        return ledger.job_renamed if self.folders.is_renamed else ledger.job
+
+    def save_job(self, job: dict[str, Any]) -> None:
+        self.folders.save_job(job)
+
+    def begin(self, migration: Migration, job: dict[str, Any]) -> None:
+        self._check_options(migration)
+        _check_guard(job)
+        self.folders.begin(migration, job)
+
+    def resume(self, migration: Migration) -> None:
+        ledger = self.folders.need_ledger()
+        if ledger.dim != migration.dim or ledger.version != migration.version:
+            raise InputError(f"The job on {self.folders.home} is another one; go on with it, or clean it up first.")
+        if not self.folders.old.is_dir():
+            raise InputError(f"The folder of the old vectors, {self.folders.old}, which the job needs, is gone.")
+        dims = self._rows(self.folders.old).dim, migration.dim
+        self._filling = Filling(self.folders, self.vector, dims, migration)
+
+    @property
+    def filling(self) -> Filling:
+        if self._filling is None:
+            raise RuntimeError("`resume` must be called before the methods of a job")
+        return self._filling
+
+    def units(self) -> list[Unit]:
+        return self.filling.units()
+
+    def fill(self, unit: Unit, translate: Translate) -> int:
+        return self.filling.fill(unit, translate)
+
+    def catch_up(self, translate: Translate) -> int:
+        return self.filling.catch_up(translate)
+
+    def count_rest(self, at_most: int | None = None) -> int:
+        return self.filling.count_rest(at_most)
+
+    def states(self) -> dict[str, int]:
+        return self.filling.states()
+
+    def index(self, progress: Callable[[float], None]) -> None:
+        progress(1.0)
+
+    def index_stamp(self) -> str:
+        return ""
+
+    # --- verification -------------------------------------------------------------------------------------------------
+
+    def compare(self, ids: Sequence[str] | None = None) -> Iterator[Compared]:
+        folders, filling = self.folders, self.filling
+        version = filling.migration.version
+        return Sides(folders.old, folders.new, self.vector, self.id, filling.dims, version).compare(ids)
+
+    def search(
+        self, queries: np.ndarray, k: int, which: Which, *, exact: bool = False, where: str | None = None
+    ) -> Hits:
+        if where is not None:
+            raise InputError("A folder of files cannot be searched with a condition (where).")
+        rows = self._rows(self.folders.new if which == "new" else self.folders.old)
+        return search_exactly(rows.batches([self.id, self.vector]), (self.id, self.vector), queries, k)
+
+    # --- cut-over -----------------------------------------------------------------------------------------------------
+
+    def cut_over(self, translate: Translate, job: dict[str, Any], max_rest: int, max_pause: float) -> CutOver:
+        _check_guard(job)
+        folders, ledger = self.folders, self.folders.need_ledger()
+        if folders.is_renamed or ledger.is_cut_over:
+            folders.save_job(job)
+            return CutOver(0, 0.0, self.filling.catch_up_all(translate), ("The new files were cut over before.",))
+        n_rest = self.filling.catch_up_all(translate)
+        ledger = folders.need_ledger()
+        tokens = {name: list(token) for name, token in list_files(folders.new).items()}
+        if ledger.keep_names:
+            folders.save(replace(ledger, job=job, is_cut_over=True, at_cut_over=tokens))
+            return CutOver(n_rest, 0.0, notes=(f"Readers must now use the folder {folders.new}.",))
+        folders.save(replace(ledger, job_renamed=job, at_cut_over=tokens))
+        folders.rename(is_cut_over=True)
+        return CutOver(n_rest, 0.0, self.filling.catch_up_all(translate))
+
+    def roll_back(self, job: dict[str, Any], max_pause: float) -> RolledBack:
+        folders, ledger = self.folders, self.folders.need_ledger()
+        changed = self._written_since(ledger)
+        new, old = self._ids(folders.new, changed), self._ids(folders.old, list(list_files(folders.old)))
+        both = [name for name in changed if (folders.old / name).exists()]
+        notes = ()
+        if both:
+            notes = (f"Old vectors of rows in {len(both)} files that were written since can be out of date.",)
+        if folders.is_renamed:
+            folders.save(replace(ledger, job=job))
+            folders.rename(is_cut_over=False)
+        else:
+            folders.save(replace(ledger, job=job, is_cut_over=False))
+        return RolledBack(len(new - old), 0.0, notes)
+
+    def _ids(self, folder: Path, names: Sequence[str]) -> set[str]:
+        return {
+            key
+            for name in names
+            for batch in read_batches(folder / name, [self.id])
+            for key in id_texts(batch[self.id])
+        }
+
+    def _written_since(self, ledger: Ledger) -> list[str]:
+        """Return the files of the new folder that others wrote since the cut-over."""
+        return [
+            name
+            for name, token in list_files(self.folders.new).items()
+            if as_token(ledger.at_cut_over.get(name)) != token
+        ]
+
+    def clean_up(self) -> None:
+        self.folders.clean_up()
+
+    def written_since(self, limit: int) -> np.ndarray:
+        names = self._written_since(self.folders.need_ledger())
+        return native_rows(self.folders.new, names, self.vector, self.filling.dims[1], limit)
+
+
+def _choose_vector(schema: pa.Schema, place: str) -> str:
+    columns = [field.name for field in schema if is_float_lists(field.type)]
+    if VECTOR in columns:
+        return VECTOR
+    if len(columns) != 1:
+        what = f"several columns of vectors ({', '.join(columns)})" if columns else "no column of vectors"
+        raise InputError(f"{place} has {what}; name one with vector=.")
+    return columns[0]
+
+
+def _without_vector(opened: pq.ParquetFile, file: Path, vector: str) -> int:
+    """Return the number of rows without a vector: by the statistics of the file if it has them."""
+    metadata, n = opened.metadata, 0
+    for group in range(metadata.num_row_groups):
+        columns = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
+        column = next(column for column in columns if column.path_in_schema.split(".")[0] == vector)
+        if column.statistics is None or not column.statistics.has_null_count:
+            return sum(batch[vector].null_count for batch in read_batches(file, [vector]))
+        n += column.statistics.null_count
+    return n
+
+
+def _check_guard(job: dict[str, Any]) -> None:
+    if job.get("guard"):
+        raise InputError("Files cannot refuse rows of old writers, so `guard` is not possible; stop the writers.")

@@ -1,0 +1,209 @@
+"""Files of a folder of Parquet files: which there are, the columns that a store uses, and translated copies of them."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from repstitch.errors import InputError, one_line
+from repstitch.files import written_whole
+from repstitch.stores.arrow_columns import SPACE_KEY, has_vector, is_vectors, matrix, vector_column
+from repstitch.stores.store import Migration, Translate
+
+BATCH_ROWS = 8192  # also the number of rows in a row group of a translated file
+VERSION_KEY = b"repstitch.translated_by"  # the version of the stitcher
+MARK_KEY = b"repstitch.translated_from"  # the file that was translated
+Token = tuple[int, int]  # size and time of the last change of a file
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a translated file says of its source: its token, and the numbers of rows by their state."""
+
+    size: int
+    changed: int
+    n_translated: int
+    n_skipped: int
+    n_without: int
+
+    @property
+    def token(self) -> Token:
+        return self.size, self.changed
+
+
+def list_files(folder: Path) -> dict[str, Token]:
+    """Return the Parquet files of a folder and its subfolders, by their paths in it, without hidden ones."""
+    files = {}
+    for file in sorted(folder.rglob("*.parquet")):
+        name = file.relative_to(folder)
+        if not any(part.startswith((".", "_")) for part in name.parts):
+            token = token_of(file)
+            if token is not None:
+                files[str(name)] = token
+    return files
+
+
+def token_of(file: Path) -> Token | None:
+    """Return what changes if a file is written again, or None if there is no file."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+@contextmanager
+def read_errors(file: Path) -> Iterator[None]:
+    """Convert an error of reading a file to an InputError that names it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{file} cannot be read: {one_line(error)}") from None
+
+
+def open_file(file: Path) -> pq.ParquetFile:
+    """Open a file without reading ahead. Raises InputError if it is not a Parquet file."""
+    with read_errors(file):
+        return pq.ParquetFile(file, pre_buffer=False, buffer_size=2**22)
+
+
+def read_batches(file: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file in batches."""
+    with open_file(file) as opened:
+        batches = opened.iter_batches(BATCH_ROWS, columns=None if columns is None else list(columns), use_threads=False)
+        while True:
+            with read_errors(file):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
+def read_mark(file: Path) -> Mark | None:
+    """Return the mark of a translated file, or None for a file that this job has not written."""
+    with open_file(file) as opened:
+        mark = (opened.metadata.metadata or {}).get(MARK_KEY)
+    return None if mark is None else Mark(**json.loads(mark))
+
+
+def vector_type(schema: pa.Schema, name: str, place: str) -> pa.DataType:
+    """Return the type of the column of vectors. Raises InputError if it is missing or has no lists of floats."""
+    if name not in schema.names:
+        raise InputError(f"{place} has no column {name!r}; its columns are: {', '.join(schema.names[:20])}.")
+    kind = schema.field(name).type
+    if not is_float_lists(kind):
+        raise InputError(f"Column {name!r} of {place} must have one list of floats in each row; it has {kind}.")
+    return kind
+
+
+def is_float_lists(kind: pa.DataType) -> bool:
+    """Return whether a type is a list of floats, of fixed size or not."""
+    lists = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return lists and pa.types.is_floating(kind.value_type)
+
+
+def dimensions(file: Path, name: str) -> int:
+    """Return the number of dimensions of the vectors in a file: 0 if it has none."""
+    with open_file(file) as opened:
+        kind = vector_type(opened.schema_arrow, name, str(file))
+    if pa.types.is_fixed_size_list(kind):
+        return kind.list_size
+    for batch in read_batches(file, [name]):
+        lengths = [len(vector) for vector in batch[name].to_pylist() if vector]
+        if lengths:
+            return lengths[0]
+    return 0
+
+
+def with_vectors(batch: pa.RecordBatch, name: str, dim: int) -> pa.RecordBatch:
+    """Return rows with the vectors, if their column is there, as fixed-size lists of float32."""
+    at = batch.schema.get_field_index(name)
+    if at < 0 or is_vectors(batch.schema.field(at).type):
+        return batch
+    return batch.set_column(at, name, vector_column(*matrix(batch[name], dim)))
+
+
+def translate_file(
+    source: Path, target: Path, vector: str, dim: int, migration: Migration, translate: Translate
+) -> int | None:
+    """Write a copy of a file with translated vectors, and return the number of rows translated.
+
+    The copy replaces an older one when it is whole. Returns None if the source is gone.
+    """
+    token = token_of(source)
+    if token is None:
+        return None
+    with open_file(source) as opened:
+        schema, compression = opened.schema_arrow, _compression(opened)
+        vector_type(schema, vector, str(source))
+    field = pa.field(vector, pa.list_(pa.float32(), migration.dim), metadata=schema.field(vector).metadata)
+    metadata = {**(schema.metadata or {}), SPACE_KEY: migration.space.encode(), VERSION_KEY: migration.version.encode()}
+    at = schema.get_field_index(vector)
+    schema = schema.set(at, field).with_metadata(metadata)
+    others = [name for name in schema.names if name != vector]
+    # A dictionary of vectors would only cost time.
+    options: dict[str, Any] = {"compression": compression, "use_dictionary": others, "write_statistics": others}
+    counts = np.zeros(3, np.int64)
+    with (
+        written_whole(target, None, parents=True) as temporary,
+        pq.ParquetWriter(temporary, schema, **options) as writer,
+    ):
+        for batch in read_batches(source):
+            with read_errors(source):
+                rows, has_old = matrix(batch[vector], dim)
+            new = _translated(rows, has_old, migration.dim, translate)
+            valid = has_old & has_vector(new)
+            counts += np.count_nonzero(valid), np.count_nonzero(has_old & ~valid), np.count_nonzero(~has_old)
+            columns = [*batch.columns[:at], vector_column(new, valid), *batch.columns[at + 1 :]]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+        mark = Mark(*token, *(int(count) for count in counts))
+        writer.add_key_value_metadata({MARK_KEY: json.dumps(asdict(mark)).encode()})
+    return int(counts[0] + counts[1])
+
+
+def _translated(rows: np.ndarray, has_old: np.ndarray, dim: int, translate: Translate) -> np.ndarray:
+    """Return the translations (n, dim) of the rows that have a vector, NaN for the others."""
+    if has_old.all():
+        new = translate(rows)
+    else:
+        new = np.full((len(rows), dim), np.nan, np.float32)
+        if has_old.any():
+            new[has_old] = translate(rows[has_old])
+    if new.shape != (len(rows), dim):
+        raise InputError(f"The stitcher must translate to {dim} dimensions; got {new.shape[1:]}.")
+    return new
+
+
+def _compression(file: pq.ParquetFile) -> dict[str, str] | str:
+    """Return how the columns of a file are compressed, for a copy of it."""
+    if not file.metadata.num_row_groups:
+        return "snappy"
+    group = file.metadata.row_group(0)
+    columns = (group.column(i) for i in range(group.num_columns))
+    names = {column.path_in_schema: column.compression.lower() for column in columns}
+    return {path: "none" if codec == "uncompressed" else codec for path, codec in names.items()}
+
+
+def count_rows(file: Path) -> int:
+    """Return the number of rows of a file."""
+    with open_file(file) as opened:
+        return opened.metadata.num_rows
+
+
+def remove_file(file: Path, folder: Path) -> None:
+    """Remove a file, and the folders up to `folder` that are then empty."""
+    file.unlink(missing_ok=True)
+    for parent in file.parents:
+        if parent == folder or any(parent.iterdir()):
+            return
+        os.rmdir(parent)

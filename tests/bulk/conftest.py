@@ -1,0 +1,19 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from helpers.migrations import stitcher_of
+from helpers.worlds import WORLDS
+
+
+@pytest.fixture(scope="session")
+def stitcher():
+    return stitcher_of()
+
+
+@pytest.fixture(params=list(WORLDS))
+def world(request, tmp_path) -> Iterator[Any]:
+    """Each store in turn, with a place for a table."""
+    made = WORLDS[request.param](tmp_path)
+    yield made
+    made.close()

@@ -1,0 +1,270 @@
+"""One table of tests for all stores: what a store declares, it does, and what it does not declare is refused."""
+
+import numpy as np
+import pytest
+from helpers.migrations import (
+    Application,
+    Running,
+    check_rows_are_right,
+    opened,
+    resumed,
+    settings_of,
+    stitcher_of,
+)
+from helpers.spaces import gaussian
+
+from repstitch.bulk.finishing import clean_up, cut_over, roll_back, status
+from repstitch.bulk.job import job_of
+from repstitch.bulk.planning import make_plan
+from repstitch.bulk.running import run
+from repstitch.bulk.verification import verify
+from repstitch.errors import InputError
+from repstitch.stitchers.held_out_rows import HeldOutRows
+
+N, D, E = 300, 64, 96
+
+
+def made(world, n: int = N, d: int = D, **options) -> tuple[str, np.ndarray]:
+    vectors = gaussian(n, d, 1)
+    return world.create(list(range(n)), vectors, **options), vectors
+
+
+def settings(world, **others):
+    return settings_of(**{**world.options, **others})
+
+
+def held_out_of(stitcher, vectors: np.ndarray, n: int = 200) -> HeldOutRows:
+    """Return native rows that are the translations with a little noise."""
+    native = stitcher.translate(vectors[:n]) + 0.01 * gaussian(n, stitcher.target.dim, 9)
+    return HeldOutRows(np.arange(n).astype(str).astype(object), native.astype(np.float32))
+
+
+def verified(store, stitcher, world, vectors, **others):
+    run(store, stitcher, settings(world, **others))
+    return verify(store, stitcher, settings(world), held_out_of(stitcher, vectors))
+
+
+def test_a_table_is_moved_shown_to_readers_moved_back_and_left_as_found(world, stitcher):
+    address, vectors = made(world, index=True)
+    before, rows_before = world.schema(), world.read()
+    expected = stitcher.translate(vectors)
+    with opened(address) as store:
+        plan = make_plan(store, stitcher, settings(world))
+        assert world.schema() == before
+        assert plan["rows"] == N
+        assert plan["dimensions"] == {"old": D, "new": E}
+        assert plan["peak_bytes"] >= N * E * 4
+        job, result = verified(store, stitcher, world, vectors)
+        assert (job.phase, result["passed"], result["complete"]) == ("verified", True, True)
+        assert result["rows"]["translated"] == N
+        assert result["map"]["recall@1"] > 0.99
+    with opened(address) as store:
+        cut_over(store, stitcher, settings(world))
+    after = world.read()
+    assert {key: body for key, (body, _) in after.items()} == {key: body for key, (body, _) in rows_before.items()}
+    np.testing.assert_allclose(np.stack([after[i][1] for i in range(N)]), expected, atol=1e-5)
+    with opened(address) as store:
+        _, done = roll_back(store, settings(world))
+        assert done.n_without_old == 0
+    again = world.read()
+    np.testing.assert_array_equal(np.stack([again[i][1] for i in range(N)]), vectors)
+    with opened(address) as store:
+        clean_up(store)
+    assert world.schema() == before
+    assert {key: body for key, (body, _) in world.read().items()} == {k: body for k, (body, _) in rows_before.items()}
+
+
+def test_clean_up_after_the_cut_over_leaves_the_new_vectors_alone(world, stitcher):
+    address, vectors = made(world)
+    with opened(address) as store:
+        verified(store, stitcher, world, vectors)
+        cut_over(store, stitcher, settings(world))
+        assert clean_up(store) == "cut over"
+    np.testing.assert_allclose(np.stack([world.read()[i][1] for i in range(N)]), stitcher.translate(vectors), atol=1e-5)
+    with opened(address) as store:
+        assert job_of(store) is None
+        assert store.facts().dim == E
+        assert clean_up(store) == ""
+
+
+@pytest.mark.parametrize("moment", ["begun", "filled", "verified", "cut over and back"])
+def test_clean_up_before_the_cut_over_leaves_the_table_as_found(world, stitcher, moment):
+    address, vectors = made(world, index=True)
+    before = world.schema()
+    with opened(address) as store:
+        if moment == "begun":
+            from repstitch.bulk.running import begin
+
+            begin(store, stitcher, settings(world))
+        elif moment == "filled":
+            run(store, stitcher, settings(world))
+        else:
+            verified(store, stitcher, world, vectors)
+        if moment == "cut over and back":
+            cut_over(store, stitcher, settings(world))
+            roll_back(store, settings(world))
+    with opened(address) as store:
+        clean_up(store)
+    assert world.schema() == before
+    np.testing.assert_array_equal(np.stack([world.read()[i][1] for i in range(N)]), vectors)
+
+
+def test_rows_written_at_any_moment_end_up_right(world, stitcher):
+    address, vectors = made(world, index=True)
+    with opened(address) as store:
+        if not store.capabilities.concurrent_writers:
+            pytest.skip("this store declares that it has no concurrent writers")
+        rows = {i: (vectors[i], None) for i in range(N)}
+        halves = [{i: rows[i] for i in range(N) if i % 2 == part} for part in (0, 1)]
+        writers = [Application(world, half, 10_000 * (part + 1), E, seed=part) for part, half in enumerate(halves)]
+        with Running(writers) as running:
+            running.wait_for(5)
+            run(store, stitcher, settings(world))
+            if store.capabilities.column_in_place:
+                running.kinds = (*running.kinds, "dual")
+            running.wait_for(20)
+            run(store, stitcher, settings(world))
+            _, result = verify(store, stitcher, settings(world), held_out_of(stitcher, vectors))
+            assert result["passed"], result
+            running.wait_for(20)
+            running.kinds = tuple(kind for kind in running.kinds if kind != "dual")
+            cut_over(store, stitcher, settings(world, max_rest=10_000), without_search=True)
+            running.wait_for(20)
+        assert [one.errors for one in writers] == [[], []]
+        expected = writers[0].rows | writers[1].rows
+        resumed(store)
+        counts = check_rows_are_right(store, stitcher, expected)
+        assert counts["translated"] > 0
+        seen = world.read()
+        assert set(seen) == set(expected)
+        assert {len(vector) for _, vector in seen.values()} == {E}
+        _, done = roll_back(store, settings(world))
+        written_after = sum(old is None for old, _ in expected.values())
+        assert done.n_without_old == written_after > 0
+        seen = world.read()
+        assert all(np.allclose(seen[key][1], old) for key, (old, _) in expected.items() if old is not None)
+        assert all(seen[key][1] is None for key, (old, _) in expected.items() if old is None)
+
+
+def test_rows_without_vectors_and_rows_of_zeros_do_not_stop_a_job(world, stitcher):
+    vectors = gaussian(N, D, 1)
+    vectors[:5] = 0
+    address = world.create(list(range(N)), vectors)
+    with opened(address) as store:
+        job, result = verified(store, stitcher, world, vectors[5:])
+        assert result["rows"] | {"first_bad": None} == result["rows"]
+        assert (result["rows"]["translated"], result["rows"]["skipped"]) == (N - 5, 5)
+
+
+def test_equal_dimensions_keep_the_names_unless_a_swap_is_stated(world):
+    stitcher = stitcher_of(D, D)
+    address, vectors = made(world)
+    with opened(address) as store:
+        verified(store, stitcher, world, vectors)
+        job, _ = cut_over(store, stitcher, settings(world))
+        assert job.migration.keep_names or job.migration.view
+    if not world.read().keys() or world.options.get("view"):
+        return
+    np.testing.assert_array_equal(np.stack([world.read()[i][1] for i in range(N)]), vectors)
+    with opened(address) as store:
+        roll_back(store, settings(world))
+        verified(store, stitcher, world, vectors)
+        cut_over(store, stitcher, settings(world, swap_equal=True))
+    np.testing.assert_allclose(np.stack([world.read()[i][1] for i in range(N)]), stitcher.translate(vectors), atol=1e-5)
+
+
+def test_rows_of_the_old_space_are_recognised_after_a_swap_between_equal_dimensions(world):
+    stitcher = stitcher_of(D, D)
+    address, vectors = made(world, n=600)
+    with opened(address) as store:
+        if not store.capabilities.concurrent_writers:
+            pytest.skip("this store declares that it has no concurrent writers")
+        swap = {} if world.options.get("view") else {"swap_equal": True}
+        run(store, stitcher, settings(world, **swap))
+        verify(store, stitcher, settings(world), held_out_of(stitcher, vectors))
+        cut_over(store, stitcher, settings(world, **swap))
+    old, new = gaussian(50, D, 5) + 0.5, gaussian(950, D, 6) + 0.5
+    world.insert(list(range(10_000, 10_050)), old)
+    world.insert(list(range(20_000, 20_950)), stitcher.translate(new))
+    with opened(address) as store:
+        written = status(store)["written_since"]
+    assert written["rows"] == 1_000
+
+
+def test_a_cut_over_needs_a_verification_by_search(world, stitcher):
+    address, vectors = made(world, index=True)
+    with opened(address) as store:
+        with pytest.raises(InputError, match="There is no migration"):
+            cut_over(store, stitcher, settings(world))
+        run(store, stitcher, settings(world))
+        with pytest.raises(InputError, match="must be verified first; run"):
+            cut_over(store, stitcher, settings(world))
+        job, result = verify(store, stitcher, settings(world), None)
+        assert (job.phase, result["passed"], result["complete"]) == ("incomplete", True, False)
+        with pytest.raises(InputError, match="not verified by search"):
+            cut_over(store, stitcher, settings(world))
+        cut_over(store, stitcher, settings(world), without_search=True)
+
+
+def test_a_new_vector_that_is_not_the_translation_is_found(world, stitcher):
+    address, vectors = made(world)
+    with opened(address) as store:
+        run(store, stitcher, settings(world))
+        other = stitcher_of(seed=1)
+        from repstitch.bulk.row_check import check_rows
+        from repstitch.bulk.translation import Translation
+
+        check = check_rows(store, resumed(store), Translation(other), [])
+        assert (check.wrong, check.passed) == (N, False)
+
+
+def test_another_stitcher_another_name_and_another_dimension_are_refused(world, stitcher):
+    address, _ = made(world)
+    with opened(address) as store:
+        with pytest.raises(InputError, match="translates 32 dimensions"):
+            run(store, stitcher_of(32, E), settings(world))
+        run(store, stitcher, settings(world))
+        with pytest.raises(InputError, match=f"uses stitcher version {stitcher.version}"):
+            run(store, stitcher_of(seed=1), settings(world))
+        with pytest.raises(InputError, match="`new_vector` must be 'vector_new'"):
+            run(store, stitcher, settings(world, new_vector="other"))
+
+
+def test_a_second_job_and_a_clean_up_are_refused_while_a_job_runs(world, stitcher):
+    address, _ = made(world)
+    with opened(address) as store, opened(address) as second, store.locked():
+        with pytest.raises(InputError, match="running"):
+            run(second, stitcher, settings(world))
+        with pytest.raises(InputError, match="running"):
+            clean_up(second)
+
+
+def test_what_a_store_does_not_declare_is_refused(world, stitcher):
+    address, vectors = made(world)
+    with opened(address) as store:
+        if not store.capabilities.writers_guard:
+            verified(store, stitcher, world, vectors)
+            with pytest.raises(InputError, match="`guard` is not possible"):
+                cut_over(store, stitcher, settings(world, guard=True))
+            clean_up(store)
+        if not store.capabilities.column_in_place:
+            with pytest.raises(InputError, match="layout"):
+                run(store, stitcher, settings(world, layout="column"))
+
+
+def test_reading_needs_only_the_address(world):
+    from repstitch.embeddings.reading import read, scan
+
+    address, vectors = made(world)
+    if "://" not in address:
+        pytest.skip("a folder of files is read as files")
+    rows = read(address)
+    order = np.argsort(rows.ids.astype(int))
+    np.testing.assert_array_equal(rows.vectors[order], vectors)
+    drawn = read(address, sample=50, seed=3)
+    assert len(set(drawn.ids)) == 50
+    np.testing.assert_array_equal(drawn.vectors, vectors[drawn.ids.astype(int)])
+    assert set(read(address, sample=50, seed=4).ids) != set(drawn.ids)
+    some = scan(address, select=["3", "7", "100000"]).read()
+    assert sorted(some.ids) == ["3", "7"]
+    assert scan(address, columns="all").read().payload.column_names == ["body", "lang", "n"]

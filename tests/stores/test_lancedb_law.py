@@ -1,0 +1,200 @@
+"""Rows of a LanceDB table that other programs write while a job runs end up right."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.lance_jobs import (
+    D_NEW,
+    MIGRATION,
+    W,
+    Writers,
+    assert_translated,
+    begun,
+    cut,
+    fill,
+    open_table,
+    slowly,
+    translate,
+    vectors,
+)
+from helpers.lance_world import LanceWorld
+
+KINDS = ("insert", "update", "touch", "delete", "dual")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("kinds", [KINDS, (*KINDS, "compact")], ids=["rows", "compaction too"])
+def test_rows_that_two_writers_change_during_the_fill_are_neither_lost_nor_stale_nor_doubled(tmp_path, kinds):
+    world, store = begun(tmp_path, 2000)
+    with Writers(world, 2000, kinds) as writers:
+        fill(store, slowly)
+        time.sleep(0.5)
+    assert not writers.errors
+    assert min(writers.n_writes.values()) > 0
+    while store.catch_up(translate):
+        pass
+    assert store.count_rest() == 0
+    writers.assert_law("vector_new")
+    assert store.states().get("native", 0) == len(writers.native)
+    world.latest.validate()
+
+
+def test_rows_that_are_written_across_the_cut_over_are_repaired(tmp_path):
+    world, store = begun(tmp_path, 1000)
+    fill(store)
+    with Writers(world, 1000, ("insert", "update", "touch", "delete")) as writers:
+        time.sleep(0.3)
+        done = cut(store)
+        time.sleep(0.2)
+    assert done.n_rest > 0
+    while store.catch_up(translate):
+        pass
+    assert all("different schema" in str(error) for error in writers.errors)  # old writers are refused afterwards
+    writers.assert_law("vector")
+    assert store.count_rest() == 0
+
+
+def test_a_row_that_is_committed_between_the_check_and_the_swap_is_repaired_and_reported(tmp_path, monkeypatch):
+    from repstitch.stores import lancedb_swapping
+
+    world, store = begun(tmp_path)
+    fill(store)
+    swap = lancedb_swapping._swap
+
+    def late(*arguments):
+        world.insert([9000], vectors(1, seed=5))
+        world.update([3], vectors(1, seed=6))
+        return swap(*arguments)
+
+    monkeypatch.setattr(lancedb_swapping, "_swap", late)
+    done = cut(store)
+    assert done.repaired == 2
+    assert "2 versions between" in done.notes[0]
+    assert_translated(world, "vector_old", "vector")
+
+
+def test_a_dual_writer_keeps_its_vectors_in_fragments_that_are_not_filled_yet(tmp_path):
+    world, store = begun(tmp_path)
+    old, new = vectors(3, seed=8), vectors(3, D_NEW, seed=9)
+    world.dual([1, 50, 150], old, new)
+    fill(store)
+    assert store.states() == {"translated": 197, "native": 3}
+    assert_translated(world, native=[1, 50, 150])
+    np.testing.assert_array_equal(world.column("vector_new")[50], new[1])
+
+
+def test_a_native_row_whose_old_vector_alone_changes_later_is_translated(tmp_path):
+    world, store = begun(tmp_path)
+    world.dual([1], vectors(1, seed=8), vectors(1, D_NEW, seed=9))
+    fill(store)
+    world.update([1], vectors(1, seed=10))
+    assert store.count_rest() == 1
+    fill(store)
+    assert store.states() == {"translated": 200}
+    assert_translated(world)
+
+
+def test_a_row_whose_old_vector_is_removed_loses_its_translation(tmp_path):
+    world, store = begun(tmp_path)
+    fill(store)
+    world.update([7], np.full((1, 16), np.nan))
+    fill(store)
+    assert world.column("vector_new")[7] is None
+    assert store.count_rest() == 0
+
+
+def test_a_fragment_whose_rows_are_updated_in_place_while_it_is_translated_is_committed_and_caught_up(tmp_path):
+    world, store = begun(tmp_path)
+
+    def while_written(rows):
+        if 0 in world.column("vector"):
+            world.update([0], vectors(1, seed=12))
+            world.delete([1])
+        return translate(rows)
+
+    unit = store.units()[0]
+    assert store.fill(unit, while_written) == 200
+    assert store.count_rest() == 1
+    fill(store)
+    assert_translated(world)
+    assert len(world.column("vector_new")) == 199
+
+
+def test_compaction_before_the_fill_ends_does_not_hide_rows_that_are_still_to_do(tmp_path):
+    from dataclasses import replace
+
+    world, store = begun(tmp_path)
+    unit = store.units()[0]
+    store.fill(replace(unit, token=unit.token[:1]), translate)
+    world.compact()
+    assert len(world.latest.get_fragments()) == 1
+    assert store.count_rest() == 160
+    assert fill(store) == 160
+    assert_translated(world)
+    world.latest.validate()
+
+
+def test_the_index_on_the_new_column_sees_rows_that_were_changed_after_it_was_built(tmp_path):
+    world, store = begun(tmp_path, 600, index=True)
+    fill(store)
+    store.index(lambda share: None)
+    late = vectors(1, seed=20) * 5
+    world.update([3], late)
+    fill(store)
+    assert store.search(late @ W, 1, "new").ids[0, 0] == "3"
+    before = vectors(600)[3:4] @ W
+    assert store.search(before, 1, "new").ids[0, 0] != "3"
+    stamp = store.index_stamp()
+    store.index(lambda share: None)
+    assert store.index_stamp() != stamp
+    assert store.search(late @ W, 1, "new").ids[0, 0] == "3"
+    index = next(index for index in world.latest.describe_indices() if index.name == "vector_new_idx")
+    assert index.num_rows_indexed == 600
+
+
+SLOW_FILL = """
+import sys, time
+from helpers.lance_jobs import MIGRATION, open_table, translate
+store = open_table(sys.argv[1])
+store.begin(MIGRATION, {"phase": "filling"})
+store.resume(MIGRATION)
+def slowly(rows):
+    print("translating", flush=True)
+    time.sleep(0.05)
+    return translate(rows)
+from dataclasses import replace
+with store.locked():
+    for unit in store.units():
+        for fragment in unit.token:
+            store.fill(replace(unit, token=(fragment,)), slowly)
+    print("done", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("n_batches", [1, 3, 5])
+def test_a_job_goes_on_after_kill_9(tmp_path, n_batches):
+    world = LanceWorld(tmp_path)
+    address = world.create(range(500), vectors(500))
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'src'}"}
+    command = [sys.executable, "-c", SLOW_FILL, address]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(n_batches):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    store = open_table(address)
+    with store.locked():  # the lock ended with the process
+        store.begin(MIGRATION, {"phase": "filling"})
+        store.resume(MIGRATION)
+        fill(store)
+    assert_translated(world)
+    assert store.states() == {"translated": 500}
+    cut(store)
+    assert_translated(world, "vector_old", "vector")
