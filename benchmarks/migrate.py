@@ -39,8 +39,8 @@ PAPER_ROWS = 50_000_000
 def batches(n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield ids and vectors of n rows."""
     random = np.random.default_rng(0)
-    for start in range(0, n, 10_000):
-        rows = min(10_000, n - start)
+    for start in range(0, n, 2_500):
+        rows = min(2_500, n - start)
         yield np.arange(start, start + rows), random.standard_normal((rows, D_OLD), dtype=np.float32)
 
 
@@ -163,17 +163,25 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def move(job: str, folder: Path, n: int) -> dict[str, Any]:
-    """Prepare a table, move it, and return the figures."""
-    options = JOBS[job]
-    if job == "parquet":
-        write_files(folder / "table", n)
-        return steps(str(folder / "table"), folder, options)
+def prepare(job: str, folder: Path, n: int) -> None:
+    """Make the table of a job. It is done in another process, whose memory does not count."""
     if job == "lancedb":
         write_lance(folder / "table", n)
+    elif job in (PLAIN, "parquet"):
+        write_files(folder / "table", n)
+    else:
+        with server(folder / "pg") as uri:
+            fill_postgresql(uri, n, bool(JOBS[job].get("index")))
+
+
+def move(job: str, folder: Path, n: int) -> dict[str, Any]:
+    """Move the table of a job, and return the figures."""
+    options = JOBS[job]
+    if job == "parquet":
+        return steps(str(folder / "table"), folder, options)
+    if job == "lancedb":
         return steps(f"lancedb://{folder}/table?table=docs", folder, options)
     with server(folder / "pg") as uri:
-        fill_postgresql(uri, n, bool(options.get("index")))
         return steps(uri + ("&" if "?" in uri else "?") + "table=docs", folder, options, uri, n)
 
 
@@ -262,6 +270,7 @@ def one(job: str, n: int, stitcher_folder: Path) -> dict[str, Any]:
         folder.chmod(0o755)  # the server may run as another user
         (folder / "stitcher").symlink_to(stitcher_folder / "stitcher")
         command = [sys.executable, __file__, "--job", job, "--rows", str(n), "--folder", str(folder)]
+        subprocess.run([*command, "--prepare"], check=True)
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -270,7 +279,6 @@ def run_job(job: str, n: int, folder: Path) -> None:
     if job != PLAIN:
         print(json.dumps(move(job, folder, n)))
         return
-    write_files(folder / "table", n)
     began = time.perf_counter()
     plain_loop(folder / "table", folder / "out")
     print(json.dumps({"fill": n / (time.perf_counter() - began), "peak_mb": peak_mb()}))
@@ -314,10 +322,10 @@ def report(results: dict[str, list[dict]], large: dict[str, dict], n: int, n_lar
     text += (
         f"\n{n:,} rows of {D_OLD} to {D_NEW} dimensions, median of {len(results[PLAIN])} rounds in which the jobs take "
         "turns. `share`: rows per second of the fill, as a share of the plain loop's. `verify`: rows per second of the "
-        "check of all rows, as a multiple of the fill's. `bad`: rows that were lost, stale or doubled, over all rounds. "
+        "check of all rows, as a multiple of the fill's. `bad`: rows that were lost, stale or doubled, over all rounds; "
         "`bytes`: written for each row by the fill; in PostgreSQL with the write-ahead log. `pause`: for which the "
-        "cut-over held the table. `longest write`: of the two clients that write during the job, from its start to after "
-        "the cut-over.\n\n"
+        "cut-over held the table. `longest write`: of the two clients that write during the job, until after the "
+        "cut-over.\n\n"
     )
     columns = ["job", "rows/s", "share", "verify", "bad", "bytes/row", "pause, ms", "longest write, ms"]
     text += markdown(columns, rows)
@@ -352,12 +360,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=list(JOBS), help="jobs to run; the table is then printed only")
     parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--writer", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.writer:
         write_to_postgresql(args.writer, args.rows, args.seed, args.folder)
+        return
+    if args.prepare:
+        prepare(args.job, args.folder, args.rows)
         return
     if args.job:
         run_job(args.job, args.rows, args.folder)

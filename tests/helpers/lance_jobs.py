@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def translate(rows: np.ndarray) -> np.ndarray:
 
 def slowly(rows: np.ndarray) -> np.ndarray:
     """Translate rows slowly, so that others write meanwhile."""
-    time.sleep(len(rows) / 2000)
+    time.sleep(len(rows) / 4000)
     return translate(rows)
 
 
@@ -54,13 +55,22 @@ def begun(folder: Path, n: int = 200, migration: Migration = MIGRATION, index: b
 
 
 def fill(store: LanceTable, how=translate) -> int:
-    """Fill until no unit is left, and return the number of rows translated."""
+    """Fill and catch up until no row is left, and return the number of rows that were filled."""
+    n_rows = first_pass(store, how)
+    catch_up(store)
+    return n_rows
+
+
+def first_pass(store: LanceTable, how=translate) -> int:
     n_rows = 0
     while units := store.units():
         n_rows += sum(store.fill(unit, how) for unit in units)
-    while store.catch_up(how):
-        pass
     return n_rows
+
+
+def catch_up(store: LanceTable) -> None:
+    while store.catch_up(translate):
+        pass
 
 
 def cut(store: LanceTable, max_rest: int = 1000):
@@ -69,7 +79,7 @@ def cut(store: LanceTable, max_rest: int = 1000):
 
 def assert_translated(world: LanceWorld, old: str = "vector", new: str = "vector_new", native: Sequence[int] = ()):
     """Assert that each row with an old vector has its translation, except for native ones."""
-    news = world.column(new)
+    news: Any = world.column(new)
     for number, vector in world.column(old).items():
         if number in native:
             continue
@@ -84,8 +94,8 @@ class Writers:
 
     def __init__(self, world: LanceWorld, n: int, kinds: Sequence[str]):
         self.world, self.n, self.kinds = world, n, kinds
-        self.old = dict(enumerate(vectors(n)))
-        self.native: dict[int, np.ndarray] = {}
+        self.old: dict[int, Any] = dict(enumerate(vectors(n)))
+        self.native: dict[int, Any] = {}
         self.n_writes = dict.fromkeys(kinds, 0)
         self.errors: list[Exception] = []
         self.stop = threading.Event()
@@ -137,8 +147,8 @@ class Writers:
 
     def assert_law(self, new: str) -> None:
         """Assert that no row is lost, stale or doubled, and that native vectors are kept."""
-        news = self.world.column(new)  # asserts that no id is doubled
+        news: Any = self.world.column(new)  # asserts that no id is doubled
         assert news.keys() == self.old.keys()
         for number, vector in self.old.items():
-            expected = self.native.get(number, vector @ W)
+            expected: Any = self.native.get(number, vector @ W)
             np.testing.assert_allclose(news[number], expected, rtol=1e-4, atol=1e-4)

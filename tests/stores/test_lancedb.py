@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import lance
 import lancedb
@@ -206,7 +207,8 @@ def test_clean_up_after_the_cut_over_leaves_the_new_column_with_its_card_and_ind
     assert list(field.metadata) == [b"repstitch.space"]
     assert [index.name for index in world.latest.describe_indices()] == ["vector_new_idx"]
     assert not world.latest.tags.list()
-    np.testing.assert_allclose(world.read()[3][1], vectors(300)[3] @ W, rtol=1e-4)
+    read: Any = world.read()[3][1]
+    np.testing.assert_allclose(read, vectors(300)[3] @ W, rtol=1e-4)
 
 
 def test_with_kept_names_the_cut_over_renames_nothing(tmp_path):
@@ -326,7 +328,7 @@ def test_a_table_with_stable_row_ids_is_moved_while_it_is_written(tmp_path):
 
 def test_a_second_process_is_refused_while_a_job_is_running(tmp_path):
     world, store = begun(tmp_path)
-    with store.locked(), pytest.raises(InputError, match="Another job on .* is running"), store.reopen().locked():
+    with store.locked(), pytest.raises(InputError, match=r"Another job on .* is running"), store.reopen().locked():
         pass
     with store.locked():
         assert "docs" in lancedb.connect(str(world.database)).table_names()
@@ -411,7 +413,7 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
 def test_a_job_whose_columns_are_gone_is_refused(tmp_path):
     world, store = begun(tmp_path)
     world.latest.drop_columns(["vector_new_state"])
-    with pytest.raises(InputError, match="'vector_new_state' of .* is gone; clean up and begin"):
+    with pytest.raises(InputError, match=r"'vector_new_state' of .* is gone; clean up and begin"):
         store.reopen().resume(MIGRATION)
     store.clean_up()
     with pytest.raises(InputError, match="There is no job on column 'vector'"):

@@ -156,7 +156,7 @@ class LanceTable(Store):
             raise InputError("LanceDB has no views that a cut-over could replace; leave out the view.")
         if migration.layout not in (None, "column"):
             raise InputError(
-                f"LanceDB keeps the new vectors in a column, not in a {migration.layout}; leave out the layout."
+                f"LanceDB keeps the new vectors in a column; the layout {migration.layout} is not possible."
             )
 
     def peak_bytes(self, migration: Migration, facts: Facts) -> dict[str, int]:
@@ -212,6 +212,7 @@ class LanceTable(Store):
         if self._filling is None or self._filling.word != migration.state:
             self._filling = Filling(self.path, self.vector, migration.state, (old_dim, migration.dim))
             self._filling.checked |= lancedb_swapping.keys_at(dataset, columns.tag, self.vector)
+            self._filling.n_tagged = len(self._filling.checked)
 
     @property
     def filling(self) -> Filling:
@@ -226,11 +227,13 @@ class LanceTable(Store):
         return self.filling.fill(unit.token, translate)
 
     def catch_up(self, translate: Translate) -> int:
-        n_seen = self.filling.catch_up(translate)
+        filling = self.filling
+        n_seen = filling.catch_up(translate)
         dataset = open_latest(self.path)
-        columns = self.filling.columns(dataset)
-        if n_seen and not self.filling.unchecked(dataset, columns):
+        columns = filling.columns(dataset)
+        if len(filling.checked) != filling.n_tagged and not filling.unchecked(dataset, columns):
             lancedb_swapping.set_tag(dataset, columns.tag)
+            filling.n_tagged = len(filling.checked)
         return n_seen
 
     def count_rest(self, at_most: int | None = None) -> int:

@@ -1,5 +1,6 @@
 """Translate the rows of fragments of a LanceDB table that have no right new vector, and count such rows."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from repstitch.stores.lancedb_fragments import (
     Files,
     Written,
     commit_files,
+    discard_files,
     files_with,
     key_of,
     read_rows,
@@ -26,6 +28,7 @@ from repstitch.stores.lancedb_states import Need, checksums, first_word, needs, 
 from repstitch.stores.store import NATIVE, SKIPPED, Translate, Unit
 
 UNIT_ROWS = 50_000  # small fragments are translated together, because each commit writes the list of all fragments
+COMMIT_SECONDS = 2.0  # of work that is lost if the process is killed
 AT_ONCE_ROWS = 10_000  # that `catch_up` looks at
 
 
@@ -64,6 +67,7 @@ class Filling:
     word: str
     dims: tuple[int, int]
     checked: set[tuple[int, Files, Files]] = field(default_factory=set)
+    n_tagged: int = 0  # their number when the version in which all are right was tagged
 
     def columns(self, dataset: lance.LanceDataset) -> Columns:
         columns = need_columns(dataset, self.vector)
@@ -174,22 +178,38 @@ class Filling:
         return n_rest
 
     def _rewrite(self, fragments: Sequence[LanceFragment], columns: Columns, translate: Translate) -> int:
-        """Write the new vectors of fragments, and commit them. Fragments that others changed meanwhile are left out."""
+        """Write the new vectors of fragments, and return the number of rows translated.
+
+        They are committed together, but some seconds after the first was written at the latest. Fragments that others
+        changed meanwhile are left out.
+        """
+        n_rows, started = 0, time.monotonic()
+        waiting: list[tuple[LanceFragment, Written]] = []
+        try:
+            for fragment in fragments:
+                if fragment.count_rows():
+                    waiting.append((fragment, self._write(fragment, columns, translate)))
+                if time.monotonic() - started > COMMIT_SECONDS:
+                    ready, waiting = waiting, []
+                    n_rows += self._commit(ready, columns)
+                    started = time.monotonic()
+            ready, waiting = waiting, []
+            return n_rows + self._commit(ready, columns)
+        finally:
+            discard_files(self.path, [written for _, written in waiting])
+
+    def _write(self, fragment: LanceFragment, columns: Columns, translate: Translate) -> Written:
         ids = {name: columns.ids[name] for name in (columns.new, columns.state)}
-        written: list[Written] = []
-        for fragment in fragments:
-            if not fragment.count_rows():
-                continue
-            counts: list[int] = []
-            rows = self._translated(fragment, columns, translate, counts)
-            file = write_file(self.path, fragment, ids, rows)
-            replaced = files_with(fragment, ids.values())
-            written.append(Written(fragment.fragment_id, tuple(ids), replaced, file, sum(counts)))
-        if not written:
+        counts: list[int] = []
+        file = write_file(self.path, fragment, ids, self._translated(fragment, columns, translate, counts))
+        return Written(fragment.fragment_id, files_with(fragment, ids.values()), file, sum(counts))
+
+    def _commit(self, ready: Sequence[tuple[LanceFragment, Written]], columns: Columns) -> int:
+        if not ready:
             return 0
-        done, dataset = commit_files(self.path, written)
-        self._note_checked([part for part in fragments if part.fragment_id in done], columns, dataset)
-        return sum(part.n_rows for part in written if part.fragment in done)
+        done, dataset = commit_files(self.path, [written for _, written in ready])
+        self._note_checked([fragment for fragment, _ in ready if fragment.fragment_id in done], columns, dataset)
+        return sum(written.n_rows for _, written in ready if written.fragment in done)
 
     def _note_checked(self, fragments: Sequence[LanceFragment], columns: Columns, dataset: lance.LanceDataset) -> None:
         """Remember the fragments whose old vectors are those that were translated."""
@@ -249,9 +269,7 @@ def _is_readers_own(need: np.ndarray, stored: pa.Array, new_sums: np.ndarray) ->
 def checked_rows(rows: np.ndarray, dim: int) -> np.ndarray:
     """Return translated rows as float32. Raises InputError if they do not have `dim` numbers."""
     if rows.ndim != 2 or rows.shape[1] != dim:
-        raise InputError(
-            f"The stitcher must translate to {dim} dimensions, those of the new column; got {rows.shape[1:]}."
-        )
+        raise InputError(f"The stitcher must translate to {dim} dimensions, like the new column; got {rows.shape[1:]}.")
     return np.ascontiguousarray(rows, np.float32)
 
 

@@ -35,14 +35,12 @@ class Written:
 
     Args:
         fragment: The id of the fragment.
-        columns: The names of the columns in the file.
         replaced: The files that had these columns when their content was read.
         file: The new file.
         n_rows: Number of rows that were translated.
     """
 
     fragment: int
-    columns: tuple[str, ...]
     replaced: Files
     file: DataFile
     n_rows: int
@@ -180,10 +178,14 @@ def commit_files(path: Path, written: Sequence[Written]) -> tuple[set[int], lanc
 def _remove_unused(path: Path, written: Sequence[Written], dataset: lance.LanceDataset) -> None:
     """Remove those of the new files that no fragment has."""
     used = {file.path for fragment in dataset.get_fragments() for file in fragment.metadata.files} if written else set()
+    discard_files(path, [part for part in written if part.file.path not in used])
+
+
+def discard_files(path: Path, written: Sequence[Written]) -> None:
+    """Remove new files that are not committed."""
     for part in written:
-        if part.file.path not in used:
-            with suppress(OSError):
-                (path / "data" / part.file.path).unlink(missing_ok=True)
+        with suppress(OSError):
+            (path / "data" / part.file.path).unlink(missing_ok=True)
 
 
 def _with_file(fragment: LanceFragment, file: DataFile) -> FragmentMetadata:

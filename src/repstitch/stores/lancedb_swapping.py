@@ -67,6 +67,8 @@ def cut_over(filling: Filling, translate: Translate, job: dict[str, Any], max_re
         swapped = _swap(filling, before, {columns.old or "": columns.move.old, columns.new: columns.move.vector})
     repaired, notes = _repair(filling, translate)
     set_tag(open_latest(filling.path), columns.cut_over_tag)
+    if columns.move.keep_names:
+        notes = (f"Readers must now use column {columns.new!r}.", *notes)
     if swapped.n_between:
         notes = (f"Other programs committed {swapped.n_between} versions between the check and the swap.", *notes)
     return CutOver(n_rest, swapped.seconds, repaired, notes)
@@ -200,7 +202,7 @@ def _remove_outdated(filling: Filling) -> int:
             if n_outdated:
                 file = write_file(filling.path, fragment, ids, _without_outdated(filling, fragment, columns, kind))
                 replaced = files_with(fragment, ids.values())
-                written.append(Written(fragment.fragment_id, tuple(ids), replaced, file, n_outdated))
+                written.append(Written(fragment.fragment_id, replaced, file, n_outdated))
         if not written:
             return dataset.version
         commit_files(filling.path, written)

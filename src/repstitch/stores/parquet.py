@@ -137,7 +137,7 @@ class ParquetFolder(Store):
         if not os.access(folders.home.parent, os.W_OK):
             raise InputError(f"{folders.home.parent} must be writable, because the new folder is made in it.")
         if folders.ledger() is None:
-            for path in (folders.beside, *([] if migration.keep_names else [folders.aside])):
+            for path in (folders.pending, *([] if migration.keep_names else [folders.retired])):
                 if path.exists():
                     raise InputError(f"{path} exists and is never overwritten; move it away first.")
         files = [folders.old / name for name in list_files(folders.old)]

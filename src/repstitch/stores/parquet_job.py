@@ -50,12 +50,12 @@ class Folders:
     home: Path
 
     @property
-    def beside(self) -> Path:
+    def pending(self) -> Path:
         """The folder of the new files before the cut-over."""
         return self.home.with_name(f"{self.home.name}.new")
 
     @property
-    def aside(self) -> Path:
+    def retired(self) -> Path:
         """The folder of the old files after the cut-over."""
         return self.home.with_name(f"{self.home.name}.old")
 
@@ -65,19 +65,19 @@ class Folders:
 
     @property
     def new(self) -> Path:
-        return self.home if self.is_renamed else self.beside
+        return self.home if self.is_renamed else self.pending
 
     @property
     def old(self) -> Path:
-        return self.aside if self.is_renamed else self.home
+        return self.retired if self.is_renamed else self.home
 
     def repair(self) -> None:
         """Finish a roll-back, or undo a cut-over, that was interrupted between its two renames."""
-        if self.home.exists() or not self.aside.is_dir() or not (self.beside / STATE_FILE).is_file():
+        if self.home.exists() or not self.retired.is_dir() or not (self.pending / STATE_FILE).is_file():
             return
         with job_lock(self.home):
             if not self.home.exists():
-                os.rename(self.aside, self.home)
+                os.rename(self.retired, self.home)
 
     def ledger(self) -> Ledger | None:
         """Return the state of the job, or None if there is no job."""
@@ -111,7 +111,7 @@ class Folders:
         ledger = self.ledger()
         begun = Ledger(migration.dim, migration.version, migration.keep_names, job)
         if ledger is None:
-            with written_whole(self.beside, None) as temporary:
+            with written_whole(self.pending, None) as temporary:
                 temporary.mkdir()
                 (temporary / STATE_FILE).write_text(json.dumps(asdict(begun)), encoding="utf-8")
             return
@@ -125,7 +125,7 @@ class Folders:
 
     def rename(self, is_cut_over: bool) -> None:
         """Rename the folders for a cut-over, or back. For a moment, there is no folder with the readers' name."""
-        steps = [(self.home, self.aside), (self.beside, self.home)]
+        steps = [(self.home, self.retired), (self.pending, self.home)]
         if not is_cut_over:
             steps = [(target, source) for source, target in reversed(steps)]
         try:
@@ -145,8 +145,8 @@ class Folders:
                 self._check_own()
                 remove_whole(new)
             elif self.is_renamed:
-                if self.aside.exists():
-                    remove_whole(self.aside)
+                if self.retired.exists():
+                    remove_whole(self.retired)
                 (new / STATE_FILE).unlink()
             else:
                 (new / STATE_FILE).unlink()
@@ -156,11 +156,11 @@ class Folders:
 
     def _check_own(self) -> None:
         """Raise InputError if the new folder has files of others that would be lost."""
-        foreign = [name for name in list_files(self.beside) if read_mark(self.beside / name) is None]
+        foreign = [name for name in list_files(self.pending) if read_mark(self.pending / name) is None]
         lost = [name for name in foreign if not (self.home / name).exists()]
         if lost:
             raise InputError(
-                f"{self.beside} has files that this job has not written ({', '.join(lost[:3])}); move them away first."
+                f"{self.pending} has files that this job has not written ({', '.join(lost[:3])}); move them away first."
             )
 
 

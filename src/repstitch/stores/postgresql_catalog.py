@@ -81,7 +81,7 @@ class Table:
         """The name in its schema, for people."""
         return f"{self.schema}.{self.name}"
 
-    def beside(self, name: str) -> sql.Identifier:
+    def in_schema(self, name: str) -> sql.Identifier:
         """Return the quoted name of another object in the schema of this table."""
         return quoted(self.schema, name)
 

@@ -54,6 +54,8 @@ def may_pass_triggers(session: Session) -> bool:
 class ColumnLayout(Layout):
     """A second column of vectors in the table."""
 
+    rest_finds_all = True
+
     def __init__(self, session: Session, table: Table, id_column: str, source_dim: int, job: Record):
         super().__init__(session, table, id_column, source_dim, job)
         self.names |= {
@@ -152,12 +154,12 @@ class ColumnLayout(Layout):
         )
         if is_valid or self._has_waited:
             return
-        self._has_waited = True
         self.session.run("set lock_timeout = {wait}", wait=f"{INDEX_WAIT_SECONDS * 1000:.0f}ms")
         try:
             self.run("drop index concurrently if exists {index}", index=self.object_name("rest"))
             self.run("create index concurrently {rest} on {T} ({S}) where {to_do}", to_do=self.to_do)
         except LockedError:
+            self._has_waited = True
             log.info("%s: a long transaction delays the index of the rows still to do.", self.table.title)
         finally:
             self.session.run("reset lock_timeout")

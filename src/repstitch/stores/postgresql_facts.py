@@ -302,7 +302,7 @@ def _check_names(column: Column, migration: Migration) -> None:
     side = side_name(table.name, migration.new)
     relations = [side, shortened(side, "_changes")] if layout == "side" else []
     for name in relations:
-        if session.value("select to_regclass({name})::oid", name=table.beside(name).as_string(session.connection)):
+        if session.oid_of(table.in_schema(name)):
             raise InputError(
                 f"{table.schema} must not have the table {name!r} yet; choose another name for the new one."
             )
@@ -317,7 +317,7 @@ def _check_cut_over(column: Column, migration: Migration) -> None:
     if layout == "column" and session.value("select relispartition from pg_class where oid = {oid}", oid=table.oid):
         raise InputError(f"{table.title} is a partition, which takes no column of its own; use the layout side.")
     if migration.view is not None:
-        name = table.beside(migration.view)
+        name = table.in_schema(migration.view)
         if session.oid_of(name) and not is_own_view(session, name):
             raise InputError(
                 f"{table.schema}.{migration.view} exists and is not a view of this job; choose another name."

@@ -46,7 +46,7 @@ def build_indexes(layout: Layout, progress: Callable[[float], None]) -> None:
         name = new_index_name(index)
         existing = present.get(name)
         if existing is not None and not existing.is_valid:
-            layout.run("drop index concurrently {name}", name=layout.table.beside(name))
+            layout.run("drop index concurrently {name}", name=layout.table.in_schema(name))
         if existing is None or not existing.is_valid:
             _build(layout, index, name, progress)
     progress(1.0)

@@ -168,7 +168,7 @@ def write_record(session: Session, table: Table, record: Record) -> None:
     book = record.book
     assert book is not None
     if book.layout == "side":
-        comment_on(session, compose("table {side}", side=table.beside(side_name(table.name, book.new))), record)
+        comment_on(session, compose("table {side}", side=table.in_schema(side_name(table.name, book.new))), record)
     else:
         comment_on(session, compose("column {T}.{N}", T=table.qualified, N=quoted(book.new_name)), record)
 

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, LiteralString
+from typing import Any, ClassVar, LiteralString
 
 import numpy as np
 from psycopg import sql
@@ -17,7 +17,7 @@ from repstitch.stores.postgresql_connection import LockedError, Session, compose
 from repstitch.stores.postgresql_job import PREFIX, Book, Record, comment_on, find_record, write_record
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Translate, Unit, Which
 
-PAGE_ROWS = 4096  # rows that are translated together
+PAGE_ROWS = 4096  # rows that are translated together, and locked together in a second column
 LOCK_TRIES = 10
 BETWEEN_TRIES_SECONDS = 0.2
 LIVE_NATIVE = f"{NATIVE}@live"  # the state of a row that others have written since the cut-over
@@ -33,6 +33,7 @@ class Layout(ABC):
         assert job.book is not None
         self.session, self.table, self.id, self.record, self.book = session, table, id_column, job, job.book
         old = table.fields[self.book.old_name]
+        self._has_listed = False
         self.source = Vectors(source_dim, old.type == "halfvec")
         self.target = Vectors(self.book.dim, self.book.half)
         self.new_type = table.type("halfvec" if self.book.half else "vector", self.book.dim)
@@ -53,6 +54,8 @@ class Layout(ABC):
     def run(self, text: LiteralString, /, **values: Any) -> list[tuple]:
         """Run SQL with the names of this layout."""
         return self.session.run(self.compose(text, **values))
+
+    rest_finds_all: ClassVar[bool]  # whether `rest_page` finds rows that the first pass has left
 
     # --- what a layout defines ----------------------------------------------------------------------------------------
 
@@ -152,6 +155,9 @@ class Layout(ABC):
             size=size,
             remaining=self.remaining(),
         )
+        if self.rest_finds_all and self._has_listed and sum(n for _, n in rows) <= PAGE_ROWS:
+            rows = []  # others have locked these rows; they are left to `rest_page`
+        self._has_listed = True
         if not rows:
             self.save(first_pass=False)
         return [
@@ -230,7 +236,7 @@ class Layout(ABC):
 
     def object_name(self, name: str) -> sql.Identifier:
         """Return the quoted name of an object of this job with its schema."""
-        return self.table.beside(self.label(name))
+        return self.table.in_schema(self.label(name))
 
     def drop_functions(self, *names: str) -> None:
         """Drop functions of this job, and the triggers that call them."""
@@ -242,15 +248,13 @@ class Layout(ABC):
     def view_name(self) -> sql.Identifier:
         """Return the quoted name of the view, in the schema of the table."""
         assert self.book.view is not None
-        return self.table.beside(self.book.view)
+        return self.table.in_schema(self.book.view)
 
     def write_view(self, relation: sql.Composable, vector: sql.Composable) -> None:
         """Make the view, or replace it in one step: the columns of T, with `vector` in place of the readers' column."""
         if self.book.view is None:
             return
-        oid = self.session.value(
-            "select to_regclass({name})::oid", name=self.view_name().as_string(self.session.connection)
-        )
+        oid = self.session.oid_of(self.view_name())
         source = oid or self.table.oid
         columns = [
             name

@@ -23,7 +23,7 @@ def copied_table(
     """
     session, table = column.session, column.table
     name = f"repstitch_rehearsal_{table.oid}_{column.number}"
-    copy = table.beside(name)
+    copy = table.in_schema(name)
     ids = sample(session, selection, n, 0, [column.id])[column.id].to_pylist()
     columns = join([quoted(key) for key, field in table.fields.items() if not field.is_generated])
     schema = table.schema.replace('"', '""')
@@ -49,7 +49,7 @@ def copied_table(
 
 
 def _drop(column: Column, copied: Address, name: str, clean_up: Callable[[Address], None]) -> None:
-    copy = column.table.beside(name)
+    copy = column.table.in_schema(name)
     if column.session.oid_of(copy):
         clean_up(copied)
         column.session.run("drop table {copy}", copy=copy)

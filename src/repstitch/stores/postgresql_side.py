@@ -13,7 +13,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from repstitch.stores.postgresql_catalog import Table
-from repstitch.stores.postgresql_connection import Session, compose, quoted, raw
+from repstitch.stores.postgresql_connection import LockedError, Session, compose, quoted, raw
 from repstitch.stores.postgresql_guard import drop_guard
 from repstitch.stores.postgresql_job import Record, shortened, side_name
 from repstitch.stores.postgresql_layout import PAGE_ROWS, Layout
@@ -52,20 +52,23 @@ ON_LIVE: LiteralString = """begin
   return null;
 end"""
 ON_TRUNCATE: LiteralString = "begin truncate {side}, {C}; return null; end"
+WAIT = "300ms"  # for others that write to the side table: less than the second after which one of both would be ended
 KEPT: LiteralString = "(coalesce(s.state like 'native%', false) and (s.at > c.at or s.xact = c.xact))"
 
 
 class SideLayout(Layout):
     """A table with the new vectors beside the table."""
 
+    rest_finds_all = False
+
     def __init__(self, session: Session, table: Table, id_column: str, source_dim: int, job: Record):
         super().__init__(session, table, id_column, source_dim, job)
         side = side_name(table.name, self.book.new)
         self.queue_name = shortened(side, "_changes")
-        sequence = table.beside(shortened(side, "_changes_at_seq"))
+        sequence = table.in_schema(shortened(side, "_changes_at_seq"))
         self.names |= {
-            "side": table.beside(side),
-            "C": table.beside(self.queue_name),
+            "side": table.in_schema(side),
+            "C": table.in_schema(self.queue_name),
             "next": compose("nextval({name}::regclass)", name=sequence.as_string(session.connection)),
             "sequence": sequence,
             "changes": raw("pg_temp.repstitch_changes"),
@@ -153,27 +156,28 @@ class SideLayout(Layout):
     def fill(self, unit: Unit, translate: Translate) -> int:
         """Translate and write the rows of a range of blocks."""
         blocks = self.blocks(unit)
-        rows = self.read_page(
-            self.compose(
-                "select ctid, xmin, {V} from {T} d where {blocks} and {todo}", blocks=blocks, todo=self.without_side
-            )
-        )
+        where = self.compose("{blocks} and {without_side}", blocks=blocks, without_side=self.without_side)
+        rows = self.read_page(self.compose("select ctid, xmin, {V} from {T} d where {where}", where=where))
         content = self.translated(rows, translate)[0] if len(rows) else None
-        with self.session.transaction():
-            self.run("select pg_advisory_xact_lock_shared(hashtextextended({lock}, 1))")
-            self.run(
-                """insert into {side}(id, at, xact) select d.{I}, {next}, pg_current_xact_id() from {T} d
-                where {blocks} and {V} is null on conflict (id) do nothing""",
-                blocks=blocks,
-            )
-            if content is None:
-                return 0
-            self.put_page(content)
-            return self.session.count(self.compose("{insert} on conflict (id) do nothing", insert=self._insert()))
+        try:
+            with self.session.transaction():
+                self.run("select pg_advisory_xact_lock_shared(hashtextextended({lock}, 1))")
+                self.run("set local lock_timeout = {wait}", wait=WAIT)
+                self.run(
+                    """insert into {side}(id, at, xact) select d.{I}, {next}, pg_current_xact_id() from {T} d
+                    where {blocks} and {V} is null on conflict (id) do nothing""",
+                    blocks=blocks,
+                )
+                if content is None:
+                    return 0
+                self.put_page(content)
+                return self.session.count(self.compose("{insert} on conflict (id) do nothing", insert=self._insert()))
+        except LockedError:
+            return 0
 
     def _insert(self) -> sql.Composed:
         return self.compose(
-            """insert into {side}(id, vector, state, at, xact)
+            """insert into {side} as s(id, vector, state, at, xact)
             select d.{I}, page.vector, case when page.vector is null then {skipped} else {state} end, {next},
                 pg_current_xact_id()
             from {page} page join {T} d on d.ctid = page.place and d.xmin = page.transaction"""
@@ -187,34 +191,45 @@ class SideLayout(Layout):
 
         No page of the first pass may be written meanwhile: it could insert a row that has been deleted here.
         """
-        with self.session.transaction():
-            self.run("select pg_advisory_xact_lock(hashtextextended({lock}, 1))")
-            n_entries = self._take_entries()
-            if not n_entries:
-                return 0
-            self.run(
-                """delete from {side} s using {changes} c
-                where s.id = c.id and not exists (select from {T} d where d.{I} = c.id)"""
-            )
-            joined = self.compose("{changes} c join {T} d on d.{I} = c.id left join {side} s on s.id = c.id")
-            self.run(
-                """insert into {side}(id, at, xact) select c.id, {next}, pg_current_xact_id() from {joined}
-                where d.{V} is null and not {kept}
-                on conflict (id) do update set vector = null, state = null, at = excluded.at, xact = excluded.xact""",
-                joined=joined,
-            )
-            stale = self.compose("from {joined} where d.{V} is not null and not {kept}", joined=joined)
-            rows = self.read_page(self.compose("select d.ctid, d.xmin, d.{V} {stale}", stale=stale))
-            if len(rows):
-                self.put_page(self.translated(rows, translate)[0])
-                upsert = self.compose(
-                    """{insert} on conflict (id) do update set vector = excluded.vector, state = excluded.state,
-                        at = excluded.at, xact = excluded.xact""",
-                    insert=self._insert(),
-                )
-                if self.session.count(upsert) < len(rows):
-                    self._put_back(stale)
-        return n_entries
+        try:
+            with self.session.transaction():
+                self.run("select pg_advisory_xact_lock(hashtextextended({lock}, 1))")
+                self.run("set local lock_timeout = {wait}", wait=WAIT)
+                n_entries = self._take_entries()
+                if n_entries:
+                    self._write_entries(translate)
+                return n_entries
+        except LockedError:
+            return 1  # the entries are in the queue again
+
+    def _write_entries(self, translate: Translate) -> None:
+        """Bring the rows of the entries up to date. A native vector that others write meanwhile stays."""
+        mark = self.session.value(self.compose("select {next}"))
+        newer = self.compose("(coalesce(s.state like 'native%', false) and s.at > {mark})", mark=mark)
+        joined = self.compose("{changes} c join {T} d on d.{I} = c.id left join {side} s on s.id = c.id")
+        upsert = self.compose(
+            """on conflict (id) do update set vector = excluded.vector, state = excluded.state, at = excluded.at,
+                xact = excluded.xact where not {newer}""",
+            newer=newer,
+        )
+        self.run(
+            """delete from {side} s using {changes} c
+            where s.id = c.id and not {newer} and not exists (select from {T} d where d.{I} = c.id)""",
+            newer=newer,
+        )
+        self.run(
+            """insert into {side} as s(id, at, xact) select c.id, {next}, pg_current_xact_id()
+            from {joined} where d.{V} is null and not {kept} {upsert}""",
+            joined=joined,
+            upsert=upsert,
+        )
+        stale = self.compose("from {joined} where d.{V} is not null and not {kept}", joined=joined)
+        rows = self.read_page(self.compose("select d.ctid, d.xmin, d.{V} {stale}", stale=stale))
+        if len(rows):
+            self.put_page(self.translated(rows, translate)[0])
+            written = self.session.count(self.compose("{insert} {upsert}", insert=self._insert(), upsert=upsert))
+            if written < len(rows):
+                self._put_back(stale)
 
     def _take_entries(self) -> int:
         """Take some entries out of the queue, and return the number of ids in them.
