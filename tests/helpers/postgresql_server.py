@@ -4,6 +4,7 @@ import atexit
 import itertools
 import shutil
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,7 +23,11 @@ def server_uri() -> str:
 
     def stop() -> None:
         server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(100):  # the server still writes while it stops
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
 
     atexit.register(stop)
     return server.get_uri()

@@ -24,7 +24,7 @@ from repstitch.stores.lancedb_job import Columns
 from repstitch.stores.lancedb_opening import committed, explained, open_latest
 
 BATCH_ROWS = 4096
-READ_AHEAD_BYTES = 2**26  # by default, Lance reads 2 GiB ahead
+READ_AHEAD_BYTES = 2**24  # by default, Lance reads 2 GiB ahead
 DROPPED = -2  # the id in a data file of a field that a later file of the fragment replaces
 Files = tuple[str, ...]
 
@@ -69,7 +69,7 @@ def read_rows(
         filter=where,
         with_row_address=True,
         batch_size=BATCH_ROWS,
-        batch_readahead=4,
+        batch_readahead=2,
         io_buffer_size=READ_AHEAD_BYTES,
     )
     while True:

@@ -11,11 +11,11 @@ from typing import LiteralString
 import numpy as np
 from psycopg import sql
 
-from repstitch.stores.postgresql_catalog import Table
+from repstitch.stores.postgresql_catalog import Table, vector_indexes
 from repstitch.stores.postgresql_connection import LockedError, Session, compose, quoted
 from repstitch.stores.postgresql_guard import drop_guard
 from repstitch.stores.postgresql_job import Record
-from repstitch.stores.postgresql_layout import PAGE_ROWS, Layout
+from repstitch.stores.postgresql_layout import Layout
 from repstitch.stores.store import Translate, Unit, Which
 
 ON_INSERT: LiteralString = """begin
@@ -40,6 +40,7 @@ EMPTY_OLD: LiteralString = "if new.{N} is not null then new.{V} := null; end if;
 log = logging.getLogger(__name__)
 
 INDEX_WAIT_SECONDS = 30
+INDEXED_PAGE_ROWS = 512  # each update takes longer there, and others wait for the rows of a page
 LOCKED_SECONDS = 0.05  # to wait where others have locked all rows that are left
 TO_DO: LiteralString = "{N} is null and {V} is not null and {S} is null"
 
@@ -66,6 +67,8 @@ class ColumnLayout(Layout):
         self.to_do = self.compose(TO_DO)
         self.may_pass_triggers = may_pass_triggers(session)
         self._has_waited = False
+        if vector_indexes(session, table.oid, table.fields[self.book.old_name].number):
+            self.page_rows = INDEXED_PAGE_ROWS
 
     def create(self) -> None:
         """Add the two columns and the triggers."""
@@ -112,7 +115,9 @@ class ColumnLayout(Layout):
         with self.session.transaction():
             self.session.run("set local enable_seqscan = off")
             rows = self.read_page(
-                self.compose("select ctid, xmin, {V} from {T} where {to_do} limit {n}", to_do=self.to_do, n=PAGE_ROWS)
+                self.compose(
+                    "select ctid, xmin, {V} from {T} where {to_do} limit {n}", to_do=self.to_do, n=self.page_rows
+                )
             )
         if not self._write(rows, translate) and len(rows):
             time.sleep(LOCKED_SECONDS)

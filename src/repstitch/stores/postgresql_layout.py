@@ -17,7 +17,7 @@ from repstitch.stores.postgresql_connection import LockedError, Session, compose
 from repstitch.stores.postgresql_job import PREFIX, Book, Record, comment_on, find_record, write_record
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Translate, Unit, Which
 
-PAGE_ROWS = 4096  # rows that are translated together, and locked together in a second column
+PAGE_ROWS = 4096  # rows that are translated together
 LOCK_TRIES = 10
 BETWEEN_TRIES_SECONDS = 0.2
 LIVE_NATIVE = f"{NATIVE}@live"  # the state of a row that others have written since the cut-over
@@ -33,7 +33,7 @@ class Layout(ABC):
         assert job.book is not None
         self.session, self.table, self.id, self.record, self.book = session, table, id_column, job, job.book
         old = table.fields[self.book.old_name]
-        self._has_listed = False
+        self._has_listed, self.page_rows = False, PAGE_ROWS
         self.source = Vectors(source_dim, old.type == "halfvec")
         self.target = Vectors(self.book.dim, self.book.half)
         self.new_type = table.type("halfvec" if self.book.half else "vector", self.book.dim)
@@ -148,7 +148,7 @@ class Layout(ABC):
         n_rows = self.session.value("select reltuples::bigint from pg_class where oid = {oid}", oid=self.table.oid)
         if n_rows <= 0:
             n_rows = self.session.value("select count(*) from {T}", T=self.table.qualified)
-        size = max(1, min(blocks, round(PAGE_ROWS * blocks / max(n_rows, 1))))
+        size = max(1, min(blocks, round(self.page_rows * blocks / max(n_rows, 1))))
         rows = self.run(
             """select block, count(*) from (select (ctid::text::point)[0]::bigint / {size} as block from {T} d
             where {remaining}) blocks group by block order by block""",
