@@ -73,8 +73,8 @@ class Address:
 
 def is_address(source: object) -> bool:
     """Return whether a source of embeddings is text that begins with the scheme of a store."""
-    found = SCHEME.match(source) if isinstance(source, str) else None
-    return found is not None and found[1].lower() in SCHEMES
+    scheme_match = SCHEME.match(source) if isinstance(source, str) else None
+    return scheme_match is not None and scheme_match[1].lower() in SCHEMES
 
 
 def parse_address(text: str) -> Address:
@@ -83,11 +83,11 @@ def parse_address(text: str) -> Address:
     If the locator is empty, the environment variable REPSTITCH_ADDRESS may contain the locator and the parameters of
     the driver. Raises InputError if the address is not valid. No message repeats a password.
     """
-    found = SCHEME.match(text)
-    if found is None or found[1].lower() not in SCHEMES:
+    scheme_match = SCHEME.match(text)
+    if scheme_match is None or scheme_match[1].lower() not in SCHEMES:
         raise InputError(f"An address must begin with {' or '.join(f'{name}://' for name in SCHEMES)}; got {text}.")
-    scheme = "postgresql" if found[1].lower() == "postgres" else found[1].lower()
-    locator, _, query = text[found.end() :].partition("?")
+    scheme = "postgresql" if scheme_match[1].lower() == "postgres" else scheme_match[1].lower()
+    locator, _, query = text[scheme_match.end() :].partition("?")
     _keep_secrets(locator, query)
     own, others = _split_parameters(query, scheme, text)
     if not locator and not others:
@@ -121,9 +121,9 @@ def check_no_secret(text: str) -> None:
 def split_table(table: str) -> tuple[str, ...]:
     """Split `SCHEMA.NAME` or `NAME`, in which names may be in double quotes, into the names without quotes."""
     parts, at = [], 0
-    while found := NAME.match(table, at):
-        parts.append(found[1].replace('""', '"') if found[1] is not None else found[2])
-        at = found.end()
+    while name_match := NAME.match(table, at):
+        parts.append(name_match[1].replace('""', '"') if name_match[1] is not None else name_match[2])
+        at = name_match.end()
         if table[at : at + 1] != ".":
             break
         at += 1
@@ -162,14 +162,14 @@ def _is_misspelt(name: str) -> bool:
 def _from_environment(scheme: str) -> tuple[str, list[str]]:
     """Return the locator and the driver's parameters in REPSTITCH_ADDRESS: nothing if it is not set."""
     stated = os.environ.get(ENVIRONMENT, "")
-    found = SCHEME.match(stated)
-    if found is None:
+    scheme_match = SCHEME.match(stated)
+    if scheme_match is None:
         if stated:
             raise InputError(f"{ENVIRONMENT} must be an address such as postgresql://user@host/database.")
         return "", []
-    if scheme != ("postgresql" if found[1].lower() == "postgres" else found[1].lower()):
+    if scheme != ("postgresql" if scheme_match[1].lower() == "postgres" else scheme_match[1].lower()):
         raise InputError(f"{ENVIRONMENT} must begin with {scheme}://, as the address does.")
-    locator, _, query = stated[found.end() :].partition("?")
+    locator, _, query = stated[scheme_match.end() :].partition("?")
     _keep_secrets(locator, query)
     return locator, [part for part in query.split("&") if part and part.partition("=")[0] not in OWN]
 

@@ -19,7 +19,7 @@ from helpers.spaces import card, gaussian, names
 
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
-from repstitch.stitchers.held_out_rows import HeldOutRows, beside
+from repstitch.stitchers.held_out_rows import HeldOutRows, held_out_file
 
 N = 200
 SECRET = "tr0ub4dor&3"
@@ -130,7 +130,7 @@ def test_training_takes_the_rows_of_a_table_that_the_other_side_has(capsys, tmp_
     fast = ("--method", "ridge", "--device", "cpu", "--target", tmp_path / "new.parquet")
     out = result(capsys, "train", "--source", address, *fast, "--out", tmp_path / "a")
     assert out["source"] == "docs.vector"
-    assert beside(tmp_path / "a").exists()
+    assert held_out_file(tmp_path / "a").exists()
     result(capsys, "train", "--source", address, *fast, "--out", tmp_path / "b", "--sample", "60")
     pairs = json.loads((tmp_path / "b" / "config.json").read_text())["provenance"]["pairs"]
     assert sum(pairs.values()) == 60

@@ -1,5 +1,6 @@
 """A table in PostgreSQL, its writers and its readers, for the tests that run on all stores."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +31,15 @@ class PostgresColumnWorld:
 
     def __init__(self, folder: Path):
         self.uri = new_database()
-        self.connection = psycopg.connect(self.uri, autocommit=True)
+        self._connections: dict[int, psycopg.Connection] = {}
+
+    @property
+    def connection(self) -> psycopg.Connection:
+        """The connection of this thread."""
+        thread = threading.get_ident()
+        if thread not in self._connections:
+            self._connections[thread] = psycopg.connect(self.uri, autocommit=True)
+        return self._connections[thread]
 
     def run(self, text: str, *values: Any) -> list[tuple]:
         cursor = self.connection.execute(text.encode(), values or None)
@@ -86,7 +95,8 @@ class PostgresColumnWorld:
         return [self.run(query) for query in SCHEMA]
 
     def close(self) -> None:
-        self.connection.close()
+        for connection in self._connections.values():
+            connection.close()
 
 
 class PostgresSideWorld(PostgresColumnWorld):

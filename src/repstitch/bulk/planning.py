@@ -136,10 +136,10 @@ def _re_embedding(store: Store, facts: Facts, settings: JobSettings) -> dict[str
 def _quality(stitcher: Stitcher) -> dict[str, Any]:
     """Return what the scorecard knows, which holds for the rows that it was computed on."""
     card = stitcher.scorecard
-    known: dict[str, Any] = {"in_your_domain": "unknown"}
+    quality: dict[str, Any] = {"in_your_domain": "unknown"}
     if "corpus" in card:
         scores = card.corpus
         recall = scores.recall_at(1)
-        known |= {"recall@1": recall.score, "interval": recall.interval, "pairs": card.n, "pool": card.pool}
-        known["verdict"] = str(scores.verdict) if "verdict" in scores else None
-    return known
+        quality |= {"recall@1": recall.score, "interval": recall.interval, "pairs": card.n, "pool": card.pool}
+        quality["verdict"] = str(scores.verdict) if "verdict" in scores else None
+    return quality

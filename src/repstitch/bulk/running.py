@@ -25,7 +25,7 @@ RETRY_SECONDS = (1, 2, 4, 8, 16)  # after which a lost connection is opened agai
 def begin(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     """Return the job on a column: the one that has begun, or a new one, for which the place is made.
 
-    Raises InputError if the job uses another stitcher, or has been cut over.
+    Raises InputError if the job uses another stitcher.
     """
     job = job_of(store)
     if job is None:
@@ -34,18 +34,16 @@ def begin(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     else:
         check_stitcher(job, stitcher)
         _check_same(job, settings)
-        if job.phase == CUT_OVER:
-            raise InputError(
-                f"{store.address.label} has been cut over already; go back with `repstitch migrate rollback`, or end "
-                "the migration with `repstitch migrate cleanup`."
-            )
-    store.begin(job.migration, job.to_dict())
+    if job.phase != CUT_OVER:
+        store.begin(job.migration, job.to_dict())
     store.resume(job.migration)
     return job
 
 
 def run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     """Fill, index, and catch up with what others wrote meanwhile. Returns the job.
+
+    After a cut-over, only catch up with what others still write to the old vectors, where the table has both.
 
     Ctrl-C, a killed process, a full disk and a lost connection lose nothing: run again, and it goes on. A lost
     connection is opened again some times. Raises InputError if the column cannot be moved, or if another job on it is
@@ -68,6 +66,9 @@ def run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
 def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     with store.locked():
         job = begin(store, stitcher, settings)
+        if job.phase == CUT_OVER:
+            catch_up(store, Translation(stitcher, settings.max_rows_per_second))
+            return job
         with tqdm(total=store.facts().n_rows, unit="row", unit_scale=True, delay=1, desc="fill", leave=False) as bar:
             translation = Translation(stitcher, settings.max_rows_per_second, bar.update)
             fill(store, job.migration, translation, settings.workers)
@@ -167,9 +168,9 @@ def _check_same(job: Job, settings: JobSettings) -> None:
     stated = {"new_vector": job.migration.new, "old_vector": job.migration.old, "layout": job.migration.layout}
     stated |= {"view": job.migration.view}
     for name, value in stated.items():
-        asked = getattr(settings, name)
-        if asked is not None and asked != value:
+        wanted = getattr(settings, name)
+        if wanted is not None and wanted != value:
             raise InputError(
-                f"`{name}` must be {value!r}, as when the migration began; got {asked!r}. To change it, clean up and "
+                f"`{name}` must be {value!r}, as when the migration began; got {wanted!r}. To change it, clean up and "
                 "begin anew."
             )

@@ -150,9 +150,9 @@ def _search(store: Store, queries: np.ndarray, which: Which, where: str | None =
     return hits.ids, hits.seconds
 
 
-def _index_loss(found_ids: np.ndarray, exact: ExactSearch, queries: Queries, least: float) -> dict[str, Any]:
+def _index_loss(hit_ids: np.ndarray, exact: ExactSearch, queries: Queries, least: float) -> dict[str, Any]:
     """Compare the results of the store's index with those of an exact search on the same column."""
-    share = overlap(found_ids, exact.ids)
+    share = overlap(hit_ids, exact.ids)
     return {
         "recall@10": share,
         "least": least,
@@ -172,19 +172,19 @@ def _map_loss(store: Store, stitcher: Stitcher, native: HeldOutRows, is_held_out
     rows = compared(store, list(native.ids))
     kept = (rows.states == TRANSLATED) & np.isfinite(rows.new).all(axis=1)
     gallery = dict(zip(rows.ids[kept], rows.new[kept], strict=True))
-    asked = [i for i, key in enumerate(native.ids[: len(native.vectors)]) if key in gallery]
+    query_rows = [i for i, key in enumerate(native.ids[: len(native.vectors)]) if key in gallery]
     others = [key for key in native.ids[len(native.vectors) :] if key in gallery]
-    pool = [*(native.ids[i] for i in asked), *others]
-    if not asked:
+    pool = [*(native.ids[i] for i in query_rows), *others]
+    if not query_rows:
         return {"pool": 0, "queries": 0, "passed": not is_held_out}
-    positions = ranks(native.vectors[asked], np.stack([gallery[key] for key in pool]))
+    positions = ranks(native.vectors[query_rows], np.stack([gallery[key] for key in pool]))
     first = int((positions <= 1).sum())
-    interval = binomtest(first, len(asked)).proportion_ci(method="wilson")
+    interval = binomtest(first, len(query_rows)).proportion_ci(method="wilson")
     result = {
         "recall@1": recall(positions, 1),
         "recall@10": recall(positions, K),
         "interval": [float(interval.low), float(interval.high)],
-        "queries": len(asked),
+        "queries": len(query_rows),
         "pool": len(pool),
     }
     if is_held_out and "corpus" in stitcher.scorecard:
@@ -195,7 +195,7 @@ def _map_loss(store: Store, stitcher: Stitcher, native: HeldOutRows, is_held_out
     return result
 
 
-def _judge(found_ids: np.ndarray, queries: Queries, path: str) -> dict[str, Any]:
+def _judge(hit_ids: np.ndarray, queries: Queries, path: str) -> dict[str, Any]:
     """Return nDCG@10 of the searches in the store, over the queries with a relevant document."""
     qrels = read_qrels(path)
     judged = [i for i, key in enumerate(queries.ids) if any(grade > 0 for grade in qrels.get(key, {}).values())]
@@ -203,10 +203,10 @@ def _judge(found_ids: np.ndarray, queries: Queries, path: str) -> dict[str, Any]
         raise InputError(
             f"No query of `queries` has a relevant document in `qrels` {path}; both must use the same ids."
         )
-    names = sorted({name for i in judged for name in (*found_ids[i], *qrels[queries.ids[i]])})
+    names = sorted({name for i in judged for name in (*hit_ids[i], *qrels[queries.ids[i]])})
     number = {name: at for at, name in enumerate(names)}
     grades = [{number[name]: grade for name, grade in qrels[queries.ids[i]].items()} for i in judged]
-    retrieved = np.array([[number[name] for name in found_ids[i]] for i in judged])
+    retrieved = np.array([[number[name] for name in hit_ids[i]] for i in judged])
     return {"ndcg@10": float(ndcg(retrieved, grades, K).mean()), "queries": len(judged)}
 
 

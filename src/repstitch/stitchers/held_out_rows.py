@@ -34,7 +34,7 @@ class HeldOutRows:
         missing = pa.nulls(len(self.ids) - len(self.vectors), vectors.type)
         schema = pa.schema([("id", pa.string()), ("vector", vectors.type)], metadata={STITCHER_KEY: version})
         table = pa.table([pa.array(self.ids, pa.string()), pa.chunked_array([vectors, missing])], schema=schema)
-        with written_whole(beside(stitcher)) as temporary:
+        with written_whole(held_out_file(stitcher)) as temporary:
             pq.write_table(table, temporary)
 
 
@@ -44,7 +44,7 @@ def keep_rows(ids: np.ndarray, vectors: np.ndarray) -> HeldOutRows:
     return HeldOutRows(ids[order], np.ascontiguousarray(vectors[order[:MOST_QUERIES]], np.float32))
 
 
-def beside(stitcher: Path) -> Path:
+def held_out_file(stitcher: Path) -> Path:
     """Return the file of held-out rows beside the folder of a stitcher. It is never inside, since that is published."""
     path = stitcher.absolute()
     return path.with_name(f"{path.name}.held-out.parquet")
@@ -55,7 +55,7 @@ def read_held_out(stitcher: Path, version: str) -> HeldOutRows | None:
 
     Raises InputError if the file cannot be read.
     """
-    path = beside(stitcher)
+    path = held_out_file(stitcher)
     if not path.exists():
         return None
     try:

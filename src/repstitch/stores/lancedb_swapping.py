@@ -6,7 +6,7 @@ conflict with rows that other programs write, so the versions that came between 
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,8 @@ def cut_over(filling: Filling, translate: Translate, job: dict[str, Any], max_re
         save_metadata(filling.path, filling.vector, {JOB_SWAPPED: json.dumps(job)})
         n_rest, before = _catch_up_all(filling, translate)
         swapped = _swap(filling, before, {columns.old or "": columns.move.old, columns.new: columns.move.vector})
+    set_tag(open_latest(filling.path).checkout_version(swapped.after), columns.cut_over_tag)
     repaired, notes = _repair(filling, translate)
-    set_tag(open_latest(filling.path), columns.cut_over_tag)
     if columns.move.keep_names:
         notes = (f"Readers must now use column {columns.new!r}.", *notes)
     if swapped.n_between:
@@ -128,6 +128,13 @@ def set_tag(dataset: lance.LanceDataset, name: str) -> None:
             dataset.tags.create(name, dataset.version)
 
 
+def remove_tags(dataset: lance.LanceDataset, names: Sequence[str]) -> None:
+    """Remove those of the tags that exist."""
+    with explained(f"The tags of the job cannot be removed from {dataset.uri}"):
+        for name in set(names) & set(dataset.tags.list()):
+            dataset.tags.delete(name)
+
+
 def roll_back(filling: Filling, job: dict[str, Any]) -> RolledBack:
     """Give the old vectors their name again, after removing those that are out of date. See `Store.roll_back`."""
     columns = filling.columns(open_latest(filling.path))
@@ -148,6 +155,7 @@ def roll_back(filling: Filling, job: dict[str, Any]) -> RolledBack:
         move = json.dumps(asdict(replace(columns.move, is_cut_over=False)))
         save_metadata(filling.path, filling.vector, {MOVE: move, JOB: json.dumps(job)})
     filling.checked.clear()  # in it are fragments with rows whose state does not say yet that they are native
+    remove_tags(open_latest(filling.path), [columns.tag])
     n_without_old = _without_old(filling)
     if columns.move.not_null and columns.is_swapped and not _restore_not_null(filling):
         notes.append(f"Column {filling.vector!r} accepts nulls now, because some rows have no old vector.")
@@ -264,10 +272,7 @@ def clean_up(path: Path, vector: str) -> None:
     columns = find_columns(dataset, vector)
     if columns is None:
         return
-    with explained(f"The tags of the job cannot be removed from {path}"):
-        for tag in (columns.tag, columns.cut_over_tag):
-            if tag in dataset.tags.list():
-                dataset.tags.delete(tag)
+    remove_tags(dataset, [columns.tag, columns.cut_over_tag])
     _drop(path, vector, lambda now: (now.old, now.state) if now.is_cut_over else (now.new, now.state))
     if columns.is_cut_over:
         _forget(path, columns)
