@@ -122,7 +122,17 @@ INSIDE = {
         "pool",
         "scoring",
     ),
-    "stitchers": ("maps", "pipeline", "confidence", "model_card", "held_out_rows", "stitcher", "held_out", "routing", "registry"),
+    "stitchers": (
+        "maps",
+        "pipeline",
+        "confidence",
+        "model_card",
+        "held_out_rows",
+        "stitcher",
+        "held_out",
+        "routing",
+        "registry",
+    ),
     "fit": (
         "ranks",
         "recipe",

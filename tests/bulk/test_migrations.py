@@ -29,6 +29,11 @@ def made(world, n: int = N, d: int = D, **options) -> tuple[str, np.ndarray]:
     return world.create(list(range(n)), vectors, **options), vectors
 
 
+def readers_vectors(world, n: int = N) -> np.ndarray:
+    rows = world.read()
+    return np.stack([rows[i][1] for i in range(n)])
+
+
 def settings(world, **others):
     return settings_of(**{**world.options, **others})
 
@@ -80,7 +85,9 @@ def test_clean_up_after_the_cut_over_leaves_the_new_vectors_alone(world, stitche
         verified(store, stitcher, world, vectors)
         cut_over(store, stitcher, settings(world))
         assert clean_up(store) == "cut over"
-    np.testing.assert_allclose(np.stack([world.read()[i][1] for i in range(N)]), stitcher.translate(vectors), atol=1e-5)
+    np.testing.assert_allclose(readers_vectors(world), stitcher.translate(vectors), atol=1e-5)
+    if world.options.get("view"):
+        return  # the table's own vectors were the old ones, so its address has no column now
     with opened(address) as store:
         assert job_of(store) is None
         assert store.facts().dim == E
@@ -106,7 +113,7 @@ def test_clean_up_before_the_cut_over_leaves_the_table_as_found(world, stitcher,
     with opened(address) as store:
         clean_up(store)
     assert world.schema() == before
-    np.testing.assert_array_equal(np.stack([world.read()[i][1] for i in range(N)]), vectors)
+    np.testing.assert_array_equal(readers_vectors(world), vectors)
 
 
 def test_rows_written_at_any_moment_end_up_right(world, stitcher):
@@ -168,12 +175,12 @@ def test_equal_dimensions_keep_the_names_unless_a_swap_is_stated(world):
         assert job.migration.keep_names or job.migration.view
     if not world.read().keys() or world.options.get("view"):
         return
-    np.testing.assert_array_equal(np.stack([world.read()[i][1] for i in range(N)]), vectors)
+    np.testing.assert_array_equal(readers_vectors(world), vectors)
     with opened(address) as store:
         roll_back(store, settings(world))
         verified(store, stitcher, world, vectors)
         cut_over(store, stitcher, settings(world, swap_equal=True))
-    np.testing.assert_allclose(np.stack([world.read()[i][1] for i in range(N)]), stitcher.translate(vectors), atol=1e-5)
+    np.testing.assert_allclose(readers_vectors(world), stitcher.translate(vectors), atol=1e-5)
 
 
 def test_rows_of_the_old_space_are_recognised_after_a_swap_between_equal_dimensions(world):

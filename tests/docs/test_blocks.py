@@ -37,6 +37,7 @@ def run_blocks(page: Path, folder: Path, place: Path, monkeypatch: pytest.Monkey
     """Run the Python blocks of a page in one namespace, in a copy of `folder`, with a service if they use one."""
     shutil.copytree(folder, place, dirs_exist_ok=True)
     monkeypatch.chdir(place)
+    monkeypatch.setenv("REPSTITCH_ADDRESS", "")  # a block may set it
     python = blocks(text_of(page), "python")
     names = {"__name__": "__main__"}
     if not any(ADDRESS in block for block in python):
@@ -82,3 +83,23 @@ def test_a_first_page_can_be_typed_from_top_to_bottom(name, real, tmp_path, monk
             assert main(words) == 0, (words, capsys.readouterr().err)
             ran += 1
     assert ran >= 4
+
+
+STORES = sorted((ROOT / "docs" / "stores").glob("*.md"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", STORES, ids=name_of)
+def test_the_page_of_a_store_can_be_typed_in_an_empty_folder(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPSTITCH_ADDRESS", "")
+    names, ran = {"__name__": "__main__"}, 0
+    for _, kind, body in FENCE.findall(text_of(page)):
+        if kind == "python":
+            exec(compile(body, page.name, "exec"), names)
+        for words in commands(body) if kind == "bash" else ():
+            assert main(words) == 0, (words, capsys.readouterr())
+            ran += 1
+    assert ran >= 5
+    if "server" in names:
+        names["server"].cleanup()  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 """A table of LanceDB with writers and readers, as an application has them, for the tests of stores."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 TRIES = 100
+WRITES_PER_COMPACTION = 50
 TABLE = "docs"
 
 
@@ -30,6 +32,7 @@ class LanceWorld:
     def __init__(self, folder: Path):
         self.database = folder / "database"
         self.path = self.database / f"{TABLE}.lance"
+        self.n_writes = itertools.count(1)
 
     @property
     def latest(self) -> lance.LanceDataset:
@@ -59,6 +62,12 @@ class LanceWorld:
             }
         )
 
+    def _write(self, write) -> None:
+        """Write, and compact the table from time to time, as LanceDB advises."""
+        self._again(write)
+        if next(self.n_writes) % WRITES_PER_COMPACTION == 0:
+            self.compact()
+
     @staticmethod
     def _again(write) -> None:
         """Write again until no other program's commit is in the way, as LanceDB's own clients do."""
@@ -71,19 +80,19 @@ class LanceWorld:
                     raise
 
     def insert(self, ids: Sequence[int], vectors: np.ndarray) -> None:
-        self._again(lambda: lance.write_dataset(self._rows(ids, vectors), str(self.path), mode="append"))
+        self._write(lambda: lance.write_dataset(self._rows(ids, vectors), str(self.path), mode="append"))
 
     def _merge(self, rows: pa.Table) -> None:
-        self._again(lambda: self.latest.merge_insert("id").when_matched_update_all().execute(rows))
+        self._write(lambda: self.latest.merge_insert("id").when_matched_update_all().execute(rows))
 
     def update(self, ids: Sequence[int], vectors: np.ndarray) -> None:
         self._merge(pa.table({"id": pa.array(np.asarray(ids, np.int64)), "vector": vectors_of(vectors)}))
 
     def touch(self, ids: Sequence[int]) -> None:
-        self._again(lambda: self.latest.update({"n": "n + 1"}, where=_in(ids)))
+        self._write(lambda: self.latest.update({"n": "n + 1"}, where=_in(ids)))
 
     def delete(self, ids: Sequence[int]) -> None:
-        self._again(lambda: self.latest.delete(_in(ids)))
+        self._write(lambda: self.latest.delete(_in(ids)))
 
     def dual(self, ids: Sequence[int], old: np.ndarray, new: np.ndarray, new_name: str = "vector_new") -> None:
         columns = {"id": pa.array(np.asarray(ids, np.int64)), "vector": vectors_of(old), new_name: vectors_of(new)}

@@ -13,6 +13,7 @@ from lance.fragment import LanceFragment
 from repstitch.errors import InputError
 from repstitch.stores.arrow_columns import has_vector, matrix, vector_column
 from repstitch.stores.lancedb_fragments import (
+    BATCH_ROWS,
     Files,
     Written,
     commit_files,
@@ -117,17 +118,13 @@ class Filling:
         """
         dataset = open_latest(self.path)
         columns = self.columns(dataset)
-        n_seen, changed = 0, []
+        fragments, n_seen = [], 0
         for fragment in self.unchecked(dataset, columns):
             if at_most is not None and n_seen >= at_most:
                 break
+            fragments.append(fragment)
             n_seen += fragment.count_rows()
-            if not is_filled(fragment, columns) or self._count(fragment, columns, first=True):
-                changed.append(fragment)
-            else:
-                self.checked.add(key_of(fragment, columns))
-        if changed:
-            self._rewrite(changed, columns, translate)
+        self._rewrite(fragments, columns, translate)
         return n_seen
 
     def count_rest(self, dataset: lance.LanceDataset, at_most: int | None = None) -> int:
@@ -178,7 +175,7 @@ class Filling:
         return n_rest
 
     def _rewrite(self, fragments: Sequence[LanceFragment], columns: Columns, translate: Translate) -> int:
-        """Write the new vectors of fragments, and return the number of rows translated.
+        """Write the new vectors of those fragments that need it, and return the number of rows translated.
 
         They are committed together, but some seconds after the first was written at the latest. Fragments that others
         changed meanwhile are left out.
@@ -187,8 +184,11 @@ class Filling:
         waiting: list[tuple[LanceFragment, Written]] = []
         try:
             for fragment in fragments:
-                if fragment.count_rows():
-                    waiting.append((fragment, self._write(fragment, columns, translate)))
+                batches = self._changed(fragment, columns)
+                if batches is None:
+                    self.checked.add(key_of(fragment, columns))
+                else:
+                    waiting.append((fragment, self._write(fragment, batches, columns, translate)))
                 if time.monotonic() - started > COMMIT_SECONDS:
                     ready, waiting = waiting, []
                     n_rows += self._commit(ready, columns)
@@ -198,10 +198,20 @@ class Filling:
         finally:
             discard_files(self.path, [written for _, written in waiting])
 
-    def _write(self, fragment: LanceFragment, columns: Columns, translate: Translate) -> Written:
+    def _changed(self, fragment: LanceFragment, columns: Columns) -> Iterable[Batch] | None:
+        """Return the rows of a fragment, or None if every row is right."""
+        if fragment.count_rows() > BATCH_ROWS:
+            is_right = is_filled(fragment, columns) and not self._count(fragment, columns, first=True)
+            return None if is_right else self.batches(fragment, columns)
+        batches = list(self.batches(fragment, columns))  # there are often many small fragments, so each is read once
+        return batches if any(batch.needs.any() for batch in batches) else None
+
+    def _write(
+        self, fragment: LanceFragment, batches: Iterable[Batch], columns: Columns, translate: Translate
+    ) -> Written:
         ids = {name: columns.ids[name] for name in (columns.new, columns.state)}
         counts: list[int] = []
-        file = write_file(self.path, fragment, ids, self._translated(fragment, columns, translate, counts))
+        file = write_file(self.path, fragment, ids, self._translated(batches, columns, translate, counts))
         return Written(fragment.fragment_id, files_with(fragment, ids.values()), file, sum(counts))
 
     def _commit(self, ready: Sequence[tuple[LanceFragment, Written]], columns: Columns) -> int:
@@ -219,10 +229,10 @@ class Filling:
                 self.checked.add(key_of(after, columns))
 
     def _translated(
-        self, fragment: LanceFragment, columns: Columns, translate: Translate, counts: list[int]
+        self, batches: Iterable[Batch], columns: Columns, translate: Translate, counts: list[int]
     ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
         """Yield the new vectors and states of a fragment, and add the numbers of translated rows to `counts`."""
-        for batch in self.batches(fragment, columns):
+        for batch in batches:
             todo = batch.needs == Need.TRANSLATION
             counts.append(int(np.count_nonzero(todo)))
             vectors, texts = self._whole(batch, translate) if todo.all() else self._mixed(batch, translate, todo)

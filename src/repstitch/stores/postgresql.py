@@ -251,7 +251,7 @@ class PostgresTable(Store):
         migration = self._in_rehearsal(migration)
         self._open_layout()
         book, card = asdict(self.layout.book), json.loads(migration.space)
-        for name in ("dim", "version", "new", "old", "keep_names", "view", "layout"):
+        for name in ("dim", "version", "new", "old", "view", "layout"):
             wanted = getattr(migration, name)
             if book[name] != wanted and not (name == "layout" and wanted is None):
                 raise InputError(
@@ -349,6 +349,7 @@ class PostgresTable(Store):
         if self.layout.book.is_live:
             self.layout.save(job)
             return CutOver(0, 0.0)
+        self.layout.save(keep_names=bool(job.get("keep_names", self.layout.book.keep_names)))
         result = CutOverJob(self.layout, job, max_pause).run(translate, max_rest)
         self._open_layout()
         return result

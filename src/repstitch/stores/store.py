@@ -334,7 +334,8 @@ class Store(ABC):
         """Catch up the rest, make the new vectors those that readers see, and store the state of the job, in one step.
 
         If more than `max_rest` rows or `max_pause` seconds of waiting would remain, let go, catch up and try again; after some
-        tries raise InputError. If a store cannot do it in one step, it checks at once that nothing came between,
+        tries raise InputError. `keep_names` and `guard` of the job hold, also if they differ from those at the
+        beginning. If a store cannot do it in one step, it checks at once that nothing came between,
         repairs, and reports.
         """
 
