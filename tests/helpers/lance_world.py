@@ -1,6 +1,7 @@
 """A table of LanceDB with writers and readers, as an application has them, for the tests of stores."""
 
 import itertools
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 TRIES = 100
-WRITES_PER_COMPACTION = 50
+WRITES_PER_COMPACTION, WRITE_SECONDS = 50, 0.02
 TABLE = "docs"
 
 
@@ -65,6 +66,7 @@ class LanceWorld:
     def _write(self, write) -> None:
         """Write, and compact the table from time to time, as LanceDB advises."""
         self._again(write)
+        time.sleep(WRITE_SECONDS)  # of an application on another machine
         if next(self.n_writes) % WRITES_PER_COMPACTION == 0:
             self.compact()
 
@@ -76,6 +78,8 @@ class LanceWorld:
                 write()
                 return
             except OSError as error:
+                if "should have type fixed_size_list" in str(error):
+                    raise OSError(f"the vectors have another dimension: {error}") from error
                 if ("onflict" not in str(error) and "preempted" not in str(error)) or attempt == TRIES - 1:
                     raise
 

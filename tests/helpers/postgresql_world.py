@@ -29,8 +29,9 @@ class PostgresColumnWorld:
     name = "postgresql column"
     options: ClassVar[dict[str, Any]] = {"layout": "column"}  # of the migration
 
-    def __init__(self, folder: Path):
-        self.uri = new_database()
+    def __init__(self, place: Path | str):
+        """Make a database, whatever folder is named, or use that at the address `place`."""
+        self.uri = place if isinstance(place, str) else new_database()
         self._connections: dict[int, psycopg.Connection] = {}
 
     @property

@@ -19,6 +19,7 @@ from repstitch.stores.arrow_columns import check_ids
 from repstitch.stores.exact_search import search_exactly
 from repstitch.stores.lancedb_filling import Filling, count_states
 from repstitch.stores.lancedb_fragments import BATCH_ROWS
+from repstitch.stores.lancedb_history import History
 from repstitch.stores.lancedb_job import (
     JOB,
     JOB_SWAPPED,
@@ -34,6 +35,7 @@ from repstitch.stores.lancedb_opening import (
     choose_id,
     choose_vector,
     explained,
+    id_conditions,
     open_latest,
     quoted,
     table_path,
@@ -210,7 +212,9 @@ class LanceTable(Store):
             raise InputError(f"Column {columns.new!r} must have {migration.dim} dimensions for this job; it is {kind}.")
         old_dim = dataset.schema.field(columns.old).type.list_size if columns.old else 0
         if self._filling is None or self._filling.word != migration.state:
-            self._filling = Filling(self.path, self.vector, migration.state, (old_dim, migration.dim))
+            dims = old_dim, migration.dim
+            history = History(self.path, self.vector, self.id, dims)
+            self._filling = Filling(self.path, self.vector, migration.state, dims, history)
             self._filling.checked |= lancedb_swapping.keys_at(dataset, columns.tag, self.vector)
             self._filling.n_tagged = len(self._filling.checked)
 
@@ -233,7 +237,7 @@ class LanceTable(Store):
         columns = filling.columns(dataset)
         if len(filling.checked) != filling.n_tagged and not filling.unchecked(dataset, columns):
             lancedb_swapping.set_tag(dataset, columns.tag)
-            filling.n_tagged = len(filling.checked)
+            filling.n_tagged, filling.right_version = len(filling.checked), dataset.version
         return n_seen
 
     def count_rest(self, at_most: int | None = None) -> int:
@@ -265,7 +269,7 @@ class LanceTable(Store):
         if ids is None:
             yield from lancedb_reading.compare(self.filling, dataset, columns, self.id, None)
             return
-        for where in lancedb_reading.conditions(dataset, self.id, ids):
+        for where in id_conditions(dataset.schema, self.id, ids):
             yield from lancedb_reading.compare(self.filling, dataset, columns, self.id, where)
 
     def search(

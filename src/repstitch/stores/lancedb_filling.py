@@ -11,9 +11,8 @@ import pyarrow as pa
 from lance.fragment import LanceFragment
 
 from repstitch.errors import InputError
-from repstitch.stores.arrow_columns import has_vector, matrix, vector_column
+from repstitch.stores.arrow_columns import has_vector, id_texts, matrix, vector_column
 from repstitch.stores.lancedb_fragments import (
-    BATCH_ROWS,
     Files,
     Written,
     commit_files,
@@ -23,6 +22,7 @@ from repstitch.stores.lancedb_fragments import (
     read_rows,
     write_file,
 )
+from repstitch.stores.lancedb_history import History, Sums, sums_of
 from repstitch.stores.lancedb_job import Columns, need_columns
 from repstitch.stores.lancedb_opening import explained, open_latest, quoted
 from repstitch.stores.lancedb_states import Need, checksums, first_word, needs, no_checksums, split, states
@@ -61,13 +61,16 @@ class Filling:
         vector: The column of vectors that is moved.
         word: The word of the state of translated rows.
         dims: Number of dimensions of the old and the new vectors.
+        history: The versions of the table.
     """
 
     path: Path
     vector: str
     word: str
     dims: tuple[int, int]
+    history: History
     checked: set[tuple[int, Files, Files]] = field(default_factory=set)
+    right_version: int = 0  # the last version in which every row was right
     n_tagged: int = 0  # their number when the version in which all are right was tagged
 
     def columns(self, dataset: lance.LanceDataset) -> Columns:
@@ -182,13 +185,10 @@ class Filling:
         """
         n_rows, started = 0, time.monotonic()
         waiting: list[tuple[LanceFragment, Written]] = []
+        changed = self._changed(fragments, columns)
         try:
-            for fragment in fragments:
-                batches = self._changed(fragment, columns)
-                if batches is None:
-                    self.checked.add(key_of(fragment, columns))
-                else:
-                    waiting.append((fragment, self._write(fragment, batches, columns, translate)))
+            for fragment, batches in changed:
+                waiting.append((fragment, self._write(fragment, batches, columns, translate)))
                 if time.monotonic() - started > COMMIT_SECONDS:
                     ready, waiting = waiting, []
                     n_rows += self._commit(ready, columns)
@@ -198,13 +198,33 @@ class Filling:
         finally:
             discard_files(self.path, [written for _, written in waiting])
 
-    def _changed(self, fragment: LanceFragment, columns: Columns) -> Iterable[Batch] | None:
-        """Return the rows of a fragment, or None if every row is right."""
-        if fragment.count_rows() > BATCH_ROWS:
-            is_right = is_filled(fragment, columns) and not self._count(fragment, columns, first=True)
-            return None if is_right else self.batches(fragment, columns)
-        batches = list(self.batches(fragment, columns))  # there are often many small fragments, so each is read once
-        return batches if any(batch.needs.any() for batch in batches) else None
+    def _changed(
+        self, fragments: Sequence[LanceFragment], columns: Columns
+    ) -> list[tuple[LanceFragment, Iterable[Batch]]]:
+        """Return the fragments with rows that are not right, and their rows; the others are remembered as checked."""
+        changed: list[tuple[LanceFragment, Iterable[Batch]]] = []
+        unclear: dict[str, Sums] = {}
+        n_kept = 0
+        for fragment in fragments:
+            if not is_filled(fragment, columns):
+                changed.append((fragment, self.batches(fragment, columns)))
+                continue
+            kept, is_changed = [], False
+            for batch in self.batches(fragment, columns, self.history.id):
+                unclear |= _unclear_rows(batch)
+                is_changed |= bool(batch.needs.any())
+                if n_kept < AT_ONCE_ROWS:  # there are often many small fragments, so these are read once
+                    kept.append(batch)
+                    n_kept += len(batch.places)
+            if not is_changed:
+                self.checked.add(key_of(fragment, columns))
+            elif sum(len(batch.places) for batch in kept) == fragment.count_rows():
+                changed.append((fragment, kept))
+            else:
+                changed.append((fragment, self.batches(fragment, columns, self.history.id)))
+        begun = max(columns.move.begun, self.right_version)
+        outdated = self.history.outdated(unclear, begun, columns.version) if unclear else set()
+        return [(fragment, _with_outdated(batches, outdated)) for fragment, batches in changed]
 
     def _write(
         self, fragment: LanceFragment, batches: Iterable[Batch], columns: Columns, translate: Translate
@@ -262,6 +282,28 @@ class Filling:
         for word, rows in ((self.word, todo & valid), (SKIPPED, todo & ~valid), (NATIVE, batch.needs == Need.STATE)):
             texts[rows] = states(word, batch.old_sums[rows], new_sums[rows]).to_numpy(False)
         return vector_column(new, valid), pa.array(texts, pa.string())
+
+
+def _unclear_rows(batch: Batch) -> dict[str, Sums]:
+    """Return the rows of which both vectors have changed since their state was written, by id, with their checksums."""
+    unclear = (batch.needs == Need.STATE) & batch.has_old
+    for row in np.flatnonzero(unclear):
+        state = batch.states[row].as_py()
+        unclear[row] = state is None or split(state)[1] != batch.old_sums[row].tobytes().decode()
+    if not unclear.any() or batch.ids is None:
+        return {}
+    keys = id_texts(batch.ids.filter(pa.array(unclear)))
+    return sums_of(keys, batch.old_sums[unclear], batch.new_sums[unclear])
+
+
+def _with_outdated(batches: Iterable[Batch], outdated: set[str]) -> Iterator[Batch]:
+    """Yield batches in which rows with these ids need a translation, if they need anything."""
+    for batch in batches:
+        if outdated and batch.ids is not None:
+            batch.needs[[key in outdated for key in id_texts(batch.ids)] & (batch.needs == Need.STATE)] = (
+                Need.TRANSLATION
+            )
+        yield batch
 
 
 def _is_readers_own(need: np.ndarray, stored: pa.Array, new_sums: np.ndarray) -> np.ndarray:

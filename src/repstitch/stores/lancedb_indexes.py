@@ -1,6 +1,7 @@
 """Vector indexes of LanceDB tables: their settings, copies of them for another column, and searches."""
 
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,16 @@ def build(path: Path, like: Index, column: str, name: str, dims: tuple[int, int]
 
 
 def stamp(dataset: lance.LanceDataset, column: str) -> str:
-    """Return the identities of the vector indexes on a column, as text; "" for none."""
-    parts = [str(segment.uuid) for index in vector_indexes(dataset, column) for segment in index.segments]
-    return " ".join(sorted(parts))
+    """Return text that tells the vector indexes on a column from others; "" for none.
+
+    Compaction and later rows give an index another id. It stays the same index, with the same partitions.
+    """
+    parts = []
+    for index in describe(dataset, column):
+        centroids = dataset.get_ivf_model(index.name).centroids
+        checksum = zlib.crc32(np.ascontiguousarray(centroids.flatten().to_numpy(zero_copy_only=False)).tobytes())
+        parts.append(f"{index.name} {index.kind} {index.settings} {checksum:08x}")
+    return "; ".join(sorted(parts))
 
 
 def search(

@@ -35,6 +35,7 @@ class Move:
         version: The version of the stitcher.
         keep_names: Whether the cut-over leaves the names as they are.
         not_null: Whether the old column did not accept nulls when the job began.
+        begun: The version of the table in which the new column was added.
         is_cut_over: Whether readers have been told to use the new column, if the names are kept.
     """
 
@@ -46,6 +47,7 @@ class Move:
     version: str
     keep_names: bool = False
     not_null: bool = False
+    begun: int = 0
     is_cut_over: bool = False
 
 
@@ -62,6 +64,7 @@ class Columns:
     state: str
     ids: dict[str, int]  # of all columns
     metadata: dict[bytes, bytes]  # of the new column
+    version: int
 
     @property
     def is_swapped(self) -> bool:
@@ -96,7 +99,7 @@ def find_columns(dataset: lance.LanceDataset, vector: str) -> Columns | None:
         if move.vector == vector:
             old = move.old if field.name == vector else vector
             ids = {field.name(): field.id() for field in dataset.lance_schema.fields()}
-            return Columns(move, old if old in ids else None, field.name, move.state, ids, metadata)
+            return Columns(move, old if old in ids else None, field.name, move.state, ids, metadata, dataset.version)
     return None
 
 
@@ -145,7 +148,8 @@ def begin_job(path: Path, vector: str, migration: Migration, job: dict[str, Any]
         if existing is not None:
             check_fits(existing.move, move)
             return
-        begun = replace(move, not_null=not dataset.schema.field(vector).nullable)
+        is_not_null = not dataset.schema.field(vector).nullable
+        begun = replace(move, not_null=is_not_null, begun=dataset.version + 1)
         metadata = {SPACE_KEY: migration.space, MOVE: json.dumps(asdict(begun)), JOB: json.dumps(job)}
         kind = pa.list_(pa.float32(), migration.dim)
         field = pa.field(move.new, kind, metadata=metadata)  # type: ignore[arg-type]

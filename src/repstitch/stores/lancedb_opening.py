@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ from repstitch.stores.arrow_columns import is_vectors
 from repstitch.text import nearest
 
 TRIES = 30  # of a commit that conflicts with those of other programs
+IDS_AT_ONCE = 1000  # in one condition
 LONGEST_WAIT = 0.5  # seconds between two of them
 DRIVER_ERRORS = (OSError, ValueError, RuntimeError, NotImplementedError)
 ENDING = ".lance"
@@ -68,6 +69,14 @@ def literal(key: str, kind: pa.DataType) -> str:
         except ValueError:
             return "null"  # no row has this id
     return "'" + key.replace("'", "''") + "'"
+
+
+def id_conditions(schema: pa.Schema, id_column: str, ids: Sequence[str]) -> Iterator[str]:
+    """Yield conditions that select the rows with these ids, some ids at a time: at least one condition."""
+    kind = schema.field(id_column).type
+    for at in range(0, max(1, len(ids)), IDS_AT_ONCE):
+        keys = ", ".join(literal(key, kind) for key in ids[at : at + IDS_AT_ONCE])
+        yield f"{quoted(id_column)} in ({keys or 'null'})"
 
 
 def choose_id(schema: pa.Schema, name: str | None, place: str) -> str:

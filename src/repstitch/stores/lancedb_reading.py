@@ -12,11 +12,10 @@ from lance.fragment import LanceFragment
 from repstitch.stores.arrow_columns import SPACE_KEY, draw_rows, id_texts
 from repstitch.stores.lancedb_filling import Filling
 from repstitch.stores.lancedb_job import Columns
-from repstitch.stores.lancedb_opening import explained, literal, quoted
+from repstitch.stores.lancedb_opening import explained, id_conditions, quoted
 from repstitch.stores.lancedb_states import Need, first_word
 from repstitch.stores.store import NATIVE, Compared
 
-IDS_AT_ONCE = 1000
 READING = "The table cannot be read"
 
 
@@ -92,18 +91,10 @@ def sample(
 def take(dataset: lance.LanceDataset, id_column: str, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """Return the rows with these ids."""
     parts = []
-    for where in conditions(dataset, id_column, ids):
+    for where in id_conditions(dataset.schema, id_column, ids):
         with explained(READING):
             parts.append(dataset.to_table(columns=list(columns), filter=where))
     return pa.concat_tables(parts)
-
-
-def conditions(dataset: lance.LanceDataset, id_column: str, ids: Sequence[str]) -> Iterator[str]:
-    """Yield conditions that select the rows with these ids, some ids at a time: at least one condition."""
-    kind = dataset.schema.field(id_column).type
-    for at in range(0, max(1, len(ids)), IDS_AT_ONCE):
-        keys = ", ".join(literal(key, kind) for key in ids[at : at + IDS_AT_ONCE])
-        yield f"{quoted(id_column)} in ({keys or 'null'})"
 
 
 def id_batches(dataset: lance.LanceDataset, id_column: str) -> Iterator[pa.Array]:

@@ -1,0 +1,111 @@
+"""Tell from the versions of a LanceDB table which of two vectors of a row was written last.
+
+The state of a row tells that both vectors have changed, and not whether one program wrote both, or one program wrote
+both and another the old one later. The versions of the table tell it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lance
+import numpy as np
+from lance.fragment import LanceFragment
+
+from repstitch.stores.arrow_columns import id_texts, matrix
+from repstitch.stores.lancedb_fragments import key_of
+from repstitch.stores.lancedb_job import Columns, find_columns
+from repstitch.stores.lancedb_opening import explained, id_conditions
+from repstitch.stores.lancedb_states import checksums
+
+Sums = tuple[bytes, bytes]  # the checksums of the old and the new vector of a row
+
+
+@dataclass(frozen=True)
+class History:
+    """The versions of a table since a job began. `dims` are the numbers of dimensions of the old and new vectors."""
+
+    path: Path
+    vector: str
+    id: str
+    dims: tuple[int, int]
+
+    def outdated(self, rows: dict[str, Sums], begun: int, version: int) -> set[str]:
+        """Return the ids of rows whose old vector was written after the new one.
+
+        `rows` are rows by id as they are in `version`. In `begun`, which is the version in which the new column was
+        added or a later one, no row was like that. A row whose past versions are gone counts as outdated, because a
+        translation is never wrong.
+        """
+        base = self._open(begun)
+        if base is None:
+            return set(rows)
+        dataset, columns = base
+        old_files = {key_of(fragment, columns) for fragment in dataset.get_fragments()}
+        before = self._read(dataset, columns, rows, dataset.get_fragments())
+
+        def read(middle: int) -> dict[str, Sums] | None:
+            opened = self._open(middle)
+            if opened is None:
+                return None
+            recent = [part for part in opened[0].get_fragments() if key_of(part, opened[1]) not in old_files]
+            return before | (self._read(*opened, rows, recent) if recent else {})
+
+        changed = {key: sums for key, sums in rows.items() if _old(before, key) != sums[0]}
+        return _outdated(changed, before, begun, version, read)
+
+    def _open(self, version: int) -> tuple[lance.LanceDataset, Columns] | None:
+        """Open a version with the columns that it has, or return None if it is gone."""
+        try:
+            dataset = lance.dataset(str(self.path), version=version)
+        except (OSError, ValueError):
+            return None
+        columns = find_columns(dataset, self.vector)
+        return None if columns is None or columns.old is None else (dataset, columns)
+
+    def _read(
+        self, dataset: lance.LanceDataset, columns: Columns, ids: Iterable[str], fragments: Sequence[LanceFragment]
+    ) -> dict[str, Sums]:
+        """Return the rows with these ids in some fragments of a version."""
+        names = [columns.old or "", columns.new]
+        result: dict[str, Sums] = {}
+        for where in id_conditions(dataset.schema, self.id, list(ids)):
+            with explained("An older version of the table cannot be read"):
+                scanner = dataset.scanner(columns=[self.id, *names], filter=where, fragments=fragments)
+                table = scanner.to_table()
+            sums = [checksums(*matrix(table[name], dim)) for name, dim in zip(names, self.dims, strict=True)]
+            result |= sums_of(id_texts(table[self.id]), *sums)
+        return result
+
+
+def _outdated(
+    rows: dict[str, Sums],
+    before: dict[str, Sums] | None,
+    first: int,
+    last: int,
+    read: Callable[[int], dict[str, Sums] | None],
+) -> set[str]:
+    """Search by halves, between `first` and `last`, for the versions in which the old vectors were written.
+
+    In `first`, whose rows are `before`, no row has its old vector of `last`.
+    """
+    if not rows:
+        return set()
+    if last - first <= 1:
+        if before is None:
+            return set(rows)
+        return {key for key, sums in rows.items() if key in before and before[key][1] == sums[1]}
+    middle = (first + last) // 2
+    inside = read(middle)
+    earlier = {key: sums for key, sums in rows.items() if _old(inside, key) == sums[0]}
+    later = {key: sums for key, sums in rows.items() if key not in earlier}
+    return _outdated(earlier, before, first, middle, read) | _outdated(later, inside, middle, last, read)
+
+
+def _old(rows: dict[str, Sums] | None, key: str) -> bytes | None:
+    return rows[key][0] if rows is not None and key in rows else None
+
+
+def sums_of(keys: Iterable[str], old: np.ndarray, new: np.ndarray) -> dict[str, Sums]:
+    """Return checksums (n, 8) of rows by id."""
+    return {key: (one.tobytes(), other.tobytes()) for key, one, other in zip(keys, old, new, strict=True)}
