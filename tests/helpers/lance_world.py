@@ -112,6 +112,11 @@ class LanceWorld:
             for number, body, vector in zip(rows["id"], rows["body"], rows["vector"], strict=True)
         }
 
+    def dims_of_some(self) -> set[int]:
+        """Return the lengths of the vectors of some rows, as one read sees them."""
+        rows = lancedb.connect(str(self.database)).open_table(TABLE).head(20)["vector"].to_pylist()
+        return {len(vector) for vector in rows if vector is not None}
+
     def column(self, name: str) -> dict[int, np.ndarray | None]:
         rows = self.latest.to_table(columns=["id", name]).to_pydict()
         assert len(set(rows["id"])) == len(rows["id"])

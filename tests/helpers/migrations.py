@@ -137,6 +137,10 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the applications."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

@@ -87,6 +87,8 @@ class ParquetWorld:
         return pa.concat_tables([pq.read_table(file) for file in sorted(folder.glob("*.parquet"))])
 
     def read(self) -> dict[int, tuple[str, np.ndarray | None]]:
+        if not self.path.exists():
+            return {}  # between the two renames of a cut-over
         rows = self._table(self.path).to_pydict()
         return {
             number: (body, None if vector is None else np.asarray(vector, np.float32))

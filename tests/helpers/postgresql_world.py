@@ -82,7 +82,19 @@ class PostgresColumnWorld:
             )
 
     def read(self) -> dict[int, tuple[str, np.ndarray | None]]:
-        return self._read("docs")
+        return self._read(self.relation)
+
+    def dims_of_some(self) -> set[int]:
+        """Return the lengths of the vectors of some rows, as one statement sees them."""
+        relation = self.relation
+        with psycopg.connect(self.uri) as reader:
+            rows = reader.execute(f"select vector::text from {relation} where vector is not null limit 20".encode())
+            return {len(parsed(vector)) for (vector,) in rows.fetchall()}
+
+    @property
+    def relation(self) -> str:
+        """What readers read: the table, or the view if there is one."""
+        return VIEW if self.options.get("view") and self.run(f"select to_regclass('{VIEW}')")[0][0] else "docs"
 
     def _read(self, relation: str) -> dict[int, tuple[str, np.ndarray | None]]:
         with psycopg.connect(self.uri) as reader:
@@ -139,9 +151,6 @@ class PostgresSideWorld(PostgresColumnWorld):
             with self.connection.transaction():
                 self.run("update docs set vector = %s where id = %s", literal(first), int(key))
                 self._write_new(key, second)
-
-    def read(self) -> dict[int, tuple[str, np.ndarray | None]]:
-        return self._read(VIEW if self.run(f"select to_regclass('{VIEW}')")[0][0] else "docs")
 
     def column(self, name: str) -> dict[int, np.ndarray | None]:
         if name != "vector_new":
