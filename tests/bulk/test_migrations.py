@@ -26,6 +26,7 @@ from repstitch.errors import InputError
 from repstitch.stitchers.held_out_rows import HeldOutRows
 
 N, D, E = 300, 64, 96
+Rows = dict[int, tuple[np.ndarray | None, np.ndarray | None]]
 
 
 def made(world, n: int = N, d: int = D, **options) -> tuple[str, np.ndarray]:
@@ -125,7 +126,7 @@ def test_rows_written_at_any_moment_end_up_right(world, stitcher):
     with opened(address) as store:
         if not store.capabilities.concurrent_writers:
             pytest.skip("this store declares that it has no concurrent writers")
-        rows = {i: (vectors[i], None) for i in range(N)}
+        rows: Rows = {i: (vectors[i], None) for i in range(N)}
         halves = [{i: rows[i] for i in range(N) if i % 2 == part} for part in (0, 1)]
         writers = [Application(world, half, 10_000 * (part + 1), E, seed=part) for part, half in enumerate(halves)]
         with Running(writers) as running:
@@ -272,16 +273,19 @@ def test_reading_needs_only_the_address(world):
     address, vectors = made(world)
     if "://" not in address:
         pytest.skip("a folder of files is read as files")
-    rows = read(address)
-    order = np.argsort(rows.ids.astype(int))
-    np.testing.assert_array_equal(rows.vectors[order], vectors)
-    drawn = read(address, sample=50, seed=3)
-    assert len(set(drawn.ids)) == 50
-    np.testing.assert_array_equal(drawn.vectors, vectors[drawn.ids.astype(int)])
-    assert set(read(address, sample=50, seed=4).ids) != set(drawn.ids)
-    some = scan(address, select=["3", "7", "100000"]).read()
-    assert sorted(some.ids) == ["3", "7"]
-    assert scan(address, columns="all").read().payload.column_names == ["body", "lang", "n"]
+    rows = ids_and_vectors(read(address))
+    assert {key: vector.tolist() for key, vector in rows.items()} == dict(enumerate(vectors.tolist()))
+    drawn = ids_and_vectors(read(address, sample=50, seed=3))
+    assert len(drawn) == 50
+    assert all((vectors[key] == vector).all() for key, vector in drawn.items())
+    assert set(ids_and_vectors(read(address, sample=50, seed=4))) != set(drawn)
+    assert set(ids_and_vectors(scan(address, select=["3", "7", "100000"]).read())) == {3, 7}
+    assert scan(address, columns="all").payload.names == ["body", "lang", "n"]
+
+
+def ids_and_vectors(rows) -> dict[int, np.ndarray]:
+    assert len(set(rows.ids)) == len(rows.ids)
+    return dict(zip(rows.ids.astype(int).tolist(), rows.vectors, strict=True))
 
 
 @pytest.mark.slow
@@ -294,7 +298,7 @@ def test_5000_rows_are_moved_under_writers_and_1000_reads(world, d_new):
     with opened(address) as store:
         if not store.capabilities.concurrent_writers:
             pytest.skip("this store declares that it has no concurrent writers")
-        rows = {i: (vectors[i], None) for i in range(n)}
+        rows: Rows = {i: (vectors[i], None) for i in range(n)}
         halves = [{i: rows[i] for i in range(n) if i % 2 == part} for part in (0, 1)]
         writers = [Application(world, half, 100_000 * (part + 1), d_new, seed=part) for part, half in enumerate(halves)]
         stop, reads, mixed = threading.Event(), [0], []

@@ -266,7 +266,8 @@ def test_groups_and_ids_are_read_from_a_named_pipe(tmp_path, argument):
     os.mkfifo(tmp_path / "pipe")
     writer = Thread(target=(tmp_path / "pipe").write_text, args=("\n".join(f"a{i}" for i in range(30)),))
     writer.start()
-    rows_read = read(tmp_path / "x.npy", **{argument: str(tmp_path / "pipe")})
+    options: dict[str, Any] = {argument: str(tmp_path / "pipe")}
+    rows_read = read(tmp_path / "x.npy", **options)
     writer.join()
     assert list({"group": rows_read.groups, "ids": rows_read.ids}[argument]) == [f"a{i}" for i in range(30)]  # type: ignore[arg-type]
 
@@ -735,7 +736,8 @@ def test_a_header_that_states_an_impossible_shape_is_refused(tmp_path, shape, fo
         ) as archive:
             archive.writestr("x.npy", npy(shape))
     with pytest.raises(InputError, match=r"x\.np[yz]|must have one entry per row"):
-        read(path) if argument == "source" else read(gaussian(30, 4), **{argument: str(path)})
+        options: dict[str, Any] = {argument: str(path)}
+        read(path) if argument == "source" else read(gaussian(30, 4), **options)
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".npy", "x" * 5000 + ".parquet", "x\0y.npy", "x\udc80.npy"])

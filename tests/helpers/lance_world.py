@@ -114,7 +114,7 @@ class LanceWorld:
 
     def dims_of_some(self) -> set[int]:
         """Return the lengths of the vectors of some rows, as one read sees them."""
-        rows = lancedb.connect(str(self.database)).open_table(TABLE).head(20)["vector"].to_pylist()
+        rows = lancedb.connect(str(self.database)).open_table(TABLE).search().limit(20).to_arrow()["vector"].to_pylist()
         return {len(vector) for vector in rows if vector is not None}
 
     def column(self, name: str) -> dict[int, np.ndarray | None]:

@@ -83,6 +83,26 @@ def test_a_row_that_is_committed_between_the_check_and_the_swap_is_repaired_and_
     assert_translated(world, "vector_old", "vector")
 
 
+def test_rows_of_a_dual_writer_between_the_check_and_the_swap_end_up_right(tmp_path, monkeypatch):
+    from repstitch.stores import lancedb_swapping
+
+    world, store = begun(tmp_path)
+    fill(store)
+    swap = lancedb_swapping._swap
+    new = vectors(2, D_NEW, seed=7)
+
+    def late(*arguments):
+        world.dual([3, 4], vectors(2, seed=5), new)
+        world.update([3], vectors(1, seed=6))
+        return swap(*arguments)
+
+    monkeypatch.setattr(lancedb_swapping, "_swap", late)
+    assert cut(store).repaired == 2
+    assert_translated(world, "vector_old", "vector", native=[4])
+    news: Any = world.column("vector")
+    np.testing.assert_array_equal(news[4], new[1])
+
+
 def test_a_dual_writer_keeps_its_vectors_in_fragments_that_are_not_filled_yet(tmp_path):
     world, store = begun(tmp_path)
     old, new = vectors(3, seed=8), vectors(3, D_NEW, seed=9)

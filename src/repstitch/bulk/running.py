@@ -77,7 +77,11 @@ def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
             job = job.at(FILLED)
             store.save_job(job.to_dict())
         with tqdm(total=100, unit="%", delay=1, desc="index", leave=False) as bar:
-            store.index(lambda share: bar.update(max(0, int(100 * share) - bar.n)))
+
+            def show(share: float) -> None:
+                bar.update(max(0, int(100 * share) - bar.n))
+
+            store.index(show)
         catch_up(store, Translation(stitcher, settings.max_rows_per_second))
         if job.phase in (FILLED, ROLLED_BACK):
             job = job.at(INDEXED, verification=None)

@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,12 +265,15 @@ def _read(args: argparse.Namespace, needs_stitcher: bool = True) -> tuple[Addres
     return parse_address(address), stitcher, settings
 
 
-def _opened(address: Address) -> "Store":
-    from contextlib import closing
-
+@contextmanager
+def _opened(address: Address) -> Iterator["Store"]:
     from repstitch.stores.opening import open_store
 
-    return closing(open_store(address))  # type: ignore[return-value]
+    store = open_store(address)
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def _load(path: str) -> "Stitcher":

@@ -36,7 +36,8 @@ def read_both(
         )
     if sample is not None:
         rows = rows.take(sample.positions(len(rows)))
-    others = _read(names[second], sides[second], {**options[second], "select": list(rows.ids)})
+    ids = [] if rows.ids is None else list(rows.ids)
+    others = _read(names[second], sides[second], {**options[second], "select": ids})
     return (rows, others) if first == 0 else (others, rows)
 
 

@@ -237,7 +237,7 @@ class LanceTable(Store):
         columns = filling.columns(dataset)
         if len(filling.checked) != filling.n_tagged and not filling.unchecked(dataset, columns):
             lancedb_swapping.set_tag(dataset, columns.tag)
-            filling.n_tagged, filling.right_version = len(filling.checked), dataset.version
+            filling.n_tagged = len(filling.checked)
         return n_seen
 
     def count_rest(self, at_most: int | None = None) -> int:

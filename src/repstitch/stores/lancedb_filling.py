@@ -70,7 +70,7 @@ class Filling:
     dims: tuple[int, int]
     history: History
     checked: set[tuple[int, Files, Files]] = field(default_factory=set)
-    right_version: int = 0  # the last version in which every row was right
+    seen_version: int = 0  # the last version of which every row was looked at
     n_tagged: int = 0  # their number when the version in which all are right was tagged
 
     def columns(self, dataset: lance.LanceDataset) -> Columns:
@@ -121,13 +121,16 @@ class Filling:
         """
         dataset = open_latest(self.path)
         columns = self.columns(dataset)
+        unchecked = self.unchecked(dataset, columns)
         fragments, n_seen = [], 0
-        for fragment in self.unchecked(dataset, columns):
+        for fragment in unchecked:
             if at_most is not None and n_seen >= at_most:
                 break
             fragments.append(fragment)
             n_seen += fragment.count_rows()
         self._rewrite(fragments, columns, translate)
+        if len(fragments) == len(unchecked):
+            self.seen_version = dataset.version
         return n_seen
 
     def count_rest(self, dataset: lance.LanceDataset, at_most: int | None = None) -> int:
@@ -165,9 +168,10 @@ class Filling:
             stored = read[columns.state] if is_new_there else pa.nulls(n, pa.string())
             ids = None if id_column is None else read[id_column]
             need = needs(stored, self.word, old_sums, new_sums)
+            batch = Batch(places, old, has_old, new, has_new, old_sums, new_sums, stored, need, ids)
             if columns.is_cut_over:
-                need[_is_readers_own(need, stored, new_sums)] = Need.NOTHING
-            yield Batch(places, old, has_old, new, has_new, old_sums, new_sums, stored, need, ids)
+                need[_is_readers_own(batch)] = Need.NOTHING
+            yield batch
 
     def _count(self, fragment: LanceFragment, columns: Columns, first: bool = False) -> int:
         n_rest = 0
@@ -222,7 +226,7 @@ class Filling:
                 changed.append((fragment, kept))
             else:
                 changed.append((fragment, self.batches(fragment, columns, self.history.id)))
-        begun = max(columns.move.begun, self.right_version)
+        begun = max(columns.move.begun, self.seen_version)
         outdated = self.history.outdated(unclear, begun, columns.version) if unclear else set()
         return [(fragment, _with_outdated(batches, outdated)) for fragment, batches in changed]
 
@@ -284,12 +288,18 @@ class Filling:
         return vector_column(new, valid), pa.array(texts, pa.string())
 
 
-def _unclear_rows(batch: Batch) -> dict[str, Sums]:
-    """Return the rows of which both vectors have changed since their state was written, by id, with their checksums."""
+def _is_unclear(batch: Batch) -> np.ndarray:
+    """Return a mask of the rows of which both vectors have changed since their state was written."""
     unclear = (batch.needs == Need.STATE) & batch.has_old
     for row in np.flatnonzero(unclear):
         state = batch.states[row].as_py()
         unclear[row] = state is None or split(state)[1] != batch.old_sums[row].tobytes().decode()
+    return unclear
+
+
+def _unclear_rows(batch: Batch) -> dict[str, Sums]:
+    """Return the rows of which both vectors have changed, by id, with their checksums."""
+    unclear = _is_unclear(batch)
     if not unclear.any() or batch.ids is None:
         return {}
     keys = id_texts(batch.ids.filter(pa.array(unclear)))
@@ -306,15 +316,15 @@ def _with_outdated(batches: Iterable[Batch], outdated: set[str]) -> Iterator[Bat
         yield batch
 
 
-def _is_readers_own(need: np.ndarray, stored: pa.Array, new_sums: np.ndarray) -> np.ndarray:
-    """Return a mask of the rows whose new vector was written after the cut-over, as readers' vectors are.
+def _is_readers_own(batch: Batch) -> np.ndarray:
+    """Return a mask of the rows of which only the new vector was written after the cut-over, as readers' vectors are.
 
     Their state stays as it is, because it tells `roll_back` that the old vector is out of date.
     """
-    mask = (need == Need.STATE) | (need == Need.REMOVAL)
-    for row in np.flatnonzero(need == Need.TRANSLATION):
-        state = stored[row].as_py()
-        mask[row] = state is not None and split(state)[2] != new_sums[row].tobytes().decode()
+    mask = ((batch.needs == Need.STATE) & ~_is_unclear(batch)) | (batch.needs == Need.REMOVAL)
+    for row in np.flatnonzero(batch.needs == Need.TRANSLATION):
+        state = batch.states[row].as_py()
+        mask[row] = state is not None and split(state)[2] != batch.new_sums[row].tobytes().decode()
     return mask
 
 

@@ -5,7 +5,7 @@ both and another the old one later. The versions of the table tell it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import lance
@@ -23,20 +23,30 @@ Sums = tuple[bytes, bytes]  # the checksums of the old and the new vector of a r
 
 @dataclass(frozen=True)
 class History:
-    """The versions of a table since a job began. `dims` are the numbers of dimensions of the old and new vectors."""
+    """The versions of a table since a job began. `dims` are the numbers of dimensions of the old and new vectors.
+
+    `answers` tell of rows with certain checksums whether they are outdated, so that each row is looked up once.
+    """
 
     path: Path
     vector: str
     id: str
     dims: tuple[int, int]
+    answers: dict[tuple[str, Sums], bool] = field(default_factory=dict)
 
     def outdated(self, rows: dict[str, Sums], begun: int, version: int) -> set[str]:
         """Return the ids of rows whose old vector was written after the new one.
 
-        `rows` are rows by id as they are in `version`. In `begun`, which is the version in which the new column was
-        added or a later one, no row was like that. A row whose past versions are gone counts as outdated, because a
+        `rows` are rows by id as they are in `version`. In the version `begun`, the new column had been added, and no
+        row without an answer was like that. A row whose past versions are gone counts as outdated, because a
         translation is never wrong.
         """
+        new = {key: sums for key, sums in rows.items() if (key, sums) not in self.answers}
+        outdated = self._look_up(new, begun, version) if new else set()
+        self.answers.update({(key, sums): key in outdated for key, sums in new.items()})
+        return {key for key, sums in rows.items() if self.answers[key, sums]}
+
+    def _look_up(self, rows: dict[str, Sums], begun: int, version: int) -> set[str]:
         base = self._open(begun)
         if base is None:
             return set(rows)
