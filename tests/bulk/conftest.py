@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 from helpers.migrations import stitcher_of
-from helpers.worlds import WORLDS
+from helpers.worlds import LIVE, WORLDS
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,14 @@ def stitcher():
 @pytest.fixture(params=list(WORLDS))
 def world(request, tmp_path) -> Iterator[Any]:
     """Each store in turn, with a place for a table."""
+    made = WORLDS[request.param](tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=LIVE)
+def live_world(request, tmp_path) -> Iterator[Any]:
+    """Each store in turn to which others may write during a whole job."""
     made = WORLDS[request.param](tmp_path)
     yield made
     made.close()

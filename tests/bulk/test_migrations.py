@@ -16,6 +16,7 @@ from helpers.migrations import (
     stitcher_of,
 )
 from helpers.spaces import gaussian
+from helpers.worlds import LIVE
 
 from repstitch.bulk.finishing import clean_up, cut_over, roll_back, status
 from repstitch.bulk.job import job_of
@@ -121,42 +122,39 @@ def test_clean_up_before_the_cut_over_leaves_the_table_as_found(world, stitcher,
     np.testing.assert_array_equal(readers_vectors(world), vectors)
 
 
-def test_rows_written_at_any_moment_end_up_right(world, stitcher):
-    address, vectors = made(world, index=True)
+def test_rows_written_at_any_moment_end_up_right(live_world, stitcher):
+    address, vectors = made(live_world, index=True)
     with opened(address) as store:
-        if not store.capabilities.concurrent_writers:
-            pytest.skip("this store declares that it has no concurrent writers")
         rows: Rows = {i: (vectors[i], None) for i in range(N)}
         halves = [{i: rows[i] for i in range(N) if i % 2 == part} for part in (0, 1)]
-        writers = [Application(world, half, 10_000 * (part + 1), E, seed=part) for part, half in enumerate(halves)]
-        with Running(writers) as running:
+        writers = [Application(live_world, half, 10_000 * (part + 1), E, seed=part) for part, half in enumerate(halves)]
+        with Running(writers, live_world.pause) as running:
             running.wait_for(5)
-            run(store, stitcher, settings(world))
-            if store.capabilities.column_in_place:
-                running.kinds = (*running.kinds, "dual")
-            running.wait_for(20)
-            run(store, stitcher, settings(world))
-            _, result = verify(store, stitcher, settings(world, index_recall=0.5), held_out_of(stitcher, vectors))
+            run(store, stitcher, settings(live_world))
+            running.kinds = (*running.kinds, "dual")
+            running.wait_for(live_world.writes)
+            run(store, stitcher, settings(live_world))
+            _, result = verify(store, stitcher, settings(live_world, index_recall=0.5), held_out_of(stitcher, vectors))
             assert result["rows"]["passed"], result
-            running.wait_for(20)
+            running.wait_for(live_world.writes)
             running.kinds = tuple(kind for kind in running.kinds if kind != "dual")
-            cut_over(store, stitcher, settings(world, max_rest=10_000), without_search=True)
-            running.wait_for(20)
+            cut_over(store, stitcher, settings(live_world, max_rest=10_000), without_search=True)
+            running.wait_for(live_world.writes)
         assert [one.errors for one in writers] == [[], []]
         expected = writers[0].rows | writers[1].rows
         run(
-            store, stitcher, settings(world)
+            store, stitcher, settings(live_world)
         )  # for old vectors that were written after the cut-over, where that is possible
         resumed(store)
         counts = check_rows_are_right(store, stitcher, expected)
         assert counts["translated"] > 0
-        seen = world.read()
+        seen = live_world.read()
         assert set(seen) == set(expected)
         assert {len(vector) for _, vector in seen.values()} == {E}
-        _, done = roll_back(store, settings(world))
+        _, done = roll_back(store, settings(live_world))
         written_after = sum(old is None for old, _ in expected.values())
         assert done.n_without_old == written_after > 0
-        seen = world.read()
+        seen = live_world.read()
         assert all(np.allclose(seen[key][1], old) for key, (old, _) in expected.items() if old is not None)
         assert all(seen[key][1] is None for key, (old, _) in expected.items() if old is None)
 
@@ -188,19 +186,17 @@ def test_equal_dimensions_keep_the_names_unless_a_swap_is_stated(world):
     np.testing.assert_allclose(readers_vectors(world), stitcher.translate(vectors), atol=1e-5)
 
 
-def test_rows_of_the_old_space_are_recognised_after_a_swap_between_equal_dimensions(world):
+def test_rows_of_the_old_space_are_recognised_after_a_swap_between_equal_dimensions(live_world):
     stitcher = stitcher_of(D, D)
-    address, vectors = made(world, n=600)
+    address, vectors = made(live_world, n=600)
     with opened(address) as store:
-        if not store.capabilities.concurrent_writers:
-            pytest.skip("this store declares that it has no concurrent writers")
-        swap = {} if world.options.get("view") else {"swap_equal": True}
-        run(store, stitcher, settings(world, **swap))
-        verify(store, stitcher, settings(world), held_out_of(stitcher, vectors))
-        cut_over(store, stitcher, settings(world, **swap))
+        swap = {} if live_world.options.get("view") else {"swap_equal": True}
+        run(store, stitcher, settings(live_world, **swap))
+        verify(store, stitcher, settings(live_world), held_out_of(stitcher, vectors))
+        cut_over(store, stitcher, settings(live_world, **swap))
     old, new = gaussian(50, D, 5) + 0.5, gaussian(950, D, 6) + 0.5
-    world.insert(list(range(10_000, 10_050)), old)
-    world.insert(list(range(20_000, 20_950)), stitcher.translate(new))
+    live_world.insert(list(range(10_000, 10_050)), old)
+    live_world.insert(list(range(20_000, 20_950)), stitcher.translate(new))
     with opened(address) as store:
         written = status(store)["written_since"]
     assert written["rows"] == 1_000
@@ -254,6 +250,16 @@ def test_a_second_job_and_a_clean_up_are_refused_while_a_job_runs(world, stitche
             clean_up(second)
 
 
+def test_a_store_declares_what_its_tests_prove(world):
+    address, _ = made(world)
+    with opened(address) as store:
+        declared = store.capabilities
+        assert declared.concurrent_writers == (world.name in LIVE)
+        assert declared.atomic_cutover == (world.name != "parquet")
+        assert declared.column_in_place == (world.name != "parquet")
+        assert declared.writers_guard == world.name.startswith("postgresql")
+
+
 def test_what_a_store_does_not_declare_is_refused(world, stitcher):
     address, vectors = made(world)
     with opened(address) as store:
@@ -267,12 +273,10 @@ def test_what_a_store_does_not_declare_is_refused(world, stitcher):
                 run(store, stitcher, settings(world, layout="column"))
 
 
-def test_reading_needs_only_the_address(world):
+def test_reading_needs_only_the_address(live_world):
     from repstitch.embeddings.reading import read, scan
 
-    address, vectors = made(world)
-    if "://" not in address:
-        pytest.skip("a folder of files is read as files")
+    address, vectors = made(live_world)
     rows = ids_and_vectors(read(address))
     assert {key: vector.tolist() for key, vector in rows.items()} == dict(enumerate(vectors.tolist()))
     drawn = ids_and_vectors(read(address, sample=50, seed=3))
@@ -290,40 +294,40 @@ def ids_and_vectors(rows) -> dict[int, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("d_new", [E, D])
-def test_5000_rows_are_moved_under_writers_and_1000_reads(world, d_new):
+def test_5000_rows_are_moved_under_writers_and_1000_reads(live_world, d_new):
     """Through the cut-over and back, no read sees two spaces, and no row is lost, stale or doubled."""
     stitcher, n = stitcher_of(D, d_new), 5_000
-    swap = {} if d_new != D or world.options.get("view") else {"swap_equal": True}
-    address, vectors = made(world, n=n)
+    swap = {} if d_new != D or live_world.options.get("view") else {"swap_equal": True}
+    address, vectors = made(live_world, n=n)
     with opened(address) as store:
-        if not store.capabilities.concurrent_writers:
-            pytest.skip("this store declares that it has no concurrent writers")
         rows: Rows = {i: (vectors[i], None) for i in range(n)}
         halves = [{i: rows[i] for i in range(n) if i % 2 == part} for part in (0, 1)]
-        writers = [Application(world, half, 100_000 * (part + 1), d_new, seed=part) for part, half in enumerate(halves)]
+        writers = [
+            Application(live_world, half, 100_000 * (part + 1), d_new, seed=part) for part, half in enumerate(halves)
+        ]
         stop, reads, mixed = threading.Event(), [0], []
 
         def read() -> None:
             while not stop.is_set():
-                dims = world.dims_of_some()
+                dims = live_world.dims_of_some()
                 reads[0] += 1
                 if len(dims) != 1:
                     mixed.append(dims)
 
         readers = [threading.Thread(target=read) for _ in range(2)]
-        with Running(writers, pause=0.02) as running:
+        with Running(writers, 4 * live_world.pause) as running:
             running.wait_for(5)
-            run(store, stitcher, settings(world, **swap))
+            run(store, stitcher, settings(live_world, **swap))
             running.kinds = (*running.kinds, "dual")
             running.wait_for(10)
-            _, result = verify(store, stitcher, settings(world), held_out_of(stitcher, vectors))
+            _, result = verify(store, stitcher, settings(live_world), held_out_of(stitcher, vectors))
             assert result["rows"]["passed"], result
             running.kinds = KINDS[:-1]
             for reader in readers:
                 reader.start()
             if d_new == D:  # nothing would tell the applications, so they are stopped and go on with the new model
                 running.stop()
-            cut_over(store, stitcher, settings(world, max_rest=5_000, **swap), without_search=True)
+            cut_over(store, stitcher, settings(live_world, max_rest=5_000, **swap), without_search=True)
             while reads[0] < 1_000:
                 time.sleep(0.1)
         stop.set()
@@ -331,13 +335,13 @@ def test_5000_rows_are_moved_under_writers_and_1000_reads(world, d_new):
             reader.join()
         assert [one.errors for one in writers] == [[], []]
         assert mixed == []
-        run(store, stitcher, settings(world))
+        run(store, stitcher, settings(live_world))
         resumed(store)
         expected = writers[0].rows | writers[1].rows
         counts = check_rows_are_right(store, stitcher, expected)
         assert counts["native"] >= 1
-        roll_back(store, settings(world))
+        roll_back(store, settings(live_world))
         clean_up(store)
-        seen = world.read()
+        seen = live_world.read()
         assert set(seen) == set(expected)
         assert all(np.allclose(seen[key][1], old) for key, (old, _) in expected.items() if old is not None)

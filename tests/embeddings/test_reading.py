@@ -735,8 +735,8 @@ def test_a_header_that_states_an_impossible_shape_is_refused(tmp_path, shape, fo
             path, "w", zipfile.ZIP_DEFLATED if form == "compressed" else zipfile.ZIP_STORED
         ) as archive:
             archive.writestr("x.npy", npy(shape))
+    options: dict[str, Any] = {argument: str(path)}
     with pytest.raises(InputError, match=r"x\.np[yz]|must have one entry per row"):
-        options: dict[str, Any] = {argument: str(path)}
         read(path) if argument == "source" else read(gaussian(30, 4), **options)
 
 

@@ -28,6 +28,8 @@ class LanceWorld:
     """A LanceDB database in a folder with the table `docs`."""
 
     name = "lancedb"
+    writes: ClassVar[int] = 5  # of each application between two steps of a job
+    pause: ClassVar[float] = 0.05  # seconds between two writes of an application
     options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, folder: Path):

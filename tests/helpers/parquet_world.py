@@ -21,6 +21,8 @@ class ParquetWorld:
     """A folder `docs` of Parquet files."""
 
     name = "parquet"
+    writes: ClassVar[int] = 5  # of each application between two steps of a job
+    pause: ClassVar[float] = 0.05  # seconds between two writes of an application
     options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, folder: Path):

@@ -27,6 +27,8 @@ class PostgresColumnWorld:
     """A table whose new vectors go to a second column."""
 
     name = "postgresql column"
+    writes: ClassVar[int] = 20  # of each application between two steps of a job
+    pause: ClassVar[float] = 0.005  # seconds between two writes of an application
     options: ClassVar[dict[str, Any]] = {"layout": "column"}  # of the migration
 
     def __init__(self, place: Path | str):

@@ -11,3 +11,4 @@ from helpers.postgresql_world import PostgresColumnWorld, PostgresSideWorld
 WORLDS: dict[str, Callable[[Path], Any]] = {
     world.name: world for world in (LanceWorld, ParquetWorld, PostgresColumnWorld, PostgresSideWorld)
 }
+LIVE = [name for name in WORLDS if name != ParquetWorld.name]  # others may write during a whole job

@@ -157,6 +157,30 @@ def test_rows_updated_after_the_cut_over_have_no_old_vector_after_a_roll_back(tm
     assert store.roll_back({}, 2.0).n_without_old == 3
 
 
+def test_a_row_that_was_not_caught_up_when_readers_wrote_it_has_no_old_vector_after_a_roll_back(tmp_path, monkeypatch):
+    from repstitch.stores import lancedb_swapping
+
+    world, store = begun(tmp_path)
+    fill(store)
+    swap, late = lancedb_swapping._swap, vectors(3, D_NEW, seed=4)
+
+    def written(*arguments):
+        world.update([5], vectors(1, seed=5))
+        world.insert([900], vectors(1, seed=6))
+        world.dual([6], vectors(1, seed=5), vectors(1, D_NEW))
+        done = swap(*arguments)
+        world.update([5, 900, 6], late)
+        return done
+
+    monkeypatch.setattr(lancedb_swapping, "_swap", written)
+    cut(store)
+    monkeypatch.undo()
+    assert len(store.written_since(10)) == 3
+    assert store.count_rest() == 0
+    assert store.roll_back({}, 2.0).n_without_old == 3
+    assert [number for number, vector in sorted(world.column("vector").items()) if vector is None] == [5, 6, 900]
+
+
 def test_a_row_that_a_dual_writer_updated_after_the_cut_over_keeps_its_old_vector(tmp_path):
     world, store = begun(tmp_path)
     fill(store)

@@ -25,7 +25,7 @@ from repstitch.stores.lancedb_fragments import (
 from repstitch.stores.lancedb_history import History, Sums, sums_of
 from repstitch.stores.lancedb_job import Columns, need_columns
 from repstitch.stores.lancedb_opening import explained, open_latest, quoted
-from repstitch.stores.lancedb_states import Need, checksums, first_word, needs, no_checksums, split, states
+from repstitch.stores.lancedb_states import OUTDATED, Need, checksums, first_word, needs, no_checksums, split, states
 from repstitch.stores.store import NATIVE, SKIPPED, Translate, Unit
 
 UNIT_ROWS = 50_000  # small fragments are translated together, because each commit writes the list of all fragments
@@ -215,7 +215,7 @@ class Filling:
                 continue
             kept, is_changed = [], False
             for batch in self.batches(fragment, columns, self.history.id):
-                unclear |= _unclear_rows(batch)
+                unclear |= unclear_rows(batch)
                 is_changed |= bool(batch.needs.any())
                 if n_kept < AT_ONCE_ROWS:  # there are often many small fragments, so these are read once
                     kept.append(batch)
@@ -228,7 +228,9 @@ class Filling:
                 changed.append((fragment, self.batches(fragment, columns, self.history.id)))
         begun = max(columns.move.begun, self.seen_version)
         outdated = self.history.outdated(unclear, begun, columns.version) if unclear else set()
-        return [(fragment, _with_outdated(batches, outdated)) for fragment, batches in changed]
+        own = self.history.readers_own(unclear, columns.cut_over_tag) if columns.is_cut_over else set()
+        needed = dict.fromkeys(outdated, Need.TRANSLATION) | dict.fromkeys(own, Need.STATE_OUTDATED)
+        return [(fragment, _with_needs(batches, needed)) for fragment, batches in changed]
 
     def _write(
         self, fragment: LanceFragment, batches: Iterable[Batch], columns: Columns, translate: Translate
@@ -283,6 +285,8 @@ class Filling:
         valid[batch.needs == Need.REMOVAL] = False
         new_sums = checksums(new, valid)
         texts[batch.needs == Need.REMOVAL] = None
+        own = batch.needs == Need.STATE_OUTDATED
+        texts[own] = states(NATIVE, no_checksums(int(own.sum()), OUTDATED), new_sums[own]).to_numpy(False)
         for word, rows in ((self.word, todo & valid), (SKIPPED, todo & ~valid), (NATIVE, batch.needs == Need.STATE)):
             texts[rows] = states(word, batch.old_sums[rows], new_sums[rows]).to_numpy(False)
         return vector_column(new, valid), pa.array(texts, pa.string())
@@ -297,7 +301,7 @@ def _is_unclear(batch: Batch) -> np.ndarray:
     return unclear
 
 
-def _unclear_rows(batch: Batch) -> dict[str, Sums]:
+def unclear_rows(batch: Batch) -> dict[str, Sums]:
     """Return the rows of which both vectors have changed, by id, with their checksums."""
     unclear = _is_unclear(batch)
     if not unclear.any() or batch.ids is None:
@@ -306,13 +310,13 @@ def _unclear_rows(batch: Batch) -> dict[str, Sums]:
     return sums_of(keys, batch.old_sums[unclear], batch.new_sums[unclear])
 
 
-def _with_outdated(batches: Iterable[Batch], outdated: set[str]) -> Iterator[Batch]:
-    """Yield batches in which rows with these ids need a translation, if they need anything."""
+def _with_needs(batches: Iterable[Batch], needed: dict[str, Need]) -> Iterator[Batch]:
+    """Yield batches in which native rows with these ids need something else."""
     for batch in batches:
-        if outdated and batch.ids is not None:
-            batch.needs[[key in outdated for key in id_texts(batch.ids)] & (batch.needs == Need.STATE)] = (
-                Need.TRANSLATION
-            )
+        if needed and batch.ids is not None:
+            for row, key in enumerate(id_texts(batch.ids)):
+                if key in needed and batch.needs[row] == Need.STATE:
+                    batch.needs[row] = needed[key]
         yield batch
 
 

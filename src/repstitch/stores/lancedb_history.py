@@ -46,6 +46,16 @@ class History:
         self.answers.update({(key, sums): key in outdated for key, sums in new.items()})
         return {key for key, sums in rows.items() if self.answers[key, sums]}
 
+    def readers_own(self, rows: dict[str, Sums], cut_over: str) -> set[str]:
+        """Return the ids of rows of which only the new vector was written since the version with the tag `cut_over`."""
+        opened = self._open(cut_over) if rows else None
+        if opened is None:
+            return set()
+        before = self._read(*opened, rows, opened[0].get_fragments())
+        return {
+            key for key, (old, new) in rows.items() if key in before and before[key][0] == old and before[key][1] != new
+        }
+
     def _look_up(self, rows: dict[str, Sums], begun: int, version: int) -> set[str]:
         base = self._open(begun)
         if base is None:
@@ -64,7 +74,7 @@ class History:
         changed = {key: sums for key, sums in rows.items() if _old(before, key) != sums[0]}
         return _outdated(changed, before, begun, version, read)
 
-    def _open(self, version: int) -> tuple[lance.LanceDataset, Columns] | None:
+    def _open(self, version: int | str) -> tuple[lance.LanceDataset, Columns] | None:
         """Open a version with the columns that it has, or return None if it is gone."""
         try:
             dataset = lance.dataset(str(self.path), version=version)

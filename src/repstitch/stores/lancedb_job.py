@@ -160,7 +160,7 @@ def begin_job(path: Path, vector: str, migration: Migration, job: dict[str, Any]
 
 def check_fits(existing: Move, move: Move) -> None:
     """Raise InputError if a job on the same column moves it in another way."""
-    for name in ("new", "old", "dim", "version", "keep_names"):
+    for name in ("new", "old", "dim", "version"):
         is_now, wanted = getattr(existing, name), getattr(move, name)
         if is_now != wanted:
             raise InputError(

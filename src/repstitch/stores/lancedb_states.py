@@ -15,6 +15,7 @@ from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED
 
 DIGITS = 8
 NONE = b"-" * DIGITS  # the checksum of a null
+OUTDATED = b"x" * DIGITS  # stands for the old vector of a row of which readers have a newer one since the cut-over
 MULTIPLIERS = np.random.default_rng(20261130).integers(0, 2**63, 2**17, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
@@ -25,6 +26,7 @@ class Need(IntEnum):
     TRANSLATION = 1  # the new vector is missing or out of date
     STATE = 2  # another program wrote the new vector
     REMOVAL = 3  # the new vector is out of date and there is no old one to translate
+    STATE_OUTDATED = 4  # another program wrote the new vector after the cut-over, and the old one is out of date
 
 
 def checksums(rows: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -41,9 +43,9 @@ def checksums(rows: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return texts
 
 
-def no_checksums(n: int) -> np.ndarray:
-    """Return the checksums (n, 8) of rows that are all null."""
-    return np.tile(np.frombuffer(NONE, np.uint8), (n, 1))
+def no_checksums(n: int, text: bytes = NONE) -> np.ndarray:
+    """Return the checksums (n, 8) of rows that are all null, or another text in their place."""
+    return np.tile(np.frombuffer(text, np.uint8), (n, 1))
 
 
 def states(word: str, old: np.ndarray, new: np.ndarray) -> pa.StringArray:
@@ -79,6 +81,8 @@ def _need(state: str | None, word: str, now: tuple[str, str], has_old: bool, has
     first, old, new = split(state)
     if new != now[1]:  # another program wrote the new vector or emptied it
         return Need.STATE if has_new else (missing or Need.REMOVAL)
+    if old == OUTDATED.decode():
+        return Need.NOTHING
     if old != now[0] or first not in (word, NATIVE, SKIPPED):
         return missing or Need.REMOVAL
     return Need.NOTHING

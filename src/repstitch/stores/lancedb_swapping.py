@@ -17,12 +17,12 @@ import pyarrow as pa
 from lance.fragment import LanceFragment
 
 from repstitch.errors import InputError
-from repstitch.stores.arrow_columns import matrix, vector_column
-from repstitch.stores.lancedb_filling import Filling
+from repstitch.stores.arrow_columns import id_texts, matrix, vector_column
+from repstitch.stores.lancedb_filling import Filling, unclear_rows
 from repstitch.stores.lancedb_fragments import Written, commit_files, files_with, key_of, read_rows, write_file
 from repstitch.stores.lancedb_job import JOB, JOB_SWAPPED, MOVE, Columns, find_columns, need_columns, save_metadata
 from repstitch.stores.lancedb_opening import committed, explained, open_latest, quoted
-from repstitch.stores.lancedb_states import checksums, no_checksums, split, states
+from repstitch.stores.lancedb_states import OUTDATED, checksums, no_checksums, split, states
 from repstitch.stores.store import NATIVE, CutOver, RolledBack, Translate
 
 CATCH_UPS = 30  # after which a cut-over gives up
@@ -56,6 +56,10 @@ def cut_over(filling: Filling, translate: Translate, job: dict[str, Any], max_re
         save_metadata(filling.path, filling.vector, {JOB_SWAPPED if columns.is_swapped else JOB: json.dumps(job)})
         repaired, notes = _repair(filling, translate)
         return CutOver(0, 0.0, repaired, ("The new vectors were cut over before.", *notes))
+    move = replace(columns.move, keep_names=bool(job.get("keep_names", columns.move.keep_names)))
+    if move != columns.move:
+        save_metadata(filling.path, filling.vector, {MOVE: json.dumps(asdict(move))})
+        columns = filling.columns(open_latest(filling.path))
     _wait_for_few(filling, translate, max_rest)
     if columns.move.keep_names:
         n_rest, before = _catch_up_all(filling, translate)
@@ -155,7 +159,7 @@ def roll_back(filling: Filling, job: dict[str, Any]) -> RolledBack:
         move = json.dumps(asdict(replace(columns.move, is_cut_over=False)))
         save_metadata(filling.path, filling.vector, {MOVE: move, JOB: json.dumps(job)})
     filling.checked.clear()  # in it are fragments with rows whose state does not say yet that they are native
-    remove_tags(open_latest(filling.path), [columns.tag])
+    remove_tags(open_latest(filling.path), [columns.tag, columns.cut_over_tag])
     n_without_old = _without_old(filling)
     if columns.move.not_null and columns.is_swapped and not _restore_not_null(filling):
         notes.append(f"Column {filling.vector!r} accepts nulls now, because some rows have no old vector.")
@@ -184,13 +188,16 @@ def _restore_not_null(filling: Filling) -> bool:
 
 def outdated(filling: Filling, fragment: LanceFragment, columns: Columns) -> Iterator[tuple[Any, np.ndarray]]:
     """Yield the rows of a fragment, with a mask of those of which only the new vector was written since."""
-    for batch in filling.batches(fragment, columns):
+    for batch in filling.batches(fragment, columns, filling.history.id):
+        own = filling.history.readers_own(unclear_rows(batch), columns.cut_over_tag)
         mask = np.zeros(len(batch.places), bool)
-        for row, state in enumerate(batch.states.to_pylist()):
-            if state is not None and batch.has_new[row]:
-                _, old, new = split(state)
-                is_old_there = batch.old_sums[row].tobytes() == old.encode() and not old.startswith("-")
-                mask[row] = is_old_there and batch.new_sums[row].tobytes() != new.encode()
+        if own and batch.ids is not None:
+            mask |= [key in own for key in id_texts(batch.ids)]
+        for row in np.flatnonzero(batch.has_old & batch.has_new & np.asarray(batch.states.is_valid())):
+            _, old, new = split(batch.states[row].as_py())
+            is_written = batch.new_sums[row].tobytes() != new.encode()
+            is_intact = batch.old_sums[row].tobytes() == old.encode()
+            mask[row] |= (is_written and is_intact) or old == OUTDATED.decode()
         yield batch, mask
 
 
@@ -259,8 +266,11 @@ def written_since(filling: Filling, limit: int) -> np.ndarray:
         for _, batch in read_rows(fragment, [columns.new, columns.state]):
             new, has_new = matrix(batch[columns.new], filling.dims[1])
             new_sums = checksums(new, has_new)
-            stored = [split(state or "")[2].encode() for state in batch[columns.state].to_pylist()]
-            mask = has_new & [a.tobytes() != b for a, b in zip(new_sums, stored, strict=True)]
+            stored = [split(state or "") for state in batch[columns.state].to_pylist()]
+            mask = has_new & [
+                new_sum.tobytes() != state[2].encode() or state[1] == OUTDATED.decode()
+                for new_sum, state in zip(new_sums, stored, strict=True)
+            ]
             parts.append(new[mask])
             n += len(parts[-1])
     return np.concatenate([*parts, np.empty((0, filling.dims[1]), np.float32)])[:limit]

@@ -251,7 +251,7 @@ class ParquetFolder(Store):
         n_rest = self.filling.catch_up_all(translate)
         ledger = folders.need_ledger()
         tokens = {name: list(token) for name, token in list_files(folders.new).items()}
-        if ledger.keep_names:
+        if job.get("keep_names", ledger.keep_names):
             folders.save(replace(ledger, job=job, is_cut_over=True, at_cut_over=tokens))
             return CutOver(n_rest, 0.0, notes=(f"Readers must now use the folder {folders.new}.",))
         folders.save(replace(ledger, job_renamed=job, at_cut_over=tokens))

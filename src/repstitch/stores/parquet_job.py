@@ -115,7 +115,7 @@ class Folders:
                 temporary.mkdir()
                 (temporary / STATE_FILE).write_text(json.dumps(asdict(begun)), encoding="utf-8")
             return
-        for name in ("dim", "version", "keep_names"):
+        for name in ("dim", "version"):
             is_now, wanted = getattr(ledger, name), getattr(begun, name)
             if is_now != wanted:
                 raise InputError(

@@ -317,7 +317,7 @@ class Store(ABC):
 
     @abstractmethod
     def compare(self, ids: Sequence[str] | None = None) -> Iterator[Compared]:
-        """Yield all rows that have an old or a new vector, in batches, at one moment; only those with `ids` if given."""
+        """Yield all rows that have an old or a new vector, or those of them with `ids`, in batches, at one moment."""
 
     @abstractmethod
     def search(
@@ -333,10 +333,10 @@ class Store(ABC):
     def cut_over(self, translate: Translate, job: dict[str, Any], max_rest: int, max_pause: float) -> CutOver:
         """Catch up the rest, make the new vectors those that readers see, and store the state of the job, in one step.
 
-        If more than `max_rest` rows or `max_pause` seconds of waiting would remain, let go, catch up and try again; after some
-        tries raise InputError. `keep_names` and `guard` of the job hold, also if they differ from those at the
-        beginning. If a store cannot do it in one step, it checks at once that nothing came between,
-        repairs, and reports.
+        If more than `max_rest` rows or `max_pause` seconds of waiting would remain, let go, catch up and try again;
+        after some tries raise InputError. `keep_names` and `guard` of the job hold, also if they differ from those at
+        the beginning. If a store cannot do it in one step, it checks at once that nothing came between, repairs, and
+        reports.
         """
 
     @abstractmethod
