@@ -33,7 +33,11 @@ KINDS = ("insert", "update", "touch", "delete", "dual")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("kinds", [KINDS, (*(KINDS * 6), "compact")], ids=["rows", "compaction too"])
+@pytest.mark.parametrize(
+    "kinds",
+    [KINDS, pytest.param((*(KINDS * 6), "compact"), marks=pytest.mark.slow)],
+    ids=["rows", "compaction too"],
+)
 def test_rows_that_two_writers_change_during_the_fill_are_neither_lost_nor_stale_nor_doubled(tmp_path, kinds):
     world, store = begun(tmp_path, 1200)
     with Writers(world, 1200, kinds) as writers:

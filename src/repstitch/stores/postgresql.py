@@ -259,9 +259,7 @@ class PostgresTable(Store):
                     f"{wanted!r}. Go on with the same, or clean the job up first."
                 )
         if card != self.layout.record.space:
-            raise InputError(
-                f"The job on column {self.vector!r} of {self.table.title} moves it to another space; clean it up first."
-            )
+            raise InputError(f"The job on {self.table.title} moves it to another space; clean it up first.")
 
     def _open_layout(self) -> None:
         job = find_record(self.session, self.table, self.vector)
