@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from helpers.spaces import gaussian
 
 from repstitch.bulk.exact_search import ExactSearch, overlap
@@ -24,3 +25,12 @@ def test_overlap_is_the_mean_share_of_the_exact_ids():
     exact = np.array([["a", "b"], ["c", "d"]], object)
     assert overlap(np.array([["b", "x"], ["d", "c"]], object), exact) == 0.75
     assert overlap(np.empty((0, 2), object), np.empty((0, 2), object)) == 1.0
+
+
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+def test_other_metrics_order_rows_as_their_formula_says(metric):
+    queries, rows = gaussian(5, 4, 1), gaussian(80, 4, 2)
+    search = ExactSearch(queries, 7, metric)
+    search.add(np.arange(80).astype(str).astype(object), rows)
+    distances = -queries @ rows.T if metric == "dot" else ((queries[:, None] - rows[None]) ** 2).sum(-1)
+    assert search.ids.astype(int).tolist() == np.argsort(distances, axis=1)[:, :7].tolist()

@@ -4,16 +4,17 @@ import numpy as np
 
 
 class ExactSearch:
-    """Collects the k nearest rows by cosine of each query.
+    """Collects the k nearest rows of each query.
 
     Args:
         queries: Vectors (n_queries, d).
         k: Number of rows to keep for each query.
+        metric: `cosine`, `dot`, or `l2` for Euclidean distance.
     """
 
-    def __init__(self, queries: np.ndarray, k: int):
-        self.queries = _unit(queries)
-        self.k = k
+    def __init__(self, queries: np.ndarray, k: int, metric: str = "cosine"):
+        self.queries = _unit(queries) if metric == "cosine" else queries
+        self.k, self.metric = k, metric
         self.scores = np.full((len(queries), 0), -np.inf, np.float32)
         self.ids = np.empty((len(queries), 0), object)
 
@@ -23,7 +24,9 @@ class ExactSearch:
         if not usable.any() or not len(self.queries):
             return
         ids, vectors = ids[usable], vectors[usable]
-        scores = self.queries @ _unit(vectors).T
+        scores = self.queries @ (_unit(vectors) if self.metric == "cosine" else vectors).T
+        if self.metric == "l2":
+            scores = 2 * scores - np.einsum("nd,nd->n", vectors, vectors)
         if len(ids) > self.k:
             best = np.argpartition(-scores, self.k - 1, axis=1)[:, : self.k]
             scores, ids = np.take_along_axis(scores, best, 1), ids[best]

@@ -1,5 +1,7 @@
 """Translate every row of a table again, and compare the result with what the table contains."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -65,7 +67,7 @@ def check_rows(store: Store, job: Job, translate: Translate, searches: list[Exac
     try:
         fresh.resume(job.migration)
         with tqdm(total=fresh.facts().n_rows, unit="row", unit_scale=True, delay=1, desc="verify", leave=False) as bar:
-            for rows in fresh.compare():
+            for rows in read_ahead(fresh.compare()):
                 is_bad = _count(check, rows, translate)
                 suspects += list(rows.ids[is_bad][: MOST_SUSPECTS - len(suspects)])
                 hashes.append(np.fromiter(map(hash, rows.ids), np.int64, len(rows.ids)))
@@ -82,6 +84,15 @@ def check_rows(store: Store, job: Job, translate: Translate, searches: list[Exac
     check.first_bad = suspects[0] if suspects else None
     check.doubled = _n_repeats(hashes)
     return check
+
+
+def read_ahead(batches: Iterator[Compared]) -> Iterator[Compared]:
+    """Yield the same batches, each of which is read in another thread while the one before it is in use."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
 
 
 def _look_again(store: Store, check: RowCheck, suspects: list[str], translate: Translate) -> tuple[RowCheck, list[str]]:

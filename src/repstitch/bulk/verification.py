@@ -78,7 +78,8 @@ def verify(
             catch_up(store, translation)
         queries = _choose_queries(store, stitcher, settings, native)
         stamp = store.index_stamp()
-        exact = ExactSearch(queries.new, K)
+        metric = next((index.metric for index in store.facts().indexes), "cosine")
+        exact = ExactSearch(queries.new, K, metric)
         rows = check_rows(store, job, translation, [exact] if stamp else [])
         hits = {"new": _search(store, queries.new, "new"), "old": _search(store, queries.old, "old")}
         result: dict[str, Any] = {

@@ -28,14 +28,19 @@ def vector_indexes(dataset: lance.LanceDataset, column: str) -> list[Any]:
 def describe(dataset: lance.LanceDataset, column: str) -> tuple[Index, ...]:
     """Return the vector indexes on a column with the settings that a copy needs."""
     return tuple(
-        Index(index.name, index.index_type, _settings(dataset, index), index.total_size_bytes)
+        Index(index.name, index.index_type, _settings(dataset, index), index.total_size_bytes, metric_of(index))
         for index in vector_indexes(dataset, column)
     )
 
 
+def metric_of(index: Any) -> str:
+    """Return the metric of an index: `cosine`, `l2` or `dot`."""
+    return index.details["metric_type"].lower()
+
+
 def _settings(dataset: lance.LanceDataset, index: Any) -> dict[str, Any]:
     details = index.details
-    settings: dict[str, Any] = {"metric": details["metric_type"].lower()}
+    settings: dict[str, Any] = {"metric": metric_of(index)}
     if index.index_type.startswith("IVF"):
         settings["num_partitions"] = len(dataset.get_ivf_model(index.name).centroids)
     graph, compression = details.get("hnsw", {}), details.get("compression", {})

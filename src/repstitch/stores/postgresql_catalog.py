@@ -55,6 +55,12 @@ class VectorIndex:
     n_bytes: int
 
     @property
+    def metric(self) -> str:
+        """The metric of this index: `cosine`, `l2`, `dot`, or another one of pgvector."""
+        word = self.operator_class.partition("_")[2].partition("_")[0] or "cosine"
+        return "dot" if word == "ip" else word
+
+    @property
     def operator(self) -> str:
         """The operator that this index serves, such as `<=>`."""
         return OPERATORS.get(self.operator_class.split("_")[1] if "_" in self.operator_class else "", "<=>")

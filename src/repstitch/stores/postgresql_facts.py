@@ -56,7 +56,10 @@ def facts_of(column: Column) -> Facts:
         table_bytes or 0,
         index_bytes or 0,
         _free_bytes(session),
-        tuple(Index(index.name, index.method, options_of(index), index.n_bytes) for index in column.indexes()),
+        tuple(
+            Index(index.name, index.method, options_of(index), index.n_bytes, index.metric)
+            for index in column.indexes()
+        ),
         tuple(dependents(column)),
         LAYOUT_NAMES[layout],
     )

@@ -61,12 +61,17 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Index:
-    """An index on the column of vectors. `settings` are the store's own, such as m and ef_construction."""
+    """An index on the column of vectors.
+
+    `settings` are the store's own, such as m and ef_construction. `metric` is `cosine`, `l2` or `dot`; another one, such
+    as a distance of city blocks, cannot be compared with an exact search.
+    """
 
     name: str
     kind: str
     settings: dict[str, Any]
     n_bytes: int | None = None
+    metric: str = "cosine"
 
 
 @dataclass(frozen=True)
@@ -323,7 +328,7 @@ class Store(ABC):
     def search(
         self, queries: np.ndarray, k: int, which: Which, *, exact: bool = False, where: str | None = None
     ) -> Hits:
-        """Search one column by cosine, one query after another, as a reader would: with the store's index and the
+        """Search one column by the metric of its index, one query after another, as a reader would: with it and the
         readers' settings, or `exact` over all rows. `where` is a filter in the store's language.
         """
 
