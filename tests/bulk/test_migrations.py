@@ -15,7 +15,7 @@ from helpers.migrations import (
     settings_of,
     stitcher_of,
 )
-from helpers.spaces import gaussian
+from helpers.spaces import card, gaussian
 from helpers.worlds import LIVE
 
 from repstitch.bulk.finishing import clean_up, cut_over, roll_back, status
@@ -23,6 +23,8 @@ from repstitch.bulk.job import job_of
 from repstitch.bulk.planning import make_plan
 from repstitch.bulk.running import run
 from repstitch.bulk.verification import verify
+from repstitch.embeddings.rows import Embeddings
+from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.stitchers.held_out_rows import HeldOutRows
 
@@ -227,6 +229,78 @@ def test_a_new_vector_that_is_not_the_translation_is_found(world, stitcher):
 
         check = check_rows(store, resumed(store), Translation(other), [])
         assert (check.wrong, check.passed) == (N, False)
+
+
+def test_a_row_that_is_not_right_fails_the_verification_and_the_next_run_mends_it(world, stitcher):
+    address, vectors = made(world, index=True)
+    held_out = held_out_of(stitcher, vectors)
+    with opened(address) as store:
+        run(store, stitcher, settings(world))
+        for key in (7, 299):
+            world.corrupt(key, np.ones(E, np.float32))
+        job, result = verify(store, stitcher, settings(world), held_out)
+        assert (job.phase, result["passed"]) == ("indexed", False)
+        assert result["rows"]["wrong"] + result["rows"]["changed"] == 2
+        assert result["rows"]["first_bad"] in ("7", "299")
+        with pytest.raises(InputError, match="its last verification failed"):
+            cut_over(store, stitcher, settings(world))
+        run(store, stitcher, settings(world))
+        job, result = verify(store, stitcher, settings(world), held_out)
+        assert (job.phase, result["rows"]["translated"]) == ("verified", N)
+
+
+def test_target_rows_that_are_not_those_of_the_table_fail_or_are_refused(world, stitcher, tmp_path):
+    address, _ = made(world)
+
+    def target(ids: np.ndarray) -> str:
+        path = tmp_path / f"{ids[0]}.parquet"
+        write(path, Embeddings(gaussian(len(ids), E, 5), card("new", E), ids))
+        return str(path)
+
+    with opened(address) as store:
+        run(store, stitcher, settings(world))
+        job, result = verify(store, stitcher, settings(world, target=target(np.arange(200))), None)
+        assert (job.phase, result["map"]["passed"]) == ("indexed", False)
+        with pytest.raises(InputError, match=r"At least 20 rows of `target` must be in the table.*got 10"):
+            verify(store, stitcher, settings(world, target=target(np.arange(290, 390))), None)
+
+
+def test_held_out_rows_that_left_the_table_do_not_verify_it(world, stitcher):
+    address, vectors = made(world)
+    with opened(address) as store:
+        run(store, stitcher, settings(world))
+        rows = held_out_of(stitcher, vectors)
+        elsewhere = HeldOutRows(
+            np.array([f"gone {key}" for key in rows.ids[:190]] + list(rows.ids[190:]), object), rows.vectors
+        )
+        job, result = verify(store, stitcher, settings(world), elsewhere)
+        assert (job.phase, result["map"], result["complete"]) == ("incomplete", None, False)
+
+
+def test_a_table_that_was_moved_is_not_moved_again(world):
+    stitcher = stitcher_of(D, D)
+    address, vectors = made(world)
+    if world.options.get("view"):
+        return  # the address of the table has no column after the clean-up
+    with opened(address) as store:
+        verified(store, stitcher, world, vectors, swap_equal=True)
+        cut_over(store, stitcher, settings(world))
+        clean_up(store)
+    with opened(address) as store, pytest.raises(InputError, match="must be in space 'old'"):
+        run(store, stitcher, settings(world, swap_equal=True))
+
+
+def test_clean_up_does_not_remove_the_only_vector_of_a_row(live_world, stitcher):
+    address, vectors = made(live_world)
+    with opened(address) as store:
+        verified(store, stitcher, live_world, vectors)
+        cut_over(store, stitcher, settings(live_world))
+        live_world.insert([1_000], stitcher.translate(vectors[:1]))
+        roll_back(store, settings(live_world))
+        with pytest.raises(InputError, match="1 rows have only a new vector"):
+            clean_up(store)
+        clean_up(store, discard=True)
+        assert job_of(store) is None
 
 
 def test_another_stitcher_another_name_and_another_dimension_are_refused(world, stitcher):

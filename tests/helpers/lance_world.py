@@ -104,6 +104,10 @@ class LanceWorld:
         columns = {"id": pa.array(np.asarray(ids, np.int64)), "vector": vectors_of(old), new_name: vectors_of(new)}
         self._merge(pa.table(columns))
 
+    def corrupt(self, key: int, vector: np.ndarray) -> None:
+        """Change a new vector behind the back of the job."""
+        self._merge(pa.table({"id": pa.array([key], pa.int64()), "vector_new": vectors_of(vector[None])}))
+
     def compact(self) -> None:
         self._again(lambda: self.latest.optimize.compact_files())
 

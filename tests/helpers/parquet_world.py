@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers.lance_world import LanceWorld
+from helpers.lance_world import LanceWorld, vectors_of
 
 N_FILES = 5
 
@@ -84,6 +84,18 @@ class ParquetWorld:
         self.n_written += 1
         for folder, vectors in ((self.path, old), (self.beside, new)):
             pq.write_table(LanceWorld._rows(ids, vectors), folder / f"dual-{self.n_written}.parquet")
+
+    def corrupt(self, key: int, vector: np.ndarray) -> None:
+        """Change a new vector behind the back of the job, which knows the file by its mark."""
+        for file in sorted(self.beside.glob("*.parquet")):
+            table = pq.read_table(file)
+            ids = table["id"].to_pylist()
+            if key in ids:
+                rows = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(ids), -1).copy()
+                rows[ids.index(key)] = vector
+                place = table.schema.get_field_index("vector")
+                field = table.schema.field("vector")
+                pq.write_table(table.set_column(place, field, vectors_of(rows)), file)
 
     def _table(self, folder: Path) -> pa.Table:
         return pa.concat_tables([pq.read_table(file) for file in sorted(folder.glob("*.parquet"))])

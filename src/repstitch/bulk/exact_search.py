@@ -1,22 +1,28 @@
-"""Exact nearest rows of a few queries among all rows of a table, which are seen in batches."""
+"""Exact search of a few queries among all rows of a table, which are seen in batches."""
 
 import numpy as np
 
+TIE = 1e-5  # two scores in float32 that differ by less, relative to their size, are the same
+
 
 class ExactSearch:
-    """Collects the k nearest rows of each query.
+    """Collects the k best scores of each query, and the scores of the rows that another search has returned.
 
     Args:
         queries: Vectors (n_queries, d).
-        k: Number of rows to keep for each query.
+        returned: The ids (n_queries, k) that the other search returned; "" for none.
         metric: `cosine`, `dot`, or `l2` for Euclidean distance.
     """
 
-    def __init__(self, queries: np.ndarray, k: int, metric: str = "cosine"):
+    def __init__(self, queries: np.ndarray, returned: np.ndarray, metric: str = "cosine"):
         self.queries = _unit(queries) if metric == "cosine" else queries
-        self.k, self.metric = k, metric
-        self.scores = np.full((len(queries), 0), -np.inf, np.float32)
-        self.ids = np.empty((len(queries), 0), object)
+        self.k, self.metric = returned.shape[1], metric
+        self.best = np.full((len(queries), self.k), -np.inf, np.float32)
+        self.scores = np.full(returned.shape, -np.inf, np.float32)
+        self._places: dict[str, list[tuple[int, int]]] = {}
+        for place, key in np.ndenumerate(returned):
+            if key:
+                self._places.setdefault(key, []).append(place)
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """Look at rows: their ids (n,) and vectors (n, d). Rows with NaN, and rows of zeros, are never near."""
@@ -27,20 +33,24 @@ class ExactSearch:
         scores = self.queries @ (_unit(vectors) if self.metric == "cosine" else vectors).T
         if self.metric == "l2":
             scores = 2 * scores - np.einsum("nd,nd->n", vectors, vectors)
-        if len(ids) > self.k:
-            best = np.argpartition(-scores, self.k - 1, axis=1)[:, : self.k]
-            scores, ids = np.take_along_axis(scores, best, 1), ids[best]
-        else:
-            ids = np.broadcast_to(ids, scores.shape)
-        self.scores, self.ids = np.hstack([self.scores, scores]), np.hstack([self.ids, ids])
-        order = np.argsort(-self.scores, axis=1, kind="stable")[:, : self.k]
-        self.scores, self.ids = np.take_along_axis(self.scores, order, 1), np.take_along_axis(self.ids, order, 1)
+        for row, key in enumerate(ids):
+            for query, rank in self._places.get(key, ()):
+                self.scores[query, rank] = scores[query, row]
+        both = np.hstack([self.best, scores])
+        self.best = -np.partition(-both, self.k - 1, axis=1)[:, : self.k]
 
+    def recall(self) -> float:
+        """Return the mean share of the exact nearest k that the other search returned.
 
-def overlap(approximate: np.ndarray, exact: np.ndarray) -> float:
-    """Return the mean share of the exact ids (n_queries, k) that the approximate ones contain."""
-    shares = [np.isin(row, others).mean() for row, others in zip(exact, approximate, strict=True)]
-    return float(np.mean(shares)) if shares else 1.0
+        A returned row counts if its score is as good as the k-th best one, so repeated vectors stand for each other.
+        """
+        if not len(self.queries):
+            return 1.0
+        last = np.where(np.isfinite(self.best), self.best, np.inf).min(axis=1, keepdims=True)
+        n_exact = np.isfinite(self.best).sum(axis=1)
+        tolerance = TIE * np.maximum(1.0, np.abs(last))
+        n_good = (self.scores >= last - tolerance).sum(axis=1)
+        return float(np.mean(np.minimum(n_good, n_exact) / np.maximum(n_exact, 1)))
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

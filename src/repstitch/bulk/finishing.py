@@ -4,6 +4,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from repstitch.bulk.job import (
     CUT_OVER,
     INCOMPLETE,
@@ -55,6 +57,7 @@ def cut_over(
         if job.guard and not store.capabilities.writers_guard:
             raise InputError(f"`guard` is not possible in {store.address.scheme}; leave it out.")
         store.resume(job.migration)
+        store.check(job.migration)
         if (job.verification or {}).get("index_stamp") != store.index_stamp():
             raise InputError("The index of the new vectors has changed since the verification; verify again first.")
         job = job.at(CUT_OVER)
@@ -81,19 +84,22 @@ def roll_back(store: Store, settings: JobSettings) -> tuple[Job, RolledBack]:
         return job, store.roll_back(job.to_dict(), settings.max_pause)
 
 
-def clean_up(store: Store) -> str:
+def clean_up(store: Store, *, discard: bool = False) -> str:
     """End a migration: before a cut-over the table becomes as it was, after it the old vectors are removed.
 
     Args:
         store: The table. Nothing is done if it has no migration and no remains of one.
+        discard: If True, rows may lose the only vector that they have.
 
     Returns:
         The phase that the migration was in, or "" if there was none.
 
     Raises:
-        InputError: If another job on the column is running.
+        InputError: If another job on the column is running, or if rows would lose their only vector.
     """
     with store.locked():
+        if not discard:
+            _check_nothing_is_lost(store)
         try:
             job = job_of(store)
         except InputError:  # a damaged state must not prevent its removal
@@ -136,13 +142,35 @@ def status(store: Store, held_out: HeldOutRows | None = None) -> dict[str, Any]:
     }
 
 
+def _check_nothing_is_lost(store: Store) -> None:
+    """Raise InputError if rows would lose the only vector that they have."""
+    try:
+        job = job_of(store)
+        if job is None or job.phase not in (CUT_OVER, ROLLED_BACK):
+            return
+        store.resume(job.migration)
+    except InputError:  # a damaged job cannot be looked at, and must not prevent its removal
+        return
+    if job.phase == CUT_OVER:
+        n_rows = store.count_rest(MOST_COUNTED)
+        why, advice = "an old vector that is not translated yet", "run `repstitch migrate run` first"
+    else:
+        missing = (np.isfinite(rows.new).all(axis=1) & ~np.isfinite(rows.old).all(axis=1) for rows in store.compare())
+        n_rows = sum(int(part.sum()) for part in missing)
+        why, advice = "only a new vector, written since the cut-over", "embed them with the old model first"
+    if n_rows:
+        raise InputError(
+            f"Nothing was removed: {n_rows:,} rows have {why}. To keep them, {advice}; else pass `discard`."
+        )
+
+
 def _check_verified(store: Store, job: Job, without_search: bool) -> None:
     if job.phase == VERIFIED or (job.phase == INCOMPLETE and without_search):
         return
     if job.phase == INCOMPLETE:
         raise InputError(
-            "The migration was not verified by search, because there were no native rows or queries. Verify it with "
-            "`target` or `queries`, or cut over with `without_search`."
+            "The migration was not verified by search, because there were too few native rows, and no queries. Verify "
+            "it with `target` or `queries`, or cut over with `without_search`."
         )
     failed = job.verification is not None
     raise InputError(
@@ -158,7 +186,4 @@ def _with_swap(store: Store, job: Job, settings: JobSettings) -> Job:
         migration = replace(migration, keep_names=False)
     if settings.keep_names:
         migration = replace(migration, keep_names=True)
-    if migration != job.migration:
-        store.resume(migration)
-        store.check(migration)
     return replace(job, migration=migration, guard=job.guard or settings.guard)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from repstitch.bulk.filling import catch_up, fill
 from repstitch.bulk.job import FILLING, job_of, new_job
 from repstitch.bulk.row_check import differ
-from repstitch.bulk.running import catch_up, fill
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
 from repstitch.errors import InputError

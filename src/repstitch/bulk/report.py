@@ -53,7 +53,9 @@ def verification_text(result: Mapping[str, Any], phase: str) -> str:
     ]
     index = result["index"]
     if index is None:
-        lines.append("-     index: there is none")
+        lines.append("-     index: there is none, as on the old vectors")
+    elif "why" in index:
+        lines.append(f"{mark(index)}  index: {index['why']}")
     else:
         lines.append(
             f"{mark(index)}  index: finds {num(index['recall@10'])} of the exact nearest ten (at least "
@@ -70,8 +72,8 @@ def verification_text(result: Mapping[str, Any], phase: str) -> str:
         lines.append("The verification failed; the migration cannot be cut over.")
     elif not result["complete"]:
         lines.append(
-            "Not verified by search: there are no native rows or queries; rows of the table stood in for them. Pass "
-            "--target or --queries, or cut over with --without-search."
+            "Not verified by search: there are too few native rows of the table's rows, and no queries. Pass --target "
+            "or --queries, or cut over with --without-search."
         )
     lines.append(f"State: {phase}")
     return "\n".join(lines)
@@ -158,16 +160,14 @@ def _re_embedding(cost: Mapping[str, Any] | None) -> str:
 
 def _map_line(result: Mapping[str, Any] | None) -> str:
     if result is None:
-        return "-     map: not checked, because there are no native rows"
-    if not result["pool"]:
-        return f"{mark(result)}  map: none of the native rows is in the table"
+        return "-     map: not checked, because too few rows of the table have a native vector to compare with"
     low, high = result["interval"]
     text = (
         f"map: recall@1 {num(result['recall@1'])} [{num(low)}, {num(high)}], {result['queries']:,} native queries, "
         f"pool of {result['pool']:,}"
     )
     if "card" not in result:
-        return f"      {text}"
+        return f"{mark(result)}  {text}; chance is {num(1 / result['pool'])}"
     note = "" if result["same_pool"] else f"; the card's pool is {result['card_pool']:,}"
     return f"{mark(result)}  {text}; the card has {num(result['card'])}{note}"
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from repstitch.bulk.exact_search import ExactSearch
+from repstitch.bulk.filling import catch_up
 from repstitch.bulk.job import Job
-from repstitch.bulk.running import catch_up
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Compared, Store, Translate
 
 FLOAT32_TOLERANCE, FLOAT16_TOLERANCE = 1e-5, 2e-3  # of a number, relative to the length of its row
@@ -30,7 +30,7 @@ class RowCheck:
         wrong: Translated rows whose new vector is not the translation of the old one.
         changed: Rows that the stored checksum or version contradicts.
         doubled: Rows whose id another row has too.
-        first_bad: The id of the first row that is missing, wrong or changed.
+        bad_ids: The ids of rows that are missing, wrong or changed, at most 100,000.
     """
 
     rows: int = 0
@@ -41,7 +41,7 @@ class RowCheck:
     wrong: int = 0
     changed: int = 0
     doubled: int = 0
-    first_bad: str | None = None
+    bad_ids: list[str] = field(default_factory=list)
 
     @property
     def n_bad(self) -> int:
@@ -54,7 +54,9 @@ class RowCheck:
         return not (self.n_bad or self.doubled)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"passed": self.passed}
+        first = self.bad_ids[0] if self.bad_ids else None
+        counts = {name: value for name, value in asdict(self).items() if name != "bad_ids"}
+        return counts | {"first_bad": first, "passed": self.passed}
 
 
 def check_rows(store: Store, job: Job, translate: Translate, searches: list[ExactSearch]) -> RowCheck:
@@ -81,7 +83,7 @@ def check_rows(store: Store, job: Job, translate: Translate, searches: list[Exac
             check, suspects = _look_again(fresh, check, suspects, translate)
     finally:
         fresh.close()
-    check.first_bad = suspects[0] if suspects else None
+    check.bad_ids = suspects
     check.doubled = _n_repeats(hashes)
     return check
 

@@ -2,23 +2,21 @@
 
 import logging
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from tqdm import tqdm
 
+from repstitch.bulk.filling import catch_up, fill
 from repstitch.bulk.job import CUT_OVER, FILLED, FILLING, INDEXED, ROLLED_BACK, Job, check_stitcher, job_of, new_job
+from repstitch.bulk.row_check import check_rows
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
 from repstitch.errors import InputError, one_line
 from repstitch.stitchers.stitcher import Stitcher
-from repstitch.stores.store import Migration, Store, Translate, Unit
+from repstitch.stores.store import Store
 
 log = logging.getLogger(__name__)
 
-MOST_ROUNDS = 10  # of the first pass without progress, after which a job gives up
-MOST_CALLS = 10_000  # of `catch_up` in a row, in case rows come in as fast as they are translated
-FEW_ROWS = 100  # that a call of `catch_up` looks at, after which the job goes on
+NOT_CHECKED = {"rows": {"passed": None}}
 RETRY_SECONDS = (1, 2, 4, 8, 16)  # after which a lost connection is opened again
 
 
@@ -73,6 +71,8 @@ def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
             translation = Translation(stitcher, settings.max_rows_per_second, bar.update)
             fill(store, job.migration, translation, settings.workers)
             catch_up(store, translation)
+        if (job.verification or NOT_CHECKED)["rows"]["passed"] is False:
+            _repair(store, job, translation)
         if job.phase == FILLING:
             job = job.at(FILLED)
             store.save_job(job.to_dict())
@@ -89,6 +89,14 @@ def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
         return job
 
 
+def _repair(store: Store, job: Job, translation: Translation) -> None:
+    """Translate the rows again that are not right. The last verification has found some."""
+    bad_ids = check_rows(store, job, translation, []).bad_ids
+    if bad_ids:
+        log.warning("%d rows are not right and are translated again.", store.redo(bad_ids))
+        catch_up(store, translation)
+
+
 def _reopened(store: Store) -> Store:
     """Return the store through a new connection; the old one if there is no connection yet."""
     try:
@@ -97,74 +105,6 @@ def _reopened(store: Store) -> Store:
         return store
     store.close()
     return again
-
-
-def fill(store: Store, migration: Migration, translation: Translation, workers: int) -> None:
-    """Do the first pass: every unit, with several connections at a time. A unit that others changed comes again."""
-    idle_rounds = 0
-    n_before = None
-    while units := store.units():
-        n_left = sum(unit.n_rows for unit in units)
-        idle_rounds = 0 if n_before is None or n_left < n_before else idle_rounds + 1
-        if idle_rounds >= MOST_ROUNDS:
-            raise InputError(
-                f"{n_left:,} rows of {store.address.label} cannot be filled, because other programs change them faster "
-                "than they are translated; run again with more `workers`, or at a quieter time."
-            )
-        n_before = n_left
-        _fill_units(store, migration, units, translation, min(workers, len(units)))
-
-
-def catch_up(store: Store, translate: Translate) -> int:
-    """Translate the rows that others wrote since the first pass. Those of the last moments may be left.
-
-    Returns the number of rows looked at.
-    """
-    total = 0
-    for _ in range(MOST_CALLS):
-        n_rows = store.catch_up(translate)
-        total += n_rows
-        if n_rows <= FEW_ROWS:  # while others write, there are always some
-            break
-    return total
-
-
-def _fill_units(
-    store: Store, migration: Migration, units: Sequence[Unit], translation: Translation, workers: int
-) -> None:
-    if workers == 1:
-        for unit in units:
-            store.fill(unit, translation)
-        return
-    stores = [_resumed(store, migration) for _ in range(workers)]
-    free = list(stores)
-
-    def fill_one(unit: Unit) -> None:
-        own = free.pop()
-        try:
-            own.fill(unit, translation)
-        finally:
-            free.append(own)
-
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(fill_one, unit) for unit in units]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            except BaseException:
-                translation.stop()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-    finally:
-        for own in stores:
-            own.close()
-
-
-def _resumed(store: Store, migration: Migration) -> Store:
-    own = store.reopen()
-    own.resume(migration)
-    return own
 
 
 def _check_same(job: Job, settings: JobSettings) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from repstitch.bulk.exact_search import ExactSearch, overlap
+from repstitch.bulk.exact_search import ExactSearch
+from repstitch.bulk.filling import catch_up
 from repstitch.bulk.job import CUT_OVER, INCOMPLETE, INDEXED, VERIFIED, Job, check_stitcher, required_job
 from repstitch.bulk.row_check import check_rows
-from repstitch.bulk.running import catch_up
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
 from repstitch.embeddings.ids import column_texts
@@ -21,11 +21,10 @@ from repstitch.metrics.retrieval import ndcg, ranks, recall
 from repstitch.spaces import adopt
 from repstitch.stitchers.held_out_rows import HeldOutRows, keep_rows
 from repstitch.stitchers.stitcher import Stitcher
-from repstitch.stores.store import TRANSLATED, Compared, Store, Which
+from repstitch.stores.store import MISSING, TRANSLATED, Compared, Store, Which
 
 K = 10
 MOST_QUERIES = 500
-POOL_TOLERANCE = 0.05  # by which the pool may be smaller than the card's, because rows were deleted since
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +42,21 @@ class Queries:
     new: np.ndarray
     old: np.ndarray
     origin: str
+
+
+@dataclass(frozen=True, eq=False)
+class NativeRows:
+    """Native rows of the new model, and the translations of the same rows as they stand in the store.
+
+    Args:
+        ids: The ids (n,) of the pool. The first m belong to `queries`.
+        queries: Native vectors (m, d_target).
+        gallery: Vectors (n, d_target) from the table.
+    """
+
+    ids: np.ndarray
+    queries: np.ndarray
+    gallery: np.ndarray
 
 
 def verify(
@@ -72,26 +86,26 @@ def verify(
         job = required_job(store, INDEXED, INCOMPLETE, VERIFIED, CUT_OVER)
         check_stitcher(job, stitcher)
         store.resume(job.migration)
-        native = _native_rows(stitcher, settings, held_out)
         translation = Translation(stitcher, settings.max_rows_per_second)
         if job.phase != CUT_OVER:
             catch_up(store, translation)
+        native = _native_rows(store, stitcher, settings, held_out)
         queries = _choose_queries(store, stitcher, settings, native)
-        stamp = store.index_stamp()
-        metric = next((index.metric for index in store.facts().indexes), "cosine")
-        exact = ExactSearch(queries.new, K, metric)
-        rows = check_rows(store, job, translation, [exact] if stamp else [])
-        hits = {"new": _search(store, queries.new, "new"), "old": _search(store, queries.old, "old")}
+        latency = _latency(store, queries, settings.filter)
+        hits = store.search(queries.new, K, "new").ids
+        stamp, metric = store.index_stamp(), next((index.metric for index in store.facts().indexes), "cosine")
+        can_compare = bool(stamp) and stamp != MISSING and metric in METRICS
+        exact = ExactSearch(queries.new, hits, metric)
+        rows = check_rows(store, job, translation, [exact] if can_compare else [])
+        by_map = None if native is None else _map_loss(stitcher, native, settings.target is None)
         result: dict[str, Any] = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "rows": rows.to_dict(),
-            "index": _index_loss(hits["new"][0], exact, queries, settings.index_recall) if stamp else None,
-            "map": None if native is None else _map_loss(store, stitcher, native, settings.target is None),
-            "qrels": _judge(hits["new"][0], queries, settings.qrels) if settings.qrels else None,
-            "latency": _latency(
-                store, queries, {which: seconds for which, (_, seconds) in hits.items()}, settings.filter
-            ),
-            "complete": queries.origin != STAND_IN,
+            "index": _index_loss(exact, queries, settings.index_recall) if can_compare else _no_index(stamp, metric),
+            "map": by_map,
+            "qrels": _judge(hits, queries, settings.qrels) if settings.qrels else None,
+            "latency": latency,
+            "complete": queries.origin == "queries" or (by_map is not None and by_map["same_pool"]),
             "index_stamp": stamp,
         }
         result["passed"] = all(part is None or part.get("passed", True) for part in map(result.get, CHECKS))
@@ -101,18 +115,41 @@ def verify(
         return job, result
 
 
-def _native_rows(stitcher: Stitcher, settings: JobSettings, held_out: HeldOutRows | None) -> HeldOutRows | None:
-    """Return native target rows of rows of the table: those of the caller, else the held-out ones of the stitcher."""
-    if settings.target is None:
-        return held_out
-    rows = read(settings.target, sample=MOST_POOL)
-    adopt(rows.space, rows.declared, stitcher.target, "`target`", opposite=stitcher.source)
-    if rows.ids is None:
-        raise InputError("`target` must have ids, by which its rows belong to those of the table.")
-    return keep_rows(rows.ids, np.asarray(rows.vectors, np.float32))
+def _native_rows(
+    store: Store, stitcher: Stitcher, settings: JobSettings, held_out: HeldOutRows | None
+) -> NativeRows | None:
+    """Return native target rows of rows of the table: those of the caller, else the held-out ones of the stitcher.
+
+    Rows that are no longer in the table, or whose vector the application wrote itself, are left out. Raises InputError
+    if too few rows of the caller are left; too few held-out rows are not used.
+    """
+    rows = held_out
+    if settings.target is not None:
+        target = read(settings.target, sample=MOST_POOL)
+        adopt(target.space, target.declared, stitcher.target, "`target`", opposite=stitcher.source)
+        if target.ids is None:
+            raise InputError("`target` must have ids, by which its rows belong to those of the table.")
+        rows = keep_rows(target.ids, np.asarray(target.vectors, np.float32))
+    if rows is None:
+        return None
+    gallery: dict[str, np.ndarray] = {}
+    for part in store.compare(list(rows.ids)):
+        is_translated = (part.states == TRANSLATED) & np.isfinite(part.new).all(axis=1)
+        gallery |= zip(part.ids[is_translated], part.new[is_translated], strict=True)
+    n_queries = len(rows.vectors)
+    searching = [i for i, key in enumerate(rows.ids[:n_queries]) if key in gallery]
+    if len(searching) < LEAST_ROWS:
+        if settings.target is not None:
+            raise InputError(
+                f"At least {LEAST_ROWS} rows of `target` must be in the table, by id, with a translated vector; got "
+                f"{len(searching)} (`target` has e.g. id {str(rows.ids[0])!r})."
+            )
+        return None
+    pool = [*(rows.ids[i] for i in searching), *(key for key in rows.ids[n_queries:] if key in gallery)]
+    return NativeRows(np.array(pool, object), rows.vectors[searching], np.stack([gallery[key] for key in pool]))
 
 
-def _choose_queries(store: Store, stitcher: Stitcher, settings: JobSettings, native: HeldOutRows | None) -> Queries:
+def _choose_queries(store: Store, stitcher: Stitcher, settings: JobSettings, native: NativeRows | None) -> Queries:
     stand_in = compared(store, sample_ids(store, MOST_QUERIES))
     usable = np.isfinite(stand_in.old).all(axis=1) & np.isfinite(stand_in.new).all(axis=1)
     old = stand_in.old[usable]
@@ -126,10 +163,10 @@ def _choose_queries(store: Store, stitcher: Stitcher, settings: JobSettings, nat
         ids = np.arange(len(rows)).astype(str) if rows.ids is None else rows.ids
         return Queries(ids, np.asarray(rows.vectors, np.float32), old, "queries")
     if native is not None:
-        vectors = native.vectors[:MOST_QUERIES]
+        vectors = native.queries[:MOST_QUERIES]
         origin = "held-out rows" if settings.target is None else "target rows"
         return Queries(native.ids[: len(vectors)], vectors, old, origin)
-    return Queries(stand_in.ids[usable], stand_in.new[usable], old, STAND_IN)
+    return Queries(stand_in.ids[usable], stand_in.new[usable], old, "rows of the table")
 
 
 def sample_ids(store: Store, n: int) -> list[str]:
@@ -146,53 +183,48 @@ def compared(store: Store, ids: list[str]) -> Compared:
     return Compared(*(np.concatenate([getattr(part, name) for part in parts]) for name in Compared.__annotations__))
 
 
-def _search(store: Store, queries: np.ndarray, which: Which, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    hits = store.search(queries, K, which, where=where)
-    return hits.ids, hits.seconds
-
-
-def _index_loss(hit_ids: np.ndarray, exact: ExactSearch, queries: Queries, least: float) -> dict[str, Any]:
+def _index_loss(exact: ExactSearch, queries: Queries, least: float) -> dict[str, Any]:
     """Compare the results of the store's index with those of an exact search on the same column."""
-    share = overlap(hit_ids, exact.ids)
+    recall = exact.recall()
     return {
-        "recall@10": share,
+        "recall@10": recall,
         "least": least,
         "queries": len(queries.new),
         "of": queries.origin,
-        "passed": share >= least,
+        "passed": recall >= least,
     }
 
 
-def _map_loss(store: Store, stitcher: Stitcher, native: HeldOutRows, is_held_out: bool) -> dict[str, Any] | None:
+def _no_index(stamp: str, metric: str) -> dict[str, Any] | None:
+    """Return why an index was not compared; None if there is none, as on the old vectors."""
+    if stamp == MISSING:
+        return {"why": "the old vectors have an index and the new ones have none; run again", "passed": False}
+    return {"why": f"its metric {metric} is not compared", "passed": True} if stamp else None
+
+
+def _map_loss(stitcher: Stitcher, native: NativeRows, is_held_out: bool) -> dict[str, Any]:
     """Search the translations of the pool, as they stand in the store, with native rows.
 
-    Rows that are no longer in the table, or whose vector the application wrote itself, leave the pool.
+    The result must be better than chance and, for held-out rows, not below the interval of the scorecard.
     """
-    if not len(native.vectors):
-        return None
-    rows = compared(store, list(native.ids))
-    kept = (rows.states == TRANSLATED) & np.isfinite(rows.new).all(axis=1)
-    gallery = dict(zip(rows.ids[kept], rows.new[kept], strict=True))
-    query_rows = [i for i, key in enumerate(native.ids[: len(native.vectors)]) if key in gallery]
-    others = [key for key in native.ids[len(native.vectors) :] if key in gallery]
-    pool = [*(native.ids[i] for i in query_rows), *others]
-    if not query_rows:
-        return {"pool": 0, "queries": 0, "passed": not is_held_out}
-    positions = ranks(native.vectors[query_rows], np.stack([gallery[key] for key in pool]))
-    first = int((positions <= 1).sum())
-    interval = binomtest(first, len(query_rows)).proportion_ci(method="wilson")
+    positions = ranks(native.queries, native.gallery)
+    n_queries, pool = len(native.queries), len(native.ids)
+    interval = binomtest(int((positions <= 1).sum()), n_queries).proportion_ci(method="wilson")
     result = {
         "recall@1": recall(positions, 1),
         "recall@10": recall(positions, K),
         "interval": [float(interval.low), float(interval.high)],
-        "queries": len(query_rows),
-        "pool": len(pool),
+        "queries": n_queries,
+        "pool": pool,
+        "same_pool": True,
+        "passed": bool(interval.low > 1 / pool),
     }
     if is_held_out and "corpus" in stitcher.scorecard:
         card = stitcher.scorecard.corpus.recall_at(1)
         result |= {"card": card.score, "card_interval": card.interval, "card_pool": stitcher.scorecard.pool}
-        result["same_pool"] = len(pool) >= (1 - POOL_TOLERANCE) * stitcher.scorecard.pool
-        result["passed"] = interval.high >= (card.interval or (card.score, card.score))[0]
+        result["same_pool"] = pool >= LEAST_SHARE_OF_POOL * stitcher.scorecard.pool
+        least = (card.interval or (card.score, card.score))[0]
+        result["passed"] = result["passed"] and bool(interval.high >= least)
     return result
 
 
@@ -211,13 +243,18 @@ def _judge(hit_ids: np.ndarray, queries: Queries, path: str) -> dict[str, Any]:
     return {"ndcg@10": float(ndcg(retrieved, grades, K).mean()), "queries": len(judged)}
 
 
-def _latency(store: Store, queries: Queries, seconds: dict[str, np.ndarray], where: str | None) -> dict[str, Any]:
-    """Return p50 and p99 of the searches in milliseconds, by column, and of filtered searches if there is a filter."""
-    result = {which: _percentiles(times) for which, times in seconds.items()}
-    if where is not None:
-        result["new, filtered"] = _percentiles(_search(store, queries.new, "new", where)[1])
-        result["old, filtered"] = _percentiles(_search(store, queries.old, "old", where)[1])
-    return result
+def _latency(store: Store, queries: Queries, where: str | None) -> dict[str, Any]:
+    """Return p50 and p99 of searches in milliseconds, by column, and of filtered searches if there is a filter."""
+    conditions = {"": None} | ({} if where is None else {", filtered": where})
+    return {
+        f"{which}{suffix}": _percentiles(store.search(vectors[:MOST_QUERIES], K, which, where=condition).seconds)
+        for suffix, condition in reversed(conditions.items())  # a wrong condition is refused at once
+        for which, vectors in _sides(queries)
+    }
+
+
+def _sides(queries: Queries) -> tuple[tuple[Which, np.ndarray], ...]:
+    return ("new", queries.new), ("old", queries.old)
 
 
 def _percentiles(seconds: np.ndarray) -> dict[str, float] | None:
@@ -227,5 +264,7 @@ def _percentiles(seconds: np.ndarray) -> dict[str, float] | None:
 
 
 CHECKS = ("rows", "index", "map")
-STAND_IN = "rows of the table"
+METRICS = ("cosine", "l2", "dot")
 MOST_POOL = 10_000
+LEAST_ROWS = 20  # native rows that must be in the table
+LEAST_SHARE_OF_POOL = 0.5  # of the scorecard's pool that must still be in the table

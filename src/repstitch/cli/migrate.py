@@ -134,6 +134,11 @@ def _add_pause(step: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_discard(step: argparse.ArgumentParser) -> None:
+    step.add_argument("--discard", action="store_true", help="remove vectors also where a row has no other one")
+    _add_yes(step)
+
+
 def _add_yes(step: argparse.ArgumentParser) -> None:
     step.add_argument("--yes", action="store_true", help="do not ask before anything is written")
 
@@ -235,7 +240,7 @@ def cleanup(args: argparse.Namespace) -> None:
             phase = "damaged"
         loses = "the old vectors" if phase == CUT_OVER else "the new vectors"
         _ask(args, f"End the migration of {address.label} ({phase or 'no job'}) and remove {loses}?")
-        phase = clean_up(store)
+        phase = clean_up(store, discard=args.discard)
     text = (
         f"{address.label}: cleaned up."
         if phase
@@ -333,6 +338,6 @@ STEPS: dict[str, tuple[Callable, str, str, tuple[Group, ...]]] = {
         cleanup,
         "end a migration: before the cut-over the table becomes as it was, after it the old vectors are removed",
         "",
-        (_add_yes,),
+        (_add_discard,),
     ),
 }

@@ -34,6 +34,7 @@ from repstitch.stores.lancedb_opening import (
     ENDING,
     choose_id,
     choose_vector,
+    committed,
     explained,
     id_conditions,
     open_latest,
@@ -42,6 +43,7 @@ from repstitch.stores.lancedb_opening import (
 )
 from repstitch.stores.local_folders import folder_bytes, free_bytes, job_lock
 from repstitch.stores.store import (
+    MISSING,
     Capabilities,
     Compared,
     CutOver,
@@ -240,6 +242,17 @@ class LanceTable(Store):
             filling.n_tagged = len(filling.checked)
         return n_seen
 
+    def redo(self, ids: Sequence[str]) -> int:
+        def empty(where: str) -> int:
+            dataset = open_latest(self.path)
+            columns = self.filling.columns(dataset)
+            nulls = {columns.new: "NULL", columns.state: "NULL"}
+            return dataset.update(nulls, where=where)["num_rows_updated"]
+
+        conditions = lancedb_reading.conditions(open_latest(self.path), self.id, ids)
+        action = f"Rows of {self.path} cannot be marked"
+        return sum(committed(lambda where=where: empty(where), action) for where in conditions)
+
     def count_rest(self, at_most: int | None = None) -> int:
         return self.filling.count_rest(open_latest(self.path), at_most)
 
@@ -259,7 +272,9 @@ class LanceTable(Store):
 
     def index_stamp(self) -> str:
         dataset = open_latest(self.path)
-        return lancedb_indexes.stamp(dataset, need_columns(dataset, self.vector).new)
+        columns = need_columns(dataset, self.vector)
+        stamp = lancedb_indexes.stamp(dataset, columns.new)
+        return stamp or (MISSING if lancedb_indexes.vector_indexes(dataset, columns.old or "") else "")
 
     # --- verification -------------------------------------------------------------------------------------------------
 

@@ -213,6 +213,15 @@ class ParquetFolder(Store):
     def catch_up(self, translate: Translate) -> int:
         return self.filling.catch_up(translate)
 
+    def redo(self, ids: Sequence[str]) -> int:
+        wanted, n_rows = set(ids), 0
+        for name in list_files(self.folders.new):
+            n_bad = len(self._ids(self.folders.new, [name]) & wanted)
+            if n_bad:  # its file is then translated again
+                (self.folders.new / name).unlink()
+                n_rows += n_bad
+        return n_rows
+
     def count_rest(self, at_most: int | None = None) -> int:
         return self.filling.count_rest(at_most)
 

@@ -11,6 +11,7 @@ from repstitch.stores.postgresql_catalog import Table
 from repstitch.stores.postgresql_connection import Session, compose, quoted
 
 PREFIX = "repstitch: "
+LABEL = "zzz_repstitch_"  # triggers fire in the order of their names, and ours are last
 FILLING, LIVE = "filling", "cut over"
 MAX_NAME_BYTES = 63
 
@@ -20,7 +21,7 @@ class Book:
     """What the store must remember of a job.
 
     Args:
-        table: The table as `schema.name`.
+        table: The table as `schema.name`, and `oid`, its number when the triggers were made.
         tag: The number of the table and of its old column, which is part of the names of triggers and functions.
         vector: The name that readers use; `new` and `old` are the other names, as in `Migration`.
         layout: `column` or `side`.
@@ -30,9 +31,13 @@ class Book:
         first_pass: Whether the first pass is still to do.
         phase: FILLING, or LIVE after a cut-over.
         guard: The name of the new space, if writers must state it.
+        side: The name of the side table.
+        view_columns: The numbers of the table's columns that the view shows, in order.
+        suspect: Whether triggers were missing for a while, so that all rows must be compared before a cut-over.
     """
 
     table: str
+    oid: int
     tag: str
     vector: str
     new: str
@@ -48,6 +53,9 @@ class Book:
     first_pass: bool = True
     phase: str = FILLING
     guard: str | None = None
+    side: str = ""
+    view_columns: list[int] | None = None
+    suspect: bool = False
 
     @property
     def swaps(self) -> bool:
@@ -98,6 +106,11 @@ def shortened(name: str, ending: str) -> str:
     return name.encode()[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
 
 
+def queue_name(side: str) -> str:
+    """Return the name of the queue of changes beside a side table."""
+    return shortened(side, "_changes")
+
+
 def side_name(table: str, new: str) -> str:
     """Return the name of the side table."""
     return shortened(table, "_" + new)
@@ -107,16 +120,19 @@ def side_name(table: str, new: str) -> str:
 class Record:
     """A comment of a job: the card of the new space, what the store must remember, and what `save_job` was given.
 
-    `book` is None after the clean-up that follows a cut-over. Only the card remains then.
+    `book` is None after the clean-up that follows a cut-over. Only the card remains then. `of` is the tag of the job in
+    the comments of other things that it has made, such as its view.
     """
 
     space: dict[str, Any]
     book: Book | None = None
     job: dict[str, Any] | None = None
+    of: str | None = None
 
     def to_comment(self) -> str:
         """Return the text of the comment."""
-        content = {"space": self.space, "store": asdict(self.book) if self.book else None, "job": self.job}
+        store = asdict(self.book) if self.book else None
+        content = {"space": self.space, "store": store, "job": self.job, "of": self.of}
         return PREFIX + json.dumps({key: value for key, value in content.items() if value is not None})
 
     def with_book(self, **changes: Any) -> "Record":
@@ -131,7 +147,7 @@ def parse_comment(comment: str | None) -> Record | None:
     try:
         content = json.loads(comment[len(PREFIX) :])
         book = content.get("store")
-        return Record(content.get("space") or {}, Book(**book) if book else None, content.get("job"))
+        return Record(content.get("space") or {}, Book(**book) if book else None, content.get("job"), content.get("of"))
     except (ValueError, TypeError, AttributeError):
         raise InputError(
             f"The comment {comment[:60]!r} … is not one that this version can read; continue with the version that "
@@ -147,8 +163,8 @@ def find_record(session: Session, table: Table, vector: str) -> Record | None:
     return None
 
 
-def find_records(session: Session, table: Table) -> list[Record]:
-    """Return the records of all jobs on a table."""
+def find_records(session: Session, table: Table, damaged_too: bool = False) -> list[Record]:
+    """Return the records of all jobs on a table. With `damaged_too`, a comment that cannot be read is passed over."""
     comments = session.run(
         """select col_description(attrelid, attnum) from pg_attribute
         where attrelid = {oid} and attnum > 0 and not attisdropped
@@ -159,18 +175,67 @@ def find_records(session: Session, table: Table) -> list[Record]:
         oid=table.oid,
         prefix=PREFIX,
     )
-    records = (parse_comment(comment) for (comment,) in comments)
-    return [record for record in records if record and record.book and record.book.table == table.title]
+    records: dict[str, Record] = {}
+    for (comment,) in comments:
+        try:
+            record = parse_comment(comment)
+        except InputError:
+            if not damaged_too:
+                raise
+            continue
+        if record and record.book and _is_of(session, table, record.book):
+            if record.of is None or record.book.tag not in records:  # the copy counts only where the first is gone
+                records[record.book.tag] = replace(record, of=None)
+    return list(records.values())
+
+
+def _is_of(session: Session, table: Table, book: Book) -> bool:
+    """Return whether a job belongs to this table, and not to one that had its name, or whose comments it has copied."""
+    return book.oid == table.oid or (
+        book.table == table.title
+        and not session.value(
+            "select exists (select from pg_trigger where starts_with(tgname, {prefix}) and tgrelid not in ({oid}, "
+            "coalesce(to_regclass({side}), 0)))",
+            prefix=label_prefix(book.tag),
+            oid=table.oid,
+            side=table.in_schema(book.side).as_string(session.connection),
+        )
+    )
+
+
+def label_prefix(tag: str) -> str:
+    """Return what the names of triggers and functions of a job begin with."""
+    return f"{LABEL}{tag}_"
 
 
 def write_record(session: Session, table: Table, record: Record) -> None:
-    """Store a record with the new column or the side table of its job."""
+    """Store a record with the new column or the side table of its job, unless the user has a comment there.
+
+    A copy stands with the column of states or the queue.
+    """
     book = record.book
     assert book is not None
     if book.layout == "side":
-        comment_on(session, compose("table {side}", side=table.in_schema(side_name(table.name, book.new))), record)
+        first, second = (
+            compose("table {name}", name=table.in_schema(name)) for name in (book.side, queue_name(book.side))
+        )
+        present = session.value(
+            "select obj_description(to_regclass({side}), 'pg_class')",
+            side=table.in_schema(book.side).as_string(session.connection),
+        )
     else:
-        comment_on(session, compose("column {T}.{N}", T=table.qualified, N=quoted(book.new_name)), record)
+        first, second = (
+            compose("column {T}.{N}", T=table.qualified, N=quoted(name)) for name in (book.new_name, book.state_name)
+        )
+        present = session.value(
+            "select col_description(attrelid, attnum) from pg_attribute where attrelid = {oid} and attname = {name}",
+            oid=table.oid,
+            name=book.new_name,
+        )
+    with session.transaction():
+        if present is None or present.startswith(PREFIX):
+            comment_on(session, first, record)
+        comment_on(session, second, replace(record, of=book.tag))
 
 
 def comment_on(session: Session, target: sql.Composable, record: Record) -> None:

@@ -23,6 +23,7 @@ Translate = Callable[[np.ndarray], np.ndarray]
 NaN; the store then writes no vector for it, and the state SKIPPED."""
 
 TRANSLATED, NATIVE, SKIPPED = "translated", "native", "skipped"  # the states of a row begin with one of these words
+MISSING = "missing"  # the stamp of an index that should be there
 Which = Literal["old", "new"]  # the two columns of vectors of a job
 
 
@@ -63,8 +64,8 @@ class Capabilities:
 class Index:
     """An index on the column of vectors.
 
-    `settings` are the store's own, such as m and ef_construction. `metric` is `cosine`, `l2` or `dot`; another one, such
-    as a distance of city blocks, cannot be compared with an exact search.
+    `settings` are the store's own, such as m and ef_construction. `metric` is `cosine`, `l2` or `dot`; another one,
+    such as a distance of city blocks, cannot be compared with an exact search.
     """
 
     name: str
@@ -300,6 +301,13 @@ class Store(ABC):
         """Translate some of the rows that were written since, at most some thousands. Return the number looked at."""
 
     @abstractmethod
+    def redo(self, ids: Sequence[str]) -> int:
+        """Mark rows whose new vectors are not right, so that `catch_up` translates them again. Return their number.
+
+        New vectors of rows that do not exist any more are removed.
+        """
+
+    @abstractmethod
     def count_rest(self, at_most: int | None = None) -> int:
         """Return the number of rows whose new vector is missing or out of date; counting may end at `at_most`."""
 
@@ -316,7 +324,10 @@ class Store(ABC):
 
     @abstractmethod
     def index_stamp(self) -> str:
-        """Return text that changes if the index of the new column is made anew or is no longer usable; "" for none."""
+        """Return text that changes if the index of the new column is made anew or is no longer usable.
+
+        It is "" if there is none and the old column has none either, and MISSING if only the old column has one.
+        """
 
     # --- verification -------------------------------------------------------------------------------------------------
 
