@@ -11,6 +11,8 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
+from repstitch.stores.lancedb_states import checksums, split, states
+
 TRIES = 100
 WRITES_PER_COMPACTION, WRITE_SECONDS = 50, 0.02
 TABLE = "docs"
@@ -105,8 +107,13 @@ class LanceWorld:
         self._merge(pa.table(columns))
 
     def corrupt(self, key: int, vector: np.ndarray) -> None:
-        """Change a new vector behind the back of the job."""
-        self._merge(pa.table({"id": pa.array([key], pa.int64()), "vector_new": vectors_of(vector[None])}))
+        """Change a new vector, with a state that fits it, as if the job had written it."""
+        row = self.latest.to_table(columns=["vector", "vector_new_state"], filter=f"id = {key}").to_pylist()[0]
+        old = np.array([row["vector"]], np.float32)
+        valid = np.ones(1, bool)
+        state = states(split(row["vector_new_state"])[0], checksums(old, valid), checksums(vector[None], valid))
+        columns = {"id": pa.array([key], pa.int64()), "vector_new": vectors_of(vector[None]), "vector_new_state": state}
+        self._merge(pa.table(columns))
 
     def compact(self) -> None:
         self._again(lambda: self.latest.optimize.compact_files())

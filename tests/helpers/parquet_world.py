@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from helpers.lance_world import LanceWorld, vectors_of
+from repstitch.stores.parquet_files import MARK_KEY
 
 N_FILES = 5
 
@@ -86,7 +87,7 @@ class ParquetWorld:
             pq.write_table(LanceWorld._rows(ids, vectors), folder / f"dual-{self.n_written}.parquet")
 
     def corrupt(self, key: int, vector: np.ndarray) -> None:
-        """Change a new vector behind the back of the job, which knows the file by its mark."""
+        """Change a new vector in a file that keeps its mark, as if the job had written it."""
         for file in sorted(self.beside.glob("*.parquet")):
             table = pq.read_table(file)
             ids = table["id"].to_pylist()
@@ -95,7 +96,11 @@ class ParquetWorld:
                 rows[ids.index(key)] = vector
                 place = table.schema.get_field_index("vector")
                 field = table.schema.field("vector")
-                pq.write_table(table.set_column(place, field, vectors_of(rows)), file)
+                mark = pq.read_metadata(file).metadata[MARK_KEY]
+                table = table.set_column(place, field, vectors_of(rows))
+                with pq.ParquetWriter(file, table.schema) as writer:
+                    writer.write_table(table)
+                    writer.add_key_value_metadata({MARK_KEY: mark})
 
     def _table(self, folder: Path) -> pa.Table:
         return pa.concat_tables([pq.read_table(file) for file in sorted(folder.glob("*.parquet"))])

@@ -249,7 +249,7 @@ class LanceTable(Store):
             nulls = {columns.new: "NULL", columns.state: "NULL"}
             return dataset.update(nulls, where=where)["num_rows_updated"]
 
-        conditions = lancedb_reading.conditions(open_latest(self.path), self.id, ids)
+        conditions = id_conditions(open_latest(self.path).schema, self.id, ids)
         action = f"Rows of {self.path} cannot be marked"
         return sum(committed(lambda where=where: empty(where), action) for where in conditions)
 

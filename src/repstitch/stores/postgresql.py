@@ -4,7 +4,6 @@ Where an index on the old vectors would slow each update down, the new vectors g
 column. Triggers keep both right while others write. See `postgresql_column` and `postgresql_side`.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,18 @@ import pyarrow as pa
 
 from repstitch.addresses import Address
 from repstitch.errors import InputError
-from repstitch.stores.copying import FLAG, record, rows_of
+from repstitch.stores.postgresql_arming import (
+    arm_again,
+    check_armed,
+    check_trusted,
+    is_armed,
+    open_layout,
+    tag_of_column,
+)
 from repstitch.stores.postgresql_catalog import choose_id, dim_of, open_table
-from repstitch.stores.postgresql_connection import Session, compose, quoted, raw
-from repstitch.stores.postgresql_cutover import CutOverJob, open_layout, roll_back
+from repstitch.stores.postgresql_comparing import compare
+from repstitch.stores.postgresql_connection import Session, lock, quoted
+from repstitch.stores.postgresql_cutover import CutOverJob, roll_back
 from repstitch.stores.postgresql_facts import (
     Column,
     check_column,
@@ -30,23 +37,12 @@ from repstitch.stores.postgresql_facts import (
     space_in_comments,
 )
 from repstitch.stores.postgresql_index import build_indexes, search, stamp
-from repstitch.stores.postgresql_job import Book, Record, comment_on, find_record, find_records
+from repstitch.stores.postgresql_job import Book, Record, find_record, find_records, side_name
 from repstitch.stores.postgresql_layout import LIVE_NATIVE, Layout, not_null_name, retried
-from repstitch.stores.postgresql_rehearsal import copied_table
-from repstitch.stores.postgresql_rows import (
-    PostgresRows,
-    Selection,
-    batch_rows,
-    grouped,
-    one_of,
-    or_zeros,
-    sample,
-    take,
-)
+from repstitch.stores.postgresql_rehearsal import copied_table, drop_copies
+from repstitch.stores.postgresql_remains import clean_up
+from repstitch.stores.postgresql_rows import PostgresRows, Selection, one_of, sample, take
 from repstitch.stores.store import (
-    NATIVE,
-    SKIPPED,
-    TRANSLATED,
     Capabilities,
     Compared,
     CutOver,
@@ -59,10 +55,6 @@ from repstitch.stores.store import (
     Unit,
     Which,
 )
-
-WORDS = ("", TRANSLATED, NATIVE, SKIPPED)
-NO_OLD, NO_NEW, BROKEN = 4, 8, 16  # added to the place in WORDS, in the flag of a row that is compared
-SIGNS = ord("A")  # of the flag 0
 
 
 class PostgresTable(Store):
@@ -182,23 +174,12 @@ class PostgresTable(Store):
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the right to work on this column. Raises InputError if another job on it is running."""
-        digest = hashlib.sha256(f"repstitch {self._tag()}".encode()).digest()
-        key = int.from_bytes(digest[:8], "big", signed=True)
-        holder = Session(self.address)
-        try:
-            if not holder.value("select pg_try_advisory_lock({key}::bigint)", key=key):
+        with lock(self.address, f"{self.table.oid} {self.vector}") as is_free:
+            if not is_free:
                 raise InputError(
                     f"Another job is running on column {self.vector!r} of {self.table.title}; wait for it, or stop it."
                 )
             yield
-        finally:
-            holder.close()
-
-    def _tag(self) -> str:
-        job = find_record(self.session, self.table, self.vector)
-        if job is not None and job.book is not None:
-            return job.book.tag
-        return f"{self.table.oid}_{self.table.fields[self.vector].number}"
 
     def job(self) -> dict[str, Any] | None:
         """Return what `save_job` has stored with the column, or None if there is no job."""
@@ -215,6 +196,9 @@ class PostgresTable(Store):
         """Make the place for the new vectors, with its triggers and the state of the job, in one transaction."""
         migration = self._in_rehearsal(migration)
         if find_record(self.session, self.table, self.vector) is not None:
+            self._open_layout()
+            if not is_armed(self.layout):
+                retried(self.session, lambda: arm_again(self.layout))
             self.resume(migration)
             return
         self.check(migration)
@@ -222,7 +206,8 @@ class PostgresTable(Store):
         old = table.fields[self.vector]
         book = Book(
             table=table.title,
-            tag=self._tag(),
+            oid=table.oid,
+            tag=tag_of_column(table, self.vector),
             vector=self.vector,
             new=migration.new,
             old=migration.old,
@@ -234,14 +219,16 @@ class PostgresTable(Store):
             view=migration.view,
             not_null=not_null_name(self.session, table.oid, self.vector) if old.not_null else None,
             begun="0",
+            side=side_name(table.name, migration.new),
         )
 
         def make() -> None:
             begun = self.session.value("select pg_current_xact_id()::xid::text")
             made = Record(json.loads(migration.space), replace(book, begun=begun), job)
             layout = open_layout(self.session, table, self.id, dim_of(self.session, table, self.vector), made)
-            layout.create()
-            layout.save(job)
+            with layout.as_owner():
+                layout.create()
+                layout.save(job)
 
         retried(self.session, make)
         self.resume(migration)
@@ -260,6 +247,8 @@ class PostgresTable(Store):
                 )
         if card != self.layout.record.space:
             raise InputError(f"The job on {self.table.title} moves it to another space; clean it up first.")
+        if not self.layout.book.is_live:
+            check_armed(self.layout)
 
     def _open_layout(self) -> None:
         job = find_record(self.session, self.table, self.vector)
@@ -274,6 +263,8 @@ class PostgresTable(Store):
 
     def units(self) -> list[Unit]:
         """Return the units of the first pass that are still to do: ranges of blocks."""
+        if not self.layout.book.is_live:
+            check_armed(self.layout)
         return self.layout.units()
 
     def fill(self, unit: Unit, translate: Translate) -> int:
@@ -282,8 +273,16 @@ class PostgresTable(Store):
 
     def catch_up(self, translate: Translate) -> int:
         """Translate some of the rows that were written since. Return the number looked at."""
+        if self.layout.book.is_live and not is_armed(self.layout):
+            retried(self.session, lambda: arm_again(self.layout))
+            self._open_layout()
+        check_armed(self.layout)
         self.layout.prepare_rest()
         return self.layout.rest_page(translate)
+
+    def redo(self, ids: Sequence[str]) -> int:
+        """Make the new vectors of some rows be translated again, and return their number."""
+        return self.layout.redo(one_of(ids, self.table.fields[self.id].type))
 
     def count_rest(self, at_most: int | None = None) -> int:
         """Return the number of rows whose new vector is missing or out of date; counting may end at `at_most`."""
@@ -298,41 +297,20 @@ class PostgresTable(Store):
         build_indexes(self.layout, progress)
 
     def index_stamp(self) -> str:
-        """Return text that changes if the index of the new column is made anew or is no longer usable; "" for none."""
+        """Return text that changes if the index of the new column is made anew or is no longer usable.
+
+        It is MISSING if an index of the old column has no counterpart that is valid.
+        """
         return stamp(self.layout)
 
     # --- verification -------------------------------------------------------------------------------------------------
 
     def compare(self, ids: Sequence[str] | None = None) -> Iterator[Compared]:
         """Yield all rows with an old or a new vector, in batches, at one moment; only those with `ids` if given."""
-        layout, table = self.layout, self.table
-        chosen = raw("is not null") if ids is None else one_of(ids, table.fields[self.id].type)
-        relation, columns = layout.compared(chosen)
-        query = layout.compose(
-            """select chr({signs} + case split_part({state}, '@', 1) when {translated} then 1 when {native} then 2
-                    when {skipped} then 3 else 0 end
-                + case when {old} is null then {no_old} else 0 end + case when {new} is null then {no_new} else 0 end
-                + case when {state} is null and {new} is not null or {new} is null and {state} <> {skipped}
-                    or split_part({state}, '@', 1) = {translated} and {state} <> {job_state} then {broken} else 0 end
-                )::"char", {old_or_zeros}, {new_or_zeros}, {id}::text
-            from {relation} where {old} is not null or {new} is not null""",
-            relation=relation,
-            signs=SIGNS,
-            translated=TRANSLATED,
-            native=NATIVE,
-            no_old=NO_OLD,
-            no_new=NO_NEW,
-            broken=BROKEN,
-            job_state=layout.names["state"],
-            old_or_zeros=or_zeros(table, columns["old"], layout.source),
-            new_or_zeros=or_zeros(table, columns["new"], layout.target),
-            **columns,
-        )
-        fields = record({"flag": FLAG, "old": layout.source, "new": layout.target})
-        selection = self._selection()
-        for rows in grouped(rows_of(self.session.copy_out(query)), batch_rows(layout.target)):
-            records, texts = selection.decoded(rows, fields)
-            yield _compared(records, texts)
+        layout = self.layout
+        yield from compare(layout, self._selection(), ids)
+        if ids is None and layout.book.suspect:
+            layout.save(suspect=False)  # whoever compares has seen all rows, while triggers saw all changes
 
     def search(
         self, queries: np.ndarray, k: int, which: Which, *, exact: bool = False, where: str | None = None
@@ -347,6 +325,7 @@ class PostgresTable(Store):
         if self.layout.book.is_live:
             self.layout.save(job)
             return CutOver(0, 0.0)
+        check_trusted(self.layout)
         self.layout.save(keep_names=bool(job.get("keep_names", self.layout.book.keep_names)))
         result = CutOverJob(self.layout, job, max_pause).run(translate, max_rest)
         self._open_layout()
@@ -360,25 +339,17 @@ class PostgresTable(Store):
 
     def clean_up(self) -> None:
         """Remove all that the job has made; after a cut-over the old vectors, and what the job needs no more."""
-        job = find_record(self.session, self.table, self.vector)
-        if job is None:
-            return
-        self._open_layout()
-        layout = self.layout
-        if layout.book.is_live:
-            retried(self.session, lambda: _finish(layout))
-        else:
-            layout.restore_not_null()
-            retried(self.session, layout.remove)
         self._layout = None
-        self.table.fields = open_table(self.session, self.address).fields
+        clean_up(self.session, self.table, self.vector, self.id)
+        drop_copies(self._column, self.address, _clean_up_at)
 
     def written_since(self, limit: int) -> np.ndarray:
         """Return the vectors (n, d) that others wrote to the readers' column since the cut-over, at most `limit`."""
         target, vector = self.layout.place
         state = quoted(self.layout.book.state_name if self.layout.book.layout == "column" else "state")
         rows = self.session.run(
-            "select {vector}::{type}::real[] from {target} where {state} = {native} and {vector} is not null limit {n}",
+            "select {vector}::{type}::real[] from {target} where starts_with({state}, {native}) "
+            "and {vector} is not null limit {n}",
             vector=quoted(vector),
             type=self.table.type("vector"),
             target=target,
@@ -396,24 +367,3 @@ def _clean_up_at(address: Address) -> None:
         store.clean_up()
     finally:
         store.close()
-
-
-def _finish(layout: Layout) -> None:
-    """Remove the old vectors, and leave the card of the space with the new ones."""
-    layout.finish()
-    target, vector = layout.place
-    card = Record(layout.record.space)
-    if layout.book.layout == "column":
-        comment_on(layout.session, compose("column {T}.{N}", T=target, N=quoted(vector)), card)
-    else:
-        comment_on(layout.session, compose("table {T}", T=target), card)
-
-
-def _compared(records: np.ndarray, ids: list[str]) -> Compared:
-    """Return rows as they are compared, from records with a flag."""
-    flags = records["flag"].view(np.uint8).astype(int) - SIGNS
-    old, new = records["old"].astype(np.float32), records["new"].astype(np.float32)
-    old[flags & NO_OLD > 0] = np.nan
-    new[flags & NO_NEW > 0] = np.nan
-    words = np.array(WORDS, dtype=object)[flags & 3]
-    return Compared(np.array(ids, dtype=object), old, new, words, flags & BROKEN == 0)

@@ -23,6 +23,7 @@ KEY_TYPES = {
 KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialised view", "f": "foreign table"}
 OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>", "l1": "<+>"}  # by the name in an operator class
 METHODS = ("hnsw", "ivfflat")
+TOKENS = re.compile(r"""[Ee]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|[\w$]+|::|\s+|.""", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -259,9 +260,14 @@ def dim_of(session: Session, table: Table, name: str) -> int:
 
 
 def renamed(predicate: str, old: str, new: str, session: Session) -> sql.SQL:
-    """Return a condition from the catalogue with the name of one column replaced."""
+    """Return a condition from the catalogue with the name of one column replaced, but not in texts, types or calls."""
     name, replacement = (session.value("select quote_ident({text})", text=text) for text in (old, new))
-    return raw(re.sub(rf'(?<![\w"$]){re.escape(name)}(?![\w"$])', lambda _: replacement, predicate))
+    parts = TOKENS.findall(predicate)
+    for at, part in enumerate(parts):
+        before, after = "".join(parts[max(at - 2, 0) : at]).rstrip(), "".join(parts[at + 1 : at + 2])
+        if part == name and not before.endswith(("::", ".")) and after not in ("(", "."):
+            parts[at] = replacement
+    return raw("".join(parts))
 
 
 def options_of(index: VectorIndex) -> dict[str, Any]:

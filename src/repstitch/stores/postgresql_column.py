@@ -8,19 +8,19 @@ import logging
 import time
 from typing import LiteralString
 
-import numpy as np
 from psycopg import sql
 
 from repstitch.stores.postgresql_catalog import Table, vector_indexes
-from repstitch.stores.postgresql_connection import LockedError, Session, compose, quoted
+from repstitch.stores.postgresql_connection import LockedError, Session, compose, quoted, raw
 from repstitch.stores.postgresql_guard import drop_guard
 from repstitch.stores.postgresql_job import Record
-from repstitch.stores.postgresql_layout import Layout
-from repstitch.stores.store import Translate, Unit, Which
+from repstitch.stores.postgresql_layout import Layout, Page, Trigger, word_of
+from repstitch.stores.postgresql_view import drop_view, write_view
+from repstitch.stores.store import NATIVE, Translate, Unit, Which
 
 ON_INSERT: LiteralString = """begin
   if new.{N} is null then new.{S} := null;
-  elsif new.{S} is null then new.{S} := {native};
+  elsif new.{S} is null then new.{S} := {native} || {checksum};
   end if;
   return new;
 end"""
@@ -29,9 +29,9 @@ ON_UPDATE: LiteralString = """begin
     if new.{N} is not distinct from old.{N} then
       new.{N} := null;
     end if;
-    new.{S} := case when new.{N} is null then null else {native} end;
+    new.{S} := case when new.{N} is null then null else {native} || {checksum} end;
   elsif new.{N} is distinct from old.{N} then
-    new.{S} := case when new.{N} is null then null else {native} end;
+    new.{S} := case when new.{N} is null then null else {native} || {checksum} end;
     {empty_old}
   end if;
   return new;
@@ -74,18 +74,47 @@ class ColumnLayout(Layout):
         """Add the two columns and the triggers."""
         self.run("alter table {T} add column {N} {type}, add column {S} text", type=self.new_type)
         self.arm()
-        self.trigger("insert", "before insert on {T} for each row", "insert")
-        self.trigger(
-            "update",
-            "before update on {T} for each row when (new.{S} is not distinct from old.{S})",
-            "update",
-        )
+        self.make_triggers()
+
+    def triggers(self) -> list[Trigger]:
+        """Return the triggers that empty new vectors."""
+        target = self.table.qualified
+        update = "before update on {T} for each row when (new.{S} is not distinct from old.{S})"
+        return [
+            Trigger("insert", self.compose("before insert on {T} for each row"), "insert", target),
+            Trigger("update", self.compose(update), "update", target),
+        ]
+
+    def mistrust(self) -> None:
+        """Empty native vectors of rows with an old vector, because their rows may have changed unseen."""
+        self._empty(self.compose("{word} = {native} and {V} is not null", word=word_of(self.names["S"]), native=NATIVE))
+
+    def redo(self, chosen: sql.Composable) -> int:
+        """Empty the new vectors of ids that are `chosen`, where they can be translated again."""
+        condition = "{I} {chosen} and ({V} is not null or {word} is distinct from {native})"
+        return self._empty(self.compose(condition, chosen=chosen, word=word_of(self.names["S"]), native=NATIVE))
+
+    def _empty(self, condition: sql.Composable) -> int:
+        with self.session.transaction():
+            self._pass_triggers()
+            return self.session.count(
+                self.compose("update {T} set {N} = null, {S} = null where {condition}", condition=condition)
+            )
+
+    def _pass_triggers(self) -> None:
+        """Fire only triggers that always fire, in this transaction, if this role may."""
+        if self.may_pass_triggers:
+            self.session.run("set local session_replication_role = replica")
 
     def arm(self) -> None:
         """Write the functions of the triggers, and the view, for the present phase of the job."""
-        self.function("insert", self.compose(ON_INSERT))
-        self.function("update", self.compose(ON_UPDATE, empty_old=self.compose(EMPTY_OLD if self.book.is_live else "")))
-        self.write_view(self.compose("{T} d"), self.compose("d.{N}" if self.book.is_live else "d.{V}"))
+        checksum, empty_old = self.checksum(self.compose("new.{N}")), self.compose(EMPTY_OLD)
+        self.function("insert", self.compose(ON_INSERT, checksum=checksum))
+        self.function(
+            "update",
+            self.compose(ON_UPDATE, checksum=checksum, empty_old=empty_old if self.book.is_live else raw("")),
+        )
+        write_view(self, self.compose("{T} d"), self.compose("d.{N}" if self.book.is_live else "d.{V}"))
 
     @property
     def place(self) -> tuple[sql.Composable, str]:
@@ -114,26 +143,27 @@ class ColumnLayout(Layout):
         """Translate and write some rows without a new vector, which a partial index finds."""
         with self.session.transaction():
             self.session.run("set local enable_seqscan = off")
-            rows = self.read_page(
+            page = self.read_page(
                 self.compose(
                     "select ctid, xmin, {V} from {T} where {to_do} limit {n}", to_do=self.to_do, n=self.page_rows
                 )
             )
-        if not self._write(rows, translate) and len(rows):
+        if not self._write(page, translate) and len(page.rows):
             time.sleep(LOCKED_SECONDS)
-        return len(rows)
+        return len(page.rows)
 
-    def _write(self, rows: np.ndarray, translate: Translate) -> int:
+    def _write(self, page: Page, translate: Translate) -> int:
         """Translate rows, write those that have not changed, and return their number.
 
         Rows that others have locked come again, so the job never waits for a writer, and cannot be in a deadlock.
         """
-        if not len(rows):
+        if not len(page.rows):
             return 0
-        content, _ = self.translated(rows, translate)
+        content, _ = self.translated(page.rows, translate)
         with self.session.transaction():
-            if self.may_pass_triggers:
-                self.session.run("set local session_replication_role = replica")
+            self._pass_triggers()
+            if not self.is_in_place(page, "row exclusive"):
+                return 0
             self.put_page(content)
             return self.session.count(
                 self.compose(
@@ -184,8 +214,9 @@ class ColumnLayout(Layout):
     def states(self) -> dict[str, int]:
         """Return the number of rows by the first word of their state."""
         rows = self.run(
-            """select coalesce(split_part({S}, '@', 1), ''), count(*) from {T}
-            where {V} is not null or {N} is not null group by 1 order by 1"""
+            """select coalesce({word}, ''), count(*) from {T}
+            where {V} is not null or {N} is not null group by 1 order by 1""",
+            word=word_of(self.names["S"]),
         )
         return dict(rows)
 
@@ -197,12 +228,15 @@ class ColumnLayout(Layout):
             "id": self.compose("d.{I}"),
             "old": self.compose("d.{V}"),
             "new": self.compose("d.{N}"),
+            "is_orphan": raw("false"),
             "state": self.compose("d.{S}"),
         }
 
-    def searched(self, which: Which) -> tuple[sql.Composed, sql.Composable]:
+    def searched(self, which: Which, condition: sql.Composable) -> tuple[sql.Composed, sql.Composable]:
         """Return the relation to search, with the table as `d`, and the column of vectors in it."""
-        return self.compose("{T} d"), self.compose("d.{V}" if which == "old" else "d.{N}")
+        return self.compose("(select * from {T} where {condition}) d", condition=condition), self.compose(
+            "d.{V}" if which == "old" else "d.{N}"
+        )
 
     # --- cut-over and after -------------------------------------------------------------------------------------------
 
@@ -216,7 +250,7 @@ class ColumnLayout(Layout):
 
     def remove(self) -> None:
         """Remove all that the job has made."""
-        self.drop_view()
+        drop_view(self)
         drop_guard(self, column=True)
         self.drop_functions("insert", "update")
         self.run("drop index if exists {index}", index=self.object_name("rest"))

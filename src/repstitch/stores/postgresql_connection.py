@@ -1,8 +1,9 @@
 """Connections to PostgreSQL: SQL with quoted names, COPY, and errors in the words of this program."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, LiteralString, cast
 
 import psycopg
@@ -64,6 +65,7 @@ class Session:
                     settings["connect_timeout"] = CONNECT_SECONDS
             self.connection = psycopg.connect(address.connection, autocommit=True, prepare_threshold=None, **settings)
         self.run("select set_config(name, '0', false) from pg_settings where name = any({limits})", limits=list(LIMITS))
+        self.run("set default_transaction_isolation = 'read committed'")
 
     def run(self, text: LiteralString | sql.Composed, /, **values: Any) -> list[tuple]:
         """Run a statement and return its rows, if it has any."""
@@ -120,6 +122,22 @@ class Session:
     def close(self) -> None:
         """End the connection."""
         self.connection.close()
+
+
+@contextmanager
+def lock(address: Address, name: str) -> Iterator[bool]:
+    """Hold a lock of this database, which ends with the process, and yield whether it was free."""
+    digest = hashlib.sha256(f"repstitch {name}".encode()).digest()
+    key = int.from_bytes(digest[:8], "big", signed=True)
+    holder = Session(address)
+    try:
+        is_free = holder.value("select pg_try_advisory_lock({key}::bigint)", key=key)
+        yield is_free
+        if is_free and not holder.connection.closed:
+            with suppress(InputError, ConnectionError):  # the end of the connection, which comes later, does it too
+                holder.run("select pg_advisory_unlock({key}::bigint)", key=key)
+    finally:
+        holder.close()
 
 
 @contextmanager

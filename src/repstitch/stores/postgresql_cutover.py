@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from repstitch.errors import InputError
-from repstitch.stores.postgresql_catalog import Table, fields_of
-from repstitch.stores.postgresql_column import ColumnLayout
-from repstitch.stores.postgresql_connection import LockedError, Session, raw
+from repstitch.stores.postgresql_arming import changed_layout, check_trusted, is_armed, reloaded
+from repstitch.stores.postgresql_connection import LockedError, raw
+from repstitch.stores.postgresql_facts import Column, check_swap
 from repstitch.stores.postgresql_guard import drop_guard, make_guard
-from repstitch.stores.postgresql_job import FILLING, LIVE, Record, find_record, guard_name
+from repstitch.stores.postgresql_job import FILLING, LIVE, guard_name
 from repstitch.stores.postgresql_layout import Layout, patient, retried
-from repstitch.stores.postgresql_side import SideLayout
 from repstitch.stores.store import CutOver, RolledBack, Translate
 
 TRIES = 10
@@ -21,26 +20,6 @@ BETWEEN_TRIES_SECONDS = 0.2
 
 class TooMuchRestError(Exception):
     """More rows or more time would remain under the lock than allowed."""
-
-
-def open_layout(session: Session, table: Table, id_column: str, source_dim: int, record: Record) -> Layout:
-    """Return the layout of a job for the present columns of the table."""
-    assert record.book is not None
-    table.fields = fields_of(session, table)
-    return LAYOUTS[record.book.layout](session, table, id_column, source_dim, record)
-
-
-def changed_layout(layout: Layout, record: Record) -> Layout:
-    """Return a layout for another state of its job."""
-    return open_layout(layout.session, layout.table, layout.id, layout.source.dim, record)
-
-
-def reloaded(layout: Layout) -> Layout:
-    """Return a layout for the state of its job that the database has."""
-    record = find_record(layout.session, layout.table, layout.book.vector)
-    if record is None:
-        raise InputError(f"The job on column {layout.book.vector!r} of {layout.table.title} has been removed.")
-    return changed_layout(layout, record)
 
 
 @dataclass
@@ -76,6 +55,9 @@ class CutOverJob:
     def _under_lock(self, translate: Translate, max_rest: int, start: float) -> int:
         layout = self.layout
         layout.run("lock table {T} in {mode} mode", mode=raw(lock_mode(layout)))
+        check_trusted(layout)
+        if layout.book.swaps:
+            check_swap(Column(layout.session, layout.table, layout.book.vector, layout.id))
         n_rest = layout.count_rest(max_rest + 1)
         if n_rest > max_rest:
             raise TooMuchRestError
@@ -84,8 +66,9 @@ class CutOverJob:
                 raise TooMuchRestError
         if layout.table_not_null():
             layout.run("alter table {T} alter column {V} drop not null")
-        layout = switch(layout, live=True)
-        guard = self._guard(layout)
+        with layout.as_owner():
+            layout = switch(layout, live=True)
+            guard = self._guard(layout)
         layout.save(self.job, phase=LIVE, first_pass=False, guard=guard or layout.book.guard)
         if time.perf_counter() - start > self.max_pause:
             raise TooMuchRestError
@@ -122,14 +105,17 @@ def lock_mode(layout: Layout) -> str:
 
 def roll_back(layout: Layout, job: dict[str, Any], max_pause: float) -> RolledBack:
     """Make the old vectors those that readers see again, in one transaction, and count the rows without one."""
-    pause = 0.0
+    pause, was_armed = 0.0, True
 
     def switch_back() -> None:
-        nonlocal pause
+        nonlocal pause, was_armed
         start = time.perf_counter()
         layout.run("lock table {T} in {mode} mode", mode=raw(lock_mode(layout)))
+        was_armed = is_armed(layout)
         drop_guard(layout, column=False)
-        switch(layout, live=False).save(job, phase=FILLING)
+        with layout.as_owner():
+            changed = switch(layout, live=False)
+        changed.save(job, phase=FILLING)
         pause = time.perf_counter() - start
 
     retried(layout.session, switch_back, max_pause)
@@ -139,12 +125,14 @@ def roll_back(layout: Layout, job: dict[str, Any], max_pause: float) -> RolledBa
         "select count(*) from {relation} where {old} is null and {new} is not null", relation=relation, **columns
     )
     notes = []
+    if not was_armed:
+        notes.append(
+            "Triggers of the job were missing or disabled, so rows written since the cut-over may have old vectors "
+            "that are out of date."
+        )
     if not changed.restore_not_null():
         notes.append(
             f"Column {changed.book.old_name!r} was `not null` before the job and is not now, because rows have no old "
             "vector. Embed these rows with the old model, and clean up again."
         )
     return RolledBack(n_without, pause, tuple(notes))
-
-
-LAYOUTS: dict[str, type[Layout]] = {"column": ColumnLayout, "side": SideLayout}

@@ -9,8 +9,15 @@ from repstitch.errors import InputError
 from repstitch.stores.postgresql_catalog import Table, VectorIndex, dim_of, is_unique, options_of, vector_indexes
 from repstitch.stores.postgresql_column import may_pass_triggers
 from repstitch.stores.postgresql_connection import Session, quoted
-from repstitch.stores.postgresql_job import find_records, parse_comment, shortened, side_name, state_name
-from repstitch.stores.postgresql_layout import is_own_view
+from repstitch.stores.postgresql_job import (
+    find_record,
+    find_records,
+    parse_comment,
+    queue_name,
+    side_name,
+    state_name,
+)
+from repstitch.stores.postgresql_view import is_own_view, tag_of
 from repstitch.stores.store import Facts, Index, Migration
 
 INDEX_DIMS = {"vector": 2000, "halfvec": 4000}  # that hnsw and ivfflat of pgvector take
@@ -32,6 +39,12 @@ class Column:
     def number(self) -> int:
         """The number of the column."""
         return self.table.fields[self.vector].number
+
+    @property
+    def tag(self) -> str:
+        """The tag of the job on the column, or of one that would begin."""
+        record = find_record(self.session, self.table, self.vector)
+        return record.book.tag if record and record.book else f"{self.table.oid}_{self.number}"
 
     def indexes(self) -> list[VectorIndex]:
         """Return the indexes on the column."""
@@ -128,23 +141,25 @@ def _row_security(column: Column) -> bool:
 # --- what depends on the column ---------------------------------------------------------------------------------------
 
 
-def views_on(column: Column) -> list[str]:
-    """Return the names of the views and rules that read the column."""
+def views_on(column: Column, kinds: str = "vmr") -> list[str]:
+    """Return the names of the views and rules that read the column, but for the view of the job itself."""
     rows = column.session.run(
-        """select distinct n.nspname || '.' || c.relname
+        """select distinct n.nspname || '.' || c.relname, c.relkind, obj_description(c.oid, 'pg_class')
         from pg_depend d join pg_rewrite r on r.oid = d.objid join pg_class c on c.oid = r.ev_class
             join pg_namespace n on n.oid = c.relnamespace
         where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = {oid}
-            and d.refobjsubid = {number} and c.oid <> {oid}
-            and not starts_with(coalesce(obj_description(c.oid, 'pg_class'), ''), 'repstitch: ') order by 1""",
+            and d.refobjsubid = {number} and c.oid <> {oid} order by 1""",
         oid=column.table.oid,
         number=column.number,
     )
-    return [name for (name,) in rows]
+    tag = column.tag
+    return [name for name, kind, comment in rows if kind in kinds and tag_of(comment) != tag]
 
 
 def dependents(column: Column) -> Iterator[str]:
     """Yield sentences that name what depends on the column."""
+    for name in views_on(column, "v"):
+        yield f"view {name} reads the column, and goes on with the old vectors after a swap of names"
     for text, sentence in DEPENDENTS:
         for (name,) in column.session.run(text, oid=column.table.oid, number=column.number):
             yield sentence.format(name)
@@ -157,14 +172,6 @@ def dependents(column: Column) -> Iterator[str]:
 
 
 DEPENDENTS: tuple[tuple[LiteralString, str], ...] = (
-    (
-        """select distinct n.nspname || '.' || c.relname from pg_depend d join pg_rewrite r on r.oid = d.objid
-        join pg_class c on c.oid = r.ev_class join pg_namespace n on n.oid = c.relnamespace
-        where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = {oid}
-            and d.refobjsubid = {number} and c.relkind = 'v'
-            and not starts_with(coalesce(obj_description(c.oid, 'pg_class'), ''), 'repstitch: ') order by 1""",
-        "view {} reads the column, and goes on with the old vectors after a swap of names",
-    ),
     (
         """select distinct n.nspname || '.' || c.relname from pg_depend d join pg_rewrite r on r.oid = d.objid
         join pg_class c on c.oid = r.ev_class join pg_namespace n on n.oid = c.relnamespace
@@ -303,7 +310,7 @@ def _check_names(column: Column, migration: Migration) -> None:
                 f"{table.title} must not have the column {name!r} yet, because the job makes it; choose another name."
             )
     side = side_name(table.name, migration.new)
-    relations = [side, shortened(side, "_changes")] if layout == "side" else []
+    relations = [side, queue_name(side)] if layout == "side" else []
     for name in relations:
         if session.oid_of(table.in_schema(name)):
             raise InputError(
@@ -318,12 +325,24 @@ def _check_cut_over(column: Column, migration: Migration) -> None:
     if layout not in LAYOUT_NAMES:
         raise InputError(f"`layout` must be column or side; got {layout!r}.")
     if layout == "column" and session.value("select relispartition from pg_class where oid = {oid}", oid=table.oid):
-        raise InputError(f"{table.title} is a partition, which takes no column of its own; use the layout side.")
+        raise InputError(
+            f"{table.title} is a partition, which takes no column of its own; a migration needs a plain table."
+        )
+    if session.value(
+        "select attinhcount > 0 from pg_attribute where attrelid = {oid} and attnum = {number}",
+        oid=table.oid,
+        number=column.number,
+    ):
+        raise InputError(
+            f"Column {column.vector!r} of {table.title} is inherited from another table, so it cannot be renamed or "
+            "dropped, and a migration needs a plain table; detach the table first (alter table … no inherit …)."
+        )
     if migration.view is not None:
         name = table.in_schema(migration.view)
-        if session.oid_of(name) and not is_own_view(session, name):
+        if session.oid_of(name) and not is_own_view(session, name, column.tag):
             raise InputError(
-                f"{table.schema}.{migration.view} exists and is not a view of this job; choose another name."
+                f"{table.schema}.{migration.view} exists and is not a view of this job; choose another name, or drop "
+                "it first if an earlier migration has left it."
             )
         if _row_security(column):
             raise InputError(
@@ -347,7 +366,13 @@ def _check_cut_over(column: Column, migration: Migration) -> None:
                 "be swapped: name a view through which readers read (view), or keep the names (keep_names) and let "
                 f"readers join {side_name(table.name, migration.new)}. The layout `column` swaps names; it is slower."
             )
-    elif not migration.keep_names and migration.view is None and (views := views_on(column)):
+    elif not migration.keep_names and migration.view is None:
+        check_swap(column)
+
+
+def check_swap(column: Column) -> None:
+    """Raise InputError if a swap of names would leave views with the old vectors."""
+    if views := views_on(column):
         raise InputError(
             f"The names cannot be swapped, because {', '.join(views)} would go on showing the old vectors; keep the "
             "names (keep_names) and change the views, or name a view of ours through which readers read (view)."

@@ -11,7 +11,7 @@ from repstitch.stores.postgresql_catalog import VectorIndex, renamed, vector_ind
 from repstitch.stores.postgresql_connection import Session, compose, join, quoted, raw
 from repstitch.stores.postgresql_job import shortened
 from repstitch.stores.postgresql_layout import Layout
-from repstitch.stores.store import Hits, Which
+from repstitch.stores.store import MISSING, Hits, Which
 
 POLL_SECONDS = 0.5
 
@@ -108,6 +108,9 @@ def _build(layout: Layout, index: VectorIndex, name: str, progress: Callable[[fl
 
 def stamp(layout: Layout) -> str:
     """Return text that changes if the index of the new column is made anew or is no longer usable; "" for none."""
+    valid = {index.operator for index in new_indexes(layout) if index.is_valid}
+    if {index.operator for index in old_indexes(layout)} - valid:
+        return MISSING
     return ", ".join(
         f"{index.oid} {'valid' if index.is_valid else 'invalid'} {_file_of(layout, index)}"
         for index in new_indexes(layout)
@@ -120,12 +123,15 @@ def _file_of(layout: Layout, index: VectorIndex) -> int:
 
 def search(layout: Layout, queries: np.ndarray, k: int, which: Which, exact: bool, where: str | None) -> Hits:
     """Search one column with each query, with the operator of its index, or by cosine if it has none."""
-    indexes = old_indexes(layout) if which == "old" else new_indexes(layout)
-    relation, vector = layout.searched(which)
+    indexes = old_indexes(layout) if which == "old" else [index for index in new_indexes(layout) if index.is_valid]
+    conditions = [raw(where)] if where else []
+    if indexes and indexes[0].predicate:  # without it the index would not be used
+        conditions.append(raw(indexes[0].predicate))
+    condition = join([compose("({text})", text=text) for text in conditions] or [raw("true")], " and ")
+    relation, vector = layout.searched(which, condition)
     kind = layout.source if which == "old" else layout.target
     if queries.ndim != 2 or queries.shape[1] != kind.dim:
         raise InputError(f"`queries` must have {kind.dim} dimensions; got shape {queries.shape}.")
-    condition = compose("and ({where})", where=raw(where)) if where else raw("")
     ids = np.full((len(queries), k), "", dtype=object)
     seconds = np.zeros(len(queries))
     with layout.session.transaction():
@@ -133,11 +139,10 @@ def search(layout: Layout, queries: np.ndarray, k: int, which: Which, exact: boo
             layout.session.run("set local enable_indexscan = off")
         for at, query in enumerate(queries):
             statement = layout.compose(
-                """select d.{I}::text from {relation} where {vector} is not null {condition}
+                """select d.{I}::text from {relation} where {vector} is not null
                 order by {vector} {operator} {query}::{type} limit {k}""",
                 relation=relation,
                 vector=vector,
-                condition=condition,
                 operator=layout.table.operator(indexes[0].operator if indexes else "<=>"),
                 query="[" + ",".join(map(str, query.astype(float).tolist())) + "]",
                 type=layout.table.type("halfvec" if kind.half else "vector", kind.dim),

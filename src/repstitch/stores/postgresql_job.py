@@ -183,9 +183,10 @@ def find_records(session: Session, table: Table, damaged_too: bool = False) -> l
             if not damaged_too:
                 raise
             continue
-        if record and record.book and _is_of(session, table, record.book):
-            if record.of is None or record.book.tag not in records:  # the copy counts only where the first is gone
-                records[record.book.tag] = replace(record, of=None)
+        if not record or not record.book or not _is_of(session, table, record.book):
+            continue
+        if record.of is None or record.book.tag not in records:  # the copy counts only where the first is gone
+            records[record.book.tag] = replace(record, of=None)
     return list(records.values())
 
 
@@ -195,7 +196,7 @@ def _is_of(session: Session, table: Table, book: Book) -> bool:
         book.table == table.title
         and not session.value(
             "select exists (select from pg_trigger where starts_with(tgname, {prefix}) and tgrelid not in ({oid}, "
-            "coalesce(to_regclass({side}), 0)))",
+            "coalesce(to_regclass({side})::oid, 0::oid)))",
             prefix=label_prefix(book.tag),
             oid=table.oid,
             side=table.in_schema(book.side).as_string(session.connection),
@@ -209,33 +210,41 @@ def label_prefix(tag: str) -> str:
 
 
 def write_record(session: Session, table: Table, record: Record) -> None:
-    """Store a record with the new column or the side table of its job, unless the user has a comment there.
-
-    A copy stands with the column of states or the queue.
-    """
+    """Store a record with the new column or the side table of its job, and a copy with the states or the queue."""
     book = record.book
     assert book is not None
     if book.layout == "side":
-        first, second = (
-            compose("table {name}", name=table.in_schema(name)) for name in (book.side, queue_name(book.side))
-        )
-        present = session.value(
-            "select obj_description(to_regclass({side}), 'pg_class')",
+        second = compose("table {name}", name=table.in_schema(queue_name(book.side)))
+    else:
+        second = compose("column {T}.{N}", T=table.qualified, N=quoted(book.state_name))
+    with session.transaction():
+        _comment_on_new(session, table, book, record)
+        comment_on(session, second, replace(record, of=book.tag))
+
+
+def leave_card(session: Session, table: Table, record: Record) -> None:
+    """Leave only the card of the space with the new vectors of a job that has ended, if they are there."""
+    if record.book is not None:
+        _comment_on_new(session, table, record.book, Record(record.space))
+
+
+def _comment_on_new(session: Session, table: Table, book: Book, record: Record) -> None:
+    """Write a record as the comment of the new column or of the side table, but not over one of the user."""
+    if book.layout == "side":
+        target = compose("table {name}", name=table.in_schema(book.side))
+        present = session.run(
+            "select obj_description(to_regclass({side}), 'pg_class') where to_regclass({side}) is not null",
             side=table.in_schema(book.side).as_string(session.connection),
         )
     else:
-        first, second = (
-            compose("column {T}.{N}", T=table.qualified, N=quoted(name)) for name in (book.new_name, book.state_name)
-        )
-        present = session.value(
+        target = compose("column {T}.{N}", T=table.qualified, N=quoted(book.new_name))
+        present = session.run(
             "select col_description(attrelid, attnum) from pg_attribute where attrelid = {oid} and attname = {name}",
             oid=table.oid,
             name=book.new_name,
         )
-    with session.transaction():
-        if present is None or present.startswith(PREFIX):
-            comment_on(session, first, record)
-        comment_on(session, second, replace(record, of=book.tag))
+    if present and (present[0][0] is None or present[0][0].startswith(PREFIX)):
+        comment_on(session, target, record)
 
 
 def comment_on(session: Session, target: sql.Composable, record: Record) -> None:

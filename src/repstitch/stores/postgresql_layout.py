@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, LiteralString
 
 import numpy as np
@@ -13,14 +13,34 @@ from psycopg import sql
 from repstitch.errors import InputError
 from repstitch.stores.copying import PLACE, TRANSACTION, Vectors, decode, encode, record, rows_of
 from repstitch.stores.postgresql_catalog import Table
-from repstitch.stores.postgresql_connection import LockedError, Session, compose, join, quoted, raw
-from repstitch.stores.postgresql_job import PREFIX, Book, Record, comment_on, find_record, write_record
+from repstitch.stores.postgresql_connection import LockedError, Session, compose, quoted, raw
+from repstitch.stores.postgresql_job import Book, Record, find_record, label_prefix, write_record
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Translate, Unit, Which
 
 PAGE_ROWS = 4096  # rows that are translated together
 LOCK_TRIES = 10
 BETWEEN_TRIES_SECONDS = 0.2
-LIVE_NATIVE = f"{NATIVE}@live"  # the state of a row that others have written since the cut-over
+LIVE_NATIVE = f"{NATIVE}@live"  # begins the state of a row that others have written since the cut-over
+CHECKSUM_SIGNS = 8
+FUNCTIONS = ("insert", "update", "change", "native", "live", "truncate", "guard_mark", "guard")
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows (n,) with their places, transactions and old vectors, and the file of the table that the places are in."""
+
+    rows: np.ndarray
+    file: int
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A trigger of a job. `when` is all between its name and its function, and `target` the table it is on."""
+
+    name: str
+    when: sql.Composable
+    function: str
+    target: sql.Identifier
 
 
 class Layout(ABC):
@@ -44,7 +64,7 @@ class Layout(ABC):
             "page": raw("pg_temp.repstitch_page"),
             "state": sql.Literal(f"{TRANSLATED}@{self.book.version}"),
             "skipped": sql.Literal(SKIPPED),
-            "native": sql.Literal(LIVE_NATIVE if self.book.is_live else NATIVE),
+            "native": sql.Literal((LIVE_NATIVE if self.book.is_live else NATIVE) + ":"),
         }
 
     def compose(self, text: LiteralString, /, **values: Any) -> sql.Composed:
@@ -62,6 +82,18 @@ class Layout(ABC):
     @abstractmethod
     def create(self) -> None:
         """Make the place for the new vectors, with its triggers."""
+
+    @abstractmethod
+    def triggers(self) -> list[Trigger]:
+        """Return the triggers that keep the new vectors right."""
+
+    @abstractmethod
+    def mistrust(self) -> None:
+        """Make native vectors be translated again, because their rows may have changed unseen."""
+
+    @abstractmethod
+    def redo(self, chosen: sql.Composable) -> int:
+        """Make the new vectors of ids that are `chosen` be translated again, and return the number of rows."""
 
     @abstractmethod
     def remaining(self) -> sql.Composed:
@@ -95,8 +127,11 @@ class Layout(ABC):
         """
 
     @abstractmethod
-    def searched(self, which: Which) -> tuple[sql.Composed, sql.Composable]:
-        """Return the relation to search, with the table as `d`, and the column of vectors in it."""
+    def searched(self, which: Which, condition: sql.Composable) -> tuple[sql.Composed, sql.Composable]:
+        """Return the relation to search, with the table as `d`, and the column of vectors in it.
+
+        `condition` is one on the rows of the table, with its columns only.
+        """
 
     @property
     @abstractmethod
@@ -170,16 +205,30 @@ class Layout(ABC):
         first, end = (f"({block},0)" for block in unit.token)
         return compose("d.ctid >= {first}::tid and d.ctid < {end}::tid", first=first, end=end)
 
-    def read_page(self, query: sql.Composed) -> np.ndarray:
-        """Return rows with their places, transactions and old vectors."""
+    def read_page(self, query: sql.Composed) -> Page:
+        """Return rows of T with their places, transactions and old vectors.
+
+        The lock keeps the file: `vacuum full`, `cluster` and some changes of the table move the rows to another file,
+        with the same transactions, so there the same place may be that of another row.
+        """
         layout = record({"place": PLACE, "transaction": TRANSACTION, "vector": self.source})
         try:
-            return decode(list(rows_of(self.session.copy_out(query))), layout)[0]
+            with self.session.transaction():
+                self.run("lock table {T} in access share mode")
+                return Page(decode(list(rows_of(self.session.copy_out(query))), layout)[0], self._file())
         except ValueError as error:
             raise InputError(
                 f"Column {self.book.old_name!r} of {self.table.title} must have {self.source.dim} numbers in every "
                 f"vector; it has {error}."
             ) from None
+
+    def is_in_place(self, page: Page, mode: LiteralString) -> bool:
+        """Return whether the rows of a page are still in the same file, and lock the table so that they stay there."""
+        self.run("lock table {T} in {mode} mode", mode=raw(mode))
+        return self._file() == page.file
+
+    def _file(self) -> int:
+        return self.session.value("select pg_relation_filenode({oid}::oid)::bigint", oid=self.table.oid)
 
     def translated(self, rows: np.ndarray, translate: Translate) -> tuple[bytes, int]:
         """Return rows translated, as a COPY, and the number of those with a translation."""
@@ -200,7 +249,9 @@ class Layout(ABC):
 
     def save(self, job: dict[str, Any] | None = None, **changes: Any) -> None:
         """Store the job, and changes in what this store remembers. Other connections may have saved since."""
-        saved = find_record(self.session, self.table, self.book.vector) or self.record
+        saved = find_record(self.session, self.table, self.book.vector)
+        if saved is None or saved.book is None or saved.book.tag != self.book.tag:
+            saved = self.record
         self.record = saved.with_book(**changes)
         if job is not None:
             self.record = replace(self.record, job=job)
@@ -219,20 +270,44 @@ class Layout(ABC):
             body=body.as_string(self.session.connection),
         )
 
-    def trigger(self, name: str, when: LiteralString, function: str, target: sql.Composable | None = None) -> None:
-        """Make a trigger that fires for replicated rows too. `when` is all between its name and its function."""
-        names = {"name": quoted(self.label(name)), "target": target or self.table.qualified}
-        self.run(
-            "create trigger {name} {when} execute function {function}()",
-            when=self.compose(when),
-            function=self.object_name(function),
-            **names,
-        )
-        self.run("alter table {target} enable always trigger {name}", **names)
+    def make_triggers(self, triggers: list[Trigger] | None = None) -> None:
+        """Make the triggers, which fire for replicated rows too."""
+        for trigger in triggers or self.triggers():
+            names = {"name": quoted(self.label(trigger.name)), "target": trigger.target}
+            function = self.object_name(trigger.function)
+            self.run(
+                "create trigger {name} {when} execute function {function}()",
+                when=trigger.when,
+                function=function,
+                **names,
+            )
+            self.run("alter table {target} enable always trigger {name}", **names)
+
+    def checksum(self, vector: sql.Composable) -> sql.Composed:
+        """Return the checksum of a new vector, which stands in the state of a native one."""
+        send = quoted(self.table.extension, "halfvec_send" if self.book.half else "vector_send")
+        return compose("left(md5({send}({vector})), {n})", send=send, vector=vector, n=CHECKSUM_SIGNS)
+
+    @contextmanager
+    def as_owner(self) -> Iterator[None]:
+        """Make what is made inside belong to the owner of the table, if this role may act as the owner."""
+        owner, previous = self.session.run(
+            """select case when relowner <> current_user::regrole and pg_has_role(current_user, relowner, {right})
+                and has_schema_privilege(relowner, relnamespace, 'CREATE') then pg_get_userbyid(relowner) end,
+                current_setting('role') from pg_class where oid = {oid}""",
+            oid=self.table.oid,
+            right="SET" if self.session.connection.info.server_version >= 160_000 else "MEMBER",
+        )[0]
+        with self.session.transaction():
+            if owner is not None:
+                self.session.run("set local role {owner}", owner=quoted(owner))
+            yield
+            if owner is not None:
+                self.session.run("set local role {previous}", previous=previous)
 
     def label(self, name: str) -> str:
-        """Return the name of an object of this job. Triggers fire in the order of their names, and ours are last."""
-        return f"zzz_repstitch_{self.book.tag}_{name}"
+        """Return the name of an object of this job."""
+        return label_prefix(self.book.tag) + name
 
     def object_name(self, name: str) -> sql.Identifier:
         """Return the quoted name of an object of this job with its schema."""
@@ -242,63 +317,6 @@ class Layout(ABC):
         """Drop functions of this job, and the triggers that call them."""
         for name in names:
             self.run("drop function if exists {name}() cascade", name=self.object_name(name))
-
-    # --- the view of readers ------------------------------------------------------------------------------------------
-
-    def view_name(self) -> sql.Identifier:
-        """Return the quoted name of the view, in the schema of the table."""
-        assert self.book.view is not None
-        return self.table.in_schema(self.book.view)
-
-    def write_view(self, relation: sql.Composable, vector: sql.Composable) -> None:
-        """Make the view, or replace it in one step: the columns of T, with `vector` in place of the readers' column."""
-        if self.book.view is None:
-            return
-        oid = self.session.oid_of(self.view_name())
-        source = oid or self.table.oid
-        columns = [
-            name
-            for (name,) in self.session.run(
-                "select attname from pg_attribute where attrelid = {oid} and attnum > 0 and not attisdropped "
-                "order by attnum",
-                oid=source,
-            )
-            if name not in self.book.own_columns
-        ]
-        kind = self.table.type("halfvec" if self.source.half else "vector")
-        listed = [
-            compose("{vector}::{kind} as {name}", vector=vector, kind=kind, name=quoted(name))
-            if name == self.book.vector
-            else compose("d.{name}", name=quoted(name))
-            for name in columns
-        ]
-        self.run(
-            "create or replace view {view} as select {columns} from {relation}",
-            view=self.view_name(),
-            columns=join(listed),
-            relation=relation,
-        )
-        if oid is None:
-            self.copy_grants(self.view_name(), "SELECT")
-        space = self.record.space if self.book.is_live else {}
-        comment_on(self.session, compose("view {view}", view=self.view_name()), Record(space))
-
-    def copy_grants(self, target: sql.Composable, *privileges: str) -> None:
-        """Give those who have privileges on the table the same ones on another relation."""
-        grants = self.session.run(
-            """select g.privilege_type, case when g.grantee = 0 then 'public' else quote_ident(r.rolname) end
-            from pg_class c, aclexplode(c.relacl) g left join pg_roles r on r.oid = g.grantee
-            where c.oid = {oid} and g.privilege_type = any({privileges}) and g.grantee <> c.relowner""",
-            oid=self.table.oid,
-            privileges=list(privileges),
-        )
-        for privilege, role in grants:
-            self.run("grant {privilege} on {target} to {role}", privilege=raw(privilege), target=target, role=raw(role))
-
-    def drop_view(self) -> None:
-        """Drop the view, if it is ours."""
-        if self.book.view is not None and is_own_view(self.session, self.view_name()):
-            self.run("drop view {view}", view=self.view_name())
 
     # --- not null -----------------------------------------------------------------------------------------------------
 
@@ -340,6 +358,11 @@ class Layout(ABC):
             )
 
 
+def word_of(state: sql.Composable) -> sql.Composed:
+    """Return the first word of a state, such as `native` of `native@live:1a2b3c4d`."""
+    return compose("split_part(split_part({state}, '@', 1), ':', 1)", state=state)
+
+
 def not_null_name(session: Session, oid: int, column: str) -> str:
     """Return the name of the `not null` constraint of a column, or "" before PostgreSQL 18, where it has none."""
     return (
@@ -353,12 +376,6 @@ def not_null_name(session: Session, oid: int, column: str) -> str:
     )
 
 
-def is_own_view(session: Session, name: sql.Identifier) -> bool:
-    """Return whether there is a view of this name that a job has made."""
-    comment = session.value("select obj_description({oid}::oid, 'pg_class')", oid=session.oid_of(name))
-    return bool(comment and comment.startswith(PREFIX))
-
-
 @contextmanager
 def patient(session: Session, seconds: float = 2.0) -> Iterator[None]:
     """Run the statements inside as one transaction that waits only briefly for locks, because others wait behind it."""
@@ -367,7 +384,7 @@ def patient(session: Session, seconds: float = 2.0) -> Iterator[None]:
         yield
 
 
-def retried(session: Session, change: Callable[[], None], seconds: float = 2.0) -> None:
+def retried(session: Session, change: Callable[[], object], seconds: float = 2.0) -> None:
     """Run a change of the table in a `patient` transaction, and try again if others hold a lock."""
     for attempt in range(LOCK_TRIES):
         try:

@@ -15,11 +15,15 @@ from psycopg import sql
 from repstitch.stores.postgresql_catalog import Table
 from repstitch.stores.postgresql_connection import LockedError, Session, compose, quoted, raw
 from repstitch.stores.postgresql_guard import drop_guard
-from repstitch.stores.postgresql_job import Record, shortened, side_name
-from repstitch.stores.postgresql_layout import PAGE_ROWS, Layout
-from repstitch.stores.store import Translate, Unit, Which
+from repstitch.stores.postgresql_job import Record, queue_name, shortened
+from repstitch.stores.postgresql_layout import LIVE_NATIVE, PAGE_ROWS, Layout, Trigger, word_of
+from repstitch.stores.postgresql_view import copy_grants, drop_view, write_view
+from repstitch.stores.store import NATIVE, Translate, Unit, Which
 
 ON_CHANGE: LiteralString = """begin
+  if tg_op = 'UPDATE' and new.{V} is not distinct from old.{V} and new.{I} is not distinct from old.{I} then
+    return null;
+  end if;
   if tg_op <> 'INSERT' then insert into {C}(id) values (old.{I}); end if;
   if tg_op = 'INSERT' or (tg_op = 'UPDATE' and new.{I} is distinct from old.{I}) then
     insert into {C}(id) values (new.{I});
@@ -34,15 +38,16 @@ IN_LINE: LiteralString = """
   if tg_op <> 'DELETE' then
     insert into {side}(id, at, xact) values (new.{I}, {next}, pg_current_xact_id()) on conflict (id) do nothing;
   end if;
-  if tg_op = 'UPDATE' and new.{V} is not null then
+  if tg_op = 'UPDATE' and new.{V} is distinct from old.{V} then
     update {side} set vector = null, state = null, at = {next}
     where id = new.{I} and vector is not null and xact is distinct from pg_current_xact_id();
   end if;"""
 ON_NATIVE: LiteralString = """begin
+  if tg_op = 'UPDATE' and new.vector is not distinct from old.vector then return new; end if;
   new.at := {next}; new.xact := pg_current_xact_id();
   if new.vector is null then
     new.state := null; insert into {C}(id) values (new.id);
-  else new.state := {native};
+  else new.state := {native} || {checksum};
   end if;
   return new;
 end"""
@@ -51,6 +56,8 @@ ON_LIVE: LiteralString = """begin
     and not exists (select from {C} c where c.id = new.id and c.xact = pg_current_xact_id());
   return null;
 end"""
+# The operator has its schema in a dump, which `is distinct from` has not. The functions look closer at nulls.
+MAY_DIFFER: LiteralString = "(new.{column} operator({schema}.<>) old.{column}) is not false"
 ON_TRUNCATE: LiteralString = "begin truncate {side}, {C}; return null; end"
 WAIT = "300ms"  # for others that write to the side table: less than the second after which one of both would be ended
 KEPT: LiteralString = "(coalesce(s.state like 'native%', false) and (s.at > c.at or s.xact = c.xact))"
@@ -63,11 +70,12 @@ class SideLayout(Layout):
 
     def __init__(self, session: Session, table: Table, id_column: str, source_dim: int, job: Record):
         super().__init__(session, table, id_column, source_dim, job)
-        side = side_name(table.name, self.book.new)
-        self.queue_name = shortened(side, "_changes")
+        side = self.book.side
+        self.queue_name = queue_name(side)
         sequence = table.in_schema(shortened(side, "_changes_at_seq"))
+        self.side = table.in_schema(side)
         self.names |= {
-            "side": table.in_schema(side),
+            "side": self.side,
             "C": table.in_schema(self.queue_name),
             "next": compose("nextval({name}::regclass)", name=sequence.as_string(session.connection)),
             "sequence": sequence,
@@ -82,7 +90,7 @@ class SideLayout(Layout):
 
     def create(self) -> None:
         """Make the side table, the queue and the triggers."""
-        key = raw(self.table.fields[self.id].type_text)
+        key = self._key()
         self.run(
             "create table {side}(id {key} primary key, vector {type}, state text, at bigint, xact xid8)",
             key=key,
@@ -92,24 +100,71 @@ class SideLayout(Layout):
         self.run(
             "create table {C}(id {key}, xact xid8 default pg_current_xact_id(), at bigint default {next})", key=key
         )
+        self.run("alter table {C} replica identity full")  # publications of all tables need one
         self.run("alter sequence {sequence} owned by {C}.at")
-        self.copy_grants(self.names["side"], "SELECT", "INSERT", "UPDATE", "DELETE")
+        copy_grants(self, self.side, "SELECT", "INSERT", "UPDATE", "DELETE")
         self.arm()
-        self.function("truncate", self.compose(ON_TRUNCATE), definer=True)
-        self.trigger("change", "after insert or delete on {T} for each row", "change")
-        self.trigger(
-            "update",
-            "after update on {T} for each row "
-            "when (new.{V} is distinct from old.{V} or new.{I} is distinct from old.{I})",
-            "change",
+        self.make_triggers()
+
+    def _key(self) -> sql.Composed:
+        """Return the type of the ids, with their collation, without which their index serves no join."""
+        collation = self.session.value(
+            """select format('%I.%I', n.nspname, c.collname) from pg_attribute a join pg_type t on t.oid = a.atttypid
+            join pg_collation c on c.oid = a.attcollation join pg_namespace n on n.oid = c.collnamespace
+            where a.attrelid = {oid} and a.attname = {name} and a.attcollation <> t.typcollation""",
+            oid=self.table.oid,
+            name=self.id,
         )
-        self.trigger("truncate", "after truncate on {T} for each statement", "truncate")
-        side = self.names["side"]
-        self.trigger("insert", "before insert on {side} for each row when (new.at is null)", "native", side)
-        native = "new.at is not distinct from old.at and new.vector is distinct from old.vector"
-        self.trigger("native", f"before update on {{side}} for each row when ({native})", "native", side)
-        self.trigger(
-            "live", "after insert or update on {side} for each row when (new.state = 'native@live')", "live", side
+        kind = raw(self.table.fields[self.id].type_text)
+        return compose("{kind} collate {name}", kind=kind, name=raw(collation)) if collation else compose("{k}", k=kind)
+
+    def triggers(self) -> list[Trigger]:
+        """Return the triggers that fill the queue, and those that know native vectors."""
+        schema = quoted(self.table.extension)
+        changed = self.compose(
+            "after update on {T} for each row when ({may_differ} or new.{I} is distinct from old.{I})",
+            may_differ=compose(MAY_DIFFER, column=self.names["V"], schema=schema),
+        )
+        native = self.compose(
+            "before update on {side} for each row when (new.at is not distinct from old.at and {may_differ})",
+            may_differ=compose(MAY_DIFFER, column=quoted("vector"), schema=schema),
+        )
+        live = "after insert or update on {side} for each row when (starts_with(new.state, {live}))"
+        inserted = "before insert on {side} for each row when (new.at is null)"
+        table = self.table.qualified
+        return [
+            Trigger("change", self.compose("after insert or delete on {T} for each row"), "change", table),
+            Trigger("update", changed, "change", table),
+            Trigger("truncate", self.compose("after truncate on {T} for each statement"), "truncate", table),
+            Trigger("insert", self.compose(inserted), "native", self.side),
+            Trigger("native", native, "native", self.side),
+            Trigger("live", self.compose(live, live=LIVE_NATIVE), "live", self.side),
+        ]
+
+    def mistrust(self) -> None:
+        """Queue rows with native vectors, because they may have changed unseen."""
+        self._queue(raw("is not null"), compose("{word} = {native}", word=word_of(raw("s.state")), native=NATIVE))
+
+    def redo(self, chosen: sql.Composable) -> int:
+        """Queue ids that are `chosen`. Those without a row lose their new vector then."""
+        return self._queue(chosen, raw("true"))
+
+    def _queue(self, chosen: sql.Composable, condition: sql.Composable) -> int:
+        """Queue ids whose new vectors are not to be trusted. A native one stays if there is no old one to translate."""
+        relation, columns = self.compared(chosen)
+        return self.session.value(
+            self.compose(
+                """with queued as (insert into {C}(id) select {id} from {relation} where {condition}
+                    and (d.{I} is null or {old} is not null or {word} is distinct from {native}) returning id),
+                marked as (update {side} s set state = null from queued where queued.id = s.id)
+                select count(*) from queued""",
+                relation=relation,
+                condition=condition,
+                word=word_of(columns["state"]),
+                native=NATIVE,
+                id=columns["id"],
+                old=columns["old"],
+            )
         )
 
     def arm(self) -> None:
@@ -118,14 +173,15 @@ class SideLayout(Layout):
         self.function(
             "change", self.compose(ON_CHANGE, keep_in_line=self.compose(IN_LINE if live else "")), definer=True
         )
-        self.function("native", self.compose(ON_NATIVE), definer=True)
+        self.function("native", self.compose(ON_NATIVE, checksum=self.checksum(raw("new.vector"))), definer=True)
+        self.function("truncate", self.compose(ON_TRUNCATE), definer=True)
         self.function("live", self.compose(ON_LIVE) if live else self.compose("begin return null; end"), definer=True)
         if live:
             self.run("create index if not exists {name} on {C}(id)", name=quoted(shortened(self.queue_name, "_id")))
         if live:
-            self.write_view(self.compose("{T} d join {side} s on s.id = d.{I}"), self.compose("s.vector"))
+            write_view(self, self.compose("{T} d join {side} s on s.id = d.{I}"), self.compose("s.vector"))
         else:
-            self.write_view(self.compose("{T} d"), self.compose("d.{V}"))
+            write_view(self, self.compose("{T} d"), self.compose("d.{V}"))
 
     @property
     def place(self) -> tuple[sql.Composable, str]:
@@ -142,7 +198,7 @@ class SideLayout(Layout):
         super().prepare()
         self.session.run(
             "create temp table if not exists repstitch_changes(id {key}, xact xid8, at bigint) on commit delete rows",
-            key=raw(self.table.fields[self.id].type_text),
+            key=self._key(),
         )
 
     # --- filling ------------------------------------------------------------------------------------------------------
@@ -157,8 +213,8 @@ class SideLayout(Layout):
         """Translate and write the rows of a range of blocks."""
         blocks = self.blocks(unit)
         where = self.compose("{blocks} and {without_side}", blocks=blocks, without_side=self.without_side)
-        rows = self.read_page(self.compose("select ctid, xmin, {V} from {T} d where {where}", where=where))
-        content = self.translated(rows, translate)[0] if len(rows) else None
+        page = self.read_page(self.compose("select ctid, xmin, {V} from {T} d where {where}", where=where))
+        content = self.translated(page.rows, translate)[0] if len(page.rows) else None
         try:
             with self.session.transaction():
                 self.run("select pg_advisory_xact_lock_shared(hashtextextended({lock}, 1))")
@@ -168,7 +224,7 @@ class SideLayout(Layout):
                     where {blocks} and {V} is null on conflict (id) do nothing""",
                     blocks=blocks,
                 )
-                if content is None:
+                if content is None or not self.is_in_place(page, "access share"):
                     return 0
                 self.put_page(content)
                 return self.session.count(self.compose("{insert} on conflict (id) do nothing", insert=self._insert()))
@@ -224,7 +280,7 @@ class SideLayout(Layout):
             upsert=upsert,
         )
         stale = self.compose("from {joined} where d.{V} is not null and not {kept}", joined=joined)
-        rows = self.read_page(self.compose("select d.ctid, d.xmin, d.{V} {stale}", stale=stale))
+        rows = self.read_page(self.compose("select d.ctid, d.xmin, d.{V} {stale}", stale=stale)).rows
         if len(rows):
             self.put_page(self.translated(rows, translate)[0])
             written = self.session.count(self.compose("{insert} {upsert}", insert=self._insert(), upsert=upsert))
@@ -268,9 +324,10 @@ class SideLayout(Layout):
     def states(self) -> dict[str, int]:
         """Return the number of rows by the first word of their state."""
         rows = self.run(
-            """select coalesce(split_part(s.state, '@', 1), ''), count(*)
+            """select coalesce({word}, ''), count(*)
             from {T} d left join {side} s on s.id = d.{I}
-            where d.{V} is not null or s.vector is not null group by 1 order by 1"""
+            where d.{V} is not null or s.vector is not null group by 1 order by 1""",
+            word=word_of(raw("s.state")),
         )
         return dict(rows)
 
@@ -287,14 +344,16 @@ class SideLayout(Layout):
             "id": self.compose("coalesce(d.{I}, s.id)"),
             "old": self.compose("d.{V}"),
             "new": raw("s.vector"),
+            "is_orphan": self.compose("d.{I} is null"),
             "state": raw("s.state"),
         }
 
-    def searched(self, which: Which) -> tuple[sql.Composed, sql.Composable]:
+    def searched(self, which: Which, condition: sql.Composable) -> tuple[sql.Composed, sql.Composable]:
         """Return the relation to search, with the table as `d`, and the column of vectors in it."""
+        rows = self.compose("(select * from {T} where {condition}) d", condition=condition)
         if which == "old":
-            return self.compose("{T} d"), self.compose("d.{V}")
-        return self.compose("{T} d join {side} s on s.id = d.{I}"), raw("s.vector")
+            return rows, self.compose("d.{V}")
+        return self.compose("{rows} join {side} s on s.id = d.{I}", rows=rows), raw("s.vector")
 
     # --- cut-over and after -------------------------------------------------------------------------------------------
 
@@ -303,7 +362,7 @@ class SideLayout(Layout):
 
     def remove(self) -> None:
         """Remove all that the job has made."""
-        self.drop_view()
+        drop_view(self)
         self._drop_triggers()
         self.run("drop table if exists {side}, {C}")
 
@@ -315,9 +374,16 @@ class SideLayout(Layout):
         drop_guard(self, column=True)
         self._drop_triggers()
         self.function("rows", self.compose(ROWS_IN_LINE), definer=True)
-        self.trigger("rows", "after insert or delete or update of {I} on {T} for each row", "rows")
         self.function("truncate", self.compose("begin truncate {side}; return null; end"), definer=True)
-        self.trigger("truncate", "after truncate on {T} for each statement", "truncate")
+        table = self.table.qualified
+        self.make_triggers(
+            [
+                Trigger(
+                    "rows", self.compose("after insert or delete or update of {I} on {T} for each row"), "rows", table
+                ),
+                Trigger("truncate", self.compose("after truncate on {T} for each statement"), "truncate", table),
+            ]
+        )
         self.run("drop table {C}")
         self.run("alter table {side} drop column state, drop column at, drop column xact")
         self.run("alter table {T} drop column if exists {V}")
