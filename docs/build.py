@@ -44,14 +44,25 @@ def cli_page() -> str:
     sections = [
         "# Command line",
         "Every command and option, as `repstitch COMMAND --help` prints them. Results go to stdout, everything else\n"
-        "to stderr. The exit status is 0 on success, 2 on an error in the input (with one line that says what to do),\n"
-        "and 130 if interrupted. `docs/build.py` writes this page.",
+        "to stderr. The exit status is 0 on success, 1 if `migrate verify` finds a fault, 2 on an error in the input\n"
+        "(with one line that says what to do), and 130 if interrupted. `docs/build.py` writes this page.",
         f"| command | what it does |\n|---|---|\n{rows}",
     ]
-    for name in listed:
-        text = "\n".join(line.rstrip() for line in commands.choices[name].format_help().splitlines())
+    for name, command in all_commands(top).items():
+        text = "\n".join(line.rstrip() for line in command.format_help().splitlines())
         sections.append(f"## repstitch {name}\n\n```text\n{text}\n```")
     return "\n\n".join(sections) + "\n"
+
+
+def all_commands(parser: argparse.ArgumentParser, before: str = "") -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of every command by its words, such as `migrate run`, each command before its steps."""
+    commands: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                commands[f"{before}{name}"] = command
+                commands |= all_commands(command, f"{before}{name} ")
+    return commands
 
 
 def python_page() -> str:

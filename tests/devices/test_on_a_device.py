@@ -23,7 +23,9 @@ from helpers.serving import make_rows, make_stitcher
 from helpers.spaces import calibration, tiny_bert
 
 import repstitch as rs
+from repstitch.bulk.translation import Translation
 from repstitch.cli.main import main
+from repstitch.cli.migrate import _load
 from repstitch.embeddings.writing import write
 from repstitch.encoders import from_module, load_encoder
 from repstitch.fit.calibration import calibrate, evaluate
@@ -345,6 +347,16 @@ def test_a_file_translated_on_the_device_equals_one_translated_on_the_cpu(tmp_pa
             assert there[name].equals(here[name]), name
 
 
+def test_a_migration_translates_on_the_device_as_on_the_cpu(tmp_path, device):
+    stitcher = make_stitcher(d_source=24, d_target=32)
+    rows = make_rows(700, 24)
+    rows[3] = 0
+    here = Translation(stitcher)(rows)
+    there = Translation(_load(str(stitcher.save(tmp_path / "old-new"))))(rows)
+    assert np.isnan(there).any(axis=1).nonzero()[0].tolist() == [3]
+    assert np.allclose(there, here, atol=device[0] or 1e-6, equal_nan=True)
+
+
 def test_a_stitcher_on_the_device_has_the_same_scores_as_on_the_cpu(device):
     X, Y = (rows.numpy() for rows in spaces(300))
     stitcher = rs.train(X, Y, source_space="old", target_space="new", method="ridge", device="cpu")
@@ -404,6 +416,7 @@ def test_every_function_that_picks_a_device_is_tested_here():
 TESTS_BY_FUNCTION = {
     "alignment/measuring.py: atlas": test_an_atlas_made_on_the_device_equals_one_made_on_the_cpu,
     "alignment/pair.py: align": test_alignment_of_two_spaces_on_the_device_equals_that_on_the_cpu,
+    "cli/migrate.py: _load": test_a_migration_translates_on_the_device_as_on_the_cpu,
     "cli/translate.py: run": test_a_file_translated_on_the_device_equals_one_translated_on_the_cpu,
     "encoders/encoder.py: from_module": test_an_encoder_on_the_device_gives_the_same_vectors_as_on_the_cpu,
     "server/settings.py: choose_device": test_all_routes_of_a_service_share_the_pinned_buffers_of_one_stage,

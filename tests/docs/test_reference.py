@@ -17,16 +17,6 @@ from repstitch.server.openapi import document
 from repstitch.server.responses import CODES
 from repstitch.server.settings import Settings
 
-COMMANDS: dict[str, argparse.ArgumentParser] = next(
-    action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
-).choices
-OPTIONS = [
-    pytest.param(name, action, id=f"{name} {(action.option_strings or [action.dest])[0]}")
-    for name, command in COMMANDS.items()
-    for action in command._actions
-    if action.dest != "help"
-]
-
 
 def build() -> Any:
     """The script that writes the generated pages."""
@@ -36,6 +26,15 @@ def build() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+COMMANDS: dict[str, argparse.ArgumentParser] = build().all_commands(parser())
+OPTIONS = [
+    pytest.param(name, action, id=f"{name} {(action.option_strings or [action.dest])[0]}")
+    for name, command in COMMANDS.items()
+    for action in command._actions
+    if action.dest != "help"
+]
 
 
 def section(name: str) -> str:

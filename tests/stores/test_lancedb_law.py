@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,44 @@ def test_a_row_whose_old_vector_alone_changes_after_a_dual_write_that_was_not_lo
     assert_translated(world, native=[2, 3])
     news: Any = world.column("vector_new")
     np.testing.assert_array_equal(news[2], new[1])
+
+
+def forget_versions(world: LanceWorld) -> None:
+    world.compact()
+    world.latest.cleanup_old_versions(older_than=timedelta(0), error_if_tagged_old_versions=False)
+    assert len(world.latest.versions()) == 1
+
+
+def test_vectors_of_a_dual_writer_are_kept_and_counted_when_the_versions_are_gone(tmp_path, caplog):
+    world, store = begun(tmp_path)
+    fill(store)
+    old, new = vectors(10, seed=8), vectors(10, D_NEW, seed=9)
+    world.dual(range(10, 20), old, new)
+    world.update([30], vectors(1, seed=10))
+    forget_versions(world)
+    store = open_table(store.address.to_text())
+    store.resume(MIGRATION)
+    fill(store)
+    assert store.states() == {"translated": 190, "native": 10}
+    assert_translated(world, native=range(10, 20))
+    news: Any = world.column("vector_new")
+    np.testing.assert_array_equal([news[number] for number in range(10, 20)], new)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "new vectors of 10 rows" in caplog.text
+
+
+def test_old_vectors_that_are_written_after_the_versions_were_removed_are_translated(tmp_path, caplog):
+    world, store = begun(tmp_path)
+    fill(store)
+    dual, new = vectors(2, seed=8), vectors(2, D_NEW, seed=9)
+    world.dual([1, 2], dual, new)
+    forget_versions(world)
+    world.update([1], vectors(1, seed=10))
+    world.touch([2])
+    fill(store)
+    assert store.states() == {"translated": 199, "native": 1}
+    assert_translated(world, native=[2])
+    assert "new vectors of 1 rows" in caplog.text
 
 
 def test_vectors_that_two_commits_of_a_dual_writer_bring_are_native(tmp_path):

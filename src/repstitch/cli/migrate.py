@@ -27,8 +27,12 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "migrate",
         help="move a table of a vector store to the target space of a stitcher",
         description="Move a table of a vector store to the target space of a stitcher, while others read and write it.",
+        epilog=f"example:\n  repstitch migrate plan {EXAMPLE}{STITCHER}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    steps = command.add_subparsers(dest="step", required=True, metavar="STEP")
+    steps = command.add_subparsers(
+        dest="step", required=True, metavar="STEP", help="step of the migration, in this order"
+    )
     for name, (run, description, example, groups) in STEPS.items():
         step = add_command(steps, name, run, description, f"repstitch migrate {name} {EXAMPLE}{example}")
         step.add_argument(

@@ -21,6 +21,7 @@ from repstitch.stores.lancedb_filling import Filling, count_states
 from repstitch.stores.lancedb_fragments import BATCH_ROWS
 from repstitch.stores.lancedb_history import History
 from repstitch.stores.lancedb_job import (
+    CHECKED,
     JOB,
     JOB_SWAPPED,
     begin_job,
@@ -132,6 +133,11 @@ class LanceTable(Store):
                 "model; change it in the schema of the table when you cut over."
             )
         yield "Readers that hold the table open see the old vectors until they check out the latest version."
+        yield (
+            "From the cut-over to the clean-up, a tag keeps one version of the table, so `table.optimize("
+            "cleanup_older_than=…)` fails where it would remove that version; call `table.to_lance()."
+            "cleanup_old_versions(…, error_if_tagged_old_versions=False)` instead."
+        )
 
     def check(self, migration: Migration) -> None:
         dataset = open_latest(self.path)
@@ -217,8 +223,8 @@ class LanceTable(Store):
             dims = old_dim, migration.dim
             history = History(self.path, self.vector, self.id, dims)
             self._filling = Filling(self.path, self.vector, migration.state, dims, history)
-            self._filling.checked |= lancedb_swapping.keys_at(dataset, columns.tag, self.vector)
-            self._filling.n_tagged = len(self._filling.checked)
+            self._filling.checked |= lancedb_swapping.keys_at(dataset, columns.checked, self.vector)
+            self._filling.n_saved = len(self._filling.checked)
 
     @property
     def filling(self) -> Filling:
@@ -237,9 +243,9 @@ class LanceTable(Store):
         n_seen = filling.catch_up(translate)
         dataset = open_latest(self.path)
         columns = filling.columns(dataset)
-        if len(filling.checked) != filling.n_tagged and not filling.unchecked(dataset, columns):
-            lancedb_swapping.set_tag(dataset, columns.tag)
-            filling.n_tagged = len(filling.checked)
+        if len(filling.checked) != filling.n_saved and not filling.unchecked(dataset, columns):
+            save_metadata(self.path, self.vector, {CHECKED: str(dataset.version)})
+            filling.n_saved = len(filling.checked)
         return n_seen
 
     def redo(self, ids: Sequence[str]) -> int:

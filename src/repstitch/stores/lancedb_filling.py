@@ -71,7 +71,7 @@ class Filling:
     history: History
     checked: set[tuple[int, Files, Files]] = field(default_factory=set)
     seen_version: int = 0  # the last version of which every row was looked at
-    n_tagged: int = 0  # their number when the version in which all are right was tagged
+    n_saved: int = 0  # the number of `checked` when the version in which all are right was saved
 
     def columns(self, dataset: lance.LanceDataset) -> Columns:
         columns = need_columns(dataset, self.vector)

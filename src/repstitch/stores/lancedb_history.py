@@ -1,9 +1,11 @@
 """Tell from the versions of a LanceDB table which of two vectors of a row was written last.
 
 The state of a row tells that both vectors have changed, and not whether one program wrote both, or one program wrote
-both and another the old one later. The versions of the table tell it.
+both and another the old one later. The versions of the table tell it. Where they are gone, the new vector is kept,
+because it is not a translation, and nothing else has it.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ from repstitch.stores.lancedb_fragments import key_of
 from repstitch.stores.lancedb_job import Columns, find_columns
 from repstitch.stores.lancedb_opening import explained, id_conditions
 from repstitch.stores.lancedb_states import checksums
+
+log = logging.getLogger(__name__)
 
 Sums = tuple[bytes, bytes]  # the checksums of the old and the new vector of a row
 
@@ -38,11 +42,18 @@ class History:
         """Return the ids of rows whose old vector was written after the new one.
 
         `rows` are rows by id as they are in `version`. In the version `begun`, the new column had been added, and no
-        row without an answer was like that. A row whose past versions are gone counts as outdated, because a
-        translation is never wrong.
+        row without an answer was like that. A row whose past versions are gone does not count as outdated; a warning
+        has the number of such rows.
         """
         new = {key: sums for key, sums in rows.items() if (key, sums) not in self.answers}
-        outdated = self._look_up(new, begun, version) if new else set()
+        outdated, unknown = self._look_up(new, begun, version) if new else (set(), set())
+        if unknown:
+            log.warning(
+                "%s: other programs wrote new vectors of %d rows, and the versions that tell whether the old vectors "
+                "were written later are gone; these new vectors are kept.",
+                self.path,
+                len(unknown),
+            )
         self.answers.update({(key, sums): key in outdated for key, sums in new.items()})
         return {key for key, sums in rows.items() if self.answers[key, sums]}
 
@@ -56,10 +67,14 @@ class History:
             key for key, (old, new) in rows.items() if key in before and before[key][0] == old and before[key][1] != new
         }
 
-    def _look_up(self, rows: dict[str, Sums], begun: int, version: int) -> set[str]:
-        base = self._open(begun)
+    def _look_up(self, rows: dict[str, Sums], begun: int, version: int) -> tuple[set[str], set[str]]:
+        first = begun
+        base = self._open(first)
         if base is None:
-            return set(rows)
+            first = self._oldest(begun, version)
+            base = self._open(first)
+        if base is None:
+            return set(), set(rows)
         dataset, columns = base
         old_files = {key_of(fragment, columns) for fragment in dataset.get_fragments()}
         before = self._read(dataset, columns, rows, dataset.get_fragments())
@@ -72,7 +87,16 @@ class History:
             return before | (self._read(*opened, rows, recent) if recent else {})
 
         changed = {key: sums for key, sums in rows.items() if _old(before, key) != sums[0]}
-        return _outdated(changed, before, begun, version, read)
+        outdated, unknown = _outdated(changed, before, first, version, read)
+        if first != begun:  # the old vectors of these rows were written before the versions that there are
+            unknown |= rows.keys() - changed.keys()
+        return outdated, unknown
+
+    def _oldest(self, begun: int, version: int) -> int:
+        """Return the oldest version since `begun` that still exists."""
+        with explained("The versions of the table cannot be listed"):
+            numbers = [entry["version"] for entry in lance.dataset(str(self.path)).versions()]
+        return min((number for number in numbers if begun <= number <= version), default=version)
 
     def _open(self, version: int | str) -> tuple[lance.LanceDataset, Columns] | None:
         """Open a version with the columns that it has, or return None if it is gone."""
@@ -104,22 +128,24 @@ def _outdated(
     first: int,
     last: int,
     read: Callable[[int], dict[str, Sums] | None],
-) -> set[str]:
+) -> tuple[set[str], set[str]]:
     """Search by halves, between `first` and `last`, for the versions in which the old vectors were written.
 
-    In `first`, whose rows are `before`, no row has its old vector of `last`.
+    In `first`, whose rows are `before`, no row has its old vector of `last`. Returns the ids of the rows whose old vector
+    alone was written then, and of those of which that is not known, because the version before it is gone.
     """
     if not rows:
-        return set()
+        return set(), set()
     if last - first <= 1:
         if before is None:
-            return set(rows)
-        return {key for key, sums in rows.items() if key in before and before[key][1] == sums[1]}
+            return set(), set(rows)
+        return {key for key, sums in rows.items() if key in before and before[key][1] == sums[1]}, set()
     middle = (first + last) // 2
     inside = read(middle)
     earlier = {key: sums for key, sums in rows.items() if _old(inside, key) == sums[0]}
     later = {key: sums for key, sums in rows.items() if key not in earlier}
-    return _outdated(earlier, before, first, middle, read) | _outdated(later, inside, middle, last, read)
+    parts = _outdated(earlier, before, first, middle, read), _outdated(later, inside, middle, last, read)
+    return parts[0][0] | parts[1][0], parts[0][1] | parts[1][1]
 
 
 def _old(rows: dict[str, Sums] | None, key: str) -> bytes | None:

@@ -5,6 +5,7 @@ commit, changes the state of the job too.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from repstitch.stores.lancedb_opening import committed, open_latest
 from repstitch.stores.store import Migration
 
 MOVE = "repstitch.migration"  # what this store knows of the job
+CHECKED = "repstitch.checked"  # the version in which all rows were last found right
 JOB, JOB_SWAPPED = "repstitch.job", "repstitch.job.swapped"
-TAG = "repstitch-{}"
+TAG = "repstitch-{}-cutover"
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,14 @@ class Columns:
         return json.loads(self.metadata[(JOB_SWAPPED if self.is_swapped else JOB).encode()])
 
     @property
-    def tag(self) -> str:
-        """The tag on the version in which all rows were last found right."""
-        return TAG.format(self.ids[self.new])
+    def checked(self) -> int:
+        """The version in which all rows were last found right, or 0."""
+        return int(self.metadata.get(CHECKED.encode(), 0))
 
     @property
     def cut_over_tag(self) -> str:
         """The tag on the version that readers first saw after the cut-over."""
-        return f"{self.tag}-cutover"
+        return TAG.format(self.ids[self.new])
 
 
 def find_columns(dataset: lance.LanceDataset, vector: str) -> Columns | None:
@@ -169,8 +171,8 @@ def check_fits(existing: Move, move: Move) -> None:
             )
 
 
-def save_metadata(path: Path, vector: str, values: dict[str, str]) -> int:
-    """Set keys in the metadata of the new column, and return the version that has them."""
+def save_metadata(path: Path, vector: str, values: Mapping[str, str | None]) -> int:
+    """Set keys in the metadata of the new column, or remove them (None), and return the version that has them."""
 
     def change() -> int:
         dataset = open_latest(path)

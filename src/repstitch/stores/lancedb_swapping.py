@@ -20,7 +20,16 @@ from repstitch.errors import InputError
 from repstitch.stores.arrow_columns import id_texts, matrix, vector_column
 from repstitch.stores.lancedb_filling import Filling, unclear_rows
 from repstitch.stores.lancedb_fragments import Written, commit_files, files_with, key_of, read_rows, write_file
-from repstitch.stores.lancedb_job import JOB, JOB_SWAPPED, MOVE, Columns, find_columns, need_columns, save_metadata
+from repstitch.stores.lancedb_job import (
+    CHECKED,
+    JOB,
+    JOB_SWAPPED,
+    MOVE,
+    Columns,
+    find_columns,
+    need_columns,
+    save_metadata,
+)
 from repstitch.stores.lancedb_opening import committed, explained, open_latest, quoted
 from repstitch.stores.lancedb_states import OUTDATED, checksums, no_checksums, split, states
 from repstitch.stores.store import NATIVE, CutOver, RolledBack, Translate
@@ -147,8 +156,10 @@ def roll_back(filling: Filling, job: dict[str, Any]) -> RolledBack:
         return RolledBack(_without_old(filling), 0.0, ("The names had been swapped back before.",))
     checked = _remove_outdated(filling)
     seconds, notes = 0.0, []
+    # the version that was found right has rows whose state does not say yet that they are native
+    changes = {JOB: json.dumps(job), CHECKED: None}
     if columns.is_swapped:
-        save_metadata(filling.path, filling.vector, {JOB: json.dumps(job)})
+        save_metadata(filling.path, filling.vector, changes)
         checked = _remove_outdated(filling)
         swapped = _swap(filling, checked, {columns.new: columns.move.new, columns.old or "": columns.move.vector})
         seconds = swapped.seconds
@@ -157,9 +168,9 @@ def roll_back(filling: Filling, job: dict[str, Any]) -> RolledBack:
             notes.append(f"Other programs committed {swapped.n_between} versions during the swap.")
     else:
         move = json.dumps(asdict(replace(columns.move, is_cut_over=False)))
-        save_metadata(filling.path, filling.vector, {MOVE: move, JOB: json.dumps(job)})
-    filling.checked.clear()  # in it are fragments with rows whose state does not say yet that they are native
-    remove_tags(open_latest(filling.path), [columns.tag, columns.cut_over_tag])
+        save_metadata(filling.path, filling.vector, changes | {MOVE: move})
+    filling.checked.clear()
+    remove_tags(open_latest(filling.path), [columns.cut_over_tag])
     n_without_old = _without_old(filling)
     if columns.move.not_null and columns.is_swapped and not _restore_not_null(filling):
         notes.append(f"Column {filling.vector!r} accepts nulls now, because some rows have no old vector.")
@@ -229,14 +240,14 @@ def _keys_at_cut_over(filling: Filling, dataset: lance.LanceDataset, columns: Co
     return keys_at(dataset, columns.cut_over_tag, filling.vector)
 
 
-def keys_at(dataset: lance.LanceDataset, tag: str, vector: str) -> set:
-    """Return the keys of the fragments in the version with a tag: none if the tag or the version is gone."""
+def keys_at(dataset: lance.LanceDataset, version: int | str, vector: str) -> set:
+    """Return the keys of the fragments in a version, by its number or tag: none if it is gone."""
     try:
-        tagged = dataset.checkout_version(tag)
+        opened = dataset.checkout_version(version)
     except (OSError, ValueError):
         return set()
-    columns = find_columns(tagged, vector)
-    return {key_of(fragment, columns) for fragment in tagged.get_fragments()} if columns else set()
+    columns = find_columns(opened, vector)
+    return {key_of(fragment, columns) for fragment in opened.get_fragments()} if columns else set()
 
 
 def _without_outdated(
@@ -282,7 +293,7 @@ def clean_up(path: Path, vector: str) -> None:
     columns = find_columns(dataset, vector)
     if columns is None:
         return
-    remove_tags(dataset, [columns.tag, columns.cut_over_tag])
+    remove_tags(dataset, [columns.cut_over_tag])
     _drop(path, vector, lambda now: (now.old, now.state) if now.is_cut_over else (now.new, now.state))
     if columns.is_cut_over:
         _forget(path, columns)
@@ -304,6 +315,6 @@ def _forget(path: Path, columns: Columns) -> None:
 
     def change() -> None:
         dataset = open_latest(path)
-        dataset.update_field_metadata({columns.new: dict.fromkeys((MOVE, JOB, JOB_SWAPPED))})
+        dataset.update_field_metadata({columns.new: dict.fromkeys((MOVE, JOB, JOB_SWAPPED, CHECKED))})
 
     committed(change, f"The state of the job cannot be removed from {path}")

@@ -78,16 +78,18 @@ def arm_again(layout: Layout) -> Layout:
     session, table, book = layout.session, layout.table, layout.book
     layout.drop_functions(*FUNCTIONS)
     layout.run("drop index if exists {index}", index=layout.object_name("rest"))
-    record = layout.record.with_book(
-        table=table.title,
-        oid=table.oid,
-        tag=tag_of_column(table, book.old_name),
-        begun=session.value("select pg_current_xact_id()::xid::text"),
-        first_pass=not book.is_live,
-        suspect=not book.is_live,
-        view_columns=book.view_columns if book.oid == table.oid else None,
-    )
-    changed = changed_layout(layout, record)
+    changes = {
+        "table": table.title,
+        "oid": table.oid,
+        "tag": tag_of_column(table, book.old_name),
+        "begun": session.value("select pg_current_xact_id()::xid::text"),
+        "first_pass": not book.is_live,
+        "suspect": not book.is_live,
+    }
+    if book.oid != table.oid:
+        changes["view_columns"] = None
+    layout.save(**changes)
+    changed = changed_layout(layout, layout.record)
     with changed.as_owner():
         changed.arm()
         changed.make_triggers()
@@ -95,5 +97,4 @@ def arm_again(layout: Layout) -> Layout:
             make_guard(changed, book.guard)
     if not book.is_live:
         changed.mistrust()
-    changed.save()
     return changed

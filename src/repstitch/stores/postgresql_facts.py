@@ -24,6 +24,7 @@ INDEX_DIMS = {"vector": 2000, "halfvec": 4000}  # that hnsw and ivfflat of pgvec
 TYPE_DIMS = 16_000
 LAYOUT_NAMES = {"column": "column", "side": "side table"}
 PAGE_BYTES = 8192
+LOGGED_KEY_BYTES = 64  # of an entry of an index of ids
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,6 @@ def peak_bytes_of(column: Column, migration: Migration, facts: Facts) -> dict[st
     layout = migration.layout or choose_layout(column)
     if layout == "column":
         peak["old versions of rows"] = facts.table_bytes
-        peak["write-ahead log"] = new + facts.table_bytes
-    else:
-        peak["write-ahead log"] = new
     for index in column.indexes():
         if index.is_expression:
             continue
@@ -114,6 +112,10 @@ def peak_bytes_of(column: Column, migration: Migration, facts: Facts) -> dict[st
         per_row = width + (30 + 12 * int(m) if index.method == "hnsw" else 20)
         pages = -(-n_vectors // max(1, (PAGE_BYTES - 60) // per_row))
         peak[f"index {index.name} for the new vectors"] = pages * PAGE_BYTES
+    # Each page of the table is logged once, as it is first touched. New versions of rows are in all indexes again.
+    rewritten = facts.table_bytes + facts.index_bytes if layout == "column" else 0
+    made = sum(n for name, n in peak.items() if name != "old versions of rows")
+    peak["write-ahead log"] = made + n_vectors * LOGGED_KEY_BYTES + facts.table_bytes + rewritten
     return peak
 
 

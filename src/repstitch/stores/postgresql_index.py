@@ -1,5 +1,6 @@
 """Build the index of the new vectors without stopping writers, and search both columns."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from repstitch.stores.postgresql_layout import Layout
 from repstitch.stores.store import MISSING, Hits, Which
 
 POLL_SECONDS = 0.5
+log = logging.getLogger(__name__)
 
 
 def old_indexes(layout: Layout) -> list[VectorIndex]:
@@ -86,6 +88,7 @@ def _build(layout: Layout, index: VectorIndex, name: str, progress: Callable[[fl
 
     thread = threading.Thread(target=build, name="repstitch-index")
     thread.start()
+    has_warned = False
     try:
         while thread.is_alive():
             thread.join(POLL_SECONDS)
@@ -97,6 +100,8 @@ def _build(layout: Layout, index: VectorIndex, name: str, progress: Callable[[fl
             )
             if share is not None:
                 progress(min(float(share), 1.0))
+            elif not has_warned:
+                has_warned = _warn_of_waiting(layout.session, pid)
     finally:
         if thread.is_alive():
             builder.cancel()
@@ -104,6 +109,23 @@ def _build(layout: Layout, index: VectorIndex, name: str, progress: Callable[[fl
         builder.close()
     if failures:
         raise failures[0]
+
+
+def _warn_of_waiting(session: Session, pid: int) -> bool:
+    """Say which old transaction the making of an index waits for, and return whether it waits for one."""
+    rows = session.run(
+        """select coalesce(a.pid, 0), extract(epoch from now() - a.xact_start)::int
+        from pg_stat_progress_create_index p join pg_stat_activity a on a.pid = p.current_locker_pid
+        where p.pid = {pid} and p.phase like 'waiting%'""",
+        pid=pid,
+    )
+    for other, seconds in rows:
+        log.warning(
+            "The index waits for a transaction of the process %d, which began %s s ago; end it, or wait.",
+            other,
+            seconds,
+        )
+    return bool(rows)
 
 
 def stamp(layout: Layout) -> str:

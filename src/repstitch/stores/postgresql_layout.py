@@ -249,9 +249,7 @@ class Layout(ABC):
 
     def save(self, job: dict[str, Any] | None = None, **changes: Any) -> None:
         """Store the job, and changes in what this store remembers. Other connections may have saved since."""
-        saved = find_record(self.session, self.table, self.book.vector)
-        if saved is None or saved.book is None or saved.book.tag != self.book.tag:
-            saved = self.record
+        saved = find_record(self.session, self.table, self.book.vector) or self.record
         self.record = saved.with_book(**changes)
         if job is not None:
             self.record = replace(self.record, job=job)
