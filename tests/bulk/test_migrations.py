@@ -249,6 +249,18 @@ def test_a_row_that_is_not_right_fails_the_verification_and_the_next_run_mends_i
         assert (job.phase, result["rows"]["translated"]) == ("verified", N)
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_native_vectors_must_have_something_to_do_with_their_rows(live_world, stitcher, fits):
+    address, vectors = made(live_world)
+    native = stitcher.translate(vectors[:40]) + gaussian(40, E, 3) / 5 if fits else np.ones((40, E), np.float32)
+    with opened(address) as store:
+        run(store, stitcher, settings(live_world))
+        live_world.dual(list(range(40)), vectors[:40] + 1, native.astype(np.float32))
+        run(store, stitcher, settings(live_world))
+        _, result = verify(store, stitcher, settings(live_world), None)
+        assert (result["rows"]["native"], result["rows"]["natives_fit"], result["passed"]) == (40, fits, fits)
+
+
 def test_target_rows_that_are_not_those_of_the_table_fail_or_are_refused(world, stitcher, tmp_path):
     address, _ = made(world)
 

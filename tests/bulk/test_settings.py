@@ -53,5 +53,5 @@ def test_an_unusable_file_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"`job` .* cannot be read"):
+    with pytest.raises(InputError, match="`job`: there is no file"):
         read_settings(tmp_path / "none.toml")

@@ -15,7 +15,7 @@ class ExactSearch:
     """
 
     def __init__(self, queries: np.ndarray, returned: np.ndarray, metric: str = "cosine"):
-        self.queries = _unit(queries) if metric == "cosine" else queries
+        self.queries = unit(queries) if metric == "cosine" else queries
         self.k, self.metric = returned.shape[1], metric
         self.best = np.full((len(queries), self.k), -np.inf, np.float32)
         self.scores = np.full(returned.shape, -np.inf, np.float32)
@@ -30,7 +30,7 @@ class ExactSearch:
         if not usable.any() or not len(self.queries):
             return
         ids, vectors = ids[usable], vectors[usable]
-        scores = self.queries @ (_unit(vectors) if self.metric == "cosine" else vectors).T
+        scores = self.queries @ (unit(vectors) if self.metric == "cosine" else vectors).T
         if self.metric == "l2":
             scores = 2 * scores - np.einsum("nd,nd->n", vectors, vectors)
         for row, key in enumerate(ids):
@@ -53,6 +53,7 @@ class ExactSearch:
         return float(np.mean(np.minimum(n_good, n_exact) / np.maximum(n_exact, 1)))
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Return rows scaled to unit length; rows of zeros stay."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, norms, out=np.zeros_like(rows, np.float32), where=norms > 0)

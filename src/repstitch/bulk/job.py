@@ -6,12 +6,13 @@ from typing import Any
 
 import repstitch
 from repstitch.bulk.settings import JobSettings
-from repstitch.errors import InputError
+from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space, adopt
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.stores.store import Migration, Store
 
 FORMAT_VERSION = 1
+DAMAGED = "The state of the job on this column is damaged"
 CARD = b"repstitch.space"  # in the metadata of the rows of a store
 FILLING, FILLED, INDEXED, INCOMPLETE, VERIFIED, CUT_OVER, ROLLED_BACK = (
     "filling",
@@ -67,6 +68,8 @@ class Job:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Job":
         """Read a job. Raises InputError if a newer release has written it, or if it is damaged."""
+        if not isinstance(values, dict):
+            raise InputError(f"{DAMAGED}; clean up and begin anew.")
         if values.get("format_version") != FORMAT_VERSION:
             raise InputError(
                 f"The job on this column has format {values.get('format_version')!r}, and this release reads format "
@@ -83,12 +86,13 @@ class Job:
                 view=values["view"],
                 layout=values["layout"],
             )
+            Space.from_dict(values["source"])
+            if values["phase"] not in ADVICE:
+                raise KeyError("phase")
             rest = {name: values[name] for name in ("phase", "source", "verification", "guard", "started")}
             return cls(migration, **rest)
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"The state of the job on this column is damaged ({error}); clean up and begin anew."
-            ) from None
+        except (InputError, KeyError, TypeError) as error:
+            raise InputError(f"{DAMAGED} ({one_line(error)}); clean up and begin anew.") from None
 
     def at(self, phase: str, **changes: Any) -> "Job":
         """Return the job in another phase."""
@@ -101,6 +105,10 @@ def new_job(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     Raises InputError if the column is not in the stitcher's source space.
     """
     facts = store.facts()
+    if facts.n_rows == facts.n_without_vector:
+        raise InputError(f"{store.address.label} has no rows with a vector; there is nothing to move.")
+    if settings.guard and not store.capabilities.writers_guard:
+        raise InputError(f"`guard` is not possible in {store.address.scheme}; leave it out.")
     if facts.dim != stitcher.source.dim:
         raise InputError(
             f"The stitcher translates {stitcher.source.dim} dimensions, and column {store.vector} has {facts.dim}; "

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from repstitch.bulk.exact_search import unit
 from repstitch.bulk.verification import compared, sample_ids
 from repstitch.errors import InputError
 from repstitch.stitchers.held_out_rows import HeldOutRows
@@ -24,7 +25,7 @@ class SpaceClassifier:
 
     def looks_old(self, rows: np.ndarray) -> np.ndarray:
         """Return a mask (n,) of the rows (n, d) that look like the old space."""
-        return _unit(rows) @ self.direction > self.threshold
+        return unit(rows) @ self.direction > self.threshold
 
 
 def learn(old: np.ndarray, new: np.ndarray) -> SpaceClassifier:
@@ -33,7 +34,7 @@ def learn(old: np.ndarray, new: np.ndarray) -> SpaceClassifier:
     The direction is Fisher's linear discriminant (1936) with a shrunk covariance, from half of the rows. The threshold
     is set on the other half: between the two spaces, but so that at most FALSE_ALARMS of the new rows exceed it.
     """
-    old, new = _unit(old), _unit(new)
+    old, new = unit(old), unit(new)
     rng = np.random.default_rng(0)
     old, new = old[rng.permutation(len(old))], new[rng.permutation(len(new))]
     a, b = len(old) // 2, len(new) // 2
@@ -68,8 +69,3 @@ def count_old_looking(store: Store, held_out: HeldOutRows | None) -> tuple[int, 
         return None
     written = store.written_since(MOST_ROWS)
     return int(learn(old, new).looks_old(written).sum()), len(written)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros(rows.shape, np.float32), where=norms > 0)

@@ -13,7 +13,7 @@ from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
 from repstitch.errors import InputError
 from repstitch.stitchers.stitcher import Stitcher
-from repstitch.stores.store import Facts, Migration, Store
+from repstitch.stores.store import Facts, Store
 
 REHEARSAL_ROWS = 2_000
 TEXT_ROWS = 1_000
@@ -53,7 +53,7 @@ def make_plan(store: Store, stitcher: Stitcher, settings: JobSettings) -> dict[s
         "dimensions": {"old": facts.dim, "new": job.migration.dim},
         "new_column": job.migration.new,
         "layout": facts.layout if job.migration.layout is None else job.migration.layout,
-        "cut_over": _how_cut_over(job.migration, store.vector),
+        "cut_over": store.describe_cut_over(job.migration),
         "state_kept": store.capabilities.state_kept,
         "bytes": n_bytes,
         "peak_bytes": peak,
@@ -67,14 +67,6 @@ def make_plan(store: Store, stitcher: Stitcher, settings: JobSettings) -> dict[s
         "re_embedding": _re_embedding(store, facts, settings),
         "quality": _quality(stitcher),
     }
-
-
-def _how_cut_over(migration: Migration, vector: str) -> str:
-    if migration.view is not None:
-        return f"view {migration.view} shows the new vectors"
-    if migration.keep_names:
-        return f"no name changes; readers go to {migration.new}"
-    return f"{vector} becomes {migration.old}, and {migration.new} becomes {vector}"
 
 
 def _rehearse(

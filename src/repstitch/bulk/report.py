@@ -51,6 +51,11 @@ def verification_text(result: Mapping[str, Any], phase: str) -> str:
         f"without translation; {rows['missing']:,} missing, {rows['wrong']:,} wrong, {rows['changed']:,} changed, "
         f"{rows['doubled']:,} doubled" + (f" (first: id {rows['first_bad']})" if rows["first_bad"] else "")
     ]
+    if rows["native_compared"] > 1:
+        lines.append(
+            f"{'pass' if rows['natives_fit'] else 'FAIL'}  native rows: their cosine with their own translation is "
+            f"{num(rows['native_gain'])} above that with another row's ({rows['native_compared']:,} rows)"
+        )
     index = result["index"]
     if index is None:
         lines.append("-     index: there is none, as on the old vectors")

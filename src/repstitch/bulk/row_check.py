@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from repstitch.bulk.exact_search import ExactSearch
+from repstitch.bulk.exact_search import ExactSearch, unit
 from repstitch.bulk.filling import catch_up
 from repstitch.bulk.job import Job
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Compared, Store, Translate
 
 FLOAT32_TOLERANCE, FLOAT16_TOLERANCE = 1e-5, 2e-3  # of a number, relative to the length of its row
 MOST_SUSPECTS, MOST_LOOKS = 100_000, 3
+LEAST_NATIVE = 20  # native rows from which on they are compared with their translations
 
 
 @dataclass
@@ -30,6 +31,9 @@ class RowCheck:
         wrong: Translated rows whose new vector is not the translation of the old one.
         changed: Rows that the stored checksum or version contradicts.
         doubled: Rows whose id another row has too.
+        native_compared: Native rows that have a translation too.
+        native_gain: By how much their mean cosine with their own translation exceeds that with another row's.
+        native_error: The standard error of `native_gain`.
         bad_ids: The ids of rows that are missing, wrong or changed, at most 100,000.
     """
 
@@ -41,6 +45,9 @@ class RowCheck:
     wrong: int = 0
     changed: int = 0
     doubled: int = 0
+    native_compared: int = 0
+    native_gain: float = 0.0
+    native_error: float = 0.0
     bad_ids: list[str] = field(default_factory=list)
 
     @property
@@ -49,14 +56,19 @@ class RowCheck:
         return self.missing + self.wrong + self.changed
 
     @property
+    def natives_fit(self) -> bool:
+        """Whether native rows are nearer to their own translations than to others', as far as there are enough."""
+        return self.native_compared < LEAST_NATIVE or self.native_gain > 3 * self.native_error
+
+    @property
     def passed(self) -> bool:
-        """Whether nothing is missing, wrong, changed or doubled."""
-        return not (self.n_bad or self.doubled)
+        """Whether nothing is missing, wrong, changed or doubled, and native rows are what their translations say."""
+        return not (self.n_bad or self.doubled) and self.natives_fit
 
     def to_dict(self) -> dict[str, Any]:
         first = self.bad_ids[0] if self.bad_ids else None
         counts = {name: value for name, value in asdict(self).items() if name != "bad_ids"}
-        return counts | {"first_bad": first, "passed": self.passed}
+        return counts | {"first_bad": first, "natives_fit": self.natives_fit, "passed": self.passed}
 
 
 def check_rows(store: Store, job: Job, translate: Translate, searches: list[ExactSearch]) -> RowCheck:
@@ -64,7 +76,7 @@ def check_rows(store: Store, job: Job, translate: Translate, searches: list[Exac
 
     Rows that others have just written are not translated yet, so rows that look bad are caught up and compared again.
     """
-    check, hashes, suspects = RowCheck(), [], []
+    check, hashes, suspects, gains = RowCheck(), [], [], []
     fresh = store.reopen()
     try:
         fresh.resume(job.migration)
@@ -72,6 +84,7 @@ def check_rows(store: Store, job: Job, translate: Translate, searches: list[Exac
             for rows in read_ahead(fresh.compare()):
                 is_bad = _count(check, rows, translate)
                 suspects += list(rows.ids[is_bad][: MOST_SUSPECTS - len(suspects)])
+                gains.append(_native_gains(rows, translate))
                 hashes.append(np.fromiter(map(hash, rows.ids), np.int64, len(rows.ids)))
                 for search in searches:
                     search.add(rows.ids, rows.new)
@@ -85,6 +98,10 @@ def check_rows(store: Store, job: Job, translate: Translate, searches: list[Exac
         fresh.close()
     check.bad_ids = suspects
     check.doubled = _n_repeats(hashes)
+    every = np.concatenate(gains) if gains else np.empty(0)
+    if len(every) > 1:
+        check.native_compared, check.native_gain = len(every), float(every.mean())
+        check.native_error = float(every.std(ddof=1) / len(every) ** 0.5)
     return check
 
 
@@ -123,6 +140,15 @@ def _count(check: RowCheck, rows: Compared, translate: Translate) -> np.ndarray:
     for name in (TRANSLATED, NATIVE, SKIPPED):
         setattr(check, name, getattr(check, name) + int(((rows.states == name) & ~is_bad).sum()))
     return is_bad
+
+
+def _native_gains(rows: Compared, translate: Translate) -> np.ndarray:
+    """Return for each native row its cosine with its own translation, less that with the next native row's (n,)."""
+    native = (rows.states == NATIVE) & np.isfinite(rows.old).all(axis=1) & np.isfinite(rows.new).all(axis=1)
+    if native.sum() < 2:
+        return np.empty(0)
+    new, expected = unit(rows.new[native]), unit(np.nan_to_num(translate(rows.old[native])))
+    return np.einsum("nd,nd->n", new, expected - np.roll(expected, 1, axis=0)).astype(np.float64)
 
 
 def differ(new: np.ndarray, expected: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repstitch.errors import InputError, one_line
+from repstitch.files import check_file_exists
 from repstitch.text import nearest
 
 LAYOUTS = ("column", "side")
@@ -91,6 +92,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
     Raises InputError if the file cannot be read or has an unknown key.
     """
+    check_file_exists(path, "job", "settings in TOML")
     try:
         values = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError) as error:

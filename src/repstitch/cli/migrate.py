@@ -201,10 +201,12 @@ def verify(args: argparse.Namespace) -> int:
 
 def cutover(args: argparse.Namespace) -> None:
     from repstitch.bulk.finishing import cut_over
+    from repstitch.bulk.job import required_job
 
     address, stitcher_path, settings = _read(args)
     stitcher = _load(stitcher_path)
     with _opened(address) as store:
+        required_job(store)
         _ask(args, f"Show readers of {address.label} the new vectors?")
         job, done = cut_over(store, stitcher, settings, without_search=args.without_search)
     result = {"phase": job.phase, "rest": done.n_rest, "pause_seconds": done.pause_seconds, "repaired": done.repaired}
@@ -242,8 +244,9 @@ def cleanup(args: argparse.Namespace) -> None:
             phase = "" if job is None else job.phase
         except InputError:
             phase = "damaged"
-        loses = "the old vectors" if phase == CUT_OVER else "the new vectors"
-        _ask(args, f"End the migration of {address.label} ({phase or 'no job'}) and remove {loses}?")
+        if phase:
+            loses = "the old vectors" if phase == CUT_OVER else "the new vectors"
+            _ask(args, f"End the migration of {address.label} ({phase}) and remove {loses}?")
         phase = clean_up(store, discard=args.discard)
     text = (
         f"{address.label}: cleaned up."
@@ -262,11 +265,11 @@ def _read(args: argparse.Namespace, needs_stitcher: bool = True) -> tuple[Addres
     file = {} if args.job is None else read_settings(args.job)
     address = args.address or file.get("address")
     stitcher = args.stitcher or file.get("stitcher")
+    settings = merged(file, {field.name: getattr(args, field.name, None) for field in fields(JobSettings)})
     if address is None:
         raise InputError("An address of the table to move is required, as an argument or in the file of `job`.")
     if needs_stitcher and stitcher is None:
         raise InputError("`stitcher` is required, as an option or in the file of `job`.")
-    settings = merged(file, {field.name: getattr(args, field.name, None) for field in fields(JobSettings)})
     if stitcher is not None:
         check_stitcher_exists(stitcher)
     if not is_address(address) and Path(address).is_dir():

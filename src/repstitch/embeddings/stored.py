@@ -12,6 +12,7 @@ from repstitch.embeddings.arrow_tables import ALL_COLUMNS, scan_table
 from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.rows import Scan
 from repstitch.embeddings.sampling import Sample
+from repstitch.errors import InputError
 from repstitch.spaces import NAME_LENGTH
 from repstitch.stores.opening import open_store
 from repstitch.stores.store import Store
@@ -41,6 +42,11 @@ def scan_address(
         schema = rows.schema
         del rows
         table = _select(store, select, _needed(store, schema.names, group, id_column, columns))
+        if not len(table) and not isinstance(select, Sample):
+            raise InputError(
+                f"{store.address} has none of the {len(select):,} ids of the other side, such as {select[0]!r}; pass "
+                "embeddings of the same items, or name another column of ids with id= in the address."
+            )
         data = pyarrow.dataset.dataset(table.replace_schema_metadata(schema.metadata))
         return _scan(store, data, group, id_column, columns)
     finally:

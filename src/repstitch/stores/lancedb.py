@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from repstitch.addresses import Address
 from repstitch.errors import InputError
-from repstitch.stores import lancedb_indexes, lancedb_reading, lancedb_swapping
+from repstitch.stores import lancedb_indexes, lancedb_reading, lancedb_remains, lancedb_swapping
 from repstitch.stores.arrow_columns import check_ids
 from repstitch.stores.exact_search import search_exactly
 from repstitch.stores.lancedb_filling import Filling, count_states
@@ -27,6 +27,7 @@ from repstitch.stores.lancedb_job import (
     begin_job,
     columns_of_jobs,
     find_columns,
+    moves_in,
     need_columns,
     save_metadata,
     state_column,
@@ -79,20 +80,31 @@ class LanceTable(Store):
         self.path: Path = table_path(address)
         dataset = open_latest(self.path)
         place = f"Table {address.table}"
-        self.vector = choose_vector(dataset.schema, address.vector, place, columns_of_jobs(dataset.schema))
+        moved = {move.vector for move in moves_in(dataset.schema).values()} - set(dataset.schema.names)
+        self.vector = choose_vector(dataset.schema, address.vector, place, columns_of_jobs(dataset.schema), moved)
         self.id = choose_id(dataset.schema, address.id, place)
         for name in (self.vector, self.id):
             quoted(name)  # a name that no filter can contain is refused
         lancedb_indexes.check_condition(dataset, address.where)
         self._filling: Filling | None = None
 
+    def _opened(self) -> lance.LanceDataset:
+        """Open the latest version. Raises InputError if the column of vectors is gone."""
+        dataset = open_latest(self.path)
+        if self.vector not in dataset.schema.names:
+            raise InputError(
+                f"Column {self.vector!r} of {self.path} is gone, and a job on it is not over; give the column this name "
+                "again, or clean up."
+            )
+        return dataset
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def rows(self) -> Rows:
-        return lancedb_reading.LanceRows(open_latest(self.path), self.vector, self.address.where)
+        return lancedb_reading.LanceRows(self._opened(), self.vector, self.address.where)
 
     def sample(self, n: int, seed: int, columns: Sequence[str]) -> pa.Table:
-        return lancedb_reading.sample(open_latest(self.path), self.vector, self.address.where, n, seed, columns)
+        return lancedb_reading.sample(self._opened(), self.vector, self.address.where, n, seed, columns)
 
     def take(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         return lancedb_reading.take(open_latest(self.path), self.id, ids, columns)
@@ -108,7 +120,7 @@ class LanceTable(Store):
     # --- before a job -------------------------------------------------------------------------------------------------
 
     def facts(self) -> Facts:
-        dataset = open_latest(self.path)
+        dataset = self._opened()
         with explained("The table cannot be read"):
             return Facts(
                 n_rows=dataset.count_rows(),
@@ -140,7 +152,7 @@ class LanceTable(Store):
         )
 
     def check(self, migration: Migration) -> None:
-        dataset = open_latest(self.path)
+        dataset = self._opened()
         self._check_options(migration)
         if not os.access(self.path, os.W_OK) or not os.access(self.path / "data", os.W_OK):
             raise InputError(f"{self.path} must be writable; change the permissions of the folder.")
@@ -157,6 +169,10 @@ class LanceTable(Store):
                     raise InputError(f"Table {self.address.table} has a column {name!r} already; name another one.")
                 if "." in name or "`" in name:
                     raise InputError(f"The name of a column must have no dot and no backtick; got {name!r}.")
+            if not dataset.count_rows(f"{quoted(self.vector)} is not null"):
+                raise InputError(
+                    f"Table {self.address.table} has no row with a vector in {self.vector!r}; add some first."
+                )
         check_ids(lambda: lancedb_reading.id_batches(dataset, self.id), self.id, f"table {self.address.table}")
 
     def _check_options(self, migration: Migration) -> None:
@@ -180,7 +196,7 @@ class LanceTable(Store):
 
     @contextmanager
     def rehearsal(self, n: int) -> Iterator["Store"]:
-        dataset = open_latest(self.path)
+        dataset = self._opened()
         names = dataset.schema.names
         rows = lancedb_reading.sample(dataset, self.vector, None, n, 0, names)
         dims = (dataset.schema.field(self.vector).type.list_size,) * 2
@@ -315,7 +331,7 @@ class LanceTable(Store):
         return lancedb_swapping.roll_back(self.filling, job)
 
     def clean_up(self) -> None:
-        lancedb_swapping.clean_up(self.path, self.vector)
+        lancedb_remains.clean_up(self.path, self.vector)
 
     def written_since(self, limit: int) -> np.ndarray:
         return lancedb_swapping.written_since(self.filling, limit)

@@ -76,7 +76,9 @@ class Filling:
     def columns(self, dataset: lance.LanceDataset) -> Columns:
         columns = need_columns(dataset, self.vector)
         if columns.old is None:
-            raise InputError(f"The old vectors of {self.path} have been removed; the job on {self.vector!r} is over.")
+            raise InputError(
+                f"Column {self.vector!r} of {self.path} has no old vectors beside it; clean up to end the job."
+            )
         return columns
 
     def unchecked(self, dataset: lance.LanceDataset, columns: Columns) -> list[LanceFragment]:

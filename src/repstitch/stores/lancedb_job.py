@@ -22,6 +22,7 @@ MOVE = "repstitch.migration"  # what this store knows of the job
 CHECKED = "repstitch.checked"  # the version in which all rows were last found right
 JOB, JOB_SWAPPED = "repstitch.job", "repstitch.job.swapped"
 TAG = "repstitch-{}-cutover"
+STATE_OF = "repstitch.state.of"  # in the metadata of the column of states: the column of vectors
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Move:
         keep_names: Whether the cut-over leaves the names as they are.
         not_null: Whether the old column did not accept nulls when the job began.
         begun: The version of the table in which the new column was added.
+        old_id: The id of the field of the old column.
         is_cut_over: Whether readers have been told to use the new column, if the names are kept.
     """
 
@@ -50,6 +52,7 @@ class Move:
     keep_names: bool = False
     not_null: bool = False
     begun: int = 0
+    old_id: int = -1
     is_cut_over: bool = False
 
 
@@ -93,26 +96,30 @@ class Columns:
 
 def find_columns(dataset: lance.LanceDataset, vector: str) -> Columns | None:
     """Return the columns of the job on the column `vector` in a version of a table, or None if there is no job."""
-    for field in dataset.schema:
-        metadata = field.metadata or {}
-        if MOVE.encode() not in metadata:
-            continue
-        move = Move(**json.loads(metadata[MOVE.encode()]))
-        if move.vector == vector:
-            old = move.old if field.name == vector else vector
-            ids = {field.name(): field.id() for field in dataset.lance_schema.fields()}
-            return Columns(move, old if old in ids else None, field.name, move.state, ids, metadata, dataset.version)
-    return None
+    return next((columns for columns in columns_of_all_jobs(dataset) if columns.move.vector == vector), None)
+
+
+def columns_of_all_jobs(dataset: lance.LanceDataset) -> list[Columns]:
+    """Return the columns of each job in a version of a table, even if the column that it moves is gone."""
+    ids = {field.name(): field.id() for field in dataset.lance_schema.fields()}
+    jobs = []
+    for name, move in moves_in(dataset.schema).items():
+        old = move.old if name == move.vector else move.vector
+        metadata = dataset.schema.field(name).metadata
+        jobs.append(Columns(move, old if old in ids else None, name, move.state, ids, metadata, dataset.version))
+    return jobs
+
+
+def moves_in(schema: pa.Schema) -> dict[str, Move]:
+    """Return the jobs of a table by the columns that have their state."""
+    key = MOVE.encode()
+    return {field.name: Move(**json.loads(field.metadata[key])) for field in schema if key in (field.metadata or {})}
 
 
 def columns_of_jobs(schema: pa.Schema) -> set[str]:
     """Return the columns that jobs have made or renamed, and that readers do not use."""
-    names: set[str] = set()
-    for field in schema:
-        if MOVE.encode() in (field.metadata or {}):
-            move = Move(**json.loads((field.metadata or {})[MOVE.encode()]))
-            names |= {move.new, move.old} - {move.vector}
-    return names
+    moves = moves_in(schema).items()
+    return {name for column, move in moves for name in {column, move.new, move.old} - {move.vector}}
 
 
 def need_columns(dataset: lance.LanceDataset, vector: str) -> Columns:
@@ -151,11 +158,12 @@ def begin_job(path: Path, vector: str, migration: Migration, job: dict[str, Any]
             check_fits(existing.move, move)
             return
         is_not_null = not dataset.schema.field(vector).nullable
-        begun = replace(move, not_null=is_not_null, begun=dataset.version + 1)
+        old_id = next(field.id() for field in dataset.lance_schema.fields() if field.name() == vector)
+        begun = replace(move, not_null=is_not_null, begun=dataset.version + 1, old_id=old_id)
         metadata = {SPACE_KEY: migration.space, MOVE: json.dumps(asdict(begun)), JOB: json.dumps(job)}
         kind = pa.list_(pa.float32(), migration.dim)
         field = pa.field(move.new, kind, metadata=metadata)  # type: ignore[arg-type]
-        dataset.add_columns(pa.schema([field, pa.field(move.state, pa.string())]))
+        dataset.add_columns(pa.schema([field, pa.field(move.state, pa.string(), metadata={STATE_OF: vector})]))
 
     committed(change, f"The columns of the job cannot be added to {path}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import lance
+import numpy as np
 import pyarrow as pa
 
 from repstitch.addresses import Address
@@ -65,9 +66,10 @@ def literal(key: str, kind: pa.DataType) -> str:
     """Return an id, which is text, as a literal of SQL for a column of this type."""
     if pa.types.is_integer(kind):
         try:
-            return str(int(key))
+            limits, number = np.iinfo(kind.to_pandas_dtype()), int(key)
         except ValueError:
             return "null"  # no row has this id
+        return key if str(number) == key and limits.min <= number <= limits.max else "null"
     return "'" + key.replace("'", "''") + "'"
 
 
@@ -91,18 +93,23 @@ def choose_id(schema: pa.Schema, name: str | None, place: str) -> str:
     return chosen
 
 
-def choose_vector(schema: pa.Schema, name: str | None, place: str, left_out: set[str]) -> str:
+def choose_vector(schema: pa.Schema, name: str | None, place: str, left_out: set[str], moved: set[str]) -> str:
     """Return the column of vectors: the one named, else the only one beside those in `left_out`.
 
-    Raises InputError if there is none or several, or if the named one does not contain vectors.
+    `moved` are the columns that jobs move and that are gone; one is chosen if it is named or if there is no other, so
+    that its job can be cleaned up. Raises InputError if there is none or several, or if the named one does not contain vectors.
     """
     columns = [field.name for field in schema if is_vectors(field.type)]
     if name is None:
         rest = [column for column in columns if column not in left_out]
+        if not rest and len(moved) == 1:
+            return next(iter(moved))
         if len(rest) != 1:
             what = f"several columns of vectors ({', '.join(rest)})" if rest else "no column of vectors"
             raise InputError(f"{place} has {what}; name one with vector=.")
         return rest[0]
+    if name in moved:
+        return name
     if name not in schema.names:
         raise InputError(f"{place} has no column {name!r}; its columns are: {listed(schema)}.")
     if name not in columns:

@@ -6,9 +6,8 @@ conflict with rows that other programs write, so the versions that came between 
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import lance
@@ -285,36 +284,3 @@ def written_since(filling: Filling, limit: int) -> np.ndarray:
             parts.append(new[mask])
             n += len(parts[-1])
     return np.concatenate([*parts, np.empty((0, filling.dims[1]), np.float32)])[:limit]
-
-
-def clean_up(path: Path, vector: str) -> None:
-    """Remove what the job has made and is not needed any more. See `Store.clean_up`."""
-    dataset = open_latest(path)
-    columns = find_columns(dataset, vector)
-    if columns is None:
-        return
-    remove_tags(dataset, [columns.cut_over_tag])
-    _drop(path, vector, lambda now: (now.old, now.state) if now.is_cut_over else (now.new, now.state))
-    if columns.is_cut_over:
-        _forget(path, columns)
-
-
-def _drop(path: Path, vector: str, names_of: Callable[[Columns], tuple[str | None, ...]]) -> None:
-    def change() -> None:
-        dataset = open_latest(path)
-        columns = find_columns(dataset, vector)
-        names = [] if columns is None else [name for name in names_of(columns) if name in columns.ids]
-        if names:
-            dataset.drop_columns(names)
-
-    committed(change, f"The columns of the job cannot be removed from {path}")
-
-
-def _forget(path: Path, columns: Columns) -> None:
-    """Remove the state of the job from the metadata of the new column; the card of the space stays."""
-
-    def change() -> None:
-        dataset = open_latest(path)
-        dataset.update_field_metadata({columns.new: dict.fromkeys((MOVE, JOB, JOB_SWAPPED, CHECKED))})
-
-    committed(change, f"The state of the job cannot be removed from {path}")

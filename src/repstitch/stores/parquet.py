@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,19 +14,23 @@ import pyarrow.parquet as pq
 
 from repstitch.addresses import Address
 from repstitch.errors import InputError
+from repstitch.files import writing
 from repstitch.stores.arrow_columns import check_ids, id_texts
 from repstitch.stores.exact_search import search_exactly
 from repstitch.stores.local_folders import free_bytes, job_lock
+from repstitch.stores.parquet_companions import list_companions
 from repstitch.stores.parquet_files import (
+    as_token,
     dimensions,
     is_float_lists,
+    is_old_file,
     list_files,
     open_file,
     read_batches,
     vector_type,
 )
 from repstitch.stores.parquet_filling import Filling
-from repstitch.stores.parquet_job import Folders, Ledger, as_token
+from repstitch.stores.parquet_job import Folders, Ledger
 from repstitch.stores.parquet_reading import FolderRows, Sides, native_rows
 from repstitch.stores.store import (
     Capabilities,
@@ -63,7 +67,7 @@ class ParquetFolder(Store):
 
     def __init__(self, address: Address):
         self.address = address
-        self.folders = Folders(Path(os.path.abspath(address.locator)))
+        self.folders = _folders(address.locator)
         self.folders.repair()
         home = self.folders.home
         if address.where is not None:
@@ -90,6 +94,8 @@ class ParquetFolder(Store):
 
     def _rows(self, folder: Path) -> FolderRows:
         files = tuple(folder / name for name in list_files(folder))
+        if self._filling is not None and folder == self.folders.new:
+            files = tuple(file for file in files if not is_old_file(file, self.vector, self._filling.dims))
         dim = next((dim for file in files if (dim := dimensions(file, self.vector))), 0)
         if not dim:
             raise InputError(f"Column {self.vector!r} of {folder} has no vectors.")
@@ -140,12 +146,27 @@ class ParquetFolder(Store):
             for path in (folders.pending, *([] if migration.keep_names else [folders.retired])):
                 if path.exists():
                     raise InputError(f"{path} exists and is never overwritten; move it away first.")
+        list_companions(folders.old)  # refuses links
         files = [folders.old / name for name in list_files(folders.old)]
+        for file in files:
+            self._check_columns(file)
         check_ids(
             lambda: (batch[self.id] for file in files for batch in read_batches(file, [self.id])),
             self.id,
             str(folders.old),
         )
+
+    def _check_columns(self, file: Path) -> None:
+        with open_file(file) as opened:
+            schema = opened.schema_arrow
+        vector_type(schema, self.vector, str(file))
+        if self.id not in schema.names:
+            raise InputError(f"{file} has no column {self.id!r} of ids, as other files of the folder have.")
+        kind = schema.field(self.id).type
+        if not _is_text_or_number(kind):
+            raise InputError(
+                f"The ids in column {self.id!r} of {file} must be texts or whole numbers; they are {kind}."
+            )
 
     def _check_options(self, migration: Migration) -> None:
         if migration.view is not None:
@@ -162,12 +183,17 @@ class ParquetFolder(Store):
 
     @contextmanager
     def rehearsal(self, n: int) -> Iterator["Store"]:
-        rows = self._rows(self.folders.home)
-        table = rows.sample(n, 0, rows.schema.names)
-        with tempfile.TemporaryDirectory(prefix=".repstitch-", dir=self.folders.home.parent) as temporary:
-            folder = Path(temporary) / "rows"
-            folder.mkdir()
-            pq.write_table(table, folder / "rows.parquet")
+        rows, parent = self._rows(self.folders.home), self.folders.home.parent
+        try:
+            table = rows.sample(n, 0, rows.schema.names)
+        except InputError:  # the other columns have types that differ from file to file
+            table = rows.sample(n, 0, [self.id, self.vector])
+        with ExitStack() as stack:
+            with writing(parent, parent, None):
+                temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix=".repstitch-", dir=parent))
+                folder = Path(temporary) / "rows"
+                folder.mkdir()
+                pq.write_table(table, folder / "rows.parquet")
             yield ParquetFolder(replace(self.address, locator=str(folder)))
 
     # --- the job ------------------------------------------------------------------------------------------------------
@@ -256,8 +282,10 @@ class ParquetFolder(Store):
         folders, ledger = self.folders, self.folders.need_ledger()
         if folders.is_renamed or ledger.is_cut_over:
             folders.save_job(job)
+            folders.carry(folders.old, folders.new)
             return CutOver(0, 0.0, self.filling.catch_up_all(translate), ("The new files were cut over before.",))
         n_rest = self.filling.catch_up_all(translate)
+        folders.carry(folders.old, folders.new)
         ledger = folders.need_ledger()
         tokens = {name: list(token) for name, token in list_files(folders.new).items()}
         if job.get("keep_names", ledger.keep_names):
@@ -265,13 +293,16 @@ class ParquetFolder(Store):
             return CutOver(n_rest, 0.0, notes=(f"Readers must now use the folder {folders.new}.",))
         folders.save(replace(ledger, job_renamed=job, at_cut_over=tokens))
         folders.rename(is_cut_over=True)
+        folders.carry(folders.old, folders.new)
         return CutOver(n_rest, 0.0, self.filling.catch_up_all(translate))
 
     def roll_back(self, job: dict[str, Any], max_pause: float) -> RolledBack:
         folders, ledger = self.folders, self.folders.need_ledger()
-        changed = self._written_since(ledger)
+        changed, strays = self._written_since(ledger), self.filling.keep_strays()
+        folders.carry(folders.new, folders.old)
+        ledger = folders.need_ledger()
         new, old = self._ids(folders.new, changed), self._ids(folders.old, list(list_files(folders.old)))
-        both = [name for name in changed if (folders.old / name).exists()]
+        both = [name for name in changed if name not in strays and (folders.old / name).exists()]
         notes = ()
         if both:
             notes = (f"Old vectors of rows in {len(both)} files that were written since can be out of date.",)
@@ -302,8 +333,24 @@ class ParquetFolder(Store):
         self.folders.clean_up()
 
     def written_since(self, limit: int) -> np.ndarray:
-        names = self._written_since(self.folders.need_ledger())
+        strays = self.filling.strays()
+        names = [name for name in self._written_since(self.folders.need_ledger()) if name not in strays]
         return native_rows(self.folders.new, names, self.vector, self.filling.dims[1], limit)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder, or one whose renaming was interrupted, which opening it repairs."""
+    return path.is_dir() or _folders(path).is_between
+
+
+def _folders(path: str | Path) -> Folders:
+    """Return the folders of a job on the folder that a path or a link leads to."""
+    return Folders(Path(os.path.realpath(path)))
+
+
+def _is_text_or_number(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _choose_vector(schema: pa.Schema, place: str) -> str:
@@ -321,10 +368,11 @@ def _without_vector(opened: pq.ParquetFile, file: Path, vector: str) -> int:
     metadata, n = opened.metadata, 0
     for group in range(metadata.num_row_groups):
         columns = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
-        column = next(column for column in columns if column.path_in_schema.split(".")[0] == vector)
-        if column.statistics is None or not column.statistics.has_null_count:
+        # A name can have a dot, so the path of another column can begin with it.
+        parts = [column for column in columns if column.path_in_schema.startswith(f"{vector}.")]
+        if len(parts) != 1 or parts[0].statistics is None or not parts[0].statistics.has_null_count:
             return sum(batch[vector].null_count for batch in read_batches(file, [vector]))
-        n += column.statistics.null_count
+        n += parts[0].statistics.null_count
     return n
 
 

@@ -60,6 +60,11 @@ def token_of(file: Path) -> Token | None:
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
+def as_token(stored: list[int] | None) -> Token | None:
+    """Return a token as JSON has stored it."""
+    return None if stored is None else (stored[0], stored[1])
+
+
 @contextmanager
 def read_errors(file: Path) -> Iterator[None]:
     """Convert an error of reading a file to an InputError that names it."""
@@ -86,7 +91,13 @@ def read_batches(file: Path, columns: Sequence[str] | None = None) -> Iterator[p
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield batch
+            # The reader takes the name of a column with a dot for a part of another column too.
+            yield batch if columns is None else batch.select(present(columns, batch.schema))
+
+
+def present(columns: Sequence[str], schema: pa.Schema) -> list[str]:
+    """Return those of some columns that a file has."""
+    return [name for name in columns if name in schema.names]
 
 
 def read_mark(file: Path) -> Mark | None:
@@ -123,6 +134,11 @@ def dimensions(file: Path, name: str) -> int:
         if lengths:
             return lengths[0]
     return 0
+
+
+def is_old_file(file: Path, name: str, dims: tuple[int, int]) -> bool:
+    """Return whether the vectors in a file have the old number of dimensions and not the new one."""
+    return dims[0] != dims[1] and dimensions(file, name) == dims[0]
 
 
 def with_vectors(batch: pa.RecordBatch, name: str, dim: int) -> pa.RecordBatch:

@@ -1,18 +1,22 @@
 """Translate the files of a folder of Parquet files that have no new file of their present content."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from repstitch.errors import InputError
+from repstitch.stores.parquet_companions import place_copy
 from repstitch.stores.parquet_files import (
     Token,
+    as_token,
     count_rows,
+    is_old_file,
     list_files,
     read_mark,
     remove_file,
     token_of,
     translate_file,
 )
-from repstitch.stores.parquet_job import Folders, as_token
+from repstitch.stores.parquet_job import Folders
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Migration, Translate, Unit
 
 CATCH_UPS = 10  # after which a cut-over gives up
@@ -28,8 +32,11 @@ class Filling:
     dims: tuple[int, int]
     migration: Migration
 
-    def todo(self) -> dict[str, Token]:
-        """Return the files of the old folder that have no new file of their present content, with their tokens."""
+    def todo(self) -> dict[str, tuple[Path, Token]]:
+        """Return the files without a new file of their present content: where they are, and their tokens.
+
+        They are files of the old folder, and strays.
+        """
         sources, existing = list_files(self.folders.old), list_files(self.folders.new)
         native = self.folders.need_ledger().native
         todo = {}
@@ -43,8 +50,26 @@ class Filling:
                         continue
                 elif mark.token == token:
                     continue
-            todo[name] = token
-        return todo
+            todo[name] = self.folders.old / name, token
+        return todo | {name: (self.folders.new / name, existing[name]) for name in self.strays()}
+
+    def strays(self) -> list[str]:
+        """Return the files of the new folder that an old writer wrote: their vectors have the old dimensions."""
+        if self.dims[0] == self.dims[1]:
+            return []
+        new = self.folders.new
+        return [
+            name
+            for name in list_files(new)
+            if read_mark(new / name) is None and is_old_file(new / name, self.vector, self.dims)
+        ]
+
+    def keep_strays(self) -> list[str]:
+        """Copy the strays to the old folder, where they belong, and return them."""
+        strays = self.strays()
+        for name in strays:
+            place_copy(self.folders.new / name, self.folders.old / name)
+        return strays
 
     def orphans(self) -> list[str]:
         """Return the translated files whose source is gone."""
@@ -54,19 +79,21 @@ class Filling:
     def units(self) -> list[Unit]:
         """Return the files that are still to do."""
         return [
-            Unit(name, count_rows(self.folders.old / name), (name, token))
-            for name, token in sorted(self.todo().items())
+            Unit(name, count_rows(source), (name, source, token))
+            for name, (source, token) in sorted(self.todo().items())
         ]
 
     def fill(self, unit: Unit, translate: Translate) -> int:
         """Translate a file, unless it has changed, and return the number of rows translated."""
-        name, token = unit.token
-        if token_of(self.folders.old / name) != token:
+        name, source, token = unit.token
+        if token_of(source) != token:
             return 0
-        return self._translate(name, translate)
+        return self._translate(name, source, translate)
 
-    def _translate(self, name: str, translate: Translate) -> int:
+    def _translate(self, name: str, file: Path, translate: Translate) -> int:
         source, target = self.folders.old / name, self.folders.new / name
+        if file == target:  # a stray
+            place_copy(file, source)
         return translate_file(source, target, self.vector, self.dims[0], self.migration, translate) or 0
 
     def catch_up(self, translate: Translate) -> int:
@@ -76,8 +103,8 @@ class Filling:
             n_seen += count_rows(self.folders.new / name)
             remove_file(self.folders.new / name, self.folders.new)
         self._note_native()
-        for name in sorted(self.todo())[:CAUGHT_UP_FILES]:
-            n_seen += max(1, self._translate(name, translate))
+        for name, (source, _) in sorted(self.todo().items())[:CAUGHT_UP_FILES]:
+            n_seen += max(1, self._translate(name, source, translate))
         return n_seen
 
     def _note_native(self) -> None:
@@ -94,7 +121,7 @@ class Filling:
 
     def count_rest(self, at_most: int | None = None) -> int:
         """Return the number of rows in files that are to translate or to remove."""
-        files = [self.folders.old / name for name in self.todo()]
+        files = [source for source, _ in self.todo().values()]
         files += [self.folders.new / name for name in self.orphans()]
         n_rest = 0
         for file in files:
@@ -106,8 +133,8 @@ class Filling:
     def states(self) -> dict[str, int]:
         """Return the number of rows by state."""
         todo, counts = self.todo(), {TRANSLATED: 0, SKIPPED: 0, NATIVE: 0, "": 0}
-        for name in todo:
-            counts[""] += count_rows(self.folders.old / name)
+        for source, _ in todo.values():
+            counts[""] += count_rows(source)
         for name in list_files(self.folders.new).keys() - todo.keys():
             mark = read_mark(self.folders.new / name)
             if mark is None:

@@ -12,10 +12,9 @@ from typing import Any
 from repstitch.errors import InputError, one_line
 from repstitch.files import read_json, remove_whole, written_whole
 from repstitch.stores.local_folders import job_lock
-from repstitch.stores.parquet_files import Token, list_files, read_mark
+from repstitch.stores.parquet_companions import STATE_FILE, carry_companions, check_companions, refuse_loss
+from repstitch.stores.parquet_files import list_files, read_mark, token_of
 from repstitch.stores.store import Migration
-
-STATE_FILE = "_repstitch.json"  # readers of folders leave out names that begin with an underscore
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Ledger:
         is_cut_over: Whether readers have been told to use the new folder, if the names are kept.
         native: Files that others wrote to the new folder: the tokens of the source and of the file when last seen.
         at_cut_over: The tokens of the files of the new folder at the cut-over.
+        carried: The tokens of the files that are not translated, of which the other folder has a copy.
     """
 
     dim: int
@@ -41,6 +41,12 @@ class Ledger:
     is_cut_over: bool = False
     native: dict[str, list[list[int] | None]] = field(default_factory=dict)
     at_cut_over: dict[str, list[int]] = field(default_factory=dict)
+    carried: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        maps = self.job, self.job_renamed or {}, self.native, self.at_cut_over, self.carried
+        if not (isinstance(self.dim, int) and isinstance(self.version, str) and all(isinstance(m, dict) for m in maps)):
+            raise ValueError("The state of a job has fields of wrong types.")
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,14 @@ class Folders:
     def old(self) -> Path:
         return self.retired if self.is_renamed else self.home
 
+    @property
+    def is_between(self) -> bool:
+        """Whether a cut-over or a roll-back was interrupted between its two renames."""
+        return not self.home.exists() and self.retired.is_dir() and (self.pending / STATE_FILE).is_file()
+
     def repair(self) -> None:
         """Finish a roll-back, or undo a cut-over, that was interrupted between its two renames."""
-        if self.home.exists() or not self.retired.is_dir() or not (self.pending / STATE_FILE).is_file():
+        if not self.is_between:
             return
         with job_lock(self.home):
             if not self.home.exists():
@@ -86,8 +97,12 @@ class Folders:
             return Ledger(**read_json(file))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except OSError as error:
             raise InputError(f"{file}, the state of a job, cannot be read: {one_line(error)}") from None
+        except (ValueError, TypeError):
+            raise InputError(
+                f"{file}, the state of a job, is damaged; put a copy of it back, or clean the job up and begin again."
+            ) from None
 
     def need_ledger(self) -> Ledger:
         """Return the state of the job. Raises InputError if there is no job."""
@@ -105,6 +120,11 @@ class Folders:
         """Store the state of the job that belongs to the present names."""
         ledger = self.need_ledger()
         self.save(replace(ledger, job_renamed=job) if self.is_renamed else replace(ledger, job=job))
+
+    def carry(self, source: Path, target: Path) -> None:
+        """Copy the files that are not translated from one folder of the job to the other."""
+        ledger = self.need_ledger()
+        self.save(replace(ledger, carried=carry_companions(source, target, ledger.carried)))
 
     def begin(self, migration: Migration, job: dict[str, Any]) -> None:
         """Make the folder of the new files with the state of the job; if it is there, check that it fits."""
@@ -136,34 +156,37 @@ class Folders:
 
     def clean_up(self) -> None:
         """Remove the folder that is not needed any more, and the state of the job. See `Store.clean_up`."""
-        ledger = self.ledger()
-        if ledger is None:
+        state, is_renamed = self.new / STATE_FILE, self.is_renamed
+        if not state.exists():
             return
-        new = self.new
         try:
-            if not self.is_renamed and not ledger.is_cut_over:
-                self._check_own()
-                remove_whole(new)
-            elif self.is_renamed:
-                if self.retired.exists():
-                    remove_whole(self.retired)
-                (new / STATE_FILE).unlink()
-            else:
-                (new / STATE_FILE).unlink()
-                remove_whole(self.home)
+            ledger = self.ledger()
+        except InputError:  # a damaged state must not prevent its removal
+            ledger = None
+        removed, kept = (self.old, self.new) if is_renamed or (ledger and ledger.is_cut_over) else (self.new, self.old)
+        try:
+            if removed.exists():
+                check_companions(removed, kept, ledger.carried if ledger else {})
+                self._check_rows(removed, kept, ledger is not None)
+            if kept == self.new and not is_renamed:
+                state.unlink()
+            if removed.exists():
+                remove_whole(removed)
+            if is_renamed:
+                state.unlink()
         except OSError as error:
             raise InputError(f"The folders of the job on {self.home} cannot be removed: {one_line(error)}") from None
 
-    def _check_own(self) -> None:
-        """Raise InputError if the new folder has files of others that would be lost."""
-        foreign = [name for name in list_files(self.pending) if read_mark(self.pending / name) is None]
-        lost = [name for name in foreign if not (self.home / name).exists()]
-        if lost:
-            raise InputError(
-                f"{self.pending} has files that this job has not written ({', '.join(lost[:3])}); move them away first."
-            )
+    def _check_rows(self, removed: Path, kept: Path, has_ledger: bool) -> None:
+        """Raise InputError if a folder that is to be removed has files of rows that would be lost.
 
-
-def as_token(stored: list[int] | None) -> Token | None:
-    """Return a token as JSON has stored it."""
-    return None if stored is None else (stored[0], stored[1])
+        Without the state of the job, a file that others wrote to the new folder counts as lost unless there is a copy.
+        """
+        copies, names = list_files(kept), list(list_files(removed))
+        if removed == self.new:
+            names = [name for name in names if read_mark(removed / name) is None]
+            if not has_ledger:
+                refuse_loss(removed, [name for name in names if copies.get(name) != token_of(removed / name)])
+        elif has_ledger:  # others may have removed files since the cut-over
+            return
+        refuse_loss(removed, [name for name in names if name not in copies])

@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from repstitch.errors import InputError
+from repstitch.errors import InputError, one_line
 from repstitch.stores.arrow_columns import draw_rows, has_vector, id_texts, matrix
 from repstitch.stores.parquet_files import (
     VERSION_KEY,
+    is_old_file,
     list_files,
     open_file,
+    present,
     read_batches,
     read_errors,
     read_mark,
@@ -68,11 +70,11 @@ class FolderRows:
         batches, n = [], 0
         for part in self.get_fragments():
             for batch in part.to_batches(names):
-                batches.append(batch.slice(0, num_rows - n))
+                batches.append(pa.Table.from_batches([batch.slice(0, num_rows - n)]))
                 n += len(batches[-1])
                 if n == num_rows:
-                    return pa.Table.from_batches(batches)
-        return pa.Table.from_batches(batches)
+                    return self._together(batches)
+        return self._together(batches)
 
     def get_fragments(self) -> Iterator[Any]:
         return (FileRows(file, self.vector, self.dim) for file in self.files)
@@ -94,7 +96,7 @@ class FolderRows:
                 self._take(file, positions[first:last] - start, names)
                 for file, start, first, last in zip(self.files, starts[:-1], ends[:-1], ends[1:], strict=True)
             ]
-            return pa.concat_tables(parts)
+            return self._together(parts)
 
         return draw_rows(sum(counts), n, seed, self.vector, read).select(list(columns))
 
@@ -103,11 +105,13 @@ class FolderRows:
         with open_file(file) as opened, read_errors(file):
             groups = range(opened.metadata.num_row_groups)
             starts = np.cumsum([0, *(opened.metadata.row_group(group).num_rows for group in groups)])
-            parts = [opened.schema_arrow.empty_table().select(list(columns)).combine_chunks()]
+            names = present(columns, opened.schema_arrow)
+            parts = [opened.schema_arrow.empty_table().select(names)]
             for group in groups:
                 inside = positions[(positions >= starts[group]) & (positions < starts[group + 1])] - starts[group]
                 if len(inside):
-                    parts.append(opened.read_row_group(group, columns=list(columns), use_threads=False).take(inside))
+                    rows = opened.read_row_group(group, columns=names, use_threads=False)
+                    parts.append(rows.select(names).take(inside))
             batches = [
                 with_vectors(batch, self.vector, self.dim)
                 for part in parts
@@ -118,11 +122,20 @@ class FolderRows:
     def take(self, id_column: str, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Return the rows with these ids."""
         wanted = pa.array(list(ids), pa.string())
-        parts = []
+        parts = [self.schema.empty_table().select(present(columns, self.schema))]
         for batch in self.batches(list(dict.fromkeys([*columns, id_column]))):
             is_wanted = pc.call_function("is_in", [batch[id_column].cast(pa.string())], pc.SetLookupOptions(wanted))
-            parts.append(batch.filter(is_wanted).select(list(columns)))
-        return pa.Table.from_batches(parts)
+            rows = batch.filter(is_wanted).select(present(columns, batch.schema))
+            parts.append(pa.Table.from_batches([rows]))
+        return self._together(parts).select(list(columns))
+
+    def _together(self, parts: list[pa.Table]) -> pa.Table:
+        """Return rows of several files, which may have different columns, as one table."""
+        try:
+            return pa.concat_tables(parts, promote_options="permissive")
+        except pa.ArrowException as error:
+            folder = self.files[0].parent
+            raise InputError(f"The files of {folder} must have columns of types that fit: {one_line(error)}") from None
 
 
 def _batches(table: pa.Table) -> list[pa.RecordBatch]:
@@ -153,18 +166,20 @@ class Sides:
     def _compare_file(self, name: str, has_old: bool, has_new: bool) -> Iterator[Compared]:
         mark = read_mark(self.new / name) if has_new else None
         if not has_new or (has_old and mark is not None and mark.token != token_of(self.old / name)):
-            yield from self._one_side(self.old, name, "")
+            yield from self._one_side(self.old, name, "", is_new=False)
+        elif mark is None and is_old_file(self.new / name, self.vector, self.dims):
+            yield from self._one_side(self.new, name, "", is_new=False)
         elif not has_old or mark is None:
-            yield from self._one_side(self.new, name, NATIVE if mark is None else "")
+            yield from self._one_side(self.new, name, NATIVE if mark is None else "", is_new=True)
         else:
             with open_file(self.new / name) as opened:
                 version = (opened.metadata.metadata or {}).get(VERSION_KEY, b"").decode()
             yield from self._both_sides(name, version == self.version)
 
-    def _one_side(self, folder: Path, name: str, state: str) -> Iterator[Compared]:
+    def _one_side(self, folder: Path, name: str, state: str, is_new: bool) -> Iterator[Compared]:
         """Yield the rows of a file that has no counterpart: native ones are right, others are still to do."""
         for batch in read_batches(folder / name, [self.id, self.vector]):
-            n, is_new = batch.num_rows, folder == self.new
+            n = batch.num_rows
             with read_errors(folder / name):
                 rows, _ = matrix(batch[self.vector], self.dims[is_new])
             sides = [np.full((n, dim), np.nan, np.float32) for dim in self.dims]

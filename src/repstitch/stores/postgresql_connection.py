@@ -131,12 +131,10 @@ def lock(address: Address, name: str) -> Iterator[bool]:
     key = int.from_bytes(digest[:8], "big", signed=True)
     holder = Session(address)
     try:
-        is_free = holder.value("select pg_try_advisory_lock({key}::bigint)", key=key)
-        yield is_free
-        if is_free and not holder.connection.closed:
-            with suppress(InputError, ConnectionError):  # the end of the connection, which comes later, does it too
-                holder.run("select pg_advisory_unlock({key}::bigint)", key=key)
+        yield holder.value("select pg_try_advisory_lock({key}::bigint)", key=key)
     finally:
+        with suppress(InputError, ConnectionError):  # the end of the connection does it too, but a moment later
+            holder.run("select pg_advisory_unlock_all()")
         holder.close()
 
 

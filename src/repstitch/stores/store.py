@@ -246,6 +246,14 @@ class Store(ABC):
         the address, a view that would go on showing old vectors, too many dimensions for the index.
         """
 
+    def describe_cut_over(self, migration: Migration) -> str:
+        """Return what a cut-over changes, for people."""
+        if migration.view is not None:
+            return f"view {migration.view} shows the new vectors"
+        if migration.keep_names:
+            return f"no name changes; readers go to {migration.new}"
+        return f"{self.vector} becomes {migration.old}, and {migration.new} becomes {self.vector}"
+
     @abstractmethod
     def peak_bytes(self, migration: Migration, facts: Facts) -> dict[str, int]:
         """Estimate the bytes that a job adds at its peak, by cause, such as `new vectors` and `write-ahead log`."""
