@@ -1,6 +1,7 @@
 """Rows of a LanceDB table are read whole, at random and by id, and its indexes are copied."""
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -137,6 +138,19 @@ def test_an_index_of_every_kind_is_copied_with_its_settings(tmp_path, kind):
     exact = store.search(vectors(400)[:5] @ W, 10, "new", exact=True)
     assert exact.ids[:, 0].tolist() == ["0", "1", "2", "3", "4"]
     assert (hits.seconds > 0).all()
+
+
+def test_the_seconds_that_lance_logs_for_an_index_are_left_out_and_its_logger_stays_as_it_was(tmp_path, caplog):
+    _, store = begun(tmp_path, 300, index=True)
+    logger = logging.getLogger("pylance")
+    before, level = list(logger.filters), logger.level
+    caplog.clear()
+    fill(store)
+    store.index(lambda share: None)
+    with store.rehearsal(300):
+        pass
+    assert not caplog.records
+    assert (logger.filters, logger.level) == (before, level)
 
 
 def test_exact_search_can_be_restricted_and_pads_missing_hits(tmp_path):

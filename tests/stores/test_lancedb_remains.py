@@ -1,6 +1,9 @@
 """What is left of a job in a LanceDB table can be removed, even if others have changed a part of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import lance
 import numpy as np
@@ -15,7 +18,8 @@ NAMES = ["id", "body", "lang", "n"]
 
 
 def rename(**names: str) -> Callable[[LanceWorld], None]:
-    return lambda world: world.latest.alter_columns(*[{"path": old, "name": new} for old, new in names.items()])
+    alterations: Any = [{"path": old, "name": new} for old, new in names.items()]
+    return lambda world: world.latest.alter_columns(*alterations)
 
 
 def drop(*names: str) -> Callable[[LanceWorld], None]:
@@ -85,7 +89,8 @@ def test_a_job_that_others_have_changed_after_the_cut_over_is_removed(tmp_path, 
     store.clean_up()
     assert_clean(world, columns)
     if "emb" in columns:
-        np.testing.assert_allclose(world.column("emb")[3], vectors(40)[3] @ W, rtol=1e-4)
+        read: Any = world.column("emb")[3]
+        np.testing.assert_allclose(read, vectors(40)[3] @ W, rtol=1e-4)
 
 
 def test_a_job_whose_column_of_vectors_is_gone_is_refused_except_for_the_clean_up(tmp_path):
@@ -95,7 +100,7 @@ def test_a_job_whose_column_of_vectors_is_gone_is_refused_except_for_the_clean_u
     store = open_table(f"lancedb://{world.database}?table=docs")
     assert store.job() == {"phase": "filling"}
     for refused in (store.facts, store.rows, lambda: store.check(MIGRATION), lambda: store.sample(3, 0, ["id"])):
-        with pytest.raises(InputError, match="Column 'vector' of .* is gone, .* or clean up"):
+        with pytest.raises(InputError, match=r"Column 'vector' of .* is gone, .* or clean up"):
             refused()
     store.resume(MIGRATION)
     with pytest.raises(InputError, match="clean up to end the job"):
@@ -116,8 +121,6 @@ def test_the_job_on_another_column_and_columns_and_tags_of_users_stay(tmp_path):
     store.clean_up()
     assert world.latest.to_table().equals(rows)
     assert list(world.latest.tags.list()) == ["repstitch-mine"]
-    from dataclasses import replace
-
     other = open_table(f"lancedb://{world.database}?table=docs&vector=other")
     other.begin(replace(MIGRATION, new="other_new", old="other_old"), {"a": 1})
     store.begin(MIGRATION, {})
@@ -126,7 +129,7 @@ def test_the_job_on_another_column_and_columns_and_tags_of_users_stay(tmp_path):
     assert world.latest.schema.names[-2:] == ["other_new", "other_new_state"]
 
 
-def _made(world: LanceWorld):
+def _made(world: LanceWorld) -> Path:
     world.database.mkdir()
     return world.path
 

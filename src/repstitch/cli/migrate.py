@@ -272,7 +272,9 @@ def _read(args: argparse.Namespace, needs_stitcher: bool = True) -> tuple[Addres
         raise InputError("`stitcher` is required, as an option or in the file of `job`.")
     if stitcher is not None:
         check_stitcher_exists(stitcher)
-    if not is_address(address) and Path(address).is_dir():
+    from repstitch.stores.parquet import is_folder
+
+    if not is_address(address) and is_folder(Path(address)):
         return Address("folder", address, Path(address).absolute().name), stitcher, settings
     return parse_address(address), stitcher, settings
 

@@ -93,8 +93,8 @@ class LanceTable(Store):
         dataset = open_latest(self.path)
         if self.vector not in dataset.schema.names:
             raise InputError(
-                f"Column {self.vector!r} of {self.path} is gone, and a job on it is not over; give the column this name "
-                "again, or clean up."
+                f"Column {self.vector!r} of {self.path} is gone, and a job on it is not over; give the column this "
+                "name again, or clean up."
             )
         return dataset
 
@@ -154,6 +154,8 @@ class LanceTable(Store):
     def check(self, migration: Migration) -> None:
         dataset = self._opened()
         self._check_options(migration)
+        if not dataset.count_rows(f"{quoted(self.vector)} is not null") and find_columns(dataset, self.vector) is None:
+            raise InputError(f"Table {self.address.table} has no row with a vector in {self.vector!r}; add some first.")
         if not os.access(self.path, os.W_OK) or not os.access(self.path / "data", os.W_OK):
             raise InputError(f"{self.path} must be writable; change the permissions of the folder.")
         if dataset.data_storage_version in ("0.1", "legacy"):
@@ -169,10 +171,6 @@ class LanceTable(Store):
                     raise InputError(f"Table {self.address.table} has a column {name!r} already; name another one.")
                 if "." in name or "`" in name:
                     raise InputError(f"The name of a column must have no dot and no backtick; got {name!r}.")
-            if not dataset.count_rows(f"{quoted(self.vector)} is not null"):
-                raise InputError(
-                    f"Table {self.address.table} has no row with a vector in {self.vector!r}; add some first."
-                )
         check_ids(lambda: lancedb_reading.id_batches(dataset, self.id), self.id, f"table {self.address.table}")
 
     def _check_options(self, migration: Migration) -> None:
@@ -205,7 +203,8 @@ class LanceTable(Store):
                 copy = lance.write_dataset(rows, os.path.join(folder, self.path.name))
                 for index in lancedb_indexes.describe(dataset, self.vector):
                     settings = lancedb_indexes.copied_settings(index, dims, len(rows))
-                    copy.create_index(self.vector, index.kind, name=index.name, **settings)
+                    with lancedb_indexes.quiet():
+                        copy.create_index(self.vector, index.kind, name=index.name, **settings)
             table = '"' + self.path.name.removesuffix(ENDING).replace('"', '""') + '"'
             yield LanceTable(Address("lancedb", folder, table, self.vector, self.id))
 

@@ -76,9 +76,7 @@ class Filling:
     def columns(self, dataset: lance.LanceDataset) -> Columns:
         columns = need_columns(dataset, self.vector)
         if columns.old is None:
-            raise InputError(
-                f"Column {self.vector!r} of {self.path} has no old vectors beside it; clean up to end the job."
-            )
+            raise InputError(f"Column {self.vector!r} of {self.path} has no old vectors; clean up to end the job.")
         return columns
 
     def unchecked(self, dataset: lance.LanceDataset, columns: Columns) -> list[LanceFragment]:

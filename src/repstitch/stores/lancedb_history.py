@@ -131,8 +131,8 @@ def _outdated(
 ) -> tuple[set[str], set[str]]:
     """Search by halves, between `first` and `last`, for the versions in which the old vectors were written.
 
-    In `first`, whose rows are `before`, no row has its old vector of `last`. Returns the ids of the rows whose old vector
-    alone was written then, and of those of which that is not known, because the version before it is gone.
+    In `first`, whose rows are `before`, no row has its old vector of `last`. Returns the ids of the rows whose old
+    vector alone was written then, and of those of which that is not known, because the version before it is gone.
     """
     if not rows:
         return set(), set()

@@ -1,7 +1,10 @@
 """Vector indexes of LanceDB tables: their settings, copies of them for another column, and searches."""
 
+import logging
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from repstitch.stores.exact_search import NO_ID
 from repstitch.stores.lancedb_opening import committed, explained, open_latest
 from repstitch.stores.store import Hits, Index
 
+SECONDS_MESSAGE = "Final create_index rust time"
 READERS_PROBES = 20  # partitions that a search of LanceDB looks into, if the reader does not say
 
 
@@ -65,6 +69,21 @@ def copied_settings(index: Index, dims: tuple[int, int], n_rows: int) -> dict[st
     return settings
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out the seconds that Lance logs for each index; its other messages, and its settings, stay."""
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return not record.msg.startswith(SECONDS_MESSAGE)
+
+    logger = logging.getLogger("pylance")
+    logger.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_wanted)
+
+
 def build(path: Path, like: Index, column: str, name: str, dims: tuple[int, int]) -> None:
     """Build an index on a column with the settings of another one, or bring an existing one up to date.
 
@@ -78,7 +97,8 @@ def build(path: Path, like: Index, column: str, name: str, dims: tuple[int, int]
             dataset.optimize.optimize_indices(index_names=[name])
         else:
             settings = copied_settings(like, dims, dataset.count_rows())
-            dataset.create_index(column, like.kind, name=name, replace=True, **settings)
+            with quiet():
+                dataset.create_index(column, like.kind, name=name, replace=True, **settings)
 
     committed(change, f"The index of column {column!r} cannot be built")
 

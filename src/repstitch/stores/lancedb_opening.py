@@ -97,7 +97,8 @@ def choose_vector(schema: pa.Schema, name: str | None, place: str, left_out: set
     """Return the column of vectors: the one named, else the only one beside those in `left_out`.
 
     `moved` are the columns that jobs move and that are gone; one is chosen if it is named or if there is no other, so
-    that its job can be cleaned up. Raises InputError if there is none or several, or if the named one does not contain vectors.
+    that its job can be cleaned up. Raises InputError if there is none or several, or if the named one does not contain
+    vectors.
     """
     columns = [field.name for field in schema if is_vectors(field.type)]
     if name is None:

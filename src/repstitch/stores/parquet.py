@@ -18,12 +18,12 @@ from repstitch.files import writing
 from repstitch.stores.arrow_columns import check_ids, id_texts
 from repstitch.stores.exact_search import search_exactly
 from repstitch.stores.local_folders import free_bytes, job_lock
-from repstitch.stores.parquet_companions import list_companions
 from repstitch.stores.parquet_files import (
     as_token,
     dimensions,
     is_float_lists,
     is_old_file,
+    list_companions,
     list_files,
     open_file,
     read_batches,
@@ -173,6 +173,12 @@ class ParquetFolder(Store):
             raise InputError("A folder of files has no views that a cut-over could replace; leave out the view.")
         if migration.layout not in (None, "folder"):
             raise InputError(f"New files are in a folder of their own; the layout {migration.layout} is not possible.")
+
+    def describe_cut_over(self, migration: Migration) -> str:
+        home = self.folders.home
+        if migration.keep_names:
+            return f"no name changes; readers go to the folder {home.name}.new"
+        return f"the folder {home.name} becomes {home.name}.old, and {home.name}.new becomes {home.name}"
 
     def peak_bytes(self, migration: Migration, facts: Facts) -> dict[str, int]:
         old_vectors = facts.n_rows * facts.dim * 4

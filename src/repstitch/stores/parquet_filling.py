@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repstitch.errors import InputError
-from repstitch.stores.parquet_companions import place_copy
 from repstitch.stores.parquet_files import (
     Token,
     as_token,
     count_rows,
     is_old_file,
     list_files,
+    place_copy,
     read_mark,
     remove_file,
     token_of,

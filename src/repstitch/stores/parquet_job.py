@@ -12,8 +12,15 @@ from typing import Any
 from repstitch.errors import InputError, one_line
 from repstitch.files import read_json, remove_whole, written_whole
 from repstitch.stores.local_folders import job_lock
-from repstitch.stores.parquet_companions import STATE_FILE, carry_companions, check_companions, refuse_loss
-from repstitch.stores.parquet_files import list_files, read_mark, token_of
+from repstitch.stores.parquet_files import (
+    STATE_FILE,
+    carry_companions,
+    check_companions,
+    list_files,
+    read_mark,
+    refuse_loss,
+    token_of,
+)
 from repstitch.stores.store import Migration
 
 

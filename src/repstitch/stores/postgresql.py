@@ -91,6 +91,13 @@ class PostgresTable(Store):
                 several = f"the columns of vectors {', '.join(names)}" if names else "no column of vectors"
                 raise InputError(f"{table.title} has {several}; add &vector=COLUMN to the address.")
             name = names[0]
+        if name not in table.fields:
+            for record in find_records(self.session, table, damaged_too=True):
+                if record.book and record.book.vector == name and record.book.new in table.fields:
+                    raise InputError(
+                        f"Column {name!r} of {table.title}, which a job moves, is gone. To end the job and keep the "
+                        f"new vectors, clean up with &vector={record.book.new} in the address."
+                    )
         if not table.field(name).is_vector:
             raise InputError(
                 f"Column {name!r} of {table.title} must be vector or halfvec; got {table.fields[name].type_text}. "
