@@ -39,6 +39,7 @@ INSIDE = {
         "lancedb_indexes",
         "lancedb_reading",
         "lancedb_swapping",
+        "lancedb_remains",
         "lancedb",
         "parquet_files",
         "parquet_job",

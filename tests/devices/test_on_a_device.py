@@ -353,7 +353,7 @@ def test_a_migration_translates_on_the_device_as_on_the_cpu(tmp_path, device):
     rows[3] = 0
     here = Translation(stitcher)(rows)
     there = Translation(_load(str(stitcher.save(tmp_path / "old-new"))))(rows)
-    assert np.isnan(there).any(axis=1).nonzero()[0].tolist() == [3]
+    assert np.flatnonzero(np.isnan(there).any(axis=1)).tolist() == [3]
     assert np.allclose(there, here, atol=device[0] or 1e-6, equal_nan=True)
 
 

@@ -116,6 +116,7 @@ def test_facts_name_sizes_indexes_and_an_embedding_function_that_depends_on_the_
     assert facts.indexes[0].kind == "IVF_HNSW_SQ"
     assert facts.indexes[0].settings.items() >= {"metric": "cosine", "m": 12, "ef_construction": 60}.items()
     assert any("embedding function" in sentence for sentence in facts.dependents)
+    assert any("error_if_tagged_old_versions=False" in sentence for sentence in facts.dependents)
     peak = store.peak_bytes(MIGRATION, facts)
     assert peak["new vectors"] == 300 * 24 * 4
 

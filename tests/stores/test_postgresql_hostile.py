@@ -331,7 +331,6 @@ def test_clean_up_keeps_the_new_vectors_if_the_old_ones_are_gone(layout):
         open_table(world.uri, vector="other").clean_up()
     assert all(vector is not None for vector in world.column("vector_new").values())
     assert not world.run("select tgname from pg_trigger where not tgisinternal")
-    world.run("delete from docs")
 
 
 def test_an_old_vector_that_is_set_to_null_after_the_cut_over_empties_the_new_one():
