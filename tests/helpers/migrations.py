@@ -73,7 +73,7 @@ class Application:
     world: Any
     rows: dict[int, tuple[np.ndarray | None, np.ndarray | None]]
     next_id: int
-    d_new: int
+    stitcher: Stitcher
     seed: int = 0
     writes_new: bool = False
     counts: dict[str, int] = field(default_factory=dict)
@@ -99,12 +99,17 @@ class Application:
             self.world.delete([key])
             del self.rows[key]
         elif kind == "dual" and not self.writes_new:
-            new = numbers.standard_normal((1, self.d_new)).astype(np.float32)
+            noise = 0.1 * numbers.standard_normal((1, self.d_new)).astype(np.float32)
+            new = self.stitcher.translate(vector) + noise  # much like a translation, as native vectors are
             self.world.dual([key], vector, new)
             self.rows[key] = (vector[0], new[0])
         self.counts[kind] = self.counts.get(kind, 0) + 1
 
     world_dim: int = 64
+
+    @property
+    def d_new(self) -> int:
+        return self.stitcher.target.dim
 
     def run(self, stop: threading.Event, pause: float, kinds: Callable[[], tuple[str, ...]]) -> None:
         rng = random.Random(self.seed)
