@@ -53,8 +53,8 @@ class Address:
 
     def to_text(self) -> str:
         """Return the whole address, with the password if it contains one."""
-        own = [f"{name}={quote(value, safe=SAFE)}" for name in OWN if (value := getattr(self, name)) is not None]
-        return f"{self.scheme}://{self.locator}?{'&'.join([*own, *filter(None, [self.parameters])])}"
+        parameters = [f"{name}={quote(value, safe=SAFE)}" for name in OWN if (value := getattr(self, name)) is not None]
+        return f"{self.scheme}://{self.locator}?{'&'.join([*parameters, *filter(None, [self.parameters])])}"
 
     @property
     def connection(self) -> str:
@@ -89,15 +89,15 @@ def parse_address(text: str) -> Address:
     scheme = "postgresql" if scheme_match[1].lower() == "postgres" else scheme_match[1].lower()
     locator, _, query = text[scheme_match.end() :].partition("?")
     _keep_secrets(locator, query)
-    own, others = _split_parameters(query, scheme, text)
+    ours, others = _split_parameters(query, scheme, text)
     if not locator and not others:
         locator, others = _from_environment(scheme)
     if scheme == "lancedb" and not locator:
         raise InputError(f"{redact(text)} must name the folder of the database: lancedb://PATH?table=T.")
-    if "table" not in own:
+    if "table" not in ours:
         raise InputError(f"{redact(text)} must name a table: add {'&' if query else '?'}table=NAME.")
-    split_table(own["table"])
-    return Address(scheme, locator, parameters="&".join(others), **own)
+    split_table(ours["table"])
+    return Address(scheme, locator, parameters="&".join(others), **ours)
 
 
 def check_no_secret(text: str) -> None:
@@ -136,23 +136,23 @@ def split_table(table: str) -> tuple[str, ...]:
 
 def _split_parameters(query: str, scheme: str, text: str) -> tuple[dict[str, str], list[str]]:
     """Split the parameters into ours, decoded, and those of the driver, unchanged."""
-    own: dict[str, str] = {}
+    ours: dict[str, str] = {}
     others: list[str] = []
     for parameter in filter(None, query.split("&")):
         name, equals, value = parameter.partition("=")
         if name in OWN:
-            if name in own:
+            if name in ours:
                 raise InputError(f"{redact(text)} must state {name} once.")
             if not value:
                 raise InputError(f"{redact(text)} must have a value after {name}=.")
-            own[name] = unquote(value)
+            ours[name] = unquote(value)
         elif scheme in WITH_PARAMETERS and equals and not _is_misspelt(name):
             others.append(parameter)
         else:
             near = nearest(name, OWN)
             advice = f"; did you mean {near[0]}?" if near else f"; parameters are {', '.join(OWN)}."
             raise InputError(f"{redact(text)} has the unknown parameter {name}{advice}")
-    return own, others
+    return ours, others
 
 
 def _is_misspelt(name: str) -> bool:

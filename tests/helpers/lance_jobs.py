@@ -69,8 +69,9 @@ def first_pass(store: LanceTable, how=translate) -> int:
 
 
 def catch_up(store: LanceTable) -> None:
-    while store.catch_up(translate):
-        pass
+    n_rows = 1
+    while n_rows:
+        n_rows = store.catch_up(translate)
 
 
 def cut(store: LanceTable, max_rest: int = 1000):

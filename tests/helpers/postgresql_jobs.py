@@ -60,8 +60,9 @@ def fill(store: Store) -> None:
 
 
 def catch_up(store: Store) -> None:
-    while store.catch_up(translate) or store.count_rest():
-        pass
+    n_rows = 1
+    while n_rows:
+        n_rows = store.catch_up(translate) or store.count_rest()
 
 
 def finished(store: Store, migration: Migration) -> None:

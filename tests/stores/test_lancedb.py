@@ -17,6 +17,7 @@ from helpers.lance_jobs import (
     W,
     assert_translated,
     begun,
+    catch_up,
     cut,
     fill,
     open_table,
@@ -150,8 +151,7 @@ def test_rows_updated_after_the_cut_over_have_no_old_vector_after_a_roll_back(tm
     old = world.column("vector")
     assert [number for number, vector in old.items() if vector is None] in ([5, 900, 901], [900, 901, 5])
     assert_translated(world, native=[5, 900, 901])
-    while store.catch_up(translate):
-        pass
+    catch_up(store)
     assert store.states() == {"translated": 199, "native": 3}
     cut(store)
     assert store.roll_back({}, 2.0).n_without_old == 3
@@ -352,8 +352,9 @@ def test_a_table_with_stable_row_ids_is_moved_while_it_is_written(tmp_path):
 
 def test_a_second_process_is_refused_while_a_job_is_running(tmp_path):
     world, store = begun(tmp_path)
-    with store.locked(), pytest.raises(InputError, match=r"Another job on .* is running"), store.reopen().locked():
-        pass
+    second = store.reopen().locked()
+    with store.locked(), pytest.raises(InputError, match=r"Another job on .* is running"):
+        second.__enter__()
     with store.locked():
         assert "docs" in lancedb.connect(str(world.database)).table_names()
     assert [file.name for file in world.database.iterdir()] == ["docs.lance"]

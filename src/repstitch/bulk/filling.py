@@ -53,11 +53,11 @@ def _fill_units(
     free = list(stores)
 
     def fill_one(unit: Unit) -> None:
-        own = free.pop()
+        connection = free.pop()
         try:
-            own.fill(unit, translation)
+            connection.fill(unit, translation)
         finally:
-            free.append(own)
+            free.append(connection)
 
     try:
         with ThreadPoolExecutor(workers) as pool:
@@ -70,11 +70,11 @@ def _fill_units(
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
     finally:
-        for own in stores:
-            own.close()
+        for connection in stores:
+            connection.close()
 
 
 def _resumed(store: Store, migration: Migration) -> Store:
-    own = store.reopen()
-    own.resume(migration)
-    return own
+    connection = store.reopen()
+    connection.resume(migration)
+    return connection

@@ -80,15 +80,15 @@ def check_ids(read: Callable[[], Iterator[pa.Array]], name: str, place: str) -> 
     repeated = np.unique(every[1:][every[1:] == every[:-1]])
     if not len(repeated):
         return
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for piece in read():
         for key in id_texts(piece.filter(pa.array(np.isin(_hashes(piece), repeated)))):
-            if key in seen:
+            if key in earlier:
                 raise InputError(
                     f"Column {name!r} of {place} must have another id in each row; {key!r} occurs more than once. "
                     "Remove the repeats, or name another column with id=."
                 )
-            seen.add(key)
+            earlier.add(key)
 
 
 def _hashes(column: pa.Array) -> np.ndarray:

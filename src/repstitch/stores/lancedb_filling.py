@@ -228,8 +228,8 @@ class Filling:
                 changed.append((fragment, self.batches(fragment, columns, self.history.id)))
         begun = max(columns.move.begun, self.seen_version)
         outdated = self.history.outdated(unclear, begun, columns.version) if unclear else set()
-        own = self.history.readers_own(unclear, columns.cut_over_tag) if columns.is_cut_over else set()
-        needed = dict.fromkeys(outdated, Need.TRANSLATION) | dict.fromkeys(own, Need.STATE_OUTDATED)
+        written_by_readers = self.history.readers_own(unclear, columns.cut_over_tag) if columns.is_cut_over else set()
+        needed = dict.fromkeys(outdated, Need.TRANSLATION) | dict.fromkeys(written_by_readers, Need.STATE_OUTDATED)
         return [(fragment, _with_needs(batches, needed)) for fragment, batches in changed]
 
     def _write(
@@ -285,8 +285,10 @@ class Filling:
         valid[batch.needs == Need.REMOVAL] = False
         new_sums = checksums(new, valid)
         texts[batch.needs == Need.REMOVAL] = None
-        own = batch.needs == Need.STATE_OUTDATED
-        texts[own] = states(NATIVE, no_checksums(int(own.sum()), OUTDATED), new_sums[own]).to_numpy(False)
+        is_readers = batch.needs == Need.STATE_OUTDATED
+        texts[is_readers] = states(
+            NATIVE, no_checksums(int(is_readers.sum()), OUTDATED), new_sums[is_readers]
+        ).to_numpy(False)
         for word, rows in ((self.word, todo & valid), (SKIPPED, todo & ~valid), (NATIVE, batch.needs == Need.STATE)):
             texts[rows] = states(word, batch.old_sums[rows], new_sums[rows]).to_numpy(False)
         return vector_column(new, valid), pa.array(texts, pa.string())

@@ -199,10 +199,10 @@ def _restore_not_null(filling: Filling) -> bool:
 def outdated(filling: Filling, fragment: LanceFragment, columns: Columns) -> Iterator[tuple[Any, np.ndarray]]:
     """Yield the rows of a fragment, with a mask of those of which only the new vector was written since."""
     for batch in filling.batches(fragment, columns, filling.history.id):
-        own = filling.history.readers_own(unclear_rows(batch), columns.cut_over_tag)
+        written_by_readers = filling.history.readers_own(unclear_rows(batch), columns.cut_over_tag)
         mask = np.zeros(len(batch.places), bool)
-        if own and batch.ids is not None:
-            mask |= [key in own for key in id_texts(batch.ids)]
+        if written_by_readers and batch.ids is not None:
+            mask |= [key in written_by_readers for key in id_texts(batch.ids)]
         for row in np.flatnonzero(batch.has_old & batch.has_new & np.asarray(batch.states.is_valid())):
             _, old, new = split(batch.states[row].as_py())
             is_written = batch.new_sums[row].tobytes() != new.encode()
@@ -267,11 +267,11 @@ def written_since(filling: Filling, limit: int) -> np.ndarray:
     """Return readers' vectors (n, d) that others wrote since the cut-over, at most `limit`. See `Store`."""
     dataset = open_latest(filling.path)
     columns = need_columns(dataset, filling.vector)
-    seen, parts, n = _keys_at_cut_over(filling, dataset, columns), [], 0
+    keys_at_cut_over, parts, n = _keys_at_cut_over(filling, dataset, columns), [], 0
     for fragment in dataset.get_fragments():
         if n >= limit:
             break
-        if key_of(fragment, columns) in seen:
+        if key_of(fragment, columns) in keys_at_cut_over:
             continue
         for _, batch in read_rows(fragment, [columns.new, columns.state]):
             new, has_new = matrix(batch[columns.new], filling.dims[1])

@@ -44,8 +44,10 @@ class Filling:
             if name in existing:
                 mark = read_mark(self.folders.new / name)
                 if mark is None:
-                    seen = native.get(name)
-                    is_stale = seen is not None and as_token(seen[1]) == existing[name] and as_token(seen[0]) != token
+                    tokens = native.get(name)
+                    is_stale = (
+                        tokens is not None and as_token(tokens[1]) == existing[name] and as_token(tokens[0]) != token
+                    )
                     if not is_stale:  # another program writes both files
                         continue
                 elif mark.token == token:
@@ -113,8 +115,8 @@ class Filling:
         sources, native = list_files(self.folders.old), dict(ledger.native)
         for name, token in list_files(self.folders.new).items():
             if read_mark(self.folders.new / name) is None:
-                source, seen = sources.get(name), native.get(name)
-                if seen is None or as_token(seen[1]) != token:
+                source, tokens = sources.get(name), native.get(name)
+                if tokens is None or as_token(tokens[1]) != token:
                     native[name] = [None if source is None else list(source), list(token)]
         if native != ledger.native:
             self.folders.save(replace(ledger, native=native))

@@ -85,8 +85,10 @@ class PostgresTable(Store):
         """Return the column of vectors that the address names, or the only one that is not a job's own."""
         table, name = self.table, self.address.vector
         if name is None:
-            own: set[str] = set().union(*(r.book.own_columns for r in find_records(self.session, table) if r.book))
-            names = [column for column in table.vectors() if column not in own]
+            columns_of_jobs: set[str] = set().union(
+                *(r.book.own_columns for r in find_records(self.session, table) if r.book)
+            )
+            names = [column for column in table.vectors() if column not in columns_of_jobs]
             if len(names) != 1:
                 several = f"the columns of vectors {', '.join(names)}" if names else "no column of vectors"
                 raise InputError(f"{table.title} has {several}; add &vector=COLUMN to the address.")

@@ -26,8 +26,8 @@ def clean_up(session: Session, table: Table, vector: str, id_column: str) -> Non
     """Remove all that the job on a column has made; after a cut-over the old vectors, and what is needed no more."""
     table.fields = fields_of(session, table)
     records = [record for record in find_records(session, table, damaged_too=True) if record.book]
-    own = next((record for record in records if record.book and record.book.vector == vector), None)
-    layout = _opened(session, table, id_column, own) if own else None
+    present = next((record for record in records if record.book and record.book.vector == vector), None)
+    layout = _opened(session, table, id_column, present) if present else None
     if layout is not None and layout.book.is_live:
         retried(session, lambda: _finish(layout))
     elif layout is not None:
@@ -37,10 +37,10 @@ def clean_up(session: Session, table: Table, vector: str, id_column: str) -> Non
     for record in records:
         assert record.book is not None
         is_whole = record.book.old_name in table.fields
-        if (record is own and layout is None) or not is_whole:
+        if (record is present and layout is None) or not is_whole:
             log.warning("%s: a part of what a job has made is gone; the rest is removed.", table.title)
             retried(session, partial(_remove_rest, session, table, record))
-        elif record is not own:
+        elif record is not present:
             others.add(record.book.tag)
     retried(session, lambda: _remove_triggers(session, table, others))
     table.fields = fields_of(session, table)
