@@ -16,6 +16,15 @@ from collections.abc import Iterator
 import pytest
 from helpers.process_settings import changed_settings, process_settings
 
+from repstitch import redaction
+
+
+@pytest.fixture(autouse=True)
+def no_test_hides_the_secrets_of_another() -> Iterator[None]:
+    redaction._secrets.clear()
+    yield
+    redaction._secrets.clear()
+
 
 @pytest.fixture(autouse=True)
 def every_test_leaves_the_process_as_it_was() -> Iterator[None]:

@@ -158,7 +158,6 @@ INSIDE = {
         "job",
         "translation",
         "filling",
-        "exact_search",
         "row_check",
         "running",
         "planning",

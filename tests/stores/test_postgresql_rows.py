@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers.postgresql_jobs import open_table, vectors
+from helpers.postgresql_jobs import open_table
+from helpers.postgresql_rows import vectors
 from helpers.postgresql_world import PostgresColumnWorld, literal
 
 from repstitch.errors import InputError

@@ -44,21 +44,27 @@ def run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     After a cut-over, only catch up with what others still write to the old vectors, where the table has both.
 
     Ctrl-C, a killed process, a full disk and a lost connection lose nothing: run again, and it goes on. A lost
-    connection is opened again some times. Raises InputError if the column cannot be moved, or if another job on it is
-    running.
+    connection is opened again some times, and the caller's `store` is then closed. Raises InputError if the column
+    cannot be moved, or if another job on it is running.
     """
-    for seconds in (*RETRY_SECONDS, None):
+    opened = store
+    try:
+        for seconds in RETRY_SECONDS:
+            try:
+                return _run(opened, stitcher, settings)
+            except ConnectionError as error:
+                log.warning("The connection was lost (%s); trying again in %d s.", one_line(error), seconds)
+                time.sleep(seconds)
+                opened = _reopened(opened)
         try:
-            return _run(store, stitcher, settings)
+            return _run(opened, stitcher, settings)
         except ConnectionError as error:
-            if seconds is None:
-                raise InputError(
-                    f"The connection was lost ({one_line(error)}). Run the same command again to go on."
-                ) from None
-            log.warning("The connection was lost (%s); trying again in %d s.", one_line(error), seconds)
-            time.sleep(seconds)
-            store = _reopened(store)
-    raise AssertionError
+            raise InputError(
+                f"The connection was lost ({one_line(error)}). Run the same command again to go on."
+            ) from None
+    finally:
+        if opened is not store:
+            opened.close()
 
 
 def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:

@@ -158,6 +158,7 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from repstitch.bulk.finishing import status as status_of
     from repstitch.bulk.job import job_of
     from repstitch.bulk.planning import make_plan
     from repstitch.bulk.report import plan_text
@@ -169,11 +170,13 @@ def run(args: argparse.Namespace) -> None:
         if job_of(store) is None:
             print(plan_text(make_plan(store, stitcher, settings)), file=sys.stderr)
             _ask(args, "Begin?")
-        job = run_job(store, stitcher, settings)
-        states, rest = store.states(), store.count_rest()
-    counts = ", ".join(f"{n_rows:,} {state}" for state, n_rows in states.items() if state and n_rows)
-    result = {"address": address.label, "phase": job.phase, "states": states, "rest": rest}
-    emit(result, f"{address.label}: {job.phase}; {counts or 'no rows'}; {rest:,} written meanwhile.", args.json)
+        run_job(store, stitcher, settings)
+    with _opened(address) as store:  # the connection of the job may have been lost, and replaced by another one
+        state = status_of(store)
+    result = {name: state[name] for name in ("address", "phase", "states", "rest")}
+    counts = ", ".join(f"{n_rows:,} {word}" for word, n_rows in state["states"].items() if word and n_rows)
+    text = f"{address.label}: {state['phase']}; {counts or 'no rows'}; {state['rest']:,} written meanwhile."
+    emit(result, text, args.json)
 
 
 def status(args: argparse.Namespace) -> None:

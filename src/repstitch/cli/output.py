@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from repstitch.redaction import redact
+from repstitch.redaction import redact, redact_values
 
 if TYPE_CHECKING:
     from repstitch.evaluation.scorecard import Scorecard
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 def emit(result: Mapping[str, Any] | Callable[[], Mapping[str, Any]], text: str, as_json: bool) -> None:
     """Print `text` or, if `as_json`, `result` as one line of JSON. A function is called to get the result."""
     if as_json:
-        text = json.dumps(result() if callable(result) else result, ensure_ascii=False)
-    print(redact(text))
+        print(json.dumps(redact_values(result() if callable(result) else result), ensure_ascii=False))
+    else:
+        print(redact(text))
 
 
 def scorecard_text(card: "Scorecard", command: Sequence[str], full: bool) -> str:

@@ -16,9 +16,7 @@ from repstitch.addresses import Address
 from repstitch.errors import InputError
 from repstitch.stores import lancedb_indexes, lancedb_reading, lancedb_remains, lancedb_swapping
 from repstitch.stores.arrow_columns import check_ids
-from repstitch.stores.exact_search import search_exactly
 from repstitch.stores.lancedb_filling import Filling, count_states
-from repstitch.stores.lancedb_fragments import BATCH_ROWS
 from repstitch.stores.lancedb_history import History
 from repstitch.stores.lancedb_job import (
     CHECKED,
@@ -308,17 +306,12 @@ class LanceTable(Store):
         for where in id_conditions(dataset.schema, self.id, ids):
             yield from lancedb_reading.compare(self.filling, dataset, columns, self.id, where)
 
-    def search(
-        self, queries: np.ndarray, k: int, which: Which, *, exact: bool = False, where: str | None = None
-    ) -> Hits:
+    def search(self, queries: np.ndarray, k: int, which: Which, where: str | None = None) -> Hits:
         dataset = open_latest(self.path)
         columns = find_columns(dataset, self.vector)
         column = self.vector if columns is None else columns.new if which == "new" else columns.old or ""
         lancedb_indexes.check_condition(dataset, where)
-        if not exact:
-            return lancedb_indexes.search(dataset, column, self.id, queries, k, where)
-        batches = dataset.to_batches(columns=[self.id, column], filter=where, batch_size=BATCH_ROWS)
-        return search_exactly(batches, (self.id, column), queries, k)
+        return lancedb_indexes.search(dataset, column, self.id, queries, k, where)
 
     # --- cut-over -----------------------------------------------------------------------------------------------------
 

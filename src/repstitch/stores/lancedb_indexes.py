@@ -12,7 +12,6 @@ import lance
 import numpy as np
 
 from repstitch.stores.arrow_columns import id_texts
-from repstitch.stores.exact_search import NO_ID
 from repstitch.stores.lancedb_opening import committed, explained, open_latest
 from repstitch.stores.store import Hits, Index
 
@@ -122,7 +121,7 @@ def search(
     """Search a column as a reader of LanceDB does, one query after another."""
     index = next(iter(vector_indexes(dataset, column)), None)
     metric = index.details["metric_type"].lower() if index else "cosine"
-    ids, seconds = np.full((len(queries), k), NO_ID, dtype=object), np.zeros(len(queries))
+    ids, seconds = np.full((len(queries), k), "", dtype=object), np.zeros(len(queries))
     for row, query in enumerate(np.ascontiguousarray(queries, np.float32)):
         nearest = {"column": column, "q": query, "k": k, "metric": metric, "minimum_nprobes": READERS_PROBES}
         started = time.perf_counter()

@@ -16,7 +16,6 @@ from repstitch.addresses import Address
 from repstitch.errors import InputError
 from repstitch.files import writing
 from repstitch.stores.arrow_columns import check_ids, id_texts
-from repstitch.stores.exact_search import search_exactly
 from repstitch.stores.local_folders import free_bytes, job_lock
 from repstitch.stores.parquet_files import (
     as_token,
@@ -31,7 +30,7 @@ from repstitch.stores.parquet_files import (
 )
 from repstitch.stores.parquet_filling import Filling
 from repstitch.stores.parquet_job import Folders, Ledger
-from repstitch.stores.parquet_reading import FolderRows, Sides, native_rows
+from repstitch.stores.parquet_reading import FolderRows, Sides, native_rows, search_exactly
 from repstitch.stores.store import (
     Capabilities,
     Compared,
@@ -273,9 +272,7 @@ class ParquetFolder(Store):
         version = filling.migration.version
         return Sides(folders.old, folders.new, self.vector, self.id, filling.dims, version).compare(ids)
 
-    def search(
-        self, queries: np.ndarray, k: int, which: Which, *, exact: bool = False, where: str | None = None
-    ) -> Hits:
+    def search(self, queries: np.ndarray, k: int, which: Which, where: str | None = None) -> Hits:
         if where is not None:
             raise InputError("A folder of files cannot be searched with a condition (where).")
         rows = self._rows(self.folders.new if which == "new" else self.folders.old)

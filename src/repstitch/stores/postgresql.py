@@ -321,11 +321,8 @@ class PostgresTable(Store):
         if ids is None and layout.book.suspect:
             layout.save(suspect=False)  # whoever compares has seen all rows, while triggers saw all changes
 
-    def search(
-        self, queries: np.ndarray, k: int, which: Which, *, exact: bool = False, where: str | None = None
-    ) -> Hits:
-        """Search one column, one query after another, with the store's index, or `exact` over all rows."""
-        return search(self.layout, queries, k, which, exact, where)
+    def search(self, queries: np.ndarray, k: int, which: Which, where: str | None = None) -> Hits:
+        return search(self.layout, queries, k, which, where)
 
     # --- cut-over -----------------------------------------------------------------------------------------------------
 

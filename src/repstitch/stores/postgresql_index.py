@@ -143,7 +143,7 @@ def _file_of(layout: Layout, index: VectorIndex) -> int:
     return layout.session.value("select relfilenode::bigint from pg_class where oid = {oid}", oid=index.oid)
 
 
-def search(layout: Layout, queries: np.ndarray, k: int, which: Which, exact: bool, where: str | None) -> Hits:
+def search(layout: Layout, queries: np.ndarray, k: int, which: Which, where: str | None) -> Hits:
     """Search one column with each query, with the operator of its index, or by cosine if it has none."""
     indexes = old_indexes(layout) if which == "old" else [index for index in new_indexes(layout) if index.is_valid]
     conditions = [raw(where)] if where else []
@@ -157,8 +157,6 @@ def search(layout: Layout, queries: np.ndarray, k: int, which: Which, exact: boo
     ids = np.full((len(queries), k), "", dtype=object)
     seconds = np.zeros(len(queries))
     with layout.session.transaction():
-        if exact:
-            layout.session.run("set local enable_indexscan = off")
         for at, query in enumerate(queries):
             statement = layout.compose(
                 """select d.{I}::text from {relation} where {vector} is not null

@@ -344,11 +344,9 @@ class Store(ABC):
         """Yield all rows that have an old or a new vector, or those of them with `ids`, in batches, at one moment."""
 
     @abstractmethod
-    def search(
-        self, queries: np.ndarray, k: int, which: Which, *, exact: bool = False, where: str | None = None
-    ) -> Hits:
-        """Search one column by the metric of its index, one query after another, as a reader would: with it and the
-        readers' settings, or `exact` over all rows. `where` is a filter in the store's language.
+    def search(self, queries: np.ndarray, k: int, which: Which, where: str | None = None) -> Hits:
+        """Search one column with queries (n, d), one after another, as a reader would: with the index of the column,
+        its metric and the readers' settings. `where` is a filter in the store's language.
         """
 
     # --- cut-over -----------------------------------------------------------------------------------------------------
