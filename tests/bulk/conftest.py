@@ -5,6 +5,14 @@ import pytest
 from helpers.migrations import stitcher_of
 from helpers.worlds import LIVE, WORLDS
 
+from repstitch.bulk import verification
+
+
+@pytest.fixture(autouse=True)
+def few_queries(monkeypatch) -> None:
+    """Verify with some queries, because each is a search of its own."""
+    monkeypatch.setattr(verification, "MOST_QUERIES", 60)
+
 
 @pytest.fixture(scope="session")
 def stitcher():

@@ -371,6 +371,7 @@ def test_an_index_that_waits_for_an_old_transaction_says_so(caplog):
     assert f"waits for a transaction of the process {pid}, which began " in caplog.messages[0]
 
 
+@pytest.mark.slow
 @LAYOUTS
 def test_the_write_ahead_log_is_about_as_long_as_the_plan_says(layout):
     world, store, moved = made(WORLDS[layout], 1500, index=True)
