@@ -144,16 +144,3 @@ STATEMENTS = {
     "move": "update docs set id = id + 1000000 where id = %(key)s",
     "dual": "",
 }
-
-
-def run_slowly(uri: str, layout: str) -> None:
-    """Run a job that has begun, and print a line after each unit, until the process is killed."""
-    store = open_table(uri)
-    store.resume(migration(**WORLDS[layout].options))
-    for unit in store.units():
-        first, end = unit.token
-        for block in range(first, end, 20):  # small pieces, so that a kill leaves a part of them
-            store.fill(type(unit)(unit.name, 1, (block, block + 20)), translate)
-            print(block, flush=True)
-            time.sleep(0.05)
-    time.sleep(60)

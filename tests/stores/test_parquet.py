@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +20,6 @@ from repstitch.stores.parquet import ParquetFolder
 from repstitch.stores.store import Migration
 
 MIGRATION = Migration(D_NEW, "v1", CARD, "vector_new", "vector_old")
-ROOT = Path(__file__).parents[2]
 
 
 def open_folder(path: str | Path, **names: str) -> ParquetFolder:
@@ -232,44 +228,6 @@ def test_a_rename_that_is_killed_half_way_is_repaired_when_the_folder_is_opened(
     store.resume(MIGRATION)
     store.cut_over(translate, {"phase": "cut over"}, 1, 1.0)
     assert_translated(world, "vector_old", "vector")
-
-
-SLOW_FILL = """
-import sys, time
-from repstitch.addresses import Address
-from repstitch.stores.opening import open_store
-from repstitch.stores.store import Migration
-from helpers.lance_jobs import MIGRATION, translate
-store = open_store(Address("folder", sys.argv[1], ""))
-store.begin(MIGRATION, {"phase": "filling"})
-store.resume(MIGRATION)
-def slowly(rows):
-    print("translating", flush=True)
-    time.sleep(0.05)
-    return translate(rows)
-with store.locked():
-    for unit in store.units():
-        store.fill(unit, slowly)
-"""
-
-
-def test_a_job_goes_on_after_kill_9(tmp_path):
-    world = ParquetWorld(tmp_path)
-    path = world.create(range(100), vectors(100))
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'src'}"}
-    command = [sys.executable, "-c", SLOW_FILL, path]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for _ in range(3):
-            process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
-    store = open_folder(path)
-    with store.locked():
-        store.begin(MIGRATION, {})
-        store.resume(MIGRATION)
-        assert 0 < fill(store) < 100
-    assert_translated(world)
-    assert not list(world.beside.glob(".repstitch*"))
 
 
 def test_lists_of_any_length_and_of_float64_are_read_as_vectors(tmp_path):

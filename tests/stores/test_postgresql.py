@@ -1,9 +1,5 @@
 """A migration in PostgreSQL from begin to clean-up, in both layouts, while others write."""
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,7 +16,6 @@ from repstitch.stores import postgresql_column, postgresql_cutover
 from repstitch.stores.store import MISSING, Which
 
 LAYOUTS = pytest.mark.parametrize("layout", WORLDS)
-ROOT = Path(__file__).parents[2]
 NO_PLACE_YET = (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable)  # for the vectors of a dual writer
 
 
@@ -198,34 +193,6 @@ def test_rows_without_a_vector_or_a_translation_are_left_without_a_new_one(layou
     store.cut_over(translate, JOB, 1000, 2.0)
     assert {key for key, (_, vector) in world.read().items() if vector is None} == {3, 4}
     assert len(world.read()) == 20
-
-
-@LAYOUTS
-def test_a_job_that_is_killed_at_any_moment_goes_on(layout):
-    world, store, moved = made(WORLDS[layout], 3000)
-    store.begin(moved, JOB)
-    store.close()
-    program = "from helpers.postgresql_jobs import run_slowly; run_slowly(*__import__('sys').argv[1:])"
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
-    for _ in range(1):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, world.uri, layout], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        for _ in range(3):
-            process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    store = open_table(world.uri)
-    store.resume(moved)
-    counts = store.states()
-    assert 0 < counts["translated"] < 3000
-    world.update(range(0, 3000, 300), vectors(10, seed=3))
-    fill(store)
-    catch_up(store)
-    assert not faults(store)
-    assert store.states() == {"translated": 3000}
 
 
 def test_a_second_job_on_the_same_column_is_refused_while_the_first_runs():
