@@ -456,3 +456,19 @@ def test_the_job_waits_only_briefly_for_writers_of_the_side_table_and_keeps_what
     world.run("update docs_vector_new set vector = %s where id = 5", str(native[0].tolist()))
     catch_up(store)
     assert store.states() == {"native": 1, "translated": 19}
+
+
+@LAYOUTS
+def test_a_cut_over_and_a_roll_back_are_on_the_disk_when_they_end(layout, monkeypatch):
+    _, store, moved = made(WORLDS[layout], 20)
+    finished(store, moved)
+    setting = "select current_setting('synchronous_commit')"
+    seen = []
+    rename = type(store.layout).rename
+    monkeypatch.setattr(
+        type(store.layout), "rename", lambda self, live: (seen.append(self.session.value(setting)), rename(self, live))
+    )
+    assert store.session.value(setting) == "off"
+    store.cut_over(translate, JOB, 1000, 2.0)
+    store.roll_back(JOB, 2.0)
+    assert seen == ["on", "on"]

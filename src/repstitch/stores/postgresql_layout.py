@@ -376,8 +376,12 @@ def not_null_name(session: Session, oid: int, column: str) -> str:
 
 @contextmanager
 def patient(session: Session, seconds: float = 2.0) -> Iterator[None]:
-    """Run the statements inside as one transaction that waits only briefly for locks, because others wait behind it."""
+    """Run the statements inside as one transaction that waits only briefly for locks, because others wait behind it.
+
+    Its commit is as durable as the server's setting says, unlike those of pages, which a crash may undo and a run redo.
+    """
     with session.transaction():
+        session.run("set local synchronous_commit to default")
         session.run("set local lock_timeout = {wait}", wait=f"{max(1, int(seconds * 1000))}ms")
         yield
 
