@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from repstitch import redaction
 from repstitch.addresses import Address, check_no_secret, is_address, parse_address, split_table
 from repstitch.errors import InputError
+from repstitch.redaction import redact
 
 PG = "postgresql"
 # Text, scheme, locator, table, vector, id, where, parameters of the driver.
@@ -94,6 +96,24 @@ REFUSED = [
     (f"{PG}://h/b?table=a&sslmode", "unknown parameter sslmode"),
 ]
 
+# The characters of a password that must be percent-encoded stand as they are.
+UNENCODED = [
+    f"{PG}://u:SeKr/etpw@h/db?table=docs",
+    f"{PG}://u:SeKr/etpw@h/db",
+    f"{PG}://u:SeKr?etpw@h/db?table=docs",
+    f"{PG}://u:SeKr?x=etpw@h/db?table=docs",
+    f"{PG}://u:SeKr@etpw@localhost/db?table=docs",
+    f"{PG}://u:/SeKr//etpw@h:5432/db?table=docs",
+    f"{PG}://u:123/SeKr/etpw@h/db?table=docs",
+    f"{PG}://u:SeKr/et:pw,etpw@h1:1,h2:2/db?table=docs",
+    f"{PG}://u:SeKr/etpw@[::1]:5432/db?table=docs",
+    f"{PG}://u:SeKr/etpw@h/db?table=docs&where=mail='a@b'",
+    f"{PG}://:SeKr/etpw@h/db?table=docs",
+    f"{PG}://u[:SeKr/etpw@h/db?table=docs",
+    f"{PG}://me@tenant:SeKr@etpw@h/db?table=docs",
+    "postgres://u:SeKr SeKr/etpw@h/db?table=docs",
+]
+
 
 def test_the_table_has_at_least_60_addresses():
     assert len(ACCEPTED) + len(REFUSED) >= 60
@@ -159,12 +179,36 @@ def test_an_unusable_address_in_the_environment_is_refused(monkeypatch, value, m
         "--source=postgresql://user:pw-a-b@host/base?table=t",
         "qdrant://host?api_key=pw-a-b",
         "http://user:pw-a-b@host/",
+        *UNENCODED,
+        "lancedb://u:SeKr/etpw@host?table=t",
+        "postgresql:u:SeKr/etpw@host/base?table=t",
+        "postgresql:/u:SeKr/etpw@host/base?table=t",
+        "docs=postgresql://u:SeKr/etpw@host/base?table=t",
+        "lancedb://db,postgresql://u:SeKr/etpw@host/base",
+        "postgresql://h:5432/base?table=t&oauth_client_secret=SeKretpw",
+        "postgresql://h:5432/base?table=t&scram_client_key=SeKretpw",
+        "postgresql://h:5432/base?scram_server_key=SeKretpw&table=t",
+        "postgresql://h/b?PassWord=Se&Kretpw&table=t",
+        "s3://bucket/base?aws_secret_access_key=SeKretpw",
+        "s3://bucket/base?AccountKey=SeKretpw&session_token_id=1",
     ],
 )
 def test_a_secret_on_the_command_line_is_refused_and_not_repeated(text):
     with pytest.raises(InputError, match="must not contain a password or a key") as error:
         check_no_secret(text)
-    assert not any(secret in str(error.value) for secret in ("pw-a-b", "p%40ss", "p@ss"))
+    assert not any(secret in str(error.value) for secret in ("pw-a-b", "p%40ss", "p@ss", "SeKr", "etpw", "Kretpw"))
+
+
+@pytest.mark.parametrize("text", UNENCODED)
+def test_a_password_that_is_not_percent_encoded_is_refused_everywhere_and_no_part_of_it_is_shown(monkeypatch, text):
+    monkeypatch.setattr(redaction, "_secrets", set())
+    with pytest.raises(InputError, match="must be percent-encoded: write %2F, %3F and %40"):
+        parse_address(text)
+    monkeypatch.setenv("REPSTITCH_ADDRESS", text)
+    with pytest.raises(InputError, match="must be percent-encoded") as error:
+        parse_address("postgresql://?table=t")
+    for message in (str(error.value), redact(text), redact("cannot resolve etpw@h"), redact("port 'SeKr' of etpw")):
+        assert not any(part in message for part in ("SeKr", "etpw"))
 
 
 @pytest.mark.parametrize(
@@ -173,6 +217,22 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated(text):
         "postgresql://user@host/base?table=t",
         "lancedb://db?table=t",
         "s3://bucket/a:b@c",
+        "postgresql://h1:5432,h2:5433/base?table=t",
+        "postgresql://h1:5432,h2:5433/base?table=t&where=mail%3D'a@b'",
+        "postgresql://h:5432/base?table=t&where=mail='a@b'",
+        "postgresql://h:5432/base?user=me@tenant&table=t",
+        "postgresql://h:5432?host=/var/run@x&table=t",
+        "postgresql://:5432/base?host=/var/run@x&table=t",
+        "postgresql:///base?host=/var/run@x&table=t",
+        "postgresql://user@[::1]:5432/base?host=/var/run@x&table=t",
+        "postgresql://[::1]:5432/base?host=/var/run@x&table=t",
+        "postgresql://user@h1:5432,h2:5433/base?host=/var/run@x&table=t",
+        "postgresql://user@h:5432/my@base?table=t",
+        "postgresql://us%40er@h:5432/my%40base?table=t",
+        "postgresql://host/my@base?table=t",
+        "postgresql://h,[::1]:5432/my@base?table=t",
+        "postgresql://host/base?sslkey=/home/me/client.key&sslcert=x&passfile=/home/me/.pgpass&table=t",
+        "lancedb://a:b?table=t&where=mail='a@b'",
         "a:b@c",
         "--out=x",
         "text: a@b",

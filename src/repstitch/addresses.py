@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from repstitch.errors import InputError
-from repstitch.redaction import SECRET_NAMES, keep_secret, redact
+from repstitch.redaction import ADDRESS_START, OWN, is_secret_name, keep_secret, password_in, redact
 from repstitch.text import nearest
 
-OWN = ("table", "vector", "id", "where")
 SCHEMES = ("lancedb", "postgresql", "postgres")
 WITH_PARAMETERS = ("postgresql", "postgres")  # their drivers have parameters of their own
+LEAST_PART = 3  # characters of a part of a secret that is a secret too
 ENVIRONMENT = "REPSTITCH_ADDRESS"
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-USER = re.compile(r"(?P<user>[^/@:]*):(?P<password>[^/@]+)@")
+PARAMETER = re.compile(r"[?&](?P<name>[^=&?]+)=(?P<value>(?:[^&]|&(?![^=&]*=))*)")
 NAME = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
 
 
@@ -83,12 +83,12 @@ def parse_address(text: str) -> Address:
     If the locator is empty, the environment variable REPSTITCH_ADDRESS may contain the locator and the parameters of
     the driver. Raises InputError if the address is not valid. No message repeats a password.
     """
+    _keep_secrets(text)
     scheme_match = SCHEME.match(text)
     if scheme_match is None or scheme_match[1].lower() not in SCHEMES:
         raise InputError(f"An address must begin with {' or '.join(f'{name}://' for name in SCHEMES)}; got {text}.")
     scheme = "postgresql" if scheme_match[1].lower() == "postgres" else scheme_match[1].lower()
-    locator, _, query = text[scheme_match.end() :].partition("?")
-    _keep_secrets(locator, query)
+    locator, query = _split(scheme, text[scheme_match.end() :])
     ours, others = _split_parameters(query, scheme, text)
     if not locator and not others:
         locator, others = _from_environment(scheme)
@@ -105,16 +105,12 @@ def check_no_secret(text: str) -> None:
 
     Other users of the machine can read the arguments of a program.
     """
-    if text.startswith("--"):
-        text = text.partition("=")[2]
-    if not SCHEME.match(text):
-        return
-    locator, _, query = text.partition("://")[2].partition("?")
-    if _keep_secrets(locator, query):
+    if _keep_secrets(text):
         raise InputError(
             "An address on the command line must not contain a password or a key, because other users of the machine "
             "can read it there. Put it into ~/.pgpass, PGPASSWORD or a service (PGSERVICE), or put the address without "
-            f"table, vector and id into {ENVIRONMENT} and pass postgresql://?table=NAME."
+            f"table, vector and id into {ENVIRONMENT} and pass postgresql://?table=NAME. Write an @ that belongs to no "
+            "password as %40."
         )
 
 
@@ -162,6 +158,7 @@ def _is_misspelt(name: str) -> bool:
 def _from_environment(scheme: str) -> tuple[str, list[str]]:
     """Return the locator and the driver's parameters in REPSTITCH_ADDRESS: nothing if it is not set."""
     stated = os.environ.get(ENVIRONMENT, "")
+    _keep_secrets(stated)
     scheme_match = SCHEME.match(stated)
     if scheme_match is None:
         if stated:
@@ -169,22 +166,33 @@ def _from_environment(scheme: str) -> tuple[str, list[str]]:
         return "", []
     if scheme != ("postgresql" if scheme_match[1].lower() == "postgres" else scheme_match[1].lower()):
         raise InputError(f"{ENVIRONMENT} must begin with {scheme}://, as the address does.")
-    locator, _, query = stated[scheme_match.end() :].partition("?")
-    _keep_secrets(locator, query)
+    locator, query = _split(scheme, stated[scheme_match.end() :])
     return locator, [part for part in query.split("&") if part and part.partition("=")[0] not in OWN]
 
 
-def _keep_secrets(locator: str, query: str) -> bool:
-    """Remember the secrets of an address, for `redact`, and return whether there are any."""
-    user = USER.match(locator)
-    secrets = [user["password"]] if user else []
-    for parameter in query.split("&"):
-        name, _, value = parameter.partition("=")
-        if value and re.fullmatch(SECRET_NAMES, unquote(name), re.IGNORECASE):
-            secrets.append(value)
+def _split(scheme: str, place: str) -> tuple[str, str]:
+    """Split what follows `://` into the locator and the parameters."""
+    if scheme in WITH_PARAMETERS and set("/?@") & set(password_in(place)):  # a driver would take parts of it for a host
+        raise InputError(
+            "In an address, the characters /, ? and @ of a password, and an @ that belongs to no password, must be "
+            "percent-encoded: write %2F, %3F and %40."
+        )
+    locator, _, query = place.partition("?")
+    return locator, query
+
+
+def _keep_secrets(text: str) -> bool:
+    """Remember the secrets of the addresses in a text, for `redact`, and return whether there are any."""
+    secrets = []
+    for start in ADDRESS_START.finditer(text):
+        place = text[start.end() :]
+        secrets.append(password_in(place))
+        secrets += [match["value"] for match in PARAMETER.finditer(place) if is_secret_name(match["name"])]
     for secret in secrets:
         keep_secret(secret)
-    return bool(secrets)
+        for part in re.split(r"[/?@:,&=\s]", secret):  # a driver's message may contain a part of it
+            keep_secret(part if len(part) >= LEAST_PART else "")
+    return any(secrets)
 
 
 SAFE = "/:@$,;()*!'\"._-~ ".replace(" ", "")

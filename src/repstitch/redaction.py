@@ -8,12 +8,18 @@ from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
 HIDDEN = "[hidden]"
-SECRET_NAMES = r"(?:ssl)?password|passwd|pwd|secret|token|(?:api|access|account|secret|secret_?access)_?key"
-IN_ADDRESS = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*://[^/?#\s:@]*:)[^/?#\s@]+(?=@)", re.IGNORECASE)
-IN_PARAMETER = re.compile(rf"(?P<head>[?&](?:{SECRET_NAMES})=)[^&\s'\"]+", re.IGNORECASE)
 SHORT = 8  # characters; a shorter secret may be part of other words, so it is removed as a whole word only
+OWN = ("table", "vector", "id", "where")  # the parameters of an address that are not for the driver
+ADDRESS_START = re.compile(r"\b(?:[a-z][a-z0-9+.-]*://|postgres(?:ql)?:/?)", re.IGNORECASE)  # `//` may be forgotten
+IN_ADDRESS = re.compile(rf"(?P<scheme>{ADDRESS_START.pattern})(?P<place>[^\s\"]+)", re.IGNORECASE)
+USER = re.compile(r"[^/:?]*(?<!^\[)(?<![@,]\[):")  # before a password, or before a port; not inside [::1]
+PORT = re.compile(r"\d*(?:[,/].*)?", re.DOTALL)
+SECRET_NAME = re.compile(r"(?!sslkey$)(?:.*(?:password|passwd|pwd|secret|token).*|.*key)", re.IGNORECASE)
+IN_PARAMETER = re.compile(r"(?P<head>[?&](?P<name>[^=&?\s]+)=)(?P<value>[^&\s'\"]+)")
 IN_SETTING = re.compile(
-    r"(?P<head>\b(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&,;'\"]+)", re.IGNORECASE
+    r"(?P<head>\b\w*(?:password|passwd|secret|scram_client_key|scram_server_key)\s*=\s*)"
+    r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&,;'\"]+)",
+    re.IGNORECASE,
 )
 
 _secrets: set[str] = set()
@@ -26,6 +32,30 @@ def keep_secret(secret: str) -> None:
         _secrets.update((secret, plain, quote(plain, safe=""), quote(plain), quote_plus(plain)))
 
 
+def password_in(place: str) -> str:
+    """Return the password, as it is written, in what follows `://` of an address; "" if there is none.
+
+    A password that is not percent-encoded may contain `/`, `?` and `@`, so it ends at the last `@`. An `@` in the value
+    of a parameter ends none.
+    """
+    user = USER.match(place)
+    if user is None:
+        return ""
+    after = place[user.end() :]
+    locator, _, query = after.partition("?")
+    is_port = PORT.fullmatch(locator) is not None
+    if is_port and "@" in user[0]:  # USER@HOST:PORT
+        return ""
+    name, equals, _ = query.partition("=")
+    has_parameters = equals and name.isidentifier() and (is_port or "@" in locator or name in OWN)
+    return (locator if has_parameters else after).rpartition("@")[0]
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether the parameter of an address with this name, which may be percent-encoded, is a secret."""
+    return SECRET_NAME.fullmatch(unquote(name)) is not None
+
+
 def redact(text: str) -> str:
     """Return a text without secrets: those in addresses and settings, and all that `keep_secret` has been given."""
     keep_secret(os.environ.get("PGPASSWORD", ""))
@@ -33,9 +63,15 @@ def redact(text: str) -> str:
         if secret in text:
             form = re.escape(secret)
             text = re.sub(rf"(?<!\w){form}(?!\w)" if len(secret) < SHORT else form, HIDDEN, text)
-    for pattern in (IN_ADDRESS, IN_PARAMETER, IN_SETTING):
-        text = pattern.sub(rf"\g<head>{HIDDEN}", text)
-    return text
+    text = IN_ADDRESS.sub(_without_password, text)
+    text = IN_PARAMETER.sub(lambda m: m["head"] + (HIDDEN if is_secret_name(m["name"]) else m["value"]), text)
+    return IN_SETTING.sub(rf"\g<head>{HIDDEN}", text)
+
+
+def _without_password(address: re.Match[str]) -> str:
+    place = address["place"]
+    password = password_in(place)
+    return address["scheme"] + (place.replace(f":{password}@", f":{HIDDEN}@", 1) if password else place)
 
 
 def redact_values(value: Any) -> Any:

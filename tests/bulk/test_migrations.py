@@ -18,6 +18,7 @@ from helpers.migrations import (
 from helpers.spaces import card, gaussian
 from helpers.worlds import LIVE
 
+from repstitch.bulk import running
 from repstitch.bulk.finishing import clean_up, cut_over, roll_back, status
 from repstitch.bulk.job import job_of
 from repstitch.bulk.planning import make_plan
@@ -192,7 +193,8 @@ def test_equal_dimensions_keep_the_names_unless_a_swap_is_stated(world):
 
 def test_rows_of_the_old_space_are_recognised_after_a_swap_between_equal_dimensions(live_world):
     stitcher = stitcher_of(D, D)
-    address, vectors = made(live_world, n=600)
+    vectors = gaussian(600, D, 1) + 0.5  # real embeddings have a mean, too
+    address = live_world.create(list(range(600)), vectors)
     with opened(address) as store:
         swap = {} if live_world.options.get("view") else {"swap_equal": True}
         run(store, stitcher, settings(live_world, **swap))
@@ -204,6 +206,8 @@ def test_rows_of_the_old_space_are_recognised_after_a_swap_between_equal_dimensi
     with opened(address) as store:
         written = status(store)["written_since"]
     assert written["rows"] == 1_000
+    assert 50 <= written["look_old"] <= 59
+    assert written["recognised"] > 0.95
 
 
 def test_a_cut_over_needs_a_verification_by_search(world, stitcher):
@@ -251,6 +255,19 @@ def test_a_row_that_is_not_right_fails_the_verification_and_the_next_run_mends_i
         assert (job.phase, result["rows"]["translated"]) == ("verified", N)
 
 
+def test_a_row_that_is_not_right_after_the_cut_over_is_mended_by_the_next_run(world, stitcher):
+    address, vectors = made(world)
+    names = {} if world.options.get("view") else {"keep_names": True}
+    with opened(address) as store:
+        verified(store, stitcher, world, vectors, **names)
+        cut_over(store, stitcher, settings(world))
+        world.corrupt(7, np.ones(E, np.float32))
+        for is_right in (False, True):
+            job, result = verify(store, stitcher, settings(world), held_out_of(stitcher, vectors))
+            assert (job.phase, result["rows"]["passed"]) == ("cut over", is_right)
+            run(store, stitcher, settings(world))
+
+
 @pytest.mark.parametrize("fits", [True, False])
 def test_native_vectors_must_have_something_to_do_with_their_rows(live_world, stitcher, fits):
     address, vectors = made(live_world)
@@ -277,6 +294,15 @@ def test_target_rows_that_are_not_those_of_the_table_fail_or_are_refused(world, 
         assert (job.phase, result["map"]["passed"]) == ("indexed", False)
         with pytest.raises(InputError, match=r"At least 20 rows of `target` must be in the table.*got 10"):
             verify(store, stitcher, settings(world, target=target(np.arange(290, 390))), None)
+
+
+def test_the_translations_themselves_are_no_target_rows_to_verify_with(world, stitcher, tmp_path):
+    address, vectors = made(world)
+    write(tmp_path / "own.parquet", Embeddings(stitcher.translate(vectors), card("new", E), np.arange(N)))
+    with opened(address) as store:
+        run(store, stitcher, settings(world))
+        with pytest.raises(InputError, match="300 of its 300 rows are the translations of this migration"):
+            verify(store, stitcher, settings(world, target=str(tmp_path / "own.parquet")), None)
 
 
 def test_held_out_rows_that_left_the_table_do_not_verify_it(world, stitcher):
@@ -311,10 +337,45 @@ def test_clean_up_does_not_remove_the_only_vector_of_a_row(live_world, stitcher)
         cut_over(store, stitcher, settings(live_world))
         live_world.insert([1_000], stitcher.translate(vectors[:1]))
         roll_back(store, settings(live_world))
-        with pytest.raises(InputError, match="1 rows have only a new vector"):
+        for _ in range(2):  # also when the job has gone on after the roll-back
+            with pytest.raises(InputError, match="1 rows have only a new vector"):
+                clean_up(store)
+            run(store, stitcher, settings(live_world))
+        clean_up(store, discard=True)
+        assert job_of(store) is None
+
+
+def test_clean_up_before_the_cut_over_does_not_remove_the_only_vector_of_a_row(live_world, stitcher):
+    address, vectors = made(live_world)
+    with opened(address) as store:
+        run(store, stitcher, settings(live_world))
+        live_world.dual([3, 4], np.full((2, D), np.nan, np.float32), stitcher.translate(vectors[:2]))
+        with pytest.raises(InputError, match="2 rows have only a new vector"):
             clean_up(store)
         clean_up(store, discard=True)
         assert job_of(store) is None
+
+
+def test_a_run_outlives_any_number_of_lost_connections_if_it_works_in_between(world, stitcher, monkeypatch):
+    address, _ = made(world)
+    n_losses = []
+
+    def lossy(opened_store, *others) -> object:
+        if len(n_losses) < 7:
+            n_losses.append(None)
+            time.sleep(0.03)
+            raise ConnectionError("away")
+        return whole(opened_store, *others)
+
+    whole = running._run
+    monkeypatch.setattr(running, "_run", lossy)
+    monkeypatch.setattr(running, "RETRY_SECONDS", (0.01, 0.02))
+    with opened(address) as store:
+        assert run(store, stitcher, settings(world)).phase == "indexed"
+    n_losses.clear()
+    monkeypatch.setattr(running, "RETRY_SECONDS", (0.01, 1.0))
+    with opened(address) as store, pytest.raises(InputError, match=r"lost \(away\). Run the same command again"):
+        run(store, stitcher, settings(world))
 
 
 def test_another_stitcher_another_name_and_another_dimension_are_refused(world, stitcher):

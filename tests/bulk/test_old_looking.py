@@ -21,9 +21,11 @@ def test_50_old_rows_among_1000_are_found_with_at_most_one_percent_of_false_alar
     classifier = learn(old[:2_000], new[:2_000])
     assert classifier.looks_old(old[2_000:2_050]).sum() == 50
     assert classifier.looks_old(new[2_000:2_950]).mean() <= 0.01
+    assert classifier.recognised > 0.99
 
 
 def test_one_space_on_both_sides_raises_few_false_alarms():
     rows, _ = spaces(64, 0)
     classifier = learn(rows[:1_000], rows[1_000:2_000])
     assert classifier.looks_old(rows[2_000:]).mean() <= 0.02
+    assert classifier.recognised < 0.05

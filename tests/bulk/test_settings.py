@@ -3,6 +3,8 @@ import pytest
 from repstitch.bulk.settings import JobSettings, merged, read_settings
 from repstitch.errors import InputError
 
+INF, NAN = float("inf"), float("nan")
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -11,12 +13,17 @@ from repstitch.errors import InputError
         ({"workers": 0}, "`workers` must be from 1 to 64"),
         ({"workers": 2.5}, "`workers` must be a whole number"),
         ({"workers": True}, "`workers` must be a whole number"),
-        ({"index_recall": 0}, "`index_recall` must be above 0"),
-        ({"index_recall": 1.5}, "`index_recall` must be above 0 and at most 1"),
-        ({"max_rest": -1}, "`max_rest` must be at least 0"),
-        ({"max_pause": 0.0}, "`max_pause` must be above 0"),
-        ({"max_rows_per_second": -1}, "`max_rows_per_second` must be above 0"),
-        ({"price_per_million": -0.1}, "`price_per_million` must be at least 0"),
+        *(({"index_recall": value}, "`index_recall` must be from 0.01 to 1; got") for value in (0, 1.5, NAN)),
+        *(({"max_rest": value}, r"`max_rest` must be from 0 to 1,000,000,000; got") for value in (-1, 10**400)),
+        *(({"max_pause": value}, "`max_pause` must be from 0.001 to 3,600; got") for value in (0.0, 1e300, INF, NAN)),
+        *(
+            ({"max_rows_per_second": value}, r"`max_rows_per_second` must be from 0.01 to 1,000,000,000; got")
+            for value in (-1, 1e-300, INF, NAN)
+        ),
+        *(
+            ({"price_per_million": value}, r"`price_per_million` must be from 0 to 1,000,000; got")
+            for value in (-0.1, INF, NAN)
+        ),
         ({"new_vector": 3}, "`new_vector` must be text"),
         ({"keep_names": 1}, "`keep_names` must be true or false"),
         ({"keep_names": True, "swap_equal": True}, "`keep_names` must not be set together"),

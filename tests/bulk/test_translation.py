@@ -26,17 +26,16 @@ def test_the_rate_is_kept_over_all_threads(stitcher):
         thread.start()
     for thread in threads:
         thread.join()
-    assert time.monotonic() - start >= 0.4
+    assert time.monotonic() - start >= 0.5
     assert translation.n_rows == 500
 
 
 def test_a_stopped_translation_ends_at_once_whatever_its_rate(stitcher):
     translation = Translation(stitcher, max_rows_per_second=1)
-    translation(gaussian(100, 64))
     threading.Timer(0.1, translation.stop).start()
     start = time.monotonic()
     with pytest.raises(Stopped):
-        translation(gaussian(1, 64))
+        translation(gaussian(100, 64))
     assert time.monotonic() - start < 5
 
 

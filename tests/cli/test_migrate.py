@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from helpers.postgresql_world import PostgresColumnWorld
 from helpers.spaces import card, gaussian, names
 
 from repstitch.bulk import running
+from repstitch.bulk.report import verification_text
 from repstitch.bulk.translation import Translation
+from repstitch.cli.main import main
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.stitchers.held_out_rows import HeldOutRows, held_out_file
@@ -65,9 +68,142 @@ def test_texts_are_shown_for_people(capsys, address, stitcher):
     run(capsys, "migrate", "run", *with_stitcher, "--yes")
     _, text, _ = run(capsys, "migrate", "verify", *with_stitcher)
     assert text.startswith(f"pass  rows: {N} translated, 0 native")
-    assert text.rstrip().endswith("State: verified")
+    assert text.rstrip().endswith("State: verified. Cut over with `repstitch migrate cutover`.")
     _, text, _ = run(capsys, "migrate", "status", address)
     assert "column vector: verified (old -> new, stitcher" in text
+    assert text.rstrip().endswith("Cut over with `repstitch migrate cutover`.")
+
+
+def test_every_step_ends_with_the_next_one(capsys, address, stitcher):
+    with_stitcher = (address, "--stitcher", stitcher)
+
+    def last(step: str, *arguments: str) -> str:
+        status, text, _ = run(capsys, "migrate", step, *arguments)
+        assert status == 0
+        return text.splitlines()[-1]
+
+    assert last("run", *with_stitcher, "--yes") == "State: indexed. Verify it with `repstitch migrate verify`."
+    assert last("verify", *with_stitcher) == "State: verified. Cut over with `repstitch migrate cutover`."
+    assert last("cutover", *with_stitcher, "--yes").startswith("State: cut over. Go back with `repstitch migrate roll")
+    assert last("rollback", address).startswith("State: rolled back. Continue it with `repstitch migrate run`")
+
+
+def test_a_table_that_is_cut_over_has_no_plan(capsys, address, stitcher):
+    with_stitcher = (address, "--stitcher", stitcher)
+    run(capsys, "migrate", "run", *with_stitcher, "--yes")
+    assert result(capsys, "migrate", "plan", *with_stitcher)["phase"] == "indexed"
+    run(capsys, "migrate", "verify", *with_stitcher)
+    run(capsys, "migrate", "cutover", *with_stitcher, "--yes")
+    status, out, errors = run(capsys, "migrate", "plan", *with_stitcher)
+    assert (status, out) == (2, "")
+    assert "is cut over. Go back with `repstitch migrate rollback`, or end it with" in errors[-1]
+
+
+@pytest.mark.parametrize("step", [("plan",), ("run", "--yes")])
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_condition_is_refused_by_the_plan_as_by_the_run(capsys, address, stitcher, step, has_begun):
+    if has_begun:
+        run(capsys, "migrate", "run", address, "--stitcher", stitcher, "--yes")
+    name, *options = step
+    status, out, errors = run(capsys, "migrate", name, f"{address}&where=id<9", "--stitcher", stitcher, *options)
+    assert (status, out) == (2, "")
+    assert "must have no condition (where=), because all rows get new vectors" in errors[-1]
+
+
+def test_the_status_counts_the_rows_to_do_once(capsys, monkeypatch, address, stitcher):
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "fill", interrupted)
+        assert run(capsys, "migrate", "run", address, "--stitcher", stitcher, "--yes")[0] == 130
+    _, text, _ = run(capsys, "migrate", "status", address)
+    assert [line.split()[:3] for line in text.splitlines()[1:]] == [
+        [str(N), "to", "do,"],
+        ["Finish", "it", "with"],
+    ]
+
+
+def test_the_status_does_not_call_rows_that_were_written_since_the_cut_over_to_do(capsys, tmp_path, address, stitcher):
+    for step in ("run", "verify", "cutover"):
+        yes = () if step == "verify" else ("--yes",)
+        assert run(capsys, "migrate", step, address, "--stitcher", stitcher, *yes)[0] == 0
+    LanceWorld(tmp_path).insert([N], gaussian(1, 24, 3))
+    _, text, _ = run(capsys, "migrate", "status", address)
+    assert [line.split()[:2] for line in text.splitlines()[1:4]] == [
+        [str(N), "translated"],
+        ["1", "written"],
+        ["0", "to"],
+    ]
+
+
+def test_the_result_of_a_run_has_a_line_of_its_own(capsys, monkeypatch, address, stitcher):
+    def run_with_bar(*args):
+        job = run_job(*args)
+        print("\rindex: 100%|██|", end="", file=sys.stderr)
+        return job
+
+    run_job = running.run
+    monkeypatch.setattr(running, "run", run_with_bar)
+    assert main(["migrate", "run", address, "--stitcher", stitcher, "--yes"]) == 0
+    assert capsys.readouterr().err.endswith("|██|\n")
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_verification_without_enough_held_out_rows_says_how_many_there_are(capsys, tmp_path, stitcher):
+    address = LanceWorld(tmp_path / "other").create(list(range(1_000, 1_030)), gaussian(30, 16, 1))
+    run(capsys, "migrate", "run", address, "--stitcher", stitcher, "--yes")
+    status, text, _ = run(capsys, "migrate", "verify", address, "--stitcher", stitcher)
+    assert status == 0
+    assert "Not verified by search: too few held-out rows of the stitcher are in this table" in text
+    status, _, errors = run(capsys, "migrate", "cutover", address, "--stitcher", stitcher, "--yes")
+    assert status == 2
+    assert "`--target` or `--queries`" in errors[-1]  # which are options of another step
+    assert "`--without-search`" in errors[-1]
+
+
+def test_the_share_of_the_scorecards_pool_is_shown():
+    by_map = {"recall@1": 1.0, "interval": [0.9, 1.0], "queries": 368, "pool": 368, "same_pool": False, "passed": True}
+    by_map |= {"card": 0.99, "card_interval": None, "card_pool": 2_039}
+    rows = {"passed": True, "first_bad": None, "natives_fit": None, "native_gain": None}
+    rows |= dict.fromkeys(
+        ("translated", "native", "skipped", "missing", "wrong", "changed", "doubled", "native_compared"), 0
+    )
+    checks = {"rows": rows, "index": None, "map": by_map, "qrels": None, "latency": {}}
+    text = verification_text(checks | {"passed": True, "complete": False}, "incomplete")
+    assert "368 of 2,039 held-out rows are in this table; half of the scorecard's pool is needed" in text
+
+
+def test_ctrl_c_at_the_question_says_that_nothing_was_written(capsys, monkeypatch, tmp_path, address, stitcher):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self, *_) -> str:
+            raise KeyboardInterrupt
+
+    before = LanceWorld(tmp_path).schema()
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    status, _, errors = run(capsys, "migrate", "run", address, "--stitcher", stitcher)
+    assert (status, errors[-1]) == (130, "Begin? [y/N] repstitch migrate: interrupted. Nothing was written.")
+    assert LanceWorld(tmp_path).schema() == before
+
+
+@pytest.mark.parametrize("step", ["verify", "rollback", "cleanup", "cutover"])
+def test_a_lost_connection_says_what_to_do(capsys, monkeypatch, address, stitcher, step):
+    def lost(*_):
+        raise ConnectionError("The connection to PostgreSQL was lost: closed.")
+
+    run(capsys, "migrate", "run", address, "--stitcher", stitcher, "--yes")
+    monkeypatch.setattr("repstitch.stores.lancedb.LanceTable.job", lost)
+    arguments = {
+        "verify": ("--stitcher", stitcher),
+        "cutover": ("--stitcher", stitcher, "--yes"),
+        "cleanup": ("--yes",),
+    }
+    status, _, errors = run(capsys, "migrate", step, address, *arguments.get(step, ()))
+    wanted = "repstitch migrate: The connection to PostgreSQL was lost: closed. Run the same command again."
+    assert (status, errors[-1]) == (2, wanted)
 
 
 def test_nothing_is_written_before_someone_says_yes(capsys, monkeypatch, tmp_path, address, stitcher):
@@ -116,10 +252,17 @@ def test_a_file_states_the_address_and_the_settings(capsys, tmp_path, address, s
         (("lancedb://nowhere?table=docs", "--stitcher", "STITCHER"), "nowhere"),
         (("ADDRESS&vector=other", "--stitcher", "STITCHER"), "must state vector once"),
         (("docs.parquet", "--stitcher", "STITCHER"), "must begin with lancedb://"),
+        (("no-folder", "--stitcher", "STITCHER"), f"There is no folder {Path.cwd() / 'no-folder'}"),
+        (("FOLDER", "--stitcher", "STITCHER"), "is a database of LanceDB; pass lancedb://"),
+        (("FOLDER/docs.lance", "--stitcher", "STITCHER"), "is a table of LanceDB; pass lancedb://"),
+        (("lancedb://db?table=docs",), "Put an address with & in single quotes"),
+        (("ADDRESS", "--stitcher", "STITCHER", "--price-per-million", "inf"), "must be from 0 to 1,000,000; got inf"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(capsys, address, stitcher, arguments, message):
-    given = [part.replace("ADDRESS", address).replace("STITCHER", stitcher) for part in arguments]
+    folder = address.removeprefix("lancedb://").partition("?")[0]
+    words = {"FOLDER": folder, "ADDRESS": address, "STITCHER": stitcher}
+    given = [re.sub("FOLDER|ADDRESS|STITCHER", lambda word: words[word[0]], part) for part in arguments]
     status, out, errors = run(capsys, "migrate", "plan", *given)
     assert (status, out, len(errors)) == (2, "", 1)
     assert message in errors[0]
@@ -133,9 +276,9 @@ def test_training_takes_the_rows_of_a_table_that_the_other_side_has(capsys, tmp_
     out = result(capsys, "train", "--source", address, *fast, "--out", tmp_path / "a")
     assert out["source"] == "docs.vector"
     assert held_out_file(tmp_path / "a").exists()
-    result(capsys, "train", "--source", address, *fast, "--out", tmp_path / "b", "--sample", "60")
+    result(capsys, "train", "--source", address, *fast, "--out", tmp_path / "b", "--sample", "90")
     pairs = json.loads((tmp_path / "b" / "config.json").read_text())["provenance"]["pairs"]
-    assert sum(pairs.values()) == 60
+    assert sum(pairs.values()) == 90  # with fewer, validation may be too small to be halved, and is counted twice
     status, _, errors = run(capsys, "score", tmp_path / "a", "--source", address, "--target", tmp_path / "new.parquet")
     assert status == 0, errors
     status, _, errors = run(
@@ -251,3 +394,22 @@ def test_a_run_whose_connection_the_server_ends_goes_on_and_reports(capsys, monk
     assert (status, len(n_calls) > 3) == (0, True)
     assert any("The connection was lost" in line for line in errors)
     assert f"indexed; {N} translated; 0 written meanwhile" in text
+
+
+def test_a_verification_whose_connection_the_server_ends_says_what_to_do(capsys, monkeypatch, tmp_path, stitcher):
+    world = PostgresColumnWorld(tmp_path)
+    own = world.create(list(range(N)), gaussian(N, 16, 1))
+    assert run(capsys, "migrate", "run", own, "--stitcher", stitcher, "--yes")[0] == 0
+
+    def cut(self, *args):
+        world.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'repstitch'")
+        return translate(self, *args)
+
+    translate = Translation.__call__
+    monkeypatch.setattr(Translation, "__call__", cut)
+    status, _, errors = run(capsys, "migrate", "verify", own, "--stitcher", stitcher)
+    assert status == 2
+    assert "was lost" in errors[-1]
+    assert errors[-1].endswith(". Run the same command again.")
+    monkeypatch.undo()
+    assert run(capsys, "migrate", "verify", own, "--stitcher", stitcher)[0] == 0

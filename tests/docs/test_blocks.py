@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.demo_files import served, write_demo, write_working_folder
@@ -39,14 +40,23 @@ def run_blocks(page: Path, folder: Path, place: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(place)
     monkeypatch.setenv("REPSTITCH_ADDRESS", "")  # a block may set it
     python = blocks(text_of(page), "python")
-    names = {"__name__": "__main__"}
+    names: dict[str, Any] = {"__name__": "__main__"}
     if not any(ADDRESS in block for block in python):
-        for block in python:
-            exec(compile(block, name_of(page), "exec"), names)
+        try:
+            for block in python:
+                exec(compile(block, name_of(page), "exec"), names)
+        finally:
+            stop_server(names)
         return
     with served(place / "models" / "stitchers") as address:
         for block in python:
             exec(compile(block.replace(ADDRESS, address), name_of(page), "exec"), names)
+
+
+def stop_server(names: dict[str, Any]) -> None:
+    """Stop the server that a page has started and that would go on."""
+    if "server" in names:
+        names["server"].stop()
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
@@ -93,13 +103,17 @@ STORES = sorted((ROOT / "docs" / "stores").glob("*.md"))
 def test_the_page_of_a_store_can_be_typed_in_an_empty_folder(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REPSTITCH_ADDRESS", "")
-    names, ran = {"__name__": "__main__"}, 0
-    for _, kind, body in FENCE.findall(text_of(page)):
-        if kind == "python":
-            exec(compile(body, page.name, "exec"), names)
-        for words in commands(body) if kind == "bash" else ():
-            assert main(words) == 0, (words, capsys.readouterr())
-            ran += 1
+    names: dict[str, Any] = {"__name__": "__main__"}
+    ran = 0
+    try:
+        for _, kind, body in FENCE.findall(text_of(page)):
+            if kind == "python":
+                exec(compile(body, page.name, "exec"), names)
+            if "server" in names:  # whose address the reader exports
+                monkeypatch.setenv("REPSTITCH_ADDRESS", names["server"].get_uri())
+            for words in commands(body) if kind == "bash" else ():
+                assert main(words) == 0, (words, capsys.readouterr())
+                ran += 1
+    finally:
+        stop_server(names)
     assert ran >= 5
-    if "server" in names:
-        names["server"].cleanup()  # type: ignore[attr-defined]

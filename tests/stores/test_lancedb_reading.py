@@ -17,6 +17,7 @@ from helpers.lance_jobs import D_OLD, MIGRATION, W, assert_translated, begun, cu
 from helpers.lance_world import LanceWorld, vectors_of
 
 from repstitch.embeddings.reading import read
+from repstitch.errors import InputError
 from repstitch.stores.lancedb_states import checksums
 
 ROOT = Path(__file__).parents[2]
@@ -244,3 +245,13 @@ def test_a_table_with_a_card_in_its_own_metadata_keeps_it(tmp_path):
     assert store.rows().schema.metadata == {b"mine": b"1"}  # the card of the table is not that of the column
     store.clean_up()
     assert lance.dataset(str(tmp_path / "t.lance")).schema.metadata == rows.schema.metadata
+
+
+def test_a_column_with_two_vector_indexes_is_refused_because_lancedb_uses_one_of_them(tmp_path):
+    world = LanceWorld(tmp_path)
+    store = open_table(world.create(range(300), vectors(300), index=True))
+    world.latest.create_index("vector", "IVF_FLAT", num_partitions=2, metric="l2", name="by_l2")
+    with pytest.raises(InputError, match=r"has the vector indexes .*by_l2.*, of which LanceDB uses only one"):
+        store.check(MIGRATION)
+    world.latest.drop_index("by_l2")
+    store.check(MIGRATION)

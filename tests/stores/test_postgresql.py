@@ -300,6 +300,35 @@ def test_an_index_is_copied_with_its_settings_and_a_broken_one_is_made_anew():
     assert store.session.value("select count(*) from pg_index where indexrelid = 'part_new'::regclass") == 1
 
 
+def test_each_index_needs_a_counterpart_and_a_search_uses_that_of_its_metric():
+    world, store, moved = made(WORLDS["column"], 300)
+    for name, metric, condition in (("a_part", "cosine", " where n < 5"), ("b", "l2", ""), ("c", "cosine", "")):
+        world.run(f"create index {name} on docs using hnsw (vector vector_{metric}_ops){condition}")
+    world.run("update docs set n = 9 where id >= 150")
+    scaled = vectors(300) * np.random.default_rng(3).uniform(0.1, 9, size=(300, 1)).astype(np.float32)
+    world.update(range(300), scaled)
+    finished(store, moved)
+    store.index(lambda share: None)
+    world.run("create index aa_other on docs using hnsw (vector_new vector_ip_ops)")
+    assert store.index_stamp() not in ("", MISSING)
+    columns: list[tuple[Which, np.ndarray]] = [("old", scaled), ("new", scaled @ W)]
+    for which, rows in columns:
+        query = rows[200:201]
+        units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        best = {
+            "cosine": np.argsort(-units[:150] @ units[200])[0],
+            "l2": 200,
+            "dot": np.argsort(-rows @ query[0])[0],
+        }
+        for metric, key in best.items():
+            assert store.search(query, 1, which, metric=metric).ids[0, 0] == str(key)
+        assert store.search(query, 1, which).ids[0, 0] == str(best["cosine"])
+    with pytest.raises(InputError, match="`metric` must be cosine, l2, dot, l1; got 'none'"):
+        store.search(scaled[:1], 1, "old", metric="none")
+    world.run("drop index a_part_new")
+    assert store.index_stamp() == MISSING
+
+
 def test_more_than_two_thousand_dimensions_are_stored_in_half_precision_where_there_is_an_index():
     world, store, _ = made(WORLDS["column"], 30, index=True)
     moved = migration(dim=2500, layout="column")
@@ -360,8 +389,10 @@ def test_a_rehearsal_runs_a_whole_job_on_a_copy_and_leaves_nothing():
         assert copy.facts().indexes[0].settings == {"operator_class": "vector_cosine_ops", "m": "8"}
         copy.check(moved)
         finished(copy, moved)
+        before_index = copy.facts().index_bytes
         copy.index(lambda share: None)
         assert copy.states() == {"translated": 100}
+        assert copy.facts().index_bytes - before_index > 8192
     assert world.schema() == before
 
 
@@ -375,6 +406,43 @@ def test_a_lost_connection_is_a_connection_error():
     store = store.reopen()
     store.resume(moved)
     assert store.count_rest() == 20
+
+
+@pytest.mark.parametrize("workers", [False, True], ids=["alone", "with workers"])
+def test_a_job_whose_right_to_work_was_lost_does_not_write_on(workers):
+    world, store, moved = made(WORLDS["column"], 20)
+    with store.locked():
+        store.begin(moved, JOB)
+        worker = store.reopen() if workers else store
+        worker.resume(moved)
+        unit = worker.units()[0]
+        world.run("select pg_terminate_backend(%s)", store.session.connection.info.backend_pid)
+        other = open_table(world.uri, vector="vector")
+        with other.locked(), pytest.raises(ConnectionError, match="was lost"):
+            worker.fill(unit, translate)
+    assert world.run("select count(vector_new) from docs") == [(0,)]
+
+
+def test_a_server_that_is_away_is_a_lost_connection_for_each_step_of_a_job(monkeypatch):
+    world, store, moved = made(WORLDS["column"], 20, index=True)
+    finished(store, moved)
+    world.run("select pg_terminate_backend(%s)", store.session.connection.info.backend_pid)
+    with pytest.raises(ConnectionError, match="was lost"), store.locked():
+        store.job()
+    again = store.reopen()
+    again.resume(moved)
+    away = "host=127.0.0.1 port=1"
+    monkeypatch.setattr(type(again.address), "connection", property(lambda _: away), raising=False)
+    with pytest.raises(ConnectionError, match="was lost"):
+        again.index(lambda share: None)
+    with pytest.raises(ConnectionError, match="was lost"):
+        again.reopen()
+
+
+def test_a_pause_longer_than_the_server_can_wait_is_taken():
+    _, store, moved = made(WORLDS["column"], 20)
+    finished(store, moved)
+    assert store.cut_over(translate, JOB, 1000, 3e6).n_rest == 0
 
 
 def test_a_job_with_another_version_or_another_name_is_refused():

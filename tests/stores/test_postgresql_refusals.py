@@ -50,7 +50,18 @@ def refused(world: PostgresColumnWorld, match: str, moved=None, **own: str) -> N
             r"it has the primary key \(id, n\). Add &id=COLUMN to the address",
         ),
         (["alter table docs add other vector(3)"], {}, "has the columns of vectors vector, other; add &vector=COLUMN"),
-        (["alter table docs drop column vector"], {}, "has no column of vectors; add &vector=COLUMN"),
+        (["alter table docs drop column vector"], {}, "has no column of vectors; there is no table with vectors"),
+        (
+            ["alter table docs drop column vector", *(f"create table t{n}(v vector(2))" for n in range(30))],
+            {},
+            r"has no column of vectors; tables with vectors are t0, t1, .* and 10 more\.",
+        ),
+        (
+            [f"create table d{n:02}(v vector(2))" for n in range(25)],
+            {"table": "doc"},
+            r"tables with vectors are d00, .* and 6 more\. Did you mean 'docs'\?",
+        ),
+        ([f"alter table docs add c{n} int" for n in range(20)], {"vector": "x"}, r"it has id, .* and 5 more\."),
     ],
 )
 def test_an_address_that_does_not_name_rows_is_refused(statements, own, match):
@@ -134,7 +145,7 @@ def test_partitioned_tables_and_partitions_are_refused_but_can_be_read():
         "insert into parts select id, vector from docs",
     )
     refused(world, "is a partitioned table, and a migration needs a plain table", table="parts")
-    refused(world, "is a partition, which takes no column of its own", table="part_1")
+    refused(world, "is a partition, and a migration needs a plain table: detach it", table="part_1")
     assert open_table(world.uri, table="parts").rows().count_rows() == 20
     assert len(open_table(world.uri, table="parts").sample(5, 0, ["id", "vector"])) == 5
 
@@ -260,7 +271,11 @@ def test_facts_name_all_that_depends_on_the_column():
         "alter table docs add norm float8 generated always as (vector_norm(vector)) stored",
         "create policy p on docs using (vector_dims(vector) > 1)",
         "create publication pub for table docs",
-        "alter table docs add constraint checked check (vector_dims(vector) = 64)",
+        "alter table docs add constraint checked check (vector_dims(vector) = 64 and body <> '')",
+        "alter table docs alter vector set default '[1]'",
+        "comment on column docs.vector is 'embedding of the body'",
+        "create index docs_covering on docs(id) include (vector)",
+        "create index docs_norm on docs(vector_norm(vector))",
         "grant select (vector) on docs to pg_monitor",
         "create function f() returns trigger language plpgsql as 'begin return new; end'",
         "create trigger t after update of vector on docs for each row execute function f()",
@@ -274,7 +289,13 @@ def test_facts_name_all_that_depends_on_the_column():
         "column norm ",
         "policy p ",
         "publication pub ",
-        "constraint checked ",
+        "constraint checked on body, vector stays with the old column, and the clean-up drops it",
+        "the default '[1]'::vector has the dimensions of the old column",
+        "the comment of the column goes with the old vectors",
+        "index docs_covering contains the column",
+        "index docs_norm contains the column",
+        "only in the layout `column`: public.docs has two more columns",
+        "the clean-up waits until it is dropped or made anew",
         "role pg_monitor ",
         "trigger t ",
         "rule r ",

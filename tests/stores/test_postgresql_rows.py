@@ -91,6 +91,27 @@ def test_ids_of_each_type_are_read_and_looked_up(kind):
     assert sorted(map(str, found_again)) == sorted(texts[:2])
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "others"),
+    [
+        ("uuid", str(uuid.UUID(int=255)), ["urn:uuid:{}", "{{{}}}"]),
+        ("bigint", "10", ["1_0", " 10", "+10", "010", "\u0661\u0660", "9223372036854775808"]),
+        ("bigint", "-9223372036854775808", ["-9223372036854775809", "-0"]),
+        ("text", "10", ["1\0", "\ud800"]),
+    ],
+)
+def test_only_the_text_of_an_id_as_the_store_writes_it_finds_the_row(kind, key, others):
+    world = world_with(2)
+    world.run(f"create table keyed as select '{key}'::{kind} as key, vector from docs where id = 0")
+    world.run("alter table keyed add primary key (key)")
+    store = open_table(world.uri, table="keyed")
+    texts = [other.format(key) for other in others]
+    if kind == "uuid":
+        texts += [key.upper(), key.replace("-", "")]
+    assert store.take(texts, ["key"]).num_rows == 0
+    assert store.take([key, *texts], ["key"]).num_rows == 1
+
+
 def test_a_sample_gives_each_row_the_same_chance_and_leaves_out_rows_without_a_vector(monkeypatch):
     monkeypatch.setattr("repstitch.stores.postgresql_rows.FEW_BLOCKS", 5)
     world = world_with(600, "delete from docs where id % 3 = 2", "update docs set n = 1 where id < 100")

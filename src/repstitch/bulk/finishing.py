@@ -4,8 +4,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from repstitch.bulk.job import (
     CUT_OVER,
     INCOMPLETE,
@@ -138,7 +136,7 @@ def status(store: Store, held_out: HeldOutRows | None = None) -> dict[str, Any]:
         "states": store.states(),
         "rest": store.count_rest(MOST_COUNTED),
         "verification": job.verification,
-        "written_since": None if written is None else {"rows": written[1], "look_old": written[0]},
+        "written_since": written,
     }
 
 
@@ -146,7 +144,7 @@ def _check_nothing_is_lost(store: Store) -> None:
     """Raise InputError if rows would lose the only vector that they have."""
     try:
         job = job_of(store)
-        if job is None or job.phase not in (CUT_OVER, ROLLED_BACK):
+        if job is None:
             return
         store.resume(job.migration)
     except InputError:  # a damaged job cannot be looked at, and must not prevent its removal
@@ -155,9 +153,8 @@ def _check_nothing_is_lost(store: Store) -> None:
         n_rows = store.count_rest(MOST_COUNTED)
         why, advice = "an old vector that is not translated yet", "run `repstitch migrate run` first"
     else:
-        missing = (np.isfinite(rows.new).all(axis=1) & ~np.isfinite(rows.old).all(axis=1) for rows in store.compare())
-        n_rows = sum(int(part.sum()) for part in missing)
-        why, advice = "only a new vector, written since the cut-over", "embed them with the old model first"
+        n_rows = store.count_only_new()
+        why, advice = "only a new vector, which others wrote", "embed them with the old model first"
     if n_rows:
         raise InputError(
             f"Nothing was removed: {n_rows:,} rows have {why}. To keep them, {advice}; else pass `discard`."
@@ -169,8 +166,8 @@ def _check_verified(store: Store, job: Job, without_search: bool) -> None:
         return
     if job.phase == INCOMPLETE:
         raise InputError(
-            "The migration was not verified by search, because there were too few native rows, and no queries. Verify "
-            "it with `target` or `queries`, or cut over with `without_search`."
+            "The migration was not verified by search, because too few held-out rows are in the table, and no queries "
+            "were passed. Verify it with `target` or `queries`, or cut over with `without_search`."
         )
     failed = job.verification is not None
     raise InputError(

@@ -161,7 +161,8 @@ def check_stitcher(job: Job, stitcher: Stitcher) -> None:
 ADVICE = {
     FILLING: "Finish it with `repstitch migrate run`.",
     FILLED: "Finish it with `repstitch migrate run`.",
-    INCOMPLETE: "Verify it by search with `repstitch migrate verify`, or cut over with `without_search`.",
+    INCOMPLETE: "Verify it by search with `repstitch migrate verify --target Y`, or cut over with `repstitch migrate "
+    "cutover --without-search`.",
     INDEXED: "Verify it with `repstitch migrate verify`.",
     VERIFIED: "Cut over with `repstitch migrate cutover`.",
     CUT_OVER: "Go back with `repstitch migrate rollback`, or end it with `repstitch migrate cleanup`.",

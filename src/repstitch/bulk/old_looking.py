@@ -18,10 +18,15 @@ SHRINKAGE = 0.1  # of the covariance towards a multiple of the identity
 
 @dataclass(frozen=True, eq=False)
 class SpaceClassifier:
-    """Linear discriminant of two spaces on rows of unit length: a row looks old if its score is above the threshold."""
+    """Linear discriminant of two spaces on rows of unit length: a row looks old if its score is above the threshold.
+
+    `recognised` is the share of old rows, of those not learned from, that look old: near 0 if a linear discriminant
+    cannot tell the spaces apart.
+    """
 
     direction: np.ndarray
     threshold: float
+    recognised: float
 
     def looks_old(self, rows: np.ndarray) -> np.ndarray:
         """Return a mask (n,) of the rows (n, d) that look like the old space."""
@@ -45,15 +50,17 @@ def learn(old: np.ndarray, new: np.ndarray) -> SpaceClassifier:
     direction = np.linalg.solve(covariance, (old[:a].mean(0) - new[:b].mean(0)).astype(np.float64))
     old_scores, new_scores = old[a:] @ direction, new[b:] @ direction
     middle = (old_scores.mean() + new_scores.mean()) / 2
-    return SpaceClassifier(direction, float(max(middle, np.quantile(new_scores, 1 - FALSE_ALARMS))))
+    threshold = float(max(middle, np.quantile(new_scores, 1 - FALSE_ALARMS)))
+    return SpaceClassifier(direction, threshold, float((old_scores > threshold).mean()))
 
 
-def count_old_looking(store: Store, held_out: HeldOutRows | None) -> tuple[int, int] | None:
+def count_old_looking(store: Store, held_out: HeldOutRows | None) -> dict[str, float] | None:
     """Count the rows written since the cut-over that look like the old space.
 
     Returns:
-        The number of rows that look old and the number of rows looked at, or None if the spaces have other numbers of
-        dimensions, so that a row of the old one cannot be in the column, or if there are too few rows to learn from.
+        `rows` looked at, how many of them `look_old`, and the share of old rows that is `recognised` so. None if the
+        spaces have other numbers of dimensions, so that a row of the old one cannot be in the column, or if there are
+        too few rows to learn from.
     """
     try:
         examples = compared(store, sample_ids(store, EXAMPLES))
@@ -67,5 +74,6 @@ def count_old_looking(store: Store, held_out: HeldOutRows | None) -> tuple[int, 
         new = np.concatenate([new, held_out.vectors])
     if min(len(old), len(new)) < 20:
         return None
-    written = store.written_since(MOST_ROWS)
-    return int(learn(old, new).looks_old(written).sum()), len(written)
+    written, classifier = store.written_since(MOST_ROWS), learn(old, new)
+    n_old = int(classifier.looks_old(written).sum())
+    return {"rows": len(written), "look_old": n_old, "recognised": classifier.recognised}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from repstitch.bulk.filling import catch_up, fill
-from repstitch.bulk.job import FILLING, job_of, new_job
+from repstitch.bulk.job import ADVICE, CUT_OVER, check_stitcher, job_of, new_job, required_job
 from repstitch.bulk.row_check import differ
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
@@ -36,22 +36,28 @@ def make_plan(store: Store, stitcher: Stitcher, settings: JobSettings) -> dict[s
         build, what depends on the column, the cost of re-embedding, and what the scorecard knows of the quality.
 
     Raises:
-        InputError: If the column cannot be moved so.
+        InputError: If the column cannot be moved so, or if it is cut over already.
     """
-    job = job_of(store) or new_job(store, stitcher, settings)
+    job = job_of(store)
+    phase = None if job is None else job.phase
+    if job is None:
+        job = new_job(store, stitcher, settings)
+    else:
+        required_job(store, *(phase for phase in ADVICE if phase != CUT_OVER))
+        check_stitcher(job, stitcher)
+    store.check(job.migration)
     facts = store.facts()
-    if job.phase == FILLING and store.job() is None:
-        store.check(job.migration)
     n_bytes = store.peak_bytes(job.migration, facts)
     hours, index_bytes, why_not = _rehearse(store, stitcher, settings, facts)
     peak = sum(n_bytes.values())
     return {
         "address": store.address.label,
-        "phase": None if store.job() is None else job.phase,
+        "phase": phase,
         "rows": facts.n_rows,
         "without_vector": facts.n_without_vector,
         "dimensions": {"old": facts.dim, "new": job.migration.dim},
         "new_column": job.migration.new,
+        "place": store.describe_place(job.migration),
         "layout": facts.layout if job.migration.layout is None else job.migration.layout,
         "cut_over": store.describe_cut_over(job.migration),
         "state_kept": store.capabilities.state_kept,

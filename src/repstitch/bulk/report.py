@@ -3,10 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from repstitch.bulk.job import ADVICE, CUT_OVER
 from repstitch.text import columns, num
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
-STATES = {"": "to do", "translated": "translated", "native": "native", "skipped": "no translation"}
+AFTER_A_FAILURE = (
+    "Translate wrong rows again and build a missing index with `repstitch migrate run`; then verify again."
+)
+LEAST_RECOGNISED = 0.5  # of rows of the old space, below which the number of those that look old says nothing
+STATES = {"translated": "translated", "native": "native", "skipped": "no translation"}
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:
@@ -19,7 +24,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
     lines = [
         f"Plan for {plan['address']}: {rows}, {dims['old']} -> {dims['new']} dimensions",
         "",
-        f"New vectors: {plan['new_column']} ({plan['layout']}); the state is kept in {plan['state_kept']}",
+        f"New vectors: {plan['place']}; the state is kept in {plan['state_kept']}",
         f"Cut-over:    {plan['cut_over']}",
         f"Disk:        {in_bytes(plan['peak_bytes'])} more at the peak ({free})",
         *(f"             {in_bytes(n_bytes):>10}  {cause}" for cause, n_bytes in plan["bytes"].items()),
@@ -74,41 +79,59 @@ def verification_text(result: Mapping[str, Any], phase: str) -> str:
     latency = [(f"      {name}", *_milliseconds(times)) for name, times in result["latency"].items()]
     lines.append(columns([("      search", "p50 ms", "p99 ms"), *latency]))
     if not result["passed"]:
-        lines.append("The verification failed; the migration cannot be cut over.")
-    elif not result["complete"]:
-        lines.append(
-            "Not verified by search: there are too few native rows of the table's rows, and no queries. Pass --target "
-            "or --queries, or cut over with --without-search."
-        )
-    lines.append(f"State: {phase}")
+        lines.append("The verification failed" + ("." if phase == CUT_OVER else "; the migration cannot be cut over."))
+        lines.append(f"State: {phase}. {AFTER_A_FAILURE}")
+        return "\n".join(lines)
+    if not result["complete"]:
+        lines.append(f"Not verified by search: {_why_incomplete(result['map'])}. Pass --target or --queries.")
+    lines.append(state_line(phase))
     return "\n".join(lines)
 
 
 def status_text(result: Mapping[str, Any]) -> str:
     """Show how far a migration has come."""
+    n_to_do, n_without_state = result["rest"], result["states"].get("", 0)
+    n_written = 0  # by programs that write new vectors since the cut-over, which have no state
+    if result["phase"] == CUT_OVER:
+        n_written = n_without_state - n_to_do
+    else:
+        n_to_do = max(n_to_do, n_without_state)  # the first is counted up to a limit
     lines = [
         f"{result['address']}: {result['phase']} ({result['source']} -> {result['target']}, stitcher "
         f"{result['stitcher']}, begun {result['started']})",
         *(
             f"  {n_rows:>12,}  {STATES.get(state, state)}"
             for state, n_rows in sorted(result["states"].items())
-            if n_rows
+            if state and n_rows
         ),
-        f"  {result['rest']:>12,}  missing or out of date",
+        *([f"  {n_written:>12,}  written since the cut-over"] if n_written > 0 else []),
+        f"  {n_to_do:>12,}  to do, because the new vector is missing or out of date",
     ]
     written = result["written_since"]
     if written is not None:
-        lines.append(
-            f"  {written['look_old']:>12,}  of {written['rows']:,} rows written since the cut-over look like "
-            f"{result['source']}"
-        )
+        lines.append(_written_line(written, result["source"]))
     verification = result["verification"]
     if verification is not None:
         word = "passed" if verification["passed"] else "failed"
         lines.append(
             f"  verified {verification['at']}: {word}" + ("" if verification["complete"] else ", not by search")
         )
+    lines.append(ADVICE[result["phase"]])
     return "\n".join(lines)
+
+
+def _written_line(written: Mapping[str, float], source: str) -> str:
+    if written["recognised"] < LEAST_RECOGNISED:
+        return f"  {'?':>12}  of {written['rows']:,} rows written since the cut-over: {source} looks like the new space"
+    return (
+        f"  {written['look_old']:>12,}  of {written['rows']:,} rows written since the cut-over look like {source} "
+        f"({written['recognised']:.0%} of its rows would)"
+    )
+
+
+def state_line(phase: str) -> str:
+    """Say what state a migration is in, and what the next step is."""
+    return f"State: {phase}. {ADVICE[phase]}"
 
 
 def in_bytes(n_bytes: float) -> str:
@@ -145,8 +168,8 @@ def _quality_lines(quality: Mapping[str, Any]) -> list[str]:
         interval = quality["interval"]
         ends = "" if interval is None else f" [{num(interval[0])}, {num(interval[1])}]"
         lines.append(
-            f"Quality:     recall@1 {num(quality['recall@1'])}{ends} in a pool of {quality['pool']:,} on the card's "
-            "own pairs" + (f"; verdict: {quality['verdict']}" if quality["verdict"] else "")
+            f"Quality:     recall@1 {num(quality['recall@1'])}{ends} in a pool of {quality['pool']:,}, on the "
+            "held-out pairs of the scorecard" + (f"; verdict: {quality['verdict']}" if quality["verdict"] else "")
         )
     lines.append(
         f"             in your domain: {quality['in_your_domain']}; verify with --target or --queries of your own"
@@ -173,8 +196,17 @@ def _map_line(result: Mapping[str, Any] | None) -> str:
     )
     if "card" not in result:
         return f"{mark(result)}  {text}; chance is {num(1 / result['pool'])}"
-    note = "" if result["same_pool"] else f"; the card's pool is {result['card_pool']:,}"
-    return f"{mark(result)}  {text}; the card has {num(result['card'])}{note}"
+    note = "" if result["same_pool"] else f"; the scorecard's pool is {result['card_pool']:,}"
+    return f"{mark(result)}  {text}; the scorecard has {num(result['card'])}{note}"
+
+
+def _why_incomplete(by_map: Mapping[str, Any] | None) -> str:
+    if by_map is None:
+        return "too few held-out rows of the stitcher are in this table, and no queries were passed"
+    return (
+        f"{by_map['pool']:,} of {by_map['card_pool']:,} held-out rows are in this table; half of the scorecard's pool "
+        "is needed"
+    )
 
 
 def _milliseconds(times: Mapping[str, float] | None) -> tuple[str, str]:

@@ -41,27 +41,30 @@ def begin(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
 def run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     """Fill, index, and catch up with what others wrote meanwhile. Returns the job.
 
-    After a cut-over, only catch up with what others still write to the old vectors, where the table has both.
+    After a cut-over, only catch up with what others still write to the old vectors, where the table has both. Rows that
+    the last verification has found wrong are translated again.
 
     Ctrl-C, a killed process, a full disk and a lost connection lose nothing: run again, and it goes on. A lost
     connection is opened again some times, and the caller's `store` is then closed. Raises InputError if the column
     cannot be moved, or if another job on it is running.
     """
-    opened = store
+    opened, waits = store, iter(RETRY_SECONDS)
     try:
-        for seconds in RETRY_SECONDS:
+        while True:
+            began = time.monotonic()
             try:
                 return _run(opened, stitcher, settings)
             except ConnectionError as error:
+                if time.monotonic() - began > RETRY_SECONDS[-1]:  # it had worked, so this is another loss
+                    waits = iter(RETRY_SECONDS)
+                seconds = next(waits, None)
+                if seconds is None:
+                    raise InputError(
+                        f"The connection was lost ({one_line(error)}). Run the same command again to go on."
+                    ) from None
                 log.warning("The connection was lost (%s); trying again in %d s.", one_line(error), seconds)
                 time.sleep(seconds)
                 opened = _reopened(opened)
-        try:
-            return _run(opened, stitcher, settings)
-        except ConnectionError as error:
-            raise InputError(
-                f"The connection was lost ({one_line(error)}). Run the same command again to go on."
-            ) from None
     finally:
         if opened is not store:
             opened.close()
@@ -71,14 +74,15 @@ def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     with store.locked():
         job = begin(store, stitcher, settings)
         if job.phase == CUT_OVER:
-            catch_up(store, Translation(stitcher, settings.max_rows_per_second))
+            translation = Translation(stitcher, settings.max_rows_per_second)
+            catch_up(store, translation)
+            _repair(store, job, translation)
             return job
         with tqdm(total=store.facts().n_rows, unit="row", unit_scale=True, delay=1, desc="fill", leave=False) as bar:
             translation = Translation(stitcher, settings.max_rows_per_second, bar.update)
             fill(store, job.migration, translation, settings.workers)
             catch_up(store, translation)
-        if (job.verification or NOT_CHECKED)["rows"]["passed"] is False:
-            _repair(store, job, translation)
+        _repair(store, job, translation)
         if job.phase == FILLING:
             job = job.at(FILLED)
             store.save_job(job.to_dict())
@@ -96,7 +100,9 @@ def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
 
 
 def _repair(store: Store, job: Job, translation: Translation) -> None:
-    """Translate the rows again that are not right. The last verification has found some."""
+    """Translate the rows again that are not right, if the last verification has found some."""
+    if (job.verification or NOT_CHECKED)["rows"]["passed"] is not False:
+        return
     bad_ids = check_rows(store, job, translation, []).bad_ids
     if bad_ids:
         log.warning("%d rows are not right and are translated again.", store.redo(bad_ids))
@@ -107,7 +113,7 @@ def _reopened(store: Store) -> Store:
     """Return the store through a new connection; the old one if there is no connection yet."""
     try:
         again = store.reopen()
-    except (ConnectionError, InputError):
+    except ConnectionError:
         return store
     store.close()
     return again

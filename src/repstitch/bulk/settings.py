@@ -11,6 +11,14 @@ from repstitch.files import check_file_exists
 from repstitch.text import nearest
 
 LAYOUTS = ("column", "side")
+BOUNDS = {
+    "workers": (1, 64),
+    "max_rows_per_second": (0.01, 1_000_000_000),
+    "index_recall": (0.01, 1),
+    "max_rest": (0, 1_000_000_000),
+    "max_pause": (0.001, 3_600),
+    "price_per_million": (0, 1_000_000),
+}
 
 
 @dataclass(frozen=True)
@@ -67,18 +75,10 @@ class JobSettings:
             _check_type(field.name, getattr(self, field.name), field.default)
         if self.layout not in (None, *LAYOUTS):
             raise InputError(f"`layout` must be {' or '.join(LAYOUTS)}; got {self.layout!r}.")
-        if not 1 <= self.workers <= 64:
-            raise InputError(f"`workers` must be from 1 to 64; got {self.workers}.")
-        if not 0 < self.index_recall <= 1:
-            raise InputError(f"`index_recall` must be above 0 and at most 1; got {self.index_recall}.")
-        if self.max_rest < 0:
-            raise InputError(f"`max_rest` must be at least 0; got {self.max_rest}.")
-        for name in ("max_pause", "max_rows_per_second"):
+        for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"`{name}` must be above 0; got {value}.")
-        if self.price_per_million is not None and not self.price_per_million >= 0:
-            raise InputError(f"`price_per_million` must be at least 0; got {self.price_per_million}.")
+            if value is not None and not least <= value <= most:
+                raise InputError(f"`{name}` must be from {least:,} to {most:,}; got {value}.")
         if self.keep_names and (self.swap_equal or self.view):
             raise InputError("`keep_names` must not be set together with `swap_equal` or `view`; choose one of them.")
         if self.qrels and not self.queries:

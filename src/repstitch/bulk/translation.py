@@ -67,8 +67,8 @@ class Translation:
         """Wait until the rate allows for these rows. Raises Stopped if the job was asked to stop."""
         if self.rate is not None:
             with self._lock:
-                start = max(self._free_at, time.monotonic())
-                self._free_at = start + n_rows / self.rate
-            self._stop.wait(start - time.monotonic())
+                self._free_at = max(self._free_at, time.monotonic()) + n_rows / self.rate
+                free_at = self._free_at
+            self._stop.wait(free_at - time.monotonic())
         if self._stop.is_set():
             raise Stopped

@@ -1,5 +1,6 @@
 """Verify a migration in the store itself: every row, the index, the map, and how long searches take."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,7 @@ from scipy.stats import binomtest
 from repstitch.bulk.exact_search import ExactSearch
 from repstitch.bulk.filling import catch_up
 from repstitch.bulk.job import CUT_OVER, INCOMPLETE, INDEXED, VERIFIED, Job, check_stitcher, required_job
-from repstitch.bulk.row_check import check_rows
+from repstitch.bulk.row_check import check_rows, differ
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
 from repstitch.embeddings.ids import column_texts
@@ -21,7 +22,7 @@ from repstitch.metrics.retrieval import ndcg, ranks, recall
 from repstitch.spaces import adopt
 from repstitch.stitchers.held_out_rows import HeldOutRows, keep_rows
 from repstitch.stitchers.stitcher import Stitcher
-from repstitch.stores.store import MISSING, TRANSLATED, Compared, Hits, Store
+from repstitch.stores.store import MISSING, TRANSLATED, Compared, Hits, Index, Store
 
 K = 10
 MOST_QUERIES = 500
@@ -91,19 +92,15 @@ def verify(
             catch_up(store, translation)
         native = _native_rows(store, stitcher, settings, held_out)
         queries = _choose_queries(store, stitcher, settings, native)
-        latency, hits = _search(store, queries, settings.filter)
         stamp, indexes = store.index_stamp(), store.facts().indexes
-        metric, is_partial = (indexes[0].metric, "where" in indexes[0].settings) if indexes else ("cosine", False)
-        can_compare = bool(stamp) and stamp != MISSING and metric in METRICS and not is_partial
-        exact = ExactSearch(queries.new, hits, metric)
-        rows = check_rows(store, job, translation, [exact] if can_compare else [])
+        latency, hits = _search(store, queries, settings.filter, indexes[0].metric if indexes else None)
+        exact = {} if stamp in ("", MISSING) else _exact_searches(store, queries, indexes, hits)
+        rows = check_rows(store, job, translation, list(exact.values()))
         by_map = None if native is None else _map_loss(stitcher, native, settings.target is None)
         result: dict[str, Any] = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "rows": rows.to_dict(),
-            "index": _index_loss(exact, queries, settings.index_recall)
-            if can_compare
-            else _no_index(stamp, "an index of part of the rows" if is_partial else f"its metric {metric}"),
+            "index": _index_loss(exact, queries, settings.index_recall) if exact else _no_index(stamp, indexes),
             "map": by_map,
             "qrels": _judge(hits, queries, settings.qrels) if settings.qrels else None,
             "latency": latency,
@@ -148,7 +145,21 @@ def _native_rows(
             )
         return None
     pool = [*(rows.ids[i] for i in searching), *(key for key in rows.ids[n_queries:] if key in gallery)]
-    return NativeRows(np.array(pool, object), rows.vectors[searching], np.stack([gallery[key] for key in pool]))
+    native = NativeRows(np.array(pool, object), rows.vectors[searching], np.stack([gallery[key] for key in pool]))
+    if settings.target is not None:
+        _check_native(native)
+    return native
+
+
+def _check_native(native: NativeRows) -> None:
+    """Raise InputError if the native rows of the caller are the translations themselves."""
+    n_queries = len(native.queries)
+    n_same = n_queries - int(differ(native.queries, native.gallery[:n_queries]).sum())
+    if 2 * n_same > n_queries:
+        raise InputError(
+            f"`target` must have embeddings by the new model itself; {n_same:,} of its {n_queries:,} rows are the "
+            "translations of this migration."
+        )
 
 
 def _choose_queries(store: Store, stitcher: Stitcher, settings: JobSettings, native: NativeRows | None) -> Queries:
@@ -185,11 +196,32 @@ def compared(store: Store, ids: list[str]) -> Compared:
     return Compared(*(np.concatenate([getattr(part, name) for part in parts]) for name in Compared.__annotations__))
 
 
-def _index_loss(exact: ExactSearch, queries: Queries, least: float) -> dict[str, Any]:
-    """Compare the results of the store's index with those of an exact search on the same column."""
-    recall = exact.recall()
+def _exact_searches(
+    store: Store, queries: Queries, indexes: Sequence[Index], hits: np.ndarray
+) -> dict[str, ExactSearch]:
+    """Search with the index of each metric, and return the exact searches to compare with. `hits` are the first's."""
+    metrics = dict.fromkeys(index.metric for index in indexes if index.metric in METRICS and not _is_partial(index))
+    return {
+        metric: ExactSearch(
+            queries.new,
+            hits if metric == indexes[0].metric else store.search(queries.new, K, "new", metric=metric).ids,
+            metric,
+        )
+        for metric in metrics
+    }
+
+
+def _is_partial(index: Index) -> bool:
+    return "where" in index.settings
+
+
+def _index_loss(exact: Mapping[str, ExactSearch], queries: Queries, least: float) -> dict[str, Any]:
+    """Compare the results of the store's indexes with those of exact searches on the same column."""
+    by_metric = {metric: search.recall() for metric, search in exact.items()}
+    recall = min(by_metric.values())
     return {
         "recall@10": recall,
+        "by_metric": by_metric,
         "least": least,
         "queries": len(queries.new),
         "of": queries.origin,
@@ -197,11 +229,15 @@ def _index_loss(exact: ExactSearch, queries: Queries, least: float) -> dict[str,
     }
 
 
-def _no_index(stamp: str, reason: str) -> dict[str, Any] | None:
-    """Return why an index was not compared; None if there is none, as on the old vectors."""
+def _no_index(stamp: str, indexes: Sequence[Index]) -> dict[str, Any] | None:
+    """Return why no index was compared; None if there is none, as on the old vectors."""
     if stamp == MISSING:
-        return {"why": "the old vectors have an index and the new ones have none; run again", "passed": False}
-    return {"why": f"{reason} is not compared with an exact search", "passed": True} if stamp else None
+        return {"why": "the old vectors have an index that the new ones lack; run again", "passed": False}
+    if not stamp:
+        return None
+    is_partial = bool(indexes) and _is_partial(indexes[0])
+    reason = "an index of part of the rows" if is_partial else "an index by another metric than cosine, l2 or dot"
+    return {"why": f"{reason} is not compared with an exact search", "passed": True}
 
 
 def _map_loss(stitcher: Stitcher, native: NativeRows, is_held_out: bool) -> dict[str, Any]:
@@ -245,18 +281,18 @@ def _judge(hit_ids: np.ndarray, queries: Queries, path: str) -> dict[str, Any]:
     return {"ndcg@10": float(ndcg(retrieved, grades, K).mean()), "queries": len(judged)}
 
 
-def _search(store: Store, queries: Queries, where: str | None) -> tuple[dict[str, Any], np.ndarray]:
-    """Search both columns as readers do, filtered too if there is a filter.
+def _search(store: Store, queries: Queries, where: str | None, metric: str | None) -> tuple[dict[str, Any], np.ndarray]:
+    """Search both columns as readers do, by one metric, filtered too if there is a filter.
 
     Returns p50 and p99 in milliseconds, by column, and the ids (n, K) that the queries find in the new column.
     """
-    latency = {}
+    latency, new, old = {}, queries.new[:MOST_QUERIES], queries.old[:MOST_QUERIES]
     if where is not None:  # first, so that a wrong condition is refused at once
-        latency["new, filtered"] = _percentiles(store.search(queries.new[:MOST_QUERIES], K, "new", where))
-        latency["old, filtered"] = _percentiles(store.search(queries.old[:MOST_QUERIES], K, "old", where))
-    hits = store.search(queries.new, K, "new")
+        latency["new, filtered"] = _percentiles(store.search(new, K, "new", where, metric))
+        latency["old, filtered"] = _percentiles(store.search(old, K, "old", where, metric))
+    hits = store.search(queries.new, K, "new", metric=metric)
     latency["new"] = _percentiles(hits)
-    latency["old"] = _percentiles(store.search(queries.old[:MOST_QUERIES], K, "old"))
+    latency["old"] = _percentiles(store.search(old, K, "old", metric=metric))
     return latency, hits.ids
 
 

@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(args, with_flags(str(error), args.parser))
     except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ConnectionError as error:  # to a store; a step that was begun goes on, or was finished
+        return _fail(args, f"{one_line(error).rstrip('.')}. Run the same command again.")
     except OSError as error:  # for example a full disk, or a folder without write permission
         return _fail(args, one_line(error))
     except ModuleNotFoundError as error:
@@ -75,16 +77,18 @@ def main(argv: list[str] | None = None) -> int:
             raise
         extra = "demo" if args.command == "demo" else extra
         return _fail(args, f"`{args.command}` needs {error.name}; install it with: pip install 'repstitch[{extra}]'")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         continues = args.command in RESUMED or getattr(args, "checkpoints", None) is not None
-        hint = " Run the same command again to continue." if continues else ""
-        return _fail(args, f"interrupted.{hint}", EXIT_INTERRUPTED)
+        hint = str(error) or ("Run the same command again to continue." if continues else "")
+        return _fail(args, f"interrupted. {hint}".strip(), EXIT_INTERRUPTED)
     return status
 
 
 def with_flags(message: str, command: argparse.ArgumentParser) -> str:
-    """Replace each argument in backticks by the option of the command that sets it."""
-    flags = {action.dest: action.option_strings[0] for action in command._actions if action.option_strings}
+    """Replace each argument in backticks by the option that sets it, of the command or of another step of it."""
+    parsers = [*(command.get_default("steps") or ()), command]
+    actions = [action for each in parsers for action in each._actions if action.option_strings]
+    flags = {action.dest: action.option_strings[0] for action in actions}
     return re.sub(r"`(\w+)`", lambda quoted: f"`{flags.get(quoted[1], quoted[1])}`", message)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from repstitch.stitchers.stitcher import Stitcher
     from repstitch.stores.store import Store
 
+TABLE = ".lance"  # the ending of the folder of a table of LanceDB
 EXAMPLE = "'lancedb://data/db?table=docs&vector=vector&id=id'"
 
 
@@ -46,6 +47,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         step.add_argument(
             "--job", metavar="FILE.toml", help="file with the address, the stitcher and any of the settings"
         )
+        step.set_defaults(steps=steps.choices.values())  # a message of one step may name the option of another
         for group in groups:
             group(step)
 
@@ -161,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
     from repstitch.bulk.finishing import status as status_of
     from repstitch.bulk.job import job_of
     from repstitch.bulk.planning import make_plan
-    from repstitch.bulk.report import plan_text
+    from repstitch.bulk.report import plan_text, state_line
     from repstitch.bulk.running import run as run_job
 
     address, stitcher_path, settings = _read(args)
@@ -171,12 +173,14 @@ def run(args: argparse.Namespace) -> None:
             print(plan_text(make_plan(store, stitcher, settings)), file=sys.stderr)
             _ask(args, "Begin?")
         run_job(store, stitcher, settings)
+    if not sys.stderr.isatty():
+        print(file=sys.stderr)  # a bar of progress has no end of line, and the result may go to the same file
     with _opened(address) as store:  # the connection of the job may have been lost, and replaced by another one
         state = status_of(store)
     result = {name: state[name] for name in ("address", "phase", "states", "rest")}
     counts = ", ".join(f"{n_rows:,} {word}" for word, n_rows in state["states"].items() if word and n_rows)
     text = f"{address.label}: {state['phase']}; {counts or 'no rows'}; {state['rest']:,} written meanwhile."
-    emit(result, text, args.json)
+    emit(result, f"{text}\n{state_line(state['phase'])}", args.json)
 
 
 def status(args: argparse.Namespace) -> None:
@@ -205,6 +209,7 @@ def verify(args: argparse.Namespace) -> int:
 def cutover(args: argparse.Namespace) -> None:
     from repstitch.bulk.finishing import cut_over
     from repstitch.bulk.job import required_job
+    from repstitch.bulk.report import state_line
 
     address, stitcher_path, settings = _read(args)
     stitcher = _load(stitcher_path)
@@ -217,12 +222,14 @@ def cutover(args: argparse.Namespace) -> None:
         f"{address.label}: cut over in {done.pause_seconds:.3f} s, with {done.n_rest:,} rows caught up inside.",
         *([f"{done.repaired:,} rows were written at that moment and have been repaired."] if done.repaired else []),
         *done.notes,
+        state_line(job.phase),
     ]
     emit(result | {"notes": list(done.notes)}, "\n".join(lines), args.json)
 
 
 def rollback(args: argparse.Namespace) -> None:
     from repstitch.bulk.finishing import roll_back
+    from repstitch.bulk.report import state_line
 
     address, _, settings = _read(args, needs_stitcher=False)
     with _opened(address) as store:
@@ -231,6 +238,7 @@ def rollback(args: argparse.Namespace) -> None:
         f"{address.label}: rolled back in {done.pause_seconds:.3f} s; {done.n_without_old:,} rows have no old vector, "
         "because they were written since the cut-over.",
         *done.notes,
+        state_line(job.phase),
     ]
     result = {"phase": job.phase, "without_old": done.n_without_old, "pause_seconds": done.pause_seconds}
     emit(result | {"notes": list(done.notes)}, "\n".join(lines), args.json)
@@ -272,14 +280,33 @@ def _read(args: argparse.Namespace, needs_stitcher: bool = True) -> tuple[Addres
     if address is None:
         raise InputError("An address of the table to move is required, as an argument or in the file of `job`.")
     if needs_stitcher and stitcher is None:
-        raise InputError("`stitcher` is required, as an option or in the file of `job`.")
+        is_cut = "table=" in address and "&" not in address
+        raise InputError(
+            "`stitcher` is required, as an option or in the file of `job`."
+            + (" Put an address with & in single quotes: a shell ends a command at &." if is_cut else "")
+        )
     if stitcher is not None:
         check_stitcher_exists(stitcher)
+    return _parsed(address), stitcher, settings
+
+
+def _parsed(address: str) -> Address:
+    """Return the address of a table, or of a folder of Parquet files by its path."""
     from repstitch.stores.parquet import is_folder
 
-    if not is_address(address) and is_folder(Path(address)):
-        return Address("folder", address, Path(address).absolute().name), stitcher, settings
-    return parse_address(address), stitcher, settings
+    folder = Path(address)
+    if is_address(address):
+        return parse_address(address)
+    if folder.suffix == TABLE and (folder / "_versions").is_dir():
+        raise InputError(f"{address} is a table of LanceDB; pass lancedb://{folder.parent}?table={folder.stem}.")
+    if folder.is_dir() and any(folder.glob(f"*{TABLE}")):
+        raise InputError(f"{address} is a database of LanceDB; pass lancedb://{address}?table=NAME.")
+    if is_folder(folder):
+        return Address("folder", address, folder.absolute().name)
+    try:
+        return parse_address(address)
+    except InputError as error:
+        raise InputError(f"{error} There is no folder {folder.absolute()} of Parquet files either.") from None
 
 
 @contextmanager
@@ -303,7 +330,7 @@ def _load(path: str) -> "Stitcher":
 def _held_out(path: str, stitcher: "Stitcher") -> "HeldOutRows | None":
     from repstitch.stitchers.held_out_rows import read_held_out
 
-    return None if str(path).startswith("hf://") else read_held_out(Path(path), stitcher.version)
+    return None if str(path).startswith("hf://") else read_held_out(Path(path), stitcher.version, stitcher.target.dim)
 
 
 def _ask(args: argparse.Namespace, question: str) -> None:
@@ -313,7 +340,11 @@ def _ask(args: argparse.Namespace, question: str) -> None:
     if not sys.stdin.isatty():
         raise InputError("Nothing was written. Nobody can be asked here; pass `yes` to go on without a question.")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Nothing was written.") from None
+    if answer.strip().lower() not in ("y", "yes"):
         raise InputError("Nothing was written.")
 
 

@@ -2,14 +2,16 @@
 
 import weakref
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 
 from repstitch.addresses import parse_address
 from repstitch.embeddings.arrow_tables import ALL_COLUMNS, scan_table
-from repstitch.embeddings.ids import IdColumn
+from repstitch.embeddings.ids import IdColumn, column_texts
 from repstitch.embeddings.rows import Scan
 from repstitch.embeddings.sampling import Sample
 from repstitch.errors import InputError
@@ -55,11 +57,42 @@ def scan_address(
 
 def column_names(text: str) -> list[str]:
     """Return the names of the columns of the table at an address."""
-    store = open_store(parse_address(text))
-    try:
+    with closing(open_store(parse_address(text))) as store:
         return store.rows().schema.names
-    finally:
-        store.close()
+
+
+def ids_in(text: str, ids: Sequence[str], at_most: int) -> list[str]:
+    """Return those of the ids (n,) that the table at an address has, in their order, at most `at_most`."""
+    present: list[str] = []
+    with closing(open_store(parse_address(text))) as store:
+        for at in range(0, len(ids), IDS_PER_REQUEST):
+            part = list(ids[at : at + IDS_PER_REQUEST])
+            column = store.take(part, [store.id]).column(store.id)
+            in_table = set(column_texts(column, f"Column {store.id!r}"))
+            present += [key for key in part if key in in_table]
+            if len(present) >= at_most:
+                break
+    return present[:at_most]
+
+
+def draw_common_ids(text: str, other: str, sample: Sample) -> list[str]:
+    """Return ids that the tables at two addresses both have, drawn at random, as many as `sample` says if there are.
+
+    They are drawn from the smaller table, more and more of them until enough are in the other one too.
+    """
+    with closing(open_store(parse_address(text))) as one, closing(open_store(parse_address(other))) as two:
+        sizes = {text: one.rows().count_rows(), other: two.rows().count_rows()}
+    smaller, larger = sorted(sizes, key=sizes.__getitem__) if len(sizes) == 2 else (text, text)
+    n = sample.n
+    while True:
+        with closing(open_store(parse_address(smaller))) as store:
+            column = store.sample(n, sample.seed, [store.id]).column(store.id)
+            drawn = np.array(column_texts(column, f"Column {store.id!r}"), object)
+        np.random.default_rng(sample.seed).shuffle(drawn)
+        common = ids_in(larger, drawn, sample.n)
+        if len(common) >= sample.n or n >= sizes[smaller]:
+            return common or list(drawn)
+        n = min(sizes[smaller], max(2 * n, 2 * n * sample.n // max(1, len(common))))
 
 
 def _needed(

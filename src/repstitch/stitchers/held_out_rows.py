@@ -50,10 +50,10 @@ def held_out_file(stitcher: Path) -> Path:
     return path.with_name(f"{path.name}.held-out.parquet")
 
 
-def read_held_out(stitcher: Path, version: str) -> HeldOutRows | None:
-    """Read the held-out rows beside a stitcher; None if there are none of this version.
+def read_held_out(stitcher: Path, version: str, dim: int) -> HeldOutRows | None:
+    """Read the held-out rows beside a stitcher whose target has `dim` dimensions; None if its version has none.
 
-    Raises InputError if the file cannot be read.
+    Raises InputError if the file does not have ids and vectors as `write` writes them.
     """
     path = held_out_file(stitcher)
     if not path.exists():
@@ -62,8 +62,15 @@ def read_held_out(stitcher: Path, version: str) -> HeldOutRows | None:
         table = pq.read_table(path)
         if (table.schema.metadata or {}).get(STITCHER_KEY) != version.encode():
             return None
-        vectors = table["vector"].drop_null().combine_chunks()
-        matrix = vectors.flatten().to_numpy().reshape(len(vectors), -1)
-        return HeldOutRows(object_column(table["id"].to_pylist()), matrix)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise InputError(f"{path} cannot be read as held-out rows: {one_line(error)}") from None
+        table = table.select(["id", "vector"])
+        ids, vectors = table["id"], table["vector"].drop_null()
+        if table.schema.types != [pa.string(), pa.list_(pa.float32(), dim)]:
+            raise InputError(f"columns id and vector must be text and {dim} float32 numbers")
+        matrix = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+        if ids.null_count or not len(matrix) or not np.isfinite(matrix).all():
+            raise InputError("rows must have ids, and some of them vectors of finite numbers")
+        return HeldOutRows(object_column(ids.to_pylist()), matrix)
+    except (OSError, pa.ArrowException, KeyError, InputError) as error:
+        raise InputError(
+            f"{path} cannot be read as held-out rows: {one_line(error)}. Remove the file, or train again to replace it."
+        ) from None

@@ -142,6 +142,8 @@ class LanceTable(Store):
                 f"An embedding function of LanceDB makes the vectors of {self.vector!r} from texts with the old "
                 "model; change it in the schema of the table when you cut over."
             )
+        for index in lancedb_indexes.describe(dataset, self.vector):
+            yield f"At the clean-up the index {index.name} is removed with the old vectors; the new one keeps its name."
         yield "Readers that hold the table open see the old vectors until they check out the latest version."
         yield (
             "From the cut-over to the clean-up, a tag keeps one version of the table, so `table.optimize("
@@ -156,6 +158,12 @@ class LanceTable(Store):
             raise InputError(f"Table {self.address.table} has no row with a vector in {self.vector!r}; add some first.")
         if not os.access(self.path, os.W_OK) or not os.access(self.path / "data", os.W_OK):
             raise InputError(f"{self.path} must be writable; change the permissions of the folder.")
+        indexes = [index.name for index in lancedb_indexes.vector_indexes(dataset, self.vector)]
+        if len(indexes) > 1:
+            raise InputError(
+                f"Column {self.vector!r} of table {self.address.table} has the vector indexes {', '.join(indexes)}, of "
+                "which LanceDB uses only one; drop the others first."
+            )
         if dataset.data_storage_version in ("0.1", "legacy"):
             raise InputError(f"{self.path} has the legacy file format of Lance; write it again in a newer one first.")
         job = find_columns(dataset, self.vector)
@@ -283,11 +291,9 @@ class LanceTable(Store):
         dataset = open_latest(self.path)
         columns = self.filling.columns(dataset)
         progress(0.0)
-        likes = lancedb_indexes.describe(dataset, columns.old or "")
-        for number, like in enumerate(likes):
-            name = f"{columns.move.new}_idx{number or ''}"
-            lancedb_indexes.build(self.path, like, columns.new, name, self.filling.dims)
-            progress((number + 1) / len(likes))
+        for like in lancedb_indexes.describe(dataset, columns.old or "")[:1]:  # others may have been added since
+            lancedb_indexes.build(self.path, like, columns.new, f"{columns.move.new}_idx", self.filling.dims)
+        progress(1.0)
 
     def index_stamp(self) -> str:
         dataset = open_latest(self.path)
@@ -306,12 +312,17 @@ class LanceTable(Store):
         for where in id_conditions(dataset.schema, self.id, ids):
             yield from lancedb_reading.compare(self.filling, dataset, columns, self.id, where)
 
-    def search(self, queries: np.ndarray, k: int, which: Which, where: str | None = None) -> Hits:
+    def count_only_new(self) -> int:
+        return lancedb_swapping.count_only_new(self.filling)
+
+    def search(
+        self, queries: np.ndarray, k: int, which: Which, where: str | None = None, metric: str | None = None
+    ) -> Hits:
         dataset = open_latest(self.path)
         columns = find_columns(dataset, self.vector)
         column = self.vector if columns is None else columns.new if which == "new" else columns.old or ""
         lancedb_indexes.check_condition(dataset, where)
-        return lancedb_indexes.search(dataset, column, self.id, queries, k, where)
+        return lancedb_indexes.search(dataset, column, self.id, queries, k, where, metric)
 
     # --- cut-over -----------------------------------------------------------------------------------------------------
 

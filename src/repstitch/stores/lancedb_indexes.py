@@ -116,11 +116,18 @@ def stamp(dataset: lance.LanceDataset, column: str) -> str:
 
 
 def search(
-    dataset: lance.LanceDataset, column: str, id_column: str, queries: np.ndarray, k: int, where: str | None
+    dataset: lance.LanceDataset,
+    column: str,
+    id_column: str,
+    queries: np.ndarray,
+    k: int,
+    where: str | None,
+    metric: str | None,
 ) -> Hits:
     """Search a column as a reader of LanceDB does, one query after another."""
-    index = next(iter(vector_indexes(dataset, column)), None)
-    metric = index.details["metric_type"].lower() if index else "cosine"
+    if metric is None:
+        index = next(iter(vector_indexes(dataset, column)), None)
+        metric = index.details["metric_type"].lower() if index else "cosine"
     ids, seconds = np.full((len(queries), k), "", dtype=object), np.zeros(len(queries))
     for row, query in enumerate(np.ascontiguousarray(queries, np.float32)):
         nearest = {"column": column, "q": query, "k": k, "metric": metric, "minimum_nprobes": READERS_PROBES}

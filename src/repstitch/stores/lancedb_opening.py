@@ -32,7 +32,9 @@ def table_path(address: Address) -> Path:
     if "://" in address.locator:
         raise InputError(f"{address} must be the path of a local folder; remote databases are not supported.")
     if not database.is_dir():
-        raise InputError(f"{address} must name the folder of a LanceDB database; there is no folder {database}.")
+        raise InputError(
+            f"{address} must name the folder of a LanceDB database; there is no folder {database.absolute()}."
+        )
     names = list(address.table_parts())
     path = database / f"{names[-1]}{ENDING}"
     if len(names) > 1 or not path.is_dir():

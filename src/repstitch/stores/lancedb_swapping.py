@@ -152,7 +152,7 @@ def roll_back(filling: Filling, job: dict[str, Any]) -> RolledBack:
     columns = filling.columns(open_latest(filling.path))
     if not columns.is_cut_over:
         save_metadata(filling.path, filling.vector, {JOB: json.dumps(job)})
-        return RolledBack(_without_old(filling), 0.0, ("The names had been swapped back before.",))
+        return RolledBack(count_only_new(filling), 0.0, ("The names had been swapped back before.",))
     checked = _remove_outdated(filling)
     seconds, notes = 0.0, []
     # the version that was found right has rows whose state does not say yet that they are native
@@ -170,13 +170,14 @@ def roll_back(filling: Filling, job: dict[str, Any]) -> RolledBack:
         save_metadata(filling.path, filling.vector, changes | {MOVE: move})
     filling.checked.clear()
     remove_tags(open_latest(filling.path), [columns.cut_over_tag])
-    n_without_old = _without_old(filling)
+    n_without_old = count_only_new(filling)
     if columns.move.not_null and columns.is_swapped and not _restore_not_null(filling):
         notes.append(f"Column {filling.vector!r} accepts nulls now, because some rows have no old vector.")
     return RolledBack(n_without_old, seconds, tuple(notes))
 
 
-def _without_old(filling: Filling) -> int:
+def count_only_new(filling: Filling) -> int:
+    """Return the number of rows that have a new vector and no old one."""
     dataset = open_latest(filling.path)
     columns = filling.columns(dataset)
     return dataset.count_rows(f"{quoted(columns.old or '')} is null and {quoted(columns.new)} is not null")

@@ -173,6 +173,9 @@ class ParquetFolder(Store):
         if migration.layout not in (None, "folder"):
             raise InputError(f"New files are in a folder of their own; the layout {migration.layout} is not possible.")
 
+    def describe_place(self, migration: Migration) -> str:
+        return f"folder {self.folders.home.name}.new"
+
     def describe_cut_over(self, migration: Migration) -> str:
         home = self.folders.home
         if migration.keep_names:
@@ -272,7 +275,9 @@ class ParquetFolder(Store):
         version = filling.migration.version
         return Sides(folders.old, folders.new, self.vector, self.id, filling.dims, version).compare(ids)
 
-    def search(self, queries: np.ndarray, k: int, which: Which, where: str | None = None) -> Hits:
+    def search(
+        self, queries: np.ndarray, k: int, which: Which, where: str | None = None, metric: str | None = None
+    ) -> Hits:
         if where is not None:
             raise InputError("A folder of files cannot be searched with a condition (where).")
         rows = self._rows(self.folders.new if which == "new" else self.folders.old)

@@ -23,13 +23,13 @@ from repstitch.stores.postgresql_arming import (
     open_layout,
     tag_of_column,
 )
-from repstitch.stores.postgresql_catalog import choose_id, dim_of, open_table
+from repstitch.stores.postgresql_catalog import choose_id, dim_of, listed, open_table, tables_with_vectors
+from repstitch.stores.postgresql_checks import check_column
 from repstitch.stores.postgresql_comparing import compare
-from repstitch.stores.postgresql_connection import Session, lock, quoted
+from repstitch.stores.postgresql_connection import Session, check_lock, lock, quoted, raw
 from repstitch.stores.postgresql_cutover import CutOverJob, roll_back
 from repstitch.stores.postgresql_facts import (
     Column,
-    check_column,
     choose_layout,
     facts_of,
     is_half,
@@ -38,10 +38,11 @@ from repstitch.stores.postgresql_facts import (
 )
 from repstitch.stores.postgresql_index import build_indexes, search, stamp
 from repstitch.stores.postgresql_job import Book, Record, find_record, find_records, side_name
-from repstitch.stores.postgresql_layout import LIVE_NATIVE, Layout, not_null_name, retried
+from repstitch.stores.postgresql_layout import LIVE_NATIVE, Layout, retried
 from repstitch.stores.postgresql_rehearsal import copied_table, drop_copies
 from repstitch.stores.postgresql_remains import clean_up
 from repstitch.stores.postgresql_rows import PostgresRows, Selection, one_of, sample, take
+from repstitch.stores.postgresql_settings import not_null_name
 from repstitch.stores.store import (
     Capabilities,
     Compared,
@@ -79,6 +80,7 @@ class PostgresTable(Store):
             self.session.close()
             raise
         self._layout: Layout | None = None
+        self._lock_pid: int | None = None  # of the connection that has the right to work, if it is another one
         self._is_rehearsal = False
 
     def _choose_vector(self) -> str:
@@ -90,8 +92,12 @@ class PostgresTable(Store):
             )
             names = [column for column in table.vectors() if column not in columns_of_jobs]
             if len(names) != 1:
-                several = f"the columns of vectors {', '.join(names)}" if names else "no column of vectors"
-                raise InputError(f"{table.title} has {several}; add &vector=COLUMN to the address.")
+                if not names:
+                    others = tables_with_vectors(self.session, table.name)
+                    raise InputError(f"{table.title} has no column of vectors; {others}")
+                raise InputError(
+                    f"{table.title} has the columns of vectors {listed(names)}; add &vector=COLUMN to the address."
+                )
             name = names[0]
         if name not in table.fields:
             for record in find_records(self.session, table, damaged_too=True):
@@ -142,7 +148,7 @@ class PostgresTable(Store):
     def reopen(self) -> "PostgresTable":
         """Return the same embeddings through a new connection."""
         store = PostgresTable(self.address, again=True)
-        store._is_rehearsal = self._is_rehearsal
+        store._is_rehearsal, store._lock_pid = self._is_rehearsal, self._lock_pid
         return store
 
     def close(self) -> None:
@@ -159,6 +165,23 @@ class PostgresTable(Store):
         """Raise InputError, which says what to do, if the column cannot be moved so. Writes nothing."""
         check_column(self._column, self._in_rehearsal(migration), self.address.where)
 
+    def describe_place(self, migration: Migration) -> str:
+        """Return where the new vectors will stand until the cut-over, for people."""
+        if (migration.layout or choose_layout(self._column)) == "column":
+            return super().describe_place(migration)
+        return f"table {side_name(self.table.name, migration.new)}"
+
+    def describe_cut_over(self, migration: Migration) -> str:
+        """Return what a cut-over changes, for people."""
+        if (migration.layout or choose_layout(self._column)) == "column":
+            return super().describe_cut_over(migration)
+        side = side_name(self.table.name, migration.new)
+        readers = f"view {migration.view} shows them" if migration.view else "readers join it"
+        return (
+            f"the new vectors stay in table {side}, and {readers}; writers write there, and the clean-up drops column "
+            f"{self.vector}"
+        )
+
     def peak_bytes(self, migration: Migration, facts: Facts) -> dict[str, int]:
         """Estimate the bytes that a job adds at its peak, by cause."""
         return peak_bytes_of(self._column, migration, facts)
@@ -167,7 +190,7 @@ class PostgresTable(Store):
     def rehearsal(self, n: int) -> Iterator[Store]:
         """Yield a store with a copy of n random rows that has the same indexes, and remove it at the end."""
         with copied_table(self._column, self._selection(), self.address, n, _clean_up_at) as address:
-            store = PostgresTable(address)
+            store = PostgresTable(address, again=True)
             store._is_rehearsal = True
             try:
                 yield store
@@ -183,12 +206,20 @@ class PostgresTable(Store):
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the right to work on this column. Raises InputError if another job on it is running."""
-        with lock(self.address, f"{self.table.oid} {self.vector}") as is_free:
+        with lock(self.session, self._lock_name) as is_free:
             if not is_free:
                 raise InputError(
                     f"Another job is running on column {self.vector!r} of {self.table.title}; wait for it, or stop it."
                 )
-            yield
+            self._lock_pid = self.session.connection.info.backend_pid
+            try:
+                yield
+            finally:
+                self._lock_pid = None
+
+    @property
+    def _lock_name(self) -> str:
+        return f"{self.table.oid} {self.vector}"
 
     def job(self) -> dict[str, Any] | None:
         """Return what `save_job` has stored with the column, or None if there is no job."""
@@ -278,6 +309,8 @@ class PostgresTable(Store):
 
     def fill(self, unit: Unit, translate: Translate) -> int:
         """Translate and write the rows of a unit that have no new vector, and return their number."""
+        if self._lock_pid is not None:
+            check_lock(self.session, self._lock_name, self._lock_pid)
         return self.layout.fill(unit, translate)
 
     def catch_up(self, translate: Translate) -> int:
@@ -296,6 +329,11 @@ class PostgresTable(Store):
     def count_rest(self, at_most: int | None = None) -> int:
         """Return the number of rows whose new vector is missing or out of date; counting may end at `at_most`."""
         return self.layout.count_rest(at_most)
+
+    def count_only_new(self) -> int:
+        relation, columns = self.layout.compared(raw("is not null"))
+        query = "select count(*) from {relation} where {old} is null and {new} is not null"
+        return self.session.value(query, relation=relation, **columns)
 
     def states(self) -> dict[str, int]:
         """Return the number of rows by the first word of their state, with "" for those that are still to do."""
@@ -321,8 +359,10 @@ class PostgresTable(Store):
         if ids is None and layout.book.suspect:
             layout.save(suspect=False)  # whoever compares has seen all rows, while triggers saw all changes
 
-    def search(self, queries: np.ndarray, k: int, which: Which, where: str | None = None) -> Hits:
-        return search(self.layout, queries, k, which, where)
+    def search(
+        self, queries: np.ndarray, k: int, which: Which, where: str | None = None, metric: str | None = None
+    ) -> Hits:
+        return search(self.layout, queries, k, which, where, metric)
 
     # --- cut-over -----------------------------------------------------------------------------------------------------
 
@@ -368,7 +408,7 @@ class PostgresTable(Store):
 
 def _clean_up_at(address: Address) -> None:
     """Remove what a job has made beside a table."""
-    store = PostgresTable(address)
+    store = PostgresTable(address, again=True)
     try:
         store.clean_up()
     finally:

@@ -21,7 +21,7 @@ KEY_TYPES = {
     "uuid": "uuid",
 }
 KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialised view", "f": "foreign table"}
-OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>", "l1": "<+>"}  # by the name in an operator class
+OPERATORS = {"cosine": "<=>", "l2": "<->", "dot": "<#>", "l1": "<+>"}  # by metric
 METHODS = ("hnsw", "ivfflat")
 TOKENS = re.compile(r"""[Ee]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|[\w$]+|::|\s+|.""", re.DOTALL)
 
@@ -61,10 +61,12 @@ class VectorIndex:
         word = self.operator_class.partition("_")[2].partition("_")[0] or "cosine"
         return "dot" if word == "ip" else word
 
-    @property
-    def operator(self) -> str:
-        """The operator that this index serves, such as `<=>`."""
-        return OPERATORS.get(self.operator_class.split("_")[1] if "_" in self.operator_class else "", "<=>")
+
+def operator_of(metric: str) -> str:
+    """Return the operator of a metric, such as `<=>`."""
+    if metric not in OPERATORS:
+        raise InputError(f"`metric` must be {', '.join(OPERATORS)}; got {metric!r}.")
+    return OPERATORS[metric]
 
 
 @dataclass
@@ -106,7 +108,7 @@ class Table:
         if name not in self.fields:
             near = nearest(name, self.fields)
             raise InputError(
-                f"{self.title} must have the column {name!r}; it has {', '.join(list(self.fields)[:20])}"
+                f"{self.title} must have the column {name!r}; it has {listed(list(self.fields))}"
                 + (f". Did you mean {near[0]!r}?" if near else ".")
             )
         return self.fields[name]
@@ -130,7 +132,8 @@ def open_table(session: Session, address: Address) -> Table:
         name=name,
     )
     if not rows:
-        raise InputError(f"The database must have the table {address.table}; {_tables(session, address)}")
+        others = tables_with_vectors(session, address.table_parts()[-1])
+        raise InputError(f"The database must have the table {address.table}; {others}")
     oid, schema, relation, kind = rows[0]
     if kind not in KINDS:
         raise InputError(f"{schema}.{relation} must be a table or a view.")
@@ -169,15 +172,24 @@ def fields_of(session: Session, table: Table) -> dict[str, Field]:
     }
 
 
-def _tables(session: Session, address: Address) -> str:
+def tables_with_vectors(session: Session, name: str) -> str:
+    """Return the end of a sentence that names the tables with vectors, and one that is spelt like `name`."""
     rows = session.run(
         """select distinct c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
         join pg_type t on t.oid = a.atttypid
-        where t.typname in ('vector', 'halfvec') and c.relkind in ('r', 'p', 'v', 'm', 'f') order by 1 limit 200"""
+        where t.typname in ('vector', 'halfvec') and c.relkind in ('r', 'p', 'v', 'm', 'f') order by 1"""
     )
     names = [name for (name,) in rows]
-    near = nearest(address.table_parts()[-1], names) or names[:3]
-    return f"tables with vectors are {', '.join(near)}." if near else "it has no table with vectors."
+    if not names:
+        return "there is no table with vectors."
+    near = [other for other in nearest(name, names) if other != name]
+    return f"tables with vectors are {listed(names)}" + (f". Did you mean {near[0]!r}?" if near else ".")
+
+
+def listed(names: list[str], most: int = 20) -> str:
+    """Return the first names, and the number of the others."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def choose_id(session: Session, table: Table, address: Address) -> str:

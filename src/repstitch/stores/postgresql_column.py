@@ -1,7 +1,9 @@
 """The layout of a second column: the new vectors stand in the table, beside a column of states.
 
-Triggers empty the new vector of a row whose old one changes, unless the statement brings both. The job itself is known
-by the state that it writes in the same statement. A row that is still to do has neither a new vector nor a state.
+Triggers empty the new vector of a row whose old one changes, unless the statement brings both. After the cut-over they
+also empty the old vector of a row whose new one others change or empty, so that it is not filled again. The job itself
+is known by the state that it writes in the same statement. A row that is still to do has neither a new vector nor a
+state.
 """
 
 import logging
@@ -15,6 +17,7 @@ from repstitch.stores.postgresql_connection import LockedError, Session, compose
 from repstitch.stores.postgresql_guard import drop_guard
 from repstitch.stores.postgresql_job import Record
 from repstitch.stores.postgresql_layout import Layout, Page, Trigger, word_of
+from repstitch.stores.postgresql_settings import copy_storage
 from repstitch.stores.postgresql_view import drop_view, write_view
 from repstitch.stores.store import NATIVE, Translate, Unit, Which
 
@@ -31,12 +34,12 @@ ON_UPDATE: LiteralString = """begin
     end if;
     new.{S} := case when new.{N} is null then null else {native} || {checksum} end;
   elsif new.{N} is distinct from old.{N} then
-    new.{S} := case when new.{N} is null then null else {native} || {checksum} end;
+    new.{S} := case when new.{N} is not null then {native} || {checksum} else {emptied} end;
     {empty_old}
   end if;
   return new;
 end"""
-EMPTY_OLD: LiteralString = "if new.{N} is not null then new.{V} := null; end if;"
+EMPTY_OLD: LiteralString = "new.{V} := null;"  # it belongs to what the row was before
 log = logging.getLogger(__name__)
 
 INDEX_WAIT_SECONDS = 30
@@ -73,6 +76,7 @@ class ColumnLayout(Layout):
     def create(self) -> None:
         """Add the two columns and the triggers."""
         self.run("alter table {T} add column {N} {type}, add column {S} text", type=self.new_type)
+        copy_storage(self)
         self.arm()
         self.make_triggers()
 
@@ -108,13 +112,11 @@ class ColumnLayout(Layout):
 
     def arm(self) -> None:
         """Write the functions of the triggers, and the view, for the present phase of the job."""
-        checksum, empty_old = self.checksum(self.compose("new.{N}")), self.compose(EMPTY_OLD)
+        checksum, is_live = self.checksum(self.compose("new.{N}")), self.book.is_live
         self.function("insert", self.compose(ON_INSERT, checksum=checksum))
-        self.function(
-            "update",
-            self.compose(ON_UPDATE, checksum=checksum, empty_old=empty_old if self.book.is_live else raw("")),
-        )
-        write_view(self, self.compose("{T} d"), self.compose("d.{N}" if self.book.is_live else "d.{V}"))
+        empty_old = self.compose(EMPTY_OLD if is_live else "")
+        self.function("update", self.compose(ON_UPDATE, checksum=checksum, emptied=self.emptied, empty_old=empty_old))
+        write_view(self, self.compose("{T} d"), self.compose("d.{N}" if is_live else "d.{V}"))
 
     @property
     def place(self) -> tuple[sql.Composable, str]:

@@ -125,17 +125,31 @@ class Session:
 
 
 @contextmanager
-def lock(address: Address, name: str) -> Iterator[bool]:
-    """Hold a lock of this database, which ends with the process, and yield whether it was free."""
-    digest = hashlib.sha256(f"repstitch {name}".encode()).digest()
-    key = int.from_bytes(digest[:8], "big", signed=True)
-    holder = Session(address)
+def lock(session: Session, name: str) -> Iterator[bool]:
+    """Hold a lock of this database over a connection, with which it ends, and yield whether it was free."""
+    key = _lock_key(name)
+    is_free = session.value("select pg_try_advisory_lock({key}::bigint)", key=key)
     try:
-        yield holder.value("select pg_try_advisory_lock({key}::bigint)", key=key)
+        yield is_free
     finally:
-        with suppress(InputError, ConnectionError):  # the end of the connection does it too, but a moment later
-            holder.run("select pg_advisory_unlock_all()")
-        holder.close()
+        with suppress(InputError, ConnectionError):  # the end of the connection does it too
+            if is_free:
+                session.run("select pg_advisory_unlock({key}::bigint)", key=key)
+
+
+def check_lock(session: Session, name: str, pid: int) -> None:
+    """Raise ConnectionError if the connection of the process `pid` of the server does not hold a lock any more."""
+    if not session.value(
+        """select exists (select from pg_locks where locktype = 'advisory' and granted and pid = {pid} and objsubid = 1
+            and (classid::bigint << 32 | objid::bigint) = {key}::bigint)""",
+        pid=pid,
+        key=_lock_key(name),
+    ):
+        raise ConnectionError("The connection that had the right to work on the column was lost.")
+
+
+def _lock_key(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"repstitch {name}".encode()).digest()[:8], "big", signed=True)
 
 
 @contextmanager
@@ -151,6 +165,12 @@ def _in_our_words(connection: psycopg.Connection | None, again: bool = False) ->
         ) from None
     except errors.DiskFull as error:
         raise InputError(f"The disk of the database is full; make room and run again: {one_line(error)}.") from None
+    except errors.DependentObjectsStillExist as error:
+        others = "; ".join((error.diag.message_detail or one_line(error)).splitlines())
+        raise InputError(
+            f"Nothing was removed, because others have made things on it ({others}). Drop them, or make them anew on "
+            "the new vectors; then clean up again."
+        ) from None
     except psycopg.Error as error:
         message = one_line(error)
         if connection is None and not again:

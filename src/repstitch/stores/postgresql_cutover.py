@@ -6,11 +6,13 @@ from typing import Any
 
 from repstitch.errors import InputError
 from repstitch.stores.postgresql_arming import changed_layout, check_trusted, is_armed, reloaded
+from repstitch.stores.postgresql_checks import check_swap
 from repstitch.stores.postgresql_connection import LockedError, raw
-from repstitch.stores.postgresql_facts import Column, check_swap
+from repstitch.stores.postgresql_facts import Column
 from repstitch.stores.postgresql_guard import drop_guard, make_guard
 from repstitch.stores.postgresql_job import FILLING, LIVE, guard_name
-from repstitch.stores.postgresql_layout import Layout, patient, retried
+from repstitch.stores.postgresql_layout import LIVE_NATIVE, Layout, patient, retried
+from repstitch.stores.postgresql_settings import is_not_null, restore_not_null
 from repstitch.stores.store import CutOver, RolledBack, Translate
 
 TRIES = 10
@@ -64,7 +66,7 @@ class CutOverJob:
         while layout.rest_page(translate):
             if time.perf_counter() - start > self.max_pause:
                 raise TooMuchRestError
-        if layout.table_not_null():
+        if is_not_null(layout, layout.book.old_name):
             layout.run("alter table {T} alter column {V} drop not null")
         with layout.as_owner():
             layout = switch(layout, live=True)
@@ -99,7 +101,7 @@ def switch(layout: Layout, live: bool) -> Layout:
 
 def lock_mode(layout: Layout) -> str:
     """Return the lock of a cut-over: readers wait only if the table itself is changed."""
-    changes_table = layout.book.layout == "column" or layout.table_not_null()
+    changes_table = layout.book.layout == "column" or is_not_null(layout, layout.book.old_name)
     return "access exclusive" if changes_table else "share row exclusive"
 
 
@@ -122,7 +124,10 @@ def roll_back(layout: Layout, job: dict[str, Any], max_pause: float) -> RolledBa
     changed = reloaded(layout)
     relation, columns = changed.compared(raw("is not null"))
     n_without = changed.session.value(
-        "select count(*) from {relation} where {old} is null and {new} is not null", relation=relation, **columns
+        "select count(*) from {relation} where {old} is null and ({new} is not null or starts_with({state}, {live}))",
+        relation=relation,
+        live=LIVE_NATIVE,
+        **columns,
     )
     notes = []
     if not was_armed:
@@ -130,7 +135,7 @@ def roll_back(layout: Layout, job: dict[str, Any], max_pause: float) -> RolledBa
             "Triggers of the job were missing or disabled, so rows written since the cut-over may have old vectors "
             "that are out of date."
         )
-    if not changed.restore_not_null():
+    if not restore_not_null(changed, changed.book.old_name):
         notes.append(
             f"Column {changed.book.old_name!r} was `not null` before the job and is not now, because rows have no old "
             "vector. Embed these rows with the old model, and clean up again."

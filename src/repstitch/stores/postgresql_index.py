@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from repstitch.errors import InputError
-from repstitch.stores.postgresql_catalog import VectorIndex, renamed, vector_indexes
+from repstitch.stores.postgresql_catalog import VectorIndex, operator_of, renamed, vector_indexes
 from repstitch.stores.postgresql_connection import Session, compose, join, quoted, raw
 from repstitch.stores.postgresql_job import shortened
 from repstitch.stores.postgresql_layout import Layout
@@ -77,7 +77,7 @@ def _build(layout: Layout, index: VectorIndex, name: str, progress: Callable[[fl
         options=options,
         predicate=predicate,
     )
-    builder, failures = Session(layout.session.address), []
+    builder, failures = Session(layout.session.address, again=True), []
     pid = builder.connection.info.backend_pid
 
     def build() -> None:
@@ -130,30 +130,42 @@ def _warn_of_waiting(session: Session, pid: int) -> bool:
 
 def stamp(layout: Layout) -> str:
     """Return text that changes if the index of the new column is made anew or is no longer usable; "" for none."""
-    valid = {index.operator for index in new_indexes(layout) if index.is_valid}
-    if {index.operator for index in old_indexes(layout)} - valid:
+    indexes = new_indexes(layout)
+    if not all(counterpart(index, indexes) for index in old_indexes(layout)):
         return MISSING
     return ", ".join(
-        f"{index.oid} {'valid' if index.is_valid else 'invalid'} {_file_of(layout, index)}"
-        for index in new_indexes(layout)
+        f"{index.oid} {'valid' if index.is_valid else 'invalid'} {_file_of(layout, index)}" for index in indexes
     )
+
+
+def counterpart(index: VectorIndex, indexes: list[VectorIndex]) -> VectorIndex | None:
+    """Return the index on the new column that corresponds to one on the old column, if it can be used."""
+    name = new_index_name(index)
+    return next((new for new in indexes if new.name == name and new.is_valid and new.metric == index.metric), None)
 
 
 def _file_of(layout: Layout, index: VectorIndex) -> int:
     return layout.session.value("select relfilenode::bigint from pg_class where oid = {oid}", oid=index.oid)
 
 
-def search(layout: Layout, queries: np.ndarray, k: int, which: Which, where: str | None) -> Hits:
-    """Search one column with each query, with the operator of its index, or by cosine if it has none."""
-    indexes = old_indexes(layout) if which == "old" else [index for index in new_indexes(layout) if index.is_valid]
+def search(
+    layout: Layout, queries: np.ndarray, k: int, which: Which, where: str | None, metric: str | None = None
+) -> Hits:
+    """Search one column with each query, by a metric, with the index that serves it.
+
+    By default it is the first index of the old column, or its counterpart on the new one; without an index, cosine.
+    """
+    old = next((index for index in old_indexes(layout) if metric in (None, index.metric)), None)
+    index = old if old is None or which == "old" else counterpart(old, new_indexes(layout))
     conditions = [raw(where)] if where else []
-    if indexes and indexes[0].predicate:  # without it the index would not be used
-        conditions.append(raw(indexes[0].predicate))
+    if index is not None and index.predicate:  # without it the index would not be used
+        conditions.append(raw(index.predicate))
     condition = join([compose("({text})", text=text) for text in conditions] or [raw("true")], " and ")
     relation, vector = layout.searched(which, condition)
     kind = layout.source if which == "old" else layout.target
     if queries.ndim != 2 or queries.shape[1] != kind.dim:
         raise InputError(f"`queries` must have {kind.dim} dimensions; got shape {queries.shape}.")
+    operator = layout.table.operator(operator_of(metric or (old.metric if old else "cosine")))
     ids = np.full((len(queries), k), "", dtype=object)
     seconds = np.zeros(len(queries))
     with layout.session.transaction():
@@ -163,7 +175,7 @@ def search(layout: Layout, queries: np.ndarray, k: int, which: Which, where: str
                 order by {vector} {operator} {query}::{type} limit {k}""",
                 relation=relation,
                 vector=vector,
-                operator=layout.table.operator(indexes[0].operator if indexes else "<=>"),
+                operator=operator,
                 query="[" + ",".join(map(str, query.astype(float).tolist())) + "]",
                 type=layout.table.type("halfvec" if kind.half else "vector", kind.dim),
                 k=k,

@@ -20,6 +20,7 @@ from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Translate, Unit,
 PAGE_ROWS = 4096  # rows that are translated together
 LOCK_TRIES = 10
 BETWEEN_TRIES_SECONDS = 0.2
+LONGEST_WAIT_MS = 2**31 - 1  # that PostgreSQL takes
 LIVE_NATIVE = f"{NATIVE}@live"  # begins the state of a row that others have written since the cut-over
 CHECKSUM_SIGNS = 8
 FUNCTIONS = ("insert", "update", "change", "native", "live", "truncate", "guard_mark", "guard")
@@ -281,6 +282,15 @@ class Layout(ABC):
             )
             self.run("alter table {target} enable always trigger {name}", **names)
 
+    @property
+    def emptied(self) -> sql.Composable:
+        """The state of a row whose new vector others have emptied.
+
+        Before a cut-over there is none, so the row is translated again. After it the old vector goes too, so that the
+        row is not filled again with what it was, and a roll-back counts it.
+        """
+        return self.names["native"] if self.book.is_live else raw("null")
+
     def checksum(self, vector: sql.Composable) -> sql.Composed:
         """Return the checksum of a new vector, which stands in the state of a native one."""
         send = quoted(self.table.extension, "halfvec_send" if self.book.half else "vector_send")
@@ -316,62 +326,10 @@ class Layout(ABC):
         for name in names:
             self.run("drop function if exists {name}() cascade", name=self.object_name(name))
 
-    # --- not null -----------------------------------------------------------------------------------------------------
-
-    def restore_not_null(self) -> bool:
-        """Restore `not null` of the old column without a long lock, and return False if a row lacks a vector."""
-        if self.book.not_null is None or self.table_not_null():
-            return True
-        check = quoted(self.label("not_null"))
-        try:
-            with patient(self.session):
-                self.run("alter table {T} drop constraint if exists {check}", check=check)
-                self.run("alter table {T} add constraint {check} check ({V} is not null) not valid", check=check)
-            self.run("alter table {T} validate constraint {check}", check=check)
-            with patient(self.session):
-                self.run("alter table {T} alter column {V} set not null", check=check)
-                self.run("alter table {T} drop constraint {check}", check=check)
-                self._name_not_null()
-        except InputError:
-            with patient(self.session):
-                self.run("alter table {T} drop constraint if exists {check}", check=check)
-            return False
-        return True
-
-    def table_not_null(self) -> bool:
-        """Return whether the old column is `not null` now."""
-        return self.session.value(
-            "select attnotnull from pg_attribute where attrelid = {oid} and attname = {name}",
-            oid=self.table.oid,
-            name=self.book.old_name,
-        )
-
-    def _name_not_null(self) -> None:
-        name = not_null_name(self.session, self.table.oid, self.book.old_name)
-        if self.book.not_null and name and name != self.book.not_null:
-            self.run(
-                "alter table {T} rename constraint {name} to {wanted}",
-                name=quoted(name),
-                wanted=quoted(self.book.not_null),
-            )
-
 
 def word_of(state: sql.Composable) -> sql.Composed:
     """Return the first word of a state, such as `native` of `native@live:1a2b3c4d`."""
     return compose("split_part(split_part({state}, '@', 1), ':', 1)", state=state)
-
-
-def not_null_name(session: Session, oid: int, column: str) -> str:
-    """Return the name of the `not null` constraint of a column, or "" before PostgreSQL 18, where it has none."""
-    return (
-        session.value(
-            """select c.conname from pg_constraint c join pg_attribute a on a.attrelid = c.conrelid
-            and c.conkey = array[a.attnum] where c.conrelid = {oid} and c.contype = 'n' and a.attname = {column}""",
-            oid=oid,
-            column=column,
-        )
-        or ""
-    )
 
 
 @contextmanager
@@ -382,7 +340,7 @@ def patient(session: Session, seconds: float = 2.0) -> Iterator[None]:
     """
     with session.transaction():
         session.run("set local synchronous_commit to default")
-        session.run("set local lock_timeout = {wait}", wait=f"{max(1, int(seconds * 1000))}ms")
+        session.run("set local lock_timeout = {wait}", wait=f"{min(max(1, int(seconds * 1000)), LONGEST_WAIT_MS)}ms")
         yield
 
 

@@ -27,7 +27,7 @@ def copied_table(
     name = f"{_prefix(column)}{secrets.token_hex(4)}"
     ids = sample(session, selection, n, 0, [column.id])[column.id].to_pylist()
     columns = join([quoted(key) for key, field in table.fields.items() if not field.is_generated])
-    with lock(address, name):
+    with lock(session, name):
         try:
             copy = table.in_schema(name)
             session.run("create table {copy} (like {T} including all excluding comments)", copy=copy, T=table.qualified)
@@ -58,7 +58,7 @@ def drop_copies(column: Column, address: Address, clean_up: Callable[[Address], 
     )
     for (name,) in names:
         if len(name) == len(_prefix(column)) + 8:  # not a side table of a copy
-            with lock(address, name) as is_free:
+            with lock(column.session, name) as is_free:
                 if is_free:
                     _drop(column, address, name, clean_up)
 

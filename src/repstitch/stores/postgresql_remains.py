@@ -17,6 +17,7 @@ from repstitch.stores.postgresql_job import (
     queue_name,
 )
 from repstitch.stores.postgresql_layout import Layout, retried
+from repstitch.stores.postgresql_settings import restore_not_null
 from repstitch.stores.postgresql_view import is_own_view
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,14 @@ def clean_up(session: Session, table: Table, vector: str, id_column: str) -> Non
     layout = _opened(session, table, id_column, present) if present else None
     if layout is not None and layout.book.is_live:
         retried(session, lambda: _finish(layout))
+        if layout.book.layout == "column" and not restore_not_null(layout, layout.book.new_name):
+            log.warning(
+                "%s: column %r was `not null` before the job and is not now, because rows have no vector.",
+                table.title,
+                layout.book.new_name,
+            )
     elif layout is not None:
-        layout.restore_not_null()
+        restore_not_null(layout, layout.book.old_name)
         retried(session, layout.remove)
     others = set()
     for record in records:

@@ -267,12 +267,15 @@ def one_of(ids: Sequence[str], kind: str) -> sql.Composed:
 
 
 def _can_be(text: str, kind: str) -> bool:
+    """Return whether an id of this type can have this text. Other spellings of an id are not those of the store."""
     try:
         if kind == "uuid":
-            uuid.UUID(text)
-        elif kind.startswith("int"):
-            return abs(int(text)) < 2 ** (8 * int(kind[3:]) - 1)
-    except ValueError:
+            return str(uuid.UUID(text)) == text
+        if kind.startswith("int"):
+            half = 2 ** (8 * int(kind[3:]) - 1)
+            return -half <= int(text) < half and str(int(text)) == text
+        text.encode()
+    except ValueError:  # of which the error of an encoding is one
         return False
     return "\0" not in text
 

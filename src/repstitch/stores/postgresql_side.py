@@ -5,7 +5,8 @@ A trigger on the table appends the id of each changed row to a queue, which has 
 each other. Each row of the side table has the number `at` of its last write, from the same sequence as the entries of
 the queue. A native vector is up to date if it was written after the last change of its row, or in the same transaction.
 The job is known by a number that it brings itself. A row without an old vector has a row without a vector in the side
-table, so that the view of readers shows it.
+table, so that the view of readers shows it. After the cut-over, the old vector of a row whose new one others change,
+empty or remove is emptied, so that the row is not filled again with what it was.
 """
 
 from typing import LiteralString
@@ -17,10 +18,12 @@ from repstitch.stores.postgresql_connection import LockedError, Session, compose
 from repstitch.stores.postgresql_guard import drop_guard
 from repstitch.stores.postgresql_job import Record, queue_name, shortened
 from repstitch.stores.postgresql_layout import LIVE_NATIVE, PAGE_ROWS, Layout, Trigger, word_of
+from repstitch.stores.postgresql_settings import copy_storage
 from repstitch.stores.postgresql_view import copy_grants, drop_view, write_view
 from repstitch.stores.store import NATIVE, Translate, Unit, Which
 
 ON_CHANGE: LiteralString = """begin
+  {leave_own}
   if tg_op = 'UPDATE' and new.{V} is not distinct from old.{V} and new.{I} is not distinct from old.{I} then
     return null;
   end if;
@@ -31,36 +34,43 @@ ON_CHANGE: LiteralString = """begin
   {keep_in_line}
   return null;
 end"""
-IN_LINE: LiteralString = """
-  if tg_op = 'DELETE' or (tg_op = 'UPDATE' and new.{I} is distinct from old.{I}) then
-    delete from {side} where id = old.{I};
-  end if;
-  if tg_op <> 'DELETE' then
-    insert into {side}(id, at, xact) values (new.{I}, {next}, pg_current_xact_id()) on conflict (id) do nothing;
-  end if;
-  if tg_op = 'UPDATE' and new.{V} is distinct from old.{V} then
-    update {side} set vector = null, state = null, at = {next}
-    where id = new.{I} and vector is not null and xact is distinct from pg_current_xact_id();
+# The old vector is emptied because others have just written the new one: nothing is to do.
+LEAVE_OWN: LiteralString = """
+  if tg_op = 'UPDATE' and new.{V} is null and new.{I} is not distinct from old.{I} and exists (select from {side} s
+      where s.id = new.{I} and starts_with(s.state, {native}) and s.xact = pg_current_xact_id()) then
+    return null;
   end if;"""
+IN_LINE: LiteralString = """
+  if tg_op = 'DELETE' then delete from {side} where id = old.{I}; return null; end if;
+  if tg_op = 'UPDATE' then
+    if new.{V} is distinct from old.{V} then
+      update {side} set vector = null, state = null, at = {next} where id = old.{I}
+        and (vector is not null or state is not null) and xact is distinct from pg_current_xact_id();
+    end if;
+    if new.{I} is distinct from old.{I} then
+      delete from {side} where id = new.{I};
+      update {side} set id = new.{I}, at = {next} where id = old.{I};
+    end if;
+  end if;
+  insert into {side}(id, at, xact) values (new.{I}, {next}, pg_current_xact_id()) on conflict (id) do nothing;"""
 ON_NATIVE: LiteralString = """begin
   if tg_op = 'UPDATE' and new.vector is not distinct from old.vector then return new; end if;
   new.at := {next}; new.xact := pg_current_xact_id();
-  if new.vector is null then
-    new.state := null; insert into {C}(id) values (new.id);
-  else new.state := {native} || {checksum};
-  end if;
+  new.state := case when new.vector is not null then {native} || {checksum} else {emptied} end;
+  if new.state is null then insert into {C}(id) values (new.id); end if;
   return new;
 end"""
 ON_LIVE: LiteralString = """begin
-  update {T} set {V} = null where {I} = new.id and {V} is not null
-    and not exists (select from {C} c where c.id = new.id and c.xact = pg_current_xact_id());
+  update {T} set {V} = null where {I} = coalesce(new.id, old.id) and {V} is not null and not exists (
+    select from {C} c where c.id = coalesce(new.id, old.id) and (tg_op = 'DELETE' or c.xact = pg_current_xact_id()));
   return null;
 end"""
 # The operator has its schema in a dump, which `is distinct from` has not. The functions look closer at nulls.
 MAY_DIFFER: LiteralString = "(new.{column} operator({schema}.<>) old.{column}) is not false"
 ON_TRUNCATE: LiteralString = "begin truncate {side}, {C}; return null; end"
 WAIT = "300ms"  # for others that write to the side table: less than the second after which one of both would be ended
-KEPT: LiteralString = "(coalesce(s.state like 'native%', false) and (s.at > c.at or s.xact = c.xact))"
+KEPT: LiteralString = """(coalesce(s.state like 'native%', false) and (s.vector is not null or d.{V} is null)
+    and (s.at > c.at or s.xact = c.xact))"""
 
 
 class SideLayout(Layout):
@@ -80,7 +90,7 @@ class SideLayout(Layout):
             "next": compose("nextval({name}::regclass)", name=sequence.as_string(session.connection)),
             "sequence": sequence,
             "changes": raw("pg_temp.repstitch_changes"),
-            "kept": raw(KEPT),
+            "kept": compose(KEPT, V=self.names["V"]),
             "lock": sql.Literal(self.book.tag),
         }
         self.without_side = self.compose(
@@ -102,6 +112,7 @@ class SideLayout(Layout):
         )
         self.run("alter table {C} replica identity full")  # publications of all tables need one
         self.run("alter sequence {sequence} owned by {C}.at")
+        copy_storage(self)
         copy_grants(self, self.side, "SELECT", "INSERT", "UPDATE", "DELETE")
         self.arm()
         self.make_triggers()
@@ -139,6 +150,7 @@ class SideLayout(Layout):
             Trigger("insert", self.compose(inserted), "native", self.side),
             Trigger("native", native, "native", self.side),
             Trigger("live", self.compose(live, live=LIVE_NATIVE), "live", self.side),
+            Trigger("emptied", self.compose("after delete on {side} for each row"), "live", self.side),
         ]
 
     def mistrust(self) -> None:
@@ -170,12 +182,13 @@ class SideLayout(Layout):
     def arm(self) -> None:
         """Write the functions of the triggers, and the view, for the present phase of the job."""
         live = self.book.is_live
-        self.function(
-            "change", self.compose(ON_CHANGE, keep_in_line=self.compose(IN_LINE if live else "")), definer=True
-        )
-        self.function("native", self.compose(ON_NATIVE, checksum=self.checksum(raw("new.vector"))), definer=True)
+        own, in_line = self.compose(LEAVE_OWN if live else ""), self.compose(IN_LINE if live else "")
+        native = self.compose(ON_NATIVE, checksum=self.checksum(raw("new.vector")), emptied=self.emptied)
+        on_live = self.compose(ON_LIVE) if live else self.compose("begin return null; end")
+        self.function("change", self.compose(ON_CHANGE, leave_own=own, keep_in_line=in_line), definer=True)
+        self.function("native", native, definer=True)
         self.function("truncate", self.compose(ON_TRUNCATE), definer=True)
-        self.function("live", self.compose(ON_LIVE) if live else self.compose("begin return null; end"), definer=True)
+        self.function("live", on_live, definer=True)
         if live:
             self.run("create index if not exists {name} on {C}(id)", name=quoted(shortened(self.queue_name, "_id")))
         if live:

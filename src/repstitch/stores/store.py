@@ -246,6 +246,10 @@ class Store(ABC):
         the address, a view that would go on showing old vectors, too many dimensions for the index.
         """
 
+    def describe_place(self, migration: Migration) -> str:
+        """Return where the new vectors will stand until the cut-over, for people."""
+        return f"column {migration.new}"
+
     def describe_cut_over(self, migration: Migration) -> str:
         """Return what a cut-over changes, for people."""
         if migration.view is not None:
@@ -323,6 +327,11 @@ class Store(ABC):
     def states(self) -> dict[str, int]:
         """Return the number of rows by the first word of their state, with "" for those that are still to do."""
 
+    def count_only_new(self) -> int:
+        """Return the number of rows that have a new vector and no old one."""
+        masks = (np.isfinite(rows.new).all(axis=1) & ~np.isfinite(rows.old).all(axis=1) for rows in self.compare())
+        return sum(int(mask.sum()) for mask in masks)
+
     @abstractmethod
     def index(self, progress: Callable[[float], None]) -> None:
         """Build the index of the new column with the settings of the old one, if there is one; a broken one is redone.
@@ -344,9 +353,11 @@ class Store(ABC):
         """Yield all rows that have an old or a new vector, or those of them with `ids`, in batches, at one moment."""
 
     @abstractmethod
-    def search(self, queries: np.ndarray, k: int, which: Which, where: str | None = None) -> Hits:
-        """Search one column with queries (n, d), one after another, as a reader would: with the index of the column,
-        its metric and the readers' settings. `where` is a filter in the store's language.
+    def search(
+        self, queries: np.ndarray, k: int, which: Which, where: str | None = None, metric: str | None = None
+    ) -> Hits:
+        """Search one column with queries (n, d), one after another, as a reader would: with the readers' settings and
+        the index that has this metric, by default the first one. `where` is a filter in the store's language.
         """
 
     # --- cut-over -----------------------------------------------------------------------------------------------------
