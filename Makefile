@@ -66,6 +66,7 @@ bench: $(SETUP)
 	$(BIN)/python benchmarks/confidence.py --method auto
 	$(BIN)/python benchmarks/repeats.py
 	$(BIN)/python benchmarks/stream.py
+	$(BIN)/python benchmarks/migrate.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/served.py
 	$(BIN)/python benchmarks/transfer.py

@@ -128,7 +128,10 @@ def fill_postgresql(uri: str, n: int, index: bool) -> None:
 
 
 def write_to_postgresql(uri: str, n: int, seed: int, stop: Path) -> None:
-    """Insert, update and delete rows, some 20 a second, until a file appears; print the longest wait in seconds."""
+    """Insert, update and delete rows, some 20 a second, until a file appears or old vectors are refused.
+
+    Prints the longest wait in seconds.
+    """
     import psycopg
 
     random, longest, next_id = np.random.default_rng(seed), 0.0, n * (seed + 1)
@@ -137,15 +140,18 @@ def write_to_postgresql(uri: str, n: int, seed: int, stop: Path) -> None:
             kind, key = random.choice(["insert", "update", "touch", "delete"]), int(random.integers(n))
             vector = str(random.standard_normal(D_OLD).tolist())
             began = time.perf_counter()
-            if kind == "insert":
-                connection.execute("insert into docs values (%s, 'new', %s)", (next_id, vector))
-                next_id += 1
-            elif kind == "update":
-                connection.execute("update docs set vector = %s where id = %s", (vector, key))
-            elif kind == "touch":
-                connection.execute("update docs set body = body || '.' where id = %s", (key,))
-            else:
-                connection.execute("delete from docs where id = %s", (key,))
+            try:
+                if kind == "insert":
+                    connection.execute("insert into docs values (%s, 'new', %s)", (next_id, vector))
+                    next_id += 1
+                elif kind == "update":
+                    connection.execute("update docs set vector = %s where id = %s", (vector, key))
+                elif kind == "touch":
+                    connection.execute("update docs set body = body || '.' where id = %s", (key,))
+                else:
+                    connection.execute("delete from docs where id = %s", (key,))
+            except psycopg.errors.DataException:  # after the cut-over the column has other dimensions
+                break
             longest = max(longest, time.perf_counter() - began)
             time.sleep(0.05)
     print(longest)
@@ -270,7 +276,7 @@ def written_bytes(uri: str, folder: Path) -> int:
 def one(job: str, n: int, place: Path) -> dict[str, Any]:
     """Run one job in a new process and on a copy of its table, which is made once."""
     command = [sys.executable, __file__, "--job", job, "--rows", str(n), "--folder"]
-    prepared = place / f"{job}, {n}"
+    prepared = place / f"{job}-{n}".replace(",", "").replace(" ", "-")
     if not prepared.exists():
         prepared.mkdir()
         subprocess.run([*command, str(prepared), "--prepare"], check=True)

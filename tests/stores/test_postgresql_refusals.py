@@ -127,7 +127,7 @@ def test_a_column_that_cannot_be_moved_so_is_refused_before_anything_is_written(
 
 def test_an_indexed_column_needs_a_view_or_kept_names_or_the_slower_layout():
     world = world_with(index=True)
-    refused(world, r"name a view .* \(view\), or keep the names \(keep_names\) .* The layout `column` swaps names")
+    refused(world, r"name a view .* \(`view`\), or keep the names \(`keep_names`\) .* Layout column swaps names")
     store = open_table(world.uri)
     assert store.facts().layout == "side table"
     for moved in (migration(view="v"), migration(keep_names=True), migration(layout="column")):

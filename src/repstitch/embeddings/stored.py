@@ -61,7 +61,7 @@ def column_names(text: str) -> list[str]:
         return store.rows().schema.names
 
 
-def ids_in(text: str, ids: Sequence[str], at_most: int) -> list[str]:
+def ids_in(text: str, ids: Sequence[str] | np.ndarray, at_most: int) -> list[str]:
     """Return those of the ids (n,) that the table at an address has, in their order, at most `at_most`."""
     present: list[str] = []
     with closing(open_store(parse_address(text))) as store:

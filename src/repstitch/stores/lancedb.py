@@ -35,6 +35,7 @@ from repstitch.stores.lancedb_opening import (
     choose_id,
     choose_vector,
     committed,
+    count_where,
     explained,
     id_conditions,
     open_latest,
@@ -122,7 +123,7 @@ class LanceTable(Store):
         with explained("The table cannot be read"):
             return Facts(
                 n_rows=dataset.count_rows(),
-                n_without_vector=dataset.count_rows(f"{quoted(self.vector)} is null"),
+                n_without_vector=count_where(dataset, f"{quoted(self.vector)} is null"),
                 dim=dataset.schema.field(self.vector).type.list_size,
                 table_bytes=sum(
                     file.file_size_bytes or os.path.getsize(self.path / "data" / file.path)
@@ -154,7 +155,8 @@ class LanceTable(Store):
     def check(self, migration: Migration) -> None:
         dataset = self._opened()
         self._check_options(migration)
-        if not dataset.count_rows(f"{quoted(self.vector)} is not null") and find_columns(dataset, self.vector) is None:
+        has_job = find_columns(dataset, self.vector) is not None
+        if not has_job and not count_where(dataset, f"{quoted(self.vector)} is not null"):
             raise InputError(f"Table {self.address.table} has no row with a vector in {self.vector!r}; add some first.")
         if not os.access(self.path, os.W_OK) or not os.access(self.path / "data", os.W_OK):
             raise InputError(f"{self.path} must be writable; change the permissions of the folder.")

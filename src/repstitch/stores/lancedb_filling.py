@@ -24,7 +24,7 @@ from repstitch.stores.lancedb_fragments import (
 )
 from repstitch.stores.lancedb_history import History, Sums, sums_of
 from repstitch.stores.lancedb_job import Columns, need_columns
-from repstitch.stores.lancedb_opening import explained, open_latest, quoted
+from repstitch.stores.lancedb_opening import count_where, explained, open_latest, quoted
 from repstitch.stores.lancedb_states import OUTDATED, Need, checksums, first_word, needs, no_checksums, split, states
 from repstitch.stores.store import NATIVE, SKIPPED, Translate, Unit
 
@@ -143,7 +143,7 @@ class Filling:
             if is_filled(fragment, columns):
                 n_fragment = self._count(fragment, columns)
             else:
-                n_fragment = fragment.count_rows(f"{quoted(columns.old or '')} is not null")
+                n_fragment = count_where(fragment, f"{quoted(columns.old or '')} is not null")
             if not n_fragment and is_filled(fragment, columns):
                 self.checked.add(key_of(fragment, columns))
             n_rest += n_fragment
@@ -349,7 +349,7 @@ def is_filled(fragment: LanceFragment, columns: Columns) -> bool:
 def count_without_state(fragment: LanceFragment, columns: Columns) -> int:
     """Return the number of rows that have no state."""
     with explained("The states of rows cannot be read"):
-        return fragment.count_rows(f"{quoted(columns.state)} is null")
+        return count_where(fragment, f"{quoted(columns.state)} is null")
 
 
 def count_states(dataset: lance.LanceDataset, columns: Columns) -> dict[str, int]:

@@ -21,10 +21,9 @@ from lance.fragment import DataFile, FragmentMetadata, LanceFragment
 
 from repstitch.errors import InputError
 from repstitch.stores.lancedb_job import Columns
-from repstitch.stores.lancedb_opening import committed, explained, open_latest
+from repstitch.stores.lancedb_opening import READ_AHEAD_BYTES, committed, explained, open_latest
 
 BATCH_ROWS = 4096
-READ_AHEAD_BYTES = 2**24  # by default, Lance reads 2 GiB ahead
 DROPPED = -2  # the id in a data file of a field that a later file of the fragment replaces
 Files = tuple[str, ...]
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import lance
 import numpy as np
 import pyarrow as pa
+from lance.fragment import LanceFragment
 
 from repstitch.addresses import Address
 from repstitch.errors import InputError, one_line
@@ -22,6 +23,7 @@ IDS_AT_ONCE = 1000  # in one condition
 LONGEST_WAIT = 0.5  # seconds between two of them
 DRIVER_ERRORS = (OSError, ValueError, RuntimeError, NotImplementedError)
 ENDING = ".lance"
+READ_AHEAD_BYTES = 2**24  # by default, Lance reads 2 GiB ahead
 
 T = TypeVar("T")
 
@@ -53,6 +55,14 @@ def open_latest(path: Path) -> lance.LanceDataset:
     """Open the latest version of a table. Raises InputError if it cannot be opened."""
     with explained(f"{path} cannot be opened as a table of LanceDB"):
         return lance.dataset(os.fspath(path))
+
+
+def count_where(rows: lance.LanceDataset | LanceFragment, condition: str) -> int:
+    """Return the number of rows of a version, or of a fragment, for which a condition holds, in little memory."""
+    scanner = rows.scanner(
+        columns=[], with_row_id=True, filter=condition, batch_readahead=2, io_buffer_size=READ_AHEAD_BYTES
+    )
+    return scanner.count_rows()
 
 
 def quoted(name: str) -> str:

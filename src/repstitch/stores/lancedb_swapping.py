@@ -29,7 +29,7 @@ from repstitch.stores.lancedb_job import (
     need_columns,
     save_metadata,
 )
-from repstitch.stores.lancedb_opening import committed, explained, open_latest, quoted
+from repstitch.stores.lancedb_opening import committed, count_where, explained, open_latest, quoted
 from repstitch.stores.lancedb_states import OUTDATED, checksums, no_checksums, split, states
 from repstitch.stores.store import NATIVE, CutOver, RolledBack, Translate
 
@@ -180,7 +180,7 @@ def count_only_new(filling: Filling) -> int:
     """Return the number of rows that have a new vector and no old one."""
     dataset = open_latest(filling.path)
     columns = filling.columns(dataset)
-    return dataset.count_rows(f"{quoted(columns.old or '')} is null and {quoted(columns.new)} is not null")
+    return count_where(dataset, f"{quoted(columns.old or '')} is null and {quoted(columns.new)} is not null")
 
 
 def _restore_not_null(filling: Filling) -> bool:
@@ -188,7 +188,7 @@ def _restore_not_null(filling: Filling) -> bool:
 
     def change() -> bool:
         dataset = open_latest(filling.path)
-        if dataset.count_rows(f"{quoted(filling.vector)} is null"):
+        if count_where(dataset, f"{quoted(filling.vector)} is null"):
             return False
         alteration: Any = {"path": filling.vector, "nullable": False}
         dataset.alter_columns(alteration)

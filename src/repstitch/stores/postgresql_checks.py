@@ -174,7 +174,7 @@ def _check_cut_over(column: Column, migration: Migration) -> None:
         if is_half(column, migration) != (table.fields[column.vector].type == "halfvec"):
             raise InputError(
                 f"With {migration.dim:,} dimensions the new vectors are halfvec, and a view cannot change its type; "
-                "keep the names (keep_names)."
+                "keep the names (`keep_names`)."
             )
     if layout == "side":
         if has_row_security(column):
@@ -186,8 +186,8 @@ def _check_cut_over(column: Column, migration: Migration) -> None:
         if migration.view is None and not migration.keep_names:
             raise InputError(
                 f"The new vectors of {table.title}, which has a vector index, go to a side table, and no names can "
-                "be swapped: name a view through which readers read (view), or keep the names (keep_names) and let "
-                f"readers join {side_name(table.name, migration.new)}. The layout `column` swaps names; it is slower."
+                "be swapped: name a view through which readers read (`view`), or keep the names (`keep_names`) and let "
+                f"readers join {side_name(table.name, migration.new)}. Layout column swaps names, and is slower."
             )
     elif not migration.keep_names and migration.view is None:
         check_swap(column)
@@ -198,5 +198,5 @@ def check_swap(column: Column) -> None:
     if views := views_on(column):
         raise InputError(
             f"The names cannot be swapped, because {', '.join(views)} would go on showing the old vectors; keep the "
-            "names (keep_names) and change the views, or name a view of ours through which readers read (view)."
+            "names (`keep_names`) and change the views, or name a view of ours through which readers read (`view`)."
         )
