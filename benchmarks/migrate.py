@@ -344,7 +344,7 @@ def report(results: dict[str, list[dict]], large: dict[str, dict], n: int, n_lar
     columns = ["job", "rows/s", "share", "verify", "bad", "bytes/row", "pause, ms", "longest write, ms"]
     text += markdown(columns, rows)
     if large:
-        text += f"\n## {n_large:,} rows, once\n\nPeak memory of our process, without that before the fill.\n\n"
+        text += f"\n## {n_large:,} rows, once\n\nPeak memory of our process, with its imports.\n\n"
         text += markdown(
             ["job", "rows/s", "bad", f"peak at {n:,}, MB", f"peak at {n_large:,}, MB", "ratio"],
             [large_row(job, run, results[job]) for job, run in large.items()],
