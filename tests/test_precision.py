@@ -81,7 +81,7 @@ def spaces(n: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("objective", ["match", "neighbours", "reconstruction"])
 def test_training_scores_and_confidence_are_exact_in_a_program_with_coarse_products(objective):
-    X, Y = spaces(1000)
+    X, Y = spaces(600)
     with Products() as products:
         stitcher = rs.train(
             X, Y, source_space="old", target_space="new", objective=objective, epochs=1, width=8, device="cpu"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -301,7 +302,9 @@ def test_a_random_part_of_a_table_is_converted(capsys, tmp_path, address):
 def test_ctrl_c_ends_a_job_at_once_and_it_goes_on_later(capsys, tmp_path, stitcher):
     address = LanceWorld(tmp_path).create(list(range(5_000)), gaussian(5_000, 16, 1))
     command = [sys.executable, "-m", "repstitch", "migrate", "run", address, "--stitcher", stitcher, "--yes"]
-    with subprocess.Popen([*command, "--max-rows-per-second", "300"], stderr=subprocess.PIPE, text=True) as job:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell may run the tests with the signal ignored
+    slowly = [*command, "--max-rows-per-second", "300"]
+    with subprocess.Popen(slowly, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as job:
         deadline = time.monotonic() + 60
         world = LanceWorld(tmp_path)
         while "vector_new" not in world.latest.schema.names and time.monotonic() < deadline:
