@@ -21,6 +21,11 @@ def table(tmp_path) -> str:
     return LanceWorld(tmp_path / "large").create(list(range(N)), gaussian(N, 16, 1))
 
 
+def ids_of(rows: Embeddings) -> list[int]:
+    assert rows.ids is not None
+    return sorted(int(key) for key in rows.ids)
+
+
 def side(kind: str, ids: np.ndarray, folder) -> str:
     """Write rows with these ids to a file or to a table, and return where."""
     vectors = gaussian(len(ids), 24, 2)
@@ -37,13 +42,13 @@ def test_a_sample_is_drawn_from_the_ids_that_both_sides_have(table, kind, swappe
     pairs = (others, table) if swapped else (table, others)
     drawn = [read_both(*pairs, ({}, {}), Sample(40, seed)) for seed in (0, 0, 1)]
     for rows in drawn:
-        first, second = (set(one.ids.tolist()) for one in rows)
+        first, second = (set(ids_of(one)) for one in rows)
         assert len(first & second) == 40
-        assert {int(key) for key in first & second} <= set(range(0, N, 20))
-    ids = [sorted(rows[0].ids.tolist()) for rows in drawn]
+        assert first & second <= set(range(0, N, 20))
+    ids = [ids_of(rows[0]) for rows in drawn]
     assert ids[0] == ids[1] != ids[2]
     every = read_both(*pairs, ({}, {}), Sample(1_000))
-    assert len(set(every[0].ids.tolist()) & set(every[1].ids.tolist())) == 100
+    assert len(set(ids_of(every[0])) & set(ids_of(every[1]))) == 100
 
 
 @pytest.mark.parametrize("kind", ["file", "table"])
@@ -55,6 +60,6 @@ def test_sides_without_a_common_id_are_refused(table, kind, tmp_path):
 
 def test_only_the_rows_of_the_other_side_are_read(table, tmp_path):
     rows, others = read_both(table, side("file", np.arange(0, 4_000, 100), tmp_path), ({}, {}))
-    assert sorted(rows.ids.astype(int).tolist()) == list(range(0, N, 100))
+    assert ids_of(rows) == list(range(0, N, 100))
     assert len(others) == 40
     assert len(read(table)) == N
