@@ -263,8 +263,8 @@ def test_a_file_states_the_address_and_the_settings(capsys, tmp_path, address, s
 def test_what_cannot_be_planned_is_refused(capsys, address, stitcher, arguments, message):
     folder = address.removeprefix("lancedb://").partition("?")[0]
     words = {"FOLDER": folder, "ADDRESS": address, "STITCHER": stitcher}
-    given = [re.sub("FOLDER|ADDRESS|STITCHER", lambda word: words[word[0]], part) for part in arguments]
-    status, out, errors = run(capsys, "migrate", "plan", *given)
+    command = [re.sub("FOLDER|ADDRESS|STITCHER", lambda word: words[word[0]], part) for part in arguments]
+    status, out, errors = run(capsys, "migrate", "plan", *command)
     assert (status, out, len(errors)) == (2, "", 1)
     assert message in errors[0]
 
@@ -336,24 +336,24 @@ def _command_lines() -> str:
 def test_a_secret_is_in_no_output_no_file_and_no_command_line(tmp_path, stitcher, monkeypatch):
     """It is planted in the environment, as libpq takes it and in the address, and every kind of error is provoked."""
     world = PostgresColumnWorld(tmp_path)
-    own = world.create(list(range(N)), gaussian(N, 16, 1))
+    address = world.create(list(range(N)), gaussian(N, 16, 1))
     encoded = "".join(f"%{ord(c):02X}" for c in SECRET)
     connection = world.uri.replace("://postgres", f"://postgres:{encoded}", 1)
     assert encoded in connection
     working = tmp_path / "working"
     working.mkdir()
-    query = own.partition("?")[2]
-    own = "&".join(part for part in query.split("&") if part.partition("=")[0] in ("table", "vector", "id"))
+    query = address.partition("?")[2]
+    address = "&".join(part for part in query.split("&") if part.partition("=")[0] in ("table", "vector", "id"))
     environment = {**os.environ, "REPSTITCH_ADDRESS": connection, "PGPASSWORD": SECRET}
     attempts: list[tuple[str, ...]] = [
-        ("migrate", "plan", f"postgresql://?{own}", "--stitcher", stitcher),
-        ("migrate", "run", f"postgresql://?{own}", "--stitcher", stitcher, "--yes"),
-        ("migrate", "status", f"postgresql://?{own}", "--json"),
-        ("migrate", "verify", f"postgresql://?{own}", "--stitcher", stitcher),
+        ("migrate", "plan", f"postgresql://?{address}", "--stitcher", stitcher),
+        ("migrate", "run", f"postgresql://?{address}", "--stitcher", stitcher, "--yes"),
+        ("migrate", "status", f"postgresql://?{address}", "--json"),
+        ("migrate", "verify", f"postgresql://?{address}", "--stitcher", stitcher),
         ("migrate", "run", "postgresql://?table=absent", "--stitcher", stitcher, "--yes"),
         ("migrate", "run", "postgresql://?table=docs&vector=absent", "--stitcher", stitcher, "--yes"),
-        ("convert", f"postgresql://?{own}", "--out", "rows.parquet"),
-        ("train", "--source", f"postgresql://?{own}", "--target", "rows.parquet", "--out", "made"),
+        ("convert", f"postgresql://?{address}", "--out", "rows.parquet"),
+        ("train", "--source", f"postgresql://?{address}", "--target", "rows.parquet", "--out", "made"),
         ("convert", "postgresql://nobody@127.0.0.1:1/none?table=docs", "--out", "x.parquet"),
         ("convert", f"postgresql://u:{encoded}@127.0.0.1:1/none?table=docs", "--out", "x.parquet"),
         ("convert", f"postgresql://127.0.0.1:1/none?password={SECRET}&table=docs", "--out", "x.parquet"),
@@ -381,7 +381,7 @@ def test_a_secret_is_in_no_output_no_file_and_no_command_line(tmp_path, stitcher
 
 def test_a_run_whose_connection_the_server_ends_goes_on_and_reports(capsys, monkeypatch, tmp_path, stitcher):
     world = PostgresColumnWorld(tmp_path)
-    own = world.create(list(range(N)), gaussian(N, 16, 1))
+    address = world.create(list(range(N)), gaussian(N, 16, 1))
     n_calls = []
 
     def cut(self, *args):
@@ -393,7 +393,7 @@ def test_a_run_whose_connection_the_server_ends_goes_on_and_reports(capsys, monk
     translate = Translation.__call__
     monkeypatch.setattr(Translation, "__call__", cut)
     monkeypatch.setattr(running, "RETRY_SECONDS", (0.01, 0.01))
-    status, text, errors = run(capsys, "migrate", "run", own, "--stitcher", stitcher, "--yes")
+    status, text, errors = run(capsys, "migrate", "run", address, "--stitcher", stitcher, "--yes")
     assert (status, len(n_calls) > 3) == (0, True)
     assert any("The connection was lost" in line for line in errors)
     assert f"indexed; {N} translated; 0 written meanwhile" in text

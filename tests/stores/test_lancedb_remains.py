@@ -154,8 +154,8 @@ def test_ids_that_no_row_can_have_select_nothing(tmp_path, kind):
     store.begin(MIGRATION, {})
     store.resume(MIGRATION)
     fill(store)
-    asked = [str(2**63), str(2**64), "-" + str(2**70), "1_0", " 1", "1.0", "", "x'y", "9" * 5000, "-1", "128", "٣"]
-    assert store.take(asked, ["id"]).num_rows == 0
-    assert not sum(len(part.ids) for part in store.compare(asked))
-    assert store.redo(asked) == 0
-    assert store.take(["10", largest, *asked], ["id"])["id"].cast(pa.string()).to_pylist() == ["10", largest]
+    keys = [str(2**63), str(2**64), "-" + str(2**70), "1_0", " 1", "1.0", "", "x'y", "9" * 5000, "-1", "128", "٣"]
+    assert store.take(keys, ["id"]).num_rows == 0
+    assert not sum(len(part.ids) for part in store.compare(keys))
+    assert store.redo(keys) == 0
+    assert store.take(["10", largest, *keys], ["id"])["id"].cast(pa.string()).to_pylist() == ["10", largest]

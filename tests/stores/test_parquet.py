@@ -40,7 +40,7 @@ def begun(folder: Path, n: int = 100, migration: Migration = MIGRATION):
 def fill(store: ParquetFolder) -> int:
     n_rows = sum(store.fill(unit, translate) for unit in store.units())
     while store.catch_up(translate):
-        pass
+        continue
     return n_rows
 
 
@@ -297,8 +297,8 @@ def test_what_a_folder_cannot_do_is_refused(tmp_path):
         store.search(vectors(1), 1, "old", where="n = 0")
     with pytest.raises(InputError, match=r"Another job moves .* \(version 'v1', not 'v2'\)"):
         store.begin(replace(MIGRATION, version="v2"), {})
-    with store.locked(), pytest.raises(InputError, match=r"Another job on .* is running"), store.reopen().locked():
-        pass
+    with store.locked(), pytest.raises(InputError, match=r"Another job on .* is running"):
+        store.reopen().locked().__enter__()
 
 
 def test_wrong_folders_columns_and_ids_are_refused(tmp_path):

@@ -43,7 +43,7 @@ def fill(store: ParquetFolder) -> None:
     for unit in store.units():
         store.fill(unit, translate)
     while store.catch_up(translate):
-        pass
+        continue
 
 
 def cut_over(store: ParquetFolder) -> None:

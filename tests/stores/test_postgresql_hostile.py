@@ -201,14 +201,6 @@ def test_a_view_that_someone_makes_before_the_cut_over_stops_it():
     store.cut_over(translate, JOB, 1000, 2.0)
 
 
-def test_an_inherited_column_is_refused():
-    world, store, moved = made(WORLDS["column"], 10)
-    world.run("create table parent(id bigint, vector vector(64))")
-    world.run("alter table docs inherit parent")
-    with pytest.raises(InputError, match=r"Column 'vector' of public\.docs is inherited"):
-        store.check(moved)
-
-
 @LAYOUTS
 def test_a_view_keeps_its_columns_though_those_of_the_table_are_renamed(layout):
     world, store, _ = made(WORLDS[layout], 10)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from repstitch.stores.arrow_columns import unit
+
 TIE = 1e-5  # two scores in float32 that differ by less, relative to their size, are the same
 
 
@@ -51,9 +53,3 @@ class ExactSearch:
         tolerance = TIE * np.maximum(1.0, np.abs(last))
         n_good = (self.scores >= last - tolerance).sum(axis=1)
         return float(np.mean(np.minimum(n_good, n_exact) / np.maximum(n_exact, 1)))
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    """Return rows scaled to unit length; rows of zeros stay."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows, np.float32), where=norms > 0)

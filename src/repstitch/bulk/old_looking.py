@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repstitch.bulk.exact_search import unit
 from repstitch.bulk.verification import compared, sample_ids
 from repstitch.errors import InputError
 from repstitch.stitchers.held_out_rows import HeldOutRows
+from repstitch.stores.arrow_columns import unit
 from repstitch.stores.store import Store
 
 EXAMPLES = 4_000  # rows of the table to learn from

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from repstitch.bulk.exact_search import ExactSearch, unit
+from repstitch.bulk.exact_search import ExactSearch
 from repstitch.bulk.filling import catch_up
 from repstitch.bulk.job import Job
+from repstitch.stores.arrow_columns import unit
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Compared, Store, Translate
 
 FLOAT32_TOLERANCE, FLOAT16_TOLERANCE = 1e-5, 2e-3  # of a number, relative to the length of its row

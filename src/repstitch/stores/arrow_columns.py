@@ -95,3 +95,9 @@ def _hashes(column: pa.Array) -> np.ndarray:
     if pa.types.is_integer(column.type):
         return column.cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False)
     return np.fromiter(map(hash, column.to_pylist()), np.int64, len(column))
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Return rows scaled to unit length; rows of zeros stay."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, norms, out=np.zeros_like(rows, np.float32), where=norms > 0)

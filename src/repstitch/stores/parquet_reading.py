@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from repstitch.errors import InputError, one_line
-from repstitch.stores.arrow_columns import draw_rows, has_vector, id_texts, matrix
+from repstitch.stores.arrow_columns import draw_rows, has_vector, id_texts, matrix, unit
 from repstitch.stores.parquet_files import (
     VERSION_KEY,
     is_old_file,
@@ -232,11 +232,11 @@ def search_exactly(batches: Iterable[pa.RecordBatch], names: Sequence[str], quer
     n, dim = queries.shape
     ids = np.full((n, 0), "", dtype=object)
     scores = np.empty((n, 0), np.float32)
-    units, _ = _unit_rows(np.asarray(queries, np.float32))
+    units = unit(np.asarray(queries, np.float32))
     for batch in batches:
         rows, valid = matrix(batch[names[1]], dim)
-        rows, is_usable = _unit_rows(rows)
-        valid &= is_usable
+        rows = unit(rows)
+        valid &= np.isfinite(rows).all(axis=1) & rows.any(axis=1)
         if not valid.any():
             continue
         new_scores = units @ rows[valid].T
@@ -247,10 +247,3 @@ def search_exactly(batches: Iterable[pa.RecordBatch], names: Sequence[str], quer
     padded = np.full((n, k), "", dtype=object)
     padded[:, : ids.shape[1]] = ids
     return Hits(padded, np.full(n, (time.perf_counter() - started) / max(1, n)))
-
-
-def _unit_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows (n, d) divided by their norms, and a mask (n,) of those with a norm."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    usable = np.isfinite(norms) & (norms > 0)
-    return rows / np.where(usable, norms, 1), usable[:, 0]

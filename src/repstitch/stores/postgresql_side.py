@@ -182,10 +182,10 @@ class SideLayout(Layout):
     def arm(self) -> None:
         """Write the functions of the triggers, and the view, for the present phase of the job."""
         live = self.book.is_live
-        own, in_line = self.compose(LEAVE_OWN if live else ""), self.compose(IN_LINE if live else "")
+        leave_own, in_line = self.compose(LEAVE_OWN if live else ""), self.compose(IN_LINE if live else "")
         native = self.compose(ON_NATIVE, checksum=self.checksum(raw("new.vector")), emptied=self.emptied)
         on_live = self.compose(ON_LIVE) if live else self.compose("begin return null; end")
-        self.function("change", self.compose(ON_CHANGE, leave_own=own, keep_in_line=in_line), definer=True)
+        self.function("change", self.compose(ON_CHANGE, leave_own=leave_own, keep_in_line=in_line), definer=True)
         self.function("native", native, definer=True)
         self.function("truncate", self.compose(ON_TRUNCATE), definer=True)
         self.function("live", on_live, definer=True)
