@@ -28,6 +28,9 @@ PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "vdot", "line
 FOLLOW = {"fit/lightning_modules.py", "fit/losses.py", "fit/contrastive.py"}
 
 
+PRECISIONS = ("high", "medium", "backends")
+
+
 @pytest.fixture(autouse=True)
 def precision_is_restored() -> Iterator[None]:
     """Return to PyTorch's default, in which no backend has a precision of its own, after every test."""
@@ -37,7 +40,7 @@ def precision_is_restored() -> Iterator[None]:
         backend.fp32_precision = "none"
 
 
-@pytest.fixture(params=["high", "medium", "backends"])
+@pytest.fixture(params=PRECISIONS)
 def coarse(request) -> Iterator[None]:
     """Set a low precision of products, by PyTorch's older setting or for each backend."""
     if request.param == "backends":
@@ -78,8 +81,16 @@ def spaces(n: int) -> tuple[np.ndarray, np.ndarray]:
     return X.astype(np.float32), Y.astype(np.float32)
 
 
+@pytest.mark.parametrize(
+    ("coarse", "objective"),
+    [
+        pytest.param(setting, objective, marks=() if objective == "match" or setting == "high" else pytest.mark.slow)
+        for setting in PRECISIONS
+        for objective in ("match", "neighbours", "reconstruction")
+    ],
+    indirect=["coarse"],
+)
 @pytest.mark.usefixtures("coarse")
-@pytest.mark.parametrize("objective", ["match", "neighbours", "reconstruction"])
 def test_training_scores_and_confidence_are_exact_in_a_program_with_coarse_products(objective):
     X, Y = spaces(600)
     with Products() as products:

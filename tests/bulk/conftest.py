@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,12 @@ def stitcher():
     return stitcher_of()
 
 
-@pytest.fixture(params=list(WORLDS))
+def some_slow(names: Iterable[str]) -> list[Any]:
+    """Mark the worlds that need a server; tests/stores has quick tests of it."""
+    return [pytest.param(name, marks=pytest.mark.slow if name.startswith("postgresql") else ()) for name in names]
+
+
+@pytest.fixture(params=some_slow(WORLDS))
 def world(request, tmp_path) -> Iterator[Any]:
     """Each store in turn, with a place for a table."""
     made = WORLDS[request.param](tmp_path)
@@ -27,7 +32,7 @@ def world(request, tmp_path) -> Iterator[Any]:
     made.close()
 
 
-@pytest.fixture(params=LIVE)
+@pytest.fixture(params=some_slow(LIVE))
 def live_world(request, tmp_path) -> Iterator[Any]:
     """Each store in turn to which others may write during a whole job."""
     made = WORLDS[request.param](tmp_path)

@@ -125,6 +125,7 @@ def test_clean_up_before_the_cut_over_leaves_the_table_as_found(world, stitcher,
     np.testing.assert_array_equal(readers_vectors(world), vectors)
 
 
+@pytest.mark.slow
 def test_rows_written_at_any_moment_end_up_right(live_world, stitcher):
     address, vectors = made(live_world, index=True)
     with opened(address) as store:

@@ -150,9 +150,8 @@ def test_a_training_step_on_the_device_has_the_same_loss_as_on_the_cpu(width, ga
     assert near(losses[0], losses[1], device[0])
 
 
-@pytest.mark.parametrize(
-    "objective", [name if name == "match" else pytest.param(name, marks=pytest.mark.slow) for name in LOSSES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", LOSSES)
 def test_training_on_the_device_chooses_the_same_map_as_on_the_cpu(objective, device):
     X, Y = (rows.numpy() for rows in spaces(500))
     settings: dict[str, Any] = {"objective": objective, "epochs": 2, "refit_on_all": True, "learning_curve": True}

@@ -181,7 +181,13 @@ def test_at_50_000_rows_nearly_all_near_duplicates_are_found(name):
     assert near.sum() >= 0.95 * exact.sum()
 
 
-@pytest.mark.parametrize("name", sorted(WORLDS.keys() - {"clumps"}))  # a clump in one cell is compared whole
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("gaussian", "clusters") else pytest.mark.slow)
+        for name in sorted(WORLDS.keys() - {"clumps"})  # a clump in one cell is compared whole
+    ],
+)
 def test_the_number_of_rows_compared_grows_hardly_faster_than_the_rows(monkeypatch, name):
     compared: list[int] = []
     gaps, repeat_any = near_duplicates._Side.gaps, near_duplicates._repeat_any

@@ -444,11 +444,13 @@ LISTS = [name for name, metric in METRICS.items() if metric.prepare is graph]
 
 
 METRIC_OF_KIND = [(name, "continuous") for name in METRICS] + list(product(LISTS, list(UNRELATED)[1:]))
-# Tie-breaking depends on the graph alone, so two neighbour metrics are enough for "signs" and "one space shuffled".
+# Tie-breaking depends on the graph alone, so one neighbour metric is enough for spaces with ties.
 QUICK = [
-    (name, kind)
-    for name, kind in METRIC_OF_KIND
-    if kind not in ("signs", "one space shuffled") or name in ("mutual_knn", "cknna")
+    *(
+        (name, "continuous")
+        for name in ("mutual_knn", "cknna", "cka", "cka_unbiased", "rsa", "procrustes", "linear_r2")
+    ),
+    *(("mutual_knn", kind) for kind in list(UNRELATED)[1:]),
 ]
 
 

@@ -256,7 +256,15 @@ def all_text_boxes(picture) -> np.ndarray:
     return np.array([Text.get_window_extent(text).extents for text in shown])
 
 
-@pytest.mark.parametrize(("spread", "families"), [(0.0, 6), (0.004, 6), (0.02, 0), (0.06, 30)])
+@pytest.mark.parametrize(
+    ("spread", "families"),
+    [
+        (0.0, 6),
+        pytest.param(0.004, 6, marks=pytest.mark.slow),
+        pytest.param(0.02, 0, marks=pytest.mark.slow),
+        (0.06, 30),
+    ],
+)
 def test_texts_of_a_map_of_30_clustered_models_neither_overlap_nor_leave_the_figure(families, spread):
     picture = plot_atlas(made(clustered(spread, families)))[f"map_{METRIC}"]
     corners = all_text_boxes(picture)

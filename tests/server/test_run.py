@@ -23,7 +23,7 @@ def folder(tmp_path):
     return tmp_path / "stitchers"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("engine", "workers"),
     [

@@ -117,7 +117,8 @@ def test_workers_that_take_long_to_load_are_waited_for(with_workers):
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_service_whose_workers_still_load_ends_at_once(with_workers, number):
     def announced(process, port, log):
         eventually(lambda: "repstitch: " in log.read_text())
@@ -131,6 +132,7 @@ def test_a_service_whose_workers_still_load_ends_at_once(with_workers, number):
         assert time.monotonic() - began < 3
 
 
+@pytest.mark.slow
 def test_a_service_whose_workers_cannot_start_ends_with_their_status(with_workers):
     service, log = with_workers(f"os._exit({STARTUP_FAILURE})", lambda process, *_: process.wait(30))
     with service as process:

@@ -126,7 +126,14 @@ def test_a_scroll_of_qdrant_is_read(tmp_path, form, named):
             convert(path, tmp_path / "z.parquet")
 
 
-@pytest.mark.parametrize("ending", [ending for ending in WRITTEN_FORMATS if ending != ".npz"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        pytest.param(ending, marks=pytest.mark.slow if ending == ".ndjson" else ())  # another name of .jsonl
+        for ending in WRITTEN_FORMATS
+        if ending != ".npz"
+    ],
+)
 def test_files_are_written_a_batch_at_a_time(tmp_path, ending, monkeypatch):
     n = 40_000
     rows = Embeddings(gaussian(n, 2), card("old", 2), names(n), payload=pa.table({"n": range(n)}))
