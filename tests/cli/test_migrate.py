@@ -196,7 +196,7 @@ def test_a_lost_connection_says_what_to_do(capsys, monkeypatch, address, stitche
         raise ConnectionError("The connection to PostgreSQL was lost: closed.")
 
     run(capsys, "migrate", "run", address, "--stitcher", stitcher, "--yes")
-    monkeypatch.setattr("repstitch.stores.lancedb.LanceTable.job", lost)
+    monkeypatch.setattr("repstitch.stores.lancedb.table.LanceTable.job", lost)
     arguments = {
         "verify": ("--stitcher", stitcher),
         "cutover": ("--stitcher", stitcher, "--yes"),

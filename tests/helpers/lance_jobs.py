@@ -11,7 +11,7 @@ import numpy as np
 
 from helpers.lance_world import LanceWorld
 from repstitch.addresses import parse_address
-from repstitch.stores.lancedb import LanceTable
+from repstitch.stores.lancedb.table import LanceTable
 from repstitch.stores.opening import open_store
 from repstitch.stores.store import Migration
 

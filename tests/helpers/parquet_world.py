@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from helpers.lance_world import LanceWorld, vectors_of
-from repstitch.stores.parquet_files import MARK_KEY
+from repstitch.stores.parquet.files import MARK_KEY
 
 N_FILES = 5
 

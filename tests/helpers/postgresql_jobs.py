@@ -14,7 +14,7 @@ from helpers.postgresql_rows import D_NEW, D_OLD, translate, vectors
 from helpers.postgresql_server import address
 from helpers.postgresql_world import PostgresColumnWorld, PostgresSideWorld, literal
 from repstitch.addresses import parse_address
-from repstitch.stores.postgresql import PostgresTable
+from repstitch.stores.postgresql.table import PostgresTable
 from repstitch.stores.store import Migration, Store
 
 WORLDS = {"column": PostgresColumnWorld, "side": PostgresSideWorld}

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from repstitch.stores.copying import END, FLAG, PLACE, SIGNATURE, TRANSACTION, Vectors, decode, encode, record, rows_of
+from repstitch.stores.postgresql.copying import (
+    END,
+    FLAG,
+    PLACE,
+    SIGNATURE,
+    TRANSACTION,
+    Vectors,
+    decode,
+    encode,
+    record,
+    rows_of,
+)
 
 PAGE = {"place": PLACE, "transaction": TRANSACTION, "vector": Vectors(3)}
 

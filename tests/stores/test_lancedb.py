@@ -158,11 +158,11 @@ def test_rows_updated_after_the_cut_over_have_no_old_vector_after_a_roll_back(tm
 
 
 def test_a_row_that_was_not_caught_up_when_readers_wrote_it_has_no_old_vector_after_a_roll_back(tmp_path, monkeypatch):
-    from repstitch.stores import lancedb_swapping
+    from repstitch.stores.lancedb import swapping
 
     world, store = begun(tmp_path)
     fill(store)
-    swap, late = lancedb_swapping._swap, vectors(3, D_NEW, seed=4)
+    swap, late = swapping._swap, vectors(3, D_NEW, seed=4)
 
     def written(*arguments):
         world.update([5], vectors(1, seed=5))
@@ -172,7 +172,7 @@ def test_a_row_that_was_not_caught_up_when_readers_wrote_it_has_no_old_vector_af
         world.update([5, 900, 6], late)
         return done
 
-    monkeypatch.setattr(lancedb_swapping, "_swap", written)
+    monkeypatch.setattr(swapping, "_swap", written)
     cut(store)
     monkeypatch.undo()
     assert len(store.written_since(10)) == 3

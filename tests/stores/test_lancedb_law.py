@@ -72,18 +72,18 @@ def test_rows_that_are_written_across_the_cut_over_are_repaired(tmp_path):
 
 
 def test_a_row_that_is_committed_between_the_check_and_the_swap_is_repaired_and_reported(tmp_path, monkeypatch):
-    from repstitch.stores import lancedb_swapping
+    from repstitch.stores.lancedb import swapping
 
     world, store = begun(tmp_path)
     fill(store)
-    swap = lancedb_swapping._swap
+    swap = swapping._swap
 
     def late(*arguments):
         world.insert([9000], vectors(1, seed=5))
         world.update([3], vectors(1, seed=6))
         return swap(*arguments)
 
-    monkeypatch.setattr(lancedb_swapping, "_swap", late)
+    monkeypatch.setattr(swapping, "_swap", late)
     done = cut(store)
     assert done.repaired == 2
     assert "2 versions between" in done.notes[0]
@@ -91,11 +91,11 @@ def test_a_row_that_is_committed_between_the_check_and_the_swap_is_repaired_and_
 
 
 def test_rows_of_a_dual_writer_between_the_check_and_the_swap_end_up_right(tmp_path, monkeypatch):
-    from repstitch.stores import lancedb_swapping
+    from repstitch.stores.lancedb import swapping
 
     world, store = begun(tmp_path)
     fill(store)
-    swap = lancedb_swapping._swap
+    swap = swapping._swap
     new = vectors(2, D_NEW, seed=7)
 
     def late(*arguments):
@@ -103,7 +103,7 @@ def test_rows_of_a_dual_writer_between_the_check_and_the_swap_end_up_right(tmp_p
         world.update([3], vectors(1, seed=6))
         return swap(*arguments)
 
-    monkeypatch.setattr(lancedb_swapping, "_swap", late)
+    monkeypatch.setattr(swapping, "_swap", late)
     assert cut(store).repaired == 2
     assert_translated(world, "vector_old", "vector", native=[4])
     news: Any = world.column("vector")

@@ -16,7 +16,7 @@ from helpers.parquet_world import ParquetWorld
 from repstitch.addresses import Address
 from repstitch.errors import InputError
 from repstitch.stores.opening import open_store
-from repstitch.stores.parquet import ParquetFolder
+from repstitch.stores.parquet.folder import ParquetFolder
 from repstitch.stores.store import Migration
 
 MIGRATION = Migration(D_NEW, "v1", CARD, "vector_new", "vector_old")

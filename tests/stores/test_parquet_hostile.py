@@ -14,7 +14,7 @@ from helpers.parquet_world import ParquetWorld
 
 from repstitch.addresses import Address
 from repstitch.errors import InputError
-from repstitch.stores.parquet import ParquetFolder, is_folder
+from repstitch.stores.parquet.folder import ParquetFolder, is_folder
 from repstitch.stores.store import Migration
 
 MIGRATION = Migration(D_NEW, "v1", CARD, "vector_new", "vector_old")

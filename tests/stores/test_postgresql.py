@@ -12,7 +12,7 @@ from helpers.postgresql_rows import D_NEW, W, translate, vectors
 from helpers.postgresql_world import VIEW
 
 from repstitch.errors import InputError
-from repstitch.stores import postgresql_column, postgresql_cutover
+from repstitch.stores.postgresql import column, cutover
 from repstitch.stores.store import MISSING, Which
 
 LAYOUTS = pytest.mark.parametrize("layout", WORLDS)
@@ -260,7 +260,7 @@ def test_the_guard_refuses_old_writers_between_equal_dimensions():
 
 
 def test_a_cut_over_that_would_stop_readers_for_too_long_is_given_up(monkeypatch):
-    monkeypatch.setattr(postgresql_cutover, "BETWEEN_TRIES_SECONDS", 0.01)
+    monkeypatch.setattr(cutover, "BETWEEN_TRIES_SECONDS", 0.01)
     world, store, moved = made(WORLDS["column"], 20)
     finished(store, moved)
     with psycopg.connect(world.uri) as reader:
@@ -473,7 +473,7 @@ def test_a_view_is_replaced_by_the_cut_over_of_a_second_column():
 
 
 def test_the_job_does_not_fire_triggers_of_others_and_waits_for_no_writer(monkeypatch):
-    monkeypatch.setattr(postgresql_column, "INDEX_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(column, "INDEX_WAIT_SECONDS", 0.2)
     world, store, moved = made(WORLDS["column"], 20)
     world.run("create function touched() returns trigger language plpgsql as 'begin new.n := 99; return new; end'")
     world.run("create trigger touched before update on docs for each row execute function touched()")

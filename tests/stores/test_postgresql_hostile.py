@@ -15,7 +15,7 @@ from helpers.postgresql_server import new_database
 from helpers.postgresql_world import VIEW, literal
 
 from repstitch.errors import InputError
-from repstitch.stores.postgresql_catalog import renamed
+from repstitch.stores.postgresql.catalog import renamed
 from repstitch.stores.store import MISSING
 
 LAYOUTS = pytest.mark.parametrize("layout", WORLDS)

@@ -113,7 +113,7 @@ def test_only_the_text_of_an_id_as_the_store_writes_it_finds_the_row(kind, key, 
 
 
 def test_a_sample_gives_each_row_the_same_chance_and_leaves_out_rows_without_a_vector(monkeypatch):
-    monkeypatch.setattr("repstitch.stores.postgresql_rows.FEW_BLOCKS", 5)
+    monkeypatch.setattr("repstitch.stores.postgresql.rows.FEW_BLOCKS", 5)
     world = world_with(600, "delete from docs where id % 3 = 2", "update docs set n = 1 where id < 100")
     store = open_table(world.uri)
     counts = np.zeros(600)

@@ -292,7 +292,7 @@ def _read(args: argparse.Namespace, needs_stitcher: bool = True) -> tuple[Addres
 
 def _parsed(address: str) -> Address:
     """Return the address of a table, or of a folder of Parquet files by its path."""
-    from repstitch.stores.parquet import is_folder
+    from repstitch.stores.parquet.folder import is_folder
 
     folder = Path(address)
     if is_address(address):

@@ -6,9 +6,9 @@ from repstitch.addresses import Address
 from repstitch.stores.store import Store
 
 STORES = {
-    "folder": ("parquet", "ParquetFolder"),
-    "lancedb": ("lancedb", "LanceTable"),
-    "postgresql": ("postgresql", "PostgresTable"),
+    "folder": ("parquet.folder", "ParquetFolder"),
+    "lancedb": ("lancedb.table", "LanceTable"),
+    "postgresql": ("postgresql.table", "PostgresTable"),
 }
 
 

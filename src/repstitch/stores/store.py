@@ -1,7 +1,7 @@
 """What a store of vectors must be able to do, so that its embeddings can be read and moved to another space.
 
 A store knows tables, columns, indexes and transactions, and nothing of stitchers: a job passes the function that
-translates. To add a store, write one file with a subclass of `Store`, and add one row to STORES in `opening.py`.
+translates. To add a store, write a module with a subclass of `Store`, and add one row to STORES in `opening.py`.
 
 A job calls the methods in this order: `facts`, `check`, `begin`; `units` and `fill` until no unit is left; `catch_up`
 until `count_rest` is 0; `index`; `compare` and `search`; `cut_over`; then `roll_back` or `clean_up`.

@@ -1,0 +1,1 @@
+"""Tables of LanceDB in a local folder."""
