@@ -40,7 +40,7 @@ def server_uri() -> str:
     atexit.register(stop)
     uri = server.get_uri()
     with psycopg.connect(uri, autocommit=True) as connection:
-        for setting in ("fsync", "full_page_writes", "autovacuum"):
+        for setting in ("fsync", "autovacuum"):
             connection.execute(f"alter system set {setting} = off".encode())
         connection.execute("select pg_reload_conf()")
         connection.execute(f"create database {TEMPLATE}".encode())
