@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from helpers.postgresql_jobs import JOB, WORLDS, catch_up, faults, finished, made, migration, open_table
 from helpers.postgresql_rows import D_NEW, translate, vectors
@@ -28,6 +29,32 @@ def cut_over(way: str, n: int = 20, index: bool = False):
     finished(store, migration(layout=layout, **options))
     store.cut_over(translate, JOB, 1000, 2.0)
     return world, store
+
+
+@pytest.mark.parametrize("way", ["names swapped", "view of a column", "view of a side table"])
+def test_prepared_statements_are_made_anew_after_a_swap_of_names_and_go_on_through_a_view(way):
+    layout, options, *_ = WAYS[way]
+    world, store, _ = made(WORLDS[layout], 20)
+    finished(store, migration(layout=layout, **options))
+    query = f"select vector_dims(vector), vector from {VIEW if options else 'docs'} where id = 1".encode()
+    with psycopg.connect(world.uri, autocommit=True, prepare_threshold=0) as reader:
+
+        def dims() -> int:
+            (row,) = reader.execute(query).fetchall()
+            return row[0]
+
+        assert dims() == 64
+        for step, expected in (
+            (lambda: store.cut_over(translate, JOB, 1000, 2.0), 96),
+            (lambda: store.roll_back(JOB, 2.0), 64),
+        ):
+            step()
+            if not options:
+                for _ in range(3):
+                    with pytest.raises(psycopg.errors.FeatureNotSupported, match="cached plan must not change"):
+                        dims()
+                reader.execute("deallocate all")
+            assert dims() == expected
 
 
 @pytest.mark.parametrize("way", WAYS)

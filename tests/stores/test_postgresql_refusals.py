@@ -295,6 +295,7 @@ def test_facts_name_all_that_depends_on_the_column():
         "index docs_covering contains the column",
         "index docs_norm contains the column",
         "only in the layout `column`: public.docs has two more columns",
+        "only with a swap of names: prepared statements",
         "the clean-up waits until it is dropped or made anew",
         "role pg_monitor ",
         "trigger t ",

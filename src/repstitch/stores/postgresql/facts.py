@@ -170,6 +170,10 @@ def dependents(column: Column) -> Iterator[str]:
         f"only in the layout `column`: {column.table.title} has two more columns as soon as `run` begins, so `insert` "
         "and `copy` must name their columns; the layout `side` adds none"
     )
+    yield (
+        "only with a swap of names: prepared statements that read the column fail after the cut-over, again and again, "
+        "until readers prepare them anew or open new connections; those on a view go on"
+    )
     if not may_pass_triggers(column.session):
         for (name,) in column.session.run(TRIGGERS_OF_ROWS, oid=column.table.oid, number=column.number):
             yield f"trigger {name} fires at each row that the job fills in a second column"
@@ -233,7 +237,8 @@ DEPENDENTS: tuple[tuple[LiteralString, str], ...] = (
         """select p.pubname from pg_publication p where p.puballtables or exists (select from pg_publication_rel r
         where r.prpubid = p.oid and r.prrelid = {oid}) or exists (select from pg_publication_namespace s
         join pg_class c on c.relnamespace = s.pnnspid where s.pnpubid = p.oid and c.oid = {oid}) order by 1""",
-        "publication {} replicates the table; its subscribers need the new column too",
+        "publication {} replicates the table; in the layout `column`, add its two new columns to the subscribers' tables "
+        "before `run`, or replication stops at the next change",
     ),
     (
         "select inhrelid::regclass::text from pg_inherits where inhparent = {oid} order by 1",
