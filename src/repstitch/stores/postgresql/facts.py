@@ -237,8 +237,8 @@ DEPENDENTS: tuple[tuple[LiteralString, str], ...] = (
         """select p.pubname from pg_publication p where p.puballtables or exists (select from pg_publication_rel r
         where r.prpubid = p.oid and r.prrelid = {oid}) or exists (select from pg_publication_namespace s
         join pg_class c on c.relnamespace = s.pnnspid where s.pnpubid = p.oid and c.oid = {oid}) order by 1""",
-        "publication {} replicates the table; in the layout `column`, add its two new columns to the subscribers' tables "
-        "before `run`, or replication stops at the next change",
+        "publication {} replicates the table; in the layout `column`, add its two new columns to the subscribers' "
+        "tables before `run`, or replication stops at the next change",
     ),
     (
         "select inhrelid::regclass::text from pg_inherits where inhparent = {oid} order by 1",
