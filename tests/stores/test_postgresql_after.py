@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
-from helpers.postgresql_jobs import JOB, WORLDS, catch_up, faults, finished, made, migration, open_table
+from helpers.postgresql_jobs import JOB, WORLDS, catch_up, faults, fill, finished, made, migration, open_table
 from helpers.postgresql_rows import D_NEW, translate, vectors
+from helpers.postgresql_server import OLDER, new_database
 from helpers.postgresql_world import VIEW, literal
 
 from repstitch.errors import InputError
@@ -20,6 +21,32 @@ WAYS = {
     "view of a side table": ("side", {"view": VIEW}, "docs_vector_new", "vector", "vector"),
     "side table": ("side", {"keep_names": True}, "docs_vector_new", "vector", "vector"),
 }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_an_older_server_moves_a_table_and_back(way):
+    layout, options, *_ = WAYS[way]
+    world = WORLDS[layout](new_database(version=OLDER))
+    world.create(range(100), vectors(100), index=True)
+    world.run("alter table docs alter column vector set not null")
+    store, before = open_table(world.uri), world.schema()
+    store.check(moved := migration(layout=layout, **options))
+    with store.rehearsal(20) as copy:
+        assert copy.rows().count_rows() == 20
+    store.begin(moved, JOB)
+    fill(store)
+    world.update([1], vectors(1, seed=3))
+    world.delete([2])
+    catch_up(store)
+    store.index(lambda share: None)
+    assert not faults(store)
+    assert store.search(translate(vectors(1, seed=3)), 1, "new").ids == "1"
+    store.cut_over(translate, JOB, 1000, 2.0)
+    assert not store.count_rest()
+    assert store.roll_back(JOB, 2.0).notes == ()
+    store.clean_up()
+    assert world.schema() == before
 
 
 def cut_over(way: str, n: int = 20, index: bool = False):
