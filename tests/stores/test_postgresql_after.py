@@ -84,6 +84,25 @@ def test_prepared_statements_are_made_anew_after_a_swap_of_names_and_go_on_throu
             assert dims() == expected
 
 
+@pytest.mark.parametrize("way", ["view of a column", "view of a side table"])
+def test_a_search_through_the_view_uses_the_index_of_the_vectors_that_it_shows(way):
+    layout, options, *_ = WAYS[way]
+    world, store, _ = made(WORLDS[layout], 300, index=True)
+    finished(store, migration(layout=layout, **options))
+    store.index(lambda share: None)
+
+    def plan(d: int) -> str:
+        query = f"select id from {VIEW} order by vector <=> %s::vector limit 3"
+        with psycopg.connect(world.uri) as reader:
+            reader.execute("set enable_seqscan = off")
+            lines = reader.execute(f"explain {query}".encode(), (literal(vectors(1, d)[0]),)).fetchall()
+        return "".join(line for (line,) in lines)
+
+    assert "Index Scan using docs_vector_idx " in plan(64)
+    store.cut_over(translate, JOB, 1000, 2.0)
+    assert "Index Scan using docs_vector_idx_new " in plan(D_NEW)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_new_vector_that_others_empty_is_not_filled_again_with_the_old_one(way):
     world, store = cut_over(way)
