@@ -11,6 +11,7 @@ from repstitch.text import is_deeper
 
 log = logging.getLogger(__name__)
 
+SPACE_KEY = b"repstitch.space"  # the key of a card in the metadata of a file, of a schema or of a column
 NAME_LENGTH = 256
 MAX_DEPTH = 16
 IDENTITY = ("encoder", "revision", "dim", "pooling", "layer", "normalised")

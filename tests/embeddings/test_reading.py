@@ -13,10 +13,10 @@ from helpers.spaces import card, embeddings, folder_of, gaussian, names
 
 from repstitch.embeddings.pairs import pair
 from repstitch.embeddings.reading import place_group, read, scan
-from repstitch.embeddings.rows import SPACE_KEY, Embeddings
+from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
-from repstitch.spaces import Space
+from repstitch.spaces import SPACE_KEY, Space
 
 DTYPES = ("float16", "float32")
 

@@ -8,10 +8,10 @@ import pytest
 from helpers.spaces import card, embeddings, gaussian, names
 
 from repstitch.embeddings.reading import read, scan
-from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.embeddings.shards import natural_order
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
+from repstitch.spaces import SPACE_KEY
 
 ROWS = gaussian(60, 4)
 

@@ -16,10 +16,10 @@ from pyarrow import feather
 
 from repstitch.embeddings.parts import Job
 from repstitch.embeddings.reading import read
-from repstitch.embeddings.rows import SPACE_KEY, Embeddings
+from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write, write_layers, write_stream
 from repstitch.errors import InputError
-from repstitch.spaces import Space
+from repstitch.spaces import SPACE_KEY, Space
 
 TESTS = Path(__file__).parents[1]
 SLOW = pytest.mark.slow

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,6 +18,7 @@ PROCESS = struct.pack("!cIii", b"K", 12, 7, 7)  # the number and the key that cl
 
 
 def read(connection: socket.socket, n: int) -> bytes:
+    """Return the next n bytes. Raises ConnectionError at the end."""
     content = b""
     while len(content) < n:
         part = connection.recv(n - len(content))
@@ -71,15 +72,16 @@ class Pooler:
         return server
 
     def _serve(self, client: socket.socket) -> None:
+        """Pass the messages of a client on, to a server connection that it has for a transaction, or until it ends."""
         server, is_query = None, False
-        try:
+        with suppress(OSError), client:
             read(client, struct.unpack("!I", read(client, 4))[0] - 4)
             self.free.append(self._connected())
             client.sendall(self.greeting)
             while True:
                 kind, message = read_message(client)
                 if kind == b"X":
-                    return
+                    break
                 server = server or self._connected()
                 server.sendall(message)
                 is_query = is_query or kind == b"Q"
@@ -89,12 +91,8 @@ class Pooler:
                     if self.by_transaction and status == b"I":
                         self.free.append(server)
                         server = None
-        except OSError:
-            pass
-        finally:
-            client.close()
-            if server is not None:
-                server.close()
+        if server is not None:
+            server.close()
 
     @staticmethod
     def _answer(client: socket.socket, server: socket.socket) -> bytes:

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from helpers.fuzz import SPECIAL, one_in, rows, spoiled
 from helpers.oracle import ACCEPTS, DETOURS, DIM, NAMES, PAIRS, ROUTED, STRAIGHT
-from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.server.negotiation import OCTETS
-from repstitch.spaces import Space
+from repstitch.spaces import SPACE_KEY, Space
 from repstitch.wire.rows import DTYPES
 
 REFUSED_ACCEPTS = ("text/html", "application/json;q=0", f"{OCTETS};dtype=float64", "*/*;q=nan", ";;,", "é/ü")

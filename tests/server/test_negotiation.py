@@ -15,12 +15,11 @@ from helpers.server_calls import LOCAL, URL, client_of, post_rows, read_rows, re
 from helpers.serving import make_rows, make_stitcher
 from helpers.spaces import calibration
 
-from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.server.app import create_app
 from repstitch.server.negotiation import ACCEPT_BYTES, ARROW, OCTETS, OCTETS16, MediaType, body_type, reply_type
 from repstitch.server.responses import JSON, Refusal
 from repstitch.server.settings import Settings
-from repstitch.spaces import Space
+from repstitch.spaces import SPACE_KEY, Space
 from repstitch.stitchers.registry import Registry
 
 EXPECTED = make_stitcher().translate

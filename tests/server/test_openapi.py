@@ -10,7 +10,6 @@ from helpers.server_calls import client_of, registry_of
 from helpers.serving import make_rows, make_stitcher
 from starlette.routing import Route
 
-from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.names import USES, VERDICTS
 from repstitch.server.app import create_app
@@ -18,6 +17,7 @@ from repstitch.server.negotiation import ARROW
 from repstitch.server.openapi import ERRORS, document
 from repstitch.server.responses import CODES, JSON
 from repstitch.server.settings import Settings
+from repstitch.spaces import SPACE_KEY
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -249,6 +249,6 @@ def test_a_full_disk_during_a_rehearsal_is_named(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(InputError, match=r"files cannot be written: .*No space left"), store.rehearsal(5):
-        pass
+    with pytest.raises(InputError, match=r"files cannot be written: .*No space left"):
+        store.rehearsal(5).__enter__()
     assert [path.name for path in world.parent.iterdir()] == ["docs"]

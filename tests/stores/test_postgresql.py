@@ -200,18 +200,15 @@ def test_a_second_job_on_the_same_column_is_refused_while_the_first_runs():
     second = store.reopen()
     with store.locked():
         store.begin(moved, JOB)
-        with (
-            pytest.raises(InputError, match=r"Another job is running on column 'vector' of public\.docs"),
-            second.locked(),
-        ):
-            pass
+        with pytest.raises(InputError, match=r"Another job is running on column 'vector' of public\.docs"):
+            second.locked().__enter__()
         fill(store)
         catch_up(store)
         store.cut_over(translate, JOB, 1000, 2.0)
-        with pytest.raises(InputError, match="Another job is running"), open_table(world.uri).locked():
-            pass
+        with pytest.raises(InputError, match="Another job is running"):
+            open_table(world.uri).locked().__enter__()
     with second.locked():
-        pass
+        assert second.job() == JOB
 
 
 @LAYOUTS

@@ -7,13 +7,12 @@ from typing import Any
 import repstitch
 from repstitch.bulk.settings import JobSettings
 from repstitch.errors import InputError, one_line
-from repstitch.spaces import Space, adopt
+from repstitch.spaces import SPACE_KEY, Space, adopt
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.stores.store import Migration, Store
 
 FORMAT_VERSION = 1
 DAMAGED = "The state of the job on this column is damaged"
-CARD = b"repstitch.space"  # in the metadata of the rows of a store
 FILLING, FILLED, INDEXED, INCOMPLETE, VERIFIED, CUT_OVER, ROLLED_BACK = (
     "filling",
     "filled",
@@ -114,7 +113,7 @@ def new_job(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
             f"The stitcher translates {stitcher.source.dim} dimensions, and column {store.vector} has {facts.dim}; "
             "pass a stitcher whose source is the space of the column."
         )
-    card = (store.rows().schema.metadata or {}).get(CARD)
+    card = (store.rows().schema.metadata or {}).get(SPACE_KEY)
     if card is not None:
         adopt(Space.from_json(card), True, stitcher.source, f"Column {store.vector}", opposite=stitcher.target)
     is_equal = stitcher.source.dim == stitcher.target.dim

@@ -20,13 +20,13 @@ from repstitch.embeddings.ids import (
     warn_of_unused_ids,
     with_room,
 )
-from repstitch.embeddings.rows import SPACE_KEY, Batch, Scan, as_float
+from repstitch.embeddings.rows import Batch, Scan, as_float
 from repstitch.embeddings.shards import is_lists, with_common_types
 from repstitch.embeddings.streaming import stream
 from repstitch.embeddings.tables import HEAD_ROWS
 from repstitch.errors import InputError
 from repstitch.files import stem_of
-from repstitch.spaces import Space
+from repstitch.spaces import SPACE_KEY, Space
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ from repstitch.embeddings.arrow_tables import VECTOR
 from repstitch.embeddings.ids import is_bytes
 from repstitch.embeddings.parts import write_arrow_file
 from repstitch.embeddings.plain_types import plain
-from repstitch.embeddings.rows import SPACE_KEY, Embeddings, Scan
+from repstitch.embeddings.rows import Embeddings, Scan
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_new, ids_beside, written_whole
+from repstitch.spaces import SPACE_KEY
 
 WRITTEN_FORMATS = (".parquet", ".arrow", ".npy", ".npz", ".csv", ".jsonl", ".ndjson")
 

@@ -13,7 +13,6 @@ from repstitch.embeddings.ids import texts, without_views
 from repstitch.errors import InputError, one_line
 from repstitch.spaces import Space
 
-SPACE_KEY = b"repstitch.space"
 BATCH_ROWS = 16_384
 COLUMNS = ("ids", "groups", "labels")
 RowIndex = slice | Sequence[int] | np.ndarray  # a range of rows, their positions, or a mask

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.dataset
 from pyarrow import fs
 
-from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.errors import InputError
+from repstitch.spaces import SPACE_KEY
 
 log = logging.getLogger(__name__)
 

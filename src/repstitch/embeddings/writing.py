@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from repstitch.embeddings.exporting import check_lines, fitting_columns, write_array, write_arrow
 from repstitch.embeddings.ids import column_texts
 from repstitch.embeddings.parts import Job, write_parts
-from repstitch.embeddings.rows import SPACE_KEY, Embeddings, row_numbers
+from repstitch.embeddings.rows import Embeddings, row_numbers
 from repstitch.errors import InputError
 from repstitch.files import (
     TRANSLATED,
@@ -26,7 +26,7 @@ from repstitch.files import (
     check_new,
     written_whole,
 )
-from repstitch.spaces import Space
+from repstitch.spaces import SPACE_KEY, Space
 
 NO_COLUMNS = pa.schema([])
 

@@ -8,8 +8,6 @@ import pyarrow.compute as pc
 
 from repstitch.errors import InputError
 
-SPACE_KEY = b"repstitch.space"  # the key of the space's card in the metadata of a schema or a field
-
 
 def is_vectors(kind: pa.DataType) -> bool:
     """Return whether a type is a fixed-size list of float32 or float16."""

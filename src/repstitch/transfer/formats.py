@@ -9,9 +9,10 @@ import numpy as np
 
 from repstitch.errors import InputError, one_line
 from repstitch.files import check_new, written_whole
+from repstitch.spaces import SPACE_KEY
 
 NOTES = "repstitch"  # the array of an .npz that stores the metadata
-SPACE, TRANSFER = "repstitch.space", "repstitch.transfer"  # keys of the metadata
+SPACE, TRANSFER = SPACE_KEY.decode(), "repstitch.transfer"  # keys of the metadata
 UNSAFE = (".pkl", ".pickle", ".joblib", ".sav")
 # scikit-learn models whose scores are exactly rows @ coef_.T + intercept_.
 LINEAR_MODELS = (

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from repstitch.embeddings.rows import SPACE_KEY
 from repstitch.errors import InputError, one_line
-from repstitch.spaces import Space
+from repstitch.spaces import SPACE_KEY, Space
 from repstitch.wire.rows import Buffer, MalformedError, UnusableError, cast
 
 COLUMNS = ("id", "vector")

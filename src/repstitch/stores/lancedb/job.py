@@ -14,7 +14,7 @@ import lance
 import pyarrow as pa
 
 from repstitch.errors import InputError
-from repstitch.stores.arrow_columns import SPACE_KEY
+from repstitch.spaces import SPACE_KEY
 from repstitch.stores.lancedb.opening import committed, open_latest
 from repstitch.stores.store import Migration
 

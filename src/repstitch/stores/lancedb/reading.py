@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from lance.fragment import LanceFragment
 
-from repstitch.stores.arrow_columns import SPACE_KEY, draw_rows, id_texts
+from repstitch.spaces import SPACE_KEY
+from repstitch.stores.arrow_columns import draw_rows, id_texts
 from repstitch.stores.lancedb.filling import Filling
 from repstitch.stores.lancedb.job import Columns
 from repstitch.stores.lancedb.opening import explained, id_conditions, quoted

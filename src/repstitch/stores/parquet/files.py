@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from repstitch.errors import InputError, one_line
 from repstitch.files import written_whole
-from repstitch.stores.arrow_columns import SPACE_KEY, has_vector, is_vectors, matrix, vector_column
+from repstitch.spaces import SPACE_KEY
+from repstitch.stores.arrow_columns import has_vector, is_vectors, matrix, vector_column
 from repstitch.stores.store import Migration, Translate
 
 BATCH_ROWS = 8192  # also the number of rows in a row group of a translated file

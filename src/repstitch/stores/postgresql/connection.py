@@ -70,30 +70,28 @@ class Session:
     def __init__(self, address: Address, again: bool = False):
         self.address, self.connection = address, _connected(address, again)
         self.pid: int = self.value("select pg_backend_pid()")  # a pooler of connections tells the driver another one
-        if not again and self.pid != self.connection.info.backend_pid and self._is_shared():
-            self.close()
-            raise InputError(
-                "The address must not lead to a pooler that gives each transaction another connection, such as "
-                "PgBouncer in transaction mode: pass the address of the server itself, or of a pooler in session mode."
-            )
+        if not again and self.pid != self.connection.info.backend_pid:
+            self._check_not_shared()
         self.run("select set_config(name, '0', false) from pg_settings where name = any({limits})", limits=list(LIMITS))
         self.run("set default_transaction_isolation = 'read committed'")
 
-    def _is_shared(self) -> bool:
-        """Return whether a pooler gives the server's process of this connection to others between transactions.
+    def _check_not_shared(self) -> None:
+        """Raise InputError if a pooler gives the server's process of this connection to others between transactions.
 
         Another connection that begins a transaction then mostly gets that process, as the one that was last in use.
         """
-        other = _connected(self.address, True)
-        try:
+        with _connected(self.address, False) as other:
             for _ in range(POOLER_TRIES):
                 with _in_our_words(other), other.transaction():
                     other.execute("select 1")
-                    if self.value("select pg_backend_pid()") != self.pid:
-                        return True
-        finally:
-            other.close()
-        return False
+                    is_shared = self.value("select pg_backend_pid()") != self.pid
+                if is_shared:
+                    self.close()
+                    raise InputError(
+                        "The address must not lead to a pooler that gives each transaction another connection, such as "
+                        "PgBouncer in transaction mode: pass the address of the server itself, or of a pooler in "
+                        "session mode."
+                    )
 
     def run(self, text: LiteralString | sql.Composed, /, **values: Any) -> list[tuple]:
         """Run a statement and return its rows, if it has any."""

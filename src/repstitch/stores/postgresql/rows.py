@@ -11,11 +11,11 @@ import pyarrow as pa
 from psycopg import sql
 
 from repstitch.errors import InputError
+from repstitch.spaces import SPACE_KEY
 from repstitch.stores.postgresql.catalog import KEY_TYPES, Field, Table
 from repstitch.stores.postgresql.connection import Session, compose, join, quoted, raw
 from repstitch.stores.postgresql.copying import FLAG, INTEGER, Vectors, decode, record, rows_of
 
-SPACE_KEY = b"repstitch.space"
 BATCH_BYTES = 2**22
 MAX_BATCH_ROWS = 4096
 LINE_POINTERS = 291  # on a page of 8 kB at most; one is a row, or none
