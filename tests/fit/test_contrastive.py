@@ -563,7 +563,7 @@ def test_the_rank_helpers_do_nothing_in_a_single_process():
     leave_to_first_rank()
 
 
-def test_the_key_of_a_job_depends_on_every_row_the_loss_and_the_start():
+def test_the_key_of_a_job_depends_on_every_row_the_weights_the_loss_and_the_start():
     from repstitch.fit.contrastive import _job
     from repstitch.fit.objective import ValidationObjective
 
@@ -571,11 +571,12 @@ def test_the_key_of_a_job_depends_on_every_row_the_loss_and_the_start():
     objective = ValidationObjective("match", X[:50], Y[:50], Y)
     loss = LOSSES["match"]
     start = AffineMap(torch.zeros(4, 3), torch.zeros(3))
-    jobs = {_job(X, Y, start, objective, 0.1, Recipe(), loss)}
+    jobs = {_job(X, Y, start, objective, 0.1, Recipe(), loss, None)}
     for row in (1, 4097, 8998):
         other = Y.clone()
         other[row] += 1
-        jobs.add(_job(X, other, start, objective, 0.1, Recipe(), loss))
-    jobs.add(_job(X, Y, start, objective, 0.1, Recipe(), LOSSES["neighbours"]))
-    jobs.add(_job(X, Y, AffineMap(torch.ones(4, 3), torch.zeros(3)), objective, 0.1, Recipe(), loss))
-    assert len(jobs) == 6
+        jobs.add(_job(X, other, start, objective, 0.1, Recipe(), loss, None))
+    jobs.add(_job(X, Y, start, objective, 0.1, Recipe(), LOSSES["neighbours"], None))
+    jobs.add(_job(X, Y, AffineMap(torch.ones(4, 3), torch.zeros(3)), objective, 0.1, Recipe(), loss, None))
+    jobs.add(_job(X, Y, start, objective, 0.1, Recipe(), loss, torch.ones(9000)))
+    assert len(jobs) == 7

@@ -76,6 +76,18 @@ def test_a_loss_does_not_depend_on_the_order_of_batch_and_gallery(objective):
     torch.testing.assert_close(LOSSES[objective].function(moved), LOSSES[objective].function(batch))
 
 
+@pytest.mark.parametrize("objective", LOSSES)
+def test_a_whole_weight_counts_as_that_many_equal_rows(objective):
+    batch = noisy_batch(0.3)
+    counts = 1 + torch.arange(len(batch.predicted)) % 3
+    rows = torch.arange(len(counts)).repeat_interleave(counts)
+    repeated = replace(
+        batch, predicted=batch.predicted[rows], targets=batch.targets[rows], positive_index=batch.positive_index[rows]
+    )
+    weighted = replace(batch, weights=counts / counts.float().mean())
+    torch.testing.assert_close(LOSSES[objective].function(weighted), LOSSES[objective].function(repeated))
+
+
 # --- InfoNCE ----------------------------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,8 @@ from repstitch.fit.selection import (
     tune_procrustes,
     tune_ridge,
 )
-from repstitch.metrics.neighbours import unit
+from repstitch.metrics.neighbour_lists import overlap
+from repstitch.metrics.neighbours import knn, unit
 from repstitch.metrics.retrieval import ranks
 from repstitch.stitchers.maps import AffineMap, Map
 
@@ -101,12 +102,49 @@ def test_match_is_the_reciprocal_rank_among_targets_and_distractors():
     torch.testing.assert_close(validation.scores_per_row(map), 1 / ranks(map(validation.X), gallery))
 
 
-def test_neighbours_is_one_for_the_native_rows_and_at_chance_for_unrelated_rows():
-    problem = shared_problem("neighbours")
-    validation = problem.objective
+@pytest.mark.parametrize(("use", "chance"), [("query", 10 / 299), ("corpus", 10 / 99)])
+def test_neighbours_is_one_for_the_native_rows_and_at_chance_for_unrelated_rows(use, chance):
+    validation = replace(shared_problem("neighbours").objective, use=use)
     assert validation.score(lambda x: validation.Y) == 1
     unrelated = torch.from_numpy(gaussian(100, 10, 9))
-    assert validation.score(lambda x: unrelated) == pytest.approx(10 / 299, abs=0.03)
+    assert validation.score(lambda x: unrelated) == pytest.approx(chance, abs=0.03)
+
+
+def test_neighbours_is_judged_by_either_use_or_by_the_mean_of_both():
+    problem = shared_problem("neighbours")
+    map = linear(gaussian(12, 10))
+    by_use = {use: replace(problem.objective, use=use) for use in ("query", "corpus", "both")}
+    scores = {use: objective.scores_per_row(map) for use, objective in by_use.items()}
+    torch.testing.assert_close(scores["both"], (scores["query"] + scores["corpus"]) / 2)
+    validation = problem.objective
+    native = knn(validation.Y, validation.Y, 10, exclude_self=True)
+    torch.testing.assert_close(
+        scores["corpus"], overlap(knn(validation.Y, map(validation.X), 10, exclude_self=True), native).float()
+    )
+    for use, objective in by_use.items():
+        rows = objective.row_scores(map)
+        np.testing.assert_allclose(rows.values, scores[use].numpy(), atol=1e-6)
+        assert rows.variance() > 0
+
+
+def test_the_mean_score_without_a_row_is_that_of_a_pool_without_it_for_both_uses():
+    X, Y = unit_tensors(*shared_latent(60, rank=4, d_source=8, d_target=6, noise=0.5))
+    map = linear(gaussian(8, 6))
+    objective = ValidationObjective("neighbours", X[:30], Y[:30], Y[30:])
+    without = objective.row_scores(map).means_without()
+    for left_out in (0, 7, 29):
+        rows = torch.arange(30) != left_out
+        smaller = ValidationObjective("neighbours", X[:30][rows], Y[:30][rows], Y[30:])
+        assert without[left_out] == pytest.approx(smaller.score(map))
+
+
+def test_weights_of_validation_rows_weigh_their_scores():
+    problem = shared_problem("neighbours")
+    map, weights = linear(gaussian(12, 10)), torch.linspace(0.1, 2, 100)
+    objective = replace(problem.objective, weights=weights)
+    expected = float((objective.scores_per_row(map) * weights).sum() / weights.sum())
+    assert objective.score(map) == pytest.approx(expected, rel=1e-5)
+    assert replace(problem, objective=objective).candidate("ridge", {}, map).score == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_mean_score_of_reconstruction_is_r2():
@@ -327,6 +365,8 @@ def test_gains_above_one_are_not_tried_if_translations_keep_their_lengths(method
 class FakeProblem:
     """A placeholder for a problem, for tests that replace all methods by fixed candidates."""
 
+    folds = None
+
 
 def choose(monkeypatch, method: str = "auto", **rows) -> tuple[str, list[str]]:
     """Return the method selected among candidates with these validation scores, and all methods that were tried."""
@@ -411,7 +451,7 @@ def test_a_rotation_is_fitted_by_one_of_the_simpler_closed_forms(monkeypatch):
 def test_refitting_on_the_same_rows_gives_the_same_closed_form(method, objective):
     problem = shared_problem(objective)
     chosen, _ = select(problem, method)
-    again = refit(chosen, problem.X, problem.Y, problem)
+    again = refit(chosen, problem)
     for name, tensor in chosen.map.tensors().items():
         torch.testing.assert_close(again.tensors()[name], tensor, rtol=1e-6, atol=1e-7)
 
@@ -421,10 +461,8 @@ def test_refitting_on_more_rows_gives_a_different_map_of_the_same_settings(metho
     problem = shared_problem()
     chosen, _ = select(problem, method)
     X, Y = (torch.cat(sides) for sides in ((problem.X, problem.objective.X), (problem.Y, problem.objective.Y)))
-    again = refit(chosen, X, Y, problem)
+    again = refit(chosen, replace(problem, X=X, Y=Y))
     assert not torch.equal(again.weight, chosen.map.weight)
-    on_all = replace(problem, X=X, Y=Y)
-    assert torch.equal(refit(chosen, X, Y, on_all).weight, again.weight)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -436,7 +474,7 @@ def test_a_refined_map_is_no_worse_than_its_start_and_can_be_refitted_from_its_s
     assert refined.score >= start.score
     assert refined.settings["start"] == {"method": start.method} | start.settings
     assert refined.tried == ((refined.settings, refined.score),)
-    again = refit(refined, problem.X, problem.Y, problem)
+    again = refit(refined, problem)
     for name, tensor in refined.map.tensors().items():
         torch.testing.assert_close(again.tensors()[name], tensor, atol=1e-5, rtol=1e-5)
 
@@ -445,8 +483,7 @@ def test_a_refit_trains_the_epochs_in_its_settings_without_early_stopping():
     problem = shared_problem(epochs=3, batch_size=64, learning_rate=0.02)
     refined, _ = select(problem, "linear")
     start, one, two = (
-        refit(replace(refined, settings=refined.settings | {"epoch": epoch}), problem.X, problem.Y, problem).weight
-        for epoch in (0, 1, 2)
+        refit(replace(refined, settings=refined.settings | {"epoch": epoch}), problem).weight for epoch in (0, 1, 2)
     )
     assert 0.2 * (two - start).norm() < (one - start).norm() < 0.9 * (two - start).norm()
 
@@ -457,5 +494,5 @@ def test_a_refit_of_a_map_refined_from_procrustes_starts_from_procrustes():
     problem.__dict__["start"] = turned
     refined, _ = select(problem, "linear")
     unrefined = replace(refined, settings=refined.settings | {"epoch": 0})
-    again = refit(unrefined, problem.X, problem.Y, problem)
+    again = refit(unrefined, problem)
     torch.testing.assert_close(again.weight, turned.map.weight, rtol=1e-6, atol=1e-7)

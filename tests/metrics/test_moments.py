@@ -209,3 +209,38 @@ def test_rows_that_do_not_match_are_refused(x, y):
 def test_no_pairs_are_refused(none):
     with pytest.raises(InputError, match="at least one pair of rows; got none"):
         moments(none)
+
+
+@pytest.mark.parametrize("batch_rows", [16_384, 7])
+def test_a_whole_weight_counts_as_that_many_equal_pairs(batch_rows, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_ROWS", batch_rows)
+    X, Y = data(60)
+    counts = 1 + np.arange(60) % 4
+    weighted, repeated = moments((X, Y, counts)), moments((X.repeat(counts, axis=0), Y.repeat(counts, axis=0)))
+    assert weighted.n == repeated.n == counts.sum()
+    assert_equal(weighted, as_numbers(repeated))
+
+
+def test_the_factor_of_all_weights_changes_no_mean_and_no_covariance():
+    X, Y = data(60)
+    weights = np.linspace(0.1, 3, 60)
+    m = moments((X, Y, weights))
+    assert m.n == pytest.approx(weights.sum(), rel=1e-5)
+    assert_equal(m.weighted(7.5), as_numbers(m))
+    assert m.weighted(7.5).n_effective == pytest.approx(m.n_effective)
+
+
+def test_the_effective_number_of_pairs_is_that_of_pairs_of_equal_weight():
+    X, Y = data(60)
+    assert moments((X, Y)).n_effective == 60
+    assert moments((X, Y, np.full(60, 0.2))).n_effective == pytest.approx(60, rel=1e-5)
+    only_thirty = np.where(np.arange(60) < 30, 1.0, 1e-6)
+    assert moments((X, Y, only_thirty)).n_effective == pytest.approx(30, rel=1e-3)
+    parts = moments((X[:20], Y[:20])), moments((X[20:], Y[20:], np.full(40, 3.0)))
+    assert (parts[0] + parts[1]).n_effective == pytest.approx((20 + 120) ** 2 / (20 + 360), rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[1.0] * 59, [1.0] * 59 + [0.0], [1.0] * 59 + [-1.0], [1.0] * 59 + [np.nan]])
+def test_weights_that_are_no_positive_numbers_are_refused(weights):
+    with pytest.raises(InputError, match="Weights must be 60 positive numbers, one for each pair"):
+        moments((*data(60), weights))

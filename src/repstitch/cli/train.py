@@ -17,7 +17,7 @@ from repstitch.cli.arguments import (
 from repstitch.cli.output import emit, scorecard_text
 from repstitch.errors import InputError
 from repstitch.files import check_new_folder, check_picture
-from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES
+from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES, USES
 
 if TYPE_CHECKING:
     from repstitch.evaluation.scorecard_parts import LearningCurve
@@ -44,6 +44,12 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         help="what the map is optimised for. match: find the same item in the other space; neighbours: keep the "
         "neighbours that a re-embedded query would have; reconstruction: least squared error, best for probes and "
         "steering (default: match)",
+    )
+    command.add_argument(
+        "--use",
+        choices=(*USES, "both"),
+        help="use that the objective neighbours is judged by. query: translated queries search native rows; corpus: "
+        "native queries search translated rows; both: the mean of these (default: both)",
     )
     command.add_argument(
         "--method",
@@ -91,6 +97,26 @@ def _add_split_arguments(command: argparse.ArgumentParser) -> None:
         metavar="SHARES",
         help="shares of training, validation and test pairs (default: 0.6,0.15,0.25)",
     )
+    split.add_argument(
+        "--folds",
+        type=int,
+        metavar="N",
+        help="divide the pairs into N folds instead, and train on all of them: each is scored by a map that is fitted "
+        "without its fold; better with fewer than about 3,000 pairs, with closed forms only (default: no folds)",
+    )
+    split.add_argument(
+        "--own",
+        metavar="COLUMN|FILE[=SHARE]",
+        help="the pairs from where the stitcher will be used; all others are general pairs that are only trained on. A "
+        "column of --source or --target that says true or false, a file with the ids of these pairs, or TABLE:COLUMN; "
+        "SHARE is their share of the total weight (default: selected with the settings). Implies --folds 5",
+    )
+    split.add_argument(
+        "--weight",
+        metavar="COLUMN|TABLE:COLUMN|FILE",
+        help="weight of each pair: a column of --source or --target, a column of a table, or a file with one number "
+        "per row (default: all equal)",
+    )
     split.add_argument("--split-seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
     split.add_argument(
         "--group",
@@ -132,6 +158,7 @@ def run(args: argparse.Namespace) -> None:
     from repstitch.fit.recipe import recipe_for
 
     check_new_folder(args.out)
+    own, own_share = _own(args.own)
     shares, recipe = _shares(args.split), _recipe(args)
     check_seed(args.seed)
     recipe_for("mlp", **recipe)
@@ -146,6 +173,7 @@ def run(args: argparse.Namespace) -> None:
         args.target,
         method=args.method,
         objective=args.objective,
+        use=args.use,
         split_shares=shares,
         split_seed=args.split_seed,
         seed=args.seed,
@@ -164,6 +192,10 @@ def run(args: argparse.Namespace) -> None:
         retention=args.retention,
         first_stage=args.first_stage,
         sample=args.sample,
+        weight=args.weight,
+        folds=args.folds,
+        own=own,
+        own_share=own_share,
         **recipe,
     )
     stitcher.save(args.out)
@@ -184,6 +216,17 @@ def run(args: argparse.Namespace) -> None:
         _draw_curve(curve, args.learning_curve)
         text += f"\n\nLearning curve ({args.learning_curve}): {curve.verdict}"
     emit(result, text, args.json)
+
+
+def _own(text: str | None) -> tuple[str | None, float | None]:
+    """Split `COLUMN|FILE=SHARE` into the column or file and the share, which is None if there is none."""
+    if text is None:
+        return None, None
+    own, _, share = text.rpartition("=")
+    try:
+        return (own, float(share)) if own else (text, None)
+    except ValueError:
+        return text, None
 
 
 def _draw_curve(curve: "LearningCurve", path: str) -> None:

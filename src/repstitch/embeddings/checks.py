@@ -32,23 +32,29 @@ class Findings:
     near_duplicates: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool), repr=False)
 
 
-def check(pairs: Pairs, split: Split, output_norm: str = "unit") -> Findings:
+def check(pairs: Pairs, split: Split, output_norm: str = "unit", folds: np.ndarray | None = None) -> Findings:
     """Refuse pairs that a map cannot be learned from or scored on; log and return the smaller problems.
 
     Raises InputError if one side does not vary, if an identical pair is in more than one part of the split, or if the
     two sides are shifted against each other. The rows must not be normalised yet. With `output_norm` "none" the map
-    also learns the lengths of target rows, so target rows may differ in length only.
+    also learns the lengths of target rows, so target rows may differ in length only. With `folds` (n,), these are the
+    parts, and general pairs (fold −1) are one more.
     """
     refuse_constant(pairs.X, "source")
     refuse_constant(pairs.Y, "target", lengths=output_norm == "none")
-    refuse_leaks(pairs, split)
+    refuse_leaks(pairs, split, folds)
     notes = _side_notes(pairs.X, "source", split.train) + _side_notes(pairs.Y, "target", split.train)
     if not refuse_shift(pairs):
         notes.append(
             "The pairs look unrelated: matched rows are no more alike than rows far apart. Check that both sides have "
             "the same items in the same order."
         )
-    near_duplicates = find_near_duplicates(pairs, split.train)
+    if folds is None:
+        near_duplicates = find_near_duplicates(pairs, split.train)
+    else:
+        near_duplicates = np.zeros(len(pairs), dtype=bool)
+        for fold in range(folds.max() + 1):
+            near_duplicates |= find_near_duplicates(pairs, np.flatnonzero(folds != fold))
     held_out, name = (split.test, "test") if len(split.test) else (split.calibrate, "validation")
     n_near = int(near_duplicates[held_out].sum())
     if n_near:
@@ -138,12 +144,17 @@ def effective_rank(values: np.ndarray) -> float:
 # --- both sides -------------------------------------------------------------------------------------------------------
 
 
-def refuse_leaks(pairs: Pairs, split: Split) -> None:
-    """Raise InputError if an identical pair is in several parts of the split: its score would measure memorisation."""
+def refuse_leaks(pairs: Pairs, split: Split, folds: np.ndarray | None = None) -> None:
+    """Raise InputError if an identical pair is in several parts of the split: its score would measure memorisation.
+
+    With `folds` (n,), these are the parts.
+    """
     if not repeated_pairs(pairs).any():
         return
     part_of_pair = np.full(len(pairs), "train", dtype=object)
     part_of_pair[split.validation], part_of_pair[split.test] = "validation", "test"
+    if folds is not None:
+        part_of_pair[:] = folds
     parts_of_content: dict[int, set] = {}
     for content, part in zip(row_fingerprints(pairs.X, pairs.Y), part_of_pair, strict=True):
         parts_of_content.setdefault(int(content), set()).add(part)

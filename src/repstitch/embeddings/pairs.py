@@ -4,8 +4,10 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
 from repstitch.embeddings.fingerprints import digests, repeated_rows
+from repstitch.embeddings.ids import without_views
 from repstitch.embeddings.rows import Embeddings, RowIndex, check_unique, invalid_rows, take_entries, with_range_ids
 from repstitch.errors import InputError
 from repstitch.spaces import Space
@@ -19,7 +21,7 @@ class Pairs:
     """Matched rows: `X` (n, d_source) and `Y` (n, d_target) float32, with one id per pair.
 
     `groups` and `labels` (n,) are optional. `by` is "id" if both sides have ids, else "position". `dropped` contains
-    the number of rows that were left out, by reason.
+    the number of rows that were left out, by reason. `payload` has the further columns of both sides that were read.
     """
 
     X: np.ndarray
@@ -31,6 +33,7 @@ class Pairs:
     groups: np.ndarray | None
     dropped: dict[str, int]
     labels: np.ndarray | None = None
+    payload: pa.Table | None = None
 
     def __len__(self) -> int:
         return len(self.X)
@@ -41,7 +44,9 @@ class Pairs:
     def take(self, rows: RowIndex) -> "Pairs":
         """Return the pairs at these positions, in that order, or the pairs where a mask is true."""
         groups, labels = take_entries(self.groups, rows), take_entries(self.labels, rows)
-        return replace(self, X=self.X[rows], Y=self.Y[rows], ids=self.ids[rows], groups=groups, labels=labels)
+        payload = None if self.payload is None else self.payload.take(np.arange(len(self))[rows])
+        parts = {"ids": self.ids[rows], "groups": groups, "labels": labels, "payload": payload}
+        return replace(self, X=self.X[rows], Y=self.Y[rows], **parts)
 
 
 def pair(
@@ -101,11 +106,22 @@ def pair(
     ids = either("ids")
     if ids is None:
         ids = np.array([digest.hex() for digest in digests(X, Y)], dtype=object)
-    pairs = Pairs(X, Y, source.space, target.space, ids, by, either("groups"), dropped, either("labels"))
+    payload = _columns_of_both((source, source_rows), (target, target_rows))
+    pairs = Pairs(X, Y, source.space, target.space, ids, by, either("groups"), dropped, either("labels"), payload)
     pairs = _drop_invalid(pairs, drop_invalid, side_names)
     if len(pairs) < least:
         raise InputError(f"At least {least} pairs are needed; got {len(pairs)}. Embed more items with both encoders.")
     return pairs
+
+
+def _columns_of_both(*sides: tuple[Embeddings, np.ndarray]) -> pa.Table | None:
+    """Return the further columns of both sides in the pairs' order; of two with one name, the source's."""
+    columns = {}
+    for side, rows in sides:
+        if side.payload is not None:
+            taken = without_views(side.payload).take(rows)
+            columns = dict(zip(taken.column_names, taken.columns, strict=True)) | columns
+    return pa.table(columns) if columns else None
 
 
 def _match(

@@ -176,7 +176,7 @@ def _is_table(location: str) -> bool:
 
 def _scan_embeddings(embeddings: Embeddings, group: Column | None) -> Scan:
     groups_of = embeddings.groups
-    if _has_column(embeddings, group):
+    if has_column(embeddings, group):
         groups_of = column_texts(embeddings.payload[group], f"Column {group!r} of the payload")  # type: ignore[index]
 
     def rows(size: int, start: int) -> Iterator[Batch]:
@@ -236,7 +236,7 @@ def place_group(sources: Sequence[EmbeddingsLike | None], group: Column | None) 
     Groups that are no column belong to the first source that is not None. Raises InputError if `group` is text that
     names neither a column nor a file.
     """
-    owners = [i for i, source in enumerate(sources) if source is not None and _has_column(source, group)]
+    owners = [i for i, source in enumerate(sources) if source is not None and has_column(source, group)]
     present = [i for i, source in enumerate(sources) if source is not None]
     if not owners and isinstance(group, str) and not _is_list(group):
         raise InputError(
@@ -247,7 +247,8 @@ def place_group(sources: Sequence[EmbeddingsLike | None], group: Column | None) 
     return [group if i == owner else None for i in range(len(sources))]
 
 
-def _has_column(source: EmbeddingsLike, group: Column | None) -> bool:
+def has_column(source: EmbeddingsLike, group: object) -> bool:
+    """Return whether `group` is the name of a column of the source."""
     if not isinstance(group, str):
         return False
     if is_address(source):

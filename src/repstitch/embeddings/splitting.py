@@ -1,4 +1,4 @@
-"""Split pairs into train, validation and test.
+"""Split pairs into train, validation and test, or into folds.
 
 The part of a pair depends only on its id or group and on the seed, so held-out pairs stay held out in every run and for
 every model.
@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from repstitch.arguments import check_shares
+from repstitch.arguments import check_shares, check_whole
 from repstitch.embeddings.fingerprints import hash_key
 from repstitch.embeddings.pairs import Pairs
 from repstitch.errors import InputError
 
 SHARES = (0.6, 0.15, 0.25)  # of train, validation and test
+FOLDS = 5
+MOST_FOLDS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,3 +66,30 @@ def split(pairs: Pairs, fractions: Sequence[float] = SHARES, seed: int = 0) -> S
                 "`split_seed`."
             )
     return parts
+
+
+def folds_of(pairs: Pairs, n_folds: int, seed: int = 0, is_own: np.ndarray | None = None) -> np.ndarray:
+    """Return the fold (n,) of each pair, from 0 on: equally many ids, or groups, in each, in the order of their hashes.
+
+    Only pairs of the mask `is_own` (n,), all by default, are in a fold; the fold of the others is −1. Raises
+    InputError if there are fewer ids or groups than folds, or if `n_folds` is not from 2 to 20.
+    """
+    if not 2 <= check_whole(n_folds, "`folds`") <= MOST_FOLDS:
+        raise InputError(f"`folds` must be from 2 to {MOST_FOLDS}; got {n_folds}.")
+    is_own = np.ones(len(pairs), dtype=bool) if is_own is None else is_own
+    keys = (pairs.ids if pairs.groups is None else pairs.groups)[is_own]
+    order = sorted(set(keys), key=lambda key: hash_key(seed, key))
+    if len(order) < n_folds:
+        kind = "pairs" if pairs.groups is None else "groups"
+        raise InputError(f"{len(order)} own {kind} are fewer than the {n_folds} `folds`; pass more pairs.")
+    fold_of = {key: place % n_folds for place, key in enumerate(order)}
+    folds = np.full(len(pairs), -1)
+    folds[is_own] = [fold_of[key] for key in keys]
+    return folds
+
+
+def finest_folds(pairs: Pairs, seed: int = 0, is_own: np.ndarray | None = None) -> np.ndarray:
+    """Return the folds (n,) of `folds_of` for 20 folds, or as many as there are own ids or groups."""
+    is_own = np.ones(len(pairs), dtype=bool) if is_own is None else is_own
+    n_keys = len(set((pairs.ids if pairs.groups is None else pairs.groups)[is_own]))
+    return folds_of(pairs, min(MOST_FOLDS, n_keys), seed, is_own)

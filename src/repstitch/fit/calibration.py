@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -39,6 +40,7 @@ SHRINK = 0.1  # towards the mean eigenvalue, since new rows differ most where tr
 MIN_OUTCOMES = 20  # hits, and as many misses, are needed to measure how well p_match separates them
 Z = NormalDist().inv_cdf(0.975)  # half the width, in standard errors, of a 95 % interval
 Pairs = tuple[Tensor, Tensor]
+Directions = tuple[Tensor, Tensor, Tensor]  # the training mean, a whitening, and squared canonical correlations
 
 
 @exact_products()
@@ -68,21 +70,69 @@ def calibrate(
     """
     if min(len(selection[0]), len(calibration[0])) < LEAST_ROWS:
         return None
+    directions = directions_of(decomposition)
     (X, Y), (x, y) = selection, (rows[:MAX_ROWS] for rows in calibration)
-    directions = _directions(decomposition)
-    gallery = _gallery(y, (Y, training_targets), pool)
-    pool = min(pool, len(gallery))
-    raw_selection, raw = map(X), map(x)
+    chosen_on, rows = (CalibrationRows.of(map, *pairs, directions) for pairs in ((X, Y), (x, y)))
+    return _fit(directions, chosen_on, rows, (Y, training_targets), pool)
 
-    readings = take_readings(X, raw_selection, *directions)
-    centre, scale = readings.mean(0), readings.std(0).clamp(min=1e-6)
-    standard_selection = (readings - centre) / scale
-    standard = (take_readings(x, raw, *directions) - centre) / scale
+
+@dataclass(frozen=True)
+class CalibrationRows:
+    """Pairs from which a confidence is fitted: `readings` (n, 4), `raw` translations and targets `Y` (n, d_target)."""
+
+    readings: Tensor
+    raw: Tensor
+    Y: Tensor
+
+    @classmethod
+    def of(cls, map: Map, X: Tensor, Y: Tensor, directions: Directions) -> "CalibrationRows":
+        """Translate source rows (n, d_source) that the map was not fitted to, and take their readings."""
+        raw = map(X)
+        return cls(take_readings(X, raw, *directions), raw, Y)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    @property
+    def cosines(self) -> Tensor:
+        return _cosine(self.raw, self.Y)
+
+
+@exact_products()
+@torch.no_grad()
+def calibrate_folds(
+    directions: Directions, folds: Sequence[CalibrationRows], others: Tensor, pool: int = POOL
+) -> Calibration | None:
+    """Fit the confidence measures of a map on the pairs that it is trained on, each read by a map without its fold.
+
+    Each part of `folds` has pairs that its own map, fitted without them, has translated, with readings by the
+    directions of that fit. New rows are read by `directions`, which must be those of one of these fits: with a few
+    hundred pairs, rows are nearer to the mean of a fit with more pairs. Few pairs are enough, because none is set
+    apart: the bound of the cosine is the conformal quantile of leave-one-out residuals (Barber et al. 2021, "Predictive
+    Inference with the Jackknife+"). `others` (m, d_target) fill up the pool; see `calibrate`. Returns None with fewer
+    than 20 pairs.
+    """
+    rows = CalibrationRows(
+        *(torch.cat([getattr(part, name) for part in folds])[:MAX_ROWS] for name in ("readings", "raw", "Y"))
+    )
+    return None if len(rows) < LEAST_ROWS else _fit(directions, rows, rows, (others,), pool)
+
+
+def _fit(
+    directions: Directions, selection: CalibrationRows, rows: CalibrationRows, others: Sequence[Tensor], pool: int
+) -> Calibration:
+    """Fit the measures on `rows`; the usual range of the readings, and the regression of the cosine, on `selection`."""
+    gallery = _gallery(rows.Y, others, pool)
+    pool = min(pool, len(gallery))
+    centre, scale = selection.readings.mean(0), selection.readings.std(0).clamp(min=1e-6)
+    standard_selection, standard = ((part.readings - centre) / scale for part in (selection, rows))
     low, high = standard_selection[:, FOR_MATCH].aminmax(dim=0)
     within = torch.maximum(torch.minimum(standard[:, FOR_MATCH], high), low)
 
-    cosine = _ridge(standard_selection[:, FOR_MATCH], _cosine(raw_selection, Y))
-    margins = _cosine(raw, y) - weigh(within, cosine)
+    cosine = _ridge(standard_selection[:, FOR_MATCH], selection.cosines)
+    margins = rows.cosines - weigh(within, cosine)
+    if selection is rows:
+        margins = margins / (1 - _leverage(within))
     beyond = int((1 - LEVEL) * (len(margins) + 1) + 1e-9)  # in floating point 1 − 0.9 is slightly less than 0.1
     cosine[-1] += margins.sort().values[beyond - 1]
     precision = _precision(standard_selection[:, FOR_TYPICAL])
@@ -97,14 +147,14 @@ def calibrate(
         scale=scale,
         low=low,
         high=high,
-        match=_logistic(within, hit_chance(ranks(raw, gallery), len(gallery), pool)),
+        match=_logistic(within, hit_chance(ranks(rows.raw, gallery), len(gallery), pool)),
         cosine=cosine,
         precision=precision,
         atypical=unusualness(standard[:, FOR_TYPICAL], precision).sort().values,
     )
 
 
-def _directions(decomposition: Decomposition) -> tuple[Tensor, Tensor, Tensor]:
+def directions_of(decomposition: Decomposition) -> Directions:
     """Return the training mean, a whitening along all canonical directions, and their squared correlations."""
     fitted = canonical(decomposition, SHRINK, shrink_y=1.0)
     # The basis is completed to all source directions, because rows unlike the training data differ from it along
@@ -160,6 +210,12 @@ def _ridge(readings: Tensor, values: Tensor) -> Tensor:
     """Fit a ridge regression with penalty 1 on standardised readings; return its weights (k + 1,), intercept last."""
     A, penalty = _design(readings)
     return torch.linalg.solve(A.T @ A + penalty, A.T @ values.double()).float()
+
+
+def _leverage(readings: Tensor) -> Tensor:
+    """Return the leverage (n,) of each row in `_ridge`: a residual / (1 − leverage) is that of a fit without it."""
+    A, penalty = _design(readings)
+    return (A @ torch.linalg.inv(A.T @ A + penalty) * A).sum(1).float()
 
 
 def _logistic(readings: Tensor, chances: Tensor) -> Tensor:

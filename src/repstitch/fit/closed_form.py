@@ -22,7 +22,7 @@ NOISE = 2 * torch.finfo(torch.float32).eps
 SAFE_PENALTY = 1e-6  # per dimension; larger penalties are well above NOISE times the largest eigenvalue
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decomposition:
     """Eigendecompositions of both covariances, and the cross-covariance between their eigenvectors.
 
@@ -221,7 +221,7 @@ def canonical(decomposition: Decomposition, shrink_x: float = 1e-2, shrink_y: fl
     U, s, Vh = torch.linalg.svd(x_keep.sqrt()[:, None] * cross, full_matrices=False)
     x_gain = d.x_values * x_keep
     expected = (x_gain.max() * y_gain.sum()).sqrt() + (y_gain.max() * x_gain.sum()).sqrt()
-    edge = float(expected + (x_gain.max() * y_gain.max()).sqrt() / 2) / d.moments.n**0.5
+    edge = float(expected + (x_gain.max() * y_gain.max()).sqrt() / 2) / d.moments.n_effective**0.5
     if shrink_y is not None:
         s, edge = s.clamp(max=1.0), min(1.0, edge)
     return Canonical(d, shrink_x, shrink_y, U, s, Vh, edge)

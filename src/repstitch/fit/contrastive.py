@@ -50,12 +50,13 @@ def refine(
     objective: ValidationObjective,
     recipe: Recipe,
     loss: Loss | None = None,
+    weights: Tensor | None = None,
 ) -> Refined:
     """Refine `start` on pairs X (n, d_source), Y (n, d_target) and return the map of the best epoch by the objective.
 
     The default `loss` is that of the objective. On the rows of the objective, the result never scores lower than the
     start. If the recipe has `stop_after`, the map after that many epochs is returned whatever its score; refits use
-    this. The same seed gives the same map on the same machine.
+    this. The same seed gives the same map on the same machine. `weights` (n,) weigh the losses of the pairs.
     """
     loss = loss or LOSSES[objective.name]
     base, multiples = objective.temperature(start), recipe.temperatures
@@ -63,15 +64,14 @@ def refine(
         base, multiples = 1 / native_scale(F.normalize(Y, dim=1)), (1.0,)
     best = Refined(start, objective.score(start), 0, base)
     for multiple in multiples:
-        run = _run(X, Y, start, decomposition, objective, base * multiple, recipe, loss)
+        run = _run((X, Y, weights), start, decomposition, objective, base * multiple, recipe, loss)
         if recipe.stop_after is not None or run.score > best.score:
             best = run
     return best
 
 
 def _run(
-    X: Tensor,
-    Y: Tensor,
+    pairs: tuple[Tensor, Tensor, Tensor | None],
     start: AffineMap,
     decomposition: Decomposition,
     objective: ValidationObjective,
@@ -79,13 +79,16 @@ def _run(
     recipe: Recipe,
     loss: Loss,
 ) -> Refined:
+    X, Y, weights = pairs
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(recipe.seed)
         kind = "mlp" if recipe.width else "linear"
         if recipe.checkpoints:
-            folder = Path(recipe.checkpoints) / f"{kind}-{_job(X, Y, start, objective, temperature, recipe, loss)}"
+            folder = (
+                Path(recipe.checkpoints) / f"{kind}-{_job(X, Y, start, objective, temperature, recipe, loss, weights)}"
+            )
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / kind
         last, done = folder / "last.ckpt", folder / "done"
@@ -94,7 +97,8 @@ def _run(
         except OSError as error:
             raise InputError(f"`checkpoints` must be a folder that can be written to: {one_line(error)}") from None
         if not done.exists():
-            module = RefineModule(Refiner(start, decomposition, recipe), X, Y, objective, temperature, recipe, loss)
+            refiner = Refiner(start, decomposition, recipe)
+            module = RefineModule(refiner, X, Y, objective, temperature, recipe, loss, weights)
             trainer = _trainer(folder, kind, recipe)
             try:
                 trainer.fit(
@@ -173,11 +177,13 @@ def _job(
     temperature: float,
     recipe: Recipe,
     loss: Loss,
+    weights: Tensor | None,
 ) -> str:
     """Return a short hash of everything that determines a run: recipe, objective, loss, start and rows."""
     settings = (
         f"{temperature:.5f}",
         objective.name,
+        objective.use,
         loss.function.__name__,
         loss.rate,
         replace(recipe, checkpoints=None),
@@ -185,8 +191,9 @@ def _job(
         Y.shape,
     )
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=6)
-    for rows in (X, Y, objective.X, objective.Y, start.weight, start.bias):
-        digest.update(rows.contiguous().cpu().numpy().tobytes())
+    for rows in (X, Y, objective.X, objective.Y, start.weight, start.bias, weights, objective.weights):
+        if rows is not None:
+            digest.update(rows.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -45,7 +45,9 @@ def draw_curve(problem: Problem, method: str = "canonical", keys: np.ndarray | N
         rows.append([])
         for draw in range(draws):
             subset = torch.from_numpy(nested_order(keys, seed + draw)[: n // parts]).to(problem.X.device)
-            map = METHODS[method](replace(problem, X=problem.X[subset], Y=problem.Y[subset])).map
+            weights = None if problem.weights is None else problem.weights[subset]
+            part = replace(problem, X=problem.X[subset], Y=problem.Y[subset], weights=weights)
+            map = METHODS[method](part).map
             row_scores = {
                 name: scorer.scores_per_row(map).double().cpu().numpy() for name, scorer in objectives.items()
             }

@@ -142,6 +142,7 @@ class RefineModule(L.LightningModule):
         temperature: float,
         recipe: Recipe,
         loss: Loss,
+        weights: Tensor | None = None,
     ):
         super().__init__()
         self.refiner, self.objective, self.recipe, self.minimised = refiner, objective, recipe, loss
@@ -149,6 +150,7 @@ class RefineModule(L.LightningModule):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), loss.temperature != "none")
         # Plain attributes, not buffers: DDP would broadcast buffers at every step, and checkpoints would store them.
         self.X, self.Y, self.gallery = X, Y, F.normalize(Y, dim=1)
+        self.weights = None if weights is None else weights / weights.mean()
         self.copies = torch.unique(Y, dim=0, return_inverse=True)[1]
         self.unique_targets = len(torch.unique(self.copies)) == len(self.copies)
         self.native_scale = native_scale(self.gallery) if loss.temperature == "native" else 1.0
@@ -157,6 +159,7 @@ class RefineModule(L.LightningModule):
         self.X, self.Y, self.gallery, self.copies = (
             t.to(self.device) for t in (self.X, self.Y, self.gallery, self.copies)
         )
+        self.weights = None if self.weights is None else self.weights.to(self.device)
         self.objective = self.objective.to(self.device)
 
     def on_train_epoch_start(self) -> None:
@@ -188,8 +191,9 @@ class RefineModule(L.LightningModule):
             duplicate_mask = self.copies[rows, None] == copies
             duplicate_mask[in_batch, positive_index] = False
         scale = self.log_scale.exp().clamp(max=1000.0)
+        weights = None if self.weights is None else self.weights[rows]
         return self.minimised.function(
-            Batch(predicted, self.Y[rows], gallery, positive_index, duplicate_mask, scale, self.native_scale)
+            Batch(predicted, self.Y[rows], gallery, positive_index, duplicate_mask, scale, self.native_scale, weights)
         )
 
     def validation_step(self, _batch: Tensor) -> None:

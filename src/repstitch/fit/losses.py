@@ -22,7 +22,8 @@ class Batch:
     counterparts, at the length that the map should give. `gallery` (m, d_target) are rows at unit length, and
     `positive_index` (b,) is the position of each counterpart in the gallery. `duplicate_mask` (b, m) marks further
     copies of the counterpart; it is None if there are none. `scale` is the inverse of the learned temperature, and
-    `native_scale` the inverse of the temperature of the native similarities.
+    `native_scale` the inverse of the temperature of the native similarities. `weights` (b,) weigh the rows; their mean
+    over all training pairs is 1.
     """
 
     predicted: Tensor
@@ -32,6 +33,11 @@ class Batch:
     duplicate_mask: Tensor | None
     scale: Tensor
     native_scale: float
+    weights: Tensor | None = None
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """Return the mean of the rows' losses (b,), by their weights."""
+        return (losses if self.weights is None else losses * self.weights).mean()
 
 
 def info_nce(batch: Batch) -> Tensor:
@@ -44,7 +50,7 @@ def info_nce(batch: Batch) -> Tensor:
     logits = F.normalize(batch.predicted, dim=1) @ batch.gallery.T * batch.scale
     if batch.duplicate_mask is not None:
         logits = logits.masked_fill(batch.duplicate_mask, -torch.inf)
-    return F.cross_entropy(logits, batch.positive_index)
+    return batch.mean(F.cross_entropy(logits, batch.positive_index, reduction="none"))
 
 
 def listwise_distillation(batch: Batch) -> Tensor:
@@ -58,12 +64,12 @@ def listwise_distillation(batch: Batch) -> Tensor:
     native = F.normalize(batch.targets, dim=1) @ batch.gallery.T * batch.native_scale
     logits = F.normalize(batch.predicted, dim=1) @ batch.gallery.T * batch.scale
     expected = native.masked_fill(positive, -torch.inf).softmax(dim=1)
-    return F.cross_entropy(logits.masked_fill(positive, -1e9), expected)
+    return batch.mean(F.cross_entropy(logits.masked_fill(positive, -1e9), expected, reduction="none"))
 
 
 def squared_error(batch: Batch) -> Tensor:
     """Squared error, before any normalisation, summed over dimensions and averaged over rows."""
-    return (batch.predicted - batch.targets).square().sum(1).mean()
+    return batch.mean((batch.predicted - batch.targets).square().sum(1))
 
 
 @exact_products()

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repstitch.arguments import check_choice
 from repstitch.errors import InputError
 from repstitch.metrics.delete_one import RowScores, reciprocal_ranks, share_of_neighbours, without_copies
 from repstitch.metrics.neighbour_lists import overlap
 from repstitch.metrics.neighbours import knn, unit
 from repstitch.metrics.retrieval import ranks
+from repstitch.names import USES
 from repstitch.precision import exact_products
 
 K = 10
@@ -27,20 +29,26 @@ class ValidationObjective:
     """The score that model selection maximises, computed on validation pairs `X` (n, d_source) and `Y` (n, d_target).
 
     `name` is match, neighbours or reconstruction. The `distractors` (m, d_target) are training targets. They enlarge
-    the gallery, so that few validation rows still distinguish a good map from a very good one.
+    the gallery, so that few validation rows still distinguish a good map from a very good one. `weights` (n,) weigh
+    the pairs in the mean score. `use` is the use that `neighbours` is judged by: the translated rows search the gallery
+    (`query`), the targets search the translated rows (`corpus`, without distractors), or the mean of these (`both`).
     """
 
     name: str
     X: Tensor
     Y: Tensor
     distractors: Tensor
+    weights: Tensor | None = None
+    use: str = "both"
 
     def __post_init__(self):
         if self.name not in OBJECTIVES:
             raise InputError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {self.name!r}.")
+        check_choice("use", self.use, (*USES, "both"))
 
     def to(self, device: torch.device | str) -> "ValidationObjective":
-        return replace(self, X=self.X.to(device), Y=self.Y.to(device), distractors=self.distractors.to(device))
+        tensors = {name: getattr(self, name) for name in ("X", "Y", "distractors", "weights")}
+        return replace(self, **{name: rows if rows is None else rows.to(device) for name, rows in tensors.items()})
 
     @cached_property
     def gallery(self) -> Tensor:
@@ -55,14 +63,27 @@ class ValidationObjective:
         """The nearest other rows of each target in the gallery: at most ten, and the next one if there is one."""
         return knn(self.Y, self.gallery, min(K + 1, len(self.gallery) - 1), exclude_self=True)
 
-    @exact_products()
-    @torch.inference_mode()
+    @cached_property
+    def neighbours_in_corpus(self) -> Tensor:
+        """The nearest other rows of each target among the validation targets, as many as `native_neighbours`."""
+        return knn(self.Y, self.Y, min(K + 1, len(self.Y) - 1), exclude_self=True)
+
     def scores_per_row(self, map: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the score (n,) of every validation row, higher is better; −inf if the map gives NaN, Inf or zeros."""
-        predicted = map(self.X)
+        with torch.inference_mode():
+            return self.scores_of(map(self.X))
+
+    @exact_products()
+    @torch.inference_mode()
+    def scores_of(self, predicted: Tensor) -> Tensor:
+        """Return the score (n,) of every validation row from its translation, given as (n, d_target)."""
         if not bool(torch.isfinite(predicted).all()) or not bool(predicted.any(dim=1).all()):
             return self.X.new_full((len(self.X),), -torch.inf, dtype=torch.float32)
         return OBJECTIVES[self.name](self, predicted).float()
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        """Return scores (n,) times the weights, so that their mean is the weighted mean score."""
+        return scores if self.weights is None else scores * (self.weights / self.weights.mean())
 
     @exact_products()
     @torch.inference_mode()
@@ -71,16 +92,28 @@ class ValidationObjective:
         values, pool = self.scores_per_row(map).double().cpu().numpy(), len(self.gallery)
         if self.name == "reconstruction" or not np.isfinite(values).all():
             return RowScores(values, None, -math.inf)
-        depth = min(K if self.name == "neighbours" else SHORTLIST, pool - 2) + 1
-        lists = knn(map(self.X), self.gallery, depth, exclude_self=True).cpu()
+        predicted = map(self.X)
         if self.name == "neighbours":
-            return share_of_neighbours(self.native_neighbours.cpu(), min(K, pool - 1), lists, min(K, pool - 1), pool)
+            return self._shares_of_neighbours(predicted)
+        lists = knn(predicted, self.gallery, min(SHORTLIST, pool - 2) + 1, exclude_self=True).cpu()
         ahead = without_copies(lists, self.copies.cpu())
         return reciprocal_ranks(torch.from_numpy(1 / values).round().long(), ahead, pool)
 
+    def _shares_of_neighbours(self, predicted: Tensor) -> RowScores:
+        scores: list[RowScores] = []
+        for use, queries, gallery, native in (
+            ("query", predicted, self.gallery, self.native_neighbours),
+            ("corpus", self.Y, predicted, self.neighbours_in_corpus),
+        ):
+            if self.use in (use, "both"):
+                k, pool = min(K, len(gallery) - 1), len(gallery)
+                lists = knn(queries, gallery, min(K + 1, pool - 1), exclude_self=True)
+                scores.append(share_of_neighbours(native.cpu(), k, lists.cpu(), k, pool))
+        return scores[0] if len(scores) == 1 else scores[0].averaged(scores[1])
+
     def score(self, map: Callable[[Tensor], Tensor]) -> float:
-        """Return the mean score over the validation rows."""
-        return float(self.scores_per_row(map).mean())
+        """Return the mean score over the validation rows, by their weights."""
+        return float(self.weigh(self.scores_per_row(map)).mean())
 
     @exact_products()
     @torch.inference_mode()
@@ -98,12 +131,18 @@ def _match(objective: ValidationObjective, predicted: Tensor) -> Tensor:
 
 
 def _neighbours(objective: ValidationObjective, predicted: Tensor) -> Tensor:
-    """Share of the counterpart's nearest neighbours, at most ten, that are also the translated row's.
+    """Share of the counterpart's nearest neighbours, at most ten, that a search finds too, by the use of the objective.
 
     The counterpart itself is left out.
     """
-    native = objective.native_neighbours[:, :K]
-    return overlap(knn(predicted, objective.gallery, native.shape[1], exclude_self=True), native)
+    shares: list[Tensor] = []
+    if objective.use in ("query", "both"):
+        native = objective.native_neighbours[:, :K]
+        shares.append(overlap(knn(predicted, objective.gallery, native.shape[1], exclude_self=True), native))
+    if objective.use in ("corpus", "both"):
+        native = objective.neighbours_in_corpus[:, :K]
+        shares.append(overlap(knn(objective.Y, predicted, native.shape[1], exclude_self=True), native))
+    return torch.stack(shares).mean(0)
 
 
 def _reconstruction(objective: ValidationObjective, predicted: Tensor) -> Tensor:

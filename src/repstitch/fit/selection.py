@@ -3,15 +3,15 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import product
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import (
-    Canonical,
     Decomposition,
     affine,
     canonical,
@@ -23,7 +23,7 @@ from repstitch.fit.closed_form import (
 from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.ranks import from_first_rank
 from repstitch.fit.recipe import Recipe, recipe_for
-from repstitch.metrics.moments import moments
+from repstitch.metrics.moments import Moments, moments
 from repstitch.stitchers.maps import AffineMap, Map
 
 # None keeps the map's own scale; 1 matches the target's variance.
@@ -39,6 +39,8 @@ CANONICAL = {
     "cut": (False, True),
 }
 REFINED = ("linear", "mlp")  # in order of simplicity, after all closed forms
+OWN_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # of the total weight, for own pairs beside general ones
+KEPT_FORMS = 8  # for each part of the pairs; hill climbing returns to the last few
 NOT_OF_THE_FIT = ("width", "stop_after", "seed", "accelerator", "devices", "strategy", "checkpoints")
 
 
@@ -64,7 +66,13 @@ class Candidate:
 class Problem:
     """Normalised training pairs X (n, d_source) and Y (n, d_target), and the objective that scores maps fitted to them.
 
-    If `keep_lengths` is true, translations are not normalised, and no gain above 1 is tried.
+    If `keep_lengths` is true, translations are not normalised, and no gain above 1 is tried. `weights` (n,) weigh the
+    pairs in every fit.
+
+    With `folds` (n,) there are no separate validation pairs. Pairs of fold 0, 1, … are the rows of the objective, in
+    this order, and each is translated by a map that is fitted without its fold. Pairs of fold −1 are general pairs,
+    which are in every fit. The weights of the others, the own pairs, are then multiplied by one factor, so that they
+    sum to `own_share` of the total weight: the share is a further setting of closed forms, among `own_shares`.
     """
 
     X: Tensor
@@ -72,15 +80,84 @@ class Problem:
     objective: ValidationObjective
     recipe: Recipe = field(default_factory=Recipe)
     keep_lengths: bool = False
+    weights: Tensor | None = None
+    folds: Tensor | None = None
+    own_shares: tuple[float, ...] = OWN_SHARES
 
-    def allowed(self, axes: dict[str, tuple]) -> dict[str, tuple]:
-        """Return the axes of a grid without the gains that `keep_lengths` rules out."""
+    @property
+    def n_folds(self) -> int:
+        return 0 if self.folds is None else int(self.folds.max()) + 1
+
+    @cached_property
+    def has_general(self) -> bool:
+        """Whether there are general pairs beside own ones."""
+        return self.folds is not None and bool((self.folds < 0).any())
+
+    def grid(self, axes: dict[str, tuple]) -> dict[str, tuple]:
+        """Return the axes of a grid for this problem.
+
+        It has no gains that `keep_lengths` rules out. Beside general pairs, it has the share of the own pairs.
+        """
         gains = tuple(g for g in axes["gain"] if not self.keep_lengths or g is None or g <= 1)
-        return axes | {"gain": gains}
+        return axes | {"gain": gains} | ({"own_share": self.own_shares} if self.has_general else {})
+
+    def starts(self, settings: Iterable[dict]) -> list[dict]:
+        """Return the settings from which a grid is searched, each with a small, a middle and a large share if any."""
+        if not self.has_general:
+            return list(settings)
+        shares = {self.own_shares[0], self.own_shares[len(self.own_shares) // 2], self.own_shares[-1]}
+        return [one | {"own_share": share} for one, share in product(settings, sorted(shares))]
 
     @cached_property
     def decomposition(self) -> Decomposition:
-        return decompose(moments((self.X, self.Y)))
+        """The decomposition of all pairs, with own pairs at half of the weight beside general ones."""
+        return self.decomposed(None, 0.5 if self.has_general else None)
+
+    @cached_property
+    def decomposed(self) -> Callable[[int | None, float | None], Decomposition]:
+        """Return the decomposition of all pairs but one fold (None: of all pairs), with a share of own pairs."""
+
+        @cache
+        def decomposed(left_out: int | None, own_share: float | None) -> Decomposition:
+            if not self.has_general or own_share is None:
+                parts = [self._general, self._own(left_out)]
+                present = [part for part in parts if part is not None]
+                return decompose(present[0] if len(present) == 1 else present[0] + present[1])
+            own, general = cast(Moments, self._own(left_out)), cast(Moments, self._general)
+            if own_share >= 1:
+                return decompose(own)
+            total = own.n + general.n
+            general = general.weighted((1 - own_share) * total / general.n)
+            return decompose(general + own.weighted(own_share * total / own.n))
+
+        return decomposed
+
+    @cached_property
+    def _general(self) -> Moments | None:
+        if self.folds is None:
+            return self._moments_of(torch.ones(len(self.X), dtype=torch.bool))
+        return self._moments_of(self.folds < 0) if self.has_general else None
+
+    def _own(self, left_out: int | None) -> Moments | None:
+        if self.folds is None:
+            return None
+        is_own = self.folds >= 0
+        return self._moments_of(is_own if left_out is None else is_own & (self.folds != left_out))
+
+    def _moments_of(self, rows: Tensor) -> Moments:
+        if bool(rows.all()):
+            return moments((self.X, self.Y, self.weights))
+        return moments((self.X[rows], self.Y[rows], None if self.weights is None else self.weights[rows]))
+
+    def cross_translate(self, fit: Callable[[Decomposition], Map], own_share: float | None = None) -> Tensor:
+        """Return the translations (n, d_target) of the own pairs, each by a map fitted without its fold."""
+        assert self.folds is not None
+        fold_of = self.folds[self.folds >= 0]
+        predicted = torch.empty_like(self.objective.Y)
+        for fold in range(self.n_folds):
+            rows = fold_of == fold
+            predicted[rows] = fit(self.decomposed(fold, own_share))(self.objective.X[rows])
+        return predicted
 
     @cached_property
     def procrustes(self) -> Candidate:
@@ -95,8 +172,24 @@ class Problem:
         """The closed form that refinement starts from: canonical, which at power 1 includes ridge, or procrustes."""
         return max(self.canonical, self.procrustes, key=lambda c: c.score)
 
+    def closed_candidate(self, method: str, settings: dict[str, Any], fit: "Fit") -> Candidate:
+        """Return a closed form that is fitted to all pairs, with the scores of its fits on pairs that they left out."""
+        share = settings.get("own_share")
+        map = fit(self.decomposed(None, share), settings)
+        if self.folds is None:
+            return self.candidate(method, settings, map)
+        predicted = self.cross_translate(lambda decomposition: fit(decomposition, settings), share)
+        return Candidate(method, settings, map, self.objective.weigh(self.objective.scores_of(predicted)))
+
     def candidate(self, method: str, settings: dict[str, Any], map: Map) -> Candidate:
-        return Candidate(method, settings, map, self.objective.scores_per_row(map))
+        return Candidate(method, settings, map, self.objective.weigh(self.objective.scores_per_row(map)))
+
+    def kept(self, function: Callable) -> Callable:
+        """Return the function with a cache that has room for the forms that hill climbing returns to."""
+        return lru_cache(maxsize=KEPT_FORMS * (1 + self.n_folds))(function)
+
+
+Fit = Callable[[Decomposition, dict[str, Any]], AffineMap]
 
 
 def climb(axes: dict[str, tuple], starts: Iterable[dict], fit: Callable[[dict], Candidate]) -> Candidate:
@@ -137,48 +230,56 @@ def climb(axes: dict[str, tuple], starts: Iterable[dict], fit: Callable[[dict], 
 
 def tune_ridge(problem: Problem) -> Candidate:
     """Fit ridge with its best penalty and gain."""
-    weight = cache(lambda penalty: ridge_weight(problem.decomposition, penalty))
+    weight = problem.kept(ridge_weight)
 
-    def fit(settings: dict) -> Candidate:
-        map = affine(problem.decomposition.moments, weight(settings["penalty"]), settings["gain"])
-        return problem.candidate("ridge", settings, map)
+    def fit(d: Decomposition, settings: dict) -> AffineMap:
+        return affine(d.moments, weight(d, settings["penalty"]), settings["gain"])
 
     starts = [{"penalty": p, "gain": g} for p, g in product((1e-3, 1e-1, 10.0), (None, 1.0))]
-    return climb(problem.allowed(RIDGE), starts, fit)
+    return tune(problem, "ridge", RIDGE, starts, fit)
 
 
 def tune_procrustes(problem: Problem) -> Candidate:
     """Fit procrustes, about the origin or centred with its best gain."""
-    pair_moments = problem.decomposition.moments
-    rotation = fit_procrustes(pair_moments, scaled=False).weight.double()
+    rotation = problem.kept(lambda d: fit_procrustes(d.moments, scaled=False).weight.double())
 
-    def fit(settings: dict) -> Candidate:
-        gain = settings["gain"]
-        map = fit_procrustes(pair_moments) if gain is None else affine(pair_moments, rotation, gain)
-        return problem.candidate("procrustes", {"centred": True} | settings, map)
+    def fit(d: Decomposition, settings: dict) -> AffineMap:
+        if settings["gain"] is None:
+            return fit_procrustes(d.moments, settings["centred"])
+        return affine(d.moments, rotation(d), settings["gain"])
 
-    best = climb(problem.allowed(PROCRUSTES), [{"gain": None}, {"gain": 1.0}], fit)
-    settings = {"centred": False, "gain": None}
-    plain = problem.candidate("procrustes", settings, fit_procrustes(pair_moments, centred=False))
+    starts = [{"centred": True, "gain": None}, {"centred": True, "gain": 1.0}]
+    best = tune(problem, "procrustes", PROCRUSTES | {"centred": (True,)}, starts, fit)
+    settings = best.settings | {"centred": False, "gain": None}
+    plain = problem.closed_candidate("procrustes", settings, fit)
     tried = (*best.tried, (settings, plain.score))
     return replace(max(best, plain, key=lambda c: c.score), tried=tried)
 
 
 def tune_canonical(problem: Problem) -> Candidate:
     """Fit canonical with its best shrinkages, power and gain, with or without the cut at the null edge."""
-    shared: Callable[[float, float | None], Canonical] = cache(lambda x, y: canonical(problem.decomposition, x, y))
-    weight = cache(lambda x, y, power, cut: shared(x, y).weight(power, cut))
+    shared = problem.kept(canonical)
+    weight = problem.kept(lambda d, x, y, power, cut: shared(d, x, y).weight(power, cut))
 
-    def fit(settings: dict) -> Candidate:
-        w = weight(settings["shrink_x"], settings["shrink_y"], settings["power"], settings["cut"])
-        return problem.candidate("canonical", settings, affine(problem.decomposition.moments, w, settings["gain"]))
+    def fit(d: Decomposition, settings: dict) -> AffineMap:
+        w = weight(d, *(settings[name] for name in ("shrink_x", "shrink_y", "power", "cut")))
+        return affine(d.moments, w, settings["gain"])
 
     # On a tie the first start wins: if all maps distinguish all rows, the result is least squares.
     starts = [
         {"shrink_x": x, "shrink_y": None, "power": p, "gain": g, "cut": False}
         for x, (p, g) in product((1e-2, 1.0), ((1.0, None), (0.5, 1.0), (0.25, 1.0 if problem.keep_lengths else 1.4)))
     ]
-    return climb(problem.allowed(CANONICAL), starts, fit)
+    return tune(problem, "canonical", CANONICAL, starts, fit)
+
+
+def tune(problem: Problem, method: str, axes: dict[str, tuple], starts: list[dict], fit: Fit) -> Candidate:
+    """Fit a closed form with the best settings of a grid, by hill climbing."""
+    return climb(
+        problem.grid(axes),
+        problem.starts(starts),
+        lambda settings: problem.closed_candidate(method, settings, fit),
+    )
 
 
 def tune_contrastive(problem: Problem, method: str) -> Candidate:
@@ -188,7 +289,9 @@ def tune_contrastive(problem: Problem, method: str) -> Candidate:
     start = problem.start
     # With width 0 in the recipe, the method has its default width.
     recipe = recipe_for(method, **{k: v for k, v in asdict(problem.recipe).items() if k != "width" or v})
-    refined = refine(problem.X, problem.Y, cast(AffineMap, start.map), problem.decomposition, problem.objective, recipe)
+    pairs = (problem.X, problem.Y)
+    start_map, decomposition = cast(AffineMap, start.map), problem.decomposition
+    refined = refine(*pairs, start_map, decomposition, problem.objective, recipe, weights=problem.weights)
     settings = {
         "start": {"method": start.method} | start.settings,
         "width": recipe.width,
@@ -203,13 +306,17 @@ def tune_contrastive(problem: Problem, method: str) -> Candidate:
 def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Candidate]]:
     """Fit a map by one method or by all, and return the chosen candidate and the best candidate of each method.
 
-    `auto` tries every method. Closed forms are equally simple, so only the best of them is compared with `linear` and
-    `mlp`. The choice is the simplest candidate that is within one standard error of the best one, by their paired
-    difference.
+    `auto` tries every method; with folds, every closed form. Closed forms are equally simple, so only the best of them
+    is compared with `linear` and `mlp`. The choice is the simplest candidate that is within one standard error of the
+    best one, by their paired difference.
     """
     if method not in (*METHODS, "auto"):
         raise InputError(f"`method` must be one of {', '.join(METHODS)} or auto; got {method!r}.")
-    tried = [fit(problem) for name, fit in METHODS.items() if method in (name, "auto")]
+    if problem.folds is not None and method in REFINED:
+        closed = ", ".join(name for name in METHODS if name not in REFINED)
+        raise InputError(f"With `folds` or `own` the `method` must be {closed} or auto; got {method!r}.")
+    methods = {name: fit for name, fit in METHODS.items() if problem.folds is None or name not in REFINED}
+    tried = [fit(problem) for name, fit in methods.items() if method in (name, "auto")]
     closed = [c for c in tried if c.method not in REFINED]
     ladder = [max(closed, key=lambda c: c.score)] if closed else []
     ladder += [c for c in tried if c.method in REFINED]
@@ -225,9 +332,10 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
     return best, tried
 
 
-def refit(chosen: Candidate, X: Tensor, Y: Tensor, problem: Problem) -> Map:
-    """Fit a map to these pairs with the settings of the chosen candidate; nothing is selected again."""
-    d, (method, settings) = replace(problem, X=X, Y=Y).decomposition, from_first_rank((chosen.method, chosen.settings))
+def refit(chosen: Candidate, problem: Problem) -> Map:
+    """Fit a map to the pairs of a problem with the settings of the chosen candidate; nothing is selected again."""
+    method, settings = from_first_rank((chosen.method, chosen.settings))
+    d = problem.decomposed(None, settings.get("own_share"))
     if "start" not in settings:
         return fit_closed(d, method, settings)
     start = fit_closed(d, settings["start"]["method"], settings["start"])
@@ -242,7 +350,7 @@ def refit(chosen: Candidate, X: Tensor, Y: Tensor, problem: Problem) -> Map:
         temperatures=(settings["temperature"] / problem.objective.temperature(start),),
         checkpoints=None,
     )
-    return refine(X, Y, start, d, problem.objective, recipe).map
+    return refine(problem.X, problem.Y, start, d, problem.objective, recipe, weights=problem.weights).map
 
 
 METHODS: dict[str, Callable[[Problem], Candidate]] = {

@@ -49,6 +49,15 @@ class RowScores:
         bounds = self.lowest - other.highest, self.highest - other.lowest
         return RowScores(self.values - other.values, changes, *bounds)
 
+    def averaged(self, other: "RowScores") -> "RowScores":
+        """Return the mean of two scores of the same queries; the rows of the smaller pool come first in the other."""
+        parts = [scores.changes for scores in (self, other) if scores.changes is not None]
+        width = max((part.shape[1] for part in parts), default=0)
+        changes = [None if scores.changes is None else _widened(scores.changes, width) for scores in (self, other)]
+        total = _combine(changes[0], changes[1], 1.0)
+        bounds = (self.lowest + other.lowest) / 2, (self.highest + other.highest) / 2
+        return RowScores((self.values + other.values) / 2, None if total is None else total * 0.5, *bounds)
+
     def over(self, other: "RowScores") -> "Ratio":
         """Return the ratio of two mean scores of the same queries. The mean of `other` must be above 0."""
         return Ratio(self, other)
@@ -171,6 +180,13 @@ def interval_of_constant(score: float, n: float, lowest: float = 0.0, highest: f
 def certain(score: float, n: int) -> RowScores:
     """Return n equal scores that are known by definition: their interval is the score itself."""
     return RowScores(np.full(n, score), None, score, score)
+
+
+def _widened(changes: "csr_array", width: int) -> "csr_array":
+    """Return the matrix (n, m) as (n, width), with zeros in the further columns."""
+    from scipy.sparse import csr_array
+
+    return csr_array((changes.data, changes.indices, changes.indptr), shape=(changes.shape[0], width))
 
 
 def _combine(first: "csr_array | None", second: "csr_array | None", weight: float) -> "csr_array | None":

@@ -13,12 +13,13 @@ from repstitch.embeddings.checks import check
 from repstitch.embeddings.columns import Column
 from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.normalising import normalise
+from repstitch.embeddings.pair_columns import attach_weights, columns_to_read, own_pairs, weights_of
 from repstitch.embeddings.pairs import Pairs, pair
 from repstitch.embeddings.reading import place_group
 from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
 from repstitch.embeddings.sampling import Sample
 from repstitch.embeddings.sides import read_both
-from repstitch.embeddings.splitting import Split, split
+from repstitch.embeddings.splitting import Split, finest_folds, folds_of, split
 from repstitch.errors import InputError
 from repstitch.spaces import Space
 from repstitch.transfer.labels import label
@@ -31,7 +32,12 @@ class PreparedPairs:
     `pairs` are the rows before normalisation, and `parts` has the row numbers of train, validation and test. `X`
     (n, d_source) and `Y` (n, d_target) are the same rows after normalisation, on the device that maps are fitted on;
     `output_norm` is the normalisation of `Y`. `notes` are warnings for the scorecard. `near_duplicates` (n,) is a mask
-    of the held-out pairs that nearly repeat a training pair.
+    of the held-out pairs that nearly repeat a training pair. `weights` (n,) weigh the pairs.
+
+    With `folds` (n,), all pairs are training pairs, and those of a fold, the own pairs, are all parts of validation
+    too: settings are selected with translations of each by a map that is fitted without its fold. General pairs have
+    fold −1. Scores and confidence are those of maps fitted without the smaller `proof_folds`, which are more like the
+    map of all pairs.
     """
 
     pairs: Pairs
@@ -41,56 +47,83 @@ class PreparedPairs:
     output_norm: str
     notes: list[str]
     near_duplicates: np.ndarray
+    weights: np.ndarray | None = None
+    folds: np.ndarray | None = None
+    proof_folds: np.ndarray | None = None
 
     @property
     def held_out(self) -> np.ndarray:
         """Row numbers of the pairs that are scored: test, or the calibration half of validation if test is empty."""
         return self.parts.test if len(self.parts.test) else self.parts.calibrate
 
+    @property
+    def has_general(self) -> bool:
+        """Whether there are general pairs beside own ones."""
+        return self.folds is not None and bool((self.folds < 0).any())
+
     def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the normalised source and target rows at these positions."""
         return self.X[rows], self.Y[rows]
 
 
-def read_pair_of_spaces(  # noqa: PLR0913 - all that `train` states about its two inputs
+@dataclass(frozen=True, eq=False)
+class PairColumns:
+    """What `train` reads beside the vectors: the group, label and weight of each pair, and which pairs are own."""
+
+    group: Column | None = None
+    labels: Column | None = None
+    weight: Column | None = None
+    own: Column | None = None
+
+
+@dataclass(frozen=True)
+class Division:
+    """How pairs are divided: into parts by their shares, or, with `n_folds`, into folds."""
+
+    shares: Sequence[float]
+    seed: int
+    n_folds: int | None = None
+
+
+def read_pair_of_spaces(
     source: EmbeddingsLike,
     target: EmbeddingsLike,
-    source_space: str | Space | None = None,
-    target_space: str | Space | None = None,
-    source_ids: Column | None = None,
-    target_ids: Column | None = None,
-    group: Column | None = None,
-    labels: Column | None = None,
+    columns: PairColumns,
+    spaces: tuple[str | Space | None, str | Space | None] = (None, None),
+    ids: tuple[Column | None, Column | None] = (None, None),
     id_column: IdColumn | None = None,
     sample: Sample | None = None,
 ) -> tuple[Embeddings, Embeddings]:
-    """Read both sides. Groups are attached to the side that has them as a column; all other groups, to the source.
+    """Read both sides, with the columns of weights and own pairs if they are columns; weights of a file or an array are
+    attached to the source. Groups are attached to the side that has them as a column; all other groups, to the source.
 
     Labels are attached to the source. The spaces of arrays are named `source` and `target` unless the caller names
     them. If the other side already has that name, the array's space is named `array`. Raises InputError if `group` is
     neither a column of one side nor a file or array, and if both spaces have the same name, unless a card or the caller
     states the name of each.
     """
-    groups = place_group((source, target), group)
-    source_rows, target_rows = read_both(
-        source,
-        target,
-        (
-            {"space": source_space, "ids": source_ids, "group": groups[0], "id_column": id_column},
-            {"space": target_space, "ids": target_ids, "group": groups[1], "id_column": id_column},
-        ),
-        sample,
-    )
-    if _is_nameless(source, source_space) and target_rows.space.name != "source":
+    groups = place_group((source, target), columns.group)
+    names = columns_to_read((source, target), (columns.weight, columns.own))
+    options = [
+        {"space": space, "ids": of_rows, "group": group, "id_column": id_column, "columns": of_side}
+        for space, of_rows, group, of_side in zip(spaces, ids, groups, names, strict=True)
+    ]
+    source_rows, target_rows = read_both(source, target, (options[0], options[1]), sample)
+    if _is_nameless(source, spaces[0]) and target_rows.space.name != "source":
         source_rows = _named(source_rows, "source")
-    if _is_nameless(target, target_space) and source_rows.space.name != "target":
+    if _is_nameless(target, spaces[1]) and source_rows.space.name != "target":
         target_rows = _named(target_rows, "target")
     if source_rows.space.name == target_rows.space.name and not (source_rows.declared and target_rows.declared):
         raise InputError(
             f"Both spaces would be named {source_rows.space.name!r}; set different names with `source_space` and "
             "`target_space`."
         )
-    return source_rows if labels is None else label(source_rows, labels, id_column), target_rows
+    if columns.labels is not None:
+        source_rows = label(source_rows, columns.labels, id_column)
+    is_read = isinstance(columns.weight, str) and columns.weight in (*names[0], *names[1])
+    if columns.weight is not None and not is_read:
+        source_rows = attach_weights(source_rows, columns.weight, id_column)
+    return source_rows, target_rows
 
 
 def _is_nameless(rows: EmbeddingsLike, space: str | Space | None) -> bool:
@@ -106,8 +139,8 @@ def prepare(
     source: Embeddings,
     target: Embeddings,
     *,
-    shares: Sequence[float],
-    split_seed: int,
+    columns: PairColumns,
+    division: Division,
     drop_invalid: bool,
     output_norm: str | None,
     device: str,
@@ -115,16 +148,24 @@ def prepare(
 ) -> PreparedPairs:
     """Pair the rows, split them, check that a map can be learned from them, and normalise them.
 
-    Only a `sample` of the pairs is kept, if there is one. If `output_norm` is None, target rows are scaled to unit
-    length, unless their card states that they are not normalised. Raises InputError if the rows, the pairs or the split
-    cannot be used.
+    Only a `sample` of the pairs is kept, if there is one. If there are own pairs, only these are divided into folds. If
+    `output_norm` is None, target rows are scaled to unit length, unless their card states that they are not normalised.
+    Raises InputError if the rows, the pairs or the split cannot be used.
     """
     pairs = pair(source, target, drop_invalid)
     if sample is not None:
         pairs = pairs.take(sample.positions(len(pairs)))
-    parts = split(pairs, shares, split_seed)
+    weights, folds, proof_folds = weights_of(pairs, columns.weight), None, None
+    if division.n_folds is None:
+        parts = split(pairs, division.shares, division.seed)
+    else:
+        is_own = None if columns.own is None else own_pairs(pairs, columns.own)
+        folds = folds_of(pairs, division.n_folds, division.seed, is_own)
+        proof_folds = finest_folds(pairs, division.seed, is_own)
+        in_folds = np.flatnonzero(folds >= 0)
+        parts = Split(np.arange(len(pairs)), in_folds, in_folds, np.arange(0))
     output_norm = output_norm or ("none" if target.space.normalised is False else "unit")
-    findings = check(pairs, parts, output_norm)
+    findings = check(pairs, parts, output_norm, proof_folds)
     return PreparedPairs(
         pairs=pairs,
         parts=parts,
@@ -133,6 +174,9 @@ def prepare(
         output_norm=output_norm,
         notes=findings.notes,
         near_duplicates=findings.near_duplicates,
+        weights=weights,
+        folds=folds,
+        proof_folds=proof_folds,
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from repstitch.evaluation.pool import TranslatedPairs
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.scoring import MAX_POOL, score_pairs
 from repstitch.evaluation.thresholds import Thresholds
-from repstitch.fit.calibration import calibrate, evaluate
-from repstitch.fit.closed_form import FITS, fit_shuffled
+from repstitch.fit.calibration import CalibrationRows, Directions, calibrate, calibrate_folds, directions_of, evaluate
+from repstitch.fit.closed_form import FITS, fit_closed, fit_shuffled
 from repstitch.fit.learning_curve import draw_curve
 from repstitch.fit.selection import Candidate, Problem
 from repstitch.fit.spectrum import shared_spectrum
@@ -63,9 +64,14 @@ def score_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem,
     """Score the chosen map on the held-out pairs, on the CPU."""
     rows = prepared.held_out
     X, Y = (side.cpu() for side in prepared.take(rows))
-    map = chosen.map.to("cpu")
     with torch.inference_mode():
-        raw_output = map(X)
+        if prepared.proof_folds is None:
+            raw_output = chosen.map.to("cpu")(X)
+        else:
+            share = chosen.settings.get("own_share")
+            without_folds = _problem_of_proof(prepared, problem)
+            raw_output = without_folds.cross_translate(lambda d: fit_closed(d, chosen.method, chosen.settings), share)
+            raw_output = raw_output.cpu()
         translated = normalise(raw_output, prepared.output_norm, "the translation")
     near_duplicates = prepared.near_duplicates[rows]
     return score_pairs(
@@ -78,6 +84,8 @@ def score_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem,
 
 def held_out_name(prepared: PreparedPairs) -> str:
     """Return the scorecard's name for the pairs that were scored."""
+    if prepared.folds is not None:
+        return "own pairs in folds" if prepared.has_general else "pairs in folds"
     if len(prepared.parts.test):
         return "test pairs"
     return "validation pairs" if has_calibration_half(prepared) else "validation pairs that also chose the map"
@@ -92,6 +100,10 @@ def calibrate_confidence(
     prepared: PreparedPairs, problem: Problem, chosen: Candidate
 ) -> tuple[Calibration | None, str | None]:
     """Return the calibrated confidence, or None and a note with the reason."""
+    if prepared.folds is not None:
+        confidence = _calibrate_folds(_problem_of_proof(prepared, problem), chosen)
+        few = "There are fewer than 20 own pairs, so confidence is not calibrated."
+        return confidence, few if confidence is None else None
     if not has_calibration_half(prepared):
         return None, "Validation could not be halved (too few pairs or groups), so confidence is not calibrated."
     selection, calibration = (prepared.take(rows) for rows in (prepared.parts.select, prepared.parts.calibrate))
@@ -99,6 +111,27 @@ def calibrate_confidence(
     if confidence is None:
         return None, f"One half of validation has fewer than {LEAST_ROWS} pairs, so confidence is not calibrated."
     return confidence, None
+
+
+def _problem_of_proof(prepared: PreparedPairs, problem: Problem) -> Problem:
+    """Return the problem with the folds of the proof."""
+    return replace(problem, folds=torch.from_numpy(prepared.proof_folds).to(problem.X.device))
+
+
+@exact_products()
+@torch.no_grad()
+def _calibrate_folds(problem: Problem, chosen: Candidate) -> Calibration | None:
+    """Fit the confidence on own pairs, each translated and read by a fit without its fold."""
+    assert problem.folds is not None
+    fold_of, share = problem.folds[problem.folds >= 0], chosen.settings.get("own_share")
+    parts: list[CalibrationRows] = []
+    directions: list[Directions] = []
+    for fold in range(problem.n_folds):
+        decomposition, rows = problem.decomposed(fold, share), fold_of == fold
+        map = fit_closed(decomposition, chosen.method, chosen.settings)
+        directions.append(directions_of(decomposition))
+        parts.append(CalibrationRows.of(map, problem.objective.X[rows], problem.objective.Y[rows], directions[fold]))
+    return calibrate_folds(directions[0], parts, problem.objective.distractors)
 
 
 @exact_products()

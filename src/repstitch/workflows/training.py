@@ -18,7 +18,7 @@ from repstitch.embeddings.fingerprints import id_fingerprints, pair_keys, row_fi
 from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.rows import EmbeddingsLike
 from repstitch.embeddings.sampling import Sample
-from repstitch.embeddings.splitting import SHARES
+from repstitch.embeddings.splitting import FOLDS, SHARES
 from repstitch.errors import InputError
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.thresholds import Thresholds
@@ -26,15 +26,23 @@ from repstitch.fit.learning_curve import check_enough
 from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.ranks import leave_to_first_rank
 from repstitch.fit.recipe import Recipe, RecipeSettings, recipe_for
-from repstitch.fit.selection import Candidate, Problem, refit, select
-from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES, Method, Normalisation, Objective
+from repstitch.fit.selection import OWN_SHARES, Candidate, Problem, refit, select
+from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES, Method, Normalisation, Objective, Use
 from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Calibration
 from repstitch.stitchers.held_out_rows import HeldOutRows, keep_rows
+from repstitch.stitchers.maps import Map
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.transfer.probe_evaluation import evaluate_probe
 from repstitch.transfer.task import Task, make_task
-from repstitch.workflows.preparing import PreparedPairs, group_name, prepare, read_pair_of_spaces
+from repstitch.workflows.preparing import (
+    Division,
+    PairColumns,
+    PreparedPairs,
+    group_name,
+    prepare,
+    read_pair_of_spaces,
+)
 from repstitch.workflows.proving import evaluate_selection
 
 
@@ -44,6 +52,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
     *,
     method: Method | Literal["auto"] = "auto",
     objective: Objective = "match",
+    use: Use | Literal["both"] | None = None,
     split_shares: Sequence[float] = SHARES,
     split_seed: int = 0,
     seed: int = 0,
@@ -62,6 +71,10 @@ def train(  # noqa: PLR0913 - the whole job in one call
     retention: float = 0.9,
     first_stage: float = 0.95,
     sample: int | None = None,
+    weight: Column | None = None,
+    folds: int | None = None,
+    own: Column | None = None,
+    own_share: float | None = None,
     **recipe: Unpack[RecipeSettings],
 ) -> Stitcher:
     """Learn a stitcher from paired embeddings and score it on held-out pairs.
@@ -90,6 +103,8 @@ def train(  # noqa: PLR0913 - the whole job in one call
             - `match`: rank the counterpart of each row first (mean reciprocal rank).
             - `neighbours`: have the same ten nearest neighbours as the counterpart (share of them in common).
             - `reconstruction`: come as close to the target vector as possible (R²).
+        use: The use that the objective `neighbours` is judged by: `query` (translated queries search native rows),
+            `corpus` (native queries search translated rows), or the mean of `both`. Default: None, which is `both`.
         split_shares: The shares of train, validation and test, which sum to 1. Only test may be 0; the pairs of the
             scorecard then come from validation. Default: (0.6, 0.15, 0.25).
         split_seed: Seed of the split. The part of a pair depends only on this seed and on its id or group (without ids,
@@ -128,6 +143,18 @@ def train(  # noqa: PLR0913 - the whole job in one call
             its whole 95 % interval for the verdict `use as first stage`. Default: 0.95.
         sample: The number of pairs to draw at random with `seed`; all if there are no more. Of a store, only their rows
             are read. Default: None, all pairs.
+        weight: One positive weight per pair, in every fit and in the score that selects the map: the name of a column
+            of either file, `table.csv:column`, a file, or an array in the source's row order. Default: None, all equal.
+        folds: The number of folds, from 2 to 20, in place of a split, which is worth it with fewer than about 3,000
+            pairs. The map is trained on all pairs. Settings are selected, and the scores and the confidence computed,
+            with translations of each fold by a map that is fitted without it. Only closed forms are tried. Default:
+            None, a split; 5 with `own`.
+        own: The pairs from where the stitcher will be used; the others are general pairs. All general pairs are trained
+            on, and own pairs are divided into folds, so that settings, scores and confidence are those of own pairs.
+            `own` is the name of a column of either file that says true or false for each row, or the ids of the own
+            pairs: a text file, a `.npy` file, `table.csv:column` or an array. Default: None, no difference.
+        own_share: The share of the own pairs in the total weight, above 0 and at most 1. Default: None, which selects
+            the best of several shares.
         **recipe: Settings of `linear` and `mlp`, for example `epochs` (default: 25), `width` of the hidden layer
             (default: 512), `batch_size` (default: 512) and `checkpoints`, a folder from which an interrupted fit
             resumes (default: None). `repstitch.fit.recipe.Recipe` describes all of them.
@@ -142,6 +169,9 @@ def train(  # noqa: PLR0913 - the whole job in one call
     if method not in (*METHODS, "auto"):
         raise InputError(f"`method` must be one of {', '.join(METHODS)} or auto; got {method!r}.")
     check_choice("objective", objective, OBJECTIVES)
+    if use is not None and objective != "neighbours":
+        raise InputError(f"`use` is a part of the objective neighbours; the `objective` is {objective}.")
+    n_folds = _check_folds(folds, own, own_share, split_shares, learning_curve)
     if output_norm is not None:
         check_choice("output_norm", output_norm, NORMALISATIONS)
     check_seed(seed)
@@ -151,12 +181,12 @@ def train(  # noqa: PLR0913 - the whole job in one call
     accelerator = "gpu" if device == "cuda" else "cpu"
     fit_recipe = recipe_for("mlp", **{"accelerator": accelerator, "seed": seed, **recipe})
 
+    columns = PairColumns(group, labels, weight, own)
+    spaces, ids = (source_space, target_space), (source_ids, target_ids)
     prepared = prepare(
-        *read_pair_of_spaces(
-            source, target, source_space, target_space, source_ids, target_ids, group, labels, id_column, drawn
-        ),
-        shares=split_shares,
-        split_seed=split_seed,
+        *read_pair_of_spaces(source, target, columns, spaces, ids, id_column, drawn),
+        columns=columns,
+        division=Division(split_shares, split_seed, n_folds),
         drop_invalid=drop_invalid,
         output_norm=output_norm,
         device=device,
@@ -166,20 +196,21 @@ def train(  # noqa: PLR0913 - the whole job in one call
         check_enough(len(prepared.parts.train))
     task = probe_task(prepared)
 
-    problem = state_problem(prepared, objective, fit_recipe)
+    problem = state_problem(prepared, objective, fit_recipe, use or "both", own_share)
     chosen, tried = select(problem, method)
-    refitted = refit(chosen, prepared.X, prepared.Y, problem).to("cpu") if refit_on_all else None
+    refitted = _refit_on_all(chosen, prepared, problem).to("cpu") if refit_on_all and n_folds is None else None
     leave_to_first_rank()
 
     scorecard, calibration = evaluate_selection(
         prepared, problem, chosen, tried, thresholds, learning_curve=learning_curve, seed=seed
     )
-    split_record = {"shares": list(split_shares), "seed": split_seed, "group": group_name(group)}
+    split_record: dict = {"seed": split_seed, "group": group_name(group)}
+    split_record |= {"shares": list(split_shares)} if n_folds is None else {"folds": n_folds}
     stitcher = assemble(
         prepared, problem, chosen, scorecard, calibration, objective, split_record, used_all_pairs=refit_on_all
     )
-    spaces = {"source": stitcher.source.name, "target": stitcher.target.name}
-    extras: dict = spaces | {"objective": objective} | ({} if refitted is None else {"refit": True})
+    names = {"source": stitcher.source.name, "target": stitcher.target.name}
+    extras: dict = names | {"objective": objective} | ({} if refitted is None else {"refit": True})
     if task is not None:
         extras["probe_transfer"] = evaluate_probe(stitcher, task, seed=seed).to_dict()
     map = stitcher.map if refitted is None else refitted
@@ -189,6 +220,26 @@ def train(  # noqa: PLR0913 - the whole job in one call
         scorecard=Scorecard(scorecard.to_dict() | extras),
         held_out=_held_out_rows(prepared) if refitted is None else None,
     )
+
+
+def _check_folds(
+    folds: int | None, own: Column | None, own_share: float | None, shares: Sequence[float], learning_curve: bool
+) -> int | None:
+    """Return the number of folds; None for a split. Raises InputError if the arguments contradict each other."""
+    if own_share is not None and (own is None or not 0 < own_share <= 1):
+        raise InputError(f"`own_share` must be above 0 and at most 1, and requires `own`; got {own_share}.")
+    if folds is None and own is None:
+        return None
+    if tuple(shares) != SHARES:
+        raise InputError("With `folds` or `own`, no pairs are set apart; omit `split`.")
+    if learning_curve:
+        raise InputError("`learning_curve` requires a split; omit it, or `folds` and `own`.")
+    return FOLDS if folds is None else folds
+
+
+def _refit_on_all(chosen: Candidate, prepared: PreparedPairs, problem: Problem) -> Map:
+    weights = None if prepared.weights is None else torch.tensor(prepared.weights).to(prepared.X)
+    return refit(chosen, replace(problem, X=prepared.X, Y=prepared.Y, weights=weights))
 
 
 def _held_out_rows(prepared: PreparedPairs) -> HeldOutRows | None:
@@ -205,11 +256,26 @@ def probe_task(prepared: PreparedPairs) -> Task | None:
     return make_task(prepared.X.cpu().numpy(), prepared.Y.cpu().numpy(), labels, prepared.parts)
 
 
-def state_problem(prepared: PreparedPairs, objective: str, recipe: Recipe) -> Problem:
+def state_problem(
+    prepared: PreparedPairs, objective: str, recipe: Recipe, use: str = "both", own_share: float | None = None
+) -> Problem:
     """Build the problem that selection solves: the training pairs, and the objective on validation pairs."""
-    X, Y = prepared.take(prepared.parts.train)
-    validation = ValidationObjective(objective, *prepared.take(prepared.parts.select), Y)
-    return Problem(X, Y, validation, recipe, keep_lengths=prepared.output_norm == "none")
+    train, selecting = prepared.parts.train, prepared.parts.select
+    X, Y = prepared.take(train)
+    weights = None if prepared.weights is None else torch.tensor(prepared.weights).to(X)
+    others = Y if prepared.folds is None else Y[torch.from_numpy(prepared.folds < 0)]
+    of_validation = None if weights is None else weights[selecting]
+    validation = ValidationObjective(objective, *prepared.take(selecting), others, of_validation, use)
+    return Problem(
+        X,
+        Y,
+        validation,
+        recipe,
+        keep_lengths=prepared.output_norm == "none",
+        weights=None if weights is None else weights[train],
+        folds=None if prepared.folds is None else torch.from_numpy(prepared.folds).to(X.device),
+        own_shares=OWN_SHARES if own_share is None else (own_share,),
+    )
 
 
 def assemble(
@@ -225,10 +291,12 @@ def assemble(
 ) -> Stitcher:
     """Build a stitcher from the chosen map, with a record of how it was made and which pairs were used to make it."""
     pairs, parts = prepared.pairs, prepared.parts
-    used = np.arange(len(pairs)) if used_all_pairs else np.concatenate([parts.train, parts.validation])
+    used = np.arange(len(pairs)) if used_all_pairs else np.union1d(parts.train, parts.validation)
     X, Y = pairs.X[used], pairs.Y[used]
     fingerprints = [id_fingerprints(pairs.ids[used]), row_fingerprints(X, Y)]
     counts = {"train": parts.train, "select": parts.select, "calibrate": parts.calibrate, "test": parts.test}
+    if prepared.folds is not None:
+        counts = {"train": parts.train, "own": prepared.held_out} if prepared.has_general else {"train": parts.train}
     return Stitcher(
         map=chosen.map.to("cpu"),
         source=pairs.source,
@@ -249,6 +317,7 @@ def assemble(
             "paired_by": pairs.by,
             "pairs": {name: len(rows) for name, rows in counts.items()},
             "dropped": pairs.dropped,
+            **({} if prepared.weights is None else {"effective_pairs": problem.decomposition.moments.n_effective}),
         },
         scorecard=scorecard,
         calibration=None if calibration is None else calibration.to("cpu"),
