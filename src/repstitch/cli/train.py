@@ -21,6 +21,7 @@ from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES, USES
 
 if TYPE_CHECKING:
     from repstitch.evaluation.scorecard_parts import LearningCurve
+    from repstitch.stitchers.stitcher import Stitcher
 
 RECIPE = ("epochs", "width", "batch_size", "learning_rate", "devices", "strategy", "checkpoints")
 
@@ -37,29 +38,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--out", required=True, metavar="DIR", help="folder to write the stitcher to; it must not exist"
     )
-    command.add_argument(
-        "--objective",
-        choices=OBJECTIVES,
-        default="match",
-        help="what the map is optimised for. match: find the same item in the other space; neighbours: keep the "
-        "neighbours that a re-embedded query would have; reconstruction: least squared error, best for probes and "
-        "steering (default: match)",
-    )
-    command.add_argument(
-        "--use",
-        choices=(*USES, "both"),
-        help="use that the objective neighbours is judged by. query: translated queries search native rows; corpus: "
-        "native queries search translated rows; both: the mean of these (default: both)",
-    )
-    command.add_argument(
-        "--method",
-        choices=(*METHODS, "auto"),
-        default="auto",
-        help="how the map is learned. ridge: penalised least squares; procrustes: rotation and scale; canonical: "
-        "whitening and canonical correlations, in seconds; linear: the best of these, refined by gradient descent; "
-        "mlp: linear plus a small neural network; auto: try all, and use the simplest one within one standard error of "
-        "the best on validation pairs (default: auto)",
-    )
+    _add_choice_arguments(command)
     command.add_argument(
         "--output-norm",
         choices=NORMALISATIONS,
@@ -87,6 +66,32 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     add_full_argument(command)
     _add_split_arguments(command)
     _add_fit_arguments(command)
+
+
+def _add_choice_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        default="match",
+        help="what the map is optimised for. match: find the same item in the other space; neighbours: keep the "
+        "neighbours that a re-embedded query would have; reconstruction: least squared error, best for probes and "
+        "steering (default: match)",
+    )
+    command.add_argument(
+        "--use",
+        choices=(*USES, "both"),
+        help="use that the objective neighbours is judged by. query: translated queries search native rows; corpus: "
+        "native queries search translated rows; both: the mean of these (default: both)",
+    )
+    command.add_argument(
+        "--method",
+        choices=(*METHODS, "auto"),
+        default="auto",
+        help="how the map is learned. ridge: penalised least squares; procrustes: rotation and scale; canonical: "
+        "whitening and canonical correlations, in seconds; linear: the best of these, refined by gradient descent; "
+        "mlp: linear plus a small neural network; auto: try all, and use the simplest one within one standard error of "
+        "the best on validation pairs (default: auto)",
+    )
 
 
 def _add_split_arguments(command: argparse.ArgumentParser) -> None:
@@ -199,6 +204,10 @@ def run(args: argparse.Namespace) -> None:
         **recipe,
     )
     stitcher.save(args.out)
+    _show(args, stitcher)
+
+
+def _show(args: argparse.Namespace, stitcher: "Stitcher") -> None:
     result = {
         "out": args.out,
         "version": stitcher.version,

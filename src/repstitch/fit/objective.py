@@ -68,10 +68,11 @@ class ValidationObjective:
         """The nearest other rows of each target among the validation targets, as many as `native_neighbours`."""
         return knn(self.Y, self.Y, min(K + 1, len(self.Y) - 1), exclude_self=True)
 
+    @exact_products()
+    @torch.inference_mode()
     def scores_per_row(self, map: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the score (n,) of every validation row, higher is better; −inf if the map gives NaN, Inf or zeros."""
-        with torch.inference_mode():
-            return self.scores_of(map(self.X))
+        return self.scores_of(map(self.X))
 
     @exact_products()
     @torch.inference_mode()

@@ -24,6 +24,7 @@ from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.ranks import from_first_rank
 from repstitch.fit.recipe import Recipe, recipe_for
 from repstitch.metrics.moments import Moments, moments
+from repstitch.precision import exact_products
 from repstitch.stitchers.maps import AffineMap, Map
 
 # None keeps the map's own scale; 1 matches the target's variance.
@@ -149,6 +150,8 @@ class Problem:
             return moments((self.X, self.Y, self.weights))
         return moments((self.X[rows], self.Y[rows], None if self.weights is None else self.weights[rows]))
 
+    @exact_products()
+    @torch.inference_mode()
     def cross_translate(self, fit: Callable[[Decomposition], Map], own_share: float | None = None) -> Tensor:
         """Return the translations (n, d_target) of the own pairs, each by a map fitted without its fold."""
         assert self.folds is not None

@@ -1,0 +1,165 @@
+"""One index with native and translated rows, whose similarities to a query are on two scales.
+
+A native row has a cosine of 1 to itself, a translated one less, and so on down the list. So a search by cosine ranks
+rows of one kind too high. One number corrects it: the length of the translated rows, where native rows and queries have
+length 1. It acts in a search by inner product.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repstitch.errors import InputError
+from repstitch.metrics.matrices import MatrixLike, as_matrix
+from repstitch.metrics.neighbour_lists import share_contained
+from repstitch.metrics.neighbours import nearest, unit
+from repstitch.precision import exact_products
+
+K = 10
+LENGTHS = tuple(round(0.8 + 0.01 * step, 2) for step in range(41))
+MOST_ROWS = 1_000
+LEAST_ROWS = 20
+DRAWS = 5
+SHARES = (0.05, 0.2, 0.5)
+
+
+@dataclass(frozen=True)
+class MixedScore:
+    """A search in an index of which the `share` of the rows is native and all others are translated.
+
+    Args:
+        share: Share of native rows, from 0 to 1.
+        length: Length of the translated rows; native rows have length 1.
+        overlap: Mean share of the ten nearest rows of a fully native index that the search finds. In [0, 1].
+        native_share: Share of native rows among the first ten results, which should be near `share`.
+    """
+
+    share: float
+    length: float
+    overlap: float
+    native_share: float
+
+
+class MixedIndex:
+    """Translated and native vectors of the same rows, of which any part may be native.
+
+    At most 1,000 rows are used, and as many queries.
+
+    Args:
+        translated: The translations (n, d) of rows that the map was not trained on.
+        native: The native vectors (n, d) of the same rows.
+        queries: Native vectors (m, d) of queries such as users ask. Default: None, the native rows, each of which
+            searches all rows but itself. Short questions are unlike long documents, so the best length differs.
+
+    Raises:
+        InputError: If the shapes do not fit, or with fewer than 20 rows or queries.
+    """
+
+    @exact_products()
+    def __init__(self, translated: MatrixLike, native: MatrixLike, queries: MatrixLike | None = None):
+        rows = [as_matrix(side, name) for side, name in ((translated, "translated"), (native, "native"))]
+        if rows[0].shape != rows[1].shape or len(rows[0]) < LEAST_ROWS:
+            raise InputError(
+                f"`translated` and `native` must have the same shape and at least {LEAST_ROWS} rows; got "
+                f"{tuple(rows[0].shape)} and {tuple(rows[1].shape)}."
+            )
+        T, Y = (unit(side[:MOST_ROWS].float()) for side in rows)
+        Q = Y if queries is None else unit(as_matrix(queries, "queries")[:MOST_ROWS].float())
+        if len(Q) < LEAST_ROWS or Q.shape[1] != Y.shape[1]:
+            raise InputError(
+                f"`queries` must have {Y.shape[1]} dimensions and at least {LEAST_ROWS} rows; got {tuple(Q.shape)}."
+            )
+        self.native, self.translated = Q @ Y.T, Q @ T.T
+        if queries is None:
+            for similar in (self.native, self.translated):
+                similar.fill_diagonal_(-torch.inf)
+        self.k = min(K, len(Y) - 1)
+        self.wanted = nearest(self.native, self.k)
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return self.native.shape[1]
+
+    def results(self, is_native: Tensor, length: float = 1.0) -> Tensor:
+        """Return the positions (n, k) of the nearest rows of each query, if the rows of a mask (n,) are native."""
+        return nearest(torch.where(is_native, self.native, length * self.translated), self.k)
+
+    def shares_found(self, is_native: Tensor, length: float = 1.0) -> Tensor:
+        """Return the share (n,) of each query's nearest rows in a native index that a search finds."""
+        return share_contained(self.wanted, self.results(is_native, length))
+
+    def random(self, share: float, seed: int) -> Tensor:
+        """Return a mask (n,) of this share of the rows, drawn at random."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        return torch.from_numpy(np.isin(np.arange(len(self)), order[: round(share * len(self))]))
+
+    def score(self, share: float, length: float, chosen: Sequence[Tensor] | None = None) -> MixedScore:
+        """Score a share of native rows: the masks `chosen`, by default some random draws."""
+        masks = [self.random(share, seed) for seed in range(DRAWS)] if chosen is None else chosen
+        overlaps = [float(self.shares_found(mask, length).mean()) for mask in masks]
+        shares = [float(mask[self.results(mask, length)].double().mean()) for mask in masks]
+        return MixedScore(share, length, float(np.mean(overlaps)), float(np.mean(shares)))
+
+    def best_length(self) -> float:
+        """Return the length of translated rows that finds most of the nearest rows if a random half is native.
+
+        It is 1 unless the best of 41 lengths from 0.8 to 1.2 finds more by at least one standard error of the mean
+        difference over the queries. One length serves every share of native rows.
+        """
+        masks = [self.random(0.5, seed) for seed in range(DRAWS)]
+        shares = {a: torch.stack([self.shares_found(mask, a) for mask in masks]).mean(0) for a in LENGTHS}
+        best = max(LENGTHS, key=lambda a: (round(float(shares[a].mean()), 9), -abs(a - 1)))
+        gain = shares[best] - shares[1.0]
+        return best if float(gain.mean()) > float(gain.std()) / len(gain) ** 0.5 else 1.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How translated rows, native rows and queries are written, so that one search ranks both kinds of rows rightly.
+
+    Args:
+        length: The length of translated rows; native rows and queries have length 1.
+        coordinate: Whether rows and queries have one more coordinate, for a search by cosine or L2. It gives all rows
+            the same length, max(1, `length`), and is 0 in queries, so both distances rank by inner product.
+
+    Raises:
+        InputError: If `length` is not positive.
+    """
+
+    length: float = 1.0
+    coordinate: bool = False
+
+    def __post_init__(self):
+        if not 0 < self.length < np.inf:
+            raise InputError(f"`length` must be a positive number; got {self.length}.")
+
+    def dim(self, dim: int) -> int:
+        """Return the number of dimensions that are stored for vectors of `dim` dimensions."""
+        return dim + int(self.coordinate)
+
+    def translated(self, rows: np.ndarray) -> np.ndarray:
+        """Return translated rows (n, d) of unit length as they are stored. NaN stays NaN."""
+        return self._completed(rows if self.length == 1 else rows * np.float32(self.length))
+
+    def native(self, rows: np.ndarray) -> np.ndarray:
+        """Return native rows (n, d), scaled to unit length, as they are stored."""
+        return self._completed(_unit_rows(rows))
+
+    def queries(self, rows: np.ndarray) -> np.ndarray:
+        """Return native queries (n, d), scaled to unit length, as they search."""
+        rows = _unit_rows(rows)
+        return np.hstack([rows, np.zeros((len(rows), 1), rows.dtype)]) if self.coordinate else rows
+
+    def _completed(self, rows: np.ndarray) -> np.ndarray:
+        if not self.coordinate:
+            return rows
+        squared = max(1.0, self.length) ** 2 - np.square(rows.astype(np.float64)).sum(axis=1, keepdims=True)
+        return np.hstack([rows, np.sqrt(np.maximum(squared, 0)).astype(rows.dtype)])
+
+
+def _unit_rows(rows: np.ndarray) -> np.ndarray:
+    rows = np.asarray(rows, np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
