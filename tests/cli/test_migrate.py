@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from helpers.command_line import result, run
 from helpers.lance_world import LanceWorld
@@ -293,9 +294,11 @@ def bare(folder: Path, rows: np.ndarray) -> Path:
     return folder / "bare.npy"
 
 
-def test_a_random_part_of_a_table_is_converted(capsys, tmp_path, address):
-    out = result(capsys, "convert", address, "--sample", "50", "--out", tmp_path / "some.parquet")
+def test_a_random_part_of_a_table_is_drawn(capsys, tmp_path, address):
+    out = result(capsys, "sample", address, "--n", "50", "--out", tmp_path / "some.parquet")
     assert out["rows"] == 50
+    drawn = pq.read_table(tmp_path / "some.parquet")
+    assert len(set(drawn["id"].to_pylist())) == 50
 
 
 @pytest.mark.slow

@@ -299,3 +299,50 @@ def test_weights_that_cannot_be_used_are_refused(weight, message):
     source = rows_of(X, "a", ids, zero=[0.0] * 100, words=["much"] * 100)
     with pytest.raises(InputError, match=message):
         train(source, rows_of(Y, "b", ids), weight=weight, **QUICK)
+
+
+# --- a corpus ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_corpus_that_is_unlike_the_pairs_takes_verdict_and_confidence_away():
+    X, Y, ids, is_own = two_domains(400, 60)
+    corpus = two_domains(400, 300)[0][400:]
+    general = rows_of(X[~is_own], "a", ids[~is_own]), rows_of(Y[~is_own], "b", ids[~is_own])
+    blind, warned = train(*general, **QUICK), train(*general, corpus=corpus, **QUICK)
+    assert str(blind.scorecard.corpus.verdict) != "not judged"
+    for scores in warned.scorecard.uses.values():
+        assert scores.verdict == "not judged"
+        assert "the quality on the corpus is unknown. The corpus is unlike the pairs" in scores.verdict.why
+    assert blind.calibration is not None
+    assert warned.calibration is None
+    sample = warned.scorecard.corpus_sample
+    assert sample is not None
+    assert sample.unlike
+    assert sample.apart > 0.9
+
+
+def test_a_corpus_that_is_like_the_pairs_changes_no_score():
+    X, Y, ids, _ = two_domains(400, 60)
+    general = rows_of(X[:300], "a", ids[:300]), rows_of(Y[:300], "b", ids[:300])
+    plain, compared = train(*general, **QUICK), train(*general, corpus=X[300:400], **QUICK)
+    assert compared.scorecard.to_dict() == plain.scorecard.to_dict() | {
+        "corpus_sample": {"rows": 100, "apart": pytest.approx(0.5, abs=0.15), "unlike": False}
+    }
+
+
+def test_own_pairs_are_what_a_corpus_is_compared_with_and_a_column_can_name_them():
+    X, Y, ids, is_own = two_domains(400, 60)
+    corpus = two_domains(400, 300)[0][460:]
+    source = rows_of(X, "a", ids, own=is_own)
+    stitcher = train(source, rows_of(Y, "b", ids), corpus=corpus, **QUICK)
+    assert stitcher.provenance["pairs"] == {"train": 460, "own": 60}
+    sample = stitcher.scorecard.corpus_sample
+    assert sample is not None
+    assert not sample.unlike
+    assert stitcher.scorecard.corpus.verdict != "not judged"
+
+
+def test_a_corpus_in_another_space_is_refused():
+    X, Y, ids, _ = two_domains(60, 40)
+    with pytest.raises(InputError, match="`corpus`"):
+        train(rows_of(X, "a", ids), rows_of(Y, "b", ids), corpus=rows_of(gaussian(50, 10), "b"), **QUICK)

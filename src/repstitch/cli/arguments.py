@@ -94,7 +94,7 @@ def add_copy_arguments(command: argparse._ActionsContainer, columns: str | None)
     add_id_column_argument(command)
     command.add_argument(
         "--columns",
-        type=_names_or_all,
+        type=names_or_all,
         default=columns,
         metavar="all|NAME,…",
         help=f"further columns of X to copy to the output (default: {columns or 'none'})",
@@ -108,7 +108,7 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _names_or_all(text: str) -> tuple[str, ...] | str:
+def names_or_all(text: str) -> tuple[str, ...] | str:
     """Parse the value of an option: names separated by commas, or all."""
     return text if text == "all" else _names(text)
 

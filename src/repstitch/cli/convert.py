@@ -32,13 +32,6 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     add_copy_arguments(command, columns="all")
     command.add_argument(
-        "--sample",
-        type=int,
-        metavar="N",
-        help="convert N rows drawn at random; of a store, only these are read (default: all rows)",
-    )
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draw (default: 0)")
-    command.add_argument(
         "--space",
         metavar="NAME",
         help="name of the space, to be stated in a .parquet or .arrow file (default: the card of X; without one, none)",
@@ -57,7 +50,5 @@ def run(args: argparse.Namespace) -> None:
         ids=args.ids,
         id_column=args.id_column,
         columns=args.columns,
-        sample=args.sample,
-        seed=args.seed,
     )
     emit({"out": args.out, "rows": rows}, f"{rows:,} rows in {args.out}", args.json)

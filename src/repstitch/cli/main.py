@@ -18,6 +18,7 @@ from repstitch.cli import (
     embed,
     migrate,
     registry,
+    sample,
     score,
     serve,
     study,
@@ -124,7 +125,7 @@ def _fail(args: argparse.Namespace, message: str, status: int = EXIT_INPUT) -> i
 
 
 RESUMED = ("embed", "translate", "study", "migrate")  # commands that keep finished parts if they are interrupted
-COMMANDS = (embed, train, score, translate, migrate, convert, transfer, align, study, registry, serve, demo)
+COMMANDS = (sample, embed, train, score, translate, migrate, convert, transfer, align, study, registry, serve, demo)
 EXTRAS = {
     "timm": "encoders",
     "torchvision": "encoders",

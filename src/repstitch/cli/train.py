@@ -117,6 +117,13 @@ def _add_split_arguments(command: argparse.ArgumentParser) -> None:
         "SHARE is their share of the total weight (default: selected with the settings). Implies --folds 5",
     )
     split.add_argument(
+        "--corpus",
+        metavar="ADDRESS|FILE",
+        help="source rows from where the stitcher will be used, such as the table to move. A sample of them is "
+        "compared with the pairs, and nothing is judged if they are unlike. A column own of --source or --target says "
+        "which pairs are own, if --own does not",
+    )
+    split.add_argument(
         "--weight",
         metavar="COLUMN|TABLE:COLUMN|FILE",
         help="weight of each pair: a column of --source or --target, a column of a table, or a file with one number "
@@ -201,6 +208,7 @@ def run(args: argparse.Namespace) -> None:
         folds=args.folds,
         own=own,
         own_share=own_share,
+        corpus=args.corpus,
         **recipe,
     )
     stitcher.save(args.out)

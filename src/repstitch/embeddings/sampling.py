@@ -51,3 +51,21 @@ def sampled(opened: Scan, sample: Sample) -> Scan:
                 yield vectors[drawn], take_entries(ids, drawn), take_entries(groups, drawn), part
 
     return replace(opened, n_rows=len(positions), has_range_index=opened.has_range_index and opened.has_ids, _rows=rows)
+
+
+def farthest_first(vectors: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+    """Return the positions of `n` rows that are far from each other by cosine; all rows if there are no more.
+
+    The first is drawn at random, and each further one is the row farthest from all before: at most twice as far from
+    the others as the best choice (Gonzalez 1985). O(n m d) time for m rows of d dimensions.
+    """
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    n = min(n, len(unit))
+    chosen = np.zeros(n, dtype=int)
+    nearest = np.full(len(unit), -np.inf)
+    for place in range(n):
+        row = int(np.random.default_rng(seed).integers(len(unit))) if place == 0 else int(nearest.argmin())
+        chosen[place] = row
+        nearest = np.maximum(nearest, unit @ unit[row])
+        nearest[row] = np.inf
+    return chosen

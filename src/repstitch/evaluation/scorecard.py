@@ -10,6 +10,7 @@ from repstitch.evaluation.scorecard_parts import (
     CalibrationScores,
     CandidateScore,
     ControlFit,
+    CorpusSample,
     LearningCurve,
     ProbeTransfer,
     Reconstruction,
@@ -65,6 +66,8 @@ class Scorecard(Record):
     left_out = optional(whole())  # number of pairs that were not scored because training used them
     dropped = otherwise(mapping(int), {})  # number of rows that could not be used, by reason
     relevance = optional(part(Relevance))
+    corpus_sample = optional(part(CorpusSample))
+    """Comparison of the corpus with the pairs; None if no corpus was passed."""
     probe_transfer = optional(part(ProbeTransfer))
     learning_curve = optional(part(LearningCurve))
 

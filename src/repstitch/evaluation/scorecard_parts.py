@@ -68,6 +68,14 @@ class Alignment(Record):
         return AlignmentChange(self[name])
 
 
+class CorpusSample(Record):
+    """How like the pairs the corpus is, from where the stitcher will be used; see `embeddings.likeness`."""
+
+    rows = whole()
+    apart = number()  # share of corpus rows nearer to each other than to any pair; 0.5 if alike
+    unlike = flag()
+
+
 class ControlFit(ControlScores):
     """Recall, in query use, of a closed-form map that was fitted to shuffled training pairs."""
 

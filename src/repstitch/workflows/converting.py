@@ -12,7 +12,6 @@ from repstitch.embeddings.exchange import read_text_table
 from repstitch.embeddings.exporting import WRITTEN_FORMATS, write_as
 from repstitch.embeddings.ids import NO_IDS, IdColumn
 from repstitch.embeddings.reading import scan, scan_argument
-from repstitch.embeddings.sampling import Sample
 from repstitch.errors import InputError
 from repstitch.files import check_ending, check_new, split_key
 from repstitch.names import CONVERTIBLE, FORMATS
@@ -31,8 +30,6 @@ def convert(
     ids: Column | None = None,
     id_column: IdColumn | None = None,
     columns: Sequence[str] | str = ALL_COLUMNS,
-    sample: int | None = None,
-    seed: int = 0,
 ) -> int:
     """Convert a file of embeddings to the format that the ending of `out` names, and return the number of rows.
 
@@ -47,9 +44,6 @@ def convert(
         ids: One id per row, in place of those in the file (see `repstitch.read`).
         id_column: The column that contains the ids. Default: chosen as by `repstitch.read`.
         columns: The names of further columns to copy, or "all". An array has none. Default: "all".
-        sample: The number of rows to draw at random; all if there are no more. Of a store, only these are read.
-            Default: None, all rows.
-        seed: The seed of the draw. Default: 0.
 
     Returns:
         The number of rows.
@@ -58,17 +52,14 @@ def convert(
         InputError: If `path` cannot be read, if a file to write exists, or if its format cannot contain the rows.
     """
     target = check_new(check_ending(out, WRITTEN_FORMATS))
-    drawn = None if sample is None else Sample(sample, seed)
     location, key = split_key(str(path), (*FORMATS, *CONVERTIBLE))
     ending = Path(location).suffix.lower()
     if ending in CONVERTIBLE:
         table = read_text_table(Path(location), key, id_column if ids is None else NO_IDS)
-        opened = scan_argument(
-            location, table, ids=ids, id_column=id_column, columns=columns, space=space, select=drawn
-        )
+        opened = scan_argument(location, table, ids=ids, id_column=id_column, columns=columns, space=space)
     else:
         further = () if ending in WITHOUT_COLUMNS and columns == ALL_COLUMNS else columns
-        opened = scan(path, ids=ids, id_column=id_column, columns=further, space=space, select=drawn)
+        opened = scan(path, ids=ids, id_column=id_column, columns=further, space=space)
     lost = [*opened.left_out, *(opened.payload.names if target.suffix in WITHOUT_COLUMNS else ())]
     if lost:
         log.info("%s: not copied: %s.", location, ", ".join(lost))

@@ -1,5 +1,6 @@
 """Read both sides of the training pairs, then pair, split, check and normalise them."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,17 +13,21 @@ from torch import Tensor
 from repstitch.embeddings.checks import check
 from repstitch.embeddings.columns import Column
 from repstitch.embeddings.ids import IdColumn
+from repstitch.embeddings.likeness import Likeness, compare_with_pairs
 from repstitch.embeddings.normalising import normalise
 from repstitch.embeddings.pair_columns import attach_weights, columns_to_read, own_pairs, weights_of
 from repstitch.embeddings.pairs import Pairs, pair
-from repstitch.embeddings.reading import place_group
-from repstitch.embeddings.rows import Embeddings, EmbeddingsLike
+from repstitch.embeddings.reading import place_group, read_argument
+from repstitch.embeddings.rows import Embeddings, EmbeddingsLike, invalid_rows
 from repstitch.embeddings.sampling import Sample
 from repstitch.embeddings.sides import read_both
 from repstitch.embeddings.splitting import Split, finest_folds, folds_of, split
 from repstitch.errors import InputError
-from repstitch.spaces import Space
+from repstitch.spaces import Space, adopt
 from repstitch.transfer.labels import label
+
+log = logging.getLogger(__name__)
+CORPUS_ROWS = 2_000
 
 
 @dataclass(frozen=True)
@@ -185,3 +190,21 @@ def group_name(group: Column | None) -> str | None:
     if group is None:
         return None
     return Path(group).name if isinstance(group, str | os.PathLike) else "array"
+
+
+def compare_with_corpus(
+    prepared: PreparedPairs, corpus: EmbeddingsLike, space: str | Space | None, id_column: IdColumn | None, seed: int
+) -> Likeness:
+    """Compare a sample of at most 2,000 rows of the corpus with the pairs, or with the own ones if there are others.
+
+    Raises InputError if the corpus is not in the source space, or has too few valid rows.
+    """
+    select = Sample(CORPUS_ROWS, seed)
+    rows = read_argument("`corpus`", corpus, space=space, id_column=id_column, select=select)
+    adopt(rows.space, rows.declared, prepared.pairs.source, "`corpus`", opposite=prepared.pairs.target)
+    vectors = np.asarray(rows.vectors, np.float32)
+    vectors = vectors[~np.logical_or(*invalid_rows(vectors).values())]
+    own = prepared.pairs.X if not prepared.has_general else prepared.pairs.X[prepared.held_out]
+    likeness = compare_with_pairs(vectors, own, seed)
+    (log.warning if likeness.unlike else log.info)("%s", likeness)
+    return likeness

@@ -9,11 +9,14 @@ import numpy as np
 import torch
 
 from repstitch.embeddings.fingerprints import id_fingerprints
+from repstitch.embeddings.likeness import Likeness
 from repstitch.embeddings.normalising import normalise
 from repstitch.evaluation.pool import TranslatedPairs
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.scoring import MAX_POOL, score_pairs
 from repstitch.evaluation.thresholds import Thresholds
+from repstitch.evaluation.use_scores import Verdict
+from repstitch.evaluation.verdict import not_judged
 from repstitch.fit.calibration import CalibrationRows, Directions, calibrate, calibrate_folds, directions_of, evaluate
 from repstitch.fit.closed_form import FITS, fit_closed, fit_shuffled
 from repstitch.fit.learning_curve import draw_curve
@@ -33,16 +36,26 @@ def evaluate_selection(
     chosen: Candidate,
     tried: Sequence[Candidate],
     thresholds: Thresholds,
+    likeness: Likeness | None = None,
     *,
     learning_curve: bool,
     seed: int,
 ) -> tuple[Scorecard, Calibration | None]:
-    """Return the scorecard of the chosen map on held-out pairs, and its confidence (None if pairs are too few)."""
+    """Return the scorecard of the chosen map on held-out pairs, and its confidence.
+
+    There is no confidence if pairs are too few, or if a corpus is unlike the pairs; then there is no verdict either.
+    """
     rows = prepared.held_out
     X, Y = prepared.take(rows)
     card = score_held_out(prepared, chosen, problem, thresholds)
-    calibration, note = calibrate_confidence(prepared, problem, chosen)
     extras: dict = {}
+    if likeness is not None and likeness.unlike:
+        calibration, note = None, f"{likeness} So these scores, and a confidence, say little about it."
+        extras |= {use: card[use] | {"verdict": _unknown(likeness, thresholds).to_dict()} for use in card.uses}
+    else:
+        calibration, note = calibrate_confidence(prepared, problem, chosen)
+    if likeness is not None:
+        extras["corpus_sample"] = likeness.to_dict()
     if calibration is not None and len(prepared.parts.test):
         gallery = (prepared.Y[prepared.parts.select], prepared.Y[prepared.parts.calibrate], problem.Y)
         extras["confidence"] = evaluate(calibration, chosen.map, X, Y, gallery).to_dict()
@@ -57,6 +70,14 @@ def evaluate_selection(
     if learning_curve:
         extras["learning_curve"] = learn_curve(prepared, problem, chosen, seed)
     return Scorecard(card.to_dict() | extras), calibration
+
+
+def _unknown(likeness: Likeness, thresholds: Thresholds) -> Verdict:
+    """Return the verdict for a corpus that is unlike the pairs."""
+    advice = (
+        "Draw rows of the corpus with `repstitch sample`, embed them with the new model, and pass them as own pairs."
+    )
+    return not_judged(f"the quality on the corpus is unknown. {likeness} {advice}", thresholds)
 
 
 @exact_products()

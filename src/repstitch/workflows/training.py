@@ -16,6 +16,8 @@ from repstitch.devices import pick_device
 from repstitch.embeddings.columns import Column
 from repstitch.embeddings.fingerprints import id_fingerprints, pair_keys, row_fingerprints
 from repstitch.embeddings.ids import IdColumn
+from repstitch.embeddings.pair_columns import OWN
+from repstitch.embeddings.reading import has_column
 from repstitch.embeddings.rows import EmbeddingsLike
 from repstitch.embeddings.sampling import Sample
 from repstitch.embeddings.splitting import FOLDS, SHARES
@@ -39,6 +41,7 @@ from repstitch.workflows.preparing import (
     Division,
     PairColumns,
     PreparedPairs,
+    compare_with_corpus,
     group_name,
     prepare,
     read_pair_of_spaces,
@@ -75,6 +78,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
     folds: int | None = None,
     own: Column | None = None,
     own_share: float | None = None,
+    corpus: EmbeddingsLike | None = None,
     **recipe: Unpack[RecipeSettings],
 ) -> Stitcher:
     """Learn a stitcher from paired embeddings and score it on held-out pairs.
@@ -155,6 +159,10 @@ def train(  # noqa: PLR0913 - the whole job in one call
             pairs: a text file, a `.npy` file, `table.csv:column` or an array. Default: None, no difference.
         own_share: The share of the own pairs in the total weight, above 0 and at most 1. Default: None, which selects
             the best of several shares.
+        corpus: Rows from where the stitcher will be used, in the source space, such as the address of the table to
+            move. A random sample of them is compared with the pairs, or with the own pairs. If they are unlike, the
+            scores say little about the corpus: the verdicts are `not judged`, and there is no confidence. If `own` is
+            None and a file has a column `own`, it says which pairs are own. Default: None, no comparison.
         **recipe: Settings of `linear` and `mlp`, for example `epochs` (default: 25), `width` of the hidden layer
             (default: 512), `batch_size` (default: 512) and `checkpoints`, a folder from which an interrupted fit
             resumes (default: None). `repstitch.fit.recipe.Recipe` describes all of them.
@@ -171,6 +179,8 @@ def train(  # noqa: PLR0913 - the whole job in one call
     check_choice("objective", objective, OBJECTIVES)
     if use is not None and objective != "neighbours":
         raise InputError(f"`use` is a part of the objective neighbours; the `objective` is {objective}.")
+    if corpus is not None and own is None and any(has_column(side, OWN) for side in (source, target)):
+        own = OWN
     n_folds = _check_folds(folds, own, own_share, split_shares, learning_curve)
     if output_norm is not None:
         check_choice("output_norm", output_norm, NORMALISATIONS)
@@ -192,6 +202,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
         device=device,
         sample=drawn,
     )
+    likeness = None if corpus is None else compare_with_corpus(prepared, corpus, source_space, id_column, seed)
     if learning_curve:
         check_enough(len(prepared.parts.train))
     task = probe_task(prepared)
@@ -202,7 +213,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
     leave_to_first_rank()
 
     scorecard, calibration = evaluate_selection(
-        prepared, problem, chosen, tried, thresholds, learning_curve=learning_curve, seed=seed
+        prepared, problem, chosen, tried, thresholds, likeness, learning_curve=learning_curve, seed=seed
     )
     split_record: dict = {"seed": split_seed, "group": group_name(group)}
     split_record |= {"shares": list(split_shares)} if n_folds is None else {"folds": n_folds}
