@@ -5,6 +5,7 @@ from typing import Literal, get_args
 Method = Literal["ridge", "procrustes", "canonical", "linear", "mlp"]
 Objective = Literal["match", "neighbours", "reconstruction"]
 Use = Literal["query", "corpus"]
+OldModel = Literal["available", "gone"]
 Normalisation = Literal["unit", "none"]
 VerdictWord = Literal[
     "use",
@@ -20,6 +21,7 @@ VerdictWord = Literal[
 METHODS: tuple[Method, ...] = get_args(Method)
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 USES: tuple[Use, ...] = get_args(Use)
+OLD_MODELS: tuple[OldModel, ...] = get_args(OldModel)
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 VERDICTS: tuple[VerdictWord, ...] = get_args(VerdictWord)
 METRICS = (

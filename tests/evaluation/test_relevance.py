@@ -124,7 +124,9 @@ def test_queries_seen_in_training_are_left_out_and_unknown_ids_are_counted():
     qrels = QRELS | {"q39": {"d39": 0.0}, "q38": {"elsewhere": 1.0}, "stranger": {"d1": 1.0}}
     scores = score_relevance(queries, documents, qrels)
     assert scores.query.queries == 28
-    counts = {key: value for key, value in scores.to_dict().items() if key not in ("query", "corpus")}
+    counts = {
+        key: value for key, value in scores.to_dict().items() if key not in ("query", "corpus", "unseen_documents")
+    }
     assert counts == {
         "documents": 200,
         "unknown_queries": 1,
@@ -134,6 +136,37 @@ def test_queries_seen_in_training_are_left_out_and_unknown_ids_are_counted():
         "documents_seen_in_training": 7,
     }
     assert counts == {name: getattr(scores, name) for name in counts}
+
+
+def test_documents_that_trained_flatter_and_the_others_give_the_verdict():
+    queries, documents = search_rows(lost=2.5)
+    seen = np.arange(200) % 2 == 0
+    memorised = documents.translated.clone()
+    memorised[torch.from_numpy(seen)] = documents.target[torch.from_numpy(seen)]  # as a map that knows them by heart
+    documents = replace(documents, seen=seen, translated=memorised)
+    qrels = {f"q{i}": {f"d{i}": 2.0, f"d{i + 41}": 1.0} for i in range(40)}  # one document of either half
+    scores = score_relevance(queries, documents, qrels, ("corpus",))
+    unseen = scores.unseen_documents
+    assert unseen is not None
+    assert unseen.documents == 100
+    assert unseen.documents_seen_in_training == 0
+    first, over_all = (r.corpus.measures["ndcg@10"].retention for r in (unseen, scores))
+    assert first is not None
+    assert over_all is not None
+    assert first.score < over_all.score - 0.1
+    assert scores.deciding.corpus == unseen.corpus
+    alone = score_relevance(queries, documents.take(np.flatnonzero(~seen)), qrels, ("corpus",))
+    assert alone.corpus == unseen.corpus
+    assert alone.unseen_documents is None
+    assert alone.deciding.corpus == alone.corpus
+
+
+def test_scores_over_all_documents_give_the_verdict_if_too_few_queries_are_left_without_those_that_trained():
+    queries, documents = search_rows()
+    documents = replace(documents, seen=np.arange(200) >= 15)
+    scores = score_relevance(queries, documents, QRELS, ("corpus",))
+    assert scores.unseen_documents is None
+    assert scores.deciding is scores
 
 
 def test_few_judged_queries_are_scored_but_give_no_verdict():

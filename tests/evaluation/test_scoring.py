@@ -357,7 +357,7 @@ def test_thresholds_change_the_verdict_and_are_stored_with_it():
     strict, lax = (score(X, Y, T, uses=("corpus",), thresholds=t) for t in (None, Thresholds(0.5, 0.9)))
     assert strict["corpus"]["verdict"]["verdict"] != "use"
     assert lax["corpus"]["verdict"]["verdict"] == "use"
-    assert lax["corpus"]["verdict"]["thresholds"] == {"retention": 0.5, "first_stage": 0.9}
+    assert lax["corpus"]["verdict"]["thresholds"] == {"retention": 0.5, "first_stage": 0.9, "old_model": "available"}
 
 
 @pytest.mark.parametrize("bad", [0, 1.5, float("nan")])

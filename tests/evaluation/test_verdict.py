@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from repstitch.errors import InputError
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.evaluation.use_scores import ReferenceScores, Verdict
 from repstitch.evaluation.verdict import compare_with_references, decide, not_judged
@@ -40,6 +41,39 @@ def verdict_of(deciding: ReferenceScores, shortlist: float | list[float] = 0.0, 
 )
 def test_an_interval_that_contains_0_or_ends_at_0_leaves_the_verdict_undecided(low, high, word):
     assert verdict_of(compared(0.99, low, high)) == word
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-0.2, -0.1), (-0.1, 0.1), (0.1, 0.2)], ids=["worse", "about as good", "better"]
+)
+@pytest.mark.parametrize(
+    ("retention", "shortlist", "word"),
+    [
+        (0.95, 0.0, "use"),
+        ([0.88, 0.92, 0.96], 0.0, "probably use"),
+        (0.5, 0.99, "use as first stage"),
+        (0.5, 0.5, "re-embed"),
+    ],
+)
+def test_if_the_old_model_is_gone_only_the_shares_of_re_embedding_decide(retention, shortlist, word, low, high):
+    gone = Thresholds(old_model="gone")
+    verdict = decide("overlap@10", compared(retention, low, high), "top10_in_100", compared(shortlist), gone, 0.1)
+    assert verdict == word
+    assert verdict.why.startswith("judged against re-embedding alone, because the old model is gone: ")
+    assert verdict.thresholds == gone
+
+
+def test_an_undecided_verdict_says_how_to_judge_without_the_old_model():
+    verdict = decided(compared(0.96, -0.1, 0.1))
+    assert verdict == "undecided"
+    assert (
+        "If the old model has to go, judge against re-embedding alone with `old_model`: it keeps 96.0 %" in verdict.why
+    )
+
+
+def test_another_word_for_the_old_model_is_refused():
+    with pytest.raises(InputError, match="`old_model` must be one of available, gone; got 'dead'"):
+        Thresholds(old_model="dead")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

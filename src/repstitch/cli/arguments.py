@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from repstitch.errors import InputError
 from repstitch.files import check_embeddings_exist, check_file_exists, check_stitcher_exists
+from repstitch.names import OLD_MODELS
 
 LABELS = "TABLE:COLUMN"
 LABELS_HELP = (
@@ -130,6 +131,12 @@ def add_threshold_arguments(command: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of the shortlist recall of full re-embedding that the verdict `use as first stage` requires "
         "of the whole 95 %% interval (default: 0.95)",
+    )
+    command.add_argument(
+        "--old-model",
+        choices=OLD_MODELS,
+        default="available",
+        help="gone: judge against re-embedding alone, because the old model cannot be kept (default: available)",
     )
 
 

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     from repstitch.evaluation.relevance_data import RelevanceData
     from repstitch.evaluation.thresholds import Thresholds
 
-    Thresholds(args.retention, args.first_stage)
+    Thresholds(args.retention, args.first_stage, args.old_model)
     relevance = None
     if args.qrels is None:
         for flag in ("source_queries", "target_queries", "source_query_ids", "target_query_ids"):
@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
         labels=args.labels,
         retention=args.retention,
         first_stage=args.first_stage,
+        old_model=args.old_model,
     )
     note = f"{card.left_out} pairs were left out, because training used them.\n\n" if card.left_out else ""
     emit(card.to_dict, f"{note}{card.table() if args.full else card}", args.json)

@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> None:
     shares, recipe = _shares(args.split), _recipe(args)
     check_seed(args.seed)
     recipe_for("mlp", **recipe)
-    Thresholds(args.retention, args.first_stage)
+    Thresholds(args.retention, args.first_stage, args.old_model)
     check_inputs(args)
     if args.learning_curve:
         check_picture(args.learning_curve, "learning_curve")
@@ -203,6 +203,7 @@ def run(args: argparse.Namespace) -> None:
         labels=args.labels,
         retention=args.retention,
         first_stage=args.first_stage,
+        old_model=args.old_model,
         sample=args.sample,
         weight=args.weight,
         folds=args.folds,

@@ -63,6 +63,10 @@ def score_relevance(
     gallery is all `documents`. Scores are means over the judged queries: queries that training did not use and that
     have a document with a grade above 0 in the gallery. The shortlist of recall@100 has min(100, documents) entries.
     Judged ids that the files do not contain are counted. Raises InputError if no judged query is left.
+
+    If training used some of the documents, which are then translated better than others, `unseen_documents` has the
+    same scores over the others alone. They hold for an index that is much larger than the pairs, so they give the
+    verdicts, unless fewer than 20 judged queries are left.
     """
     row_of = {str(key): row for row, key in enumerate(documents.ids)}
     grades = [_grades_of_rows(qrels.get(str(query), {}), row_of) for query in queries.ids]
@@ -86,7 +90,18 @@ def score_relevance(
     for use in uses:
         searches = _searches(use, judged_queries, documents, seed)
         scores[use] = _use_scores(searches, judged_grades, len(row_of), thresholds or Thresholds())
-    return Relevance(scores | {"documents_seen_in_training": int(documents.seen.sum())})
+    scores["documents_seen_in_training"] = int(documents.seen.sum())
+    unseen = documents.take(np.flatnonzero(~documents.seen))
+    if 0 < len(unseen.ids) < len(row_of) and _count_judged(queries, unseen, qrels) >= MIN_QUERIES:
+        scores["unseen_documents"] = score_relevance(queries, unseen, qrels, uses, thresholds, seed).to_dict()
+    return Relevance(scores)
+
+
+def _count_judged(queries: SearchRows, documents: SearchRows, qrels: Mapping[str, Mapping[str, float]]) -> int:
+    """Return the number of queries that training did not use and that have a relevant document among these."""
+    ids = set(map(str, documents.ids))
+    unseen = (qrels.get(str(query), {}) for query, seen in zip(queries.ids, queries.seen, strict=True) if not seen)
+    return sum(any(grade > 0 and key in ids for key, grade in judged.items()) for judged in unseen)
 
 
 def _grades_of_rows(judged: Mapping[str, float], row_of: Mapping[str, int]) -> dict[int, float]:

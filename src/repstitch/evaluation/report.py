@@ -158,6 +158,11 @@ def reference_tables(uses: Uses, relevance: Relevance | None) -> Iterable[Block]
         yield ""
         heads = {f"{name}: {scores.queries} queries": scores for name, scores in relevance.uses.items()}
         yield _reference_table("relevant documents", heads)
+        unseen = relevance.unseen_documents
+        if unseen is not None:
+            yield ""
+            heads = {f"{name}: {scores.queries} queries": scores for name, scores in unseen.uses.items()}
+            yield _reference_table(f"relevant documents, of the {unseen.documents} that did not train the map", heads)
 
 
 def _reference_table(title: str, comparisons: Mapping[str, Comparison]) -> Block:
@@ -181,6 +186,11 @@ def relevance_line(relevance: Relevance | None) -> Iterable[Block]:
             f"{relevance.queries_without_relevant} without a relevant document; not in the files: "
             f"{relevance.unknown_queries} queries, {relevance.unknown_documents} documents"
         )
+        if relevance.unseen_documents is not None:
+            yield (
+                "Documents that trained the map flatter it. For an index much larger than the pairs, the scores over "
+                "the other documents hold, and they give the verdicts; for an index of these documents, those over all."
+            )
 
 
 def reason_lines(uses: Uses) -> Iterable[Block]:

@@ -147,13 +147,15 @@ def key_numbers(title: str, uses: Uses, relevance: Relevance | None, chance: Rec
 
 
 def _judged(relevance: Relevance) -> str:
-    queries = max(scores.queries for scores in relevance.uses.values())
-    return f"{queries:,} queries, {relevance.documents:,} documents"
+    deciding = relevance.deciding
+    queries = max(scores.queries for scores in deciding.uses.values())
+    unseen = "" if deciding is relevance else " that did not train"
+    return f"{queries:,} queries, {deciding.documents:,} documents{unseen}"
 
 
 def _deciding(use: str, scores: UseScores, relevance: Relevance | None) -> Comparison | None:
     """Return the comparison that decided the verdict: by relevance judgements if there are any, else by neighbours."""
-    return scores.references if relevance is None else relevance.uses.get(use, scores.references)
+    return scores.references if relevance is None else relevance.deciding.uses.get(use, scores.references)
 
 
 def _cells(comparisons: Mapping[str, Comparison | None], measure: str, reference: str) -> list[str]:

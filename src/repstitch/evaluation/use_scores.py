@@ -95,7 +95,7 @@ class Verdict(Record):
     numbers = otherwise(mapping(JSON), {})
     """The numbers behind the verdict, by name; empty if nothing could be decided."""
 
-    _thresholds = optional(mapping(float, "thresholds"))
+    _thresholds = optional(mapping(JSON, "thresholds"))
 
     @property
     def verdict(self) -> str:
@@ -254,6 +254,19 @@ class Relevance(Record):
     queries_without_relevant = whole()
     unknown_queries = whole()
     unknown_documents = whole()
+
+    @property
+    def unseen_documents(self) -> "Relevance | None":
+        """The scores over the documents that training did not use; None if it used none, or nearly all.
+
+        They hold for an index much larger than the pairs, and the scores over all documents for an index of these.
+        """
+        return Relevance(self["unseen_documents"]) if "unseen_documents" in self else None
+
+    @property
+    def deciding(self) -> "Relevance":
+        """The scores that give the verdicts: those over unseen documents, if there are any."""
+        return self.unseen_documents or self
 
     @property
     def uses(self) -> dict[str, RelevanceScores]:

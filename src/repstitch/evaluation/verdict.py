@@ -79,15 +79,18 @@ def decide(
             f"the shortlist ({measure_name(shortlist_measure)}) keeps {_shares(first_stage, thresholds.first_stage)} "
         )
         fetched += f"(threshold: {100 * thresholds.first_stage:g} %)"
+    if thresholds.old_model == "gone":
+        against = f"judged against re-embedding alone, because the old model is gone: {against}"
     word, sure = _judge(
-        (low, high),
+        None if thresholds.old_model == "gone" else (low, high),
         _above(retention, thresholds.retention),
         _above(first_stage if listed else None, thresholds.first_stage),
     )
     enough, as_first_stage = f"{against}, and {retains}.", f"{against}; {retains}, but {fetched}."
     why = {
         "keep the old model": f"{against}: the translation is worse than keeping the old model.",
-        "undecided": f"{against}: the interval contains 0; score more queries.",
+        "undecided": f"{against}: the interval contains 0; score more queries. If the old model has to go, judge "
+        f"against re-embedding alone with `old_model`: {retains}.",
         "use": enough,
         "probably use": enough,
         "use as first stage": as_first_stage,
@@ -117,17 +120,18 @@ def _above(share: Estimate | None, threshold: float) -> _Margin:
     return _Margin(low - threshold, share.score - threshold, high - threshold)
 
 
-def _judge(difference: tuple[float, float], whole: _Margin, shortlist: _Margin) -> tuple[VerdictWord, bool]:
+def _judge(difference: tuple[float, float] | None, whole: _Margin, shortlist: _Margin) -> tuple[VerdictWord, bool]:
     """Return the verdict, and whether the shares that decide it are beyond their thresholds with their whole intervals.
 
-    `difference` is the interval of the translation's lead over the old model. `whole` and `shortlist` are the margins
-    of the shares of full re-embedding over their thresholds.
+    `difference` is the interval of the translation's lead over the old model, or None if that model is gone. `whole`
+    and `shortlist` are the margins of the shares of full re-embedding over their thresholds.
     """
-    low, high = difference
-    if high < 0:
-        return "keep the old model", True
-    if not low > 0:
-        return "undecided", True
+    if difference is not None:
+        low, high = difference
+        if high < 0:
+            return "keep the old model", True
+        if not low > 0:
+            return "undecided", True
     if whole.low >= 0:
         return "use", True
     if shortlist.low >= 0:

@@ -9,7 +9,7 @@ pair effects, which is estimated from the changes themselves and subtracted once
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class RowScores:
     def averaged(self, other: "RowScores") -> "RowScores":
         """Return the mean of two scores of the same queries; the rows of the smaller pool come first in the other."""
         parts = [scores.changes for scores in (self, other) if scores.changes is not None]
-        width = max((part.shape[1] for part in parts), default=0)
+        width = max((cast(tuple[int, int], part.shape)[1] for part in parts), default=0)
         changes = [None if scores.changes is None else _widened(scores.changes, width) for scores in (self, other)]
         total = _combine(changes[0], changes[1], 1.0)
         bounds = (self.lowest + other.lowest) / 2, (self.highest + other.highest) / 2
@@ -186,7 +186,8 @@ def _widened(changes: "csr_array", width: int) -> "csr_array":
     """Return the matrix (n, m) as (n, width), with zeros in the further columns."""
     from scipy.sparse import csr_array
 
-    return csr_array((changes.data, changes.indices, changes.indptr), shape=(changes.shape[0], width))
+    rows = cast(tuple[int, int], changes.shape)[0]
+    return csr_array((changes.data, changes.indices, changes.indptr), shape=(rows, width))
 
 
 def _combine(first: "csr_array | None", second: "csr_array | None", weight: float) -> "csr_array | None":

@@ -82,7 +82,7 @@ def _cka(sums: Sums) -> float:
 
 def _cka_unbiased(sums: Sums) -> float:
     m = sums.moments
-    n = m.n
+    n = int(m.n)
     check_rows(n, n, 4)
     about = m.about(sums.x_origin, sums.y_origin)
     u_mean, v_mean = about.x_sum / n, about.y_sum / n
@@ -115,20 +115,20 @@ def _cka_unbiased(sums: Sums) -> float:
 
 def _cca(sums: Sums) -> float:
     cosines, left, right = _cosines(sums.moments)
-    check_room(sums.moments.n, len(left), len(right), "cca")
+    check_room(int(sums.moments.n), len(left), len(right), "cca")
     return cca_of(cosines)
 
 
 def _svcca(sums: Sums) -> float:
     cosines, left, right = _cosines(sums.moments)
     r, s = (int((axes.square().sum(1).cumsum(0) < KEPT * axes.square().sum()).sum()) + 1 for axes in (left, right))
-    check_room(sums.moments.n, r, s, "svcca")
+    check_room(int(sums.moments.n), r, s, "svcca")
     return cca_of(cosines[:r, :s])
 
 
 def _pwcca(sums: Sums) -> float:
     cosines, left, right = _cosines(sums.moments)
-    check_room(sums.moments.n, len(left), len(right), "pwcca")
+    check_room(int(sums.moments.n), len(left), len(right), "pwcca")
     return pwcca_of(cosines, left)
 
 
@@ -139,7 +139,7 @@ def _procrustes(sums: Sums) -> float:
 
 def _linear_r2(sums: Sums) -> float:
     cosines, left, right = _cosines(sums.moments)
-    check_predictor(sums.moments.n, len(left))
+    check_predictor(int(sums.moments.n), len(left))
     return linear_r2_of(cosines, right.norm(dim=1))
 
 

@@ -20,7 +20,7 @@ from repstitch.evaluation.relevance_data import RelevanceData
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.scoring import score_pairs
 from repstitch.evaluation.thresholds import Thresholds
-from repstitch.names import USES, Use
+from repstitch.names import USES, OldModel, Use
 from repstitch.spaces import Space
 from repstitch.stitchers.held_out import (
     read_sides,
@@ -52,6 +52,7 @@ def score(  # noqa: PLR0913 - the whole job in one call
     labels: Column | None = None,
     retention: float = 0.9,
     first_stage: float = 0.95,
+    old_model: OldModel = "available",
 ) -> Scorecard:
     """Score a stitcher on pairs that it was not trained on.
 
@@ -86,6 +87,8 @@ def score(  # noqa: PLR0913 - the whole job in one call
             with its whole 95 % interval for the verdict `use`. Default: 0.9.
         first_stage: The share of the shortlist recall of full re-embedding that the translation must reach with
             its whole 95 % interval for the verdict `use as first stage`. Default: 0.95.
+        old_model: `gone` if the old model cannot be kept, for example because its provider switches it off. The verdict
+            then rests on the shares of re-embedding alone. Default: `available`.
 
     Returns:
         The scorecard. Its `left_out` is the number of pairs that were left out because training or selection used them.
@@ -94,7 +97,7 @@ def score(  # noqa: PLR0913 - the whole job in one call
         InputError: If the rows are in other spaces than the stitcher's, if source and target are swapped, if no unseen
             pair or no judged query is left, or if an argument is invalid.
     """
-    thresholds = Thresholds(retention, first_stage)
+    thresholds = Thresholds(retention, first_stage, old_model)
     if isinstance(uses, str) or not uses or not set(uses) <= set(USES):
         raise InputError(f"`uses` must be a tuple with at least one of {' and '.join(USES)}; got {uses!r}.")
     spaces = (source_space, target_space)
@@ -135,9 +138,10 @@ def score(  # noqa: PLR0913 - the whole job in one call
         queries, qrels = judged
         query_rows = _search_rows(stitcher, queries, seen_in_training(stitcher, queries, documents.ids))
         document_rows = _search_rows(stitcher, documents, used_in_training)
-        extras["relevance"] = score_relevance(query_rows, document_rows, qrels, uses, thresholds).to_dict()
+        relevance_scores = score_relevance(query_rows, document_rows, qrels, uses, thresholds)
+        extras["relevance"] = relevance_scores.to_dict()
         for use in uses:
-            card[use]["verdict"] = extras["relevance"][use]["verdict"]
+            card[use]["verdict"] = relevance_scores.deciding[use]["verdict"]
     return Scorecard(card | extras)
 
 

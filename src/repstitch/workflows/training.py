@@ -29,7 +29,7 @@ from repstitch.fit.objective import ValidationObjective
 from repstitch.fit.ranks import leave_to_first_rank
 from repstitch.fit.recipe import Recipe, RecipeSettings, recipe_for
 from repstitch.fit.selection import OWN_SHARES, Candidate, Problem, refit, select
-from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES, Method, Normalisation, Objective, Use
+from repstitch.names import METHODS, NORMALISATIONS, OBJECTIVES, Method, Normalisation, Objective, OldModel, Use
 from repstitch.spaces import Space
 from repstitch.stitchers.confidence import Calibration
 from repstitch.stitchers.held_out_rows import HeldOutRows, keep_rows
@@ -73,6 +73,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
     labels: Column | None = None,
     retention: float = 0.9,
     first_stage: float = 0.95,
+    old_model: OldModel = "available",
     sample: int | None = None,
     weight: Column | None = None,
     folds: int | None = None,
@@ -145,6 +146,8 @@ def train(  # noqa: PLR0913 - the whole job in one call
             with its whole 95 % interval for the verdict `use`. Default: 0.9.
         first_stage: The share of the shortlist recall of full re-embedding that the translation must reach with
             its whole 95 % interval for the verdict `use as first stage`. Default: 0.95.
+        old_model: `gone` if the old model cannot be kept, for example because its provider switches it off. The verdict
+            then rests on the shares of re-embedding alone. Default: `available`.
         sample: The number of pairs to draw at random with `seed`; all if there are no more. Of a store, only their rows
             are read. Default: None, all pairs.
         weight: One positive weight per pair, in every fit and in the score that selects the map: the name of a column
@@ -185,7 +188,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
     if output_norm is not None:
         check_choice("output_norm", output_norm, NORMALISATIONS)
     check_seed(seed)
-    thresholds = Thresholds(retention, first_stage)
+    thresholds = Thresholds(retention, first_stage, old_model)
     drawn = None if sample is None else Sample(sample, seed)
     device = pick_device(device)
     accelerator = "gpu" if device == "cuda" else "cpu"
