@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from repstitch.cli.arguments import add_command, add_folder_argument, add_full_argument
 from repstitch.cli.output import emit, scorecard_text
@@ -13,6 +13,7 @@ from repstitch.text import num
 
 if TYPE_CHECKING:
     from repstitch.stitchers.registry import Registry
+    from repstitch.stitchers.stitcher import Stitcher
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -38,6 +39,12 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     )
     command.add_argument("stitcher", metavar="STITCHER", help="folder of the stitcher, or its name in --stitchers")
     command.add_argument("--plot", metavar="FILE", help="also draw the scorecard, as .png, .svg or .pdf")
+    command.add_argument(
+        "--threshold",
+        type=float,
+        metavar="SIMILARITY",
+        help="show which similarities in the new space let as many results through as this one did in the old space",
+    )
     add_full_argument(command)
     add_folder_argument(command)
 
@@ -96,6 +103,9 @@ def run_show(args: argparse.Namespace) -> None:
         from repstitch.plots.stitchers import plot_scorecard
 
         save(plot_scorecard(stitcher.scorecard, f"{stitcher.source.name} → {stitcher.target.name}"), args.plot)
+    if args.threshold is not None:
+        _show_threshold(args, stitcher)
+        return
     title = f"{stitcher.source.name} ({stitcher.source.dim}) -> {stitcher.target.name} ({stitcher.target.dim})"
     made = f"method {stitcher.method}, objective {stitcher.objective}, version {stitcher.version}"
     result = {
@@ -110,6 +120,37 @@ def run_show(args: argparse.Namespace) -> None:
     }
     command = ["repstitch", "show", args.stitcher, *(["--stitchers", args.stitchers] if args.stitchers else [])]
     emit(result, f"{title}, {made}\n\n{scorecard_text(stitcher.scorecard, command, args.full)}", args.json)
+
+
+def _show_threshold(args: argparse.Namespace, stitcher: "Stitcher") -> None:
+    """Show the equivalents of an old threshold, for each use."""
+    scales = stitcher.scorecard.score_scales
+    if not scales:
+        raise InputError(
+            "The scorecard has no score scale, because an earlier release wrote it or it has fewer than 40 held-out "
+            "pairs; train again."
+        )
+    roles = {
+        "corpus": (stitcher.source.name, stitcher.target.name),
+        "query": (stitcher.target.name, stitcher.source.name),
+    }
+    result: dict[str, Any] = {}
+    lines: list[str] = []
+    for use, scale in scales.items():
+        old, new = roles[use]
+        equivalents = scale.equivalents(args.threshold)
+        result[use] = {kind: equivalent.to_dict() for kind, equivalent in equivalents.items()}
+        lines.append(f"{use} use: results above {args.threshold:g} with {old} are as many as with {new} above")
+        for kind, equivalent in equivalents.items():
+            rows = {
+                "native": "native rows",
+                "translated": "translated rows" if use == "corpus" else "translated queries",
+            }
+            lines.append(
+                f"  {equivalent.similarity} for {rows[kind]} ({equivalent.same_items:.0%} of them the same items)"
+            )
+    lines.append("Held-out rows were the queries. Questions that are unlike the rows need thresholds of their own.")
+    emit({"threshold": args.threshold, "equivalents": result}, "\n".join(lines), args.json)
 
 
 def _registry(named: str | None) -> "Registry":

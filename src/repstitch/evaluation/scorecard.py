@@ -14,12 +14,14 @@ from repstitch.evaluation.scorecard_parts import (
     LearningCurve,
     ProbeTransfer,
     Reconstruction,
+    ScoreScale,
     Spectrum,
     WithoutNearDuplicates,
 )
 from repstitch.evaluation.use_scores import RecallScores, Relevance, UseScores, Verdict, chosen
 from repstitch.names import USES
 from repstitch.records import (
+    JSON,
     Record,
     flag,
     mapping,
@@ -69,6 +71,7 @@ class Scorecard(Record):
     corpus_sample = optional(part(CorpusSample))
     """Comparison of the corpus with the pairs; None if no corpus was passed."""
     probe_transfer = optional(part(ProbeTransfer))
+    _score_scales = otherwise(mapping(JSON, "score_scale"), {})
     learning_curve = optional(part(LearningCurve))
 
     _query = optional(part(UseScores, "query"))
@@ -80,6 +83,8 @@ class Scorecard(Record):
     def check(self) -> None:
         if self:
             super().check()
+            for scale in self.score_scales.values():
+                scale.check()
 
     def __bool__(self) -> bool:
         return bool(self._values)
@@ -88,6 +93,11 @@ class Scorecard(Record):
     def uses(self) -> dict[str, UseScores]:
         """The scores of each use, for the uses that were scored."""
         return {use: UseScores(self[use]) for use in USES if use in self}
+
+    @property
+    def score_scales(self) -> dict[str, ScoreScale]:
+        """For each use, the new similarities that stand for old thresholds; empty if there were too few pairs."""
+        return {use: ScoreScale(self._score_scales[use]) for use in USES if use in self._score_scales}
 
     @property
     def query(self) -> UseScores:

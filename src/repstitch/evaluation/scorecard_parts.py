@@ -1,6 +1,8 @@
 # pyright: strict
 """The parts of a scorecard other than the scores of its uses: each is a typed view of one JSON object."""
 
+import numpy as np
+
 from repstitch.errors import InputError
 from repstitch.evaluation.use_scores import ControlScores
 from repstitch.records import (
@@ -21,6 +23,7 @@ from repstitch.records import (
     string,
     whole,
 )
+from repstitch.text import num
 
 ALIGNMENTS = ("mutual_knn", "cka_unbiased")
 
@@ -171,6 +174,61 @@ class Spectrum(Record):
     null = number()  # 95th percentile of the largest correlation of shuffled pairs
     direction = otherwise(sequence(int), [])  # numbers, from 1, of the directions in `correlation`
     correlation = otherwise(sequence(float), [])
+
+
+class Equivalent(Record):
+    """A similarity that lets as many results through as an old threshold, with its 95 % interval."""
+
+    _similarity = number("similarity")
+    _interval = sequence(float, "interval")
+    same_items = number()  # share of the results above the old threshold that are above this one too
+
+    @property
+    def similarity(self) -> Estimate:
+        low, high = self._interval
+        return Estimate(self._similarity, (float(low), float(high)))
+
+
+class ScoreScale(Record):
+    """Thresholds of the old model and their equivalents in the new space, for one use.
+
+    `old` (p,) are old similarities, ascending. `new` has one entry for each kind of row (`native` or `translated`) with
+    lists `similarity`, `low`, `high` and `same_items` (p,). `results` are the results per query that were compared.
+    """
+
+    old = sequence(float)
+    new = mapping(dict[str, list[float]])
+    queries = whole()
+    results = whole()
+
+    def check(self) -> None:
+        super().check()
+        sizes = {len(values) for kinds in self.new.values() for values in kinds.values()} | {len(self.old)}
+        if (
+            len(sizes) != 1
+            or not self.new
+            or any(later < earlier for earlier, later in zip(self.old, self.old[1:], strict=False))
+        ):
+            raise InputError("'old' and 'new' of a ScoreScale must be lists of one length, and 'old' must ascend.")
+
+    def equivalents(self, threshold: float) -> dict[str, Equivalent]:
+        """Return the equivalent of an old threshold, by kind of row. Raises InputError outside the fitted range."""
+        low, high = self.old[0], self.old[-1]
+        if not low <= threshold <= high:
+            raise InputError(
+                f"`threshold` must be from {num(low)} to {num(high)}, the range of the first {self.results} results of "
+                f"{self.queries} held-out queries; got {threshold}. Outside it no equivalent is known."
+            )
+        at = {
+            kind: {name: float(np.interp(threshold, self.old, values)) for name, values in lists.items()}
+            for kind, lists in self.new.items()
+        }
+        return {
+            kind: Equivalent(
+                {"similarity": v["similarity"], "interval": [v["low"], v["high"]], "same_items": v["same_items"]}
+            )
+            for kind, v in at.items()
+        }
 
 
 class ProbeAccuracy(Record):

@@ -12,6 +12,7 @@ from repstitch.embeddings.fingerprints import id_fingerprints
 from repstitch.embeddings.likeness import Likeness
 from repstitch.embeddings.normalising import normalise
 from repstitch.evaluation.pool import TranslatedPairs
+from repstitch.evaluation.score_scale import fit_score_scale
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.scoring import MAX_POOL, score_pairs
 from repstitch.evaluation.thresholds import Thresholds
@@ -23,6 +24,7 @@ from repstitch.fit.learning_curve import draw_curve
 from repstitch.fit.selection import Candidate, Problem
 from repstitch.fit.spectrum import shared_spectrum
 from repstitch.metrics.retrieval import ranks, recall
+from repstitch.names import USES
 from repstitch.precision import exact_products
 from repstitch.stitchers.confidence import LEAST_ROWS, Calibration
 from repstitch.workflows.preparing import PreparedPairs
@@ -47,8 +49,13 @@ def evaluate_selection(
     """
     rows = prepared.held_out
     X, Y = prepared.take(rows)
-    card = score_held_out(prepared, chosen, problem, thresholds)
+    held_out = translate_held_out(prepared, chosen, problem)
+    card = score_held_out(prepared, held_out, problem, thresholds)
     extras: dict = {}
+    proof_folds = None if prepared.proof_folds is None else prepared.proof_folds[rows]
+    scales = {use: fit_score_scale(held_out, use, proof_folds, seed) for use in USES}
+    if all(scale is not None for scale in scales.values()):
+        extras["score_scale"] = scales
     if likeness is not None and likeness.unlike:
         calibration, note = None, f"{likeness} So these scores, and a confidence, say little about it."
         extras |= {use: card[use] | {"verdict": _unknown(likeness, thresholds).to_dict()} for use in card.uses}
@@ -81,22 +88,26 @@ def _unknown(likeness: Likeness, thresholds: Thresholds) -> Verdict:
 
 
 @exact_products()
-def score_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem, thresholds: Thresholds) -> Scorecard:
-    """Score the chosen map on the held-out pairs, on the CPU."""
-    rows = prepared.held_out
-    X, Y = (side.cpu() for side in prepared.take(rows))
+def translate_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem) -> TranslatedPairs:
+    """Translate the held-out pairs, on the CPU: by the chosen map, or by fits of it without the fold of each pair."""
+    X, Y = (side.cpu() for side in prepared.take(prepared.held_out))
     with torch.inference_mode():
         if prepared.proof_folds is None:
-            raw_output = chosen.map.to("cpu")(X)
+            raw = chosen.map.to("cpu")(X)
         else:
             share = chosen.settings.get("own_share")
-            without_folds = _problem_of_proof(prepared, problem)
-            raw_output = without_folds.cross_translate(lambda d: fit_closed(d, chosen.method, chosen.settings), share)
-            raw_output = raw_output.cpu()
-        translated = normalise(raw_output, prepared.output_norm, "the translation")
-    near_duplicates = prepared.near_duplicates[rows]
+            proof = _problem_of_proof(prepared, problem)
+            raw = proof.cross_translate(lambda d: fit_closed(d, chosen.method, chosen.settings), share).cpu()
+        return TranslatedPairs(X, Y, raw, normalise(raw, prepared.output_norm, "the translation"))
+
+
+def score_held_out(
+    prepared: PreparedPairs, held_out: TranslatedPairs, problem: Problem, thresholds: Thresholds
+) -> Scorecard:
+    """Score the translations of the held-out pairs."""
+    near_duplicates = prepared.near_duplicates[prepared.held_out]
     return score_pairs(
-        TranslatedPairs(X, Y, raw_output, translated),
+        held_out,
         problem.Y.cpu().mean(0),
         near_duplicates=near_duplicates if near_duplicates.any() else None,
         thresholds=thresholds,
