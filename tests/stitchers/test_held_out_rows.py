@@ -29,6 +29,26 @@ def test_rows_are_written_and_read_again(stitcher):
     assert read_held_out(stitcher, "v2", DIM) is None
 
 
+def test_translations_and_source_rows_are_kept_with_the_vectors(stitcher):
+    sides = gaussian(N, DIM, 0), gaussian(N, DIM, 1), gaussian(N, 7, 2)
+    ids = np.array(IDS.to_pylist(), object)
+    rows = keep_rows(ids, *sides)
+    rows.write(stitcher, "v1")
+    again = read_held_out(stitcher, "v1", DIM)
+    assert again is not None
+    place = {key: row for row, key in enumerate(ids)}
+    order = [place[key] for key in again.ids[: len(again.vectors)]]
+    assert sorted(order) != order
+    for side, matrix in zip(sides, (again.vectors, again.translated, again.source), strict=True):
+        assert np.array_equal(matrix, side[order])
+
+
+def test_translations_of_another_dimension_are_refused(stitcher):
+    keep_rows(np.array(IDS.to_pylist(), object), gaussian(N, DIM), gaussian(N, DIM + 1)).write(stitcher, "v1")
+    with pytest.raises(InputError, match="columns vector and translated must have as many numbers"):
+        read_held_out(stitcher, "v1", DIM)
+
+
 VECTORS = {
     "all null": pa.nulls(N, KIND),
     "null without a type": pa.nulls(N),

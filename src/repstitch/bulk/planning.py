@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,24 @@ from repstitch.bulk.job import ADVICE, CUT_OVER, check_stitcher, job_of, new_job
 from repstitch.bulk.row_check import differ
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
+from repstitch.embeddings.ids import without_views
+from repstitch.embeddings.likeness import Likeness, compare_with_pairs
+from repstitch.embeddings.rows import invalid_rows
 from repstitch.errors import InputError
+from repstitch.mixing.mixed_index import LEAST_ROWS, SHARES, MixedIndex
+from repstitch.stitchers.held_out_rows import HeldOutRows
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.stores.store import Facts, Store
 
 REHEARSAL_ROWS = 2_000
 TEXT_ROWS = 1_000
+LIKENESS_ROWS = 2_000
 CHARACTERS_PER_TOKEN = 4.0  # of English text, by a rule of thumb
 
 
-def make_plan(store: Store, stitcher: Stitcher, settings: JobSettings) -> dict[str, Any]:
+def make_plan(
+    store: Store, stitcher: Stitcher, settings: JobSettings, held_out: HeldOutRows | None = None
+) -> dict[str, Any]:
     """Estimate what a migration takes.
 
     The steps are timed on a copy of some random rows with the same indexes, which is removed again. Filling and
@@ -30,10 +39,12 @@ def make_plan(store: Store, stitcher: Stitcher, settings: JobSettings) -> dict[s
         store: The table.
         stitcher: The stitcher to translate with.
         settings: The settings of the job.
+        held_out: The held-out rows of the stitcher, with which some rows of the table are compared. Default: None.
 
     Returns:
         The plan as JSON types: rows, bytes at the peak by cause against the free space, hours by step, the index to
-        build, what depends on the column, the cost of re-embedding, and what the scorecard knows of the quality.
+        build, what depends on the column, the cost of re-embedding, what the scorecard knows of the quality and whether
+        it holds for the table, and how searches change while more and more rows are native.
 
     Raises:
         InputError: If the column cannot be moved so, or if it is cut over already.
@@ -71,7 +82,8 @@ def make_plan(store: Store, stitcher: Stitcher, settings: JobSettings) -> dict[s
         "not_timed": why_not,
         "dependents": list(facts.dependents),
         "re_embedding": _re_embedding(store, facts, settings),
-        "quality": _quality(stitcher),
+        "quality": _quality(store, stitcher, held_out),
+        "mixed": mixed_index(held_out),
     }
 
 
@@ -131,13 +143,48 @@ def _re_embedding(store: Store, facts: Facts, settings: JobSettings) -> dict[str
     }
 
 
-def _quality(stitcher: Stitcher) -> dict[str, Any]:
-    """Return what the scorecard knows, which holds for the rows that it was computed on."""
+def _quality(store: Store, stitcher: Stitcher, held_out: HeldOutRows | None) -> dict[str, Any]:
+    """Return what the scorecard knows, and whether the rows that it was computed on are like those of the table."""
     card = stitcher.scorecard
-    quality: dict[str, Any] = {"in_your_domain": "unknown"}
+    quality: dict[str, Any] = {"in_your_domain": "unknown", "likeness": None}
+    if held_out is not None and held_out.source is not None:
+        likeness = _compare(store, held_out.source)
+        if likeness is not None:
+            quality["likeness"] = str(likeness)
+            quality["in_your_domain"] = "unknown" if likeness.unlike else "as scored"
     if "corpus" in card:
         scores = card.corpus
         recall = scores.recall_at(1)
         quality |= {"recall@1": recall.score, "interval": recall.interval, "pairs": card.n, "pool": card.pool}
         quality["verdict"] = str(scores.verdict) if "verdict" in scores else None
     return quality
+
+
+def _compare(store: Store, pairs: np.ndarray) -> Likeness | None:
+    """Compare some rows of the table with source rows of pairs (m, d); None if there are too few other rows."""
+    table = store.sample(LIKENESS_ROWS, 0, [store.id, store.vector])
+    vectors = without_views(table)[store.vector].combine_chunks()
+    rows = np.asarray(vectors.flatten(), np.float32).reshape(len(vectors), -1)
+    try:
+        return compare_with_pairs(rows[~np.logical_or(*invalid_rows(rows).values())], pairs)
+    except InputError:
+        return None
+
+
+def mixed_index(held_out: HeldOutRows | None) -> dict[str, Any] | None:
+    """Return how a search in the table changes with the share of native rows; None without translated held-out rows.
+
+    Every migration ends mixed, because documents that are written after the cut-over are native. `length` is the length
+    of translated rows at which most of the right results are found, for a search by inner product.
+    """
+    if held_out is None or held_out.translated is None or len(held_out.vectors) < LEAST_ROWS:
+        return None
+    index = MixedIndex(held_out.translated, held_out.vectors)
+    length = index.best_length()
+    shares = (0.0, *SHARES)
+    return {
+        "length": length,
+        "rows": len(index),
+        "plain": [asdict(index.score(share, 1.0)) for share in shares],
+        "with_length": [asdict(index.score(share, length)) for share in shares],
+    }

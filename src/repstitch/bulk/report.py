@@ -44,6 +44,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
         lines.append("Index:       none, as on the old vectors")
     lines += [f"Depends:     {sentence}" for sentence in plan["dependents"]]
     lines += _quality_lines(plan["quality"])
+    lines += _mixed_lines(plan["mixed"])
     lines.append(f"Re-embedding instead: {_re_embedding(plan['re_embedding'])}")
     return "\n".join(lines)
 
@@ -171,9 +172,32 @@ def _quality_lines(quality: Mapping[str, Any]) -> list[str]:
             f"Quality:     recall@1 {num(quality['recall@1'])}{ends} in a pool of {quality['pool']:,}, on the "
             "held-out pairs of the scorecard" + (f"; verdict: {quality['verdict']}" if quality["verdict"] else "")
         )
-    lines.append(
-        f"             in your domain: {quality['in_your_domain']}; verify with --target or --queries of your own"
-    )
+    advice = {"unknown": "; train with --own rows of this table, and verify with --target or --queries"}
+    likeness = "" if quality["likeness"] is None else f". {quality['likeness']}"
+    domain = quality["in_your_domain"]
+    lines.append(f"             in your domain: {domain}{advice.get(domain, '')}{likeness}")
+    return lines
+
+
+def _mixed_lines(mixed: Mapping[str, Any] | None) -> list[str]:
+    """Show how searches change while more and more rows are native."""
+    if mixed is None:
+        return []
+    lines = [
+        f"Mixed:       share of the right ten results, of {mixed['rows']:,} held-out rows of which some are native"
+    ]
+    is_corrected = mixed["length"] != 1
+    more = ("corrected", "native results") if is_corrected else ()
+    rows: list[tuple[str, ...]] = [("             native", "found", "native results", *more)]
+    for plain, corrected in zip(mixed["plain"], mixed["with_length"], strict=True):
+        row = [f"             {plain['share']:.0%}", num(plain["overlap"]), f"{plain['native_share']:.0%}"]
+        rows.append((*row, *([num(corrected["overlap"]), f"{corrected['native_share']:.0%}"] if is_corrected else [])))
+    lines.append(columns(rows))
+    if is_corrected:
+        lines.append(
+            f"             corrected: translated rows of length {mixed['length']:g}, native rows and queries of length "
+            "1, search by inner product"
+        )
     return lines
 
 

@@ -154,8 +154,9 @@ def plan(args: argparse.Namespace) -> None:
     from repstitch.bulk.report import plan_text
 
     address, stitcher_path, settings = _read(args)
+    stitcher = _load(stitcher_path)
     with _opened(address) as store:
-        result = make_plan(store, _load(stitcher_path), settings)
+        result = make_plan(store, stitcher, settings, _held_out(stitcher_path, stitcher))
     emit(result, plan_text(result), args.json)
 
 
@@ -170,7 +171,7 @@ def run(args: argparse.Namespace) -> None:
     stitcher = _load(stitcher_path)
     with _opened(address) as store:
         if job_of(store) is None:
-            print(plan_text(make_plan(store, stitcher, settings)), file=sys.stderr)
+            print(plan_text(make_plan(store, stitcher, settings, _held_out(stitcher_path, stitcher))), file=sys.stderr)
             _ask(args, "Begin?")
         run_job(store, stitcher, settings)
     if not sys.stderr.isatty():

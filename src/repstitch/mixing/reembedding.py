@@ -7,9 +7,10 @@ choice: they are outliers that hardly any query finds.
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from repstitch.metrics.matrices import MatrixLike, as_matrix
-from repstitch.metrics.neighbours import knn, unit
+from repstitch.metrics.neighbours import knn
 from repstitch.precision import exact_products
 
 NEIGHBOURS = 50
@@ -31,8 +32,8 @@ def density(translated: MatrixLike, sample: MatrixLike | None = None, k: int = N
     Returns:
         The densities, float32, in [−1, 1]; NaN for rows with NaN.
     """
-    T = unit(as_matrix(translated, "translated").float())
-    S = T if sample is None else unit(as_matrix(sample, "sample").float())
+    T = normalize(as_matrix(translated, "translated").float(), dim=1)
+    S = T if sample is None else normalize(as_matrix(sample, "sample").float(), dim=1)
     S = S[torch.isfinite(S).all(1)]
     k = max(1, min(k, len(S) - 1))
     parts = []

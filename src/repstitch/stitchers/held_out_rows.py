@@ -20,28 +20,41 @@ class HeldOutRows:
     """The pairs on which a stitcher was scored.
 
     Args:
-        ids: The ids (n,) of all of them, which are the pool of the scorecard. The first m belong to `vectors`.
+        ids: The ids (n,) of all of them, which are the pool of the scorecard. The first m belong to the matrices.
         vectors: Native target vectors (m, d_target) of some of them, at most 1,000.
+        translated: Translations (m, d_target) of the same rows by a map that was not trained on them. Default: None, as
+            in files of earlier releases.
+        source: Source vectors (m, d_source) of the same rows. Default: None, likewise.
     """
 
     ids: np.ndarray
     vectors: np.ndarray
+    translated: np.ndarray | None = None
+    source: np.ndarray | None = None
 
     def write(self, stitcher: Path, version: str) -> None:
         """Write the rows to the file beside the folder of a stitcher, in place of those of an earlier one."""
-        dim = self.vectors.shape[1]
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.reshape(-1)), dim)
-        missing = pa.nulls(len(self.ids) - len(self.vectors), vectors.type)
-        schema = pa.schema([("id", pa.string()), ("vector", vectors.type)], metadata={STITCHER_KEY: version})
-        table = pa.table([pa.array(self.ids, pa.string()), pa.chunked_array([vectors, missing])], schema=schema)
+        matrices = {"vector": self.vectors, "translated": self.translated, "source": self.source}
+        columns: dict[str, pa.Array | pa.ChunkedArray] = {"id": pa.array(self.ids, pa.string())}
+        for name, matrix in matrices.items():
+            if matrix is not None:
+                vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+                columns[name] = pa.chunked_array([vectors, pa.nulls(len(self.ids) - len(matrix), vectors.type)])
+        table = pa.table(columns).replace_schema_metadata({STITCHER_KEY: version})
         with written_whole(held_out_file(stitcher)) as temporary:
             pq.write_table(table, temporary)
 
 
-def keep_rows(ids: np.ndarray, vectors: np.ndarray) -> HeldOutRows:
+def keep_rows(
+    ids: np.ndarray, vectors: np.ndarray, translated: np.ndarray | None = None, source: np.ndarray | None = None
+) -> HeldOutRows:
     """Return held-out pairs in a random order that depends on their number only, with the vectors of the first."""
     order = np.random.default_rng(len(ids)).permutation(len(ids))
-    return HeldOutRows(ids[order], np.ascontiguousarray(vectors[order[:MOST_QUERIES]], np.float32))
+    first = order[:MOST_QUERIES]
+    matrices = (
+        None if rows is None else np.ascontiguousarray(rows[first], np.float32) for rows in (translated, source)
+    )
+    return HeldOutRows(ids[order], np.ascontiguousarray(vectors[first], np.float32), *matrices)
 
 
 def held_out_file(stitcher: Path) -> Path:
@@ -62,15 +75,30 @@ def read_held_out(stitcher: Path, version: str, dim: int) -> HeldOutRows | None:
         table = pq.read_table(path)
         if (table.schema.metadata or {}).get(STITCHER_KEY) != version.encode():
             return None
-        table = table.select(["id", "vector"])
-        ids, vectors = table["id"], table["vector"].drop_null()
-        if table.schema.types != [pa.string(), pa.list_(pa.float32(), dim)]:
+        ids, matrices = table["id"], {n: _matrix(table, n) for n in ("vector", "translated", "source")}
+        vectors, translated = matrices["vector"], matrices["translated"]
+        if table.schema.field("id").type != pa.string() or vectors is None or vectors.shape[1] != dim:
             raise InputError(f"columns id and vector must be text and {dim} float32 numbers")
-        matrix = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
-        if ids.null_count or not len(matrix) or not np.isfinite(matrix).all():
+        if (
+            ids.null_count
+            or not len(vectors)
+            or not all(np.isfinite(m).all() for m in matrices.values() if m is not None)
+        ):
             raise InputError("rows must have ids, and some of them vectors of finite numbers")
-        return HeldOutRows(object_column(ids.to_pylist()), matrix)
+        if translated is not None and translated.shape != vectors.shape:
+            raise InputError("columns vector and translated must have as many numbers")
+        return HeldOutRows(object_column(ids.to_pylist()), vectors, translated, matrices["source"])
     except (OSError, pa.ArrowException, KeyError, InputError) as error:
         raise InputError(
             f"{path} cannot be read as held-out rows: {one_line(error)}. Remove the file, or train again to replace it."
         ) from None
+
+
+def _matrix(table: pa.Table, name: str) -> np.ndarray | None:
+    """Return the vectors (m, d) of a column; None if there is none, or if they are no lists of float32 of one size."""
+    if name not in table.column_names or not pa.types.is_fixed_size_list(table.schema.field(name).type):
+        return None
+    kind = table.schema.field(name).type
+    if kind.value_type != pa.float32():
+        return None
+    return table[name].drop_null().combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)

@@ -42,8 +42,8 @@ def evaluate_selection(
     *,
     learning_curve: bool,
     seed: int,
-) -> tuple[Scorecard, Calibration | None]:
-    """Return the scorecard of the chosen map on held-out pairs, and its confidence.
+) -> tuple[Scorecard, Calibration | None, TranslatedPairs]:
+    """Return the scorecard of the chosen map on held-out pairs, its confidence, and the translated pairs.
 
     There is no confidence if pairs are too few, or if a corpus is unlike the pairs; then there is no verdict either.
     """
@@ -76,7 +76,7 @@ def evaluate_selection(
     }
     if learning_curve:
         extras["learning_curve"] = learn_curve(prepared, problem, chosen, seed)
-    return Scorecard(card.to_dict() | extras), calibration
+    return Scorecard(card.to_dict() | extras), calibration, held_out
 
 
 def _unknown(likeness: Likeness, thresholds: Thresholds) -> Verdict:

@@ -22,6 +22,7 @@ from repstitch.embeddings.rows import EmbeddingsLike
 from repstitch.embeddings.sampling import Sample
 from repstitch.embeddings.splitting import FOLDS, SHARES
 from repstitch.errors import InputError
+from repstitch.evaluation.pool import TranslatedPairs
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.thresholds import Thresholds
 from repstitch.fit.learning_curve import check_enough
@@ -215,7 +216,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
     refitted = _refit_on_all(chosen, prepared, problem).to("cpu") if refit_on_all and n_folds is None else None
     leave_to_first_rank()
 
-    scorecard, calibration = evaluate_selection(
+    scorecard, calibration, scored = evaluate_selection(
         prepared, problem, chosen, tried, thresholds, likeness, learning_curve=learning_curve, seed=seed
     )
     split_record: dict = {"seed": split_seed, "group": group_name(group)}
@@ -232,7 +233,7 @@ def train(  # noqa: PLR0913 - the whole job in one call
         stitcher,
         map=map,
         scorecard=Scorecard(scorecard.to_dict() | extras),
-        held_out=_held_out_rows(prepared) if refitted is None else None,
+        held_out=_held_out_rows(prepared, scored) if refitted is None else None,
     )
 
 
@@ -256,10 +257,12 @@ def _refit_on_all(chosen: Candidate, prepared: PreparedPairs, problem: Problem) 
     return refit(chosen, replace(problem, X=prepared.X, Y=prepared.Y, weights=weights))
 
 
-def _held_out_rows(prepared: PreparedPairs) -> HeldOutRows | None:
+def _held_out_rows(prepared: PreparedPairs, scored: TranslatedPairs) -> HeldOutRows | None:
     """Return the held-out pairs by their ids; None if the pairs have no ids by which a store could know them."""
     pairs, rows = prepared.pairs, prepared.held_out
-    return keep_rows(pairs.ids[rows], pairs.Y[rows]) if pairs.by == "id" else None
+    if pairs.by != "id":
+        return None
+    return keep_rows(pairs.ids[rows], pairs.Y[rows], scored.translated.numpy(), pairs.X[rows])
 
 
 def probe_task(prepared: PreparedPairs) -> Task | None:

@@ -1,0 +1,96 @@
+"""Which rows to embed anew, and how lists of two indexes are merged."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.spaces import gaussian
+
+from repstitch.errors import InputError
+from repstitch.mixing.merging import merge_results
+from repstitch.mixing.reembedding import choose_rows, density, times_found
+
+
+def clumps(n_dense: int = 150, n_loose: int = 50) -> np.ndarray:
+    dense = gaussian(1, 10, 1) + 0.05 * gaussian(n_dense, 10, 2)
+    return np.concatenate([dense, gaussian(n_loose, 10, 3)]).astype(np.float32)
+
+
+def test_density_is_the_mean_cosine_to_the_nearest_other_rows():
+    rows = clumps()
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    similar = unit @ unit.T
+    np.fill_diagonal(similar, -np.inf)
+    expected = -np.sort(-similar, axis=1)[:, :7].mean(axis=1)
+    np.testing.assert_allclose(density(rows, k=7).numpy(), expected, atol=1e-5)
+
+
+def test_a_sample_of_the_rows_gives_nearly_the_same_order():
+    rows = clumps(600, 400)
+    whole, sampled = density(rows), density(rows, rows[::4])
+    chosen = [set(choose_rows(values, 0.3)) for values in (whole, sampled)]
+    assert len(chosen[0] & chosen[1]) > 0.7 * 300
+    assert chosen[1] <= set(range(600))
+
+
+def test_rows_without_a_vector_are_chosen_last():
+    rows = clumps()
+    rows[:10] = np.nan
+    values = density(rows)
+    assert torch.isnan(values[:10]).all()
+    assert set(choose_rows(values, 0.95)) == set(range(10, 200))
+
+
+def test_rows_are_counted_by_the_queries_that_find_them():
+    rows = clumps()
+    found = times_found(gaussian(40, 10, 5), rows, k=5)
+    assert found.sum() == 200
+    one = times_found(rows[:1], rows, k=1)
+    assert one.nonzero().flatten().tolist() == [0]
+
+
+def test_the_rows_of_the_highest_values_are_chosen_and_ties_are_broken_at_random():
+    values = torch.tensor([0.1, 0.9, 0.5, 0.9, 0.2])
+    assert choose_rows(values, 0.4).tolist() == [1, 3]
+    assert choose_rows(values, 0.6).tolist() == [1, 2, 3]
+    ties = [tuple(choose_rows(torch.zeros(20), 0.25, seed)) for seed in range(5)]
+    assert len(set(ties)) == 5
+    assert all(len(rows) == 5 for rows in ties)
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+
+
+def test_lists_on_two_scales_are_merged_as_one_list_on_one_scale_would_be():
+    """New similarities that are a scale and an offset of the old ones change nothing."""
+    similar = -np.sort(-np.random.default_rng(0).random(200))
+    ids = [f"d{i}" for i in range(200)]
+    old = [(ids[i], float(similar[i])) for i in range(0, 200, 2)]
+    new = [(ids[i], float(5 * similar[i] + 40)) for i in range(1, 200, 2)]
+    merged = merge_results(old, new, k=20)
+    assert len(merged) == 20
+    assert len({key for key, _ in merged} & set(ids[:20])) >= 18
+    assert [score for _, score in merged] == sorted((score for _, score in merged), reverse=True)
+
+
+def test_an_offset_prefers_the_moved_rows():
+    old, new = [("a", 0.9), ("b", 0.5)], [("c", 0.8), ("d", 0.2)]
+    assert {key for key, _ in merge_results(old, new, k=2, offset=5.0)} == {"c", "d"}
+    assert {key for key, _ in merge_results(old, new, k=2, offset=-5.0)} == {"a", "b"}
+
+
+def test_an_id_in_both_lists_is_returned_once_and_short_lists_are_merged_too():
+    assert [key for key, _ in merge_results([("a", 0.9), ("b", 0.1)], [("a", 0.5), ("c", 0.1)], k=9)].count("a") == 1
+    assert merge_results([], [("a", 0.5)]) == [("a", 0.0)]
+    assert merge_results([], []) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "k", "message"),
+    [
+        ([("a", float("nan"))], 10, "must have a finite similarity for each id"),
+        ([], 0, "`k` must be at least 1; got 0"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused(old, k, message):
+    with pytest.raises(InputError, match=message):
+        merge_results(old, [], k=k)
