@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from repstitch.bulk import running
 from repstitch.bulk.finishing import clean_up, cut_over, roll_back, status
 from repstitch.bulk.job import job_of
 from repstitch.bulk.planning import make_plan
+from repstitch.bulk.report import plan_text
 from repstitch.bulk.running import run
 from repstitch.bulk.verification import verify
 from repstitch.embeddings.rows import Embeddings
@@ -86,6 +88,25 @@ def test_a_table_is_moved_shown_to_readers_moved_back_and_left_as_found(world, s
         clean_up(store)
     assert world.schema() == before
     assert {key: body for key, (body, _) in world.read().items()} == {k: body for k, (body, _) in rows_before.items()}
+
+
+def test_a_plan_says_whether_the_scores_hold_for_the_table_and_how_native_rows_change_a_search(world, stitcher):
+    address, vectors = made(world)
+    plain = held_out_of(stitcher, vectors)
+    alike = replace(plain, translated=stitcher.translate(vectors[:200]), source=gaussian(200, D, 77))
+    apart = replace(alike, source=gaussian(200, D, 77) + 9)
+    with opened(address) as store:
+        plans = [make_plan(store, stitcher, settings(world), rows) for rows in (None, plain, alike, apart)]
+        assert [plan["quality"]["in_your_domain"] for plan in plans] == ["unknown", "unknown", "as scored", "unknown"]
+        assert plans[1]["quality"]["likeness"] is plans[1]["mixed"] is None
+        assert plans[2]["quality"]["likeness"].startswith("The corpus is like the pairs")
+        assert plans[3]["quality"]["likeness"].startswith("The corpus is unlike the pairs")
+        mixed = plans[2]["mixed"]
+        assert [row["share"] for row in mixed["plain"]] == [0.0, 0.05, 0.2, 0.5]
+        assert mixed["rows"] == 200
+        overlaps = [row["overlap"] for row in mixed["with_length"]]
+        assert overlaps == sorted(overlaps)  # the translations are nearly native, so more native rows are better
+        assert "Mixed:       share of the right ten results, of 200 held-out rows" in plan_text(plans[2])
 
 
 def test_clean_up_after_the_cut_over_leaves_the_new_vectors_alone(world, stitcher):
