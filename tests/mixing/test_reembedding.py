@@ -6,7 +6,7 @@ import torch
 from helpers.spaces import gaussian
 
 from repstitch.errors import InputError
-from repstitch.mixing.merging import merge_results
+from repstitch.mixing.merging import OFFSETS, best_offset, merge_results
 from repstitch.mixing.reembedding import choose_rows, density, times_found
 
 
@@ -94,3 +94,38 @@ def test_an_id_in_both_lists_is_returned_once_and_short_lists_are_merged_too():
 def test_what_cannot_be_merged_is_refused(old, k, message):
     with pytest.raises(InputError, match=message):
         merge_results(old, [], k=k)
+
+
+def test_the_best_offset_undoes_a_bias_between_the_lists():
+    """If 100 rows of 400 are moved, both lists are standardised alike although the second is from fewer rows."""
+    random = np.random.default_rng(0)
+    similar = random.random((40, 400)) ** 3
+    moved = np.arange(400) < 100
+
+    def results(query: int, rows: np.ndarray) -> list[tuple[int, float]]:
+        order = rows[np.argsort(-similar[query, rows])][:50]
+        return [(int(row), float(similar[query, row])) for row in order]
+
+    old = [results(query, np.flatnonzero(~moved)) for query in range(40)]
+    new = [results(query, np.flatnonzero(moved)) for query in range(40)]
+    wanted = [[key for key, _ in results(query, np.arange(400))][:10] for query in range(40)]
+    offset = best_offset(old, new, wanted)
+    assert offset in OFFSETS
+    assert offset < 0  # the first results of 100 rows are worse than those of 300
+
+    def found(at: float) -> float:
+        merged = [merge_results(o, n, 10, at) for o, n in zip(old, new, strict=True)]
+        return float(np.mean([len({key for key, _ in m} & set(w)) / 10 for m, w in zip(merged, wanted, strict=True)]))
+
+    assert found(offset) > found(0.0)
+    assert found(offset) == max(found(other) for other in OFFSETS)
+
+
+def test_the_offset_of_lists_that_need_none_is_0():
+    lists = [[("a", 0.9), ("b", 0.1)]] * 3
+    assert best_offset(lists, lists, [["a"]] * 3) == 0
+
+
+def test_queries_without_all_three_lists_are_refused():
+    with pytest.raises(InputError, match="must have a list for each query; got 1, 0 and 1"):
+        best_offset([[("a", 1.0)]], [], [["a"]])
