@@ -62,6 +62,24 @@ def test_a_table_goes_through_all_steps(capsys, address, stitcher):
     assert result(capsys, "migrate", "cleanup", address, "--yes")["phase_before"] == "rolled back"
 
 
+def test_a_plan_chooses_the_rows_to_embed_anew(capsys, tmp_path, address, stitcher):
+    out = tmp_path / "anew.txt"
+    command = ("migrate", "plan", address, "--stitcher", stitcher, "--share", "0.2")
+    plan = result(capsys, *command, "--ids-out", out)
+    assert plan["chosen"] == {"share": 0.2, "rows": N // 5, "ids_out": str(out)}
+    ids = out.read_text().splitlines()
+    assert len(set(ids)) == N // 5
+    assert set(ids) <= set(map(str, range(N)))
+    status, _, errors = run(capsys, *command, "--ids-out", out)
+    assert (status, "exists" in errors[-1]) == (2, True)
+    status, _, errors = run(capsys, *command)
+    assert (status, "`--share` and `--ids-out` must be passed together" in errors[-1]) == (2, True)
+    np.save(tmp_path / "q.npy", gaussian(20, 24, 4))
+    _, text, _ = run(capsys, *command, "--ids-out", tmp_path / "by-queries.txt", "--queries", tmp_path / "q.npy")
+    assert f"{N // 5} rows chosen (20%); their ids are in {tmp_path / 'by-queries.txt'}" in text
+    assert (tmp_path / "by-queries.txt").read_text() != out.read_text()
+
+
 def test_texts_are_shown_for_people(capsys, address, stitcher):
     with_stitcher = (address, "--stitcher", stitcher)
     _, plan, _ = run(capsys, "migrate", "plan", *with_stitcher, "--text-column", "body")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from repstitch.bulk.choosing import share_curve
 from repstitch.bulk.filling import catch_up, fill
 from repstitch.bulk.job import ADVICE, CUT_OVER, check_stitcher, job_of, new_job, required_job
 from repstitch.bulk.row_check import differ
@@ -44,7 +45,7 @@ def make_plan(
     Returns:
         The plan as JSON types: rows, bytes at the peak by cause against the free space, hours by step, the index to
         build, what depends on the column, the cost of re-embedding, what the scorecard knows of the quality and whether
-        it holds for the table, and how searches change while more and more rows are native.
+        it holds for the table, and how searches change while more and more rows are native, or are embedded anew.
 
     Raises:
         InputError: If the column cannot be moved so, or if it is cut over already.
@@ -84,6 +85,7 @@ def make_plan(
         "re_embedding": _re_embedding(store, facts, settings),
         "quality": _quality(store, stitcher, held_out),
         "mixed": mixed_index(held_out),
+        "share_curve": share_curve(held_out),
     }
 
 

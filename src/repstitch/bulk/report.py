@@ -1,6 +1,6 @@
 """Show plans, verifications and the state of a migration as text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repstitch.bulk.job import ADVICE, CUT_OVER
@@ -45,6 +45,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
     lines += [f"Depends:     {sentence}" for sentence in plan["dependents"]]
     lines += _quality_lines(plan["quality"])
     lines += _mixed_lines(plan["mixed"])
+    lines += _share_lines(plan["share_curve"], plan.get("chosen"))
     lines.append(f"Re-embedding instead: {_re_embedding(plan['re_embedding'])}")
     return "\n".join(lines)
 
@@ -197,6 +198,26 @@ def _mixed_lines(mixed: Mapping[str, Any] | None) -> list[str]:
         lines.append(
             f"             corrected: translated rows of length {mixed['length']:g}, native rows and queries of length "
             "1, search by inner product"
+        )
+    return lines
+
+
+def _share_lines(curve: Sequence[Mapping[str, Any]] | None, chosen: Mapping[str, Any] | None) -> list[str]:
+    """Show what re-embedding a share of the rows gains, and how many rows were chosen."""
+    lines: list[str] = []
+    if curve is not None and chosen is not None:
+        lines.append(
+            "Re-embed:    share of the right ten results if some rows are embedded anew (held-out rows search)"
+        )
+        rows: list[tuple[str, ...]] = [("             anew", "dense rows", "random rows")]
+        rows += [(f"             {p['share']:.0%}", num(p["overlap"]), num(p["random"])) for p in curve]
+        lines.append(columns(rows))
+        lines.append(
+            "             Questions that people ask may gain less than rows do; verify with --queries, --qrels."
+        )
+    if chosen is not None:
+        lines.append(
+            f"             {chosen['rows']:,} rows chosen ({chosen['share']:.0%}); their ids are in {chosen['ids_out']}"
         )
     return lines
 

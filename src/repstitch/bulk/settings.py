@@ -18,6 +18,7 @@ BOUNDS = {
     "max_rest": (0, 1_000_000_000),
     "max_pause": (0.001, 3_600),
     "price_per_million": (0, 1_000_000),
+    "share": (0, 1),
 }
 
 
@@ -45,6 +46,7 @@ class JobSettings:
         filter: A condition in the store's language, to measure the latency of filtered searches.
         text_column: The column of the texts, from which a plan estimates the tokens of re-embedding.
         price_per_million: The price of a million tokens of re-embedding.
+        share: The share of the rows that are to be embedded anew with the new model, beside the translation.
 
     Raises:
         InputError: If a setting is invalid.
@@ -69,6 +71,7 @@ class JobSettings:
     filter: str | None = None
     text_column: str | None = None
     price_per_million: float | None = None
+    share: float | None = None
 
     def __post_init__(self):
         for field in fields(self):
@@ -125,4 +128,4 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         raise InputError(f"`{name}` must be {expected[kind]}; got {value!r}.")
 
 
-TYPES = {"max_rows_per_second": float, "price_per_million": float}
+TYPES = {"max_rows_per_second": float, "price_per_million": float, "share": float}

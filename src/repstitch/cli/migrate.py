@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from repstitch.addresses import Address, is_address, parse_address
 from repstitch.cli.arguments import add_command
+from repstitch.cli.migrate_arguments import (
+    add_cost_arguments,
+    add_cut_over_arguments,
+    add_discard_arguments,
+    add_names_arguments,
+    add_pause_arguments,
+    add_share_arguments,
+    add_speed_arguments,
+    add_verify_arguments,
+    add_yes_argument,
+)
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
-from repstitch.files import check_stitcher_exists
+from repstitch.files import check_new, check_stitcher_exists, written_whole
 
 if TYPE_CHECKING:
     from repstitch.bulk.settings import JobSettings
@@ -52,101 +63,20 @@ def register(subparsers: argparse._SubParsersAction) -> None:
             group(step)
 
 
-def _add_names(step: argparse.ArgumentParser) -> None:
-    names = step.add_argument_group("names and layout")
-    names.add_argument("--new-vector", metavar="NAME", help="name of the new column (default: the old name and _new)")
-    names.add_argument(
-        "--old-vector", metavar="NAME", help="name of the old column after the cut-over (default: its name and _old)"
-    )
-    names.add_argument(
-        "--layout",
-        choices=("column", "side"),
-        help="where the new vectors stand: in a second column, or in a side table (default: the store decides)",
-    )
-    names.add_argument("--view", metavar="NAME", help="view through which readers read; the cut-over replaces it")
-    _add_swap(step)
+def _choose(store: "Store", stitcher: "Stitcher", settings: "JobSettings", out: str) -> dict[str, Any]:
+    """Write the ids of the rows to embed anew, one per line."""
+    from repstitch.bulk.choosing import choose_ids
+    from repstitch.bulk.translation import Translation
+    from repstitch.embeddings.reading import read
 
-
-def _add_swap(step: argparse.ArgumentParser) -> None:
-    swap = step.add_mutually_exclusive_group()
-    swap.add_argument(
-        "--keep-names",
-        action="store_true",
-        default=None,
-        help="the cut-over swaps no names, and readers go to the new name (default between equal dimensions)",
-    )
-    swap.add_argument(
-        "--swap-equal",
-        action="store_true",
-        default=None,
-        help="swap the names although both spaces have the same number of dimensions, so that readers that still send "
-        "old queries get wrong results without an error",
-    )
-    step.add_argument(
-        "--guard",
-        action="store_true",
-        default=None,
-        help="after the cut-over, refuse writes of vectors that do not state the new space in column vector_space",
-    )
-
-
-def _add_speed(step: argparse.ArgumentParser) -> None:
-    step.add_argument("--workers", type=int, metavar="N", help="connections that fill at the same time (default: 1)")
-    step.add_argument(
-        "--max-rows-per-second", type=float, metavar="N", help="most rows to translate per second (default: no limit)"
-    )
-
-
-def _add_cost(step: argparse.ArgumentParser) -> None:
-    step.add_argument("--text-column", metavar="NAME", help="column of the texts, to estimate the cost of re-embedding")
-    step.add_argument(
-        "--price-per-million", type=float, metavar="PRICE", help="price of a million tokens of re-embedding"
-    )
-
-
-def _add_verify(step: argparse.ArgumentParser) -> None:
-    step.add_argument("--target", metavar="Y", help="native target embeddings of rows of the table, with their ids")
-    step.add_argument("--queries", metavar="Q", help="embeddings of queries by the new model")
-    step.add_argument("--old-queries", metavar="Q", help="embeddings of the same queries by the old model")
-    step.add_argument(
-        "--qrels", metavar="FILE", help="relevance judgements of --queries: lines of query, document, grade"
-    )
-    step.add_argument(
-        "--index-recall",
-        type=float,
-        metavar="SHARE",
-        help="least share of the exact nearest ten that the new index must find (default: 0.95)",
-    )
-    step.add_argument("--filter", metavar="CONDITION", help="condition of the store, to time filtered searches too")
-
-
-def _add_cut_over(step: argparse.ArgumentParser) -> None:
-    step.add_argument(
-        "--max-rest", type=int, metavar="N", help="most rows to catch up inside the cut-over (default: 1000)"
-    )
-    step.add_argument(
-        "--without-search", action="store_true", help="cut over although no search question was asked in the store"
-    )
-    _add_swap(step)
-    _add_pause(step)
-
-
-def _add_pause(step: argparse.ArgumentParser) -> None:
-    step.add_argument(
-        "--max-pause",
-        type=float,
-        metavar="SECONDS",
-        help="most seconds for which readers and writers may have to wait (default: 2)",
-    )
-
-
-def _add_discard(step: argparse.ArgumentParser) -> None:
-    step.add_argument("--discard", action="store_true", help="remove vectors also where a row has no other one")
-    _add_yes(step)
-
-
-def _add_yes(step: argparse.ArgumentParser) -> None:
-    step.add_argument("--yes", action="store_true", help="do not ask before anything is written")
+    assert settings.share is not None
+    queries = None if settings.queries is None else read(settings.queries).vectors
+    ids = choose_ids(store, Translation(stitcher, settings.max_rows_per_second), settings.share, queries)
+    if any("\n" in key or "\r" in key for key in ids):
+        raise InputError("`ids_out` cannot contain the ids, because one has a line break.")
+    with written_whole(check_new(out)) as temporary:
+        temporary.write_text("".join(f"{key}\n" for key in ids), encoding="utf-8")
+    return {"share": settings.share, "rows": len(ids), "ids_out": out}
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -154,9 +84,17 @@ def plan(args: argparse.Namespace) -> None:
     from repstitch.bulk.report import plan_text
 
     address, stitcher_path, settings = _read(args)
+    if (settings.share is None) != (args.ids_out is None):
+        raise InputError(
+            "`share` and `ids_out` must be passed together: how many rows to choose, and where to write ids."
+        )
+    if args.ids_out is not None:
+        check_new(args.ids_out)
     stitcher = _load(stitcher_path)
     with _opened(address) as store:
         result = make_plan(store, stitcher, settings, _held_out(stitcher_path, stitcher))
+        if settings.share is not None:
+            result["chosen"] = _choose(store, stitcher, settings, str(args.ids_out))
     emit(result, plan_text(result), args.json)
 
 
@@ -356,32 +294,37 @@ STEPS: dict[str, tuple[Callable, str, str, tuple[Group, ...]]] = {
         plan,
         "estimate the space, the time and the cost of a migration; nothing is written to the table",
         STITCHER,
-        (_add_names, _add_speed, _add_cost),
+        (add_names_arguments, add_speed_arguments, add_cost_arguments, add_share_arguments),
     ),
     "run": (
         run,
         "fill the new vectors beside the old ones and build their index; run again to go on after an interruption",
         STITCHER,
-        (_add_names, _add_speed, _add_cost, _add_yes),
+        (add_names_arguments, add_speed_arguments, add_cost_arguments, add_yes_argument),
     ),
     "status": (status, "show how far a migration has come", "", ()),
     "verify": (
         verify,
         "check every row, the index and the map by search in the store; exit status 1 if a check fails",
         STITCHER,
-        (_add_verify,),
+        (add_verify_arguments,),
     ),
     "cutover": (
         cutover,
         "make the new vectors those that readers see, in one step",
         STITCHER,
-        (_add_cut_over, _add_yes),
+        (add_cut_over_arguments, add_yes_argument),
     ),
-    "rollback": (rollback, "make the old vectors those that readers see again, in one step", "", (_add_pause,)),
+    "rollback": (
+        rollback,
+        "make the old vectors those that readers see again, in one step",
+        "",
+        (add_pause_arguments,),
+    ),
     "cleanup": (
         cleanup,
         "end a migration: before the cut-over the table becomes as it was, after it the old vectors are removed",
         "",
-        (_add_discard,),
+        (add_discard_arguments,),
     ),
 }

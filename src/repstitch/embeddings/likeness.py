@@ -66,7 +66,7 @@ def compare_with_pairs(corpus: np.ndarray, pairs: np.ndarray, seed: int = 0) -> 
         InputError: If fewer than 20 rows of either are left.
     """
     sides = [
-        normalise(torch.from_numpy(np.asarray(rows, np.float32)), "unit", name)
+        normalise(torch.tensor(np.asarray(rows, np.float32)), "unit", name)
         for rows, name in ((corpus, "corpus rows"), (pairs, "pairs"))
     ]
     of_corpus = sides[0][_nearest_cosine(sides[0], sides[1]) < SAME_ROW]
