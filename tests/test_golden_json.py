@@ -17,7 +17,9 @@ GOLDEN = Path(__file__).parent / "golden" / "json"
 SENTENCES = {"why", "message", "warnings", "refused", "notes", "through", "how"}
 # The keys that later releases added, by the end of the path of their object.
 ADDED = {
-    "scorecard": ("source", "target", "objective", "near_duplicates"),
+    "scorecard": ("source", "target", "objective", "near_duplicates", "score_scale"),
+    "thresholds": ("old_model",),
+    "relevance": ("unseen_documents",),
     "confidence": ("auroc_interval", "usable", "reason"),
     "verdict": ("sure",),
     "numbers": ("retention_interval", "first_stage_interval"),
@@ -105,7 +107,12 @@ def test_the_json_output_equals_that_of_release_0_1_0(place, name, monkeypatch, 
     assert main([*COMMANDS[name].split(), "--json"]) == 0
     golden = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     root = "scorecard" if name.startswith("score") else ""
-    assert differences(json.loads(capsys.readouterr().out), golden, root) == []
+    now = json.loads(capsys.readouterr().out)
+    if name == "score-relevance":  # since 0.2 documents that trained do not count in the verdicts
+        for use in ("query", "corpus"):
+            assert now[use]["verdict"] == now["relevance"]["unseen_documents"][use]["verdict"]
+            now[use]["verdict"] = now["relevance"][use]["verdict"]
+    assert differences(now, golden, root) == []
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_score_passes_on_judgements_and_thresholds(capsys, tmp_path, files, stit
     flags += ["--qrels", tmp_path / "rel.tsv", "--retention", 0.8, "--first-stage", 0.85]
     output = result(capsys, "score", stitcher, *files, *flags)
     assert output["relevance"]["query"]["queries"] == 40
-    assert output["query"]["verdict"]["thresholds"] == {"retention": 0.8, "first_stage": 0.85}
+    assert output["query"]["verdict"]["thresholds"] == {"retention": 0.8, "first_stage": 0.85, "old_model": "available"}
     status, _, err = run(capsys, "score", stitcher, *files, "--qrels", tmp_path / "rel.tsv")
     message = "`--source-queries`, `--target-queries` and `--qrels` must be passed together: all three, or none."
     assert (status, err) == (2, [f"repstitch score: {message}"])

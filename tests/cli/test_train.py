@@ -58,7 +58,7 @@ def test_train_passes_every_flag_on(capsys, tmp_path, shelf):
 
 def test_train_records_its_thresholds(capsys, tmp_path, files):
     card = result(capsys, "train", *files, "--out", tmp_path / "s", *FAST, "--retention", 0.5)["scorecard"]
-    assert card["query"]["verdict"]["thresholds"] == {"retention": 0.5, "first_stage": 0.95}
+    assert card["query"]["verdict"]["thresholds"] == {"retention": 0.5, "first_stage": 0.95, "old_model": "available"}
     assert 1 <= card["spectrum"]["above"] <= card["spectrum"]["directions"] == D_TARGET
     status, _, err = run(capsys, "train", *files, "--out", tmp_path / "t", *FAST, "--retention", 2)
     assert status == 2

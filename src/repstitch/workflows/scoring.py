@@ -17,6 +17,7 @@ from repstitch.errors import InputError
 from repstitch.evaluation.qrels import read_qrels
 from repstitch.evaluation.relevance import SearchRows, score_relevance
 from repstitch.evaluation.relevance_data import RelevanceData
+from repstitch.evaluation.score_scale import fit_score_scale
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.scoring import score_pairs
 from repstitch.evaluation.thresholds import Thresholds
@@ -116,8 +117,10 @@ def score(  # noqa: PLR0913 - the whole job in one call
     refuse_backwards(stitcher, pairs.X, source_rows.declared)
 
     near_duplicates = find_near_duplicates(documents, np.flatnonzero(used_in_training))[~used_in_training]
+    translated = translate_pairs(stitcher, pairs)
+    scales = {use: fit_score_scale(translated, use) for use in uses}
     card = score_pairs(
-        translate_pairs(stitcher, pairs),
+        translated,
         torch.from_numpy(stitcher.target_mean),
         near_duplicates=near_duplicates if near_duplicates.any() else None,
         uses=uses,
@@ -130,6 +133,7 @@ def score(  # noqa: PLR0913 - the whole job in one call
         "left_out": n_used,
         "held_out": "unseen pairs",
         **_notes(stitcher, near_duplicates, n_used),
+        **({"score_scale": scales} if all(scale is not None for scale in scales.values()) else {}),
         "dropped": pairs.dropped,
     }
     if labels is not None:
