@@ -40,6 +40,7 @@ def test_translations_and_source_rows_are_kept_with_the_vectors(stitcher):
     order = [place[key] for key in again.ids[: len(again.vectors)]]
     assert sorted(order) != order
     for side, matrix in zip(sides, (again.vectors, again.translated, again.source), strict=True):
+        assert matrix is not None
         assert np.array_equal(matrix, side[order])
 
 
