@@ -83,8 +83,8 @@ def grades() -> np.ndarray:
 class Halves:
     """The documents of a seed: those that may train, and those that are searched."""
 
-    own: np.ndarray
-    other: np.ndarray
+    training: np.ndarray
+    searched: np.ndarray
 
     @classmethod
     def of(cls, seed: int) -> "Halves":
@@ -105,9 +105,9 @@ class Translated:
 
 def training_rows(trained_on: str, name: str, halves: Halves) -> Rows:
     """Return the rows of an encoder that train: of the pool, of documents, or both."""
-    n_own = {"pool": 0, "own half": len(halves.own), "pool and 100 own": N_OWN}[trained_on]
+    n_own = {"pool": 0, "own half": len(halves.training), "pool and 100 own": N_OWN}[trained_on]
     parts = [] if trained_on == "own half" else [rows_of("pool", name)]
-    return np.concatenate([*parts, rows_of("docs", name)[halves.own[:n_own]]])
+    return np.concatenate([*parts, rows_of("docs", name)[halves.training[:n_own]]])
 
 
 def translate(trained_on: str, method: str, source: str, target: str, halves: Halves) -> Translated:
@@ -123,7 +123,7 @@ def translate(trained_on: str, method: str, source: str, target: str, halves: Ha
 
 def learn(trained_on: str, source: str, target: str, X: Rows, Y: Rows, halves: Halves) -> Stitcher:
     """Train a stitcher as the guide to a migration says."""
-    documents = [f"document {ids_of('docs')[row]}" for row in halves.own]
+    documents = [f"document {ids_of('docs')[row]}" for row in halves.training]
     options: dict[str, Any] = {}
     if trained_on == "pool":
         options = {"group": groups()}
@@ -157,8 +157,8 @@ def score_lists(lists: torch.Tensor, rows: np.ndarray) -> dict[str, list[float]]
     of_query = [
         {int(row): float(judged[query, row]) for row in np.flatnonzero(judged[query])} for query in with_relevant
     ]
-    found = lists[torch.from_numpy(with_relevant)]
-    scores = {"ndcg": ndcg(found, of_query, FIRST), "recall": relevant_recall(found, of_query)}
+    judged_lists = lists[torch.from_numpy(with_relevant)]
+    scores = {"ndcg": ndcg(judged_lists, of_query, FIRST), "recall": relevant_recall(judged_lists, of_query)}
     return {name: [round(float(value), 5) for value in values] for name, values in scores.items()}
 
 
@@ -186,7 +186,7 @@ def translated(use: str, target: str, moved: Translated, rows: np.ndarray) -> di
 def measure(source: str, target: str, seed: int) -> dict[str, Any]:
     """Return the scores of one pair and seed, by use, as lists over queries."""
     halves = Halves.of(seed)
-    result: dict[str, Any] = {use: references(use, source, target, halves.other) for use in USES}
+    result: dict[str, Any] = {use: references(use, source, target, halves.searched) for use in USES}
     seconds: dict[str, float] = {}
     for trained_on in TRAINED_ON:
         for method in METHODS:
@@ -194,7 +194,7 @@ def measure(source: str, target: str, seed: int) -> dict[str, Any]:
             moved = translated_once(trained_on, method, source, target, seed)
             seconds[f"{trained_on}, {method}"] = time.perf_counter() - began
             for use in USES:
-                result[use][f"{trained_on}, {method}"] = translated(use, target, moved, halves.other)
+                result[use][f"{trained_on}, {method}"] = translated(use, target, moved, halves.searched)
                 if trained_on != "pool":
                     everything = np.arange(len(ids_of("docs")))
                     result[use][f"{trained_on}, {method}, all documents"] = translated(use, target, moved, everything)

@@ -7,7 +7,7 @@ from helpers.spaces import gaussian
 
 from repstitch.errors import InputError
 from repstitch.mixing.merging import OFFSETS, best_offset, merge_results
-from repstitch.mixing.reembedding import choose_rows, density, times_found
+from repstitch.mixing.reembedding import choose_rows, density
 
 
 def clumps(n_dense: int = 150, n_loose: int = 50) -> np.ndarray:
@@ -38,14 +38,6 @@ def test_rows_without_a_vector_are_chosen_last():
     values = density(rows)
     assert torch.isnan(values[:10]).all()
     assert set(choose_rows(values, 0.95)) == set(range(10, 200))
-
-
-def test_rows_are_counted_by_the_queries_that_find_them():
-    rows = clumps()
-    found = times_found(gaussian(40, 10, 5), rows, k=5)
-    assert found.sum() == 200
-    one = times_found(rows[:1], rows, k=1)
-    assert one.nonzero().flatten().tolist() == [0]
 
 
 def test_the_rows_of_the_highest_values_are_chosen_and_ties_are_broken_at_random():

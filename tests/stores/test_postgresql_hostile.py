@@ -427,4 +427,4 @@ def test_the_right_to_work_on_a_column_is_free_at_once_when_it_is_given_back():
     _, store, _ = made(WORLDS["column"], 5)
     for _ in range(40):
         with store.locked():
-            pass
+            assert store.job() is None

@@ -182,16 +182,16 @@ def test_options_that_contradict_each_other_are_refused(options, message):
 def test_a_share_of_own_pairs_is_their_share_of_the_weight_in_the_moments():
     X, Y, _, is_own = two_domains(40, 10)
     X, Y = unit(torch.from_numpy(X)), unit(torch.from_numpy(Y))
-    own = torch.from_numpy(is_own)
-    objective = ValidationObjective("neighbours", X[own], Y[own], Y[~own])
-    problem = Problem(X, Y, objective, folds=torch.where(own, torch.arange(50) % 5, -1))
-    weights = torch.where(own, 0.3 / 10, 0.7 / 40)
+    mask = torch.from_numpy(is_own)
+    objective = ValidationObjective("neighbours", X[mask], Y[mask], Y[~mask])
+    problem = Problem(X, Y, objective, folds=torch.where(mask, torch.arange(50) % 5, -1))
+    weights = torch.where(mask, 0.3 / 10, 0.7 / 40)
     expected = moments((X, Y, weights))
     mixed = problem.decomposed(None, 0.3).moments
     torch.testing.assert_close(mixed.cov_xy, expected.cov_xy, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(mixed.y_mean, expected.y_mean, rtol=1e-4, atol=1e-7)
     alone = problem.decomposed(None, 1.0).moments
-    torch.testing.assert_close(alone.cov_xx, moments((X[own], Y[own])).cov_xx)
+    torch.testing.assert_close(alone.cov_xx, moments((X[mask], Y[mask])).cov_xx)
     assert mixed.n_effective == pytest.approx(1 / (0.3**2 / 10 + 0.7**2 / 40))
 
 
@@ -200,19 +200,19 @@ def test_own_pairs_raise_the_score_on_own_pairs_above_that_of_all_pairs_alike():
     others = two_domains(300, 400)
     X_new, Y_new = others[0][others[3]], others[1][others[3]]  # the first 60 of these own pairs are trained on
     assert np.array_equal(X_new[:60], X[is_own])
-    own = train(rows_of(X, "a", ids), rows_of(Y, "b", ids), own=ids[is_own], **QUICK)
+    marked = train(rows_of(X, "a", ids), rows_of(Y, "b", ids), own=ids[is_own], **QUICK)
     alike = train(rows_of(X, "a", ids), rows_of(Y, "b", ids), **QUICK)
-    assert own.scorecard.held_out == "own pairs in folds"
-    assert own.scorecard.n == 60
-    assert own.provenance["pairs"] == {"train": 360, "own": 60}
-    assert own.settings["own_share"] > 0.2
+    assert marked.scorecard.held_out == "own pairs in folds"
+    assert marked.scorecard.n == 60
+    assert marked.provenance["pairs"] == {"train": 360, "own": 60}
+    assert marked.settings["own_share"] > 0.2
     cosines = [
         float((s.translate(X_new[60:]) * Y_new[60:] / np.linalg.norm(Y_new[60:], axis=1)[:, None]).sum(1).mean())
-        for s in (own, alike)
+        for s in (marked, alike)
     ]
     assert 1 - cosines[0] < 0.7 * (1 - cosines[1])
     # The card promises for own rows what they get.
-    assert own.scorecard.reconstruction.cosine == pytest.approx(cosines[0], abs=0.05)
+    assert marked.scorecard.reconstruction.cosine == pytest.approx(cosines[0], abs=0.05)
 
 
 @pytest.mark.parametrize("form", ["ids", "array", "file", "column", "column of words", "column of the target", "table"])

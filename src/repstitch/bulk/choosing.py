@@ -36,9 +36,7 @@ def choose_ids(store: Store, translation: Translation, share: float, queries: np
     Returns:
         The ids as text, in the order of the table.
     """
-    drawn = without_views(store.sample(SAMPLE_ROWS, 0, [store.id, store.vector]))[store.vector].combine_chunks()
-    sample = np.asarray(drawn.flatten(), np.float32).reshape(len(drawn), -1)
-    sample = translation(sample)
+    sample = translation(sample_vectors(store, SAMPLE_ROWS))
     sample = sample[np.isfinite(sample).all(axis=1)]
     ids: list[np.ndarray] = []
     densities: list[Tensor] = []
@@ -50,6 +48,12 @@ def choose_ids(store: Store, translation: Translation, share: float, queries: np
         ids.append(cast(np.ndarray, batch.ids))
     values = torch.cat(densities).double() + nearest.counts().double() * 4  # a density is at least −1 and at most 1
     return np.concatenate(ids)[choose_rows(values, share)]
+
+
+def sample_vectors(store: Store, n: int) -> np.ndarray:
+    """Return the old vectors of n random rows as float32 (n, d_source)."""
+    vectors = without_views(store.sample(n, 0, [store.id, store.vector]))[store.vector].combine_chunks()
+    return np.array(vectors.flatten(), np.float32).reshape(len(vectors), -1)
 
 
 def _batches(store: Store) -> Iterator[Embeddings]:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.bulk.choosing import share_curve
+from repstitch.bulk.choosing import sample_vectors, share_curve
 from repstitch.bulk.filling import catch_up, fill
 from repstitch.bulk.job import ADVICE, CUT_OVER, check_stitcher, job_of, new_job, required_job
 from repstitch.bulk.row_check import differ
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
-from repstitch.embeddings.ids import without_views
 from repstitch.embeddings.likeness import Likeness, compare_with_pairs
 from repstitch.embeddings.rows import invalid_rows
 from repstitch.errors import InputError
@@ -164,9 +163,7 @@ def _quality(store: Store, stitcher: Stitcher, held_out: HeldOutRows | None) -> 
 
 def _compare(store: Store, pairs: np.ndarray) -> Likeness | None:
     """Compare some rows of the table with source rows of pairs (m, d); None if there are too few other rows."""
-    table = store.sample(LIKENESS_ROWS, 0, [store.id, store.vector])
-    vectors = without_views(table)[store.vector].combine_chunks()
-    rows = np.asarray(vectors.flatten(), np.float32).reshape(len(vectors), -1)
+    rows = sample_vectors(store, LIKENESS_ROWS)
     try:
         return compare_with_pairs(rows[~np.logical_or(*invalid_rows(rows).values())], pairs)
     except InputError:

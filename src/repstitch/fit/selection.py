@@ -116,39 +116,28 @@ class Problem:
 
     @cached_property
     def decomposed(self) -> Callable[[int | None, float | None], Decomposition]:
-        """Return the decomposition of all pairs but one fold (None: of all pairs), with a share of own pairs."""
+        """`decompose_without`, with a cache."""
+        return cache(self.decompose_without)
 
-        @cache
-        def decomposed(left_out: int | None, own_share: float | None) -> Decomposition:
-            if not self.has_general or own_share is None:
-                parts = [self._general, self._own(left_out)]
-                present = [part for part in parts if part is not None]
-                return decompose(present[0] if len(present) == 1 else present[0] + present[1])
-            own, general = cast(Moments, self._own(left_out)), cast(Moments, self._general)
-            if own_share >= 1:
-                return decompose(own)
-            total = own.n + general.n
-            general = general.weighted((1 - own_share) * total / general.n)
-            return decompose(general + own.weighted(own_share * total / own.n))
-
-        return decomposed
+    def decompose_without(self, fold: int | None = None, own_share: float | None = None) -> Decomposition:
+        """Return the decomposition of all pairs but one fold (None: of all), with a share of own pairs if any."""
+        own_moments = self._moments_of(None if self.folds is None else (self.folds >= 0) & (self.folds != fold))
+        if not self.has_general or own_share == 1:
+            return decompose(own_moments)
+        assert own_share is not None
+        general_moments, total = self._general_moments, own_moments.n + self._general_moments.n
+        general_moments = general_moments.weighted((1 - own_share) * total / general_moments.n)
+        return decompose(general_moments + own_moments.weighted(own_share * total / own_moments.n))
 
     @cached_property
-    def _general(self) -> Moments | None:
-        if self.folds is None:
-            return self._moments_of(torch.ones(len(self.X), dtype=torch.bool))
-        return self._moments_of(self.folds < 0) if self.has_general else None
+    def _general_moments(self) -> Moments:
+        assert self.folds is not None
+        return self._moments_of(self.folds < 0)
 
-    def _own(self, left_out: int | None) -> Moments | None:
-        if self.folds is None:
-            return None
-        is_own = self.folds >= 0
-        return self._moments_of(is_own if left_out is None else is_own & (self.folds != left_out))
-
-    def _moments_of(self, rows: Tensor) -> Moments:
-        if bool(rows.all()):
-            return moments((self.X, self.Y, self.weights))
-        return moments((self.X[rows], self.Y[rows], None if self.weights is None else self.weights[rows]))
+    def _moments_of(self, rows: Tensor | None) -> Moments:
+        """Return the weighted moments of the pairs of a mask (n,), by default of all."""
+        sides = (self.X, self.Y, self.weights)
+        return moments(sides if rows is None else tuple(None if side is None else side[rows] for side in sides))
 
     @exact_products()
     @torch.inference_mode()

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from repstitch.metrics.matrices import MatrixLike, as_matrix
-from repstitch.metrics.neighbours import knn
 from repstitch.precision import exact_products
 
 NEIGHBOURS = 50
@@ -44,13 +43,6 @@ def density(translated: MatrixLike, sample: MatrixLike | None = None, k: int = N
     values = torch.cat(parts)
     values[~torch.isfinite(T).all(1)] = torch.nan
     return values
-
-
-def times_found(queries: MatrixLike, translated: MatrixLike, k: int = NEIGHBOURS) -> Tensor:
-    """Return how many of the native queries (m, d) have each translated row (n, d) among their k nearest, as (n,)."""
-    T = as_matrix(translated, "translated")
-    lists = knn(as_matrix(queries, "queries"), T, min(k, len(T)))
-    return torch.bincount(lists.flatten(), minlength=len(T))
 
 
 def choose_rows(values: Tensor, share: float, seed: int = 0) -> np.ndarray:

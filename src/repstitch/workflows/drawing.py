@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from repstitch.arguments import check_positive, check_seed, names_keywords
 from repstitch.embeddings.ids import IdColumn
 from repstitch.embeddings.reading import scan
-from repstitch.embeddings.rows import Embeddings, invalid_rows
+from repstitch.embeddings.rows import invalid_rows
 from repstitch.embeddings.sampling import Sample, farthest_first
 from repstitch.embeddings.writing import check_embeddings_file, write
 from repstitch.errors import InputError
@@ -59,9 +58,5 @@ def draw(
     valid = np.flatnonzero(~np.logical_or(*invalid_rows(vectors).values()))
     if spread:
         valid = np.sort(valid[farthest_first(vectors[valid], n, seed)])
-    write(target, _without_groups(rows.take(valid)))
+    write(target, rows.take(valid))
     return len(valid)
-
-
-def _without_groups(rows: Embeddings) -> Embeddings:
-    return replace(rows, groups=None, labels=None)

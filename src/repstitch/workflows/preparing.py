@@ -204,7 +204,7 @@ def compare_with_corpus(
     adopt(rows.space, rows.declared, prepared.pairs.source, "`corpus`", opposite=prepared.pairs.target)
     vectors = np.asarray(rows.vectors, np.float32)
     vectors = vectors[~np.logical_or(*invalid_rows(vectors).values())]
-    own = prepared.pairs.X if not prepared.has_general else prepared.pairs.X[prepared.held_out]
-    likeness = compare_with_pairs(vectors, own, seed)
+    sources = prepared.pairs.X[prepared.held_out] if prepared.has_general else prepared.pairs.X
+    likeness = compare_with_pairs(vectors, sources, seed)
     (log.warning if likeness.unlike else log.info)("%s", likeness)
     return likeness

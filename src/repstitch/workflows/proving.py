@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,7 +49,8 @@ def evaluate_selection(
     """
     rows = prepared.held_out
     X, Y = prepared.take(rows)
-    held_out = translate_held_out(prepared, chosen, problem)
+    proof = None if prepared.folds is None else prove_in_folds(prepared, chosen, problem)
+    held_out = translate_held_out(prepared, chosen, proof)
     card = score_held_out(prepared, held_out, problem, thresholds)
     extras: dict = {}
     proof_folds = None if prepared.proof_folds is None else prepared.proof_folds[rows]
@@ -60,7 +61,7 @@ def evaluate_selection(
         calibration, note = None, f"{likeness} So these scores, and a confidence, say little about it."
         extras |= {use: card[use] | {"verdict": _unknown(likeness, thresholds).to_dict()} for use in card.uses}
     else:
-        calibration, note = calibrate_confidence(prepared, problem, chosen)
+        calibration, note = calibrate_confidence(prepared, problem, chosen, proof)
     if likeness is not None:
         extras["corpus_sample"] = likeness.to_dict()
     if calibration is not None and len(prepared.parts.test):
@@ -87,17 +88,48 @@ def _unknown(likeness: Likeness, thresholds: Thresholds) -> Verdict:
     return not_judged(f"the quality on the corpus is unknown. {likeness} {advice}", thresholds)
 
 
+@dataclass(frozen=True)
+class FoldProof:
+    """Own pairs of each proof fold, translated and read by a fit without them.
+
+    `rows` are their positions among the own pairs, and `directions` those of the first of these fits.
+    """
+
+    rows: list[torch.Tensor]
+    parts: list[CalibrationRows]
+    directions: Directions
+
+    def raw(self) -> torch.Tensor:
+        """Return the translations (n, d_target) in the order of the own pairs."""
+        order = torch.cat(self.rows).argsort()
+        return torch.cat([part.raw for part in self.parts])[order]
+
+
 @exact_products()
-def translate_held_out(prepared: PreparedPairs, chosen: Candidate, problem: Problem) -> TranslatedPairs:
+@torch.no_grad()
+def prove_in_folds(prepared: PreparedPairs, chosen: Candidate, problem: Problem) -> FoldProof:
+    """Fit the chosen settings once without each proof fold, and translate and read the pairs of the fold."""
+    folds = torch.from_numpy(prepared.proof_folds).to(problem.X.device)
+    proof, fold_of = replace(problem, folds=folds), folds[folds >= 0]
+    rows: list[torch.Tensor] = []
+    parts: list[CalibrationRows] = []
+    directions: list[Directions] = []
+    for fold in range(proof.n_folds):
+        decomposition = proof.decompose_without(fold, chosen.settings.get("own_share"))
+        map = fit_closed(decomposition, chosen.method, chosen.settings)
+        directions.append(directions_of(decomposition))
+        rows.append((fold_of == fold).nonzero()[:, 0])
+        X, Y = problem.objective.X[rows[fold]], problem.objective.Y[rows[fold]]
+        parts.append(CalibrationRows.of(map, X, Y, directions[fold]))
+    return FoldProof(rows, parts, directions[0])
+
+
+@exact_products()
+def translate_held_out(prepared: PreparedPairs, chosen: Candidate, proof: FoldProof | None) -> TranslatedPairs:
     """Translate the held-out pairs, on the CPU: by the chosen map, or by fits of it without the fold of each pair."""
     X, Y = (side.cpu() for side in prepared.take(prepared.held_out))
     with torch.inference_mode():
-        if prepared.proof_folds is None:
-            raw = chosen.map.to("cpu")(X)
-        else:
-            share = chosen.settings.get("own_share")
-            proof = _problem_of_proof(prepared, problem)
-            raw = proof.cross_translate(lambda d: fit_closed(d, chosen.method, chosen.settings), share).cpu()
+        raw = chosen.map.to("cpu")(X) if proof is None else proof.raw().cpu()
         return TranslatedPairs(X, Y, raw, normalise(raw, prepared.output_norm, "the translation"))
 
 
@@ -129,11 +161,11 @@ def has_calibration_half(prepared: PreparedPairs) -> bool:
 
 
 def calibrate_confidence(
-    prepared: PreparedPairs, problem: Problem, chosen: Candidate
+    prepared: PreparedPairs, problem: Problem, chosen: Candidate, proof: FoldProof | None
 ) -> tuple[Calibration | None, str | None]:
     """Return the calibrated confidence, or None and a note with the reason."""
-    if prepared.folds is not None:
-        confidence = _calibrate_folds(_problem_of_proof(prepared, problem), chosen)
+    if proof is not None:
+        confidence = calibrate_folds(proof.directions, proof.parts, problem.objective.distractors)
         few = "There are fewer than 20 own pairs, so confidence is not calibrated."
         return confidence, few if confidence is None else None
     if not has_calibration_half(prepared):
@@ -143,27 +175,6 @@ def calibrate_confidence(
     if confidence is None:
         return None, f"One half of validation has fewer than {LEAST_ROWS} pairs, so confidence is not calibrated."
     return confidence, None
-
-
-def _problem_of_proof(prepared: PreparedPairs, problem: Problem) -> Problem:
-    """Return the problem with the folds of the proof."""
-    return replace(problem, folds=torch.from_numpy(prepared.proof_folds).to(problem.X.device))
-
-
-@exact_products()
-@torch.no_grad()
-def _calibrate_folds(problem: Problem, chosen: Candidate) -> Calibration | None:
-    """Fit the confidence on own pairs, each translated and read by a fit without its fold."""
-    assert problem.folds is not None
-    fold_of, share = problem.folds[problem.folds >= 0], chosen.settings.get("own_share")
-    parts: list[CalibrationRows] = []
-    directions: list[Directions] = []
-    for fold in range(problem.n_folds):
-        decomposition, rows = problem.decomposed(fold, share), fold_of == fold
-        map = fit_closed(decomposition, chosen.method, chosen.settings)
-        directions.append(directions_of(decomposition))
-        parts.append(CalibrationRows.of(map, problem.objective.X[rows], problem.objective.Y[rows], directions[fold]))
-    return calibrate_folds(directions[0], parts, problem.objective.distractors)
 
 
 @exact_products()
