@@ -1,5 +1,6 @@
 """Training on few pairs in folds, on weighted pairs, and on own pairs beside general ones."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from helpers.spaces import gaussian, shared_latent
 
+from repstitch.cli.main import main
 from repstitch.embeddings.pairs import pair
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.splitting import finest_folds, folds_of, split
+from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import decompose, fit_closed, fit_ridge
 from repstitch.fit.objective import ValidationObjective
@@ -19,6 +22,7 @@ from repstitch.fit.selection import Problem, select
 from repstitch.metrics.moments import moments
 from repstitch.metrics.neighbours import unit
 from repstitch.spaces import Space
+from repstitch.stitchers.stitcher import load
 from repstitch.workflows.scoring import score
 from repstitch.workflows.training import train
 
@@ -255,6 +259,34 @@ def test_own_pairs_that_cannot_be_told_apart_are_refused(own, message):
     source = rows_of(X, "a", ids, half=[0.5] * 100, nobody=[False] * 100)
     with pytest.raises(InputError, match=message):
         train(source, rows_of(Y, "b", ids), own=own, **QUICK)
+
+
+def test_a_stitcher_of_own_pairs_is_the_same_after_loading(tmp_path):
+    X, Y, ids, is_own = two_domains(60, 40)
+    stitcher = train(rows_of(X, "a", ids), rows_of(Y, "b", ids), own=ids[is_own], **QUICK)
+    again = load(stitcher.save(tmp_path / "stitcher"))
+    assert np.array_equal(again.translate(X), stitcher.translate(X))
+    assert np.array_equal(again.confidence(X).cosine_lower, stitcher.confidence(X).cosine_lower)
+    assert again.scorecard.to_dict() == stitcher.scorecard.to_dict()
+    assert (again.split, again.settings) == (stitcher.split, stitcher.settings)
+
+
+def test_the_command_line_takes_own_pairs_with_their_share_folds_and_a_corpus(tmp_path, capsys):
+    X, Y, ids, is_own = two_domains(60, 40)
+    write(tmp_path / "a.parquet", rows_of(X, "a", ids))
+    write(tmp_path / "b.parquet", rows_of(Y, "b", ids))
+    write(tmp_path / "corpus.parquet", rows_of(two_domains(60, 200)[0][100:], "a", ids=[f"c{i}" for i in range(160)]))
+    (tmp_path / "own.txt").write_text("\n".join(ids[is_own]) + "\n")
+    options = ["--folds", "4", "--own", f"{tmp_path / 'own.txt'}=0.5", "--corpus", str(tmp_path / "corpus.parquet")]
+    files = ["--source", str(tmp_path / "a.parquet"), "--target", str(tmp_path / "b.parquet")]
+    command = ["train", *files, "--out", str(tmp_path / "s"), "--method", "ridge", "--objective", "neighbours"]
+    assert main([*command, "--use", "corpus", *options, "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)["scorecard"]
+    assert card["held_out"] == "own pairs in folds"
+    assert card["corpus_sample"]["unlike"] is False
+    made = load(tmp_path / "s")
+    assert made.split["folds"] == 4
+    assert made.settings["own_share"] == 0.5
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
