@@ -11,9 +11,10 @@ import torch
 from helpers.spaces import gaussian, shared_latent
 
 from repstitch.cli.main import main
+from repstitch.embeddings.checks import check
 from repstitch.embeddings.pairs import pair
 from repstitch.embeddings.rows import Embeddings
-from repstitch.embeddings.splitting import finest_folds, folds_of, split
+from repstitch.embeddings.splitting import Split, finest_folds, folds_of, split
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
 from repstitch.fit.closed_form import decompose, fit_closed, fit_ridge
@@ -123,6 +124,23 @@ def test_more_folds_than_groups_are_refused():
     pairs = replace(pairs, groups=np.array(["x", "y"] * 25))
     with pytest.raises(InputError, match="2 own groups are fewer than the 5 `folds`; pass more pairs"):
         folds_of(pairs, 5)
+
+
+@pytest.mark.parametrize("of", ["a general pair", "a pair of another fold", "a pair of the same fold"])
+def test_own_pairs_that_nearly_repeat_a_pair_that_trains_are_counted(of):
+    X, Y, ids, is_own = two_domains(200, 60)
+    pairs = pair(rows_of(X, "a", ids), rows_of(Y, "b", ids))
+    folds = finest_folds(pairs, 0, is_own)
+    original = {"a general pair": 5, "a pair of another fold": int(np.flatnonzero(folds == 1)[0])}.get(of)
+    copy = int(np.flatnonzero(folds == 0)[0])
+    if original is None:
+        original = int(np.flatnonzero(folds == 0)[1])
+    X[copy], Y[copy] = X[original] * 1.0001, Y[original] + 1e-6
+    pairs = pair(rows_of(X, "a", ids), rows_of(Y, "b", ids))
+    in_folds = np.flatnonzero(folds >= 0)
+    findings = check(pairs, Split(np.arange(260), in_folds, in_folds, np.arange(0)), "unit", folds)
+    expected = {copy} if of == "a general pair" else {copy, original} if of == "a pair of another fold" else set()
+    assert set(np.flatnonzero(findings.near_duplicates)) == expected
 
 
 def test_training_in_folds_uses_every_pair_and_scores_each_without_it():

@@ -49,12 +49,7 @@ def check(pairs: Pairs, split: Split, output_norm: str = "unit", folds: np.ndarr
             "The pairs look unrelated: matched rows are no more alike than rows far apart. Check that both sides have "
             "the same items in the same order."
         )
-    if folds is None:
-        near_duplicates = find_near_duplicates(pairs, split.train)
-    else:
-        near_duplicates = np.zeros(len(pairs), dtype=bool)
-        for fold in range(folds.max() + 1):
-            near_duplicates |= find_near_duplicates(pairs, np.flatnonzero(folds != fold))
+    near_duplicates = find_near_duplicates(pairs, split.train) if folds is None else _near_other_folds(pairs, folds)
     held_out, name = (split.test, "test") if len(split.test) else (split.calibrate, "validation")
     n_near = int(near_duplicates[held_out].sum())
     if n_near:
@@ -65,6 +60,16 @@ def check(pairs: Pairs, split: Split, output_norm: str = "unit", folds: np.ndarr
     for note in notes:
         log.warning("%s", note)
     return Findings(notes, near_duplicates)
+
+
+def _near_other_folds(pairs: Pairs, folds: np.ndarray) -> np.ndarray:
+    """Return a mask (n,) of the pairs of a fold that nearly repeat a general pair, or one of another fold."""
+    near = find_near_duplicates(pairs, np.flatnonzero(folds < 0))
+    in_folds = np.flatnonzero(folds >= 0)
+    own_pairs, fold_of = pairs.take(in_folds), folds[in_folds]
+    for fold in range(fold_of.max() + 1):
+        near[in_folds] |= find_near_duplicates(own_pairs, np.flatnonzero(fold_of != fold))
+    return near
 
 
 # --- one side ---------------------------------------------------------------------------------------------------------
