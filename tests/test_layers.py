@@ -135,7 +135,7 @@ INSIDE = {
         "score_scale",
         "scoring",
     ),
-    "mixing": ("mixed_index", "reembedding", "merging"),
+    "mixing": ("mixed_index", "placement", "reembedding", "merging"),
     "stitchers": (
         "maps",
         "pipeline",
@@ -165,6 +165,7 @@ INSIDE = {
         "settings",
         "job",
         "translation",
+        "mixed_scores",
         "choosing",
         "filling",
         "exact_search",

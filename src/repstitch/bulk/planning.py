@@ -2,21 +2,20 @@
 
 import math
 import time
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from repstitch.bulk.choosing import sample_vectors, share_curve
 from repstitch.bulk.filling import catch_up, fill
-from repstitch.bulk.job import ADVICE, CUT_OVER, check_stitcher, job_of, new_job, required_job
+from repstitch.bulk.job import ADVICE, CUT_OVER, Job, check_stitcher, job_of, new_job, placement_for, required_job
+from repstitch.bulk.mixed_scores import mixed_scores
 from repstitch.bulk.row_check import differ
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
 from repstitch.embeddings.likeness import Likeness, compare_with_pairs
 from repstitch.embeddings.rows import invalid_rows
 from repstitch.errors import InputError
-from repstitch.mixing.mixed_index import LEAST_ROWS, SHARES, MixedIndex
 from repstitch.stitchers.held_out_rows import HeldOutRows
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.stores.store import Facts, Store
@@ -83,7 +82,7 @@ def make_plan(
         "dependents": list(facts.dependents),
         "re_embedding": _re_embedding(store, facts, settings),
         "quality": _quality(store, stitcher, held_out),
-        "mixed": mixed_index(held_out),
+        "mixed": _mixed(job, held_out, facts, stitcher),
         "share_curve": share_curve(held_out),
     }
 
@@ -99,7 +98,7 @@ def _rehearse(
     try:
         with store.rehearsal(REHEARSAL_ROWS) as copy:
             job = new_job(copy, stitcher, settings)
-            translation = Translation(stitcher)
+            translation = Translation(stitcher, placement=job.placement)
             copy.begin(job.migration, job.to_dict())
             copy.resume(job.migration)
             times = [time.perf_counter()]
@@ -170,20 +169,9 @@ def _compare(store: Store, pairs: np.ndarray) -> Likeness | None:
         return None
 
 
-def mixed_index(held_out: HeldOutRows | None) -> dict[str, Any] | None:
-    """Return how a search in the table changes with the share of native rows; None without translated held-out rows.
-
-    Every migration ends mixed, because documents that are written after the cut-over are native. `length` is the length
-    of translated rows at which most of the right results are found, for a search by inner product.
-    """
-    if held_out is None or held_out.translated is None or len(held_out.vectors) < LEAST_ROWS:
+def _mixed(job: Job, held_out: HeldOutRows | None, facts: Facts, stitcher: Stitcher) -> dict[str, Any] | None:
+    """Return the scores of mixed indexes with the job's length of translated rows, or else with the best one."""
+    scores = mixed_scores(held_out, None if job.placement.is_plain else job.placement.length)
+    if scores is None or (scores["length"] != 1 and stitcher.output_norm != "unit"):
         return None
-    index = MixedIndex(held_out.translated, held_out.vectors)
-    length = index.best_length()
-    shares = (0.0, *SHARES)
-    return {
-        "length": length,
-        "rows": len(index),
-        "plain": [asdict(index.score(share, 1.0)) for share in shares],
-        "with_length": [asdict(index.score(share, length)) for share in shares],
-    }
+    return scores | {"stated": not job.placement.is_plain, "how": str(placement_for(facts, stitcher, scores["length"]))}

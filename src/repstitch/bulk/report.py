@@ -74,6 +74,7 @@ def verification_text(result: Mapping[str, Any], phase: str) -> str:
             f"{num(index['least'])} required), {index['queries']} queries ({index['of']})"
         )
     lines.append(_map_line(result["map"]))
+    lines += _mixed_lines(result.get("mixed"))
     if result["qrels"] is not None:
         lines.append(
             f"      relevance: nDCG@10 {num(result['qrels']['ndcg@10'])} of {result['qrels']['queries']} queries"
@@ -195,10 +196,9 @@ def _mixed_lines(mixed: Mapping[str, Any] | None) -> list[str]:
         rows.append((*row, *([num(corrected["overlap"]), f"{corrected['native_share']:.0%}"] if is_corrected else [])))
     lines.append(columns(rows))
     if is_corrected:
-        lines.append(
-            f"             corrected: translated rows of length {mixed['length']:g}, native rows and queries of length "
-            "1, search by inner product"
-        )
+        verb = "with" if mixed.get("stated", True) else "possible with"
+        lines.append(f"             corrected: {verb} --translated-length {mixed['length']:g}")
+        lines += [f"             {mixed['how']}"] if "how" in mixed else []
     return lines
 
 
