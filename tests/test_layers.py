@@ -167,6 +167,7 @@ INSIDE = {
         "translation",
         "mixed_scores",
         "choosing",
+        "quality",
         "filling",
         "exact_search",
         "row_check",

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from repstitch.bulk.choosing import sample_vectors, share_curve
+from repstitch.bulk.choosing import share_curve
 from repstitch.bulk.filling import catch_up, fill
 from repstitch.bulk.job import ADVICE, CUT_OVER, Job, check_stitcher, job_of, new_job, placement_for, required_job
 from repstitch.bulk.mixed_scores import mixed_scores
+from repstitch.bulk.quality import quality_in
 from repstitch.bulk.row_check import differ
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
-from repstitch.embeddings.likeness import Likeness, compare_with_pairs
-from repstitch.embeddings.rows import invalid_rows
 from repstitch.errors import InputError
 from repstitch.stitchers.held_out_rows import HeldOutRows
 from repstitch.stitchers.stitcher import Stitcher
@@ -22,7 +21,6 @@ from repstitch.stores.store import Facts, Store
 
 REHEARSAL_ROWS = 2_000
 TEXT_ROWS = 1_000
-LIKENESS_ROWS = 2_000
 CHARACTERS_PER_TOKEN = 4.0  # of English text, by a rule of thumb
 
 
@@ -81,7 +79,7 @@ def make_plan(
         "not_timed": why_not,
         "dependents": list(facts.dependents),
         "re_embedding": _re_embedding(store, facts, settings),
-        "quality": _quality(store, stitcher, held_out),
+        "quality": quality_in(store, stitcher, held_out, facts.n_rows),
         "mixed": _mixed(job, held_out, facts, stitcher),
         "share_curve": share_curve(held_out),
     }
@@ -141,32 +139,6 @@ def _re_embedding(store: Store, facts: Facts, settings: JobSettings) -> dict[str
         "price_per_million": price,
         "cost": None if price is None else tokens / 1e6 * price,
     }
-
-
-def _quality(store: Store, stitcher: Stitcher, held_out: HeldOutRows | None) -> dict[str, Any]:
-    """Return what the scorecard knows, and whether the rows that it was computed on are like those of the table."""
-    card = stitcher.scorecard
-    quality: dict[str, Any] = {"in_your_domain": "unknown", "likeness": None}
-    if held_out is not None and held_out.source is not None:
-        likeness = _compare(store, held_out.source)
-        if likeness is not None:
-            quality["likeness"] = str(likeness)
-            quality["in_your_domain"] = "unknown" if likeness.unlike else "as scored"
-    if "corpus" in card:
-        scores = card.corpus
-        recall = scores.recall_at(1)
-        quality |= {"recall@1": recall.score, "interval": recall.interval, "pairs": card.n, "pool": card.pool}
-        quality["verdict"] = str(scores.verdict) if "verdict" in scores else None
-    return quality
-
-
-def _compare(store: Store, pairs: np.ndarray) -> Likeness | None:
-    """Compare some rows of the table with source rows of pairs (m, d); None if there are too few other rows."""
-    rows = sample_vectors(store, LIKENESS_ROWS)
-    try:
-        return compare_with_pairs(rows[~np.logical_or(*invalid_rows(rows).values())], pairs)
-    except InputError:
-        return None
 
 
 def _mixed(job: Job, held_out: HeldOutRows | None, facts: Facts, stitcher: Stitcher) -> dict[str, Any] | None:

@@ -168,8 +168,7 @@ def _hours_line(plan: Mapping[str, Any]) -> str:
 def _quality_lines(quality: Mapping[str, Any]) -> list[str]:
     lines = []
     if "recall@1" in quality:
-        interval = quality["interval"]
-        ends = "" if interval is None else f" [{num(interval[0])}, {num(interval[1])}]"
+        ends = "" if quality["interval"] is None else f" {_interval(quality['interval'])}"
         lines.append(
             f"Quality:     recall@1 {num(quality['recall@1'])}{ends} in a pool of {quality['pool']:,}, on the "
             "held-out pairs of the scorecard" + (f"; verdict: {quality['verdict']}" if quality["verdict"] else "")
@@ -178,7 +177,18 @@ def _quality_lines(quality: Mapping[str, Any]) -> list[str]:
     likeness = "" if quality["likeness"] is None else f". {quality['likeness']}"
     domain = quality["in_your_domain"]
     lines.append(f"             in your domain: {domain}{advice.get(domain, '')}{likeness}")
+    expected = quality["expected"]
+    if expected is not None:
+        first = f"{num(expected['first'])} {_interval(expected['first_interval'])} of the rows come first by their own"
+        lines.append(f"             expected: {first} native vector, among {expected['among']:,} rows of the table")
+    if expected is not None and "right" in expected:
+        right = f"{num(expected['right'])} {_interval(expected['right_interval'])} of the right ten results"
+        lines.append(f"             expected: {right} are found in a pool of {expected['pool']:,} such rows")
     return lines
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"[{num(ends[0])}, {num(ends[1])}]"
 
 
 def _mixed_lines(mixed: Mapping[str, Any] | None) -> list[str]:
