@@ -14,7 +14,10 @@ from repstitch.bulk.quality import quality_in
 from repstitch.bulk.row_check import differ
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
+from repstitch.embeddings.reading import read
 from repstitch.errors import InputError
+from repstitch.mixing.mixed_index import MOST_ROWS
+from repstitch.spaces import adopt
 from repstitch.stitchers.held_out_rows import HeldOutRows
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.stores.store import Facts, Store
@@ -80,7 +83,7 @@ def make_plan(
         "dependents": list(facts.dependents),
         "re_embedding": _re_embedding(store, facts, settings),
         "quality": quality_in(store, stitcher, held_out, facts.n_rows),
-        "mixed": _mixed(job, held_out, facts, stitcher),
+        "mixed": _mixed(job, stitcher, settings, held_out, facts),
         "share_curve": share_curve(held_out),
     }
 
@@ -141,9 +144,17 @@ def _re_embedding(store: Store, facts: Facts, settings: JobSettings) -> dict[str
     }
 
 
-def _mixed(job: Job, held_out: HeldOutRows | None, facts: Facts, stitcher: Stitcher) -> dict[str, Any] | None:
+def _mixed(
+    job: Job, stitcher: Stitcher, settings: JobSettings, held_out: HeldOutRows | None, facts: Facts
+) -> dict[str, Any] | None:
     """Return the scores of mixed indexes with the job's length of translated rows, or else with the best one."""
-    scores = mixed_scores(held_out, None if job.placement.is_plain else job.placement.length)
-    if scores is None or (scores["length"] != 1 and stitcher.output_norm != "unit"):
+    queries = None
+    if settings.queries is not None:
+        rows = read(settings.queries, sample=MOST_ROWS)
+        adopt(rows.space, rows.declared, stitcher.target, "`queries`", opposite=stitcher.source)
+        queries = np.asarray(rows.vectors, np.float32)
+    length = 1.0 if stitcher.output_norm != "unit" else None if job.placement.is_plain else job.placement.length
+    scores = mixed_scores(held_out, length, queries)
+    if scores is None:
         return None
     return scores | {"stated": not job.placement.is_plain, "how": str(placement_for(facts, stitcher, scores["length"]))}

@@ -196,7 +196,8 @@ def _mixed_lines(mixed: Mapping[str, Any] | None) -> list[str]:
     if mixed is None:
         return []
     lines = [
-        f"Mixed:       share of the right ten results, of {mixed['rows']:,} held-out rows of which some are native"
+        f"Mixed:       share of the right ten results, of {mixed['rows']:,} held-out rows of which some are native; "
+        f"searched by {mixed['queries']}"
     ]
     is_corrected = mixed["length"] != 1
     more = ("corrected", "native results") if is_corrected else ()
