@@ -222,6 +222,7 @@ INSIDE = {
     "wire": ("rows", "lists", "fields", "arrow"),
     "workflows": (
         "preparing",
+        "unseen",
         "proving",
         "training",
         "scoring",

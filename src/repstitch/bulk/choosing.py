@@ -96,7 +96,7 @@ def share_curve(held_out: HeldOutRows | None, length: float = 1.0) -> list[dict[
     """
     if held_out is None or held_out.translated is None or len(held_out.vectors) < LEAST_ROWS:
         return None
-    index = MixedIndex(held_out.translated, held_out.vectors)
+    index = MixedIndex(held_out.translated, held_out.vectors, similar=held_out.similar)
     values = density(held_out.translated[: len(index)])
     curve: list[dict[str, Any]] = []
     for share in CURVE:

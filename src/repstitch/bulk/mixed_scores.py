@@ -27,7 +27,7 @@ def mixed_scores(
     """
     if held_out is None or held_out.translated is None or len(held_out.vectors) < LEAST_ROWS:
         return None
-    index = MixedIndex(held_out.translated, held_out.vectors, queries)
+    index = MixedIndex(held_out.translated, held_out.vectors, queries, held_out.similar)
     length = index.best_length() if length is None else length
     shares = (0.0, *SHARES)
     return {

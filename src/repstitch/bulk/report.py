@@ -179,11 +179,8 @@ def _quality_lines(quality: Mapping[str, Any]) -> list[str]:
     lines.append(f"             in your domain: {domain}{advice.get(domain, '')}{likeness}")
     expected = quality["expected"]
     if expected is not None:
-        first = f"{num(expected['first'])} {_interval(expected['first_interval'])} of the rows come first by their own"
-        lines.append(f"             expected: {first} native vector, among {expected['among']:,} rows of the table")
-    if expected is not None and "right" in expected:
-        right = f"{num(expected['right'])} {_interval(expected['right_interval'])} of the right ten results"
-        lines.append(f"             expected: {right} are found in a pool of {expected['pool']:,} such rows")
+        right = f"{num(expected['right'])} {_interval(expected['interval'])} of the right ten results are found"
+        lines.append(f"             expected: {right} in a pool of {expected['pool']:,} rows of the table")
     return lines
 
 

@@ -53,13 +53,21 @@ class MixedIndex:
         native: The native vectors (n, d) of the same rows.
         queries: Native vectors (m, d) of queries such as users ask. Default: None, the native rows, each of which
             searches all rows but itself. Short questions are unlike long documents, so the best length differs.
+        similar: Similarities (n, n) of each native row with each translation, if several maps have translated the rows.
+            Not used with `queries`. Default: None, the cosines of the rows.
 
     Raises:
         InputError: If the shapes do not fit, or with fewer than 20 rows or queries.
     """
 
     @exact_products()
-    def __init__(self, translated: MatrixLike, native: MatrixLike, queries: MatrixLike | None = None):
+    def __init__(
+        self,
+        translated: MatrixLike,
+        native: MatrixLike,
+        queries: MatrixLike | None = None,
+        similar: MatrixLike | None = None,
+    ):
         rows = [as_matrix(side, name) for side, name in ((translated, "translated"), (native, "native"))]
         if rows[0].shape != rows[1].shape or len(rows[0]) < LEAST_ROWS:
             raise InputError(
@@ -74,8 +82,10 @@ class MixedIndex:
             )
         self.native, self.translated = Q @ Y.T, Q @ T.T
         if queries is None:
-            for similar in (self.native, self.translated):
-                similar.fill_diagonal_(-torch.inf)
+            if similar is not None:
+                self.translated = as_matrix(similar, "similar").float()[: len(Y), : len(Y)].clone()
+            for between in (self.native, self.translated):
+                between.fill_diagonal_(-torch.inf)
         self.k = min(K, len(Y) - 1)
         self.wanted = nearest(self.native, self.k)
 
