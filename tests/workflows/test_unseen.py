@@ -119,6 +119,7 @@ def test_similarities_are_kept_with_the_held_out_rows_and_used_for_mixed_indexes
     assert rows.translated is not None
     assert rows.similar is not None
     assert stitcher.held_out is not None
+    assert stitcher.held_out.similar is not None
     assert np.array_equal(rows.similar, stitcher.held_out.similar)
     of = {str(key): i for i, key in enumerate(rows.ids)}
     order = [of[f"row {i}"] for i in range(N)]
