@@ -58,6 +58,14 @@ def test_spaces_that_have_nothing_in_common_are_scored_as_chance():
         assert scores.overlap.score == pytest.approx(10 / (N - 1), abs=0.025)
 
 
+def test_the_chance_of_a_match_of_unrelated_spaces_is_that_of_a_random_search():
+    X, Y = gaussian(N, 100, 1), gaussian(N, 100, 2)
+    stitcher = train(rows_of(X, "a"), rows_of(Y, "b"), **QUICK)
+    confidence = stitcher.confidence(gaussian(50, 100, 3))
+    assert confidence.pool == N
+    assert float(np.mean(confidence.p_match)) == pytest.approx(10 / N, abs=0.025)
+
+
 @pytest.mark.parametrize("own", [None, [f"row {i}" for i in range(0, N, 3)]])
 def test_each_similarity_is_that_of_a_map_fitted_without_the_folds_of_both_rows(own):
     prepared = prepared_pairs(own=own)

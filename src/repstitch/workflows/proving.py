@@ -23,7 +23,7 @@ from repstitch.fit.closed_form import FITS, fit_closed, fit_shuffled
 from repstitch.fit.learning_curve import draw_curve
 from repstitch.fit.selection import Candidate, Problem
 from repstitch.fit.spectrum import shared_spectrum
-from repstitch.metrics.retrieval import ranks, recall
+from repstitch.metrics.retrieval import ranks, recall, search_similar
 from repstitch.names import USES
 from repstitch.precision import exact_products
 from repstitch.stitchers.confidence import LEAST_ROWS, Calibration
@@ -107,6 +107,17 @@ class FoldProof:
         order = torch.cat(self.rows).argsort()
         return torch.cat([part.raw for part in self.parts])[order]
 
+    def positions(self) -> torch.Tensor | None:
+        """Return the rank (n,) of each counterpart among the targets, by maps that saw neither, in order of `parts`.
+
+        None if not all pairs are scored.
+        """
+        order = torch.cat(self.rows).cpu()
+        if self.similar is None or len(self.similar["query"]) < len(order):
+            return None
+        similar = self.similar["query"]
+        return search_similar(similar, 1, torch.arange(len(similar)))[0][order]
+
 
 @exact_products()
 @torch.no_grad()
@@ -169,7 +180,8 @@ def calibrate_confidence(
 ) -> tuple[Calibration | None, str | None]:
     """Return the calibrated confidence, or None and a note with the reason."""
     if proof is not None:
-        confidence = calibrate_folds(proof.directions, proof.parts, problem.objective.distractors)
+        others = problem.objective.distractors
+        confidence = calibrate_folds(proof.directions, proof.parts, others, positions=proof.positions())
         few = "There are fewer than 20 own pairs, so confidence is not calibrated."
         return confidence, few if confidence is None else None
     if not has_calibration_half(prepared):
