@@ -101,11 +101,7 @@ class CalibrationRows:
 @exact_products()
 @torch.no_grad()
 def calibrate_folds(
-    directions: Directions,
-    folds: Sequence[CalibrationRows],
-    others: Tensor,
-    pool: int = POOL,
-    positions: Tensor | None = None,
+    directions: Directions, folds: Sequence[CalibrationRows], positions: Tensor | None = None, pool: int = POOL
 ) -> Calibration | None:
     """Fit the confidence measures of a map on the pairs that it is trained on, each read by a map without its fold.
 
@@ -113,20 +109,15 @@ def calibrate_folds(
     directions of that fit. New rows are read by `directions`, which must be those of one of these fits: with a few
     hundred pairs, rows are nearer to the mean of a fit with more pairs. Few pairs are enough, because none is set
     apart: the bound of the cosine is the conformal quantile of leave-one-out residuals (Barber et al. 2021, "Predictive
-    Inference with the Jackknife+"). `others` (m, d_target) fill up the pool; see `calibrate`. `positions` (n,) are the
-    ranks of the counterparts among the targets of all these pairs, by maps that saw neither; by default those of the
-    translations. Returns None with fewer than 20 pairs.
+    Inference with the Jackknife+"). The pool has targets of these pairs only, at most `pool`: general targets are
+    unlike them, so a search among those says nothing about the domain. `positions` (n,) are the ranks of the
+    counterparts among all these targets by maps that saw neither; by default those of the translations. Returns None
+    with fewer than 20 pairs.
     """
     rows = CalibrationRows(
         *(torch.cat([getattr(part, name) for part in folds])[:MAX_ROWS] for name in ("readings", "raw", "Y"))
     )
-    if len(rows) < LEAST_ROWS:
-        return None
-    if positions is None or len(positions) != len(rows):
-        return _fit(directions, rows, rows, (others,), pool)
-    more = _gallery(rows.Y, (others,), pool)[len(rows) :]
-    further = ranks(rows.raw, torch.cat([rows.Y, more])) - ranks(rows.raw, rows.Y)
-    return _fit(directions, rows, rows, (others,), pool, positions.to(further.device) + further)
+    return None if len(rows) < LEAST_ROWS else _fit(directions, rows, rows, (), pool, positions)
 
 
 def _fit(
@@ -143,7 +134,7 @@ def _fit(
     """
     gallery = _gallery(rows.Y, others, pool)
     pool = min(pool, len(gallery))
-    positions = ranks(rows.raw, gallery) if positions is None else positions
+    positions = ranks(rows.raw, gallery) if positions is None or len(positions) != len(rows) else positions
     centre, scale = selection.readings.mean(0), selection.readings.std(0).clamp(min=1e-6)
     standard_selection, standard = ((part.readings - centre) / scale for part in (selection, rows))
     low, high = standard_selection[:, FOR_MATCH].aminmax(dim=0)

@@ -180,8 +180,7 @@ def calibrate_confidence(
 ) -> tuple[Calibration | None, str | None]:
     """Return the calibrated confidence, or None and a note with the reason."""
     if proof is not None:
-        others = problem.objective.distractors
-        confidence = calibrate_folds(proof.directions, proof.parts, others, positions=proof.positions())
+        confidence = calibrate_folds(proof.directions, proof.parts, proof.positions())
         few = "There are fewer than 20 own pairs, so confidence is not calibrated."
         return confidence, few if confidence is None else None
     if not has_calibration_half(prepared):
