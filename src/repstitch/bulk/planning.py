@@ -84,7 +84,7 @@ def make_plan(
         "re_embedding": _re_embedding(store, facts, settings),
         "quality": _quality(store, stitcher, held_out),
         "mixed": mixed_index(held_out),
-        "share_curve": share_curve(held_out),
+        "share_curve": share_curve(held_out, chosen=settings.share),
     }
 
 
