@@ -19,7 +19,7 @@ from repstitch.metrics.neighbours import nearest, unit
 from repstitch.precision import exact_products
 
 K = 10
-FEW = 3  # neighbours that tune the length
+FEW = 5  # neighbours that tune the length
 LENGTHS = tuple(round(0.8 + 0.01 * step, 2) for step in range(41))
 MOST_ROWS = 1_000
 LEAST_ROWS = 20
@@ -105,9 +105,9 @@ class MixedIndex:
         return MixedScore(share, length, float(np.mean(overlaps)), float(np.mean(shares)))
 
     def best_length(self) -> float:
-        """Return the length of translated rows that finds most of the three nearest rows if a random half is native.
+        """Return the length of translated rows that finds most of the five nearest rows if a random half is native.
 
-        They are three because these rows are a sample: its ten nearest rows are farther than those of the whole table,
+        They are five because these rows are a sample: its ten nearest rows are farther than those of the whole table,
         and the best length depends on how near they are. It is 1 unless the best of 41 lengths from 0.8 to 1.2 finds
         more by at least one standard error of the mean difference over the queries. One length serves every share of
         native rows.
