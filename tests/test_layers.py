@@ -135,7 +135,7 @@ INSIDE = {
         "score_scale",
         "scoring",
     ),
-    "mixing": ("mixed_index", "reembedding", "merging"),
+    "mixing": ("mixed_index", "placement", "reembedding", "merging"),
     "stitchers": (
         "maps",
         "pipeline",
@@ -165,7 +165,9 @@ INSIDE = {
         "settings",
         "job",
         "translation",
+        "mixed_scores",
         "choosing",
+        "quality",
         "filling",
         "exact_search",
         "row_check",
@@ -220,6 +222,7 @@ INSIDE = {
     "wire": ("rows", "lists", "fields", "arrow"),
     "workflows": (
         "preparing",
+        "unseen",
         "proving",
         "training",
         "scoring",

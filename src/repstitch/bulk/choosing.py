@@ -98,7 +98,7 @@ def share_curve(
     """
     if held_out is None or held_out.translated is None or len(held_out.vectors) < LEAST_ROWS:
         return None
-    index = MixedIndex(held_out.translated, held_out.vectors)
+    index = MixedIndex(held_out.translated, held_out.vectors, similar=held_out.similar)
     values = density(held_out.translated[: len(index)])
     curve: list[dict[str, Any]] = []
     for share in sorted({*CURVE} if chosen is None else {*CURVE, chosen}):

@@ -74,12 +74,12 @@ def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     with store.locked():
         job = begin(store, stitcher, settings)
         if job.phase == CUT_OVER:
-            translation = Translation(stitcher, settings.max_rows_per_second)
+            translation = Translation(stitcher, settings.max_rows_per_second, placement=job.placement)
             catch_up(store, translation)
             _repair(store, job, translation)
             return job
         with tqdm(total=store.facts().n_rows, unit="row", unit_scale=True, delay=1, desc="fill", leave=False) as bar:
-            translation = Translation(stitcher, settings.max_rows_per_second, bar.update)
+            translation = Translation(stitcher, settings.max_rows_per_second, bar.update, job.placement)
             fill(store, job.migration, translation, settings.workers)
             catch_up(store, translation)
         _repair(store, job, translation)
@@ -92,7 +92,7 @@ def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
                 bar.update(max(0, int(100 * share) - bar.n))
 
             store.index(show)
-        catch_up(store, Translation(stitcher, settings.max_rows_per_second))
+        catch_up(store, Translation(stitcher, settings.max_rows_per_second, placement=job.placement))
         if job.phase in (FILLED, ROLLED_BACK):
             job = job.at(INDEXED, verification=None)
             store.save_job(job.to_dict())
@@ -122,7 +122,7 @@ def _reopened(store: Store) -> Store:
 def _check_same(job: Job, settings: JobSettings) -> None:
     """Raise InputError if a caller states a name or a layout that differs from that of the job that has begun."""
     stated = {"new_vector": job.migration.new, "old_vector": job.migration.old, "layout": job.migration.layout}
-    stated |= {"view": job.migration.view}
+    stated |= {"view": job.migration.view, "translated_length": job.placement.length}
     for name, value in stated.items():
         wanted = getattr(settings, name)
         if wanted is not None and wanted != value:

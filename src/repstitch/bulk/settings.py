@@ -19,6 +19,7 @@ BOUNDS = {
     "max_pause": (0.001, 3_600),
     "price_per_million": (0, 1_000_000),
     "share": (0, 1),
+    "translated_length": (0.5, 2),
 }
 
 
@@ -46,6 +47,8 @@ class JobSettings:
         filter: A condition in the store's language, to measure the latency of filtered searches.
         text_column: The column of the texts, from which a plan estimates the tokens of re-embedding.
         price_per_million: The price of a million tokens of re-embedding.
+        translated_length: The length of translated rows, where native rows have length 1, so that one search ranks
+            both rightly. Default: 1. A plan says which length finds most.
         share: The share of the rows that are to be embedded anew with the new model, beside the translation.
 
     Raises:
@@ -71,6 +74,7 @@ class JobSettings:
     filter: str | None = None
     text_column: str | None = None
     price_per_million: float | None = None
+    translated_length: float | None = None
     share: float | None = None
 
     def __post_init__(self):
@@ -128,4 +132,4 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         raise InputError(f"`{name}` must be {expected[kind]}; got {value!r}.")
 
 
-TYPES = {"max_rows_per_second": float, "price_per_million": float, "share": float}
+TYPES = {"max_rows_per_second": float, "price_per_million": float, "share": float, "translated_length": float}

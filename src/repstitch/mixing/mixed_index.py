@@ -54,13 +54,21 @@ class MixedIndex:
         native: The native vectors (n, d) of the same rows.
         queries: Native vectors (m, d) of queries such as users ask. Default: None, the native rows, each of which
             searches all rows but itself. Short questions are unlike long documents, so the best length differs.
+        similar: Similarities (n, n) of each native row with each translation, if several maps have translated the rows.
+            Not used with `queries`. Default: None, the cosines of the rows.
 
     Raises:
         InputError: If the shapes do not fit, or with fewer than 20 rows or queries.
     """
 
     @exact_products()
-    def __init__(self, translated: MatrixLike, native: MatrixLike, queries: MatrixLike | None = None):
+    def __init__(
+        self,
+        translated: MatrixLike,
+        native: MatrixLike,
+        queries: MatrixLike | None = None,
+        similar: MatrixLike | None = None,
+    ):
         rows = [as_matrix(side, name) for side, name in ((translated, "translated"), (native, "native"))]
         if rows[0].shape != rows[1].shape or len(rows[0]) < LEAST_ROWS:
             raise InputError(
@@ -75,8 +83,10 @@ class MixedIndex:
             )
         self.native, self.translated = Q @ Y.T, Q @ T.T
         if queries is None:
-            for similar in (self.native, self.translated):
-                similar.fill_diagonal_(-torch.inf)
+            if similar is not None:
+                self.translated = as_matrix(similar, "similar").float()[: len(Y), : len(Y)].clone()
+            for between in (self.native, self.translated):
+                between.fill_diagonal_(-torch.inf)
         self.k = min(K, len(Y) - 1)
         self.wanted = nearest(self.native, self.k)
 
@@ -117,52 +127,3 @@ class MixedIndex:
         best = max(LENGTHS, key=lambda a: (round(float(shares[a].mean()), 9), -abs(a - 1)))
         gain = shares[best] - shares[1.0]
         return best if float(gain.mean()) > float(gain.std()) / len(gain) ** 0.5 else 1.0
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How translated rows, native rows and queries are written, so that one search ranks both kinds of rows rightly.
-
-    Args:
-        length: The length of translated rows; native rows and queries have length 1.
-        coordinate: Whether rows and queries have one more coordinate, for a search by cosine or L2. It gives all rows
-            the same length, max(1, `length`), and is 0 in queries, so both distances rank by inner product.
-
-    Raises:
-        InputError: If `length` is not positive.
-    """
-
-    length: float = 1.0
-    coordinate: bool = False
-
-    def __post_init__(self):
-        if not 0 < self.length < np.inf:
-            raise InputError(f"`length` must be a positive number; got {self.length}.")
-
-    def dim(self, dim: int) -> int:
-        """Return the number of dimensions that are stored for vectors of `dim` dimensions."""
-        return dim + int(self.coordinate)
-
-    def translated(self, rows: np.ndarray) -> np.ndarray:
-        """Return translated rows (n, d) of unit length as they are stored. NaN stays NaN."""
-        return self._completed(rows if self.length == 1 else rows * np.float32(self.length))
-
-    def native(self, rows: np.ndarray) -> np.ndarray:
-        """Return native rows (n, d), scaled to unit length, as they are stored."""
-        return self._completed(_unit_rows(rows))
-
-    def queries(self, rows: np.ndarray) -> np.ndarray:
-        """Return native queries (n, d), scaled to unit length, as they search."""
-        rows = _unit_rows(rows)
-        return np.hstack([rows, np.zeros((len(rows), 1), rows.dtype)]) if self.coordinate else rows
-
-    def _completed(self, rows: np.ndarray) -> np.ndarray:
-        if not self.coordinate:
-            return rows
-        squared = max(1.0, self.length) ** 2 - np.square(rows.astype(np.float64)).sum(axis=1, keepdims=True)
-        return np.hstack([rows, np.sqrt(np.maximum(squared, 0)).astype(rows.dtype)])
-
-
-def _unit_rows(rows: np.ndarray) -> np.ndarray:
-    rows = np.asarray(rows, np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

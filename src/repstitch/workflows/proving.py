@@ -28,6 +28,7 @@ from repstitch.names import USES
 from repstitch.precision import exact_products
 from repstitch.stitchers.confidence import LEAST_ROWS, Calibration
 from repstitch.workflows.preparing import PreparedPairs
+from repstitch.workflows.unseen import scored_rows, unseen_similarities
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +93,14 @@ def _unknown(likeness: Likeness, thresholds: Thresholds) -> Verdict:
 class FoldProof:
     """Own pairs of each proof fold, translated and read by a fit without them.
 
-    `rows` are their positions among the own pairs, and `directions` those of the first of these fits.
+    `rows` are their positions among the own pairs, and `directions` those of the first of these fits. `similar` has the
+    similarities of own pairs by maps that saw neither row, by use.
     """
 
     rows: list[torch.Tensor]
     parts: list[CalibrationRows]
     directions: Directions
+    similar: dict[str, torch.Tensor] | None
 
     def raw(self) -> torch.Tensor:
         """Return the translations (n, d_target) in the order of the own pairs."""
@@ -115,13 +118,13 @@ def prove_in_folds(prepared: PreparedPairs, chosen: Candidate, problem: Problem)
     parts: list[CalibrationRows] = []
     directions: list[Directions] = []
     for fold in range(proof.n_folds):
-        decomposition = proof.decompose_without(fold, chosen.settings.get("own_share"))
+        decomposition = proof.decompose_without((fold,), chosen.settings.get("own_share"))
         map = fit_closed(decomposition, chosen.method, chosen.settings)
         directions.append(directions_of(decomposition))
         rows.append((fold_of == fold).nonzero()[:, 0])
         X, Y = problem.objective.X[rows[fold]], problem.objective.Y[rows[fold]]
         parts.append(CalibrationRows.of(map, X, Y, directions[fold]))
-    return FoldProof(rows, parts, directions[0])
+    return FoldProof(rows, parts, directions[0], unseen_similarities(prepared, chosen, problem))
 
 
 @exact_products()
@@ -129,8 +132,9 @@ def translate_held_out(prepared: PreparedPairs, chosen: Candidate, proof: FoldPr
     """Translate the held-out pairs, on the CPU: by the chosen map, or by fits of it without the fold of each pair."""
     X, Y = (side.cpu() for side in prepared.take(prepared.held_out))
     with torch.inference_mode():
-        raw = chosen.map.to("cpu")(X) if proof is None else proof.raw().cpu()
-        return TranslatedPairs(X, Y, raw, normalise(raw, prepared.output_norm, "the translation"))
+        raw = chosen.map.to("cpu")(X) if proof is None else proof.raw().cpu()[scored_rows(prepared)]
+        similar = None if proof is None else proof.similar
+        return TranslatedPairs(X, Y, raw, normalise(raw, prepared.output_norm, "the translation"), similar)
 
 
 def score_held_out(
