@@ -218,7 +218,7 @@ INSIDE = {
         "files",
         "__init__",
     ),
-    "plots": ("canvas", "labels", "legends", "stitchers", "convergence", "alignment", "transfer"),
+    "plots": ("canvas", "labels", "legends", "stitchers", "convergence", "alignment", "transfer", "mixing"),
     "wire": ("rows", "lists", "fields", "arrow"),
     "workflows": (
         "preparing",

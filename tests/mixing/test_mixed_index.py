@@ -69,6 +69,23 @@ def test_rows_that_a_map_shrinks_towards_the_mean_crowd_native_rows_out_and_a_le
     assert corrected.overlap > plain.overlap
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_length_from_few_rows_suits_the_nearer_neighbours_of_many(seed):
+    """Similarities to translated rows grow half as fast, so the best length depends on how near the neighbours are."""
+    _, Y = spaces(900, seed=seed)
+    Y = torch.from_numpy(Y)
+
+    def index(rows: torch.Tensor) -> MixedIndex:
+        made = MixedIndex(rows, rows)
+        made.translated = 0.4 + 0.5 * made.native
+        return made
+
+    large, few = index(Y), index(Y[:90])
+    best = max(LENGTHS, key=lambda length: large.score(0.2, length).overlap)
+    ten = max(LENGTHS, key=lambda length: few.score(0.5, length).overlap)
+    assert abs(few.best_length() - best) < abs(ten - best)
+
+
 def test_queries_of_the_user_search_all_rows():
     T, Y = spaces()
     Q = gaussian(30, 12, 5) + 1

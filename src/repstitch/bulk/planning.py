@@ -84,7 +84,7 @@ def make_plan(
         "re_embedding": _re_embedding(store, facts, settings),
         "quality": quality_in(store, stitcher, held_out, facts.n_rows),
         "mixed": _mixed(job, stitcher, settings, held_out, facts),
-        "share_curve": share_curve(held_out),
+        "share_curve": share_curve(held_out, job.placement.length, settings.share),
     }
 
 

@@ -77,6 +77,9 @@ def add_share_arguments(step: argparse.ArgumentParser) -> None:
     step.add_argument(
         "--queries", metavar="Q", help="embeddings of queries by the new model: rows that they find come first"
     )
+    step.add_argument(
+        "--plot", metavar="FILE", help="draw what shares of dense and of random rows gain, as .png, .svg or .pdf"
+    )
 
 
 def add_verify_arguments(step: argparse.ArgumentParser) -> None:
