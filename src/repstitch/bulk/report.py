@@ -204,8 +204,12 @@ def _mixed_lines(mixed: Mapping[str, Any] | None) -> list[str]:
         rows.append((*row, *([num(corrected["overlap"]), f"{corrected['native_share']:.0%}"] if is_corrected else [])))
     lines.append(columns(rows))
     if is_corrected:
-        verb = "with" if mixed.get("stated", True) else "possible with"
-        lines.append(f"             corrected: {verb} --translated-length {mixed['length']:g}")
+        is_stated = mixed.get("stated", True)
+        lines.append(
+            f"             corrected: {'' if is_stated else 'possible '}with --translated-length {mixed['length']:g}"
+        )
+        if not is_stated:
+            lines.append("             By judged questions a length may lose what it gains here; compare with --qrels.")
         lines += [f"             {mixed['how']}"] if "how" in mixed else []
     return lines
 
