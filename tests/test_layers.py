@@ -64,6 +64,7 @@ INSIDE = {
         "postgresql.cutover",
         "postgresql.indexing",
         "postgresql.rows",
+        "postgresql.native",
         "postgresql.comparing",
         "postgresql.rehearsal",
         "postgresql.remains",
