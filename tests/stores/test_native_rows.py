@@ -1,6 +1,5 @@
 """Native vectors that a job writes: the same law on every store."""
 
-
 import numpy as np
 import pytest
 from helpers.migrations import opened, resumed, settings_of, stitcher_of

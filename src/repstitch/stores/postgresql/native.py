@@ -54,8 +54,8 @@ def _write_page(layout: Layout, vectors: dict[str, np.ndarray]) -> int:
         content, n_vectors = encode(page.rows, np.stack([left[key] for key in keys]), layout.book.half)
         if n_vectors < len(keys):
             raise InputError(
-                f"{len(keys) - n_vectors:,} native vectors have numbers that halfvec, the type of the new column, cannot "
-                "contain; scale them down."
+                f"{len(keys) - n_vectors:,} native vectors have numbers too large for halfvec, the type of the new "
+                "column; scale them down."
             )
         for key in _try_page(layout, page, content):
             del left[key]
