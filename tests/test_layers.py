@@ -174,6 +174,7 @@ INSIDE = {
         "filling",
         "exact_search",
         "row_check",
+        "native_rows",
         "running",
         "planning",
         "verification",

@@ -31,7 +31,7 @@ TO_SIDE_TABLE: LiteralString = """insert into {side} as s(id, vector, state, at,
     on conflict (id) do update set vector = excluded.vector, state = excluded.state, at = excluded.at,
         xact = excluded.xact
     returning s.id::text"""
-STATEMENTS = {"column": TO_COLUMN, "side": TO_SIDE_TABLE}
+STATEMENTS: dict[str, LiteralString] = {"column": TO_COLUMN, "side": TO_SIDE_TABLE}
 
 
 def write_native(layout: Layout, ids: Sequence[str], vectors: np.ndarray) -> int:
