@@ -11,7 +11,8 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
-from repstitch.stores.lancedb.states import checksums, split, states
+from repstitch.stores.checksums import checksums
+from repstitch.stores.lancedb.states import split, states
 
 TRIES = 100
 WRITES_PER_COMPACTION, WRITE_SECONDS = 50, 0.02

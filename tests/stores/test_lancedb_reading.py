@@ -18,7 +18,7 @@ from helpers.lance_world import LanceWorld, vectors_of
 
 from repstitch.embeddings.reading import read
 from repstitch.errors import InputError
-from repstitch.stores.lancedb.states import checksums
+from repstitch.stores.checksums import checksums
 
 ROOT = Path(__file__).parents[2]
 KINDS = {

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from repstitch.bulk.filling import catch_up, fill
 from repstitch.bulk.job import CUT_OVER, FILLED, FILLING, INDEXED, ROLLED_BACK, Job, check_stitcher, job_of, new_job
+from repstitch.bulk.native_rows import NativeRows, check_not_cut_over
 from repstitch.bulk.row_check import check_rows
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
@@ -38,11 +39,12 @@ def begin(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     return job
 
 
-def run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
-    """Fill, index, and catch up with what others wrote meanwhile. Returns the job.
+def run(store: Store, stitcher: Stitcher, settings: JobSettings, natives: NativeRows | None = None) -> Job:
+    """Fill, write `natives` in place of translations, index, and catch up with what others wrote. Returns the job.
 
     After a cut-over, only catch up with what others still write to the old vectors, where the table has both. Rows that
-    the last verification has found wrong are translated again.
+    the last verification has found wrong are translated again. If native vectors are written, the job must be verified
+    again.
 
     Ctrl-C, a killed process, a full disk and a lost connection lose nothing: run again, and it goes on. A lost
     connection is opened again some times, and the caller's `store` is then closed. Raises InputError if the column
@@ -53,7 +55,7 @@ def run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
         while True:
             began = time.monotonic()
             try:
-                return _run(opened, stitcher, settings)
+                return _run(opened, stitcher, settings, natives)
             except ConnectionError as error:
                 if time.monotonic() - began > RETRY_SECONDS[-1]:  # it had worked, so this is another loss
                     waits = iter(RETRY_SECONDS)
@@ -70,9 +72,11 @@ def run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
             opened.close()
 
 
-def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
+def _run(store: Store, stitcher: Stitcher, settings: JobSettings, natives: NativeRows | None) -> Job:
     with store.locked():
         job = begin(store, stitcher, settings)
+        if natives is not None:
+            check_not_cut_over(store, job)
         if job.phase == CUT_OVER:
             translation = Translation(stitcher, settings.max_rows_per_second, placement=job.placement)
             catch_up(store, translation)
@@ -86,6 +90,9 @@ def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
         if job.phase == FILLING:
             job = job.at(FILLED)
             store.save_job(job.to_dict())
+        if natives is not None:
+            job = _write_natives(store, job, natives)
+            catch_up(store, Translation(stitcher, settings.max_rows_per_second))
         with tqdm(total=100, unit="%", delay=1, desc="index", leave=False) as bar:
 
             def show(share: float) -> None:
@@ -97,6 +104,18 @@ def _run(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
             job = job.at(INDEXED, verification=None)
             store.save_job(job.to_dict())
         return job
+
+
+def _write_natives(store: Store, job: Job, natives: NativeRows) -> Job:
+    """Write native vectors, and return the job, which is no longer indexed or verified if there were any to write."""
+
+    def begin_writing() -> None:  # first the job, so that an interruption leaves no job that is verified
+        nonlocal job
+        job = job.at(FILLED, verification=None)
+        store.save_job(job.to_dict())
+
+    natives.write(store, begin_writing)
+    return job
 
 
 def _repair(store: Store, job: Job, translation: Translation) -> None:

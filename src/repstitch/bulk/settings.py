@@ -45,11 +45,16 @@ class JobSettings:
         old_queries: The same queries by the old model, to measure the latency of the old index.
         qrels: Relevance judgements of `queries`.
         filter: A condition in the store's language, to measure the latency of filtered searches.
-        text_column: The column of the texts, from which a plan estimates the tokens of re-embedding.
+        text_column: The column of the texts, from which a plan estimates the tokens of re-embedding, and which an
+            encoder in `reembed` embeds.
         price_per_million: The price of a million tokens of re-embedding.
         translated_length: The length of translated rows, where native rows have length 1, so that one search ranks
             both rightly. Default: 1. A plan says which length finds most.
         share: The share of the rows that are to be embedded anew with the new model, beside the translation.
+        reembed: Native vectors of rows by the new model, as a file or an address with ids, which are written in place
+            of the translations; or the encoder that embeds the texts of these rows.
+        ids: A file with the ids of the rows to embed anew, one per line, as `plan` writes it. Default: all rows of a
+            file or address in `reembed`.
 
     Raises:
         InputError: If a setting is invalid.
@@ -76,6 +81,8 @@ class JobSettings:
     price_per_million: float | None = None
     translated_length: float | None = None
     share: float | None = None
+    reembed: str | None = None
+    ids: str | None = None
 
     def __post_init__(self):
         for field in fields(self):
@@ -90,6 +97,8 @@ class JobSettings:
             raise InputError("`keep_names` must not be set together with `swap_equal` or `view`; choose one of them.")
         if self.qrels and not self.queries:
             raise InputError("`qrels` must be passed with `queries`, whose ids the judgements use.")
+        if self.ids and not self.reembed:
+            raise InputError("`ids` must be passed with `reembed`, which has or makes the vectors of these rows.")
         if self.old_queries and not self.queries:
             raise InputError("`old_queries` must be passed with `queries`, the same queries by the new model.")
 

@@ -14,6 +14,7 @@ from repstitch.cli.migrate_arguments import (
     add_cut_over_arguments,
     add_discard_arguments,
     add_names_arguments,
+    add_native_arguments,
     add_pause_arguments,
     add_share_arguments,
     add_speed_arguments,
@@ -115,6 +116,7 @@ def plan(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     from repstitch.bulk.finishing import status as status_of
     from repstitch.bulk.job import job_of
+    from repstitch.bulk.native_rows import open_native
     from repstitch.bulk.planning import make_plan
     from repstitch.bulk.report import plan_text, state_line
     from repstitch.bulk.running import run as run_job
@@ -122,10 +124,11 @@ def run(args: argparse.Namespace) -> None:
     address, stitcher_path, settings = _read(args)
     stitcher = _load(stitcher_path)
     with _opened(address) as store:
+        natives = open_native(store, stitcher, settings)
         if job_of(store) is None:
             print(plan_text(make_plan(store, stitcher, settings, _held_out(stitcher_path, stitcher))), file=sys.stderr)
             _ask(args, "Begin?")
-        run_job(store, stitcher, settings)
+        run_job(store, stitcher, settings, natives)
     if not sys.stderr.isatty():
         print(file=sys.stderr)  # a bar of progress has no end of line, and the result may go to the same file
     with _opened(address) as store:  # the connection of the job may have been lost, and replaced by another one
@@ -133,6 +136,9 @@ def run(args: argparse.Namespace) -> None:
     result = {name: state[name] for name in ("address", "phase", "states", "rest")}
     counts = ", ".join(f"{n_rows:,} {word}" for word, n_rows in state["states"].items() if word and n_rows)
     text = f"{address.label}: {state['phase']}; {counts or 'no rows'}; {state['rest']:,} written meanwhile."
+    if natives is not None:
+        result["reembedded"] = natives.counts.to_dict()
+        text += f"\nEmbedded anew: {natives.counts}."
     emit(result, f"{text}\n{state_line(state['phase'])}", args.json)
 
 
@@ -314,7 +320,7 @@ STEPS: dict[str, tuple[Callable, str, str, tuple[Group, ...]]] = {
         run,
         "fill the new vectors beside the old ones and build their index; run again to go on after an interruption",
         STITCHER,
-        (add_names_arguments, add_speed_arguments, add_cost_arguments, add_yes_argument),
+        (add_names_arguments, add_speed_arguments, add_cost_arguments, add_native_arguments, add_yes_argument),
     ),
     "status": (status, "show how far a migration has come", "", ()),
     "verify": (

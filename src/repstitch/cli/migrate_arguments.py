@@ -60,7 +60,11 @@ def add_speed_arguments(step: argparse.ArgumentParser) -> None:
 
 def add_cost_arguments(step: argparse.ArgumentParser) -> None:
     """Add the options on the cost of re-embedding."""
-    step.add_argument("--text-column", metavar="NAME", help="column of the texts, to estimate the cost of re-embedding")
+    step.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="column of the texts, to estimate the cost of re-embedding, and for an encoder to embed",
+    )
     step.add_argument(
         "--price-per-million", type=float, metavar="PRICE", help="price of a million tokens of re-embedding"
     )
@@ -79,6 +83,19 @@ def add_share_arguments(step: argparse.ArgumentParser) -> None:
     )
     step.add_argument(
         "--plot", metavar="FILE", help="draw what shares of dense and of random rows gain, as .png, .svg or .pdf"
+    )
+
+
+def add_native_arguments(step: argparse.ArgumentParser) -> None:
+    """Add the options on the native vectors of rows that are embedded anew."""
+    step.add_argument(
+        "--reembed",
+        metavar="FILE|ADDRESS|ENCODER",
+        help="native vectors of rows by the new model, with their ids, to write in place of translations; or the "
+        "encoder, as `repstitch embed` takes it, that embeds the texts of --ids in --text-column",
+    )
+    step.add_argument(
+        "--ids", metavar="FILE", help="ids of the rows to embed anew, one per line, as `plan --ids-out` writes them"
     )
 
 

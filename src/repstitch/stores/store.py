@@ -4,7 +4,8 @@ A store knows tables, columns, indexes and transactions, and nothing of stitcher
 translates. To add a store, write a module with a subclass of `Store`, and add one row to STORES in `opening.py`.
 
 A job calls the methods in this order: `facts`, `check`, `begin`; `units` and `fill` until no unit is left; `catch_up`
-until `count_rest` is 0; `index`; `compare` and `search`; `cut_over`; then `roll_back` or `clean_up`.
+until `count_rest` is 0; `write_native`, if rows are embedded anew; `index`; `compare` and `search`; `cut_over`; then
+`roll_back` or `clean_up`.
 """
 
 from abc import ABC, abstractmethod
@@ -317,6 +318,24 @@ class Store(ABC):
         """Mark rows whose new vectors are not right, so that `catch_up` translates them again. Return their number.
 
         New vectors of rows that do not exist any more are removed.
+        """
+
+    @abstractmethod
+    def write_native(self, ids: Sequence[str], vectors: np.ndarray) -> int:
+        """Write native vectors of rows into the new column before the cut-over, and mark these rows as native.
+
+        `fill` and `catch_up` leave a native vector alone until others change the old vector of its row. A store that
+        writes whole files may put the vectors into them in the next `catch_up`. A call can be repeated.
+
+        Args:
+            ids: The ids (n,) of the rows, each once. Those that are not in the table are left out.
+            vectors: The native vectors (n, d_target), finite, as they are to be stored.
+
+        Returns:
+            The number of rows that have their native vector.
+
+        Raises:
+            InputError: If the vectors cannot be stored, or if other programs lock or change the rows all the time.
         """
 
     @abstractmethod

@@ -12,6 +12,7 @@ from lance.fragment import LanceFragment
 
 from repstitch.errors import InputError
 from repstitch.stores.arrow_columns import has_vector, id_texts, matrix, vector_column
+from repstitch.stores.checksums import checksums
 from repstitch.stores.lancedb.fragments import (
     Files,
     Written,
@@ -25,7 +26,7 @@ from repstitch.stores.lancedb.fragments import (
 from repstitch.stores.lancedb.history import History, Sums, sums_of
 from repstitch.stores.lancedb.job import Columns, need_columns
 from repstitch.stores.lancedb.opening import count_where, explained, open_latest, quoted
-from repstitch.stores.lancedb.states import OUTDATED, Need, checksums, first_word, needs, no_checksums, split, states
+from repstitch.stores.lancedb.states import OUTDATED, Need, first_word, needs, no_checksums, split, states
 from repstitch.stores.store import NATIVE, SKIPPED, Translate, Unit
 
 UNIT_ROWS = 50_000  # small fragments are translated together, because each commit writes the list of all fragments

@@ -15,10 +15,10 @@ import numpy as np
 from lance.fragment import LanceFragment
 
 from repstitch.stores.arrow_columns import id_texts, matrix
+from repstitch.stores.checksums import checksums
 from repstitch.stores.lancedb.fragments import key_of
 from repstitch.stores.lancedb.job import Columns, find_columns
 from repstitch.stores.lancedb.opening import explained, id_conditions
-from repstitch.stores.lancedb.states import checksums
 
 log = logging.getLogger(__name__)
 

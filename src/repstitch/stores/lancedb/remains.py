@@ -8,6 +8,7 @@ from pathlib import Path
 import lance
 import pyarrow as pa
 
+from repstitch.stores.checksums import DIGITS
 from repstitch.stores.lancedb.job import (
     CHECKED,
     JOB,
@@ -19,7 +20,6 @@ from repstitch.stores.lancedb.job import (
     find_columns,
 )
 from repstitch.stores.lancedb.opening import committed, explained, open_latest, quoted
-from repstitch.stores.lancedb.states import DIGITS
 from repstitch.stores.lancedb.swapping import remove_tags
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED
 

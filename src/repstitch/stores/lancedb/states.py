@@ -4,19 +4,16 @@ A state is `WORD:OLD:NEW`, for example `translated@V:0f3a9c11:77b01e5d`. If the 
 one has not, the new one is out of date. If the new one has changed, another program wrote it, and it is native.
 """
 
-import binascii
 from enum import IntEnum
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from repstitch.stores.checksums import DIGITS, NONE
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED
 
-DIGITS = 8
-NONE = b"-" * DIGITS  # the checksum of a null
 OUTDATED = b"x" * DIGITS  # stands for the old vector of a row of which readers have a newer one since the cut-over
-MULTIPLIERS = np.random.default_rng(20261130).integers(0, 2**63, 2**17, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 class Need(IntEnum):
@@ -27,20 +24,6 @@ class Need(IntEnum):
     STATE = 2  # another program wrote the new vector
     REMOVAL = 3  # the new vector is out of date and there is no old one to translate
     STATE_OUTDATED = 4  # another program wrote the new vector after the cut-over, and the old one is out of date
-
-
-def checksums(rows: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return a checksum of each row (n, d) of float32 as text (n, 8) of bytes; `valid` (n,) is False for nulls.
-
-    It is the multilinear hash of the row's words of 32 bits: two different rows have the same with probability 2^-32.
-    It takes less than half the time of a CRC of each row.
-    """
-    words = np.ascontiguousarray(rows).view(np.uint32)
-    sums = np.einsum("ij,j->i", words, MULTIPLIERS[: rows.shape[1]]) >> np.uint64(32)
-    digits = binascii.hexlify(sums.astype(">u4").tobytes())
-    texts = np.frombuffer(digits, np.uint8).reshape(-1, DIGITS).copy()
-    texts[~valid] = np.frombuffer(NONE, np.uint8)
-    return texts
 
 
 def no_checksums(n: int, text: bytes = NONE) -> np.ndarray:

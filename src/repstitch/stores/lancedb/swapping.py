@@ -17,6 +17,7 @@ from lance.fragment import LanceFragment
 
 from repstitch.errors import InputError
 from repstitch.stores.arrow_columns import id_texts, matrix, vector_column
+from repstitch.stores.checksums import checksums
 from repstitch.stores.lancedb.filling import Filling, unclear_rows
 from repstitch.stores.lancedb.fragments import Written, commit_files, files_with, key_of, read_rows, write_file
 from repstitch.stores.lancedb.job import (
@@ -30,7 +31,7 @@ from repstitch.stores.lancedb.job import (
     save_metadata,
 )
 from repstitch.stores.lancedb.opening import committed, count_where, explained, open_latest, quoted
-from repstitch.stores.lancedb.states import OUTDATED, checksums, no_checksums, split, states
+from repstitch.stores.lancedb.states import OUTDATED, no_checksums, split, states
 from repstitch.stores.store import NATIVE, CutOver, RolledBack, Translate
 
 CATCH_UPS = 30  # after which a cut-over gives up

@@ -30,6 +30,7 @@ from repstitch.stores.lancedb.job import (
     save_metadata,
     state_column,
 )
+from repstitch.stores.lancedb.native import write_native
 from repstitch.stores.lancedb.opening import (
     ENDING,
     choose_id,
@@ -281,6 +282,9 @@ class LanceTable(Store):
         conditions = id_conditions(open_latest(self.path).schema, self.id, ids)
         action = f"Rows of {self.path} cannot be marked"
         return sum(committed(lambda where=where: empty(where), action) for where in conditions)
+
+    def write_native(self, ids: Sequence[str], vectors: np.ndarray) -> int:
+        return write_native(self.filling, ids, vectors)
 
     def count_rest(self, at_most: int | None = None) -> int:
         return self.filling.count_rest(open_latest(self.path), at_most)

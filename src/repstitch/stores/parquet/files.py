@@ -9,19 +9,15 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from repstitch.errors import InputError, one_line
 from repstitch.files import written_whole
-from repstitch.spaces import SPACE_KEY
-from repstitch.stores.arrow_columns import has_vector, is_vectors, matrix, vector_column
-from repstitch.stores.store import Migration, Translate
+from repstitch.stores.arrow_columns import is_vectors, matrix, vector_column
 
 BATCH_ROWS = 8192  # also the number of rows in a row group of a translated file
 VERSION_KEY = b"repstitch.translated_by"  # the version of the stitcher
@@ -33,17 +29,22 @@ Token = tuple[int, int]  # size and time of the last change of a file
 
 @dataclass(frozen=True)
 class Mark:
-    """What a translated file says of its source: its token, and the numbers of rows by their state."""
+    """What a translated file says of its source: its token, and the numbers of rows by their state.
+
+    `native` is the token of the file of its native rows that was used, or None if it has none.
+    """
 
     size: int
     changed: int
     n_translated: int
     n_skipped: int
     n_without: int
+    n_native: int = 0
+    native: list[int] | None = None
 
-    @property
-    def token(self) -> Token:
-        return self.size, self.changed
+    def is_of(self, source: Token | None, native: Token | None) -> bool:
+        """Return whether the file was made from these files."""
+        return (self.size, self.changed) == source and as_token(self.native) == native
 
 
 def list_files(folder: Path) -> dict[str, Token]:
@@ -154,67 +155,6 @@ def with_vectors(batch: pa.RecordBatch, name: str, dim: int) -> pa.RecordBatch:
     if at < 0 or is_vectors(batch.schema.field(at).type):
         return batch
     return batch.set_column(at, name, vector_column(*matrix(batch[name], dim)))
-
-
-def translate_file(
-    source: Path, target: Path, vector: str, dim: int, migration: Migration, translate: Translate
-) -> int | None:
-    """Write a copy of a file with translated vectors, and return the number of rows translated.
-
-    The copy replaces an older one when it is whole. Returns None if the source is gone.
-    """
-    token = token_of(source)
-    if token is None:
-        return None
-    with open_file(source) as opened:
-        schema, compression = opened.schema_arrow, _compression(opened)
-        vector_type(schema, vector, str(source))
-    field = pa.field(vector, pa.list_(pa.float32(), migration.dim), metadata=schema.field(vector).metadata)
-    metadata = {**(schema.metadata or {}), SPACE_KEY: migration.space.encode(), VERSION_KEY: migration.version.encode()}
-    at = schema.get_field_index(vector)
-    schema = schema.set(at, field).with_metadata(metadata)
-    others = [name for name in schema.names if name != vector]
-    # A dictionary of vectors would only cost time.
-    options: dict[str, Any] = {"compression": compression, "use_dictionary": others, "write_statistics": others}
-    counts = np.zeros(3, np.int64)
-    with (
-        written_whole(target, None, parents=True) as temporary,
-        pq.ParquetWriter(temporary, schema, **options) as writer,
-    ):
-        for batch in read_batches(source):
-            with read_errors(source):
-                rows, has_old = matrix(batch[vector], dim)
-            new = _translated(rows, has_old, migration.dim, translate)
-            valid = has_old & has_vector(new)
-            counts += np.count_nonzero(valid), np.count_nonzero(has_old & ~valid), np.count_nonzero(~has_old)
-            columns = [*batch.columns[:at], vector_column(new, valid), *batch.columns[at + 1 :]]
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-        mark = Mark(*token, *(int(count) for count in counts))
-        writer.add_key_value_metadata({MARK_KEY: json.dumps(asdict(mark)).encode()})
-    return int(counts[0] + counts[1])
-
-
-def _translated(rows: np.ndarray, has_old: np.ndarray, dim: int, translate: Translate) -> np.ndarray:
-    """Return the translations (n, dim) of the rows that have a vector, NaN for the others."""
-    if has_old.all():
-        new = translate(rows)
-    else:
-        new = np.full((len(rows), dim), np.nan, np.float32)
-        if has_old.any():
-            new[has_old] = translate(rows[has_old])
-    if new.shape != (len(rows), dim):
-        raise InputError(f"The stitcher must translate to {dim} dimensions; got {new.shape[1:]}.")
-    return new
-
-
-def _compression(file: pq.ParquetFile) -> dict[str, str] | str:
-    """Return how the columns of a file are compressed, for a copy of it."""
-    if not file.metadata.num_row_groups:
-        return "snappy"
-    group = file.metadata.row_group(0)
-    columns = (group.column(i) for i in range(group.num_columns))
-    names = {column.path_in_schema: column.compression.lower() for column in columns}
-    return {path: "none" if codec == "uncompressed" else codec for path, codec in names.items()}
 
 
 def count_rows(file: Path) -> int:

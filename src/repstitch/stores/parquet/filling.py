@@ -1,7 +1,10 @@
 """Translate the files of a folder of Parquet files that have no new file of their present content."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from repstitch.errors import InputError
 from repstitch.stores.parquet.files import (
@@ -14,9 +17,10 @@ from repstitch.stores.parquet.files import (
     read_mark,
     remove_file,
     token_of,
-    translate_file,
 )
 from repstitch.stores.parquet.job import Folders
+from repstitch.stores.parquet.native import native_file, native_rows_of, read_native, save_native
+from repstitch.stores.parquet.translating import translate_file
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Migration, Translate, Unit
 
 CATCH_UPS = 10  # after which a cut-over gives up
@@ -28,6 +32,7 @@ class Filling:
     """The files of a job. `dims` are the numbers of dimensions of the old and the new vectors."""
 
     folders: Folders
+    id: str
     vector: str
     dims: tuple[int, int]
     migration: Migration
@@ -50,7 +55,7 @@ class Filling:
                     )
                     if not is_stale:  # another program writes both files
                         continue
-                elif mark.token == token:
+                elif mark.is_of(token, token_of(native_file(self.folders.new, name))):
                     continue
             todo[name] = self.folders.old / name, token
         return todo | {name: (self.folders.new / name, existing[name]) for name in self.strays()}
@@ -96,7 +101,30 @@ class Filling:
         source, target = self.folders.old / name, self.folders.new / name
         if file == target:  # a stray
             place_copy(file, source)
-        return translate_file(source, target, self.vector, self.dims[0], self.migration, translate) or 0
+        native, columns = native_file(self.folders.new, name), (self.id, self.vector)
+        return translate_file(source, target, native, columns, self.dims[0], self.migration, translate) or 0
+
+    def write_native(self, ids: Sequence[str], vectors: np.ndarray) -> int:
+        """Keep native vectors (n, d_target) of rows, and return their number. Their files are then still to do.
+
+        Rows of files that others write to the new folder themselves are left out.
+        """
+        n_rows, existing = 0, list_files(self.folders.new)
+        for name in list_files(self.folders.old):
+            if name in existing and read_mark(self.folders.new / name) is None:
+                continue
+            source, file = self.folders.old / name, native_file(self.folders.new, name)
+            rows = native_rows_of(source, (self.id, self.vector), self.dims[0], ids, vectors)
+            if len(rows.ids):
+                save_native(file, read_native(file, self.dims[1]).without(set(rows.ids)).joined(rows))
+            n_rows += len(rows.ids)
+        return n_rows
+
+    def drop_native(self, name: str, ids: Collection[str]) -> None:
+        """Remove the native vectors of rows of a file, so that they are translated."""
+        file = native_file(self.folders.new, name)
+        if file.exists():
+            save_native(file, read_native(file, self.dims[1]).without(ids))
 
     def catch_up(self, translate: Translate) -> int:
         """Remove files whose source is gone, translate some that changed, and return the number of their rows."""
@@ -104,6 +132,7 @@ class Filling:
         for name in self.orphans():
             n_seen += count_rows(self.folders.new / name)
             remove_file(self.folders.new / name, self.folders.new)
+            native_file(self.folders.new, name).unlink(missing_ok=True)
         self._note_native()
         for name, (source, _) in sorted(self.todo().items())[:CAUGHT_UP_FILES]:
             n_seen += max(1, self._translate(name, source, translate))
@@ -144,6 +173,7 @@ class Filling:
             else:
                 counts[TRANSLATED] += mark.n_translated
                 counts[SKIPPED] += mark.n_skipped
+                counts[NATIVE] += mark.n_native
                 counts[""] += mark.n_without
         return {state: n for state, n in counts.items() if n}
 

@@ -230,7 +230,7 @@ class ParquetFolder(Store):
         if not self.folders.old.is_dir():
             raise InputError(f"The folder of the old vectors, {self.folders.old}, which the job needs, is gone.")
         dims = self._rows(self.folders.old).dim, migration.dim
-        self._filling = Filling(self.folders, self.vector, dims, migration)
+        self._filling = Filling(self.folders, self.id, self.vector, dims, migration)
 
     @property
     def filling(self) -> Filling:
@@ -247,11 +247,15 @@ class ParquetFolder(Store):
     def catch_up(self, translate: Translate) -> int:
         return self.filling.catch_up(translate)
 
+    def write_native(self, ids: Sequence[str], vectors: np.ndarray) -> int:
+        return self.filling.write_native(ids, vectors)
+
     def redo(self, ids: Sequence[str]) -> int:
         wanted, n_rows = set(ids), 0
         for name in list_files(self.folders.new):
             n_bad = len(self._ids(self.folders.new, [name]) & wanted)
             if n_bad:  # its file is then translated again
+                self.filling.drop_native(name, wanted)
                 (self.folders.new / name).unlink()
                 n_rows += n_bad
         return n_rows

@@ -21,6 +21,7 @@ from repstitch.stores.parquet.files import (
     refuse_loss,
     token_of,
 )
+from repstitch.stores.parquet.native import remove_native
 from repstitch.stores.store import Migration
 
 
@@ -175,6 +176,8 @@ class Folders:
             if removed.exists():
                 check_companions(removed, kept, ledger.carried if ledger else {})
                 self._check_rows(removed, kept, ledger is not None)
+            if kept == self.new:
+                remove_native(kept)
             if kept == self.new and not is_renamed:
                 state.unlink()
             if removed.exists():

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from repstitch.errors import InputError, one_line
 from repstitch.stores.arrow_columns import draw_rows, has_vector, id_texts, matrix, unit
+from repstitch.stores.checksums import checksums
 from repstitch.stores.parquet.files import (
     VERSION_KEY,
     is_old_file,
@@ -24,6 +25,7 @@ from repstitch.stores.parquet.files import (
     token_of,
     with_vectors,
 )
+from repstitch.stores.parquet.native import native_file, read_native
 from repstitch.stores.store import NATIVE, SKIPPED, TRANSLATED, Compared, Hits
 
 
@@ -166,7 +168,8 @@ class Sides:
 
     def _compare_file(self, name: str, has_old: bool, has_new: bool) -> Iterator[Compared]:
         mark = read_mark(self.new / name) if has_new else None
-        if not has_new or (has_old and mark is not None and mark.token != token_of(self.old / name)):
+        sources = token_of(self.old / name), token_of(native_file(self.new, name))
+        if not has_new or (has_old and mark is not None and not mark.is_of(*sources)):
             yield from self._one_side(self.old, name, "", is_new=False)
         elif mark is None and is_old_file(self.new / name, self.vector, self.dims):
             yield from self._one_side(self.new, name, "", is_new=False)
@@ -189,7 +192,7 @@ class Sides:
             yield Compared(id_texts(batch[self.id]), sides[0], sides[1], states, np.full(n, state == NATIVE))
 
     def _both_sides(self, name: str, is_of_version: bool) -> Iterator[Compared]:
-        columns = [self.id, self.vector]
+        columns, native = [self.id, self.vector], read_native(native_file(self.new, name), self.dims[1])
         batches = (read_batches(folder / name, columns) for folder in (self.old, self.new))
         try:
             for one, other in zip(*batches, strict=True):
@@ -200,6 +203,10 @@ class Sides:
                     new, has_new = matrix(other[self.vector], self.dims[1])
                 states = np.where(has_new, TRANSLATED, np.where(has_old, SKIPPED, "")).astype(object)
                 intact = np.full(len(old), is_of_version) & (has_old | ~has_new)
+                positions = native.find(one[self.id], checksums(old, has_old))
+                is_native = positions >= 0
+                states[is_native] = NATIVE
+                intact[is_native] = (new[is_native] == native.vectors[positions[is_native]]).all(axis=1)
                 yield Compared(id_texts(one[self.id]), old, new, states, intact)
         except InputError:
             raise

@@ -214,14 +214,22 @@ class Layout(ABC):
         """
         layout = record({"place": PLACE, "transaction": TRANSACTION, "vector": self.source})
         try:
-            with self.session.transaction():
-                self.run("lock table {T} in access share mode")
-                return Page(decode(list(rows_of(self.session.copy_out(query))), layout)[0], self._file())
+            return self._read(query, layout)[0]
         except ValueError as error:
             raise InputError(
                 f"Column {self.book.old_name!r} of {self.table.title} must have {self.source.dim} numbers in every "
                 f"vector; it has {error}."
             ) from None
+
+    def read_places(self, query: sql.Composed) -> tuple[Page, list[str]]:
+        """Return rows of T with their places and transactions, and one text of each, such as its id."""
+        return self._read(query, record({"place": PLACE, "transaction": TRANSACTION}))
+
+    def _read(self, query: sql.Composed, layout: np.dtype) -> tuple[Page, list[str]]:
+        with self.session.transaction():
+            self.run("lock table {T} in access share mode")
+            rows, texts = decode(list(rows_of(self.session.copy_out(query))), layout)
+            return Page(rows, self._file()), texts
 
     def is_in_place(self, page: Page, mode: LiteralString) -> bool:
         """Return whether the rows of a page are still in the same file, and lock the table so that they stay there."""

@@ -39,6 +39,7 @@ from repstitch.stores.postgresql.facts import (
 from repstitch.stores.postgresql.indexing import build_indexes, search, stamp
 from repstitch.stores.postgresql.job import Book, Record, find_record, find_records, side_name
 from repstitch.stores.postgresql.layout import LIVE_NATIVE, Layout, retried
+from repstitch.stores.postgresql.native import write_native
 from repstitch.stores.postgresql.rehearsal import copied_table, drop_copies
 from repstitch.stores.postgresql.remains import clean_up
 from repstitch.stores.postgresql.rows import PostgresRows, Selection, one_of, sample, take
@@ -325,6 +326,9 @@ class PostgresTable(Store):
     def redo(self, ids: Sequence[str]) -> int:
         """Make the new vectors of some rows be translated again, and return their number."""
         return self.layout.redo(one_of(ids, self.table.fields[self.id].type))
+
+    def write_native(self, ids: Sequence[str], vectors: np.ndarray) -> int:
+        return write_native(self.layout, ids, vectors)
 
     def count_rest(self, at_most: int | None = None) -> int:
         """Return the number of rows whose new vector is missing or out of date; counting may end at `at_most`."""
