@@ -50,11 +50,11 @@ class Placement:
 
     def translated(self, rows: np.ndarray) -> np.ndarray:
         """Return translated rows (n, d) of unit length as they are written (n, d + extra). NaN stays NaN."""
-        return self._completed(rows if self.length == 1 else rows * np.float32(self.length))
+        return self._completed(rows if self.length == 1 else rows * np.float32(self.length), self.length)
 
     def native(self, rows: np.ndarray) -> np.ndarray:
         """Return native rows (n, d), scaled to unit length unless this is plain, as they are written (n, d + extra)."""
-        return self._completed(self._scaled(rows))
+        return self._completed(self._scaled(rows), 1.0)
 
     def queries(self, rows: np.ndarray) -> np.ndarray:
         """Return native queries (n, d), scaled to unit length unless this is plain, as they search (n, d + extra)."""
@@ -72,19 +72,24 @@ class Placement:
         sentence = f"Translated rows have length {self.length:g}; scale native rows and queries to length 1"
         if not self.extra:
             return f"{sentence}, and search by inner product."
-        last = [float(np.sqrt(max(1.0, self.length) ** 2 - 1)), *[0.0] * (self.extra - 1)]
+        last = self._last(1.0)
         numbers = f"{self.extra} numbers" if self.extra > 1 else "a number"
         zeros = f"{self.extra} zeros" if self.extra > 1 else "0"
-        rows = zeros if not last[0] else f"{last[0]:.6g}" + (f" and {self.extra - 1} zeros" if self.extra > 1 else "")
+        rows = zeros if not last else f"{last:.6g}" + (f" and {self.extra - 1} zeros" if self.extra > 1 else "")
         return f"{sentence}, and append {numbers}: to native rows {rows}, to queries {zeros}."
 
     def _scaled(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows, np.float32)
         return rows if self.is_plain else rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
-    def _completed(self, rows: np.ndarray) -> np.ndarray:
+    def _completed(self, rows: np.ndarray, length: float) -> np.ndarray:
+        """Return rows (n, d) of a length with their further coordinates (n, d + extra)."""
         if not self.extra:
             return rows
-        squared = max(1.0, self.length) ** 2 - np.square(rows.astype(np.float64)).sum(axis=1, keepdims=True)
-        last = np.sqrt(np.maximum(squared, 0)).astype(rows.dtype)
-        return np.hstack([rows, last, np.zeros((len(rows), self.extra - 1), rows.dtype)])
+        more = np.zeros((len(rows), self.extra), rows.dtype)
+        more[:, 0] = self._last(length)
+        return np.hstack([rows, more])
+
+    def _last(self, length: float) -> float:
+        """Return the coordinate that completes rows of a length."""
+        return max(0.0, max(1.0, self.length) ** 2 - length**2) ** 0.5
