@@ -43,7 +43,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--threshold",
         type=float,
         metavar="SIMILARITY",
-        help="show which similarities in the new space let as many results through as this one did in the old space",
+        help="show which similarities in the new space let as many results through as this one did in the old space; "
+        "for short questions after `score` with queries",
     )
     add_full_argument(command)
     add_folder_argument(command)
@@ -140,7 +141,10 @@ def _show_threshold(args: argparse.Namespace, stitcher: "Stitcher") -> None:
         old, new = roles[use]
         equivalents = scale.equivalents(args.threshold)
         result[use] = {kind: equivalent.to_dict() for kind, equivalent in equivalents.items()}
-        lines.append(f"{use} use: results above {args.threshold:g} with {old} are as many as with {new} above")
+        lines.append(
+            f"{use} use, searched by {scale.queries} {scale.query_kind}: results above {args.threshold:g} with {old} "
+            f"are as many as with {new} above"
+        )
         for kind, equivalent in equivalents.items():
             rows = {
                 "native": "native rows",
@@ -149,8 +153,13 @@ def _show_threshold(args: argparse.Namespace, stitcher: "Stitcher") -> None:
             lines.append(
                 f"  {equivalent.similarity} for {rows[kind]} ({equivalent.same_items:.0%} of them the same items)"
             )
-    lines.append("Held-out rows were the queries. Questions that are unlike the rows need thresholds of their own.")
-    emit({"threshold": args.threshold, "equivalents": result}, "\n".join(lines), args.json)
+    queried_by = {use: scale.queried_by for use, scale in scales.items()}
+    if "rows" in queried_by.values():
+        lines.append(
+            "warning: thresholds of held-out rows are for searches by rows; short questions need `repstitch score` "
+            "with queries and --out"
+        )
+    emit({"threshold": args.threshold, "queried_by": queried_by, "equivalents": result}, "\n".join(lines), args.json)
 
 
 def _registry(named: str | None) -> "Registry":
