@@ -124,7 +124,7 @@ def run_show(args: argparse.Namespace) -> None:
 
 
 def _show_threshold(args: argparse.Namespace, stitcher: "Stitcher") -> None:
-    """Show the equivalents of an old threshold, for each use."""
+    """Show the equivalents of an old threshold, for each use in whose range it is; InputError if there is none."""
     scales = stitcher.scorecard.score_scales
     if not scales:
         raise InputError(
@@ -139,7 +139,11 @@ def _show_threshold(args: argparse.Namespace, stitcher: "Stitcher") -> None:
     lines: list[str] = []
     for use, scale in scales.items():
         old, new = roles[use]
-        equivalents = scale.equivalents(args.threshold)
+        try:
+            equivalents = scale.equivalents(args.threshold)
+        except InputError as error:
+            lines.append(f"{use} use: {error}")
+            continue
         result[use] = {kind: equivalent.to_dict() for kind, equivalent in equivalents.items()}
         lines.append(
             f"{use} use, searched by {scale.queries} {scale.query_kind}: results above {args.threshold:g} with {old} "
@@ -153,7 +157,9 @@ def _show_threshold(args: argparse.Namespace, stitcher: "Stitcher") -> None:
             lines.append(
                 f"  {equivalent.similarity} for {rows[kind]} ({equivalent.same_items:.0%} of them the same items)"
             )
-    queried_by = {use: scale.queried_by for use, scale in scales.items()}
+    if not result:
+        raise InputError(" ".join(lines))
+    queried_by = {use: scales[use].queried_by for use in result}
     if "rows" in queried_by.values():
         lines.append(
             "warning: thresholds of held-out rows are for searches by rows; short questions need `repstitch score` "
