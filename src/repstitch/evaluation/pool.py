@@ -139,6 +139,9 @@ def scores_with_references(
     the source's own. Therefore full re-embedding (`ceiling`) scores 1, and keeping the old model (`keep_old`) scores
     the mutual_knn of the two spaces.
 
+    The new model puts the true neighbours among the first m results of the old one in front of all others. So the
+    overlap@k of these m `reranked` is the topk_in_m of `keep_old`.
+
     There are two measures. overlap@k is the share of the k true neighbours that are among the first k results.
     topk_in_m is the share that are among the first m results, the candidates for a second stage. m is 100, or the
     number of other rows in a smaller pool.
@@ -157,4 +160,6 @@ def scores_with_references(
         | {"ceiling": certain(1.0, n)}
         for measure, reach in reaches.items()
     }
+    first, shortlist = scores.values()
+    first["reranked"] = shortlist["reranked"] = shortlist["keep_old"]
     return scores, chance

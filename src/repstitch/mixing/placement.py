@@ -87,7 +87,7 @@ class Placement:
         if not self.extra:
             return rows
         more = np.zeros((len(rows), self.extra), rows.dtype)
-        more[:, 0] = self._last(length)
+        more[:, 0] = self._last(length) + 0 * rows[:, 0]  # NaN stays NaN
         return np.hstack([rows, more])
 
     def _last(self, length: float) -> float:
