@@ -23,8 +23,8 @@ def pairs_of(source: np.ndarray, target: np.ndarray, translated: np.ndarray) -> 
     return TranslatedPairs(rows[0], rows[1], rows[2], rows[2])
 
 
-def scale_of(pairs: TranslatedPairs, use: str = "corpus", folds=None) -> ScoreScale:
-    values = fit_score_scale(pairs, use, folds)
+def scale_of(pairs: TranslatedPairs, use: str = "corpus") -> ScoreScale:
+    values = fit_score_scale(pairs, use)
     assert values is not None
     return ScoreScale.from_dict(values)
 
@@ -99,17 +99,18 @@ def test_a_worse_translation_lets_fewer_of_the_same_items_through():
     assert shares[0] > shares[2] + 0.1
 
 
-def test_with_folds_each_query_searches_its_own_fold_only():
-    pairs = noisy(200)
-    folds = np.arange(200) % 4
-    scale = scale_of(pairs, folds=folds)
-    assert (scale.queries, scale.results) == (200, 100)
-    firsts = []
-    for fold in range(4):
-        rows = pairs.source[torch.from_numpy(folds == fold)]
-        firsts.append((rows @ rows.T).fill_diagonal_(-2).topk(25, dim=1).values)  # 100 of 199 are 25 of 49
-    old = torch.cat(firsts)
-    assert (scale.old[0], scale.old[-1]) == pytest.approx((float(old.min()), float(old.max())), abs=1e-4)
+def test_similarities_that_several_maps_have_given_are_used_in_place_of_those_of_the_translations():
+    pairs, others = noisy(200), noisy(200, noise=0.9, seed=5)
+    similar = {
+        "corpus": others.target @ others.translated.T,
+        "query": others.translated @ others.target.T,
+    }
+    for use in ("corpus", "query"):
+        mixed = scale_of(replace(pairs, similar=similar), use)
+        assert mixed["new"]["translated"]["similarity"] == scale_of(others, use)["new"]["translated"]["similarity"]
+        assert mixed["new"]["translated"] != scale_of(pairs, use)["new"]["translated"]
+    corpus = scale_of(replace(pairs, similar=similar))
+    assert corpus["new"]["native"] == scale_of(pairs)["new"]["native"]
 
 
 def test_a_threshold_outside_the_fitted_range_has_no_equivalent():

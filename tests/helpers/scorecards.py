@@ -19,7 +19,8 @@ def scorecard_of(
     **settings: Any,
 ) -> Scorecard:
     """Return the scorecard of a translation of X whose counterparts are Y. `raw` defaults to the translation."""
-    rows = (X, Y, translated if raw is None else raw, translated)
-    pairs = TranslatedPairs(*(torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in rows))
+    sides = (X, Y, translated if raw is None else raw, translated)
+    rows = [torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in sides]
+    pairs = TranslatedPairs(rows[0], rows[1], rows[2], rows[3])
     mean = Y.mean(0) if training_mean is None else training_mean
     return score_pairs(pairs, torch.from_numpy(np.asarray(mean, dtype=np.float32)), **{"permutations": 5, **settings})

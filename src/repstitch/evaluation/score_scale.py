@@ -1,7 +1,7 @@
 # pyright: strict
 """The similarity in the new space that stands for a similarity in the old one, for thresholds on search results."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,7 @@ Floats = NDArray[np.float64]
 
 
 @exact_products()
-def fit_score_scale(
-    pairs: TranslatedPairs, use: str, folds: NDArray[np.int_] | None = None, seed: int = 0
-) -> dict[str, Any] | None:
+def fit_score_scale(pairs: TranslatedPairs, use: str, seed: int = 0) -> dict[str, Any] | None:
     """Match the similarities of the first 100 results of held-out rows, before and after; None with too few rows.
 
     An old threshold and its equivalent let the same number of results a query through, over these queries. So both are
@@ -37,20 +35,16 @@ def fit_score_scale(
     translated rows. In query use the old similarities are those in the target space, and translated queries search
     target rows. Intervals are percentiles over resampled queries. At most 1,000 rows are used, and at least 40 needed.
 
-    Every row is a query that searches the others. If the rows were translated by maps fitted without their fold, each
-    query searches the rows of its own fold (n,), since the maps of other folds were fitted to it, and as large a share
-    of them as 100 of all rows.
+    Every row is a query that searches the others.
     """
     n = min(len(pairs), MOST_QUERIES)
     if n < LEAST_QUERIES:
         return None
-    blocks = [np.arange(n)] if folds is None else [np.flatnonzero(folds[:n] == fold) for fold in np.unique(folds[:n])]
-    share = min(1.0, RESULTS / (n - 1))
-    parts: list[_Searched] = []
-    for rows in (pairs.take(block) for block in blocks if len(block) > 1):
-        old, new = _searches(use, rows, rows)
-        parts.append(_search(old, new, max(1, round(share * (len(rows) - 1))), exclude_self=True))
-    return _scale(parts, "rows", min(RESULTS, n - 1), seed)
+    rows, results = pairs.take(np.arange(n)), min(RESULTS, n - 1)
+    old, new = _searches(use, rows, rows)
+    if rows.similar is not None:
+        new["translated"] = rows.similar[use]
+    return _scale(_search(old, new, results, exclude_self=True), "rows", results, seed)
 
 
 @exact_products()
@@ -67,15 +61,12 @@ def fit_query_score_scale(queries: SearchRows, documents: SearchRows, use: str, 
     searched = documents.take(others) if len(others) >= RESULTS else documents
     results = min(RESULTS, len(searched.ids))
     old, new = _searches(use, queries.take(unseen), searched)
-    return _scale([_search(old, new, results)], "queries", results, seed)
+    return _scale(_search(old, new, results), "queries", results, seed)
 
 
-def _scale(parts: Sequence["_Searched"], queried_by: str, results: int, seed: int) -> dict[str, Any]:
-    """Return the score scale of queries that were searched in several parts."""
-    old = np.concatenate([part.old for part in parts])
-    kinds = {kind: np.concatenate([part.new[kind] for part in parts]) for kind in parts[0].new}
-    same = {kind: np.concatenate([part.same[kind] for part in parts]) for kind in parts[0].new}
-    of_query = np.concatenate([part.of_query + at for at, part in _numbered(parts)])
+def _scale(searched: "_Searched", queried_by: str, results: int, seed: int) -> dict[str, Any]:
+    """Return the score scale of queries that were searched."""
+    old, same, of_query = searched.old, searched.same, searched.of_query
     thresholds = np.quantile(old, QUANTILES)
     random = np.random.default_rng(seed)
     n_queries = int(of_query.max()) + 1
@@ -83,7 +74,7 @@ def _scale(parts: Sequence["_Searched"], queried_by: str, results: int, seed: in
         [np.bincount(random.integers(n_queries, size=n_queries), minlength=n_queries) for _ in range(DRAWS)]
     )
     new: dict[str, dict[str, list[float]]] = {}
-    for kind, similar in kinds.items():
+    for kind, similar in searched.new.items():
         matched, *drawn = _match(old, similar, thresholds, of_query, [np.ones(n_queries), *counts])
         low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
         new[kind] = {
@@ -107,7 +98,8 @@ def _rounded(values: Floats | list[np.floating[Any]]) -> list[float]:
     return [round(float(value), 5) for value in values]
 
 
-Searched = tuple[Tensor, Tensor]  # queries (n, d) and the rows (m, d) that they search
+Searched = tuple[Tensor, Tensor] | Tensor
+"""Queries (n, d) and the rows (m, d) that they search, or their similarities (n, m)."""
 
 
 def _searches(
@@ -115,8 +107,8 @@ def _searches(
 ) -> tuple[Searched, dict[str, Searched]]:
     """Return the search with the old model, and those with the new one by kind of row."""
     if use == "corpus":
-        new = {"native": (queries.target, rows.target), "translated": (queries.target, rows.translated)}
-        return (queries.source, rows.source), new
+        native, translated = (queries.target, rows.target), (queries.target, rows.translated)
+        return (queries.source, rows.source), {"native": native, "translated": translated}
     return (queries.target, rows.target), {"translated": (queries.translated, rows.target)}
 
 
@@ -146,14 +138,15 @@ def _search(old: Searched, new: dict[str, Searched], k: int, exclude_self: bool 
 
 def _first_results(search: Searched, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
     """Return the similarities (n, k) and positions (n, k) of each query's nearest rows."""
-    queries, rows = (unit(side.float()) for side in search)
-    step = max(1, CELLS // len(rows))
+    n, m = search.shape if isinstance(search, Tensor) else (len(search[0]), len(search[1]))
     values: list[Tensor] = []
     lists: list[Tensor] = []
-    for at in range(0, len(queries), step):
-        similar = queries[at : at + step] @ rows.T
+    step = max(1, CELLS // m)
+    for at in range(0, n, step):
+        part = torch.arange(at, min(at + step, n))
+        similar = search[part] if isinstance(search, Tensor) else unit(search[0][part]) @ unit(search[1]).T
         if exclude_self:
-            similar[torch.arange(len(similar)), torch.arange(at, at + len(similar))] = -2.0
+            similar[torch.arange(len(part)), part] = -2.0
         lists.append(nearest(similar, k))
         values.append(similar.gather(1, lists[-1]))
     return torch.cat(values), torch.cat(lists)
@@ -161,20 +154,14 @@ def _first_results(search: Searched, k: int, exclude_self: bool) -> tuple[Tensor
 
 def _similarities(search: Searched, lists: Tensor) -> Tensor:
     """Return the similarities (n, k) of each query to the rows of its list (n, k)."""
-    queries, rows = (unit(side.float()) for side in search)
+    if isinstance(search, Tensor):
+        return search.gather(1, lists)
+    queries, rows = (unit(side) for side in search)
     return torch.stack([rows[listed] @ query for query, listed in zip(queries, lists, strict=True)])
 
 
 def _flat(values: Tensor) -> Floats:
     return values.flatten().numpy().astype(np.float64)
-
-
-def _numbered(parts: Sequence[_Searched]) -> Iterator[tuple[int, _Searched]]:
-    """Yield each part with the number of its first query."""
-    at = 0
-    for part in parts:
-        yield at, part
-        at += int(part.of_query.max()) + 1
 
 
 def _match(

@@ -54,8 +54,7 @@ def evaluate_selection(
     held_out = translate_held_out(prepared, chosen, proof)
     card = score_held_out(prepared, held_out, problem, thresholds)
     extras: dict = {}
-    proof_folds = None if prepared.proof_folds is None else prepared.proof_folds[rows]
-    scales = {use: fit_score_scale(held_out, use, proof_folds, seed) for use in USES}
+    scales = {use: fit_score_scale(held_out, use, seed) for use in USES}
     if all(scale is not None for scale in scales.values()):
         extras["score_scale"] = scales
     if likeness is not None and likeness.unlike:
