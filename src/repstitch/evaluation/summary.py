@@ -93,11 +93,11 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
     rerank = f"Fetch {depth} and rerank: they keep {share} of {listed}; the first {k} alone {kept}."
     rival = ""
     if _is_finite(numbers.get("reranked")):
-        new_model = "the new model" if new is None else new
+        share_of_rival = _percent(numbers["reranked"] / ceiling)
         rival = (
-            f" Without a map, the first {depth} of {old_model} reranked with {new_model} keep "
-            f"{_percent(numbers['reranked'] / ceiling)} of {all_found}, at the price of {depth} documents embedded "
-            f"with {new_model} for each query, or of native vectors of all documents kept."
+            f" Without a map, reranking the first {depth} of the old model keeps {share_of_rival}"
+            f"{'' if by_overlap else f' of the nDCG@{k}'}, at the price of {depth} documents embedded with the new "
+            "model for each query, or of native vectors of all documents kept."
         )
     re_embed = f"The first {k} results keep only {kept} of {all_found} ({old_model} {kept_by_old}); {fetched}."
     sentences = {
