@@ -96,6 +96,16 @@ def test_with_relevance_judgements_the_advice_names_their_measures():
     assert advice(made) == kept
 
 
+@pytest.mark.parametrize("word", ["use", "re-embed"])
+def test_the_advice_names_no_old_model_that_is_gone(word):
+    made = verdict(0.93, 0.99) if word == "use" else verdict(0.4, 0.8)
+    assert made == word
+    assert "the old model" in advice(made)
+    gone = Verdict(made.to_dict() | {"thresholds": {"old_model": "gone"}})
+    assert "the old model" not in advice(gone)
+    assert advice(gone).startswith("The first 10 results keep")
+
+
 @pytest.mark.parametrize("word", ["use as first stage", "probably use as first stage"])
 def test_a_first_stage_is_told_apart_from_the_rival_without_a_map_and_its_price(word):
     numbers = {"score": 0.4, "keep_old": 0.2, "ceiling": 0.5, "first_stage": 0.97, "first_stage_chance": 0.1}

@@ -89,7 +89,9 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
         better = f"{_capitalised(old_model)} scores higher ({num(keep_old)}) than {re_embedding} ({num(ceiling)})"
         keep = f"{better} by {measure_name(measure)}; the translation has {num(score)}."
     more = f"Score more {'pairs' if by_overlap else 'judged queries'}"
-    use = f"The first {k} results keep {kept} of {all_found}; keeping {old_model} keeps {kept_by_old}."
+    is_gone = thresholds.old_model == "gone"
+    keeping = "" if is_gone else f"; keeping {old_model} keeps {kept_by_old}"
+    use = f"The first {k} results keep {kept} of {all_found}{keeping}."
     rerank = f"Fetch {depth} and rerank: they keep {share} of {listed}; the first {k} alone {kept}."
     rival = ""
     if _is_finite(numbers.get("reranked")):
@@ -99,7 +101,8 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
             f"{'' if by_overlap else f' of the nDCG@{k}'}, at the price of {depth} documents embedded with the new "
             "model for each query, or of native vectors of all documents kept."
         )
-    re_embed = f"The first {k} results keep only {kept} of {all_found} ({old_model} {kept_by_old}); {fetched}."
+    keeping_too = "" if is_gone else f" ({old_model} {kept_by_old})"
+    re_embed = f"The first {k} results keep only {kept} of {all_found}{keeping_too}; {fetched}."
     sentences = {
         "use": use,
         "use as first stage": f"{rerank}{rival}",
