@@ -96,20 +96,36 @@ def test_with_relevance_judgements_the_advice_names_their_measures():
     assert advice(made) == kept
 
 
+@pytest.mark.parametrize("word", ["use", "re-embed"])
+def test_the_advice_names_no_old_model_that_is_gone(word):
+    made = verdict(0.93, 0.99) if word == "use" else verdict(0.4, 0.8)
+    assert made == word
+    assert "the old model" in advice(made)
+    gone = Verdict(made.to_dict() | {"thresholds": {"old_model": "gone"}})
+    assert "the old model" not in advice(gone)
+    assert advice(gone).startswith("The first 10 results keep")
+
+
 @pytest.mark.parametrize("word", ["use as first stage", "probably use as first stage"])
 def test_a_first_stage_is_told_apart_from_the_rival_without_a_map_and_its_price(word):
     numbers = {"score": 0.4, "keep_old": 0.2, "ceiling": 0.5, "first_stage": 0.97, "first_stage_chance": 0.1}
     values = {"verdict": word, "why": "", "sure": True, "measure": "ndcg@10"}
     numbers |= {"recall@100": 0.9, "reranked": 0.45}
     made = Verdict(values | {"numbers": numbers})
-    assert advice(made, "minilm", "e5").endswith(
-        " Without a map, the first 100 of the old model (minilm) reranked with e5 keep 90 % of the nDCG@10 of "
-        "re-embedding with e5, at the price of 100 documents embedded with e5 for each query, or of native vectors of "
-        "all documents kept."
+    price = (
+        ", at the price of 100 documents embedded with the new model for each query, or of native vectors of all "
+        "documents kept."
     )
-    assert "reranked with the new model keep 90 % of the nDCG@10 of re-embedding, at" in advice(made)
-    assert "Without a map" not in advice(Verdict(values | {"verdict": "use", "numbers": numbers}))
-    assert "Without a map" not in advice(Verdict(values | {"numbers": numbers | {"reranked": None}}))
+    rival = " Without a map, reranking the first 100 of the old model keeps 90 %"
+    assert advice(made, "minilm", "e5").endswith(f"{rival} of the nDCG@10{price}")
+    shares = {"ceiling": 1.0, "reranked": 0.9, "top10_in_100": 0.97}
+    del numbers["recall@100"]
+    by_overlap = Verdict(values | {"measure": "overlap@10", "numbers": numbers | shares})
+    assert advice(by_overlap).endswith(f"{rival}{price}")
+    assert "Without a map" not in advice(Verdict(by_overlap.to_dict() | {"verdict": "use"}))
+    assert "Without a map" not in advice(
+        Verdict(by_overlap.to_dict() | {"numbers": numbers | shares | {"reranked": None}})
+    )
 
 
 def test_an_old_model_that_beats_re_embedding_is_named_with_its_score_and_no_share_above_100_percent():

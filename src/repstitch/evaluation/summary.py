@@ -89,17 +89,20 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
         better = f"{_capitalised(old_model)} scores higher ({num(keep_old)}) than {re_embedding} ({num(ceiling)})"
         keep = f"{better} by {measure_name(measure)}; the translation has {num(score)}."
     more = f"Score more {'pairs' if by_overlap else 'judged queries'}"
-    use = f"The first {k} results keep {kept} of {all_found}; keeping {old_model} keeps {kept_by_old}."
+    is_gone = thresholds.old_model == "gone"
+    keeping = "" if is_gone else f"; keeping {old_model} keeps {kept_by_old}"
+    use = f"The first {k} results keep {kept} of {all_found}{keeping}."
     rerank = f"Fetch {depth} and rerank: they keep {share} of {listed}; the first {k} alone {kept}."
     rival = ""
     if _is_finite(numbers.get("reranked")):
-        new_model = "the new model" if new is None else new
+        share_of_rival = _percent(numbers["reranked"] / ceiling)
         rival = (
-            f" Without a map, the first {depth} of {old_model} reranked with {new_model} keep "
-            f"{_percent(numbers['reranked'] / ceiling)} of {all_found}, at the price of {depth} documents embedded "
-            f"with {new_model} for each query, or of native vectors of all documents kept."
+            f" Without a map, reranking the first {depth} of the old model keeps {share_of_rival}"
+            f"{'' if by_overlap else f' of the nDCG@{k}'}, at the price of {depth} documents embedded with the new "
+            "model for each query, or of native vectors of all documents kept."
         )
-    re_embed = f"The first {k} results keep only {kept} of {all_found} ({old_model} {kept_by_old}); {fetched}."
+    keeping_too = "" if is_gone else f" ({old_model} {kept_by_old})"
+    re_embed = f"The first {k} results keep only {kept} of {all_found}{keeping_too}; {fetched}."
     sentences = {
         "use": use,
         "use as first stage": f"{rerank}{rival}",
